@@ -1,0 +1,30 @@
+"""The one error that a user can cause.
+
+Every message is a single line in three parts: what was expected, what came, what to do. The command line shows it
+as it is and exits with code 2; anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input, refused by name before any work starts."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """A hint for an unknown name: the closest of `options`, else all of them.
+
+    >>> nearest("wandasp", ["wanda-sp", "random"])
+    "did you mean 'wanda-sp'?"
+    """
+    options = list(options)
+    close = difflib.get_close_matches(word.lower(), options, n=2, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(repr(name) for name in close)}?"
+    return f"choose one of {', '.join(options)}"

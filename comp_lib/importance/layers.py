@@ -1,0 +1,110 @@
+"""Layer importance: what the model loses with a whole layer.
+
+Three readings, from cheap to true:
+
+* block influence, 1 - mean cosine between a layer's input and output: one pass, and a proxy (a layer that turns the
+  stream little is taken for unimportant; the paper's coarse metric, also known from ShortGPT);
+* loss increase: leave the layer out and measure the calibration loss (our addition: the harm itself);
+* greedy: the loss increase again after each removal, since layers stand in for one another.
+
+Prefixes are shared: leaving out layer l needs the layers after l only, so that L layers cost about L / 2 passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, nearest
+from ..stream import Progress, batches, embed, no_progress, rotary, sequence_losses, through, to_device
+
+
+@torch.inference_mode()
+def block_influence(
+    model: nn.Module, ids: Tensor, device: torch.device | str = "cpu", progress: Progress = no_progress
+) -> Tensor:
+    """BI_l = 1 - mean_t cos(h_t, h'_t) for ids (S, L): (layers,), 0 for a layer that only scales the stream."""
+    hidden = embed(model, ids)
+    rope = rotary(model, ids.shape[1], device, hidden.dtype)
+    influence = []
+    for index, layer in enumerate(model.model.layers):
+        after = through(to_device(layer, device), hidden, rope, device)
+        cosine = sum(
+            float(nn.functional.cosine_similarity(hidden[rows].float(), after[rows].float(), dim=-1).sum())
+            for rows in batches(*ids.shape)
+        )
+        influence.append(1.0 - cosine / ids.numel())
+        hidden = after
+        progress("block influence", index + 1, len(model.model.layers))
+    return torch.tensor(influence)
+
+
+@torch.inference_mode()
+def loss_increase(
+    model: nn.Module,
+    ids: Tensor,
+    device: torch.device | str = "cpu",
+    progress: Progress = no_progress,
+    present: Sequence[int] | None = None,
+) -> Tensor:
+    """Increase of the mean next-token loss (nats per token) when one layer is left out, for ids (S, L): (layers,).
+
+    With `present`, the other layers are taken as gone already; their entries are NaN.
+    """
+    layers = [to_device(layer, device) for layer in model.model.layers] if device != "cpu" else model.model.layers
+    present = list(range(len(layers))) if present is None else list(present)
+    hidden = embed(model, ids)
+    rope = rotary(model, ids.shape[1], device, hidden.dtype)
+    losses = {}
+    for place, index in enumerate(present):
+        without = hidden
+        for later in present[place + 1 :]:
+            without = through(layers[later], without, rope, device)
+        losses[index] = float(sequence_losses(model, without, ids).mean())
+        hidden = through(layers[index], hidden, rope, device)
+        progress("loss increase", place + 1, len(present))
+    whole = float(sequence_losses(model, hidden, ids).mean())
+    return torch.tensor([losses[i] - whole if i in losses else float("nan") for i in range(len(layers))])
+
+
+def greedy_order(
+    model: nn.Module, ids: Tensor, count: int, device: torch.device | str = "cpu", progress: Progress = no_progress
+) -> list[int]:
+    """The `count` layers to drop, in order, each chosen by its loss increase after the ones before are gone."""
+    present, dropped = list(range(len(model.model.layers))), []
+    for _ in range(count):
+        harm = loss_increase(model, ids, device, progress, present)
+        least = min(present, key=lambda index: float(harm[index]))
+        present.remove(least)
+        dropped.append(least)
+    return dropped
+
+
+LAYER_METRICS = ("block-influence", "loss", "greedy")
+
+
+def layers_to_drop(
+    name: str,
+    model: nn.Module,
+    ids: Tensor,
+    count: int,
+    device: torch.device | str = "cpu",
+    progress: Progress = no_progress,
+) -> tuple[list[int], Tensor]:
+    """The `count` least important layers by metric `name`, and the importance of all (layers,), for ids (S, L).
+
+    Raises InputError for an unknown name or a count that leaves no layer.
+    """
+    if name not in LAYER_METRICS:
+        raise InputError(f"expected a layer metric, got {name!r}: {nearest(name, LAYER_METRICS)}")
+    if not 0 <= count < len(model.model.layers):
+        raise InputError(f"expected 0 to {len(model.model.layers) - 1} layers to drop, got {count}: ask for fewer")
+    if name == "block-influence":
+        importance = block_influence(model, ids, device, progress)
+    else:
+        importance = loss_increase(model, ids, device, progress)
+    if name == "greedy":
+        return greedy_order(model, ids, count, device, progress), importance
+    return torch.argsort(importance, stable=True)[:count].tolist(), importance

@@ -1,0 +1,130 @@
+"""Which inputs of a dense layer go: MLP neurons (block 1) and KV groups (block r * head_dim), by any metric.
+
+Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? Those that only look
+score all blocks once and keep the best. The two of COMP sweep (see `condition`), so they also bring the error curve
+and the re-tuned weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, nearest
+from ..gram import contributions
+from .condition import Sweep, condition_numbers, spd_inverse, sweep
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense layer y = X W as the metrics see it: n inputs in blocks of `block`, m outputs."""
+
+    xtx: Tensor  # C = X^T X (n, n), float64
+    weight: Tensor  # W (n, m), float64
+    upstream: Tensor  # (n,): squared norm of what produces each input (rows of gate and up; of q, k and v)
+    block: int = 1
+    ridge: float = 1e-2  # relative to the mean of diag(C)
+
+    @property
+    def blocks(self) -> int:
+        return len(self.weight) // self.block
+
+    def per_block(self, values: Tensor) -> Tensor:
+        """Sum (n,) values over each block: (blocks,)."""
+        return values.reshape(self.blocks, self.block).sum(1)
+
+    def full_problem(self) -> tuple[Tensor, Tensor, float]:
+        """H = C + r I, its inverse, and r, for the full least-squares problem."""
+        inverse, ridge = spd_inverse(self.xtx, self.ridge * float(self.xtx.diagonal().mean()))
+        return self.xtx, inverse, ridge
+
+    def mask_problem(self) -> tuple[Tensor, Tensor]:
+        """H = G + lambda diag(G) and its inverse, for the mask problem (n, n)."""
+        gram = contributions(self.xtx, self.weight)
+        gram = gram + torch.diag(self.ridge * gram.diagonal())
+        return gram, spd_inverse(gram)[0]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a metric decided."""
+
+    kept: Tensor  # blocks that stay, ascending (k,)
+    scores: Tensor  # importance of each block (blocks,), larger is worth more
+    condition: Tensor | None = None  # kappa of each input (n,), where the metric knows it
+    retuned: Tensor | None = None  # V (n, m): least-squares weights, where the metric's sweep already found them
+    curve: Sweep | None = None  # the whole sweep, where there was one
+
+
+class NeuronMetric(Protocol):
+    """Anything that can say which `keep` blocks of a dense layer stay."""
+
+    def __call__(self, dense: Dense, keep: int, generator: torch.Generator) -> Selection: ...
+
+
+def top(scores: Tensor, keep: int, **found) -> Selection:
+    """Keep the `keep` highest scores; equal scores keep the earlier block."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    return Selection(kept=order[:keep].sort().values, scores=scores, **found)
+
+
+def magnitude(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+    """Norm of all weights that a block owns: blind to the data."""
+    return top(dense.per_block(dense.upstream + dense.weight.square().sum(1)).sqrt(), keep)
+
+
+def activation(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+    """Norm of what a block sends: ||x_i||, blind to the weights behind."""
+    return top(dense.per_block(dense.xtx.diagonal()).sqrt(), keep)
+
+
+def wanda(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+    """Wanda-sp: sum over a block's weights of |w_ij| ||x_i|| (Sun et al. 2023, as structured by An et al. 2024)."""
+    return top(dense.per_block(dense.weight.abs().sum(1) * dense.xtx.diagonal().sqrt()), keep)
+
+
+def energy(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+    """||x_i|| ||w_i||, the size of a block's contribution: what COMP divides by the condition."""
+    return top(dense.per_block(dense.xtx.diagonal() * dense.weight.square().sum(1)).sqrt(), keep)
+
+
+def random(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+    """Every block is worth the same: the floor for all others."""
+    return top(torch.rand(dense.blocks, generator=generator, dtype=torch.float64).to(dense.weight.device), keep)
+
+
+def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+    """COMP with a mask to tune: energy of the contribution divided by its condition, in rounds."""
+    gram, inverse = dense.mask_problem()
+    ones = torch.ones(len(gram), 1, dtype=gram.dtype, device=gram.device)
+    found = sweep(inverse, ones, dense.blocks - keep, block=dense.block)
+    return Selection(found.kept, found.scores, condition_numbers(gram, inverse), None, found)
+
+
+def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+    """COMP with full weights to fit: ||w_i||^2 / (C^-1)_ii, in rounds."""
+    gram, inverse, ridge = dense.full_problem()
+    found = sweep(inverse, dense.weight, dense.blocks - keep, block=dense.block)
+    kappa = ((gram.diagonal() + ridge) * inverse.diagonal()).clamp_min(1.0).sqrt()
+    return Selection(found.kept, found.scores, kappa, found.weights, found)
+
+
+METRICS: dict[str, NeuronMetric] = {
+    "full-condition": full_condition,
+    "mask-condition": mask_condition,
+    "wanda-sp": wanda,
+    "activation": activation,
+    "energy": energy,
+    "magnitude": magnitude,
+    "random": random,
+}
+
+
+def metric(name: str) -> NeuronMetric:
+    """The metric called `name`. Raises InputError with the nearest names."""
+    if name not in METRICS:
+        raise InputError(f"expected a neuron metric, got {name!r}: {nearest(name, METRICS)}")
+    return METRICS[name]

@@ -1,0 +1,91 @@
+"""Parameter arithmetic of a LLaMA-class decoder.
+
+A decoder layer owns, for hidden size d, head size k, n neurons and g KV groups of r query heads each:
+
+    MLP          n * (3 d)                    gate, up and down: one neuron is a row, a row and a column
+    attention    g * (2 k d + 2 r k d)        k and v; q and o: one KV group can only go as a whole
+    norms        2 d                          stays as long as the layer does
+
+plus biases where the model has them. What is counted here is checked against `model.num_parameters()` by a test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths of a decoder and what each unit of it costs in parameters."""
+
+    hidden: int  # d, width of the residual stream
+    head_dim: int  # k
+    group_heads: int  # r, query heads that share one KV head: they can only be removed together
+    neurons: tuple[int, ...]  # MLP neurons of each layer
+    kv_groups: tuple[int, ...]  # KV heads of each layer
+    neuron_parameters: int  # of one MLP neuron, biases included
+    group_parameters: int  # of one KV group, biases included
+    layer_parameters: int  # of what no width changes: norms and output biases
+    other_parameters: int  # embeddings, head (once, if tied) and the final norm
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Shape:
+        """Read the shape from the tensors of `model` (not from its config, which cannot describe every pruned model)."""
+        layers = list(model.model.layers)
+        attention, mlp = layers[0].self_attn, layers[0].mlp
+        hidden, head_dim = attention.o_proj.out_features, attention.head_dim
+        kv_groups = tuple(layer.self_attn.k_proj.out_features // head_dim for layer in layers)
+        neurons = tuple(layer.mlp.down_proj.in_features for layer in layers)
+        group_heads = attention.q_proj.out_features // attention.k_proj.out_features
+
+        def per_output(linear: nn.Linear) -> int:
+            return linear.in_features + (linear.bias is not None)
+
+        neuron = per_output(mlp.gate_proj) + per_output(mlp.up_proj) + hidden
+        group = head_dim * (per_output(attention.k_proj) + per_output(attention.v_proj))
+        group += group_heads * head_dim * (per_output(attention.q_proj) + hidden)
+        # what is left of a layer is independent of its widths: norms, output biases, whatever the family adds
+        fixed = sum(p.numel() for p in layers[0].parameters()) - neurons[0] * neuron - kv_groups[0] * group
+        total = sum(p.numel() for p in model.parameters())  # a tied head is one parameter here
+        decoder = sum(p.numel() for layer in layers for p in layer.parameters())
+        return cls(
+            hidden, head_dim, group_heads, neurons, kv_groups, neuron, group, fixed, total - decoder
+        )
+
+    @property
+    def layers(self) -> int:
+        return len(self.neurons)
+
+    def layer(self, index: int) -> int:
+        """Parameters of one decoder layer."""
+        return (
+            self.neurons[index] * self.neuron_parameters
+            + self.kv_groups[index] * self.group_parameters
+            + self.layer_parameters
+        )
+
+    @property
+    def decoder(self) -> int:
+        """Parameters of all decoder layers: what pruning can reach."""
+        return sum(self.layer(index) for index in range(self.layers))
+
+    @property
+    def total(self) -> int:
+        """All parameters; a tied embedding counts once."""
+        return self.decoder + self.other_parameters
+
+    @property
+    def uniform(self) -> bool:
+        """One width for all layers, so that a stock config can describe it."""
+        return len(set(self.neurons)) <= 1 and len(set(self.kv_groups)) <= 1
+
+    @property
+    def stock(self) -> bool:
+        """Uniform, and with a number of heads that transformers' LlamaConfig accepts (it must divide `hidden`)."""
+        return self.uniform and self.hidden % (self.kv_groups[0] * self.group_heads) == 0
+
+    def with_widths(self, neurons: tuple[int, ...], kv_groups: tuple[int, ...]) -> Shape:
+        """The same decoder with other widths, one entry for each layer that stays."""
+        return replace(self, neurons=tuple(neurons), kv_groups=tuple(kv_groups))
