@@ -16,6 +16,10 @@ class InputError(ValueError):
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def nearest(word: str, options: Iterable[str]) -> str:
     """A hint for an unknown name: the closest of `options`, else all of them.

@@ -63,17 +63,34 @@ class Plan:
         return plan
 
     def check(self) -> None:
-        """Raises InputError when the plan contradicts itself."""
-        if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[-1] >= self.parent_layers:
+        """Raises InputError when the plan contradicts itself, or holds values of another kind (plans are edited)."""
+        for name, kind in (("parent", str), ("ratio", (int, float)), ("removed", (int, float))):
+            if not isinstance(getattr(self, name), kind):
+                what = "text" if kind is str else "a number"
+                raise InputError(f"expected {what} as {name}, got {getattr(self, name)!r}: mend the plan")
+        if self.of not in ("decoder", "model"):
+            raise InputError(f"expected 'of' to be decoder or model, got {self.of!r}: mend the plan")
+        _check_integers("parent_layers", (self.parent_layers,))
+        for name in ("layers", "neurons", "kv_groups"):
+            _check_integers(name, getattr(self, name))
+        if not self.layers or not _ascending(self.layers) or self.layers[-1] >= self.parent_layers:
             raise InputError(
                 f"expected ascending layer indices below {self.parent_layers}, got {list(self.layers)}: mend the plan"
             )
         for name in ("neurons", "kv_groups", "kept_neurons", "kept_groups"):
             value = getattr(self, name)
-            if value is not None and len(value) != len(self.layers):
-                raise InputError(f"expected {len(self.layers)} entries in {name}, got {len(value)}: mend the plan")
+            if value is not None and (not isinstance(value, tuple) or len(value) != len(self.layers)):
+                got = len(value) if isinstance(value, tuple) else repr(value)
+                raise InputError(f"expected {len(self.layers)} entries in {name}, got {got}: mend the plan")
         if min(self.neurons) < 1 or min(self.kv_groups) < 1:
             raise InputError("expected at least one neuron and one KV group in each layer, got 0: drop the layer")
+        for name, widths in (("kept_neurons", self.neurons), ("kept_groups", self.kv_groups)):
+            for layer, width, kept in zip(self.layers, widths, getattr(self, name) or (), strict=False):
+                _check_integers(name, kept)
+                if len(kept) != width or not _ascending(kept):
+                    raise InputError(
+                        f"expected {width} ascending indices in {name} of layer {layer}, got {len(kept)}: mend the plan"
+                    )
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.to_json(), encoding="utf-8")
@@ -85,6 +102,16 @@ class Plan:
 
 def _tuples(value):
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _ascending(indices: tuple[int, ...]) -> bool:
+    """Of distinct indices, none below 0."""
+    return list(indices) == sorted(set(indices)) and min(indices, default=0) >= 0
+
+
+def _check_integers(name: str, values: object) -> None:
+    if not isinstance(values, tuple) or any(type(value) is not int for value in values):
+        raise InputError(f"expected whole numbers in {name}, got {values!r}: mend the plan")
 
 
 def uniform_plan(

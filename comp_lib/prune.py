@@ -9,101 +9,26 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
-import psutil
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, nearest
+from .errors import InputError
 from .gram import Gram, contributions, residual_energy, token_weights
-from .importance.layers import LAYER_METRICS, layers_to_drop
+from .importance.layers import layers_to_drop
 from .importance.neurons import Dense, Selection, metric
-from .plan import Plan, check_ratio, paper_plan, uniform_plan
+from .plan import Plan, paper_plan, uniform_plan
 from .recover import fold_mask, least_squares, only, tune_mask
+from .report import LayerReport, Report, Watch
+from .settings import Settings
 from .shape import Shape
 from .stream import Progress, attention_step, batches, embed, mlp_step, no_progress, rotary, to_device
 from .surgery import keep_layers, shrink_attention, shrink_mlp, spread, update_config
 
-METHODS = ("comp", "magnitude", "wanda-sp", "random")
-RECOVERIES = ("least-squares", "mask", "none")
 IMPORTANCE_SEQUENCES = 8  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides the outcome of `prune`, besides the model and the tokens."""
-
-    ratio: float = 0.2  # parameters to remove, at least
-    of: str = "decoder"  # what the ratio refers to: "decoder" or "model"
-    method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
-    layers: int | str = "auto"  # whole layers to drop; "auto": only as many as widths alone cannot carry
-    layer_metric: str = "greedy"  # block influence is the paper's, but fooled by some layers
-    widths: str = "uniform"  # "uniform": stock checkpoint; "per-layer": by layer importance
-    kv_groups: int | None = None  # KV groups to keep in each layer; None: all
-    recovery: str = "least-squares"  # one of RECOVERIES
-    target: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
-    ridge: float = 1e-2  # relative to the mean energy of an input; "dense" overfits sooner and wants more
-    token_weights: bool = True  # divide each token by the norm of its residual stream
-    multiple: int = 64  # widths are multiples of this
-    seed: int = 0
-    device: str = "cpu"  # where one layer at a time computes
-
-    def check(self) -> None:
-        """Raises InputError by the name of what is wrong."""
-        check_ratio(self.ratio, self.of)
-        for name, value, options in (
-            ("recovery", self.recovery, RECOVERIES),
-            ("target", self.target, ("self", "dense")),
-            ("widths", self.widths, ("uniform", "per-layer")),
-            ("layer metric", self.layer_metric, LAYER_METRICS),
-        ):
-            if value not in options:
-                raise InputError(f"expected {name} to be one of {', '.join(options)}, got {value!r}: {nearest(value, options)}")
-        if self.method != "comp":
-            metric(self.method)
-        if isinstance(self.layers, str) and self.layers != "auto":
-            raise InputError(f"expected layers to be a number or 'auto', got {self.layers!r}: say how many may go")
-        if not self.ridge > 0.0:
-            raise InputError(f"expected a ridge above 0, got {self.ridge:g}: 0.01 suits the target 'self', 0.1 'dense'")
-
-    @property
-    def neuron_metric(self) -> str:
-        """COMP's metric presumes its recovery, so the recovery decides which of the two it is."""
-        if self.method != "comp":
-            return self.method
-        return "full-condition" if self.recovery == "least-squares" else "mask-condition"
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """What happened to one decoder layer."""
-
-    layer: int  # in the parent
-    neurons: int
-    kv_groups: int
-    error: float  # ||X W - X V||^2 / ||X W||^2 of down_proj over the calibration text, after recovery
-    attention_error: float  # the same for o_proj
-    condition_median: float | None  # kappa of the neurons before anything went
-    condition_max: float | None
-    mask_mean: float | None
-    mask_variance: float | None
-    ridge: float | None  # lambda with which the recovery was solved
-    seconds: float
-    peak_megabytes: float  # resident memory of the process, highest seen so far
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `prune` did, and what it took."""
-
-    settings: dict
-    tokens: int  # of calibration
-    layers: tuple[LayerReport, ...]
-    layer_importance: tuple[float, ...] | None  # by the layer metric, for every layer of the parent; None: not needed
-    seconds: float
-    parameters_before: int
-    parameters_after: int
 
 
 @dataclass(frozen=True)
@@ -123,18 +48,6 @@ class _Outcome:
     mask_mean: float | None = None
     mask_variance: float | None = None
     ridge: float | None = None
-
-
-@dataclass
-class _Watch:
-    """Peak resident memory, looked at where it is highest."""
-
-    process: psutil.Process = field(default_factory=psutil.Process)
-    peak: int = 0
-
-    def look(self) -> float:
-        self.peak = max(self.peak, self.process.memory_info().rss)
-        return self.peak / 2**20
 
 
 def share(model: nn.Module) -> nn.Module:
@@ -176,7 +89,7 @@ def _layers_needed(shape: Shape, settings: Settings, options: dict) -> int:
     return 0
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
 def prune(
     model: nn.Module,
     ids: Tensor,
@@ -191,9 +104,9 @@ def prune(
 
     The given model stays as it is, sharing the tensors that do not change; with `inplace` its layers are given up one
     by one, which halves the memory. Raises InputError before any work when the settings cannot be met.
-    Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, three n x n matrices.
+    Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
-    started, watch = time.perf_counter(), _Watch()
+    started, watch = time.perf_counter(), Watch()
     settings.check()
     before = Shape.of(model)
     importance = None
@@ -205,61 +118,77 @@ def prune(
     generator = torch.Generator().manual_seed(settings.seed)
     device = torch.device(settings.device)
     hidden = embed(model, ids)
+    attend = partial(attention_step, rope=rotary(model, ids.shape[1], device, hidden.dtype))
+    # the dense model's stream, which the target "dense" aims at, walks beside the pruned one
     dense = hidden.clone() if settings.target == "dense" and settings.recovery == "least-squares" else None
-    rope = rotary(model, ids.shape[1], device, hidden.dtype)
     reports, kept_neurons, kept_groups = [], [], []
-    touched = bool(plan.dropped)  # whether the stream differs from the dense model's
+    touched = False  # whether the two streams differ by now
 
     for index in range(before.layers):
         start = time.perf_counter()
         home = next(model.model.layers[index].parameters()).device
-        layer = to_device(model.model.layers[index], device)
+        layer = to_device(model.model.layers[index], device, own=inplace)
         middle = None
         if dense is not None:
-            middle = _advance(layer, lambda l, h: attention_step(l, h, rope), dense, device)
+            middle = _advance(layer, attend, dense, device)
             dense = _advance(layer, mlp_step, middle, device)
         if index not in plan.layers:
+            touched = True
             continue
         place = plan.layers.index(index)
-        refit = dense is not None and touched
-        outcomes = []
-        for which, step, keep, whole, reference in (
-            ("attention", lambda l, h: attention_step(l, h, rope), plan.kv_groups[place], before.kv_groups[index], middle),
-            ("mlp", mlp_step, plan.neurons[place], before.neurons[index], dense),
-        ):
-            outcome = _Outcome(torch.arange(whole))
-            if keep < whole or (refit and which == "mlp"):
-                outcome = _prune_dense(layer, which, step, hidden, reference, keep, settings, generator, device, watch)
-            outcomes.append(outcome)
-            hidden = _advance(layer, step, hidden, device)
-        touched = touched or plan.neurons[place] < before.neurons[index] or plan.kv_groups[place] < before.kv_groups[index]
+        groups, neurons = plan.kv_groups[place], plan.neurons[place]
+
+        attention = _Outcome(torch.arange(before.kv_groups[index]))
+        if groups < before.kv_groups[index]:
+            attention = _prune_dense(layer, "attention", attend, hidden, middle, groups, settings, generator, watch)
+            touched = True
+        hidden = _advance(layer, attend, hidden, device)
+
+        mlp = _Outcome(torch.arange(before.neurons[index]))
+        if neurons < before.neurons[index] or (dense is not None and touched):
+            mlp = _prune_dense(layer, "mlp", mlp_step, hidden, dense, neurons, settings, generator, watch)
+            touched = True
+        hidden = _advance(layer, mlp_step, hidden, device)
+
         model.model.layers[index] = layer.to(home)
-        attention, mlp = outcomes
         kept_groups.append(tuple(attention.kept.tolist()))
         kept_neurons.append(tuple(mlp.kept.tolist()))
-        reports.append(
-            LayerReport(
-                layer=index, neurons=plan.neurons[place], kv_groups=plan.kv_groups[place],
-                error=mlp.error, attention_error=attention.error,
-                condition_median=None if mlp.condition is None else float(mlp.condition.median()),
-                condition_max=None if mlp.condition is None else float(mlp.condition.max()),
-                mask_mean=mlp.mask_mean, mask_variance=mlp.mask_variance, ridge=mlp.ridge,
-                seconds=time.perf_counter() - start, peak_megabytes=watch.look(),
-            )
-        )  # fmt: skip
+        reports.append(_layer_report(index, attention, mlp, time.perf_counter() - start, watch.look()))
         progress("pruning", place + 1, len(plan.layers))
 
     keep_layers(model, plan.layers)
     update_config(model)
-    plan = Plan(**{**vars(plan), "kept_neurons": tuple(kept_neurons), "kept_groups": tuple(kept_groups)})
+    plan = replace(plan, kept_neurons=tuple(kept_neurons), kept_groups=tuple(kept_groups))
     report = Report(
-        settings=asdict(settings), tokens=ids.numel(), layers=tuple(reports), layer_importance=importance,
-        seconds=time.perf_counter() - started, parameters_before=before.total, parameters_after=Shape.of(model).total,
-    )  # fmt: skip
+        settings=asdict(settings),
+        tokens=ids.numel(),
+        layers=tuple(reports),
+        layer_importance=importance,
+        seconds=time.perf_counter() - started,
+        parameters_before=before.total,
+        parameters_after=Shape.of(model).total,
+    )
     return Pruned(model, plan, report)
 
 
-def _advance(layer: nn.Module, step, hidden: Tensor, device: torch.device) -> Tensor:
+def _layer_report(index: int, attention: _Outcome, mlp: _Outcome, seconds: float, peak: float) -> LayerReport:
+    return LayerReport(
+        layer=index,
+        neurons=len(mlp.kept),
+        kv_groups=len(attention.kept),
+        error=mlp.error,
+        attention_error=attention.error,
+        condition_median=None if mlp.condition is None else float(mlp.condition.median()),
+        condition_max=None if mlp.condition is None else float(mlp.condition.max()),
+        mask_mean=mlp.mask_mean,
+        mask_variance=mlp.mask_variance,
+        ridge=mlp.ridge,
+        seconds=seconds,
+        peak_megabytes=peak,
+    )
+
+
+def _advance(layer: nn.Module, step: Callable, hidden: Tensor, device: torch.device) -> Tensor:
     """All sequences through one residual step."""
     out = torch.empty_like(hidden)
     for rows in batches(*hidden.shape[:2]):
@@ -267,9 +196,24 @@ def _advance(layer: nn.Module, step, hidden: Tensor, device: torch.device) -> Te
     return out
 
 
-def _prune_dense(layer, which, step, hidden, reference, keep, settings, generator, device, watch) -> _Outcome:
-    """Watch, choose, re-tune and shrink one of the two dense layers that write to the residual stream."""
+def _prune_dense(
+    layer: nn.Module,
+    which: str,
+    step: Callable,
+    hidden: Tensor,
+    reference: Tensor | None,
+    keep: int,
+    settings: Settings,
+    generator: torch.Generator,
+    watch: Watch,
+) -> _Outcome:
+    """Watch, choose, re-tune and shrink one of the two dense layers that write to the residual stream.
+
+    which: "attention" or "mlp"; step: its residual step; hidden (S, L, d): what enters the step; reference (S, L, d):
+    the stream that the step should lead to, None for the layer's own; keep: blocks (KV groups or neurons) that stay.
+    """
     linear = layer.mlp.down_proj if which == "mlp" else layer.self_attn.o_proj
+    device = linear.weight.device
     gram = Gram.zeros(linear.in_features, None if reference is None else linear.out_features, device)
     for rows in batches(*hidden.shape[:2]):
         before = hidden[rows].to(device)
@@ -290,14 +234,14 @@ def _prune_dense(layer, which, step, hidden, reference, keep, settings, generato
     found, new_weight = _recover(gram, dense, chosen, inputs, settings)
     watch.look()
     own = residual_energy(gram.xtx, weight, torch.zeros_like(weight))
-    outcome = _Outcome(
-        chosen.kept, residual_energy(gram.xtx, weight, new_weight) / max(own, 1e-300), chosen.condition, *found
-    )
+    error = residual_energy(gram.xtx, weight, new_weight) / own if own > 0.0 else 0.0
     (shrink_mlp if which == "mlp" else shrink_attention)(layer, chosen.kept, new_weight)
-    return outcome
+    return _Outcome(chosen.kept, error, chosen.condition, *found)
 
 
-def _recover(gram: Gram, dense: Dense, chosen: Selection, inputs: Tensor, settings: Settings):
+def _recover(
+    gram: Gram, dense: Dense, chosen: Selection, inputs: Tensor, settings: Settings
+) -> tuple[tuple[float | None, float | None, float | None], Tensor]:
     """(mask mean, mask variance, ridge) and V (n, m) of the recovery that the settings ask for."""
     if settings.recovery == "none":
         return (None, None, None), only(dense.weight, inputs)

@@ -45,7 +45,10 @@ def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
     Stationary point: (G_KK + lambda D) m = G_K: 1 + lambda D 1, with D = diag(G_KK).
     """
     inner = gram[kept][:, kept]
-    penalty = ridge * inner.diagonal()
+    energy = inner.diagonal()
+    # A dead neuron (no energy) keeps its factor of 1: at 0 it would hold the variance up whatever lambda is.
+    dead = torch.finfo(energy.dtype).eps * float(energy.mean().clamp_min(1e-200))
+    penalty = ridge * energy.clamp_min(dead)
     right = gram[kept].sum(1) + penalty
     inverse, _ = spd_inverse(inner + torch.diag(penalty))
     return inverse @ right

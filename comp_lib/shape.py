@@ -50,9 +50,7 @@ class Shape:
         fixed = sum(p.numel() for p in layers[0].parameters()) - neurons[0] * neuron - kv_groups[0] * group
         total = sum(p.numel() for p in model.parameters())  # a tied head is one parameter here
         decoder = sum(p.numel() for layer in layers for p in layer.parameters())
-        return cls(
-            hidden, head_dim, group_heads, neurons, kv_groups, neuron, group, fixed, total - decoder
-        )
+        return cls(hidden, head_dim, group_heads, neurons, kv_groups, neuron, group, fixed, total - decoder)
 
     @property
     def layers(self) -> int:

@@ -46,10 +46,16 @@ def rotary(model: nn.Module, length: int, device: torch.device | str, dtype: tor
     return cos.to(device), sin.to(device)
 
 
-def to_device(layer: nn.Module, device: torch.device | str) -> nn.Module:
-    """A copy of `layer` on `device` that owns its memory: the original (perhaps a memory map) stays as it is."""
-    config = layer.self_attn.config  # shared by all layers: it must stay the same object
-    return copy.deepcopy(layer, {id(config): config}).to(device)
+def to_device(layer: nn.Module, device: torch.device | str, own: bool = False) -> nn.Module:
+    """A second `layer`, on `device`, to operate on: the original stays as it is.
+
+    Where it is on that device already the two share their tensors, since surgery replaces tensors and never writes;
+    with `own` they do not, so that the original's memory (perhaps a memory map of the whole layer) can be let go.
+    """
+    same = [layer.self_attn.config]  # shared by all layers: it must stay the same object
+    if not own and next(layer.parameters()).device == torch.device(device):
+        same += [*layer.parameters(), *layer.buffers()]
+    return copy.deepcopy(layer, {id(thing): thing for thing in same}).to(device)
 
 
 def attention_step(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -99,8 +105,10 @@ def sequence_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
 
 def _mask(layer: nn.Module, hidden: Tensor) -> Tensor | None:
     """None where the attention kernel is causal by itself, else the additive causal mask (1, 1, L, L)."""
-    if layer.self_attn.config._attn_implementation == "sdpa":
+    attention, length = layer.self_attn, hidden.shape[1]
+    # Qwen2 decides by layer and keeps the window on the module, Mistral has one in its config, Llama none
+    window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)) or length
+    if attention.config._attn_implementation == "sdpa" and window >= length:
         return None
-    length = hidden.shape[1]
     mask = torch.full((length, length), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device)
-    return mask.triu(1)[None, None]
+    return (mask.triu(1) + mask.tril(-window))[None, None]

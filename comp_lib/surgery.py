@@ -18,20 +18,21 @@ from .shape import Shape
 def _rows(linear: nn.Linear, index: Tensor) -> nn.Linear:
     """`linear` with only the outputs `index`."""
     bias = None if linear.bias is None else linear.bias.detach()[index]
-    return _linear(linear.weight.detach()[index], bias)
+    return _linear(linear.weight.detach()[index], bias, linear)
 
 
 def _columns(linear: nn.Linear, index: Tensor, weight: Tensor | None = None) -> nn.Linear:
     """`linear` with only the inputs `index`; with `weight` (n, m), that matrix's rows instead of its own."""
     source = linear.weight.detach() if weight is None else weight.T.to(linear.weight)
-    return _linear(source[:, index].contiguous(), None if linear.bias is None else linear.bias.detach().clone())
+    return _linear(source[:, index].contiguous(), None if linear.bias is None else linear.bias.detach().clone(), linear)
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
+def _linear(weight: Tensor, bias: Tensor | None, old: nn.Linear) -> nn.Linear:
+    """A layer with these tensors, trainable and in training mode exactly as `old` was."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta").train(old.training)
+    linear.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
     if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=False)
+        linear.bias = nn.Parameter(bias, requires_grad=old.bias.requires_grad)
     return linear
 
 

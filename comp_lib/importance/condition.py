@@ -48,7 +48,7 @@ def spd_inverse(matrix: Tensor, ridge: float = 0.0) -> tuple[Tensor, float]:
     A ridge too small for the digits at hand is raised tenfold until the factorisation succeeds.
     """
     eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    smallest = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().mean().clamp_min(1e-300))
+    smallest = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().mean().clamp_min(1e-200))
     while True:
         factor, info = torch.linalg.cholesky_ex(matrix + ridge * eye if ridge else matrix)
         if int(info) == 0:

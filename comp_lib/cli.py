@@ -1,0 +1,334 @@
+"""The command line: `comp-lib`, or `python -m comp_lib`.
+
+Everything that can be refused is refused before any work starts: one line on stderr, exit code 2, nothing written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from .errors import InputError
+
+app = typer.Typer(
+    help="COMP: post-training structured pruning of LLaMA-class models, without fine-tuning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+Model = Annotated[str, typer.Argument(help="smollm2-135m (embedded), a folder, a .gguf file, or a Hub id")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto")]
+EVALUATED = 12  # windows of text measured before and after, unless asked otherwise
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """One line and exit code 2 for whatever the user can mend."""
+    try:
+        yield
+    except InputError as error:
+        err.print(f"comp-lib: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
+        raise typer.Exit(2) from error
+
+
+@contextlib.contextmanager
+def progress_bars():
+    """A `Progress` callback that draws one bar for each kind of work."""
+    columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    with Bars(*columns, console=err, transient=not err.is_terminal) as bars:
+        tasks = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+@app.command()
+def prune(
+    model: Model,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pruned model.")],
+    ratio: Annotated[float, typer.Option(help="Part of the parameters to remove, at least.")] = 0.2,
+    of: Annotated[str, typer.Option(help="What the ratio refers to: decoder or model.")] = "decoder",
+    method: Annotated[str, typer.Option(help="comp, magnitude, wanda-sp or random.")] = "comp",
+    layers: Annotated[str, typer.Option(help="Whole layers to drop: a number, or auto.")] = "auto",
+    layer_metric: Annotated[str, typer.Option(help="block-influence, loss or greedy.")] = "greedy",
+    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint) or per-layer.")] = "uniform",
+    kv_groups: Annotated[int | None, typer.Option(help="KV groups to keep in each layer (default: all).")] = None,
+    recovery: Annotated[
+        str | None, typer.Option(help="least-squares, mask or none (default: least-squares for comp, else none).")
+    ] = None,
+    target: Annotated[str, typer.Option(help="What least squares aims at: self or dense.")] = "self",
+    ridge: Annotated[float, typer.Option(help="Of the solves, relative to the mean energy.")] = 1e-2,
+    calibration: Annotated[
+        str, typer.Option(help="Text name, file, or self (sampled from the model).")
+    ] = "calibration",
+    sequences: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
+    length: Annotated[int, typer.Option(help="Tokens in each.")] = 256,
+    multiple: Annotated[int, typer.Option(help="Widths are multiples of this.")] = 64,
+    seed: Annotated[int, typer.Option()] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    evaluate_on: Annotated[
+        str, typer.Option("--evaluate", help="Text measured before and after, or none.")
+    ] = "evaluation",
+    overwrite: Annotated[bool, typer.Option(help="Replace the model that is in --out.")] = False,
+) -> None:
+    """Prune MODEL and save a smaller one."""
+    with refusals():
+        from .prune import Settings
+
+        settings = Settings(
+            ratio=ratio, of=of, method=method, layers=_layers(layers), layer_metric=layer_metric, widths=widths,
+            kv_groups=kv_groups, recovery=recovery or ("least-squares" if method == "comp" else "none"), target=target,
+            ridge=ridge, multiple=multiple, seed=seed, device=device,
+        )  # fmt: skip
+        done = _prune(model, out_folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite)
+        out.print(_summary(done))
+        out.print(f"saved: {out_folder}", soft_wrap=True)
+
+
+def _layers(text: str) -> int | str:
+    if text == "auto" or not text.lstrip("-").isdigit():
+        return text  # Settings.check names what it takes
+    return int(text)
+
+
+def _prune(model_name, folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite):
+    """Check, load, measure, prune, measure, save. Returns what the commands show."""
+    from . import __version__, checkpoint
+    from .calibration import SELF, calibration_tokens
+    from .evaluate import evaluation_tokens, perplexity
+    from .models import EMBEDDED, EMBEDDED_LICENCE, EMBEDDED_SOURCE, load_model
+    from .prune import make_plan
+    from .prune import prune as run
+    from .shape import Shape
+    from .text import load_text
+
+    settings.check()
+    checkpoint.check_destination(folder, overwrite, source=model_name)
+    prose = None if evaluate_on == "none" else load_text(evaluate_on)
+    if calibration != SELF:
+        load_text(calibration)
+    model, tokenizer = load_model(model_name, dtype=dtype)
+    shape = Shape.of(model)
+    checkpoint.check_destination(folder, overwrite, checkpoint.estimated_bytes(shape, dtype), model_name)
+    with progress_bars() as progress:
+        windows = None if prose is None else evaluation_tokens(tokenizer, prose, sequences=EVALUATED)
+        ids = calibration_tokens(
+            calibration, tokenizer, model=model, sequences=sequences, length=length, seed=settings.seed,
+            evaluated=None if prose is None else evaluate_on, progress=partial(progress, "sampling text"),
+        )  # fmt: skip
+        plan, importance = make_plan(model, ids, settings, model_name, progress)
+        dense = None if windows is None else perplexity(model, windows, progress=partial(progress, "measuring dense"))
+        pruned = run(model, ids, settings, plan=plan, name=model_name, progress=progress, inplace=True)
+        measured = ()
+        if windows is not None:
+            small = perplexity(pruned.model, windows, progress=partial(progress, "measuring pruned"))
+            measured = ((Path(evaluate_on).name, dense.tokens, dense.perplexity, small.perplexity),)
+    source = "text sampled from the model itself" if calibration == SELF else f"the text '{Path(calibration).name}'"
+    embedded = model_name == EMBEDDED
+    card = checkpoint.Provenance(
+        parent=EMBEDDED_SOURCE if embedded else model_name, parent_shape=shape,
+        parent_licence=EMBEDDED_LICENCE if embedded else None, method=settings.neuron_metric,
+        recovery=settings.recovery, version=__version__, settings=asdict(settings), perplexities=measured,
+        calibration=f"{sequences} x {length} tokens of {source}, drawn with seed {settings.seed}",
+    )  # fmt: skip
+    checkpoint.save_checkpoint(folder, pruned.model, tokenizer, pruned.plan, card, overwrite=overwrite)
+    return {"pruned": pruned, "shape": shape, "measured": measured, "importance": importance, "tokenizer": tokenizer}
+
+
+def _summary(done: dict) -> Table:
+    before, after = done["shape"], type(done["shape"]).of(done["pruned"].model)
+    report, plan = done["pruned"].report, done["pruned"].plan
+    table = Table("", "dense", "pruned", title=f"COMP: {plan.removed:.1%} of the {plan.of} removed")
+    table.add_row("parameters", f"{before.total:,}", f"{after.total:,}")
+    table.add_row("of the decoder", f"{before.decoder:,}", f"{after.decoder:,}")
+    table.add_row("layers", str(before.layers), str(after.layers))
+    table.add_row("neurons a layer", _span(before.neurons), _span(after.neurons))
+    table.add_row("KV groups a layer", _span(before.kv_groups), _span(after.kv_groups))
+    for text, tokens, dense, small in done["measured"]:
+        table.add_row(f"perplexity, {text} ({tokens:,} tokens)", f"{dense:.2f}", f"{small:.2f}")
+    table.add_row("pruned in", "", f"{report.seconds:.0f} s on {report.tokens:,} tokens")
+    return table
+
+
+def _span(widths: tuple[int, ...]) -> str:
+    return str(widths[0]) if len(set(widths)) == 1 else f"{min(widths)} to {max(widths)}"
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    text: Annotated[str, typer.Option(help="Text name or file.")] = "evaluation",
+    length: Annotated[int, typer.Option(help="Tokens in each window.")] = 512,
+    sequences: Annotated[int | None, typer.Option(help="Windows to measure (default: all).")] = None,
+    against: Annotated[str | None, typer.Option(help="Dense model, for KL divergence and top-1 agreement.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Perplexity of MODEL on a text."""
+    with refusals():
+        from .evaluate import compare, evaluation_tokens, perplexity
+        from .models import load_model
+        from .text import load_text
+
+        prose = load_text(text)
+        loaded, tokenizer = load_model(model, dtype=dtype, device=device)
+        windows = evaluation_tokens(tokenizer, prose, length=length, sequences=sequences)
+        with progress_bars() as progress:
+            if against is None:
+                result = perplexity(loaded, windows, progress=partial(progress, "measuring"))
+            else:
+                dense, _ = load_model(against, dtype=dtype, device=device)
+                result = compare(loaded, dense, windows, progress=partial(progress, "measuring"))
+        values = {
+            "model": model,
+            "text": text,
+            "length": length,
+            **{k: v for k, v in asdict(result).items() if v is not None},
+        }
+        _show(values, as_json)
+
+
+def _show(values: dict, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(values))
+        return
+    table = Table("measure", "value")
+    for name, value in values.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    out.print(table)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    calibration: Annotated[str, typer.Option(help="Text for the layer importance.")] = "calibration",
+    sequences: Annotated[int, typer.Option()] = 8,
+    length: Annotated[int, typer.Option()] = 256,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Layers, widths, parameters and layer importance of MODEL."""
+    with refusals():
+        from .calibration import calibration_tokens
+        from .importance.layers import block_influence
+        from .models import load_model
+        from .shape import Shape
+
+        loaded, tokenizer = load_model(model, dtype=dtype)
+        shape = Shape.of(loaded)
+        ids = calibration_tokens(calibration, tokenizer, model=loaded, sequences=sequences, length=length, seed=seed)
+        with progress_bars() as progress:
+            influence = block_influence(loaded, ids, device, progress).tolist()
+        rows = [
+            {"layer": i, "neurons": shape.neurons[i], "kv_groups": shape.kv_groups[i], "parameters": shape.layer(i),
+             "block_influence": influence[i]} for i in range(shape.layers)
+        ]  # fmt: skip
+        if as_json:
+            typer.echo(
+                json.dumps({"model": model, "parameters": shape.total, "decoder": shape.decoder, "layers": rows})
+            )
+            return
+        table = Table(*rows[0], title=f"{model}: {shape.total:,} parameters, {shape.decoder:,} in the decoder")
+        for row in rows:
+            table.add_row(*(f"{v:.4f}" if isinstance(v, float) else f"{v:,}" for v in row.values()))
+        out.print(table)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")],
+    tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 60,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Let MODEL continue a prompt (greedy)."""
+    with refusals():
+        from .models import load_model
+
+        if not prompt.strip():
+            raise InputError(
+                "expected a prompt with some text, got an empty one: write what the model shall go on from"
+            )
+        loaded, tokenizer = load_model(model, dtype=dtype, device=device)
+        typer.echo(prompt + continuation(loaded, tokenizer, prompt, tokens))
+
+
+def continuation(model, tokenizer, prompt: str, tokens: int) -> str:
+    """What a model says after `prompt`: greedy, so the same every time."""
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    ids = model.generate(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=tokens, do_sample=False
+    )
+    return tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+DEMO_PROMPT = "The water cycle begins when the sun"
+
+
+@app.command()
+def demo(
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the model and the picture.")] = Path(
+        "build/demo"
+    ),
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo.")] = False,
+) -> None:
+    """COMP on the embedded model: a fifth smaller, with picture, perplexities and a text before and after."""
+    with refusals():
+        from .calibration import calibration_tokens
+        from .importance.layers import block_influence
+        from .models import EMBEDDED, load_model
+        from .plots import plot_pruned
+        from .prune import Settings
+
+        model, tokenizer = load_model(EMBEDDED)
+        before = continuation(model, tokenizer, DEMO_PROMPT, 40)
+        ids = calibration_tokens("calibration", tokenizer, sequences=8, length=256, seed=0, evaluated="evaluation")
+        with progress_bars() as progress:
+            importance = block_influence(model, ids, progress=progress).tolist()
+        del model  # `_prune` opens its own, to give it up layer by layer
+        settings = Settings(ratio=0.2, multiple=32)
+        done = _prune(
+            EMBEDDED, out_folder / "model", settings, "calibration", 32, 256, "float32", "evaluation", overwrite
+        )
+        pruned, shape = done["pruned"], done["shape"]
+        after = continuation(pruned.model, tokenizer, DEMO_PROMPT, 40)
+        errors = [layer.error for layer in pruned.report.layers]
+        plot_pruned(importance, pruned.plan, shape.neurons, shape.kv_groups, errors).savefig(out_folder / "pruned.png")
+        out.print(_summary(done))
+        out.print(
+            f"\n[bold]prompt[/]  {DEMO_PROMPT} ...\n[bold]dense[/]   {before.strip()}\n[bold]pruned[/]  {after.strip()}"
+        )
+        out.print(f"\nmodel:   {out_folder / 'model'}\npicture: {out_folder / 'pruned.png'}", soft_wrap=True)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""How good a model is, and how far it has moved from another.
+
+A model is judged by the loss per token, in nats, over windows of text; position 1 of a window is not predicted:
+
+    loss = - mean_t log p(x_t | x_<t),    perplexity = exp(loss).
+
+A pruned model is compared with its dense parent position by position, over the whole vocabulary:
+
+    KL = mean_t sum_v p_dense(v) (log p_dense(v) - log p_pruned(v)) >= 0,
+
+which is zero only if nothing changed, and the share of positions at which both put the same token first. Perplexity
+alone can hide a change: a pruned model may lose what it knew and still guess the next word as well on average.
+
+Logits are by far the largest tensors here (49,152 columns for SmolLM2), so the head is applied to a few hundred
+positions at a time and the whole (B, L, V) never exists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .errors import InputError
+from .text import encode
+
+HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a vocabulary of 49,152
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Quality of a model on a text; the fields after `sequences` only where it was compared with a dense model."""
+
+    loss: float  # nats per token
+    perplexity: float
+    tokens: int  # predicted ones
+    sequences: int
+    dense_loss: float | None = None
+    dense_perplexity: float | None = None
+    kl: float | None = None  # nats per token, from dense to this model
+    top1_agreement: float | None = None  # share of positions, 0 to 1
+
+
+def evaluation_tokens(tokenizer, text: str, length: int = 512, sequences: int | None = None) -> torch.Tensor:
+    """Consecutive windows from the start of `text`, (S, L); all whole ones unless `sequences` says how many.
+
+    Raises:
+        InputError: the text has fewer tokens than asked for.
+    """
+    if length < 2 or (sequences is not None and sequences < 1):
+        raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
+    ids = encode(tokenizer, text)  # (N,)
+    needed = length * (sequences or 1)
+    if len(ids) < needed:
+        raise InputError(
+            f"expected at least {needed} tokens of evaluation text ({sequences or 1} x {length}), got {len(ids)};"
+            " take a longer text, or fewer or shorter sequences"
+        )
+    return ids[: len(ids) // length * length].view(-1, length)[:sequences]
+
+
+def perplexity(
+    model: nn.Module, ids: torch.Tensor, batch: int = 4, progress: Callable[[int, int], None] | None = None
+) -> Evaluation:
+    """Loss and perplexity of `model` on `ids` (S, L); `progress` gets (sequences done, sequences in all)."""
+    return _walk(model, None, ids, batch, progress)
+
+
+def compare(
+    model: nn.Module,
+    dense: nn.Module,
+    ids: torch.Tensor,
+    batch: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """`perplexity` of `model` and of `dense`, their KL divergence and top-1 agreement, in one walk over `ids` (S, L).
+
+    Raises:
+        InputError: the two models have different vocabularies.
+    """
+    ours, theirs = model.lm_head.out_features, dense.lm_head.out_features
+    if ours != theirs:
+        raise InputError(
+            f"expected two models with one vocabulary, got {ours} and {theirs} tokens; compare a model with its parent"
+        )
+    return _walk(model, dense, ids, batch, progress)
+
+
+@torch.inference_mode()
+def _walk(
+    model: nn.Module,
+    dense: nn.Module | None,
+    ids: torch.Tensor,
+    batch: int,
+    progress: Callable[[int, int], None] | None,
+) -> Evaluation:
+    if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
+        raise InputError(
+            f"expected token ids of shape (sequences >= 1, length >= 2), got {tuple(ids.shape)}; see evaluation_tokens"
+        )
+    loss = dense_loss = kl = agreed = 0.0  # Python floats: sums in float64
+    for start in range(0, len(ids), batch):
+        rows = ids[start : start + batch]
+        targets = rows[:, 1:].flatten()  # (B (L-1),)
+        hidden = _hidden(model, rows)
+        dense_hidden = None if dense is None else _hidden(dense, rows)
+        for begin in range(0, len(targets), HEAD_ROWS):
+            part = slice(begin, begin + HEAD_ROWS)
+            log_q = _log_probabilities(model, hidden[part])  # (R, V)
+            loss -= _picked(log_q, targets[part])
+            if dense is not None:
+                log_p = _log_probabilities(dense, dense_hidden[part]).to(log_q.device)
+                dense_loss -= _picked(log_p, targets[part])
+                agreed += (log_p.argmax(-1) == log_q.argmax(-1)).sum().item()
+                kl += nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True).item()
+        if progress is not None:
+            progress(start + len(rows), len(ids))
+    tokens = ids.shape[0] * (ids.shape[1] - 1)
+    mean, dense_mean = loss / tokens, dense_loss / tokens
+    if dense is None:
+        return Evaluation(mean, _exp(mean), tokens, len(ids))
+    return Evaluation(mean, _exp(mean), tokens, len(ids), dense_mean, _exp(dense_mean), kl / tokens, agreed / tokens)
+
+
+def _hidden(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """What the head reads to predict all but the first token of each row, (B (L-1), d)."""
+    rows = rows.to(next(model.parameters()).device)
+    return model.model(input_ids=rows, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+
+
+def _log_probabilities(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the next token, (R, V), in float32 whatever the model computes in."""
+    return model.lm_head(hidden).float().log_softmax(-1)
+
+
+def _picked(log_probabilities: torch.Tensor, targets: torch.Tensor) -> float:
+    """Sum of the log-probabilities of the tokens that came."""
+    return log_probabilities.gather(-1, targets.to(log_probabilities.device)[:, None]).sum().item()
+
+
+def _exp(loss: float) -> float:
+    """Perplexity; a ruined model may be worse than a float can say."""
+    return math.inf if loss > 700 else math.exp(loss)

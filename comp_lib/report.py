@@ -1,0 +1,50 @@
+"""What a run of COMP did, and what it took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import psutil
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened to one decoder layer."""
+
+    layer: int  # in the parent
+    neurons: int
+    kv_groups: int
+    error: float  # ||X W - X V||^2 / ||X W||^2 of down_proj over the calibration text, after recovery
+    attention_error: float  # the same for o_proj
+    condition_median: float | None  # kappa of the neurons before anything went
+    condition_max: float | None
+    mask_mean: float | None
+    mask_variance: float | None
+    ridge: float | None  # lambda with which the recovery was solved
+    seconds: float
+    peak_megabytes: float  # resident memory of the process, highest seen so far
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `prune` did, and what it took."""
+
+    settings: dict
+    tokens: int  # of calibration
+    layers: tuple[LayerReport, ...]
+    layer_importance: tuple[float, ...] | None  # by the layer metric, for every layer of the parent; None: not needed
+    seconds: float
+    parameters_before: int
+    parameters_after: int
+
+
+@dataclass
+class Watch:
+    """Peak resident memory, looked at where it is highest."""
+
+    process: psutil.Process = field(default_factory=psutil.Process)
+    peak: int = 0
+
+    def look(self) -> float:
+        self.peak = max(self.peak, self.process.memory_info().rss)
+        return self.peak / 2**20

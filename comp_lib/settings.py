@@ -1,0 +1,62 @@
+"""What a run of COMP is asked to do: one frozen value, checked before any work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import InputError, nearest
+from .importance.layers import LAYER_METRICS
+from .importance.neurons import METRICS
+from .plan import check_ratio
+
+METHODS = ("comp", "magnitude", "wanda-sp", "random")
+RECOVERIES = ("least-squares", "mask", "none")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the outcome of `prune`, besides the model and the tokens."""
+
+    ratio: float = 0.2  # parameters to remove, at least
+    of: str = "decoder"  # what the ratio refers to: "decoder" or "model"
+    method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
+    layers: int | str = "auto"  # whole layers to drop; "auto": only as many as widths alone cannot carry
+    layer_metric: str = "greedy"  # block influence is the paper's, but fooled by some layers
+    widths: str = "uniform"  # "uniform": stock checkpoint; "per-layer": by layer importance
+    kv_groups: int | None = None  # KV groups to keep in each layer; None: all
+    recovery: str = "least-squares"  # one of RECOVERIES
+    target: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
+    ridge: float = 1e-2  # relative to the mean energy of an input; "dense" overfits sooner and wants more
+    token_weights: bool = True  # divide each token by the norm of its residual stream
+    multiple: int = 64  # widths are multiples of this
+    seed: int = 0
+    device: str = "cpu"  # where one layer at a time computes
+
+    def check(self) -> None:
+        """Raises InputError by the name of what is wrong."""
+        check_ratio(self.ratio, self.of)
+        for name, value, options in (
+            ("recovery", self.recovery, RECOVERIES),
+            ("target", self.target, ("self", "dense")),
+            ("widths", self.widths, ("uniform", "per-layer")),
+            ("layer metric", self.layer_metric, LAYER_METRICS),
+        ):
+            if value not in options:
+                hint = nearest(value, options)
+                raise InputError(f"expected {name} to be one of {', '.join(options)}, got {value!r}: {hint}")
+        if self.method not in (*METHODS, *METRICS):
+            raise InputError(
+                f"expected a method such as {', '.join(METHODS)}, got {self.method!r}: "
+                f"{nearest(self.method, (*METHODS, *METRICS))}"
+            )
+        if isinstance(self.layers, str) and self.layers != "auto":
+            raise InputError(f"expected layers to be a number or 'auto', got {self.layers!r}: say how many may go")
+        if not self.ridge > 0.0:
+            raise InputError(f"expected a ridge above 0, got {self.ridge:g}: 0.01 suits the target 'self', 0.1 'dense'")
+
+    @property
+    def neuron_metric(self) -> str:
+        """COMP's metric presumes its recovery, so the recovery decides which of the two it is."""
+        if self.method != "comp":
+            return self.method
+        return "full-condition" if self.recovery == "least-squares" else "mask-condition"

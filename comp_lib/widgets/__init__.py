@@ -1,0 +1,1 @@
+"""Interactive views: ipywidgets on top of the functions in `plots`."""

@@ -1,0 +1,80 @@
+"""What several test files need: tiny random models, a tokenizer made on the spot, and the real model."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's library reads it: no test may wait for a network
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+DATA = Path(__file__).parents[1] / "data"
+TINY = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Weights at which nothing is trivial: norms away from 1, biases away from 0, predictions far from uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            if "norm" in name:
+                parameter.copy_(1 + 0.2 * noise)
+            elif parameter.ndim == 1:
+                parameter.copy_(0.1 * noise)
+            else:
+                parameter.copy_(noise * 1.5 / parameter.shape[1] ** 0.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama():
+    """Factory of tiny random Llamas in float32: `tiny_llama(num_key_value_heads=1)`. Same call, same weights."""
+
+    def build(seed: int = 0, **overrides) -> LlamaForCausalLM:
+        return randomise(LlamaForCausalLM(LlamaConfig(**TINY | overrides, attn_implementation="sdpa")), seed)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with 512 tokens, trained here; like Llama's it puts <s> before a text unless told not to."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TINY["vocab_size"],
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator((DATA / "calibration.txt").read_text("utf-8").splitlines()[:100], trainer)
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=TINY["max_position_embeddings"],
+    )
+
+
+@pytest.fixture(scope="session")
+def real_model():
+    """SmolLM2-135M and its tokenizer, shared: never change it in place."""
+    from comp_lib.models import EMBEDDED, load_model
+
+    return load_model(EMBEDDED)

@@ -1,0 +1,257 @@
+"""Every formula of the condition metric against brute force in float64.
+
+Brute force works on the tokens themselves, which the formulas never see. A ridge is extra rows of data:
+||Y - X V||^2 + r ||W - V||^2 is the plain error for the inputs [X; sqrt(r) I].
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comp_lib.gram import contributions
+from comp_lib.importance.condition import block_scores, condition_numbers, dual_inverse, spd_inverse, sweep
+
+quick = settings(derandomize=True, deadline=None, max_examples=20)
+CLOSE = {"rtol": 1e-6, "atol": 1e-8}
+seeds = st.integers(0, 10**6)
+
+
+def normal(seed: int, *size: int) -> torch.Tensor:
+    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def layer(seed: int, n: int, m: int = 5, spare: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Correlated inputs X (n + spare, n) and weights W (n, m)."""
+    mix = torch.eye(n, dtype=torch.float64) + 0.4 * normal(seed + 2, n, n)
+    return normal(seed, n + spare, n) @ mix, normal(seed + 1, n, m)
+
+
+def with_ridge(x: torch.Tensor, ridge: float) -> torch.Tensor:
+    return torch.cat([x, ridge**0.5 * torch.eye(x.shape[1], dtype=x.dtype)])
+
+
+def stacked(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """Contributions a_i = x_i w_i^T as columns: (T * m, n)."""
+    return torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(len(w))], dim=1)
+
+
+def refit(x: torch.Tensor, y: torch.Tensor, kept: list[int]) -> tuple[torch.Tensor, float]:
+    """Best weights for the inputs `kept` and the squared error that they leave."""
+    if not kept:
+        return torch.zeros(0, y.shape[1], dtype=y.dtype), float(y.square().sum())
+    solution = torch.linalg.lstsq(x[:, kept], y, driver="gelsd").solution
+    return solution, float((y - x[:, kept] @ solution).square().sum())
+
+
+def without(n: int, *gone: int) -> list[int]:
+    return [i for i in range(n) if i not in gone]
+
+
+def blocks_of(indices: list[int], size: int) -> list[int]:
+    return [g * size + j for g in indices for j in range(size)]
+
+
+# importance and condition
+
+
+@quick
+@given(seed=seeds, n=st.integers(2, 9), m=st.integers(1, 5))
+def test_mask_importance_is_the_distance_to_what_the_others_span(seed, n, m):
+    x, w = layer(seed, n, m)
+    gram, each = contributions(x.T @ x, w), stacked(x, w)
+    inverse, _ = spd_inverse(gram)
+    brute = torch.tensor([refit(each, each[:, [i]], without(n, i))[1] for i in range(n)], dtype=torch.float64)
+    kappa = condition_numbers(gram, inverse)
+    torch.testing.assert_close(1.0 / inverse.diagonal(), brute, **CLOSE)
+    torch.testing.assert_close(gram.diagonal() / kappa.square(), brute, **CLOSE)
+    torch.testing.assert_close(block_scores(inverse, torch.ones(n, 1, dtype=torch.float64)), brute, **CLOSE)
+
+
+@quick
+@given(seed=seeds, n=st.integers(2, 9), m=st.integers(1, 5))
+def test_full_importance_is_the_error_left_after_all_weights_are_refitted(seed, n, m):
+    x, w = layer(seed, n, m)
+    inverse, _ = spd_inverse(x.T @ x)
+    brute = torch.tensor([refit(x, x @ w, without(n, i))[1] for i in range(n)], dtype=torch.float64)
+    torch.testing.assert_close(w.square().sum(1) / inverse.diagonal(), brute, **CLOSE)
+    torch.testing.assert_close(block_scores(inverse, w), brute, **CLOSE)
+
+
+@quick
+@given(seed=seeds, groups=st.integers(2, 4), size=st.integers(1, 4), ridge=st.sampled_from([0.0, 0.3]))
+def test_block_scores_are_errors_of_removing_whole_blocks(seed, groups, size, ridge):
+    n = groups * size
+    x, w = layer(seed, n)
+    inverse, _ = spd_inverse(x.T @ x, ridge)
+    rows = with_ridge(x, ridge)
+    kept = [blocks_of(without(groups, g), size) for g in range(groups)]
+    brute = torch.tensor([refit(rows, rows @ w, k)[1] for k in kept], dtype=torch.float64)
+    torch.testing.assert_close(block_scores(inverse, w, size), brute, **CLOSE)
+
+
+def test_block_scores_of_the_mask_problem():
+    x, w = layer(7, 6)
+    inverse, _ = spd_inverse(contributions(x.T @ x, w))
+    each = stacked(x, w)
+    whole = each.sum(1, keepdim=True)  # Y: the mask of ones
+    brute = [refit(each, whole, blocks_of(without(3, g), 2))[1] for g in range(3)]
+    scores = block_scores(inverse, torch.ones(6, 1, dtype=torch.float64), 2)
+    torch.testing.assert_close(scores, torch.tensor(brute, dtype=torch.float64), **CLOSE)
+
+
+@quick
+@given(seed=seeds, n=st.integers(2, 8))
+def test_condition_number_squared_is_the_variance_inflation_factor(seed, n):
+    x, _ = layer(seed, n)
+    gram = x.T @ x
+    kappa = condition_numbers(gram, spd_inverse(gram)[0])
+    inflation = [float(gram[i, i]) / refit(x, x[:, [i]], without(n, i))[1] for i in range(n)]
+    torch.testing.assert_close(kappa.square(), torch.tensor(inflation, dtype=torch.float64), **CLOSE)
+    assert (kappa >= 1.0).all()
+
+
+def test_condition_number_is_one_for_an_orthogonal_input_and_large_for_a_near_copy():
+    x = torch.linalg.qr(normal(0, 9, 4)).Q
+    x[:, 3] = x[:, 2] + 1e-3 * x[:, 3]
+    gram = x.T @ x
+    kappa = condition_numbers(gram, spd_inverse(gram)[0])
+    torch.testing.assert_close(kappa[:2], torch.ones(2, dtype=torch.float64))
+    assert (kappa[2:] > 500.0).all()
+
+
+# inverses
+
+
+@quick
+@given(seed=seeds, n=st.integers(1, 9), t=st.integers(1, 12), ridge=st.sampled_from([1e-3, 0.1, 5.0]))
+def test_dual_inverse_is_the_ridged_inverse(seed, n, t, ridge):
+    """Fewer tokens than inputs, as many, or more."""
+    x = normal(seed, t, n)
+    want = torch.linalg.inv(x.T @ x + ridge * torch.eye(n, dtype=torch.float64))
+    torch.testing.assert_close(dual_inverse(x, ridge), want, rtol=1e-6, atol=1e-6 / ridge)
+
+
+@quick
+@given(seed=seeds, n=st.integers(1, 9), ridge=st.sampled_from([0.0, 1e-6, 2.0]))
+def test_spd_inverse(seed, n, ridge):
+    x, _ = layer(seed, n)
+    inverse, used = spd_inverse(x.T @ x, ridge)
+    assert used == ridge, "a ridge that suffices is used as it is"
+    eye = torch.eye(n, dtype=torch.float64)
+    torch.testing.assert_close(inverse @ (x.T @ x + ridge * eye), eye, rtol=0, atol=1e-7)
+
+
+def test_spd_inverse_raises_a_ridge_that_is_too_small_and_says_so():
+    x = normal(0, 3, 6)  # rank 3 of 6
+    x[:, 5] = 0.0
+    inverse, used = spd_inverse(x.T @ x)
+    assert 0.0 < used < 1e-9
+    assert inverse.isfinite().all()
+    inverse, used = spd_inverse(torch.zeros(4, 4, dtype=torch.float64))
+    assert used > 0.0 and inverse.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_spd_inverse_refuses_statistics_that_are_not_finite(bad):
+    matrix = torch.eye(3, dtype=torch.float64)
+    matrix[1, 0] = matrix[0, 1] = bad
+    with pytest.raises(ValueError, match="finite"):
+        spd_inverse(matrix)
+
+
+# sweeps
+
+
+@quick
+@given(
+    seed=seeds,
+    groups=st.integers(2, 8),
+    size=st.integers(1, 3),
+    per_round=st.integers(1, 3),
+    ridge=st.sampled_from([0.0, 0.5]),
+    data=st.data(),
+)
+def test_sweep_equals_refitting_from_scratch_after_each_round(seed, groups, size, per_round, ridge, data):
+    n = groups * size
+    remove = data.draw(st.integers(1, groups - 1))
+    x, w = layer(seed, n)
+    rows = with_ridge(x, ridge)
+    inverse, _ = spd_inverse(x.T @ x, ridge)
+    found = sweep(inverse, w, remove, block=size, per_round=per_round)
+    assert sorted(found.order.tolist() + found.kept.tolist()) == list(range(groups))
+    assert found.kept.tolist() == sorted(found.kept.tolist()) and len(found.order) == remove
+    assert found.counts.tolist() == [*range(per_round, remove, per_round), remove]
+    for count, error in zip(found.counts.tolist(), found.errors.tolist(), strict=True):
+        alive = blocks_of(without(groups, *found.order[:count].tolist()), size)
+        assert error == pytest.approx(refit(rows, rows @ w, alive)[1], rel=1e-6)
+    kept = blocks_of(found.kept.tolist(), size)
+    gone = without(n, *kept)
+    # the direct solve of the same ridge problem
+    gram = x.T @ x
+    eye = torch.eye(len(kept), dtype=torch.float64)
+    direct = torch.linalg.solve(gram[kept][:, kept] + ridge * eye, gram[kept] @ w + ridge * w[kept])
+    torch.testing.assert_close(found.weights[kept], direct, **CLOSE)
+    assert (found.weights[gone] == 0.0).all()
+    torch.testing.assert_close(found.scores, block_scores(inverse, w, size))
+
+
+@quick
+@given(seed=seeds, n=st.integers(3, 9), remove=st.integers(1, 6))
+def test_rounds_of_one_are_the_greedy_order_by_brute_force(seed, n, remove):
+    remove = min(remove, n - 1)
+    x, w = layer(seed, n)
+    alive, order = list(range(n)), []
+    for _ in range(remove):
+        least = min(alive, key=lambda i: refit(x, x @ w, [j for j in alive if j != i])[1])
+        alive.remove(least)
+        order.append(least)
+    found = sweep(spd_inverse(x.T @ x)[0], w, remove, per_round=1)
+    assert found.order.tolist() == order
+    assert found.kept.tolist() == alive
+
+
+@quick
+@given(seed=seeds, n=st.integers(3, 9))
+def test_sweep_of_the_mask_problem_finds_the_best_mask_of_the_survivors(seed, n):
+    x, w = layer(seed, n)
+    found = sweep(spd_inverse(contributions(x.T @ x, w))[0], torch.ones(n, 1, dtype=torch.float64), n // 2, per_round=2)
+    each = stacked(x, w)
+    mask, error = refit(each, each.sum(1, keepdim=True), found.kept.tolist())
+    torch.testing.assert_close(found.weights[found.kept], mask, **CLOSE)
+    assert float(found.errors[-1]) == pytest.approx(error, rel=1e-6)
+
+
+def test_one_round_takes_the_lowest_scores():
+    x, w = layer(3, 8)
+    found = sweep(spd_inverse(x.T @ x)[0], w, 3, per_round=8)
+    assert set(found.order.tolist()) == set(torch.argsort(found.scores)[:3].tolist())
+    assert found.counts.tolist() == [3]
+
+
+def test_sweep_that_removes_nothing_returns_the_weights_to_the_bit():
+    x, w = layer(3, 8)
+    found = sweep(spd_inverse(x.T @ x)[0], w, 0)
+    assert torch.equal(found.weights, w)
+    assert found.kept.tolist() == list(range(8))
+    assert found.errors.numel() == found.order.numel() == found.counts.numel() == 0
+
+
+def test_sweep_leaves_its_arguments_alone():
+    x, w = layer(3, 8)
+    inverse, _ = spd_inverse(x.T @ x)
+    before = inverse.clone(), w.clone()
+    sweep(inverse, w, 4, per_round=2)
+    assert torch.equal(inverse, before[0]) and torch.equal(w, before[1])
+
+
+def test_a_copy_goes_first_at_no_cost_and_its_twin_takes_over():
+    x, w = layer(4, 6, spare=20)
+    x[:, 4] = x[:, 1]
+    found = sweep(spd_inverse(x.T @ x, 1e-9)[0], w, 1, per_round=1)
+    gone = int(found.order)
+    twin = {1: 4, 4: 1}[gone]
+    assert float(found.errors[-1]) < 1e-6
+    torch.testing.assert_close(found.weights[twin], w[1] + w[4], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,146 @@
+"""Loss, perplexity, KL divergence and agreement against brute force over whole logits, in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from comp_lib import evaluate
+from comp_lib.errors import InputError
+from comp_lib.evaluate import compare, evaluation_tokens, perplexity
+from comp_lib.text import encode, load_text
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(0, 512, (5, 40), generator=torch.Generator().manual_seed(0))  # (S, L)
+
+
+def whole_logits(model, ids):
+    with torch.no_grad():
+        return model(ids, use_cache=False).logits[:, :-1].double()  # (S, L-1, V)
+
+
+def brute_loss(model, ids):
+    return F.cross_entropy(whole_logits(model, ids).flatten(0, 1), ids[:, 1:].flatten()).item()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 8])
+@pytest.mark.parametrize("head_rows", [7, 256])
+@pytest.mark.parametrize("overrides", [{}, {"tie_word_embeddings": True}], ids=["untied", "tied"])
+def test_perplexity(monkeypatch, tiny_llama, ids, batch, head_rows, overrides):
+    monkeypatch.setattr(evaluate, "HEAD_ROWS", head_rows)
+    model = tiny_llama(**overrides)
+    result = perplexity(model, ids, batch=batch)
+    assert result.loss == pytest.approx(brute_loss(model, ids), rel=1e-5)
+    assert result.perplexity == pytest.approx(math.exp(result.loss))
+    assert (result.tokens, result.sequences) == (5 * 39, 5)
+    assert result.kl is None and result.top1_agreement is None and result.dense_loss is None
+
+
+@pytest.mark.parametrize("head_rows", [7, 256])
+def test_compare(monkeypatch, tiny_llama, ids, head_rows):
+    monkeypatch.setattr(evaluate, "HEAD_ROWS", head_rows)
+    dense = tiny_llama()
+    model = tiny_llama()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9).add_(0.03 * torch.randn(parameter.shape, generator=generator))
+    result = compare(model, dense, ids, batch=2)
+    p, q = whole_logits(dense, ids), whole_logits(model, ids)
+    kl = (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1).mean().item()
+    agreement = (p.argmax(-1) == q.argmax(-1)).double().mean().item()
+    assert 0.1 < agreement < 0.95 and kl > 0.01  # the case is worth its name
+    assert result.kl == pytest.approx(kl, rel=1e-5)
+    assert result.top1_agreement == pytest.approx(agreement)
+    assert result.dense_loss == pytest.approx(brute_loss(dense, ids), rel=1e-5)
+    assert result.dense_perplexity == pytest.approx(math.exp(result.dense_loss))
+    assert result.loss == perplexity(model, ids, batch=2).loss
+    assert compare(dense, model, ids).kl != pytest.approx(kl, rel=1e-2)  # it has a direction
+
+
+def test_a_model_is_itself(tiny_llama, ids):
+    model = tiny_llama()
+    result = compare(model, model, ids)
+    assert (result.kl, result.top1_agreement) == (0.0, 1.0)
+    assert result.loss == result.dense_loss
+
+
+def test_a_pruned_model_is_evaluated_as_it_is(tiny_llama, ids):
+    model = tiny_llama()
+    before = perplexity(model, ids).loss
+    del model.model.layers[1]
+    model.config.num_hidden_layers = 2
+    assert perplexity(model, ids).loss == pytest.approx(brute_loss(model, ids), rel=1e-5)
+    assert perplexity(model, ids).loss != pytest.approx(before, rel=1e-3)
+
+
+def test_half_precision_sums_in_single(tiny_llama, ids):
+    model = tiny_llama().bfloat16()
+    result = perplexity(model, ids)
+    assert result.loss == pytest.approx(brute_loss(model, ids), rel=1e-5)
+
+
+def test_a_ruined_model_gives_numbers_still(tiny_llama, ids):
+    model = tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e4)
+    assert perplexity(model, ids).perplexity == math.inf
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = math.nan
+    assert math.isnan(perplexity(model, ids).perplexity)
+
+
+def test_two_vocabularies_cannot_be_compared(tiny_llama, ids):
+    with pytest.raises(InputError, match="one vocabulary, got 512 and 513"):
+        compare(tiny_llama(), tiny_llama(vocab_size=513), ids)
+
+
+@pytest.mark.parametrize("shape", [(40,), (0, 40), (3, 1)])
+def test_ids_of_another_shape(tiny_llama, shape):
+    with pytest.raises(InputError, match="expected token ids of shape"):
+        perplexity(tiny_llama(), torch.zeros(shape, dtype=torch.long))
+
+
+def test_progress_counts_sequences(tiny_llama, ids):
+    calls = []
+    perplexity(tiny_llama(), ids, batch=2, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_the_result_is_frozen_and_plain(tiny_llama, ids):
+    result = perplexity(tiny_llama(), ids)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.loss = 0.0
+    assert all(value is None or type(value) in (int, float) for value in dataclasses.asdict(result).values())
+
+
+# --- windows ----------------------------------------------------------------------------------------------------------
+
+
+def test_windows_are_consecutive_from_the_start(tokenizer):
+    text = load_text("evaluation")
+    ids = encode(tokenizer, text)
+    windows = evaluation_tokens(tokenizer, text, length=100)
+    assert windows.shape == (len(ids) // 100, 100)
+    assert torch.equal(windows.flatten(), ids[: windows.numel()])
+    assert torch.equal(evaluation_tokens(tokenizer, text, length=100, sequences=3), windows[:3])
+
+
+@pytest.mark.parametrize(
+    ("length", "sequences", "words"),
+    [
+        (64, None, "at least 64 tokens"),
+        (4, 100, r"at least 400 tokens.*\(100 x 4\)"),
+        (1, None, "at least 2 tokens, got None x 1"),
+        (8, 0, "got 0 x 8"),
+    ],
+)
+def test_windows_that_cannot_be(tokenizer, length, sequences, words):
+    with pytest.raises(InputError, match=words):
+        evaluation_tokens(tokenizer, "a short text", length, sequences)

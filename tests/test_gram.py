@@ -1,0 +1,131 @@
+"""Gram statistics against sums over tokens, written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comp_lib.gram import Gram, contributions, residual_energy, token_weights
+
+quick = settings(derandomize=True, deadline=None, max_examples=25)
+sizes = {"seed": st.integers(0, 10**6), "t": st.integers(1, 12), "n": st.integers(1, 8), "m": st.integers(1, 6)}
+
+
+def normal(seed: int, *size: int) -> torch.Tensor:
+    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@quick
+@given(**sizes)
+def test_contributions_is_the_gram_matrix_of_rank_one_contributions(seed, t, n, m):
+    x, w = normal(seed, t, n), normal(seed + 1, n, m)
+    each = torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(n)])  # a_i = x_i w_i^T: (n, t * m)
+    torch.testing.assert_close(contributions(x.T @ x, w), each @ each.T)
+
+
+@quick
+@given(**sizes)
+def test_quadratic_form_is_the_error_of_any_mask(seed, t, n, m):
+    x, w, mask = normal(seed, t, n), normal(seed + 1, n, m), 3.0 * normal(seed + 2, n)
+    missing = x @ w - sum(mask[i] * torch.outer(x[:, i], w[i]) for i in range(n))
+    gap = 1.0 - mask
+    torch.testing.assert_close(gap @ contributions(x.T @ x, w) @ gap, missing.square().sum())
+
+
+@quick
+@given(**sizes)
+def test_add_gathers_both_sums_with_weights(seed, t, n, m):
+    x, y, weight = normal(seed, 2, t, n), normal(seed + 1, 2, t, m), normal(seed + 2, 2, t).abs()
+    gram = Gram.zeros(n, m)
+    gram.add(x, y, weight)
+    xtx = sum(weight[b, i] ** 2 * torch.outer(x[b, i], x[b, i]) for b in range(2) for i in range(t))
+    xty = sum(weight[b, i] ** 2 * torch.outer(x[b, i], y[b, i]) for b in range(2) for i in range(t))
+    # products run in single precision
+    torch.testing.assert_close(gram.xtx, xtx, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gram.xty, xty, rtol=1e-5, atol=1e-5)
+    assert gram.tokens == 2 * t
+
+
+@quick
+@given(**sizes)
+def test_halves_of_a_text_add_up(seed, t, n, m):
+    x, y, weight = normal(seed, 2 * t, n), normal(seed + 1, 2 * t, m), normal(seed + 2, 2 * t).abs()
+    whole, first, second = (Gram.zeros(n, m) for _ in range(3))
+    whole.add(x, y, weight)
+    first.add(x[:t], y[:t], weight[:t])
+    second.add(x[t:], y[t:], weight[t:])
+    both = first + second
+    torch.testing.assert_close(both.xtx, whole.xtx, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(both.xty, whole.xty, rtol=1e-5, atol=1e-5)
+    assert both.tokens == whole.tokens == 2 * t
+    assert first.tokens == t, "adding must not change the halves"
+
+
+def test_halves_without_a_target_add_up():
+    first, second = Gram.zeros(3), Gram.zeros(3)
+    first.add(normal(0, 5, 3))
+    second.add(normal(1, 4, 3))
+    both = first + second
+    torch.testing.assert_close(both.xtx, first.xtx + second.xtx)
+    assert both.xty is None and both.tokens == 9
+
+
+def test_target_is_the_own_output_unless_it_came_from_outside():
+    x, w, y = normal(0, 9, 4), normal(1, 4, 3), normal(2, 9, 3)
+    own, outside = Gram.zeros(4), Gram.zeros(4, 3)
+    own.add(x)
+    outside.add(x, y)
+    torch.testing.assert_close(own.target(w), x.T @ (x @ w), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(outside.target(w), x.T @ y, rtol=1e-5, atol=1e-5)
+
+
+def test_add_wants_a_target_exactly_when_there_is_room_for_one():
+    with pytest.raises(ValueError, match="target"):
+        Gram.zeros(3).add(normal(0, 5, 3), normal(0, 5, 2))
+    with pytest.raises(ValueError, match="target"):
+        Gram.zeros(3, 2).add(normal(0, 5, 3))
+
+
+def test_sums_keep_the_digits_that_single_precision_loses():
+    gram = Gram.zeros(1)
+    gram.add(torch.full((1, 1), 1e4, dtype=torch.bfloat16).float())
+    for _ in range(1000):
+        gram.add(torch.full((1, 1), 0.01))
+    large = float(torch.full((), 1e4, dtype=torch.bfloat16))
+    assert gram.xtx.dtype == torch.float64
+    assert float(gram.xtx) - large**2 == pytest.approx(0.1, rel=1e-3)  # float32 has steps of 8 up there
+
+
+def test_half_precision_data_is_summed_in_full_precision():
+    x = normal(0, 40, 3).bfloat16()
+    gram = Gram.zeros(3)
+    gram.add(x)
+    torch.testing.assert_close(gram.xtx, x.double().T @ x.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_token_weights_are_inverse_norms():
+    stream = normal(0, 2, 5, 7).float()
+    torch.testing.assert_close(token_weights(stream) * stream.norm(dim=-1), torch.ones(2, 5))
+    assert token_weights(torch.zeros(1, 7)).isfinite().all()
+
+
+def test_token_weights_make_errors_relative_to_the_stream():
+    """A token ten thousand times as large as the others counts as much as any of them."""
+    x, stream = normal(0, 6, 3).float(), normal(1, 6, 4).float()
+    loud = torch.ones(6)
+    loud[0] = 1e4
+    quiet, heavy = Gram.zeros(3), Gram.zeros(3)
+    quiet.add(x, weight=token_weights(stream))
+    heavy.add(x * loud[:, None], weight=token_weights(stream * loud[:, None]))
+    torch.testing.assert_close(quiet.xtx, heavy.xtx, rtol=1e-5, atol=1e-6)
+
+
+@quick
+@given(**sizes)
+def test_residual_energy_is_the_squared_error_of_other_weights(seed, t, n, m):
+    x, w, v = normal(seed, t, n), normal(seed + 1, n, m), normal(seed + 2, n, m)
+    want = float((x @ w - x @ v).square().sum())
+    assert residual_energy(x.T @ x, w, v) == pytest.approx(want, rel=1e-4, abs=1e-5)
+    assert residual_energy(x.T @ x, w, w) == 0.0

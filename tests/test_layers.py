@@ -1,0 +1,139 @@
+"""Layer importance against models from which the modules were really removed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from variants import build, tokens
+
+from comp_lib.errors import InputError
+from comp_lib.importance.layers import (
+    LAYER_METRICS,
+    block_influence,
+    greedy_order,
+    layers_to_drop,
+    loss_increase,
+)
+
+NAMES = ["gqa", "all-at-once", "eager", "mistral-window", "qwen2"]
+LAYERS = 5
+
+
+def model_of(name="gqa"):
+    return build(name, num_hidden_layers=LAYERS)
+
+
+@torch.inference_mode()
+def loss_of(model, layers, ids) -> float:
+    """Calibration loss with only these layers, by transformers."""
+    small = copy.copy(model)
+    small._modules = dict(model._modules)
+    small.model = copy.copy(model.model)
+    small.model._modules = dict(model.model._modules)
+    small.model.layers = nn.ModuleList([model.model.layers[index] for index in layers])
+    small.model.config = copy.copy(model.config)
+    small.model.config.num_hidden_layers = len(layers)
+    return float(small(ids, labels=ids, use_cache=False).loss)
+
+
+def without(*gone: int) -> list[int]:
+    return [index for index in range(LAYERS) if index not in gone]
+
+
+def test_brute_force_itself_leaves_the_model_alone():
+    model, ids = model_of(), tokens()
+    whole = loss_of(model, range(LAYERS), ids)
+    assert loss_of(model, [0], ids) != whole
+    assert loss_of(model, range(LAYERS), ids) == whole == float(model(ids, labels=ids).loss.detach())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_block_influence(name):
+    model, ids = model_of(name), tokens(5)
+    seen = []
+    hooks = [
+        layer.register_forward_hook(lambda module, args, out: seen.append((args[0], out))) for layer in model.model.layers
+    ]
+    with torch.inference_mode():
+        model(ids)
+    for hook in hooks:
+        hook.remove()
+    want = [1.0 - float(nn.functional.cosine_similarity(a.double(), b.double(), dim=-1).mean()) for a, b in seen]
+    torch.testing.assert_close(block_influence(model, ids), torch.tensor(want), rtol=1e-4, atol=1e-5)
+
+
+def test_block_influence_of_a_layer_that_does_nothing_is_zero():
+    model = model_of()
+    for part in (model.model.layers[2].mlp.down_proj, model.model.layers[2].self_attn.o_proj):
+        nn.init.zeros_(part.weight)
+    influence = block_influence(model, tokens())
+    assert float(influence[2]) == pytest.approx(0.0, abs=1e-6)
+    assert int(influence.argmin()) == 2 and float(influence[1]) > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_increase_is_that_of_a_model_without_the_layer(name):
+    model, ids = model_of(name), tokens()
+    whole = loss_of(model, range(LAYERS), ids)
+    want = torch.tensor([loss_of(model, without(index), ids) - whole for index in range(LAYERS)])
+    torch.testing.assert_close(loss_increase(model, ids), want, rtol=1e-4, atol=1e-4)
+    assert float(want.abs().max()) > 0.01, "the layers must matter, or the test shows nothing"
+
+
+def test_loss_increase_with_layers_gone_already():
+    model, ids = model_of(), tokens()
+    found = loss_increase(model, ids, present=[0, 2, 3])
+    base = loss_of(model, [0, 2, 3], ids)
+    want = [loss_of(model, [i for i in (0, 2, 3) if i != gone], ids) - base for gone in (0, 2, 3)]
+    torch.testing.assert_close(found[[0, 2, 3]], torch.tensor(want), rtol=1e-4, atol=1e-4)
+    assert found.isnan().tolist() == [False, True, False, False, True]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_greedy_order_by_brute_force(seed):
+    model, ids = build(num_hidden_layers=LAYERS, seed=seed), tokens(seed=seed)
+    order = []
+    for _ in range(3):
+        order.append(min(without(*order), key=lambda index: loss_of(model, without(*order, index), ids)))
+    assert greedy_order(model, ids, 3) == order
+
+
+@pytest.mark.parametrize("name", LAYER_METRICS)
+def test_layers_to_drop(name):
+    model, ids = model_of(), tokens()
+    drop, importance = layers_to_drop(name, model, ids, 2)
+    scores = block_influence(model, ids) if name == "block-influence" else loss_increase(model, ids)
+    torch.testing.assert_close(importance, scores)
+    assert drop == (greedy_order(model, ids, 2) if name == "greedy" else scores.argsort()[:2].tolist())
+    assert layers_to_drop(name, model, ids, 0)[0] == []
+
+
+@pytest.mark.parametrize("name", LAYER_METRICS)
+def test_measuring_leaves_the_model_alone(name):
+    model, ids = model_of(), tokens()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    layers_to_drop(name, model, ids, 2)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert len(model.model.layers) == model.config.num_hidden_layers == LAYERS
+    assert all(not layer._forward_hooks for layer in model.model.layers)
+
+
+def test_progress_counts_layers():
+    calls = []
+    block_influence(model_of(), tokens(), progress=lambda *call: calls.append(call))
+    assert calls == [("block influence", i + 1, LAYERS) for i in range(LAYERS)]
+    calls.clear()
+    loss_increase(model_of(), tokens(), progress=lambda *call: calls.append(call))
+    assert calls == [("loss increase", i + 1, LAYERS) for i in range(LAYERS)]
+
+
+def test_bad_input():
+    model, ids = model_of(), tokens()
+    with pytest.raises(InputError, match="layer metric.*'greddy'.*'greedy'"):
+        layers_to_drop("greddy", model, ids, 1)
+    for count in (-1, LAYERS):
+        with pytest.raises(InputError, match=f"expected 0 to {LAYERS - 1} layers.*{count}"):
+            layers_to_drop("greedy", model, ids, count)

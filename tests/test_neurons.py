@@ -1,0 +1,182 @@
+"""Which inputs go: every metric against what it says of itself, on the tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comp_lib.errors import InputError
+from comp_lib.gram import contributions
+from comp_lib.importance.neurons import METRICS, Dense, full_condition, mask_condition, metric, top
+from comp_lib.recover import least_squares, solve_mask
+
+quick = settings(derandomize=True, deadline=None, max_examples=20)
+CLOSE = {"rtol": 1e-6, "atol": 1e-8}
+seeds = st.integers(0, 10**6)
+
+
+def normal(seed: int, *size: int) -> torch.Tensor:
+    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def layer(seed: int, blocks: int, size: int = 1, m: int = 4, ridge: float = 1e-2):
+    """Tokens X (T, n) of unequal energy and the Dense that the metrics see."""
+    n = blocks * size
+    x = normal(seed, n + 20, n) @ (torch.eye(n, dtype=torch.float64) + 0.4 * normal(seed + 2, n, n))
+    dense = Dense(x.T @ x, normal(seed + 1, n, m), normal(seed + 3, n).square(), size, ridge)
+    return x, dense
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_keeps_as_many_blocks_as_asked(name, size):
+    _, dense = layer(0, 7, size)
+    for keep in (7, 6, 3, 1):
+        chosen = metric(name)(dense, keep, rng())
+        kept = chosen.kept.tolist()
+        assert len(kept) == keep and kept == sorted(set(kept)) and set(kept) <= set(range(7))
+        assert chosen.scores.shape == (7,) and chosen.scores.isfinite().all()
+        if chosen.curve is None:
+            assert min(chosen.scores[kept]) >= max(chosen.scores[[i for i in range(7) if i not in kept]], default=0.0)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_scores_of_the_metrics_that_only_look(size):
+    x, dense = layer(1, 5, size)
+    blocks = [slice(g * size, (g + 1) * size) for g in range(5)]
+    w = dense.weight
+    brute = {
+        "activation": [x[:, b].norm() for b in blocks],
+        "wanda-sp": [sum(w[i].abs().sum() * x[:, i].norm() for i in range(b.start, b.stop)) for b in blocks],
+        "energy": [
+            sum(torch.outer(x[:, i], w[i]).square().sum() for i in range(b.start, b.stop)).sqrt() for b in blocks
+        ],
+        "magnitude": [(dense.upstream[b].sum() + w[b].square().sum()).sqrt() for b in blocks],
+    }
+    for name, scores in brute.items():
+        torch.testing.assert_close(metric(name)(dense, 2, rng()).scores, torch.stack(scores), **CLOSE)
+
+
+def test_magnitude_is_blind_to_the_data_and_activation_to_the_weights():
+    _, dense = layer(1, 5)
+    _, other = layer(8, 5)
+    same_weights = Dense(other.xtx, dense.weight, dense.upstream)
+    same_data = Dense(dense.xtx, other.weight, other.upstream)
+    assert torch.equal(metric("magnitude")(dense, 2, rng()).scores, metric("magnitude")(same_weights, 2, rng()).scores)
+    assert torch.equal(metric("activation")(dense, 2, rng()).scores, metric("activation")(same_data, 2, rng()).scores)
+
+
+def test_random_follows_its_generator_only():
+    _, dense = layer(1, 40)
+    _, other = layer(2, 40)
+    first = metric("random")(dense, 20, rng(5)).kept
+    assert torch.equal(first, metric("random")(other, 20, rng(5)).kept)
+    assert not torch.equal(first, metric("random")(dense, 20, rng(6)).kept)
+
+
+def test_equal_scores_keep_the_earlier_block():
+    assert top(torch.tensor([1.0, 2.0, 1.0, 1.0]), 2).kept.tolist() == [0, 1]
+    assert top(torch.full((40,), 3.0), 4).kept.tolist() == [0, 1, 2, 3]
+
+
+@quick
+@given(seed=seeds, n=st.integers(2, 9), ridge=st.sampled_from([1e-6, 1e-2, 1.0]))
+def test_both_problems_are_what_they_say(seed, n, ridge):
+    x, dense = layer(seed, n, ridge=ridge)
+    xtx, inverse, r = dense.full_problem()
+    assert torch.equal(xtx, dense.xtx)
+    assert r == pytest.approx(ridge * float(x.square().sum()) / n)
+    torch.testing.assert_close(inverse, torch.linalg.inv(x.T @ x + r * torch.eye(n, dtype=torch.float64)), **CLOSE)
+    matrix, inverse = dense.mask_problem()
+    gram = contributions(x.T @ x, dense.weight)
+    torch.testing.assert_close(matrix, gram + ridge * torch.diag(gram.diagonal()))
+    torch.testing.assert_close(inverse, torch.linalg.inv(matrix), **CLOSE)
+
+
+@quick
+@given(seed=seeds, blocks=st.integers(2, 20), size=st.integers(1, 3), data=st.data())
+def test_full_condition_brings_the_least_squares_weights(seed, blocks, size, data):
+    keep = data.draw(st.integers(1, blocks))
+    _, dense = layer(seed, blocks, size)
+    chosen = full_condition(dense, keep, rng())
+    inputs = torch.tensor([g * size + j for g in chosen.kept.tolist() for j in range(size)])
+    want, _ = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, inputs, dense.ridge)
+    torch.testing.assert_close(chosen.retuned, want, **CLOSE)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_keeping_everything_changes_nothing(size):
+    _, dense = layer(4, 6, size)
+    chosen = full_condition(dense, 6, rng())
+    assert torch.equal(chosen.retuned, dense.weight)
+    assert chosen.kept.tolist() == list(range(6))
+    assert torch.equal(mask_condition(dense, 6, rng()).curve.weights, torch.ones(6 * size, 1, dtype=torch.float64))
+
+
+@quick
+@given(seed=seeds, n=st.integers(2, 20), data=st.data())
+def test_sweep_of_the_mask_condition_is_the_tuned_mask(seed, n, data):
+    keep = data.draw(st.integers(1, n))
+    _, dense = layer(seed, n)
+    chosen = mask_condition(dense, keep, rng())
+    want = solve_mask(contributions(dense.xtx, dense.weight), chosen.kept, dense.ridge)
+    torch.testing.assert_close(chosen.curve.weights[chosen.kept, 0], want, **CLOSE)
+
+
+@pytest.mark.parametrize("choose", [full_condition, mask_condition])
+def test_scores_are_energy_divided_by_condition_squared(choose):
+    """One block: s = energy / kappa^2, energy with its share of the ridge."""
+    _, dense = layer(6, 9)
+    chosen = choose(dense, 4, rng())
+    energy = dense.xtx.diagonal() * dense.weight.square().sum(1)
+    if choose is full_condition:
+        energy = (dense.xtx.diagonal() + dense.full_problem()[2]) * dense.weight.square().sum(1)
+    else:
+        energy = energy * (1.0 + dense.ridge)
+    torch.testing.assert_close(chosen.scores, energy / chosen.condition.square(), **CLOSE)
+    assert (chosen.condition >= 1.0).all()
+
+
+@pytest.mark.parametrize("choose", [full_condition, mask_condition])
+def test_a_loud_neuron_with_a_twin_goes_before_a_quiet_one_without(choose):
+    """What sets the condition apart from every metric of size."""
+    x = torch.linalg.qr(normal(0, 30, 5)).Q * torch.tensor([10.0, 1.0, 1.5, 2.0, 2.5], dtype=torch.float64)
+    x[:, 4] = x[:, 0]
+    w = torch.eye(5, dtype=torch.float64)
+    w[4] = w[0]
+    dense = Dense(x.T @ x, w, torch.ones(5, dtype=torch.float64), ridge=1e-6)
+    kept = choose(dense, 4, rng()).kept.tolist()
+    assert kept in ([0, 1, 2, 3], [1, 2, 3, 4])
+    assert metric("energy")(dense, 4, rng()).kept.tolist() == [0, 2, 3, 4]
+    assert metric("wanda-sp")(dense, 4, rng()).kept.tolist() == [0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("dead", ["inputs", "weights", "some"])
+def test_dead_neurons_break_no_metric(name, dead):
+    _, dense = layer(4, 6)
+    alive = torch.ones(6, dtype=torch.float64)
+    alive[[1, 3] if dead == "some" else slice(None)] = 0.0
+    if dead != "weights":
+        dense = Dense(dense.xtx * torch.outer(alive, alive), dense.weight, dense.upstream)
+    if dead == "weights":
+        dense = Dense(dense.xtx, torch.zeros_like(dense.weight), dense.upstream)
+    chosen = metric(name)(dense, 4, rng())
+    assert chosen.scores.isfinite().all()
+    if dead == "some" and name not in ("random", "magnitude"):
+        assert chosen.kept.tolist() == [0, 2, 4, 5]
+    for found in (chosen.retuned, chosen.condition):
+        assert found is None or found.isfinite().all()
+
+
+def test_unknown_metric_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="neuron metric.*'wandasp'.*'wanda-sp'"):
+        metric("wandasp")
+    with pytest.raises(InputError, match="full-condition, mask-condition"):
+        metric("xyz")

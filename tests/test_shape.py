@@ -1,0 +1,78 @@
+"""Parameter arithmetic against the tensors themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from variants import VARIANTS, build
+
+from comp_lib.shape import Shape
+from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
+
+
+def count(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_arithmetic_equals_the_tensors_before_and_after_pruning(name):
+    model = build(name)
+    before = Shape.of(model)
+    assert before.total == model.num_parameters()
+    assert before.decoder == count(model.model.layers)
+    assert before.neurons == (model.config.intermediate_size,) * 3
+    assert before.kv_groups == (model.config.num_key_value_heads,) * 3
+    assert before.group_heads * before.kv_groups[0] == model.config.num_attention_heads == 4
+    assert (before.hidden, before.layers) == (model.config.hidden_size, 3)
+
+    expected = before.with_widths((48, 7), (1, before.kv_groups[0]))  # layer 1 goes; what stays is uneven
+    keep_layers(model, [0, 2])
+    shrink_attention(model.model.layers[0], torch.tensor([before.kv_groups[0] - 1]))
+    shrink_mlp(model.model.layers[1], torch.arange(7))
+    assert Shape.of(model) == expected
+    assert expected.total == model.num_parameters()
+    assert expected.decoder == count(model.model.layers)
+    assert [expected.layer(i) for i in range(2)] == [count(layer) for layer in model.model.layers]
+
+
+def test_of_reads_the_tensors_and_not_the_config():
+    model = build()
+    model.config.intermediate_size = 1000
+    assert Shape.of(model).neurons == (48, 48, 48)
+
+
+def test_of_does_not_depend_on_the_width_of_the_first_layer():
+    """Costs of a unit are read from layer 0, whatever is left of it."""
+    model = build("all-at-once")
+    before = Shape.of(model)
+    shrink_mlp(model.model.layers[0], torch.arange(1))
+    shrink_attention(model.model.layers[0], torch.arange(1))
+    assert Shape.of(model) == before.with_widths((1, 48, 48), (1, 2, 2))
+
+
+def test_tied_embedding_counts_once():
+    tied, free = Shape.of(build("tied")), Shape.of(build("gqa"))
+    assert free.other_parameters - tied.other_parameters == 512 * 32
+    assert free.decoder == tied.decoder
+
+
+@pytest.mark.parametrize(
+    ("neurons", "kv_groups", "uniform", "stock"),
+    [
+        ((48, 48, 48), (2, 2, 2), True, True),
+        ((7,), (1,), True, True),
+        ((48, 47, 48), (2, 2, 2), False, False),
+        ((48, 48, 48), (2, 1, 2), False, False),
+        ((48, 48), (3, 3), True, False),  # 6 heads do not divide a stream of 32
+    ],
+)
+def test_uniform_and_stock(neurons, kv_groups, uniform, stock):
+    shape = Shape.of(build()).with_widths(neurons, kv_groups)
+    assert (shape.uniform, shape.stock) == (uniform, stock)
+
+
+def test_with_widths_keeps_everything_else():
+    shape = Shape.of(build())
+    assert replace(shape.with_widths((5,), (1,)), neurons=shape.neurons, kv_groups=shape.kv_groups) == shape

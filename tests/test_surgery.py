@@ -1,0 +1,183 @@
+"""Shrunk tensors against the same model with rows and columns set to zero."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from variants import VARIANTS, build, tokens
+
+from comp_lib.shape import Shape
+from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp, spread, update_config
+
+KEPT = torch.tensor([0, 3, 4, 11, 30, 47])
+
+
+@torch.inference_mode()
+def logits(model, ids):
+    return model(ids).logits
+
+
+def silence(layer, neurons=(), groups=()):
+    """Zero in `down_proj` and `o_proj` what comes from these neurons and KV groups."""
+    with torch.no_grad():
+        layer.mlp.down_proj.weight[:, list(neurons)] = 0.0
+        heads = layer.self_attn.num_key_value_groups * layer.self_attn.head_dim
+        for group in groups:
+            layer.self_attn.o_proj.weight[:, group * heads : (group + 1) * heads] = 0.0
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_removed_neurons_equal_silent_neurons(name):
+    small, ids = build(name, dtype=torch.float64), tokens()
+    masked = copy.deepcopy(small)
+    shrink_mlp(small.model.layers[1], KEPT)
+    silence(masked.model.layers[1], neurons=set(range(48)) - set(KEPT.tolist()))
+    torch.testing.assert_close(logits(small, ids), logits(masked, ids), rtol=1e-5, atol=1e-5)
+    mlp = small.model.layers[1].mlp
+    assert mlp.gate_proj.weight.shape == mlp.up_proj.weight.shape == (6, 32)
+    assert mlp.down_proj.weight.shape == (32, 6)
+    assert (mlp.gate_proj.out_features, mlp.down_proj.in_features, mlp.intermediate_size) == (6, 6, 6)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "mqa"])  # one group cannot go
+def test_removed_groups_equal_silent_groups(name):
+    small, ids = build(name, dtype=torch.float64), tokens()
+    masked = copy.deepcopy(small)
+    groups = Shape.of(small).kv_groups[0]
+    shrink_attention(small.model.layers[1], torch.arange(1, groups))
+    silence(masked.model.layers[1], groups=[0])
+    torch.testing.assert_close(logits(small, ids), logits(masked, ids), rtol=1e-5, atol=1e-5)
+    assert Shape.of(small).kv_groups == (groups, groups - 1, groups)
+
+
+@pytest.mark.parametrize("name", ["gqa", "all-at-once"])
+def test_new_weights_replace_those_of_the_output(name):
+    """`weight` is (n, m), in the orientation y = X W, and only the rows that stay are taken."""
+    small, ids = build(name, dtype=torch.float64), tokens()
+    masked = copy.deepcopy(small)
+    layer, other = small.model.layers[0], masked.model.layers[0]
+    generator = torch.Generator().manual_seed(5)
+    for part in (other.mlp.down_proj, other.self_attn.o_proj):
+        part.weight.data = torch.randn(part.weight.shape, generator=generator, dtype=torch.float64)
+    down = other.mlp.down_proj.weight.detach().T.clone()
+    output = other.self_attn.o_proj.weight.detach().T.clone()
+    shrink_mlp(layer, KEPT, down)
+    shrink_attention(layer, torch.tensor([1]), output)
+    silence(other, neurons=set(range(48)) - set(KEPT.tolist()), groups=[0])
+    torch.testing.assert_close(logits(small, ids), logits(masked, ids), rtol=1e-5, atol=1e-5)
+
+
+def test_surgery_never_writes_into_the_old_tensors():
+    model = build("all-at-once")
+    layer = model.model.layers[0]
+    old = {name: (tensor, tensor.clone()) for name, tensor in layer.named_parameters()}
+    shrink_mlp(layer, KEPT)
+    shrink_attention(layer, torch.tensor([0]))
+    for tensor, before in old.values():
+        assert torch.equal(tensor, before)
+    starts = {tensor.untyped_storage().data_ptr() for tensor, _ in old.values()}
+    cut = [p for name, p in layer.named_parameters() if "norm" not in name]
+    assert cut and all(p.untyped_storage().data_ptr() not in starts for p in cut), "a view would keep the old memory"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("trainable", [True, False])
+def test_what_stays_keeps_its_class_names_dtype_and_state(dtype, trainable):
+    model = build("all-at-once", dtype=dtype).requires_grad_(trainable).train(trainable)
+    layer = model.model.layers[0]
+    names, kinds = list(layer.state_dict()), [type(module) for module in layer.modules()]
+    shrink_mlp(layer, KEPT, layer.mlp.down_proj.weight.detach().T.double())
+    shrink_attention(layer, torch.tensor([0]))
+    assert list(layer.state_dict()) == names, "no mask, no wrapper"
+    assert [type(module) for module in layer.modules()] == kinds
+    assert {p.dtype for p in layer.parameters()} == {dtype}
+    assert {p.requires_grad for p in layer.parameters()} == {trainable}
+    assert {module.training for module in layer.modules()} == {trainable}
+    assert all(p.is_contiguous() for p in layer.parameters())
+
+
+def test_a_shrunk_model_can_be_trained():
+    model = build("all-at-once")
+    shrink_mlp(model.model.layers[0], KEPT)
+    shrink_attention(model.model.layers[0], torch.tensor([1]))
+    ids = tokens()
+    model(ids, labels=ids).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kept", [[], [0], [2, 0, 1]])
+def test_spread(kept):
+    blocks = torch.tensor(kept, dtype=torch.long)
+    assert spread(blocks, 3).tolist() == [3 * block + j for block in kept for j in range(3)]
+    assert spread(blocks, 1).tolist() == kept
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("kept", [[0, 2], [1], [2]])
+def test_dropped_layers_equal_skipped_layers(name, kept):
+    model, ids = build(name, dtype=torch.float64), tokens()
+    skipped = copy.deepcopy(model)
+    for index, layer in enumerate(skipped.model.layers):
+        if index not in kept:
+            layer.forward = lambda hidden_states, *args, **kwargs: hidden_states
+    keep_layers(model, kept)
+    torch.testing.assert_close(logits(model, ids), logits(skipped, ids), rtol=1e-5, atol=1e-5)
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == list(range(len(kept)))
+    assert model.config.num_hidden_layers == len(kept)
+
+
+def test_layer_types_follow_the_layers():
+    model = build("qwen2-window")
+    assert model.config.layer_types == ["full_attention", "sliding_attention", "sliding_attention"]
+    keep_layers(model, [0, 2])
+    assert model.config.layer_types == ["full_attention", "sliding_attention"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_generation_with_a_cache_equals_generation_without(name):
+    model = build(name)
+    keep_layers(model, [1, 2])
+    for layer in model.model.layers:
+        shrink_mlp(layer, KEPT)
+        if Shape.of(model).kv_groups[0] > 1:
+            shrink_attention(layer, torch.tensor([1]))
+    update_config(model)
+    prompt = tokens(2, 6)  # with its answer, no longer than the shortest max_position_embeddings asks for
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    if name == "rope-dynamic":
+        prompt, options = prompt[:, :3], options | {"max_new_tokens": 5, "min_new_tokens": 5}
+    cached = model.generate(prompt, use_cache=True, **options)
+    assert torch.equal(cached, model.generate(prompt, use_cache=False, **options))
+    assert cached.shape[1] == prompt.shape[1] + options["max_new_tokens"]
+
+
+def test_cache_holds_one_entry_for_each_layer_that_stays():
+    model = build()
+    keep_layers(model, [1, 2])
+    with torch.inference_mode():
+        cache = model(tokens(1, 6), use_cache=True).past_key_values
+    assert [layer.keys.shape[-2] for layer in cache.layers] == [6, 6]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_config_describes_uniform_tensors(name):
+    model = build(name)
+    head_dim = Shape.of(model).head_dim
+    for layer in model.model.layers:
+        shrink_mlp(layer, KEPT)
+        shrink_attention(layer, torch.tensor([0]))
+    update_config(model)
+    config = model.config
+    assert (config.intermediate_size, config.num_key_value_heads, config.head_dim) == (6, 1, head_dim)
+    assert config.num_attention_heads == Shape.of(model).group_heads
+    # a model made from this config has room for exactly these tensors
+    type(model)(copy.deepcopy(config)).load_state_dict(model.state_dict(), strict=True)
+
+
+def test_config_is_left_alone_when_widths_differ():
+    model = build()
+    shrink_mlp(model.model.layers[0], KEPT)
+    update_config(model)
+    assert model.config.intermediate_size == 48

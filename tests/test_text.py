@@ -1,0 +1,161 @@
+"""Texts: every source reads, every bad one is refused in words that help."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import DATA
+
+from comp_lib import text as text_module
+from comp_lib.errors import InputError
+from comp_lib.text import SHIPPED, encode, load_text
+
+
+def pieces(name: str) -> list[str]:
+    return load_text(name).strip().split("\n\n\n")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_texts_are_those_in_data(name):
+    assert load_text(name) == (DATA / f"{name}.txt").read_text("utf-8")
+
+
+def test_installed_texts_are_found_first(tmp_path, monkeypatch):
+    (tmp_path / "calibration.txt").write_text("from the wheel")
+    monkeypatch.setattr(text_module, "DATA_FOLDERS", (tmp_path, *text_module.DATA_FOLDERS))
+    assert load_text("calibration") == "from the wheel"
+    assert load_text("evaluation") != "from the wheel"
+
+
+def test_shipped_texts_share_no_title_and_no_sentence():
+    def sentences(name):
+        return {line.strip() for line in re.split(r"(?<=[.?!])\s+|\n", load_text(name)) if len(line.split()) > 5}
+
+    titles = [{piece.split("\n")[0] for piece in pieces(name)} for name in SHIPPED]
+    assert not titles[0] & titles[1]
+    assert not sentences("calibration") & sentences("evaluation")
+
+
+@pytest.mark.real
+def test_shipped_texts_are_as_long_as_their_readme_says(real_model):
+    table = (DATA / "README.md").read_text("utf-8")
+    for name, least in (("calibration", 15_000), ("evaluation", 10_000)):
+        tokens = len(encode(real_model[1], load_text(name)))
+        assert tokens >= least
+        words = len(load_text(name).split())
+        assert f"| `{name}.txt` | {len(pieces(name))} | {words:,} | {tokens:,} |" in table
+
+
+@pytest.mark.parametrize("content", ["Grüße, 世界\n", "\ufeffwith a byte order mark"])
+def test_a_file(tmp_path, content):
+    path = tmp_path / "my.txt"
+    path.write_text(content, "utf-8")
+    assert load_text(path) == load_text(str(path)) == content.lstrip("\ufeff")
+
+
+def test_a_name_wins_over_a_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "calibration").write_text("mine")
+    assert load_text("calibration") != "mine"
+    assert load_text("./calibration") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, ["no such file", "choose one of", "wikitext2"]),
+        (lambda path: path.mkdir(), ["a folder"]),
+        (lambda path: path.write_text(""), ["empty"]),
+        (lambda path: path.write_text(" \n\n"), ["empty"]),
+        (lambda path: path.write_bytes(b"caf\xe9"), ["UTF-8", "0xe9", "offset 3", "iconv"]),
+    ],
+    ids=["missing", "folder", "empty", "blank", "latin1"],
+)
+def test_bad_files(tmp_path, make, words):
+    path = tmp_path / "bad.txt"
+    make(path)
+    with pytest.raises(InputError) as raised:
+        load_text(path)
+    message = str(raised.value)
+    assert all(word in message for word in ["expected", "got", "bad.txt", *words]), message
+    assert "\n" not in message
+
+
+def test_a_misspelt_name_gets_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'wikitext2'"):
+        load_text("wikitext-2")
+
+
+# --- corpora ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_datasets(monkeypatch):
+    """Stands in for `datasets`: notes what it is asked for, and gives rows as the real one does."""
+    asked = []
+
+    class Rows:
+        columns = {"text": ["", " = Title = \n", "a\n"], "sentence": ["a", "b", "c"]}
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, part):
+            return {name: rows[part] for name, rows in self.columns.items()}
+
+    def load_dataset(path, subset, **options):
+        asked.append((path, subset, {key: value for key, value in options.items() if value is not None}))
+        return Rows()
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "joined", "path", "subset", "options"),
+    [
+        ("wikitext2", "\n\n = Title = \n\n\na\n", "Salesforce/wikitext", "wikitext-2-raw-v1", {"split": "test"}),
+        ("wikitext2:validation", "\n\n = Title = \n\n\na\n", "Salesforce/wikitext", "wikitext-2-raw-v1",
+         {"split": "validation"}),
+        ("ptb", "a b c", "ptb-text-only/ptb_text_only", None, {"split": "test", "revision": "refs/convert/parquet"}),
+        ("c4:train", "  = Title = \n a\n", "allenai/c4", None,
+         {"split": "train", "data_files": {"train": "en/c4-train.00000-of-*.json.gz"}}),
+    ],
+)  # fmt: skip
+def test_corpora_are_asked_for_and_joined_as_in_papers(fake_datasets, name, joined, path, subset, options):
+    assert load_text(name) == joined
+    assert fake_datasets == [(path, subset, options)]
+
+
+def test_a_corpus_without_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"expected the library `datasets`.*'comp-lib\[evaluate\]'.*text file"):
+        load_text("wikitext2")
+
+
+@pytest.mark.parametrize("error", [ConnectionError("offline"), ValueError('Unknown split "x"'), FileNotFoundError("x")])
+def test_a_corpus_out_of_reach(monkeypatch, error):
+    def load_dataset(*args, **options):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(InputError) as raised:
+        load_text("ptb:train")
+    assert all(word in str(raised.value) for word in ["'ptb'", "'train'", type(error).__name__, "pass a text file"])
+
+
+# --- encode -----------------------------------------------------------------------------------------------------------
+
+
+def test_encode_is_the_text_and_nothing_more(tokenizer, caplog):
+    text = load_text("evaluation")
+    ids = encode(tokenizer, text)
+    assert ids.dtype == torch.long and ids.ndim == 1
+    assert len(ids) > tokenizer.model_max_length  # which deserves no warning: windows are cut out of it
+    assert not caplog.records
+    assert tokenizer.decode(ids) == text
+    assert tokenizer(text[:99])["input_ids"][0] == tokenizer.bos_token_id != ids[0]

@@ -1,0 +1,64 @@
+"""The families and configs that the core must work for, as tiny random models (conftest's `tiny_llama`, and its kin)."""
+
+from __future__ import annotations
+
+import torch
+from conftest import TINY, randomise
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+FAMILIES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+}
+VARIANTS = {
+    "mha": {"num_key_value_heads": 4},
+    "gqa": {},
+    "mqa": {"num_key_value_heads": 1},
+    "eager": {"attn_implementation": "eager"},
+    "attention-bias": {"attention_bias": True},
+    "mlp-bias": {"mlp_bias": True},
+    "tied": {"tie_word_embeddings": True},
+    "head-dim": {"head_dim": 12},  # 4 heads of 12 on a stream of 32
+    "all-at-once": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "head_dim": 14},
+    "rope-llama3": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        }
+    },
+    # longer than 8 tokens, this one changes its frequencies with the length of the text
+    "rope-dynamic": {
+        "max_position_embeddings": 8,
+        "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+    },
+    "mistral": {"family": "mistral"},
+    "mistral-window": {"family": "mistral", "sliding_window": 5},
+    "mistral-window-eager": {"family": "mistral", "sliding_window": 5, "attn_implementation": "eager"},
+    "qwen2": {"family": "qwen2"},
+    "qwen2-window": {"family": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+}
+
+
+def build(name: str = "gqa", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides) -> PreTrainedModel:
+    """The variant `name`, with `overrides` of its config: the same call, the same weights."""
+    fields = TINY | VARIANTS[name] | overrides
+    config_class, model_class = FAMILIES[fields.pop("family", "llama")]
+    return randomise(model_class(config_class(**fields)), seed).to(dtype)
+
+
+def tokens(sequences: int = 4, length: int = 24, seed: int = 0) -> torch.Tensor:
+    """Random token ids (S, L)."""
+    return torch.randint(3, TINY["vocab_size"], (sequences, length), generator=torch.Generator().manual_seed(seed))
