@@ -131,8 +131,10 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
     model, tokenizer = load_model(model_name, dtype=dtype)
     shape = Shape.of(model)
     checkpoint.check_destination(folder, overwrite, checkpoint.estimated_bytes(shape, dtype), model_name)
+    _check_length(model, length)
+    window = min(512, model.config.max_position_embeddings)
     with progress_bars() as progress:
-        windows = None if prose is None else evaluation_tokens(tokenizer, prose, sequences=EVALUATED)
+        windows = None if prose is None else evaluation_tokens(tokenizer, prose, window, EVALUATED)
         ids = calibration_tokens(
             calibration, tokenizer, model=model, sequences=sequences, length=length, seed=settings.seed,
             evaluated=None if prose is None else evaluate_on, progress=partial(progress, "sampling text"),
@@ -154,6 +156,12 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
     )  # fmt: skip
     checkpoint.save_checkpoint(folder, pruned.model, tokenizer, pruned.plan, card, overwrite=overwrite)
     return {"pruned": pruned, "shape": shape, "measured": measured, "importance": importance, "tokenizer": tokenizer}
+
+
+def _check_length(model, length: int) -> None:
+    longest = model.config.max_position_embeddings
+    if length > longest:
+        raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {length}")
 
 
 def _summary(done: dict) -> Table:
@@ -194,6 +202,7 @@ def evaluate(
 
         prose = load_text(text)
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
+        _check_length(loaded, length)
         windows = evaluation_tokens(tokenizer, prose, length=length, sequences=sequences)
         with progress_bars() as progress:
             if against is None:
@@ -239,6 +248,7 @@ def inspect(
         from .shape import Shape
 
         loaded, tokenizer = load_model(model, dtype=dtype)
+        _check_length(loaded, length)
         shape = Shape.of(loaded)
         ids = calibration_tokens(calibration, tokenizer, model=loaded, sequences=sequences, length=length, seed=seed)
         with progress_bars() as progress:

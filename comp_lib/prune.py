@@ -28,6 +28,7 @@ from .shape import Shape
 from .stream import Progress, attention_step, batches, embed, mlp_step, no_progress, rotary, to_device
 from .surgery import keep_layers, shrink_attention, shrink_mlp, spread, update_config
 
+DEFAULTS = Settings()
 IMPORTANCE_SEQUENCES = 8  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
 
 
@@ -93,7 +94,7 @@ def _layers_needed(shape: Shape, settings: Settings, options: dict) -> int:
 def prune(
     model: nn.Module,
     ids: Tensor,
-    settings: Settings = Settings(),
+    settings: Settings = DEFAULTS,
     *,
     plan: Plan | None = None,
     name: str = "",
@@ -227,7 +228,7 @@ def _prune_dense(
 
     weight = linear.weight.detach().T.double()  # (n, m)
     block = 1 if which == "mlp" else layer.self_attn.head_dim * layer.self_attn.num_key_value_groups
-    dense = Dense(gram.xtx, weight, _upstream(layer, which), block, settings.ridge)
+    dense = Dense(gram.xtx, weight, upstream(layer, which), block, settings.ridge)
     chosen = metric(settings.neuron_metric)(dense, keep, generator)
     watch.look()
     inputs = spread(chosen.kept.to(device), block)
@@ -254,7 +255,7 @@ def _recover(
     return (None, None, settings.ridge), fitted
 
 
-def _upstream(layer: nn.Module, which: str) -> Tensor:
+def upstream(layer: nn.Module, which: str) -> Tensor:
     """Squared norm of the weights that produce each input of the dense layer: (n,), float64.
 
     For a KV group, k and v belong to several query heads: their share is split evenly among them.

@@ -184,9 +184,14 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(seed, groups, size
     assert sorted(found.order.tolist() + found.kept.tolist()) == list(range(groups))
     assert found.kept.tolist() == sorted(found.kept.tolist()) and len(found.order) == remove
     assert found.counts.tolist() == [*range(per_round, remove, per_round), remove]
-    for count, error in zip(found.counts.tolist(), found.errors.tolist(), strict=True):
+    for count, error, moved in zip(found.counts.tolist(), found.errors.tolist(), found.moved.tolist(), strict=True):
         alive = blocks_of(without(groups, *found.order[:count].tolist()), size)
-        assert error == pytest.approx(refit(rows, rows @ w, alive)[1], rel=1e-6)
+        solution, want = refit(rows, rows @ w, alive)
+        assert error == pytest.approx(want, rel=1e-6)
+        v = torch.zeros_like(w)
+        v[alive] = solution
+        assert moved == pytest.approx(float((w - v).square().sum()), rel=1e-6)
+        assert error - ridge * moved == pytest.approx(float((x @ w - x @ v).square().sum()), rel=1e-6)
     kept = blocks_of(found.kept.tolist(), size)
     gone = without(n, *kept)
     # the direct solve of the same ridge problem

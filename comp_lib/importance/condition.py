@@ -38,6 +38,7 @@ class Sweep:
     order: Tensor  # blocks that went, first to last (removed,)
     errors: Tensor  # error after each round, accumulated (rounds,), in units of tr(W^T H W)'s own
     counts: Tensor  # blocks gone after each round (rounds,)
+    moved: Tensor  # ||W - V||^2 after each round (rounds,): errors - r * moved is the error without the ridge's part
     scores: Tensor  # importance of every block before anything went (blocks,)
     weights: Tensor  # V (n, m): re-tuned, zero where a block went
 
@@ -90,11 +91,11 @@ def sweep(inverse: Tensor, weights: Tensor, remove: int, *, block: int = 1, per_
     inverse: P = H^-1 (n, n); weights: W (n, m), both float64; neither is changed.
     Time: about 2 n^2 (n + m) / per_round multiplications a block at worst; memory: one copy of each argument.
     """
-    inverse, weights = inverse.clone(), weights.clone()
+    inverse, original, weights = inverse.clone(), weights, weights.clone()
     count = len(inverse) // block
     alive = torch.ones(count, dtype=torch.bool, device=inverse.device)
     first = block_scores(inverse, weights, block)
-    scores, order, errors, gone = first, [], [], []
+    scores, order, errors, gone, moved = first, [], [], [], []
     total = 0.0
     while len(order) < remove:
         worst = torch.topk(scores.masked_fill(~alive, torch.inf), min(per_round, remove - len(order)), largest=False)
@@ -115,12 +116,14 @@ def sweep(inverse: Tensor, weights: Tensor, remove: int, *, block: int = 1, per_
         order.extend(chosen.tolist())
         errors.append(total)
         gone.append(len(order))
+        moved.append(float((original - weights).square().sum()))
         scores = block_scores(inverse, weights, block) if len(order) < remove else scores
     return Sweep(
         kept=alive.nonzero().flatten(),
         order=torch.tensor(order, dtype=torch.long),
         errors=torch.tensor(errors, dtype=torch.float64),
         counts=torch.tensor(gone, dtype=torch.long),
+        moved=torch.tensor(moved, dtype=torch.float64),
         scores=first,
         weights=weights,
     )

@@ -39,6 +39,6 @@ def html_image(figure: Figure) -> str:
 
 
 def mime_bundle(figure: Figure) -> dict[str, str]:
-    """The figure for a notebook: HTML (with alt text, for browsers), PNG (for PDF), plain words (for everything else)."""
+    """The figure for a notebook: HTML with alt text for browsers, PNG for PDF, words for everything else."""
     data = base64.b64encode(png(figure)).decode("ascii")
     return {"text/html": html_image(figure), "image/png": data, "text/plain": figure.alt_text}

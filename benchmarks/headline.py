@@ -1,0 +1,88 @@
+"""What pruning the real model by a fifth costs, in quality, time and memory.
+
+    python benchmarks/headline.py [--text FILE] [--sequences 32] [--repeats 1] ...
+
+One process does everything: imports, a look at its memory, load and prune, another look at the peak, then one dense
+forward pass over the same calibration tokens as the unit of time, then the perplexities on text that was not used for
+calibration. The machine's speed cancels in the ratios; nothing here is a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from comp_lib.calibration import calibration_tokens
+from comp_lib.evaluate import evaluation_tokens, perplexity
+from comp_lib.models import EMBEDDED, load_model
+from comp_lib.prune import Settings, prune
+from comp_lib.text import load_text
+
+CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evaluates
+
+
+def megabytes(kilobytes: float) -> float:
+    return kilobytes / 1024
+
+
+def dense_pass(model, ids: torch.Tensor) -> float:
+    """Seconds of one forward pass, logits included, 8 sequences at a time."""
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for rows in ids.split(8):
+            model(input_ids=rows, use_cache=False)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=EMBEDDED)
+    parser.add_argument("--text", type=Path, help="split into calibration and evaluation; default: the project's own two")
+    parser.add_argument("--sequences", type=int, default=32)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--windows", type=int, default=20, help="of 512 tokens, evaluated on each text")
+    parser.add_argument("--set", default="{}", help="more Settings as JSON")
+    arguments = parser.parse_args()
+    settings = Settings(**{"ratio": 0.2, "multiple": 32, **json.loads(arguments.set)})
+
+    baseline = psutil.Process().memory_info().rss / 2**20
+    model, tokenizer = load_model(arguments.model)
+    source, evaluations = "calibration", {"evaluation": load_text("evaluation")}
+    if arguments.text:
+        whole = load_text(arguments.text)
+        cut = int(len(whole) * CALIBRATION_SHARE)
+        source = Path("build") / "calibration-part.txt"
+        source.parent.mkdir(exist_ok=True)
+        source.write_text(whole[:cut], encoding="utf-8")
+        evaluations[f"{arguments.text.name}, other part"] = whole[cut:]
+    ids = calibration_tokens(source, tokenizer, sequences=arguments.sequences, length=arguments.length)
+
+    start = time.perf_counter()
+    pruned = prune(model, ids, settings, inplace=True)
+    seconds = time.perf_counter() - start
+    peak = megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) - baseline
+    del model
+
+    dense, _ = load_model(arguments.model)
+    dense_pass(dense, ids[:4])  # the first touch reads the weights from disk
+    unit = dense_pass(dense, ids)
+    print(f"{arguments.model}, {ids.numel():,} calibration tokens, {pruned.plan.removed:.1%} of the decoder removed")
+    print(f"settings      {json.dumps(pruned.report.settings)}")
+    print(f"time          {seconds:.1f} s = {seconds / unit:.2f} dense forward passes of {unit:.1f} s")
+    print(f"peak memory   {peak:.0f} MB above imports ({baseline:.0f} MB)")
+    for name, text in evaluations.items():
+        windows = evaluation_tokens(tokenizer, text, sequences=arguments.windows)
+        before, after = perplexity(dense, windows), perplexity(pruned.model, windows)
+        print(f"{name:14}{after.loss - before.loss:.4f} nats more: perplexity {before.perplexity:.2f} -> "
+              f"{after.perplexity:.2f} on {before.tokens:,} tokens")  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

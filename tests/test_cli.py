@@ -1,0 +1,213 @@
+"""The command line: what it does on a tiny model, and what it refuses, in one line, before anything is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from comp_lib.cli import app
+from comp_lib.plan import Plan
+from comp_lib.shape import Shape
+
+SMALL = ["--sequences", "4", "--length", "32", "--multiple", "4", "--evaluate", "none"]
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory, tiny_llama, tokenizer):
+    """A folder with a tiny Llama, as a user would have one."""
+    folder = tmp_path_factory.mktemp("models") / "parent"
+    tiny_llama().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def hashes(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_prune_writes_a_smaller_stock_model_and_says_what_it_did(parent, tmp_path):
+    done = run("prune", parent, "--out", tmp_path / "small", "--ratio", "0.2", "--sequences", "4", "--length", "32",
+               "--multiple", "4")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    dense = AutoModelForCausalLM.from_pretrained(parent)
+    before, after = Shape.of(dense), Shape.of(model)
+    assert 1 - after.decoder / before.decoder >= 0.2
+    assert f"{after.total:,}" in done.output
+    plan = Plan.load(tmp_path / "small" / "comp_plan.json")
+    assert plan.neurons == after.neurons and plan.removed == pytest.approx(1 - after.decoder / before.decoder)
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert "Measured perplexity" in card and "evaluation" in card
+
+
+def test_the_same_seed_writes_the_same_bytes(parent, tmp_path):
+    for name in ("one", "two"):
+        assert run("prune", parent, "--out", tmp_path / name / "m", *SMALL).exit_code == 0
+    assert hashes(tmp_path / "one" / "m") == hashes(tmp_path / "two" / "m")
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda-sp", "random", "comp"])
+@pytest.mark.parametrize("recovery", ["none", "mask", "least-squares"])
+def test_every_method_with_every_recovery(parent, tmp_path, method, recovery):
+    done = run("prune", parent, "--out", tmp_path / "m", *SMALL, "--method", method, "--recovery", recovery,
+               "--layers", "1", "--kv-groups", "1")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    assert Shape.of(model).kv_groups == (1, 1)
+
+
+def test_per_layer_widths_and_text_from_the_model_itself(parent, tmp_path):
+    done = run("prune", parent, "--out", tmp_path / "m", *SMALL, "--widths", "per-layer", "--calibration", "self")
+    assert done.exit_code == 0, done.output
+    assert "sampled from the model itself" in (tmp_path / "m" / "README.md").read_text()
+    code = (
+        "import sys, comp_lib.heterogeneous; from transformers import AutoModelForCausalLM as A;"
+        "print([l.mlp.down_proj.in_features for l in A.from_pretrained(sys.argv[1]).model.layers])"
+    )
+    out = subprocess.run([sys.executable, "-c", code, tmp_path / "m"], capture_output=True, text=True, check=True)
+    assert json.loads(out.stdout) == list(Plan.load(tmp_path / "m" / "comp_plan.json").neurons)
+
+
+def test_evaluate_against_itself(parent):
+    done = run("evaluate", parent, "--text", "evaluation", "--length", "64", "--sequences", "2", "--json",
+               "--against", parent)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout)
+    assert values["tokens"] == 2 * 63
+    assert values["kl"] == pytest.approx(0.0, abs=1e-6) and values["top1_agreement"] == 1.0
+    assert values["perplexity"] == pytest.approx(values["dense_perplexity"])
+
+
+def test_inspect_lists_every_layer(parent):
+    values = json.loads(run("inspect", parent, "--sequences", "2", "--length", "16", "--json").stdout)
+    assert [row["layer"] for row in values["layers"]] == [0, 1, 2]
+    assert sum(row["parameters"] for row in values["layers"]) == values["decoder"]
+    assert all(0.0 <= row["block_influence"] <= 2.0 for row in values["layers"])
+    assert "block_influence" in run("inspect", parent, "--sequences", "2", "--length", "16").output
+
+
+def test_generate_goes_on_from_the_prompt(parent):
+    done = run("generate", parent, "--prompt", "The sea", "--tokens", "5")
+    assert done.exit_code == 0 and done.output.startswith("The sea") and len(done.output.strip()) > len("The sea")
+
+
+def broken(parent, folder, change):
+    folder.mkdir()
+    for path in parent.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    change(folder)
+    return folder
+
+
+def truncate(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def nan(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def other_family(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--ratio", "1.2"], ["between 0 and 1", "1.2"]),
+        (["--ratio", "0"], ["between 0 and 1"]),
+        (["--ratio", "nan"], ["between 0 and 1", "nan"]),
+        (["--ratio", "0.95", "--layers", "0"], ["0.95", "at most"]),
+        (["--method", "wnada-sp"], ["wnada-sp", "did you mean 'wanda-sp'"]),
+        (["--recovery", "mastk"], ["mastk", "did you mean 'mask'"]),
+        (["--widths", "equal"], ["equal", "uniform"]),
+        (["--of", "heads"], ["heads", "decoder"]),
+        (["--layers", "many"], ["many", "auto"]),
+        (["--layers", "3"], ["3", "layers"]),
+        (["--layers", "-1"], ["-1"]),
+        (["--kv-groups", "5"], ["5", "KV groups"]),
+        (["--multiple", "0"], ["multiple", "0"]),
+        (["--ridge", "0"], ["ridge", "0"]),
+        (["--sequences", "100000"], ["tokens", "calibration"]),
+        (["--length", "4096"], ["128", "4096"]),
+        (["--calibration", "evaluation", "--evaluate", "evaluation"], ["evaluat", "same"]),
+        (["--calibration", "no/such/file.txt"], ["no/such/file.txt"]),
+        (["--dtype", "float31"], ["float31", "float32"]),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(parent, tmp_path, options, words):
+    done = run("prune", parent, "--out", tmp_path / "out", *SMALL, *options)
+    refused(done, words)
+    assert not (tmp_path / "out").exists()
+
+
+def refused(done, words):
+    assert done.exit_code == 2, (done.exit_code, done.output, done.exception)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("comp-lib: expected"), done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (truncate, ["model.safetensors"]),
+        (nan, ["model.layers.1.mlp.up_proj.weight"]),
+        (other_family, ["gpt2", "llama"]),
+        (lambda folder: (folder / "config.json").unlink(), ["config.json"]),
+    ],
+    ids=["truncated", "nan", "architecture", "no-config"],
+)
+def test_bad_models_are_refused_in_one_line(parent, tmp_path, change, words):
+    done = run("prune", broken(parent, tmp_path / "bad", change), "--out", tmp_path / "out", *SMALL)
+    refused(done, words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "Too short."])
+def test_empty_or_short_text_is_refused(parent, tmp_path, text):
+    (tmp_path / "text.txt").write_text(text)
+    refused(run("prune", parent, "--out", tmp_path / "out", *SMALL, "--calibration", tmp_path / "text.txt"), ["text"])
+    refused(run("evaluate", parent, "--text", tmp_path / "text.txt", "--length", "64"), ["text"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_folder_is_kept_unless_overwrite(parent, tmp_path):
+    out = tmp_path / "out"
+    assert run("prune", parent, "--out", out, *SMALL).exit_code == 0
+    before = hashes(out)
+    refused(run("prune", parent, "--out", out, *SMALL, "--ratio", "0.3"), ["--overwrite"])
+    assert hashes(out) == before
+    assert run("prune", parent, "--out", out, *SMALL, "--ratio", "0.3", "--overwrite").exit_code == 0
+    assert hashes(out)["model.safetensors"] != before["model.safetensors"]
+    refused(run("prune", parent, "--out", parent, *SMALL, "--overwrite"), ["apart from"])
+
+
+def test_no_disk_space_is_refused_before_work(parent, tmp_path, monkeypatch):
+    import shutil
+
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: real._replace(free=1000))
+    refused(run("prune", parent, "--out", tmp_path / "out", *SMALL), ["disk space"])
+
+
+def test_the_module_runs_as_a_program(parent):
+    out = subprocess.run([sys.executable, "-m", "comp_lib", "evaluate", parent, "--text", "nowhere.txt"],
+                         capture_output=True, text=True)  # fmt: skip
+    assert out.returncode == 2 and "nowhere.txt" in out.stderr and out.stdout == ""
