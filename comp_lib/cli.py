@@ -117,6 +117,7 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
     from . import __version__, checkpoint
     from .calibration import SELF, calibration_tokens
     from .evaluate import evaluation_tokens, perplexity
+    from .heterogeneous import check_widths
     from .models import EMBEDDED, EMBEDDED_LICENCE, EMBEDDED_SOURCE, load_model
     from .prune import make_plan
     from .prune import prune as run
@@ -140,6 +141,7 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
             evaluated=None if prose is None else evaluate_on, progress=partial(progress, "sampling text"),
         )  # fmt: skip
         plan, importance = make_plan(model, ids, settings, model_name, progress)
+        check_widths(model.config, shape.with_widths(plan.neurons, plan.kv_groups))
         dense = None if windows is None else perplexity(model, windows, progress=partial(progress, "measuring dense"))
         pruned = run(model, ids, settings, plan=plan, name=model_name, progress=progress, inplace=True)
         measured = ()

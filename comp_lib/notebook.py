@@ -3,41 +3,87 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import psutil
 import torch
-from IPython.display import display
+from IPython.display import Markdown, display
+from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
+from torch import nn
+from transformers.utils import logging
 
 from .errors import InputError
-from .models import load_model
+from .memory import check_memory
+from .models import EMBEDDED, load_model
 from .plots import mime_bundle
 from .shape import Shape
 
-NEEDED = ("ipywidgets", "seaborn", "matplotlib")
+NEEDED = ("ipywidgets", "nbformat")  # what the extra brings and the kernel itself reads
 
 
-def start(name: str = "smollm2-135m", dtype: str = "float32", seed: int = 0):
+def start(
+    name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False
+) -> tuple[nn.Module, Any]:
     """Check that everything is there, seed torch, and return (model, tokenizer).
 
-    Raises InputError: a missing package, or a model that does not fit into the memory at hand.
+    Bars of downloads and conversions are left out, since a notebook keeps what it shows; `progress` lets them be seen.
+    Raises InputError: a missing package, a model that does not fit into the memory at hand, or what `load_model` refuses.
     """
+    check_extras()
+    torch.manual_seed(seed)
+    if not progress:
+        logging.disable_progress_bar()  # of transformers and of the Hub, until the kernel ends
+    with capture_output(stdout=False, stderr=not progress, display=not progress):
+        check_memory(name, dtype)
+        return load_model(name, dtype=dtype)
+
+
+def check_extras() -> None:
+    """Raises InputError unless the packages of the extra `notebooks` are there."""
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         raise InputError(
-            f"expected the packages {', '.join(missing)}, which are missing: pip install 'comp-lib[notebooks]'"
+            f"expected the packages of the notebooks, got none called {' or '.join(missing)}: "
+            "pip install 'comp-lib[notebooks]'"
         )
-    torch.manual_seed(seed)
-    model, tokenizer = load_model(name, dtype=dtype)
-    needed, free = Shape.of(model).total * model.dtype.itemsize * 2, psutil.virtual_memory().available
-    if needed > free:
-        raise InputError(
-            f"expected {needed / 1e9:.1f} GB of free memory for {name} and its pruned copy, got {free / 1e9:.1f} GB: "
-            "close something, choose a smaller model, or dtype='bfloat16'"
-        )
-    return model, tokenizer
 
 
 def show(figure: Figure) -> None:
     """Display a figure with its alt text."""
     display(mime_bundle(figure), raw=True)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
+    """Rows as a table, for the last line of a cell: words to the left, numbers to the right."""
+    rows = [list(row) for row in rows]
+    sides = ["---:" if all(_numeric(row[i]) for row in rows) else "---" for i in range(len(head))]
+    cells = [head, sides, *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in cells))
+
+
+def _numeric(cell: object) -> bool:
+    return isinstance(cell, int | float) or (isinstance(cell, str) and cell[:1].isdigit())
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much text a model of some shape is worth, and how finely its widths may be cut."""
+
+    sequences: int  # of calibration
+    length: int  # tokens in each
+    windows: int  # of evaluation
+    window: int  # tokens in each
+    multiple: int  # widths are multiples of this
+
+
+def sizes_for(model: nn.Module) -> Sizes:
+    """Sizes that suit a model: some three tokens for each neuron of a layer, within its context and a few minutes."""
+    widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
+    length = min(256, context)
+    sequences = min(64, max(8, 3 * widest // length))
+    multiple = 1
+    while multiple < 64 and multiple * 2 * 32 <= widest:  # at least 32 steps from nothing to all
+        multiple *= 2
+    return Sizes(sequences, length, windows=4, window=min(512, context), multiple=multiple)

@@ -53,7 +53,8 @@ class Plan:
         try:
             fields = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f"expected a plan as JSON, got text that does not parse ({error}): save it anew") from error
+            why = f"expected a plan as JSON, got text that does not parse ({error}): save it anew"
+            raise InputError(why) from error
         names = set(cls.__dataclass_fields__)
         if not isinstance(fields, dict) or set(fields) != names:
             got = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
@@ -179,7 +180,9 @@ def check_ratio(ratio: float, of: str) -> None:
 def _staying(shape: Shape, drop: Sequence[int]) -> tuple[int, ...]:
     wrong = [layer for layer in drop if not 0 <= layer < shape.layers]
     if wrong or len(set(drop)) >= shape.layers:
-        raise InputError(f"expected fewer than {shape.layers} layers to drop, out of 0 to {shape.layers - 1}, got {list(drop)}")
+        raise InputError(
+            f"expected fewer than {shape.layers} layers to drop, out of 0 to {shape.layers - 1}, got {list(drop)}"
+        )
     return tuple(layer for layer in range(shape.layers) if layer not in set(drop))
 
 

@@ -47,8 +47,8 @@ def facts(before: Shape, model, **changes) -> tuple[Plan, Provenance]:
     parent = "someone/tiny-llama"
     plan = Plan(parent, 4, (0, 2, 3), after.neurons, after.kv_groups, ratio=0.2, of="decoder", removed=removed)
     card = Provenance(
-        parent, before, "apache-2.0", "32 x 256 tokens of calibration.txt", "comp", "least-squares", "0.1.0",
-        settings={"ratio": 0.2, "seed": 0}, perplexities=(("evaluation.txt", 6144, 30.09, 41.5),),
+        parent, before, "apache-2.0", "32 x 256 tokens of calibration.txt", "full-condition", "least-squares", "0.1.0",
+        settings={"method": "comp", "seed": 0}, perplexities=(("evaluation.txt", 6144, 30.09, 41.5),),
     )  # fmt: skip
     return plan, replace(card, **changes)
 
@@ -200,7 +200,9 @@ def test_card(small, uneven, tmp_path):
         "| KV heads per layer | 2 | 1 |",
         f"| parameters of the model | {card.parent_shape.total:,} | {shape.total:,} |",
         "Decoder layers dropped (counted from 0 in the parent): 1.",
-        "| calibration | 32 x 256 tokens of calibration.txt |",
+        "| calibrated on | 32 x 256 tokens of calibration.txt |",
+        "| neurons chosen by | full-condition |",
+        "| method | comp |",
         "| seed | 0 |",
         "| evaluation.txt | 6,144 | 30.09 | 41.50 |",
     ):
@@ -241,6 +243,19 @@ def test_destination_accepted(tmp_path):
         check_destination(folder)
         check_destination(folder, overwrite=True, needed_bytes=1, source="someone/model")
     assert not (tmp_path / "a").exists()
+
+
+def test_destination_in_the_home_folder(monkeypatch, small, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert save_checkpoint("~/models/out", *small) == tmp_path / "models" / "out"
+    with pytest.raises(InputError, match="apart from the model to prune"):
+        check_destination(tmp_path / "models" / "out", overwrite=True, source="~/models/out")
+
+
+def test_destination_is_everything():
+    with pytest.raises(InputError):
+        check_destination("/", overwrite=True)
 
 
 def test_destination_is_a_file(tmp_path):

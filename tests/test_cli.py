@@ -211,3 +211,13 @@ def test_the_module_runs_as_a_program(parent):
     out = subprocess.run([sys.executable, "-m", "comp_lib", "evaluate", parent, "--text", "nowhere.txt"],
                          capture_output=True, text=True)  # fmt: skip
     assert out.returncode == 2 and "nowhere.txt" in out.stderr and out.stdout == ""
+
+
+def test_widths_that_no_checkpoint_can_hold_are_refused_before_work(tmp_path, tokenizer):
+    from variants import build
+
+    build("mistral").save_pretrained(tmp_path / "mistral")
+    tokenizer.save_pretrained(tmp_path / "mistral")
+    done = run("prune", tmp_path / "mistral", "--out", tmp_path / "out", *SMALL, "--widths", "per-layer")
+    refused(done, ["mistral", "uniform"])
+    assert not (tmp_path / "out").exists()

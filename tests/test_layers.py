@@ -55,7 +55,8 @@ def test_block_influence(name):
     model, ids = model_of(name), tokens(5)
     seen = []
     hooks = [
-        layer.register_forward_hook(lambda module, args, out: seen.append((args[0], out))) for layer in model.model.layers
+        layer.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+        for layer in model.model.layers
     ]
     with torch.inference_mode():
         model(ids)

@@ -18,7 +18,7 @@ from comp_lib.errors import InputError
 from comp_lib.importance.layers import block_influence, greedy_order, loss_increase
 from comp_lib.importance.neurons import METRICS
 from comp_lib.plan import Plan, uniform_plan
-from comp_lib.prune import make_plan, prune, share
+from comp_lib.prune import make_plan, prune, share, upstream
 from comp_lib.recover import MAX_VARIANCE
 from comp_lib.settings import METHODS, RECOVERIES, Settings
 from comp_lib.shape import Shape
@@ -299,7 +299,7 @@ def test_reported_errors_are_measured_on_the_stream():
     def output(model):
         seen = []
         down = model.model.layers[0].mlp.down_proj
-        hook = down.register_forward_hook(lambda part, args, out: seen.append(out if part.bias is None else out - part.bias))
+        hook = down.register_forward_hook(lambda part, args, out: seen.append(out - part.bias))
         logits(model, ids)
         hook.remove()
         return seen[0]
@@ -397,6 +397,23 @@ def test_every_method_runs_with_every_recovery(method, recovery):
         assert entry.error > 0.0 and entry.attention_error > 0.0
 
 
+@pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "head-dim", "qwen2"])
+def test_upstream_counts_what_a_block_owns(name):
+    layer = build(name).model.layers[0]
+    attention, mlp = layer.self_attn, layer.mlp
+    rows = [torch.cat([mlp.gate_proj.weight[i], mlp.up_proj.weight[i]]) for i in range(48)]
+    want = torch.stack([row.double().square().sum() for row in rows])
+    torch.testing.assert_close(upstream(layer, "mlp"), want)
+    head, repeats = attention.head_dim, attention.num_key_value_groups
+    queries, keys, values = (
+        part.weight.double().square().sum(1).reshape(-1, head)
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    # query head h reads KV head h // repeats
+    want = torch.stack([queries[h] + (keys + values)[h // repeats] / repeats for h in range(len(queries))])
+    torch.testing.assert_close(upstream(layer, "attention"), want.flatten())
+
+
 def test_comp_chooses_the_condition_by_the_recovery():
     assert Settings().neuron_metric == "full-condition"
     assert Settings(recovery="mask").neuron_metric == Settings(recovery="none").neuron_metric == "mask-condition"
@@ -481,7 +498,8 @@ def test_a_plan_can_be_carried_out_elsewhere():
 )
 def test_any_budget_is_met_or_refused(ratio, of, layers, widths, kv_groups, name):
     parent, ids = build(name), tokens(2, 12)
-    settings = Settings(ratio, of, layers=layers, widths=widths, kv_groups=kv_groups, multiple=4, layer_metric="block-influence")
+    choices = {"layers": layers, "widths": widths, "kv_groups": kv_groups, "layer_metric": "block-influence"}
+    settings = Settings(ratio, of, multiple=4, **choices)
     before = fingerprint(parent)
     try:
         done = prune(parent, ids, settings)

@@ -52,7 +52,8 @@ def test_mask_is_where_numerical_minimisation_ends(ridge):
     x, w, kept = problem(11, 8)
     gram = contributions(x.T @ x, w)
     mask = torch.zeros(len(kept), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([mask], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe")
+    precise = {"max_iter": 500, "tolerance_grad": 1e-12, "tolerance_change": 1e-16, "line_search_fn": "strong_wolfe"}
+    optimiser = torch.optim.LBFGS([mask], **precise)
 
     def objective():
         optimiser.zero_grad()

@@ -88,7 +88,7 @@ def test_what_stays_keeps_its_class_names_dtype_and_state(dtype, trainable):
     model = build("all-at-once", dtype=dtype).requires_grad_(trainable).train(trainable)
     layer = model.model.layers[0]
     names, kinds = list(layer.state_dict()), [type(module) for module in layer.modules()]
-    shrink_mlp(layer, KEPT, layer.mlp.down_proj.weight.detach().T.double())
+    shrink_mlp(layer, KEPT, layer.mlp.down_proj.weight.detach().T.double().contiguous())
     shrink_attention(layer, torch.tensor([0]))
     assert list(layer.state_dict()) == names, "no mask, no wrapper"
     assert [type(module) for module in layer.modules()] == kinds

@@ -7,19 +7,23 @@ the numbers of one layer reusable, whatever the plan will be; `prune` itself gat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..cache import cached
+from ..cache import cached, to_tensors
 from ..errors import InputError
-from ..gram import Gram
+from ..evaluate import perplexity
+from ..gram import Gram, contributions
 from ..gram import token_weights as inverse_norms
-from ..importance.condition import spd_inverse, sweep
-from ..importance.neurons import Dense
-from ..prune import upstream
+from ..importance.condition import block_scores, condition_numbers, sweep
+from ..importance.neurons import METRICS, Dense, metric, top
+from ..prune import share, upstream
+from ..recover import least_squares, only
 from ..shape import Shape
 from ..stream import attention_step, batches, embed, mlp_step, rotary, through
+from ..surgery import shrink_mlp
 
 WHICH = ("mlp", "attention")
 FURTHEST = 0.6  # share of the neurons up to which error curves go: beyond it a layer is better dropped
@@ -126,50 +130,241 @@ def dense_problem(
     return Dense(xtx, weight, upstream(model.model.layers[layer], which).cpu(), block, ridge)
 
 
-@torch.no_grad()
 def error_curves(model: nn.Module, ids: Tensor, ridge: float = 1e-2, block_rounds: int = 64) -> dict[str, Tensor]:
     """Error against width, for every layer at once: what is lost when so many neurons or KV groups go.
 
     Each layer is swept on its own (full least squares, `block_rounds` neurons a round, at most 60% of them) while the
-    dense model streams by once. Returns, for K rounds and widest layers:
+    dense model streams by once. Returns, for K rounds of the widest layer:
 
         counts (K + 1,)         neurons gone: 0, block_rounds, 2 block_rounds, ...
         errors (layers, K + 1)  ||X W - X V||^2 / ||X W||^2 of down_proj, tokens weighted; NaN beyond a narrow layer
         group_counts (g,) and group_errors (layers, g): the same for KV groups and o_proj
     """
+    found = survey(model, ids, ridge, block_rounds)
+    return {name: found[name] for name in ("counts", "errors", "group_counts", "group_errors")}
+
+
+@torch.no_grad()
+def survey(model: nn.Module, ids: Tensor, ridge: float = 1e-2, block_rounds: int = 64) -> dict[str, Tensor]:
+    """All layers in one walk: `error_curves`, and for each neuron (layers, n) of down_proj, NaN in a narrow layer:
+
+        energy     C_ii ||w_i||^2 as a share of ||X W||^2, with the ridge's part of C_ii
+        condition  kappa; energy / condition^2 is the cost
+        order      the round in which the sweep removes it, from 1; 0: it never does
+        wanda-sp, activation, magnitude: scores of those metrics
+    """
     if block_rounds < 1:
         raise InputError(f"expected at least 1 neuron a round, got {block_rounds}: raise block_rounds")
     shape = Shape.of(model)
-    rounds = math.floor(FURTHEST * max(shape.neurons) / block_rounds)
-    counts = torch.arange(rounds + 1) * block_rounds
+    widest = max(shape.neurons)
+    counts = torch.arange(math.floor(FURTHEST * widest / block_rounds) + 1) * block_rounds
     group_counts = torch.arange(max(shape.kv_groups))
 
     def compute() -> dict[str, Tensor]:
         hidden, rope = _into(model, ids, 0)
-        errors, group_errors = [], []
+        tables: list[dict[str, Tensor]] = []
         for index, module in enumerate(model.model.layers):
             grams, hidden = _grams(module, hidden, rope, (True,))
-            for which, asked, found in (("mlp", counts, errors), ("attention", group_counts, group_errors)):
+            table = {}
+            for which, asked, name in (("mlp", counts, ""), ("attention", group_counts, "group_")):
                 linear, block = dense_layer(model, index, which)
                 weight = linear.weight.detach().T.double()
-                per_round = block_rounds if which == "mlp" else 1
-                found.append(_curve(grams[which, True].xtx, weight, ridge, asked, block, per_round))
-        return {"errors": torch.stack(errors), "group_errors": torch.stack(group_errors)}
+                dense = Dense(grams[which, True].xtx, weight, upstream(module, which), block, ridge)
+                table[f"{name}errors"], facts = _curve(dense, asked, block_rounds if which == "mlp" else 1)
+                if which == "mlp":
+                    table |= {fact: _padded(values, widest) for fact, values in facts.items()}
+            tables.append(table)
+        return {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
 
-    found = cached("error-curves", model, ids, {"ridge": ridge, "block_rounds": block_rounds}, compute)
+    found = cached("neuron-survey", model, ids, {"ridge": ridge, "block_rounds": block_rounds}, compute)
     return {"counts": counts, "group_counts": group_counts, **found}
 
 
-def _curve(xtx: Tensor, weight: Tensor, ridge: float, counts: Tensor, block: int, per_round: int) -> Tensor:
-    """Relative error of one dense layer after each of `counts` removals (K + 1,), starting with none."""
-    inverse, used = spd_inverse(xtx, ridge * float(xtx.diagonal().mean()))
-    blocks = len(weight) // block
-    possible = counts[(counts > 0) & (counts < blocks)]
+def _padded(values: Tensor, width: int) -> Tensor:
+    return nn.functional.pad(values.double(), (0, width - len(values)), value=float("nan"))
+
+
+def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Relative error of a dense layer after each of `counts` removals (K + 1,), and what `survey` says of its inputs."""
+    xtx, inverse, ridge = dense.full_problem()
+    whole = max(_energy(xtx, dense.weight), 1e-300)
+    possible = counts[(counts > 0) & (counts < dense.blocks)]
     curve = torch.full((len(counts),), float("nan"), dtype=torch.float64)
     curve[0] = 0.0
+    order = torch.zeros(dense.blocks)
     if len(possible):
-        found = sweep(inverse, weight, int(possible[-1]), block=block, per_round=per_round)
+        found = sweep(inverse, dense.weight, int(possible[-1]), block=dense.block, per_round=per_round)
         # what the sweep counts is the error plus the ridge's penalty r ||W - V||^2, which is no error of the layer
-        energy = float((weight * (xtx @ weight)).sum())
-        curve[1 : len(possible) + 1] = ((found.errors - used * found.moved) / max(energy, 1e-300)).clamp_min(0.0)
-    return curve
+        curve[1 : len(possible) + 1] = ((found.errors - ridge * found.moved) / whole).clamp_min(0.0)
+        order[found.order] = (torch.arange(len(found.order)) // per_round + 1).float()
+    facts = {"energy": (xtx.diagonal() + ridge) * dense.weight.square().sum(1) / whole, "order": order,
+             "condition": ((xtx.diagonal() + ridge) * inverse.diagonal()).clamp_min(1.0).sqrt()}  # fmt: skip
+    for name in ("wanda-sp", "activation", "magnitude"):
+        facts[name] = metric(name)(dense, dense.blocks, torch.Generator()).scores
+    return curve, facts
+
+
+def _energy(xtx: Tensor, matrix: Tensor) -> float:
+    """||X M||^2 = tr(M^T C M) in the statistics' own precision."""
+    return float((matrix * (xtx @ matrix)).sum())
+
+
+def readings(dense: Dense) -> dict[str, Tensor]:
+    """Every way to score the inputs of a dense layer without removing any: name -> (n,), larger is worth more.
+
+    The metrics of `importance.neurons` (those of COMP before their first round), and two that COMP is not: "condition
+    alone", 1 / kappa, and "share of output", <a_i, Y> = (G 1)_i, which may be negative.
+    """
+    generator = torch.Generator().manual_seed(0)
+    gram = contributions(dense.xtx, dense.weight)
+    _, inverse, ridge = dense.full_problem()
+    matrix, mask_inverse = dense.mask_problem()
+    energy = (dense.xtx.diagonal() + ridge) * dense.weight.square().sum(1)
+    kappa = ((dense.xtx.diagonal() + ridge) * inverse.diagonal()).clamp_min(1.0).sqrt()
+    found = {
+        "full-condition": block_scores(inverse, dense.weight),
+        "mask-condition": matrix.diagonal() / condition_numbers(matrix, mask_inverse).square(),
+    }
+    found |= {
+        name: metric(name)(dense, dense.blocks, generator).scores
+        for name in METRICS
+        if name not in ("full-condition", "mask-condition", "energy")
+    }
+    return found | {"energy": energy, "condition alone": 1.0 / kappa, "share of output": gram.sum(1)}
+
+
+def condition_changes(xtx: Tensor) -> Tensor:
+    """How much the condition number of C (n, n) falls when one input leaves: cond(C) / cond(C without i), (n,).
+
+    n eigenvalue problems of size n - 1: a reading of "matrix condition" for small matrices only.
+    """
+
+    def condition(matrix: Tensor) -> float:
+        values = torch.linalg.eigvalsh(matrix)
+        return float(values[-1] / values[0])
+
+    whole = condition(xtx)
+    keep = lambda i: torch.arange(len(xtx)) != i  # noqa: E731
+    return torch.tensor([whole / condition(xtx[keep(i)][:, keep(i)]) for i in range(len(xtx))], dtype=torch.float64)
+
+
+@torch.no_grad()
+def single_removals(
+    model: nn.Module, ids: Tensor, unseen: Tensor, layer: int, neurons: list[int], ridge: float = 1e-2
+) -> dict[str, Tensor]:
+    """What removing one neuron costs, measured: all others fitted from scratch, once for each of `neurons` (k,).
+
+    Shares of ||X W||^2, tokens weighted: "none" and "retuned" (k,) on `ids`, "unseen" (k,) on the other text;
+    "objective" (k,): error plus the ridge's penalty on `ids`, what the least squares really minimise.
+    """
+
+    def compute() -> dict[str, Tensor]:
+        dense = dense_problem(model, ids, layer, ridge=ridge)
+        other = layer_gram(model, unseen, layer)["xtx"]
+        whole, whole_unseen = _energy(dense.xtx, dense.weight), _energy(other, dense.weight)
+        rows = []
+        for neuron in neurons:
+            kept = (torch.arange(dense.blocks) != neuron).nonzero().flatten()
+            fitted, used = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, kept, ridge)
+            gap = dense.weight - fitted
+            plain = dense.weight - only(dense.weight, kept)
+            error = _energy(dense.xtx, gap)
+            rows.append([_energy(dense.xtx, plain) / whole, error / whole, _energy(other, gap) / whole_unseen,
+                         (error + used * float(gap.square().sum())) / whole])  # fmt: skip
+        return dict(zip(("none", "retuned", "unseen", "objective"), torch.tensor(rows).double().T, strict=True))
+
+    settings = {"layer": layer, "neurons": list(neurons), "ridge": ridge, "unseen": _name(unseen)}
+    return cached("single-removals", model, ids, settings, compute)
+
+
+def _name(ids: Tensor) -> list:
+    """Of a second text, among the settings of a cached study."""
+    return [list(ids.shape), int((ids.flatten() * torch.arange(1, ids.numel() + 1)).sum())]
+
+
+@torch.no_grad()
+def choice_errors(
+    model: nn.Module,
+    ids: Tensor,
+    unseen: Tensor,
+    layer: int,
+    remove: int,
+    ridge: float = 1e-2,
+    names: Sequence[str] | None = None,
+    token_weights: bool = True,
+) -> dict[str, Tensor]:
+    """Error of down_proj when `remove` neurons go by each of `readings` (or of `names`); COMP's two go in rounds.
+
+    name -> (3,): not re-tuned, re-tuned, and the latter on the text `unseen`, as shares of ||X W||^2 with tokens
+    weighted or not; "kept:name" (k,): the neurons that stay. "full-condition, one look" takes no rounds.
+    """
+
+    def compute() -> dict[str, Tensor]:
+        dense = dense_problem(model, ids, layer, "mlp", ridge, token_weights)
+        other = layer_gram(model, unseen, layer, "mlp", token_weights)["xtx"]
+        found = {}
+        for name, kept in _choices(dense, dense.blocks - remove, names).items():
+            plain, gap = (dense.weight - fitted for fitted in _with_and_without(dense, kept))
+            whole, whole_other = _energy(dense.xtx, dense.weight), _energy(other, dense.weight)
+            errors = [_energy(dense.xtx, plain) / whole, _energy(dense.xtx, gap) / whole, _energy(other, gap) / whole_other]
+            found |= {f"kept:{name}": kept, name: torch.tensor(errors, dtype=torch.float64)}
+        return found
+
+    settings = {"layer": layer, "remove": remove, "ridge": ridge, "unseen": _name(unseen),
+                "names": None if names is None else list(names), "token_weights": token_weights}  # fmt: skip
+    return cached("choice-errors", model, ids, settings, compute)
+
+
+def _choices(dense: Dense, keep: int, names: Sequence[str] | None) -> dict[str, Tensor]:
+    """Name -> inputs that stay (keep,): COMP's metrics by their sweep, all others by their scores."""
+    in_rounds = [name for name in ("full-condition", "mask-condition") if names is None or name in names]
+    found = {name: metric(name)(dense, keep, torch.Generator()).kept for name in in_rounds}
+    if names is None or set(names) - set(found):
+        scored = readings(dense)
+        scored["full-condition, one look"] = scored.pop("full-condition")
+        del scored["mask-condition"]
+        found |= {name: top(scores, keep).kept for name, scores in scored.items() if names is None or name in names}
+    return found
+
+
+def _with_and_without(dense: Dense, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (n, m) that stay as they are, and fitted by least squares."""
+    fitted, _ = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, kept, dense.ridge)
+    return only(dense.weight, kept), fitted
+
+
+@torch.no_grad()
+def metric_perplexities(
+    model: nn.Module,
+    ids: Tensor,
+    evaluated: Tensor,
+    layers: Sequence[int],
+    fraction: float,
+    ridge: float = 1e-2,
+    names: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """Perplexity on `evaluated` when a fraction of the neurons of some layers goes by each metric.
+
+    All statistics are of the dense stream. name -> (2,): without recovery, and with least squares; "dense" (1,).
+    """
+
+    def compute() -> dict[str, Tensor]:
+        hidden, rope = _into(model, ids, 0)
+        models: dict[str, tuple[nn.Module, nn.Module]] = {}
+        for index, module in enumerate(model.model.layers[: max(layers) + 1]):
+            if index not in layers:
+                hidden = through(module, hidden, rope, hidden.device)
+                continue
+            grams, hidden = _grams(module, hidden, rope, (True,))
+            weight = module.mlp.down_proj.weight.detach().T.double()
+            dense = Dense(grams["mlp", True].xtx, weight, upstream(module, "mlp"), 1, ridge)
+            for name, kept in _choices(dense, dense.blocks - round(fraction * dense.blocks), names).items():
+                pair = models.setdefault(name, (share(model), share(model)))
+                for pruned, fitted in zip(pair, _with_and_without(dense, kept), strict=True):
+                    shrink_mlp(pruned.model.layers[index], kept, fitted)
+        found = {name: [perplexity(pruned, evaluated).perplexity for pruned in pair] for name, pair in models.items()}
+        return to_tensors(found | {"dense": [perplexity(model, evaluated).perplexity]})
+
+    settings = {"layers": list(layers), "fraction": fraction, "ridge": ridge, "evaluated": _name(evaluated),
+                "names": None if names is None else list(names)}  # fmt: skip
+    return cached("metric-perplexities", model, ids, settings, compute)

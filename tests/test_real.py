@@ -1,0 +1,52 @@
+"""End to end on the real model: SmolLM2-135M, pruned by a fifth, measured, saved, and loaded by plain transformers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from comp_lib.calibration import calibration_tokens
+from comp_lib.checkpoint import Provenance, save_checkpoint
+from comp_lib.evaluate import evaluation_tokens, perplexity
+from comp_lib.prune import Settings, prune
+from comp_lib.shape import Shape
+from comp_lib.text import load_text
+
+STOCK = """
+import sys, torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+assert not any(name.startswith("comp_lib") for name in sys.modules)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+assert type(model).__name__ == "LlamaForCausalLM"
+with torch.inference_mode():
+    save_file({"logits": model(torch.arange(100, 132)[None]).logits}, sys.argv[2])
+"""
+
+
+@pytest.mark.real
+def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_path):
+    model, tokenizer = real_model
+    ids = calibration_tokens("calibration", tokenizer, sequences=12, length=256, evaluated="evaluation")
+    windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=256, sequences=8)
+    dense = perplexity(model, windows)
+    comp = prune(model, ids, Settings(multiple=32), name="smollm2-135m")
+    tuned = perplexity(comp.model, windows)
+    untuned = perplexity(prune(model, ids, Settings(multiple=32, method="wanda-sp", recovery="none")).model, windows)
+
+    before, after = Shape.of(model), Shape.of(comp.model)
+    assert after.decoder <= 0.8 * before.decoder and after.stock
+    assert dense.loss < tuned.loss < dense.loss + 0.7  # the text for so little calibration is small: no headline
+    assert tuned.loss < untuned.loss - 0.05
+    assert all(0.0 < layer.error < 0.2 and layer.condition_max >= 1.0 for layer in comp.report.layers)
+
+    card = Provenance("smollm2-135m", before, "apache-2.0", "a test", "comp", "least-squares", "0")
+    folder = save_checkpoint(tmp_path / "small", comp.model, tokenizer, comp.plan, card)
+    subprocess.run([sys.executable, "-c", STOCK, folder, tmp_path / "logits.safetensors"], check=True)
+    with torch.inference_mode():
+        ours = comp.model(torch.arange(100, 132)[None]).logits
+    torch.testing.assert_close(load_file(tmp_path / "logits.safetensors")["logits"], ours, atol=1e-5, rtol=0)
