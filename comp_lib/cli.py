@@ -70,7 +70,7 @@ def prune(
     of: Annotated[str, typer.Option(help="What the ratio refers to: decoder or model.")] = "decoder",
     method: Annotated[str, typer.Option(help="comp, magnitude, wanda-sp or random.")] = "comp",
     layers: Annotated[str, typer.Option(help="Whole layers to drop: a number, or auto.")] = "auto",
-    layer_metric: Annotated[str, typer.Option(help="block-influence, loss or greedy.")] = "greedy",
+    layer_metric: Annotated[str, typer.Option(help="block-influence, loss or greedy.")] = "loss",
     widths: Annotated[str, typer.Option(help="uniform (stock checkpoint) or per-layer.")] = "uniform",
     kv_groups: Annotated[int | None, typer.Option(help="KV groups to keep in each layer (default: all).")] = None,
     recovery: Annotated[

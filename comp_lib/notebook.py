@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,11 @@ from transformers.utils import logging
 
 from .errors import InputError
 from .memory import check_memory
-from .models import EMBEDDED, load_model
+from .models import DTYPES, EMBEDDED, load_model
 from .plots import mime_bundle
 from .shape import Shape
 
-NEEDED = ("ipywidgets", "nbformat")  # what the extra brings and the kernel itself reads
+NEEDED = ("ipywidgets",)  # what the extra brings that a kernel can lack
 
 
 def start(
@@ -36,7 +37,8 @@ def start(
     if not progress:
         logging.disable_progress_bar()  # of transformers and of the Hub, until the kernel ends
     with capture_output(stdout=False, stderr=not progress, display=not progress):
-        check_memory(name, dtype)
+        if dtype in DTYPES:  # load_model says what is wrong with any other
+            check_memory(name, dtype)
         return load_model(name, dtype=dtype)
 
 
@@ -61,6 +63,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
     sides = ["---:" if all(_numeric(row[i]) for row in rows) else "---" for i in range(len(head))]
     cells = [head, sides, *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
     return Markdown("\n".join(f"| {' | '.join(row)} |" for row in cells))
+
+
+def side_by_side(texts: Mapping[str, str]) -> None:
+    """Display texts, each under its title, in columns; in plain words where there is no HTML."""
+    width = f"{100 / len(texts):.0f}%"
+    columns = (
+        f'<td style="width: {width}; text-align: left; vertical-align: top; white-space: pre-wrap"><b>{html.escape(title)}'
+        f"</b><br/>{html.escape(text)}</td>"
+        for title, text in texts.items()
+    )
+    plain = "\n\n".join(f"{title}:\n{text}" for title, text in texts.items())
+    display({"text/html": f"<table style=\"width: 100%\"><tr>{''.join(columns)}</tr></table>", "text/plain": plain}, raw=True)
 
 
 def _numeric(cell: object) -> bool:

@@ -29,7 +29,7 @@ from .stream import Progress, attention_step, batches, embed, mlp_step, no_progr
 from .surgery import keep_layers, shrink_attention, shrink_mlp, spread, update_config
 
 DEFAULTS = Settings()
-IMPORTANCE_SEQUENCES = 8  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
+IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,16 @@ def _layers_needed(shape: Shape, settings: Settings, options: dict) -> int:
     Measured (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping any.
     """
     for count in range(shape.layers):
+        last = count + 1 == shape.layers  # one layer is left: whatever it can still give must do
         try:
             plan = uniform_plan(shape, settings.ratio, drop=range(count), **options)
         except InputError:
-            if count + 1 == shape.layers:
+            if last:
                 raise
             continue
-        if min(plan.neurons) * 2 >= shape.neurons[-1]:
+        if last or min(plan.neurons) * 2 >= shape.neurons[-1]:
             return count
-    return 0
+    raise ValueError("expected a decoder with layers, got none")
 
 
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
@@ -109,12 +110,13 @@ def prune(
     """
     started, watch = time.perf_counter(), Watch()
     settings.check()
+    if ids.ndim != 2 or not ids.numel():
+        raise InputError(f"expected calibration tokens as sequences (S, L), got shape {tuple(ids.shape)}: give some text")
     before = Shape.of(model)
     importance = None
     if plan is None:
         plan, importance = make_plan(model, ids, settings, name, progress)
-    if plan.parent_layers != before.layers:
-        raise InputError(f"expected a plan for {before.layers} layers, got one for {plan.parent_layers}: plan anew")
+    _check_plan(plan, before)
     model = model if inplace else share(model)
     generator = torch.Generator().manual_seed(settings.seed)
     device = torch.device(settings.device)
@@ -170,6 +172,17 @@ def prune(
         parameters_after=Shape.of(model).total,
     )
     return Pruned(model, plan, report)
+
+
+def _check_plan(plan: Plan, shape: Shape) -> None:
+    """Raises InputError unless `plan` can be carried out on a decoder of this shape."""
+    plan.check()
+    if plan.parent_layers != shape.layers:
+        raise InputError(f"expected a plan for {shape.layers} layers, got one for {plan.parent_layers}: plan anew")
+    for name, kept, whole in (("neurons", plan.neurons, shape.neurons), ("KV groups", plan.kv_groups, shape.kv_groups)):
+        for layer, count in zip(plan.layers, kept, strict=True):
+            if count > whole[layer]:
+                raise InputError(f"expected at most {whole[layer]} {name} in layer {layer}, got {count}: plan anew")
 
 
 def _layer_report(index: int, attention: _Outcome, mlp: _Outcome, seconds: float, peak: float) -> LayerReport:

@@ -21,7 +21,7 @@ class Settings:
     of: str = "decoder"  # what the ratio refers to: "decoder" or "model"
     method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
     layers: int | str = "auto"  # whole layers to drop; "auto": only as many as widths alone cannot carry
-    layer_metric: str = "greedy"  # block influence is the paper's, but fooled by some layers
+    layer_metric: str = "loss"  # block influence, the paper's, is fooled by some layers; greedy costs a round per layer
     widths: str = "uniform"  # "uniform": stock checkpoint; "per-layer": by layer importance
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES

@@ -133,6 +133,8 @@ def test_paper_plan_starves_no_layer():
     plan = paper_plan(EVEN, 0.5, [1e-9, 1.0, 1.0, 1.0], multiple=8)
     assert plan.neurons[0] == 8  # a tenth of 128, in whole multiples
     assert plan.removed >= 0.5 and min(plan.neurons[1:]) > 8
+    # exactly a tenth, though 120 * (1 - 0.9) is a little less than 12
+    assert paper_plan(shape_of([120] * 4, [2] * 4), 0.4, [1e-9, 1.0, 1.0, 1.0], multiple=1).neurons[0] == 12
 
 
 def test_paper_plan_with_equal_importance_is_the_uniform_plan():

@@ -24,7 +24,7 @@ from comp_lib.settings import METHODS, RECOVERIES, Settings
 from comp_lib.shape import Shape
 from comp_lib.stream import embed, rotary, through
 
-SMALL = Settings(ratio=0.25, multiple=4)
+SMALL = Settings(ratio=0.25, multiple=4, layer_metric="greedy")
 
 
 @torch.inference_mode()
@@ -142,6 +142,9 @@ def test_removed_is_what_really_went(name, options):
     assert [len(kept) for kept in done.plan.kept_neurons] == list(done.plan.neurons)
     assert [len(kept) for kept in done.plan.kept_groups] == list(done.plan.kv_groups)
     assert Plan.from_json(done.plan.to_json()) == done.plan
+    config = done.model.config
+    assert config.num_hidden_layers == len(done.plan.layers)
+    assert (config.intermediate_size, config.num_key_value_heads) == (done.plan.neurons[0], done.plan.kv_groups[0])
     assert logits(done.model, ids).isfinite().all()
 
 
@@ -341,6 +344,21 @@ def test_dense_target_repairs_dropped_layers_in_layers_that_are_whole(name):
     assert stream_error(dense, parent, ids) < stream_error(own, parent, ids)
 
 
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
+def test_both_targets_agree_where_the_stream_is_still_the_dense_one(name):
+    """What the dense stream misses is then the layer's own output, without the bias that is added anyway."""
+    parent, ids = build(name), tokens(8)
+    for part, plan in (
+        ("mlp.down_proj", whole_plan(parent, neurons=(20, 48, 48))),
+        ("self_attn.o_proj", whole_plan(parent, kv_groups=(1, 2, 2))),
+    ):
+        targets = [replace(SMALL, target=target) for target in ("self", "dense")]
+        own, dense = (prune(parent, ids, settings, plan=plan).model for settings in targets)
+        weights = [m.model.layers[0].get_submodule(part).weight for m in (own, dense)]
+        assert weights[0].shape != parent.model.layers[0].get_submodule(part).weight.shape
+        torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
+
+
 def test_dense_target_repairs_attention_in_the_mlp_of_the_same_layer():
     parent, ids = build(), tokens(8)
     plan = whole_plan(parent, kv_groups=(2, 2, 1))
@@ -441,7 +459,7 @@ def half_width_rule(shape: Shape, ratio: float, **options) -> int:
     raise AssertionError("choose another ratio for the test")
 
 
-@pytest.mark.parametrize(("ratio", "count"), [(0.1, 0), (0.25, 0), (0.4, 1), (0.7, 3), (0.85, 4)])
+@pytest.mark.parametrize(("ratio", "count"), [(0.1, 0), (0.25, 0), (0.3, 1), (0.4, 1), (0.7, 3), (0.85, 4)])
 def test_auto_drops_only_the_layers_that_widths_cannot_carry(ratio, count):
     parent, ids = build(num_hidden_layers=5), tokens(2)
     assert half_width_rule(Shape.of(parent), ratio, multiple=4) == count

@@ -1,4 +1,4 @@
-"""The families and configs that the core must work for, as tiny random models: `tiny_llama` of conftest, and its kin."""
+"""The families and configs that the core must work for, as tiny random models: `tiny_llama` and its kin."""
 
 from __future__ import annotations
 

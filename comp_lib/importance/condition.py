@@ -85,7 +85,7 @@ def block_scores(inverse: Tensor, weights: Tensor, block: int = 1) -> Tensor:
     return (rows * torch.linalg.solve(inner, rows)).sum((1, 2))
 
 
-def sweep(inverse: Tensor, weights: Tensor, remove: int, *, block: int = 1, per_round: int = 16) -> Sweep:
+def sweep(inverse: Tensor, weights: Tensor, remove: int, *, block: int = 1, per_round: int = 32) -> Sweep:
     """Remove `remove` blocks, the least important first, at most `per_round` at a time, re-tuning the rest each time.
 
     inverse: P = H^-1 (n, n); weights: W (n, m), both float64; neither is changed.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullLocator
 
 from .base import COLOURS, figure_with_axes
 
@@ -30,13 +30,13 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
             axis.plot([], [], color=colour, lw=2.5, label=name)
         axis.plot([along, along], [0, first[1]], "--", color="black", lw=1.5, label="what is lost")
         reach = 1.15 * max(second[0], *np.abs(first))
-        axis.set(xlim=(min(0.0, along) - 0.1 * reach, reach), ylim=(-0.25 * reach, 0.85 * reach), aspect="equal")
+        axis.set(xlim=(min(0.0, along) - 0.1 * reach, reach), ylim=(-0.3 * reach, reach), aspect="equal")
         kappa = (g11 / cost) ** 0.5 if cost else float("inf")
         axis.set_title(f"{label}\nκ₁ = {kappa:.2f},  s₁ = {cost:.2f}", fontsize=10)
         axis.set_xlabel("along a₂ (units of y)")
-        words.append(f"{label}: {angle:.0f} degrees between the two, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}")
+        words.append(f"{label}: {angle:.0f} degrees apart, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}")
     axes[0][0].set_ylabel("across a₂ (units of y)")
-    axes[0][0].legend(fontsize=8, loc="upper left")
+    axes[0][0].legend(fontsize=8, loc="upper right")
     figure.alt_text = (
         "Two arrows for two contributions; the dashed line from the tip of the first down to the second is what is "
         f"lost when the first goes and the second is re-tuned. {'; '.join(words)}."
@@ -65,6 +65,19 @@ def plot_correlations(gram: np.ndarray, neurons: Sequence[int], title: str) -> F
     return figure
 
 
+def _plain_ticks(axis, limits: tuple[float, float], percent: bool = False) -> None:
+    """Ticks that a person would choose, for a logarithmic axis (`Axes.xaxis`, say) that may span less than a decade."""
+    low, high = limits
+    span = np.log10(high / low)
+    steps = (1, 1.5, 2, 3, 4, 5, 7) if span < 1 else (1, 2, 5) if span < 2 else (1, 3) if span < 3 else (1,)
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+    if len(ticks) < 3:
+        ticks = np.linspace(low, high, 7)[1:-1]
+    axis.set_ticks(ticks, [f"{100 * tick:.3g}%" if percent else f"{tick:,.4g}" for tick in ticks])
+    axis.set_minor_locator(NullLocator())
+
+
 def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarray) -> None:
     """Energy against condition with lines of equal cost; energy (n,) relative, removed (n,) of bool."""
     for chosen, colour, marker, label in ((~removed, KEPT, "o", "kept"), (removed, REMOVED, "x", "removed")):
@@ -81,9 +94,11 @@ def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarra
         edge = 10.0**power * high**2  # where the line leaves at the top, or the height at which it leaves on the right
         spot = (edge, high) if left < edge < right else (right, np.sqrt(right / 10.0**power))
         if low < spot[1] <= high and left < spot[0] <= right:
-            axis.annotate(f"{100 * 10.0**power:g}%", spot, fontsize=7, color="dimgrey", ha="right", va="top")
+            axis.annotate(f"{100 * 10.0**power:g}%", spot, xytext=(-3, -3), textcoords="offset points", fontsize=7,
+                          color="dimgrey", ha="right", va="top")  # fmt: skip
     axis.set(xlim=(left, right), ylim=(low, high))
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    _plain_ticks(axis.xaxis, (left, right), percent=True)
+    _plain_ticks(axis.yaxis, (low, high))
 
 
 def plot_energy_condition(
@@ -103,8 +118,8 @@ def plot_energy_condition(
     figure.alt_text = (
         f"{title}. Scatter of {len(energy):,} neurons: energy from {energy.min():.2g} to {energy.max():.2g} of the "
         f"output's, condition from {condition.min():.2f} to {condition.max():.2f}, median {np.median(condition):.2f}. "
-        f"{int(removed.sum()):,} neurons are marked as removed; their costs add up to {costs[removed].sum():.3g}, those "
-        f"of the kept ones to {costs[~removed].sum():.3g}."
+        f"{int(removed.sum()):,} neurons are marked as removed; their costs add up to {costs[removed].sum():.3g}, "
+        f"those of the kept ones to {costs[~removed].sum():.3g}."
     )
     if picked is not None:
         figure.alt_text += f" Neuron {picked} has energy {energy[picked]:.2g} and condition {condition[picked]:.2f}."
@@ -137,9 +152,10 @@ def plot_choices(
 def plot_against_measured(
     scores: Mapping[str, np.ndarray], measured: np.ndarray, correlations: Mapping[str, float], what: str
 ) -> Figure:
-    """One panel for each metric: its scores (k,) of some neurons against what their removal was measured to cost (k,)."""
-    rows = -(-len(scores) // 4)
-    figure, axes = figure_with_axes(rows, 4, (11.0, 2.7 * rows), sharey=True, squeeze=False)
+    """One panel for each metric: its scores (k,) of some neurons against the measured cost of removing each (k,)."""
+    columns = 5
+    rows = -(-len(scores) // columns)
+    figure, axes = figure_with_axes(rows, columns, (12.0, 2.6 * rows), sharey=True, squeeze=False)
     for axis, (name, values) in zip(axes.flat, scores.items(), strict=False):
         values = np.asarray(values)
         axis.scatter(values, measured, s=14, c=[KEPT], alpha=0.75)
@@ -147,20 +163,22 @@ def plot_against_measured(
         if (values > 0).all():
             axis.set_xscale("log")
         else:  # a share can be negative
-            axis.set_xscale("symlog", linthresh=float(np.abs(values[values != 0]).min()) or 1.0)
-            axis.tick_params(axis="x", labelsize=7)
+            size = float(np.median(np.abs(values)))
+            axis.set_xscale("symlog", linthresh=size)
+            axis.set_xticks([-10 * size, 0, 10 * size], [f"{-10 * size:.0e}", "0", f"{10 * size:.0e}"])
+        axis.tick_params(labelsize=8)
         axis.minorticks_off()
-        axis.set_title(f"{name}: ρ = {correlations[name]:.2f}", fontsize=10)
+        axis.set_title(f"{name}: ρ = {correlations[name]:.2f}", fontsize=9)
     for axis in axes.flat[len(scores) :]:
         axis.set_axis_off()
     for axis in axes[:, 0]:
         axis.set_ylabel(what, fontsize=9)
     for place in range(len(scores)):
-        if place + 4 >= len(scores):
+        if place + columns >= len(scores):
             axes.flat[place].set_xlabel("score (its own unit)", fontsize=9)
     ranking = sorted(correlations, key=lambda name: -correlations[name])
     figure.alt_text = (
-        f"Scatter plots of {len(measured)} neurons, score against measured cost of removal. Spearman rank correlations: "
+        f"Scatter plots of {len(measured)} neurons, score against measured cost of removal. Spearman correlations: "
         + ", ".join(f"{name} {correlations[name]:.2f}" for name in ranking)
         + "."
     )
@@ -181,29 +199,17 @@ def plot_outcomes(outcomes: Mapping[str, Mapping[str, float]], what: str, refere
     if reference is not None:
         axis.axvline(reference, color="black", ls="--", lw=1, label="dense model")
     axis.set_xscale("log")
-    _plain_ticks(axis, percent)
+    _plain_ticks(axis.xaxis, axis.get_xlim(), percent)
     axis.set_xlabel(what)
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     shown = "{:.1%}" if percent else "{:.2f}"
-    figure.alt_text = f"Dots for {len(names)} metrics, {what}. " + " ".join(
-        f"{recovery.capitalize()}: " + ", ".join(f"{name} {shown.format(table[name])}" for name in reversed(names)) + "."
-        for recovery, table in outcomes.items()
-    )
+    figure.alt_text = f"Dots for {len(names)} metrics, {what}."
+    for recovery, table in outcomes.items():
+        listed = ", ".join(f"{name} {shown.format(table[name])}" for name in reversed(names))
+        figure.alt_text += f" {recovery.capitalize()}: {listed}."
     if reference is not None:
         figure.alt_text += f" The dense model has {shown.format(reference)}."
     return figure
-
-
-def _plain_ticks(axis, percent: bool) -> None:
-    """Ticks that a person would choose, on a logarithmic x axis that may span less than a decade."""
-    low, high = axis.get_xlim()
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    steps = (1, 1.5, 2, 3, 5, 7) if np.log10(high / low) < 1.5 else (1, 3) if np.log10(high / low) < 3 else (1,)
-    ticks = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
-    if len(ticks) < 3:
-        ticks = np.linspace(low, high, 7)[1:-1]
-    axis.set_xticks(ticks, [f"{100 * t:.3g}%" if percent else f"{t:,.4g}" for t in ticks])
-    axis.minorticks_off()
 
 
 def plot_ridges(ridges: Sequence[float], seen: Sequence[float], unseen: Sequence[float], condition: Sequence[float],
@@ -220,11 +226,12 @@ def plot_ridges(ridges: Sequence[float], seen: Sequence[float], unseen: Sequence
     right.plot(ridges, condition, "o-", color=COLOURS[2])
     right.set(xscale="log", yscale="log", xlabel="ridge λ (of the mean energy of an input)",
               ylabel="median condition κ", title="The ridge also tames the condition")  # fmt: skip
+    _plain_ticks(right.yaxis, right.get_ylim())
     figure.alt_text = (
         f"Two line charts over ridges from {ridges[0]:g} to {ridges[-1]:g}. Left: the error on the calibration text "
         f"grows from {seen[0]:.1%} to {seen[-1]:.1%}; on unseen text it starts at {unseen[0]:.1%}, is lowest at "
-        f"{unseen[best]:.1%} with a ridge of {ridges[best]:g}, and ends at {unseen[-1]:.1%}. Right: the median condition "
-        f"falls from {condition[0]:.2f} to {condition[-1]:.2f}."
+        f"{unseen[best]:.1%} with a ridge of {ridges[best]:g}, and ends at {unseen[-1]:.1%}. Right: the median "
+        f"condition falls from {condition[0]:.2f} to {condition[-1]:.2f}."
     )
     return figure
 
@@ -239,7 +246,8 @@ def plot_token_energy(norms: np.ndarray, plain: np.ndarray, weighted: np.ndarray
     left.set(xscale="log", yscale="log", xlabel="position in the sequence (first = 1)", ylabel="‖h_t‖ behind the layer",
              title=title)  # fmt: skip
     tokens = np.arange(1, norms.size + 1)
-    for values, colour, style, name in ((plain, REMOVED, "-", "as they are"), (weighted, KEPT, "--", "divided by ‖h_t‖")):
+    styles = ((plain, REMOVED, "-", "as they are"), (weighted, KEPT, "--", "divided by ‖h_t‖"))
+    for values, colour, style, name in styles:
         ordered = np.sort(values.flatten())[::-1].cumsum() / values.sum()
         right.plot(tokens, 100 * ordered, style, color=colour, label=name)
     right.set(xscale="log", xlabel="tokens, loudest first", ylabel="share of tr C (%)", ylim=(0, 103),
@@ -248,8 +256,8 @@ def plot_token_energy(norms: np.ndarray, plain: np.ndarray, weighted: np.ndarray
     few = norms.shape[0]
     top = lambda values: np.sort(values.flatten())[::-1][:few].sum() / values.sum()  # noqa: E731
     figure.alt_text = (
-        f"Left: norm of the residual stream by position; the first token's is {np.median(norms[:, 0]):.3g}, the median of "
-        f"the others {np.median(norms[:, 1:]):.3g}. Right: of {norms.size:,} tokens, the {few} loudest hold "
-        f"{top(plain):.1%} of the Gram matrix's trace as they are, and {top(weighted):.1%} when each is divided by its norm."
+        f"Left: norm of the residual stream by position; the first token's is {np.median(norms[:, 0]):.3g}, the median "
+        f"of the others {np.median(norms[:, 1:]):.3g}. Right: of {norms.size:,} tokens, the {few} loudest hold "
+        f"{top(plain):.1%} of the Gram matrix's trace as they are, and {top(weighted):.1%} when divided by their norms."
     )
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..plan import Plan
 from .base import COLOURS, figure_with_axes
@@ -36,11 +37,13 @@ def plot_pruned(importance: Sequence[float], plan: Plan, parent_neurons: Sequenc
     bottom.bar(plan.layers, [100 * error for error in errors], color=COLOURS[1])
     bottom.set_ylabel("error left after\nrecovery (% of energy)")
     bottom.set_xlabel("decoder layer of the parent")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    low, high = min(plan.neurons), max(plan.neurons)
     worst = max(range(len(errors)), key=errors.__getitem__)
     figure.alt_text = (
         f"Three bar charts over {plan.parent_layers} decoder layers. {metric.capitalize()} is highest in layer "
         f"{max(layers, key=lambda i: importance[i])} and lowest in layer {min(layers, key=lambda i: importance[i])}. "
-        f"{len(dropped)} layers were dropped; the others keep {min(plan.neurons)} to {max(plan.neurons)} of "
+        f"{len(dropped)} layers were dropped; the others keep {low if low == high else f'{low} to {high}'} of "
         f"{max(parent_neurons)} neurons. The error left is largest in layer {plan.layers[worst]}, "
         f"{errors[worst]:.1%} of the layer's energy."
     )

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 
 from ..cache import cached, to_tensors
 from ..errors import InputError
-from ..evaluate import perplexity
-from ..gram import Gram, contributions
+from ..gram import Gram, contributions, residual_energy
 from ..gram import token_weights as inverse_norms
 from ..importance.condition import block_scores, condition_numbers, sweep
 from ..importance.neurons import METRICS, Dense, metric, top
 from ..prune import share, upstream
 from ..recover import least_squares, only
 from ..shape import Shape
-from ..stream import attention_step, batches, embed, mlp_step, rotary, through
+from ..stream import attention_step, batches, embed, mlp_step, rotary, sequence_losses, through
 from ..surgery import shrink_mlp
 
 WHICH = ("mlp", "attention")
@@ -130,11 +129,13 @@ def dense_problem(
     return Dense(xtx, weight, upstream(model.model.layers[layer], which).cpu(), block, ridge)
 
 
-def error_curves(model: nn.Module, ids: Tensor, ridge: float = 1e-2, block_rounds: int = 64) -> dict[str, Tensor]:
+def error_curves(
+    model: nn.Module, ids: Tensor, ridge: float = 1e-2, block_rounds: int | None = None
+) -> dict[str, Tensor]:
     """Error against width, for every layer at once: what is lost when so many neurons or KV groups go.
 
-    Each layer is swept on its own (full least squares, `block_rounds` neurons a round, at most 60% of them) while the
-    dense model streams by once. Returns, for K rounds of the widest layer:
+    Each layer is swept on its own (full least squares, `block_rounds` neurons a round, by default a 24th of the widest
+    layer, at most 60% of them) while the dense model streams by once. Returns, for K rounds of the widest layer:
 
         counts (K + 1,)         neurons gone: 0, block_rounds, 2 block_rounds, ...
         errors (layers, K + 1)  ||X W - X V||^2 / ||X W||^2 of down_proj, tokens weighted; NaN beyond a narrow layer
@@ -145,18 +146,19 @@ def error_curves(model: nn.Module, ids: Tensor, ridge: float = 1e-2, block_round
 
 
 @torch.no_grad()
-def survey(model: nn.Module, ids: Tensor, ridge: float = 1e-2, block_rounds: int = 64) -> dict[str, Tensor]:
+def survey(model: nn.Module, ids: Tensor, ridge: float = 1e-2, block_rounds: int | None = None) -> dict[str, Tensor]:
     """All layers in one walk: `error_curves`, and for each neuron (layers, n) of down_proj, NaN in a narrow layer:
 
         energy     C_ii ||w_i||^2 as a share of ||X W||^2, with the ridge's part of C_ii
         condition  kappa; energy / condition^2 is the cost
-        order      the round in which the sweep removes it, from 1; 0: it never does
+        order      its place in the sweep's order of removal, from 1; 0: the sweep ends before
         wanda-sp, activation, magnitude: scores of those metrics
     """
-    if block_rounds < 1:
-        raise InputError(f"expected at least 1 neuron a round, got {block_rounds}: raise block_rounds")
     shape = Shape.of(model)
     widest = max(shape.neurons)
+    block_rounds = max(1, widest // 24) if block_rounds is None else block_rounds
+    if block_rounds < 1:
+        raise InputError(f"expected at least 1 neuron a round, got {block_rounds}: raise block_rounds")
     counts = torch.arange(math.floor(FURTHEST * widest / block_rounds) + 1) * block_rounds
     group_counts = torch.arange(max(shape.kv_groups))
 
@@ -185,7 +187,7 @@ def _padded(values: Tensor, width: int) -> Tensor:
 
 
 def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Relative error of a dense layer after each of `counts` removals (K + 1,), and what `survey` says of its inputs."""
+    """Relative error of a dense layer after each of `counts` removals (K + 1,), and its inputs' facts for `survey`."""
     xtx, inverse, ridge = dense.full_problem()
     whole = max(_energy(xtx, dense.weight), 1e-300)
     possible = counts[(counts > 0) & (counts < dense.blocks)]
@@ -196,7 +198,7 @@ def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[s
         found = sweep(inverse, dense.weight, int(possible[-1]), block=dense.block, per_round=per_round)
         # what the sweep counts is the error plus the ridge's penalty r ||W - V||^2, which is no error of the layer
         curve[1 : len(possible) + 1] = ((found.errors - ridge * found.moved) / whole).clamp_min(0.0)
-        order[found.order] = (torch.arange(len(found.order)) // per_round + 1).float()
+        order[found.order] = torch.arange(1.0, len(found.order) + 1)
     facts = {"energy": (xtx.diagonal() + ridge) * dense.weight.square().sum(1) / whole, "order": order,
              "condition": ((xtx.diagonal() + ridge) * inverse.diagonal()).clamp_min(1.0).sqrt()}  # fmt: skip
     for name in ("wanda-sp", "activation", "magnitude"):
@@ -205,8 +207,8 @@ def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[s
 
 
 def _energy(xtx: Tensor, matrix: Tensor) -> float:
-    """||X M||^2 = tr(M^T C M) in the statistics' own precision."""
-    return float((matrix * (xtx @ matrix)).sum())
+    """||X M||^2 = tr(M^T C M): C (n, n), M (n, m)."""
+    return residual_energy(xtx, matrix, torch.zeros_like(matrix))
 
 
 def readings(dense: Dense) -> dict[str, Tensor]:
@@ -254,24 +256,22 @@ def single_removals(
 ) -> dict[str, Tensor]:
     """What removing one neuron costs, measured: all others fitted from scratch, once for each of `neurons` (k,).
 
-    Shares of ||X W||^2, tokens weighted: "none" and "retuned" (k,) on `ids`, "unseen" (k,) on the other text;
-    "objective" (k,): error plus the ridge's penalty on `ids`, what the least squares really minimise.
+    Shares of ||X W||^2, tokens weighted: "retuned" (k,) on `ids`, "unseen" (k,) on the other text, and "objective" (k,),
+    the error on `ids` plus the ridge's penalty, which is what the least squares minimise.
     """
 
     def compute() -> dict[str, Tensor]:
         dense = dense_problem(model, ids, layer, ridge=ridge)
         other = layer_gram(model, unseen, layer)["xtx"]
         whole, whole_unseen = _energy(dense.xtx, dense.weight), _energy(other, dense.weight)
-        rows = []
+        target, rows = dense.xtx @ dense.weight, []
         for neuron in neurons:
             kept = (torch.arange(dense.blocks) != neuron).nonzero().flatten()
-            fitted, used = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, kept, ridge)
+            fitted, used = least_squares(dense.xtx, target, dense.weight, kept, ridge)
             gap = dense.weight - fitted
-            plain = dense.weight - only(dense.weight, kept)
-            error = _energy(dense.xtx, gap)
-            rows.append([_energy(dense.xtx, plain) / whole, error / whole, _energy(other, gap) / whole_unseen,
-                         (error + used * float(gap.square().sum())) / whole])  # fmt: skip
-        return dict(zip(("none", "retuned", "unseen", "objective"), torch.tensor(rows).double().T, strict=True))
+            error, penalty = _energy(dense.xtx, gap), used * float(gap.square().sum())
+            rows.append([error / whole, _energy(other, gap) / whole_unseen, (error + penalty) / whole])
+        return dict(zip(("retuned", "unseen", "objective"), torch.tensor(rows).double().T, strict=True))
 
     settings = {"layer": layer, "neurons": list(neurons), "ridge": ridge, "unseen": _name(unseen)}
     return cached("single-removals", model, ids, settings, compute)
@@ -302,12 +302,14 @@ def choice_errors(
     def compute() -> dict[str, Tensor]:
         dense = dense_problem(model, ids, layer, "mlp", ridge, token_weights)
         other = layer_gram(model, unseen, layer, "mlp", token_weights)["xtx"]
-        found = {}
+        target, found = dense.xtx @ dense.weight, {}
+        whole, whole_other = _energy(dense.xtx, dense.weight), _energy(other, dense.weight)
         for name, kept in _choices(dense, dense.blocks - remove, names).items():
-            plain, gap = (dense.weight - fitted for fitted in _with_and_without(dense, kept))
-            whole, whole_other = _energy(dense.xtx, dense.weight), _energy(other, dense.weight)
-            errors = [_energy(dense.xtx, plain) / whole, _energy(dense.xtx, gap) / whole, _energy(other, gap) / whole_other]
-            found |= {f"kept:{name}": kept, name: torch.tensor(errors, dtype=torch.float64)}
+            plain = dense.weight - only(dense.weight, kept)
+            gap = dense.weight - least_squares(dense.xtx, target, dense.weight, kept, ridge)[0]
+            seen = [_energy(dense.xtx, plain) / whole, _energy(dense.xtx, gap) / whole]
+            errors = torch.tensor([*seen, _energy(other, gap) / whole_other], dtype=torch.float64)
+            found |= {f"kept:{name}": kept, name: errors}
         return found
 
     settings = {"layer": layer, "remove": remove, "ridge": ridge, "unseen": _name(unseen),
@@ -327,12 +329,6 @@ def _choices(dense: Dense, keep: int, names: Sequence[str] | None) -> dict[str, 
     return found
 
 
-def _with_and_without(dense: Dense, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (n, m) that stay as they are, and fitted by least squares."""
-    fitted, _ = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, kept, dense.ridge)
-    return only(dense.weight, kept), fitted
-
-
 @torch.no_grad()
 def metric_perplexities(
     model: nn.Module,
@@ -349,22 +345,36 @@ def metric_perplexities(
     """
 
     def compute() -> dict[str, Tensor]:
-        hidden, rope = _into(model, ids, 0)
+        first = min(layers)
+        hidden, rope = _into(model, ids, first)
         models: dict[str, tuple[nn.Module, nn.Module]] = {}
-        for index, module in enumerate(model.model.layers[: max(layers) + 1]):
+        for index in range(first, max(layers) + 1):
+            module = model.model.layers[index]
             if index not in layers:
                 hidden = through(module, hidden, rope, hidden.device)
                 continue
             grams, hidden = _grams(module, hidden, rope, (True,))
-            weight = module.mlp.down_proj.weight.detach().T.double()
-            dense = Dense(grams["mlp", True].xtx, weight, upstream(module, "mlp"), 1, ridge)
+            xtx, weight = grams["mlp", True].xtx, module.mlp.down_proj.weight.detach().T.double()
+            target = xtx @ weight
+            dense = Dense(xtx, weight, upstream(module, "mlp"), 1, ridge)
             for name, kept in _choices(dense, dense.blocks - round(fraction * dense.blocks), names).items():
-                pair = models.setdefault(name, (share(model), share(model)))
-                for pruned, fitted in zip(pair, _with_and_without(dense, kept), strict=True):
-                    shrink_mlp(pruned.model.layers[index], kept, fitted)
-        found = {name: [perplexity(pruned, evaluated).perplexity for pruned in pair] for name, pair in models.items()}
-        return to_tensors(found | {"dense": [perplexity(model, evaluated).perplexity]})
+                plain, tuned = models.setdefault(name, (share(model), share(model)))
+                shrink_mlp(plain.model.layers[index], kept)
+                shrink_mlp(tuned.model.layers[index], kept, least_squares(xtx, target, weight, kept, ridge)[0])
+        hidden, rope = _into(model, evaluated, first)  # up to there all models are the same
+        judge = lambda judged: _perplexity_behind(judged, hidden, rope, first, evaluated)  # noqa: E731
+        found = {name: [judge(plain), judge(tuned)] for name, (plain, tuned) in models.items()}
+        return to_tensors(found | {"dense": [judge(model)]})
 
     settings = {"layers": list(layers), "fraction": fraction, "ridge": ridge, "evaluated": _name(evaluated),
                 "names": None if names is None else list(names)}  # fmt: skip
     return cached("metric-perplexities", model, ids, settings, compute)
+
+
+def _perplexity_behind(
+    model: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], first: int, ids: Tensor
+) -> float:
+    """Perplexity of `ids` (S, L), given the hidden states (S, L, d) that flow into the layer `first`."""
+    for module in model.model.layers[first:]:
+        hidden = through(module, hidden, rope, hidden.device)
+    return float(sequence_losses(model, hidden, ids).mean().exp())

@@ -1,0 +1,99 @@
+"""Run notebooks and keep what they show: `python notebooks/store.py [--clean] NOTEBOOK ...`
+
+Each notebook is executed from a fresh kernel in its own folder and written back with its outputs. What would differ
+from run to run or from machine to machine for no reason is left out: timestamps, versions, the state of widgets, the
+pieces in which a stream arrived. With --clean nothing is executed, only tidied. Exercises hold stubs, which cannot
+run: they are stored without outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+TIMEOUT = 300  # seconds for a cell
+WIDGET = "application/vnd.jupyter.widget-view+json"
+NO_WIDGET = "An interactive view: run this notebook to use it."
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
+
+
+def is_exercise(path: Path) -> bool:
+    """Whether a notebook holds stubs for the reader to fill in."""
+    return path.parent.name == "exercises"
+
+
+def tidy(notebook: NotebookNode, exercise: bool = False) -> NotebookNode:
+    """The notebook (a new one) as it is stored: the same results, the same bytes."""
+    notebook = nbformat.from_dict(notebook)
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
+    notebook.nbformat, notebook.nbformat_minor = 4, max(5, notebook.nbformat_minor)
+    for cell in notebook.cells:
+        kept = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        cell.metadata = nbformat.from_dict(kept)
+        if cell.cell_type == "code":
+            cell.outputs = [] if exercise else _outputs(cell.outputs)
+            cell.execution_count = None if exercise else cell.execution_count
+    return notebook
+
+
+def _outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs without widget views, whose models died with the kernel; neighbouring pieces of a stream become one."""
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type in ("display_data", "execute_result"):
+            output.metadata = NotebookNode()
+            if WIDGET in output.data:
+                output.data = NotebookNode({"text/plain": NO_WIDGET})
+        if kept and output.output_type == "stream" and kept[-1].get("name") == output.name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
+
+
+def execute(path: Path) -> NotebookNode:
+    """The notebook of that path, run from a fresh kernel in its folder. Raises CellExecutionError."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name=KERNEL["name"], resources=resources,
+                            record_timing=False, store_widget_state=False)  # fmt: skip
+    return client.execute()
+
+
+def store(path: Path, run: bool = True) -> None:
+    """Execute (if `run`), tidy and write back; a notebook that fails stays as it was."""
+    run = run and not is_exercise(path)
+    notebook = execute(path) if run else nbformat.read(path, as_version=4)
+    notebook = tidy(notebook, is_exercise(path))
+    nbformat.validate(notebook)
+    nbformat.write(notebook, path)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Run notebooks and store their outputs.")
+    parser.add_argument("--clean", action="store_true", help="only tidy, do not run")
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    options = parser.parse_args(arguments)
+    failed = []
+    for path in options.notebooks:
+        started = time.perf_counter()
+        try:
+            store(path, run=not options.clean)
+        except CellExecutionError as error:
+            failed.append(path)
+            print(f"{path}: FAILED, left as it was\n{error}", file=sys.stderr)
+        else:
+            print(f"{path}: {time.perf_counter() - started:.0f} s", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,232 @@
+"""The cache of statistics: right entry or none, whatever else happens on the disk at the same time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import randomise
+
+from comp_lib import cache
+from comp_lib.cache import cache_size, cached, clear_cache, fingerprint, statistics_folder, to_tensors
+from comp_lib.errors import InputError
+
+IDS = torch.arange(12).view(2, 6)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
+    return tmp_path / "statistics"
+
+
+class Counted:
+    """A computation that counts how often it was asked for."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return {"a": torch.arange(6.0).view(2, 3).double(), "b": torch.tensor([self.calls])}
+
+
+def test_the_second_call_reads_what_the_first_computed(tiny_llama, folder):
+    model, compute = tiny_llama(), Counted()
+    first = cached("gram", model, IDS, {"ridge": 0.1}, compute)
+    second = cached("gram", model, IDS, {"ridge": 0.1}, compute)
+    assert compute.calls == 1 and set(second) == {"a", "b"}
+    for name in first:
+        assert torch.equal(first[name], second[name]) and first[name].dtype == second[name].dtype
+    assert [path.suffix for path in folder.iterdir()] == [".safetensors"]
+
+
+def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, monkeypatch):
+    model, compute = tiny_llama(), Counted()
+    ask = [
+        ("gram", model, IDS, {"ridge": 0.1}),
+        ("other", model, IDS, {"ridge": 0.1}),
+        ("gram", tiny_llama(seed=1), IDS, {"ridge": 0.1}),
+        ("gram", model, IDS + 1, {"ridge": 0.1}),
+        ("gram", model, IDS.view(3, 4), {"ridge": 0.1}),
+        ("gram", model, IDS, {"ridge": 0.2}),
+    ]
+    found = [int(cached(*arguments, compute)["b"]) for arguments in ask]
+    assert found == [1, 2, 3, 4, 5, 6]
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
+    assert int(cached(*ask[0], compute)["b"]) == 7
+    assert cache_size()[0] == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_one_changed_weight_is_another_model(tiny_llama, dtype):
+    model = tiny_llama(intermediate_size=300).to(dtype)
+    before = fingerprint(model)
+    assert fingerprint(tiny_llama(intermediate_size=300).to(dtype)) == before
+    weight = model.model.layers[1].mlp.down_proj.weight.data
+    assert weight.numel() > 50 * cache.SAMPLE  # so that the place below is in no sample
+    weight[3, 7] = 0.0
+    assert fingerprint(model) != before
+
+
+def test_exchanged_neurons_are_another_model(tiny_llama):
+    model = tiny_llama()
+    before = fingerprint(model)
+    up = model.model.layers[0].mlp.up_proj.weight.data
+    up.copy_(up.flip(0))  # the same numbers in another order
+    assert fingerprint(model) != before
+
+
+def test_the_name_of_a_model_does_not_matter_and_its_shape_does(tiny_llama):
+    model = tiny_llama()
+    before = fingerprint(model)
+    model.config.name_or_path = "somewhere/else"
+    assert fingerprint(model) == before
+    assert fingerprint(tiny_llama(num_hidden_layers=2)) != before
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut in the header", "cut in the numbers", "not safetensors"])
+def test_a_damaged_entry_is_computed_anew(tiny_llama, folder, damage):
+    model, compute = tiny_llama(), Counted()
+    cached("gram", model, IDS, {}, compute)
+    [path] = folder.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut in the header": whole[:30], "cut in the numbers": whole[:-5],
+                      "not safetensors": b"hello " * 40}[damage])  # fmt: skip
+    assert int(cached("gram", model, IDS, {}, compute)["b"]) == 2
+    assert int(cached("gram", model, IDS, {}, compute)["b"]) == 2  # whole again
+    assert cache_size() == (1, len(whole))
+
+
+def test_views_of_one_tensor_can_be_kept(tiny_llama):
+    whole = torch.arange(20.0).view(4, 5)
+    found = cached("views", tiny_llama(), IDS, {}, lambda: {"rows": whole[1:], "columns": whole[:, 2], "turned": whole.T})
+    again = cached("views", tiny_llama(), IDS, {}, dict)
+    assert all(torch.equal(found[name], again[name]) for name in ("rows", "columns", "turned"))
+
+
+def test_a_failing_computation_leaves_nothing(tiny_llama, folder):
+    with pytest.raises(ZeroDivisionError):
+        cached("gram", tiny_llama(), IDS, {}, lambda: {"a": torch.tensor(1 / 0)})
+    assert not folder.exists() or list(folder.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_an_input_error(tiny_llama, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "file"))
+    # a file where a folder should be: reading finds nothing, writing fails, whoever the user is
+    with pytest.raises(InputError, match="COMP_LIB_CACHE") as caught:
+        cached("gram", tiny_llama(), IDS, {}, Counted())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_an_input_error_and_leaves_nothing(tiny_llama, folder, monkeypatch):
+    def full(tensors, path, metadata):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "save_file", full)
+    with pytest.raises(InputError, match="No space left"):
+        cached("gram", tiny_llama(), IDS, {}, Counted())
+    assert list(folder.iterdir()) == []
+
+
+def test_size_and_clearing(tiny_llama, folder, tmp_path):
+    assert cache_size() == (0, 0) and clear_cache() == 0  # before there is a folder
+    (tmp_path / "gguf-1234").mkdir()
+    (tmp_path / "gguf-1234" / "model.safetensors").write_bytes(b"a converted model")
+    for name in ("one", "two"):
+        cached(name, tiny_llama(), IDS, {}, Counted())
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert cache_size() == (2, size)
+    assert clear_cache() == size and cache_size() == (0, 0)
+    assert (tmp_path / "gguf-1234" / "model.safetensors").exists()
+    again = Counted()
+    cached("one", tiny_llama(), IDS, {}, again)
+    assert again.calls == 1
+
+
+def test_clearing_spares_what_is_being_written_and_takes_what_was_abandoned(folder):
+    folder.mkdir()
+    (folder / "new.partial").write_bytes(b"1234")
+    (folder / "old.partial").write_bytes(b"12345")
+    os.utime(folder / "old.partial", (time.time() - 2 * cache.ABANDONED,) * 2)
+    assert clear_cache() == 5
+    assert [path.name for path in folder.iterdir()] == ["new.partial"]
+    assert cache_size() == (0, 0)  # what has no name yet is no entry
+
+
+def test_clearing_while_another_computes_costs_it_nothing(tiny_llama, folder):
+    def compute():
+        clear_cache()  # by another kernel, say
+        return {"a": torch.ones(3)}
+
+    cached("other", tiny_llama(), IDS, {}, Counted())
+    assert torch.equal(cached("gram", tiny_llama(), IDS, {}, compute)["a"], torch.ones(3))
+    assert cache_size()[0] == 1
+
+
+WORKER = """
+import sys, time, torch
+sys.path.insert(0, {tests!r})
+from conftest import randomise, TINY
+from transformers import LlamaConfig, LlamaForCausalLM
+from comp_lib.cache import cached
+model = randomise(LlamaForCausalLM(LlamaConfig(**TINY)))
+print("ready", flush=True)
+sys.stdin.readline()  # all start at once
+for turn in range(40):
+    def compute():
+        return {{"a": torch.full((200, 200), float(turn)), "b": torch.arange(turn + 1)}}
+    found = cached("race", model, torch.arange(6).view(2, 3), {{"turn": turn // 2}}, compute)
+    value = float(found["a"][0, 0])
+    assert int(value) // 2 == turn // 2 and bool((found["a"] == value).all()), (turn, value)
+    assert torch.equal(found["b"], torch.arange(int(value) + 1))
+print("done")
+"""
+
+
+def test_processes_at_once_all_get_whole_entries(folder, tiny_llama):
+    """Two that compute and read the same entries, while this one clears and measures under their feet."""
+    tests = os.path.dirname(os.path.abspath(__file__))
+    root = os.path.dirname(tests)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER.format(tests=tests)], stdin=subprocess.PIPE, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        for _ in range(2)
+    ]  # fmt: skip
+    try:
+        assert all(worker.stdout.readline() == "ready\n" for worker in workers)
+        for worker in workers:
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        while any(worker.poll() is None for worker in workers):
+            cache_size()
+            clear_cache()
+            time.sleep(0.02)
+        for worker in workers:
+            output, errors = worker.communicate()
+            assert worker.returncode == 0, errors
+            assert output == "done\n"
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert all(path.suffix == ".safetensors" for path in statistics_folder().iterdir())
+
+
+def test_the_statistics_survive_a_half_precision_model(tiny_llama):
+    model = randomise(tiny_llama()).to(torch.bfloat16)
+    assert torch.equal(cached("half", model, IDS, {}, Counted())["a"], torch.arange(6.0).view(2, 3).double())
+
+
+def test_numbers_become_tensors():
+    found = to_tensors({"list": [1.0, 2.0], "tuple": (1, 2), "tensor": torch.ones(2)})
+    assert {name: tuple(value.shape) for name, value in found.items()} == dict.fromkeys(found, (2,))
+    assert found["tuple"].dtype == torch.int64

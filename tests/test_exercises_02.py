@@ -1,0 +1,127 @@
+"""The checks of lesson 2's exercises: they refuse the stub and plausible mistakes by name, and accept the solution."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+EXERCISES = Path(__file__).parents[1] / "notebooks" / "exercises"
+sys.path.insert(0, str(EXERCISES))
+import checks_02 as checks  # noqa: E402
+
+STUBS = EXERCISES / "02_matrix_condition.ipynb"
+SOLUTIONS = EXERCISES / "solutions" / "02_matrix_condition.ipynb"
+CHECKS = {
+    "gram_of_contributions": checks.check_gram,
+    "condition_and_cost": checks.check_condition,
+    "block_cost": checks.check_block_cost,
+    "remove_one": checks.check_remove_one,
+}
+inv = torch.linalg.inv
+
+
+def functions(path: Path) -> dict:
+    """What the cells of a notebook define, its checks left out."""
+    space = {"torch": torch, "Tensor": torch.Tensor}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and cell.source.startswith("def "):
+            exec(cell.source, space)
+    return space
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_refuses_the_stub(name):
+    with pytest.raises(checks.Wrong, match=f"nothing to check yet: `{name}`"):
+        CHECKS[name](functions(STUBS)[name])
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_accepts_the_solution(name, capsys):
+    CHECKS[name](functions(SOLUTIONS)[name])
+    assert capsys.readouterr().out.startswith("Right: ")
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_folded_solution_is_the_solution(name):
+    solved = next(c.source for c in nbformat.read(SOLUTIONS, 4).cells if c.source.startswith(f"def {name}("))
+    cells = [cell for cell in nbformat.read(STUBS, 4).cells if cell.cell_type == "markdown"]
+    folded = [cell.source for cell in cells if f"def {name}(" in cell.source]
+    assert len(folded) == 1 and solved in folded[0] and folded[0].count("<details>") >= 3
+
+
+def test_each_exercise_is_checked_in_both_notebooks():
+    for path in (STUBS, SOLUTIONS):
+        sources = [cell.source for cell in nbformat.read(path, 4).cells]
+        for name, check in CHECKS.items():
+            assert f"checks.{check.__name__}({name})" in sources
+
+
+def no_downdate(p, v, i):
+    keep = torch.arange(len(p)) != i
+    return p[keep][:, keep], v[keep] - torch.outer(p[keep, i], v[i]) / p[i, i], v[i].square().sum() / p[i, i]
+
+
+def downdate(p, v, i, sign=-1.0):
+    keep = torch.arange(len(p)) != i
+    return p[keep][:, keep] + sign * torch.outer(p[keep, i], p[keep, i]) / p[i, i], keep
+
+
+def sign_of_v(p, v, i):
+    left, keep = downdate(p, v, i)
+    return left, v[keep] + torch.outer(p[keep, i], v[i]) / p[i, i], v[i].square().sum() / p[i, i]
+
+
+def not_retuned(p, v, i):
+    left, keep = downdate(p, v, i)
+    return left, v[keep], v[i].square().sum() / p[i, i]
+
+
+def wrong_error(p, v, i):
+    left, keep = downdate(p, v, i)
+    return left, v[keep] - torch.outer(p[keep, i], v[i]) / p[i, i], v[i].square().sum()
+
+
+def per_block(matrix, w, b, between):
+    return torch.stack([(w[s : s + b] * (between(matrix[s : s + b, s : s + b]) @ w[s : s + b])).sum()
+                        for s in range(0, len(w), b)])  # fmt: skip
+
+
+MISTAKES = [
+    ("gram_of_contributions", lambda c, w: c @ (w @ w.T), "element by element"),
+    ("gram_of_contributions", lambda c, w: c, "C alone"),
+    ("gram_of_contributions", lambda c, w: w @ w.T, "not looked at any data"),
+    ("gram_of_contributions", lambda c, w: w.T @ w, r"shape \(7, 7\), got \(4, 4\)"),
+    ("gram_of_contributions", lambda c, w: c * (w @ w.T).abs(), "diagonal .* is right"),
+    ("gram_of_contributions", lambda c, w: 2 * c * (w @ w.T), "one inner product"),
+    ("gram_of_contributions", lambda c, w: (c * (w @ w.T)).tolist(), "as a tensor, got list"),
+    ("condition_and_cost", lambda g: g.diagonal() * inv(g).diagonal(), "two tensors"),
+    ("condition_and_cost", lambda g: (g.diagonal() * inv(g).diagonal(), 1 / inv(g).diagonal()), "square root"),
+    ("condition_and_cost", lambda g: ((g.diagonal() / g.diagonal()).sqrt(), g.diagonal()), "invert the whole matrix"),
+    ("condition_and_cost", lambda g: (inv(g).diagonal().sqrt(), 1 / inv(g).diagonal()), "orthogonal to all others"),
+    ("condition_and_cost", lambda g: ((g.diagonal() * inv(g).diagonal()).sqrt(), g.diagonal()), "the energy"),
+    ("condition_and_cost", lambda g: ((k := (g.diagonal() * inv(g).diagonal()).sqrt()), g.diagonal() / k), "one power"),
+    ("condition_and_cost", lambda g: ((g.diagonal() * inv(g).diagonal()).sqrt(), inv(g).diagonal()), "best mask"),
+    ("block_cost", lambda c, w, b: (w.square().sum(1) / inv(c).diagonal()).reshape(-1, b).sum(1), "single inputs"),
+    ("block_cost", lambda c, w, b: per_block(c, w, b, lambda m: m), "not been re-tuned"),
+    ("block_cost", lambda c, w, b: per_block(inv(c), w, b, lambda m: m), "itself stands between"),
+    ("block_cost", lambda c, w, b: 2 * per_block(inv(c), w, b, inv), "lstsq leaves without it"),
+    ("block_cost", lambda c, w, b: per_block(inv(c), w, 2, inv), "wrong for blocks of 1"),
+    ("block_cost", lambda c, w, b: per_block(inv(c), w, 1, inv), r"shape \(3,\), got \(6,\)"),
+    ("remove_one", lambda p, v, i: p, "three values"),
+    ("remove_one", lambda p, v, i: (p, v, 0.0), r"P of shape \(5, 5\), got \(6, 6\)"),
+    ("remove_one", no_downdate, "Schur complement too"),
+    ("remove_one", lambda p, v, i: (downdate(p, v, i, 1.0)[0], v[1:], 0.0), "mind the sign"),
+    ("remove_one", not_retuned, "not re-tuned yet"),
+    ("remove_one", sign_of_v, "V is not what lstsq finds"),
+    ("remove_one", wrong_error, "do not add up"),
+]
+
+
+@pytest.mark.parametrize("name, mistake, words", MISTAKES)
+def test_a_check_names_the_mistake(name, mistake, words):
+    with pytest.raises(checks.Wrong, match=words):
+        CHECKS[name](mistake)

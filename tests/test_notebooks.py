@@ -1,0 +1,513 @@
+"""The notebooks as they are stored: run in order, clean, readable by everybody, and linked up.
+
+Each guard is a function from a notebook to what is wrong with it, and each is tested on a notebook that is wrong.
+That the cells still *run* is nbval's part (`make test`); the second half of this file tests that nbval can fail here.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import getpass
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+LESSONS = sorted(FOLDER.glob("*.ipynb"))
+EXERCISES = sorted((FOLDER / "exercises").glob("*.ipynb"))
+SOLUTIONS = sorted((FOLDER / "exercises" / "solutions").glob("*.ipynb"))
+ALL = [*LESSONS, *EXERCISES, *SOLUTIONS]
+LARGEST = 1_500_000  # characters of outputs in one notebook
+TAGS = {"nbval-check-output", "nbval-ignore-output"}  # a misspelt tag would be ignored in silence
+
+specification = importlib.util.spec_from_file_location("store", FOLDER / "store.py")
+store = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(store)
+
+# --- guards -----------------------------------------------------------------------------------------------------------
+
+GUARDS = {}
+
+
+def guard(function):
+    GUARDS[function.__name__] = function
+    return function
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    """(number of the code cell, output) for each output."""
+    return [(number, output) for number, cell in enumerate(code_cells(notebook), 1) for output in cell.outputs]
+
+
+def first_words(cell):
+    return repr(cell.source[:40])
+
+
+@guard
+def is_valid_and_stored_in_tidy_form(notebook, path):
+    try:
+        nbformat.validate(notebook)
+    except nbformat.ValidationError as error:
+        return [f"not a valid notebook: {error.message}"]
+    if store.tidy(copy.deepcopy(notebook), store.is_exercise(path)) != notebook:
+        return ["not in the form that is stored (timestamps, widget views, versions): python notebooks/store.py --clean it"]
+    return []
+
+
+@guard
+def asks_for_the_common_kernel(notebook, path):
+    kernel = notebook.metadata.get("kernelspec", {})
+    if (kernel.get("name"), kernel.get("language")) != ("python3", "python"):
+        return [f"kernelspec should be python3, is {kernel.get('name')!r}"]
+    return []
+
+
+@guard
+def was_executed_in_order_from_a_fresh_kernel(notebook, path):
+    cells = code_cells(notebook)
+    counts = [cell.execution_count for cell in cells]
+    if store.is_exercise(path):
+        return [
+            f"a stub is stored without outputs, got some in {first_words(cell)}"
+            for cell in cells
+            if cell.outputs or cell.execution_count is not None
+        ]
+    return [] if counts == list(range(1, len(cells) + 1)) else [f"execution counts should be 1, 2, ..., are {counts}"]
+
+
+@guard
+def shows_no_errors_and_no_stderr(notebook, path):
+    found = []
+    for number, output in outputs(notebook):
+        if output.output_type == "error":
+            found.append(f"cell {number} ends in {output.ename}: {output.evalue[:80]}")
+        if output.output_type == "stream" and output.name != "stdout":
+            found.append(f"cell {number} writes to {output.name}: {output.text[:80]!r}")
+    return found
+
+
+# a slash after a letter, a colon, a dot or another slash is part of an address, of "and/or" or of an HTML tag
+PLACES = re.compile(r"(?<![\w:/.<~-])/(home|Users|root|tmp|var|usr|opt|work|mnt|media|srv|private|content)/[\w.]|\b[A-Z]:\\\w")
+EVERYBODY = {"root", "user", "users", "runner", "jovyan", "admin", "ubuntu", "localhost", "docker", "build", "notebook"}
+
+
+def names_of_this_machine():
+    names = {getpass.getuser(), Path.home().name, socket.gethostname()}
+    return {name for name in names if len(name) > 3 and name.lower() not in EVERYBODY}
+
+
+@guard
+def tells_nothing_of_the_machine(notebook, path, names=None):
+    names = names_of_this_machine() if names is None else names
+    found = []
+    for cell in notebook.cells:
+        texts = [cell.source]
+        for output in cell.get("outputs", []):
+            data = {"text": output.get("text", ""), **output.get("data", {})}
+            texts += [str(value) for kind, value in data.items() if not kind.startswith("image/")]
+        for text in texts:
+            text = re.sub(r"data:image/[\w+;,=-]*base64,[\w+/=]*", "", text)
+            found += [f"absolute path in {first_words(cell)}: {match[0]}" for match in PLACES.finditer(text)]
+            found += [f"{name!r} in {first_words(cell)}" for name in names if re.search(rf"\b{re.escape(name)}\b", text)]
+            if str(ROOT) in text:
+                found.append(f"this folder's path in {first_words(cell)}")
+    return found
+
+
+def parsed(cell):
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def widget_names(notebook):
+    """What the notebook imports from ipywidgets and from comp_lib.widgets."""
+    names = set()
+    for node in (node for cell in code_cells(notebook) for node in ast.walk(parsed(cell))):
+        if isinstance(node, ast.ImportFrom) and re.match(r"ipywidgets|comp_lib\.widgets", node.module or ""):
+            names |= {alias.asname or alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module == "comp_lib":
+            names |= {alias.asname or alias.name for alias in node.names if alias.name == "widgets"}
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names if alias.name == "ipywidgets"}
+    return names
+
+
+@guard
+def tags_its_widget_cells(notebook, path):
+    names, found = widget_names(notebook), []
+    for cell in code_cells(notebook):
+        used = {node.id for node in ast.walk(parsed(cell)) if isinstance(node, ast.Name)}
+        shown = any(
+            store.WIDGET in output.get("data", {}) or store.NO_WIDGET in output.get("data", {}).get("text/plain", "")
+            for output in cell.outputs
+        )
+        if (names & used or shown) and "nbval-ignore-output" not in cell.metadata.get("tags", []):
+            found.append(f"a widget in {first_words(cell)}, without the tag nbval-ignore-output")
+    return found
+
+
+@guard
+def uses_known_tags_only(notebook, path):
+    found = []
+    for cell in notebook.cells:
+        tags = set(cell.metadata.get("tags", []))
+        found += [f"unknown tag {tag!r} in {first_words(cell)}" for tag in sorted(tags - TAGS)]
+        if len(tags) > 1:
+            found.append(f"contradicting tags in {first_words(cell)}")
+        if cell.cell_type == "code" and re.search(r"^\s*#\s*(NBVAL|PYTEST_VALIDATE)_", cell.source, re.MULTILINE):
+            found.append(f"a comment that nbval obeys in {first_words(cell)}: use tags")
+    return found
+
+
+def links(notebook):
+    """(cell, target) of each link and image in the prose."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"```.*?```|`[^`\n]*`", "", cell.source, flags=re.DOTALL)
+            for target in re.findall(r"\]\(\s*([^)\s]+)[^)]*\)|(?:href|src)=\"([^\"]+)\"", prose):
+                yield cell, target[0] or target[1]
+
+
+def headings(notebook):
+    """Their anchors, as Jupyter makes them."""
+    found = set()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            found |= {line.lstrip("#").strip().replace(" ", "-") for line in cell.source.splitlines() if line.startswith("#")}
+    return found
+
+
+@guard
+def links_to_what_exists(notebook, path):
+    found = []
+    for cell, target in links(notebook):
+        if re.match(r"https?:|mailto:|data:|attachment:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        other = path.parent / place if place else path
+        if place.startswith("/") or not other.exists():
+            found.append(f"dead link in {first_words(cell)}: {target}")
+        elif anchor and other.suffix == ".ipynb":
+            there = notebook if other == path else nbformat.read(other, as_version=4)
+            if anchor not in headings(there):
+                found.append(f"no such heading, in {first_words(cell)}: {target}")
+    return found
+
+
+@guard
+def is_small(notebook, path):
+    size = sum(len(json.dumps(output)) for _, output in outputs(notebook))
+    return [] if size <= LARGEST else [f"{size:,} characters of outputs, more than {LARGEST:,}"]
+
+
+class Images(HTMLParser):
+    """Collects the alt text of each image."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.alts = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag in ("img", "svg"):
+            given = dict(attributes)
+            self.alts.append(given.get("alt") or given.get("aria-label") or "")
+
+
+def enough(alt):
+    """Words that say something; a bare "figure" does not."""
+    return len(alt.split()) >= 4
+
+
+@guard
+def describes_its_images(notebook, path):
+    found = []
+    for number, output in outputs(notebook):
+        data = output.get("data", {})
+        page, markdown = str(data.get("text/html", "")), str(data.get("text/markdown", ""))
+        alts = Images(page).alts + re.findall(r"!\[(.*?)\]\(", markdown)
+        if any(kind.startswith("image/") for kind in data) and not alts:
+            found.append(f"cell {number} shows an image without alt text: use comp_lib.notebook.show")
+        found += [f"cell {number} shows an image with too short an alt text: {alt!r}" for alt in alts if not enough(alt)]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            alts = Images(cell.source).alts + re.findall(r"!\[(.*?)\]\(", cell.source)
+            found += [f"too short an alt text in {first_words(cell)}: {alt!r}" for alt in alts if not enough(alt)]
+    return found
+
+
+@guard
+def opens_with_what_why_and_how_long(notebook, path):
+    first = notebook.cells[0]
+    if first.cell_type != "markdown" or not first.source.startswith("# "):
+        return ["the first cell should be a title"]
+    wanted = {"objectives (able to)": "able to", "minutes": r"\bminutes?\b", "needs": r"\bneeds?\b"} if path in LESSONS else {}
+    return [f"the first cell does not say: {what}" for what, pattern in wanted.items()
+            if not re.search(pattern, first.source, re.IGNORECASE)]  # fmt: skip
+
+
+@guard
+def closes_with_takeaways_and_the_next_step(notebook, path):
+    if path not in LESSONS:
+        return []
+    last, found = notebook.cells[-1], []
+    if last.cell_type != "markdown" or "takeaways" not in last.source.lower():
+        return ["the last cell should hold the key takeaways"]
+    targets = {target for cell, target in links(notebook) if cell is last}
+    following = [other.name for other in LESSONS[LESSONS.index(path) + 1 :][:1]]
+    if not targets or (following and following[0] not in targets):
+        found.append(f"the last cell should link to the next step, {following or 'any'}; it links to {sorted(targets)}")
+    return found
+
+
+@guard
+def asserts_something(notebook, path):
+    if path not in LESSONS:
+        return []  # exercises have their checks
+    asserts = [node for cell in code_cells(notebook) for node in ast.walk(parsed(cell)) if isinstance(node, ast.Assert)]
+    return [] if asserts else ["no assert: nothing that it computes can make it fail"]
+
+
+def problems(notebook, path):
+    return [f"{name}: {problem}" for name, check in GUARDS.items() for problem in check(notebook, path)]
+
+
+# --- the notebooks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_notebook(path):
+    assert problems(nbformat.read(path, as_version=4), path) == []
+
+
+def test_the_suite_is_complete():
+    assert [path.stem for path in LESSONS] == [
+        "00_start_here", "01_layer_importance", "02_matrix_condition", "03_hybrid_granularity", "04_mask_tuning",
+        "05_comp_end_to_end", "06_your_own_model",
+    ]  # fmt: skip
+    assert {path.name[:2] for path in EXERCISES} >= {"01", "02", "03", "04"}
+    assert [path.name for path in EXERCISES] == [path.name for path in SOLUTIONS]
+
+
+# --- the guards can fail ----------------------------------------------------------------------------------------------
+
+PATH = LESSONS[0] if LESSONS else FOLDER / "00_start_here.ipynb"
+PICTURE = {"image/png": "aGVsbG8=", "text/plain": "words", "text/html": '<img alt="A chart of four bars." src="data:,"/>'}
+
+
+def good():
+    """A small notebook with which nothing is wrong, as if it lay where the first lesson lies."""
+    following = LESSONS[1].name if len(LESSONS) > 1 else "store.py"
+    notebook = new_notebook(cells=[
+        new_markdown_cell("# Title\n\nYou will be able to read. **Takes** 5 minutes. **Needs** nothing."),
+        new_code_cell("from comp_lib.widgets.generation import GenerationBox\nprint('/ and and/or')", execution_count=1,
+                      outputs=[new_output("stream", name="stdout", text="/ and and/or </td>\n")]),
+        new_code_cell("assert 1 + 1 == 2\npicture", execution_count=2, outputs=[new_output("display_data", dict(PICTURE))]),
+        new_code_cell("GenerationBox()", execution_count=3, metadata={"tags": ["nbval-ignore-output"]},
+                      outputs=[new_output("execute_result", {"text/plain": store.NO_WIDGET}, execution_count=3)]),
+        new_markdown_cell(f"## Key takeaways\n\nNext: [there]({following}), [above](#Title), [far](https://example.org/tmp/x)."),
+    ])  # fmt: skip
+    return store.tidy(notebook)
+
+
+def test_the_good_notebook_is_good():
+    assert problems(good(), PATH) == []
+
+
+def change(number, **fields):
+    """A change of one cell."""
+
+    def changed(notebook):
+        notebook.cells[number].update(nbformat.from_dict(fields))
+
+    return changed
+
+
+def emit(output_type, *data, **fields):
+    """The picture's cell shows something else."""
+    return change(2, outputs=[new_output(output_type, *data, **fields)])
+
+
+def metadata(notebook):
+    notebook.metadata.kernelspec = {"name": "comp", "display_name": "comp", "language": "python"}
+
+
+def unseen_widget(notebook):
+    notebook.cells[2].outputs = [new_output("display_data", {store.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"})]
+
+
+def without_ids(notebook):
+    notebook.cells[1].id = notebook.cells[2].id
+
+
+SAY = "emits"
+BAD = {
+    "timestamps": ("is_valid_and_stored_in_tidy_form", change(1, metadata={"execution": {"iopub.status.busy": "now"}})),
+    "widget view": ("is_valid_and_stored_in_tidy_form", unseen_widget),
+    "ids": ("is_valid_and_stored_in_tidy_form", without_ids),
+    "kernel": ("asks_for_the_common_kernel", metadata),
+    "not run": ("was_executed_in_order_from_a_fresh_kernel", change(1, execution_count=None)),
+    "run twice": ("was_executed_in_order_from_a_fresh_kernel", change(2, execution_count=7)),
+    "out of order": ("was_executed_in_order_from_a_fresh_kernel", change(1, execution_count=2)),
+    "error": ("shows_no_errors_and_no_stderr", emit("error", ename="E", evalue="bad", traceback=["bad"])),
+    "stderr": ("shows_no_errors_and_no_stderr", emit("stream", name="stderr", text="a warning")),
+    "path of Linux": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text="saved to /home/ada/x\n")),
+    "path of macOS": ("tells_nothing_of_the_machine", emit("display_data", {"text/html": "<b>'/Users/ada/x'</b>"})),
+    "path of Windows": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text="C:\\Users\\ada")),
+    "path of this folder": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text=f"in {ROOT}")),
+    "path in code": ("tells_nothing_of_the_machine", change(2, source="assert open('/tmp/x')")),
+    "widget without tag": ("tags_its_widget_cells", change(3, metadata={})),
+    "shown widget without tag": ("tags_its_widget_cells", unseen_widget),
+    "misspelt tag": ("uses_known_tags_only", change(2, metadata={"tags": ["nbval-check-outputs"]})),
+    "two tags": ("uses_known_tags_only", change(2, metadata={"tags": sorted(TAGS)})),
+    "comment for nbval": ("uses_known_tags_only", change(2, source="# NBVAL_SKIP\nassert True")),
+    "dead link": ("links_to_what_exists", change(0, source="# T\n\nable to, minutes, needs [x](nowhere.ipynb)")),
+    "dead anchor": ("links_to_what_exists", change(0, source="# Title\n\nable to, minutes, needs [x](#Nowhere)")),
+    "link from the root": ("links_to_what_exists", change(0, source='# Title\n\nable to, minutes, needs <a href="/etc">x</a>')),
+    "size": ("is_small", emit("stream", name="stdout", text="x" * LARGEST)),
+    "image without HTML": ("describes_its_images", emit("display_data", {"image/png": "aGVsbG8=", "text/plain": "<Figure>"})),
+    "image without alt": ("describes_its_images", emit("display_data", PICTURE | {"text/html": '<img src="data:,"/>'})),
+    "image with empty words": ("describes_its_images", emit("display_data", PICTURE | {"text/html": '<img alt="figure"/>'})),
+    "SVG": ("describes_its_images", emit("display_data", {"image/svg+xml": "<svg/>"})),
+    "picture in prose": ("describes_its_images", change(0, source="# Title\n\nable to, minutes, needs ![](store.py)")),
+    "no title": ("opens_with_what_why_and_how_long", change(0, source="# Title\n\nminutes, needs")),
+    "no takeaways": ("closes_with_takeaways_and_the_next_step", change(4, source="Bye. [next](store.py)")),
+    "no next step": ("closes_with_takeaways_and_the_next_step", change(4, source="Key takeaways: none. [back](store.py)")),
+    "no assert": ("asserts_something", change(2, source="picture")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_the_guards_can_fail(case):
+    name, spoil = BAD[case]
+    notebook = good()
+    spoil(notebook)
+    if case == "no next step" and len(LESSONS) < 2:
+        pytest.skip("there is no second lesson yet")
+    assert GUARDS[name](notebook, PATH) != []
+    others = {other.split(":")[0] for other in problems(notebook, PATH)} - {name}
+    # a widget that is shown is wrong in two ways; everything else is wrong in one only
+    assert others <= {"is_valid_and_stored_in_tidy_form", "tags_its_widget_cells"} and (not others or "widget" in case)
+
+
+def test_each_guard_has_failed():
+    assert {name for name, _ in BAD.values()} == set(GUARDS)
+
+
+def test_names_are_found_as_words():
+    check = GUARDS["tells_nothing_of_the_machine"]
+    notebook = good()
+    notebook.cells[2].outputs = [new_output("stream", name="stdout", text="adamant is no name\n")]
+    assert check(notebook, PATH, names={"adam"}) == []
+    notebook.cells[2].outputs[0].text = "written by adam\n"
+    assert check(notebook, PATH, names={"adam"}) != []
+
+
+def test_a_stub_has_no_outputs():
+    path = FOLDER / "exercises" / "01_some.ipynb"
+    assert "was_executed_in_order_from_a_fresh_kernel" in " ".join(problems(good(), path))
+    assert problems(store.tidy(good(), exercise=True), path) == []
+
+
+# --- storing and checking ---------------------------------------------------------------------------------------------
+
+
+def written(folder, *cells, name="some.ipynb"):
+    """A notebook on disk, never run: (source, tag or None) for each cell."""
+    notebook = new_notebook(cells=[
+        new_code_cell(source, id=f"cell-{i}", metadata={"tags": [tag]} if tag else {}) for i, (source, tag) in enumerate(cells)
+    ])  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(store.tidy(notebook), folder / name)
+    return folder / name
+
+
+def test_storing_runs_in_the_folder_and_gives_the_same_bytes(tmp_path):
+    path = written(
+        tmp_path,
+        ("import sys, time\nprint(open('beside.txt').read())\nsys.stdout.flush(); time.sleep(0.3); print('more')", None),
+        ("import ipywidgets\nipywidgets.IntSlider(3)", "nbval-ignore-output"),
+    )
+    (tmp_path / "beside.txt").write_text("found")
+    assert store.main([str(path)]) == 0
+    first = path.read_bytes()
+    notebook = nbformat.read(path, as_version=4)
+    assert [cell.execution_count for cell in notebook.cells] == [1, 2]
+    assert [output.text for output in notebook.cells[0].outputs] == ["found\nmore\n"]  # one piece
+    assert notebook.cells[1].outputs[0].data == {"text/plain": store.NO_WIDGET}
+    assert "widgets" not in notebook.metadata and notebook.cells[0].metadata == {}
+    assert store.main(["--clean", str(path)]) == 0 and path.read_bytes() == first
+    assert store.main([str(path)]) == 0 and path.read_bytes() == first
+
+
+def test_a_failing_notebook_stays_as_it_was(tmp_path, capsys):
+    bad, fine = written(tmp_path, ("1 / 0", None), name="a.ipynb"), written(tmp_path, ("1", None), name="b.ipynb")
+    before = bad.read_bytes()
+    assert store.main([str(bad), str(fine)]) == 1
+    assert bad.read_bytes() == before and "ZeroDivisionError" in capsys.readouterr().err
+    assert nbformat.read(fine, as_version=4).cells[0].execution_count == 1  # the others are stored all the same
+
+
+def test_an_exercise_is_stored_without_being_run(tmp_path):
+    path = written(tmp_path / "exercises", ("raise NotImplementedError('your turn')", None))
+    assert store.main([str(path)]) == 0
+    [cell] = nbformat.read(path, as_version=4).cells
+    assert cell.outputs == [] and cell.execution_count is None
+
+
+def nbval(path, *options):
+    """pytest with nbval on one notebook, as `make test` calls it."""
+    shutil.copy(FOLDER / "conftest.py", path.parent)
+    (path.parent / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", *options]
+    return subprocess.run([*command, str(path)], cwd=path.parent, capture_output=True, text=True, env=dict(os.environ))
+
+
+def test_nbval_fails_on_what_is_wrong_and_on_nothing_else(tmp_path):
+    path = written(
+        tmp_path,
+        ("import sys\nprint('exact')\nprint('a warning', file=sys.stderr)", "nbval-check-output"),
+        ("print('timing 1.23 s')", None),
+        ("print('as stored')", "nbval-check-output"),
+        ("assert 1 + 1 == 3", None),
+    )
+    notebook = nbformat.read(path, as_version=4)
+    for count, (cell, text) in enumerate(zip(notebook.cells, ["exact", "timing 9.87 s", "otherwise", ""], strict=True), 1):
+        cell.execution_count = count
+        cell.outputs = [new_output("stream", name="stdout", text=f"{text}\n")] if text else []
+    nbformat.write(notebook, path)
+    done = nbval(path, "-rA")
+    outcome = dict(re.findall(r"^(?:PASSED|FAILED) some\.ipynb::(Cell \d)", done.stdout, re.MULTILINE) and
+                   [(cell, word) for word, cell in re.findall(r"^(\w+) some\.ipynb::(Cell \d)", done.stdout, re.MULTILINE)])  # fmt: skip
+    # stderr is no difference, an unchecked output neither; a checked output and a wrong assert are
+    assert outcome == {"Cell 0": "PASSED", "Cell 1": "PASSED", "Cell 2": "FAILED", "Cell 3": "FAILED"}, done.stdout
+    assert done.returncode == 1
+    assert "4 cells of 1 notebooks were executed" in done.stdout
+    assert re.search(r"2 failed, 2 passed", done.stdout.splitlines()[-1])
+
+
+def test_make_test_runs_every_notebook_with_a_timeout():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert "notebooks/*.ipynb notebooks/exercises/solutions/*.ipynb" in makefile
+    [line] = [line for line in makefile.splitlines() if "--nbval-lax" in line]
+    for part in ("--nbval-current-env", "$(NOTEBOOKS)"):
+        assert part in line
+    timeout = re.search(r"--nbval-cell-timeout=(\d+)", line)
+    assert timeout and int(timeout[1]) <= 300
