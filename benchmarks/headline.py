@@ -44,7 +44,7 @@ def dense_pass(model, ids: torch.Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=EMBEDDED)
-    parser.add_argument("--text", type=Path, help="split into calibration and evaluation; default: the project's own two")
+    parser.add_argument("--text", type=Path, help="to split in two; default: the project's own")
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--windows", type=int, default=20, help="of 512 tokens, evaluated on each text")

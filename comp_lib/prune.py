@@ -105,13 +105,17 @@ def prune(
     """Prune `model` on the calibration tokens `ids` (S, L) and return the smaller model, its plan and a report.
 
     The given model stays as it is, sharing the tensors that do not change; with `inplace` its layers are given up one
-    by one, which halves the memory. Raises InputError before any work when the settings cannot be met.
+    by one, which halves the memory. A `plan` that only says how much stays leaves the choice to the metric; one that
+    names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried out to the letter.
+    Raises InputError before any work when the settings or the plan cannot be met.
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
     started, watch = time.perf_counter(), Watch()
     settings.check()
     if ids.ndim != 2 or not ids.numel():
-        raise InputError(f"expected calibration tokens as sequences (S, L), got shape {tuple(ids.shape)}: give some text")
+        raise InputError(
+            f"expected calibration tokens as sequences (S, L), got shape {tuple(ids.shape)}: give some text"
+        )
     before = Shape.of(model)
     importance = None
     if plan is None:
@@ -143,13 +147,17 @@ def prune(
 
         attention = _Outcome(torch.arange(before.kv_groups[index]))
         if groups < before.kv_groups[index]:
-            attention = _prune_dense(layer, "attention", attend, hidden, middle, groups, settings, generator, watch)
+            fixed = None if plan.kept_groups is None else plan.kept_groups[place]
+            choose = _chooser(settings, groups, fixed, generator)
+            attention = _prune_dense(layer, "attention", attend, hidden, middle, choose, settings, watch)
             touched = True
         hidden = _advance(layer, attend, hidden, device)
 
         mlp = _Outcome(torch.arange(before.neurons[index]))
         if neurons < before.neurons[index] or (dense is not None and touched):
-            mlp = _prune_dense(layer, "mlp", mlp_step, hidden, dense, neurons, settings, generator, watch)
+            fixed = None if plan.kept_neurons is None else plan.kept_neurons[place]
+            choose = _chooser(settings, neurons, fixed, generator)
+            mlp = _prune_dense(layer, "mlp", mlp_step, hidden, dense, choose, settings, watch)
             touched = True
         hidden = _advance(layer, mlp_step, hidden, device)
 
@@ -210,21 +218,29 @@ def _advance(layer: nn.Module, step: Callable, hidden: Tensor, device: torch.dev
     return out
 
 
+def _chooser(
+    settings: Settings, keep: int, fixed: tuple[int, ...] | None, generator: torch.Generator
+) -> Callable[[Dense], Selection]:
+    """What stays: the blocks that the plan names already, else the best `keep` by the metric."""
+    if fixed is not None:
+        return lambda dense: Selection(torch.tensor(fixed), torch.full((dense.blocks,), torch.nan))
+    return lambda dense: metric(settings.neuron_metric)(dense, keep, generator)
+
+
 def _prune_dense(
     layer: nn.Module,
     which: str,
     step: Callable,
     hidden: Tensor,
     reference: Tensor | None,
-    keep: int,
+    choose: Callable[[Dense], Selection],
     settings: Settings,
-    generator: torch.Generator,
     watch: Watch,
 ) -> _Outcome:
     """Watch, choose, re-tune and shrink one of the two dense layers that write to the residual stream.
 
     which: "attention" or "mlp"; step: its residual step; hidden (S, L, d): what enters the step; reference (S, L, d):
-    the stream that the step should lead to, None for the layer's own; keep: blocks (KV groups or neurons) that stay.
+    the stream that the step should lead to, None for the layer's own; choose: which KV groups or neurons stay.
     """
     linear = layer.mlp.down_proj if which == "mlp" else layer.self_attn.o_proj
     device = linear.weight.device
@@ -242,7 +258,7 @@ def _prune_dense(
     weight = linear.weight.detach().T.double()  # (n, m)
     block = 1 if which == "mlp" else layer.self_attn.head_dim * layer.self_attn.num_key_value_groups
     dense = Dense(gram.xtx, weight, upstream(layer, which), block, settings.ridge)
-    chosen = metric(settings.neuron_metric)(dense, keep, generator)
+    chosen = choose(dense)
     watch.look()
     inputs = spread(chosen.kept.to(device), block)
     found, new_weight = _recover(gram, dense, chosen, inputs, settings)

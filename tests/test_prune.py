@@ -625,3 +625,15 @@ def test_plans_that_do_not_fit_are_refused_before_any_work(change, message, inpl
 def test_tokens_must_be_sequences(ids):
     with pytest.raises(InputError, match="tokens"):
         prune(build(), ids, SMALL)
+
+
+def test_a_finished_plan_is_carried_out_to_the_letter(tiny_llama):
+    model = tiny_llama()
+    ids = torch.arange(128).view(4, 32)
+    first = prune(model, ids, Settings(method="random", recovery="none", ratio=0.5, multiple=4, kv_groups=1, seed=3))
+    again = prune(model, ids, Settings(recovery="none", multiple=4), plan=first.plan)  # COMP would choose others
+    assert again.plan.kept_neurons == first.plan.kept_neurons and again.plan.kept_groups == first.plan.kept_groups
+    for one, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    free = replace(first.plan, kept_neurons=None, kept_groups=None)
+    assert prune(model, ids, Settings(recovery="none", multiple=4), plan=free).plan.kept_neurons != first.plan.kept_neurons

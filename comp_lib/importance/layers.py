@@ -70,12 +70,20 @@ def loss_increase(
 
 
 def greedy_order(
-    model: nn.Module, ids: Tensor, count: int, device: torch.device | str = "cpu", progress: Progress = no_progress
+    model: nn.Module,
+    ids: Tensor,
+    count: int,
+    device: torch.device | str = "cpu",
+    progress: Progress = no_progress,
+    first: Tensor | None = None,
 ) -> list[int]:
-    """The `count` layers to drop, in order, each chosen by its loss increase after the ones before are gone."""
+    """The `count` layers to drop, in order, each chosen by its loss increase after the ones before are gone.
+
+    `first`: the loss increase with all layers present, where the caller has it already (layers,).
+    """
     present, dropped = list(range(len(model.model.layers))), []
     for _ in range(count):
-        harm = loss_increase(model, ids, device, progress, present)
+        harm = first if first is not None and not dropped else loss_increase(model, ids, device, progress, present)
         least = min(present, key=lambda index: float(harm[index]))
         present.remove(least)
         dropped.append(least)
@@ -106,5 +114,5 @@ def layers_to_drop(
     else:
         importance = loss_increase(model, ids, device, progress)
     if name == "greedy":
-        return greedy_order(model, ids, count, device, progress), importance
+        return greedy_order(model, ids, count, device, progress, importance), importance
     return torch.argsort(importance, stable=True)[:count].tolist(), importance

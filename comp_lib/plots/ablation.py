@@ -24,8 +24,8 @@ def plot_ablation(increases: Mapping[str, float], reference: str) -> Figure:
     axes.set_xlabel(UNIT + ", logarithmic")
     best, worst = names[-1], names[0]
     figure.alt_text = (
-        f"Horizontal bars of the loss increase of {len(names)} variants. Best is {best} with {increases[best]:.2f} nats, "
-        f"worst {worst} with {increases[worst]:.2f}; {reference} has {increases[reference]:.2f}."
+        f"Horizontal bars of the loss increase of {len(names)} variants. Best is {best} with {increases[best]:.2f} "
+        f"nats, worst {worst} with {increases[worst]:.2f}; {reference} has {increases[reference]:.2f}."
     )
     return figure
 
