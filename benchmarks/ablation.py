@@ -50,11 +50,7 @@ GRID: list[tuple[str, dict]] = [
     ("2 of 3 KV groups + neurons", {"kv_groups": 2}),
     ("metric: energy", {"method": "energy"}),
     ("metric: activation", {"method": "activation"}),
-    ("ridge 0.1", {"ridge": 0.1}),
-    ("no token weights", {"token_weights": False}),
     ("the paper's plan and mask", PAPER),
-    ("5 layers + neurons", {"ratio": 0.5, "layers": 5}),
-    ("10 layers + neurons", {"ratio": 0.5, "layers": 10}),
 ]
 
 

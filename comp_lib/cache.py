@@ -112,7 +112,8 @@ def clear_cache() -> int:
     freed = 0
     for path in statistics_folder().glob("*"):
         status = _status(path)
-        if status is None or (path.suffix == ".partial" and time.time() - status.st_mtime < ABANDONED):
+        unfinished = path.suffix != ".safetensors"  # our temporary file, or the one safetensors itself makes beside it
+        if status is None or (unfinished and time.time() - status.st_mtime < ABANDONED):
             continue  # gone already, or someone is writing it
         path.unlink(missing_ok=True)
         freed += status.st_size

@@ -109,6 +109,7 @@ def test_no_place_of_one_machine_in_project_files():
     for folder in ("comp_lib", "tests", "data", "benchmarks", "notebooks"):
         for pattern in ("*.py", "*.md", "*.json", "*.ipynb", "*.cfg"):
             files += sorted((ROOT / folder).rglob(pattern))
+    files.remove(ROOT / "tests" / "test_notebooks.py")  # it shows its guards such paths, to see them refused
     found = []
     for file in files:
         for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):

@@ -7,8 +7,14 @@ import torch
 
 from comp_lib import cache
 from comp_lib.errors import InputError
+from comp_lib.evaluate import perplexity
+from comp_lib.gram import contributions
+from comp_lib.importance.neurons import metric, top
+from comp_lib.prune import share
 from comp_lib.recover import least_squares
+from comp_lib.studies import neuron_metrics as trial
 from comp_lib.studies import neurons as study
+from comp_lib.surgery import shrink_mlp
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -90,7 +96,7 @@ def test_statistics_are_computed_once(tiny_llama, ids, monkeypatch):
     first = study.error_curves(model, ids, block_rounds=8), study.layer_gram(model, ids, 1)
     entries, _ = cache.cache_size()
     assert entries == 2
-    monkeypatch.setattr(study, "_into", None)  # nobody walks again
+    monkeypatch.setattr(study, "walk_to", None)  # nobody walks again
     again = study.error_curves(model, ids, block_rounds=8), study.layer_gram(model, ids, 1)
     assert torch.equal(first[0]["errors"], again[0]["errors"]) and torch.equal(first[1]["xtx"], again[1]["xtx"])
     study.layer_gram(model, ids, 1, "attention", token_weights=False)
@@ -104,3 +110,79 @@ def test_what_is_not_there_is_named(tiny_llama, ids):
         study.layer_tokens(model, ids, 0, "mpl")
     with pytest.raises(InputError, match="at least 1 neuron a round, got 0"):
         study.error_curves(model, ids, block_rounds=0)
+
+
+# metrics on trial
+
+
+@pytest.fixture(scope="session")
+def other(ids):
+    return torch.randint(512, (3, 24), generator=torch.Generator().manual_seed(9))
+
+
+def test_readings_are_what_they_say(tiny_llama, ids):
+    dense = study.dense_problem(tiny_llama(), ids, 1)
+    found = trial.readings(dense)
+    assert list(found) == list(trial.READINGS) and all(scores.shape == (48,) for scores in found.values())
+    gram = contributions(dense.xtx, dense.weight)
+    output = float((dense.weight * (dense.xtx @ dense.weight)).sum())
+    assert float(found["share of output"].sum()) == pytest.approx(output)
+    torch.testing.assert_close(found["energy"], gram.diagonal())
+    _, inverse, ridge = dense.full_problem()
+    energy = (dense.xtx.diagonal() + ridge) * dense.weight.square().sum(1)
+    torch.testing.assert_close(energy * found["condition alone"].square(), found["full-condition"])
+    chosen = metric("mask-condition")(dense, 40, torch.Generator())
+    torch.testing.assert_close(found["mask-condition"], chosen.scores)
+    assert list(trial.readings(dense, ("energy",))) == ["energy"]
+
+
+def test_condition_changes_by_brute_force(tiny_llama, ids):
+    xtx = study.layer_gram(tiny_llama(), ids, 1)["xtx"][:8, :8]
+    changes = trial.condition_changes(xtx)
+    without = torch.tensor([i for i in range(8) if i != 3])
+    want = torch.linalg.cond(xtx) / torch.linalg.cond(xtx[without][:, without])
+    assert float(changes[3]) == pytest.approx(float(want), rel=1e-6) and (changes >= 1.0 - 1e-9).all()
+
+
+def test_single_removals_are_measured_on_the_tokens(tiny_llama, ids, other):
+    model = tiny_llama()
+    found = trial.single_removals(model, ids, other, 1, [3, 40])
+    dense = study.dense_problem(model, ids, 1)
+    for place, neuron in enumerate((3, 40)):
+        kept = torch.tensor([i for i in range(48) if i != neuron])
+        fitted, _ = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, kept, 1e-2)
+        for text, name in ((ids, "retuned"), (other, "unseen")):
+            tokens = study.layer_tokens(model, text, 1)
+            x = (tokens["x"] / tokens["norms"][:, None]).double()
+            error = (x @ (dense.weight - fitted)).square().sum() / (x @ dense.weight).square().sum()
+            assert float(found[name][place]) == pytest.approx(float(error), rel=1e-3)
+    scores = trial.readings(dense, ("full-condition",))["full-condition"][[3, 40]]
+    output = float((dense.weight * (dense.xtx @ dense.weight)).sum())
+    torch.testing.assert_close(found["objective"], scores / output, rtol=1e-4, atol=0.0)
+
+
+def test_choices_are_judged_on_both_texts(tiny_llama, ids, other):
+    model = tiny_llama()
+    names = (*trial.READINGS, trial.ONE_LOOK)
+    found = trial.choice_errors(model, ids, other, 1, 12, names=names)
+    assert set(found) == {*names, *(f"kept:{name}" for name in names)}
+    for name in names:
+        plain, tuned, unseen = found[name].tolist()
+        assert len(found[f"kept:{name}"]) == 36 and 0 < tuned < plain and unseen > 0
+    assert float(found["full-condition"][1]) < min(float(found[name][1]) for name in ("random", "magnitude"))
+    same = trial.choice_errors(model, ids, ids, 1, 12, names=("energy",), token_weights=False)["energy"]
+    assert float(same[1]) == pytest.approx(float(same[2]))
+
+
+def test_perplexities_are_those_of_the_pruned_models(tiny_llama, ids, other):
+    model = tiny_llama()
+    found = trial.metric_perplexities(model, ids, other, (1, 2), 0.25, names=("full-condition", "random"))
+    assert set(found) == {"full-condition", "random", "dense"}
+    assert float(found["dense"]) == pytest.approx(perplexity(model, other).perplexity, rel=1e-5)
+    pruned = share(model)
+    for layer in (1, 2):
+        dense = study.dense_problem(model, ids, layer)
+        kept = top(trial.readings(dense, ("random",))["random"], 36).kept
+        shrink_mlp(pruned.model.layers[layer], kept)
+    assert float(found["random"][0]) == pytest.approx(perplexity(pruned, other).perplexity, rel=1e-5)
+    assert float(found["random"][1]) != float(found["random"][0])

@@ -17,8 +17,11 @@ def plot_comparison(ratios: Mapping[str, float | Spread]) -> Figure:
     spreads = {name: value if isinstance(value, tuple) else (value,) * 3 for name, value in ratios.items()}
     names, places = list(spreads), list(range(len(spreads)))
     middles = [100 * middle for middle, _, _ in spreads.values()]
-    whiskers = [[100 * (m - low) for m, low, _ in spreads.values()], [100 * (high - m) for m, _, high in spreads.values()]]
-    axes.barh(places, middles, xerr=whiskers, color=COLOURS[0], ecolor="black", capsize=4, height=0.6)
+    axes.barh(places, middles, color=COLOURS[0], height=0.6)
+    for place, (middle, low, high) in zip(places, spreads.values(), strict=True):
+        if low < high:
+            whiskers = [[100 * (middle - low)], [100 * (high - middle)]]
+            axes.errorbar(100 * middle, place, xerr=whiskers, color="black", capsize=4)
     axes.axvline(100, color="black", linestyle="--", linewidth=1)
     right = max(high for _, _, high in spreads.values()) * 100
     for place, middle, (_, _, high) in zip(places, middles, spreads.values(), strict=True):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 from torch import Tensor
 
 from ..errors import InputError, nearest
@@ -34,7 +34,11 @@ def values_of(study: LayerStudy, metric: str) -> Tensor:
 
 
 def plot_layer_importance(study: LayerStudy) -> Figure:
-    """All three importances, one below the other; red: what each would drop, as many as greedy did (at least 1)."""
+    """All three importances, one below the other; red: what each would drop, as many as greedy did (at least 1).
+
+    In greedy's panel, black marks show the loss increase before anything was removed: where a bar is above its mark, a
+    layer that stood in for this one is gone.
+    """
     count, layers = max(1, len(study.order)), range(len(study.influence))
     names = [name for name in METRICS if name != "greedy, last round" or len(study.rounds)]
     figure, axes = figure_with_axes(len(names), 1, (9.0, 2.4 * len(names)), sharex=True)
@@ -46,12 +50,18 @@ def plot_layer_importance(study: LayerStudy) -> Figure:
         _bars(axis, values, set(chosen[name]), errors)
         axis.set_ylabel(METRICS[name])
         if name == "greedy, last round":
+            axis.scatter(layers, study.mean_harm.tolist(), marker="_", s=60, color="black", zorder=3,
+                         label="before any removal")  # fmt: skip
+            axis.legend(loc="upper center", fontsize=8)
             for place, layer in enumerate(study.order):
-                height = 0.0 if values[layer].isnan() else max(0.0, float(values[layer]))
-                axis.annotate(f"{place + 1}.", (layer, height), xytext=(0, 2), textcoords="offset points",
+                top = max(0.0, float(study.mean_harm[layer]), float(values[layer].nan_to_num(0.0)))
+                axis.annotate(f"{place + 1}.", (layer, top), xytext=(0, 3), textcoords="offset points",
                               ha="center", color=RED, fontsize=9, fontweight="bold")  # fmt: skip
     axes[0].set_title(f"Three importances, one model; red: the {count} that would go first")
     _layer_axis(axes[-1], len(layers))
+    if len(layers) <= 40:
+        axes[-1].xaxis.set_major_locator(MultipleLocator(1))
+        axes[-1].tick_params(axis="x", labelsize=8)
     figure.alt_text = f"{len(names)} bar charts over {len(layers)} layers. " + " ".join(
         f"By {name}, the {count} that go first are {_list(chosen[name])}." for name in names
     )
@@ -69,12 +79,16 @@ def plot_proxy(study: LayerStudy, correlation: float) -> Figure:
     figure, (left, right) = figure_with_axes(1, 2, (9.5, 4.4))
     by, harmed = ranks(influence), ranks(harm)
     for axis, x, y in ((left, influence, harm), (right, by, harmed)):
-        axis.scatter(x, y, s=22, color=BLUE)
-        axis.scatter(x[worst], y[worst], s=70, color=RED, marker="D", label=f"layer {worst}: hides the most harm")
+        axis.scatter(x.tolist(), y.tolist(), s=22, color=BLUE)
+        axis.scatter(float(x[worst]), float(y[worst]), s=70, color=RED, marker="D",
+                     label=f"layer {worst}: hides the most harm")  # fmt: skip
     # where harm differs by a few times its error, layers may well swap places
-    left.errorbar(influence, harm, yerr=study.harm_error, fmt="none", ecolor=GREY, elinewidth=1, zorder=0)
+    spread = study.harm_error.tolist()
+    left.errorbar(influence.tolist(), harm.tolist(), yerr=spread, fmt="none", ecolor=GREY, elinewidth=1, zorder=0)
     left.set_xscale("log")
     left.set_yscale("symlog", linthresh=max(0.01, float(harm.abs().min())), linscale=0.3)
+    for part in (left.xaxis, left.yaxis):
+        part.set_major_formatter("{x:g}")
     left.set_ylim(min(0.0, 1.5 * float(harm.min())), 2.0 * float(harm.max()))
     left.set_xlabel("block influence (no unit)")
     left.set_ylabel("loss increase (nats per token)")
@@ -103,7 +117,7 @@ def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -
     turn = 1.0 - _of_sequence(study.cosine, sequence)  # (n, L)
     figure, axis = figure_with_axes(1, 1, (9.5, 4.6))
     axis.grid(False)
-    image = axis.imshow(turn.clamp(min=SMALLEST_TURN), aspect="auto", origin="lower", interpolation="nearest",
+    image = axis.imshow(turn.clamp(min=SMALLEST_TURN).numpy(), aspect="auto", origin="lower", interpolation="nearest",
                         cmap="cividis", norm=LogNorm(1e-3, 1.0))  # fmt: skip
     figure.colorbar(image, ax=axis, label="1 - cosine (no unit), log scale", extend="both")
     axis.set_xlabel("position in the sequence (tokens)")
@@ -126,14 +140,15 @@ def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -
 
 def plot_norms(study: LayerStudy, sequence: int = 0) -> Figure:
     """Norm of the residual stream by depth in one sequence: the massive token against the median and range of all."""
-    writer, _, position, _ = massive(study.norms[:, sequence : sequence + 1])
     norms = _of_sequence(study.norms, sequence)  # (n + 1, L)
+    writer, _, position, _ = massive(norms[:, None])
     depth = range(len(norms))
     figure, axis = figure_with_axes(1, 1, (9.0, 4.0))
     rest = norms[:, [i for i in range(norms.shape[1]) if i != position]]
-    axis.fill_between(depth, rest.amin(1), rest.amax(1), color=BLUE, alpha=0.2, label="other tokens, range")
-    axis.plot(depth, norms.median(1).values, color=BLUE, label="median token")
-    axis.plot(depth, norms[:, position], color=RED, marker="o", markersize=3, label=f"position {position}")
+    low, high = rest.amin(1).tolist(), rest.amax(1).tolist()
+    axis.fill_between(depth, low, high, color=BLUE, alpha=0.2, label="other tokens, range")
+    axis.plot(depth, norms.median(1).values.tolist(), color=BLUE, label="median token")
+    axis.plot(depth, norms[:, position].tolist(), color=RED, marker="o", markersize=3, label=f"position {position}")
     axis.axvspan(writer, writer + 1, color=ORANGE, alpha=0.25, label=f"layer {writer}")
     axis.set_yscale("log")
     axis.set_xlabel("layers passed (0: embedding)")
@@ -158,10 +173,14 @@ def plot_layer(study: LayerStudy, layer: int, metric: str = "block influence", s
     cosine = _of_sequence(study.cosine, sequence)[layer]  # (L,)
     lowest, mean, harm = int(cosine.argmin()), float(cosine.mean()), float(study.mean_harm[layer])
     figure, (left, right) = figure_with_axes(1, 2, (9.5, 3.6))
-    left.plot(cosine, color=BLUE, linewidth=1.2)
+    figure.set_layout_engine("none")  # it would draw everything twice, and a slider waits for this
+    for axis, (start, width) in ((left, (0.075, 0.40)), (right, (0.58, 0.41))):
+        axis.set_position((start, 0.15, width, 0.75))
+    left.plot(cosine.tolist(), color=BLUE, linewidth=1.2)
     left.axhline(mean, color=GREY, linestyle="--", linewidth=1, label=f"mean {mean:.3f}")
-    left.scatter([lowest], [cosine[lowest]], color=RED, zorder=3, s=25, label=f"position {lowest}: {cosine[lowest]:.3f}")
-    left.set_ylim(min(-0.1, float(cosine.min()) - 0.05), 1.05)
+    low = float(cosine[lowest])
+    left.scatter([lowest], [low], color=RED, zorder=3, s=25, label=f"position {lowest}: {low:.3f}")
+    left.set_ylim(min(-0.1, low - 0.05), 1.05)
     left.set_xlabel("position in the sequence (tokens)")
     left.set_ylabel("cosine(before, after)")
     left.set_title(f"layer {layer}, sequence {sequence}")
@@ -175,7 +194,7 @@ def plot_layer(study: LayerStudy, layer: int, metric: str = "block influence", s
         place = f"place {1 + int((values < values[layer]).sum())} of {int(values.isfinite().sum())}"
     right.set_title(f"{place}; harm {harm:.2f} nats")
     figure.alt_text = (
-        f"Layer {layer} in sequence {sequence}: mean cosine {mean:.3f}, lowest {float(cosine[lowest]):.3f} at position "
+        f"Layer {layer} in sequence {sequence}: mean cosine {mean:.3f}, lowest {low:.3f} at position "
         f"{lowest}. By {metric}: {place}, place 1 being the least important. Block influence "
         f"{float(study.influence[layer]):.4f}; without this layer the loss rises by {harm:.2f} nats per token."
     )
@@ -191,11 +210,14 @@ def _of_sequence(values: Tensor, sequence: int) -> Tensor:
 
 def _bars(axis: Axes, values: Tensor, marked: set[int], errors: Tensor | None = None) -> None:
     """Bars over layers, on a scale that shows small values beside one huge one; NaN leaves a gap."""
-    axis.bar(range(len(values)), values.nan_to_num(0.0), color=[RED if i in marked else BLUE for i in range(len(values))],
-             yerr=errors, error_kw={"elinewidth": 1, "ecolor": GREY})  # fmt: skip
+    colours = [RED if layer in marked else BLUE for layer in range(len(values))]
+    axis.bar(range(len(values)), values.nan_to_num(0.0).tolist(), color=colours,
+             yerr=None if errors is None else errors.tolist(), error_kw={"elinewidth": 1, "ecolor": GREY})  # fmt: skip
     finite = values[values.isfinite()]
     if len(finite) and float(finite.max()) > 20 * float(finite.abs().median()) > 0:
         axis.set_yscale("symlog", linthresh=float(finite.abs().median()))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _layer_axis(axis: Axes, layers: int) -> None:

@@ -212,27 +212,34 @@ def plot_outcomes(outcomes: Mapping[str, Mapping[str, float]], what: str, refere
     return figure
 
 
-def plot_ridges(ridges: Sequence[float], seen: Sequence[float], unseen: Sequence[float], condition: Sequence[float],
-                removed: float) -> Figure:  # fmt: skip
-    """What the ridge does: error on the calibration text and on another, and the median condition, per ridge."""
-    figure, (left, right) = figure_with_axes(1, 2, (10.0, 3.6))
-    left.plot(ridges, [100 * e for e in seen], "o-", color=KEPT, label="calibration text")
-    left.plot(ridges, [100 * e for e in unseen], "X--", color=REMOVED, label="text it never saw")
-    best = int(np.argmin(unseen))
-    left.scatter(ridges[best], 100 * unseen[best], s=160, facecolors="none", edgecolors="black", label="lowest unseen")
-    left.set(xscale="log", xlabel="ridge λ (of the mean energy of an input)", ylabel="error left (% of ‖Y‖²)", ylim=0,
+def plot_ridges(
+    ridges: Sequence[float],
+    errors: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    condition: Sequence[float],
+    removed: float,
+) -> Figure:
+    """What the ridge does: errors[calibration] = (on the calibration text, on another), and the median condition."""
+    figure, (left, right) = figure_with_axes(1, 2, (10.0, 3.8))
+    figure.alt_text = f"Two line charts over ridges from {ridges[0]:g} to {ridges[-1]:g}."
+    for (label, (seen, unseen)), colour in zip(errors.items(), (REMOVED, KEPT, COLOURS[2]), strict=False):
+        left.plot(ridges, [100 * e for e in seen], "o-", color=colour, label=f"{label}, calibration text")
+        left.plot(ridges, [100 * e for e in unseen], "X--", color=colour, label=f"{label}, unseen text")
+        best = int(np.argmin(unseen))
+        left.scatter(ridges[best], 100 * unseen[best], s=160, facecolors="none", edgecolors="black")
+        figure.alt_text += (
+            f" With {label} the error goes from {seen[0]:.1%} to {seen[-1]:.1%} on the calibration text; on unseen "
+            f"text it starts at {unseen[0]:.1%}, is lowest at {unseen[best]:.1%} with a ridge of {ridges[best]:g}, and "
+            f"ends at {unseen[-1]:.1%}."
+        )
+    left.set(xscale="log", xlabel="ridge λ (of the mean energy of an input)", ylabel="error left (% of ‖Y‖²)",
              title=f"{removed:.0%} of the neurons removed, re-tuned")  # fmt: skip
-    left.legend(fontsize=8)
+    left.set_ylim(0, 1.45 * left.get_ylim()[1])  # room for the legend
+    left.legend(fontsize=8, loc="upper center", ncols=len(errors))
     right.plot(ridges, condition, "o-", color=COLOURS[2])
     right.set(xscale="log", yscale="log", xlabel="ridge λ (of the mean energy of an input)",
               ylabel="median condition κ", title="The ridge also tames the condition")  # fmt: skip
     _plain_ticks(right.yaxis, right.get_ylim())
-    figure.alt_text = (
-        f"Two line charts over ridges from {ridges[0]:g} to {ridges[-1]:g}. Left: the error on the calibration text "
-        f"grows from {seen[0]:.1%} to {seen[-1]:.1%}; on unseen text it starts at {unseen[0]:.1%}, is lowest at "
-        f"{unseen[best]:.1%} with a ridge of {ridges[best]:g}, and ends at {unseen[-1]:.1%}. Right: the median "
-        f"condition falls from {condition[0]:.2f} to {condition[-1]:.2f}."
-    )
+    figure.alt_text += f" The median condition falls from {condition[0]:.2f} to {condition[-1]:.2f}."
     return figure
 
 

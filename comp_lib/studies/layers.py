@@ -17,15 +17,19 @@ once per model, tokens and layers gone.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..cache import cached
+from ..cache import cached, to_tensors
 from ..errors import InputError
+from ..evaluate import perplexity
 from ..importance.layers import block_influence, loss_increase
-from ..stream import Progress, embed, no_progress, rotary, through
+from ..stream import Progress, embed, no_progress, rotary, sequence_losses, through
+from ..surgery import keep_layers
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,9 @@ def layer_study(model: nn.Module, ids: Tensor, greedy: int = 3, progress: Progre
     Raises InputError if that would leave no layer.
     """
     stream = stream_statistics(model, ids, progress)
+    harm = harm_by_sequence(model, ids, progress)
     rounds, order = greedy_rounds(model, ids, greedy, progress)
-    return LayerStudy(
-        ids, stream["influence"], stream["cosine"], stream["norms"], harm_by_sequence(model, ids, progress), rounds, order
-    )
+    return LayerStudy(ids, harm=harm, rounds=rounds, order=order, **stream)
 
 
 def stream_statistics(model: nn.Module, ids: Tensor, progress: Progress = no_progress) -> dict[str, Tensor]:
@@ -86,7 +89,12 @@ def _stream_statistics(model: nn.Module, ids: Tensor, progress: Progress) -> dic
 
 def harm_by_sequence(model: nn.Module, ids: Tensor, progress: Progress = no_progress) -> Tensor:
     """Loss increase without each layer, for each sequence of ids (S, L): (n, S), nats per token."""
-    return _harm(model, ids, (), progress)
+    device = str(model.model.embed_tokens.weight.device)
+
+    def compute() -> dict[str, Tensor]:
+        return {"harm": torch.stack([loss_increase(model, row[None], device, progress) for row in ids], dim=1)}
+
+    return cached("layer-harm", model, ids, {}, compute)["harm"]
 
 
 def greedy_rounds(
@@ -101,21 +109,70 @@ def greedy_rounds(
         raise InputError(f"expected 0 to {layers - 1} layers to remove, got {count}: ask for fewer")
     rounds, gone = torch.empty(0, layers), ()
     for _ in range(count):
-        harm = _harm(model, ids, gone, progress).mean(1)  # (n,)
+        if gone:
+            harm = _harm_after(model, ids, gone, progress)  # (n,)
+        else:  # sequences are of one length: the mean of their losses is the loss on all tokens
+            harm = harm_by_sequence(model, ids, progress).mean(1)
         rounds = torch.cat([rounds, harm[None]])
         gone += (int(harm.nan_to_num(nan=float("inf")).argmin()),)
     return rounds, gone
 
 
-def _harm(model: nn.Module, ids: Tensor, gone: tuple[int, ...], progress: Progress) -> Tensor:
-    """Loss increase (n, S) where the layers `gone` are gone already; NaN for those."""
+def _harm_after(model: nn.Module, ids: Tensor, gone: tuple[int, ...], progress: Progress) -> Tensor:
+    """Loss increase (n,) on ids (S, L) where the layers `gone` are gone already; NaN for those."""
     present = [index for index in range(len(model.model.layers)) if index not in gone]
     device = str(model.model.embed_tokens.weight.device)
+    found = cached("layer-harm-after", model, ids, {"gone": sorted(gone)},
+                   lambda: {"harm": loss_increase(model, ids, device, progress, present)})  # fmt: skip
+    return found["harm"]
 
-    def compute() -> dict[str, Tensor]:
-        return {"harm": torch.stack([loss_increase(model, row[None], device, progress, present) for row in ids], dim=1)}
 
-    return cached("layer-harm", model, ids, {"gone": sorted(gone)}, compute)["harm"]
+def without_layers(model: nn.Module, gone: Sequence[int]) -> nn.Module:
+    """A second model without the layers `gone`; it shares its tensors with `model`, which stays whole.
+
+    Raises InputError for a layer that is not there, or if none is left.
+    """
+    layers = len(model.model.layers)
+    if not set(gone) <= set(range(layers)) or len(set(gone)) == layers:
+        raise InputError(f"expected some of the layers 0 to {layers - 1}, not all, got {sorted(gone)}: choose others")
+    second = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    keep_layers(second, [index for index in range(layers) if index not in gone])
+    return second
+
+
+def loss_without(model: nn.Module, ids: Tensor, gone: Sequence[int] = ()) -> float:
+    """Mean next-token loss on ids (S, L), nats per token, without the layers `gone`: for text not calibrated on."""
+    gone = sorted(gone)
+    found = cached("layers-gone", model, ids, {"gone": gone},
+                   lambda: to_tensors({"loss": [perplexity(without_layers(model, gone), ids).loss]}))  # fmt: skip
+    return float(found["loss"])
+
+
+def harm_at_position(model: nn.Module, ids: Tensor, layer: int, position: int = 0) -> tuple[float, float]:
+    """Loss increase, nats per token on ids (S, L), of skipping a layer (at one position, at all others but this one).
+
+    Skipping it everywhere is what `harm` measures. Where does that harm come from? At the other tokens the layer still
+    reads this one, but does not write to it, or the other way round.
+    """
+    found = cached("layer-harm-at", model, ids, {"layer": layer, "position": position},
+                   lambda: _harm_at_position(model, ids, layer, position))  # fmt: skip
+    return float(found["there"]), float(found["elsewhere"])
+
+
+@torch.inference_mode()
+def _harm_at_position(model: nn.Module, ids: Tensor, layer: int, position: int) -> dict[str, Tensor]:
+    hidden = embed(model, ids)
+    rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
+    for module in model.model.layers[:layer]:
+        hidden = through(module, hidden, rope, hidden.device)
+    after = through(model.model.layers[layer], hidden, rope, hidden.device)
+    here = torch.arange(ids.shape[1], device=hidden.device)[:, None] == position  # (L, 1)
+    losses = []
+    for stream in (after, torch.where(here, hidden, after), torch.where(here, after, hidden)):
+        for module in model.model.layers[layer + 1 :]:
+            stream = through(module, stream, rope, hidden.device)
+        losses.append(sequence_losses(model, stream, ids).mean())
+    return {"there": losses[1] - losses[0], "elsewhere": losses[2] - losses[0]}
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -131,6 +188,16 @@ def rank_gap(proxy: Tensor, harm: Tensor) -> Tensor:
 def hidden_harm(proxy: Tensor, harm: Tensor) -> Tensor:
     """Harm (n,) beyond what a layer's place in the proxy's order promises, in the units of `harm`; negative: less."""
     return harm - harm.sort().values[ranks(proxy)]
+
+
+def flat_cosine(cosine: Tensor, norms: Tensor) -> Tensor:
+    """Cosine of all tokens' states as one long vector, (n,), from cosine (n, S, L) and norms (n + 1, S, L).
+
+    A trap: the tokens count by the square of their norms, so that a massive one speaks for all.
+    """
+    before, after = norms[:-1].double(), norms[1:].double()
+    products = (cosine * before * after).sum((1, 2))
+    return products / (before.square().sum((1, 2)) * after.square().sum((1, 2))).sqrt()
 
 
 def massive(norms: Tensor) -> tuple[int, int, int, float]:

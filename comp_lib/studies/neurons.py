@@ -7,22 +7,19 @@ the numbers of one layer reusable, whatever the plan will be; `prune` itself gat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..cache import cached, to_tensors
+from ..cache import cached
 from ..errors import InputError
-from ..gram import Gram, contributions, residual_energy
+from ..gram import Gram, residual_energy
 from ..gram import token_weights as inverse_norms
-from ..importance.condition import block_scores, condition_numbers, sweep
-from ..importance.neurons import METRICS, Dense, metric, top
-from ..prune import share, upstream
-from ..recover import least_squares, only
+from ..importance.condition import sweep
+from ..importance.neurons import Dense, metric
+from ..prune import upstream
 from ..shape import Shape
-from ..stream import attention_step, batches, embed, mlp_step, rotary, sequence_losses, through
-from ..surgery import shrink_mlp
+from ..stream import attention_step, batches, embed, mlp_step, rotary, through
 
 WHICH = ("mlp", "attention")
 FURTHEST = 0.6  # share of the neurons up to which error curves go: beyond it a layer is better dropped
@@ -44,7 +41,7 @@ def dense_layer(model: nn.Module, layer: int, which: str = "mlp") -> tuple[nn.Li
     return module.self_attn.o_proj, module.self_attn.head_dim * module.self_attn.num_key_value_groups
 
 
-def _into(model: nn.Module, ids: Tensor, layer: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def walk_to(model: nn.Module, ids: Tensor, layer: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Hidden states (S, L, d) that flow into a layer of the dense model, and the rotary embedding."""
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
@@ -62,7 +59,7 @@ def layer_tokens(model: nn.Module, ids: Tensor, layer: int, which: str = "mlp") 
     dense_layer(model, layer, which)
 
     def compute() -> dict[str, Tensor]:
-        hidden, rope = _into(model, ids, layer)
+        hidden, rope = walk_to(model, ids, layer)
         module, inputs, norms = model.model.layers[layer], [], []
         for rows in batches(*ids.shape):
             out, x = attention_step(module, hidden[rows], rope)
@@ -86,15 +83,15 @@ def layer_gram(
     dense_layer(model, layer, which)
 
     def compute() -> dict[str, Tensor]:
-        hidden, rope = _into(model, ids, layer)
-        grams = _grams(model.model.layers[layer], hidden, rope, (True, False))[0]
+        hidden, rope = walk_to(model, ids, layer)
+        grams = grams_of(model.model.layers[layer], hidden, rope, (True, False))[0]
         return {f"{name}-{'weighted' if weighted else 'plain'}": gram.xtx for (name, weighted), gram in grams.items()}
 
     found = cached("layer-gram", model, ids, {"layer": layer}, compute)
     return {"xtx": found[f"{which}-{'weighted' if token_weights else 'plain'}"]}
 
 
-def _grams(
+def grams_of(
     module: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], weightings: tuple[bool, ...]
 ) -> tuple[dict[tuple[str, bool], Gram], Tensor]:
     """Gram statistics of both dense layers for each weighting, and the hidden states behind the layer (S, L, d)."""
@@ -163,10 +160,10 @@ def survey(model: nn.Module, ids: Tensor, ridge: float = 1e-2, block_rounds: int
     group_counts = torch.arange(max(shape.kv_groups))
 
     def compute() -> dict[str, Tensor]:
-        hidden, rope = _into(model, ids, 0)
+        hidden, rope = walk_to(model, ids, 0)
         tables: list[dict[str, Tensor]] = []
         for index, module in enumerate(model.model.layers):
-            grams, hidden = _grams(module, hidden, rope, (True,))
+            grams, hidden = grams_of(module, hidden, rope, (True,))
             table = {}
             for which, asked, name in (("mlp", counts, ""), ("attention", group_counts, "group_")):
                 linear, block = dense_layer(model, index, which)
@@ -189,7 +186,7 @@ def _padded(values: Tensor, width: int) -> Tensor:
 def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Relative error of a dense layer after each of `counts` removals (K + 1,), and its inputs' facts for `survey`."""
     xtx, inverse, ridge = dense.full_problem()
-    whole = max(_energy(xtx, dense.weight), 1e-300)
+    whole = max(energy_of(xtx, dense.weight), 1e-300)
     possible = counts[(counts > 0) & (counts < dense.blocks)]
     curve = torch.full((len(counts),), float("nan"), dtype=torch.float64)
     curve[0] = 0.0
@@ -206,175 +203,6 @@ def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[s
     return curve, facts
 
 
-def _energy(xtx: Tensor, matrix: Tensor) -> float:
+def energy_of(xtx: Tensor, matrix: Tensor) -> float:
     """||X M||^2 = tr(M^T C M): C (n, n), M (n, m)."""
     return residual_energy(xtx, matrix, torch.zeros_like(matrix))
-
-
-def readings(dense: Dense) -> dict[str, Tensor]:
-    """Every way to score the inputs of a dense layer without removing any: name -> (n,), larger is worth more.
-
-    The metrics of `importance.neurons` (those of COMP before their first round), and two that COMP is not: "condition
-    alone", 1 / kappa, and "share of output", <a_i, Y> = (G 1)_i, which may be negative.
-    """
-    generator = torch.Generator().manual_seed(0)
-    gram = contributions(dense.xtx, dense.weight)
-    _, inverse, ridge = dense.full_problem()
-    matrix, mask_inverse = dense.mask_problem()
-    energy = (dense.xtx.diagonal() + ridge) * dense.weight.square().sum(1)
-    kappa = ((dense.xtx.diagonal() + ridge) * inverse.diagonal()).clamp_min(1.0).sqrt()
-    found = {
-        "full-condition": block_scores(inverse, dense.weight),
-        "mask-condition": matrix.diagonal() / condition_numbers(matrix, mask_inverse).square(),
-    }
-    found |= {
-        name: metric(name)(dense, dense.blocks, generator).scores
-        for name in METRICS
-        if name not in ("full-condition", "mask-condition", "energy")
-    }
-    return found | {"energy": energy, "condition alone": 1.0 / kappa, "share of output": gram.sum(1)}
-
-
-def condition_changes(xtx: Tensor) -> Tensor:
-    """How much the condition number of C (n, n) falls when one input leaves: cond(C) / cond(C without i), (n,).
-
-    n eigenvalue problems of size n - 1: a reading of "matrix condition" for small matrices only.
-    """
-
-    def condition(matrix: Tensor) -> float:
-        values = torch.linalg.eigvalsh(matrix)
-        return float(values[-1] / values[0])
-
-    whole = condition(xtx)
-    keep = lambda i: torch.arange(len(xtx)) != i  # noqa: E731
-    return torch.tensor([whole / condition(xtx[keep(i)][:, keep(i)]) for i in range(len(xtx))], dtype=torch.float64)
-
-
-@torch.no_grad()
-def single_removals(
-    model: nn.Module, ids: Tensor, unseen: Tensor, layer: int, neurons: list[int], ridge: float = 1e-2
-) -> dict[str, Tensor]:
-    """What removing one neuron costs, measured: all others fitted from scratch, once for each of `neurons` (k,).
-
-    Shares of ||X W||^2, tokens weighted: "retuned" (k,) on `ids`, "unseen" (k,) on the other text, and "objective" (k,),
-    the error on `ids` plus the ridge's penalty, which is what the least squares minimise.
-    """
-
-    def compute() -> dict[str, Tensor]:
-        dense = dense_problem(model, ids, layer, ridge=ridge)
-        other = layer_gram(model, unseen, layer)["xtx"]
-        whole, whole_unseen = _energy(dense.xtx, dense.weight), _energy(other, dense.weight)
-        target, rows = dense.xtx @ dense.weight, []
-        for neuron in neurons:
-            kept = (torch.arange(dense.blocks) != neuron).nonzero().flatten()
-            fitted, used = least_squares(dense.xtx, target, dense.weight, kept, ridge)
-            gap = dense.weight - fitted
-            error, penalty = _energy(dense.xtx, gap), used * float(gap.square().sum())
-            rows.append([error / whole, _energy(other, gap) / whole_unseen, (error + penalty) / whole])
-        return dict(zip(("retuned", "unseen", "objective"), torch.tensor(rows).double().T, strict=True))
-
-    settings = {"layer": layer, "neurons": list(neurons), "ridge": ridge, "unseen": _name(unseen)}
-    return cached("single-removals", model, ids, settings, compute)
-
-
-def _name(ids: Tensor) -> list:
-    """Of a second text, among the settings of a cached study."""
-    return [list(ids.shape), int((ids.flatten() * torch.arange(1, ids.numel() + 1)).sum())]
-
-
-@torch.no_grad()
-def choice_errors(
-    model: nn.Module,
-    ids: Tensor,
-    unseen: Tensor,
-    layer: int,
-    remove: int,
-    ridge: float = 1e-2,
-    names: Sequence[str] | None = None,
-    token_weights: bool = True,
-) -> dict[str, Tensor]:
-    """Error of down_proj when `remove` neurons go by each of `readings` (or of `names`); COMP's two go in rounds.
-
-    name -> (3,): not re-tuned, re-tuned, and the latter on the text `unseen`, as shares of ||X W||^2 with tokens
-    weighted or not; "kept:name" (k,): the neurons that stay. "full-condition, one look" takes no rounds.
-    """
-
-    def compute() -> dict[str, Tensor]:
-        dense = dense_problem(model, ids, layer, "mlp", ridge, token_weights)
-        other = layer_gram(model, unseen, layer, "mlp", token_weights)["xtx"]
-        target, found = dense.xtx @ dense.weight, {}
-        whole, whole_other = _energy(dense.xtx, dense.weight), _energy(other, dense.weight)
-        for name, kept in _choices(dense, dense.blocks - remove, names).items():
-            plain = dense.weight - only(dense.weight, kept)
-            gap = dense.weight - least_squares(dense.xtx, target, dense.weight, kept, ridge)[0]
-            seen = [_energy(dense.xtx, plain) / whole, _energy(dense.xtx, gap) / whole]
-            errors = torch.tensor([*seen, _energy(other, gap) / whole_other], dtype=torch.float64)
-            found |= {f"kept:{name}": kept, name: errors}
-        return found
-
-    settings = {"layer": layer, "remove": remove, "ridge": ridge, "unseen": _name(unseen),
-                "names": None if names is None else list(names), "token_weights": token_weights}  # fmt: skip
-    return cached("choice-errors", model, ids, settings, compute)
-
-
-def _choices(dense: Dense, keep: int, names: Sequence[str] | None) -> dict[str, Tensor]:
-    """Name -> inputs that stay (keep,): COMP's metrics by their sweep, all others by their scores."""
-    in_rounds = [name for name in ("full-condition", "mask-condition") if names is None or name in names]
-    found = {name: metric(name)(dense, keep, torch.Generator()).kept for name in in_rounds}
-    if names is None or set(names) - set(found):
-        scored = readings(dense)
-        scored["full-condition, one look"] = scored.pop("full-condition")
-        del scored["mask-condition"]
-        found |= {name: top(scores, keep).kept for name, scores in scored.items() if names is None or name in names}
-    return found
-
-
-@torch.no_grad()
-def metric_perplexities(
-    model: nn.Module,
-    ids: Tensor,
-    evaluated: Tensor,
-    layers: Sequence[int],
-    fraction: float,
-    ridge: float = 1e-2,
-    names: Sequence[str] | None = None,
-) -> dict[str, Tensor]:
-    """Perplexity on `evaluated` when a fraction of the neurons of some layers goes by each metric.
-
-    All statistics are of the dense stream. name -> (2,): without recovery, and with least squares; "dense" (1,).
-    """
-
-    def compute() -> dict[str, Tensor]:
-        first = min(layers)
-        hidden, rope = _into(model, ids, first)
-        models: dict[str, tuple[nn.Module, nn.Module]] = {}
-        for index in range(first, max(layers) + 1):
-            module = model.model.layers[index]
-            if index not in layers:
-                hidden = through(module, hidden, rope, hidden.device)
-                continue
-            grams, hidden = _grams(module, hidden, rope, (True,))
-            xtx, weight = grams["mlp", True].xtx, module.mlp.down_proj.weight.detach().T.double()
-            target = xtx @ weight
-            dense = Dense(xtx, weight, upstream(module, "mlp"), 1, ridge)
-            for name, kept in _choices(dense, dense.blocks - round(fraction * dense.blocks), names).items():
-                plain, tuned = models.setdefault(name, (share(model), share(model)))
-                shrink_mlp(plain.model.layers[index], kept)
-                shrink_mlp(tuned.model.layers[index], kept, least_squares(xtx, target, weight, kept, ridge)[0])
-        hidden, rope = _into(model, evaluated, first)  # up to there all models are the same
-        judge = lambda judged: _perplexity_behind(judged, hidden, rope, first, evaluated)  # noqa: E731
-        found = {name: [judge(plain), judge(tuned)] for name, (plain, tuned) in models.items()}
-        return to_tensors(found | {"dense": [judge(model)]})
-
-    settings = {"layers": list(layers), "fraction": fraction, "ridge": ridge, "evaluated": _name(evaluated),
-                "names": None if names is None else list(names)}  # fmt: skip
-    return cached("metric-perplexities", model, ids, settings, compute)
-
-
-def _perplexity_behind(
-    model: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], first: int, ids: Tensor
-) -> float:
-    """Perplexity of `ids` (S, L), given the hidden states (S, L, d) that flow into the layer `first`."""
-    for module in model.model.layers[first:]:
-        hidden = through(module, hidden, rope, hidden.device)
-    return float(sequence_losses(model, hidden, ids).mean().exp())

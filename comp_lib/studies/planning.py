@@ -27,10 +27,10 @@ from ..cache import cached, to_tensors
 from ..errors import InputError
 from ..evaluate import perplexity
 from ..gram import Gram, residual_energy, token_weights
-from ..importance.layers import loss_increase
 from ..importance.neurons import Dense, full_condition
 from ..plan import SMALLEST_SHARE, Plan, removed, uniform_plan
-from ..prune import Settings, prune, share
+from ..prune import prune, share
+from ..settings import Settings
 from ..shape import Shape
 from ..stream import attention_step, batches, embed, mlp_inputs, mlp_step, rotary, sequence_losses, through
 from ..surgery import keep_layers, shrink_mlp, update_config
@@ -89,7 +89,7 @@ def water_filling_plan(
     """Always narrow next the layer that loses least error per parameter, by one step to the next lower multiple.
 
     worth: what one unit of a layer's relative error counts, one per parent layer; None is the naive choice, 1 for all.
-    No layer falls under a tenth of its neurons. Raises InputError as `uniform_plan` does.
+    No layer falls under a tenth of its neurons, rounded down. Raises InputError as `uniform_plan` does.
     """
     start = uniform_plan(shape, ratio, of=of, drop=drop, multiple=multiple, parent=parent)  # checks the request
     worth = [1.0] * shape.layers if worth is None else [float(value) for value in worth]
@@ -102,7 +102,8 @@ def water_filling_plan(
         """Error per parameter of the layer's next step; infinite where there is none."""
         full, now = shape.neurons[layer], widths[layer]
         after = (now - 1) // multiple * multiple
-        if after < max(SMALLEST_SHARE * full, 1):
+        narrowest = int(SMALLEST_SHARE * full + 1e-6) // multiple * multiple  # as in `plan`, which checked the request
+        if after < max(narrowest, min(multiple, full)):
             return float("inf")
         gain = float(curve[layer][full - after] - curve[layer][full - now])
         return worth[layer] * gain / ((now - after) * shape.neuron_parameters)
@@ -110,26 +111,14 @@ def water_filling_plan(
     prices = {layer: price(layer) for layer in start.layers}
     while (gone := removed(shape, start.layers, tuple(widths.values()), start.kv_groups, of)) < ratio:
         cheapest = min(prices, key=prices.__getitem__)
-        if prices[cheapest] == float("inf"):
-            raise InputError(
-                f"expected a ratio that these layers allow, at most {gone:.3f} of the {of}, got {ratio:g}: "
-                "drop layers, or ask for less"
-            )
         widths[cheapest] = (widths[cheapest] - 1) // multiple * multiple
         prices[cheapest] = price(cheapest)
-    plan = Plan(
-        parent, shape.layers, start.layers, tuple(widths.values()), start.kv_groups, ratio, of, gone
-    )
+    plan = Plan(parent, shape.layers, start.layers, tuple(widths.values()), start.kv_groups, ratio, of, gone)
     plan.check()
     return plan
 
 
 # --- what the model says ----------------------------------------------------------------------------------------------
-
-
-def layer_harm(model: nn.Module, ids: Tensor) -> Tensor:
-    """Increase of the loss on ids (S, L) when one layer is left out, nats per token: (layers,). Cached."""
-    return cached("loss-increase", model, ids, {}, lambda: {"harm": loss_increase(model, ids)})["harm"]
 
 
 @torch.no_grad()
@@ -297,7 +286,7 @@ def layer_latency(
 
 def latency_line(found: dict[str, Tensor]) -> tuple[float, float]:
     """(a, b) of the least-squares line a + b n through the fastest run of each width: ms, and ms per neuron."""
-    widths, fastest = found["widths"].double(), found["milliseconds"].min(1).values
+    widths, fastest = found["widths"].double(), found["milliseconds"].double().min(1).values
     design = torch.stack([torch.ones_like(widths), widths], 1)  # (W, 2)
     a, b = torch.linalg.lstsq(design, fastest[:, None]).solution.flatten().tolist()
     return a, b

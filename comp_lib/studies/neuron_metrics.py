@@ -1,0 +1,187 @@
+"""Metrics on trial: what they say of the neurons of `down_proj`, and what removing neurons was then measured to cost.
+
+Three judges, from near to far: the error of the layer's own output with all others re-tuned, on the calibration text
+and on a text it never saw; the same when many neurons go at once; the perplexity of the model. (Notebook 02.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..cache import cached, to_tensors
+from ..gram import contributions
+from ..importance.condition import block_scores, condition_numbers
+from ..importance.neurons import METRICS, Dense, metric, top
+from ..prune import share, upstream
+from ..recover import least_squares, only
+from ..stream import sequence_losses, through
+from ..surgery import shrink_mlp
+from .neurons import dense_problem, energy_of, grams_of, layer_gram, walk_to
+
+READINGS = (*METRICS, "condition alone", "share of output")
+ONE_LOOK = "full-condition, one look"  # the same scores, but the lowest go at once: no rounds
+
+
+def readings(dense: Dense, names: Sequence[str] = READINGS) -> dict[str, Tensor]:
+    """Every way to score the inputs of a dense layer before any has gone: name -> (n,), larger is worth more.
+
+    The metrics of `importance.neurons` (COMP's two before their first round, energy squared), and two that COMP is
+    not: "condition alone", 1 / kappa, and "share of output", <a_i, Y> = (G 1)_i, which may be negative.
+    """
+    found = {}
+    if "full-condition" in names or "condition alone" in names:
+        xtx, inverse, ridge = dense.full_problem()
+        kappa = ((xtx.diagonal() + ridge) * inverse.diagonal()).clamp_min(1.0).sqrt()
+        found |= {"full-condition": block_scores(inverse, dense.weight), "condition alone": 1.0 / kappa}
+    if "mask-condition" in names:
+        matrix, inverse = dense.mask_problem()
+        found["mask-condition"] = matrix.diagonal() / condition_numbers(matrix, inverse).square()
+    if "share of output" in names:
+        found["share of output"] = contributions(dense.xtx, dense.weight).sum(1)
+    for name in set(names) & (set(METRICS) - set(found)):
+        scores = metric(name)(dense, dense.blocks, torch.Generator().manual_seed(0)).scores
+        found[name] = scores.square() if name == "energy" else scores
+    return {name: found[name] for name in names}
+
+
+def condition_changes(xtx: Tensor) -> Tensor:
+    """How much the condition number of C (n, n) falls when one input leaves: cond(C) / cond(C without i), (n,).
+
+    n eigenvalue problems of size n - 1: a reading of "matrix condition" for small matrices only.
+    """
+
+    def condition(matrix: Tensor) -> float:
+        values = torch.linalg.eigvalsh(matrix)
+        return float(values[-1] / values[0])
+
+    whole = condition(xtx)
+    keep = lambda i: torch.arange(len(xtx)) != i  # noqa: E731
+    return torch.tensor([whole / condition(xtx[keep(i)][:, keep(i)]) for i in range(len(xtx))], dtype=torch.float64)
+
+
+@torch.no_grad()
+def single_removals(
+    model: nn.Module, ids: Tensor, unseen: Tensor, layer: int, neurons: list[int], ridge: float = 1e-2
+) -> dict[str, Tensor]:
+    """What removing one neuron costs, measured: all others fitted from scratch, once for each of `neurons` (k,).
+
+    Shares of ||X W||^2, tokens weighted: "retuned" (k,) on `ids`, "unseen" (k,) on the other text; "objective" (k,):
+    the error on `ids` plus the ridge's penalty, which is what the least squares minimise.
+    """
+
+    def compute() -> dict[str, Tensor]:
+        dense = dense_problem(model, ids, layer, ridge=ridge)
+        other = layer_gram(model, unseen, layer)["xtx"]
+        whole, whole_unseen = energy_of(dense.xtx, dense.weight), energy_of(other, dense.weight)
+        target, rows = dense.xtx @ dense.weight, []
+        for neuron in neurons:
+            kept = (torch.arange(dense.blocks) != neuron).nonzero().flatten()
+            fitted, used = least_squares(dense.xtx, target, dense.weight, kept, ridge)
+            gap = dense.weight - fitted
+            error, penalty = energy_of(dense.xtx, gap), used * float(gap.square().sum())
+            rows.append([error / whole, energy_of(other, gap) / whole_unseen, (error + penalty) / whole])
+        return dict(zip(("retuned", "unseen", "objective"), torch.tensor(rows).double().T, strict=True))
+
+    settings = {"layer": layer, "neurons": list(neurons), "ridge": ridge, "unseen": _name(unseen)}
+    return cached("single-removals", model, ids, settings, compute)
+
+
+def _name(ids: Tensor) -> list:
+    """Of a second text, among the settings of a cached study."""
+    return [list(ids.shape), int((ids.flatten() * torch.arange(1, ids.numel() + 1)).sum())]
+
+
+@torch.no_grad()
+def choice_errors(
+    model: nn.Module,
+    ids: Tensor,
+    unseen: Tensor,
+    layer: int,
+    remove: int,
+    ridge: float = 1e-2,
+    names: Sequence[str] = READINGS,
+    token_weights: bool = True,
+) -> dict[str, Tensor]:
+    """Error of down_proj when `remove` neurons go by each of `names`, READINGS or ONE_LOOK; COMP's two go in rounds.
+
+    name -> (3,): not re-tuned, re-tuned, and the latter on the text `unseen`, as shares of ||X W||^2 with tokens
+    weighted or not; "kept:name" (k,): the neurons that stay.
+    """
+
+    def compute() -> dict[str, Tensor]:
+        dense = dense_problem(model, ids, layer, "mlp", ridge, token_weights)
+        other = layer_gram(model, unseen, layer, "mlp", token_weights)["xtx"]
+        target, found = dense.xtx @ dense.weight, {}
+        whole, whole_other = energy_of(dense.xtx, dense.weight), energy_of(other, dense.weight)
+        for name, kept in _choices(dense, dense.blocks - remove, names).items():
+            plain = dense.weight - only(dense.weight, kept)
+            gap = dense.weight - least_squares(dense.xtx, target, dense.weight, kept, ridge)[0]
+            seen = [energy_of(dense.xtx, plain) / whole, energy_of(dense.xtx, gap) / whole]
+            errors = torch.tensor([*seen, energy_of(other, gap) / whole_other], dtype=torch.float64)
+            found |= {f"kept:{name}": kept, name: errors}
+        return found
+
+    settings = {"layer": layer, "remove": remove, "ridge": ridge, "unseen": _name(unseen),
+                "names": list(names), "token_weights": token_weights}  # fmt: skip
+    return cached("choice-errors", model, ids, settings, compute)
+
+
+def _choices(dense: Dense, keep: int, names: Sequence[str]) -> dict[str, Tensor]:
+    """Name -> inputs that stay (keep,): COMP's metrics by their sweep, all others by their scores."""
+    swept = [name for name in names if name in ("full-condition", "mask-condition")]
+    found = {name: metric(name)(dense, keep, torch.Generator()).kept for name in swept}
+    look = {name: "full-condition" if name == ONE_LOOK else name for name in names if name not in swept}
+    scores = readings(dense, tuple(look.values()))
+    return found | {name: top(scores[reading], keep).kept for name, reading in look.items()}
+
+
+@torch.no_grad()
+def metric_perplexities(
+    model: nn.Module,
+    ids: Tensor,
+    evaluated: Tensor,
+    layers: Sequence[int],
+    fraction: float,
+    ridge: float = 1e-2,
+    names: Sequence[str] = READINGS,
+) -> dict[str, Tensor]:
+    """Perplexity on `evaluated` when a fraction of the neurons of some layers goes by each metric.
+
+    All statistics are of the dense stream. name -> (2,): without recovery, and with least squares; "dense" (1,).
+    """
+
+    def compute() -> dict[str, Tensor]:
+        first = min(layers)
+        hidden, rope = walk_to(model, ids, first)
+        models: dict[str, tuple[nn.Module, nn.Module]] = {}
+        for index in range(first, max(layers) + 1):
+            module = model.model.layers[index]
+            if index not in layers:
+                hidden = through(module, hidden, rope, hidden.device)
+                continue
+            grams, hidden = grams_of(module, hidden, rope, (True,))
+            xtx, weight = grams["mlp", True].xtx, module.mlp.down_proj.weight.detach().T.double()
+            target = xtx @ weight
+            dense = Dense(xtx, weight, upstream(module, "mlp"), 1, ridge)
+            for name, kept in _choices(dense, dense.blocks - round(fraction * dense.blocks), names).items():
+                plain, tuned = models.setdefault(name, (share(model), share(model)))
+                shrink_mlp(plain.model.layers[index], kept)
+                shrink_mlp(tuned.model.layers[index], kept, least_squares(xtx, target, weight, kept, ridge)[0])
+        hidden, rope = walk_to(model, evaluated, first)  # up to there all models are the same
+        judge = lambda judged: _perplexity_behind(judged, hidden, rope, first, evaluated)  # noqa: E731
+        found = {name: [judge(plain), judge(tuned)] for name, (plain, tuned) in models.items()}
+        return to_tensors(found | {"dense": [judge(model)]})
+
+    settings = {"layers": list(layers), "fraction": fraction, "ridge": ridge, "evaluated": _name(evaluated),
+                "names": list(names)}  # fmt: skip
+    return cached("metric-perplexities", model, ids, settings, compute)
+
+
+def _perplexity_behind(model: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], first: int, ids: Tensor) -> float:
+    """Perplexity of `ids` (S, L), given the hidden states (S, L, d) that flow into the layer `first`."""
+    for module in model.model.layers[first:]:
+        hidden = through(module, hidden, rope, hidden.device)
+    return float(sequence_losses(model, hidden, ids).mean().exp())

@@ -1,0 +1,133 @@
+"""The checks of lesson 3's exercises: they refuse the stub and plausible mistakes by name, and accept the solution."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+EXERCISES = Path(__file__).parents[1] / "notebooks" / "exercises"
+sys.path.insert(0, str(EXERCISES))
+import checks_03 as checks  # noqa: E402
+
+STUBS = EXERCISES / "03_hybrid_granularity.ipynb"
+SOLUTIONS = EXERCISES / "solutions" / "03_hybrid_granularity.ipynb"
+CHECKS = {
+    "costs": checks.check_costs,
+    "width_for_budget": checks.check_width,
+    "next_layer": checks.check_next_layer,
+    "reached": checks.check_reached,
+}
+
+
+def functions(path: Path) -> dict:
+    """What the cells of a notebook define, its checks left out."""
+    space = {"json": json}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and cell.source.startswith("def "):
+            exec(cell.source, space)
+    return space
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_refuses_the_stub(name):
+    with pytest.raises(checks.Wrong, match=f"nothing to check yet: `{name}`"):
+        CHECKS[name](functions(STUBS)[name])
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_accepts_the_solution(name, capsys):
+    CHECKS[name](functions(SOLUTIONS)[name])
+    assert capsys.readouterr().out.startswith("Right: ")
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_folded_solution_is_the_solution(name):
+    solved = next(c.source for c in nbformat.read(SOLUTIONS, 4).cells if c.source.startswith(f"def {name}("))
+    cells = [cell for cell in nbformat.read(STUBS, 4).cells if cell.cell_type == "markdown"]
+    folded = [cell.source for cell in cells if f"def {name}(" in cell.source]
+    assert len(folded) == 1 and solved in folded[0] and folded[0].count("<details>") >= 3
+
+
+def test_each_exercise_is_checked_in_both_notebooks():
+    for path in (STUBS, SOLUTIONS):
+        sources = [cell.source for cell in nbformat.read(path, 4).cells]
+        for name, check in CHECKS.items():
+            assert f"checks.{check.__name__}({name})" in sources
+
+
+def test_a_wrong_answer_is_a_sentence_in_the_notebook():
+    assert checks.Wrong("two norms")._render_traceback_() == ["Not yet: two norms"]
+
+
+def neuron_group_fixed(neuron=3, keys=2, queries=2, norms=2, shared=True):
+    def costs(hidden, head, query_heads, kv_heads):
+        repeats = query_heads // kv_heads if shared else 1
+        return neuron * hidden, (keys + queries * repeats) * head * hidden, norms * hidden
+
+    return costs
+
+
+def per_query_head(hidden, head, queries, keys):
+    return 3 * hidden, 4 * (queries // keys) * head * hidden, 2 * hidden
+
+
+MISTAKES = {
+    "costs": [
+        (neuron_group_fixed(neuron=2), "a neuron has three matrices"),
+        (neuron_group_fixed(neuron=4), "one more neuron adds 192 parameters"),
+        (neuron_group_fixed(shared=False), "all 2 query heads of a group lose their K and V"),
+        (per_query_head, "share .one. head of k and one of v"),
+        (neuron_group_fixed(keys=3), "one more KV group adds"),
+        (neuron_group_fixed(norms=1), "a layer has two norms"),
+        (neuron_group_fixed(norms=0), "what no width changes is 128 parameters"),
+        (lambda *sizes: 3, "expected three numbers"),
+    ],
+    "width_for_budget": [
+        (lambda ratio, n, cost, rest, m: int(n * (1 - ratio)) // m * m, "the neurons have to bear the attention's part"),
+        (lambda ratio, n, cost, rest, m: -int(-(n - ratio * (n * cost + rest) / cost) // m) * m, "round down, a budget is a lower"),
+        (lambda ratio, n, cost, rest, m: int(n - ratio * (n * cost + rest) / cost), "is no multiple of 64"),
+        (lambda ratio, n, cost, rest, m: m, "are too, and keep more"),
+        (lambda ratio, n, cost, rest, m: n, "neurons, got 1536"),
+        (lambda ratio, n, cost, rest, m: n - ratio * (n * cost + rest) / cost, "expected a whole number of neurons"),
+    ],
+    "next_layer": [
+        (lambda curves, gone, sizes: min(range(3), key=lambda i: curves[i][min(gone[i] + 1, 3)]), "how much the next step .adds."),
+        (lambda curves, gone, sizes: min((i for i in range(3) if gone[i] < 3), key=lambda i: curves[i][gone[i] + 1] - curves[i][gone[i]]),
+         "frees only 10 parameters: divide"),
+        (lambda curves, gone, sizes: min(range(3), key=lambda i: (curves[i][min(gone[i] + 1, 3)] - curves[i][gone[i]]) / sizes[i]),
+         "layer 0 has no step left"),
+        (lambda curves, gone, sizes: 2, "expected layer 0, got 2"),
+        (lambda curves, gone, sizes: None, "expected the number of a layer"),
+    ],
+    "reached": [
+        (lambda text, parts: (0.5, 0.4, 0.3), "expected two fractions"),
+        (lambda text, parts: mistaken(text, parts, stays=True), "this is what stays"),
+        (lambda text, parts: mistaken(text, parts, of_those_that_stay=True), "compare with all 3 layers"),
+        (lambda text, parts: mistaken(text, parts, groups=False), "a KV group went in layer 1"),
+        (lambda text, parts: mistaken(text, parts, rest=False), "the model is more than its decoder"),
+    ],
+}  # fmt: skip
+
+
+def mistaken(text, parts, stays=False, of_those_that_stay=False, groups=True, rest=True):
+    """`reached` with one mistake."""
+    plan = json.loads(text)
+    kept = plan["kv_groups"] if groups else [parts["kv_groups"]] * len(plan["layers"])
+    layer = lambda n, g: n * parts["neuron"] + g * parts["group"] + parts["fixed"]  # noqa: E731
+    count = len(plan["layers"]) if of_those_that_stay else plan["parent_layers"]
+    before = count * layer(parts["neurons"], parts["kv_groups"])
+    gone = before - sum(map(layer, plan["neurons"], kept))
+    found = gone / before, gone / (before + rest * parts["rest"])
+    return tuple(1 - part for part in found) if stays else found
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "sentence"), [(name, wrong, words) for name, pairs in MISTAKES.items() for wrong, words in pairs]
+)
+def test_a_check_names_the_mistake(name, wrong, sentence):
+    with pytest.raises(checks.Wrong, match=sentence):
+        CHECKS[name](wrong)

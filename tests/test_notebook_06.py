@@ -1,0 +1,74 @@
+"""The analyst's notebook runs on models that its author never saw: other head counts, other sizes, another family."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from transformers import AutoModelForCausalLM
+from variants import build
+
+from comp_lib.plan import Plan
+from comp_lib.shape import Shape
+
+NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "06_your_own_model.ipynb"
+SHAPES = {
+    # eight query heads in four groups, and a width that no power of two divides
+    "gqa": {"hidden_size": 64, "intermediate_size": 150, "num_attention_heads": 8, "num_key_value_heads": 4},
+    # all heads share one, and the head is the embedding
+    "tied": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 1, "num_hidden_layers": 2},
+    "qwen2": {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 80, "max_position_embeddings": 600},
+}
+
+
+def run(model, folder):
+    """The notebook, executed with `model` in a folder beside which it may build."""
+    folder.mkdir()
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", record_timing=False,
+                            resources={"metadata": {"path": str(folder)}})  # fmt: skip
+    return client.execute(env={**os.environ, "COMP_MODEL": str(model)})
+
+
+def texts(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "\n".join(str(output.get("text") or output["data"].get("text/markdown") or output["data"]["text/plain"])
+                     for output in outputs)  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", sorted(SHAPES))
+def test_it_adapts_to_the_model(variant, tmp_path, tokenizer):
+    model = build(variant, **SHAPES[variant])
+    model.save_pretrained(tmp_path / "mine")
+    tokenizer.save_pretrained(tmp_path / "mine")
+    notebook = run(tmp_path / "mine", tmp_path / "notebooks")
+    said = texts(notebook)
+    assert str(tmp_path) not in said  # of a path, the notebook shows the name only
+    before = Shape.of(model)
+    for number in (before.total, before.neurons[0], before.group_parameters):
+        assert f"{number:,}" in said
+    assert not [output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+
+    out = tmp_path / "build" / "your_own_model"
+    saved = AutoModelForCausalLM.from_pretrained(out)
+    after, plan = Shape.of(saved), Plan.load(out / "comp_plan.json")
+    assert type(saved) is type(model)
+    assert 1 - after.decoder / before.decoder >= 0.2 and after.neurons == plan.neurons
+    assert sum(parameter.numel() for parameter in saved.parameters()) == after.total < before.total
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir())  # the parent is still there
+    card = (out / "README.md").read_text("utf-8")
+    assert "# your_own_model" in card and str(tmp_path) not in card and "evaluation" in card
+
+
+def test_a_model_of_another_kind_stops_it_at_the_cell_that_names_it(tmp_path, tokenizer):
+    (tmp_path / "gpt2").mkdir()
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    (tmp_path / "gpt2" / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "gpt2" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CellExecutionError, match="expected a LLaMA-class model") as caught:
+        run(tmp_path / "gpt2", tmp_path / "notebooks")
+    assert "MODEL" in caught.value.traceback and "Traceback" not in caught.value.traceback

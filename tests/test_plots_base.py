@@ -1,0 +1,167 @@
+"""Figures: the same picture every time, and words for those who cannot see it."""
+
+from __future__ import annotations
+
+import ast
+import base64
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+import comp_lib.plots
+from comp_lib.plan import uniform_plan
+from comp_lib.plots import COLOURS, figure_with_axes, html_image, mime_bundle, plot_pruned, png
+from comp_lib.plots.comparison import plot_comparison
+from comp_lib.plots.overview import plot_overview
+from comp_lib.shape import Shape
+
+MODULES = sorted(Path(comp_lib.plots.__file__).parent.glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def shape(tiny_llama):
+    return Shape.of(tiny_llama(num_hidden_layers=4))
+
+
+@pytest.fixture
+def figures(shape):
+    """Calls that draw each figure of the base notebooks anew."""
+    plan = uniform_plan(shape, 0.4, drop=[2], multiple=4)
+    return {
+        "pruned": lambda: plot_pruned([0.9, 0.2, 0.1, 0.3], plan, shape.neurons, shape.kv_groups, [0.05, 0.08, 0.01]),
+        "overview": lambda: plot_overview(shape, [0.9, 0.2, 0.1, 0.3]),
+        "comparison": lambda: plot_comparison({"parameters": 0.8, "decode": (1.2, 1.1, 1.4)}),
+    }
+
+
+NAMES = ("pruned", "overview", "comparison")
+
+
+def simple():
+    figure, axes = figure_with_axes()
+    axes.plot([1, 3, 2])
+    figure.alt_text = 'A line, "up" & down <again>.'
+    return figure
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+
+def test_an_image_carries_its_words_whatever_is_in_them():
+    [(tag, attributes)] = Tags(html_image(simple())).tags
+    assert tag == "img" and attributes["alt"] == 'A line, "up" & down <again>.'
+    kind, data = attributes["src"].split(",")
+    assert kind == "data:image/png;base64" and base64.b64decode(data) == png(simple())
+
+
+def test_every_reader_gets_something():
+    bundle = mime_bundle(simple())
+    assert set(bundle) == {"text/html", "image/png", "text/plain"}
+    assert bundle["text/plain"] == simple().alt_text and bundle["text/html"] == html_image(simple())
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+
+
+def test_a_figure_without_words_is_not_shown():
+    figure, _ = figure_with_axes()
+    with pytest.raises(AttributeError):
+        mime_bundle(figure)
+
+
+def test_no_window_and_no_pyplot(figures):
+    before = {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}  # reading that one sets it
+    for draw in figures.values():
+        draw()
+    assert {name: matplotlib.rcParams[name] for name in before} == before
+    for path in MODULES:
+        assert "pyplot" not in path.read_text("utf-8").replace("pyplot's state", "").replace("matplotlib.pyplot.subplots", "")
+
+
+def test_colours_differ_for_the_colour_blind():
+    grey = np.array(COLOURS[:6]) @ [0.299, 0.587, 0.114]
+    assert len(COLOURS) >= 6 and len(np.unique(grey.round(3))) == 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_bytes_every_time(figures, name):
+    first, second = figures[name](), figures[name]()
+    assert png(first) == png(second) == png(first)
+    assert first.alt_text == second.alt_text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_of_the_machine_is_in_the_file(figures, name):
+    data = png(figures[name]())
+    assert b"Software" not in data and b"matplotlib" not in data and b"Date" not in data
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_axes_are_labelled(figures, name):
+    figure = figures[name]()
+    axes = figure.get_axes()
+    # the lowest axis of a column names x for all; y is named by a label or by its ticks
+    assert axes[-1].get_xlabel()
+    for axis in axes:
+        assert axis.get_ylabel() or any(not text.get_text().replace(".", "").isdigit() for text in axis.get_yticklabels())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_not_blank(figures, name, tmp_path):
+    (tmp_path / "figure.png").write_bytes(png(figures[name]()))
+    assert imread(tmp_path / "figure.png")[..., :3].std() > 0.05
+
+
+def test_words_say_the_numbers(figures):
+    assert figures["pruned"]().alt_text.startswith("Three bar charts over 4 decoder layers. Block influence is highest in layer 0")
+    assert "1 layers were dropped" in figures["pruned"]().alt_text and "layer 1, 8.0%" in figures["pruned"]().alt_text
+    assert "lowest, 0.100, in layer 2" in figures["overview"]().alt_text
+    words = figures["comparison"]().alt_text
+    assert "parameters 80%" in words and "decode 120% (from 110% to 140% over the rounds)" in words
+
+
+def test_the_overview_adds_up(shape):
+    figure = plot_overview(shape, [0.1] * shape.layers)
+    heights = [bar.get_height() for bar in figure.get_axes()[0].patches]
+    units = shape.decoder - shape.layers * shape.layer_parameters
+    assert sum(heights) * 1e6 == pytest.approx(units)
+
+
+def plot_functions():
+    for path in MODULES:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("plot_"):
+                yield pytest.param(node, id=f"{path.stem}.{node.name}")
+
+
+def gives_words(function):
+    """Whether a plot function sets the alt text of its figure, or hands the work to one that does."""
+    stored = any(
+        isinstance(node, ast.Attribute) and node.attr == "alt_text" and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(function)
+    )
+    called = any(
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.startswith(("plot_", "_"))
+        for node in ast.walk(function)
+    )
+    return stored or called
+
+
+@pytest.mark.parametrize("function", list(plot_functions()))
+def test_each_plot_function_gives_words(function):
+    assert gives_words(function)
+    assert ast.get_docstring(function)
+
+
+def test_a_plot_function_without_words_is_noticed():
+    [function] = ast.parse("def plot_x(values):\n    figure, axes = figure_with_axes()\n    return figure").body
+    assert not gives_words(function)

@@ -1,0 +1,142 @@
+"""Figures of layer importance: what they draw is what they were given, and their words say it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from comp_lib.errors import InputError
+from comp_lib.plots.base import COLOURS, png
+from comp_lib.plots.layers import (
+    METRICS,
+    plot_layer,
+    plot_layer_importance,
+    plot_norms,
+    plot_proxy,
+    plot_turns,
+    values_of,
+)
+from comp_lib.studies.layers import LayerStudy
+
+RED = COLOURS[3]
+
+
+def study_of(layers=6, sequences=2, length=10):
+    """Layer 3 turns position 0 only, makes it massive, and is missed most but for layer 0; 1 and 4 go first."""
+    generator = torch.Generator().manual_seed(0)
+    turn = 0.02 + 0.01 * torch.rand(layers, sequences, length, generator=generator)
+    turn[0] = 0.9
+    turn[3, :, 0] = 0.95
+    turn[4:, :, 0] = 0.0
+    norms = torch.linspace(1.0, 9.0, layers + 1)[:, None, None] * (1 + 0.1 * torch.rand(1, sequences, length))
+    norms[4:, :, 0] = 2000.0
+    harm = torch.cat([torch.tensor([7.0, 0.01, 0.3, 2.0, 0.02, 0.4]), torch.linspace(0.1, 0.9, layers - 6)])
+    harm = harm[:, None] * torch.tensor([0.9, 1.1])
+    rounds = harm.mean(1).repeat(2, 1) * torch.tensor([[1.0], [1.5]])
+    rounds[1, 1] = float("nan")
+    ids = torch.zeros(sequences, length, dtype=torch.long)
+    return LayerStudy(ids, turn.mean((1, 2)), 1 - turn, norms, harm, rounds, (1, 4))
+
+
+def heights(axis):
+    return [patch.get_height() for patch in axis.patches]
+
+
+def red(axis):
+    return [i for i, patch in enumerate(axis.patches) if patch.get_facecolor()[:3] == pytest.approx(RED)]
+
+
+def all_axes_are_named(figure):
+    return all(axis.get_ylabel() for axis in figure.axes) and figure.axes[-1].get_xlabel()
+
+
+def test_the_three_importances():
+    study = study_of()
+    figure = plot_layer_importance(study)
+    top, middle, bottom = figure.axes
+    assert heights(top) == pytest.approx(study.influence.tolist())
+    assert heights(middle) == pytest.approx(study.mean_harm.tolist())
+    assert heights(bottom) == pytest.approx(study.rounds[-1].nan_to_num(0.0).tolist())
+    assert red(top) == sorted(study.influence.argsort()[:2].tolist()) and red(middle) == red(bottom) == [1, 4]
+    assert [text.get_text() for text in bottom.texts] == ["1.", "2."]
+    assert "By loss increase, the 2 that go first are 1 and 4." in figure.alt_text
+    assert all_axes_are_named(figure) and "nats per token" in middle.get_ylabel()
+    assert png(figure).startswith(b"\x89PNG")
+
+
+def test_without_greedy_there_are_two():
+    study = replace(study_of(), rounds=torch.empty(0, 6), order=())
+    assert len(plot_layer_importance(study).axes) == 2
+    with pytest.raises(InputError, match="expected at least 1 greedy round"):
+        values_of(study, "greedy, last round")
+
+
+def test_the_proxy_and_the_harm():
+    study = study_of()
+    influence = torch.tensor([0.9, 0.05, 0.04, 0.02, 0.01, 0.03])  # layer 3 has place 1, and place 4 by harm
+    figure = plot_proxy(replace(study, influence=influence), 0.5)
+    values, places = figure.axes
+    points = torch.stack([influence, study.mean_harm], dim=1)
+    assert values.collections[0].get_offsets().data == pytest.approx(points.numpy())
+    assert places.collections[0].get_offsets().data.tolist() == [[5, 5], [4, 0], [3, 2], [1, 4], [0, 1], [2, 3]]
+    assert places.collections[1].get_offsets().data.tolist() == [[1, 4]]
+    assert "Layer 3 hides the most harm: place 1 by block influence, place 4 by loss increase, 2.00" in figure.alt_text
+    assert "Spearman 0.50" in places.get_title() and all_axes_are_named(figure)
+    png(figure)
+
+
+def test_a_layer_that_helps_by_going_can_be_drawn():
+    study = study_of()
+    harm = study.harm.clone()
+    harm[2] = -0.2
+    for figure in (plot_proxy(replace(study, harm=harm), 0.1), plot_layer_importance(replace(study, harm=harm))):
+        png(figure)
+    low, _ = plot_proxy(replace(study, harm=harm), 0.1).axes[0].get_ylim()
+    assert low < -0.2
+
+
+def test_turns():
+    study = study_of()
+    figure = plot_turns(study, 1, layer=3)
+    shown = figure.axes[0].images[0].get_array().data
+    assert shown == pytest.approx((1 - study.cosine[:, 1]).clamp(min=1e-5).numpy())
+    assert "stands out most in layer 3" in figure.alt_text and "less than the median token in" in figure.alt_text
+    assert figure.axes[0].get_xlabel() == "position in the sequence (tokens)"
+    png(figure)
+
+
+def test_norms():
+    figure = plot_norms(study_of(), 1)
+    assert figure.axes[0].get_title() == "Layer 3 writes a massive activation at position 0 (sequence 1)"
+    assert figure.axes[0].get_yscale() == "log"
+    assert "grows from 5 to 2000 in layer 3" in figure.alt_text
+    png(figure)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_layer(metric):
+    study = study_of()
+    figure = plot_layer(study, 3, metric, sequence=1)
+    left, right = figure.axes
+    assert left.lines[0].get_ydata() == pytest.approx(study.cosine[3, 1].numpy())
+    assert heights(right) == pytest.approx(values_of(study, metric).nan_to_num(0.0).tolist()) and red(right) == [3]
+    assert "lowest 0.050 at position 0" in figure.alt_text and "2.00 nats per token" in figure.alt_text
+    place = {"block influence": "place 5 of 6", "loss increase": "place 5 of 6", "greedy, last round": "place 4 of 5"}
+    assert place[metric] in figure.alt_text and place[metric] in right.get_title()
+
+
+def test_a_layer_that_is_gone():
+    assert "By greedy, last round: gone in round 1" in plot_layer(study_of(), 1, "greedy, last round").alt_text
+
+
+def test_bad_input():
+    study = study_of()
+    with pytest.raises(InputError, match="expected a layer from 0 to 5, got 6"):
+        plot_layer(study, 6)
+    with pytest.raises(InputError, match="layer metric.*'los increase'.*did you mean 'loss increase'"):
+        plot_layer(study, 0, "los increase")
+    for draw in (plot_turns, plot_norms, lambda study, sequence: plot_layer(study, 0, sequence=sequence)):
+        with pytest.raises(InputError, match="expected a sequence from 0 to 1, got 2"):
+            draw(study, 2)

@@ -1,0 +1,103 @@
+"""Figures of neurons: they show the numbers they were given, say them in words, and have units on their axes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from comp_lib.plots import neurons as plots
+from comp_lib.plots import png
+
+RNG = np.random.default_rng(0)
+N = 60
+ENERGY = np.exp(RNG.normal(-8, 1.5, N))
+CONDITION = 1 + np.exp(RNG.normal(-0.5, 0.6, N))
+GONE = np.arange(N) % 5 == 0
+COST = ENERGY / CONDITION**2
+GRAM = (lambda x: x.T @ x)(RNG.normal(size=(40, N)))
+SIGNS, TOKENS = np.sign(RNG.normal(size=N)), np.exp(RNG.normal(size=(3, 9)))
+TABLE = {"one": 30.0, "two": 40.0, "three": 70.0}
+
+FIGURES = {
+    "projections": lambda: plots.plot_projections({"toy": [[4, 4], [4, 5]], "right angle": [[4, 0], [0, 5]]}),
+    "correlations": lambda: plots.plot_correlations(GRAM, list(range(12)), "Twelve neurons"),
+    "energy_condition": lambda: plots.plot_energy_condition(ENERGY, CONDITION, GONE, "Layer 3", picked=7),
+    "choices": lambda: plots.plot_choices(
+        ENERGY, CONDITION, {"energy": GONE, "cost": ~GONE}, {"energy": 0.2, "cost": 0.05}
+    ),
+    "against_measured": lambda: plots.plot_against_measured(
+        {"cost": COST, "share": COST * SIGNS}, COST, {"cost": 0.9, "share": 0.1}, "measured (%)"
+    ),
+    "outcomes": lambda: plots.plot_outcomes(
+        {"none": {k: 2 * v for k, v in TABLE.items()}, "fit": TABLE}, "perplexity", 25.0
+    ),
+    "ridges": lambda: plots.plot_ridges(
+        [0.01, 0.1, 1.0], {"few tokens": ([0.1, 0.12, 0.2], [0.3, 0.2, 0.25])}, [3, 2, 1.1], 0.2
+    ),
+    "token_energy": lambda: plots.plot_token_energy(
+        TOKENS, TOKENS**2, np.sqrt(TOKENS), "Norms in layer 3"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_words_units_and_the_same_bytes(name):
+    figure = FIGURES[name]()
+    assert len(figure.alt_text) > 80 and "nan" not in figure.alt_text
+    shown = [axis for axis in figure.axes if axis.axison and (axis.collections or axis.lines or axis.images)]
+    assert shown and any(axis.get_xlabel() for axis in shown)
+    assert name == "outcomes" or any(axis.get_ylabel() for axis in shown)  # there the names of the metrics
+    assert png(figure) == png(FIGURES[name]())
+
+
+def test_projections_draw_the_cost():
+    figure = FIGURES["projections"]()
+    lost = [line for line in figure.axes[0].lines if line.get_linestyle() == "--" and len(line.get_ydata())]
+    assert max(lost[0].get_ydata()) ** 2 == pytest.approx(4 - 4**2 / 5)
+    assert "cost 0.80 of 4.00" in figure.alt_text and "90 degrees apart, condition 1.00" in figure.alt_text
+
+
+def test_the_scatter_shows_every_neuron_once_and_marks_who_goes():
+    figure = FIGURES["energy_condition"]()
+    kept, removed, picked = figure.axes[0].collections[:3]
+    np.testing.assert_allclose(removed.get_offsets(), np.c_[ENERGY, CONDITION][GONE])
+    np.testing.assert_allclose(kept.get_offsets(), np.c_[ENERGY, CONDITION][~GONE])
+    np.testing.assert_allclose(picked.get_offsets(), [[ENERGY[7], CONDITION[7]]])
+    assert "12 neurons are marked as removed" in figure.alt_text and "Neuron 7 has" in figure.alt_text
+
+
+def test_lines_of_equal_cost_have_equal_cost():
+    lines = [line for line in FIGURES["energy_condition"]().axes[0].lines if len(line.get_xdata()) == 50]
+    assert lines
+    for line in lines:
+        costs = line.get_xdata() / line.get_ydata() ** 2
+        np.testing.assert_allclose(costs, costs[0])
+
+
+def test_correlations_are_cosines():
+    figure = FIGURES["correlations"]()
+    shown = figure.axes[0].collections[0].get_array().reshape(12, 12)
+    size = np.sqrt(GRAM.diagonal()[:12])
+    np.testing.assert_allclose(shown, GRAM[:12, :12] / np.outer(size, size))
+
+
+def test_outcomes_put_the_best_on_top():
+    figure = FIGURES["outcomes"]()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["three", "two", "one"]  # from below
+    assert "Fit: one 30.00, two 40.00, three 70.00." in figure.alt_text and "dense model has 25.00" in figure.alt_text
+
+
+LIMITS = [((0.9, 4.2), False), ((1e-6, 0.02), True), ((30, 33), False), ((1, 1e6), False)]
+
+
+@pytest.mark.parametrize("limits, percent", LIMITS)
+def test_ticks_are_few_and_inside(limits, percent):
+    axis = Figure().subplots()
+    axis.set_xscale("log")
+    axis.set_xlim(limits)
+    plots._plain_ticks(axis.xaxis, limits, percent)
+    ticks = axis.get_xticks()
+    assert 3 <= len(ticks) <= 12 and ticks.min() >= limits[0] and ticks.max() <= limits[1]
+    assert len({label.get_text() for label in axis.get_xticklabels()}) == len(ticks)
