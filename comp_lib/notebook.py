@@ -24,13 +24,11 @@ from .shape import Shape
 NEEDED = ("ipywidgets",)  # what the extra brings that a kernel can lack
 
 
-def start(
-    name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False
-) -> tuple[nn.Module, Any]:
+def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False) -> tuple[nn.Module, Any]:
     """Check that everything is there, seed torch, and return (model, tokenizer).
 
     Bars of downloads and conversions are left out, since a notebook keeps what it shows; `progress` lets them be seen.
-    Raises InputError: a missing package, a model that does not fit into the memory at hand, or what `load_model` refuses.
+    Raises InputError: a missing package, a model that does not fit into the free memory, or what `load_model` refuses.
     """
     check_extras()
     torch.manual_seed(seed)
@@ -69,12 +67,13 @@ def side_by_side(texts: Mapping[str, str]) -> None:
     """Display texts, each under its title, in columns; in plain words where there is no HTML."""
     width = f"{100 / len(texts):.0f}%"
     columns = (
-        f'<td style="width: {width}; text-align: left; vertical-align: top; white-space: pre-wrap"><b>{html.escape(title)}'
-        f"</b><br/>{html.escape(text)}</td>"
+        f'<td style="width: {width}; text-align: left; vertical-align: top; white-space: pre-wrap">'
+        f"<b>{html.escape(title)}</b><br/>{html.escape(text)}</td>"
         for title, text in texts.items()
     )
     plain = "\n\n".join(f"{title}:\n{text}" for title, text in texts.items())
-    display({"text/html": f"<table style=\"width: 100%\"><tr>{''.join(columns)}</tr></table>", "text/plain": plain}, raw=True)
+    page = f'<table style="width: 100%"><tr>{"".join(columns)}</tr></table>'
+    display({"text/html": page, "text/plain": plain}, raw=True)
 
 
 def _numeric(cell: object) -> bool:
@@ -100,4 +99,4 @@ def sizes_for(model: nn.Module) -> Sizes:
     multiple = 1
     while multiple < 64 and multiple * 2 * 32 <= widest:  # at least 32 steps from nothing to all
         multiple *= 2
-    return Sizes(sequences, length, windows=4, window=min(512, context), multiple=multiple)
+    return Sizes(sequences, length, windows=6, window=min(512, context), multiple=multiple)

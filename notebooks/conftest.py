@@ -1,4 +1,4 @@
-"""How nbval compares: a warning of some library on stderr is no other result (but is never stored: tests/test_notebooks.py)."""
+"""How nbval compares: a warning on stderr is no other result. (None is ever stored: see tests/test_notebooks.py.)"""
 
 from __future__ import annotations
 

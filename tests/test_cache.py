@@ -104,7 +104,9 @@ def test_a_damaged_entry_is_computed_anew(tiny_llama, folder, damage):
 
 def test_views_of_one_tensor_can_be_kept(tiny_llama):
     whole = torch.arange(20.0).view(4, 5)
-    found = cached("views", tiny_llama(), IDS, {}, lambda: {"rows": whole[1:], "columns": whole[:, 2], "turned": whole.T})
+    found = cached(
+        "views", tiny_llama(), IDS, {}, lambda: {"rows": whole[1:], "columns": whole[:, 2], "turned": whole.T}
+    )
     again = cached("views", tiny_llama(), IDS, {}, dict)
     assert all(torch.equal(found[name], again[name]) for name in ("rows", "columns", "turned"))
 

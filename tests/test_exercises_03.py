@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -75,6 +76,27 @@ def per_query_head(hidden, head, queries, keys):
     return 3 * hidden, 4 * (queries // keys) * head * hidden, 2 * hidden
 
 
+def width_rounded(how):
+    """`width_for_budget` with the exact width rounded by `how`(width, multiple)."""
+    return lambda ratio, neurons, cost, rest, multiple: how(neurons - ratio * (neurons * cost + rest) / cost, multiple)
+
+
+def rise(curves, gone, layer):
+    return curves[layer][min(gone[layer] + 1, 3)] - curves[layer][gone[layer]]
+
+
+def least_error_after(curves, gone, sizes):
+    return min(range(3), key=lambda i: curves[i][min(gone[i] + 1, 3)])
+
+
+def least_rise(curves, gone, sizes):
+    return min((i for i in range(3) if gone[i] < 3), key=lambda i: rise(curves, gone, i))
+
+
+def past_the_end(curves, gone, sizes):
+    return min(range(3), key=lambda i: rise(curves, gone, i) / sizes[i])
+
+
 MISTAKES = {
     "costs": [
         (neuron_group_fixed(neuron=2), "a neuron has three matrices"),
@@ -87,19 +109,17 @@ MISTAKES = {
         (lambda *sizes: 3, "expected three numbers"),
     ],
     "width_for_budget": [
-        (lambda ratio, n, cost, rest, m: int(n * (1 - ratio)) // m * m, "the neurons have to bear the attention's part"),
-        (lambda ratio, n, cost, rest, m: -int(-(n - ratio * (n * cost + rest) / cost) // m) * m, "round down, a budget is a lower"),
-        (lambda ratio, n, cost, rest, m: int(n - ratio * (n * cost + rest) / cost), "is no multiple of 64"),
-        (lambda ratio, n, cost, rest, m: m, "are too, and keep more"),
+        (lambda ratio, n, cost, rest, m: int(n * (1 - ratio)) // m * m, "have to bear the attention's part"),
+        (width_rounded(lambda width, m: math.ceil(width / m) * m), "round down, a budget is a lower bound"),
+        (width_rounded(lambda width, m: int(width)), "is no multiple of 64"),
+        (width_rounded(lambda width, m: m), "are too, and keep more"),
         (lambda ratio, n, cost, rest, m: n, "neurons, got 1536"),
-        (lambda ratio, n, cost, rest, m: n - ratio * (n * cost + rest) / cost, "expected a whole number of neurons"),
+        (width_rounded(lambda width, m: width), "expected a whole number of neurons"),
     ],
     "next_layer": [
-        (lambda curves, gone, sizes: min(range(3), key=lambda i: curves[i][min(gone[i] + 1, 3)]), "how much the next step .adds."),
-        (lambda curves, gone, sizes: min((i for i in range(3) if gone[i] < 3), key=lambda i: curves[i][gone[i] + 1] - curves[i][gone[i]]),
-         "frees only 10 parameters: divide"),
-        (lambda curves, gone, sizes: min(range(3), key=lambda i: (curves[i][min(gone[i] + 1, 3)] - curves[i][gone[i]]) / sizes[i]),
-         "layer 0 has no step left"),
+        (least_error_after, "what the next step .adds."),
+        (least_rise, "frees only 10 parameters: divide"),
+        (past_the_end, "layer 0 has no step left"),
         (lambda curves, gone, sizes: 2, "expected layer 0, got 2"),
         (lambda curves, gone, sizes: None, "expected the number of a layer"),
     ],

@@ -43,7 +43,8 @@ def test_a_continuation_says_nothing_else(models, tokenizer, capfd):
 
 
 @pytest.mark.parametrize(("prompt", "tokens", "words"), [
-    ("  \n", 5, "an empty one"), (PROMPT, 0, "another number"), (PROMPT, 1000, "within 128 tokens"), ("sea " * 200, 5, "shorten"),
+    ("  \n", 5, "an empty one"), (PROMPT, 0, "another number"),
+    (PROMPT, 1000, "within 128 tokens"), ("sea " * 200, 5, "shorten"),
 ])  # fmt: skip
 def test_what_cannot_be_continued(models, tokenizer, prompt, tokens, words):
     with pytest.raises(InputError, match=words) as caught:
@@ -52,7 +53,7 @@ def test_what_cannot_be_continued(models, tokenizer, prompt, tokens, words):
 
 
 def test_speed_is_measured_in_turns(models, monkeypatch):
-    """With a clock of our own: a model takes 2 s for its prompt and 0.5 s for each further token, the other half of it."""
+    """With a clock of our own: one model takes 2 s for a prompt and 0.5 s for each further token, the other half."""
     calls, now = [], [0.0]
 
     def generate(model, ids, tokens, **options):
@@ -97,7 +98,10 @@ def box(models, tokenizer):
 
 def test_nothing_is_generated_before_it_is_asked_for(box):
     assert all("..." in text.value for text in box.texts)
-    assert [f"{name}: " in text.value for name, text in zip(("dense", "pruned"), box.texts, strict=True)] == [True, True]
+    assert [f"{name}: " in text.value for name, text in zip(("dense", "pruned"), box.texts, strict=True)] == [
+        True,
+        True,
+    ]
     assert box.status.value.startswith("Press Generate")
 
 
@@ -150,6 +154,8 @@ def test_the_button_waits_while_the_models_write(box, monkeypatch):
 
 
 def test_the_page_does_not_jump_and_everything_has_a_name(box):
-    assert box.children[-1].layout.height.endswith("px")
-    assert box.prompt.description and box.tokens.description and isinstance(box.button, Button) and box.button.description
+    assert box.children[-1].layout.height.endswith("px") and box.status.layout.height.endswith("px")
+    assert (
+        box.prompt.description and box.tokens.description and isinstance(box.button, Button) and box.button.description
+    )
     assert not box.tokens.continuous_update

@@ -79,12 +79,16 @@ def test_a_figure_without_words_is_not_shown():
 
 
 def test_no_window_and_no_pyplot(figures):
-    before = {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}  # reading that one sets it
+    before = {
+        name: value for name, value in matplotlib.rcParams.items() if name != "backend"
+    }  # reading that one sets it
     for draw in figures.values():
         draw()
     assert {name: matplotlib.rcParams[name] for name in before} == before
     for path in MODULES:
-        assert "pyplot" not in path.read_text("utf-8").replace("pyplot's state", "").replace("matplotlib.pyplot.subplots", "")
+        assert "pyplot" not in path.read_text("utf-8").replace("pyplot's state", "").replace(
+            "matplotlib.pyplot.subplots", ""
+        )
 
 
 def test_colours_differ_for_the_colour_blind():
@@ -112,7 +116,9 @@ def test_axes_are_labelled(figures, name):
     # the lowest axis of a column names x for all; y is named by a label or by its ticks
     assert axes[-1].get_xlabel()
     for axis in axes:
-        assert axis.get_ylabel() or any(not text.get_text().replace(".", "").isdigit() for text in axis.get_yticklabels())
+        assert axis.get_ylabel() or any(
+            not text.get_text().replace(".", "").isdigit() for text in axis.get_yticklabels()
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,7 +128,9 @@ def test_it_is_not_blank(figures, name, tmp_path):
 
 
 def test_words_say_the_numbers(figures):
-    assert figures["pruned"]().alt_text.startswith("Three bar charts over 4 decoder layers. Block influence is highest in layer 0")
+    assert figures["pruned"]().alt_text.startswith(
+        "Three bar charts over 4 decoder layers. Block influence is highest in layer 0"
+    )
     assert "1 layers were dropped" in figures["pruned"]().alt_text and "layer 1, 8.0%" in figures["pruned"]().alt_text
     assert "lowest, 0.100, in layer 2" in figures["overview"]().alt_text
     words = figures["comparison"]().alt_text

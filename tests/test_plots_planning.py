@@ -32,7 +32,7 @@ def check(figure, *words):
 
 
 def test_the_parts_add_up_to_the_model():
-    figure = check(plots.plot_parameters(SHAPE), "Of 47,008 parameters", "39% belong to MLP neurons", "48 neurons own 59%")
+    figure = check(plots.plot_parameters(SHAPE), "Of 47,008 parameters", "39% belong to MLP", "48 neurons own 60%")
     model, layer = figure.axes
     assert sum(bar.get_width() for bar in model.patches) == pytest.approx(SHAPE.total / 1e6)
     assert sum(bar.get_width() for bar in layer.patches) == pytest.approx(SHAPE.layer(0) / 1e6)
@@ -44,7 +44,7 @@ def test_error_curves_name_the_flattest_and_the_steepest():
                    "smallest in layer 3, 0.2%", "largest in layer 1, 30.0%")  # fmt: skip
     axis = figure.axes[0]
     assert axis.get_yscale() == "log" and "%" in axis.get_ylabel() and "of 48" in axis.get_xlabel()
-    assert [list(line.get_ydata()) for line in axis.lines] == pytest.approx([row[1:].tolist() for row in CURVES["errors"]])
+    assert np.array([line.get_ydata() for line in axis.lines]) == pytest.approx(CURVES["errors"][:, 1:].numpy())
     assert [text.get_text().strip() for text in axis.texts] == ["layer 1"]
 
 
@@ -56,7 +56,7 @@ def test_a_layer_without_a_measurement_does_not_spoil_the_words():
 
 def test_widths_and_errors_of_a_plan():
     errors = [0.02, 1.0, 0.0, 0.01]
-    figure = check(plots.plot_widths(MIXED, SHAPE.neurons, errors), "layers 1 dropped", "16 (layer 0) to 48 of 48",
+    figure = check(plots.plot_widths(MIXED, SHAPE.neurons, errors), "layer 1 dropped", "16 (layer 0) to 48 of 48",
                    "layer 0 has the largest predicted error, 2.0%")  # fmt: skip
     top, bottom = figure.axes
     assert heights(top, plots.COLOURS[2]) == [16, 48, 40] and heights(bottom) == [0.02, 0.0, 0.01]
@@ -73,7 +73,8 @@ def test_nothing_lost_can_be_drawn():
 
 def test_several_plans_are_told_apart():
     figure = check(plots.plot_plans({"even": UNIFORM, "odd": MIXED}, SHAPE.neurons), "2 plans",
-                   f"even: no layer dropped, {UNIFORM.neurons[0]} of 48 neurons in every layer", "odd: layers 1 dropped")  # fmt: skip
+                   f"even: no layer dropped, {UNIFORM.neurons[0]} of 48 neurons in every layer",
+                   "odd: layer 1 dropped")  # fmt: skip
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert legend == ["removed", "kept", "layer dropped"]  # though the first row has none
     assert all(axis.get_ylabel() for axis in figure.axes)
@@ -102,7 +103,8 @@ def test_narrowing_compares_the_layer_with_the_model():
 def test_latency_says_what_does_not_depend_on_the_width():
     found = {"widths": torch.tensor([10, 20]), "milliseconds": torch.tensor([[3.0, 3.5], [4.0, 9.0]])}
     figure = check(plots.plot_latency({1: found, 64: found}, {1: (2.0, 0.1), 64: (0.0, 0.2)}),
-                   "1 token at once: 4.00 ms at 20 neurons, of which 50% do not", "64 tokens at once: 4.00 ms")  # fmt: skip
+                   "1 token at once: 4.00 ms at 20 neurons, of which 50% do not",
+                   "64 tokens at once: 4.00 ms")  # fmt: skip
     first = figure.axes[0]
     assert np.asarray(first.collections[0].get_offsets()).tolist() == [[10, 3], [10, 3.5], [20, 4], [20, 9]]
     assert "(ms)" in first.get_ylabel() and "neurons" in first.get_xlabel()

@@ -174,6 +174,15 @@ def test_choices_are_judged_on_both_texts(tiny_llama, ids, other):
     assert float(same[1]) == pytest.approx(float(same[2]))
 
 
+def test_weighting_errors_are_measured_both_ways(tiny_llama, ids, other):
+    model = tiny_llama()
+    found = trial.weighting_errors(model, ids, other, 1, 12)["errors"]
+    for row, weighted in enumerate((True, False)):
+        same = trial.choice_errors(model, ids, other, 1, 12, names=("full-condition",), token_weights=weighted)
+        assert float(found[row, row]) == pytest.approx(float(same["full-condition"][2]), rel=1e-5)
+    assert found.shape == (2, 2) and (found > 0).all()
+
+
 def test_perplexities_are_those_of_the_pruned_models(tiny_llama, ids, other):
     model = tiny_llama()
     found = trial.metric_perplexities(model, ids, other, (1, 2), 0.25, names=("full-condition", "random"))

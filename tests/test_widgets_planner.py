@@ -1,4 +1,4 @@
-"""The planner, driven without a browser: every control answers at once, and a wish that cannot be met gets a sentence."""
+"""The planner, driven without a browser: every control answers at once, a wish that cannot be met gets a sentence."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_the_page_does_not_jump_and_sliders_wait_for_the_hand(planner):
 
 def test_every_control_changes_plan_and_picture(planner):
     seen = [(planner.plan, planner.image.value)]
-    for control, value in ((planner.ratio, 30), (planner.of, "model"), (planner.dropped, 3), (planner.widths, widget.WATER),
-                           (planner.widths, widget.PER_LAYER)):  # fmt: skip
+    moves = [(planner.ratio, 30), (planner.of, "model"), (planner.dropped, 3)]
+    for control, value in (*moves, (planner.widths, widget.WATER), (planner.widths, widget.PER_LAYER)):
         control.value = value
         seen.append((planner.plan, planner.image.value))
     assert len({plan.to_json() for plan, _ in seen}) == len({image for _, image in seen}) == len(seen)

@@ -82,7 +82,9 @@ def block_scores(inverse: Tensor, weights: Tensor, block: int = 1) -> Tensor:
     index = torch.arange(count, device=inverse.device)
     inner = inverse.reshape(count, block, count, block)[index, :, index, :]  # (blocks, b, b): the diagonal blocks
     rows = weights.reshape(count, block, -1)
-    return (rows * torch.linalg.solve(inner, rows)).sum((1, 2))
+    # one by one: the batched solve of PyTorch 2.13 fails with MKL and two threads ("Parameter 6 ... DLASWP")
+    solved = torch.stack([torch.linalg.solve(one, those) for one, those in zip(inner, rows, strict=True)])
+    return (rows * solved).sum((1, 2))
 
 
 def sweep(inverse: Tensor, weights: Tensor, remove: int, *, block: int = 1, per_round: int = 32) -> Sweep:

@@ -44,9 +44,9 @@ def plot_parameters(shape: Shape) -> Figure:
     whole = sum(total.values())
     figure.alt_text = (
         f"Two stacked bars. Of {whole:,} parameters, {total['MLP neurons'] / whole:.0%} belong to MLP neurons, "
-        f"{total['KV groups'] / whole:.0%} to KV groups, {shape.other_parameters / whole:.0%} to the embeddings and the "
-        f"head. In one decoder layer the {shape.neurons[0]} neurons own {neurons / sum(layer.values()):.0%}, the {groups} "
-        f"KV groups ({heads} query heads of {head} numbers) {attention / sum(layer.values()):.0%}."
+        f"{total['KV groups'] / whole:.0%} to KV groups, {shape.other_parameters / whole:.0%} to the embeddings and "
+        f"the head. In one decoder layer the {shape.neurons[0]} neurons own {neurons / sum(layer.values()):.0%}, the "
+        f"{groups} KV groups ({heads} query heads of {head} numbers) {attention / sum(layer.values()):.0%}."
     )
     return figure
 
@@ -75,8 +75,8 @@ def plot_error_curves(curves: Mapping[str, np.ndarray], neurons: int, marked: Se
     flat, steep = int(np.nanargmin(last)), int(np.nanargmax(last))
     figure.alt_text = (
         f"Error curves of {layers} decoder layers on a logarithmic axis, each rising with the neurons removed. With "
-        f"{counts[-1]} of {neurons} neurons gone the error is smallest in layer {flat}, {last[flat]:.1%}, and largest in "
-        f"layer {steep}, {last[steep]:.1%}."
+        f"{counts[-1]} of {neurons} neurons gone the error is smallest in layer {flat}, {last[flat]:.1%}, and largest "
+        f"in layer {steep}, {last[steep]:.1%}."
     )
     return figure
 
@@ -99,8 +99,10 @@ def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float], tit
     bottom.set_ylabel("predicted error\n(% of its energy)")
     bottom.set_xlabel("decoder layer of the parent (a dropped one has error 100%)")
     worst = max(range(len(kept)), key=kept.__getitem__)
-    figure.alt_text = f"Bars of the width of each layer, and of its predicted error. {_words(plan, neurons)} Of those " \
-        f"that stay, layer {plan.layers[worst]} has the largest predicted error, {kept[worst]:.1%}."  # fmt: skip
+    figure.alt_text = (
+        f"Bars of the width of each layer, and of its predicted error. {_words(plan, neurons)} Of those that stay, "
+        f"layer {plan.layers[worst]} has the largest predicted error, {kept[worst]:.1%}."
+    )
     return figure
 
 
@@ -110,7 +112,8 @@ def plot_plans(plans: Mapping[str, Plan], neurons: Sequence[int]) -> Figure:
     for axis, (name, plan) in zip(axes[:, 0], plans.items(), strict=True):
         _widths(axis, plan, neurons)
         axis.set_title(f"{name}: {plan.removed:.1%} of the {plan.of} goes", fontsize=10, loc="left")
-    names = {text: handle for axis in axes[:, 0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    drawn = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes[:, 0]]
+    names = {text: handle for row in drawn for handle, text in row}
     axes[0, 0].legend(names.values(), names, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False,
                       fontsize=9)  # fmt: skip
     axes[-1, 0].set_xlabel("decoder layer of the parent")
@@ -132,7 +135,8 @@ def _widths(axis, plan: Plan, neurons: Sequence[int]) -> None:
 
 def _words(plan: Plan, neurons: Sequence[int]) -> str:
     narrow = min(range(len(plan.layers)), key=plan.neurons.__getitem__)
-    dropped = f"layers {', '.join(map(str, plan.dropped))} dropped" if plan.dropped else "no layer dropped"
+    layers = f"layer{'s' if len(plan.dropped) > 1 else ''} {', '.join(map(str, plan.dropped))}"
+    dropped = f"{layers} dropped" if plan.dropped else "no layer dropped"
     if len(set(plan.neurons)) == 1:
         return f"{dropped}, {plan.neurons[0]} of {max(neurons)} neurons in every layer that stays."
     return (
@@ -174,19 +178,23 @@ def plot_prediction(predicted: Mapping[str, float], measured: Mapping[str, float
 def plot_narrowing(layers: Sequence[int], error: Sequence[float], harm: Sequence[float], gone: int) -> Figure:
     """Each layer narrowed alone by `gone` neurons: its own relative error above, what the model loses below."""
     figure, (top, bottom) = figure_with_axes(2, 1, (8.5, 4.6), sharex=True)
-    top.bar(layers, error, color=COLOURS[1])
+    names = [str(layer) for layer in layers]  # side by side, though not all layers were tried
+    top.bar(names, error, color=COLOURS[1])
     top.yaxis.set_major_formatter(PercentFormatter(1.0))
     top.set_ylabel("error of the layer\n(% of its energy)")
-    top.set_title(f"Each layer alone loses {gone} neurons")
-    bottom.bar(layers, harm, color=COLOURS[0])
+    top.set_title(f"One layer alone loses {gone} neurons")
+    for axis in (top, bottom):
+        axis.grid(axis="x", visible=False)
+    bottom.bar(names, harm, color=COLOURS[0])
     bottom.set_ylabel("loss of the model\n(nats per token)")
     bottom.set_xlabel("decoder layer that was narrowed")
     bottom.axhline(0.0, color="black", linewidth=0.8)
     local, real = (max(range(len(layers)), key=values.__getitem__) for values in (error, harm))
     figure.alt_text = (
         f"Two rows of bars over {len(layers)} decoder layers, each narrowed alone by {gone} neurons. Its own error is "
-        f"largest in layer {layers[local]} ({error[local]:.1%}), where the model's loss rises by {harm[local]:.3f} nats. The "
-        f"loss rises most for layer {layers[real]}, by {harm[real]:.3f} nats, at an error of {error[real]:.1%}."
+        f"largest in layer {layers[local]} ({error[local]:.1%}), where the model's loss rises by {harm[local]:.3f} "
+        f"nats. The loss rises most for layer {layers[real]}, by {harm[real]:.3f} nats, at an error of "
+        f"{error[real]:.1%}."
     )
     return figure
 

@@ -139,6 +139,28 @@ def _choices(dense: Dense, keep: int, names: Sequence[str]) -> dict[str, Tensor]
 
 
 @torch.no_grad()
+def weighting_errors(
+    model: nn.Module, ids: Tensor, unseen: Tensor, layer: int, remove: int, ridge: float = 1e-2
+) -> dict[str, Tensor]:
+    """What dividing each token by ||h_t|| changes: "errors" (2, 2) of down_proj on `unseen`, `remove` neurons gone.
+
+    Rows: chosen and fitted with weighted tokens, with plain ones. Columns: measured with weighted tokens, with plain.
+    """
+
+    def compute() -> dict[str, Tensor]:
+        rows = []
+        for weighted in (True, False):
+            dense = dense_problem(model, ids, layer, "mlp", ridge, weighted)
+            chosen = metric("full-condition")(dense, dense.blocks - remove, torch.Generator())
+            others = [layer_gram(model, unseen, layer, "mlp", judged)["xtx"] for judged in (True, False)]
+            rows.append([energy_of(c, dense.weight - chosen.retuned) / energy_of(c, dense.weight) for c in others])
+        return {"errors": torch.tensor(rows, dtype=torch.float64)}
+
+    settings = {"layer": layer, "remove": remove, "ridge": ridge, "unseen": _name(unseen)}
+    return cached("weighting-errors", model, ids, settings, compute)
+
+
+@torch.no_grad()
 def metric_perplexities(
     model: nn.Module,
     ids: Tensor,

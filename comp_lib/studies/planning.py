@@ -55,7 +55,7 @@ def full_curve(curves: dict[str, Tensor], layer: int, neurons: int) -> Tensor:
 
 
 def layer_errors(curves: dict[str, Tensor], shape: Shape, plan: Plan) -> Tensor:
-    """Predicted relative error of each MLP of the parent under a plan: (parent layers,), float64, 1 where it is dropped.
+    """Predicted relative error of each MLP of the parent under a plan, 1 if dropped: (parent layers,), float64.
 
     shape: of the parent. KV groups that go are not looked at. Raises InputError when the three do not fit together.
     """
@@ -135,7 +135,8 @@ def narrowing_harm(
     """
     shape = Shape.of(model)
     layers = sorted(layers)
-    if not layers or layers[0] < 0 or layers[-1] >= shape.layers or not 0 < gone < min(shape.neurons[i] for i in layers):
+    known = bool(layers) and 0 <= layers[0] and layers[-1] < shape.layers
+    if not known or not 0 < gone < min(shape.neurons[index] for index in layers):
         raise InputError(
             f"expected layers from 0 to {shape.layers - 1} and fewer neurons to remove than they have, got layers "
             f"{layers} and {gone} neurons: choose others"
@@ -188,13 +189,15 @@ def _with_weights(layer: nn.Module, hidden: Tensor, rope, weight: Tensor) -> Ten
 
 
 def outcome(
-    model: nn.Module, ids: Tensor, evaluated: Tensor, plan: Plan, settings: Settings = Settings()
+    model: nn.Module, ids: Tensor, evaluated: Tensor, plan: Plan, settings: Settings | None = None
 ) -> dict[str, float | Tensor]:
     """Prune by `plan` on ids (S, L) and evaluate on `evaluated` (S', L'). Cached.
 
     Returns loss (nats per token), perplexity, parameters (of the pruned model), and errors (layers of the plan,): the
     relative error that was left in each down_proj, on the stream of the *pruned* model.
     """
+
+    settings = settings or Settings()
 
     def compute() -> dict[str, Tensor]:
         pruned = prune(model, ids, settings, plan=plan)

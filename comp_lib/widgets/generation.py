@@ -12,26 +12,26 @@ from ..errors import InputError
 from ..generation import continuation
 from ..shape import Shape
 
-HEIGHT = "220px"  # of the two texts: the page below must not jump
+HEIGHT, STATUS_HEIGHT = "220px", "56px"  # of the two texts, and of two lines: the page below must not jump
 MOST = 200  # new tokens
 
 
 class GenerationBox(widgets.VBox):
-    """A prompt, a button, and what `dense` and `pruned` say. Display it, or drive it: `box.prompt.value`, `box.run()`."""
+    """A prompt, a button, and what `dense` and `pruned` say. Display it, or drive it: set `prompt.value`, `run()`."""
 
     def __init__(self, dense: nn.Module, pruned: nn.Module, tokenizer: Any, prompt: str = "", tokens: int = 40) -> None:
         self.models, self.tokenizer = (dense, pruned), tokenizer
-        wide = widgets.Layout(width="100%")
+        wide, two_lines = widgets.Layout(width="98%"), widgets.Layout(height=STATUS_HEIGHT, overflow="auto")
         self.prompt = widgets.Text(prompt, description="Prompt", continuous_update=False, layout=wide)
         self.tokens = widgets.IntSlider(tokens, 1, MOST, description="New tokens", continuous_update=False)
         self.button = widgets.Button(description="Generate", button_style="primary", tooltip="Let both models go on")
-        self.status = widgets.HTML("Press Generate: both models go on from the prompt.")
+        self.status = widgets.HTML("Press Generate: both models go on from the prompt.", layout=two_lines)
         self.texts = tuple(widgets.HTML(layout=widgets.Layout(width="50%", padding="0 12px")) for _ in self.models)
         self._write("", "")
         self.button.on_click(lambda _: self.run())
-        controls = widgets.HBox([self.tokens, self.button, self.status])
+        controls = widgets.HBox([self.tokens, self.button])
         texts = widgets.HBox(list(self.texts), layout=widgets.Layout(height=HEIGHT, overflow="auto"))
-        super().__init__([self.prompt, controls, texts])
+        super().__init__([self.prompt, controls, self.status, texts])
 
     def run(self) -> None:
         """Generate with both models; wrong input is said in a sentence, and the texts stay as they were."""

@@ -39,7 +39,9 @@ def check_costs(costs: Callable[[int, int, int, int], tuple[int, int, int]]) -> 
         want = _count(_layer(hidden, head, queries + repeats, keys + 1, 5)) - one
         if group != want:
             if group == 4 * hidden * head and repeats > 1:
-                raise Wrong(f"all {repeats} query heads of a group lose their K and V: their rows of q and columns of o go too")
+                raise Wrong(
+                    f"all {repeats} query heads of a group lose their K and V: their rows of q and columns of o go too"
+                )
             if group == 4 * repeats * hidden * head:
                 raise Wrong(f"the {repeats} query heads of a group share *one* head of k and one of v")
             raise Wrong(f"one more KV group adds {want:,} parameters at {size}, not {group:,}")
@@ -53,8 +55,8 @@ def check_costs(costs: Callable[[int, int, int, int], tuple[int, int, int]]) -> 
 
 def check_width(width_for_budget: Callable[[float, int, int, int, int], int]) -> None:
     """Exercise 2."""
-    cases = [(0.2, 1536, 1728, 885_888, 64), (0.2, 1536, 1728, 885_888, 1), (0.1, 96, 30, 1000, 32), (0.25, 100, 3, 50, 7)]
-    cases += [(0.5, 128, 12, 0, 64), (0.375, 1024, 6, 0, 128)]  # the last two are reached exactly
+    cases = [(0.2, 1536, 1728, 885_888, 64), (0.2, 1536, 1728, 885_888, 1), (0.1, 96, 30, 1000, 32)]
+    cases += [(0.25, 100, 3, 50, 7), (0.5, 128, 12, 0, 64), (0.375, 1024, 6, 0, 128)]  # two are reached exactly
     for ratio, neurons, cost, rest, multiple in cases:
         got = _call(width_for_budget, ratio, neurons, cost, rest, multiple)
         layer = neurons * cost + rest
@@ -66,7 +68,7 @@ def check_width(width_for_budget: Callable[[float, int, int, int, int], int]) ->
             raise Wrong(f"{got} is no multiple of {multiple}: round down to one, {case}")
         if got != enough[-1]:
             if rest and got == int(neurons * (1 - ratio)) // multiple * multiple:
-                raise Wrong("the ratio is one of the whole layer, and the neurons have to bear the attention's part as well")
+                raise Wrong("the ratio is of the whole layer: the neurons have to bear the attention's part as well")
             if got == enough[-1] + multiple:
                 removed = (neurons - got) * cost / layer
                 raise Wrong(f"{got} neurons remove {removed:.1%} only, {case}: round down, a budget is a lower bound")
@@ -93,10 +95,13 @@ def check_next_layer(next_layer: Callable[[list[list[float]], list[int], list[in
             raise Wrong(f"layer {got} has no step left {case}: leave it out")
         if got != min(price, key=price.__getitem__):
             if got == min(open_, key=lambda i: curves[i][gone[i] + 1]) and parameters == equal:
-                raise Wrong(f"layer {got} ends at the least error, but what counts is how much the next step *adds*, {case}")
+                raise Wrong(f"layer {got} ends at least error, but what counts is what the next step *adds*, {case}")
             if got == min(rise, key=rise.__getitem__):
-                raise Wrong(f"layer {got} adds least error, but its step frees only {parameters[got]} parameters: divide, {case}")
-            raise Wrong(f"expected layer {min(price, key=price.__getitem__)}, got {got}, {case}: least added error per parameter")
+                raise Wrong(
+                    f"layer {got} adds least error, but frees only {parameters[got]} parameters: divide, {case}"
+                )
+            want = min(price, key=price.__getitem__)
+            raise Wrong(f"expected layer {want}, got {got}, {case}: least added error per parameter")
     _right("the cheapest step next; repeated until the budget is met, this is water-filling")
 
 
@@ -117,14 +122,15 @@ def check_reached(reached: Callable[[str, dict[str, int]], tuple[float, float]])
             if math.isclose(of_decoder, 1 - gone / decoder, abs_tol=1e-9):
                 raise Wrong("this is what stays; asked is what goes")
             if len(layers) < 3:
-                raise Wrong("a layer that is not in `layers` is gone with its attention and its norms: compare with all 3 layers")
+                raise Wrong("a layer not in `layers` is gone, attention and norms too: compare with all 3 layers")
             if groups != (2, 2, 2):
                 raise Wrong("a KV group went in layer 1, and its parameters with it")
             raise Wrong(f"expected {gone / decoder:.4f} of the decoder, got {of_decoder:.4f}, for the plan {plan}")
         if not math.isclose(of_model, gone / (decoder + 16_032), abs_tol=1e-9):
             if math.isclose(of_model, of_decoder) and gone:
                 raise Wrong("the model is more than its decoder: add the `rest` (embeddings, last norm) to the whole")
-            raise Wrong(f"expected {gone / (decoder + 16_032):.4f} of the model, got {of_model:.4f}, for the plan {plan}")
+            want = gone / (decoder + 16_032)
+            raise Wrong(f"expected {want:.4f} of the model, got {of_model:.4f}, for the plan {plan}")
     _right("both fractions: the same removal is a smaller part of the model than of its decoder")
 
 
