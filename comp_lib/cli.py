@@ -280,6 +280,7 @@ def generate(
 ) -> None:
     """Let MODEL continue a prompt (greedy)."""
     with refusals():
+        from .generation import continuation
         from .models import load_model
 
         if not prompt.strip():
@@ -288,15 +289,6 @@ def generate(
             )
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
         typer.echo(prompt + continuation(loaded, tokenizer, prompt, tokens))
-
-
-def continuation(model, tokenizer, prompt: str, tokens: int) -> str:
-    """What a model says after `prompt`: greedy, so the same every time."""
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    ids = model.generate(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=tokens, do_sample=False
-    )
-    return tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 DEMO_PROMPT = "The water cycle begins when the sun"
@@ -312,6 +304,7 @@ def demo(
     """COMP on the embedded model: a fifth smaller, with picture, perplexities and a text before and after."""
     with refusals():
         from .calibration import calibration_tokens
+        from .generation import continuation
         from .importance.layers import block_influence
         from .models import EMBEDDED, load_model
         from .plots import plot_pruned

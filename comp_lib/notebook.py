@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from IPython.display import Markdown, display
 from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
@@ -34,6 +35,7 @@ def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress:
     torch.manual_seed(seed)
     if not progress:
         logging.disable_progress_bar()  # of transformers and of the Hub, until the kernel ends
+        hub_logging.set_verbosity_error()  # each retry without a network would be a warning
     with capture_output(stdout=False, stderr=not progress, display=not progress):
         if dtype in DTYPES:  # load_model says what is wrong with any other
             check_memory(name, dtype)
