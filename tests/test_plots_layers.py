@@ -75,14 +75,14 @@ def test_without_greedy_there_are_two():
 
 def test_the_proxy_and_the_harm():
     study = study_of()
-    influence = torch.tensor([0.9, 0.05, 0.04, 0.02, 0.01, 0.03])  # layer 3 has place 1, and place 4 by harm
+    influence = torch.tensor([0.9, 0.05, 0.04, 0.02, 0.01, 0.03])  # layer 3 has place 2, and place 5 by harm
     figure = plot_proxy(replace(study, influence=influence), 0.5)
     values, places = figure.axes
     points = torch.stack([influence, study.mean_harm], dim=1)
     assert values.collections[0].get_offsets().data == pytest.approx(points.numpy())
-    assert places.collections[0].get_offsets().data.tolist() == [[5, 5], [4, 0], [3, 2], [1, 4], [0, 1], [2, 3]]
-    assert places.collections[1].get_offsets().data.tolist() == [[1, 4]]
-    assert "Layer 3 hides the most harm: place 1 by block influence, place 4 by loss increase, 2.00" in figure.alt_text
+    assert places.collections[0].get_offsets().data.tolist() == [[6, 6], [5, 1], [4, 3], [2, 5], [1, 2], [3, 4]]
+    assert places.collections[1].get_offsets().data.tolist() == [[2, 5]]
+    assert "Layer 3 hides the most harm: place 2 by block influence, place 5 by loss increase, 2.00" in figure.alt_text
     assert "Spearman 0.50" in places.get_title() and all_axes_are_named(figure)
     png(figure)
 

@@ -77,7 +77,7 @@ def plot_proxy(study: LayerStudy, correlation: float) -> Figure:
     hidden = hidden_harm(influence, harm)
     worst = int(hidden.argmax())
     figure, (left, right) = figure_with_axes(1, 2, (9.5, 4.4))
-    by, harmed = ranks(influence), ranks(harm)
+    by, harmed = ranks(influence) + 1, ranks(harm) + 1
     for axis, x, y in ((left, influence, harm), (right, by, harmed)):
         axis.scatter(x.tolist(), y.tolist(), s=22, color=BLUE)
         axis.scatter(float(x[worst]), float(y[worst]), s=70, color=RED, marker="D",
@@ -93,11 +93,11 @@ def plot_proxy(study: LayerStudy, correlation: float) -> Figure:
     left.set_xlabel("block influence (no unit)")
     left.set_ylabel("loss increase (nats per token)")
     left.legend(loc="lower right", fontsize=8)
-    right.plot([0, len(by) - 1], [0, len(by) - 1], color=GREY, linewidth=1, linestyle="--")
+    right.plot([1, len(by)], [1, len(by)], color=GREY, linewidth=1, linestyle="--")
     for layer in range(len(by)):
         right.annotate(str(layer), (int(by[layer]), int(harmed[layer])), xytext=(3, 3), textcoords="offset points",
                        fontsize=7)  # fmt: skip
-    right.set_xlabel("place by block influence (0: goes first)")
+    right.set_xlabel("place by block influence (1: goes first)")
     right.set_ylabel("place by loss increase")
     right.set_title(f"ranks of {len(by)} layers: Spearman {correlation:.2f}")
     left.set_title("values")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .base import COLOURS, figure_with_axes
 
@@ -44,36 +44,44 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     return figure
 
 
-def plot_correlations(gram: np.ndarray, neurons: Sequence[int], title: str) -> Figure:
-    """Cosines between contributions, G_ij / sqrt(G_ii G_jj), of the given neurons: gram (n, n)."""
-    part = np.asarray(gram)[np.ix_(neurons, neurons)]
-    size = np.sqrt(part.diagonal())
-    cosines = part / np.outer(size, size)
-    figure, axis = figure_with_axes(1, 1, (6.4, 5.4))
-    sns.heatmap(cosines, vmin=-1, vmax=1, cmap="RdBu_r", square=True, ax=axis, xticklabels=False,
-                yticklabels=[str(n) for n in neurons] if len(neurons) <= 40 else False,
-                cbar_kws={"label": "cosine between contributions"})  # fmt: skip
-    axis.tick_params(axis="y", labelsize=7, labelrotation=0)
-    axis.set(title=title, xlabel="neuron (same order)", ylabel="neuron")
-    off = np.abs(cosines - np.eye(len(cosines)))
-    i, j = np.unravel_index(off.argmax(), off.shape)
-    figure.alt_text = (
-        f"{title}. Heat map of the cosines between the contributions of {len(neurons)} neurons. The closest pair is "
-        f"{neurons[i]} and {neurons[j]} with {cosines[i, j]:.2f}; the typical size of a cosine is "
-        f"{np.median(off[np.triu_indices(len(off), 1)]):.2f}."
-    )
+def plot_cosines(grams: Mapping[str, np.ndarray], neurons: Sequence[int]) -> Figure:
+    """Cosines M_ij / sqrt(M_ii M_jj) of the same neurons (at most 40), a panel for each matrix grams[what] (n, n)."""
+    figure, axes = figure_with_axes(1, len(grams), (4.3 * len(grams) + 1.2, 4.6), squeeze=False)
+    words = []
+    for place, (axis, (what, gram)) in enumerate(zip(axes[0], grams.items(), strict=True)):
+        part = np.asarray(gram)[np.ix_(neurons, neurons)]
+        size = np.sqrt(part.diagonal())
+        cosines = part / np.outer(size, size)
+        last = place == len(grams) - 1
+        sns.heatmap(cosines, vmin=-1, vmax=1, cmap="RdBu_r", square=True, ax=axis, xticklabels=False,
+                    yticklabels=[str(n) for n in neurons] if place == 0 else False, cbar=last,
+                    cbar_kws={"label": "cosine", "shrink": 0.8} if last else None)  # fmt: skip
+        axis.tick_params(axis="y", labelsize=7, labelrotation=0)
+        axis.set(title=what, xlabel="neuron (same order)", ylabel="neuron" if place == 0 else "")
+        off = np.abs(cosines - np.eye(len(cosines)))
+        i, j = np.unravel_index(off.argmax(), off.shape)
+        typical = np.median(off[np.triu_indices(len(off), 1)])
+        words.append(
+            f"{what}: the closest pair is {neurons[i]} and {neurons[j]} with a cosine of {cosines[i, j]:.2f}, the "
+            f"typical size is {typical:.2f}"
+        )
+    figure.alt_text = f"Heat maps of the cosines between {len(neurons)} neurons. {'; '.join(words)}."
     return figure
 
 
-def _plain_ticks(axis, limits: tuple[float, float], percent: bool = False) -> None:
-    """Ticks that a person would choose, for a logarithmic axis (`Axes.xaxis`, say) that may span less than a decade."""
+def _plain_ticks(axis, limits: tuple[float, float], percent: bool = False, most: int = 8) -> None:
+    """At most `most` ticks that a person would choose, for a logarithmic axis (`Axes.xaxis`) of any span."""
     low, high = limits
-    span = np.log10(high / low)
-    steps = (1, 1.5, 2, 3, 4, 5, 7) if span < 1 else (1, 2, 5) if span < 2 else (1, 3) if span < 3 else (1,)
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
-    if len(ticks) < 3:
-        ticks = np.linspace(low, high, 7)[1:-1]
+    inside = lambda ticks: [tick for tick in ticks if low <= tick <= high]  # noqa: E731
+    for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = inside(step * 10.0**decade for decade in decades for step in steps)
+        if len(ticks) <= most:
+            break
+    if len(ticks) > most:
+        ticks = ticks[:: -(-len(ticks) // most)]
+    if len(ticks) < 3:  # less than half a decade: round numbers at equal distances
+        ticks = inside(MaxNLocator(most - 1).tick_values(low, high))
     axis.set_ticks(ticks, [f"{100 * tick:.3g}%" if percent else f"{tick:,.4g}" for tick in ticks])
     axis.set_minor_locator(NullLocator())
 
@@ -81,7 +89,7 @@ def _plain_ticks(axis, limits: tuple[float, float], percent: bool = False) -> No
 def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarray) -> None:
     """Energy against condition with lines of equal cost; energy (n,) relative, removed (n,) of bool."""
     for chosen, colour, marker, label in ((~removed, KEPT, "o", "kept"), (removed, REMOVED, "x", "removed")):
-        axis.scatter(energy[chosen], condition[chosen], s=14, c=[colour], marker=marker, alpha=0.6,
+        axis.scatter(energy[chosen], condition[chosen], s=11, c=[colour], marker=marker,
                      linewidths=0.8 if marker == "x" else 0.0, label=f"{label} ({int(chosen.sum()):,})")  # fmt: skip
     axis.set(xscale="log", yscale="log")
     left, right = energy.min() * 0.7, energy.max() * 1.4
@@ -132,7 +140,7 @@ def plot_choices(
     """The same neurons once for each way to choose: removed[name] (n,) of bool, errors[name] relative, re-tuned."""
     energy, condition = np.asarray(energy), np.asarray(condition)
     figure, axes = figure_with_axes(
-        1, len(removed), (4.0 * len(removed), 4.0), sharex=True, sharey=True, squeeze=False
+        1, len(removed), (3.7 * len(removed), 3.6), sharex=True, sharey=True, squeeze=False
     )
     for axis, (name, gone) in zip(axes[0], removed.items(), strict=True):
         _scatter(axis, energy, condition, np.asarray(gone))
@@ -152,30 +160,28 @@ def plot_choices(
 def plot_against_measured(
     scores: Mapping[str, np.ndarray], measured: np.ndarray, correlations: Mapping[str, float], what: str
 ) -> Figure:
-    """One panel for each metric: its scores (k,) of some neurons against the measured cost of removing each (k,)."""
+    """One panel for each metric: its scores (k,) of some neurons against the measured cost (k,), a share, of each."""
     columns = 5
     rows = -(-len(scores) // columns)
-    figure, axes = figure_with_axes(rows, columns, (12.0, 2.6 * rows), sharey=True, squeeze=False)
-    for axis, (name, values) in zip(axes.flat, scores.items(), strict=False):
+    figure, axes = figure_with_axes(rows, columns, (11.5, 2.4 * rows), sharey=True, squeeze=False)
+    for place, (axis, (name, values)) in enumerate(zip(axes.flat, scores.items(), strict=False)):
         values = np.asarray(values)
-        axis.scatter(values, measured, s=14, c=[KEPT], alpha=0.75)
+        axis.scatter(values, measured, s=12, c=[KEPT])
         axis.set_yscale("log")
         if (values > 0).all():
             axis.set_xscale("log")
+            _plain_ticks(axis.xaxis, axis.get_xlim(), most=4)
         else:  # a share can be negative
-            size = float(np.median(np.abs(values)))
-            axis.set_xscale("symlog", linthresh=size)
-            axis.set_xticks([-10 * size, 0, 10 * size], [f"{-10 * size:.0e}", "0", f"{10 * size:.0e}"])
+            axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.tick_params(labelsize=8)
-        axis.minorticks_off()
         axis.set_title(f"{name}: ρ = {correlations[name]:.2f}", fontsize=9)
+        if place + columns >= len(scores):
+            axis.set_xlabel("score (its own unit)", fontsize=9)
+    _plain_ticks(axes[0][0].yaxis, axes[0][0].get_ylim(), percent=True, most=5)
     for axis in axes.flat[len(scores) :]:
         axis.set_axis_off()
     for axis in axes[:, 0]:
         axis.set_ylabel(what, fontsize=9)
-    for place in range(len(scores)):
-        if place + columns >= len(scores):
-            axes.flat[place].set_xlabel("score (its own unit)", fontsize=9)
     ranking = sorted(correlations, key=lambda name: -correlations[name])
     figure.alt_text = (
         f"Scatter plots of {len(measured)} neurons, score against measured cost of removal. Spearman correlations: "
