@@ -107,4 +107,5 @@ def test_latency_says_what_does_not_depend_on_the_width():
                    "64 tokens at once: 4.00 ms")  # fmt: skip
     first = figure.axes[0]
     assert np.asarray(first.collections[0].get_offsets()).tolist() == [[10, 3], [10, 3.5], [20, 4], [20, 9]]
+    assert [text.get_text() for text in first.texts] == ["1 of 4 runs above"]
     assert "(ms)" in first.get_ylabel() and "neurons" in first.get_xlabel()

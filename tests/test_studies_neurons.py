@@ -170,17 +170,32 @@ def test_choices_are_judged_on_both_texts(tiny_llama, ids, other):
         plain, tuned, unseen = found[name].tolist()
         assert len(found[f"kept:{name}"]) == 36 and 0 < tuned < plain and unseen > 0
     assert float(found["full-condition"][1]) < min(float(found[name][1]) for name in ("random", "magnitude"))
-    same = trial.choice_errors(model, ids, ids, 1, 12, names=("energy",), token_weights=False)["energy"]
+    same = trial.choice_errors(model, ids, ids, 1, 12, names=("energy",))["energy"]
     assert float(same[1]) == pytest.approx(float(same[2]))
+
+
+def test_ridge_errors_are_those_of_the_choices(tiny_llama, ids, other):
+    model = tiny_llama()
+    found = trial.ridge_errors(model, ids, other, 1, 12, (1e-3, 1.0))
+    for place, ridge in enumerate((1e-3, 1.0)):
+        same = trial.choice_errors(model, ids, other, 1, 12, ridge, names=("full-condition",))["full-condition"]
+        assert float(found["seen"][place]) == pytest.approx(float(same[1]), rel=1e-5)
+        assert float(found["unseen"][place]) == pytest.approx(float(same[2]), rel=1e-5)
+    assert found["condition"][0] > found["condition"][1] > 1.0
 
 
 def test_weighting_errors_are_measured_both_ways(tiny_llama, ids, other):
     model = tiny_llama()
     found = trial.weighting_errors(model, ids, other, 1, 12)["errors"]
-    for row, weighted in enumerate((True, False)):
-        same = trial.choice_errors(model, ids, other, 1, 12, names=("full-condition",), token_weights=weighted)
-        assert float(found[row, row]) == pytest.approx(float(same["full-condition"][2]), rel=1e-5)
-    assert found.shape == (2, 2) and (found > 0).all()
+    same = trial.choice_errors(model, ids, other, 1, 12, names=("full-condition",))["full-condition"]
+    assert float(found[0, 0]) == pytest.approx(float(same[2]), rel=1e-5)
+    dense = study.dense_problem(model, ids, 1, token_weights=False)
+    fitted = metric("full-condition")(dense, 36, torch.Generator()).retuned
+    for column, weighted in enumerate((True, False)):
+        tokens = study.layer_tokens(model, other, 1)
+        x = (tokens["x"] / tokens["norms"][:, None] if weighted else tokens["x"]).double()
+        error = (x @ (dense.weight - fitted)).square().sum() / (x @ dense.weight).square().sum()
+        assert float(found[1, column]) == pytest.approx(float(error), rel=1e-4)
 
 
 def test_perplexities_are_those_of_the_pruned_models(tiny_llama, ids, other):

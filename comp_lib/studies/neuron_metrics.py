@@ -15,13 +15,14 @@ from ..cache import cached, to_tensors
 from ..gram import contributions
 from ..importance.condition import block_scores, condition_numbers
 from ..importance.neurons import METRICS, Dense, metric, top
-from ..prune import share, upstream
+from ..prune import share
 from ..recover import least_squares, only
 from ..stream import sequence_losses, through
 from ..surgery import shrink_mlp
-from .neurons import dense_problem, energy_of, grams_of, layer_gram, walk_to
+from .neurons import as_dense, dense_problem, energy_of, grams_of, layer_gram, layer_grams, walk_to
 
 READINGS = (*METRICS, "condition alone", "share of output")
+SWEPT = ("full-condition", "mask-condition")  # by COMP, in rounds
 ONE_LOOK = "full-condition, one look"  # the same scores, but the lowest go at once: no rounds
 
 
@@ -103,39 +104,67 @@ def choice_errors(
     remove: int,
     ridge: float = 1e-2,
     names: Sequence[str] = READINGS,
-    token_weights: bool = True,
 ) -> dict[str, Tensor]:
     """Error of down_proj when `remove` neurons go by each of `names`, READINGS or ONE_LOOK; COMP's two go in rounds.
 
     name -> (3,): not re-tuned, re-tuned, and the latter on the text `unseen`, as shares of ||X W||^2 with tokens
-    weighted or not; "kept:name" (k,): the neurons that stay.
+    weighted; "kept:name" (k,): the neurons that stay.
     """
 
     def compute() -> dict[str, Tensor]:
-        dense = dense_problem(model, ids, layer, "mlp", ridge, token_weights)
-        other = layer_gram(model, unseen, layer, "mlp", token_weights)["xtx"]
-        target, found = dense.xtx @ dense.weight, {}
-        whole, whole_other = energy_of(dense.xtx, dense.weight), energy_of(other, dense.weight)
-        for name, kept in _choices(dense, dense.blocks - remove, names).items():
-            plain = dense.weight - only(dense.weight, kept)
-            gap = dense.weight - least_squares(dense.xtx, target, dense.weight, kept, ridge)[0]
-            seen = [energy_of(dense.xtx, plain) / whole, energy_of(dense.xtx, gap) / whole]
-            errors = torch.tensor([*seen, energy_of(other, gap) / whole_other], dtype=torch.float64)
-            found |= {f"kept:{name}": kept, name: errors}
+        dense = dense_problem(model, ids, layer, ridge=ridge)
+        other = layer_gram(model, unseen, layer)["xtx"]
+        found = {}
+        for name, (kept, fitted) in _choices(dense, dense.blocks - remove, names).items():
+            plain = _lost(dense.xtx, dense.weight, only(dense.weight, kept))
+            tuned, fresh = (_lost(xtx, dense.weight, fitted) for xtx in (dense.xtx, other))
+            found |= {f"kept:{name}": kept, name: torch.tensor([plain, tuned, fresh], dtype=torch.float64)}
         return found
 
-    settings = {"layer": layer, "remove": remove, "ridge": ridge, "unseen": _name(unseen),
-                "names": list(names), "token_weights": token_weights}  # fmt: skip
+    settings = {"layer": layer, "remove": remove, "ridge": ridge, "unseen": _name(unseen), "names": list(names)}
     return cached("choice-errors", model, ids, settings, compute)
 
 
-def _choices(dense: Dense, keep: int, names: Sequence[str]) -> dict[str, Tensor]:
-    """Name -> inputs that stay (keep,): COMP's metrics by their sweep, all others by their scores."""
-    swept = [name for name in names if name in ("full-condition", "mask-condition")]
-    found = {name: metric(name)(dense, keep, torch.Generator()).kept for name in swept}
-    look = {name: "full-condition" if name == ONE_LOOK else name for name in names if name not in swept}
+def _lost(xtx: Tensor, weight: Tensor, fitted: Tensor) -> float:
+    """||X W - X V||^2 / ||X W||^2."""
+    return energy_of(xtx, weight - fitted) / energy_of(xtx, weight)
+
+
+def _choices(dense: Dense, keep: int, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name -> inputs that stay (keep,), by COMP's sweep or by scores, and the weights V (n, m) fitted to them."""
+    target, found = dense.xtx @ dense.weight, {}
+    look = {name: "full-condition" if name == ONE_LOOK else name for name in names if name not in SWEPT}
     scores = readings(dense, tuple(look.values()))
-    return found | {name: top(scores[reading], keep).kept for name, reading in look.items()}
+    for name in names:
+        chosen = metric(name)(dense, keep, torch.Generator()) if name in SWEPT else top(scores[look[name]], keep)
+        fitted = chosen.retuned  # full-condition's sweep ends with the fit
+        if fitted is None:
+            fitted, _ = least_squares(dense.xtx, target, dense.weight, chosen.kept, dense.ridge)
+        found[name] = chosen.kept, fitted
+    return found
+
+
+@torch.no_grad()
+def ridge_errors(
+    model: nn.Module, ids: Tensor, unseen: Tensor, layer: int, remove: int, ridges: Sequence[float]
+) -> dict[str, Tensor]:
+    """What the ridge does when `remove` neurons go by full-condition: one number for each of `ridges` (R,).
+
+    "seen" and "unseen": error re-tuned, on either text; "condition": the median kappa before anything goes.
+    """
+
+    def compute() -> dict[str, Tensor]:
+        xtx, other = layer_gram(model, ids, layer)["xtx"], layer_gram(model, unseen, layer)["xtx"]
+        rows = []
+        for ridge in ridges:
+            dense = as_dense(model, layer, xtx, ridge=ridge)
+            chosen = metric("full-condition")(dense, dense.blocks - remove, torch.Generator())
+            errors = [_lost(c, dense.weight, chosen.retuned) for c in (xtx, other)]
+            rows.append([*errors, float(chosen.condition.median())])
+        return dict(zip(("seen", "unseen", "condition"), torch.tensor(rows).double().T, strict=True))
+
+    settings = {"layer": layer, "remove": remove, "ridges": list(ridges), "unseen": _name(unseen)}
+    return cached("ridge-errors", model, ids, settings, compute)
 
 
 @torch.no_grad()
@@ -148,12 +177,11 @@ def weighting_errors(
     """
 
     def compute() -> dict[str, Tensor]:
-        rows = []
-        for weighted in (True, False):
-            dense = dense_problem(model, ids, layer, "mlp", ridge, weighted)
+        grams, others, rows = layer_grams(model, ids, layer), layer_grams(model, unseen, layer), []
+        for kind in ("mlp-weighted", "mlp-plain"):
+            dense = as_dense(model, layer, grams[kind], ridge=ridge)
             chosen = metric("full-condition")(dense, dense.blocks - remove, torch.Generator())
-            others = [layer_gram(model, unseen, layer, "mlp", judged)["xtx"] for judged in (True, False)]
-            rows.append([energy_of(c, dense.weight - chosen.retuned) / energy_of(c, dense.weight) for c in others])
+            rows.append([_lost(others[judge], dense.weight, chosen.retuned) for judge in ("mlp-weighted", "mlp-plain")])
         return {"errors": torch.tensor(rows, dtype=torch.float64)}
 
     settings = {"layer": layer, "remove": remove, "ridge": ridge, "unseen": _name(unseen)}
@@ -177,21 +205,18 @@ def metric_perplexities(
 
     def compute() -> dict[str, Tensor]:
         first = min(layers)
-        hidden, rope = walk_to(model, ids, first)
+        hidden, rope = layer_grams(model, ids, first)["stream"], walk_to(model, ids[:1], 0)[1]
         models: dict[str, tuple[nn.Module, nn.Module]] = {}
-        for index in range(first, max(layers) + 1):
-            module = model.model.layers[index]
-            if index not in layers:
-                hidden = through(module, hidden, rope, hidden.device)
+        for layer in range(first, max(layers) + 1):
+            grams, hidden = grams_of(model.model.layers[layer], hidden, rope, (True,))
+            if layer not in layers:
                 continue
-            grams, hidden = grams_of(module, hidden, rope, (True,))
-            xtx, weight = grams["mlp", True].xtx, module.mlp.down_proj.weight.detach().T.double()
-            target = xtx @ weight
-            dense = Dense(xtx, weight, upstream(module, "mlp"), 1, ridge)
-            for name, kept in _choices(dense, dense.blocks - round(fraction * dense.blocks), names).items():
+            dense = as_dense(model, layer, grams["mlp", True].xtx, ridge=ridge)
+            keep = dense.blocks - round(fraction * dense.blocks)
+            for name, (kept, fitted) in _choices(dense, keep, names).items():
                 plain, tuned = models.setdefault(name, (share(model), share(model)))
-                shrink_mlp(plain.model.layers[index], kept)
-                shrink_mlp(tuned.model.layers[index], kept, least_squares(xtx, target, weight, kept, ridge)[0])
+                shrink_mlp(plain.model.layers[layer], kept)
+                shrink_mlp(tuned.model.layers[layer], kept, fitted)
         hidden, rope = walk_to(model, evaluated, first)  # up to there all models are the same
         judge = lambda judged: _perplexity_behind(judged, hidden, rope, first, evaluated)  # noqa: E731
         found = {name: [judge(plain), judge(tuned)] for name, (plain, tuned) in models.items()}

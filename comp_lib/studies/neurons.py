@@ -73,22 +73,29 @@ def layer_tokens(model: nn.Module, ids: Tensor, layer: int, which: str = "mlp") 
 
 
 @torch.no_grad()
-def layer_gram(
-    model: nn.Module, ids: Tensor, layer: int, which: str = "mlp", token_weights: bool = True
-) -> dict[str, Tensor]:
-    """xtx: C = X^T X (n, n), float64, of a layer's down_proj ("mlp") or o_proj ("attention") on the dense stream.
+def layer_grams(model: nn.Module, ids: Tensor, layer: int) -> dict[str, Tensor]:
+    """What one walk to a layer of the dense stream finds, kept together.
 
-    One walk to the layer finds the four of them (both dense layers, tokens weighted by 1 / ||h_t|| or not).
+    "mlp-weighted", "mlp-plain", "attention-weighted", "attention-plain": C = X^T X (n, n), float64, of down_proj and
+    o_proj, tokens weighted by 1 / ||h_t|| or not; "stream" (S, L, d): the hidden states that flow into the layer.
     """
-    dense_layer(model, layer, which)
+    dense_layer(model, layer)
 
     def compute() -> dict[str, Tensor]:
         hidden, rope = walk_to(model, ids, layer)
         grams = grams_of(model.model.layers[layer], hidden, rope, (True, False))[0]
-        return {f"{name}-{'weighted' if weighted else 'plain'}": gram.xtx for (name, weighted), gram in grams.items()}
+        found = {f"{name}-{'weighted' if weighted else 'plain'}": gram.xtx for (name, weighted), gram in grams.items()}
+        return found | {"stream": hidden}
 
-    found = cached("layer-gram", model, ids, {"layer": layer}, compute)
-    return {"xtx": found[f"{which}-{'weighted' if token_weights else 'plain'}"]}
+    return cached("layer-grams", model, ids, {"layer": layer}, compute)
+
+
+def layer_gram(
+    model: nn.Module, ids: Tensor, layer: int, which: str = "mlp", token_weights: bool = True
+) -> dict[str, Tensor]:
+    """xtx: C = X^T X (n, n), float64, of a layer's down_proj ("mlp") or o_proj ("attention") on the dense stream."""
+    dense_layer(model, layer, which)
+    return {"xtx": layer_grams(model, ids, layer)[f"{which}-{'weighted' if token_weights else 'plain'}"]}
 
 
 def grams_of(
@@ -120,8 +127,13 @@ def dense_problem(
     token_weights: bool = True,
 ) -> Dense:
     """A layer's down_proj or o_proj as the metrics see it (cached statistics, weights of the model)."""
-    linear, block = dense_layer(model, layer, which)
     xtx = layer_gram(model, ids, layer, which, token_weights)["xtx"]
+    return as_dense(model, layer, xtx, which, ridge)
+
+
+def as_dense(model: nn.Module, layer: int, xtx: Tensor, which: str = "mlp", ridge: float = 1e-2) -> Dense:
+    """The same from C (n, n) at hand."""
+    linear, block = dense_layer(model, layer, which)
     weight = linear.weight.detach().T.double().cpu()  # (n, m)
     return Dense(xtx, weight, upstream(model.model.layers[layer], which).cpu(), block, ridge)
 
