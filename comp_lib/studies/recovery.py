@@ -24,11 +24,13 @@ from ..cache import cached, to_tensors
 from ..errors import InputError
 from ..evaluate import perplexity
 from ..gram import Gram, contributions, residual_energy, token_weights
-from ..prune import share
+from ..plan import Plan
+from ..prune import prune, share
 from ..recover import MAX_VARIANCE, Mask, fold_mask, least_squares, solve_mask, tune_mask
+from ..settings import Settings
 from ..shape import Shape
 from ..stream import attention_step, batches, embed, mlp_step, rotary
-from ..surgery import shrink_mlp, update_config
+from ..surgery import keep_layers, shrink_attention, shrink_mlp, update_config
 from .neurons import dense_layer, grams_of, walk_to
 
 # --- masks over a whole model -----------------------------------------------------------------------------------------
@@ -72,24 +74,33 @@ def random_kept(model: nn.Module, width: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def masks_of_all_layers(model: nn.Module, ids: Tensor, kept: Tensor, ways: Mapping[str, Way]) -> dict[str, Tensor]:
-    """Masks of all MLPs for several draws: ids (S, L), kept (draws, layers, k) -> way -> (draws, layers, k). Cached."""
-    needed = tuple({way.weighted for way in ways.values()})
+def masks_of_all_layers(
+    model: nn.Module, ids: Tensor, draws: Mapping[str, Tensor], ways: Mapping[str, Mapping[str, Way]]
+) -> dict[str, dict[str, Tensor]]:
+    """Masks of all MLPs, tuned on ids (S, L) in one walk for several draws, each in its own ways. Cached.
+
+    draws: name -> neurons that stay (layers, k); ways: draw -> name -> Way. Returns draw -> name of way -> (layers, k).
+    """
+    wanted = [(draw, name, way) for draw, each in ways.items() for name, way in each.items()]
+    needed = tuple({way.weighted for *_, way in wanted})
 
     def compute() -> dict[str, Tensor]:
         hidden = embed(model, ids)
         rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
-        found: dict[str, list[Tensor]] = {name: [] for name in ways}
+        found: dict[str, list[Tensor]] = {f"{draw}/{name}": [] for draw, name, _ in wanted}
         for index, layer in enumerate(model.model.layers):
             grams, hidden = grams_of(layer, hidden, rope, needed)
             weight = layer.mlp.down_proj.weight.detach().T.double()  # (n, m)
-            tuned = {weighted: contributions(grams["mlp", weighted].xtx, weight) for weighted in needed}
-            for name, way in ways.items():
-                found[name].append(torch.stack([way.tune(tuned[way.weighted], one) for one in kept[:, index]]))
-        return {name: torch.stack(masks, dim=1) for name, masks in found.items()}
+            problems = {weighted: contributions(grams["mlp", weighted].xtx, weight) for weighted in needed}
+            for draw, name, way in wanted:
+                found[f"{draw}/{name}"].append(way.tune(problems[way.weighted], draws[draw][index]))
+        return {name: torch.stack(masks) for name, masks in found.items()}
 
-    key = {"kept": digest(kept), "ways": {name: asdict(way) for name, way in ways.items()}}
-    return cached("masks", model, ids, key, compute)
+    key = {
+        draw: [digest(draws[draw]), {name: asdict(way) for name, way in each.items()}] for draw, each in ways.items()
+    }
+    found = cached("masks", model, ids, key, compute)
+    return {draw: {name: found[f"{draw}/{name}"] for name in each} for draw, each in ways.items()}
 
 
 @torch.no_grad()
@@ -118,6 +129,38 @@ def mask_hooks(model: nn.Module, kept: Tensor, masks: Tensor) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def recoveries_of_one_choice(
+    model: nn.Module, ids: Tensor, evaluated: Tensor, plan: Plan, ways: Mapping[str, Settings]
+) -> dict[str, float]:
+    """Perplexity on `evaluated` (S', L') of one set of neurons, recovered on ids (S, L) in several ways. Cached.
+
+    The first of `ways` chooses what stays, for all of them; "none" comes on top: the same choice without any recovery.
+    """
+
+    def compute() -> dict[str, Tensor]:
+        losses, fixed = {}, plan
+        for name, settings in ways.items():
+            pruned = prune(model, ids, settings, plan=fixed)
+            losses[name], fixed = perplexity(pruned.model, evaluated).loss, pruned.plan
+        return to_tensors(
+            {name: torch.tensor(loss).double() for name, loss in ({"none": bare(fixed)} | losses).items()}
+        )
+
+    def bare(fixed: Plan) -> float:
+        smaller = share(model)
+        for place, index in enumerate(fixed.layers):
+            shrink_mlp(smaller.model.layers[index], torch.tensor(fixed.kept_neurons[place]))
+            shrink_attention(smaller.model.layers[index], torch.tensor(fixed.kept_groups[place]))
+        keep_layers(smaller, fixed.layers)
+        update_config(smaller)
+        return perplexity(smaller, evaluated).loss
+
+    settings = {name: asdict(each) for name, each in ways.items()}
+    key = {"evaluated": digest(evaluated), "plan": plan.to_json(), "ways": settings, "order": list(ways)}
+    found = cached("recoveries", model, ids, key, compute)
+    return {name: float(found[name].exp()) for name in ("none", *ways)}
 
 
 def masked_perplexity(model: nn.Module, evaluated: Tensor, kept: Tensor, masks: Tensor | None = None) -> float:
