@@ -42,14 +42,14 @@ def block_influence(
 
 
 @torch.inference_mode()
-def loss_increase(
+def sequence_loss_increase(
     model: nn.Module,
     ids: Tensor,
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
     present: Sequence[int] | None = None,
 ) -> Tensor:
-    """Increase of the mean next-token loss (nats per token) when one layer is left out, for ids (S, L): (layers,).
+    """Increase of each sequence's mean next-token loss (nats) when one layer is left out: ids (S, L) -> (layers, S).
 
     With `present`, the other layers are taken as gone already; their entries are NaN.
     """
@@ -57,16 +57,26 @@ def loss_increase(
     present = list(range(len(layers))) if present is None else list(present)
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)
-    losses = {}
+    losses = torch.full((len(layers), len(ids)), torch.nan)
     for place, index in enumerate(present):
         without = hidden
         for later in present[place + 1 :]:
             without = through(layers[later], without, rope, device)
-        losses[index] = float(sequence_losses(model, without, ids).mean())
+        losses[index] = sequence_losses(model, without, ids)
         hidden = through(layers[index], hidden, rope, device)
         progress("loss increase", place + 1, len(present))
-    whole = float(sequence_losses(model, hidden, ids).mean())
-    return torch.tensor([losses[i] - whole if i in losses else float("nan") for i in range(len(layers))])
+    return losses - sequence_losses(model, hidden, ids).to(losses)
+
+
+def loss_increase(
+    model: nn.Module,
+    ids: Tensor,
+    device: torch.device | str = "cpu",
+    progress: Progress = no_progress,
+    present: Sequence[int] | None = None,
+) -> Tensor:
+    """`sequence_loss_increase`, mean over the sequences: (layers,), nats per token."""
+    return sequence_loss_increase(model, ids, device, progress, present).mean(1)
 
 
 def greedy_order(

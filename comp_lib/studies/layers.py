@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..cache import cached, to_tensors
 from ..errors import InputError
 from ..evaluate import perplexity
-from ..importance.layers import block_influence, loss_increase
+from ..importance.layers import block_influence, loss_increase, sequence_loss_increase
 from ..stream import Progress, embed, no_progress, rotary, sequence_losses, through
 from ..surgery import keep_layers
 
@@ -92,7 +92,7 @@ def harm_by_sequence(model: nn.Module, ids: Tensor, progress: Progress = no_prog
     device = str(model.model.embed_tokens.weight.device)
 
     def compute() -> dict[str, Tensor]:
-        return {"harm": torch.stack([loss_increase(model, row[None], device, progress) for row in ids], dim=1)}
+        return {"harm": sequence_loss_increase(model, ids, device, progress)}
 
     return cached("layer-harm", model, ids, {}, compute)["harm"]
 
