@@ -1,0 +1,48 @@
+"""How long a widget takes to answer a slider: asked for are 200 ms.
+
+    python benchmarks/widgets.py [--moves 20]
+
+The statistics come from the cache that the notebooks share, or are computed first. A move sets the slider and waits
+until figure and facts stand; the way to the browser is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+from comp_lib.calibration import calibration_tokens
+from comp_lib.models import EMBEDDED, load_model
+from comp_lib.shape import Shape
+from comp_lib.studies.layers import layer_study
+from comp_lib.studies.neurons import error_curves, survey
+from comp_lib.widgets.layers import LayerExplorer
+from comp_lib.widgets.neurons import NeuronExplorer
+from comp_lib.widgets.planner import Planner
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--moves", type=int, default=20)
+    moves = parser.parse_args().moves
+    model, tokenizer = load_model(EMBEDDED)
+    ids = calibration_tokens("calibration", tokenizer, sequences=2, length=128)
+    study, shape = layer_study(model, ids, greedy=1), Shape.of(model)
+    layers, neurons = LayerExplorer(study), NeuronExplorer(survey(model, ids))
+    planner = Planner(shape, error_curves(model, ids), study.mean_harm.tolist())
+    for name, slider in (("layer explorer", layers.layer), ("neuron explorer", neurons.layer),
+                         ("planner", planner.ratio)):  # fmt: skip
+        times = []
+        for move in range(moves):
+            target = slider.min + 1 + move % (slider.max - 1)
+            if target == slider.value:
+                continue
+            start = time.perf_counter()
+            slider.value = target
+            times.append(1000 * (time.perf_counter() - start))
+        print(f"{name:16} median {statistics.median(times):4.0f} ms, slowest {max(times):4.0f} ms, {len(times)} moves")
+
+
+if __name__ == "__main__":
+    main()
