@@ -171,7 +171,8 @@ def _check_length(model, length: int) -> None:
 def _summary(done: dict) -> Table:
     before, after = done["shape"], type(done["shape"]).of(done["pruned"].model)
     report, plan = done["pruned"].report, done["pruned"].plan
-    table = Table("", "dense", "pruned", title=f"COMP: {plan.removed:.1%} of the {plan.of} removed")
+    title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
+    table = Table("", "dense", "pruned", title=title)
     table.add_row("parameters", f"{before.total:,}", f"{after.total:,}")
     table.add_row("of the decoder", f"{before.decoder:,}", f"{after.decoder:,}")
     table.add_row("layers", str(before.layers), str(after.layers))

@@ -42,11 +42,11 @@ class Gram:
         """Add tokens: x (..., n), target (..., m) if the sums have one, weight (...) per token."""
         x = x.detach().flatten(0, -2).float()  # (T, n)
         self.x += x.sum(0, dtype=torch.float64)
-        one = torch.ones_like(x[:, 0]) if weight is None else weight.reshape(-1).to(x)
+        one = x.new_ones(len(x)) if weight is None else weight.reshape(-1)
         if weight is not None:
             x = x * one[:, None]
         self.xtx += x.T @ x
-        self.ones += torch.cat([x.T @ one, (one @ one)[None]])
+        self.ones += torch.cat([x.T @ one.to(x), (one @ one)[None]])
         if (target is None) != (self.xty is None):
             raise ValueError("expected a target exactly when the sums were made for one")
         if target is not None:
