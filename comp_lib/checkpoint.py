@@ -157,6 +157,7 @@ def model_card(name: str, shape: Shape, plan: Plan, card: Provenance) -> str:
     made = {"neurons chosen by": card.method, "re-tuned by": card.recovery, "calibrated on": card.calibration}
     made |= card.settings
     measured = [(_shareable(text), f"{tokens:,}", f"{p:.2f}", f"{q:.2f}") for text, tokens, p, q in card.perplexities]
+    comp = "COMP, [arXiv 2501.15255](https://arxiv.org/abs/2501.15255)" if "condition" in card.method else card.method
     licence = f"`{card.parent_licence}`" if card.parent_licence else "not known to the tool: ask its makers"
     return "\n".join(
         [
@@ -164,8 +165,7 @@ def model_card(name: str, shape: Shape, plan: Plan, card: Provenance) -> str:
             "---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", "",
             f"# {name}", "",
             f"A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its {plan.of} were removed by "
-            f"structured pruning (COMP, [arXiv 2501.15255](https://arxiv.org/abs/2501.15255)), with comp_lib "
-            f"{card.version}.", "",
+            f"structured pruning ({comp}), with comp_lib {card.version}.", "",
             "## What was removed", "",
             *_table(("", "parent", "this model"), removed), "",
             f"Decoder layers dropped (counted from 0 in the parent): {dropped}. "

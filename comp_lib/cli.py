@@ -68,13 +68,15 @@ def prune(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pruned model.")],
     ratio: Annotated[float, typer.Option(help="Part of the parameters to remove, at least.")] = 0.2,
     of: Annotated[str, typer.Option(help="What the ratio refers to: decoder or model.")] = "decoder",
-    method: Annotated[str, typer.Option(help="comp, magnitude, wanda-sp or random.")] = "comp",
+    method: Annotated[
+        str, typer.Option(help="comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random.")
+    ] = "comp",
     layers: Annotated[str, typer.Option(help="Whole layers to drop: a number, or auto.")] = "auto",
     layer_metric: Annotated[str, typer.Option(help="block-influence, loss or greedy.")] = "loss",
     widths: Annotated[str, typer.Option(help="uniform (stock checkpoint) or per-layer.")] = "uniform",
     kv_groups: Annotated[int | None, typer.Option(help="KV groups to keep in each layer (default: all).")] = None,
     recovery: Annotated[
-        str | None, typer.Option(help="least-squares, mask or none (default: least-squares for comp, else none).")
+        str | None, typer.Option(help="least-squares, mask, bias or none (default: what the method's makers do).")
     ] = None,
     target: Annotated[str, typer.Option(help="What least squares aims at: self or dense.")] = "self",
     ridge: Annotated[float, typer.Option(help="Of the solves, relative to the mean energy.")] = 1e-2,
@@ -94,11 +96,11 @@ def prune(
 ) -> None:
     """Prune MODEL and save a smaller one."""
     with refusals():
-        from .prune import Settings
+        from .settings import Settings, default_recovery
 
         settings = Settings(
             ratio=ratio, of=of, method=method, layers=_layers(layers), layer_metric=layer_metric, widths=widths,
-            kv_groups=kv_groups, recovery=recovery or ("least-squares" if method == "comp" else "none"), target=target,
+            kv_groups=kv_groups, recovery=recovery or default_recovery(method), target=target,
             ridge=ridge, multiple=multiple, seed=seed, device=device,
         )  # fmt: skip
         done = _prune(model, out_folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite)
@@ -169,7 +171,8 @@ def _check_length(model, length: int) -> None:
 def _summary(done: dict) -> Table:
     before, after = done["shape"], type(done["shape"]).of(done["pruned"].model)
     report, plan = done["pruned"].report, done["pruned"].plan
-    table = Table("", "dense", "pruned", title=f"COMP: {plan.removed:.1%} of the {plan.of} removed")
+    title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
+    table = Table("", "dense", "pruned", title=title)
     table.add_row("parameters", f"{before.total:,}", f"{after.total:,}")
     table.add_row("of the decoder", f"{before.decoder:,}", f"{after.decoder:,}")
     table.add_row("layers", str(before.layers), str(after.layers))

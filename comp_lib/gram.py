@@ -7,6 +7,8 @@ For y = X W with X (T, n) and W (n, m), the tokens T vanish from every formula o
 Both are sums over tokens, so they are gathered batch by batch, and two halves of a text can be added. Products run in
 the data's own precision, sums in float64: the later inverse needs the digits.
 
+Beside them the plain sum of x is kept, for the mean input that a bias can stand in for.
+
 A row may carry a weight. COMP divides it by the norm of the residual stream behind the layer, so that errors count
 *relative* to what they disturb and one massive-activation token does not rule the fit. (Our derivation.)
 """
@@ -25,20 +27,26 @@ class Gram:
 
     xtx: Tensor  # C (n, n), float64
     xty: Tensor | None  # B (n, m), float64; None: the target is the layer's own output, B = C W
+    x: Tensor  # sum of x (n,), float64, each token once whatever its weight
+    ones: Tensor  # X^T 1 and 1^T 1 with the weights of C, (n + 1,), float64: what the error of a bias needs
     tokens: int = 0
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Gram:
         """Empty sums; with `outputs`, for a target that comes from outside."""
         make = lambda *size: torch.zeros(*size, dtype=torch.float64, device=device)  # noqa: E731
-        return cls(make(inputs, inputs), None if outputs is None else make(inputs, outputs))
+        outside = None if outputs is None else make(inputs, outputs)
+        return cls(make(inputs, inputs), outside, make(inputs), make(inputs + 1))
 
     def add(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> None:
         """Add tokens: x (..., n), target (..., m) if the sums have one, weight (...) per token."""
         x = x.detach().flatten(0, -2).float()  # (T, n)
+        self.x += x.sum(0, dtype=torch.float64)
+        one = x.new_ones(len(x)) if weight is None else weight.reshape(-1)
         if weight is not None:
-            x = x * weight.reshape(-1, 1)
+            x = x * one[:, None]
         self.xtx += x.T @ x
+        self.ones += torch.cat([x.T @ one.to(x), (one @ one)[None]])
         if (target is None) != (self.xty is None):
             raise ValueError("expected a target exactly when the sums were made for one")
         if target is not None:
@@ -49,7 +57,16 @@ class Gram:
     def __add__(self, other: Gram) -> Gram:
         """Sums over both texts."""
         xty = None if self.xty is None else self.xty + other.xty
-        return Gram(self.xtx + other.xtx, xty, self.tokens + other.tokens)
+        return Gram(self.xtx + other.xtx, xty, self.x + other.x, self.ones + other.ones, self.tokens + other.tokens)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean input (n,), each token once."""
+        return self.x / max(self.tokens, 1)
+
+    def bias_energy(self, gap: Tensor, bias: Tensor) -> float:
+        """||X D - 1 b^T||^2 - ||X D||^2 = (1^T 1) b.b - 2 (X^T 1).(D b): gap D (n, m), bias b (m,)."""
+        return float(self.ones[-1] * (bias @ bias) - 2.0 * (self.ones[:-1] @ (gap @ bias)))
 
     def target(self, weight: Tensor) -> Tensor:
         """B = X^T Y* (n, m); for the layer's own output it is C W, with weight W (n, m)."""

@@ -8,13 +8,15 @@ Two planners share one budget arithmetic (`Shape`):
   the paper describe it: important layers keep more.
 
 The budget is a lower bound on what is removed: widths are rounded *down* to a multiple that the hardware likes.
+Planners that choose neurons one by one (`baselines`) take what the uniform plan leaves as their `budget`, so that all
+methods can be compared at the same size. Biases that a recovery adds are parameters too: `biased` plans pay for them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .errors import InputError
@@ -124,6 +126,7 @@ def uniform_plan(
     kv_groups: int | None = None,
     multiple: int = 64,
     parent: str = "",
+    biased: bool = False,
 ) -> Plan:
     """Drop the layers `drop`, keep `kv_groups` KV groups in each other layer, and one neuron width for all of them.
 
@@ -132,8 +135,8 @@ def uniform_plan(
     """
     layers = _staying(shape, drop)
     groups = tuple(_groups(shape, layer, kv_groups) for layer in layers)
-    width = _neurons_for(shape, ratio, of, layers, groups, multiple, lambda factor, i: factor)
-    return _plan(shape, ratio, of, layers, width, groups, parent)
+    width = _neurons_for(shape, ratio, of, layers, groups, multiple, biased, lambda factor, i: factor)
+    return _plan(shape, ratio, of, layers, width, groups, parent, biased)
 
 
 def paper_plan(
@@ -146,6 +149,7 @@ def paper_plan(
     kv_groups: int | None = None,
     multiple: int = 64,
     parent: str = "",
+    biased: bool = False,
 ) -> Plan:
     """Like `uniform_plan`, but a layer loses neurons in inverse proportion to its `importance` (one per parent layer).
 
@@ -159,14 +163,64 @@ def paper_plan(
     floor = max(max(importance) * 1e-3, 1e-12)  # importances are differences: they can be zero or below
     inverse = [1.0 / max(float(importance[layer]), floor) for layer in layers]
     mean = sum(inverse) / len(inverse)
-    width = _neurons_for(shape, ratio, of, layers, groups, multiple, lambda factor, i: factor * inverse[i] / mean)
-    return _plan(shape, ratio, of, layers, width, groups, parent)
+    share = lambda factor, i: factor * inverse[i] / mean  # noqa: E731
+    width = _neurons_for(shape, ratio, of, layers, groups, multiple, biased, share)
+    return _plan(shape, ratio, of, layers, width, groups, parent, biased)
 
 
-def removed(shape: Shape, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], of: str) -> float:
-    """Fraction of the parameters of the decoder or of the whole model that such a plan removes."""
-    left = shape.with_widths(tuple(neurons), tuple(groups))
+def removed(
+    shape: Shape, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], of: str, biased: bool = False
+) -> float:
+    """Fraction of the parameters of the decoder or of the whole model that such a plan removes, less biases added."""
+    left = (shape.with_biases() if biased else shape).with_widths(tuple(neurons), tuple(groups))
     return (shape.decoder - left.decoder) / (shape.decoder if of == "decoder" else shape.total)
+
+
+def layers_needed(shape: Shape, ratio: float, **options) -> int:
+    """The fewest whole layers whose loss leaves the others at least half of their neurons.
+
+    Measured (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping any.
+    """
+    for count in range(shape.layers):
+        last = count + 1 == shape.layers  # one layer is left: whatever it can still give must do
+        try:
+            plan = uniform_plan(shape, ratio, drop=range(count), **options)
+        except InputError:
+            if last:
+                raise
+            continue
+        if last or min(plan.neurons) * 2 >= shape.neurons[-1]:
+            return count
+    raise ValueError("expected a decoder with layers, got none")
+
+
+def budget(shape: Shape, ratio: float, *, layers: int | str = "auto", **options) -> int:
+    """Parameters that stay in the decoder under the uniform plan of these options: the most that any method keeps."""
+    count = layers_needed(shape, ratio, **options) if layers == "auto" else int(layers)
+    plan = uniform_plan(shape, ratio, drop=range(count), **options)
+    return shape.with_widths(plan.neurons, plan.kv_groups).decoder
+
+
+def excess_neurons(shape: Shape, groups: Sequence[int], left: int) -> int:
+    """How many neurons have to go, so that with these KV groups in its layers the decoder has at most `left`."""
+    excess = shape.with_widths(shape.neurons, tuple(groups)).decoder - left
+    return max(0, -(-excess // shape.neuron_parameters))
+
+
+def finished_plan(
+    shape: Shape,
+    ratio: float,
+    of: str,
+    layers: Sequence[int],
+    kept_neurons: Sequence[Sequence[int]],
+    kept_groups: Sequence[Sequence[int]],
+    parent: str = "",
+    biased: bool = False,
+) -> Plan:
+    """The plan that keeps just these neurons and KV groups, one ascending sequence for each of `layers`."""
+    neurons, groups = (tuple(map(len, kept)) for kept in (kept_neurons, kept_groups))
+    plan = _plan(shape, ratio, of, tuple(layers), neurons, groups, parent, biased)
+    return replace(plan, kept_neurons=tuple(map(tuple, kept_neurons)), kept_groups=tuple(map(tuple, kept_groups)))
 
 
 def check_ratio(ratio: float, of: str) -> None:
@@ -194,7 +248,7 @@ def _groups(shape: Shape, layer: int, kv_groups: int | None) -> int:
     return kv_groups
 
 
-def _neurons_for(shape, ratio, of, layers, groups, multiple, share_of) -> tuple[int, ...]:
+def _neurons_for(shape, ratio, of, layers, groups, multiple, biased, share_of) -> tuple[int, ...]:
     """Widths with the least removal that reaches the budget, found by bisection on the common factor.
 
     `share_of(factor, i)` is the share of its neurons that the i-th staying layer loses; it grows with the factor.
@@ -214,7 +268,7 @@ def _neurons_for(shape, ratio, of, layers, groups, multiple, share_of) -> tuple[
         return tuple(kept)
 
     def reached(factor: float) -> float:
-        return removed(shape, layers, widths(factor), groups, of)
+        return removed(shape, layers, widths(factor), groups, of, biased)
 
     low, high = 0.0, 1e4
     if reached(high) < ratio:
@@ -230,8 +284,8 @@ def _neurons_for(shape, ratio, of, layers, groups, multiple, share_of) -> tuple[
     return widths(high)
 
 
-def _plan(shape, ratio, of, layers, neurons, groups, parent) -> Plan:
-    reached = removed(shape, layers, neurons, groups, of)
+def _plan(shape, ratio, of, layers, neurons, groups, parent, biased) -> Plan:
+    reached = removed(shape, layers, neurons, groups, of, biased)
     plan = Plan(parent, shape.layers, layers, neurons, groups, ratio, of, reached)
     plan.check()
     return plan

@@ -16,17 +16,18 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .baselines import PLANNERS
 from .errors import InputError
 from .gram import Gram, contributions, residual_energy, token_weights
 from .importance.layers import layers_to_drop
 from .importance.neurons import Dense, Selection, metric
-from .plan import Plan, paper_plan, uniform_plan
-from .recover import fold_mask, least_squares, only, tune_mask
+from .plan import Plan, layers_needed, paper_plan, uniform_plan
+from .recover import fold_mask, least_squares, mean_bias, only, tune_mask
 from .report import LayerReport, Report, Watch
 from .settings import Settings
 from .shape import Shape
 from .stream import Progress, attention_step, batches, embed, mlp_step, no_progress, rotary, to_device
-from .surgery import keep_layers, shrink_attention, shrink_mlp, spread, update_config
+from .surgery import add_biases, check_biases, keep_layers, shrink_attention, shrink_mlp, spread, update_config
 
 DEFAULTS = Settings()
 IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
@@ -60,9 +61,13 @@ def make_plan(
     model: nn.Module, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> tuple[Plan, tuple[float, ...] | None]:
     """The plan that `settings` ask for, and the layer importance it rests on (None where it needed none)."""
-    shape = Shape.of(model)
-    options = dict(of=settings.of, kv_groups=settings.kv_groups, multiple=settings.multiple, parent=name)
-    count = _layers_needed(shape, settings, options) if settings.layers == "auto" else int(settings.layers)
+    shape, biased = Shape.of(model), settings.recovery == "bias"
+    if biased:
+        check_biases(model)
+    if settings.method in PLANNERS:
+        return PLANNERS[settings.method](model, ids, settings, name, progress), None
+    options = dict(of=settings.of, kv_groups=settings.kv_groups, multiple=settings.multiple, parent=name, biased=biased)
+    count = layers_needed(shape, settings.ratio, **options) if settings.layers == "auto" else int(settings.layers)
     drop, importance = [], None
     if count or settings.widths == "per-layer":
         judged = ids[:IMPORTANCE_SEQUENCES]
@@ -71,24 +76,6 @@ def make_plan(
     if settings.widths == "per-layer":
         return paper_plan(shape, settings.ratio, importance, drop=drop, **options), importance
     return uniform_plan(shape, settings.ratio, drop=drop, **options), importance
-
-
-def _layers_needed(shape: Shape, settings: Settings, options: dict) -> int:
-    """The fewest whole layers whose loss leaves the others at least half of their neurons.
-
-    Measured (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping any.
-    """
-    for count in range(shape.layers):
-        last = count + 1 == shape.layers  # one layer is left: whatever it can still give must do
-        try:
-            plan = uniform_plan(shape, settings.ratio, drop=range(count), **options)
-        except InputError:
-            if last:
-                raise
-            continue
-        if last or min(plan.neurons) * 2 >= shape.neurons[-1]:
-            return count
-    raise ValueError("expected a decoder with layers, got none")
 
 
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
@@ -108,6 +95,7 @@ def prune(
     by one, which halves the memory. A `plan` that only says how much stays leaves the choice to the metric; one that
     names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried out to the letter.
     Raises InputError before any work when the settings or the plan cannot be met.
+    The recovery "bias" adds parameters, which `removed` and the report count.
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
     started, watch = time.perf_counter(), Watch()
@@ -120,7 +108,10 @@ def prune(
     importance = None
     if plan is None:
         plan, importance = make_plan(model, ids, settings, name, progress)
-    _check_plan(plan, before)
+    _check_plan(plan, before, settings)
+    biased = settings.recovery == "bias"
+    if biased:
+        check_biases(model)
     model = model if inplace else share(model)
     generator = torch.Generator().manual_seed(settings.seed)
     device = torch.device(settings.device)
@@ -135,6 +126,8 @@ def prune(
         start = time.perf_counter()
         home = next(model.model.layers[index].parameters()).device
         layer = to_device(model.model.layers[index], device, own=inplace)
+        if biased:
+            add_biases(layer)
         middle = None
         if dense is not None:
             middle = _advance(layer, attend, dense, device)
@@ -169,7 +162,9 @@ def prune(
 
     keep_layers(model, plan.layers)
     update_config(model)
-    plan = replace(plan, kept_neurons=tuple(kept_neurons), kept_groups=tuple(kept_groups))
+    after = Shape.of(model)
+    gone = (before.decoder - after.decoder) / (before.decoder if plan.of == "decoder" else before.total)
+    plan = replace(plan, kept_neurons=tuple(kept_neurons), kept_groups=tuple(kept_groups), removed=gone)
     report = Report(
         settings=asdict(settings),
         tokens=ids.numel(),
@@ -177,14 +172,19 @@ def prune(
         layer_importance=importance,
         seconds=time.perf_counter() - started,
         parameters_before=before.total,
-        parameters_after=Shape.of(model).total,
+        parameters_after=after.total,
     )
     return Pruned(model, plan, report)
 
 
-def _check_plan(plan: Plan, shape: Shape) -> None:
+def _check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
     """Raises InputError unless `plan` can be carried out on a decoder of this shape."""
     plan.check()
+    if settings.method in PLANNERS and (plan.kept_neurons is None or plan.kept_groups is None):
+        raise InputError(
+            f"expected a plan that names what stays, as those of the method {settings.method} do, got one of widths: "
+            "leave the plan out, or choose a method that chooses layer by layer"
+        )
     if plan.parent_layers != shape.layers:
         raise InputError(f"expected a plan for {shape.layers} layers, got one for {plan.parent_layers}: plan anew")
     for name, kept, whole in (("neurons", plan.neurons, shape.neurons), ("KV groups", plan.kv_groups, shape.kv_groups)):
@@ -264,16 +264,19 @@ def _prune_dense(
     found, new_weight = _recover(gram, dense, chosen, inputs, settings)
     watch.look()
     own = residual_energy(gram.xtx, weight, torch.zeros_like(weight))
-    error = residual_energy(gram.xtx, weight, new_weight) / own if own > 0.0 else 0.0
-    (shrink_mlp if which == "mlp" else shrink_attention)(layer, chosen.kept, new_weight)
-    return _Outcome(chosen.kept, error, chosen.condition, *found)
+    error, bias = residual_energy(gram.xtx, weight, new_weight), None
+    if settings.recovery == "bias":
+        bias = mean_bias(gram.mean, weight, inputs)
+        error += gram.bias_energy(weight - new_weight, bias)
+    (shrink_mlp if which == "mlp" else shrink_attention)(layer, chosen.kept, new_weight, bias)
+    return _Outcome(chosen.kept, error / own if own > 0.0 else 0.0, chosen.condition, *found)
 
 
 def _recover(
     gram: Gram, dense: Dense, chosen: Selection, inputs: Tensor, settings: Settings
 ) -> tuple[tuple[float | None, float | None, float | None], Tensor]:
     """(mask mean, mask variance, ridge) and V (n, m) of the recovery that the settings ask for."""
-    if settings.recovery == "none":
+    if settings.recovery in ("none", "bias"):  # a bias leaves the weights alone
         return (None, None, None), only(dense.weight, inputs)
     if settings.recovery == "mask":
         mask = tune_mask(contributions(gram.xtx, dense.weight), inputs, settings.ridge)

@@ -7,8 +7,9 @@
 * Least squares (beyond the paper, same statistics): all weights of the survivors are free,
   V_K = (C_KK + r I)^-1 (B_K + r W_K), r = lambda mean(diag C). With B = C W the target is the layer's own output
   ("self"); with B from outside it is whatever the dense model's residual stream misses at this depth ("dense").
+* Bias (FLAP's, An et al. 2023): what went is replaced by its mean, b = mean(x)_gone W_gone, added to the output.
 
-Both are our derivation, tested against brute force.
+The first two are our derivation; all are tested against brute force.
 """
 
 from __future__ import annotations
@@ -89,3 +90,10 @@ def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, rid
     fitted = torch.zeros_like(weight)
     fitted[kept] = inverse @ (target[kept] + ridge * weight[kept])
     return fitted, ridge
+
+
+def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
+    """b (m,): the mean contribution of the inputs that went; mean (n,), weight: W (n, m), kept (k,)."""
+    gone = mean.clone()
+    gone[kept] = 0.0
+    return gone @ weight

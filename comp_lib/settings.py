@@ -9,8 +9,25 @@ from .importance.layers import LAYER_METRICS
 from .importance.neurons import METRICS
 from .plan import check_ratio
 
-METHODS = ("comp", "magnitude", "wanda-sp", "random")
-RECOVERIES = ("least-squares", "mask", "none")
+# Peers that plan the whole model (see `baselines`), and the settings that this leaves them.
+PEERS = {
+    "llm-pruner": {"layers": ("auto", 0)},
+    "llm-pruner-mixed": {"layers": ("auto", 0)},
+    "flap": {"layers": ("auto", 0), "kv_groups": (None,)},
+    "shortgpt": {
+        "layers": ("auto",),
+        "kv_groups": (None,),
+        "widths": ("uniform",),
+        "recovery": ("least-squares", "mask", "none"),  # no bias: no channel goes whose mean it could be
+    },
+}
+METHODS = ("comp", "magnitude", "wanda-sp", "random", *PEERS)
+RECOVERIES = ("least-squares", "mask", "bias", "none")
+
+
+def default_recovery(method: str) -> str:
+    """What the makers of a method do after the cut (LLM-Pruner fine-tunes, which no method here may)."""
+    return {"comp": "least-squares", "flap": "bias"}.get(method, "none")
 
 
 @dataclass(frozen=True)
@@ -24,7 +41,7 @@ class Settings:
     layer_metric: str = "loss"  # block influence, the paper's, is fooled by some layers; greedy costs a round per layer
     widths: str = "uniform"  # "uniform": stock checkpoint; "per-layer": by layer importance
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
-    recovery: str = "least-squares"  # one of RECOVERIES
+    recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
     target: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
     ridge: float = 1e-2  # relative to the mean energy of an input; "dense" overfits sooner and wants more
     token_weights: bool = True  # divide each token by the norm of its residual stream
@@ -53,6 +70,12 @@ class Settings:
             raise InputError(f"expected layers to be a number or 'auto', got {self.layers!r}: say how many may go")
         if not self.ridge > 0.0:
             raise InputError(f"expected a ridge above 0, got {self.ridge:g}: 0.01 suits the target 'self', 0.1 'dense'")
+        for name, options in PEERS.get(self.method, {}).items():
+            if getattr(self, name) not in options:
+                raise InputError(
+                    f"expected {name} to be {' or '.join(map(str, options))} with the method {self.method}, which "
+                    f"decides the rest by itself, got {getattr(self, name)!r}: leave it out or choose another method"
+                )
 
     @property
     def neuron_metric(self) -> str:

@@ -84,6 +84,17 @@ class Shape:
         """Uniform, and with a number of heads that transformers' LlamaConfig accepts (it must divide `hidden`)."""
         return self.uniform and self.hidden % (self.kv_groups[0] * self.group_heads) == 0
 
+    def with_biases(self) -> Shape:
+        """The same decoder with a bias in each of its dense layers, Llama's `mlp_bias` and `attention_bias`."""
+        shape, head = self, self.head_dim * (2 + self.group_heads)  # rows that a KV group has in k, v and q
+        if shape.neuron_parameters == 3 * self.hidden:
+            fixed = shape.layer_parameters + self.hidden
+            shape = replace(shape, neuron_parameters=shape.neuron_parameters + 2, layer_parameters=fixed)
+        if shape.group_parameters == self.head_dim * (2 + 2 * self.group_heads) * self.hidden:
+            fixed = shape.layer_parameters + self.hidden
+            shape = replace(shape, group_parameters=shape.group_parameters + head, layer_parameters=fixed)
+        return shape
+
     def with_widths(self, neurons: tuple[int, ...], kv_groups: tuple[int, ...]) -> Shape:
         """The same decoder with other widths, one entry for each layer that stays."""
         return replace(self, neurons=tuple(neurons), kv_groups=tuple(kv_groups))

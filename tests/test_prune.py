@@ -281,14 +281,14 @@ def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
     settings = replace(SMALL, method="wanda-sp", ridge=1e-3)
     reports = {
         recovery: prune(parent, ids, replace(settings, recovery=recovery), plan=plan).report.layers[layer]
-        for recovery in RECOVERIES
+        for recovery in ("least-squares", "mask", "none")
     }
     assert reports["least-squares"].attention_error < reports["mask"].attention_error < reports["none"].attention_error
     # the MLP behind a repaired attention sees other inputs: compare it alone
     plan = replace(plan, kv_groups=(2, 2, 2))
     errors = {
         recovery: prune(parent, ids, replace(settings, recovery=recovery), plan=plan).report.layers[layer].error
-        for recovery in RECOVERIES
+        for recovery in ("least-squares", "mask", "none")
     }
     assert 0.0 < errors["least-squares"] < errors["mask"] < errors["none"]
 
@@ -402,7 +402,7 @@ def test_layers_that_do_nothing_break_no_recovery(part, recovery):
 
 
 @pytest.mark.parametrize("recovery", RECOVERIES)
-@pytest.mark.parametrize("method", [*METHODS, *METRICS])
+@pytest.mark.parametrize("method", dict.fromkeys(("comp", *METRICS)))  # the peers that plan: test_baselines
 def test_every_method_runs_with_every_recovery(method, recovery):
     done = prune(build(), tokens(2, 16), replace(SMALL, method=method, recovery=recovery, kv_groups=1))
     assert done.plan.removed >= 0.25
@@ -411,7 +411,7 @@ def test_every_method_runs_with_every_recovery(method, recovery):
         assert (entry.condition_median is not None) == (entry.condition_max is not None) == knows
         assert not knows or 1.0 <= entry.condition_median <= entry.condition_max
         assert (entry.mask_mean is not None) == (entry.mask_variance is not None) == (recovery == "mask")
-        assert (entry.ridge is not None) == (recovery != "none")
+        assert (entry.ridge is not None) == (recovery in ("least-squares", "mask"))
         assert entry.error > 0.0 and entry.attention_error > 0.0
 
 

@@ -1,0 +1,43 @@
+"""The methods that COMP is compared with, and where each of them lives.
+
+| method | source | where |
+|---|---|---|
+| llm-pruner, llm-pruner-mixed | LLM-Pruner, Ma et al. 2023, arXiv 2305.11627 | `llm_pruner` |
+| flap | FLAP, An et al. 2023, arXiv 2312.11983 | `flap`; its bias compensation is the recovery "bias" |
+| shortgpt | ShortGPT, Men et al. 2024, arXiv 2403.03853 | `shortgpt` |
+| wanda-sp | Wanda, Sun et al. 2023, arXiv 2306.11695, made structured by An et al. | `importance.neurons.wanda` |
+| magnitude | the norm of all weights that go together | `importance.neurons.magnitude` |
+| random | the floor | `importance.neurons.random` |
+
+Written from the papers' formulas, and held against what the public code does; where the two differ, the module says
+which is followed. The last three judge one dense layer at a time, so they are neuron metrics. The others look at the
+whole model and are *planners*: they return a finished plan, which `prune` carries out to the letter with any recovery.
+All remove as many parameters as a uniform plan would at the same settings (`plan.budget`); whole layers are coarser.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from ..plan import Plan
+from ..settings import Settings
+from ..stream import Progress, no_progress
+from . import flap, llm_pruner, shortgpt
+
+
+class Planner(Protocol):
+    """Chooses what stays of `model`, judged on the tokens ids (S, L). Raises InputError for what it cannot reach."""
+
+    def __call__(
+        self, model: nn.Module, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+    ) -> Plan: ...
+
+
+PLANNERS: dict[str, Planner] = {
+    "llm-pruner": llm_pruner.plan,
+    "llm-pruner-mixed": llm_pruner.plan,
+    "flap": flap.plan,
+    "shortgpt": shortgpt.plan,
+}

@@ -1,0 +1,108 @@
+"""FLAP (An et al. 2023): what hardly fluctuates can be replaced by its mean.
+
+For a dense layer y = W x, input channel j is worth the error that remains when its mean takes its place,
+
+    WIFV_j = var_t(x_j) ||W_:j||^2                      "weighted input feature variance"
+
+measured on the dense model. To compare layers, scores are standardised over the channels of each layer and module
+kind (mean 0, deviation 1); a KV group's is the mean over its channels of o_proj. All neurons and KV groups of all
+layers stand in one ranking, whose tail goes: widths and heads adapt to the layers. The mean of what went, times its
+weights, becomes a bias: the recovery "bias" (`recover.mean_bias`), whose parameters the budget pays for.
+
+The public code squares the scores of o_proj before it standardises them, which the paper does not; we follow the
+paper. Its running variance differs from the exact one by a factor that standardising takes out, but for the first
+sequence, which it leaves out. The best neuron and the best KV group of each layer always stay (there, a layer may lose
+all).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..plan import Plan, budget, finished_plan
+from ..settings import Settings
+from ..shape import Shape
+from ..stream import Progress, attention_step, batches, embed, mlp_step, no_progress, rotary, to_device
+
+
+def plan(model: nn.Module, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
+    """What stays by standardised WIFV on ids (S, L). Raises InputError when the ratio is out of reach."""
+    shape, biased = Shape.of(model), settings.recovery == "bias"
+    left = budget(shape, settings.ratio, layers=settings.layers, of=settings.of, multiple=settings.multiple)
+    found = fluctuations(model, ids, settings.device, progress)
+    scores = [], []  # of the neurons and of the KV groups of each layer
+    for groups, (attention, mlp) in zip(shape.kv_groups, found, strict=True):
+        scores[0].append(standardised(mlp))
+        scores[1].append(standardised(attention).reshape(groups, -1).mean(1))
+    kept = _keep(scores, shape.with_biases() if biased else shape, left)
+    if kept is None:
+        raise InputError(
+            f"expected a ratio that leaves each layer a neuron and a KV group, got {settings.ratio:g} of the "
+            f"{settings.of}: ask for less"
+        )
+    return finished_plan(shape, settings.ratio, settings.of, range(shape.layers), *kept, name, biased)
+
+
+@torch.no_grad()
+def fluctuations(
+    model: nn.Module, ids: Tensor, device: torch.device | str = "cpu", progress: Progress = no_progress
+) -> list[tuple[Tensor, Tensor]]:
+    """WIFV of the inputs of o_proj (r g k,) and of down_proj (n,) in each layer, float64, for ids (S, L)."""
+    hidden = embed(model, ids)
+    attend = partial(attention_step, rope=rotary(model, ids.shape[1], device, hidden.dtype))
+    found = []
+    for index, home in enumerate(model.model.layers):
+        layer = to_device(home, device)
+        both = []
+        for step, linear in ((attend, layer.self_attn.o_proj), (mlp_step, layer.mlp.down_proj)):
+            out, moments = torch.empty_like(hidden), torch.zeros(2, linear.in_features, dtype=torch.float64)
+            for rows in batches(*ids.shape):
+                out[rows], x = step(layer, hidden[rows].to(device))
+                x = x.flatten(0, -2).double()
+                moments += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
+            hidden = out
+            total, squares = moments
+            variance = (squares - total.square() / ids.numel()).clamp_min(0.0) / max(ids.numel() - 1, 1)
+            both.append(variance * linear.weight.double().square().sum(0).cpu())
+        found.append(tuple(both))
+        progress("fluctuations", index + 1, len(model.model.layers))
+    return found
+
+
+def standardised(scores: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 (n,); zeros where all scores are equal."""
+    centred = scores - scores.mean()
+    deviation = centred.square().sum().div(max(len(scores) - 1, 1)).sqrt()
+    return centred / deviation if deviation > 0.0 else centred
+
+
+def _keep(scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int) -> tuple[list, list] | None:
+    """Ascending indices of the neurons and KV groups that stay in each layer; None when the budget is out of reach.
+
+    The ranking is followed from its tail; a KV group that would remove more than is still asked for stays, so that the
+    decoder ends less than one neuron below `left`.
+    """
+    costs = shape.neuron_parameters, shape.group_parameters
+    gone = [[set() for _ in kind] for kind in scores]
+    units = []
+    for kind, layers in enumerate(scores):
+        for layer, values in enumerate(layers):
+            best = int(values.argmax())
+            units += [(value, kind, layer, unit) for unit, value in enumerate(values.tolist()) if unit != best]
+    excess = shape.decoder - left
+    for _, kind, layer, unit in sorted(units):
+        if excess <= 0:
+            break
+        if costs[kind] < excess + costs[0]:
+            gone[kind][layer].add(unit)
+            excess -= costs[kind]
+    if excess > 0:
+        return None
+    return tuple(
+        [[unit for unit in range(len(values)) if unit not in out] for values, out in zip(*both, strict=True)]
+        for both in zip(scores, gone, strict=True)
+    )

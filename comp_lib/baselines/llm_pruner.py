@@ -1,0 +1,168 @@
+"""LLM-Pruner (Ma et al. 2023): Taylor importance of coupled weights, from the gradient of the language-model loss.
+
+The loss L is the mean next-token loss of the calibration tokens, g its gradient. A weight w is worth
+
+    llm-pruner         |w g|                            "param_first", the default of its LLaMA scripts
+    llm-pruner-mixed   |w g - w^2 F / 2|                "param_mix"
+
+F is the diagonal of the Fisher information: the mean, over *sequences*, of the squared gradient of one sequence's mean
+loss. A coupled group is worth the sum over its weights: of an MLP neuron, its rows of gate_proj and up_proj and its
+column of down_proj; of a KV group, its rows of k_proj and v_proj, the rows of q_proj of its query heads and their
+columns of o_proj.
+(The public code folds q and o onto k by the index modulo their size, which under grouped-query attention is not the
+heads that read this KV head; we sum what really goes. Biases do not count, there as here.)
+
+Each layer is ranked by itself, and all lose the same share, but the first 4 and the last 2 of 32 lose nothing. KV
+groups lose that share rounded down, as in the public code; neurons make up the difference. No fine-tuning follows.
+
+What it costs: the gradients of all weights that may go, beside the whole model on one device (`Settings.device`, where
+one layer at a time computes, is not used); one sequence at a time passes, so that no other graph exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..importance.neurons import top
+from ..plan import Plan, budget, excess_neurons, finished_plan
+from ..settings import Settings
+from ..shape import Shape
+from ..stream import Progress, no_progress
+
+MLP = ("gate_proj", "up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def plan(model: nn.Module, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
+    """What stays by Taylor importance on ids (S, L). Raises InputError when the ratio is out of reach."""
+    shape = Shape.of(model)
+    widths = _widths(shape, settings)
+    mixed = settings.method == "llm-pruner-mixed"
+    scores = taylor_scores(model, ids, unprotected(shape.layers), mixed, progress)
+    kept = [[range(width) for width in whole] for whole in (shape.neurons, shape.kv_groups)]
+    for layer, both in scores.items():
+        for chosen, score, width in zip(kept, both, (widths[0][layer], widths[1][layer]), strict=True):
+            chosen[layer] = top(score, width).kept.tolist()
+    biased = settings.recovery == "bias"
+    return finished_plan(shape, settings.ratio, settings.of, range(shape.layers), *kept, name, biased)
+
+
+def unprotected(layers: int) -> range:
+    """Layers that may be pruned: not the first 4 and the last 2 of 32; of fewer layers the same parts, rounded."""
+    return range(min(4, (layers + 4) // 8), layers - min(2, (layers + 8) // 16))
+
+
+def _widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
+    """Neurons and KV groups that each layer keeps under the common budget."""
+    left = budget(
+        shape, settings.ratio, layers=settings.layers, of=settings.of, kv_groups=settings.kv_groups,
+        multiple=settings.multiple,
+    )  # fmt: skip
+    pays = shape.with_biases() if settings.recovery == "bias" else shape
+    layers, neurons, groups = unprotected(shape.layers), list(shape.neurons), list(shape.kv_groups)
+    prunable = sum(shape.layer(layer) - shape.layer_parameters for layer in layers)
+    share = (pays.decoder - left) / prunable
+    for layer in layers:
+        whole = groups[layer]
+        groups[layer] = settings.kv_groups or max(1, whole - int(share * whole))
+    excess = excess_neurons(pays, groups, left)
+    removable = sum(neurons[layer] - 1 for layer in layers)
+    if excess > removable:
+        raise InputError(
+            f"expected a ratio that {settings.method} can reach in the {len(layers)} layers that it does not protect, "
+            f"got {settings.ratio:g} of the {settings.of}: ask for less or choose another method"
+        )
+    for layer, gone in zip(layers, _spread(excess, [neurons[layer] - 1 for layer in layers]), strict=True):
+        neurons[layer] -= gone
+    return neurons, groups
+
+
+def _spread(count: int, sizes: Sequence[int]) -> list[int]:
+    """`count` in parts proportional to `sizes`, whole numbers that differ by rounding only and sum to it exactly."""
+    whole, seen, parts = max(1, sum(sizes)), 0, []
+    for size in sizes:
+        before = seen * count // whole
+        seen += size
+        parts.append(seen * count // whole - before)
+    return parts
+
+
+def taylor_scores(
+    model: nn.Module, ids: Tensor, layers: Sequence[int], mixed: bool = False, progress: Progress = no_progress
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Importance of the neurons (n,) and KV groups (g,) of each of `layers`, for ids (S, L).
+
+    Gradients are summed in float32 at least. The model is left as it was, its gradients included.
+    Raises InputError for sequences of one token, which predict nothing.
+    """
+    if ids.shape[1] < 2:
+        raise InputError(f"expected sequences of at least 2 tokens for a loss, got {ids.shape[1]}: give longer ones")
+    weights = [weight for layer in layers for weight in _weights(model.model.layers[layer]).values()]
+    first = {weight: torch.zeros_like(weight, dtype=_precision(weight)) for weight in weights}
+    second = {weight: torch.zeros_like(total) for weight, total in first.items()} if mixed else {}
+
+    def take(weight: Tensor) -> None:
+        """Move one sequence's gradient into the sums as soon as it is there."""
+        gradient = weight.grad.to(first[weight].dtype)
+        first[weight].add_(gradient, alpha=1 / len(ids))
+        if mixed:
+            second[weight].addcmul_(gradient, gradient, value=1 / len(ids))
+        weight.grad = None
+
+    with _gradients_of(model, weights, take):
+        for done, row in enumerate(ids.to(model.model.embed_tokens.weight.device)):
+            logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
+            nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device)).backward()
+            progress("gradients", done + 1, len(ids))
+
+    def salience(weight: Tensor) -> Tensor:
+        value, found = weight.detach(), first.pop(weight)
+        found = found * value
+        return (found - 0.5 * value.square() * second.pop(weight) if mixed else found).abs()
+
+    return {layer: _groups(model.model.layers[layer], salience) for layer in layers}
+
+
+def _groups(layer: nn.Module, salience) -> tuple[Tensor, Tensor]:
+    """Sums of |salience| over the coupled groups of a layer: neurons (n,), KV groups (g,)."""
+    found = {name: salience(weight) for name, weight in _weights(layer).items()}
+    neurons = found["gate_proj"].sum(1) + found["up_proj"].sum(1) + found["down_proj"].sum(0)
+    owned = (found["q_proj"].sum(1), found["k_proj"].sum(1), found["v_proj"].sum(1), found["o_proj"].sum(0))
+    groups = len(owned[1]) // layer.self_attn.head_dim
+    return neurons, sum(part.reshape(groups, -1).sum(1) for part in owned)
+
+
+def _weights(layer: nn.Module) -> dict[str, nn.Parameter]:
+    parts = {name: getattr(layer.mlp, name) for name in MLP}
+    parts |= {name: getattr(layer.self_attn, name) for name in ATTENTION}
+    return {name: linear.weight for name, linear in parts.items()}
+
+
+def _precision(weight: Tensor) -> torch.dtype:
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+@contextmanager
+def _gradients_of(model: nn.Module, weights: Sequence[nn.Parameter], take) -> Iterator[None]:
+    """Inside, only `weights` get gradients, each handed to `take` when complete. Afterwards all is as before."""
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    hooks = []
+    try:
+        for parameter, _, _ in before:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for weight in weights:
+            hooks.append(weight.requires_grad_(True).register_post_accumulate_grad_hook(take))
+        with torch.enable_grad():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter, wanted, gradient in before:
+            parameter.requires_grad_(wanted)
+            parameter.grad = gradient

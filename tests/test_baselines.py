@@ -1,0 +1,480 @@
+"""The peers against brute force: gradients by hand-written loops, variances in full, budgets to the parameter."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+from variants import build, tokens
+
+from comp_lib.baselines import PLANNERS, flap, llm_pruner
+from comp_lib.checkpoint import Provenance, save_checkpoint
+from comp_lib.errors import InputError
+from comp_lib.importance.layers import block_influence
+from comp_lib.importance.neurons import METRICS
+from comp_lib.models import load_model
+from comp_lib.plan import budget, excess_neurons, removed, uniform_plan
+from comp_lib.prune import make_plan, prune
+from comp_lib.settings import METHODS, PEERS, RECOVERIES, Settings, default_recovery
+from comp_lib.shape import Shape
+
+DEEP = {"num_hidden_layers": 8}  # the first and the last are protected
+
+
+def peer(method: str, **changes) -> Settings:
+    return Settings(**{"method": method, "recovery": default_recovery(method), "multiple": 4, **changes})
+
+
+@torch.no_grad()
+def logits(model, ids):
+    return model(ids).logits
+
+
+def count(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def inputs_of(model, ids, layer: int, name: str) -> torch.Tensor:
+    """What the dense layer `name` of a layer reads: (T, n), by a hook."""
+    seen = []
+    handle = model.model.layers[layer].get_submodule(name).register_forward_hook(lambda m, x, y: seen.append(x[0]))
+    logits(model, ids)
+    handle.remove()
+    return torch.cat(seen).flatten(0, 1)
+
+
+# LLM-Pruner
+
+
+def gradients(model, ids) -> dict[str, torch.Tensor]:
+    """Gradient of transformers' own loss for each parameter."""
+    model = copy.deepcopy(model)
+    model.zero_grad()
+    model(ids, labels=ids).loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def taylor_by_hand(model, ids, mixed: bool) -> list[tuple[list[float], list[float]]]:
+    """Importance of each neuron and KV group of each layer, weight by weight of what surgery would cut."""
+    whole, each = gradients(model, ids), [gradients(model, row[None]) for row in ids]
+    shape, found = Shape.of(model), []
+    k, r = shape.head_dim, shape.group_heads
+
+    def worth(layer: int, name: str, where) -> float:
+        name = f"model.layers.{layer}.{name}.weight"
+        w = model.get_parameter(name).detach()[where]
+        estimate = w * whole[name][where]
+        if mixed:
+            fisher = sum(sample[name][where] ** 2 for sample in each) / len(each)
+            estimate = estimate - 0.5 * w * fisher * w
+        return float(estimate.abs().sum())
+
+    for layer in range(shape.layers):
+        neurons = [
+            worth(layer, "mlp.gate_proj", i) + worth(layer, "mlp.up_proj", i)
+            + worth(layer, "mlp.down_proj", (slice(None), i)) for i in range(shape.neurons[layer])
+        ]  # fmt: skip
+        groups = []
+        for g in range(shape.kv_groups[layer]):
+            score = 0.0
+            for row in range(g * k, (g + 1) * k):
+                score += worth(layer, "self_attn.k_proj", row) + worth(layer, "self_attn.v_proj", row)
+            for head in range(g * r, (g + 1) * r):  # the query heads that read KV head g
+                for row in range(head * k, (head + 1) * k):
+                    score += worth(layer, "self_attn.q_proj", row)
+                    score += worth(layer, "self_attn.o_proj", (slice(None), row))
+            groups.append(score)
+        found.append((neurons, groups))
+    return found
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", ["gqa", "mha", "mqa", "all-at-once", "qwen2"])
+def test_taylor_scores_are_those_of_the_weights_that_go(name, mixed):
+    model, ids = build(name, dtype=torch.float64), tokens(3, 12)
+    found = llm_pruner.taylor_scores(model, ids, range(3), mixed)
+    for layer, want in enumerate(taylor_by_hand(model, ids, mixed)):
+        for got, scores in zip(found[layer], want, strict=True):
+            torch.testing.assert_close(got, torch.tensor(scores, dtype=torch.float64), rtol=1e-6, atol=1e-12)
+    assert not torch.allclose(found[0][0], llm_pruner.taylor_scores(model, ids, range(3), not mixed)[0][0])
+
+
+def test_llm_pruner_keeps_the_best_of_each_layer_by_itself():
+    model, ids = build(**DEEP, dtype=torch.float64), tokens()
+    plan, _ = make_plan(model, ids, peer("llm-pruner", ratio=0.4))
+    for layer, (neurons, groups) in enumerate(taylor_by_hand(model, ids, mixed=False)):
+        if 0 < layer < 7:
+            best = sorted(range(48), key=lambda i: -neurons[i])[: plan.neurons[layer]]
+            assert plan.kept_neurons[layer] == tuple(sorted(best)) and plan.neurons[layer] < 48
+            assert plan.kept_groups[layer] == (max(range(2), key=lambda g: groups[g]),)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.4])
+@pytest.mark.parametrize("method", ["llm-pruner", "llm-pruner-mixed"])
+def test_protected_layers_stay_as_they_are(method, ratio):
+    model = build(**DEEP)
+    done = prune(model, tokens(), peer(method, ratio=ratio))
+    for layer in (0, 7):
+        before, after = (m.model.layers[layer].state_dict() for m in (model, done.model))
+        assert all(torch.equal(after[key], before[key]) for key in before)
+    middle = done.plan.neurons[1:7]
+    assert max(middle) < 48 and max(middle) - min(middle) <= 1, "one ratio for all that may go"
+    assert len(set(done.plan.kv_groups[1:7])) == 1
+
+
+def test_which_layers_are_protected():
+    assert [llm_pruner.unprotected(n) for n in (32, 30, 40)] == [range(4, 30), range(4, 28), range(4, 38)]
+    for layers in range(1, 100):
+        assert len(llm_pruner.unprotected(layers)) > 0
+        assert llm_pruner.unprotected(layers).start <= 4 and layers - llm_pruner.unprotected(layers).stop <= 2
+
+
+def test_uniform_1120_of_1536_in_30_layers_is_520_of_each_unprotected_one():
+    """The widths of SmolLM2-135M, where a quarter of 3 KV groups rounds to none."""
+    shape = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 1728, 294912, 1152, 28311552 + 576)
+    neurons, groups = llm_pruner._widths(shape, Settings(method="llm-pruner"))
+    assert uniform_plan(shape, 0.2).neurons == (1088,) * 30, "so many at multiples of 64"
+    neurons, groups = llm_pruner._widths(shape, Settings(method="llm-pruner", multiple=32))
+    assert uniform_plan(shape, 0.2, multiple=32).neurons == (1120,) * 30
+    assert neurons == [1536] * 4 + [1536 - 520] * 24 + [1536] * 2 and groups == [3] * 30
+    neurons, groups = llm_pruner._widths(shape, Settings(method="llm-pruner", multiple=32, ratio=0.3))
+    assert groups == [3] * 4 + [2] * 24 + [3] * 2, "three eighths of 3 is one group"
+
+
+def test_gradients_leave_the_model_as_it_was():
+    model, ids = build(), tokens()
+    model.model.norm.requires_grad_(False)
+    mark = model.model.layers[1].mlp.up_proj.weight.grad = torch.ones(48, 32)
+    before = {name: (p.requires_grad, p.grad, p.detach().clone()) for name, p in model.named_parameters()}
+    with torch.no_grad():  # as `prune` calls it
+        llm_pruner.taylor_scores(model, ids, [1])
+    for name, parameter in model.named_parameters():
+        wanted, gradient, value = before[name]
+        assert parameter.requires_grad == wanted and parameter.grad is gradient and torch.equal(parameter, value)
+    assert torch.equal(mark, torch.ones(48, 32))
+    assert not model.model.layers[1].mlp.up_proj.weight._post_accumulate_grad_hooks
+
+
+def test_one_sequence_at_a_time_has_a_graph(monkeypatch):
+    model, seen = build(), []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: seen.append(given["input_ids"].shape) or forward(**given))
+    llm_pruner.taylor_scores(model, tokens(5, 12), range(3))
+    assert seen == [(1, 12)] * 5
+
+
+def test_half_precision_sums_in_single():
+    model, ids = build(dtype=torch.bfloat16), tokens(32)
+    got = llm_pruner.taylor_scores(model, ids, [1])[1][0]
+    want = llm_pruner.taylor_scores(build().to(torch.bfloat16).float(), ids, [1])[1][0]
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want, rtol=0.1, atol=0.0)
+
+
+# FLAP
+
+
+def wifv_by_hand(model, ids, layer: int, name: str) -> torch.Tensor:
+    x = inputs_of(model, ids, layer, name).double()
+    weight = model.model.layers[layer].get_submodule(name).weight.detach().double()
+    mean = sum(x) / len(x)
+    return sum((row - mean) ** 2 for row in x) / (len(x) - 1) * torch.stack([w.norm() ** 2 for w in weight.T])
+
+
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
+def test_wifv_is_the_variance_times_the_squared_norm(name):
+    model, ids = build(name), tokens(3, 12)
+    for layer, (attention, mlp) in enumerate(flap.fluctuations(model, ids)):
+        for got, part in ((attention, "self_attn.o_proj"), (mlp, "mlp.down_proj")):
+            torch.testing.assert_close(got, wifv_by_hand(model, ids, layer, part), rtol=1e-4, atol=1e-9)
+
+
+def test_flap_ranks_all_layers_together_until_the_budget_is_met():
+    model, ids = build(**DEEP), tokens()
+    settings = peer("flap", ratio=0.4, recovery="none")
+    plan, _ = make_plan(model, ids, settings)
+    shape = Shape.of(model)
+    units = []
+    for layer in range(8):
+        attention, mlp = (wifv_by_hand(model, ids, layer, part) for part in ("self_attn.o_proj", "mlp.down_proj"))
+        attention, mlp = ((s - s.mean()) / s.std() for s in (attention, mlp))
+        units += [(float(s), "neuron", layer, i) for i, s in enumerate(mlp)]
+        units += [(float(s.mean()), "group", layer, i) for i, s in enumerate(attention.view(2, 16))]
+    best = {max(u for u in units if u[1:3] == (kind, layer)) for kind in ("neuron", "group") for layer in range(8)}
+    kept, cost = set(units), {"neuron": shape.neuron_parameters, "group": shape.group_parameters}
+    left = uniform_left(model, settings, ids)
+    for unit in sorted(units):
+        size = sum(cost[kind] for _, kind, _, _ in kept) + 8 * shape.layer_parameters
+        if size > left and unit not in best and size - cost[unit[1]] > left - cost["neuron"]:
+            kept.remove(unit)
+    for layer in range(8):
+        want = [tuple(sorted(u[3] for u in kept if u[1:3] == (kind, layer))) for kind in ("neuron", "group")]
+        assert [plan.kept_neurons[layer], plan.kept_groups[layer]] == want
+    assert len(set(plan.neurons)) > 1 and len(set(plan.kv_groups)) > 1, "both adapt"
+
+
+def test_standardised_scores():
+    scores = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    torch.testing.assert_close(flap.standardised(scores), (scores - 3.0) / 7.0**0.5)
+    assert torch.equal(flap.standardised(torch.full((4,), 2.0)), torch.zeros(4))
+
+
+@pytest.mark.parametrize("token_weights", [True, False])
+@pytest.mark.parametrize("name", ["gqa", "mlp-bias", "attention-bias", "all-at-once"])
+def test_the_bias_is_the_mean_of_what_went(name, token_weights):
+    model, ids = build(name, num_hidden_layers=1), tokens()
+    settings = peer("wanda-sp", recovery="bias", token_weights=token_weights)
+    done = prune(model, ids, settings, plan=uniform_plan(Shape.of(model), 0.4, kv_groups=1, multiple=4))
+    assert done.plan.neurons[0] < 48 and done.plan.kv_groups == (1,)
+    masked = copy.deepcopy(model)  # the dense layer, what goes replaced by its mean over the tokens
+    for part, kept, size in (("self_attn.o_proj", done.plan.kept_groups[0], Shape.of(model).head_dim * 2),
+                             ("mlp.down_proj", done.plan.kept_neurons[0], 1)):  # fmt: skip
+        mean = inputs_of(masked, ids, 0, part).mean(0)
+        gone = [i for i in range(len(mean)) if i // size not in kept]
+
+        def fixed(module, given, mean=mean, gone=gone):
+            x = given[0].clone()
+            x[..., gone] = mean[gone]
+            return (x,)
+
+        masked.model.layers[0].get_submodule(part).register_forward_pre_hook(fixed)
+    torch.testing.assert_close(logits(done.model, ids), logits(masked, ids), rtol=1e-4, atol=1e-4)
+    without = prune(model, ids, replace(settings, recovery="none"), plan=done.plan)
+    assert not torch.allclose(logits(without.model, ids), logits(masked, ids), atol=1e-2)
+
+
+@pytest.mark.parametrize("token_weights", [True, False])
+def test_the_reported_error_knows_the_bias(token_weights):
+    model, ids = build("mlp-bias"), tokens()
+    plan = replace(uniform_plan(Shape.of(model), 0.2, multiple=4), kv_groups=(2, 1, 2))
+    settings = Settings(method="wanda-sp", recovery="bias", token_weights=token_weights)
+    done = prune(model, ids, settings, plan=plan)
+    # the inputs of layer 0's MLP are the dense model's: no KV group goes before it
+    x = inputs_of(model, ids, 0, "mlp.down_proj").double()
+    w = model.model.layers[0].mlp.down_proj.weight.detach().double().T
+    kept = list(done.plan.kept_neurons[0])
+    gone = [i for i in range(48) if i not in kept]
+    weights = torch.ones(len(x), 1)
+    if token_weights:
+        after = model.model(ids, output_hidden_states=True).hidden_states[1].detach()
+        weights = 1 / after.flatten(0, 1).norm(dim=-1, keepdim=True)
+    gap = (x[:, gone] - x[:, gone].mean(0)) @ w[gone] * weights
+    assert done.report.layers[0].error == pytest.approx(
+        float(gap.square().sum() / (x @ w * weights).square().sum()), rel=1e-4
+    )
+    assert done.report.layers[1].attention_error > 0.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bias_is_better_than_nothing_where_it_is_fitted(seed):
+    model, ids = build(seed=seed), tokens(seed=seed)
+    plan = uniform_plan(Shape.of(model), 0.3, multiple=4)
+    errors = [
+        prune(model, ids, Settings(method="random", recovery=r, token_weights=False), plan=plan).report.layers[0].error
+        for r in ("bias", "none")
+    ]
+    assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("method", ["flap", "wanda-sp"])
+@pytest.mark.parametrize("name", ["gqa", "tied", "mlp-bias", "head-dim"])
+def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer):
+    parent, ids = build(name), tokens()
+    before = copy.deepcopy(parent)
+    done = prune(copy.deepcopy(parent) if inplace else parent, ids, peer(method, recovery="bias"), inplace=inplace)
+    card = Provenance("parent", Shape.of(parent), None, "text", method, "bias", "0")
+    save_checkpoint(tmp_path / "m", done.model, tokenizer, done.plan, card)
+    want, shape = logits(done.model, ids), Shape.of(done.model)
+    for model in (load_model(tmp_path / "m")[0], AutoModelForCausalLM.from_pretrained(tmp_path / "m")):
+        assert model.config.model_type == ("llama" if method == "wanda-sp" else "comp_llama")
+        assert model.config.mlp_bias and model.config.attention_bias
+        assert torch.equal(logits(model, ids), want)
+        assert Shape.of(model) == shape and shape.total == model.num_parameters() == done.report.parameters_after
+        again = prune(model, ids, Settings(method="wanda-sp", recovery="none", multiple=4))  # a child is a parent too
+        assert count(again.model) == again.report.parameters_after < shape.total
+    decoder = count(parent.model.layers)
+    assert done.plan.removed == (decoder - count(done.model.model.layers)) / decoder >= 0.2
+    assert all(torch.equal(a, b) for a, b in zip(parent.parameters(), before.parameters(), strict=True))
+    assert parent.config.to_dict() == before.config.to_dict()
+
+
+@pytest.mark.parametrize("name", ["gqa", "mha", "mqa", "mlp-bias", "attention-bias", "all-at-once", "tied", "head-dim"])
+def test_shape_with_biases_is_that_of_the_biased_model(name):
+    model = build(name)
+    whole = Shape.of(model)
+    done = prune(model, tokens(), peer("flap", ratio=0.3))
+    want = whole.with_biases().with_widths(done.plan.neurons, done.plan.kv_groups)
+    assert Shape.of(done.model) == want == want.with_biases() and want.total == count(done.model)
+    assert done.report.parameters_before == whole.total
+
+
+# ShortGPT
+
+
+def test_shortgpt_drops_the_fewest_layers_of_least_block_influence():
+    model, ids = build(**DEEP), tokens()
+    influence = block_influence(model, ids)
+    for ratio, gone in ((0.1, 1), (0.125, 1), (0.126, 2), (0.5, 4), (0.87, 7)):
+        done = prune(model, ids, peer("shortgpt", ratio=ratio))
+        assert done.plan.dropped == tuple(sorted(influence.argsort()[:gone].tolist()))
+        assert done.plan.removed == gone / 8 and set(done.plan.neurons) == {48}
+        assert done.model.num_parameters() == done.report.parameters_after
+    with pytest.raises(InputError, match="ratio that whole layers can reach, got 0.9 .* 8 layers"):
+        prune(model, ids, peer("shortgpt", ratio=0.9))
+
+
+# what all have in common
+
+
+def uniform_left(model, settings, ids) -> int:
+    """Parameters of the decoder that a method without a plan of its own leaves."""
+    plan, _ = make_plan(model, ids, replace(settings, method="wanda-sp", recovery="none"))
+    return Shape.of(model).with_widths(plan.neurons, plan.kv_groups).decoder
+
+
+@pytest.mark.parametrize("name", ["gqa", "all-at-once"])
+@pytest.mark.parametrize("of", ["decoder", "model"])
+@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.2, 0.3, 0.4])
+def test_budgets_are_equal_to_the_parameter(name, of, ratio):
+    model = build(name, **DEEP, vocab_size=64)
+    ids = tokens() % 64
+    left = uniform_left(model, peer("wanda-sp", ratio=ratio, of=of), ids)
+    for method, recovery in (("llm-pruner", "none"), ("llm-pruner", "bias"), ("flap", "none"), ("flap", "bias")):
+        done = prune(model, ids, peer(method, ratio=ratio, of=of, recovery=recovery))
+        decoder, neuron = count(done.model.model.layers), Shape.of(done.model).neuron_parameters
+        assert left - neuron < decoder <= left
+        whole = count(model.model.layers) if of == "decoder" else model.num_parameters()
+        assert done.plan.removed == (count(model.model.layers) - decoder) / whole >= ratio
+        assert done.model.num_parameters() == done.report.parameters_after
+
+
+@pytest.mark.parametrize("kv_groups", [1, 2])
+def test_llm_pruner_takes_the_kv_groups_that_it_is_told(kv_groups):
+    model = build(**DEEP)
+    settings = peer("llm-pruner", ratio=0.3, kv_groups=kv_groups)
+    done = prune(model, tokens(), settings)
+    assert done.plan.kv_groups == (2, *(kv_groups,) * 6, 2)
+    assert 0 <= uniform_left(model, settings, tokens()) - count(done.model.model.layers) < 96
+
+
+def test_the_budget_follows_the_layers():
+    """Where widths alone would starve, the common budget is that of fewer layers; with layers=0 it is not."""
+    shape = Shape.of(build(**DEEP))
+    auto, none = (budget(shape, 0.5, layers=layers, multiple=4) for layers in ("auto", 0))
+    plan = uniform_plan(shape, 0.5, multiple=4, drop=[0, 1, 2])
+    assert auto == shape.with_widths(plan.neurons, plan.kv_groups).decoder
+    assert none == shape.with_widths(uniform_plan(shape, 0.5, multiple=4).neurons, shape.kv_groups).decoder != auto
+    assert excess_neurons(shape, shape.kv_groups, shape.decoder) == 0
+    assert excess_neurons(shape, shape.kv_groups, shape.decoder - 1) == 1
+    assert excess_neurons(shape, shape.kv_groups, shape.decoder - 97) == 2
+    assert removed(shape, range(8), shape.neurons, shape.kv_groups, "decoder", biased=True) < 0
+
+
+@pytest.mark.parametrize("recovery", RECOVERIES)
+@pytest.mark.parametrize("method", PEERS)
+def test_every_peer_runs_with_every_recovery(method, recovery):
+    model, ids = build(**DEEP), tokens()
+    settings = peer(method, ratio=0.3, recovery=recovery)
+    if recovery not in PEERS[method].get("recovery", RECOVERIES):
+        with pytest.raises(InputError, match="recovery to be .* with the method shortgpt.*got 'bias'"):
+            prune(model, ids, settings)
+        return
+    one, two = (prune(model, ids, settings) for _ in range(2))
+    assert one.plan == two.plan, "deterministic"
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
+    assert one.plan.removed >= 0.3 and logits(one.model, ids).isfinite().all()
+    planned, _ = make_plan(model, ids, settings)
+    assert planned == one.plan, "a finished plan, carried out to the letter"
+    again = prune(model, ids, replace(settings, method="comp"), plan=planned)
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_least_squares_refits_a_peer_s_choice():
+    model, ids = build(**DEEP), tokens(8)
+    none, fitted = (prune(model, ids, peer("llm-pruner", recovery=r)) for r in ("none", "least-squares"))
+    assert none.plan.kept_neurons == fitted.plan.kept_neurons
+    assert 0.0 < fitted.report.layers[1].error < none.report.layers[1].error
+
+
+def test_names_are_listed_once():
+    assert set(PLANNERS) == set(PEERS) and set(METHODS) == {"comp", *PEERS, *METRICS} & set(METHODS)
+    assert [default_recovery(m) for m in ("comp", "flap", "llm-pruner", "shortgpt", "wanda-sp")] == [
+        "least-squares", "bias", "none", "none", "none",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        ("shortgpt", {"widths": "per-layer"}, "widths to be uniform with the method shortgpt.*got 'per-layer'"),
+        ("shortgpt", {"kv_groups": 1}, "kv_groups to be None with the method shortgpt.*got 1"),
+        ("shortgpt", {"layers": 2}, "layers to be auto with the method shortgpt.*got 2"),
+        ("flap", {"kv_groups": 1}, "kv_groups to be None with the method flap.*got 1"),
+        ("flap", {"layers": 1}, "layers to be auto or 0 with the method flap.*got 1"),
+        ("flap", {"ratio": 0.95}, "at most 0.9.*got 0.95"),
+        ("llm-pruner", {"layers": 1}, "layers to be auto or 0 with the method llm-pruner,.*got 1"),
+        ("llm-pruner-mixed", {"layers": 1}, "layers to be auto or 0 with the method llm-pruner-mixed.*got 1"),
+        ("llm-pruner", {"kv_groups": 3}, "1 to 2 KV groups.*got 3"),
+        ("llm-pruner", {"ratio": 0.7}, "llm-pruner can reach in the 6 layers that it does not protect, got 0.7"),
+        ("llm-pruner-mixed", {"ratio": 0.7}, "llm-pruner-mixed can reach in the 6 layers"),
+        ("llmpruner", {"recovery": "none"}, "'llmpruner'.*did you mean 'llm-pruner'"),
+    ],
+)
+def test_what_a_peer_cannot_do_is_refused_by_name(method, change, message):
+    with pytest.raises(InputError, match=message) as error:
+        prune(build(**DEEP), tokens(), peer(method, **change))
+    assert "\n" not in str(error.value)
+
+
+def test_one_token_has_no_gradient():
+    with pytest.raises(InputError, match="at least 2 tokens for a loss, got 1"):
+        prune(build(), tokens(4, 1), peer("llm-pruner"))
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2"])
+def test_families_without_biases_refuse_the_bias_before_any_work(name):
+    for method in ("flap", "comp"):
+        with pytest.raises(InputError, match=f"llama model for the recovery 'bias', got {name}"):
+            prune(build(name), tokens(), peer(method, recovery="bias"))
+        with pytest.raises(InputError, match=f"llama model for the recovery 'bias', got {name}"):
+            make_plan(build(name), tokens(), peer(method, recovery="bias"))
+
+
+def test_a_plan_of_widths_is_none_of_a_peer_s():
+    model = build()
+    with pytest.raises(InputError, match="plan that names what stays.*flap"):
+        prune(model, tokens(), peer("flap"), plan=uniform_plan(Shape.of(model), 0.2, multiple=4))
+
+
+@pytest.mark.parametrize(("method", "recovery"), [*((m, None) for m in PEERS), ("flap", "least-squares")])
+def test_on_the_command_line(method, recovery, tmp_path, tiny_llama, tokenizer):
+    from comp_lib.cli import app
+
+    tiny_llama(num_hidden_layers=8).save_pretrained(tmp_path / "parent")
+    tokenizer.save_pretrained(tmp_path / "parent")
+    options = ["--ratio", "0.2", "--sequences", "4", "--length", "32", "--multiple", "4", "--evaluate", "none"]
+    options += [] if recovery is None else ["--recovery", recovery]
+    done = CliRunner().invoke(
+        app, ["prune", str(tmp_path / "parent"), "--out", str(tmp_path / "m"), "--method", method, *options]
+    )
+    assert done.exit_code == 0, done.output
+    model, _ = load_model(tmp_path / "m")
+    shape = Shape.of(model)
+    assert f"{shape.total:,}" in done.output
+    assert 1 - shape.decoder / Shape.of(tiny_llama(num_hidden_layers=8)).decoder >= 0.2
+    assert (model.model.layers[0].mlp.down_proj.bias is not None) == (method == "flap" and recovery is None)
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert f"| neurons chosen by | {method} |" in card
+    assert f"| re-tuned by | {recovery or default_recovery(method)} |" in card
+
+
+def test_help_names_every_method_and_recovery():
+    from comp_lib.cli import app
+
+    text = " ".join(CliRunner().invoke(app, ["prune", "--help"], terminal_width=400).output.replace("│", " ").split())
+    assert all(name in text for name in (*METHODS, *RECOVERIES))
