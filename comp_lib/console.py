@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -11,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 
 from .errors import InputError
 
@@ -52,13 +50,3 @@ def check_length(model, length: int) -> None:
     longest = model.config.max_position_embeddings
     if length > longest:
         raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {length}")
-
-
-def show(values: dict, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(values))
-        return
-    table = Table("measure", "value")
-    for name, value in values.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-    out.print(table)
