@@ -5,21 +5,18 @@ Everything that can be refused is refused before any work starts: one line on st
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
+from . import cli_evaluate
+from .console import Device, Dtype, Model, check_length, out, progress_bars, refusals
 from .errors import InputError
 
 app = typer.Typer(
@@ -28,38 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
-
-Model = Annotated[str, typer.Argument(help="smollm2-135m (embedded), a folder, a .gguf file, or a Hub id")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto")]
 EVALUATED = 12  # windows of text measured before and after, unless asked otherwise
-
-
-@contextlib.contextmanager
-def refusals() -> Iterator[None]:
-    """One line and exit code 2 for whatever the user can mend."""
-    try:
-        yield
-    except InputError as error:
-        err.print(f"comp-lib: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
-        raise typer.Exit(2) from error
-
-
-@contextlib.contextmanager
-def progress_bars():
-    """A `Progress` callback that draws one bar for each kind of work."""
-    columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-    with Bars(*columns, console=err, transient=not err.is_terminal) as bars:
-        tasks = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield update
 
 
 @app.command()
@@ -134,7 +100,7 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
     model, tokenizer = load_model(model_name, dtype=dtype)
     shape = Shape.of(model)
     checkpoint.check_destination(folder, overwrite, checkpoint.estimated_bytes(shape, dtype), model_name)
-    _check_length(model, length)
+    check_length(model, length)
     window = min(512, model.config.max_position_embeddings)
     with progress_bars() as progress:
         windows = None if prose is None else evaluation_tokens(tokenizer, prose, window, EVALUATED)
@@ -162,12 +128,6 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
     return {"pruned": pruned, "shape": shape, "measured": measured, "importance": importance, "tokenizer": tokenizer}
 
 
-def _check_length(model, length: int) -> None:
-    longest = model.config.max_position_embeddings
-    if length > longest:
-        raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {length}")
-
-
 def _summary(done: dict) -> Table:
     before, after = done["shape"], type(done["shape"]).of(done["pruned"].model)
     report, plan = done["pruned"].report, done["pruned"].plan
@@ -189,52 +149,6 @@ def _span(widths: tuple[int, ...]) -> str:
 
 
 @app.command()
-def evaluate(
-    model: Model,
-    text: Annotated[str, typer.Option(help="Text name or file.")] = "evaluation",
-    length: Annotated[int, typer.Option(help="Tokens in each window.")] = 512,
-    sequences: Annotated[int | None, typer.Option(help="Windows to measure (default: all).")] = None,
-    against: Annotated[str | None, typer.Option(help="Dense model, for KL divergence and top-1 agreement.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-) -> None:
-    """Perplexity of MODEL on a text."""
-    with refusals():
-        from .evaluate import compare, evaluation_tokens, perplexity
-        from .models import load_model
-        from .text import load_text
-
-        prose = load_text(text)
-        loaded, tokenizer = load_model(model, dtype=dtype, device=device)
-        _check_length(loaded, length)
-        windows = evaluation_tokens(tokenizer, prose, length=length, sequences=sequences)
-        with progress_bars() as progress:
-            if against is None:
-                result = perplexity(loaded, windows, progress=partial(progress, "measuring"))
-            else:
-                dense, _ = load_model(against, dtype=dtype, device=device)
-                result = compare(loaded, dense, windows, progress=partial(progress, "measuring"))
-        values = {
-            "model": model,
-            "text": text,
-            "length": length,
-            **{k: v for k, v in asdict(result).items() if v is not None},
-        }
-        _show(values, as_json)
-
-
-def _show(values: dict, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(values))
-        return
-    table = Table("measure", "value")
-    for name, value in values.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-    out.print(table)
-
-
-@app.command()
 def inspect(
     model: Model,
     calibration: Annotated[str, typer.Option(help="Text for the layer importance.")] = "calibration",
@@ -253,7 +167,7 @@ def inspect(
         from .shape import Shape
 
         loaded, tokenizer = load_model(model, dtype=dtype)
-        _check_length(loaded, length)
+        check_length(loaded, length)
         shape = Shape.of(loaded)
         ids = calibration_tokens(calibration, tokenizer, model=loaded, sequences=sequences, length=length, seed=seed)
         with progress_bars() as progress:
@@ -332,6 +246,9 @@ def demo(
             f"\n[bold]prompt[/]  {DEMO_PROMPT} ...\n[bold]dense[/]   {before.strip()}\n[bold]pruned[/]  {after.strip()}"
         )
         out.print(f"\nmodel:   {out_folder / 'model'}\npicture: {out_folder / 'pruned.png'}", soft_wrap=True)
+
+
+app.command()(cli_evaluate.evaluate)
 
 
 def main() -> None:

@@ -11,6 +11,16 @@ A pruned model is compared with its dense parent position by position, over the 
 which is zero only if nothing changed, and the share of positions at which both put the same token first. Perplexity
 alone can hide a change: a pruned model may lose what it knew and still guess the next word as well on average.
 
+Every number is a mean over sequences of equal length, and each sequence's own value is kept: `intervals` draws them
+anew to tell how far the mean can be trusted (see confidence.py).
+
+Papers report WikiText-2: the test split, its rows joined with two line ends, cut into consecutive windows of 2,048
+tokens (or as many as the model takes), no window seeing the one before. That is `--text wikitext2 --length 2048`, or
+
+    evaluation_tokens(tokenizer, load_text("wikitext2"), length=2048)
+
+We put no beginning-of-text token in front; papers whose tokenizer adds one have it once, before the first window.
+
 Logits are by far the largest tensors here (49,152 columns for SmolLM2), so the head is applied to a few hundred
 positions at a time and the whole (B, L, V) never exists.
 """
@@ -24,6 +34,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .confidence import bootstrap_interval
 from .errors import InputError
 from .text import encode
 
@@ -42,6 +53,26 @@ class Evaluation:
     dense_perplexity: float | None = None
     kl: float | None = None  # nats per token, from dense to this model
     top1_agreement: float | None = None  # share of positions, 0 to 1
+    # the same for each sequence; the last three empty where nothing was compared
+    losses: tuple[float, ...] = ()
+    dense_losses: tuple[float, ...] = ()
+    kls: tuple[float, ...] = ()
+    agreements: tuple[float, ...] = ()
+
+    @property
+    def increase(self) -> float | None:
+        """Loss above the dense model's, nats per token."""
+        return None if self.dense_loss is None else self.loss - self.dense_loss
+
+    def intervals(self, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """Bootstrap intervals over sequences, by the name of what they belong to; `increase` is paired."""
+        found = {"loss": bootstrap_interval(self.losses, level, seed)}
+        found["perplexity"] = tuple(map(_exp, found["loss"]))
+        if self.dense_losses:
+            differences = [ours - theirs for ours, theirs in zip(self.losses, self.dense_losses, strict=True)]
+            for name, values in ("increase", differences), ("kl", self.kls), ("top1_agreement", self.agreements):
+                found[name] = bootstrap_interval(values, level, seed)
+        return found
 
 
 def evaluation_tokens(tokenizer, text: str, length: int = 512, sequences: int | None = None) -> torch.Tensor:
@@ -101,28 +132,37 @@ def _walk(
         raise InputError(
             f"expected token ids of shape (sequences >= 1, length >= 2), got {tuple(ids.shape)}; see evaluation_tokens"
         )
-    loss = dense_loss = kl = agreed = 0.0  # Python floats: sums in float64
+    measured = []  # for each batch (1 or 4, B): loss, dense loss, KL, agreement of each sequence
     for start in range(0, len(ids), batch):
         rows = ids[start : start + batch]
         targets = rows[:, 1:].flatten()  # (B (L-1),)
         hidden = _hidden(model, rows)
         dense_hidden = None if dense is None else _hidden(dense, rows)
+        parts = []
         for begin in range(0, len(targets), HEAD_ROWS):
             part = slice(begin, begin + HEAD_ROWS)
             log_q = _log_probabilities(model, hidden[part])  # (R, V)
-            loss -= _picked(log_q, targets[part])
+            values = [-_picked(log_q, targets[part])]
             if dense is not None:
                 log_p = _log_probabilities(dense, dense_hidden[part]).to(log_q.device)
-                dense_loss -= _picked(log_p, targets[part])
-                agreed += (log_p.argmax(-1) == log_q.argmax(-1)).sum().item()
-                kl += nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True).item()
+                divergence = nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+                values += [-_picked(log_p, targets[part]), divergence, log_p.argmax(-1) == log_q.argmax(-1)]
+            parts.append(torch.stack([value.cpu().double() for value in values]))  # (1 or 4, R)
+        measured.append(torch.cat(parts, 1).unflatten(1, (len(rows), -1)).mean(-1))
         if progress is not None:
             progress(start + len(rows), len(ids))
+    each = torch.cat(measured, 1)  # (1 or 4, S)
     tokens = ids.shape[0] * (ids.shape[1] - 1)
-    mean, dense_mean = loss / tokens, dense_loss / tokens
+    losses, *compared = (tuple(values) for values in each.tolist())
+    loss, *means = each.mean(1).tolist()
     if dense is None:
-        return Evaluation(mean, _exp(mean), tokens, len(ids))
-    return Evaluation(mean, _exp(mean), tokens, len(ids), dense_mean, _exp(dense_mean), kl / tokens, agreed / tokens)
+        return Evaluation(loss, _exp(loss), tokens, len(ids), losses=losses)
+    dense_loss, kl, agreement = means
+    dense_losses, kls, agreements = compared
+    return Evaluation(
+        loss, _exp(loss), tokens, len(ids), dense_loss, _exp(dense_loss), kl, agreement,
+        losses, dense_losses, kls, agreements,
+    )  # fmt: skip
 
 
 def _hidden(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
@@ -136,9 +176,9 @@ def _log_probabilities(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     return model.lm_head(hidden).float().log_softmax(-1)
 
 
-def _picked(log_probabilities: torch.Tensor, targets: torch.Tensor) -> float:
-    """Sum of the log-probabilities of the tokens that came."""
-    return log_probabilities.gather(-1, targets.to(log_probabilities.device)[:, None]).sum().item()
+def _picked(log_probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each token that came, (R,)."""
+    return log_probabilities.gather(-1, targets.to(log_probabilities.device)[:, None]).squeeze(-1)
 
 
 def _exp(loss: float) -> float:

@@ -87,6 +87,11 @@ def test_evaluate_against_itself(parent):
     assert values["tokens"] == 2 * 63
     assert values["kl"] == pytest.approx(0.0, abs=1e-6) and values["top1_agreement"] == 1.0
     assert values["perplexity"] == pytest.approx(values["dense_perplexity"])
+    assert values["increase"] == 0.0 and values["intervals"]["increase"] == [0.0, 0.0]
+    low, high = values["intervals"]["loss"]
+    assert low <= values["loss"] <= high and len(values["losses"]) == 2
+    table = run("evaluate", parent, "--length", "64", "--sequences", "2").output
+    assert "95% interval" in table and f"{low:.4f} to {high:.4f}" in table
 
 
 def test_inspect_lists_every_layer(parent):

@@ -117,7 +117,71 @@ def test_the_result_is_frozen_and_plain(tiny_llama, ids):
     result = perplexity(tiny_llama(), ids)
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.loss = 0.0
-    assert all(value is None or type(value) in (int, float) for value in dataclasses.asdict(result).values())
+    for value in dataclasses.asdict(result).values():
+        values = value if isinstance(value, tuple) else (value,)
+        assert all(one is None or type(one) in (int, float) for one in values)
+
+
+# --- each sequence ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_llama, ids):
+    dense, model = tiny_llama(), tiny_llama()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+    return model, dense, compare(model, dense, ids, batch=2)
+
+
+def test_each_sequence_keeps_its_own_numbers(compared, ids):
+    model, dense, result = compared
+    for place in range(len(ids)):
+        alone = compare(model, dense, ids[place : place + 1])
+        assert result.losses[place] == pytest.approx(brute_loss(model, ids[place : place + 1]), rel=1e-5)
+        assert result.losses[place] == pytest.approx(alone.loss, rel=1e-6)
+        assert result.dense_losses[place] == pytest.approx(alone.dense_loss, rel=1e-6)
+        assert result.kls[place] == pytest.approx(alone.kl, rel=1e-4)
+        assert result.agreements[place] == pytest.approx(alone.top1_agreement)
+    for mean, values in (
+        (result.loss, result.losses), (result.dense_loss, result.dense_losses), (result.kl, result.kls),
+        (result.top1_agreement, result.agreements),
+    ):  # fmt: skip
+        assert len(values) == len(ids)
+        assert mean == pytest.approx(sum(values) / len(values))
+    assert perplexity(model, ids).dense_losses == () and len(perplexity(model, ids).losses) == len(ids)
+
+
+def test_intervals_hold_their_means_and_the_increase_is_paired(compared, ids):
+    model, _, result = compared
+    found = result.intervals()
+    assert set(found) == {"loss", "perplexity", "increase", "kl", "top1_agreement"}
+    for name, (low, high) in found.items():
+        assert low <= getattr(result, name) <= high and low < high
+    assert result.increase == pytest.approx(result.loss - result.dense_loss)
+    assert found["perplexity"] == pytest.approx(tuple(map(math.exp, found["loss"])))
+    differences = [ours - theirs for ours, theirs in zip(result.losses, result.dense_losses, strict=True)]
+    assert found["increase"] == evaluate.bootstrap_interval(differences)
+    assert result.intervals(level=0.5)["loss"][0] > found["loss"][0]
+    assert result.intervals(seed=1) != found == result.intervals()
+    assert set(perplexity(model, ids).intervals()) == {"loss", "perplexity"}
+    assert perplexity(model, ids).increase is None
+
+
+def test_pairing_cancels_what_makes_a_text_hard():
+    losses, dense = (1.0, 3.0, 5.0, 7.0), (0.8, 2.8, 4.81, 6.79)
+    result = evaluate.Evaluation(
+        4.0, math.exp(4.0), 40, 4, 3.8, math.exp(3.8), 0.1, 0.9, losses, dense, (0.1,) * 4, (0.9,) * 4
+    )
+    low, high = result.intervals()["increase"]
+    assert 0.18 < low < 0.2 < high < 0.22
+    low, high = result.intervals()["loss"]
+    assert high - low > 2.0
+
+
+def test_one_sequence_has_no_interval(tiny_llama, ids):
+    assert all(math.isnan(bound) for bound in perplexity(tiny_llama(), ids[:1]).intervals()["loss"])
 
 
 # --- windows ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,52 @@
+"""What the commands of `comp-lib` share: where they print, how they refuse, progress, and common options."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from .errors import InputError
+
+out, err = Console(), Console(stderr=True)
+
+Model = Annotated[str, typer.Argument(help="smollm2-135m (embedded), a folder, a .gguf file, or a Hub id")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto")]
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """One line and exit code 2 for whatever the user can mend."""
+    try:
+        yield
+    except InputError as error:
+        err.print(f"comp-lib: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
+        raise typer.Exit(2) from error
+
+
+@contextlib.contextmanager
+def progress_bars():
+    """A `Progress` callback that draws one bar for each kind of work."""
+    columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    with Bars(*columns, console=err, transient=not err.is_terminal) as bars:
+        tasks = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+def check_length(model, length: int) -> None:
+    longest = model.config.max_position_embeddings
+    if length > longest:
+        raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {length}")

@@ -1,0 +1,237 @@
+"""The shipped items are what their generators make of them, and lm-eval's numbers are what we compute ourselves."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import re
+import sys
+from collections import defaultdict
+
+import pytest
+import torch
+from conftest import DATA
+from test_cli import parent, refused, run  # noqa: F401  parent is a fixture
+
+from comp_lib import zero_shot as module
+from comp_lib.errors import InputError
+from comp_lib.text import load_text
+from comp_lib.zero_shot import LITERATURE, OFFLINE, task_folder, task_names, zero_shot
+
+TASKS = DATA / "tasks"
+
+
+def rows(name):
+    return [json.loads(line) for line in (TASKS / name).read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def grammar():
+    """The pairs (right, wrong) of each phenomenon."""
+    pairs = defaultdict(list)
+    for row in rows("grammar.jsonl"):
+        pairs[row["phenomenon"]].append((row["choices"][row["label"]], row["choices"][1 - row["label"]]))
+    return pairs
+
+
+# --- the shipped items ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["make_grammar", "make_cloze"])
+def test_generators_make_the_committed_files(monkeypatch, name):
+    monkeypatch.syspath_prepend(str(TASKS))
+    made = importlib.import_module(name).files()
+    for file, content in made.items():
+        assert (TASKS / file).read_bytes() == content.encode("utf-8"), file
+    if name == "make_grammar":
+        kept = {path.name for path in TASKS.glob("grammar*")}
+        assert kept == set(made)
+
+
+def test_at_least_twelve_phenomena_of_fifty_distinct_pairs(grammar):
+    assert len(grammar) >= 12
+    for pairs in grammar.values():
+        assert len(pairs) == 50
+        sentences = [sentence for pair in pairs for sentence in pair]
+        assert len(set(sentences)) == 100  # no sentence is right here and wrong there
+
+
+def test_the_two_sentences_of_a_pair_differ_in_one_place_only(grammar):
+    """What is not shared is one stretch of at most five words; no doubled space, a capital, a full stop."""
+    for phenomenon, pairs in grammar.items():
+        for right, wrong in pairs:
+            ours, theirs = right.split(" "), wrong.split(" ")
+            while ours and theirs and ours[0] == theirs[0]:
+                ours, theirs = ours[1:], theirs[1:]
+            while ours and theirs and ours[-1] == theirs[-1]:
+                ours, theirs = ours[:-1], theirs[:-1]
+            assert 1 <= max(len(ours), len(theirs)) <= (5 if phenomenon == "tense_adverb" else 3), (right, wrong)
+            for sentence in (right, wrong):
+                assert re.fullmatch(r"[A-Z][a-z]*( [A-Za-z]+)+[.?]", sentence), sentence
+
+
+def test_no_word_and_no_length_gives_the_answer_away(grammar):
+    """Answers stand in both places, and a phenomenon drawn in both directions prefers neither word."""
+    labels = [row["label"] for row in rows("grammar.jsonl")]
+    assert 0.4 < sum(labels) / len(labels) < 0.6
+    shorter = [len(right) < len(wrong) for pairs in grammar.values() for right, wrong in pairs]
+    assert 0.35 < sum(shorter) / len(shorter) < 0.65
+    for phenomenon, one in (("mass_count", "much"), ("reflexive_gender", "herself"), ("article_form", "an")):
+        count = sum(f" {one} " in right for right, _ in grammar[phenomenon])
+        other = sum(f" {one} " in wrong for _, wrong in grammar[phenomenon])
+        assert min(count, other) >= 8, phenomenon
+
+
+def test_cloze_items_come_from_the_evaluation_text():
+    items, text = rows("cloze.jsonl"), " ".join(load_text("evaluation").split())
+    assert len(items) >= 200
+    assert len({(item["passage"], item["choices"][item["label"]]) for item in items}) == len(items)
+    pieces = [" ".join(piece.split()) for piece in load_text("evaluation").split("\n\n\n")]
+    for item in items:
+        passage, answer = item["passage"], item["choices"][item["label"]]
+        assert re.search(re.escape(f"{passage} {answer}") + "[.?!]", text)
+        assert len(item["choices"]) == len(set(item["choices"])) == 4
+        (home,) = (piece for piece in pieces if f"{passage} {answer}" in piece)
+        for other in set(item["choices"]) - {answer}:
+            assert not re.search(rf"\b{other}\b", home.lower()), (other, passage)
+            assert re.search(rf"\b{other}[.?!]", text)
+            assert (other[-1] == "s") == (answer[-1] == "s") and other.endswith("ed") == answer.endswith("ed")
+    places = [item["label"] for item in items]
+    assert all(places.count(place) > 40 for place in range(4))
+
+
+def test_nothing_is_in_the_calibration_text(grammar):
+    calibration = set(shingles(load_text("calibration")))
+    assert len(calibration) > 10_000
+    for sentence in (sentence for pairs in grammar.values() for pair in pairs for sentence in pair):
+        assert sentence not in load_text("calibration")
+        assert not calibration & set(shingles(sentence))
+    for item in rows("cloze.jsonl"):
+        assert not calibration & set(shingles(f"{item['passage']} {item['choices'][item['label']]}"))
+
+
+def shingles(text, length=7):
+    """Every phrase of seven words."""
+    words = re.findall(r"[a-z0-9']+", text.lower())
+    return [tuple(words[place : place + length]) for place in range(len(words) - length + 1)]
+
+
+def test_the_files_are_small_and_found_in_a_wheel_first(tmp_path, monkeypatch):
+    assert sum(path.stat().st_size for path in TASKS.glob("*.*")) < 600_000
+    assert task_folder() == TASKS
+    (tmp_path / "tasks").mkdir()
+    monkeypatch.setattr(module, "DATA_FOLDERS", (tmp_path, DATA))
+    assert task_folder() == tmp_path / "tasks"
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def log_probability(model, tokenizer, context: str, answer: str) -> float:
+    """log p(answer | context), token by token in float64: nothing of lm-eval's."""
+    before = tokenizer(context)["input_ids"] if context else [tokenizer.bos_token_id]
+    whole = tokenizer(context + answer)["input_ids"]
+    whole = whole if context else [tokenizer.bos_token_id, *tokenizer(answer, add_special_tokens=False)["input_ids"]]
+    assert whole[: len(before)] == before
+    with torch.no_grad():
+        table = model(torch.tensor([whole[:-1]])).logits[0].double().log_softmax(-1)
+    return sum(table[place - 1, whole[place]].item() for place in range(len(before), len(whole)))
+
+
+@pytest.mark.parametrize("task", ["comp_cloze", "comp_grammar_reflexive_gender"])
+def test_scores_are_what_we_compute_ourselves(tiny_llama, tokenizer, task):
+    model, limit = tiny_llama(max_position_embeddings=256), 20
+    if task == "comp_cloze":
+        items = [(row["passage"], [f" {word}" for word in row["choices"]], row) for row in rows("cloze.jsonl")]
+    else:
+        chosen = [row for row in rows("grammar.jsonl") if task.endswith(row["phenomenon"])]
+        items = [("", row["choices"], row) for row in chosen]
+    right = normed = 0
+    for context, answers, row in items[:limit]:
+        sums = [log_probability(model, tokenizer, context, answer) for answer in answers]
+        per_letter = [value / len(word) for value, word in zip(sums, row["choices"], strict=True)]
+        right += sums.index(max(sums)) == row["label"]
+        normed += per_letter.index(max(per_letter)) == row["label"]
+    (score,) = zero_shot(model, tokenizer, (task,), batch=7, limit=limit)
+    assert (score.acc, score.acc_norm, score.items) == (right / limit, normed / limit, limit)
+    assert 0 < right < limit
+    assert score.acc_stderr == pytest.approx(math.sqrt(score.acc * (1 - score.acc) / (limit - 1)))
+    assert (score.task, score.version, score.group) == (task, "1.0", False)
+
+
+def test_a_group_stands_before_its_members_and_is_their_mean(tiny_llama, tokenizer):
+    scores = zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, task_names("offline"), limit=2)
+    names = [score.task for score in scores]
+    members = [score for score in scores if score.task.startswith("comp_grammar_")]
+    assert names[0] == "comp_grammar" and names[-1] == "comp_cloze" and len(names) == len(members) + 2
+    assert {score.task.removeprefix("comp_grammar_") for score in members} == {
+        row["phenomenon"] for row in rows("grammar.jsonl")
+    }
+    assert scores[0].group and scores[0].items == 2 * len(members)
+    assert scores[0].acc == pytest.approx(sum(score.acc for score in members) / len(members))
+    assert all(score.version == "1.0" for score in scores)
+
+
+def test_a_ruined_model_gets_chance_not_everything(tiny_llama, tokenizer):
+    """All answers tie at NaN, and the first is taken: the right one stands first only half of the time."""
+    model = tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    (score,) = zero_shot(model, tokenizer, ("comp_grammar_polarity",))
+    assert 0.25 < score.acc < 0.75
+
+
+# --- names and refusals -----------------------------------------------------------------------------------------------
+
+
+def test_names():
+    assert task_names("offline") == OFFLINE
+    assert task_names("comp_cloze, comp_grammar_polarity,comp_cloze") == ("comp_cloze", "comp_grammar_polarity")
+    assert task_names("literature,comp_cloze") == (*LITERATURE, "comp_cloze")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "choose offline, literature"),
+        (",", "choose offline, literature"),
+        ("ofline", "did you mean 'offline'"),
+        ("comp_cloze,boolqq", "'boolqq'; did you mean 'boolq'"),
+        ("xyzzyxyzzy", "got 'xyzzyxyzzy'; choose offline"),
+    ],
+)
+def test_names_that_are_none(text, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        task_names(text)
+
+
+def test_without_lm_eval(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    module._indexed.cache_clear()
+    with pytest.raises(InputError, match=r"expected the library lm-eval.*pip install 'comp-lib\[evaluate\]'"):
+        task_names("offline")
+
+
+def test_without_a_network(tiny_llama, tokenizer):
+    """Tests run with HF_HUB_OFFLINE; the message is the same without a cable."""
+    with pytest.raises(InputError, match="expected to fetch the tasks piqa.*go online once, or choose offline"):
+        zero_shot(tiny_llama(), tokenizer, ("piqa",))
+
+
+def test_the_command_prints_a_table_and_json(parent):  # noqa: F811
+    done = run("evaluate", parent, "--tasks", "comp_grammar_polarity", "--json")
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout)
+    assert values["tasks"] == "comp_grammar_polarity" and values["scores"][0]["items"] == 50
+    table = run("evaluate", parent, "--tasks", "comp_grammar_polarity")
+    for word in ("acc_norm", "stderr", "version", "1.0", f"{values['scores'][0]['acc']:.4f}"):
+        assert word in table.stdout
+    refused(run("evaluate", parent, "--tasks", "ofline"), ["ofline", "offline"])
+    refused(run("evaluate", parent, "--tasks", "offline", "--against", parent), ["--against"])
+
+
+@pytest.mark.real
+def test_the_real_model_knows_grammar(real_model):
+    scores = zero_shot(*real_model, ("comp_grammar_agreement_adjacent", "comp_grammar_article_form"))
+    assert all(score.acc > 0.8 for score in scores)
