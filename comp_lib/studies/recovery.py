@@ -247,7 +247,7 @@ def token_curve(
             for ridge in ridges:
                 news = (
                     fold_mask(weight, kept, Mask(solve_mask(tuned, kept, ridge), ridge)),
-                    least_squares(seen.xtx, target, weight, kept, ridge)[0],
+                    least_squares(seen.xtx, target, weight, kept, ridge),
                 )
                 for place, new in enumerate(news):
                     fitted[place].append(error(seen, new))
