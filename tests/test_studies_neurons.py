@@ -9,6 +9,7 @@ from comp_lib import cache
 from comp_lib.errors import InputError
 from comp_lib.evaluate import perplexity
 from comp_lib.gram import contributions
+from comp_lib.importance.condition import sweep
 from comp_lib.importance.neurons import metric, top
 from comp_lib.prune import share
 from comp_lib.recover import least_squares
@@ -180,6 +181,17 @@ def test_ridge_errors_are_those_of_the_choices(tiny_llama, ids, other):
         same = trial.choice_errors(model, ids, other, 1, 12, ridge, names=("full-condition",))["full-condition"]
         assert float(found["seen"][place]) == pytest.approx(float(same[1]), rel=1e-5)
         assert float(found["unseen"][place]) == pytest.approx(float(same[2]), rel=1e-5)
+        dense = study.dense_problem(model, ids, 1)
+        even = ridge * dense.xtx.diagonal().mean() * torch.eye(48, dtype=torch.float64)
+        order = sweep(torch.linalg.inv(dense.xtx + even), dense.weight, 12).order.tolist()
+        kept = [i for i in range(48) if i not in order]
+        inner = (dense.xtx + even)[kept][:, kept]
+        gap = dense.weight.clone()
+        gap[kept] -= torch.linalg.solve(inner, (dense.xtx @ dense.weight + even @ dense.weight)[kept])
+        for text, name in ((ids, "even seen"), (other, "even unseen")):
+            xtx = study.layer_gram(model, text, 1)["xtx"]
+            error = (gap * (xtx @ gap)).sum() / (dense.weight * (xtx @ dense.weight)).sum()
+            assert float(found[name][place]) == pytest.approx(float(error), rel=1e-4)
     assert found["condition"][0] > found["condition"][1] > 1.0
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..cache import cached, to_tensors
 from ..gram import contributions
-from ..importance.condition import block_scores, condition_numbers, penalty
+from ..importance.condition import block_scores, condition_numbers, penalty, spd_inverse, sweep
 from ..importance.neurons import METRICS, RIDGE, Dense, metric, top
 from ..prune import share
 from ..recover import least_squares, only
@@ -149,18 +149,21 @@ def ridge_errors(
 ) -> dict[str, Tensor]:
     """What the ridge does when `remove` neurons go by full-condition: one number for each of `ridges` (R,).
 
-    "seen" and "unseen": error re-tuned, on either text; "condition": the median kappa before anything goes.
+    "seen" and "unseen": error re-tuned, on either text; "condition": the median kappa before anything goes; "even seen"
+    and "even unseen": the errors with the penalty of plain ridge regression, lambda mean(diag C) for all inputs alike.
     """
 
     def compute() -> dict[str, Tensor]:
         xtx, other = layer_gram(model, ids, layer)["xtx"], layer_gram(model, unseen, layer)["xtx"]
-        rows = []
+        mean, rows = torch.diag(xtx.diagonal().mean().expand(len(xtx))), []
         for ridge in ridges:
             dense = as_dense(model, layer, xtx, ridge=ridge)
             chosen = metric("full-condition")(dense, dense.blocks - remove, torch.Generator())
-            errors = [_lost(c, dense.weight, chosen.retuned) for c in (xtx, other)]
+            even = sweep(spd_inverse(xtx + ridge * mean)[0], dense.weight, remove).weights
+            errors = [_lost(c, dense.weight, fitted) for fitted in (chosen.retuned, even) for c in (xtx, other)]
             rows.append([*errors, float(chosen.condition.median())])
-        return dict(zip(("seen", "unseen", "condition"), torch.tensor(rows).double().T, strict=True))
+        names = ("seen", "unseen", "even seen", "even unseen", "condition")
+        return dict(zip(names, torch.tensor(rows).double().T, strict=True))
 
     settings = {"layer": layer, "remove": remove, "ridges": list(ridges), "unseen": _name(unseen)}
     return cached("ridge-errors", model, ids, settings, compute)
