@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .models import cache_folder
 
-VERSION = 1  # of the statistics' meaning: a change of a formula counts it up, so that old entries are never read
+VERSION = 2  # of the statistics' meaning: a change of a formula counts it up, so that old entries are never read
 SAMPLE = 64  # values of each tensor that enter the fingerprint of a model
 CHUNK = 1 << 22  # values summed at a time
 ABANDONED = 3600  # seconds after which a file that never got its name is nobody's any more

@@ -45,7 +45,7 @@ def prune(
         str | None, typer.Option(help="least-squares, mask, bias or none (default: what the method's makers do).")
     ] = None,
     target: Annotated[str, typer.Option(help="What least squares aims at: self or dense.")] = "self",
-    ridge: Annotated[float, typer.Option(help="Of the solves, relative to the mean energy.")] = 1e-2,
+    ridge: Annotated[float, typer.Option(help="Of the solves, relative to each input's own energy.")] = 0.1,
     calibration: Annotated[
         str, typer.Option(help="Text name, file, or self (sampled from the model).")
     ] = "calibration",

@@ -283,7 +283,7 @@ def _recover(
         return (mask.mean, mask.variance, mask.ridge), fold_mask(dense.weight, inputs, mask)
     if gram.xty is None and chosen.retuned is not None:  # the sweep solved this very problem on its way
         return (None, None, settings.ridge), chosen.retuned
-    fitted, _ = least_squares(gram.xtx, gram.target(dense.weight), dense.weight, inputs, settings.ridge)
+    fitted = least_squares(gram.xtx, gram.target(dense.weight), dense.weight, inputs, settings.ridge)
     return (None, None, settings.ridge), fitted
 
 

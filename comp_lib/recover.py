@@ -5,8 +5,9 @@
   fit the calibration text and nothing else. The guard watches the variance of the mask and raises lambda until it is
   small. The mask is folded into the weights; nothing is left at run time.
 * Least squares (beyond the paper, same statistics): all weights of the survivors are free,
-  V_K = (C_KK + r I)^-1 (B_K + r W_K), r = lambda mean(diag C). With B = C W the target is the layer's own output
-  ("self"); with B from outside it is whatever the dense model's residual stream misses at this depth ("dense").
+  V_K = (C_KK + D_KK)^-1 (B_K + D_KK W_K), D = lambda diag(C): the same pull towards "change nothing", in proportion to
+  each neuron's own energy. With B = C W the target is the layer's own output ("self"); with B from outside it is
+  whatever the dense model's residual stream misses at this depth ("dense").
 * Bias (FLAP's, An et al. 2023): what went is replaced by its mean, b = mean(x)_gone W_gone, added to the output.
 
 The first two are our derivation; all are tested against brute force.
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .importance.condition import spd_inverse
+from .importance.condition import penalty, spd_factor
 
 MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate many
 
@@ -43,16 +44,10 @@ class Mask:
 def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
     """The mask problem for a given lambda: G (n, n), kept inputs (k,) -> m_K (k,). No guard: see `tune_mask`.
 
-    Stationary point: (G_KK + lambda D) m = G_K: 1 + lambda D 1, with D = diag(G_KK).
+    Stationary point: (G_KK + D) m = G_K: 1 + D 1, with D = lambda diag(G_KK): least squares with one output, W = 1.
     """
-    inner = gram[kept][:, kept]
-    energy = inner.diagonal()
-    # A dead neuron (no energy) keeps its factor of 1: at 0 it would hold the variance up whatever lambda is.
-    dead = torch.finfo(energy.dtype).eps * float(energy.mean().clamp_min(1e-200))
-    penalty = ridge * energy.clamp_min(dead)
-    right = gram[kept].sum(1) + penalty
-    inverse, _ = spd_inverse(inner + torch.diag(penalty))
-    return inverse @ right
+    ones = torch.ones(len(gram), 1, dtype=gram.dtype, device=gram.device)
+    return least_squares(gram, gram.sum(1, keepdim=True), ones, kept, ridge)[kept, 0]
 
 
 def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2, max_variance: float = MAX_VARIANCE) -> Mask:
@@ -80,16 +75,17 @@ def only(weight: Tensor, kept: Tensor) -> Tensor:
     return left
 
 
-def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, ridge: float) -> tuple[Tensor, float]:
-    """V (n, m) minimising ||Y* - X V||^2 + r ||V - W||^2 over the kept rows, and the r really used.
+def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    """V (n, m) minimising ||Y* - X V||^2 + sum_i D_ii ||v_i - w_i||^2 over the kept rows, D = lambda diag(C).
 
-    xtx: C (n, n); target: B = X^T Y* (n, m); weight: W (n, m); kept (k,); ridge: relative to mean(diag C).
+    xtx: C (n, n); target: B = X^T Y* (n, m); weight: W (n, m); kept (k,); ridge: lambda, relative to each input's own
+    energy. Rescaling an input (x_i -> c x_i, w_i -> w_i / c) rescales its v_i alike and changes nothing else.
     """
-    ridge = ridge * float(xtx.diagonal().mean())
-    inverse, ridge = spd_inverse(xtx[kept][:, kept], ridge)
+    held = penalty(xtx.diagonal(), ridge)[kept]
+    factor, added = spd_factor(xtx[kept][:, kept] + torch.diag(held))
     fitted = torch.zeros_like(weight)
-    fitted[kept] = inverse @ (target[kept] + ridge * weight[kept])
-    return fitted, ridge
+    fitted[kept] = torch.cholesky_solve(target[kept] + (held + added)[:, None] * weight[kept], factor)
+    return fitted
 
 
 def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .errors import InputError, nearest
 from .importance.layers import LAYER_METRICS
-from .importance.neurons import METRICS
+from .importance.neurons import METRICS, RIDGE
 from .plan import check_ratio
 
 # Peers that plan the whole model (see `baselines`), and the settings that this leaves them.
@@ -43,7 +43,7 @@ class Settings:
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
     target: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
-    ridge: float = 1e-2  # relative to the mean energy of an input; "dense" overfits sooner and wants more
+    ridge: float = RIDGE  # lambda of the solves, relative to each input's own energy
     token_weights: bool = True  # divide each token by the norm of its residual stream
     multiple: int = 64  # widths are multiples of this
     seed: int = 0
@@ -69,7 +69,7 @@ class Settings:
         if isinstance(self.layers, str) and self.layers != "auto":
             raise InputError(f"expected layers to be a number or 'auto', got {self.layers!r}: say how many may go")
         if not self.ridge > 0.0:
-            raise InputError(f"expected a ridge above 0, got {self.ridge:g}: 0.01 suits the target 'self', 0.1 'dense'")
+            raise InputError(f"expected a ridge above 0, got {self.ridge:g}: {RIDGE:g} is the default")
         for name, options in PEERS.get(self.method, {}).items():
             if getattr(self, name) not in options:
                 raise InputError(

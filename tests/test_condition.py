@@ -1,7 +1,7 @@
 """Every formula of the condition metric against brute force in float64.
 
 Brute force works on the tokens themselves, which the formulas never see. A ridge is extra rows of data:
-||Y - X V||^2 + r ||W - V||^2 is the plain error for the inputs [X; sqrt(r) I].
+||Y - X V||^2 + sum_i D_ii ||w_i - v_i||^2 is the plain error for the inputs [X; sqrt(D)], D_ii = lambda ||x_i||^2.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comp_lib.gram import contributions
-from comp_lib.importance.condition import block_scores, condition_numbers, dual_inverse, spd_inverse, sweep
+from comp_lib.importance.condition import (
+    block_scores,
+    condition_numbers,
+    dual_inverse,
+    penalty,
+    ridged,
+    spd_inverse,
+    sweep,
+)
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
@@ -30,7 +38,7 @@ def layer(seed: int, n: int, m: int = 5, spare: int = 6) -> tuple[torch.Tensor, 
 
 
 def with_ridge(x: torch.Tensor, ridge: float) -> torch.Tensor:
-    return torch.cat([x, ridge**0.5 * torch.eye(x.shape[1], dtype=x.dtype)])
+    return torch.cat([x, torch.diag(ridge**0.5 * x.norm(dim=0))])
 
 
 def stacked(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -85,7 +93,7 @@ def test_full_importance_is_the_error_left_after_all_weights_are_refitted(seed, 
 def test_block_scores_are_errors_of_removing_whole_blocks(seed, groups, size, ridge):
     n = groups * size
     x, w = layer(seed, n)
-    inverse, _ = spd_inverse(x.T @ x, ridge)
+    inverse, _ = spd_inverse(ridged(x.T @ x, ridge))
     rows = with_ridge(x, ridge)
     kept = [blocks_of(without(groups, g), size) for g in range(groups)]
     brute = torch.tensor([refit(rows, rows @ w, k)[1] for k in kept], dtype=torch.float64)
@@ -128,23 +136,67 @@ def test_condition_number_is_one_for_an_orthogonal_input_and_large_for_a_near_co
 @quick
 @given(seed=seeds, n=st.integers(1, 9), t=st.integers(1, 12), ridge=st.sampled_from([1e-3, 0.1, 5.0]))
 def test_dual_inverse_is_the_ridged_inverse(seed, n, t, ridge):
-    """Fewer tokens than inputs, as many, or more."""
-    x = normal(seed, t, n)
-    want = torch.linalg.inv(x.T @ x + ridge * torch.eye(n, dtype=torch.float64))
-    torch.testing.assert_close(dual_inverse(x, ridge), want, rtol=1e-6, atol=1e-6 / ridge)
+    """Fewer tokens than inputs, as many, or more; inputs of unequal energy."""
+    x = normal(seed, t, n) * normal(seed + 1, n).exp()
+    energy = x.square().sum(0)
+    want = torch.linalg.inv(x.T @ x + ridge * torch.diag(energy))
+    atol = 1e-6 / (ridge * float(energy.min()))
+    torch.testing.assert_close(dual_inverse(x, penalty(energy, ridge)), want, rtol=1e-6, atol=atol)
 
 
 @quick
-@given(seed=seeds, n=st.integers(1, 9), ridge=st.sampled_from([0.0, 1e-6, 2.0]))
-def test_spd_inverse(seed, n, ridge):
+@given(seed=seeds, n=st.integers(1, 9))
+def test_spd_inverse(seed, n):
     x, _ = layer(seed, n)
-    inverse, used = spd_inverse(x.T @ x, ridge)
-    assert used == ridge, "a ridge that suffices is used as it is"
-    eye = torch.eye(n, dtype=torch.float64)
-    torch.testing.assert_close(inverse @ (x.T @ x + ridge * eye), eye, rtol=0, atol=1e-7)
+    inverse, added = spd_inverse(x.T @ x)
+    assert added == 0.0, "nothing is added where nothing is needed"
+    torch.testing.assert_close(inverse @ (x.T @ x), torch.eye(n, dtype=torch.float64), rtol=0, atol=1e-7)
 
 
-def test_spd_inverse_raises_a_ridge_that_is_too_small_and_says_so():
+def test_the_penalty_is_a_share_of_each_input_s_own_energy():
+    energy = torch.tensor([4.0, 0.5, 100.0], dtype=torch.float64)
+    torch.testing.assert_close(penalty(energy, 0.1), torch.tensor([0.4, 0.05, 10.0], dtype=torch.float64))
+    gram = torch.tensor([[4.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    torch.testing.assert_close(ridged(gram, 0.5), torch.tensor([[6.0, 1.0], [1.0, 3.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("loud", [1e-60, 1.0, 1e12])
+def test_a_dead_input_needs_no_emergency(loud):
+    x, w = layer(3, 6)
+    x = loud * x
+    x[:, [1, 4]] = 0.0
+    matrix = ridged(x.T @ x, 0.1)
+    inverse, added = spd_inverse(matrix)
+    assert added == 0.0 and inverse.isfinite().all()
+    alive = [0, 2, 3, 5]
+    want = torch.linalg.inv(matrix[alive][:, alive])
+    torch.testing.assert_close(inverse[alive][:, alive], want, rtol=1e-6, atol=1e-9 * float(want.abs().max()))
+    scores = block_scores(inverse, w)
+    assert (scores[[1, 4]] < 1e-9 * scores[alive].min()).all(), "the dead go first"
+    assert spd_inverse(ridged(torch.zeros(4, 4, dtype=torch.float64), 0.1))[1] == 0.0
+
+
+@quick
+@given(seed=seeds, groups=st.integers(2, 4), size=st.integers(1, 2), remove=st.integers(1, 3))
+def test_the_units_of_the_inputs_do_not_matter(seed, groups, size, remove):
+    """x_i -> c_i x_i with w_i -> w_i / c_i is the same layer: same choice, same errors, v_i -> v_i / c_i."""
+    n, remove = groups * size, min(remove, groups - 1)
+    x, w = layer(seed, n)
+    units = (3.0 * normal(seed + 4, n)).exp()
+    found = []
+    for c in (torch.ones(n, dtype=torch.float64), units):
+        gram = (x * c).T @ (x * c)
+        inverse, _ = spd_inverse(ridged(gram, 0.1))
+        held = penalty(gram.diagonal(), 0.1)
+        found.append(sweep(inverse, w / c[:, None], remove, block=size, per_round=1, held=held))
+    first, second = found
+    assert first.order.tolist() == second.order.tolist()
+    for name in ("errors", "moved", "scores"):
+        torch.testing.assert_close(getattr(first, name), getattr(second, name), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(first.weights, second.weights * units[:, None], **CLOSE)
+
+
+def test_spd_inverse_adds_what_the_digits_lack_and_says_so():
     x = normal(0, 3, 6)  # rank 3 of 6
     x[:, 5] = 0.0
     inverse, used = spd_inverse(x.T @ x)
@@ -179,8 +231,9 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(seed, groups, size
     remove = data.draw(st.integers(1, groups - 1))
     x, w = layer(seed, n)
     rows = with_ridge(x, ridge)
-    inverse, _ = spd_inverse(x.T @ x, ridge)
-    found = sweep(inverse, w, remove, block=size, per_round=per_round)
+    inverse, _ = spd_inverse(ridged(x.T @ x, ridge))
+    held = ridge * x.square().sum(0)
+    found = sweep(inverse, w, remove, block=size, per_round=per_round, held=held)
     assert sorted(found.order.tolist() + found.kept.tolist()) == list(range(groups))
     assert found.kept.tolist() == sorted(found.kept.tolist()) and len(found.order) == remove
     assert found.counts.tolist() == [*range(per_round, remove, per_round), remove]
@@ -190,15 +243,17 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(seed, groups, size
         assert error == pytest.approx(want, rel=1e-6)
         v = torch.zeros_like(w)
         v[alive] = solution
-        assert moved == pytest.approx(float((w - v).square().sum()), rel=1e-6)
-        assert error - ridge * moved == pytest.approx(float((x @ w - x @ v).square().sum()), rel=1e-6)
+        assert moved == pytest.approx(float((held[:, None] * (w - v).square()).sum()), rel=1e-6)
+        assert error - moved == pytest.approx(float((x @ w - x @ v).square().sum()), rel=1e-6)
     kept = blocks_of(found.kept.tolist(), size)
     gone = without(n, *kept)
     # the direct solve of the same ridge problem
     gram = x.T @ x
-    eye = torch.eye(len(kept), dtype=torch.float64)
-    direct = torch.linalg.solve(gram[kept][:, kept] + ridge * eye, gram[kept] @ w + ridge * w[kept])
+    pull = torch.diag(held[kept])
+    direct = torch.linalg.solve(gram[kept][:, kept] + pull, gram[kept] @ w + pull @ w[kept])
     torch.testing.assert_close(found.weights[kept], direct, **CLOSE)
+    plain = sweep(inverse, w, remove, block=size, per_round=per_round)
+    assert torch.equal(plain.errors, found.errors) and (plain.moved == 0.0).all()
     assert (found.weights[gone] == 0.0).all()
     torch.testing.assert_close(found.scores, block_scores(inverse, w, size))
 
@@ -255,7 +310,7 @@ def test_sweep_leaves_its_arguments_alone():
 def test_a_copy_goes_first_at_no_cost_and_its_twin_takes_over():
     x, w = layer(4, 6, spare=20)
     x[:, 4] = x[:, 1]
-    found = sweep(spd_inverse(x.T @ x, 1e-9)[0], w, 1, per_round=1)
+    found = sweep(spd_inverse(ridged(x.T @ x, 1e-9))[0], w, 1, per_round=1)
     gone = int(found.order)
     twin = {1: 4, 4: 1}[gone]
     assert float(found.errors[-1]) < 1e-6

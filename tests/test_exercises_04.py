@@ -102,11 +102,9 @@ def in_place(weight, kept, mask):
     return weight[:, kept]
 
 
-def least_squares(c, b, w, k, lam, right=None, anchor=1.0, r=None):
-    r = lam * c.diagonal().mean() if r is None else r
-    return solve(
-        c[k][:, k] + r * torch.eye(len(k), dtype=c.dtype), (b[k] if right is None else right) + anchor * r * w[k]
-    )
+def least_squares(c, b, w, k, lam, right=None, anchor=1.0, even=None):
+    pull = torch.diag(lam * c.diagonal()[k] if even is None else torch.full((len(k),), float(even)).to(c))
+    return solve(c[k][:, k] + pull, (b[k] if right is None else right) + anchor * pull @ w[k])
 
 
 MISTAKES = [
@@ -134,7 +132,8 @@ MISTAKES = [
     ("fold", in_place, "own weight was changed"),
     ("fit", lambda c, b, w, k, lam: least_squares(c, b, w, k, lam, anchor=0.0), "hold them at W"),
     ("fit", lambda c, b, w, k, lam: least_squares(c, b, w, k, 0.0), "no ridge yet"),
-    ("fit", lambda c, b, w, k, lam: least_squares(c, b, w, k, lam, r=lam), "the ridge is relative"),
+    ("fit", lambda c, b, w, k, lam: least_squares(c, b, w, k, lam, even=lam), r"own\* C_ii"),
+    ("fit", lambda c, b, w, k, lam: least_squares(c, b, w, k, lam, even=lam * c.diagonal().mean()), r"own\* C_ii"),
     ("fit", lambda c, b, w, k, lam: least_squares(c, c @ w, w, k, lam), "use `target`"),
     ("fit", lambda c, b, w, k, lam: least_squares(c, b, w, k, lam, right=c[k][:, k] @ w[k]), "so nothing changes"),
     ("fit", lambda c, b, w, k, lam: -least_squares(c, b, w, k, lam), "not what least squares"),

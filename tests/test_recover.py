@@ -169,23 +169,24 @@ def test_folded_mask_has_the_error_of_the_quadratic_form(seed, n):
 @quick
 @given(seed=seeds, n=st.integers(2, 9), outside=st.booleans(), ridge=st.sampled_from([1e-4, 1e-2, 1.0]))
 def test_least_squares_solves_the_augmented_problem(seed, n, outside, ridge):
-    """min ||Y* - X V||^2 + r ||V - W||^2 over the kept rows, r relative to the mean energy of an input."""
+    """min ||Y* - X V||^2 + lambda sum_i ||x_i||^2 ||v_i - w_i||^2 over the kept rows."""
     x, w, kept = problem(seed, n)
     y = normal(seed + 3, len(x), 4) if outside else x @ w
     xtx = x.T @ x
-    r = ridge * float(xtx.diagonal().mean())
-    found, used = least_squares(xtx, x.T @ y, w, kept, ridge)
-    rows = torch.cat([x[:, kept], r**0.5 * torch.eye(len(kept), dtype=torch.float64)])
-    want = lstsq(rows, torch.cat([y, r**0.5 * w[kept]]))
+    found = least_squares(xtx, x.T @ y, w, kept, ridge)
+    pull = torch.diag(ridge**0.5 * x[:, kept].norm(dim=0))
+    want = lstsq(torch.cat([x[:, kept], pull]), torch.cat([y, pull @ w[kept]]))
     torch.testing.assert_close(found[kept], want, **CLOSE)
     gone = [i for i in range(n) if i not in kept.tolist()]
     assert (found[gone] == 0.0).all()
-    assert used == pytest.approx(r)
+    units = (2.0 * normal(seed + 4, n)).exp()  # the same layer in other units
+    other = least_squares((x * units).T @ (x * units), (x * units).T @ y, w / units[:, None], kept, ridge)
+    torch.testing.assert_close(other * units[:, None], found, **CLOSE)
 
 
 def test_least_squares_towards_the_own_output_changes_nothing_when_all_stay():
     x, w, _ = problem(2, 6)
-    found, _ = least_squares(x.T @ x, x.T @ (x @ w), w, torch.arange(6), 1e-2)
+    found = least_squares(x.T @ x, x.T @ (x @ w), w, torch.arange(6), 1e-2)
     torch.testing.assert_close(found, w, rtol=1e-9, atol=1e-9)
 
 
@@ -194,7 +195,7 @@ def test_a_strong_ridge_holds_the_weights_and_a_weak_one_lets_them_go():
     y = normal(7, len(x), 4)
 
     def drift(ridge):
-        return float((least_squares(x.T @ x, x.T @ y, w, kept, ridge)[0] - only(w, kept)).norm())
+        return float((least_squares(x.T @ x, x.T @ y, w, kept, ridge) - only(w, kept)).norm())
 
     assert drift(1e6) < 1e-4 < drift(1.0) < drift(1e-3)
 
@@ -203,10 +204,20 @@ def test_least_squares_with_fewer_tokens_than_inputs_stays_finite():
     x = normal(0, 3, 8)
     w = normal(1, 8, 2)
     kept = torch.arange(6)
-    found, _ = least_squares(x.T @ x, x.T @ (x @ w), w, kept, 1e-9)
+    found = least_squares(x.T @ x, x.T @ (x @ w), w, kept, 1e-9)
     assert float((x @ w - x @ found).square().sum()) < 1e-6, "three tokens can always be met by six inputs"
     assert float(found.norm()) < 10.0 * float(w.norm())
-    assert least_squares(x.T @ x, x.T @ (x @ w), w, kept, 0.0)[0].isfinite().all()
+    assert least_squares(x.T @ x, x.T @ (x @ w), w, kept, 0.0).isfinite().all()
+
+
+def test_dead_inputs_keep_their_weights_and_disturb_nobody():
+    x, w, _ = problem(2, 8)
+    x[:, [1, 5]] = 0.0
+    kept = torch.tensor([0, 1, 3, 5, 6])
+    found = least_squares(x.T @ x, x.T @ (x @ w), w, kept, 0.1)
+    torch.testing.assert_close(found[[1, 5]], w[[1, 5]])
+    alive = torch.tensor([0, 3, 6])
+    torch.testing.assert_close(found[alive], least_squares(x.T @ x, x.T @ (x @ w), w, alive, 0.1)[alive], **CLOSE)
 
 
 @quick
@@ -215,7 +226,7 @@ def test_each_recovery_beats_the_simpler_one_on_the_calibration_text(seed, n):
     x, w, kept = problem(seed, n, spare=30)
     xtx = x.T @ x
     mask = tune_mask(contributions(xtx, w), kept, 1e-3)
-    fitted, _ = least_squares(xtx, xtx @ w, w, kept, 1e-9)
+    fitted = least_squares(xtx, xtx @ w, w, kept, 1e-9)
     none, tuned, full = (residual_energy(xtx, w, v) for v in (only(w, kept), fold_mask(w, kept, mask), fitted))
     slack = 1e-5 * none  # of single precision
     assert full <= tuned + slack and tuned <= none + slack

@@ -9,6 +9,7 @@ from comp_lib import cache
 from comp_lib.errors import InputError
 from comp_lib.evaluate import perplexity
 from comp_lib.gram import contributions
+from comp_lib.importance.condition import sweep
 from comp_lib.importance.neurons import metric, top
 from comp_lib.prune import share
 from comp_lib.recover import least_squares
@@ -63,18 +64,18 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama,
 
 def test_error_curves_are_the_errors_of_fits_from_scratch(tiny_llama, ids):
     model = tiny_llama()
-    curves = study.error_curves(model, ids, ridge=1e-2, block_rounds=8)
+    curves = study.error_curves(model, ids, ridge=0.1, block_rounds=8)
     assert curves["counts"].tolist() == [0, 8, 16, 24]  # 60% of 48 neurons
     assert curves["group_counts"].tolist() == [0, 1]
     assert curves["errors"].shape == (3, 4) and curves["group_errors"].shape == (3, 2)
     assert (curves["errors"][:, 0] == 0).all() and (curves["errors"].diff(dim=1) > 0).all()
     for layer in range(3):
         dense = study.dense_problem(model, ids, layer)
-        _, inverse, ridge = dense.full_problem()
+        _, inverse = dense.full_problem()
         order = study.sweep(inverse, dense.weight, 24, per_round=8).order
         for place, count in enumerate(curves["counts"].tolist()):
             kept = torch.tensor(sorted(set(range(48)) - set(order[:count].tolist())))
-            fitted, _ = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, kept, 1e-2)
+            fitted = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, kept, 0.1)
             gap = dense.weight - fitted
             error = (gap * (dense.xtx @ gap)).sum() / (dense.weight * (dense.xtx @ dense.weight)).sum()
             assert float(curves["errors"][layer, place]) == pytest.approx(float(error), rel=1e-6, abs=1e-12)
@@ -128,8 +129,7 @@ def test_readings_are_what_they_say(tiny_llama, ids):
     output = float((dense.weight * (dense.xtx @ dense.weight)).sum())
     assert float(found["share of output"].sum()) == pytest.approx(output)
     torch.testing.assert_close(found["energy"], gram.diagonal())
-    _, inverse, ridge = dense.full_problem()
-    energy = (dense.xtx.diagonal() + ridge) * dense.weight.square().sum(1)
+    energy = 1.1 * dense.xtx.diagonal() * dense.weight.square().sum(1)
     torch.testing.assert_close(energy * found["condition alone"].square(), found["full-condition"])
     chosen = metric("mask-condition")(dense, 40, torch.Generator())
     torch.testing.assert_close(found["mask-condition"], chosen.scores)
@@ -150,7 +150,7 @@ def test_single_removals_are_measured_on_the_tokens(tiny_llama, ids, other):
     dense = study.dense_problem(model, ids, 1)
     for place, neuron in enumerate((3, 40)):
         kept = torch.tensor([i for i in range(48) if i != neuron])
-        fitted, _ = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, kept, 1e-2)
+        fitted = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, kept, 0.1)
         for text, name in ((ids, "retuned"), (other, "unseen")):
             tokens = study.layer_tokens(model, text, 1)
             x = (tokens["x"] / tokens["norms"][:, None]).double()
@@ -181,6 +181,17 @@ def test_ridge_errors_are_those_of_the_choices(tiny_llama, ids, other):
         same = trial.choice_errors(model, ids, other, 1, 12, ridge, names=("full-condition",))["full-condition"]
         assert float(found["seen"][place]) == pytest.approx(float(same[1]), rel=1e-5)
         assert float(found["unseen"][place]) == pytest.approx(float(same[2]), rel=1e-5)
+        dense = study.dense_problem(model, ids, 1)
+        even = ridge * dense.xtx.diagonal().mean() * torch.eye(48, dtype=torch.float64)
+        order = sweep(torch.linalg.inv(dense.xtx + even), dense.weight, 12).order.tolist()
+        kept = [i for i in range(48) if i not in order]
+        inner = (dense.xtx + even)[kept][:, kept]
+        gap = dense.weight.clone()
+        gap[kept] -= torch.linalg.solve(inner, (dense.xtx @ dense.weight + even @ dense.weight)[kept])
+        for text, name in ((ids, "even seen"), (other, "even unseen")):
+            xtx = study.layer_gram(model, text, 1)["xtx"]
+            error = (gap * (xtx @ gap)).sum() / (dense.weight * (xtx @ dense.weight)).sum()
+            assert float(found[name][place]) == pytest.approx(float(error), rel=1e-4)
     assert found["condition"][0] > found["condition"][1] > 1.0
 
 

@@ -172,6 +172,21 @@ def test_mask_error_and_ridge_path_are_what_the_tokens_say():
             assert float(path["other"][place]) == pytest.approx(error(other, mask))
 
 
+def test_both_forms_of_the_penalty_are_rows_below_the_tokens():
+    x, w = (torch.randn(*size, generator=torch.Generator().manual_seed(4)).double() for size in ((40, 8), (8, 3)))
+    x, other = x * torch.arange(1.0, 9.0), torch.randn(30, 8, generator=torch.Generator().manual_seed(5)).double()
+    kept, ridges = torch.tensor([0, 1, 4, 7]), (1e-2, 1.0)
+    found = study.ridge_forms(x.T @ x, other.T @ other, w, kept, ridges)
+    energy = x.square().sum(0)
+    for form, pull in {"own energy": energy[kept], "even": energy.mean().expand(4)}.items():
+        for place, ridge in enumerate(ridges):
+            root = torch.diag((ridge * pull).sqrt())
+            gap = w.clone()
+            gap[kept] -= torch.linalg.lstsq(torch.cat([x[:, kept], root]), torch.cat([x @ w, root @ w[kept]])).solution
+            error = (other @ gap).square().sum() / (other @ w).square().sum()
+            assert float(found[form][place]) == pytest.approx(float(error), rel=1e-5)
+
+
 def test_token_curve_is_what_fits_on_the_tokens_leave(tiny_llama, ids):
     model, layer, sizes, ridges = tiny_llama(), 1, (2, 4), (1e-2, 1.0)
     kept = study.random_kept(model, WIDTH, 0)[layer]
@@ -190,7 +205,7 @@ def test_token_curve_is_what_fits_on_the_tokens_leave(tiny_llama, ids):
         for j, ridge in enumerate(ridges):
             news = (
                 fold_mask(w, kept, Mask(solve_mask(contributions(xtx, w), kept, ridge), ridge)),
-                least_squares(xtx, xtx @ w, w, kept, ridge)[0],
+                least_squares(xtx, xtx @ w, w, kept, ridge),
             )
             for place, new in enumerate(news):
                 assert float(curve["fitted"][place, i, j]) == pytest.approx(error(own, new), rel=2e-2, abs=1e-4)

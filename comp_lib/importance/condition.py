@@ -4,8 +4,12 @@ Context. A dense layer keeps some of its n inputs, and what stays may be re-tune
 
     minimise  tr((W - V)^T H (W - V))   over V with V_i = 0 for every input i that goes
 
-* full least squares: H = X^T X + r I and W the layer's weights (n, m);
-* mask: H = G + lambda diag(G), G the Gram matrix of contributions, and W = (1, ..., 1)^T (n, 1), V the mask.
+* full least squares: H = C + D, C = X^T X, and W the layer's weights (n, m);
+* mask: H = G + D, G the Gram matrix of contributions, and W = (1, ..., 1)^T (n, 1), V the mask.
+
+D = lambda diag(C), or lambda diag(G), holds V at W: sum_i D_ii ||w_i - v_i||^2, in proportion to each input's own
+energy. So a loud input is held harder, and its units do not matter: with x_i -> c x_i and w_i -> w_i / c, v_i follows
+as v_i / c, and scores and errors stay (with a ridge r I they would not).
 
 Intuition. Removing i hurts as much as the others are unable to reproduce it. With P = H^-1,
 
@@ -36,37 +40,57 @@ class Sweep:
 
     kept: Tensor  # blocks that stay, ascending (k,)
     order: Tensor  # blocks that went, first to last (removed,)
-    errors: Tensor  # error after each round, accumulated (rounds,), in units of tr(W^T H W)'s own
+    errors: Tensor  # tr((W - V)^T H (W - V)) after each round (rounds,): the error and the ridge's penalty
     counts: Tensor  # blocks gone after each round (rounds,)
-    moved: Tensor  # ||W - V||^2 after each round (rounds,): errors - r * moved is the error without the ridge's part
+    moved: Tensor  # that penalty, sum_i D_ii ||w_i - v_i||^2 (rounds,): errors - moved is the error on the data alone
     scores: Tensor  # importance of every block before anything went (blocks,)
     weights: Tensor  # V (n, m): re-tuned, zero where a block went
 
 
-def spd_inverse(matrix: Tensor, ridge: float = 0.0) -> tuple[Tensor, float]:
-    """Inverse of matrix + ridge I for a symmetric positive semidefinite matrix (n, n), and the ridge really used.
+def penalty(energy: Tensor, ridge: float) -> Tensor:
+    """D_ii = lambda C_ii (n,) from the diagonal of C or G (n,). A dead input (no energy) gets a trace of the mean.
 
-    A ridge too small for the digits at hand is raised tenfold until the factorisation succeeds.
+    So H has an inverse, and a dead input keeps its weights: at 0 it would hold a mask's variance up whatever lambda is.
     """
-    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    smallest = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().mean().clamp_min(1e-200))
-    while True:
-        factor, info = torch.linalg.cholesky_ex(matrix + ridge * eye if ridge else matrix)
-        if int(info) == 0:
-            return torch.cholesky_inverse(factor), ridge
+    dead = torch.finfo(energy.dtype).eps * float(energy.mean().clamp_min(1e-200))
+    return ridge * energy.clamp_min(dead)
+
+
+def ridged(matrix: Tensor, ridge: float) -> Tensor:
+    """H = C + D for C or G (n, n)."""
+    return matrix + torch.diag(penalty(matrix.diagonal(), ridge))
+
+
+def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
+    """Cholesky factor L (n, n) of a symmetric positive definite matrix, and the multiple of I added in an emergency.
+
+    0 as a rule; where the digits do not suffice, the smallest power of ten times their rounding that does.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    added = 0.0
+    while int(info) != 0:
         if not torch.isfinite(matrix).all():
             raise ValueError("expected finite statistics, got NaN or infinity: look at the model and its dtype")
-        ridge = max(ridge * 10.0, smallest)
+        smallest = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().mean().clamp_min(1e-200))
+        added = max(added * 10.0, smallest)
+        factor, info = torch.linalg.cholesky_ex(matrix + added * torch.eye(len(matrix)).to(matrix))
+    return factor, added
 
 
-def dual_inverse(x: Tensor, ridge: float) -> Tensor:
-    """(X^T X + r I)^-1 (n, n) through a T x T matrix, for fewer tokens than inputs: x (T, n), r > 0.
+def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
+    """Inverse of a symmetric positive definite matrix (n, n), and what `spd_factor` had to add."""
+    factor, added = spd_factor(matrix)
+    return torch.cholesky_inverse(factor), added
 
-    (C + r I)^-1 = (I - X^T (r I + X X^T)^-1 X) / r
+
+def dual_inverse(x: Tensor, penalties: Tensor) -> Tensor:
+    """(X^T X + D)^-1 (n, n) through a T x T matrix, for fewer tokens than inputs: x (T, n), D_ii > 0 (n,).
+
+    (C + D)^-1 = D^-1 - D^-1 X^T (I + X D^-1 X^T)^-1 X D^-1
     """
-    inner, _ = spd_inverse(x @ x.T, ridge)  # (T, T)
-    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    return (eye - x.T @ (inner @ x)) / ridge
+    scaled = x / penalties  # X D^-1
+    inner, _ = spd_inverse(torch.eye(len(x)).to(x) + scaled @ x.T)  # (T, T)
+    return torch.diag(1.0 / penalties) - scaled.T @ (inner @ scaled)
 
 
 def condition_numbers(matrix: Tensor, inverse: Tensor) -> Tensor:
@@ -87,13 +111,17 @@ def block_scores(inverse: Tensor, weights: Tensor, block: int = 1) -> Tensor:
     return (rows * solved).sum((1, 2))
 
 
-def sweep(inverse: Tensor, weights: Tensor, remove: int, *, block: int = 1, per_round: int = 32) -> Sweep:
+def sweep(
+    inverse: Tensor, weights: Tensor, remove: int, *, block: int = 1, per_round: int = 32, held: Tensor | None = None
+) -> Sweep:
     """Remove `remove` blocks, the least important first, at most `per_round` at a time, re-tuning the rest each time.
 
-    inverse: P = H^-1 (n, n); weights: W (n, m), both float64; neither is changed.
-    Time: about 2 n^2 (n + m) / per_round multiplications a block at worst; memory: one copy of each argument.
+    inverse: P = H^-1 (n, n); weights: W (n, m), both float64; neither is changed. held: D_ii (n,), what H has beyond
+    the data, for `Sweep.moved`; None: nothing. Time: about n (n + m) multiplications for each input that goes; memory:
+    one copy of each argument.
     """
     inverse, original, weights = inverse.clone(), weights, weights.clone()
+    held = torch.zeros_like(inverse[0]) if held is None else held
     count = len(inverse) // block
     alive = torch.ones(count, dtype=torch.bool, device=inverse.device)
     first = block_scores(inverse, weights, block)
@@ -118,7 +146,7 @@ def sweep(inverse: Tensor, weights: Tensor, remove: int, *, block: int = 1, per_
         order.extend(chosen.tolist())
         errors.append(total)
         gone.append(len(order))
-        moved.append(float((original - weights).square().sum()))
+        moved.append(float(held @ (original - weights).square().sum(1)))
         scores = block_scores(inverse, weights, block) if len(order) < remove else scores
     return Sweep(
         kept=alive.nonzero().flatten(),

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ..errors import InputError, nearest
 from ..gram import contributions
-from .condition import Sweep, condition_numbers, spd_inverse, sweep
+from .condition import Sweep, condition_numbers, penalty, ridged, spd_inverse, sweep
+
+RIDGE = 0.1  # lambda of the library, unless something else is asked for
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Dense:
     weight: Tensor  # W (n, m), float64
     upstream: Tensor  # (n,): squared norm of what produces each input (rows of gate and up; of q, k and v)
     block: int = 1
-    ridge: float = 1e-2  # relative to the mean of diag(C)
+    ridge: float = RIDGE  # lambda, relative to each input's own energy
 
     @property
     def blocks(self) -> int:
@@ -36,16 +38,15 @@ class Dense:
         """Sum (n,) values over each block: (blocks,)."""
         return values.reshape(self.blocks, self.block).sum(1)
 
-    def full_problem(self) -> tuple[Tensor, Tensor, float]:
-        """H = C + r I, its inverse, and r, for the full least-squares problem."""
-        inverse, ridge = spd_inverse(self.xtx, self.ridge * float(self.xtx.diagonal().mean()))
-        return self.xtx, inverse, ridge
+    def full_problem(self) -> tuple[Tensor, Tensor]:
+        """H = C + lambda diag(C) and its inverse, for the full least-squares problem (n, n)."""
+        matrix = ridged(self.xtx, self.ridge)
+        return matrix, spd_inverse(matrix)[0]
 
     def mask_problem(self) -> tuple[Tensor, Tensor]:
         """H = G + lambda diag(G) and its inverse, for the mask problem (n, n)."""
-        gram = contributions(self.xtx, self.weight)
-        gram = gram + torch.diag(self.ridge * gram.diagonal())
-        return gram, spd_inverse(gram)[0]
+        matrix = ridged(contributions(self.xtx, self.weight), self.ridge)
+        return matrix, spd_inverse(matrix)[0]
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,19 @@ def random(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
 
 def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """COMP with a mask to tune: energy of the contribution divided by its condition, in rounds."""
-    gram, inverse = dense.mask_problem()
-    ones = torch.ones(len(gram), 1, dtype=gram.dtype, device=gram.device)
-    found = sweep(inverse, ones, dense.blocks - keep, block=dense.block)
-    return Selection(found.kept, found.scores, condition_numbers(gram, inverse), None, found)
+    matrix, inverse = dense.mask_problem()
+    ones = torch.ones(len(matrix), 1, dtype=matrix.dtype, device=matrix.device)
+    held = penalty(dense.xtx.diagonal() * dense.weight.square().sum(1), dense.ridge)
+    found = sweep(inverse, ones, dense.blocks - keep, block=dense.block, held=held)
+    return Selection(found.kept, found.scores, condition_numbers(matrix, inverse), None, found)
 
 
 def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
-    """COMP with full weights to fit: ||w_i||^2 / (C^-1)_ii, in rounds."""
-    gram, inverse, ridge = dense.full_problem()
-    found = sweep(inverse, dense.weight, dense.blocks - keep, block=dense.block)
-    kappa = ((gram.diagonal() + ridge) * inverse.diagonal()).clamp_min(1.0).sqrt()
-    return Selection(found.kept, found.scores, kappa, found.weights, found)
+    """COMP with full weights to fit: ||w_i||^2 / (H^-1)_ii, in rounds."""
+    matrix, inverse = dense.full_problem()
+    held = penalty(dense.xtx.diagonal(), dense.ridge)
+    found = sweep(inverse, dense.weight, dense.blocks - keep, block=dense.block, held=held)
+    return Selection(found.kept, found.scores, condition_numbers(matrix, inverse), found.weights, found)
 
 
 METRICS: dict[str, NeuronMetric] = {

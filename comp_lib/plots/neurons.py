@@ -237,12 +237,12 @@ def plot_ridges(
             f"text it starts at {unseen[0]:.1%}, is lowest at {unseen[best]:.1%} with a ridge of {ridges[best]:g}, and "
             f"ends at {unseen[-1]:.1%}."
         )
-    left.set(xscale="log", xlabel="ridge λ (of the mean energy of an input)", ylabel="error left (% of ‖Y‖²)",
+    left.set(xscale="log", xlabel="ridge λ (of each input's own energy)", ylabel="error left (% of ‖Y‖²)",
              title=f"{removed:.0%} of the neurons removed, re-tuned")  # fmt: skip
     left.set_ylim(0, 1.45 * left.get_ylim()[1])  # room for the legend
     left.legend(fontsize=8, loc="upper center", ncols=len(errors))
     right.plot(ridges, condition, "o-", color=COLOURS[2])
-    right.set(xscale="log", yscale="log", xlabel="ridge λ (of the mean energy of an input)",
+    right.set(xscale="log", yscale="log", xlabel="ridge λ (of each input's own energy)",
               ylabel="median condition κ", title="The ridge also tames the condition")  # fmt: skip
     _plain_ticks(right.yaxis, right.get_ylim())
     figure.alt_text += f" The median condition falls from {condition[0]:.2f} to {condition[-1]:.2f}."

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..cache import cached, to_tensors
 from ..gram import contributions
-from ..importance.condition import block_scores, condition_numbers
-from ..importance.neurons import METRICS, Dense, metric, top
+from ..importance.condition import block_scores, condition_numbers, penalty, spd_inverse, sweep
+from ..importance.neurons import METRICS, RIDGE, Dense, metric, top
 from ..prune import share
 from ..recover import least_squares, only
 from ..stream import sequence_losses, through
@@ -34,8 +34,8 @@ def readings(dense: Dense, names: Sequence[str] = READINGS) -> dict[str, Tensor]
     """
     found = {}
     if "full-condition" in names or "condition alone" in names:
-        xtx, inverse, ridge = dense.full_problem()
-        kappa = ((xtx.diagonal() + ridge) * inverse.diagonal()).clamp_min(1.0).sqrt()
+        matrix, inverse = dense.full_problem()
+        kappa = condition_numbers(matrix, inverse)
         found |= {"full-condition": block_scores(inverse, dense.weight), "condition alone": 1.0 / kappa}
     if "mask-condition" in names:
         matrix, inverse = dense.mask_problem()
@@ -65,7 +65,7 @@ def condition_changes(xtx: Tensor) -> Tensor:
 
 @torch.no_grad()
 def single_removals(
-    model: nn.Module, ids: Tensor, unseen: Tensor, layer: int, neurons: list[int], ridge: float = 1e-2
+    model: nn.Module, ids: Tensor, unseen: Tensor, layer: int, neurons: list[int], ridge: float = RIDGE
 ) -> dict[str, Tensor]:
     """What removing one neuron costs, measured: all others fitted from scratch, once for each of `neurons` (k,).
 
@@ -77,13 +77,12 @@ def single_removals(
         dense = dense_problem(model, ids, layer, ridge=ridge)
         other = layer_gram(model, unseen, layer)["xtx"]
         whole, whole_unseen = energy_of(dense.xtx, dense.weight), energy_of(other, dense.weight)
-        target, rows = dense.xtx @ dense.weight, []
+        target, held, rows = dense.xtx @ dense.weight, penalty(dense.xtx.diagonal(), ridge), []
         for neuron in neurons:
             kept = (torch.arange(dense.blocks) != neuron).nonzero().flatten()
-            fitted, used = least_squares(dense.xtx, target, dense.weight, kept, ridge)
-            gap = dense.weight - fitted
-            error, penalty = energy_of(dense.xtx, gap), used * float(gap.square().sum())
-            rows.append([error / whole, energy_of(other, gap) / whole_unseen, (error + penalty) / whole])
+            gap = dense.weight - least_squares(dense.xtx, target, dense.weight, kept, ridge)
+            error, pull = energy_of(dense.xtx, gap), float(held @ gap.square().sum(1))
+            rows.append([error / whole, energy_of(other, gap) / whole_unseen, (error + pull) / whole])
         return dict(zip(("retuned", "unseen", "objective"), torch.tensor(rows).double().T, strict=True))
 
     settings = {"layer": layer, "neurons": list(neurons), "ridge": ridge, "unseen": _name(unseen)}
@@ -102,7 +101,7 @@ def choice_errors(
     unseen: Tensor,
     layer: int,
     remove: int,
-    ridge: float = 1e-2,
+    ridge: float = RIDGE,
     names: Sequence[str] = READINGS,
 ) -> dict[str, Tensor]:
     """Error of down_proj when `remove` neurons go by each of `names`, READINGS or ONE_LOOK; COMP's two go in rounds.
@@ -139,7 +138,7 @@ def _choices(dense: Dense, keep: int, names: Sequence[str]) -> dict[str, tuple[T
         chosen = metric(name)(dense, keep, torch.Generator()) if name in SWEPT else top(scores[look[name]], keep)
         fitted = chosen.retuned  # full-condition's sweep ends with the fit
         if fitted is None:
-            fitted, _ = least_squares(dense.xtx, target, dense.weight, chosen.kept, dense.ridge)
+            fitted = least_squares(dense.xtx, target, dense.weight, chosen.kept, dense.ridge)
         found[name] = chosen.kept, fitted
     return found
 
@@ -150,18 +149,21 @@ def ridge_errors(
 ) -> dict[str, Tensor]:
     """What the ridge does when `remove` neurons go by full-condition: one number for each of `ridges` (R,).
 
-    "seen" and "unseen": error re-tuned, on either text; "condition": the median kappa before anything goes.
+    "seen" and "unseen": error re-tuned, on either text; "condition": the median kappa before anything goes; "even seen"
+    and "even unseen": the errors with the penalty of plain ridge regression, lambda mean(diag C) for all inputs alike.
     """
 
     def compute() -> dict[str, Tensor]:
         xtx, other = layer_gram(model, ids, layer)["xtx"], layer_gram(model, unseen, layer)["xtx"]
-        rows = []
+        mean, rows = torch.diag(xtx.diagonal().mean().expand(len(xtx))), []
         for ridge in ridges:
             dense = as_dense(model, layer, xtx, ridge=ridge)
             chosen = metric("full-condition")(dense, dense.blocks - remove, torch.Generator())
-            errors = [_lost(c, dense.weight, chosen.retuned) for c in (xtx, other)]
+            even = sweep(spd_inverse(xtx + ridge * mean)[0], dense.weight, remove).weights
+            errors = [_lost(c, dense.weight, fitted) for fitted in (chosen.retuned, even) for c in (xtx, other)]
             rows.append([*errors, float(chosen.condition.median())])
-        return dict(zip(("seen", "unseen", "condition"), torch.tensor(rows).double().T, strict=True))
+        names = ("seen", "unseen", "even seen", "even unseen", "condition")
+        return dict(zip(names, torch.tensor(rows).double().T, strict=True))
 
     settings = {"layer": layer, "remove": remove, "ridges": list(ridges), "unseen": _name(unseen)}
     return cached("ridge-errors", model, ids, settings, compute)
@@ -169,7 +171,7 @@ def ridge_errors(
 
 @torch.no_grad()
 def weighting_errors(
-    model: nn.Module, ids: Tensor, unseen: Tensor, layer: int, remove: int, ridge: float = 1e-2
+    model: nn.Module, ids: Tensor, unseen: Tensor, layer: int, remove: int, ridge: float = RIDGE
 ) -> dict[str, Tensor]:
     """What dividing each token by ||h_t|| changes: "errors" (2, 2) of down_proj on `unseen`, `remove` neurons gone.
 
@@ -195,7 +197,7 @@ def metric_perplexities(
     evaluated: Tensor,
     layers: Sequence[int],
     fraction: float,
-    ridge: float = 1e-2,
+    ridge: float = RIDGE,
     names: Sequence[str] = READINGS,
 ) -> dict[str, Tensor]:
     """Perplexity on `evaluated` when a fraction of the neurons of some layers goes by each metric.

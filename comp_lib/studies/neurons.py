@@ -15,8 +15,8 @@ from ..cache import cached
 from ..errors import InputError
 from ..gram import Gram, residual_energy
 from ..gram import token_weights as inverse_norms
-from ..importance.condition import sweep
-from ..importance.neurons import Dense, metric
+from ..importance.condition import condition_numbers, penalty, sweep
+from ..importance.neurons import RIDGE, Dense, metric
 from ..prune import upstream
 from ..shape import Shape
 from ..stream import attention_step, batches, embed, mlp_step, rotary, through
@@ -123,7 +123,7 @@ def dense_problem(
     ids: Tensor,
     layer: int,
     which: str = "mlp",
-    ridge: float = 1e-2,
+    ridge: float = RIDGE,
     token_weights: bool = True,
 ) -> Dense:
     """A layer's down_proj or o_proj as the metrics see it (cached statistics, weights of the model)."""
@@ -131,7 +131,7 @@ def dense_problem(
     return as_dense(model, layer, xtx, which, ridge)
 
 
-def as_dense(model: nn.Module, layer: int, xtx: Tensor, which: str = "mlp", ridge: float = 1e-2) -> Dense:
+def as_dense(model: nn.Module, layer: int, xtx: Tensor, which: str = "mlp", ridge: float = RIDGE) -> Dense:
     """The same from C (n, n) at hand."""
     linear, block = dense_layer(model, layer, which)
     weight = linear.weight.detach().T.double().cpu()  # (n, m)
@@ -139,7 +139,7 @@ def as_dense(model: nn.Module, layer: int, xtx: Tensor, which: str = "mlp", ridg
 
 
 def error_curves(
-    model: nn.Module, ids: Tensor, ridge: float = 1e-2, block_rounds: int | None = None
+    model: nn.Module, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None
 ) -> dict[str, Tensor]:
     """Error against width, for every layer at once: what is lost when so many neurons or KV groups go.
 
@@ -155,10 +155,10 @@ def error_curves(
 
 
 @torch.no_grad()
-def survey(model: nn.Module, ids: Tensor, ridge: float = 1e-2, block_rounds: int | None = None) -> dict[str, Tensor]:
+def survey(model: nn.Module, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> dict[str, Tensor]:
     """All layers in one walk: `error_curves`, and for each neuron (layers, n) of down_proj, NaN in a narrow layer:
 
-        energy     C_ii ||w_i||^2 as a share of ||X W||^2, with the ridge's part of C_ii
+        energy     H_ii ||w_i||^2 as a share of ||X W||^2, H_ii = (1 + lambda) C_ii
         condition  kappa; energy / condition^2 is the cost
         order      its place in the sweep's order of removal, from 1; 0: the sweep ends before
         wanda-sp, activation, magnitude: scores of those metrics
@@ -197,19 +197,19 @@ def _padded(values: Tensor, width: int) -> Tensor:
 
 def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Relative error of a dense layer after each of `counts` removals (K + 1,), and its inputs' facts for `survey`."""
-    xtx, inverse, ridge = dense.full_problem()
-    whole = max(energy_of(xtx, dense.weight), 1e-300)
+    matrix, inverse = dense.full_problem()
+    whole = max(energy_of(dense.xtx, dense.weight), 1e-300)
     possible = counts[(counts > 0) & (counts < dense.blocks)]
     curve = torch.full((len(counts),), float("nan"), dtype=torch.float64)
     curve[0] = 0.0
     order = torch.zeros(dense.blocks)
     if len(possible):
-        found = sweep(inverse, dense.weight, int(possible[-1]), block=dense.block, per_round=per_round)
-        # what the sweep counts is the error plus the ridge's penalty r ||W - V||^2, which is no error of the layer
-        curve[1 : len(possible) + 1] = ((found.errors - ridge * found.moved) / whole).clamp_min(0.0)
+        held = penalty(dense.xtx.diagonal(), dense.ridge)
+        found = sweep(inverse, dense.weight, int(possible[-1]), block=dense.block, per_round=per_round, held=held)
+        curve[1 : len(possible) + 1] = ((found.errors - found.moved) / whole).clamp_min(0.0)
         order[found.order] = torch.arange(1.0, len(found.order) + 1)
-    facts = {"energy": (xtx.diagonal() + ridge) * dense.weight.square().sum(1) / whole, "order": order,
-             "condition": ((xtx.diagonal() + ridge) * inverse.diagonal()).clamp_min(1.0).sqrt()}  # fmt: skip
+    facts = {"energy": matrix.diagonal() * dense.weight.square().sum(1) / whole, "order": order,
+             "condition": condition_numbers(matrix, inverse)}  # fmt: skip
     for name in ("wanda-sp", "activation", "magnitude"):
         facts[name] = metric(name)(dense, dense.blocks, torch.Generator()).scores
     return curve, facts

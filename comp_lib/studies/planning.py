@@ -27,7 +27,7 @@ from ..cache import cached, to_tensors
 from ..errors import InputError
 from ..evaluate import perplexity
 from ..gram import Gram, residual_energy, token_weights
-from ..importance.neurons import Dense, full_condition
+from ..importance.neurons import RIDGE, Dense, full_condition
 from ..plan import SMALLEST_SHARE, Plan, removed, uniform_plan
 from ..prune import prune, share
 from ..settings import Settings
@@ -123,7 +123,7 @@ def water_filling_plan(
 
 @torch.no_grad()
 def narrowing_harm(
-    model: nn.Module, ids: Tensor, held: Tensor, gone: int, layers: Sequence[int], ridge: float = 1e-2
+    model: nn.Module, ids: Tensor, held: Tensor, gone: int, layers: Sequence[int], ridge: float = RIDGE
 ) -> dict[str, Tensor]:
     """One layer at a time loses `gone` neurons, re-tuned on ids (S, L); what does the model lose on `held` (S', L)?
 

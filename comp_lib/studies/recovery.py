@@ -199,6 +199,28 @@ def ridge_path(fitted: Tensor, judged: Mapping[str, Tensor], kept: Tensor, ridge
     return {"variance": torch.stack([mask.var(unbiased=False) for mask in masks]), **found}
 
 
+def ridge_forms(
+    xtx: Tensor, judged: Tensor, weight: Tensor, kept: Tensor, ridges: Sequence[float]
+) -> dict[str, Tensor]:
+    """Least squares on C `xtx` (n, n) under two penalties, for each lambda: relative error by C `judged` (R,).
+
+    "own energy": lambda C_ii for each input, as `least_squares`; "even": lambda mean(diag C) for all inputs alike.
+    """
+
+    def even(ridge: float) -> Tensor:
+        pull = ridge * xtx.diagonal().mean()
+        inner = xtx[kept][:, kept] + pull * torch.eye(len(kept), dtype=xtx.dtype)
+        fitted = torch.linalg.solve(inner, target[kept] + pull * weight[kept])
+        return torch.zeros_like(weight).index_copy(0, kept, fitted)
+
+    target, whole = xtx @ weight, residual_energy(judged, weight, torch.zeros_like(weight))
+    fits = {"own energy": lambda ridge: least_squares(xtx, target, weight, kept, ridge), "even": even}
+    return {
+        form: torch.tensor([residual_energy(judged, weight, fit(ridge)) / whole for ridge in ridges]).double()
+        for form, fit in fits.items()
+    }
+
+
 FITS = ("mask", "least squares")
 
 
@@ -247,7 +269,7 @@ def token_curve(
             for ridge in ridges:
                 news = (
                     fold_mask(weight, kept, Mask(solve_mask(tuned, kept, ridge), ridge)),
-                    least_squares(seen.xtx, target, weight, kept, ridge)[0],
+                    least_squares(seen.xtx, target, weight, kept, ridge),
                 )
                 for place, new in enumerate(news):
                     fitted[place].append(error(seen, new))

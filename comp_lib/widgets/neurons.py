@@ -13,6 +13,7 @@ from ipywidgets import HTML, Dropdown, HBox, IntSlider, IntText, Layout, VBox
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..importance.neurons import RIDGE
 from ..plots.base import html_image
 from ..plots.neurons import plot_energy_condition
 from ..studies.neurons import FURTHEST, survey
@@ -101,7 +102,7 @@ class NeuronExplorer(VBox):
         self.facts.value = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
 
 
-def neuron_explorer(model: nn.Module, ids: Tensor, ridge: float = 1e-2, layer: int = 0) -> NeuronExplorer:
+def neuron_explorer(model: nn.Module, ids: Tensor, ridge: float = RIDGE, layer: int = 0) -> NeuronExplorer:
     """The explorer for `model` on the calibration tokens `ids` (S, L); the first call walks through the model."""
     with torch.no_grad():
         return NeuronExplorer(survey(model, ids, ridge), layer)

@@ -128,40 +128,42 @@ def check_fit(fit: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) ->
     """Exercise 4."""
     x, w = _layer(7, 3)
     kept = torch.tensor([0, 1, 3, 6])
-    xtx, mean = x.T @ x, float((x.T @ x).diagonal().mean())
+    xtx = x.T @ x
     own, outside = x @ w, torch.randn(20, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     for y, what in ((own, "the layer's own output"), (outside, "a target from outside")):
         target = x.T @ y
         got = _call(fit, xtx.clone(), target.clone(), w.clone(), kept, 0.2)
         _shape("V_K", got, (4, 3))
-        r = 0.2 * mean
-        rows = torch.cat([x[:, kept], r**0.5 * torch.eye(4, dtype=torch.float64)])
-        if _close(got, torch.linalg.lstsq(rows, torch.cat([y, r**0.5 * w[kept]])).solution):
+        root = torch.diag(0.2**0.5 * x[:, kept].norm(dim=0))
+        rows = torch.cat([x[:, kept], root])
+        if _close(got, torch.linalg.lstsq(rows, torch.cat([y, root @ w[kept]])).solution):
             continue
         inner, eye, solve = xtx[kept][:, kept], torch.eye(4, dtype=torch.float64), torch.linalg.solve
+        pull = torch.diag(0.2 * xtx.diagonal()[kept])
         _spot(
             got,
-            solve(inner + r * eye, target[kept]),
-            "the ridge draws the weights to 0: it should hold them at W, so r W_K belongs on the right side",
+            solve(inner + pull, target[kept]),
+            "the ridge draws the weights to 0: it should hold them at W, so D_KK W_K belongs on the right side",
         )
-        _spot(got, solve(inner, target[kept]), "no ridge yet: r I on the left, r W_K on the right")
-        _spot(
-            got,
-            solve(inner + 0.2 * eye, target[kept] + 0.2 * w[kept]),
-            "the ridge is relative: r = lambda times the mean of diag(C)",
-        )
+        _spot(got, solve(inner, target[kept]), "no ridge yet: D_KK on the left, D_KK W_K on the right")
+        for even in (0.2, 0.2 * float(xtx.diagonal().mean()), 0.2 * float(inner.diagonal().mean())):
+            _spot(
+                got,
+                solve(inner + even * eye, target[kept] + even * w[kept]),
+                "one penalty for all: it should be lambda times each neuron's *own* C_ii",
+            )
         if what != "the layer's own output":
             _spot(
                 got,
-                solve(inner + r * eye, (xtx @ w)[kept] + r * w[kept]),
+                solve(inner + pull, (xtx @ w)[kept] + pull @ w[kept]),
                 "right for the layer's own output, but the target that was given is not looked at: use `target`",
             )
         _spot(
             got,
-            solve(inner + r * eye, inner @ w[kept] + r * w[kept]),
+            solve(inner + pull, inner @ w[kept] + pull @ w[kept]),
             "it aims at what the kept neurons said alone, so nothing changes: B holds the output of all of them",
         )
-        raise Wrong(f"not what least squares on the tokens finds for {what}: (C_KK + r I) V_K = B_K + r W_K")
+        raise Wrong(f"not what least squares on the tokens finds for {what}: (C_KK + D_KK) V_K = B_K + D_KK W_K")
     _right("the fit is the one that lstsq finds on the tokens, and lambda holds it at W")
 
 
