@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from . import cli_compare
 from .errors import InputError
 
 app = typer.Typer(
@@ -329,6 +330,9 @@ def demo(
             f"\n[bold]prompt[/]  {DEMO_PROMPT} ...\n[bold]dense[/]   {before.strip()}\n[bold]pruned[/]  {after.strip()}"
         )
         out.print(f"\nmodel:   {out_folder / 'model'}\npicture: {out_folder / 'pruned.png'}", soft_wrap=True)
+
+
+app.command()(cli_compare.compare)
 
 
 def main() -> None:
