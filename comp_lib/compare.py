@@ -86,7 +86,8 @@ class Grid:
                 raise InputError(f"expected at least one {name}, got an empty list: name some, separated by commas")
         if min(self.sequences) < 1 or self.length < 2:
             raise InputError(
-                f"expected at least 1 sequence of at least 2 tokens, got {min(self.sequences)} x {self.length}; raise them"
+                f"expected at least 1 sequence of at least 2 tokens, got {min(self.sequences)} x {self.length}: "
+                "ask for more"
             )
         if self.seeds < 1:
             raise InputError(f"expected at least 1 seed, got {self.seeds}: 3 show the spread")

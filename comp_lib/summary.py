@@ -53,8 +53,7 @@ def markdown(rows: pd.DataFrame) -> str:
             f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense model's loss is "
             f"{first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); best mean in bold."
         )
-        for measure, (heading, form) in MEASURES.items():
-            parts.append(f"## {heading}\n\n{_table(some, measure, form)}")
+        parts += [f"## {heading}\n\n{comparison(some, measure)}" for measure, (heading, _) in MEASURES.items()]
     if len(failed):
         lines = [
             f"- {label(row.method, row.recovery)}, ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences: "
@@ -67,7 +66,9 @@ def markdown(rows: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: pd.DataFrame, measure: str, form: str) -> str:
+def comparison(rows: pd.DataFrame, measure: str) -> str:
+    """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
+    form = MEASURES[measure][1]
     cells = best_worst(rows, measure).set_index(["label", "ratio"])
     labels, ratios, seeds = rows.label.unique(), sorted(rows.ratio.unique()), rows.seed.nunique()
     lines = ["| method | " + " | ".join(f"{ratio:.0%}" for ratio in ratios) + " |", "|---|" + "---:|" * len(ratios)]
@@ -91,28 +92,27 @@ def _table(rows: pd.DataFrame, measure: str, form: str) -> str:
     return "\n".join(lines)
 
 
-def where_it_loses(rows: pd.DataFrame, method: str = "comp") -> pd.DataFrame:
-    """Where another method's mean over the seeds is better than that of `method`, measure by measure.
+def where_it_loses(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Where the mean over the seeds of another label is better than that of the label `name`, measure by measure.
 
     One row for each measure, size, ratio and better peer; `clear` says that the ranges over the seeds do not touch
     (one seed on either side is never clear).
     """
     done, found = finished(rows), []
-    own = set(done.label[done.method == method])
-    for measure in (name for name in MEASURES if name not in UNJUDGED):
+    for measure in (each for each in MEASURES if each not in UNJUDGED):
         sign = -1 if measure in HIGHER else 1
         for sequences, some in done.groupby("sequences"):
             cells = best_worst(some, measure)
-            for ours in cells[cells.label.isin(own)].itertuples():
-                for peer in cells[(cells.ratio == ours.ratio) & ~cells.label.isin(own)].itertuples():
+            for ours in cells[cells.label == name].itertuples():
+                for peer in cells[(cells.ratio == ours.ratio) & (cells.label != name)].itertuples():
                     if sign * (peer.mean - ours.mean) < 0:
                         apart = ours.min > peer.max if sign > 0 else ours.max < peer.min
                         found.append({
-                            "measure": measure, "sequences": sequences, "ratio": ours.ratio, "method": ours.label,
-                            "ours": ours.mean, "peer": peer.label, "theirs": peer.mean,
+                            "measure": measure, "sequences": sequences, "ratio": ours.ratio, "ours": ours.mean,
+                            "peer": peer.label, "theirs": peer.mean,
                             "clear": apart and min(ours.count, peer.count) > 1,
                         })  # fmt: skip
-    columns = ["measure", "sequences", "ratio", "method", "ours", "peer", "theirs", "clear"]
+    columns = ["measure", "sequences", "ratio", "ours", "peer", "theirs", "clear"]
     return pd.DataFrame(found, columns=columns)
 
 

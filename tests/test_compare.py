@@ -29,7 +29,7 @@ from comp_lib.prune import Settings, prune
 from comp_lib.text import load_text
 
 SIZES = ["--sequences", "3", "--length", "24", "--multiple", "4", "--windows", "3", "--window", "40"]
-GRID = ["--ratios", "0.2", "--methods", "comp,wanda-sp,random", "--seeds", "1", *SIZES]
+GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_row_is_what_was_measured(straight, parent):
     ids = calibration_tokens("calibration", tokenizer, sequences=3, length=24, seed=0)
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), 40, 3)
     dense = perplexity(model, windows)
-    for method, recovery in (("comp", "least-squares"), ("wanda-sp", "none"), ("random", "none")):
+    for method, recovery in (("comp", "least-squares"), ("random", "none")):
         small = prune(model, ids, Settings(multiple=4, method=method, recovery=recovery)).model
         row, after = rows.loc[method], perplexity(small, windows)
         assert row.loss == pytest.approx(after.loss, abs=1e-5)
@@ -143,7 +143,7 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, parent, tmp_p
         running.send_signal(signal.SIGKILL)
         running.wait()
     left = read_rows(out / "rows.csv")
-    assert 1 <= len(left) < 3 and not (out / "table.md").exists()
+    assert len(left) == 1 and not (out / "table.md").exists()
     orphans = workers() - others
     psutil.wait_procs([psutil.Process(pid) for pid in orphans if psutil.pid_exists(pid)], timeout=60)
     assert not workers() - others  # nobody goes on computing for a command that is gone

@@ -11,6 +11,7 @@ from comp_lib.compare import COLUMNS
 from comp_lib.plots.compare import pareto_front, plot_increase, plot_latency, plot_memory, plot_sequences
 from comp_lib.summary import finished, markdown, where_it_loses, write_summary
 
+COMP = "comp + least-squares"
 INCREASES = {  # (method, ratio): one for each seed
     ("comp", 0.2): (0.4, 0.6), ("comp", 0.5): (2.0, 3.0),
     ("wanda-sp", 0.2): (0.45, 0.75), ("wanda-sp", 0.5): (1.0, 1.2),
@@ -65,18 +66,18 @@ def test_a_table_for_each_size():
 
 
 def test_where_it_loses():
-    found = where_it_loses(rows_of())
+    found = where_it_loses(rows_of(), COMP)
     increase = found[found.measure == "increase"]
     assert increase[["ratio", "peer", "ours", "theirs", "clear"]].values.tolist() == [[0.5, "wanda-sp", 2.5, 1.1, True]]
     assert found[found.measure == "peak_megabytes"].ratio.tolist() == [0.2, 0.5]
     assert set(found.measure) == {"increase", "peak_megabytes"}  # elsewhere all are equal
-    close = where_it_loses(rows_of({("comp", 0.2): (0.5, 0.7), ("random", 0.2): (0.4, 0.6)}))
+    close = where_it_loses(rows_of({("comp", 0.2): (0.5, 0.7), ("random", 0.2): (0.4, 0.6)}), COMP)
     assert close[close.measure == "increase"].clear.tolist() == [False]
-    single = where_it_loses(rows_of({("comp", 0.2): (0.5,), ("random", 0.2): (0.4,)}))
+    single = where_it_loses(rows_of({("comp", 0.2): (0.5,), ("random", 0.2): (0.4,)}), COMP)
     assert single[single.measure == "increase"].clear.tolist() == [False]
     agreed = rows_of()
     agreed["top1_agreement"] = [0.3 if method == "comp" else 0.9 for method in agreed.method]
-    assert (where_it_loses(agreed).measure == "top1_agreement").sum() == 2
+    assert (where_it_loses(agreed, COMP).measure == "top1_agreement").sum() == 2
 
 
 def brute_front(points):
