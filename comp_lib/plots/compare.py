@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .base import COLOURS, figure_with_axes
 
@@ -78,6 +79,7 @@ def plot_memory(rows: pd.DataFrame) -> Figure:
         front = _cloud(axes, rows[rows.ratio == ratio], rows, "peak_megabytes")
         axes.set_title(f"{ratio:.0%} to remove")
         axes.set_xlabel("peak memory above\nimports (MB)")
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         words.append(f"at {ratio:.0%}, {front}")
     panels[0].set_ylabel(UNIT)
     _legend(panels[-1])
@@ -134,7 +136,7 @@ def _cloud(axes: Axes, rows: pd.DataFrame, everything: pd.DataFrame, cost: str) 
             points.append((x, y))
             names.append(f"{name} at {ratio:.0%}" if annotate else name)
             if annotate:
-                axes.annotate(f"{ratio:.0%}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+                axes.annotate(f"{ratio:.0%}", (x, y), xytext=(6, -2), textcoords="offset points", fontsize=7)
     front = pareto_front(points)
     axes.plot(*zip(*(points[i] for i in front), strict=True), color="black", linestyle="--", linewidth=1, zorder=2,
               label="Pareto front")  # fmt: skip
@@ -156,6 +158,9 @@ def _logarithmic(axes: Axes, values: pd.Series) -> None:
     """A logarithmic axis, unless some value has no logarithm."""
     if values.min() > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _seeds(rows: pd.DataFrame) -> str:
