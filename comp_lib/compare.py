@@ -8,6 +8,7 @@ process of its own (`cell`); one that fails leaves a row that says why, and is t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -202,21 +203,20 @@ def _measured(cell: Cell) -> dict:
     with tempfile.TemporaryFile() as log:
         # stdin stays open: its end tells the worker that nobody waits any more
         with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
-                              text=True, encoding="utf-8") as worker:  # fmt: skip
-            try:
-                worker.stdin.write(cell.to_json() + "\n")
-                worker.stdin.flush()
-            except BrokenPipeError:
-                pass  # it ended before it was told anything: its exit code says more
+                              bufsize=0) as worker:  # fmt: skip
+            # a worker that ended before it was told anything has an exit code that says more
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.write(f"{cell.to_json()}\n".encode())
             answer = worker.stdout.read()
             code = worker.wait()
         log.seek(0)
         output = log.read().decode("utf-8", "replace")
     if code == 0:
         return json.loads(answer)
-    last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it wrote nothing")
     if code < 0:
         raise CellError(f"the process was killed by {signal.Signals(-code).name}", output)
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    last = lines[-1] if lines else f"the process ended with code {code} and said nothing"
     raise CellError(last.removeprefix("comp_lib.errors."), output)
 
 

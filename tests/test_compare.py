@@ -196,6 +196,12 @@ def test_a_failed_cell_is_recorded_and_tried_again(grid, tmp_path, monkeypatch, 
     assert not list((tmp_path / "out").glob("failed-*.log"))
 
 
+def test_a_worker_that_does_not_even_listen_is_a_failed_cell(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "WORKER", (sys.executable, "-S", "-c", "import os; os.close(0); os._exit(3)"))
+    rows = run(grid, tmp_path)
+    assert set(rows.status) == {"failed"} and set(rows.message) == {"the process ended with code 3 and said nothing"}
+
+
 def test_a_failure_shows_in_the_exit_code_and_the_table(parent, tmp_path, monkeypatch, calls):
     monkeypatch.setenv("TROUBLE", "out of luck")
     done = CliRunner().invoke(app, ["compare", str(parent), *GRID, "--out", str(tmp_path / "out")])
