@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import cli_evaluate
+from . import cli_compare, cli_evaluate
 from .console import Device, Dtype, Model, check_length, out, progress_bars, refusals
 from .errors import InputError
 
@@ -249,6 +249,7 @@ def demo(
 
 
 app.command()(cli_evaluate.evaluate)
+app.command()(cli_compare.compare)
 
 
 def main() -> None:

@@ -1,0 +1,178 @@
+"""One cell of a comparison, measured in a process of its own: `python -m comp_lib.cell`.
+
+A fresh process knows its own peak memory, and one that is killed or crashes hurts no other. The job comes as a line
+of JSON on stdin and the result leaves as JSON on stdout; whatever libraries print goes to stderr. When stdin closes,
+whoever asked is gone, and the worker ends too.
+
+Quality is the increase of the loss over the dense model, taken window by window, since texts are not equally hard:
+
+    d_i = loss_pruned(window i) - loss_dense(window i),     increase = mean_i d_i,
+
+with a 95% interval from the paired bootstrap: the 2.5% and 97.5% quantiles of the means of windows drawn anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import psutil
+import torch
+import transformers
+from torch import Tensor, nn
+
+from . import __version__
+from .calibration import calibration_tokens
+from .evaluate import compare, evaluation_tokens
+from .generation import measure_speed, ratio
+from .models import load_model
+from .prune import prune
+from .settings import Settings
+from .stream import batches
+from .text import load_text
+
+PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: all that decides its outcome."""
+
+    model: str
+    dtype: str
+    settings: Settings
+    calibration: str  # name or path of a text, or "self"
+    sequences: int
+    length: int  # tokens in each
+    evaluation: str
+    windows: int
+    window: int  # tokens in each
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Cell:
+        fields = json.loads(text)
+        return cls(**fields | {"settings": Settings(**fields["settings"])})
+
+
+def measure(cell: Cell) -> dict[str, float | int | str]:
+    """Prune and judge. Peak memory is that of this process above what it holds now: call it once, in a fresh one."""
+    imports = psutil.Process().memory_info().rss
+    model, tokenizer = load_model(cell.model, cell.dtype)
+    windows = evaluation_tokens(tokenizer, load_text(cell.evaluation), cell.window, cell.windows)
+    ids = calibration_tokens(
+        cell.calibration, tokenizer, model=model, sequences=cell.sequences, length=cell.length, seed=cell.settings.seed,
+        evaluated=cell.evaluation,
+    )  # fmt: skip
+    before = decoder_parameters(model)
+    started = time.perf_counter()
+    small = prune(model, ids, cell.settings, name=cell.model, inplace=True).model
+    seconds = time.perf_counter() - started
+    peak = peak_bytes() - imports
+    del model
+    dense, _ = load_model(cell.model, cell.dtype)
+    unit = dense_pass(dense, ids)
+    dense_speed, speed = measure_speed([dense, small], windows[:1, :PROMPT], NEW_TOKENS, ROUNDS)
+    return {
+        "removed": 1 - decoder_parameters(small) / before,
+        "parameters": sum(parameter.numel() for parameter in small.parameters()),
+        **quality(small, dense, windows),
+        "seconds": seconds,
+        "passes": seconds / unit,
+        "peak_megabytes": peak / 2**20,
+        "decode_ms": 1000 / median(speed.decode),
+        "dense_decode_ms": 1000 / median(dense_speed.decode),
+        "decode_ratio": ratio(dense_speed.decode, speed.decode)[0],  # of the times, so upside down
+        "threads": torch.get_num_threads(),
+        "versions": f"comp-lib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"Python {platform.python_version()}",
+    }
+
+
+def quality(small: nn.Module, dense: nn.Module, windows: Tensor) -> dict[str, float]:
+    """Losses, their difference with its interval, KL and top-1 agreement over `windows` (S, L)."""
+    each = [compare(small, dense, window[None]) for window in windows]
+    loss, dense_loss, kl, agreement = (
+        np.array([getattr(one, name) for one in each]) for name in ("loss", "dense_loss", "kl", "top1_agreement")
+    )
+    low, high = bootstrap_interval(loss - dense_loss)
+    return {
+        "dense_loss": float(dense_loss.mean()),
+        "loss": float(loss.mean()),
+        "increase": float((loss - dense_loss).mean()),
+        "increase_low": low,
+        "increase_high": high,
+        "kl": float(kl.mean()),
+        "top1_agreement": float(agreement.mean()),
+    }
+
+
+def bootstrap_interval(values: Sequence[float] | np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` (n,), from RESAMPLES draws of n with replacement."""
+    values = np.asarray(values, dtype=np.float64)
+    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def decoder_parameters(model: nn.Module) -> int:
+    """Counted from the tensors, whatever a method made of the layers."""
+    return sum(parameter.numel() for parameter in model.model.layers.parameters())
+
+
+@torch.inference_mode()
+def dense_pass(model: nn.Module, ids: Tensor) -> float:
+    """Seconds of one forward pass over `ids` (S, L), logits included, after a first touch that reads the weights."""
+    model(input_ids=ids[:1], use_cache=False)
+    started = time.perf_counter()
+    for rows in batches(*ids.shape):
+        model(input_ids=ids[rows], use_cache=False)
+    return time.perf_counter() - started
+
+
+def peak_bytes() -> int:
+    """Most resident memory that this process ever had.
+
+    On Linux not `ru_maxrss`: that survives exec, and so starts at the size of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows, which has no module `resource`
+        return memory.peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def main() -> None:
+    result = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    cell = Cell.from_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    json.dump(measure(cell), result)
+    result.close()
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

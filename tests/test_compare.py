@@ -1,0 +1,292 @@
+"""The grid of a comparison: what it measures, that a kill costs nothing, and that failures are told and mended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from comp_lib import compare
+from comp_lib.calibration import calibration_tokens
+from comp_lib.cell import Cell, bootstrap_interval, peak_bytes, quality
+from comp_lib.cli import app
+from comp_lib.compare import COLUMNS, DETERMINED, Grid, read_rows, run
+from comp_lib.errors import InputError
+from comp_lib.evaluate import evaluation_tokens, perplexity
+from comp_lib.models import load_model
+from comp_lib.prune import Settings, prune
+from comp_lib.text import load_text
+
+SIZES = ["--sequences", "3", "--length", "24", "--multiple", "4", "--windows", "3", "--window", "40"]
+GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory, tiny_llama, tokenizer):
+    folder = tmp_path_factory.mktemp("models") / "parent"
+    tiny_llama().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def grid(parent):
+    return Grid(str(parent), (0.2,), ("comp", "random"), 1, (3,), length=24, windows=3, window=40,
+                settings=Settings(multiple=4))  # fmt: skip
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "comp_lib", "compare", *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def straight(parent, tmp_path_factory):
+    """The folder of a grid that ran from its start to its end, by the command line."""
+    folder = tmp_path_factory.mktemp("straight")
+    done = subprocess.run(command(parent, *GRID, "--out", folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "comp + least-squares" in done.stdout and "increase.png" in done.stdout
+    return folder
+
+
+def fixed(folder):
+    """What must not differ between two runs of one grid."""
+    return read_rows(folder / "rows.csv")[list(DETERMINED)].sort_values("key", ignore_index=True)
+
+
+# --- what a row says --------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_what_was_measured(straight, parent):
+    rows = read_rows(straight / "rows.csv").set_index("method")
+    assert list(rows.reset_index()[list(COLUMNS)].columns) == list(COLUMNS) and (rows.status == "ok").all()
+    assert set(rows.recovery["comp":"comp"]) == {"least-squares"} and rows.recovery["random"] == "none"
+    model, tokenizer = load_model(parent)
+    ids = calibration_tokens("calibration", tokenizer, sequences=3, length=24, seed=0)
+    windows = evaluation_tokens(tokenizer, load_text("evaluation"), 40, 3)
+    dense = perplexity(model, windows)
+    for method, recovery in (("comp", "least-squares"), ("random", "none")):
+        small = prune(model, ids, Settings(multiple=4, method=method, recovery=recovery)).model
+        row, after = rows.loc[method], perplexity(small, windows)
+        assert row.loss == pytest.approx(after.loss, abs=1e-5)
+        assert row.dense_loss == pytest.approx(dense.loss, abs=1e-5)
+        assert row.increase == pytest.approx(after.loss - dense.loss, abs=1e-5)
+        assert row.increase_low <= row.increase <= row.increase_high
+        kept, whole = (sum(p.numel() for p in m.model.layers.parameters()) for m in (small, model))
+        assert row.removed == pytest.approx(1 - kept / whole, abs=1e-12) and row.removed >= 0.2
+        assert row.parameters == small.num_parameters()
+        assert json.loads(row.settings)["ratio"] == 0.2
+        with torch.inference_mode():  # KL and agreement by brute force over all logits at once
+            p, q = (m(input_ids=windows).logits[:, :-1].double().log_softmax(-1) for m in (model, small))
+        assert row.kl == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), abs=1e-4)
+        assert row.top1_agreement == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).double().mean()), abs=1e-6)
+        assert (row[["seconds", "passes", "peak_megabytes", "decode_ms", "dense_decode_ms", "decode_ratio"]] > 0).all()
+    assert str(parent) not in (straight / "rows.csv").read_text()
+
+
+def test_quality_pairs_the_windows(tiny_llama):
+    dense, small = tiny_llama(seed=0), tiny_llama(seed=1)
+    windows = torch.randint(512, (5, 16), generator=torch.Generator().manual_seed(0))
+    found = quality(small, dense, windows)
+    each = [perplexity(small, row[None]).loss - perplexity(dense, row[None]).loss for row in windows]
+    assert found["increase"] == pytest.approx(np.mean(each), abs=1e-6)
+    assert (found["increase_low"], found["increase_high"]) == pytest.approx(bootstrap_interval(each), abs=1e-5)
+
+
+def test_the_interval_is_that_of_all_resamples():
+    values = [0.0, 1.0, 5.0]  # 27 equally likely resamples: the exact quantiles can be counted
+    means = np.array([np.mean([a, b, c]) for a in values for b in values for c in values])
+    low, high = bootstrap_interval(values, level=0.5)
+    assert means[means < low - 1e-9].size / 27 <= 0.25 <= means[means <= low + 1e-9].size / 27
+    assert means[means > high + 1e-9].size / 27 <= 0.25 <= means[means >= high - 1e-9].size / 27
+    assert bootstrap_interval([2.0, 2.0]) == (2.0, 2.0)
+    assert bootstrap_interval(values) == bootstrap_interval(values)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss")
+def test_peak_memory_is_that_of_the_process_alone():
+    ballast = torch.zeros(100 * 2**20 // 8, dtype=torch.float64) + 1  # the process that starts it is larger
+    code = "from comp_lib.cell import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**26; print(a, p())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    before, after = map(int, out)
+    assert 60 * 2**20 < after - before < 80 * 2**20
+    assert peak_bytes() >= ballast.nbytes
+
+
+# --- killed and resumed -----------------------------------------------------------------------------------------------
+
+
+def workers():
+    return {p.pid for p in psutil.process_iter(["cmdline"]) if "comp_lib.cell" in (p.info["cmdline"] or [])}
+
+
+def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, parent, tmp_path):
+    out, others = tmp_path / "killed", workers()
+    running = subprocess.Popen(command(parent, *GRID, "--out", out), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        while len(read_rows(out / "rows.csv")) < 1 or not workers() - others:  # in the middle of the second cell
+            assert running.poll() is None
+            time.sleep(0.05)
+    finally:
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    left = read_rows(out / "rows.csv")
+    assert len(left) == 1 and not (out / "table.md").exists()
+    orphans = workers() - others
+    psutil.wait_procs([psutil.Process(pid) for pid in orphans if psutil.pid_exists(pid)], timeout=60)
+    assert not workers() - others  # nobody goes on computing for a command that is gone
+
+    done = subprocess.run(command(parent, *GRID, "--out", out), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(fixed(out), fixed(straight), check_exact=True)
+    again = read_rows(out / "rows.csv")
+    pd.testing.assert_frame_equal(again.iloc[: len(left)], left)  # down to their seconds: they were not run again
+    increase = [(f / "table.md").read_text().split("\n## ")[1] for f in (out, straight)]
+    assert increase[0] == increase[1] and "comp + least-squares" in increase[0]
+
+
+# --- the grid, with a worker that answers at once ---------------------------------------------------------------------
+
+ANSWER = {name: 0.5 for name in (*DETERMINED[15:], *compare.TIMED)} | {"parameters": 7, "threads": 2, "versions": "0"}
+FAKE = f"""
+import json, os, signal, sys
+cell = json.loads(sys.stdin.readline())
+trouble = os.environ.get("TROUBLE")
+if trouble and cell["settings"]["method"] == "random":
+    if trouble == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ValueError(trouble)
+open(os.environ["CALLS"], "a").write(cell["settings"]["method"] + "\\n")
+print(json.dumps({ANSWER!r}))
+"""
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """A worker that answers at once; returns what reads the methods that it was asked for."""
+    monkeypatch.setattr(compare, "WORKER", (sys.executable, "-c", FAKE))
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    return lambda: (tmp_path / "calls").read_text().split()
+
+
+@pytest.mark.parametrize(("trouble", "said"), [("no such thing", "ValueError: no such thing"), ("kill", "SIGKILL")])
+def test_a_failed_cell_is_recorded_and_tried_again(grid, tmp_path, monkeypatch, calls, trouble, said):
+    monkeypatch.setenv("TROUBLE", trouble)
+    rows = run(grid, tmp_path / "out").set_index("method")
+    assert rows.status.to_dict() == {"comp": "ok", "random": "failed"}
+    assert said in rows.message["random"] and pd.isna(rows.message["comp"]) and pd.isna(rows.increase["random"])
+    assert len(list((tmp_path / "out").glob("failed-*.log"))) == 1
+    monkeypatch.delenv("TROUBLE")
+    rows = run(grid, tmp_path / "out")
+    assert list(rows.status) == ["ok", "ok"] and list(rows.method) == ["comp", "random"]
+    assert calls() == ["comp", "random"]  # comp was not run again
+    assert len(read_rows(tmp_path / "out" / "rows.csv")) == 2
+    assert not list((tmp_path / "out").glob("failed-*.log"))
+
+
+def test_a_worker_that_does_not_even_listen_is_a_failed_cell(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "WORKER", (sys.executable, "-S", "-c", "import os; os.close(0); os._exit(3)"))
+    rows = run(grid, tmp_path)
+    assert set(rows.status) == {"failed"} and set(rows.message) == {"the process ended with code 3 and said nothing"}
+
+
+def test_a_failure_shows_in_the_exit_code_and_the_table(parent, tmp_path, monkeypatch, calls):
+    monkeypatch.setenv("TROUBLE", "out of luck")
+    done = CliRunner().invoke(app, ["compare", str(parent), *GRID, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "- random, ratio 0.2, seed 0, 3 sequences: ValueError: out of luck" in done.output
+    assert "failed" in (tmp_path / "out" / "table.md").read_text().lower()
+
+
+def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, tokenizer):
+    (name, keys), texts = grid.keyed(), tmp_path / "a.txt"
+    assert [cell.settings.method for cell in keys.values()] == ["comp", "random"]
+    texts.write_text(load_text("calibration"))
+    other = tmp_path / "elsewhere" / "parent"
+    tiny_llama().save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    assert replace(grid, model=str(other)).keyed()[0] == name  # the same model, moved
+    assert set(replace(grid, model=str(other)).keyed()[1]) == set(keys)
+    for change in ({"length": 25}, {"windows": 2}, {"window": 30}, {"calibration": str(texts)}, {"dtype": "bfloat16"},
+                   {"settings": Settings(multiple=8)}):  # fmt: skip
+        changed = replace(grid, **change).keyed()
+        assert changed[0] != name and not set(changed[1]) & set(keys), change
+    for change in ({"ratios": (0.3,)}, {"sequences": (4,)}, {"recovery": "mask"}):
+        changed = replace(grid, **change).keyed()
+        assert changed[0] == name and not set(changed[1]) & set(keys), change
+    calibrated = set(replace(grid, calibration=str(texts)).keyed()[1])
+    texts.write_text(load_text("calibration") + "More.")
+    assert not calibrated & set(replace(grid, calibration=str(texts)).keyed()[1])  # another text of the same name
+    tiny_llama(seed=1).save_pretrained(other)
+    assert not set(replace(grid, model=str(other)).keyed()[1]) & set(keys)  # another model of the same name
+
+
+def test_rows_of_another_grid_stay_and_are_not_shown(grid, tmp_path, calls):
+    run(grid, tmp_path)
+    rows = run(replace(grid, ratios=(0.3,), sequences=(3, 4)), tmp_path)
+    assert list(rows.ratio) == [0.3] * 4 and list(rows.sequences) == [3, 3, 4, 4]
+    whole = read_rows(tmp_path / "rows.csv")
+    assert len(whole) == 6 and whole.grid.nunique() == 1
+    assert whole.parameters.tolist() == [7] * 6 and whole.ratio.tolist() == [0.2, 0.2, 0.3, 0.3, 0.3, 0.3]
+    if (tmp_path / "rows.parquet").exists():
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "rows.parquet"), whole, check_dtype=False)
+
+
+def test_a_cell_survives_the_journey_to_its_worker(grid):
+    for cell in grid.cells():
+        assert Cell.from_json(cell.to_json()) == cell
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--methods", "comp,wnada-sp"], ["wnada-sp", "did you mean 'wanda-sp'"]),
+        (["--methods", ","], ["method", "empty list"]),
+        (["--ratios", "0.2,1.5"], ["between 0 and 1", "1.5"]),
+        (["--ratios", "0.2,much"], ["--ratios", "much"]),
+        (["--ratios", ""], ["ratio", "empty list"]),
+        (["--sequences", "8,2.5"], ["--sequences", "2.5"]),
+        (["--sequences", ""], ["sequences", "empty list"]),
+        (["--sequences", "3,0"], ["at least 1 sequence", "0 x 24"]),
+        (["--sequences", "3,100000"], ["tokens of calibration text", "100000 x 24"]),
+        (["--seeds", "0"], ["at least 1 seed"]),
+        (["--windows", "1"], ["at least 2 evaluation windows"]),
+        (["--window", "4096"], ["128", "4096"]),
+        (["--recovery", "mastk"], ["mastk", "did you mean 'mask'"]),
+        (["--calibration", "nowhere.txt"], ["nowhere.txt"]),
+        (["--evaluate", "nowhere.txt"], ["nowhere.txt"]),
+        (["--calibration", "evaluation"], ["evaluation", "same"]),
+        (["--dtype", "float31"], ["float31"]),
+    ],
+)
+def test_what_is_wrong_is_refused_before_any_work(parent, tmp_path, options, words):
+    done = CliRunner().invoke(app, ["compare", str(parent), *GRID, "--out", str(tmp_path / "out"), *options])
+    assert done.exit_code == 2, (done.output, done.exception)
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("comp-lib: expected") and all(word in line for word in words), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_rows_is_refused(grid, tmp_path):
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="columns of a comparison"):
+        run(grid, tmp_path)
+    assert (tmp_path / "rows.csv").read_text() == "a,b\n1,2\n"
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="folder"):
+        run(grid, tmp_path / "file")

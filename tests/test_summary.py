@@ -1,0 +1,154 @@
+"""Table, figures and verdict of a comparison, against what a hand computes from a few rows."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from comp_lib.compare import COLUMNS
+from comp_lib.plots.compare import pareto_front, plot_increase, plot_latency, plot_memory, plot_sequences
+from comp_lib.summary import finished, markdown, where_it_loses, write_summary
+
+COMP = "comp + least-squares"
+INCREASES = {  # (method, ratio): one for each seed
+    ("comp", 0.2): (0.4, 0.6), ("comp", 0.5): (2.0, 3.0),
+    ("wanda-sp", 0.2): (0.45, 0.75), ("wanda-sp", 0.5): (1.0, 1.2),
+}  # fmt: skip
+
+
+def rows_of(increases=INCREASES, sequences=8, **columns):
+    found = []
+    for (method, ratio), values in increases.items():
+        for seed, increase in enumerate(values):
+            row = dict.fromkeys(COLUMNS, 1.0) | {
+                "key": f"{method}{ratio}{seed}{sequences}", "status": "ok", "message": None, "model": "tiny",
+                "method": method, "recovery": "least-squares" if method == "comp" else "none", "ratio": ratio,
+                "seed": seed, "sequences": sequences, "increase": increase, "removed": ratio + 0.01,
+                "decode_ratio": 1 - ratio, "peak_megabytes": 90.0 if method == "comp" else 60.0, "calibration": "a",
+                "evaluation": "b", "versions": "comp-lib 0",
+            }  # fmt: skip
+            found.append(row | columns)
+    return pd.DataFrame(found)
+
+
+def test_the_table_is_right():
+    text = markdown(rows_of())
+    section = text.split("\n## ")[1]
+    assert "| method | 20% | 50% |" in section
+    assert "| comp + least-squares | **0.500** (0.400 to 0.600) | 2.500 (2.000 to 3.000) |" in section
+    assert "| wanda-sp | 0.600 (0.450 to 0.750) | **1.100** (1.000 to 1.200) |" in section
+    memory = next(part for part in text.split("\n## ") if part.startswith("Peak memory"))
+    assert "| wanda-sp | **60** (60 to 60) |" in memory and "| comp + least-squares | 90 (" in memory
+
+
+def test_higher_agreement_is_better():
+    rows = rows_of()
+    rows["top1_agreement"] = [0.9 if method == "comp" else 0.3 for method in rows.method]
+    section = next(part for part in markdown(rows).split("\n## ") if part.startswith("Same first"))
+    assert "| comp + least-squares | **0.900**" in section and "| wanda-sp | 0.300" in section
+
+
+def test_the_table_tells_what_is_missing():
+    rows = rows_of()
+    rows.loc[rows.key == "wanda-sp0.518", ["status", "message"]] = ["failed", "too bad"]
+    rows.loc[rows.key.isin(["wanda-sp0.208", "wanda-sp0.218"]), ["status", "message"]] = ["failed", "worse"]
+    text = markdown(rows)
+    assert "| wanda-sp | - | **1.000** [1 of 2 seeds] |" in text
+    assert "- wanda-sp, ratio 0.5, seed 1, 8 sequences: too bad" in text and text.count("worse") == 2
+    assert "too bad" in markdown(rows[rows.status == "failed"])  # nothing finished
+
+
+def test_a_table_for_each_size():
+    text = markdown(pd.concat([rows_of(sequences=32), rows_of(sequences=8)]))
+    assert text.index("# tiny, 8 x") < text.index("# tiny, 32 x")
+
+
+def test_where_it_loses():
+    found = where_it_loses(rows_of(), COMP)
+    increase = found[found.measure == "increase"]
+    assert increase[["ratio", "peer", "ours", "theirs", "clear"]].values.tolist() == [[0.5, "wanda-sp", 2.5, 1.1, True]]
+    assert found[found.measure == "peak_megabytes"].ratio.tolist() == [0.2, 0.5]
+    assert set(found.measure) == {"increase", "peak_megabytes"}  # elsewhere all are equal
+    close = where_it_loses(rows_of({("comp", 0.2): (0.5, 0.7), ("random", 0.2): (0.4, 0.6)}), COMP)
+    assert close[close.measure == "increase"].clear.tolist() == [False]
+    single = where_it_loses(rows_of({("comp", 0.2): (0.5,), ("random", 0.2): (0.4,)}), COMP)
+    assert single[single.measure == "increase"].clear.tolist() == [False]
+    agreed = rows_of()
+    agreed["top1_agreement"] = [0.3 if method == "comp" else 0.9 for method in agreed.method]
+    assert (where_it_loses(agreed, COMP).measure == "top1_agreement").sum() == 2
+
+
+def brute_front(points):
+    def beaten(p):
+        return any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)
+
+    return {i for i, p in enumerate(points) if not beaten(p)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_pareto_front_is_what_none_beats(seed):
+    import random
+
+    draw = random.Random(seed)
+    points = [(float(draw.randint(0, 5)), float(draw.randint(0, 5))) for _ in range(12)]  # with ties and twins
+    front = pareto_front(points)
+    assert set(front) == brute_front(points) and [points[i][0] for i in front] == sorted(points[i][0] for i in front)
+    assert len(front) == len(set(front))
+
+
+def test_increase_shows_means_and_bands():
+    figure = plot_increase(finished(rows_of()))
+    axes = figure.axes[0]
+    comp, wanda = axes.lines
+    assert list(comp.get_xdata()) == pytest.approx([21.0, 51.0]) and list(comp.get_ydata()) == pytest.approx([0.5, 2.5])
+    assert list(wanda.get_ydata()) == pytest.approx([0.6, 1.1])
+    low, high = axes.collections[0].get_datalim(axes.transData).intervaly
+    assert (low, high) == pytest.approx((0.4, 3.0))
+    assert "nats" in axes.get_ylabel() and "%" in axes.get_xlabel() and axes.get_yscale() == "log"
+    assert "comp + least-squares from 0.50 nats at 21% to 2.50 at 51%" in figure.alt_text
+    assert "2 seeds" in figure.alt_text
+
+
+def test_no_logarithm_of_a_gain():
+    figure = plot_increase(finished(rows_of({("comp", 0.1): (-0.01, 0.1)})))
+    assert figure.axes[0].get_yscale() == "linear"
+
+
+def line(axes, name="Pareto front"):
+    (found,) = [line for line in axes.lines if line.get_label() == name]
+    return [tuple(map(float, point)) for point in found.get_xydata()]
+
+
+def test_latency_has_its_front():
+    figure = plot_latency(finished(rows_of()))
+    front = line(figure.axes[0])
+    assert [x for x, _ in front] == pytest.approx([0.5, 0.8]) and [y for _, y in front] == pytest.approx([1.1, 0.5])
+    assert "wanda-sp at 50% (0.5, 1.10 nats), comp + least-squares at 20% (0.8, 0.50 nats)" in figure.alt_text
+
+
+def test_memory_has_a_front_for_each_ratio():
+    figure = plot_memory(finished(rows_of()))
+    assert [axes.get_title() for axes in figure.axes] == ["20% to remove", "50% to remove"]
+    assert line(figure.axes[0]) == [(60.0, pytest.approx(0.6)), (90.0, pytest.approx(0.5))]
+    assert line(figure.axes[1]) == [(60.0, pytest.approx(1.1))]
+    assert "MB" in figure.axes[0].get_xlabel() and "at 50%, wanda-sp (60, 1.10 nats)" in figure.alt_text
+
+
+def test_sequences_go_along_the_axis():
+    rows = pd.concat([rows_of(sequences=8), rows_of({("comp", 0.2): (0.2, 0.3)}, sequences=32)])
+    figure = plot_sequences(finished(rows))
+    comp = figure.axes[0].lines[0]
+    assert list(comp.get_xdata()) == [8, 32] and list(comp.get_ydata()) == pytest.approx([0.5, 0.25])
+    assert "comp + least-squares at 20% from 0.50 to 0.25 nats" in figure.alt_text
+    assert math.isclose(figure.axes[1].lines[0].get_ydata()[0], 2.5)
+
+
+def test_everything_is_written(tmp_path):
+    one = write_summary(rows_of(), tmp_path / ".")
+    assert sorted(path.name for path in one) == ["increase.png", "latency.png", "memory.png", "table.md"]
+    both = write_summary(pd.concat([rows_of(), rows_of(sequences=16)]), tmp_path)
+    assert "sequences.png" in {path.name for path in both}
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in both if path.suffix == ".png")
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in both}  # nothing half-written is left
