@@ -8,7 +8,7 @@ Quality is the increase of the loss over the dense model, taken window by window
 
     d_i = loss_pruned(window i) - loss_dense(window i),     increase = mean_i d_i,
 
-with a 95% interval from the paired bootstrap: the 2.5% and 97.5% quantiles of the means of windows drawn anew.
+with a 95% interval from the paired bootstrap (see `confidence`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import psutil
 import torch
 import transformers
@@ -41,7 +39,6 @@ from .stream import batches
 from .text import load_text
 
 PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -103,28 +100,17 @@ def measure(cell: Cell) -> dict[str, float | int | str]:
 
 def quality(small: nn.Module, dense: nn.Module, windows: Tensor) -> dict[str, float]:
     """Losses, their difference with its interval, KL and top-1 agreement over `windows` (S, L)."""
-    each = [compare(small, dense, window[None]) for window in windows]
-    loss, dense_loss, kl, agreement = (
-        np.array([getattr(one, name) for one in each]) for name in ("loss", "dense_loss", "kl", "top1_agreement")
-    )
-    low, high = bootstrap_interval(loss - dense_loss)
+    found = compare(small, dense, windows)
+    low, high = found.intervals()["increase"]
     return {
-        "dense_loss": float(dense_loss.mean()),
-        "loss": float(loss.mean()),
-        "increase": float((loss - dense_loss).mean()),
+        "dense_loss": found.dense_loss,
+        "loss": found.loss,
+        "increase": found.loss - found.dense_loss,
         "increase_low": low,
         "increase_high": high,
-        "kl": float(kl.mean()),
-        "top1_agreement": float(agreement.mean()),
+        "kl": found.kl,
+        "top1_agreement": found.top1_agreement,
     }
-
-
-def bootstrap_interval(values: Sequence[float] | np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` (n,), from RESAMPLES draws of n with replacement."""
-    values = np.asarray(values, dtype=np.float64)
-    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def decoder_parameters(model: nn.Module) -> int:

@@ -30,7 +30,7 @@ from .cell import Cell
 from .errors import InputError
 from .evaluate import evaluation_tokens
 from .models import load_model
-from .settings import METHODS, Settings
+from .settings import METHODS, Settings, default_recovery
 from .stream import Progress, no_progress
 from .text import load_text
 
@@ -46,11 +46,6 @@ COLUMNS = (*DETERMINED, *TIMED, "threads", "dtype", "settings", "versions")
 TYPES = {"message": "string", "versions": "string", "parameters": "Int64", "threads": "Int64"}  # of what can be missing
 WORKER = (sys.executable, "-m", "comp_lib.cell")
 """What measures one cell: JSON line in, JSON out."""
-
-
-def default_recovery(method: str) -> str:
-    """The recovery that belongs to a method: peers have none of their own."""
-    return "least-squares" if method == "comp" else "none"
 
 
 @dataclass(frozen=True)

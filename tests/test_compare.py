@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from comp_lib import compare
 from comp_lib.calibration import calibration_tokens
-from comp_lib.cell import Cell, bootstrap_interval, peak_bytes, quality
+from comp_lib.cell import Cell, peak_bytes, quality
 from comp_lib.cli import app
 from comp_lib.compare import COLUMNS, DETERMINED, Grid, read_rows, run
+from comp_lib.confidence import bootstrap_interval
 from comp_lib.errors import InputError
 from comp_lib.evaluate import evaluation_tokens, perplexity
 from comp_lib.models import load_model
@@ -102,16 +103,6 @@ def test_quality_pairs_the_windows(tiny_llama):
     each = [perplexity(small, row[None]).loss - perplexity(dense, row[None]).loss for row in windows]
     assert found["increase"] == pytest.approx(np.mean(each), abs=1e-6)
     assert (found["increase_low"], found["increase_high"]) == pytest.approx(bootstrap_interval(each), abs=1e-5)
-
-
-def test_the_interval_is_that_of_all_resamples():
-    values = [0.0, 1.0, 5.0]  # 27 equally likely resamples: the exact quantiles can be counted
-    means = np.array([np.mean([a, b, c]) for a in values for b in values for c in values])
-    low, high = bootstrap_interval(values, level=0.5)
-    assert means[means < low - 1e-9].size / 27 <= 0.25 <= means[means <= low + 1e-9].size / 27
-    assert means[means > high + 1e-9].size / 27 <= 0.25 <= means[means >= high - 1e-9].size / 27
-    assert bootstrap_interval([2.0, 2.0]) == (2.0, 2.0)
-    assert bootstrap_interval(values) == bootstrap_interval(values)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss")
