@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from . import cli_compare, cli_evaluate
 from .console import Device, Dtype, Model, check_length, out, progress_bars, refusals
-from .errors import InputError
+from .errors import InputError, nearest
 
 app = typer.Typer(
     help="COMP: post-training structured pruning of LLaMA-class models, without fine-tuning.",
@@ -30,6 +30,7 @@ EVALUATED = 12  # windows of text measured before and after, unless asked otherw
 
 @app.command()
 def prune(
+    context: typer.Context,
     model: Model,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pruned model.")],
     ratio: Annotated[float, typer.Option(help="Part of the parameters to remove, at least.")] = 0.2,
@@ -37,7 +38,8 @@ def prune(
     method: Annotated[
         str, typer.Option(help="comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random.")
     ] = "comp",
-    layers: Annotated[str, typer.Option(help="Whole layers to drop: a number, or auto.")] = "auto",
+    preset: Annotated[str, typer.Option(help="best, or paper (the paper's plain COMP); options given win.")] = "best",
+    layers: Annotated[str, typer.Option(help="Whole layers to drop: a number, a share below 1, or auto.")] = "auto",
     layer_metric: Annotated[str, typer.Option(help="block-influence, loss or greedy.")] = "loss",
     widths: Annotated[str, typer.Option(help="uniform (stock checkpoint) or per-layer.")] = "uniform",
     kv_groups: Annotated[int | None, typer.Option(help="KV groups to keep in each layer (default: all).")] = None,
@@ -62,22 +64,31 @@ def prune(
 ) -> None:
     """Prune MODEL and save a smaller one."""
     with refusals():
-        from .settings import Settings, default_recovery
+        from .settings import PRESETS, Settings, default_recovery
 
+        if preset not in PRESETS:
+            raise InputError(f"expected a preset, {' or '.join(PRESETS)}, got {preset!r}: {nearest(preset, PRESETS)}")
         settings = Settings(
             ratio=ratio, of=of, method=method, layers=_layers(layers), layer_metric=layer_metric, widths=widths,
             kv_groups=kv_groups, recovery=recovery or default_recovery(method), target=target,
             ridge=ridge, multiple=multiple, seed=seed, device=device,
         )  # fmt: skip
+        given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}
+        settings = replace(settings, **{name: value for name, value in PRESETS[preset].items() if name not in given})
         done = _prune(model, out_folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite)
         out.print(_summary(done))
         out.print(f"saved: {out_folder}", soft_wrap=True)
 
 
-def _layers(text: str) -> int | str:
-    if text == "auto" or not text.lstrip("-").isdigit():
-        return text  # Settings.check names what it takes
-    return int(text)
+def _layers(text: str) -> int | float | str:
+    try:
+        return int(text)
+    except ValueError:
+        pass  # a share, then, or a word: Settings.check names what it takes
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _prune(model_name, folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite):

@@ -67,7 +67,9 @@ def make_plan(
     if settings.method in PLANNERS:
         return PLANNERS[settings.method](model, ids, settings, name, progress), None
     options = dict(of=settings.of, kv_groups=settings.kv_groups, multiple=settings.multiple, parent=name, biased=biased)
-    count = layers_needed(shape, settings.ratio, **options) if settings.layers == "auto" else int(settings.layers)
+    count = settings.layer_count(shape.layers)
+    if count is None:
+        count = layers_needed(shape, settings.ratio, **options)
     drop, importance = [], None
     if count or settings.widths == "per-layer":
         judged = ids[:IMPORTANCE_SEQUENCES]

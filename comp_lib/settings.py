@@ -30,6 +30,14 @@ def default_recovery(method: str) -> str:
     return {"comp": "least-squares", "flap": "bias"}.get(method, "none")
 
 
+# What to set for a whole recipe. The paper's: layers by block influence first, then widths by layer importance, neurons
+# by the condition of the mask problem, and mask tuning. Its share of whole layers is our choice: the digests name none.
+PRESETS = {
+    "best": {},
+    "paper": {"layers": 0.1, "layer_metric": "block-influence", "widths": "per-layer", "recovery": "mask", "ridge": 1e-2},
+}
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens."""
@@ -37,7 +45,7 @@ class Settings:
     ratio: float = 0.2  # parameters to remove, at least
     of: str = "decoder"  # what the ratio refers to: "decoder" or "model"
     method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
-    layers: int | str = "auto"  # whole layers to drop; "auto": only as many as widths alone cannot carry
+    layers: int | float | str = "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
     layer_metric: str = "loss"  # block influence, the paper's, is fooled by some layers; greedy costs a round per layer
     widths: str = "uniform"  # "uniform": stock checkpoint; "per-layer": by layer importance
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
@@ -66,8 +74,11 @@ class Settings:
                 f"expected a method such as {', '.join(METHODS)}, got {self.method!r}: "
                 f"{nearest(self.method, (*METHODS, *METRICS))}"
             )
-        if isinstance(self.layers, str) and self.layers != "auto":
-            raise InputError(f"expected layers to be a number or 'auto', got {self.layers!r}: say how many may go")
+        share = not isinstance(self.layers, str) and 0 <= self.layers < 1
+        if self.layers != "auto" and (isinstance(self.layers, str) or not (share or float(self.layers).is_integer())):
+            raise InputError(
+                f"expected layers to be a number or 'auto', or a share below 1, got {self.layers!r}: say how many may go"
+            )
         if not self.ridge > 0.0:
             raise InputError(f"expected a ridge above 0, got {self.ridge:g}: {RIDGE:g} is the default")
         for name, options in PEERS.get(self.method, {}).items():
@@ -83,3 +94,9 @@ class Settings:
         if self.method != "comp":
             return self.method
         return "full-condition" if self.recovery == "least-squares" else "mask-condition"
+
+    def layer_count(self, layers: int) -> int | None:
+        """How many of `layers` are to go; None for "auto"."""
+        if self.layers == "auto":
+            return None
+        return round(self.layers * layers) if 0 < self.layers < 1 else int(self.layers)

@@ -144,6 +144,7 @@ def other_family(folder):
         (["--widths", "equal"], ["equal", "uniform"]),
         (["--of", "heads"], ["heads", "decoder"]),
         (["--layers", "many"], ["many", "auto"]),
+        (["--preset", "papper"], ["papper", "did you mean 'paper'"]),
         (["--layers", "3"], ["3", "layers"]),
         (["--layers", "-1"], ["-1"]),
         (["--kv-groups", "5"], ["5", "KV groups"]),
@@ -227,3 +228,13 @@ def test_widths_that_no_checkpoint_can_hold_are_refused_before_work(tmp_path, to
     done = run("prune", tmp_path / "mistral", "--out", tmp_path / "out", *SMALL, "--widths", "per-layer")
     refused(done, ["mistral", "uniform"])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_papers_preset_yields_to_options_that_are_given(parent, tmp_path):
+    for name, more in {"plain": [], "uniform": ["--widths", "uniform", "--ridge", "0.5"]}.items():
+        done = run("prune", parent, "--out", tmp_path / name, *SMALL, "--preset", "paper", "--layers", "0", *more)
+        assert done.exit_code == 0, done.output
+    plain, uniform = (Plan.load(tmp_path / name / "comp_plan.json") for name in ("plain", "uniform"))
+    assert len(set(plain.neurons)) > 1 and len(set(uniform.neurons)) == 1
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("plain", "uniform")]
+    assert all("| re-tuned by | mask |" in card for card in cards)

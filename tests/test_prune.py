@@ -20,7 +20,7 @@ from comp_lib.importance.neurons import METRICS
 from comp_lib.plan import Plan, uniform_plan
 from comp_lib.prune import make_plan, prune, share, upstream
 from comp_lib.recover import MAX_VARIANCE
-from comp_lib.settings import METHODS, RECOVERIES, Settings
+from comp_lib.settings import METHODS, PRESETS, RECOVERIES, Settings
 from comp_lib.shape import Shape
 from comp_lib.stream import embed, rotary, through
 
@@ -561,7 +561,9 @@ def test_report_and_progress():
         ({"target": "other"}, "target to be one of self, dense, got 'other'"),
         ({"widths": "perlayer"}, "widths.*'perlayer'.*did you mean 'per-layer'"),
         ({"layer_metric": "greed"}, "layer metric.*'greed'.*did you mean 'greedy'"),
-        ({"layers": "some"}, "number or 'auto', got 'some'"),
+        ({"layers": "some"}, "number or 'auto', or a share below 1, got 'some'"),
+        ({"layers": 1.5}, "a share below 1, got 1.5"),
+        ({"layers": float("nan")}, "a share below 1, got nan"),
         ({"ridge": 0.0}, "ridge above 0, got 0"),
         ({"ridge": -1.0}, "ridge above 0, got -1"),
         ({"ridge": float("nan")}, "ridge above 0, got nan"),
@@ -638,3 +640,18 @@ def test_a_finished_plan_is_carried_out_to_the_letter(tiny_llama):
     free = replace(first.plan, kept_neurons=None, kept_groups=None)
     chosen = prune(model, ids, Settings(recovery="none", multiple=4), plan=free).plan.kept_neurons
     assert chosen != first.plan.kept_neurons
+
+
+def test_layers_may_be_a_share(tiny_llama):
+    model = tiny_llama()
+    ids = torch.arange(64).view(2, 32)
+    plans = [make_plan(model, ids, replace(SMALL, ratio=0.4, layers=layers, multiple=1))[0] for layers in (0.3, 1)]
+    assert plans[0] == plans[1] and len(plans[0].dropped) == 1
+
+
+def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
+    settings = Settings(**PRESETS["paper"] | {"ratio": 0.4, "layers": 0.25, "multiple": 1})
+    assert settings.neuron_metric == "mask-condition"
+    done = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
+    assert len(done.plan.dropped) == 1 and len(set(done.plan.neurons)) > 1
+    assert all(layer.mask_variance is not None for layer in done.report.layers if layer.neurons < 64)
