@@ -118,16 +118,13 @@ def test_peak_memory_is_that_of_the_process_alone():
 # --- killed and resumed -----------------------------------------------------------------------------------------------
 
 
-def workers():
-    return {p.pid for p in psutil.process_iter(["cmdline"]) if "comp_lib.cell" in (p.info["cmdline"] or [])}
-
-
 def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, parent, tmp_path):
-    out, others = tmp_path / "killed", workers()
+    out = tmp_path / "killed"
     running = subprocess.Popen(command(parent, *GRID, "--out", out), stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)  # fmt: skip
     try:
-        while len(read_rows(out / "rows.csv")) < 1 or not workers() - others:  # in the middle of the second cell
+        # in the middle of the second cell
+        while len(read_rows(out / "rows.csv")) < 1 or not (workers := psutil.Process(running.pid).children()):
             assert running.poll() is None
             time.sleep(0.05)
     finally:
@@ -135,9 +132,8 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, parent, tmp_p
         running.wait()
     left = read_rows(out / "rows.csv")
     assert len(left) == 1 and not (out / "table.md").exists()
-    orphans = workers() - others
-    psutil.wait_procs([psutil.Process(pid) for pid in orphans if psutil.pid_exists(pid)], timeout=60)
-    assert not workers() - others  # nobody goes on computing for a command that is gone
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive  # nobody goes on computing for a command that is gone
 
     done = subprocess.run(command(parent, *GRID, "--out", out), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
