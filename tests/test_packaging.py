@@ -29,7 +29,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 # What has another name on conda-forge than on PyPI.
-CONDA_NAMES = {"torch": "pytorch", "build": "python-build"}
+CONDA_NAMES = {"torch": "pytorch", "build": "python-build", "lm-eval": "lm_eval"}
 
 
 def _conda_requirements() -> dict[str, SpecifierSet]:
@@ -41,9 +41,9 @@ def _conda_requirements() -> dict[str, SpecifierSet]:
 def test_environment_yml_asks_for_the_same_as_pyproject():
     extras = PROJECT["optional-dependencies"]
     wanted = {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
-    for line in PROJECT["dependencies"] + extras["notebooks"] + extras["dev"]:
+    for line in PROJECT["dependencies"] + extras["notebooks"] + extras["evaluate"] + extras["dev"]:
         requirement = Requirement(line)
-        if requirement.name != PROJECT["name"]:  # dev names the extra notebooks through the project itself
+        if requirement.name != PROJECT["name"]:  # dev names the other two through the project itself
             wanted[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
     assert _conda_requirements() == wanted
 
@@ -142,7 +142,8 @@ def test_wheel_carries_the_texts(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"calibration.txt", "evaluation.txt"}
+    wanted = {"calibration.txt", "evaluation.txt", "tasks/reader.py", "tasks/_grammar_template"}
+    wanted |= {f"tasks/{path.name}" for pattern in ("*.yaml", "*.jsonl") for path in (ROOT / "data/tasks").glob(pattern)}
     assert {f"comp_lib/data/{name}" for name in wanted} | {"comp_lib/py.typed", "comp_lib/__main__.py"} <= names
     assert not [name for name in names if name.startswith(("tests/", "data/", "build/"))]
 
