@@ -34,7 +34,13 @@ def default_recovery(method: str) -> str:
 # by the condition of the mask problem, and mask tuning. Its share of whole layers is our choice: the digests name none.
 PRESETS = {
     "best": {},
-    "paper": {"layers": 0.1, "layer_metric": "block-influence", "widths": "per-layer", "recovery": "mask", "ridge": 1e-2},
+    "paper": {
+        "layers": 0.1,
+        "layer_metric": "block-influence",
+        "widths": "per-layer",
+        "recovery": "mask",
+        "ridge": 1e-2,
+    },
 }
 
 
@@ -77,7 +83,7 @@ class Settings:
         share = not isinstance(self.layers, str) and 0 <= self.layers < 1
         if self.layers != "auto" and (isinstance(self.layers, str) or not (share or float(self.layers).is_integer())):
             raise InputError(
-                f"expected layers to be a number or 'auto', or a share below 1, got {self.layers!r}: say how many may go"
+                f"expected layers to be a number or 'auto', or a share below 1, got {self.layers!r}: say how many go"
             )
         if not self.ridge > 0.0:
             raise InputError(f"expected a ridge above 0, got {self.ridge:g}: {RIDGE:g} is the default")
