@@ -201,7 +201,7 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
     units = []
     for layer in range(8):
         attention, mlp = (wifv_by_hand(model, ids, layer, part) for part in ("self_attn.o_proj", "mlp.down_proj"))
-        attention, mlp = ((s - s.mean()) / s.std() for s in (attention, mlp))
+        attention, mlp = ((s - s.mean()) / s.std() for s in (attention**2, mlp))
         units += [(float(s), "neuron", layer, i) for i, s in enumerate(mlp)]
         units += [(float(s.mean()), "group", layer, i) for i, s in enumerate(attention.view(2, 16))]
     best = {max(u for u in units if u[1:3] == (kind, layer)) for kind in ("neuron", "group") for layer in range(8)}
@@ -215,6 +215,19 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
         want = [tuple(sorted(u[3] for u in kept if u[1:3] == (kind, layer))) for kind in ("neuron", "group")]
         assert [plan.kept_neurons[layer], plan.kept_groups[layer]] == want
     assert len(set(plan.neurons)) > 1 and len(set(plan.kv_groups)) > 1, "both adapt"
+
+
+def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
+    shape = Shape(32, 8, 2, (4, 4), (2, 2), neuron_parameters=10, group_parameters=25, layer_parameters=0,
+                  other_parameters=0)  # fmt: skip
+    scores = [torch.tensor([-9.0, -7.0, -8.0, -9.0]), torch.arange(4.0)], [torch.tensor([-5.0, -6.0]), torch.ones(2)]
+    whole = ([[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]])
+    assert flap._keep(scores, shape, shape.decoder) == whole
+    assert flap._keep(scores, shape, shape.decoder - 1) == ([[1, 2, 3], [0, 1, 2, 3]], whole[1])
+    assert flap._keep(scores, shape, shape.decoder - 40) == ([[1], [1, 2, 3]], whole[1]), "10 are left, a group is 25"
+    assert flap._keep(scores, shape, shape.decoder - 46) == ([[1], [0, 1, 2, 3]], [[0], [0, 1]])
+    assert flap._keep(scores, shape, shape.decoder - 110) == ([[1], [3]], [[0], [0]])
+    assert flap._keep(scores, shape, shape.decoder - 111) is None
 
 
 def test_standardised_scores():

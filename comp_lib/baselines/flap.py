@@ -9,10 +9,12 @@ kind (mean 0, deviation 1); a KV group's is the mean over its channels of o_proj
 layers stand in one ranking, whose tail goes: widths and heads adapt to the layers. The mean of what went, times its
 weights, becomes a bias: the recovery "bias" (`recover.mean_bias`), whose parameters the budget pays for.
 
-The public code squares the scores of o_proj before it standardises them, which the paper does not; we follow the
-paper. Its running variance differs from the exact one by a factor that standardising takes out, but for the first
-sequence, which it leaves out. The best neuron and the best KV group of each layer always stay (there, a layer may lose
-all).
+Where the public code goes beyond the formula: it squares the scores of o_proj before it standardises them. We do too,
+since the published numbers come from it (and it serves better: perplexity 63 against 67 on SmolLM2-135M without a fifth
+of its decoder, 8 x 128 tokens). Its running variance differs from the exact one by a factor that standardising takes
+out, but for the first sequence, which it leaves out. There a layer may lose all of its heads; here the best neuron and
+the best KV group of each layer stay. There the bias holds the mean of the dense model's inputs (66 instead of 67), here
+that of what the layer reads once the layers before it are pruned, as in every recovery of this package.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def plan(model: nn.Module, ids: Tensor, settings: Settings, name: str = "", prog
     scores = [], []  # of the neurons and of the KV groups of each layer
     for groups, (attention, mlp) in zip(shape.kv_groups, found, strict=True):
         scores[0].append(standardised(mlp))
-        scores[1].append(standardised(attention).reshape(groups, -1).mean(1))
+        scores[1].append(standardised(attention.square()).reshape(groups, -1).mean(1))
     kept = _keep(scores, shape.with_biases() if biased else shape, left)
     if kept is None:
         raise InputError(

@@ -21,7 +21,7 @@ one layer at a time computes, is not used); one sequence at a time passes, so th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -128,7 +128,7 @@ def taylor_scores(
     return {layer: _groups(model.model.layers[layer], salience) for layer in layers}
 
 
-def _groups(layer: nn.Module, salience) -> tuple[Tensor, Tensor]:
+def _groups(layer: nn.Module, salience: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Sums of |salience| over the coupled groups of a layer: neurons (n,), KV groups (g,)."""
     found = {name: salience(weight) for name, weight in _weights(layer).items()}
     neurons = found["gate_proj"].sum(1) + found["up_proj"].sum(1) + found["down_proj"].sum(0)
@@ -148,7 +148,7 @@ def _precision(weight: Tensor) -> torch.dtype:
 
 
 @contextmanager
-def _gradients_of(model: nn.Module, weights: Sequence[nn.Parameter], take) -> Iterator[None]:
+def _gradients_of(model: nn.Module, weights: Sequence[nn.Parameter], take: Callable[[Tensor], None]) -> Iterator[None]:
     """Inside, only `weights` get gradients, each handed to `take` when complete. Afterwards all is as before."""
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     hooks = []
