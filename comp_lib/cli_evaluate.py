@@ -71,10 +71,14 @@ def _tasks(model: str, tasks: str, as_json: bool, dtype: str, device: str) -> No
         typer.echo(json.dumps({"model": model, "tasks": tasks, "scores": [asdict(score) for score in scores]}))
         return
     table = Table("task", "acc", "stderr", "acc_norm", "stderr", "items", "version", title=model)
+    above = ""  # the group that the next tasks belong to
     for score in scores:
         numbers = (score.acc, score.acc_stderr, score.acc_norm, score.acc_norm_stderr)
         style = "bold" if score.group else None
-        table.add_row(score.task, *map(_number, numbers), str(score.items), score.version, style=style)
+        if score.group:
+            above = score.task
+        name = score.task.replace(f"{above}_", "  ", 1) if above else score.task  # short enough for 80 columns
+        table.add_row(name, *map(_number, numbers), str(score.items), score.version, style=style)
     out.print(table)
 
 

@@ -143,8 +143,8 @@ def test_wheel_carries_the_texts(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {"calibration.txt", "evaluation.txt", "tasks/reader.py", "tasks/_grammar_template"}
-    tasks = ROOT / "data" / "tasks"
-    wanted |= {f"tasks/{path.name}" for pattern in ("*.yaml", "*.jsonl") for path in tasks.glob(pattern)}
+    tasks = [path for pattern in ("*.yaml", "*.jsonl") for path in (ROOT / "data" / "tasks").glob(pattern)]
+    wanted |= {f"tasks/{path.name}" for path in tasks}
     assert {f"comp_lib/data/{name}" for name in wanted} | {"comp_lib/py.typed", "comp_lib/__main__.py"} <= names
     assert not [name for name in names if name.startswith(("tests/", "data/", "build/"))]
 
