@@ -47,7 +47,7 @@ def prune(
         str | None, typer.Option(help="least-squares, mask, bias or none (default: what the method's makers do).")
     ] = None,
     target: Annotated[str, typer.Option(help="What least squares aims at: self or dense.")] = "self",
-    ridge: Annotated[float, typer.Option(help="Of the solves, relative to each input's own energy.")] = 0.1,
+    ridge: Annotated[str, typer.Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto",
     calibration: Annotated[
         str, typer.Option(help="Text name, file, or self (sampled from the model).")
     ] = "calibration",
@@ -69,9 +69,9 @@ def prune(
         if preset not in PRESETS:
             raise InputError(f"expected a preset, {' or '.join(PRESETS)}, got {preset!r}: {nearest(preset, PRESETS)}")
         settings = Settings(
-            ratio=ratio, of=of, method=method, layers=_layers(layers), layer_metric=layer_metric, widths=widths,
+            ratio=ratio, of=of, method=method, layers=_number(layers), layer_metric=layer_metric, widths=widths,
             kv_groups=kv_groups, recovery=recovery or default_recovery(method), target=target,
-            ridge=ridge, multiple=multiple, seed=seed, device=device,
+            ridge=_number(ridge), multiple=multiple, seed=seed, device=device,
         )  # fmt: skip
         given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}
         settings = replace(settings, **{name: value for name, value in PRESETS[preset].items() if name not in given})
@@ -80,7 +80,7 @@ def prune(
         out.print(f"saved: {out_folder}", soft_wrap=True)
 
 
-def _layers(text: str) -> int | float | str:
+def _number(text: str) -> int | float | str:
     try:
         return int(text)
     except ValueError:

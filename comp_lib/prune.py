@@ -18,16 +18,14 @@ from torch import Tensor, nn
 
 from .baselines import PLANNERS
 from .errors import InputError
-from .gram import Gram, contributions, residual_energy, token_weights
 from .importance.layers import layers_to_drop
-from .importance.neurons import Dense, Selection, metric
+from .narrow import Narrower, Outcome
 from .plan import Plan, layers_needed, paper_plan, uniform_plan
-from .recover import fold_mask, least_squares, mean_bias, only, tune_mask
 from .report import LayerReport, Report, Watch
 from .settings import Settings
 from .shape import Shape
 from .stream import Progress, attention_step, batches, embed, mlp_step, no_progress, rotary, to_device
-from .surgery import add_biases, check_biases, keep_layers, shrink_attention, shrink_mlp, spread, update_config
+from .surgery import add_biases, check_biases, keep_layers, update_config
 
 DEFAULTS = Settings()
 IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
@@ -38,18 +36,6 @@ class Pruned:
     model: nn.Module
     plan: Plan
     report: Report
-
-
-@dataclass
-class _Outcome:
-    """Of one dense layer."""
-
-    kept: Tensor
-    error: float = 0.0
-    condition: Tensor | None = None
-    mask_mean: float | None = None
-    mask_variance: float | None = None
-    ridge: float | None = None
 
 
 def share(model: nn.Module) -> nn.Module:
@@ -115,7 +101,7 @@ def prune(
     if biased:
         check_biases(model)
     model = model if inplace else share(model)
-    generator = torch.Generator().manual_seed(settings.seed)
+    narrower = Narrower(settings, watch, torch.Generator().manual_seed(settings.seed))
     device = torch.device(settings.device)
     hidden = embed(model, ids)
     attend = partial(attention_step, rope=rotary(model, ids.shape[1], device, hidden.dtype))
@@ -140,19 +126,17 @@ def prune(
         place = plan.layers.index(index)
         groups, neurons = plan.kv_groups[place], plan.neurons[place]
 
-        attention = _Outcome(torch.arange(before.kv_groups[index]))
+        attention = Outcome(torch.arange(before.kv_groups[index]))
         if groups < before.kv_groups[index]:
             fixed = None if plan.kept_groups is None else plan.kept_groups[place]
-            choose = _chooser(settings, groups, fixed, generator)
-            attention = _prune_dense(layer, "attention", attend, hidden, middle, choose, settings, watch)
+            attention = narrower.narrow(layer, "attention", attend, hidden, middle, groups, fixed)
             touched = True
         hidden = _advance(layer, attend, hidden, device)
 
-        mlp = _Outcome(torch.arange(before.neurons[index]))
+        mlp = Outcome(torch.arange(before.neurons[index]))
         if neurons < before.neurons[index] or (dense is not None and touched):
             fixed = None if plan.kept_neurons is None else plan.kept_neurons[place]
-            choose = _chooser(settings, neurons, fixed, generator)
-            mlp = _prune_dense(layer, "mlp", mlp_step, hidden, dense, choose, settings, watch)
+            mlp = narrower.narrow(layer, "mlp", mlp_step, hidden, dense, neurons, fixed)
             touched = True
         hidden = _advance(layer, mlp_step, hidden, device)
 
@@ -195,7 +179,7 @@ def _check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
                 raise InputError(f"expected at most {whole[layer]} {name} in layer {layer}, got {count}: plan anew")
 
 
-def _layer_report(index: int, attention: _Outcome, mlp: _Outcome, seconds: float, peak: float) -> LayerReport:
+def _layer_report(index: int, attention: Outcome, mlp: Outcome, seconds: float, peak: float) -> LayerReport:
     return LayerReport(
         layer=index,
         neurons=len(mlp.kept),
@@ -218,89 +202,3 @@ def _advance(layer: nn.Module, step: Callable, hidden: Tensor, device: torch.dev
     for rows in batches(*hidden.shape[:2]):
         out[rows] = step(layer, hidden[rows].to(device))[0]
     return out
-
-
-def _chooser(
-    settings: Settings, keep: int, fixed: tuple[int, ...] | None, generator: torch.Generator
-) -> Callable[[Dense], Selection]:
-    """What stays: the blocks that the plan names already, else the best `keep` by the metric."""
-    if fixed is not None:
-        return lambda dense: Selection(torch.tensor(fixed), torch.full((dense.blocks,), torch.nan))
-    return lambda dense: metric(settings.neuron_metric)(dense, keep, generator)
-
-
-def _prune_dense(
-    layer: nn.Module,
-    which: str,
-    step: Callable,
-    hidden: Tensor,
-    reference: Tensor | None,
-    choose: Callable[[Dense], Selection],
-    settings: Settings,
-    watch: Watch,
-) -> _Outcome:
-    """Watch, choose, re-tune and shrink one of the two dense layers that write to the residual stream.
-
-    which: "attention" or "mlp"; step: its residual step; hidden (S, L, d): what enters the step; reference (S, L, d):
-    the stream that the step should lead to, None for the layer's own; choose: which KV groups or neurons stay.
-    """
-    linear = layer.mlp.down_proj if which == "mlp" else layer.self_attn.o_proj
-    device = linear.weight.device
-    gram = Gram.zeros(linear.in_features, None if reference is None else linear.out_features, device)
-    for rows in batches(*hidden.shape[:2]):
-        before = hidden[rows].to(device)
-        out, x = step(layer, before)
-        target = None
-        if reference is not None:
-            target = reference[rows].to(device) - before
-            target = target if linear.bias is None else target - linear.bias
-        gram.add(x, target, token_weights(out) if settings.token_weights else None)
-    watch.look()
-
-    weight = linear.weight.detach().T.double()  # (n, m)
-    block = 1 if which == "mlp" else layer.self_attn.head_dim * layer.self_attn.num_key_value_groups
-    dense = Dense(gram.xtx, weight, upstream(layer, which), block, settings.ridge)
-    chosen = choose(dense)
-    watch.look()
-    inputs = spread(chosen.kept.to(device), block)
-    found, new_weight = _recover(gram, dense, chosen, inputs, settings)
-    watch.look()
-    own = residual_energy(gram.xtx, weight, torch.zeros_like(weight))
-    error, bias = residual_energy(gram.xtx, weight, new_weight), None
-    if settings.recovery == "bias":
-        bias = mean_bias(gram.mean, weight, inputs)
-        error += gram.bias_energy(weight - new_weight, bias)
-    (shrink_mlp if which == "mlp" else shrink_attention)(layer, chosen.kept, new_weight, bias)
-    return _Outcome(chosen.kept, error / own if own > 0.0 else 0.0, chosen.condition, *found)
-
-
-def _recover(
-    gram: Gram, dense: Dense, chosen: Selection, inputs: Tensor, settings: Settings
-) -> tuple[tuple[float | None, float | None, float | None], Tensor]:
-    """(mask mean, mask variance, ridge) and V (n, m) of the recovery that the settings ask for."""
-    if settings.recovery in ("none", "bias"):  # a bias leaves the weights alone
-        return (None, None, None), only(dense.weight, inputs)
-    if settings.recovery == "mask":
-        mask = tune_mask(contributions(gram.xtx, dense.weight), inputs, settings.ridge)
-        return (mask.mean, mask.variance, mask.ridge), fold_mask(dense.weight, inputs, mask)
-    if gram.xty is None and chosen.retuned is not None:  # the sweep solved this very problem on its way
-        return (None, None, settings.ridge), chosen.retuned
-    fitted = least_squares(gram.xtx, gram.target(dense.weight), dense.weight, inputs, settings.ridge)
-    return (None, None, settings.ridge), fitted
-
-
-def upstream(layer: nn.Module, which: str) -> Tensor:
-    """Squared norm of the weights that produce each input of the dense layer: (n,), float64.
-
-    For a KV group, k and v belong to several query heads: their share is split evenly among them.
-    """
-
-    def norms(linear: nn.Linear) -> Tensor:
-        return linear.weight.detach().double().square().sum(1)
-
-    if which == "mlp":
-        return norms(layer.mlp.gate_proj) + norms(layer.mlp.up_proj)
-    attention = layer.self_attn
-    repeats, head = attention.num_key_value_groups, attention.head_dim
-    keys = (norms(attention.k_proj) + norms(attention.v_proj)) / repeats
-    return norms(attention.q_proj) + keys.reshape(-1, 1, head).expand(-1, repeats, head).flatten()

@@ -57,7 +57,7 @@ class Settings:
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
     target: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
-    ridge: float = RIDGE  # lambda of the solves, relative to each input's own energy
+    ridge: float | str = "auto"  # lambda of the solves, relative to each input's own energy; "auto": see `ridge`
     token_weights: bool = True  # divide each token by the norm of its residual stream
     multiple: int = 64  # widths are multiples of this
     seed: int = 0
@@ -85,8 +85,8 @@ class Settings:
             raise InputError(
                 f"expected layers to be a number or 'auto', or a share below 1, got {self.layers!r}: say how many go"
             )
-        if not self.ridge > 0.0:
-            raise InputError(f"expected a ridge above 0, got {self.ridge:g}: {RIDGE:g} is the default")
+        if self.ridge != "auto" and (isinstance(self.ridge, str) or not self.ridge > 0.0):
+            raise InputError(f"expected a ridge above 0 or 'auto', got {self.ridge}: {RIDGE:g} suits 8,000 tokens")
         for name, options in PEERS.get(self.method, {}).items():
             if getattr(self, name) not in options:
                 raise InputError(

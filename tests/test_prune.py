@@ -17,8 +17,9 @@ from comp_lib import prune as module
 from comp_lib.errors import InputError
 from comp_lib.importance.layers import block_influence, greedy_order, loss_increase
 from comp_lib.importance.neurons import METRICS
+from comp_lib.narrow import upstream
 from comp_lib.plan import Plan, uniform_plan
-from comp_lib.prune import make_plan, prune, share, upstream
+from comp_lib.prune import make_plan, prune, share
 from comp_lib.recover import MAX_VARIANCE
 from comp_lib.settings import METHODS, PRESETS, RECOVERIES, Settings
 from comp_lib.shape import Shape
@@ -564,9 +565,10 @@ def test_report_and_progress():
         ({"layers": "some"}, "number or 'auto', or a share below 1, got 'some'"),
         ({"layers": 1.5}, "a share below 1, got 1.5"),
         ({"layers": float("nan")}, "a share below 1, got nan"),
-        ({"ridge": 0.0}, "ridge above 0, got 0"),
-        ({"ridge": -1.0}, "ridge above 0, got -1"),
-        ({"ridge": float("nan")}, "ridge above 0, got nan"),
+        ({"ridge": 0.0}, "ridge above 0 or 'auto', got 0"),
+        ({"ridge": -1.0}, "ridge above 0 or 'auto', got -1"),
+        ({"ridge": "some"}, "ridge above 0 or 'auto', got some"),
+        ({"ridge": float("nan")}, "ridge above 0 or 'auto', got nan"),
     ],
 )
 def test_settings_are_checked_by_name(change, message):

@@ -17,7 +17,7 @@ from ..gram import Gram, residual_energy
 from ..gram import token_weights as inverse_norms
 from ..importance.condition import condition_numbers, penalty, sweep
 from ..importance.neurons import RIDGE, Dense, metric
-from ..prune import upstream
+from ..narrow import upstream
 from ..shape import Shape
 from ..stream import attention_step, batches, embed, mlp_step, rotary, through
 

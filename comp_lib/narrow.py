@@ -1,0 +1,150 @@
+"""One dense layer that writes to the residual stream, made narrower: watch, choose, re-tune, shrink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .gram import Gram, contributions, residual_energy, token_weights
+from .importance.neurons import RIDGE, Dense, Selection, metric
+from .recover import fold_mask, least_squares, mean_bias, only, tune_mask
+from .report import Watch
+from .ridge import RidgeSearch
+from .settings import Settings
+from .stream import batches
+from .surgery import shrink_attention, shrink_mlp, spread
+
+
+@dataclass
+class Outcome:
+    """Of one dense layer."""
+
+    kept: Tensor  # KV groups or neurons, ascending
+    error: float = 0.0  # ||X W - X V||^2 / ||X W||^2
+    condition: Tensor | None = None  # kappa of each input
+    mask_mean: float | None = None
+    mask_variance: float | None = None
+    ridge: float | None = None
+
+
+@dataclass
+class Narrower:
+    """Narrows the dense layers of a decoder, one after the other, as `settings` say."""
+
+    settings: Settings
+    watch: Watch
+    generator: torch.Generator
+    searches: dict[str, RidgeSearch] = field(default_factory=lambda: {"mlp": RidgeSearch(), "attention": RidgeSearch()})
+
+    def narrow(
+        self,
+        layer: nn.Module,
+        which: str,
+        step: Callable,
+        hidden: Tensor,
+        reference: Tensor | None,
+        keep: int,
+        fixed: tuple[int, ...] | None = None,
+    ) -> Outcome:
+        """Keep the best `keep` KV groups or neurons of a decoder layer, or just the `fixed` ones.
+
+        which: "attention" or "mlp"; step: its residual step; hidden (S, L, d): what enters the step; reference
+        (S, L, d): the stream that the step should lead to, None for the layer's own.
+        """
+        linear = layer.mlp.down_proj if which == "mlp" else layer.self_attn.o_proj
+        weight = linear.weight.detach().T.double()  # (n, m)
+        block = 1 if which == "mlp" else layer.self_attn.head_dim * layer.self_attn.num_key_value_groups
+        owned = upstream(layer, which)
+        searched = self.settings.ridge == "auto" and self.settings.recovery == "least-squares" and len(hidden) > 1
+        ridge = RIDGE if self.settings.ridge == "auto" else self.settings.ridge
+        parts = torch.arange(len(hidden)).chunk(2 if searched else 1)
+        grams = [self._statistics(linear, step, layer, part, hidden, reference) for part in parts]
+        self.watch.look()
+        if searched:
+            search = self.searches[which]
+            first = Dense(grams[0].xtx, weight, owned, block, search.here)
+            trial = torch.Generator()
+            trial.set_state(self.generator.get_state())  # the real choice must not depend on there being a trial
+            inputs = spread(self._choose(first, keep, fixed, trial).kept.to(weight.device), block)
+            ridge = search.choose(*grams, weight, inputs)
+            self.watch.look()
+        gram = sum(grams[1:], grams[0])
+        del grams
+        dense = Dense(gram.xtx, weight, owned, block, ridge)
+        chosen = self._choose(dense, keep, fixed, self.generator)
+        self.watch.look()
+        inputs = spread(chosen.kept.to(weight.device), block)
+        found, new_weight = self._recover(gram, dense, chosen, inputs)
+        self.watch.look()
+        own = residual_energy(gram.xtx, weight, torch.zeros_like(weight))
+        error, bias = residual_energy(gram.xtx, weight, new_weight), None
+        if self.settings.recovery == "bias":
+            bias = mean_bias(gram.mean, weight, inputs)
+            error += gram.bias_energy(weight - new_weight, bias)
+        (shrink_mlp if which == "mlp" else shrink_attention)(layer, chosen.kept, new_weight, bias)
+        return Outcome(chosen.kept, error / own if own > 0.0 else 0.0, chosen.condition, *found)
+
+    def _statistics(
+        self,
+        linear: nn.Linear,
+        step: Callable,
+        layer: nn.Module,
+        part: Tensor,
+        hidden: Tensor,
+        reference: Tensor | None,
+    ) -> Gram:
+        """Sums over the sequences `part` (ascending, without gaps)."""
+        device, first = linear.weight.device, int(part[0])
+        gram = Gram.zeros(linear.in_features, None if reference is None else linear.out_features, device)
+        for rows in batches(len(part), hidden.shape[1]):
+            rows = slice(rows.start + first, rows.stop + first)
+            before = hidden[rows].to(device)
+            out, x = step(layer, before)
+            target = None
+            if reference is not None:
+                target = reference[rows].to(device) - before
+                target = target if linear.bias is None else target - linear.bias
+            gram.add(x, target, token_weights(out) if self.settings.token_weights else None)
+        return gram
+
+    def _choose(
+        self, dense: Dense, keep: int, fixed: tuple[int, ...] | None, generator: torch.Generator
+    ) -> Selection:
+        if fixed is not None:
+            return Selection(torch.tensor(fixed), torch.full((dense.blocks,), torch.nan))
+        return metric(self.settings.neuron_metric)(dense, keep, generator)
+
+    def _recover(
+        self, gram: Gram, dense: Dense, chosen: Selection, inputs: Tensor
+    ) -> tuple[tuple[float | None, float | None, float | None], Tensor]:
+        """(mask mean, mask variance, ridge) and V (n, m) of the recovery that the settings ask for."""
+        recovery = self.settings.recovery
+        if recovery in ("none", "bias"):  # a bias leaves the weights alone
+            return (None, None, None), only(dense.weight, inputs)
+        if recovery == "mask":
+            mask = tune_mask(contributions(gram.xtx, dense.weight), inputs, dense.ridge)
+            return (mask.mean, mask.variance, mask.ridge), fold_mask(dense.weight, inputs, mask)
+        if gram.xty is None and chosen.retuned is not None:  # the sweep solved this very problem on its way
+            return (None, None, dense.ridge), chosen.retuned
+        fitted = least_squares(gram.xtx, gram.target(dense.weight), dense.weight, inputs, dense.ridge)
+        return (None, None, dense.ridge), fitted
+
+
+def upstream(layer: nn.Module, which: str) -> Tensor:
+    """Squared norm of the weights that produce each input of the dense layer: (n,), float64.
+
+    For a KV group, k and v belong to several query heads: their share is split evenly among them.
+    """
+
+    def norms(linear: nn.Linear) -> Tensor:
+        return linear.weight.detach().double().square().sum(1)
+
+    if which == "mlp":
+        return norms(layer.mlp.gate_proj) + norms(layer.mlp.up_proj)
+    attention = layer.self_attn
+    repeats, head = attention.num_key_value_groups, attention.head_dim
+    keys = (norms(attention.k_proj) + norms(attention.v_proj)) / repeats
+    return norms(attention.q_proj) + keys.reshape(-1, 1, head).expand(-1, repeats, head).flatten()

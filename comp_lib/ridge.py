@@ -1,0 +1,45 @@
+"""The ridge of the full least-squares problem, chosen by text that the fit has not seen.
+
+How strongly should the survivors be held to their old weights? The fewer tokens, the more: a fit to 1,000 tokens says
+little about 1,500 neurons, one to 80,000 says a lot. Statistics are sums over tokens, so both halves of the calibration
+text are at hand: V is fitted to the first for each lambda of a grid, and judged on the second by
+
+    ||Y* - X V||^2 - ||Y*||^2 = tr(V^T C V) - 2 tr(V^T B)        with C and B of the second half.
+
+The whole text then gets the same pull in absolute terms: lambda times its share of the tokens. (Our derivation.)
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .gram import Gram
+from .recover import least_squares
+
+GRID = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
+START = 3  # 0.27
+
+
+class RidgeSearch:
+    """Looks for lambda layer by layer, each time beside the place where the last layer's was: lambdas change slowly."""
+
+    def __init__(self) -> None:
+        self.place: int | None = None
+
+    @property
+    def here(self) -> float:
+        """The lambda at which the search stands, for a first choice of survivors."""
+        return GRID[START if self.place is None else self.place]
+
+    def choose(self, seen: Gram, held: Gram, weight: Tensor, kept: Tensor) -> float:
+        """Lambda for both halves together: `seen` is fitted, `held` judges; weight W (n, m), kept inputs (k,)."""
+        places = range(len(GRID)) if self.place is None else range(max(0, self.place - 1), self.place + 2)
+        errors = {place: held_out_error(seen, held, weight, kept, GRID[place]) for place in places if place < len(GRID)}
+        self.place = min(errors, key=errors.__getitem__)
+        return GRID[self.place] * seen.tokens / (seen.tokens + held.tokens)
+
+
+def held_out_error(seen: Gram, held: Gram, weight: Tensor, kept: Tensor, ridge: float) -> float:
+    """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held` for V fitted to those of `seen`, kept inputs (k,)."""
+    fitted = least_squares(seen.xtx, seen.target(weight), weight, kept, ridge)[kept]  # (k, m)
+    return float((fitted * (held.xtx[kept][:, kept] @ fitted - 2.0 * held.target(weight)[kept])).sum())

@@ -1,0 +1,82 @@
+"""The ridge chosen by held-out text, against brute force."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from comp_lib.gram import Gram
+from comp_lib.prune import prune
+from comp_lib.ridge import GRID, RidgeSearch, held_out_error
+from comp_lib.settings import Settings
+
+
+def problem(tokens, n=12, m=5, noise=0.0, seed=0):
+    """Two halves (X, Y*, Gram) of a text whose target is not the layer's own output, and W."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(n, m, generator=generator, dtype=torch.float64)
+    mix = torch.randn(n, n, generator=generator)
+    halves = []
+    for _ in range(2):
+        x = torch.randn(tokens, n, generator=generator) @ mix
+        y = x @ w.float() + noise * torch.randn(tokens, m, generator=generator)
+        gram = Gram.zeros(n, m)
+        gram.add(x, y)
+        halves.append((x.double(), y.double(), gram))
+    return halves, w
+
+
+def brute_force(halves, w, kept, ridge):
+    """Fit by stacked least squares on the first half, error on the second, less ||Y*||^2."""
+    (x, y, _), (u, v, _) = halves
+    pull = (ridge * x.square().sum(0)[kept]).sqrt()
+    left = torch.cat([x[:, kept], torch.diag(pull)])
+    right = torch.cat([y, pull[:, None] * w[kept]])
+    fitted = torch.linalg.lstsq(left, right).solution
+    return float((v - u[:, kept] @ fitted).square().sum() - v.square().sum())
+
+
+@pytest.mark.parametrize("ridge", [0.01, 0.3, 5.0])
+def test_held_out_error_is_that_of_the_tokens(ridge):
+    halves, w = problem(40, noise=0.5)
+    kept = torch.tensor([0, 2, 3, 7, 11])
+    found = held_out_error(halves[0][2], halves[1][2], w, kept, ridge)
+    assert found == pytest.approx(brute_force(halves, w, kept, ridge), rel=1e-4)
+
+
+def test_the_search_takes_the_best_of_the_grid_and_walks_beside_it():
+    kept = torch.arange(8)
+    search = RidgeSearch()
+    halves, w = problem(10, noise=20.0)
+    best = min(GRID, key=lambda ridge: brute_force(halves, w, kept, ridge))
+    assert search.choose(halves[0][2], halves[1][2], w, kept) == pytest.approx(best / 2)
+    assert search.here == best
+    plenty, w = problem(4000)
+    smaller = search.choose(plenty[0][2], plenty[1][2], w, kept)
+    assert smaller * 2 == pytest.approx(GRID[GRID.index(best) - 1])  # one step at a time
+
+
+def test_few_tokens_want_more_ridge_than_many():
+    kept = torch.arange(8)
+    few, many = (problem(tokens, noise=20.0) for tokens in (10, 4000))
+    found = [RidgeSearch().choose(halves[0][2], halves[1][2], w, kept) for halves, w in (few, many)]
+    assert found[0] > 3 * found[1]
+
+
+def test_prune_reports_the_ridge_it_chose(tiny_llama):
+    model, ids = tiny_llama(), torch.randint(512, (6, 32), generator=torch.Generator().manual_seed(0))
+    settings = Settings(ratio=0.3, layers=0, multiple=4)
+    assert settings.ridge == "auto"
+    done = prune(model, ids, settings)
+    chosen = [layer.ridge for layer in done.report.layers]
+    assert all(any(ridge == pytest.approx(value / 2) for value in GRID) for ridge in chosen)
+    fixed = prune(model, ids, replace(settings, ridge=chosen[0]))
+    first, second = (run.model.model.layers[0].mlp.down_proj.weight for run in (done, fixed))
+    torch.testing.assert_close(first, second)  # halves added up are the whole
+
+
+def test_one_sequence_cannot_be_halved(tiny_llama):
+    done = prune(tiny_llama(), torch.arange(32)[None], Settings(ratio=0.3, layers=0, multiple=4))
+    assert {layer.ridge for layer in done.report.layers} == {0.1}
