@@ -4,10 +4,12 @@
 #   PYTHON       the Python, 3.10 or newer, that .venv is made with      make test PYTHON=python3.12
 #   PIP_ARGS     more options for pip install                            see README.md for a smaller PyTorch on Linux
 #   PYTEST_ARGS  more options for the unit tests                         make test PYTEST_ARGS="-k plan"
+#   WORKERS      processes for the unit tests, each on one core          make test WORKERS=4 (2 GB of memory each)
 
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip install --disable-pip-version-check $(PIP_ARGS)
@@ -36,7 +38,7 @@ demo: $(STAMPS)/demo
 	$(VENV_PYTHON) -m comp_lib demo --out build/demo --overwrite
 
 test: $(STAMPS)/dev
-	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 ifneq ($(NOTEBOOKS),)
 	@echo "The notebooks: each cell counts as one test."
 	HF_HUB_OFFLINE=1 $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
