@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -68,7 +68,7 @@ def cached(
     )  # fmt: skip
     path = statistics_folder() / f"{what}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     try:
-        return load_file(path)
+        return load(path.read_bytes())  # load_file has its own words for a file cleared while it opens
     except FileNotFoundError:
         pass  # not computed yet, or cleared a moment ago
     except SafetensorError:  # cut short by a full disk, say: an entry can always be made again

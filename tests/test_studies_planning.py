@@ -12,6 +12,7 @@ from variants import build, tokens
 from comp_lib import cache
 from comp_lib.errors import InputError
 from comp_lib.evaluate import perplexity
+from comp_lib.importance.neurons import RIDGE
 from comp_lib.plan import Plan, removed, uniform_plan
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
@@ -72,7 +73,7 @@ def test_the_curves_of_a_model_predict_what_each_layer_loses():
     shape, curves = Shape.of(model), error_curves(model, ids, block_rounds=16)
     plan = Plan("", 3, (0, 1, 2), (32, 48, 48), (2, 2, 2), 0.1, "decoder", 0.1)
     # the first layer reads the dense stream in `prune` too, and rounds of 16 are the same in both
-    error = prune(model, ids, Settings(multiple=16), plan=plan).report.layers[0].error
+    error = prune(model, ids, Settings(multiple=16, ridge=RIDGE), plan=plan).report.layers[0].error
     assert planning.layer_errors(curves, shape, plan).tolist() == pytest.approx([error, 0.0, 0.0], rel=1e-5)
 
 
@@ -143,7 +144,7 @@ def test_narrowing_harm_is_that_of_a_model_with_one_narrow_layer():
     for place, layer in enumerate((0, 2)):
         widths = tuple(32 if index == layer else 48 for index in range(3))
         plan = Plan("", 3, (0, 1, 2), widths, (2, 2, 2), 0.1, "decoder", 0.1)
-        pruned = prune(model, ids, Settings(multiple=16), plan=plan)
+        pruned = prune(model, ids, Settings(multiple=16, ridge=RIDGE), plan=plan)
         assert float(found["harm"][place]) == pytest.approx(perplexity(pruned.model, held).loss - whole, abs=1e-4)
         assert float(found["error"][place]) == pytest.approx(pruned.report.layers[layer].error, rel=1e-4)
 
@@ -175,7 +176,7 @@ def test_an_outcome_is_that_of_prune_and_is_kept(monkeypatch):
     model, ids, seen = build("gqa"), tokens(5, 24), tokens(3, 20, seed=9)
     plan = Plan("", 3, (0, 2), (40, 32), (2, 2), 0.1, "decoder", 0.1)
     first = planning.outcome(model, ids, seen, plan)
-    pruned = prune(model, ids, Settings(), plan=plan)
+    pruned = prune(model, ids, Settings(ridge=RIDGE), plan=plan)
     assert first["loss"] == pytest.approx(perplexity(pruned.model, seen).loss)
     assert first["perplexity"] == pytest.approx(math.exp(first["loss"]))
     assert first["parameters"] == pruned.model.num_parameters()
