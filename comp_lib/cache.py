@@ -69,7 +69,7 @@ def cached(
     path = statistics_folder() / f"{what}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     try:
         return load(path.read_bytes())  # load_file has its own words for a file cleared while it opens
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass  # not computed yet, or cleared a moment ago
     except SafetensorError:  # cut short by a full disk, say: an entry can always be made again
         path.unlink(missing_ok=True)
@@ -124,7 +124,7 @@ def _status(path: Path) -> os.stat_result | None:
     """What the system knows of a file; None if another process has just removed it."""
     try:
         return path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
