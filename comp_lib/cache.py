@@ -124,7 +124,7 @@ def _status(path: Path) -> os.stat_result | None:
     """What the system knows of a file; None if another process has just removed it."""
     try:
         return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
 
 
