@@ -8,59 +8,52 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from checking import Wrong, accept, alike, call, check_shape, spot
 from scipy.stats import spearmanr
 from torch import Tensor, nn
-
-
-class Wrong(AssertionError):
-    """An answer that is not right yet; the message says what is wrong."""
-
-    def _render_traceback_(self) -> list[str]:
-        """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""
-        return [f"Not yet: {self}"]
 
 
 def check_block_influence(block_influence: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Exercise 1."""
     before, after = _turned()
-    got = _call(block_influence, before, after)
+    got = call(block_influence, before, after)
     if not isinstance(got, Tensor | float):
         raise Wrong(f"expected one number for the layer, got {type(got).__name__}")
     got = torch.as_tensor(got, dtype=before.dtype)
     if got.shape != ():
         raise Wrong(f"expected one number for the layer, got shape {tuple(got.shape)}: average over all tokens")
     cosines = torch.tensor([_cosine(b, a) for b, a in zip(before.flatten(0, 1), after.flatten(0, 1), strict=True)])
-    if not _close(got, 1 - cosines.mean()):
-        _spot(got, cosines.mean(), "this is the mean cosine: influence is 1 minus it, 0 for a layer that turns nothing")
-        _spot(got, 1 - _cosine(before.flatten(), after.flatten()),
+    if not alike(got, 1 - cosines.mean()):
+        spot(got, cosines.mean(), "this is the mean cosine: influence is 1 minus it, 0 for a layer that turns nothing")
+        spot(got, 1 - _cosine(before.flatten(), after.flatten()),
               "this is the cosine of all tokens as one long vector: the largest token speaks for all")  # fmt: skip
-        _spot(got, 1 - _cosine(before.mean((0, 1)), after.mean((0, 1))),
+        spot(got, 1 - _cosine(before.mean((0, 1)), after.mean((0, 1))),
               "this is the cosine of the mean states: average the tokens' cosines, not the tokens")  # fmt: skip
         rows = [1 - _cosine(b.flatten(), a.flatten()) for b, a in zip(before, after, strict=True)]
-        _spot(got, torch.stack(rows).mean(), "this has one cosine for each sequence: take one for each token")
-        _spot(got, (1 - cosines).sum(), "this is the sum over the tokens: take their mean")
+        spot(got, torch.stack(rows).mean(), "this has one cosine for each sequence: take one for each token")
+        spot(got, (1 - cosines).sum(), "this is the sum over the tokens: take their mean")
         raise Wrong("it is not 1 - mean_t cos(h_t, h'_t): the cosine runs over the last dimension, one for each token")
-    if not _close(torch.as_tensor(_call(block_influence, before, 3 * before)), torch.tensor(0.0)):
+    if not alike(torch.as_tensor(call(block_influence, before, 3 * before)), torch.tensor(0.0)):
         raise Wrong("a layer that only scales the stream should have influence 0: divide by both norms")
-    _right("each token has one vote, however large its norm")
+    accept("each token has one vote, however large its norm")
 
 
 def check_loss_increase(loss_increase: Callable[[list[Callable], Tensor, Callable], Tensor]) -> None:
     """Exercise 2."""
     layers, hidden, loss = _stack()
-    got = _call(loss_increase, layers, hidden.clone(), loss)
-    _shape("the increases", got, (len(layers),))
+    got = call(loss_increase, layers, hidden.clone(), loss)
+    check_shape("the increases", got, (len(layers),))
     whole = loss(_run(layers, hidden))
     left = torch.stack([loss(_run(layers[:i] + layers[i + 1 :], hidden)) for i in range(len(layers))])
-    if not _close(got, left - whole):
-        _spot(got, left, "these are the losses without each layer: subtract the loss with all of them")
-        _spot(got, whole - left, "the sign is the wrong way round: a layer that is missed has a positive increase")
+    if not alike(got, left - whole):
+        spot(got, left, "these are the losses without each layer: subtract the loss with all of them")
+        spot(got, whole - left, "the sign is the wrong way round: a layer that is missed has a positive increase")
         tails = torch.stack([loss(_run(layers[i + 1 :], hidden)) for i in range(len(layers))]) - whole
-        _spot(got, tails, "the layers before the one left out are missing too: skip one layer at a time")
+        spot(got, tails, "the layers before the one left out are missing too: skip one layer at a time")
         heads = torch.stack([loss(_run(layers[:i], hidden)) for i in range(len(layers))]) - whole
-        _spot(got, heads, "the layers after the one left out are missing too: the stream goes on to the next")
+        spot(got, heads, "the layers after the one left out are missing too: the stream goes on to the next")
         zeroed = [loss(_run(layers[i + 1 :], torch.zeros_like(hidden))) - whole for i in range(len(layers))]
-        _spot(got, torch.stack(zeroed), "a skipped layer lets the stream pass as it is: yours sets it to zero")
+        spot(got, torch.stack(zeroed), "a skipped layer lets the stream pass as it is: yours sets it to zero")
         raise Wrong("an entry is not loss(all layers but this one) - loss(all layers)")
     layers, hidden, loss = _stack()
     calls = [0]
@@ -72,10 +65,10 @@ def check_loss_increase(loss_increase: Callable[[list[Callable], Tensor, Callabl
 
         return call
 
-    _call(loss_increase, [counted(layer) for layer in layers], hidden, loss)
+    call(loss_increase, [counted(layer) for layer in layers], hidden, loss)
     needed = len(layers) * (len(layers) + 1) // 2
     thrift = "the fewest possible" if calls[0] <= needed else f"{needed} would do if the prefixes were shared"
-    _right(f"this is what removal really costs, and you called a layer {calls[0]} times ({thrift})")
+    accept(f"this is what removal really costs, and you called a layer {calls[0]} times ({thrift})")
 
 
 def check_greedy_order(greedy_order: Callable[[Callable, int, int], list[int]]) -> None:
@@ -90,7 +83,7 @@ def check_greedy_order(greedy_order: Callable[[Callable, int, int], list[int]]) 
         return 1.0 + sum(alone[layer] for layer in gone) + (5.0 if {1, 4} <= gone else 0.0)
 
     for count in (1, 3):
-        got = _call(greedy_order, loss, len(alone), count)
+        got = call(greedy_order, loss, len(alone), count)
         if not isinstance(got, list | tuple) or not all(isinstance(layer, int) for layer in got):
             raise Wrong("expected a list of layers, first one to go first")
         got, want, once = list(got), [1, 5, 2][:count], [1, 4, 5][:count]
@@ -107,7 +100,7 @@ def check_greedy_order(greedy_order: Callable[[Callable, int, int], list[int]]) 
         if got[:1] == [0]:
             raise Wrong("the layer that is missed most went first: take the one with the smallest loss")
         raise Wrong(f"expected {want}, got {got}: in each round, the layer without which the loss is smallest goes")
-    _right("layers that stand in for one another are not dropped together")
+    accept("layers that stand in for one another are not dropped together")
 
 
 def check_spearman(spearman: Callable[[Tensor, Tensor], float]) -> None:
@@ -115,7 +108,7 @@ def check_spearman(spearman: Callable[[Tensor, Tensor], float]) -> None:
     generator = torch.Generator().manual_seed(4)
     a = torch.randn(9, generator=generator, dtype=torch.float64).exp()
     b = (a + 0.5 * torch.randn(9, generator=generator, dtype=torch.float64)) ** 3
-    got, want = float(_call(spearman, a, b)), float(spearmanr(a, b).statistic)
+    got, want = float(call(spearman, a, b)), float(spearmanr(a, b).statistic)
     if abs(got - want) > 1e-9:
         pearson = lambda x, y: float(torch.corrcoef(torch.stack([x.double(), y.double()]))[0, 1])  # noqa: E731
         if abs(got - pearson(a, b)) < 1e-9:
@@ -127,9 +120,9 @@ def check_spearman(spearman: Callable[[Tensor, Tensor], float]) -> None:
         if abs(got) > 1 + 1e-9:
             raise Wrong(f"a correlation lies between -1 and 1, got {got:.3f}: divide by both standard deviations")
         raise Wrong(f"expected {want:.4f}, as scipy has it, got {got:.4f}: correlate the ranks")
-    if abs(float(_call(spearman, a, a.exp())) - 1) > 1e-9:
+    if abs(float(call(spearman, a, a.exp())) - 1) > 1e-9:
         raise Wrong("any increasing function keeps all ranks, so the correlation with exp(a) should be 1")
-    _right("only the order counts, so a huge layer 0 cannot make a proxy look good")
+    accept("only the order counts, so a huge layer 0 cannot make a proxy look good")
 
 
 def check_massive(massive: Callable[[Tensor], tuple[int, int]]) -> None:
@@ -138,7 +131,7 @@ def check_massive(massive: Callable[[Tensor], tuple[int, int]]) -> None:
     norms = growth[:, None] * torch.linspace(1.0, 1.5, 8, dtype=torch.float64)  # (n + 1, L)
     norms[3:, 6] = 3000.0
     norms[1, 2] *= 2.0
-    answer = _call(massive, norms)
+    answer = call(massive, norms)
     if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise Wrong("expected two numbers, (layer, position): end with `return layer, position`")
     layer, position = (int(value) for value in answer)
@@ -154,7 +147,7 @@ def check_massive(massive: Callable[[Tensor], tuple[int, int]]) -> None:
         raise Wrong("that layer did not write it: look for the layer in which this position grew most")
     if layer != 2:
         raise Wrong(f"expected layer 2, in which position 6 grew most, got {layer}")
-    _right("a massive activation is one token out of all proportion, and one layer writes it")
+    accept("a massive activation is one token out of all proportion, and one layer writes it")
 
 
 def _turned() -> tuple[Tensor, Tensor]:
@@ -184,31 +177,3 @@ def _run(layers: list[Callable[[Tensor], Tensor]], stream: Tensor) -> Tensor:
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum() / (a.norm() * b.norm())
-
-
-def _call(function: Callable, *arguments):
-    try:
-        return function(*arguments)
-    except NotImplementedError as error:
-        raise Wrong(f"nothing to check yet: `{function.__name__}` still raises NotImplementedError") from error
-
-
-def _shape(name: str, got: object, shape: tuple[int, ...]) -> None:
-    if not isinstance(got, Tensor):
-        raise Wrong(f"expected {name} as a tensor, got {type(got).__name__}")
-    if tuple(got.shape) != shape:
-        raise Wrong(f"expected {name} of shape {shape}, got {tuple(got.shape)}")
-
-
-def _close(got: Tensor, want: Tensor) -> bool:
-    return got.shape == want.shape and torch.allclose(got.to(want), want, rtol=1e-6, atol=1e-9)
-
-
-def _spot(got: Tensor, suspect: Tensor, sentence: str) -> None:
-    """Raise with `sentence` if the answer is a mistake that we know."""
-    if _close(got, suspect):
-        raise Wrong(sentence)
-
-
-def _right(sentence: str) -> None:
-    print(f"Right: {sentence}.")

@@ -8,144 +8,106 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from checking import Wrong, accept, alike, call, check_shape, dense_layer, spot
 from torch import Tensor
-
-
-class Wrong(AssertionError):
-    """An answer that is not right yet; the message says what is wrong."""
 
 
 def check_gram(gram_of_contributions: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Exercise 1."""
-    x, w = _layer(7)
-    got = _call(gram_of_contributions, x.T @ x, w)
-    _shape("G", got, (7, 7))
+    x, w = dense_layer(7)
+    got = call(gram_of_contributions, x.T @ x, w)
+    check_shape("G", got, (7, 7))
     a = torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(7)])  # (n, T * m)
-    if not _close(got, a @ a.T):
-        _spot(got, (x.T @ x) @ (w @ w.T), "this is the matrix product of C and W Wᵀ: G takes them element by element")
-        _spot(got, x.T @ x, "this is C alone: two neurons with the same x but opposite weight rows would look alike")
-        _spot(got, w @ w.T, "this is W Wᵀ alone: it has not looked at any data")
-        _spot(got.diagonal(), (a @ a.T).diagonal(), "the diagonal (the energies) is right, but not what is off it")
+    if not alike(got, a @ a.T):
+        spot(got, (x.T @ x) @ (w @ w.T), "this is the matrix product of C and W Wᵀ: G takes them element by element")
+        spot(got, x.T @ x, "this is C alone: two neurons with the same x but opposite weight rows would look alike")
+        spot(got, w @ w.T, "this is W Wᵀ alone: it has not looked at any data")
+        spot(got.diagonal(), (a @ a.T).diagonal(), "the diagonal (the energies) is right, but not what is off it")
         raise Wrong("G_ij is not <a_i, a_j>: <x_i w_iᵀ, x_j w_jᵀ> is one inner product of x's times one of w's")
-    _right("G is the Gram matrix of the contributions, and no token was needed to build it")
+    accept("G is the Gram matrix of the contributions, and no token was needed to build it")
 
 
 def check_condition(condition_and_cost: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
     """Exercise 2."""
-    x, w = _layer(6)
+    x, w = dense_layer(6)
     a = torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(6)])
     gram = a @ a.T
-    answer = _call(condition_and_cost, gram)
+    answer = call(condition_and_cost, gram)
     if not isinstance(answer, tuple) or len(answer) != 2:
         raise Wrong("expected two tensors, (kappa, cost): end with `return kappa, cost`")
     kappa, cost = answer
-    _shape("kappa", kappa, (6,))
-    _shape("cost", cost, (6,))
+    check_shape("kappa", kappa, (6,))
+    check_shape("cost", cost, (6,))
     energy = gram.diagonal()
     want = torch.stack([_residual(torch.cat([a[:i], a[i + 1 :]]).T, a[i]) for i in range(6)])
     right = (energy / want).sqrt()
-    if not _close(kappa, right):
-        _spot(kappa, right.square(), "this is kappa squared, the variance inflation factor: take the square root")
-        _spot(kappa, torch.ones(6, dtype=kappa.dtype),
+    if not alike(kappa, right):
+        spot(kappa, right.square(), "this is kappa squared, the variance inflation factor: take the square root")
+        spot(kappa, torch.ones(6, dtype=kappa.dtype),
               "all ones: 1 / G_ii is not (G⁻¹)_ii, so invert the whole matrix first")  # fmt: skip
         raise Wrong("kappa is not sqrt(G_ii (G⁻¹)_ii): it has to be 1 for a neuron that is orthogonal to all others")
-    if not _close(cost, want):
-        _spot(cost, energy / right, "the cost is one power of kappa short: divide the energy by kappa squared")
-        _spot(cost, energy, "this is the energy: what is lost if nobody is re-tuned")
+    if not alike(cost, want):
+        spot(cost, energy / right, "the cost is one power of kappa short: divide the energy by kappa squared")
+        spot(cost, energy, "this is the energy: what is lost if nobody is re-tuned")
         raise Wrong("cost is not what the best mask of the others leaves of a_i: it is G_ii / kappa_i²")
-    _right("energy divided by kappa² is what least squares over the other contributions leaves")
+    accept("energy divided by kappa² is what least squares over the other contributions leaves")
 
 
 def check_block_cost(block_cost: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """Exercise 3."""
-    x, w = _layer(6, 3)
+    x, w = dense_layer(6, 3)
     xtx, y = x.T @ x, x @ w
-    got = _call(block_cost, xtx, w, 2)
-    _shape("cost", got, (3,))
+    got = call(block_cost, xtx, w, 2)
+    check_shape("cost", got, (3,))
     groups = [[0, 1], [2, 3], [4, 5]]
     want = torch.stack([_residual(x[:, [i for i in range(6) if i not in group]], y) for group in groups])
-    if not _close(got, want):
+    if not alike(got, want):
         inverse = torch.linalg.inv(xtx)
         single = (w.square().sum(1) / inverse.diagonal()).reshape(3, 2).sum(1)
-        _spot(got, single, "this adds up the costs of single inputs: inside a block nobody can stand in for the other, "
+        spot(got, single, "this adds up the costs of single inputs: inside a block nobody can stand in for the other, "
               "so invert the whole block of P, not its diagonal")  # fmt: skip
         plain = torch.stack([(w[g] * (xtx[g][:, g] @ w[g])).sum() for g in groups])
-        _spot(got, plain, "this is the block's energy, tr(W_gᵀ C_gg W_g): the others have not been re-tuned")
+        spot(got, plain, "this is the block's energy, tr(W_gᵀ C_gg W_g): the others have not been re-tuned")
         wrong = torch.stack([(w[g] * (inverse[g][:, g] @ w[g])).sum() for g in groups])
-        _spot(got, wrong, "P_gg itself stands between the weights: it is (P_gg)⁻¹ that belongs there")
+        spot(got, wrong, "P_gg itself stands between the weights: it is (P_gg)⁻¹ that belongs there")
         raise Wrong("the cost of a block is not the error that lstsq leaves without it: tr(W_gᵀ (P_gg)⁻¹ W_g), P = C⁻¹")
-    if not _close(_call(block_cost, xtx, w, 1), w.square().sum(1) / torch.linalg.inv(xtx).diagonal()):
+    if not alike(call(block_cost, xtx, w, 1), w.square().sum(1) / torch.linalg.inv(xtx).diagonal()):
         raise Wrong("right for blocks of 2, wrong for blocks of 1: use the argument `block` everywhere")
-    _right("one formula for a KV group and, with blocks of 1, for a neuron")
+    accept("one formula for a KV group and, with blocks of 1, for a neuron")
 
 
 def check_remove_one(remove_one: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]) -> None:
     """Exercise 4."""
-    x, w = _layer(6, 3)
+    x, w = dense_layer(6, 3)
     y, inverse, weights, kept, total = x @ w, torch.linalg.inv(x.T @ x), w, list(range(6)), 0.0
     for round_, place in enumerate((4, 0)):  # the second removal starts from the answer to the first
-        answer = _call(remove_one, inverse.clone(), weights.clone(), place)
+        answer = call(remove_one, inverse.clone(), weights.clone(), place)
         if not isinstance(answer, tuple) or len(answer) != 3:
             raise Wrong("expected three values, (P, V, error): end with `return inverse, weights, error`")
         before = weights
         inverse, weights, error = answer
         left = len(kept) - 1
-        _shape("P", inverse, (left, left))
-        _shape("V", weights, (left, 3))
+        check_shape("P", inverse, (left, left))
+        check_shape("V", weights, (left, 3))
         kept.pop(place)
         fitted = torch.linalg.lstsq(x[:, kept], y).solution
         right = torch.linalg.inv(x[:, kept].T @ x[:, kept])
-        if not _close(inverse, right):
+        if not alike(inverse, right):
             stay = [i for i in range(left + 1) if i != place]
-            if round_ == 0 and _close(inverse, torch.linalg.inv(x.T @ x)[stay][:, stay]):
+            if round_ == 0 and alike(inverse, torch.linalg.inv(x.T @ x)[stay][:, stay]):
                 raise Wrong("P only lost a row and a column: the inverse of a smaller C needs the Schur complement too")
             raise Wrong("P is not the inverse of C without the input: P_KK - P_Ki P_iK / P_ii, mind the sign")
-        if not _close(weights, fitted):
-            if _close(weights, torch.cat([before[:place], before[place + 1 :]])):
+        if not alike(weights, fitted):
+            if alike(weights, torch.cat([before[:place], before[place + 1 :]])):
                 raise Wrong("V only lost a row: the others are not re-tuned yet, V_K - P_Ki V_i / P_ii")
             raise Wrong("V is not what lstsq finds without the input: V_K - P_Ki V_i / P_ii, mind the sign")
         total += float(error)
         if abs(total - float(_residual(x[:, kept], y))) > 1e-8 * float(y.square().sum()):
             raise Wrong("the errors do not add up to what lstsq leaves: each removal costs ||V_i||² / P_ii")
-    _right("two removals in a row, and P, V and the error are those of a fit from scratch")
-
-
-def _layer(n: int, m: int = 4) -> tuple[Tensor, Tensor]:
-    """Tokens X (20, n) that are correlated, and weights W (n, m), float64."""
-    generator = torch.Generator().manual_seed(n)
-    draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
-    return draw(20, n) @ (torch.eye(n, dtype=torch.float64) + 0.5 * draw(n, n)), draw(n, m)
+    accept("two removals in a row, and P, V and the error are those of a fit from scratch")
 
 
 def _residual(columns: Tensor, target: Tensor) -> Tensor:
     """||target - columns c||² for the best c."""
     target = target.reshape(len(columns), -1)
     return (target - columns @ torch.linalg.lstsq(columns, target).solution).square().sum()
-
-
-def _call(function: Callable, *arguments):
-    try:
-        return function(*arguments)
-    except NotImplementedError as error:
-        raise Wrong(f"nothing to check yet: `{function.__name__}` still raises NotImplementedError") from error
-
-
-def _shape(name: str, got: object, shape: tuple[int, ...]) -> None:
-    if not isinstance(got, Tensor):
-        raise Wrong(f"expected {name} as a tensor, got {type(got).__name__}")
-    if tuple(got.shape) != shape:
-        raise Wrong(f"expected {name} of shape {shape}, got {tuple(got.shape)}")
-
-
-def _close(got: Tensor, want: Tensor) -> bool:
-    return got.shape == want.shape and torch.allclose(got.to(want), want, rtol=1e-6, atol=1e-9)
-
-
-def _spot(got: Tensor, suspect: Tensor, sentence: str) -> None:
-    """Raise with `sentence` if the answer is a mistake that we know."""
-    if _close(got, suspect):
-        raise Wrong(sentence)
-
-
-def _right(sentence: str) -> None:
-    print(f"Right: {sentence}.")

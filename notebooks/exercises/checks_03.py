@@ -9,22 +9,14 @@ import json
 import math
 from collections.abc import Callable
 
-import torch
+from checking import Wrong, accept, call
 from torch import nn
-
-
-class Wrong(AssertionError):
-    """An answer that is not right yet; the message says what is wrong."""
-
-    def _render_traceback_(self) -> list[str]:
-        """What a notebook shows instead of a traceback (IPython's protocol)."""
-        return [f"Not yet: {self}"]
 
 
 def check_costs(costs: Callable[[int, int, int, int], tuple[int, int, int]]) -> None:
     """Exercise 1."""
     for hidden, head, queries, keys in ((64, 16, 4, 2), (60, 10, 6, 2), (48, 16, 3, 3), (32, 16, 4, 1)):
-        answer = _call(costs, hidden, head, queries, keys)
+        answer = call(costs, hidden, head, queries, keys)
         if not isinstance(answer, tuple) or len(answer) != 3:
             raise Wrong("expected three numbers, (neuron, group, fixed): end with `return neuron, group, fixed`")
         neuron, group, fixed = answer
@@ -50,7 +42,7 @@ def check_costs(costs: Callable[[int, int, int, int], tuple[int, int, int]]) -> 
             if 2 * fixed == want:
                 raise Wrong("a layer has two norms, one before the attention and one before the MLP")
             raise Wrong(f"what no width changes is {want:,} parameters at {size}, not {fixed:,}")
-    _right("neurons, KV groups and norms add up to the parameters of a decoder layer")
+    accept("neurons, KV groups and norms add up to the parameters of a decoder layer")
 
 
 def check_width(width_for_budget: Callable[[float, int, int, int, int], int]) -> None:
@@ -58,7 +50,7 @@ def check_width(width_for_budget: Callable[[float, int, int, int, int], int]) ->
     cases = [(0.2, 1536, 1728, 885_888, 64), (0.2, 1536, 1728, 885_888, 1), (0.1, 96, 30, 1000, 32)]
     cases += [(0.25, 100, 3, 50, 7), (0.5, 128, 12, 0, 64), (0.375, 1024, 6, 0, 128)]  # two are reached exactly
     for ratio, neurons, cost, rest, multiple in cases:
-        got = _call(width_for_budget, ratio, neurons, cost, rest, multiple)
+        got = call(width_for_budget, ratio, neurons, cost, rest, multiple)
         layer = neurons * cost + rest
         enough = [n for n in range(multiple, neurons + 1, multiple) if (neurons - n) * cost >= ratio * layer - 1e-9]
         case = f"for {ratio:.1%} of a layer with {neurons} neurons of {cost} parameters and {rest:,} others"
@@ -75,7 +67,7 @@ def check_width(width_for_budget: Callable[[float, int, int, int, int], int]) ->
             if got in enough:
                 raise Wrong(f"{got} neurons are enough removed, but {enough[-1]} are too, and keep more, {case}")
             raise Wrong(f"expected {enough[-1]} neurons, got {got}, {case}")
-    _right("the widest layer that still meets the budget, each time")
+    accept("the widest layer that still meets the budget, each time")
 
 
 def check_next_layer(next_layer: Callable[[list[list[float]], list[int], list[int]], int]) -> None:
@@ -84,7 +76,7 @@ def check_next_layer(next_layer: Callable[[list[list[float]], list[int], list[in
     equal = [10, 10, 10]
     for gone, parameters in (([0, 0, 0], equal), ([1, 0, 1], equal), ([2, 1, 2], equal), ([3, 2, 2], equal),
                              ([0, 0, 0], [10, 40, 10]), ([3, 3, 2], [10, 10, 99])):  # fmt: skip
-        got = _call(next_layer, curves, list(gone), list(parameters))
+        got = call(next_layer, curves, list(gone), list(parameters))
         open_ = [i for i in range(3) if gone[i] + 1 < len(curves[i])]
         rise = {i: curves[i][gone[i] + 1] - curves[i][gone[i]] for i in open_}
         price = {i: rise[i] / parameters[i] for i in open_}
@@ -102,7 +94,7 @@ def check_next_layer(next_layer: Callable[[list[list[float]], list[int], list[in
                 )
             want = min(price, key=price.__getitem__)
             raise Wrong(f"expected layer {want}, got {got}, {case}: least added error per parameter")
-    _right("the cheapest step next; repeated until the budget is met, this is water-filling")
+    accept("the cheapest step next; repeated until the budget is met, this is water-filling")
 
 
 def check_reached(reached: Callable[[str, dict[str, int]], tuple[float, float]]) -> None:
@@ -111,7 +103,7 @@ def check_reached(reached: Callable[[str, dict[str, int]], tuple[float, float]])
     for layers, neurons, groups in (((0, 1, 2), (12, 12, 12), (2, 2, 2)), ((0, 2), (8, 10), (2, 2)),
                                     ((0, 1, 2), (6, 9, 12), (2, 1, 2))):  # fmt: skip
         plan = {"parent_layers": 3, "layers": layers, "neurons": neurons, "kv_groups": groups}
-        answer = _call(reached, json.dumps(plan), dict(parts))
+        answer = call(reached, json.dumps(plan), dict(parts))
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise Wrong("expected two fractions, (of the decoder, of the model)")
         ones = [1] * 12 * 96 + [1] * 2 * 1536 + [1] * 64  # a dense layer, parameter by parameter
@@ -131,7 +123,7 @@ def check_reached(reached: Callable[[str, dict[str, int]], tuple[float, float]])
                 raise Wrong("the model is more than its decoder: add the `rest` (embeddings, last norm) to the whole")
             want = gone / (decoder + 16_032)
             raise Wrong(f"expected {want:.4f} of the model, got {of_model:.4f}, for the plan {plan}")
-    _right("both fractions: the same removal is a smaller part of the model than of its decoder")
+    accept("both fractions: the same removal is a smaller part of the model than of its decoder")
 
 
 def _layer(hidden: int, head: int, queries: int, keys: int, neurons: int) -> nn.ModuleList:
@@ -144,15 +136,3 @@ def _layer(hidden: int, head: int, queries: int, keys: int, neurons: int) -> nn.
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _call(function: Callable, *arguments):
-    try:
-        with torch.no_grad():
-            return function(*arguments)
-    except NotImplementedError as error:
-        raise Wrong(f"nothing to check yet: `{function.__name__}` still raises NotImplementedError") from error
-
-
-def _right(what: str) -> None:
-    print(f"Right: {what}.")

@@ -8,54 +8,51 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from checking import Wrong, accept, alike, call, check_shape, dense_layer, spot
 from torch import Tensor
-
-
-class Wrong(AssertionError):
-    """An answer that is not right yet; the message says what is wrong."""
 
 
 def check_mask(mask_from_gram: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """Exercise 1."""
-    x, w = _layer(7)
+    x, w = dense_layer(7)
     kept, gone = torch.tensor([0, 2, 3, 6]), torch.tensor([1, 4, 5])
     a = _contributions(x, w)  # (T * m, n)
     gram = a.T @ a
     energy = gram.diagonal()[kept]
     for ridge in (0.0, 0.3):
-        got = _call(mask_from_gram, gram.clone(), kept, ridge)
-        _shape("the mask", got, (4,))
-        if _close(got, _anchored(a, kept, ridge)):
+        got = call(mask_from_gram, gram.clone(), kept, ridge)
+        check_shape("the mask", got, (4,))
+        if alike(got, _anchored(a, kept, ridge)):
             continue
         inner, right = gram[kept][:, kept], gram[kept].sum(1)
         penalty = torch.diag(ridge * energy)
         solve = torch.linalg.solve
-        _spot(
+        spot(
             got,
             solve(inner + penalty, gram[kept][:, kept].sum(1) + ridge * energy),
             "it imitates the neurons that stay, all ones: the right side needs row sums over *all* columns of G",
         )
-        _spot(
+        spot(
             got,
             solve(inner + penalty, gram[kept][:, gone].sum(1) + ridge * energy),
             "it imitates only what went: the right side needs row sums over *all* columns of G",
         )
         if ridge:
-            _spot(got, solve(inner, right), "lambda does nothing yet: add it on both sides")
-            _spot(
+            spot(got, solve(inner, right), "lambda does nothing yet: add it on both sides")
+            spot(
                 got,
                 solve(inner + penalty, right),
                 "the penalty draws the factors to 0: (m - 1)² puts lambda G_ii on the right side too",
             )
             mean = ridge * gram.diagonal().mean()
             for side in (0.0, mean):
-                _spot(
+                spot(
                     got,
                     solve(inner + mean * torch.eye(4, dtype=gram.dtype), right + side),
                     "this is one penalty for all, by the mean energy: each neuron's penalty goes by its *own* G_ii",
                 )
         raise Wrong(f"not the least error for lambda = {ridge:g}: set the derivative by m_K to zero; the rest stays 0")
-    _right("for any lambda the mask is the one that least squares on the tokens finds")
+    accept("for any lambda the mask is the one that least squares on the tokens finds")
 
 
 def check_guard(guarded_mask: Callable[[Callable[[float], Tensor], float, float], tuple[Tensor, float]]) -> None:
@@ -74,11 +71,11 @@ def check_guard(guarded_mask: Callable[[Callable[[float], Tensor], float, float]
 
     for start, bound in ((0.01, 0.05), (0.01, 0.4), (0.01, 0.001), (1.0, 0.05)):
         calls.clear()
-        answer = _call(guarded_mask, solve, start, bound)
+        answer = call(guarded_mask, solve, start, bound)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise Wrong("expected two values, (mask, lambda): end with `return mask, ridge`")
         mask, ridge = answer
-        _shape("the mask", mask, (4,))
+        check_shape("the mask", mask, (4,))
         want = start
         while variance(want) > bound:
             want *= 4.0
@@ -95,19 +92,19 @@ def check_guard(guarded_mask: Callable[[Callable[[float], Tensor], float, float]
             raise Wrong(
                 f"lambda ends at {float(ridge):g}, not at {want:g}: four times as large each time, no step too many"
             )
-        if not _close(mask, 1.0 + torch.tensor([3.0, -1.0, -1.0, -1.0], dtype=torch.float64) / (1.0 + 50.0 * want)):
+        if not alike(mask, 1.0 + torch.tensor([3.0, -1.0, -1.0, -1.0], dtype=torch.float64) / (1.0 + 50.0 * want)):
             raise Wrong("the mask does not belong to the lambda that is returned with it")
-    _right("the guard lets calm masks pass and raises lambda no further than it has to")
+    accept("the guard lets calm masks pass and raises lambda no further than it has to")
 
 
 def check_fold(fold: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Exercise 3."""
-    x, w = _layer(6, 6)  # square on purpose: rows and columns can be confused
+    x, w = dense_layer(6, 6)  # square on purpose: rows and columns can be confused
     kept = torch.tensor([1, 2, 5])
     mask = torch.tensor([0.5, 2.0, -1.5], dtype=torch.float64)
     linear = w.T.contiguous()  # as torch keeps it: (outputs, inputs)
     before = linear.clone()
-    got = _call(fold, linear, kept, mask)
+    got = call(fold, linear, kept, mask)
     if not torch.equal(linear, before):
         raise Wrong("the layer's own weight was changed: multiply a copy, others may still use it")
     if isinstance(got, Tensor) and tuple(got.shape) == (6, 6):
@@ -116,62 +113,55 @@ def check_fold(fold: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         )
     if isinstance(got, Tensor) and tuple(got.shape) == (3, 6):
         raise Wrong("expected shape (6, 3), got (3, 6): torch keeps (outputs, inputs), so neurons are columns")
-    _shape("the weight", got, (6, 3))
-    if not _close(x[:, kept] @ got.T, (x[:, kept] * mask) @ w[kept]):
-        _spot(got, linear[:, kept], "the columns are cut, but the mask is not in them yet")
-        _spot(got, linear[:, kept] / mask, "divided by the mask: the weight has to do what the mask did")
+    check_shape("the weight", got, (6, 3))
+    if not alike(x[:, kept] @ got.T, (x[:, kept] * mask) @ w[kept]):
+        spot(got, linear[:, kept], "the columns are cut, but the mask is not in them yet")
+        spot(got, linear[:, kept] / mask, "divided by the mask: the weight has to do what the mask did")
         raise Wrong("the small layer does not give what the masked one gave: each kept column times its own factor")
-    _right("what is left is an ordinary, smaller layer, and the mask is gone at run time")
+    accept("what is left is an ordinary, smaller layer, and the mask is gone at run time")
 
 
 def check_fit(fit: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> None:
     """Exercise 4."""
-    x, w = _layer(7, 3)
+    x, w = dense_layer(7, 3)
     kept = torch.tensor([0, 1, 3, 6])
     xtx = x.T @ x
     own, outside = x @ w, torch.randn(20, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     for y, what in ((own, "the layer's own output"), (outside, "a target from outside")):
         target = x.T @ y
-        got = _call(fit, xtx.clone(), target.clone(), w.clone(), kept, 0.2)
-        _shape("V_K", got, (4, 3))
+        got = call(fit, xtx.clone(), target.clone(), w.clone(), kept, 0.2)
+        check_shape("V_K", got, (4, 3))
         root = torch.diag(0.2**0.5 * x[:, kept].norm(dim=0))
         rows = torch.cat([x[:, kept], root])
-        if _close(got, torch.linalg.lstsq(rows, torch.cat([y, root @ w[kept]])).solution):
+        if alike(got, torch.linalg.lstsq(rows, torch.cat([y, root @ w[kept]])).solution):
             continue
         inner, eye, solve = xtx[kept][:, kept], torch.eye(4, dtype=torch.float64), torch.linalg.solve
         pull = torch.diag(0.2 * xtx.diagonal()[kept])
-        _spot(
+        spot(
             got,
             solve(inner + pull, target[kept]),
             "the ridge draws the weights to 0: it should hold them at W, so D_KK W_K belongs on the right side",
         )
-        _spot(got, solve(inner, target[kept]), "no ridge yet: D_KK on the left, D_KK W_K on the right")
+        spot(got, solve(inner, target[kept]), "no ridge yet: D_KK on the left, D_KK W_K on the right")
         for even in (0.2, 0.2 * float(xtx.diagonal().mean()), 0.2 * float(inner.diagonal().mean())):
-            _spot(
+            spot(
                 got,
                 solve(inner + even * eye, target[kept] + even * w[kept]),
                 "one penalty for all: it should be lambda times each neuron's *own* C_ii",
             )
         if what != "the layer's own output":
-            _spot(
+            spot(
                 got,
                 solve(inner + pull, (xtx @ w)[kept] + pull @ w[kept]),
                 "right for the layer's own output, but the target that was given is not looked at: use `target`",
             )
-        _spot(
+        spot(
             got,
             solve(inner + pull, inner @ w[kept] + pull @ w[kept]),
             "it aims at what the kept neurons said alone, so nothing changes: B holds the output of all of them",
         )
         raise Wrong(f"not what least squares on the tokens finds for {what}: (C_KK + D_KK) V_K = B_K + D_KK W_K")
-    _right("the fit is the one that lstsq finds on the tokens, and lambda holds it at W")
-
-
-def _layer(n: int, m: int = 4) -> tuple[Tensor, Tensor]:
-    """Tokens X (20, n) that are correlated, and weights W (n, m), float64."""
-    generator = torch.Generator().manual_seed(n)
-    draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
-    return draw(20, n) @ (torch.eye(n, dtype=torch.float64) + 0.5 * draw(n, n)), draw(n, m)
+    accept("the fit is the one that lstsq finds on the tokens, and lambda holds it at W")
 
 
 def _contributions(x: Tensor, w: Tensor) -> Tensor:
@@ -183,31 +173,3 @@ def _anchored(a: Tensor, kept: Tensor, ridge: float) -> Tensor:
     root = (ridge * a.square().sum(0)[kept]).sqrt()
     rows = torch.cat([a[:, kept], torch.diag(root)])
     return torch.linalg.lstsq(rows, torch.cat([a.sum(1), root])[:, None]).solution[:, 0]
-
-
-def _call(function: Callable, *arguments):
-    try:
-        return function(*arguments)
-    except NotImplementedError as error:
-        raise Wrong(f"nothing to check yet: `{function.__name__}` still raises NotImplementedError") from error
-
-
-def _shape(name: str, got: object, shape: tuple[int, ...]) -> None:
-    if not isinstance(got, Tensor):
-        raise Wrong(f"expected {name} as a tensor, got {type(got).__name__}")
-    if tuple(got.shape) != shape:
-        raise Wrong(f"expected {name} of shape {shape}, got {tuple(got.shape)}")
-
-
-def _close(got: Tensor, want: Tensor) -> bool:
-    return got.shape == want.shape and torch.allclose(got.to(want), want, rtol=1e-6, atol=1e-9)
-
-
-def _spot(got: Tensor, suspect: Tensor, sentence: str) -> None:
-    """Raise with `sentence` if the answer is a mistake that we know."""
-    if _close(got, suspect):
-        raise Wrong(sentence)
-
-
-def _right(sentence: str) -> None:
-    print(f"Right: {sentence}.")

@@ -1,0 +1,53 @@
+"""What the checks of all exercises share: how an answer is called, looked at, and told right or not yet right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Wrong(AssertionError):
+    """An answer that is not right yet; the message says what is wrong."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""
+        return [f"Not yet: {self}"]
+
+
+def call(function: Callable, *arguments):
+    """The answer of a learner's function. Raises Wrong while it is a stub."""
+    try:
+        with torch.no_grad():
+            return function(*arguments)
+    except NotImplementedError as error:
+        raise Wrong(f"nothing to check yet: `{function.__name__}` still raises NotImplementedError") from error
+
+
+def check_shape(name: str, got: object, shape: tuple[int, ...]) -> None:
+    if not isinstance(got, Tensor):
+        raise Wrong(f"expected {name} as a tensor, got {type(got).__name__}")
+    if tuple(got.shape) != shape:
+        raise Wrong(f"expected {name} of shape {shape}, got {tuple(got.shape)}")
+
+
+def alike(got: Tensor, want: Tensor) -> bool:
+    return got.shape == want.shape and torch.allclose(got.to(want), want, rtol=1e-6, atol=1e-9)
+
+
+def spot(got: Tensor, suspect: Tensor, sentence: str) -> None:
+    """Raise with `sentence` if the answer is a mistake that we know."""
+    if alike(got, suspect):
+        raise Wrong(sentence)
+
+
+def accept(sentence: str) -> None:
+    print(f"Right: {sentence}.")
+
+
+def dense_layer(n: int, m: int = 4) -> tuple[Tensor, Tensor]:
+    """Tokens X (20, n) that are correlated, and weights W (n, m), float64."""
+    generator = torch.Generator().manual_seed(n)
+    draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
+    return draw(20, n) @ (torch.eye(n, dtype=torch.float64) + 0.5 * draw(n, n)), draw(n, m)
