@@ -1,67 +1,14 @@
-"""The checks of lesson 3's exercises: they refuse the stub and plausible mistakes by name, and accept the solution."""
+"""The checks of lesson 3's exercises: they refuse plausible mistakes by name."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-from pathlib import Path
 
-import nbformat
 import pytest
+from lessons import LESSON_03, Wrong
 
-EXERCISES = Path(__file__).parents[1] / "notebooks" / "exercises"
-sys.path.insert(0, str(EXERCISES))
-import checks_03 as checks  # noqa: E402
-
-STUBS = EXERCISES / "03_hybrid_granularity.ipynb"
-SOLUTIONS = EXERCISES / "solutions" / "03_hybrid_granularity.ipynb"
-CHECKS = {
-    "costs": checks.check_costs,
-    "width_for_budget": checks.check_width,
-    "next_layer": checks.check_next_layer,
-    "reached": checks.check_reached,
-}
-
-
-def functions(path: Path) -> dict:
-    """What the cells of a notebook define, its checks left out."""
-    space = {"json": json}
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and cell.source.startswith("def "):
-            exec(cell.source, space)
-    return space
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_a_check_refuses_the_stub(name):
-    with pytest.raises(checks.Wrong, match=f"nothing to check yet: `{name}`"):
-        CHECKS[name](functions(STUBS)[name])
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_a_check_accepts_the_solution(name, capsys):
-    CHECKS[name](functions(SOLUTIONS)[name])
-    assert capsys.readouterr().out.startswith("Right: ")
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_the_folded_solution_is_the_solution(name):
-    solved = next(c.source for c in nbformat.read(SOLUTIONS, 4).cells if c.source.startswith(f"def {name}("))
-    cells = [cell for cell in nbformat.read(STUBS, 4).cells if cell.cell_type == "markdown"]
-    folded = [cell.source for cell in cells if f"def {name}(" in cell.source]
-    assert len(folded) == 1 and solved in folded[0] and folded[0].count("<details>") >= 3
-
-
-def test_each_exercise_is_checked_in_both_notebooks():
-    for path in (STUBS, SOLUTIONS):
-        sources = [cell.source for cell in nbformat.read(path, 4).cells]
-        for name, check in CHECKS.items():
-            assert f"checks.{check.__name__}({name})" in sources
-
-
-def test_a_wrong_answer_is_a_sentence_in_the_notebook():
-    assert checks.Wrong("two norms")._render_traceback_() == ["Not yet: two norms"]
+CHECKS = LESSON_03.checks
 
 
 def neuron_group_fixed(neuron=3, keys=2, queries=2, norms=2, shared=True):
@@ -149,5 +96,5 @@ def mistaken(text, parts, stays=False, of_those_that_stay=False, groups=True, re
     ("name", "wrong", "sentence"), [(name, wrong, words) for name, pairs in MISTAKES.items() for wrong, words in pairs]
 )
 def test_a_check_names_the_mistake(name, wrong, sentence):
-    with pytest.raises(checks.Wrong, match=sentence):
+    with pytest.raises(Wrong, match=sentence):
         CHECKS[name](wrong)
