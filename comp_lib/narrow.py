@@ -60,8 +60,9 @@ class Narrower:
         owned = upstream(layer, which)
         searched = self.settings.ridge == "auto" and self.settings.recovery == "least-squares" and len(hidden) > 1
         ridge = RIDGE if self.settings.ridge == "auto" else self.settings.ridge
-        parts = torch.arange(len(hidden)).chunk(2 if searched else 1)
-        grams = [self._statistics(linear, step, layer, part, hidden, reference) for part in parts]
+        streams = hidden.chunk(2 if searched else 1)
+        references = [None] * len(streams) if reference is None else reference.chunk(len(streams))
+        grams = [self._statistics(linear, step, layer, *both) for both in zip(streams, references, strict=True)]
         self.watch.look()
         if searched:
             search = self.searches[which]
@@ -88,19 +89,12 @@ class Narrower:
         return Outcome(chosen.kept, error / own if own > 0.0 else 0.0, chosen.condition, *found)
 
     def _statistics(
-        self,
-        linear: nn.Linear,
-        step: Callable,
-        layer: nn.Module,
-        part: Tensor,
-        hidden: Tensor,
-        reference: Tensor | None,
+        self, linear: nn.Linear, step: Callable, layer: nn.Module, hidden: Tensor, reference: Tensor | None
     ) -> Gram:
-        """Sums over the sequences `part` (ascending, without gaps)."""
-        device, first = linear.weight.device, int(part[0])
+        """Sums over the tokens of hidden (S, L, d)."""
+        device = linear.weight.device
         gram = Gram.zeros(linear.in_features, None if reference is None else linear.out_features, device)
-        for rows in batches(len(part), hidden.shape[1]):
-            rows = slice(rows.start + first, rows.stop + first)
+        for rows in batches(*hidden.shape[:2]):
             before = hidden[rows].to(device)
             out, x = step(layer, before)
             target = None

@@ -11,6 +11,8 @@ The whole text then gets the same pull in absolute terms: lambda times its share
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from .gram import Gram
@@ -34,12 +36,14 @@ class RidgeSearch:
     def choose(self, seen: Gram, held: Gram, weight: Tensor, kept: Tensor) -> float:
         """Lambda for both halves together: `seen` is fitted, `held` judges; weight W (n, m), kept inputs (k,)."""
         places = range(len(GRID)) if self.place is None else range(max(0, self.place - 1), self.place + 2)
-        errors = {place: held_out_error(seen, held, weight, kept, GRID[place]) for place in places if place < len(GRID)}
-        self.place = min(errors, key=errors.__getitem__)
+        ridges = GRID[places.start : places.stop]
+        errors = held_out_errors(seen, held, weight, kept, ridges)
+        self.place = places.start + errors.index(min(errors))
         return GRID[self.place] * seen.tokens / (seen.tokens + held.tokens)
 
 
-def held_out_error(seen: Gram, held: Gram, weight: Tensor, kept: Tensor, ridge: float) -> float:
-    """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held` for V fitted to those of `seen`, kept inputs (k,)."""
-    fitted = least_squares(seen.xtx, seen.target(weight), weight, kept, ridge)[kept]  # (k, m)
-    return float((fitted * (held.xtx[kept][:, kept] @ fitted - 2.0 * held.target(weight)[kept])).sum())
+def held_out_errors(seen: Gram, held: Gram, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
+    """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held`, for V fitted to those of `seen` with each lambda."""
+    target, inner, outer = seen.target(weight), held.xtx[kept][:, kept], held.target(weight)[kept]
+    fits = (least_squares(seen.xtx, target, weight, kept, ridge)[kept] for ridge in ridges)  # (k, m)
+    return [float((fitted * (inner @ fitted - 2.0 * outer)).sum()) for fitted in fits]
