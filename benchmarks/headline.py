@@ -11,34 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
 import psutil
-import torch
 
 from comp_lib.calibration import calibration_tokens
+from comp_lib.cell import dense_pass, peak_bytes
 from comp_lib.evaluate import evaluation_tokens, perplexity
 from comp_lib.models import EMBEDDED, load_model
 from comp_lib.prune import Settings, prune
 from comp_lib.text import load_text
 
 CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evaluates
-
-
-def megabytes(kilobytes: float) -> float:
-    return kilobytes / 1024
-
-
-def dense_pass(model, ids: torch.Tensor) -> float:
-    """Seconds of one forward pass, logits included, 8 sequences at a time."""
-    start = time.perf_counter()
-    with torch.inference_mode():
-        for rows in ids.split(8):
-            model(input_ids=rows, use_cache=False)
-    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -67,11 +53,10 @@ def main() -> None:
     start = time.perf_counter()
     pruned = prune(model, ids, settings, inplace=True)
     seconds = time.perf_counter() - start
-    peak = megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) - baseline
+    peak = peak_bytes() / 2**20 - baseline
     del model
 
     dense, _ = load_model(arguments.model)
-    dense_pass(dense, ids[:4])  # the first touch reads the weights from disk
     unit = dense_pass(dense, ids)
     print(f"{arguments.model}, {ids.numel():,} calibration tokens, {pruned.plan.removed:.1%} of the decoder removed")
     print(f"settings      {json.dumps(pruned.report.settings)}")
