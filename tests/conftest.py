@@ -78,3 +78,12 @@ def real_model():
     from comp_lib.models import EMBEDDED, load_model
 
     return load_model(EMBEDDED)
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory, tiny_llama, tokenizer):
+    """A folder with a tiny Llama, as a user would have one."""
+    folder = tmp_path_factory.mktemp("models") / "parent"
+    tiny_llama().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -19,15 +19,6 @@ from comp_lib.shape import Shape
 SMALL = ["--sequences", "4", "--length", "32", "--multiple", "4", "--evaluate", "none"]
 
 
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory, tiny_llama, tokenizer):
-    """A folder with a tiny Llama, as a user would have one."""
-    folder = tmp_path_factory.mktemp("models") / "parent"
-    tiny_llama().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 

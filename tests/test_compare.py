@@ -33,14 +33,6 @@ SIZES = ["--sequences", "3", "--length", "24", "--multiple", "4", "--windows", "
 GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
 
 
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory, tiny_llama, tokenizer):
-    folder = tmp_path_factory.mktemp("models") / "parent"
-    tiny_llama().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def grid(parent):
     return Grid(str(parent), (0.2,), ("comp", "random"), 1, (3,), length=24, windows=3, window=40,

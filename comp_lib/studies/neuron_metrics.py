@@ -17,7 +17,7 @@ from ..importance.condition import block_scores, condition_numbers, penalty, spd
 from ..importance.neurons import METRICS, RIDGE, Dense, metric, top
 from ..prune import share
 from ..recover import least_squares, only
-from ..stream import sequence_losses, through
+from ..stream import rotary, sequence_losses, through
 from ..surgery import shrink_mlp
 from .neurons import as_dense, dense_problem, energy_of, grams_of, layer_gram, layer_grams, walk_to
 
@@ -207,7 +207,8 @@ def metric_perplexities(
 
     def compute() -> dict[str, Tensor]:
         first = min(layers)
-        hidden, rope = layer_grams(model, ids, first)["stream"], walk_to(model, ids[:1], 0)[1]
+        hidden = layer_grams(model, ids, first)["stream"]
+        rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
         models: dict[str, tuple[nn.Module, nn.Module]] = {}
         for layer in range(first, max(layers) + 1):
             grams, hidden = grams_of(model.model.layers[layer], hidden, rope, (True,))
