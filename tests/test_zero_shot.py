@@ -12,7 +12,7 @@ from collections import defaultdict
 import pytest
 import torch
 from conftest import DATA
-from test_cli import parent, refused, run  # noqa: F401  parent is a fixture
+from test_cli import refused, run
 
 from comp_lib import zero_shot as module
 from comp_lib.errors import InputError
