@@ -170,7 +170,9 @@ def _check_room(target: Path, needed: int) -> None:
 
 def _check_family(config: PreTrainedConfig) -> None:
     if config.hidden_act not in ("silu", "swish"):
-        raise InputError(f"expected the activation silu, which llama.cpp computes, got {config.hidden_act}: not exported")
+        raise InputError(
+            f"expected the activation silu, the only one that llama.cpp has here, got {config.hidden_act}: not exported"
+        )
 
 
 def _check_widths(shape: Shape, kind: str) -> None:

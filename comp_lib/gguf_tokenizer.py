@@ -141,7 +141,7 @@ def _add_special(writer: gguf.GGUFWriter, tokenizer: Any) -> None:
 
 
 def restore_pre_tokenizer(tokenizer: Any, rule: str | None) -> None:
-    """Let a tokenizer that transformers read from a GGUF file cut digits as `smollm` does, which transformers forgets."""
+    """transformers forgets, when it reads a GGUF file, that the rule `smollm` parts all digits: let `tokenizer` do it."""
     if rule == "smollm":
         digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])

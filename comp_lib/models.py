@@ -28,7 +28,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gguf
 import platformdirs
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -39,6 +38,7 @@ from transformers.utils import logging
 
 from . import heterogeneous  # noqa: F401  registers comp_llama with the Auto classes
 from .errors import InputError, nearest
+from .gguf_file import check_rope, open_gguf, word_rule
 from .gguf_tokenizer import restore_pre_tokenizer
 
 EMBEDDED = "smollm2-135m"
@@ -166,13 +166,12 @@ def convert_gguf(path: Path) -> Path:
 def _convert(path: Path, folder: Path) -> None:
     """Read a GGUF file, check what it holds, and save it to `folder`."""
     source = {"source": str(path.parent), "gguf_file": path.name}
+    reader = open_gguf(path)
     with _quiet():
         _check_config(**source)
-        reader = gguf.GGUFReader(path)
-        _check_gguf_rope(reader, path.name)
+        check_rope(reader, path.name)
         tokenizer = _read(AutoTokenizer.from_pretrained, **source)
-        rule = reader.get_field(gguf.Keys.Tokenizer.PRE)
-        restore_pre_tokenizer(tokenizer, None if rule is None else rule.contents())
+        restore_pre_tokenizer(tokenizer, word_rule(reader))
         model = _read_weights(dtype=torch.float32, **source)
         check_finite(model)
         needed = sum(parameter.nbytes for parameter in model.parameters())
@@ -194,17 +193,6 @@ def _sweep(cache: Path) -> None:
     for folder in cache.glob(f"{STAGING}*"):
         if time.time() - folder.stat().st_mtime > 24 * 3600:
             shutil.rmtree(folder)
-
-
-def _check_gguf_rope(reader: gguf.GGUFReader, name: str) -> None:
-    """transformers drops the rope scaling of a GGUF file in silence, and the model would be subtly wrong."""
-    scaling = [key for key in reader.fields if ".rope.scaling." in key]
-    scaling += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
-    if scaling:
-        raise InputError(
-            f"expected a GGUF file without rope scaling, got {name} with {scaling[0]}, which cannot be converted"
-            " faithfully; use the same model as safetensors"
-        )
 
 
 def _locate(name: str) -> tuple[str, bool]:
