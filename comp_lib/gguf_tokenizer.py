@@ -141,7 +141,7 @@ def _add_special(writer: gguf.GGUFWriter, tokenizer: Any) -> None:
 
 
 def restore_pre_tokenizer(tokenizer: Any, rule: str | None) -> None:
-    """transformers forgets, when it reads a GGUF file, that the rule `smollm` parts all digits: let `tokenizer` do it."""
+    """Let `tokenizer`, which transformers read from GGUF, part all digits if the rule is `smollm`: it forgets to."""
     if rule == "smollm":
         digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
