@@ -1,6 +1,6 @@
 """What exporting a model to GGUF takes, and whether llama.cpp then computes what transformers computes.
 
-    python benchmarks/export.py [MODEL] [--types f16,q8_0,q4_1,q4_0] [--tokens 512]
+    python benchmarks/export.py [MODEL] [--types f16,q8_0,q4_1,q4_0] [--tokens 256]
 
 Each type is exported by a process of its own: its seconds, and its peak memory above that of the imports, both beside
 the size of the file. Then the perplexity of the same tokens of the project's own text, by transformers in float32 from
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default=EMBEDDED)
     parser.add_argument("--types", default="f16,q8_0,q4_1,q4_0")
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--only", nargs=2, metavar=("FILE", "TYPE"), help="export once, and print JSON")
     arguments = parser.parse_args()
     if arguments.only:
@@ -56,7 +56,7 @@ def main() -> None:
             file = str(Path(folder) / "model.gguf")
             command = [sys.executable, __file__, arguments.model, "--only", file, kind]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            server = llama_cpp.start(file, ids.shape[1] + 1)
+            server = llama_cpp.start(file, ids.shape[1] + 1, threads=1)
             there = llama_cpp.losses(server, ids).mean().exp().item()
             del server
         print(
