@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,8 @@ def side_by_side(texts: Mapping[str, str]) -> None:
 
 
 def _numeric(cell: object) -> bool:
-    return isinstance(cell, int | float) or (isinstance(cell, str) and cell[:1].isdigit())
+    """A number, or words that begin with one and do not go on in words: "12%", "+0.3 ± 0.1", not "3, 4" or "2 of 3"."""
+    return isinstance(cell, int | float) or bool(re.fullmatch(r"[+-]?\d\S*( ± \S+)?", str(cell)))
 
 
 @dataclass(frozen=True)

@@ -210,6 +210,14 @@ def test_a_table():
     )
 
 
+@pytest.mark.parametrize("cells, side", [
+    ((3, 1.5, "2"), "---:"), (("12%", "+0.81", "-0.9", "2.16 ± 0.21", "7,411.3%"), "---:"),
+    (("17, 14, 25", "5, 3, 4"), "---"), (("20% of the decoder", "3"), "---"), (("", "3"), "---"),
+])  # fmt: skip
+def test_numbers_stand_to_the_right(cells, side):
+    assert table(("some",), [(cell,) for cell in cells]).data.splitlines()[1] == f"| {side} |"
+
+
 def test_texts_side_by_side(monkeypatch):
     shown = []
     monkeypatch.setattr(notebook, "display", lambda data, raw: shown.append(data))
