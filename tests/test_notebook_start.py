@@ -173,16 +173,20 @@ def first_cells():
     return found
 
 
-def test_the_first_cell_of_each_notebook_says_what_to_install():
+@pytest.mark.parametrize("trouble, words", [
+    ("import sys; sys.modules['ipywidgets'] = None", "pip install 'comp-lib[notebooks]'"),
+    pytest.param("from comp_lib import memory; memory.free_memory = lambda: 10**8", "choose a smaller model",
+                 marks=pytest.mark.real),
+])  # fmt: skip
+def test_the_first_cell_of_each_notebook_says_what_to_install_or_to_choose(trouble, words):
     """In a real kernel, where the sentence is all that is shown: no traceback."""
     assert LESSONS
-    block = "import sys; sys.modules['ipywidgets'] = None"
-    nothing, *found = run(block, *first_cells())
+    nothing, *found = run(trouble, *first_cells())
     assert nothing == []
     for path, errors in zip(LESSONS, found, strict=True):
         assert [error.ename for error in errors] == ["InputError"], path.name
         [line] = errors[0].traceback
-        assert "pip install 'comp-lib[notebooks]'" in line and "\n" not in line
+        assert words in line and "\n" not in line
 
 
 def test_a_model_that_is_not_there_is_a_sentence_in_a_notebook():
