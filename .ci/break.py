@@ -38,8 +38,7 @@ def first_failure(folder: Path, notebook: str) -> str:
     failed = re.search(r"FAILED (\S+)", run.stdout)
     if run.returncode and not failed:
         sys.exit(f"no test ran:\n{run.stdout}{run.stderr}")
-    error = re.findall(r"\w*(?:Error|Warning)\b.*", re.sub(r"\x1b\[[\d;]*m", "", run.stdout))
-    return f"{failed[1]} ({error[-1] if error else 'another output'})" if failed else ""
+    return failed[1] if failed else ""
 
 
 def main() -> int:

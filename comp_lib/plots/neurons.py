@@ -69,7 +69,7 @@ def plot_cosines(grams: Mapping[str, np.ndarray], neurons: Sequence[int]) -> Fig
     return figure
 
 
-def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarray) -> None:
+def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarray, most: int = 8) -> None:
     """Energy against condition with lines of equal cost; energy (n,) relative, removed (n,) of bool."""
     for chosen, colour, marker, label in ((~removed, KEPT, "o", "kept"), (removed, REMOVED, "x", "removed")):
         axis.scatter(energy[chosen], condition[chosen], s=11, c=[colour], marker=marker,
@@ -88,7 +88,7 @@ def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarra
             axis.annotate(f"{100 * 10.0**power:g}%", spot, xytext=(-3, -3), textcoords="offset points", fontsize=7,
                           color="dimgrey", ha="right", va="top")  # fmt: skip
     axis.set(xlim=(left, right), ylim=(low, high))
-    plain_ticks(axis.xaxis, (left, right), percent=True)
+    plain_ticks(axis.xaxis, (left, right), percent=True, most=most)
     plain_ticks(axis.yaxis, (low, high))
 
 
@@ -126,7 +126,7 @@ def plot_choices(
         1, len(removed), (3.7 * len(removed), 3.6), sharex=True, sharey=True, squeeze=False
     )
     for axis, (name, gone) in zip(axes[0], removed.items(), strict=True):
-        _scatter(axis, energy, condition, np.asarray(gone))
+        _scatter(axis, energy, condition, np.asarray(gone), most=5)
         axis.set_title(f"by {name}\nerror left {errors[name]:.1%}", fontsize=11)
         axis.set_xlabel("energy (% of ‖Y‖²)")
     axes[0][0].set_ylabel("condition κ")
