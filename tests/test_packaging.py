@@ -41,9 +41,10 @@ def _conda_requirements() -> dict[str, SpecifierSet]:
 def test_environment_yml_asks_for_the_same_as_pyproject():
     extras = PROJECT["optional-dependencies"]
     wanted = {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
-    for line in PROJECT["dependencies"] + extras["notebooks"] + extras["evaluate"] + extras["dev"]:
+    named = [line for extra in ("notebooks", "evaluate", "distributed", "dev") for line in extras[extra]]
+    for line in PROJECT["dependencies"] + named:
         requirement = Requirement(line)
-        if requirement.name != PROJECT["name"]:  # dev names the other two through the project itself
+        if requirement.name != PROJECT["name"]:  # dev names the others through the project itself
             wanted[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
     assert _conda_requirements() == wanted
 
