@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import queue
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .errors import InputError
-from .launch import ATTEMPTS, CellError, Engine, Outcome, end_all, measured, one_by_one
+from .launch import ATTEMPTS, CellError, Engine, Outcome, attempted, end, measured, one_by_one
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -64,20 +65,20 @@ def embedded(workers: int, announce: Announce) -> Engine:
     def engine(jobs: Mapping[str, str]) -> Iterator[tuple[str, Outcome]]:
         if not jobs:
             return
+        run = uuid.uuid4().hex
         # threads of this process suffice to wait for others; no memory limit, since it is not they who need any
         with (
             LocalCluster(
                 n_workers=1, threads_per_worker=workers, processes=False, memory_limit=None,
-                dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR,
+                dashboard_address="127.0.0.1:0", host="127.0.0.1", protocol="tcp://", silence_logs=logging.CRITICAL,
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):  # fmt: skip
             announce(cluster.dashboard_link)
             try:
-                yield from _collect(client, jobs, threads)
-            except BaseException:  # Ctrl-C above all: the cluster would wait for its threads
-                end_all()
-                raise
+                yield from _collect(client, jobs, threads, run)
+            finally:  # after Ctrl-C above all: the cluster would wait for its threads
+                end(run)
 
     return engine
 
@@ -146,12 +147,14 @@ async def _answer(job: str) -> dict:
     return await asyncio.to_thread(measured, job)
 
 
-def _collect(client: Client, jobs: Mapping[str, str], threads: int | None = None) -> Iterator[tuple[str, Outcome]]:
+def _collect(
+    client: Client, jobs: Mapping[str, str], threads: int | None = None, run: str = ""
+) -> Iterator[tuple[str, Outcome]]:
     """(key, outcome) of each job as it is done. Raises one of LOST when scheduler or workers are gone."""
     done = queue.SimpleQueue()
     keys = {}
-    for key, job in jobs.items():
-        future = client.submit(measured, job, threads, key=f"cell-{key}", retries=ATTEMPTS - 1)
+    for place, (key, job) in enumerate(jobs.items()):
+        future = client.submit(attempted, job, threads, run, key=f"cell-{key}", retries=ATTEMPTS - 1, priority=-place)
         keys[future] = key
         future.add_done_callback(done.put)
     while keys:

@@ -20,7 +20,8 @@ WORKER = (sys.executable, "-m", "comp_lib.cell")
 ATTEMPTS = 3  # of one cell, before its row says that it failed
 REFUSAL = "comp_lib.errors.InputError: "  # how the last line of a traceback names what no second attempt would mend
 
-_running: set[subprocess.Popen] = set()
+_running: dict[subprocess.Popen, str] = {}  # process -> the run that it belongs to
+_ended: set[str] = set()  # runs that want no more
 
 
 class CellError(RuntimeError):
@@ -48,17 +49,26 @@ def one_by_one(jobs: Mapping[str, str]) -> Iterator[tuple[str, Outcome]]:
 def _persistently(job: str) -> Outcome:
     for _ in range(ATTEMPTS):
         try:
-            return measured(job)
+            return attempted(job)
         except CellError as error:
             outcome = error
-            if error.refused:
-                break
     return outcome
 
 
-def measured(job: str, threads: int | None = None) -> dict:
-    """What the process measured that got this job, a line of JSON; `threads` is how many it computes with.
+def attempted(job: str, threads: int | None = None, run: str = "") -> Outcome:
+    """As `measured`; raises what another attempt may mend, and returns a refusal, which none will."""
+    try:
+        return measured(job, threads, run)
+    except CellError as error:
+        if error.refused:
+            return error
+        raise
 
+
+def measured(job: str, threads: int | None = None, run: str = "") -> dict:
+    """What the process measured that got this job, a line of JSON.
+
+    threads: how many it computes with; None: as many as it likes. run: a name by which `end` ends it.
     Raises CellError. When the process that called this dies, the one that measures ends by itself.
     """
     home = str(Path(__file__).parents[1])  # the process runs this very code
@@ -70,15 +80,17 @@ def measured(job: str, threads: int | None = None) -> dict:
         # stdin stays open: its end tells the process that nobody waits any more
         with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
                               bufsize=0) as process:  # fmt: skip
-            _running.add(process)
+            _running[process] = run
             try:
+                if run in _ended:
+                    process.kill()
                 # a process that ended before it was told anything has an exit code that says more
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.write(f"{job}\n".encode())
                 answer = process.stdout.read()
                 code = process.wait()
             finally:
-                _running.discard(process)
+                del _running[process]
         log.seek(0)
         output = log.read().decode("utf-8", "replace")
     if code == 0:
@@ -90,7 +102,9 @@ def measured(job: str, threads: int | None = None) -> dict:
     raise CellError(last.removeprefix("comp_lib.errors."), output, refused=last.startswith(REFUSAL))
 
 
-def end_all() -> None:
-    """Kill the processes that threads of this one wait for."""
-    for process in tuple(_running):
-        process.kill()
+def end(run: str) -> None:
+    """Kill the processes of a run that threads of this process wait for, and those that they start later."""
+    _ended.add(run)
+    for process, owner in tuple(_running.items()):
+        if owner == run:
+            process.kill()
