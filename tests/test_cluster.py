@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,12 +18,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from typer.testing import CliRunner
 
-from comp_lib import cluster, launch
+from comp_lib import cluster, launch, notebook
 from comp_lib.cell import Job
 from comp_lib.cli import app
 from comp_lib.cluster import choose, embedded, remote
@@ -159,6 +161,20 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_pat
     box.lift("hold", *(["random"] if engine is not one_by_one else []))
     rows = run(grid, tmp_path / "out", engine=engine)
     assert list(rows.status) == ["ok"] * len(METHODS) and box.count("comp") == 1
+
+
+def test_a_notebook_shows_the_dashboard_and_the_count(grid, tmp_path, box, monkeypatch):
+    shown = []
+
+    def display(markdown, display_id=False):
+        shown.append(markdown.data)
+        return SimpleNamespace(update=lambda markdown: shown.append(markdown.data))
+
+    monkeypatch.setattr(notebook, "display", display)
+    rows = notebook.run_grid(grid, tmp_path / "out", workers=2)
+    assert set(rows.status) == {"ok"} and box.count("comp") == 1
+    assert re.search(r"\[Dask's dashboard\]\(http://127.0.0.1:\d+/status\)", "".join(shown))
+    assert [words for words in shown if "cells" in words] == [f"{done} of 4 cells done" for done in range(5)]
 
 
 def test_a_grid_that_is_done_starts_no_cluster(grid, tmp_path, box):
