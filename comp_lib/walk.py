@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .narrow import Narrower, Outcome
+from .narrow import Gather, Narrower, Outcome, at_once
 from .plan import Plan
 from .report import LayerReport, Watch
 from .settings import Settings
@@ -37,12 +37,13 @@ class Walk:
     """Takes the layers of `model` in their order, narrows those that stay as `plan` says, and moves the text on."""
 
     def __init__(
-        self, model: nn.Module, ids: Tensor, settings: Settings, plan: Plan, shape: Shape, watch: Watch
-    ) -> None:
+        self, model: nn.Module, ids: Tensor, settings: Settings, plan: Plan, shape: Shape, watch: Watch,
+        gather: Gather = at_once,
+    ) -> None:  # fmt: skip
         """ids (S, L); shape: of `model`, of which only what stands before and beside the layers is read."""
         self.settings, self.plan, self.shape, self.watch = settings, plan, shape, watch
         self.device = torch.device(settings.device)
-        self.narrower = Narrower(settings, watch, torch.Generator().manual_seed(settings.seed))
+        self.narrower = Narrower(settings, watch, torch.Generator().manual_seed(settings.seed), gather)
         self.hidden = embed(model, ids)
         self.attend = partial(attention_step, rope=rotary(model, ids.shape[1], self.device, self.hidden.dtype))
         # the dense model's stream, which the target "dense" aims at, walks beside the pruned one
