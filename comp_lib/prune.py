@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .baselines import PLANNERS
 from .errors import InputError
 from .importance.layers import layers_to_drop
+from .narrow import Gather, at_once
 from .plan import Plan, layers_needed, paper_plan, uniform_plan
 from .report import Report, Watch
 from .settings import Settings
@@ -75,6 +76,7 @@ def prune(
     name: str = "",
     progress: Progress = no_progress,
     inplace: bool = False,
+    gather: Gather = at_once,
 ) -> Pruned:
     """Prune `model` on the calibration tokens `ids` (S, L) and return the smaller model, its plan and a report.
 
@@ -82,6 +84,7 @@ def prune(
     by one, which halves the memory. A `plan` that only says how much stays leaves the choice to the metric; one that
     names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried out to the letter.
     Raises InputError before any work when the settings or the plan cannot be met.
+    With `gather=shards.over(client)` the workers of a Dask cluster share the calibration sequences.
     The recovery "bias" adds parameters, which `removed` and the report count.
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
@@ -96,7 +99,7 @@ def prune(
     if settings.recovery == "bias":
         check_biases(model)
     model = model if inplace else share(model)
-    walk = Walk(model, ids, settings, plan, before, watch)
+    walk = Walk(model, ids, settings, plan, before, watch, gather)
     finished = []
     for index in range(before.layers):
         home = next(model.model.layers[index].parameters()).device

@@ -168,7 +168,7 @@ class _Run:
             return _finished(records)
         # what the last run did not name is thrown away first: it may fill the disk
         journal.keep_only({name for name in records[-1]["files"] if name.startswith("states-")} if records else set())
-        walk = Walk(self.model, self.ids, self.settings, plan, self.model.shape, watch, journal.folder)
+        walk = Walk(self.model, self.ids, self.settings, plan, self.model.shape, watch, folder=journal.folder)
         if records:
             walk.restore(records[-1]["carried"], journal.folder)
         for index in range(len(records), self.model.shape.layers):

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .narrow import Narrower, Outcome
+from .narrow import Gather, Narrower, Outcome, at_once
 from .plan import Plan
 from .report import LayerReport, Watch
 from .settings import Settings
@@ -41,7 +41,7 @@ class Walk:
 
     def __init__(
         self, model: nn.Module, ids: Tensor, settings: Settings, plan: Plan, shape: Shape, watch: Watch,
-        folder: Path | None = None,
+        gather: Gather = at_once, folder: Path | None = None,
     ) -> None:  # fmt: skip
         """ids (S, L); shape: of `model`, of which only what stands before and beside the layers is read.
 
@@ -49,7 +49,7 @@ class Walk:
         """
         self.settings, self.plan, self.shape, self.watch = settings, plan, shape, watch
         self.device = torch.device(settings.device)
-        self.narrower = Narrower(settings, watch, torch.Generator().manual_seed(settings.seed))
+        self.narrower = Narrower(settings, watch, torch.Generator().manual_seed(settings.seed), gather)
         first = embed(model, ids[:1])
         size = (*ids.shape, first.shape[-1])
         self.hidden = first.new_empty(size) if folder is None else States.create(folder, size, first.dtype)
