@@ -66,7 +66,7 @@ class Gram:
 
     def bias_energy(self, gap: Tensor, bias: Tensor) -> float:
         """||X D - 1 b^T||^2 - ||X D||^2 = (1^T 1) b.b - 2 (X^T 1).(D b): gap D (n, m), bias b (m,)."""
-        return float(self.ones[-1] * (bias @ bias) - 2.0 * (self.ones[:-1] @ (gap @ bias)))
+        return float(self.ones[-1] * (bias @ bias) - 2.0 * (self.ones[:-1] @ (gap.to(bias) @ bias)))
 
     def target(self, weight: Tensor) -> Tensor:
         """B = X^T Y* (n, m); for the layer's own output it is C W, with weight W (n, m)."""

@@ -90,15 +90,18 @@ class Journal:
             if path.name not in names:
                 path.unlink()
 
+    def look(self) -> int:
+        """Read the records that are there, and say how many bytes they take."""
+        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []  # the last was cut off
+        self.records = [json.loads(line) for line in lines]
+        return sum(len(line) + 1 for line in lines)
+
     def _read(self, request: dict[str, Any]) -> None:
-        lines = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
-        self.records = [json.loads(line) for line in lines[:-1]]
+        whole = self.look()
         if not self.records:
             self._begin(request)
             return
-        if lines[-1]:  # cut off
-            with self.path.open("r+b") as file:
-                file.truncate(sum(len(line) + 1 for line in lines[:-1]))
+        os.truncate(self.path, whole)
         begun = self.records[0]["request"]
         if begun != request:
             changes = "; ".join(_changes(begun, request))

@@ -99,9 +99,13 @@ def prune_to(
     if plan is not None:
         check_plan(plan, model.shape, settings)
     dtype = dtype or model.dtype
-    target, used = resolved(out), _size(partial_folder(resolved(out)))
-    states = 4 * ids.numel() * model.shape.hidden * model.dtype.itemsize
-    check_destination(out, overwrite, max(0, estimated_bytes(model.shape, dtype) + states - used), name or None)
+    target = resolved(out)
+    earlier = Journal(target)
+    earlier.look()
+    if not earlier.published:
+        states = 4 * ids.numel() * model.shape.hidden * model.dtype.itemsize
+        needed = estimated_bytes(model.shape, dtype) + states - _size(partial_folder(target))
+        check_destination(out, overwrite, max(0, needed), name or None)
     request = {
         "model": model.files.fingerprint(), "name": name, "settings": asdict(settings),
         "plan": None if plan is None else json.loads(plan.to_json()), "dtype": str(model.dtype), "saved as": str(dtype),

@@ -92,4 +92,4 @@ def mean_bias(mean: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
     """b (m,): the mean contribution of the inputs that went; mean (n,), weight: W (n, m), kept (k,)."""
     gone = mean.clone()
     gone[kept] = 0.0
-    return gone @ weight
+    return gone @ weight.to(gone)

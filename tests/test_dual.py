@@ -90,7 +90,8 @@ def test_the_metric_chooses_the_same_with_single_weights():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"target": "dense"}, {"kv_groups": 1}, {"recovery": "none"}, {"recovery": "bias"}]
+    "changes",
+    [{}, {"target": "dense"}, {"kv_groups": 1}, {"method": "wanda-sp", "recovery": "bias"}, {"method": "energy"}],
 )
 def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypatch):
     model, ids = build("gqa"), tokens(4, 7)  # 28 tokens, 48 neurons, 32 inputs of o_proj

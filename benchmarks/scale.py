@@ -1,0 +1,208 @@
+"""Memory and time of pruning by a fifth, against the size of the model: files to files, one layer at a time.
+
+    python benchmarks/scale.py SHAPE [--work build] [--sequences 8] [--length 128] [--out benchmarks/scale.json]
+    python benchmarks/scale.py 135m --how memory|llm-pruner
+
+SHAPE is 7b (LLaMA-2-7B's), 3b, 1b, 1b-32 (twice its layers), or 135m (the real model). The checkpoint has random
+bfloat16 weights, written layer by layer into --work, if there is room, and removed afterwards. The measured process
+does nothing but prune, in float32, and saves bfloat16; its peak is the most resident memory that it ever had. Each call
+prints its row and keeps it in --out. `computed` is LLM-Pruner's least need on the shape: weights and gradients, in the
+precision of the row's layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Llama with one query head to a KV head."""
+
+    layers: int
+    hidden: int
+    neurons: int
+    heads: int
+    vocabulary: int = 32000
+
+    @property
+    def parameters(self) -> int:
+        layer = 4 * self.hidden**2 + 3 * self.hidden * self.neurons + 2 * self.hidden
+        return self.layers * layer + 2 * self.vocabulary * self.hidden + self.hidden
+
+
+SIZES = {
+    "7b": Size(32, 4096, 11008, 32),
+    "3b": Size(26, 3200, 8640, 32),
+    "1b": Size(16, 2048, 5632, 32),
+    "1b-32": Size(32, 2048, 5632, 32),
+}
+
+
+def make(folder: Path, size: Size) -> None:
+    """A checkpoint of that size, layer by layer. Raises SystemExit when there is no room for it and its result."""
+    import torch
+    from transformers import LlamaConfig
+
+    from comp_lib.tensor_files import INDEX, names_in, write
+
+    needed, free = 2 * 2 * size.parameters, shutil.disk_usage(folder.parent).free
+    if free < needed * 1.1:
+        sys.exit(f"expected {needed / 9e8:.0f} GB free in {folder.parent}, got {free / 1e9:.0f} GB: see --work")
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int, scale: float = 0.02):
+        def pieces():
+            for start in range(0, shape[0], 512):
+                yield torch.randn(min(512, shape[0] - start), *shape[1:], generator=generator) * scale
+
+        return shape, pieces()
+
+    def one(width: int):
+        return (width,), (torch.ones(width),)
+
+    d, n = size.hidden, size.neurons
+    for layer in range(size.layers):
+        name = f"model.layers.{layer}."
+        tensors = {f"{name}self_attn.{part}_proj.weight": random(d, d) for part in "qkvo"}
+        tensors |= {f"{name}mlp.{part}_proj.weight": random(n, d) for part in ("gate", "up")}
+        tensors |= {f"{name}mlp.down_proj.weight": random(d, n)}
+        tensors |= {f"{name}{part}_layernorm.weight": one(d) for part in ("input", "post_attention")}
+        write(folder / f"layer-{layer}.safetensors", tensors, torch.bfloat16)
+    rest = {"model.embed_tokens.weight": random(size.vocabulary, d, scale=1.0), "model.norm.weight": one(d)}
+    rest["lm_head.weight"] = random(size.vocabulary, d)
+    write(folder / "rest.safetensors", rest, torch.bfloat16)
+    where = {name: path.name for path in sorted(folder.glob("*.safetensors")) for name in names_in(path)}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}), encoding="utf-8")
+    LlamaConfig(
+        vocab_size=size.vocabulary, hidden_size=d, intermediate_size=n, num_hidden_layers=size.layers,
+        num_attention_heads=size.heads, num_key_value_heads=size.heads, architectures=["LlamaForCausalLM"],
+        max_position_embeddings=4096, dtype="bfloat16",
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def measured(job: dict) -> dict:
+    """In a process of its own: one run, its time and its memory."""
+    import psutil
+    import torch
+    from transformers import AutoConfig
+
+    from comp_lib.cell import peak_bytes
+    from comp_lib.models import EMBEDDED, load_model, open_model
+    from comp_lib.prune import Settings, prune
+    from comp_lib.prune_to import prune_to
+    from comp_lib.streamed import Streamed
+
+    how, real = job["how"], job["shape"] == "135m"
+    llm_pruner = how == "llm-pruner"
+    settings = Settings(ratio=0.2, **({"method": how, "recovery": "none"} if llm_pruner else {}))
+    size = (job["sequences"], job["length"])
+    seconds = []
+
+    class Nothing:
+        """The benchmark's models have no tokenizer to save."""
+
+        def save_pretrained(self, folder):
+            pass
+
+    if real:
+        from comp_lib.calibration import calibration_tokens
+
+        folder, config, tokenizer = open_model(EMBEDDED)
+        ids = calibration_tokens("calibration", tokenizer, sequences=size[0], length=size[1])
+    else:
+        folder, config, tokenizer = job["folder"], AutoConfig.from_pretrained(job["folder"]), Nothing()
+        ids = torch.randint(config.vocab_size, size, generator=torch.Generator().manual_seed(0))
+    imports = psutil.Process().memory_info().rss
+    started = time.perf_counter()
+    if how == "files":
+        model = Streamed(folder, config)
+        dtype = torch.float32 if real else torch.bfloat16
+
+        def observe(report):
+            seconds.append(report.seconds)
+            print(f"layer {report.layer}: {report.seconds:.1f} s, error {report.error:.4f}, "
+                  f"peak {peak_bytes() / 2**20:.0f} MB", file=sys.stderr, flush=True)  # fmt: skip
+
+        done = prune_to(job["out"], model, tokenizer, ids, settings, dtype=dtype, observe=observe)
+        parameters, removed = model.shape.total, done.plan.removed
+    else:
+        model, _ = load_model(EMBEDDED)
+        parameters = model.num_parameters()
+        done = prune(model, ids, settings, inplace=True)
+        seconds += [layer.seconds for layer in done.report.layers]
+        removed = done.plan.removed
+    whole = time.perf_counter() - started
+    return {
+        "parameters": parameters, "layers": len(model.model.layers) if how == "files" else config.num_hidden_layers,
+        "tokens": ids.numel(), "removed": removed, "seconds": round(whole, 1),
+        "seconds_per_layer": round(sum(seconds) / max(len(seconds), 1), 2),
+        "peak_megabytes": round(peak_bytes() / 2**20, 1), "imports_megabytes": round(imports / 2**20, 1),
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shape", choices=[*SIZES, "135m"])
+    parser.add_argument("--how", choices=["files", "memory", "llm-pruner"], default="files")
+    parser.add_argument("--work", type=Path, default=Path("build"), help="where checkpoints are made and removed")
+    parser.add_argument("--sequences", type=int, default=8)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--out", type=Path, default=HERE / "scale.json")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measured(json.loads(arguments.child))))
+        return
+    if arguments.how != "files" and arguments.shape != "135m":
+        sys.exit("expected 135m, the one model here that is loaded whole: --how is for it")
+    command = " ".join(["python benchmarks/scale.py", *sys.argv[1:]])
+    work = arguments.work.resolve() / "scale"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    job = {"shape": arguments.shape, "how": arguments.how, "sequences": arguments.sequences,
+           "length": arguments.length, "folder": str(work / "dense"), "out": str(work / "small")}  # fmt: skip
+    try:
+        if arguments.shape != "135m":
+            started = time.perf_counter()
+            make(work / "dense", SIZES[arguments.shape])
+            print(f"made {arguments.shape} in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        child = [sys.executable, __file__, arguments.shape, "--child", json.dumps(job)]
+        row = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    finally:
+        shutil.rmtree(work)
+    computed = 2 * row["parameters"] * 4 / 2**20
+    row = {"shape": arguments.shape, "how": arguments.how, "command": command, **row,
+           "llm_pruner_megabytes_computed": round(computed, 1)}  # fmt: skip
+    rows = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else []
+    same = ("shape", "how", "tokens")
+    rows = [other for other in rows if any(other[key] != row[key] for key in same)] + [row]
+    arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(table(rows)))
+
+
+def table(rows: list[dict]) -> list[str]:
+    """All rows, smallest model first."""
+    lines = [f"{'shape':8}{'how':12}{'parameters':>15}{'layers':>8}{'tokens':>8}{'peak MB':>9}{'above imports':>15}"
+             f"{'s a layer':>11}{'s':>8}{'LLM-Pruner, computed MB':>25}"]  # fmt: skip
+    for row in sorted(rows, key=lambda row: (row["parameters"], row["how"], row["tokens"])):
+        above = row["peak_megabytes"] - row["imports_megabytes"]
+        lines.append(f"{row['shape']:8}{row['how']:12}{row['parameters']:>15,}{row['layers']:>8}{row['tokens']:>8,}"
+                     f"{row['peak_megabytes']:>9,.0f}{above:>15,.0f}{row['seconds_per_layer']:>11.1f}"
+                     f"{row['seconds']:>8.0f}{row['llm_pruner_megabytes_computed']:>25,.0f}")  # fmt: skip
+    return lines
+
+
+if __name__ == "__main__":
+    main()
