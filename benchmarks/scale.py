@@ -3,7 +3,7 @@
     python benchmarks/scale.py SHAPE [--work build] [--sequences 8] [--length 128] [--out benchmarks/scale.json]
     python benchmarks/scale.py 135m --how memory|llm-pruner
 
-SHAPE is 7b (LLaMA-2-7B's), 3b, 1b, 1b-32 (twice its layers), or 135m (the real model). The checkpoint has random
+SHAPE is 7b (LLaMA-2-7B's), 3b, 1b, or 135m (the real model); --layers gives another depth to the first three. The checkpoint has random
 bfloat16 weights, written layer by layer into --work, if there is room, and removed afterwards. The measured process
 does nothing but prune, in float32, and saves bfloat16; its peak is the most resident memory that it ever had. Each call
 prints its row and keeps it in --out. `computed` is LLM-Pruner's least need on the shape: weights and gradients, in the
@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -44,7 +44,6 @@ SIZES = {
     "7b": Size(32, 4096, 11008, 32),
     "3b": Size(26, 3200, 8640, 32),
     "1b": Size(16, 2048, 5632, 32),
-    "1b-32": Size(32, 2048, 5632, 32),
 }
 
 
@@ -155,6 +154,7 @@ def measured(job: dict) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=[*SIZES, "135m"])
+    parser.add_argument("--layers", type=int, help="fewer or more layers than the shape has")
     parser.add_argument("--how", choices=["files", "memory", "llm-pruner"], default="files")
     parser.add_argument("--work", type=Path, default=Path("build"), help="where checkpoints are made and removed")
     parser.add_argument("--sequences", type=int, default=8)
@@ -176,7 +176,8 @@ def main() -> None:
     try:
         if arguments.shape != "135m":
             started = time.perf_counter()
-            make(work / "dense", SIZES[arguments.shape])
+            size = SIZES[arguments.shape]
+            make(work / "dense", replace(size, layers=arguments.layers or size.layers))
             print(f"made {arguments.shape} in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
         child = [sys.executable, __file__, arguments.shape, "--child", json.dumps(job)]
         row = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout)
@@ -186,7 +187,7 @@ def main() -> None:
     row = {"shape": arguments.shape, "how": arguments.how, "command": command, **row,
            "llm_pruner_megabytes_computed": round(computed, 1)}  # fmt: skip
     rows = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else []
-    same = ("shape", "how", "tokens")
+    same = ("shape", "how", "layers", "tokens")
     rows = [other for other in rows if any(other[key] != row[key] for key in same)] + [row]
     arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(rows)))

@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from . import cli_compare, cli_evaluate, cli_gguf
-from .console import Device, Dtype, Model, check_length, out, progress_bars, refusals
+from .console import Device, Dtype, Model, check_length, err, out, progress_bars, refusals
 from .errors import InputError, nearest
 
 app = typer.Typer(
@@ -56,14 +56,16 @@ def prune(
     multiple: Annotated[int, typer.Option(help="Widths are multiples of this.")] = 64,
     seed: Annotated[int, typer.Option()] = 0,
     dtype: Dtype = "float32",
+    save_dtype: Annotated[str | None, typer.Option(help="Of the written weights (default: --dtype).")] = None,
     device: Device = "cpu",
     evaluate_on: Annotated[
         str, typer.Option("--evaluate", help="Text measured before and after, or none.")
     ] = "evaluation",
     overwrite: Annotated[bool, typer.Option(help="Replace the model that is in --out.")] = False,
 ) -> None:
-    """Prune MODEL and save a smaller one."""
+    """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
     with refusals():
+        from .models import available_device
         from .settings import PRESETS, Settings, default_recovery
 
         if preset not in PRESETS:
@@ -71,11 +73,12 @@ def prune(
         settings = Settings(
             ratio=ratio, of=of, method=method, layers=_number(layers), layer_metric=layer_metric, widths=widths,
             kv_groups=kv_groups, recovery=recovery or default_recovery(method), target=target,
-            ridge=_number(ridge), multiple=multiple, seed=seed, device=device,
+            ridge=_number(ridge), multiple=multiple, seed=seed, device=str(available_device(device)),
         )  # fmt: skip
         given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}
         settings = replace(settings, **{name: value for name, value in PRESETS[preset].items() if name not in given})
-        done = _prune(model, out_folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite)
+        done = _prune(model, out_folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite,
+                      save_dtype)  # fmt: skip
         out.print(_summary(done))
         out.print(f"saved: {out_folder}", soft_wrap=True)
 
@@ -91,26 +94,33 @@ def _number(text: str) -> int | float | str:
         return text
 
 
-def _prune(model_name, folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite):
-    """Check, load, measure, prune, measure, save. Returns what the commands show."""
+def _prune(
+    model_name, folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite, save_dtype=None
+):
+    """Check, measure, prune, measure, save. Returns what the commands show."""
     from . import __version__, checkpoint
     from .calibration import SELF, calibration_tokens
-    from .evaluate import evaluation_tokens, perplexity
-    from .heterogeneous import check_widths
-    from .models import EMBEDDED, EMBEDDED_LICENCE, EMBEDDED_SOURCE, load_model
-    from .prune import make_plan
-    from .prune import prune as run
+    from .evaluate import evaluation_tokens
+    from .models import DTYPES, EMBEDDED, EMBEDDED_LICENCE, EMBEDDED_SOURCE, load_model
+    from .prune_to import WHOLE_MODEL
     from .shape import Shape
+    from .streamed import open_streamed
     from .text import load_text
 
     settings.check()
-    checkpoint.check_destination(folder, overwrite, source=model_name)
+    save_dtype = save_dtype or dtype
+    if save_dtype not in DTYPES:
+        raise InputError(f"expected --save-dtype to be {', '.join(DTYPES)}, got {save_dtype!r}: choose one of them")
     prose = None if evaluate_on == "none" else load_text(evaluate_on)
     if calibration != SELF:
         load_text(calibration)
-    model, tokenizer = load_model(model_name, dtype=dtype)
+    whole = settings.method in WHOLE_MODEL or calibration == SELF
+    if whole:
+        checkpoint.check_destination(folder, overwrite, source=model_name)
+        why = f"the method {settings.method}" if settings.method in WHOLE_MODEL else "text sampled from the model"
+        err.print(f"comp-lib: {why} needs the whole model in memory, and a run that is cut off begins anew")
+    model, tokenizer = load_model(model_name, dtype=dtype) if whole else open_streamed(model_name, dtype)
     shape = Shape.of(model)
-    checkpoint.check_destination(folder, overwrite, checkpoint.estimated_bytes(shape, dtype), model_name)
     check_length(model, length)
     window = min(512, model.config.max_position_embeddings)
     with progress_bars() as progress:
@@ -119,29 +129,66 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
             calibration, tokenizer, model=model, sequences=sequences, length=length, seed=settings.seed,
             evaluated=None if prose is None else evaluate_on, progress=partial(progress, "sampling text"),
         )  # fmt: skip
-        plan, importance = make_plan(model, ids, settings, model_name, progress)
-        check_widths(model.config, shape.with_widths(plan.neurons, plan.kv_groups))
-        dense = None if windows is None else perplexity(model, windows, progress=partial(progress, "measuring dense"))
-        pruned = run(model, ids, settings, plan=plan, name=model_name, progress=progress, inplace=True)
-        measured = ()
-        if windows is not None:
-            small = perplexity(pruned.model, windows, progress=partial(progress, "measuring pruned"))
-            measured = ((Path(evaluate_on).name, dense.tokens, dense.perplexity, small.perplexity),)
-    source = "text sampled from the model itself" if calibration == SELF else f"the text '{Path(calibration).name}'"
-    embedded = model_name == EMBEDDED
-    card = checkpoint.Provenance(
-        parent=EMBEDDED_SOURCE if embedded else model_name, parent_shape=shape,
-        parent_licence=EMBEDDED_LICENCE if embedded else None, method=settings.neuron_metric,
-        recovery=settings.recovery, version=__version__, settings=asdict(settings), perplexities=measured,
-        calibration=f"{sequences} x {length} tokens of {source}, drawn with seed {settings.seed}",
+        source = "text sampled from the model itself" if calibration == SELF else f"the text '{Path(calibration).name}'"
+        embedded = model_name == EMBEDDED
+        card = checkpoint.Provenance(
+            parent=EMBEDDED_SOURCE if embedded else model_name, parent_shape=shape,
+            parent_licence=EMBEDDED_LICENCE if embedded else None, method=settings.neuron_metric,
+            recovery=settings.recovery, version=__version__, settings=asdict(settings),
+            calibration=f"{sequences} x {length} tokens of {source}, drawn with seed {settings.seed}",
+        )  # fmt: skip
+        run = _in_memory if whole else _in_files
+        return {"before": shape} | run(
+            folder, model, tokenizer, ids, settings, card, model_name, DTYPES[save_dtype], windows,
+            Path(evaluate_on).name, overwrite, progress,
+        )  # fmt: skip
+
+
+def _in_files(
+    folder, model, tokenizer, ids, settings, card, name, save_dtype, windows, text, overwrite, progress
+) -> dict:
+    from .prune_to import prune_to
+
+    done = prune_to(
+        folder, model, tokenizer, ids, settings, card=card, dtype=save_dtype, windows=windows, text=text, name=name,
+        overwrite=overwrite, progress=progress, observe=progress.observe,
     )  # fmt: skip
-    checkpoint.save_checkpoint(folder, pruned.model, tokenizer, pruned.plan, card, overwrite=overwrite)
-    return {"pruned": pruned, "shape": shape, "measured": measured, "importance": importance, "tokenizer": tokenizer}
+    measured = ()
+    if windows is not None:
+        measured = ((text, windows[:, 1:].numel(), done.dense_perplexity, done.perplexity),)
+    return {"after": done.after, "plan": done.plan, "report": done.report, "measured": measured}
+
+
+def _in_memory(
+    folder, model, tokenizer, ids, settings, card, name, save_dtype, windows, text, overwrite, progress
+) -> dict:
+    from . import checkpoint
+    from .evaluate import perplexity
+    from .heterogeneous import check_widths
+    from .prune import make_plan, prune
+    from .shape import Shape
+
+    shape = Shape.of(model)
+    checkpoint.check_destination(folder, overwrite, checkpoint.estimated_bytes(shape, save_dtype), name)
+    plan, _ = make_plan(model, ids, settings, name, progress)
+    check_widths(model.config, shape.with_widths(plan.neurons, plan.kv_groups))
+    dense = None if windows is None else perplexity(model, windows, progress=partial(progress, "measuring dense"))
+    pruned = prune(
+        model, ids, settings, plan=plan, name=name, progress=progress, inplace=True, observe=progress.observe
+    )
+    measured = ()
+    if windows is not None:
+        small = perplexity(pruned.model, windows, progress=partial(progress, "measuring pruned"))
+        measured = ((text, dense.tokens, dense.perplexity, small.perplexity),)
+    checkpoint.save_checkpoint(
+        folder, pruned.model.to(save_dtype), tokenizer, pruned.plan, replace(card, perplexities=measured),
+        overwrite=overwrite,
+    )  # fmt: skip
+    return {"after": Shape.of(pruned.model), "plan": pruned.plan, "report": pruned.report, "measured": measured}
 
 
 def _summary(done: dict) -> Table:
-    before, after = done["shape"], type(done["shape"]).of(done["pruned"].model)
-    report, plan = done["pruned"].report, done["pruned"].plan
+    before, after, report, plan = done["before"], done["after"], done["report"], done["plan"]
     title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
     table = Table("", "dense", "pruned", title=title)
     table.add_row("parameters", f"{before.total:,}", f"{after.total:,}")
@@ -248,10 +295,10 @@ def demo(
         done = _prune(
             EMBEDDED, out_folder / "model", settings, "calibration", 32, 256, "float32", "evaluation", overwrite
         )
-        pruned, shape = done["pruned"], done["shape"]
-        after = continuation(pruned.model, tokenizer, DEMO_PROMPT, 40)
-        errors = [layer.error for layer in pruned.report.layers]
-        plot_pruned(importance, pruned.plan, shape.neurons, shape.kv_groups, errors).savefig(out_folder / "pruned.png")
+        small, _ = load_model(out_folder / "model")
+        after = continuation(small, tokenizer, DEMO_PROMPT, 40)
+        plan, shape, errors = done["plan"], done["before"], [layer.error for layer in done["report"].layers]
+        plot_pruned(importance, plan, shape.neurons, shape.kv_groups, errors).savefig(out_folder / "pruned.png")
         out.print(_summary(done))
         out.print(
             f"\n[bold]prompt[/]  {DEMO_PROMPT} ...\n[bold]dense[/]   {before.strip()}\n[bold]pruned[/]  {after.strip()}"

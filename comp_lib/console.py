@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Annotated
 
+import psutil
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from .errors import InputError
+from .report import LayerReport
 
 out, err = Console(), Console(stderr=True)
 
@@ -30,20 +32,31 @@ def refusals() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
+class Drawn:
+    """A `Progress` callback that draws one bar for each kind of work, and says how the layers fare."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars, self.tasks, self.note = bars, {}, ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self.tasks:
+            self.tasks[what] = self.bars.add_task(what, total=total, note="")
+        note = self.note if what == "pruning" else ""
+        self.bars.update(self.tasks[what], completed=done, total=total, note=note)
+
+    def observe(self, report: LayerReport) -> None:
+        """Take what the bar of the layers says beside their number: what was lost, memory now and at its highest."""
+        now = psutil.Process().memory_info().rss / 2**20
+        self.note = f"error {report.error:.2%}  {now:,.0f} MB, at most {report.peak_megabytes:,.0f}"
+
+
 @contextlib.contextmanager
-def progress_bars():
-    """A `Progress` callback that draws one bar for each kind of work."""
+def progress_bars() -> Iterator[Drawn]:
+    """Bars on stderr, that vanish where it is no terminal."""
     columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+               TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
     with Bars(*columns, console=err, transient=not err.is_terminal) as bars:
-        tasks = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield update
+        yield Drawn(bars)
 
 
 def check_length(model, length: int) -> None:

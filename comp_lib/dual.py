@@ -94,7 +94,7 @@ class DualInverse:
         split = (len(x), -1, block)
         half = (self.inner @ self.scaled).reshape(split)
         # diagonal blocks of P (n / block, block, block)
-        self.blocks = -torch.einsum("tcb,tcd->cbd", self.scaled.reshape(split), half)
+        self.blocks = -_per_block(self.scaled.reshape(split), half)
         self.blocks.diagonal(dim1=1, dim2=2).add_(self.free.reshape(-1, block))
 
     def diagonal(self) -> Tensor:
@@ -103,7 +103,7 @@ class DualInverse:
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n); zero in the columns of inputs that went."""
         found = -((self.inner @ self.scaled[:, index]).T @ self.scaled)
-        found[torch.arange(len(index)), index] += self.free[index]
+        found[torch.arange(len(index), device=index.device), index] += self.free[index]
         return found
 
     def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None:
@@ -112,9 +112,16 @@ class DualInverse:
         self.inner.addmm_(half, torch.linalg.solve(rows[:, index], half.T))
         count, block = self.blocks.shape[:2]
         split = (len(index), count, block)
-        self.blocks -= torch.einsum("rcb,rcd->cbd", rows.reshape(split), down.reshape(split))
+        self.blocks -= _per_block(rows.reshape(split), down.reshape(split))
         self.scaled[:, index] = 0.0
         self.blocks[(index[::block] // block)] = torch.eye(block).to(self.blocks)  # keeps dead scores finite
+
+
+def _per_block(left: Tensor, right: Tensor) -> Tensor:
+    """The products of each block's columns: two of (r, blocks, b) -> (blocks, b, b)."""
+    if left.shape[2] == 1:  # as thousands of tiny products it would take much longer
+        return (left * right).sum(0)[:, :, None]
+    return torch.einsum("rcb,rcd->cbd", left, right)
 
 
 def least_squares(rows: Rows, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:

@@ -30,6 +30,7 @@ from typing import Any
 
 import platformdirs
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError, safe_open
@@ -71,7 +72,7 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
     """
     if dtype not in DTYPES:
         raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {nearest(str(dtype), DTYPES)}")
-    target = _device(device)
+    target = available_device(device)
     source, checked = _locate(str(name))
     with _quiet():
         _check_config(source)
@@ -87,13 +88,19 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
 def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, Any]:
     """The folder that holds a model's weights as safetensors, its config and its tokenizer: all but the weights.
 
-    `name` is as for `load_model`, but no Hub id. Raises InputError as `load_model` does.
+    `name` is as for `load_model`; what a Hub id stands for is fetched first. Raises InputError as `load_model` does.
     """
     source, _ = _locate(str(name))
-    if not Path(source).is_dir():
-        raise InputError(f"expected a folder or a .gguf file, got the Hub id {source!r}; download it first")
     with _quiet():
+        if not Path(source).is_dir():
+            source = _read(_snapshot, source)
+            _check_folder(Path(source))
         return Path(source), _check_config(source), _read(AutoTokenizer.from_pretrained, source)
+
+
+def _snapshot(name: str, trust_remote_code: bool) -> str:
+    """Folder with the files of a model on the Hub, fetched now or earlier; code is left there."""
+    return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"])
 
 
 def check_architecture(config: PreTrainedConfig | dict[str, Any]) -> None:
@@ -300,7 +307,7 @@ def _read_weights(source: str, dtype: torch.dtype, **options: Any) -> PreTrained
     return model
 
 
-def _device(name: str) -> torch.device:
+def available_device(name: str) -> torch.device:
     """The device of that name, if it is there."""
     cuda = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     available = cuda if torch.cuda.is_available() else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -20,7 +20,7 @@ from .errors import InputError
 from .importance.layers import layers_to_drop
 from .narrow import Gather, at_once
 from .plan import Plan, layers_needed, paper_plan, uniform_plan
-from .report import Report, Watch
+from .report import LayerReport, Report, Watch
 from .settings import Settings
 from .shape import Shape
 from .stream import Progress, no_progress, to_device
@@ -77,6 +77,7 @@ def prune(
     progress: Progress = no_progress,
     inplace: bool = False,
     gather: Gather = at_once,
+    observe: Callable[[LayerReport], None] = lambda report: None,
 ) -> Pruned:
     """Prune `model` on the calibration tokens `ids` (S, L) and return the smaller model, its plan and a report.
 
@@ -85,6 +86,7 @@ def prune(
     names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried out to the letter.
     Raises InputError before any work when the settings or the plan cannot be met.
     With `gather=shards.over(client)` the workers of a Dask cluster share the calibration sequences.
+    `observe` gets the report of each layer when it is finished.
     The recovery "bias" adds parameters, which `removed` and the report count.
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
@@ -108,6 +110,7 @@ def prune(
         if done is not None:
             model.model.layers[index] = layer.to(home)
             finished.append(done)
+            observe(done.report)
             progress("pruning", len(finished), len(plan.layers))
 
     keep_layers(model, plan.layers)

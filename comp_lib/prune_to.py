@@ -65,6 +65,7 @@ def prune_to(
     plan: Plan | None = None,
     dtype: torch.dtype | None = None,
     windows: Tensor | None = None,
+    text: str = "evaluation",
     name: str = "",
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -78,7 +79,7 @@ def prune_to(
     Args:
         card: what the model card says; a short one where there is none.
         dtype: of the written weights; None: that of `model`, in which the layers compute.
-        windows: (S, L) of text on which both models are measured.
+        windows: (S, L) of `text` on which both models are measured.
         name: of the parent, as the user knows it.
         observe: called with the report of each layer when it is finished.
 
@@ -125,8 +126,7 @@ def prune_to(
             small = run.measured("pruned", Streamed(journal.model, after.config, model.dtype), windows)
             card = card or _card(name, model.shape, settings, ids)
             if windows is not None:
-                text = card.perplexities[0][0] if card.perplexities else "evaluation"
-                card = replace(card, perplexities=((text, windows.shape[0] * (windows.shape[1] - 1), dense, small),))
+                card = replace(card, perplexities=((text, windows[:, 1:].numel(), dense, small),))
             save_papers(journal.model, target.name, tokenizer, Shape.of(after), plan, card)
             journal.add("papers", report=asdict(report), plan=plan.to_json())
             journal.publish(overwrite)

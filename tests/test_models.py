@@ -161,13 +161,13 @@ def test_devices(monkeypatch, cuda, mps, best):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 * cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert models._device("auto") == torch.device(best)
-    assert models._device("cpu") == torch.device("cpu")
+    assert models.available_device("auto") == torch.device(best)
+    assert models.available_device("cpu") == torch.device("cpu")
     if cuda:
-        assert models._device("cuda:1") == torch.device("cuda:1")
+        assert models.available_device("cuda:1") == torch.device("cuda:1")
     for absent in {"cuda", "mps", "cuda:2"} - {best}:
         with pytest.raises(InputError, match=f"available device .*cpu.* got '{absent}'"):
-            models._device(absent)
+            models.available_device(absent)
 
 
 @pytest.mark.parametrize(
