@@ -3,11 +3,11 @@
     python benchmarks/scale.py SHAPE [--work build] [--sequences 8] [--length 128] [--out benchmarks/scale.json]
     python benchmarks/scale.py 135m --how memory|llm-pruner
 
-SHAPE is 7b (LLaMA-2-7B's), 3b, 1b, or 135m (the real model); --layers gives another depth to the first three. The checkpoint has random
-bfloat16 weights, written layer by layer into --work, if there is room, and removed afterwards. The measured process
-does nothing but prune, in float32, and saves bfloat16; its peak is the most resident memory that it ever had. Each call
-prints its row and keeps it in --out. `computed` is LLM-Pruner's least need on the shape: weights and gradients, in the
-precision of the row's layers.
+SHAPE is 7b (LLaMA-2-7B's), 3b, 1b, or 135m (the real model); --layers gives the first three another depth. The
+checkpoint has random bfloat16 weights, written layer by layer into --work, if there is room, and removed afterwards.
+The measured process does nothing but prune, in float32, and saves bfloat16; its peak is the most resident memory that
+it ever had. Each call prints its row and keeps it in --out. `computed` is LLM-Pruner's least need on the shape: weights
+and gradients in float32.
 """
 
 from __future__ import annotations
