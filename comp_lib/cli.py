@@ -49,7 +49,7 @@ def prune(
     target: Annotated[str, typer.Option(help="What least squares aims at: self or dense.")] = "self",
     ridge: Annotated[str, typer.Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto",
     calibration: Annotated[
-        str, typer.Option(help="Text name, file, or self (sampled from the model).")
+        str, typer.Option(help="Text name, file, self (sampled from the model), or several joined by +.")
     ] = "calibration",
     sequences: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 256,
@@ -94,7 +94,7 @@ def _number(text: str) -> int | float | str:
 def _prune(model_name, folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite):
     """Check, load, measure, prune, measure, save. Returns what the commands show."""
     from . import __version__, checkpoint
-    from .calibration import SELF, calibration_tokens
+    from .calibration import SELF, calibration_tokens, check_source, sources
     from .evaluate import evaluation_tokens, perplexity
     from .heterogeneous import check_widths
     from .models import EMBEDDED, EMBEDDED_LICENCE, EMBEDDED_SOURCE, load_model
@@ -106,8 +106,7 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
     settings.check()
     checkpoint.check_destination(folder, overwrite, source=model_name)
     prose = None if evaluate_on == "none" else load_text(evaluate_on)
-    if calibration != SELF:
-        load_text(calibration)
+    check_source(calibration)
     model, tokenizer = load_model(model_name, dtype=dtype)
     shape = Shape.of(model)
     checkpoint.check_destination(folder, overwrite, checkpoint.estimated_bytes(shape, dtype), model_name)
@@ -127,13 +126,16 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
         if windows is not None:
             small = perplexity(pruned.model, windows, progress=partial(progress, "measuring pruned"))
             measured = ((Path(evaluate_on).name, dense.tokens, dense.perplexity, small.perplexity),)
-    source = "text sampled from the model itself" if calibration == SELF else f"the text '{Path(calibration).name}'"
+    kinds = [
+        "text sampled from the model itself" if part == SELF else f"the text '{Path(part).name}'"
+        for part in sources(calibration)
+    ]
     embedded = model_name == EMBEDDED
     card = checkpoint.Provenance(
         parent=EMBEDDED_SOURCE if embedded else model_name, parent_shape=shape,
         parent_licence=EMBEDDED_LICENCE if embedded else None, method=settings.neuron_metric,
         recovery=settings.recovery, version=__version__, settings=asdict(settings), perplexities=measured,
-        calibration=f"{sequences} x {length} tokens of {source}, drawn with seed {settings.seed}",
+        calibration=f"{sequences} x {length} tokens of {' and '.join(kinds)}, drawn with seed {settings.seed}",
     )  # fmt: skip
     checkpoint.save_checkpoint(folder, pruned.model, tokenizer, pruned.plan, card, overwrite=overwrite)
     return {"pruned": pruned, "shape": shape, "measured": measured, "importance": importance, "tokenizer": tokenizer}
