@@ -41,7 +41,7 @@ def prune(
     preset: Annotated[str, typer.Option(help="best, or paper (the paper's plain COMP); options given win.")] = "best",
     layers: Annotated[str, typer.Option(help="Whole layers to drop: a number, a share below 1, or auto.")] = "auto",
     layer_metric: Annotated[str, typer.Option(help="block-influence, loss or greedy.")] = "loss",
-    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint) or per-layer.")] = "uniform",
+    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint), per-layer or measured.")] = "uniform",
     kv_groups: Annotated[int | None, typer.Option(help="KV groups to keep in each layer (default: all).")] = None,
     recovery: Annotated[
         str | None, typer.Option(help="least-squares, mask, bias or none (default: what the method's makers do).")
