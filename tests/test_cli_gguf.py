@@ -12,6 +12,8 @@ from comp_lib import llama_cpp
 from comp_lib.cli import app
 from comp_lib.errors import InputError
 
+ONE = ["--threads", "1"]  # llama.cpp's own threads wait for each other in loops, and other tests want the cores
+
 
 def run(*arguments, **options):
     return CliRunner().invoke(app, [str(argument) for argument in arguments], **options)
@@ -34,7 +36,7 @@ def test_export_refuses_in_one_line(parent, tmp_path):
 
 
 def test_chat_answers_one_question_from_a_folder_and_from_a_file(parent, tmp_path):
-    asked = ["--prompt", "What a day!", "--tokens", "8", "--context", "128"]
+    asked = ["--prompt", "What a day!", "--tokens", "8", "--context", "128", *ONE]
     folder = run("chat", parent, *asked, "--type", "f16")
     assert folder.exit_code == 0, folder.output
     run("export", parent, "--gguf", tmp_path / "m.gguf", "--type", "f16")
@@ -52,14 +54,14 @@ def test_chat_goes_on_until_it_is_told_to_end(parent, end, monkeypatch):
         return "yes"
 
     monkeypatch.setattr(llama_cpp, "answer", answer)
-    done = run("chat", parent, "--type", "f16", input=f"Are you there?\nStill?\n{end}")
+    done = run("chat", parent, "--type", "f16", *ONE, input=f"Are you there?\nStill?\n{end}")
     assert done.exit_code == 0, done.output
     assert done.stdout.count("yes") == 2
     assert [message["content"] for message in seen[1]] == ["Are you there?", "yes", "Still?"]
 
 
 def test_chat_refuses_a_conversation_that_is_too_long(parent):
-    done = run("chat", parent, "--prompt", "word " * 200, "--context", "64", "--type", "f16")
+    done = run("chat", parent, "--prompt", "word " * 200, "--context", "64", "--type", "f16", *ONE)
     assert done.exit_code == 2 and "context" in done.stderr
 
 
