@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,8 @@ def run_grid(grid: Grid, folder: str | Path, workers: int | None = None, schedul
 
 
 def _numeric(cell: object) -> bool:
-    return isinstance(cell, int | float) or (isinstance(cell, str) and cell[:1].isdigit())
+    """A number, or words that begin with one and do not go on in words: "12%", "+0.3 ± 0.1", not "3, 4" or "2 of 3"."""
+    return isinstance(cell, int | float) or bool(re.fullmatch(r"[+-]?\d\S*( ± \S+)?", str(cell)))
 
 
 @dataclass(frozen=True)

@@ -90,10 +90,7 @@ def prune(
     """
     started, watch = time.perf_counter(), Watch()
     settings.check()
-    if ids.ndim != 2 or not ids.numel():
-        raise InputError(
-            f"expected calibration tokens as sequences (S, L), got shape {tuple(ids.shape)}: give some text"
-        )
+    check_tokens(ids)
     before = Shape.of(model)
     importance = None
     if plan is None:
@@ -139,6 +136,14 @@ def concluded(
         parameters_after=after.total,
     )
     return plan, report
+
+
+def check_tokens(ids: Tensor) -> None:
+    """Raises InputError unless `ids` are sequences (S, L)."""
+    if ids.ndim != 2 or not ids.numel():
+        raise InputError(
+            f"expected calibration tokens as sequences (S, L), got shape {tuple(ids.shape)}: give some text"
+        )
 
 
 def check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
