@@ -51,11 +51,16 @@ def measure_speed(models: Sequence[nn.Module], ids: Tensor, new_tokens: int = 32
     found: list[list[tuple[float, float]]] = [[] for _ in models]
     for turn in range(rounds + 1):
         for model, rates in zip(models, found, strict=True):
-            first = _seconds(model, ids, 1)
-            rest = max(_seconds(model, ids, 1 + new_tokens) - first, 1e-9)
+            first, rest = timed(model, ids, new_tokens)
             if turn:
                 rates.append((ids.shape[1] / first, new_tokens / rest))
     return [Speed(*zip(*rates, strict=True)) for rates in found]
+
+
+def timed(model: nn.Module, ids: Tensor, new_tokens: int) -> tuple[float, float]:
+    """Seconds from the prompt `ids` (1, L) to the first token after it, and of the `new_tokens` after that."""
+    first = _seconds(model, ids, 1)
+    return first, max(_seconds(model, ids, 1 + new_tokens) - first, 1e-9)
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
