@@ -38,6 +38,8 @@ from transformers.utils import logging
 
 from . import heterogeneous  # noqa: F401  registers comp_llama with the Auto classes
 from .errors import InputError, nearest
+from .gguf_file import check_rope, open_gguf, word_rule
+from .gguf_tokenizer import restore_pre_tokenizer
 
 EMBEDDED = "smollm2-135m"
 EMBEDDED_SOURCE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -51,6 +53,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # map only when no tensor of it is left: one large file would keep the whole dense model in memory until the end of a
 # pruning run that replaces its layers one by one.
 SHARD_SIZE = "16MB"
+CONVERSION = 2  # counts up when a conversion changes, so that those of older versions are not read
 STAGING = ".converting-"  # prefix of unfinished folders in the cache
 
 
@@ -79,6 +82,18 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
     # by the name that the user knows, not the cache folder
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)
     return model.to(target), tokenizer
+
+
+def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, Any]:
+    """The folder that holds a model's weights as safetensors, its config and its tokenizer: all but the weights.
+
+    `name` is as for `load_model`, but no Hub id. Raises InputError as `load_model` does.
+    """
+    source, _ = _locate(str(name))
+    if not Path(source).is_dir():
+        raise InputError(f"expected a folder or a .gguf file, got the Hub id {source!r}; download it first")
+    with _quiet():
+        return Path(source), _check_config(source), _read(AutoTokenizer.from_pretrained, source)
 
 
 def check_architecture(config: PreTrainedConfig | dict[str, Any]) -> None:
@@ -127,7 +142,7 @@ def convert_gguf(path: Path) -> Path:
     Raises:
         InputError: broken file, not LLaMA-class, not finite, or no room.
     """
-    target = cache_folder() / f"gguf-{_sha256(path)}"
+    target = cache_folder() / f"gguf-{CONVERSION}-{_sha256(path)}"
     if target.is_dir():
         return target
     try:
@@ -151,10 +166,12 @@ def convert_gguf(path: Path) -> Path:
 def _convert(path: Path, folder: Path) -> None:
     """Read a GGUF file, check what it holds, and save it to `folder`."""
     source = {"source": str(path.parent), "gguf_file": path.name}
+    reader = open_gguf(path)
     with _quiet():
         _check_config(**source)
-        _check_gguf_rope(path)
+        check_rope(reader, path.name)
         tokenizer = _read(AutoTokenizer.from_pretrained, **source)
+        restore_pre_tokenizer(tokenizer, word_rule(reader))
         model = _read_weights(dtype=torch.float32, **source)
         check_finite(model)
         needed = sum(parameter.nbytes for parameter in model.parameters())
@@ -176,20 +193,6 @@ def _sweep(cache: Path) -> None:
     for folder in cache.glob(f"{STAGING}*"):
         if time.time() - folder.stat().st_mtime > 24 * 3600:
             shutil.rmtree(folder)
-
-
-def _check_gguf_rope(path: Path) -> None:
-    """transformers drops the rope scaling of a GGUF file in silence, and the model would be subtly wrong."""
-    import gguf  # here, not above: only a conversion pays for it
-
-    reader = gguf.GGUFReader(path)
-    scaling = [key for key in reader.fields if ".rope.scaling." in key]
-    scaling += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
-    if scaling:
-        raise InputError(
-            f"expected a GGUF file without rope scaling, got {path.name} with {scaling[0]}, which cannot be converted"
-            " faithfully; use the same model as safetensors"
-        )
 
 
 def _locate(name: str) -> tuple[str, bool]:
@@ -251,11 +254,13 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_config(source: str, **options: Any) -> None:
+def _check_config(source: str, **options: Any) -> PreTrainedConfig:
     """Refuse what `source` is before its weights are read: by its own words first, then as transformers takes it."""
     fields, _ = _read(PreTrainedConfig.get_config_dict, source, **options)
     check_architecture(fields)
-    check_architecture(_read(AutoConfig.from_pretrained, source, **options))
+    config = _read(AutoConfig.from_pretrained, source, **options)
+    check_architecture(config)
+    return config
 
 
 def _read(read: Callable[..., Any], source: str, **options: Any) -> Any:

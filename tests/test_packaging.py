@@ -34,16 +34,18 @@ CONDA_NAMES = {"torch": "pytorch", "build": "python-build", "lm-eval": "lm_eval"
 
 def _conda_requirements() -> dict[str, SpecifierSet]:
     entries = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
-    split = (re.fullmatch(r"([a-z0-9_.-]+)(.*)", entry) for entry in entries if isinstance(entry, str))
+    from_pip = [entry for part in entries if isinstance(part, dict) for entry in part["pip"] if entry != "-e ."]
+    split = (re.fullmatch(r"([a-z0-9_.-]+)(.*)", entry) for entry in entries + from_pip if isinstance(entry, str))
     return {match[1]: SpecifierSet(match[2]) for match in split if match}
 
 
 def test_environment_yml_asks_for_the_same_as_pyproject():
     extras = PROJECT["optional-dependencies"]
     wanted = {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
-    for line in PROJECT["dependencies"] + extras["notebooks"] + extras["evaluate"] + extras["dev"]:
+    core, also = PROJECT["dependencies"], ("notebooks", "evaluate", "gguf", "dev")
+    for line in core + [line for extra in also for line in extras[extra]]:
         requirement = Requirement(line)
-        if requirement.name != PROJECT["name"]:  # dev names the other two through the project itself
+        if requirement.name != PROJECT["name"]:  # dev names the others through the project itself
             wanted[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
     assert _conda_requirements() == wanted
 
