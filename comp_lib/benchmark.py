@@ -16,8 +16,11 @@ each; speed-ups are taken within a round, and medians over the rounds.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -26,12 +29,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, nearest
 from .generation import ratio
-from .runtimes import Job
+from .gguf_export import export_gguf
+from .llama_cpp import check_installed
+from .runtimes import RUNTIMES, Job
 from .stream import Progress, no_progress
 
 WORKER = (sys.executable, "-m", "comp_lib.runtimes")
+PACKAGES = ("torch", "transformers", "xllamacpp")  # whose versions matter
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,9 @@ class Measured:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Measured:
-        """From what `dataclasses.asdict` made of it, and JSON of that."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        """From an entry of `to_json`'s models."""
+        known = {name: fields[name] for name in cls.__dataclass_fields__}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,58 @@ class Gain:
 def gain(first: Measured, other: Measured) -> Gain:
     limit = first.bytes_per_token / other.bytes_per_token
     return Gain(ratio(other.decode, first.decode), ratio(other.prefill, first.prefill), limit)
+
+
+def prepare(
+    models: Sequence[str],
+    runtime: str,
+    kind: str,
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    threads: int = 1,
+    prompt: int = 128,
+    new_tokens: int = 32,
+    progress: Progress = no_progress,
+) -> list[tuple[str, Job]]:
+    """(name, Job) of each model, as `benchmark` takes them.
+
+    runtime: one of RUNTIMES, or "auto": llama.cpp for .gguf files, transformers for all else. What llama.cpp is to run
+    and is no GGUF file is exported to `folder` as `kind`.
+    Raises InputError: unknown runtime, no model, no xllamacpp where it is needed, or what `export_gguf` refuses.
+    """
+    if runtime not in (*RUNTIMES, "auto"):
+        raise InputError(
+            f"expected a runtime, {', '.join(RUNTIMES)} or auto, got {runtime!r}: {nearest(runtime, RUNTIMES)}"
+        )
+    if not models:
+        raise InputError("expected at least one model, got none: name the dense one first, then the pruned")
+    if threads < 1:
+        raise InputError(f"expected at least 1 thread, got {threads}: say how many cores may compute")
+    names = [Path(model).name or model for model in models]
+    where = [("llama.cpp" if model.endswith(".gguf") else "transformers") if runtime == "auto" else runtime
+             for model in models]  # fmt: skip
+    if "llama.cpp" in where:
+        check_installed()
+    jobs = []
+    for place, (model, name, runs) in enumerate(zip(models, names, where, strict=True)):
+        if runs == "llama.cpp" and not model.endswith(".gguf"):
+            name = f"{name}, {kind}"
+            model = str(export_gguf(model, folder / f"{place}.gguf", kind, progress=progress))
+        jobs.append((name, Job(model, runs, dtype, threads, prompt, new_tokens)))
+    return jobs
+
+
+def to_json(measured: Sequence[Measured], job: Job) -> dict[str, Any]:
+    """All that was measured, with what it depends on; `Measured.from_dict` reads the models back."""
+    first = measured[0]
+    return {
+        "threads": job.threads, "prompt": job.prompt, "new_tokens": job.new_tokens, "machine": platform.machine(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)},
+        "models": [
+            asdict(each) | {"limit": gain(first, each).limit, "speedup": gain(first, each).speedup} for each in measured
+        ],
+    }  # fmt: skip
 
 
 def benchmark(

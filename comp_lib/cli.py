@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import cli_compare, cli_evaluate, cli_gguf
+from . import cli_benchmark, cli_compare, cli_evaluate, cli_gguf
 from .console import Device, Dtype, Model, check_length, out, progress_bars, refusals
 from .errors import InputError, nearest
 
@@ -263,6 +263,7 @@ app.command()(cli_evaluate.evaluate)
 app.command()(cli_compare.compare)
 app.command()(cli_gguf.export)
 app.command()(cli_gguf.chat)
+app.command()(cli_benchmark.benchmark)
 
 
 def main() -> None:

@@ -18,13 +18,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from torch import nn
 
 from .cell import peak_bytes
 from .errors import InputError
+from .gguf_file import open_gguf
+from .llama_cpp import start
 
 RUNTIMES = ("transformers", "llama.cpp")
 Round = Callable[[list[int], int], tuple[float, float]]
@@ -49,10 +50,8 @@ def bytes_per_token(model: nn.Module) -> int:
 
 
 def gguf_bytes_per_token(path: str | Path) -> int:
-    """The same of a GGUF file, as its tensors are stored."""
-    import gguf  # here, not above: only such a file pays for it
-
-    sizes = {tensor.name: int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors}
+    """The same of a GGUF file, as its tensors are stored. Raises InputError for another file."""
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in open_gguf(path).tensors}
     return sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
 
 
@@ -74,28 +73,17 @@ def in_transformers(job: Job) -> tuple[int, Round]:
 
 
 def in_llama_cpp(job: Job) -> tuple[int, Round]:
-    """(bytes per token, what runs a round). The file's own clock is used: it leaves out the way through Python."""
-    server = _server(job)
+    """The same, by llama.cpp's own clock, which leaves out the way through Python. Raises what `start` raises."""
+    server = start(job.model, context=job.prompt + job.new_tokens + 1, threads=job.threads)
 
     def run(ids: list[int], new: int) -> tuple[float, float]:
         request = {"prompt": ids, "n_predict": new + 1, "ignore_eos": True, "cache_prompt": False}
-        request |= {"temperature": 0, "top_k": 1, "samplers": ["top_k"]}
+        request |= {"temperature": 0, "samplers": ["top_k"], "top_k": 1}
         timings = server.handle_completions(request)["timings"]
-        # the first of the predicted tokens comes with the prompt; the clock of the others starts there
+        # the first of the predicted tokens comes with the prompt, and the clock of the predicted starts there
         return timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3 * new / (timings["predicted_n"] - 1)
 
     return gguf_bytes_per_token(job.model), run
-
-
-def _server(job: Job) -> Any:
-    import xllamacpp
-
-    options = xllamacpp.CommonParams()
-    options.model.path = str(job.model)
-    options.n_ctx, options.n_parallel, options.verbosity = job.prompt + job.new_tokens + 1, 1, -1
-    options.cache_ram_mib = 0
-    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = job.threads
-    return xllamacpp.Server(options)
 
 
 def main() -> None:
