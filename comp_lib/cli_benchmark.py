@@ -22,7 +22,7 @@ def benchmark(
     runtime: Annotated[
         str, typer.Option(help="transformers, llama.cpp (folders are exported), or auto: llama.cpp for .gguf files.")
     ] = "auto",
-    kind: Annotated[str, typer.Option("--type", help="For export to llama.cpp: f32, f16, q8_0, q4_0 or q4_1.")] = "q8_0",
+    kind: Annotated[str, typer.Option("--type", help="Of exports: f32, f16, q8_0, q4_1 or q4_0.")] = "q8_0",
     rounds: Annotated[int, typer.Option(help="All models take turns in each.")] = 5,
     prompt: Annotated[int, typer.Option(help="Tokens that are read.")] = 128,
     tokens: Annotated[int, typer.Option(help="Tokens that are written after the first.")] = 32,
@@ -57,24 +57,33 @@ def benchmark(
 
 
 def table(measured) -> Table:
-    """One row for each model; ratios are to the first."""
+    """A column for each model; ratios are to the first."""
     from .benchmark import gain
 
-    found = Table("", "runtime", "file\nMB", "memory\nMB", "first token\nms", "prefill\ntokens/s", "decode\ntokens/s",
-                  "decode\nspeed-up", "limit", "of the gain\nreached")  # fmt: skip
-    for each in measured:
-        ratios = gain(measured[0], each)
-        first = each is measured[0]
-        found.add_row(
-            each.name, each.runtime, "" if each.file_bytes is None else f"{each.file_bytes / 1e6:,.0f}",
-            f"{each.memory / 1e6:,.0f}", f"{1e3 * median(each.first):,.0f}", _spread(each.prefill),
-            _spread(each.decode), *(["1", "1", ""] if first else [
-                f"{ratios.speedup[0]:.2f} ({ratios.speedup[1]:.2f} to {ratios.speedup[2]:.2f})", f"{ratios.limit:.2f}",
-                f"{ratios.share:.0%}" if ratios.limit > 1 else ""]),
-        )  # fmt: skip
-    found.caption = "medians over the rounds (smallest to largest); limit: bytes read for a token, of the first by its own"
+    found = Table("", *(each.name for each in measured))
+    ratios = [gain(measured[0], each) for each in measured]
+    rows = {
+        "runtime": [each.runtime for each in measured],
+        "file, MB": ["" if each.file_bytes is None else f"{each.file_bytes / 1e6:,.1f}" for each in measured],
+        "memory, MB": [f"{each.memory / 1e6:,.1f}" for each in measured],
+        "first token, ms": [_spread([1e3 * value for value in each.first]) for each in measured],
+        "prefill, tokens/s": [_spread(each.prefill) for each in measured],
+        "decode, tokens/s": [_spread(each.decode) for each in measured],
+        "prefill, ratio": [_ratio(each.prefill) for each in ratios],
+        "decode, ratio": [_ratio(each.speedup) for each in ratios],
+        "at most": [f"{each.limit:.2f}" for each in ratios],
+        "of the gain reached": [f"{each.share:.0%}" if each.limit > 1 else "" for each in ratios],
+    }
+    for name, cells in rows.items():
+        found.add_row(name, *cells)
+    found.caption = "medians (smallest to largest); at most: bytes read for a token, of the first by its own"
     return found
 
 
-def _spread(values: tuple[float, ...]) -> str:
+def _spread(values) -> str:
     return f"{median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})"
+
+
+def _ratio(values: tuple[float, float, float]) -> str:
+    middle, low, high = values
+    return f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"

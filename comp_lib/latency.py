@@ -92,13 +92,13 @@ def measure(
 ) -> dict[str, CostModel]:
     """The cost models of both kinds for `model` in transformers, on its device and with torch's threads.
 
-    prompt: tokens that are read; new_tokens: written after the first, whose mean is the time of a token.
+    prompt: tokens that are read, within the model's context; new_tokens: written after the first, whose mean is taken.
     Memory: the cuts' narrower layers, less than twice the model in all.
     """
     shape = Shape.of(model)
     widths = cuts(shape)
     small = [cut(model, _plan(shape, each)) for each in widths]
-    ids = torch.tensor([prompt_ids(prompt)])
+    ids = torch.tensor([prompt_ids(min(prompt, model.config.max_position_embeddings - new_tokens))])
     times: list[list[tuple[float, float]]] = [[] for _ in small]
     for turn in range(rounds + 1):  # the first only warms up
         for each, found in zip(small, times, strict=True):

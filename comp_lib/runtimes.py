@@ -69,6 +69,9 @@ def in_transformers(job: Job) -> tuple[int, Round]:
 
     torch.set_num_threads(job.threads)
     model, _ = load_model(job.model, job.dtype)
+    longest, asked = model.config.max_position_embeddings, job.prompt + job.new_tokens
+    if asked > longest:
+        raise InputError(f"expected at most {longest} tokens, as {job.model} takes, got {asked}: ask for fewer")
     return bytes_per_token(model), lambda ids, new: timed(model, torch.tensor([ids]), new)
 
 
