@@ -5,31 +5,23 @@ The folder holds `config.json`, the weights as safetensors, the tokenizer, `gene
 runtime loads; with widths that differ from layer to layer it needs `import comp_lib.heterogeneous` first, and the card
 says so. Nothing in it tells of the machine that made it, and the same input gives the same bytes.
 
-Writing is atomic. Everything goes into a hidden sibling, `.NAME.partial-PID`, reaches the disk (fsync), and then the
-sibling takes the name in one step: a rename, or, over an old checkpoint, Linux's exchange of two names. Whatever
-moment the process dies at, NAME is the old folder, the new one, or absent. Where a system or file system has no
-exchange, the old folder is first renamed to `.NAME.old-PID`: a process killed between the two renames leaves NAME
-absent. `check_destination` and `save_checkpoint` put such a folder back, and sweep away what dead processes left.
+Writing is atomic (see `atomic`): whenever the process dies, the folder is the old one, the new one, or absent.
+`check_destination` and `save_checkpoint` clean up after a process that died.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import json
 import os
-import re
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .atomic import resolved, staged_folder, tidy
 from .errors import InputError
 from .heterogeneous import as_heterogeneous, as_stock, check_widths
 from .plan import Plan
@@ -71,9 +63,9 @@ def save_checkpoint(
     shape = Shape.of(model)
     check_widths(model.config, shape)
     check_destination(folder, overwrite, estimated_bytes(shape, model.dtype), model.config.name_or_path or None)
-    target = _resolved(folder)
+    target = resolved(folder)
     dressed = as_stock(model, shape) if shape.stock else as_heterogeneous(model, shape)
-    with _staged(target, overwrite) as partial:
+    with staged_folder(target, overwrite) as partial:
         dressed.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         replace(plan, parent=_shareable(plan.parent)).save(partial / PLAN_FILE)
@@ -98,11 +90,11 @@ def check_destination(
     `source` is the model to prune, as the user named it: its own files are never overwritten. The only thing that
     this function may change on disk is what an interrupted save left there.
     """
-    target = _resolved(folder)
+    target = resolved(folder)
     above = next(path for path in (*target.parents, target) if os.path.exists(path))  # "/", at last, does
     if not above.is_dir() or not os.access(above, os.R_OK | os.W_OK | os.X_OK):
         raise InputError(f"expected a folder that can be written to, got {above}: choose another place for {folder}")
-    _tidy(target)
+    tidy(target)
     if os.path.exists(target):
         _check_existing(folder, target, overwrite, source)
     free = shutil.disk_usage(above).free
@@ -116,7 +108,7 @@ def check_destination(
 def _check_existing(folder: str | Path, target: Path, overwrite: bool, source: str | Path | None) -> None:
     if not target.is_dir():
         raise InputError(f"expected a new folder, got the file {folder}: choose another name")
-    origin = None if source is None else _resolved(source)  # of a Hub id, a path that need not exist
+    origin = None if source is None else resolved(source)  # of a Hub id, a path that need not exist
     if origin is not None and os.path.exists(origin) and target in (origin, *origin.parents):
         raise InputError(f"expected a folder apart from the model to prune, got {folder}: choose another name")
     if os.path.ismount(target) or not os.access(target, os.R_OK | os.W_OK | os.X_OK):
@@ -206,98 +198,3 @@ def _shareable(value: object) -> str:
     """`value` as text; of a path, only its last part: folder names of this machine are nobody's business."""
     text = str(value)
     return os.path.basename(os.path.abspath(text)) if os.path.isabs(text) or os.path.exists(text) else text
-
-
-# --- atomic writing ---------------------------------------------------------------------------------------------------
-
-
-def _resolved(path: str | Path) -> Path:
-    return Path(path).expanduser().resolve()
-
-
-@contextmanager
-def _staged(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A hidden folder to write into, which becomes `target` when the block ends well and vanishes when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = _sibling(target, "partial")
-    partial.mkdir()
-    try:
-        yield partial
-        _settle(partial)
-        _publish(partial, target, overwrite)
-    except BaseException:
-        _tidy(target)
-        raise
-
-
-def _sibling(target: Path, kind: str) -> Path:
-    return target.with_name(f".{target.name}.{kind}-{os.getpid()}")
-
-
-def _settle(folder: Path) -> None:
-    """Let everything in `folder` reach the disk, readable to whoever may read the folder's other files."""
-    mode = (folder / "config.json").stat().st_mode
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)  # safetensors creates its files for the owner alone
-        _fsync(path)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders, and has no need to
-        return
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _publish(partial: Path, target: Path, overwrite: bool) -> None:
-    if target.is_dir() and not any(target.iterdir()):
-        target.rmdir()
-    if not overwrite or not target.exists():
-        os.rename(partial, target)  # OSError if someone else has put files there meanwhile
-        _fsync(target.parent)
-        return
-    if _exchange(partial, target):
-        old = partial
-    else:
-        old = _sibling(target, "old")
-        os.rename(target, old)
-        os.rename(partial, target)
-    _fsync(target.parent)  # only a new folder that is surely there replaces the old one
-    shutil.rmtree(old)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap the names of two folders in one step; False where system or file system cannot."""
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):  # glibc has it since 2.28
-        return False
-    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-        return False
-    raise OSError(code, os.strerror(code), str(one), None, str(other))
-
-
-def _tidy(target: Path) -> None:
-    """Undo what interrupted saves left beside `target`: put an old folder back, delete partial ones."""
-    if not target.parent.is_dir():
-        return
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(partial|old)-(\d{{1,9}})")
-    for path in list(target.parent.iterdir()):
-        match = pattern.fullmatch(path.name)
-        # our own leftovers are never in use (saves of one process do not overlap); those of a running process may be
-        if match is None or (int(match[2]) != os.getpid() and psutil.pid_exists(int(match[2]))):
-            continue
-        if match[1] == "old" and not target.exists():
-            os.rename(path, target)
-        else:
-            shutil.rmtree(path)

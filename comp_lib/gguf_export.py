@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -34,7 +33,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from .checkpoint import _fsync, _sibling
+from .atomic import resolved, staged_file, tidy
 from .errors import InputError, nearest
 from .gguf_tokenizer import add_tokenizer
 from .models import attention_window, open_model
@@ -126,7 +125,7 @@ def export_gguf(
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     _check_room(target, sum(tensor.nbytes for tensor in tensors) + SMALL)
-    with _staged_file(target) as partial:
+    with staged_file(target) as partial:
         try:
             writer.write_header_to_file(partial)
             writer.write_kv_data_to_file()
@@ -147,15 +146,16 @@ def export_gguf(
 def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> Path:
     if kind not in TYPES:
         raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {nearest(kind, TYPES)}")
-    target = Path(file).expanduser().resolve()
+    target = resolved(file)
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK):
         raise InputError(f"expected a file in a folder that can be written to, got {file}: make the folder first")
     if target.is_dir():
         raise InputError(f"expected a file, got the folder {file}: name a file in it, such as {target.name}.gguf")
-    if target.exists() and Path(model).expanduser().resolve() == target:
+    if target.exists() and resolved(model) == target:
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
     if target.exists() and not overwrite:
         raise InputError(f"expected a new file, got {file}, which is there: choose another name or say --overwrite")
+    tidy(target)
     return target
 
 
@@ -272,16 +272,3 @@ def _rope_factors(config: PreTrainedConfig, shape: Shape) -> np.ndarray | None:
     scaled = LlamaRotaryEmbedding(config=config).inv_freq
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
     return (config.rope_parameters["rope_theta"] ** -exponents / scaled).numpy()
-
-
-@contextmanager
-def _staged_file(target: Path) -> Iterator[Path]:
-    """A hidden sibling to write into, which becomes `target` when the block ends well and vanishes when it does not."""
-    partial = _sibling(target, "partial")
-    try:
-        yield partial
-        _fsync(partial)
-        os.replace(partial, target)
-        _fsync(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -72,18 +72,22 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
         writer.add_add_space_prefix(False)
     writer.add_token_list(texts)
     writer.add_token_types(types)
-    _add_special(writer, tokenizer)
+    _add_special(writer, tokenizer, size)
 
 
 def _tokens(described: dict[str, Any], size: int, unknown: str | None) -> tuple[list[str], list[TokenType]]:
-    """Text and type of each of the model's `size` tokens; rows without a token are padding."""
-    vocab, added = described["model"]["vocab"], described["added_tokens"]
+    """Text and type of each of the model's `size` tokens; rows without a token are padding.
+
+    Tokens that were added to the vocabulary, but not to the model, are left out: no text can use them.
+    """
+    vocab = described["model"]["vocab"]
+    added = [token for token in described["added_tokens"] if token["id"] < size]
     texts = [f"[PAD{index}]" for index in range(size)]
     types = [TokenType.UNUSED] * size
-    highest = max([*vocab.values(), *(token["id"] for token in added)])
+    highest = max(vocab.values())
     if highest >= size:
         raise InputError(
-            f"expected a tokenizer of at most {size} tokens, as the model has embeddings, got token {highest}: "
+            f"expected a vocabulary of at most {size} tokens, as the model has embeddings, got {highest + 1}: "
             "take the tokenizer that belongs to the model"
         )
     byte_fallback = described["model"]["byte_fallback"]
@@ -120,7 +124,7 @@ def _rule(pre_tokenizer: Any) -> str:
     )
 
 
-def _add_special(writer: gguf.GGUFWriter, tokenizer: Any) -> None:
+def _add_special(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
     for name, add in (
         ("bos", writer.add_bos_token_id),
         ("eos", writer.add_eos_token_id),
@@ -128,7 +132,7 @@ def _add_special(writer: gguf.GGUFWriter, tokenizer: Any) -> None:
         ("pad", writer.add_pad_token_id),
     ):
         index = getattr(tokenizer, f"{name}_token_id")
-        if index is not None:
+        if index is not None and index < size:
             add(index)
     ids = tokenizer("x")["input_ids"]  # what it does counts, not what its many settings say
     writer.add_add_bos_token(len(ids) > 1 and ids[0] == tokenizer.bos_token_id)
@@ -141,7 +145,7 @@ def _add_special(writer: gguf.GGUFWriter, tokenizer: Any) -> None:
 
 
 def restore_pre_tokenizer(tokenizer: Any, rule: str | None) -> None:
-    """transformers forgets, when it reads a GGUF file, that the rule `smollm` parts all digits: let `tokenizer` do it."""
+    """Let `tokenizer`, which transformers read from GGUF, part all digits if the rule is `smollm`: it forgets to."""
     if rule == "smollm":
         digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])

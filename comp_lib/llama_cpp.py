@@ -107,9 +107,7 @@ def answer(server: Any, messages: list[dict[str, str]], tokens: int, say: Callab
                     say(text)
         return False
 
-    server.handle_chat_completions(
-        {"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}, take
-    )
+    server.handle_chat_completions({"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}, take)
     return "".join(parts)
 
 

@@ -18,7 +18,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from variants import VARIANTS, build, tokens
 
-from comp_lib import checkpoint
+from comp_lib import atomic, checkpoint
 from comp_lib.checkpoint import Provenance, check_destination, estimated_bytes, model_card, save_checkpoint
 from comp_lib.errors import InputError
 from comp_lib.plan import Plan
@@ -328,10 +328,10 @@ def test_widths_that_the_family_cannot_express(tokenizer, tmp_path):
 def way(request, monkeypatch, tmp_path):
     """Both ways to replace a folder: the system's exchange, and the fallback where there is none."""
     if request.param == "two renames":
-        monkeypatch.setattr(checkpoint, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     else:
         (tmp_path / ".one").mkdir(), (tmp_path / ".other").mkdir()
-        exchanges = checkpoint._exchange(tmp_path / ".one", tmp_path / ".other")
+        exchanges = atomic._exchange(tmp_path / ".one", tmp_path / ".other")
         (tmp_path / ".one").rmdir(), (tmp_path / ".other").rmdir()
         if not exchanges:
             pytest.skip("this system or file system cannot exchange two names")
@@ -354,7 +354,7 @@ def test_an_error_leaves_the_old_folder_or_none(way, monkeypatch, small, uneven,
 
     for place in ("_settle", "_publish"):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, place, fails)
+            patch.setattr(atomic, place, fails)
             for name in ("old", "new"):
                 with pytest.raises(KeyboardInterrupt):
                     save_checkpoint(tmp_path / name, *uneven, overwrite=True)
@@ -371,7 +371,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(monkeypatch, small, uneven
             raise OSError("the disk is gone")
         rename(source, target)
 
-    monkeypatch.setattr(checkpoint, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     monkeypatch.setattr(os, "rename", second_fails)
     with pytest.raises(OSError, match="the disk is gone"):
         save_checkpoint(folder, *uneven, overwrite=True)
@@ -379,14 +379,14 @@ def test_a_rename_that_fails_puts_the_old_folder_back(monkeypatch, small, uneven
 
 
 def test_files_that_appear_meanwhile_are_not_overwritten(monkeypatch, small, tmp_path):
-    folder, settle = tmp_path / "out", checkpoint._settle
+    folder, settle = tmp_path / "out", atomic._settle
 
     def someone_else_writes(partial):
         settle(partial)
         folder.mkdir()
         (folder / "precious.txt").write_text("theirs")
 
-    monkeypatch.setattr(checkpoint, "_settle", someone_else_writes)
+    monkeypatch.setattr(atomic, "_settle", someone_else_writes)
     with pytest.raises(OSError):
         save_checkpoint(folder, *small)
     assert [path.name for path in folder.iterdir()] == ["precious.txt"] and hidden(folder) == []
@@ -421,7 +421,7 @@ torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 logging.disable_progress_bar()  # forked processes share its lock: a child killed while holding it stops all others
-import comp_lib.checkpoint as checkpoint
+from comp_lib import atomic, checkpoint
 import comp_lib.heterogeneous
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
@@ -446,18 +446,18 @@ def in_weights():
     PreTrainedModel.save_pretrained = half
 
 def before_rename():
-    checkpoint._publish = die
+    atomic._publish = die
 
 def before_deleting_old():
     checkpoint.shutil.rmtree = die
 
 def between_renames():
     rename = os.rename
-    checkpoint._exchange = lambda one, other: False
+    atomic._exchange = lambda one, other: False
     checkpoint.os.rename = lambda source, target: die() if ".partial-" in Path(source).name else rename(source, target)
 
 def after_both_renames():
-    checkpoint._exchange = lambda one, other: False
+    atomic._exchange = lambda one, other: False
     checkpoint.shutil.rmtree = die
 
 def killed(folder, arm):

@@ -1,0 +1,129 @@
+"""Atomic writing: a folder or a file is the old one, the new one, or absent, whenever the process dies.
+
+Everything goes into a hidden sibling, `.NAME.partial-PID`, reaches the disk (fsync), and then the sibling takes the
+name in one step: a rename, or, over an old folder, Linux's exchange of two names. Where a system or file system has no
+exchange, the old folder is first renamed to `.NAME.old-PID`: a process killed between the two renames leaves NAME
+absent. `tidy` puts such a folder back, and sweeps away what dead processes left.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+
+def resolved(path: str | Path) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+@contextmanager
+def staged_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A hidden folder to write into, which becomes `target` when the block ends well and vanishes when it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = _sibling(target, "partial")
+    partial.mkdir()
+    try:
+        yield partial
+        _settle(partial)
+        _publish(partial, target, overwrite)
+    except BaseException:
+        tidy(target)
+        raise
+
+
+@contextmanager
+def staged_file(target: Path) -> Iterator[Path]:
+    """A hidden file to write, which becomes `target` when the block ends well and vanishes when it does not."""
+    partial = _sibling(target, "partial")
+    try:
+        yield partial
+        _fsync(partial)
+        os.replace(partial, target)
+        _fsync(target.parent)
+    except BaseException:
+        tidy(target)
+        raise
+
+
+def _sibling(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{kind}-{os.getpid()}")
+
+
+def _settle(folder: Path) -> None:
+    """Let everything in `folder` reach the disk, readable to whoever may read the folder's other files."""
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)  # safetensors creates its files for the owner alone
+        _fsync(path)
+    _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders, and has no need to
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(partial: Path, target: Path, overwrite: bool) -> None:
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
+    if not overwrite or not target.exists():
+        os.rename(partial, target)  # OSError if someone else has put files there meanwhile
+        _fsync(target.parent)
+        return
+    if _exchange(partial, target):
+        old = partial
+    else:
+        old = _sibling(target, "old")
+        os.rename(target, old)
+        os.rename(partial, target)
+    _fsync(target.parent)  # only a new folder that is surely there replaces the old one
+    shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap the names of two folders in one step; False where system or file system cannot."""
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):  # glibc has it since 2.28
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
+
+
+def tidy(target: Path) -> None:
+    """Undo what interrupted saves left beside `target`: put an old folder back, delete what is partial."""
+    if not target.parent.is_dir():
+        return
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(partial|old)-(\d{{1,9}})")
+    for path in list(target.parent.iterdir()):
+        match = pattern.fullmatch(path.name)
+        # our own leftovers are never in use (saves of one process do not overlap); those of a running process may be
+        if match is None or (int(match[2]) != os.getpid() and psutil.pid_exists(int(match[2]))):
+            continue
+        if match[1] == "old" and not target.exists():
+            os.rename(path, target)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

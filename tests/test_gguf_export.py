@@ -1,0 +1,344 @@
+"""GGUF files: what llama.cpp computes from them, what comes back, what is refused, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import namedtuple
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from variants import VARIANTS, build, tokens
+
+from comp_lib import atomic, gguf_export, llama_cpp
+from comp_lib.checkpoint import Provenance, save_checkpoint
+from comp_lib.errors import InputError
+from comp_lib.evaluate import evaluation_tokens, perplexity
+from comp_lib.gguf_export import TYPES, export_gguf, interleave
+from comp_lib.models import EMBEDDED, convert_gguf, load_model
+from comp_lib.prune import Settings, prune
+from comp_lib.shape import Shape
+from comp_lib.text import load_text
+
+CLOSE = 0.02  # nats: llama.cpp rounds more than torch; rows in the wrong order cost several
+
+
+@pytest.fixture
+def saved(tmp_path, tokenizer):
+    """A variant of the tiny model as a folder: `saved("gqa", intermediate_size=64)` -> (folder, model)."""
+
+    def save(name: str = "gqa", **overrides):
+        model = build(name, **overrides)
+        folder = tmp_path / f"model-{name}"
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder, model
+
+    return save
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
+
+
+@torch.inference_mode()
+def torch_losses(model, ids):
+    logs = torch.log_softmax(model(ids).logits[:, :-1].double(), -1)
+    return -logs.gather(2, ids[:, 1:, None])[..., 0].float()
+
+
+def llama_losses(file, ids):
+    return llama_cpp.losses(llama_cpp.start(file, ids.shape[1] + 1, threads=1, cache="f32"), ids)
+
+
+def tensors(file):
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+
+
+# --- what the file holds ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "rope-dynamic" and "eager" not in name])
+def test_llama_cpp_computes_what_transformers_computes(saved, tmp_path, name):
+    folder, model = saved(name)
+    window = getattr(model.config, "sliding_window", None)
+    ids = tokens(1, 4 if window else 24)  # the file's context ends where the window does
+    file = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("rope-llama3", {"widths": "per-layer", "layers": 0, "multiple": 4, "ratio": 0.3}),
+        ("gqa", {"method": "flap", "recovery": "bias", "multiple": 4, "ratio": 0.3}),  # KV groups and biases, too
+        ("mha", {"kv_groups": 3, "multiple": 4, "ratio": 0.4}),  # 3 heads do not divide the stream of 32
+    ],
+)
+def test_widths_that_no_stock_config_can_express(tmp_path, tokenizer, name, settings):
+    dense = build(name)
+    pruned = prune(dense, tokens(8, 24, seed=1), Settings(**settings))
+    shape = Shape.of(pruned.model)
+    assert not shape.stock
+    card = Provenance("p", Shape.of(dense), None, "a test", "condition", "least-squares", "0")
+    folder = save_checkpoint(tmp_path / "small", pruned.model, tokenizer, pruned.plan, card)
+    file = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    fields = gguf.GGUFReader(file).fields
+    assert fields["general.architecture"].contents() == ("llama" if shape.uniform else "deci")
+    ids = tokens(1, 24)
+    torch.testing.assert_close(llama_losses(file, ids), torch_losses(pruned.model, ids), atol=CLOSE, rtol=0)
+
+
+def test_rows_in_the_wrong_order_would_show(saved, tmp_path, monkeypatch):
+    folder, model = saved()
+    monkeypatch.setattr(gguf_export, "interleave", lambda rows, head_dim: rows)
+    file = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    ids = tokens(1, 24)
+    assert (llama_losses(file, ids) - torch_losses(model, ids)).abs().max() > 10 * CLOSE
+
+
+def test_interleaving_makes_neighbours_of_the_pairs_that_rotate_together():
+    heads, size = 3, 8
+    rows = np.arange(heads * size)[:, None] * np.ones((1, 2), dtype=int)
+    turned = interleave(rows, size)
+    for head in range(heads):
+        for pair in range(size // 2):
+            first = head * size + pair
+            assert (turned[head * size + 2 * pair] == first).all()
+            assert (turned[head * size + 2 * pair + 1] == first + size // 2).all()
+
+
+@pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "tied", "head-dim", "qwen2"])
+def test_a_model_comes_back_bit_for_bit(saved, cache, tmp_path, tokenizer, name):
+    folder, model = saved(name)
+    back, its_tokenizer = load_model(export_gguf(folder, tmp_path / "m.gguf", "f32"))
+    before, after = model.state_dict(), back.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    for field in ("rms_norm_eps", "max_position_embeddings", "rope_parameters", "tie_word_embeddings"):
+        assert getattr(back.config, field) == pytest.approx(getattr(model.config, field))
+    text = "What a day, said the crow. It cost 1234 \u00e9cus!"
+    assert its_tokenizer(text)["input_ids"] == load_model(folder)[1](text)["input_ids"]
+    again = export_gguf(tmp_path / "m.gguf", tmp_path / "again.gguf", "f32")  # from GGUF to GGUF
+    assert {n: t.data.tobytes() for n, t in tensors(again).items()} == {
+        n: t.data.tobytes() for n, t in tensors(tmp_path / "m.gguf").items()
+    }
+
+
+def test_tied_embeddings_are_written_once(saved, tmp_path):
+    assert "output.weight" in tensors(export_gguf(saved()[0], tmp_path / "a.gguf"))
+    assert "output.weight" not in tensors(export_gguf(saved("tied")[0], tmp_path / "b.gguf"))
+
+
+@pytest.mark.parametrize(("kind", "levels"), [("q8_0", 254), ("q4_1", 15), ("q4_0", 15)])
+def test_a_block_type_is_off_by_no_more_than_its_step(saved, tmp_path, kind, levels):
+    """A block of 32 has 2^bits - 1 steps at most, and half of one (one, where the ends are uneven) may be lost."""
+    folder, model = saved(intermediate_size=64)
+    file = export_gguf(folder, tmp_path / "m.gguf", kind)
+    found = tensors(file)
+    name, key = "blk.1.ffn_down.weight", "model.layers.1.mlp.down_proj.weight"
+    assert found[name].tensor_type == TYPES[kind]
+    weight = model.state_dict()[key].numpy().reshape(-1, 32)
+    lost = np.abs(gguf.dequantize(found[name].data, TYPES[kind]).reshape(-1, 32) - weight)
+    span = 2 * np.abs(weight).max(1, keepdims=True)
+    assert (lost <= 1.1 * span / levels).all() and lost.max() > 0
+    table = gguf.GGMLQuantizationType.Q8_0
+    assert found["token_embd.weight"].tensor_type == found["output.weight"].tensor_type == table
+    assert found["blk.0.attn_norm.weight"].tensor_type == gguf.GGMLQuantizationType.F32
+    ids = tokens(1, 12)
+    if kind == "q8_0":
+        torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=0.5, rtol=0)
+
+
+def test_pieces_do_not_show(saved, tmp_path, monkeypatch):
+    folder, _ = saved("attention-bias", intermediate_size=64)
+    whole = export_gguf(folder, tmp_path / "m.gguf", "q8_0").read_bytes()
+    monkeypatch.setattr(gguf_export, "PIECE", 100)  # three rows of the stream's width at a time
+    assert export_gguf(folder, tmp_path / "m.gguf", "q8_0", overwrite=True).read_bytes() == whole
+
+
+def test_sharded_and_half_precision_folders(tmp_path, tokenizer):
+    model = build("gqa", dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "m", max_shard_size="30KB")
+    tokenizer.save_pretrained(tmp_path / "m")
+    assert len(list((tmp_path / "m").glob("*.safetensors"))) > 2
+    found = tensors(export_gguf(tmp_path / "m", tmp_path / "m.gguf", "f32"))
+    expected = model.state_dict()["model.layers.2.mlp.up_proj.weight"].float().numpy()
+    assert (found["blk.2.ffn_up.weight"].data == expected).all()
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def hidden(folder):
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "match"),
+    [
+        ("m.gguf", "q5_k", "expected a type among f32.*got 'q5_k'"),
+        ("there.gguf", "f16", "there.gguf, which is there.*--overwrite"),
+        ("nowhere/m.gguf", "f16", "a folder that can be written to.*make the folder first"),
+        (".", "f16", "expected a file, got the folder"),
+    ],
+)
+def test_places_and_types_that_are_refused(saved, tmp_path, file, kind, match):
+    (tmp_path / "there.gguf").write_bytes(b"precious")
+    with pytest.raises(InputError, match=match):
+        export_gguf(saved()[0], tmp_path / file, kind)
+    assert (tmp_path / "there.gguf").read_bytes() == b"precious"
+
+
+def test_a_file_is_never_exported_onto_itself(saved, cache, tmp_path):
+    file = export_gguf(saved()[0], tmp_path / "m.gguf")
+    before = file.read_bytes()
+    with pytest.raises(InputError, match="apart from the model"):
+        export_gguf(file, tmp_path / "m.gguf", "f32", overwrite=True)
+    assert file.read_bytes() == before
+
+
+def test_not_enough_disk(saved, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100e9, 99e9, 1e6))
+    with pytest.raises(InputError, match="MB of free disk space for m.gguf, got 1 MB"):
+        export_gguf(saved()[0], tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists() and not hidden(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        ({"intermediate_size": 44}, "multiples of 32, got 44 neurons.*nearest: 32 or 64.*--target gguf-q4"),
+        ({"intermediate_size": 20}, "20 neurons.*nearest: 32"),
+        ({"intermediate_size": 64, "head_dim": 12}, "48 heads' outputs.*nearest: 32 or 64"),
+        ({"intermediate_size": 64, "hidden_size": 48}, "48 stream"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+def test_widths_that_blocks_cannot_hold(saved, tmp_path, overrides, match, kind):
+    folder, _ = saved(**overrides)
+    with pytest.raises(InputError, match=match):
+        export_gguf(folder, tmp_path / "m.gguf", kind)
+    assert not (tmp_path / "m.gguf").exists()
+    assert export_gguf(folder, tmp_path / "m.gguf", "f16").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "match"),
+    [
+        ("rope-dynamic", {}, "rope scaling of type linear or llama3, or none, got dynamic"),
+        ("gqa", {"hidden_act": "gelu"}, "activation silu.*got gelu"),
+        ("gqa", {"vocab_size": 500}, "at most 500 tokens.*got 512"),
+    ],
+)
+def test_models_that_llama_cpp_would_not_compute(saved, tmp_path, name, overrides, match):
+    with pytest.raises(InputError, match=match):
+        export_gguf(saved(name, **overrides)[0], tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
+
+
+@pytest.mark.parametrize(("value", "kind"), [(float("nan"), "f32"), (float("inf"), "q8_0"), (7e4, "f16")])
+def test_weights_that_the_type_cannot_hold(saved, tmp_path, value, kind):
+    folder, _ = saved(intermediate_size=64)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="NaN or more than .* in model.layers.1.mlp.up_proj.weight"):
+        export_gguf(folder, tmp_path / "m.gguf", kind)
+    assert not (tmp_path / "m.gguf").exists() and not hidden(tmp_path)
+
+
+def test_a_tensor_that_is_missing_or_of_another_shape(saved, tmp_path):
+    folder, _ = saved()
+    weights = load_file(folder / "model.safetensors")
+    key = "model.layers.1.mlp.up_proj.weight"
+    for change in (weights[key][1:].clone(), None):
+        weights.pop(key)
+        kept = weights | ({} if change is None else {key: change})
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(InputError, match=f"expected {key} of shape .48, 32., .* got (none|.47, 32.)"):
+            export_gguf(folder, tmp_path / "m.gguf")
+        weights = kept | {key: torch.zeros(1)}
+
+
+@pytest.mark.parametrize("length", [0, 3, 500, 20_000, -1])
+def test_a_truncated_file(saved, cache, tmp_path, length):
+    whole = export_gguf(saved()[0], tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(whole[:length])
+    for use in (lambda path: export_gguf(path, tmp_path / "n.gguf"), llama_cpp.start):
+        with pytest.raises(InputError, match="expected a complete GGUF file, got .*cut.gguf"):
+            use(tmp_path / "cut.gguf")
+    assert not (tmp_path / "n.gguf").exists()
+
+
+def test_a_gguf_file_of_another_family(cache, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "other.gguf", "bert")
+    writer.add_tensor("token_embd.weight", np.ones((4, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="other.gguf|bert"):
+        export_gguf(tmp_path / "other.gguf", tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("place", ["quantize", "_fsync"])
+def test_an_interruption_leaves_the_old_file_or_none(saved, tmp_path, monkeypatch, place):
+    folder, _ = saved()
+
+    def fails(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*((atomic, place) if place == "_fsync" else (gguf.quants, place)), fails)
+    with pytest.raises(KeyboardInterrupt):
+        export_gguf(folder, tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
+    (tmp_path / "m.gguf").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt):
+        export_gguf(folder, tmp_path / "m.gguf", overwrite=True)
+    assert (tmp_path / "m.gguf").read_bytes() == b"old" and not hidden(tmp_path)
+
+
+def test_what_a_killed_export_left_is_swept_away(saved, tmp_path):
+    (tmp_path / ".m.gguf.partial-999999999").write_bytes(b"half")  # no process has that number
+    alive = tmp_path / f".m.gguf.partial-{os.getppid()}"
+    alive.write_bytes(b"somebody else's")
+    export_gguf(saved()[0], tmp_path / "m.gguf")
+    assert hidden(tmp_path) == [alive.name]
+
+
+# --- the real model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model, tmp_path, pruned):
+    model, tokenizer = real_model
+    ids = evaluation_tokens(tokenizer, load_text("evaluation"), 96, 1)
+    source = EMBEDDED
+    if pruned:
+        small = prune(model, ids[:, :64], Settings(method="magnitude", recovery="none", ratio=0.1))
+        card = Provenance(EMBEDDED, Shape.of(model), "apache-2.0", "a test", "magnitude", "none", "0")
+        source = save_checkpoint(tmp_path / "small", small.model, tokenizer, small.plan, card)
+        model = small.model
+    file = export_gguf(source, tmp_path / "m.gguf", "f16")
+    server = llama_cpp.start(file, ids.shape[1] + 1, threads=1)
+    found = llama_cpp.losses(server, ids).mean().exp().item()
+    assert found == pytest.approx(perplexity(model, ids).perplexity, rel=0.005)
+
+
+@pytest.mark.real
+def test_the_real_tokenizer_comes_back_as_the_parent_file_has_it(tmp_path):
+    from comp_lib.models import _embedded_gguf
+
+    source = _embedded_gguf()
+    convert_gguf(source)
+    found = gguf.GGUFReader(export_gguf(EMBEDDED, tmp_path / "m.gguf", "q8_0")).fields
+    for key, field in gguf.GGUFReader(source).fields.items():
+        if key.startswith("tokenizer."):
+            assert found[key].contents() == field.contents(), key
