@@ -38,7 +38,8 @@ def test_candidates_are_what_no_other_plan_contains(share):
     }
 
     def contained(dropped, width):
-        return any((d, w) in meets for d in range(dropped + 1) for w in range(width, 401, 40) if (d, w) != (dropped, width))
+        others = {(d, w) for d in range(dropped + 1) for w in range(width, 401, 40)} - {(dropped, width)}
+        return bool(others & meets)
 
     largest = {each for each in meets if not contained(*each)}
     found = candidates(COST, SHAPE, share, 40)
