@@ -4,7 +4,7 @@
 
 The parent is a quantised model itself: SmolLM2-135M as Q4_1. It is pruned on 16 x 256 tokens of data/calibration.txt,
 and each model, dense or pruned, is stored as several types and judged, on 12 x 512 tokens of data/evaluation.txt, with
-the weights that the file would hold. Rows go to quantised.json, which notebook 08 shows; a second call skips what is there.
+the weights that the file would hold. Rows go to quantised.json, which notebook 08 shows; a second call goes on.
 Storing the parent as Q4_1 once more is free by construction, so Q4_0, a grid that it has not been on, is the fair
 "quantise only". The ratios 0.412 and 0.471 are those at which a Q8_0 file is as large as the parent's Q4_1 and Q4_0.
 """

@@ -229,7 +229,8 @@ def _tensors(
             )
         turned = architecture != "qwen2" and (".q_proj." in key or ".k_proj." in key)
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
-        tensors.append(_Tensor(shard, key, name, size, tensor_type(key, size, kind), shape.head_dim if turned else None))
+        stored = tensor_type(key, size, kind)
+        tensors.append(_Tensor(shard, key, name, size, stored, shape.head_dim if turned else None))
     return tensors
 
 
