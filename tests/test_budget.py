@@ -139,12 +139,13 @@ def test_plan_says_what_it_chose_and_saves_it(parent, tmp_path, known_cost):
 
 
 def test_prune_meets_a_budget_and_the_folder_says_so(parent, tmp_path, known_cost):
-    done = run("prune", parent, "--out", tmp_path / "small", "--budget", "latency=0.7", "--evaluate", "none", *TEXT, *RIDGE)
+    small = tmp_path / "small"
+    done = run("prune", parent, "--out", small, "--budget", "latency=0.7", "--evaluate", "none", *TEXT, *RIDGE)
     assert done.exit_code == 0, done.output
-    shape = Shape.of(load_model(tmp_path / "small")[0])
+    shape = Shape.of(load_model(small)[0])
     assert shape.layers + sum(shape.neurons) / 48 <= 0.7 * 6
-    assert "| budget | decode=0.7 |" in (tmp_path / "small" / "README.md").read_text("utf-8")
-    assert json.loads((tmp_path / "small" / "comp_plan.json").read_text("utf-8"))["removed"] > 0.2
+    assert "| budget | decode=0.7 |" in (small / "README.md").read_text("utf-8")
+    assert json.loads((small / "comp_plan.json").read_text("utf-8"))["removed"] > 0.2
 
 
 @pytest.mark.parametrize(("words", "why"), [
