@@ -32,7 +32,8 @@ MULTIPLE = 32  # what a block-quantised row is cut into
 SELF = "neurons 20%, self-written text"  # no data at all; not timed, since it has the shape of "neurons 20%"
 PLANS = {  # name -> (ratio of the decoder, whole layers dropped)
     "neurons 20%": (0.2, 0), "layers 20%": (0.2, 6), "neurons 40%": (0.4, 0), "layers 40%": (0.4, 12),
-    "3 layers, neurons 20%": (0.2, 3), "6 layers, neurons 40%": (0.4, 6), "neurons 10%": (0.1, 0), "layers 10%": (0.1, 3),
+    "3 layers, neurons 20%": (0.2, 3), "6 layers, neurons 40%": (0.4, 6),
+    "neurons 10%": (0.1, 0), "layers 10%": (0.1, 3),
 }  # fmt: skip
 SPEED = {"rounds": 9, "prompt": 64, "new_tokens": 32}
 

@@ -125,7 +125,7 @@ def test_the_command_on_both_runtimes(tmp_path, parent, tiny_llama, tokenizer, r
     tiny_llama(num_hidden_layers=1).save_pretrained(small)
     tokenizer.save_pretrained(small)
     files = ("--json", tmp_path / "all.json", "--figure", tmp_path / "picture.png")
-    done = run("benchmark", parent, small, "--runtime", runtime, *SHORT, *files)
+    done = run("benchmark", parent, small, "--runtime", runtime, "--type", "f16", *SHORT, *files)
     assert done.exit_code == 0, done.output
     assert "of the gain reached" in done.output
     found = json.loads((tmp_path / "all.json").read_text("utf-8"))
