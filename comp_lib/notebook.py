@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from huggingface_hub.utils import logging as hub_logging
 from IPython.display import Markdown, display
@@ -16,6 +19,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from transformers.utils import logging
 
+from .cluster import choose
+from .compare import Grid, run
 from .errors import InputError
 from .memory import check_memory
 from .models import DTYPES, EMBEDDED, load_model
@@ -78,8 +83,22 @@ def side_by_side(texts: Mapping[str, str]) -> None:
     display({"text/html": page, "text/plain": plain}, raw=True)
 
 
+def run_grid(grid: Grid, folder: str | Path, workers: int | None = None, scheduler: str | None = None) -> pd.DataFrame:
+    """`compare.run` on Dask (see `cluster.choose`): shows a link to the dashboard, and how many cells are done."""
+    line = display(Markdown("no cell measured yet"), display_id=True)
+
+    def progress(what: str, done: int, total: int) -> None:
+        line.update(Markdown(f"{done} of {total} {what} done"))
+
+    def announce(link: str) -> None:
+        display(Markdown(f"[Dask's dashboard]({link}), while it runs"))
+
+    return run(grid, folder, progress, choose(workers, scheduler, announce))
+
+
 def _numeric(cell: object) -> bool:
-    return isinstance(cell, int | float) or (isinstance(cell, str) and cell[:1].isdigit())
+    """A number, or words that begin with one and do not go on in words: "12%", "+0.3 ± 0.1", not "3, 4" or "2 of 3"."""
+    return isinstance(cell, int | float) or bool(re.fullmatch(r"[+-]?\d\S*( ± \S+)?", str(cell)))
 
 
 @dataclass(frozen=True)

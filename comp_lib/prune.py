@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +18,14 @@ from torch import Tensor, nn
 from .baselines import PLANNERS
 from .errors import InputError
 from .importance.layers import layers_to_drop
-from .narrow import Narrower, Outcome
+from .narrow import Gather, at_once
 from .plan import Plan, layers_needed, paper_plan, uniform_plan
-from .report import LayerReport, Report, Watch
+from .report import Report, Watch
 from .settings import Settings
 from .shape import Shape
-from .stream import Progress, attention_step, batches, embed, mlp_step, no_progress, rotary, to_device
-from .surgery import add_biases, check_biases, keep_layers, update_config
+from .stream import Progress, no_progress, to_device
+from .surgery import check_biases, keep_layers, update_config
+from .walk import Done, Walk
 
 DEFAULTS = Settings()
 IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
@@ -76,6 +76,7 @@ def prune(
     name: str = "",
     progress: Progress = no_progress,
     inplace: bool = False,
+    gather: Gather = at_once,
 ) -> Pruned:
     """Prune `model` on the calibration tokens `ids` (S, L) and return the smaller model, its plan and a report.
 
@@ -83,6 +84,7 @@ def prune(
     by one, which halves the memory. A `plan` that only says how much stays leaves the choice to the metric; one that
     names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried out to the letter.
     Raises InputError before any work when the settings or the plan cannot be met.
+    With `gather=shards.over(client)` the workers of a Dask cluster share the calibration sequences.
     The recovery "bias" adds parameters, which `removed` and the report count.
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
@@ -96,74 +98,50 @@ def prune(
     importance = None
     if plan is None:
         plan, importance = make_plan(model, ids, settings, name, progress)
-    _check_plan(plan, before, settings)
-    biased = settings.recovery == "bias"
-    if biased:
+    check_plan(plan, before, settings)
+    if settings.recovery == "bias":
         check_biases(model)
     model = model if inplace else share(model)
-    narrower = Narrower(settings, watch, torch.Generator().manual_seed(settings.seed))
-    device = torch.device(settings.device)
-    hidden = embed(model, ids)
-    attend = partial(attention_step, rope=rotary(model, ids.shape[1], device, hidden.dtype))
-    # the dense model's stream, which the target "dense" aims at, walks beside the pruned one
-    dense = hidden.clone() if settings.target == "dense" and settings.recovery == "least-squares" else None
-    reports, kept_neurons, kept_groups = [], [], []
-    touched = False  # whether the two streams differ by now
-
+    walk = Walk(model, ids, settings, plan, before, watch, gather)
+    finished = []
     for index in range(before.layers):
-        start = time.perf_counter()
         home = next(model.model.layers[index].parameters()).device
-        layer = to_device(model.model.layers[index], device, own=inplace)
-        if biased:
-            add_biases(layer)
-        middle = None
-        if dense is not None:
-            middle = _advance(layer, attend, dense, device)
-            dense = _advance(layer, mlp_step, middle, device)
-        if index not in plan.layers:
-            touched = True
-            continue
-        place = plan.layers.index(index)
-        groups, neurons = plan.kv_groups[place], plan.neurons[place]
-
-        attention = Outcome(torch.arange(before.kv_groups[index]))
-        if groups < before.kv_groups[index]:
-            fixed = None if plan.kept_groups is None else plan.kept_groups[place]
-            attention = narrower.narrow(layer, "attention", attend, hidden, middle, groups, fixed)
-            touched = True
-        hidden = _advance(layer, attend, hidden, device)
-
-        mlp = Outcome(torch.arange(before.neurons[index]))
-        if neurons < before.neurons[index] or (dense is not None and touched):
-            fixed = None if plan.kept_neurons is None else plan.kept_neurons[place]
-            mlp = narrower.narrow(layer, "mlp", mlp_step, hidden, dense, neurons, fixed)
-            touched = True
-        hidden = _advance(layer, mlp_step, hidden, device)
-
-        model.model.layers[index] = layer.to(home)
-        kept_groups.append(tuple(attention.kept.tolist()))
-        kept_neurons.append(tuple(mlp.kept.tolist()))
-        reports.append(_layer_report(index, attention, mlp, time.perf_counter() - start, watch.look()))
-        progress("pruning", place + 1, len(plan.layers))
+        layer = to_device(model.model.layers[index], walk.device, own=inplace)
+        done = walk.take(index, layer)
+        if done is not None:
+            model.model.layers[index] = layer.to(home)
+            finished.append(done)
+            progress("pruning", len(finished), len(plan.layers))
 
     keep_layers(model, plan.layers)
     update_config(model)
     after = Shape.of(model)
-    gone = (before.decoder - after.decoder) / (before.decoder if plan.of == "decoder" else before.total)
-    plan = replace(plan, kept_neurons=tuple(kept_neurons), kept_groups=tuple(kept_groups), removed=gone)
-    report = Report(
-        settings=asdict(settings),
-        tokens=ids.numel(),
-        layers=tuple(reports),
-        layer_importance=importance,
-        seconds=time.perf_counter() - started,
-        parameters_before=before.total,
-        parameters_after=after.total,
-    )
+    plan, report = concluded(plan, finished, settings, ids, before, after, importance, time.perf_counter() - started)
     return Pruned(model, plan, report)
 
 
-def _check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
+def concluded(
+    plan: Plan, finished: Sequence[Done], settings: Settings, ids: Tensor, before: Shape, after: Shape,
+    importance: tuple[float, ...] | None, seconds: float,
+) -> tuple[Plan, Report]:  # fmt: skip
+    """The plan as it was carried out, and the report."""
+    gone = (before.decoder - after.decoder) / (before.decoder if plan.of == "decoder" else before.total)
+    kept_neurons = tuple(done.kept_neurons for done in finished)
+    kept_groups = tuple(done.kept_groups for done in finished)
+    plan = replace(plan, kept_neurons=kept_neurons, kept_groups=kept_groups, removed=gone)
+    report = Report(
+        settings=asdict(settings),
+        tokens=ids.numel(),
+        layers=tuple(done.report for done in finished),
+        layer_importance=importance,
+        seconds=seconds,
+        parameters_before=before.total,
+        parameters_after=after.total,
+    )
+    return plan, report
+
+
+def check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
     """Raises InputError unless `plan` can be carried out on a decoder of this shape."""
     plan.check()
     if settings.method in PLANNERS and (plan.kept_neurons is None or plan.kept_groups is None):
@@ -177,28 +155,3 @@ def _check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
         for layer, count in zip(plan.layers, kept, strict=True):
             if count > whole[layer]:
                 raise InputError(f"expected at most {whole[layer]} {name} in layer {layer}, got {count}: plan anew")
-
-
-def _layer_report(index: int, attention: Outcome, mlp: Outcome, seconds: float, peak: float) -> LayerReport:
-    return LayerReport(
-        layer=index,
-        neurons=len(mlp.kept),
-        kv_groups=len(attention.kept),
-        error=mlp.error,
-        attention_error=attention.error,
-        condition_median=None if mlp.condition is None else float(mlp.condition.median()),
-        condition_max=None if mlp.condition is None else float(mlp.condition.max()),
-        mask_mean=mlp.mask_mean,
-        mask_variance=mlp.mask_variance,
-        ridge=mlp.ridge,
-        seconds=seconds,
-        peak_megabytes=peak,
-    )
-
-
-def _advance(layer: nn.Module, step: Callable, hidden: Tensor, device: torch.device) -> Tensor:
-    """All sequences through one residual step."""
-    out = torch.empty_like(hidden)
-    for rows in batches(*hidden.shape[:2]):
-        out[rows] = step(layer, hidden[rows].to(device))[0]
-    return out

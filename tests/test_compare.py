@@ -17,9 +17,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from comp_lib import compare
+from comp_lib import compare, launch
 from comp_lib.calibration import calibration_tokens
-from comp_lib.cell import Cell, peak_bytes, quality
+from comp_lib.cell import Job, peak_bytes, quality
 from comp_lib.cli import app
 from comp_lib.compare import COLUMNS, DETERMINED, Grid, read_rows, run
 from comp_lib.confidence import bootstrap_interval
@@ -141,7 +141,7 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, parent, tmp_p
 ANSWER = {name: 0.5 for name in (*DETERMINED[15:], *compare.TIMED)} | {"parameters": 7, "threads": 2, "versions": "0"}
 FAKE = f"""
 import json, os, signal, sys
-cell = json.loads(sys.stdin.readline())
+cell = json.loads(sys.stdin.readline())["cell"]
 trouble = os.environ.get("TROUBLE")
 if trouble and cell["settings"]["method"] == "random":
     if trouble == "kill":
@@ -155,7 +155,7 @@ print(json.dumps({ANSWER!r}))
 @pytest.fixture
 def calls(monkeypatch, tmp_path):
     """A worker that answers at once; returns what reads the methods that it was asked for."""
-    monkeypatch.setattr(compare, "WORKER", (sys.executable, "-c", FAKE))
+    monkeypatch.setattr(launch, "WORKER", (sys.executable, "-c", FAKE))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     return lambda: (tmp_path / "calls").read_text().split()
 
@@ -176,7 +176,7 @@ def test_a_failed_cell_is_recorded_and_tried_again(grid, tmp_path, monkeypatch, 
 
 
 def test_a_worker_that_does_not_even_listen_is_a_failed_cell(grid, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "WORKER", (sys.executable, "-S", "-c", "import os; os.close(0); os._exit(3)"))
+    monkeypatch.setattr(launch, "WORKER", (sys.executable, "-S", "-c", "import os; os.close(0); os._exit(3)"))
     rows = run(grid, tmp_path)
     assert set(rows.status) == {"failed"} and set(rows.message) == {"the process ended with code 3 and said nothing"}
 
@@ -225,7 +225,8 @@ def test_rows_of_another_grid_stay_and_are_not_shown(grid, tmp_path, calls):
 
 def test_a_cell_survives_the_journey_to_its_worker(grid):
     for cell in grid.cells():
-        assert Cell.from_json(cell.to_json()) == cell
+        job = Job(cell, {"model": "abc"})
+        assert Job.from_json(job.to_json()) == job
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

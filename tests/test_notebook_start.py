@@ -173,16 +173,20 @@ def first_cells():
     return found
 
 
-def test_the_first_cell_of_each_notebook_says_what_to_install():
+@pytest.mark.parametrize("trouble, words", [
+    ("import sys; sys.modules['ipywidgets'] = None", "pip install 'comp-lib[notebooks]'"),
+    pytest.param("from comp_lib import memory; memory.free_memory = lambda: 10**8", "choose a smaller model",
+                 marks=pytest.mark.real),
+])  # fmt: skip
+def test_the_first_cell_of_each_notebook_says_what_to_install_or_to_choose(trouble, words):
     """In a real kernel, where the sentence is all that is shown: no traceback."""
     assert LESSONS
-    block = "import sys; sys.modules['ipywidgets'] = None"
-    nothing, *found = run(block, *first_cells())
+    nothing, *found = run(trouble, *first_cells())
     assert nothing == []
     for path, errors in zip(LESSONS, found, strict=True):
         assert [error.ename for error in errors] == ["InputError"], path.name
         [line] = errors[0].traceback
-        assert "pip install 'comp-lib[notebooks]'" in line and "\n" not in line
+        assert words in line and "\n" not in line
 
 
 def test_a_model_that_is_not_there_is_a_sentence_in_a_notebook():
@@ -208,6 +212,14 @@ def test_a_table():
     assert table(("what", "how many"), [("layers", 30), ("parameters", 134515008), ("share", "12%")]).data == (
         "| what | how many |\n| --- | ---: |\n| layers | 30 |\n| parameters | 134,515,008 |\n| share | 12% |"
     )
+
+
+@pytest.mark.parametrize("cells, side", [
+    ((3, 1.5, "2"), "---:"), (("12%", "+0.81", "-0.9", "2.16 ± 0.21", "7,411.3%"), "---:"),
+    (("17, 14, 25", "5, 3, 4"), "---"), (("20% of the decoder", "3"), "---"), (("", "3"), "---"),
+])  # fmt: skip
+def test_numbers_stand_to_the_right(cells, side):
+    assert table(("some",), [(cell,) for cell in cells]).data.splitlines()[1] == f"| {side} |"
 
 
 def test_texts_side_by_side(monkeypatch):

@@ -158,16 +158,29 @@ def widget_names(notebook):
     return names
 
 
+def shows_a_widget(cell):
+    data = [output.get("data", {}) for output in cell.outputs]
+    return any(store.WIDGET in each or store.NO_WIDGET in each.get("text/plain", "") for each in data)
+
+
+@guard
+def shows_a_still_before_each_widget(notebook, path):
+    """A page without a kernel, a PDF and a screen reader get the same as the widget's first view."""
+    cells = code_cells(notebook)
+    return [
+        f"no picture or texts in the cell before {first_words(cell)}"
+        for before, cell in zip([None, *cells], cells, strict=False)
+        if shows_a_widget(cell)
+        and not (before and any("text/html" in output.get("data", {}) for output in before.outputs))
+    ]
+
+
 @guard
 def tags_its_widget_cells(notebook, path):
     names, found = widget_names(notebook), []
     for cell in code_cells(notebook):
         used = {node.id for node in ast.walk(parsed(cell)) if isinstance(node, ast.Name)}
-        shown = any(
-            store.WIDGET in output.get("data", {}) or store.NO_WIDGET in output.get("data", {}).get("text/plain", "")
-            for output in cell.outputs
-        )
-        if (names & used or shown) and "nbval-ignore-output" not in cell.metadata.get("tags", []):
+        if (names & used or shows_a_widget(cell)) and "nbval-ignore-output" not in cell.metadata.get("tags", []):
             found.append(f"a widget in {first_words(cell)}, without the tag nbval-ignore-output")
     return found
 
@@ -394,6 +407,7 @@ BAD = {
     "path of Windows": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text="C:\\Users\\ada")),
     "path of this folder": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text=f"in {ROOT}")),
     "path in code": ("tells_nothing_of_the_machine", change(2, source="assert open('/tmp/x')")),
+    "no still": ("shows_a_still_before_each_widget", change(2, outputs=[])),
     "widget without tag": ("tags_its_widget_cells", change(3, metadata={})),
     "shown widget without tag": ("tags_its_widget_cells", unseen_widget),
     "misspelt tag": ("uses_known_tags_only", change(2, metadata={"tags": ["nbval-check-outputs"]})),
@@ -424,7 +438,7 @@ def test_the_guards_can_fail(case):
         pytest.skip("there is no second lesson yet")
     assert GUARDS[name](notebook, PATH) != []
     others = {other.split(":")[0] for other in problems(notebook, PATH)} - {name}
-    assert others <= {"is_valid_and_stored_in_tidy_form", "tags_its_widget_cells"}  # wrong in nothing else
+    assert others <= {"is_valid_and_stored_in_tidy_form", "tags_its_widget_cells", "shows_a_still_before_each_widget"}
 
 
 def test_each_guard_has_failed():

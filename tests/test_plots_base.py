@@ -10,11 +10,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import comp_lib.plots
 from comp_lib.plan import uniform_plan
 from comp_lib.plots import COLOURS, figure_with_axes, html_image, mime_bundle, plot_pruned, png
+from comp_lib.plots.base import plain_ticks
 from comp_lib.plots.comparison import plot_comparison
 from comp_lib.plots.overview import plot_overview
 from comp_lib.shape import Shape
@@ -173,3 +175,17 @@ def test_each_plot_function_gives_words(function):
 def test_a_plot_function_without_words_is_noticed():
     [function] = ast.parse("def plot_x(values):\n    figure, axes = figure_with_axes()\n    return figure").body
     assert not gives_words(function)
+
+
+LIMITS = [((0.9, 4.2), False), ((1e-6, 0.02), True), ((30, 33), False), ((1, 1e6), False), ((1, 1e30), False)]
+
+
+@pytest.mark.parametrize("limits, percent", LIMITS)
+def test_ticks_are_few_and_inside(limits, percent):
+    axis = Figure().subplots()
+    axis.set_xscale("log")
+    axis.set_xlim(limits)
+    plain_ticks(axis.xaxis, limits, percent)
+    ticks = axis.get_xticks()
+    assert 3 <= len(ticks) <= 8 and ticks.min() >= limits[0] and ticks.max() <= limits[1]
+    assert len({label.get_text() for label in axis.get_xticklabels()}) == len(ticks)

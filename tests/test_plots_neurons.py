@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from comp_lib.plots import neurons as plots
 from comp_lib.plots import png
@@ -87,17 +86,3 @@ def test_outcomes_put_the_best_on_top():
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["three", "two", "one"]  # from below
     assert "Fit: one 30.00, two 40.00, three 70.00." in figure.alt_text and "dense model has 25.00" in figure.alt_text
-
-
-LIMITS = [((0.9, 4.2), False), ((1e-6, 0.02), True), ((30, 33), False), ((1, 1e6), False), ((1, 1e30), False)]
-
-
-@pytest.mark.parametrize("limits, percent", LIMITS)
-def test_ticks_are_few_and_inside(limits, percent):
-    axis = Figure().subplots()
-    axis.set_xscale("log")
-    axis.set_xlim(limits)
-    plots._plain_ticks(axis.xaxis, limits, percent)
-    ticks = axis.get_xticks()
-    assert 3 <= len(ticks) <= 8 and ticks.min() >= limits[0] and ticks.max() <= limits[1]
-    assert len({label.get_text() for label in axis.get_xticklabels()}) == len(ticks)

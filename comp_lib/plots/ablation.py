@@ -6,22 +6,23 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from .base import COLOURS, figure_with_axes
+from .base import COLOURS, figure_with_axes, plain_ticks
 
 UNIT = "increase of the loss over the dense model (nats per token)"
 
 
 def plot_ablation(increases: Mapping[str, float], reference: str) -> Figure:
-    """Bars of the loss increase of each variant, best on top, `reference` marked; axis logarithmic."""
+    """Bars of the loss increase of each variant, best on top, `reference` marked."""
     names = sorted(increases, key=increases.__getitem__, reverse=True)
     figure, axes = figure_with_axes(1, 1, (8.5, 0.36 * len(names) + 1.2))
     values = [increases[name] for name in names]
     axes.barh(names, values, color=[COLOURS[2] if name == reference else COLOURS[0] for name in names])
-    axes.set_xscale("log")
-    axes.set_xlim(min(values) * 0.7, max(values) * 2.0)
+    axes.margins(x=0.1, y=0.02)
+    axes.grid(axis="y", visible=False)
     for place, value in enumerate(values):
-        axes.text(value * 1.05, place, f"{value:.2f}", va="center", fontsize=8)
-    axes.set_xlabel(UNIT + ", logarithmic")
+        axes.annotate(f"{value:.3f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center",
+                      fontsize=8)  # fmt: skip
+    axes.set_xlabel(UNIT)
     best, worst = names[-1], names[0]
     figure.alt_text = (
         f"Horizontal bars of the loss increase of {len(names)} variants. Best is {best} with {increases[best]:.2f} "
@@ -40,6 +41,7 @@ def plot_ratios(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
                   label=name)  # fmt: skip
         words.append(f"{name} goes from {points[0][1]:.2f} to {points[-1][1]:.2f} nats")
     axes.set_yscale("log")
+    plain_ticks(axes.yaxis, axes.get_ylim())
     axes.set_xlabel("removed (% of the decoder's parameters)")
     axes.set_ylabel(UNIT.replace(" over", "\nover"))
     axes.legend()

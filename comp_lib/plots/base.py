@@ -11,8 +11,10 @@ import base64
 import html
 import io
 
+import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 COLOURS = sns.color_palette("colorblind")
 DPI = 90
@@ -23,6 +25,23 @@ def figure_with_axes(rows: int = 1, columns: int = 1, size: tuple[float, float] 
     with sns.axes_style("whitegrid"):
         figure = Figure(figsize=size, layout="constrained", dpi=DPI)
         return figure, figure.subplots(rows, columns, **subplots)
+
+
+def plain_ticks(axis, limits: tuple[float, float], percent: bool = False, most: int = 8) -> None:
+    """At most `most` ticks that a person would choose, for a logarithmic axis (`Axes.xaxis`) of any span."""
+    low, high = limits
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    inside = lambda ticks: [tick for tick in ticks if low <= tick <= high]  # noqa: E731
+    for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = inside(step * 10.0**decade for decade in decades for step in steps)
+        if len(ticks) <= most:
+            break
+    if len(ticks) > most:
+        ticks = ticks[:: -(-len(ticks) // most)]
+    if len(ticks) < 3:  # less than half a decade: round numbers at equal distances
+        ticks = inside(MaxNLocator(most - 1).tick_values(low, high))
+    axis.set_ticks(ticks, [f"{100 * tick:.3g}%" if percent else f"{tick:,.4g}" for tick in ticks])
+    axis.set_minor_locator(NullLocator())
 
 
 def png(figure: Figure) -> bytes:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from .base import COLOURS, figure_with_axes
+from .base import COLOURS, figure_with_axes, plain_ticks
 
 UNIT = "increase of the loss over the\ndense model (nats per token)"
 MARKERS = "osD^vPX*<>"
@@ -158,9 +158,7 @@ def _logarithmic(axes: Axes, values: pd.Series) -> None:
     """A logarithmic axis, unless some value has no logarithm."""
     if values.min() > 0:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        plain_ticks(axes.yaxis, axes.get_ylim())
 
 
 def _seeds(rows: pd.DataFrame) -> str:

@@ -34,7 +34,7 @@ def values_of(study: LayerStudy, metric: str) -> Tensor:
 
 
 def plot_layer_importance(study: LayerStudy) -> Figure:
-    """All three importances, one below the other; red: what each would drop, as many as greedy did (at least 1).
+    """All three importances, one below the other; orange: what each would drop, as many as greedy did (at least 1).
 
     In greedy's panel, black marks show the loss increase before anything was removed: where a bar is above its mark, a
     layer that stood in for this one is gone.
@@ -57,7 +57,7 @@ def plot_layer_importance(study: LayerStudy) -> Figure:
                 top = max(0.0, float(study.mean_harm[layer]), float(values[layer].nan_to_num(0.0)))
                 axis.annotate(f"{place + 1}.", (layer, top), xytext=(0, 3), textcoords="offset points",
                               ha="center", color=RED, fontsize=9, fontweight="bold")  # fmt: skip
-    axes[0].set_title(f"Three importances, one model; red: the {count} that would go first")
+    axes[0].set_title(f"Three importances, one model; orange: the {count} that would go first")
     _layer_axis(axes[-1], len(layers))
     if len(layers) <= 40:
         axes[-1].xaxis.set_major_locator(MultipleLocator(1))

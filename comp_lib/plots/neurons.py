@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from .base import COLOURS, figure_with_axes
+from .base import COLOURS, figure_with_axes, plain_ticks
 
 KEPT, REMOVED, PICKED = COLOURS[0], COLOURS[3], "black"
 
@@ -69,24 +69,7 @@ def plot_cosines(grams: Mapping[str, np.ndarray], neurons: Sequence[int]) -> Fig
     return figure
 
 
-def _plain_ticks(axis, limits: tuple[float, float], percent: bool = False, most: int = 8) -> None:
-    """At most `most` ticks that a person would choose, for a logarithmic axis (`Axes.xaxis`) of any span."""
-    low, high = limits
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    inside = lambda ticks: [tick for tick in ticks if low <= tick <= high]  # noqa: E731
-    for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        ticks = inside(step * 10.0**decade for decade in decades for step in steps)
-        if len(ticks) <= most:
-            break
-    if len(ticks) > most:
-        ticks = ticks[:: -(-len(ticks) // most)]
-    if len(ticks) < 3:  # less than half a decade: round numbers at equal distances
-        ticks = inside(MaxNLocator(most - 1).tick_values(low, high))
-    axis.set_ticks(ticks, [f"{100 * tick:.3g}%" if percent else f"{tick:,.4g}" for tick in ticks])
-    axis.set_minor_locator(NullLocator())
-
-
-def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarray) -> None:
+def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarray, most: int = 8) -> None:
     """Energy against condition with lines of equal cost; energy (n,) relative, removed (n,) of bool."""
     for chosen, colour, marker, label in ((~removed, KEPT, "o", "kept"), (removed, REMOVED, "x", "removed")):
         axis.scatter(energy[chosen], condition[chosen], s=11, c=[colour], marker=marker,
@@ -105,8 +88,8 @@ def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarra
             axis.annotate(f"{100 * 10.0**power:g}%", spot, xytext=(-3, -3), textcoords="offset points", fontsize=7,
                           color="dimgrey", ha="right", va="top")  # fmt: skip
     axis.set(xlim=(left, right), ylim=(low, high))
-    _plain_ticks(axis.xaxis, (left, right), percent=True)
-    _plain_ticks(axis.yaxis, (low, high))
+    plain_ticks(axis.xaxis, (left, right), percent=True, most=most)
+    plain_ticks(axis.yaxis, (low, high))
 
 
 def plot_energy_condition(
@@ -121,7 +104,7 @@ def plot_energy_condition(
                      label=f"neuron {picked}")  # fmt: skip
     axis.plot([], [], ":", color="grey", label="equal cost s = energy / κ²")
     axis.set(title=title, xlabel="energy of the contribution (% of ‖Y‖²)", ylabel="condition κ (1: none can stand in)")
-    axis.legend(fontsize=8, loc="upper left", framealpha=0.9)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)  # points can be anywhere
     costs = energy / condition**2
     figure.alt_text = (
         f"{title}. Scatter of {len(energy):,} neurons: energy from {energy.min():.2g} to {energy.max():.2g} of the "
@@ -143,11 +126,11 @@ def plot_choices(
         1, len(removed), (3.7 * len(removed), 3.6), sharex=True, sharey=True, squeeze=False
     )
     for axis, (name, gone) in zip(axes[0], removed.items(), strict=True):
-        _scatter(axis, energy, condition, np.asarray(gone))
+        _scatter(axis, energy, condition, np.asarray(gone), most=5)
         axis.set_title(f"by {name}\nerror left {errors[name]:.1%}", fontsize=11)
         axis.set_xlabel("energy (% of ‖Y‖²)")
     axes[0][0].set_ylabel("condition κ")
-    axes[0][0].legend(fontsize=8, loc="upper left", framealpha=0.9)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     listed = "; ".join(f"by {name}, error {errors[name]:.1%}" for name in removed)
     figure.alt_text = (
         f"Scatter plots of energy against condition, the same {len(energy):,} neurons in each; "
@@ -170,14 +153,14 @@ def plot_against_measured(
         axis.set_yscale("log")
         if (values > 0).all():
             axis.set_xscale("log")
-            _plain_ticks(axis.xaxis, axis.get_xlim(), most=4)
+            plain_ticks(axis.xaxis, axis.get_xlim(), most=4)
         else:  # a share can be negative
             axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.tick_params(labelsize=8)
         axis.set_title(f"{name}: ρ = {correlations[name]:.2f}", fontsize=9)
         if place + columns >= len(scores):
             axis.set_xlabel("score (its own unit)", fontsize=9)
-    _plain_ticks(axes[0][0].yaxis, axes[0][0].get_ylim(), percent=True, most=5)
+    plain_ticks(axes[0][0].yaxis, axes[0][0].get_ylim(), percent=True, most=5)
     for axis in axes.flat[len(scores) :]:
         axis.set_axis_off()
     for axis in axes[:, 0]:
@@ -205,7 +188,7 @@ def plot_outcomes(outcomes: Mapping[str, Mapping[str, float]], what: str, refere
     if reference is not None:
         axis.axvline(reference, color="black", ls="--", lw=1, label="dense model")
     axis.set_xscale("log")
-    _plain_ticks(axis.xaxis, axis.get_xlim(), percent)
+    plain_ticks(axis.xaxis, axis.get_xlim(), percent)
     axis.set_xlabel(what)
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     shown = "{:.1%}" if percent else "{:.2f}"
@@ -244,7 +227,7 @@ def plot_ridges(
     right.plot(ridges, condition, "o-", color=COLOURS[2])
     right.set(xscale="log", yscale="log", xlabel="ridge λ (of each input's own energy)",
               ylabel="median condition κ", title="The ridge also tames the condition")  # fmt: skip
-    _plain_ticks(right.yaxis, right.get_ylim())
+    plain_ticks(right.yaxis, right.get_ylim())
     figure.alt_text += f" The median condition falls from {condition[0]:.2f} to {condition[-1]:.2f}."
     return figure
 

@@ -1,5 +1,13 @@
 """Interactive views: ipywidgets on top of the functions in `plots`."""
 
+import html
+
+from ..errors import InputError
 from ..notebook import check_extras
 
 check_extras()  # here, so that a notebook that imports a widget says what to install whatever it imports first
+
+
+def alert(error: InputError) -> str:
+    """HTML of the one sentence, which screen readers say at once."""
+    return f'<p role="alert"><b>{html.escape(str(error))}</b></p>'

@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import InputError
 from ..generation import continuation
 from ..shape import Shape
+from . import alert
 
 HEIGHT, STATUS_HEIGHT = "220px", "56px"  # of the two texts, and of two lines: the page below must not jump
 MOST = 200  # new tokens
@@ -42,7 +43,7 @@ class GenerationBox(widgets.VBox):
             self._write(*(continuation(model, self.tokenizer, prompt, tokens) for model in self.models))
             self.status.value = "The same prompt, greedy: it will be the same text next time."
         except InputError as error:
-            self.status.value = html.escape(str(error))
+            self.status.value = alert(error)
         finally:
             self.button.disabled = False
 

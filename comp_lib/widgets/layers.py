@@ -5,8 +5,6 @@ All numbers come from one cached study (`studies.layers`); moving a control only
 
 from __future__ import annotations
 
-import html
-
 from ipywidgets import HTML, Dropdown, HBox, IntSlider, IntText, Layout, VBox
 from torch import Tensor, nn
 
@@ -14,6 +12,7 @@ from ..errors import InputError
 from ..plots.base import html_image
 from ..plots.layers import METRICS, plot_layer
 from ..studies.layers import LayerStudy, layer_study, rank_gap, ranks
+from . import alert
 
 
 class LayerExplorer(VBox):
@@ -41,7 +40,7 @@ class LayerExplorer(VBox):
         try:
             figure = plot_layer(study, layer, self.metric.value, self.sequence.value)
         except InputError as error:
-            self.facts.value = f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
+            self.facts.value = alert(error)
             return
         self.image.value = html_image(figure)
         gap, last = int(rank_gap(study.influence, study.mean_harm)[layer]), len(study.influence)

@@ -17,6 +17,7 @@ from ..importance.neurons import RIDGE
 from ..plots.base import html_image
 from ..plots.neurons import plot_energy_condition
 from ..studies.neurons import FURTHEST, survey
+from . import alert
 
 IN_ROUNDS = "full-condition, in rounds"
 METRICS = (IN_ROUNDS, "full-condition, one look", "energy", "condition alone", "wanda-sp", "activation", "magnitude")
@@ -80,7 +81,7 @@ class NeuronExplorer(VBox):
         try:
             picked = self._picked(len(energy))
         except InputError as error:
-            self.facts.value = f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
+            self.facts.value = alert(error)
             return
         title = f"Layer {self.layer.value}: {gone.sum():,} of {len(energy):,} neurons go by {self.metric.value}"
         self.image.value = html_image(plot_energy_condition(energy, condition, gone, title, picked))

@@ -5,7 +5,6 @@ Everything comes from cached curves and parameter arithmetic; no model is called
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 from ipywidgets import HTML, Dropdown, HBox, IntSlider, Layout, VBox
@@ -17,6 +16,7 @@ from ..plots.base import html_image
 from ..plots.planning import plot_widths
 from ..shape import Shape
 from ..studies.planning import layer_errors, water_filling_plan
+from . import alert
 
 UNIFORM, PER_LAYER, WATER = "uniform", "per layer, by importance", "per layer, water-filling"
 WIDTHS = (UNIFORM, PER_LAYER, WATER)
@@ -76,7 +76,7 @@ class Planner(VBox):
             errors = layer_errors(self.curves, self.shape, self.plan)
         except InputError as error:
             self.plan, self.image.value = None, ""
-            self.facts.value = f"<p>{html.escape(str(error))}</p>"
+            self.facts.value = alert(error)
             return
         self.image.value = html_image(plot_widths(self.plan, self.shape.neurons, errors.tolist()))
         after = self.shape.with_widths(self.plan.neurons, self.plan.kv_groups)
