@@ -49,7 +49,7 @@ def prune(
     recovery: Annotated[
         str | None, typer.Option(help="least-squares, mask, bias or none (default: what the method's makers do).")
     ] = None,
-    target: Annotated[str, typer.Option(help="What least squares aims at: self or dense.")] = "self",
+    target: Annotated[str, typer.Option("--aim", help="What least squares aims at: self or dense.")] = "self",
     ridge: Annotated[str, typer.Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto",
     calibration: Annotated[
         str, typer.Option(help="Text name, file, or self (sampled from the model).")
@@ -57,6 +57,9 @@ def prune(
     sequences: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 256,
     multiple: Annotated[int, typer.Option(help="Widths are multiples of this.")] = 64,
+    place: Annotated[
+        str | None, typer.Option("--target", help="Where it will run, instead of --multiple: cpu, gguf-q4 or gpu.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -68,8 +71,13 @@ def prune(
     """Prune MODEL and save a smaller one."""
     with refusals():
         from .latency import parse_budget
-        from .settings import PRESETS, Settings, default_recovery
+        from .settings import PRESETS, Settings, default_recovery, multiple_for
 
+        given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}
+        if place is not None:
+            if "multiple" in given:
+                raise InputError(f"expected --target or --multiple, got {place} and {multiple}: one decides the other")
+            multiple = multiple_for(place)
         if preset not in PRESETS:
             raise InputError(f"expected a preset, {' or '.join(PRESETS)}, got {preset!r}: {nearest(preset, PRESETS)}")
         settings = Settings(
@@ -77,7 +85,6 @@ def prune(
             kv_groups=kv_groups, recovery=recovery or default_recovery(method), target=target,
             ridge=_number(ridge), multiple=multiple, seed=seed, device=device,
         )  # fmt: skip
-        given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}
         settings = replace(settings, **{name: value for name, value in PRESETS[preset].items() if name not in given})
         if budget is not None and "ratio" in given:
             raise InputError(f"expected --ratio or --budget, got both, {ratio:g} and {budget}: leave one out")

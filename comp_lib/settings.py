@@ -44,6 +44,19 @@ PRESETS = {
 }
 
 
+# Where a pruned model is to run, and the multiple of widths that suits the place: the floats of one AVX-512 register
+# (anything finer leaves part of it idle); one block of q8_0, q4_0 and q4_1; one tile of a GPU's matrix product.
+TARGETS = {"cpu": 16, "gguf-q4": 32, "gpu": 128}
+
+
+def multiple_for(target: str) -> int:
+    """The multiple of widths for one of TARGETS. Raises InputError for another word."""
+    if target not in TARGETS:
+        hint = "that is --aim now" if target in ("self", "dense") else nearest(target, TARGETS)
+        raise InputError(f"expected --target to be one of {', '.join(TARGETS)}, got {target!r}: {hint}")
+    return TARGETS[target]
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens."""
