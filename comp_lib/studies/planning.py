@@ -10,14 +10,14 @@ is another question, since a relative error says nothing of how much of the resi
 what the layers behind it do with the error. `narrowing_harm` asks the model itself.
 
 Latency. A decoder layer costs about a + b n milliseconds with n neurons: narrowing saves only the second part, dropping
-the layer both. `layer_latency` measures, `latency_line` fits. (All of this file is our addition to the method.)
+the layer both. `layer_latency` measures, `latency_line` fits; the module `latency` does so for whole models. (All of
+this file is our addition to the method.)
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -29,13 +29,14 @@ from ..errors import InputError
 from ..evaluate import perplexity
 from ..gram import Gram, residual_energy, token_weights
 from ..importance.neurons import RIDGE, Dense, full_condition
+from ..latency import milliseconds
 from ..plan import SMALLEST_SHARE, Plan, removed, uniform_plan
 from ..prune import prune, share
 from ..sensitivity import fill, with_weights
 from ..settings import Settings
 from ..shape import Shape
 from ..stream import attention_step, batches, embed, mlp_step, rotary, sequence_losses, through
-from ..surgery import keep_layers, shrink_mlp, update_config
+from ..surgery import shrink_mlp
 
 # --- prediction -------------------------------------------------------------------------------------------------------
 
@@ -210,34 +211,6 @@ def _digest(ids: Tensor) -> str:
 
 
 # --- latency ----------------------------------------------------------------------------------------------------------
-
-
-def cut(model: nn.Module, plan: Plan) -> nn.Module:
-    """A model of the plan's *shape* only, its first neurons kept: for timing, where no value matters."""
-    smaller = share(model)
-    for layer, width in zip(plan.layers, plan.neurons, strict=True):
-        module = smaller.model.layers[layer]
-        if width < module.mlp.down_proj.in_features:
-            shrink_mlp(module, torch.arange(width))
-    keep_layers(smaller, plan.layers)
-    update_config(smaller)
-    return smaller
-
-
-def milliseconds(calls: Sequence[Callable[[], object]], repeats: int = 7) -> Tensor:
-    """Wall-clock time of each call: (calls, repeats), after one warm-up each.
-
-    The calls take turns, so that a machine that is busy for a while is unfair to all of them alike.
-    """
-    for call in calls:
-        call()
-    found = torch.zeros(len(calls), repeats, dtype=torch.float64)
-    for turn in range(repeats):
-        for which, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            found[which, turn] = 1e3 * (time.perf_counter() - start)
-    return found
 
 
 @torch.inference_mode()
