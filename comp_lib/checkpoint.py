@@ -97,6 +97,17 @@ def check_destination(
     `source` is the model to prune, as the user named it: its own files are never overwritten. The only thing that
     this function may change on disk is what an interrupted save left there.
     """
+    above = check_place(folder, overwrite, source)
+    free = shutil.disk_usage(above).free
+    if free < needed_bytes:
+        raise InputError(
+            f"expected {needed_bytes / 1e6:,.0f} MB of free disk space for {folder}, got {free / 1e6:,.0f} MB: "
+            "make room or choose another place"
+        )
+
+
+def check_place(folder: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Path:
+    """What `check_destination` refuses without knowing the size. Returns the folder in which room is needed."""
     target = resolved(folder)
     above = next(path for path in (*target.parents, target) if os.path.exists(path))  # "/", at last, does
     if not above.is_dir() or not os.access(above, os.R_OK | os.W_OK | os.X_OK):
@@ -104,12 +115,7 @@ def check_destination(
     tidy(target)
     if os.path.exists(target):
         _check_existing(folder, target, overwrite, source)
-    free = shutil.disk_usage(above).free
-    if free < needed_bytes:
-        raise InputError(
-            f"expected {needed_bytes / 1e6:,.0f} MB of free disk space for {folder}, got {free / 1e6:,.0f} MB: "
-            "make room or choose another place"
-        )
+    return above
 
 
 def _check_existing(folder: str | Path, target: Path, overwrite: bool, source: str | Path | None) -> None:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from . import cli_compare, cli_evaluate, cli_gguf
-from .console import Device, Dtype, Model, check_length, err, out, progress_bars, refusals
+from . import cli_benchmark, cli_compare, cli_evaluate, cli_gguf, cli_plan
+from .cli_prune import carry_out
+from .console import Device, Dtype, Model, check_length, out, progress_bars, refusals
 from .errors import InputError, nearest
 
 app = typer.Typer(
@@ -25,7 +25,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-EVALUATED = 12  # windows of text measured before and after, unless asked otherwise
 
 
 @app.command()
@@ -35,25 +34,31 @@ def prune(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pruned model.")],
     ratio: Annotated[float, typer.Option(help="Part of the parameters to remove, at least.")] = 0.2,
     of: Annotated[str, typer.Option(help="What the ratio refers to: decoder or model.")] = "decoder",
+    budget: Annotated[
+        str | None, typer.Option(help="Instead of a ratio: latency=0.75 of the time of a token, or prefill=0.75.")
+    ] = None,
     method: Annotated[
         str, typer.Option(help="comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random.")
     ] = "comp",
     preset: Annotated[str, typer.Option(help="best, or paper (the paper's plain COMP); options given win.")] = "best",
     layers: Annotated[str, typer.Option(help="Whole layers to drop: a number, a share below 1, or auto.")] = "auto",
     layer_metric: Annotated[str, typer.Option(help="block-influence, loss or greedy.")] = "loss",
-    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint) or per-layer.")] = "uniform",
+    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint), per-layer or measured.")] = "uniform",
     kv_groups: Annotated[int | None, typer.Option(help="KV groups to keep in each layer (default: all).")] = None,
     recovery: Annotated[
         str | None, typer.Option(help="least-squares, mask, bias or none (default: what the method's makers do).")
     ] = None,
-    target: Annotated[str, typer.Option(help="What least squares aims at: self or dense.")] = "self",
+    target: Annotated[str, typer.Option("--aim", help="What least squares aims at: self or dense.")] = "self",
     ridge: Annotated[str, typer.Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto",
     calibration: Annotated[
-        str, typer.Option(help="Text name, file, or self (sampled from the model).")
+        str, typer.Option(help="Text name, file, self (sampled from the model), or several joined by +.")
     ] = "calibration",
     sequences: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 256,
     multiple: Annotated[int, typer.Option(help="Widths are multiples of this.")] = 64,
+    place: Annotated[
+        str | None, typer.Option("--target", help="Where it will run, instead of --multiple: cpu, gguf-q4 or gpu.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     dtype: Dtype = "float32",
     save_dtype: Annotated[str | None, typer.Option(help="Of the written weights (default: --dtype).")] = None,
@@ -65,9 +70,15 @@ def prune(
 ) -> None:
     """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
     with refusals():
+        from .latency import parse_budget
         from .models import available_device
-        from .settings import PRESETS, Settings, default_recovery
+        from .settings import PRESETS, Settings, default_recovery, multiple_for
 
+        given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}
+        if place is not None:
+            if "multiple" in given:
+                raise InputError(f"expected --target or --multiple, got {place} and {multiple}: one decides the other")
+            multiple = multiple_for(place)
         if preset not in PRESETS:
             raise InputError(f"expected a preset, {' or '.join(PRESETS)}, got {preset!r}: {nearest(preset, PRESETS)}")
         settings = Settings(
@@ -75,10 +86,13 @@ def prune(
             kv_groups=kv_groups, recovery=recovery or default_recovery(method), target=target,
             ridge=_number(ridge), multiple=multiple, seed=seed, device=str(available_device(device)),
         )  # fmt: skip
-        given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}
         settings = replace(settings, **{name: value for name, value in PRESETS[preset].items() if name not in given})
-        done = _prune(model, out_folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite,
-                      save_dtype)  # fmt: skip
+        if budget is not None and "ratio" in given:
+            raise InputError(f"expected --ratio or --budget, got both, {ratio:g} and {budget}: leave one out")
+        done = carry_out(
+            model, out_folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite,
+            None if budget is None else parse_budget(budget), save_dtype,
+        )  # fmt: skip
         out.print(_summary(done))
         out.print(f"saved: {out_folder}", soft_wrap=True)
 
@@ -92,99 +106,6 @@ def _number(text: str) -> int | float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def _prune(
-    model_name, folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite, save_dtype=None
-):
-    """Check, measure, prune, measure, save. Returns what the commands show."""
-    from . import __version__, checkpoint
-    from .calibration import SELF, calibration_tokens
-    from .evaluate import evaluation_tokens
-    from .models import DTYPES, EMBEDDED, EMBEDDED_LICENCE, EMBEDDED_SOURCE, load_model
-    from .prune_to import WHOLE_MODEL
-    from .shape import Shape
-    from .streamed import open_streamed
-    from .text import load_text
-
-    settings.check()
-    save_dtype = save_dtype or dtype
-    if save_dtype not in DTYPES:
-        raise InputError(f"expected --save-dtype to be {', '.join(DTYPES)}, got {save_dtype!r}: choose one of them")
-    prose = None if evaluate_on == "none" else load_text(evaluate_on)
-    if calibration != SELF:
-        load_text(calibration)
-    whole = settings.method in WHOLE_MODEL or calibration == SELF
-    if whole:
-        checkpoint.check_destination(folder, overwrite, source=model_name)
-        why = f"the method {settings.method}" if settings.method in WHOLE_MODEL else "text sampled from the model"
-        err.print(f"comp-lib: {why} needs the whole model in memory, and a run that is cut off begins anew")
-    model, tokenizer = load_model(model_name, dtype=dtype) if whole else open_streamed(model_name, dtype)
-    shape = Shape.of(model)
-    check_length(model, length)
-    window = min(512, model.config.max_position_embeddings)
-    with progress_bars() as progress:
-        windows = None if prose is None else evaluation_tokens(tokenizer, prose, window, EVALUATED)
-        ids = calibration_tokens(
-            calibration, tokenizer, model=model, sequences=sequences, length=length, seed=settings.seed,
-            evaluated=None if prose is None else evaluate_on, progress=partial(progress, "sampling text"),
-        )  # fmt: skip
-        source = "text sampled from the model itself" if calibration == SELF else f"the text '{Path(calibration).name}'"
-        embedded = model_name == EMBEDDED
-        card = checkpoint.Provenance(
-            parent=EMBEDDED_SOURCE if embedded else model_name, parent_shape=shape,
-            parent_licence=EMBEDDED_LICENCE if embedded else None, method=settings.neuron_metric,
-            recovery=settings.recovery, version=__version__, settings=asdict(settings),
-            calibration=f"{sequences} x {length} tokens of {source}, drawn with seed {settings.seed}",
-        )  # fmt: skip
-        run = _in_memory if whole else _in_files
-        return {"before": shape} | run(
-            folder, model, tokenizer, ids, settings, card, model_name, DTYPES[save_dtype], windows,
-            Path(evaluate_on).name, overwrite, progress,
-        )  # fmt: skip
-
-
-def _in_files(
-    folder, model, tokenizer, ids, settings, card, name, save_dtype, windows, text, overwrite, progress
-) -> dict:
-    from .prune_to import prune_to
-
-    done = prune_to(
-        folder, model, tokenizer, ids, settings, card=card, dtype=save_dtype, windows=windows, text=text, name=name,
-        overwrite=overwrite, progress=progress, observe=progress.observe,
-    )  # fmt: skip
-    measured = ()
-    if windows is not None:
-        measured = ((text, windows[:, 1:].numel(), done.dense_perplexity, done.perplexity),)
-    return {"after": done.after, "plan": done.plan, "report": done.report, "measured": measured}
-
-
-def _in_memory(
-    folder, model, tokenizer, ids, settings, card, name, save_dtype, windows, text, overwrite, progress
-) -> dict:
-    from . import checkpoint
-    from .evaluate import perplexity
-    from .heterogeneous import check_widths
-    from .prune import make_plan, prune
-    from .shape import Shape
-
-    shape = Shape.of(model)
-    checkpoint.check_destination(folder, overwrite, checkpoint.estimated_bytes(shape, save_dtype), name)
-    plan, _ = make_plan(model, ids, settings, name, progress)
-    check_widths(model.config, shape.with_widths(plan.neurons, plan.kv_groups))
-    dense = None if windows is None else perplexity(model, windows, progress=partial(progress, "measuring dense"))
-    pruned = prune(
-        model, ids, settings, plan=plan, name=name, progress=progress, inplace=True, observe=progress.observe
-    )
-    measured = ()
-    if windows is not None:
-        small = perplexity(pruned.model, windows, progress=partial(progress, "measuring pruned"))
-        measured = ((text, dense.tokens, dense.perplexity, small.perplexity),)
-    checkpoint.save_checkpoint(
-        folder, pruned.model.to(save_dtype), tokenizer, pruned.plan, replace(card, perplexities=measured),
-        overwrite=overwrite,
-    )  # fmt: skip
-    return {"after": Shape.of(pruned.model), "plan": pruned.plan, "report": pruned.report, "measured": measured}
 
 
 def _summary(done: dict) -> Table:
@@ -290,9 +211,9 @@ def demo(
         ids = calibration_tokens("calibration", tokenizer, sequences=8, length=256, seed=0, evaluated="evaluation")
         with progress_bars() as progress:
             importance = block_influence(model, ids, progress=progress).tolist()
-        del model  # `_prune` opens its own, to give it up layer by layer
+        del model  # `carry_out` opens its own, layer by layer
         settings = Settings(ratio=0.2, multiple=32)
-        done = _prune(
+        done = carry_out(
             EMBEDDED, out_folder / "model", settings, "calibration", 32, 256, "float32", "evaluation", overwrite
         )
         small, _ = load_model(out_folder / "model")
@@ -310,6 +231,8 @@ app.command()(cli_evaluate.evaluate)
 app.command()(cli_compare.compare)
 app.command()(cli_gguf.export)
 app.command()(cli_gguf.chat)
+app.command()(cli_benchmark.benchmark)
+app.command()(cli_plan.plan)
 
 
 def main() -> None:

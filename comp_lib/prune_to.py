@@ -37,7 +37,7 @@ from .surgery import add_biases, check_biases, keep_layers, shrink_attention, sh
 from .tensor_files import INDEX, names_in, sha256, write
 from .walk import Done, Walk
 
-WHOLE_MODEL = ("llm-pruner", "llm-pruner-mixed")  # methods that need all gradients at once: `prune` has them
+GRADIENTS = ("llm-pruner", "llm-pruner-mixed")  # methods that need those of all weights at once: `prune` has them
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def prune_to(
     started = time.perf_counter()
     settings.check()
     check_tokens(ids)
-    if settings.method in WHOLE_MODEL:
+    if reason := whole_model(settings):
         raise InputError(
-            f"expected a method that looks at one layer at a time, got {settings.method}, which needs the gradients of "
-            "the whole model: load the model and use `prune`"
+            f"expected what looks at one layer at a time, got {reason}, which needs the whole model: load it and use "
+            "`prune`"
         )
     if settings.recovery == "bias":
         check_biases(model)
@@ -132,6 +132,13 @@ def prune_to(
             journal.publish(overwrite)
             return Written(Path(out), plan, report, model.shape, Shape.of(after), dense, small)
         return run.already_published(Path(out))
+
+
+def whole_model(settings: Settings) -> str | None:
+    """What it is in the settings that needs the whole model at once, or None."""
+    if settings.method in GRADIENTS:
+        return f"the method {settings.method}"
+    return "the choice of widths by measurement" if settings.widths == "measured" else None
 
 
 class _Run:

@@ -298,7 +298,7 @@ def test_a_damaged_file_of_a_finished_layer_is_made_again(tmp_path, tokenizer):
 
 def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, tokenizer):
     parent, _ = saved(tmp_path / "parent")
-    with pytest.raises(InputError, match="needs the gradients"):
+    with pytest.raises(InputError, match="needs the whole model"):
         prune_to(tmp_path / "a", opened(parent), tokenizer, tokens(), Settings(method="llm-pruner", recovery="none"))
     with pytest.raises(InputError, match="apart from the model"):
         prune_to(parent, opened(parent), tokenizer, tokens(), SETTINGS, name=str(parent), overwrite=True)
