@@ -7,6 +7,7 @@ gave it, before the bias; so each token of a text is forced after those before i
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,9 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
     choice), `cache` the type of the keys and values it keeps, "f16" or "f32".
     Raises InputError: no xllamacpp, no such file, not a GGUF file, truncated, or not one that llama.cpp runs.
     """
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise InputError(
-            "expected xllamacpp, which runs GGUF files, got none installed: pip install 'comp-lib[gguf]'"
-        ) from error
+    check_installed()
+    import xllamacpp
+
     open_gguf(file)
     params = xllamacpp.CommonParams()
     params.model.path = str(Path(file).expanduser())
@@ -52,6 +50,14 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
     # a server that is deleted before its own thread runs waits for that thread forever: an answer shows that it runs
     _checked(server.handle_completions({"prompt": [0], "n_predict": 0}))
     return server
+
+
+def check_installed() -> None:
+    """Raises InputError unless xllamacpp is there."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise InputError(
+            "expected xllamacpp, which runs GGUF files, got none installed: pip install 'comp-lib[gguf]'"
+        )
 
 
 def losses(server: Any, ids: Tensor, progress: Progress = no_progress) -> Tensor:
