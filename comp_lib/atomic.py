@@ -33,11 +33,16 @@ def staged_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        _settle(partial)
-        _publish(partial, target, overwrite)
+        publish(partial, target, overwrite)
     except BaseException:
         tidy(target)
         raise
+
+
+def publish(partial: Path, target: Path, overwrite: bool) -> None:
+    """Let the finished folder `partial`, a sibling of `target`, take its name."""
+    _settle(partial)
+    _publish(partial, target, overwrite)
 
 
 @contextmanager

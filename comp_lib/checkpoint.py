@@ -67,10 +67,17 @@ def save_checkpoint(
     dressed = as_stock(model, shape) if shape.stock else as_heterogeneous(model, shape)
     with staged_folder(target, overwrite) as partial:
         dressed.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        replace(plan, parent=_shareable(plan.parent)).save(partial / PLAN_FILE)
-        (partial / CARD_FILE).write_text(model_card(target.name, shape, plan, card), encoding="utf-8")
+        save_papers(partial, target.name, tokenizer, shape, plan, card)
     return Path(folder).expanduser()
+
+
+def save_papers(
+    folder: Path, name: str, tokenizer: PreTrainedTokenizerBase, shape: Shape, plan: Plan, card: Provenance
+) -> None:
+    """All that belongs to the checkpoint `name` beside its weights and its config."""
+    tokenizer.save_pretrained(folder)
+    replace(plan, parent=_shareable(plan.parent)).save(folder / PLAN_FILE)
+    (folder / CARD_FILE).write_text(model_card(name, shape, plan, card), encoding="utf-8")
 
 
 def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:

@@ -44,7 +44,7 @@ def prune(
     preset: Annotated[str, typer.Option(help="best, or paper (the paper's plain COMP); options given win.")] = "best",
     layers: Annotated[str, typer.Option(help="Whole layers to drop: a number, a share below 1, or auto.")] = "auto",
     layer_metric: Annotated[str, typer.Option(help="block-influence, loss or greedy.")] = "loss",
-    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint) or per-layer.")] = "uniform",
+    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint), per-layer or measured.")] = "uniform",
     kv_groups: Annotated[int | None, typer.Option(help="KV groups to keep in each layer (default: all).")] = None,
     recovery: Annotated[
         str | None, typer.Option(help="least-squares, mask, bias or none (default: what the method's makers do).")
@@ -52,7 +52,7 @@ def prune(
     target: Annotated[str, typer.Option("--aim", help="What least squares aims at: self or dense.")] = "self",
     ridge: Annotated[str, typer.Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto",
     calibration: Annotated[
-        str, typer.Option(help="Text name, file, or self (sampled from the model).")
+        str, typer.Option(help="Text name, file, self (sampled from the model), or several joined by +.")
     ] = "calibration",
     sequences: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 256,
@@ -111,7 +111,7 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
     """Check, load, measure, prune, measure, save. Returns what the commands show."""
     from . import __version__, checkpoint
     from .budget import timed_plan
-    from .calibration import SELF, calibration_tokens
+    from .calibration import SELF, calibration_tokens, check_source, sources
     from .evaluate import evaluation_tokens, perplexity
     from .heterogeneous import check_widths
     from .models import EMBEDDED, EMBEDDED_LICENCE, EMBEDDED_SOURCE, load_model
@@ -123,8 +123,7 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
     settings.check()
     checkpoint.check_destination(folder, overwrite, source=model_name)
     prose = None if evaluate_on == "none" else load_text(evaluate_on)
-    if calibration != SELF:
-        load_text(calibration)
+    check_source(calibration)
     model, tokenizer = load_model(model_name, dtype=dtype)
     shape = Shape.of(model)
     checkpoint.check_destination(folder, overwrite, checkpoint.estimated_bytes(shape, dtype), model_name)
@@ -148,14 +147,17 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
         if windows is not None:
             small = perplexity(pruned.model, windows, progress=partial(progress, "measuring pruned"))
             measured = ((Path(evaluate_on).name, dense.tokens, dense.perplexity, small.perplexity),)
-    source = "text sampled from the model itself" if calibration == SELF else f"the text '{Path(calibration).name}'"
+    kinds = [
+        "text sampled from the model itself" if part == SELF else f"the text '{Path(part).name}'"
+        for part in sources(calibration)
+    ]
     embedded = model_name == EMBEDDED
     card = checkpoint.Provenance(
         parent=EMBEDDED_SOURCE if embedded else model_name, parent_shape=shape,
         parent_licence=EMBEDDED_LICENCE if embedded else None, method=settings.neuron_metric,
         recovery=settings.recovery, version=__version__, perplexities=measured,
         settings=asdict(settings) | ({} if budget is None else {"budget": f"{budget[0]}={budget[1]:g}"}),
-        calibration=f"{sequences} x {length} tokens of {source}, drawn with seed {settings.seed}",
+        calibration=f"{sequences} x {length} tokens of {' and '.join(kinds)}, drawn with seed {settings.seed}",
     )  # fmt: skip
     checkpoint.save_checkpoint(folder, pruned.model, tokenizer, pruned.plan, card, overwrite=overwrite)
     return {"pruned": pruned, "shape": shape, "measured": measured, "importance": importance, "tokenizer": tokenizer}

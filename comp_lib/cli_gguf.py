@@ -34,7 +34,7 @@ def chat(
     tokens: Annotated[int, typer.Option(help="Length of an answer at most.")] = 256,
     context: Annotated[int, typer.Option(help="Tokens that the conversation may have.")] = 2048,
     threads: Annotated[int, typer.Option(help="Cores that compute (0: llama.cpp's choice).")] = 0,
-    kind: Annotated[str, typer.Option("--type", help="What a model that is no .gguf file is exported as.")] = "q8_0",
+    kind: Annotated[str, typer.Option("--type", help="What a model that is no .gguf file is exported as.")] = "f16",
 ) -> None:
     """Talk with MODEL in llama.cpp (greedy). Needs comp-lib[gguf]."""
     with refusals(), tempfile.TemporaryDirectory(prefix="comp-lib-") as temporary:

@@ -32,7 +32,12 @@ class Shape:
 
     @classmethod
     def of(cls, model: nn.Module) -> Shape:
-        """Read the shape from the tensors of `model`: its config cannot describe every pruned model."""
+        """Read the shape from the tensors of `model`: its config cannot describe every pruned model.
+
+        A model that is read layer by layer (`streamed`) brings its shape along.
+        """
+        if isinstance(known := getattr(model, "shape", None), cls):
+            return known
         layers = list(model.model.layers)
         attention, mlp = layers[0].self_attn, layers[0].mlp
         hidden, head_dim = attention.o_proj.out_features, attention.head_dim

@@ -7,10 +7,12 @@ the hidden states of the calibration text, in the pruned model and, where the ta
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from .plan import Plan
 from .report import LayerReport, Watch
 from .settings import Settings
 from .shape import Shape
+from .states import States
 from .stream import attention_step, batches, embed, mlp_step, rotary
 from .surgery import add_biases
 
@@ -38,17 +41,24 @@ class Walk:
 
     def __init__(
         self, model: nn.Module, ids: Tensor, settings: Settings, plan: Plan, shape: Shape, watch: Watch,
-        gather: Gather = at_once,
+        gather: Gather = at_once, folder: Path | None = None,
     ) -> None:  # fmt: skip
-        """ids (S, L); shape: of `model`, of which only what stands before and beside the layers is read."""
+        """ids (S, L); shape: of `model`, of which only what stands before and beside the layers is read.
+
+        folder: where hidden states are kept, instead of in memory.
+        """
         self.settings, self.plan, self.shape, self.watch = settings, plan, shape, watch
         self.device = torch.device(settings.device)
         self.narrower = Narrower(settings, watch, torch.Generator().manual_seed(settings.seed), gather)
-        self.hidden = embed(model, ids)
-        self.attend = partial(attention_step, rope=rotary(model, ids.shape[1], self.device, self.hidden.dtype))
+        first = embed(model, ids[:1])
+        size = (*ids.shape, first.shape[-1])
+        self.hidden = first.new_empty(size) if folder is None else States.create(folder, size, first.dtype)
+        for rows in batches(*ids.shape):
+            self.hidden[rows] = embed(model, ids[rows])
+        self.attend = partial(attention_step, rope=rotary(model, ids.shape[1], self.device, first.dtype))
         # the dense model's stream, which the target "dense" aims at, walks beside the pruned one
         aimed = settings.target == "dense" and settings.recovery == "least-squares"
-        self.dense = self.hidden.clone() if aimed else None
+        self.dense = self.hidden if aimed else None
         self.touched = False  # whether the two streams differ by now
 
     def take(self, index: int, layer: nn.Module) -> Done | None:
@@ -82,9 +92,30 @@ class Walk:
         report = _report(index, attention, mlp, time.perf_counter() - start, self.watch.look())
         return Done(report, tuple(mlp.kept.tolist()), tuple(attention.kept.tolist()))
 
-    def _advance(self, layer: nn.Module, step: Callable, hidden: Tensor) -> Tensor:
+    def carried(self) -> dict[str, object]:
+        """What the next layers need of this one, as JSON: a walk that keeps its states in files can `restore` it."""
+        return {
+            "hidden": self.hidden.path.name,
+            "dense": None if self.dense is None else self.dense.path.name,
+            "touched": self.touched,
+            "searches": {which: search.place for which, search in self.narrower.searches.items()},
+            "generator": base64.b64encode(bytes(self.narrower.generator.get_state().tolist())).decode(),
+        }
+
+    def restore(self, carried: dict, folder: Path) -> None:
+        """Go on from where another walk with the same request `carried` it."""
+        shape, dtype = self.hidden.shape, self.hidden.dtype
+        self.hidden = States(folder / carried["hidden"], shape, dtype)
+        self.dense = None if carried["dense"] is None else States(folder / carried["dense"], shape, dtype)
+        self.touched = carried["touched"]
+        for which, place in carried["searches"].items():
+            self.narrower.searches[which].place = place
+        state = torch.tensor(list(base64.b64decode(carried["generator"])), dtype=torch.uint8)
+        self.narrower.generator.set_state(state)
+
+    def _advance(self, layer: nn.Module, step: Callable, hidden: Tensor | States) -> Tensor | States:
         """All sequences through one residual step."""
-        out = torch.empty_like(hidden)
+        out = hidden.like() if isinstance(hidden, States) else torch.empty_like(hidden)
         for rows in batches(*hidden.shape[:2]):
             out[rows] = step(layer, hidden[rows].to(self.device))[0]
         return out

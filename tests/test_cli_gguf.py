@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import gguf
@@ -54,15 +55,21 @@ def test_chat_goes_on_until_it_is_told_to_end(parent, end, monkeypatch):
         return "yes"
 
     monkeypatch.setattr(llama_cpp, "answer", answer)
-    done = run("chat", parent, "--type", "f16", *ONE, input=f"Are you there?\nStill?\n{end}")
+    done = run("chat", parent, *ONE, input=f"Are you there?\nStill?\n{end}")
     assert done.exit_code == 0, done.output
     assert done.stdout.count("yes") == 2
     assert [message["content"] for message in seen[1]] == ["Are you there?", "yes", "Still?"]
 
 
 def test_chat_refuses_a_conversation_that_is_too_long(parent):
-    done = run("chat", parent, "--prompt", "word " * 200, "--context", "64", "--type", "f16", *ONE)
+    done = run("chat", parent, "--prompt", "word " * 200, "--context", "64", *ONE)
     assert done.exit_code == 2 and "context" in done.stderr
+
+
+def test_a_server_that_nobody_asked_anything_ends_too(parent, tmp_path):
+    run("export", parent, "--gguf", tmp_path / "m.gguf")
+    code = "import sys; from comp_lib import llama_cpp as l; [l.start(sys.argv[1], 64, threads=1) for _ in range(5)]"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "m.gguf"], check=True, timeout=300)
 
 
 @pytest.mark.parametrize("name", ["nothing.gguf", "broken.gguf"])
