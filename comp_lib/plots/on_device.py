@@ -24,6 +24,7 @@ def plot_speedup(measured: Sequence[Measured]) -> Figure:
     figure, axis = figure_with_axes(1, 1, (7.0, 4.6))
     firsts: dict[str, Measured] = {}
     words, limits, tops = [], [1.0], [1.0]
+    columns: dict[float, list[tuple[float, str]]] = {}  # of points that would write over each other
     for each in measured:
         first = firsts.setdefault(each.runtime, each)
         found, which = gain(first, each), list(firsts).index(each.runtime)
@@ -31,11 +32,16 @@ def plot_speedup(measured: Sequence[Measured]) -> Figure:
         label = each.runtime if first is each else None
         axis.errorbar(found.limit, middle, [[middle - low], [high - middle]], color=COLOURS[which],
                       marker=MARKERS[which], capsize=3, linestyle="none", label=label)  # fmt: skip
-        axis.annotate(each.name, (found.limit, middle), xytext=(7, -3), textcoords="offset points", fontsize=8)
+        columns.setdefault(round(found.limit, 2), []).append((middle, each.name))
         limits.append(found.limit)
         tops.append(high)
         if first is not each:
             words.append(f"{each.name} in {each.runtime}, {middle:.2f} of at most {found.limit:.2f}")
+    for limit, column in columns.items():
+        names = [name for _, name in sorted(column, reverse=True)]
+        middle = median(height for height, _ in column)
+        axis.annotate("\n".join(names), (limit, middle), xytext=(9, 0), textcoords="offset points", fontsize=8,
+                      va="center")  # fmt: skip
     end = max(limits) * 1.1
     line = np.array([min(limits) * 0.95, end])
     axis.plot(line, line, color="black", linestyle="--", linewidth=1, label="limit: only reading weights takes time")
@@ -106,7 +112,7 @@ def plot_quality(points: Sequence[Point]) -> Figure:
     front = [points[i] for i in pareto_front([(-point.speed, point.increase) for point in points])]
     axis.plot([point.speed for point in front], [point.increase for point in front], color="black", linestyle="--",
               linewidth=1, zorder=2, label="Pareto front")  # fmt: skip
-    axis.margins(x=0.15)
+    axis.margins(x=0.2)  # for the names
     axis.set_xlabel("speed of decode (dense model = 1)")
     axis.set_ylabel(UNIT)
     axis.legend(loc="upper left", fontsize=9)
