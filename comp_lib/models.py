@@ -98,6 +98,23 @@ def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, Any]:
         return Path(source), _check_config(source), _read(AutoTokenizer.from_pretrained, source)
 
 
+def is_gguf(name: str | Path) -> bool:
+    path = Path(name).expanduser()
+    return path.suffix == ".gguf" and path.is_file()
+
+
+def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, Any]:
+    """A GGUF file, the config and the tokenizer in it. Raises InputError as `load_model` does."""
+    path = Path(path).expanduser()
+    reader = open_gguf(path)
+    with _quiet():
+        config = _check_config(str(path.parent), gguf_file=path.name)
+        check_rope(reader, path.name)
+        tokenizer = _read(AutoTokenizer.from_pretrained, str(path.parent), gguf_file=path.name)
+        restore_pre_tokenizer(tokenizer, word_rule(reader))
+    return path, config, tokenizer
+
+
 def _snapshot(name: str, trust_remote_code: bool) -> str:
     """Folder with the files of a model on the Hub, fetched now or earlier; code is left there."""
     return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"])

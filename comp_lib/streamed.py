@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from .errors import InputError
-from .models import DTYPES, open_model
+from .gguf_tensors import GgufTensors
+from .models import DTYPES, is_gguf, open_gguf_model, open_model
 from .shape import Shape
 from .stream import Progress, embed, no_progress, rotary, through
 from .tensor_files import TensorFiles
@@ -29,12 +30,16 @@ IGNORED = ("rotary_emb.inv_freq",)  # old Llama folders hold what the config say
 
 
 class Streamed:
-    """A model folder as a model."""
+    """A model folder, or a GGUF file, as a model."""
 
     def __init__(self, folder: str | Path, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> None:
         """Raises InputError unless the files hold just the weights that the config describes."""
-        self.files, self.config, self.dtype = TensorFiles(folder), config, dtype
+        self.config, self.dtype = config, dtype
         self.skeleton = skeleton(config, dtype)
+        if Path(folder).suffix == ".gguf":
+            self.files = GgufTensors(folder, config, list(self.skeleton.state_dict()))
+        else:
+            self.files = TensorFiles(folder)
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self._check()
@@ -117,8 +122,8 @@ def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, A
     """The model of that name to be read layer by layer, and its tokenizer. Raises InputError as `load_model` does."""
     if dtype not in DTYPES:
         raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; choose one")
-    folder, config, tokenizer = open_model(name)
-    return Streamed(folder, config, DTYPES[dtype]), tokenizer
+    source, config, tokenizer = open_gguf_model(name) if is_gguf(name) else open_model(name)
+    return Streamed(source, config, DTYPES[dtype]), tokenizer
 
 
 @torch.no_grad()

@@ -48,7 +48,7 @@ class TensorFiles:
         """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""
         with safe_open(self.where[name], framework="pt") as file:
             tensor = file.get_tensor(name).to(dtype, copy=True)
-        return _finite(name, tensor)
+        return finite(name, tensor)
 
     def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix: index (k,) -> (k, columns)."""
@@ -57,7 +57,7 @@ class TensorFiles:
         for part in order.split(max(1, PIECE // found[0].nbytes // 16)):  # the system maps 16 pages where one is read
             with safe_open(self.where[name], framework="pt") as file:
                 found[part] = file.get_tensor(name)[index[part]].to(dtype)
-        return _finite(name, found)
+        return finite(name, found)
 
     def pieces(self, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
         """The tensor in pieces of whole rows."""
@@ -67,7 +67,7 @@ class TensorFiles:
         for start in range(0, shape[0], step):
             with safe_open(self.where[name], framework="pt") as file:
                 piece = file.get_slice(name)[start : start + step].to(dtype, copy=True)
-            yield _finite(name, piece)
+            yield finite(name, piece)
 
     def fingerprint(self) -> str:
         """A short name for the content: sizes, headers, and samples all over each file."""
@@ -88,7 +88,8 @@ def names_in(path: Path) -> list[str]:
         return list(file.keys())
 
 
-def _finite(name: str, tensor: Tensor) -> Tensor:
+def finite(name: str, tensor: Tensor) -> Tensor:
+    """`tensor`. Raises InputError that names it when there is a NaN or an infinity in it."""
     low, high = torch.aminmax(tensor)  # without a second tensor of this size
     if not (torch.isfinite(low) and torch.isfinite(high)):
         raise InputError(f"expected finite weights, got NaN or infinity in {name}; fetch or save the model again")

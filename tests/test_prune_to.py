@@ -24,14 +24,16 @@ from comp_lib import tensor_files
 from comp_lib.checkpoint import save_checkpoint
 from comp_lib.errors import InputError
 from comp_lib.evaluate import perplexity
+from comp_lib.gguf_export import export_gguf
 from comp_lib.importance.layers import block_influence, loss_increase
 from comp_lib.journal import Journal, partial_folder
+from comp_lib.models import load_model
 from comp_lib.prune import prune
 from comp_lib.prune_to import _card, prune_to
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.states import States
-from comp_lib.streamed import Streamed, losses
+from comp_lib.streamed import Streamed, losses, open_streamed
 
 SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, target="dense")
 KILLS = 24
@@ -45,9 +47,9 @@ def opened(folder, dtype=torch.float32):
     return Streamed(folder, AutoConfig.from_pretrained(folder), dtype)
 
 
-def saved(folder, name="gqa"):
+def saved(folder, name="gqa", **overrides):
     """(folder with the variant, the model as it loads from there)."""
-    model = build(name)
+    model = build(name, **overrides)
     model.save_pretrained(folder)
     return folder, type(model).from_pretrained(folder, attn_implementation="sdpa").eval()
 
@@ -345,3 +347,22 @@ def test_states_are_a_tensor_on_disk(dtype, tmp_path):
     assert all(torch.equal(a[0 : len(a)], b) for a, b in zip(states.chunk(2), values.chunk(2), strict=True))
     other = states.like()
     assert other.path != states.path and not other[0:5].any()
+
+
+@pytest.mark.parametrize("name, kind", [("gqa", "f32"), ("tied", "q8_0"), ("qwen2", "f16")])
+def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
+    parent, _ = saved(tmp_path / "parent", name, intermediate_size=64)  # two blocks of q8_0
+    tokenizer.save_pretrained(parent)
+    file = export_gguf(parent, tmp_path / "model.gguf", kind)
+    source, _ = open_streamed(file)
+    assert not (tmp_path / "cache").exists()  # nothing was converted
+    written = prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
+    loaded, _ = load_model(file)
+    for index, layer in enumerate(loaded.model.layers):
+        assert all(torch.equal(layer.state_dict()[k], v) for k, v in source.model.layers[index].state_dict().items())
+    inside = prune(loaded, tokens(), SETTINGS)
+    assert written.plan.kept_neurons == inside.plan.kept_neurons
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    for key, value in inside.model.state_dict().items():
+        torch.testing.assert_close(small.state_dict()[key], value)
