@@ -194,7 +194,7 @@ def test_a_full_folder_is_kept_unless_overwrite(parent, tmp_path):
     assert hashes(out) == before
     assert run("prune", parent, "--out", out, *SMALL, "--ratio", "0.3", "--overwrite").exit_code == 0
     after = hashes(out)
-    assert all(after[name] != digest for name, digest in before.items() if name.startswith("model-00001"))
+    assert after["comp_plan.json"] != before["comp_plan.json"]
     refused(run("prune", parent, "--out", parent, *SMALL, "--overwrite"), ["apart from"])
 
 
