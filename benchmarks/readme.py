@@ -23,7 +23,7 @@ def table(folder: Path = FOLDER) -> str:
     rows = rows[rows.sequences == rows.sequences.max()]
     first = rows.iloc[0]
     return (
-        f"Increase of the loss over the dense model (nats per token) when that part of the decoder of {first.model} goes;\n"
+        f"Increase of the loss over the dense model (nats per token) when that part of {first.model}'s decoder goes;\n"
         f"{first.sequences} x {first.length} tokens of the text `{first.calibration}` calibrate, {first.windows} x "
         f"{first.window} of `{first.evaluation}` judge.\n\n{comparison(rows, 'increase')}"
     )
