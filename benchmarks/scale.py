@@ -167,7 +167,8 @@ def main() -> None:
         return
     if arguments.how != "files" and arguments.shape != "135m":
         sys.exit("expected 135m, the one model here that is loaded whole: --how is for it")
-    command = " ".join(["python benchmarks/scale.py", *sys.argv[1:]])
+    command = f"python benchmarks/scale.py {arguments.shape} --how {arguments.how} --sequences {arguments.sequences} " \
+        f"--length {arguments.length}" + (f" --layers {arguments.layers}" if arguments.layers else "")  # fmt: skip
     work = arguments.work.resolve() / "scale"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

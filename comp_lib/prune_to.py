@@ -186,14 +186,9 @@ class _Run:
             layer = self.model.model.layers[index].to(walk.device)
             done, files = walk.take(index, layer), {}
             if done is not None:
-                place = plan.layers.index(index)
-                tensors = {
-                    f"model.layers.{place}.{name}": (tuple(tensor.shape), (tensor,))
-                    for name, tensor in layer.state_dict().items()
-                }
-                shard = _shard(place, plan)
-                files[f"model/{shard}"] = write(journal.model / shard, tensors, self.dtype)
-            del layer
+                shard = _shard(plan.layers.index(index), plan)
+                files[f"model/{shard}"] = self._write(layer, plan.layers.index(index), journal.model / shard)
+            del layer  # before the next one is read
             carried = walk.carried()
             for name in {carried["hidden"], carried["dense"]} - {None}:
                 _flush(journal.folder / name)
@@ -205,6 +200,13 @@ class _Run:
             self.progress("pruning", index + 1, self.model.shape.layers)
         journal.keep_only(set())
         return _finished([record for record in journal.records if record["what"] == "layer"])
+
+    def _write(self, layer: nn.Module, place: int, shard: Path) -> str:
+        tensors = {
+            f"model.layers.{place}.{name}": (tuple(tensor.shape), (tensor,))
+            for name, tensor in layer.state_dict().items()
+        }
+        return write(shard, tensors, self.dtype)
 
     def assemble(self, plan: Plan) -> nn.Module:
         """What stands beside the layers, the index and the config. Returns the new model without its numbers."""

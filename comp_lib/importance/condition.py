@@ -81,8 +81,9 @@ def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
 def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
     """Inverse of a symmetric positive definite matrix (n, n), and what `spd_factor` had to add."""
     factor, added = spd_factor(matrix)
+    del matrix  # perhaps the last to know of it: one n x n matrix less at the highest point
     # a solve with I runs on all cores; `torch.cholesky_inverse` does not, and takes three times as long (n = 1,536)
-    return torch.cholesky_solve(torch.eye(len(matrix)).to(matrix), factor), added
+    return torch.cholesky_solve(torch.eye(len(factor), dtype=factor.dtype, device=factor.device), factor), added
 
 
 def dual_inverse(x: Tensor, penalties: Tensor) -> Tensor:
@@ -134,10 +135,10 @@ class Inverse(Protocol):
 
 
 class Explicit:
-    """P as a matrix (n, n), which is not changed."""
+    """P as a matrix (n, n), which is used up."""
 
     def __init__(self, matrix: Tensor, block: int = 1) -> None:
-        self.matrix, self.block = matrix.clone(), block
+        self.matrix, self.block = matrix, block
 
     @property
     def blocks(self) -> Tensor:
@@ -170,7 +171,7 @@ def sweep(
     (n,), what H has beyond the data, for `Sweep.moved`; None: nothing. Time: about n (n + m) multiplications for each
     input that goes; memory: one copy of each argument.
     """
-    inverse = Explicit(inverse, block) if isinstance(inverse, Tensor) else inverse
+    inverse = Explicit(inverse.clone(), block) if isinstance(inverse, Tensor) else inverse
     original, weights = weights, weights.clone()
     inputs, outputs = weights.shape
     alive = torch.ones(inputs // block, dtype=torch.bool, device=weights.device)

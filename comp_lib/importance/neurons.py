@@ -16,7 +16,7 @@ from torch import Tensor
 from ..dual import DualInverse, Products
 from ..errors import InputError, nearest
 from ..gram import contributions
-from .condition import Sweep, condition_numbers, penalty, ridged, spd_inverse, sweep
+from .condition import Explicit, Sweep, condition_numbers, penalty, ridged, spd_inverse, sweep
 
 RIDGE = 0.1  # lambda of the library, unless something else is asked for
 
@@ -114,12 +114,12 @@ def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selec
     gone, per_round = dense.blocks - keep, max(32, dense.blocks // 64)
     if isinstance(dense.xtx, Products):
         inverse = DualInverse(dense.xtx.x, held, dense.block)
-        condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
-        found = sweep(inverse, dense.weight, gone, block=dense.block, per_round=per_round)
+        diagonal, moved = inverse.diagonal(), None  # what was moved takes a copy of all weights in each round
     else:
-        matrix, inverse = dense.full_problem()
-        condition = condition_numbers(matrix, inverse)
-        found = sweep(inverse, dense.weight, gone, block=dense.block, per_round=per_round, held=held)
+        inverse = Explicit(spd_inverse(ridged(dense.xtx, dense.ridge))[0], dense.block)
+        diagonal, moved = inverse.matrix.diagonal(), held
+    condition = ((energy + held) * diagonal).clamp_min(1.0).sqrt()
+    found = sweep(inverse, dense.weight, gone, block=dense.block, per_round=per_round, held=moved)
     return Selection(found.kept, found.scores, condition, found.weights, found)
 
 
