@@ -35,7 +35,7 @@ def first_failure(folder: Path, notebook: str) -> str:
         (cache / converted.name).symlink_to(converted)
     environment = os.environ | {"PYTHONPATH": str(folder), "COMP_LIB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    failed = re.search(r"FAILED (\S+)", run.stdout)
+    failed = re.search(r"FAILED (\S+::Cell \d+)", run.stdout)
     if run.returncode and not failed:
         sys.exit(f"no test ran:\n{run.stdout}{run.stderr}")
     return failed[1] if failed else ""

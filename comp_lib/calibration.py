@@ -7,6 +7,9 @@ temperature 1 draws from the very distribution that it was trained to imitate,
     x_1 = start token,    x_{t+1} ~ p(. | x_1 ... x_t),
 
 so its samples are a stand-in for its training data, at the price of its own errors.
+
+Sources can be mixed: "notes.txt+self" draws one half of the sequences from the file and lets the model write the other.
+A text of one kind leaves idle what other kinds use; the model's own samples keep that at work (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -25,6 +28,18 @@ SELF = "self"
 SAMPLE_BATCH = 16  # the keys and values of so many sequences are in memory at once
 
 
+def sources(source: str | Path) -> tuple[str | Path, ...]:
+    """The parts of a mixture such as "notes.txt+self"; what exists under the whole name is one part."""
+    return (source,) if Path(source).exists() else tuple(str(source).split("+"))
+
+
+def check_source(source: str | Path) -> None:
+    """Raises InputError unless every part of `source` is "self" or a text that can be read."""
+    for part in sources(source):
+        if part != SELF:
+            load_text(part)
+
+
 def calibration_tokens(
     source: str | Path,
     tokenizer,
@@ -39,7 +54,8 @@ def calibration_tokens(
     """`sequences` windows of `length` tokens, (S, L), that do not overlap.
 
     Args:
-        source: name or path of a text (see `load_text`), or "self" to let `model` write it.
+        source: name or path of a text (see `load_text`), or "self" to let `model` write it; several joined by "+" give
+            as many sequences each (the first ones one more where it does not divide), taking turns.
         model: needed for "self" only.
         seed: decides which windows, and in which order.
         evaluated: name or path of the text that will judge the result; refused if it is the calibration text.
@@ -49,6 +65,21 @@ def calibration_tokens(
         InputError: not enough text, the evaluated text, or "self" without a model.
     """
     _check_sizes(sequences, length)
+    parts = sources(source)
+    if len(parts) > 1:
+        shares = [len(range(place, sequences, len(parts))) for place in range(len(parts))]
+        if min(shares) < 1:
+            raise InputError(
+                f"expected at least a sequence for each of the {len(parts)} texts in {source!r}, got {sequences} in"
+                " all; raise them"
+            )
+        mixed = torch.empty(sequences, length, dtype=torch.long)
+        for place, (part, share) in enumerate(zip(parts, shares, strict=True)):
+            mixed[place :: len(parts)] = calibration_tokens(
+                part, tokenizer, model=model, sequences=share, length=length, seed=seed, evaluated=evaluated,
+                progress=progress,
+            )  # fmt: skip
+        return mixed
     if source == SELF:
         if model is None:
             raise InputError('expected a model for calibration source "self", got none; pass model=')

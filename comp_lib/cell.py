@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from . import __version__
 from .cache import fingerprint
-from .calibration import SELF, calibration_tokens
+from .calibration import SELF, calibration_tokens, sources
 from .errors import InputError
 from .evaluate import compare, evaluation_tokens
 from .generation import measure_speed, ratio
@@ -94,8 +94,8 @@ class Job:
 
 def contents(cell: Cell, model: nn.Module) -> dict[str, str]:
     """What stands behind the cell's three names here: hashes of the tensors of `model` and of both texts."""
-    calibration = SELF if cell.calibration == SELF else load_text(cell.calibration)
-    texts = {"calibration": calibration, "evaluation": load_text(cell.evaluation)}
+    parts = (SELF if part == SELF else load_text(part) for part in sources(cell.calibration))
+    texts = {"calibration": "\0".join(parts), "evaluation": load_text(cell.evaluation)}
     return {"model": fingerprint(model)} | {
         what: hashlib.sha256(text.encode()).hexdigest() for what, text in texts.items()
     }

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from . import cli_compare, cli_evaluate, cli_gguf
+from . import cli_benchmark, cli_compare, cli_evaluate, cli_gguf, cli_plan
 from .console import Device, Dtype, Model, check_length, out, progress_bars, refusals
 from .errors import InputError, nearest
 
@@ -35,25 +35,31 @@ def prune(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the pruned model.")],
     ratio: Annotated[float, typer.Option(help="Part of the parameters to remove, at least.")] = 0.2,
     of: Annotated[str, typer.Option(help="What the ratio refers to: decoder or model.")] = "decoder",
+    budget: Annotated[
+        str | None, typer.Option(help="Instead of a ratio: latency=0.75 of the time of a token, or prefill=0.75.")
+    ] = None,
     method: Annotated[
         str, typer.Option(help="comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random.")
     ] = "comp",
     preset: Annotated[str, typer.Option(help="best, or paper (the paper's plain COMP); options given win.")] = "best",
     layers: Annotated[str, typer.Option(help="Whole layers to drop: a number, a share below 1, or auto.")] = "auto",
     layer_metric: Annotated[str, typer.Option(help="block-influence, loss or greedy.")] = "loss",
-    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint) or per-layer.")] = "uniform",
+    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint), per-layer or measured.")] = "uniform",
     kv_groups: Annotated[int | None, typer.Option(help="KV groups to keep in each layer (default: all).")] = None,
     recovery: Annotated[
         str | None, typer.Option(help="least-squares, mask, bias or none (default: what the method's makers do).")
     ] = None,
-    target: Annotated[str, typer.Option(help="What least squares aims at: self or dense.")] = "self",
+    target: Annotated[str, typer.Option("--aim", help="What least squares aims at: self or dense.")] = "self",
     ridge: Annotated[str, typer.Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto",
     calibration: Annotated[
-        str, typer.Option(help="Text name, file, or self (sampled from the model).")
+        str, typer.Option(help="Text name, file, self (sampled from the model), or several joined by +.")
     ] = "calibration",
     sequences: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 256,
     multiple: Annotated[int, typer.Option(help="Widths are multiples of this.")] = 64,
+    place: Annotated[
+        str | None, typer.Option("--target", help="Where it will run, instead of --multiple: cpu, gguf-q4 or gpu.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -64,8 +70,14 @@ def prune(
 ) -> None:
     """Prune MODEL and save a smaller one."""
     with refusals():
-        from .settings import PRESETS, Settings, default_recovery
+        from .latency import parse_budget
+        from .settings import PRESETS, Settings, default_recovery, multiple_for
 
+        given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}
+        if place is not None:
+            if "multiple" in given:
+                raise InputError(f"expected --target or --multiple, got {place} and {multiple}: one decides the other")
+            multiple = multiple_for(place)
         if preset not in PRESETS:
             raise InputError(f"expected a preset, {' or '.join(PRESETS)}, got {preset!r}: {nearest(preset, PRESETS)}")
         settings = Settings(
@@ -73,9 +85,13 @@ def prune(
             kv_groups=kv_groups, recovery=recovery or default_recovery(method), target=target,
             ridge=_number(ridge), multiple=multiple, seed=seed, device=device,
         )  # fmt: skip
-        given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}
         settings = replace(settings, **{name: value for name, value in PRESETS[preset].items() if name not in given})
-        done = _prune(model, out_folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite)
+        if budget is not None and "ratio" in given:
+            raise InputError(f"expected --ratio or --budget, got both, {ratio:g} and {budget}: leave one out")
+        done = _prune(
+            model, out_folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite,
+            None if budget is None else parse_budget(budget),
+        )  # fmt: skip
         out.print(_summary(done))
         out.print(f"saved: {out_folder}", soft_wrap=True)
 
@@ -91,10 +107,11 @@ def _number(text: str) -> int | float | str:
         return text
 
 
-def _prune(model_name, folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite):
+def _prune(model_name, folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite, budget=None):
     """Check, load, measure, prune, measure, save. Returns what the commands show."""
     from . import __version__, checkpoint
-    from .calibration import SELF, calibration_tokens
+    from .budget import timed_plan
+    from .calibration import SELF, calibration_tokens, check_source, sources
     from .evaluate import evaluation_tokens, perplexity
     from .heterogeneous import check_widths
     from .models import EMBEDDED, EMBEDDED_LICENCE, EMBEDDED_SOURCE, load_model
@@ -106,8 +123,7 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
     settings.check()
     checkpoint.check_destination(folder, overwrite, source=model_name)
     prose = None if evaluate_on == "none" else load_text(evaluate_on)
-    if calibration != SELF:
-        load_text(calibration)
+    check_source(calibration)
     model, tokenizer = load_model(model_name, dtype=dtype)
     shape = Shape.of(model)
     checkpoint.check_destination(folder, overwrite, checkpoint.estimated_bytes(shape, dtype), model_name)
@@ -119,7 +135,11 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
             calibration, tokenizer, model=model, sequences=sequences, length=length, seed=settings.seed,
             evaluated=None if prose is None else evaluate_on, progress=partial(progress, "sampling text"),
         )  # fmt: skip
-        plan, importance = make_plan(model, ids, settings, model_name, progress)
+        if budget is None:
+            plan, importance = make_plan(model, ids, settings, model_name, progress)
+        else:
+            plan, importance = timed_plan(model, ids, settings, *budget, name=model_name, progress=progress)[0], None
+            settings = replace(settings, ratio=plan.removed, layers=len(plan.dropped))
         check_widths(model.config, shape.with_widths(plan.neurons, plan.kv_groups))
         dense = None if windows is None else perplexity(model, windows, progress=partial(progress, "measuring dense"))
         pruned = run(model, ids, settings, plan=plan, name=model_name, progress=progress, inplace=True)
@@ -127,13 +147,17 @@ def _prune(model_name, folder, settings, calibration, sequences, length, dtype, 
         if windows is not None:
             small = perplexity(pruned.model, windows, progress=partial(progress, "measuring pruned"))
             measured = ((Path(evaluate_on).name, dense.tokens, dense.perplexity, small.perplexity),)
-    source = "text sampled from the model itself" if calibration == SELF else f"the text '{Path(calibration).name}'"
+    kinds = [
+        "text sampled from the model itself" if part == SELF else f"the text '{Path(part).name}'"
+        for part in sources(calibration)
+    ]
     embedded = model_name == EMBEDDED
     card = checkpoint.Provenance(
         parent=EMBEDDED_SOURCE if embedded else model_name, parent_shape=shape,
         parent_licence=EMBEDDED_LICENCE if embedded else None, method=settings.neuron_metric,
-        recovery=settings.recovery, version=__version__, settings=asdict(settings), perplexities=measured,
-        calibration=f"{sequences} x {length} tokens of {source}, drawn with seed {settings.seed}",
+        recovery=settings.recovery, version=__version__, perplexities=measured,
+        settings=asdict(settings) | ({} if budget is None else {"budget": f"{budget[0]}={budget[1]:g}"}),
+        calibration=f"{sequences} x {length} tokens of {' and '.join(kinds)}, drawn with seed {settings.seed}",
     )  # fmt: skip
     checkpoint.save_checkpoint(folder, pruned.model, tokenizer, pruned.plan, card, overwrite=overwrite)
     return {"pruned": pruned, "shape": shape, "measured": measured, "importance": importance, "tokenizer": tokenizer}
@@ -263,6 +287,8 @@ app.command()(cli_evaluate.evaluate)
 app.command()(cli_compare.compare)
 app.command()(cli_gguf.export)
 app.command()(cli_gguf.chat)
+app.command()(cli_benchmark.benchmark)
+app.command()(cli_plan.plan)
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def compare(
     windows: Annotated[int, typer.Option(help="Windows of it.")] = 12,
     window: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
     of: Annotated[str, typer.Option(help="What the ratios refer to: decoder or model.")] = "decoder",
-    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint) or per-layer.")] = "uniform",
+    widths: Annotated[str, typer.Option(help="uniform (stock checkpoint), per-layer or measured.")] = "uniform",
     multiple: Annotated[int, typer.Option(help="Widths are multiples of this.")] = 64,
     dtype: Dtype = "float32",
     workers: Annotated[int | None, typer.Option(help="Runs at a time on this machine (default: 1).")] = None,

@@ -33,7 +33,8 @@ def chat(
     prompt: Annotated[str | None, typer.Option(help="One question: print the answer and end.")] = None,
     tokens: Annotated[int, typer.Option(help="Length of an answer at most.")] = 256,
     context: Annotated[int, typer.Option(help="Tokens that the conversation may have.")] = 2048,
-    kind: Annotated[str, typer.Option("--type", help="What a model that is no .gguf file is exported as.")] = "q8_0",
+    threads: Annotated[int, typer.Option(help="Cores that compute (0: llama.cpp's choice).")] = 0,
+    kind: Annotated[str, typer.Option("--type", help="What a model that is no .gguf file is exported as.")] = "f16",
 ) -> None:
     """Talk with MODEL in llama.cpp (greedy). Needs comp-lib[gguf]."""
     with refusals(), tempfile.TemporaryDirectory(prefix="comp-lib-") as temporary:
@@ -45,7 +46,7 @@ def chat(
 
             with progress_bars() as progress:
                 file = export_gguf(model, Path(temporary) / "model.gguf", kind, progress=progress)
-        server = start(file, context)
+        server = start(file, context, threads)
         if prompt is not None:
             answer(server, [{"role": "user", "content": prompt}], tokens, _say)
             typer.echo()

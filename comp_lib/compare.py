@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .calibration import SELF, calibration_tokens
+from .calibration import SELF, calibration_tokens, check_source, sources
 from .cell import Cell, Job, contents
 from .errors import InputError
 from .evaluate import evaluation_tokens
@@ -86,8 +86,7 @@ class Grid:
         for cell in self.cells():
             cell.settings.check()
         load_text(self.evaluation)
-        if self.calibration != SELF:
-            load_text(self.calibration)
+        check_source(self.calibration)
 
     def contents(self) -> dict[str, str]:
         """What model and texts hold, as hashes, after every check: this loads the model. Raises InputError."""
@@ -100,7 +99,7 @@ class Grid:
                 f"got {self.length} and {self.window}: ask for shorter ones"
             )
         evaluation_tokens(tokenizer, load_text(self.evaluation), self.window, self.windows)
-        if self.calibration != SELF:
+        if SELF not in sources(self.calibration):  # what the model writes is never too short
             calibration_tokens(
                 self.calibration, tokenizer, sequences=max(self.sequences), length=self.length,
                 evaluated=self.evaluation,
@@ -203,14 +202,18 @@ def write_atomically(path: Path, content: bytes) -> None:
 def _identity(cell: Cell) -> dict:
     """The cell without the places of this machine."""
     places = {"model": cell.model, "calibration": cell.calibration, "evaluation": cell.evaluation}
-    return asdict(cell) | {what: Path(place).name for what, place in places.items()}
+    return asdict(cell) | {what: "+".join(Path(part).name for part in sources(place)) for what, place in places.items()}
 
 
 def _placed(cell: Cell) -> Cell:
     """The cell with places that hold in any working directory."""
     places = {"model": cell.model, "calibration": cell.calibration, "evaluation": cell.evaluation}
-    return replace(cell, **{what: str(Path(place).resolve()) for what, place in places.items()
-                            if place not in (EMBEDDED, SELF, *TEXTS) and Path(place).exists()})  # fmt: skip
+    named = (EMBEDDED, SELF, *TEXTS)
+
+    def placed(part: str) -> str:
+        return part if part in named or not Path(part).exists() else str(Path(part).resolve())
+
+    return replace(cell, **{what: "+".join(map(placed, sources(place))) for what, place in places.items()})
 
 
 def _hash(value: dict) -> str:

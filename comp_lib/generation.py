@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import StoppingCriteria
 
 from .errors import InputError
 
@@ -51,23 +52,36 @@ def measure_speed(models: Sequence[nn.Module], ids: Tensor, new_tokens: int = 32
     found: list[list[tuple[float, float]]] = [[] for _ in models]
     for turn in range(rounds + 1):
         for model, rates in zip(models, found, strict=True):
-            first = _seconds(model, ids, 1)
-            rest = max(_seconds(model, ids, 1 + new_tokens) - first, 1e-9)
+            first, rest = timed(model, ids, new_tokens)
             if turn:
                 rates.append((ids.shape[1] / first, new_tokens / rest))
     return [Speed(*zip(*rates, strict=True)) for rates in found]
+
+
+def timed(model: nn.Module, ids: Tensor, new_tokens: int) -> tuple[float, float]:
+    """Seconds from the prompt `ids` (1, L) to the first token after it, and of the `new_tokens` after that."""
+    clock, tokens = _Clock(), 1 + new_tokens
+    started = time.perf_counter()
+    _generate(model, ids.to(model.device), tokens, min_new_tokens=tokens, stopping_criteria=[clock])
+    return clock.times[0] - started, clock.times[-1] - clock.times[0]
+
+
+class _Clock(StoppingCriteria):
+    """Asked after each token whether to stop: notes the time, and never does."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        input_ids[0, -1].item()  # waits for a device that works ahead
+        self.times.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
     """Median, smallest and largest of one / other, round by round."""
     ratios = [a / b for a, b in zip(one, other, strict=True)]
     return median(ratios), min(ratios), max(ratios)
-
-
-def _seconds(model: nn.Module, ids: Tensor, tokens: int) -> float:
-    started = time.perf_counter()
-    _generate(model, ids.to(model.device), tokens, min_new_tokens=tokens)
-    return time.perf_counter() - started
 
 
 @torch.inference_mode()

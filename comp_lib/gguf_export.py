@@ -229,11 +229,13 @@ def _tensors(
             )
         turned = architecture != "qwen2" and (".q_proj." in key or ".k_proj." in key)
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
-        tensors.append(_Tensor(shard, key, name, size, _kind(key, size, kind), shape.head_dim if turned else None))
+        stored = tensor_type(key, size, kind)
+        tensors.append(_Tensor(shard, key, name, size, stored, shape.head_dim if turned else None))
     return tensors
 
 
-def _kind(key: str, size: tuple[int, ...], kind: str) -> Type:
+def tensor_type(key: str, size: tuple[int, ...], kind: str) -> Type:
+    """What a tensor, called `key` in transformers, becomes in a file of that kind."""
     if len(size) == 1:
         return Type.F32
     return Type.Q8_0 if key in TABLES and kind.startswith("q4") else TYPES[kind]

@@ -17,7 +17,7 @@ from typing import Any
 
 import gguf
 from gguf import TokenType
-from tokenizers import pre_tokenizers
+from tokenizers import decoders, pre_tokenizers
 
 from .errors import InputError
 
@@ -115,8 +115,9 @@ def _rule(pre_tokenizer: Any) -> str:
     """llama.cpp's name for what cuts a text into words. Raises InputError for one that is not in RULES."""
     cuts = () if pre_tokenizer is None else pre_tokenizer.pre_tokenize_str(PROBE)
     found = tuple(PROBE[start:end] for _, (start, end) in cuts)
+    spelled = decoders.ByteLevel().decode([text for text, _ in cuts])  # with no space put before it, and in bytes
     for name, pieces in RULES.items():
-        if pieces == found:
+        if pieces == found and spelled == PROBE:
             return name
     raise InputError(
         f"expected a tokenizer that cuts words like one of {', '.join(RULES)}, got one that cuts {PROBE[:16]!r} into "

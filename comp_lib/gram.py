@@ -89,5 +89,7 @@ def token_weights(stream: Tensor) -> Tensor:
 
 def residual_energy(gram: Tensor, weight: Tensor, new_weight: Tensor) -> float:
     """||X W - X V||^2 = tr((W - V)^T C (W - V)): gram C (n, n), weight W and new_weight V (n, m)."""
+    if not isinstance(gram, Tensor):  # the dual form
+        return gram.energy(weight - new_weight)
     gap = (weight - new_weight).float()  # a sum of squares to be reported: single precision is plenty
     return float((gap * (gram.float() @ gap)).sum())

@@ -7,7 +7,7 @@ gave it, before the bias; so each token of a text is forced after those before i
 
 from __future__ import annotations
 
-import json
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,9 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
     choice), `cache` the type of the keys and values it keeps, "f16" or "f32".
     Raises InputError: no xllamacpp, no such file, not a GGUF file, truncated, or not one that llama.cpp runs.
     """
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise InputError(
-            "expected xllamacpp, which runs GGUF files, got none installed: pip install 'comp-lib[gguf]'"
-        ) from error
+    check_installed()
+    import xllamacpp
+
     open_gguf(file)
     params = xllamacpp.CommonParams()
     params.model.path = str(Path(file).expanduser())
@@ -47,9 +44,20 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type[f"GGML_TYPE_{cache.upper()}"]
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise InputError(f"expected a GGUF file that llama.cpp runs, got {file}: {error}") from error
+    # a server that is deleted before its own thread runs waits for that thread forever: an answer shows that it runs
+    _checked(server.handle_completions({"prompt": [0], "n_predict": 0}))
+    return server
+
+
+def check_installed() -> None:
+    """Raises InputError unless xllamacpp is there."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise InputError(
+            "expected xllamacpp, which runs GGUF files, got none installed: pip install 'comp-lib[gguf]'"
+        )
 
 
 def losses(server: Any, ids: Tensor, progress: Progress = no_progress) -> Tensor:
@@ -91,10 +99,13 @@ def answer(server: Any, messages: list[dict[str, str]], tokens: int, say: Callab
     `say` gets each part of it as it comes. Raises InputError for what the server refuses, such as a full context.
     """
     parts: list[str] = []
+    refused: list[Any] = []  # an exception that is raised within `take` gets lost in llama.cpp
 
     def take(chunk: Any) -> bool:
         for event in chunk if isinstance(chunk, list) else [chunk]:
-            for choice in _checked(event).get("choices", ()):
+            if "error" in event:
+                refused.append(event)
+            for choice in event.get("choices", ()):
                 text = choice["delta"].get("content")
                 if text:
                     parts.append(text)
@@ -102,11 +113,12 @@ def answer(server: Any, messages: list[dict[str, str]], tokens: int, say: Callab
         return False
 
     server.handle_chat_completions({"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}, take)
+    for event in refused:
+        _checked(event)
     return "".join(parts)
 
 
-def _checked(reply: Any) -> Any:
-    reply = json.loads(reply) if isinstance(reply, (str, bytes)) else reply
+def _checked(reply: dict[str, Any]) -> dict[str, Any]:
     if "error" in reply:
         raise InputError(f"expected a request that llama.cpp can meet, got: {reply['error'].get('message', reply)}")
     return reply

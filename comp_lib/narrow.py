@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from . import dual
+from .dual import Rows
 from .gram import Gram, contributions, residual_energy, token_weights
 from .importance.neurons import RIDGE, Dense, Selection, metric
 from .recover import fold_mask, least_squares, mean_bias, only, tune_mask
@@ -38,11 +40,12 @@ class Statistics:
     which: str  # "attention" or "mlp"
     step: Callable  # the layer's residual step
     weighted: bool  # by `token_weights`
+    kind: type[Gram] = Gram  # or its dual form
 
     def __call__(self, hidden: Tensor, reference: Tensor | None) -> Gram:
         linear = dense_layer(self.layer, self.which)
         device = linear.weight.device
-        gram = Gram.zeros(linear.in_features, None if reference is None else linear.out_features, device)
+        gram = self.kind.zeros(linear.in_features, None if reference is None else linear.out_features, device)
         for rows in batches(*hidden.shape[:2]):
             before = hidden[rows].to(device)
             out, x = self.step(self.layer, before)
@@ -87,14 +90,16 @@ class Narrower:
         which: "attention" or "mlp"; step: its residual step; hidden (S, L, d): what enters the step; reference
         (S, L, d): the stream that the step should lead to, None for the layer's own.
         """
-        weight = dense_layer(layer, which).weight.detach().T.double()  # (n, m)
+        weight = dense_layer(layer, which).weight.detach().T  # (n, m)
+        kind = self._kind(weight, hidden)
+        weight = weight.to(torch.float32 if kind is Rows else torch.float64)
         block = 1 if which == "mlp" else layer.self_attn.head_dim * layer.self_attn.num_key_value_groups
         owned = upstream(layer, which)
         searched = self.settings.ridge == "auto" and self.settings.recovery == "least-squares" and len(hidden) > 1
         ridge = RIDGE if self.settings.ridge == "auto" else self.settings.ridge
         streams = hidden.chunk(2 if searched else 1)
         references = [None] * len(streams) if reference is None else reference.chunk(len(streams))
-        statistics = Statistics(layer, which, step, self.settings.token_weights)
+        statistics = Statistics(layer, which, step, self.settings.token_weights, kind)
         grams = [self.gather(statistics, *both) for both in zip(streams, references, strict=True)]
         self.watch.look()
         if searched:
@@ -121,6 +126,12 @@ class Narrower:
         (shrink_mlp if which == "mlp" else shrink_attention)(layer, chosen.kept, new_weight, bias)
         return Outcome(chosen.kept, error / own if own > 0.0 else 0.0, chosen.condition, *found)
 
+    def _kind(self, weight: Tensor, hidden: Tensor) -> type[Gram]:
+        """The dual form where it is the smaller one and the method has it."""
+        fewer = hidden.shape[0] * hidden.shape[1] < len(weight)
+        masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
+        return Rows if fewer and not masked else Gram
+
     def _choose(
         self, dense: Dense, keep: int, fixed: tuple[int, ...] | None, generator: torch.Generator
     ) -> Selection:
@@ -140,6 +151,8 @@ class Narrower:
             return (mask.mean, mask.variance, mask.ridge), fold_mask(dense.weight, inputs, mask)
         if gram.xty is None and chosen.retuned is not None:  # the sweep solved this very problem on its way
             return (None, None, dense.ridge), chosen.retuned
+        if isinstance(gram, Rows):
+            return (None, None, dense.ridge), dual.least_squares(gram, dense.weight, inputs, dense.ridge)
         fitted = least_squares(gram.xtx, gram.target(dense.weight), dense.weight, inputs, dense.ridge)
         return (None, None, dense.ridge), fitted
 
@@ -156,7 +169,8 @@ def upstream(layer: nn.Module, which: str) -> Tensor:
     """
 
     def norms(linear: nn.Linear) -> Tensor:
-        return linear.weight.detach().double().square().sum(1)
+        parts = linear.weight.detach().split(1024)  # doubled at once, the matrix of a large layer is a gigabyte
+        return torch.cat([part.double().square().sum(1) for part in parts])
 
     if which == "mlp":
         return norms(layer.mlp.gate_proj) + norms(layer.mlp.up_proj)

@@ -21,6 +21,7 @@ from .importance.layers import layers_to_drop
 from .narrow import Gather, at_once
 from .plan import Plan, layers_needed, paper_plan, uniform_plan
 from .report import Report, Watch
+from .sensitivity import measured_plan, sensitivity
 from .settings import Settings
 from .shape import Shape
 from .stream import Progress, no_progress, to_device
@@ -63,7 +64,12 @@ def make_plan(
         importance = tuple(found.tolist())
     if settings.widths == "per-layer":
         return paper_plan(shape, settings.ratio, importance, drop=drop, **options), importance
-    return uniform_plan(shape, settings.ratio, drop=drop, **options), importance
+    plan = uniform_plan(shape, settings.ratio, drop=drop, **options)
+    if settings.widths == "measured" and (gone := max(shape.neurons) - min(plan.neurons)):
+        del options["biased"]  # the recovery that adds biases has no such widths
+        found = sensitivity(model, ids, gone, progress=progress)
+        plan = measured_plan(shape, settings.ratio, found, drop=drop, **options)
+    return plan, importance
 
 
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones

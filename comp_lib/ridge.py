@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from . import dual
 from .gram import Gram
 from .recover import least_squares
 
@@ -44,6 +45,8 @@ class RidgeSearch:
 
 def held_out_errors(seen: Gram, held: Gram, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
     """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held`, for V fitted to those of `seen` with each lambda."""
+    if isinstance(seen, dual.Rows):
+        return dual.held_out_errors(seen, held, weight, kept, ridges)
     target, inner, outer = seen.target(weight), held.xtx[kept][:, kept], held.target(weight)[kept]
     fits = (least_squares(seen.xtx, target, weight, kept, ridge)[kept] for ridge in ridges)  # (k, m)
     return [float((fitted * (inner @ fitted - 2.0 * outer)).sum()) for fitted in fits]

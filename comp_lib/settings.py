@@ -23,6 +23,8 @@ PEERS = {
 }
 METHODS = ("comp", "magnitude", "wanda-sp", "random", *PEERS)
 RECOVERIES = ("least-squares", "mask", "bias", "none")
+# The same for all layers, which any runtime loads; by layer importance, the paper's; by `sensitivity`, the best.
+WIDTHS = ("uniform", "per-layer", "measured")
 
 
 def default_recovery(method: str) -> str:
@@ -44,6 +46,19 @@ PRESETS = {
 }
 
 
+# Where a pruned model is to run, and the multiple of widths that suits the place: the floats of one AVX-512 register
+# (anything finer leaves part of it idle); one block of q8_0, q4_0 and q4_1; one tile of a GPU's matrix product.
+TARGETS = {"cpu": 16, "gguf-q4": 32, "gpu": 128}
+
+
+def multiple_for(target: str) -> int:
+    """The multiple of widths for one of TARGETS. Raises InputError for another word."""
+    if target not in TARGETS:
+        hint = "that is --aim now" if target in ("self", "dense") else nearest(target, TARGETS)
+        raise InputError(f"expected --target to be one of {', '.join(TARGETS)}, got {target!r}: {hint}")
+    return TARGETS[target]
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens."""
@@ -53,7 +68,7 @@ class Settings:
     method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
     layers: int | float | str = "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
     layer_metric: str = "loss"  # block influence, the paper's, is fooled by some layers; greedy costs a round per layer
-    widths: str = "uniform"  # "uniform": stock checkpoint; "per-layer": by layer importance
+    widths: str = "uniform"  # one of WIDTHS
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
     target: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
@@ -69,7 +84,7 @@ class Settings:
         for name, value, options in (
             ("recovery", self.recovery, RECOVERIES),
             ("target", self.target, ("self", "dense")),
-            ("widths", self.widths, ("uniform", "per-layer")),
+            ("widths", self.widths, WIDTHS),
             ("layer metric", self.layer_metric, LAYER_METRICS),
         ):
             if value not in options:
@@ -79,6 +94,11 @@ class Settings:
             raise InputError(
                 f"expected a method such as {', '.join(METHODS)}, got {self.method!r}: "
                 f"{nearest(self.method, (*METHODS, *METRICS))}"
+            )
+        if self.widths == "measured" and self.recovery != "least-squares":
+            raise InputError(
+                f"expected the recovery least-squares with measured widths, for which they are measured, got "
+                f"{self.recovery!r}: choose widths uniform or per-layer"
             )
         share = not isinstance(self.layers, str) and 0 <= self.layers < 1
         if self.layers != "auto" and (isinstance(self.layers, str) or not (share or float(self.layers).is_integer())):

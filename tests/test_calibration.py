@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from comp_lib.calibration import SAMPLE_BATCH, calibration_tokens, sample_from_model
+from comp_lib.calibration import SAMPLE_BATCH, calibration_tokens, check_source, sample_from_model, sources
 from comp_lib.errors import InputError
 from comp_lib.text import encode, load_text
 
@@ -154,3 +154,24 @@ def test_the_sample_can_be_trained_on(tokenizer, tiny_llama):
     ids = sample_from_model(model, tokenizer, 2, 6)
     model(input_ids=ids, labels=ids).loss.backward()  # an inference tensor could not be saved for backward
     assert torch.isfinite(model.model.embed_tokens.weight.grad).all()
+
+
+def test_a_mixture_takes_turns(tokenizer, model, tmp_path):
+    """So that any part of the sequences holds every source."""
+    options = dict(model=model, length=16, seed=3)
+    mixed = calibration_tokens("calibration+self", tokenizer, sequences=5, **options)
+    assert torch.equal(mixed[0::2], calibration_tokens("calibration", tokenizer, sequences=3, **options))
+    assert torch.equal(mixed[1::2], calibration_tokens("self", tokenizer, sequences=2, **options))
+    with pytest.raises(InputError, match="each of the 2 texts in 'calibration.self', got 1 in all"):
+        calibration_tokens("calibration+self", tokenizer, sequences=1, **options)
+    with pytest.raises(InputError, match="expected calibration text apart from the evaluated text"):
+        calibration_tokens("self+evaluation", tokenizer, sequences=2, evaluated="evaluation", **options)
+
+
+def test_a_file_may_have_a_plus_sign_in_its_name(tmp_path):
+    path = tmp_path / "c+self"
+    path.write_text("words")
+    assert sources(path) == (path,)
+    check_source(path)
+    with pytest.raises(InputError, match="no such file"):
+        check_source(f"self+{tmp_path / 'none'}")

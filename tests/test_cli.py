@@ -229,3 +229,25 @@ def test_the_papers_preset_yields_to_options_that_are_given(parent, tmp_path):
     assert len(set(plain.neurons)) > 1 and len(set(uniform.neurons)) == 1
     cards = [(tmp_path / name / "README.md").read_text() for name in ("plain", "uniform")]
     assert all("| re-tuned by | mask |" in card for card in cards)
+
+
+@pytest.mark.parametrize(("target", "width"), [("cpu", 32), ("gguf-q4", 32), ("gpu", 48)])
+def test_a_target_picks_the_multiple(parent, tmp_path, target, width):
+    done = run("prune", parent, "--out", tmp_path / "m", *SMALL[:4], "--evaluate", "none", "--target", target,
+               "--ratio", "0.1")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert set(Plan.load(tmp_path / "m" / "comp_plan.json").neurons) == {width}  # of 48; a tile is larger than that
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "gguf"], ("cpu, gguf-q4, gpu", "'gguf-q4'")),
+        (["--target", "dense"], ("--aim",)),
+        (["--target", "cpu", "--multiple", "8"], ("one decides the other",)),
+    ],
+)
+def test_targets_that_are_refused(parent, tmp_path, options, words):
+    done = run("prune", parent, "--out", tmp_path / "m", *options)
+    assert done.exit_code == 2 and all(word in done.output for word in words)
+    assert not (tmp_path / "m").exists()

@@ -54,20 +54,41 @@ def test_what_cannot_be_continued(models, tokenizer, prompt, tokens, words):
 
 def test_speed_is_measured_in_turns(models, monkeypatch):
     """With a clock of our own: one model takes 2 s for a prompt and 0.5 s for each further token, the other half."""
-    calls, now = [], [0.0]
+    calls = []
 
-    def generate(model, ids, tokens, **options):
-        assert options["min_new_tokens"] == tokens and ids.shape == (1, 20)
-        calls.append((models.index(model), tokens))
-        now[0] += (2.0 + 0.5 * (tokens - 1)) / (1 + models.index(model))
+    def timed(model, ids, tokens):
+        assert tokens == 8 and ids.shape == (1, 20)
+        calls.append(models.index(model))
+        return 2.0 / (1 + calls[-1]), 0.5 * tokens / (1 + calls[-1])
 
-    monkeypatch.setattr(generation, "_generate", generate)
-    monkeypatch.setattr(generation.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(generation, "timed", timed)
     one, other = measure_speed(models, torch.zeros(1, 20, dtype=torch.long), new_tokens=8, rounds=2)
     assert one == Speed(prefill=(10.0, 10.0), decode=(2.0, 2.0))
     assert other == Speed(prefill=(20.0, 20.0), decode=(4.0, 4.0))
-    assert calls == [(0, 1), (0, 9), (1, 1), (1, 9)] * 3  # one round to warm up
+    assert calls == [0, 1] * 3  # one round to warm up
     assert ratio(other.decode, one.decode) == (2.0, 2.0, 2.0)
+
+
+def test_what_is_timed_is_the_greedy_continuation(models, monkeypatch):
+    """The clock counts calls of the model: the first token ends after one, each of the others after one more."""
+    ids, fed = torch.arange(3, 23)[None], []
+    hook = models[0].register_forward_pre_hook(
+        lambda module, arguments, named: fed.append(named["input_ids"]), with_kwargs=True
+    )
+    monkeypatch.setattr(generation.time, "perf_counter", lambda: float(len(fed)))
+    try:
+        assert generation.timed(models[0], ids, 5) == (1.0, 5.0)
+    finally:
+        hook.remove()
+    assert torch.equal(torch.cat(fed, 1), greedy_anyway(models[0], ids, 5))
+
+
+def greedy_anyway(model, ids, tokens):
+    """The most likely token, again and again, end of text or not, without a cache."""
+    with torch.no_grad():
+        for _ in range(tokens):
+            ids = torch.cat([ids, model(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+    return ids
 
 
 def test_speed_of_real_calls(models, monkeypatch):

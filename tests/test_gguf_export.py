@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from variants import VARIANTS, build, tokens
 
 from comp_lib import atomic, gguf_export, llama_cpp
+from comp_lib.calibration import calibration_tokens
 from comp_lib.checkpoint import Provenance, save_checkpoint
 from comp_lib.errors import InputError
 from comp_lib.evaluate import evaluation_tokens, perplexity
@@ -322,8 +323,9 @@ def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model,
     ids = evaluation_tokens(tokenizer, load_text("evaluation"), 96, 1)
     source = EMBEDDED
     if pruned:
-        small = prune(model, ids[:, :64], Settings(method="magnitude", recovery="none", ratio=0.1))
-        card = Provenance(EMBEDDED, Shape.of(model), "apache-2.0", "a test", "magnitude", "none", "0")
+        seen = calibration_tokens("calibration", tokenizer, sequences=4, length=128, evaluated="evaluation")
+        small = prune(model, seen, Settings(method="wanda-sp", recovery="none", ratio=0.1))
+        card = Provenance(EMBEDDED, Shape.of(model), "apache-2.0", "a test", "wanda-sp", "none", "0")
         source = save_checkpoint(tmp_path / "small", small.model, tokenizer, small.plan, card)
         model = small.model
     file = export_gguf(source, tmp_path / "m.gguf", "f16")

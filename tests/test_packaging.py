@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -83,6 +84,14 @@ def test_readme_links_resolve():
     links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", README)
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_readme_shows_the_stored_comparison():
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.with_table(README) == README, "run python benchmarks/readme.py"
+    assert script.table().count("| comp + least-squares |") == 1
 
 
 def test_readme_python_names_exist():

@@ -192,21 +192,6 @@ def test_an_outcome_is_that_of_prune_and_is_kept(monkeypatch):
 # --- latency ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_cut_model_has_the_shape_of_the_plan_and_leaves_the_parent_alone():
-    model = build("gqa")
-    before = Shape.of(model)
-    plan = Plan("", 3, (0, 2), (16, 48), (2, 2), 0.1, "decoder", 0.1)
-    assert Shape.of(planning.cut(model, plan)).neurons == (16, 48)
-    assert Shape.of(model) == before
-    planning.cut(model, plan)(tokens(1, 8))  # it runs
-
-
-def test_calls_take_turns():
-    turns = []
-    found = planning.milliseconds([lambda: turns.append(0), lambda: turns.append(1)], repeats=3)
-    assert found.shape == (2, 3) and (found >= 0).all() and turns == [0, 1] * 4
-
-
 @pytest.mark.parametrize("variant", ["gqa", "mistral-window", "qwen2"])
 def test_every_width_is_timed_on_layers_of_that_width(variant, monkeypatch):
     seen = []

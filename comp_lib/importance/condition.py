@@ -29,6 +29,7 @@ derivation (the paper's text was not at hand); every formula is tested against b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -99,56 +100,99 @@ def condition_numbers(matrix: Tensor, inverse: Tensor) -> Tensor:
     return (matrix.diagonal() * inverse.diagonal()).clamp_min(1.0).sqrt()
 
 
+def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
+    """(n, n) -> (n / block, block, block)."""
+    count = len(matrix) // block
+    index = torch.arange(count, device=matrix.device)
+    return matrix.reshape(count, block, count, block)[index, :, index, :]
+
+
 def block_scores(inverse: Tensor, weights: Tensor, block: int = 1) -> Tensor:
     """s_g = tr(W_g^T (P_gg)^-1 W_g) for consecutive blocks of inputs: P (n, n), W (n, m) -> (n / block,)."""
-    if block == 1:
-        return weights.square().sum(1) / inverse.diagonal()
-    count = len(inverse) // block
-    index = torch.arange(count, device=inverse.device)
-    inner = inverse.reshape(count, block, count, block)[index, :, index, :]  # (blocks, b, b): the diagonal blocks
-    rows = weights.reshape(count, block, -1)
+    return scores_of(diagonal_blocks(inverse, block), weights)
+
+
+def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
+    """`block_scores` from the diagonal blocks P_gg (blocks, b, b)."""
+    if inner.shape[1] == 1:
+        return torch.linalg.vector_norm(weights, dim=1).square() / inner.flatten()
+    rows = weights.reshape(len(inner), inner.shape[1], -1).to(inner)
     # one by one: the batched solve of PyTorch 2.13 fails with MKL and two threads ("Parameter 6 ... DLASWP")
     solved = torch.stack([torch.linalg.solve(one, those) for one, those in zip(inner, rows, strict=True)])
     return (rows * solved).sum((1, 2))
 
 
+class Inverse(Protocol):
+    """P = H^-1 as a sweep sees it: by rows, and without the inputs that went."""
+
+    blocks: Tensor  # its diagonal blocks (n / block, block, block)
+
+    def rows(self, index: Tensor) -> Tensor: ...
+
+    def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None: ...
+
+
+class Explicit:
+    """P as a matrix (n, n), which is not changed."""
+
+    def __init__(self, matrix: Tensor, block: int = 1) -> None:
+        self.matrix, self.block = matrix.clone(), block
+
+    @property
+    def blocks(self) -> Tensor:
+        return diagonal_blocks(self.matrix, self.block)
+
+    def rows(self, index: Tensor) -> Tensor:
+        return self.matrix[index]
+
+    def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None:
+        """P_KK - P_KR (P_RR)^-1 P_RK: rows = P_R (r, n), down = (P_RR)^-1 P_R (r, n)."""
+        self.matrix.addmm_(rows.T, down, alpha=-1.0)
+        # exact zeros instead of rounding dust; the unit diagonal keeps the dead blocks' scores finite
+        self.matrix[index] = 0.0
+        self.matrix[:, index] = 0.0
+        self.matrix[index, index] = 1.0
+
+
 def sweep(
-    inverse: Tensor, weights: Tensor, remove: int, *, block: int = 1, per_round: int = 32, held: Tensor | None = None
+    inverse: Tensor | Inverse,
+    weights: Tensor,
+    remove: int,
+    *,
+    block: int = 1,
+    per_round: int = 32,
+    held: Tensor | None = None,
 ) -> Sweep:
     """Remove `remove` blocks, the least important first, at most `per_round` at a time, re-tuning the rest each time.
 
-    inverse: P = H^-1 (n, n); weights: W (n, m), both float64; neither is changed. held: D_ii (n,), what H has beyond
-    the data, for `Sweep.moved`; None: nothing. Time: about n (n + m) multiplications for each input that goes; memory:
-    one copy of each argument.
+    inverse: P = H^-1 (n, n); weights: W (n, m); neither is changed (another kind of `Inverse` is used up). held: D_ii
+    (n,), what H has beyond the data, for `Sweep.moved`; None: nothing. Time: about n (n + m) multiplications for each
+    input that goes; memory: one copy of each argument.
     """
-    inverse, original, weights = inverse.clone(), weights, weights.clone()
-    held = torch.zeros_like(inverse[0]) if held is None else held
-    count = len(inverse) // block
-    alive = torch.ones(count, dtype=torch.bool, device=inverse.device)
-    first = block_scores(inverse, weights, block)
+    inverse = Explicit(inverse, block) if isinstance(inverse, Tensor) else inverse
+    original, weights = weights, weights.clone()
+    inputs, outputs = weights.shape
+    alive = torch.ones(inputs // block, dtype=torch.bool, device=weights.device)
+    first = scores_of(inverse.blocks, weights)
     scores, order, errors, gone, moved = first, [], [], [], []
     total = 0.0
     while len(order) < remove:
         worst = torch.topk(scores.masked_fill(~alive, torch.inf), min(per_round, remove - len(order)), largest=False)
         chosen = worst.indices
         rows = (chosen[:, None] * block + torch.arange(block, device=chosen.device)).flatten()  # inputs that go
-        solved = torch.linalg.solve(inverse[rows][:, rows], torch.cat([inverse[rows], weights[rows]], 1))
-        down, shift = solved.split([len(inverse), weights.shape[1]], 1)  # (P_RR)^-1 P_R: and (P_RR)^-1 V_R
+        own = inverse.rows(rows)  # P_R (r, n)
+        solved = torch.linalg.solve(own[:, rows], torch.cat([own, weights[rows]], 1))
+        down, shift = solved.split([inputs, outputs], 1)  # (P_RR)^-1 P_R: and (P_RR)^-1 V_R
         total += float((weights[rows] * shift).sum())
-        columns = inverse[:, rows].clone()
-        inverse.addmm_(columns, down, alpha=-1.0)
-        weights.addmm_(columns, shift, alpha=-1.0)
-        # exact zeros instead of rounding dust; the unit diagonal keeps the dead blocks' scores finite
-        inverse[rows] = 0.0
-        inverse[:, rows] = 0.0
-        inverse[rows, rows] = 1.0
+        inverse.remove(rows, own, down)
+        weights.addmm_(own.T.to(weights), shift.to(weights), alpha=-1.0)
         weights[rows] = 0.0
         alive[chosen] = False
         order.extend(chosen.tolist())
         errors.append(total)
         gone.append(len(order))
-        moved.append(float(held @ (original - weights).square().sum(1)))
-        scores = block_scores(inverse, weights, block) if len(order) < remove else scores
+        moved.append(0.0 if held is None else float(held @ (original - weights).square().sum(1)))
+        scores = scores_of(inverse.blocks, weights) if len(order) < remove else scores
     return Sweep(
         kept=alive.nonzero().flatten(),
         order=torch.tensor(order, dtype=torch.long),

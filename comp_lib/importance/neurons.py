@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..dual import DualInverse, Products
 from ..errors import InputError, nearest
 from ..gram import contributions
 from .condition import Sweep, condition_numbers, penalty, ridged, spd_inverse, sweep
@@ -24,8 +25,8 @@ RIDGE = 0.1  # lambda of the library, unless something else is asked for
 class Dense:
     """A dense layer y = X W as the metrics see it: n inputs in blocks of `block`, m outputs."""
 
-    xtx: Tensor  # C = X^T X (n, n), float64
-    weight: Tensor  # W (n, m), float64
+    xtx: Tensor | Products  # C = X^T X (n, n), float64, or the dual form of it
+    weight: Tensor  # W (n, m), float64; float32 is enough beside the dual form
     upstream: Tensor  # (n,): squared norm of what produces each input (rows of gate and up; of q, k and v)
     block: int = 1
     ridge: float = RIDGE  # lambda, relative to each input's own energy
@@ -108,10 +109,18 @@ def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selec
 
 def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """COMP with full weights to fit: ||w_i||^2 / (H^-1)_ii, in rounds."""
-    matrix, inverse = dense.full_problem()
-    held = penalty(dense.xtx.diagonal(), dense.ridge)
-    found = sweep(inverse, dense.weight, dense.blocks - keep, block=dense.block, held=held)
-    return Selection(found.kept, found.scores, condition_numbers(matrix, inverse), found.weights, found)
+    energy = dense.xtx.diagonal()
+    held = penalty(energy, dense.ridge)
+    gone, per_round = dense.blocks - keep, max(32, dense.blocks // 64)
+    if isinstance(dense.xtx, Products):
+        inverse = DualInverse(dense.xtx.x, held, dense.block)
+        condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
+        found = sweep(inverse, dense.weight, gone, block=dense.block, per_round=per_round)
+    else:
+        matrix, inverse = dense.full_problem()
+        condition = condition_numbers(matrix, inverse)
+        found = sweep(inverse, dense.weight, gone, block=dense.block, per_round=per_round, held=held)
+    return Selection(found.kept, found.scores, condition, found.weights, found)
 
 
 METRICS: dict[str, NeuronMetric] = {

@@ -10,13 +10,14 @@ is another question, since a relative error says nothing of how much of the resi
 what the layers behind it do with the error. `narrowing_harm` asks the model itself.
 
 Latency. A decoder layer costs about a + b n milliseconds with n neurons: narrowing saves only the second part, dropping
-the layer both. `layer_latency` measures, `latency_line` fits. (All of this file is our addition to the method.)
+the layer both. `layer_latency` measures, `latency_line` fits; the module `latency` does so for whole models. (All of
+this file is our addition to the method.)
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -28,12 +29,14 @@ from ..errors import InputError
 from ..evaluate import perplexity
 from ..gram import Gram, residual_energy, token_weights
 from ..importance.neurons import RIDGE, Dense, full_condition
+from ..latency import milliseconds
 from ..plan import SMALLEST_SHARE, Plan, removed, uniform_plan
 from ..prune import prune, share
+from ..sensitivity import fill, with_weights
 from ..settings import Settings
 from ..shape import Shape
-from ..stream import attention_step, batches, embed, mlp_inputs, mlp_step, rotary, sequence_losses, through
-from ..surgery import keep_layers, shrink_mlp, update_config
+from ..stream import attention_step, batches, embed, mlp_step, rotary, sequence_losses, through
+from ..surgery import shrink_mlp
 
 # --- prediction -------------------------------------------------------------------------------------------------------
 
@@ -95,25 +98,18 @@ def water_filling_plan(
     worth = [1.0] * shape.layers if worth is None else [float(value) for value in worth]
     if len(worth) != shape.layers:
         raise InputError(f"expected one worth for each of {shape.layers} layers, got {len(worth)}")
-    curve = {layer: full_curve(curves, layer, shape.neurons[layer]) for layer in start.layers}
-    widths = {layer: shape.neurons[layer] for layer in start.layers}
-
-    def price(layer: int) -> float:
-        """Error per parameter of the layer's next step; infinite where there is none."""
-        full, now = shape.neurons[layer], widths[layer]
-        after = (now - 1) // multiple * multiple
+    harms = {}
+    for layer in start.layers:
+        full = shape.neurons[layer]
         narrowest = int(SMALLEST_SHARE * full + 1e-6) // multiple * multiple  # as in `plan`, which checked the request
-        if after < max(narrowest, min(multiple, full)):
-            return float("inf")
-        gain = float(curve[layer][full - after] - curve[layer][full - now])
-        return worth[layer] * gain / ((now - after) * shape.neuron_parameters)
-
-    prices = {layer: price(layer) for layer in start.layers}
-    while (gone := removed(shape, start.layers, tuple(widths.values()), start.kv_groups, of)) < ratio:
-        cheapest = min(prices, key=prices.__getitem__)
-        widths[cheapest] = (widths[cheapest] - 1) // multiple * multiple
-        prices[cheapest] = price(cheapest)
-    plan = Plan(parent, shape.layers, start.layers, tuple(widths.values()), start.kv_groups, ratio, of, gone)
+        harms[layer] = worth[layer] * full_curve(curves, layer, full)[: full - narrowest + 1]
+    whole = tuple(shape.neurons[layer] for layer in start.layers)
+    missing = (ratio - removed(shape, start.layers, whole, start.kv_groups, of)) * (
+        shape.decoder if of == "decoder" else shape.total
+    )
+    widths = fill(shape, harms, sum(whole) - math.ceil(missing / shape.neuron_parameters - 1e-9), multiple)
+    gone = removed(shape, start.layers, widths, start.kv_groups, of)
+    plan = Plan(parent, shape.layers, start.layers, widths, start.kv_groups, ratio, of, gone)
     plan.check()
     return plan
 
@@ -152,7 +148,7 @@ def narrowing_harm(
                 error, part, fitted = _narrowed(layer, stream, ropes[0], gone, ridge)
                 found["error"].append(error)
                 found["share"].append(part)
-                after = _with_weights(layer, seen, ropes[1], fitted)
+                after = with_weights(layer, seen, ropes[1], fitted)
                 for later in model.model.layers[index + 1 :]:
                     after = through(later, after, ropes[1], seen.device)
                 losses[index] = float(sequence_losses(model, after, held).mean())
@@ -176,16 +172,6 @@ def _narrowed(layer: nn.Module, hidden: Tensor, rope, gone: int, ridge: float) -
     fitted = full_condition(dense, len(weight) - gone, torch.Generator()).retuned
     own = residual_energy(gram.xtx, weight, torch.zeros_like(weight))
     return residual_energy(gram.xtx, weight, fitted) / max(own, 1e-300), own / gram.tokens, fitted
-
-
-def _with_weights(layer: nn.Module, hidden: Tensor, rope, weight: Tensor) -> Tensor:
-    """Hidden states behind `layer` if down_proj had the weights V (n, m): h (S, L, d) -> h' (S, L, d)."""
-    out = torch.empty_like(hidden)
-    change = (weight - layer.mlp.down_proj.weight.detach().T.double()).to(hidden)  # the bias, if any, stays
-    for rows in batches(*hidden.shape[:2]):
-        middle = attention_step(layer, hidden[rows], rope)[0]
-        out[rows] = mlp_step(layer, middle)[0] + mlp_inputs(layer, middle) @ change
-    return out
 
 
 def outcome(
@@ -225,34 +211,6 @@ def _digest(ids: Tensor) -> str:
 
 
 # --- latency ----------------------------------------------------------------------------------------------------------
-
-
-def cut(model: nn.Module, plan: Plan) -> nn.Module:
-    """A model of the plan's *shape* only, its first neurons kept: for timing, where no value matters."""
-    smaller = share(model)
-    for layer, width in zip(plan.layers, plan.neurons, strict=True):
-        module = smaller.model.layers[layer]
-        if width < module.mlp.down_proj.in_features:
-            shrink_mlp(module, torch.arange(width))
-    keep_layers(smaller, plan.layers)
-    update_config(smaller)
-    return smaller
-
-
-def milliseconds(calls: Sequence[Callable[[], object]], repeats: int = 7) -> Tensor:
-    """Wall-clock time of each call: (calls, repeats), after one warm-up each.
-
-    The calls take turns, so that a machine that is busy for a while is unfair to all of them alike.
-    """
-    for call in calls:
-        call()
-    found = torch.zeros(len(calls), repeats, dtype=torch.float64)
-    for turn in range(repeats):
-        for which, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            found[which, turn] = 1e3 * (time.perf_counter() - start)
-    return found
 
 
 @torch.inference_mode()

@@ -1,0 +1,114 @@
+"""The dual form against the n x n forms that it stands for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from variants import build, tokens
+
+from comp_lib import dual, narrow
+from comp_lib.dual import DualInverse, Rows
+from comp_lib.gram import Gram, residual_energy
+from comp_lib.importance.condition import condition_numbers, penalty, ridged, spd_inverse, sweep
+from comp_lib.importance.neurons import Dense, full_condition
+from comp_lib.prune import prune
+from comp_lib.recover import least_squares
+from comp_lib.ridge import held_out_errors
+from comp_lib.settings import Settings
+
+
+def problem(tokens=10, n=24, m=5, outside=True, seed=0):
+    """(primal, dual, W) for the same weighted tokens, fewer than inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(n, m, generator=generator, dtype=torch.float64)
+    x = torch.randn(tokens, n, generator=generator) * torch.rand(n, generator=generator)
+    y = x @ w.float() + torch.randn(tokens, m, generator=generator) if outside else None
+    weight = torch.rand(tokens, generator=generator) + 0.5
+    both = []
+    for kind in (Gram, Rows):
+        parts = [kind.zeros(n, m if outside else None) for _ in range(2)]
+        for part, rows in zip(parts, (slice(0, 4), slice(4, None)), strict=True):
+            part.add(x[rows], None if y is None else y[rows], weight[rows])
+        both.append(parts[0] + parts[1])
+    return *both, w
+
+
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("per_round", [1, 3, 32])
+def test_a_sweep_is_the_same(block, per_round):
+    full, rows, w = problem(outside=False)
+    held = penalty(full.xtx.diagonal(), 0.1)
+    inverse, _ = spd_inverse(ridged(full.xtx, 0.1))
+    other = DualInverse(rows.xtx.x, held, block)
+    torch.testing.assert_close(other.diagonal(), inverse.diagonal(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(other.rows(torch.tensor([3, 7])), inverse[[3, 7]], rtol=1e-4, atol=1e-5)
+    gone = 3 if block == 4 else 11
+    one = sweep(inverse, w, gone, block=block, per_round=per_round)
+    two = sweep(other, w, gone, block=block, per_round=per_round)
+    assert torch.equal(one.kept, two.kept) and torch.equal(one.order, two.order)
+    torch.testing.assert_close(two.weights, one.weights, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(two.errors, one.errors, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(two.scores, one.scores, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_fit_energy_and_statistics_are_the_same(outside):
+    full, rows, w = problem(outside=outside)
+    kept = torch.tensor([0, 2, 3, 7, 11, 20])
+    expected = least_squares(full.xtx, full.target(w), w, kept, 0.2)
+    fitted = dual.least_squares(rows, w, kept, 0.2)
+    torch.testing.assert_close(fitted, expected, rtol=1e-4, atol=1e-5)
+    assert residual_energy(rows.xtx, w, fitted) == pytest.approx(residual_energy(full.xtx, w, fitted), rel=1e-4)
+    torch.testing.assert_close(rows.mean, full.mean)
+    torch.testing.assert_close(rows.xtx.diagonal(), full.xtx.diagonal(), rtol=1e-5, atol=0)
+    bias, gap = torch.randn(w.shape[1], dtype=torch.float64), w - fitted
+    assert rows.bias_energy(gap, bias) == pytest.approx(full.bias_energy(gap, bias), rel=1e-5)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_held_out_errors_are_the_same(outside):
+    full, rows, w = problem(outside=outside)
+    other, others, _ = problem(tokens=7, outside=outside, seed=1)
+    kept, ridges = torch.tensor([1, 2, 5, 9, 13]), (0.01, 0.3, 5.0)
+    assert held_out_errors(rows, others, w, kept, ridges) == pytest.approx(
+        held_out_errors(full, other, w, kept, ridges), rel=1e-4
+    )
+
+
+def test_the_metric_chooses_the_same_with_single_weights():
+    full, rows, w = problem(outside=False)
+    upstream = torch.ones(len(w))
+    one = full_condition(Dense(full.xtx, w, upstream), 15, torch.Generator())
+    two = full_condition(Dense(rows.xtx, w.float(), upstream), 15, torch.Generator())
+    assert torch.equal(one.kept, two.kept) and two.retuned.dtype == torch.float32
+    torch.testing.assert_close(two.retuned.double(), one.retuned, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(two.condition, one.condition, rtol=1e-4, atol=1e-5)
+    matrix = ridged(full.xtx, 0.1)
+    torch.testing.assert_close(two.condition, condition_numbers(matrix, spd_inverse(matrix)[0]), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"target": "dense"}, {"kv_groups": 1}, {"recovery": "none"}, {"recovery": "bias"}]
+)
+def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypatch):
+    model, ids = build("gqa"), tokens(4, 7)  # 28 tokens, 48 neurons, 32 inputs of o_proj
+    settings = replace(Settings(ratio=0.3, layers=0, multiple=4), **changes)
+    used = []
+    monkeypatch.setattr(Rows, "add", lambda self, *args, add=Rows.add: (used.append(1), add(self, *args))[1])
+    found = prune(model, ids, settings)
+    assert used
+    monkeypatch.setattr(narrow.Narrower, "_kind", lambda *args: Gram)
+    expected = prune(model, ids, settings)
+    assert found.plan == expected.plan
+    for ours, theirs in zip(found.report.layers, expected.report.layers, strict=True):
+        assert ours.error == pytest.approx(theirs.error, rel=1e-3)
+        assert ours.ridge == theirs.ridge
+    for ours, theirs in zip(found.model.parameters(), expected.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_the_mask_problem_stays_with_the_full_form():
+    settings = Settings(ratio=0.3, layers=0, multiple=4, recovery="mask")
+    assert prune(build("gqa"), tokens(4, 7), settings).report.layers[0].mask_mean is not None

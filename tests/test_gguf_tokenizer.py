@@ -1,0 +1,192 @@
+"""Tokenizers in GGUF: llama.cpp must cut every text into the tokens that the tokenizer itself cuts it into."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import urllib.request
+
+import gguf
+import pytest
+from conftest import DATA, TINY
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX as QWEN2
+
+from comp_lib import llama_cpp
+from comp_lib.errors import InputError
+from comp_lib.gguf_export import export_gguf
+from comp_lib.gguf_tokenizer import RULES, SPACE, restore_pre_tokenizer
+from comp_lib.models import load_model
+
+LLAMA3 = inspect.signature(TikTokenConverter).parameters["pattern"].default
+PROSE = (DATA / "calibration.txt").read_text("utf-8").splitlines()[:100]
+TEXTS = [
+    *PROSE[:20],
+    "I'll DON'T they'RE 1234567 3.14 x=2;\n\n\n  ab\t\tcd  \n",
+    "Ünïcödé, 日本語, \u0928\u092e\u0938\u094d\u0924\u0947, e\u0301, ½ ² ٣, 🦙🦙 \u200b.",
+    "<s>special</s> <not> <extra> _snake_case CamelCase\r\n\r\n",
+    " leading and trailing ",
+]
+
+
+def split(pattern):
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), behavior="isolated"), words])
+
+
+def byte_level():
+    return pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+
+CUTTERS = {
+    "gpt-2": byte_level,
+    "smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level()]),
+    "llama-bpe": lambda: split(LLAMA3),
+    "qwen2": lambda: split(QWEN2),
+}
+
+
+def byte_level_bpe(cutter, bos: bool = False) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = cutter
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TINY["vocab_size"] - 1,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    core.train_from_iterator([*PROSE, "12345 123 " * 9999], trainer)
+    core.add_tokens(["<extra>"])
+    if bos:
+        core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+
+
+def sentencepiece(prefix: bool) -> PreTrainedTokenizerFast:
+    """As Llama 2 has it: spaces spelled as a sign of their own, and bytes for unknown characters."""
+    core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    spell = [normalizers.Prepend(SPACE)] if prefix else []
+    core.normalizer = normalizers.Sequence([*spell, normalizers.Replace(" ", SPACE)])
+    reserved = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=TINY["vocab_size"], special_tokens=reserved, show_progress=False)
+    core.train_from_iterator(PROSE, trainer)
+    described = json.loads(core.to_str())
+    described["added_tokens"] = described["added_tokens"][:3]  # the bytes are ordinary entries of the vocabulary
+    core = Tokenizer.from_str(json.dumps(described))
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture
+def export(tmp_path, tiny_llama):
+    """The tiny model with a tokenizer of choice, as a GGUF file."""
+
+    def write(tokenizer, **overrides):
+        tiny_llama(**overrides).save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return export_gguf(tmp_path / "model", tmp_path / "m.gguf")
+
+    return write
+
+
+def llama_tokens(server, text: str) -> list[int]:
+    body = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
+    request = urllib.request.Request(f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        return json.load(reply)["tokens"]
+
+
+def assert_same_tokens(file, tokenizer) -> None:
+    server = llama_cpp.start(file, 64, threads=1)
+    for text in TEXTS:
+        assert llama_tokens(server, text) == tokenizer(text)["input_ids"], text
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("bos", [False, True])
+def test_byte_level(export, rule, bos):
+    tokenizer = byte_level_bpe(CUTTERS[rule](), bos)
+    file = export(tokenizer)
+    fields = gguf.GGUFReader(file).fields
+    assert fields["tokenizer.ggml.pre"].contents() == rule
+    assert fields["tokenizer.ggml.add_bos_token"].contents() is bos
+    types = fields["tokenizer.ggml.token_type"].contents()
+    assert types[:2] == [3, 3] and types[2:-1] == [1] * 509 and types[-1] == 4  # control, normal, user-defined
+    assert_same_tokens(file, tokenizer)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece(export, prefix):
+    tokenizer = sentencepiece(prefix)
+    file = export(tokenizer)
+    fields = gguf.GGUFReader(file).fields
+    assert fields["tokenizer.ggml.model"].contents() == "llama"
+    assert fields["tokenizer.ggml.token_type"].contents()[:5] == [2, 3, 3, 6, 6]  # unknown, control, bytes
+    assert_same_tokens(file, tokenizer)
+
+
+def test_the_wrong_rule_would_show(export):
+    tokenizer = byte_level_bpe(CUTTERS["gpt-2"]())
+    file = export(tokenizer)
+    other = byte_level_bpe(CUTTERS["smollm"]())
+    server = llama_cpp.start(file, 64, threads=1)
+    assert any(llama_tokens(server, text) != other(text)["input_ids"] for text in TEXTS)
+
+
+def test_the_rule_survives_a_conversion_and_a_save(export, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
+    for rule in RULES:
+        tokenizer = byte_level_bpe(CUTTERS[rule]())
+        tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        model, loaded = load_model(export(tokenizer))
+        model.save_pretrained(tmp_path / "again")
+        loaded.save_pretrained(tmp_path / "again")
+        fields = gguf.GGUFReader(export_gguf(tmp_path / "again", tmp_path / "n.gguf", overwrite=True)).fields
+        assert fields["tokenizer.ggml.pre"].contents() == rule
+        assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
+        assert fields["tokenizer.ggml.eos_token_id"].contents() == 1
+        (tmp_path / "m.gguf").unlink()
+
+
+def test_only_what_transformers_forgets_is_restored():
+    tokenizer = byte_level_bpe(byte_level())
+    restore_pre_tokenizer(tokenizer, None)
+    assert tokenizer.tokenize("12345") == byte_level_bpe(byte_level()).tokenize("12345") != list("12345")
+    restore_pre_tokenizer(tokenizer, "smollm")
+    assert tokenizer.tokenize("12345") == list("12345")
+
+
+def test_rows_without_a_token_and_tokens_without_a_row(export):
+    tokenizer = byte_level_bpe(byte_level())
+    fields = gguf.GGUFReader(export(tokenizer, vocab_size=520)).fields
+    assert fields["tokenizer.ggml.tokens"].contents()[512:] == [f"[PAD{index}]" for index in range(512, 520)]
+    assert fields["tokenizer.ggml.token_type"].contents()[512:] == [5] * 8  # unused
+
+
+def test_tokens_that_the_model_has_no_row_for_are_left_out(export):
+    tokenizer = byte_level_bpe(byte_level())
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    file = export(tokenizer)
+    assert gguf.GGUFReader(file).get_field("tokenizer.ggml.padding_token_id") is None
+    assert llama_tokens(llama_cpp.start(file, 64, threads=1), "a b") == tokenizer("a b")["input_ids"]
+
+
+def unigram():
+    return Tokenizer(models.Unigram([("<unk>", 0.0), *((letter, -1.0) for letter in "abcdefgh x")], unk_id=0))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "match"),
+    [
+        (lambda: PreTrainedTokenizerFast(tokenizer_object=unigram(), unk_token="<unk>"), "BPE tokenizer.*got Unigram"),
+        (lambda: byte_level_bpe(pre_tokenizers.ByteLevel(add_prefix_space=True)), "cuts words like one of gpt-2"),
+        (lambda: byte_level_bpe(split(r"\p{L}+")), "cuts words like one of gpt-2, smollm, llama-bpe, qwen2"),
+    ],
+)
+def test_what_llama_cpp_has_not_is_refused(export, tokenizer, match):
+    with pytest.raises(InputError, match=match):
+        export(tokenizer())

@@ -1,0 +1,347 @@
+"""Pruning from files to files: equal to pruning in memory, and to itself whatever happens on the way."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+from variants import VARIANTS, build, tokens
+
+from comp_lib import journal as journal_module
+from comp_lib import prune_to as prune_to_module
+from comp_lib import tensor_files
+from comp_lib.checkpoint import save_checkpoint
+from comp_lib.errors import InputError
+from comp_lib.evaluate import perplexity
+from comp_lib.importance.layers import block_influence, loss_increase
+from comp_lib.journal import Journal, partial_folder
+from comp_lib.prune import prune
+from comp_lib.prune_to import _card, prune_to
+from comp_lib.settings import Settings
+from comp_lib.shape import Shape
+from comp_lib.states import States
+from comp_lib.streamed import Streamed, losses
+
+SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, target="dense")
+KILLS = 24
+
+
+class Killed(BaseException):
+    """What no code on the way may catch, as none can catch kill -9."""
+
+
+def opened(folder, dtype=torch.float32):
+    return Streamed(folder, AutoConfig.from_pretrained(folder), dtype)
+
+
+def saved(folder, name="gqa"):
+    """(folder with the variant, the model as it loads from there)."""
+    model = build(name)
+    model.save_pretrained(folder)
+    return folder, type(model).from_pretrained(folder, attn_implementation="sdpa").eval()
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
+    parent, model = saved(tmp_path / "parent", name)
+    ids, source = tokens(), opened(parent)
+    inside = prune(model, ids, SETTINGS, name="parent")
+    card = _card("parent", source.shape, SETTINGS, ids)
+    save_checkpoint(tmp_path / "inside" / "small", inside.model, tokenizer, inside.plan, card)
+    written = prune_to(tmp_path / "files" / "small", source, tokenizer, ids, SETTINGS, name="parent")
+    assert written.plan == inside.plan
+    assert written.after == Shape.of(inside.model)
+    for ours, theirs in zip(written.report.layers, inside.report.layers, strict=True):
+        assert replace(ours, seconds=0, peak_megabytes=0) == replace(theirs, seconds=0, peak_megabytes=0)
+    one, other = tmp_path / "inside" / "small", tmp_path / "files" / "small"
+    papers = [path.name for path in one.iterdir() if path.suffix != ".safetensors"]
+    assert {"config.json", "README.md", "comp_plan.json", "generation_config.json"} < set(papers)
+    assert all((one / paper).read_bytes() == (other / paper).read_bytes() for paper in papers)
+    loaded, found = AutoModelForCausalLM.from_pretrained(other, output_loading_info=True)
+    assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for key, value in AutoModelForCausalLM.from_pretrained(one).state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[key], value)
+    assert not partial_folder(other).exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target": "self", "kv_groups": None, "layers": 0},
+        {"recovery": "bias", "target": "self", "layers": 0},
+        {"recovery": "mask", "target": "self", "widths": "per-layer"},
+        {"method": "flap", "recovery": "bias", "layers": "auto", "kv_groups": None, "target": "self"},
+        {"method": "shortgpt", "recovery": "none", "layers": "auto", "kv_groups": None, "target": "self"},
+        {"method": "random", "recovery": "none", "target": "self", "seed": 3},
+    ],
+)
+def test_other_settings_give_the_same_too(changes, tmp_path, tokenizer):
+    parent, model = saved(tmp_path / "parent")
+    settings, ids = replace(SETTINGS, **changes), tokens()
+    inside = prune(model, ids, settings)
+    written = prune_to(tmp_path / "small", opened(parent), tokenizer, ids, settings)
+    assert written.plan == inside.plan
+    tensors = {name: t for file in (tmp_path / "small").glob("*.safetensors") for name, t in load_file(file).items()}
+    for name, value in inside.model.state_dict().items():
+        torch.testing.assert_close(tensors[name], value)
+
+
+def test_the_streamed_model_answers_as_the_loaded_one(tmp_path):
+    parent, model = saved(tmp_path / "parent", "tied")
+    source, ids = opened(parent), tokens()
+    assert Shape.of(source) == Shape.of(model)
+    torch.testing.assert_close(block_influence(source, ids), block_influence(model, ids))
+    torch.testing.assert_close(loss_increase(source, ids), loss_increase(model, ids))
+    assert float(losses(source, ids).mean()) == pytest.approx(perplexity(model, ids).loss, rel=1e-6)
+
+
+def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
+    parent, model = saved(tmp_path / "parent")
+    windows = tokens(3, 20, seed=5)
+    done = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, windows=windows)
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert done.dense_perplexity == pytest.approx(perplexity(model, windows).perplexity, rel=1e-5)
+    assert done.perplexity == pytest.approx(perplexity(small, windows).perplexity, rel=1e-5)
+    assert f"| {done.dense_perplexity:.2f} | {done.perplexity:.2f} |" in (tmp_path / "small" / "README.md").read_text()
+
+
+def test_computed_in_one_precision_and_saved_in_another(tmp_path, tokenizer):
+    parent, model = saved(tmp_path / "parent")
+    inside = prune(model, tokens(), SETTINGS)
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, dtype=torch.bfloat16)
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert small.dtype == torch.bfloat16
+    for name, value in inside.model.state_dict().items():
+        assert torch.equal(small.state_dict()[name], value.bfloat16())
+
+
+def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    windows = tokens(2, 16, seed=5)
+
+    def run(out):
+        return prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, windows=windows, name="parent")
+
+    calls = {"seen": 0, "last": None}
+
+    def point():
+        calls["seen"] += 1
+        if calls["seen"] == calls["last"]:
+            raise Killed
+
+    def guard(module, name):
+        real = getattr(module, name)
+
+        def guarded(*args, **options):
+            point()
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, guarded)
+
+    guard(tensor_files, "as_bytes")  # half a shard
+    guard(States, "__setitem__")  # half of the hidden states
+    guard(prune_to_module, "save_papers")
+    guard(journal_module.atomic, "publish")
+    guard(journal_module.shutil, "rmtree")
+    real_add = Journal.add
+
+    def add(self, what, **fields):
+        point()
+        if calls["seen"] + 1 == calls["last"]:  # the next point lies inside the line
+            with self.path.open("ab") as file:
+                file.write(b'{"what": "lay')
+        point()
+        real_add(self, what, **fields)
+        point()
+
+    monkeypatch.setattr(Journal, "add", add)
+    run(tmp_path / "calm" / "small")
+    expected, points = content(tmp_path / "calm" / "small"), calls["seen"]
+    drawn = random.Random(0).sample(range(1, points), KILLS - 2)
+    survived = 0
+    for last in (*drawn, points, 1):
+        out = tmp_path / f"kill-{last}" / "small"
+        calls.update(seen=0, last=last)
+        with pytest.raises(Killed):
+            run(out)
+        assert not out.exists() or content(out) == expected  # absent or complete, never half
+        calls["last"] = None
+        run(out)
+        assert content(out) == expected, f"killed at point {last} of {points}"
+        assert not partial_folder(out).exists()
+        survived += 1
+    assert survived == KILLS
+
+
+def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    settings, seen = replace(SETTINGS, layers=0), []
+
+    def run(out, stop=None):
+        def observe(report):
+            seen.append(report.layer)
+            if report.layer == stop:
+                raise Killed
+
+        return prune_to(out, opened(parent), tokenizer, tokens(), settings, observe=observe)
+
+    for stop in (0, 1):
+        with pytest.raises(Killed):
+            run(tmp_path / "small", stop)
+    done = run(tmp_path / "small")
+    assert seen == [0, 1, 2]  # none was done twice
+    assert [report.layer for report in done.report.layers] == [0, 1, 2]
+    run(tmp_path / "calm" / "small")
+    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
+
+
+SCRIPT = """
+import sys, time
+sys.path[:0] = sys.argv[3:]
+from test_prune_to import SETTINGS, opened, tokens
+from comp_lib.prune_to import prune_to
+from transformers import AutoTokenizer
+parent, out = sys.argv[1:3]
+
+def observe(report):
+    print(report.layer, flush=True)
+    time.sleep(60)
+
+prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), SETTINGS, observe=observe)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_running_process_keeps_others_out_and_kill_9_lets_them_in(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    tokenizer.save_pretrained(parent)
+    out = tmp_path / "small"
+    command = [sys.executable, "-c", SCRIPT, str(parent), str(out), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline()  # a layer is finished, and the process sleeps
+        with pytest.raises(InputError, match="another process that prunes"):
+            prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
+        process.send_signal(signal.SIGKILL)
+    prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
+    prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert content(out) == content(tmp_path / "calm" / "small")
+
+
+@pytest.mark.parametrize("limit", [20_000, 60_000, 110_000])
+def test_a_full_disk_is_said_and_the_same_call_goes_on(limit, tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    real, written = tensor_files.as_bytes, 0
+
+    def quota(tensor):
+        nonlocal written
+        written += tensor.nbytes
+        if written > limit:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(tensor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_files, "as_bytes", quota)
+        with pytest.raises(InputError, match="No space left.*the same command goes on"):
+            prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert not (tmp_path / "small").exists()
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
+
+
+def begun(tmp_path, tokenizer):
+    """A run that was cut off after its first layer: (parent, folder)."""
+    parent, _ = saved(tmp_path / "parent")
+
+    def stop(report):
+        raise Killed
+
+    with pytest.raises(Killed):
+        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, observe=stop)
+    return parent, tmp_path / "small"
+
+
+def test_another_request_is_refused_by_what_differs(tmp_path, tokenizer):
+    parent, out = begun(tmp_path, tokenizer)
+    with pytest.raises(InputError, match="ratio was 0.3, is 0.4"):
+        prune_to(out, opened(parent), tokenizer, tokens(), replace(SETTINGS, ratio=0.4))
+    with pytest.raises(InputError, match="calibration was"):
+        prune_to(out, opened(parent), tokenizer, tokens(seed=1), SETTINGS)
+    other, _ = saved(tmp_path / "other", "tied")
+    with pytest.raises(InputError, match="model was"):
+        prune_to(out, opened(other), tokenizer, tokens(), SETTINGS)
+
+
+def test_a_damaged_file_of_a_finished_layer_is_made_again(tmp_path, tokenizer):
+    parent, out = begun(tmp_path, tokenizer)
+    shard = next((partial_folder(out) / "model").glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
+    prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert content(out) == content(tmp_path / "calm" / "small")
+
+
+def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    with pytest.raises(InputError, match="needs the gradients"):
+        prune_to(tmp_path / "a", opened(parent), tokenizer, tokens(), Settings(method="llm-pruner", recovery="none"))
+    with pytest.raises(InputError, match="apart from the model"):
+        prune_to(parent, opened(parent), tokenizer, tokens(), SETTINGS, name=str(parent), overwrite=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="a new or an empty folder"):
+        prune_to(tmp_path / "full", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert {path.name for path in tmp_path.iterdir()} == {"parent", "full"}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t.pop("model.norm.weight"), "1 missing"),
+        (lambda t: t.update(surplus=torch.zeros(2)), "1 unexpected"),
+        (lambda t: t.update({"model.norm.weight": torch.ones(3)}), "1 of another shape"),
+    ],
+)
+def test_weights_that_do_not_fit_the_config_are_refused(change, message, tmp_path):
+    parent, _ = saved(tmp_path / "parent")
+    tensors = load_file(parent / "model.safetensors")
+    change(tensors)
+    save_file(tensors, parent / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=message):
+        opened(parent)
+
+
+def test_not_a_number_is_refused_by_name(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    tensors = load_file(parent / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
+    save_file(tensors, parent / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="layers.1.mlp.up_proj|mlp.up_proj"):
+        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_states_are_a_tensor_on_disk(dtype, tmp_path):
+    values = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    states = States.create(tmp_path, values.shape, dtype)
+    states[0:2], states[2:5] = values[:2], values[2:]
+    assert torch.equal(states[0:5], values) and torch.equal(states[1:3], values[1:3])
+    assert [len(part) for part in states.chunk(2)] == [len(part) for part in values.chunk(2)]
+    assert all(torch.equal(a[0 : len(a)], b) for a, b in zip(states.chunk(2), values.chunk(2), strict=True))
+    other = states.like()
+    assert other.path != states.path and not other[0:5].any()

@@ -1,0 +1,131 @@
+"""Measured sensitivity: each harm against a model that is really changed, and widths against every other choice."""
+
+from __future__ import annotations
+
+import copy
+from itertools import product
+
+import pytest
+import torch
+
+from comp_lib.errors import InputError
+from comp_lib.importance.condition import Sweep
+from comp_lib.plan import removed, uniform_plan
+from comp_lib.prune import make_plan, prune
+from comp_lib.sensitivity import TEMPER, Sensitivity, fill, joined, measured_plan, sensitivity
+from comp_lib.settings import Settings
+from comp_lib.shape import Shape
+
+GONE = 12
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return tiny_llama()
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(0, 512, (10, 24), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def found(model, ids):
+    return sensitivity(model, ids, GONE)
+
+
+def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, ids, found):
+    """Independently: `prune` narrows just that layer on the fitted sequences; the whole model runs on the judging."""
+    seen, judged = ids[:-4], ids[-4:]
+    shape = Shape.of(model)
+    with torch.no_grad():
+        dense = model(input_ids=judged).logits.log_softmax(-1)
+    for layer in range(shape.layers):
+        plan = uniform_plan(shape, 0.01, multiple=1)
+        widths = [shape.neurons[0]] * shape.layers
+        widths[layer] -= GONE
+        kept = [range(width) for width in shape.neurons]
+        kept[layer] = sorted(set(kept[layer]) - set(found.curves[layer].order[:GONE].tolist()))
+        plan = type(plan)(
+            "", shape.layers, plan.layers, tuple(widths), plan.kv_groups, 0.01, "decoder", 0.0,
+            tuple(map(tuple, kept)), tuple(tuple(range(groups)) for groups in shape.kv_groups),
+        )  # fmt: skip
+        pruned = prune(model, seen, Settings(ridge=0.1), plan=plan).model
+        with torch.no_grad():
+            changed = pruned(input_ids=judged).logits.log_softmax(-1)
+        expected = (dense.exp() * (dense - changed)).sum(-1).mean()
+        assert float(found.harm[layer]) == pytest.approx(float(expected), rel=1e-3)
+        assert float(expected) > 1e-3
+
+
+def test_the_model_stays_as_it_was(model, ids):
+    before = copy.deepcopy(model.state_dict())
+    sensitivity(model, ids[:2], 1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_sequences_that_judge_are_not_fitted(model, ids):
+    """Another judge changes the harms, not the curves."""
+    other = torch.cat([ids[:-4], ids[-4:].flip(1)])
+    one, two = sensitivity(model, ids, GONE), sensitivity(model, other, GONE)
+    assert torch.equal(one.curves[0].errors, two.curves[0].errors)
+    assert not torch.allclose(one.harm, two.harm)
+
+
+def test_joined_passes_through_the_points_and_stays_flat_behind_them():
+    curve = joined(torch.tensor([2, 5]), torch.tensor([1.0, 4.0]), 7)
+    assert curve.tolist() == pytest.approx([0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0])
+
+
+def _swept(errors: list[float]) -> Sweep:
+    counts = torch.arange(1, len(errors) + 1)
+    nothing = torch.zeros(len(errors), dtype=torch.float64)
+    return Sweep(nothing, nothing, torch.tensor(errors, dtype=torch.float64), counts, nothing, nothing, nothing)
+
+
+def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
+    """Brute force over every width of three layers; greedy steps are exact on convex curves."""
+    shape = Shape.of(model)
+    harm = torch.tensor([0.4, 0.05, 0.1], dtype=torch.float64)
+    errors = [[(gone / 43) ** power for gone in range(1, 44)] for power in (2.0, 1.5, 3.0)]
+    found = Sensitivity(12, harm, tuple(map(_swept, errors)))
+    ratio = removed(shape, range(3), (36, 36, 36), shape.kv_groups, "decoder")
+    plan = measured_plan(shape, ratio, found, multiple=4)
+    assert sum(plan.neurons) == 3 * 36 and plan.removed == pytest.approx(ratio)
+
+    def predicted(widths):
+        parts = zip(widths, harm.tolist(), errors, strict=True)
+        return sum(
+            (weight**TEMPER) * (([0.0] + curve)[48 - width] / curve[12 - 1]) for width, weight, curve in parts
+        )
+
+    every = [widths for widths in product(range(8, 49, 4), repeat=3) if sum(widths) == 3 * 36]
+    assert predicted(plan.neurons) == pytest.approx(min(map(predicted, every)))
+    assert plan.neurons[0] > plan.neurons[1]  # the layer that minds most stays widest
+
+
+def test_fill_says_when_there_is_no_room():
+    shape = type("Widths", (), {"neurons": (8, 8)})
+    flat = {0: torch.zeros(9), 1: torch.zeros(9)}
+    assert fill(shape, flat, 12, 4) == (4, 8)
+    assert fill(shape, flat, 1, 4) is None
+
+
+def test_prune_with_measured_widths_removes_what_uniform_ones_do(model, ids):
+    settings = Settings(ratio=0.2, widths="measured", multiple=4, ridge=0.1)
+    plan, importance = make_plan(model, ids, settings)
+    uniform, _ = make_plan(model, ids, Settings(ratio=0.2, multiple=4))
+    assert importance is None and plan.removed == pytest.approx(uniform.removed)
+    assert len(set(plan.neurons)) > 1
+    pruned = prune(model, ids, settings)
+    assert pruned.plan.neurons == plan.neurons
+    assert Shape.of(pruned.model).neurons == plan.neurons
+
+
+def test_what_cannot_be_measured_is_refused(model, ids):
+    with pytest.raises(InputError, match="at least 2 calibration sequences for measured widths, got 1"):
+        sensitivity(model, ids[:1], 1)
+    with pytest.raises(InputError, match="expected 1 to 44 neurons to go from each layer, got 45"):
+        sensitivity(model, ids, 45)
+    with pytest.raises(InputError, match="recovery least-squares with measured widths"):
+        Settings(widths="measured", recovery="mask").check()
