@@ -35,16 +35,19 @@ def over(client: Client, shards: int = SHARDS) -> Gather:
     Workers need this library. A worker that dies costs its shards, which others compute again.
     """
 
+    import dask  # an extra
+
     def gather(statistics: Statistics, hidden: Tensor, reference: Tensor | None) -> Gram:
         device = dense_layer(statistics.layer, statistics.which).weight.device
         if device.type != "cpu":
             raise InputError(f"expected a layer on the CPU to share among workers, got one on {device}: device='cpu'")
-        # once to each worker; the shards travel with their tasks, so that they can be done again
+        # once to each worker; the shards travel with their tasks, so that they can be done again, though Dask warns
         sent = client.scatter(statistics, broadcast=True, hash=False)
-        parts = [
-            client.submit(_part, sent, hidden[rows], None if reference is None else reference[rows], pure=False)
-            for rows in slices(*hidden.shape[:2], shards)
-        ]
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+            parts = [
+                client.submit(_part, sent, hidden[rows], None if reference is None else reference[rows], pure=False)
+                for rows in slices(*hidden.shape[:2], shards)
+            ]
         while len(parts) > 1:
             pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
             parts = [client.submit(operator.add, *pair, pure=False) if len(pair) == 2 else pair[0] for pair in pairs]

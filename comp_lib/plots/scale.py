@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .base import COLOURS, figure_with_axes
 
@@ -28,6 +29,10 @@ def plot_memory(
                      f"{most / GIB:.2f} GiB at {high / 1e9:.2f} billion")  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     axes.set_xlabel("parameters (billions, logarithmic)")
     axes.set_ylabel("memory (GiB, logarithmic)")
     axes.legend()
