@@ -330,7 +330,7 @@ def test_notebook(path):
 def test_the_suite_is_complete():
     assert [path.stem for path in LESSONS] == [
         "00_start_here", "01_layer_importance", "02_matrix_condition", "03_hybrid_granularity", "04_mask_tuning",
-        "05_comp_end_to_end", "06_your_own_model", "07_comp_vs_peers", "09_scale",
+        "05_comp_end_to_end", "06_your_own_model", "07_comp_vs_peers", "08_on_device", "09_scale",
     ]  # fmt: skip
     assert {path.name[:2] for path in EXERCISES} >= {"01", "02", "03", "04"}
     assert [path.name for path in EXERCISES] == [path.name for path in SOLUTIONS]
