@@ -1,7 +1,8 @@
 """Heavy statistics, computed once: a cache on disk that notebooks, widgets and kernels share.
 
 An entry is a set of named tensors in one safetensors file, called by the SHA-256 of what it depends on: the model (its
-tensors, not its name), the tokens, and the settings. Whoever asks for the same thing later gets the file. Writing is
+tensors, not its name), the tokens, the settings, and the code of this package but for what only draws and asks: a
+formula that is mended, or broken, never meets numbers of its former self. Whoever asks for the same thing later gets the file. Writing is
 atomic (a temporary sibling, then a rename), so two kernels that compute the same entry at once both end well; a
 damaged file is computed anew, and clearing the cache under a kernel's feet costs it a computation, never an error.
 """
@@ -14,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,7 +26,8 @@ from torch import Tensor, nn
 from .errors import InputError
 from .models import cache_folder
 
-VERSION = 2  # of the statistics' meaning: a change of a formula counts it up, so that old entries are never read
+PACKAGE = Path(__file__).parent
+UNUSED = ("plots", "widgets")  # folders of PACKAGE on which no statistic depends
 SAMPLE = 64  # values of each tensor that enter the fingerprint of a model
 CHUNK = 1 << 22  # values summed at a time
 ABANDONED = 3600  # seconds after which a file that never got its name is nobody's any more
@@ -52,6 +55,17 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
+def code() -> str:
+    """A short name for the code that statistics come from, read once in a process."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE)
+        if place.parts[0] not in UNUSED:
+            digest.update(f"{place.as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
 def cached(
     what: str, model: nn.Module, ids: Tensor, settings: dict, compute: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
@@ -61,7 +75,7 @@ def cached(
     """
     key = json.dumps(
         {
-            "what": what, "version": VERSION, "model": fingerprint(model), "settings": settings,
+            "what": what, "code": code(), "model": fingerprint(model), "settings": settings,
             "tokens": hashlib.sha256(ids.cpu().numpy().tobytes()).hexdigest(), "shape": list(ids.shape),
         },
         sort_keys=True,

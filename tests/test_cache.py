@@ -57,9 +57,21 @@ def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, mon
     ]
     found = [int(cached(*arguments, compute)["b"]) for arguments in ask]
     assert found == [1, 2, 3, 4, 5, 6]
-    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
+    monkeypatch.setattr(cache, "code", lambda: "another formula")
     assert int(cached(*ask[0], compute)["b"]) == 7
     assert cache_size()[0] == 7
+
+
+def test_code_that_computes_counts_and_code_that_draws_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "PACKAGE", tmp_path)
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "gram.py").write_text("x")
+    (tmp_path / "plots" / "bars.py").write_text("y")
+    whole = cache.code.__wrapped__()
+    (tmp_path / "plots" / "bars.py").write_text("z")
+    assert cache.code.__wrapped__() == whole
+    (tmp_path / "gram.py").write_text("-x")
+    assert cache.code.__wrapped__() != whole
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
