@@ -1,10 +1,11 @@
 """Heavy statistics, computed once: a cache on disk that notebooks, widgets and kernels share.
 
 An entry is a set of named tensors in one safetensors file, called by the SHA-256 of what it depends on: the model (its
-tensors, not its name), the tokens, the settings, and the code of this package but for what only draws and asks: a
-formula that is mended, or broken, never meets numbers of its former self. Whoever asks for the same thing later gets the file. Writing is
-atomic (a temporary sibling, then a rename), so two kernels that compute the same entry at once both end well; a
-damaged file is computed anew, and clearing the cache under a kernel's feet costs it a computation, never an error.
+tensors, not its name), the tokens, the settings, and the code of this package but for what only draws: a formula that
+is mended, or broken, never meets numbers of its former self. Whoever asks for the same thing later gets the file.
+Writing is atomic (a temporary sibling, then a rename), so two kernels that compute the same entry at once both end
+well; a damaged file is computed anew, and clearing the cache under a kernel's feet costs it a computation, never an
+error.
 """
 
 from __future__ import annotations
