@@ -144,7 +144,16 @@ def test_cells_run_side_by_side_and_share_the_cores(grid, tmp_path, box, monkeyp
     assert len(links) == 1 and links[0].startswith("http://127.0.0.1:")
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C works here, even where a shell started pytest in the background, which is to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal of POSIX")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("engine", [one_by_one, embedded(2, lambda link: None)], ids=["one by one", "embedded"])
 def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_path, box, engine, monkeypatch):
     monkeypatch.setenv("ROWS", str(tmp_path / "out" / "rows.csv"))
