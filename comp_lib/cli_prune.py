@@ -105,7 +105,7 @@ def _in_memory(
     if budget is None:
         plan, _ = make_plan(model, ids, settings, name, progress)
     else:
-        plan, _ = timed_plan(model, ids, settings, *budget, name=name, progress=progress)
+        plan, *_ = timed_plan(model, ids, settings, *budget, name=name, progress=progress)
         settings = replace(settings, ratio=plan.removed, layers=len(plan.dropped))
         card = replace(card, settings=asdict(settings) | {"budget": f"{budget[0]}={budget[1]:g}"})
     check_widths(model.config, shape.with_widths(plan.neurons, plan.kv_groups))
