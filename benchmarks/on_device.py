@@ -16,9 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from comp_lib.atomic import write_atomically
 from comp_lib.benchmark import benchmark, gain, prepare, to_json
 from comp_lib.calibration import calibration_tokens
-from comp_lib.compare import write_atomically
 from comp_lib.evaluate import evaluation_tokens, perplexity
 from comp_lib.latency import cut
 from comp_lib.models import EMBEDDED, load_model

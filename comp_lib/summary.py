@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .compare import write_atomically
+from .atomic import write_atomically
 from .plots.base import png
 from .plots.compare import label, plot_increase, plot_latency, plot_memory, plot_sequences
 

@@ -29,9 +29,11 @@ from transformers import (
 from transformers.utils import logging
 
 from comp_lib import models
+from comp_lib.architecture import attention_window, check_architecture, check_finite
+from comp_lib.device import available_device
 from comp_lib.errors import InputError
 from comp_lib.heterogeneous import CompLlamaConfig, CompLlamaForCausalLM
-from comp_lib.models import EMBEDDED, attention_window, check_architecture, check_finite, load_model
+from comp_lib.models import EMBEDDED, load_model
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA = {
@@ -161,13 +163,13 @@ def test_devices(monkeypatch, cuda, mps, best):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 * cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert models.available_device("auto") == torch.device(best)
-    assert models.available_device("cpu") == torch.device("cpu")
+    assert available_device("auto") == torch.device(best)
+    assert available_device("cpu") == torch.device("cpu")
     if cuda:
-        assert models.available_device("cuda:1") == torch.device("cuda:1")
+        assert available_device("cuda:1") == torch.device("cuda:1")
     for absent in {"cuda", "mps", "cuda:2"} - {best}:
         with pytest.raises(InputError, match=f"available device .*cpu.* got '{absent}'"):
-            models.available_device(absent)
+            available_device(absent)
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,15 @@ from torch import Tensor, nn
 from ..cache import cached, to_tensors
 from ..errors import InputError
 from ..evaluate import perplexity
-from ..gram import Gram, residual_energy, token_weights
-from ..importance.neurons import RIDGE, Dense, full_condition
+from ..gram import residual_energy
+from ..importance.neurons import RIDGE
 from ..latency import milliseconds
 from ..plan import SMALLEST_SHARE, Plan, removed, uniform_plan
 from ..prune import prune, share
-from ..sensitivity import fill, with_weights
+from ..sensitivity import fill, joined, narrowed, with_weights
 from ..settings import Settings
 from ..shape import Shape
-from ..stream import attention_step, batches, embed, mlp_step, rotary, sequence_losses, through
+from ..stream import embed, rotary, sequence_losses, through
 from ..surgery import shrink_mlp
 
 # --- prediction -------------------------------------------------------------------------------------------------------
@@ -48,13 +48,9 @@ def full_curve(curves: dict[str, Tensor], layer: int, neurons: int) -> Tensor:
     points; behind the last one, a line leads to the one more point that is known: with no neuron left the error is 1.
     """
     counts, errors = curves["counts"].double(), curves["errors"][layer].double()
-    known = ~errors.isnan() & (counts < neurons)
+    known = ~errors.isnan() & (counts > 0) & (counts < neurons)
     counts = torch.cat([counts[known], torch.tensor([float(neurons)], dtype=torch.float64)])
-    errors = torch.cat([errors[known], torch.ones(1, dtype=torch.float64)])
-    gone = torch.arange(neurons + 1, dtype=torch.float64)
-    right = torch.searchsorted(counts, gone).clamp(1, len(counts) - 1)
-    low, high = counts[right - 1], counts[right]
-    return errors[right - 1] + (errors[right] - errors[right - 1]) * (gone - low) / (high - low)
+    return joined(counts, torch.cat([errors[known], torch.ones(1, dtype=torch.float64)]), neurons)
 
 
 def layer_errors(curves: dict[str, Tensor], shape: Shape, plan: Plan) -> Tensor:
@@ -145,13 +141,16 @@ def narrowing_harm(
         found, losses = {"error": [], "share": []}, {}
         for index, layer in enumerate(model.model.layers):
             if index in layers:
-                error, part, fitted = _narrowed(layer, stream, ropes[0], gone, ridge)
-                found["error"].append(error)
-                found["share"].append(part)
-                after = with_weights(layer, seen, ropes[1], fitted)
+                weight = layer.mlp.down_proj.weight.detach().T.double()  # (n, m)
+                _, gram, fitted = narrowed(layer, stream, ropes[0], gone, ridge)
+                own = residual_energy(gram.xtx, weight, torch.zeros_like(weight))
+                found["error"].append(residual_energy(gram.xtx, weight, fitted) / max(own, 1e-300))
+                found["share"].append(own / gram.tokens)
+                seen, after = with_weights(layer, seen, ropes[1], fitted)
                 for later in model.model.layers[index + 1 :]:
                     after = through(later, after, ropes[1], seen.device)
                 losses[index] = float(sequence_losses(model, after, held).mean())
+                continue
             stream = through(layer, stream, ropes[0], stream.device) if index < layers[-1] else stream
             seen = through(layer, seen, ropes[1], seen.device)
         whole = float(sequence_losses(model, seen, held).mean())
@@ -159,19 +158,6 @@ def narrowing_harm(
 
     key = {"gone": gone, "layers": list(layers), "ridge": ridge, "held": _digest(held)}
     return {"layers": torch.tensor(layers)} | cached("narrowing-harm", model, ids, key, compute)
-
-
-def _narrowed(layer: nn.Module, hidden: Tensor, rope, gone: int, ridge: float) -> tuple[float, float, Tensor]:
-    """(relative error, share of the stream, V (n, m)) of a layer's down_proj without its `gone` least neurons."""
-    weight = layer.mlp.down_proj.weight.detach().T.double()  # (n, m)
-    gram = Gram.zeros(len(weight))
-    for rows in batches(*hidden.shape[:2]):
-        out, x = mlp_step(layer, attention_step(layer, hidden[rows], rope)[0])
-        gram.add(x, weight=token_weights(out))
-    dense = Dense(gram.xtx, weight, torch.zeros(len(weight)), ridge=ridge)
-    fitted = full_condition(dense, len(weight) - gone, torch.Generator()).retuned
-    own = residual_energy(gram.xtx, weight, torch.zeros_like(weight))
-    return residual_energy(gram.xtx, weight, fitted) / max(own, 1e-300), own / gram.tokens, fitted
 
 
 def outcome(
