@@ -1,10 +1,11 @@
 """What pruning the real model by a fifth costs, in quality, time and memory.
 
-    python benchmarks/headline.py [--text FILE] [--sequences 32] [--repeats 1] ...
+    python benchmarks/headline.py [--text FILE] [--sequences 32] [--set '{"method": "flap", "recovery": "bias"}'] ...
 
 One process does everything: imports, a look at its memory, load and prune, another look at the peak, then one dense
 forward pass over the same calibration tokens as the unit of time, then the perplexities on text that was not used for
-calibration. The machine's speed cancels in the ratios; nothing here is a test.
+calibration. The machine's speed cancels in the ratios; nothing here is a test. Each call prints its row and keeps it
+in benchmarks/headline.json, from which benchmarks/readme.py writes a table into README.md.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from pathlib import Path
 
 import psutil
 
+from comp_lib.atomic import write_atomically
 from comp_lib.calibration import calibration_tokens
 from comp_lib.cell import dense_pass, peak_bytes
 from comp_lib.evaluate import evaluation_tokens, perplexity
 from comp_lib.models import EMBEDDED, load_model
 from comp_lib.prune import Settings, prune
+from comp_lib.settings import default_recovery
 from comp_lib.text import load_text
 
+FILE = Path(__file__).with_suffix(".json")
 CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evaluates
 
 
@@ -36,7 +40,8 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=20, help="of 512 tokens, evaluated on each text")
     parser.add_argument("--set", default="{}", help="more Settings as JSON")
     arguments = parser.parse_args()
-    settings = Settings(**{"ratio": 0.2, "multiple": 32, **json.loads(arguments.set)})
+    changes = {"ratio": 0.2, "multiple": 32, **json.loads(arguments.set)}
+    settings = Settings(**{"recovery": default_recovery(changes.get("method", "comp")), **changes})
 
     baseline = psutil.Process().memory_info().rss / 2**20
     model, tokenizer = load_model(arguments.model)
@@ -62,11 +67,28 @@ def main() -> None:
     print(f"settings      {json.dumps(pruned.report.settings)}")
     print(f"time          {seconds:.1f} s = {seconds / unit:.2f} dense forward passes of {unit:.1f} s")
     print(f"peak memory   {peak:.0f} MB above imports ({baseline:.0f} MB)")
+    increases = {}
     for name, text in evaluations.items():
         windows = evaluation_tokens(tokenizer, text, sequences=arguments.windows)
         before, after = perplexity(dense, windows), perplexity(pruned.model, windows)
+        increases[name] = after.loss - before.loss
         print(f"{name:14}{after.loss - before.loss:.4f} nats more: perplexity {before.perplexity:.2f} -> "
               f"{after.perplexity:.2f} on {before.tokens:,} tokens")  # fmt: skip
+    keep({
+        "model": arguments.model, "calibration": arguments.text.name if arguments.text else "calibration",
+        "sequences": arguments.sequences, "length": arguments.length, "windows": arguments.windows,
+        "settings": pruned.report.settings, "removed": pruned.plan.removed, "increases": increases,
+        "passes": seconds / unit, "peak_megabytes": peak,
+    })  # fmt: skip
+
+
+def keep(row: dict) -> None:
+    """Into FILE, in the place of an older row of the same run."""
+    measured = ("removed", "increases", "passes", "peak_megabytes")
+    same = {name: value for name, value in row.items() if name not in measured}
+    rows = json.loads(FILE.read_text("utf-8")) if FILE.exists() else []
+    rows = [old for old in rows if {name: value for name, value in old.items() if name not in measured} != same]
+    write_atomically(FILE, (json.dumps([*rows, row], indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Put the table of a stored comparison into README.md: `python benchmarks/readme.py`
+"""Put the tables of stored measurements into README.md: `python benchmarks/readme.py`
 
-The rows come from benchmarks/peers/rows.csv, which `comp-lib compare` wrote; the table is that of its largest size. A
-test asks whether README.md still says what the rows do.
+Much text: benchmarks/headline.json, a row for each call of headline.py. Little text: benchmarks/peers/rows.csv, which
+`comp-lib compare` wrote. Of both, the rows with most calibration sequences. A test asks whether README.md says so.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,31 +14,79 @@ from comp_lib.compare import ROWS, read_rows
 from comp_lib.summary import comparison, finished
 
 ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "benchmarks" / "peers"
-START, END = "<!-- table of benchmarks/peers, written by benchmarks/readme.py -->", "<!-- end of the table -->"
+HEADLINE, PEERS = ROOT / "benchmarks" / "headline.json", ROOT / "benchmarks" / "peers"
+START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
 
-def table(folder: Path = FOLDER) -> str:
+def headline() -> str:
+    """Increase of the loss on each text, time and memory of each method, by the increase on the first text."""
+    rows = json.loads(HEADLINE.read_text("utf-8"))
+    rows = [row for row in rows if row["sequences"] == max(row["sequences"] for row in rows)]
+    first = rows[0]
+    assert all(row["increases"].keys() == first["increases"].keys() for row in rows)
+    texts = sorted(first["increases"], key=lambda text: not text.startswith(first["calibration"]))
+    rows.sort(key=lambda row: row["increases"][texts[0]])
+    kinds = ["text of the same kind" if text.startswith(first["calibration"]) else "other text" for text in texts]
+    lines = [
+        f"A fifth of {first['model']}'s decoder goes; {first['sequences']} x {first['length']} tokens of "
+        f"{first['calibration']} calibrate. Increase of the\nloss over the dense model in nats per token, on "
+        f"{first['windows']} x 512 tokens; time in dense forward passes over the calibration\ntokens; peak memory "
+        "above the imports.",
+        "",
+        f"| method | widths | {' | '.join(kinds)} | passes | MB |",
+        f"|---|---|{'---:|' * (len(kinds) + 2)}",
+    ]
+    for row in rows:
+        increases = " | ".join(f"{row['increases'][text]:.3f}" for text in texts)
+        lines.append(
+            f"| {row['settings']['method']} | {widths(row['settings'])} | {increases} | {row['passes']:.1f} | "
+            f"{row['peak_megabytes']:.0f} |"
+        )
+    return "\n".join([*lines, "", *(ratios(rows, text, kind) for text, kind in zip(texts, kinds, strict=True))])
+
+
+def widths(settings: dict) -> str:
+    if settings["method"] == "flap":
+        return "its own"
+    return settings["widths"] + (", dense target" if settings["target"] == "dense" else "")
+
+
+def ratios(rows: list[dict], text: str, kind: str) -> str:
+    """What COMP costs, as a part of LLM-Pruner's and of the best other peer's increase."""
+    least: dict[str, float] = {}
+    for row in rows:
+        name = row["settings"]["method"]
+        if name == "comp" and widths(row["settings"]) == "uniform":
+            name = "one width"
+        increase = row["increases"][text]
+        least[name] = min(increase, least.get(name, increase))
+    ours = [least.pop("one width"), least.pop("comp")]
+    pruner, other = least.pop("llm-pruner"), min(least, key=least.__getitem__)
+    one, best = (f"{increase / pruner:.2f} and {increase / least[other]:.2f}" for increase in ours)
+    return f"On {kind}, COMP's increase is {one} of LLM-Pruner's and {other}'s, with its measured widths {best}.\n"
+
+
+def peers() -> str:
     """What was measured, and the increase of the loss for each method and ratio."""
-    rows = finished(read_rows(folder / ROWS))
+    rows = finished(read_rows(PEERS / ROWS))
     rows = rows[rows.sequences == rows.sequences.max()]
     first = rows.iloc[0]
     return (
-        f"Increase of the loss over the dense model (nats per token) when that part of {first.model}'s decoder goes;\n"
-        f"{first.sequences} x {first.length} tokens of the text `{first.calibration}` calibrate, {first.windows} x "
-        f"{first.window} of `{first.evaluation}` judge.\n\n{comparison(rows, 'increase')}"
+        f"With little text, {first.sequences} x {first.length} tokens of `{first.calibration}`, judged on "
+        f"{first.windows} x {first.window} of `{first.evaluation}`, when that part goes:\n\n"
+        f"{comparison(rows, 'increase')}"
     )
 
 
-def with_table(readme: str, folder: Path = FOLDER) -> str:
-    """`readme` with the table between its two marks."""
+def with_tables(readme: str) -> str:
+    """`readme` with the tables between the two marks."""
     before, rest = readme.split(START)
-    return f"{before}{START}\n{table(folder)}\n{END}{rest.split(END)[1]}"
+    return f"{before}{START}\n{headline()}\n\n{peers()}\n{END}{rest.split(END)[1]}"
 
 
 def main() -> None:
     path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text("utf-8")), encoding="utf-8")
+    path.write_text(with_tables(path.read_text("utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ def compare(
     sequences: Annotated[str, typer.Option(help="Calibration sequences, one number or several.")] = "32",
     length: Annotated[int, typer.Option(help="Tokens in each.")] = 256,
     recovery: Annotated[str | None, typer.Option(help="For all methods (default: each method's own).")] = None,
-    calibration: Annotated[str, typer.Option(help="Text name, file, or self.")] = "calibration",
+    aim: Annotated[str, typer.Option(help="What least squares aims at: self or dense.")] = "self",
+    calibration: Annotated[
+        str, typer.Option(help="Text name, file, self (sampled from the model), or several joined by +.")
+    ] = "calibration",
     evaluate_on: Annotated[str, typer.Option("--evaluate", help="Text that judges.")] = "evaluation",
     windows: Annotated[int, typer.Option(help="Windows of it.")] = 12,
     window: Annotated[int, typer.Option(help="Tokens in each.")] = 512,
@@ -42,7 +45,7 @@ def compare(
         grid = Grid(
             model, _list(ratios, float, "ratios"), METHODS if methods is None else _list(methods, str, "methods"),
             seeds, _list(sequences, int, "sequences"), recovery, calibration, length, evaluate_on, windows, window,
-            dtype, Settings(of=of, widths=widths, multiple=multiple),
+            dtype, Settings(of=of, widths=widths, target=aim, multiple=multiple),
         )  # fmt: skip
         engine = choose(workers, scheduler, lambda link: err.print(f"dashboard: {link}", soft_wrap=True))
         with progress_bars() as progress:

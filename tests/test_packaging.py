@@ -90,8 +90,9 @@ def test_readme_shows_the_stored_comparison():
     spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.with_table(README) == README, "run python benchmarks/readme.py"
-    assert script.table().count("| comp + least-squares |") == 1
+    assert script.with_tables(README) == README, "run python benchmarks/readme.py"
+    assert script.peers().count("| comp + least-squares |") == 1
+    assert {"comp", "llm-pruner", "flap"} <= set(re.findall(r"^\| ([a-z-]+) \|", script.headline(), re.MULTILINE))
 
 
 def test_readme_python_names_exist():

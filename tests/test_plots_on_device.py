@@ -42,6 +42,16 @@ def test_speedups_are_over_the_first_model_of_the_same_runtime():
     assert points[1] == pytest.approx([1.5, 1.4]) and points[3] == pytest.approx([1.5, 1.2])
 
 
+def test_names_of_neighbours_do_not_write_over_each_other():
+    sizes = {"dense": 150, "a long name": 126.0, "another one": 125.5, "a third of them": 124.0, "far": 100}
+    rows = [measured(name, "llama.cpp", size, (150 / size,) * 3) for name, size in sizes.items()]
+    figure = plot_speedup(rows)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert {name for text in figure.axes[0].texts for name in text.get_text().split("\n")} == set(sizes)
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
 def test_one_model_alone_can_be_drawn():
     check(plot_speedup(ROWS[:1]), "one model only")
 

@@ -24,7 +24,7 @@ def plot_speedup(measured: Sequence[Measured]) -> Figure:
     figure, axis = figure_with_axes(1, 1, (7.0, 4.6))
     firsts: dict[str, Measured] = {}
     words, limits, tops = [], [1.0], [1.0]
-    columns: dict[float, list[tuple[float, str]]] = {}  # of points that would write over each other
+    points: list[tuple[float, float, str]] = []
     for each in measured:
         first = firsts.setdefault(each.runtime, each)
         found, which = gain(first, each), list(firsts).index(each.runtime)
@@ -32,15 +32,15 @@ def plot_speedup(measured: Sequence[Measured]) -> Figure:
         label = each.runtime if first is each else None
         axis.errorbar(found.limit, middle, [[middle - low], [high - middle]], color=COLOURS[which],
                       marker=MARKERS[which], capsize=3, linestyle="none", label=label)  # fmt: skip
-        columns.setdefault(round(found.limit, 2), []).append((middle, each.name))
+        points.append((found.limit, middle, each.name))
         limits.append(found.limit)
         tops.append(high)
         if first is not each:
             words.append(f"{each.name} in {each.runtime}, {middle:.2f} of at most {found.limit:.2f}")
-    for limit, column in columns.items():
-        names = [name for _, name in sorted(column, reverse=True)]
-        middle = median(height for height, _ in column)
-        axis.annotate("\n".join(names), (limit, middle), xytext=(9, 0), textcoords="offset points", fontsize=8,
+    for column in _columns(points):
+        names = [name for _, _, name in sorted(column, key=lambda point: -point[1])]
+        middle = median(height for _, height, _ in column)
+        axis.annotate("\n".join(names), (column[-1][0], middle), xytext=(9, 0), textcoords="offset points", fontsize=8,
                       va="center")  # fmt: skip
     end = max(limits) * 1.1
     line = np.array([min(limits) * 0.95, end])
@@ -55,6 +55,17 @@ def plot_speedup(measured: Sequence[Measured]) -> Figure:
         f"equal: {'; '.join(words) or 'one model only, at 1'}."
     )
     return figure
+
+
+def _columns(points: Sequence[tuple[float, float, str]], gap: float = 0.03) -> list[list[tuple[float, float, str]]]:
+    """Points (limit, height, name) in groups, left to right, whose names would write over each other."""
+    columns: list[list[tuple[float, float, str]]] = []
+    for point in sorted(points):
+        if columns and point[0] - columns[-1][-1][0] < gap:
+            columns[-1].append(point)
+        else:
+            columns.append([point])
+    return columns
 
 
 def parts(cost: CostModel, shape: Shape) -> dict[str, float]:
