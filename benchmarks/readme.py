@@ -1,7 +1,8 @@
 """Put the tables of stored measurements into README.md: `python benchmarks/readme.py`
 
-Much text: benchmarks/headline.json, a row for each call of headline.py. Little text: benchmarks/peers/rows.csv, which
-`comp-lib compare` wrote. Of both, the rows with most calibration sequences. A test asks whether README.md says so.
+Much text: benchmarks/headline.json, a row for each call of headline.py or others.py. Little text:
+benchmarks/peers/rows.csv, which `comp-lib compare` wrote. Of both, the rows with most calibration sequences. A test
+asks whether README.md says so.
 """
 
 from __future__ import annotations
