@@ -34,7 +34,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from . import heterogeneous  # noqa: F401  registers comp_llama with the Auto classes
@@ -160,11 +160,11 @@ def _convert(path: Path, folder: Path) -> None:
     source = {"source": str(path.parent), "gguf_file": path.name}
     reader = open_gguf(path)
     with _quiet():
-        _check_config(**source)
+        config = _check_config(**source)
         check_rope(reader, path.name)
         tokenizer = _read(AutoTokenizer.from_pretrained, **source)
         restore_pre_tokenizer(tokenizer, word_rule(reader))
-        model = _read_weights(dtype=torch.float32, **source)
+        model = _read_weights(dtype=torch.float32, config=config, **source)  # reading the file's header takes seconds
         check_finite(model)
         needed = sum(parameter.nbytes for parameter in model.parameters())
         free = shutil.disk_usage(folder.parent).free
@@ -250,7 +250,7 @@ def _check_config(source: str, **options: Any) -> PreTrainedConfig:
     """Refuse what `source` is before its weights are read: by its own words first, then as transformers takes it."""
     fields, _ = _read(PreTrainedConfig.get_config_dict, source, **options)
     check_architecture(fields)
-    config = _read(AutoConfig.from_pretrained, source, **options)
+    config = _read(lambda *_, **__: CONFIG_MAPPING[fields["model_type"]].from_dict(fields), source)
     check_architecture(config)
     return config
 

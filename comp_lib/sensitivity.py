@@ -85,7 +85,7 @@ def sensitivity(
     answer = _answer(model, watched, rope, 0)  # (positions, vocabulary)
     harm, curves = [], []
     for index, layer in enumerate(model.model.layers):
-        curve, _, fitted = narrowed(layer, stream, rope, gone, ridge)
+        curve, _, fitted = narrowed(layer, stream, rope, gone, smallest(shape.neurons[index]), ridge)
         watched, after = with_weights(layer, watched, rope, fitted)
         found = _answer(model, after, rope, index + 1)
         harm.append(float((answer.exp() * (answer - found)).sum(1).mean()))
@@ -156,12 +156,12 @@ def smallest(neurons: int) -> int:
 
 
 def narrowed(
-    layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], gone: int, ridge: float
+    layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], gone: int, fewest: int, ridge: float
 ) -> tuple[Sweep, Gram, Tensor]:
     """What `layer` is like without its `gone` least neurons; `hidden` (S, L, d) goes through it, in place.
 
-    Returns the error curve down to SMALLEST_SHARE (or to `gone`), the Gram matrix of the MLP's inputs, and the re-tuned
-    down_proj V (n, m) without those neurons.
+    Returns the error curve down to `fewest` neurons, the Gram matrix of the MLP's inputs, and the re-tuned down_proj
+    V (n, m) without the `gone` neurons.
     """
     weight = layer.mlp.down_proj.weight.detach().T.double()  # (n, m)
     gram = Gram.zeros(len(weight))
@@ -169,7 +169,7 @@ def narrowed(
         hidden[rows], x = mlp_step(layer, attention_step(layer, hidden[rows], rope)[0])
         gram.add(x, weight=token_weights(hidden[rows]))
     dense = Dense(gram.xtx, weight, torch.zeros(len(weight)), ridge=ridge)
-    curve = full_condition(dense, min(smallest(len(weight)), len(weight) - gone), torch.Generator()).curve
+    curve = full_condition(dense, fewest, torch.Generator()).curve
     kept = torch.ones(len(weight), dtype=torch.bool)
     kept[curve.order[:gone]] = False
     return curve, gram, least_squares(gram.xtx, gram.xtx @ weight, weight, kept.nonzero().flatten(), ridge)
