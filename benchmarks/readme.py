@@ -16,6 +16,7 @@ from comp_lib.summary import comparison, finished
 
 ROOT = Path(__file__).parents[1]
 HEADLINE, PEERS = ROOT / "benchmarks" / "headline.json", ROOT / "benchmarks" / "peers"
+OWN_WIDTHS = ("flap", "llm-pruner", "llm-pruner-mixed", "shortgpt")  # whatever the settings say
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
 
@@ -43,11 +44,12 @@ def headline() -> str:
             f"| {row['settings']['method']} | {widths(row['settings'])} | {increases} | {row['passes']:.1f} | "
             f"{row['peak_megabytes']:.0f} |"
         )
-    return "\n".join([*lines, "", *(ratios(rows, text, kind) for text, kind in zip(texts, kinds, strict=True))])
+    lines += [f"\n{ratios(rows, text, kind)}" for text, kind in zip(texts, kinds, strict=True)]
+    return "\n".join(lines)
 
 
 def widths(settings: dict) -> str:
-    if settings["method"] == "flap":
+    if settings["method"] in OWN_WIDTHS:
         return "its own"
     return settings["widths"] + (", dense target" if settings["target"] == "dense" else "")
 
@@ -64,7 +66,7 @@ def ratios(rows: list[dict], text: str, kind: str) -> str:
     ours = [least.pop("one width"), least.pop("comp")]
     pruner, other = least.pop("llm-pruner"), min(least, key=least.__getitem__)
     one, best = (f"{increase / pruner:.2f} and {increase / least[other]:.2f}" for increase in ours)
-    return f"On {kind}, COMP's increase is {one} of LLM-Pruner's and {other}'s, with its measured widths {best}.\n"
+    return f"On {kind}, COMP's increase is {one} of LLM-Pruner's and {other}'s, with its measured widths {best}."
 
 
 def peers() -> str:
