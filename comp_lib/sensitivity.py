@@ -18,8 +18,8 @@ and the spared ones gain less than the sum promises. Its value is measured, not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,8 @@ from .stream import Progress, attention_step, batches, embed, mlp_step, no_progr
 
 TEMPER = 0.75
 SEEN, HELD = 32, 4  # calibration sequences on which layers are re-tuned and judged: widths need fewer than a fit
-POSITIONS = 512  # of the judged ones at which the model's answer is compared: logits are wide
+POSITIONS = 512  # of the judged ones at which the model's answer is compared
+ROWS = 64  # of these at a time
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,14 @@ def sensitivity(
     seen, judged = ids[: min(SEEN, len(ids) - held)], ids[-held:]
     stream, watched = embed(model, seen), embed(model, judged)
     rope = rotary(model, ids.shape[1], stream.device, stream.dtype)
-    answer = _answer(model, watched, rope, 0)  # (positions, vocabulary)
+    answer = torch.cat([each for _, each in _answers(model, _last_states(model, watched, rope, 0))])  # (positions, V)
     harm, curves = [], []
     for index, layer in enumerate(model.model.layers):
         curve, _, fitted = narrowed(layer, stream, rope, gone, smallest(shape.neurons[index]), ridge)
         watched, after = with_weights(layer, watched, rope, fitted)
-        found = _answer(model, after, rope, index + 1)
-        harm.append(float((answer.exp() * (answer - found)).sum(1).mean()))
-        curves.append(curve)
+        changed = _answers(model, _last_states(model, after, rope, index + 1))
+        harm.append(sum(_divergences(answer[rows], found) for rows, found in changed) / len(answer))
+        curves.append(replace(curve, weights=curve.weights[:0]))  # those of all layers would be half a model
         progress("sensitivity", index + 1, shape.layers)
     return Sensitivity(gone, torch.tensor(harm, dtype=torch.float64), tuple(curves))
 
@@ -187,10 +188,21 @@ def with_weights(
     return whole, other
 
 
-def _answer(model: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], first: int) -> Tensor:
-    """Log-probabilities (positions, V) of the next token, from h (S, L, d) before layer `first`."""
+def _last_states(model: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], first: int) -> Tensor:
+    """Normed states (positions, d) behind the last layer, from h (S, L, d) before layer `first`."""
     for layer in model.model.layers[first:]:
         hidden = through(layer, hidden, rope, hidden.device)
     states = hidden.flatten(0, 1)
-    states = states[:: -(-len(states) // POSITIONS)]
-    return model.lm_head(model.model.norm(states)).float().log_softmax(-1)
+    return model.model.norm(states[:: -(-len(states) // POSITIONS)])
+
+
+def _answers(model: nn.Module, states: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Log-probabilities (rows, V) of the next token, some positions at a time: a vocabulary is wide."""
+    for start in range(0, len(states), ROWS):
+        rows = slice(start, start + ROWS)
+        yield rows, model.lm_head(states[rows]).float().log_softmax(-1)
+
+
+def _divergences(answer: Tensor, found: Tensor) -> float:
+    """sum_t KL(p_t || q_t) from the logarithms of both (rows, V)."""
+    return float((answer.exp() * (answer - found)).sum(1).sum())
