@@ -34,7 +34,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError, safe_open
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from . import heterogeneous  # noqa: F401  registers comp_llama with the Auto classes
@@ -250,7 +250,7 @@ def _check_config(source: str, **options: Any) -> PreTrainedConfig:
     """Refuse what `source` is before its weights are read: by its own words first, then as transformers takes it."""
     fields, _ = _read(PreTrainedConfig.get_config_dict, source, **options)
     check_architecture(fields)
-    config = _read(lambda *_, **__: CONFIG_MAPPING[fields["model_type"]].from_dict(fields), source)
+    config = _read(AutoConfig.from_pretrained, source, **options)
     check_architecture(config)
     return config
 

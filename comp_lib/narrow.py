@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import dual
 from .dual import Rows
 from .gram import Gram, contributions, residual_energy, token_weights
-from .importance.neurons import RIDGE, Dense, Selection, metric
+from .importance.neurons import RIDGE, Dense, Selection, energy, metric
 from .recover import fold_mask, least_squares, mean_bias, only, tune_mask
 from .report import Watch
 from .ridge import RidgeSearch
@@ -104,10 +104,10 @@ class Narrower:
         self.watch.look()
         if searched:
             search = self.searches[which]
-            first = Dense(grams[0].xtx, weight, owned, block, search.here)
-            trial = torch.Generator()
-            trial.set_state(self.generator.get_state())  # the real choice must not depend on there being a trial
-            inputs = spread(self._choose(first, keep, fixed, trial).kept.to(weight.device), block)
+            # who stays matters little for how hard to hold them: a cheap metric will do
+            likely = energy(Dense(grams[0].xtx, weight, owned, block), keep, self.generator).kept
+            likely = likely if fixed is None else torch.tensor(fixed)
+            inputs = spread(likely.to(weight.device), block)
             ridge = search.choose(*grams, weight, inputs)
             self.watch.look()
         gram = sum(grams[1:], grams[0])

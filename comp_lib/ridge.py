@@ -20,7 +20,6 @@ from .gram import Gram
 from .recover import least_squares
 
 GRID = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
-START = 3  # 0.27
 
 
 class RidgeSearch:
@@ -28,11 +27,6 @@ class RidgeSearch:
 
     def __init__(self) -> None:
         self.place: int | None = None
-
-    @property
-    def here(self) -> float:
-        """The lambda at which the search stands, for a first choice of survivors."""
-        return GRID[START if self.place is None else self.place]
 
     def choose(self, seen: Gram, held: Gram, weight: Tensor, kept: Tensor) -> float:
         """Lambda for both halves together: `seen` is fitted, `held` judges; weight W (n, m), kept inputs (k,)."""
