@@ -1,7 +1,7 @@
 """Memory and time of pruning by a fifth, against the size of the model: files to files, one layer at a time.
 
     python benchmarks/scale.py SHAPE [--work build] [--sequences 8] [--length 128] [--out benchmarks/scale.json]
-    python benchmarks/scale.py 135m --how memory|llm-pruner
+    python benchmarks/scale.py 135m|1b --how memory|llm-pruner
 
 SHAPE is 7b (LLaMA-2-7B's), 3b, 1b, or 135m (the real model); --layers gives the first three another depth. The
 checkpoint has random bfloat16 weights, written layer by layer into --work, if there is room, and removed afterwards.
@@ -94,7 +94,7 @@ def measured(job: dict) -> dict:
     """In a process of its own: one run, its time and its memory."""
     import psutil
     import torch
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from comp_lib.cell import peak_bytes
     from comp_lib.models import EMBEDDED, load_model, open_model
@@ -136,7 +136,7 @@ def measured(job: dict) -> dict:
         done = prune_to(job["out"], model, tokenizer, ids, settings, dtype=dtype, observe=observe)
         parameters, removed = model.shape.total, done.plan.removed
     else:
-        model, _ = load_model(EMBEDDED)
+        model = load_model(EMBEDDED)[0] if real else AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
         parameters = model.num_parameters()
         done = prune(model, ids, settings, inplace=True)
         seconds += [layer.seconds for layer in done.report.layers]
@@ -165,8 +165,8 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(measured(json.loads(arguments.child))))
         return
-    if arguments.how != "files" and arguments.shape != "135m":
-        sys.exit("expected 135m, the one model here that is loaded whole: --how is for it")
+    if arguments.how != "files" and arguments.shape not in ("135m", "1b"):
+        sys.exit(f"expected 135m or 1b, which fit into memory as a whole, got {arguments.shape} --how {arguments.how}")
     command = f"python benchmarks/scale.py {arguments.shape} --how {arguments.how} --sequences {arguments.sequences} " \
         f"--length {arguments.length}" + (f" --layers {arguments.layers}" if arguments.layers else "")  # fmt: skip
     work = arguments.work.resolve() / "scale"
