@@ -115,9 +115,11 @@ def _connected(address: str, patience: float) -> Iterator[Client]:
     """A client of a scheduler that has a worker. Raises InputError when there is none for `patience` seconds."""
     from distributed import Client
 
+    client = Client.__new__(Client)
     try:
-        client = Client(address, timeout=patience, set_as_default=False)
+        client.__init__(address, timeout=patience, set_as_default=False)
     except (*LOST, ValueError) as error:  # ValueError: no address at all
+        client.close()  # left to the garbage collector, it would stop its loop while another starts: a deadlock
         raise InputError(
             f"expected a Dask scheduler at {address!r}, got {type(error).__name__} after {patience:.0f} s: start it "
             "with dask scheduler; rows that are done stay, and the same command goes on"

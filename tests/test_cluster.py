@@ -7,6 +7,7 @@ place and not a time.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import json
 import os
@@ -359,6 +360,8 @@ def test_workers_are_asked_before_any_work(grid, tmp_path, box, stand_ins, monke
 
 
 def test_what_cannot_be_had_is_refused(grid, tmp_path, box, processes, monkeypatch):
+    from distributed import Client
+
     for options, words in (
         ({"workers": 0}, "at least 1 worker"),
         ({"workers": 2, "scheduler": "tcp://a:1"}, "got both"),
@@ -369,6 +372,7 @@ def test_what_cannot_be_had_is_refused(grid, tmp_path, box, processes, monkeypat
     for address in (processes.address, "nowhere", "tcp://127.0.0.1"):
         with pytest.raises(InputError, match="expected a Dask scheduler at"):
             list(remote(address, print)({"key": "{}"}))
+        assert not [each for each in gc.get_objects() if type(each) is Client and each.status != "closed"]
     processes.scheduler()
     monkeypatch.setattr(cluster, "CONNECT", 5.0)  # enough for it to start, or there is none: both are refusals
     with pytest.raises(InputError, match=f"expected (a Dask scheduler|workers) at .*{processes.address}"):
