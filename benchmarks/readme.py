@@ -1,8 +1,8 @@
 """Put the tables of stored measurements into README.md: `python benchmarks/readme.py`
 
-Much text: benchmarks/headline.json, a row for each call of headline.py or others.py. Little text:
-benchmarks/peers/rows.csv, which `comp-lib compare` wrote. Of both, the rows with most calibration sequences. A test
-asks whether README.md says so.
+Much text: benchmarks/headline.json, a row for each call of headline.py or others.py, those with most calibration
+sequences. Little text: benchmarks/peers/rows.csv, which `comp-lib compare` wrote, the largest grid, with the amount of
+text for which it has most rows. A test asks whether README.md says so.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def ratios(rows: list[dict], text: str, kind: str) -> str:
 def peers() -> str:
     """What was measured, and the increase of the loss for each method and ratio."""
     rows = finished(read_rows(PEERS / ROWS))
-    rows = rows[rows.sequences == rows.sequences.max()]
+    rows = rows[rows.grid == rows.grid.mode()[0]]
+    rows = rows[rows.sequences == rows.sequences.mode()[0]]
     first = rows.iloc[0]
     return (
         f"With little text, {first.sequences} x {first.length} tokens of `{first.calibration}`, judged on "

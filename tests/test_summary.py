@@ -142,7 +142,9 @@ def test_sequences_go_along_the_axis():
     comp = figure.axes[0].lines[0]
     assert list(comp.get_xdata()) == [8, 32] and list(comp.get_ydata()) == pytest.approx([0.5, 0.25])
     assert "comp + least-squares at 20% from 0.50 to 0.25 nats" in figure.alt_text
-    assert math.isclose(figure.axes[1].lines[0].get_ydata()[0], 2.5)
+    assert [axes.get_title() for axes in figure.axes] == ["20% to remove"]  # the other ratio has one number only
+    alone = plot_sequences(finished(rows_of()))
+    assert len(alone.axes) == 2 and math.isclose(alone.axes[1].lines[0].get_ydata()[0], 2.5)
 
 
 def test_everything_is_written(tmp_path):

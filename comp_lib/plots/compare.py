@@ -91,7 +91,12 @@ def plot_memory(rows: pd.DataFrame) -> Figure:
 
 
 def plot_sequences(rows: pd.DataFrame) -> Figure:
-    """Loss increase against the number of calibration sequences, a panel for each ratio; the band spans the seeds."""
+    """Loss increase against the number of calibration sequences, a panel for each ratio; the band spans the seeds.
+
+    A ratio that was tried with one number only is left out, unless all were.
+    """
+    several = rows.groupby("ratio").filter(lambda some: some.sequences.nunique() > 1)
+    rows = several if len(several) else rows
     ratios = sorted(rows.ratio.unique())
     figure, panels = _panels(len(ratios))
     words = []
