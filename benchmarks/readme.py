@@ -1,7 +1,7 @@
 """Put the tables of stored measurements into README.md: `python benchmarks/readme.py`
 
-Much text: benchmarks/headline.json, a row for each call of headline.py or others.py, those with most calibration
-sequences. Little text: benchmarks/peers/rows.csv, which `comp-lib compare` wrote, the largest grid, with the amount of
+The first: benchmarks/headline.json, a row for each call of headline.py or others.py, those with most calibration
+sequences. The second: benchmarks/peers/rows.csv, which `comp-lib compare` wrote, the largest grid, with the amount of
 text for which it has most rows. A test asks whether README.md says so.
 """
 
@@ -76,8 +76,9 @@ def peers() -> str:
     rows = rows[rows.sequences == rows.sequences.mode()[0]]
     first = rows.iloc[0]
     return (
-        f"With little text, {first.sequences} x {first.length} tokens of `{first.calibration}`, judged on "
-        f"{first.windows} x {first.window} of `{first.evaluation}`, when that part goes:\n\n"
+        f"On the project's own texts: {first.sequences} x {first.length} tokens of `{first.calibration}` calibrate, "
+        f"{first.windows} x {first.window} of\n`{first.evaluation}` judge; increase of the loss when that part goes, "
+        f"with the range over calibration seeds where there are several.\n\n"
         f"{comparison(rows, 'increase')}"
     )
 
