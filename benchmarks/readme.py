@@ -2,7 +2,7 @@
 
 The first: benchmarks/headline.json, a row for each call of headline.py or others.py, those with most calibration
 sequences. The second: benchmarks/peers/rows.csv, which `comp-lib compare` wrote, the largest grid, with the amount of
-text for which it has most rows. A test asks whether README.md says so.
+text for which it has most rows. Below them, benchmarks/zero_shot.json. A test asks whether README.md says so.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 
 from comp_lib.compare import ROWS, read_rows
 from comp_lib.summary import comparison, finished
 
 ROOT = Path(__file__).parents[1]
 HEADLINE, PEERS = ROOT / "benchmarks" / "headline.json", ROOT / "benchmarks" / "peers"
+TASKS = ROOT / "benchmarks" / "zero_shot.json"
 OWN_WIDTHS = ("flap", "llm-pruner", "llm-pruner-mixed", "shortgpt")  # whatever the settings say
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
@@ -83,10 +85,25 @@ def peers() -> str:
     )
 
 
+def tasks() -> str:
+    """Mean accuracy in the offline tasks, best first, at each ratio."""
+    rows = json.loads(TASKS.read_text("utf-8"))
+    means = [(fmean(row["accuracy"].values()), row["method"], row["ratio"]) for row in rows]
+    (dense,) = (mean for mean, _, ratio in means if ratio == 0)
+    found = []
+    for gone in sorted({ratio for *_, ratio in means if ratio}):
+        names = ", ".join(f"{name} {mean:.3f}" for mean, name, ratio in sorted(means)[::-1] if ratio == gone)
+        found.append(f"{gone:.0%} gone: {names}")
+    return (
+        f"Mean accuracy in the {len(rows[0]['accuracy'])} offline tasks, with the same calibration text (dense "
+        f"{dense:.3f}): {'; '.join(found)}."
+    )
+
+
 def with_tables(readme: str) -> str:
     """`readme` with the tables between the two marks."""
     before, rest = readme.split(START)
-    return f"{before}{START}\n{headline()}\n\n{peers()}\n{END}{rest.split(END)[1]}"
+    return f"{before}{START}\n{headline()}\n\n{peers()}\n\n{tasks()}\n{END}{rest.split(END)[1]}"
 
 
 def main() -> None:
