@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -31,6 +31,7 @@ from comp_lib.settings import default_recovery
 from comp_lib.text import load_text
 
 FILE = Path(__file__).with_suffix(".json")
+MEASURED = ("removed", "increases", "passes", "peak_megabytes")  # the rest of a row says what was asked
 CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evaluates
 
 
@@ -41,12 +42,18 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--text", type=Path, help="to split in two; default: the project's own")
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--length", type=int, default=256)
+    return parser
+
+
+def judge_options(description: str) -> argparse.ArgumentParser:
+    """Those, and how much `judge` reads."""
+    parser = options(description)
     parser.add_argument("--windows", type=int, default=20, help="of 512 tokens, evaluated on each text")
     return parser
 
 
 def main() -> None:
-    parser = options(__doc__.splitlines()[0])
+    parser = judge_options(__doc__.splitlines()[0])
     parser.add_argument("--set", default="{}", help="more Settings as JSON")
     arguments = parser.parse_args()
     changes = {"ratio": 0.2, "multiple": 32, **json.loads(arguments.set)}
@@ -118,13 +125,13 @@ def judge(
     return row, small
 
 
-def keep(row: dict) -> None:
-    """Into FILE, in the place of an older row of the same run."""
-    measured = ("removed", "increases", "passes", "peak_megabytes")
+def keep(row: dict, file: Path | None = None, measured: Sequence[str] = MEASURED) -> None:
+    """Into a file (default: FILE), in the place of an older row that differs in nothing but what was measured."""
+    file = FILE if file is None else file
     same = {name: value for name, value in row.items() if name not in measured}
-    rows = json.loads(FILE.read_text("utf-8")) if FILE.exists() else []
+    rows = json.loads(file.read_text("utf-8")) if file.exists() else []
     rows = [old for old in rows if {name: value for name, value in old.items() if name not in measured} != same]
-    write_atomically(FILE, (json.dumps([*rows, row], indent=1) + "\n").encode())
+    write_atomically(file, (json.dumps([*rows, row], indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 The first: benchmarks/headline.json, a row for each call of headline.py or others.py, those with most calibration
 sequences. The second: benchmarks/peers/rows.csv, which `comp-lib compare` wrote, the largest grid, with the amount of
-text for which it has most rows. Below them, benchmarks/zero_shot.json. A test asks whether README.md says so.
+text for which it has most rows. Below it, the rows of benchmarks/zero_shot.json with that text. A test
+asks whether README.md says so.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import sys
 from pathlib import Path
 from statistics import fmean
+
+import pandas as pd
 
 from comp_lib.compare import ROWS, read_rows
 from comp_lib.summary import comparison, finished
@@ -71,11 +74,16 @@ def ratios(rows: list[dict], text: str, kind: str) -> str:
     return f"On {kind}, COMP's increase is {one} of LLM-Pruner's and {other}'s, with its measured widths {best}."
 
 
-def peers() -> str:
-    """What was measured, and the increase of the loss for each method and ratio."""
+def compared() -> pd.DataFrame:
+    """The finished rows of the largest grid, for the amount of text with most of them."""
     rows = finished(read_rows(PEERS / ROWS))
     rows = rows[rows.grid == rows.grid.mode()[0]]
-    rows = rows[rows.sequences == rows.sequences.mode()[0]]
+    return rows[rows.sequences == rows.sequences.mode()[0]]
+
+
+def peers() -> str:
+    """What was measured, and the increase of the loss for each method and ratio."""
+    rows = compared()
     first = rows.iloc[0]
     return (
         f"On the project's own texts: {first.sequences} x {first.length} tokens of `{first.calibration}` calibrate, "
@@ -86,8 +94,12 @@ def peers() -> str:
 
 
 def tasks() -> str:
-    """Mean accuracy in the offline tasks, best first, at each ratio."""
-    rows = json.loads(TASKS.read_text("utf-8"))
+    """Mean accuracy in the offline tasks, best first, at each ratio, with the calibration text of `peers`."""
+    first = compared().iloc[0]
+    rows = [
+        row for row in json.loads(TASKS.read_text("utf-8"))
+        if all(row[name] == first[name] for name in ("model", "calibration", "sequences", "length"))
+    ]  # fmt: skip
     means = [(fmean(row["accuracy"].values()), row["method"], row["ratio"]) for row in rows]
     (dense,) = (mean for mean, _, ratio in means if ratio == 0)
     found = []
