@@ -13,14 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from comp_lib.models import cache_folder
+from comp_lib.models.load import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 BREAKS = [  # (module, right, wrong, the notebook that has to notice)
-    ("importance/condition.py", ".clamp_min(1.0).sqrt()", ".clamp_min(1.0)", "02_matrix_condition"),
-    ("gram.py", "xtx * (weight @ weight.T)", "xtx * (weight @ weight.T).abs()", "02_matrix_condition"),
+    ("importance/matrix_condition.py", ".clamp_min(1.0).sqrt()", ".clamp_min(1.0)", "02_matrix_condition"),
+    ("statistics/gram.py", "xtx * (weight @ weight.T)", "xtx * (weight @ weight.T).abs()", "02_matrix_condition"),
     ("shape.py", "group += group_heads * head_dim *", "group += head_dim *", "03_hybrid_granularity"),
-    ("recover.py", "target[kept] + (held + added)[:, None] * weight[kept]", "target[kept]", "04_mask_tuning"),
+    ("statistics/solve.py", "target[kept] + (held + added)[:, None] * weight[kept]", "target[kept]", "04_mask_tuning"),
 ]
 
 

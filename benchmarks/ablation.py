@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 
-from comp_lib.calibration import calibration_tokens
-from comp_lib.evaluate import evaluation_tokens, perplexity
-from comp_lib.models import EMBEDDED, load_model
-from comp_lib.prune import Settings, prune
-from comp_lib.text import load_text
+from comp_lib.calibration.text import load_text
+from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
 
 SEQUENCES, LENGTH = 16, 256
 WINDOWS, WINDOW = 12, 512
@@ -46,7 +47,7 @@ GRID: list[tuple[str, dict]] = [
     ("Wanda-sp, no recovery", {"method": "wanda-sp", "recovery": "none", "seed": 1}),
     ("Wanda-sp, no recovery", {"method": "wanda-sp", "recovery": "none", "seed": 2}),
     ("ridge: 0.1 in every layer", {"ridge": 0.1}),
-    ("target: dense", {"target": "dense"}),
+    ("target: dense", {"aim": "dense"}),
     ("2 layers by block influence", {"layers": 2, "layer_metric": "block-influence"}),
     ("2 of 3 KV groups + neurons", {"kv_groups": 2}),
     ("metric: energy", {"method": "energy"}),

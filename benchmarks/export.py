@@ -19,12 +19,12 @@ from pathlib import Path
 
 import psutil
 
-from comp_lib import llama_cpp
-from comp_lib.cell import peak_bytes
-from comp_lib.evaluate import evaluation_tokens, perplexity
-from comp_lib.gguf_export import export_gguf
-from comp_lib.models import EMBEDDED, load_model
-from comp_lib.text import load_text
+from comp_lib.calibration.text import load_text
+from comp_lib.compare.one_run import peak_bytes
+from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.on_device import llama_cpp
+from comp_lib.on_device.gguf_export import export_gguf
 
 
 def measure(model: str, file: str, kind: str) -> dict[str, float]:

@@ -21,14 +21,14 @@ from pathlib import Path
 import psutil
 from torch import Tensor, nn
 
-from comp_lib.atomic import write_atomically
-from comp_lib.calibration import calibration_tokens
-from comp_lib.cell import decoder_parameters, dense_pass, peak_bytes
-from comp_lib.evaluate import evaluation_tokens, perplexity
-from comp_lib.models import EMBEDDED, load_model
-from comp_lib.prune import Settings, prune
-from comp_lib.settings import default_recovery
-from comp_lib.text import load_text
+from comp_lib.calibration.text import load_text
+from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.compare.one_run import decoder_parameters, dense_pass, peak_bytes
+from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.prune import prune
+from comp_lib.settings import Settings, default_recovery
+from comp_lib.system.atomic import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "increases", "passes", "peak_megabytes")  # the rest of a row says what was asked

@@ -16,16 +16,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from comp_lib.atomic import write_atomically
-from comp_lib.benchmark import benchmark, gain, prepare, to_json
-from comp_lib.calibration import calibration_tokens
-from comp_lib.evaluate import evaluation_tokens, perplexity
-from comp_lib.latency import cut
-from comp_lib.models import EMBEDDED, load_model
-from comp_lib.plan import uniform_plan
-from comp_lib.prune import Settings, prune
+from comp_lib.calibration.text import load_text
+from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.on_device.benchmark import benchmark, gain, prepare, to_json
+from comp_lib.on_device.latency import cut
+from comp_lib.plan import PlanRequest
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.text import load_text
+from comp_lib.system.atomic import write_atomically
 
 FILE = Path(__file__).parent / "on_device.json"
 MULTIPLE = 32  # what a block-quantised row is cut into
@@ -64,7 +66,7 @@ def speed(found: dict, kind: str, threads: int) -> None:
     model, tokenizer = load_model(EMBEDDED)
     shape = Shape.of(model)
     plans = {"dense": None} | {
-        name: uniform_plan(shape, ratio, drop=range(layers), multiple=MULTIPLE)
+        name: uniform_plan(PlanRequest(shape, ratio, drop=range(layers), multiple=MULTIPLE))
         for name, (ratio, layers) in PLANS.items()
     }
     with tempfile.TemporaryDirectory() as temporary:

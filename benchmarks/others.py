@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import LlamaForCausalLM
 
 from comp_lib.errors import InputError
-from comp_lib.plan import Plan, uniform_plan
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.plan import Plan, PlanRequest
 from comp_lib.shape import Shape
 
 TRACED = 8  # tokens with which torch-pruning follows the model once
@@ -47,7 +48,7 @@ def main() -> None:
         found.append(plan_for(model, arguments.ratio))
         small, asked = PACKAGES[arguments.package](model, ids, found[0])
         whose = {"method": arguments.package, "version": version(arguments.package)}
-        return small, {**whose, "widths": "uniform", "target": "self", "ratio": arguments.ratio, **asked}
+        return small, {**whose, "widths": "uniform", "aim": "self", "ratio": arguments.ratio, **asked}
 
     try:
         installed(arguments.package)  # before the memory is looked at: an import is not pruning
@@ -80,7 +81,7 @@ def plan_for(model: nn.Module, ratio: float) -> Plan:
             f"expected a Llama with one width in all layers, got {type(model).__name__} with {set(shape.neurons)} "
             "neurons: choose another --model"
         )
-    return uniform_plan(shape, ratio, multiple=1)
+    return uniform_plan(PlanRequest(shape, ratio, multiple=1))
 
 
 def optipfair(model: nn.Module, ids: Tensor, plan: Plan) -> tuple[nn.Module, dict]:

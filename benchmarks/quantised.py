@@ -22,13 +22,14 @@ import gguf
 import torch
 from torch import nn
 
-from comp_lib.atomic import write_atomically
-from comp_lib.calibration import calibration_tokens
-from comp_lib.evaluate import evaluation_tokens, perplexity
-from comp_lib.gguf_export import tensor_type
-from comp_lib.models import EMBEDDED, load_model
-from comp_lib.prune import Settings, prune
-from comp_lib.text import load_text
+from comp_lib.calibration.text import load_text
+from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.on_device.gguf_export import tensor_type
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
+from comp_lib.system.atomic import write_atomically
 
 FILE = Path(__file__).parent / "quantised.json"
 TYPES = ("f16", "q8_0", "q4_1", "q4_0")

@@ -15,8 +15,8 @@ from statistics import fmean
 
 import pandas as pd
 
-from comp_lib.compare import ROWS, read_rows
-from comp_lib.summary import comparison, finished
+from comp_lib.compare.grid import ROWS, read_rows
+from comp_lib.compare.summary import comparison, finished
 
 ROOT = Path(__file__).parents[1]
 HEADLINE, PEERS = ROOT / "benchmarks" / "headline.json", ROOT / "benchmarks" / "peers"

@@ -52,7 +52,7 @@ def make(folder: Path, size: Size) -> None:
     import torch
     from transformers import LlamaConfig
 
-    from comp_lib.tensor_files import INDEX, names_in, write
+    from comp_lib.system.tensor_files import INDEX, names_in, write
 
     needed, free = 2 * 2 * size.parameters, shutil.disk_usage(folder.parent).free
     if free < needed * 1.1:
@@ -96,11 +96,12 @@ def measured(job: dict) -> dict:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from comp_lib.cell import peak_bytes
-    from comp_lib.models import EMBEDDED, load_model, open_model
-    from comp_lib.prune import Settings, prune
-    from comp_lib.prune_to import prune_to
-    from comp_lib.streamed import Streamed
+    from comp_lib.compare.one_run import peak_bytes
+    from comp_lib.models.load import EMBEDDED, load_model, open_model
+    from comp_lib.prune import prune
+    from comp_lib.scale.model_on_disk import Streamed
+    from comp_lib.scale.prune_to import prune_to
+    from comp_lib.settings import Settings
 
     how, real = job["how"], job["shape"] == "135m"
     llm_pruner = how == "llm-pruner"
@@ -115,7 +116,7 @@ def measured(job: dict) -> dict:
             pass
 
     if real:
-        from comp_lib.calibration import calibration_tokens
+        from comp_lib.calibration.tokens import calibration_tokens
 
         folder, config, tokenizer = open_model(EMBEDDED)
         ids = calibration_tokens("calibration", tokenizer, sequences=size[0], length=size[1])

@@ -12,11 +12,11 @@ import argparse
 import statistics
 import time
 
-from comp_lib.calibration import calibration_tokens
-from comp_lib.models import EMBEDDED, load_model
+from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.lessons.dense_stream import error_curves, survey
+from comp_lib.lessons.layer_importance import layer_study
+from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.shape import Shape
-from comp_lib.studies.layers import layer_study
-from comp_lib.studies.neurons import error_curves, survey
 from comp_lib.widgets.layers import LayerExplorer
 from comp_lib.widgets.neurons import NeuronExplorer
 from comp_lib.widgets.planner import Planner

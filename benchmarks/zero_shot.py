@@ -17,12 +17,12 @@ from typing import Any
 import headline
 from torch import nn
 
-from comp_lib.calibration import calibration_tokens
-from comp_lib.cell import decoder_parameters
-from comp_lib.models import load_model
-from comp_lib.prune import Settings, prune
-from comp_lib.settings import default_recovery
-from comp_lib.zero_shot import OFFLINE, zero_shot
+from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.compare.one_run import decoder_parameters
+from comp_lib.evaluation.zero_shot import OFFLINE, zero_shot
+from comp_lib.models.load import load_model
+from comp_lib.prune import prune
+from comp_lib.settings import Settings, default_recovery
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "accuracy", "stderr")

@@ -3,7 +3,8 @@
 The method (Xu et al., arXiv 2501.15255; the derivation is ours) drops whole decoder layers, then the neurons of the
 layers that stay which their neighbours can best stand in for, then refits what is left to the output of what was there.
 
-    from comp_lib import Settings, load_model
+    from comp_lib.settings import Settings
+    from comp_lib.models.load import load_model
     from comp_lib.prune import prune
 
 `comp_lib.prune` is the module; the function of that name is imported from it, as above, never re-exported here: one
@@ -25,9 +26,9 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 # public name -> the module that defines it
 _LAZY = {
     "Plan": "comp_lib.plan",
-    "Settings": "comp_lib.prune",
-    "load_model": "comp_lib.models",
-    "load_text": "comp_lib.text",
+    "Settings": "comp_lib.settings",
+    "load_model": "comp_lib.models.load",
+    "load_text": "comp_lib.calibration.text",
 }
 
 __all__ = ["Plan", "Settings", "__version__", "load_model", "load_text"]

@@ -1,28 +1,23 @@
-"""Hybrid granularity: how many layers, and how many neurons in each layer that stays, for a given budget.
+"""A plan: which layers stay, and how many neurons and KV groups in each of them.
 
 A plan is a value: written before any weight is touched, read, edited, saved as JSON, and carried out by `prune`.
-Two planners share one budget arithmetic (`Shape`):
-
-* `uniform_plan`: layers first, then one width for all layers that stay. Any stock runtime loads the result.
-* `paper_plan`: layers first, then for each layer a ratio in inverse proportion to its importance, as the digests of
-  the paper describe it: important layers keep more.
-
-The budget is a lower bound on what is removed: widths are rounded *down* to a multiple that the hardware likes.
-Planners that choose neurons one by one (`baselines`) take what the uniform plan leaves as their `budget`, so that all
-methods can be compared at the same size. Biases that a recovery adds are parameters too: `biased` plans pay for them.
+`PlanRequest` says what a planner is asked for; the planners of COMP are in `hybrid_granularity`, those of its peers
+in `baselines`. The ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that the
+hardware likes. Biases that a recovery adds are parameters too: `biased` plans pay for them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import InputError
 from .shape import Shape
 
 SMALLEST_SHARE = 0.1  # of a layer's neurons; below it a layer is better dropped than starved
+OF = ("decoder", "model")  # what a ratio can refer to
 
 
 @dataclass(frozen=True)
@@ -117,55 +112,91 @@ def _check_integers(name: str, values: object) -> None:
         raise InputError(f"expected whole numbers in {name}, got {values!r}: mend the plan")
 
 
-def uniform_plan(
-    shape: Shape,
-    ratio: float,
-    *,
-    of: str = "decoder",
-    drop: Sequence[int] = (),
-    kv_groups: int | None = None,
-    multiple: int = 64,
-    parent: str = "",
-    biased: bool = False,
-) -> Plan:
-    """Drop the layers `drop`, keep `kv_groups` KV groups in each other layer, and one neuron width for all of them.
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a planner is asked for: how much is to go, and what is decided already.
 
-    The width is the largest multiple of `multiple` with which at least `ratio` of the parameters are gone.
-    Raises InputError when the ratio cannot be reached with these layers and groups.
+    Raises InputError for a ratio, layers, KV groups or a multiple that make no sense.
     """
-    layers = _staying(shape, drop)
-    groups = tuple(_groups(shape, layer, kv_groups) for layer in layers)
-    width = _neurons_for(shape, ratio, of, layers, groups, multiple, biased, lambda factor, i: factor)
-    return _plan(shape, ratio, of, layers, width, groups, parent, biased)
 
+    shape: Shape  # of the model to plan for
+    ratio: float  # parameters to remove, at least
+    of: str = "decoder"  # what the ratio refers to: "decoder" or "model"
+    drop: Sequence[int] = ()  # whole layers that go
+    kv_groups: int | None = None  # KV groups to keep in each other layer; None: all
+    multiple: int = 64  # widths are multiples of this
+    parent: str = ""  # name of the model
+    biased: bool = False  # whether the recovery adds biases, which count
 
-def paper_plan(
-    shape: Shape,
-    ratio: float,
-    importance: Sequence[float],
-    *,
-    of: str = "decoder",
-    drop: Sequence[int] = (),
-    kv_groups: int | None = None,
-    multiple: int = 64,
-    parent: str = "",
-    biased: bool = False,
-) -> Plan:
-    """Like `uniform_plan`, but a layer loses neurons in inverse proportion to its `importance` (one per parent layer).
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio, self.of)
+        if self.multiple < 1:
+            raise InputError(f"expected a multiple of at least 1, got {self.multiple}: 64 suits most hardware")
+        count = self.shape.layers
+        wrong = [layer for layer in self.drop if not 0 <= layer < count]
+        if wrong or len(set(self.drop)) >= count:
+            raise InputError(
+                f"expected fewer than {count} layers to drop, out of 0 to {count - 1}, got {list(self.drop)}"
+            )
+        fewest = min(self.shape.kv_groups[layer] for layer in self.layers)
+        if self.kv_groups is not None and not 1 <= self.kv_groups <= fewest:
+            raise InputError(f"expected 1 to {fewest} KV groups to keep, got {self.kv_groups}")
 
-    With x the common factor, layer l loses the share min(1 - SMALLEST_SHARE, x * mean(importance) / importance_l)
-    of its neurons; x is the smallest that reaches the budget. (Our reading of the digests; no layer is emptied.)
-    """
-    if len(importance) != shape.layers:
-        raise InputError(f"expected one importance for each of {shape.layers} layers, got {len(importance)}")
-    layers = _staying(shape, drop)
-    groups = tuple(_groups(shape, layer, kv_groups) for layer in layers)
-    floor = max(max(importance) * 1e-3, 1e-12)  # importances are differences: they can be zero or below
-    inverse = [1.0 / max(float(importance[layer]), floor) for layer in layers]
-    mean = sum(inverse) / len(inverse)
-    share = lambda factor, i: factor * inverse[i] / mean  # noqa: E731
-    width = _neurons_for(shape, ratio, of, layers, groups, multiple, biased, share)
-    return _plan(shape, ratio, of, layers, width, groups, parent, biased)
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Those that stay."""
+        return tuple(sorted(set(range(self.shape.layers)) - set(self.drop)))
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """KV groups of each layer that stays."""
+        return tuple(self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers)
+
+    def removed(self, neurons: Sequence[int]) -> float:
+        """The fraction of the parameters that goes when the layers that stay keep so many neurons."""
+        return removed(self.shape, self.layers, neurons, self.groups, self.of, self.biased)
+
+    def plan(self, neurons: Sequence[int]) -> Plan:
+        """The plan in which the layers that stay keep so many neurons."""
+        plan = Plan(
+            parent=self.parent,
+            parent_layers=self.shape.layers,
+            layers=self.layers,
+            neurons=tuple(neurons),
+            kv_groups=self.groups,
+            ratio=self.ratio,
+            of=self.of,
+            removed=self.removed(neurons),
+        )
+        plan.check()
+        return plan
+
+    def finished(
+        self,
+        kept_neurons: Sequence[Sequence[int]],
+        kept_groups: Sequence[Sequence[int]],
+        layers: Sequence[int] | None = None,
+    ) -> Plan:
+        """The plan that keeps just these neurons and KV groups, an ascending sequence for each of `layers` (None: all).
+
+        For planners that decide all by themselves: what the request says of layers and groups is disregarded.
+        """
+        layers = range(self.shape.layers) if layers is None else layers
+        neurons, groups = (tuple(map(len, kept)) for kept in (kept_neurons, kept_groups))
+        plan = Plan(
+            parent=self.parent,
+            parent_layers=self.shape.layers,
+            layers=tuple(layers),
+            neurons=neurons,
+            kv_groups=groups,
+            ratio=self.ratio,
+            of=self.of,
+            removed=removed(self.shape, layers, neurons, groups, self.of, self.biased),
+            kept_neurons=tuple(map(tuple, kept_neurons)),
+            kept_groups=tuple(map(tuple, kept_groups)),
+        )
+        plan.check()
+        return plan
 
 
 def removed(
@@ -176,116 +207,15 @@ def removed(
     return (shape.decoder - left.decoder) / (shape.decoder if of == "decoder" else shape.total)
 
 
-def layers_needed(shape: Shape, ratio: float, **options) -> int:
-    """The fewest whole layers whose loss leaves the others at least half of their neurons.
-
-    Measured (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping any.
-    """
-    for count in range(shape.layers):
-        last = count + 1 == shape.layers  # one layer is left: whatever it can still give must do
-        try:
-            plan = uniform_plan(shape, ratio, drop=range(count), **options)
-        except InputError:
-            if last:
-                raise
-            continue
-        if last or min(plan.neurons) * 2 >= shape.neurons[-1]:
-            return count
-    raise ValueError("expected a decoder with layers, got none")
-
-
-def budget(shape: Shape, ratio: float, *, layers: int | str = "auto", **options) -> int:
-    """Parameters that stay in the decoder under the uniform plan of these options: the most that any method keeps."""
-    count = layers_needed(shape, ratio, **options) if layers == "auto" else int(layers)
-    plan = uniform_plan(shape, ratio, drop=range(count), **options)
-    return shape.with_widths(plan.neurons, plan.kv_groups).decoder
-
-
 def excess_neurons(shape: Shape, groups: Sequence[int], left: int) -> int:
     """How many neurons have to go, so that with these KV groups in its layers the decoder has at most `left`."""
     excess = shape.with_widths(shape.neurons, tuple(groups)).decoder - left
     return max(0, -(-excess // shape.neuron_parameters))
 
 
-def finished_plan(
-    shape: Shape,
-    ratio: float,
-    of: str,
-    layers: Sequence[int],
-    kept_neurons: Sequence[Sequence[int]],
-    kept_groups: Sequence[Sequence[int]],
-    parent: str = "",
-    biased: bool = False,
-) -> Plan:
-    """The plan that keeps just these neurons and KV groups, one ascending sequence for each of `layers`."""
-    neurons, groups = (tuple(map(len, kept)) for kept in (kept_neurons, kept_groups))
-    plan = _plan(shape, ratio, of, tuple(layers), neurons, groups, parent, biased)
-    return replace(plan, kept_neurons=tuple(map(tuple, kept_neurons)), kept_groups=tuple(map(tuple, kept_groups)))
-
-
 def check_ratio(ratio: float, of: str) -> None:
     """Raises InputError unless 0 < ratio < 1 and `of` is known."""
     if not 0.0 < ratio < 1.0:
         raise InputError(f"expected a ratio between 0 and 1 (such as 0.2), got {ratio:g}: say which part is to go")
-    if of not in ("decoder", "model"):
+    if of not in OF:
         raise InputError(f"expected --of decoder or model, got {of!r}: say what the ratio refers to")
-
-
-def _staying(shape: Shape, drop: Sequence[int]) -> tuple[int, ...]:
-    wrong = [layer for layer in drop if not 0 <= layer < shape.layers]
-    if wrong or len(set(drop)) >= shape.layers:
-        raise InputError(
-            f"expected fewer than {shape.layers} layers to drop, out of 0 to {shape.layers - 1}, got {list(drop)}"
-        )
-    return tuple(layer for layer in range(shape.layers) if layer not in set(drop))
-
-
-def _groups(shape: Shape, layer: int, kv_groups: int | None) -> int:
-    if kv_groups is None:
-        return shape.kv_groups[layer]
-    if not 1 <= kv_groups <= shape.kv_groups[layer]:
-        raise InputError(f"expected 1 to {shape.kv_groups[layer]} KV groups to keep, got {kv_groups}")
-    return kv_groups
-
-
-def _neurons_for(shape, ratio, of, layers, groups, multiple, biased, share_of) -> tuple[int, ...]:
-    """Widths with the least removal that reaches the budget, found by bisection on the common factor.
-
-    `share_of(factor, i)` is the share of its neurons that the i-th staying layer loses; it grows with the factor.
-    """
-    check_ratio(ratio, of)
-    if multiple < 1:
-        raise InputError(f"expected a multiple of at least 1, got {multiple}: 64 suits most hardware")
-
-    def widths(factor: float) -> tuple[int, ...]:
-        kept = []
-        for i, layer in enumerate(layers):
-            full = shape.neurons[layer]
-            share = min(max(share_of(factor, i), 0.0), 1.0 - SMALLEST_SHARE)
-            # the tiny addition forgives the rounding of full * (1 - share) when it is a multiple already
-            rounded = int((full * (1.0 - share) + 1e-6) // multiple) * multiple if share > 0 else full
-            kept.append(max(rounded, min(multiple, full)))
-        return tuple(kept)
-
-    def reached(factor: float) -> float:
-        return removed(shape, layers, widths(factor), groups, of, biased)
-
-    low, high = 0.0, 1e4
-    if reached(high) < ratio:
-        raise InputError(
-            f"expected a ratio that these layers and groups allow, at most {reached(high):.3f} of the {of}, "
-            f"got {ratio:g}: drop layers or KV groups, or ask for less"
-        )
-    if reached(low) >= ratio:
-        return widths(low)
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (low, middle) if reached(middle) >= ratio else (middle, high)
-    return widths(high)
-
-
-def _plan(shape, ratio, of, layers, neurons, groups, parent, biased) -> Plan:
-    reached = removed(shape, layers, neurons, groups, of, biased)
-    plan = Plan(parent, shape.layers, layers, neurons, groups, ratio, of, reached)
-    plan.check()
-    return plan

@@ -1,32 +1,37 @@
 """COMP, on one page: plan, then walk the decoder once, layer by layer.
 
-For each layer that stays: (1) watch the calibration text pass, gathering the Gram statistics of its dense layers;
-(2) choose which neurons and KV groups go; (3) re-tune what stays; (4) shrink the tensors; (5) let the text pass
-through the pruned layer, so that the next layer is tuned on what it will really see.
+The plan says how many layers, neurons and KV groups stay (`make_plan`, by `importance` and `hybrid_granularity`). Then,
+for each layer that stays (`prune_layer`): (1) watch the calibration text pass, gathering the sums of its dense layers;
+(2) choose which neurons and KV groups go; (3) re-tune what stays; (4) shrink the tensors; (5) pass the text on through
+the pruned layer, so that the next layer is tuned on what it will really see.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .baselines import PLANNERS
+from .calibration.stream import to_device
 from .errors import InputError
+from .families import family_of
+from .families.protocol import Model
+from .hybrid_granularity.measured import measured_plan
+from .hybrid_granularity.paper import paper_plan
+from .hybrid_granularity.uniform import layers_needed, uniform_plan
 from .importance.layers import layers_to_drop
-from .narrow import Gather, at_once
-from .plan import Plan, layers_needed, paper_plan, uniform_plan
-from .report import LayerReport, Report, Watch
-from .sensitivity import measured_plan, sensitivity
+from .importance.widths import reference_losses, sensitivity
+from .plan import Plan
+from .prune_layer import Gather, LayerPruner, PrunedLayer, at_once
+from .report import PeakMemory, Progress, Report, no_progress
 from .settings import Settings
 from .shape import Shape
-from .stream import Progress, no_progress, to_device
-from .surgery import check_biases, keep_layers, update_config
-from .walk import Done, Walk
+from .surgery import check_biases, keep_layers, shallow_copy, update_config
 
 DEFAULTS = Settings()
 IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
@@ -34,42 +39,18 @@ IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judg
 
 @dataclass(frozen=True)
 class Pruned:
+    """What `prune` returns."""
+
     model: nn.Module
     plan: Plan
     report: Report
 
 
-def share(model: nn.Module) -> nn.Module:
-    """A second model with its own structure and config around the same tensors: surgery replaces, never writes."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+class Planned(NamedTuple):
+    """A plan, and the layer importance that it rests on: one number a layer of the parent, None where none was needed."""
 
-
-def make_plan(
-    model: nn.Module, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
-) -> tuple[Plan, tuple[float, ...] | None]:
-    """The plan that `settings` ask for, and the layer importance it rests on (None where it needed none)."""
-    shape, biased = Shape.of(model), settings.recovery == "bias"
-    if biased:
-        check_biases(model)
-    if settings.method in PLANNERS:
-        return PLANNERS[settings.method](model, ids, settings, name, progress), None
-    options = dict(of=settings.of, kv_groups=settings.kv_groups, multiple=settings.multiple, parent=name, biased=biased)
-    count = settings.layer_count(shape.layers)
-    if count is None:
-        count = layers_needed(shape, settings.ratio, **options)
-    drop, importance = [], None
-    if count or settings.widths == "per-layer":
-        judged = ids[:IMPORTANCE_SEQUENCES]
-        drop, found = layers_to_drop(settings.layer_metric, model, judged, count, settings.device, progress)
-        importance = tuple(found.tolist())
-    if settings.widths == "per-layer":
-        return paper_plan(shape, settings.ratio, importance, drop=drop, **options), importance
-    plan = uniform_plan(shape, settings.ratio, drop=drop, **options)
-    if settings.widths == "measured" and (gone := max(shape.neurons) - min(plan.neurons)):
-        del options["biased"]  # the recovery that adds biases has no such widths
-        found = sensitivity(model, ids, gone, progress=progress)
-        plan = measured_plan(shape, settings.ratio, found, drop=drop, **options)
-    return plan, importance
+    plan: Plan
+    layer_importance: tuple[float, ...] | None = None
 
 
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
@@ -78,12 +59,11 @@ def prune(
     ids: Tensor,
     settings: Settings = DEFAULTS,
     *,
-    plan: Plan | None = None,
+    plan: Plan | Planned | None = None,
     name: str = "",
     progress: Progress = no_progress,
     inplace: bool = False,
     gather: Gather = at_once,
-    observe: Callable[[LayerReport], None] = lambda report: None,
 ) -> Pruned:
     """Prune `model` on the calibration tokens `ids` (S, L) and return the smaller model, its plan and a report.
 
@@ -91,56 +71,84 @@ def prune(
     by one, which halves the memory. A `plan` that only says how much stays leaves the choice to the metric; one that
     names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried out to the letter.
     Raises InputError before any work when the settings or the plan cannot be met.
-    With `gather=shards.over(client)` the workers of a Dask cluster share the calibration sequences.
-    `observe` gets the report of each layer when it is finished.
+    With `gather=scale.shards.over(client)` the workers of a Dask cluster share the calibration sequences.
+    `progress` gets the report of each layer when it is finished.
     The recovery "bias" adds parameters, which `removed` and the report count.
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
-    started, watch = time.perf_counter(), Watch()
+    started, memory, before = time.perf_counter(), PeakMemory(), Shape.of(model)
     settings.check()
     check_tokens(ids)
-    before = Shape.of(model)
-    importance = None
-    if plan is None:
-        plan, importance = make_plan(model, ids, settings, name, progress)
-    check_plan(plan, before, settings)
+    planned = plan if isinstance(plan, Planned) else Planned(plan) if plan else None
+    planned = planned or make_plan(model, ids, settings, name, progress)
+    check_plan(planned.plan, before, settings)
     if settings.recovery == "bias":
         check_biases(model)
-    model = model if inplace else share(model)
-    walk = Walk(model, ids, settings, plan, before, watch, gather)
+    model = model if inplace else shallow_copy(model)
+    layers = family_of(model).layers(model)
+    pruner = LayerPruner(model, ids, settings, planned.plan, before, memory, gather)
     finished = []
     for index in range(before.layers):
-        home = next(model.model.layers[index].parameters()).device
-        layer = to_device(model.model.layers[index], walk.device, own=inplace)
-        done = walk.take(index, layer)
+        home = next(layers[index].parameters()).device
+        layer = to_device(layers[index], pruner.device, own=inplace)
+        done = pruner.prune_layer(index, layer)
         if done is not None:
-            model.model.layers[index] = layer.to(home)
+            layers[index] = layer.to(home)
             finished.append(done)
-            observe(done.report)
-            progress("pruning", len(finished), len(plan.layers))
+            progress("pruning", len(finished), len(planned.plan.layers), done.report)
 
-    keep_layers(model, plan.layers)
+    keep_layers(model, planned.plan.layers)
     update_config(model)
-    after = Shape.of(model)
-    plan, report = concluded(plan, finished, settings, ids, before, after, importance, time.perf_counter() - started)
-    return Pruned(model, plan, report)
+    finished_plan, report = concluded(planned, finished, settings, ids, before, Shape.of(model))
+    return Pruned(model, finished_plan, replace(report, seconds=time.perf_counter() - started))
+
+
+def make_plan(
+    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+) -> Planned:
+    """The plan that `settings` ask for. Raises InputError when they cannot be met."""
+    shape, biased = Shape.of(model), settings.recovery == "bias"
+    if biased:
+        check_biases(model)
+    if settings.method in PLANNERS:
+        return Planned(PLANNERS[settings.method](model, ids, settings, name, progress))
+    request = settings.request(shape, name)
+    count = settings.layer_count(shape.layers)
+    if count is None:
+        count = layers_needed(request)
+    importance = None
+    if count or settings.widths == "per-layer":
+        judged = ids[:IMPORTANCE_SEQUENCES]
+        drop, scores = layers_to_drop(settings.layer_metric, model, judged, count, settings.device, progress)
+        request, importance = replace(request, drop=drop), tuple(scores.tolist())
+    if settings.widths == "per-layer" and importance is not None:
+        return Planned(paper_plan(request, importance), importance)
+    plan = uniform_plan(request)
+    if settings.widths == "measured" and (losses := reference_losses(shape, plan)):
+        ridge = None if isinstance(settings.ridge, str) else settings.ridge
+        weighted, device = settings.token_weights, settings.device
+        measured = sensitivity(model, ids, losses, ridge=ridge, weighted=weighted, device=device, progress=progress)
+        plan = measured_plan(request, measured)
+    return Planned(plan, importance)
 
 
 def concluded(
-    plan: Plan, finished: Sequence[Done], settings: Settings, ids: Tensor, before: Shape, after: Shape,
-    importance: tuple[float, ...] | None, seconds: float,
-) -> tuple[Plan, Report]:  # fmt: skip
-    """The plan as it was carried out, and the report."""
-    gone = (before.decoder - after.decoder) / (before.decoder if plan.of == "decoder" else before.total)
-    kept_neurons = tuple(done.kept_neurons for done in finished)
-    kept_groups = tuple(done.kept_groups for done in finished)
-    plan = replace(plan, kept_neurons=kept_neurons, kept_groups=kept_groups, removed=gone)
+    planned: Planned, finished: Sequence[PrunedLayer], settings: Settings, ids: Tensor, before: Shape, after: Shape
+) -> tuple[Plan, Report]:
+    """The plan as it was carried out, and the report, whose seconds are still to be filled in."""
+    plan = planned.plan
+    plan = replace(
+        plan,
+        kept_neurons=tuple(done.kept_neurons for done in finished),
+        kept_groups=tuple(done.kept_groups for done in finished),
+        removed=(before.decoder - after.decoder) / (before.decoder if plan.of == "decoder" else before.total),
+    )
     report = Report(
         settings=asdict(settings),
         tokens=ids.numel(),
         layers=tuple(done.report for done in finished),
-        layer_importance=importance,
-        seconds=seconds,
+        layer_importance=planned.layer_importance,
+        seconds=0.0,
         parameters_before=before.total,
         parameters_after=after.total,
     )

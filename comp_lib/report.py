@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import psutil
 
@@ -29,7 +30,7 @@ class LayerReport:
 class Report:
     """What `prune` did, and what it took."""
 
-    settings: dict
+    settings: dict[str, Any]
     tokens: int  # of calibration
     layers: tuple[LayerReport, ...]
     layer_importance: tuple[float, ...] | None  # by the layer metric, for every layer of the parent; None: not needed
@@ -38,13 +39,25 @@ class Report:
     parameters_after: int
 
 
+class Progress(Protocol):
+    """What long work calls as it goes on."""
+
+    def __call__(self, what: str, done: int, total: int, report: LayerReport | None = None) -> None:
+        """What is being done, steps done, steps in all; the report of a decoder layer that has just been finished."""
+
+
+def no_progress(what: str, done: int, total: int, report: LayerReport | None = None) -> None:
+    """The silent `Progress`."""
+
+
 @dataclass
-class Watch:
-    """Peak resident memory, looked at where it is highest."""
+class PeakMemory:
+    """Resident memory of this process, asked for where it is highest."""
 
     process: psutil.Process = field(default_factory=psutil.Process)
-    peak: int = 0
+    peak: int = 0  # bytes
 
-    def look(self) -> float:
+    def megabytes(self) -> float:
+        """The highest seen so far, now included."""
         self.peak = max(self.peak, self.process.memory_info().rss)
         return self.peak / 2**20

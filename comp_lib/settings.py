@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from .errors import InputError, nearest
 from .importance.layers import LAYER_METRICS
 from .importance.neurons import METRICS, RIDGE
-from .plan import check_ratio
+from .plan import PlanRequest, check_ratio
+from .shape import Shape
 
 # Peers that plan the whole model (see `baselines`), and the settings that this leaves them.
 PEERS = {
@@ -23,7 +24,7 @@ PEERS = {
 }
 METHODS = ("comp", "magnitude", "wanda-sp", "random", *PEERS)
 RECOVERIES = ("least-squares", "mask", "bias", "none")
-# The same for all layers, which any runtime loads; by layer importance, the paper's; by `sensitivity`, the best.
+# The same for all layers, which any runtime loads; by layer importance, the paper's; by measurement, the best.
 WIDTHS = ("uniform", "per-layer", "measured")
 
 
@@ -71,7 +72,7 @@ class Settings:
     widths: str = "uniform"  # one of WIDTHS
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
-    target: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
+    aim: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
     ridge: float | str = "auto"  # lambda of the solves, relative to each input's own energy; "auto": see `ridge`
     token_weights: bool = True  # divide each token by the norm of its residual stream
     multiple: int = 64  # widths are multiples of this
@@ -83,7 +84,7 @@ class Settings:
         check_ratio(self.ratio, self.of)
         for name, value, options in (
             ("recovery", self.recovery, RECOVERIES),
-            ("target", self.target, ("self", "dense")),
+            ("aim", self.aim, ("self", "dense")),
             ("widths", self.widths, WIDTHS),
             ("layer metric", self.layer_metric, LAYER_METRICS),
         ):
@@ -120,6 +121,18 @@ class Settings:
         if self.method != "comp":
             return self.method
         return "full-condition" if self.recovery == "least-squares" else "mask-condition"
+
+    def request(self, shape: Shape, name: str = "") -> PlanRequest:
+        """What a planner for a model of that shape and name is asked for; no layers are dropped yet."""
+        return PlanRequest(
+            shape=shape,
+            ratio=self.ratio,
+            of=self.of,
+            kv_groups=self.kv_groups,
+            multiple=self.multiple,
+            parent=name,
+            biased=self.recovery == "bias",
+        )
 
     def layer_count(self, layers: int) -> int | None:
         """How many of `layers` are to go; None for "auto"."""

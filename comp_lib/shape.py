@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from .families import family_of
+from .families.protocol import Model, Which
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -31,26 +34,34 @@ class Shape:
     other_parameters: int  # embeddings, head (once, if tied) and the final norm
 
     @classmethod
-    def of(cls, model: nn.Module) -> Shape:
+    def of(cls, model: Model) -> Shape:
         """Read the shape from the tensors of `model`: its config cannot describe every pruned model.
 
-        A model that is read layer by layer (`streamed`) brings its shape along.
+        A model that is read layer by layer (`scale.model_on_disk`) brings its shape along.
         """
         if isinstance(known := getattr(model, "shape", None), cls):
             return known
-        layers = list(model.model.layers)
-        attention, mlp = layers[0].self_attn, layers[0].mlp
-        hidden, head_dim = attention.o_proj.out_features, attention.head_dim
-        kv_groups = tuple(layer.self_attn.k_proj.out_features // head_dim for layer in layers)
-        neurons = tuple(layer.mlp.down_proj.in_features for layer in layers)
-        group_heads = attention.q_proj.out_features // attention.k_proj.out_features
+        family = family_of(model)
+        layers = list(family.layers(model))
+        head_dim, group_heads = family.heads(layers[0])
 
-        def per_output(linear: nn.Linear) -> int:
-            return linear.in_features + (linear.bias is not None)
+        def dense(layer: nn.Module, which: Which) -> nn.Linear:
+            module, name = family.sublayer(layer, which)
+            return getattr(module, name)
 
-        neuron = per_output(mlp.gate_proj) + per_output(mlp.up_proj) + hidden
-        group = head_dim * (per_output(attention.k_proj) + per_output(attention.v_proj))
-        group += group_heads * head_dim * (per_output(attention.q_proj) + hidden)
+        def per_block(which: Which, inputs: int) -> int:
+            """Parameters of one block: rows of what produces it, and its inputs of the dense layer."""
+            module, _ = family.sublayer(layers[0], which)
+            count = inputs * dense(layers[0], which).out_features
+            for name, rows in family.producers(layers[0], which).items():
+                linear = getattr(module, name)
+                count += rows.shape[1] * (linear.in_features + (linear.bias is not None))
+            return count
+
+        neurons = tuple(dense(layer, "mlp").in_features for layer in layers)
+        kv_groups = tuple(dense(layer, "attention").in_features // (head_dim * group_heads) for layer in layers)
+        neuron, group = per_block("mlp", 1), per_block("attention", head_dim * group_heads)
+        hidden = dense(layers[0], "mlp").out_features
         # what is left of a layer is independent of its widths: norms, output biases, whatever the family adds
         fixed = sum(p.numel() for p in layers[0].parameters()) - neurons[0] * neuron - kv_groups[0] * group
         total = sum(p.numel() for p in model.parameters())  # a tied head is one parameter here

@@ -1,20 +1,132 @@
 """Surgery: tensors that really shrink.
 
-Removing MLP neuron i takes row i of gate_proj and up_proj and column i of down_proj; removing a KV group takes its
-rows of k_proj and v_proj, the rows of q_proj of its query heads, and their columns of o_proj. What remains is an
-ordinary module of the same class: no mask, no wrapper, nothing extra at run time but the biases of a recovery that
-asks for them.
+Removing MLP neuron i takes its rows of the matrices that produce it (gate_proj and up_proj in Llama) and its column of
+down_proj; removing a KV group takes its rows of k_proj and v_proj, the rows of q_proj of its query heads, and their
+columns of o_proj. Which rows and columns those are, the family knows. What remains is an ordinary module of the same
+class: no mask, no wrapper, nothing extra at run time but the biases of a recovery that asks for them.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .families import family_of, family_of_layer
+from .families.protocol import STEPS, Layer, Model, Which
 from .shape import Shape
+
+
+def shallow_copy(model: nn.Module) -> nn.Module:
+    """A second model with its own structure and config around the same tensors: surgery replaces, never writes."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+def dense_layer(layer: Layer, which: Which) -> nn.Linear:
+    """What writes to the residual stream in a step of a decoder layer."""
+    module, name = family_of_layer(layer).sublayer(layer, which)
+    return getattr(module, name)
+
+
+def block_size(layer: Layer, which: Which) -> int:
+    """Inputs of the dense layer that can only go together: 1 for neurons, those of a KV group for attention."""
+    producers = family_of_layer(layer).producers(layer, which)
+    return dense_layer(layer, which).in_features // len(next(iter(producers.values())))
+
+
+def upstream(layer: Layer, which: Which) -> Tensor:
+    """Squared norm of the weights that produce each block of the dense layer's inputs: (blocks,), float64."""
+
+    def norms(linear: nn.Linear) -> Tensor:
+        parts = linear.weight.detach().split(1024)  # doubled at once, the matrix of a large layer is a gigabyte
+        return torch.cat([part.double().square().sum(1) for part in parts])
+
+    family = family_of_layer(layer)
+    module, _ = family.sublayer(layer, which)
+    producers = family.producers(layer, which)
+    return torch.stack([norms(getattr(module, name))[rows].sum(1) for name, rows in producers.items()]).sum(0)
+
+
+def shrink(
+    layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None
+) -> None:
+    """Keep the neurons or KV groups `kept` (ascending) of a layer.
+
+    weight (n, m) replaces the dense layer's in the y = X W orientation; shift (m,) is added to the bias that it must
+    then have (`add_biases`).
+    """
+    family = family_of_layer(layer)
+    module, name = family.sublayer(layer, which)
+    inputs = spread(kept, block_size(layer, which))
+    for producer, rows in family.producers(layer, which).items():
+        linear = getattr(module, producer)
+        setattr(module, producer, _rows(linear, rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)))
+    dense = getattr(module, name)
+    setattr(module, name, _columns(dense, inputs.to(dense.weight.device), weight, shift))
+    family.shrunk(layer)
+
+
+def shrink_mlp(layer: Layer, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:
+    """`shrink` for the neurons of the MLP."""
+    shrink(layer, "mlp", kept, weight, shift)
+
+
+def shrink_attention(layer: Layer, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:
+    """`shrink` for the KV groups of the attention."""
+    shrink(layer, "attention", kept, weight, shift)
+
+
+def spread(blocks: Tensor, size: int) -> Tensor:
+    """Indices of the inputs in the given blocks of `size`: (k,) -> (k * size,)."""
+    return (blocks[:, None] * size + torch.arange(size, device=blocks.device)).flatten()
+
+
+def check_biases(model: Model) -> None:
+    """Raises InputError unless the config of this family can say that dense layers have biases."""
+    if not family_of(model).bias_fields:
+        raise InputError(
+            f"expected a llama model for the recovery 'bias', got {model.config.model_type}, whose config knows no "
+            "mlp_bias: choose the recovery 'none' or 'least-squares'"
+        )
+
+
+def add_biases(layer: Layer) -> None:
+    """Give each dense layer that has no bias one of zeros: a stock config has them everywhere or nowhere."""
+    family = family_of_layer(layer)
+    for which in STEPS:
+        module, _ = family.sublayer(layer, which)
+        for name, linear in list(module.named_children()):
+            if isinstance(linear, nn.Linear) and linear.bias is None:
+                weight = linear.weight.detach()
+                setattr(module, name, _linear(weight, weight.new_zeros(len(weight)), linear))
+
+
+def keep_layers(model: Model, layers: Sequence[int]) -> None:
+    """Drop all other decoder layers, and number those that stay anew."""
+    family = family_of(model)
+    stack = family.layers(model)
+    family.set_layers(model, [stack[index] for index in layers])
+    model.config.num_hidden_layers = len(layers)
+    for name in family.layer_lists:
+        entries = getattr(model.config, name, None)
+        if entries is not None:
+            setattr(model.config, name, [entries[index] for index in layers])
+
+
+def update_config(model: Model) -> None:
+    """Make `model.config` describe the tensors, where one width can: widths that differ need `models.save`."""
+    shape, family = Shape.of(model), family_of(model)
+    layer = family.layers(model)[0]
+    for name, which in family.bias_fields.items():
+        setattr(model.config, name, dense_layer(layer, which).bias is not None)
+    if shape.uniform:
+        model.config.head_dim = shape.head_dim
+        model.config.intermediate_size = shape.neurons[0]
+        model.config.num_key_value_heads = shape.kv_groups[0]
+        model.config.num_attention_heads = shape.kv_groups[0] * shape.group_heads
 
 
 def _rows(linear: nn.Linear, index: Tensor) -> nn.Linear:
@@ -39,73 +151,3 @@ def _linear(weight: Tensor, bias: Tensor | None, old: nn.Linear) -> nn.Linear:
     if bias is not None:
         linear.bias = nn.Parameter(bias, requires_grad=(old.weight if old.bias is None else old.bias).requires_grad)
     return linear
-
-
-def check_biases(model: nn.Module) -> None:
-    """Raises InputError unless the config of this family can say that dense layers have biases."""
-    for name in ("mlp_bias", "attention_bias"):
-        if not hasattr(model.config, name):
-            raise InputError(
-                f"expected a llama model for the recovery 'bias', got {model.config.model_type}, whose config knows no "
-                f"{name}: choose the recovery 'none' or 'least-squares'"
-            )
-
-
-def add_biases(layer: nn.Module) -> None:
-    """Give each dense layer that has no bias one of zeros: a stock config has them everywhere or nowhere."""
-    for module in (layer.self_attn, layer.mlp):
-        for name, linear in list(module.named_children()):
-            if isinstance(linear, nn.Linear) and linear.bias is None:
-                weight = linear.weight.detach()
-                setattr(module, name, _linear(weight, weight.new_zeros(len(weight)), linear))
-
-
-def shrink_mlp(layer: nn.Module, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:
-    """Keep the MLP neurons `kept` (ascending); weight (n, m) replaces down_proj's in the y = X W orientation.
-
-    shift (m,) is added to the bias that down_proj must then have (`add_biases`).
-    """
-    mlp, kept = layer.mlp, kept.to(layer.mlp.down_proj.weight.device)
-    mlp.gate_proj, mlp.up_proj = _rows(mlp.gate_proj, kept), _rows(mlp.up_proj, kept)
-    mlp.down_proj = _columns(mlp.down_proj, kept, weight, shift)
-    mlp.intermediate_size = len(kept)
-
-
-def shrink_attention(layer: nn.Module, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:
-    """Keep the KV groups `kept` (ascending); weight (n, m) and shift (m,) are o_proj's, as in `shrink_mlp`."""
-    attention, kept = layer.self_attn, kept.to(layer.self_attn.o_proj.weight.device)
-    keys = spread(kept, attention.head_dim)
-    queries = spread(kept, attention.head_dim * attention.num_key_value_groups)
-    attention.k_proj, attention.v_proj = _rows(attention.k_proj, keys), _rows(attention.v_proj, keys)
-    attention.q_proj = _rows(attention.q_proj, queries)
-    attention.o_proj = _columns(attention.o_proj, queries, weight, shift)
-
-
-def spread(blocks: Tensor, size: int) -> Tensor:
-    """Indices of the inputs in the given blocks of `size`: (k,) -> (k * size,)."""
-    return (blocks[:, None] * size + torch.arange(size, device=blocks.device)).flatten()
-
-
-def keep_layers(model: nn.Module, layers: Sequence[int]) -> None:
-    """Drop all other decoder layers, and number those that stay anew (the KV cache counts on it)."""
-    model.model.layers = nn.ModuleList([model.model.layers[index] for index in layers])
-    for index, layer in enumerate(model.model.layers):
-        layer.self_attn.layer_idx = index
-    model.config.num_hidden_layers = len(layers)
-    for name in ("layer_types",):
-        types = getattr(model.config, name, None)
-        if types is not None:
-            setattr(model.config, name, [types[index] for index in layers])
-
-
-def update_config(model: nn.Module) -> None:
-    """Make `model.config` describe the tensors, where one width can: widths that differ need `checkpoint`."""
-    shape, layer = Shape.of(model), model.model.layers[0]
-    for name, linear in (("mlp_bias", layer.mlp.down_proj), ("attention_bias", layer.self_attn.o_proj)):
-        if hasattr(model.config, name):
-            setattr(model.config, name, linear.bias is not None)
-    if shape.uniform:
-        model.config.head_dim = shape.head_dim
-        model.config.intermediate_size = shape.neurons[0]
-        model.config.num_key_value_heads = shape.kv_groups[0]
-        model.config.num_attention_heads = shape.kv_groups[0] * shape.group_heads

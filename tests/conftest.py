@@ -75,7 +75,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def real_model():
     """SmolLM2-135M and its tokenizer, shared: never change it in place."""
-    from comp_lib.models import EMBEDDED, load_model
+    from comp_lib.models.load import EMBEDDED, load_model
 
     return load_model(EMBEDDED)
 

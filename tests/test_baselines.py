@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 from variants import build, tokens
 
 from comp_lib.baselines import PLANNERS, flap, llm_pruner
-from comp_lib.checkpoint import Provenance, save_checkpoint
 from comp_lib.errors import InputError
+from comp_lib.hybrid_granularity.uniform import parameters_left, uniform_plan
 from comp_lib.importance.layers import block_influence
 from comp_lib.importance.neurons import METRICS
-from comp_lib.models import load_model
-from comp_lib.plan import budget, excess_neurons, removed, uniform_plan
+from comp_lib.models.load import load_model
+from comp_lib.models.save import Provenance, save_checkpoint
+from comp_lib.plan import PlanRequest, excess_neurons, removed
 from comp_lib.prune import make_plan, prune
 from comp_lib.settings import METHODS, PEERS, RECOVERIES, Settings, default_recovery
 from comp_lib.shape import Shape
@@ -137,9 +138,9 @@ def test_uniform_1120_of_1536_in_30_layers_is_520_of_each_unprotected_one():
     """The widths of SmolLM2-135M, where a quarter of 3 KV groups rounds to none."""
     shape = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 1728, 294912, 1152, 28311552 + 576)
     neurons, groups = llm_pruner._widths(shape, Settings(method="llm-pruner"))
-    assert uniform_plan(shape, 0.2).neurons == (1088,) * 30, "so many at multiples of 64"
+    assert uniform_plan(PlanRequest(shape, 0.2)).neurons == (1088,) * 30, "so many at multiples of 64"
     neurons, groups = llm_pruner._widths(shape, Settings(method="llm-pruner", multiple=32))
-    assert uniform_plan(shape, 0.2, multiple=32).neurons == (1120,) * 30
+    assert uniform_plan(PlanRequest(shape, 0.2, multiple=32)).neurons == (1120,) * 30
     assert neurons == [1536] * 4 + [1536 - 520] * 24 + [1536] * 2 and groups == [3] * 30
     neurons, groups = llm_pruner._widths(shape, Settings(method="llm-pruner", multiple=32, ratio=0.3))
     assert groups == [3] * 4 + [2] * 24 + [3] * 2, "three eighths of 3 is one group"
@@ -241,7 +242,7 @@ def test_standardised_scores():
 def test_the_bias_is_the_mean_of_what_went(name, token_weights):
     model, ids = build(name, num_hidden_layers=1), tokens()
     settings = peer("wanda-sp", recovery="bias", token_weights=token_weights)
-    done = prune(model, ids, settings, plan=uniform_plan(Shape.of(model), 0.4, kv_groups=1, multiple=4))
+    done = prune(model, ids, settings, plan=uniform_plan(PlanRequest(Shape.of(model), 0.4, kv_groups=1, multiple=4)))
     assert done.plan.neurons[0] < 48 and done.plan.kv_groups == (1,)
     masked = copy.deepcopy(model)  # the dense layer, what goes replaced by its mean over the tokens
     for part, kept, size in (("self_attn.o_proj", done.plan.kept_groups[0], Shape.of(model).head_dim * 2),
@@ -263,7 +264,7 @@ def test_the_bias_is_the_mean_of_what_went(name, token_weights):
 @pytest.mark.parametrize("token_weights", [True, False])
 def test_the_reported_error_knows_the_bias(token_weights):
     model, ids = build("mlp-bias"), tokens()
-    plan = replace(uniform_plan(Shape.of(model), 0.2, multiple=4), kv_groups=(2, 1, 2))
+    plan = replace(uniform_plan(PlanRequest(Shape.of(model), 0.2, multiple=4)), kv_groups=(2, 1, 2))
     settings = Settings(method="wanda-sp", recovery="bias", token_weights=token_weights)
     done = prune(model, ids, settings, plan=plan)
     # the inputs of layer 0's MLP are the dense model's: no KV group goes before it
@@ -285,7 +286,7 @@ def test_the_reported_error_knows_the_bias(token_weights):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_bias_is_better_than_nothing_where_it_is_fitted(seed):
     model, ids = build(seed=seed), tokens(seed=seed)
-    plan = uniform_plan(Shape.of(model), 0.3, multiple=4)
+    plan = uniform_plan(PlanRequest(Shape.of(model), 0.3, multiple=4))
     errors = [
         prune(model, ids, Settings(method="random", recovery=r, token_weights=False), plan=plan).report.layers[0].error
         for r in ("bias", "none")
@@ -378,10 +379,10 @@ def test_llm_pruner_takes_the_kv_groups_that_it_is_told(kv_groups):
 def test_the_budget_follows_the_layers():
     """Where widths alone would starve, the common budget is that of fewer layers; with layers=0 it is not."""
     shape = Shape.of(build(**DEEP))
-    auto, none = (budget(shape, 0.5, layers=layers, multiple=4) for layers in ("auto", 0))
-    plan = uniform_plan(shape, 0.5, multiple=4, drop=[0, 1, 2])
+    auto, none = (parameters_left(PlanRequest(shape, 0.5, multiple=4), layers) for layers in ("auto", 0))
+    plan = uniform_plan(PlanRequest(shape, 0.5, multiple=4, drop=[0, 1, 2]))
     assert auto == shape.with_widths(plan.neurons, plan.kv_groups).decoder
-    assert none == shape.with_widths(uniform_plan(shape, 0.5, multiple=4).neurons, shape.kv_groups).decoder != auto
+    assert none == shape.with_widths(uniform_plan(PlanRequest(shape, 0.5, multiple=4)).neurons, shape.kv_groups).decoder != auto
     assert excess_neurons(shape, shape.kv_groups, shape.decoder) == 0
     assert excess_neurons(shape, shape.kv_groups, shape.decoder - 1) == 1
     assert excess_neurons(shape, shape.kv_groups, shape.decoder - 97) == 2
@@ -461,12 +462,12 @@ def test_families_without_biases_refuse_the_bias_before_any_work(name):
 def test_a_plan_of_widths_is_none_of_a_peer_s():
     model = build()
     with pytest.raises(InputError, match="plan that names what stays.*flap"):
-        prune(model, tokens(), peer("flap"), plan=uniform_plan(Shape.of(model), 0.2, multiple=4))
+        prune(model, tokens(), peer("flap"), plan=uniform_plan(PlanRequest(Shape.of(model), 0.2, multiple=4)))
 
 
 @pytest.mark.parametrize(("method", "recovery"), [*((m, None) for m in PEERS), ("flap", "least-squares")])
 def test_on_the_command_line(method, recovery, tmp_path, tiny_llama, tokenizer):
-    from comp_lib.cli import app
+    from comp_lib.cli.app import app
 
     tiny_llama(num_hidden_layers=8).save_pretrained(tmp_path / "parent")
     tokenizer.save_pretrained(tmp_path / "parent")
@@ -487,7 +488,7 @@ def test_on_the_command_line(method, recovery, tmp_path, tiny_llama, tokenizer):
 
 
 def test_help_names_every_method_and_recovery():
-    from comp_lib.cli import app
+    from comp_lib.cli.app import app
 
     text = " ".join(CliRunner().invoke(app, ["prune", "--help"], terminal_width=400).output.replace("│", " ").split())
     assert all(name in text for name in (*METHODS, *RECOVERIES))

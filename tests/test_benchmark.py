@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner
 from variants import build
 
-from comp_lib import benchmark as module
-from comp_lib.benchmark import Measured, benchmark, gain, prepare
-from comp_lib.cli import app
+from comp_lib.cli.app import app
 from comp_lib.errors import InputError
-from comp_lib.gguf_export import export_gguf
-from comp_lib.runtimes import Job, bytes_per_token, gguf_bytes_per_token
+from comp_lib.on_device import benchmark as module
+from comp_lib.on_device.benchmark import Measured, benchmark, gain, prepare
+from comp_lib.on_device.gguf_export import export_gguf
+from comp_lib.on_device.runtimes import Job, bytes_per_token, gguf_bytes_per_token
 
 pytest.importorskip("xllamacpp")
 

@@ -10,16 +10,17 @@ import torch
 from typer.testing import CliRunner
 from variants import build, tokens
 
-from comp_lib import budget
-from comp_lib.budget import candidates, spread, timed_plan
-from comp_lib.cli import app
+from comp_lib.cli.app import app
 from comp_lib.errors import InputError
-from comp_lib.evaluate import perplexity
+from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import loss_increase
-from comp_lib.latency import CostModel
-from comp_lib.models import load_model
+from comp_lib.models.load import load_model
+from comp_lib.on_device import time_budget as budget
+from comp_lib.on_device.latency import CostModel
+from comp_lib.on_device.time_budget import candidates, spread, timed_plan
 from comp_lib.plan import Plan
-from comp_lib.prune import Settings, prune
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
 COST = CostModel("decode", fixed=3.0, layer=0.5, group=0.02, neuron=0.001)

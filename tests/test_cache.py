@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import randomise
 
-from comp_lib import cache
-from comp_lib.cache import cache_size, cached, clear_cache, fingerprint, statistics_folder, to_tensors
 from comp_lib.errors import InputError
+from comp_lib.lessons import cache
+from comp_lib.lessons.cache import cache_size, cached, clear_cache, fingerprint, statistics_folder, to_tensors
 
 IDS = torch.arange(12).view(2, 6)
 
@@ -190,7 +190,7 @@ import sys, time, torch
 sys.path.insert(0, {tests!r})
 from conftest import randomise, TINY
 from transformers import LlamaConfig, LlamaForCausalLM
-from comp_lib.cache import cached
+from comp_lib.lessons.cache import cached
 model = randomise(LlamaForCausalLM(LlamaConfig(**TINY)))
 print("ready", flush=True)
 sys.stdin.readline()  # all start at once

@@ -18,12 +18,13 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from variants import VARIANTS, build, tokens
 
-from comp_lib import atomic, checkpoint
-from comp_lib.checkpoint import Provenance, check_destination, estimated_bytes, model_card, save_checkpoint
 from comp_lib.errors import InputError
+from comp_lib.models import save as checkpoint
+from comp_lib.models.save import Provenance, check_destination, estimated_bytes, model_card, save_checkpoint
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
+from comp_lib.system import atomic
 
 
 def tiny(name: str = "gqa", **overrides):
@@ -212,7 +213,7 @@ def test_card(small, uneven, tmp_path):
 
     text = model_card("out", Shape.of(uneven[0]), uneven[2], replace(card, perplexities=(), parent_licence=None))
     assert "| MLP neurons per layer | 48 | 20 to 40 |" in text
-    assert "**This folder needs comp_lib.**" in text and "import comp_lib.heterogeneous" in text
+    assert "**This folder needs comp_lib.**" in text and "import comp_lib.models.per_layer_llama" in text
     assert "Not measured." in text and 'license: "unknown"' in text
 
 
@@ -421,8 +422,9 @@ torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 logging.disable_progress_bar()  # forked processes share its lock: a child killed while holding it stops all others
-from comp_lib import atomic, checkpoint
-import comp_lib.heterogeneous
+from comp_lib.system import atomic
+from comp_lib.models import save as checkpoint
+import comp_lib.models.per_layer_llama
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 from test_checkpoint import digest, facts, hidden

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from comp_lib.cli import app
+from comp_lib.cli.app import app
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 
@@ -63,7 +63,7 @@ def test_per_layer_widths_and_text_from_the_model_itself(parent, tmp_path):
     assert done.exit_code == 0, done.output
     assert "sampled from the model itself" in (tmp_path / "m" / "README.md").read_text()
     code = (
-        "import sys, comp_lib.heterogeneous; from transformers import AutoModelForCausalLM as A;"
+        "import sys, comp_lib.models.per_layer_llama; from transformers import AutoModelForCausalLM as A;"
         "print([l.mlp.down_proj.in_features for l in A.from_pretrained(sys.argv[1]).model.layers])"
     )
     out = subprocess.run([sys.executable, "-c", code, tmp_path / "m"], capture_output=True, text=True, check=True)

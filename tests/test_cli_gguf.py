@@ -9,9 +9,9 @@ import gguf
 import pytest
 from typer.testing import CliRunner
 
-from comp_lib import llama_cpp
-from comp_lib.cli import app
+from comp_lib.cli.app import app
 from comp_lib.errors import InputError
+from comp_lib.on_device import llama_cpp
 
 ONE = ["--threads", "1"]  # llama.cpp's own threads wait for each other in loops, and other tests want the cores
 

@@ -25,14 +25,16 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from comp_lib import cluster, launch, notebook
-from comp_lib.cell import Job
-from comp_lib.cli import app
-from comp_lib.cluster import choose, embedded, remote
-from comp_lib.compare import DETERMINED, TIMED, Grid, read_rows, run
+from comp_lib.cli.app import app
+from comp_lib.compare import cluster
+from comp_lib.compare.cluster import choose, embedded, remote
+from comp_lib.compare.grid import DETERMINED, TIMED, Grid, read_rows, run
+from comp_lib.compare.one_run import Job
 from comp_lib.errors import InputError
-from comp_lib.launch import ATTEMPTS, CellError, one_by_one
+from comp_lib.lessons import start as notebook
 from comp_lib.settings import Settings
+from comp_lib.system import processes as launch
+from comp_lib.system.processes import ATTEMPTS, CellError, one_by_one
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 METHODS = ("comp", "random", "magnitude", "wanda-sp")

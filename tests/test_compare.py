@@ -17,17 +17,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from comp_lib import compare, launch
-from comp_lib.calibration import calibration_tokens
-from comp_lib.cell import Job, peak_bytes, quality
-from comp_lib.cli import app
-from comp_lib.compare import COLUMNS, DETERMINED, Grid, read_rows, run
-from comp_lib.confidence import bootstrap_interval
+from comp_lib.calibration.text import load_text
+from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.cli.app import app
+from comp_lib.compare import grid as compare
+from comp_lib.compare.grid import COLUMNS, DETERMINED, Grid, read_rows, run
+from comp_lib.compare.one_run import Job, peak_bytes, quality
 from comp_lib.errors import InputError
-from comp_lib.evaluate import evaluation_tokens, perplexity
-from comp_lib.models import load_model
-from comp_lib.prune import Settings, prune
-from comp_lib.text import load_text
+from comp_lib.evaluation.confidence import bootstrap_interval
+from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.models.load import load_model
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
+from comp_lib.system import processes as launch
 
 SIZES = ["--sequences", "3", "--length", "24", "--multiple", "4", "--windows", "3", "--window", "40"]
 GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
@@ -100,7 +102,7 @@ def test_quality_pairs_the_windows(tiny_llama):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss")
 def test_peak_memory_is_that_of_the_process_alone():
     ballast = torch.zeros(100 * 2**20 // 8, dtype=torch.float64) + 1  # the process that starts it is larger
-    code = "from comp_lib.cell import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**26; print(a, p())"
+    code = "from comp_lib.compare.one_run import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**26; print(a, p())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     before, after = map(int, out)
     assert 60 * 2**20 < after - before < 80 * 2**20

@@ -11,16 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp_lib.gram import contributions
-from comp_lib.importance.condition import (
-    block_scores,
-    condition_numbers,
-    dual_inverse,
-    penalty,
-    ridged,
-    spd_inverse,
-    sweep,
-)
+from comp_lib.importance.matrix_condition import block_scores, condition_numbers, sweep
+from comp_lib.statistics.gram import contributions
+from comp_lib.statistics.solve import dual_inverse, penalty, ridged, spd_inverse
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}

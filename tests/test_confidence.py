@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from comp_lib.confidence import bootstrap_interval
+from comp_lib.evaluation.confidence import bootstrap_interval
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
@@ -28,7 +28,7 @@ def test_it_is_scipys_percentile_interval():
 
 
 def test_nineteen_of_twenty_intervals_hold_the_truth(monkeypatch):
-    monkeypatch.setattr("comp_lib.confidence.RESAMPLES", 500)
+    monkeypatch.setattr("comp_lib.evaluation.confidence.RESAMPLES", 500)
     random = np.random.default_rng(3)
     held = 0
     for _ in range(300):

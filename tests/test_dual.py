@@ -8,15 +8,16 @@ import pytest
 import torch
 from variants import build, tokens
 
-from comp_lib import dual, narrow
-from comp_lib.dual import DualInverse, Rows
-from comp_lib.gram import Gram, residual_energy
-from comp_lib.importance.condition import condition_numbers, penalty, ridged, spd_inverse, sweep
+from comp_lib import narrow_tmp as narrow
+from comp_lib.importance.matrix_condition import condition_numbers, sweep
 from comp_lib.importance.neurons import Dense, full_condition
 from comp_lib.prune import prune
-from comp_lib.recover import least_squares
-from comp_lib.ridge import held_out_errors
+from comp_lib.recovery.least_squares import held_out_errors
 from comp_lib.settings import Settings
+from comp_lib.statistics import few_tokens as dual
+from comp_lib.statistics.few_tokens import DualInverse, Rows
+from comp_lib.statistics.gram import Gram, residual_energy
+from comp_lib.statistics.solve import least_squares, penalty, ridged, spd_inverse
 
 
 def problem(tokens=10, n=24, m=5, outside=True, seed=0):
@@ -91,7 +92,7 @@ def test_the_metric_chooses_the_same_with_single_weights():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"target": "dense"}, {"kv_groups": 1}, {"method": "wanda-sp", "recovery": "bias"}, {"method": "energy"}],
+    [{}, {"aim": "dense"}, {"kv_groups": 1}, {"method": "wanda-sp", "recovery": "bias"}, {"method": "energy"}],
 )
 def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypatch):
     model, ids = build("gqa"), tokens(4, 7)  # 28 tokens, 48 neurons, 32 inputs of o_proj

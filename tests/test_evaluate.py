@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from comp_lib import evaluate
+from comp_lib.calibration.text import encode, load_text
 from comp_lib.errors import InputError
-from comp_lib.evaluate import compare, evaluation_tokens, perplexity
-from comp_lib.text import encode, load_text
+from comp_lib.evaluation import loss as evaluate
+from comp_lib.evaluation.loss import compare, evaluation_tokens, perplexity
 
 
 @pytest.fixture(scope="module")

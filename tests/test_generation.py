@@ -6,9 +6,9 @@ import pytest
 import torch
 from ipywidgets import Button
 
-from comp_lib import generation
 from comp_lib.errors import InputError
-from comp_lib.generation import Speed, continuation, measure_speed, ratio
+from comp_lib.evaluation import generation
+from comp_lib.evaluation.generation import Speed, continuation, measure_speed, ratio
 from comp_lib.widgets.generation import GenerationBox
 
 PROMPT = "The sea is"

@@ -13,16 +13,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from variants import VARIANTS, build, tokens
 
-from comp_lib import atomic, gguf_export, llama_cpp
-from comp_lib.calibration import calibration_tokens
-from comp_lib.checkpoint import Provenance, save_checkpoint
+from comp_lib.calibration.text import load_text
+from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
-from comp_lib.evaluate import evaluation_tokens, perplexity
-from comp_lib.gguf_export import TYPES, export_gguf, interleave
-from comp_lib.models import EMBEDDED, convert_gguf, load_model
-from comp_lib.prune import Settings, prune
+from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.models.load import EMBEDDED, convert_gguf, load_model
+from comp_lib.models.save import Provenance, save_checkpoint
+from comp_lib.on_device import gguf_export, llama_cpp
+from comp_lib.on_device.gguf_export import TYPES, export_gguf, interleave
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.text import load_text
+from comp_lib.system import atomic
 
 CLOSE = 0.02  # nats: llama.cpp rounds more than torch; rows in the wrong order cost several
 
@@ -336,7 +338,7 @@ def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model,
 
 @pytest.mark.real
 def test_the_real_tokenizer_comes_back_as_the_parent_file_has_it(tmp_path):
-    from comp_lib.models import _embedded_gguf
+    from comp_lib.models.load import _embedded_gguf
 
     source = _embedded_gguf()
     convert_gguf(source)

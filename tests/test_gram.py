@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp_lib.gram import Gram, contributions, residual_energy, token_weights
+from comp_lib.statistics.gram import Gram, contributions, residual_energy, token_weights
 
 quick = settings(derandomize=True, deadline=None, max_examples=25)
 sizes = {"seed": st.integers(0, 10**6), "t": st.integers(1, 12), "n": st.integers(1, 8), "m": st.integers(1, 6)}

@@ -13,9 +13,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfi
 from transformers.models.llama import modeling_llama
 from variants import VARIANTS, build, tokens
 
-from comp_lib import heterogeneous
 from comp_lib.errors import InputError
-from comp_lib.heterogeneous import CompLlamaConfig, CompLlamaForCausalLM, as_heterogeneous, as_stock, check_widths
+from comp_lib.models import per_layer_llama as heterogeneous
+from comp_lib.models.per_layer_llama import (
+    CompLlamaConfig,
+    CompLlamaForCausalLM,
+    as_heterogeneous,
+    as_stock,
+    check_widths,
+)
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
 
@@ -122,7 +128,7 @@ try:
     AutoModelForCausalLM.from_pretrained(root / "mha")
 except ValueError as error:
     result["error"] = str(error)
-import comp_lib.heterogeneous
+import comp_lib.models.per_layer_llama
 for folder in sorted(root.iterdir()):
     ids, expected = torch.load(folder / "expected.pt")
     with torch.no_grad():

@@ -8,9 +8,9 @@ import pytest
 import torch
 from variants import build, tokens
 
-from comp_lib import latency
 from comp_lib.errors import InputError
-from comp_lib.latency import CostModel, cut, cuts, fit, measure, parse_budget, widest
+from comp_lib.on_device import latency
+from comp_lib.on_device.latency import CostModel, cut, cuts, fit, measure, parse_budget, widest
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 

@@ -28,12 +28,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from comp_lib import models
-from comp_lib.architecture import attention_window, check_architecture, check_finite
-from comp_lib.device import available_device
 from comp_lib.errors import InputError
-from comp_lib.heterogeneous import CompLlamaConfig, CompLlamaForCausalLM
-from comp_lib.models import EMBEDDED, load_model
+from comp_lib.families.protocol import attention_window, check_architecture, check_finite
+from comp_lib.models import load as models
+from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.models.per_layer_llama import CompLlamaConfig, CompLlamaForCausalLM
+from comp_lib.system.device import available_device
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA = {

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comp_lib.errors import InputError
-from comp_lib.gram import contributions
 from comp_lib.importance.neurons import METRICS, Dense, full_condition, mask_condition, metric, top
-from comp_lib.recover import least_squares, solve_mask
+from comp_lib.recovery.mask_tuning import solve_mask
+from comp_lib.statistics.gram import contributions
+from comp_lib.statistics.solve import least_squares
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}

@@ -16,11 +16,12 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tqdm import tqdm
 from variants import VARIANTS, build
 
-from comp_lib import memory, notebook
 from comp_lib.errors import InputError
-from comp_lib.memory import check_memory, count_parameters, free_memory
-from comp_lib.models import EMBEDDED, _embedded_gguf
-from comp_lib.notebook import check_extras, show, side_by_side, sizes_for, start, table
+from comp_lib.lessons import start as notebook
+from comp_lib.lessons.start import check_extras, show, side_by_side, sizes_for, start, table
+from comp_lib.models import memory
+from comp_lib.models.load import EMBEDDED, _embedded_gguf
+from comp_lib.models.memory import check_memory, count_parameters, free_memory
 from comp_lib.plots import figure_with_axes
 
 LESSONS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))

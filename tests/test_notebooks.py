@@ -268,7 +268,7 @@ def describes_its_images(notebook, path):
         page, markdown = str(data.get("text/html", "")), str(data.get("text/markdown", ""))
         alts = Images(page).alts + re.findall(r"!\[(.*?)\]\(", markdown)
         if any(kind.startswith("image/") for kind in data) and not alts:
-            found.append(f"cell {number} shows an image without alt text: use comp_lib.notebook.show")
+            found.append(f"cell {number} shows an image without alt text: use comp_lib.lessons.start.show")
         found += [
             f"cell {number} shows an image with too short an alt text: {alt!r}" for alt in alts if not enough(alt)
         ]

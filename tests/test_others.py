@@ -12,7 +12,7 @@ import torch
 import variants
 from transformers import LlamaForCausalLM
 
-from comp_lib.cell import decoder_parameters
+from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")  # norms, which no neuron touches

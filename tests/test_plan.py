@@ -10,7 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from comp_lib.errors import InputError
-from comp_lib.plan import SMALLEST_SHARE, Plan, paper_plan, removed, uniform_plan
+from comp_lib.hybrid_granularity.paper import paper_plan
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest, removed
 from comp_lib.shape import Shape
 
 quick = settings(derandomize=True, deadline=None, max_examples=80)
@@ -79,7 +81,7 @@ def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, of, mult
     assume(len(drop) < shape.layers)
     layers = [layer for layer in range(shape.layers) if layer not in drop]
     try:
-        plan = uniform_plan(shape, ratio, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple, parent="it")
+        plan = uniform_plan(PlanRequest(shape, ratio, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple, parent="it"))
     except InputError as error:
         assert "allow" in str(error)
         assert most_removable(shape, layers, kv_groups, of, multiple) < ratio
@@ -108,7 +110,7 @@ def test_paper_plan_meets_any_budget_and_keeps_more_of_important_layers(
     layers = [layer for layer in range(shape.layers) if layer not in drop]
     importance = importance[: shape.layers]
     try:
-        plan = paper_plan(shape, ratio, importance, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple)
+        plan = paper_plan(PlanRequest(shape, ratio, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple), importance)
     except InputError as error:
         assert "allow" in str(error)
         assert most_removable(shape, layers, kv_groups, of, multiple) < ratio
@@ -123,33 +125,33 @@ def test_paper_plan_meets_any_budget_and_keeps_more_of_important_layers(
 
 def test_paper_plan_shares_are_inverse_to_importance():
     shape = shape_of([1000] * 3, [2] * 3)
-    plan = paper_plan(shape, 0.2, [1.0, 2.0, 4.0], multiple=1)
+    plan = paper_plan(PlanRequest(shape, 0.2, multiple=1), [1.0, 2.0, 4.0])
     lost = [1000 - n for n in plan.neurons]
     assert lost[0] == pytest.approx(2 * lost[1], abs=4) and lost[1] == pytest.approx(2 * lost[2], abs=4)
     assert lost[2] > 50
 
 
 def test_paper_plan_starves_no_layer():
-    plan = paper_plan(EVEN, 0.5, [1e-9, 1.0, 1.0, 1.0], multiple=8)
+    plan = paper_plan(PlanRequest(EVEN, 0.5, multiple=8), [1e-9, 1.0, 1.0, 1.0])
     assert plan.neurons[0] == 8  # a tenth of 128, in whole multiples
     assert plan.removed >= 0.5 and min(plan.neurons[1:]) > 8
     # exactly a tenth, though 120 * (1 - 0.9) is a little less than 12
-    assert paper_plan(shape_of([120] * 4, [2] * 4), 0.4, [1e-9, 1.0, 1.0, 1.0], multiple=1).neurons[0] == 12
+    assert paper_plan(PlanRequest(shape_of([120] * 4, [2] * 4), 0.4, multiple=1), [1e-9, 1.0, 1.0, 1.0]).neurons[0] == 12
 
 
 def test_paper_plan_with_equal_importance_is_the_uniform_plan():
-    assert paper_plan(EVEN, 0.3, [0.7] * 4, multiple=8) == uniform_plan(EVEN, 0.3, multiple=8)
+    assert paper_plan(PlanRequest(EVEN, 0.3, multiple=8), [0.7] * 4) == uniform_plan(PlanRequest(EVEN, 0.3, multiple=8))
 
 
 def test_dropped_layers_count_towards_the_budget():
-    plan = uniform_plan(EVEN, 0.2, drop=[2, 1], multiple=16)
+    plan = uniform_plan(PlanRequest(EVEN, 0.2, drop=[2, 1], multiple=16))
     assert plan.neurons == (128, 128)
     assert plan.removed == 0.5
     assert (plan.layers, plan.dropped) == ((0, 3), (1, 2))
 
 
 def test_the_whole_model_is_more_than_its_decoder():
-    decoder, model = (uniform_plan(EVEN, 0.3, of=of, multiple=8) for of in ("decoder", "model"))
+    decoder, model = (uniform_plan(PlanRequest(EVEN, 0.3, of=of, multiple=8)) for of in ("decoder", "model"))
     assert model.neurons[0] < decoder.neurons[0]
 
 
@@ -175,13 +177,13 @@ def test_bad_budgets_are_refused_by_name(planner, options, message):
     options = {"ratio": 0.2, **options}
     ratio = options.pop("ratio")
     with pytest.raises(InputError, match=message) as error:
-        uniform_plan(EVEN, ratio, **options) if planner == "uniform" else paper_plan(EVEN, ratio, [1.0] * 4, **options)
+        uniform_plan(PlanRequest(EVEN, ratio, **options)) if planner == "uniform" else paper_plan(PlanRequest(EVEN, ratio, **options), [1.0] * 4)
     assert "\n" not in str(error.value)
 
 
 def test_paper_plan_wants_one_importance_a_layer():
     with pytest.raises(InputError, match="each of 4 layers, got 3"):
-        paper_plan(EVEN, 0.2, [1.0] * 3)
+        paper_plan(PlanRequest(EVEN, 0.2), [1.0] * 3)
 
 
 # JSON
@@ -192,7 +194,7 @@ PLAN = Plan(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, kept_neurons=None, kept_groups=None), uniform_plan(EVEN, 0.3)])
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, kept_neurons=None, kept_groups=None), uniform_plan(PlanRequest(EVEN, 0.3))])
 def test_json_round_trip(plan, tmp_path):
     assert Plan.from_json(plan.to_json()) == plan
     plan.save(tmp_path / "plan.json")

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import comp_lib.plots
-from comp_lib.plan import uniform_plan
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.plan import PlanRequest
 from comp_lib.plots import COLOURS, figure_with_axes, html_image, mime_bundle, plot_pruned, png
 from comp_lib.plots.base import plain_ticks
 from comp_lib.plots.comparison import plot_comparison
@@ -32,7 +33,7 @@ def shape(tiny_llama):
 @pytest.fixture
 def figures(shape):
     """Calls that draw each figure of the base notebooks anew."""
-    plan = uniform_plan(shape, 0.4, drop=[2], multiple=4)
+    plan = uniform_plan(PlanRequest(shape, 0.4, drop=[2], multiple=4))
     return {
         "pruned": lambda: plot_pruned([0.9, 0.2, 0.1, 0.3], plan, shape.neurons, shape.kv_groups, [0.05, 0.08, 0.01]),
         "overview": lambda: plot_overview(shape, [0.9, 0.2, 0.1, 0.3]),

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from comp_lib.errors import InputError
+from comp_lib.lessons.layer_importance import LayerStudy
 from comp_lib.plots.base import COLOURS, png
-from comp_lib.plots.layers import (
+from comp_lib.plots.layer_importance import (
     METRICS,
     plot_layer,
     plot_layer_importance,
@@ -18,7 +19,6 @@ from comp_lib.plots.layers import (
     plot_turns,
     values_of,
 )
-from comp_lib.studies.layers import LayerStudy
 
 RED = COLOURS[3]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from comp_lib.plots import neurons as plots
+from comp_lib.plots import matrix_condition as plots
 from comp_lib.plots import png
 
 RNG = np.random.default_rng(0)

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 from variants import build
 
-from comp_lib.benchmark import Measured
-from comp_lib.latency import CostModel
+from comp_lib.on_device.benchmark import Measured
+from comp_lib.on_device.latency import CostModel
 from comp_lib.plots.base import png
 from comp_lib.plots.on_device import Point, bandwidth, parts, plot_costs, plot_quality, plot_sizes, plot_speedup
 from comp_lib.shape import Shape

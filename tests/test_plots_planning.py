@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from comp_lib.plan import Plan, uniform_plan
-from comp_lib.plots import planning as plots
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.plan import Plan, PlanRequest
+from comp_lib.plots import hybrid_granularity as plots
 from comp_lib.plots.base import png
 from comp_lib.shape import Shape
 
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, 64, 16_032)
-UNIFORM = uniform_plan(SHAPE, 0.2, multiple=8)
+UNIFORM = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
 MIXED = Plan("", 4, (0, 2, 3), (16, 48, 40), (2, 2, 2), 0.2, "decoder", 0.431)
 CURVES = {"counts": torch.tensor([0, 8, 16]),
           "errors": torch.tensor([[0, 0.01, 0.02], [0, 0.1, 0.3], [0, 0.05, 0.25], [0, 0.001, 0.002]])}  # fmt: skip

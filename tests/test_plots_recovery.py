@@ -7,8 +7,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from comp_lib.plots import mask_tuning as plots
 from comp_lib.plots import png
-from comp_lib.plots import recovery as plots
 
 RNG = np.random.default_rng(0)
 CALM, WILD = RNG.normal(1.05, 0.05, 200), RNG.normal(0, 30, 200)

@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 from variants import VARIANTS, build, tokens
 
 from comp_lib import prune as module
+from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
+from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import block_influence, greedy_order, loss_increase
 from comp_lib.importance.neurons import METRICS
-from comp_lib.narrow import upstream
-from comp_lib.plan import Plan, uniform_plan
-from comp_lib.prune import make_plan, prune, share
-from comp_lib.recover import MAX_VARIANCE
+from comp_lib.plan import Plan, PlanRequest
+from comp_lib.prune import make_plan, prune
+from comp_lib.recovery.mask_tuning import MAX_VARIANCE
 from comp_lib.settings import METHODS, PRESETS, RECOVERIES, Settings
 from comp_lib.shape import Shape
-from comp_lib.stream import embed, rotary, through
+from comp_lib.surgery import shallow_copy, upstream
 
 SMALL = Settings(ratio=0.25, multiple=4, layer_metric="greedy")
 
@@ -91,12 +92,12 @@ def masked(parent, plan):
 # what must be exact
 
 
-@pytest.mark.parametrize("target", ["self", "dense"])
+@pytest.mark.parametrize("aim", ["self", "dense"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_zero_pruning_is_the_identity_to_the_bit(name, target):
+def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
     parent, ids = build(name), tokens()
     before = parent.state_dict()
-    done = prune(parent, ids, replace(SMALL, target=target), plan=whole_plan(parent))
+    done = prune(parent, ids, replace(SMALL, aim=aim), plan=whole_plan(parent))
     after = done.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
@@ -162,7 +163,7 @@ def test_ratio_of_the_whole_model():
         {},
         {"method": "random"},
         {"recovery": "mask"},
-        {"target": "dense", "layers": 1},
+        {"aim": "dense", "layers": 1},
         {"widths": "per-layer", "kv_groups": 1},
     ],
 )
@@ -182,7 +183,7 @@ def test_another_seed_another_random_choice():
 
 
 @pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2-window"])
-@pytest.mark.parametrize("options", [{"layers": 1, "kv_groups": 1}, {"target": "dense", "layers": 1, "ratio": 0.5}])
+@pytest.mark.parametrize("options", [{"layers": 1, "kv_groups": 1}, {"aim": "dense", "layers": 1, "ratio": 0.5}])
 def test_parent_stays_as_it_is(name, options):
     parent, ids = build(name), tokens()
     before, want = fingerprint(parent), logits(parent, ids)
@@ -207,7 +208,7 @@ def test_tensors_that_did_not_change_are_shared():
 
 
 @pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
-@pytest.mark.parametrize("options", [{}, {"target": "dense", "layers": 1, "kv_groups": 1}])
+@pytest.mark.parametrize("options", [{}, {"aim": "dense", "layers": 1, "kv_groups": 1}])
 def test_inplace_gives_the_same_model(name, options):
     ids, settings = tokens(), replace(SMALL, **options)
     parent = build(name)
@@ -220,7 +221,7 @@ def test_inplace_gives_the_same_model(name, options):
 
 def test_share_has_its_own_structure_around_the_same_tensors():
     parent = build("all-at-once")
-    other = share(parent)
+    other = shallow_copy(parent)
     assert storages(other) == storages(parent)
     assert other.config is not parent.config and other.model.layers is not parent.model.layers
     assert other.lm_head.weight is other.model.embed_tokens.weight, "still tied"
@@ -258,12 +259,12 @@ def test_half_precision_stays_half_precision(dtype):
 
 
 def test_result_does_not_depend_on_the_batches(monkeypatch):
-    from comp_lib import stream
+    from comp_lib.calibration import stream
 
     parent, ids = build(), tokens(5, 16)
-    whole = prune(parent, ids, replace(SMALL, target="dense", layers=1))
+    whole = prune(parent, ids, replace(SMALL, aim="dense", layers=1))
     monkeypatch.setattr(stream, "BATCH_TOKENS", 32)
-    parts = prune(parent, ids, replace(SMALL, target="dense", layers=1))
+    parts = prune(parent, ids, replace(SMALL, aim="dense", layers=1))
     assert parts.plan == whole.plan
     torch.testing.assert_close(logits(parts.model, ids), logits(whole.model, ids), rtol=1e-3, atol=1e-3)
 
@@ -327,7 +328,7 @@ def test_dense_target_brings_the_final_stream_back(name, options):
     parent, ids = build(name), tokens(8)
     settings = replace(SMALL, method="wanda-sp", **options)
     none = prune(parent, ids, replace(settings, recovery="none"))
-    dense = prune(parent, ids, replace(settings, target="dense"))
+    dense = prune(parent, ids, replace(settings, aim="dense"))
     assert dense.plan.neurons == none.plan.neurons
     assert stream_error(dense.model, parent, ids) < stream_error(none.model, parent, ids)
 
@@ -336,7 +337,7 @@ def test_dense_target_brings_the_final_stream_back(name, options):
 def test_dense_target_repairs_dropped_layers_in_layers_that_are_whole(name):
     parent, ids = build(name), tokens(8)
     plan = whole_plan(parent, layers=(0, 2), neurons=(48, 48), kv_groups=(2, 2))
-    own, dense = (prune(parent, ids, replace(SMALL, target=target), plan=plan).model for target in ("self", "dense"))
+    own, dense = (prune(parent, ids, replace(SMALL, aim=aim), plan=plan).model for aim in ("self", "dense"))
     for index in (0, 1):
         theirs = parent.model.layers[plan.layers[index]].mlp.down_proj.weight
         assert torch.equal(own.model.layers[index].mlp.down_proj.weight, theirs), "its own output needs no repair"
@@ -353,7 +354,7 @@ def test_both_targets_agree_where_the_stream_is_still_the_dense_one(name):
         ("mlp.down_proj", whole_plan(parent, neurons=(20, 48, 48))),
         ("self_attn.o_proj", whole_plan(parent, kv_groups=(1, 2, 2))),
     ):
-        targets = [replace(SMALL, target=target) for target in ("self", "dense")]
+        targets = [replace(SMALL, aim=aim) for aim in ("self", "dense")]
         own, dense = (prune(parent, ids, settings, plan=plan).model for settings in targets)
         weights = [m.model.layers[0].get_submodule(part).weight for m in (own, dense)]
         assert weights[0].shape != parent.model.layers[0].get_submodule(part).weight.shape
@@ -363,7 +364,7 @@ def test_both_targets_agree_where_the_stream_is_still_the_dense_one(name):
 def test_dense_target_repairs_attention_in_the_mlp_of_the_same_layer():
     parent, ids = build(), tokens(8)
     plan = whole_plan(parent, kv_groups=(2, 2, 1))
-    own, dense = (prune(parent, ids, replace(SMALL, target=target), plan=plan).model for target in ("self", "dense"))
+    own, dense = (prune(parent, ids, replace(SMALL, aim=aim), plan=plan).model for aim in ("self", "dense"))
     assert stream_error(dense, parent, ids) < stream_error(own, parent, ids)
 
 
@@ -441,7 +442,7 @@ def test_comp_chooses_the_condition_by_the_recovery():
 
 def test_one_sequence_and_one_token_suffice():
     for ids in (tokens(1, 24), tokens(3, 1)):
-        done = prune(build(), ids, replace(SMALL, target="dense"))
+        done = prune(build(), ids, replace(SMALL, aim="dense"))
         assert logits(done.model, tokens()).isfinite().all()
 
 
@@ -452,7 +453,7 @@ def half_width_rule(shape: Shape, ratio: float, **options) -> int:
     """The fewest layers to drop such that the others keep half of their neurons, by trying them all."""
     for count in range(shape.layers):
         try:
-            plan = uniform_plan(shape, ratio, drop=range(count), **options)
+            plan = uniform_plan(PlanRequest(shape, ratio, drop=range(count), **options))
         except InputError:
             continue
         if 2 * plan.neurons[0] >= shape.neurons[0]:
@@ -559,7 +560,7 @@ def test_report_and_progress():
         ({"method": "cmop"}, "'cmop'.*did you mean 'comp'"),
         ({"method": "wanda"}, "'wanda'.*did you mean 'wanda-sp'"),
         ({"recovery": "least-square"}, "recovery.*'least-square'.*did you mean 'least-squares'"),
-        ({"target": "other"}, "target to be one of self, dense, got 'other'"),
+        ({"aim": "other"}, "aim to be one of self, dense, got 'other'"),
         ({"widths": "perlayer"}, "widths.*'perlayer'.*did you mean 'per-layer'"),
         ({"layer_metric": "greed"}, "layer metric.*'greed'.*did you mean 'greedy'"),
         ({"layers": "some"}, "number or 'auto', or a share below 1, got 'some'"),

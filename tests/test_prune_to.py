@@ -18,24 +18,24 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from variants import VARIANTS, build, tokens
 
-from comp_lib import journal as journal_module
-from comp_lib import prune_to as prune_to_module
-from comp_lib import tensor_files
-from comp_lib.checkpoint import save_checkpoint
 from comp_lib.errors import InputError
-from comp_lib.evaluate import perplexity
-from comp_lib.gguf_export import export_gguf
+from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import block_influence, loss_increase
-from comp_lib.journal import Journal, partial_folder
-from comp_lib.models import load_model
+from comp_lib.models.load import load_model
+from comp_lib.models.save import save_checkpoint
+from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
-from comp_lib.prune_to import _card, prune_to
+from comp_lib.scale import journal as journal_module
+from comp_lib.scale import prune_to as prune_to_module
+from comp_lib.scale.journal import Journal, partial_folder
+from comp_lib.scale.model_on_disk import Streamed, losses, open_streamed
+from comp_lib.scale.prune_to import _card, prune_to
+from comp_lib.scale.states_on_disk import States
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.states import States
-from comp_lib.streamed import Streamed, losses, open_streamed
+from comp_lib.system import tensor_files
 
-SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, target="dense")
+SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, aim="dense")
 KILLS = 24
 
 
@@ -84,12 +84,12 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"target": "self", "kv_groups": None, "layers": 0},
-        {"recovery": "bias", "target": "self", "layers": 0},
-        {"recovery": "mask", "target": "self", "widths": "per-layer"},
-        {"method": "flap", "recovery": "bias", "layers": "auto", "kv_groups": None, "target": "self"},
-        {"method": "shortgpt", "recovery": "none", "layers": "auto", "kv_groups": None, "target": "self"},
-        {"method": "random", "recovery": "none", "target": "self", "seed": 3},
+        {"aim": "self", "kv_groups": None, "layers": 0},
+        {"recovery": "bias", "aim": "self", "layers": 0},
+        {"recovery": "mask", "aim": "self", "widths": "per-layer"},
+        {"method": "flap", "recovery": "bias", "layers": "auto", "kv_groups": None, "aim": "self"},
+        {"method": "shortgpt", "recovery": "none", "layers": "auto", "kv_groups": None, "aim": "self"},
+        {"method": "random", "recovery": "none", "aim": "self", "seed": 3},
     ],
 )
 def test_other_settings_give_the_same_too(changes, tmp_path, tokenizer):
@@ -216,7 +216,7 @@ SCRIPT = """
 import sys, time
 sys.path[:0] = sys.argv[3:]
 from test_prune_to import SETTINGS, opened, tokens
-from comp_lib.prune_to import prune_to
+from comp_lib.scale.prune_to import prune_to
 from transformers import AutoTokenizer
 parent, out = sys.argv[1:3]
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from comp_lib.calibration import calibration_tokens
-from comp_lib.checkpoint import Provenance, save_checkpoint
-from comp_lib.evaluate import evaluation_tokens, perplexity
-from comp_lib.prune import Settings, prune
+from comp_lib.calibration.text import load_text
+from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.models.save import Provenance, save_checkpoint
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.text import load_text
 
 STOCK = """
 import sys, torch

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp_lib.gram import contributions, residual_energy
-from comp_lib.recover import MAX_VARIANCE, Mask, fold_mask, least_squares, only, solve_mask, tune_mask
+from comp_lib.recovery.bias import unchanged
+from comp_lib.recovery.mask_tuning import MAX_VARIANCE, Mask, fold_mask, solve_mask, tune_mask
+from comp_lib.statistics.gram import contributions, residual_energy
+from comp_lib.statistics.solve import least_squares
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
@@ -146,7 +148,7 @@ def test_fold_mask_and_only():
     mask = Mask(torch.tensor([2.0, -1.0], dtype=torch.float64), 0.1)
     want = torch.zeros(5, 3, dtype=torch.float64)
     want[1], want[4] = w[1], w[4]
-    assert torch.equal(only(w, kept), want)
+    assert torch.equal(unchanged(w, kept), want)
     want[1], want[4] = 2.0 * w[1], -w[4]
     assert torch.equal(fold_mask(w, kept, mask), want)
 
@@ -195,7 +197,7 @@ def test_a_strong_ridge_holds_the_weights_and_a_weak_one_lets_them_go():
     y = normal(7, len(x), 4)
 
     def drift(ridge):
-        return float((least_squares(x.T @ x, x.T @ y, w, kept, ridge) - only(w, kept)).norm())
+        return float((least_squares(x.T @ x, x.T @ y, w, kept, ridge) - unchanged(w, kept)).norm())
 
     assert drift(1e6) < 1e-4 < drift(1.0) < drift(1e-3)
 
@@ -227,6 +229,6 @@ def test_each_recovery_beats_the_simpler_one_on_the_calibration_text(seed, n):
     xtx = x.T @ x
     mask = tune_mask(contributions(xtx, w), kept, 1e-3)
     fitted = least_squares(xtx, xtx @ w, w, kept, 1e-9)
-    none, tuned, full = (residual_energy(xtx, w, v) for v in (only(w, kept), fold_mask(w, kept, mask), fitted))
+    none, tuned, full = (residual_energy(xtx, w, v) for v in (unchanged(w, kept), fold_mask(w, kept, mask), fitted))
     slack = 1e-5 * none  # of single precision
     assert full <= tuned + slack and tuned <= none + slack

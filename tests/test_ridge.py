@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comp_lib.gram import Gram
 from comp_lib.prune import prune
-from comp_lib.ridge import GRID, RidgeSearch, held_out_errors
+from comp_lib.recovery.least_squares import GRID, RidgeSearch, held_out_errors
 from comp_lib.settings import Settings
+from comp_lib.statistics.gram import Gram
 
 
 def problem(tokens, n=12, m=5, noise=0.0, seed=0):

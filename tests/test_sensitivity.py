@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from comp_lib.errors import InputError
-from comp_lib.importance.condition import Sweep
-from comp_lib.plan import removed, uniform_plan
+from comp_lib.hybrid_granularity.measured import TEMPER, fill, measured_plan
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.importance.matrix_condition import Sweep
+from comp_lib.importance.widths import Sensitivity, joined, sensitivity
+from comp_lib.plan import PlanRequest, removed
 from comp_lib.prune import make_plan, prune
-from comp_lib.sensitivity import TEMPER, Sensitivity, fill, joined, measured_plan, sensitivity
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
@@ -41,7 +43,7 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
     with torch.no_grad():
         dense = model(input_ids=judged).logits.log_softmax(-1)
     for layer in range(shape.layers):
-        plan = uniform_plan(shape, 0.01, multiple=1)
+        plan = uniform_plan(PlanRequest(shape, 0.01, multiple=1))
         widths = [shape.neurons[0]] * shape.layers
         widths[layer] -= GONE
         kept = [range(width) for width in shape.neurons]
@@ -90,7 +92,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     errors = [[(gone / 43) ** power for gone in range(1, 44)] for power in (2.0, 1.5, 3.0)]
     found = Sensitivity(12, harm, tuple(map(_swept, errors)))
     ratio = removed(shape, range(3), (36, 36, 36), shape.kv_groups, "decoder")
-    plan = measured_plan(shape, ratio, found, multiple=4)
+    plan = measured_plan(PlanRequest(shape, ratio, multiple=4), found)
     assert sum(plan.neurons) == 3 * 36 and plan.removed == pytest.approx(ratio)
 
     def predicted(widths):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
+from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary
 from comp_lib.errors import InputError
-from comp_lib.narrow import Statistics, at_once
 from comp_lib.prune import prune
+from comp_lib.prune_layer import Watching, at_once
+from comp_lib.scale.shards import over, slices
 from comp_lib.settings import Settings
-from comp_lib.shards import over, slices
-from comp_lib.stream import attention_step, batches, embed, mlp_step, rotary
 
 SEQUENCES, LENGTH = 13, 96
 
@@ -44,7 +44,7 @@ def some(tiny_llama):
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
     """So that some sequences make many batches."""
-    monkeypatch.setattr("comp_lib.stream.BATCH_TOKENS", 2 * LENGTH)
+    monkeypatch.setattr("comp_lib.calibration.stream.BATCH_TOKENS", 2 * LENGTH)
 
 
 def sums(gram):
@@ -58,7 +58,7 @@ def test_shards_sum_to_what_one_process_sums(some, client, which, weighted):
     rope = rotary(model, LENGTH, "cpu", hidden.dtype)
     step = mlp_step if which == "mlp" else partial(attention_step, rope=rope)
     reference = hidden + torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
-    statistics = Statistics(model.model.layers[0], which, step, weighted)
+    statistics = Watching(model.model.layers[0], which, step, weighted)
     for target in (None, reference):
         with torch.no_grad():
             alone = at_once(statistics, hidden, target)
@@ -74,7 +74,7 @@ def test_shards_sum_to_what_one_process_sums(some, client, which, weighted):
 
 def test_the_number_of_workers_changes_no_bit(some, client):
     model, _, hidden = some
-    statistics = Statistics(model.model.layers[1], "mlp", mlp_step, True)
+    statistics = Watching(model.model.layers[1], "mlp", mlp_step, True)
     two = over(client)(statistics, hidden, None)
     with cluster(1, 1) as single, Client(single, set_as_default=False) as other:
         one = over(other)(statistics, hidden, None)
@@ -83,7 +83,7 @@ def test_the_number_of_workers_changes_no_bit(some, client):
 
 def test_a_model_pruned_over_workers_is_the_same(some, client):
     model, ids, _ = some
-    settings = Settings(multiple=4, target="dense", kv_groups=1)
+    settings = Settings(multiple=4, aim="dense", kv_groups=1)
     shared = []
 
     def gather(statistics, *streams):
@@ -110,4 +110,4 @@ def test_slices_cover_all_and_cut_between_batches(count, length, shards):
 def test_a_layer_elsewhere_is_refused(tiny_llama):
     layer = tiny_llama().model.layers[0].to("meta")
     with pytest.raises(InputError, match="on meta"):
-        over(None)(Statistics(layer, "mlp", mlp_step, True), torch.zeros(1, 2, 3), None)
+        over(None)(Watching(layer, "mlp", mlp_step, True), torch.zeros(1, 2, 3), None)

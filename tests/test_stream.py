@@ -6,8 +6,8 @@ import pytest
 import torch
 from variants import VARIANTS, build, tokens
 
-from comp_lib import stream
-from comp_lib.stream import (
+from comp_lib.calibration import stream
+from comp_lib.calibration.stream import (
     attention_step,
     batches,
     embed,

@@ -11,8 +11,8 @@ from variants import build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.importance.layers import greedy_order, loss_increase
-from comp_lib.studies import layers as studies
-from comp_lib.studies.layers import (
+from comp_lib.lessons import layer_importance as studies
+from comp_lib.lessons.layer_importance import (
     flat_cosine,
     greedy_rounds,
     harm_at_position,

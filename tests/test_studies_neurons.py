@@ -5,17 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comp_lib import cache
 from comp_lib.errors import InputError
-from comp_lib.evaluate import perplexity
-from comp_lib.gram import contributions
-from comp_lib.importance.condition import sweep
+from comp_lib.evaluation.loss import perplexity
+from comp_lib.importance.matrix_condition import sweep
 from comp_lib.importance.neurons import metric, top
-from comp_lib.prune import share
-from comp_lib.recover import least_squares
-from comp_lib.studies import neuron_metrics as trial
-from comp_lib.studies import neurons as study
-from comp_lib.surgery import shrink_mlp
+from comp_lib.lessons import cache
+from comp_lib.lessons import dense_stream as study
+from comp_lib.lessons import matrix_condition as trial
+from comp_lib.statistics.gram import contributions
+from comp_lib.statistics.solve import least_squares
+from comp_lib.surgery import shallow_copy, shrink_mlp
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -214,7 +213,7 @@ def test_perplexities_are_those_of_the_pruned_models(tiny_llama, ids, other):
     found = trial.metric_perplexities(model, ids, other, (1, 2), 0.25, names=("full-condition", "random"))
     assert set(found) == {"full-condition", "random", "dense"}
     assert float(found["dense"]) == pytest.approx(perplexity(model, other).perplexity, rel=1e-5)
-    pruned = share(model)
+    pruned = shallow_copy(model)
     for layer in (1, 2):
         dense = study.dense_problem(model, ids, layer)
         kept = top(trial.readings(dense, ("random",))["random"], 36).kept

@@ -9,16 +9,17 @@ import pytest
 import torch
 from variants import build, tokens
 
-from comp_lib import cache
 from comp_lib.errors import InputError
-from comp_lib.evaluate import perplexity
+from comp_lib.evaluation.loss import perplexity
+from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.plan import Plan, removed, uniform_plan
+from comp_lib.lessons import cache
+from comp_lib.lessons import hybrid_granularity as planning
+from comp_lib.lessons.dense_stream import error_curves
+from comp_lib.plan import Plan, PlanRequest, removed
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.studies import planning
-from comp_lib.studies.neurons import error_curves
 from comp_lib.surgery import shrink_mlp
 
 COSTS = {"neuron_parameters": 96, "group_parameters": 1536, "layer_parameters": 64, "other_parameters": 16_032}
@@ -94,7 +95,7 @@ CONVEX = {
 @pytest.mark.parametrize("steps", range(1, 9))
 def test_water_filling_is_optimal_where_curves_rise_ever_faster(worth, steps):
     ratio = steps * 2 * 96 / SHAPE.decoder
-    plan = planning.water_filling_plan(SHAPE, ratio - 1e-9, CONVEX, worth=worth, multiple=2)
+    plan = planning.water_filling_plan(PlanRequest(SHAPE, ratio - 1e-9, multiple=2), CONVEX, worth=worth)
     assert plan.removed == pytest.approx(ratio) and plan.layers == (0, 1, 2)
     scale = worth or (1.0, 1.0, 1.0)
     found = sum(w * e for w, e in zip(scale, planning.layer_errors(CONVEX, SHAPE, plan).tolist(), strict=True))
@@ -106,15 +107,15 @@ def test_water_filling_beats_uniform_at_its_own_game():
     rates = torch.rand(3, generator=generator, dtype=torch.float64)
     curves = {"counts": torch.arange(7), "errors": rates[:, None] * (torch.arange(7) / 8) ** 2}
     for ratio in (0.05, 0.1, 0.15):
-        water = planning.water_filling_plan(SHAPE, ratio, curves, multiple=1)
-        uniform = uniform_plan(SHAPE, ratio, multiple=1)
+        water = planning.water_filling_plan(PlanRequest(SHAPE, ratio, multiple=1), curves)
+        uniform = uniform_plan(PlanRequest(SHAPE, ratio, multiple=1))
         assert water.removed >= ratio
         if water.removed == pytest.approx(uniform.removed):
             assert planning.predicted_error(curves, SHAPE, water) <= planning.predicted_error(curves, SHAPE, uniform)
 
 
 def test_water_filling_drops_layers_and_counts_the_model():
-    plan = planning.water_filling_plan(SHAPE, 0.16, CURVES, drop=[1], of="model", multiple=2, parent="p")
+    plan = planning.water_filling_plan(PlanRequest(SHAPE, 0.16, drop=[1], of="model", multiple=2, parent="p"), CURVES)
     assert plan.layers == (0, 2) and plan.dropped == (1,) and plan.parent == "p" and plan.of == "model"
     left = sum(n * 96 + 2 * 1536 + 64 for n in plan.neurons)
     assert plan.removed == pytest.approx((SHAPE.decoder - left) / SHAPE.total) and plan.removed >= 0.16
@@ -123,14 +124,14 @@ def test_water_filling_drops_layers_and_counts_the_model():
 def test_water_filling_leaves_a_tenth_and_says_when_that_is_not_enough():
     wide = Shape(32, 8, 2, (40, 40), (2, 2), **COSTS)
     curves = {"counts": torch.tensor([0, 20]), "errors": torch.tensor([[0.0, 0.1], [0.0, 0.1]])}
-    plan = planning.water_filling_plan(wide, 0.28, curves, worth=[1, 1e-6], multiple=4)
+    plan = planning.water_filling_plan(PlanRequest(wide, 0.28, multiple=4), curves, worth=[1, 1e-6])
     assert plan.neurons[1] == 4 and plan.neurons[0] > 4
     most = removed(wide, (0, 1), (4, 4), (2, 2), "decoder")  # what uniform widths can reach as well
-    assert planning.water_filling_plan(wide, most, curves, multiple=4).neurons == (4, 4)
+    assert planning.water_filling_plan(PlanRequest(wide, most, multiple=4), curves).neurons == (4, 4)
     with pytest.raises(InputError, match="expected a ratio that these layers and groups allow"):
-        planning.water_filling_plan(wide, 0.9, curves, multiple=4)
+        planning.water_filling_plan(PlanRequest(wide, 0.9, multiple=4), curves)
     with pytest.raises(InputError, match="expected one worth for each of 2 layers, got 3"):
-        planning.water_filling_plan(wide, 0.2, curves, worth=[1, 1, 1], multiple=4)
+        planning.water_filling_plan(PlanRequest(wide, 0.2, multiple=4), curves, worth=[1, 1, 1])
 
 
 # --- what the model says ----------------------------------------------------------------------------------------------

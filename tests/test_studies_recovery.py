@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comp_lib import cache
 from comp_lib.errors import InputError
-from comp_lib.evaluate import perplexity
-from comp_lib.gram import contributions
-from comp_lib.plan import uniform_plan
+from comp_lib.evaluation.loss import perplexity
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.lessons import cache
+from comp_lib.lessons import mask_tuning as study
+from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
-from comp_lib.recover import Mask, fold_mask, least_squares, solve_mask, tune_mask
+from comp_lib.recovery.mask_tuning import Mask, fold_mask, solve_mask, tune_mask
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.studies import recovery as study
+from comp_lib.statistics.gram import contributions
+from comp_lib.statistics.solve import least_squares
 
 WIDTH = 36
 
@@ -126,8 +128,8 @@ def test_the_hooks_go_even_when_something_fails(tiny_llama):
 
 def test_recoveries_of_one_choice_are_those_of_prune_with_the_first_one_s_choice(tiny_llama, ids, monkeypatch):
     model, other = tiny_llama(), ids.flip(0)
-    plan = uniform_plan(Shape.of(model), 0.3, drop=[1], kv_groups=1, multiple=4)
-    ways = {"self": Settings(), "dense": Settings(target="dense", ridge=0.1)}
+    plan = uniform_plan(PlanRequest(Shape.of(model), 0.3, drop=[1], kv_groups=1, multiple=4))
+    ways = {"self": Settings(), "dense": Settings(aim="dense", ridge=0.1)}
     found = study.recoveries_of_one_choice(model, ids, other, plan, ways)
     first = prune(model, ids, ways["self"], plan=plan)
     none = Settings(recovery="none")

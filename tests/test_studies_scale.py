@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from comp_lib.gram import Gram
+from comp_lib.calibration.stream import embed
+from comp_lib.lessons.scale import Needs, needs, shape_of
 from comp_lib.plots.scale import GIB, plot_memory
 from comp_lib.shape import Shape
-from comp_lib.stream import embed
-from comp_lib.studies.scale import Needs, needs, shape_of
+from comp_lib.statistics.gram import Gram
 
 
 def test_needs_are_the_bytes_of_real_tensors(tiny_llama):

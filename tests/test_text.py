@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import DATA
 
-from comp_lib import text as text_module
+from comp_lib.calibration import text as text_module
+from comp_lib.calibration.text import SHIPPED, encode, load_text
 from comp_lib.errors import InputError
-from comp_lib.text import SHIPPED, encode, load_text
 
 
 def pieces(name: str) -> list[str]:

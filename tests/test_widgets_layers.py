@@ -9,7 +9,7 @@ import torch
 from test_plots_layers import study_of
 from variants import build, tokens
 
-from comp_lib.plots.layers import METRICS, plot_layer
+from comp_lib.plots.layer_importance import METRICS, plot_layer
 from comp_lib.widgets.layers import LayerExplorer, layer_explorer
 
 

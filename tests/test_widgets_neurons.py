@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comp_lib.studies.neurons import survey
+from comp_lib.lessons.dense_stream import survey
 from comp_lib.widgets import neurons as widget
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comp_lib.plan import paper_plan, uniform_plan
+from comp_lib.hybrid_granularity.paper import paper_plan
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.lessons.hybrid_granularity import predicted_error, water_filling_plan
+from comp_lib.plan import PlanRequest
 from comp_lib.shape import Shape
-from comp_lib.studies.planning import predicted_error, water_filling_plan
 from comp_lib.widgets import planner as widget
 
 LAYERS = 30
@@ -23,7 +25,7 @@ def planner():
 
 
 def test_it_opens_with_a_plan_that_can_be_read_and_used(planner):
-    assert planner.plan == uniform_plan(SHAPE, 0.2, multiple=32, parent="dense")
+    assert planner.plan == uniform_plan(PlanRequest(SHAPE, 0.2, multiple=32, parent="dense"))
     assert "1120 of 1536 neurons in every layer that stays" in planner.image.value
     left = SHAPE.with_widths(planner.plan.neurons, planner.plan.kv_groups).total
     assert f"{left:,} of 134,515,008" in planner.facts.value
@@ -51,9 +53,9 @@ def test_widths_are_those_of_the_planners(planner):
     options = {"drop": [0], "multiple": 32, "parent": "dense"}
     planner.dropped.value = 1
     planner.widths.value = widget.WATER
-    assert planner.plan == water_filling_plan(SHAPE, 0.2, CURVES, **options)
+    assert planner.plan == water_filling_plan(PlanRequest(SHAPE, 0.2, **options), CURVES)
     planner.widths.value = widget.PER_LAYER
-    assert planner.plan == paper_plan(SHAPE, 0.2, IMPORTANCE, **options)
+    assert planner.plan == paper_plan(PlanRequest(SHAPE, 0.2, **options), IMPORTANCE)
 
 
 def test_time_is_predicted_where_it_was_measured():

@@ -14,10 +14,10 @@ import torch
 from conftest import DATA
 from test_cli import refused, run
 
-from comp_lib import zero_shot as module
+from comp_lib.calibration.text import load_text
 from comp_lib.errors import InputError
-from comp_lib.text import load_text
-from comp_lib.zero_shot import LITERATURE, OFFLINE, task_folder, task_names, zero_shot
+from comp_lib.evaluation import zero_shot as module
+from comp_lib.evaluation.zero_shot import LITERATURE, OFFLINE, task_folder, task_names, zero_shot
 
 TASKS = DATA / "tasks"
 

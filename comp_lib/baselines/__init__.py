@@ -12,18 +12,19 @@
 Written from the papers' formulas, and held against what the public code does; where the two differ, the module says
 which is followed. The last three judge one dense layer at a time, so they are neuron metrics. The others look at the
 whole model and are *planners*: they return a finished plan, which `prune` carries out to the letter with any recovery.
-All remove as many parameters as a uniform plan would at the same settings (`plan.budget`); whole layers are coarser.
+All remove as many parameters as a uniform plan would at the same settings (`hybrid_granularity.uniform.parameters_left`); whole layers are coarser.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..families.protocol import Model
 from ..plan import Plan
+from ..report import Progress, no_progress
 from ..settings import Settings
-from ..stream import Progress, no_progress
 from . import flap, llm_pruner, shortgpt
 
 
@@ -31,7 +32,7 @@ class Planner(Protocol):
     """Chooses what stays of `model`, judged on the tokens ids (S, L). Raises InputError for what it cannot reach."""
 
     def __call__(
-        self, model: nn.Module, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+        self, model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
     ) -> Plan: ...
 
 

@@ -19,48 +19,57 @@ that of what the layer reads once the layers before it are pruned, as in every r
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, to_device
 from ..errors import InputError
-from ..plan import Plan, budget, finished_plan
+from ..families import family_of
+from ..families.protocol import STEPS, Model
+from ..hybrid_granularity.uniform import parameters_left
+from ..plan import Plan
+from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
-from ..stream import Progress, attention_step, batches, embed, mlp_step, no_progress, rotary, to_device
+from ..surgery import dense_layer
 
 
-def plan(model: nn.Module, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
+def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
     """What stays by standardised WIFV on ids (S, L). Raises InputError when the ratio is out of reach."""
-    shape, biased = Shape.of(model), settings.recovery == "bias"
-    left = budget(shape, settings.ratio, layers=settings.layers, of=settings.of, multiple=settings.multiple)
+    shape = Shape.of(model)
+    request = settings.request(shape, name)
+    left = parameters_left(replace(request, biased=False), settings.layers)
     found = fluctuations(model, ids, settings.device, progress)
     scores = [], []  # of the neurons and of the KV groups of each layer
     for groups, (attention, mlp) in zip(shape.kv_groups, found, strict=True):
         scores[0].append(standardised(mlp))
         scores[1].append(standardised(attention.square()).reshape(groups, -1).mean(1))
-    kept = _keep(scores, shape.with_biases() if biased else shape, left)
+    kept = _keep(scores, shape.with_biases() if request.biased else shape, left)
     if kept is None:
         raise InputError(
             f"expected a ratio that leaves each layer a neuron and a KV group, got {settings.ratio:g} of the "
             f"{settings.of}: ask for less"
         )
-    return finished_plan(shape, settings.ratio, settings.of, range(shape.layers), *kept, name, biased)
+    return request.finished(*kept)
 
 
 @torch.no_grad()
 def fluctuations(
-    model: nn.Module, ids: Tensor, device: torch.device | str = "cpu", progress: Progress = no_progress
+    model: Model, ids: Tensor, device: torch.device | str = "cpu", progress: Progress = no_progress
 ) -> list[tuple[Tensor, Tensor]]:
     """WIFV of the inputs of o_proj (r g k,) and of down_proj (n,) in each layer, float64, for ids (S, L)."""
     hidden = embed(model, ids)
     attend = partial(attention_step, rope=rotary(model, ids.shape[1], device, hidden.dtype))
-    found = []
-    for index, home in enumerate(model.model.layers):
+    steps = {"attention": attend, "mlp": mlp_step}
+    layers, found = family_of(model).layers(model), []
+    for index, home in enumerate(layers):
         layer = to_device(home, device)
         both = []
-        for step, linear in ((attend, layer.self_attn.o_proj), (mlp_step, layer.mlp.down_proj)):
+        for which in STEPS:
+            step, linear = steps[which], dense_layer(layer, which)
             out, moments = torch.empty_like(hidden), torch.zeros(2, linear.in_features, dtype=torch.float64)
             for rows in batches(*ids.shape):
                 out[rows], x = step(layer, hidden[rows].to(device))
@@ -71,7 +80,7 @@ def fluctuations(
             variance = (squares - total.square() / ids.numel()).clamp_min(0.0) / max(ids.numel() - 1, 1)
             both.append(variance * linear.weight.double().square().sum(0).cpu())
         found.append(tuple(both))
-        progress("fluctuations", index + 1, len(model.model.layers))
+        progress("fluctuations", index + 1, len(layers))
     return found
 
 

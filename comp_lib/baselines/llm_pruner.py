@@ -23,22 +23,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..families import family_of, family_of_layer
+from ..families.protocol import STEPS, Layer, Model
+from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
-from ..plan import Plan, budget, excess_neurons, finished_plan
+from ..plan import Plan, excess_neurons
+from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
-from ..stream import Progress, no_progress
-
-MLP = ("gate_proj", "up_proj", "down_proj")
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+from ..surgery import dense_layer
 
 
-def plan(model: nn.Module, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
+def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
     """What stays by Taylor importance on ids (S, L). Raises InputError when the ratio is out of reach."""
     shape = Shape.of(model)
     widths = _widths(shape, settings)
@@ -48,8 +50,7 @@ def plan(model: nn.Module, ids: Tensor, settings: Settings, name: str = "", prog
     for layer, both in scores.items():
         for chosen, score, width in zip(kept, both, (widths[0][layer], widths[1][layer]), strict=True):
             chosen[layer] = top(score, width).kept.tolist()
-    biased = settings.recovery == "bias"
-    return finished_plan(shape, settings.ratio, settings.of, range(shape.layers), *kept, name, biased)
+    return settings.request(shape, name).finished(*kept)
 
 
 def unprotected(layers: int) -> range:
@@ -59,10 +60,7 @@ def unprotected(layers: int) -> range:
 
 def _widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     """Neurons and KV groups that each layer keeps under the common budget."""
-    left = budget(
-        shape, settings.ratio, layers=settings.layers, of=settings.of, kv_groups=settings.kv_groups,
-        multiple=settings.multiple,
-    )  # fmt: skip
+    left = parameters_left(replace(settings.request(shape), biased=False), settings.layers)
     pays = shape.with_biases() if settings.recovery == "bias" else shape
     layers, neurons, groups = unprotected(shape.layers), list(shape.neurons), list(shape.kv_groups)
     prunable = sum(shape.layer(layer) - shape.layer_parameters for layer in layers)
@@ -93,7 +91,7 @@ def _spread(count: int, sizes: Sequence[int]) -> list[int]:
 
 
 def taylor_scores(
-    model: nn.Module, ids: Tensor, layers: Sequence[int], mixed: bool = False, progress: Progress = no_progress
+    model: Model, ids: Tensor, layers: Sequence[int], mixed: bool = False, progress: Progress = no_progress
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Importance of the neurons (n,) and KV groups (g,) of each of `layers`, for ids (S, L).
 
@@ -102,7 +100,9 @@ def taylor_scores(
     """
     if ids.shape[1] < 2:
         raise InputError(f"expected sequences of at least 2 tokens for a loss, got {ids.shape[1]}: give longer ones")
-    weights = [weight for layer in layers for weight in _weights(model.model.layers[layer]).values()]
+    family = family_of(model)
+    stack = family.layers(model)
+    weights = [weight for layer in layers for weight in _weights(stack[layer])]
     first = {weight: torch.zeros_like(weight, dtype=_precision(weight)) for weight in weights}
     second = {weight: torch.zeros_like(total) for weight, total in first.items()} if mixed else {}
 
@@ -115,7 +115,7 @@ def taylor_scores(
         weight.grad = None
 
     with _gradients_of(model, weights, take):
-        for done, row in enumerate(ids.to(model.model.embed_tokens.weight.device)):
+        for done, row in enumerate(ids.to(family.embedding(model).weight.device)):
             logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
             nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device)).backward()
             progress("gradients", done + 1, len(ids))
@@ -125,22 +125,29 @@ def taylor_scores(
         found = found * value
         return (found - 0.5 * value.square() * second.pop(weight) if mixed else found).abs()
 
-    return {layer: _groups(model.model.layers[layer], salience) for layer in layers}
+    return {layer: _groups(stack[layer], salience) for layer in layers}
 
 
-def _groups(layer: nn.Module, salience: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def _groups(layer: Layer, salience: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Sums of |salience| over the coupled groups of a layer: neurons (n,), KV groups (g,)."""
-    found = {name: salience(weight) for name, weight in _weights(layer).items()}
-    neurons = found["gate_proj"].sum(1) + found["up_proj"].sum(1) + found["down_proj"].sum(0)
-    owned = (found["q_proj"].sum(1), found["k_proj"].sum(1), found["v_proj"].sum(1), found["o_proj"].sum(0))
-    groups = len(owned[1]) // layer.self_attn.head_dim
-    return neurons, sum(part.reshape(groups, -1).sum(1) for part in owned)
+    family, sums = family_of_layer(layer), {}
+    for which in STEPS:
+        module, _ = family.sublayer(layer, which)
+        producers = family.producers(layer, which)
+        owned = [salience(getattr(module, name).weight).sum(1)[rows].sum(1) for name, rows in producers.items()]
+        read = salience(dense_layer(layer, which).weight).sum(0)
+        sums[which] = sum(owned) + read.reshape(len(owned[0]), -1).sum(1)
+    return sums["mlp"], sums["attention"]
 
 
-def _weights(layer: nn.Module) -> dict[str, nn.Parameter]:
-    parts = {name: getattr(layer.mlp, name) for name in MLP}
-    parts |= {name: getattr(layer.self_attn, name) for name in ATTENTION}
-    return {name: linear.weight for name, linear in parts.items()}
+def _weights(layer: Layer) -> list[nn.Parameter]:
+    """Of all matrices that own a part of some coupled group."""
+    family, weights = family_of_layer(layer), []
+    for which in reversed(STEPS):
+        module, _ = family.sublayer(layer, which)
+        weights += [getattr(module, name).weight for name in family.producers(layer, which)]
+        weights.append(dense_layer(layer, which).weight)
+    return weights
 
 
 def _precision(weight: Tensor) -> torch.dtype:
@@ -148,7 +155,7 @@ def _precision(weight: Tensor) -> torch.dtype:
 
 
 @contextmanager
-def _gradients_of(model: nn.Module, weights: Sequence[nn.Parameter], take: Callable[[Tensor], None]) -> Iterator[None]:
+def _gradients_of(model: Model, weights: Sequence[nn.Parameter], take: Callable[[Tensor], None]) -> Iterator[None]:
     """Inside, only `weights` get gradients, each handed to `take` when complete. Afterwards all is as before."""
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     hooks = []

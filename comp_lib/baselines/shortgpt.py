@@ -7,17 +7,18 @@ The fewest layers that reach the ratio go, so that more is removed than asked fo
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
+from ..families.protocol import Model
 from ..importance.layers import layers_to_drop
-from ..plan import Plan, finished_plan, removed
+from ..plan import Plan, removed
+from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
-from ..stream import Progress, no_progress
 
 
-def plan(model: nn.Module, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
+def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
     """The fewest layers of least block influence on ids (S, L). Raises InputError when all but one do not suffice."""
     shape = Shape.of(model)
     order, _ = layers_to_drop("block-influence", model, ids, shape.layers - 1, settings.device, progress)
@@ -26,7 +27,7 @@ def plan(model: nn.Module, ids: Tensor, settings: Settings, name: str = "", prog
         neurons, groups = ([widths[layer] for layer in layers] for widths in (shape.neurons, shape.kv_groups))
         if removed(shape, layers, neurons, groups, settings.of) >= settings.ratio:
             kept = ([range(width) for width in widths] for widths in (neurons, groups))
-            return finished_plan(shape, settings.ratio, settings.of, layers, *kept, parent=name)
+            return settings.request(shape, name).finished(*kept, layers)
     raise InputError(
         f"expected a ratio that whole layers can reach, got {settings.ratio:g} of the {settings.of} with "
         f"{shape.layers} layers, one of which must stay: ask for less"

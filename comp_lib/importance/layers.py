@@ -17,19 +17,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..calibration.stream import batches, embed, rotary, sequence_losses, through, to_device
 from ..errors import InputError, nearest
-from ..stream import Progress, batches, embed, no_progress, rotary, sequence_losses, through, to_device
+from ..families import family_of
+from ..families.protocol import Model
+from ..report import Progress, no_progress
 
 
 @torch.inference_mode()
 def block_influence(
-    model: nn.Module, ids: Tensor, device: torch.device | str = "cpu", progress: Progress = no_progress
+    model: Model, ids: Tensor, device: torch.device | str = "cpu", progress: Progress = no_progress
 ) -> Tensor:
     """BI_l = 1 - mean_t cos(h_t, h'_t) for ids (S, L): (layers,), 0 for a layer that only scales the stream."""
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)
     influence = []
-    for index, layer in enumerate(model.model.layers):
+    layers = family_of(model).layers(model)
+    for index, layer in enumerate(layers):
         after = through(to_device(layer, device), hidden, rope, device)
         cosine = sum(
             float(nn.functional.cosine_similarity(hidden[rows].float(), after[rows].float(), dim=-1).sum())
@@ -37,13 +41,13 @@ def block_influence(
         )
         influence.append(1.0 - cosine / ids.numel())
         hidden = after
-        progress("block influence", index + 1, len(model.model.layers))
+        progress("block influence", index + 1, len(layers))
     return torch.tensor(influence)
 
 
 @torch.inference_mode()
 def sequence_loss_increase(
-    model: nn.Module,
+    model: Model,
     ids: Tensor,
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
@@ -52,24 +56,26 @@ def sequence_loss_increase(
     """Increase of each sequence's mean next-token loss (nats) when one layer is left out: ids (S, L) -> (layers, S).
 
     With `present`, the other layers are taken as gone already; their entries are NaN.
+    The layers are on `device` one at a time, each once; memory: the hidden states of ids for each layer.
     """
-    layers = [to_device(layer, device) for layer in model.model.layers] if device != "cpu" else model.model.layers
+    layers = family_of(model).layers(model)
     present = list(range(len(layers))) if present is None else list(present)
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)
-    losses = torch.full((len(layers), len(ids)), torch.nan)
+    without: dict[int, Tensor] = {}  # layer left out -> the stream of the others so far
     for place, index in enumerate(present):
-        without = hidden
-        for later in present[place + 1 :]:
-            without = through(layers[later], without, rope, device)
-        losses[index] = sequence_losses(model, without, ids)
-        hidden = through(layers[index], hidden, rope, device)
+        layer = to_device(layers[index], device)
+        without = {other: through(layer, stream, rope, device) for other, stream in without.items()}
+        without[index], hidden = hidden, through(layer, hidden, rope, device)
         progress("loss increase", place + 1, len(present))
+    losses = torch.full((len(layers), len(ids)), torch.nan)
+    for index, stream in without.items():
+        losses[index] = sequence_losses(model, stream, ids)
     return losses - sequence_losses(model, hidden, ids).to(losses)
 
 
 def loss_increase(
-    model: nn.Module,
+    model: Model,
     ids: Tensor,
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
@@ -80,7 +86,7 @@ def loss_increase(
 
 
 def greedy_order(
-    model: nn.Module,
+    model: Model,
     ids: Tensor,
     count: int,
     device: torch.device | str = "cpu",
@@ -91,7 +97,7 @@ def greedy_order(
 
     `first`: the loss increase with all layers present, where the caller has it already (layers,).
     """
-    present, dropped = list(range(len(model.model.layers))), []
+    present, dropped = list(range(len(family_of(model).layers(model)))), []
     for _ in range(count):
         harm = first if first is not None and not dropped else loss_increase(model, ids, device, progress, present)
         least = min(present, key=lambda index: float(harm[index]))
@@ -105,7 +111,7 @@ LAYER_METRICS = ("block-influence", "loss", "greedy")
 
 def layers_to_drop(
     name: str,
-    model: nn.Module,
+    model: Model,
     ids: Tensor,
     count: int,
     device: torch.device | str = "cpu",
@@ -117,8 +123,9 @@ def layers_to_drop(
     """
     if name not in LAYER_METRICS:
         raise InputError(f"expected a layer metric, got {name!r}: {nearest(name, LAYER_METRICS)}")
-    if not 0 <= count < len(model.model.layers):
-        raise InputError(f"expected 0 to {len(model.model.layers) - 1} layers to drop, got {count}: ask for fewer")
+    layers = len(family_of(model).layers(model))
+    if not 0 <= count < layers:
+        raise InputError(f"expected 0 to {layers - 1} layers to drop, got {count}: ask for fewer")
     if name == "block-influence":
         importance = block_influence(model, ids, device, progress)
     else:

@@ -1,7 +1,7 @@
 """Which inputs of a dense layer go: MLP neurons (block 1) and KV groups (block r * head_dim), by any metric.
 
 Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? Those that only look
-score all blocks once and keep the best. The two of COMP sweep (see `condition`), so they also bring the error curve
+score all blocks once and keep the best. The two of COMP sweep (see `matrix_condition`), so they also bring the error curve
 and the re-tuned weights.
 """
 
@@ -13,10 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..dual import DualInverse, Products
 from ..errors import InputError, nearest
-from ..gram import contributions
-from .condition import Explicit, Sweep, condition_numbers, penalty, ridged, spd_inverse, sweep
+from ..statistics.gram import Sums, contributions
+from ..statistics.solve import penalty, ridged, spd_inverse
+from .matrix_condition import Sweep, condition_numbers, sweep
 
 RIDGE = 0.1  # lambda of the library, unless something else is asked for
 
@@ -25,9 +25,9 @@ RIDGE = 0.1  # lambda of the library, unless something else is asked for
 class Dense:
     """A dense layer y = X W as the metrics see it: n inputs in blocks of `block`, m outputs."""
 
-    xtx: Tensor | Products  # C = X^T X (n, n), float64, or the dual form of it
-    weight: Tensor  # W (n, m), float64; float32 is enough beside the dual form
-    upstream: Tensor  # (n,): squared norm of what produces each input (rows of gate and up; of q, k and v)
+    sums: Sums  # of the calibration text: C = X^T X and what belongs to it
+    weight: Tensor  # W (n, m), in the precision of the sums
+    upstream: Tensor  # (blocks,): squared norm of the weights that produce each block (of gate and up; of q, k and v)
     block: int = 1
     ridge: float = RIDGE  # lambda, relative to each input's own energy
 
@@ -38,6 +38,11 @@ class Dense:
     def per_block(self, values: Tensor) -> Tensor:
         """Sum (n,) values over each block: (blocks,)."""
         return values.reshape(self.blocks, self.block).sum(1)
+
+    @property
+    def xtx(self) -> Tensor:
+        """C (n, n), float64."""
+        return self.sums.matrix()
 
     def full_problem(self) -> tuple[Tensor, Tensor]:
         """H = C + lambda diag(C) and its inverse, for the full least-squares problem (n, n)."""
@@ -75,22 +80,22 @@ def top(scores: Tensor, keep: int, **found) -> Selection:
 
 def magnitude(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """Norm of all weights that a block owns: blind to the data."""
-    return top(dense.per_block(dense.upstream + dense.weight.square().sum(1)).sqrt(), keep)
+    return top((dense.upstream + dense.per_block(dense.weight.square().sum(1))).sqrt(), keep)
 
 
 def activation(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """Norm of what a block sends: ||x_i||, blind to the weights behind."""
-    return top(dense.per_block(dense.xtx.diagonal()).sqrt(), keep)
+    return top(dense.per_block(dense.sums.diagonal()).sqrt(), keep)
 
 
 def wanda(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """Wanda-sp: sum over a block's weights of |w_ij| ||x_i|| (Sun et al. 2023, as structured by An et al. 2024)."""
-    return top(dense.per_block(dense.weight.abs().sum(1) * dense.xtx.diagonal().sqrt()), keep)
+    return top(dense.per_block(dense.weight.abs().sum(1) * dense.sums.diagonal().sqrt()), keep)
 
 
 def energy(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """||x_i|| ||w_i||, the size of a block's contribution: what COMP divides by the condition."""
-    return top(dense.per_block(dense.xtx.diagonal() * dense.weight.square().sum(1)).sqrt(), keep)
+    return top(dense.per_block(dense.sums.diagonal() * dense.weight.square().sum(1)).sqrt(), keep)
 
 
 def random(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
@@ -102,25 +107,26 @@ def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selec
     """COMP with a mask to tune: energy of the contribution divided by its condition, in rounds."""
     matrix, inverse = dense.mask_problem()
     ones = torch.ones(len(matrix), 1, dtype=matrix.dtype, device=matrix.device)
-    held = penalty(dense.xtx.diagonal() * dense.weight.square().sum(1), dense.ridge)
-    found = sweep(inverse, ones, dense.blocks - keep, block=dense.block, held=held)
-    return Selection(found.kept, found.scores, condition_numbers(matrix, inverse), None, found)
+    held = penalty(dense.sums.diagonal() * dense.weight.square().sum(1), dense.ridge)
+    swept = sweep(inverse, ones, dense.blocks - keep, block=dense.block, held=held)
+    return Selection(swept.kept, swept.scores, condition_numbers(matrix, inverse), None, swept)
+
+
+def full_sweep(dense: Dense, keep: int) -> tuple[Sweep, Tensor]:
+    """The sweep of the full least-squares problem down to `keep` blocks, and kappa of each input before it (n,)."""
+    energy, per_round = dense.sums.diagonal(), max(32, dense.blocks // 64)
+    held = penalty(energy, dense.ridge)
+    inverse = dense.sums.inverse(dense.ridge, dense.block)
+    condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
+    moved = None if dense.sums.compact else held  # what was moved takes a copy of all weights in each round
+    gone = dense.blocks - keep
+    return sweep(inverse, dense.weight, gone, block=dense.block, per_round=per_round, held=moved), condition
 
 
 def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """COMP with full weights to fit: ||w_i||^2 / (H^-1)_ii, in rounds."""
-    energy = dense.xtx.diagonal()
-    held = penalty(energy, dense.ridge)
-    gone, per_round = dense.blocks - keep, max(32, dense.blocks // 64)
-    if isinstance(dense.xtx, Products):
-        inverse = DualInverse(dense.xtx.x, held, dense.block)
-        diagonal, moved = inverse.diagonal(), None  # what was moved takes a copy of all weights in each round
-    else:
-        inverse = Explicit(spd_inverse(ridged(dense.xtx, dense.ridge))[0], dense.block)
-        diagonal, moved = inverse.matrix.diagonal(), held
-    condition = ((energy + held) * diagonal).clamp_min(1.0).sqrt()
-    found = sweep(inverse, dense.weight, gone, block=dense.block, per_round=per_round, held=moved)
-    return Selection(found.kept, found.scores, condition, found.weights, found)
+    swept, condition = full_sweep(dense, keep)
+    return Selection(swept.kept, swept.scores, condition, swept.weights, swept)
 
 
 METRICS: dict[str, NeuronMetric] = {

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ..benchmark import Measured, gain
-from ..latency import CostModel
+from ..on_device.benchmark import Measured, gain
+from ..on_device.latency import CostModel
 from ..shape import Shape
 from .base import COLOURS, figure_with_axes
-from .compare import MARKERS, UNIT, pareto_front
+from .peers import MARKERS, UNIT, pareto_front
 
 PARTS = ("fixed", "of each layer", "KV groups", "neurons")
 

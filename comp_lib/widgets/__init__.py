@@ -3,7 +3,7 @@
 import html
 
 from ..errors import InputError
-from ..notebook import check_extras
+from ..lessons.start import check_extras
 
 check_extras()  # here, so that a notebook that imports a widget says what to install whatever it imports first
 

@@ -9,7 +9,7 @@ import ipywidgets as widgets
 from torch import nn
 
 from ..errors import InputError
-from ..generation import continuation
+from ..evaluation.generation import continuation
 from ..shape import Shape
 from . import alert
 

@@ -9,9 +9,9 @@ from ipywidgets import HTML, Dropdown, HBox, IntSlider, IntText, Layout, VBox
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..lessons.layer_importance import LayerStudy, layer_study, rank_gap, ranks
 from ..plots.base import html_image
-from ..plots.layers import METRICS, plot_layer
-from ..studies.layers import LayerStudy, layer_study, rank_gap, ranks
+from ..plots.layer_importance import METRICS, plot_layer
 from . import alert
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..importance.neurons import RIDGE
+from ..lessons.dense_stream import FURTHEST, survey
 from ..plots.base import html_image
-from ..plots.neurons import plot_energy_condition
-from ..studies.neurons import FURTHEST, survey
+from ..plots.matrix_condition import plot_energy_condition
 from . import alert
 
 IN_ROUNDS = "full-condition, in rounds"

@@ -11,11 +11,13 @@ from ipywidgets import HTML, Dropdown, HBox, IntSlider, Layout, VBox
 from torch import Tensor
 
 from ..errors import InputError
-from ..plan import Plan, paper_plan, uniform_plan
+from ..hybrid_granularity.paper import paper_plan
+from ..hybrid_granularity.uniform import uniform_plan
+from ..lessons.hybrid_granularity import layer_errors, water_filling_plan
+from ..plan import Plan, PlanRequest
 from ..plots.base import html_image
-from ..plots.planning import plot_widths
+from ..plots.hybrid_granularity import plot_widths
 from ..shape import Shape
-from ..studies.planning import layer_errors, water_filling_plan
 from . import alert
 
 UNIFORM, PER_LAYER, WATER = "uniform", "per layer, by importance", "per layer, water-filling"
@@ -65,10 +67,10 @@ class Planner(VBox):
                    "parent": self.parent}  # fmt: skip
         ratio = self.ratio.value / 100
         if self.widths.value == PER_LAYER:
-            return paper_plan(self.shape, ratio, self.importance, **options)
+            return paper_plan(PlanRequest(self.shape, ratio, **options), self.importance)
         if self.widths.value == WATER:
-            return water_filling_plan(self.shape, ratio, self.curves, **options)
-        return uniform_plan(self.shape, ratio, **options)
+            return water_filling_plan(PlanRequest(self.shape, ratio, **options), self.curves)
+        return uniform_plan(PlanRequest(self.shape, ratio, **options))
 
     def _draw(self, _=None) -> None:
         try:

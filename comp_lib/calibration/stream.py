@@ -1,0 +1,92 @@
+"""Hidden states of a calibration set, carried through a decoder one layer at a time.
+
+Pruning needs what flows *into* a layer, and nothing of the layers around it. So the hidden states of all calibration
+sequences, h (S, L, d), are the only thing that lives through the whole run; a layer is copied to the compute device,
+used, and let go. A pre-norm decoder layer is two residual steps, and the two dense layers that write to the residual
+stream are the ones that COMP looks at:
+
+    r  = h + o_proj(X_o),     X_o = attention(norm(h))               blocks of columns: KV groups
+    h' = r + down_proj(X),    X   = act(gate(norm r)) * up(norm r)   columns: neurons
+
+(Our reading of the paper's "layers loaded one at a time".)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..families import family_of, family_of_layer
+from ..families.protocol import Layer, Model, Rope
+
+BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
+Step = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
+"""One of the two residual steps, the rotary embedding given: (layer, stream (B, L, d)) -> new stream, dense inputs."""
+
+
+def batches(count: int, length: int) -> Iterator[slice]:
+    """Slices over `count` sequences of `length` tokens, at most BATCH_TOKENS (but one sequence) each."""
+    step = max(1, BATCH_TOKENS // length)
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def embed(model: Model, ids: Tensor) -> Tensor:
+    """Hidden states before the first layer: ids (S, L) -> (S, L, d)."""
+    return family_of(model).embed(model, ids)
+
+
+def rotary(model: Model, length: int, device: torch.device | str, dtype: torch.dtype) -> Rope:
+    """Cosines and sines of the rotary embedding for positions 0 to `length` - 1: two of (1, L, head_dim)."""
+    return family_of(model).rope(model, length, device, dtype)
+
+
+def to_device(layer: Layer, device: torch.device | str, own: bool = False) -> Layer:
+    """A second `layer`, on `device`, to operate on: the original stays as it is.
+
+    Where it is on that device already the two share their tensors, since surgery replaces tensors and never writes;
+    with `own` they do not, so that the original's memory (perhaps a memory map of the whole layer) can be let go.
+    """
+    same: list[object] = list(configs(layer))  # shared by all layers: it must stay the same object
+    if not own and next(layer.parameters()).device == torch.device(device):
+        same += [*layer.parameters(), *layer.buffers()]
+    return copy.deepcopy(layer, {id(thing): thing for thing in same}).to(device)
+
+
+def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+    """First residual step of a layer: hidden (B, L, d) -> r (B, L, d), and X_o (B, L, heads * head_dim)."""
+    return family_of_layer(layer).attention_step(layer, hidden, rope)
+
+
+def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """Second residual step: r (B, L, d) -> h' (B, L, d), and X (B, L, n)."""
+    return family_of_layer(layer).mlp_step(layer, residual)
+
+
+def configs(layer: Layer) -> list[object]:
+    """The config objects that the modules of a layer hold."""
+    held = {id(config): config for module in layer.modules() if (config := getattr(module, "config", None)) is not None}
+    return list(held.values())
+
+
+def through(layer: Layer, hidden: Tensor, rope: Rope, device: torch.device | str) -> Tensor:
+    """All sequences through one layer on `device`: h (S, L, d) -> a new h' (S, L, d) where h is."""
+    out = torch.empty_like(hidden)
+    for rows in batches(*hidden.shape[:2]):
+        out[rows] = mlp_step(layer, attention_step(layer, hidden[rows].to(device), rope)[0])[0]
+    return out
+
+
+def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
+    """Mean next-token loss of each sequence, nats per token, from the last layer's output: (S, L, d) -> (S,).
+
+    The vocabulary is wide, so logits exist for one sequence at a time.
+    """
+    family, losses = family_of(model), []
+    device = family.embedding(model).weight.device
+    for states, tokens in zip(hidden, ids, strict=True):
+        logits = family.head(model, family.final_norm(model, states[:-1].to(device)))  # (L - 1, vocabulary)
+        losses.append(nn.functional.cross_entropy(logits.float(), tokens[1:].to(logits.device)))
+    return torch.stack(losses)

@@ -1,0 +1,112 @@
+"""Where text comes from, and how it becomes one row of token ids.
+
+Two texts travel with the library: `calibration`, from which the statistics of a pruning run are drawn, and
+`evaluation`, on which the result is judged. They share no topic, so that a good score cannot come from having seen
+the subject. The corpora that papers report on are fetched through `datasets`, rows joined the way GPTQ, SparseGPT and
+Wanda join them, since perplexity depends on it. Anything else is a text file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError, nearest
+
+SHIPPED = ("calibration", "evaluation")
+# a wheel carries the texts beside the code, a source checkout one folder up
+PACKAGE = Path(__file__).parents[1]
+DATA_FOLDERS = (PACKAGE / "data", PACKAGE.parent / "data")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A public corpus: where its rows are and what papers put between them."""
+
+    path: str  # of the dataset on the Hub
+    column: str
+    joiner: str
+    split: str  # the one that papers report
+    subset: str | None = None
+    revision: str | None = None
+    files: str | None = None  # pattern with {split}, where a whole split would be too large
+    rows: int | None = None  # how many papers read
+
+
+CORPORA = {
+    "wikitext2": Corpus("Salesforce/wikitext", "text", "\n\n", "test", subset="wikitext-2-raw-v1"),
+    # the dataset itself is a script, which `datasets` no longer runs; the Hub keeps a converted copy on this branch
+    "ptb": Corpus("ptb-text-only/ptb_text_only", "sentence", " ", "test", revision="refs/convert/parquet"),
+    "c4": Corpus("allenai/c4", "text", " ", "validation", files="en/c4-{split}.00000-of-*.json.gz", rows=1100),
+}
+TEXTS = (*SHIPPED, *CORPORA)
+
+
+def load_text(name_or_path: str | Path) -> str:
+    """The text of that name, or of that file (UTF-8).
+
+    Names are `calibration`, `evaluation`, `wikitext2`, `ptb` and `c4`; a corpus takes a split after a colon, as in
+    `wikitext2:validation`. A name wins over a file of the same name: write `./calibration` for the file.
+
+    Raises:
+        InputError: no such name or file, not readable as UTF-8, empty, or a corpus that cannot be fetched.
+    """
+    name, _, split = str(name_or_path).partition(":")
+    if name in CORPORA:
+        return _corpus_text(name, split)
+    path = Path(name_or_path)
+    if str(name_or_path) in SHIPPED:
+        path = next((file for folder in DATA_FOLDERS if (file := folder / f"{name}.txt").is_file()), path)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise InputError(
+            f"expected a text file or the name of a text, got {str(path)!r}, {what}; {nearest(str(path), TEXTS)}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the text
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"expected text in UTF-8, got {str(path)!r} with byte 0x{error.object[error.start]:02x} at offset"
+            f" {error.start}; convert it, for example with iconv -t utf-8"
+        ) from error
+    except OSError as error:
+        raise InputError(f"expected a readable text file, got {error}; check its permissions") from error
+    if not text.strip():
+        raise InputError(f"expected some text, got the empty file {str(path)!r}; choose another")
+    return text
+
+
+def encode(tokenizer, text: str) -> torch.Tensor:
+    """Token ids of a long text, (N,), without special tokens: windows are cut out of its middle."""
+    # verbose=False: the text may well be longer than the model's context, but no window of it will be
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def _corpus_text(name: str, split: str) -> str:
+    """Rows of a public corpus, joined to one text."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f"expected the library `datasets` for {name!r}, got none;"
+            " pip install 'comp-lib[evaluate]', or pass a text file"
+        ) from error
+    corpus = CORPORA[name]
+    split = split or corpus.split
+    try:
+        rows = datasets.load_dataset(
+            corpus.path,
+            corpus.subset,
+            split=split,
+            revision=corpus.revision,
+            data_files=corpus.files and {split: corpus.files.format(split=split)},
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # offline, unknown split, a change on the Hub
+        raise InputError(
+            f"expected to fetch {name!r}, split {split!r}, from the Hub, got {type(error).__name__}: {error};"
+            " go online once, choose another split, or pass a text file"
+        ) from error
+    return corpus.joiner.join(rows[: corpus.rows or len(rows)][corpus.column])

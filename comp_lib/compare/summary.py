@@ -1,0 +1,131 @@
+"""What the rows of a comparison say: a table in Markdown, figures, and where a method loses.
+
+Rows are those of `compare.run`. A method is called by its name and its recovery. Of several seeds the mean is given,
+with the smallest and the largest: with three of them, that says more than a standard deviation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ..plots.base import png
+from ..plots.peers import label, plot_increase, plot_latency, plot_memory, plot_sequences
+from ..system.atomic import write_atomically
+
+MEASURES = {  # column: heading, what a number looks like
+    "increase": ("Increase of the loss over the dense model (nats per token)", "{:.3f}"),
+    "kl": ("KL divergence from the dense model (nats per token)", "{:.3f}"),
+    "top1_agreement": ("Same first choice as the dense model (share of tokens)", "{:.3f}"),
+    "decode_ratio": ("Time to decode one token (dense model = 1)", "{:.2f}"),
+    "peak_megabytes": ("Peak memory of pruning above imports (MB)", "{:.0f}"),
+    "passes": ("Time of pruning (dense forward passes over the calibration text)", "{:.2f}"),
+    "removed": ("Really removed (share of the decoder's parameters)", "{:.4f}"),
+}
+HIGHER = ("top1_agreement",)  # is better; of `removed`, neither
+UNJUDGED = ("removed",)
+
+
+def finished(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a result, with a column `label` that names method and recovery."""
+    rows = rows[rows.status == "ok"].copy()
+    rows["label"] = [label(method, recovery) for method, recovery in zip(rows.method, rows.recovery, strict=True)]
+    return rows
+
+
+def best_worst(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """For each label and ratio of finished rows: mean, min, max and count of a measure over the seeds."""
+    found = rows.groupby(["label", "ratio"], sort=False)[measure].agg(["mean", "min", "max", "count"])
+    return found.reset_index()
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """One table for each number of calibration sequences and each measure: methods x ratios, the best in bold."""
+    done = finished(rows)
+    failed = rows[rows.status == "failed"]
+    parts = []
+    for sequences in sorted(done.sequences.unique()):
+        some = done[done.sequences == sequences]
+        first = some.iloc[0]
+        parts.append(
+            f"# {first.model}, {sequences} x {first.length} tokens of {first.calibration}\n\n"
+            f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense model's loss is "
+            f"{first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); best mean in bold."
+        )
+        parts += [f"## {heading}\n\n{comparison(some, measure)}" for measure, (heading, _) in MEASURES.items()]
+    if len(failed):
+        lines = [
+            f"- {label(row.method, row.recovery)}, ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences: "
+            f"{row.message}"
+            for row in failed.itertuples()
+        ]
+        parts.append("## Failed, to be tried again by the same command\n\n" + "\n".join(lines))
+    if len(done):
+        parts.append("Made with " + "; ".join(sorted(done.versions.unique())) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison(rows: pd.DataFrame, measure: str) -> str:
+    """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
+    form = MEASURES[measure][1]
+    cells = best_worst(rows, measure).set_index(["label", "ratio"])
+    labels, ratios, seeds = rows.label.unique(), sorted(rows.ratio.unique()), rows.seed.nunique()
+    lines = ["| method | " + " | ".join(f"{ratio:.0%}" for ratio in ratios) + " |", "|---|" + "---:|" * len(ratios)]
+    best = cells["mean"].groupby("ratio").agg("max" if measure in HIGHER else "min")
+    for name in labels:
+        words = [name]
+        for ratio in ratios:
+            if (name, ratio) not in cells.index:
+                words.append("-")
+                continue
+            cell = cells.loc[(name, ratio)]
+            word = form.format(cell["mean"])
+            if cell["mean"] == best[ratio] and measure not in UNJUDGED:
+                word = f"**{word}**"
+            if cell["count"] > 1:
+                word += f" ({form.format(cell['min'])} to {form.format(cell['max'])})"
+            if cell["count"] < seeds:
+                word += f" [{cell['count']:.0f} of {seeds} seeds]"
+            words.append(word)
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def where_it_loses(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Where the mean over the seeds of another label is better than that of the label `name`, measure by measure.
+
+    One row for each measure, size, ratio and better peer; `clear` says that the ranges over the seeds do not touch
+    (one seed on either side is never clear).
+    """
+    done, found = finished(rows), []
+    for measure in (each for each in MEASURES if each not in UNJUDGED):
+        sign = -1 if measure in HIGHER else 1
+        for sequences, some in done.groupby("sequences"):
+            cells = best_worst(some, measure)
+            for ours in cells[cells.label == name].itertuples():
+                for peer in cells[(cells.ratio == ours.ratio) & (cells.label != name)].itertuples():
+                    if sign * (peer.mean - ours.mean) < 0:
+                        apart = ours.min > peer.max if sign > 0 else ours.max < peer.min
+                        found.append({
+                            "measure": measure, "sequences": sequences, "ratio": ours.ratio, "ours": ours.mean,
+                            "peer": peer.label, "theirs": peer.mean,
+                            "clear": apart and min(ours.count, peer.count) > 1,
+                        })  # fmt: skip
+    columns = ["measure", "sequences", "ratio", "ours", "peer", "theirs", "clear"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
+    """Write table.md and the figures into `folder`; returns their paths. Without a finished row, only the table."""
+    folder, done = Path(folder), finished(rows)
+    files = {"table.md": markdown(rows).encode()}
+    if len(done):
+        largest = done[done.sequences == done.sequences.max()]
+        files |= {"increase.png": png(plot_increase(largest)), "latency.png": png(plot_latency(largest)),
+                  "memory.png": png(plot_memory(largest))}  # fmt: skip
+        if done.sequences.nunique() > 1:
+            files["sequences.png"] = png(plot_sequences(done))
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in files]

@@ -1,0 +1,160 @@
+"""What a model can do without an example: choosing among given answers, through lm-eval.
+
+Each answer is a continuation of the same context; the model chooses the one to which it gives the highest
+log-probability, in sum (acc), or divided by its length in characters (acc_norm):
+
+    acc      = share of items in which  argmax_i  log p(answer_i | context)                     is the right one,
+    acc_norm = share of items in which  argmax_i  log p(answer_i | context) / len(answer_i)     is the right one.
+
+`offline` are the tasks that ship in data/tasks: 20 phenomena of English grammar (pairs: chance is 0.5) and last words
+of sentences from evaluation.txt (one of four: chance is 0.25). `literature` are the seven that papers on pruning
+report; lm-eval fetches them from the Hub. Any other name that lm-eval knows works as well.
+
+Imports lm-eval when called: it takes seconds, and is an extra (`comp-lib[evaluate]`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..calibration.text import DATA_FOLDERS
+from ..errors import InputError, nearest
+
+LITERATURE = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
+OFFLINE = ("comp_grammar", "comp_cloze")
+SETS = {"offline": OFFLINE, "literature": LITERATURE}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy in one task, or over all the tasks of a group."""
+
+    task: str
+    acc: float  # share of items, 0 to 1
+    acc_stderr: float | None
+    acc_norm: float | None  # None where the task does not define it
+    acc_norm_stderr: float | None
+    items: int
+    version: str  # of the task's definition: numbers of two versions cannot be compared
+    group: bool = False
+
+
+def task_names(text: str) -> tuple[str, ...]:
+    """The tasks that `text` asks for: offline, literature, or names with commas between.
+
+    Raises:
+        InputError: none, or one that lm-eval does not know, or no lm-eval.
+    """
+    names = [name for word in text.split(",") for name in SETS.get(word.strip(), [word.strip()]) if name]
+    names = tuple(dict.fromkeys(names))
+    if not names:
+        raise InputError(f"expected tasks, got {text!r}; choose {', '.join(SETS)}, or names with commas between")
+    known = _manager(names).all_tasks
+    for name in names:
+        if name not in known:
+            raise InputError(f"expected a task that lm-eval knows, got {name!r}; {_hint(name, known)}")
+    return names
+
+
+def _hint(name: str, known: list[str]) -> str:
+    close = nearest(name, [*SETS, *OFFLINE, *LITERATURE])
+    if close.startswith("did you mean"):
+        return close
+    close = nearest(name, known)  # thousands, too many to list
+    return close if close.startswith("did you mean") else f"choose {', '.join(SETS)}, or see lm-eval ls tasks"
+
+
+def zero_shot(
+    model: nn.Module, tokenizer: Any, tasks: tuple[str, ...], batch: int = 16, limit: int | None = None
+) -> list[Score]:
+    """Scores of `model` in these tasks, a group before its members; `limit`: only the first items of each.
+
+    Raises:
+        InputError: a task whose items cannot be fetched, or no lm-eval.
+    """
+    manager = _manager(tasks)
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    with _quiet():
+        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+        try:
+            found = simple_evaluate(
+                model=harness, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False
+            )  # fmt: skip
+        except OSError as error:
+            raise InputError(
+                f"expected to fetch the tasks {', '.join(tasks)} from the Hub, got {type(error).__name__}: {error};"
+                " go online once, or choose offline"
+            ) from error
+    return [_score(name, found) for task in tasks for name in _with_members(task, found["group_subtasks"])]
+
+
+def _with_members(name: str, groups: dict[str, list[str]]) -> Iterator[str]:
+    yield name
+    for member in groups.get(name, []):
+        yield from _with_members(member, groups)
+
+
+def _score(name: str, found: dict) -> Score:
+    values = {key.removesuffix(",none"): value for key, value in found["results"][name].items()}
+    if "acc" not in values:
+        raise InputError(f"expected tasks whose measure is acc, got {name!r}; choose multiple choice")
+    leaves = [task for task in _with_members(name, found["group_subtasks"]) if task in found["n-samples"]]
+
+    def number(key: str) -> float | None:
+        value = values.get(key)
+        return float(value) if isinstance(value, int | float) else None  # lm-eval writes "N/A" for none
+
+    return Score(
+        task=name,
+        acc=float(values["acc"]),
+        acc_stderr=number("acc_stderr"),
+        acc_norm=number("acc_norm"),
+        acc_norm_stderr=number("acc_norm_stderr"),
+        items=sum(found["n-samples"][leaf]["effective"] for leaf in leaves),
+        version=str(found["versions"].get(name)),
+        group=leaves != [name],
+    )
+
+
+def task_folder() -> Path:
+    """Where the shipped tasks are: in the wheel, or in the repository."""
+    return next(path for folder in DATA_FOLDERS if (path := folder / "tasks").is_dir())
+
+
+def _manager(names: tuple[str, ...]) -> Any:
+    """lm-eval's list of tasks. Its own thousands are read only if one of them is meant: that takes seconds."""
+    own = _indexed(task_folder(), False)
+    return own if set(names) <= set(own.all_tasks) else _indexed(task_folder(), True)
+
+
+@functools.cache
+def _indexed(folder: Path, defaults: bool) -> Any:
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise InputError(
+            "expected the library lm-eval for zero-shot tasks, got none; pip install 'comp-lib[evaluate]'"
+        ) from error
+    return TaskManager(include_path=str(folder), include_defaults=defaults)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval logs advice about ways of calling it that are not ours."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,52 @@
+"""Model families: what the method asks of one (`protocol`), and a small file for each that is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..errors import InputError
+from .llama import Llama
+from .mistral import Mistral
+from .protocol import Family, Model
+from .qwen import Qwen2
+
+FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen2())
+MODEL_TYPES = tuple(name for family in FAMILIES for name in family.model_types)
+_BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
+_BY_LAYER = {family.layer_class: family for family in FAMILIES}
+
+
+def family_of(model: Model) -> Family:
+    """The family of a model, or of anything else with a `config`. Raises InputError for one that is not known."""
+    return family_called(model.config.model_type)
+
+
+def family_called(model_type: object) -> Family:
+    """The family with that `model_type` in its config. Raises InputError for one that is not known."""
+    if not isinstance(model_type, str) or model_type not in _BY_TYPE:
+        raise InputError(
+            "expected a LLaMA-class model (RMSNorm, gated MLP, rotary attention: model_type"
+            f" {', '.join(MODEL_TYPES)}), got model_type {model_type!r}; choose a model of one of these families"
+        )
+    return _BY_TYPE[model_type]
+
+
+def family_of_layer(layer: nn.Module) -> Family:
+    """The family of a decoder layer, by the name of its class. Raises InputError for one that is not known."""
+    for kind in type(layer).__mro__:
+        if kind.__name__ in _BY_LAYER:
+            return _BY_LAYER[kind.__name__]
+    raise InputError(f"expected a decoder layer of {', '.join(_BY_LAYER)}, got {type(layer).__name__}")
+
+
+def check_config(fields: dict[str, Any]) -> Family:
+    """The family of a config.json with this content. Raises InputError unless it is known, and the weights plain."""
+    family, quantised = family_called(fields.get("model_type")), fields.get("quantization_config")
+    if quantised is not None:
+        raise InputError(
+            f"expected plain weights, got weights quantised with {quantised.get('quant_method', 'some method')!r};"
+            " choose the unquantised model, prune it, and quantise the result"
+        )
+    return family

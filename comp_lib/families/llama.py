@@ -1,0 +1,110 @@
+"""Llama, and everything that is laid out as it is.
+
+    r  = h + o_proj(X_o),     X_o = attention(RMSNorm(h))          rotary positions, query heads in groups (GQA)
+    h' = r + down_proj(X),    X   = act(gate_proj z) * up_proj z,  z = RMSNorm(r)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .protocol import Layer, Model, Rope, Which
+
+
+class Llama:
+    """The family `llama`, and `comp_llama`, its variant with other widths in each layer."""
+
+    model_types: tuple[str, ...] = ("llama", "comp_llama")
+    layer_class = "LlamaDecoderLayer"
+    layer_lists: tuple[str, ...] = ("layer_types",)
+    bias_fields: dict[str, Which] = {"mlp_bias": "mlp", "attention_bias": "attention"}
+    gguf = "llama"
+    gguf_per_layer: str | None = "deci"
+    gguf_interleaved = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+    gguf_activations = ("silu", "swish")
+    per_layer = True
+
+    def layers(self, model: Model) -> nn.ModuleList:
+        return model.model.layers
+
+    def set_layers(self, model: Model, layers: list[Layer]) -> None:
+        model.model.layers = nn.ModuleList(layers)
+        for index, layer in enumerate(model.model.layers):
+            layer.self_attn.layer_idx = index
+
+    def embedding(self, model: Model) -> nn.Embedding:
+        return model.model.embed_tokens
+
+    def embed(self, model: Model, ids: Tensor) -> Tensor:
+        table = self.embedding(model)
+        return table(ids.to(table.weight.device))
+
+    def final_norm(self, model: Model, hidden: Tensor) -> Tensor:
+        return model.model.norm(hidden)
+
+    def head(self, model: Model, states: Tensor) -> Tensor:
+        return model.lm_head(states)
+
+    def rope(self, model: Model, length: int, device: torch.device | str, dtype: torch.dtype) -> Rope:
+        module = model.model.rotary_emb
+        positions = torch.arange(length, device=module.inv_freq.device)[None]
+        cos, sin = module(torch.zeros(1, dtype=dtype, device=positions.device), positions)
+        return cos.to(device), sin.to(device)
+
+    def attention_step(self, layer: Any, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+        inputs: list[Tensor] = []
+        hook = layer.self_attn.o_proj.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+        mask = causal_mask(layer.self_attn, hidden, self.layer_window(layer))
+        try:
+            out = layer.self_attn(layer.input_layernorm(hidden), position_embeddings=rope, attention_mask=mask)[0]
+        finally:
+            hook.remove()
+        return hidden + out, inputs[0]
+
+    def mlp_step(self, layer: Any, residual: Tensor) -> tuple[Tensor, Tensor]:
+        mlp, z = layer.mlp, layer.post_attention_layernorm(residual)
+        x = mlp.act_fn(mlp.gate_proj(z)) * mlp.up_proj(z)
+        return residual + mlp.down_proj(x), x
+
+    def sublayer(self, layer: Any, which: Which) -> tuple[nn.Module, str]:
+        return (layer.mlp, "down_proj") if which == "mlp" else (layer.self_attn, "o_proj")
+
+    def producers(self, layer: Any, which: Which) -> dict[str, Tensor]:
+        if which == "mlp":
+            neurons = torch.arange(layer.mlp.down_proj.in_features)[:, None]
+            return {"gate_proj": neurons, "up_proj": neurons}
+        head, repeats = self.heads(layer)
+        keys = torch.arange(layer.self_attn.k_proj.out_features).reshape(-1, head)
+        queries = torch.arange(layer.self_attn.q_proj.out_features).reshape(-1, head * repeats)
+        return {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+
+    def dense_target(self, layer: Layer, which: Which, change: Tensor) -> Tensor:
+        module, name = self.sublayer(layer, which)
+        bias = getattr(module, name).bias
+        return change if bias is None else change - bias
+
+    def heads(self, layer: Any) -> tuple[int, int]:
+        return layer.self_attn.head_dim, layer.self_attn.num_key_value_groups
+
+    def shrunk(self, layer: Any) -> None:
+        layer.mlp.intermediate_size = layer.mlp.down_proj.in_features
+
+    def window(self, config: Any) -> int | None:
+        return None
+
+    def layer_window(self, layer: Any) -> int | None:
+        """How many tokens back this layer can look; None: it sees everything."""
+        return None
+
+
+def causal_mask(attention: Any, hidden: Tensor, window: int | None) -> Tensor | None:
+    """None where the attention kernel is causal by itself, else the additive causal mask (1, 1, L, L)."""
+    length = hidden.shape[1]
+    window = window or length
+    if attention.config._attn_implementation == "sdpa" and window >= length:
+        return None
+    mask = torch.full((length, length), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device)
+    return (mask.triu(1) + mask.tril(-window))[None, None]

@@ -1,0 +1,105 @@
+"""What the method asks of a model family: one small class for each, beside this file.
+
+COMP looks at a decoder layer as two residual steps, each of which ends in a dense layer that writes to the stream:
+
+    r  = h + out(o_proj(X_o)),      h' = r + out(down_proj(X))
+
+A family says how its layers compute these steps, which dense layers write to the stream, which rows of which matrices
+produce each input of them, and which fields of the config describe the widths. Everything else (statistics, surgery,
+plans, files) is written once, in these terms. To add a family, write a file with a class that satisfies `Family` and
+put it on the list in `families/__init__.py`: CONTRIBUTING.md walks through it.
+
+Where other families differ from Llama, and which member says so: a fused gate_up or qkv matrix (`producers`), a norm
+after the dense layer or a residual multiplier (`attention_step`, `mlp_step`, `dense_target`), norms of queries and keys
+(inside `attention_step`), config fields with an entry for each layer (`layer_lists`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Model = Any
+"""A decoder with `config`, `model` and `lm_head`, as transformers builds them: in memory, or `scale.model_on_disk`."""
+Layer = nn.Module
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines of the rotary embedding, (1, L, head_dim) each."""
+Which = Literal["attention", "mlp"]
+"""One of the two residual steps of a layer."""
+STEPS: tuple[Which, Which] = ("attention", "mlp")
+
+
+class Family(Protocol):
+    """One family of models. `layer` is one of its decoder layers, `which` one of STEPS."""
+
+    model_types: tuple[str, ...]
+    """What `model_type` in config.json may be."""
+    layer_class: str
+    """Name of the class of its decoder layers."""
+    layer_lists: tuple[str, ...]
+    """Fields of the config with one entry for each layer: those of dropped layers go too."""
+    bias_fields: dict[str, Which]
+    """Field of the config -> the step whose dense layers have biases when it is set. Empty: biases cannot be added."""
+    gguf: str
+    """llama.cpp's name of the architecture, with one width for all layers."""
+    gguf_per_layer: str | None
+    """The same with other widths in each layer; None: llama.cpp has none."""
+    gguf_interleaved: dict[str, str]
+    """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their heads."""
+    gguf_activations: tuple[str, ...]
+    """What `hidden_act` may be for llama.cpp."""
+    per_layer: bool
+    """Whether a model with other widths in each layer can be saved (see `models.per_layer_llama`)."""
+
+    def layers(self, model: Model) -> nn.ModuleList:
+        """The decoder layers, first to last."""
+
+    def set_layers(self, model: Model, layers: list[Layer]) -> None:
+        """Give the model other layers, numbered anew: the KV cache counts on it."""
+
+    def embedding(self, model: Model) -> nn.Embedding:
+        """The table of token embeddings."""
+
+    def embed(self, model: Model, ids: Tensor) -> Tensor:
+        """Hidden states before the first layer: ids (S, L) -> (S, L, d)."""
+
+    def final_norm(self, model: Model, hidden: Tensor) -> Tensor:
+        """Behind the last layer: h (..., d) -> what the head reads (..., d)."""
+
+    def head(self, model: Model, states: Tensor) -> Tensor:
+        """What `final_norm` returns (..., d) -> logits (..., vocabulary)."""
+
+    def rope(self, model: Model, length: int, device: torch.device | str, dtype: torch.dtype) -> Rope:
+        """The rotary embedding of positions 0 to `length` - 1."""
+
+    def attention_step(self, layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+        """First residual step: h (B, L, d) -> r (B, L, d), and X_o (B, L, heads * head_dim)."""
+
+    def mlp_step(self, layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Second residual step: r (B, L, d) -> h' (B, L, d), and X (B, L, n)."""
+
+    def sublayer(self, layer: Layer, which: Which) -> tuple[nn.Module, str]:
+        """The module of a step, and the name in it of the dense layer that writes to the stream."""
+
+    def producers(self, layer: Layer, which: Which) -> dict[str, Tensor]:
+        """The linear layers of a sublayer that produce the inputs of its dense layer: name -> rows (blocks, rows each).
+
+        A block is what can only go as a whole: a neuron, or a KV group with its query heads.
+        """
+
+    def dense_target(self, layer: Layer, which: Which, change: Tensor) -> Tensor:
+        """What the dense layer should put out, its bias aside, so that the step adds `change` (..., d) to the stream.
+
+        Raises InputError where no single answer exists: behind a norm, say.
+        """
+
+    def heads(self, layer: Layer) -> tuple[int, int]:
+        """(size of a head, query heads in each KV group)."""
+
+    def shrunk(self, layer: Layer) -> None:
+        """After surgery: whatever the layer's modules remember of their widths."""
+
+    def window(self, config: Any) -> int | None:
+        """How many tokens back some layer can look; None: all see everything."""

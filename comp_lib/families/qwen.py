@@ -1,0 +1,26 @@
+"""Qwen2: Llama with biases on queries, keys and values, and layers with and without a sliding window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .llama import Llama
+from .protocol import Which
+
+
+class Qwen2(Llama):
+    """The family `qwen2`."""
+
+    model_types = ("qwen2",)
+    layer_class = "Qwen2DecoderLayer"
+    bias_fields: dict[str, Which] = {}
+    gguf = "qwen2"
+    gguf_per_layer = None
+    gguf_interleaved: dict[str, str] = {}
+    per_layer = False
+
+    def window(self, config: Any) -> int | None:
+        return config.sliding_window if "sliding_attention" in (config.layer_types or ()) else None
+
+    def layer_window(self, layer: Any) -> int | None:
+        return layer.self_attn.sliding_window

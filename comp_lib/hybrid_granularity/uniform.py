@@ -1,0 +1,87 @@
+"""Uniform widths: layers first, then one width for all layers that stay. Any stock runtime loads the result.
+
+Planners that choose neurons one by one (`baselines`) keep what the uniform plan keeps (`parameters_left`), so that
+all methods can be compared at the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..errors import InputError
+from ..plan import SMALLEST_SHARE, Plan, PlanRequest
+
+
+def uniform_plan(request: PlanRequest) -> Plan:
+    """Keep one neuron width in all layers that stay: the largest multiple with which at least the ratio is gone.
+
+    Raises InputError when the ratio cannot be reached with these layers and KV groups.
+
+    >>> from comp_lib.shape import Shape
+    >>> shape = Shape(64, 16, 2, (128,) * 4, (2,) * 4, 192, 6144, 128, 5000)
+    >>> uniform_plan(PlanRequest(shape, 0.2, multiple=16)).neurons
+    (80, 80, 80, 80)
+    """
+    return request.plan(neurons_for(request, lambda factor, layer: factor))
+
+
+def layers_needed(request: PlanRequest) -> int:
+    """The fewest whole layers whose loss leaves the others at least half of their neurons; `drop` is disregarded.
+
+    Measured (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping any.
+    """
+    shape = request.shape
+    for count in range(shape.layers):
+        last = count + 1 == shape.layers  # one layer is left: whatever it can still give must do
+        try:
+            plan = uniform_plan(replace(request, drop=range(count)))
+        except InputError:
+            if last:
+                raise
+            continue
+        if last or min(plan.neurons) * 2 >= shape.neurons[-1]:
+            return count
+    raise ValueError("expected a decoder with layers, got none")
+
+
+def parameters_left(request: PlanRequest, layers: int | str = "auto") -> int:
+    """Parameters of the decoder under the uniform plan with so many layers gone: the most that any method keeps."""
+    count = layers_needed(request) if layers == "auto" else int(layers)
+    plan = uniform_plan(replace(request, drop=range(count)))
+    return request.shape.with_widths(plan.neurons, plan.kv_groups).decoder
+
+
+def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -> tuple[int, ...]:
+    """Widths with the least removal that reaches the ratio, found by bisection on a common factor.
+
+    `share_of(factor, layer)` is the share of its neurons that a layer loses; it grows with the factor.
+    Raises InputError when the ratio is out of reach.
+    """
+    multiple = request.multiple
+
+    def widths(factor: float) -> tuple[int, ...]:
+        kept = []
+        for layer in request.layers:
+            full = request.shape.neurons[layer]
+            share = min(max(share_of(factor, layer), 0.0), 1.0 - SMALLEST_SHARE)
+            # the tiny addition forgives the rounding of full * (1 - share) when it is a multiple already
+            rounded = int((full * (1.0 - share) + 1e-6) // multiple) * multiple if share > 0 else full
+            kept.append(max(rounded, min(multiple, full)))
+        return tuple(kept)
+
+    def reached(factor: float) -> float:
+        return request.removed(widths(factor))
+
+    low, high = 0.0, 1e4
+    if reached(high) < request.ratio:
+        raise InputError(
+            f"expected a ratio that these layers and groups allow, at most {reached(high):.3f} of the {request.of}, "
+            f"got {request.ratio:g}: drop layers or KV groups, or ask for less"
+        )
+    if reached(low) >= request.ratio:
+        return widths(low)
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) >= request.ratio else (middle, high)
+    return widths(high)

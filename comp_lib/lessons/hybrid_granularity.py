@@ -1,0 +1,242 @@
+"""What a plan will cost before anything is pruned, and what it cost afterwards: statistics behind notebook 03.
+
+Prediction. The error curve e_l(k) of a layer (see `neurons.error_curves`) says which part of its MLP's output is lost
+when k neurons go and the rest is re-tuned. A plan therefore has a predicted error without any run of the model:
+
+    predicted(plan) = mean over the parent's layers of e_l(n_l - width_l), and 1 for a layer that is dropped.
+
+Naive water-filling minimises just that: remove next what costs least error per parameter. Whether the *model* agrees
+is another question, since a relative error says nothing of how much of the residual stream the layer writes, nor of
+what the layers behind it do with the error. `narrowing_harm` asks the model itself.
+
+Latency. A decoder layer costs about a + b n milliseconds with n neurons: narrowing saves only the second part, dropping
+the layer both. `layer_latency` measures, `latency_line` fits; the module `latency` does so for whole models. (All of
+this file is our addition to the method.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from ..calibration.stream import embed, rotary, sequence_losses, through
+from ..errors import InputError
+from ..evaluation.loss import perplexity
+from ..hybrid_granularity.measured import fill
+from ..hybrid_granularity.uniform import uniform_plan
+from ..importance.neurons import RIDGE
+from ..importance.widths import joined, narrowed, with_weights
+from ..on_device.latency import milliseconds
+from ..plan import SMALLEST_SHARE, Plan, PlanRequest
+from ..prune import prune
+from ..settings import Settings
+from ..shape import Shape
+from ..statistics.gram import residual_energy
+from ..surgery import shallow_copy, shrink_mlp
+from ..system import hashes
+from .cache import cached, to_tensors
+
+# --- prediction -------------------------------------------------------------------------------------------------------
+
+
+def full_curve(curves: dict[str, Tensor], layer: int, neurons: int) -> Tensor:
+    """Relative error of a layer's MLP with 0, 1, ..., `neurons` neurons gone: (neurons + 1,), float64.
+
+    curves: what `neurons.error_curves` returns, counts (K,) and errors (layers, K). Straight lines join the measured
+    points; behind the last one, a line leads to the one more point that is known: with no neuron left the error is 1.
+    """
+    counts, errors = curves["counts"].double(), curves["errors"][layer].double()
+    known = ~errors.isnan() & (counts > 0) & (counts < neurons)
+    counts = torch.cat([counts[known], torch.tensor([float(neurons)], dtype=torch.float64)])
+    return joined(counts, torch.cat([errors[known], torch.ones(1, dtype=torch.float64)]), neurons)
+
+
+def layer_errors(curves: dict[str, Tensor], shape: Shape, plan: Plan) -> Tensor:
+    """Predicted relative error of each MLP of the parent under a plan, 1 if dropped: (parent layers,), float64.
+
+    shape: of the parent. KV groups that go are not looked at. Raises InputError when the three do not fit together.
+    """
+    if not shape.layers == plan.parent_layers == len(curves["errors"]):
+        raise InputError(
+            f"expected one decoder in all three, got {shape.layers} layers in the shape, {plan.parent_layers} in the "
+            f"plan and {len(curves['errors'])} curves: plan for the model that the curves come from"
+        )
+    errors = torch.ones(shape.layers, dtype=torch.float64)
+    for layer, width in zip(plan.layers, plan.neurons, strict=True):
+        errors[layer] = full_curve(curves, layer, shape.neurons[layer])[shape.neurons[layer] - width]
+    return errors
+
+
+def predicted_error(curves: dict[str, Tensor], shape: Shape, plan: Plan) -> float:
+    """Mean of `layer_errors`: what naive water-filling minimises."""
+    return float(layer_errors(curves, shape, plan).mean())
+
+
+def water_filling_plan(
+    request: PlanRequest, curves: dict[str, Tensor], worth: Sequence[float] | Tensor | None = None
+) -> Plan:
+    """Always narrow next the layer that loses least error per parameter, by one step to the next lower multiple.
+
+    worth: what one unit of a layer's relative error counts, one per parent layer; None is the naive choice, 1 for all.
+    No layer falls under a tenth of its neurons, rounded down. Raises InputError as `uniform_plan` does.
+    """
+    uniform_plan(request)  # can it be reached?
+    shape, multiple = request.shape, request.multiple
+    worth = [1.0] * shape.layers if worth is None else [float(value) for value in worth]
+    if len(worth) != shape.layers:
+        raise InputError(f"expected one worth for each of {shape.layers} layers, got {len(worth)}")
+    harms = {}
+    for layer in request.layers:
+        full = shape.neurons[layer]
+        narrowest = int(SMALLEST_SHARE * full + 1e-6) // multiple * multiple  # as in `plan`, which checked the request
+        harms[layer] = worth[layer] * full_curve(curves, layer, full)[: full - narrowest + 1]
+    whole = tuple(shape.neurons[layer] for layer in request.layers)
+    missing = (request.ratio - request.removed(whole)) * (shape.decoder if request.of == "decoder" else shape.total)
+    widths = fill(shape, harms, sum(whole) - math.ceil(missing / shape.neuron_parameters - 1e-9), multiple)
+    return request.plan(widths)
+
+
+# --- what the model says ----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def narrowing_harm(
+    model: nn.Module, ids: Tensor, held: Tensor, gone: int, layers: Sequence[int], ridge: float = RIDGE
+) -> dict[str, Tensor]:
+    """One layer at a time loses `gone` neurons, re-tuned on ids (S, L); what does the model lose on `held` (S', L)?
+
+    Returns, one entry for each of `layers`, ascending:
+        error   ||X W - X V||^2 / ||X W||^2 of its down_proj on ids, tokens weighted: what the error curves show
+        share   ||X W||^2 / ||h||^2, mean over tokens: how much of the stream behind the layer this MLP writes
+        harm    increase of the loss on `held`, nats per token, all other layers dense
+    Cost: a walk over ids, a sweep per layer, and the rest of the model on `held` per layer. Cached.
+    """
+    shape = Shape.of(model)
+    layers = sorted(layers)
+    known = bool(layers) and 0 <= layers[0] and layers[-1] < shape.layers
+    if not known or not 0 < gone < min(shape.neurons[index] for index in layers):
+        raise InputError(
+            f"expected layers from 0 to {shape.layers - 1} and fewer neurons to remove than they have, got layers "
+            f"{layers} and {gone} neurons: choose others"
+        )
+
+    def compute() -> dict[str, Tensor]:
+        stream, seen = embed(model, ids), embed(model, held)
+        rope = rotary(model, max(ids.shape[1], held.shape[1]), stream.device, stream.dtype)
+        ropes = [tuple(part[:, : each.shape[1]] for part in rope) for each in (ids, held)]
+        found, losses = {"error": [], "share": []}, {}
+        for index, layer in enumerate(model.model.layers):
+            if index in layers:
+                weight = layer.mlp.down_proj.weight.detach().T.double()  # (n, m)
+                _, gram, fitted = narrowed(layer, stream, ropes[0], gone, len(weight) - gone, ridge)
+                own = residual_energy(gram.xtx, weight, torch.zeros_like(weight))
+                found["error"].append(residual_energy(gram.xtx, weight, fitted) / max(own, 1e-300))
+                found["share"].append(own / gram.tokens)
+                seen, after = with_weights(layer, seen, ropes[1], fitted)
+                for later in model.model.layers[index + 1 :]:
+                    after = through(later, after, ropes[1], seen.device)
+                losses[index] = float(sequence_losses(model, after, held).mean())
+                continue
+            stream = through(layer, stream, ropes[0], stream.device) if index < layers[-1] else stream
+            seen = through(layer, seen, ropes[1], seen.device)
+        whole = float(sequence_losses(model, seen, held).mean())
+        return to_tensors(found | {"harm": [losses[index] - whole for index in layers]})
+
+    key = {"gone": gone, "layers": list(layers), "ridge": ridge, "held": hashes.of_tensor(held)}
+    return {"layers": torch.tensor(layers)} | cached("narrowing-harm", model, ids, key, compute)
+
+
+def outcome(
+    model: nn.Module, ids: Tensor, evaluated: Tensor, plan: Plan, settings: Settings | None = None
+) -> dict[str, float | Tensor]:
+    """Prune by `plan` on ids (S, L) and evaluate on `evaluated` (S', L'). Cached.
+
+    Returns loss (nats per token), perplexity, parameters (of the pruned model), and errors (layers of the plan,): the
+    relative error that was left in each down_proj, on the stream of the *pruned* model.
+    """
+
+    settings = settings or Settings()
+
+    def compute() -> dict[str, Tensor]:
+        pruned = prune(model, ids, settings, plan=plan)
+        return to_tensors(
+            {
+                "loss": torch.tensor(perplexity(pruned.model, evaluated).loss, dtype=torch.float64),
+                "errors": torch.tensor([layer.error for layer in pruned.report.layers], dtype=torch.float64),
+                "parameters": torch.tensor(pruned.report.parameters_after),
+            }
+        )
+
+    key = {"plan": plan.to_json(), "settings": asdict(settings), "evaluated": hashes.of_tensor(evaluated)}
+    found = cached("plan-outcome", model, ids, key, compute)
+    loss = float(found["loss"])
+    return {
+        "loss": loss,
+        "perplexity": float(torch.exp(found["loss"])),
+        "parameters": int(found["parameters"]),
+        "errors": found["errors"],
+    }
+
+
+
+# --- latency ----------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def layer_latency(
+    model: nn.Module, widths: Sequence[int], tokens: int = 128, repeats: int = 7, stack: int = 6
+) -> dict[str, Tensor]:
+    """Milliseconds that one decoder layer takes for `tokens` tokens, as a function of its width.
+
+    A stack of `stack` layers is timed and divided by their number: a single one would stay in the processor's cache,
+    which a whole model does not. Returns widths (W,) and milliseconds (W, repeats).
+    """
+    layers = range(min(stack, len(model.model.layers)))
+    full = min(model.model.layers[index].mlp.down_proj.in_features for index in layers)
+    if not widths or min(widths) < 1 or max(widths) > full:
+        raise InputError(f"expected widths from 1 to {full} neurons, got {list(widths)}: the layers have no more")
+    parameter = next(model.parameters())
+    hidden = torch.randn(1, tokens, parameter.shape[-1], dtype=parameter.dtype, device=parameter.device)
+    rope = rotary(model, tokens, parameter.device, parameter.dtype)
+
+    def runner(width: int) -> Callable[[], object]:
+        smaller = shallow_copy(nn.ModuleList(model.model.layers[index] for index in layers))
+        for layer in smaller:
+            shrink_mlp(layer, torch.arange(width))
+
+        def run() -> None:
+            for layer in smaller:
+                layer(hidden, position_embeddings=rope, attention_mask=None)
+
+        return run
+
+    found = milliseconds([runner(width) for width in widths], repeats)
+    return {"widths": torch.tensor(list(widths)), "milliseconds": found / len(layers)}
+
+
+def latency_line(found: dict[str, Tensor]) -> tuple[float, float]:
+    """(a, b) of the least-squares line a + b n through the fastest run of each width: ms, and ms per neuron."""
+    widths, fastest = found["widths"].double(), found["milliseconds"].double().min(1).values
+    design = torch.stack([torch.ones_like(widths), widths], 1)  # (W, 2)
+    a, b = torch.linalg.lstsq(design, fastest[:, None]).solution.flatten().tolist()
+    return a, b
+
+
+def width_for_latency(line: tuple[float, float], neurons: int, ratio: float, multiple: int = 64) -> int:
+    """The widest multiple with which a layer takes at most (1 - ratio) of its full time.
+
+    Raises InputError when even the narrowest takes longer: then only dropping layers reaches the budget.
+    """
+    a, b = line
+    allowed = (1.0 - ratio) * (a + b * neurons)
+    width = int((allowed - a) / b) // multiple * multiple if b > 0 else 0
+    if width < multiple:
+        raise InputError(
+            f"expected a budget that narrowing can reach, got {ratio:.0%} less time where the neurons take only "
+            f"{b * neurons / (a + b * neurons):.0%} of it: drop layers"
+        )
+    return min(width, neurons)

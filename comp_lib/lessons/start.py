@@ -1,0 +1,123 @@
+"""How a notebook starts and shows: its first cell either works or says in one line what to do."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from huggingface_hub.utils import logging as hub_logging
+from IPython.display import Markdown, display
+from IPython.utils.capture import capture_output
+from matplotlib.figure import Figure
+from torch import nn
+from transformers.utils import logging
+
+from ..compare.cluster import choose
+from ..compare.grid import Grid, run
+from ..errors import InputError
+from ..models.load import DTYPES, EMBEDDED, load_model
+from ..models.memory import check_memory
+from ..plots import mime_bundle
+from ..shape import Shape
+
+NEEDED = ("ipywidgets",)  # what the extra brings that a kernel can lack
+
+
+def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False) -> tuple[nn.Module, Any]:
+    """Check that everything is there, seed torch, and return (model, tokenizer).
+
+    Bars of downloads and conversions are left out, since a notebook keeps what it shows; `progress` lets them be seen.
+    Raises InputError: a missing package, a model that does not fit into the free memory, or what `load_model` refuses.
+    """
+    check_extras()
+    torch.manual_seed(seed)
+    if not progress:
+        logging.disable_progress_bar()  # of transformers and of the Hub, until the kernel ends
+        hub_logging.set_verbosity_error()  # each retry without a network would be a warning
+    with capture_output(stdout=False, stderr=not progress, display=not progress):
+        if dtype in DTYPES:  # load_model says what is wrong with any other
+            check_memory(name, dtype)
+        return load_model(name, dtype=dtype)
+
+
+def check_extras() -> None:
+    """Raises InputError unless the packages of the extra `notebooks` are there."""
+    missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
+    if missing:
+        raise InputError(
+            f"expected the packages of the notebooks, got none called {' or '.join(missing)}: "
+            "pip install 'comp-lib[notebooks]'"
+        )
+
+
+def show(figure: Figure) -> None:
+    """Display a figure with its alt text."""
+    display(mime_bundle(figure), raw=True)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
+    """Rows as a table, for the last line of a cell: words to the left, numbers to the right."""
+    rows = [list(row) for row in rows]
+    sides = ["---:" if all(_numeric(row[i]) for row in rows) else "---" for i in range(len(head))]
+    cells = [head, sides, *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in cells))
+
+
+def side_by_side(texts: Mapping[str, str]) -> None:
+    """Display texts, each under its title, in columns; in plain words where there is no HTML."""
+    width = f"{100 / len(texts):.0f}%"
+    columns = (
+        f'<td style="width: {width}; text-align: left; vertical-align: top; white-space: pre-wrap">'
+        f"<b>{html.escape(title)}</b><br/>{html.escape(text)}</td>"
+        for title, text in texts.items()
+    )
+    plain = "\n\n".join(f"{title}:\n{text}" for title, text in texts.items())
+    page = f'<table style="width: 100%"><tr>{"".join(columns)}</tr></table>'
+    display({"text/html": page, "text/plain": plain}, raw=True)
+
+
+def run_grid(grid: Grid, folder: str | Path, workers: int | None = None, scheduler: str | None = None) -> pd.DataFrame:
+    """`compare.run` on Dask (see `cluster.choose`): shows a link to the dashboard, and how many cells are done."""
+    line = display(Markdown("no cell measured yet"), display_id=True)
+
+    def progress(what: str, done: int, total: int) -> None:
+        line.update(Markdown(f"{done} of {total} {what} done"))
+
+    def announce(link: str) -> None:
+        display(Markdown(f"[Dask's dashboard]({link}), while it runs"))
+
+    return run(grid, folder, progress, choose(workers, scheduler, announce))
+
+
+def _numeric(cell: object) -> bool:
+    """A number, or words that begin with one and do not go on in words: "12%", "+0.3 ± 0.1", not "3, 4" or "2 of 3"."""
+    return isinstance(cell, int | float) or bool(re.fullmatch(r"[+-]?\d\S*( ± \S+)?", str(cell)))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much text a model of some shape is worth, and how finely its widths may be cut."""
+
+    sequences: int  # of calibration
+    length: int  # tokens in each
+    windows: int  # of evaluation
+    window: int  # tokens in each
+    multiple: int  # widths are multiples of this
+
+
+def sizes_for(model: nn.Module) -> Sizes:
+    """Sizes that suit a model: some three tokens for each neuron of a layer, within its context and a few minutes."""
+    widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
+    length = min(256, context)
+    sequences = min(64, max(8, 3 * widest // length))
+    multiple = 1
+    while multiple < 64 and multiple * 2 * 32 <= widest:  # at least 32 steps from nothing to all
+        multiple *= 2
+    return Sizes(sequences, length, windows=6, window=min(512, context), multiple=multiple)

@@ -1,0 +1,52 @@
+"""Opening a GGUF file: whole and faithful, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+from tokenizers import pre_tokenizers
+
+from ..errors import InputError
+
+
+def open_gguf(path: str | Path) -> gguf.GGUFReader:
+    """A reader of the GGUF file `path`, of which every tensor is there.
+
+    Raises InputError: no such file, another kind of file, truncated.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"expected a GGUF file, got {path}, which is not there: check the spelling")
+    try:
+        return gguf.GGUFReader(path)  # maps every tensor, so that a missing end shows
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise InputError(
+            f"expected a complete GGUF file, got {path}, which is damaged or ends too early ({error}); fetch or write "
+            "it again"
+        ) from error
+
+
+def check_rope(reader: gguf.GGUFReader, name: str) -> None:
+    """transformers drops the rope scaling of a GGUF file in silence, and the model would be subtly wrong."""
+    scaling = [key for key in reader.fields if ".rope.scaling." in key]
+    scaling += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
+    if scaling:
+        raise InputError(
+            f"expected a GGUF file without rope scaling, got {name} with {scaling[0]}, which cannot be converted"
+            " faithfully; use the same model as safetensors"
+        )
+
+
+def word_rule(reader: gguf.GGUFReader) -> str | None:
+    """llama.cpp's name for the rule that cuts a text into words, where the file has one."""
+    field = reader.get_field(gguf.Keys.Tokenizer.PRE)
+    return None if field is None else field.contents()
+
+
+def restore_pre_tokenizer(tokenizer: Any, rule: str | None) -> None:
+    """Let `tokenizer`, which transformers read from GGUF, part all digits if the rule is `smollm`: it forgets to."""
+    if rule == "smollm":
+        digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])

@@ -1,0 +1,182 @@
+"""A Llama whose layers differ in width, and the two ways to dress a pruned model for saving.
+
+A stock Llama config knows one number of neurons and one of heads. A plan that keeps more in important layers needs one
+of each for every layer. transformers has a config field for that, `per_layer_config`, but its Llama does not read it;
+the classes below do, and differ from Llama in nothing else:
+
+    layer i = LlamaDecoderLayer(config.per_layer_config[i], i)
+
+Importing this module registers them with the Auto classes under the model type "comp_llama": a folder of that type
+loads with `AutoModelForCausalLM.from_pretrained` in a process that imported this module, and in no other. Folders with
+one width (`Shape.stock`) are plain Llama and need none of this.
+
+`as_stock` and `as_heterogeneous` turn a model in memory, whose tensors surgery has shrunk, into one whose config says
+the same as its tensors. Both share the tensors with the model that they are given: nothing is copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+
+from ..errors import InputError
+from ..families import family_called
+from ..shape import Shape
+
+# Fields of a parent's config that are untrue of its pruned child, or of no use to it: the tensors are plain floats
+# now, no code travels with the folder, and whatever starts with an underscore (a local path, say) is private.
+_NOT_INHERITED = ("quantization_config", "auto_map", "per_layer_config", "serialize_explicit_per_layer_config")
+
+
+@strict
+class CompLlamaConfig(LlamaConfig):
+    """LlamaConfig with `per_layer_config`: layer -> intermediate_size, num_attention_heads, num_key_value_heads.
+
+    The global values of these three are upper bounds. transformers refuses to read a global value that some layer
+    overrides (AmbiguousGlobalPerLayerAttributeError): ask `config.per_layer_config[i]`.
+    """
+
+    model_type = "comp_llama"
+
+    def validate_architecture(self) -> None:
+        """Heads need not divide the hidden size, since `head_dim` is explicit; groups must still be whole."""
+        for index, layer in enumerate(self.per_layer_config):
+            heads, kv_heads = layer.num_attention_heads, layer.num_key_value_heads
+            if heads % kv_heads:
+                raise ValueError(f"layer {index}: expected a multiple of its {kv_heads} KV heads, got {heads} heads")
+
+
+class CompLlamaModel(LlamaModel):
+    """LlamaModel, each layer built from its own entry of `config.per_layer_config`."""
+
+    config_class = CompLlamaConfig
+
+    def __init__(self, config: CompLlamaConfig) -> None:
+        super(LlamaModel, self).__init__(config)  # past LlamaModel's own, which would build all layers alike
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.layers = nn.ModuleList(_decoder_layer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config=config.per_layer_config[0])  # some kinds read global head counts
+        self.gradient_checkpointing = False
+        self.post_init()
+
+
+class CompLlamaForCausalLM(LlamaForCausalLM):
+    """LlamaForCausalLM on top of `CompLlamaModel`."""
+
+    config_class = CompLlamaConfig
+
+    def __init__(self, config: CompLlamaConfig) -> None:
+        super(LlamaForCausalLM, self).__init__(config)  # past LlamaForCausalLM's own, for the same reason
+        self.model = CompLlamaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+
+def _decoder_layer(config: CompLlamaConfig, index: int) -> LlamaDecoderLayer:
+    layer = LlamaDecoderLayer(config.per_layer_config[index], index)
+    # per_layer_config gives a copy: good for the sizes, but a later change of the model's config must reach every layer
+    layer.self_attn.config = layer.mlp.config = config
+    return layer
+
+
+AutoConfig.register(CompLlamaConfig.model_type, CompLlamaConfig, exist_ok=True)
+AutoModel.register(CompLlamaConfig, CompLlamaModel, exist_ok=True)
+AutoModelForCausalLM.register(CompLlamaConfig, CompLlamaForCausalLM, exist_ok=True)
+
+
+def check_widths(config: PreTrainedConfig, shape: Shape) -> None:
+    """Raises InputError unless a model of this family can be saved with these widths (call it before the work).
+
+    Every family can, with `shape.stock` widths; Llama can with any.
+    """
+    if not shape.stock:
+        _check_llama(config)
+
+
+def _check_llama(config: PreTrainedConfig) -> None:
+    if not family_called(config.model_type).per_layer:
+        raise InputError(
+            f"expected a llama model for widths that no stock config can express, got {config.model_type}: "
+            "choose uniform widths, with a number of heads that divides the hidden size"
+        )
+
+
+def as_heterogeneous(model: PreTrainedModel, shape: Shape) -> CompLlamaForCausalLM:
+    """`model` (Llama, any widths) as a CompLlamaForCausalLM that shares its tensors; `shape` is Shape.of(model).
+
+    Raises InputError for other families, RuntimeError when `shape` is not that of the tensors.
+    """
+    _check_llama(model.config)
+    widths = zip(shape.neurons, shape.kv_groups, strict=True)
+    per_layer = {layer: _sizes(neurons, groups, shape) for layer, (neurons, groups) in enumerate(widths)}
+    config = CompLlamaConfig(
+        **_inherited(model.config, shape),
+        **_sizes(max(shape.neurons), max(shape.kv_groups), shape),
+        per_layer_config=per_layer,
+        serialize_explicit_per_layer_config=True,  # config.json then lists every layer in full
+    )
+    return _dressed(model, config, CompLlamaForCausalLM)
+
+
+def as_stock(model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
+    """`model` with a config that any stock runtime reads, sharing its tensors; `shape` is Shape.of(model).
+
+    The class stays the family's own; a CompLlamaForCausalLM whose layers became alike turns into a LlamaForCausalLM.
+    Raises InputError unless `shape.stock`, RuntimeError when `shape` is not that of the tensors.
+    """
+    if not shape.stock:
+        raise InputError(
+            f"expected one width for all layers and heads that divide {shape.hidden}, got {sorted(set(shape.neurons))} "
+            f"neurons and {sorted(set(shape.kv_groups))} KV groups: save it as heterogeneous"
+        )
+    per_layer = isinstance(model, CompLlamaForCausalLM)
+    config_class = LlamaConfig if per_layer else type(model.config)
+    config = config_class(**_inherited(model.config, shape), **_sizes(shape.neurons[0], shape.kv_groups[0], shape))
+    return _dressed(model, config, LlamaForCausalLM if per_layer else type(model))
+
+
+def _sizes(neurons: int, kv_groups: int, shape: Shape) -> dict[str, int]:
+    return {
+        "intermediate_size": neurons,
+        "num_attention_heads": kv_groups * shape.group_heads,
+        "num_key_value_heads": kv_groups,
+    }
+
+
+def _inherited(config: PreTrainedConfig, shape: Shape) -> dict[str, Any]:
+    """What the child's config takes from `config`: everything but the widths, with the depth of `shape`."""
+    not_inherited = {*_NOT_INHERITED, *_sizes(0, 0, shape)}
+    fields = {k: v for k, v in config.to_dict().items() if k not in not_inherited and not k.startswith("_")}
+    fields |= {"num_hidden_layers": shape.layers, "head_dim": shape.head_dim}
+    return fields | {"attn_implementation": config._attn_implementation}
+
+
+def _dressed(model: PreTrainedModel, config: PreTrainedConfig, kind: type[PreTrainedModel]) -> PreTrainedModel:
+    """A `kind` with the tensors of `model`. Loading them strictly proves that `config` describes them."""
+    with torch.device("meta"):
+        dressed = kind(config)
+    dressed.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
+    dressed.tie_weights()
+    # its buffers are in no state dict, and a model cast to half precision has cast them too: make them anew
+    rotary = dressed.model.rotary_emb
+    dressed.model.rotary_emb = type(rotary)(config=rotary.config).to(model.device)
+    dressed.generation_config = model.generation_config
+    return dressed.train(model.training)

@@ -1,0 +1,147 @@
+"""A tokenizer as the metadata of a GGUF file, which holds no tokenizer.json.
+
+llama.cpp has tokenizers of its own, in two kinds that LLaMA-class models use:
+
+    gpt2   byte-level BPE: tokens and merges, and the name of the rule that cuts a text into words first
+    llama  sentencepiece: tokens with scores, of which the highest merges first; unknown characters become bytes
+
+Both come out of the tokenizer's own JSON. The rule has only a name in GGUF, so it is recognised by what it does to a
+probe; a conversion from GGUF keeps it that way too (`restore_pre_tokenizer`). What is of another kind is refused by
+name, since llama.cpp would run it and understand another text than the model was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gguf
+from gguf import TokenType
+from tokenizers import decoders
+
+from ..errors import InputError
+
+# Words, digits, signs, line ends, scripts and cases: no two rules cut it the same way.
+PROBE = "I'll DON'T 12345 x=3.14;\n\n  ab\tcd  日本 'é' !!\r\nu٣²_v iPad e\u0301t"
+RULES = {
+    "gpt-2": (
+        "I", "'ll", " DON", "'", "T", " 12345", " x", "=", "3", ".", "14", ";", "\n\n ", " ab", "\t", "cd", " ",
+        " 日本", " '", "é", "'", " !!", "\r", "\n", "u", "٣²", "_", "v", " iPad", " e", "\u0301", "t",
+    ),
+    "smollm": (
+        "I", "'ll", " DON", "'", "T", " ", "1", "2", "3", "4", "5", " x", "=", "3", ".", "1", "4", ";", "\n\n ", " ab",
+        "\t", "cd", " ", " 日本", " '", "é", "'", " !!", "\r", "\n", "u", "٣", "²", "_", "v", " iPad", " e", "\u0301",
+        "t",
+    ),
+    "llama-bpe": (
+        "I", "'ll", " DON", "'T", " ", "123", "45", " x", "=", "3", ".", "14", ";\n\n", " ", " ab", "\tcd", " ",
+        " 日本", " '", "é", "'", " !!\r\n", "u", "٣²", "_v", " iPad", " e", "\u0301t",
+    ),
+    "qwen2": (
+        "I", "'ll", " DON", "'T", " ", "1", "2", "3", "4", "5", " x", "=", "3", ".", "1", "4", ";\n\n", " ", " ab",
+        "\tcd", " ", " 日本", " '", "é", "'", " !!\r\n", "u", "٣", "²", "_v", " iPad", " e", "\u0301t",
+    ),
+}  # fmt: skip
+SPACE = "\u2581"  # how sentencepiece spells it
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
+    """Describe `tokenizer`, a fast one of transformers, to `writer`; the model has `size` rows of embeddings.
+
+    Raises InputError for a kind that llama.cpp does not have, or one with more tokens than the model.
+    """
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise InputError(
+            f"expected a tokenizer that has a tokenizer.json, got {type(tokenizer).__name__}: save it as a fast one"
+        )
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = described["model"]
+    if model["type"] != "BPE":
+        raise InputError(f"expected a BPE tokenizer, byte-level or sentencepiece, got {model['type']}: not exported")
+    merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
+    texts, types = _tokens(described, size, tokenizer.unk_token if model["byte_fallback"] else None)
+    if model["byte_fallback"]:
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_scores(_scores(texts, types, merges))
+        writer.add_add_space_prefix(tokenizer.tokenize("x")[0].startswith(SPACE))
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(_rule(tokenizer.backend_tokenizer.pre_tokenizer))
+        writer.add_token_merges([f"{left} {right}" for left, right in merges])
+        writer.add_add_space_prefix(False)
+    writer.add_token_list(texts)
+    writer.add_token_types(types)
+    _add_special(writer, tokenizer, size)
+
+
+def _tokens(described: dict[str, Any], size: int, unknown: str | None) -> tuple[list[str], list[TokenType]]:
+    """Text and type of each of the model's `size` tokens; rows without a token are padding.
+
+    Tokens that were added to the vocabulary, but not to the model, are left out: no text can use them.
+    """
+    vocab = described["model"]["vocab"]
+    added = [token for token in described["added_tokens"] if token["id"] < size]
+    texts = [f"[PAD{index}]" for index in range(size)]
+    types = [TokenType.UNUSED] * size
+    highest = max(vocab.values())
+    if highest >= size:
+        raise InputError(
+            f"expected a vocabulary of at most {size} tokens, as the model has embeddings, got {highest + 1}: "
+            "take the tokenizer that belongs to the model"
+        )
+    byte_fallback = described["model"]["byte_fallback"]
+    for text, index in vocab.items():
+        is_byte = byte_fallback and len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+        texts[index], types[index] = text, TokenType.BYTE if is_byte else TokenType.NORMAL
+    for token in added:
+        kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+        texts[token["id"]], types[token["id"]] = token["content"], kind
+        if token["content"] == unknown:
+            types[token["id"]] = TokenType.UNKNOWN
+    return texts, types
+
+
+def _scores(texts: list[str], types: list[TokenType], merges: list[list[str]]) -> list[float]:
+    """Sentencepiece's scores from the order of the merges, which is the order of the scores."""
+    ranks: dict[str, float] = {}
+    for rank, (left, right) in enumerate(merges):
+        ranks.setdefault(left + right, -1.0 - rank)
+    last = -1.0 - len(merges)  # of what no merge makes: single characters
+    return [ranks.get(text, last) if kind == TokenType.NORMAL else 0.0 for text, kind in zip(texts, types, strict=True)]
+
+
+def _rule(pre_tokenizer: Any) -> str:
+    """llama.cpp's name for what cuts a text into words. Raises InputError for one that is not in RULES."""
+    cuts = () if pre_tokenizer is None else pre_tokenizer.pre_tokenize_str(PROBE)
+    found = tuple(PROBE[start:end] for _, (start, end) in cuts)
+    spelled = decoders.ByteLevel().decode([text for text, _ in cuts])  # with no space put before it, and in bytes
+    for name, pieces in RULES.items():
+        if pieces == found and spelled == PROBE:
+            return name
+    raise InputError(
+        f"expected a tokenizer that cuts words like one of {', '.join(RULES)}, got one that cuts {PROBE[:16]!r} into "
+        f"{list(found[:6])}: not exported"
+    )
+
+
+def _add_special(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
+    for name, add in (
+        ("bos", writer.add_bos_token_id),
+        ("eos", writer.add_eos_token_id),
+        ("unk", writer.add_unk_token_id),
+        ("pad", writer.add_pad_token_id),
+    ):
+        index = getattr(tokenizer, f"{name}_token_id")
+        if index is not None and index < size:
+            add(index)
+    ids = tokenizer("x")["input_ids"]  # what it does counts, not what its many settings say
+    writer.add_add_bos_token(len(ids) > 1 and ids[0] == tokenizer.bos_token_id)
+    writer.add_add_eos_token(len(ids) > 1 and ids[-1] == tokenizer.eos_token_id)
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template:
+        writer.add_chat_template(template)
+
+

@@ -1,0 +1,182 @@
+"""How long a decoder of given widths takes on this machine: a small cost model, fitted to microbenchmarks.
+
+Time, like parameters, adds up over what is there:
+
+    t(plan) = fixed + sum over its layers of (layer + group * KV groups + neuron * neurons)
+
+`fixed` is what no plan changes: embedding, head, the runtime's work for each call; `layer` what a layer costs whatever
+its widths: norms, launches, attention over the tokens before. Narrowing saves only the last terms, dropping a layer all
+three: this is why depth and width, equal in parameters, differ in time.
+
+The microbenchmark times the model itself, cut to a few depths and widths (values do not matter for time, so the first
+layers and neurons will do), in turns; the fit is least squares on relative errors, of the fastest run of each cut, with
+no coefficient below 0. `CostModel.misfit` says how far the worst cut lies from it. (Our addition to the method.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..evaluation.generation import timed
+from ..families import family_of
+from ..plan import Plan
+from ..report import Progress, no_progress
+from ..shape import Shape
+from ..surgery import keep_layers, shallow_copy, shrink_attention, shrink_mlp, update_config
+from .runtimes import prompt_ids
+
+KINDS = ("decode", "prefill")
+Widths = tuple[tuple[int, ...], tuple[int, ...]]
+"""(neurons, KV groups), one entry for each layer."""
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Milliseconds: of a token that is written ("decode"), or of a prompt that is read ("prefill")."""
+
+    kind: str
+    fixed: float
+    layer: float
+    group: float
+    neuron: float
+    misfit: float = 0.0  # largest relative error over the cuts that it was fitted to
+
+    def milliseconds(self, neurons: Sequence[int], kv_groups: Sequence[int]) -> float:
+        """Of a model with these widths, one entry for each layer."""
+        return self.fixed + self.layer * len(neurons) + self.group * sum(kv_groups) + self.neuron * sum(neurons)
+
+    def shallow_copy(self, shape: Shape, plan: Plan) -> float:
+        """Time of the plan over the time of its parent, which has this shape."""
+        return self.milliseconds(plan.neurons, plan.kv_groups) / self.milliseconds(shape.neurons, shape.kv_groups)
+
+
+def fit(kind: str, widths: Sequence[Widths], milliseconds: Sequence[float]) -> CostModel:
+    """The cost model of least squared relative error, all of its coefficients at least 0.
+
+    widths and milliseconds: one entry for each model timed. Where all have the same widths in some term, what that term
+    costs counts as `fixed` or `layer`: nothing in the data could tell them apart.
+    """
+    terms = np.array([[1.0, len(neurons), sum(groups), sum(neurons)] for neurons, groups in widths])  # (cuts, 4)
+    times = np.asarray(milliseconds, dtype=float)
+    per_layer = terms[:, 2:] / terms[:, 1:2]
+    told = np.array([True, np.ptp(terms[:, 1]) > 0, *(np.ptp(per_layer, axis=0) > 0)])
+    scale = terms.max(axis=0)
+    rows = (terms / scale / times[:, None])[:, told]
+    found = np.zeros(4)
+    found[told] = nnls(rows, np.ones(len(times)))[0] / scale[told]
+    misfit = float(np.abs(terms @ found / times - 1).max())
+    return CostModel(kind, *found.tolist(), misfit)
+
+
+def cuts(shape: Shape) -> list[Widths]:
+    """Few shapes that tell the terms apart: the whole, half the layers, narrow ones, both, and fewer KV groups."""
+    neurons, groups = min(shape.neurons), min(shape.kv_groups)
+    half, narrow = max(1, shape.layers // 2), max(1, neurons // 4)
+    found = [(shape.layers, neurons, groups), (half, neurons, groups), (shape.layers, narrow, groups),
+             (half, max(1, neurons // 2), groups)]  # fmt: skip
+    if groups > 1:
+        found.append((shape.layers, neurons, 1))
+    return [((width,) * layers, (kept,) * layers) for layers, width, kept in found]
+
+
+def measure(
+    model: nn.Module, prompt: int = 128, new_tokens: int = 8, rounds: int = 5, progress: Progress = no_progress
+) -> dict[str, CostModel]:
+    """The cost models of both kinds for `model` in transformers, on its device and with torch's threads.
+
+    prompt: tokens that are read, within the model's context; new_tokens: written after the first, whose mean is taken.
+    Memory: the cuts' narrower layers, less than twice the model in all.
+    """
+    shape = Shape.of(model)
+    widths = cuts(shape)
+    small = [cut(model, _plan(shape, each)) for each in widths]
+    ids = torch.tensor([prompt_ids(min(prompt, model.config.max_position_embeddings - new_tokens))])
+    times: list[list[tuple[float, float]]] = [[] for _ in small]
+    for turn in range(rounds + 1):  # the first only warms up
+        for each, found in zip(small, times, strict=True):
+            first, rest = timed(each, ids, new_tokens)
+            if turn:
+                found.append((1e3 * rest / new_tokens, 1e3 * first))
+        progress("timing", turn, rounds)
+    fastest = [[min(kind) for kind in zip(*found, strict=True)] for found in times]  # (cuts, kinds)
+    return {kind: fit(kind, widths, each) for kind, each in zip(KINDS, zip(*fastest, strict=True), strict=True)}
+
+
+def _plan(shape: Shape, widths: Widths) -> Plan:
+    """A plan of these widths for the first layers of a parent of that shape."""
+    neurons, groups = widths
+    return Plan("", shape.layers, tuple(range(len(neurons))), neurons, groups, 0.0, "decoder", 0.0)
+
+
+def cut(model: nn.Module, plan: Plan) -> nn.Module:
+    """A model of the plan's *shape* only, its first neurons and groups kept: for timing, where no value matters."""
+    smaller, shape = shallow_copy(model), Shape.of(model)
+    layers = family_of(smaller).layers(smaller)
+    for layer, width, groups in zip(plan.layers, plan.neurons, plan.kv_groups, strict=True):
+        module = layers[layer]
+        if width < shape.neurons[layer]:
+            shrink_mlp(module, torch.arange(width))
+        if groups < shape.kv_groups[layer]:
+            shrink_attention(module, torch.arange(groups))
+    keep_layers(smaller, plan.layers)
+    update_config(smaller)
+    return smaller
+
+
+def milliseconds(calls: Sequence[Callable[[], object]], repeats: int = 7) -> Tensor:
+    """Wall-clock time of each call: (calls, repeats), after one warm-up each.
+
+    The calls take turns, so that a machine that is busy for a while is unfair to all of them alike.
+    """
+    for call in calls:
+        call()
+    found = torch.zeros(len(calls), repeats, dtype=torch.float64)
+    for turn in range(repeats):
+        for which, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            found[which, turn] = 1e3 * (time.perf_counter() - start)
+    return found
+
+
+def widest(
+    cost: CostModel, shape: Shape, dropped: int, share: float, multiple: int, kv_groups: int | None = None
+) -> int:
+    """Most neurons a layer, a multiple or all, with which the model takes at most `share` of its time; 0: none do.
+
+    dropped: layers that are gone. The widths of `shape` are taken as its narrowest layer's.
+    """
+    layers, neurons = shape.layers - dropped, min(shape.neurons)
+    groups = min(shape.kv_groups) if kv_groups is None else kv_groups
+    allowed = share * cost.milliseconds(shape.neurons, shape.kv_groups) * (1 + 1e-12)
+
+    def fits(width: int) -> bool:
+        return cost.milliseconds((width,) * layers, (groups,) * layers) <= allowed
+
+    if fits(neurons):
+        return neurons
+    return next((width for width in range((neurons - 1) // multiple * multiple, 0, -multiple) if fits(width)), 0)
+
+
+def parse_budget(text: str) -> tuple[str, float]:
+    """(kind, share) of a budget such as "latency=0.75", which is that of decode. Raises InputError."""
+    kind, _, number = text.partition("=")
+    kind = {"latency": "decode"}.get(kind.strip(), kind.strip())
+    try:
+        share = float(number)
+    except ValueError:
+        share = float("nan")
+    if kind not in KINDS or not 0.0 < share < 1.0:
+        raise InputError(
+            f"expected a budget such as latency=0.75 (the same as decode=0.75) or prefill=0.75, got {text!r}: say "
+            "which share of the dense model's time is left, between 0 and 1"
+        )
+    return kind, share

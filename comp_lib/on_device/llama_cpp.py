@@ -1,0 +1,124 @@
+"""llama.cpp, in this process: xllamacpp brings it as a ready wheel (`pip install 'comp-lib[gguf]'`).
+
+Its Python interface is llama.cpp's server, so everything is a request. One of them has no request of its own: how
+likely is a given text? A token that `logit_bias` forces is reported with the log-probability that the model itself
+gave it, before the bias; so each token of a text is forced after those before it, which the server keeps in its cache.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..models.gguf_file import open_gguf
+from ..report import Progress, no_progress
+
+FORCED = 1e6  # added to a logit: more than any other can make up for
+EVERY = 1 << 20  # tokens whose probability is asked for: more than any model has
+
+
+def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f16") -> Any:
+    """A running llama.cpp with the GGUF file `file`; it ends when the object is deleted.
+
+    `context` is its length in tokens (0: the model's), `threads` the number of cores that compute (0: llama.cpp's
+    choice), `cache` the type of the keys and values it keeps, "f16" or "f32".
+    Raises InputError: no xllamacpp, no such file, not a GGUF file, truncated, or not one that llama.cpp runs.
+    """
+    check_installed()
+    import xllamacpp
+
+    open_gguf(file)
+    params = xllamacpp.CommonParams()
+    params.model.path = str(Path(file).expanduser())
+    params.n_ctx = context
+    params.n_parallel = 1
+    params.warmup = False
+    params.verbosity = 0
+    if threads:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type[f"GGML_TYPE_{cache.upper()}"]
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise InputError(f"expected a GGUF file that llama.cpp runs, got {file}: {error}") from error
+    # a server that is deleted before its own thread runs waits for that thread forever: an answer shows that it runs
+    _checked(server.handle_completions({"prompt": [0], "n_predict": 0}))
+    return server
+
+
+def check_installed() -> None:
+    """Raises InputError unless xllamacpp is there."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise InputError(
+            "expected xllamacpp, which runs GGUF files, got none installed: pip install 'comp-lib[gguf]'"
+        )
+
+
+def losses(server: Any, ids: Tensor, progress: Progress = no_progress) -> Tensor:
+    """Negative log-likelihood, in nats, of each token of `ids` (S, L) but the first, given those before: (S, L - 1)."""
+    found = torch.empty(len(ids), ids.shape[1] - 1)
+    for row, sequence in enumerate(ids.tolist()):
+        for end in range(1, len(sequence)):
+            found[row, end - 1] = -_log_probability(server, sequence[:end], sequence[end], sequence)
+        progress("llama.cpp", row + 1, len(ids))
+    return found
+
+
+def _log_probability(server: Any, before: list[int], token: int, others: list[int]) -> float:
+    said = _force(server, before, token, 1)
+    if said is not None:
+        return said["logprob"]
+    for other in others:  # the distribution does not depend on what is forced, but a whole one takes long to write out
+        said = _force(server, before, other, EVERY)
+        if said is not None:
+            return next(entry["logprob"] for entry in said["top_logprobs"] if entry["id"] == token)
+    raise RuntimeError(f"expected a token among {others[:5]} ... that ends a character, got none")
+
+
+def _force(server: Any, before: list[int], token: int, listed: int) -> dict[str, Any] | None:
+    """What the server tells of `token` after `before`: nothing if it ends within a character, which waits for more."""
+    request = {"prompt": before, "n_predict": 1, "n_probs": listed, "temperature": 0, "logit_bias": [[token, FORCED]]}
+    told = _checked(server.handle_completions(request))["choices"][0]["logprobs"]
+    if told is None:
+        return None
+    said = told["content"][0]
+    if said["id"] != token:
+        raise RuntimeError(f"expected llama.cpp to say the forced token {token}, got {said['id']}")
+    return said
+
+
+def answer(server: Any, messages: list[dict[str, str]], tokens: int, say: Callable[[str], None]) -> str:
+    """The model's next message after `messages` ({"role", "content"}), at most `tokens` tokens, greedy.
+
+    `say` gets each part of it as it comes. Raises InputError for what the server refuses, such as a full context.
+    """
+    parts: list[str] = []
+    refused: list[Any] = []  # an exception that is raised within `take` gets lost in llama.cpp
+
+    def take(chunk: Any) -> bool:
+        for event in chunk if isinstance(chunk, list) else [chunk]:
+            if "error" in event:
+                refused.append(event)
+            for choice in event.get("choices", ()):
+                text = choice["delta"].get("content")
+                if text:
+                    parts.append(text)
+                    say(text)
+        return False
+
+    server.handle_chat_completions({"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}, take)
+    for event in refused:
+        _checked(event)
+    return "".join(parts)
+
+
+def _checked(reply: dict[str, Any]) -> dict[str, Any]:
+    if "error" in reply:
+        raise InputError(f"expected a request that llama.cpp can meet, got: {reply['error'].get('message', reply)}")
+    return reply

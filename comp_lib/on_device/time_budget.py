@@ -1,0 +1,133 @@
+"""A plan for a budget in time: layers where they win, neurons where they do.
+
+The cost model (`latency`) gives, for each number of whole layers dropped, the widest uniform width that meets the
+budget. These candidates are equally fast; which does least harm, no formula here can say: dropped layers and narrowed
+ones err in different coins (notebook 03). So a few of them, evenly spread, are tried: pruned for real on some of the
+calibration text and judged by the loss on the rest of it, which no trial was fitted to. The best one is the plan.
+
+A trial has less text to refit from than the final run, and narrow widths profit most from text, so the choice leans
+towards layers; and with a few hundred tokens to judge by, candidates that differ by less than some hundredths of a nat
+are a toss-up. The table of trials is returned, so that one can see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..baselines import PLANNERS
+from ..errors import InputError
+from ..evaluation.loss import perplexity
+from ..importance.layers import layers_to_drop
+from ..plan import SMALLEST_SHARE, Plan, removed
+from ..prune import IMPORTANCE_SEQUENCES, prune
+from ..report import Progress, no_progress
+from ..settings import Settings
+from ..shape import Shape
+from .latency import CostModel, measure, widest
+
+TRIALS = 4  # candidates that are tried
+TRIAL_TOKENS = 4096  # that a trial is fitted to, at most: a trial is to choose, not to be good
+JUDGED = 4  # sequences that judge it, a quarter of what there is at most
+
+
+@dataclass(frozen=True)
+class Trial:
+    plan: Plan
+    share: float  # of the dense model's time, as the cost model predicts
+    loss: float | None  # on calibration text that the trial was not fitted to, nats per token; None: not tried
+
+
+def candidates(
+    cost: CostModel, shape: Shape, share: float, multiple: int, kv_groups: int | None = None
+) -> list[tuple[int, int]]:
+    """(layers dropped, width) for each number of layers with which `share` of the time can be met, at its widest.
+
+    Up to the first that needs no narrowing: to drop more layers would only do more harm. No width is under a tenth.
+    Raises InputError when there is none.
+    """
+    found, floor = [], SMALLEST_SHARE * min(shape.neurons)
+    for dropped in range(shape.layers):
+        width = widest(cost, shape, dropped, share, multiple, kv_groups)
+        if width >= floor:
+            found.append((dropped, width))
+        if width == min(shape.neurons):
+            break
+    if not found:
+        least = cost.milliseconds((max(1, int(floor)),), (1,)) / cost.milliseconds(shape.neurons, shape.kv_groups)
+        raise InputError(
+            f"expected a budget that some plan meets, at least about {least:.2f} of the time here, got {share:g}: "
+            "even a single narrow layer takes longer; allow more"
+        )
+    return found
+
+
+def timed_plan(
+    model: nn.Module,
+    ids: Tensor,
+    settings: Settings,
+    kind: str,
+    share: float,
+    *,
+    cost: CostModel | None = None,
+    trials: int = TRIALS,
+    name: str = "",
+    progress: Progress = no_progress,
+) -> tuple[Plan, list[Trial], CostModel]:
+    """The plan with which `model` takes at most `share` of its time for `kind`, the candidates, and the cost model.
+
+    ids (S, L): calibration tokens, of which the last quarter, at most JUDGED sequences, judges the trials. The ratio of
+    `settings` is not looked at. With trials=0 nothing is tried, and the candidate that drops fewest layers is taken.
+    Raises InputError: per-layer widths, a method that plans by itself, too little text, or a budget out of reach.
+    """
+    if settings.widths != "uniform" or settings.method in PLANNERS:
+        raise InputError(
+            f"expected uniform widths and a method that leaves the plan to others with a budget in time, got "
+            f"{settings.widths} widths and {settings.method}: ask for a --ratio instead"
+        )
+    if trials and len(ids) < 2:
+        raise InputError(f"expected at least 2 calibration sequences, to fit and to judge, got {len(ids)}: give more")
+    cost = measure(model, progress=progress)[kind] if cost is None else cost
+    shape = Shape.of(model)
+    found = candidates(cost, shape, share, settings.multiple, settings.kv_groups)
+    count = settings.layer_count(shape.layers)
+    if count is not None:
+        found = [each for each in found if each[0] == count]
+        if not found:
+            raise InputError(f"expected a number of layers with which the budget can be met, got {count}: say auto")
+    order, _ = layers_to_drop(
+        settings.layer_metric, model, ids[:IMPORTANCE_SEQUENCES], found[-1][0], settings.device, progress
+    )
+    plans = [_plan(shape, order[:dropped], width, settings, name) for dropped, width in found]
+    tried = set(spread(len(plans), trials)) if len(plans) > 1 else set()
+    judged = max(1, min(JUDGED, len(ids) // 4))
+    fitted = ids[: min(len(ids) - judged, max(1, TRIAL_TOKENS // ids.shape[1]))]
+    losses: dict[int, float] = {}
+    for index in sorted(tried):
+        progress("trials", len(losses), len(tried))
+        small = prune(model, fitted, settings, plan=plans[index], name=name).model
+        losses[index] = perplexity(small, ids[-judged:]).loss
+        progress("trials", len(losses), len(tried))
+    best = min(losses, key=losses.__getitem__) if losses else 0
+    rows = [Trial(plan, cost.share(shape, plan), losses.get(index)) for index, plan in enumerate(plans)]
+    return plans[best], rows, cost
+
+
+def _plan(shape: Shape, drop: Sequence[int], width: int, settings: Settings, name: str) -> Plan:
+    layers = tuple(layer for layer in range(shape.layers) if layer not in set(drop))
+    groups = tuple(settings.kv_groups or shape.kv_groups[layer] for layer in layers)
+    neurons = (width,) * len(layers)
+    gone = removed(shape, layers, neurons, groups, settings.of, settings.recovery == "bias")
+    return Plan(name, shape.layers, layers, neurons, groups, gone, settings.of, gone)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices 0 to count - 1, evenly spread, the first and the last among them.
+
+    >>> spread(8, 4)
+    [0, 2, 5, 7]
+    """
+    steps = min(count, most)
+    return [round(step * (count - 1) / max(steps - 1, 1)) for step in range(steps)]

@@ -1,0 +1,306 @@
+"""One layer in five visible steps: watch, choose, re-tune, shrink, pass on.
+
+What happens to a decoder layer, given the hidden states that enter it. Nothing here knows where layers come from and
+where they go: `prune` takes them from a model in memory and puts them back, `scale.prune_to` reads them from files and
+writes them to others. What layers pass on to each other is the hidden states of the calibration text: in the pruned
+model and, where the least squares aim at it, in the dense one.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary
+from .families import family_of_layer
+from .families.protocol import STEPS, Layer, Model, Which
+from .importance.neurons import RIDGE, Dense, Selection, energy, metric
+from .plan import Plan
+from .recovery.bias import mean_bias, unchanged
+from .recovery.least_squares import RidgeSearch
+from .recovery.mask_tuning import fold_mask, tune_mask
+from .report import LayerReport, PeakMemory
+from .settings import Settings
+from .shape import Shape
+from .statistics.few_tokens import Rows
+from .statistics.gram import Gram, Sums, contributions, token_weights
+from .surgery import add_biases, block_size, dense_layer, shrink, spread, upstream
+
+
+class HiddenStates(Protocol):
+    """Hidden states (S, L, d) of all sequences: a tensor, or `scale.states_on_disk.States`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice) -> Tensor: ...
+    def __setitem__(self, rows: slice, values: Tensor) -> None: ...
+    def chunk(self, parts: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Watching:
+    """How the calibration text is watched in one dense layer: it may happen elsewhere, on a part of the sequences."""
+
+    layer: Layer
+    which: Which
+    step: Step
+    weighted: bool  # tokens by 1 / ||h||, see `token_weights`
+    form: type[Sums] = Gram  # or Rows, for few tokens
+
+    def __call__(self, hidden: HiddenStates, reference: HiddenStates | None) -> Sums:
+        """The sums over all sequences.
+
+        hidden (S, L, d) enters the step; reference (S, L, d) is the stream that the step should lead to, None for the
+        layer's own.
+        """
+        linear, family = dense_layer(self.layer, self.which), family_of_layer(self.layer)
+        device = linear.weight.device
+        sums = self.form.zeros(linear.in_features, None if reference is None else linear.out_features, device)
+        for rows in batches(*hidden.shape[:2]):
+            before = hidden[rows].to(device)
+            after, x = self.step(self.layer, before)
+            target = None
+            if reference is not None:
+                target = family.dense_target(self.layer, self.which, reference[rows].to(device) - before)
+            sums.add(x, target, token_weights(after) if self.weighted else None)
+        return sums
+
+
+Gather = Callable[[Watching, HiddenStates, HiddenStates | None], Sums]
+"""Carries out a `Watching`."""
+
+
+def at_once(watching: Watching, hidden: HiddenStates, reference: HiddenStates | None) -> Sums:
+    """The `Gather` of one process; `scale.shards.over` makes the one of a cluster."""
+    return watching(hidden, reference)
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """What became of one dense layer."""
+
+    kept: Tensor  # KV groups or neurons, ascending
+    error: float = 0.0  # ||X W - X V||^2 / ||X W||^2
+    condition: Tensor | None = None  # kappa of each input
+    mask_mean: float | None = None
+    mask_variance: float | None = None
+    ridge: float | None = None
+
+
+@dataclass(frozen=True)
+class Retuned:
+    """The weights that take over, and how they were found."""
+
+    weight: Tensor  # V (n, m)
+    bias: Tensor | None = None  # (m,)
+    mask_mean: float | None = None
+    mask_variance: float | None = None
+    ridge: float | None = None
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """What became of one layer that stays."""
+
+    report: LayerReport
+    kept_neurons: tuple[int, ...]
+    kept_groups: tuple[int, ...]
+
+
+class LayerPruner:
+    """Takes the layers of a model in their order, narrows those that stay as the plan says, and moves the text on."""
+
+    def __init__(
+        self,
+        model: Model,
+        ids: Tensor,
+        settings: Settings,
+        plan: Plan,
+        shape: Shape,
+        memory: PeakMemory,
+        gather: Gather = at_once,
+        room: Callable[..., Any] = torch.empty,
+    ) -> None:
+        """Of `model`, which has that `shape`, only what stands before and beside the layers is read; ids (S, L).
+
+        room: makes space for hidden states, called as torch.empty(shape, dtype=...).
+        """
+        self.settings, self.plan, self.shape, self.memory = settings, plan, shape, memory
+        self.gather, self.room = gather, room
+        self.device = torch.device(settings.device)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.searches: dict[Which, RidgeSearch] = {which: RidgeSearch() for which in STEPS}
+        first = embed(model, ids[:1])
+        self.hidden: HiddenStates = room((*ids.shape, first.shape[-1]), dtype=first.dtype)
+        for rows in batches(*ids.shape):
+            self.hidden[rows] = embed(model, ids[rows])
+        rope = rotary(model, ids.shape[1], self.device, first.dtype)
+        self.steps: dict[Which, Step] = {"attention": partial(attention_step, rope=rope), "mlp": mlp_step}
+        # the dense model's stream, at which the least squares may aim, is carried beside the pruned one
+        aimed = settings.aim == "dense" and settings.recovery == "least-squares"
+        self.dense = self.hidden if aimed else None
+        self.differs = False  # whether the two streams differ by now
+
+    def prune_layer(self, index: int, layer: Layer) -> PrunedLayer | None:
+        """Narrow `layer`, number `index` of the parent, in place, and pass the text through it. None: it is to go."""
+        start = time.perf_counter()
+        if self.settings.recovery == "bias":
+            add_biases(layer)
+        references = self._dense_stream(layer)
+        if index not in self.plan.layers:
+            self.differs = True
+            return None
+        done = {which: self._prune_step(index, layer, which, references[which]) for which in STEPS}
+        attention, mlp = done["attention"], done["mlp"]
+        report = LayerReport(
+            layer=index,
+            neurons=len(mlp.kept),
+            kv_groups=len(attention.kept),
+            error=mlp.error,
+            attention_error=attention.error,
+            condition_median=None if mlp.condition is None else float(mlp.condition.median()),
+            condition_max=None if mlp.condition is None else float(mlp.condition.max()),
+            mask_mean=mlp.mask_mean,
+            mask_variance=mlp.mask_variance,
+            ridge=mlp.ridge,
+            seconds=time.perf_counter() - start,
+            peak_megabytes=self.memory.megabytes(),
+        )
+        return PrunedLayer(report, tuple(mlp.kept.tolist()), tuple(attention.kept.tolist()))
+
+    def _prune_step(self, index: int, layer: Layer, which: Which, reference: HiddenStates | None) -> Narrowed:
+        """The five steps, for one dense layer."""
+        keep, fixed, whole = self._ordered(index, which)
+        if keep == whole and not (which == "mlp" and self.dense is not None and self.differs):
+            narrowed = Narrowed(torch.arange(whole))
+        else:
+            self.differs = True
+            halves = self._watch(layer, which, reference)
+            dense = self._problem(layer, which, halves, keep, fixed)
+            selection = self._choose(dense, keep, fixed)
+            retuned = self._retune(dense, selection)
+            narrowed = _outcome(dense, selection, retuned)
+            shrink(layer, which, selection.kept, retuned.weight, retuned.bias)
+        self.hidden = self._pass_on(layer, self.steps[which], self.hidden)
+        return narrowed
+
+    def _ordered(self, index: int, which: Which) -> tuple[int, tuple[int, ...] | None, int]:
+        """What the plan says of a step: blocks to keep, which ones if it names them, and how many there are."""
+        plan, place = self.plan, self.plan.layers.index(index)
+        if which == "mlp":
+            keep, names, whole = plan.neurons[place], plan.kept_neurons, self.shape.neurons[index]
+        else:
+            keep, names, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
+        return keep, None if names is None else names[place], whole
+
+    def _watch(self, layer: Layer, which: Which, reference: HiddenStates | None) -> list[Sums]:
+        """Let the calibration text pass the dense layer: its sums, in two halves where they are to choose a ridge."""
+        weight = dense_layer(layer, which).weight  # (m, n)
+        tokens = self.hidden.shape[0] * self.hidden.shape[1]
+        masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
+        form = Rows if tokens < weight.shape[1] and not masked else Gram  # the mask problem needs the matrix itself
+        searched = self.settings.ridge == "auto" and self.settings.recovery == "least-squares"
+        parts = 2 if searched and len(self.hidden) > 1 else 1
+        streams = self.hidden.chunk(parts)
+        references = [None] * len(streams) if reference is None else reference.chunk(parts)
+        watching = Watching(layer, which, self.steps[which], self.settings.token_weights, form)
+        halves = [self.gather(watching, *both) for both in zip(streams, references, strict=True)]
+        self.memory.megabytes()
+        return halves
+
+    def _problem(
+        self, layer: Layer, which: Which, halves: list[Sums], keep: int, fixed: tuple[int, ...] | None
+    ) -> Dense:
+        """The dense layer as metrics and recoveries see it, with the ridge that suits the text. Uses `halves` up."""
+        weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # (n, m)
+        block, owned = block_size(layer, which), upstream(layer, which)
+        ridge = RIDGE if isinstance(self.settings.ridge, str) else self.settings.ridge
+        if len(halves) == 2:
+            # who stays matters little for how hard to hold them: a cheap metric will do
+            likely = energy(Dense(halves[0], weight, owned, block), keep, self.generator).kept
+            likely = likely if fixed is None else torch.tensor(fixed)
+            inputs = spread(likely.to(weight.device), block)
+            ridge = self.searches[which].choose(halves[0], halves[1], weight, inputs)
+            self.memory.megabytes()
+        sums = halves.pop(0)
+        while halves:
+            sums = sums + halves.pop(0)
+        return Dense(sums, weight, owned, block, ridge)
+
+    def _choose(self, dense: Dense, keep: int, fixed: tuple[int, ...] | None) -> Selection:
+        """Which blocks stay: the best `keep` by the metric, or those that the plan names."""
+        if fixed is not None:
+            return Selection(torch.tensor(fixed), torch.full((dense.blocks,), torch.nan))
+        selection = metric(self.settings.neuron_metric)(dense, keep, self.generator)
+        self.memory.megabytes()
+        return selection
+
+    def _retune(self, dense: Dense, selection: Selection) -> Retuned:
+        """What stays takes over what goes, by the recovery that the settings ask for."""
+        recovery, weight, sums = self.settings.recovery, dense.weight, dense.sums
+        inputs = spread(selection.kept.to(weight.device), dense.block)
+        if recovery == "none":
+            return Retuned(unchanged(weight, inputs))
+        if recovery == "bias":
+            return Retuned(unchanged(weight, inputs), mean_bias(sums.mean, weight, inputs))
+        if recovery == "mask":
+            mask = tune_mask(contributions(dense.xtx, weight), inputs, dense.ridge)
+            return Retuned(fold_mask(weight, inputs, mask), None, mask.mean, mask.variance, mask.ridge)
+        if sums.own_target and selection.retuned is not None:  # the sweep solved this very problem on its way
+            return Retuned(selection.retuned, ridge=dense.ridge)
+        return Retuned(sums.refit(weight, inputs, dense.ridge), ridge=dense.ridge)
+
+    def _pass_on(self, layer: Layer, step: Step, hidden: HiddenStates) -> HiddenStates:
+        """All sequences through one residual step."""
+        out: HiddenStates = self.room(tuple(hidden.shape), dtype=hidden.dtype)
+        for rows in batches(*hidden.shape[:2]):
+            out[rows] = step(layer, hidden[rows].to(self.device))[0]
+        return out
+
+    def _dense_stream(self, layer: Layer) -> dict[Which, HiddenStates | None]:
+        """What the steps of this layer should lead to, where that is the dense model's stream; moves that on."""
+        if self.dense is None:
+            return {"attention": None, "mlp": None}
+        middle = self._pass_on(layer, self.steps["attention"], self.dense)
+        self.dense = self._pass_on(layer, self.steps["mlp"], middle)
+        return {"attention": middle, "mlp": self.dense}
+
+    def progress_made(self) -> dict[str, Any]:
+        """What the next layers need of the last ones beside the hidden states, as JSON."""
+        return {
+            "differs": self.differs,
+            "searches": {which: search.place for which, search in self.searches.items()},
+            "generator": base64.b64encode(bytes(self.generator.get_state().tolist())).decode(),
+        }
+
+    def resume(self, made: dict[str, Any], hidden: HiddenStates, dense: HiddenStates | None) -> None:
+        """Go on from where another pruner with the same request was when it had `progress_made`."""
+        self.hidden, self.dense, self.differs = hidden, dense, made["differs"]
+        for which, search in self.searches.items():
+            search.place = made["searches"][which]
+        self.generator.set_state(torch.tensor(list(base64.b64decode(made["generator"])), dtype=torch.uint8))
+
+
+def _outcome(dense: Dense, selection: Selection, retuned: Retuned) -> Narrowed:
+    gap = dense.weight - retuned.weight
+    own, error = dense.sums.energy(dense.weight), dense.sums.energy(gap)
+    if retuned.bias is not None:
+        error += dense.sums.bias_energy(gap, retuned.bias)
+    return Narrowed(
+        kept=selection.kept,
+        error=error / own if own > 0.0 else 0.0,
+        condition=selection.condition,
+        mask_mean=retuned.mask_mean,
+        mask_variance=retuned.mask_variance,
+        ridge=retuned.ridge,
+    )

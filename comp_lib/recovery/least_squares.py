@@ -1,0 +1,44 @@
+"""Least squares (beyond the paper, same statistics): all weights of the survivors are free, by one symmetric solve.
+
+    V_K = (C_KK + D_KK)^-1 (B_K + D_KK W_K),        D = lambda diag(C), B = X^T Y*,
+
+with the same pull towards "change nothing", in proportion to each neuron's own energy. With B = C W the target is the
+layer's own output ("self"); with B from outside it is whatever the dense model's residual stream misses at this depth
+("dense"). The solve itself is `least_squares`; statistics know how to `refit` in their own form.
+
+The ridge lambda is chosen by text that the fit has not seen. How strongly should the survivors be held to their old
+weights? The fewer tokens, the more: a fit to 1,000 tokens says little about 1,500 neurons, one to 80,000 says a lot.
+Statistics are sums over tokens, so both halves of the calibration text are at hand: V is fitted to the first for each
+lambda of a grid, and judged on the second by
+
+    ||Y* - X V||^2 - ||Y*||^2 = tr(V^T C V) - 2 tr(V^T B)        with C and B of the second half.
+
+The whole text then gets the same pull in absolute terms: lambda times its share of the tokens. (Our derivation, tested
+against brute force.)
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..statistics.gram import Sums
+from ..statistics.solve import least_squares
+
+__all__ = ["GRID", "RidgeSearch", "least_squares"]
+
+GRID = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
+
+
+class RidgeSearch:
+    """Looks for lambda layer by layer, each time beside the place where the last layer's was: lambdas change slowly."""
+
+    def __init__(self) -> None:
+        self.place: int | None = None
+
+    def choose(self, seen: Sums, held: Sums, weight: Tensor, kept: Tensor) -> float:
+        """Lambda for both halves together: `seen` is fitted, `held` judges; weight W (n, m), kept inputs (k,)."""
+        places = range(len(GRID)) if self.place is None else range(max(0, self.place - 1), self.place + 2)
+        ridges = GRID[places.start : places.stop]
+        errors = seen.held_out_errors(held, weight, kept, ridges)
+        self.place = places.start + errors.index(min(errors))
+        return GRID[self.place] * seen.tokens / (seen.tokens + held.tokens)

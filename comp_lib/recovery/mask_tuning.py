@@ -1,0 +1,65 @@
+"""Mask tuning (the paper's): one factor for each neuron that stays, by one symmetric solve and without gradients.
+
+    m_K = argmin (1 - m)^T G (1 - m) + lambda sum_K G_ii (m_i - 1)^2,        m = 0 for what goes,
+
+G being the Gram matrix of the neurons' contributions (`statistics.gram.contributions`). The fit is a trap when it is
+left alone: a few neurons that must imitate many take huge factors of either sign, which fit the calibration text and
+nothing else. The guard watches the variance of the mask and raises lambda until it is small. The mask is folded into
+the weights; nothing is left at run time. (Our derivation, tested against brute force.)
+
+Lineage: Kwon et al. 2022 tune masks by the same Gram matrix, with a guard on the size of a factor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..statistics.solve import least_squares
+
+MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate many
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A tuned mask over the inputs that stay."""
+
+    values: Tensor  # (k,), float64
+    ridge: float  # lambda with which the guard let it pass
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def variance(self) -> float:
+        return float(self.values.var(unbiased=False))
+
+
+def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    """The mask problem for a given lambda: G (n, n), kept inputs (k,) -> m_K (k,). No guard: see `tune_mask`.
+
+    Stationary point: (G_KK + D) m = G_K: 1 + D 1, with D = lambda diag(G_KK): least squares with one output, W = 1.
+    """
+    ones = torch.ones(len(gram), 1, dtype=gram.dtype, device=gram.device)
+    return least_squares(gram, gram.sum(1, keepdim=True), ones, kept, ridge)[kept, 0]
+
+
+def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2, max_variance: float = MAX_VARIANCE) -> Mask:
+    """Mask tuning under the guard: lambda grows fourfold until the variance of the mask is at most `max_variance`."""
+    if max_variance <= 0.0:
+        raise ValueError(f"expected a positive bound on the variance, got {max_variance}")
+    while True:
+        mask = Mask(solve_mask(gram, kept, ridge), ridge)
+        if mask.variance <= max_variance:
+            return mask
+        ridge *= 4.0
+
+
+def fold_mask(weight: Tensor, kept: Tensor, mask: Mask) -> Tensor:
+    """V (n, m): rows of `weight` (n, m) times the mask, zero where an input went."""
+    folded = torch.zeros_like(weight)
+    folded[kept] = weight[kept] * mask.values[:, None]
+    return folded

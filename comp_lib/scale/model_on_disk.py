@@ -1,0 +1,156 @@
+"""A model that is read layer by layer, and never there as a whole.
+
+`Streamed` answers where a model in memory would: `config`, `model.layers`, `model.embed_tokens`, `model.rotary_emb`,
+`model.norm`, `lm_head`. A layer is read from its file each time it is asked for, of the embedding only the rows that
+the text needs; so all that walks from layer to layer (block influence, loss increase, FLAP, COMP itself) runs on it as
+it stands. Shapes come from a skeleton without numbers, built by transformers from the config.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from ..calibration.stream import embed, rotary, through
+from ..errors import InputError
+from ..models.gguf_tensors import GgufTensors
+from ..models.load import DTYPES, is_gguf, open_gguf_model, open_model
+from ..report import Progress, no_progress
+from ..shape import Shape
+from ..system.tensor_files import TensorFiles
+
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+IGNORED = ("rotary_emb.inv_freq",)  # old Llama folders hold what the config says already
+
+
+class Streamed:
+    """A model folder, or a GGUF file, as a model."""
+
+    def __init__(self, folder: str | Path, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> None:
+        """Raises InputError unless the files hold just the weights that the config describes."""
+        self.config, self.dtype = config, dtype
+        self.skeleton = skeleton(config, dtype)
+        if Path(folder).suffix == ".gguf":
+            self.files = GgufTensors(folder, config, list(self.skeleton.state_dict()))
+        else:
+            self.files = TensorFiles(folder)
+        self.shape = Shape.of(self.skeleton)
+        self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
+        self._check()
+        rotary_module = self.skeleton.model.rotary_emb
+        self.model = SimpleNamespace(
+            layers=_Layers(self),
+            embed_tokens=_Embedding(self),
+            rotary_emb=type(rotary_module)(config=rotary_module.config),  # its buffers are in no file
+            norm=self._load(self.skeleton.model.norm, "model.norm."),
+        )
+
+    @property
+    def lm_head(self) -> nn.Linear:
+        """Read each time: it may be as large as a layer."""
+        weight = self.files.read(EMBEDDING if self.tied else HEAD, self.dtype)
+        head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        head.weight = nn.Parameter(weight, requires_grad=False)
+        return head
+
+    def _check(self) -> None:
+        wanted = {name: tuple(tensor.shape) for name, tensor in self.skeleton.state_dict().items()}
+        if self.tied:
+            del wanted[HEAD]
+        ignored = (*IGNORED, HEAD) if self.tied else IGNORED
+        there = {name: shape for name, shape in self.files.shapes.items() if not name.endswith(ignored)}
+        problems = {
+            "missing": wanted.keys() - there.keys(),
+            "unexpected": there.keys() - wanted.keys(),
+            "of another shape": {name for name in wanted.keys() & there.keys() if wanted[name] != there[name]},
+        }
+        for problem, names in problems.items():
+            if names:
+                first = ", ".join(sorted(names)[:3])
+                raise InputError(
+                    f"expected the weights that config.json describes, got {len(names)} {problem} in "
+                    f"{self.files.folder} ({first}); fetch or save it again"
+                )
+
+    def _load(self, module: nn.Module, prefix: str) -> nn.Module:
+        """A copy of a module of the skeleton, with the numbers from the files."""
+        module = copy.deepcopy(module, {id(self.config): self.config, id(self.skeleton.config): self.skeleton.config})
+        tensors = {name: self.files.read(prefix + name, self.dtype) for name in module.state_dict()}
+        module.load_state_dict(tensors, assign=True)
+        return module
+
+
+class _Layers(Sequence):
+    def __init__(self, owner: Streamed) -> None:
+        self.owner = owner
+
+    def __len__(self) -> int:
+        return len(self.owner.skeleton.model.layers)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
+
+
+class _Embedding:
+    """Looks up tokens in the file."""
+
+    weight = torch.empty(0)  # says where the result is
+
+    def __init__(self, owner: Streamed) -> None:
+        self.owner = owner
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        different, places = ids.unique(return_inverse=True)
+        return self.owner.files.rows(EMBEDDING, different, self.owner.dtype)[places]
+
+
+def skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
+    """The model that `config` describes, on the device meta: shapes without numbers."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa")
+    model.tie_weights()
+    return model.eval().requires_grad_(True)
+
+
+def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:
+    """The model of that name to be read layer by layer, and its tokenizer. Raises InputError as `load_model` does."""
+    if dtype not in DTYPES:
+        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; choose one")
+    source, config, tokenizer = open_gguf_model(name) if is_gguf(name) else open_model(name)
+    return Streamed(source, config, DTYPES[dtype]), tokenizer
+
+
+@torch.no_grad()
+def losses(
+    model: Streamed, ids: Tensor, device: str = "cpu", progress: Progress = no_progress, what: str = "measuring"
+) -> Tensor:
+    """Mean next-token loss of each sequence, nats: ids (S, L) -> (S,). One layer at a time, the head in pieces."""
+    hidden, count = embed(model, ids), len(model.model.layers)
+    rope = rotary(model, ids.shape[1], device, hidden.dtype)
+    for index, layer in enumerate(model.model.layers):
+        hidden = through(layer.to(device), hidden, rope, device)
+        progress(what, index + 1, count)
+    states = model.model.norm(hidden[:, :-1])  # (S, L - 1, d)
+    total = torch.full(states.shape[:-1], -torch.inf)
+    right = torch.zeros(states.shape[:-1])
+    first = 0
+    for piece in _head_pieces(model):  # (rows, d)
+        last = first + len(piece)
+        for row, tokens in enumerate(ids[:, 1:]):
+            logits = (states[row] @ piece.T).float()  # (L - 1, rows)
+            total[row] = torch.logaddexp(total[row], logits.logsumexp(-1))
+            here = (tokens >= first) & (tokens < last)
+            right[row, here] = logits[here, tokens[here] - first]
+        first = last
+    return (total - right).double().mean(1)
+
+
+def _head_pieces(model: Streamed) -> Iterator[Tensor]:
+    return model.files.pieces(EMBEDDING if model.tied else HEAD, model.dtype)

@@ -1,0 +1,145 @@
+"""The dual form: for fewer tokens than inputs, T x T matrices instead of n x n.
+
+At 7B a dense layer has n = 11,008 inputs, and C = X^T X alone takes 1 GB; 1,024 calibration tokens are 45 MB, and say
+the same. So the tokens themselves are kept, and every formula of the method but the mask's is solved through
+
+    M = (I + X D^-1 X^T)^-1   (T, T),        P = (C + D)^-1 = D^-1 - D^-1 X^T M X D^-1:
+
+* a row of P costs a product with M; after a round R of removals, with Z = M X_R D_R^-1,
+      M = M + Z (P_RR)^-1 Z^T                      which is M of the columns that are left;
+* the survivors' weights, with E = Y* - X_K W_K and K = X_K D_K^-1 X_K^T:
+      V_K = W_K + D_K^-1 X_K^T (I + K)^-1 E;
+* what they do on other tokens X':  X' V = X'_K W_K + X'_K D_K^-1 X_K^T (I + K)^-1 E: no n x m matrix at all.
+
+The results are those of the n x n forms, up to rounding. (Our derivation, tested against them. The mask problem has no
+such form: the rank of C o W W^T is not bounded by T.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from .gram import Sums
+from .solve import Inverse, penalty, spd_factor, spd_inverse
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass
+class Rows(Sums):
+    """`Gram` for fewer tokens than inputs: the weighted tokens themselves."""
+
+    rows: Tensor  # X (T, n), float32
+    outputs: Tensor | None = None  # Y* (T, m), float32; None: the target is the layer's own output, X W
+
+    precision: ClassVar[torch.dtype] = torch.float32
+    compact: ClassVar[bool] = True
+
+    @classmethod
+    def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
+        x, ones = (torch.zeros(size, dtype=torch.float64, device=device) for size in (inputs, inputs + 1))
+        y = None if outputs is None else torch.zeros(0, outputs, device=device)
+        return cls(x, ones, 0, torch.zeros(0, inputs, device=device), y)
+
+    def add(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> None:
+        x, one = self._weighted(x, weight)
+        self.rows = torch.cat([self.rows, x])
+        if target is not None and self.outputs is not None:
+            self.outputs = torch.cat([self.outputs, target.detach().flatten(0, -2).float() * one[:, None]])
+        elif (target is None) != (self.outputs is None):
+            raise ValueError("expected a target exactly when the sums were made for one")
+
+    def __add__(self, other: Self) -> Self:
+        y = None if self.outputs is None or other.outputs is None else torch.cat([self.outputs, other.outputs])
+        sums = self.x + other.x, self.ones + other.ones, self.tokens + other.tokens
+        return type(self)(*sums, torch.cat([self.rows, other.rows]), y)
+
+    @property
+    def own_target(self) -> bool:
+        return self.outputs is None
+
+    def diagonal(self) -> Tensor:
+        return self.rows.double().square().sum(0)
+
+    def matrix(self) -> Tensor:
+        return self.rows.double().T @ self.rows.double()
+
+    def energy(self, gap: Tensor) -> float:
+        return float((self.rows @ gap.float()).double().square().sum())
+
+    def inverse(self, ridge: float, block: int = 1) -> Inverse:
+        return DualInverse(self.rows, penalty(self.diagonal(), ridge), block)
+
+    def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
+        x, unit = self.rows[:, kept].double(), penalty(self.diagonal(), 1.0)[kept]
+        scaled = x / unit
+        factor, _ = spd_factor(scaled @ x.T + ridge * torch.eye(len(x)).to(x))
+        fitted = torch.zeros_like(weight)
+        fitted[kept] = weight[kept] + (scaled.T @ torch.cholesky_solve(self.gap(weight, kept), factor)).to(weight)
+        return fitted
+
+    def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
+        x, unit = self.rows[:, kept].double(), penalty(self.diagonal(), 1.0)[kept]
+        scaled = (x / unit).T  # (k, T)
+        inner, outer = x @ scaled, held.rows[:, kept].double() @ scaled  # (T, T), (T', T)
+        missing, judged = self.gap(weight, kept), held.gap(weight, kept)
+        whole = float((held.rows @ weight.float() if held.outputs is None else held.outputs).double().square().sum())
+        errors = []
+        for ridge in ridges:
+            factor, _ = spd_factor(inner + ridge * torch.eye(len(inner)).to(inner))
+            errors.append(float((judged - outer @ torch.cholesky_solve(missing, factor)).square().sum()) - whole)
+        return errors
+
+    def gap(self, weight: Tensor, kept: Tensor) -> Tensor:
+        """E = Y* - X_K W_K (T, m), float64: what the kept inputs with their old weights W (n, m) leave open."""
+        if self.outputs is not None:
+            return (self.outputs - self.rows[:, kept] @ weight[kept].float()).double()
+        gone = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
+        gone[kept] = False
+        return (self.rows[:, gone] @ weight[gone].float()).double()
+
+
+class DualInverse:
+    """P = (X^T X + D)^-1 given by X (T, n) and D_ii (n,), for `condition.sweep`."""
+
+    def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
+        x = x.double()
+        self.free, self.scaled = 1.0 / penalties, x / penalties  # D^-1 (n,), X D^-1 (T, n)
+        self.inner, _ = spd_inverse(torch.eye(len(x)).to(x) + self.scaled @ x.T)  # M (T, T)
+        split = (len(x), -1, block)
+        half = (self.inner @ self.scaled).reshape(split)
+        # diagonal blocks of P (n / block, block, block)
+        self.blocks = -_per_block(self.scaled.reshape(split), half)
+        self.blocks.diagonal(dim1=1, dim2=2).add_(self.free.reshape(-1, block))
+
+    def diagonal(self) -> Tensor:
+        return self.blocks.diagonal(dim1=1, dim2=2).flatten()
+
+    def rows(self, index: Tensor) -> Tensor:
+        """P_R (r, n); zero in the columns of inputs that went."""
+        found = -((self.inner @ self.scaled[:, index]).T @ self.scaled)
+        found[torch.arange(len(index), device=index.device), index] += self.free[index]
+        return found
+
+    def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None:
+        """Take out the inputs R: rows = P_R (r, n), down = (P_RR)^-1 P_R (r, n)."""
+        half = self.inner @ self.scaled[:, index]  # (T, r)
+        self.inner.addmm_(half, torch.linalg.solve(rows[:, index], half.T))
+        count, block = self.blocks.shape[:2]
+        split = (len(index), count, block)
+        self.blocks -= _per_block(rows.reshape(split), down.reshape(split))
+        self.scaled[:, index] = 0.0
+        self.blocks[(index[::block] // block)] = torch.eye(block).to(self.blocks)  # keeps dead scores finite
+
+
+def _per_block(left: Tensor, right: Tensor) -> Tensor:
+    """The products of each block's columns: two of (r, blocks, b) -> (blocks, b, b)."""
+    if left.shape[2] == 1:  # as thousands of tiny products it would take much longer
+        return (left * right).sum(0)[:, :, None]
+    return torch.einsum("rcb,rcd->cbd", left, right)

@@ -1,0 +1,188 @@
+"""Additive statistics of a dense layer: all that COMP needs to know about the calibration text.
+
+For y = X W with X (T, n) and W (n, m), the tokens T vanish from every formula of the method: what counts is
+
+    C = X^T X (n, n)      and, when the target is not the layer's own output,     B = X^T Y* (n, m).
+
+Both are sums over tokens, so they are gathered batch by batch, and two halves of a text can be added. Products run in
+the data's own precision, sums in float64: the later inverse needs the digits.
+
+Beside them the plain sum of x is kept, for the mean input that a bias can stand in for.
+
+A row may carry a weight. COMP divides it by the norm of the residual stream behind the layer, so that errors count
+*relative* to what they disturb and one massive-activation token does not rule the fit. (Our derivation.)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from .solve import ExplicitInverse, Inverse, least_squares, ridged, spd_inverse
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # torch brings it; Python has it since 3.11
+
+
+@dataclass
+class Sums(ABC):
+    """What is kept of the calibration text for one dense layer with n inputs and m outputs, in some form."""
+
+    x: Tensor  # sum of x (n,), float64, each token once whatever its weight
+    ones: Tensor  # X^T 1 and 1^T 1 with the weights of C, (n + 1,), float64: what the error of a bias needs
+    tokens: int
+
+    precision: ClassVar[torch.dtype]  # of the weights W that go with this form
+    compact: ClassVar[bool]  # whether n x m matrices are too large to be copied without need
+
+    @classmethod
+    @abstractmethod
+    def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
+        """Empty sums; with `outputs`, for a target that comes from outside."""
+
+    @abstractmethod
+    def add(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> None:
+        """Add tokens: x (..., n), target (..., m) if the sums have one, weight (...) per token."""
+
+    @abstractmethod
+    def __add__(self, other: Self) -> Self:
+        """Sums over both texts."""
+
+    @property
+    @abstractmethod
+    def own_target(self) -> bool:
+        """Whether the target is the layer's own output."""
+
+    @abstractmethod
+    def diagonal(self) -> Tensor:
+        """C_ii (n,), float64."""
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """C (n, n), float64."""
+
+    @abstractmethod
+    def energy(self, gap: Tensor) -> float:
+        """||X G||^2 = tr(G^T C G) for G (n, m)."""
+
+    @abstractmethod
+    def inverse(self, ridge: float, block: int = 1) -> Inverse:
+        """P = (C + lambda diag(C))^-1, for `matrix_condition.sweep`."""
+
+    @abstractmethod
+    def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
+        """The least-squares weights V (n, m) of the inputs `kept` (k,), as `solve.least_squares` finds them."""
+
+    @abstractmethod
+    def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
+        """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held`, for V fitted to these with each lambda."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean input (n,), each token once."""
+        return self.x / max(self.tokens, 1)
+
+    def bias_energy(self, gap: Tensor, bias: Tensor) -> float:
+        """||X D - 1 b^T||^2 - ||X D||^2 = (1^T 1) b.b - 2 (X^T 1).(D b): gap D (n, m), bias b (m,)."""
+        return float(self.ones[-1] * (bias @ bias) - 2.0 * (self.ones[:-1] @ (gap.to(bias) @ bias)))
+
+    def _weighted(self, x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Count tokens; returns X (T, n), rows weighted, and the weights (T,)."""
+        x = x.detach().flatten(0, -2).float()
+        self.x += x.sum(0, dtype=torch.float64)
+        one = x.new_ones(len(x)) if weight is None else weight.reshape(-1).to(x)
+        x = x if weight is None else x * one[:, None]
+        self.ones += torch.cat([x.T @ one, (one @ one)[None]])
+        self.tokens += len(x)
+        return x, one
+
+
+@dataclass
+class Gram(Sums):
+    """The sums as matrices."""
+
+    xtx: Tensor  # C (n, n), float64
+    xty: Tensor | None = None  # B (n, m), float64; None: the target is the layer's own output, B = C W
+
+    precision: ClassVar[torch.dtype] = torch.float64
+    compact: ClassVar[bool] = False
+
+    @classmethod
+    def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
+        def make(*size: int) -> Tensor:
+            return torch.zeros(*size, dtype=torch.float64, device=device)
+
+        outside = None if outputs is None else make(inputs, outputs)
+        return cls(make(inputs), make(inputs + 1), 0, make(inputs, inputs), outside)
+
+    @classmethod
+    def of(cls, xtx: Tensor) -> Self:
+        """Sums of which only C (n, n) is known."""
+        return cls(xtx.new_zeros(len(xtx)), xtx.new_zeros(len(xtx) + 1), 0, xtx)
+
+    def add(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> None:
+        x, one = self._weighted(x, weight)
+        self.xtx += x.T @ x
+        if target is not None and self.xty is not None:
+            y = target.detach().flatten(0, -2).float()
+            self.xty += x.T @ (y if weight is None else y * one[:, None])
+        elif (target is None) != (self.xty is None):
+            raise ValueError("expected a target exactly when the sums were made for one")
+
+    def __add__(self, other: Self) -> Self:
+        xty = None if self.xty is None or other.xty is None else self.xty + other.xty
+        sums = self.x + other.x, self.ones + other.ones, self.tokens + other.tokens
+        return type(self)(*sums, self.xtx + other.xtx, xty)
+
+    @property
+    def own_target(self) -> bool:
+        return self.xty is None
+
+    def diagonal(self) -> Tensor:
+        return self.xtx.diagonal()
+
+    def matrix(self) -> Tensor:
+        return self.xtx
+
+    def energy(self, gap: Tensor) -> float:
+        gap = gap.float()  # a sum of squares to be reported: single precision is plenty
+        return float((gap * (self.xtx.float() @ gap)).sum())
+
+    def inverse(self, ridge: float, block: int = 1) -> Inverse:
+        return ExplicitInverse(spd_inverse(ridged(self.xtx, ridge))[0], block)
+
+    def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
+        return least_squares(self.xtx, self.target(weight), weight, kept, ridge)
+
+    def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
+        target, inner, outer = self.target(weight), held.xtx[kept][:, kept], held.target(weight)[kept]
+        fits = (least_squares(self.xtx, target, weight, kept, ridge)[kept] for ridge in ridges)  # (k, m)
+        return [float((fitted * (inner @ fitted - 2.0 * outer)).sum()) for fitted in fits]
+
+    def target(self, weight: Tensor) -> Tensor:
+        """B = X^T Y* (n, m); for the layer's own output it is C W, with weight W (n, m)."""
+        return self.xtx @ weight if self.xty is None else self.xty
+
+
+def contributions(xtx: Tensor, weight: Tensor) -> Tensor:
+    """Gram matrix of the neurons' contributions a_i = x_i w_i^T: G = C o (W W^T), (n, n). (Our derivation, tested.)
+
+    xtx: C (n, n); weight: W (n, m). For any mask m: ||Y - sum_i m_i a_i||^2 = (1 - m)^T G (1 - m).
+    """
+    return xtx * (weight @ weight.T)
+
+
+def residual_energy(xtx: Tensor, weight: Tensor, new_weight: Tensor) -> float:
+    """||X W - X V||^2 = tr((W - V)^T C (W - V)): C (n, n), weight W and new_weight V (n, m)."""
+    return Gram.of(xtx).energy(weight - new_weight)
+
+
+def token_weights(stream: Tensor) -> Tensor:
+    """1 / ||h_t||, h being the residual stream behind the layer: (..., d) -> (...)."""
+    norms = stream.detach().float().norm(dim=-1)
+    return 1.0 / norms.clamp_min(torch.finfo(torch.float32).tiny ** 0.5)

@@ -1,0 +1,86 @@
+"""Short names for contents: files, tensors, values, models, and this code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PACKAGE = Path(__file__).parents[1]
+# What decides a result: everything but what draws, shows, compares or talks to the user.
+METHOD = ("importance", "hybrid_granularity", "recovery", "statistics", "calibration", "families", "baselines", "models")
+SAMPLE = 64  # values of each tensor that enter the fingerprint of a model
+CHUNK = 1 << 22  # values summed at a time
+PIECE = 16 << 20  # bytes of a file read at a time
+WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> a dtype to view them as
+
+
+def of_bytes(content: bytes | memoryview) -> str:
+    """SHA-256, in hex, as of everything here."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def of_text(text: str) -> str:
+    """Of the text in UTF-8."""
+    return of_bytes(text.encode())
+
+
+def of_value(value: Any) -> str:
+    """Of anything that JSON can hold, whatever the order of its keys."""
+    return of_text(json.dumps(value, sort_keys=True))
+
+
+def of_tensor(values: Tensor) -> str:
+    """Of the numbers, their dtype and shape."""
+    values = values.detach().cpu().contiguous()
+    return of_bytes(f"{values.dtype}{tuple(values.shape)}".encode() + values.view(-1).view(torch.uint8).numpy().tobytes())
+
+
+def of_file(path: Path, start: int = 0, length: int | None = None) -> str | None:
+    """Of a file, or of `length` bytes of it; None where there is no file, or not so many bytes."""
+    if not path.is_file():
+        return None
+    digest, left = hashlib.sha256(), path.stat().st_size - start if length is None else length
+    with path.open("rb") as file:
+        file.seek(start)
+        while left > 0 and (block := file.read(min(PIECE, left))):
+            digest.update(block)
+            left -= len(block)
+    return None if left else digest.hexdigest()
+
+
+def of_model(model: nn.Module) -> str:
+    """Of the tensors of `model`: names, shapes, a spread sample of values, and a sum over all bits.
+
+    The sum makes one changed weight a different model; taken over integers, it does not depend on its order.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        flat = tensor.detach().flatten()
+        step = max(1, flat.numel() // SAMPLE)
+        bits = flat.view(WHOLE_NUMBERS[flat.itemsize])
+        total = sum(int(part.sum()) for part in bits.split(CHUNK))
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{total}".encode())
+        digest.update(flat[::step].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def of_code(*rooms: str) -> str:
+    """Of the modules on top of this package, and of those in the rooms METHOD and `rooms` (folders, or modules in them).
+
+    Read once in a process. Whoever keeps a result keeps this with it: a formula that is mended, or broken, never meets
+    numbers of its former self.
+    """
+    digest = hashlib.sha256()
+    paths = {*PACKAGE.glob("*.py")}
+    for room in (*METHOD, *rooms):
+        paths |= {*(PACKAGE / room).rglob("*.py")} if (PACKAGE / room).is_dir() else {PACKAGE / f"{room}.py"}
+    for path in sorted(paths):
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
