@@ -114,14 +114,22 @@ def judge(
         windows = evaluation_tokens(tokenizer, text, sequences=arguments.windows)
         before, after = perplexity(dense, windows), perplexity(small, windows)
         increases[name] = after.loss - before.loss
-        print(f"{name:14}{after.loss - before.loss:.4f} nats more: perplexity {before.perplexity:.2f} -> "
-              f"{after.perplexity:.2f} on {before.tokens:,} tokens")  # fmt: skip
+        print(
+            f"{name:14}{after.loss - before.loss:.4f} nats more: perplexity {before.perplexity:.2f} -> "
+            f"{after.perplexity:.2f} on {before.tokens:,} tokens"
+        )
     row = {
-        "model": arguments.model, "calibration": arguments.text.name if arguments.text else "calibration",
-        "sequences": arguments.sequences, "length": arguments.length, "windows": arguments.windows,
-        "settings": settings, "removed": removed, "increases": increases,
-        "passes": seconds / unit, "peak_megabytes": peak,
-    }  # fmt: skip
+        "model": arguments.model,
+        "calibration": arguments.text.name if arguments.text else "calibration",
+        "sequences": arguments.sequences,
+        "length": arguments.length,
+        "windows": arguments.windows,
+        "settings": settings,
+        "removed": removed,
+        "increases": increases,
+        "passes": seconds / unit,
+        "peak_megabytes": peak,
+    }
     return row, small
 
 

@@ -33,10 +33,15 @@ FILE = Path(__file__).parent / "on_device.json"
 MULTIPLE = 32  # what a block-quantised row is cut into
 SELF = "neurons 20%, self-written text"  # no data at all; not timed, since it has the shape of "neurons 20%"
 PLANS = {  # name -> (ratio of the decoder, whole layers dropped)
-    "neurons 20%": (0.2, 0), "layers 20%": (0.2, 6), "neurons 40%": (0.4, 0), "layers 40%": (0.4, 12),
-    "3 layers, neurons 20%": (0.2, 3), "6 layers, neurons 40%": (0.4, 6),
-    "neurons 10%": (0.1, 0), "layers 10%": (0.1, 3),
-}  # fmt: skip
+    "neurons 20%": (0.2, 0),
+    "layers 20%": (0.2, 6),
+    "neurons 40%": (0.4, 0),
+    "layers 40%": (0.4, 12),
+    "3 layers, neurons 20%": (0.2, 3),
+    "6 layers, neurons 40%": (0.4, 6),
+    "neurons 10%": (0.1, 0),
+    "layers 10%": (0.1, 3),
+}
 SPEED = {"rounds": 9, "prompt": 64, "new_tokens": 32}
 
 
@@ -51,9 +56,13 @@ def quality(found: dict) -> None:
         if name in rows:
             continue
         ids = calibration_tokens(
-            "self" if name == SELF else "calibration", tokenizer, model=model, sequences=16, length=256,
+            "self" if name == SELF else "calibration",
+            tokenizer,
+            model=model,
+            sequences=16,
+            length=256,
             evaluated="evaluation",
-        )  # fmt: skip
+        )
         small = prune(model, ids, Settings(ratio=ratio, layers=layers, multiple=MULTIPLE, ridge=0.1))
         rows[name] = {"removed": small.plan.removed, "loss": perplexity(small.model, windows).loss}
         keep(found)
@@ -77,18 +86,25 @@ def speed(found: dict, kind: str, threads: int) -> None:
         del model, small
         runtime = kind if kind == "transformers" else "llama.cpp"
         jobs = prepare(
-            [str(Path(temporary) / name) for name in plans], runtime, kind, Path(temporary), threads=threads,
-            prompt=SPEED["prompt"], new_tokens=SPEED["new_tokens"],
-        )  # fmt: skip
+            [str(Path(temporary) / name) for name in plans],
+            runtime,
+            kind,
+            Path(temporary),
+            threads=threads,
+            prompt=SPEED["prompt"],
+            new_tokens=SPEED["new_tokens"],
+        )
         measured = benchmark([(name, job) for name, (_, job) in zip(plans, jobs, strict=True)], SPEED["rounds"])
         found.setdefault("speed", {})[kind] = to_json(measured, jobs[0][1])
     keep(found)
     for each in measured:
         ratios = gain(measured[0], each)
         middle, low, high = ratios.speedup
-        print(f"{kind:12} {each.name:24} decode {middle:.3f} ({low:.3f} to {high:.3f}) limit {ratios.limit:.3f}: "
-              f"{middle / ratios.limit:.1%} of the limit, {ratios.share:.0%} of the gain; prefill "
-              f"{ratios.prefill[0]:.3f}")  # fmt: skip
+        print(
+            f"{kind:12} {each.name:24} decode {middle:.3f} ({low:.3f} to {high:.3f}) limit {ratios.limit:.3f}: "
+            f"{middle / ratios.limit:.1%} of the limit, {ratios.share:.0%} of the gain; prefill "
+            f"{ratios.prefill[0]:.3f}"
+        )
 
 
 def keep(found: dict) -> None:

@@ -61,8 +61,9 @@ def main() -> None:
         small = prune(model, ids, Settings(ratio=ratio, layers=0, multiple=32, ridge=0.1)).model if ratio else model
         for kind in left:
             stored, size = as_stored(small, kind)
-            rows.append({"ratio": ratio, "type": kind, "bytes": size, "loss": perplexity(stored, windows).loss,
-                         "dense": dense})  # fmt: skip
+            rows.append(
+                {"ratio": ratio, "type": kind, "bytes": size, "loss": perplexity(stored, windows).loss, "dense": dense}
+            )
             write_atomically(FILE, (json.dumps(rows, indent=1) + "\n").encode())
             print(f"{ratio:5.1%} {kind:5} {size / 1e6:6.1f} MB {rows[-1]['loss'] - dense:.3f} nats", flush=True)
 

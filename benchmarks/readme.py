@@ -56,7 +56,7 @@ def headline() -> str:
 def widths(settings: dict) -> str:
     if settings["method"] in OWN_WIDTHS:
         return "its own"
-    return settings["widths"] + (", dense target" if settings["target"] == "dense" else "")
+    return settings["widths"] + (", dense target" if settings.get("aim", settings.get("target")) == "dense" else "")
 
 
 def ratios(rows: list[dict], text: str, kind: str) -> str:
@@ -97,9 +97,10 @@ def tasks() -> str:
     """Mean accuracy in the offline tasks, best first, at each ratio, with the calibration text of `peers`."""
     first = compared().iloc[0]
     rows = [
-        row for row in json.loads(TASKS.read_text("utf-8"))
+        row
+        for row in json.loads(TASKS.read_text("utf-8"))
         if all(row[name] == first[name] for name in ("model", "calibration", "sequences", "length"))
-    ]  # fmt: skip
+    ]
     means = [(fmean(row["accuracy"].values()), row["method"], row["ratio"]) for row in rows]
     (dense,) = (mean for mean, _, ratio in means if ratio == 0)
     found = []

@@ -40,11 +40,7 @@ class Size:
         return self.layers * layer + 2 * self.vocabulary * self.hidden + self.hidden
 
 
-SIZES = {
-    "7b": Size(32, 4096, 11008, 32),
-    "3b": Size(26, 3200, 8640, 32),
-    "1b": Size(16, 2048, 5632, 32),
-}
+SIZES = {"7b": Size(32, 4096, 11008, 32), "3b": Size(26, 3200, 8640, 32), "1b": Size(16, 2048, 5632, 32)}
 
 
 def make(folder: Path, size: Size) -> None:
@@ -52,7 +48,7 @@ def make(folder: Path, size: Size) -> None:
     import torch
     from transformers import LlamaConfig
 
-    from comp_lib.system.tensor_files import INDEX, names_in, write
+    from comp_lib.system.tensor_files import Layout
 
     needed, free = 2 * 2 * size.parameters, shutil.disk_usage(folder.parent).free
     if free < needed * 1.1:
@@ -71,23 +67,28 @@ def make(folder: Path, size: Size) -> None:
         return (width,), (torch.ones(width),)
 
     d, n = size.hidden, size.neurons
+    tensors = {"model.embed_tokens.weight": random(size.vocabulary, d, scale=1.0)}
     for layer in range(size.layers):
         name = f"model.layers.{layer}."
-        tensors = {f"{name}self_attn.{part}_proj.weight": random(d, d) for part in "qkvo"}
+        tensors |= {f"{name}self_attn.{part}_proj.weight": random(d, d) for part in "qkvo"}
         tensors |= {f"{name}mlp.{part}_proj.weight": random(n, d) for part in ("gate", "up")}
         tensors |= {f"{name}mlp.down_proj.weight": random(d, n)}
         tensors |= {f"{name}{part}_layernorm.weight": one(d) for part in ("input", "post_attention")}
-        write(folder / f"layer-{layer}.safetensors", tensors, torch.bfloat16)
-    rest = {"model.embed_tokens.weight": random(size.vocabulary, d, scale=1.0), "model.norm.weight": one(d)}
-    rest["lm_head.weight"] = random(size.vocabulary, d)
-    write(folder / "rest.safetensors", rest, torch.bfloat16)
-    where = {name: path.name for path in sorted(folder.glob("*.safetensors")) for name in names_in(path)}
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}), encoding="utf-8")
+    tensors |= {"model.norm.weight": one(d), "lm_head.weight": random(size.vocabulary, d)}
+    layout = Layout({name: shape for name, (shape, _) in tensors.items()}, torch.bfloat16)
+    layout.create(folder)
+    layout.write(folder, {name: pieces for name, (_, pieces) in tensors.items()})
     LlamaConfig(
-        vocab_size=size.vocabulary, hidden_size=d, intermediate_size=n, num_hidden_layers=size.layers,
-        num_attention_heads=size.heads, num_key_value_heads=size.heads, architectures=["LlamaForCausalLM"],
-        max_position_embeddings=4096, dtype="bfloat16",
-    ).save_pretrained(folder)  # fmt: skip
+        vocab_size=size.vocabulary,
+        hidden_size=d,
+        intermediate_size=n,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        architectures=["LlamaForCausalLM"],
+        max_position_embeddings=4096,
+        dtype="bfloat16",
+    ).save_pretrained(folder)
 
 
 def measured(job: dict) -> dict:
@@ -100,7 +101,7 @@ def measured(job: dict) -> dict:
     from comp_lib.models.load import EMBEDDED, load_model, open_model
     from comp_lib.prune import prune
     from comp_lib.scale.model_on_disk import Streamed
-    from comp_lib.scale.prune_to import prune_to
+    from comp_lib.scale.prune_to import Saving, prune_to
     from comp_lib.settings import Settings
 
     how, real = job["how"], job["shape"] == "135m"
@@ -129,12 +130,13 @@ def measured(job: dict) -> dict:
         model = Streamed(folder, config)
         dtype = torch.float32 if real else torch.bfloat16
 
-        def observe(report):
-            seconds.append(report.seconds)
-            print(f"layer {report.layer}: {report.seconds:.1f} s, error {report.error:.4f}, "
-                  f"peak {peak_bytes() / 2**20:.0f} MB", file=sys.stderr, flush=True)  # fmt: skip
+        def progress(what, done, total, report=None):
+            if report is not None:
+                seconds.append(report.seconds)
+                line = f"layer {report.layer}: {report.seconds:.1f} s, error {report.error:.4f}"
+                print(f"{line}, peak {peak_bytes() / 2**20:.0f} MB", file=sys.stderr, flush=True)
 
-        done = prune_to(job["out"], model, tokenizer, ids, settings, dtype=dtype, observe=observe)
+        done = prune_to(job["out"], model, tokenizer, ids, settings, saving=Saving(dtype=dtype), progress=progress)
         parameters, removed = model.shape.total, done.plan.removed
     else:
         model = load_model(EMBEDDED)[0] if real else AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
@@ -144,12 +146,16 @@ def measured(job: dict) -> dict:
         removed = done.plan.removed
     whole = time.perf_counter() - started
     return {
-        "parameters": parameters, "layers": len(model.model.layers) if how == "files" else config.num_hidden_layers,
-        "tokens": ids.numel(), "removed": removed, "seconds": round(whole, 1),
+        "parameters": parameters,
+        "layers": len(model.model.layers) if how == "files" else config.num_hidden_layers,
+        "tokens": ids.numel(),
+        "removed": removed,
+        "seconds": round(whole, 1),
         "seconds_per_layer": round(sum(seconds) / max(len(seconds), 1), 2),
-        "peak_megabytes": round(peak_bytes() / 2**20, 1), "imports_megabytes": round(imports / 2**20, 1),
+        "peak_megabytes": round(peak_bytes() / 2**20, 1),
+        "imports_megabytes": round(imports / 2**20, 1),
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -168,13 +174,21 @@ def main() -> None:
         return
     if arguments.how != "files" and arguments.shape not in ("135m", "1b"):
         sys.exit(f"expected 135m or 1b, which fit into memory as a whole, got {arguments.shape} --how {arguments.how}")
-    command = f"python benchmarks/scale.py {arguments.shape} --how {arguments.how} --sequences {arguments.sequences} " \
-        f"--length {arguments.length}" + (f" --layers {arguments.layers}" if arguments.layers else "")  # fmt: skip
+    command = (
+        f"python benchmarks/scale.py {arguments.shape} --how {arguments.how} --sequences {arguments.sequences} "
+        f"--length {arguments.length}" + (f" --layers {arguments.layers}" if arguments.layers else "")
+    )
     work = arguments.work.resolve() / "scale"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    job = {"shape": arguments.shape, "how": arguments.how, "sequences": arguments.sequences,
-           "length": arguments.length, "folder": str(work / "dense"), "out": str(work / "small")}  # fmt: skip
+    job = {
+        "shape": arguments.shape,
+        "how": arguments.how,
+        "sequences": arguments.sequences,
+        "length": arguments.length,
+        "folder": str(work / "dense"),
+        "out": str(work / "small"),
+    }
     try:
         if arguments.shape != "135m":
             started = time.perf_counter()
@@ -186,8 +200,13 @@ def main() -> None:
     finally:
         shutil.rmtree(work)
     computed = 2 * row["parameters"] * 4 / 2**20
-    row = {"shape": arguments.shape, "how": arguments.how, "command": command, **row,
-           "llm_pruner_megabytes_computed": round(computed, 1)}  # fmt: skip
+    row = {
+        "shape": arguments.shape,
+        "how": arguments.how,
+        "command": command,
+        **row,
+        "llm_pruner_megabytes_computed": round(computed, 1),
+    }
     rows = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else []
     same = ("shape", "how", "layers", "tokens")
     rows = [other for other in rows if any(other[key] != row[key] for key in same)] + [row]
@@ -197,13 +216,17 @@ def main() -> None:
 
 def table(rows: list[dict]) -> list[str]:
     """All rows, smallest model first."""
-    lines = [f"{'shape':8}{'how':12}{'parameters':>15}{'layers':>8}{'tokens':>8}{'peak MB':>9}{'above imports':>15}"
-             f"{'s a layer':>11}{'s':>8}{'LLM-Pruner, computed MB':>25}"]  # fmt: skip
+    lines = [
+        f"{'shape':8}{'how':12}{'parameters':>15}{'layers':>8}{'tokens':>8}{'peak MB':>9}{'above imports':>15}"
+        f"{'s a layer':>11}{'s':>8}{'LLM-Pruner, computed MB':>25}"
+    ]
     for row in sorted(rows, key=lambda row: (row["parameters"], row["how"], row["tokens"])):
         above = row["peak_megabytes"] - row["imports_megabytes"]
-        lines.append(f"{row['shape']:8}{row['how']:12}{row['parameters']:>15,}{row['layers']:>8}{row['tokens']:>8,}"
-                     f"{row['peak_megabytes']:>9,.0f}{above:>15,.0f}{row['seconds_per_layer']:>11.1f}"
-                     f"{row['seconds']:>8.0f}{row['llm_pruner_megabytes_computed']:>25,.0f}")  # fmt: skip
+        lines.append(
+            f"{row['shape']:8}{row['how']:12}{row['parameters']:>15,}{row['layers']:>8}{row['tokens']:>8,}"
+            f"{row['peak_megabytes']:>9,.0f}{above:>15,.0f}{row['seconds_per_layer']:>11.1f}"
+            f"{row['seconds']:>8.0f}{row['llm_pruner_megabytes_computed']:>25,.0f}"
+        )
     return lines
 
 

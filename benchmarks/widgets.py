@@ -31,8 +31,11 @@ def main() -> None:
     study, shape = layer_study(model, ids, greedy=1), Shape.of(model)
     layers, neurons = LayerExplorer(study), NeuronExplorer(survey(model, ids))
     planner = Planner(shape, error_curves(model, ids), study.mean_harm.tolist())
-    for name, slider in (("layer explorer", layers.layer), ("neuron explorer", neurons.layer),
-                         ("planner", planner.ratio)):  # fmt: skip
+    for name, slider in (
+        ("layer explorer", layers.layer),
+        ("neuron explorer", neurons.layer),
+        ("planner", planner.ratio),
+    ):
         times = []
         for move in range(moves):
             target = slider.min + 1 + move % (slider.max - 1)

@@ -37,9 +37,11 @@ def main() -> None:
     source, _ = headline.texts(arguments.text)
     ids = calibration_tokens(source, tokenizer, sequences=arguments.sequences, length=arguments.length)
     asked = {
-        "model": arguments.model, "calibration": arguments.text.name if arguments.text else "calibration",
-        "sequences": arguments.sequences, "length": arguments.length,
-    }  # fmt: skip
+        "model": arguments.model,
+        "calibration": arguments.text.name if arguments.text else "calibration",
+        "sequences": arguments.sequences,
+        "length": arguments.length,
+    }
     parameters, means = decoder_parameters(model), {}
 
     def score(method: str, ratio: float, small: nn.Module) -> None:

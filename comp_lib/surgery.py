@@ -50,9 +50,7 @@ def upstream(layer: Layer, which: Which) -> Tensor:
     return torch.stack([norms(getattr(module, name))[rows].sum(1) for name, rows in producers.items()]).sum(0)
 
 
-def shrink(
-    layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None
-) -> None:
+def shrink(layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:
     """Keep the neurons or KV groups `kept` (ascending) of a layer.
 
     weight (n, m) replaces the dense layer's in the y = X W orientation; shift (m,) is added to the bias that it must

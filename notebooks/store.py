@@ -64,7 +64,7 @@ def execute(path: Path) -> NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name=KERNEL["name"], resources=resources,
-                            record_timing=False, store_widget_state=False)  # fmt: skip
+                            record_timing=False, store_widget_state=False)
     return client.execute()
 
 

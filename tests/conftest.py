@@ -65,10 +65,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.train_from_iterator((DATA / "calibration.txt").read_text("utf-8").splitlines()[:100], trainer)
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token="<s>",
-        eos_token="</s>",
-        model_max_length=TINY["max_position_embeddings"],
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", model_max_length=TINY["max_position_embeddings"]
     )
 
 

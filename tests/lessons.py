@@ -43,29 +43,41 @@ class Lesson:
         return EXERCISES / "solutions" / f"{self.name}.ipynb"
 
 
-LESSON_01 = Lesson("01_layer_importance", {
-    "block_influence": checks_01.check_block_influence,
-    "loss_increase": checks_01.check_loss_increase,
-    "greedy_order": checks_01.check_greedy_order,
-    "spearman": checks_01.check_spearman,
-    "massive": checks_01.check_massive,
-})  # fmt: skip
-LESSON_02 = Lesson("02_matrix_condition", {
-    "gram_of_contributions": checks_02.check_gram,
-    "condition_and_cost": checks_02.check_condition,
-    "block_cost": checks_02.check_block_cost,
-    "remove_one": checks_02.check_remove_one,
-})  # fmt: skip
-LESSON_03 = Lesson("03_hybrid_granularity", {
-    "costs": checks_03.check_costs,
-    "width_for_budget": checks_03.check_width,
-    "next_layer": checks_03.check_next_layer,
-    "reached": checks_03.check_reached,
-})  # fmt: skip
-LESSON_04 = Lesson("04_mask_tuning", {
-    "mask_from_gram": checks_04.check_mask,
-    "guarded_mask": checks_04.check_guard,
-    "fold": checks_04.check_fold,
-    "fit": checks_04.check_fit,
-})  # fmt: skip
+LESSON_01 = Lesson(
+    "01_layer_importance",
+    {
+        "block_influence": checks_01.check_block_influence,
+        "loss_increase": checks_01.check_loss_increase,
+        "greedy_order": checks_01.check_greedy_order,
+        "spearman": checks_01.check_spearman,
+        "massive": checks_01.check_massive,
+    },
+)
+LESSON_02 = Lesson(
+    "02_matrix_condition",
+    {
+        "gram_of_contributions": checks_02.check_gram,
+        "condition_and_cost": checks_02.check_condition,
+        "block_cost": checks_02.check_block_cost,
+        "remove_one": checks_02.check_remove_one,
+    },
+)
+LESSON_03 = Lesson(
+    "03_hybrid_granularity",
+    {
+        "costs": checks_03.check_costs,
+        "width_for_budget": checks_03.check_width,
+        "next_layer": checks_03.check_next_layer,
+        "reached": checks_03.check_reached,
+    },
+)
+LESSON_04 = Lesson(
+    "04_mask_tuning",
+    {
+        "mask_from_gram": checks_04.check_mask,
+        "guarded_mask": checks_04.check_guard,
+        "fold": checks_04.check_fold,
+        "fit": checks_04.check_fit,
+    },
+)
 LESSONS = (LESSON_01, LESSON_02, LESSON_03, LESSON_04)

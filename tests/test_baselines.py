@@ -76,9 +76,11 @@ def taylor_by_hand(model, ids, mixed: bool) -> list[tuple[list[float], list[floa
 
     for layer in range(shape.layers):
         neurons = [
-            worth(layer, "mlp.gate_proj", i) + worth(layer, "mlp.up_proj", i)
-            + worth(layer, "mlp.down_proj", (slice(None), i)) for i in range(shape.neurons[layer])
-        ]  # fmt: skip
+            worth(layer, "mlp.gate_proj", i)
+            + worth(layer, "mlp.up_proj", i)
+            + worth(layer, "mlp.down_proj", (slice(None), i))
+            for i in range(shape.neurons[layer])
+        ]
         groups = []
         for g in range(shape.kv_groups[layer]):
             score = 0.0
@@ -219,8 +221,9 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
 
 
 def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
-    shape = Shape(32, 8, 2, (4, 4), (2, 2), neuron_parameters=10, group_parameters=25, layer_parameters=0,
-                  other_parameters=0)  # fmt: skip
+    shape = Shape(
+        32, 8, 2, (4, 4), (2, 2), neuron_parameters=10, group_parameters=25, layer_parameters=0, other_parameters=0
+    )
     scores = [torch.tensor([-9.0, -7.0, -8.0, -9.0]), torch.arange(4.0)], [torch.tensor([-5.0, -6.0]), torch.ones(2)]
     whole = ([[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]])
     assert flap._keep(scores, shape, shape.decoder) == whole
@@ -245,8 +248,10 @@ def test_the_bias_is_the_mean_of_what_went(name, token_weights):
     done = prune(model, ids, settings, plan=uniform_plan(PlanRequest(Shape.of(model), 0.4, kv_groups=1, multiple=4)))
     assert done.plan.neurons[0] < 48 and done.plan.kv_groups == (1,)
     masked = copy.deepcopy(model)  # the dense layer, what goes replaced by its mean over the tokens
-    for part, kept, size in (("self_attn.o_proj", done.plan.kept_groups[0], Shape.of(model).head_dim * 2),
-                             ("mlp.down_proj", done.plan.kept_neurons[0], 1)):  # fmt: skip
+    for part, kept, size in (
+        ("self_attn.o_proj", done.plan.kept_groups[0], Shape.of(model).head_dim * 2),
+        ("mlp.down_proj", done.plan.kept_neurons[0], 1),
+    ):
         mean = inputs_of(masked, ids, 0, part).mean(0)
         gone = [i for i in range(len(mean)) if i // size not in kept]
 
@@ -382,7 +387,11 @@ def test_the_budget_follows_the_layers():
     auto, none = (parameters_left(PlanRequest(shape, 0.5, multiple=4), layers) for layers in ("auto", 0))
     plan = uniform_plan(PlanRequest(shape, 0.5, multiple=4, drop=[0, 1, 2]))
     assert auto == shape.with_widths(plan.neurons, plan.kv_groups).decoder
-    assert none == shape.with_widths(uniform_plan(PlanRequest(shape, 0.5, multiple=4)).neurons, shape.kv_groups).decoder != auto
+    assert (
+        none
+        == shape.with_widths(uniform_plan(PlanRequest(shape, 0.5, multiple=4)).neurons, shape.kv_groups).decoder
+        != auto
+    )
     assert excess_neurons(shape, shape.kv_groups, shape.decoder) == 0
     assert excess_neurons(shape, shape.kv_groups, shape.decoder - 1) == 1
     assert excess_neurons(shape, shape.kv_groups, shape.decoder - 97) == 2
@@ -418,8 +427,12 @@ def test_least_squares_refits_a_peer_s_choice():
 def test_names_are_listed_once():
     assert set(PLANNERS) == set(PEERS) and set(METHODS) == {"comp", *PEERS, *METRICS} & set(METHODS)
     assert [default_recovery(m) for m in ("comp", "flap", "llm-pruner", "shortgpt", "wanda-sp")] == [
-        "least-squares", "bias", "none", "none", "none",
-    ]  # fmt: skip
+        "least-squares",
+        "bias",
+        "none",
+        "none",
+        "none",
+    ]
 
 
 @pytest.mark.parametrize(

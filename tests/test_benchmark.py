@@ -137,11 +137,14 @@ def test_the_command_on_both_runtimes(tmp_path, parent, tiny_llama, tokenizer, r
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("words", "why"), [
-    (("--runtime", "onnx"), "expected a runtime"),
-    (("--json", "nowhere/all.json"), "make the folder first"),
-    (("--prompt", 120, "--tokens", 20, "--rounds", 1), "expected at most 128 tokens"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--runtime", "onnx"), "expected a runtime"),
+        (("--json", "nowhere/all.json"), "make the folder first"),
+        (("--prompt", 120, "--tokens", 20, "--rounds", 1), "expected at most 128 tokens"),
+    ],
+)
 def test_the_command_refuses(parent, words, why):
     done = run("benchmark", parent, *words)
     assert done.exit_code == 2 and why in " ".join(done.output.split())

@@ -66,8 +66,12 @@ def lab(tmp_path_factory):
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     log = folder.parent / "lab.log"
     with log.open("w") as output:
-        server = subprocess.Popen([*command, *(f"--{name}={value}" for name, value in options.items())],
-                                  stdout=output, stderr=subprocess.STDOUT, cwd=folder)  # fmt: skip
+        server = subprocess.Popen(
+            [*command, *(f"--{name}={value}" for name, value in options.items())],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        )
         try:
             deadline = time.monotonic() + 90
             while not answers(f"http://127.0.0.1:{port}/api"):
@@ -111,8 +115,12 @@ def run_all(page, address):
     page.wait_for_function("() => window.ended !== null", timeout=PATIENCE)
     assert page.evaluate("() => window.ended") == "finished"
     cells = page.evaluate(CELLS)
-    bad = [output for cell in cells for output in cell["outputs"]
-           if output["output_type"] == "error" or output.get("name") == "stderr"]  # fmt: skip
+    bad = [
+        output
+        for cell in cells
+        for output in cell["outputs"]
+        if output["output_type"] == "error" or output.get("name") == "stderr"
+    ]
     assert bad == []
     assert [cell["count"] for cell in cells] == list(range(1, len(cells) + 1))
 
@@ -135,8 +143,11 @@ def test_a_slider_moved_by_keyboard_changes_the_figure(lab, page):
     planner = page.locator(".jp-OutputArea .widget-vbox", has=page.locator(".noUi-handle")).first
     slider, figure = planner.locator(".noUi-handle").first, planner.locator("img")
     slider.scroll_into_view_if_needed()
-    before = {"value": slider.get_attribute("aria-valuenow"), "figure": figure.get_attribute("src"),
-              "facts": planner.locator("table").inner_text()}  # fmt: skip
+    before = {
+        "value": slider.get_attribute("aria-valuenow"),
+        "figure": figure.get_attribute("src"),
+        "facts": planner.locator("table").inner_text(),
+    }
     keep(page, "03_planner_before")
 
     slider.focus()

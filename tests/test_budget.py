@@ -63,9 +63,10 @@ def test_a_budget_out_of_reach_is_refused():
         candidates(dataclasses.replace(COST, fixed=30.0), SHAPE, 0.2, 64)
 
 
-@pytest.mark.parametrize(("count", "most", "expected"), [
-    (1, 4, [0]), (2, 4, [0, 1]), (8, 4, [0, 2, 5, 7]), (9, 3, [0, 4, 8]), (5, 1, [0]), (5, 0, []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [(1, 4, [0]), (2, 4, [0, 1]), (8, 4, [0, 2, 5, 7]), (9, 3, [0, 4, 8]), (5, 1, [0]), (5, 0, [])],
+)
 def test_trials_are_spread(count, most, expected):
     assert spread(count, most) == expected
 
@@ -84,7 +85,7 @@ def test_the_trial_with_the_least_loss_is_the_plan():
     for row in (rows[0], rows[2]):
         small = prune(model, ids[:6], settings, plan=row.plan).model
         assert row.loss == pytest.approx(perplexity(small, ids[6:]).loss, rel=1e-6)
-        assert row.share == pytest.approx(cost.share(Shape.of(model), row.plan)) and row.share <= 0.7
+        assert row.share == pytest.approx(cost.fraction(Shape.of(model), row.plan)) and row.share <= 0.7
     assert plan is min((rows[0], rows[2]), key=lambda row: row.loss).plan
     after = model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
@@ -149,10 +150,10 @@ def test_prune_meets_a_budget_and_the_folder_says_so(parent, tmp_path, known_cos
     assert json.loads((small / "comp_plan.json").read_text("utf-8"))["removed"] > 0.2
 
 
-@pytest.mark.parametrize(("words", "why"), [
-    (("--budget", "latency=2"), "between 0 and 1"),
-    (("--budget", "latency=0.7", "--ratio", "0.2"), "got both"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [(("--budget", "latency=2"), "between 0 and 1"), (("--budget", "latency=0.7", "--ratio", "0.2"), "got both")],
+)
 def test_prune_refuses_a_budget_before_any_work(parent, tmp_path, words, why):
     done = run("prune", parent, "--out", tmp_path / "small", *words)
     assert done.exit_code == 2 and why in " ".join(done.output.split()) and not (tmp_path / "small").exists()

@@ -13,7 +13,8 @@ from conftest import randomise
 
 from comp_lib.errors import InputError
 from comp_lib.lessons import cache
-from comp_lib.lessons.cache import cache_size, cached, clear_cache, fingerprint, statistics_folder, to_tensors
+from comp_lib.lessons.cache import cache_size, cached, clear_cache, statistics_folder, to_tensors
+from comp_lib.system import hashes
 
 IDS = torch.arange(12).view(2, 6)
 
@@ -57,48 +58,58 @@ def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, mon
     ]
     found = [int(cached(*arguments, compute)["b"]) for arguments in ask]
     assert found == [1, 2, 3, 4, 5, 6]
-    monkeypatch.setattr(cache, "code", lambda: "another formula")
+    monkeypatch.setattr(hashes, "of_code", lambda *rooms: "another formula")
     assert int(cached(*ask[0], compute)["b"]) == 7
     assert cache_size()[0] == 7
 
 
 def test_code_that_computes_counts_and_code_that_draws_does_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "PACKAGE", tmp_path)
-    (tmp_path / "plots").mkdir()
-    (tmp_path / "gram.py").write_text("x")
+    monkeypatch.setattr(hashes, "PACKAGE", tmp_path)
+    for room in ("plots", "statistics", "lessons"):
+        (tmp_path / room).mkdir()
+    (tmp_path / "plan.py").write_text("w")
+    (tmp_path / "statistics" / "gram.py").write_text("x")
     (tmp_path / "plots" / "bars.py").write_text("y")
-    whole = cache.code.__wrapped__()
+    (tmp_path / "lessons" / "one.py").write_text("1")
+    (tmp_path / "lessons" / "two.py").write_text("2")
+    whole, lesson = hashes.of_code.__wrapped__(), hashes.of_code.__wrapped__("lessons/one")
+    assert whole != lesson
     (tmp_path / "plots" / "bars.py").write_text("z")
-    assert cache.code.__wrapped__() == whole
-    (tmp_path / "gram.py").write_text("-x")
-    assert cache.code.__wrapped__() != whole
+    (tmp_path / "lessons" / "two.py").write_text("3")
+    assert hashes.of_code.__wrapped__() == whole and hashes.of_code.__wrapped__("lessons/one") == lesson
+    for changed in (tmp_path / "plan.py", tmp_path / "statistics" / "gram.py"):
+        before = hashes.of_code.__wrapped__()
+        changed.write_text("another")
+        assert hashes.of_code.__wrapped__() != before
+    (tmp_path / "lessons" / "one.py").write_text("-1")
+    assert hashes.of_code.__wrapped__("lessons/one") != lesson
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_one_changed_weight_is_another_model(tiny_llama, dtype):
     model = tiny_llama(intermediate_size=300).to(dtype)
-    before = fingerprint(model)
-    assert fingerprint(tiny_llama(intermediate_size=300).to(dtype)) == before
+    before = hashes.of_model(model)
+    assert hashes.of_model(tiny_llama(intermediate_size=300).to(dtype)) == before
     weight = model.model.layers[1].mlp.down_proj.weight.data
-    assert weight.numel() > 50 * cache.SAMPLE  # so that the place below is in no sample
+    assert weight.numel() > 50 * hashes.SAMPLE  # so that the place below is in no sample
     weight[3, 7] = 0.0
-    assert fingerprint(model) != before
+    assert hashes.of_model(model) != before
 
 
 def test_exchanged_neurons_are_another_model(tiny_llama):
     model = tiny_llama()
-    before = fingerprint(model)
+    before = hashes.of_model(model)
     up = model.model.layers[0].mlp.up_proj.weight.data
     up.copy_(up.flip(0))  # the same numbers in another order
-    assert fingerprint(model) != before
+    assert hashes.of_model(model) != before
 
 
 def test_the_name_of_a_model_does_not_matter_and_its_shape_does(tiny_llama):
     model = tiny_llama()
-    before = fingerprint(model)
+    before = hashes.of_model(model)
     model.config.name_or_path = "somewhere/else"
-    assert fingerprint(model) == before
-    assert fingerprint(tiny_llama(num_hidden_layers=2)) != before
+    assert hashes.of_model(model) == before
+    assert hashes.of_model(tiny_llama(num_hidden_layers=2)) != before
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut in the header", "cut in the numbers", "not safetensors"])
@@ -107,8 +118,14 @@ def test_a_damaged_entry_is_computed_anew(tiny_llama, folder, damage):
     cached("gram", model, IDS, {}, compute)
     [path] = folder.iterdir()
     whole = path.read_bytes()
-    path.write_bytes({"empty": b"", "cut in the header": whole[:30], "cut in the numbers": whole[:-5],
-                      "not safetensors": b"hello " * 40}[damage])  # fmt: skip
+    path.write_bytes(
+        {
+            "empty": b"",
+            "cut in the header": whole[:30],
+            "cut in the numbers": whole[:-5],
+            "not safetensors": b"hello " * 40,
+        }[damage]
+    )
     assert int(cached("gram", model, IDS, {}, compute)["b"]) == 2
     assert int(cached("gram", model, IDS, {}, compute)["b"]) == 2  # whole again
     assert cache_size() == (1, len(whole))
@@ -211,10 +228,16 @@ def test_processes_at_once_all_get_whole_entries(folder, tiny_llama):
     root = os.path.dirname(tests)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER.format(tests=tests)], stdin=subprocess.PIPE, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER.format(tests=tests)],
+            stdin=subprocess.PIPE,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     try:
         assert all(worker.stdout.readline() == "ready\n" for worker in workers)
         for worker in workers:

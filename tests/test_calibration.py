@@ -144,7 +144,9 @@ def test_self_goes_on_after_the_end_of_a_text(tokenizer, tiny_llama):
 
 def test_self_reports_progress_up_to_the_end(tokenizer, model):
     calls = []
-    sample_from_model(model, tokenizer, SAMPLE_BATCH + 2, 4, progress=lambda done, total: calls.append((done, total)))
+    sample_from_model(
+        model, tokenizer, SAMPLE_BATCH + 2, 4, progress=lambda what, done, total: calls.append((done, total))
+    )
     total = (SAMPLE_BATCH + 2) * 4
     assert calls[-1] == (total, total)
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})

@@ -48,9 +48,16 @@ def facts(before: Shape, model, **changes) -> tuple[Plan, Provenance]:
     parent = "someone/tiny-llama"
     plan = Plan(parent, 4, (0, 2, 3), after.neurons, after.kv_groups, ratio=0.2, of="decoder", removed=removed)
     card = Provenance(
-        parent, before, "apache-2.0", "32 x 256 tokens of calibration.txt", "full-condition", "least-squares", "0.1.0",
-        settings={"method": "comp", "seed": 0}, perplexities=(("evaluation.txt", 6144, 30.09, 41.5),),
-    )  # fmt: skip
+        parent,
+        before,
+        "apache-2.0",
+        "32 x 256 tokens of calibration.txt",
+        "full-condition",
+        "least-squares",
+        "0.1.0",
+        settings={"method": "comp", "seed": 0},
+        perplexities=(("evaluation.txt", 6144, 30.09, 41.5),),
+    )
     return plan, replace(card, **changes)
 
 
@@ -147,9 +154,14 @@ def test_stock_config_says_what_the_tensors_are(small, tmp_path):
 def test_files(kind, request, tmp_path):
     folder = save_checkpoint(tmp_path / "out", *request.getfixturevalue(kind))
     assert set(digest(folder)) == {
-        "README.md", "comp_plan.json", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "README.md",
+        "comp_plan.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
         "tokenizer_config.json",
-    }  # fmt: skip
+    }
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     assert Plan.load(folder / "comp_plan.json") == request.getfixturevalue(kind)[2]
     assert hidden(folder) == []
@@ -533,8 +545,9 @@ def kills(tokenizer, tmp_path_factory):
     return json.loads(run.stdout)
 
 
-@pytest.mark.parametrize("moment", ["in_weights", "before_rename", "before_deleting_old", "between_renames",
-                                    "after_both_renames"])  # fmt: skip
+@pytest.mark.parametrize(
+    "moment", ["in_weights", "before_rename", "before_deleting_old", "between_renames", "after_both_renames"]
+)
 def test_kill_9_during_overwrite(kills, moment):
     died, seen, loads, restored, after, left = kills["moments"][f"{moment}, A"]
     assert died and loads

@@ -28,8 +28,20 @@ def hashes(folder):
 
 
 def test_prune_writes_a_smaller_stock_model_and_says_what_it_did(parent, tmp_path):
-    done = run("prune", parent, "--out", tmp_path / "small", "--ratio", "0.2", "--sequences", "4", "--length", "32",
-               "--multiple", "4")  # fmt: skip
+    done = run(
+        "prune",
+        parent,
+        "--out",
+        tmp_path / "small",
+        "--ratio",
+        "0.2",
+        "--sequences",
+        "4",
+        "--length",
+        "32",
+        "--multiple",
+        "4",
+    )
     assert done.exit_code == 0, done.output
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     dense = AutoModelForCausalLM.from_pretrained(parent)
@@ -51,8 +63,21 @@ def test_the_same_seed_writes_the_same_bytes(parent, tmp_path):
 @pytest.mark.parametrize("method", ["magnitude", "wanda-sp", "random", "comp"])
 @pytest.mark.parametrize("recovery", ["none", "mask", "least-squares"])
 def test_every_method_with_every_recovery(parent, tmp_path, method, recovery):
-    done = run("prune", parent, "--out", tmp_path / "m", *SMALL, "--method", method, "--recovery", recovery,
-               "--layers", "1", "--kv-groups", "1")  # fmt: skip
+    done = run(
+        "prune",
+        parent,
+        "--out",
+        tmp_path / "m",
+        *SMALL,
+        "--method",
+        method,
+        "--recovery",
+        recovery,
+        "--layers",
+        "1",
+        "--kv-groups",
+        "1",
+    )
     assert done.exit_code == 0, done.output
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
     assert Shape.of(model).kv_groups == (1, 1)
@@ -71,8 +96,9 @@ def test_per_layer_widths_and_text_from_the_model_itself(parent, tmp_path):
 
 
 def test_evaluate_against_itself(parent):
-    done = run("evaluate", parent, "--text", "evaluation", "--length", "64", "--sequences", "2", "--json",
-               "--against", parent)  # fmt: skip
+    done = run(
+        "evaluate", parent, "--text", "evaluation", "--length", "64", "--sequences", "2", "--json", "--against", parent
+    )
     assert done.exit_code == 0, done.output
     values = json.loads(done.stdout)
     assert values["tokens"] == 2 * 63
@@ -207,8 +233,9 @@ def test_no_disk_space_is_refused_before_work(parent, tmp_path, monkeypatch):
 
 
 def test_the_module_runs_as_a_program(parent):
-    out = subprocess.run([sys.executable, "-m", "comp_lib", "evaluate", parent, "--text", "nowhere.txt"],
-                         capture_output=True, text=True)  # fmt: skip
+    out = subprocess.run(
+        [sys.executable, "-m", "comp_lib", "evaluate", parent, "--text", "nowhere.txt"], capture_output=True, text=True
+    )
     assert out.returncode == 2 and "nowhere.txt" in out.stderr and out.stdout == ""
 
 
@@ -234,8 +261,9 @@ def test_the_papers_preset_yields_to_options_that_are_given(parent, tmp_path):
 
 @pytest.mark.parametrize(("target", "width"), [("cpu", 32), ("gguf-q4", 32), ("gpu", 48)])
 def test_a_target_picks_the_multiple(parent, tmp_path, target, width):
-    done = run("prune", parent, "--out", tmp_path / "m", *SMALL[:4], "--evaluate", "none", "--target", target,
-               "--ratio", "0.1")  # fmt: skip
+    done = run(
+        "prune", parent, "--out", tmp_path / "m", *SMALL[:4], "--evaluate", "none", "--target", target, "--ratio", "0.1"
+    )
     assert done.exit_code == 0, done.output
     assert set(Plan.load(tmp_path / "m" / "comp_plan.json").neurons) == {width}  # of 48; a tile is larger than that
 

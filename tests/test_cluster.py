@@ -218,8 +218,9 @@ class Processes:
         assert words.pop(0) == "dask"
         log = open(self.folder / f"{words[0]}-{len(self.running)}.log", "wb")
         with log:
-            process = subprocess.Popen([sys.executable, "-m", "dask", *words, *more], cwd=self.folder, stdout=log,
-                                       stderr=log)  # fmt: skip
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dask", *words, *more], cwd=self.folder, stdout=log, stderr=log
+            )
         self.running.append(process)
         return process
 
@@ -317,9 +318,30 @@ def test_compare_on_a_cluster_started_as_the_readme_says(parent, tmp_path, proce
     assert "--scheduler tcp://127.0.0.1:8786" in README
     processes.scheduler()
     processes.workers()
-    arguments = ["compare", parent.name, "--out", str(tmp_path / "out"), "--ratios", "0.2", "--methods", "comp,random",
-                 "--seeds", "1", "--sequences", "3", "--length", "24", "--multiple", "4", "--windows", "3", "--window",
-                 "40", "--scheduler", processes.address]  # fmt: skip
+    arguments = [
+        "compare",
+        parent.name,
+        "--out",
+        str(tmp_path / "out"),
+        "--ratios",
+        "0.2",
+        "--methods",
+        "comp,random",
+        "--seeds",
+        "1",
+        "--sequences",
+        "3",
+        "--length",
+        "24",
+        "--multiple",
+        "4",
+        "--windows",
+        "3",
+        "--window",
+        "40",
+        "--scheduler",
+        processes.address,
+    ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, (done.output, done.exception)
     assert "dashboard: http://127.0.0.1:" in done.stderr and "comp + least-squares" in done.stdout

@@ -37,8 +37,9 @@ GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
 
 @pytest.fixture
 def grid(parent):
-    return Grid(str(parent), (0.2,), ("comp", "random"), 1, (3,), length=24, windows=3, window=40,
-                settings=Settings(multiple=4))  # fmt: skip
+    return Grid(
+        str(parent), (0.2,), ("comp", "random"), 1, (3,), length=24, windows=3, window=40, settings=Settings(multiple=4)
+    )
 
 
 def command(*arguments):
@@ -114,8 +115,9 @@ def test_peak_memory_is_that_of_the_process_alone():
 
 def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, parent, tmp_path):
     out = tmp_path / "killed"
-    running = subprocess.Popen(command(parent, *GRID, "--out", out), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
+    running = subprocess.Popen(
+        command(parent, *GRID, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         # in the middle of the second cell
         while len(read_rows(out / "rows.csv")) < 1 or not (workers := psutil.Process(running.pid).children()):
@@ -200,8 +202,14 @@ def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, to
     tokenizer.save_pretrained(other)
     assert replace(grid, model=str(other)).keyed()[0] == name  # the same model, moved
     assert set(replace(grid, model=str(other)).keyed()[1]) == set(keys)
-    for change in ({"length": 25}, {"windows": 2}, {"window": 30}, {"calibration": str(texts)}, {"dtype": "bfloat16"},
-                   {"settings": Settings(multiple=8)}):  # fmt: skip
+    for change in (
+        {"length": 25},
+        {"windows": 2},
+        {"window": 30},
+        {"calibration": str(texts)},
+        {"dtype": "bfloat16"},
+        {"settings": Settings(multiple=8)},
+    ):
         changed = replace(grid, **change).keyed()
         assert changed[0] != name and not set(changed[1]) & set(keys), change
     for change in ({"ratios": (0.3,)}, {"sequences": (4,)}, {"recovery": "mask"}):

@@ -8,15 +8,13 @@ import pytest
 import torch
 from variants import build, tokens
 
-from comp_lib import narrow_tmp as narrow
+from comp_lib import prune_layer
 from comp_lib.importance.matrix_condition import condition_numbers, sweep
 from comp_lib.importance.neurons import Dense, full_condition
 from comp_lib.prune import prune
-from comp_lib.recovery.least_squares import held_out_errors
 from comp_lib.settings import Settings
-from comp_lib.statistics import few_tokens as dual
 from comp_lib.statistics.few_tokens import DualInverse, Rows
-from comp_lib.statistics.gram import Gram, residual_energy
+from comp_lib.statistics.gram import Gram
 from comp_lib.statistics.solve import least_squares, penalty, ridged, spd_inverse
 
 
@@ -42,7 +40,7 @@ def test_a_sweep_is_the_same(block, per_round):
     full, rows, w = problem(outside=False)
     held = penalty(full.xtx.diagonal(), 0.1)
     inverse, _ = spd_inverse(ridged(full.xtx, 0.1))
-    other = DualInverse(rows.xtx.x, held, block)
+    other = DualInverse(rows.rows, held, block)
     torch.testing.assert_close(other.diagonal(), inverse.diagonal(), rtol=1e-5, atol=0)
     torch.testing.assert_close(other.rows(torch.tensor([3, 7])), inverse[[3, 7]], rtol=1e-4, atol=1e-5)
     gone = 3 if block == 4 else 11
@@ -59,11 +57,12 @@ def test_fit_energy_and_statistics_are_the_same(outside):
     full, rows, w = problem(outside=outside)
     kept = torch.tensor([0, 2, 3, 7, 11, 20])
     expected = least_squares(full.xtx, full.target(w), w, kept, 0.2)
-    fitted = dual.least_squares(rows, w, kept, 0.2)
+    fitted = rows.refit(w, kept, 0.2)
     torch.testing.assert_close(fitted, expected, rtol=1e-4, atol=1e-5)
-    assert residual_energy(rows.xtx, w, fitted) == pytest.approx(residual_energy(full.xtx, w, fitted), rel=1e-4)
+    assert rows.energy(w - fitted) == pytest.approx(full.energy(w - fitted), rel=1e-4)
     torch.testing.assert_close(rows.mean, full.mean)
-    torch.testing.assert_close(rows.xtx.diagonal(), full.xtx.diagonal(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(rows.diagonal(), full.diagonal(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(rows.matrix(), full.matrix(), rtol=1e-4, atol=1e-5)
     bias, gap = torch.randn(w.shape[1], dtype=torch.float64), w - fitted
     assert rows.bias_energy(gap, bias) == pytest.approx(full.bias_energy(gap, bias), rel=1e-5)
 
@@ -73,16 +72,16 @@ def test_held_out_errors_are_the_same(outside):
     full, rows, w = problem(outside=outside)
     other, others, _ = problem(tokens=7, outside=outside, seed=1)
     kept, ridges = torch.tensor([1, 2, 5, 9, 13]), (0.01, 0.3, 5.0)
-    assert held_out_errors(rows, others, w, kept, ridges) == pytest.approx(
-        held_out_errors(full, other, w, kept, ridges), rel=1e-4
+    assert rows.held_out_errors(others, w, kept, ridges) == pytest.approx(
+        full.held_out_errors(other, w, kept, ridges), rel=1e-4
     )
 
 
 def test_the_metric_chooses_the_same_with_single_weights():
     full, rows, w = problem(outside=False)
     upstream = torch.ones(len(w))
-    one = full_condition(Dense(full.xtx, w, upstream), 15, torch.Generator())
-    two = full_condition(Dense(rows.xtx, w.float(), upstream), 15, torch.Generator())
+    one = full_condition(Dense(full, w, upstream), 15, torch.Generator())
+    two = full_condition(Dense(rows, w.float(), upstream), 15, torch.Generator())
     assert torch.equal(one.kept, two.kept) and two.retuned.dtype == torch.float32
     torch.testing.assert_close(two.retuned.double(), one.retuned, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(two.condition, one.condition, rtol=1e-4, atol=1e-5)
@@ -101,7 +100,7 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
     monkeypatch.setattr(Rows, "add", lambda self, *args, add=Rows.add: (used.append(1), add(self, *args))[1])
     found = prune(model, ids, settings)
     assert used
-    monkeypatch.setattr(narrow.Narrower, "_kind", lambda *args: Gram)
+    monkeypatch.setattr(prune_layer, "Rows", Gram)
     expected = prune(model, ids, settings)
     assert found.plan == expected.plan
     for ours, theirs in zip(found.report.layers, expected.report.layers, strict=True):

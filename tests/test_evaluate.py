@@ -109,7 +109,7 @@ def test_ids_of_another_shape(tiny_llama, shape):
 
 def test_progress_counts_sequences(tiny_llama, ids):
     calls = []
-    perplexity(tiny_llama(), ids, batch=2, progress=lambda done, total: calls.append((done, total)))
+    perplexity(tiny_llama(), ids, batch=2, progress=lambda what, done, total: calls.append((done, total)))
     assert calls == [(2, 5), (4, 5), (5, 5)]
 
 
@@ -145,9 +145,11 @@ def test_each_sequence_keeps_its_own_numbers(compared, ids):
         assert result.kls[place] == pytest.approx(alone.kl, rel=1e-4)
         assert result.agreements[place] == pytest.approx(alone.top1_agreement)
     for mean, values in (
-        (result.loss, result.losses), (result.dense_loss, result.dense_losses), (result.kl, result.kls),
+        (result.loss, result.losses),
+        (result.dense_loss, result.dense_losses),
+        (result.kl, result.kls),
         (result.top1_agreement, result.agreements),
-    ):  # fmt: skip
+    ):
         assert len(values) == len(ids)
         assert mean == pytest.approx(sum(values) / len(values))
     assert perplexity(model, ids).dense_losses == () and len(perplexity(model, ids).losses) == len(ids)

@@ -36,8 +36,9 @@ def wrong_error(p, v, i):
 
 
 def per_block(matrix, w, b, between):
-    return torch.stack([(w[s : s + b] * (between(matrix[s : s + b, s : s + b]) @ w[s : s + b])).sum()
-                        for s in range(0, len(w), b)])  # fmt: skip
+    return torch.stack(
+        [(w[s : s + b] * (between(matrix[s : s + b, s : s + b]) @ w[s : s + b])).sum() for s in range(0, len(w), b)]
+    )
 
 
 MISTAKES = [

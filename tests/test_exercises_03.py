@@ -77,7 +77,7 @@ MISTAKES = {
         (lambda text, parts: mistaken(text, parts, groups=False), "a KV group went in layer 1"),
         (lambda text, parts: mistaken(text, parts, rest=False), "the model is more than its decoder"),
     ],
-}  # fmt: skip
+}
 
 
 def mistaken(text, parts, stays=False, of_those_that_stay=False, groups=True, rest=True):

@@ -42,10 +42,15 @@ def test_a_continuation_says_nothing_else(models, tokenizer, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("prompt", "tokens", "words"), [
-    ("  \n", 5, "an empty one"), (PROMPT, 0, "another number"),
-    (PROMPT, 1000, "within 128 tokens"), ("sea " * 200, 5, "shorten"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "words"),
+    [
+        ("  \n", 5, "an empty one"),
+        (PROMPT, 0, "another number"),
+        (PROMPT, 1000, "within 128 tokens"),
+        ("sea " * 200, 5, "shorten"),
+    ],
+)
 def test_what_cannot_be_continued(models, tokenizer, prompt, tokens, words):
     with pytest.raises(InputError, match=words) as caught:
         continuation(models[0], tokenizer, prompt, tokens)

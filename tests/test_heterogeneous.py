@@ -241,9 +241,12 @@ def test_config_lists_every_layer_in_full(tmp_path):
 def test_config_refuses_split_groups():
     with pytest.raises(Exception, match="layer 1: expected a multiple of its 2 KV heads, got 3 heads"):
         CompLlamaConfig(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
             per_layer_config={1: {"num_attention_heads": 3}},
-        )  # fmt: skip
+        )
 
 
 def test_registration_can_be_repeated():

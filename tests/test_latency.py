@@ -27,7 +27,7 @@ def test_time_adds_up():
     assert COST.milliseconds((10, 300), (1, 4)) == pytest.approx(by_hand(COST, (10, 300), (1, 4)))
     plan = Plan("", 12, (0, 5), (10, 300), (1, 4), 0.1, "decoder", 0.1)
     whole = by_hand(COST, SHAPE.neurons, SHAPE.kv_groups)
-    assert COST.share(SHAPE, plan) == pytest.approx(by_hand(COST, (10, 300), (1, 4)) / whole)
+    assert COST.fraction(SHAPE, plan) == pytest.approx(by_hand(COST, (10, 300), (1, 4)) / whole)
 
 
 def test_the_fit_finds_what_the_times_were_made_from():
@@ -78,9 +78,10 @@ def test_fewer_groups_leave_time_for_neurons():
     assert widest(COST, SHAPE, 0, 0.9, 1, kv_groups=2) > widest(COST, SHAPE, 0, 0.9, 1)
 
 
-@pytest.mark.parametrize(("text", "kind", "share"), [
-    ("latency=0.75", "decode", 0.75), ("decode=0.5", "decode", 0.5), ("prefill=.9", "prefill", 0.9),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "kind", "share"),
+    [("latency=0.75", "decode", 0.75), ("decode=0.5", "decode", 0.5), ("prefill=.9", "prefill", 0.9)],
+)
 def test_a_budget_is_read(text, kind, share):
     assert parse_budget(text) == (kind, share)
 

@@ -10,13 +10,7 @@ from torch import nn
 from variants import build, tokens
 
 from comp_lib.errors import InputError
-from comp_lib.importance.layers import (
-    LAYER_METRICS,
-    block_influence,
-    greedy_order,
-    layers_to_drop,
-    loss_increase,
-)
+from comp_lib.importance.layers import LAYER_METRICS, block_influence, greedy_order, layers_to_drop, loss_increase
 
 NAMES = ["gqa", "all-at-once", "eager", "mistral-window", "qwen2"]
 LAYERS = 5

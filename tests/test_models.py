@@ -29,7 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from comp_lib.errors import InputError
-from comp_lib.families.protocol import attention_window, check_architecture, check_finite
+from comp_lib.families import check_config, family_called
 from comp_lib.models import load as models
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.per_layer_llama import CompLlamaConfig, CompLlamaForCausalLM
@@ -52,10 +52,13 @@ LAYERS = {i: {"intermediate_size": 16 + 8 * i, "num_attention_heads": 4, "num_ke
 OTHERS = {
     "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 8}),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
-    "qwen2_sliding": (Qwen2ForCausalLM, Qwen2Config,
-                      {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+    "qwen2_sliding": (
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    ),
     "comp_llama": (CompLlamaForCausalLM, CompLlamaConfig, {"per_layer_config": LAYERS}),
-}  # fmt: skip
+}
 IDS = torch.randint(0, 512, (2, 32), generator=torch.Generator().manual_seed(3))
 
 
@@ -186,7 +189,7 @@ def test_devices(monkeypatch, cuda, mps, best):
     ],
 )
 def test_attention_window(config, window):
-    assert attention_window(config) == window
+    assert family_called(config.model_type).window(config) == window
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -270,7 +273,7 @@ def test_weights_that_are_not_finite_are_named(folder, value, dtype):
 
 def test_check_finite_takes_what_is_finite(tiny_llama):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        check_finite(tiny_llama().to(dtype))
+        models.check_finite(tiny_llama().to(dtype))
 
 
 def widen(weights):
@@ -330,9 +333,9 @@ def test_a_broken_config(folder, content):
     refused(path, "model")
 
 
-def test_check_architecture_takes_the_families():
+def test_check_config_takes_the_families():
     for config in (LlamaConfig(), MistralConfig(), Qwen2Config(), CompLlamaConfig(**TINY, per_layer_config=LAYERS)):
-        check_architecture(config)
+        assert config.model_type in check_config(config.to_dict()).model_types
 
 
 # --- GGUF -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from comp_lib.errors import InputError
 from comp_lib.importance.neurons import METRICS, Dense, full_condition, mask_condition, metric, top
 from comp_lib.recovery.mask_tuning import solve_mask
-from comp_lib.statistics.gram import contributions
+from comp_lib.statistics.gram import Gram, contributions
 from comp_lib.statistics.solve import least_squares
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
@@ -30,7 +30,7 @@ def layer(seed: int, blocks: int, size: int = 1, m: int = 4, ridge: float = 1e-2
     """Tokens X (T, n) of unequal energy and the Dense that the metrics see."""
     n = blocks * size
     x = normal(seed, n + 20, n) @ (torch.eye(n, dtype=torch.float64) + 0.4 * normal(seed + 2, n, n))
-    dense = Dense(x.T @ x, normal(seed + 1, n, m), normal(seed + 3, n).square(), size, ridge)
+    dense = Dense(Gram.of(x.T @ x), normal(seed + 1, n, m), normal(seed + 3, n // size).square(), size, ridge)
     return x, dense
 
 
@@ -58,7 +58,7 @@ def test_scores_of_the_metrics_that_only_look(size):
         "energy": [
             sum(torch.outer(x[:, i], w[i]).square().sum() for i in range(b.start, b.stop)).sqrt() for b in blocks
         ],
-        "magnitude": [(dense.upstream[b].sum() + w[b].square().sum()).sqrt() for b in blocks],
+        "magnitude": [(dense.upstream[i] + w[b].square().sum()).sqrt() for i, b in enumerate(blocks)],
     }
     for name, scores in brute.items():
         torch.testing.assert_close(metric(name)(dense, 2, rng()).scores, torch.stack(scores), **CLOSE)
@@ -67,8 +67,8 @@ def test_scores_of_the_metrics_that_only_look(size):
 def test_magnitude_is_blind_to_the_data_and_activation_to_the_weights():
     _, dense = layer(1, 5)
     _, other = layer(8, 5)
-    same_weights = Dense(other.xtx, dense.weight, dense.upstream)
-    same_data = Dense(dense.xtx, other.weight, other.upstream)
+    same_weights = Dense(other.sums, dense.weight, dense.upstream)
+    same_data = Dense(dense.sums, other.weight, other.upstream)
     assert torch.equal(metric("magnitude")(dense, 2, rng()).scores, metric("magnitude")(same_weights, 2, rng()).scores)
     assert torch.equal(metric("activation")(dense, 2, rng()).scores, metric("activation")(same_data, 2, rng()).scores)
 
@@ -146,7 +146,7 @@ def test_a_loud_neuron_with_a_twin_goes_before_a_quiet_one_without(choose):
     x[:, 4] = x[:, 0]
     w = torch.eye(5, dtype=torch.float64)
     w[4] = w[0]
-    dense = Dense(x.T @ x, w, torch.ones(5, dtype=torch.float64), ridge=1e-6)
+    dense = Dense(Gram.of(x.T @ x), w, torch.ones(5, dtype=torch.float64), ridge=1e-6)
     kept = choose(dense, 4, rng()).kept.tolist()
     assert kept in ([0, 1, 2, 3], [1, 2, 3, 4])
     assert metric("energy")(dense, 4, rng()).kept.tolist() == [0, 2, 3, 4]
@@ -160,9 +160,9 @@ def test_dead_neurons_break_no_metric(name, dead):
     alive = torch.ones(6, dtype=torch.float64)
     alive[[1, 3] if dead == "some" else slice(None)] = 0.0
     if dead != "weights":
-        dense = Dense(dense.xtx * torch.outer(alive, alive), dense.weight, dense.upstream)
+        dense = Dense(Gram.of(dense.xtx * torch.outer(alive, alive)), dense.weight, dense.upstream)
     if dead == "weights":
-        dense = Dense(dense.xtx, torch.zeros_like(dense.weight), dense.upstream)
+        dense = Dense(dense.sums, torch.zeros_like(dense.weight), dense.upstream)
     chosen = metric(name)(dense, 4, rng())
     assert chosen.scores.isfinite().all()
     if dead == "some" and name not in ("random", "magnitude"):

@@ -34,15 +34,18 @@ def run(model, folder):
     """The notebook, executed with `model` in a folder beside which it may build."""
     folder.mkdir()
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", record_timing=False,
-                            resources={"metadata": {"path": str(folder)}})  # fmt: skip
+    client = NotebookClient(
+        notebook, timeout=300, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(folder)}}
+    )
     return client.execute(env={**os.environ, "COMP_MODEL": str(model)})
 
 
 def texts(notebook):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return "\n".join(str(output.get("text") or output["data"].get("text/markdown") or output["data"]["text/plain"])
-                     for output in outputs)  # fmt: skip
+    return "\n".join(
+        str(output.get("text") or output["data"].get("text/markdown") or output["data"]["text/plain"])
+        for output in outputs
+    )
 
 
 @pytest.mark.parametrize("variant", sorted(SHAPES))

@@ -174,11 +174,17 @@ def first_cells():
     return found
 
 
-@pytest.mark.parametrize("trouble, words", [
-    ("import sys; sys.modules['ipywidgets'] = None", "pip install 'comp-lib[notebooks]'"),
-    pytest.param("from comp_lib import memory; memory.free_memory = lambda: 10**8", "choose a smaller model",
-                 marks=pytest.mark.real),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "trouble, words",
+    [
+        ("import sys; sys.modules['ipywidgets'] = None", "pip install 'comp-lib[notebooks]'"),
+        pytest.param(
+            "from comp_lib.models import memory; memory.free_memory = lambda: 10**8",
+            "choose a smaller model",
+            marks=pytest.mark.real,
+        ),
+    ],
+)
 def test_the_first_cell_of_each_notebook_says_what_to_install_or_to_choose(trouble, words):
     """In a real kernel, where the sentence is all that is shown: no traceback."""
     assert LESSONS
@@ -215,10 +221,16 @@ def test_a_table():
     )
 
 
-@pytest.mark.parametrize("cells, side", [
-    ((3, 1.5, "2"), "---:"), (("12%", "+0.81", "-0.9", "2.16 ± 0.21", "7,411.3%"), "---:"),
-    (("17, 14, 25", "5, 3, 4"), "---"), (("20% of the decoder", "3"), "---"), (("", "3"), "---"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "cells, side",
+    [
+        ((3, 1.5, "2"), "---:"),
+        (("12%", "+0.81", "-0.9", "2.16 ± 0.21", "7,411.3%"), "---:"),
+        (("17, 14, 25", "5, 3, 4"), "---"),
+        (("20% of the decoder", "3"), "---"),
+        (("", "3"), "---"),
+    ],
+)
 def test_numbers_stand_to_the_right(cells, side):
     assert table(("some",), [(cell,) for cell in cells]).data.splitlines()[1] == f"| {side} |"
 

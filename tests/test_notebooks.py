@@ -289,8 +289,11 @@ def opens_with_what_why_and_how_long(notebook, path):
         if path in LESSONS
         else {}
     )
-    return [f"the first cell does not say: {what}" for what, pattern in wanted.items()
-            if not re.search(pattern, first.source, re.IGNORECASE)]  # fmt: skip
+    return [
+        f"the first cell does not say: {what}"
+        for what, pattern in wanted.items()
+        if not re.search(pattern, first.source, re.IGNORECASE)
+    ]
 
 
 @guard
@@ -329,9 +332,17 @@ def test_notebook(path):
 
 def test_the_suite_is_complete():
     assert [path.stem for path in LESSONS] == [
-        "00_start_here", "01_layer_importance", "02_matrix_condition", "03_hybrid_granularity", "04_mask_tuning",
-        "05_comp_end_to_end", "06_your_own_model", "07_comp_vs_peers", "08_on_device", "09_scale",
-    ]  # fmt: skip
+        "00_start_here",
+        "01_layer_importance",
+        "02_matrix_condition",
+        "03_hybrid_granularity",
+        "04_mask_tuning",
+        "05_comp_end_to_end",
+        "06_your_own_model",
+        "07_comp_vs_peers",
+        "08_on_device",
+        "09_scale",
+    ]
     assert {path.name[:2] for path in EXERCISES} >= {"01", "02", "03", "04"}
     assert [path.name for path in EXERCISES] == [path.name for path in SOLUTIONS]
 
@@ -349,16 +360,28 @@ PICTURE = {
 def good():
     """A small notebook with which nothing is wrong, as if it lay where the first lesson lies."""
     following = LESSONS[1].name if len(LESSONS) > 1 else "store.py"
-    notebook = new_notebook(cells=[
-        new_markdown_cell("# Title\n\nYou will be able to read. **Takes** 5 minutes. **Needs** nothing."),
-        new_code_cell("from comp_lib.widgets.generation import GenerationBox\nprint('/ and and/or')", execution_count=1,
-                      outputs=[new_output("stream", name="stdout", text="/ and and/or </td>\n")]),
-        new_code_cell("assert 1 + 1 == 2\npicture", execution_count=2,
-                      outputs=[new_output("display_data", dict(PICTURE))]),
-        new_code_cell("GenerationBox()", execution_count=3, metadata={"tags": ["nbval-ignore-output"]},
-                      outputs=[new_output("execute_result", {"text/plain": store.NO_WIDGET}, execution_count=3)]),
-        new_markdown_cell(f"## Key takeaways\n\n[Next]({following}), [above](#Title), [far](https://example.org/tmp/x)"),
-    ])  # fmt: skip
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell("# Title\n\nYou will be able to read. **Takes** 5 minutes. **Needs** nothing."),
+            new_code_cell(
+                "from comp_lib.widgets.generation import GenerationBox\nprint('/ and and/or')",
+                execution_count=1,
+                outputs=[new_output("stream", name="stdout", text="/ and and/or </td>\n")],
+            ),
+            new_code_cell(
+                "assert 1 + 1 == 2\npicture", execution_count=2, outputs=[new_output("display_data", dict(PICTURE))]
+            ),
+            new_code_cell(
+                "GenerationBox()",
+                execution_count=3,
+                metadata={"tags": ["nbval-ignore-output"]},
+                outputs=[new_output("execute_result", {"text/plain": store.NO_WIDGET}, execution_count=3)],
+            ),
+            new_markdown_cell(
+                f"## Key takeaways\n\n[Next]({following}), [above](#Title), [far](https://example.org/tmp/x)"
+            ),
+        ]
+    )
     return store.tidy(notebook)
 
 
@@ -426,7 +449,7 @@ BAD = {
     "no takeaways": ("closes_with_takeaways_and_the_next_step", change(4, source="Bye. [next](store.py)")),
     "no next step": ("closes_with_takeaways_and_the_next_step", change(4, source="Key takeaways. [back](store.py)")),
     "no assert": ("asserts_something", change(2, source="picture")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -465,10 +488,12 @@ def test_a_stub_has_no_outputs():
 
 def written(folder, *cells, name="some.ipynb"):
     """A notebook on disk, never run: (source, tag or None) for each cell."""
-    notebook = new_notebook(cells=[
-        new_code_cell(source, id=f"cell-{i}", metadata={"tags": [tag]} if tag else {})
-        for i, (source, tag) in enumerate(cells)
-    ])  # fmt: skip
+    notebook = new_notebook(
+        cells=[
+            new_code_cell(source, id=f"cell-{i}", metadata={"tags": [tag]} if tag else {})
+            for i, (source, tag) in enumerate(cells)
+        ]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     nbformat.write(store.tidy(notebook), folder / name)
     return folder / name

@@ -21,10 +21,16 @@ quick = settings(derandomize=True, deadline=None, max_examples=80)
 def shape_of(neurons, kv_groups) -> Shape:
     """A decoder of hidden size 32, head size 8, two query heads to a group, and a vocabulary of 500."""
     return Shape(
-        hidden=32, head_dim=8, group_heads=2, neurons=tuple(neurons), kv_groups=tuple(kv_groups),
-        neuron_parameters=3 * 32, group_parameters=2 * 8 * 32 + 2 * 2 * 8 * 32, layer_parameters=2 * 32,
+        hidden=32,
+        head_dim=8,
+        group_heads=2,
+        neurons=tuple(neurons),
+        kv_groups=tuple(kv_groups),
+        neuron_parameters=3 * 32,
+        group_parameters=2 * 8 * 32 + 2 * 2 * 8 * 32,
+        layer_parameters=2 * 32,
         other_parameters=500 * 32 + 32,
-    )  # fmt: skip
+    )
 
 
 EVEN = shape_of([128] * 4, [2] * 4)
@@ -44,9 +50,7 @@ budgets = {
 
 def parameters(shape: Shape, plan: Plan) -> int:
     """Counted by hand, apart from Shape's own sums."""
-    return sum(
-        n * 96 + g * 1536 + 64 for n, g in zip(plan.neurons, plan.kv_groups, strict=True)
-    )
+    return sum(n * 96 + g * 1536 + 64 for n, g in zip(plan.neurons, plan.kv_groups, strict=True))
 
 
 def narrowest(full: int, multiple: int) -> int:
@@ -81,7 +85,9 @@ def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, of, mult
     assume(len(drop) < shape.layers)
     layers = [layer for layer in range(shape.layers) if layer not in drop]
     try:
-        plan = uniform_plan(PlanRequest(shape, ratio, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple, parent="it"))
+        plan = uniform_plan(
+            PlanRequest(shape, ratio, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple, parent="it")
+        )
     except InputError as error:
         assert "allow" in str(error)
         assert most_removable(shape, layers, kv_groups, of, multiple) < ratio
@@ -110,7 +116,9 @@ def test_paper_plan_meets_any_budget_and_keeps_more_of_important_layers(
     layers = [layer for layer in range(shape.layers) if layer not in drop]
     importance = importance[: shape.layers]
     try:
-        plan = paper_plan(PlanRequest(shape, ratio, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple), importance)
+        plan = paper_plan(
+            PlanRequest(shape, ratio, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple), importance
+        )
     except InputError as error:
         assert "allow" in str(error)
         assert most_removable(shape, layers, kv_groups, of, multiple) < ratio
@@ -136,7 +144,9 @@ def test_paper_plan_starves_no_layer():
     assert plan.neurons[0] == 8  # a tenth of 128, in whole multiples
     assert plan.removed >= 0.5 and min(plan.neurons[1:]) > 8
     # exactly a tenth, though 120 * (1 - 0.9) is a little less than 12
-    assert paper_plan(PlanRequest(shape_of([120] * 4, [2] * 4), 0.4, multiple=1), [1e-9, 1.0, 1.0, 1.0]).neurons[0] == 12
+    assert (
+        paper_plan(PlanRequest(shape_of([120] * 4, [2] * 4), 0.4, multiple=1), [1e-9, 1.0, 1.0, 1.0]).neurons[0] == 12
+    )
 
 
 def test_paper_plan_with_equal_importance_is_the_uniform_plan():
@@ -177,7 +187,9 @@ def test_bad_budgets_are_refused_by_name(planner, options, message):
     options = {"ratio": 0.2, **options}
     ratio = options.pop("ratio")
     with pytest.raises(InputError, match=message) as error:
-        uniform_plan(PlanRequest(EVEN, ratio, **options)) if planner == "uniform" else paper_plan(PlanRequest(EVEN, ratio, **options), [1.0] * 4)
+        uniform_plan(PlanRequest(EVEN, ratio, **options)) if planner == "uniform" else paper_plan(
+            PlanRequest(EVEN, ratio, **options), [1.0] * 4
+        )
     assert "\n" not in str(error.value)
 
 
@@ -189,12 +201,22 @@ def test_paper_plan_wants_one_importance_a_layer():
 # JSON
 
 PLAN = Plan(
-    parent="some/model", parent_layers=4, layers=(0, 3), neurons=(3, 2), kv_groups=(1, 2), ratio=0.2, of="decoder",
-    removed=0.25, kept_neurons=((0, 4, 9), (1, 2)), kept_groups=((1,), (0, 1)),
-)  # fmt: skip
+    parent="some/model",
+    parent_layers=4,
+    layers=(0, 3),
+    neurons=(3, 2),
+    kv_groups=(1, 2),
+    ratio=0.2,
+    of="decoder",
+    removed=0.25,
+    kept_neurons=((0, 4, 9), (1, 2)),
+    kept_groups=((1,), (0, 1)),
+)
 
 
-@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, kept_neurons=None, kept_groups=None), uniform_plan(PlanRequest(EVEN, 0.3))])
+@pytest.mark.parametrize(
+    "plan", [PLAN, replace(PLAN, kept_neurons=None, kept_groups=None), uniform_plan(PlanRequest(EVEN, 0.3))]
+)
 def test_json_round_trip(plan, tmp_path):
     assert Plan.from_json(plan.to_json()) == plan
     plan.save(tmp_path / "plan.json")

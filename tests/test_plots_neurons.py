@@ -34,10 +34,8 @@ FIGURES = {
     "ridges": lambda: plots.plot_ridges(
         [0.01, 0.1, 1.0], {"few tokens": ([0.1, 0.12, 0.2], [0.3, 0.2, 0.25])}, [3, 2, 1.1], 0.2
     ),
-    "token_energy": lambda: plots.plot_token_energy(
-        TOKENS, TOKENS**2, np.sqrt(TOKENS), "Norms in layer 3"
-    ),
-}  # fmt: skip
+    "token_energy": lambda: plots.plot_token_energy(TOKENS, TOKENS**2, np.sqrt(TOKENS), "Norms in layer 3"),
+}
 
 
 @pytest.mark.parametrize("name", FIGURES)

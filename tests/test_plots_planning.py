@@ -15,8 +15,10 @@ from comp_lib.shape import Shape
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, 64, 16_032)
 UNIFORM = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
 MIXED = Plan("", 4, (0, 2, 3), (16, 48, 40), (2, 2, 2), 0.2, "decoder", 0.431)
-CURVES = {"counts": torch.tensor([0, 8, 16]),
-          "errors": torch.tensor([[0, 0.01, 0.02], [0, 0.1, 0.3], [0, 0.05, 0.25], [0, 0.001, 0.002]])}  # fmt: skip
+CURVES = {
+    "counts": torch.tensor([0, 8, 16]),
+    "errors": torch.tensor([[0, 0.01, 0.02], [0, 0.1, 0.3], [0, 0.05, 0.25], [0, 0.001, 0.002]]),
+}
 
 
 def heights(axis, colour=None):
@@ -41,8 +43,13 @@ def test_the_parts_add_up_to_the_model():
 
 
 def test_error_curves_name_the_flattest_and_the_steepest():
-    figure = check(plots.plot_error_curves(CURVES, 48, [1]), "4 decoder layers", "16 of 48 neurons gone",
-                   "smallest in layer 3, 0.2%", "largest in layer 1, 30.0%")  # fmt: skip
+    figure = check(
+        plots.plot_error_curves(CURVES, 48, [1]),
+        "4 decoder layers",
+        "16 of 48 neurons gone",
+        "smallest in layer 3, 0.2%",
+        "largest in layer 1, 30.0%",
+    )
     axis = figure.axes[0]
     assert axis.get_yscale() == "log" and "%" in axis.get_ylabel() and "of 48" in axis.get_xlabel()
     assert np.array([line.get_ydata() for line in axis.lines]) == pytest.approx(CURVES["errors"][:, 1:].numpy())
@@ -57,8 +64,12 @@ def test_a_layer_without_a_measurement_does_not_spoil_the_words():
 
 def test_widths_and_errors_of_a_plan():
     errors = [0.02, 1.0, 0.0, 0.01]
-    figure = check(plots.plot_widths(MIXED, SHAPE.neurons, errors), "layer 1 dropped", "16 (layer 0) to 48 of 48",
-                   "layer 0 has the largest predicted error, 2.0%")  # fmt: skip
+    figure = check(
+        plots.plot_widths(MIXED, SHAPE.neurons, errors),
+        "layer 1 dropped",
+        "16 (layer 0) to 48 of 48",
+        "layer 0 has the largest predicted error, 2.0%",
+    )
     top, bottom = figure.axes
     assert heights(top, plots.COLOURS[2]) == [16, 48, 40] and heights(bottom) == [0.02, 0.0, 0.01]
     assert top.get_title() == "43.1% of the decoder's parameters go" and "%" in bottom.get_ylabel()
@@ -73,9 +84,12 @@ def test_nothing_lost_can_be_drawn():
 
 
 def test_several_plans_are_told_apart():
-    figure = check(plots.plot_plans({"even": UNIFORM, "odd": MIXED}, SHAPE.neurons), "2 plans",
-                   f"even: no layer dropped, {UNIFORM.neurons[0]} of 48 neurons in every layer",
-                   "odd: layer 1 dropped")  # fmt: skip
+    figure = check(
+        plots.plot_plans({"even": UNIFORM, "odd": MIXED}, SHAPE.neurons),
+        "2 plans",
+        f"even: no layer dropped, {UNIFORM.neurons[0]} of 48 neurons in every layer",
+        "odd: layer 1 dropped",
+    )
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert legend == ["removed", "kept", "layer dropped"]  # though the first row has none
     assert all(axis.get_ylabel() for axis in figure.axes)
@@ -83,8 +97,12 @@ def test_several_plans_are_told_apart():
 
 def test_prediction_beside_what_came_out():
     predicted, measured = {"a": 0.02, "b": 0.01}, {"a": 40.0, "b": 60.0}
-    figure = check(plots.plot_prediction(predicted, measured, 30.0), "a 2.0% and 40.0; b 1.0% and 60.0", "Dense: 30.0",
-                   "Least predicted error: b; lowest perplexity: a.")  # fmt: skip
+    figure = check(
+        plots.plot_prediction(predicted, measured, 30.0),
+        "a 2.0% and 40.0; b 1.0% and 60.0",
+        "Dense: 30.0",
+        "Least predicted error: b; lowest perplexity: a.",
+    )
     left, right = figure.axes
     assert [bar.get_width() for bar in left.patches] == [0.01, 0.02]  # bars grow upwards: the first name is on top
     assert [label.get_text() for label in left.get_yticklabels()] == ["b", "a"]
@@ -92,9 +110,11 @@ def test_prediction_beside_what_came_out():
 
 
 def test_narrowing_compares_the_layer_with_the_model():
-    figure = check(plots.plot_narrowing([0, 5, 9], [0.001, 0.03, 0.02], [0.2, 0.01, -0.002], 16),
-                   "largest in layer 5 (3.0%), where the model's loss rises by 0.010 nats",
-                   "The loss rises most for layer 0, by 0.200 nats, at an error of 0.1%")  # fmt: skip
+    figure = check(
+        plots.plot_narrowing([0, 5, 9], [0.001, 0.03, 0.02], [0.2, 0.01, -0.002], 16),
+        "largest in layer 5 (3.0%), where the model's loss rises by 0.010 nats",
+        "The loss rises most for layer 0, by 0.200 nats, at an error of 0.1%",
+    )
     top, bottom = figure.axes
     assert heights(top) == [0.001, 0.03, 0.02] and heights(bottom) == [0.2, 0.01, -0.002]
     assert "%" in top.get_ylabel() and "nats" in bottom.get_ylabel()
@@ -103,9 +123,11 @@ def test_narrowing_compares_the_layer_with_the_model():
 
 def test_latency_says_what_does_not_depend_on_the_width():
     found = {"widths": torch.tensor([10, 20]), "milliseconds": torch.tensor([[3.0, 3.5], [4.0, 9.0]])}
-    figure = check(plots.plot_latency({1: found, 64: found}, {1: (2.0, 0.1), 64: (0.0, 0.2)}),
-                   "1 token at once: 4.00 ms at 20 neurons, of which 50% do not",
-                   "64 tokens at once: 4.00 ms")  # fmt: skip
+    figure = check(
+        plots.plot_latency({1: found, 64: found}, {1: (2.0, 0.1), 64: (0.0, 0.2)}),
+        "1 token at once: 4.00 ms at 20 neurons, of which 50% do not",
+        "64 tokens at once: 4.00 ms",
+    )
     first = figure.axes[0]
     assert np.asarray(first.collections[0].get_offsets()).tolist() == [[10, 3], [10, 3.5], [20, 4], [20, 9]]
     assert [text.get_text() for text in first.texts] == ["1 of 4 runs above"]

@@ -23,15 +23,20 @@ FIGURES = {
     "wild masks": lambda: plots.plot_masks({"unguarded": WILD, "guarded": CALM}, "Layer 3"),
     "variances": lambda: plots.plot_variances({"unguarded": [0.01, 9, 0], "guarded": [0.01, 0.04, 0]}, 0.05, "All"),
     "ridge path": lambda: plots.plot_ridge_path(
-        RIDGES, [9.0, 0.3, 0.01], {"its own": [0.7, 0.8, 0.9], "per token": [200, 7, 0.3]},
-        {"its own": 0.99, "per token": 0.31}, 0.05, "Layer 3",
+        RIDGES,
+        [9.0, 0.3, 0.01],
+        {"its own": [0.7, 0.8, 0.9], "per token": [200, 7, 0.3]},
+        {"its own": 0.99, "per token": 0.31},
+        0.05,
+        "Layer 3",
     ),
     "perplexities": lambda: plots.plot_perplexities(
         {"lucky": {"none": 900.0, "guarded": 500.0}, "unlucky": {"none": 8000.0, "unguarded": 3e5, "guarded": 2000.0}},
-        35.0, "Two draws",
+        35.0,
+        "Two draws",
     ),
     "token curve": lambda: plots.plot_token_curve([256, 512], 400, [0.01, 1.0], CURVE, ("mask", "least squares")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -45,19 +50,22 @@ def test_figures_have_words_axes_and_the_same_bytes_every_time(name):
     assert png(figure) == png(FIGURES[name]())
 
 
-@pytest.mark.parametrize("name, words", [
-    ("wild masks", f"unguarded: from {WILD.min():.2f} to {WILD.max():.2f}"),
-    ("wild masks", f"variance {WILD.var():.2g}"),
-    ("variances", "highest 9 in layer 1, 1 of 3 layers above the bound"),
-    ("variances", "highest 0.04 in layer 1, 0 of 3 layers above the bound"),
-    ("ridge path", "falls from 9 to 0.01"),
-    ("ridge path", "under the bound of 0.05 from 1 on"),
-    ("ridge path", "per token: 200 at the weakest, 0.3 at the strongest, 0.31 untuned"),
-    ("perplexities", "unguarded 300,000.0"),
-    ("perplexities", "dense model has 35.0"),
-    ("token curve", "at worst 94.0% with 256, 14.0% with the most"),
-    ("token curve", "it is 17.0% on unseen tokens"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("wild masks", f"unguarded: from {WILD.min():.2f} to {WILD.max():.2f}"),
+        ("wild masks", f"variance {WILD.var():.2g}"),
+        ("variances", "highest 9 in layer 1, 1 of 3 layers above the bound"),
+        ("variances", "highest 0.04 in layer 1, 0 of 3 layers above the bound"),
+        ("ridge path", "falls from 9 to 0.01"),
+        ("ridge path", "under the bound of 0.05 from 1 on"),
+        ("ridge path", "per token: 200 at the weakest, 0.3 at the strongest, 0.31 untuned"),
+        ("perplexities", "unguarded 300,000.0"),
+        ("perplexities", "dense model has 35.0"),
+        ("token curve", "at worst 94.0% with 256, 14.0% with the most"),
+        ("token curve", "it is 17.0% on unseen tokens"),
+    ],
+)
 def test_the_words_hold_the_numbers(name, words):
     assert words in FIGURES[name]().alt_text
 

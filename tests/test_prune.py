@@ -430,8 +430,8 @@ def test_upstream_counts_what_a_block_owns(name):
         for part in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     # query head h reads KV head h // repeats
-    want = torch.stack([queries[h] + (keys + values)[h // repeats] / repeats for h in range(len(queries))])
-    torch.testing.assert_close(upstream(layer, "attention"), want.flatten())
+    want = (keys + values).sum(1) + queries.sum(1).reshape(-1, repeats).sum(1)
+    torch.testing.assert_close(upstream(layer, "attention"), want)
 
 
 def test_comp_chooses_the_condition_by_the_recovery():
@@ -534,7 +534,7 @@ def test_any_budget_is_met_or_refused(ratio, of, layers, widths, kv_groups, name
 def test_report_and_progress():
     calls = []
     settings = replace(SMALL, layers=1, ratio=0.5)
-    done = prune(build(), tokens(), settings, progress=lambda *call: calls.append(call))
+    done = prune(build(), tokens(), settings, progress=lambda *call: calls.append(call[:3]))
     assert [call for call in calls if call[0] == "pruning"] == [("pruning", 1, 2), ("pruning", 2, 2)]
     assert any(call[0] == "loss increase" for call in calls)
     report = done.report

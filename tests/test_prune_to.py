@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import random
 import signal
@@ -22,14 +23,14 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import block_influence, loss_increase
 from comp_lib.models.load import load_model
-from comp_lib.models.save import save_checkpoint
+from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
 from comp_lib.scale import journal as journal_module
 from comp_lib.scale import prune_to as prune_to_module
 from comp_lib.scale.journal import Journal, partial_folder
 from comp_lib.scale.model_on_disk import Streamed, losses, open_streamed
-from comp_lib.scale.prune_to import _card, prune_to
+from comp_lib.scale.prune_to import Saving, prune_to
 from comp_lib.scale.states_on_disk import States
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -63,9 +64,19 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     parent, model = saved(tmp_path / "parent", name)
     ids, source = tokens(), opened(parent)
     inside = prune(model, ids, SETTINGS, name="parent")
-    card = _card("parent", source.shape, SETTINGS, ids)
+    card = Provenance(
+        parent="parent",
+        parent_shape=source.shape,
+        parent_licence=None,
+        calibration="some tokens",
+        method=SETTINGS.neuron_metric,
+        recovery=SETTINGS.recovery,
+        version="1",
+    )
     save_checkpoint(tmp_path / "inside" / "small", inside.model, tokenizer, inside.plan, card)
-    written = prune_to(tmp_path / "files" / "small", source, tokenizer, ids, SETTINGS, name="parent")
+    written = prune_to(
+        tmp_path / "files" / "small", source, tokenizer, ids, SETTINGS, saving=Saving(name="parent", card=card)
+    )
     assert written.plan == inside.plan
     assert written.after == Shape.of(inside.model)
     for ours, theirs in zip(written.report.layers, inside.report.layers, strict=True):
@@ -115,7 +126,7 @@ def test_the_streamed_model_answers_as_the_loaded_one(tmp_path):
 def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
     parent, model = saved(tmp_path / "parent")
     windows = tokens(3, 20, seed=5)
-    done = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, windows=windows)
+    done = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(windows=windows))
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     assert done.dense_perplexity == pytest.approx(perplexity(model, windows).perplexity, rel=1e-5)
     assert done.perplexity == pytest.approx(perplexity(small, windows).perplexity, rel=1e-5)
@@ -125,7 +136,7 @@ def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
 def test_computed_in_one_precision_and_saved_in_another(tmp_path, tokenizer):
     parent, model = saved(tmp_path / "parent")
     inside = prune(model, tokens(), SETTINGS)
-    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, dtype=torch.bfloat16)
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(dtype=torch.bfloat16))
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     assert small.dtype == torch.bfloat16
     for name, value in inside.model.state_dict().items():
@@ -137,7 +148,9 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tokenizer, monkey
     windows = tokens(2, 16, seed=5)
 
     def run(out):
-        return prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, windows=windows, name="parent")
+        return prune_to(
+            out, opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(windows=windows, name="parent")
+        )
 
     calls = {"seen": 0, "last": None}
 
@@ -168,8 +181,9 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tokenizer, monkey
             with self.path.open("ab") as file:
                 file.write(b'{"what": "lay')
         point()
-        real_add(self, what, **fields)
+        record = real_add(self, what, **fields)
         point()
+        return record
 
     monkeypatch.setattr(Journal, "add", add)
     run(tmp_path / "calm" / "small")
@@ -195,12 +209,13 @@ def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(tmp_path, to
     settings, seen = replace(SETTINGS, layers=0), []
 
     def run(out, stop=None):
-        def observe(report):
-            seen.append(report.layer)
-            if report.layer == stop:
-                raise Killed
+        def observe(what, done, total, report=None):
+            if report is not None:
+                seen.append(report.layer)
+                if report.layer == stop:
+                    raise Killed
 
-        return prune_to(out, opened(parent), tokenizer, tokens(), settings, observe=observe)
+        return prune_to(out, opened(parent), tokenizer, tokens(), settings, progress=observe)
 
     for stop in (0, 1):
         with pytest.raises(Killed):
@@ -220,11 +235,12 @@ from comp_lib.scale.prune_to import prune_to
 from transformers import AutoTokenizer
 parent, out = sys.argv[1:3]
 
-def observe(report):
-    print(report.layer, flush=True)
-    time.sleep(60)
+def observe(what, done, total, report=None):
+    if report is not None:
+        print(report.layer, flush=True)
+        time.sleep(60)
 
-prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), SETTINGS, observe=observe)
+prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), SETTINGS, progress=observe)
 """
 
 
@@ -270,11 +286,12 @@ def begun(tmp_path, tokenizer):
     """A run that was cut off after its first layer: (parent, folder)."""
     parent, _ = saved(tmp_path / "parent")
 
-    def stop(report):
-        raise Killed
+    def stop(what, done, total, report=None):
+        if report is not None:
+            raise Killed
 
     with pytest.raises(Killed):
-        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, observe=stop)
+        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, progress=stop)
     return parent, tmp_path / "small"
 
 
@@ -291,8 +308,12 @@ def test_another_request_is_refused_by_what_differs(tmp_path, tokenizer):
 
 def test_a_damaged_file_of_a_finished_layer_is_made_again(tmp_path, tokenizer):
     parent, out = begun(tmp_path, tokenizer)
-    shard = next((partial_folder(out) / "model").glob("*.safetensors"))
-    shard.write_bytes(shard.read_bytes()[:-1])
+    file = partial_folder(out) / "model" / "model.safetensors"
+    records = [json.loads(line) for line in (partial_folder(out) / "journal.jsonl").read_text().splitlines()]
+    _, start, length, _ = next(record["ranges"][0] for record in records if record.get("done"))
+    content_before = bytearray(file.read_bytes())
+    content_before[start + length // 2] ^= 1
+    file.write_bytes(content_before)
     prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
     prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
     assert content(out) == content(tmp_path / "calm" / "small")
@@ -303,7 +324,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, tokenizer):
     with pytest.raises(InputError, match="needs the whole model"):
         prune_to(tmp_path / "a", opened(parent), tokenizer, tokens(), Settings(method="llm-pruner", recovery="none"))
     with pytest.raises(InputError, match="apart from the model"):
-        prune_to(parent, opened(parent), tokenizer, tokens(), SETTINGS, name=str(parent), overwrite=True)
+        prune_to(parent, opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(name=str(parent), overwrite=True))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="a new or an empty folder"):
@@ -345,7 +366,7 @@ def test_states_are_a_tensor_on_disk(dtype, tmp_path):
     assert torch.equal(states[0:5], values) and torch.equal(states[1:3], values[1:3])
     assert [len(part) for part in states.chunk(2)] == [len(part) for part in values.chunk(2)]
     assert all(torch.equal(a[0 : len(a)], b) for a, b in zip(states.chunk(2), values.chunk(2), strict=True))
-    other = states.like()
+    other = States.create(tmp_path, values.shape, dtype)
     assert other.path != states.path and not other[0:5].any()
 
 

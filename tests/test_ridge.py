@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from comp_lib.prune import prune
-from comp_lib.recovery.least_squares import GRID, RidgeSearch, held_out_errors
+from comp_lib.recovery.least_squares import GRID, RidgeSearch
 from comp_lib.settings import Settings
 from comp_lib.statistics.gram import Gram
 
@@ -42,7 +42,7 @@ def brute_force(halves, w, kept, ridge):
 def test_held_out_error_is_that_of_the_tokens(ridge):
     halves, w = problem(40, noise=0.5)
     kept = torch.tensor([0, 2, 3, 7, 11])
-    (found,) = held_out_errors(halves[0][2], halves[1][2], w, kept, [ridge])
+    (found,) = halves[0][2].held_out_errors(halves[1][2], w, kept, [ridge])
     assert found == pytest.approx(brute_force(halves, w, kept, ridge), rel=1e-4)
 
 

@@ -49,9 +49,17 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
         kept = [range(width) for width in shape.neurons]
         kept[layer] = sorted(set(kept[layer]) - set(found.curves[layer].order[:GONE].tolist()))
         plan = type(plan)(
-            "", shape.layers, plan.layers, tuple(widths), plan.kv_groups, 0.01, "decoder", 0.0,
-            tuple(map(tuple, kept)), tuple(tuple(range(groups)) for groups in shape.kv_groups),
-        )  # fmt: skip
+            "",
+            shape.layers,
+            plan.layers,
+            tuple(widths),
+            plan.kv_groups,
+            0.01,
+            "decoder",
+            0.0,
+            tuple(map(tuple, kept)),
+            tuple(tuple(range(groups)) for groups in shape.kv_groups),
+        )
         pruned = prune(model, seen, Settings(ridge=0.1), plan=plan).model
         with torch.no_grad():
             changed = pruned(input_ids=judged).logits.log_softmax(-1)
@@ -90,16 +98,14 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     shape = Shape.of(model)
     harm = torch.tensor([0.4, 0.05, 0.1], dtype=torch.float64)
     errors = [[(gone / 43) ** power for gone in range(1, 44)] for power in (2.0, 1.5, 3.0)]
-    found = Sensitivity(12, harm, tuple(map(_swept, errors)))
+    found = Sensitivity((12,) * 3, harm, tuple(map(_swept, errors)))
     ratio = removed(shape, range(3), (36, 36, 36), shape.kv_groups, "decoder")
     plan = measured_plan(PlanRequest(shape, ratio, multiple=4), found)
     assert sum(plan.neurons) == 3 * 36 and plan.removed == pytest.approx(ratio)
 
     def predicted(widths):
         parts = zip(widths, harm.tolist(), errors, strict=True)
-        return sum(
-            (weight**TEMPER) * (([0.0] + curve)[48 - width] / curve[12 - 1]) for width, weight, curve in parts
-        )
+        return sum((weight**TEMPER) * (([0.0] + curve)[48 - width] / curve[12 - 1]) for width, weight, curve in parts)
 
     every = [widths for widths in product(range(8, 49, 4), repeat=3) if sum(widths) == 3 * 36]
     assert predicted(plan.neurons) == pytest.approx(min(map(predicted, every)))
@@ -127,7 +133,7 @@ def test_prune_with_measured_widths_removes_what_uniform_ones_do(model, ids):
 def test_what_cannot_be_measured_is_refused(model, ids):
     with pytest.raises(InputError, match="at least 2 calibration sequences for measured widths, got 1"):
         sensitivity(model, ids[:1], 1)
-    with pytest.raises(InputError, match="expected 1 to 44 neurons to go from each layer, got 45"):
+    with pytest.raises(InputError, match="expected 1 to 44 neurons to go from layer 0, got 45"):
         sensitivity(model, ids, 45)
     with pytest.raises(InputError, match="recovery least-squares with measured widths"):
         Settings(widths="measured", recovery="mask").check()

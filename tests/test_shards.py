@@ -21,9 +21,16 @@ SEQUENCES, LENGTH = 13, 96
 
 def cluster(workers, threads):
     """Workers behind sockets, so that all that they get and give is serialised."""
-    return LocalCluster(n_workers=workers, threads_per_worker=threads, processes=False, protocol="tcp://",
-                        host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=None,
-                        silence_logs=logging.CRITICAL)  # fmt: skip
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=threads,
+        processes=False,
+        protocol="tcp://",
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        memory_limit=None,
+        silence_logs=logging.CRITICAL,
+    )
 
 
 @pytest.fixture(scope="module")

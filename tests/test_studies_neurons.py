@@ -58,7 +58,7 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama,
     dense = study.dense_problem(model, ids, layer, which, ridge=0.1, token_weights=False)
     torch.testing.assert_close(dense.weight.float().T, linear.weight)
     assert dense.blocks == (48 if which == "mlp" else 2) and dense.ridge == 0.1
-    assert torch.equal(dense.xtx, xtx) and dense.upstream.shape == (len(xtx),)
+    assert torch.equal(dense.xtx, xtx) and dense.upstream.shape == (dense.blocks,)
 
 
 def test_error_curves_are_the_errors_of_fits_from_scratch(tiny_llama, ids):

@@ -38,8 +38,9 @@ def test_a_shape_on_paper_is_that_of_the_model(tiny_llama):
 
 
 def test_memory_shows_lines_and_marks():
-    figure = plot_memory({"all": [(2_000_000_000, 4 * GIB), (1_000_000_000, 2 * GIB)]},
-                         {"measured": [(1_000_000_000, GIB)]})  # fmt: skip
+    figure = plot_memory(
+        {"all": [(2_000_000_000, 4 * GIB), (1_000_000_000, 2 * GIB)]}, {"measured": [(1_000_000_000, GIB)]}
+    )
     lines = figure.axes[0].lines
     assert list(lines[0].get_xdata()) == [1.0, 2.0] and list(lines[0].get_ydata()) == [2.0, 4.0]
     assert lines[0].get_linestyle() == "-" and lines[1].get_linestyle() == "None"

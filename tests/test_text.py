@@ -119,13 +119,23 @@ def fake_datasets(monkeypatch):
     ("name", "joined", "path", "subset", "options"),
     [
         ("wikitext2", "\n\n = Title = \n\n\na\n", "Salesforce/wikitext", "wikitext-2-raw-v1", {"split": "test"}),
-        ("wikitext2:validation", "\n\n = Title = \n\n\na\n", "Salesforce/wikitext", "wikitext-2-raw-v1",
-         {"split": "validation"}),
+        (
+            "wikitext2:validation",
+            "\n\n = Title = \n\n\na\n",
+            "Salesforce/wikitext",
+            "wikitext-2-raw-v1",
+            {"split": "validation"},
+        ),
         ("ptb", "a b c", "ptb-text-only/ptb_text_only", None, {"split": "test", "revision": "refs/convert/parquet"}),
-        ("c4:train", "  = Title = \n a\n", "allenai/c4", None,
-         {"split": "train", "data_files": {"train": "en/c4-train.00000-of-*.json.gz"}}),
+        (
+            "c4:train",
+            "  = Title = \n a\n",
+            "allenai/c4",
+            None,
+            {"split": "train", "data_files": {"train": "en/c4-train.00000-of-*.json.gz"}},
+        ),
     ],
-)  # fmt: skip
+)
 def test_corpora_are_asked_for_and_joined_as_in_papers(fake_datasets, name, joined, path, subset, options):
     assert load_text(name) == joined
     assert fake_datasets == [(path, subset, options)]

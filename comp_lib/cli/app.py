@@ -86,17 +86,36 @@ def prune(
         if preset not in PRESETS:
             raise InputError(f"expected a preset, {' or '.join(PRESETS)}, got {preset!r}: {nearest(preset, PRESETS)}")
         settings = Settings(
-            ratio=ratio, of=of, method=method, layers=_number(layers), layer_metric=layer_metric, widths=widths,
-            kv_groups=kv_groups, recovery=recovery or default_recovery(method), target=target,
-            ridge=_number(ridge), multiple=multiple, seed=seed, device=str(available_device(device)),
-        )  # fmt: skip
+            ratio=ratio,
+            of=of,
+            method=method,
+            layers=_number(layers),
+            layer_metric=layer_metric,
+            widths=widths,
+            kv_groups=kv_groups,
+            recovery=recovery or default_recovery(method),
+            aim=target,
+            ridge=_number(ridge),
+            multiple=multiple,
+            seed=seed,
+            device=str(available_device(device)),
+        )
         settings = replace(settings, **{name: value for name, value in PRESETS[preset].items() if name not in given})
         if budget is not None and "ratio" in given:
             raise InputError(f"expected --ratio or --budget, got both, {ratio:g} and {budget}: leave one out")
         done = carry_out(
-            model, out_folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite,
-            None if budget is None else parse_budget(budget), save_dtype,
-        )  # fmt: skip
+            model,
+            out_folder,
+            settings,
+            calibration,
+            sequences,
+            length,
+            dtype,
+            evaluate_on,
+            overwrite,
+            None if budget is None else parse_budget(budget),
+            save_dtype,
+        )
         out.print(_summary(done))
         out.print(f"saved: {out_folder}", soft_wrap=True)
 
@@ -156,9 +175,15 @@ def inspect(
         with progress_bars() as progress:
             influence = block_influence(loaded, ids, device, progress).tolist()
         rows = [
-            {"layer": i, "neurons": shape.neurons[i], "kv_groups": shape.kv_groups[i], "parameters": shape.layer(i),
-             "block_influence": influence[i]} for i in range(shape.layers)
-        ]  # fmt: skip
+            {
+                "layer": i,
+                "neurons": shape.neurons[i],
+                "kv_groups": shape.kv_groups[i],
+                "parameters": shape.layer(i),
+                "block_influence": influence[i],
+            }
+            for i in range(shape.layers)
+        ]
         if as_json:
             typer.echo(
                 json.dumps({"model": model, "parameters": shape.total, "decoder": shape.decoder, "layers": rows})

@@ -45,9 +45,16 @@ def benchmark(
         threads = torch.get_num_threads() if threads is None else threads
         with tempfile.TemporaryDirectory() as folder, progress_bars() as progress:
             jobs = prepare(
-                models, runtime, kind, Path(folder), dtype=dtype, threads=threads, prompt=prompt, new_tokens=tokens,
+                models,
+                runtime,
+                kind,
+                Path(folder),
+                dtype=dtype,
+                threads=threads,
+                prompt=prompt,
+                new_tokens=tokens,
                 progress=progress,
-            )  # fmt: skip
+            )
             measured = run(jobs, rounds, progress)
         out.print(table(measured))
         if as_json is not None:

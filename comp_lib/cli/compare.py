@@ -43,10 +43,20 @@ def compare(
         from ..settings import METHODS, Settings
 
         grid = Grid(
-            model, _list(ratios, float, "ratios"), METHODS if methods is None else _list(methods, str, "methods"),
-            seeds, _list(sequences, int, "sequences"), recovery, calibration, length, evaluate_on, windows, window,
-            dtype, Settings(of=of, widths=widths, target=aim, multiple=multiple),
-        )  # fmt: skip
+            model,
+            _list(ratios, float, "ratios"),
+            METHODS if methods is None else _list(methods, str, "methods"),
+            seeds,
+            _list(sequences, int, "sequences"),
+            recovery,
+            calibration,
+            length,
+            evaluate_on,
+            windows,
+            window,
+            dtype,
+            Settings(of=of, widths=widths, aim=aim, multiple=multiple),
+        )
         engine = choose(workers, scheduler, lambda link: err.print(f"dashboard: {link}", soft_wrap=True))
         with progress_bars() as progress:
             rows = run(grid, folder, progress, engine)

@@ -51,8 +51,15 @@ class Drawn:
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Drawn]:
     """Bars on stderr, that vanish where it is no terminal."""
-    columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+    columns = (
+        TextColumn("{task.description:>16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Bars(*columns, console=err, transient=not err.is_terminal) as bars:
         yield Drawn(bars)
 

@@ -15,9 +15,18 @@ EVALUATED = 12  # windows of text measured before and after, unless asked otherw
 
 
 def carry_out(
-    model_name, folder, settings, calibration, sequences, length, dtype, evaluate_on, overwrite, budget=None,
+    model_name,
+    folder,
+    settings,
+    calibration,
+    sequences,
+    length,
+    dtype,
+    evaluate_on,
+    overwrite,
+    budget=None,
     save_dtype=None,
-) -> dict:  # fmt: skip
+) -> dict:
     """Returns what the commands show: shapes before and after, plan, report, and perplexities measured."""
     from .. import __version__
     from ..calibration.text import load_text
@@ -47,22 +56,44 @@ def carry_out(
     with progress_bars() as progress:
         windows = None if prose is None else evaluation_tokens(tokenizer, prose, window, EVALUATED)
         ids = calibration_tokens(
-            calibration, tokenizer, model=model, sequences=sequences, length=length, seed=settings.seed,
-            evaluated=None if prose is None else evaluate_on, progress=progress,
-        )  # fmt: skip
+            calibration,
+            tokenizer,
+            model=model,
+            sequences=sequences,
+            length=length,
+            seed=settings.seed,
+            evaluated=None if prose is None else evaluate_on,
+            progress=progress,
+        )
         kinds = [
             "text sampled from the model itself" if part == SELF else f"the text '{Path(part).name}'"
             for part in sources(calibration)
         ]
         embedded = model_name == EMBEDDED
         card = checkpoint.Provenance(
-            parent=EMBEDDED_SOURCE if embedded else model_name, parent_shape=shape,
-            parent_licence=EMBEDDED_LICENCE if embedded else None, method=settings.neuron_metric,
-            recovery=settings.recovery, version=__version__, settings=asdict(settings),
+            parent=EMBEDDED_SOURCE if embedded else model_name,
+            parent_shape=shape,
+            parent_licence=EMBEDDED_LICENCE if embedded else None,
+            method=settings.neuron_metric,
+            recovery=settings.recovery,
+            version=__version__,
+            settings=asdict(settings),
             calibration=f"{sequences} x {length} tokens of {' and '.join(kinds)}, drawn with seed {settings.seed}",
-        )  # fmt: skip
-        job = (folder, model, tokenizer, ids, settings, card, model_name, DTYPES[save_dtype], windows,
-               Path(evaluate_on).name, overwrite, progress)  # fmt: skip
+        )
+        job = (
+            folder,
+            model,
+            tokenizer,
+            ids,
+            settings,
+            card,
+            model_name,
+            DTYPES[save_dtype],
+            windows,
+            Path(evaluate_on).name,
+            overwrite,
+            progress,
+        )
         return {"before": shape} | (_in_memory(*job, budget) if reason else _in_files(*job))
 
 

@@ -69,11 +69,17 @@ def embedded(workers: int, announce: Announce) -> Engine:
         # threads of this process suffice to wait for others; no memory limit, since it is not they who need any
         with (
             LocalCluster(
-                n_workers=1, threads_per_worker=workers, processes=False, memory_limit=None,
-                dashboard_address="127.0.0.1:0", host="127.0.0.1", protocol="tcp://", silence_logs=logging.CRITICAL,
+                n_workers=1,
+                threads_per_worker=workers,
+                processes=False,
+                memory_limit=None,
+                dashboard_address="127.0.0.1:0",
+                host="127.0.0.1",
+                protocol="tcp://",
+                silence_logs=logging.CRITICAL,
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
-        ):  # fmt: skip
+        ):
             announce(cluster.dashboard_link)
             try:
                 yield from _collect(client, jobs, threads, run)

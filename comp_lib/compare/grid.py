@@ -33,10 +33,31 @@ from .one_run import Cell, Job, contents
 ROWS = "rows.csv"
 VARIED = ("ratio", "method", "recovery", "seed")  # settings that the cells of one grid differ in
 DETERMINED = (
-    "key", "grid", "status", "message", "model", "method", "recovery", "ratio", "seed", "sequences", "length",
-    "calibration", "evaluation", "windows", "window", "removed", "parameters", "dense_loss", "loss", "increase",
-    "increase_low", "increase_high", "kl", "top1_agreement",
-)  # fmt: skip
+    "key",
+    "grid",
+    "status",
+    "message",
+    "model",
+    "method",
+    "recovery",
+    "ratio",
+    "seed",
+    "sequences",
+    "length",
+    "calibration",
+    "evaluation",
+    "windows",
+    "window",
+    "removed",
+    "parameters",
+    "dense_loss",
+    "loss",
+    "increase",
+    "increase_low",
+    "increase_high",
+    "kl",
+    "top1_agreement",
+)
 TIMED = ("seconds", "passes", "peak_megabytes", "decode_ms", "dense_decode_ms", "decode_ratio")  # vary from run to run
 COLUMNS = (*DETERMINED, *TIMED, "threads", "dtype", "settings", "versions")
 TYPES = {"message": "string", "versions": "string", "parameters": "Int64", "threads": "Int64"}  # of what can be missing
@@ -66,8 +87,17 @@ class Grid:
         for seed, sequences, ratio, method in dict.fromkeys(grid):
             recovery = self.recovery or default_recovery(method)
             settings = replace(self.settings, ratio=ratio, method=method, recovery=recovery, seed=seed)
-            yield Cell(self.model, self.dtype, settings, self.calibration, sequences, self.length, self.evaluation,
-                       self.windows, self.window)  # fmt: skip
+            yield Cell(
+                self.model,
+                self.dtype,
+                settings,
+                self.calibration,
+                sequences,
+                self.length,
+                self.evaluation,
+                self.windows,
+                self.window,
+            )
 
     def check(self) -> None:
         """Raises InputError, by name, for all that can be told without the model."""
@@ -101,9 +131,12 @@ class Grid:
         evaluation_tokens(tokenizer, load_text(self.evaluation), self.window, self.windows)
         if SELF not in sources(self.calibration):  # what the model writes is never too short
             calibration_tokens(
-                self.calibration, tokenizer, sequences=max(self.sequences), length=self.length,
+                self.calibration,
+                tokenizer,
+                sequences=max(self.sequences),
+                length=self.length,
                 evaluated=self.evaluation,
-            )  # fmt: skip
+            )
         return contents(next(self.cells()), model)
 
     def keyed(self, contents: dict[str, str] | None = None) -> tuple[str, dict[str, Cell]]:
@@ -118,9 +151,7 @@ class Grid:
         return _hash(common), keyed
 
 
-def run(
-    grid: Grid, folder: str | Path, progress: Progress = no_progress, engine: Engine = one_by_one
-) -> pd.DataFrame:
+def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine: Engine = one_by_one) -> pd.DataFrame:
     """Measure the cells of `grid` that DIR/rows.csv lacks, and return its rows, one a cell, in the order of the grid.
 
     Rows of other grids in the same folder stay. Only this process writes, a row as soon as its cell is done.
@@ -169,10 +200,13 @@ def read_rows(path: str | Path) -> pd.DataFrame:
 def _row(key: str, cell: Cell, outcome: Outcome, folder: Path) -> dict:
     """The row of one cell: what it was, and what came, or why nothing came."""
     row = {
-        **_identity(cell), "recovery": cell.settings.recovery,
-        "method": cell.settings.method, "ratio": cell.settings.ratio, "seed": cell.settings.seed,
+        **_identity(cell),
+        "recovery": cell.settings.recovery,
+        "method": cell.settings.method,
+        "ratio": cell.settings.ratio,
+        "seed": cell.settings.seed,
         "settings": json.dumps(asdict(cell.settings)),
-    }  # fmt: skip
+    }
     log = folder / f"failed-{key}.log"
     log.unlink(missing_ok=True)
     if isinstance(outcome, CellError):
@@ -195,7 +229,10 @@ def _keep(path: Path, row: dict) -> None:
 def _identity(cell: Cell) -> dict:
     """The cell without the places of this machine."""
     places = {"model": cell.model, "calibration": cell.calibration, "evaluation": cell.evaluation}
-    return asdict(cell) | {what: "+".join(Path(part).name for part in sources(place)) for what, place in places.items()}
+    named = {what: "+".join(Path(part).name for part in sources(place)) for what, place in places.items()}
+    settings = asdict(cell.settings)
+    settings["target"] = settings.pop("aim")  # its name when the first rows were kept: their keys still hold
+    return asdict(cell) | named | {"settings": settings}
 
 
 def _placed(cell: Cell) -> Cell:

@@ -96,9 +96,7 @@ def contents(cell: Cell, model: nn.Module) -> dict[str, str]:
     """What stands behind the cell's three names here: hashes of the tensors of `model` and of both texts."""
     parts = (SELF if part == SELF else load_text(part) for part in sources(cell.calibration))
     texts = {"calibration": "\0".join(parts), "evaluation": load_text(cell.evaluation)}
-    return {"model": hashes.of_model(model)} | {
-        what: hashes.of_text(text) for what, text in texts.items()
-    }
+    return {"model": hashes.of_model(model)} | {what: hashes.of_text(text) for what, text in texts.items()}
 
 
 def check_contents(cell: Cell, model: nn.Module, expected: dict[str, str]) -> None:
@@ -121,9 +119,14 @@ def measure(cell: Cell, expected: dict[str, str]) -> dict[str, float | int | str
     model, tokenizer = load_model(cell.model, cell.dtype)
     windows = evaluation_tokens(tokenizer, load_text(cell.evaluation), cell.window, cell.windows)
     ids = calibration_tokens(
-        cell.calibration, tokenizer, model=model, sequences=cell.sequences, length=cell.length, seed=cell.settings.seed,
+        cell.calibration,
+        tokenizer,
+        model=model,
+        sequences=cell.sequences,
+        length=cell.length,
+        seed=cell.settings.seed,
         evaluated=cell.evaluation,
-    )  # fmt: skip
+    )
     before = decoder_parameters(model)
     started = time.perf_counter()
     small = prune(model, ids, cell.settings, name=cell.model, inplace=True).model

@@ -107,11 +107,17 @@ def where_it_loses(rows: pd.DataFrame, name: str) -> pd.DataFrame:
                 for peer in cells[(cells.ratio == ours.ratio) & (cells.label != name)].itertuples():
                     if sign * (peer.mean - ours.mean) < 0:
                         apart = ours.min > peer.max if sign > 0 else ours.max < peer.min
-                        found.append({
-                            "measure": measure, "sequences": sequences, "ratio": ours.ratio, "ours": ours.mean,
-                            "peer": peer.label, "theirs": peer.mean,
-                            "clear": apart and min(ours.count, peer.count) > 1,
-                        })  # fmt: skip
+                        found.append(
+                            {
+                                "measure": measure,
+                                "sequences": sequences,
+                                "ratio": ours.ratio,
+                                "ours": ours.mean,
+                                "peer": peer.label,
+                                "theirs": peer.mean,
+                                "clear": apart and min(ours.count, peer.count) > 1,
+                            }
+                        )
     columns = ["measure", "sequences", "ratio", "ours", "peer", "theirs", "clear"]
     return pd.DataFrame(found, columns=columns)
 
@@ -122,8 +128,11 @@ def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
     files = {"table.md": markdown(rows).encode()}
     if len(done):
         largest = done[done.sequences == done.sequences.max()]
-        files |= {"increase.png": png(plot_increase(largest)), "latency.png": png(plot_latency(largest)),
-                  "memory.png": png(plot_memory(largest))}  # fmt: skip
+        files |= {
+            "increase.png": png(plot_increase(largest)),
+            "latency.png": png(plot_latency(largest)),
+            "memory.png": png(plot_memory(largest)),
+        }
         if done.sequences.nunique() > 1:
             files["sequences.png"] = png(plot_sequences(done))
     for name, content in files.items():

@@ -90,6 +90,10 @@ def _generate(model: nn.Module, ids: Tensor, tokens: int, attention_mask: Tensor
     mask = torch.ones_like(ids) if attention_mask is None else attention_mask
     padding = model.generation_config.pad_token_id
     return model.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False,
-        pad_token_id=0 if padding is None else padding, **options,
-    )  # fmt: skip
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=0 if padding is None else padding,
+        **options,
+    )

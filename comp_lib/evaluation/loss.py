@@ -95,8 +95,7 @@ def evaluation_tokens(tokenizer, text: str, length: int = 512, sequences: int | 
 
 
 def perplexity(
-    model: nn.Module, ids: torch.Tensor, batch: int = 4, progress: Progress = no_progress,
-    what: str = "measuring",
+    model: nn.Module, ids: torch.Tensor, batch: int = 4, progress: Progress = no_progress, what: str = "measuring"
 ) -> Evaluation:
     """Loss and perplexity of `model` on `ids` (S, L); `what` names it to `progress`."""
     return _walk(model, None, ids, batch, progress, what)
@@ -125,12 +124,7 @@ def compare(
 
 @torch.inference_mode()
 def _walk(
-    model: nn.Module,
-    dense: nn.Module | None,
-    ids: torch.Tensor,
-    batch: int,
-    progress: Progress,
-    what: str,
+    model: nn.Module, dense: nn.Module | None, ids: torch.Tensor, batch: int, progress: Progress, what: str
 ) -> Evaluation:
     if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
         raise InputError(
@@ -163,9 +157,19 @@ def _walk(
     dense_loss, kl, agreement = means
     dense_losses, kls, agreements = compared
     return Evaluation(
-        loss, _exp(loss), tokens, len(ids), dense_loss, _exp(dense_loss), kl, agreement,
-        losses, dense_losses, kls, agreements,
-    )  # fmt: skip
+        loss,
+        _exp(loss),
+        tokens,
+        len(ids),
+        dense_loss,
+        _exp(dense_loss),
+        kl,
+        agreement,
+        losses,
+        dense_losses,
+        kls,
+        agreements,
+    )
 
 
 def _hidden(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:

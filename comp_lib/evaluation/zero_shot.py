@@ -89,7 +89,7 @@ def zero_shot(
         try:
             found = simple_evaluate(
                 model=harness, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False
-            )  # fmt: skip
+            )
         except OSError as error:
             raise InputError(
                 f"expected to fetch the tasks {', '.join(tasks)} from the Hub, got {type(error).__name__}: {error};"

@@ -1,7 +1,7 @@
 """Llama, and everything that is laid out as it is.
 
-    r  = h + o_proj(X_o),     X_o = attention(RMSNorm(h))          rotary positions, query heads in groups (GQA)
-    h' = r + down_proj(X),    X   = act(gate_proj z) * up_proj z,  z = RMSNorm(r)
+r  = h + o_proj(X_o),     X_o = attention(RMSNorm(h))          rotary positions, query heads in groups (GQA)
+h' = r + down_proj(X),    X   = act(gate_proj z) * up_proj z,  z = RMSNorm(r)
 """
 
 from __future__ import annotations

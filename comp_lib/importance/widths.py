@@ -64,9 +64,7 @@ def reference_losses(shape: Shape, plan: Plan) -> tuple[int, ...]:
 
     Layers that the plan drops are compared at the largest loss of the others.
     """
-    lost = {
-        layer: shape.neurons[layer] - width for layer, width in zip(plan.layers, plan.neurons, strict=True)
-    }
+    lost = {layer: shape.neurons[layer] - width for layer, width in zip(plan.layers, plan.neurons, strict=True)}
     largest = max(lost.values())
     if not largest:
         return ()
@@ -110,7 +108,7 @@ def sensitivity(
     harm, curves = [], []
     for index, home in enumerate(family.layers(model)):
         layer = to_device(home, device)
-        curve, retuned = narrowed(layer, stream, rope, losses[index], RIDGE if ridge is None else ridge, weighted)
+        curve, _, retuned = narrowed(layer, stream, rope, losses[index], RIDGE if ridge is None else ridge, weighted)
         watched, changed = with_weights(layer, watched, rope, retuned)
         states = _last_states(model, changed, rope, index + 1, device)
         divergence = sum(_divergence(answer[rows], part) for rows, part in _answers(model, states))
@@ -126,11 +124,12 @@ def smallest(neurons: int) -> int:
 
 
 def narrowed(
-    layer: Layer, hidden: Tensor, rope: Rope, gone: int, ridge: float, weighted: bool = True
-) -> tuple[Sweep, Tensor]:
+    layer: Layer, hidden: Tensor, rope: Rope, gone: int, ridge: float, weighted: bool = True, fewest: int | None = None
+) -> tuple[Sweep, Gram, Tensor]:
     """What `layer` is like without its `gone` least neurons; `hidden` (S, L, d) goes through it, in place.
 
-    Returns the error curve down to the fewest neurons, and the re-tuned weights V (n, m) without the `gone` neurons.
+    Returns the error curve down to `fewest` neurons (None: as few as a plan may leave), the sums of the MLP's inputs,
+    and the re-tuned weights V (n, m) without the `gone` neurons.
     """
     linear = dense_layer(layer, "mlp").weight
     weight = linear.detach().T.double()  # (n, m)
@@ -140,10 +139,10 @@ def narrowed(
         hidden[rows] = after
         gram.add(x, weight=token_weights(after) if weighted else None)
     dense = Dense(gram, weight, torch.zeros(len(weight)), ridge=ridge)
-    curve, _ = full_sweep(dense, smallest(len(weight)))
+    curve, _ = full_sweep(dense, smallest(len(weight)) if fewest is None else fewest)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
     kept[curve.order[:gone].to(linear.device)] = False
-    return curve, gram.refit(weight, kept.nonzero().flatten(), ridge)
+    return curve, gram, gram.refit(weight, kept.nonzero().flatten(), ridge)
 
 
 def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tuple[Tensor, Tensor]:

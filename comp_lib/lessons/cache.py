@@ -43,11 +43,14 @@ def cached(
     """
     key = json.dumps(
         {
-            "what": what, "code": hashes.of_code("lessons"), "model": hashes.of_model(model), "settings": settings,
+            "what": what,
+            "code": hashes.of_code("lessons"),
+            "model": hashes.of_model(model),
+            "settings": settings,
             "tokens": hashes.of_tensor(ids),
         },
         sort_keys=True,
-    )  # fmt: skip
+    )
     path = statistics_folder() / f"{what}-{hashes.of_text(key)[:24]}.safetensors"
     try:
         return load(path.read_bytes())  # load_file has its own words for a file cleared while it opens

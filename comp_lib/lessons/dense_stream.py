@@ -120,12 +120,7 @@ def grams_of(
 
 
 def dense_problem(
-    model: nn.Module,
-    ids: Tensor,
-    layer: int,
-    which: str = "mlp",
-    ridge: float = RIDGE,
-    token_weights: bool = True,
+    model: nn.Module, ids: Tensor, layer: int, which: str = "mlp", ridge: float = RIDGE, token_weights: bool = True
 ) -> Dense:
     """A layer's down_proj or o_proj as the metrics see it (cached statistics, weights of the model)."""
     xtx = layer_gram(model, ids, layer, which, token_weights)["xtx"]
@@ -136,7 +131,7 @@ def as_dense(model: nn.Module, layer: int, xtx: Tensor, which: str = "mlp", ridg
     """The same from C (n, n) at hand."""
     linear, block = dense_layer(model, layer, which)
     weight = linear.weight.detach().T.double().cpu()  # (n, m)
-    return Dense(xtx, weight, upstream(model.model.layers[layer], which).cpu(), block, ridge)
+    return Dense(Gram.of(xtx), weight, upstream(model.model.layers[layer], which).cpu(), block, ridge)
 
 
 def error_curves(
@@ -159,10 +154,10 @@ def error_curves(
 def survey(model: nn.Module, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> dict[str, Tensor]:
     """All layers in one walk: `error_curves`, and for each neuron (layers, n) of down_proj, NaN in a narrow layer:
 
-        energy     H_ii ||w_i||^2 as a share of ||X W||^2, H_ii = (1 + lambda) C_ii
-        condition  kappa; energy / condition^2 is the cost
-        order      its place in the sweep's order of removal, from 1; 0: the sweep ends before
-        wanda-sp, activation, magnitude: scores of those metrics
+    energy     H_ii ||w_i||^2 as a share of ||X W||^2, H_ii = (1 + lambda) C_ii
+    condition  kappa; energy / condition^2 is the cost
+    order      its place in the sweep's order of removal, from 1; 0: the sweep ends before
+    wanda-sp, activation, magnitude: scores of those metrics
     """
     shape = Shape.of(model)
     widest = max(shape.neurons)
@@ -181,7 +176,7 @@ def survey(model: nn.Module, ids: Tensor, ridge: float = RIDGE, block_rounds: in
             for which, asked, name in (("mlp", counts, ""), ("attention", group_counts, "group_")):
                 linear, block = dense_layer(model, index, which)
                 weight = linear.weight.detach().T.double()
-                dense = Dense(grams[which, True].xtx, weight, upstream(module, which), block, ridge)
+                dense = Dense(grams[which, True], weight, upstream(module, which), block, ridge)
                 table[f"{name}errors"], facts = _curve(dense, asked, block_rounds if which == "mlp" else 1)
                 if which == "mlp":
                     table |= {fact: _padded(values, widest) for fact, values in facts.items()}
@@ -209,8 +204,11 @@ def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[s
         found = sweep(inverse, dense.weight, int(possible[-1]), block=dense.block, per_round=per_round, held=held)
         curve[1 : len(possible) + 1] = ((found.errors - found.moved) / whole).clamp_min(0.0)
         order[found.order] = torch.arange(1.0, len(found.order) + 1)
-    facts = {"energy": matrix.diagonal() * dense.weight.square().sum(1) / whole, "order": order,
-             "condition": condition_numbers(matrix, inverse)}  # fmt: skip
+    facts = {
+        "energy": matrix.diagonal() * dense.weight.square().sum(1) / whole,
+        "order": order,
+        "condition": condition_numbers(matrix, inverse),
+    }
     for name in ("wanda-sp", "activation", "magnitude"):
         facts[name] = metric(name)(dense, dense.blocks, torch.Generator()).scores
     return curve, facts

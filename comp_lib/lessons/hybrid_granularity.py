@@ -132,7 +132,7 @@ def narrowing_harm(
         for index, layer in enumerate(model.model.layers):
             if index in layers:
                 weight = layer.mlp.down_proj.weight.detach().T.double()  # (n, m)
-                _, gram, fitted = narrowed(layer, stream, ropes[0], gone, len(weight) - gone, ridge)
+                _, gram, fitted = narrowed(layer, stream, ropes[0], gone, ridge, fewest=len(weight) - gone)
                 own = residual_energy(gram.xtx, weight, torch.zeros_like(weight))
                 found["error"].append(residual_energy(gram.xtx, weight, fitted) / max(own, 1e-300))
                 found["share"].append(own / gram.tokens)
@@ -180,7 +180,6 @@ def outcome(
         "parameters": int(found["parameters"]),
         "errors": found["errors"],
     }
-
 
 
 # --- latency ----------------------------------------------------------------------------------------------------------

@@ -123,8 +123,13 @@ def _harm_after(model: nn.Module, ids: Tensor, gone: tuple[int, ...], progress: 
     """Loss increase (n,) on ids (S, L) where the layers `gone` are gone already; NaN for those."""
     present = [index for index in range(len(model.model.layers)) if index not in gone]
     device = str(model.model.embed_tokens.weight.device)
-    found = cached("layer-harm-after", model, ids, {"gone": sorted(gone)},
-                   lambda: {"harm": loss_increase(model, ids, device, progress, present)})  # fmt: skip
+    found = cached(
+        "layer-harm-after",
+        model,
+        ids,
+        {"gone": sorted(gone)},
+        lambda: {"harm": loss_increase(model, ids, device, progress, present)},
+    )
     return found["harm"]
 
 
@@ -144,8 +149,13 @@ def without_layers(model: nn.Module, gone: Sequence[int]) -> nn.Module:
 def loss_without(model: nn.Module, ids: Tensor, gone: Sequence[int] = ()) -> float:
     """Mean next-token loss on ids (S, L), nats per token, without the layers `gone`: for text not calibrated on."""
     gone = sorted(gone)
-    found = cached("layers-gone", model, ids, {"gone": gone},
-                   lambda: to_tensors({"loss": [perplexity(without_layers(model, gone), ids).loss]}))  # fmt: skip
+    found = cached(
+        "layers-gone",
+        model,
+        ids,
+        {"gone": gone},
+        lambda: to_tensors({"loss": [perplexity(without_layers(model, gone), ids).loss]}),
+    )
     return float(found["loss"])
 
 
@@ -155,8 +165,13 @@ def harm_at_position(model: nn.Module, ids: Tensor, layer: int, position: int = 
     Skipping it everywhere is what `harm` measures. Where does that harm come from? At the other tokens the layer still
     reads this one, but does not write to it, or the other way round.
     """
-    found = cached("layer-harm-at", model, ids, {"layer": layer, "position": position},
-                   lambda: _harm_at_position(model, ids, layer, position))  # fmt: skip
+    found = cached(
+        "layer-harm-at",
+        model,
+        ids,
+        {"layer": layer, "position": position},
+        lambda: _harm_at_position(model, ids, layer, position),
+    )
     return float(found["there"]), float(found["elsewhere"])
 
 

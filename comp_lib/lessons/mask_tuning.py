@@ -189,8 +189,9 @@ def mask_error(gram: Tensor, kept: Tensor, mask: Tensor | None = None) -> float:
     return float(gap @ gram @ gap / gram.sum())
 
 
-def ridge_path(fitted: Tensor, judged: Mapping[str, Tensor], kept: Tensor, ridges: Sequence[float],
-               guarded: bool = True) -> dict[str, Tensor]:  # fmt: skip
+def ridge_path(
+    fitted: Tensor, judged: Mapping[str, Tensor], kept: Tensor, ridges: Sequence[float], guarded: bool = True
+) -> dict[str, Tensor]:
     """Masks tuned on G `fitted` (n, n) for each lambda: variance (R,), and the error by each G in `judged` (R,).
 
     guarded: the penalty of `solve_mask` (lambda is not raised: this shows why it would be); else `naive_mask`.
@@ -276,11 +277,13 @@ def token_curve(
                     fitted[place].append(error(seen, new))
                     others[place].append(error(unseen, new))
         size = (len(FITS), len(sequences), len(ridges))
-        return to_tensors({
-            "fitted": torch.tensor(fitted, dtype=torch.float64).reshape(size),
-            "unseen": torch.tensor(others, dtype=torch.float64).reshape(size),
-            "nothing": torch.tensor([error(seen, bare), error(unseen, bare)], dtype=torch.float64),
-        })  # fmt: skip
+        return to_tensors(
+            {
+                "fitted": torch.tensor(fitted, dtype=torch.float64).reshape(size),
+                "unseen": torch.tensor(others, dtype=torch.float64).reshape(size),
+                "nothing": torch.tensor([error(seen, bare), error(unseen, bare)], dtype=torch.float64),
+            }
+        )
 
     key = {
         "held": digest(held),

@@ -225,8 +225,13 @@ def metric_perplexities(
         found = {name: [judge(plain), judge(tuned)] for name, (plain, tuned) in models.items()}
         return to_tensors(found | {"dense": [judge(model)]})
 
-    settings = {"layers": list(layers), "fraction": fraction, "ridge": ridge, "evaluated": _name(evaluated),
-                "names": list(names)}  # fmt: skip
+    settings = {
+        "layers": list(layers),
+        "fraction": fraction,
+        "ridge": ridge,
+        "evaluated": _name(evaluated),
+        "names": list(names),
+    }
     return cached("metric-perplexities", model, ids, settings, compute)
 
 

@@ -2,7 +2,7 @@
 
 The folder holds `config.json`, the weights as safetensors, the tokenizer, `generation_config.json`, a model card
 (`README.md`) and the plan (`comp_plan.json`). With stock widths it is a plain folder of the parent's family, which any
-runtime loads; with widths that differ from layer to layer it needs `import comp_lib.heterogeneous` first, and the card
+runtime loads; with widths that differ from layer to layer it needs `import comp_lib.models.per_layer_llama` first, and the card
 says so. Nothing in it tells of the machine that made it, and the same input gives the same bytes.
 
 Writing is atomic (see `atomic`): whenever the process dies, the folder is the old one, the new one, or absent.
@@ -87,10 +87,7 @@ def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:
 
 
 def check_destination(
-    folder: str | Path,
-    overwrite: bool = False,
-    needed_bytes: int = 0,
-    source: str | Path | None = None,
+    folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, source: str | Path | None = None
 ) -> None:
     """Raises InputError unless `folder` can be written, so that no hour of work ends in a refusal.
 
@@ -167,34 +164,65 @@ def model_card(name: str, shape: Shape, plan: Plan, card: Provenance) -> str:
     return "\n".join(
         [
             # JSON is YAML, and quotes what needs quoting
-            "---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", "",
-            f"# {name}", "",
+            "---",
+            *(f"{key}: {json.dumps(value)}" for key, value in front.items()),
+            "---",
+            "",
+            f"# {name}",
+            "",
             f"A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its {plan.of} were removed by "
-            f"structured pruning ({comp}), with comp_lib {card.version}.", "",
-            "## What was removed", "",
-            *_table(("", "parent", "this model"), removed), "",
-            f"Decoder layers dropped (counted from 0 in the parent): {dropped}. "
-            f"`{PLAN_FILE}` lists what was kept.", "",
-            "## How", "",
-            *_table(("setting", "value"), [(key, _shareable(value)) for key, value in made.items()]), "",
-            "## Measured perplexity", "",
-            *(_table(("text", "tokens", "parent", "this model"), measured) if measured else ["Not measured."]), "",
-            "## How to load", "", *_how_to_load(name, shape), "",
-            "## Licence", "", f"That of the parent model ({licence}) holds for this model too.", "",
+            f"structured pruning ({comp}), with comp_lib {card.version}.",
+            "",
+            "## What was removed",
+            "",
+            *_table(("", "parent", "this model"), removed),
+            "",
+            f"Decoder layers dropped (counted from 0 in the parent): {dropped}. `{PLAN_FILE}` lists what was kept.",
+            "",
+            "## How",
+            "",
+            *_table(("setting", "value"), [(key, _shareable(value)) for key, value in made.items()]),
+            "",
+            "## Measured perplexity",
+            "",
+            *(_table(("text", "tokens", "parent", "this model"), measured) if measured else ["Not measured."]),
+            "",
+            "## How to load",
+            "",
+            *_how_to_load(name, shape),
+            "",
+            "## Licence",
+            "",
+            f"That of the parent model ({licence}) holds for this model too.",
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 def _how_to_load(name: str, shape: Shape) -> list[str]:
-    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "",
-             f"model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})",
-             f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})"]  # fmt: skip
+    lines = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})",
+        f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})",
+    ]
     if shape.stock:
-        return ["Any runtime that loads the parent loads this folder; nothing else is needed.", "",
-                "```python", *lines, "```"]  # fmt: skip
-    return ["**This folder needs comp_lib.** Its layers differ in width, which no stock model class can express, so "
-            "`transformers` alone does not know its model type, `comp_llama`. Install comp_lib and import it first:",
-            "", "```python", "import comp_lib.heterogeneous  # registers comp_llama", *lines, "```"]  # fmt: skip
+        return [
+            "Any runtime that loads the parent loads this folder; nothing else is needed.",
+            "",
+            "```python",
+            *lines,
+            "```",
+        ]
+    return [
+        "**This folder needs comp_lib.** Its layers differ in width, which no stock model class can express, so "
+        "`transformers` alone does not know its model type, `comp_llama`. Install comp_lib and import it first:",
+        "",
+        "```python",
+        "import comp_lib.models.per_layer_llama  # registers comp_llama",
+        *lines,
+        "```",
+    ]
 
 
 def _span(widths: tuple[int, ...]) -> str:

@@ -106,8 +106,10 @@ def prepare(
     if threads < 1:
         raise InputError(f"expected at least 1 thread, got {threads}: say how many cores may compute")
     names = [Path(model).name or model for model in models]
-    where = [("llama.cpp" if model.endswith(".gguf") else "transformers") if runtime == "auto" else runtime
-             for model in models]  # fmt: skip
+    where = [
+        ("llama.cpp" if model.endswith(".gguf") else "transformers") if runtime == "auto" else runtime
+        for model in models
+    ]
     if "llama.cpp" in where:
         check_installed()
     jobs = []
@@ -123,17 +125,18 @@ def to_json(measured: Sequence[Measured], job: Job) -> dict[str, Any]:
     """All that was measured, with what it depends on; `Measured.from_dict` reads the models back."""
     first = measured[0]
     return {
-        "threads": job.threads, "prompt": job.prompt, "new_tokens": job.new_tokens, "machine": platform.machine(),
+        "threads": job.threads,
+        "prompt": job.prompt,
+        "new_tokens": job.new_tokens,
+        "machine": platform.machine(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)},
         "models": [
             asdict(each) | {"limit": gain(first, each).limit, "speedup": gain(first, each).speedup} for each in measured
         ],
-    }  # fmt: skip
+    }
 
 
-def benchmark(
-    jobs: Sequence[tuple[str, Job]], rounds: int = 5, progress: Progress = no_progress
-) -> list[Measured]:
+def benchmark(jobs: Sequence[tuple[str, Job]], rounds: int = 5, progress: Progress = no_progress) -> list[Measured]:
     """Time each (name, Job), in `rounds` rounds after one that only warms up.
 
     Raises InputError: no round asked for, or what a runtime refuses. RuntimeError when a process dies, with its words.
@@ -188,8 +191,10 @@ class _Worker:
             self.process.wait()
             self.log.seek(0)
             words = self.log.read().decode("utf-8", "replace").strip().splitlines()
-            raise RuntimeError(f"{self.job.model} in {self.job.runtime}: {words[-1] if words else 'it said nothing'} "
-                               f"(exit code {self.process.returncode})")  # fmt: skip
+            raise RuntimeError(
+                f"{self.job.model} in {self.job.runtime}: {words[-1] if words else 'it said nothing'} "
+                f"(exit code {self.process.returncode})"
+            )
         found = json.loads(line)
         if "refused" in found:
             raise InputError(found["refused"])
@@ -203,9 +208,10 @@ def _worker(job: Job) -> Iterator[_Worker]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
     with (
         tempfile.TemporaryFile() as log,
-        subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
-                         bufsize=0) as process,
-    ):  # fmt: skip
+        subprocess.Popen(
+            WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, bufsize=0
+        ) as process,
+    ):
         try:
             process.stdin.write(f"{json.dumps(asdict(job))}\n".encode())
             yield _Worker(job, process, log)

@@ -97,12 +97,7 @@ def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def export_gguf(
-    model: str | Path,
-    file: str | Path,
-    kind: str = "f16",
-    *,
-    overwrite: bool = False,
-    progress: Progress = no_progress,
+    model: str | Path, file: str | Path, kind: str = "f16", *, overwrite: bool = False, progress: Progress = no_progress
 ) -> Path:
     """Write `model` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `file`, and return its path.
 
@@ -251,7 +246,9 @@ def _add_model(writer: gguf.GGUFWriter, config: PreTrainedConfig, shape: Shape, 
     writer.add_name(name)
     writer.add_file_type(FILE_TYPES[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    window = family_called(config.model_type).window(config) or config.max_position_embeddings  # llama.cpp has no window for these families
+    window = (
+        family_called(config.model_type).window(config) or config.max_position_embeddings
+    )  # llama.cpp has no window for these families
     writer.add_context_length(min(window, config.max_position_embeddings))
     writer.add_vocab_size(config.vocab_size)
     writer.add_embedding_length(shape.hidden)

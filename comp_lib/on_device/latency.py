@@ -53,7 +53,7 @@ class CostModel:
         """Of a model with these widths, one entry for each layer."""
         return self.fixed + self.layer * len(neurons) + self.group * sum(kv_groups) + self.neuron * sum(neurons)
 
-    def shallow_copy(self, shape: Shape, plan: Plan) -> float:
+    def fraction(self, shape: Shape, plan: Plan) -> float:
         """Time of the plan over the time of its parent, which has this shape."""
         return self.milliseconds(plan.neurons, plan.kv_groups) / self.milliseconds(shape.neurons, shape.kv_groups)
 
@@ -80,8 +80,12 @@ def cuts(shape: Shape) -> list[Widths]:
     """Few shapes that tell the terms apart: the whole, half the layers, narrow ones, both, and fewer KV groups."""
     neurons, groups = min(shape.neurons), min(shape.kv_groups)
     half, narrow = max(1, shape.layers // 2), max(1, neurons // 4)
-    found = [(shape.layers, neurons, groups), (half, neurons, groups), (shape.layers, narrow, groups),
-             (half, max(1, neurons // 2), groups)]  # fmt: skip
+    found = [
+        (shape.layers, neurons, groups),
+        (half, neurons, groups),
+        (shape.layers, narrow, groups),
+        (half, max(1, neurons // 2), groups),
+    ]
     if groups > 1:
         found.append((shape.layers, neurons, 1))
     return [((width,) * layers, (kept,) * layers) for layers, width, kept in found]

@@ -55,9 +55,7 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
 def check_installed() -> None:
     """Raises InputError unless xllamacpp is there."""
     if importlib.util.find_spec("xllamacpp") is None:
-        raise InputError(
-            "expected xllamacpp, which runs GGUF files, got none installed: pip install 'comp-lib[gguf]'"
-        )
+        raise InputError("expected xllamacpp, which runs GGUF files, got none installed: pip install 'comp-lib[gguf]'")
 
 
 def losses(server: Any, ids: Tensor, progress: Progress = no_progress) -> Tensor:

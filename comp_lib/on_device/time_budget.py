@@ -111,7 +111,7 @@ def timed_plan(
         losses[index] = perplexity(small, ids[-judged:]).loss
         progress("trials", len(losses), len(tried))
     best = min(losses, key=losses.__getitem__) if losses else 0
-    rows = [Trial(plan, cost.share(shape, plan), losses.get(index)) for index, plan in enumerate(plans)]
+    rows = [Trial(plan, cost.fraction(shape, plan), losses.get(index)) for index, plan in enumerate(plans)]
     return plans[best], rows, cost
 
 

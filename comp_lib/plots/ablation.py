@@ -20,8 +20,9 @@ def plot_ablation(increases: Mapping[str, float], reference: str) -> Figure:
     axes.margins(x=0.1, y=0.02)
     axes.grid(axis="y", visible=False)
     for place, value in enumerate(values):
-        axes.annotate(f"{value:.3f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center",
-                      fontsize=8)  # fmt: skip
+        axes.annotate(
+            f"{value:.3f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+        )
     axes.set_xlabel(UNIT)
     best, worst = names[-1], names[0]
     figure.alt_text = (
@@ -37,8 +38,13 @@ def plot_ratios(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
     words = []
     for place, (name, points) in enumerate(curves.items()):
         points = sorted(points)
-        axes.plot([100 * x for x, _ in points], [y for _, y in points], marker="osD^v"[place % 5], color=COLOURS[place],
-                  label=name)  # fmt: skip
+        axes.plot(
+            [100 * x for x, _ in points],
+            [y for _, y in points],
+            marker="osD^v"[place % 5],
+            color=COLOURS[place],
+            label=name,
+        )
         words.append(f"{name} goes from {points[0][1]:.2f} to {points[-1][1]:.2f} nats")
     axes.set_yscale("log")
     plain_ticks(axes.yaxis, axes.get_ylim())

@@ -61,8 +61,13 @@ def plot_error_curves(curves: Mapping[str, np.ndarray], neurons: int, marked: Se
     figure, axis = figure_with_axes(1, 1, (8.5, 4.6))
     for layer in range(layers):
         chosen = layer in marked
-        axis.plot(counts[1:], errors[layer, 1:], color=DEPTHS(layer / max(layers - 1, 1)),
-                  linewidth=2.4 if chosen else 1.0, zorder=3 if chosen else 2)  # fmt: skip
+        axis.plot(
+            counts[1:],
+            errors[layer, 1:],
+            color=DEPTHS(layer / max(layers - 1, 1)),
+            linewidth=2.4 if chosen else 1.0,
+            zorder=3 if chosen else 2,
+        )
         if chosen:
             axis.annotate(f" layer {layer}", (counts[-1], last[layer]), va="center", fontsize=9)
     axis.set_yscale("log")
@@ -81,8 +86,9 @@ def plot_error_curves(curves: Mapping[str, np.ndarray], neurons: int, marked: Se
     return figure
 
 
-def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float], title: str = "",
-                limit: float | None = None) -> Figure:  # fmt: skip
+def plot_widths(
+    plan: Plan, neurons: Sequence[int], errors: Sequence[float], title: str = "", limit: float | None = None
+) -> Figure:
     """The widths of a plan above, the predicted error of each layer below; both for all layers of the parent.
 
     neurons: of the parent; errors: relative, 1 for a dropped layer; limit: top of the lower axis, as a fraction.
@@ -114,8 +120,9 @@ def plot_plans(plans: Mapping[str, Plan], neurons: Sequence[int]) -> Figure:
         axis.set_title(f"{name}: {plan.removed:.1%} of the {plan.of} goes", fontsize=10, loc="left")
     drawn = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes[:, 0]]
     names = {text: handle for row in drawn for handle, text in row}
-    axes[0, 0].legend(names.values(), names, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False,
-                      fontsize=9)  # fmt: skip
+    axes[0, 0].legend(
+        names.values(), names, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=9
+    )
     axes[-1, 0].set_xlabel("decoder layer of the parent")
     words = " ".join(f"{name}: {_words(plan, neurons)}" for name, plan in plans.items())
     figure.alt_text = f"Widths of all layers under {len(plans)} plans. {words}"
@@ -126,8 +133,14 @@ def _widths(axis, plan: Plan, neurons: Sequence[int]) -> None:
     axis.bar(range(len(neurons)), neurons, color="lightgrey", label="removed")
     axis.bar(plan.layers, plan.neurons, color=COLOURS[2], label="kept")
     if plan.dropped:
-        axis.bar(plan.dropped, [neurons[layer] for layer in plan.dropped], color="white", edgecolor=COLOURS[3],
-                 hatch="///", label="layer dropped")  # fmt: skip
+        axis.bar(
+            plan.dropped,
+            [neurons[layer] for layer in plan.dropped],
+            color="white",
+            edgecolor=COLOURS[3],
+            hatch="///",
+            label="layer dropped",
+        )
     axis.set_ylabel("MLP neurons")
     axis.set_xlim(-0.7, len(neurons) - 0.3)
     axis.grid(axis="x", visible=False)
@@ -154,8 +167,11 @@ def plot_prediction(predicted: Mapping[str, float], measured: Mapping[str, float
     figure, (left, right) = figure_with_axes(1, 2, (9.5, 0.5 * len(names) + 1.2), sharey=True)
     for axis, values, text in ((left, predicted, "{:.1%}"), (right, measured, "{:.1f}")):
         best = min(values, key=values.__getitem__)
-        axis.barh(names, [values[name] for name in names],
-                  color=[COLOURS[2] if name == best else COLOURS[0] for name in names])  # fmt: skip
+        axis.barh(
+            names,
+            [values[name] for name in names],
+            color=[COLOURS[2] if name == best else COLOURS[0] for name in names],
+        )
         for place, name in enumerate(names):
             axis.text(values[name], place, " " + text.format(values[name]), va="center", fontsize=9)
         axis.set_xlim(0, max(values.values()) * 1.2)
@@ -163,8 +179,16 @@ def plot_prediction(predicted: Mapping[str, float], measured: Mapping[str, float
     left.xaxis.set_major_formatter(PercentFormatter(1.0))
     left.set_xlabel("predicted: mean error of an MLP (% of its energy)")
     right.axvline(dense, color=COLOURS[3], linestyle="--")
-    right.text(dense, 1.01, "dense model", transform=right.get_xaxis_transform(), ha="center", va="bottom", fontsize=9,
-               color=COLOURS[3])  # fmt: skip
+    right.text(
+        dense,
+        1.01,
+        "dense model",
+        transform=right.get_xaxis_transform(),
+        ha="center",
+        va="bottom",
+        fontsize=9,
+        color=COLOURS[3],
+    )
     right.set_xlabel("measured: perplexity after pruning (lower is better)")
     pairs = "; ".join(f"{name} {predicted[name]:.1%} and {measured[name]:.1f}" for name in predicted)
     figure.alt_text = (
@@ -216,8 +240,15 @@ def plot_latency(found: Mapping[int, Mapping[str, np.ndarray]], lines: Mapping[i
         top = 1.6 * runs.min(1).max()
         axis.set_ylim(0, top)
         if slower := int((runs > top).sum()):  # something else was running
-            axis.text(0.98, 0.97, f"{slower} of {runs.size} runs above", transform=axis.transAxes, ha="right", va="top",
-                      fontsize=8)  # fmt: skip
+            axis.text(
+                0.98,
+                0.97,
+                f"{slower} of {runs.size} runs above",
+                transform=axis.transAxes,
+                ha="right",
+                va="top",
+                fontsize=8,
+            )
         at_once = f"{tokens} token{'s' if tokens > 1 else ''} at once"
         axis.set_title(at_once)
         axis.set_xlabel("MLP neurons of the layer")

@@ -50,13 +50,22 @@ def plot_layer_importance(study: LayerStudy) -> Figure:
         _bars(axis, values, set(chosen[name]), errors)
         axis.set_ylabel(METRICS[name])
         if name == "greedy, last round":
-            axis.scatter(layers, study.mean_harm.tolist(), marker="_", s=60, color="black", zorder=3,
-                         label="before any removal")  # fmt: skip
+            axis.scatter(
+                layers, study.mean_harm.tolist(), marker="_", s=60, color="black", zorder=3, label="before any removal"
+            )
             axis.legend(loc="upper center", fontsize=8)
             for place, layer in enumerate(study.order):
                 top = max(0.0, float(study.mean_harm[layer]), float(values[layer].nan_to_num(0.0)))
-                axis.annotate(f"{place + 1}.", (layer, top), xytext=(0, 3), textcoords="offset points",
-                              ha="center", color=RED, fontsize=9, fontweight="bold")  # fmt: skip
+                axis.annotate(
+                    f"{place + 1}.",
+                    (layer, top),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                    color=RED,
+                    fontsize=9,
+                    fontweight="bold",
+                )
     axes[0].set_title(f"Three importances, one model; orange: the {count} that would go first")
     _layer_axis(axes[-1], len(layers))
     if len(layers) <= 40:
@@ -80,8 +89,9 @@ def plot_proxy(study: LayerStudy, correlation: float) -> Figure:
     by, harmed = ranks(influence) + 1, ranks(harm) + 1
     for axis, x, y in ((left, influence, harm), (right, by, harmed)):
         axis.scatter(x.tolist(), y.tolist(), s=22, color=BLUE)
-        axis.scatter(float(x[worst]), float(y[worst]), s=70, color=RED, marker="D",
-                     label=f"layer {worst}: hides the most harm")  # fmt: skip
+        axis.scatter(
+            float(x[worst]), float(y[worst]), s=70, color=RED, marker="D", label=f"layer {worst}: hides the most harm"
+        )
     # where harm differs by a few times its error, layers may well swap places
     spread = study.harm_error.tolist()
     left.errorbar(influence.tolist(), harm.tolist(), yerr=spread, fmt="none", ecolor=GREY, elinewidth=1, zorder=0)
@@ -95,8 +105,9 @@ def plot_proxy(study: LayerStudy, correlation: float) -> Figure:
     left.legend(loc="lower right", fontsize=8)
     right.plot([1, len(by)], [1, len(by)], color=GREY, linewidth=1, linestyle="--")
     for layer in range(len(by)):
-        right.annotate(str(layer), (int(by[layer]), int(harmed[layer])), xytext=(3, 3), textcoords="offset points",
-                       fontsize=7)  # fmt: skip
+        right.annotate(
+            str(layer), (int(by[layer]), int(harmed[layer])), xytext=(3, 3), textcoords="offset points", fontsize=7
+        )
     right.set_xlabel("place by block influence (1: goes first)")
     right.set_ylabel("place by loss increase")
     right.set_title(f"ranks of {len(by)} layers: Spearman {correlation:.2f}")
@@ -117,8 +128,14 @@ def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -
     turn = 1.0 - _of_sequence(study.cosine, sequence)  # (n, L)
     figure, axis = figure_with_axes(1, 1, (9.5, 4.6))
     axis.grid(False)
-    image = axis.imshow(turn.clamp(min=SMALLEST_TURN).numpy(), aspect="auto", origin="lower", interpolation="nearest",
-                        cmap="cividis", norm=LogNorm(1e-3, 1.0))  # fmt: skip
+    image = axis.imshow(
+        turn.clamp(min=SMALLEST_TURN).numpy(),
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        cmap="cividis",
+        norm=LogNorm(1e-3, 1.0),
+    )
     figure.colorbar(image, ax=axis, label="1 - cosine (no unit), log scale", extend="both")
     axis.set_xlabel("position in the sequence (tokens)")
     axis.set_ylabel("decoder layer")
@@ -211,8 +228,13 @@ def _of_sequence(values: Tensor, sequence: int) -> Tensor:
 def _bars(axis: Axes, values: Tensor, marked: set[int], errors: Tensor | None = None) -> None:
     """Bars over layers, on a scale that shows small values beside one huge one; NaN leaves a gap."""
     colours = [RED if layer in marked else BLUE for layer in range(len(values))]
-    axis.bar(range(len(values)), values.nan_to_num(0.0).tolist(), color=colours,
-             yerr=None if errors is None else errors.tolist(), error_kw={"elinewidth": 1, "ecolor": GREY})  # fmt: skip
+    axis.bar(
+        range(len(values)),
+        values.nan_to_num(0.0).tolist(),
+        color=colours,
+        yerr=None if errors is None else errors.tolist(),
+        error_kw={"elinewidth": 1, "ecolor": GREY},
+    )
     finite = values[values.isfinite()]
     if len(finite) and float(finite.max()) > 20 * float(finite.abs().median()) > 0:
         axis.set_yscale("symlog", linthresh=float(finite.abs().median()))

@@ -57,8 +57,14 @@ def plot_variances(variances: Mapping[str, Sequence[float]], bound: float, title
     return figure
 
 
-def plot_ridge_path(ridges: Sequence[float], variance: Sequence[float], errors: Mapping[str, Sequence[float]],
-                    nothing: Mapping[str, float], bound: float, title: str) -> Figure:  # fmt: skip
+def plot_ridge_path(
+    ridges: Sequence[float],
+    variance: Sequence[float],
+    errors: Mapping[str, Sequence[float]],
+    nothing: Mapping[str, float],
+    bound: float,
+    title: str,
+) -> Figure:
     """Against lambda (R,): the variance of the mask on the left; on the right its error by each measure (R,), and the
     error by the same measure with no tuning at all (dashed)."""
     figure, (left, right) = figure_with_axes(1, 2, (10.0, 3.8))
@@ -100,8 +106,14 @@ def plot_perplexities(outcomes: Mapping[str, Mapping[str, float]], dense: float,
     for (case, table), colour, marker in zip(outcomes.items(), COLOURS, MARKERS, strict=False):
         axis.scatter(table.values(), [ways.index(way) for way in table], s=55, color=colour, marker=marker, label=case)
         for way, value in table.items():
-            axis.annotate(f"{value:,.0f}" if value >= 1000 else f"{value:.1f}", (value, ways.index(way)), fontsize=8,
-                          xytext=(0, 6), textcoords="offset points", ha="center")  # fmt: skip
+            axis.annotate(
+                f"{value:,.0f}" if value >= 1000 else f"{value:.1f}",
+                (value, ways.index(way)),
+                fontsize=8,
+                xytext=(0, 6),
+                textcoords="offset points",
+                ha="center",
+            )
         words.append(f"{case}: " + ", ".join(f"{way} {value:,.1f}" for way, value in table.items()))
     axis.axvline(dense, color="black", ls="--", lw=1, label="dense model")
     axis.set(xscale="log", title=title, xlabel="perplexity (lower is better)", ylim=(len(ways) - 0.5, -0.6))
@@ -116,8 +128,9 @@ def plot_perplexities(outcomes: Mapping[str, Mapping[str, float]], dense: float,
     return figure
 
 
-def plot_token_curve(tokens: Sequence[int], inputs: int, ridges: Sequence[float], curve: Mapping[str, np.ndarray],
-                     names: Sequence[str]) -> Figure:  # fmt: skip
+def plot_token_curve(
+    tokens: Sequence[int], inputs: int, ridges: Sequence[float], curve: Mapping[str, np.ndarray], names: Sequence[str]
+) -> Figure:
     """Error on the tokens of the fit (dashed) and on unseen ones (solid) against their number (sizes,).
 
     curve: fitted and unseen (fits, sizes, ridges), nothing (2,), as `studies.recovery.token_curve` returns them; names

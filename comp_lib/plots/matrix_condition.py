@@ -53,9 +53,18 @@ def plot_cosines(grams: Mapping[str, np.ndarray], neurons: Sequence[int]) -> Fig
         size = np.sqrt(part.diagonal())
         cosines = part / np.outer(size, size)
         last = place == len(grams) - 1
-        sns.heatmap(cosines, vmin=-1, vmax=1, cmap="RdBu_r", square=True, ax=axis, xticklabels=False,
-                    yticklabels=[str(n) for n in neurons] if place == 0 else False, cbar=last,
-                    cbar_kws={"label": "cosine", "shrink": 0.8} if last else None)  # fmt: skip
+        sns.heatmap(
+            cosines,
+            vmin=-1,
+            vmax=1,
+            cmap="RdBu_r",
+            square=True,
+            ax=axis,
+            xticklabels=False,
+            yticklabels=[str(n) for n in neurons] if place == 0 else False,
+            cbar=last,
+            cbar_kws={"label": "cosine", "shrink": 0.8} if last else None,
+        )
         axis.tick_params(axis="y", labelsize=7, labelrotation=0)
         axis.set(title=what, xlabel="neuron (same order)", ylabel="neuron" if place == 0 else "")
         off = np.abs(cosines - np.eye(len(cosines)))
@@ -72,8 +81,15 @@ def plot_cosines(grams: Mapping[str, np.ndarray], neurons: Sequence[int]) -> Fig
 def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarray, most: int = 8) -> None:
     """Energy against condition with lines of equal cost; energy (n,) relative, removed (n,) of bool."""
     for chosen, colour, marker, label in ((~removed, KEPT, "o", "kept"), (removed, REMOVED, "x", "removed")):
-        axis.scatter(energy[chosen], condition[chosen], s=11, c=[colour], marker=marker,
-                     linewidths=0.8 if marker == "x" else 0.0, label=f"{label} ({int(chosen.sum()):,})")  # fmt: skip
+        axis.scatter(
+            energy[chosen],
+            condition[chosen],
+            s=11,
+            c=[colour],
+            marker=marker,
+            linewidths=0.8 if marker == "x" else 0.0,
+            label=f"{label} ({int(chosen.sum()):,})",
+        )
     axis.set(xscale="log", yscale="log")
     left, right = energy.min() * 0.7, energy.max() * 1.4
     low, high = min(0.97, condition.min() * 0.95), condition.max() * 1.1
@@ -85,8 +101,16 @@ def _scatter(axis, energy: np.ndarray, condition: np.ndarray, removed: np.ndarra
         edge = 10.0**power * high**2  # where the line leaves at the top, or the height at which it leaves on the right
         spot = (edge, high) if left < edge < right else (right, np.sqrt(right / 10.0**power))
         if low < spot[1] <= high and left < spot[0] <= right:
-            axis.annotate(f"{100 * 10.0**power:g}%", spot, xytext=(-3, -3), textcoords="offset points", fontsize=7,
-                          color="dimgrey", ha="right", va="top")  # fmt: skip
+            axis.annotate(
+                f"{100 * 10.0**power:g}%",
+                spot,
+                xytext=(-3, -3),
+                textcoords="offset points",
+                fontsize=7,
+                color="dimgrey",
+                ha="right",
+                va="top",
+            )
     axis.set(xlim=(left, right), ylim=(low, high))
     plain_ticks(axis.xaxis, (left, right), percent=True, most=most)
     plain_ticks(axis.yaxis, (low, high))
@@ -100,8 +124,15 @@ def plot_energy_condition(
     figure, axis = figure_with_axes(1, 1, (8.0, 4.8))
     _scatter(axis, energy, condition, removed)
     if picked is not None:
-        axis.scatter(energy[picked], condition[picked], s=160, facecolors="none", edgecolors=PICKED, linewidths=2,
-                     label=f"neuron {picked}")  # fmt: skip
+        axis.scatter(
+            energy[picked],
+            condition[picked],
+            s=160,
+            facecolors="none",
+            edgecolors=PICKED,
+            linewidths=2,
+            label=f"neuron {picked}",
+        )
     axis.plot([], [], ":", color="grey", label="equal cost s = energy / κ²")
     axis.set(title=title, xlabel="energy of the contribution (% of ‖Y‖²)", ylabel="condition κ (1: none can stand in)")
     figure.legend(fontsize=8, loc="outside lower center", ncols=4)  # points can be anywhere
@@ -122,9 +153,7 @@ def plot_choices(
 ) -> Figure:
     """The same neurons once for each way to choose: removed[name] (n,) of bool, errors[name] relative, re-tuned."""
     energy, condition = np.asarray(energy), np.asarray(condition)
-    figure, axes = figure_with_axes(
-        1, len(removed), (3.7 * len(removed), 3.6), sharex=True, sharey=True, squeeze=False
-    )
+    figure, axes = figure_with_axes(1, len(removed), (3.7 * len(removed), 3.6), sharex=True, sharey=True, squeeze=False)
     for axis, (name, gone) in zip(axes[0], removed.items(), strict=True):
         _scatter(axis, energy, condition, np.asarray(gone), most=5)
         axis.set_title(f"by {name}\nerror left {errors[name]:.1%}", fontsize=11)
@@ -174,8 +203,9 @@ def plot_against_measured(
     return figure
 
 
-def plot_outcomes(outcomes: Mapping[str, Mapping[str, float]], what: str, reference: float | None = None,
-                  percent: bool = False) -> Figure:  # fmt: skip
+def plot_outcomes(
+    outcomes: Mapping[str, Mapping[str, float]], what: str, reference: float | None = None, percent: bool = False
+) -> Figure:
     """A number for each metric and each recovery: outcomes[recovery][metric], as dots on a logarithmic axis."""
     first = next(iter(outcomes.values()))
     last = list(outcomes.values())[-1]
@@ -220,13 +250,22 @@ def plot_ridges(
             f"text it starts at {unseen[0]:.1%}, is lowest at {unseen[best]:.1%} with a ridge of {ridges[best]:g}, and "
             f"ends at {unseen[-1]:.1%}."
         )
-    left.set(xscale="log", xlabel="ridge λ (of each input's own energy)", ylabel="error left (% of ‖Y‖²)",
-             title=f"{removed:.0%} of the neurons removed, re-tuned")  # fmt: skip
+    left.set(
+        xscale="log",
+        xlabel="ridge λ (of each input's own energy)",
+        ylabel="error left (% of ‖Y‖²)",
+        title=f"{removed:.0%} of the neurons removed, re-tuned",
+    )
     left.set_ylim(0, 1.45 * left.get_ylim()[1])  # room for the legend
     left.legend(fontsize=8, loc="upper center", ncols=len(errors))
     right.plot(ridges, condition, "o-", color=COLOURS[2])
-    right.set(xscale="log", yscale="log", xlabel="ridge λ (of each input's own energy)",
-              ylabel="median condition κ", title="The ridge also tames the condition")  # fmt: skip
+    right.set(
+        xscale="log",
+        yscale="log",
+        xlabel="ridge λ (of each input's own energy)",
+        ylabel="median condition κ",
+        title="The ridge also tames the condition",
+    )
     plain_ticks(right.yaxis, right.get_ylim())
     figure.alt_text += f" The median condition falls from {condition[0]:.2f} to {condition[-1]:.2f}."
     return figure
@@ -239,15 +278,25 @@ def plot_token_energy(norms: np.ndarray, plain: np.ndarray, weighted: np.ndarray
     positions = np.arange(norms.shape[1])
     for row in norms:
         left.plot(positions + 1, row, color=KEPT, alpha=0.35, lw=1)
-    left.set(xscale="log", yscale="log", xlabel="position in the sequence (first = 1)", ylabel="‖h_t‖ behind the layer",
-             title=title)  # fmt: skip
+    left.set(
+        xscale="log",
+        yscale="log",
+        xlabel="position in the sequence (first = 1)",
+        ylabel="‖h_t‖ behind the layer",
+        title=title,
+    )
     tokens = np.arange(1, norms.size + 1)
     styles = ((plain, REMOVED, "-", "as they are"), (weighted, KEPT, "--", "divided by ‖h_t‖"))
     for values, colour, style, name in styles:
         ordered = np.sort(values.flatten())[::-1].cumsum() / values.sum()
         right.plot(tokens, 100 * ordered, style, color=colour, label=name)
-    right.set(xscale="log", xlabel="tokens, loudest first", ylabel="share of tr C (%)", ylim=(0, 103),
-              title="Who rules the Gram matrix?")  # fmt: skip
+    right.set(
+        xscale="log",
+        xlabel="tokens, loudest first",
+        ylabel="share of tr C (%)",
+        ylim=(0, 103),
+        title="Who rules the Gram matrix?",
+    )
     right.legend(fontsize=8)
     few = norms.shape[0]
     top = lambda values: np.sort(values.flatten())[::-1][:few].sum() / values.sum()  # noqa: E731

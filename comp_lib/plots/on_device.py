@@ -30,8 +30,16 @@ def plot_speedup(measured: Sequence[Measured]) -> Figure:
         found, which = gain(first, each), list(firsts).index(each.runtime)
         middle, low, high = found.speedup
         label = each.runtime if first is each else None
-        axis.errorbar(found.limit, middle, [[middle - low], [high - middle]], color=COLOURS[which],
-                      marker=MARKERS[which], capsize=3, linestyle="none", label=label)  # fmt: skip
+        axis.errorbar(
+            found.limit,
+            middle,
+            [[middle - low], [high - middle]],
+            color=COLOURS[which],
+            marker=MARKERS[which],
+            capsize=3,
+            linestyle="none",
+            label=label,
+        )
         points.append((found.limit, middle, each.name))
         limits.append(found.limit)
         tops.append(high)
@@ -40,8 +48,14 @@ def plot_speedup(measured: Sequence[Measured]) -> Figure:
     for column in _columns(points):
         names = [name for _, _, name in sorted(column, key=lambda point: -point[1])]
         middle = median(height for _, height, _ in column)
-        axis.annotate("\n".join(names), (column[-1][0], middle), xytext=(9, 0), textcoords="offset points", fontsize=8,
-                      va="center")  # fmt: skip
+        axis.annotate(
+            "\n".join(names),
+            (column[-1][0], middle),
+            xytext=(9, 0),
+            textcoords="offset points",
+            fontsize=8,
+            va="center",
+        )
     end = max(limits) * 1.1
     line = np.array([min(limits) * 0.95, end])
     axis.plot(line, line, color="black", linestyle="--", linewidth=1, label="limit: only reading weights takes time")
@@ -77,8 +91,12 @@ def parts(cost: CostModel, shape: Shape) -> dict[str, float]:
 def plot_costs(costs: Mapping[str, CostModel], shape: Shape) -> Figure:
     """Where the time of a model goes, a bar for each kind of work; beside them, where its parameters sit."""
     bars = {f"time of {kind}": parts(cost, shape) for kind, cost in costs.items()}
-    sizes = (shape.other_parameters, shape.layer_parameters * shape.layers,
-             shape.group_parameters * sum(shape.kv_groups), shape.neuron_parameters * sum(shape.neurons))  # fmt: skip
+    sizes = (
+        shape.other_parameters,
+        shape.layer_parameters * shape.layers,
+        shape.group_parameters * sum(shape.kv_groups),
+        shape.neuron_parameters * sum(shape.neurons),
+    )
     bars["parameters"] = dict(zip(PARTS, sizes, strict=True))
     figure, axis = figure_with_axes(1, 1, (8.5, 0.7 * len(bars) + 1.4))
     words = []
@@ -116,13 +134,26 @@ def plot_quality(points: Sequence[Point]) -> Figure:
     figure, axis = figure_with_axes(1, 1, (7.5, 4.4))
     for place, family in enumerate(dict.fromkeys(point.family for point in points)):
         some = [point for point in points if point.family == family]
-        axis.scatter([point.speed for point in some], [point.increase for point in some], color=COLOURS[place],
-                     marker=MARKERS[place], label=family, zorder=3)  # fmt: skip
+        axis.scatter(
+            [point.speed for point in some],
+            [point.increase for point in some],
+            color=COLOURS[place],
+            marker=MARKERS[place],
+            label=family,
+            zorder=3,
+        )
     for point in points:
         axis.annotate(point.name, (point.speed, point.increase), xytext=(6, -3), textcoords="offset points", fontsize=8)
     front = [points[i] for i in pareto_front([(-point.speed, point.increase) for point in points])]
-    axis.plot([point.speed for point in front], [point.increase for point in front], color="black", linestyle="--",
-              linewidth=1, zorder=2, label="Pareto front")  # fmt: skip
+    axis.plot(
+        [point.speed for point in front],
+        [point.increase for point in front],
+        color="black",
+        linestyle="--",
+        linewidth=1,
+        zorder=2,
+        label="Pareto front",
+    )
     axis.margins(x=0.2)  # for the names
     axis.set_xlabel("speed of decode (dense model = 1)")
     axis.set_ylabel(UNIT)

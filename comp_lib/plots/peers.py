@@ -46,8 +46,10 @@ def plot_increase(rows: pd.DataFrame) -> Figure:
         x, y = 100 * groups.removed.mean(), groups.increase
         axes.plot(x, y.mean(), color=colour, marker=marker, label=name)
         axes.fill_between(x, y.min(), y.max(), color=colour, alpha=0.2, linewidth=0)
-        words.append(f"{name} from {y.mean().iloc[0]:.2f} nats at {x.iloc[0]:.0f}% to {y.mean().iloc[-1]:.2f} at "
-                     f"{x.iloc[-1]:.0f}%")  # fmt: skip
+        words.append(
+            f"{name} from {y.mean().iloc[0]:.2f} nats at {x.iloc[0]:.0f}% to {y.mean().iloc[-1]:.2f} at "
+            f"{x.iloc[-1]:.0f}%"
+        )
     _logarithmic(axes, rows.increase)
     axes.set_xlabel("removed (% of the decoder's parameters)")
     axes.set_ylabel(UNIT)
@@ -118,8 +120,9 @@ def plot_sequences(rows: pd.DataFrame) -> Figure:
     _legend(panels[-1])
     figure.alt_text = (
         f"Lines of the loss increase against calibration sequences, {sizes[0]} to {sizes[-1]}{_seeds(rows)}: "
-        + "; ".join(words) + "."
-    )  # fmt: skip
+        + "; ".join(words)
+        + "."
+    )
     return figure
 
 
@@ -143,8 +146,14 @@ def _cloud(axes: Axes, rows: pd.DataFrame, everything: pd.DataFrame, cost: str) 
             if annotate:
                 axes.annotate(f"{ratio:.0%}", (x, y), xytext=(6, -2), textcoords="offset points", fontsize=7)
     front = pareto_front(points)
-    axes.plot(*zip(*(points[i] for i in front), strict=True), color="black", linestyle="--", linewidth=1, zorder=2,
-              label="Pareto front")  # fmt: skip
+    axes.plot(
+        *zip(*(points[i] for i in front), strict=True),
+        color="black",
+        linestyle="--",
+        linewidth=1,
+        zorder=2,
+        label="Pareto front",
+    )
     _logarithmic(axes, everything.increase)
     return ", ".join(f"{names[i]} ({points[i][0]:.3g}, {points[i][1]:.2f} nats)" for i in front)
 

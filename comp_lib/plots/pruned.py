@@ -11,8 +11,14 @@ from ..plan import Plan
 from .base import COLOURS, figure_with_axes
 
 
-def plot_pruned(importance: Sequence[float], plan: Plan, parent_neurons: Sequence[int], parent_groups: Sequence[int],
-                errors: Sequence[float], metric: str = "block influence") -> Figure:  # fmt: skip
+def plot_pruned(
+    importance: Sequence[float],
+    plan: Plan,
+    parent_neurons: Sequence[int],
+    parent_groups: Sequence[int],
+    errors: Sequence[float],
+    metric: str = "block influence",
+) -> Figure:
     """What was removed: layer importance above, widths kept in the middle, errors of the layers below.
 
     importance, parent_neurons and parent_groups have one entry for each layer of the parent; errors, relative, one for
@@ -30,8 +36,14 @@ def plot_pruned(importance: Sequence[float], plan: Plan, parent_neurons: Sequenc
     middle.bar(layers, [kept.get(layer, 0) for layer in layers], color=COLOURS[2], label="kept")
     for layer in layers:
         if groups.get(layer, 0) != parent_groups[layer]:
-            middle.annotate(f"{groups.get(layer, 0)}/{parent_groups[layer]} KV", (layer, 0), rotation=90, ha="center",
-                            va="bottom", fontsize=7)  # fmt: skip
+            middle.annotate(
+                f"{groups.get(layer, 0)}/{parent_groups[layer]} KV",
+                (layer, 0),
+                rotation=90,
+                ha="center",
+                va="bottom",
+                fontsize=7,
+            )
     middle.set_ylabel("MLP neurons")
     middle.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     bottom.bar(plan.layers, [100 * error for error in errors], color=COLOURS[1])

@@ -21,12 +21,20 @@ def plot_memory(
     for place, (name, points) in enumerate([*needs.items(), *measured.items()]):
         points = sorted(points)
         counted = place < len(needs)
-        axes.plot([size / 1e9 for size, _ in points], [amount / GIB for _, amount in points], color=COLOURS[place],
-                  label=name, marker="o" if counted else "D^sv"[(place - len(needs)) % 4],
-                  linestyle="-" if counted else "none", markersize=4 if counted else 8)  # fmt: skip
+        axes.plot(
+            [size / 1e9 for size, _ in points],
+            [amount / GIB for _, amount in points],
+            color=COLOURS[place],
+            label=name,
+            marker="o" if counted else "D^sv"[(place - len(needs)) % 4],
+            linestyle="-" if counted else "none",
+            markersize=4 if counted else 8,
+        )
         (low, least), (high, most) = points[0], points[-1]
-        words.append(f"{name}: {least / GIB:.2f} GiB at {low / 1e9:.2f} billion parameters, "
-                     f"{most / GIB:.2f} GiB at {high / 1e9:.2f} billion")  # fmt: skip
+        words.append(
+            f"{name}: {least / GIB:.2f} GiB at {low / 1e9:.2f} billion parameters, "
+            f"{most / GIB:.2f} GiB at {high / 1e9:.2f} billion"
+        )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -234,9 +234,7 @@ class _Run:
 
     def _layout(self, plan: Plan) -> Layout:
         """Where the tensors of the new model are; a plan says how large they are before it says which they were."""
-        chosen = [
-            (range(groups), range(neurons)) for groups, neurons in zip(plan.kv_groups, plan.neurons, strict=True)
-        ]
+        chosen = [(range(groups), range(neurons)) for groups, neurons in zip(plan.kv_groups, plan.neurons, strict=True)]
         small = _shrunk(self.model, plan, chosen, self.settings, self.dtype)
         tied = _tied(small)
         shapes = {name: tuple(tensor.shape) for name, tensor in small.state_dict().items() if name not in tied}

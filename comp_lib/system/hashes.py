@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parents[1]
 # What decides a result: everything but what draws, shows, compares or talks to the user.
-METHOD = ("importance", "hybrid_granularity", "recovery", "statistics", "calibration", "families", "baselines", "models")
+METHOD = (
+    "importance",
+    "hybrid_granularity",
+    "recovery",
+    "statistics",
+    "calibration",
+    "families",
+    "baselines",
+    "models",
+)
 SAMPLE = 64  # values of each tensor that enter the fingerprint of a model
 CHUNK = 1 << 22  # values summed at a time
 PIECE = 16 << 20  # bytes of a file read at a time
@@ -38,7 +47,9 @@ def of_value(value: Any) -> str:
 def of_tensor(values: Tensor) -> str:
     """Of the numbers, their dtype and shape."""
     values = values.detach().cpu().contiguous()
-    return of_bytes(f"{values.dtype}{tuple(values.shape)}".encode() + values.view(-1).view(torch.uint8).numpy().tobytes())
+    return of_bytes(
+        f"{values.dtype}{tuple(values.shape)}".encode() + values.view(-1).view(torch.uint8).numpy().tobytes()
+    )
 
 
 def of_file(path: Path, start: int = 0, length: int | None = None) -> str | None:
@@ -80,7 +91,7 @@ def of_code(*rooms: str) -> str:
     digest = hashlib.sha256()
     paths = {*PACKAGE.glob("*.py")}
     for room in (*METHOD, *rooms):
-        paths |= {*(PACKAGE / room).rglob("*.py")} if (PACKAGE / room).is_dir() else {PACKAGE / f"{room}.py"}
+        paths |= {*(PACKAGE / room).rglob("*.py"), *PACKAGE.glob(f"{room}.py")}
     for path in sorted(paths):
         digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

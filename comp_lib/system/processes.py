@@ -78,8 +78,9 @@ def measured(job: str, threads: int | None = None, run: str = "") -> dict:
         environment["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryFile() as log:
         # stdin stays open: its end tells the process that nobody waits any more
-        with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
-                              bufsize=0) as process:  # fmt: skip
+        with subprocess.Popen(
+            WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, bufsize=0
+        ) as process:
             _running[process] = run
             try:
                 if run in _ended:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -192,14 +191,6 @@ class Layout:
                 _sync(stream)
             written.append(Range(file, start, self.sizes[name], digest.hexdigest()))
         return written
-
-
-def write(path: Path, tensors: Mapping[str, tuple[tuple[int, ...], Iterable[Tensor]]], dtype: torch.dtype) -> None:
-    """One safetensors file of `tensors`: name -> shape and pieces, each cast to `dtype`."""
-    layout = Layout({name: shape for name, (shape, _) in tensors.items()}, dtype, largest=math.inf)
-    layout.create(path.parent)
-    layout.write(path.parent, {name: pieces for name, (_, pieces) in tensors.items()})
-    (path.parent / SINGLE).rename(path)
 
 
 def _sync(stream: BinaryIO) -> None:

@@ -22,12 +22,23 @@ class LayerExplorer(VBox):
         self._study = study
         layers, sequences = len(study.influence), study.cosine.shape[1]
         wide, size, short = {"description_width": "6em"}, Layout(width="26em"), Layout(width="12em")
-        self.layer = IntSlider(layer, 0, layers - 1, description="layer", style=wide, layout=size,
-                               continuous_update=False)  # fmt: skip
-        self.metric = Dropdown(options=[name for name in METRICS if len(study.rounds) or "greedy" not in name],
-                               description="metric", style=wide, layout=size)  # fmt: skip
-        self.sequence = IntText(0, description="sequence", style=wide, layout=short, continuous_update=False,
-                                tooltip=f"number of a text, 0 to {sequences - 1}")  # fmt: skip
+        self.layer = IntSlider(
+            layer, 0, layers - 1, description="layer", style=wide, layout=size, continuous_update=False
+        )
+        self.metric = Dropdown(
+            options=[name for name in METRICS if len(study.rounds) or "greedy" not in name],
+            description="metric",
+            style=wide,
+            layout=size,
+        )
+        self.sequence = IntText(
+            0,
+            description="sequence",
+            style=wide,
+            layout=short,
+            continuous_update=False,
+            tooltip=f"number of a text, 0 to {sequences - 1}",
+        )
         self.image, self.facts = HTML(layout=Layout(min_height="340px")), HTML(layout=Layout(min_height="5em"))
         controls = (self.layer, self.metric, self.sequence)
         super().__init__([HBox(controls), self.image, self.facts], layout=Layout(min_height="480px"))

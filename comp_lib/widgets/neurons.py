@@ -37,14 +37,22 @@ class NeuronExplorer(VBox):
         last = len(self._found["energy"]) - 1
         self.layer = IntSlider(layer, 0, last, description="layer", style=wide, layout=size, continuous_update=False)
         self.metric = Dropdown(options=METRICS, description="choose by", style=wide, layout=size)
-        self.share = IntSlider(20, 0, int(100 * FURTHEST), 1, description="remove (%)", style=wide, layout=size,
-                               continuous_update=False)  # fmt: skip
-        self.neuron = IntText(NOBODY, description="neuron", style=wide, layout=size, continuous_update=False,
-                              tooltip="number of a neuron to look at, -1 for none")  # fmt: skip
+        self.share = IntSlider(
+            20, 0, int(100 * FURTHEST), 1, description="remove (%)", style=wide, layout=size, continuous_update=False
+        )
+        self.neuron = IntText(
+            NOBODY,
+            description="neuron",
+            style=wide,
+            layout=size,
+            continuous_update=False,
+            tooltip="number of a neuron to look at, -1 for none",
+        )
         self.image, self.facts = HTML(layout=Layout(min_height="450px")), HTML(layout=Layout(min_height="5em"))
         controls = (self.layer, self.metric, self.share, self.neuron)
-        super().__init__([HBox(controls[:2]), HBox(controls[2:]), self.image, self.facts],
-                         layout=Layout(min_height="620px"))  # fmt: skip
+        super().__init__(
+            [HBox(controls[:2]), HBox(controls[2:]), self.image, self.facts], layout=Layout(min_height="620px")
+        )
         for control in controls:
             control.observe(self._draw, "value")
         self._draw()

@@ -55,16 +55,21 @@ class Planner(VBox):
         self.widths = Dropdown(options=WIDTHS, description="widths", **look)
         self.image, self.facts = HTML(layout=Layout(min_height="400px")), HTML(layout=Layout(min_height="8em"))
         controls = (self.ratio, self.of, self.dropped, self.widths)
-        super().__init__([HBox(controls[:2]), HBox(controls[2:]), self.image, self.facts],
-                         layout=Layout(min_height="620px"))  # fmt: skip
+        super().__init__(
+            [HBox(controls[:2]), HBox(controls[2:]), self.image, self.facts], layout=Layout(min_height="620px")
+        )
         for control in controls:
             control.observe(self._draw, "value")
         self._draw()
 
     def _make(self) -> Plan:
         order = sorted(range(self.shape.layers), key=self.importance.__getitem__)
-        options = {"of": self.of.value, "drop": order[: self.dropped.value], "multiple": self.multiple,
-                   "parent": self.parent}  # fmt: skip
+        options = {
+            "of": self.of.value,
+            "drop": order[: self.dropped.value],
+            "multiple": self.multiple,
+            "parent": self.parent,
+        }
         ratio = self.ratio.value / 100
         if self.widths.value == PER_LAYER:
             return paper_plan(PlanRequest(self.shape, ratio, **options), self.importance)

@@ -133,12 +133,14 @@ def mass_count(draw: Draw) -> tuple[str, str]:
     """Much and little of a mass, many and few of what can be counted."""
     mass = draw.flip()
     what = draw(words.MASS) if mass else plural(draw(words.THINGS))
-    template, forms = draw([
-        ("{} did not have * {} {}.", ("much", "many")),
-        ("{} had too * {} {}.", ("much", "many")),
-        ("{} asked for a * {} {}.", ("little", "few")),
-        ("{} had so * {} {}.", ("much", "many")),
-    ])  # fmt: skip
+    template, forms = draw(
+        [
+            ("{} did not have * {} {}.", ("much", "many")),
+            ("{} had too * {} {}.", ("much", "many")),
+            ("{} asked for a * {} {}.", ("little", "few")),
+            ("{} had so * {} {}.", ("much", "many")),
+        ]
+    )
     return pair(template.format(draw(words.NAMES), what, draw(words.PAST)), *forms[:: 1 if mass else -1])
 
 
@@ -269,10 +271,27 @@ def relative_pronoun(draw: Draw) -> tuple[str, str]:
 
 
 PHENOMENA: tuple[Callable[[Draw], tuple[str, str]], ...] = (
-    agreement_adjacent, agreement_attractor, agreement_relative, determiner_noun, existential_there, article_form,
-    mass_count, reflexive_gender, reflexive_number, pronoun_case, past_participle, bare_verb, polarity, filler_gap,
-    transitivity, comparative, complement_form, inversion, tense_adverb, relative_pronoun,
-)  # fmt: skip
+    agreement_adjacent,
+    agreement_attractor,
+    agreement_relative,
+    determiner_noun,
+    existential_there,
+    article_form,
+    mass_count,
+    reflexive_gender,
+    reflexive_number,
+    pronoun_case,
+    past_participle,
+    bare_verb,
+    polarity,
+    filler_gap,
+    transitivity,
+    comparative,
+    complement_form,
+    inversion,
+    tense_adverb,
+    relative_pronoun,
+)
 
 
 def rows(phenomenon: Callable[[Draw], tuple[str, str]]) -> list[dict]:

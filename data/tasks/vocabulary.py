@@ -14,9 +14,19 @@ jacket ribbon saddle teapot""".split()
 DESCRIPTIONS = "old new beautiful strange unusual wonderful ugly famous dirty interesting lovely impressive".split()
 MOODS = "tired happy hungry angry polite nervous busy late thirsty lonely cheerful careful proud ready quiet".split()
 PLACES = [
-    "in the village", "in the kitchen", "near the harbour", "behind the church", "at the station", "beside the river",
-    "in the garden", "outside the school", "near the market", "in the old tower", "across the street", "by the lake",
-]  # fmt: skip
+    "in the village",
+    "in the kitchen",
+    "near the harbour",
+    "behind the church",
+    "at the station",
+    "beside the river",
+    "in the garden",
+    "outside the school",
+    "near the market",
+    "in the old tower",
+    "across the street",
+    "by the lake",
+]
 PAST = ["yesterday", "last week", "last night", "last summer", "last month", "the day before yesterday", "last Friday"]
 FUTURE = [
     "tomorrow",
@@ -63,14 +73,29 @@ IRREGULAR = [
 ]
 # a thing, what joins it to another thing, and that
 JOINED = [
-    ("key", "to the", "cabinet"), ("label", "on the", "bottle"), ("door", "of the", "shed"),
-    ("picture", "of the", "castle"), ("handle", "of the", "drawer"), ("book", "about the", "mountain"),
-    ("path", "to the", "farm"), ("lid", "of the", "jar"), ("wheel", "of the", "cart"), ("letter", "from the", "lawyer"),
-    ("button", "on the", "coat"), ("lamp", "beside the", "bed"), ("sign", "near the", "bridge"),
-    ("poster", "behind the", "counter"), ("roof", "of the", "barn"), ("strap", "of the", "bag"),
-    ("map", "of the", "island"), ("story", "about the", "pirate"), ("gift", "for the", "nurse"),
-    ("bowl", "under the", "table"), ("window", "of the", "train"), ("statue", "of the", "saint"),
-]  # fmt: skip
+    ("key", "to the", "cabinet"),
+    ("label", "on the", "bottle"),
+    ("door", "of the", "shed"),
+    ("picture", "of the", "castle"),
+    ("handle", "of the", "drawer"),
+    ("book", "about the", "mountain"),
+    ("path", "to the", "farm"),
+    ("lid", "of the", "jar"),
+    ("wheel", "of the", "cart"),
+    ("letter", "from the", "lawyer"),
+    ("button", "on the", "coat"),
+    ("lamp", "beside the", "bed"),
+    ("sign", "near the", "bridge"),
+    ("poster", "behind the", "counter"),
+    ("roof", "of the", "barn"),
+    ("strap", "of the", "bag"),
+    ("map", "of the", "island"),
+    ("story", "about the", "pirate"),
+    ("gift", "for the", "nurse"),
+    ("bowl", "under the", "table"),
+    ("window", "of the", "train"),
+    ("statue", "of the", "saint"),
+]
 DOINGS = ["sing", "work", "swim", "sleep", "wait", "live", "laugh", "smile", "run", "walk", "dance", "play"]
 MASS = """milk flour rice furniture luggage advice sand snow traffic homework music bread butter water money
 information equipment soup honey patience""".split()
@@ -81,9 +106,17 @@ university garden nephew""".split()
 VOWEL_ADJECTIVES = "old orange ugly expensive interesting unusual elegant enormous antique".split()
 CONSONANT_ADJECTIVES = "new green pretty cheap heavy useful modern unique white".split()
 SHORT = [
-    ("bright", "brighter"), ("old", "older"), ("small", "smaller"), ("heavy", "heavier"), ("cheap", "cheaper"),
-    ("strong", "stronger"), ("long", "longer"), ("tall", "taller"), ("clean", "cleaner"), ("light", "lighter"),
-]  # fmt: skip
+    ("bright", "brighter"),
+    ("old", "older"),
+    ("small", "smaller"),
+    ("heavy", "heavier"),
+    ("cheap", "cheaper"),
+    ("strong", "stronger"),
+    ("long", "longer"),
+    ("tall", "taller"),
+    ("clean", "cleaner"),
+    ("light", "lighter"),
+]
 LONG = ["expensive", "beautiful", "comfortable", "useful", "dangerous", "unusual", "popular", "difficult"]
 SELF = """blamed defended introduced surprised praised hurt dressed warmed taught excused protected described criticised
 encouraged hid""".split()
