@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 from .shape import Shape
@@ -98,7 +99,7 @@ class Plan:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 

@@ -11,7 +11,7 @@ from .plan import PlanRequest, check_ratio
 from .shape import Shape
 
 # Peers that plan the whole model (see `baselines`), and the settings that this leaves them.
-PEERS = {
+PEERS: dict[str, dict[str, tuple[object, ...]]] = {
     "llm-pruner": {"layers": ("auto", 0)},
     "llm-pruner-mixed": {"layers": ("auto", 0)},
     "flap": {"layers": ("auto", 0), "kv_groups": (None,)},
@@ -67,7 +67,7 @@ class Settings:
     ratio: float = 0.2  # parameters to remove, at least
     of: str = "decoder"  # what the ratio refers to: "decoder" or "model"
     method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
-    layers: int | float | str = "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
+    layers: float | str = "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
     layer_metric: str = "loss"  # block influence, the paper's, is fooled by some layers; greedy costs a round per layer
     widths: str = "uniform"  # one of WIDTHS
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
@@ -82,15 +82,15 @@ class Settings:
     def check(self) -> None:
         """Raises InputError by the name of what is wrong."""
         check_ratio(self.ratio, self.of)
-        for name, value, options in (
+        for name, value, words in (
             ("recovery", self.recovery, RECOVERIES),
             ("aim", self.aim, ("self", "dense")),
             ("widths", self.widths, WIDTHS),
             ("layer metric", self.layer_metric, LAYER_METRICS),
         ):
-            if value not in options:
-                hint = nearest(value, options)
-                raise InputError(f"expected {name} to be one of {', '.join(options)}, got {value!r}: {hint}")
+            if value not in words:
+                hint = nearest(value, words)
+                raise InputError(f"expected {name} to be one of {', '.join(words)}, got {value!r}: {hint}")
         if self.method not in (*METHODS, *METRICS):
             raise InputError(
                 f"expected a method such as {', '.join(METHODS)}, got {self.method!r}: "
@@ -138,4 +138,5 @@ class Settings:
         """How many of `layers` are to go; None for "auto"."""
         if self.layers == "auto":
             return None
-        return round(self.layers * layers) if 0 < self.layers < 1 else int(self.layers)
+        count = float(self.layers)
+        return round(count * layers) if 0 < count < 1 else int(count)

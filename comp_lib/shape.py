@@ -47,7 +47,8 @@ class Shape:
 
         def dense(layer: nn.Module, which: Which) -> nn.Linear:
             module, name = family.sublayer(layer, which)
-            return getattr(module, name)
+            linear: nn.Linear = getattr(module, name)
+            return linear
 
         def per_block(which: Which, inputs: int) -> int:
             """Parameters of one block: rows of what produces it, and its inputs of the dense layer."""

@@ -28,7 +28,8 @@ def shallow_copy(model: nn.Module) -> nn.Module:
 def dense_layer(layer: Layer, which: Which) -> nn.Linear:
     """What writes to the residual stream in a step of a decoder layer."""
     module, name = family_of_layer(layer).sublayer(layer, which)
-    return getattr(module, name)
+    linear: nn.Linear = getattr(module, name)
+    return linear
 
 
 def block_size(layer: Layer, which: Which) -> int:

@@ -25,10 +25,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, to_device
+from ..calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, to_device
 from ..errors import InputError
 from ..families import family_of
-from ..families.protocol import STEPS, Model
+from ..families.protocol import Model, Which
 from ..hybrid_granularity.uniform import parameters_left
 from ..plan import Plan
 from ..report import Progress, no_progress
@@ -42,12 +42,12 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
     shape = Shape.of(model)
     request = settings.request(shape, name)
     left = parameters_left(replace(request, biased=False), settings.layers)
-    found = fluctuations(model, ids, settings.device, progress)
-    scores = [], []  # of the neurons and of the KV groups of each layer
-    for groups, (attention, mlp) in zip(shape.kv_groups, found, strict=True):
-        scores[0].append(standardised(mlp))
-        scores[1].append(standardised(attention.square()).reshape(groups, -1).mean(1))
-    kept = _keep(scores, shape.with_biases() if request.biased else shape, left)
+    neurons, groups = [], []  # scores of each layer
+    measured = fluctuations(model, ids, settings.device, progress)
+    for count, (attention, mlp) in zip(shape.kv_groups, measured, strict=True):
+        neurons.append(standardised(mlp))
+        groups.append(standardised(attention.square()).reshape(count, -1).mean(1))
+    kept = _keep((neurons, groups), shape.with_biases() if request.biased else shape, left)
     if kept is None:
         raise InputError(
             f"expected a ratio that leaves each layer a neuron and a KV group, got {settings.ratio:g} of the "
@@ -63,13 +63,13 @@ def fluctuations(
     """WIFV of the inputs of o_proj (r g k,) and of down_proj (n,) in each layer, float64, for ids (S, L)."""
     hidden = embed(model, ids)
     attend = partial(attention_step, rope=rotary(model, ids.shape[1], device, hidden.dtype))
-    steps = {"attention": attend, "mlp": mlp_step}
-    layers, found = family_of(model).layers(model), []
-    for index, home in enumerate(layers):
-        layer = to_device(home, device)
-        both = []
-        for which in STEPS:
-            step, linear = steps[which], dense_layer(layer, which)
+    steps: dict[Which, Step] = {"attention": attend, "mlp": mlp_step}
+    layers, measured = family_of(model).layers(model), []
+    for index in range(len(layers)):
+        layer = to_device(layers[index], device)
+        scores = []
+        for which, step in steps.items():
+            linear = dense_layer(layer, which)
             out, moments = torch.empty_like(hidden), torch.zeros(2, linear.in_features, dtype=torch.float64)
             for rows in batches(*ids.shape):
                 out[rows], x = step(layer, hidden[rows].to(device))
@@ -78,10 +78,10 @@ def fluctuations(
             hidden = out
             total, squares = moments
             variance = (squares - total.square() / ids.numel()).clamp_min(0.0) / max(ids.numel() - 1, 1)
-            both.append(variance * linear.weight.double().square().sum(0).cpu())
-        found.append(tuple(both))
+            scores.append(variance * linear.weight.double().square().sum(0).cpu())
+        measured.append((scores[0], scores[1]))
         progress("fluctuations", index + 1, len(layers))
-    return found
+    return measured
 
 
 def standardised(scores: Tensor) -> Tensor:
@@ -91,14 +91,16 @@ def standardised(scores: Tensor) -> Tensor:
     return centred / deviation if deviation > 0.0 else centred
 
 
-def _keep(scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int) -> tuple[list, list] | None:
+def _keep(
+    scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int
+) -> tuple[list[list[int]], list[list[int]]] | None:
     """Ascending indices of the neurons and KV groups that stay in each layer; None when the budget is out of reach.
 
     The ranking is followed from its tail; a KV group that would remove more than is still asked for stays, so that the
     decoder ends less than one neuron below `left`.
     """
     costs = shape.neuron_parameters, shape.group_parameters
-    gone = [[set() for _ in kind] for kind in scores]
+    kept = [[set(range(len(values))) for values in layers] for layers in scores]
     units = []
     for kind, layers in enumerate(scores):
         for layer, values in enumerate(layers):
@@ -109,11 +111,9 @@ def _keep(scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int) ->
         if excess <= 0:
             break
         if costs[kind] < excess + costs[0]:
-            gone[kind][layer].add(unit)
+            kept[kind][layer].remove(unit)
             excess -= costs[kind]
     if excess > 0:
         return None
-    return tuple(
-        [[unit for unit in range(len(values)) if unit not in out] for values, out in zip(*both, strict=True)]
-        for both in zip(scores, gone, strict=True)
-    )
+    neurons, groups = ([sorted(units) for units in layers] for layers in kept)
+    return neurons, groups

@@ -46,11 +46,11 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
     widths = _widths(shape, settings)
     mixed = settings.method == "llm-pruner-mixed"
     scores = taylor_scores(model, ids, unprotected(shape.layers), mixed, progress)
-    kept = [[range(width) for width in whole] for whole in (shape.neurons, shape.kv_groups)]
-    for layer, both in scores.items():
-        for chosen, score, width in zip(kept, both, (widths[0][layer], widths[1][layer]), strict=True):
-            chosen[layer] = top(score, width).kept.tolist()
-    return settings.request(shape, name).finished(*kept)
+    kept: list[list[Sequence[int]]] = [[range(width) for width in whole] for whole in (shape.neurons, shape.kv_groups)]
+    for layer, layer_scores in scores.items():
+        for chosen, score, kept_widths in zip(kept, layer_scores, widths, strict=True):
+            chosen[layer] = top(score, kept_widths[layer]).kept.tolist()
+    return settings.request(shape, name).finished(kept[0], kept[1])
 
 
 def unprotected(layers: int) -> range:
@@ -103,27 +103,29 @@ def taylor_scores(
     family = family_of(model)
     stack = family.layers(model)
     weights = [weight for layer in layers for weight in _weights(stack[layer])]
-    first = {weight: torch.zeros_like(weight, dtype=_precision(weight)) for weight in weights}
+    first: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=_precision(weight)) for weight in weights}
     second = {weight: torch.zeros_like(total) for weight, total in first.items()} if mixed else {}
 
-    def take(weight: Tensor) -> None:
+    def add_gradient(weight: Tensor) -> None:
         """Move one sequence's gradient into the sums as soon as it is there."""
+        if weight.grad is None:
+            return
         gradient = weight.grad.to(first[weight].dtype)
         first[weight].add_(gradient, alpha=1 / len(ids))
         if mixed:
             second[weight].addcmul_(gradient, gradient, value=1 / len(ids))
         weight.grad = None
 
-    with _gradients_of(model, weights, take):
+    with _gradients_of(model, weights, add_gradient):
         for done, row in enumerate(ids.to(family.embedding(model).weight.device)):
             logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
             nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device)).backward()
             progress("gradients", done + 1, len(ids))
 
     def salience(weight: Tensor) -> Tensor:
-        value, found = weight.detach(), first.pop(weight)
-        found = found * value
-        return (found - 0.5 * value.square() * second.pop(weight) if mixed else found).abs()
+        value = weight.detach()
+        taylor = first.pop(weight) * value
+        return (taylor - 0.5 * value.square() * second.pop(weight) if mixed else taylor).abs()
 
     return {layer: _groups(stack[layer], salience) for layer in layers}
 
@@ -155,8 +157,8 @@ def _precision(weight: Tensor) -> torch.dtype:
 
 
 @contextmanager
-def _gradients_of(model: Model, weights: Sequence[nn.Parameter], take: Callable[[Tensor], None]) -> Iterator[None]:
-    """Inside, only `weights` get gradients, each handed to `take` when complete. Afterwards all is as before."""
+def _gradients_of(model: Model, weights: Sequence[nn.Parameter], add: Callable[[Tensor], None]) -> Iterator[None]:
+    """Inside, only `weights` get gradients, each handed to `add` when complete. Afterwards all is as before."""
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     hooks = []
     try:
@@ -164,7 +166,7 @@ def _gradients_of(model: Model, weights: Sequence[nn.Parameter], take: Callable[
             parameter.requires_grad_(False)
             parameter.grad = None
         for weight in weights:
-            hooks.append(weight.requires_grad_(True).register_post_accumulate_grad_hook(take))
+            hooks.append(weight.requires_grad_(True).register_post_accumulate_grad_hook(add))
         with torch.enable_grad():
             yield
     finally:

@@ -26,8 +26,8 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
         layers = sorted(set(range(shape.layers)) - set(order[:count]))
         neurons, groups = ([widths[layer] for layer in layers] for widths in (shape.neurons, shape.kv_groups))
         if removed(shape, layers, neurons, groups, settings.of) >= settings.ratio:
-            kept = ([range(width) for width in widths] for widths in (neurons, groups))
-            return settings.request(shape, name).finished(*kept, layers)
+            kept = [[range(width) for width in widths] for widths in (neurons, groups)]
+            return settings.request(shape, name).finished(kept[0], kept[1], layers)
     raise InputError(
         f"expected a ratio that whole layers can reach, got {settings.ratio:g} of the {settings.of} with "
         f"{shape.layers} layers, one of which must stay: ask for less"

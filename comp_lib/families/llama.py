@@ -11,24 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .protocol import Layer, Model, Rope, Which
+from .protocol import Family, Layer, Model, Rope, Which
 
 
-class Llama:
+class Llama(Family):
     """The family `llama`, and `comp_llama`, its variant with other widths in each layer."""
 
-    model_types: tuple[str, ...] = ("llama", "comp_llama")
+    model_types = ("llama", "comp_llama")
     layer_class = "LlamaDecoderLayer"
-    layer_lists: tuple[str, ...] = ("layer_types",)
-    bias_fields: dict[str, Which] = {"mlp_bias": "mlp", "attention_bias": "attention"}
+    layer_lists = ("layer_types",)
+    bias_fields = {"mlp_bias": "mlp", "attention_bias": "attention"}
     gguf = "llama"
-    gguf_per_layer: str | None = "deci"
+    gguf_per_layer = "deci"
     gguf_interleaved = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
     gguf_activations = ("silu", "swish")
     per_layer = True
 
     def layers(self, model: Model) -> nn.ModuleList:
-        return model.model.layers
+        layers: nn.ModuleList = model.model.layers
+        return layers
 
     def set_layers(self, model: Model, layers: list[Layer]) -> None:
         model.model.layers = nn.ModuleList(layers)
@@ -36,17 +37,21 @@ class Llama:
             layer.self_attn.layer_idx = index
 
     def embedding(self, model: Model) -> nn.Embedding:
-        return model.model.embed_tokens
+        table: nn.Embedding = model.model.embed_tokens
+        return table
 
     def embed(self, model: Model, ids: Tensor) -> Tensor:
         table = self.embedding(model)
-        return table(ids.to(table.weight.device))
+        hidden: Tensor = table(ids.to(table.weight.device))
+        return hidden
 
     def final_norm(self, model: Model, hidden: Tensor) -> Tensor:
-        return model.model.norm(hidden)
+        states: Tensor = model.model.norm(hidden)
+        return states
 
     def head(self, model: Model, states: Tensor) -> Tensor:
-        return model.lm_head(states)
+        logits: Tensor = model.lm_head(states)
+        return logits
 
     def rope(self, model: Model, length: int, device: torch.device | str, dtype: torch.dtype) -> Rope:
         module = model.model.rotary_emb

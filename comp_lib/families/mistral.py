@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from .llama import Llama
-from .protocol import Which
 
 
 class Mistral(Llama):
@@ -13,12 +12,13 @@ class Mistral(Llama):
 
     model_types = ("mistral",)
     layer_class = "MistralDecoderLayer"
-    bias_fields: dict[str, Which] = {}
+    bias_fields = {}
     gguf_per_layer = None
     per_layer = False
 
     def window(self, config: Any) -> int | None:
-        return config.sliding_window
+        window: int | None = config.sliding_window
+        return window
 
     def layer_window(self, layer: Any) -> int | None:
-        return layer.self_attn.config.sliding_window
+        return self.window(layer.self_attn.config)

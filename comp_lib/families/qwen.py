@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from .llama import Llama
-from .protocol import Which
 
 
 class Qwen2(Llama):
@@ -13,14 +12,15 @@ class Qwen2(Llama):
 
     model_types = ("qwen2",)
     layer_class = "Qwen2DecoderLayer"
-    bias_fields: dict[str, Which] = {}
+    bias_fields = {}
     gguf = "qwen2"
     gguf_per_layer = None
-    gguf_interleaved: dict[str, str] = {}
+    gguf_interleaved = {}
     per_layer = False
 
     def window(self, config: Any) -> int | None:
         return config.sliding_window if "sliding_attention" in (config.layer_types or ()) else None
 
     def layer_window(self, layer: Any) -> int | None:
-        return layer.self_attn.sliding_window
+        window: int | None = layer.self_attn.sliding_window
+        return window

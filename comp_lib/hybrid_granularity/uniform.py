@@ -45,7 +45,7 @@ def layers_needed(request: PlanRequest) -> int:
     raise ValueError("expected a decoder with layers, got none")
 
 
-def parameters_left(request: PlanRequest, layers: int | str = "auto") -> int:
+def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
     """Parameters of the decoder under the uniform plan with so many layers gone: the most that any method keeps."""
     count = layers_needed(request) if layers == "auto" else int(layers)
     plan = uniform_plan(replace(request, drop=range(count)))

@@ -97,7 +97,8 @@ def greedy_order(
 
     `first`: the loss increase with all layers present, where the caller has it already (layers,).
     """
-    present, dropped = list(range(len(family_of(model).layers(model)))), []
+    present = list(range(len(family_of(model).layers(model))))
+    dropped: list[int] = []
     for _ in range(count):
         harm = first if first is not None and not dropped else loss_increase(model, ids, device, progress, present)
         least = min(present, key=lambda index: float(harm[index]))

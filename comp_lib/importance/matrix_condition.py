@@ -63,10 +63,11 @@ def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
     """`block_scores` from the diagonal blocks P_gg (blocks, b, b)."""
     if inner.shape[1] == 1:
         # in parts, since the squares of all weights of a large layer are as large as they are
-        return sum(part.square().sum(1) for part in weights.split(512, 1)) / inner.flatten()
+        parts = (part.square().sum(1) for part in weights.split(512, 1))
+        return sum(parts, start=weights.new_zeros(len(weights))) / inner.flatten()
     rows = weights.reshape(len(inner), inner.shape[1], -1).to(inner)
     # one by one: the batched solve of PyTorch 2.13 fails with MKL and two threads ("Parameter 6 ... DLASWP")
-    solved = torch.stack([torch.linalg.solve(one, those) for one, those in zip(inner, rows, strict=True)])
+    solved = torch.stack([torch.linalg.solve(block, row) for block, row in zip(inner, rows, strict=True)])
     return (rows * solved).sum((1, 2))
 
 
@@ -90,8 +91,9 @@ def sweep(
     inputs, outputs = weights.shape
     alive = torch.ones(inputs // block, dtype=torch.bool, device=weights.device)
     first = scores_of(inverse.blocks, weights)
-    scores, order, errors, gone, moved = first, [], [], [], []
-    total = 0.0
+    scores, total = first, 0.0
+    order: list[int] = []
+    errors, gone, moved = [], [], []
     while len(order) < remove:
         worst = torch.topk(scores.masked_fill(~alive, torch.inf), min(per_round, remove - len(order)), largest=False)
         chosen = worst.indices

@@ -1,8 +1,8 @@
 """Which inputs of a dense layer go: MLP neurons (block 1) and KV groups (block r * head_dim), by any metric.
 
 Every metric answers one question, `NeuronMetric`: given the dense layer, which blocks stay? Those that only look
-score all blocks once and keep the best. The two of COMP sweep (see `matrix_condition`), so they also bring the error curve
-and the re-tuned weights.
+score all blocks once and keep the best. The two of COMP sweep (see `matrix_condition`), so they also bring the error
+curve and the re-tuned weights.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class NeuronMetric(Protocol):
     def __call__(self, dense: Dense, keep: int, generator: torch.Generator) -> Selection: ...
 
 
-def top(scores: Tensor, keep: int, **found) -> Selection:
+def top(scores: Tensor, keep: int) -> Selection:
     """Keep the `keep` highest scores; equal scores keep the earlier block."""
     order = torch.argsort(scores, descending=True, stable=True)
-    return Selection(kept=order[:keep].sort().values, scores=scores, **found)
+    return Selection(kept=order[:keep].sort().values, scores=scores)
 
 
 def magnitude(dense: Dense, keep: int, generator: torch.Generator) -> Selection:

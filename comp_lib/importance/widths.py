@@ -94,10 +94,10 @@ def sensitivity(
     if len(ids) < 2:
         raise InputError("expected at least 2 calibration sequences for measured widths, got 1: one judges; give more")
     losses = (gone,) * shape.layers if isinstance(gone, int) else tuple(gone)
-    for layer, (loss, full) in enumerate(zip(losses, shape.neurons, strict=True)):
+    for place, (loss, full) in enumerate(zip(losses, shape.neurons, strict=True)):
         if not 0 < loss <= full - smallest(full):
             raise InputError(
-                f"expected 1 to {full - smallest(full)} neurons to go from layer {layer}, got {loss}: ask for another "
+                f"expected 1 to {full - smallest(full)} neurons to go from layer {place}, got {loss}: ask for another "
                 "number"
             )
     held = min(HELD, len(ids) // 2)

@@ -169,7 +169,8 @@ def _locked(path: Path, target: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(
-            f"expected to be alone, got another process that prunes into {target}: wait for it, or choose another folder"
+            f"expected to be alone, got another process that prunes into {target}: wait for it, or choose another "
+            "folder"
         ) from error
     try:
         yield

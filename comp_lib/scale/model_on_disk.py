@@ -9,7 +9,7 @@ it stands. Shapes come from a skeleton without numbers, built by transformers fr
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ..calibration.stream import embed, rotary, through
 from ..errors import InputError
+from ..families import family_of
+from ..families.protocol import Layer, Model
 from ..models.gguf_tensors import GgufTensors
 from ..models.load import DTYPES, is_gguf, open_gguf_model, open_model
 from ..report import Progress, no_progress
@@ -37,10 +39,9 @@ class Streamed:
         """Raises InputError unless the files hold just the weights that the config describes."""
         self.config, self.dtype = config, dtype
         self.skeleton = skeleton(config, dtype)
-        if Path(folder).suffix == ".gguf":
-            self.files = GgufTensors(folder, config, list(self.skeleton.state_dict()))
-        else:
-            self.files = TensorFiles(folder)
+        names = list(self.skeleton.state_dict())
+        gguf = Path(folder).suffix == ".gguf"
+        self.files: GgufTensors | TensorFiles = GgufTensors(folder, config, names) if gguf else TensorFiles(folder)
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self._check()
@@ -87,14 +88,17 @@ class Streamed:
         return module
 
 
-class _Layers(Sequence):
+class _Layers:
     def __init__(self, owner: Streamed) -> None:
         self.owner = owner
 
     def __len__(self) -> int:
         return len(self.owner.skeleton.model.layers)
 
-    def __getitem__(self, index: int) -> nn.Module:
+    def __iter__(self) -> Iterator[Layer]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Layer:
         return self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
 
 
@@ -111,7 +115,7 @@ class _Embedding:
         return self.owner.files.rows(EMBEDDING, different, self.owner.dtype)[places]
 
 
-def skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
+def skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> Model:
     """The model that `config` describes, on the device meta: shapes without numbers."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa")
@@ -132,16 +136,16 @@ def losses(
     model: Streamed, ids: Tensor, device: str = "cpu", progress: Progress = no_progress, what: str = "measuring"
 ) -> Tensor:
     """Mean next-token loss of each sequence, nats: ids (S, L) -> (S,). One layer at a time, the head in pieces."""
-    hidden, count = embed(model, ids), len(model.model.layers)
-    rope = rotary(model, ids.shape[1], device, hidden.dtype)
-    for index, layer in enumerate(model.model.layers):
-        hidden = through(layer.to(device), hidden, rope, device)
-        progress(what, index + 1, count)
-    states = model.model.norm(hidden[:, :-1])  # (S, L - 1, d)
+    hidden, family = embed(model, ids), family_of(model)
+    rope, layers = rotary(model, ids.shape[1], device, hidden.dtype), family.layers(model)
+    for index in range(len(layers)):
+        hidden = through(layers[index].to(device), hidden, rope, device)
+        progress(what, index + 1, len(layers))
+    states = family.final_norm(model, hidden[:, :-1])  # (S, L - 1, d)
     total = torch.full(states.shape[:-1], -torch.inf)
     right = torch.zeros(states.shape[:-1])
     first = 0
-    for piece in _head_pieces(model):  # (rows, d)
+    for piece in model.files.pieces(EMBEDDING if model.tied else HEAD, model.dtype):  # (rows, d)
         last = first + len(piece)
         for row, tokens in enumerate(ids[:, 1:]):
             logits = (states[row] @ piece.T).float()  # (L - 1, rows)
@@ -150,7 +154,3 @@ def losses(
             right[row, here] = logits[here, tokens[here] - first]
         first = last
     return (total - right).double().mean(1)
-
-
-def _head_pieces(model: Streamed) -> Iterator[Tensor]:
-    return model.files.pieces(EMBEDDING if model.tied else HEAD, model.dtype)

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from .. import __version__
 from ..errors import InputError
 from ..families import family_of
+from ..families.protocol import Model
 from ..models.per_layer_llama import as_heterogeneous, as_stock, check_widths
 from ..models.save import Provenance, check_destination, estimated_bytes, save_papers
 from ..plan import Plan
@@ -240,7 +241,7 @@ class _Run:
         shapes = {name: tuple(tensor.shape) for name, tensor in small.state_dict().items() if name not in tied}
         return Layout(shapes, self.dtype)
 
-    def assemble(self, plan: Plan, finished: list[PrunedLayer]) -> nn.Module:
+    def assemble(self, plan: Plan, finished: list[PrunedLayer]) -> Model:
         """What stands beside the layers, and the config. Returns the new model without its numbers."""
         folder, model = self.journal.model, self.model
         if self.journal.find("rest") is None:
@@ -287,7 +288,8 @@ class _Run:
         after = Shape.of(_shrunk(self.model, plan, chosen, self.settings, self.dtype))
         measured = [self.journal.find(which) for which in ("dense", "pruned")]
         self.journal.remove()
-        return Written(out, plan, report, self.model.shape, after, *(m and m["perplexity"] for m in measured))
+        dense, small = (None if record is None else record["perplexity"] for record in measured)
+        return Written(out, plan, report, self.model.shape, after, dense, small)
 
 
 def _streams(pruner: LayerPruner) -> dict[str, Any]:
@@ -311,7 +313,7 @@ def _shrunk(
     chosen: Iterable[tuple[Iterable[int], Iterable[int]]],
     settings: Settings,
     dtype: torch.dtype,
-) -> Any:
+) -> Model:
     """The new model without its numbers: the same surgery on the skeleton, and the config that goes with it.
 
     chosen: KV groups and neurons kept in each layer of the plan.
@@ -331,7 +333,7 @@ def _shrunk(
     return as_stock(small, shape) if shape.stock else as_heterogeneous(small, shape)
 
 
-def _tied(model: Any) -> set[str]:
+def _tied(model: Model) -> set[str]:
     """Names of tensors that are another's: the head, where it is the embedding."""
     head = model.get_output_embeddings().weight
     if head is not model.get_input_embeddings().weight:

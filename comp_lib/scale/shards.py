@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..calibration.stream import batches, to_device
 from ..errors import InputError
-from ..prune_layer import Gather, Watching
+from ..prune_layer import Gather, HiddenStates, Watching
 from ..statistics.gram import Sums
 from ..surgery import dense_layer
 
@@ -38,7 +38,7 @@ def over(client: Client, shards: int = SHARDS) -> Gather:
 
     import dask  # an extra
 
-    def gather(watching: Watching, hidden: Tensor, reference: Tensor | None) -> Sums:
+    def gather(watching: Watching, hidden: HiddenStates, reference: HiddenStates | None) -> Sums:
         device = dense_layer(watching.layer, watching.which).weight.device
         if device.type != "cpu":
             raise InputError(f"expected a layer on the CPU to share among workers, got one on {device}: device='cpu'")
@@ -47,12 +47,13 @@ def over(client: Client, shards: int = SHARDS) -> Gather:
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
             parts = [
                 client.submit(_part, sent, hidden[rows], None if reference is None else reference[rows], pure=False)
-                for rows in slices(*hidden.shape[:2], shards)
+                for rows in slices(hidden.shape[0], hidden.shape[1], shards)
             ]
         while len(parts) > 1:
             pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
             parts = [client.submit(operator.add, *pair, pure=False) if len(pair) == 2 else pair[0] for pair in pairs]
-        return parts[0].result()
+        sums: Sums = parts[0].result()
+        return sums
 
     return gather
 

@@ -23,12 +23,12 @@ from ..system.tensor_files import as_bytes
 class States:
     """Hidden states (S, L, d) in the file `path`: `states[rows]` reads, `states[rows] = values` writes."""
 
-    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: torch.dtype, first: int = 0) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype, first: int = 0) -> None:
         """first: the sequence of the file with which these states begin."""
         self.path, self.shape, self.dtype, self.first = path, tuple(shape), dtype, first
 
     @classmethod
-    def create(cls, folder: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> States:
+    def create(cls, folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> States:
         """States of zeros in a new file of `folder`."""
         taken = (folder / f"states-{number}" for number in itertools.count())
         path = next(path for path in taken if not path.exists())

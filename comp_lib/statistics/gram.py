@@ -184,5 +184,5 @@ def residual_energy(xtx: Tensor, weight: Tensor, new_weight: Tensor) -> float:
 
 def token_weights(stream: Tensor) -> Tensor:
     """1 / ||h_t||, h being the residual stream behind the layer: (..., d) -> (...)."""
-    norms = stream.detach().float().norm(dim=-1)
-    return 1.0 / norms.clamp_min(torch.finfo(torch.float32).tiny ** 0.5)
+    norms: Tensor = stream.detach().float().norm(dim=-1)
+    return norms.clamp_min(torch.finfo(torch.float32).tiny ** 0.5).reciprocal()
