@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from comp_lib.errors import InputError
-from comp_lib.lessons.layer_importance import LayerStudy
+from comp_lib.importance.layer_study import LayerStudy
 from comp_lib.plots.base import COLOURS, png
 from comp_lib.plots.layer_importance import (
     METRICS,

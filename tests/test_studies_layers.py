@@ -10,19 +10,15 @@ from torch import nn
 from variants import build, tokens
 
 from comp_lib.errors import InputError
+from comp_lib.importance.layer_study import flat_cosine, hidden_harm, massive, rank_gap, ranks
 from comp_lib.importance.layers import greedy_order, loss_increase
 from comp_lib.lessons import layer_importance as studies
 from comp_lib.lessons.layer_importance import (
-    flat_cosine,
     greedy_rounds,
     harm_at_position,
     harm_by_sequence,
-    hidden_harm,
     layer_study,
     loss_without,
-    massive,
-    rank_gap,
-    ranks,
     stream_statistics,
     without_layers,
 )

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 from torch import Tensor
 
 from ..errors import InputError, nearest
-from ..lessons.layer_importance import LayerStudy, hidden_harm, massive, ranks
+from ..importance.layer_study import LayerStudy, hidden_harm, massive, ranks
 from .base import COLOURS, figure_with_axes
 
 BLUE, ORANGE, GREEN, RED, GREY = COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[3], COLOURS[7]

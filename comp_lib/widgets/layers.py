@@ -9,7 +9,8 @@ from ipywidgets import HTML, Dropdown, HBox, IntSlider, IntText, Layout, VBox
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..lessons.layer_importance import LayerStudy, layer_study, rank_gap, ranks
+from ..importance.layer_study import LayerStudy, rank_gap, ranks
+from ..lessons.layer_importance import layer_study
 from ..plots.base import html_image
 from ..plots.layer_importance import METRICS, plot_layer
 from . import alert
