@@ -47,7 +47,7 @@ class Pruned:
 
 
 class Planned(NamedTuple):
-    """A plan, and the layer importance that it rests on: one number a layer of the parent, None where it needed none."""
+    """A plan, and the layer importance that it rests on: one number a layer of the parent, or None."""
 
     plan: Plan
     layer_importance: tuple[float, ...] | None = None

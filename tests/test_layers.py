@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
 from torch import nn
 from variants import build, tokens
 
+from comp_lib.calibration.stream import to_device
 from comp_lib.errors import InputError
+from comp_lib.importance import layers as layers_module
 from comp_lib.importance.layers import LAYER_METRICS, block_influence, greedy_order, layers_to_drop, loss_increase
 
 NAMES = ["gqa", "all-at-once", "eager", "mistral-window", "qwen2"]
@@ -132,3 +135,20 @@ def test_bad_input():
     for count in (-1, LAYERS):
         with pytest.raises(InputError, match=f"expected 0 to {LAYERS - 1} layers.*{count}"):
             layers_to_drop("greedy", model, ids, count)
+
+
+@pytest.mark.parametrize("name", LAYER_METRICS)
+def test_one_layer_at_a_time_is_on_the_device(name, monkeypatch):
+    """The promise of a run on a small device: no metric may gather all layers there."""
+    copies, most = [], 0
+
+    def counted(layer, device, own=False):
+        nonlocal most
+        copied = to_device(layer, device, own)
+        copies.append(weakref.ref(copied))
+        most = max(most, sum(copy() is not None for copy in copies))
+        return copied
+
+    monkeypatch.setattr(layers_module, "to_device", counted)
+    layers_to_drop(name, model_of(), tokens(2, 16), 2, device=torch.device("cpu"))
+    assert len(copies) >= LAYERS and most <= 2  # the next one comes before the last one's name is given away

@@ -306,6 +306,14 @@ def test_another_request_is_refused_by_what_differs(tmp_path, tokenizer):
         prune_to(out, opened(other), tokenizer, tokens(), SETTINGS)
 
 
+def test_a_run_is_not_taken_up_by_other_code(tmp_path, tokenizer, monkeypatch):
+    """A version number says little: the same one may stand for another formula."""
+    parent, out = begun(tmp_path, tokenizer)
+    monkeypatch.setattr(prune_to_module.hashes, "of_code", lambda *rooms: "another formula")
+    with pytest.raises(InputError, match="comp_lib was .*, is .*another formula"):
+        prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
+
+
 def test_a_damaged_file_of_a_finished_layer_is_made_again(tmp_path, tokenizer):
     parent, out = begun(tmp_path, tokenizer)
     file = partial_folder(out) / "model" / "model.safetensors"

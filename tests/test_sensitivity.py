@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 
+from comp_lib import prune as prune_module
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import TEMPER, fill, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
@@ -137,3 +138,34 @@ def test_what_cannot_be_measured_is_refused(model, ids):
         sensitivity(model, ids, 45)
     with pytest.raises(InputError, match="recovery least-squares with measured widths"):
         Settings(widths="measured", recovery="mask").check()
+
+
+def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeypatch):
+    asked = []
+
+    def recorded(*arguments, **options):
+        asked.append(options)
+        return sensitivity(*arguments, **options)
+
+    monkeypatch.setattr(prune_module, "sensitivity", recorded)
+    for ridge, weighted in ((2.0, True), (0.1, False), ("auto", True)):
+        make_plan(model, ids, Settings(widths="measured", multiple=4, ridge=ridge, token_weights=weighted))
+    assert [options["ridge"] for options in asked] == [2.0, 0.1, None]
+    assert [options["weighted"] for options in asked] == [True, False, True]
+    assert {options["device"] for options in asked} == {"cpu"}
+    usual, held, plain = (
+        sensitivity(model, ids, GONE, **options).harm for options in ({}, {"ridge": 2.0}, {"weighted": False})
+    )
+    assert not torch.allclose(usual, held) and not torch.allclose(usual, plain)
+
+
+def test_measured_widths_of_a_model_that_is_uneven_already(model, ids):
+    """A model that was pruned with other widths in each layer can be pruned again."""
+    shape = Shape.of(model)
+    kept = [tuple(range(width)) for width in (48, 20, 40)]
+    groups = [tuple(range(count)) for count in shape.kv_groups]
+    uneven = prune(model, ids, plan=PlanRequest(shape, 0.1, multiple=4).finished(kept, groups)).model
+    plan, _ = make_plan(uneven, ids, Settings(ratio=0.2, widths="measured", multiple=4, ridge=0.1))
+    uniform, _ = make_plan(uneven, ids, Settings(ratio=0.2, multiple=4))
+    assert sum(plan.neurons) <= sum(uniform.neurons) and plan.removed >= 0.2
+    assert all(width <= full for width, full in zip(plan.neurons, (48, 20, 40), strict=True))

@@ -17,12 +17,12 @@ from .protocol import Family, Layer, Model, Rope, Which
 class Llama(Family):
     """The family `llama`, and `comp_llama`, its variant with other widths in each layer."""
 
-    model_types = ("llama", "comp_llama")
+    model_types: tuple[str, ...] = ("llama", "comp_llama")
     layer_class = "LlamaDecoderLayer"
     layer_lists = ("layer_types",)
     bias_fields = {"mlp_bias": "mlp", "attention_bias": "attention"}
     gguf = "llama"
-    gguf_per_layer = "deci"
+    gguf_per_layer: str | None = "deci"
     gguf_interleaved = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
     gguf_activations = ("silu", "swish")
     per_layer = True

@@ -40,7 +40,8 @@ def layers_needed(request: PlanRequest) -> int:
             if last:
                 raise
             continue
-        if last or min(plan.neurons) * 2 >= shape.neurons[-1]:
+        halves = (2 * width >= shape.neurons[layer] for layer, width in zip(plan.layers, plan.neurons, strict=True))
+        if last or all(halves):
             return count
     raise ValueError("expected a decoder with layers, got none")
 
