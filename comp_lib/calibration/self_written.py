@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
@@ -29,7 +30,7 @@ def sample_from_model(
     length: int,
     seed: int = 0,
     progress: Progress = no_progress,
-) -> torch.Tensor:
+) -> Tensor:
     """`sequences` texts of `length` tokens written by the model itself, (S, L), on the CPU.
 
     Plain ancestral sampling: temperature 1, no truncation of the distribution, and no end of text, so that a sample
@@ -43,22 +44,22 @@ def sample_from_model(
     # transformers renamed this argument within the range that we support, and ignores the name that it does not know
     cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    samples = []
-    for done in range(0, sequences, SAMPLE_BATCH):
-        rows = min(SAMPLE_BATCH, sequences - done)
-        token = torch.randint(model.config.vocab_size, (rows, 1), generator=generator)  # (B, 1)
+    samples = torch.empty(sequences, length, dtype=torch.long)
+    done = 0
+    for batch in samples.split(SAMPLE_BATCH):  # (B, L) each: a part of `samples`, not a copy
+        batch[:, :1] = torch.randint(model.config.vocab_size, (len(batch), 1), generator=generator)
         if start is not None:
-            token.fill_(start)
-        sample, cache = [token], None
+            batch[:, 0] = start
+        cache = None
         for position in range(1, length):
-            output = model(input_ids=token.to(device), use_cache=True, **{cache_name: cache})
+            token = batch[:, position - 1 : position].to(device)
+            output = model(input_ids=token, use_cache=True, **{cache_name: cache})
             cache = output[cache_name]
             probabilities = output.logits[:, -1].float().softmax(-1).cpu()  # (B, V)
-            token = torch.multinomial(probabilities, 1, generator=generator)
-            sample.append(token)
-            progress("sampling text", done * length + rows * (position + 1), sequences * length)
-        samples.append(torch.cat(sample, dim=1))  # (B, L)
-    return torch.cat(samples)
+            batch[:, position] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            progress("sampling text", done + len(batch) * (position + 1), samples.numel())
+        done += batch.numel()
+    return samples
 
 
 def check_sizes(sequences: int, length: int) -> None:

@@ -28,7 +28,11 @@ Step = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
 
 
 def batches(count: int, length: int) -> Iterator[slice]:
-    """Slices over `count` sequences of `length` tokens, at most BATCH_TOKENS (but one sequence) each."""
+    """Slices over `count` sequences of `length` tokens, at most BATCH_TOKENS (but one sequence) each.
+
+    >>> list(batches(count=3, length=1024))
+    [slice(0, 2, None), slice(2, 3, None)]
+    """
     step = max(1, BATCH_TOKENS // length)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
@@ -49,10 +53,11 @@ def to_device(layer: Layer, device: torch.device | str, own: bool = False) -> La
     Where it is on that device already the two share their tensors, since surgery replaces tensors and never writes;
     with `own` they do not, so that the original's memory (perhaps a memory map of the whole layer) can be let go.
     """
-    same: list[object] = list(configs(layer))  # shared by all layers: it must stay the same object
+    modules = layer.modules()
+    same = [module.config for module in modules if hasattr(module, "config")]  # one object for all layers: it stays so
     if not own and next(layer.parameters()).device == torch.device(device):
         same += [*layer.parameters(), *layer.buffers()]
-    return copy.deepcopy(layer, {id(thing): thing for thing in same}).to(device)
+    return copy.deepcopy(layer, {id(value): value for value in same}).to(device)
 
 
 def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
@@ -63,12 +68,6 @@ def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Te
 def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
     """Second residual step: r (B, L, d) -> h' (B, L, d), and X (B, L, n)."""
     return family_of_layer(layer).mlp_step(layer, residual)
-
-
-def configs(layer: Layer) -> list[object]:
-    """The config objects that the modules of a layer hold."""
-    held = {id(config): config for module in layer.modules() if (config := getattr(module, "config", None)) is not None}
-    return list(held.values())
 
 
 def through(layer: Layer, hidden: Tensor, rope: Rope, device: torch.device | str) -> Tensor:

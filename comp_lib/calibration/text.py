@@ -2,8 +2,8 @@
 
 Two texts travel with the library: `calibration`, from which the statistics of a pruning run are drawn, and
 `evaluation`, on which the result is judged. They share no topic, so that a good score cannot come from having seen
-the subject. The corpora that papers report on are fetched through `datasets`, rows joined the way GPTQ, SparseGPT and
-Wanda join them, since perplexity depends on it. Anything else is a text file.
+the subject. The corpora that papers report on are fetched through `datasets`; between their rows stands what GPTQ,
+SparseGPT and Wanda put there, since perplexity depends on it. Anything else is a text file.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, nearest
 
 SHIPPED = ("calibration", "evaluation")
 # a wheel carries the texts beside the code, a source checkout one folder up
-PACKAGE = Path(__file__).parents[1]
-DATA_FOLDERS = (PACKAGE / "data", PACKAGE.parent / "data")
+DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A public corpus: where its rows are and what papers put between them."""
+    """A public corpus, as papers read it."""
 
     path: str  # of the dataset on the Hub
     column: str
-    joiner: str
+    between: str  # what papers put between rows
     split: str  # the one that papers report
     subset: str | None = None
     revision: str | None = None
@@ -60,17 +61,13 @@ def load_text(name_or_path: str | Path) -> str:
     if str(name_or_path) in SHIPPED:
         path = next((file for folder in DATA_FOLDERS if (file := folder / f"{name}.txt").is_file()), path)
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise InputError(
-            f"expected a text file or the name of a text, got {str(path)!r}, {what}; {nearest(str(path), TEXTS)}"
-        )
+        got = f"{str(path)!r}, {'a folder' if path.is_dir() else 'no such file'}"
+        raise InputError(f"expected a text file or the name of a text, got {got}; {nearest(str(path), TEXTS)}")
     try:
         text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the text
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"expected text in UTF-8, got {str(path)!r} with byte 0x{error.object[error.start]:02x} at offset"
-            f" {error.start}; convert it, for example with iconv -t utf-8"
-        ) from error
+        got = f"{str(path)!r} with byte 0x{error.object[error.start]:02x} at offset {error.start}"
+        raise InputError(f"expected text in UTF-8, got {got}; convert it, for example with iconv -t utf-8") from error
     except OSError as error:
         raise InputError(f"expected a readable text file, got {error}; check its permissions") from error
     if not text.strip():
@@ -78,7 +75,7 @@ def load_text(name_or_path: str | Path) -> str:
     return text
 
 
-def encode(tokenizer, text: str) -> torch.Tensor:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """Token ids of a long text, (N,), without special tokens: windows are cut out of its middle."""
     # verbose=False: the text may well be longer than the model's context, but no window of it will be
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -86,27 +83,19 @@ def encode(tokenizer, text: str) -> torch.Tensor:
 
 
 def _corpus_text(name: str, split: str) -> str:
-    """Rows of a public corpus, joined to one text."""
+    """Rows of a public corpus as one text."""
     try:
         import datasets
     except ImportError as error:
-        raise InputError(
-            f"expected the library `datasets` for {name!r}, got none;"
-            " pip install 'comp-lib[evaluate]', or pass a text file"
-        ) from error
+        advice = "pip install 'comp-lib[evaluate]', or pass a text file"
+        raise InputError(f"expected the library `datasets` for {name!r}, got none; {advice}") from error
     corpus = CORPORA[name]
     split = split or corpus.split
+    files = corpus.files and {split: corpus.files.format(split=split)}
+    options = {"split": split, "revision": corpus.revision, "data_files": files}
     try:
-        rows = datasets.load_dataset(
-            corpus.path,
-            corpus.subset,
-            split=split,
-            revision=corpus.revision,
-            data_files=corpus.files and {split: corpus.files.format(split=split)},
-        )
+        rows = datasets.load_dataset(corpus.path, corpus.subset, **options)
     except (OSError, ValueError, RuntimeError) as error:  # offline, unknown split, a change on the Hub
-        raise InputError(
-            f"expected to fetch {name!r}, split {split!r}, from the Hub, got {type(error).__name__}: {error};"
-            " go online once, choose another split, or pass a text file"
-        ) from error
-    return corpus.joiner.join(rows[: corpus.rows or len(rows)][corpus.column])
+        got = f"{type(error).__name__}: {error}; go online once, choose another split, or pass a text file"
+        raise InputError(f"expected to fetch {name!r}, split {split!r}, from the Hub, got {got}") from error
+    return corpus.between.join(rows[: corpus.rows or len(rows)][corpus.column])

@@ -12,10 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
+from ..families.protocol import Model
 from ..report import Progress, no_progress
 from .self_written import check_sizes, sample_from_model
 from .text import encode, load_text
@@ -24,7 +25,11 @@ SELF = "self"
 
 
 def sources(source: str | Path) -> tuple[str | Path, ...]:
-    """The parts of a mixture such as "notes.txt+self"; what exists under the whole name is one part."""
+    """The parts of a mixture; what exists under the whole name is one part.
+
+    >>> sources("notes.txt+self")
+    ('notes.txt', 'self')
+    """
     return (source,) if Path(source).exists() else tuple(str(source).split("+"))
 
 
@@ -39,18 +44,18 @@ def calibration_tokens(
     source: str | Path,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    model: nn.Module | None = None,
+    model: Model | None = None,
     sequences: int = 32,
     length: int = 256,
     seed: int = 0,
     evaluated: str | Path | None = None,
     progress: Progress = no_progress,
-) -> torch.Tensor:
+) -> Tensor:
     """`sequences` windows of `length` tokens, (S, L), that do not overlap.
 
     Args:
-        source: name or path of a text (see `load_text`), or "self" to let `model` write it; several joined by "+" give
-            as many sequences each (the first ones one more where it does not divide), taking turns.
+        source: name or path of a text (see `load_text`), or "self" to let `model` write it; several with "+" between
+            them give as many sequences each (the first ones one more where it does not divide), taking turns.
         model: needed for "self" only.
         seed: decides which windows, and in which order.
         evaluated: name or path of the text that will judge the result; refused if it is the calibration text.
@@ -61,47 +66,38 @@ def calibration_tokens(
     """
     check_sizes(sequences, length)
     parts = sources(source)
-    if len(parts) > 1:
-        shares = [len(range(place, sequences, len(parts))) for place in range(len(parts))]
-        if min(shares) < 1:
-            raise InputError(
-                f"expected at least a sequence for each of the {len(parts)} texts in {source!r}, got {sequences} in"
-                " all; raise them"
-            )
-        mixed = torch.empty(sequences, length, dtype=torch.long)
-        for place, (part, share) in enumerate(zip(parts, shares, strict=True)):
-            mixed[place :: len(parts)] = calibration_tokens(
-                part,
-                tokenizer,
-                model=model,
-                sequences=share,
-                length=length,
-                seed=seed,
-                evaluated=evaluated,
-                progress=progress,
-            )
-        return mixed
-    if source == SELF:
-        if model is None:
+    if sequences < len(parts):
+        got = f"{sequences} in all; raise them"
+        raise InputError(f"expected at least a sequence for each of the {len(parts)} texts in {source!r}, got {got}")
+    tokens = torch.empty(sequences, length, dtype=torch.long)
+    for place, part in enumerate(parts):
+        rows = tokens[place :: len(parts)]  # a part of `tokens`, not a copy
+        if part != SELF:
+            rows[:] = _windows(part, encode(tokenizer, _text(part, evaluated)), len(rows), length, seed)
+        elif model is None:
             raise InputError('expected a model for calibration source "self", got none; pass model=')
-        return sample_from_model(model, tokenizer, sequences, length, seed, progress)
-    text = load_text(source)
-    if evaluated is not None and (str(source) == str(evaluated) or _overlap(text, load_text(evaluated))):
+        else:
+            rows[:] = sample_from_model(model, tokenizer, len(rows), length, seed, progress)
+    return tokens
+
+
+def _text(source: str | Path, evaluated: str | Path | None) -> str:
+    """The calibration text. Raises InputError when one of the two texts holds the whole of the other."""
+    text, judged = load_text(source), None if evaluated is None else load_text(evaluated)
+    if judged is not None and (text.strip() in judged or judged.strip() in text):
         raise InputError(
             f"expected calibration text apart from the evaluated text, got {str(source)!r} and {str(evaluated)!r},"
             " which are the same; calibrate on another text, another split, or 'self'"
         )
-    ids = encode(tokenizer, text)  # (N,)
-    if len(ids) < sequences * length:
+    return text
+
+
+def _windows(source: str | Path, ids: Tensor, count: int, length: int, seed: int) -> Tensor:
+    """`count` windows out of the text ids (N,), drawn without replacement."""
+    if len(ids) < count * length:
         raise InputError(
-            f"expected at least {sequences * length} tokens of calibration text ({sequences} x {length}), got"
-            f" {len(ids)} from {str(source)!r}; take a longer text, or fewer or shorter sequences"
+            f"expected at least {count * length} tokens of calibration text ({count} x {length}), got {len(ids)} from"
+            f" {str(source)!r}; take a longer text, or fewer or shorter sequences"
         )
     windows = ids[: len(ids) // length * length].view(-1, length)  # (N // L, L)
-    drawn = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))[:sequences]
-    return windows[drawn]
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether one of two texts holds the whole of the other."""
-    return one.strip() in other or other.strip() in one
+    return windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))[:count]]
