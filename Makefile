@@ -1,4 +1,4 @@
-# Three commands matter: `make demo`, `make lab` and `make test`.
+# Three commands matter: `make demo`, `make lab` and `make test`; `make check` is the inner loop of who changes the code.
 # Each makes .venv if there is none, installs what it needs the first time (minutes), and starts at once ever after.
 #
 #   PYTHON       the Python, 3.10 or newer, that .venv is made with      make test PYTHON=python3.12
@@ -22,17 +22,18 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab test notebooks kit lint clean
+.PHONY: help demo lab check test notebooks kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
 help:
 	@echo "make demo       prune the real model by a fifth: table, figure, text before and after (in build/demo)"
 	@echo "make lab        the notebooks, in JupyterLab"
-	@echo "make test       the unit tests, then every cell of every notebook"
+	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute or so"
+	@echo "make test       lint, all unit tests, then every cell of every notebook"
 	@echo "make notebooks  run every notebook and store its outputs"
 	@echo "make kit        one archive that installs all this without a network (in build)"
-	@echo "make lint       ruff"
+	@echo "make lint       ruff (format and lint), mypy, import-linter"
 	@echo "make clean      remove build products and caches; .venv stays (rm -r .venv removes it)"
 
 demo: $(STAMPS)/demo
@@ -41,11 +42,14 @@ demo: $(STAMPS)/demo
 lab: $(STAMPS)/notebooks
 	$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb
 
-test: $(STAMPS)/dev
+check: lint
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not real" $(PYTEST_ARGS)
+
+test: lint
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 ifneq ($(NOTEBOOKS),)
 	@echo "The notebooks: each cell counts as one test."
-	HF_HUB_OFFLINE=1 $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
+	HF_HUB_OFFLINE=1 $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env $(NOTEBOOKS)
 endif
 
 notebooks: $(STAMPS)/dev
@@ -59,10 +63,13 @@ kit: $(STAMPS)/dev
 	$(VENV_PYTHON) .ci/kit.py build/kit
 
 lint: $(STAMPS)/dev
+	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m mypy
+	.venv/bin/lint-imports --no-cache
 
 clean:
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find comp_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:

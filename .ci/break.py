@@ -26,7 +26,7 @@ BREAKS = [  # (module, right, wrong, the notebook that has to notice)
 
 def first_failure(folder: Path, notebook: str) -> str:
     """What nbval reports first for the notebook in that copy; empty if every cell passes."""
-    nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "-x", "-q", "-p", "no:cacheprovider"]
+    nbval = ["--nbval-lax", "--nbval-current-env", "-x", "-q", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *nbval, f"notebooks/{notebook}.ipynb"]
     # an editable installation comes after PYTHONPATH, so the copy is what the kernel imports
     cache = folder.parent / "cache"

@@ -1,6 +1,27 @@
-"""How nbval compares: a warning on stderr is no other result. (None is ever stored: see tests/test_notebooks.py.)"""
+"""How nbval compares, and how long it waits.
+
+A warning on stderr is no other result. (None is ever stored: see tests/test_notebooks.py.)
+"""
 
 from __future__ import annotations
+
+import pytest
+
+# Seconds for a cell, here and in store.py. The slowest takes about 100 s on two idle cores with a cold cache: a laptop
+# of a quarter of that speed, busy with something else, must not fail a sound lesson.
+CELL_TIMEOUT = 1200
+
+
+def pytest_configure(config) -> None:
+    if hasattr(config.option, "nbval_cell_timeout"):
+        config.option.nbval_cell_timeout = CELL_TIMEOUT
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """The limit of pytest-timeout for a cell, each of which is a test of its own, must not come first."""
+    for item in items:
+        if ".ipynb::" in item.nodeid:
+            item.add_marker(pytest.mark.timeout(CELL_TIMEOUT + 60))
 
 
 def pytest_collectstart(collector) -> None:

@@ -9,6 +9,7 @@ run: they are stored without outputs.
 from __future__ import annotations
 
 import argparse
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-TIMEOUT = 300  # seconds for a cell
+CELL_TIMEOUT = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["CELL_TIMEOUT"]  # seconds
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NO_WIDGET = "An interactive view: run this notebook to use it."
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -63,8 +64,14 @@ def execute(path: Path) -> NotebookNode:
     """The notebook of that path, run from a fresh kernel in its folder. Raises CellExecutionError."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name=KERNEL["name"], resources=resources,
-                            record_timing=False, store_widget_state=False)
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name=KERNEL["name"],
+        resources=resources,
+        record_timing=False,
+        store_widget_state=False,
+    )
     return client.execute()
 
 

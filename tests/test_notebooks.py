@@ -543,6 +543,22 @@ def nbval(path, *options):
     return subprocess.run([*command, str(path)], cwd=path.parent, capture_output=True, text=True, env=dict(os.environ))
 
 
+def test_a_slow_cell_has_one_limit_in_one_place():
+    """nbval, pytest-timeout and store.py wait as long as each other: what a slow laptop needs."""
+    code = (
+        "import sys; from pathlib import Path; import pytest\n"
+        "class Seen:\n"
+        "    def pytest_collection_finish(self, session):\n"
+        "        marks = {mark.args[0] for item in session.items for mark in [item.get_closest_marker('timeout')]}\n"
+        "        print('LIMITS', session.config.option.nbval_cell_timeout, *marks)\n"
+        "pytest.main(['--nbval-lax', '--nbval-current-env', '--collect-only', '-q', sys.argv[1]], plugins=[Seen()])"
+    )
+    lesson = str(FOLDER / "00_start_here.ipynb")
+    done = subprocess.run([sys.executable, "-c", code, lesson], capture_output=True, text=True, cwd=FOLDER.parent)
+    limit = store.CELL_TIMEOUT
+    assert f"LIMITS {limit} {limit + 60}" in done.stdout, done.stdout + done.stderr
+
+
 def test_nbval_fails_on_what_is_wrong_and_nothing_else(tmp_path):
     path = written(
         tmp_path,
