@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,8 @@ class Plan:
 
     def check(self) -> None:
         """Raises InputError when the plan contradicts itself, or holds values of another kind (plans are edited)."""
-        for name, kind in (("parent", str), ("ratio", (int, float)), ("removed", (int, float))):
+        for name, kind, what in (("parent", str, "text"), ("ratio", Real, "a number"), ("removed", Real, "a number")):
             if not isinstance(getattr(self, name), kind):
-                what = "text" if kind is str else "a number"
                 raise InputError(f"expected {what} as {name}, got {getattr(self, name)!r}: mend the plan")
         if self.of not in ("decoder", "model"):
             raise InputError(f"expected 'of' to be decoder or model, got {self.of!r}: mend the plan")
@@ -159,18 +159,7 @@ class PlanRequest:
 
     def plan(self, neurons: Sequence[int]) -> Plan:
         """The plan in which the layers that stay keep so many neurons."""
-        plan = Plan(
-            parent=self.parent,
-            parent_layers=self.shape.layers,
-            layers=self.layers,
-            neurons=tuple(neurons),
-            kv_groups=self.groups,
-            ratio=self.ratio,
-            of=self.of,
-            removed=self.removed(neurons),
-        )
-        plan.check()
-        return plan
+        return self._plan(self.layers, neurons, self.groups)
 
     def finished(
         self,
@@ -183,19 +172,13 @@ class PlanRequest:
         For planners that decide all by themselves: what the request says of layers and groups is disregarded.
         """
         layers = range(self.shape.layers) if layers is None else layers
-        neurons, groups = (tuple(map(len, kept)) for kept in (kept_neurons, kept_groups))
-        plan = Plan(
-            parent=self.parent,
-            parent_layers=self.shape.layers,
-            layers=tuple(layers),
-            neurons=neurons,
-            kv_groups=groups,
-            ratio=self.ratio,
-            of=self.of,
-            removed=removed(self.shape, layers, neurons, groups, self.of, self.biased),
-            kept_neurons=tuple(map(tuple, kept_neurons)),
-            kept_groups=tuple(map(tuple, kept_groups)),
-        )
+        kept = tuple(map(tuple, kept_neurons)), tuple(map(tuple, kept_groups))
+        return self._plan(layers, [len(names) for names in kept[0]], [len(names) for names in kept[1]], *kept)
+
+    def _plan(self, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], *kept: Any) -> Plan:
+        gone = removed(self.shape, layers, neurons, groups, self.of, self.biased)
+        widths = tuple(layers), tuple(neurons), tuple(groups)
+        plan = Plan(self.parent, self.shape.layers, *widths, self.ratio, self.of, gone, *kept)
         plan.check()
         return plan
 
