@@ -3,9 +3,18 @@
 The method (Xu et al., arXiv 2501.15255; the derivation is ours) drops whole decoder layers, then the neurons of the
 layers that stay which their neighbours can best stand in for, then refits what is left to the output of what was there.
 
-    from comp_lib.settings import Settings
-    from comp_lib.models.load import load_model
+    from comp_lib import Settings, load_model
+    from comp_lib.calibration.tokens import calibration_tokens
     from comp_lib.prune import prune
+
+    model, tokenizer = load_model("smollm2-135m")
+    ids = calibration_tokens("calibration", tokenizer, sequences=32, length=256)
+    pruned = prune(model, ids, Settings(ratio=0.2))      # pruned.model, pruned.plan, pruned.report
+
+Where to read on: `prune` is the method on one page, `prune_layer` its five steps for one layer. The paper's four ideas
+are folders: `importance` (who goes), `hybrid_granularity` (how much goes), `recovery` (what stays takes over), and
+`statistics` (the sums over tokens they all rest on). `families` says what a model family's layer looks like; the other
+folders are wings: models, evaluation, scale, on_device, compare, plots, lessons, widgets, cli.
 
 `comp_lib.prune` is the module; the function of that name is imported from it, as above, never re-exported here: one
 name with two meanings would depend on what was imported first.

@@ -1,1 +1,1 @@
-"""Who goes: whole layers (`layers`), neurons and KV groups (`neurons`, on the ground of `condition`)."""
+"""Who goes: whole layers, neurons and KV groups (by the condition of a matrix), and how much each layer minds."""
