@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ..calibration.stream import embed, rotary, through
 from ..errors import InputError
 from ..families import family_of
-from ..families.protocol import Layer, Model
+from ..families.protocol import Layer
 from ..models.gguf_tensors import GgufTensors
 from ..models.load import DTYPES, is_gguf, open_gguf_model, open_model
+from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.tensor_files import TensorFiles
@@ -45,11 +46,10 @@ class Streamed:
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self._check()
-        rotary_module = self.skeleton.model.rotary_emb
         self.model = SimpleNamespace(
             layers=_Layers(self),
             embed_tokens=_Embedding(self),
-            rotary_emb=type(rotary_module)(config=rotary_module.config),  # its buffers are in no file
+            rotary_emb=self.skeleton.model.rotary_emb,  # its numbers are in no file
             norm=self._load(self.skeleton.model.norm, "model.norm."),
         )
 
@@ -113,14 +113,6 @@ class _Embedding:
     def __call__(self, ids: Tensor) -> Tensor:
         different, places = ids.unique(return_inverse=True)
         return self.owner.files.rows(EMBEDDING, different, self.owner.dtype)[places]
-
-
-def skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> Model:
-    """The model that `config` describes, on the device meta: shapes without numbers."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa")
-    model.tie_weights()
-    return model.eval().requires_grad_(True)
 
 
 def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +25,7 @@ from ..families import family_of
 from ..families.protocol import Model
 from ..models.per_layer_llama import as_heterogeneous, as_stock, check_widths
 from ..models.save import Provenance, check_destination, estimated_bytes, save_papers
+from ..models.skeleton import skeleton
 from ..plan import Plan
 from ..prune import DEFAULTS, Planned, check_plan, check_tokens, concluded, make_plan
 from ..prune_layer import LayerPruner, PrunedLayer
@@ -34,10 +34,10 @@ from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, check_biases, keep_layers, shrink, update_config
 from ..system import hashes
-from ..system.atomic import resolved
+from ..system.atomic import fsync, resolved
 from ..system.tensor_files import Layout
 from .journal import Journal, partial_folder
-from .model_on_disk import EMBEDDING, Streamed, losses, skeleton
+from .model_on_disk import Streamed, losses
 from .states_on_disk import States
 
 GRADIENTS = ("llm-pruner", "llm-pruner-mixed")  # methods that need those of all weights at once: `prune` has them
@@ -183,7 +183,7 @@ class _Run:
             journal.add("created", ranges=layout.create(journal.model))
         if len(records) < len(stack):
             # what the last run did not name is thrown away first: it may fill the disk
-            journal.keep_only(_states(records[-1]) if records else ())
+            journal.keep_only(records[-1]["states"].values() if records else ())
             pruner = LayerPruner(
                 self.model,
                 self.ids,
@@ -211,35 +211,31 @@ class _Run:
             tensors = {prefix + name: (tensor,) for name, tensor in layer.state_dict().items()}
             ranges = layout.write(self.journal.model, tensors)
         del layer  # before the next one is read
-        names = {name: None if states is None else states.path.name for name, states in _streams(pruner).items()}
-        files = {name for name in names.values() if name is not None}
-        for name in files:
-            _flush(self.journal.folder / name)
-        self.journal.add(
-            "layer",
-            done=None if done is None else asdict(done),
-            ranges=ranges,
-            states=names,
-            files={name: hashes.of_file(self.journal.folder / name) for name in sorted(files)},
-            made=pruner.progress_made(),
-        )
+        streams = {"hidden": pruner.hidden, "dense": pruner.dense}
+        names = {name: states.path.name for name, states in streams.items() if isinstance(states, States)}
+        files = {}
+        for name in sorted({*names.values()}):
+            fsync(self.journal.folder / name)
+            files[name] = hashes.of_file(self.journal.folder / name)
+        kept = None if done is None else asdict(done)
+        self.journal.add("layer", done=kept, ranges=ranges, states=names, files=files, made=pruner.progress_made())
         self.journal.keep_only(files)
         self.progress("pruning", index + 1, self.model.shape.layers, None if done is None else done.report)
 
     def _reopened(self, pruner: LayerPruner, record: dict[str, Any]) -> tuple[States, States | None]:
         """The hidden states behind the last finished layer."""
-        size, dtype = (*self.ids.shape, self.model.shape.hidden), pruner.hidden.dtype
-        hidden, dense = (record["states"][which] for which in ("hidden", "dense"))
-        folder = self.journal.folder
-        return States(folder / hidden, size, dtype), None if dense is None else States(folder / dense, size, dtype)
+        size, dtype, names = (*self.ids.shape, self.model.shape.hidden), pruner.hidden.dtype, record["states"]
+        opened = {name: States(self.journal.folder / file, size, dtype) for name, file in names.items()}
+        return opened["hidden"], opened.get("dense")
 
     def _layout(self, plan: Plan) -> Layout:
         """Where the tensors of the new model are; a plan says how large they are before it says which they were."""
-        chosen = [(range(groups), range(neurons)) for groups, neurons in zip(plan.kv_groups, plan.neurons, strict=True)]
+        widths = zip(plan.kv_groups, plan.neurons, strict=True)
+        chosen = [(range(groups), range(neurons)) for groups, neurons in widths]
         small = _shrunk(self.model, plan, chosen, self.settings, self.dtype)
-        tied = _tied(small)
-        shapes = {name: tuple(tensor.shape) for name, tensor in small.state_dict().items() if name not in tied}
-        return Layout(shapes, self.dtype)
+        return Layout(
+            {name: tuple(one.shape) for name, one in small.named_parameters()}, self.dtype
+        )  # a tied head once
 
     def assemble(self, plan: Plan, finished: list[PrunedLayer]) -> Model:
         """What stands beside the layers, and the config. Returns the new model without its numbers."""
@@ -292,14 +288,6 @@ class _Run:
         return Written(out, plan, report, self.model.shape, after, dense, small)
 
 
-def _streams(pruner: LayerPruner) -> dict[str, Any]:
-    return {"hidden": pruner.hidden, "dense": pruner.dense}
-
-
-def _states(record: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(name for name in record["states"].values() if name is not None)
-
-
 def _finished(records: list[dict[str, Any]]) -> list[PrunedLayer]:
     done = [record["done"] for record in records if record["done"] is not None]
     return [
@@ -333,18 +321,5 @@ def _shrunk(
     return as_stock(small, shape) if shape.stock else as_heterogeneous(small, shape)
 
 
-def _tied(model: Model) -> set[str]:
-    """Names of tensors that are another's: the head, where it is the embedding."""
-    head = model.get_output_embeddings().weight
-    if head is not model.get_input_embeddings().weight:
-        return set()
-    return {name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor is head} - {EMBEDDING}
-
-
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-
-
-def _flush(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())

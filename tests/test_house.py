@@ -1,0 +1,72 @@
+"""How the package is laid out: the import contract bites, and only families know what a layer looks like."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "comp_lib"
+# Names of parts of a transformers model. per_layer_llama is a model class, and so made of them.
+INTERNALS = re.compile(
+    r"\.(?:mlp|self_attn|lm_head|embed_tokens|rotary_emb|[a-z]+_proj)\b|model_type ==|\.model\.layers\b"
+)
+MAY_KNOW = ("families/", "models/per_layer_llama.py", "models/skeleton.py", "scale/model_on_disk.py")
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    tool = Path(sys.executable).with_name("lint-imports")
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run([tool, "--no-cache"], cwd=folder, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "comp_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_a_planted_upward_import_breaks_the_contract(copied):
+    plan = copied / "comp_lib" / "plan.py"
+    assert "BROKEN" not in lint_imports(copied).stdout
+    plan.write_text(plan.read_text("utf-8") + "\nfrom .prune import prune  # noqa\n", "utf-8")
+    broken = lint_imports(copied)
+    assert broken.returncode == 1 and "comp_lib.plan is not allowed to import comp_lib.prune" in broken.stdout
+
+
+def test_a_planted_circle_breaks_the_contract(copied):
+    mask = copied / "comp_lib" / "statistics" / "solve.py"
+    mask.write_text(mask.read_text("utf-8") + "\nfrom .gram import Gram  # noqa\n", "utf-8")
+    broken = lint_imports(copied)
+    assert broken.returncode == 1 and "No import goes in a circle BROKEN" in broken.stdout
+
+
+def test_only_families_know_what_a_layer_looks_like():
+    places = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if name.startswith(MAY_KNOW):
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Compare))
+        places += [f"{name}:{node.lineno} {text}" for node in nodes if INTERNALS.search(text := ast.unparse(node))]
+    assert not places, "\n".join(places)
+
+
+def test_every_room_says_what_is_in_it():
+    for path in PACKAGE.rglob("*.py"):
+        words = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        assert len(words) > 20 and "TODO" not in words, path
+
+
+def test_the_method_stands_on_a_dozen_files():
+    files = {path.name for path in PACKAGE.iterdir() if path.is_file()}
+    assert len(files) <= 12 and {"prune.py", "prune_layer.py", "plan.py", "surgery.py"} < files
