@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from .importance.neurons import RIDGE, Dense, Selection, energy, metric
 from .plan import Plan
 from .recovery.bias import mean_bias, unchanged
 from .recovery.least_squares import RidgeSearch
-from .recovery.mask_tuning import fold_mask, tune_mask
+from .recovery.mask_tuning import Mask, fold_mask, tune_mask
 from .report import LayerReport, PeakMemory
 from .settings import Settings
 from .shape import Shape
@@ -86,26 +86,23 @@ def at_once(watching: Watching, hidden: HiddenStates, reference: HiddenStates | 
 
 
 @dataclass(frozen=True)
+class Retuned:
+    """The weights that take over in a dense layer, and how they were found."""
+
+    weight: Tensor | None = None  # V (n, m)
+    bias: Tensor | None = None  # (m,)
+    mask: Mask | None = None
+    ridge: float | None = None  # lambda with which they were solved
+
+
+@dataclass(frozen=True)
 class Narrowed:
     """What became of one dense layer."""
 
     kept: Tensor  # KV groups or neurons, ascending
     error: float = 0.0  # ||X W - X V||^2 / ||X W||^2
     condition: Tensor | None = None  # kappa of each input
-    mask_mean: float | None = None
-    mask_variance: float | None = None
-    ridge: float | None = None
-
-
-@dataclass(frozen=True)
-class Retuned:
-    """The weights that take over, and how they were found."""
-
-    weight: Tensor  # V (n, m)
-    bias: Tensor | None = None  # (m,)
-    mask_mean: float | None = None
-    mask_variance: float | None = None
-    ridge: float | None = None
+    retuned: Retuned = Retuned()
 
 
 @dataclass(frozen=True)
@@ -170,9 +167,9 @@ class LayerPruner:
             attention_error=attention.error,
             condition_median=None if mlp.condition is None else float(mlp.condition.median()),
             condition_max=None if mlp.condition is None else float(mlp.condition.max()),
-            mask_mean=mlp.mask_mean,
-            mask_variance=mlp.mask_variance,
-            ridge=mlp.ridge,
+            mask_mean=None if mlp.retuned.mask is None else mlp.retuned.mask.mean,
+            mask_variance=None if mlp.retuned.mask is None else mlp.retuned.mask.variance,
+            ridge=mlp.retuned.ridge,
             seconds=time.perf_counter() - start,
             peak_megabytes=self.memory.megabytes(),
         )
@@ -185,12 +182,13 @@ class LayerPruner:
             narrowed = Narrowed(torch.arange(whole))
         else:
             self.differs = True
-            halves = self._watch(layer, which, reference)
-            dense = self._problem(layer, which, halves, keep, fixed)
+            dense = self._watch(layer, which, reference, keep, fixed)
             selection = self._choose(dense, keep, fixed)
             retuned = self._retune(dense, selection)
-            narrowed = _outcome(dense, selection, retuned)
             shrink(layer, which, selection.kept, retuned.weight, retuned.bias)
+            error = _relative_error(dense, retuned)
+            narrowed = Narrowed(selection.kept, error, selection.condition, replace(retuned, weight=None))
+            del dense
         self.hidden = self._pass_on(layer, self.steps[which], self.hidden)
         return narrowed
 
@@ -203,7 +201,7 @@ class LayerPruner:
             keep, names, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
         return keep, None if names is None else names[place], whole
 
-    def _watch(self, layer: Layer, which: Which, reference: HiddenStates | None) -> list[Sums]:
+    def _sums(self, layer: Layer, which: Which, reference: HiddenStates | None) -> list[Sums]:
         """Let the calibration text pass the dense layer: its sums, in two halves where they are to choose a ridge."""
         weight = dense_layer(layer, which).weight  # (m, n)
         tokens = self.hidden.shape[0] * self.hidden.shape[1]
@@ -218,10 +216,11 @@ class LayerPruner:
         self.memory.megabytes()
         return halves
 
-    def _problem(
-        self, layer: Layer, which: Which, halves: list[Sums], keep: int, fixed: tuple[int, ...] | None
+    def _watch(
+        self, layer: Layer, which: Which, reference: HiddenStates | None, keep: int, fixed: tuple[int, ...] | None
     ) -> Dense:
-        """The dense layer as metrics and recoveries see it, with the ridge that suits the text. Uses `halves` up."""
+        """Watch the text pass: the dense layer as metrics and recoveries see it, with the ridge that suits the text."""
+        halves = self._sums(layer, which, reference)
         weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # (n, m)
         block, owned = block_size(layer, which), upstream(layer, which)
         ridge = RIDGE if isinstance(self.settings.ridge, str) else self.settings.ridge
@@ -255,7 +254,7 @@ class LayerPruner:
             return Retuned(unchanged(weight, inputs), mean_bias(sums.mean, weight, inputs))
         if recovery == "mask":
             mask = tune_mask(contributions(dense.xtx, weight), inputs, dense.ridge)
-            return Retuned(fold_mask(weight, inputs, mask), None, mask.mean, mask.variance, mask.ridge)
+            return Retuned(fold_mask(weight, inputs, mask), mask=mask, ridge=mask.ridge)
         if sums.own_target and selection.retuned is not None:  # the sweep solved this very problem on its way
             return Retuned(selection.retuned, ridge=dense.ridge)
         return Retuned(sums.refit(weight, inputs, dense.ridge), ridge=dense.ridge)
@@ -291,16 +290,10 @@ class LayerPruner:
         self.generator.set_state(torch.tensor(list(base64.b64decode(made["generator"])), dtype=torch.uint8))
 
 
-def _outcome(dense: Dense, selection: Selection, retuned: Retuned) -> Narrowed:
-    gap = dense.weight - retuned.weight
+def _relative_error(dense: Dense, retuned: Retuned) -> float:
+    """||X W - X V||^2 / ||X W||^2, with the bias where there is one."""
+    gap = dense.weight if retuned.weight is None else dense.weight - retuned.weight
     own, error = dense.sums.energy(dense.weight), dense.sums.energy(gap)
     if retuned.bias is not None:
         error += dense.sums.bias_energy(gap, retuned.bias)
-    return Narrowed(
-        kept=selection.kept,
-        error=error / own if own > 0.0 else 0.0,
-        condition=selection.condition,
-        mask_mean=retuned.mask_mean,
-        mask_variance=retuned.mask_variance,
-        ridge=retuned.ridge,
-    )
+    return error / own if own > 0.0 else 0.0
