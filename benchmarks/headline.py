@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.compare.one_run import decoder_parameters, dense_pass, peak_bytes
+from comp_lib.compare.one_run import decoder_parameters, dense_pass
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings, default_recovery
 from comp_lib.system.atomic import write_atomically
+from comp_lib.system.memory import peak_bytes
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "increases", "passes", "peak_megabytes")  # the rest of a row says what was asked

@@ -97,12 +97,12 @@ def measured(job: dict) -> dict:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from comp_lib.compare.one_run import peak_bytes
     from comp_lib.models.load import EMBEDDED, load_model, open_model
     from comp_lib.prune import prune
     from comp_lib.scale.model_on_disk import Streamed
     from comp_lib.scale.prune_to import Saving, prune_to
     from comp_lib.settings import Settings
+    from comp_lib.system.memory import peak_bytes
 
     how, real = job["how"], job["shape"] == "135m"
     llm_pruner = how == "llm-pruner"

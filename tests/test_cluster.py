@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -26,15 +25,16 @@ import pytest
 from typer.testing import CliRunner
 
 from comp_lib.cli.app import app
-from comp_lib.compare import cluster
+from comp_lib.compare import attempts, cluster
+from comp_lib.compare.attempts import ATTEMPTS, one_by_one
 from comp_lib.compare.cluster import choose, embedded, remote
 from comp_lib.compare.grid import DETERMINED, TIMED, Grid, read_rows, run
-from comp_lib.compare.one_run import Job
+from comp_lib.compare.one_run import RunRequest
 from comp_lib.errors import InputError
 from comp_lib.lessons import start as notebook
 from comp_lib.settings import Settings
-from comp_lib.system import processes as launch
-from comp_lib.system.processes import ATTEMPTS, CellError, one_by_one
+from comp_lib.system import hashes
+from comp_lib.system.processes import ProcessError
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 METHODS = ("comp", "random", "magnitude", "wanda-sp")
@@ -43,7 +43,7 @@ ANSWER = {name: 0.5 for name in (*DETERMINED[15:], *TIMED)} | {"parameters": 7, 
 STAND_IN = f"""
 import json, os, pathlib, signal, sys, time
 job, box = json.loads(sys.stdin.readline()), pathlib.Path(os.environ["BOX"])
-name = "check" if job["check"] else job["cell"]["settings"]["method"]
+name = "check" if job["check"] else job["run"]["settings"]["method"]
 with open(box / "started", "a") as file:
     file.write(f"{{name}} {{os.getppid()}} {{os.environ.get('OMP_NUM_THREADS')}}\\n")
 if (box / f"interrupt-{{name}}").exists():
@@ -55,7 +55,8 @@ while any((box / f"{{word}}-{{name}}").exists() for word in ("hold", "interrupt"
 if (box / f"kill-{{name}}").exists():
     os.kill(os.getpid(), signal.SIGKILL)
 if (box / f"refuse-{{name}}").exists():
-    sys.exit("comp_lib.errors.InputError: expected another text")
+    print(json.dumps({{"refused": "expected another text"}}))
+    sys.exit()
 if (box / f"fail-{{name}}").exists():
     sys.exit("MemoryError: no room")
 print(json.dumps({{}} if job["check"] else {ANSWER!r}))
@@ -93,7 +94,7 @@ class Box:
 
 @pytest.fixture
 def box(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "WORKER", (sys.executable, "-S", "-c", STAND_IN))
+    monkeypatch.setattr(attempts, "MODULE", ("-S", "-c", STAND_IN))
     monkeypatch.setenv("BOX", str(tmp_path / "box"))
     return Box(tmp_path / "box")
 
@@ -168,7 +169,7 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_pat
         run(grid, tmp_path / "out", engine=engine)
     rows = read_rows(tmp_path / "out" / "rows.csv")
     assert {"comp"} <= set(rows.method) <= {"comp", "random"} and set(rows.status) == {"ok"}
-    assert not launch._running  # Dask alone would wait for them 30 s, and leave them
+    assert not attempts._running  # Dask alone would wait for them 30 s, and leave them
     box.lift("interrupt", "magnitude")
     box.lift("hold", *(["random"] if engine is not one_by_one else []))
     rows = run(grid, tmp_path / "out", engine=engine)
@@ -252,9 +253,7 @@ def processes(tmp_path):
 def stand_ins(processes, box, tmp_path):
     """A cluster of two workers whose cells are stand-ins; the second value starts two more."""
     preload = tmp_path / "preload.py"
-    preload.write_text(
-        f"import sys\nfrom comp_lib import launch\nlaunch.WORKER = (sys.executable, '-S', '-c', {STAND_IN!r})\n"
-    )
+    preload.write_text(f"from comp_lib.compare import attempts\nattempts.MODULE = ('-S', '-c', {STAND_IN!r})\n")
     processes.first = processes.scheduler()
     processes.more = lambda: processes.workers("--preload", str(preload))
     processes.more()
@@ -348,9 +347,9 @@ def test_compare_on_a_cluster_started_as_the_readme_says(parent, tmp_path, proce
     rows = read_rows(tmp_path / "out" / "rows.csv").set_index("method")
     grid = Grid(str(parent), (0.2,), ("comp", "random"), **SIZES)
     contents = grid.contents()
-    for cell in grid.cells():
-        here = Job(cell, contents).run()
-        row = rows.loc[cell.settings.method]
+    for planned in grid.runs():
+        here = RunRequest(planned, contents).answer()
+        row = rows.loc[planned.settings.method]
         for name in ("removed", "parameters", "dense_loss", "loss", "increase_low", "increase_high", "kl"):
             assert row[name] == pytest.approx(here[name], abs=1e-5), name
 
@@ -359,19 +358,24 @@ def test_compare_on_a_cluster_started_as_the_readme_says(parent, tmp_path, proce
 
 
 def test_a_machine_that_lacks_what_the_grid_needs_is_named(grid, tmp_path):
-    contents, cell = grid.contents(), next(grid.cells())
-    assert Job(cell, contents, check=True).run() == {}
+    contents, planned = grid.contents(), next(grid.runs())
+    assert RunRequest(planned, contents, check=True).answer() == {}
     for what in contents:
         with pytest.raises(InputError, match=f"the same {what} .* on {socket.gethostname()}"):
-            Job(cell, contents | {what: "other"}, check=True).run()
+            RunRequest(planned, contents | {what: "other"}, check=True).answer()
     with pytest.raises(InputError, match="the same model"):
-        Job(cell, contents | {"model": "other"}).run()  # a worker that came later was never asked
-    with pytest.raises(InputError, match="comp-lib 0.0, as on the machine that asks"):
-        Job(cell, contents, version="0.0").run()
-    gone = json.loads(Job(cell, contents, check=True).to_json())
-    gone["cell"]["calibration"] = str(tmp_path / "gone.txt")
+        RunRequest(planned, contents | {"model": "other"}).answer()  # a worker that came later was never asked
+    gone = RunRequest(planned, contents, check=True).to_message()
+    gone["run"]["calibration"] = str(tmp_path / "gone.txt")
     with pytest.raises(InputError, match="gone.txt"):
-        Job.from_json(json.dumps(gone)).run()
+        RunRequest.from_message(gone).answer()
+
+
+def test_a_machine_with_other_code_of_the_same_version_is_refused(grid, monkeypatch):
+    request = RunRequest(next(grid.runs()), grid.contents(), check=True)
+    monkeypatch.setattr(hashes, "of_code", lambda *rooms: "other")
+    with pytest.raises(InputError, match=f"code {request.code}, as on the machine that asks, got other on"):
+        request.answer()
 
 
 def test_workers_are_asked_before_any_work(grid, tmp_path, box, stand_ins, monkeypatch):
@@ -395,12 +399,12 @@ def test_what_cannot_be_had_is_refused(grid, tmp_path, box, processes, monkeypat
     monkeypatch.setattr(cluster, "CONNECT", 0.5)
     for address in (processes.address, "nowhere", "tcp://127.0.0.1"):
         with pytest.raises(InputError, match="expected a Dask scheduler at"):
-            list(remote(address, print)({"key": "{}"}))
+            list(remote(address, print)({"key": {}}))
         assert not [each for each in gc.get_objects() if type(each) is Client and each.status != "closed"]
     processes.scheduler()
     monkeypatch.setattr(cluster, "CONNECT", 5.0)  # enough for it to start, or there is none: both are refusals
     with pytest.raises(InputError, match=f"expected (a Dask scheduler|workers) at .*{processes.address}"):
-        list(remote(processes.address, print)({"key": "{}"}))
+        list(remote(processes.address, print)({"key": {}}))
     assert not box.started()
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else found(name))
@@ -412,6 +416,11 @@ def test_what_cannot_be_had_is_refused(grid, tmp_path, box, processes, monkeypat
 def test_an_error_survives_the_journey_from_its_worker():
     from distributed.protocol import deserialize, serialize
 
-    error = CellError("in a word", "in many words", refused=True)
+    error = ProcessError("in a word", "in many words", 3)
     back = deserialize(*serialize(error))
-    assert (str(back), back.output, back.refused) == (str(error), error.output, True)
+    assert (str(back), back.output, back.code) == (str(error), error.output, 3)
+
+
+def test_a_worker_that_only_waits_stays_small():
+    code = "import sys, comp_lib.compare.cluster; print({'torch', 'pandas', 'distributed'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

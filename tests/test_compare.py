@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,16 +24,18 @@ from typer.testing import CliRunner
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.cli.app import app
+from comp_lib.compare import attempts
 from comp_lib.compare import grid as compare
 from comp_lib.compare.grid import COLUMNS, DETERMINED, Grid, read_rows, run
-from comp_lib.compare.one_run import Job, peak_bytes, quality
+from comp_lib.compare.one_run import RunRequest, quality
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import bootstrap_interval
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.models.load import load_model
+from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
-from comp_lib.system import processes as launch
+from comp_lib.system import hashes
+from comp_lib.system.memory import peak_bytes
 
 SIZES = ["--sequences", "3", "--length", "24", "--multiple", "4", "--windows", "3", "--window", "40"]
 GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
@@ -103,7 +109,7 @@ def test_quality_pairs_the_windows(tiny_llama):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss")
 def test_peak_memory_is_that_of_the_process_alone():
     ballast = torch.zeros(100 * 2**20 // 8, dtype=torch.float64) + 1  # the process that starts it is larger
-    code = "from comp_lib.compare.one_run import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**26; print(a, p())"
+    code = "from comp_lib.system.memory import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**26; print(a, p())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     before, after = map(int, out)
     assert 60 * 2**20 < after - before < 80 * 2**20
@@ -145,13 +151,13 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, parent, tmp_p
 ANSWER = {name: 0.5 for name in (*DETERMINED[15:], *compare.TIMED)} | {"parameters": 7, "threads": 2, "versions": "0"}
 FAKE = f"""
 import json, os, signal, sys
-cell = json.loads(sys.stdin.readline())["cell"]
+run = json.loads(sys.stdin.readline())["run"]
 trouble = os.environ.get("TROUBLE")
-if trouble and cell["settings"]["method"] == "random":
+if trouble and run["settings"]["method"] == "random":
     if trouble == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     raise ValueError(trouble)
-open(os.environ["CALLS"], "a").write(cell["settings"]["method"] + "\\n")
+open(os.environ["CALLS"], "a").write(run["settings"]["method"] + "\\n")
 print(json.dumps({ANSWER!r}))
 """
 
@@ -159,7 +165,7 @@ print(json.dumps({ANSWER!r}))
 @pytest.fixture
 def calls(monkeypatch, tmp_path):
     """A worker that answers at once; returns what reads the methods that it was asked for."""
-    monkeypatch.setattr(launch, "WORKER", (sys.executable, "-c", FAKE))
+    monkeypatch.setattr(attempts, "MODULE", ("-c", FAKE))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     return lambda: (tmp_path / "calls").read_text().split()
 
@@ -180,7 +186,7 @@ def test_a_failed_cell_is_recorded_and_tried_again(grid, tmp_path, monkeypatch, 
 
 
 def test_a_worker_that_does_not_even_listen_is_a_failed_cell(grid, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "WORKER", (sys.executable, "-S", "-c", "import os; os.close(0); os._exit(3)"))
+    monkeypatch.setattr(attempts, "MODULE", ("-S", "-c", "import os; os.close(0); os._exit(3)"))
     rows = run(grid, tmp_path)
     assert set(rows.status) == {"failed"} and set(rows.message) == {"the process ended with code 3 and said nothing"}
 
@@ -195,7 +201,7 @@ def test_a_failure_shows_in_the_exit_code_and_the_table(parent, tmp_path, monkey
 
 def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, tokenizer):
     (name, keys), texts = grid.keyed(), tmp_path / "a.txt"
-    assert [cell.settings.method for cell in keys.values()] == ["comp", "random"]
+    assert [run.settings.method for run in keys.values()] == ["comp", "random"]
     texts.write_text(load_text("calibration"))
     other = tmp_path / "elsewhere" / "parent"
     tiny_llama().save_pretrained(other)
@@ -233,10 +239,37 @@ def test_rows_of_another_grid_stay_and_are_not_shown(grid, tmp_path, calls):
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "rows.parquet"), whole, check_dtype=False)
 
 
+def test_stored_rows_are_found_again():
+    """The rows that notebook 07 shows: what they were asked for gives their keys."""
+    stored = read_rows(Path(__file__).parents[1] / "benchmarks" / "peers" / "rows.csv")
+    live = Grid(EMBEDDED, (0.2,), ("comp", "wanda-sp"), 1, (8,), length=128, windows=4, window=256)
+    texts = {name: hashes.of_text(load_text(name)) for name in ("calibration", "evaluation")}
+    name, keys = replace(live, settings=Settings(multiple=32)).keyed({"model": "9055ad0cda312312"} | texts)
+    assert list(keys) == stored.key[stored.grid == name].tolist()[:2]
+
+
+def test_rows_that_two_write_at_once_are_both_kept(tmp_path, monkeypatch):
+    """Each reads the file and, unless a lock is in its way, waits until the other has read it too."""
+    meeting, read = threading.Barrier(2), compare.read_rows
+
+    def read_and_meet(path):
+        rows = read(path)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(timeout=1)
+        return rows
+
+    monkeypatch.setattr(compare, "read_rows", read_and_meet)
+    rows = [dict.fromkeys(COLUMNS) | {"key": key} for key in ("one", "other")]
+    with ThreadPoolExecutor() as pool:
+        done = [pool.submit(compare._keep, tmp_path / "rows.csv", row) for row in rows]
+    assert [future.exception() for future in done] == [None, None]
+    assert sorted(read(tmp_path / "rows.csv").key) == ["one", "other"]
+
+
 def test_a_cell_survives_the_journey_to_its_worker(grid):
-    for cell in grid.cells():
-        job = Job(cell, {"model": "abc"})
-        assert Job.from_json(job.to_json()) == job
+    for planned in grid.runs():
+        request = RunRequest(planned, {"model": "abc"})
+        assert RunRequest.from_message(json.loads(json.dumps(request.to_message()))) == request
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 from comp_lib.compare.grid import COLUMNS
 from comp_lib.compare.summary import finished, markdown, where_it_loses, write_summary
-from comp_lib.plots.peers import pareto_front, plot_increase, plot_latency, plot_memory, plot_sequences
+from comp_lib.plots.comp_vs_peers import pareto_front, plot_increase, plot_latency, plot_memory, plot_sequences
 
 COMP = "comp + least-squares"
 INCREASES = {  # (method, ratio): one for each seed

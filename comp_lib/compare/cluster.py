@@ -1,9 +1,9 @@
-"""Cells on dask.distributed: on a cluster inside this process, or on one that is there.
+"""The runs of a grid on dask.distributed: on a cluster inside this process, or on one that is there.
 
-A Dask worker only waits for the process that measures (`launch`), so what crashes or eats all memory is that process,
-not the worker, and Dask gives its cell to whoever is free, at most ATTEMPTS times. A worker that dies, with its machine
-perhaps, costs the cells that it held, which others take over. When the scheduler dies all is lost that has not come
-back, and is handed in again once there is a scheduler with workers at that address.
+A Dask worker only waits for the process that measures (`attempts`), so what crashes or eats all memory is that process,
+not the worker, and Dask gives its run to whoever is free, at most ATTEMPTS times. A worker that dies, with its machine
+perhaps, costs the runs that it held, which others take over. When the scheduler dies, all is lost that has not come
+back. It is handed in again once there is a scheduler with workers at that address.
 
 Whoever can reach a Dask scheduler can run code on its workers: use one in a network that you trust, or set up its TLS.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import logging
 import os
 import queue
@@ -24,7 +23,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..errors import InputError
-from ..system.processes import ATTEMPTS, CellError, Engine, Outcome, attempted, end, measured, one_by_one
+from ..system.processes import Message, ProcessError
+from .attempts import ATTEMPTS, Engine, Outcomes, RunOutcome, end, measured, one_by_one
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -38,15 +38,15 @@ Announce = Callable[[str], None]
 
 
 def choose(workers: int | None = None, scheduler: str | None = None, announce: Announce = lambda link: None) -> Engine:
-    """The engine for `compare.run`: the Dask cluster at `scheduler`, or `workers` cells at a time on this machine.
+    """The engine for `compare.run`: the Dask cluster at `scheduler`, or `workers` runs at a time on this machine.
 
-    With neither, one cell at a time: on Dask if it is installed, for its dashboard, else without.
+    With neither, one run at a time: on Dask if it is installed, for its dashboard, else without.
     announce: gets the address of the dashboard. Raises InputError for what cannot be had.
     """
     if workers is not None and scheduler is not None:
         raise InputError("expected workers here or a scheduler elsewhere, got both: leave one out")
     if workers is not None and workers < 1:
-        raise InputError(f"expected at least 1 worker, got {workers}: each measures one cell at a time")
+        raise InputError(f"expected at least 1 worker, got {workers}: each measures one run at a time")
     if importlib.util.find_spec("distributed") is None:
         if workers is None and scheduler is None:
             return one_by_one
@@ -55,36 +55,27 @@ def choose(workers: int | None = None, scheduler: str | None = None, announce: A
 
 
 def embedded(workers: int, announce: Announce) -> Engine:
-    """An engine of `workers` cells at a time on this machine, which share its cores."""
+    """An engine of `workers` runs at a time on this machine, which share its cores."""
     from dask.system import CPU_COUNT  # with the limits of a container
     from distributed import Client, LocalCluster
 
     shared = workers > 1 and "OMP_NUM_THREADS" not in os.environ
     threads = max(1, CPU_COUNT // workers) if shared else None
 
-    def engine(jobs: Mapping[str, str]) -> Iterator[tuple[str, Outcome]]:
-        if not jobs:
+    def engine(requests: Mapping[str, Message]) -> Outcomes:
+        if not requests:
             return
-        run = uuid.uuid4().hex
+        grid = uuid.uuid4().hex
         # threads of this process suffice to wait for others; no memory limit, since it is not they who need any
-        with (
-            LocalCluster(
-                n_workers=1,
-                threads_per_worker=workers,
-                processes=False,
-                memory_limit=None,
-                dashboard_address="127.0.0.1:0",
-                host="127.0.0.1",
-                protocol="tcp://",
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
+        wait = {"n_workers": 1, "threads_per_worker": workers, "processes": False, "memory_limit": None}
+        place = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0"}
+        cluster = LocalCluster(**wait, **place, silence_logs=logging.CRITICAL)
+        with cluster, Client(cluster, set_as_default=False) as client:
             announce(cluster.dashboard_link)
             try:
-                yield from _collect(client, jobs, threads, run)
+                yield from _collect(client, requests, threads, grid)
             finally:  # after Ctrl-C above all: the cluster would wait for its threads
-                end(run)
+                end(grid)
 
     return engine
 
@@ -92,8 +83,8 @@ def embedded(workers: int, announce: Announce) -> Engine:
 def remote(address: str, announce: Announce) -> Engine:
     """An engine on the cluster whose scheduler is at `address`, such as tcp://127.0.0.1:8786."""
 
-    def engine(jobs: Mapping[str, str]) -> Iterator[tuple[str, Outcome]]:
-        left, losses, patience = dict(jobs), 0, CONNECT
+    def engine(requests: Mapping[str, Message]) -> Outcomes:
+        left, losses, patience = dict(requests), 0, CONNECT
         while left:
             with _connected(address, patience) as client:
                 if patience == CONNECT:  # the first time
@@ -123,7 +114,7 @@ def _connected(address: str, patience: float) -> Iterator[Client]:
 
     client = Client.__new__(Client)
     try:
-        client.__init__(address, timeout=patience, set_as_default=False)
+        Client.__init__(client, address, timeout=patience, set_as_default=False)
     except (*LOST, ValueError) as error:  # ValueError: no address at all
         client.close()  # left to the garbage collector, it would stop its loop while another starts: a deadlock
         raise InputError(
@@ -141,28 +132,27 @@ def _connected(address: str, patience: float) -> Iterator[Client]:
         yield client
 
 
-def _check_workers(client: Client, job: str) -> None:
-    """Raises InputError unless a worker on each machine has this library, the model and the texts of `job`."""
+def _check_workers(client: Client, request: Message) -> None:
+    """Raises InputError unless a worker on each machine has this library, the model and the texts of `request`."""
     machines = {urlsplit(address).hostname: address for address in client.nthreads()}
-    job = json.dumps(json.loads(job) | {"check": True})
-    for address, answer in client.run(_answer, job, workers=list(machines.values()), on_error="return").items():
+    check = request | {"check": True}
+    for address, answer in client.run(_answer, check, workers=list(machines.values()), on_error="return").items():
         if isinstance(answer, Exception):
             raise InputError(f"expected each worker to have what the grid needs, got from {address}: {answer}")
 
 
-async def _answer(job: str) -> dict:
+async def _answer(request: Message) -> RunOutcome:
     """`measured`, without holding up the worker's own talk."""
-    return await asyncio.to_thread(measured, job)
+    return await asyncio.to_thread(measured, request)
 
 
-def _collect(
-    client: Client, jobs: Mapping[str, str], threads: int | None = None, run: str = ""
-) -> Iterator[tuple[str, Outcome]]:
-    """(key, outcome) of each job as it is done. Raises one of LOST when scheduler or workers are gone."""
-    done = queue.SimpleQueue()
+def _collect(client: Client, requests: Mapping[str, Message], threads: int | None = None, grid: str = "") -> Outcomes:
+    """(key, outcome) of each request as it is done. Raises one of LOST when scheduler or workers are gone."""
+    done: queue.SimpleQueue[Future[RunOutcome]] = queue.SimpleQueue()
     keys = {}
-    for place, (key, job) in enumerate(jobs.items()):
-        future = client.submit(attempted, job, threads, run, key=f"cell-{key}", retries=ATTEMPTS - 1, priority=-place)
+    for place, (key, request) in enumerate(requests.items()):
+        options = {"key": f"cell-{key}", "retries": ATTEMPTS - 1, "priority": -place}
+        future = client.submit(measured, request, threads, grid, **options)
         keys[future] = key
         future.add_done_callback(done.put)
     while keys:
@@ -175,8 +165,8 @@ def _collect(
         yield keys.pop(future), _outcome(future)
 
 
-def _outcome(future: Future) -> Outcome:
-    if future.status != "error":
-        return future.result()  # raises CancelledError when the scheduler is gone
-    error = future.exception()
-    return error if isinstance(error, CellError) else CellError(f"{type(error).__name__}: {error}")
+def _outcome(future: Future[RunOutcome]) -> RunOutcome:
+    if future.status == "error":
+        error = future.exception()
+        return error if isinstance(error, ProcessError) else ProcessError(f"{type(error).__name__}: {error}")
+    return future.result()  # raises CancelledError when the scheduler is gone

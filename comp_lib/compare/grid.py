@@ -1,23 +1,24 @@
 """A grid of runs, peers side by side: ratio x method x seed x calibration size, one row each.
 
-The rows are in DIR/rows.csv, which is written anew beside itself and renamed after every cell: a kill costs the cell
+The rows are in DIR/rows.csv, which is written anew beside itself and renamed after every run: a kill costs the run
 under way and nothing else, and the same command goes on where it ended. A row is found again by its key, a hash of all
-that decides the outcome: the tensors of the model, the contents of the texts, sizes and settings. Each cell runs in a
-process of its own (`cell`); one that fails leaves a row that says why, and is tried again at the next start.
+that decides the outcome: the tensors of the model, the contents of the texts, sizes and settings. Each run has a
+process of its own (`one_run`); one that fails leaves a row that says why, and is tried again at the next start.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from ..calibration.text import TEXTS, load_text
 from ..calibration.tokens import SELF, calibration_tokens, check_source, sources
@@ -26,37 +27,16 @@ from ..evaluation.loss import evaluation_tokens
 from ..models.load import EMBEDDED, load_model
 from ..report import Progress, no_progress
 from ..settings import METHODS, Settings, default_recovery
+from ..system import hashes
 from ..system.atomic import write_atomically
-from ..system.processes import CellError, Engine, Outcome, one_by_one
-from .one_run import Cell, Job, contents
+from .attempts import Engine, RunOutcome, one_by_one
+from .one_run import Run, RunRequest, contents
 
 ROWS = "rows.csv"
-VARIED = ("ratio", "method", "recovery", "seed")  # settings that the cells of one grid differ in
-DETERMINED = (
-    "key",
-    "grid",
-    "status",
-    "message",
-    "model",
-    "method",
-    "recovery",
-    "ratio",
-    "seed",
-    "sequences",
-    "length",
-    "calibration",
-    "evaluation",
-    "windows",
-    "window",
-    "removed",
-    "parameters",
-    "dense_loss",
-    "loss",
-    "increase",
-    "increase_low",
-    "increase_high",
-    "kl",
-    "top1_agreement",
+VARIED = ("ratio", "method", "recovery", "seed")  # settings that the runs of one grid differ in
+DETERMINED = tuple(
+    "key grid status message model method recovery ratio seed sequences length calibration evaluation windows window "
+    "removed parameters dense_loss loss increase increase_low increase_high kl top1_agreement".split()
 )
 TIMED = ("seconds", "passes", "peak_megabytes", "decode_ms", "dense_decode_ms", "decode_ratio")  # vary from run to run
 COLUMNS = (*DETERMINED, *TIMED, "threads", "dtype", "settings", "versions")
@@ -65,7 +45,7 @@ TYPES = {"message": "string", "versions": "string", "parameters": "Int64", "thre
 
 @dataclass(frozen=True)
 class Grid:
-    """What is compared. `settings` holds what all cells share; its ratio, method, recovery and seed are replaced."""
+    """What is compared. `settings` holds what all runs share; its ratio, method, recovery and seed are replaced."""
 
     model: str
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5)
@@ -81,23 +61,14 @@ class Grid:
     dtype: str = "float32"
     settings: Settings = field(default_factory=Settings)
 
-    def cells(self) -> Iterator[Cell]:
+    def runs(self) -> Iterator[Run]:
         """In an order that gives a whole picture early: all methods at all ratios, then the next size and seed."""
         grid = product(range(self.seeds), self.sequences, self.ratios, self.methods)
+        judged: dict[str, Any] = {"evaluation": self.evaluation, "windows": self.windows, "window": self.window}
         for seed, sequences, ratio, method in dict.fromkeys(grid):
             recovery = self.recovery or default_recovery(method)
             settings = replace(self.settings, ratio=ratio, method=method, recovery=recovery, seed=seed)
-            yield Cell(
-                self.model,
-                self.dtype,
-                settings,
-                self.calibration,
-                sequences,
-                self.length,
-                self.evaluation,
-                self.windows,
-                self.window,
-            )
+            yield Run(self.model, self.dtype, settings, self.calibration, sequences, self.length, **judged)
 
     def check(self) -> None:
         """Raises InputError, by name, for all that can be told without the model."""
@@ -113,8 +84,8 @@ class Grid:
             raise InputError(f"expected at least 1 seed, got {self.seeds}: 3 show the spread")
         if self.windows < 2:
             raise InputError(f"expected at least 2 evaluation windows, got {self.windows}: an interval needs several")
-        for cell in self.cells():
-            cell.settings.check()
+        for planned in self.runs():
+            planned.settings.check()
         load_text(self.evaluation)
         check_source(self.calibration)
 
@@ -130,31 +101,26 @@ class Grid:
             )
         evaluation_tokens(tokenizer, load_text(self.evaluation), self.window, self.windows)
         if SELF not in sources(self.calibration):  # what the model writes is never too short
-            calibration_tokens(
-                self.calibration,
-                tokenizer,
-                sequences=max(self.sequences),
-                length=self.length,
-                evaluated=self.evaluation,
-            )
-        return contents(next(self.cells()), model)
+            size: dict[str, Any] = {"sequences": max(self.sequences), "length": self.length}
+            calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
+        return contents(next(self.runs()), model)
 
-    def keyed(self, contents: dict[str, str] | None = None) -> tuple[str, dict[str, Cell]]:
-        """The name of the grid, and key -> cell, for these contents, None for those of now. Raises InputError.
+    def keyed(self, contents: dict[str, str] | None = None) -> tuple[str, dict[str, Run]]:
+        """The name of the grid, and key -> run, for these contents, None for those of now. Raises InputError.
 
         What one grid has in common, so that its rows may stand in one table, is all but VARIED and the sequences.
         """
         contents = self.contents() if contents is None else contents
-        keyed = {_hash(_identity(cell) | {"contents": contents}): cell for cell in self.cells()}
+        keyed = {_key(_identity(planned) | {"contents": contents}): planned for planned in self.runs()}
         common = _identity(next(iter(keyed.values()))) | {"contents": contents, "sequences": None}
         common["settings"] = {name: value for name, value in common["settings"].items() if name not in VARIED}
-        return _hash(common), keyed
+        return _key(common), keyed
 
 
 def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine: Engine = one_by_one) -> pd.DataFrame:
-    """Measure the cells of `grid` that DIR/rows.csv lacks, and return its rows, one a cell, in the order of the grid.
+    """Measure the runs of `grid` that DIR/rows.csv lacks, and return its rows, one a run, in the order of the grid.
 
-    Rows of other grids in the same folder stay. Only this process writes, a row as soon as its cell is done.
+    Rows of other grids in the same folder stay. Only this process writes, a row as soon as its run is done.
     Raises InputError before any work, and when a cluster goes away for good; the rows that are done stay.
     """
     folder = Path(folder)
@@ -163,20 +129,20 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
     if folder.exists() and not folder.is_dir():
         raise InputError(f"expected a folder for the rows, got the file {str(folder)!r}: name another")
     contents = grid.contents()
-    name, cells = grid.keyed(contents)
+    name, runs = grid.keyed(contents)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"expected a folder to write rows to, got {error}: name another") from error
     rows = read_rows(path)
-    finished = set(rows.key[rows.status == "ok"])
-    jobs = {key: Job(_placed(cell), contents).to_json() for key, cell in cells.items() if key not in finished}
-    progress("cells", len(cells) - len(jobs), len(cells))
-    with contextlib.closing(engine(jobs)) as outcomes:  # whatever stops us ends the cells under way
-        for left, (key, outcome) in zip(reversed(range(len(jobs))), outcomes, strict=True):
-            _keep(path, {"grid": name, "key": key} | _row(key, cells[key], outcome, folder))
-            progress("cells", len(cells) - left, len(cells))
-    return read_rows(path).set_index("key").loc[list(cells)].reset_index()
+    missing = [key for key in runs if key not in set(rows.key[rows.status == "ok"])]
+    requests = {key: RunRequest(_placed(runs[key]), contents).to_message() for key in missing}
+    progress("cells", len(runs) - len(missing), len(runs))
+    with contextlib.closing(engine(requests)) as outcomes:  # whatever stops us ends the runs under way
+        for left, (key, outcome) in zip(reversed(range(len(missing))), outcomes, strict=True):
+            _keep(path, {"grid": name, "key": key} | _row(key, runs[key], outcome, folder))
+            progress("cells", len(runs) - left, len(runs))
+    return read_rows(path).set_index("key").loc[list(runs)].reset_index()
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:
@@ -197,54 +163,52 @@ def read_rows(path: str | Path) -> pd.DataFrame:
     return rows
 
 
-def _row(key: str, cell: Cell, outcome: Outcome, folder: Path) -> dict:
-    """The row of one cell: what it was, and what came, or why nothing came."""
-    row = {
-        **_identity(cell),
-        "recovery": cell.settings.recovery,
-        "method": cell.settings.method,
-        "ratio": cell.settings.ratio,
-        "seed": cell.settings.seed,
-        "settings": json.dumps(asdict(cell.settings)),
-    }
+def _row(key: str, planned: Run, outcome: RunOutcome, folder: Path) -> dict[str, Any]:
+    """The row of one run: what it was, and what came, or why nothing came."""
+    settings = asdict(planned.settings)
+    row = settings | _identity(planned) | {"settings": json.dumps(settings)}
     log = folder / f"failed-{key}.log"
     log.unlink(missing_ok=True)
-    if isinstance(outcome, CellError):
-        log.write_text(outcome.output, encoding="utf-8")
-        return row | {"status": "failed", "message": str(outcome)}
-    return row | {"status": "ok"} | outcome
+    if isinstance(outcome, dict):
+        return row | {"status": "ok"} | outcome
+    message = f"InputError: {outcome}" if isinstance(outcome, InputError) else str(outcome)
+    log.write_text(message if isinstance(outcome, InputError) else outcome.output, encoding="utf-8")
+    return row | {"status": "failed", "message": message}
 
 
-def _keep(path: Path, row: dict) -> None:
+def _keep(path: Path, row: dict[str, Any]) -> None:
     """The row into the file, in the place of an older one of its key. Other processes' rows are not lost."""
-    rows = read_rows(path)
-    rows = rows[rows.key != row["key"]]
-    new = pd.DataFrame([row], columns=list(COLUMNS)).astype(TYPES)
-    rows = pd.concat([rows, new], ignore_index=True) if len(rows) else new
-    write_atomically(path, rows.to_csv(index=False).encode())
-    if importlib.util.find_spec("pyarrow") is not None:
-        write_atomically(path.with_suffix(".parquet"), read_rows(path).to_parquet(index=False))
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        rows = read_rows(path)
+        rows = rows[rows.key != row["key"]]
+        new = pd.DataFrame([row], columns=list(COLUMNS)).astype(TYPES)
+        rows = pd.concat([rows, new], ignore_index=True) if len(rows) else new
+        write_atomically(path, rows.to_csv(index=False).encode())
+        if importlib.util.find_spec("pyarrow") is not None:
+            write_atomically(path.with_suffix(".parquet"), read_rows(path).to_parquet(index=False))
 
 
-def _identity(cell: Cell) -> dict:
-    """The cell without the places of this machine."""
-    places = {"model": cell.model, "calibration": cell.calibration, "evaluation": cell.evaluation}
-    named = {what: "+".join(Path(part).name for part in sources(place)) for what, place in places.items()}
-    settings = asdict(cell.settings)
+def _places(planned: Run) -> dict[str, str]:
+    return {"model": planned.model, "calibration": planned.calibration, "evaluation": planned.evaluation}
+
+
+def _identity(planned: Run) -> dict[str, Any]:
+    """The run without the places of this machine."""
+    named = {what: "+".join(Path(part).name for part in sources(place)) for what, place in _places(planned).items()}
+    settings = asdict(planned.settings)
     settings["target"] = settings.pop("aim")  # its name when the first rows were kept: their keys still hold
-    return asdict(cell) | named | {"settings": settings}
+    return asdict(planned) | named | {"settings": settings}
 
 
-def _placed(cell: Cell) -> Cell:
-    """The cell with places that hold in any working directory."""
-    places = {"model": cell.model, "calibration": cell.calibration, "evaluation": cell.evaluation}
-    named = (EMBEDDED, SELF, *TEXTS)
+def _placed(planned: Run) -> Run:
+    """The run with places that hold in any working directory."""
 
-    def placed(part: str) -> str:
-        return part if part in named or not Path(part).exists() else str(Path(part).resolve())
+    def placed(part: str | Path) -> str:
+        return str(part if part in (EMBEDDED, SELF, *TEXTS) or not Path(part).exists() else Path(part).resolve())
 
-    return replace(cell, **{what: "+".join(map(placed, sources(place))) for what, place in places.items()})
+    absolute: dict[str, Any] = {what: "+".join(map(placed, sources(place))) for what, place in _places(planned).items()}
+    return replace(planned, **absolute)
 
 
-def _hash(value: dict) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+def _key(value: dict[str, Any]) -> str:
+    return hashes.of_value(value)[:16]

@@ -1,9 +1,8 @@
-"""One cell of a comparison, measured in a process of its own: `python -m comp_lib.cell`.
+"""One run of a comparison, measured in a process of its own: `python -m comp_lib.compare.one_run`.
 
-A fresh process knows its own peak memory, and one that is killed or crashes hurts no other. The job comes as a line
-of JSON on stdin and the result leaves as JSON on stdout; whatever libraries print goes to stderr. When stdin closes,
-whoever asked is gone, and the process ends too (`launch` is the other side). The job says what the model and the texts
-must hold, since on another machine the same name may mean something else.
+A fresh process knows its own peak memory, and one that is killed or crashes hurts no other (`system.processes` is how
+it talks, `attempts` the other side). The request says what model and texts must hold, since on another machine the same
+name may mean something else, and which code asks, since other code computes something else.
 
 Quality is the increase of the loss over the dense model, taken window by window, since texts are not equally hard:
 
@@ -14,21 +13,17 @@ with a 95% interval from the paired bootstrap (see `confidence`).
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import socket
-import sys
-import threading
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
 
 import psutil
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import __version__
 from ..calibration.stream import batches
@@ -38,17 +33,20 @@ from ..errors import InputError
 from ..evaluation.generation import measure_speed, ratio
 from ..evaluation.loss import compare, evaluation_tokens
 from ..families import family_of
+from ..families.protocol import Model
 from ..models.load import load_model
 from ..prune import prune
 from ..settings import Settings
 from ..system import hashes
+from ..system.memory import peak_bytes
+from ..system.processes import Message, serve
 
 PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run: all that decides its outcome."""
+class Run:
+    """All that decides the outcome of one run."""
 
     model: str
     dtype: str
@@ -61,80 +59,77 @@ class Cell:
     window: int  # tokens in each
 
 
-@dataclass(frozen=True)
-class Job:
-    """A cell as it travels to the process that measures it."""
+def this_code() -> str:
+    """A hash of all the code that decides what is measured."""
+    return hashes.of_code("compare", "evaluation")
 
-    cell: Cell
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run as it travels to the process that measures it."""
+
+    run: Run
     contents: dict[str, str]  # see `contents`
     check: bool = False  # only whether this machine has all that it takes
-    version: str = __version__  # of the library that asks
+    code: str = field(default_factory=this_code)  # of the process that asks
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+    def to_message(self) -> Message:
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str) -> Job:
-        fields = json.loads(text)
-        cell = fields["cell"]
-        return cls(**fields | {"cell": Cell(**cell | {"settings": Settings(**cell["settings"])})})
+    def from_message(cls, message: Message) -> RunRequest:
+        run = message["run"]
+        return cls(**message | {"run": Run(**run | {"settings": Settings(**run["settings"])})})
 
-    def run(self) -> dict[str, float | int | str]:
+    def answer(self) -> Message:
         """What was measured; nothing when only to check. Raises InputError when this machine lacks something."""
-        if self.version != __version__:
+        if self.code != this_code():
             raise InputError(
-                f"expected comp-lib {self.version}, as on the machine that asks, got {__version__} on "
-                f"{socket.gethostname()}: install the same version"
+                f"expected comp-lib {__version__} with the code {self.code}, as on the machine that asks, got "
+                f"{this_code()} on {socket.gethostname()}: install the same there and start the command again"
             )
         if not self.check:
-            return measure(self.cell, self.contents)
-        check_contents(self.cell, load_model(self.cell.model, self.cell.dtype)[0], self.contents)
+            return measure(self.run, self.contents)
+        check_contents(self.run, load_model(self.run.model, self.run.dtype)[0], self.contents)
         return {}
 
 
-def contents(cell: Cell, model: nn.Module) -> dict[str, str]:
-    """What stands behind the cell's three names here: hashes of the tensors of `model` and of both texts."""
-    parts = (SELF if part == SELF else load_text(part) for part in sources(cell.calibration))
-    texts = {"calibration": "\0".join(parts), "evaluation": load_text(cell.evaluation)}
+def contents(run: Run, model: Model) -> dict[str, str]:
+    """What stands behind the run's three names here: hashes of the tensors of `model` and of both texts."""
+    parts = (SELF if part == SELF else load_text(part) for part in sources(run.calibration))
+    texts = {"calibration": "\0".join(parts), "evaluation": load_text(run.evaluation)}
     return {"model": hashes.of_model(model)} | {what: hashes.of_text(text) for what, text in texts.items()}
 
 
-def check_contents(cell: Cell, model: nn.Module, expected: dict[str, str]) -> None:
+def check_contents(run: Run, model: Model, expected: dict[str, str]) -> None:
     """Raises InputError where a name means another thing on this machine than on the one that asks."""
-    found = contents(cell, model)
+    found = contents(run, model)
     for what, value in expected.items():
         if found[what] != value:
             raise InputError(
-                f"expected the same {what} {getattr(cell, what)!r} on {socket.gethostname()} as on the machine that "
+                f"expected the same {what} {getattr(run, what)!r} on {socket.gethostname()} as on the machine that "
                 "asks, got another content: copy it there, to the same path"
             )
 
 
-def measure(cell: Cell, expected: dict[str, str]) -> dict[str, float | int | str]:
+def measure(run: Run, expected: dict[str, str]) -> Message:
     """Prune and judge. Peak memory is that of this process above what it holds now: call it once, in a fresh one.
 
     Raises InputError when model and texts are not the `expected` contents.
     """
     imports = psutil.Process().memory_info().rss
-    model, tokenizer = load_model(cell.model, cell.dtype)
-    windows = evaluation_tokens(tokenizer, load_text(cell.evaluation), cell.window, cell.windows)
-    ids = calibration_tokens(
-        cell.calibration,
-        tokenizer,
-        model=model,
-        sequences=cell.sequences,
-        length=cell.length,
-        seed=cell.settings.seed,
-        evaluated=cell.evaluation,
-    )
+    model, tokenizer = load_model(run.model, run.dtype)
+    windows = evaluation_tokens(tokenizer, load_text(run.evaluation), run.window, run.windows)
+    size: dict[str, Any] = {"sequences": run.sequences, "length": run.length, "seed": run.settings.seed}
+    ids = calibration_tokens(run.calibration, tokenizer, model=model, **size, evaluated=run.evaluation)
     before = decoder_parameters(model)
     started = time.perf_counter()
-    small = prune(model, ids, cell.settings, name=cell.model, inplace=True).model
+    small = prune(model, ids, run.settings, name=run.model, inplace=True).model
     seconds = time.perf_counter() - started
     peak = peak_bytes() - imports
     del model
-    dense, _ = load_model(cell.model, cell.dtype)
-    check_contents(cell, dense, expected)  # reads all of the model, so not before the peak is known
+    dense, _ = load_model(run.model, run.dtype)
+    check_contents(run, dense, expected)  # reads all of the model, so not before the peak is known
     unit = dense_pass(dense, ids)
     dense_speed, speed = measure_speed([dense, small], windows[:1, :PROMPT], NEW_TOKENS, ROUNDS)
     return {
@@ -153,28 +148,28 @@ def measure(cell: Cell, expected: dict[str, str]) -> dict[str, float | int | str
     }
 
 
-def quality(small: nn.Module, dense: nn.Module, windows: Tensor) -> dict[str, float]:
+def quality(small: Model, dense: Model, windows: Tensor) -> Message:
     """Losses, their difference with its interval, KL and top-1 agreement over `windows` (S, L)."""
-    found = compare(small, dense, windows)
-    low, high = found.intervals()["increase"]
+    judged = compare(small, dense, windows)
+    low, high = judged.intervals()["increase"]
     return {
-        "dense_loss": found.dense_loss,
-        "loss": found.loss,
-        "increase": found.loss - found.dense_loss,
+        "dense_loss": judged.dense_loss,
+        "loss": judged.loss,
+        "increase": judged.increase,
         "increase_low": low,
         "increase_high": high,
-        "kl": found.kl,
-        "top1_agreement": found.top1_agreement,
+        "kl": judged.kl,
+        "top1_agreement": judged.top1_agreement,
     }
 
 
-def decoder_parameters(model: nn.Module) -> int:
+def decoder_parameters(model: Model) -> int:
     """Counted from the tensors, whatever a method made of the layers."""
     return sum(parameter.numel() for parameter in family_of(model).layers(model).parameters())
 
 
 @torch.inference_mode()
-def dense_pass(model: nn.Module, ids: Tensor) -> float:
+def dense_pass(model: Model, ids: Tensor) -> float:
     """Seconds of one forward pass over `ids` (S, L), logits included, after a first touch that reads the weights."""
     model(input_ids=ids[:1], use_cache=False)
     started = time.perf_counter()
@@ -183,36 +178,8 @@ def dense_pass(model: nn.Module, ids: Tensor) -> float:
     return time.perf_counter() - started
 
 
-def peak_bytes() -> int:
-    """Most resident memory that this process ever had.
-
-    On Linux not `ru_maxrss`: that survives exec, and so starts at the size of the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) * 1024
-    memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):  # Windows, which has no module `resource`
-        return memory.peak_wset
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-
-
 def main() -> None:
-    result = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    job = Job.from_json(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    json.dump(job.run(), result)
-    result.close()
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(1)
+    serve(lambda messages: (RunRequest.from_message(message).answer() for message in messages))
 
 
 if __name__ == "__main__":

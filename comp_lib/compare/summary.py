@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..plots.base import png
-from ..plots.peers import label, plot_increase, plot_latency, plot_memory, plot_sequences
+from ..plots.comp_vs_peers import label, plot_increase, plot_latency, plot_memory, plot_sequences
 from ..system.atomic import write_atomically
 
 MEASURES = {  # column: heading, what a number looks like
@@ -25,6 +25,7 @@ MEASURES = {  # column: heading, what a number looks like
 }
 HIGHER = ("top1_agreement",)  # is better; of `removed`, neither
 UNJUDGED = ("removed",)
+STATISTICS = ["mean", "min", "max", "count"]  # over the seeds
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:
@@ -36,8 +37,7 @@ def finished(rows: pd.DataFrame) -> pd.DataFrame:
 
 def best_worst(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     """For each label and ratio of finished rows: mean, min, max and count of a measure over the seeds."""
-    found = rows.groupby(["label", "ratio"], sort=False)[measure].agg(["mean", "min", "max", "count"])
-    return found.reset_index()
+    return rows.groupby(["label", "ratio"], sort=False)[measure].agg(STATISTICS).reset_index()
 
 
 def markdown(rows: pd.DataFrame) -> str:
@@ -45,15 +45,14 @@ def markdown(rows: pd.DataFrame) -> str:
     done = finished(rows)
     failed = rows[rows.status == "failed"]
     parts = []
-    for sequences in sorted(done.sequences.unique()):
-        some = done[done.sequences == sequences]
-        first = some.iloc[0]
+    for sequences, part in done.groupby("sequences"):
+        first = part.iloc[0]
         parts.append(
             f"# {first.model}, {sequences} x {first.length} tokens of {first.calibration}\n\n"
             f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense model's loss is "
             f"{first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); best mean in bold."
         )
-        parts += [f"## {heading}\n\n{comparison(some, measure)}" for measure, (heading, _) in MEASURES.items()]
+        parts += [f"## {heading}\n\n{comparison(part, measure)}" for measure, (heading, _) in MEASURES.items()]
     if len(failed):
         lines = [
             f"- {label(row.method, row.recovery)}, ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences: "
@@ -68,28 +67,18 @@ def markdown(rows: pd.DataFrame) -> str:
 
 def comparison(rows: pd.DataFrame, measure: str) -> str:
     """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
-    form = MEASURES[measure][1]
-    cells = best_worst(rows, measure).set_index(["label", "ratio"])
-    labels, ratios, seeds = rows.label.unique(), sorted(rows.ratio.unique()), rows.seed.nunique()
-    lines = ["| method | " + " | ".join(f"{ratio:.0%}" for ratio in ratios) + " |", "|---|" + "---:|" * len(ratios)]
-    best = cells["mean"].groupby("ratio").agg("max" if measure in HIGHER else "min")
-    for name in labels:
-        words = [name]
-        for ratio in ratios:
-            if (name, ratio) not in cells.index:
-                words.append("-")
-                continue
-            cell = cells.loc[(name, ratio)]
-            word = form.format(cell["mean"])
-            if cell["mean"] == best[ratio] and measure not in UNJUDGED:
-                word = f"**{word}**"
-            if cell["count"] > 1:
-                word += f" ({form.format(cell['min'])} to {form.format(cell['max'])})"
-            if cell["count"] < seeds:
-                word += f" [{cell['count']:.0f} of {seeds} seeds]"
-            words.append(word)
-        lines.append("| " + " | ".join(words) + " |")
-    return "\n".join(lines)
+    form, seeds, cells = MEASURES[measure][1].format, rows.seed.nunique(), best_worst(rows, measure)
+    best = cells.groupby("ratio")["mean"].transform("max" if measure in HIGHER else "min")
+    cells["words"] = cells["mean"].map(form)
+    cells["words"] = cells.words.where((cells["mean"] != best) | (measure in UNJUDGED), "**" + cells.words + "**")
+    span = " (" + cells["min"].map(form) + " to " + cells["max"].map(form) + ")"
+    cells["words"] += span.where(cells["count"] > 1, "")
+    missing = cells["count"].map(f" [{{:.0f}} of {seeds} seeds]".format)
+    cells["words"] += missing.where(cells["count"] < seeds, "")
+    table = cells.pivot(index="label", columns="ratio", values="words").loc[rows.label.unique()].fillna("-")
+    lines = [["method", *(f"{ratio:.0%}" for ratio in table)], *table.reset_index().to_numpy().tolist()]
+    head, *body = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, "|---|" + "---:|" * table.shape[1], *body])
 
 
 def where_it_loses(rows: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -98,28 +87,19 @@ def where_it_loses(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     One row for each measure, size, ratio and better peer; `clear` says that the ranges over the seeds do not touch
     (one seed on either side is never clear).
     """
-    done, found = finished(rows), []
-    for measure in (each for each in MEASURES if each not in UNJUDGED):
-        sign = -1 if measure in HIGHER else 1
-        for sequences, some in done.groupby("sequences"):
-            cells = best_worst(some, measure)
-            for ours in cells[cells.label == name].itertuples():
-                for peer in cells[(cells.ratio == ours.ratio) & (cells.label != name)].itertuples():
-                    if sign * (peer.mean - ours.mean) < 0:
-                        apart = ours.min > peer.max if sign > 0 else ours.max < peer.min
-                        found.append(
-                            {
-                                "measure": measure,
-                                "sequences": sequences,
-                                "ratio": ours.ratio,
-                                "ours": ours.mean,
-                                "peer": peer.label,
-                                "theirs": peer.mean,
-                                "clear": apart and min(ours.count, peer.count) > 1,
-                            }
-                        )
-    columns = ["measure", "sequences", "ratio", "ours", "peer", "theirs", "clear"]
-    return pd.DataFrame(found, columns=columns)
+    keys = ["measure", "sequences", "ratio"]
+    judged = [measure for measure in MEASURES if measure not in UNJUDGED]
+    done = finished(rows).sort_values("sequences", kind="stable")
+    values = done.melt(["label", *keys[1:]], judged, keys[0])
+    cells = values.groupby([*keys, "label"], sort=False).value.agg(STATISTICS).reset_index()
+    ours, peers = cells[cells.label == name], cells[cells.label != name]
+    pairs = ours.merge(peers.rename(columns={"label": "peer"}), on=keys, suffixes=("", "_peer"))
+    pairs = pairs.rename(columns={"mean": "ours", "mean_peer": "theirs"})
+    higher = pairs.measure.isin(HIGHER)
+    apart = (pairs["max"] < pairs.min_peer).where(higher, pairs["min"] > pairs.max_peer)
+    pairs["clear"] = apart & (pairs[["count", "count_peer"]].min(axis=1) > 1)
+    loses = (pairs.theirs > pairs.ours).where(higher, pairs.theirs < pairs.ours)
+    return pairs.loc[loses, [*keys, "ours", "peer", "theirs", "clear"]].reset_index(drop=True)
 
 
 def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:

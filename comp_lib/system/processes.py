@@ -1,6 +1,11 @@
-"""A cell's process seen from outside: start it, hand it its job, wait for its answer, end it when nobody waits.
+"""A module of this package in a process of its own, and how two processes talk: JSON, a line for each message.
 
-It imports nothing but the standard library, so that a Dask worker, which only waits for such processes, stays small.
+The parent starts the module (`Worker`), sends work and reads answers. The child (`serve`) turns the one into the other.
+What libraries print in the child goes to stderr; the parent quotes its last line when the child dies. A refusal, which
+is an InputError in the child, is one in the parent too. When the parent is gone, the child's stdin ends, and so does
+the child.
+
+This module imports nothing heavy, so that a Dask worker, which only waits for such processes, stays small.
 """
 
 from __future__ import annotations
@@ -8,104 +13,99 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import IO, Any, cast
 
-WORKER = (sys.executable, "-m", "comp_lib.compare.one_run")
-"""What measures one cell: JSON line in, JSON out."""
-ATTEMPTS = 3  # of one cell, before its row says that it failed
-REFUSAL = "comp_lib.errors.InputError: "  # how the last line of a traceback names what no second attempt would mend
+from ..errors import InputError
 
-_running: dict[subprocess.Popen, str] = {}  # process -> the run that it belongs to
-_ended: set[str] = set()  # runs that want no more
+Message = dict[str, Any]
+"""What JSON can hold; the name "refused" is taken by refusals."""
 
 
-class CellError(RuntimeError):
-    """A cell that came to no result: in one line, in all that it wrote, and whether it refused its input."""
+class ProcessError(RuntimeError):
+    """A process that ended without an answer: why in one line, all that it wrote, and its exit code."""
 
-    def __init__(self, message: str, output: str = "", refused: bool = False) -> None:
-        super().__init__(message, output, refused)  # all of it: an error travels from a Dask worker as its `args`
-        self.message, self.output, self.refused = message, output, refused
+    def __init__(self, message: str, output: str = "", code: int | None = None) -> None:
+        super().__init__(message, output, code)  # all of it: an error travels from a Dask worker as its `args`
+        self.message, self.output, self.code = message, output, code
 
     def __str__(self) -> str:
         return self.message
 
 
-Outcome = dict | CellError
-"""What a cell measured, or why it measured nothing."""
-Engine = Callable[[Mapping[str, str]], Iterator[tuple[str, Outcome]]]
-"""Measures jobs, key -> line of JSON, and gives (key, outcome) as each is done, every key exactly once."""
+class Worker:
+    """The parent's side: a Python process with this very code, which ends with the block."""
+
+    def __init__(self, arguments: Sequence[str], threads: int | None = None) -> None:
+        """arguments: of Python, such as ("-m", "comp_lib.compare.one_run"). threads: None: as many as it likes."""
+        path = filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+        environment.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask sets it for its workers, and it would slow this one down
+        if threads is not None:
+            environment["OMP_NUM_THREADS"] = str(threads)
+        self._log = tempfile.TemporaryFile()
+        command = (sys.executable, *arguments)
+        self._process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=self._log, env=environment, bufsize=0)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        with self._log, self._process:  # closes stdin, by which the child ends, and waits for it
+            if kind is not None:
+                self.kill()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def send(self, message: Message) -> None:
+        # a process that ended before it was told anything has an exit code that says more
+        with contextlib.suppress(BrokenPipeError):
+            cast(IO[bytes], self._process.stdin).write(json.dumps(message).encode() + b"\n")
+
+    def answer(self) -> Message:
+        """The next answer. Raises InputError when the process refuses its input, ProcessError when it dies."""
+        line = cast(IO[bytes], self._process.stdout).readline()
+        if not line.endswith(b"\n"):
+            raise self._death()
+        answer: Message = json.loads(line)
+        if "refused" in answer:
+            raise InputError(answer["refused"])
+        return answer
+
+    def _death(self) -> ProcessError:
+        code = self._process.wait()
+        self._log.seek(0)
+        output = self._log.read().decode("utf-8", "replace")
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        last = lines[-1] if lines else f"the process ended with code {code} and said nothing"
+        return ProcessError(
+            last if code >= 0 else f"the process was killed by {signal.Signals(-code).name}", output, code
+        )
 
 
-def one_by_one(jobs: Mapping[str, str]) -> Iterator[tuple[str, Outcome]]:
-    """(key, outcome) of each job, in order, without Dask."""
-    return ((key, _persistently(job)) for key, job in jobs.items())
-
-
-def _persistently(job: str) -> Outcome:
-    for _ in range(ATTEMPTS):
-        try:
-            return attempted(job)
-        except CellError as error:
-            outcome = error
-    return outcome
-
-
-def attempted(job: str, threads: int | None = None, run: str = "") -> Outcome:
-    """As `measured`; raises what another attempt may mend, and returns a refusal, which none will."""
+def serve(answers: Callable[[Iterator[Message]], Iterable[Message]]) -> None:
+    """The child's side: send what `answers` makes of the messages that come. Ends with the parent, or by a refusal."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # whatever prints, prints to stderr
+    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
     try:
-        return measured(job, threads, run)
-    except CellError as error:
-        if error.refused:
-            return error
-        raise
+        for answer in answers(json.loads(line) for line in iter(lines.get, None)):
+            out.write(json.dumps(answer) + "\n")
+    except InputError as error:
+        out.write(json.dumps({"refused": str(error)}) + "\n")
 
 
-def measured(job: str, threads: int | None = None, run: str = "") -> dict:
-    """What the process measured that got this job, a line of JSON.
-
-    threads: how many it computes with; None: as many as it likes. run: a name by which `end` ends it.
-    Raises CellError. When the process that called this dies, the one that measures ends by itself.
-    """
-    home = str(Path(__file__).parents[2])  # the process runs this very code
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
-    environment.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask sets it for its workers, and it would slow the cell down
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    with tempfile.TemporaryFile() as log:
-        # stdin stays open: its end tells the process that nobody waits any more
-        with subprocess.Popen(
-            WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, bufsize=0
-        ) as process:
-            _running[process] = run
-            try:
-                if run in _ended:
-                    process.kill()
-                # a process that ended before it was told anything has an exit code that says more
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(f"{job}\n".encode())
-                answer = process.stdout.read()
-                code = process.wait()
-            finally:
-                del _running[process]
-        log.seek(0)
-        output = log.read().decode("utf-8", "replace")
-    if code == 0:
-        return json.loads(answer)
-    if code < 0:
-        raise CellError(f"the process was killed by {signal.Signals(-code).name}", output)
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    last = lines[-1] if lines else f"the process ended with code {code} and said nothing"
-    raise CellError(last.removeprefix("comp_lib.errors."), output, refused=last.startswith(REFUSAL))
-
-
-def end(run: str) -> None:
-    """Kill the processes of a run that threads of this process wait for, and those that they start later."""
-    _ended.add(run)
-    for process, owner in tuple(_running.items()):
-        if owner == run:
-            process.kill()
+def _listen(lines: queue.SimpleQueue[bytes | None]) -> None:
+    with open(0, "rb", buffering=0, closefd=False) as stdin:  # unbuffered: a buffer would be locked when Python ends
+        for line in stdin:
+            lines.put(line)
+    os._exit(1)
