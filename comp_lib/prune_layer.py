@@ -188,7 +188,7 @@ class LayerPruner:
             shrink(layer, which, selection.kept, retuned.weight, retuned.bias)
             error = _relative_error(dense, retuned)
             narrowed = Narrowed(selection.kept, error, selection.condition, replace(retuned, weight=None))
-            del dense
+            del dense, selection, retuned  # matrices of the size of the layer
         self.hidden = self._pass_on(layer, self.steps[which], self.hidden)
         return narrowed
 
