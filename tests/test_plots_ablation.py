@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comp_lib.plots.ablation import plot_ablation, plot_ratios, plot_spread
+from comp_lib.plots.comp_end_to_end import plot_ablation, plot_ratios, plot_spread
 
 
 def test_ablation_orders_the_variants_and_marks_the_reference():

@@ -18,8 +18,7 @@ from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import COLOURS, figure_with_axes, html_image, mime_bundle, plot_pruned, png
 from comp_lib.plots.base import plain_ticks
-from comp_lib.plots.comparison import plot_comparison
-from comp_lib.plots.overview import plot_overview
+from comp_lib.plots.start_here import plot_comparison, plot_overview
 from comp_lib.shape import Shape
 
 MODULES = sorted(Path(comp_lib.plots.__file__).parent.glob("*.py"))
@@ -155,11 +154,8 @@ def plot_functions():
 
 
 def gives_words(function):
-    """Whether a plot function sets the alt text of its figure, or hands the work to one that does."""
-    stored = any(
-        isinstance(node, ast.Attribute) and node.attr == "alt_text" and isinstance(node.ctx, ast.Store)
-        for node in ast.walk(function)
-    )
+    """Whether a plot function describes its figure, or hands the work to one that does."""
+    stored = any(isinstance(node, ast.Attribute) and node.attr == "described" for node in ast.walk(function))
     called = any(
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.startswith(("plot_", "_"))
         for node in ast.walk(function)

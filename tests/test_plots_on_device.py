@@ -10,7 +10,7 @@ from variants import build
 from comp_lib.on_device.benchmark import Measured
 from comp_lib.on_device.latency import CostModel
 from comp_lib.plots.base import png
-from comp_lib.plots.on_device import Point, bandwidth, parts, plot_costs, plot_quality, plot_sizes, plot_speedup
+from comp_lib.plots.on_device import Point, bandwidth, plot_costs, plot_quality, plot_sizes, plot_speedup
 from comp_lib.shape import Shape
 
 
@@ -59,8 +59,10 @@ def test_one_model_alone_can_be_drawn():
 def test_costs_are_parts_of_a_whole():
     shape = Shape.of(build("gqa"))  # 3 layers of 48 neurons and 2 groups
     cost = CostModel("decode", fixed=1.0, layer=1.0, group=0.5, neuron=0.02)
-    assert parts(cost, shape) == {"fixed": 1.0, "of each layer": 3.0, "KV groups": 3.0, "neurons": pytest.approx(2.88)}
-    figure = check(plot_costs({"decode": cost}, shape), "decode: fixed 10%, of each layer 30%", "parameters: fixed")
+    assert cost.parts(shape) == {"fixed": 1.0, "of each layer": 3.0, "KV groups": 3.0, "neurons": pytest.approx(2.88)}
+    figure = check(
+        plot_costs({"decode": cost.parts(shape)}, shape), "decode: fixed 10%, of each layer 30%", "parameters: fixed"
+    )
     widths = [patch.get_width() for patch in figure.axes[0].patches]
     assert sum(widths[:4]) == pytest.approx(1) and sum(widths[4:]) == pytest.approx(1)
     sizes = [shape.other_parameters, 3 * shape.layer_parameters]

@@ -9,7 +9,7 @@ import torch
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.plots import hybrid_granularity as plots
-from comp_lib.plots.base import png
+from comp_lib.plots.base import GREEN, png
 from comp_lib.shape import Shape
 
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, 64, 16_032)
@@ -71,7 +71,7 @@ def test_widths_and_errors_of_a_plan():
         "layer 0 has the largest predicted error, 2.0%",
     )
     top, bottom = figure.axes
-    assert heights(top, plots.COLOURS[2]) == [16, 48, 40] and heights(bottom) == [0.02, 0.0, 0.01]
+    assert heights(top, GREEN) == [16, 48, 40] and heights(bottom) == [0.02, 0.0, 0.01]
     assert top.get_title() == "43.1% of the decoder's parameters go" and "%" in bottom.get_ylabel()
     assert top.get_ylabel() == "MLP neurons" and "decoder layer" in bottom.get_xlabel()
     fixed = plots.plot_widths(UNIFORM, SHAPE.neurons, errors, "a title", limit=0.5)

@@ -10,38 +10,134 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 COLOURS = sns.color_palette("colorblind")
+BLUE, ORANGE, GREEN, RED, GREY = (COLOURS[place] for place in (0, 1, 2, 3, 7))
+MARKERS = "osD^vPX*<>"
+DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}  # a reference to compare with
+ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}  # of a legend
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}  # data can be anywhere
+LOSS = "increase of the loss over the\ndense model (nats per token)"
+REMOVED = "removed (% of the decoder's parameters)"
 DPI = 90
 
 
-def figure_with_axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 4.0), **subplots):
-    """A Figure and its axes, as `matplotlib.pyplot.subplots` gives them, in the house style."""
+class Picture(Figure):
+    """A matplotlib Figure with words for those who cannot see it."""
+
+    alt_text: str
+
+    def described(self, words: str) -> Picture:
+        """The figure itself, with these words."""
+        self.alt_text = words
+        return self
+
+
+def figure_with_axes(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 4.0), **subplots: Any
+) -> tuple[Picture, Any]:
+    """A figure and its axes, as `matplotlib.pyplot.subplots` gives them, in the house style; size in inches."""
     with sns.axes_style("whitegrid"):
-        figure = Figure(figsize=size, layout="constrained", dpi=DPI)
+        figure = Picture(figsize=size, layout="constrained", dpi=DPI)
         return figure, figure.subplots(rows, columns, **subplots)
 
 
-def plain_ticks(axis, limits: tuple[float, float], percent: bool = False, most: int = 8) -> None:
+def plain_ticks(axis: Axis, limits: tuple[float, float], percent: bool = False, most: int = 8) -> None:
     """At most `most` ticks that a person would choose, for a logarithmic axis (`Axes.xaxis`) of any span."""
     low, high = limits
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    inside = lambda ticks: [tick for tick in ticks if low <= tick <= high]  # noqa: E731
     for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        ticks = inside(step * 10.0**decade for decade in decades for step in steps)
+        ticks = [tick for decade in decades for step in steps if low <= (tick := step * 10.0**decade) <= high]
         if len(ticks) <= most:
             break
     if len(ticks) > most:
         ticks = ticks[:: -(-len(ticks) // most)]
     if len(ticks) < 3:  # less than half a decade: round numbers at equal distances
-        ticks = inside(MaxNLocator(most - 1).tick_values(low, high))
-    axis.set_ticks(ticks, [f"{100 * tick:.3g}%" if percent else f"{tick:,.4g}" for tick in ticks])
+        ticks = [tick for tick in MaxNLocator(most - 1).tick_values(low, high) if low <= tick <= high]
+    axis.set_ticks(ticks, [f"{100 * tick:.3g}%" if percent else f"{tick:,.6g}" for tick in ticks])
     axis.set_minor_locator(NullLocator())
+
+
+def logarithmic_y(axes: Axes, percent: bool = False, most: int = 8) -> None:
+    """A logarithmic y axis with plain ticks, for what is drawn already."""
+    axes.set_yscale("log")
+    plain_ticks(axes.yaxis, axes.get_ylim(), percent, most)
+
+
+def layer_axis(axes: Axes, layers: int | None = None, label: str = "decoder layer") -> None:
+    """Whole numbers on an x axis of layers; given their number, all of them and no more."""
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if layers is not None:
+        axes.set_xlim(-0.7, layers - 0.3)
+
+
+def note(axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, float] = (0, 0), **style: Any) -> None:
+    """A small text beside a point of the data; offset in points of print."""
+    axes.annotate(text, point, offset, textcoords="offset points", **{"fontsize": 8} | style)
+
+
+def labelled_bars(axes: Axes, values: Mapping[str, float], form: str, marked: str) -> None:
+    """Horizontal bars, from below, each with its number in the form given; one is `marked` by its colour."""
+    axes.barh(list(values), list(values.values()), color=[GREEN if name == marked else BLUE for name in values])
+    for place, value in enumerate(values.values()):
+        note(axes, form.format(value), (value, place), (4, 0), va="center")
+    axes.grid(axis="y", visible=False)
+
+
+def stacked_bar(axes: Axes, name: str, parts: Mapping[str, float], colours: Sequence[int], labels: bool = True) -> None:
+    """A horizontal bar of parts, each in one of COLOURS; those above 4% of the whole with their share in it."""
+    left, whole = 0.0, sum(parts.values())
+    for place, (part, size) in zip(colours, parts.items(), strict=False):
+        axes.barh([name], size, left=left, color=COLOURS[place], label=part if labels else None)
+        if size > 0.04 * whole:
+            middle: Any = (left + size / 2, name)
+            axes.annotate(f"{size / whole:.0%}", middle, ha="center", va="center", color="white")
+        left += size
+    axes.grid(False)
+
+
+def dots(
+    axes: Axes,
+    outcomes: Mapping[str, Mapping[str, float]],
+    rows: Sequence[str],
+    styles: Sequence[tuple[Any, str]],
+    reference: float | None = None,
+    percent: bool = False,
+) -> None:
+    """outcomes[case][row] as dots over a logarithmic x axis, with the dense model's value as `reference`.
+
+    rows: from below; styles: colour and marker of each case; percent: the values are shares.
+    """
+    for (case, table), (colour, marker) in zip(outcomes.items(), styles, strict=False):
+        heights = [rows.index(row) for row in table]
+        axes.scatter(list(table.values()), heights, color=colour, marker=marker, s=50, label=case, zorder=2)
+    if reference is not None:
+        axes.axvline(reference, label="dense model", **DASHED)
+    axes.set(xscale="log", ylim=(-0.5, len(rows) - 0.4))
+    axes.set_yticks(range(len(rows)), rows)
+    axes.margins(x=0.08)
+    plain_ticks(axes.xaxis, axes.get_xlim(), percent)
+    axes.legend(fontsize=8, **BESIDE)
+
+
+def loss_lines(lines: Mapping[str, Sequence[tuple[float, float]]], xlabel: str) -> tuple[Picture, Axes]:
+    """A figure of the loss increase against something else: for each name, points (x, nats per token) in order."""
+    figure, axes = figure_with_axes(1, 1, (7.5, 4.4))
+    for (name, points), colour, marker in zip(lines.items(), COLOURS, MARKERS, strict=False):
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name)
+    axes.set(xlabel=xlabel, ylabel=LOSS)
+    axes.legend()
+    return figure, axes
 
 
 def png(figure: Figure) -> bytes:
@@ -51,13 +147,13 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def html_image(figure: Figure) -> str:
+def html_image(figure: Picture) -> str:
     """The figure as an HTML image that carries its alt text."""
     data = base64.b64encode(png(figure)).decode("ascii")
     return f'<img alt="{html.escape(figure.alt_text)}" src="data:image/png;base64,{data}"/>'
 
 
-def mime_bundle(figure: Figure) -> dict[str, str]:
+def mime_bundle(figure: Picture) -> dict[str, str]:
     """The figure for a notebook: HTML with alt text for browsers, PNG for PDF, words for everything else."""
     data = base64.b64encode(png(figure)).decode("ascii")
     return {"text/html": html_image(figure), "image/png": data, "text/plain": figure.alt_text}
