@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -10,13 +11,20 @@ import time
 import pytest
 import torch
 from conftest import randomise
+from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.lessons import cache
-from comp_lib.lessons.cache import cache_size, cached, clear_cache, statistics_folder, to_tensors
+from comp_lib.lessons.cache import cache_size, cached, clear_cache, statistics_folder
+from comp_lib.lessons.mask_tuning import Way
+from comp_lib.lessons.matrix_condition import single_removals
+from comp_lib.recovery.mask_tuning import Mask
+from comp_lib.report import no_progress
+from comp_lib.settings import Settings
 from comp_lib.system import hashes
 
 IDS = torch.arange(12).view(2, 6)
+BASE = {"rope_theta": 500.0}
 
 
 @pytest.fixture(autouse=True)
@@ -26,20 +34,35 @@ def folder(tmp_path, monkeypatch):
 
 
 class Counted:
-    """A computation that counts how often it was asked for."""
+    """A cached computation that counts how often it was carried out."""
 
-    def __init__(self):
+    def __init__(self, name="gram"):
         self.calls = 0
 
-    def __call__(self):
-        self.calls += 1
-        return {"a": torch.arange(6.0).view(2, 3).double(), "b": torch.tensor([self.calls])}
+        def compute(model, ids, ridge=0.1, progress=no_progress):
+            self.calls += 1
+            return {"a": torch.arange(6.0).view(2, 3).double(), "b": torch.tensor([self.calls])}
+
+        compute.__name__ = compute.__qualname__ = name
+        self.cached = cached(compute)
+
+    def __call__(self, *arguments, **options):
+        return self.cached(*arguments, **options)
+
+
+@cached
+def kept(model, ids, argument=None):
+    """What it was asked for is not in the result: entries that collide are seen."""
+    return {"number": next(NUMBERS)}
+
+
+NUMBERS = itertools.count()
 
 
 def test_the_second_call_reads_what_the_first_computed(tiny_llama, folder):
     model, compute = tiny_llama(), Counted()
-    first = cached("gram", model, IDS, {"ridge": 0.1}, compute)
-    second = cached("gram", model, IDS, {"ridge": 0.1}, compute)
+    first = compute(model, IDS, 0.1)
+    second = compute(model, IDS)  # a default is an argument like another
     assert compute.calls == 1 and set(second) == {"a", "b"}
     for name in first:
         assert torch.equal(first[name], second[name]) and first[name].dtype == second[name].dtype
@@ -47,20 +70,91 @@ def test_the_second_call_reads_what_the_first_computed(tiny_llama, folder):
 
 
 def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, monkeypatch):
-    model, compute = tiny_llama(), Counted()
+    model = tiny_llama()
+    compute, other = Counted("gram"), Counted("other")
     ask = [
-        ("gram", model, IDS, {"ridge": 0.1}),
-        ("other", model, IDS, {"ridge": 0.1}),
-        ("gram", tiny_llama(seed=1), IDS, {"ridge": 0.1}),
-        ("gram", model, IDS + 1, {"ridge": 0.1}),
-        ("gram", model, IDS.view(3, 4), {"ridge": 0.1}),
-        ("gram", model, IDS, {"ridge": 0.2}),
+        (compute, model, IDS, 0.1),
+        (other, model, IDS, 0.1),
+        (compute, tiny_llama(seed=1), IDS, 0.1),
+        (compute, model, IDS + 1, 0.1),
+        (compute, model, IDS.view(3, 4), 0.1),
+        (compute, model, IDS, 0.2),
     ]
-    found = [int(cached(*arguments, compute)["b"]) for arguments in ask]
-    assert found == [1, 2, 3, 4, 5, 6]
+    found = [int(function(*arguments)["b"]) for function, *arguments in ask]
+    assert found == [1, 1, 2, 3, 4, 5] and other.calls == 1
     monkeypatch.setattr(hashes, "of_code", lambda *rooms: "another formula")
-    assert int(cached(*ask[0], compute)["b"]) == 7
+    assert int(compute(*ask[0][1:])["b"]) == 6
     assert cache_size()[0] == 7
+
+
+def test_how_progress_is_shown_decides_nothing(tiny_llama):
+    model, compute = tiny_llama(), Counted()
+    compute(model, IDS, progress=lambda *told: None)
+    compute(model, IDS, progress=no_progress)
+    assert compute.calls == 1
+
+
+ARGUMENTS = {
+    "numbers in another order, with the same weighted sum": ([1, 2], [3, 1]),
+    "tensors with the same weighted sum": (torch.tensor([[1, 2]]), torch.tensor([[3, 1]])),
+    "numbers without a border between them": ([1, 23], [12, 3]),
+    "the same bytes as other numbers": (torch.zeros(2, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)),
+    "the same numbers in another shape": (torch.zeros(2, 3), torch.zeros(3, 2)),
+    "another first entry": ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    "tensors in a mapping": ({"a": torch.zeros(2)}, {"a": torch.ones(2)}),
+    "settings": (Settings(), Settings(ridge=0.3)),
+    "values of another class": (Mask(torch.ones(2), 0.1), Way(0.1)),
+    "tensors in a dataclass": (Mask(torch.ones(2), 0.1), Mask(torch.zeros(2), 0.1)),
+    "nothing": (None, 0),
+    "words": ("1", 1),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_arguments_that_differ_have_entries_of_their_own(tiny_llama, case):
+    one, other = ARGUMENTS[case]
+    model = tiny_llama()
+    first, second = (int(kept(model, IDS, argument)["number"]) for argument in (one, other))
+    assert first != second
+    assert [int(kept(model, IDS, argument)["number"]) for argument in (one, other)] == [first, second]
+
+
+@pytest.mark.parametrize("pair", [((1, 2), [1, 2]), (range(1, 3), [1, 2])])
+def test_the_same_numbers_are_the_same_argument(tiny_llama, pair):
+    one, other = (int(kept(tiny_llama(), IDS, argument)["number"]) for argument in pair)
+    assert one == other
+
+
+def test_the_same_weights_under_another_config_are_another_model():
+    """A window of attention, a base of the rotary embedding: no tensor shows them."""
+    models = [build("gqa"), build("mistral-window"), build("gqa", rope_parameters={"rope_type": "default"} | BASE)]
+    assert len({hashes.of_model(model) for model in models}) == 1
+    assert len({int(kept(model, IDS)["number"]) for model in models}) == 3
+
+
+def test_an_argument_that_cannot_be_named_is_refused(tiny_llama):
+    with pytest.raises(TypeError, match="expected tensors, models, dataclasses or JSON's values, got {1}"):
+        kept(tiny_llama(), IDS, {1})
+
+
+def test_an_entry_depends_on_the_code_of_its_lesson_alone(tiny_llama, monkeypatch):
+    """Of its own module and of those that it imports: an edit of another lesson voids nothing."""
+    asked = []
+    monkeypatch.setattr(hashes, "of_code", lambda *rooms: asked.append(rooms) or "code")
+    single_removals(tiny_llama(), IDS, IDS, 1, [3])
+    own, behind = {"lessons/matrix_condition"}, {"evaluation", "lessons/dense_stream", "lessons/cache"}
+    assert set(asked[0]) == own | behind and set(asked[1]) == behind
+    kept(tiny_llama(), IDS)
+    assert asked[-1] == ("evaluation",)
+
+
+def test_a_loss_depends_on_the_code_that_measures_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(hashes, "PACKAGE", tmp_path)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "loss.py").write_text("x")
+    before = hashes.of_code.__wrapped__("evaluation")
+    (tmp_path / "evaluation" / "loss.py").write_text("y")
+    assert hashes.of_code.__wrapped__("evaluation") != before
 
 
 def test_code_that_computes_counts_and_code_that_draws_does_not(tmp_path, monkeypatch):
@@ -115,7 +209,7 @@ def test_the_name_of_a_model_does_not_matter_and_its_shape_does(tiny_llama):
 @pytest.mark.parametrize("damage", ["empty", "cut in the header", "cut in the numbers", "not safetensors"])
 def test_a_damaged_entry_is_computed_anew(tiny_llama, folder, damage):
     model, compute = tiny_llama(), Counted()
-    cached("gram", model, IDS, {}, compute)
+    compute(model, IDS)
     [path] = folder.iterdir()
     whole = path.read_bytes()
     path.write_bytes(
@@ -126,23 +220,31 @@ def test_a_damaged_entry_is_computed_anew(tiny_llama, folder, damage):
             "not safetensors": b"hello " * 40,
         }[damage]
     )
-    assert int(cached("gram", model, IDS, {}, compute)["b"]) == 2
-    assert int(cached("gram", model, IDS, {}, compute)["b"]) == 2  # whole again
+    assert int(compute(model, IDS)["b"]) == 2
+    assert int(compute(model, IDS)["b"]) == 2  # whole again
     assert cache_size() == (1, len(whole))
 
 
 def test_views_of_one_tensor_can_be_kept(tiny_llama):
     whole = torch.arange(20.0).view(4, 5)
-    found = cached(
-        "views", tiny_llama(), IDS, {}, lambda: {"rows": whole[1:], "columns": whole[:, 2], "turned": whole.T}
-    )
-    again = cached("views", tiny_llama(), IDS, {}, dict)
-    assert all(torch.equal(found[name], again[name]) for name in ("rows", "columns", "turned"))
+    calls = []
+
+    @cached
+    def views(model):
+        calls.append(model)
+        return {"rows": whole[1:], "columns": whole[:, 2], "turned": whole.T}
+
+    found, again = views(tiny_llama()), views(tiny_llama())
+    assert len(calls) == 1 and all(torch.equal(found[name], again[name]) for name in ("rows", "columns", "turned"))
 
 
 def test_a_failing_computation_leaves_nothing(tiny_llama, folder):
+    @cached
+    def failing(model):
+        return {"a": torch.tensor(1 / 0)}
+
     with pytest.raises(ZeroDivisionError):
-        cached("gram", tiny_llama(), IDS, {}, lambda: {"a": torch.tensor(1 / 0)})
+        failing(tiny_llama())
     assert not folder.exists() or list(folder.iterdir()) == []
 
 
@@ -151,7 +253,7 @@ def test_a_cache_that_cannot_be_written_is_an_input_error(tiny_llama, tmp_path, 
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "file"))
     # a file where a folder should be: reading finds nothing, writing fails, whoever the user is
     with pytest.raises(InputError, match="COMP_LIB_CACHE") as caught:
-        cached("gram", tiny_llama(), IDS, {}, Counted())
+        Counted()(tiny_llama(), IDS)
     assert "\n" not in str(caught.value)
 
 
@@ -163,7 +265,7 @@ def test_a_full_disk_is_an_input_error_and_leaves_nothing(tiny_llama, folder, mo
 
     monkeypatch.setattr(cache, "save_file", full)
     with pytest.raises(InputError, match="No space left"):
-        cached("gram", tiny_llama(), IDS, {}, Counted())
+        Counted()(tiny_llama(), IDS)
     assert list(folder.iterdir()) == []
 
 
@@ -172,13 +274,13 @@ def test_size_and_clearing(tiny_llama, folder, tmp_path):
     (tmp_path / "gguf-1234").mkdir()
     (tmp_path / "gguf-1234" / "model.safetensors").write_bytes(b"a converted model")
     for name in ("one", "two"):
-        cached(name, tiny_llama(), IDS, {}, Counted())
+        Counted(name)(tiny_llama(), IDS)
     size = sum(path.stat().st_size for path in folder.iterdir())
     assert cache_size() == (2, size)
     assert clear_cache() == size and cache_size() == (0, 0)
     assert (tmp_path / "gguf-1234" / "model.safetensors").exists()
-    again = Counted()
-    cached("one", tiny_llama(), IDS, {}, again)
+    again = Counted("one")
+    again(tiny_llama(), IDS)
     assert again.calls == 1
 
 
@@ -193,12 +295,13 @@ def test_clearing_spares_what_is_being_written_and_takes_what_was_abandoned(fold
 
 
 def test_clearing_while_another_computes_costs_it_nothing(tiny_llama, folder):
-    def compute():
+    @cached
+    def compute(model, ids):
         clear_cache()  # by another kernel, say
         return {"a": torch.ones(3)}
 
-    cached("other", tiny_llama(), IDS, {}, Counted())
-    assert torch.equal(cached("gram", tiny_llama(), IDS, {}, compute)["a"], torch.ones(3))
+    Counted("other")(tiny_llama(), IDS)
+    assert torch.equal(compute(tiny_llama(), IDS)["a"], torch.ones(3))
     assert cache_size()[0] == 1
 
 
@@ -212,9 +315,10 @@ model = randomise(LlamaForCausalLM(LlamaConfig(**TINY)))
 print("ready", flush=True)
 sys.stdin.readline()  # all start at once
 for turn in range(40):
-    def compute():
+    @cached
+    def race(model, ids, half):
         return {{"a": torch.full((200, 200), float(turn)), "b": torch.arange(turn + 1)}}
-    found = cached("race", model, torch.arange(6).view(2, 3), {{"turn": turn // 2}}, compute)
+    found = race(model, torch.arange(6).view(2, 3), turn // 2)
     value = float(found["a"][0, 0])
     assert int(value) // 2 == turn // 2 and bool((found["a"] == value).all()), (turn, value)
     assert torch.equal(found["b"], torch.arange(int(value) + 1))
@@ -260,10 +364,24 @@ def test_processes_at_once_all_get_whole_entries(folder, tiny_llama):
 
 def test_the_statistics_survive_a_half_precision_model(tiny_llama):
     model = randomise(tiny_llama()).to(torch.bfloat16)
-    assert torch.equal(cached("half", model, IDS, {}, Counted())["a"], torch.arange(6.0).view(2, 3).double())
+    assert torch.equal(Counted("half")(model, IDS)["a"], torch.arange(6.0).view(2, 3).double())
 
 
 def test_numbers_become_tensors():
-    found = to_tensors({"list": [1.0, 2.0], "tuple": (1, 2), "tensor": torch.ones(2)})
+    @cached
+    def numbers():
+        return {"list": [1.0, 2.0], "tuple": (1, 2), "tensor": torch.ones(2)}
+
+    found = numbers()
     assert {name: tuple(value.shape) for name, value in found.items()} == dict.fromkeys(found, (2,))
     assert found["tuple"].dtype == torch.int64
+
+
+def test_results_carry_no_gradient(tiny_llama):
+    @cached
+    def doubled(model):
+        value = 2 * model.lm_head.weight
+        assert not value.requires_grad
+        return {"value": value}
+
+    assert not doubled(tiny_llama())["value"].requires_grad

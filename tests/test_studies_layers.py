@@ -90,7 +90,7 @@ def test_greedy_rounds_are_those_of_the_library(seed):
 def test_a_study_is_computed_once(model, monkeypatch):
     ids = tokens()
     first = layer_study(model, ids, greedy=2)
-    monkeypatch.setattr(studies, "loss_increase", None)  # calling it again would fail
+    monkeypatch.setattr(studies, "sequence_loss_increase", None)  # calling it again would fail
     monkeypatch.setattr(studies, "through", None)
     again = layer_study(model, ids, greedy=2)
     assert again.order == first.order and len(first.order) == 2

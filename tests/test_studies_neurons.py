@@ -14,7 +14,7 @@ from comp_lib.lessons import dense_stream as study
 from comp_lib.lessons import matrix_condition as trial
 from comp_lib.statistics.gram import contributions
 from comp_lib.statistics.solve import least_squares
-from comp_lib.surgery import shallow_copy, shrink_mlp
+from comp_lib.surgery import block_size, dense_layer, shallow_copy, shrink_mlp
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -43,8 +43,9 @@ def seen_by(linear, model, ids):
 @pytest.mark.parametrize("which", ["mlp", "attention"])
 def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama, ids, layer, which):
     model = tiny_llama()
-    linear, block = study.dense_layer(model, layer, which)
-    assert block == (1 if which == "mlp" else 16)
+    module = study.layer_of(model, layer, which)
+    linear = dense_layer(module, which)
+    assert module is model.model.layers[layer] and block_size(module, which) == (1 if which == "mlp" else 16)
     x, hidden = seen_by(linear, model, ids)
     tokens = study.layer_tokens(model, ids, layer, which)
     torch.testing.assert_close(tokens["x"], x, **CLOSE)
@@ -158,6 +159,14 @@ def test_single_removals_are_measured_on_the_tokens(tiny_llama, ids, other):
     scores = trial.readings(dense, ("full-condition",))["full-condition"][[3, 40]]
     output = float((dense.weight * (dense.xtx @ dense.weight)).sum())
     torch.testing.assert_close(found["objective"], scores / output, rtol=1e-4, atol=0.0)
+
+
+def test_two_texts_have_two_results(tiny_llama, ids):
+    """Even if a sum of their tokens, each times its place, is the same."""
+    model = tiny_llama()
+    texts = [torch.tensor([[1, 2, 7, 7]]), torch.tensor([[3, 1, 7, 7]])]
+    errors = [float(trial.single_removals(model, ids, text, 1, [3])["unseen"]) for text in texts]
+    assert errors[0] != errors[1]
 
 
 def test_choices_are_judged_on_both_texts(tiny_llama, ids, other):

@@ -1,21 +1,26 @@
 """Heavy statistics, computed once: a cache on disk that notebooks, widgets and kernels share.
 
-An entry is a set of named tensors in one safetensors file, called by the SHA-256 of what it depends on: the model (its
-tensors, not its name), the tokens, the settings, and the code of this package but for what only draws: a formula that
-is mended, or broken, never meets numbers of its former self. Whoever asks for the same thing later gets the file.
-Writing is atomic (a temporary sibling, then a rename), so two kernels that compute the same entry at once both end
-well; a damaged file is computed anew, and clearing the cache under a kernel's feet costs it a computation, never an
-error.
+`@cached` goes on a function that returns named tensors. Each result is one safetensors file, called by the SHA-256 of
+all that decides it: the function, its arguments (models and tensors by content, not by name), and the code behind it,
+which is that of the method, of the function's own lesson and of the lessons that this one imports. So a formula that is
+mended, or broken, never meets numbers of its former self, and whoever asks for the same thing later gets the file.
+Writing is atomic: two kernels that compute the same entry at once both end well. A damaged file is computed anew, and
+clearing the cache under a kernel's feet costs it a computation, never an error.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import functools
+import inspect
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any, ParamSpec
 
 import torch
 from safetensors import SafetensorError
@@ -23,10 +28,15 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..models.load import cache_folder
+from ..models.convert_gguf import cache_folder
 from ..system import hashes
+from ..system.atomic import staged_file
 
+Arguments = ParamSpec("Arguments")
+SUFFIX = ".safetensors"
 ABANDONED = 3600  # seconds after which a file that never got its name is nobody's any more
+NO_PART_OF_A_MODEL = ("_name_or_path", "transformers_version")  # fields of a config that change no number
+SHOWN_ONLY = "progress"  # the argument that says how far the work is, and decides nothing
 
 
 def statistics_folder() -> Path:
@@ -34,85 +44,100 @@ def statistics_folder() -> Path:
     return cache_folder() / "statistics"
 
 
-def cached(
-    what: str, model: nn.Module, ids: Tensor, settings: dict, compute: Callable[[], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """`compute()`, or what an earlier call with the same model, tokens (S, L) and JSON-able settings computed.
+def cached(function: Callable[Arguments, Mapping[str, Any]]) -> Callable[Arguments, dict[str, Tensor]]:
+    """Compute `function` once for each set of arguments, without gradients; its values are made tensors on the CPU.
 
-    Raises InputError when the entry cannot be written.
+    Arguments: tensors, models, dataclasses, and what JSON can hold; one called `progress` does not count.
+    The call raises InputError when the entry cannot be written, and TypeError for an argument of another kind.
     """
-    key = json.dumps(
-        {
-            "what": what,
-            "code": hashes.of_code("lessons"),
-            "model": hashes.of_model(model),
-            "settings": settings,
-            "tokens": hashes.of_tensor(ids),
-        },
-        sort_keys=True,
-    )
-    path = statistics_folder() / f"{what}-{hashes.of_text(key)[:24]}.safetensors"
-    try:
-        return load(path.read_bytes())  # load_file has its own words for a file cleared while it opens
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # not computed yet, or cleared a moment ago
-    except SafetensorError:  # cut short by a full disk, say: an entry can always be made again
-        path.unlink(missing_ok=True)
-    found = {name: _alone(tensor) for name, tensor in compute().items()}
-    try:
-        _write(found, path, key)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"expected to write statistics to {path.parent}, got {error}: make room there, or set COMP_LIB_CACHE"
-        ) from error
-    return found
+    name = function.__name__.strip("_").replace("_", "-")
+
+    @functools.wraps(function)
+    def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> dict[str, Tensor]:
+        key = _key(function, inspect.signature(function).bind(*args, **kwargs))
+        path = statistics_folder() / f"{name}-{hashes.of_text(key)[:24]}{SUFFIX}"
+        try:
+            return load(path.read_bytes())  # load_file has its own words for a file cleared while it opens
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # not computed yet, or cleared a moment ago
+        except SafetensorError:  # cut short by a full disk, say: an entry can always be made again
+            path.unlink(missing_ok=True)
+        with torch.no_grad():
+            entry = {name: _alone(value) for name, value in function(*args, **kwargs).items()}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with staged_file(path) as partial:
+                save_file(entry, partial, metadata={"key": key})
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"expected to write statistics to {path.parent}, got {error}: make room there, or set COMP_LIB_CACHE"
+            ) from error
+        return entry
+
+    return wrapper
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    """The tensor, contiguous, on the CPU, and in a storage of its own: what safetensors can write."""
-    tensor = tensor.detach().cpu().contiguous()
+def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
+    """All that decides a result, as JSON; the order of a mapping counts, since the first may be treated as such."""
+    call.apply_defaults()
+    package, _, module = function.__module__.rpartition(".")
+    lessons = (f"lessons/{name}" for name in sorted(lessons_behind(module))) if package == __package__ else ()
+    key = {
+        "function": f"{function.__module__}.{function.__qualname__}",
+        "code": hashes.of_code("evaluation", *lessons),
+        "arguments": {name: value for name, value in call.arguments.items() if name != SHOWN_ONLY},
+    }
+    return json.dumps(key, default=_content)
+
+
+@functools.cache
+def lessons_behind(module: str) -> frozenset[str]:
+    """The module of this folder with that name, and the others of the folder that its code imports."""
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text("utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+    return frozenset({module}).union(*(lessons_behind(node.module) for node in imports if node.module))
+
+
+def _content(argument: object) -> object:
+    """An argument that JSON cannot hold, by what counts of it."""
+    if isinstance(argument, Tensor):
+        return hashes.of_tensor(argument)
+    if isinstance(argument, nn.Module):
+        config: Any = argument.config
+        fields = {name: value for name, value in config.to_diff_dict().items() if name not in NO_PART_OF_A_MODEL}
+        return [hashes.of_model(argument), fields]
+    if is_dataclass(argument) and not isinstance(argument, type):
+        return {type(argument).__name__: asdict(argument)}
+    if isinstance(argument, Sequence):
+        return list(argument)
+    raise TypeError(f"expected tensors, models, dataclasses or JSON's values, got {argument!r}: pass one of these")
+
+
+def _alone(value: Any) -> Tensor:
+    """The value as a tensor, contiguous, on the CPU, and in a storage of its own: what safetensors can write."""
+    tensor = torch.as_tensor(value).detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-
-
-def _write(found: dict[str, Tensor], path: Path, key: str) -> None:
-    """All of the entry under its name, or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    os.close(handle)
-    try:
-        save_file(found, temporary, metadata={"key": key})
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def cache_size() -> tuple[int, int]:
     """(entries, bytes) of the statistics on disk."""
-    found = [status.st_size for path in statistics_folder().glob("*.safetensors") if (status := _status(path))]
-    return len(found), sum(found)
+    sizes = [status.st_size for path, status in _files() if path.suffix == SUFFIX]
+    return len(sizes), sum(sizes)
 
 
 def clear_cache() -> int:
     """Remove all statistics (not the converted models); returns the bytes freed. Safe while others compute."""
     freed = 0
-    for path in statistics_folder().glob("*"):
-        status = _status(path)
-        unfinished = path.suffix != ".safetensors"  # our temporary file, or the one safetensors itself makes beside it
-        if status is None or (unfinished and time.time() - status.st_mtime < ABANDONED):
-            continue  # gone already, or someone is writing it
-        path.unlink(missing_ok=True)
-        freed += status.st_size
+    for path, status in _files():
+        # another ending, ours or that of safetensors beside it: someone is writing it, unless it is old
+        if path.suffix == SUFFIX or time.time() - status.st_mtime >= ABANDONED:
+            path.unlink(missing_ok=True)
+            freed += status.st_size
     return freed
 
 
-def _status(path: Path) -> os.stat_result | None:
-    """What the system knows of a file; None if another process has just removed it."""
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
-
-
-def to_tensors(values: dict[str, list | tuple | Tensor]) -> dict[str, Tensor]:
-    """Plain numbers as tensors, for `compute` functions that produce lists."""
-    return {name: value if isinstance(value, Tensor) else torch.tensor(value) for name, value in values.items()}
+def _files() -> Iterator[tuple[Path, os.stat_result]]:
+    """What is in the folder, but for what another process has just removed."""
+    for path in statistics_folder().glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            yield path, path.stat()

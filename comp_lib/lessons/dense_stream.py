@@ -7,136 +7,150 @@ the numbers of one layer reusable, whatever the plan will be; `prune` itself gat
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
+from ..calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, sequence_losses, through
 from ..errors import InputError
+from ..evaluation.loss import perplexity
+from ..families import family_of
+from ..families.protocol import STEPS, Layer, Model, Rope, Which
 from ..importance.matrix_condition import condition_numbers, sweep
 from ..importance.neurons import RIDGE, Dense, metric
+from ..prune_layer import Watching
 from ..shape import Shape
-from ..statistics.gram import Gram, residual_energy
+from ..statistics.gram import Gram, Sums
 from ..statistics.gram import token_weights as inverse_norms
 from ..statistics.solve import penalty
-from ..surgery import upstream
+from ..surgery import block_size, dense_layer, upstream
 from .cache import cached
 
-WHICH = ("mlp", "attention")
 FURTHEST = 0.6  # share of the neurons up to which error curves go: beyond it a layer is better dropped
 
 
-def dense_layer(model: nn.Module, layer: int, which: str = "mlp") -> tuple[nn.Linear, int]:
-    """down_proj or o_proj of a layer, and how many of its inputs can only go together.
+def layer_of(model: Model, layer: int, which: Which = "mlp") -> Layer:
+    """A decoder layer, by its number.
 
     Raises InputError: no such layer, or `which` is neither "mlp" nor "attention".
     """
-    count = len(model.model.layers)
-    if which not in WHICH:
+    layers = family_of(model).layers(model)
+    if which not in STEPS:
         raise InputError(f"expected 'mlp' or 'attention', got {which!r}: name one of the two dense layers")
-    if not 0 <= layer < count:
-        raise InputError(f"expected a layer from 0 to {count - 1}, got {layer}: choose one of these")
-    module = model.model.layers[layer]
-    if which == "mlp":
-        return module.mlp.down_proj, 1
-    return module.self_attn.o_proj, module.self_attn.head_dim * module.self_attn.num_key_value_groups
+    if not 0 <= layer < len(layers):
+        raise InputError(f"expected a layer from 0 to {len(layers) - 1}, got {layer}: choose one of these")
+    return layers[layer]
 
 
-def walk_to(model: nn.Module, ids: Tensor, layer: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def weight_of(layer: Layer, which: Which = "mlp") -> Tensor:
+    """W (n, m), float64, of a layer's down_proj or o_proj, for y = X W."""
+    return dense_layer(layer, which).weight.detach().T.double()
+
+
+def layer_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+    """Both residual steps of a layer: h (B, L, d) -> h' (B, L, d), and what down_proj reads (B, L, n)."""
+    return mlp_step(layer, attention_step(layer, hidden, rope)[0])
+
+
+def walk(model: Model, hidden: Tensor, rope: Rope, layers: slice) -> Tensor:
+    """Hidden states (S, L, d) through these layers of the model."""
+    for layer in family_of(model).layers(model)[layers]:
+        hidden = through(layer, hidden, rope, hidden.device)
+    return hidden
+
+
+def walk_to(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, Rope]:
     """Hidden states (S, L, d) that flow into a layer of the dense model, and the rotary embedding."""
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
-    for module in model.model.layers[:layer]:
-        hidden = through(module, hidden, rope, hidden.device)
-    return hidden, rope
+    return walk(model, hidden, rope, slice(layer)), rope
 
 
-@torch.no_grad()
-def layer_tokens(model: nn.Module, ids: Tensor, layer: int, which: str = "mlp") -> dict[str, Tensor]:
+def loss_behind(model: Model, hidden: Tensor, rope: Rope, first: int, ids: Tensor) -> Tensor:
+    """Loss on ids (S, L), nats per token, (), given the hidden states (S, L, d) that flow into the layer `first`."""
+    return sequence_losses(model, walk(model, hidden, rope, slice(first, None)), ids).mean()
+
+
+@cached
+def text_loss(model: Model, ids: Tensor) -> dict[str, float]:
+    """loss () of a model on ids (S, L), nats per token."""
+    return {"loss": perplexity(model, ids).loss}
+
+
+@cached
+def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") -> dict[str, Tensor]:
     """What a dense layer reads, token by token: x (T, n), and norms (T,) of the residual stream behind it.
 
     For as many tokens as fit in memory; `layer_gram` needs none of them at once.
     """
-    dense_layer(model, layer, which)
-
-    def compute() -> dict[str, Tensor]:
-        hidden, rope = walk_to(model, ids, layer)
-        module, inputs, norms = model.model.layers[layer], [], []
-        for rows in batches(*ids.shape):
-            out, x = attention_step(module, hidden[rows], rope)
-            if which == "mlp":
-                out, x = mlp_step(module, out)
-            inputs.append(x.flatten(0, -2))
-            norms.append(1.0 / inverse_norms(out).flatten())
-        return {"x": torch.cat(inputs), "norms": torch.cat(norms)}
-
-    return cached("layer-tokens", model, ids, {"layer": layer, "which": which}, compute)
+    module = layer_of(model, layer, which)
+    hidden, rope = walk_to(model, ids, layer)
+    inputs, norms = [], []
+    for rows in batches(*ids.shape):
+        after, x = (layer_step if which == "mlp" else attention_step)(module, hidden[rows], rope)
+        inputs.append(x.flatten(0, -2))
+        norms.append(1.0 / inverse_norms(after).flatten())
+    return {"x": torch.cat(inputs), "norms": torch.cat(norms)}
 
 
-@torch.no_grad()
-def layer_grams(model: nn.Module, ids: Tensor, layer: int) -> dict[str, Tensor]:
+@cached
+def layer_grams(model: Model, ids: Tensor, layer: int) -> dict[str, Tensor]:
     """What one walk to a layer of the dense stream finds, kept together.
 
     "mlp-weighted", "mlp-plain", "attention-weighted", "attention-plain": C = X^T X (n, n), float64, of down_proj and
     o_proj, tokens weighted by 1 / ||h_t|| or not; "stream" (S, L, d): the hidden states that flow into the layer.
     """
-    dense_layer(model, layer)
-
-    def compute() -> dict[str, Tensor]:
-        hidden, rope = walk_to(model, ids, layer)
-        grams = grams_of(model.model.layers[layer], hidden, rope, (True, False))[0]
-        found = {f"{name}-{'weighted' if weighted else 'plain'}": gram.xtx for (name, weighted), gram in grams.items()}
-        return found | {"stream": hidden}
-
-    return cached("layer-grams", model, ids, {"layer": layer}, compute)
+    module = layer_of(model, layer)
+    hidden, rope = walk_to(model, ids, layer)
+    grams = {"stream": hidden}
+    for name, weighted in (("weighted", True), ("plain", False)):
+        sums, _ = sums_of(module, hidden, rope, weighted)
+        grams |= {f"{which}-{name}": sums[which].matrix() for which in STEPS}
+    return grams
 
 
 def layer_gram(
-    model: nn.Module, ids: Tensor, layer: int, which: str = "mlp", token_weights: bool = True
+    model: Model, ids: Tensor, layer: int, which: Which = "mlp", token_weights: bool = True
 ) -> dict[str, Tensor]:
     """xtx: C = X^T X (n, n), float64, of a layer's down_proj ("mlp") or o_proj ("attention") on the dense stream."""
-    dense_layer(model, layer, which)
+    layer_of(model, layer, which)
     return {"xtx": layer_grams(model, ids, layer)[f"{which}-{'weighted' if token_weights else 'plain'}"]}
 
 
-def grams_of(
-    module: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], weightings: tuple[bool, ...]
-) -> tuple[dict[tuple[str, bool], Gram], Tensor]:
-    """Gram statistics of both dense layers for each weighting, and the hidden states behind the layer (S, L, d)."""
-    linears = {"attention": module.self_attn.o_proj, "mlp": module.mlp.down_proj}
-    grams = {
-        (which, weighted): Gram.zeros(linear.in_features, device=hidden.device)
-        for which, linear in linears.items()
-        for weighted in weightings
-    }
-    after = torch.empty_like(hidden)
-    for rows in batches(*hidden.shape[:2]):
-        middle, x_attention = attention_step(module, hidden[rows], rope)
-        after[rows], x_mlp = mlp_step(module, middle)
-        for (which, weighted), gram in grams.items():
-            x, out = (x_attention, middle) if which == "attention" else (x_mlp, after[rows])
-            gram.add(x, weight=inverse_norms(out) if weighted else None)
-    return grams, after
+def sums_of(layer: Layer, hidden: Tensor, rope: Rope, weighted: bool = True) -> tuple[dict[Which, Sums], Tensor]:
+    """Sums of both dense layers, tokens `weighted` or not, and the hidden states behind the layer (S, L, d)."""
+    steps: dict[Which, Step] = {"attention": partial(attention_step, rope=rope), "mlp": mlp_step}
+    sums: dict[Which, Sums] = {}
+    for which, step in steps.items():
+        behind: list[Tensor] = []
+
+        def recorded(*inputs: Any, step: Step = step, behind: list[Tensor] = behind) -> tuple[Tensor, Tensor]:
+            after, x = step(*inputs)
+            behind.append(after)
+            return after, x
+
+        sums[which], hidden = Watching(layer, which, recorded, weighted)(hidden, None), torch.cat(behind)
+    return sums, hidden
 
 
 def dense_problem(
-    model: nn.Module, ids: Tensor, layer: int, which: str = "mlp", ridge: float = RIDGE, token_weights: bool = True
+    model: Model, ids: Tensor, layer: int, which: Which = "mlp", ridge: float = RIDGE, token_weights: bool = True
 ) -> Dense:
     """A layer's down_proj or o_proj as the metrics see it (cached statistics, weights of the model)."""
     xtx = layer_gram(model, ids, layer, which, token_weights)["xtx"]
-    return as_dense(model, layer, xtx, which, ridge)
+    return as_dense(model, layer, Gram.of(xtx), which, ridge)
 
 
-def as_dense(model: nn.Module, layer: int, xtx: Tensor, which: str = "mlp", ridge: float = RIDGE) -> Dense:
-    """The same from C (n, n) at hand."""
-    linear, block = dense_layer(model, layer, which)
-    weight = linear.weight.detach().T.double().cpu()  # (n, m)
-    return Dense(Gram.of(xtx), weight, upstream(model.model.layers[layer], which).cpu(), block, ridge)
+def as_dense(model: Model, layer: int, sums: Sums, which: Which = "mlp", ridge: float = RIDGE) -> Dense:
+    """The same from sums at hand, on their device."""
+    module = layer_of(model, layer, which)
+    weight, owned = (values.to(sums.x.device) for values in (weight_of(module, which), upstream(module, which)))
+    return Dense(sums, weight, owned, block_size(module, which), ridge)
 
 
-def error_curves(
-    model: nn.Module, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None
-) -> dict[str, Tensor]:
+def error_curves(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> dict[str, Tensor]:
     """Error against width, for every layer at once: what is lost when so many neurons or KV groups go.
 
     Each layer is swept on its own (full least squares, `block_rounds` neurons a round, by default a 24th of the widest
@@ -146,12 +160,12 @@ def error_curves(
         errors (layers, K + 1)  ||X W - X V||^2 / ||X W||^2 of down_proj, tokens weighted; NaN beyond a narrow layer
         group_counts (g,) and group_errors (layers, g): the same for KV groups and o_proj
     """
-    found = survey(model, ids, ridge, block_rounds)
-    return {name: found[name] for name in ("counts", "errors", "group_counts", "group_errors")}
+    facts = survey(model, ids, ridge, block_rounds)
+    return {name: facts[name] for name in ("counts", "errors", "group_counts", "group_errors")}
 
 
-@torch.no_grad()
-def survey(model: nn.Module, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> dict[str, Tensor]:
+@cached
+def survey(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> dict[str, Tensor]:
     """All layers in one walk: `error_curves`, and for each neuron (layers, n) of down_proj, NaN in a narrow layer:
 
     energy     H_ii ||w_i||^2 as a share of ||X W||^2, H_ii = (1 + lambda) C_ii
@@ -161,30 +175,21 @@ def survey(model: nn.Module, ids: Tensor, ridge: float = RIDGE, block_rounds: in
     """
     shape = Shape.of(model)
     widest = max(shape.neurons)
-    block_rounds = max(1, widest // 24) if block_rounds is None else block_rounds
-    if block_rounds < 1:
-        raise InputError(f"expected at least 1 neuron a round, got {block_rounds}: raise block_rounds")
-    counts = torch.arange(math.floor(FURTHEST * widest / block_rounds) + 1) * block_rounds
+    per_round = max(1, widest // 24) if block_rounds is None else block_rounds
+    if per_round < 1:
+        raise InputError(f"expected at least 1 neuron a round, got {per_round}: raise block_rounds")
+    counts = torch.arange(math.floor(FURTHEST * widest / per_round) + 1) * per_round
     group_counts = torch.arange(max(shape.kv_groups))
-
-    def compute() -> dict[str, Tensor]:
-        hidden, rope = walk_to(model, ids, 0)
-        tables: list[dict[str, Tensor]] = []
-        for index, module in enumerate(model.model.layers):
-            grams, hidden = grams_of(module, hidden, rope, (True,))
-            table = {}
-            for which, asked, name in (("mlp", counts, ""), ("attention", group_counts, "group_")):
-                linear, block = dense_layer(model, index, which)
-                weight = linear.weight.detach().T.double()
-                dense = Dense(grams[which, True], weight, upstream(module, which), block, ridge)
-                table[f"{name}errors"], facts = _curve(dense, asked, block_rounds if which == "mlp" else 1)
-                if which == "mlp":
-                    table |= {fact: _padded(values, widest) for fact, values in facts.items()}
-            tables.append(table)
-        return {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
-
-    found = cached("neuron-survey", model, ids, {"ridge": ridge, "block_rounds": block_rounds}, compute)
-    return {"counts": counts, "group_counts": group_counts, **found}
+    hidden, rope = walk_to(model, ids, 0)
+    tables: list[dict[str, Tensor]] = []
+    for index in range(shape.layers):
+        sums, hidden = sums_of(layer_of(model, index), hidden, rope)
+        errors, facts = _curve(as_dense(model, index, sums["mlp"], "mlp", ridge), counts, per_round)
+        group_errors, _ = _curve(as_dense(model, index, sums["attention"], "attention", ridge), group_counts, 1)
+        facts = {name: _padded(values, widest) for name, values in facts.items()}
+        tables.append({"errors": errors, "group_errors": group_errors, **facts})
+    stacked = {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
+    return {"counts": counts, "group_counts": group_counts, **stacked}
 
 
 def _padded(values: Tensor, width: int) -> Tensor:
@@ -201,9 +206,9 @@ def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[s
     order = torch.zeros(dense.blocks)
     if len(possible):
         held = penalty(dense.xtx.diagonal(), dense.ridge)
-        found = sweep(inverse, dense.weight, int(possible[-1]), block=dense.block, per_round=per_round, held=held)
-        curve[1 : len(possible) + 1] = ((found.errors - found.moved) / whole).clamp_min(0.0)
-        order[found.order] = torch.arange(1.0, len(found.order) + 1)
+        swept = sweep(inverse, dense.weight, int(possible[-1]), block=dense.block, per_round=per_round, held=held)
+        curve[1 : len(possible) + 1] = ((swept.errors - swept.moved) / whole).clamp_min(0.0)
+        order[swept.order] = torch.arange(1.0, len(swept.order) + 1)
     facts = {
         "energy": matrix.diagonal() * dense.weight.square().sum(1) / whole,
         "order": order,
@@ -216,4 +221,9 @@ def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[s
 
 def energy_of(xtx: Tensor, matrix: Tensor) -> float:
     """||X M||^2 = tr(M^T C M): C (n, n), M (n, m)."""
-    return residual_energy(xtx, matrix, torch.zeros_like(matrix))
+    return Gram.of(xtx).energy(matrix)
+
+
+def relative_error(xtx: Tensor, weight: Tensor, fitted: Tensor) -> float:
+    """||X W - X V||^2 / ||X W||^2: C (n, n), weight W and fitted V (n, m)."""
+    return energy_of(xtx, weight - fitted) / energy_of(xtx, weight)

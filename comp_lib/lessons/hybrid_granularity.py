@@ -17,15 +17,19 @@ this file is our addition to the method.)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import embed, rotary, sequence_losses, through
+from ..calibration.stream import rotary, sequence_losses, through
 from ..errors import InputError
 from ..evaluation.loss import perplexity
+from ..families import family_of
+from ..families.protocol import Model
 from ..hybrid_granularity.measured import fill
 from ..hybrid_granularity.uniform import uniform_plan
 from ..importance.neurons import RIDGE
@@ -35,12 +39,9 @@ from ..plan import SMALLEST_SHARE, Plan, PlanRequest
 from ..prune import prune
 from ..settings import Settings
 from ..shape import Shape
-from ..statistics.gram import residual_energy
 from ..surgery import shallow_copy, shrink_mlp
-from ..system import hashes
-from .cache import cached, to_tensors
-
-# --- prediction -------------------------------------------------------------------------------------------------------
+from .cache import cached
+from .dense_stream import loss_behind, walk_to, weight_of
 
 
 def full_curve(curves: dict[str, Tensor], layer: int, neurons: int) -> Tensor:
@@ -84,7 +85,7 @@ def water_filling_plan(
     worth: what one unit of a layer's relative error counts, one per parent layer; None is the naive choice, 1 for all.
     No layer falls under a tenth of its neurons, rounded down. Raises InputError as `uniform_plan` does.
     """
-    uniform_plan(request)  # can it be reached?
+    uniform = uniform_plan(request)  # can it be reached?
     shape, multiple = request.shape, request.multiple
     worth = [1.0] * shape.layers if worth is None else [float(value) for value in worth]
     if len(worth) != shape.layers:
@@ -97,131 +98,101 @@ def water_filling_plan(
     whole = tuple(shape.neurons[layer] for layer in request.layers)
     missing = (request.ratio - request.removed(whole)) * (shape.decoder if request.of == "decoder" else shape.total)
     widths = fill(shape, harms, sum(whole) - math.ceil(missing / shape.neuron_parameters - 1e-9), multiple)
-    return request.plan(widths)
+    return uniform if widths is None else request.plan(widths)  # None: too little room for steps of this size
 
 
-# --- what the model says ----------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def narrowing_harm(
-    model: nn.Module, ids: Tensor, held: Tensor, gone: int, layers: Sequence[int], ridge: float = RIDGE
-) -> dict[str, Tensor]:
+@cached
+def narrowing_harm(model: Model, ids: Tensor, held: Tensor, gone: int, layers: Sequence[int]) -> dict[str, Any]:
     """One layer at a time loses `gone` neurons, re-tuned on ids (S, L); what does the model lose on `held` (S', L)?
 
     Returns, one entry for each of `layers`, ascending:
+        layers  the layers
         error   ||X W - X V||^2 / ||X W||^2 of its down_proj on ids, tokens weighted: what the error curves show
         share   ||X W||^2 / ||h||^2, mean over tokens: how much of the stream behind the layer this MLP writes
         harm    increase of the loss on `held`, nats per token, all other layers dense
     Cost: a walk over ids, a sweep per layer, and the rest of the model on `held` per layer. Cached.
     """
-    shape = Shape.of(model)
-    layers = sorted(layers)
+    shape, layers = Shape.of(model), sorted(layers)
     known = bool(layers) and 0 <= layers[0] and layers[-1] < shape.layers
     if not known or not 0 < gone < min(shape.neurons[index] for index in layers):
         raise InputError(
             f"expected layers from 0 to {shape.layers - 1} and fewer neurons to remove than they have, got layers "
             f"{layers} and {gone} neurons: choose others"
         )
-
-    def compute() -> dict[str, Tensor]:
-        stream, seen = embed(model, ids), embed(model, held)
-        rope = rotary(model, max(ids.shape[1], held.shape[1]), stream.device, stream.dtype)
-        ropes = [tuple(part[:, : each.shape[1]] for part in rope) for each in (ids, held)]
-        found, losses = {"error": [], "share": []}, {}
-        for index, layer in enumerate(model.model.layers):
-            if index in layers:
-                weight = layer.mlp.down_proj.weight.detach().T.double()  # (n, m)
-                _, gram, fitted = narrowed(layer, stream, ropes[0], gone, ridge, fewest=len(weight) - gone)
-                own = residual_energy(gram.xtx, weight, torch.zeros_like(weight))
-                found["error"].append(residual_energy(gram.xtx, weight, fitted) / max(own, 1e-300))
-                found["share"].append(own / gram.tokens)
-                seen, after = with_weights(layer, seen, ropes[1], fitted)
-                for later in model.model.layers[index + 1 :]:
-                    after = through(later, after, ropes[1], seen.device)
-                losses[index] = float(sequence_losses(model, after, held).mean())
-                continue
-            stream = through(layer, stream, ropes[0], stream.device) if index < layers[-1] else stream
-            seen = through(layer, seen, ropes[1], seen.device)
-        whole = float(sequence_losses(model, seen, held).mean())
-        return to_tensors(found | {"harm": [losses[index] - whole for index in layers]})
-
-    key = {"gone": gone, "layers": list(layers), "ridge": ridge, "held": hashes.of_tensor(held)}
-    return {"layers": torch.tensor(layers)} | cached("narrowing-harm", model, ids, key, compute)
+    (stream, rope), (judged, judged_rope) = walk_to(model, ids, 0), walk_to(model, held, 0)
+    errors, shares, losses = [], [], []
+    for index, layer in enumerate(family_of(model).layers(model)):
+        if index in layers:
+            weight = weight_of(layer)
+            _, gram, fitted = narrowed(layer, stream, rope, gone, RIDGE, fewest=len(weight) - gone)
+            own = gram.energy(weight)
+            errors.append(gram.energy(weight - fitted) / max(own, 1e-300))
+            shares.append(own / gram.tokens)
+            judged, changed = with_weights(layer, judged, judged_rope, fitted)
+            losses.append(float(loss_behind(model, changed, judged_rope, index + 1, held)))
+        else:
+            stream = through(layer, stream, rope, stream.device) if index < layers[-1] else stream
+            judged = through(layer, judged, judged_rope, judged.device)
+    whole = float(sequence_losses(model, judged, held).mean())
+    return {"layers": layers, "error": errors, "share": shares, "harm": [loss - whole for loss in losses]}
 
 
 def outcome(
-    model: nn.Module, ids: Tensor, evaluated: Tensor, plan: Plan, settings: Settings | None = None
+    model: Model, ids: Tensor, evaluated: Tensor, plan: Plan, settings: Settings | None = None
 ) -> dict[str, float | Tensor]:
     """Prune by `plan` on ids (S, L) and evaluate on `evaluated` (S', L'). Cached.
 
     Returns loss (nats per token), perplexity, parameters (of the pruned model), and errors (layers of the plan,): the
     relative error that was left in each down_proj, on the stream of the *pruned* model.
     """
+    values = _outcome(model, ids, evaluated, plan, settings or Settings())
+    losses = {"loss": float(values["loss"]), "perplexity": float(values["loss"].exp())}
+    return {**losses, "parameters": int(values["parameters"]), "errors": values["errors"]}
 
-    settings = settings or Settings()
 
-    def compute() -> dict[str, Tensor]:
-        pruned = prune(model, ids, settings, plan=plan)
-        return to_tensors(
-            {
-                "loss": torch.tensor(perplexity(pruned.model, evaluated).loss, dtype=torch.float64),
-                "errors": torch.tensor([layer.error for layer in pruned.report.layers], dtype=torch.float64),
-                "parameters": torch.tensor(pruned.report.parameters_after),
-            }
-        )
-
-    key = {"plan": plan.to_json(), "settings": asdict(settings), "evaluated": hashes.of_tensor(evaluated)}
-    found = cached("plan-outcome", model, ids, key, compute)
-    loss = float(found["loss"])
+@cached
+def _outcome(model: Model, ids: Tensor, evaluated: Tensor, plan: Plan, settings: Settings) -> dict[str, Tensor]:
+    pruned = prune(model, ids, settings, plan=plan)
     return {
-        "loss": loss,
-        "perplexity": float(torch.exp(found["loss"])),
-        "parameters": int(found["parameters"]),
-        "errors": found["errors"],
+        "loss": torch.tensor(perplexity(pruned.model, evaluated).loss, dtype=torch.float64),
+        "errors": torch.tensor([layer.error for layer in pruned.report.layers], dtype=torch.float64),
+        "parameters": torch.tensor(pruned.report.parameters_after),
     }
-
-
-# --- latency ----------------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
 def layer_latency(
-    model: nn.Module, widths: Sequence[int], tokens: int = 128, repeats: int = 7, stack: int = 6
+    model: Model, widths: Sequence[int], tokens: int = 128, repeats: int = 7, stack: int = 6
 ) -> dict[str, Tensor]:
     """Milliseconds that one decoder layer takes for `tokens` tokens, as a function of its width.
 
     A stack of `stack` layers is timed and divided by their number: a single one would stay in the processor's cache,
     which a whole model does not. Returns widths (W,) and milliseconds (W, repeats).
     """
-    layers = range(min(stack, len(model.model.layers)))
-    full = min(model.model.layers[index].mlp.down_proj.in_features for index in layers)
+    layers = family_of(model).layers(model)[:stack]
+    full = min(Shape.of(model).neurons[: len(layers)])
     if not widths or min(widths) < 1 or max(widths) > full:
         raise InputError(f"expected widths from 1 to {full} neurons, got {list(widths)}: the layers have no more")
     parameter = next(model.parameters())
     hidden = torch.randn(1, tokens, parameter.shape[-1], dtype=parameter.dtype, device=parameter.device)
     rope = rotary(model, tokens, parameter.device, parameter.dtype)
 
-    def runner(width: int) -> Callable[[], object]:
-        smaller = shallow_copy(nn.ModuleList(model.model.layers[index] for index in layers))
-        for layer in smaller:
+    def run(stack: nn.Module) -> None:
+        for layer in stack.children():
+            layer(hidden, position_embeddings=rope, attention_mask=None)
+
+    stacks = [shallow_copy(layers) for _ in widths]
+    for smaller, width in zip(stacks, widths, strict=True):
+        for layer in smaller.children():
             shrink_mlp(layer, torch.arange(width))
-
-        def run() -> None:
-            for layer in smaller:
-                layer(hidden, position_embeddings=rope, attention_mask=None)
-
-        return run
-
-    found = milliseconds([runner(width) for width in widths], repeats)
-    return {"widths": torch.tensor(list(widths)), "milliseconds": found / len(layers)}
+    times = milliseconds([partial(run, smaller) for smaller in stacks], repeats)
+    return {"widths": torch.tensor(list(widths)), "milliseconds": times / len(layers)}
 
 
-def latency_line(found: dict[str, Tensor]) -> tuple[float, float]:
+def latency_line(measured: dict[str, Tensor]) -> tuple[float, float]:
     """(a, b) of the least-squares line a + b n through the fastest run of each width: ms, and ms per neuron."""
-    widths, fastest = found["widths"].double(), found["milliseconds"].double().min(1).values
-    design = torch.stack([torch.ones_like(widths), widths], 1)  # (W, 2)
-    a, b = torch.linalg.lstsq(design, fastest[:, None]).solution.flatten().tolist()
+    widths, fastest = measured["widths"].double(), measured["milliseconds"].double().min(1).values
+    a, b = np.polynomial.polynomial.polyfit(widths, fastest, 1).tolist()
     return a, b
 
 

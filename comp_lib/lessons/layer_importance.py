@@ -6,29 +6,31 @@
             spread over sequences says how far a difference between two layers can be trusted
     rounds  the same harm with 0, 1, 2 ... layers gone already, each time the least harmful one: greedy removal
 
-What they say is in `importance.layer_study`. Every pass goes through `cache.cached`, so each is run once per model,
-tokens and layers gone.
+What they say is in `importance.layer_study`. Every pass is `cached`, so each is run once per model, tokens and layers
+gone.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import embed, rotary, sequence_losses, through
+from ..calibration.stream import embed, rotary, through
 from ..errors import InputError
-from ..evaluation.loss import perplexity
+from ..families import family_of
+from ..families.protocol import Model
 from ..importance.layer_study import LayerStudy
-from ..importance.layers import block_influence, loss_increase, sequence_loss_increase
+from ..importance.layers import block_influence, sequence_loss_increase
 from ..report import Progress, no_progress
-from ..surgery import keep_layers
-from .cache import cached, to_tensors
+from ..shape import Shape
+from ..surgery import keep_layers, shallow_copy
+from .cache import cached
+from .dense_stream import layer_of, loss_behind, text_loss, walk_to
 
 
-def layer_study(model: nn.Module, ids: Tensor, greedy: int = 3, progress: Progress = no_progress) -> LayerStudy:
+def layer_study(model: Model, ids: Tensor, greedy: int = 3, progress: Progress = no_progress) -> LayerStudy:
     """All statistics for ids (S, L), from the cache where they are there; `greedy` layers are removed one by one.
 
     Raises InputError if that would leave no layer.
@@ -39,124 +41,87 @@ def layer_study(model: nn.Module, ids: Tensor, greedy: int = 3, progress: Progre
     return LayerStudy(ids, harm=harm, rounds=rounds, order=order, **stream)
 
 
-def stream_statistics(model: nn.Module, ids: Tensor, progress: Progress = no_progress) -> dict[str, Tensor]:
+@cached
+def stream_statistics(model: Model, ids: Tensor, progress: Progress = no_progress) -> dict[str, Tensor]:
     """influence (n,), cosine (n, S, L) and norms (n + 1, S, L) of the dense model for ids (S, L): two passes."""
-    return cached("layer-stream", model, ids, {}, lambda: _stream_statistics(model, ids, progress))
-
-
-@torch.inference_mode()
-def _stream_statistics(model: nn.Module, ids: Tensor, progress: Progress) -> dict[str, Tensor]:
-    device = str(model.model.embed_tokens.weight.device)
     hidden = embed(model, ids)  # (S, L, d)
-    rope = rotary(model, ids.shape[1], device, hidden.dtype)
+    rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
     cosine, norms = [], [hidden.float().norm(dim=-1)]
-    for layer in model.model.layers:
-        after = through(layer, hidden, rope, device)
+    for layer in family_of(model).layers(model):
+        after = through(layer, hidden, rope, hidden.device)
         cosine.append(nn.functional.cosine_similarity(hidden.float(), after.float(), dim=-1))
         norms.append(after.float().norm(dim=-1))
         hidden = after
-    influence = block_influence(model, ids, device, progress)
+    influence = block_influence(model, ids, hidden.device, progress)
     return {"influence": influence, "cosine": torch.stack(cosine), "norms": torch.stack(norms)}
 
 
-def harm_by_sequence(model: nn.Module, ids: Tensor, progress: Progress = no_progress) -> Tensor:
+def harm_by_sequence(model: Model, ids: Tensor, progress: Progress = no_progress) -> Tensor:
     """Loss increase without each layer, for each sequence of ids (S, L): (n, S), nats per token."""
-    device = str(model.model.embed_tokens.weight.device)
+    return _layer_harm(model, ids, (), progress)["harm"]
 
-    def compute() -> dict[str, Tensor]:
-        return {"harm": sequence_loss_increase(model, ids, device, progress)}
 
-    return cached("layer-harm", model, ids, {}, compute)["harm"]
+@cached
+def _layer_harm(model: Model, ids: Tensor, gone: Sequence[int], progress: Progress) -> dict[str, Tensor]:
+    """harm (n, S) where the layers `gone`, ascending, are gone already; NaN for those."""
+    present = [layer for layer in range(Shape.of(model).layers) if layer not in gone]
+    device = family_of(model).embedding(model).weight.device
+    return {"harm": sequence_loss_increase(model, ids, device, progress, present)}
 
 
 def greedy_rounds(
-    model: nn.Module, ids: Tensor, count: int, progress: Progress = no_progress
+    model: Model, ids: Tensor, count: int, progress: Progress = no_progress
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Greedy removal of `count` layers: harm in each round (count, n), nats per token, NaN for layers gone; the order.
 
     The choice is that of `importance.layers.greedy_order`; here the harm of the layers *not* chosen is kept too.
     """
-    layers = len(model.model.layers)
+    layers = Shape.of(model).layers
     if not 0 <= count < layers:
         raise InputError(f"expected 0 to {layers - 1} layers to remove, got {count}: ask for fewer")
-    rounds, gone = torch.empty(0, layers), ()
+    order: list[int] = []
+    rounds = torch.empty(0, layers)
     for _ in range(count):
-        if gone:
-            harm = _harm_after(model, ids, gone, progress)  # (n,)
-        else:  # sequences are of one length: the mean of their losses is the loss on all tokens
-            harm = harm_by_sequence(model, ids, progress).mean(1)
+        # sequences are of one length: the mean of their losses is the loss on all tokens
+        harm = _layer_harm(model, ids, sorted(order), progress)["harm"].mean(1)  # (n,)
         rounds = torch.cat([rounds, harm[None]])
-        gone += (int(harm.nan_to_num(nan=float("inf")).argmin()),)
-    return rounds, gone
+        order.append(int(harm.nan_to_num(nan=float("inf")).argmin()))
+    return rounds, tuple(order)
 
 
-def _harm_after(model: nn.Module, ids: Tensor, gone: tuple[int, ...], progress: Progress) -> Tensor:
-    """Loss increase (n,) on ids (S, L) where the layers `gone` are gone already; NaN for those."""
-    present = [index for index in range(len(model.model.layers)) if index not in gone]
-    device = str(model.model.embed_tokens.weight.device)
-    found = cached(
-        "layer-harm-after",
-        model,
-        ids,
-        {"gone": sorted(gone)},
-        lambda: {"harm": loss_increase(model, ids, device, progress, present)},
-    )
-    return found["harm"]
-
-
-def without_layers(model: nn.Module, gone: Sequence[int]) -> nn.Module:
+def without_layers(model: Model, gone: Sequence[int]) -> Model:
     """A second model without the layers `gone`; it shares its tensors with `model`, which stays whole.
 
     Raises InputError for a layer that is not there, or if none is left.
     """
-    layers = len(model.model.layers)
+    layers = Shape.of(model).layers
     if not set(gone) <= set(range(layers)) or len(set(gone)) == layers:
         raise InputError(f"expected some of the layers 0 to {layers - 1}, not all, got {sorted(gone)}: choose others")
-    second = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    second = shallow_copy(model)
     keep_layers(second, [index for index in range(layers) if index not in gone])
     return second
 
 
-def loss_without(model: nn.Module, ids: Tensor, gone: Sequence[int] = ()) -> float:
+def loss_without(model: Model, ids: Tensor, gone: Sequence[int] = ()) -> float:
     """Mean next-token loss on ids (S, L), nats per token, without the layers `gone`: for text not calibrated on."""
-    gone = sorted(gone)
-    found = cached(
-        "layers-gone",
-        model,
-        ids,
-        {"gone": gone},
-        lambda: to_tensors({"loss": [perplexity(without_layers(model, gone), ids).loss]}),
-    )
-    return float(found["loss"])
+    return float(text_loss(without_layers(model, gone), ids)["loss"])
 
 
-def harm_at_position(model: nn.Module, ids: Tensor, layer: int, position: int = 0) -> tuple[float, float]:
+def harm_at_position(model: Model, ids: Tensor, layer: int, position: int = 0) -> tuple[float, float]:
     """Loss increase, nats per token on ids (S, L), of skipping a layer (at one position, at all others but this one).
 
     Skipping it everywhere is what `harm` measures. Where does that harm come from? At the other tokens the layer still
     reads this one, but does not write to it, or the other way round.
     """
-    found = cached(
-        "layer-harm-at",
-        model,
-        ids,
-        {"layer": layer, "position": position},
-        lambda: _harm_at_position(model, ids, layer, position),
-    )
-    return float(found["there"]), float(found["elsewhere"])
+    harm = _harm_at_position(model, ids, layer, position)
+    return float(harm["there"]), float(harm["elsewhere"])
 
 
-@torch.inference_mode()
-def _harm_at_position(model: nn.Module, ids: Tensor, layer: int, position: int) -> dict[str, Tensor]:
-    hidden = embed(model, ids)
-    rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
-    for module in model.model.layers[:layer]:
-        hidden = through(module, hidden, rope, hidden.device)
-    after = through(model.model.layers[layer], hidden, rope, hidden.device)
+@cached
+def _harm_at_position(model: Model, ids: Tensor, layer: int, position: int) -> dict[str, Tensor]:
+    hidden, rope = walk_to(model, ids, layer)
+    after = through(layer_of(model, layer), hidden, rope, hidden.device)
     here = torch.arange(ids.shape[1], device=hidden.device)[:, None] == position  # (L, 1)
-    losses = []
-    for stream in (after, torch.where(here, hidden, after), torch.where(here, after, hidden)):
-        for module in model.model.layers[layer + 1 :]:
-            stream = through(module, stream, rope, hidden.device)
-        losses.append(sequence_losses(model, stream, ids).mean())
-    return {"there": losses[1] - losses[0], "elsewhere": losses[2] - losses[0]}
+    streams = (after, torch.where(here, hidden, after), torch.where(here, after, hidden))
+    whole, there, elsewhere = (loss_behind(model, stream, rope, layer + 1, ids) for stream in streams)
+    return {"there": there - whole, "elsewhere": elsewhere - whole}

@@ -12,29 +12,30 @@ of draws and ways; `prune` itself gathers anew behind each pruned layer. (Our de
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary
 from ..errors import InputError
 from ..evaluation.loss import perplexity
+from ..families import family_of
+from ..families.protocol import Model
 from ..plan import Plan
 from ..prune import prune
+from ..prune_layer import Watching
+from ..recovery.bias import unchanged
 from ..recovery.mask_tuning import MAX_VARIANCE, Mask, fold_mask, solve_mask, tune_mask
 from ..settings import Settings
 from ..shape import Shape
-from ..statistics.gram import Gram, contributions, residual_energy, token_weights
+from ..statistics.gram import contributions
 from ..statistics.solve import least_squares
-from ..surgery import keep_layers, shallow_copy, shrink_attention, shrink_mlp, update_config
-from .cache import cached, to_tensors
-from .dense_stream import dense_layer, grams_of, walk_to
-
-# --- masks over a whole model -----------------------------------------------------------------------------------------
+from ..surgery import dense_layer, shallow_copy, shrink_mlp, update_config
+from .cache import cached
+from .dense_stream import layer_of, layer_step, relative_error, sums_of, text_loss, walk_to, weight_of
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,19 @@ def naive_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
     One penalty for all entries, set by the mean energy: where a few neurons hold nearly all energy it is far too strong
     for the rest, and shrinks them to 0; it draws towards 0 instead of 1; and nothing looks at the outcome.
     """
+    target = gram.sum(1)
+    return _evenly_held(gram, target, torch.zeros_like(target), kept, ridge)
+
+
+def _evenly_held(gram: Tensor, target: Tensor, start: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    """(G_KK + p I)^-1 (target_K + p start_K), p = lambda mean(diag G): one penalty for all."""
     penalty = ridge * gram.diagonal().mean()
-    inner = gram[kept][:, kept] + penalty * torch.eye(len(kept), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(inner, gram[kept].sum(1))
+    inner = gram[kept][:, kept] + penalty * torch.eye(len(kept)).to(gram)
+    solved: Tensor = torch.linalg.solve(inner, target[kept] + penalty * start[kept])
+    return solved
 
 
-def random_kept(model: nn.Module, width: int, seed: int) -> Tensor:
+def random_kept(model: Model, width: int, seed: int) -> Tensor:
     """`width` neurons of each layer, drawn as `prune` with the method "random" draws them: (layers, width)."""
     neurons = Shape.of(model).neurons
     if not 0 < width <= min(neurons):
@@ -74,57 +82,56 @@ def random_kept(model: nn.Module, width: int, seed: int) -> Tensor:
     return torch.stack([torch.argsort(one, descending=True, stable=True)[:width].sort().values for one in drawn])
 
 
-@torch.no_grad()
 def masks_of_all_layers(
-    model: nn.Module, ids: Tensor, draws: Mapping[str, Tensor], ways: Mapping[str, Mapping[str, Way]]
+    model: Model, ids: Tensor, draws: Mapping[str, Tensor], ways: Mapping[str, Mapping[str, Way]]
 ) -> dict[str, dict[str, Tensor]]:
     """Masks of all MLPs, tuned on ids (S, L) in one walk for several draws, each in its own ways. Cached.
 
     draws: name -> neurons that stay (layers, k); ways: draw -> name -> Way. Returns draw -> name of way -> (layers, k).
     """
-    wanted = [(draw, name, way) for draw, each in ways.items() for name, way in each.items()]
-    needed = tuple({way.weighted for *_, way in wanted})
-
-    def compute() -> dict[str, Tensor]:
-        hidden = embed(model, ids)
-        rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
-        found: dict[str, list[Tensor]] = {f"{draw}/{name}": [] for draw, name, _ in wanted}
-        for index, layer in enumerate(model.model.layers):
-            grams, hidden = grams_of(layer, hidden, rope, needed)
-            weight = layer.mlp.down_proj.weight.detach().T.double()  # (n, m)
-            problems = {weighted: contributions(grams["mlp", weighted].xtx, weight) for weighted in needed}
-            for draw, name, way in wanted:
-                found[f"{draw}/{name}"].append(way.tune(problems[way.weighted], draws[draw][index]))
-        return {name: torch.stack(masks) for name, masks in found.items()}
-
-    key = {
-        draw: [digest(draws[draw]), {name: asdict(way) for name, way in each.items()}] for draw, each in ways.items()
-    }
-    found = cached("masks", model, ids, key, compute)
-    return {draw: {name: found[f"{draw}/{name}"] for name in each} for draw, each in ways.items()}
+    masks = _masks(model, ids, draws, ways)
+    return {draw: {name: masks[f"{draw}/{name}"] for name in named} for draw, named in ways.items()}
 
 
-@torch.no_grad()
-def with_masks(model: nn.Module, kept: Tensor, masks: Tensor | None = None) -> nn.Module:
+@cached
+def _masks(
+    model: Model, ids: Tensor, draws: Mapping[str, Tensor], ways: Mapping[str, Mapping[str, Way]]
+) -> dict[str, Tensor]:
+    """The same as "draw/name of way" -> (layers, k)."""
+    wanted = [(draw, name, way) for draw, named in ways.items() for name, way in named.items()]
+    hidden, rope = walk_to(model, ids, 0)
+    masks: dict[str, list[Tensor]] = {f"{draw}/{name}": [] for draw, name, _ in wanted}
+    for index, layer in enumerate(family_of(model).layers(model)):
+        problems, behind = {}, hidden
+        for weighted in {way.weighted for *_, way in wanted}:
+            sums, behind = sums_of(layer, hidden, rope, weighted)
+            problems[weighted] = contributions(sums["mlp"].matrix(), weight_of(layer))
+        for draw, name, way in wanted:
+            masks[f"{draw}/{name}"].append(way.tune(problems[way.weighted], draws[draw][index]))
+        hidden = behind
+    return {name: torch.stack(values) for name, values in masks.items()}
+
+
+def with_masks(model: Model, kept: Tensor, masks: Tensor | None = None) -> Model:
     """A smaller model: neurons `kept` (layers, k) stay, masks (layers, k) are folded into down_proj; None: all ones."""
     smaller = shallow_copy(model)
-    for index, layer in enumerate(smaller.model.layers):
-        values = torch.ones(kept.shape[1], dtype=torch.float64) if masks is None else masks[index]
-        weight = layer.mlp.down_proj.weight.detach().T.double()
+    for index, layer in enumerate(family_of(smaller).layers(smaller)):
+        weight = weight_of(layer)
+        values = torch.ones(kept.shape[1]) if masks is None else masks[index]
         shrink_mlp(layer, kept[index], fold_mask(weight, kept[index], Mask(values.to(weight), 0.0)))
     update_config(smaller)
     return smaller
 
 
 @contextmanager
-def mask_hooks(model: nn.Module, kept: Tensor, masks: Tensor) -> Iterator[None]:
+def mask_hooks(model: Model, kept: Tensor, masks: Tensor) -> Iterator[None]:
     """The same masks at run time, the model as large as before: what down_proj reads is multiplied by m (n,)."""
     hooks = []
-    for index, layer in enumerate(model.model.layers):
-        weight = layer.mlp.down_proj.weight
-        full = torch.zeros(weight.shape[1], dtype=weight.dtype, device=weight.device)
+    for index, layer in enumerate(family_of(model).layers(model)):
+        linear = dense_layer(layer, "mlp")
+        full = torch.zeros_like(linear.weight[0])
         full[kept[index]] = masks[index].to(full)
-        hooks.append(layer.mlp.down_proj.register_forward_pre_hook(lambda module, args, full=full: (args[0] * full,)))
+        hooks.append(linear.register_forward_pre_hook(lambda module, args, full=full: (args[0] * full,)))
     try:
         yield
     finally:
@@ -132,54 +139,31 @@ def mask_hooks(model: nn.Module, kept: Tensor, masks: Tensor) -> Iterator[None]:
             hook.remove()
 
 
+def masked_perplexity(model: Model, evaluated: Tensor, kept: Tensor, masks: Tensor | None = None) -> float:
+    """Perplexity of `with_masks` on `evaluated` (S, L). Cached."""
+    return float(text_loss(with_masks(model, kept, masks), evaluated)["loss"].double().exp())
+
+
 def recoveries_of_one_choice(
-    model: nn.Module, ids: Tensor, evaluated: Tensor, plan: Plan, ways: Mapping[str, Settings]
+    model: Model, ids: Tensor, evaluated: Tensor, plan: Plan, ways: Mapping[str, Settings]
 ) -> dict[str, float]:
     """Perplexity on `evaluated` (S', L') of one set of neurons, recovered on ids (S, L) in several ways. Cached.
 
     The first of `ways` chooses what stays, for all of them; "none" comes on top: the same choice without any recovery.
     """
-
-    def compute() -> dict[str, Tensor]:
-        losses, fixed = {}, plan
-        for name, settings in ways.items():
-            pruned = prune(model, ids, settings, plan=fixed)
-            losses[name], fixed = perplexity(pruned.model, evaluated).loss, pruned.plan
-        return to_tensors(
-            {name: torch.tensor(loss).double() for name, loss in ({"none": bare(fixed)} | losses).items()}
-        )
-
-    def bare(fixed: Plan) -> float:
-        smaller = shallow_copy(model)
-        for place, index in enumerate(fixed.layers):
-            shrink_mlp(smaller.model.layers[index], torch.tensor(fixed.kept_neurons[place]))
-            shrink_attention(smaller.model.layers[index], torch.tensor(fixed.kept_groups[place]))
-        keep_layers(smaller, fixed.layers)
-        update_config(smaller)
-        return perplexity(smaller, evaluated).loss
-
-    settings = {name: asdict(each) for name, each in ways.items()}
-    key = {"evaluated": digest(evaluated), "plan": plan.to_json(), "ways": settings, "order": list(ways)}
-    found = cached("recoveries", model, ids, key, compute)
-    return {name: float(found[name].exp()) for name in ("none", *ways)}
+    losses = _recovered_losses(model, ids, evaluated, plan, ways)
+    return {name: float(losses[name].double().exp()) for name in ("none", *ways)}
 
 
-def masked_perplexity(model: nn.Module, evaluated: Tensor, kept: Tensor, masks: Tensor | None = None) -> float:
-    """Perplexity of `with_masks` on `evaluated` (S, L). Cached."""
-
-    def compute() -> dict[str, Tensor]:
-        return to_tensors({"loss": torch.tensor(perplexity(with_masks(model, kept, masks), evaluated).loss).double()})
-
-    key = {"kept": digest(kept), "masks": None if masks is None else digest(masks)}
-    return float(cached("masked-loss", model, evaluated, key, compute)["loss"].exp())
-
-
-def digest(values: Tensor) -> str:
-    """A short name for a tensor's values."""
-    return hashlib.sha256(values.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-# --- one layer --------------------------------------------------------------------------------------------------------
+@cached
+def _recovered_losses(
+    model: Model, ids: Tensor, evaluated: Tensor, plan: Plan, ways: Mapping[str, Settings]
+) -> dict[str, float]:
+    losses = {}
+    for name, settings in (*ways.items(), ("none", Settings(recovery="none"))):
+        pruned = prune(model, ids, settings, plan=plan)
+        losses[name], plan = perplexity(pruned.model, evaluated).loss, pruned.plan
+    return losses
 
 
 def mask_error(gram: Tensor, kept: Tensor, mask: Tensor | None = None) -> float:
@@ -197,8 +181,8 @@ def ridge_path(
     guarded: the penalty of `solve_mask` (lambda is not raised: this shows why it would be); else `naive_mask`.
     """
     masks = [(solve_mask if guarded else naive_mask)(fitted, kept, ridge) for ridge in ridges]
-    found = {name: torch.tensor([mask_error(gram, kept, mask) for mask in masks]) for name, gram in judged.items()}
-    return {"variance": torch.stack([mask.var(unbiased=False) for mask in masks]), **found}
+    errors = {name: torch.tensor([mask_error(gram, kept, mask) for mask in masks]) for name, gram in judged.items()}
+    return {"variance": torch.stack([mask.var(unbiased=False) for mask in masks]), **errors}
 
 
 def ridge_forms(
@@ -209,32 +193,25 @@ def ridge_forms(
     "own energy": lambda C_ii for each input, as `least_squares`; "even": lambda mean(diag C) for all inputs alike.
     """
 
-    def even(ridge: float) -> Tensor:
-        pull = ridge * xtx.diagonal().mean()
-        inner = xtx[kept][:, kept] + pull * torch.eye(len(kept), dtype=xtx.dtype)
-        fitted = torch.linalg.solve(inner, target[kept] + pull * weight[kept])
-        return torch.zeros_like(weight).index_copy(0, kept, fitted)
+    target = xtx @ weight
 
-    target, whole = xtx @ weight, residual_energy(judged, weight, torch.zeros_like(weight))
-    fits = {"own energy": lambda ridge: least_squares(xtx, target, weight, kept, ridge), "even": even}
-    return {
-        form: torch.tensor([residual_energy(judged, weight, fit(ridge)) / whole for ridge in ridges]).double()
-        for form, fit in fits.items()
+    def even(ridge: float) -> Tensor:
+        return torch.zeros_like(weight).index_copy(0, kept, _evenly_held(xtx, target, weight, kept, ridge))
+
+    forms: dict[str, Callable[[float], Tensor]] = {
+        "own energy": partial(least_squares, xtx, target, weight, kept),
+        "even": even,
     }
+    errors = {form: [relative_error(judged, weight, fit(ridge)) for ridge in ridges] for form, fit in forms.items()}
+    return {form: torch.tensor(values).double() for form, values in errors.items()}
 
 
 FITS = ("mask", "least squares")
 
 
-@torch.no_grad()
+@cached
 def token_curve(
-    model: nn.Module,
-    ids: Tensor,
-    held: Tensor,
-    layer: int,
-    kept: Tensor,
-    sequences: Sequence[int],
-    ridges: Sequence[float],
+    model: Model, ids: Tensor, held: Tensor, layer: int, kept: Tensor, sequences: Sequence[int], ridges: Sequence[float]
 ) -> dict[str, Tensor]:
     """Error of a layer's down_proj on the tokens of the fit and on others, against how many were fitted. Cached.
 
@@ -242,54 +219,25 @@ def token_curve(
     Returns, relative to the layer's energy, tokens weighted: fitted and unseen (fits, sizes, ridges) in the order of
     FITS, nothing (2,): without any recovery, on ids and on held.
     """
-    dense_layer(model, layer)
+    module = layer_of(model, layer)
     if not sequences or list(sequences) != sorted(set(sequences)) or not 1 <= sequences[0] <= sequences[-1] <= len(ids):
         raise InputError(f"expected rising numbers of sequences up to {len(ids)}, got {list(sequences)}: choose others")
+    hidden, rope = walk_to(model, torch.cat([ids, held]), layer)
+    weight, rows, done = weight_of(module), [], 0
+    watching = Watching(module, "mlp", partial(layer_step, rope=rope), weighted=True)
+    unseen = watching(hidden[len(ids) :], None).matrix()
+    seen = torch.zeros_like(unseen)
 
-    def compute() -> dict[str, Tensor]:
-        both, rope = walk_to(model, torch.cat([ids, held]), layer)
-        module = model.model.layers[layer]
-        weight = module.mlp.down_proj.weight.detach().T.double()
-        bare = torch.zeros_like(weight)
-        bare[kept] = weight[kept]
+    def errors(new: Tensor) -> list[float]:
+        return [relative_error(xtx, weight, new) for xtx in (seen, unseen)]
 
-        def gram_of(hidden: Tensor) -> Gram:
-            gram = Gram.zeros(len(weight))
-            for rows in batches(*hidden.shape[:2]):
-                out, x = mlp_step(module, attention_step(module, hidden[rows], rope)[0])
-                gram.add(x, weight=token_weights(out))
-            return gram
-
-        def error(gram: Gram, new: Tensor) -> float:
-            return residual_energy(gram.xtx, weight, new) / residual_energy(gram.xtx, weight, torch.zeros_like(weight))
-
-        unseen, seen, done = gram_of(both[len(ids) :]), Gram.zeros(len(weight)), 0
-        fitted, others = ([[] for _ in FITS] for _ in range(2))
-        for size in sequences:
-            seen, done = seen + gram_of(both[done:size]), size
-            tuned, target = contributions(seen.xtx, weight), seen.target(weight)
-            for ridge in ridges:
-                news = (
-                    fold_mask(weight, kept, Mask(solve_mask(tuned, kept, ridge), ridge)),
-                    least_squares(seen.xtx, target, weight, kept, ridge),
-                )
-                for place, new in enumerate(news):
-                    fitted[place].append(error(seen, new))
-                    others[place].append(error(unseen, new))
-        size = (len(FITS), len(sequences), len(ridges))
-        return to_tensors(
-            {
-                "fitted": torch.tensor(fitted, dtype=torch.float64).reshape(size),
-                "unseen": torch.tensor(others, dtype=torch.float64).reshape(size),
-                "nothing": torch.tensor([error(seen, bare), error(unseen, bare)], dtype=torch.float64),
-            }
-        )
-
-    key = {
-        "held": digest(held),
-        "layer": layer,
-        "kept": digest(kept),
-        "sequences": list(sequences),
-        "ridges": list(ridges),
-    }
-    return cached("token-curve", model, ids, key, compute)
+    for size in sequences:
+        seen, done = seen + watching(hidden[done:size], None).matrix(), size
+        gram, target = contributions(seen, weight), seen @ weight
+        for ridge in ridges:
+            mask = fold_mask(weight, kept, Mask(solve_mask(gram, kept, ridge), ridge))
+            rows.append((errors(mask), errors(least_squares(seen, target, weight, kept, ridge))))
+    table = torch.tensor(rows, dtype=torch.float64).reshape(len(sequences), len(ridges), len(FITS), 2)
+    fitted, others = table.permute(3, 2, 0, 1)
+    nothing = torch.tensor(errors(unchanged(weight, kept)), dtype=torch.float64)
+    return {"fitted": fitted, "unseen": others, "nothing": nothing}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from transformers import LlamaForCausalLM, PreTrainedConfig
+from transformers import LlamaConfig
 
+from ..models.skeleton import skeleton
 from ..shape import Shape
 
 HALF, SINGLE, DOUBLE = 2, 4, 8  # bytes of a number: of stored weights, of what is computed with, of sums
@@ -52,7 +52,6 @@ def needs(shape: Shape, tokens: int) -> Needs:
     )
 
 
-def shape_of(config: PreTrainedConfig) -> Shape:
+def shape_of(config: LlamaConfig) -> Shape:
     """The shape of a Llama that exists on paper only: no weight is made."""
-    with torch.device("meta"):
-        return Shape.of(LlamaForCausalLM(config))
+    return Shape.of(skeleton(config))

@@ -15,22 +15,22 @@ import torch
 from huggingface_hub.utils import logging as hub_logging
 from IPython.display import Markdown, display
 from IPython.utils.capture import capture_output
-from matplotlib.figure import Figure
-from torch import nn
 from transformers.utils import logging
 
 from ..compare.cluster import choose
 from ..compare.grid import Grid, run
 from ..errors import InputError
+from ..families.protocol import Model
 from ..models.load import DTYPES, EMBEDDED, load_model
 from ..models.memory import check_memory
-from ..plots import mime_bundle
+from ..plots.base import Picture, mime_bundle
+from ..report import LayerReport
 from ..shape import Shape
 
 NEEDED = ("ipywidgets",)  # what the extra brings that a kernel can lack
 
 
-def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False) -> tuple[nn.Module, Any]:
+def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False) -> tuple[Model, Any]:
     """Check that everything is there, seed torch, and return (model, tokenizer).
 
     Bars of downloads and conversions are left out, since a notebook keeps what it shows; `progress` lets them be seen.
@@ -57,7 +57,7 @@ def check_extras() -> None:
         )
 
 
-def show(figure: Figure) -> None:
+def show(figure: Picture) -> None:
     """Display a figure with its alt text."""
     display(mime_bundle(figure), raw=True)
 
@@ -72,11 +72,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
 
 def side_by_side(texts: Mapping[str, str]) -> None:
     """Display texts, each under its title, in columns; in plain words where there is no HTML."""
-    width = f"{100 / len(texts):.0f}%"
+    style = f"width: {100 / len(texts):.0f}%; text-align: left; vertical-align: top; white-space: pre-wrap"
     columns = (
-        f'<td style="width: {width}; text-align: left; vertical-align: top; white-space: pre-wrap">'
-        f"<b>{html.escape(title)}</b><br/>{html.escape(text)}</td>"
-        for title, text in texts.items()
+        f'<td style="{style}"><b>{html.escape(title)}</b><br/>{html.escape(text)}</td>' for title, text in texts.items()
     )
     plain = "\n\n".join(f"{title}:\n{text}" for title, text in texts.items())
     page = f'<table style="width: 100%"><tr>{"".join(columns)}</tr></table>'
@@ -87,7 +85,7 @@ def run_grid(grid: Grid, folder: str | Path, workers: int | None = None, schedul
     """`compare.run` on Dask (see `cluster.choose`): shows a link to the dashboard, and how many cells are done."""
     line = display(Markdown("no cell measured yet"), display_id=True)
 
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int, report: LayerReport | None = None) -> None:
         line.update(Markdown(f"{done} of {total} {what} done"))
 
     def announce(link: str) -> None:
@@ -112,7 +110,7 @@ class Sizes:
     multiple: int  # widths are multiples of this
 
 
-def sizes_for(model: nn.Module) -> Sizes:
+def sizes_for(model: Model) -> Sizes:
     """Sizes that suit a model: some three tokens for each neuron of a layer, within its context and a few minutes."""
     widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
     length = min(256, context)
