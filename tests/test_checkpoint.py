@@ -20,7 +20,8 @@ from variants import VARIANTS, build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.models import save as checkpoint
-from comp_lib.models.save import Provenance, check_destination, estimated_bytes, model_card, save_checkpoint
+from comp_lib.models.model_card import Provenance, model_card
+from comp_lib.models.save import check_destination, estimated_bytes, save_checkpoint
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
@@ -463,16 +464,16 @@ def before_rename():
     atomic._publish = die
 
 def before_deleting_old():
-    checkpoint.shutil.rmtree = die
+    shutil.rmtree = die
 
 def between_renames():
     rename = os.rename
     atomic._exchange = lambda one, other: False
-    checkpoint.os.rename = lambda source, target: die() if ".partial-" in Path(source).name else rename(source, target)
+    os.rename = lambda source, target: die() if ".partial-" in Path(source).name else rename(source, target)
 
 def after_both_renames():
     atomic._exchange = lambda one, other: False
-    checkpoint.shutil.rmtree = die
+    shutil.rmtree = die
 
 def killed(folder, arm):
     child = os.fork()

@@ -17,7 +17,8 @@ from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.models.load import EMBEDDED, convert_gguf, load_model
+from comp_lib.models.convert_gguf import convert_gguf
+from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.on_device import gguf_export, llama_cpp
 from comp_lib.on_device.gguf_export import TYPES, export_gguf, interleave
@@ -290,14 +291,14 @@ def test_a_gguf_file_of_another_family(cache, tmp_path):
         export_gguf(tmp_path / "other.gguf", tmp_path / "m.gguf")
 
 
-@pytest.mark.parametrize("place", ["quantize", "_fsync"])
+@pytest.mark.parametrize("place", ["quantize", "fsync"])
 def test_an_interruption_leaves_the_old_file_or_none(saved, tmp_path, monkeypatch, place):
     folder, _ = saved()
 
     def fails(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(*((atomic, place) if place == "_fsync" else (gguf.quants, place)), fails)
+    monkeypatch.setattr(*((atomic, place) if place == "fsync" else (gguf.quants, place)), fails)
     with pytest.raises(KeyboardInterrupt):
         export_gguf(folder, tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()

@@ -22,10 +22,8 @@ def open_gguf(path: str | Path) -> gguf.GGUFReader:
     try:
         return gguf.GGUFReader(path)  # maps every tensor, so that a missing end shows
     except (ValueError, IndexError, KeyError, OSError) as error:
-        raise InputError(
-            f"expected a complete GGUF file, got {path}, which is damaged or ends too early ({error}); fetch or write "
-            "it again"
-        ) from error
+        got = f"{path}, which is damaged or ends too early ({error}); fetch or write it again"
+        raise InputError(f"expected a complete GGUF file, got {got}") from error
 
 
 def check_rope(reader: gguf.GGUFReader, name: str) -> None:
@@ -33,20 +31,21 @@ def check_rope(reader: gguf.GGUFReader, name: str) -> None:
     scaling = [key for key in reader.fields if ".rope.scaling." in key]
     scaling += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
     if scaling:
-        raise InputError(
-            f"expected a GGUF file without rope scaling, got {name} with {scaling[0]}, which cannot be converted"
-            " faithfully; use the same model as safetensors"
-        )
+        got = f"{name} with {scaling[0]}, which cannot be converted faithfully; use the same model as safetensors"
+        raise InputError(f"expected a GGUF file without rope scaling, got {got}")
 
 
-def word_rule(reader: gguf.GGUFReader) -> str | None:
-    """llama.cpp's name for the rule that cuts a text into words, where the file has one."""
-    field = reader.get_field(gguf.Keys.Tokenizer.PRE)
+def metadata(reader: gguf.GGUFReader, key: str) -> Any:
+    """What the file says under that key; None where it says nothing."""
+    field = reader.get_field(key)
     return None if field is None else field.contents()
 
 
 def restore_pre_tokenizer(tokenizer: Any, rule: str | None) -> None:
-    """Let `tokenizer`, which transformers read from GGUF, part all digits if the rule is `smollm`: it forgets to."""
+    """Let `tokenizer`, which transformers read from GGUF, part all digits if the rule is `smollm`: it forgets to.
+
+    rule: llama.cpp's name for how a text is cut into words, where the file has one.
+    """
     if rule == "smollm":
         digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import (
@@ -29,13 +28,14 @@ from transformers import (
     LlamaForCausalLM,
     LlamaModel,
     PreTrainedConfig,
-    PreTrainedModel,
 )
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
 from ..errors import InputError
 from ..families import family_called
+from ..families.protocol import Model
 from ..shape import Shape
+from .skeleton import skeleton
 
 # Fields of a parent's config that are untrue of its pruned child, or of no use to it: the tensors are plain floats
 # now, no code travels with the folder, and whatever starts with an underscore (a local path, say) is private.
@@ -72,9 +72,10 @@ class CompLlamaModel(LlamaModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
         self.layers = nn.ModuleList(_decoder_layer(config, index) for index in range(config.num_hidden_layers))
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config=config.per_layer_config[0])  # some kinds read global head counts
+        first: Any = config.per_layer_config[0]  # not `config`: some kinds of rotary embedding read global head counts
+        self.rotary_emb = LlamaRotaryEmbedding(config=first)
         self.gradient_checkpointing = False
-        self.post_init()
+        LlamaModel.post_init(self)
 
 
 class CompLlamaForCausalLM(LlamaForCausalLM):
@@ -87,10 +88,10 @@ class CompLlamaForCausalLM(LlamaForCausalLM):
         self.model = CompLlamaModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        LlamaForCausalLM.post_init(self)
 
 
-def _decoder_layer(config: CompLlamaConfig, index: int) -> LlamaDecoderLayer:
+def _decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
     layer = LlamaDecoderLayer(config.per_layer_config[index], index)
     # per_layer_config gives a copy: good for the sizes, but a later change of the model's config must reach every layer
     layer.self_attn.config = layer.mlp.config = config
@@ -102,41 +103,32 @@ AutoModel.register(CompLlamaConfig, CompLlamaModel, exist_ok=True)
 AutoModelForCausalLM.register(CompLlamaConfig, CompLlamaForCausalLM, exist_ok=True)
 
 
-def check_widths(config: PreTrainedConfig, shape: Shape) -> None:
+def check_widths(config: PreTrainedConfig, shape: Shape | None = None) -> None:
     """Raises InputError unless a model of this family can be saved with these widths (call it before the work).
 
-    Every family can, with `shape.stock` widths; Llama can with any.
+    Every family can, with `shape.stock` widths; Llama can with any. shape: None stands for any.
     """
-    if not shape.stock:
-        _check_llama(config)
-
-
-def _check_llama(config: PreTrainedConfig) -> None:
-    if not family_called(config.model_type).per_layer:
+    if not (shape is not None and shape.stock or family_called(config.model_type).per_layer):
         raise InputError(
             f"expected a llama model for widths that no stock config can express, got {config.model_type}: "
             "choose uniform widths, with a number of heads that divides the hidden size"
         )
 
 
-def as_heterogeneous(model: PreTrainedModel, shape: Shape) -> CompLlamaForCausalLM:
+def as_heterogeneous(model: Model, shape: Shape) -> Model:
     """`model` (Llama, any widths) as a CompLlamaForCausalLM that shares its tensors; `shape` is Shape.of(model).
 
     Raises InputError for other families, RuntimeError when `shape` is not that of the tensors.
     """
-    _check_llama(model.config)
+    check_widths(model.config)
     widths = zip(shape.neurons, shape.kv_groups, strict=True)
-    per_layer = {layer: _sizes(neurons, groups, shape) for layer, (neurons, groups) in enumerate(widths)}
-    config = CompLlamaConfig(
-        **_inherited(model.config, shape),
-        **_sizes(max(shape.neurons), max(shape.kv_groups), shape),
-        per_layer_config=per_layer,
-        serialize_explicit_per_layer_config=True,  # config.json then lists every layer in full
-    )
-    return _dressed(model, config, CompLlamaForCausalLM)
+    fields = _inherited(model.config, shape) | _widths(shape, max(shape.neurons), max(shape.kv_groups))
+    fields["per_layer_config"] = {layer: _widths(shape, *layer_widths) for layer, layer_widths in enumerate(widths)}
+    fields["serialize_explicit_per_layer_config"] = True  # config.json then lists every layer in full
+    return _with_config(model, CompLlamaConfig(**fields))
 
 
-def as_stock(model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
+def as_stock(model: Model, shape: Shape) -> Model:
     """`model` with a config that any stock runtime reads, sharing its tensors; `shape` is Shape.of(model).
 
     The class stays the family's own; a CompLlamaForCausalLM whose layers became alike turns into a LlamaForCausalLM.
@@ -147,36 +139,29 @@ def as_stock(model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
             f"expected one width for all layers and heads that divide {shape.hidden}, got {sorted(set(shape.neurons))} "
             f"neurons and {sorted(set(shape.kv_groups))} KV groups: save it as heterogeneous"
         )
-    per_layer = isinstance(model, CompLlamaForCausalLM)
-    config_class = LlamaConfig if per_layer else type(model.config)
-    config = config_class(**_inherited(model.config, shape), **_sizes(shape.neurons[0], shape.kv_groups[0], shape))
-    return _dressed(model, config, LlamaForCausalLM if per_layer else type(model))
+    fields = _inherited(model.config, shape) | _widths(shape, shape.neurons[0], shape.kv_groups[0])
+    kind = LlamaConfig if isinstance(model.config, CompLlamaConfig) else type(model.config)
+    return _with_config(model, kind(**fields))
 
 
-def _sizes(neurons: int, kv_groups: int, shape: Shape) -> dict[str, int]:
-    return {
-        "intermediate_size": neurons,
-        "num_attention_heads": kv_groups * shape.group_heads,
-        "num_key_value_heads": kv_groups,
-    }
+def _widths(shape: Shape, neurons: int, kv_groups: int) -> dict[str, Any]:
+    heads = {"num_attention_heads": kv_groups * shape.group_heads, "num_key_value_heads": kv_groups}
+    return {"intermediate_size": neurons, **heads}
 
 
 def _inherited(config: PreTrainedConfig, shape: Shape) -> dict[str, Any]:
     """What the child's config takes from `config`: everything but the widths, with the depth of `shape`."""
-    not_inherited = {*_NOT_INHERITED, *_sizes(0, 0, shape)}
+    not_inherited = {*_NOT_INHERITED, *_widths(shape, 0, 0)}
     fields = {k: v for k, v in config.to_dict().items() if k not in not_inherited and not k.startswith("_")}
     fields |= {"num_hidden_layers": shape.layers, "head_dim": shape.head_dim}
     return fields | {"attn_implementation": config._attn_implementation}
 
 
-def _dressed(model: PreTrainedModel, config: PreTrainedConfig, kind: type[PreTrainedModel]) -> PreTrainedModel:
-    """A `kind` with the tensors of `model`. Loading them strictly proves that `config` describes them."""
-    with torch.device("meta"):
-        dressed = kind(config)
-    dressed.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
-    dressed.tie_weights()
-    # its buffers are in no state dict, and a model cast to half precision has cast them too: make them anew
-    rotary = dressed.model.rotary_emb
-    dressed.model.rotary_emb = type(rotary)(config=rotary.config).to(model.device)
-    dressed.generation_config = model.generation_config
-    return dressed.train(model.training)
+def _with_config(model: Model, config: PreTrainedConfig) -> Model:
+    """What `config` describes, with the tensors of `model`. Loading them strictly proves that it describes them."""
+    child = skeleton(config)
+    child.set_attn_implementation(config._attn_implementation)
+    child.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
+    child.tie_weights()
+    child.generation_config = model.generation_config
+    return child.train(model.training).to(model.device)

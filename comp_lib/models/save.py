@@ -1,9 +1,10 @@
 """Checkpoint: a folder on disk that says what it is, and that is never half written.
 
 The folder holds `config.json`, the weights as safetensors, the tokenizer, `generation_config.json`, a model card
-(`README.md`) and the plan (`comp_plan.json`). With stock widths it is a plain folder of the parent's family, which any
-runtime loads; with widths that differ from layer to layer it needs `import comp_lib.models.per_layer_llama` first, and the card
-says so. Nothing in it tells of the machine that made it, and the same input gives the same bytes.
+(`README.md`) and the plan (`comp_plan.json`). Weights up to 5 GB are one `model.safetensors`, more are shards of that
+size and an index. With stock widths it is a plain folder of the parent's family, which any runtime loads; with widths
+that differ from layer to layer it needs `import comp_lib.models.per_layer_llama` first, and the card says so. Nothing
+in it tells of the machine that made it, and the same input gives the same bytes.
 
 Writing is atomic (see `atomic`): whenever the process dies, the folder is the old one, the new one, or absent.
 `check_destination` and `save_checkpoint` clean up after a process that died.
@@ -11,45 +12,30 @@ Writing is atomic (see `atomic`): whenever the process dies, the folder is the o
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
+from ..families.protocol import Model
 from ..plan import Plan
 from ..shape import Shape
-from ..system.atomic import resolved, staged_folder, tidy
+from ..system.atomic import check_room, resolved, staged_folder, tidy
+from ..system.tensor_files import LARGEST
+from .model_card import Provenance as Provenance
+from .model_card import model_card, shareable
 from .per_layer_llama import as_heterogeneous, as_stock, check_widths
 
-CARD_FILE = "README.md"
-PLAN_FILE = "comp_plan.json"
+CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"
 SMALL_FILES = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a pruned model comes from: the facts on its card that neither the model nor the plan can tell."""
-
-    parent: str  # the model that was pruned: its Hub id, where it has one
-    parent_shape: Shape  # its shape, for the table of what was removed
-    parent_licence: str | None  # SPDX-like identifier, as the Hub spells it ("apache-2.0"); None: not known
-    calibration: str  # one sentence: which text, how many tokens
-    method: str  # how neurons were chosen
-    recovery: str  # how the rest was re-tuned
-    version: str  # of comp_lib
-    settings: Mapping[str, object] = field(default_factory=dict)  # everything else that the run was told
-    perplexities: tuple[tuple[str, int, float, float], ...] = ()  # (text, tokens, of the parent, of this model)
 
 
 def save_checkpoint(
     folder: str | Path,
-    model: PreTrainedModel,
+    model: Model,
     tokenizer: PreTrainedTokenizerBase,
     plan: Plan,
     card: Provenance,
@@ -64,9 +50,9 @@ def save_checkpoint(
     check_widths(model.config, shape)
     check_destination(folder, overwrite, estimated_bytes(shape, model.dtype), model.config.name_or_path or None)
     target = resolved(folder)
-    dressed = as_stock(model, shape) if shape.stock else as_heterogeneous(model, shape)
+    described = as_stock(model, shape) if shape.stock else as_heterogeneous(model, shape)
     with staged_folder(target, overwrite) as partial:
-        dressed.save_pretrained(partial)
+        described.save_pretrained(partial, max_shard_size=LARGEST)
         save_papers(partial, target.name, tokenizer, shape, plan, card)
     return Path(folder).expanduser()
 
@@ -76,7 +62,7 @@ def save_papers(
 ) -> None:
     """All that belongs to the checkpoint `name` beside its weights and its config."""
     tokenizer.save_pretrained(folder)
-    replace(plan, parent=_shareable(plan.parent)).save(folder / PLAN_FILE)
+    replace(plan, parent=shareable(plan.parent)).save(folder / PLAN_FILE)
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card), encoding="utf-8")
 
 
@@ -94,17 +80,6 @@ def check_destination(
     `source` is the model to prune, as the user named it: its own files are never overwritten. The only thing that
     this function may change on disk is what an interrupted save left there.
     """
-    above = check_place(folder, overwrite, source)
-    free = shutil.disk_usage(above).free
-    if free < needed_bytes:
-        raise InputError(
-            f"expected {needed_bytes / 1e6:,.0f} MB of free disk space for {folder}, got {free / 1e6:,.0f} MB: "
-            "make room or choose another place"
-        )
-
-
-def check_place(folder: str | Path, overwrite: bool = False, source: str | Path | None = None) -> Path:
-    """What `check_destination` refuses without knowing the size. Returns the folder in which room is needed."""
     target = resolved(folder)
     above = next(path for path in (*target.parents, target) if os.path.exists(path))  # "/", at last, does
     if not above.is_dir() or not os.access(above, os.R_OK | os.W_OK | os.X_OK):
@@ -112,7 +87,7 @@ def check_place(folder: str | Path, overwrite: bool = False, source: str | Path 
     tidy(target)
     if os.path.exists(target):
         _check_existing(folder, target, overwrite, source)
-    return above
+    check_room(above, needed_bytes, folder)
 
 
 def _check_existing(folder: str | Path, target: Path, overwrite: bool, source: str | Path | None) -> None:
@@ -123,119 +98,11 @@ def _check_existing(folder: str | Path, target: Path, overwrite: bool, source: s
         raise InputError(f"expected a folder apart from the model to prune, got {folder}: choose another name")
     if os.path.ismount(target) or not os.access(target, os.R_OK | os.W_OK | os.X_OK):
         raise InputError(f"expected a folder that can be replaced, got {folder}: choose a new folder inside it")
-    if any(target.iterdir()):
-        if not overwrite:
-            raise InputError(
-                f"expected a new or an empty folder, got {folder} with files in it: choose another name "
-                "or say --overwrite"
-            )
-        if not (target / "config.json").is_file() or not any(target.glob("*.safetensors")):
-            raise InputError(
-                f"expected a checkpoint to overwrite (config.json, *.safetensors), got {folder}, which "
-                "does not look like one: delete it yourself or choose another name"
-            )
-
-
-def model_card(name: str, shape: Shape, plan: Plan, card: Provenance) -> str:
-    """The README.md of a checkpoint called `name`: YAML front matter, then Markdown."""
-    before, parent = card.parent_shape, _shareable(card.parent)
-    front = {
-        "license": card.parent_licence or "unknown",
-        "base_model": parent,
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["comp-lib", "structured-pruning", "pruned"],
-    }
-    heads = [tuple(groups * s.group_heads for groups in s.kv_groups) for s in (before, shape)]
-    removed = [
-        ("decoder layers", f"{before.layers}", f"{shape.layers}"),
-        ("MLP neurons per layer", _span(before.neurons), _span(shape.neurons)),
-        ("query heads per layer", _span(heads[0]), _span(heads[1])),
-        ("KV heads per layer", _span(before.kv_groups), _span(shape.kv_groups)),
-        ("parameters of the decoder", f"{before.decoder:,}", f"{shape.decoder:,}"),
-        ("parameters of the model", f"{before.total:,}", f"{shape.total:,}"),
-    ]
-    dropped = ", ".join(map(str, plan.dropped)) or "none"
-    made = {"neurons chosen by": card.method, "re-tuned by": card.recovery, "calibrated on": card.calibration}
-    made |= card.settings
-    measured = [(_shareable(text), f"{tokens:,}", f"{p:.2f}", f"{q:.2f}") for text, tokens, p, q in card.perplexities]
-    comp = "COMP, [arXiv 2501.15255](https://arxiv.org/abs/2501.15255)" if "condition" in card.method else card.method
-    licence = f"`{card.parent_licence}`" if card.parent_licence else "not known to the tool: ask its makers"
-    return "\n".join(
-        [
-            # JSON is YAML, and quotes what needs quoting
-            "---",
-            *(f"{key}: {json.dumps(value)}" for key, value in front.items()),
-            "---",
-            "",
-            f"# {name}",
-            "",
-            f"A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its {plan.of} were removed by "
-            f"structured pruning ({comp}), with comp_lib {card.version}.",
-            "",
-            "## What was removed",
-            "",
-            *_table(("", "parent", "this model"), removed),
-            "",
-            f"Decoder layers dropped (counted from 0 in the parent): {dropped}. `{PLAN_FILE}` lists what was kept.",
-            "",
-            "## How",
-            "",
-            *_table(("setting", "value"), [(key, _shareable(value)) for key, value in made.items()]),
-            "",
-            "## Measured perplexity",
-            "",
-            *(_table(("text", "tokens", "parent", "this model"), measured) if measured else ["Not measured."]),
-            "",
-            "## How to load",
-            "",
-            *_how_to_load(name, shape),
-            "",
-            "## Licence",
-            "",
-            f"That of the parent model ({licence}) holds for this model too.",
-            "",
-        ]
-    )
-
-
-def _how_to_load(name: str, shape: Shape) -> list[str]:
-    lines = [
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f"model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})",
-        f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})",
-    ]
-    if shape.stock:
-        return [
-            "Any runtime that loads the parent loads this folder; nothing else is needed.",
-            "",
-            "```python",
-            *lines,
-            "```",
-        ]
-    return [
-        "**This folder needs comp_lib.** Its layers differ in width, which no stock model class can express, so "
-        "`transformers` alone does not know its model type, `comp_llama`. Install comp_lib and import it first:",
-        "",
-        "```python",
-        "import comp_lib.models.per_layer_llama  # registers comp_llama",
-        *lines,
-        "```",
-    ]
-
-
-def _span(widths: tuple[int, ...]) -> str:
-    low, high = min(widths), max(widths)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    cells = [head, ("---",) * len(head), *rows]
-    return [f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in row)} |" for row in cells]
-
-
-def _shareable(value: object) -> str:
-    """`value` as text; of a path, only its last part: folder names of this machine are nobody's business."""
-    text = str(value)
-    return os.path.basename(os.path.abspath(text)) if os.path.isabs(text) or os.path.exists(text) else text
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        got = f"{folder} with files in it: choose another name or say --overwrite"
+        raise InputError(f"expected a new or an empty folder, got {got}")
+    if not (target / "config.json").is_file() or not any(target.glob("*.safetensors")):
+        got = f"{folder}, which does not look like one: delete it yourself or choose another name"
+        raise InputError(f"expected a checkpoint to overwrite (config.json, *.safetensors), got {got}")

@@ -19,7 +19,6 @@ computes the same thing. A block-quantised type cuts each row into blocks of 32 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -30,15 +29,16 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, nearest
 from ..families import family_called
 from ..models.load import open_model
+from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.atomic import resolved, staged_file, tidy
+from ..system.atomic import check_room, resolved, staged_file, tidy
 from .gguf_tokenizer import add_tokenizer
 
 TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
@@ -120,7 +120,8 @@ def export_gguf(
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, tensor.kind)
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
-    _check_room(target, sum(tensor.nbytes for tensor in tensors) + SMALL)
+    needed = sum(tensor.nbytes for tensor in tensors) + SMALL
+    check_room(target.parent, needed, target.name, "make room, choose another place, or a smaller type")
     with staged_file(target) as partial:
         try:
             writer.write_header_to_file(partial)
@@ -155,15 +156,6 @@ def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> P
     return target
 
 
-def _check_room(target: Path, needed: int) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if free < needed:
-        raise InputError(
-            f"expected {needed / 1e6:,.0f} MB of free disk space for {target.name}, got {free / 1e6:,.0f} MB: make "
-            "room, choose another place, or a smaller type"
-        )
-
-
 def _check_family(config: PreTrainedConfig) -> None:
     if config.hidden_act not in family_called(config.model_type).gguf_activations:
         raise InputError(
@@ -191,8 +183,7 @@ def _check_widths(shape: Shape, kind: str) -> None:
 
 def _described(config: PreTrainedConfig) -> tuple[Shape, dict[str, tuple[int, ...]]]:
     """Shape of the model that `config` describes, and the shapes of the tensors which it must have."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = skeleton(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:
         del shapes["lm_head.weight"]

@@ -22,8 +22,10 @@ from ..calibration.stream import embed, rotary, through
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Layer
+from ..models.convert_gguf import is_gguf, open_gguf_model
 from ..models.gguf_tensors import GgufTensors
-from ..models.load import DTYPES, is_gguf, open_gguf_model, open_model
+from ..models.load import DTYPES, open_model
+from ..models.reading import check_names
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
@@ -72,13 +74,7 @@ class Streamed:
             "unexpected": there.keys() - wanted.keys(),
             "of another shape": {name for name in wanted.keys() & there.keys() if wanted[name] != there[name]},
         }
-        for problem, names in problems.items():
-            if names:
-                first = ", ".join(sorted(names)[:3])
-                raise InputError(
-                    f"expected the weights that config.json describes, got {len(names)} {problem} in "
-                    f"{self.files.folder} ({first}); fetch or save it again"
-                )
+        check_names(problems, self.files.folder)
 
     def _load(self, module: nn.Module, prefix: str) -> nn.Module:
         """A copy of a module of the skeleton, with the numbers from the files."""

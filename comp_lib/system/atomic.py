@@ -20,9 +20,25 @@ from pathlib import Path
 
 import psutil
 
+from ..errors import InputError
+
 
 def resolved(path: str | Path) -> Path:
+    """The one name of a file or folder, without links and `~`."""
     return Path(path).expanduser().resolve()
+
+
+def check_room(
+    folder: Path, needed_bytes: int, what: object, advice: str = "make room or choose another place"
+) -> None:
+    """Raises InputError unless the disk of `folder` has room for so many bytes, which `what` needs.
+
+    >>> check_room(Path.home(), needed_bytes=1, what="one byte")
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        needed, got = f"{needed_bytes / 1e6:,.0f} MB of free disk space for {what}", f"{free / 1e6:,.0f} MB"
+        raise InputError(f"expected {needed}, got {got}: {advice}")
 
 
 @contextmanager
@@ -51,9 +67,9 @@ def staged_file(target: Path) -> Iterator[Path]:
     partial = _sibling(target, "partial")
     try:
         yield partial
-        _fsync(partial)
+        fsync(partial)
         os.replace(partial, target)
-        _fsync(target.parent)
+        fsync(target.parent)
     except BaseException:
         tidy(target)
         raise
@@ -75,11 +91,12 @@ def _settle(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(mode)  # safetensors creates its files for the owner alone
-        _fsync(path)
-    _fsync(folder)
+        fsync(path)
+    fsync(folder)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Let a file or folder reach the disk."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open folders, and has no need to
         return
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
@@ -94,27 +111,25 @@ def _publish(partial: Path, target: Path, overwrite: bool) -> None:
         target.rmdir()
     if not overwrite or not target.exists():
         os.rename(partial, target)  # OSError if someone else has put files there meanwhile
-        _fsync(target.parent)
+        fsync(target.parent)
         return
-    if _exchange(partial, target):
-        old = partial
-    else:
+    old = partial
+    if not _exchange(partial, target):
         old = _sibling(target, "old")
         os.rename(target, old)
         os.rename(partial, target)
-    _fsync(target.parent)  # only a new folder that is surely there replaces the old one
+    fsync(target.parent)  # only a new folder that is surely there replaces the old one
     shutil.rmtree(old)
 
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap the names of two folders in one step; False where system or file system cannot."""
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):  # glibc has it since 2.28
+    # glibc has it since 2.28
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
         return False
     here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
+    if rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
         return True
     code = ctypes.get_errno()
     if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):

@@ -13,16 +13,7 @@ from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parents[1]
 # What decides a result: everything but what draws, shows, compares or talks to the user.
-METHOD = (
-    "importance",
-    "hybrid_granularity",
-    "recovery",
-    "statistics",
-    "calibration",
-    "families",
-    "baselines",
-    "models",
-)
+ROOMS = ("importance", "hybrid_granularity", "recovery", "statistics", "calibration", "families", "baselines", "models")
 SAMPLE = 64  # values of each tensor that enter the fingerprint of a model
 CHUNK = 1 << 22  # values summed at a time
 PIECE = 16 << 20  # bytes of a file read at a time
@@ -30,7 +21,11 @@ WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def of_bytes(content: bytes | memoryview) -> str:
-    """SHA-256, in hex, as of everything here."""
+    """SHA-256, in hex.
+
+    >>> of_bytes(b"")[:16]
+    'e3b0c44298fc1c14'
+    """
     return hashlib.sha256(content).hexdigest()
 
 
@@ -40,16 +35,18 @@ def of_text(text: str) -> str:
 
 
 def of_value(value: Any) -> str:
-    """Of anything that JSON can hold, whatever the order of its keys."""
+    """Of anything that JSON can hold, whatever the order of its keys.
+
+    >>> of_value({"a": 1, "b": 2}) == of_value({"b": 2, "a": 1})
+    True
+    """
     return of_text(json.dumps(value, sort_keys=True))
 
 
 def of_tensor(values: Tensor) -> str:
     """Of the numbers, their dtype and shape."""
-    values = values.detach().cpu().contiguous()
-    return of_bytes(
-        f"{values.dtype}{tuple(values.shape)}".encode() + values.view(-1).view(torch.uint8).numpy().tobytes()
-    )
+    content = values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return of_bytes(f"{values.dtype}{tuple(values.shape)}".encode() + content)
 
 
 def of_file(path: Path, start: int = 0, length: int | None = None) -> str | None:
@@ -83,15 +80,11 @@ def of_model(model: nn.Module) -> str:
 
 @cache
 def of_code(*rooms: str) -> str:
-    """Of the modules on top of this package, and of those in the rooms METHOD and `rooms` (folders, or modules in them).
+    """Of the modules on top of this package, and of those in ROOMS and `rooms` (folders, or modules in them).
 
     Read once in a process. Whoever keeps a result keeps this with it: a formula that is mended, or broken, never meets
     numbers of its former self.
     """
-    digest = hashlib.sha256()
-    paths = {*PACKAGE.glob("*.py")}
-    for room in (*METHOD, *rooms):
-        paths |= {*(PACKAGE / room).rglob("*.py"), *PACKAGE.glob(f"{room}.py")}
-    for path in sorted(paths):
-        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    patterns = ["*.py", *(f"{room}{end}" for room in (*ROOMS, *rooms) for end in ("/**/*.py", ".py"))]
+    paths = sorted({path for pattern in patterns for path in PACKAGE.glob(pattern)})
+    return of_value({path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in paths})[:16]
