@@ -39,7 +39,7 @@ def test_every_control_draws_anew(explorer):
 
 
 def test_what_goes_is_what_the_metric_likes_least(explorer):
-    found = {name: values[1] for name, values in explorer._found.items() if name in ("energy", "condition", "order")}
+    found = {name: values[1] for name, values in explorer._survey.items() if name in ("energy", "condition", "order")}
     explorer.metric.value = "energy"
     gone = explorer.removed()
     assert found["energy"][gone].max() < found["energy"][~gone].min()

@@ -17,7 +17,7 @@ HEIGHT, STATUS_HEIGHT = "220px", "56px"  # of the two texts, and of two lines: t
 MOST = 200  # new tokens
 
 
-class GenerationBox(widgets.VBox):
+class GenerationBox(widgets.VBox):  # type: ignore[misc]  # ipywidgets brings no types
     """A prompt, a button, and what `dense` and `pruned` say. Display it, or drive it: set `prompt.value`, `run()`."""
 
     def __init__(self, dense: nn.Module, pruned: nn.Module, tokenizer: Any, prompt: str = "", tokens: int = 40) -> None:

@@ -1,69 +1,45 @@
 """Layer explorer: choose a layer and a metric; see how it turns each token, and where it stands among the others.
 
-All numbers come from one cached study (`studies.layers`); moving a control only draws anew.
+All numbers come from one cached study (`lessons.layer_importance`); moving a control only draws anew.
 """
 
 from __future__ import annotations
 
-from ipywidgets import HTML, Dropdown, HBox, IntSlider, IntText, Layout, VBox
+from ipywidgets import Dropdown, IntSlider, IntText
 from torch import Tensor, nn
 
-from ..errors import InputError
 from ..importance.layer_study import LayerStudy, rank_gap, ranks
 from ..lessons.layer_importance import layer_study
-from ..plots.base import html_image
+from ..plots.base import Picture
 from ..plots.layer_importance import METRICS, plot_layer
-from . import alert
+from .explorer import Explorer, shared
 
 
-class LayerExplorer(VBox):
+class LayerExplorer(Explorer):
     """Controls `layer`, `metric`, `sequence`; views `image` and `facts`. Nothing here calls a model."""
 
-    def __init__(self, study: LayerStudy, layer: int = 0):
+    def __init__(self, study: LayerStudy, layer: int = 0) -> None:
         self._study = study
-        layers, sequences = len(study.influence), study.cosine.shape[1]
-        wide, size, short = {"description_width": "6em"}, Layout(width="26em"), Layout(width="12em")
-        self.layer = IntSlider(
-            layer, 0, layers - 1, description="layer", style=wide, layout=size, continuous_update=False
-        )
-        self.metric = Dropdown(
-            options=[name for name in METRICS if len(study.rounds) or "greedy" not in name],
-            description="metric",
-            style=wide,
-            layout=size,
-        )
-        self.sequence = IntText(
-            0,
-            description="sequence",
-            style=wide,
-            layout=short,
-            continuous_update=False,
-            tooltip=f"number of a text, 0 to {sequences - 1}",
-        )
-        self.image, self.facts = HTML(layout=Layout(min_height="340px")), HTML(layout=Layout(min_height="5em"))
-        controls = (self.layer, self.metric, self.sequence)
-        super().__init__([HBox(controls), self.image, self.facts], layout=Layout(min_height="480px"))
-        for control in controls:
-            control.observe(self._draw, "value")
-        self._draw()
+        metrics = [name for name in METRICS if len(study.rounds) or "greedy" not in name]
+        which = f"number of a text, 0 to {study.cosine.shape[1] - 1}"
+        self.layer = IntSlider(layer, 0, len(study.influence) - 1, **shared("layer", 26))
+        self.metric = Dropdown(options=metrics, **shared("metric", 26))
+        self.sequence = IntText(0, tooltip=which, **shared("sequence", 12))
+        super().__init__([(self.layer, self.metric, self.sequence)], image_height=340, height=480)
 
-    def _draw(self, change: object = None) -> None:
+    def answer(self) -> tuple[Picture, str]:
         layer, study = self.layer.value, self._study
-        try:
-            figure = plot_layer(study, layer, self.metric.value, self.sequence.value)
-        except InputError as error:
-            self.facts.value = alert(error)
-            return
-        self.image.value = html_image(figure)
-        gap, last = int(rank_gap(study.influence, study.mean_harm)[layer]), len(study.influence)
-        by, harmed = (1 + int(ranks(values)[layer]) for values in (study.influence, study.mean_harm))
+        figure = plot_layer(study, layer, self.metric.value, self.sequence.value)
+        influence, harm, last = study.influence, study.mean_harm, len(study.influence)
+        gap = int(rank_gap(influence, harm)[layer])
+        by, harmed = (1 + int(ranks(values)[layer]) for values in (influence, harm))
         verdict = "the two agree on it"
         if gap:
             verdict = f"the proxy puts it {abs(gap)} place{'s' * (abs(gap) > 1)} too {'low' if gap > 0 else 'high'}"
-        self.facts.value = (
-            f"<p>Layer {layer}: block influence {study.influence[layer]:.4f} (place {by} of {last}), loss increase "
-            f"{study.mean_harm[layer]:.3f} ± {study.harm_error[layer]:.3f} nats per token (place {harmed} of {last}; "
-            f"place 1 goes first): {verdict}.</p>"
+        return figure, (
+            f"<p>Layer {layer}: block influence {influence[layer]:.4f} (place {by} of {last}), loss increase "
+            f"{harm[layer]:.3f} ± {study.harm_error[layer]:.3f} nats per token (place {harmed} of {last}; place 1 goes "
+            f"first): {verdict}.</p>"
         )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ipywidgets import HTML, Dropdown, HBox, IntSlider, Layout, VBox
+import numpy as np
+from ipywidgets import Dropdown, IntSlider
 from torch import Tensor
 
 from ..errors import InputError
@@ -15,22 +16,22 @@ from ..hybrid_granularity.paper import paper_plan
 from ..hybrid_granularity.uniform import uniform_plan
 from ..lessons.hybrid_granularity import layer_errors, water_filling_plan
 from ..plan import Plan, PlanRequest
-from ..plots.base import html_image
+from ..plots.base import Picture
 from ..plots.hybrid_granularity import plot_widths
 from ..shape import Shape
-from . import alert
+from .explorer import Explorer, shared
 
 UNIFORM, PER_LAYER, WATER = "uniform", "per layer, by importance", "per layer, water-filling"
 WIDTHS = (UNIFORM, PER_LAYER, WATER)
 MOST_DROPPED = 8  # layers
 
 
-class Planner(VBox):
+class Planner(Explorer):
     """Controls `ratio` (%), `of`, `dropped` (layers), `widths`; views `image` and `facts`; `plan` is the plan shown.
 
-    shape: of the dense model; curves: of `studies.neurons.error_curves`; importance: one number for each layer, in
-    whose order layers are dropped; line: (a, b) of `studies.planning.latency_line`, to predict time as well; itemsize:
-    bytes of a parameter. `plan` is None while the request cannot be met.
+    shape: of the dense model; curves: of `lessons.dense_stream.error_curves`; importance: one number for each layer, in
+    whose order layers are dropped; line: (a, b) of `lessons.hybrid_granularity.latency_line`, to predict time as well;
+    itemsize: bytes of a parameter. `plan` is None while the request cannot be met.
     """
 
     def __init__(
@@ -43,58 +44,41 @@ class Planner(VBox):
         multiple: int = 64,
         itemsize: int = 4,
         parent: str = "",
-    ):
+    ) -> None:
         self.shape, self.curves, self.line, self.multiple = shape, curves, line, multiple
         self.importance, self.itemsize, self.parent = [float(value) for value in importance], itemsize, parent
         self.plan: Plan | None = None
-        look = {"style": {"description_width": "8em"}, "layout": Layout(width="30em")}
-        most = min(MOST_DROPPED, shape.layers - 1)
-        self.ratio = IntSlider(20, 1, 60, description="remove (%)", continuous_update=False, **look)
-        self.of = Dropdown(options=("decoder", "model"), description="of the", **look)
-        self.dropped = IntSlider(0, 0, most, description="layers to drop", continuous_update=False, **look)
-        self.widths = Dropdown(options=WIDTHS, description="widths", **look)
-        self.image, self.facts = HTML(layout=Layout(min_height="400px")), HTML(layout=Layout(min_height="8em"))
-        controls = (self.ratio, self.of, self.dropped, self.widths)
-        super().__init__(
-            [HBox(controls[:2]), HBox(controls[2:]), self.image, self.facts], layout=Layout(min_height="620px")
-        )
-        for control in controls:
-            control.observe(self._draw, "value")
-        self._draw()
+        self.ratio = IntSlider(20, 1, 60, **shared("remove (%)"))
+        self.of = Dropdown(options=("decoder", "model"), **shared("of the"))
+        self.dropped = IntSlider(0, 0, min(MOST_DROPPED, shape.layers - 1), **shared("layers to drop"))
+        self.widths = Dropdown(options=WIDTHS, **shared("widths"))
+        super().__init__([(self.ratio, self.of), (self.dropped, self.widths)], image_height=400, height=620)
 
     def _make(self) -> Plan:
-        order = sorted(range(self.shape.layers), key=self.importance.__getitem__)
-        options = {
-            "of": self.of.value,
-            "drop": order[: self.dropped.value],
-            "multiple": self.multiple,
-            "parent": self.parent,
-        }
-        ratio = self.ratio.value / 100
+        drop = np.argsort(self.importance, kind="stable")[: self.dropped.value].tolist()
+        options = {"of": self.of.value, "drop": drop, "multiple": self.multiple, "parent": self.parent}
+        request = PlanRequest(self.shape, self.ratio.value / 100, **options)
         if self.widths.value == PER_LAYER:
-            return paper_plan(PlanRequest(self.shape, ratio, **options), self.importance)
-        if self.widths.value == WATER:
-            return water_filling_plan(PlanRequest(self.shape, ratio, **options), self.curves)
-        return uniform_plan(PlanRequest(self.shape, ratio, **options))
+            return paper_plan(request, self.importance)
+        return water_filling_plan(request, self.curves) if self.widths.value == WATER else uniform_plan(request)
 
-    def _draw(self, _=None) -> None:
+    def answer(self) -> tuple[Picture, str]:
         try:
-            self.plan = self._make()
-            errors = layer_errors(self.curves, self.shape, self.plan)
-        except InputError as error:
+            self.plan = plan = self._make()
+            errors = layer_errors(self.curves, self.shape, plan)
+        except InputError:
             self.plan, self.image.value = None, ""
-            self.facts.value = alert(error)
-            return
-        self.image.value = html_image(plot_widths(self.plan, self.shape.neurons, errors.tolist()))
-        after = self.shape.with_widths(self.plan.neurons, self.plan.kv_groups)
-        rows = [
-            ("predicted error, mean over the parent's MLPs", f"{float(errors.mean()):.2%}"),
-            ("parameters", f"{after.total:,} of {self.shape.total:,}"),
-            ("megabytes", f"{after.total * self.itemsize / 1e6:,.1f} of {self.shape.total * self.itemsize / 1e6:,.1f}"),
-        ]
+            raise
+        before, after = self.shape, self.shape.with_widths(plan.neurons, plan.kv_groups)
+        sizes = [shape.total * self.itemsize / 1e6 for shape in (after, before)]
+        rows = {
+            "predicted error, mean over the parent's MLPs": f"{float(errors.mean()):.2%}",
+            "parameters": f"{after.total:,} of {before.total:,}",
+            "megabytes": f"{sizes[0]:,.1f} of {sizes[1]:,.1f}",
+        }
         if self.line is not None:
             a, b = self.line
-            before, left = (sum(a + b * n for n in widths) for widths in (self.shape.neurons, self.plan.neurons))
-            rows.append(("predicted time of the decoder", f"{left:.1f} of {before:.1f} ms"))
-        cells = "".join(f"<tr><td>{name}&ensp;</td><td><b>{value}</b></td></tr>" for name, value in rows)
-        self.facts.value = f"<table>{cells}</table>"
+            times = [sum(a + b * n for n in shape.neurons) for shape in (after, before)]
+            rows["predicted time of the decoder"] = f"{times[0]:.1f} of {times[1]:.1f} ms"
+        cells = "".join(f"<tr><td>{name}&ensp;</td><td><b>{value}</b></td></tr>" for name, value in rows.items())
+        return plot_widths(plan, before.neurons, errors.tolist()), f"<table>{cells}</table>"
