@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from test_summary import rows_of
 
+from comp_lib.compare.summary import finished
 from comp_lib.plots.comp_end_to_end import plot_ablation, plot_ratios, plot_spread
+from comp_lib.plots.comp_vs_peers import plot_increase
 
 
 def test_ablation_orders_the_variants_and_marks_the_reference():
@@ -28,3 +31,16 @@ def test_spread_shows_every_run():
     figure = plot_spread({"a": [0.3, 0.4], "b": [0.5]})
     assert figure.axes[0].collections[0].get_offsets()[:, 1].tolist() == pytest.approx([0.3, 0.4])
     assert "mean 0.350" in figure.alt_text
+
+
+def test_one_ratio_alone_does_not_magnify_rounding():
+    rows = finished(rows_of({("comp", 0.2): (0.4, 0.6), ("wanda-sp", 0.2): (0.45, 0.75)}))
+    rows["removed"] = [0.2, 0.2, 0.200001, 0.200001]
+    figure = plot_increase(rows)
+    figure.draw_without_rendering()
+    axis = figure.axes[0].xaxis
+    low, high = figure.axes[0].get_xlim()
+    assert high - low >= 1 and low < 20 < high  # percent
+    labels = [label.get_text() for label in axis.get_ticklabels()]
+    assert len(set(labels)) == len(labels) > 2 and max(map(len, labels)) <= 5
+    assert not axis.get_offset_text().get_text()
