@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from variants import VARIANTS, build, tokens
 
@@ -25,7 +26,8 @@ from comp_lib.models.save import check_destination, estimated_bytes, save_checkp
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
-from comp_lib.system import atomic
+from comp_lib.system import atomic, tensor_files
+from comp_lib.system.tensor_files import Layout
 
 
 def tiny(name: str = "gqa", **overrides):
@@ -237,6 +239,50 @@ def test_estimated_bytes(small, uneven, tmp_path):
         shape = Shape.of(arguments[0])
         assert written <= estimated_bytes(shape, "float32") <= written + checkpoint.SMALL_FILES
         assert estimated_bytes(shape, torch.bfloat16) < estimated_bytes(shape, torch.float32)
+
+
+def test_weights_up_to_5_gb_are_one_file(small, tmp_path):
+    folder = save_checkpoint(tmp_path / "out", *small)
+    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"]
+    assert checkpoint.LARGEST == "5GB"
+
+
+def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):
+    """transformers' own limit is 50 GB, more than many file systems and uploads take."""
+    monkeypatch.setattr(checkpoint, "LARGEST", "20KB")
+    folder = save_checkpoint(tmp_path / "out", *small)
+    shards = {path.name: load_file(path) for path in folder.glob("*.safetensors")}
+    assert len(shards) > 2 and "model.safetensors" not in shards
+    assert all(len(shard) == 1 or sum(t.nbytes for t in shard.values()) <= 20_000 for shard in shards.values())
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    assert index == {name: file for file, shard in shards.items() for name in shard}
+    model, ids = AutoModelForCausalLM.from_pretrained(folder), tokens(2)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, small[0](ids).logits)
+
+
+@pytest.mark.parametrize("limit", ["20KB", "5GB"])
+def test_files_laid_out_in_advance_are_those_of_a_save(limit, monkeypatch, tmp_path):
+    model, (saved, laid_out) = tiny(), (tmp_path / "saved", tmp_path / "laid out")
+    model.save_pretrained(saved, max_shard_size=limit)
+    monkeypatch.setattr(tensor_files, "LARGEST", limit)
+    tensors = model.state_dict()
+    layout = Layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, torch.float32)
+    laid_out.mkdir()
+    layout.create(laid_out)
+    layout.write(laid_out, {name: [tensor] for name, tensor in tensors.items()})
+    files = sorted(path.name for path in saved.glob("*.safetensors"))
+    assert files == sorted(path.name for path in laid_out.glob("*.safetensors"))
+    for file in files:
+        here, there = load_file(laid_out / file), load_file(saved / file)
+        assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
+    index = "model.safetensors.index.json"
+    assert (laid_out / index).exists() == (saved / index).exists() == (limit == "20KB")
+    if limit == "20KB":
+        assert (
+            json.loads((laid_out / index).read_text())["weight_map"]
+            == (json.loads((saved / index).read_text())["weight_map"])
+        )
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

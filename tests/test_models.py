@@ -27,6 +27,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 from transformers.utils import logging
+from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.families import check_config, family_called
@@ -34,6 +35,7 @@ from comp_lib.models import convert_gguf
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.per_layer_llama import CompLlamaConfig, CompLlamaForCausalLM
 from comp_lib.models.reading import check_finite
+from comp_lib.models.skeleton import skeleton
 from comp_lib.system.device import available_device
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -191,6 +193,22 @@ def test_devices(monkeypatch, cuda, mps, best):
 )
 def test_attention_window(config, window):
     assert family_called(config.model_type).window(config) == window
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", ["gqa", "tied", "eager", "rope-llama3", "mistral", "qwen2"])
+def test_a_skeleton_is_the_model_without_its_numbers(name, dtype):
+    model = build(name)
+    fields = model.config.to_dict()
+    bones = skeleton(model.config, dtype)
+    assert type(bones) is type(model) and not bones.training and bones.config._attn_implementation == "sdpa"
+    assert bones.config is not model.config and model.config.to_dict() == fields
+    assert {name: tensor.shape for name, tensor in bones.state_dict().items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }
+    assert {(p.device.type, p.dtype) for p in bones.parameters()} == {("meta", dtype or torch.float32)}
+    assert bones.num_parameters() == model.num_parameters()  # a tied head once
+    assert torch.equal(bones.model.rotary_emb.inv_freq, model.model.rotary_emb.inv_freq)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

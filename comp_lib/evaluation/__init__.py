@@ -1,1 +1,1 @@
-"""TODO."""
+"""How good a model is: loss and perplexity with their confidence, zero-shot tasks, the speed of its answers."""
