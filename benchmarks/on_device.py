@@ -23,6 +23,7 @@ from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.on_device.benchmark import benchmark, gain, prepare, to_json
 from comp_lib.on_device.latency import cut
+from comp_lib.on_device.runtimes import Workload
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
@@ -85,15 +86,9 @@ def speed(found: dict, kind: str, threads: int) -> None:
             tokenizer.save_pretrained(Path(temporary) / name)
         del model, small
         runtime = kind if kind == "transformers" else "llama.cpp"
-        jobs = prepare(
-            [str(Path(temporary) / name) for name in plans],
-            runtime,
-            kind,
-            Path(temporary),
-            threads=threads,
-            prompt=SPEED["prompt"],
-            new_tokens=SPEED["new_tokens"],
-        )
+        work = Workload(SPEED["prompt"], SPEED["new_tokens"], threads)
+        folders = [str(Path(temporary) / name) for name in plans]
+        jobs = prepare(folders, runtime, kind, Path(temporary), work)
         measured = benchmark([(name, job) for name, (_, job) in zip(plans, jobs, strict=True)], SPEED["rounds"])
         found.setdefault("speed", {})[kind] = to_json(measured, jobs[0][1])
     keep(found)

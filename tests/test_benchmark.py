@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +13,7 @@ from comp_lib.errors import InputError
 from comp_lib.on_device import benchmark as module
 from comp_lib.on_device.benchmark import Measured, benchmark, gain, prepare
 from comp_lib.on_device.gguf_export import export_gguf
-from comp_lib.on_device.runtimes import Job, bytes_per_token, gguf_bytes_per_token
+from comp_lib.on_device.runtimes import RuntimeJob, Workload, bytes_per_token, gguf_bytes_per_token
 
 pytest.importorskip("xllamacpp")
 
@@ -73,11 +72,11 @@ for line in sys.stdin:
 
 
 def job(model, runtime="transformers", prompt=8, new=4):
-    return Job(str(model), runtime, "float32", 1, prompt, new)
+    return RuntimeJob(str(model), runtime, Workload(prompt, new))
 
 
 def test_workers_take_turns_and_the_first_round_does_not_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "WORKER", (sys.executable, "-c", WORKER))
+    monkeypatch.setattr(module, "MODULE", ("-c", WORKER))
     one, other = benchmark([("one", job(tmp_path / "log")), ("other", job(tmp_path / "log"))], rounds=2)
     assert (tmp_path / "log").read_text() == "x" * 6
     assert one.decode == (4 / 3, 4 / 5) and other.decode == (4 / 4, 4 / 6)
@@ -86,7 +85,7 @@ def test_workers_take_turns_and_the_first_round_does_not_count(tmp_path, monkeyp
 
 
 def test_a_worker_that_dies_is_quoted(monkeypatch):
-    monkeypatch.setattr(module, "WORKER", (sys.executable, "-c", "raise SystemExit('out of luck')"))
+    monkeypatch.setattr(module, "MODULE", ("-c", "raise SystemExit('out of luck')"))
     with pytest.raises(RuntimeError, match=r"some in transformers: out of luck \(exit code 1\)"):
         benchmark([("some", job("some"))], rounds=1)
 
@@ -97,9 +96,15 @@ def test_what_a_runtime_refuses_is_refused(tmp_path):
         benchmark([("bad", job(tmp_path / "bad.gguf", "llama.cpp"))], rounds=1)
 
 
-@pytest.mark.parametrize("wrong", [{"runtime": "onnx"}, {"models": []}, {"threads": 0}, {"kind": "q2"}])
+@pytest.mark.parametrize("wrong", [{"runtime": "onnx"}, {"models": []}, {"work": Workload(threads=0)}, {"kind": "q2"}])
 def test_what_cannot_be_prepared(tmp_path, parent, wrong):
-    asked = {"models": [str(parent)], "runtime": "llama.cpp", "kind": "f16", "folder": tmp_path, "threads": 1} | wrong
+    asked = {
+        "models": [str(parent)],
+        "runtime": "llama.cpp",
+        "kind": "f16",
+        "folder": tmp_path,
+        "work": Workload(),
+    } | wrong
     with pytest.raises(InputError, match="^expected"):
         prepare(**asked)
 

@@ -16,7 +16,7 @@ from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import loss_increase
 from comp_lib.models.load import load_model
 from comp_lib.on_device import time_budget as budget
-from comp_lib.on_device.latency import CostModel
+from comp_lib.on_device.latency import Budget, CostModel
 from comp_lib.on_device.time_budget import candidates, spread, timed_plan
 from comp_lib.plan import Plan
 from comp_lib.prune import prune
@@ -77,7 +77,7 @@ def test_the_trial_with_the_least_loss_is_the_plan():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     cost = CostModel("decode", fixed=0.0, layer=1.0, group=0.0, neuron=1 / 48)
     settings = Settings(multiple=8, ridge=0.1)
-    plan, rows, _ = timed_plan(model, ids, settings, "decode", 0.7, cost=cost, trials=2)
+    plan, rows, _ = timed_plan(model, ids, settings, Budget("decode", 0.7), cost=cost, trials=2)
     assert [(len(row.plan.layers), row.plan.neurons[0]) for row in rows] == [(6, 16), (5, 32), (4, 48)]
     assert rows[1].loss is None and rows[0].loss is not None and rows[2].loss is not None
     order = loss_increase(model, ids[:4]).argsort(stable=True).tolist()
@@ -96,23 +96,37 @@ def test_the_trial_with_the_least_loss_is_the_plan():
 def test_without_trials_the_fewest_layers_go(monkeypatch):
     monkeypatch.setattr(budget, "prune", None)
     cost = CostModel("decode", fixed=0.0, layer=1.0, group=0.0, neuron=1 / 48)
-    plan, rows, _ = timed_plan(build("gqa"), tokens(1, 8), Settings(multiple=8), "decode", 0.7, cost=cost, trials=0)
+    plan, rows, _ = timed_plan(
+        build("gqa"), tokens(1, 8), Settings(multiple=8), Budget("decode", 0.7), cost=cost, trials=0
+    )
     assert len(plan.layers) == 3 and all(row.loss is None for row in rows)
 
 
 def test_a_given_number_of_layers_is_kept_to():
     cost = CostModel("decode", fixed=0.0, layer=1.0, group=0.0, neuron=1 / 48)
     model, ids = build("gqa", num_hidden_layers=6), tokens(4, 16)
-    plan, rows, _ = timed_plan(model, ids, Settings(multiple=8, layers=1), "decode", 0.7, cost=cost)
+    plan, rows, _ = timed_plan(model, ids, Settings(multiple=8, layers=1), Budget("decode", 0.7), cost=cost)
     assert len(plan.layers) == 5 and len(rows) == 1 and rows[0].loss is None  # nothing to choose
     with pytest.raises(InputError, match="got 5: say auto"):
-        timed_plan(model, ids, Settings(multiple=8, layers=5), "decode", 0.7, cost=cost)
+        timed_plan(model, ids, Settings(multiple=8, layers=5), Budget("decode", 0.7), cost=cost)
 
 
 @pytest.mark.parametrize("settings", [Settings(widths="per-layer"), Settings(method="shortgpt", recovery="none")])
 def test_methods_that_plan_by_themselves_are_refused(settings):
     with pytest.raises(InputError, match="ask for a --ratio instead"):
-        timed_plan(build("gqa"), tokens(4, 8), settings, "decode", 0.7, cost=COST)
+        timed_plan(build("gqa"), tokens(4, 8), settings, Budget("decode", 0.7), cost=COST)
+
+
+def test_the_time_is_measured_on_the_device_asked_for(monkeypatch):
+    """No other device is here: the model only says where it is sent, and that it comes back."""
+    cost = CostModel("decode", fixed=0.0, layer=1.0, group=0.0, neuron=1 / 48)
+    model, sent = build("gqa"), []
+    monkeypatch.setattr(model, "to", sent.append)
+    monkeypatch.setattr(budget, "measure", lambda model, progress: sent.append("measured") or {"decode": cost})
+    monkeypatch.setattr(budget, "layers_to_drop", lambda *_: ([0, 1, 2], None))
+    settings = Settings(multiple=8, device="cuda")
+    timed_plan(model, tokens(1, 8), settings, Budget("decode", 0.7), trials=0)
+    assert sent == ["cuda", "measured", torch.device("cpu")]
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

@@ -178,9 +178,5 @@ def dense_pass(model: Model, ids: Tensor) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
-    serve(lambda messages: (RunRequest.from_message(message).answer() for message in messages))
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda messages: (RunRequest.from_message(message).answer() for message in messages))

@@ -15,28 +15,35 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import StoppingCriteria
 
 from ..errors import InputError
+from ..families.protocol import Model
 
 
-def continuation(model: nn.Module, tokenizer: Any, prompt: str, tokens: int) -> str:
+def check_prompt(prompt: str) -> None:
+    """Raises InputError unless there is some text in `prompt`."""
+    if not prompt.strip():
+        raise InputError("expected a prompt with some text, got an empty one: write what the model shall go on from")
+
+
+def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
     """What a model says after `prompt`, at most `tokens` tokens: greedy, so the same every time.
 
     Raises InputError: nothing to go on from, or more than the model's context holds.
     """
-    if not prompt.strip():
-        raise InputError("expected a prompt with some text, got an empty one: write what the model shall go on from")
+    check_prompt(prompt)
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    length = inputs["input_ids"].shape[1]
-    if tokens < 1 or length + tokens > model.config.max_position_embeddings:
+    length, context = inputs["input_ids"].shape[1], model.config.max_position_embeddings
+    if tokens < 1 or length + tokens > context:
         raise InputError(
-            f"expected a prompt and at least one new token within {model.config.max_position_embeddings} tokens, "
-            f"got {length} and {tokens}: shorten the prompt, or ask for another number of tokens"
+            f"expected a prompt and at least one new token within {context} tokens, got {length} and {tokens}: "
+            "shorten the prompt, or ask for another number of tokens"
         )
     ids = _generate(model, inputs["input_ids"], tokens, attention_mask=inputs["attention_mask"])
-    return tokenizer.decode(ids[0, length:], skip_special_tokens=True)
+    text: str = tokenizer.decode(ids[0, length:], skip_special_tokens=True)
+    return text
 
 
 @dataclass(frozen=True)
@@ -47,18 +54,23 @@ class Speed:
     decode: tuple[float, ...]
 
 
-def measure_speed(models: Sequence[nn.Module], ids: Tensor, new_tokens: int = 32, rounds: int = 3) -> list[Speed]:
+def measure_speed(models: Sequence[Model], ids: Tensor, new_tokens: int = 32, rounds: int = 3) -> list[Speed]:
     """Speed of each model on the prompt `ids` (1, L), in `rounds` rounds after one that only warms up."""
-    found: list[list[tuple[float, float]]] = [[] for _ in models]
+    rates: list[list[tuple[float, float]]] = [[] for _ in models]
     for turn in range(rounds + 1):
-        for model, rates in zip(models, found, strict=True):
+        for model, of_model in zip(models, rates, strict=True):
             first, rest = timed(model, ids, new_tokens)
             if turn:
-                rates.append((ids.shape[1] / first, new_tokens / rest))
-    return [Speed(*zip(*rates, strict=True)) for rates in found]
+                of_model.append((ids.shape[1] / first, new_tokens / rest))
+    return [Speed(*zip(*of_model, strict=True)) for of_model in rates]
 
 
-def timed(model: nn.Module, ids: Tensor, new_tokens: int) -> tuple[float, float]:
+def prompt_ids(tokens: int) -> list[int]:
+    """A prompt of that many tokens, of ids that any vocabulary has: time does not depend on what they say."""
+    return [3 + place % 200 for place in range(tokens)]
+
+
+def timed(model: Model, ids: Tensor, new_tokens: int) -> tuple[float, float]:
     """Seconds from the prompt `ids` (1, L) to the first token after it, and of the `new_tokens` after that."""
     clock, tokens = _Clock(), 1 + new_tokens
     started = time.perf_counter()
@@ -79,21 +91,19 @@ class _Clock(StoppingCriteria):
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """Median, smallest and largest of one / other, round by round."""
+    """Median, smallest and largest of one / other, round by round.
+
+    >>> ratio([4.0, 6.0, 8.0], [2.0, 2.0, 2.0])
+    (3.0, 2.0, 4.0)
+    """
     ratios = [a / b for a, b in zip(one, other, strict=True)]
     return median(ratios), min(ratios), max(ratios)
 
 
 @torch.inference_mode()
-def _generate(model: nn.Module, ids: Tensor, tokens: int, attention_mask: Tensor | None = None, **options) -> Tensor:
+def _generate(model: Model, ids: Tensor, tokens: int, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
     """Greedy, one row; generate() wants to be told that nothing is padding, and warns otherwise."""
     mask = torch.ones_like(ids) if attention_mask is None else attention_mask
-    padding = model.generation_config.pad_token_id
-    return model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=tokens,
-        do_sample=False,
-        pad_token_id=0 if padding is None else padding,
-        **options,
-    )
+    options |= {"do_sample": False, "pad_token_id": model.generation_config.pad_token_id or 0}
+    out: Tensor = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=tokens, **options)
+    return out

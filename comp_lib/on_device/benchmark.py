@@ -18,13 +18,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
-import os
 import platform
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +27,12 @@ from typing import Any
 from ..errors import InputError, nearest
 from ..evaluation.generation import ratio
 from ..report import Progress, no_progress
+from ..system.processes import Message, ProcessError, Worker
 from .gguf_export import export_gguf
 from .llama_cpp import check_installed
-from .runtimes import RUNTIMES, Job
+from .runtimes import RUNTIMES, RuntimeJob, Workload
 
-WORKER = (sys.executable, "-m", "comp_lib.on_device.runtimes")
+MODULE = ("-m", "comp_lib.on_device.runtimes")
 PACKAGES = ("torch", "transformers", "xllamacpp")  # whose versions matter
 
 
@@ -54,10 +50,10 @@ class Measured:
     decode: tuple[float, ...]  # tokens per second
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Measured:
+    def from_dict(cls, fields: Message) -> Measured:
         """From an entry of `to_json`'s models."""
-        known = {name: fields[name] for name in cls.__dataclass_fields__}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+        known: Message = {name: fields[name] for name in cls.__dataclass_fields__}
+        return cls(**known | {name: tuple(known[name]) for name in ("first", "prefill", "decode")})
 
 
 @dataclass(frozen=True)
@@ -80,82 +76,81 @@ def gain(first: Measured, other: Measured) -> Gain:
 
 
 def prepare(
-    models: Sequence[str],
-    runtime: str,
-    kind: str,
-    folder: Path,
-    *,
-    dtype: str = "float32",
-    threads: int = 1,
-    prompt: int = 128,
-    new_tokens: int = 32,
-    progress: Progress = no_progress,
-) -> list[tuple[str, Job]]:
-    """(name, Job) of each model, as `benchmark` takes them.
+    models: Sequence[str], runtime: str, kind: str, folder: Path, work: Workload, progress: Progress = no_progress
+) -> list[tuple[str, RuntimeJob]]:
+    """(name, job) of each model, as `benchmark` takes them.
 
     runtime: one of RUNTIMES, or "auto": llama.cpp for .gguf files, transformers for all else. What llama.cpp is to run
     and is no GGUF file is exported to `folder` as `kind`.
     Raises InputError: unknown runtime, no model, no xllamacpp where it is needed, or what `export_gguf` refuses.
     """
     if runtime not in (*RUNTIMES, "auto"):
-        raise InputError(
-            f"expected a runtime, {', '.join(RUNTIMES)} or auto, got {runtime!r}: {nearest(runtime, RUNTIMES)}"
-        )
+        hint = nearest(runtime, RUNTIMES)
+        raise InputError(f"expected a runtime, {', '.join(RUNTIMES)} or auto, got {runtime!r}: {hint}")
     if not models:
         raise InputError("expected at least one model, got none: name the dense one first, then the pruned")
-    if threads < 1:
-        raise InputError(f"expected at least 1 thread, got {threads}: say how many cores may compute")
-    names = [Path(model).name or model for model in models]
-    where = [
-        ("llama.cpp" if model.endswith(".gguf") else "transformers") if runtime == "auto" else runtime
-        for model in models
-    ]
-    if "llama.cpp" in where:
+    if work.threads < 1:
+        raise InputError(f"expected at least 1 thread, got {work.threads}: say how many cores may compute")
+    in_file = ["llama.cpp" if model.endswith(".gguf") else "transformers" for model in models]
+    runtimes = in_file if runtime == "auto" else [runtime] * len(models)
+    if "llama.cpp" in runtimes:
         check_installed()
     jobs = []
-    for place, (model, name, runs) in enumerate(zip(models, names, where, strict=True)):
-        if runs == "llama.cpp" and not model.endswith(".gguf"):
+    for place, (model, where) in enumerate(zip(models, runtimes, strict=True)):
+        name = Path(model).name or model
+        if where == "llama.cpp" and not model.endswith(".gguf"):
             name = f"{name}, {kind}"
             model = str(export_gguf(model, folder / f"{place}.gguf", kind, progress=progress))
-        jobs.append((name, Job(model, runs, dtype, threads, prompt, new_tokens)))
+        jobs.append((name, RuntimeJob(model, where, work)))
     return jobs
 
 
-def to_json(measured: Sequence[Measured], job: Job) -> dict[str, Any]:
+def to_json(measured: Sequence[Measured], job: RuntimeJob) -> dict[str, Any]:
     """All that was measured, with what it depends on; `Measured.from_dict` reads the models back."""
-    first = measured[0]
+    gains = [gain(measured[0], model) for model in measured]
+    compared = zip(measured, gains, strict=True)
     return {
-        "threads": job.threads,
-        "prompt": job.prompt,
-        "new_tokens": job.new_tokens,
+        "threads": job.work.threads,
+        "prompt": job.work.prompt,
+        "new_tokens": job.work.new_tokens,
         "machine": platform.machine(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)},
-        "models": [
-            asdict(each) | {"limit": gain(first, each).limit, "speedup": gain(first, each).speedup} for each in measured
-        ],
+        "models": [asdict(model) | {"limit": gained.limit, "speedup": gained.speedup} for model, gained in compared],
     }
 
 
-def benchmark(jobs: Sequence[tuple[str, Job]], rounds: int = 5, progress: Progress = no_progress) -> list[Measured]:
-    """Time each (name, Job), in `rounds` rounds after one that only warms up.
+def benchmark(
+    jobs: Sequence[tuple[str, RuntimeJob]], rounds: int = 5, progress: Progress = no_progress
+) -> list[Measured]:
+    """Time each (name, job), in `rounds` rounds after one that only warms up.
 
     Raises InputError: no round asked for, or what a runtime refuses. RuntimeError when a process dies, with its words.
     """
-    if rounds < 1 or any(job.prompt < 1 or job.new_tokens < 1 for _, job in jobs):
+    if rounds < 1 or any(job.work.prompt < 1 or job.work.new_tokens < 1 for _, job in jobs):
         raise InputError(f"expected at least one round, prompt token and new token, got {rounds} rounds: ask for more")
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(_worker(job)) for _, job in jobs]
-        sizes = [worker.answer()["bytes_per_token"] for worker in workers]
-        found: list[list[dict]] = [[] for _ in workers]
+        workers = [(job, stack.enter_context(Worker(MODULE))) for _, job in jobs]
+        for job, worker in workers:
+            worker.send(asdict(job))
+        sizes = [_answer(*worker)["bytes_per_token"] for worker in workers]
+        answers: list[list[Message]] = [[] for _ in workers]
         for turn in range(rounds + 1):
-            for worker, answers in zip(workers, found, strict=True):
-                worker.ask()
-                answers.append(worker.answer())
+            for (job, worker), of_worker in zip(workers, answers, strict=True):
+                worker.send({})
+                of_worker.append(_answer(job, worker))
             progress("rounds", turn, rounds)
-    return [_measured(name, job, size, answers) for (name, job), size, answers in zip(jobs, sizes, found, strict=True)]
+    pairs = zip(jobs, sizes, answers, strict=True)
+    return [_measured(name, job, size, of_worker) for (name, job), size, of_worker in pairs]
 
 
-def _measured(name: str, job: Job, size: int, answers: list[dict]) -> Measured:
+def _answer(job: RuntimeJob, worker: Worker) -> Message:
+    try:
+        return worker.answer()
+    except ProcessError as error:
+        raise RuntimeError(f"{job.model} in {job.runtime}: {error} (exit code {error.code})") from error
+
+
+def _measured(name: str, job: RuntimeJob, size: int, answers: Sequence[Message]) -> Measured:
     timed = answers[1:]
     return Measured(
         name=name,
@@ -164,8 +159,8 @@ def _measured(name: str, job: Job, size: int, answers: list[dict]) -> Measured:
         bytes_per_token=size,
         memory=answers[-1]["memory"],
         first=tuple(answer["first"] for answer in timed),
-        prefill=tuple(job.prompt / answer["first"] for answer in timed),
-        decode=tuple(job.new_tokens / answer["rest"] for answer in timed),
+        prefill=tuple(job.work.prompt / answer["first"] for answer in timed),
+        decode=tuple(job.work.new_tokens / answer["rest"] for answer in timed),
     )
 
 
@@ -175,46 +170,3 @@ def file_bytes(name: str) -> int | None:
     if path.is_dir():
         return sum(file.stat().st_size for file in path.glob("*.safetensors"))
     return path.stat().st_size if path.is_file() else None
-
-
-class _Worker:
-    def __init__(self, job: Job, process: subprocess.Popen, log: Any) -> None:
-        self.job, self.process, self.log = job, process, log
-
-    def ask(self) -> None:
-        with contextlib.suppress(BrokenPipeError):  # `answer` says more of a process that ended
-            self.process.stdin.write(b"round\n")
-
-    def answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            self.process.wait()
-            self.log.seek(0)
-            words = self.log.read().decode("utf-8", "replace").strip().splitlines()
-            raise RuntimeError(
-                f"{self.job.model} in {self.job.runtime}: {words[-1] if words else 'it said nothing'} "
-                f"(exit code {self.process.returncode})"
-            )
-        found = json.loads(line)
-        if "refused" in found:
-            raise InputError(found["refused"])
-        return found
-
-
-@contextlib.contextmanager
-def _worker(job: Job) -> Iterator[_Worker]:
-    """The process of a job; it ends with the block."""
-    home = str(Path(__file__).parents[2])  # the worker runs this very code
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))}
-    with (
-        tempfile.TemporaryFile() as log,
-        subprocess.Popen(
-            WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, bufsize=0
-        ) as process,
-    ):
-        try:
-            process.stdin.write(f"{json.dumps(asdict(job))}\n".encode())
-            yield _Worker(job, process, log)
-        except BaseException:
-            process.kill()
-            raise

@@ -23,13 +23,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type
 from safetensors import safe_open
-from transformers import PreTrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, nearest
@@ -39,16 +39,10 @@ from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import check_room, resolved, staged_file, tidy
+from ..system.tensor_files import TensorFiles
 from .gguf_tokenizer import add_tokenizer
 
 TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
-FILE_TYPES = {
-    "f32": gguf.LlamaFileType.ALL_F32,
-    "f16": gguf.LlamaFileType.MOSTLY_F16,
-    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-    "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
-    "q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,
-}
 PIECE = 4 << 20  # weights converted at a time
 SMALL = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
@@ -70,7 +64,7 @@ class _Tensor:
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return prod(self.shape) // block * size
 
-    def tofile(self, file) -> None:
+    def tofile(self, file: Any) -> None:
         """Write the converted tensor; with `nbytes`, all that GGUFWriter.write_tensor_data asks of an array."""
         for piece in self._pieces():
             gguf.quants.quantize(piece, self.kind).tofile(file)
@@ -111,7 +105,7 @@ def export_gguf(
     shape, expected = _described(config)
     _check_family(config)
     _check_widths(shape, kind)
-    tensors = _tensors(folder, config, shape, expected, kind)
+    tensors: list[Any] = _tensors(folder, config, shape, expected, kind)  # arrays to GGUFWriter
     writer = gguf.GGUFWriter(None, _architecture(config, shape))
     _add_model(writer, config, shape, target.stem, kind)
     factors = _rope_factors(config, shape)
@@ -156,7 +150,7 @@ def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> P
     return target
 
 
-def _check_family(config: PreTrainedConfig) -> None:
+def _check_family(config: Any) -> None:
     if config.hidden_act not in family_called(config.model_type).gguf_activations:
         raise InputError(
             f"expected the activation silu, the only one that llama.cpp has here, got {config.hidden_act}: not exported"
@@ -181,7 +175,7 @@ def _check_widths(shape: Shape, kind: str) -> None:
 # --- what the file says -------------------------------------------------------------------------------------------
 
 
-def _described(config: PreTrainedConfig) -> tuple[Shape, dict[str, tuple[int, ...]]]:
+def _described(config: Any) -> tuple[Shape, dict[str, tuple[int, ...]]]:
     """Shape of the model that `config` describes, and the shapes of the tensors which it must have."""
     model = skeleton(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -190,35 +184,26 @@ def _described(config: PreTrainedConfig) -> tuple[Shape, dict[str, tuple[int, ..
     return Shape.of(model), shapes
 
 
-def _architecture(config: PreTrainedConfig, shape: Shape) -> str:
+def _architecture(config: Any, shape: Shape) -> str:
     family = family_called(config.model_type)
-    if not shape.uniform and family.gguf_per_layer is not None:
-        return family.gguf_per_layer
-    return family.gguf
+    return family.gguf if shape.uniform else family.gguf_per_layer or family.gguf
 
 
-def _tensors(
-    folder: Path, config: PreTrainedConfig, shape: Shape, expected: dict[str, tuple[int, ...]], kind: str
-) -> list[_Tensor]:
+def _tensors(folder: Path, config: Any, shape: Shape, expected: dict[str, tuple[int, ...]], kind: str) -> list[_Tensor]:
     """All tensors of the model, found in the folder and named for the file."""
-    found = {}
-    for shard in sorted(folder.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            found |= {key: (shard, tuple(file.get_slice(key).get_shape())) for key in file.keys()}  # noqa: SIM118
-    architecture, interleaved = _architecture(config, shape), family_called(config.model_type).gguf_interleaved
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
+    files = TensorFiles(folder)
+    interleaved = family_called(config.model_type).gguf_interleaved
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[_architecture(config, shape).upper()], shape.layers)
     tensors = []
     for key, size in expected.items():
-        shard, actual = found.get(key, (None, None))
+        actual = files.shapes.get(key)
         if actual != size:
-            raise InputError(
-                f"expected {key} of shape {size}, as config.json says, got {actual or 'none'} in {folder}: save the "
-                "model again"
-            )
-        turned = key.split(".")[-2] in interleaved
-        name = names.get_name(key, try_suffixes=(".weight", ".bias"))
-        stored = tensor_type(key, size, kind)
-        tensors.append(_Tensor(shard, key, name, size, stored, shape.head_dim if turned else None))
+            wanted = f"{key} of shape {size}, as config.json says"
+            raise InputError(f"expected {wanted}, got {actual or 'none'} in {folder}: save the model again")
+        module, _, suffix = key.rpartition(".")
+        head_dim = shape.head_dim if module.rpartition(".")[2] in interleaved else None
+        name = f"{names[module]}.{suffix}"
+        tensors.append(_Tensor(files.where[key], key, name, size, tensor_type(key, size, kind), head_dim))
     return tensors
 
 
@@ -229,24 +214,24 @@ def tensor_type(key: str, size: tuple[int, ...], kind: str) -> Type:
     return Type.Q8_0 if key in TABLES and kind.startswith("q4") else TYPES[kind]
 
 
-def _add_model(writer: gguf.GGUFWriter, config: PreTrainedConfig, shape: Shape, name: str, kind: str) -> None:
-    def each(widths: tuple[int, ...]) -> int | list[int]:
+def _add_model(writer: gguf.GGUFWriter, config: Any, shape: Shape, name: str, kind: str) -> None:
+    def described(widths: tuple[int, ...]) -> int | list[int]:
         return widths[0] if shape.uniform else list(widths)
 
+    file_type = gguf.LlamaFileType[f"{'ALL' if kind == 'f32' else 'MOSTLY'}_{kind.upper()}"]
+    window = family_called(config.model_type).window(config)  # llama.cpp has none for these families
+    context = config.max_position_embeddings
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
-    writer.add_file_type(FILE_TYPES[kind])
+    writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    window = (
-        family_called(config.model_type).window(config) or config.max_position_embeddings
-    )  # llama.cpp has no window for these families
-    writer.add_context_length(min(window, config.max_position_embeddings))
+    writer.add_context_length(min(window or context, context))
     writer.add_vocab_size(config.vocab_size)
     writer.add_embedding_length(shape.hidden)
     writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(each(shape.neurons))
-    writer.add_head_count(each(tuple(groups * shape.group_heads for groups in shape.kv_groups)))
-    writer.add_head_count_kv(each(shape.kv_groups))
+    writer.add_feed_forward_length(described(shape.neurons))
+    writer.add_head_count(described(tuple(groups * shape.group_heads for groups in shape.kv_groups)))
+    writer.add_head_count_kv(described(shape.kv_groups))
     writer.add_key_length(shape.head_dim)
     writer.add_value_length(shape.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
@@ -254,7 +239,7 @@ def _add_model(writer: gguf.GGUFWriter, config: PreTrainedConfig, shape: Shape, 
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
 
 
-def _rope_factors(config: PreTrainedConfig, shape: Shape) -> np.ndarray | None:
+def _rope_factors(config: Any, shape: Shape) -> np.ndarray | None:
     """What llama.cpp divides the rotary frequencies by (d/2,), or None where there is nothing to scale."""
     kind = config.rope_parameters.get("rope_type", "default")
     if kind == "default":
@@ -263,4 +248,5 @@ def _rope_factors(config: PreTrainedConfig, shape: Shape) -> np.ndarray | None:
         raise InputError(f"expected rope scaling of type linear or llama3, or none, got {kind}: not exported")
     scaled = LlamaRotaryEmbedding(config=config).inv_freq
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-    return (config.rope_parameters["rope_theta"] ** -exponents / scaled).numpy()
+    factors: np.ndarray = (config.rope_parameters["rope_theta"] ** -exponents / scaled).numpy()
+    return factors

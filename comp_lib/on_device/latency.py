@@ -16,22 +16,24 @@ no coefficient below 0. `CostModel.misfit` says how far the worst cut lies from 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
-from ..evaluation.generation import timed
+from ..evaluation.generation import prompt_ids, timed
 from ..families import family_of
+from ..families.protocol import Model
 from ..plan import Plan
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..surgery import keep_layers, shallow_copy, shrink_attention, shrink_mlp, update_config
-from .runtimes import prompt_ids
 
 KINDS = ("decode", "prefill")
 Widths = tuple[tuple[int, ...], tuple[int, ...]]
@@ -75,29 +77,25 @@ def fit(kind: str, widths: Sequence[Widths], milliseconds: Sequence[float]) -> C
     told = np.array([True, np.ptp(terms[:, 1]) > 0, *(np.ptp(per_layer, axis=0) > 0)])
     scale = terms.max(axis=0)
     rows = (terms / scale / times[:, None])[:, told]
-    found = np.zeros(4)
-    found[told] = nnls(rows, np.ones(len(times)))[0] / scale[told]
-    misfit = float(np.abs(terms @ found / times - 1).max())
-    return CostModel(kind, *found.tolist(), misfit)
+    costs = np.zeros(4)
+    costs[told] = nnls(rows, np.ones(len(times)))[0] / scale[told]
+    misfit = float(np.abs(terms @ costs / times - 1).max())
+    fixed, layer, group, neuron = costs.tolist()
+    return CostModel(kind, fixed, layer, group, neuron, misfit)
 
 
 def cuts(shape: Shape) -> list[Widths]:
     """Few shapes that tell the terms apart: the whole, half the layers, narrow ones, both, and fewer KV groups."""
     neurons, groups = min(shape.neurons), min(shape.kv_groups)
     half, narrow = max(1, shape.layers // 2), max(1, neurons // 4)
-    found = [
-        (shape.layers, neurons, groups),
-        (half, neurons, groups),
-        (shape.layers, narrow, groups),
-        (half, max(1, neurons // 2), groups),
-    ]
-    if groups > 1:
-        found.append((shape.layers, neurons, 1))
-    return [((width,) * layers, (kept,) * layers) for layers, width, kept in found]
+    deep = [(shape.layers, neurons, groups), (half, neurons, groups)]
+    thin = [(shape.layers, narrow, groups), (half, max(1, neurons // 2), groups)]
+    fewer = [(shape.layers, neurons, 1)] if groups > 1 else []
+    return [((width,) * layers, (kept,) * layers) for layers, width, kept in (*deep, *thin, *fewer)]
 
 
 def measure(
-    model: nn.Module, prompt: int = 128, new_tokens: int = 8, rounds: int = 5, progress: Progress = no_progress
+    model: Model, prompt: int = 128, new_tokens: int = 8, rounds: int = 5, progress: Progress = no_progress
 ) -> dict[str, CostModel]:
     """The cost models of both kinds for `model` in transformers, on its device and with torch's threads.
 
@@ -106,26 +104,35 @@ def measure(
     """
     shape = Shape.of(model)
     widths = cuts(shape)
-    small = [cut(model, _plan(shape, each)) for each in widths]
+    models = [cut(model, _first_layers(shape, *kept)) for kept in widths]
     ids = torch.tensor([prompt_ids(min(prompt, model.config.max_position_embeddings - new_tokens))])
-    times: list[list[tuple[float, float]]] = [[] for _ in small]
+    times = np.empty((rounds, len(KINDS), len(models)))  # milliseconds
     for turn in range(rounds + 1):  # the first only warms up
-        for each, found in zip(small, times, strict=True):
-            first, rest = timed(each, ids, new_tokens)
+        for place, smaller in enumerate(models):
+            first, rest = timed(smaller, ids, new_tokens)
             if turn:
-                found.append((1e3 * rest / new_tokens, 1e3 * first))
+                times[turn - 1, :, place] = 1e3 * rest / new_tokens, 1e3 * first
         progress("timing", turn, rounds)
-    fastest = [[min(kind) for kind in zip(*found, strict=True)] for found in times]  # (cuts, kinds)
-    return {kind: fit(kind, widths, each) for kind, each in zip(KINDS, zip(*fastest, strict=True), strict=True)}
+    return {kind: fit(kind, widths, fastest) for kind, fastest in zip(KINDS, times.min(axis=0), strict=True)}
 
 
-def _plan(shape: Shape, widths: Widths) -> Plan:
+@contextmanager
+def placed(model: Model, device: torch.device | str) -> Iterator[None]:
+    """All of the model on that device, until the block ends."""
+    before = model.device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(before)
+
+
+def _first_layers(shape: Shape, neurons: tuple[int, ...], groups: tuple[int, ...]) -> Plan:
     """A plan of these widths for the first layers of a parent of that shape."""
-    neurons, groups = widths
     return Plan("", shape.layers, tuple(range(len(neurons))), neurons, groups, 0.0, "decoder", 0.0)
 
 
-def cut(model: nn.Module, plan: Plan) -> nn.Module:
+def cut(model: Model, plan: Plan) -> Model:
     """A model of the plan's *shape* only, its first neurons and groups kept: for timing, where no value matters."""
     smaller, shape = shallow_copy(model), Shape.of(model)
     layers = family_of(smaller).layers(smaller)
@@ -147,13 +154,13 @@ def milliseconds(calls: Sequence[Callable[[], object]], repeats: int = 7) -> Ten
     """
     for call in calls:
         call()
-    found = torch.zeros(len(calls), repeats, dtype=torch.float64)
+    times = torch.zeros(len(calls), repeats, dtype=torch.float64)
     for turn in range(repeats):
         for which, call in enumerate(calls):
             start = time.perf_counter()
             call()
-            found[which, turn] = 1e3 * (time.perf_counter() - start)
-    return found
+            times[which, turn] = 1e3 * (time.perf_counter() - start)
+    return times
 
 
 def widest(
@@ -170,13 +177,19 @@ def widest(
     def fits(width: int) -> bool:
         return cost.milliseconds((width,) * layers, (groups,) * layers) <= allowed
 
-    if fits(neurons):
-        return neurons
-    return next((width for width in range((neurons - 1) // multiple * multiple, 0, -multiple) if fits(width)), 0)
+    widths = (neurons, *range((neurons - 1) // multiple * multiple, 0, -multiple))
+    return next(filter(fits, widths), 0)
 
 
-def parse_budget(text: str) -> tuple[str, float]:
-    """(kind, share) of a budget such as "latency=0.75", which is that of decode. Raises InputError."""
+class Budget(NamedTuple):
+    """A budget in time: a share of what the dense model takes for one of KINDS."""
+
+    kind: str
+    share: float
+
+
+def parse_budget(text: str) -> Budget:
+    """The budget in words such as "latency=0.75", which is that of decode. Raises InputError."""
     kind, _, number = text.partition("=")
     kind = {"latency": "decode"}.get(kind.strip(), kind.strip())
     try:
@@ -188,4 +201,4 @@ def parse_budget(text: str) -> tuple[str, float]:
             f"expected a budget such as latency=0.75 (the same as decode=0.75) or prefill=0.75, got {text!r}: say "
             "which share of the dense model's time is left, between 0 and 1"
         )
-    return kind, share
+    return Budget(kind, share)

@@ -60,35 +60,35 @@ def check_installed() -> None:
 
 def losses(server: Any, ids: Tensor, progress: Progress = no_progress) -> Tensor:
     """Negative log-likelihood, in nats, of each token of `ids` (S, L) but the first, given those before: (S, L - 1)."""
-    found = torch.empty(len(ids), ids.shape[1] - 1)
+    values = torch.empty(len(ids), ids.shape[1] - 1)
     for row, sequence in enumerate(ids.tolist()):
         for end in range(1, len(sequence)):
-            found[row, end - 1] = -_log_probability(server, sequence[:end], sequence[end], sequence)
+            values[row, end - 1] = -_log_probability(server, sequence[:end], sequence[end], sequence)
         progress("llama.cpp", row + 1, len(ids))
-    return found
+    return values
 
 
 def _log_probability(server: Any, before: list[int], token: int, others: list[int]) -> float:
-    said = _force(server, before, token, 1)
-    if said is not None:
-        return said["logprob"]
+    reply = _force(server, before, token, 1)
+    if reply is not None:
+        return float(reply["logprob"])
     for other in others:  # the distribution does not depend on what is forced, but a whole one takes long to write out
-        said = _force(server, before, other, EVERY)
-        if said is not None:
-            return next(entry["logprob"] for entry in said["top_logprobs"] if entry["id"] == token)
+        reply = _force(server, before, other, EVERY)
+        if reply is not None:
+            return next(float(entry["logprob"]) for entry in reply["top_logprobs"] if entry["id"] == token)
     raise RuntimeError(f"expected a token among {others[:5]} ... that ends a character, got none")
 
 
 def _force(server: Any, before: list[int], token: int, listed: int) -> dict[str, Any] | None:
     """What the server tells of `token` after `before`: nothing if it ends within a character, which waits for more."""
     request = {"prompt": before, "n_predict": 1, "n_probs": listed, "temperature": 0, "logit_bias": [[token, FORCED]]}
-    told = _checked(server.handle_completions(request))["choices"][0]["logprobs"]
-    if told is None:
+    logprobs = _checked(server.handle_completions(request))["choices"][0]["logprobs"]
+    if logprobs is None:
         return None
-    said = told["content"][0]
-    if said["id"] != token:
-        raise RuntimeError(f"expected llama.cpp to say the forced token {token}, got {said['id']}")
-    return said
+    reply: dict[str, Any] = logprobs["content"][0]
+    if reply["id"] != token:
+        raise RuntimeError(f"expected llama.cpp to say the forced token {token}, got {reply['id']}")
+    return reply
 
 
 def answer(server: Any, messages: list[dict[str, str]], tokens: int, say: Callable[[str], None]) -> str:
@@ -97,9 +97,9 @@ def answer(server: Any, messages: list[dict[str, str]], tokens: int, say: Callab
     `say` gets each part of it as it comes. Raises InputError for what the server refuses, such as a full context.
     """
     parts: list[str] = []
-    refused: list[Any] = []  # an exception that is raised within `take` gets lost in llama.cpp
+    refused: list[Any] = []  # an exception that is raised within `receive` gets lost in llama.cpp
 
-    def take(chunk: Any) -> bool:
+    def receive(chunk: Any) -> bool:
         for event in chunk if isinstance(chunk, list) else [chunk]:
             if "error" in event:
                 refused.append(event)
@@ -110,7 +110,8 @@ def answer(server: Any, messages: list[dict[str, str]], tokens: int, say: Callab
                     say(text)
         return False
 
-    server.handle_chat_completions({"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}, take)
+    request = {"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}
+    server.handle_chat_completions(request, receive)
     for event in refused:
         _checked(event)
     return "".join(parts)

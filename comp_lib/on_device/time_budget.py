@@ -15,18 +15,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..baselines import PLANNERS
 from ..errors import InputError
 from ..evaluation.loss import perplexity
+from ..families.protocol import Model
 from ..importance.layers import layers_to_drop
 from ..plan import SMALLEST_SHARE, Plan, removed
 from ..prune import IMPORTANCE_SEQUENCES, prune
 from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
-from .latency import CostModel, measure, widest
+from .latency import Budget, CostModel, measure, placed, widest
 
 TRIALS = 4  # candidates that are tried
 TRIAL_TOKENS = 4096  # that a trial is fitted to, at most: a trial is to choose, not to be good
@@ -48,38 +49,38 @@ def candidates(
     Up to the first that needs no narrowing: to drop more layers would only do more harm. No width is under a tenth.
     Raises InputError when there is none.
     """
-    found, floor = [], SMALLEST_SHARE * min(shape.neurons)
+    pairs, floor = [], SMALLEST_SHARE * min(shape.neurons)
     for dropped in range(shape.layers):
         width = widest(cost, shape, dropped, share, multiple, kv_groups)
         if width >= floor:
-            found.append((dropped, width))
+            pairs.append((dropped, width))
         if width == min(shape.neurons):
             break
-    if not found:
+    if not pairs:
         least = cost.milliseconds((max(1, int(floor)),), (1,)) / cost.milliseconds(shape.neurons, shape.kv_groups)
         raise InputError(
             f"expected a budget that some plan meets, at least about {least:.2f} of the time here, got {share:g}: "
             "even a single narrow layer takes longer; allow more"
         )
-    return found
+    return pairs
 
 
 def timed_plan(
-    model: nn.Module,
+    model: Model,
     ids: Tensor,
     settings: Settings,
-    kind: str,
-    share: float,
+    budget: Budget,
     *,
     cost: CostModel | None = None,
     trials: int = TRIALS,
     name: str = "",
     progress: Progress = no_progress,
 ) -> tuple[Plan, list[Trial], CostModel]:
-    """The plan with which `model` takes at most `share` of its time for `kind`, the candidates, and the cost model.
+    """The plan with which `model` meets the budget on `settings.device`, the candidates, and the cost model.
 
     ids (S, L): calibration tokens, of which the last quarter, at most JUDGED sequences, judges the trials. The ratio of
     `settings` is not looked at. With trials=0 nothing is tried, and the candidate that drops fewest layers is taken.
+    Where no cost model is given, all of the model is on the device while it is timed.
     Raises InputError: per-layer widths, a method that plans by itself, too little text, or a budget out of reach.
     """
     if settings.widths != "uniform" or settings.method in PLANNERS:
@@ -89,23 +90,24 @@ def timed_plan(
         )
     if trials and len(ids) < 2:
         raise InputError(f"expected at least 2 calibration sequences, to fit and to judge, got {len(ids)}: give more")
-    cost = measure(model, progress=progress)[kind] if cost is None else cost
+    if cost is None:
+        with placed(model, settings.device):
+            cost = measure(model, progress=progress)[budget.kind]
     shape = Shape.of(model)
-    found = candidates(cost, shape, share, settings.multiple, settings.kv_groups)
+    pairs = candidates(cost, shape, budget.share, settings.multiple, settings.kv_groups)
     count = settings.layer_count(shape.layers)
     if count is not None:
-        found = [each for each in found if each[0] == count]
-        if not found:
+        pairs = [(dropped, width) for dropped, width in pairs if dropped == count]
+        if not pairs:
             raise InputError(f"expected a number of layers with which the budget can be met, got {count}: say auto")
-    order, _ = layers_to_drop(
-        settings.layer_metric, model, ids[:IMPORTANCE_SEQUENCES], found[-1][0], settings.device, progress
-    )
-    plans = [_plan(shape, order[:dropped], width, settings, name) for dropped, width in found]
-    tried = set(spread(len(plans), trials)) if len(plans) > 1 else set()
+    few = ids[:IMPORTANCE_SEQUENCES]
+    order, _ = layers_to_drop(settings.layer_metric, model, few, pairs[-1][0], settings.device, progress)
+    plans = [_plan(shape, order[:dropped], width, settings, name) for dropped, width in pairs]
+    tried = spread(len(plans), trials) if len(plans) > 1 else []
     judged = max(1, min(JUDGED, len(ids) // 4))
     fitted = ids[: min(len(ids) - judged, max(1, TRIAL_TOKENS // ids.shape[1]))]
     losses: dict[int, float] = {}
-    for index in sorted(tried):
+    for index in tried:
         progress("trials", len(losses), len(tried))
         small = prune(model, fitted, settings, plan=plans[index], name=name).model
         losses[index] = perplexity(small, ids[-judged:]).loss
