@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from comp_lib.report import no_progress
 from comp_lib.settings import Settings
 from comp_lib.system import hashes
 
+ROOT = Path(__file__).resolve().parents[1]
 IDS = torch.arange(12).view(2, 6)
 BASE = {"rope_theta": 500.0}
 
@@ -328,9 +330,8 @@ print("done")
 
 def test_processes_at_once_all_get_whole_entries(folder, tiny_llama):
     """Two that compute and read the same entries, while this one clears and measures under their feet."""
-    tests = os.path.dirname(os.path.abspath(__file__))
-    root = os.path.dirname(tests)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    tests = str(ROOT / "tests")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER.format(tests=tests)],
@@ -367,14 +368,40 @@ def test_the_statistics_survive_a_half_precision_model(tiny_llama):
     assert torch.equal(Counted("half")(model, IDS)["a"], torch.arange(6.0).view(2, 3).double())
 
 
-def test_numbers_become_tensors():
-    @cached
-    def numbers():
-        return {"list": [1.0, 2.0], "tuple": (1, 2), "tensor": torch.ones(2)}
+def test_results_come_back_with_their_structure():
+    calls = []
 
-    found = numbers()
-    assert {name: tuple(value.shape) for name, value in found.items()} == dict.fromkeys(found, (2,))
-    assert found["tuple"].dtype == torch.int64
+    @cached
+    def result():
+        calls.append("computed")
+        shared = torch.arange(2)
+        tree = {"draw": {"way": shared, "other": [shared, 0.1]}, "tuple": (1, 2), "none": None}
+        return tree | {"nan": float("nan"), "empty": torch.ones(0, 3)}
+
+    for found in (result(), result()):
+        assert found["draw"]["way"].tolist() == found["draw"]["other"][0].tolist() == [0, 1]
+        assert found["draw"]["way"].dtype == torch.int64 and found["empty"].shape == (0, 3)
+        assert found["draw"]["other"][1] == 0.1, "to the last bit"
+        assert found["tuple"] == [1, 2] and found["none"] is None and found["nan"] != found["nan"]
+    assert calls == ["computed"]
+
+
+def test_another_process_finds_the_entry(tiny_llama):
+    """Whatever the order of sets and hashes is there."""
+    script = (
+        WORKER.split("print(")[0]
+        + """
+from comp_lib.lessons.cache import cache_size
+from comp_lib.lessons.dense_stream import text_loss
+text_loss(model, torch.arange(12).view(2, 6))
+print(cache_size()[0])
+"""
+    )
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", script.format(tests=str(ROOT / "tests"))]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert found.stdout == "1\n"
 
 
 def test_results_carry_no_gradient(tiny_llama):

@@ -1,6 +1,6 @@
 """Heavy statistics, computed once: a cache on disk that notebooks, widgets and kernels share.
 
-`@cached` goes on a function that returns named tensors. Each result is one safetensors file, called by the SHA-256 of
+`@cached` goes on a function that returns tensors and numbers. A result is one safetensors file, named by the SHA-256 of
 all that decides it: the function, its arguments (models and tensors by content, not by name), and the code behind it,
 which is that of the method, of the function's own lesson and of the lessons that this one imports. So a formula that is
 mended, or broken, never meets numbers of its former self, and whoever asks for the same thing later gets the file.
@@ -17,10 +17,10 @@ import inspect
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -33,9 +33,12 @@ from ..system import hashes
 from ..system.atomic import staged_file
 
 Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Tensors = dict[str, Tensor]
 SUFFIX = ".safetensors"
+TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
 ABANDONED = 3600  # seconds after which a file that never got its name is nobody's any more
-NO_PART_OF_A_MODEL = ("_name_or_path", "transformers_version")  # fields of a config that change no number
+NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version"}  # fields of a config that change no number
 SHOWN_ONLY = "progress"  # the argument that says how far the work is, and decides nothing
 
 
@@ -44,37 +47,45 @@ def statistics_folder() -> Path:
     return cache_folder() / "statistics"
 
 
-def cached(function: Callable[Arguments, Mapping[str, Any]]) -> Callable[Arguments, dict[str, Tensor]]:
-    """Compute `function` once for each set of arguments, without gradients; its values are made tensors on the CPU.
+def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Compute `function` once for each set of arguments, without gradients.
 
     Arguments: tensors, models, dataclasses, and what JSON can hold; one called `progress` does not count.
+    Result: what JSON can hold, and tensors anywhere in it, which come back on the CPU; tuples come back as lists.
     The call raises InputError when the entry cannot be written, and TypeError for an argument of another kind.
     """
     name = function.__name__.strip("_").replace("_", "-")
 
     @functools.wraps(function)
-    def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> dict[str, Tensor]:
+    def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         key = _key(function, inspect.signature(function).bind(*args, **kwargs))
         path = statistics_folder() / f"{name}-{hashes.of_text(key)[:24]}{SUFFIX}"
         try:
-            return load(path.read_bytes())  # load_file has its own words for a file cleared while it opens
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # not computed yet, or cleared a moment ago
-        except SafetensorError:  # cut short by a full disk, say: an entry can always be made again
-            path.unlink(missing_ok=True)
-        with torch.no_grad():
-            entry = {name: _alone(value) for name, value in function(*args, **kwargs).items()}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with staged_file(path) as partial:
-                save_file(entry, partial, metadata={"key": key})
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"expected to write statistics to {path.parent}, got {error}: make room there, or set COMP_LIB_CACHE"
-            ) from error
-        return entry
+            entry = load(path.read_bytes())  # load_file has its own words for a file cleared while it opens
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+            SafetensorError,
+        ):  # not there, cleared a moment ago, or cut short
+            with torch.no_grad():
+                entry = _packed(function(*args, **kwargs))
+            _write(entry, path, key)
+        result: Result = _unpacked(entry)
+        return result
 
     return wrapper
+
+
+def _write(entry: Tensors, path: Path, key: str) -> None:
+    """All of the entry under its name, or nothing."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged_file(path) as partial:
+            save_file(entry, partial, metadata={"key": key})
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"expected to write statistics to {path.parent}, got {error}: make room there, or set COMP_LIB_CACHE"
+        ) from error
 
 
 def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
@@ -104,8 +115,8 @@ def _content(argument: object) -> object:
         return hashes.of_tensor(argument)
     if isinstance(argument, nn.Module):
         config: Any = argument.config
-        fields = {name: value for name, value in config.to_diff_dict().items() if name not in NO_PART_OF_A_MODEL}
-        return [hashes.of_model(argument), fields]
+        fields = json.loads(config.to_json_string())
+        return [hashes.of_model(argument), {name: fields[name] for name in sorted(fields.keys() - NO_PART_OF_A_MODEL)}]
     if is_dataclass(argument) and not isinstance(argument, type):
         return {type(argument).__name__: asdict(argument)}
     if isinstance(argument, Sequence):
@@ -113,10 +124,22 @@ def _content(argument: object) -> object:
     raise TypeError(f"expected tensors, models, dataclasses or JSON's values, got {argument!r}: pass one of these")
 
 
-def _alone(value: Any) -> Tensor:
-    """The value as a tensor, contiguous, on the CPU, and in a storage of its own: what safetensors can write."""
-    tensor = torch.as_tensor(value).detach().cpu().contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+def _packed(result: object) -> Tensors:
+    """A result as tensors that can be written: its own by number, and the JSON of all else as bytes."""
+    entry: Tensors = {}
+
+    def number(tensor: Tensor) -> dict[str, str]:
+        entry[place := str(len(entry))] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {TENSOR: place}
+
+    text = json.dumps(result, default=number)
+    return entry | {STRUCTURE: torch.tensor(list(text.encode()), dtype=torch.uint8)}
+
+
+def _unpacked(entry: Tensors) -> Any:
+    """The inverse of `_packed`."""
+    text = bytes(entry[STRUCTURE].tolist())
+    return json.loads(text, object_hook=lambda node: entry[node[TENSOR]] if TENSOR in node else node)
 
 
 def cache_size() -> tuple[int, int]:

@@ -26,7 +26,7 @@ from ..statistics.gram import Gram, Sums
 from ..statistics.gram import token_weights as inverse_norms
 from ..statistics.solve import penalty
 from ..surgery import block_size, dense_layer, upstream
-from .cache import cached
+from .cache import Tensors, cached
 
 FURTHEST = 0.6  # share of the neurons up to which error curves go: beyond it a layer is better dropped
 
@@ -74,13 +74,13 @@ def loss_behind(model: Model, hidden: Tensor, rope: Rope, first: int, ids: Tenso
 
 
 @cached
-def text_loss(model: Model, ids: Tensor) -> dict[str, float]:
-    """loss () of a model on ids (S, L), nats per token."""
-    return {"loss": perplexity(model, ids).loss}
+def text_loss(model: Model, ids: Tensor) -> Tensor:
+    """Loss () of a model on ids (S, L), nats per token. Cached."""
+    return torch.tensor(perplexity(model, ids).loss)
 
 
 @cached
-def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") -> dict[str, Tensor]:
+def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") -> Tensors:
     """What a dense layer reads, token by token: x (T, n), and norms (T,) of the residual stream behind it.
 
     For as many tokens as fit in memory; `layer_gram` needs none of them at once.
@@ -96,7 +96,7 @@ def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") ->
 
 
 @cached
-def layer_grams(model: Model, ids: Tensor, layer: int) -> dict[str, Tensor]:
+def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
     """What one walk to a layer of the dense stream finds, kept together.
 
     "mlp-weighted", "mlp-plain", "attention-weighted", "attention-plain": C = X^T X (n, n), float64, of down_proj and
@@ -111,9 +111,7 @@ def layer_grams(model: Model, ids: Tensor, layer: int) -> dict[str, Tensor]:
     return grams
 
 
-def layer_gram(
-    model: Model, ids: Tensor, layer: int, which: Which = "mlp", token_weights: bool = True
-) -> dict[str, Tensor]:
+def layer_gram(model: Model, ids: Tensor, layer: int, which: Which = "mlp", token_weights: bool = True) -> Tensors:
     """xtx: C = X^T X (n, n), float64, of a layer's down_proj ("mlp") or o_proj ("attention") on the dense stream."""
     layer_of(model, layer, which)
     return {"xtx": layer_grams(model, ids, layer)[f"{which}-{'weighted' if token_weights else 'plain'}"]}
@@ -150,7 +148,7 @@ def as_dense(model: Model, layer: int, sums: Sums, which: Which = "mlp", ridge: 
     return Dense(sums, weight, owned, block_size(module, which), ridge)
 
 
-def error_curves(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> dict[str, Tensor]:
+def error_curves(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> Tensors:
     """Error against width, for every layer at once: what is lost when so many neurons or KV groups go.
 
     Each layer is swept on its own (full least squares, `block_rounds` neurons a round, by default a 24th of the widest
@@ -165,7 +163,7 @@ def error_curves(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: 
 
 
 @cached
-def survey(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> dict[str, Tensor]:
+def survey(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> Tensors:
     """All layers in one walk: `error_curves`, and for each neuron (layers, n) of down_proj, NaN in a narrow layer:
 
     energy     H_ii ||w_i||^2 as a share of ||X W||^2, H_ii = (1 + lambda) C_ii

@@ -1,7 +1,7 @@
 """What a plan will cost before anything is pruned, and what it cost afterwards: statistics behind notebook 03.
 
-Prediction. The error curve e_l(k) of a layer (see `neurons.error_curves`) says which part of its MLP's output is lost
-when k neurons go and the rest is re-tuned. A plan therefore has a predicted error without any run of the model:
+Prediction. The error curve e_l(k) of a layer (see `error_curves`) says which part of its MLP's output is lost when k
+neurons go and the rest is re-tuned. A plan therefore has a predicted error without any run of the model:
 
     predicted(plan) = mean over the parent's layers of e_l(n_l - width_l), and 1 for a layer that is dropped.
 
@@ -10,7 +10,7 @@ is another question, since a relative error says nothing of how much of the resi
 what the layers behind it do with the error. `narrowing_harm` asks the model itself.
 
 Latency. A decoder layer costs about a + b n milliseconds with n neurons: narrowing saves only the second part, dropping
-the layer both. `layer_latency` measures, `latency_line` fits; the module `latency` does so for whole models. (All of
+the layer both. `layer_latency` measures, `latency_line` fits; `on_device.latency` does so for whole models. (All of
 this file is our addition to the method.)
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,23 +39,23 @@ from ..prune import prune
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import shallow_copy, shrink_mlp
-from .cache import cached
+from .cache import Tensors, cached
 from .dense_stream import loss_behind, walk_to, weight_of
 
 
-def full_curve(curves: dict[str, Tensor], layer: int, neurons: int) -> Tensor:
+def full_curve(curves: Tensors, layer: int, neurons: int) -> Tensor:
     """Relative error of a layer's MLP with 0, 1, ..., `neurons` neurons gone: (neurons + 1,), float64.
 
-    curves: what `neurons.error_curves` returns, counts (K,) and errors (layers, K). Straight lines join the measured
+    curves: what `error_curves` returns, counts (K,) and errors (layers, K). Straight lines join the measured
     points; behind the last one, a line leads to the one more point that is known: with no neuron left the error is 1.
     """
     counts, errors = curves["counts"].double(), curves["errors"][layer].double()
     known = ~errors.isnan() & (counts > 0) & (counts < neurons)
-    counts = torch.cat([counts[known], torch.tensor([float(neurons)], dtype=torch.float64)])
-    return joined(counts, torch.cat([errors[known], torch.ones(1, dtype=torch.float64)]), neurons)
+    counts = nn.functional.pad(counts[known], (0, 1), value=float(neurons))
+    return joined(counts, nn.functional.pad(errors[known], (0, 1), value=1.0), neurons)
 
 
-def layer_errors(curves: dict[str, Tensor], shape: Shape, plan: Plan) -> Tensor:
+def layer_errors(curves: Tensors, shape: Shape, plan: Plan) -> Tensor:
     """Predicted relative error of each MLP of the parent under a plan, 1 if dropped: (parent layers,), float64.
 
     shape: of the parent. KV groups that go are not looked at. Raises InputError when the three do not fit together.
@@ -72,14 +71,12 @@ def layer_errors(curves: dict[str, Tensor], shape: Shape, plan: Plan) -> Tensor:
     return errors
 
 
-def predicted_error(curves: dict[str, Tensor], shape: Shape, plan: Plan) -> float:
+def predicted_error(curves: Tensors, shape: Shape, plan: Plan) -> float:
     """Mean of `layer_errors`: what naive water-filling minimises."""
     return float(layer_errors(curves, shape, plan).mean())
 
 
-def water_filling_plan(
-    request: PlanRequest, curves: dict[str, Tensor], worth: Sequence[float] | Tensor | None = None
-) -> Plan:
+def water_filling_plan(request: PlanRequest, curves: Tensors, worth: Sequence[float] | Tensor | None = None) -> Plan:
     """Always narrow next the layer that loses least error per parameter, by one step to the next lower multiple.
 
     worth: what one unit of a layer's relative error counts, one per parent layer; None is the naive choice, 1 for all.
@@ -102,7 +99,7 @@ def water_filling_plan(
 
 
 @cached
-def narrowing_harm(model: Model, ids: Tensor, held: Tensor, gone: int, layers: Sequence[int]) -> dict[str, Any]:
+def narrowing_harm(model: Model, ids: Tensor, held: Tensor, gone: int, layers: Sequence[int]) -> Tensors:
     """One layer at a time loses `gone` neurons, re-tuned on ids (S, L); what does the model lose on `held` (S', L)?
 
     Returns, one entry for each of `layers`, ascending:
@@ -134,9 +131,11 @@ def narrowing_harm(model: Model, ids: Tensor, held: Tensor, gone: int, layers: S
             stream = through(layer, stream, rope, stream.device) if index < layers[-1] else stream
             judged = through(layer, judged, judged_rope, judged.device)
     whole = float(sequence_losses(model, judged, held).mean())
-    return {"layers": layers, "error": errors, "share": shares, "harm": [loss - whole for loss in losses]}
+    harms = {"error": errors, "share": shares, "harm": [loss - whole for loss in losses]}
+    return {"layers": torch.tensor(layers)} | {name: torch.tensor(values) for name, values in harms.items()}
 
 
+@cached
 def outcome(
     model: Model, ids: Tensor, evaluated: Tensor, plan: Plan, settings: Settings | None = None
 ) -> dict[str, float | Tensor]:
@@ -145,25 +144,15 @@ def outcome(
     Returns loss (nats per token), perplexity, parameters (of the pruned model), and errors (layers of the plan,): the
     relative error that was left in each down_proj, on the stream of the *pruned* model.
     """
-    values = _outcome(model, ids, evaluated, plan, settings or Settings())
-    losses = {"loss": float(values["loss"]), "perplexity": float(values["loss"].exp())}
-    return {**losses, "parameters": int(values["parameters"]), "errors": values["errors"]}
-
-
-@cached
-def _outcome(model: Model, ids: Tensor, evaluated: Tensor, plan: Plan, settings: Settings) -> dict[str, Tensor]:
-    pruned = prune(model, ids, settings, plan=plan)
-    return {
-        "loss": torch.tensor(perplexity(pruned.model, evaluated).loss, dtype=torch.float64),
-        "errors": torch.tensor([layer.error for layer in pruned.report.layers], dtype=torch.float64),
-        "parameters": torch.tensor(pruned.report.parameters_after),
-    }
+    pruned = prune(model, ids, settings or Settings(), plan=plan)
+    judged, report = perplexity(pruned.model, evaluated), pruned.report
+    errors = torch.tensor([layer.error for layer in report.layers], dtype=torch.float64)
+    numbers = {"loss": judged.loss, "perplexity": judged.perplexity, "parameters": report.parameters_after}
+    return {**numbers, "errors": errors}
 
 
 @torch.inference_mode()
-def layer_latency(
-    model: Model, widths: Sequence[int], tokens: int = 128, repeats: int = 7, stack: int = 6
-) -> dict[str, Tensor]:
+def layer_latency(model: Model, widths: Sequence[int], tokens: int = 128, repeats: int = 7, stack: int = 6) -> Tensors:
     """Milliseconds that one decoder layer takes for `tokens` tokens, as a function of its width.
 
     A stack of `stack` layers is timed and divided by their number: a single one would stay in the processor's cache,

@@ -26,7 +26,7 @@ from ..importance.layers import block_influence, sequence_loss_increase
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..surgery import keep_layers, shallow_copy
-from .cache import cached
+from .cache import Tensors, cached
 from .dense_stream import layer_of, loss_behind, text_loss, walk_to
 
 
@@ -42,7 +42,7 @@ def layer_study(model: Model, ids: Tensor, greedy: int = 3, progress: Progress =
 
 
 @cached
-def stream_statistics(model: Model, ids: Tensor, progress: Progress = no_progress) -> dict[str, Tensor]:
+def stream_statistics(model: Model, ids: Tensor, progress: Progress = no_progress) -> Tensors:
     """influence (n,), cosine (n, S, L) and norms (n + 1, S, L) of the dense model for ids (S, L): two passes."""
     hidden = embed(model, ids)  # (S, L, d)
     rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
@@ -56,17 +56,14 @@ def stream_statistics(model: Model, ids: Tensor, progress: Progress = no_progres
     return {"influence": influence, "cosine": torch.stack(cosine), "norms": torch.stack(norms)}
 
 
-def harm_by_sequence(model: Model, ids: Tensor, progress: Progress = no_progress) -> Tensor:
-    """Loss increase without each layer, for each sequence of ids (S, L): (n, S), nats per token."""
-    return _layer_harm(model, ids, (), progress)["harm"]
-
-
 @cached
-def _layer_harm(model: Model, ids: Tensor, gone: Sequence[int], progress: Progress) -> dict[str, Tensor]:
-    """harm (n, S) where the layers `gone`, ascending, are gone already; NaN for those."""
+def harm_by_sequence(model: Model, ids: Tensor, progress: Progress = no_progress, gone: Sequence[int] = ()) -> Tensor:
+    """Loss increase without each layer, for each sequence of ids (S, L): (n, S), nats per token.
+
+    Where the layers `gone`, ascending, are gone already, theirs is NaN.
+    """
     present = [layer for layer in range(Shape.of(model).layers) if layer not in gone]
-    device = family_of(model).embedding(model).weight.device
-    return {"harm": sequence_loss_increase(model, ids, device, progress, present)}
+    return sequence_loss_increase(model, ids, family_of(model).embedding(model).weight.device, progress, present)
 
 
 def greedy_rounds(
@@ -83,7 +80,7 @@ def greedy_rounds(
     rounds = torch.empty(0, layers)
     for _ in range(count):
         # sequences are of one length: the mean of their losses is the loss on all tokens
-        harm = _layer_harm(model, ids, sorted(order), progress)["harm"].mean(1)  # (n,)
+        harm = harm_by_sequence(model, ids, progress, sorted(order)).mean(1)  # (n,)
         rounds = torch.cat([rounds, harm[None]])
         order.append(int(harm.nan_to_num(nan=float("inf")).argmin()))
     return rounds, tuple(order)
@@ -104,24 +101,19 @@ def without_layers(model: Model, gone: Sequence[int]) -> Model:
 
 def loss_without(model: Model, ids: Tensor, gone: Sequence[int] = ()) -> float:
     """Mean next-token loss on ids (S, L), nats per token, without the layers `gone`: for text not calibrated on."""
-    return float(text_loss(without_layers(model, gone), ids)["loss"])
+    return float(text_loss(without_layers(model, gone), ids))
 
 
-def harm_at_position(model: Model, ids: Tensor, layer: int, position: int = 0) -> tuple[float, float]:
-    """Loss increase, nats per token on ids (S, L), of skipping a layer (at one position, at all others but this one).
+@cached
+def harm_at_position(model: Model, ids: Tensor, layer: int, position: int = 0) -> list[float]:
+    """Loss increase, nats per token on ids (S, L), of skipping a layer [at one position, at all others but this one].
 
     Skipping it everywhere is what `harm` measures. Where does that harm come from? At the other tokens the layer still
     reads this one, but does not write to it, or the other way round.
     """
-    harm = _harm_at_position(model, ids, layer, position)
-    return float(harm["there"]), float(harm["elsewhere"])
-
-
-@cached
-def _harm_at_position(model: Model, ids: Tensor, layer: int, position: int) -> dict[str, Tensor]:
     hidden, rope = walk_to(model, ids, layer)
     after = through(layer_of(model, layer), hidden, rope, hidden.device)
     here = torch.arange(ids.shape[1], device=hidden.device)[:, None] == position  # (L, 1)
     streams = (after, torch.where(here, hidden, after), torch.where(here, after, hidden))
     whole, there, elsewhere = (loss_behind(model, stream, rope, layer + 1, ids) for stream in streams)
-    return {"there": there - whole, "elsewhere": elsewhere - whole}
+    return [float(there - whole), float(elsewhere - whole)]

@@ -4,15 +4,15 @@ The trap. A mask is tuned on sums over tokens, and without weights the tokens co
 token, the first, has activations that are hundreds of times as large as all others, written by a handful of neurons. If
 these go, the fit does what it was asked for: it drives the factors of the others up until they imitate that one token,
 and what they do to all *other* tokens weighs next to nothing in the sum. The mask's variance shows it, the error that
-the fit minimises does not. Two remedies that do not need each other: the guard of `recover.tune_mask`, token weights.
+the fit minimises does not. Two remedies that do not need each other: the guard of `tune_mask`, token weights.
 
-Like `neurons`, everything here fits each layer to what the *dense* model feeds it, so that one walk serves any number
-of draws and ways; `prune` itself gathers anew behind each pruned layer. (Our derivation and our experiments.)
+As in `dense_stream`, each layer is fitted to what the *dense* model feeds it, so that one walk serves any number of
+draws and ways; `prune` itself gathers anew behind each pruned layer. (Our derivation and our experiments.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +34,7 @@ from ..shape import Shape
 from ..statistics.gram import contributions
 from ..statistics.solve import least_squares
 from ..surgery import dense_layer, shallow_copy, shrink_mlp, update_config
-from .cache import cached
+from .cache import Tensors, cached
 from .dense_stream import layer_of, layer_step, relative_error, sums_of, text_loss, walk_to, weight_of
 
 
@@ -82,34 +82,26 @@ def random_kept(model: Model, width: int, seed: int) -> Tensor:
     return torch.stack([torch.argsort(one, descending=True, stable=True)[:width].sort().values for one in drawn])
 
 
+@cached
 def masks_of_all_layers(
     model: Model, ids: Tensor, draws: Mapping[str, Tensor], ways: Mapping[str, Mapping[str, Way]]
-) -> dict[str, dict[str, Tensor]]:
+) -> dict[str, Tensors]:
     """Masks of all MLPs, tuned on ids (S, L) in one walk for several draws, each in its own ways. Cached.
 
     draws: name -> neurons that stay (layers, k); ways: draw -> name -> Way. Returns draw -> name of way -> (layers, k).
     """
-    masks = _masks(model, ids, draws, ways)
-    return {draw: {name: masks[f"{draw}/{name}"] for name in named} for draw, named in ways.items()}
-
-
-@cached
-def _masks(
-    model: Model, ids: Tensor, draws: Mapping[str, Tensor], ways: Mapping[str, Mapping[str, Way]]
-) -> dict[str, Tensor]:
-    """The same as "draw/name of way" -> (layers, k)."""
     wanted = [(draw, name, way) for draw, named in ways.items() for name, way in named.items()]
+    masks: dict[str, dict[str, list[Tensor]]] = {draw: {name: [] for name in named} for draw, named in ways.items()}
     hidden, rope = walk_to(model, ids, 0)
-    masks: dict[str, list[Tensor]] = {f"{draw}/{name}": [] for draw, name, _ in wanted}
     for index, layer in enumerate(family_of(model).layers(model)):
         problems, behind = {}, hidden
         for weighted in {way.weighted for *_, way in wanted}:
             sums, behind = sums_of(layer, hidden, rope, weighted)
             problems[weighted] = contributions(sums["mlp"].matrix(), weight_of(layer))
         for draw, name, way in wanted:
-            masks[f"{draw}/{name}"].append(way.tune(problems[way.weighted], draws[draw][index]))
+            masks[draw][name].append(way.tune(problems[way.weighted], draws[draw][index]))
         hidden = behind
-    return {name: torch.stack(values) for name, values in masks.items()}
+    return {draw: {name: torch.stack(values) for name, values in named.items()} for draw, named in masks.items()}
 
 
 def with_masks(model: Model, kept: Tensor, masks: Tensor | None = None) -> Model:
@@ -141,9 +133,10 @@ def mask_hooks(model: Model, kept: Tensor, masks: Tensor) -> Iterator[None]:
 
 def masked_perplexity(model: Model, evaluated: Tensor, kept: Tensor, masks: Tensor | None = None) -> float:
     """Perplexity of `with_masks` on `evaluated` (S, L). Cached."""
-    return float(text_loss(with_masks(model, kept, masks), evaluated)["loss"].double().exp())
+    return float(text_loss(with_masks(model, kept, masks), evaluated).double().exp())
 
 
+@cached
 def recoveries_of_one_choice(
     model: Model, ids: Tensor, evaluated: Tensor, plan: Plan, ways: Mapping[str, Settings]
 ) -> dict[str, float]:
@@ -151,19 +144,11 @@ def recoveries_of_one_choice(
 
     The first of `ways` chooses what stays, for all of them; "none" comes on top: the same choice without any recovery.
     """
-    losses = _recovered_losses(model, ids, evaluated, plan, ways)
-    return {name: float(losses[name].double().exp()) for name in ("none", *ways)}
-
-
-@cached
-def _recovered_losses(
-    model: Model, ids: Tensor, evaluated: Tensor, plan: Plan, ways: Mapping[str, Settings]
-) -> dict[str, float]:
-    losses = {}
+    losses = {"none": torch.tensor(0.0)}  # its place is the first, its turn the last
     for name, settings in (*ways.items(), ("none", Settings(recovery="none"))):
         pruned = prune(model, ids, settings, plan=plan)
-        losses[name], plan = perplexity(pruned.model, evaluated).loss, pruned.plan
-    return losses
+        losses[name], plan = torch.tensor(perplexity(pruned.model, evaluated).loss), pruned.plan
+    return {name: float(loss.double().exp()) for name, loss in losses.items()}
 
 
 def mask_error(gram: Tensor, kept: Tensor, mask: Tensor | None = None) -> float:
@@ -175,7 +160,7 @@ def mask_error(gram: Tensor, kept: Tensor, mask: Tensor | None = None) -> float:
 
 def ridge_path(
     fitted: Tensor, judged: Mapping[str, Tensor], kept: Tensor, ridges: Sequence[float], guarded: bool = True
-) -> dict[str, Tensor]:
+) -> Tensors:
     """Masks tuned on G `fitted` (n, n) for each lambda: variance (R,), and the error by each G in `judged` (R,).
 
     guarded: the penalty of `solve_mask` (lambda is not raised: this shows why it would be); else `naive_mask`.
@@ -185,25 +170,20 @@ def ridge_path(
     return {"variance": torch.stack([mask.var(unbiased=False) for mask in masks]), **errors}
 
 
-def ridge_forms(
-    xtx: Tensor, judged: Tensor, weight: Tensor, kept: Tensor, ridges: Sequence[float]
-) -> dict[str, Tensor]:
+def ridge_forms(xtx: Tensor, judged: Tensor, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> Tensors:
     """Least squares on C `xtx` (n, n) under two penalties, for each lambda: relative error by C `judged` (R,).
 
     "own energy": lambda C_ii for each input, as `least_squares`; "even": lambda mean(diag C) for all inputs alike.
     """
-
     target = xtx @ weight
-
-    def even(ridge: float) -> Tensor:
-        return torch.zeros_like(weight).index_copy(0, kept, _evenly_held(xtx, target, weight, kept, ridge))
-
-    forms: dict[str, Callable[[float], Tensor]] = {
-        "own energy": partial(least_squares, xtx, target, weight, kept),
-        "even": even,
+    own = [least_squares(xtx, target, weight, kept, ridge) for ridge in ridges]
+    held = [_evenly_held(xtx, target, weight, kept, ridge) for ridge in ridges]  # (k, m) each
+    even = [torch.zeros_like(weight).index_copy(0, kept, fitted) for fitted in held]
+    errors = {
+        name: [relative_error(judged, weight, fitted) for fitted in fits]
+        for name, fits in (("own energy", own), ("even", even))
     }
-    errors = {form: [relative_error(judged, weight, fit(ridge)) for ridge in ridges] for form, fit in forms.items()}
-    return {form: torch.tensor(values).double() for form, values in errors.items()}
+    return {name: torch.tensor(values).double() for name, values in errors.items()}
 
 
 FITS = ("mask", "least squares")
@@ -212,7 +192,7 @@ FITS = ("mask", "least squares")
 @cached
 def token_curve(
     model: Model, ids: Tensor, held: Tensor, layer: int, kept: Tensor, sequences: Sequence[int], ridges: Sequence[float]
-) -> dict[str, Tensor]:
+) -> Tensors:
     """Error of a layer's down_proj on the tokens of the fit and on others, against how many were fitted. Cached.
 
     ids (S, L): the fits see the first `sequences[i]` of them; held (S', L): nobody does; kept (k,): neurons that stay.

@@ -19,7 +19,7 @@ from ..recovery.bias import unchanged
 from ..statistics.gram import Gram, contributions
 from ..statistics.solve import least_squares, penalty, spd_inverse
 from ..surgery import shallow_copy, shrink_mlp
-from .cache import cached
+from .cache import Tensors, cached
 from .dense_stream import as_dense, dense_problem, energy_of, layer_gram, loss_behind, relative_error, sums_of, walk_to
 
 Names = Sequence[str]
@@ -28,7 +28,7 @@ SWEPT = ("full-condition", "mask-condition")  # by COMP, in rounds
 ONE_LOOK = "full-condition, one look"  # the same scores, but the lowest go at once: no rounds
 
 
-def readings(dense: Dense, names: Names = READINGS) -> dict[str, Tensor]:
+def readings(dense: Dense, names: Names = READINGS) -> Tensors:
     """Every way to score the inputs of a dense layer before any has gone: name -> (n,), larger is worth more.
 
     The metrics of `importance.neurons` (COMP's two before their first round, energy squared), and two that COMP is
@@ -66,7 +66,7 @@ def condition_changes(xtx: Tensor) -> Tensor:
 
 
 @cached
-def single_removals(model: Model, ids: Tensor, unseen: Tensor, layer: int, neurons: Sequence[int]) -> dict[str, Tensor]:
+def single_removals(model: Model, ids: Tensor, unseen: Tensor, layer: int, neurons: Sequence[int]) -> Tensors:
     """What removing one neuron costs, measured: all others fitted from scratch, once for each of `neurons` (k,).
 
     Shares of ||X W||^2, tokens weighted: "retuned" (k,) on `ids`, "unseen" (k,) on the other text; "objective" (k,):
@@ -86,7 +86,7 @@ def single_removals(model: Model, ids: Tensor, unseen: Tensor, layer: int, neuro
 @cached
 def choice_errors(
     model: Model, ids: Tensor, unseen: Tensor, layer: int, remove: int, ridge: float = RIDGE, names: Names = READINGS
-) -> dict[str, Tensor]:
+) -> Tensors:
     """Error of down_proj when `remove` neurons go by each of `names`, READINGS or ONE_LOOK; COMP's two go in rounds.
 
     name -> (3,): not re-tuned, re-tuned, and the latter on the text `unseen`, as shares of ||X W||^2 with tokens
@@ -118,7 +118,7 @@ def _choices(dense: Dense, keep: int, names: Names) -> dict[str, tuple[Tensor, T
 @cached
 def ridge_errors(
     model: Model, ids: Tensor, unseen: Tensor, layer: int, remove: int, ridges: Sequence[float]
-) -> dict[str, Tensor]:
+) -> Tensors:
     """What the ridge does when `remove` neurons go by full-condition: one number for each of `ridges` (R,).
 
     "seen" and "unseen": error re-tuned, on either text; "condition": the median kappa before anything goes; "even seen"
@@ -137,7 +137,7 @@ def ridge_errors(
 
 
 @cached
-def weighting_errors(model: Model, ids: Tensor, unseen: Tensor, layer: int, remove: int) -> dict[str, Tensor]:
+def weighting_errors(model: Model, ids: Tensor, unseen: Tensor, layer: int, remove: int) -> Tensors:
     """What dividing each token by ||h_t|| changes: "errors" (2, 2) of down_proj on `unseen`, `remove` neurons gone.
 
     Rows: chosen and fitted with weighted tokens, with plain ones. Columns: measured with weighted tokens, with plain.
@@ -153,7 +153,7 @@ def weighting_errors(model: Model, ids: Tensor, unseen: Tensor, layer: int, remo
 @cached
 def metric_perplexities(
     model: Model, ids: Tensor, evaluated: Tensor, layers: Sequence[int], fraction: float, names: Names = READINGS
-) -> dict[str, list[float]]:
+) -> Tensors:
     """Perplexity on `evaluated` when a fraction of the neurons of some layers goes by each metric.
 
     All statistics are of the dense stream. name -> (2,): without recovery, and with least squares; "dense" (1,).
@@ -171,7 +171,9 @@ def metric_perplexities(
                 shrink_mlp(family.layers(tuned[name])[index], kept, fitted)
     hidden, rope = walk_to(model, evaluated, first)  # up to there all models are the same
 
-    def judged(pruned: Model) -> float:
-        return float(loss_behind(pruned, hidden, rope, first, evaluated).exp())
-
-    return {name: [judged(plain[name]), judged(tuned[name])] for name in names} | {"dense": [judged(model)]}
+    judged = {name: (plain[name], tuned[name]) for name in names} | {"dense": (model,)}
+    losses = {
+        name: [loss_behind(pruned, hidden, rope, first, evaluated) for pruned in models]
+        for name, models in judged.items()
+    }
+    return {name: torch.stack(values).exp() for name, values in losses.items()}

@@ -88,10 +88,8 @@ def run_grid(grid: Grid, folder: str | Path, workers: int | None = None, schedul
     def progress(what: str, done: int, total: int, report: LayerReport | None = None) -> None:
         line.update(Markdown(f"{done} of {total} {what} done"))
 
-    def announce(link: str) -> None:
-        display(Markdown(f"[Dask's dashboard]({link}), while it runs"))
-
-    return run(grid, folder, progress, choose(workers, scheduler, announce))
+    cluster = choose(workers, scheduler, lambda link: display(Markdown(f"[Dask's dashboard]({link}), while it runs")))
+    return run(grid, folder, progress, cluster)
 
 
 def _numeric(cell: object) -> bool:
@@ -115,7 +113,6 @@ def sizes_for(model: Model) -> Sizes:
     widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
     length = min(256, context)
     sequences = min(64, max(8, 3 * widest // length))
-    multiple = 1
-    while multiple < 64 and multiple * 2 * 32 <= widest:  # at least 32 steps from nothing to all
-        multiple *= 2
+    # the largest power of 2 up to 64 that leaves at least 32 steps from nothing to all
+    multiple = min(64, 1 << max(0, (widest // 32).bit_length() - 1))
     return Sizes(sequences, length, windows=6, window=min(512, context), multiple=multiple)
