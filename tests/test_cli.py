@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import Annotated
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from typer import Argument, Context, Option, Typer
 from typer.testing import CliRunner
 
+from comp_lib.cli import options
 from comp_lib.cli.app import app
+from comp_lib.cli.prune import PruneOptions, PruneRun
+from comp_lib.compare.grid import read_rows
+from comp_lib.errors import InputError
+from comp_lib.models import load
+from comp_lib.on_device import time_budget
+from comp_lib.on_device.latency import CostModel
 from comp_lib.plan import Plan
+from comp_lib.scale import model_on_disk
 from comp_lib.shape import Shape
 
 SMALL = ["--sequences", "4", "--length", "32", "--multiple", "4", "--evaluate", "none"]
@@ -280,3 +292,138 @@ def test_targets_that_are_refused(parent, tmp_path, options, words):
     done = run("prune", parent, "--out", tmp_path / "m", *options)
     assert done.exit_code == 2 and all(word in done.output for word in words)
     assert not (tmp_path / "m").exists()
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+WITH_DEVICE = {
+    "prune": ["--out", "nowhere", *SMALL],
+    "inspect": ["--sequences", "2", "--length", "16"],
+    "plan": ["--budget", "latency=0.7", "--trials", "0", *SMALL[:4]],
+    "evaluate": ["--length", "64", "--sequences", "1"],
+    "generate": ["--prompt", "The sea", "--tokens", "2"],
+}
+
+
+def test_these_are_the_commands_with_a_device():
+    commands = {command.callback.__name__: command.callback for command in app.registered_commands}
+    has_device = {name for name, command in commands.items() if "device" in inspect.signature(command).parameters}
+    assert has_device == WITH_DEVICE.keys() < commands.keys()
+
+
+@pytest.mark.parametrize("name", WITH_DEVICE)
+def test_a_device_that_is_not_here_is_refused_before_any_work(parent, monkeypatch, name):
+    def unwanted(*arguments, **options):
+        raise AssertionError("this is work")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("comp_lib.models.load.load_model", unwanted)
+    monkeypatch.setattr("comp_lib.scale.model_on_disk.open_streamed", unwanted)
+    refused(run(name, parent, *WITH_DEVICE[name], "--device", "cuda"), ["device", "cpu", "'cuda'"])
+
+
+@pytest.mark.parametrize("name", ["inspect", "plan", "evaluate", "generate"])
+def test_auto_is_a_device(parent, monkeypatch, name):
+    cost = CostModel("decode", 0.0, 1.0, 0.0, 1 / 48)  # no clock: a layer as much as its neurons
+    monkeypatch.setattr(time_budget, "measure", lambda model, **options: {"decode": cost})
+    done = run(name, parent, *WITH_DEVICE[name], "--device", "auto")
+    assert done.exit_code == 0, (done.output, done.exception)
+
+
+# --- how a command is made --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sizes:
+    length: Annotated[int, Option(help="How long.")]
+    width: Annotated[int, Option("--wide", help="How wide.")] = 3
+
+
+def test_a_command_has_the_fields_of_its_options_as_parameters():
+    seen = []
+
+    @options.command
+    def measure(context: Context, name: Annotated[str, Argument()], options: Sizes) -> None:
+        """Says nothing."""
+        seen.append(
+            (name, options, {key for key in context.params if context.get_parameter_source(key).name != "DEFAULT"})
+        )
+        if options.width > 9:
+            raise InputError("expected less")
+
+    program = Typer()
+    program.command()(measure)
+    assert CliRunner().invoke(program, ["x", "--length", "2"]).exit_code == 0
+    assert seen == [("x", Sizes(2, 3), {"name", "length"})]
+    text = CliRunner().invoke(program, ["--help"], terminal_width=200).output
+    assert all(words in text for words in ("Says nothing.", "How long.", "--wide", "How wide.", "[default: 3]"))
+    done = CliRunner().invoke(program, ["x", "--length", "2", "--wide", "10"])
+    assert done.exit_code == 2 and done.stderr.splitlines() == ["comp-lib: expected less"]
+    assert CliRunner().invoke(program, ["x"]).exit_code == 2  # a field without a default is required
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_in_memory_reports_the_layer_importance(parent, tmp_path):
+    small = {"sequences": 4, "length": 32, "multiple": 4, "evaluate_on": "none"}
+    run = PruneRun(str(parent), tmp_path / "m", PruneOptions(layers="1", calibration="self", **small))
+    report = run.carry_out().report
+    assert run.whole and len(report.layer_importance) == 3
+    streamed = PruneRun(str(parent), tmp_path / "n", PruneOptions(layers="1", **small))
+    assert not streamed.whole and len(streamed.carry_out().report.layer_importance) == 3
+
+
+@pytest.fixture
+def embedded(tmp_path, tiny_llama, tokenizer, monkeypatch):
+    """A tiny model stands in for the embedded one; the list of what was loaded as a whole."""
+    tiny_llama(max_position_embeddings=256).save_pretrained(tmp_path / "embedded")
+    tokenizer.save_pretrained(tmp_path / "embedded")
+    loaded = []
+
+    def found(name):
+        return tmp_path / "embedded" if name == load.EMBEDDED else name
+
+    def load_model(name, *options):
+        loaded.append(str(name))
+        return whole(found(name), *options)
+
+    whole, streamed = load.load_model, model_on_disk.open_streamed
+    monkeypatch.setattr(load, "load_model", load_model)
+    monkeypatch.setattr(model_on_disk, "open_streamed", lambda name, dtype: streamed(found(name), dtype))
+    return loaded
+
+
+def test_a_demo_refuses_a_full_folder_before_it_loads_or_measures(embedded, tmp_path):
+    (tmp_path / "demo" / "model").mkdir(parents=True)
+    (tmp_path / "demo" / "model" / "precious.txt").write_text("mine")
+    refused(run("demo", "--out", tmp_path / "demo"), ["--overwrite"])
+    assert embedded == [] and (tmp_path / "demo" / "model" / "precious.txt").read_text() == "mine"
+
+
+def test_a_demo_shows_what_it_did(embedded, tmp_path):
+    done = run("demo", "--out", tmp_path / "demo")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert (tmp_path / "demo" / "pruned.png").stat().st_size > 1000
+    card = (tmp_path / "demo" / "model" / "README.md").read_text()
+    assert "SmolLM2-135M-Instruct" in card and "apache-2.0" in card
+    for words in (
+        "of the decoder removed by comp",
+        "picture:",
+        "perplexity, evaluation (3,060 tokens)",
+        "dense",
+        "pruned",
+    ):
+        assert words in done.output
+
+
+@pytest.mark.parametrize("command", ["compare", "plan"])
+def test_results_that_cannot_be_written_are_refused_in_one_line(parent, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("comp_lib.compare.grid.run", lambda *arguments: read_rows("nowhere"))
+    cost = CostModel("decode", 0.0, 1.0, 0.0, 1 / 48)
+    monkeypatch.setattr(time_budget, "measure", lambda model, **options: {"decode": cost})
+    place = tmp_path / ("table.md" if command == "compare" else "plan.json")
+    (place / "in the way").mkdir(parents=True)
+    out = tmp_path if command == "compare" else place
+    more = ["--methods", "comp"] if command == "compare" else WITH_DEVICE["plan"]
+    refused(run(command, parent, "--out", out, *more), ["to write to", str(place), "again"])

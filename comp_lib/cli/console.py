@@ -1,70 +1,69 @@
-"""What the commands of `comp-lib` share: where they print, how they refuse, progress, and common options."""
+"""What the commands of `comp-lib` share: where they print, how they refuse, and how they show progress."""
 
-from __future__ import annotations
-
-import contextlib
 from collections.abc import Iterator
-from typing import Annotated
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import psutil
-import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from typer import Exit
 
 from ..errors import InputError
 from ..report import LayerReport
 
 out, err = Console(), Console(stderr=True)
 
-Model = Annotated[str, typer.Argument(help="smollm2-135m (embedded), a folder, a .gguf file, or a Hub id")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto")]
 
-
-@contextlib.contextmanager
+@contextmanager
 def refusals() -> Iterator[None]:
     """One line and exit code 2 for whatever the user can mend."""
     try:
         yield
     except InputError as error:
         err.print(f"comp-lib: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
-        raise typer.Exit(2) from error
+        raise Exit(2) from error
 
 
-class Drawn:
-    """A `Progress` callback that draws one bar for each kind of work, and says how the layers fare."""
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Raises InputError when the system refuses to write results to `place`."""
+    try:
+        yield
+    except OSError as error:
+        todo = "mend that or name another place, and give the command again"
+        raise InputError(f"expected to write to {place}, got {error}: {todo}") from error
 
-    def __init__(self, bars: Bars) -> None:
-        self.bars, self.tasks, self.note = bars, {}, ""
+
+class ProgressBars(Bars):
+    """A `Progress` that draws a bar for each kind of work on stderr, and says how the layers fare."""
+
+    def __init__(self) -> None:
+        name, left, note = TextColumn("{task.description:>16}"), TextColumn("left"), TextColumn("{task.fields[note]}")
+        columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn(), note)
+        super().__init__(*columns, console=err, transient=not err.is_terminal)
+        self.bars: dict[str, TaskID] = {}
+        self.note = ""
 
     def __call__(self, what: str, done: int, total: int, report: LayerReport | None = None) -> None:
         if report is not None:  # beside the number of layers: what was lost, memory now and at its highest
             now = psutil.Process().memory_info().rss / 2**20
             self.note = f"error {report.error:.2%}  {now:,.0f} MB, at most {report.peak_megabytes:,.0f}"
-        if what not in self.tasks:
-            self.tasks[what] = self.bars.add_task(what, total=total, note="")
-        note = self.note if what == "pruning" else ""
-        self.bars.update(self.tasks[what], completed=done, total=total, note=note)
+        if what not in self.bars:
+            self.bars[what] = self.add_task(what, total=total, note="")
+        self.update(self.bars[what], completed=done, total=total, note=self.note if what == "pruning" else "")
 
 
-@contextlib.contextmanager
-def progress_bars() -> Iterator[Drawn]:
-    """Bars on stderr, that vanish where it is no terminal."""
-    columns = (
-        TextColumn("{task.description:>16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Bars(*columns, console=err, transient=not err.is_terminal) as bars:
-        yield Drawn(bars)
-
-
-def check_length(model, length: int) -> None:
+def check_length(model: Any, length: int) -> None:
+    """Raises InputError when `model` takes no sequences of that length."""
     longest = model.config.max_position_embeddings
     if length > longest:
         raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {length}")
+
+
+def check_file(file: Path | None) -> None:
+    """Raises InputError unless the folder of a file to write is there."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise InputError(f"expected a file in a folder that is there, got {file}: make the folder first")

@@ -1,150 +1,221 @@
-"""What `comp-lib prune` and `demo` do: check, measure, prune, measure, save.
+"""`comp-lib prune`: check, measure, prune, measure, save.
 
 From disk to disk where the method can; with the whole model in memory where it must, which is said.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..errors import InputError
-from .console import check_length, err, progress_bars
+from rich.table import Table
+from typer import Context, Option
 
-EVALUATED = 12  # windows of text measured before and after, unless asked otherwise
+from ..errors import InputError, nearest
+from .console import ProgressBars, check_length, err, out
+from .options import Aim, Calibration, Device, Dtype, LayerMetric, Length, Model, Multiple, Sequences, Widths, command
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def carry_out(
-    model_name,
-    folder,
-    settings,
-    calibration,
-    sequences,
-    length,
-    dtype,
-    evaluate_on,
-    overwrite,
-    budget=None,
-    save_dtype=None,
-) -> dict:
-    """Returns what the commands show: shapes before and after, plan, report, and perplexities measured."""
-    from .. import __version__
-    from ..calibration.text import load_text
-    from ..calibration.tokens import SELF, calibration_tokens, check_source, sources
-    from ..evaluation.loss import evaluation_tokens
-    from ..models import save as checkpoint
-    from ..models.load import DTYPES, EMBEDDED, EMBEDDED_LICENCE, EMBEDDED_SOURCE, load_model
-    from ..scale.model_on_disk import open_streamed
+    from ..models.save import Provenance
+    from ..report import Progress
+    from ..scale.prune_to import Written
+    from ..settings import Settings
     from ..shape import Shape
 
-    settings.check()
-    save_dtype = save_dtype or dtype
-    if save_dtype not in DTYPES:
-        raise InputError(f"expected --save-dtype to be {', '.join(DTYPES)}, got {save_dtype!r}: choose one of them")
-    prose = None if evaluate_on == "none" else load_text(evaluate_on)
-    check_source(calibration)
-    reason = _needs_whole(settings, calibration, budget)
-    if reason:
-        checkpoint.check_place(folder, overwrite, source=model_name)
-        err.print(f"comp-lib: {reason} needs the whole model in memory; a run that is cut off begins anew", style="dim")
-    model, tokenizer = load_model(model_name, dtype) if reason else open_streamed(model_name, dtype)
-    shape = Shape.of(model)
-    if reason:
-        checkpoint.check_destination(folder, overwrite, checkpoint.estimated_bytes(shape, save_dtype), model_name)
-    check_length(model, length)
-    window = min(512, model.config.max_position_embeddings)
-    with progress_bars() as progress:
-        windows = None if prose is None else evaluation_tokens(tokenizer, prose, window, EVALUATED)
-        ids = calibration_tokens(
-            calibration,
-            tokenizer,
-            model=model,
-            sequences=sequences,
-            length=length,
-            seed=settings.seed,
-            evaluated=None if prose is None else evaluate_on,
-            progress=progress,
-        )
-        kinds = [
-            "text sampled from the model itself" if part == SELF else f"the text '{Path(part).name}'"
-            for part in sources(calibration)
-        ]
-        embedded = model_name == EMBEDDED
-        card = checkpoint.Provenance(
-            parent=EMBEDDED_SOURCE if embedded else model_name,
-            parent_shape=shape,
-            parent_licence=EMBEDDED_LICENCE if embedded else None,
-            method=settings.neuron_metric,
-            recovery=settings.recovery,
-            version=__version__,
-            settings=asdict(settings),
-            calibration=f"{sequences} x {length} tokens of {' and '.join(kinds)}, drawn with seed {settings.seed}",
-        )
-        job = (
-            folder,
-            model,
-            tokenizer,
-            ids,
-            settings,
-            card,
-            model_name,
-            DTYPES[save_dtype],
-            windows,
-            Path(evaluate_on).name,
-            overwrite,
-            progress,
-        )
-        return {"before": shape} | (_in_memory(*job, budget) if reason else _in_files(*job))
+EVALUATED = 12  # windows of text measured before and after
+Folder = Annotated[Path, Option("--out", help="Folder for the pruned model.")]
+BUDGET_HELP = "Instead of a ratio: latency=0.75 of the time of a token, or prefill=0.75."
+METHOD_HELP = "comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random."
+RECOVERY_HELP = "least-squares, mask, bias or none (default: what the method's makers do)."
 
 
-def _needs_whole(settings, calibration, budget) -> str | None:
-    """What it is that cannot go layer by layer, or None."""
-    from ..calibration.tokens import SELF, sources
-    from ..scale.prune_to import whole_model
+@dataclass(frozen=True)
+class PruneOptions:
+    ratio: Annotated[float, Option(help="Part of the parameters to remove, at least.")] = 0.2
+    of: Annotated[str, Option(help="What the ratio refers to: decoder or model.")] = "decoder"
+    budget: Annotated[str | None, Option(help=BUDGET_HELP)] = None
+    method: Annotated[str, Option(help=METHOD_HELP)] = "comp"
+    preset: Annotated[str, Option(help="best, or paper (the paper's plain COMP); options given win.")] = "best"
+    layers: Annotated[str, Option(help="Whole layers to drop: a number, a share below 1, or auto.")] = "auto"
+    layer_metric: LayerMetric = "loss"
+    widths: Widths = "uniform"
+    kv_groups: Annotated[int | None, Option(help="KV groups to keep in each layer (default: all).")] = None
+    recovery: Annotated[str | None, Option(help=RECOVERY_HELP)] = None
+    aim: Aim = "self"
+    ridge: Annotated[str, Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto"
+    calibration: Calibration = "calibration"
+    sequences: Sequences = 32
+    length: Length = 256
+    multiple: Multiple = 64
+    target: Annotated[str | None, Option(help="Where it will run, instead of --multiple: cpu, gguf-q4 or gpu.")] = None
+    seed: Annotated[int, Option()] = 0
+    dtype: Dtype = "float32"
+    save_dtype: Annotated[str | None, Option(help="Of the written weights (default: --dtype).")] = None
+    device: Device = "cpu"
+    evaluate_on: Annotated[str, Option("--evaluate", help="Text measured before and after, or none.")] = "evaluation"
+    overwrite: Annotated[bool, Option(help="Replace the model that is in --out.")] = False
 
-    if SELF in sources(calibration):
-        return "text sampled from the model"
-    if budget is not None:
-        return "a budget in time"
-    return whole_model(settings)
+    def settings(self, given: Collection[str]) -> Settings:
+        """What `prune` is told; a preset decides what is not among the options `given`. Raises InputError."""
+        from ..settings import PRESETS, Settings, default_recovery, multiple_for
+
+        multiple, target = self.multiple, self.target
+        if target is not None and "multiple" in given:
+            raise InputError(f"expected --target or --multiple, got {target} and {multiple}: one decides the other")
+        if self.preset not in PRESETS:
+            hint = nearest(self.preset, PRESETS)
+            raise InputError(f"expected a preset, {' or '.join(PRESETS)}, got {self.preset!r}: {hint}")
+        if self.budget is not None and "ratio" in given:
+            both = f"{self.ratio:g} and {self.budget}"
+            raise InputError(f"expected --ratio or --budget, got both, {both}: leave one out")
+        names = [field.name for field in fields(Settings) if hasattr(self, field.name)]
+        told: dict[str, Any] = {name: getattr(self, name) for name in names}
+        told |= {"layers": _number(self.layers), "ridge": _number(self.ridge)}
+        told["recovery"] = self.recovery or default_recovery(self.method)
+        told["multiple"] = multiple if target is None else multiple_for(target)
+        return Settings(**told | {name: value for name, value in PRESETS[self.preset].items() if name not in given})
 
 
-def _in_files(folder, model, tokenizer, ids, settings, card, name, dtype, windows, text, overwrite, progress) -> dict:
-    from ..scale.prune_to import Saving, prune_to
-
-    saving = Saving(name=name, dtype=dtype, windows=windows, text=text, card=card, overwrite=overwrite)
-    done = prune_to(folder, model, tokenizer, ids, settings, saving=saving, progress=progress)
-    measured = ()
-    if windows is not None:
-        measured = ((text, windows[:, 1:].numel(), done.dense_perplexity, done.perplexity),)
-    return {"after": done.after, "plan": done.plan, "report": done.report, "measured": measured}
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text  # a word: Settings.check names what it takes
 
 
-def _in_memory(
-    folder, model, tokenizer, ids, settings, card, name, dtype, windows, text, overwrite, progress, budget
-) -> dict:
-    from ..evaluation.loss import perplexity
-    from ..models import save as checkpoint
-    from ..models.per_layer_llama import check_widths
-    from ..on_device.time_budget import timed_plan
-    from ..prune import Planned, make_plan, prune
-    from ..shape import Shape
+@command
+def prune(context: Context, model: Model, out_folder: Folder, options: PruneOptions) -> None:
+    """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+    run = PruneRun(model, out_folder, options, given)
+    out.print(run.table(run.carry_out()))
+    out.print(f"saved: {out_folder}", soft_wrap=True)
 
-    shape = Shape.of(model)
-    if budget is None:
-        planned = make_plan(model, ids, settings, name, progress)
-    else:
-        plan, *_ = timed_plan(model, ids, settings, *budget, name=name, progress=progress)
-        planned = Planned(plan)
-        settings = replace(settings, ratio=plan.removed, layers=len(plan.dropped))
-        card = replace(card, settings=asdict(settings) | {"budget": f"{budget[0]}={budget[1]:g}"})
-    plan = planned.plan
-    check_widths(model.config, shape.with_widths(plan.neurons, plan.kv_groups))
-    dense = None if windows is None else perplexity(model, windows, progress=progress, what="measuring dense")
-    pruned = prune(model, ids, settings, plan=planned, name=name, progress=progress, inplace=True)
-    if windows is not None:
-        small = perplexity(pruned.model, windows, progress=progress, what="measuring pruned")
-        card = replace(card, perplexities=((text, dense.tokens, dense.perplexity, small.perplexity),))
-    small = pruned.model.to(dtype)
-    checkpoint.save_checkpoint(folder, small, tokenizer, pruned.plan, card, overwrite=overwrite)
-    return {"after": Shape.of(small), "plan": pruned.plan, "report": pruned.report, "measured": card.perplexities}
+
+class PruneRun:
+    """What both ways of carrying out `prune` share: the request, checked, and the model, opened."""
+
+    model: Any
+    tokenizer: Any
+
+    def __init__(self, name: str, folder: Path, options: PruneOptions, given: Collection[str] = ()) -> None:
+        """`given`: options that win over the preset. Raises InputError for all that can be told without the text."""
+        from ..calibration.text import load_text
+        from ..calibration.tokens import SELF, check_source, sources
+        from ..evaluation.loss import evaluation_tokens
+        from ..models.load import DTYPES, load_model
+        from ..models.save import check_destination, estimated_bytes
+        from ..on_device.latency import parse_budget
+        from ..scale.model_on_disk import open_streamed
+        from ..scale.prune_to import Saving, whole_model
+        from ..shape import Shape
+
+        self.name, self.folder, self.options, self.settings = name, folder, options, options.settings(given)
+        self.budget = None if options.budget is None else parse_budget(options.budget)
+        self.settings.check()
+        dtype = options.save_dtype or options.dtype
+        if dtype not in DTYPES:
+            raise InputError(f"expected --save-dtype to be {', '.join(DTYPES)}, got {dtype!r}: choose one of them")
+        prose = None if options.evaluate_on == "none" else load_text(options.evaluate_on)
+        check_source(options.calibration)
+        reason = "a budget in time" if self.budget else whole_model(self.settings)
+        self.whole = "text sampled from the model" if SELF in sources(options.calibration) else reason
+        if self.whole:
+            check_destination(folder, options.overwrite, source=name)
+            why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
+            err.print(f"comp-lib: {why}", style="dim")
+        self.model, self.tokenizer = (load_model if self.whole else open_streamed)(name, options.dtype)
+        self.shape = Shape.of(self.model)
+        if self.whole:
+            check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), name)
+        check_length(self.model, options.length)
+        window = min(512, self.model.config.max_position_embeddings)
+        windows = None if prose is None else evaluation_tokens(self.tokenizer, prose, window, EVALUATED)
+        text = Path(options.evaluate_on).name
+        self.saving = Saving(name, DTYPES[dtype], windows, text, self._card(), options.overwrite)
+
+    def _card(self) -> Provenance:
+        """What the model card says, but for what is measured."""
+        from .. import __version__
+        from ..calibration.tokens import SELF, sources
+        from ..models.load import EMBEDDED, EMBEDDED_LICENCE, EMBEDDED_SOURCE
+        from ..models.save import Provenance
+
+        settings, options, parts = self.settings, self.options, sources(self.options.calibration)
+        texts = ["text sampled from the model itself" if p == SELF else f"the text '{Path(p).name}'" for p in parts]
+        tokens = f"{options.sequences} x {options.length} tokens of {' and '.join(texts)}"
+        calibration, metric = f"{tokens}, drawn with seed {settings.seed}", settings.neuron_metric
+        parent, licence = (EMBEDDED_SOURCE, EMBEDDED_LICENCE) if self.name == EMBEDDED else (self.name, None)
+        told = asdict(settings)
+        return Provenance(parent, self.shape, licence, calibration, metric, settings.recovery, __version__, told)
+
+    def carry_out(self) -> Written:
+        """Draw the calibration text, prune, measure and save. Raises InputError."""
+        from ..calibration.tokens import calibration_tokens
+        from ..scale.prune_to import prune_to
+
+        options, model, tokenizer = self.options, self.model, self.tokenizer
+        text: dict[str, Any] = {"sequences": options.sequences, "length": options.length, "seed": options.seed}
+        text["evaluated"] = None if options.evaluate_on == "none" else options.evaluate_on
+        with ProgressBars() as bars:
+            ids = calibration_tokens(options.calibration, tokenizer, model=model, progress=bars, **text)
+            if self.whole:
+                return self._in_memory(ids, bars)
+            return prune_to(self.folder, model, tokenizer, ids, self.settings, saving=self.saving, progress=bars)
+
+    def _in_memory(self, ids: Tensor, progress: Progress) -> Written:
+        from ..evaluation.loss import perplexity
+        from ..models.per_layer_llama import check_widths
+        from ..models.save import save_checkpoint
+        from ..on_device.time_budget import timed_plan
+        from ..prune import Planned, make_plan
+        from ..prune import prune as prune_whole
+        from ..scale.prune_to import Written
+        from ..shape import Shape
+
+        model, settings, card, windows = self.model, self.settings, self._card(), self.saving.windows
+        if self.budget is None:
+            planned = make_plan(model, ids, settings, self.name, progress)
+        else:
+            plan, *_ = timed_plan(model, ids, settings, self.budget, name=self.name, progress=progress)
+            planned = Planned(plan)
+            settings = replace(settings, ratio=plan.removed, layers=len(plan.dropped))
+            card = replace(card, settings=asdict(settings) | {"budget": f"{self.budget.kind}={self.budget.share:g}"})
+        plan = planned.plan
+        check_widths(model.config, self.shape.with_widths(plan.neurons, plan.kv_groups))
+        dense = None if windows is None else perplexity(model, windows, progress=progress, what="measuring dense")
+        done = prune_whole(model, ids, settings, plan=planned, name=self.name, progress=progress, inplace=True)
+        measured: tuple[float, ...] = ()
+        if windows is not None and dense is not None:
+            pruned = perplexity(done.model, windows, progress=progress, what="measuring pruned")
+            measured = dense.perplexity, pruned.perplexity
+            card = replace(card, perplexities=((self.saving.text, dense.tokens, *measured),))
+        small: Any = done.model.to(self.saving.dtype)
+        save_checkpoint(self.folder, small, self.tokenizer, done.plan, card, overwrite=self.saving.overwrite)
+        return Written(self.folder, done.plan, done.report, self.shape, Shape.of(small), *measured)
+
+    def table(self, done: Written) -> Table:
+        """What was removed, and what that did to the model."""
+        plan, report, windows = done.plan, done.report, self.saving.windows
+        title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
+        table = Table("", "dense", "pruned", title=title)
+        names = ("parameters", "of the decoder", "layers", "neurons a layer", "KV groups a layer")
+        for cells in zip(names, _sizes(done.before), _sizes(done.after), strict=True):
+            table.add_row(*cells)
+        if windows is not None:
+            text = f"perplexity, {self.saving.text} ({windows[:, 1:].numel():,} tokens)"
+            table.add_row(text, f"{done.dense_perplexity:.2f}", f"{done.perplexity:.2f}")
+        table.add_row("pruned in", "", f"{report.seconds:.0f} s on {report.tokens:,} tokens")
+        return table
+
+
+def _sizes(shape: Shape) -> tuple[str, ...]:
+    spans = [str(w[0]) if len(set(w)) == 1 else f"{min(w)} to {max(w)}" for w in (shape.neurons, shape.kv_groups)]
+    return f"{shape.total:,}", f"{shape.decoder:,}", str(shape.layers), *spans

@@ -22,7 +22,12 @@ RESAMPLES = 10_000
 
 
 def bootstrap_interval(values: Sequence[float] | np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Bounds between which the mean of `values` (n,) lies at this level; both NaN unless there are 2 finite values."""
+    """Bounds between which the mean of `values` (n,) lies at this level; both NaN unless there are 2 finite values.
+
+    >>> low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0])  # mean 2.5
+    >>> low, high
+    (1.5, 3.5)
+    """
     # scipy.stats.bootstrap holds all resamples at once, and renamed its seed between the versions that we allow
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2 or not np.isfinite(values).all():

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ..calibration.text import DATA_FOLDERS
 from ..errors import InputError, nearest
+from ..families.protocol import Model
 
 LITERATURE = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 OFFLINE = ("comp_grammar", "comp_cloze")
@@ -50,11 +49,10 @@ class Score:
 def task_names(text: str) -> tuple[str, ...]:
     """The tasks that `text` asks for: offline, literature, or names with commas between.
 
-    Raises:
-        InputError: none, or one that lm-eval does not know, or no lm-eval.
+    Raises InputError: none, one that lm-eval does not know, or no lm-eval.
     """
-    names = [name for word in text.split(",") for name in SETS.get(word.strip(), [word.strip()]) if name]
-    names = tuple(dict.fromkeys(names))
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    names = tuple(dict.fromkeys(name for word in words for name in SETS.get(word, (word,))))
     if not names:
         raise InputError(f"expected tasks, got {text!r}; choose {', '.join(SETS)}, or names with commas between")
     known = _manager(names).all_tasks
@@ -65,20 +63,18 @@ def task_names(text: str) -> tuple[str, ...]:
 
 
 def _hint(name: str, known: list[str]) -> str:
-    close = nearest(name, [*SETS, *OFFLINE, *LITERATURE])
-    if close.startswith("did you mean"):
-        return close
-    close = nearest(name, known)  # thousands, too many to list
-    return close if close.startswith("did you mean") else f"choose {', '.join(SETS)}, or see lm-eval ls tasks"
+    for names in ([*SETS, *OFFLINE, *LITERATURE], known):  # lm-eval's are thousands, too many to list
+        if (hint := nearest(name, names)).startswith("did you mean"):
+            return hint
+    return f"choose {', '.join(SETS)}, or see lm-eval ls tasks"
 
 
 def zero_shot(
-    model: nn.Module, tokenizer: Any, tasks: tuple[str, ...], batch: int = 16, limit: int | None = None
+    model: Model, tokenizer: Any, tasks: tuple[str, ...], batch: int = 16, limit: int | None = None
 ) -> list[Score]:
     """Scores of `model` in these tasks, a group before its members; `limit`: only the first items of each.
 
-    Raises:
-        InputError: a task whose items cannot be fetched, or no lm-eval.
+    Raises InputError: a task whose items cannot be fetched, or no lm-eval.
     """
     manager = _manager(tasks)
     from lm_eval import simple_evaluate
@@ -87,15 +83,13 @@ def zero_shot(
     with _quiet():
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
         try:
-            found = simple_evaluate(
-                model=harness, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False
-            )
+            results = simple_evaluate(harness, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False)
         except OSError as error:
             raise InputError(
                 f"expected to fetch the tasks {', '.join(tasks)} from the Hub, got {type(error).__name__}: {error};"
                 " go online once, or choose offline"
             ) from error
-    return [_score(name, found) for task in tasks for name in _with_members(task, found["group_subtasks"])]
+    return [_score(name, results) for task in tasks for name in _with_members(task, results["group_subtasks"])]
 
 
 def _with_members(name: str, groups: dict[str, list[str]]) -> Iterator[str]:
@@ -104,24 +98,20 @@ def _with_members(name: str, groups: dict[str, list[str]]) -> Iterator[str]:
         yield from _with_members(member, groups)
 
 
-def _score(name: str, found: dict) -> Score:
-    values = {key.removesuffix(",none"): value for key, value in found["results"][name].items()}
-    if "acc" not in values:
+def _score(name: str, results: dict[str, Any]) -> Score:
+    values = {key.removesuffix(",none"): value for key, value in results["results"][name].items()}
+    numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}  # "N/A" is none
+    if "acc" not in numbers:
         raise InputError(f"expected tasks whose measure is acc, got {name!r}; choose multiple choice")
-    leaves = [task for task in _with_members(name, found["group_subtasks"]) if task in found["n-samples"]]
-
-    def number(key: str) -> float | None:
-        value = values.get(key)
-        return float(value) if isinstance(value, int | float) else None  # lm-eval writes "N/A" for none
-
+    leaves = [task for task in _with_members(name, results["group_subtasks"]) if task in results["n-samples"]]
     return Score(
         task=name,
-        acc=float(values["acc"]),
-        acc_stderr=number("acc_stderr"),
-        acc_norm=number("acc_norm"),
-        acc_norm_stderr=number("acc_norm_stderr"),
-        items=sum(found["n-samples"][leaf]["effective"] for leaf in leaves),
-        version=str(found["versions"].get(name)),
+        acc=numbers["acc"],
+        acc_stderr=numbers.get("acc_stderr"),
+        acc_norm=numbers.get("acc_norm"),
+        acc_norm_stderr=numbers.get("acc_norm_stderr"),
+        items=sum(results["n-samples"][leaf]["effective"] for leaf in leaves),
+        version=str(results["versions"].get(name)),
         group=leaves != [name],
     )
 
