@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -365,7 +366,7 @@ def test_a_machine_that_lacks_what_the_grid_needs_is_named(grid, tmp_path):
             RunRequest(planned, contents | {what: "other"}, check=True).answer()
     with pytest.raises(InputError, match="the same model"):
         RunRequest(planned, contents | {"model": "other"}).answer()  # a worker that came later was never asked
-    gone = RunRequest(planned, contents, check=True).to_message()
+    gone = asdict(RunRequest(planned, contents, check=True))
     gone["run"]["calibration"] = str(tmp_path / "gone.txt")
     with pytest.raises(InputError, match="gone.txt"):
         RunRequest.from_message(gone).answer()

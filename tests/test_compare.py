@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -269,7 +269,7 @@ def test_rows_that_two_write_at_once_are_both_kept(tmp_path, monkeypatch):
 def test_a_cell_survives_the_journey_to_its_worker(grid):
     for planned in grid.runs():
         request = RunRequest(planned, {"model": "abc"})
-        assert RunRequest.from_message(json.loads(json.dumps(request.to_message()))) == request
+        assert RunRequest.from_message(json.loads(json.dumps(asdict(request)))) == request
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from variants import build, tokens
 
 from comp_lib.errors import InputError
+from comp_lib.evaluation import generation
 from comp_lib.on_device import latency
 from comp_lib.on_device.latency import CostModel, cut, cuts, fit, measure, parse_budget, widest
 from comp_lib.plan import Plan
@@ -107,7 +108,7 @@ def test_every_cut_is_timed_and_the_fastest_run_counts(monkeypatch):
         return 2e-3 * time * slow, 1e-3 * time * new_tokens * slow
 
     parent = build("gqa")
-    monkeypatch.setattr(latency, "timed", timed)
+    monkeypatch.setattr(generation, "timed", timed)
     found = measure(parent, prompt=16, new_tokens=4, rounds=3)
     assert seen[: len(seen) // 4] == cuts(Shape.of(parent)) and len(seen) == 4 * len(cuts(Shape.of(parent)))
     for kind, factor in (("decode", 1), ("prefill", 2)):

@@ -33,6 +33,7 @@ CONNECT = 10.0  # seconds to find a scheduler that should be there
 PATIENCE = 300.0  # seconds to wait for a scheduler or workers that were there
 GLANCE = 5.0  # seconds between two looks at whether any worker is left
 LOST = (CancelledError, OSError, asyncio.TimeoutError)  # what a client raises whose scheduler is gone
+AGAIN = "rows that are done stay, and the same command goes on"
 
 Announce = Callable[[str], None]
 
@@ -47,11 +48,11 @@ def choose(workers: int | None = None, scheduler: str | None = None, announce: A
         raise InputError("expected workers here or a scheduler elsewhere, got both: leave one out")
     if workers is not None and workers < 1:
         raise InputError(f"expected at least 1 worker, got {workers}: each measures one run at a time")
-    if importlib.util.find_spec("distributed") is None:
-        if workers is None and scheduler is None:
-            return one_by_one
-        raise InputError("expected the library dask.distributed, got none: pip install 'comp-lib[distributed]'")
-    return embedded(workers or 1, announce) if scheduler is None else remote(scheduler, announce)
+    if importlib.util.find_spec("distributed") is not None:
+        return embedded(workers or 1, announce) if scheduler is None else remote(scheduler, announce)
+    if workers is None and scheduler is None:
+        return one_by_one
+    raise InputError("expected the library dask.distributed, got none: pip install 'comp-lib[distributed]'")
 
 
 def embedded(workers: int, announce: Announce) -> Engine:
@@ -99,10 +100,8 @@ def remote(address: str, announce: Announce) -> Engine:
                 except LOST as error:
                     losses += 1
                     if losses == ATTEMPTS:
-                        raise InputError(
-                            f"expected the Dask cluster at {address} to stay, lost it {losses} times without a cell "
-                            f"done ({error}): look into its log, then the same command goes on"
-                        ) from error
+                        got = f"{losses} losses without a cell done ({error}): look into its log; {AGAIN}"
+                        raise InputError(f"expected the Dask cluster at {address} to stay, got {got}") from error
 
     return engine
 
@@ -117,18 +116,14 @@ def _connected(address: str, patience: float) -> Iterator[Client]:
         Client.__init__(client, address, timeout=patience, set_as_default=False)
     except (*LOST, ValueError) as error:  # ValueError: no address at all
         client.close()  # left to the garbage collector, it would stop its loop while another starts: a deadlock
-        raise InputError(
-            f"expected a Dask scheduler at {address!r}, got {type(error).__name__} after {patience:.0f} s: start it "
-            "with dask scheduler; rows that are done stay, and the same command goes on"
-        ) from error
+        got = f"{type(error).__name__} after {patience:.0f} s: start it with dask scheduler; {AGAIN}"
+        raise InputError(f"expected a Dask scheduler at {address!r}, got {got}") from error
     with client:
         try:
             client.wait_for_workers(1, timeout=patience)
         except LOST as error:
-            raise InputError(
-                f"expected workers at {address}, got none for {patience:.0f} s: start one with dask worker {address}; "
-                "rows that are done stay, and the same command goes on"
-            ) from error
+            got = f"none for {patience:.0f} s: start one with dask worker {address}; {AGAIN}"
+            raise InputError(f"expected workers at {address}, got {got}") from error
         yield client
 
 

@@ -33,6 +33,7 @@ from .attempts import Engine, RunOutcome, one_by_one
 from .one_run import Run, RunRequest, contents
 
 ROWS = "rows.csv"
+PLACES = ("model", "calibration", "evaluation")  # fields of a run that may name a path
 VARIED = ("ratio", "method", "recovery", "seed")  # settings that the runs of one grid differ in
 DETERMINED = tuple(
     "key grid status message model method recovery ratio seed sequences length calibration evaluation windows window "
@@ -76,10 +77,8 @@ class Grid:
             if not values:
                 raise InputError(f"expected at least one {name}, got an empty list: name some, separated by commas")
         if min(self.sequences) < 1 or self.length < 2:
-            raise InputError(
-                f"expected at least 1 sequence of at least 2 tokens, got {min(self.sequences)} x {self.length}: "
-                "ask for more"
-            )
+            got = f"{min(self.sequences)} x {self.length}"
+            raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {got}: ask for more")
         if self.seeds < 1:
             raise InputError(f"expected at least 1 seed, got {self.seeds}: 3 show the spread")
         if self.windows < 2:
@@ -95,10 +94,9 @@ class Grid:
         model, tokenizer = load_model(self.model, self.dtype)
         context = model.config.max_position_embeddings
         if max(self.length, self.window) > context:
-            raise InputError(
-                f"expected sequences and windows of at most {context} tokens, which is what the model takes, "
-                f"got {self.length} and {self.window}: ask for shorter ones"
-            )
+            most = f"{context} tokens, which is what the model takes"
+            got = f"{self.length} and {self.window}: ask for shorter ones"
+            raise InputError(f"expected sequences and windows of at most {most}, got {got}")
         evaluation_tokens(tokenizer, load_text(self.evaluation), self.window, self.windows)
         if SELF not in sources(self.calibration):  # what the model writes is never too short
             size: dict[str, Any] = {"sequences": max(self.sequences), "length": self.length}
@@ -111,10 +109,10 @@ class Grid:
         What one grid has in common, so that its rows may stand in one table, is all but VARIED and the sequences.
         """
         contents = self.contents() if contents is None else contents
-        keyed = {_key(_identity(planned) | {"contents": contents}): planned for planned in self.runs()}
-        common = _identity(next(iter(keyed.values()))) | {"contents": contents, "sequences": None}
+        keyed = {_key(_identity(planned), contents): planned for planned in self.runs()}
+        common = _identity(next(self.runs())) | {"sequences": None}
         common["settings"] = {name: value for name, value in common["settings"].items() if name not in VARIED}
-        return _key(common), keyed
+        return _key(common, contents), keyed
 
 
 def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine: Engine = one_by_one) -> pd.DataFrame:
@@ -136,7 +134,7 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
         raise InputError(f"expected a folder to write rows to, got {error}: name another") from error
     rows = read_rows(path)
     missing = [key for key in runs if key not in set(rows.key[rows.status == "ok"])]
-    requests = {key: RunRequest(_placed(runs[key]), contents).to_message() for key in missing}
+    requests = {key: asdict(RunRequest(_placed(runs[key]), contents)) for key in missing}
     progress("cells", len(runs) - len(missing), len(runs))
     with contextlib.closing(engine(requests)) as outcomes:  # whatever stops us ends the runs under way
         for left, (key, outcome) in zip(reversed(range(len(missing))), outcomes, strict=True):
@@ -154,12 +152,10 @@ def read_rows(path: str | Path) -> pd.DataFrame:
         rows = pd.read_csv(path, engine="python", dtype=TYPES)  # whose floats are those that were written
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"expected rows of a comparison in {str(path)!r}, got {error}: name another folder") from error
-    missing = [name for name in COLUMNS if name not in rows]
+    missing = ", ".join([name for name in COLUMNS if name not in rows][:3])
     if missing:
-        raise InputError(
-            f"expected the columns of a comparison in {str(path)!r}, got none called {', '.join(missing[:3])}: "
-            "name another folder"
-        )
+        wanted = f"the columns of a comparison in {str(path)!r}"
+        raise InputError(f"expected {wanted}, got none called {missing}: name another folder")
     return rows
 
 
@@ -188,13 +184,9 @@ def _keep(path: Path, row: dict[str, Any]) -> None:
             write_atomically(path.with_suffix(".parquet"), read_rows(path).to_parquet(index=False))
 
 
-def _places(planned: Run) -> dict[str, str]:
-    return {"model": planned.model, "calibration": planned.calibration, "evaluation": planned.evaluation}
-
-
 def _identity(planned: Run) -> dict[str, Any]:
     """The run without the places of this machine."""
-    named = {what: "+".join(Path(part).name for part in sources(place)) for what, place in _places(planned).items()}
+    named = {what: "+".join(Path(part).name for part in sources(getattr(planned, what))) for what in PLACES}
     settings = asdict(planned.settings)
     settings["target"] = settings.pop("aim")  # its name when the first rows were kept: their keys still hold
     return asdict(planned) | named | {"settings": settings}
@@ -206,9 +198,9 @@ def _placed(planned: Run) -> Run:
     def placed(part: str | Path) -> str:
         return str(part if part in (EMBEDDED, SELF, *TEXTS) or not Path(part).exists() else Path(part).resolve())
 
-    absolute: dict[str, Any] = {what: "+".join(map(placed, sources(place))) for what, place in _places(planned).items()}
+    absolute: dict[str, Any] = {what: "+".join(map(placed, sources(getattr(planned, what)))) for what in PLACES}
     return replace(planned, **absolute)
 
 
-def _key(value: dict[str, Any]) -> str:
-    return hashes.of_value(value)[:16]
+def _key(identity: dict[str, Any], contents: dict[str, str]) -> str:
+    return hashes.of_value(identity | {"contents": contents})[:16]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import platform
 import socket
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -73,11 +73,9 @@ class RunRequest:
     check: bool = False  # only whether this machine has all that it takes
     code: str = field(default_factory=this_code)  # of the process that asks
 
-    def to_message(self) -> Message:
-        return asdict(self)
-
     @classmethod
     def from_message(cls, message: Message) -> RunRequest:
+        """The inverse of `asdict`."""
         run = message["run"]
         return cls(**message | {"run": Run(**run | {"settings": Settings(**run["settings"])})})
 
@@ -103,9 +101,8 @@ def contents(run: Run, model: Model) -> dict[str, str]:
 
 def check_contents(run: Run, model: Model, expected: dict[str, str]) -> None:
     """Raises InputError where a name means another thing on this machine than on the one that asks."""
-    found = contents(run, model)
-    for what, value in expected.items():
-        if found[what] != value:
+    for what, value in contents(run, model).items():
+        if value != expected[what]:
             raise InputError(
                 f"expected the same {what} {getattr(run, what)!r} on {socket.gethostname()} as on the machine that "
                 "asks, got another content: copy it there, to the same path"
@@ -152,15 +149,8 @@ def quality(small: Model, dense: Model, windows: Tensor) -> Message:
     """Losses, their difference with its interval, KL and top-1 agreement over `windows` (S, L)."""
     judged = compare(small, dense, windows)
     low, high = judged.intervals()["increase"]
-    return {
-        "dense_loss": judged.dense_loss,
-        "loss": judged.loss,
-        "increase": judged.increase,
-        "increase_low": low,
-        "increase_high": high,
-        "kl": judged.kl,
-        "top1_agreement": judged.top1_agreement,
-    }
+    names = ("dense_loss", "loss", "increase", "kl", "top1_agreement")
+    return {name: getattr(judged, name) for name in names} | {"increase_low": low, "increase_high": high}
 
 
 def decoder_parameters(model: Model) -> int:

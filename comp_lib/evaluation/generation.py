@@ -20,6 +20,7 @@ from transformers import StoppingCriteria
 
 from ..errors import InputError
 from ..families.protocol import Model
+from ..report import Progress, no_progress
 
 
 def check_prompt(prompt: str) -> None:
@@ -54,7 +55,9 @@ class Speed:
     decode: tuple[float, ...]
 
 
-def measure_speed(models: Sequence[Model], ids: Tensor, new_tokens: int = 32, rounds: int = 3) -> list[Speed]:
+def measure_speed(
+    models: Sequence[Model], ids: Tensor, new_tokens: int = 32, rounds: int = 3, progress: Progress = no_progress
+) -> list[Speed]:
     """Speed of each model on the prompt `ids` (1, L), in `rounds` rounds after one that only warms up."""
     rates: list[list[tuple[float, float]]] = [[] for _ in models]
     for turn in range(rounds + 1):
@@ -62,6 +65,7 @@ def measure_speed(models: Sequence[Model], ids: Tensor, new_tokens: int = 32, ro
             first, rest = timed(model, ids, new_tokens)
             if turn:
                 of_model.append((ids.shape[1] / first, new_tokens / rest))
+        progress("timing", turn, rounds)
     return [Speed(*zip(*of_model, strict=True)) for of_model in rates]
 
 

@@ -18,6 +18,7 @@ computes the same thing. A block-quantised type cuts each row into blocks of 32 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,10 +78,8 @@ class _Tensor:
                 piece = file.get_slice(self.key)[start : start + rows].float().numpy()
             limit = np.finfo(np.float16 if self.kind == Type.F16 else np.float32).max
             if not np.abs(piece).max(initial=0.0) <= limit:  # NaN is not, either
-                raise InputError(
-                    f"expected weights that {self.kind.name.lower()} can hold, got NaN or more than {limit:g} in "
-                    f"{self.key}: export another type, or save the model again"
-                )
+                got = f"NaN or more than {limit:g} in {self.key}: export another type, or save the model again"
+                raise InputError(f"expected weights that {self.kind.name.lower()} can hold, got {got}")
             yield piece if self.head_dim is None else interleave(piece, self.head_dim)
 
 
@@ -116,22 +115,16 @@ def export_gguf(
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     needed = sum(tensor.nbytes for tensor in tensors) + SMALL
     check_room(target.parent, needed, target.name, "make room, choose another place, or a smaller type")
-    with staged_file(target) as partial:
-        try:
-            writer.write_header_to_file(partial)
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for done, tensor in enumerate(tensors, 1):
-                writer.write_tensor_data(tensor)
-                progress("exporting", done, len(tensors))
-            if factors is not None:
-                writer.write_tensor_data(factors)
-        finally:
-            writer.close()
+    with staged_file(target) as partial, contextlib.closing(writer):
+        writer.write_header_to_file(partial)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for done, tensor in enumerate(tensors, 1):
+            writer.write_tensor_data(tensor)
+            progress("exporting", done, len(tensors))
+        if factors is not None:
+            writer.write_tensor_data(factors)
     return Path(file).expanduser()
-
-
-# --- what is refused ----------------------------------------------------------------------------------------------
 
 
 def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> Path:
@@ -152,9 +145,8 @@ def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> P
 
 def _check_family(config: Any) -> None:
     if config.hidden_act not in family_called(config.model_type).gguf_activations:
-        raise InputError(
-            f"expected the activation silu, the only one that llama.cpp has here, got {config.hidden_act}: not exported"
-        )
+        wanted = "the activation silu, the only one that llama.cpp has here"
+        raise InputError(f"expected {wanted}, got {config.hidden_act}: not exported")
 
 
 def _check_widths(shape: Shape, kind: str) -> None:
@@ -165,14 +157,9 @@ def _check_widths(shape: Shape, kind: str) -> None:
         for width in sorted(widths):
             if width % block:
                 below, above = width // block * block, -(-width // block) * block
-                near = f"{below} or {above}" if below else f"{above}"
-                raise InputError(
-                    f"expected widths that {kind} can hold, multiples of {block}, got {width} {what} in a layer "
-                    f"(nearest: {near}): prune with --target gguf-q4, or export --type f16"
-                )
-
-
-# --- what the file says -------------------------------------------------------------------------------------------
+                got = f"{width} {what} in a layer (nearest: {f'{below} or ' if below else ''}{above})"
+                hint = "prune with --target gguf-q4, or export --type f16"
+                raise InputError(f"expected widths that {kind} can hold, multiples of {block}, got {got}: {hint}")
 
 
 def _described(config: Any) -> tuple[Shape, dict[str, tuple[int, ...]]]:

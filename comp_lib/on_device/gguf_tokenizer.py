@@ -39,9 +39,8 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
     Raises InputError for a kind that llama.cpp does not have, or one with more tokens than the model.
     """
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise InputError(
-            f"expected a tokenizer that has a tokenizer.json, got {type(tokenizer).__name__}: save it as a fast one"
-        )
+        got = type(tokenizer).__name__
+        raise InputError(f"expected a tokenizer that has a tokenizer.json, got {got}: save it as a fast one")
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     model = described["model"]
     if model["type"] != "BPE":
@@ -74,10 +73,9 @@ def _tokens(described: dict[str, Any], size: int, unknown: str | None) -> tuple[
     types = [TokenType.UNUSED] * size
     highest = max(vocab.values())
     if highest >= size:
-        raise InputError(
-            f"expected a vocabulary of at most {size} tokens, as the model has embeddings, got {highest + 1}: "
-            "take the tokenizer that belongs to the model"
-        )
+        most = f"at most {size} tokens, as the model has embeddings"
+        hint = "take the tokenizer that belongs to the model"
+        raise InputError(f"expected a vocabulary of {most}, got {highest + 1}: {hint}")
     byte_fallback = described["model"]["byte_fallback"]
     for text, index in vocab.items():
         is_byte = byte_fallback and len(text) == 6 and text.startswith("<0x") and text.endswith(">")
@@ -107,27 +105,19 @@ def _rule(pre_tokenizer: Any) -> str:
     for name, expected in RULES.items():
         if words == expected.split("|") and spelled == PROBE:
             return name
-    raise InputError(
-        f"expected a tokenizer that cuts words like one of {', '.join(RULES)}, got one that cuts {PROBE[:16]!r} into "
-        f"{words[:6]}: not exported"
-    )
+    got = f"one that cuts {PROBE[:16]!r} into {words[:6]}"
+    raise InputError(f"expected a tokenizer that cuts words like one of {', '.join(RULES)}, got {got}: not exported")
 
 
 def _add_special(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
-    for name, add in (
-        ("bos", writer.add_bos_token_id),
-        ("eos", writer.add_eos_token_id),
-        ("unk", writer.add_unk_token_id),
-        ("pad", writer.add_pad_token_id),
-    ):
-        index = getattr(tokenizer, f"{name}_token_id")
+    for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
+        index = getattr(tokenizer, name)
         if index is not None and index < size:
-            add(index)
+            getattr(writer, f"add_{name}")(index)
     ids = tokenizer("x")["input_ids"]  # what it does counts, not what its many settings say
     writer.add_add_bos_token(len(ids) > 1 and ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(len(ids) > 1 and ids[-1] == tokenizer.eos_token_id)
     template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
+    template = template.get("default") if isinstance(template, dict) else template
     if template:
         writer.add_chat_template(template)

@@ -27,7 +27,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from ..errors import InputError
-from ..evaluation.generation import prompt_ids, timed
+from ..evaluation.generation import measure_speed, prompt_ids
 from ..families import family_of
 from ..families.protocol import Model
 from ..plan import Plan
@@ -106,14 +106,10 @@ def measure(
     widths = cuts(shape)
     models = [cut(model, _first_layers(shape, *kept)) for kept in widths]
     ids = torch.tensor([prompt_ids(min(prompt, model.config.max_position_embeddings - new_tokens))])
-    times = np.empty((rounds, len(KINDS), len(models)))  # milliseconds
-    for turn in range(rounds + 1):  # the first only warms up
-        for place, smaller in enumerate(models):
-            first, rest = timed(smaller, ids, new_tokens)
-            if turn:
-                times[turn - 1, :, place] = 1e3 * rest / new_tokens, 1e3 * first
-        progress("timing", turn, rounds)
-    return {kind: fit(kind, widths, fastest) for kind, fastest in zip(KINDS, times.min(axis=0), strict=True)}
+    speeds = measure_speed(models, ids, new_tokens, rounds, progress)
+    decode = [1e3 / max(speed.decode) for speed in speeds]
+    prefill = [1e3 * ids.shape[1] / max(speed.prefill) for speed in speeds]
+    return {"decode": fit("decode", widths, decode), "prefill": fit("prefill", widths, prefill)}
 
 
 @contextmanager
@@ -137,11 +133,10 @@ def cut(model: Model, plan: Plan) -> Model:
     smaller, shape = shallow_copy(model), Shape.of(model)
     layers = family_of(smaller).layers(smaller)
     for layer, width, groups in zip(plan.layers, plan.neurons, plan.kv_groups, strict=True):
-        module = layers[layer]
         if width < shape.neurons[layer]:
-            shrink_mlp(module, torch.arange(width))
+            shrink_mlp(layers[layer], torch.arange(width))
         if groups < shape.kv_groups[layer]:
-            shrink_attention(module, torch.arange(groups))
+            shrink_attention(layers[layer], torch.arange(groups))
     keep_layers(smaller, plan.layers)
     update_config(smaller)
     return smaller
@@ -197,8 +192,7 @@ def parse_budget(text: str) -> Budget:
     except ValueError:
         share = float("nan")
     if kind not in KINDS or not 0.0 < share < 1.0:
-        raise InputError(
-            f"expected a budget such as latency=0.75 (the same as decode=0.75) or prefill=0.75, got {text!r}: say "
-            "which share of the dense model's time is left, between 0 and 1"
-        )
+        wanted = "a budget such as latency=0.75 (the same as decode=0.75) or prefill=0.75"
+        hint = "say which share of the dense model's time is left, between 0 and 1"
+        raise InputError(f"expected {wanted}, got {text!r}: {hint}")
     return Budget(kind, share)

@@ -58,10 +58,8 @@ def candidates(
             break
     if not pairs:
         least = cost.milliseconds((max(1, int(floor)),), (1,)) / cost.milliseconds(shape.neurons, shape.kv_groups)
-        raise InputError(
-            f"expected a budget that some plan meets, at least about {least:.2f} of the time here, got {share:g}: "
-            "even a single narrow layer takes longer; allow more"
-        )
+        wanted = f"a budget that some plan meets, at least about {least:.2f} of the time here"
+        raise InputError(f"expected {wanted}, got {share:g}: even a single narrow layer takes longer; allow more")
     return pairs
 
 
@@ -84,10 +82,9 @@ def timed_plan(
     Raises InputError: per-layer widths, a method that plans by itself, too little text, or a budget out of reach.
     """
     if settings.widths != "uniform" or settings.method in PLANNERS:
-        raise InputError(
-            f"expected uniform widths and a method that leaves the plan to others with a budget in time, got "
-            f"{settings.widths} widths and {settings.method}: ask for a --ratio instead"
-        )
+        wanted = "uniform widths and a method that leaves the plan to others with a budget in time"
+        got = f"{settings.widths} widths and {settings.method}"
+        raise InputError(f"expected {wanted}, got {got}: ask for a --ratio instead")
     if trials and len(ids) < 2:
         raise InputError(f"expected at least 2 calibration sequences, to fit and to judge, got {len(ids)}: give more")
     if cost is None:
