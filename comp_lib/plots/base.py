@@ -106,28 +106,33 @@ def stacked_bar(axes: Axes, name: str, parts: Mapping[str, float], colours: Sequ
     axes.grid(False)
 
 
-def dots(
-    axes: Axes,
+def outcome_dots(
     outcomes: Mapping[str, Mapping[str, float]],
     rows: Sequence[str],
     styles: Sequence[tuple[Any, str]],
-    reference: float | None = None,
-    percent: bool = False,
-) -> None:
-    """outcomes[case][row] as dots over a logarithmic x axis, with the dense model's value as `reference`.
+    form: str,
+    dense: float | None = None,
+) -> tuple[Picture, Axes, str]:
+    """outcomes[case][row] as dots over a logarithmic x axis, beside the dense model's: figure, axes, and words.
 
-    rows: from below; styles: colour and marker of each case; percent: the values are shares.
+    rows: from below; styles: colour and marker of each case; form: of a number, with % where the values are shares.
     """
+    figure, axes = figure_with_axes(1, 1, (8.5, 0.44 * len(rows) + 1.4))
+    words = []
     for (case, table), (colour, marker) in zip(outcomes.items(), styles, strict=False):
         heights = [rows.index(row) for row in table]
         axes.scatter(list(table.values()), heights, color=colour, marker=marker, s=50, label=case, zorder=2)
-    if reference is not None:
-        axes.axvline(reference, label="dense model", **DASHED)
+        numbers = ", ".join(f"{row} {form.format(table[row])}" for row in reversed(rows) if row in table)
+        words.append(f"{case[:1].upper()}{case[1:]}: {numbers}.")
+    if dense is not None:
+        axes.axvline(dense, label="dense model", **DASHED)
+        words.append(f"The dense model has {form.format(dense)}.")
     axes.set(xscale="log", ylim=(-0.5, len(rows) - 0.4))
     axes.set_yticks(range(len(rows)), rows)
     axes.margins(x=0.08)
-    plain_ticks(axes.xaxis, axes.get_xlim(), percent)
+    plain_ticks(axes.xaxis, axes.get_xlim(), "%" in form)
     axes.legend(fontsize=8, **BESIDE)
+    return figure, axes, " ".join(words)
 
 
 def loss_lines(lines: Mapping[str, Sequence[tuple[float, float]]], xlabel: str) -> tuple[Picture, Axes]:

@@ -20,28 +20,23 @@ DEPTHS = mpl.colormaps["cividis"]  # order of the layers; safe for colour blindn
 
 def plot_parameters(shape: Shape) -> Picture:
     """Where the parameters of a whole model sit, as one bar, and those of its first decoder layer, as another."""
-    groups, sizes = shape.kv_groups[0], (shape.neuron_parameters, shape.group_parameters, shape.layer_parameters)
     names = "MLP neurons", "KV groups", "norms and output biases", "embeddings, head, last norm"
-    counts = {
-        f"whole model, {shape.layers} layers": (sum(shape.neurons), sum(shape.kv_groups), shape.layers),
-        "decoder layer 0": (shape.neurons[0], groups, 1),
-    }
-    parts = {row: dict(zip(names, np.multiply(count, sizes).tolist(), strict=False)) for row, count in counts.items()}
-    total, layer = parts.values()
-    total[names[-1]] = shape.other_parameters
+    sizes = shape.neuron_parameters, shape.group_parameters, shape.layer_parameters, shape.other_parameters
+    groups, whole = shape.kv_groups[0], (sum(shape.neurons), sum(shape.kv_groups), shape.layers, 1)
+    counts = {f"whole model, {shape.layers} layers": whole, "decoder layer 0": (shape.neurons[0], groups, 1, 0)}
+    parts = {row: np.multiply(count, sizes) for row, count in counts.items()}
     figure, axes = figure_with_axes(2, 1, (9.0, 3.4))
     for axis, (row, values) in zip(axes, parts.items(), strict=True):
-        millions = {part: count / 1e6 for part, count in values.items()}
-        stacked_bar(axis, row, millions, (2, 0, 1, 7))
-        axis.set_xlim(0, sum(millions.values()))
+        stacked_bar(axis, row, dict(zip(names, values / 1e6, strict=True)), (2, 0, 1, 7))
+        axis.set_xlim(0, values.sum() / 1e6)
     axes[0].legend(ncols=4, fontsize=9, **ABOVE)
     axes[1].set_xlabel("parameters (millions)")
-    share, whole = {part: count / sum(total.values()) for part, count in total.items()}, sum(layer.values())
+    (neurons, attention, _, rest), (own, heads, *_) = (values / values.sum() for values in parts.values())
     return figure.described(
-        f"Two stacked bars. Of {shape.total:,} parameters, {share['MLP neurons']:.0%} belong to MLP neurons, "
-        f"{share['KV groups']:.0%} to KV groups, {share[names[-1]]:.0%} to the embeddings and the head. In one decoder "
-        f"layer the {shape.neurons[0]} neurons own {layer['MLP neurons'] / whole:.0%}, the {groups} KV groups "
-        f"({groups * shape.group_heads} query heads of {shape.head_dim} numbers) {layer['KV groups'] / whole:.0%}."
+        f"Two stacked bars. Of {shape.total:,} parameters, {neurons:.0%} belong to MLP neurons, {attention:.0%} to KV "
+        f"groups, {rest:.0%} to the embeddings and the head. In one decoder layer the {shape.neurons[0]} neurons own "
+        f"{own:.0%}, the {groups} KV groups ({groups * shape.group_heads} query heads of {shape.head_dim} numbers) "
+        f"{heads:.0%}."
     )
 
 
@@ -59,10 +54,8 @@ def plot_error_curves(curves: Mapping[str, ArrayLike], neurons: int, marked: Seq
         axis.plot(counts[1:], errors[layer, 1:], color=depth.to_rgba(np.array(layer)), linewidth=width, zorder=order)
     for layer in marked:
         note(axis, f" layer {layer}", (counts[-1], last[layer]), va="center", fontsize=9)
-    axis.set_yscale("log")
+    axis.set(yscale="log", xlim=(0, counts[-1] * 1.12), xlabel=f"neurons removed, of {neurons:,}")
     axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-    axis.set_xlim(0, counts[-1] * 1.12)
-    axis.set_xlabel(f"neurons removed, of {neurons:,}")
     axis.set_ylabel("error left after the refit\n(% of the MLP's output energy)")
     figure.colorbar(depth, ax=axis, label="decoder layer", pad=0.01)
     flat, steep = int(np.nanargmin(last)), int(np.nanargmax(last))
@@ -86,9 +79,10 @@ def plot_widths(
     top.legend(ncols=3, fontsize=9, **ABOVE | {"bbox_to_anchor": (0.5, -0.2)})  # between the two
     kept = [errors[layer] for layer in plan.layers]
     bottom.bar(plan.layers, kept, color=ORANGE)
-    bottom.set_ylim(0, max(kept) * 1.15 + 1e-6 if limit is None else limit)
+    bottom.set(
+        ylim=(0, max(kept) * 1.15 + 1e-6 if limit is None else limit), ylabel="predicted error\n(% of its energy)"
+    )
     bottom.yaxis.set_major_formatter(PercentFormatter(1.0))
-    bottom.set_ylabel("predicted error\n(% of its energy)")
     bottom.set_xlabel("decoder layer of the parent (a dropped one has error 100%)")
     worst = int(np.argmax(kept))
     return figure.described(
@@ -119,8 +113,7 @@ def _widths(axis: Axes, plan: Plan, neurons: Sequence[int]) -> None:
     if plan.dropped:
         heights = [neurons[layer] for layer in plan.dropped]
         axis.bar(plan.dropped, heights, color="white", edgecolor=RED, hatch="///", label="layer dropped")
-    axis.set_ylabel("MLP neurons")
-    axis.set_xlim(-0.7, len(neurons) - 0.3)
+    axis.set(ylabel="MLP neurons", xlim=(-0.7, len(neurons) - 0.3))
     axis.grid(axis="x", visible=False)
 
 
@@ -163,14 +156,12 @@ def plot_narrowing(layers: Sequence[int], error: Sequence[float], harm: Sequence
     names = [str(layer) for layer in layers]  # side by side, though not all layers were tried
     top.bar(names, error, color=ORANGE)
     top.yaxis.set_major_formatter(PercentFormatter(1.0))
-    top.set_ylabel("error of the layer\n(% of its energy)")
-    top.set_title(f"One layer alone loses {gone} neurons")
-    top.grid(axis="x", visible=False)
+    top.set(ylabel="error of the layer\n(% of its energy)", title=f"One layer alone loses {gone} neurons")
     bottom.bar(names, harm, color=BLUE)
-    bottom.set_ylabel("loss of the model\n(nats per token)")
-    bottom.set_xlabel("decoder layer that was narrowed")
+    bottom.set(ylabel="loss of the model\n(nats per token)", xlabel="decoder layer that was narrowed")
     bottom.axhline(0.0, color="black", linewidth=0.8)
-    bottom.grid(axis="x", visible=False)
+    for axis in (top, bottom):
+        axis.grid(axis="x", visible=False)
     local, real = int(np.argmax(error)), int(np.argmax(harm))
     return figure.described(
         f"Two rows of bars over {len(layers)} decoder layers, each narrowed alone by {gone} neurons. Its own error is "
@@ -194,18 +185,14 @@ def plot_latency(timed: Mapping[int, Mapping[str, ArrayLike]], lines: Mapping[in
         axis.plot([0, widest], [a, whole], color=ORANGE, label="line through the fastest")
         axis.axhline(a, color=RED, linestyle=":", label="attention and norms: stays")
         top = 1.6 * runs.min(1).max()
-        axis.set_ylim(0, top)
         if slower := int((runs > top).sum()):  # something else was running
-            place = {"transform": axis.transAxes, "ha": "right", "va": "top"}
-            axis.text(0.98, 0.97, f"{slower} of {runs.size} runs above", fontsize=8, **place)
+            words_above = f"{slower} of {runs.size} runs above"
+            axis.text(0.98, 0.97, words_above, fontsize=8, transform=axis.transAxes, ha="right", va="top")
         at_once = f"{tokens} token{'s' if tokens > 1 else ''} at once"
-        axis.set_title(at_once)
-        axis.set_xlabel("MLP neurons of the layer")
-        words.append(
-            f"{at_once}: {whole:.2f} ms at {widest} neurons, of which {a / whole:.0%} do not depend on the width"
-        )
+        axis.set(title=at_once, xlabel="MLP neurons of the layer", ylim=(0, top))
+        fixed = f"of which {a / whole:.0%} do not depend on the width"
+        words.append(f"{at_once}: {whole:.2f} ms at {widest} neurons, {fixed}")
     axes[0].set_ylabel("time of one decoder layer (ms)")
     axes[0].legend(fontsize=8, loc="lower right")
-    return figure.described(
-        f"Measured time of a decoder layer against its width, with a straight line. {'; '.join(words)}."
-    )
+    title = "Measured time of a decoder layer against its width, with a straight line"
+    return figure.described(f"{title}. {'; '.join(words)}.")

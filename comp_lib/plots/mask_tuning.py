@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
-from .base import BESIDE, COLOURS, DASHED, RED, Picture, dots, figure_with_axes, note, plain_ticks
+from .base import BESIDE, COLOURS, DASHED, RED, Picture, figure_with_axes, layer_axis, note, outcome_dots, plain_ticks
 
 MARKERS = "oXDs^v"
 LOW = 1e-6  # a variance of zero has to stand somewhere on a logarithmic axis
@@ -22,9 +22,8 @@ def plot_masks(masks: Mapping[str, ArrayLike], title: str) -> Picture:
     words = []
     for (label, values), colour in zip(rising.items(), COLOURS, strict=False):
         axis.plot(np.linspace(0, 100, len(values)), values, color=colour, lw=2, label=label)
-        words.append(
-            f"{label}: from {values[0]:.2f} to {values[-1]:.2f}, mean {values.mean():.2f}, variance {values.var():.2g}"
-        )
+        moments = f"mean {values.mean():.2f}, variance {values.var():.2g}"
+        words.append(f"{label}: from {values[0]:.2f} to {values[-1]:.2f}, {moments}")
     axis.axhline(1.0, label="untouched", **DASHED)
     reach = max(np.abs(values).max() for values in rising.values())
     if reach > 10:
@@ -47,7 +46,8 @@ def plot_variances(variances: Mapping[str, ArrayLike], bound: float, title: str)
         above = f"{(shown > bound).sum()} of {len(shown)} layers above the bound"
         words.append(f"{label}: highest {shown.max():.3g} in layer {shown.argmax()}, {above}")
     axis.axhline(bound, label=f"the guard's bound, {bound:g}", **DASHED)
-    axis.set(yscale="log", title=title, xlabel="decoder layer", ylabel="variance of the mask")
+    axis.set(yscale="log", title=title, ylabel="variance of the mask")
+    layer_axis(axis)
     axis.legend(fontsize=8, **BESIDE)
     return figure.described(f"{title}. Variance of the mask by layer, logarithmic. {'; '.join(words)}.")
 
@@ -73,9 +73,8 @@ def plot_ridge_path(
         values, untuned = np.asarray(values, dtype=float), nothing[label]
         right.plot(ridges, 100 * values, marker + "-", color=colour, label=label)
         right.axhline(100 * untuned, color=colour, ls="--", lw=1, label="the same, no tuning")
-        words.append(
-            f"{label}: {values[0]:.3g} at the weakest, {values[-1]:.3g} at the strongest, {untuned:.3g} untuned"
-        )
+        ends = f"{values[0]:.3g} at the weakest, {values[-1]:.3g} at the strongest"
+        words.append(f"{label}: {ends}, {untuned:.3g} untuned")
     right.set(xscale="log", yscale="log", xlabel=LAMBDA, ylabel="error left (% of energy)")
     right.yaxis.set_major_formatter(lambda value, place: f"{value:,.0f}%")
     right.yaxis.set_minor_formatter(NullFormatter())
@@ -93,18 +92,13 @@ def plot_ridge_path(
 def plot_perplexities(outcomes: Mapping[str, Mapping[str, float]], dense: float, title: str) -> Picture:
     """Perplexity of each way in each case, outcomes[case][way], as dots on one logarithmic axis."""
     ways = list(dict.fromkeys(way for table in outcomes.values() for way in table))[::-1]  # the first on top
-    figure, axis = figure_with_axes(1, 1, (8.5, 0.45 * len(ways) + 1.4))
-    dots(axis, outcomes, ways, list(zip(COLOURS, MARKERS, strict=False)), dense)
-    words = []
-    for case, table in outcomes.items():
-        words.append(f"{case}: " + ", ".join(f"{way} {value:,.1f}" for way, value in table.items()))
-        for way, value in table.items():
-            number = f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
-            note(axis, number, (value, ways.index(way)), (0, 6), ha="center")
+    styles = list(zip(COLOURS, MARKERS, strict=False))
+    figure, axis, words = outcome_dots(outcomes, ways, styles, "{:,.1f}", dense)
+    for way, value in (pair for table in outcomes.values() for pair in table.items()):
+        number = f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+        note(axis, number, (value, ways.index(way)), (0, 6), ha="center")
     axis.set(title=title, xlabel="perplexity (lower is better)")
-    return figure.described(
-        f"{title}. Perplexities, logarithmic. {'; '.join(words)}. The dense model has {dense:,.1f}."
-    )
+    return figure.described(f"{title}. Perplexities, logarithmic. {words}")
 
 
 def plot_token_curve(

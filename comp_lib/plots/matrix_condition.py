@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from .base import BLUE, GREEN, RED, Picture, dots, figure_with_axes, logarithmic_y, note, plain_ticks
+from .base import BLUE, GREEN, RED, Picture, figure_with_axes, logarithmic_y, note, outcome_dots, plain_ticks
 
 Values = NDArray[np.floating]
 KEPT, REMOVED = BLUE, RED
@@ -54,9 +54,8 @@ def plot_cosines(grams: Mapping[str, ArrayLike], neurons: Sequence[int]) -> Pict
         size = np.sqrt(part.diagonal())
         cosines = part / np.outer(size, size)
         names = [str(n) for n in neurons] if axis is axes[0] else False
-        bar = {"cbar": axis is axes[-1], "cbar_kws": {"label": "cosine", "shrink": 0.8} if axis is axes[-1] else None}
-        colours = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "square": True}
-        sns.heatmap(cosines, ax=axis, xticklabels=False, yticklabels=names, **colours, **bar)
+        style = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "square": True, "cbar": False}
+        sns.heatmap(cosines, ax=axis, xticklabels=False, yticklabels=names, **style)
         axis.tick_params(axis="y", labelsize=7, labelrotation=0)
         axis.set(title=what, xlabel="neuron (same order)")
         off = np.abs(cosines - np.eye(len(cosines)))
@@ -67,6 +66,7 @@ def plot_cosines(grams: Mapping[str, ArrayLike], neurons: Sequence[int]) -> Pict
             f"typical size is {typical:.2f}"
         )
     axes[0].set_ylabel("neuron")
+    figure.colorbar(axes[-1].collections[0], ax=axes[-1], label="cosine", shrink=0.8)
     return figure.described(f"Heat maps of the cosines between {len(neurons)} neurons. {'; '.join(words)}.")
 
 
@@ -177,19 +177,12 @@ def plot_outcomes(
     """A number for each metric and each recovery: outcomes[recovery][metric], as dots on a logarithmic axis."""
     last = list(outcomes.values())[-1]
     names = sorted(last, key=lambda name: -last[name])  # the best on top
-    figure, axis = figure_with_axes(1, 1, (8.0, 0.42 * len(names) + 1.4))
+    styles = ((REMOVED, "X"), (KEPT, "o"), (GREEN, "D"))
+    figure, axis, words = outcome_dots(outcomes, names, styles, "{:.1%}" if percent else "{:.2f}", reference)
     for height, name in enumerate(names):
         axis.plot([table[name] for table in outcomes.values()], [height] * len(outcomes), color="lightgrey", zorder=1)
-    dots(axis, outcomes, names, ((REMOVED, "X"), (KEPT, "o"), (GREEN, "D")), reference, percent)
     axis.set_xlabel(what)
-    form = "{:.1%}" if percent else "{:.2f}"
-    words = [f"Dots for {len(names)} metrics, {what}."]
-    for recovery, table in outcomes.items():
-        listed = ", ".join(f"{name} {form.format(table[name])}" for name in reversed(names))
-        words.append(f"{recovery.capitalize()}: {listed}.")
-    if reference is not None:
-        words.append(f"The dense model has {form.format(reference)}.")
-    return figure.described(" ".join(words))
+    return figure.described(f"Dots for {len(names)} metrics, {what}. {words}")
 
 
 def plot_ridges(
@@ -211,13 +204,13 @@ def plot_ridges(
             f"text it starts at {unseen[0]:.1%}, is lowest at {unseen[best]:.1%} with a ridge of {ridges[best]:g}, and "
             f"ends at {unseen[-1]:.1%}."
         )
-    left.set(xscale="log", xlabel="ridge λ (of each input's own energy)", ylabel="error left (% of ‖Y‖²)")
+    ridge_axis = {"xscale": "log", "xlabel": "ridge λ (of each input's own energy)"}
+    left.set(ylabel="error left (% of ‖Y‖²)", **ridge_axis)
     left.set(title=f"{removed:.0%} of the neurons removed, re-tuned", ylim=(0, 1.45 * left.get_ylim()[1]))  # legend
     left.legend(fontsize=8, loc="upper center", ncols=len(errors))
     right.plot(ridges, condition, "o-", color=GREEN)
     logarithmic_y(right)
-    right.set(xscale="log", xlabel="ridge λ (of each input's own energy)", ylabel="median condition κ")
-    right.set_title("The ridge also tames the condition")
+    right.set(title="The ridge also tames the condition", ylabel="median condition κ", **ridge_axis)
     words.append(f"The median condition falls from {condition[0]:.2f} to {condition[-1]:.2f}.")
     return figure.described(" ".join(words))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Protocol
 
@@ -76,13 +77,9 @@ def plot_speedup(measured: Sequence[Measured]) -> Picture:
 
 def _columns(points: Sequence[tuple[float, float, str]], gap: float = 0.03) -> list[list[tuple[float, float, str]]]:
     """Points (limit, height, name) in groups, left to right, whose names would write over each other."""
-    columns: list[list[tuple[float, float, str]]] = []
-    for point in sorted(points):
-        if columns and point[0] - columns[-1][-1][0] < gap:
-            columns[-1].append(point)
-        else:
-            columns.append([point])
-    return columns
+    points = sorted(points)
+    starts = [i for i in range(1, len(points)) if points[i][0] - points[i - 1][0] >= gap]
+    return [list(points[start:end]) for start, end in pairwise([0, *starts, len(points)])]
 
 
 def plot_costs(times: Mapping[str, Mapping[str, float]], shape: Shape) -> Picture:
