@@ -20,7 +20,6 @@ from comp_lib.lessons.cache import cache_size, cached, clear_cache, statistics_f
 from comp_lib.lessons.mask_tuning import Way
 from comp_lib.lessons.matrix_condition import single_removals
 from comp_lib.recovery.mask_tuning import Mask
-from comp_lib.report import no_progress
 from comp_lib.settings import Settings
 from comp_lib.system import hashes
 
@@ -41,7 +40,7 @@ class Counted:
     def __init__(self, name="gram"):
         self.calls = 0
 
-        def compute(model, ids, ridge=0.1, progress=no_progress):
+        def compute(model, ids, ridge=0.1):
             self.calls += 1
             return {"a": torch.arange(6.0).view(2, 3).double(), "b": torch.tensor([self.calls])}
 
@@ -87,13 +86,6 @@ def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, mon
     monkeypatch.setattr(hashes, "of_code", lambda *rooms: "another formula")
     assert int(compute(*ask[0][1:])["b"]) == 6
     assert cache_size()[0] == 7
-
-
-def test_how_progress_is_shown_decides_nothing(tiny_llama):
-    model, compute = tiny_llama(), Counted()
-    compute(model, IDS, progress=lambda *told: None)
-    compute(model, IDS, progress=no_progress)
-    assert compute.calls == 1
 
 
 ARGUMENTS = {

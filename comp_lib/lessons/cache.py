@@ -39,7 +39,6 @@ SUFFIX = ".safetensors"
 TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
 ABANDONED = 3600  # seconds after which a file that never got its name is nobody's any more
 NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version"}  # fields of a config that change no number
-SHOWN_ONLY = "progress"  # the argument that says how far the work is, and decides nothing
 
 
 def statistics_folder() -> Path:
@@ -50,7 +49,7 @@ def statistics_folder() -> Path:
 def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Compute `function` once for each set of arguments, without gradients.
 
-    Arguments: tensors, models, dataclasses, and what JSON can hold; one called `progress` does not count.
+    Arguments: tensors, models, dataclasses, and what JSON can hold.
     Result: what JSON can hold, and tensors anywhere in it, which come back on the CPU; tuples come back as lists.
     The call raises InputError when the entry cannot be written, and TypeError for an argument of another kind.
     """
@@ -96,7 +95,7 @@ def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
     key = {
         "function": f"{function.__module__}.{function.__qualname__}",
         "code": hashes.of_code("evaluation", *lessons),
-        "arguments": {name: value for name, value in call.arguments.items() if name != SHOWN_ONLY},
+        "arguments": call.arguments,
     }
     return json.dumps(key, default=_content)
 

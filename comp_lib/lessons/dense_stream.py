@@ -97,14 +97,13 @@ def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") ->
 
 @cached
 def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
-    """What one walk to a layer of the dense stream finds, kept together.
+    """C = X^T X (n, n), float64, of both dense layers, from one walk to a layer of the dense stream.
 
-    "mlp-weighted", "mlp-plain", "attention-weighted", "attention-plain": C = X^T X (n, n), float64, of down_proj and
-    o_proj, tokens weighted by 1 / ||h_t|| or not; "stream" (S, L, d): the hidden states that flow into the layer.
+    "mlp-weighted", "mlp-plain", "attention-weighted", "attention-plain": tokens weighted by 1 / ||h_t|| or not.
     """
     module = layer_of(model, layer)
     hidden, rope = walk_to(model, ids, layer)
-    grams = {"stream": hidden}
+    grams: Tensors = {}
     for name, weighted in (("weighted", True), ("plain", False)):
         sums, _ = sums_of(module, hidden, rope, weighted)
         grams |= {f"{which}-{name}": sums[which].matrix() for which in STEPS}

@@ -23,26 +23,25 @@ from ..families import family_of
 from ..families.protocol import Model
 from ..importance.layer_study import LayerStudy
 from ..importance.layers import block_influence, sequence_loss_increase
-from ..report import Progress, no_progress
 from ..shape import Shape
 from ..surgery import keep_layers, shallow_copy
 from .cache import Tensors, cached
 from .dense_stream import layer_of, loss_behind, text_loss, walk_to
 
 
-def layer_study(model: Model, ids: Tensor, greedy: int = 3, progress: Progress = no_progress) -> LayerStudy:
+def layer_study(model: Model, ids: Tensor, greedy: int = 3) -> LayerStudy:
     """All statistics for ids (S, L), from the cache where they are there; `greedy` layers are removed one by one.
 
     Raises InputError if that would leave no layer.
     """
-    stream = stream_statistics(model, ids, progress)
-    harm = harm_by_sequence(model, ids, progress)
-    rounds, order = greedy_rounds(model, ids, greedy, progress)
+    stream = stream_statistics(model, ids)
+    harm = harm_by_sequence(model, ids)
+    rounds, order = greedy_rounds(model, ids, greedy)
     return LayerStudy(ids, harm=harm, rounds=rounds, order=order, **stream)
 
 
 @cached
-def stream_statistics(model: Model, ids: Tensor, progress: Progress = no_progress) -> Tensors:
+def stream_statistics(model: Model, ids: Tensor) -> Tensors:
     """influence (n,), cosine (n, S, L) and norms (n + 1, S, L) of the dense model for ids (S, L): two passes."""
     hidden = embed(model, ids)  # (S, L, d)
     rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
@@ -52,23 +51,21 @@ def stream_statistics(model: Model, ids: Tensor, progress: Progress = no_progres
         cosine.append(nn.functional.cosine_similarity(hidden.float(), after.float(), dim=-1))
         norms.append(after.float().norm(dim=-1))
         hidden = after
-    influence = block_influence(model, ids, hidden.device, progress)
+    influence = block_influence(model, ids, hidden.device)
     return {"influence": influence, "cosine": torch.stack(cosine), "norms": torch.stack(norms)}
 
 
 @cached
-def harm_by_sequence(model: Model, ids: Tensor, progress: Progress = no_progress, gone: Sequence[int] = ()) -> Tensor:
+def harm_by_sequence(model: Model, ids: Tensor, gone: Sequence[int] = ()) -> Tensor:
     """Loss increase without each layer, for each sequence of ids (S, L): (n, S), nats per token.
 
     Where the layers `gone`, ascending, are gone already, theirs is NaN.
     """
     present = [layer for layer in range(Shape.of(model).layers) if layer not in gone]
-    return sequence_loss_increase(model, ids, family_of(model).embedding(model).weight.device, progress, present)
+    return sequence_loss_increase(model, ids, family_of(model).embedding(model).weight.device, present=present)
 
 
-def greedy_rounds(
-    model: Model, ids: Tensor, count: int, progress: Progress = no_progress
-) -> tuple[Tensor, tuple[int, ...]]:
+def greedy_rounds(model: Model, ids: Tensor, count: int) -> tuple[Tensor, tuple[int, ...]]:
     """Greedy removal of `count` layers: harm in each round (count, n), nats per token, NaN for layers gone; the order.
 
     The choice is that of `importance.layers.greedy_order`; here the harm of the layers *not* chosen is kept too.
@@ -80,7 +77,7 @@ def greedy_rounds(
     rounds = torch.empty(0, layers)
     for _ in range(count):
         # sequences are of one length: the mean of their losses is the loss on all tokens
-        harm = harm_by_sequence(model, ids, progress, sorted(order)).mean(1)  # (n,)
+        harm = harm_by_sequence(model, ids, sorted(order)).mean(1)  # (n,)
         rounds = torch.cat([rounds, harm[None]])
         order.append(int(harm.nan_to_num(nan=float("inf")).argmin()))
     return rounds, tuple(order)

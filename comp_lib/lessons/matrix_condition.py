@@ -34,7 +34,7 @@ def readings(dense: Dense, names: Names = READINGS) -> Tensors:
     The metrics of `importance.neurons` (COMP's two before their first round, energy squared), and two that COMP is
     not: "condition alone", 1 / kappa, and "share of output", <a_i, Y> = (G 1)_i, which may be negative.
     """
-    scores: dict[str, Tensor] = {}
+    scores: Tensors = {}
     if "full-condition" in names or "condition alone" in names:
         matrix, inverse = dense.full_problem()
         kappa = condition_numbers(matrix, inverse)
@@ -93,7 +93,7 @@ def choice_errors(
     weighted; "kept:name" (k,): the neurons that stay.
     """
     dense, other = dense_problem(model, ids, layer, ridge=ridge), layer_gram(model, unseen, layer)["xtx"]
-    errors: dict[str, Tensor] = {}
+    errors: Tensors = {}
     for name, (kept, fitted) in _choices(dense, dense.blocks - remove, names).items():
         cases = ((dense.xtx, unchanged(dense.weight, kept)), (dense.xtx, fitted), (other, fitted))
         shares = [relative_error(xtx, dense.weight, new) for xtx, new in cases]
@@ -142,8 +142,9 @@ def weighting_errors(model: Model, ids: Tensor, unseen: Tensor, layer: int, remo
 
     Rows: chosen and fitted with weighted tokens, with plain ones. Columns: measured with weighted tokens, with plain.
     """
-    judges, rows = [layer_gram(model, unseen, layer, token_weights=weighted)["xtx"] for weighted in (True, False)], []
-    for weighted in (True, False):
+    rows, weightings = [], (True, False)
+    judges = [layer_gram(model, unseen, layer, token_weights=weighted)["xtx"] for weighted in weightings]
+    for weighted in weightings:
         dense = dense_problem(model, ids, layer, token_weights=weighted)
         swept, _ = full_sweep(dense, dense.blocks - remove)
         rows.append([relative_error(judge, dense.weight, swept.weights) for judge in judges])
@@ -171,9 +172,7 @@ def metric_perplexities(
                 shrink_mlp(family.layers(tuned[name])[index], kept, fitted)
     hidden, rope = walk_to(model, evaluated, first)  # up to there all models are the same
 
-    judged = {name: (plain[name], tuned[name]) for name in names} | {"dense": (model,)}
-    losses = {
-        name: [loss_behind(pruned, hidden, rope, first, evaluated) for pruned in models]
-        for name, models in judged.items()
-    }
-    return {name: torch.stack(values).exp() for name, values in losses.items()}
+    def judged(*models: Model) -> Tensor:
+        return torch.stack([loss_behind(pruned, hidden, rope, first, evaluated) for pruned in models]).exp()
+
+    return {name: judged(plain[name], tuned[name]) for name in names} | {"dense": judged(model)}
