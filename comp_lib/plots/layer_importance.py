@@ -60,8 +60,7 @@ def plot_layer_importance(study: LayerStudy) -> Picture:
 def _mark_order(axis: Axes, study: LayerStudy) -> None:
     """The harm before any removal as black marks, and which layers greedy removed in which round."""
     harm, last = study.mean_harm, study.rounds[-1].nan_to_num(0.0)
-    layers = range(len(harm))
-    axis.scatter(layers, harm.tolist(), marker="_", s=60, color="black", zorder=3, label="before any removal")
+    axis.scatter(range(len(harm)), harm.tolist(), marker="_", s=60, c="black", zorder=3, label="before any removal")
     axis.legend(loc="upper center", fontsize=8)
     for place, layer in enumerate(study.order):
         top = max(0.0, float(harm[layer]), float(last[layer]))

@@ -222,8 +222,8 @@ def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, t
     shares = [np.sort(energy.flatten())[::-1].cumsum() / energy.sum() for energy in energies]
     figure, (left, right) = figure_with_axes(1, 2, (10.0, 3.6))
     left.plot(np.arange(1, length + 1), norms.T, color=KEPT, alpha=0.35, lw=1)
-    left.set(xscale="log", yscale="log", title=title)
-    left.set(xlabel="position in the sequence (first = 1)", ylabel="‖h_t‖ behind the layer")
+    left.set(xscale="log", yscale="log", title=title, xlabel="position in the sequence (first = 1)")
+    left.set_ylabel("‖h_t‖ behind the layer")
     styles = ((REMOVED, "-", "as they are"), (KEPT, "--", "divided by ‖h_t‖"))
     for share, (colour, style, name) in zip(shares, styles, strict=True):
         right.plot(np.arange(1, norms.size + 1), 100 * share, style, color=colour, label=name)

@@ -49,8 +49,7 @@ def plot_pruned(
     figure, (top, middle, bottom) = figure_with_axes(3, 1, (9.0, 7.5), sharex=True)
     layers = range(plan.parent_layers)
     top.bar(layers, importance, color=[RED if layer in plan.dropped else BLUE for layer in layers])
-    top.set_ylabel(metric)
-    top.set_title(f"What COMP removed: {plan.removed:.1%} of the {plan.of}'s parameters")
+    top.set(ylabel=metric, title=f"What COMP removed: {plan.removed:.1%} of the {plan.of}'s parameters")
     middle.bar(layers, parent_neurons, color="lightgrey", label="removed")
     middle.bar(plan.layers, plan.neurons, color=GREEN, label="kept")
     groups = dict(zip(plan.layers, plan.kv_groups, strict=True))
@@ -63,8 +62,7 @@ def plot_pruned(
     bottom.bar(plan.layers, [100 * error for error in errors], color=ORANGE)
     bottom.set_ylabel("error left after\nrecovery (% of energy)")
     layer_axis(bottom, label="decoder layer of the parent")
-    low, high = min(plan.neurons), max(plan.neurons)
-    worst = int(np.argmax(errors))
+    low, high, worst = min(plan.neurons), max(plan.neurons), int(np.argmax(errors))
     return figure.described(
         f"Three bar charts over {plan.parent_layers} decoder layers. {metric.capitalize()} is highest in layer "
         f"{np.argmax(importance)} and lowest in layer {np.argmin(importance)}. {len(plan.dropped)} layers were "
@@ -83,9 +81,8 @@ def plot_comparison(ratios: Mapping[str, float | Spread]) -> Picture:
     axes.axvline(100, **DASHED)
     for place, (middle, high) in enumerate(zip(middles, highs, strict=True)):
         axes.text(high + 0.02 * highs.max(), place, f"{middle:.0f}%", va="center")
-    axes.set_xlim(0, 1.12 * highs.max())
+    axes.set(xlim=(0, 1.12 * highs.max()), xlabel="pruned model, in % of the dense one (dashed: the same)")
     axes.invert_yaxis()
-    axes.set_xlabel("pruned model, in % of the dense one (dashed: the same)")
     axes.grid(axis="y", visible=False)
     words = [
         f"{name} {middle:.0%}" + (f" (from {low:.0%} to {high:.0%} over the rounds)" if low < high else "")
