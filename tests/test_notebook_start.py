@@ -144,6 +144,13 @@ def test_parameters_of_a_gguf_file_are_counted_without_converting_it(tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_damaged_gguf_file_is_refused_in_words(tmp_path):
+    (tmp_path / "half.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError) as caught:
+        start(str(tmp_path / "half.gguf"))
+    assert "complete GGUF file" in sentence(caught) and "half.gguf" in sentence(caught)
+
+
 def test_a_container_has_less_than_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))

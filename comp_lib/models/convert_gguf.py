@@ -11,12 +11,13 @@ from pathlib import Path
 import gguf
 import platformdirs
 import torch
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..system import hashes
 from ..system.atomic import check_room
-from .gguf_file import check_rope, metadata, open_gguf, restore_pre_tokenizer
+from .gguf_file import check_rope, metadata, open_gguf
 from .reading import check_finite, quiet, read_config, read_tokenizer, read_weights
 
 # About one decoder layer of SmolLM2. Each file is a memory map of its own, and the system takes back the memory of a
@@ -47,6 +48,16 @@ def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, PreTraine
         tokenizer = read_tokenizer(str(path.parent), gguf_file=path.name)
         restore_pre_tokenizer(tokenizer, metadata(reader, gguf.Keys.Tokenizer.PRE))
     return path, config, tokenizer
+
+
+def restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, rule: str | None) -> None:
+    """Let `tokenizer`, which transformers read from GGUF, part all digits if the rule is `smollm`: it forgets to.
+
+    rule: llama.cpp's name for how a text is cut into words, where the file has one.
+    """
+    if rule == "smollm":
+        digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
 
 
 def convert_gguf(path: Path) -> Path:
@@ -83,8 +94,8 @@ def _convert(path: Path, folder: Path) -> None:
         model = read_weights(dtype=torch.float32, config=config, **source)  # reading the file's header takes seconds
         check_finite(model)
         needed = sum(parameter.nbytes for parameter in model.parameters())
-        advice = f"free some in {cache_folder()}, or set COMP_LIB_CACHE"
-        check_room(folder.parent, needed, f"the converted {path.name}", advice)
+        hint = f"free some in {cache_folder()}, or set COMP_LIB_CACHE"
+        check_room(folder.parent, needed, f"the converted {path.name}", hint)
         # the weights are plain floats now, and must not claim to be quantised when they are saved
         model.hf_quantizer = None
         del model.config.quantization_config

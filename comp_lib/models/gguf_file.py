@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from tokenizers import pre_tokenizers
 
 from ..errors import InputError
 
@@ -39,13 +38,3 @@ def metadata(reader: gguf.GGUFReader, key: str) -> Any:
     """What the file says under that key; None where it says nothing."""
     field = reader.get_field(key)
     return None if field is None else field.contents()
-
-
-def restore_pre_tokenizer(tokenizer: Any, rule: str | None) -> None:
-    """Let `tokenizer`, which transformers read from GGUF, part all digits if the rule is `smollm`: it forgets to.
-
-    rule: llama.cpp's name for how a text is cut into words, where the file has one.
-    """
-    if rule == "smollm":
-        digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])

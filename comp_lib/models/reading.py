@@ -61,10 +61,7 @@ def read_weights(source: str, dtype: torch.dtype, **options: Any) -> Model:
 
 
 def check_names(problems: Mapping[str, Collection[str]], place: str | Path) -> None:
-    """Raises InputError for the first problem that any weights have: what is wrong -> names of such weights.
-
-    >>> check_names({"missing": [], "unexpected": set()}, "some folder")
-    """
+    """Raises InputError for the first problem (what is wrong -> names of weights) that has any names."""
     for problem, names in problems.items():
         if names:
             got = f"{len(names)} {problem} in {place} ({', '.join(sorted(names)[:3])})"

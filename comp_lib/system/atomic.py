@@ -28,17 +28,12 @@ def resolved(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def check_room(
-    folder: Path, needed_bytes: int, what: object, advice: str = "make room or choose another place"
-) -> None:
-    """Raises InputError unless the disk of `folder` has room for so many bytes, which `what` needs.
-
-    >>> check_room(Path.home(), needed_bytes=1, what="one byte")
-    """
+def check_room(folder: Path, needed_bytes: int, what: object, hint: str = "make room or choose another place") -> None:
+    """Raises InputError unless the disk of `folder` has room for so many bytes, which `what` needs."""
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         needed, got = f"{needed_bytes / 1e6:,.0f} MB of free disk space for {what}", f"{free / 1e6:,.0f} MB"
-        raise InputError(f"expected {needed}, got {got}: {advice}")
+        raise InputError(f"expected {needed}, got {got}: {hint}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
@@ -27,15 +27,8 @@ CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 LARGEST = "5GB"  # of a file, as users of the Hub expect
 PIECE = 16 << 20  # bytes read, written or hashed at a time
 SAMPLES, SAMPLE = 16, 1 << 16  # of each file, pieces that enter the fingerprint, and bytes of each
-
-
-class Range(NamedTuple):
-    """A part of a file, and what is in it."""
-
-    file: str
-    start: int
-    length: int
-    sha256: str
+Range = tuple[str, int, int, str]
+"""A part of a file and what is in it: name of the file, first byte, number of bytes, SHA-256."""
 
 
 class TensorFiles:
@@ -150,14 +143,14 @@ class Layout:
             places = {name: file for name, (file, _) in sorted(self.places.items())}
             index = {"metadata": {"total_size": sum(self.sizes.values())}, "weight_map": places}
             (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        return [Range(file, 0, len(header), hashes.of_bytes(header)) for file, header in self.headers.items()]
+        return [(file, 0, len(header), hashes.of_bytes(header)) for file, header in self.headers.items()]
 
     def write(self, folder: Path, tensors: Mapping[str, Iterable[Tensor]]) -> list[Range]:
         """Write tensors, which come in pieces of whole rows, to their places, and let them reach the disk.
 
         Returns what was written where.
         """
-        written = []
+        written: list[Range] = []
         for name, pieces in tensors.items():
             file, start = self.places[name]
             start += len(self.headers[file])
@@ -173,5 +166,5 @@ class Layout:
             if length != self.sizes[name]:
                 raise ValueError(f"expected {self.sizes[name]} bytes of {name}, got {length}")
             fsync(folder / file)
-            written.append(Range(file, start, length, digest.hexdigest()))
+            written.append((file, start, length, digest.hexdigest()))
         return written
