@@ -94,7 +94,8 @@ class Worker:
 def serve(answers: Callable[[Iterator[Message]], Iterable[Message]]) -> None:
     """The child's side: send what `answers` makes of the messages that come. Ends with the parent, or by a refusal."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # whatever prints, prints to stderr
+    os.dup2(2, 1)  # what prints, prints to stderr,
+    sys.stdout = sys.stderr  # and at once: what is held back would come after the words of an error
     lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
     try:
