@@ -11,7 +11,7 @@ import torch
 from conftest import DATA
 
 from comp_lib.calibration import text as text_module
-from comp_lib.calibration.text import SHIPPED, encode, load_text
+from comp_lib.calibration.text import KINDS, SHIPPED, encode, load_text
 from comp_lib.errors import InputError
 
 
@@ -40,14 +40,34 @@ def test_shipped_texts_share_no_title_and_no_sentence():
     assert not sentences("calibration") & sentences("evaluation")
 
 
+def grams(name: str, size: int = 8) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", load_text(name).lower())
+    return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+
+
+def test_no_eight_words_in_a_row_stand_on_both_sides():
+    """Of any kind: what calibrates says nothing of what judges."""
+    calibration, evaluation = ({gram for kind in KINDS for gram in grams(f"{side}:{kind}")} for side in SHIPPED)
+    assert len(calibration) > 50_000 and len(evaluation) > 20_000
+    assert not calibration & evaluation
+
+
+def test_prose_is_the_text_without_a_kind_and_an_unknown_kind_is_named():
+    assert load_text("calibration:prose") == load_text("calibration")
+    assert load_text("evaluation:code") == (DATA / "evaluation" / "code.txt").read_text("utf-8")
+    with pytest.raises(InputError, match="calibration:cod'.*did you mean 'calibration:code'"):
+        load_text("calibration:cod")
+
+
 @pytest.mark.real
 def test_shipped_texts_are_as_long_as_their_readme_says(real_model):
     table = (DATA / "README.md").read_text("utf-8")
-    for name, least in (("calibration", 15_000), ("evaluation", 10_000)):
-        tokens = len(encode(real_model[1], load_text(name)))
-        assert tokens >= least
-        words = len(load_text(name).split())
-        assert f"| `{name}.txt` | {len(pieces(name))} | {words:,} | {tokens:,} |" in table
+    for side, least in (("calibration", 8_000), ("evaluation", 4_000)):
+        for kind in KINDS:
+            name, file = f"{side}:{kind}", f"{side}.txt" if kind == "prose" else f"{side}/{kind}.txt"
+            tokens, words = len(encode(real_model[1], load_text(name))), len(load_text(name).split())
+            assert tokens >= least
+            assert f"| `{file}` | {len(pieces(name))} | {words:,} | {tokens:,} |" in table
 
 
 @pytest.mark.parametrize("content", ["Grüße, 世界\n", "\ufeffwith a byte order mark"])

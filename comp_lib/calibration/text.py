@@ -1,9 +1,9 @@
 """Where text comes from, and how it becomes one row of token ids.
 
-Two texts travel with the library: `calibration`, from which the statistics of a pruning run are drawn, and
-`evaluation`, on which the result is judged. They share no topic, so that a good score cannot come from having seen
-the subject. The corpora that papers report on are fetched through `datasets`; between their rows stands what GPTQ,
-SparseGPT and Wanda put there, since perplexity depends on it. Anything else is a text file.
+Two sets of texts travel with the library, of the same KINDS: `calibration`, from which the statistics of a pruning
+run are drawn, and `evaluation`, on which the result is judged. They share no topic, so that a good score cannot come
+from having seen the subject. The corpora that papers report on are fetched through `datasets`; between their rows
+stands what GPTQ, SparseGPT and Wanda put there, since perplexity depends on it. Anything else is a text file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError, nearest
 
 SHIPPED = ("calibration", "evaluation")
+KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
 # a wheel carries the texts beside the code, a source checkout one folder up
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
 
@@ -42,14 +43,15 @@ CORPORA = {
     "ptb": Corpus("ptb-text-only/ptb_text_only", "sentence", " ", "test", revision="refs/convert/parquet"),
     "c4": Corpus("allenai/c4", "text", " ", "validation", files="en/c4-{split}.00000-of-*.json.gz", rows=1100),
 }
-TEXTS = (*SHIPPED, *CORPORA)
+TEXTS = (*SHIPPED, *(f"{name}:{kind}" for name in SHIPPED for kind in KINDS), *CORPORA)
 
 
 def load_text(name_or_path: str | Path) -> str:
     """The text of that name, or of that file (UTF-8).
 
-    Names are `calibration`, `evaluation`, `wikitext2`, `ptb` and `c4`; a corpus takes a split after a colon, as in
-    `wikitext2:validation`. A name wins over a file of the same name: write `./calibration` for the file.
+    Names are `calibration`, `evaluation`, `wikitext2`, `ptb` and `c4`. The first two take one of KINDS after a colon,
+    as in `calibration:code`, and are `prose` without; a corpus takes a split, as in `wikitext2:validation`. A name
+    wins over a file of the same name: write `./calibration` for the file.
 
     Raises:
         InputError: no such name or file, not readable as UTF-8, empty, or a corpus that cannot be fetched.
@@ -58,8 +60,9 @@ def load_text(name_or_path: str | Path) -> str:
     if name in CORPORA:
         return _corpus_text(name, split)
     path = Path(name_or_path)
-    if str(name_or_path) in SHIPPED:
-        path = next((file for folder in DATA_FOLDERS if (file := folder / f"{name}.txt").is_file()), path)
+    if str(name_or_path) in TEXTS:
+        place = f"{name}.txt" if split in ("", "prose") else f"{name}/{split}.txt"
+        path = next((file for folder in DATA_FOLDERS if (file := folder / place).is_file()), path)
     if not path.is_file():
         got = f"{str(path)!r}, {'a folder' if path.is_dir() else 'no such file'}"
         raise InputError(f"expected a text file or the name of a text, got {got}; {nearest(str(path), TEXTS)}")
