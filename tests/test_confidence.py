@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from comp_lib.evaluation import confidence, generation
 from comp_lib.evaluation.confidence import bootstrap_interval
 
 
@@ -57,3 +59,9 @@ def test_equal_values_leave_no_doubt():
 @pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan], [1.0, math.inf]])
 def test_nothing_to_say(values):
     assert all(math.isnan(bound) for bound in bootstrap_interval(values))
+
+
+@pytest.mark.parametrize("module", [confidence, generation])
+def test_the_examples_in_the_docstrings_hold(module):
+    failed, tried = doctest.testmod(module)
+    assert tried and not failed

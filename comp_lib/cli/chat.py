@@ -26,7 +26,8 @@ def chat(
     from ..on_device.gguf_export import export_gguf
     from ..on_device.llama_cpp import answer, start
 
-    say, messages = partial(echo, nl=False), list[dict[str, str]]()
+    say = partial(echo, nl=False)
+    messages: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as temporary:
         file = Path(model).expanduser()
         if file.suffix != ".gguf":

@@ -29,15 +29,8 @@ class EvaluateOptions:
 @command
 def evaluate(model: Model, options: EvaluateOptions) -> None:
     """Perplexity of MODEL on a text, with 95% intervals, or its accuracy in tasks."""
-    if options.tasks is None:
-        _on_text(model, options)
-    elif options.against is None:
-        _in_tasks(model, options.tasks, options)
-    else:
-        raise InputError("expected --against with a text, got it with --tasks; evaluate each model by itself")
-
-
-def _on_text(model: str, options: EvaluateOptions) -> None:
+    if options.tasks is not None:
+        return _in_tasks(model, options.tasks, options)
     from ..calibration.text import load_text
     from ..evaluation.loss import compare, evaluation_tokens, perplexity
     from ..models.load import load_model
@@ -52,10 +45,9 @@ def _on_text(model: str, options: EvaluateOptions) -> None:
         else:
             dense, _ = load_model(options.against, options.dtype, options.device)
             result = compare(loaded, dense, windows, progress=bars)
-    values: dict[str, Any] = {"model": model, "text": options.text, "length": options.length} | asdict(result)
-    values = {
-        name: value for name, value in (values | {"increase": result.increase}).items() if value not in (None, ())
-    }
+    asked: dict[str, Any] = {"model": model, "text": options.text, "length": options.length}
+    values = asked | asdict(result) | {"increase": result.increase}
+    values = {name: value for name, value in values.items() if value not in (None, ())}
     intervals = result.intervals()
     if options.as_json:
         echo(json.dumps(values | {"intervals": intervals}))
@@ -71,6 +63,8 @@ def _in_tasks(model: str, tasks: str, options: EvaluateOptions) -> None:
     from ..evaluation.zero_shot import task_names, zero_shot
     from ..models.load import load_model
 
+    if options.against is not None:
+        raise InputError("expected --against with a text, got it with --tasks; evaluate each model by itself")
     names = task_names(tasks)
     scores = zero_shot(*load_model(model, options.dtype, options.device), names)
     if options.as_json:

@@ -6,7 +6,7 @@ From disk to disk where the method can; with the whole model in memory where it 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,8 +72,7 @@ class PruneOptions:
         if self.budget is not None and "ratio" in given:
             both = f"{self.ratio:g} and {self.budget}"
             raise InputError(f"expected --ratio or --budget, got both, {both}: leave one out")
-        names = [field.name for field in fields(Settings) if hasattr(self, field.name)]
-        told: dict[str, Any] = {name: getattr(self, name) for name in names}
+        told: dict[str, Any] = {name: value for name, value in vars(self).items() if name in vars(Settings())}
         told |= {"layers": _number(self.layers), "ridge": _number(self.ridge)}
         told["recovery"] = self.recovery or default_recovery(self.method)
         told["multiple"] = multiple if target is None else multiple_for(target)
@@ -102,9 +101,6 @@ def prune(context: Context, model: Model, out_folder: Folder, options: PruneOpti
 class PruneRun:
     """What both ways of carrying out `prune` share: the request, checked, and the model, opened."""
 
-    model: Any
-    tokenizer: Any
-
     def __init__(self, name: str, folder: Path, options: PruneOptions, given: Collection[str] = ()) -> None:
         """`given`: options that win over the preset. Raises InputError for all that can be told without the text."""
         from ..calibration.text import load_text
@@ -131,7 +127,8 @@ class PruneRun:
             check_destination(folder, options.overwrite, source=name)
             why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
             err.print(f"comp-lib: {why}", style="dim")
-        self.model, self.tokenizer = (load_model if self.whole else open_streamed)(name, options.dtype)
+        opened: tuple[Any, Any] = (load_model if self.whole else open_streamed)(name, options.dtype)
+        self.model, self.tokenizer = opened
         self.shape = Shape.of(self.model)
         if self.whole:
             check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), name)
@@ -151,10 +148,10 @@ class PruneRun:
         settings, options, parts = self.settings, self.options, sources(self.options.calibration)
         texts = ["text sampled from the model itself" if p == SELF else f"the text '{Path(p).name}'" for p in parts]
         tokens = f"{options.sequences} x {options.length} tokens of {' and '.join(texts)}"
-        calibration, metric = f"{tokens}, drawn with seed {settings.seed}", settings.neuron_metric
+        calibration = f"{tokens}, drawn with seed {settings.seed}"
         parent, licence = (EMBEDDED_SOURCE, EMBEDDED_LICENCE) if self.name == EMBEDDED else (self.name, None)
-        told = asdict(settings)
-        return Provenance(parent, self.shape, licence, calibration, metric, settings.recovery, __version__, told)
+        how = (settings.neuron_metric, settings.recovery, __version__, asdict(settings))
+        return Provenance(parent, self.shape, licence, calibration, *how)
 
     def carry_out(self) -> Written:
         """Draw the calibration text, prune, measure and save. Raises InputError."""
@@ -184,7 +181,7 @@ class PruneRun:
         if self.budget is None:
             planned = make_plan(model, ids, settings, self.name, progress)
         else:
-            plan, *_ = timed_plan(model, ids, settings, self.budget, name=self.name, progress=progress)
+            plan = timed_plan(model, ids, settings, self.budget, name=self.name, progress=progress)[0]
             planned = Planned(plan)
             settings = replace(settings, ratio=plan.removed, layers=len(plan.dropped))
             card = replace(card, settings=asdict(settings) | {"budget": f"{self.budget.kind}={self.budget.share:g}"})

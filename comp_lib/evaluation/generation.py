@@ -38,10 +38,8 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     length, context = inputs["input_ids"].shape[1], model.config.max_position_embeddings
     if tokens < 1 or length + tokens > context:
-        raise InputError(
-            f"expected a prompt and at least one new token within {context} tokens, got {length} and {tokens}: "
-            "shorten the prompt, or ask for another number of tokens"
-        )
+        got = f"{length} and {tokens}: shorten the prompt, or ask for another number of tokens"
+        raise InputError(f"expected a prompt and at least one new token within {context} tokens, got {got}")
     ids = _generate(model, inputs["input_ids"], tokens, attention_mask=inputs["attention_mask"])
     text: str = tokenizer.decode(ids[0, length:], skip_special_tokens=True)
     return text

@@ -86,10 +86,8 @@ def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: i
     ids = encode(tokenizer, text)  # (N,)
     count = sequences or 1
     if len(ids) < count * length:
-        raise InputError(
-            f"expected at least {count * length} tokens of evaluation text ({count} x {length}), got {len(ids)};"
-            " take a longer text, or fewer or shorter sequences"
-        )
+        got = f"got {len(ids)}; take a longer text, or fewer or shorter sequences"
+        raise InputError(f"expected at least {count * length} tokens of evaluation text ({count} x {length}), {got}")
     return ids[: len(ids) // length * length].view(-1, length)[:sequences]
 
 
@@ -107,9 +105,8 @@ def compare(model: Model, dense: Model, ids: Tensor, batch: int = 4, progress: P
     """
     ours, theirs = (one.get_output_embeddings().out_features for one in (model, dense))
     if ours != theirs:
-        raise InputError(
-            f"expected two models with one vocabulary, got {ours} and {theirs} tokens; compare a model with its parent"
-        )
+        got = f"{ours} and {theirs} tokens; compare a model with its parent"
+        raise InputError(f"expected two models with one vocabulary, got {got}")
     return _evaluation([model, dense], ids, batch, progress, "measuring")
 
 
@@ -117,9 +114,8 @@ def compare(model: Model, dense: Model, ids: Tensor, batch: int = 4, progress: P
 def _evaluation(models: list[Model], ids: Tensor, batch: int, progress: Progress, what: str) -> Evaluation:
     """Of the first of `models`; a second one is the dense model that it is compared with."""
     if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
-        raise InputError(
-            f"expected token ids of shape (sequences >= 1, length >= 2), got {tuple(ids.shape)}; see evaluation_tokens"
-        )
+        got = f"{tuple(ids.shape)}; see evaluation_tokens"
+        raise InputError(f"expected token ids of shape (sequences >= 1, length >= 2), got {got}")
     measured, done = [], 0
     for rows in ids.split(batch):
         measured.append(_of_sequences(models, rows))

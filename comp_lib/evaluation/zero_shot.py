@@ -85,10 +85,8 @@ def zero_shot(
         try:
             results = simple_evaluate(harness, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False)
         except OSError as error:
-            raise InputError(
-                f"expected to fetch the tasks {', '.join(tasks)} from the Hub, got {type(error).__name__}: {error};"
-                " go online once, or choose offline"
-            ) from error
+            got = f"{type(error).__name__}: {error}; go online once, or choose offline"
+            raise InputError(f"expected to fetch the tasks {', '.join(tasks)} from the Hub, got {got}") from error
     return [_score(name, results) for task in tasks for name in _with_members(task, results["group_subtasks"])]
 
 
@@ -104,16 +102,9 @@ def _score(name: str, results: dict[str, Any]) -> Score:
     if "acc" not in numbers:
         raise InputError(f"expected tasks whose measure is acc, got {name!r}; choose multiple choice")
     leaves = [task for task in _with_members(name, results["group_subtasks"]) if task in results["n-samples"]]
-    return Score(
-        task=name,
-        acc=numbers["acc"],
-        acc_stderr=numbers.get("acc_stderr"),
-        acc_norm=numbers.get("acc_norm"),
-        acc_norm_stderr=numbers.get("acc_norm_stderr"),
-        items=sum(results["n-samples"][leaf]["effective"] for leaf in leaves),
-        version=str(results["versions"].get(name)),
-        group=leaves != [name],
-    )
+    items = sum(results["n-samples"][leaf]["effective"] for leaf in leaves)
+    accuracy = (numbers["acc"], numbers.get("acc_stderr"), numbers.get("acc_norm"), numbers.get("acc_norm_stderr"))
+    return Score(name, *accuracy, items, str(results["versions"].get(name)), group=leaves != [name])
 
 
 def task_folder() -> Path:
@@ -132,9 +123,8 @@ def _indexed(folder: Path, defaults: bool) -> Any:
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise InputError(
-            "expected the library lm-eval for zero-shot tasks, got none; pip install 'comp-lib[evaluate]'"
-        ) from error
+        todo = "pip install 'comp-lib[evaluate]'"
+        raise InputError(f"expected the library lm-eval for zero-shot tasks, got none; {todo}") from error
     return TaskManager(include_path=str(folder), include_defaults=defaults)
 
 
