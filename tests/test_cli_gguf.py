@@ -68,7 +68,8 @@ def test_chat_refuses_a_conversation_that_is_too_long(parent):
 
 def test_a_server_that_nobody_asked_anything_ends_too(parent, tmp_path):
     run("export", parent, "--gguf", tmp_path / "m.gguf")
-    code = "import sys; from comp_lib.on_device import llama_cpp as l; [l.start(sys.argv[1], 64, threads=1) for _ in range(5)]"
+    code = "import sys; from comp_lib.on_device.llama_cpp import start; "
+    code += "[start(sys.argv[1], 64, threads=1) for _ in range(5)]"
     subprocess.run([sys.executable, "-c", code, tmp_path / "m.gguf"], check=True, timeout=300)
 
 
