@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,15 +124,16 @@ def prune_to(
             return run.already_published(Path(out))
         planned = run.planned(plan)
         dense = run.measured("dense", model)
-        finished = run.layers(planned.plan)
-        after = run.assemble(planned.plan, finished)
-        plan, report = concluded(planned, finished, settings, ids, model.shape, Shape.of(after))
+        outline = run.outline(planned.plan)
+        finished = run.layers(planned.plan, outline)
+        after = Shape.of(outline)
+        plan, report = concluded(planned, finished, settings, ids, model.shape, after)
         report = replace(report, seconds=time.perf_counter() - started)
-        small = run.measured("pruned", Streamed(journal.model, after.config, model.dtype))
-        save_papers(journal.model, target.name, tokenizer, Shape.of(after), plan, run.card(dense, small))
+        small = run.measured("pruned", Streamed(journal.model, outline.config, model.dtype))
+        save_papers(journal.model, target.name, tokenizer, after, plan, run.card(dense, small))
         journal.add("papers", report=asdict(report), plan=plan.to_json())
         journal.publish(saving.overwrite)
-        return Written(Path(out), plan, report, model.shape, Shape.of(after), dense, small)
+        return Written(Path(out), plan, report, model.shape, after, dense, small)
 
 
 def whole_model(settings: Settings) -> str | None:
@@ -175,32 +175,56 @@ class _Run:
             record = self.journal.add(which, perplexity=math.exp(min(700.0, loss)))
         return float(record["perplexity"])
 
-    def layers(self, plan: Plan) -> list[PrunedLayer]:
-        """All layers: those that are not finished yet are pruned and written."""
-        journal, stack = self.journal, family_of(self.model).layers(self.model)
-        records, layout = journal.all("layer"), self._layout(plan)
+    def outline(self, plan: Plan) -> Model:
+        """The new model without its numbers; a plan says how wide layers become before it says which neurons stay."""
+        small = skeleton(self.model.config, self.dtype)
+        layers = family_of(small).layers(small)
+        for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
+            if self.settings.recovery == "bias":
+                add_biases(layers[index])
+            shrink(layers[index], "attention", torch.arange(groups))
+            shrink(layers[index], "mlp", torch.arange(neurons))
+        keep_layers(small, plan.layers)
+        update_config(small)
+        if (self.model.files.folder / "generation_config.json").is_file():
+            small.generation_config = GenerationConfig.from_pretrained(self.model.files.folder)
+        shape = Shape.of(small)
+        small = as_stock(small, shape) if shape.stock else as_heterogeneous(small, shape)
+        small.config.dtype = str(self.dtype).removeprefix("torch.")
+        small.config.architectures = [type(small).__name__]
+        return small
+
+    def layers(self, plan: Plan, outline: Model) -> list[PrunedLayer]:
+        """All layers, and what stands beside them: what is not finished yet is pruned and written."""
+        journal, model = self.journal, self.model
+        count, records = model.shape.layers, journal.all("layer")
+        shapes = {name: tuple(tensor.shape) for name, tensor in outline.named_parameters()}  # a tied head once
+        layout = Layout(shapes, self.dtype)
         if journal.find("created") is None:
-            journal.add("created", ranges=layout.create(journal.model))
-        if len(records) < len(stack):
+            outline.config.save_pretrained(journal.model)
+            outline.generation_config.save_pretrained(journal.model)
+            beside = {name: model.files.pieces(name, model.dtype) for name in shapes if ".layers." not in name}
+            headers = layout.create(journal.model)
+            journal.add("created", ranges=[*headers, *layout.write(journal.model, beside)])
+        if len(records) < count:
             # what the last run did not name is thrown away first: it may fill the disk
             journal.keep_only(records[-1]["states"].values() if records else ())
-            pruner = LayerPruner(
-                self.model,
-                self.ids,
-                self.settings,
-                plan,
-                self.model.shape,
-                PeakMemory(),
-                room=lambda size, dtype: States.create(journal.folder, size, dtype),
-            )
+            room = partial(States.create, journal.folder)
+            pruner = LayerPruner(model, self.ids, self.settings, plan, model.shape, PeakMemory(), room=room)
             if records:
-                pruner.resume(records[-1]["made"], *self._reopened(pruner, records[-1]))
-            for index in range(len(records), len(stack)):
+                size, dtype, names = tuple(pruner.hidden.shape), pruner.hidden.dtype, records[-1]["states"]
+                states = {name: States(journal.folder / file, size, dtype) for name, file in names.items()}
+                pruner.resume(records[-1]["made"], states["hidden"], states.get("dense"))
+            for index in range(len(records), count):
                 self._layer(pruner, plan, layout, index)
         if journal.find("walked") is None:
             journal.add("walked", files={})  # the hidden states are of no more use
         journal.keep_only(())
-        return _finished(journal.all("layer"))
+        done = [record["done"] for record in journal.all("layer") if record["done"] is not None]
+        return [
+            PrunedLayer(LayerReport(**one["report"]), tuple(one["kept_neurons"]), tuple(one["kept_groups"]))
+            for one in done
+        ]
 
     def _layer(self, pruner: LayerPruner, plan: Plan, layout: Layout, index: int) -> None:
         """One layer: read, pruned, written, and told to the journal with the hidden states behind it."""
@@ -217,44 +241,10 @@ class _Run:
         for name in sorted({*names.values()}):
             fsync(self.journal.folder / name)
             files[name] = hashes.of_file(self.journal.folder / name)
-        kept = None if done is None else asdict(done)
+        kept, report = (None, None) if done is None else (asdict(done), done.report)
         self.journal.add("layer", done=kept, ranges=ranges, states=names, files=files, made=pruner.progress_made())
         self.journal.keep_only(files)
-        self.progress("pruning", index + 1, self.model.shape.layers, None if done is None else done.report)
-
-    def _reopened(self, pruner: LayerPruner, record: dict[str, Any]) -> tuple[States, States | None]:
-        """The hidden states behind the last finished layer."""
-        size, dtype, names = (*self.ids.shape, self.model.shape.hidden), pruner.hidden.dtype, record["states"]
-        opened = {name: States(self.journal.folder / file, size, dtype) for name, file in names.items()}
-        return opened["hidden"], opened.get("dense")
-
-    def _layout(self, plan: Plan) -> Layout:
-        """Where the tensors of the new model are; a plan says how large they are before it says which they were."""
-        widths = zip(plan.kv_groups, plan.neurons, strict=True)
-        chosen = [(range(groups), range(neurons)) for groups, neurons in widths]
-        small = _shrunk(self.model, plan, chosen, self.settings, self.dtype)
-        return Layout(
-            {name: tuple(one.shape) for name, one in small.named_parameters()}, self.dtype
-        )  # a tied head once
-
-    def assemble(self, plan: Plan, finished: list[PrunedLayer]) -> Model:
-        """What stands beside the layers, and the config. Returns the new model without its numbers."""
-        folder, model = self.journal.model, self.model
-        if self.journal.find("rest") is None:
-            layout = self._layout(plan)
-            rest = {
-                name: model.files.pieces(name, model.dtype)
-                for name in layout.places
-                if not name.startswith("model.layers.")
-            }
-            self.journal.add("rest", ranges=layout.write(folder, rest))
-        chosen = [(done.kept_groups, done.kept_neurons) for done in finished]
-        after = _shrunk(model, plan, chosen, self.settings, self.dtype)
-        after.config.dtype = str(self.dtype).removeprefix("torch.")
-        after.config.architectures = [type(after).__name__]
-        after.config.save_pretrained(folder)
-        after.generation_config.save_pretrained(folder)
-        return after
+        self.progress("pruning", index + 1, self.model.shape.layers, report)
 
     def card(self, dense: float | None, small: float | None) -> Provenance:
         """What the model card says, with what was measured."""
@@ -280,45 +270,11 @@ class _Run:
             raise InputError(f"expected a journal that knows its report, got {self.journal.path} without: delete it")
         plan, fields = Plan.from_json(record["plan"]), record["report"]
         report = Report(**fields | {"layers": tuple(LayerReport(**layer) for layer in fields["layers"])})
-        chosen = [(done.kept_groups, done.kept_neurons) for done in _finished(self.journal.all("layer"))]
-        after = Shape.of(_shrunk(self.model, plan, chosen, self.settings, self.dtype))
+        after = Shape.of(self.outline(plan))
         measured = [self.journal.find(which) for which in ("dense", "pruned")]
         self.journal.remove()
         dense, small = (None if record is None else record["perplexity"] for record in measured)
         return Written(out, plan, report, self.model.shape, after, dense, small)
-
-
-def _finished(records: list[dict[str, Any]]) -> list[PrunedLayer]:
-    done = [record["done"] for record in records if record["done"] is not None]
-    return [
-        PrunedLayer(LayerReport(**one["report"]), tuple(one["kept_neurons"]), tuple(one["kept_groups"])) for one in done
-    ]
-
-
-def _shrunk(
-    model: Streamed,
-    plan: Plan,
-    chosen: Iterable[tuple[Iterable[int], Iterable[int]]],
-    settings: Settings,
-    dtype: torch.dtype,
-) -> Model:
-    """The new model without its numbers: the same surgery on the skeleton, and the config that goes with it.
-
-    chosen: KV groups and neurons kept in each layer of the plan.
-    """
-    small = skeleton(model.config, dtype)
-    layers = family_of(small).layers(small)
-    for index, (groups, neurons) in zip(plan.layers, chosen, strict=True):
-        if settings.recovery == "bias":
-            add_biases(layers[index])
-        shrink(layers[index], "attention", torch.tensor(list(groups)))
-        shrink(layers[index], "mlp", torch.tensor(list(neurons)))
-    keep_layers(small, plan.layers)
-    update_config(small)
-    shape = Shape.of(small)
-    if (model.files.folder / "generation_config.json").is_file():
-        small.generation_config = GenerationConfig.from_pretrained(model.files.folder)
-    return as_stock(small, shape) if shape.stock else as_heterogeneous(small, shape)
 
 
 def _size(folder: Path) -> int:
