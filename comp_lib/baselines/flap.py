@@ -28,7 +28,7 @@ from torch import Tensor
 from ..calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, to_device
 from ..errors import InputError
 from ..families import family_of
-from ..families.protocol import Model, Which
+from ..families.protocol import Device, Model, Which
 from ..hybrid_granularity.uniform import parameters_left
 from ..plan import Plan
 from ..report import Progress, no_progress
@@ -58,7 +58,7 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
 
 @torch.no_grad()
 def fluctuations(
-    model: Model, ids: Tensor, device: torch.device | str = "cpu", progress: Progress = no_progress
+    model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
 ) -> list[tuple[Tensor, Tensor]]:
     """WIFV of the inputs of o_proj (r g k,) and of down_proj (n,) in each layer, float64, for ids (S, L)."""
     hidden = embed(model, ids)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..families import family_of, family_of_layer
-from ..families.protocol import Layer, Model, Rope
+from ..families.protocol import Device, Layer, Model, Rope
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
 Step = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
@@ -42,12 +42,12 @@ def embed(model: Model, ids: Tensor) -> Tensor:
     return family_of(model).embed(model, ids)
 
 
-def rotary(model: Model, length: int, device: torch.device | str, dtype: torch.dtype) -> Rope:
+def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
     """Cosines and sines of the rotary embedding for positions 0 to `length` - 1: two of (1, L, head_dim)."""
     return family_of(model).rope(model, length, device, dtype)
 
 
-def to_device(layer: Layer, device: torch.device | str, own: bool = False) -> Layer:
+def to_device(layer: Layer, device: Device, own: bool = False) -> Layer:
     """A second `layer`, on `device`, to operate on: the original stays as it is.
 
     Where it is on that device already the two share their tensors, since surgery replaces tensors and never writes;
@@ -70,7 +70,7 @@ def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
     return family_of_layer(layer).mlp_step(layer, residual)
 
 
-def through(layer: Layer, hidden: Tensor, rope: Rope, device: torch.device | str) -> Tensor:
+def through(layer: Layer, hidden: Tensor, rope: Rope, device: Device) -> Tensor:
     """All sequences through one layer on `device`: h (S, L, d) -> a new h' (S, L, d) where h is."""
     out = torch.empty_like(hidden)
     for rows in batches(*hidden.shape[:2]):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .protocol import Family, Layer, Model, Rope, Which
+from .protocol import Device, Family, Layer, Model, Rope, Which
 
 
 class Llama(Family):
@@ -53,7 +53,7 @@ class Llama(Family):
         logits: Tensor = model.lm_head(states)
         return logits
 
-    def rope(self, model: Model, length: int, device: torch.device | str, dtype: torch.dtype) -> Rope:
+    def rope(self, model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
         module = model.model.rotary_emb
         positions = torch.arange(length, device=module.inv_freq.device)[None]
         cos, sin = module(torch.zeros(1, dtype=dtype, device=positions.device), positions)

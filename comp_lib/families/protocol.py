@@ -24,6 +24,7 @@ from torch import Tensor, nn
 Model = Any
 """A decoder with `config`, `model` and `lm_head`, as transformers builds them: in memory, or `scale.model_on_disk`."""
 Layer = nn.Module
+Device = torch.device | str
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines of the rotary embedding, (1, L, head_dim) each."""
 Which = Literal["attention", "mlp"]
@@ -71,7 +72,7 @@ class Family(Protocol):
     def head(self, model: Model, states: Tensor) -> Tensor:
         """What `final_norm` returns (..., d) -> logits (..., vocabulary)."""
 
-    def rope(self, model: Model, length: int, device: torch.device | str, dtype: torch.dtype) -> Rope:
+    def rope(self, model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
         """The rotary embedding of positions 0 to `length` - 1."""
 
     def attention_step(self, layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:

@@ -20,14 +20,12 @@ from torch import Tensor, nn
 from ..calibration.stream import batches, embed, rotary, sequence_losses, through, to_device
 from ..errors import InputError, nearest
 from ..families import family_of
-from ..families.protocol import Model
+from ..families.protocol import Device, Model
 from ..report import Progress, no_progress
 
 
 @torch.inference_mode()
-def block_influence(
-    model: Model, ids: Tensor, device: torch.device | str = "cpu", progress: Progress = no_progress
-) -> Tensor:
+def block_influence(model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress) -> Tensor:
     """BI_l = 1 - mean_t cos(h_t, h'_t) for ids (S, L): (layers,), 0 for a layer that only scales the stream."""
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)
@@ -47,11 +45,7 @@ def block_influence(
 
 @torch.inference_mode()
 def sequence_loss_increase(
-    model: Model,
-    ids: Tensor,
-    device: torch.device | str = "cpu",
-    progress: Progress = no_progress,
-    present: Sequence[int] | None = None,
+    model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress, present: Sequence[int] = ()
 ) -> Tensor:
     """Increase of each sequence's mean next-token loss (nats) when one layer is left out: ids (S, L) -> (layers, S).
 
@@ -59,7 +53,7 @@ def sequence_loss_increase(
     The layers are on `device` one at a time, each once; memory: the hidden states of ids for each layer.
     """
     layers = family_of(model).layers(model)
-    present = list(range(len(layers))) if present is None else list(present)
+    present = present or range(len(layers))
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)
     without: dict[int, Tensor] = {}  # layer left out -> the stream of the others so far
@@ -75,35 +69,26 @@ def sequence_loss_increase(
 
 
 def loss_increase(
-    model: Model,
-    ids: Tensor,
-    device: torch.device | str = "cpu",
-    progress: Progress = no_progress,
-    present: Sequence[int] | None = None,
+    model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress, present: Sequence[int] = ()
 ) -> Tensor:
     """`sequence_loss_increase`, mean over the sequences: (layers,), nats per token."""
     return sequence_loss_increase(model, ids, device, progress, present).mean(1)
 
 
 def greedy_order(
-    model: Model,
-    ids: Tensor,
-    count: int,
-    device: torch.device | str = "cpu",
-    progress: Progress = no_progress,
-    first: Tensor | None = None,
+    model: Model, ids: Tensor, first: Tensor, count: int, device: Device = "cpu", progress: Progress = no_progress
 ) -> list[int]:
     """The `count` layers to drop, in order, each chosen by its loss increase after the ones before are gone.
 
-    `first`: the loss increase with all layers present, where the caller has it already (layers,).
+    `first`: the loss increase with all layers present (layers,).
     """
-    present = list(range(len(family_of(model).layers(model))))
+    harm, present = first, list(range(len(first)))
     dropped: list[int] = []
-    for _ in range(count):
-        harm = first if first is not None and not dropped else loss_increase(model, ids, device, progress, present)
-        least = min(present, key=lambda index: float(harm[index]))
-        present.remove(least)
-        dropped.append(least)
+    while len(dropped) < count:
+        dropped.append(min(present, key=lambda index: float(harm[index])))
+        present.remove(dropped[-1])
+        if len(dropped) < count:
+            harm = loss_increase(model, ids, device, progress, present)
     return dropped
 
 
@@ -111,12 +96,7 @@ LAYER_METRICS = ("block-influence", "loss", "greedy")
 
 
 def layers_to_drop(
-    name: str,
-    model: Model,
-    ids: Tensor,
-    count: int,
-    device: torch.device | str = "cpu",
-    progress: Progress = no_progress,
+    name: str, model: Model, ids: Tensor, count: int, device: Device = "cpu", progress: Progress = no_progress
 ) -> tuple[list[int], Tensor]:
     """The `count` least important layers by metric `name`, and the importance of all (layers,), for ids (S, L).
 
@@ -132,5 +112,5 @@ def layers_to_drop(
     else:
         importance = loss_increase(model, ids, device, progress)
     if name == "greedy":
-        return greedy_order(model, ids, count, device, progress, importance), importance
+        return greedy_order(model, ids, importance, count, device, progress), importance
     return torch.argsort(importance, stable=True)[:count].tolist(), importance
