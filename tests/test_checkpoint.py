@@ -424,7 +424,7 @@ def test_an_error_leaves_the_old_folder_or_none(way, monkeypatch, small, uneven,
 
 def test_a_rename_that_fails_puts_the_old_folder_back(monkeypatch, small, uneven, tmp_path):
     folder = save_checkpoint(tmp_path / "out", *small)
-    old, rename = digest(folder), os.rename
+    old, rename = digest(folder), os.replace
 
     def second_fails(source, target):
         if ".partial-" in Path(source).name:
@@ -432,7 +432,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(monkeypatch, small, uneven
         rename(source, target)
 
     monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
-    monkeypatch.setattr(os, "rename", second_fails)
+    monkeypatch.setattr(os, "replace", second_fails)
     with pytest.raises(OSError, match="the disk is gone"):
         save_checkpoint(folder, *uneven, overwrite=True)
     assert digest(folder) == old and hidden(folder) == []
@@ -450,6 +450,17 @@ def test_files_that_appear_meanwhile_are_not_overwritten(monkeypatch, small, tmp
     with pytest.raises(OSError):
         save_checkpoint(folder, *small)
     assert [path.name for path in folder.iterdir()] == ["precious.txt"] and hidden(folder) == []
+
+
+@pytest.mark.parametrize("content", [[], ["precious.txt"]])
+def test_a_file_never_takes_the_place_of_a_folder(content, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in content:
+        (folder / name).write_text("theirs")
+    with pytest.raises(OSError):
+        atomic.write_atomically(folder, b"ours")
+    assert [path.name for path in folder.iterdir()] == content and hidden(folder) == []
 
 
 def test_leftovers_of_a_running_process_are_not_touched(small, tmp_path):
@@ -513,9 +524,9 @@ def before_deleting_old():
     shutil.rmtree = die
 
 def between_renames():
-    rename = os.rename
+    rename = os.replace
     atomic._exchange = lambda one, other: False
-    os.rename = lambda source, target: die() if ".partial-" in Path(source).name else rename(source, target)
+    os.replace = lambda source, target: die() if ".partial-" in Path(source).name else rename(source, target)
 
 def after_both_renames():
     atomic._exchange = lambda one, other: False

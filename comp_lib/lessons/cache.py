@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..models.convert_gguf import cache_folder
 from ..system import hashes
-from ..system.atomic import staged_file
+from ..system.atomic import staged
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -79,7 +79,7 @@ def _write(entry: Tensors, path: Path, key: str) -> None:
     """All of the entry under its name, or nothing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with staged_file(path) as partial:
+        with staged(path) as partial:
             save_file(entry, partial, metadata={"key": key})
     except (OSError, SafetensorError) as error:
         raise InputError(

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..families.protocol import Model
 from ..plan import Plan
 from ..shape import Shape
-from ..system.atomic import check_room, resolved, staged_folder, tidy
+from ..system.atomic import check_room, resolved, staged, tidy
 from ..system.tensor_files import LARGEST
 from .model_card import Provenance as Provenance
 from .model_card import model_card, shareable
@@ -51,7 +51,7 @@ def save_checkpoint(
     check_destination(folder, overwrite, estimated_bytes(shape, model.dtype), model.config.name_or_path or None)
     target = resolved(folder)
     described = as_stock(model, shape) if shape.stock else as_heterogeneous(model, shape)
-    with staged_folder(target, overwrite) as partial:
+    with staged(target, overwrite) as partial:
         described.save_pretrained(partial, max_shard_size=LARGEST)
         save_papers(partial, target.name, tokenizer, shape, plan, card)
     return Path(folder).expanduser()

@@ -39,7 +39,7 @@ from ..models.load import open_model
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.atomic import check_room, resolved, staged_file, tidy
+from ..system.atomic import check_room, resolved, staged, tidy
 from ..system.tensor_files import TensorFiles
 from .gguf_tokenizer import add_tokenizer
 
@@ -115,7 +115,7 @@ def export_gguf(
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     needed = sum(tensor.nbytes for tensor in tensors) + SMALL
     check_room(target.parent, needed, target.name, "make room, choose another place, or a smaller type")
-    with staged_file(target) as partial, contextlib.closing(writer):
+    with staged(target) as partial, contextlib.closing(writer):
         writer.write_header_to_file(partial)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()

@@ -9,7 +9,6 @@ absent. `tidy` puts such a folder back, and sweeps away what dead processes left
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import re
 import shutil
@@ -37,11 +36,9 @@ def check_room(folder: Path, needed_bytes: int, what: object, hint: str = "make 
 
 
 @contextmanager
-def staged_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A hidden folder to write into, which becomes `target` when the block ends well and vanishes when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def staged(target: Path, overwrite: bool = True) -> Iterator[Path]:
+    """A hidden name, for a file or folder to write, which becomes `target` if the block ends well and else vanishes."""
     partial = _sibling(target, "partial")
-    partial.mkdir()
     try:
         yield partial
         publish(partial, target, overwrite)
@@ -50,44 +47,29 @@ def staged_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         raise
 
 
-def publish(partial: Path, target: Path, overwrite: bool) -> None:
-    """Let the finished folder `partial`, a sibling of `target`, take its name."""
-    _settle(partial)
-    _publish(partial, target, overwrite)
-
-
-@contextmanager
-def staged_file(target: Path) -> Iterator[Path]:
-    """A hidden file to write, which becomes `target` when the block ends well and vanishes when it does not."""
-    partial = _sibling(target, "partial")
-    try:
-        yield partial
-        fsync(partial)
-        os.replace(partial, target)
-        fsync(target.parent)
-    except BaseException:
-        tidy(target)
-        raise
-
-
 def write_atomically(path: Path, content: bytes) -> None:
     """All of it under that name, or what was there before."""
-    with staged_file(path) as partial:
+    with staged(path) as partial:
         partial.write_bytes(content)
+
+
+def publish(partial: Path, target: Path, overwrite: bool) -> None:
+    """Let the finished file or folder `partial`, a sibling of `target`, take its name."""
+    _settle(partial)
+    _publish(partial, target, overwrite)
 
 
 def _sibling(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.{kind}-{os.getpid()}")
 
 
-def _settle(folder: Path) -> None:
-    """Let everything in `folder` reach the disk, readable to whoever may read the folder's other files."""
-    mode = (folder / "config.json").stat().st_mode
-    for path in folder.rglob("*"):
+def _settle(partial: Path) -> None:
+    """Let all of it reach the disk, each file readable to whoever may read the folder's config.json."""
+    for path in partial.rglob("*"):
         if path.is_file():
-            path.chmod(mode)  # safetensors creates its files for the owner alone
+            path.chmod((partial / "config.json").stat().st_mode)  # safetensors creates its files for the owner alone
         fsync(path)
-    fsync(folder)
+    fsync(partial)
 
 
 def fsync(path: Path) -> None:
@@ -102,48 +84,38 @@ def fsync(path: Path) -> None:
 
 
 def _publish(partial: Path, target: Path, overwrite: bool) -> None:
-    if target.is_dir() and not any(target.iterdir()):
+    if partial.is_dir() and target.is_dir() and not any(target.iterdir()):
         target.rmdir()
-    if not overwrite or not target.exists():
-        os.rename(partial, target)  # OSError if someone else has put files there meanwhile
+    if partial.is_file() or not overwrite or not target.exists():
+        os.replace(partial, target)  # OSError if someone else has put files there meanwhile
         fsync(target.parent)
         return
     old = partial
     if not _exchange(partial, target):
         old = _sibling(target, "old")
-        os.rename(target, old)
-        os.rename(partial, target)
+        os.replace(target, old)
+        os.replace(partial, target)
     fsync(target.parent)  # only a new folder that is surely there replaces the old one
     shutil.rmtree(old)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap the names of two folders in one step; False where system or file system cannot."""
-    # glibc has it since 2.28
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
-    if rename is None:
-        return False
+    """Swap the names of two folders in one step; False where system (glibc before 2.28) or file system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-        return False
-    raise OSError(code, os.strerror(code), str(one), None, str(other))
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
 def tidy(target: Path) -> None:
     """Undo what interrupted saves left beside `target`: put an old folder back, delete what is partial."""
-    if not target.parent.is_dir():
-        return
     pattern = re.compile(rf"\.{re.escape(target.name)}\.(partial|old)-(\d{{1,9}})")
-    for path in list(target.parent.iterdir()):
+    for path in list(target.parent.glob(".*")):
         match = pattern.fullmatch(path.name)
         # our own leftovers are never in use (saves of one process do not overlap); those of a running process may be
         if match is None or (int(match[2]) != os.getpid() and psutil.pid_exists(int(match[2]))):
             continue
         if match[1] == "old" and not target.exists():
-            os.rename(path, target)
+            os.replace(path, target)
         elif path.is_dir():
             shutil.rmtree(path)
         else:
