@@ -13,13 +13,11 @@ import statistics
 import time
 
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.lessons.dense_stream import error_curves, survey
+from comp_lib.lessons.dense_stream import survey
 from comp_lib.lessons.layer_importance import layer_study
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.shape import Shape
-from comp_lib.widgets.layers import LayerExplorer
-from comp_lib.widgets.neurons import NeuronExplorer
-from comp_lib.widgets.planner import Planner
+from comp_lib.widgets.explorers import LayerExplorer, NeuronExplorer, Planner
 
 
 def main() -> None:
@@ -30,7 +28,7 @@ def main() -> None:
     ids = calibration_tokens("calibration", tokenizer, sequences=2, length=128)
     study, shape = layer_study(model, ids, greedy=1), Shape.of(model)
     layers, neurons = LayerExplorer(study), NeuronExplorer(survey(model, ids))
-    planner = Planner(shape, error_curves(model, ids), study.mean_harm.tolist())
+    planner = Planner(shape, survey(model, ids), study.mean_harm.tolist())
     for name, slider in (
         ("layer explorer", layers.layer),
         ("neuron explorer", neurons.layer),

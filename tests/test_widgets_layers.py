@@ -10,7 +10,7 @@ from test_plots_layers import study_of
 from variants import build, tokens
 
 from comp_lib.plots.layer_importance import METRICS, plot_layer
-from comp_lib.widgets.layers import LayerExplorer, layer_explorer
+from comp_lib.widgets.explorers import LayerExplorer, layer_explorer
 
 
 def test_it_shows_the_layer_that_is_chosen():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comp_lib.lessons.dense_stream import survey
-from comp_lib.widgets import neurons as widget
+from comp_lib.widgets import explorers as widget
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def test_every_control_draws_anew(explorer):
     seen.add(explorer.image.value)
     explorer.share.value = 40
     seen.add(explorer.image.value)
-    for metric in widget.METRICS[1:]:
+    for metric in widget.CHOICES[1:]:
         explorer.metric.value = metric
         seen.add(explorer.image.value)
         assert explorer.removed().sum() == 19
-    assert len(seen) == 3 + len(widget.METRICS) - 1
+    assert len(seen) == 3 + len(widget.CHOICES) - 1
     explorer.neuron.value = 7
     assert "Neuron 7:" in explorer.facts.value and "Neuron 7 has energy" in explorer.image.value
 

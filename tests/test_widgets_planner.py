@@ -7,10 +7,10 @@ import torch
 
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.lessons.hybrid_granularity import predicted_error, water_filling_plan
+from comp_lib.lessons.hybrid_granularity import layer_errors, water_filling_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.shape import Shape
-from comp_lib.widgets import planner as widget
+from comp_lib.widgets import explorers as widget
 
 LAYERS = 30
 SHAPE = Shape(576, 64, 3, (1536,) * LAYERS, (3,) * LAYERS, 3 * 576, 8 * 64 * 576, 2 * 576, 49_152 * 576 + 576)
@@ -30,7 +30,7 @@ def test_it_opens_with_a_plan_that_can_be_read_and_used(planner):
     left = SHAPE.with_widths(planner.plan.neurons, planner.plan.kv_groups).total
     assert f"{left:,} of 134,515,008" in planner.facts.value
     assert f"{left * 4 / 1e6:,.1f} of 538.1" in planner.facts.value
-    assert f"{predicted_error(CURVES, SHAPE, planner.plan):.2%}" in planner.facts.value
+    assert f"{float(layer_errors(CURVES, SHAPE, planner.plan).mean()):.2%}" in planner.facts.value
     assert "time" not in planner.facts.value
 
 

@@ -1,0 +1,217 @@
+"""Explorers: controls above, a picture and facts below, an answer to every move of a control.
+
+All numbers come from cached statistics (see `lessons`) and parameter arithmetic. No control calls a model, so the
+answer is there at once.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from ipywidgets import HTML, Dropdown, HBox, IntSlider, IntText, Layout, VBox, Widget
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..hybrid_granularity.paper import paper_plan
+from ..hybrid_granularity.uniform import uniform_plan
+from ..importance.layer_study import LayerStudy, rank_gap, ranks
+from ..importance.neurons import RIDGE
+from ..lessons.dense_stream import FURTHEST, survey
+from ..lessons.hybrid_granularity import layer_errors, water_filling_plan
+from ..lessons.layer_importance import layer_study
+from ..plan import Plan, PlanRequest
+from ..plots.base import Picture, html_image
+from ..plots.hybrid_granularity import plot_widths
+from ..plots.layer_importance import METRICS, plot_layer
+from ..plots.matrix_condition import Values, plot_energy_condition
+from ..shape import Shape
+from . import alert
+
+IN_ROUNDS = "full-condition, in rounds"
+CHOICES = (IN_ROUNDS, "full-condition, one look", "energy", "condition alone", "wanda-sp", "activation", "magnitude")
+NOBODY = -1  # no neuron is picked
+UNIFORM, PER_LAYER, WATER = "uniform", "per layer, by importance", "per layer, water-filling"
+MOST_DROPPED = 8  # layers
+BYTES = 4  # of a parameter
+Curves, Line = dict[str, Tensor], tuple[float, float]
+
+
+class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
+    """Rows of controls, then `image` and `facts`; heights in pixels, so that the page does not jump."""
+
+    def __init__(self, rows: Sequence[Sequence[Widget]], image_height: int, height: int) -> None:
+        self.image = HTML(layout=Layout(min_height=f"{image_height}px"))
+        self.facts = HTML(layout=Layout(min_height="5em"))
+        boxes = [HBox(row) for row in rows]
+        super().__init__([*boxes, self.image, self.facts], layout=Layout(min_height=f"{height}px"))
+        for control in chain(*rows):
+            if control.has_trait("continuous_update"):  # no answer while a slider is on its way
+                control.continuous_update = False
+            control.observe(self._draw, "value")
+        self._draw()
+
+    def answer(self) -> tuple[Picture, str]:
+        """The picture and the facts (HTML) for what the controls say. Raises InputError: it cannot be had."""
+        raise NotImplementedError
+
+    def _draw(self, change: object = None) -> None:
+        """Show the answer; a wrong wish gets a sentence, and the last good picture stays."""
+        try:
+            figure, facts = self.answer()
+        except InputError as error:
+            self.facts.value = alert(error)
+            return
+        self.image.value, self.facts.value = html_image(figure), facts
+
+
+def shared(description: str, width: int = 30) -> dict[str, Any]:
+    """Arguments that all controls share: a description, and a width in em."""
+    layout = Layout(width=f"{width}em")
+    return {"description": description, "style": {"description_width": "8em"}, "layout": layout}
+
+
+class LayerExplorer(Explorer):
+    """How one layer turns each token, and its place among all. Controls `layer`, `metric`, `sequence`."""
+
+    def __init__(self, study: LayerStudy, layer: int = 0) -> None:
+        self._study = study
+        metrics = [name for name in METRICS if len(study.rounds) or "greedy" not in name]
+        which = f"number of a text, 0 to {study.cosine.shape[1] - 1}"
+        self.layer = IntSlider(layer, 0, len(study.influence) - 1, **shared("layer", 26))
+        self.metric = Dropdown(options=metrics, **shared("metric", 26))
+        self.sequence = IntText(0, tooltip=which, **shared("sequence", 12))
+        super().__init__([(self.layer, self.metric, self.sequence)], image_height=340, height=480)
+
+    def answer(self) -> tuple[Picture, str]:
+        layer, study = self.layer.value, self._study
+        figure = plot_layer(study, layer, self.metric.value, self.sequence.value)
+        influence, harm, last = study.influence, study.mean_harm, len(study.influence)
+        gap = int(rank_gap(influence, harm)[layer])
+        by, harmed = (1 + int(ranks(values)[layer]) for values in (influence, harm))
+        verdict = "the two agree on it"
+        if gap:
+            verdict = f"the proxy puts it {abs(gap)} place{'s' * (abs(gap) > 1)} too {'low' if gap > 0 else 'high'}"
+        return figure, (
+            f"<p>Layer {layer}: block influence {influence[layer]:.4f} (place {by} of {last}), loss increase "
+            f"{harm[layer]:.3f} ± {study.harm_error[layer]:.3f} nats per token (place {harmed} of {last}; place 1 goes "
+            f"first): {verdict}.</p>"
+        )
+
+
+def layer_explorer(model: nn.Module, ids: Tensor, greedy: int = 3, layer: int = 0) -> LayerExplorer:
+    """The explorer for `model` on the calibration tokens `ids` (S, L); the first call walks through the model."""
+    return LayerExplorer(layer_study(model, ids, greedy), layer)
+
+
+class NeuronExplorer(Explorer):
+    """Every neuron of a layer, energy against condition. Controls `layer`, `metric`, `share` (% to remove), `neuron`.
+
+    statistics: what `lessons.dense_stream.survey` returns.
+    """
+
+    def __init__(self, statistics: dict[str, Tensor], layer: int = 0) -> None:
+        self._survey = {name: values.numpy() for name, values in statistics.items()}
+        self.layer = IntSlider(layer, 0, len(statistics["energy"]) - 1, **shared("layer"))
+        self.metric = Dropdown(options=CHOICES, **shared("choose by"))
+        self.share = IntSlider(20, 0, int(100 * FURTHEST), **shared("remove (%)"))
+        self.neuron = IntText(NOBODY, tooltip="number of a neuron to inspect, -1 for none", **shared("neuron"))
+        super().__init__([(self.layer, self.metric), (self.share, self.neuron)], image_height=450, height=620)
+
+    def removed(self) -> NDArray[np.bool_]:
+        """Which neurons of the layer go by the chosen metric (n,), bool."""
+        energy, condition, metric = self._of("energy"), self._of("condition"), self.metric.value
+        count = round(self.share.value / 100 * len(energy))
+        if metric == IN_ROUNDS:
+            order = self._of("order")
+            return np.asarray((order > 0) & (order <= count))
+        scores = {"full-condition, one look": energy / condition**2, "condition alone": 1.0 / condition}
+        worth = scores[metric] if metric in scores else self._of(metric)
+        return np.isin(np.arange(len(energy)), np.argsort(worth, kind="stable")[:count])
+
+    def _of(self, name: str) -> Values:
+        """Values of the layer's neurons (n,): a narrow layer's row ends in NaN."""
+        row: Values = self._survey[name][self.layer.value]
+        return row[~np.isnan(row)]
+
+    def answer(self) -> tuple[Picture, str]:
+        energy, condition, gone = self._of("energy"), self._of("condition"), self.removed()
+        layer, metric, picked, cost = self.layer.value, self.metric.value, self.neuron.value, energy / condition**2
+        if not NOBODY <= picked < len(energy):
+            raise InputError(f"expected a neuron from 0 to {len(energy) - 1}, got {picked}: choose one, or -1")
+        title = f"Layer {layer}: {gone.sum():,} of {len(energy):,} neurons go by {metric}"
+        sentences = [
+            f"What goes holds {energy[gone].sum() / energy.sum():.1%} of the neurons' energy; its costs, one at a "
+            f"time, add up to {cost[gone].sum():.2%} of ‖Y‖²."
+        ]
+        if metric == IN_ROUNDS:
+            left = np.interp(gone.sum(), self._survey["counts"], self._survey["errors"][layer])
+            sentences.append(f"Gone together, with the rest re-tuned, they leave an error of {left:.2%} of ‖Y‖².")
+        if picked != NOBODY:
+            rank = int((cost < cost[picked]).sum()) + 1
+            sentences.append(
+                f"Neuron {picked}: energy {energy[picked]:.3%}, condition {condition[picked]:.2f}, cost "
+                f"{cost[picked]:.4%} of ‖Y‖² (number {rank} of {len(cost)} from the cheapest); "
+                f"it {'goes' if gone[picked] else 'stays'}."
+            )
+        figure = plot_energy_condition(energy, condition, gone, title, None if picked == NOBODY else picked)
+        return figure, "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+
+
+def neuron_explorer(model: nn.Module, ids: Tensor, ridge: float = RIDGE, layer: int = 0) -> NeuronExplorer:
+    """The explorer for `model` on the calibration tokens `ids` (S, L); the first call walks through the model."""
+    with torch.no_grad():
+        return NeuronExplorer(survey(model, ids, ridge), layer)
+
+
+class Planner(Explorer):
+    """What a plan would look like, weigh and err. Controls `ratio` (%), `of`, `dropped` (layers), `widths`.
+
+    shape: of the dense model; curves: of `lessons.dense_stream.survey`; importance: one number for each layer, in
+    whose order layers are dropped; line: (a, b) of `lessons.hybrid_granularity.latency_line`, to predict time as well;
+    options: of `PlanRequest`. `plan` is the plan shown, None while the request cannot be met.
+    """
+
+    def __init__(
+        self, shape: Shape, curves: Curves, importance: Sequence[float], line: Line | None = None, **options: Any
+    ) -> None:
+        self.shape, self.curves, self.line, self.options = shape, curves, line, options
+        self.importance = [float(value) for value in importance]
+        self.plan: Plan | None = None
+        self.ratio = IntSlider(20, 1, 60, **shared("remove (%)"))
+        self.of = Dropdown(options=("decoder", "model"), **shared("of the"))
+        self.dropped = IntSlider(0, 0, min(MOST_DROPPED, shape.layers - 1), **shared("layers to drop"))
+        self.widths = Dropdown(options=(UNIFORM, PER_LAYER, WATER), **shared("widths"))
+        super().__init__([(self.ratio, self.of), (self.dropped, self.widths)], image_height=400, height=620)
+
+    def _make(self) -> Plan:
+        drop = np.argsort(self.importance, kind="stable")[: self.dropped.value].tolist()
+        request = PlanRequest(self.shape, self.ratio.value / 100, self.of.value, drop, **self.options)
+        if self.widths.value == PER_LAYER:
+            return paper_plan(request, self.importance)
+        return water_filling_plan(request, self.curves) if self.widths.value == WATER else uniform_plan(request)
+
+    def answer(self) -> tuple[Picture, str]:
+        try:
+            self.plan = plan = self._make()
+            errors = layer_errors(self.curves, self.shape, plan)
+        except InputError:
+            self.plan, self.image.value = None, ""
+            raise
+        before, after = self.shape, self.shape.with_widths(plan.neurons, plan.kv_groups)
+        rows = {
+            "predicted error, mean over the parent's MLPs": f"{float(errors.mean()):.2%}",
+            "parameters": f"{after.total:,} of {before.total:,}",
+            "megabytes": f"{after.total * BYTES / 1e6:,.1f} of {before.total * BYTES / 1e6:,.1f}",
+        }
+        if self.line is not None:
+            a, b = self.line
+            times = [sum(a + b * n for n in shape.neurons) for shape in (after, before)]
+            rows["predicted time of the decoder"] = f"{times[0]:.1f} of {times[1]:.1f} ms"
+        cells = "".join(f"<tr><td>{name}&ensp;</td><td><b>{value}</b></td></tr>" for name, value in rows.items())
+        return plot_widths(plan, before.neurons, errors.tolist()), f"<table>{cells}</table>"
