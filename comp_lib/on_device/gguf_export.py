@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -34,14 +33,15 @@ from safetensors import safe_open
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, nearest
-from ..families import family_called
+from ..families import family_of
+from ..families.protocol import Model
 from ..models.load import open_model
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import check_room, resolved, staged, tidy
 from ..system.tensor_files import TensorFiles
-from .gguf_tokenizer import add_tokenizer
+from .gguf_tokenizer import tokenizer_metadata
 
 TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
 PIECE = 4 << 20  # weights converted at a time
@@ -55,7 +55,6 @@ class _Tensor:
 
     shard: Path
     key: str  # in the shard
-    name: str  # in the file
     shape: tuple[int, ...]
     kind: Type
     head_dim: int | None  # of the heads whose rows are to be interleaved
@@ -67,20 +66,17 @@ class _Tensor:
 
     def tofile(self, file: Any) -> None:
         """Write the converted tensor; with `nbytes`, all that GGUFWriter.write_tensor_data asks of an array."""
-        for piece in self._pieces():
-            gguf.quants.quantize(piece, self.kind).tofile(file)
-
-    def _pieces(self) -> Iterator[np.ndarray]:
         whole = self.head_dim or 1  # rows that must not be parted
         rows = max(1, PIECE // prod(self.shape[1:]) // whole) * whole
+        limit = np.finfo(np.float16 if self.kind == Type.F16 else np.float32).max
         for start in range(0, self.shape[0], rows):
-            with safe_open(self.shard, framework="pt") as file:  # opened anew, so that its pages are given back
-                piece = file.get_slice(self.key)[start : start + rows].float().numpy()
-            limit = np.finfo(np.float16 if self.kind == Type.F16 else np.float32).max
+            with safe_open(self.shard, framework="pt") as shard:  # opened anew, so that its pages are given back
+                piece = shard.get_slice(self.key)[start : start + rows].float().numpy()
             if not np.abs(piece).max(initial=0.0) <= limit:  # NaN is not, either
                 got = f"NaN or more than {limit:g} in {self.key}: export another type, or save the model again"
                 raise InputError(f"expected weights that {self.kind.name.lower()} can hold, got {got}")
-            yield piece if self.head_dim is None else interleave(piece, self.head_dim)
+            piece = piece if self.head_dim is None else interleave(piece, self.head_dim)
+            gguf.quants.quantize(piece, self.kind).tofile(file)
 
 
 def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
@@ -101,29 +97,29 @@ def export_gguf(
     """
     target = _check(file, kind, overwrite, model)
     folder, config, tokenizer = open_model(model)
-    shape, expected = _described(config)
-    _check_family(config)
+    outline = skeleton(config)
+    shape, family = Shape.of(outline), family_of(outline)
+    if config.hidden_act not in family.gguf_activations:
+        wanted = "the activation silu, the only one that llama.cpp has here"
+        raise InputError(f"expected {wanted}, got {config.hidden_act}: not exported")
     _check_widths(shape, kind)
-    tensors: list[Any] = _tensors(folder, config, shape, expected, kind)  # arrays to GGUFWriter
-    writer = gguf.GGUFWriter(None, _architecture(config, shape))
-    _add_model(writer, config, shape, target.stem, kind)
-    factors = _rope_factors(config, shape)
-    add_tokenizer(writer, tokenizer, config.vocab_size)
-    for tensor in tensors:
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, tensor.kind)
-    if factors is not None:
-        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
-    needed = sum(tensor.nbytes for tensor in tensors) + SMALL
+    architecture = family.gguf if shape.uniform else family.gguf_per_layer or family.gguf
+    tensors: dict[str, Any] = {**_tensors(folder, outline, architecture, kind), **_rope_factors(config, shape)}
+    metadata = _metadata(outline, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
+    needed = sum(tensor.nbytes for tensor in tensors.values()) + SMALL
     check_room(target.parent, needed, target.name, "make room, choose another place, or a smaller type")
-    with staged(target) as partial, contextlib.closing(writer):
+    with staged(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture)) as writer:
+        for field, value in metadata.items():
+            getattr(writer, f"add_{field}")(value)
+        for name, tensor in tensors.items():
+            held = getattr(tensor, "kind", Type.F32)  # the factors are an array
+            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), tensor.nbytes, held)
         writer.write_header_to_file(partial)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for done, tensor in enumerate(tensors, 1):
+        for done, tensor in enumerate(tensors.values(), 1):
             writer.write_tensor_data(tensor)
             progress("exporting", done, len(tensors))
-        if factors is not None:
-            writer.write_tensor_data(factors)
     return Path(file).expanduser()
 
 
@@ -143,12 +139,6 @@ def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> P
     return target
 
 
-def _check_family(config: Any) -> None:
-    if config.hidden_act not in family_called(config.model_type).gguf_activations:
-        wanted = "the activation silu, the only one that llama.cpp has here"
-        raise InputError(f"expected {wanted}, got {config.hidden_act}: not exported")
-
-
 def _check_widths(shape: Shape, kind: str) -> None:
     """Raises InputError unless each row of each matrix is whole blocks of the type."""
     block, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]
@@ -162,35 +152,22 @@ def _check_widths(shape: Shape, kind: str) -> None:
                 raise InputError(f"expected widths that {kind} can hold, multiples of {block}, got {got}: {hint}")
 
 
-def _described(config: Any) -> tuple[Shape, dict[str, tuple[int, ...]]]:
-    """Shape of the model that `config` describes, and the shapes of the tensors which it must have."""
-    model = skeleton(config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        del shapes["lm_head.weight"]
-    return Shape.of(model), shapes
-
-
-def _architecture(config: Any, shape: Shape) -> str:
-    family = family_called(config.model_type)
-    return family.gguf if shape.uniform else family.gguf_per_layer or family.gguf
-
-
-def _tensors(folder: Path, config: Any, shape: Shape, expected: dict[str, tuple[int, ...]], kind: str) -> list[_Tensor]:
-    """All tensors of the model, found in the folder and named for the file."""
-    files = TensorFiles(folder)
-    interleaved = family_called(config.model_type).gguf_interleaved
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[_architecture(config, shape).upper()], shape.layers)
-    tensors = []
-    for key, size in expected.items():
-        actual = files.shapes.get(key)
+def _tensors(folder: Path, outline: Model, architecture: str, kind: str) -> dict[str, _Tensor]:
+    """All tensors that the model must have, found in the folder and named for the file."""
+    files, shape, interleaved = TensorFiles(folder), Shape.of(outline), family_of(outline).gguf_interleaved
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
+    tensors = {}
+    for key, tensor in outline.state_dict().items():
+        size, actual = tuple(tensor.shape), files.shapes.get(key)
+        if key == "lm_head.weight" and outline.config.tie_word_embeddings:
+            continue
         if actual != size:
             wanted = f"{key} of shape {size}, as config.json says"
             raise InputError(f"expected {wanted}, got {actual or 'none'} in {folder}: save the model again")
         module, _, suffix = key.rpartition(".")
         head_dim = shape.head_dim if module.rpartition(".")[2] in interleaved else None
-        name = f"{names[module]}.{suffix}"
-        tensors.append(_Tensor(files.where[key], key, name, size, tensor_type(key, size, kind), head_dim))
+        held = tensor_type(key, size, kind)
+        tensors[f"{names[module]}.{suffix}"] = _Tensor(files.where[key], key, size, held, head_dim)
     return tensors
 
 
@@ -201,39 +178,30 @@ def tensor_type(key: str, size: tuple[int, ...], kind: str) -> Type:
     return Type.Q8_0 if key in TABLES and kind.startswith("q4") else TYPES[kind]
 
 
-def _add_model(writer: gguf.GGUFWriter, config: Any, shape: Shape, name: str, kind: str) -> None:
-    def described(widths: tuple[int, ...]) -> int | list[int]:
-        return widths[0] if shape.uniform else list(widths)
-
-    file_type = gguf.LlamaFileType[f"{'ALL' if kind == 'f32' else 'MOSTLY'}_{kind.upper()}"]
-    window = family_called(config.model_type).window(config)  # llama.cpp has none for these families
+def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:
+    """What the file says of the model: NAME -> value, for `add_NAME` of GGUFWriter."""
+    config, shape = outline.config, Shape.of(outline)
     context = config.max_position_embeddings
-    writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(name)
-    writer.add_file_type(file_type)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_context_length(min(window or context, context))
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_embedding_length(shape.hidden)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(described(shape.neurons))
-    writer.add_head_count(described(tuple(groups * shape.group_heads for groups in shape.kv_groups)))
-    writer.add_head_count_kv(described(shape.kv_groups))
-    writer.add_key_length(shape.head_dim)
-    writer.add_value_length(shape.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    window = family_of(outline).window(config) or context  # llama.cpp has none for these families
+    heads = tuple(groups * shape.group_heads for groups in shape.kv_groups)
+    file_type = gguf.LlamaFileType[f"{'ALL' if kind == 'f32' else 'MOSTLY'}_{kind.upper()}"]
+    file = {"type": gguf.GGUFType.MODEL, "name": name, "file_type": file_type}
+    file |= {"quantization_version": gguf.GGML_QUANT_VERSION, "context_length": min(window, context)}
+    sizes = {"vocab_size": config.vocab_size, "embedding_length": shape.hidden, "block_count": shape.layers}
+    layers = {"feed_forward_length": shape.neurons, "head_count": heads, "head_count_kv": shape.kv_groups}
+    widths = {field: values[0] if shape.uniform else list(values) for field, values in layers.items()}
+    head = {"key_length": shape.head_dim, "value_length": shape.head_dim, "layer_norm_rms_eps": config.rms_norm_eps}
+    rotary = {"rope_dimension_count": shape.head_dim, "rope_freq_base": config.rope_parameters["rope_theta"]}
+    return file | sizes | widths | head | rotary
 
 
-def _rope_factors(config: Any, shape: Shape) -> np.ndarray | None:
-    """What llama.cpp divides the rotary frequencies by (d/2,), or None where there is nothing to scale."""
+def _rope_factors(config: Any, shape: Shape) -> dict[str, np.ndarray]:
+    """What llama.cpp divides the rotary frequencies by (d/2,), as a tensor of the file; none if nothing is scaled."""
     kind = config.rope_parameters.get("rope_type", "default")
     if kind == "default":
-        return None
+        return {}
     if kind not in ("linear", "llama3"):
         raise InputError(f"expected rope scaling of type linear or llama3, or none, got {kind}: not exported")
     scaled = LlamaRotaryEmbedding(config=config).inv_freq
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-    factors: np.ndarray = (config.rope_parameters["rope_theta"] ** -exponents / scaled).numpy()
-    return factors
+    return {"rope_freqs.weight": (config.rope_parameters["rope_theta"] ** -exponents / scaled).numpy()}

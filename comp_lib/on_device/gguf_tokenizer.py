@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import gguf
 from gguf import TokenType
 from tokenizers import decoders
 
@@ -30,12 +29,14 @@ RULES = {  # llama.cpp's name of a rule -> the words that it cuts the probe into
     "llama-bpe": "I|'ll| DON|'T| |123|45| x|=|3|.|14|;\n\n| | ab|\tcd| | 日本| '|é|'| !!\r\n|u|٣²|_v| iPad| e|\u0301t",
     "qwen2": "I|'ll| DON|'T| |1|2|3|4|5| x|=|3|.|1|4|;\n\n| | ab|\tcd| | 日本| '|é|'| !!\r\n|u|٣|²|_v| iPad| e|\u0301t",
 }
+SPECIAL = ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id")
 SPACE = "\u2581"  # how sentencepiece spells it
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
-    """Describe `tokenizer`, a fast one of transformers, to `writer`; the model has `size` rows of embeddings.
+def tokenizer_metadata(tokenizer: Any, size: int) -> dict[str, Any]:
+    """What a file says of `tokenizer`, a fast one of transformers: NAME -> value, for `add_NAME` of GGUFWriter.
 
+    size: rows of the model's embeddings.
     Raises InputError for a kind that llama.cpp does not have, or one with more tokens than the model.
     """
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -46,45 +47,39 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
     if model["type"] != "BPE":
         raise InputError(f"expected a BPE tokenizer, byte-level or sentencepiece, got {model['type']}: not exported")
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
-    texts, types = _tokens(described, size, tokenizer.unk_token if model["byte_fallback"] else None)
+    texts, types = _tokens(described, size, tokenizer.unk_token)
+    kind: dict[str, Any]
     if model["byte_fallback"]:
-        writer.add_tokenizer_model("llama")
-        writer.add_tokenizer_pre("default")
-        writer.add_token_scores(_scores(texts, types, merges))
-        writer.add_add_space_prefix(tokenizer.tokenize("x")[0].startswith(SPACE))
+        kind = {"tokenizer_model": "llama", "tokenizer_pre": "default", "token_scores": _scores(texts, types, merges)}
+        kind["add_space_prefix"] = tokenizer.tokenize("x")[0].startswith(SPACE)
     else:
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(_rule(tokenizer.backend_tokenizer.pre_tokenizer))
-        writer.add_token_merges([f"{left} {right}" for left, right in merges])
-        writer.add_add_space_prefix(False)
-    writer.add_token_list(texts)
-    writer.add_token_types(types)
-    _add_special(writer, tokenizer, size)
+        rule = _rule(tokenizer.backend_tokenizer.pre_tokenizer)
+        pairs = [f"{left} {right}" for left, right in merges]
+        kind = {"tokenizer_model": "gpt2", "tokenizer_pre": rule, "token_merges": pairs, "add_space_prefix": False}
+    return kind | {"token_list": texts, "token_types": types} | _special(tokenizer, size)
 
 
-def _tokens(described: dict[str, Any], size: int, unknown: str | None) -> tuple[list[str], list[TokenType]]:
+def _tokens(described: dict[str, Any], size: int, unknown: str) -> tuple[list[str], list[TokenType]]:
     """Text and type of each of the model's `size` tokens; rows without a token are padding.
 
     Tokens that were added to the vocabulary, but not to the model, are left out: no text can use them.
     """
-    vocab = described["model"]["vocab"]
-    added = [token for token in described["added_tokens"] if token["id"] < size]
-    texts = [f"[PAD{index}]" for index in range(size)]
-    types = [TokenType.UNUSED] * size
+    vocab, byte_fallback = described["model"]["vocab"], described["model"]["byte_fallback"]
+    texts, types = [f"[PAD{index}]" for index in range(size)], [TokenType.UNUSED] * size
     highest = max(vocab.values())
     if highest >= size:
-        most = f"at most {size} tokens, as the model has embeddings"
+        most, got = f"{size} tokens, as the model has embeddings", f"{highest + 1}"
         hint = "take the tokenizer that belongs to the model"
-        raise InputError(f"expected a vocabulary of {most}, got {highest + 1}: {hint}")
-    byte_fallback = described["model"]["byte_fallback"]
+        raise InputError(f"expected a vocabulary of at most {most}, got {got}: {hint}")
     for text, index in vocab.items():
         is_byte = byte_fallback and len(text) == 6 and text.startswith("<0x") and text.endswith(">")
         texts[index], types[index] = text, TokenType.BYTE if is_byte else TokenType.NORMAL
-    for token in added:
+    for token in described["added_tokens"]:
         kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
-        texts[token["id"]], types[token["id"]] = token["content"], kind
-        if token["content"] == unknown:
-            types[token["id"]] = TokenType.UNKNOWN
+        if byte_fallback and token["content"] == unknown:
+            kind = TokenType.UNKNOWN
+        if token["id"] < size:
+            texts[token["id"]], types[token["id"]] = token["content"], kind
     return texts, types
 
 
@@ -109,15 +104,12 @@ def _rule(pre_tokenizer: Any) -> str:
     raise InputError(f"expected a tokenizer that cuts words like one of {', '.join(RULES)}, got {got}: not exported")
 
 
-def _add_special(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
-    for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
-        index = getattr(tokenizer, name)
-        if index is not None and index < size:
-            getattr(writer, f"add_{name}")(index)
+def _special(tokenizer: Any, size: int) -> dict[str, Any]:
     ids = tokenizer("x")["input_ids"]  # what it does counts, not what its many settings say
-    writer.add_add_bos_token(len(ids) > 1 and ids[0] == tokenizer.bos_token_id)
-    writer.add_add_eos_token(len(ids) > 1 and ids[-1] == tokenizer.eos_token_id)
     template = tokenizer.chat_template
+    named = {name: getattr(tokenizer, name) for name in SPECIAL}
+    special = {name: index for name, index in named.items() if index is not None and index < size}
+    special["add_bos_token"] = len(ids) > 1 and ids[0] == tokenizer.bos_token_id
+    special["add_eos_token"] = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id
     template = template.get("default") if isinstance(template, dict) else template
-    if template:
-        writer.add_chat_template(template)
+    return special | ({"chat_template": template} if template else {})
