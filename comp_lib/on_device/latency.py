@@ -16,8 +16,7 @@ no coefficient below 0. `CostModel.misfit` says how far the worst cut lies from 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -104,28 +103,15 @@ def measure(
     """
     shape = Shape.of(model)
     widths = cuts(shape)
-    models = [cut(model, _first_layers(shape, *kept)) for kept in widths]
+    models = []
+    for neurons, groups in widths:
+        first = tuple(range(len(neurons)))
+        models.append(cut(model, Plan("", shape.layers, first, neurons, groups, 0.0, "decoder", 0.0)))
     ids = torch.tensor([prompt_ids(min(prompt, model.config.max_position_embeddings - new_tokens))])
     speeds = measure_speed(models, ids, new_tokens, rounds, progress)
     decode = [1e3 / max(speed.decode) for speed in speeds]
     prefill = [1e3 * ids.shape[1] / max(speed.prefill) for speed in speeds]
     return {"decode": fit("decode", widths, decode), "prefill": fit("prefill", widths, prefill)}
-
-
-@contextmanager
-def placed(model: Model, device: torch.device | str) -> Iterator[None]:
-    """All of the model on that device, until the block ends."""
-    before = model.device
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to(before)
-
-
-def _first_layers(shape: Shape, neurons: tuple[int, ...], groups: tuple[int, ...]) -> Plan:
-    """A plan of these widths for the first layers of a parent of that shape."""
-    return Plan("", shape.layers, tuple(range(len(neurons))), neurons, groups, 0.0, "decoder", 0.0)
 
 
 def cut(model: Model, plan: Plan) -> Model:

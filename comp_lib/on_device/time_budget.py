@@ -12,8 +12,7 @@ are a toss-up. The table of trials is returned, so that one can see.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -22,12 +21,12 @@ from ..errors import InputError
 from ..evaluation.loss import perplexity
 from ..families.protocol import Model
 from ..importance.layers import layers_to_drop
-from ..plan import SMALLEST_SHARE, Plan, removed
+from ..plan import SMALLEST_SHARE, Plan
 from ..prune import IMPORTANCE_SEQUENCES, prune
 from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
-from .latency import Budget, CostModel, measure, placed, widest
+from .latency import Budget, CostModel, measure, widest
 
 TRIALS = 4  # candidates that are tried
 TRIAL_TOKENS = 4096  # that a trial is fitted to, at most: a trial is to choose, not to be good
@@ -88,8 +87,12 @@ def timed_plan(
     if trials and len(ids) < 2:
         raise InputError(f"expected at least 2 calibration sequences, to fit and to judge, got {len(ids)}: give more")
     if cost is None:
-        with placed(model, settings.device):
+        before = model.device
+        model.to(settings.device)
+        try:
             cost = measure(model, progress=progress)[budget.kind]
+        finally:
+            model.to(before)
     shape = Shape.of(model)
     pairs = candidates(cost, shape, budget.share, settings.multiple, settings.kv_groups)
     count = settings.layer_count(shape.layers)
@@ -99,7 +102,11 @@ def timed_plan(
             raise InputError(f"expected a number of layers with which the budget can be met, got {count}: say auto")
     few = ids[:IMPORTANCE_SEQUENCES]
     order, _ = layers_to_drop(settings.layer_metric, model, few, pairs[-1][0], settings.device, progress)
-    plans = [_plan(shape, order[:dropped], width, settings, name) for dropped, width in pairs]
+    plans = []
+    for dropped, width in pairs:
+        request = replace(settings.request(shape, name), drop=order[:dropped])
+        plan = request.plan((width,) * len(request.layers))
+        plans.append(replace(plan, ratio=plan.removed))
     tried = spread(len(plans), trials) if len(plans) > 1 else []
     judged = max(1, min(JUDGED, len(ids) // 4))
     fitted = ids[: min(len(ids) - judged, max(1, TRIAL_TOKENS // ids.shape[1]))]
@@ -112,14 +119,6 @@ def timed_plan(
     best = min(losses, key=losses.__getitem__) if losses else 0
     rows = [Trial(plan, cost.fraction(shape, plan), losses.get(index)) for index, plan in enumerate(plans)]
     return plans[best], rows, cost
-
-
-def _plan(shape: Shape, drop: Sequence[int], width: int, settings: Settings, name: str) -> Plan:
-    layers = tuple(layer for layer in range(shape.layers) if layer not in set(drop))
-    groups = tuple(settings.kv_groups or shape.kv_groups[layer] for layer in layers)
-    neurons = (width,) * len(layers)
-    gone = removed(shape, layers, neurons, groups, settings.of, settings.recovery == "bias")
-    return Plan(name, shape.layers, layers, neurons, groups, gone, settings.of, gone)
 
 
 def spread(count: int, most: int) -> list[int]:
