@@ -53,7 +53,7 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama,
         torch.testing.assert_close(tokens["norms"], hidden[layer + 1].flatten(0, 1).norm(dim=-1), **CLOSE)
     for weighted in (True, False):
         rows = x / tokens["norms"][:, None] if weighted else x
-        xtx = study.layer_gram(model, ids, layer, which, token_weights=weighted)["xtx"]
+        xtx = study.dense_problem(model, ids, layer, which, token_weights=weighted).xtx
         assert xtx.dtype == torch.float64
         torch.testing.assert_close(xtx.float(), rows.T @ rows, rtol=1e-3, atol=1e-4)
     dense = study.dense_problem(model, ids, layer, which, ridge=0.1, token_weights=False)
@@ -64,7 +64,7 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama,
 
 def test_error_curves_are_the_errors_of_fits_from_scratch(tiny_llama, ids):
     model = tiny_llama()
-    curves = study.error_curves(model, ids, ridge=0.1, block_rounds=8)
+    curves = study.survey(model, ids, ridge=0.1, block_rounds=8)
     assert curves["counts"].tolist() == [0, 8, 16, 24]  # 60% of 48 neurons
     assert curves["group_counts"].tolist() == [0, 1]
     assert curves["errors"].shape == (3, 4) and curves["group_errors"].shape == (3, 2)
@@ -87,30 +87,30 @@ def test_error_curves_stop_where_a_layer_is_too_narrow(tiny_llama, ids):
     model = tiny_llama()
     shrink_mlp(model.model.layers[1], torch.arange(20))
     shrink_attention(model.model.layers[1], torch.tensor([1]))
-    curves = study.error_curves(model, ids, block_rounds=8)
+    curves = study.survey(model, ids, block_rounds=8)
     assert curves["errors"].isnan().tolist() == [[False] * 4, [False, False, False, True], [False] * 4]
     assert curves["group_errors"].isnan().tolist() == [[False] * 2, [False, True], [False] * 2]
 
 
 def test_statistics_are_computed_once(tiny_llama, ids, monkeypatch):
     model = tiny_llama()
-    first = study.error_curves(model, ids, block_rounds=8), study.layer_gram(model, ids, 1)
+    first = study.survey(model, ids, block_rounds=8), study.dense_problem(model, ids, 1)
     entries, _ = cache.cache_size()
     assert entries == 2
     monkeypatch.setattr(study, "walk_to", None)  # nobody walks again
-    again = study.error_curves(model, ids, block_rounds=8), study.layer_gram(model, ids, 1)
-    assert torch.equal(first[0]["errors"], again[0]["errors"]) and torch.equal(first[1]["xtx"], again[1]["xtx"])
-    study.layer_gram(model, ids, 1, "attention", token_weights=False)
+    again = study.survey(model, ids, block_rounds=8), study.dense_problem(model, ids, 1)
+    assert torch.equal(first[0]["errors"], again[0]["errors"]) and torch.equal(first[1].xtx, again[1].xtx)
+    study.dense_problem(model, ids, 1, "attention", token_weights=False)
 
 
 def test_what_is_not_there_is_named(tiny_llama, ids):
     model = tiny_llama()
     with pytest.raises(InputError, match="layer from 0 to 2, got 3"):
-        study.layer_gram(model, ids, 3)
+        study.dense_problem(model, ids, 3)
     with pytest.raises(InputError, match="'mlp' or 'attention', got 'mpl'"):
         study.layer_tokens(model, ids, 0, "mpl")
     with pytest.raises(InputError, match="at least 1 neuron a round, got 0"):
-        study.error_curves(model, ids, block_rounds=0)
+        study.survey(model, ids, block_rounds=0)
 
 
 # metrics on trial
@@ -137,7 +137,7 @@ def test_readings_are_what_they_say(tiny_llama, ids):
 
 
 def test_condition_changes_by_brute_force(tiny_llama, ids):
-    xtx = study.layer_gram(tiny_llama(), ids, 1)["xtx"][:8, :8]
+    xtx = study.dense_problem(tiny_llama(), ids, 1).xtx[:8, :8]
     changes = trial.condition_changes(xtx)
     without = torch.tensor([i for i in range(8) if i != 3])
     want = torch.linalg.cond(xtx) / torch.linalg.cond(xtx[without][:, without])
@@ -197,7 +197,7 @@ def test_ridge_errors_are_those_of_the_choices(tiny_llama, ids, other):
         gap = dense.weight.clone()
         gap[kept] -= torch.linalg.solve(inner, (dense.xtx @ dense.weight + even @ dense.weight)[kept])
         for text, name in ((ids, "even seen"), (other, "even unseen")):
-            xtx = study.layer_gram(model, text, 1)["xtx"]
+            xtx = study.dense_problem(model, text, 1).xtx
             error = (gap * (xtx @ gap)).sum() / (dense.weight * (xtx @ dense.weight)).sum()
             assert float(found[name][place]) == pytest.approx(float(error), rel=1e-4)
     assert found["condition"][0] > found["condition"][1] > 1.0
@@ -205,7 +205,7 @@ def test_ridge_errors_are_those_of_the_choices(tiny_llama, ids, other):
 
 def test_weighting_errors_are_measured_both_ways(tiny_llama, ids, other):
     model = tiny_llama()
-    found = trial.weighting_errors(model, ids, other, 1, 12)["errors"]
+    found = trial.weighting_errors(model, ids, other, 1, 12)
     same = trial.choice_errors(model, ids, other, 1, 12, names=("full-condition",))["full-condition"]
     assert float(found[0, 0]) == pytest.approx(float(same[2]), rel=1e-5)
     dense = study.dense_problem(model, ids, 1, token_weights=False)

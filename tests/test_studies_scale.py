@@ -7,7 +7,8 @@ import torch
 from transformers import LlamaConfig
 
 from comp_lib.calibration.stream import embed
-from comp_lib.lessons.scale import Needs, needs, shape_of
+from comp_lib.lessons.scale import Needs, needs
+from comp_lib.models.skeleton import skeleton
 from comp_lib.plots.scale import GIB, plot_memory
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
@@ -34,7 +35,7 @@ def test_the_smaller_form_of_the_statistics_counts():
 
 def test_a_shape_on_paper_is_that_of_the_model(tiny_llama):
     model = tiny_llama()
-    assert shape_of(LlamaConfig(**model.config.to_dict())) == Shape.of(model)
+    assert Shape.of(skeleton(LlamaConfig(**model.config.to_dict()))) == Shape.of(model)
 
 
 def test_memory_shows_lines_and_marks():

@@ -1,21 +1,21 @@
 """Heavy statistics, computed once: a cache on disk that notebooks, widgets and kernels share.
 
 `@cached` goes on a function that returns tensors and numbers. A result is one safetensors file, named by the SHA-256 of
-all that decides it: the function, its arguments (models and tensors by content, not by name), and the code behind it,
-which is that of the method, of the function's own lesson and of the lessons that this one imports. So a formula that is
-mended, or broken, never meets numbers of its former self, and whoever asks for the same thing later gets the file.
-Writing is atomic: two kernels that compute the same entry at once both end well. A damaged file is computed anew, and
-clearing the cache under a kernel's feet costs it a computation, never an error.
+all that decides it: the function, its arguments (models and tensors by content, not by name), and the code behind it:
+that of the method, of the function's own lesson and of the lessons that this one imports. So a formula that is mended,
+or broken, never meets numbers of its former self. Writing is atomic: two kernels that compute one entry at once both
+end well. A damaged file is computed anew, and clearing the cache under a kernel's feet costs it a computation, never an
+error.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import inspect
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
@@ -28,7 +28,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..models.convert_gguf import cache_folder
+from ..models.gguf_files import cache_folder
 from ..system import hashes
 from ..system.atomic import staged
 
@@ -37,6 +37,7 @@ Result = TypeVar("Result")
 Tensors = dict[str, Tensor]
 SUFFIX = ".safetensors"
 TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
+UNREADABLE = (FileNotFoundError, NotADirectoryError, SafetensorError)  # not there, cleared a moment ago, or cut short
 ABANDONED = 3600  # seconds after which a file that never got its name is nobody's any more
 NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version"}  # fields of a config that change no number
 
@@ -53,19 +54,14 @@ def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
     Result: what JSON can hold, and tensors anywhere in it, which come back on the CPU; tuples come back as lists.
     The call raises InputError when the entry cannot be written, and TypeError for an argument of another kind.
     """
-    name = function.__name__.strip("_").replace("_", "-")
 
     @functools.wraps(function)
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         key = _key(function, inspect.signature(function).bind(*args, **kwargs))
-        path = statistics_folder() / f"{name}-{hashes.of_text(key)[:24]}{SUFFIX}"
+        path = statistics_folder() / f"{function.__name__}-{hashes.of_text(key)[:24]}{SUFFIX}"
         try:
             entry = load(path.read_bytes())  # load_file has its own words for a file cleared while it opens
-        except (
-            FileNotFoundError,
-            NotADirectoryError,
-            SafetensorError,
-        ):  # not there, cleared a moment ago, or cut short
+        except UNREADABLE:
             with torch.no_grad():
                 entry = _packed(function(*args, **kwargs))
             _write(entry, path, key)
@@ -82,9 +78,8 @@ def _write(entry: Tensors, path: Path, key: str) -> None:
         with staged(path) as partial:
             save_file(entry, partial, metadata={"key": key})
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"expected to write statistics to {path.parent}, got {error}: make room there, or set COMP_LIB_CACHE"
-        ) from error
+        advice = "make room there, or set COMP_LIB_CACHE"
+        raise InputError(f"expected to write statistics to {path.parent}, got {error}: {advice}") from error
 
 
 def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
@@ -103,9 +98,8 @@ def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
 @functools.cache
 def lessons_behind(module: str) -> frozenset[str]:
     """The module of this folder with that name, and the others of the folder that its code imports."""
-    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text("utf-8"))
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
-    return frozenset({module}).union(*(lessons_behind(node.module) for node in imports if node.module))
+    code = Path(__file__).with_name(f"{module}.py").read_text("utf-8")
+    return frozenset({module}).union(*map(lessons_behind, re.findall(r"^from \.(\w+)", code, re.MULTILINE)))
 
 
 def _content(argument: object) -> object:

@@ -6,23 +6,21 @@ the numbers of one layer reusable, whatever the plan will be; `prune` itself gat
 
 from __future__ import annotations
 
-import math
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from ..calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, sequence_losses, through
+from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sequence_losses, through
 from ..errors import InputError
 from ..evaluation.loss import perplexity
 from ..families import family_of
 from ..families.protocol import STEPS, Layer, Model, Rope, Which
 from ..importance.matrix_condition import condition_numbers, sweep
 from ..importance.neurons import RIDGE, Dense, metric
-from ..prune_layer import Watching
 from ..shape import Shape
-from ..statistics.gram import Gram, Sums
+from ..statistics.gram import Gram, Sums, residual_energy
 from ..statistics.gram import token_weights as inverse_norms
 from ..statistics.solve import penalty
 from ..surgery import block_size, dense_layer, upstream
@@ -47,11 +45,6 @@ def layer_of(model: Model, layer: int, which: Which = "mlp") -> Layer:
 def weight_of(layer: Layer, which: Which = "mlp") -> Tensor:
     """W (n, m), float64, of a layer's down_proj or o_proj, for y = X W."""
     return dense_layer(layer, which).weight.detach().T.double()
-
-
-def layer_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
-    """Both residual steps of a layer: h (B, L, d) -> h' (B, L, d), and what down_proj reads (B, L, n)."""
-    return mlp_step(layer, attention_step(layer, hidden, rope)[0])
 
 
 def walk(model: Model, hidden: Tensor, rope: Rope, layers: slice) -> Tensor:
@@ -79,20 +72,37 @@ def text_loss(model: Model, ids: Tensor) -> Tensor:
     return torch.tensor(perplexity(model, ids).loss)
 
 
+def watched(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> Iterator[tuple[Tensor, Tensor]]:
+    """One residual step, batch by batch: the stream behind it (B, L, d), and what its dense layer reads (B, L, n)."""
+    for rows in batches(*hidden.shape[:2]):
+        yield mlp_step(layer, hidden[rows]) if which == "mlp" else attention_step(layer, hidden[rows], rope)
+
+
+def sums_of(layer: Layer, hidden: Tensor, rope: Rope, weighted: bool = True) -> tuple[dict[Which, Sums], Tensor]:
+    """Sums of both dense layers, tokens `weighted` or not, and the hidden states behind the layer (S, L, d)."""
+    sums: dict[Which, Sums] = {}
+    for which in STEPS:
+        sums[which] = Gram.zeros(dense_layer(layer, which).in_features, device=hidden.device)
+        streams = []
+        for stream, x in watched(layer, which, hidden, rope):
+            sums[which].add(x, weight=inverse_norms(stream) if weighted else None)
+            streams.append(stream)
+        hidden = torch.cat(streams)
+    return sums, hidden
+
+
 @cached
 def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") -> Tensors:
     """What a dense layer reads, token by token: x (T, n), and norms (T,) of the residual stream behind it.
 
-    For as many tokens as fit in memory; `layer_gram` needs none of them at once.
+    For as many tokens as fit in memory; `layer_grams` needs none of them at once.
     """
     module = layer_of(model, layer, which)
     hidden, rope = walk_to(model, ids, layer)
-    inputs, norms = [], []
-    for rows in batches(*ids.shape):
-        after, x = (layer_step if which == "mlp" else attention_step)(module, hidden[rows], rope)
-        inputs.append(x.flatten(0, -2))
-        norms.append(1.0 / inverse_norms(after).flatten())
-    return {"x": torch.cat(inputs), "norms": torch.cat(norms)}
+    for step in STEPS[: STEPS.index(which) + 1]:
+        streams, inputs = zip(*watched(module, step, hidden, rope), strict=True)
+        hidden = torch.cat(streams)
+    return {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / inverse_norms(hidden).flatten()}
 
 
 @cached
@@ -103,124 +113,80 @@ def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
     """
     module = layer_of(model, layer)
     hidden, rope = walk_to(model, ids, layer)
-    grams: Tensors = {}
-    for name, weighted in (("weighted", True), ("plain", False)):
-        sums, _ = sums_of(module, hidden, rope, weighted)
-        grams |= {f"{which}-{name}": sums[which].matrix() for which in STEPS}
-    return grams
-
-
-def layer_gram(model: Model, ids: Tensor, layer: int, which: Which = "mlp", token_weights: bool = True) -> Tensors:
-    """xtx: C = X^T X (n, n), float64, of a layer's down_proj ("mlp") or o_proj ("attention") on the dense stream."""
-    layer_of(model, layer, which)
-    return {"xtx": layer_grams(model, ids, layer)[f"{which}-{'weighted' if token_weights else 'plain'}"]}
-
-
-def sums_of(layer: Layer, hidden: Tensor, rope: Rope, weighted: bool = True) -> tuple[dict[Which, Sums], Tensor]:
-    """Sums of both dense layers, tokens `weighted` or not, and the hidden states behind the layer (S, L, d)."""
-    steps: dict[Which, Step] = {"attention": partial(attention_step, rope=rope), "mlp": mlp_step}
-    sums: dict[Which, Sums] = {}
-    for which, step in steps.items():
-        behind: list[Tensor] = []
-
-        def recorded(*inputs: Any, step: Step = step, behind: list[Tensor] = behind) -> tuple[Tensor, Tensor]:
-            after, x = step(*inputs)
-            behind.append(after)
-            return after, x
-
-        sums[which], hidden = Watching(layer, which, recorded, weighted)(hidden, None), torch.cat(behind)
-    return sums, hidden
+    sums = {name: sums_of(module, hidden, rope, name == "weighted")[0] for name in ("weighted", "plain")}
+    return {f"{which}-{name}": sums[name][which].matrix() for name in sums for which in STEPS}
 
 
 def dense_problem(
     model: Model, ids: Tensor, layer: int, which: Which = "mlp", ridge: float = RIDGE, token_weights: bool = True
 ) -> Dense:
-    """A layer's down_proj or o_proj as the metrics see it (cached statistics, weights of the model)."""
-    xtx = layer_gram(model, ids, layer, which, token_weights)["xtx"]
-    return as_dense(model, layer, Gram.of(xtx), which, ridge)
+    """A layer's down_proj ("mlp") or o_proj ("attention") as the metrics see it, on the dense stream."""
+    module, weighting = layer_of(model, layer, which), "weighted" if token_weights else "plain"
+    return as_dense(module, which, Gram.of(layer_grams(model, ids, layer)[f"{which}-{weighting}"]), ridge)
 
 
-def as_dense(model: Model, layer: int, sums: Sums, which: Which = "mlp", ridge: float = RIDGE) -> Dense:
-    """The same from sums at hand, on their device."""
-    module = layer_of(model, layer, which)
-    weight, owned = (values.to(sums.x.device) for values in (weight_of(module, which), upstream(module, which)))
-    return Dense(sums, weight, owned, block_size(module, which), ridge)
-
-
-def error_curves(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> Tensors:
-    """Error against width, for every layer at once: what is lost when so many neurons or KV groups go.
-
-    Each layer is swept on its own (full least squares, `block_rounds` neurons a round, by default a 24th of the widest
-    layer, at most 60% of them) while the dense model streams by once. Returns, for K rounds of the widest layer:
-
-        counts (K + 1,)         neurons gone: 0, block_rounds, 2 block_rounds, ...
-        errors (layers, K + 1)  ||X W - X V||^2 / ||X W||^2 of down_proj, tokens weighted; NaN beyond a narrow layer
-        group_counts (g,) and group_errors (layers, g): the same for KV groups and o_proj
-    """
-    facts = survey(model, ids, ridge, block_rounds)
-    return {name: facts[name] for name in ("counts", "errors", "group_counts", "group_errors")}
+def as_dense(layer: Layer, which: Which, sums: Sums, ridge: float = RIDGE) -> Dense:
+    """The same from sums at hand, on their device, with the weights that the layer has."""
+    weight, owned = (values.to(sums.x.device) for values in (weight_of(layer, which), upstream(layer, which)))
+    return Dense(sums, weight, owned, block_size(layer, which), ridge)
 
 
 @cached
 def survey(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> Tensors:
-    """All layers in one walk: `error_curves`, and for each neuron (layers, n) of down_proj, NaN in a narrow layer:
+    """What is lost when so many neurons or KV groups go, and what each neuron is like: all layers in one walk.
 
-    energy     H_ii ||w_i||^2 as a share of ||X W||^2, H_ii = (1 + lambda) C_ii
-    condition  kappa; energy / condition^2 is the cost
-    order      its place in the sweep's order of removal, from 1; 0: the sweep ends before
-    wanda-sp, activation, magnitude: scores of those metrics
+    Each layer is swept on its own (full least squares, `block_rounds` neurons a round, by default a 24th of the widest
+    layer, at most 60% of them) while the dense model streams by. Returns, for K rounds of the widest layer:
+
+        counts (K + 1,)         neurons gone: 0, block_rounds, 2 block_rounds, ...
+        errors (layers, K + 1)  ||X W - X V||^2 / ||X W||^2 of down_proj, tokens weighted; NaN beyond a narrow layer
+        group_counts (g,) and group_errors (layers, g): the same for KV groups and o_proj
+
+    and for each neuron (layers, n) of down_proj, NaN in a narrow layer:
+
+        energy     H_ii ||w_i||^2 as a share of ||X W||^2, H_ii = (1 + lambda) C_ii
+        condition  kappa; energy / condition^2 is the cost
+        order      its place in the sweep's order of removal, from 1; 0: the sweep ends before
+        wanda-sp, activation, magnitude: scores of those metrics
     """
     shape = Shape.of(model)
     widest = max(shape.neurons)
     per_round = max(1, widest // 24) if block_rounds is None else block_rounds
     if per_round < 1:
         raise InputError(f"expected at least 1 neuron a round, got {per_round}: raise block_rounds")
-    counts = torch.arange(math.floor(FURTHEST * widest / per_round) + 1) * per_round
+    counts = torch.arange(int(FURTHEST * widest / per_round) + 1) * per_round
     group_counts = torch.arange(max(shape.kv_groups))
     hidden, rope = walk_to(model, ids, 0)
-    tables: list[dict[str, Tensor]] = []
-    for index in range(shape.layers):
-        sums, hidden = sums_of(layer_of(model, index), hidden, rope)
-        errors, facts = _curve(as_dense(model, index, sums["mlp"], "mlp", ridge), counts, per_round)
-        group_errors, _ = _curve(as_dense(model, index, sums["attention"], "attention", ridge), group_counts, 1)
-        facts = {name: _padded(values, widest) for name, values in facts.items()}
-        tables.append({"errors": errors, "group_errors": group_errors, **facts})
-    stacked = {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
-    return {"counts": counts, "group_counts": group_counts, **stacked}
+    tables: list[Tensors] = []
+    for layer in family_of(model).layers(model):
+        sums, hidden = sums_of(layer, hidden, rope)
+        groups = _swept(as_dense(layer, "attention", sums["attention"], ridge), group_counts, 1)
+        neurons = _swept(as_dense(layer, "mlp", sums["mlp"], ridge), counts, per_round)
+        tables.append(neurons | {"group_errors": groups["errors"]})
+    columns = {name: [table[name] for table in tables] for name in tables[0]}
+    padded = {name: pad_sequence(rows, True, padding_value=torch.nan) for name, rows in columns.items()}
+    return {"counts": counts, "group_counts": group_counts, **padded}
 
 
-def _padded(values: Tensor, width: int) -> Tensor:
-    return nn.functional.pad(values.double(), (0, width - len(values)), value=float("nan"))
-
-
-def _curve(dense: Dense, counts: Tensor, per_round: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Relative error of a dense layer after each of `counts` removals (K + 1,), and its inputs' facts for `survey`."""
+def _swept(dense: Dense, counts: Tensor, per_round: int) -> Tensors:
+    """Of one dense layer: its errors after as many of `counts` (K + 1,) removals as it has room for; facts (n,)."""
     matrix, inverse = dense.full_problem()
-    whole = max(energy_of(dense.xtx, dense.weight), 1e-300)
-    possible = counts[(counts > 0) & (counts < dense.blocks)]
-    curve = torch.full((len(counts),), float("nan"), dtype=torch.float64)
-    curve[0] = 0.0
-    order = torch.zeros(dense.blocks)
-    if len(possible):
-        held = penalty(dense.xtx.diagonal(), dense.ridge)
-        swept = sweep(inverse, dense.weight, int(possible[-1]), block=dense.block, per_round=per_round, held=held)
-        curve[1 : len(possible) + 1] = ((swept.errors - swept.moved) / whole).clamp_min(0.0)
-        order[swept.order] = torch.arange(1.0, len(swept.order) + 1)
-    facts = {
+    whole = max(dense.sums.energy(dense.weight), 1e-300)
+    removed, held = int(counts[counts < dense.blocks][-1]), penalty(dense.xtx.diagonal(), dense.ridge)
+    swept = sweep(inverse, dense.weight, removed, block=dense.block, per_round=per_round, held=held)
+    errors = ((swept.errors - swept.moved) / whole).clamp_min(0.0)
+    order = torch.zeros(dense.blocks, dtype=torch.float64)
+    order[swept.order] = torch.arange(1.0, removed + 1, dtype=torch.float64)
+    scored = ("wanda-sp", "activation", "magnitude")
+    return {
+        "errors": torch.cat([errors.new_zeros(1), errors]),
         "energy": matrix.diagonal() * dense.weight.square().sum(1) / whole,
         "order": order,
         "condition": condition_numbers(matrix, inverse),
+        **{name: metric(name)(dense, dense.blocks, torch.Generator()).scores for name in scored},
     }
-    for name in ("wanda-sp", "activation", "magnitude"):
-        facts[name] = metric(name)(dense, dense.blocks, torch.Generator()).scores
-    return curve, facts
-
-
-def energy_of(xtx: Tensor, matrix: Tensor) -> float:
-    """||X M||^2 = tr(M^T C M): C (n, n), M (n, m)."""
-    return Gram.of(xtx).energy(matrix)
 
 
 def relative_error(xtx: Tensor, weight: Tensor, fitted: Tensor) -> float:
     """||X W - X V||^2 / ||X W||^2: C (n, n), weight W and fitted V (n, m)."""
-    return energy_of(xtx, weight - fitted) / energy_of(xtx, weight)
+    return residual_energy(xtx, weight, fitted) / Gram.of(xtx).energy(weight)

@@ -1,6 +1,6 @@
 """What a plan will cost before anything is pruned, and what it cost afterwards: statistics behind notebook 03.
 
-Prediction. The error curve e_l(k) of a layer (see `error_curves`) says which part of its MLP's output is lost when k
+Prediction. The error curve e_l(k) of a layer (see `survey`) says which part of its MLP's output is lost when k
 neurons go and the rest is re-tuned. A plan therefore has a predicted error without any run of the model:
 
     predicted(plan) = mean over the parent's layers of e_l(n_l - width_l), and 1 for a layer that is dropped.
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import rotary, sequence_losses, through
+from ..calibration.stream import rotary
 from ..errors import InputError
 from ..evaluation.loss import perplexity
 from ..families import family_of
@@ -40,13 +40,13 @@ from ..settings import Settings
 from ..shape import Shape
 from ..surgery import shallow_copy, shrink_mlp
 from .cache import Tensors, cached
-from .dense_stream import loss_behind, walk_to, weight_of
+from .dense_stream import loss_behind, walk, walk_to, weight_of
 
 
 def full_curve(curves: Tensors, layer: int, neurons: int) -> Tensor:
     """Relative error of a layer's MLP with 0, 1, ..., `neurons` neurons gone: (neurons + 1,), float64.
 
-    curves: what `error_curves` returns, counts (K,) and errors (layers, K). Straight lines join the measured
+    curves: what `survey` returns, counts (K,) and errors (layers, K). Straight lines join the measured
     points; behind the last one, a line leads to the one more point that is known: with no neuron left the error is 1.
     """
     counts, errors = curves["counts"].double(), curves["errors"][layer].double()
@@ -58,7 +58,8 @@ def full_curve(curves: Tensors, layer: int, neurons: int) -> Tensor:
 def layer_errors(curves: Tensors, shape: Shape, plan: Plan) -> Tensor:
     """Predicted relative error of each MLP of the parent under a plan, 1 if dropped: (parent layers,), float64.
 
-    shape: of the parent. KV groups that go are not looked at. Raises InputError when the three do not fit together.
+    shape: of the parent. KV groups that go do not count. Naive water-filling minimises the mean of these.
+    Raises InputError when the three do not fit together.
     """
     if not shape.layers == plan.parent_layers == len(curves["errors"]):
         raise InputError(
@@ -69,11 +70,6 @@ def layer_errors(curves: Tensors, shape: Shape, plan: Plan) -> Tensor:
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
         errors[layer] = full_curve(curves, layer, shape.neurons[layer])[shape.neurons[layer] - width]
     return errors
-
-
-def predicted_error(curves: Tensors, shape: Shape, plan: Plan) -> float:
-    """Mean of `layer_errors`: what naive water-filling minimises."""
-    return float(layer_errors(curves, shape, plan).mean())
 
 
 def water_filling_plan(request: PlanRequest, curves: Tensors, worth: Sequence[float] | Tensor | None = None) -> Plan:
@@ -109,30 +105,25 @@ def narrowing_harm(model: Model, ids: Tensor, held: Tensor, gone: int, layers: S
         harm    increase of the loss on `held`, nats per token, all other layers dense
     Cost: a walk over ids, a sweep per layer, and the rest of the model on `held` per layer. Cached.
     """
-    shape, layers = Shape.of(model), sorted(layers)
-    known = bool(layers) and 0 <= layers[0] and layers[-1] < shape.layers
-    if not known or not 0 < gone < min(shape.neurons[index] for index in layers):
-        raise InputError(
-            f"expected layers from 0 to {shape.layers - 1} and fewer neurons to remove than they have, got layers "
-            f"{layers} and {gone} neurons: choose others"
-        )
+    family, layers, widths = family_of(model), sorted(layers), dict(enumerate(Shape.of(model).neurons))
+    if not layers or not all(0 < gone < widths.get(index, 0) for index in layers):
+        asked = f"layers from 0 to {len(widths) - 1} and fewer neurons to remove than they have"
+        raise InputError(f"expected {asked}, got layers {layers} and {gone} neurons: choose others")
     (stream, rope), (judged, judged_rope) = walk_to(model, ids, 0), walk_to(model, held, 0)
-    errors, shares, losses = [], [], []
-    for index, layer in enumerate(family_of(model).layers(model)):
-        if index in layers:
-            weight = weight_of(layer)
-            _, gram, fitted = narrowed(layer, stream, rope, gone, RIDGE, fewest=len(weight) - gone)
-            own = gram.energy(weight)
-            errors.append(gram.energy(weight - fitted) / max(own, 1e-300))
-            shares.append(own / gram.tokens)
-            judged, changed = with_weights(layer, judged, judged_rope, fitted)
-            losses.append(float(loss_behind(model, changed, judged_rope, index + 1, held)))
-        else:
-            stream = through(layer, stream, rope, stream.device) if index < layers[-1] else stream
-            judged = through(layer, judged, judged_rope, judged.device)
-    whole = float(sequence_losses(model, judged, held).mean())
-    harms = {"error": errors, "share": shares, "harm": [loss - whole for loss in losses]}
-    return {"layers": torch.tensor(layers)} | {name: torch.tensor(values) for name, values in harms.items()}
+    rows, done = [], 0
+    for index in layers:
+        layer, between = family.layers(model)[index], slice(done, index)
+        stream, judged = walk(model, stream, rope, between), walk(model, judged, judged_rope, between)
+        _, gram, fitted = narrowed(layer, stream, rope, gone, RIDGE, fewest=widths[index] - gone)
+        judged, changed = with_weights(layer, judged, judged_rope, fitted)
+        own, lost = (gram.energy(weight) for weight in (weight_of(layer), weight_of(layer) - fitted))
+        done = index + 1
+        loss = float(loss_behind(model, changed, judged_rope, done, held))
+        rows.append((lost / max(own, 1e-300), own / gram.tokens, loss))
+    whole = float(loss_behind(model, judged, judged_rope, done, held))
+    error, share, loss = torch.tensor(rows, dtype=torch.float64).T
+    measured = {"error": error, "share": share, "harm": loss - whole}
+    return {"layers": torch.tensor(layers)} | {name: values.float() for name, values in measured.items()}
 
 
 @cached
@@ -148,15 +139,15 @@ def outcome(
     judged, report = perplexity(pruned.model, evaluated), pruned.report
     errors = torch.tensor([layer.error for layer in report.layers], dtype=torch.float64)
     numbers = {"loss": judged.loss, "perplexity": judged.perplexity, "parameters": report.parameters_after}
-    return {**numbers, "errors": errors}
+    return numbers | {"errors": errors}
 
 
 @torch.inference_mode()
 def layer_latency(model: Model, widths: Sequence[int], tokens: int = 128, repeats: int = 7, stack: int = 6) -> Tensors:
-    """Milliseconds that one decoder layer takes for `tokens` tokens, as a function of its width.
+    """Time that one decoder layer takes for `tokens` tokens at each width: widths (W,), milliseconds (W, repeats).
 
     A stack of `stack` layers is timed and divided by their number: a single one would stay in the processor's cache,
-    which a whole model does not. Returns widths (W,) and milliseconds (W, repeats).
+    which a whole model does not.
     """
     layers = family_of(model).layers(model)[:stack]
     full = min(Shape.of(model).neurons[: len(layers)])

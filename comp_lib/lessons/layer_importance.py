@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import embed, rotary, through
+from ..calibration.stream import through
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
@@ -34,23 +34,20 @@ def layer_study(model: Model, ids: Tensor, greedy: int = 3) -> LayerStudy:
 
     Raises InputError if that would leave no layer.
     """
-    stream = stream_statistics(model, ids)
-    harm = harm_by_sequence(model, ids)
     rounds, order = greedy_rounds(model, ids, greedy)
-    return LayerStudy(ids, harm=harm, rounds=rounds, order=order, **stream)
+    harm = harm_by_sequence(model, ids)
+    return LayerStudy(ids, harm=harm, rounds=rounds, order=order, **stream_statistics(model, ids))
 
 
 @cached
 def stream_statistics(model: Model, ids: Tensor) -> Tensors:
     """influence (n,), cosine (n, S, L) and norms (n + 1, S, L) of the dense model for ids (S, L): two passes."""
-    hidden = embed(model, ids)  # (S, L, d)
-    rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
+    hidden, rope = walk_to(model, ids, 0)  # (S, L, d)
     cosine, norms = [], [hidden.float().norm(dim=-1)]
     for layer in family_of(model).layers(model):
-        after = through(layer, hidden, rope, hidden.device)
-        cosine.append(nn.functional.cosine_similarity(hidden.float(), after.float(), dim=-1))
-        norms.append(after.float().norm(dim=-1))
-        hidden = after
+        before, hidden = hidden, through(layer, hidden, rope, hidden.device)
+        cosine.append(nn.functional.cosine_similarity(before.float(), hidden.float(), dim=-1))
+        norms.append(hidden.float().norm(dim=-1))
     influence = block_influence(model, ids, hidden.device)
     return {"influence": influence, "cosine": torch.stack(cosine), "norms": torch.stack(norms)}
 

@@ -13,29 +13,28 @@ draws and ways; `prune` itself gathers anew behind each pruned layer. (Our deriv
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from ..errors import InputError
 from ..evaluation.loss import perplexity
 from ..families import family_of
 from ..families.protocol import Model
+from ..importance.neurons import top
 from ..plan import Plan
 from ..prune import prune
-from ..prune_layer import Watching
 from ..recovery.bias import unchanged
 from ..recovery.mask_tuning import MAX_VARIANCE, Mask, fold_mask, solve_mask, tune_mask
 from ..settings import Settings
 from ..shape import Shape
-from ..statistics.gram import contributions
-from ..statistics.solve import least_squares
+from ..statistics.gram import Gram, contributions
 from ..surgery import dense_layer, shallow_copy, shrink_mlp, update_config
 from .cache import Tensors, cached
-from .dense_stream import layer_of, layer_step, relative_error, sums_of, text_loss, walk_to, weight_of
+from .dense_stream import layer_of, relative_error, sums_of, text_loss, walk_to, weight_of
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,11 @@ def _evenly_held(gram: Tensor, target: Tensor, start: Tensor, kept: Tensor, ridg
 
 def random_kept(model: Model, width: int, seed: int) -> Tensor:
     """`width` neurons of each layer, drawn as `prune` with the method "random" draws them: (layers, width)."""
-    neurons = Shape.of(model).neurons
+    neurons, generator = Shape.of(model).neurons, torch.Generator().manual_seed(seed)
     if not 0 < width <= min(neurons):
         raise InputError(f"expected a width from 1 to {min(neurons)}, got {width}: keep as many neurons as there are")
-    generator = torch.Generator().manual_seed(seed)
     drawn = [torch.rand(count, generator=generator, dtype=torch.float64) for count in neurons]
-    return torch.stack([torch.argsort(one, descending=True, stable=True)[:width].sort().values for one in drawn])
+    return torch.stack([top(scores, width).kept for scores in drawn])
 
 
 @cached
@@ -90,18 +88,20 @@ def masks_of_all_layers(
 
     draws: name -> neurons that stay (layers, k); ways: draw -> name -> Way. Returns draw -> name of way -> (layers, k).
     """
-    wanted = [(draw, name, way) for draw, named in ways.items() for name, way in named.items()]
-    masks: dict[str, dict[str, list[Tensor]]] = {draw: {name: [] for name in named} for draw, named in ways.items()}
+    layers: list[dict[str, Tensors]] = []
     hidden, rope = walk_to(model, ids, 0)
     for index, layer in enumerate(family_of(model).layers(model)):
-        problems, behind = {}, hidden
-        for weighted in {way.weighted for *_, way in wanted}:
+        grams, behind = {}, hidden
+        for weighted in {way.weighted for named in ways.values() for way in named.values()}:
             sums, behind = sums_of(layer, hidden, rope, weighted)
-            problems[weighted] = contributions(sums["mlp"].matrix(), weight_of(layer))
-        for draw, name, way in wanted:
-            masks[draw][name].append(way.tune(problems[way.weighted], draws[draw][index]))
+            grams[weighted] = contributions(sums["mlp"].matrix(), weight_of(layer))
         hidden = behind
-    return {draw: {name: torch.stack(values) for name, values in named.items()} for draw, named in masks.items()}
+        masks: dict[str, Tensors] = {}
+        for draw, named in ways.items():
+            masks[draw] = {name: way.tune(grams[way.weighted], draws[draw][index]) for name, way in named.items()}
+        layers.append(masks)
+    stacked: dict[str, Tensors] = default_collate(layers)
+    return stacked
 
 
 def with_masks(model: Model, kept: Tensor, masks: Tensor | None = None) -> Model:
@@ -118,17 +118,13 @@ def with_masks(model: Model, kept: Tensor, masks: Tensor | None = None) -> Model
 @contextmanager
 def mask_hooks(model: Model, kept: Tensor, masks: Tensor) -> Iterator[None]:
     """The same masks at run time, the model as large as before: what down_proj reads is multiplied by m (n,)."""
-    hooks = []
-    for index, layer in enumerate(family_of(model).layers(model)):
-        linear = dense_layer(layer, "mlp")
-        full = torch.zeros_like(linear.weight[0])
-        full[kept[index]] = masks[index].to(full)
-        hooks.append(linear.register_forward_pre_hook(lambda module, args, full=full: (args[0] * full,)))
-    try:
+    with ExitStack() as hooks:
+        for index, layer in enumerate(family_of(model).layers(model)):
+            linear = dense_layer(layer, "mlp")
+            full = torch.zeros_like(linear.weight[0])
+            full[kept[index]] = masks[index].to(full)
+            hooks.enter_context(linear.register_forward_pre_hook(lambda _, args, full=full: (args[0] * full,)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def masked_perplexity(model: Model, evaluated: Tensor, kept: Tensor, masks: Tensor | None = None) -> float:
@@ -175,15 +171,13 @@ def ridge_forms(xtx: Tensor, judged: Tensor, weight: Tensor, kept: Tensor, ridge
 
     "own energy": lambda C_ii for each input, as `least_squares`; "even": lambda mean(diag C) for all inputs alike.
     """
-    target = xtx @ weight
-    own = [least_squares(xtx, target, weight, kept, ridge) for ridge in ridges]
-    held = [_evenly_held(xtx, target, weight, kept, ridge) for ridge in ridges]  # (k, m) each
-    even = [torch.zeros_like(weight).index_copy(0, kept, fitted) for fitted in held]
-    errors = {
-        name: [relative_error(judged, weight, fitted) for fitted in fits]
-        for name, fits in (("own energy", own), ("even", even))
-    }
-    return {name: torch.tensor(values).double() for name, values in errors.items()}
+    errors: dict[str, list[float]] = {"own energy": [], "even": []}
+    for ridge in ridges:
+        own, even = Gram.of(xtx).refit(weight, kept, ridge), torch.zeros_like(weight)
+        even[kept] = _evenly_held(xtx, xtx @ weight, weight, kept, ridge)
+        for form, fitted in zip(errors, (own, even), strict=True):
+            errors[form].append(relative_error(judged, weight, fitted))
+    return {form: torch.tensor(values).double() for form, values in errors.items()}
 
 
 FITS = ("mask", "least squares")
@@ -200,23 +194,24 @@ def token_curve(
     FITS, nothing (2,): without any recovery, on ids and on held.
     """
     module = layer_of(model, layer)
-    if not sequences or list(sequences) != sorted(set(sequences)) or not 1 <= sequences[0] <= sequences[-1] <= len(ids):
+    if not sequences or list(sequences) != sorted({*sequences} & {*range(1, len(ids) + 1)}):
         raise InputError(f"expected rising numbers of sequences up to {len(ids)}, got {list(sequences)}: choose others")
     hidden, rope = walk_to(model, torch.cat([ids, held]), layer)
     weight, rows, done = weight_of(module), [], 0
-    watching = Watching(module, "mlp", partial(layer_step, rope=rope), weighted=True)
-    unseen = watching(hidden[len(ids) :], None).matrix()
+
+    def gram(texts: slice) -> Tensor:
+        return sums_of(module, hidden[texts], rope)[0]["mlp"].matrix()
+
+    def errors(fitted: Tensor) -> list[float]:
+        return [relative_error(xtx, weight, fitted) for xtx in (seen, unseen)]
+
+    unseen = gram(slice(len(ids), None))
     seen = torch.zeros_like(unseen)
-
-    def errors(new: Tensor) -> list[float]:
-        return [relative_error(xtx, weight, new) for xtx in (seen, unseen)]
-
     for size in sequences:
-        seen, done = seen + watching(hidden[done:size], None).matrix(), size
-        gram, target = contributions(seen, weight), seen @ weight
+        seen, done = seen + gram(slice(done, size)), size
         for ridge in ridges:
-            mask = fold_mask(weight, kept, Mask(solve_mask(gram, kept, ridge), ridge))
-            rows.append((errors(mask), errors(least_squares(seen, target, weight, kept, ridge))))
+            mask = fold_mask(weight, kept, Mask(solve_mask(contributions(seen, weight), kept, ridge), ridge))
+            rows.append((errors(mask), errors(Gram.of(seen).refit(weight, kept, ridge))))
     table = torch.tensor(rows, dtype=torch.float64).reshape(len(sequences), len(ridges), len(FITS), 2)
     fitted, others = table.permute(3, 2, 0, 1)
     nothing = torch.tensor(errors(unchanged(weight, kept)), dtype=torch.float64)

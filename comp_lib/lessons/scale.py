@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers import LlamaConfig
-
-from ..models.skeleton import skeleton
 from ..shape import Shape
 
 HALF, SINGLE, DOUBLE = 2, 4, 8  # bytes of a number: of stored weights, of what is computed with, of sums
@@ -50,8 +47,3 @@ def needs(shape: Shape, tokens: int) -> Needs:
         gram=DOUBLE * neurons**2,
         dual=DOUBLE * tokens**2 + SINGLE * tokens * neurons,
     )
-
-
-def shape_of(config: LlamaConfig) -> Shape:
-    """The shape of a Llama that exists on paper only: no weight is made."""
-    return Shape.of(skeleton(config))

@@ -21,13 +21,12 @@ from ..compare.cluster import choose
 from ..compare.grid import Grid, run
 from ..errors import InputError
 from ..families.protocol import Model
-from ..models.load import DTYPES, EMBEDDED, load_model
-from ..models.memory import check_memory
+from ..models.load import DTYPES, EMBEDDED, check_memory, load_model
 from ..plots.base import Picture, mime_bundle
 from ..report import LayerReport
 from ..shape import Shape
 
-NEEDED = ("ipywidgets",)  # what the extra brings that a kernel can lack
+NEEDED = "ipywidgets"  # what the extra brings that a kernel can lack
 
 
 def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False) -> tuple[Model, Any]:
@@ -49,12 +48,9 @@ def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress:
 
 def check_extras() -> None:
     """Raises InputError unless the packages of the extra `notebooks` are there."""
-    missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
-    if missing:
-        raise InputError(
-            f"expected the packages of the notebooks, got none called {' or '.join(missing)}: "
-            "pip install 'comp-lib[notebooks]'"
-        )
+    if importlib.util.find_spec(NEEDED) is None:
+        remedy = "pip install 'comp-lib[notebooks]'"
+        raise InputError(f"expected the packages of the notebooks, got none called {NEEDED}: {remedy}")
 
 
 def show(figure: Picture) -> None:

@@ -43,7 +43,7 @@ def plot_parameters(shape: Shape) -> Picture:
 def plot_error_curves(curves: Mapping[str, ArrayLike], neurons: int, marked: Sequence[int] = ()) -> Picture:
     """Relative error of each layer against the neurons removed; `marked` layers are named at the right end.
 
-    curves: counts (K,) and errors (layers, K), as `lessons.dense_stream.error_curves` returns them.
+    curves: counts (K,) and errors (layers, K), as `lessons.dense_stream.survey` returns them.
     """
     counts, errors = np.asarray(curves["counts"]), np.asarray(curves["errors"])
     layers, last = len(errors), errors[:, -1]
