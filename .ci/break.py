@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from comp_lib.models.convert_gguf import cache_folder
+from comp_lib.models.gguf_files import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 BREAKS = [  # (module, right, wrong, the notebook that has to notice)

@@ -24,7 +24,7 @@ from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.on_device import llama_cpp
 from comp_lib.on_device.gguf_export import export_gguf
-from comp_lib.system.memory import peak_bytes
+from comp_lib.system.machine import peak_bytes
 
 
 def measure(model: str, file: str, kind: str) -> dict[str, float]:

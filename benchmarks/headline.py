@@ -29,7 +29,7 @@ from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings, default_recovery
 from comp_lib.system.atomic import write_atomically
-from comp_lib.system.memory import peak_bytes
+from comp_lib.system.machine import peak_bytes
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "increases", "passes", "peak_megabytes")  # the rest of a row says what was asked

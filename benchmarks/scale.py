@@ -102,7 +102,7 @@ def measured(job: dict) -> dict:
     from comp_lib.scale.model_on_disk import Streamed
     from comp_lib.scale.prune_to import Saving, prune_to
     from comp_lib.settings import Settings
-    from comp_lib.system.memory import peak_bytes
+    from comp_lib.system.machine import peak_bytes
 
     how, real = job["how"], job["shape"] == "135m"
     llm_pruner = how == "llm-pruner"

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.cli.app import app
-from comp_lib.compare import attempts
+from comp_lib.compare import cluster
 from comp_lib.compare import grid as compare
 from comp_lib.compare.grid import COLUMNS, DETERMINED, Grid, read_rows, run
 from comp_lib.compare.one_run import RunRequest, quality
@@ -35,7 +35,7 @@ from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.system import hashes
-from comp_lib.system.memory import peak_bytes
+from comp_lib.system.machine import peak_bytes
 
 SIZES = ["--sequences", "3", "--length", "24", "--multiple", "4", "--windows", "3", "--window", "40"]
 GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
@@ -109,7 +109,7 @@ def test_quality_pairs_the_windows(tiny_llama):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss")
 def test_peak_memory_is_that_of_the_process_alone():
     ballast = torch.zeros(100 * 2**20 // 8, dtype=torch.float64) + 1  # the process that starts it is larger
-    code = "from comp_lib.system.memory import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**26; print(a, p())"
+    code = "from comp_lib.system.machine import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**26; print(a, p())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     before, after = map(int, out)
     assert 60 * 2**20 < after - before < 80 * 2**20
@@ -165,7 +165,7 @@ print(json.dumps({ANSWER!r}))
 @pytest.fixture
 def calls(monkeypatch, tmp_path):
     """A worker that answers at once; returns what reads the methods that it was asked for."""
-    monkeypatch.setattr(attempts, "MODULE", ("-c", FAKE))
+    monkeypatch.setattr(cluster, "MODULE", ("-c", FAKE))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     return lambda: (tmp_path / "calls").read_text().split()
 
@@ -186,7 +186,7 @@ def test_a_failed_cell_is_recorded_and_tried_again(grid, tmp_path, monkeypatch, 
 
 
 def test_a_worker_that_does_not_even_listen_is_a_failed_cell(grid, tmp_path, monkeypatch):
-    monkeypatch.setattr(attempts, "MODULE", ("-S", "-c", "import os; os.close(0); os._exit(3)"))
+    monkeypatch.setattr(cluster, "MODULE", ("-S", "-c", "import os; os.close(0); os._exit(3)"))
     rows = run(grid, tmp_path)
     assert set(rows.status) == {"failed"} and set(rows.message) == {"the process ended with code 3 and said nothing"}
 

@@ -17,7 +17,7 @@ from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.models.convert_gguf import convert_gguf
+from comp_lib.models.gguf_files import convert_gguf
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.on_device import gguf_export, llama_cpp

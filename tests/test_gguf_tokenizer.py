@@ -15,7 +15,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX as QWEN2
 
 from comp_lib.errors import InputError
-from comp_lib.models.convert_gguf import restore_pre_tokenizer
+from comp_lib.models.gguf_files import restore_pre_tokenizer
 from comp_lib.models.load import load_model
 from comp_lib.on_device import llama_cpp
 from comp_lib.on_device.gguf_export import export_gguf

@@ -31,12 +31,12 @@ from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.families import check_config, family_called
-from comp_lib.models import convert_gguf
+from comp_lib.models import gguf_files
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.per_layer_llama import CompLlamaConfig, CompLlamaForCausalLM
 from comp_lib.models.reading import check_finite
 from comp_lib.models.skeleton import skeleton
-from comp_lib.system.device import available_device
+from comp_lib.system.machine import available_device
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA = {
@@ -422,7 +422,7 @@ def test_a_gguf_file_is_the_model_it_was_made_from(cache, gguf_file, tiny_llama,
 def test_a_gguf_file_is_converted_once_by_content(cache, gguf_file, monkeypatch):
     first = load_model(gguf_file)[0]
     conversions = []
-    monkeypatch.setattr(convert_gguf, "_convert", lambda *args: conversions.append(args))
+    monkeypatch.setattr(gguf_files, "_convert", lambda *args: conversions.append(args))
     elsewhere = shutil.copy(gguf_file, gguf_file.with_name("other.gguf"))
     assert torch.equal(logits(load_model(elsewhere)[0]), logits(first))
     assert not conversions
@@ -430,7 +430,7 @@ def test_a_gguf_file_is_converted_once_by_content(cache, gguf_file, monkeypatch)
 
 
 def test_a_conversion_is_saved_in_shards(cache, gguf_file, monkeypatch):
-    monkeypatch.setattr(convert_gguf, "SHARD_SIZE", "20KB")
+    monkeypatch.setattr(gguf_files, "SHARD_SIZE", "20KB")
     model, _ = load_model(gguf_file)
     assert len(list(cache.glob("*/*.safetensors"))) > 3
     assert torch.isfinite(logits(model)).all()
@@ -443,7 +443,7 @@ def test_two_processes_that_convert_at_once_end_well(cache, gguf_file, monkeypat
         shutil.copytree(source, target)  # what the quicker one has put there meanwhile
         rename(source, target)
 
-    monkeypatch.setattr(convert_gguf.os, "rename", slower)
+    monkeypatch.setattr(gguf_files.os, "rename", slower)
     assert torch.isfinite(logits(load_model(gguf_file)[0])).all()
     assert len(list(cache.iterdir())) == 1
 
@@ -453,7 +453,7 @@ def test_a_conversion_that_fails_leaves_nothing(cache, gguf_file, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(convert_gguf.os, "rename", interrupted)
+        patch.setattr(gguf_files.os, "rename", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_model(gguf_file)
     assert not list(cache.iterdir())
@@ -462,16 +462,16 @@ def test_a_conversion_that_fails_leaves_nothing(cache, gguf_file, monkeypatch):
 
 def test_what_a_killed_conversion_left_is_swept(cache, gguf_file):
     for name, age in (("old", 25 * 3600), ("new", 60)):
-        path = cache / f"{convert_gguf.STAGING}{name}"
+        path = cache / f"{gguf_files.STAGING}{name}"
         path.mkdir(parents=True)
         (path / "file").write_text("half")
         os.utime(path, (time.time() - age,) * 2)
     load_model(gguf_file)
-    assert {path.name[:15] for path in cache.iterdir() if path.name.startswith(".")} == {f"{convert_gguf.STAGING}new"}
+    assert {path.name[:15] for path in cache.iterdir() if path.name.startswith(".")} == {f"{gguf_files.STAGING}new"}
 
 
 def test_no_room_for_a_conversion(cache, gguf_file, monkeypatch):
-    monkeypatch.setattr(convert_gguf.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    monkeypatch.setattr(gguf_files.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     refused(gguf_file, "MB", "free", "COMP_LIB_CACHE")
     assert not list(cache.iterdir())
 
@@ -499,9 +499,9 @@ def test_bad_gguf_files(cache, tmp_path, tiny_llama, tokenizer):
 
 def test_the_cache_folder(monkeypatch):
     monkeypatch.setenv("COMP_LIB_CACHE", "~/somewhere")
-    assert convert_gguf.cache_folder() == Path.home() / "somewhere"
+    assert gguf_files.cache_folder() == Path.home() / "somewhere"
     monkeypatch.delenv("COMP_LIB_CACHE")
-    assert convert_gguf.cache_folder().name == "comp-lib"
+    assert gguf_files.cache_folder().name == "comp-lib"
 
 
 # --- the embedded model -----------------------------------------------------------------------------------------------
@@ -529,7 +529,7 @@ def test_the_embedded_model(real_model):
 @pytest.mark.real
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_second_load_maps_the_cache_into_memory(real_model, monkeypatch):
-    monkeypatch.setattr(convert_gguf, "_convert", lambda *args: pytest.fail("converted again"))
+    monkeypatch.setattr(gguf_files, "_convert", lambda *args: pytest.fail("converted again"))
     model, _ = load_model(EMBEDDED)
     lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".safetensors")]
     maps = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in lines]

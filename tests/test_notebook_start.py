@@ -19,10 +19,11 @@ from variants import VARIANTS, build
 from comp_lib.errors import InputError
 from comp_lib.lessons import start as notebook
 from comp_lib.lessons.start import check_extras, show, side_by_side, sizes_for, start, table
-from comp_lib.models import memory
-from comp_lib.models.load import EMBEDDED, _embedded_gguf
-from comp_lib.models.memory import check_memory, count_parameters, free_memory
+from comp_lib.models import load
+from comp_lib.models.load import EMBEDDED, _embedded_gguf, check_memory, count_parameters
 from comp_lib.plots import figure_with_axes
+from comp_lib.system import machine
+from comp_lib.system.machine import free_memory
 
 LESSONS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -86,31 +87,31 @@ def test_nothing_is_missing_here():
 
 def test_a_model_too_big_is_refused_before_its_weights_are_read(folder, monkeypatch):
     parameters = count_parameters(str(folder))
-    needed = parameters * 4 * memory.COPIES
+    needed = parameters * 4 * load.COPIES
 
     def read(*arguments, **options):
         raise AssertionError("weights were read")
 
     monkeypatch.setattr(notebook, "load_model", read)
-    monkeypatch.setattr(memory, "free_memory", lambda: needed - 1)
+    monkeypatch.setattr(load, "free_memory", lambda: needed - 1)
     with pytest.raises(InputError) as caught:
         start(str(folder))
     assert "memory" in sentence(caught) and "choose a smaller model" in sentence(caught)
-    monkeypatch.setattr(memory, "free_memory", lambda: needed)
+    monkeypatch.setattr(load, "free_memory", lambda: needed)
     with pytest.raises(AssertionError, match="weights were read"):
         start(str(folder))
 
 
 def test_half_precision_needs_half(folder, monkeypatch):
-    monkeypatch.setattr(memory, "free_memory", lambda: count_parameters(str(folder)) * 2 * memory.COPIES)
+    monkeypatch.setattr(load, "free_memory", lambda: count_parameters(str(folder)) * 2 * load.COPIES)
     check_memory(str(folder), "bfloat16")
     with pytest.raises(InputError, match="float32"):
         check_memory(str(folder), "float32")
 
 
 def test_the_sentence_about_memory_gives_both_numbers(folder, monkeypatch):
-    monkeypatch.setattr(memory, "count_parameters", lambda name: 7_000_000_000)
-    monkeypatch.setattr(memory, "free_memory", lambda: 16_000_000_000)
+    monkeypatch.setattr(load, "count_parameters", lambda name: 7_000_000_000)
+    monkeypatch.setattr(load, "free_memory", lambda: 16_000_000_000)
     with pytest.raises(InputError, match=r"expected 56\.0 GB .* got 16\.0 GB"):
         check_memory("some/model")
 
@@ -152,8 +153,8 @@ def test_a_damaged_gguf_file_is_refused_in_words(tmp_path):
 
 
 def test_a_container_has_less_than_the_machine(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     assert free_memory() == 1000  # no limits here
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory() == 1000
@@ -186,7 +187,7 @@ def first_cells():
     [
         ("import sys; sys.modules['ipywidgets'] = None", "pip install 'comp-lib[notebooks]'"),
         pytest.param(
-            "from comp_lib.models import memory; memory.free_memory = lambda: 10**8",
+            "from comp_lib.models import load; load.free_memory = lambda: 10**8",
             "choose a smaller model",
             marks=pytest.mark.real,
         ),

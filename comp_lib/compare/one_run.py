@@ -38,7 +38,7 @@ from ..models.load import load_model
 from ..prune import prune
 from ..settings import Settings
 from ..system import hashes
-from ..system.memory import peak_bytes
+from ..system.machine import peak_bytes
 from ..system.processes import Message, serve
 
 PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed

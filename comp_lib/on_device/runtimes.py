@@ -22,9 +22,9 @@ import torch
 from ..errors import InputError
 from ..evaluation.generation import prompt_ids, timed
 from ..families.protocol import Model
-from ..models.gguf_file import open_gguf
+from ..models.gguf_files import open_gguf
 from ..models.load import load_model
-from ..system.memory import peak_bytes
+from ..system.machine import peak_bytes
 from ..system.processes import Message, serve
 from .llama_cpp import start
 

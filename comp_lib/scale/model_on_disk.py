@@ -22,8 +22,7 @@ from ..calibration.stream import embed, rotary, through
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Layer
-from ..models.convert_gguf import is_gguf, open_gguf_model
-from ..models.gguf_tensors import GgufTensors
+from ..models.gguf_files import GgufTensors, is_gguf, open_gguf_model
 from ..models.load import DTYPES, open_model
 from ..models.reading import check_names
 from ..models.skeleton import skeleton

@@ -58,14 +58,14 @@ class TensorFiles:
     def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix: index (k,) -> (k, columns)."""
         rows = torch.empty(len(index), *self.shapes[name][1:], dtype=dtype)
-        for part in index.argsort().split(_rows(PIECE // 16, self.shapes[name], dtype)):
+        for part in index.argsort().split(rows_in(PIECE // 16, self.shapes[name], dtype)):
             with safe_open(self.where[name], framework="pt") as file:  # the system maps 16 pages where one is read
                 rows[part] = file.get_tensor(name)[index[part]].to(dtype)
         return finite(name, rows)
 
     def pieces(self, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
         """The tensor in pieces of whole rows."""
-        step = _rows(PIECE, self.shapes[name], dtype)
+        step = rows_in(PIECE, self.shapes[name], dtype)
         for start in range(0, self.shapes[name][0], step):
             with safe_open(self.where[name], framework="pt") as file:
                 piece = file.get_slice(name)[start : start + step].to(dtype, copy=True)
@@ -81,7 +81,7 @@ class TensorFiles:
         return hashes.of_value(samples)[:16]
 
 
-def _rows(size: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+def rows_in(size: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """How many rows of a tensor of this shape are `size` bytes: at least one."""
     return max(1, size // max(1, torch.Size(shape[1:]).numel() * dtype.itemsize))
 
@@ -158,7 +158,7 @@ class Layout:
             with (folder / file).open("r+b") as stream:
                 stream.seek(start)
                 for piece in pieces:
-                    for part in piece.split(_rows(PIECE, piece.shape, piece.dtype)):
+                    for part in piece.split(rows_in(PIECE, piece.shape, piece.dtype)):
                         block = as_bytes(part.to("cpu", self.dtype))
                         digest.update(block)
                         stream.write(block)

@@ -1,0 +1,196 @@
+"""GGUF files: opened whole or refused, converted once, or read as they are.
+
+`convert_gguf` writes float32 safetensors to the user's cache folder, memory-mapped from then on. `GgufTensors` converts
+nothing: it reads one tensor at a time, under the names of transformers and with the interface of
+`tensor_files.TensorFiles`. Blocks of a row are expanded to floats when they are read, and the pages of the mapped file
+are given back at once. llama.cpp pairs the two halves of a rotary head in another order, so the rows of q and k are put
+back as transformers has them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy
+import platformdirs
+import torch
+from tokenizers import pre_tokenizers
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..errors import InputError
+from ..families import family_called
+from ..system import hashes
+from ..system.atomic import check_room
+from ..system.tensor_files import PIECE, finite, rows_in
+from .reading import check_finite, quiet, read, read_config, read_weights
+
+# About one decoder layer of SmolLM2. Each file is a memory map of its own, and the system takes back the memory of a
+# map only when no tensor of it is left: one large file would keep the whole dense model in memory until the end of a
+# pruning run that replaces its layers one by one.
+SHARD_SIZE = "16MB"
+CONVERSION = 2  # counts up when a conversion changes, so that those of older versions are not read
+STAGING = ".converting-"  # prefix of unfinished folders in the cache
+ABANDONED = 24 * 3600  # seconds after which nobody works on an unfinished folder: its process was killed
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: COMP_LIB_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("COMP_LIB_CACHE") or platformdirs.user_cache_dir("comp-lib")).expanduser()
+
+
+def is_gguf(name: str | Path) -> bool:
+    path = Path(name).expanduser()
+    return path.suffix == ".gguf" and path.is_file()
+
+
+def open_gguf(path: str | Path) -> gguf.GGUFReader:
+    """A reader of the GGUF file `path`, of which every tensor is there.
+
+    Raises InputError: no such file, another kind of file, truncated.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"expected a GGUF file, got {path}, which is not there: check the spelling")
+    try:
+        return gguf.GGUFReader(path)  # maps every tensor, so that a missing end shows
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        got = f"{path}, which is damaged or ends too early ({error}); fetch or write it again"
+        raise InputError(f"expected a complete GGUF file, got {got}") from error
+
+
+def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedTokenizerBase]:
+    """A GGUF file, the config and the tokenizer in it. Raises InputError as `load_model` does."""
+    path = Path(path).expanduser()
+    reader, place = open_gguf(path), {"source": str(path.parent), "gguf_file": path.name}
+    with quiet():
+        config = read_config(**place)
+        check_rope(reader, path.name)
+        tokenizer: PreTrainedTokenizerBase = read(AutoTokenizer.from_pretrained, **place)
+    rule = reader.get_field(gguf.Keys.Tokenizer.PRE)
+    restore_pre_tokenizer(tokenizer, rule and rule.contents())
+    return path, config, tokenizer
+
+
+def check_rope(reader: gguf.GGUFReader, name: str) -> None:
+    """transformers drops the rope scaling of a GGUF file in silence, and the model would be subtly wrong."""
+    scaling = [key for key in reader.fields if ".rope.scaling." in key]
+    scaling += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
+    if scaling:
+        got = f"{name} with {scaling[0]}, which cannot be converted faithfully; use the same model as safetensors"
+        raise InputError(f"expected a GGUF file without rope scaling, got {got}")
+
+
+def restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, rule: str | None) -> None:
+    """Let `tokenizer`, which transformers read from GGUF, part all digits if the rule is `smollm`: it forgets to.
+
+    rule: llama.cpp's name for how a text is cut into words, where the file has one.
+    """
+    if rule == "smollm":
+        digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+
+
+def convert_gguf(path: Path) -> Path:
+    """Folder with the model of a GGUF file as float32 safetensors: converted now, or before by anyone of this user.
+
+    The folder is named after the SHA-256 of the file, and appears complete or not at all.
+    Raises InputError: broken file, not LLaMA-class, not finite, or no room.
+    """
+    cache = cache_folder()
+    target = cache / f"gguf-{CONVERSION}-{hashes.of_file(path)}"
+    if target.is_dir():
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        for folder in cache.glob(f"{STAGING}*"):
+            if time.time() - folder.stat().st_mtime > ABANDONED:
+                shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=STAGING) as temporary:
+            staged = Path(temporary) / "model"
+            _convert(path, staged)
+            try:
+                os.rename(staged, target)
+            except OSError:
+                if not target.is_dir():  # else another process was quicker, with the same file
+                    raise
+    except OSError as error:
+        got = f"{error}; free it, or set COMP_LIB_CACHE"
+        raise InputError(f"expected to write a converted model to {cache}, got {got}") from error
+    return target
+
+
+def _convert(path: Path, folder: Path) -> None:
+    """Read a GGUF file, check what it holds, and save it to `folder`."""
+    path, config, tokenizer = open_gguf_model(path)
+    with quiet():  # reading the file's header takes seconds: not again for the config
+        model = read_weights(str(path.parent), torch.float32, config=config, gguf_file=path.name)
+        check_finite(model)
+        needed = sum(parameter.nbytes for parameter in model.parameters())
+        hint = f"free some in {cache_folder()}, or set COMP_LIB_CACHE"
+        check_room(folder.parent, needed, f"the converted {path.name}", hint)
+        # the weights are plain floats now, and must not claim to be quantised when they are saved
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+        tokenizer.save_pretrained(folder)
+
+
+class GgufTensors:
+    """The tensors of the model in a GGUF file, by transformers' names for `names`."""
+
+    def __init__(self, path: str | Path, config: PreTrainedConfig, names: list[str]) -> None:
+        """config: as `open_gguf_model` gives it. Raises InputError: not complete, or a tensor that no name means."""
+        self.path, self.config, self.family = Path(path), config, family_called(config.model_type)
+        self.folder, self.reader = self.path.parent, open_gguf(path)
+        arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf)
+        known = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+        there = {tensor.name: tensor for tensor in self.reader.tensors}
+        stored = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in names}
+        self.tensors = {name: there.pop(key) for name, key in stored.items() if key in there}
+        if there:
+            got = f"{len(there)} unexpected in {self.path.name} ({', '.join(sorted(there)[:3])})"
+            advice = "use the same model as safetensors"
+            raise InputError(f"expected the weights that its metadata describe, got {got}; {advice}")
+        self.shapes = {name: tuple(map(int, reversed(t.shape))) for name, t in self.tensors.items()}
+
+    def read(self, name: str, dtype: torch.dtype) -> Tensor:
+        """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""
+        values, heads_field = self._expand(name, slice(None), dtype), self.family.gguf_interleaved
+        part = name.split(".")[-2]
+        if part not in heads_field:
+            return values
+        heads = getattr(self.config, heads_field[part])
+        pairs = values.reshape(heads, len(values) // heads // 2, 2, -1)
+        return pairs.transpose(1, 2).reshape(values.shape)
+
+    def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of a matrix other than q and k: index (k,) -> (k, columns)."""
+        return self._expand(name, index.numpy(), dtype)
+
+    def pieces(self, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
+        """The tensor, no q or k, in pieces of whole rows."""
+        shape = self.shapes[name]
+        step = rows_in(PIECE, shape, torch.float32)
+        return (self._expand(name, slice(start, start + step), dtype) for start in range(0, shape[0], step))
+
+    def fingerprint(self) -> str:
+        """A short name for the content: the whole of it, for such files are small."""
+        return str(hashes.of_file(self.path))[:16]
+
+    def _expand(self, name: str, rows: Any, dtype: torch.dtype) -> Tensor:
+        """Those rows (what numpy takes as an index) as plain numbers."""
+        tensor = self.tensors[name]
+        values = numpy.array(gguf.dequantize(tensor.data[rows], tensor.tensor_type), dtype=numpy.float32)
+        mapped = getattr(self.reader.data, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)  # pages that were read count as this process's until they are given back
+        return finite(name, torch.from_numpy(values).to(dtype))

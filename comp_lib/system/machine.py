@@ -1,0 +1,53 @@
+"""What this machine has: processors that compute, and memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+from ..errors import InputError
+
+CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
+
+
+def available_device(name: str) -> torch.device:
+    """The device of that name, if it is there."""
+    cuda = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    available = cuda if torch.cuda.is_available() else []
+    available += ["mps"] if torch.backends.mps.is_available() else []
+    available += ["cpu"]
+    if name == "auto":
+        return torch.device(available[0])
+    if name not in available:
+        raise InputError(f"expected an available device ({', '.join(available)}) or auto, got {name!r}; choose one")
+    return torch.device(name)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of its container if that has a limit."""
+    free: int = psutil.virtual_memory().available
+    limit = CGROUP / "memory.max"
+    if limit.is_file() and (text := limit.read_text().strip()) != "max":
+        used = int((CGROUP / "memory.current").read_text())
+        statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        free = min(free, int(text) - used + int(statistics.get("inactive_file", 0)))  # file pages can be given back
+    return free
+
+
+def peak_bytes() -> int:
+    """Most resident memory that this process ever had.
+
+    On Linux not `ru_maxrss`: that survives exec, and so starts at the size of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows, which has no module `resource`
+        return int(memory.peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
