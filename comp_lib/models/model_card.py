@@ -10,54 +10,13 @@ from dataclasses import dataclass, field
 from ..plan import Plan
 from ..shape import Shape
 
-CARD = """\
----
-license: {licence_name}
-base_model: {base}
-library_name: "transformers"
-pipeline_tag: "text-generation"
-tags: ["comp-lib", "structured-pruning", "pruned"]
----
-
-# {name}
-
-A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its {plan.of} were removed by structured pruning \
-({method}), with comp_lib {card.version}.
-
-## What was removed
-
-{removed}
-
-Decoder layers dropped (counted from 0 in the parent): {dropped}. `comp_plan.json` lists what was kept.
-
-## How
-
-{settings}
-
-## Measured perplexity
-
-{measured}
-
-## How to load
-
-{needs}
-
-```python
-{first}from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained({folder})
-tokenizer = AutoTokenizer.from_pretrained({folder})
-```
-
-## Licence
-
-That of the parent model ({licence}) holds for this model too.
-"""
+COMP = "COMP, [arXiv 2501.15255](https://arxiv.org/abs/2501.15255)"
 STOCK = "Any runtime that loads the parent loads this folder; nothing else is needed."
 PER_LAYER = (
     "**This folder needs comp_lib.** Its layers differ in width, which no stock model class can express, so "
     "`transformers` alone does not know its model type, `comp_llama`. Install comp_lib and import it first:"
 )
+REGISTER = "import comp_lib.models.per_layer_llama  # registers comp_llama\n"
 
 
 @dataclass(frozen=True)
@@ -77,28 +36,57 @@ class Provenance:
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance) -> str:
     """The README.md of a model called `name`: YAML front matter, then Markdown."""
-    parent = shareable(card.parent)
+    parent, folder = shareable(card.parent), json.dumps(name)
     before, after = _counts(card.parent_shape), _counts(shape)
+    removed = [(what, before[what], after[what]) for what in before]
     made = {"neurons chosen by": card.method, "re-tuned by": card.recovery, "calibrated on": card.calibration}
     measured = [(text, f"{tokens:,}", f"{p:.2f}", f"{q:.2f}") for text, tokens, p, q in card.perplexities]
-    comp = "COMP, [arXiv 2501.15255](https://arxiv.org/abs/2501.15255)"
-    return CARD.format(
-        licence_name=json.dumps(card.parent_licence or "unknown"),  # JSON is YAML, and quotes what needs quoting
-        base=json.dumps(parent),
-        name=name,
-        folder=json.dumps(name),
-        parent=parent,
-        plan=plan,
-        method=comp if "condition" in card.method else card.method,
-        card=card,
-        removed=_table(("", "parent", "this model"), [(what, before[what], after[what]) for what in before]),
-        dropped=", ".join(map(str, plan.dropped)) or "none",
-        settings=_table(("setting", "value"), {**made, **card.settings}.items()),
-        measured=_table(("text", "tokens", "parent", "this model"), measured) if measured else "Not measured.",
-        needs=STOCK if shape.stock else PER_LAYER,
-        first="" if shape.stock else "import comp_lib.models.per_layer_llama  # registers comp_llama\n",
-        licence=f"`{card.parent_licence}`" if card.parent_licence else "not known to the tool: ask its makers",
-    )
+    licence = f"`{card.parent_licence}`" if card.parent_licence else "not known to the tool: ask its makers"
+    # JSON is YAML, and quotes what needs quoting
+    return f"""\
+---
+license: {json.dumps(card.parent_licence or "unknown")}
+base_model: {json.dumps(parent)}
+library_name: "transformers"
+pipeline_tag: "text-generation"
+tags: ["comp-lib", "structured-pruning", "pruned"]
+---
+
+# {name}
+
+A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its {plan.of} were removed by structured pruning \
+({COMP if "condition" in card.method else card.method}), with comp_lib {card.version}.
+
+## What was removed
+
+{_table(("", "parent", "this model"), removed)}
+
+Decoder layers dropped (counted from 0 in the parent): {", ".join(map(str, plan.dropped)) or "none"}. \
+`comp_plan.json` lists what was kept.
+
+## How
+
+{_table(("setting", "value"), {**made, **card.settings}.items())}
+
+## Measured perplexity
+
+{_table(("text", "tokens", "parent", "this model"), measured) if measured else "Not measured."}
+
+## How to load
+
+{STOCK if shape.stock else PER_LAYER}
+
+```python
+{"" if shape.stock else REGISTER}from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained({folder})
+tokenizer = AutoTokenizer.from_pretrained({folder})
+```
+
+## Licence
+
+That of the parent model ({licence}) holds for this model too.
+"""
 
 
 def _counts(shape: Shape) -> dict[str, str]:
