@@ -26,9 +26,8 @@ import pytest
 from typer.testing import CliRunner
 
 from comp_lib.cli.app import app
-from comp_lib.compare import attempts, cluster
-from comp_lib.compare.attempts import ATTEMPTS, one_by_one
-from comp_lib.compare.cluster import choose, embedded, remote
+from comp_lib.compare import cluster
+from comp_lib.compare.cluster import ATTEMPTS, choose, embedded, one_by_one, remote
 from comp_lib.compare.grid import DETERMINED, TIMED, Grid, read_rows, run
 from comp_lib.compare.one_run import RunRequest
 from comp_lib.errors import InputError
@@ -95,7 +94,7 @@ class Box:
 
 @pytest.fixture
 def box(tmp_path, monkeypatch):
-    monkeypatch.setattr(attempts, "MODULE", ("-S", "-c", STAND_IN))
+    monkeypatch.setattr(cluster, "MODULE", ("-S", "-c", STAND_IN))
     monkeypatch.setenv("BOX", str(tmp_path / "box"))
     return Box(tmp_path / "box")
 
@@ -170,7 +169,7 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_pat
         run(grid, tmp_path / "out", engine=engine)
     rows = read_rows(tmp_path / "out" / "rows.csv")
     assert {"comp"} <= set(rows.method) <= {"comp", "random"} and set(rows.status) == {"ok"}
-    assert not attempts._running  # Dask alone would wait for them 30 s, and leave them
+    assert not cluster._running  # Dask alone would wait for them 30 s, and leave them
     box.lift("interrupt", "magnitude")
     box.lift("hold", *(["random"] if engine is not one_by_one else []))
     rows = run(grid, tmp_path / "out", engine=engine)
@@ -254,7 +253,7 @@ def processes(tmp_path):
 def stand_ins(processes, box, tmp_path):
     """A cluster of two workers whose cells are stand-ins; the second value starts two more."""
     preload = tmp_path / "preload.py"
-    preload.write_text(f"from comp_lib.compare import attempts\nattempts.MODULE = ('-S', '-c', {STAND_IN!r})\n")
+    preload.write_text(f"from comp_lib.compare import cluster\ncluster.MODULE = ('-S', '-c', {STAND_IN!r})\n")
     processes.first = processes.scheduler()
     processes.more = lambda: processes.workers("--preload", str(preload))
     processes.more()

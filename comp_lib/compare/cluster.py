@@ -1,9 +1,12 @@
-"""The runs of a grid on dask.distributed: on a cluster inside this process, or on one that is there.
+"""Who measures the runs of a grid: one process after the other, or several at a time, on dask.distributed.
 
-A Dask worker only waits for the process that measures (`attempts`), so what crashes or eats all memory is that process,
-not the worker, and Dask gives its run to whoever is free, at most ATTEMPTS times. A worker that dies, with its machine
-perhaps, costs the runs that it held, which others take over. When the scheduler dies, all is lost that has not come
-back. It is handed in again once there is a scheduler with workers at that address.
+Each run has a process of its own (`one_run`), tried again when that dies, and ended on demand. The Dask cluster is
+inside this process, or one that is there. A worker only waits for the process that measures, so what crashes or eats
+all memory is not the worker, and Dask gives the run to whoever is free, at most ATTEMPTS times. A worker that dies,
+with its machine perhaps, costs the runs that it held, which others take over. When the scheduler dies, all is lost that
+has not come back. It is handed in again once there is a scheduler with workers at that address.
+
+This module imports nothing heavy, so that such a worker stays small.
 
 Whoever can reach a Dask scheduler can run code on its workers: use one in a network that you trust, or set up its TLS.
 """
@@ -16,19 +19,21 @@ import logging
 import os
 import queue
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..errors import InputError
-from ..system.processes import Message, ProcessError
-from .attempts import ATTEMPTS, Engine, Outcomes, RunOutcome, end, measured, one_by_one
+from ..system.processes import Message, ProcessError, Worker
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+MODULE = ("-m", "comp_lib.compare.one_run")
+"""What measures one run."""
+ATTEMPTS = 3  # of one run, before its row says that it failed
 CONNECT = 10.0  # seconds to find a scheduler that should be there
 PATIENCE = 300.0  # seconds to wait for a scheduler or workers that were there
 GLANCE = 5.0  # seconds between two looks at whether any worker is left
@@ -36,6 +41,15 @@ LOST = (CancelledError, OSError, asyncio.TimeoutError)  # what a client raises w
 AGAIN = "rows that are done stay, and the same command goes on"
 
 Announce = Callable[[str], None]
+RunOutcome = Message | ProcessError | InputError
+"""What was measured, or why nothing was."""
+Outcomes = Generator[tuple[str, RunOutcome], None, None]
+"""(key, outcome) of each run as it is done, every key exactly once."""
+Engine = Callable[[Mapping[str, Message]], Outcomes]
+"""Measures runs: takes key -> `one_run.RunRequest` as JSON."""
+
+_running: dict[Worker, str] = {}  # process -> the grid that it belongs to
+_ended: set[str] = set()  # grids that want no more
 
 
 def choose(workers: int | None = None, scheduler: str | None = None, announce: Announce = lambda link: None) -> Engine:
@@ -53,6 +67,46 @@ def choose(workers: int | None = None, scheduler: str | None = None, announce: A
     if workers is None and scheduler is None:
         return one_by_one
     raise InputError("expected the library dask.distributed, got none: pip install 'comp-lib[distributed]'")
+
+
+def one_by_one(requests: Mapping[str, Message]) -> Outcomes:
+    """In order, without Dask."""
+    for key, request in requests.items():
+        outcome: RunOutcome
+        for _ in range(ATTEMPTS):
+            try:
+                outcome = measured(request)
+                break
+            except ProcessError as error:
+                outcome = error
+        yield key, outcome
+
+
+def measured(request: Message, threads: int | None = None, grid: str = "") -> RunOutcome:
+    """What the process measured that got this request, or its refusal, which no other attempt would mend.
+
+    threads: how many it computes with; None: as many as it likes. grid: a name by which `end` ends it.
+    Raises ProcessError when it dies, which another attempt may mend.
+    """
+    with Worker(MODULE, threads) as worker:
+        _running[worker] = grid
+        try:
+            if grid in _ended:
+                worker.kill()
+            worker.send(request)
+            return worker.answer()
+        except InputError as refusal:
+            return refusal
+        finally:
+            del _running[worker]
+
+
+def end(grid: str) -> None:
+    """Kill the processes of a grid that threads of this process wait for, and those that they start later."""
+    _ended.add(grid)
+    for worker, owner in tuple(_running.items()):
+        if owner == grid:
+            worker.kill()
 
 
 def embedded(workers: int, announce: Announce) -> Engine:
@@ -130,15 +184,11 @@ def _connected(address: str, patience: float) -> Iterator[Client]:
 def _check_workers(client: Client, request: Message) -> None:
     """Raises InputError unless a worker on each machine has this library, the model and the texts of `request`."""
     machines = {urlsplit(address).hostname: address for address in client.nthreads()}
-    check = request | {"check": True}
-    for address, answer in client.run(_answer, check, workers=list(machines.values()), on_error="return").items():
+    asked = (measured, request | {"check": True})  # in a thread, so as not to hold up the worker's own talk
+    answers = client.run(asyncio.to_thread, *asked, workers=list(machines.values()), on_error="return")
+    for address, answer in answers.items():
         if isinstance(answer, Exception):
             raise InputError(f"expected each worker to have what the grid needs, got from {address}: {answer}")
-
-
-async def _answer(request: Message) -> RunOutcome:
-    """`measured`, without holding up the worker's own talk."""
-    return await asyncio.to_thread(measured, request)
 
 
 def _collect(client: Client, requests: Mapping[str, Message], threads: int | None = None, grid: str = "") -> Outcomes:
@@ -157,11 +207,7 @@ def _collect(client: Client, requests: Mapping[str, Message], threads: int | Non
             if not client.nthreads():
                 raise ConnectionError("no worker is left") from None
             continue
-        yield keys.pop(future), _outcome(future)
-
-
-def _outcome(future: Future[RunOutcome]) -> RunOutcome:
-    if future.status == "error":
-        error = future.exception()
-        return error if isinstance(error, ProcessError) else ProcessError(f"{type(error).__name__}: {error}")
-    return future.result()  # raises CancelledError when the scheduler is gone
+        error = future.exception() if future.status == "error" else None
+        if error is not None and not isinstance(error, ProcessError):
+            error = ProcessError(f"{type(error).__name__}: {error}")
+        yield keys.pop(future), error or future.result()  # raises CancelledError when the scheduler is gone

@@ -29,7 +29,7 @@ from ..report import Progress, no_progress
 from ..settings import METHODS, Settings, default_recovery
 from ..system import hashes
 from ..system.atomic import write_atomically
-from .attempts import Engine, RunOutcome, one_by_one
+from .cluster import Engine, RunOutcome, one_by_one
 from .one_run import Run, RunRequest, contents
 
 ROWS = "rows.csv"

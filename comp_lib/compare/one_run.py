@@ -1,7 +1,7 @@
 """One run of a comparison, measured in a process of its own: `python -m comp_lib.compare.one_run`.
 
 A fresh process knows its own peak memory, and one that is killed or crashes hurts no other (`system.processes` is how
-it talks, `attempts` the other side). The request says what model and texts must hold, since on another machine the same
+it talks, `cluster` the other side). The request says what model and texts must hold, since on another machine the same
 name may mean something else, and which code asks, since other code computes something else.
 
 Quality is the increase of the loss over the dense model, taken window by window, since texts are not equally hard:

@@ -20,7 +20,7 @@ import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,32 +91,28 @@ def prepare(
         raise InputError("expected at least one model, got none: name the dense one first, then the pruned")
     if work.threads < 1:
         raise InputError(f"expected at least 1 thread, got {work.threads}: say how many cores may compute")
-    in_file = ["llama.cpp" if model.endswith(".gguf") else "transformers" for model in models]
-    runtimes = in_file if runtime == "auto" else [runtime] * len(models)
-    if "llama.cpp" in runtimes:
-        check_installed()
     jobs = []
-    for place, (model, where) in enumerate(zip(models, runtimes, strict=True)):
-        name = Path(model).name or model
-        if where == "llama.cpp" and not model.endswith(".gguf"):
-            name = f"{name}, {kind}"
-            model = str(export_gguf(model, folder / f"{place}.gguf", kind, progress=progress))
-        jobs.append((name, RuntimeJob(model, where, work)))
+    for place, model in enumerate(models):
+        name, native = Path(model).name or model, "llama.cpp" if model.endswith(".gguf") else "transformers"
+        job = RuntimeJob(model, native if runtime == "auto" else runtime, work)
+        if job.runtime == "llama.cpp":
+            check_installed()
+            if native != "llama.cpp":
+                file = export_gguf(model, folder / f"{place}.gguf", kind, progress=progress)
+                name, job = f"{name}, {kind}", replace(job, model=str(file))
+        jobs.append((name, job))
     return jobs
 
 
 def to_json(measured: Sequence[Measured], job: RuntimeJob) -> dict[str, Any]:
     """All that was measured, with what it depends on; `Measured.from_dict` reads the models back."""
-    gains = [gain(measured[0], model) for model in measured]
-    compared = zip(measured, gains, strict=True)
-    return {
-        "threads": job.work.threads,
-        "prompt": job.work.prompt,
-        "new_tokens": job.work.new_tokens,
-        "machine": platform.machine(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)},
-        "models": [asdict(model) | {"limit": gained.limit, "speedup": gained.speedup} for model, gained in compared],
-    }
+    work = {name: getattr(job.work, name) for name in ("threads", "prompt", "new_tokens")}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)}
+    models = []
+    for model in measured:
+        gained = gain(measured[0], model)
+        models.append(asdict(model) | {"limit": gained.limit, "speedup": gained.speedup})
+    return work | {"machine": platform.machine(), "versions": versions, "models": models}
 
 
 def benchmark(
@@ -139,8 +135,14 @@ def benchmark(
                 worker.send({})
                 of_worker.append(_answer(job, worker))
             progress("rounds", turn, rounds)
-    pairs = zip(jobs, sizes, answers, strict=True)
-    return [_measured(name, job, size, of_worker) for (name, job), size, of_worker in pairs]
+    measured = []
+    for (name, job), size, (_, *timed) in zip(jobs, sizes, answers, strict=True):
+        first = tuple(answer["first"] for answer in timed)
+        prefill = tuple(job.work.prompt / seconds for seconds in first)
+        decode = tuple(job.work.new_tokens / answer["rest"] for answer in timed)
+        memory = timed[-1]["memory"]
+        measured.append(Measured(name, job.runtime, _file_bytes(job.model), size, memory, first, prefill, decode))
+    return measured
 
 
 def _answer(job: RuntimeJob, worker: Worker) -> Message:
@@ -150,21 +152,7 @@ def _answer(job: RuntimeJob, worker: Worker) -> Message:
         raise RuntimeError(f"{job.model} in {job.runtime}: {error} (exit code {error.code})") from error
 
 
-def _measured(name: str, job: RuntimeJob, size: int, answers: Sequence[Message]) -> Measured:
-    timed = answers[1:]
-    return Measured(
-        name=name,
-        runtime=job.runtime,
-        file_bytes=file_bytes(job.model),
-        bytes_per_token=size,
-        memory=answers[-1]["memory"],
-        first=tuple(answer["first"] for answer in timed),
-        prefill=tuple(job.work.prompt / answer["first"] for answer in timed),
-        decode=tuple(job.work.new_tokens / answer["rest"] for answer in timed),
-    )
-
-
-def file_bytes(name: str) -> int | None:
+def _file_bytes(name: str) -> int | None:
     """Of a GGUF file, or of the weights in a folder; None for a name that is neither."""
     path = Path(name).expanduser()
     if path.is_dir():
