@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from comp_lib.calibration.self_written import SAMPLE_BATCH, sample_from_model
 from comp_lib.calibration.text import encode, load_text
-from comp_lib.calibration.tokens import calibration_tokens, check_source, sources
+from comp_lib.calibration.tokens import SAMPLE_BATCH, calibration_tokens, check_source, sample_from_model, sources
 from comp_lib.errors import InputError
 
 

@@ -1,7 +1,12 @@
 """Calibration batches: the few thousand tokens that tell a pruning method what the model does with real input.
 
 Every statistic of a run is a sum over these tokens, so they are drawn under a seed, and never from the text on which
-the result will be judged. Without any text at hand the model can write its own (`self_written`).
+the result will be judged. Without any text at hand the model can write its own: sampled at temperature 1, it draws from
+the very distribution that it was trained to imitate,
+
+    x_1 = start token,    x_{t+1} ~ p(. | x_1 ... x_t),
+
+so its samples are a stand-in for its training data, at the price of its own errors.
 
 Sources can be mixed: "notes.txt+self" draws one half of the sequences from the file and lets the model write the other.
 A text of one kind leaves idle what other kinds use; the model's own samples keep that at work (benchmarks/RESULTS.md).
@@ -9,6 +14,7 @@ A text of one kind leaves idle what other kinds use; the model's own samples kee
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import torch
@@ -18,10 +24,10 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..families.protocol import Model
 from ..report import Progress, no_progress
-from .self_written import check_sizes, sample_from_model
 from .text import encode, load_text
 
 SELF = "self"
+SAMPLE_BATCH = 16  # the keys and values of so many sequences are in memory at once
 
 
 def sources(source: str | Path) -> tuple[str | Path, ...]:
@@ -64,7 +70,8 @@ def calibration_tokens(
     Raises:
         InputError: not enough text, the evaluated text, or "self" without a model.
     """
-    check_sizes(sequences, length)
+    if sequences < 1 or length < 2:
+        raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
     parts = sources(source)
     if sequences < len(parts):
         got = f"{sequences} in all; raise them"
@@ -85,19 +92,56 @@ def _text(source: str | Path, evaluated: str | Path | None) -> str:
     """The calibration text. Raises InputError when one of the two texts holds the whole of the other."""
     text, judged = load_text(source), None if evaluated is None else load_text(evaluated)
     if judged is not None and (text.strip() in judged or judged.strip() in text):
-        raise InputError(
-            f"expected calibration text apart from the evaluated text, got {str(source)!r} and {str(evaluated)!r},"
-            " which are the same; calibrate on another text, another split, or 'self'"
-        )
+        got = f"{str(source)!r} and {str(evaluated)!r}, which are the same"
+        advice = "calibrate on another text, another split, or 'self'"
+        raise InputError(f"expected calibration text apart from the evaluated text, got {got}; {advice}")
     return text
 
 
 def _windows(source: str | Path, ids: Tensor, count: int, length: int, seed: int) -> Tensor:
     """`count` windows out of the text ids (N,), drawn without replacement."""
     if len(ids) < count * length:
-        raise InputError(
-            f"expected at least {count * length} tokens of calibration text ({count} x {length}), got {len(ids)} from"
-            f" {str(source)!r}; take a longer text, or fewer or shorter sequences"
-        )
+        expected = f"at least {count * length} tokens of calibration text ({count} x {length})"
+        advice = "take a longer text, or fewer or shorter sequences"
+        raise InputError(f"expected {expected}, got {len(ids)} from {str(source)!r}; {advice}")
     windows = ids[: len(ids) // length * length].view(-1, length)  # (N // L, L)
     return windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
+@torch.no_grad()  # not inference mode: the ids are an ordinary tensor, good for training too
+def sample_from_model(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: int,
+    length: int,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Tensor:
+    """`sequences` texts of `length` tokens written by the model itself, (S, L), on the CPU.
+
+    Plain ancestral sampling: temperature 1, no truncation of the distribution, and no end of text, so that a sample
+    runs on into the next document as training data does. The first token is the tokenizer's start token, else its
+    end token, else a random one. The global random state is neither read nor changed.
+    """
+    # drawing on the CPU gives one seed one text, whatever device the model is on
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    # transformers renamed this argument within the range that we support, and ignores the name that it does not know
+    cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    samples = torch.empty(sequences, length, dtype=torch.long)
+    done = 0
+    for batch in samples.split(SAMPLE_BATCH):  # (B, L) each: a part of `samples`, not a copy
+        batch[:, :1] = torch.randint(model.config.vocab_size, (len(batch), 1), generator=generator)
+        if start is not None:
+            batch[:, 0] = start
+        cache = None
+        for position in range(1, length):
+            token = batch[:, position - 1 : position].to(device)
+            output = model(input_ids=token, use_cache=True, **{cache_name: cache})
+            cache = output[cache_name]
+            probabilities = output.logits[:, -1].float().softmax(-1).cpu()  # (B, V)
+            batch[:, position] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            progress("sampling text", done + len(batch) * (position + 1), samples.numel())
+        done += batch.numel()
+    return samples

@@ -118,11 +118,9 @@ def locate(name: str) -> tuple[str, bool]:
     if is_gguf(path):
         return str(convert_gguf(path)), True
     if path.is_file() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        expected = f"{EMBEDDED!r}, a folder, a .gguf file or a Hub id (owner/name)"
         what = "another kind of file" if path.is_file() else "nothing of that name"
-        raise InputError(
-            f"expected {EMBEDDED!r}, a folder, a .gguf file or a Hub id (owner/name), got {name!r}, {what};"
-            " check the spelling"
-        )
+        raise InputError(f"expected {expected}, got {name!r}, {what}; check the spelling")
     return name, False
 
 
@@ -143,10 +141,9 @@ def _check_folder(folder: Path) -> None:
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
-        raise InputError(
-            f"expected weights as *.safetensors in {str(folder)!r}, got {', '.join(pickles[:3]) or 'none'};"
-            " pickles can run code and are not read: save the model with save_pretrained first"
-        )
+        got = f"{', '.join(pickles[:3]) or 'none'}; pickles can run code and are not read"
+        advice = "save the model with save_pretrained first"
+        raise InputError(f"expected weights as *.safetensors in {str(folder)!r}, got {got}: {advice}")
     for shard in shards:
         try:
             with safe_open(shard, framework="pt"):

@@ -20,16 +20,8 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaModel,
-    PreTrainedConfig,
-)
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel, LlamaRMSNorm, LlamaRotaryEmbedding
 
 from ..errors import InputError
 from ..families import family_called
@@ -109,10 +101,8 @@ def check_widths(config: PreTrainedConfig, shape: Shape | None = None) -> None:
     Every family can, with `shape.stock` widths; Llama can with any. shape: None stands for any.
     """
     if not (shape is not None and shape.stock or family_called(config.model_type).per_layer):
-        raise InputError(
-            f"expected a llama model for widths that no stock config can express, got {config.model_type}: "
-            "choose uniform widths, with a number of heads that divides the hidden size"
-        )
+        got = f"{config.model_type}: choose uniform widths, with a number of heads that divides the hidden size"
+        raise InputError(f"expected a llama model for widths that no stock config can express, got {got}")
 
 
 def as_heterogeneous(model: Model, shape: Shape) -> Model:
@@ -121,9 +111,8 @@ def as_heterogeneous(model: Model, shape: Shape) -> Model:
     Raises InputError for other families, RuntimeError when `shape` is not that of the tensors.
     """
     check_widths(model.config)
-    widths = zip(shape.neurons, shape.kv_groups, strict=True)
-    fields = _inherited(model.config, shape) | _widths(shape, max(shape.neurons), max(shape.kv_groups))
-    fields["per_layer_config"] = {layer: _widths(shape, *layer_widths) for layer, layer_widths in enumerate(widths)}
+    widths = enumerate(zip(shape.neurons, shape.kv_groups, strict=True))
+    fields = _fields(model.config, shape) | {"per_layer_config": {i: _widths(shape, *sizes) for i, sizes in widths}}
     fields["serialize_explicit_per_layer_config"] = True  # config.json then lists every layer in full
     return _with_config(model, CompLlamaConfig(**fields))
 
@@ -135,13 +124,11 @@ def as_stock(model: Model, shape: Shape) -> Model:
     Raises InputError unless `shape.stock`, RuntimeError when `shape` is not that of the tensors.
     """
     if not shape.stock:
-        raise InputError(
-            f"expected one width for all layers and heads that divide {shape.hidden}, got {sorted(set(shape.neurons))} "
-            f"neurons and {sorted(set(shape.kv_groups))} KV groups: save it as heterogeneous"
-        )
-    fields = _inherited(model.config, shape) | _widths(shape, shape.neurons[0], shape.kv_groups[0])
+        expected = f"one width for all layers and heads that divide {shape.hidden}"
+        got = f"{sorted(set(shape.neurons))} neurons and {sorted(set(shape.kv_groups))} KV groups"
+        raise InputError(f"expected {expected}, got {got}: save it as heterogeneous")
     kind = LlamaConfig if isinstance(model.config, CompLlamaConfig) else type(model.config)
-    return _with_config(model, kind(**fields))
+    return _with_config(model, kind(**_fields(model.config, shape)))
 
 
 def _widths(shape: Shape, neurons: int, kv_groups: int) -> dict[str, Any]:
@@ -149,11 +136,11 @@ def _widths(shape: Shape, neurons: int, kv_groups: int) -> dict[str, Any]:
     return {"intermediate_size": neurons, **heads}
 
 
-def _inherited(config: PreTrainedConfig, shape: Shape) -> dict[str, Any]:
-    """What the child's config takes from `config`: everything but the widths, with the depth of `shape`."""
-    not_inherited = {*_NOT_INHERITED, *_widths(shape, 0, 0)}
-    fields = {k: v for k, v in config.to_dict().items() if k not in not_inherited and not k.startswith("_")}
+def _fields(config: PreTrainedConfig, shape: Shape) -> dict[str, Any]:
+    """The child's config: that of its parent, with the depth and the widths of `shape` (of its widest layers)."""
+    fields = {k: v for k, v in config.to_dict().items() if k not in _NOT_INHERITED and not k.startswith("_")}
     fields |= {"num_hidden_layers": shape.layers, "head_dim": shape.head_dim}
+    fields |= _widths(shape, max(shape.neurons), max(shape.kv_groups))
     return fields | {"attn_implementation": config._attn_implementation}
 
 

@@ -31,6 +31,7 @@ from .per_layer_llama import as_heterogeneous, as_stock, check_widths
 
 CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"
 SMALL_FILES = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
+USABLE = os.R_OK | os.W_OK | os.X_OK
 
 
 def save_checkpoint(
@@ -82,27 +83,21 @@ def check_destination(
     """
     target = resolved(folder)
     above = next(path for path in (*target.parents, target) if os.path.exists(path))  # "/", at last, does
-    if not above.is_dir() or not os.access(above, os.R_OK | os.W_OK | os.X_OK):
+    if not above.is_dir() or not os.access(above, USABLE):
         raise InputError(f"expected a folder that can be written to, got {above}: choose another place for {folder}")
     tidy(target)
-    if os.path.exists(target):
-        _check_existing(folder, target, overwrite, source)
-    check_room(above, needed_bytes, folder)
-
-
-def _check_existing(folder: str | Path, target: Path, overwrite: bool, source: str | Path | None) -> None:
-    if not target.is_dir():
-        raise InputError(f"expected a new folder, got the file {folder}: choose another name")
     origin = None if source is None else resolved(source)  # of a Hub id, a path that need not exist
+    if os.path.exists(target) and not target.is_dir():
+        raise InputError(f"expected a new folder, got the file {folder}: choose another name")
     if origin is not None and os.path.exists(origin) and target in (origin, *origin.parents):
         raise InputError(f"expected a folder apart from the model to prune, got {folder}: choose another name")
-    if os.path.ismount(target) or not os.access(target, os.R_OK | os.W_OK | os.X_OK):
+    if os.path.ismount(target) or (os.path.exists(target) and not os.access(target, USABLE)):
         raise InputError(f"expected a folder that can be replaced, got {folder}: choose a new folder inside it")
-    if not any(target.iterdir()):
-        return
-    if not overwrite:
-        got = f"{folder} with files in it: choose another name or say --overwrite"
-        raise InputError(f"expected a new or an empty folder, got {got}")
-    if not (target / "config.json").is_file() or not any(target.glob("*.safetensors")):
-        got = f"{folder}, which does not look like one: delete it yourself or choose another name"
-        raise InputError(f"expected a checkpoint to overwrite (config.json, *.safetensors), got {got}")
+    if os.path.exists(target) and any(target.iterdir()):
+        if not overwrite:
+            got = f"{folder} with files in it: choose another name or say --overwrite"
+            raise InputError(f"expected a new or an empty folder, got {got}")
+        if not (target / "config.json").is_file() or not any(target.glob("*.safetensors")):
+            got = f"{folder}, which does not look like one: delete it yourself or choose another name"
+            raise InputError(f"expected a checkpoint to overwrite (config.json, *.safetensors), got {got}")
+    check_room(above, needed_bytes, folder)
