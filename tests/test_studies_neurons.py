@@ -53,10 +53,10 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama,
         torch.testing.assert_close(tokens["norms"], hidden[layer + 1].flatten(0, 1).norm(dim=-1), **CLOSE)
     for weighted in (True, False):
         rows = x / tokens["norms"][:, None] if weighted else x
-        xtx = study.dense_problem(model, ids, layer, which, token_weights=weighted).xtx
+        xtx = study.dense_problem(model, ids, layer, which, weighted=weighted).xtx
         assert xtx.dtype == torch.float64
         torch.testing.assert_close(xtx.float(), rows.T @ rows, rtol=1e-3, atol=1e-4)
-    dense = study.dense_problem(model, ids, layer, which, ridge=0.1, token_weights=False)
+    dense = study.dense_problem(model, ids, layer, which, ridge=0.1, weighted=False)
     torch.testing.assert_close(dense.weight.float().T, linear.weight)
     assert dense.blocks == (48 if which == "mlp" else 2) and dense.ridge == 0.1
     assert torch.equal(dense.xtx, xtx) and dense.upstream.shape == (dense.blocks,)
@@ -100,7 +100,7 @@ def test_statistics_are_computed_once(tiny_llama, ids, monkeypatch):
     monkeypatch.setattr(study, "walk_to", None)  # nobody walks again
     again = study.survey(model, ids, block_rounds=8), study.dense_problem(model, ids, 1)
     assert torch.equal(first[0]["errors"], again[0]["errors"]) and torch.equal(first[1].xtx, again[1].xtx)
-    study.dense_problem(model, ids, 1, "attention", token_weights=False)
+    study.dense_problem(model, ids, 1, "attention", weighted=False)
 
 
 def test_what_is_not_there_is_named(tiny_llama, ids):
@@ -208,7 +208,7 @@ def test_weighting_errors_are_measured_both_ways(tiny_llama, ids, other):
     found = trial.weighting_errors(model, ids, other, 1, 12)
     same = trial.choice_errors(model, ids, other, 1, 12, names=("full-condition",))["full-condition"]
     assert float(found[0, 0]) == pytest.approx(float(same[2]), rel=1e-5)
-    dense = study.dense_problem(model, ids, 1, token_weights=False)
+    dense = study.dense_problem(model, ids, 1, weighted=False)
     fitted = metric("full-condition")(dense, 36, torch.Generator()).retuned
     for column, weighted in enumerate((True, False)):
         tokens = study.layer_tokens(model, other, 1)

@@ -77,6 +77,5 @@ def massive(norms: Tensor) -> tuple[int, int, int, float]:
         raise InputError(f"expected norms of shape (layers + 1, sequences, length), got {tuple(norms.shape)}")
     relative = norms / norms.median(dim=-1, keepdim=True).values
     _, sequence, position = (int(i) for i in torch.unravel_index(relative.argmax(), norms.shape))
-    track = norms[:, sequence, position]
-    growth = track[1:] - track[:-1]
+    growth = norms[:, sequence, position].diff()
     return int(growth.argmax()), sequence, position, float(relative.max())

@@ -20,8 +20,7 @@ from ..families.protocol import STEPS, Layer, Model, Rope, Which
 from ..importance.matrix_condition import condition_numbers, sweep
 from ..importance.neurons import RIDGE, Dense, metric
 from ..shape import Shape
-from ..statistics.gram import Gram, Sums, residual_energy
-from ..statistics.gram import token_weights as inverse_norms
+from ..statistics.gram import Gram, Sums, residual_energy, token_weights
 from ..statistics.solve import penalty
 from ..surgery import block_size, dense_layer, upstream
 from .cache import Tensors, cached
@@ -30,10 +29,7 @@ FURTHEST = 0.6  # share of the neurons up to which error curves go: beyond it a 
 
 
 def layer_of(model: Model, layer: int, which: Which = "mlp") -> Layer:
-    """A decoder layer, by its number.
-
-    Raises InputError: no such layer, or `which` is neither "mlp" nor "attention".
-    """
+    """A decoder layer, by its number. Raises InputError: no such layer, or no such dense layer in it."""
     layers = family_of(model).layers(model)
     if which not in STEPS:
         raise InputError(f"expected 'mlp' or 'attention', got {which!r}: name one of the two dense layers")
@@ -85,7 +81,7 @@ def sums_of(layer: Layer, hidden: Tensor, rope: Rope, weighted: bool = True) -> 
         sums[which] = Gram.zeros(dense_layer(layer, which).in_features, device=hidden.device)
         streams = []
         for stream, x in watched(layer, which, hidden, rope):
-            sums[which].add(x, weight=inverse_norms(stream) if weighted else None)
+            sums[which].add(x, weight=token_weights(stream) if weighted else None)
             streams.append(stream)
         hidden = torch.cat(streams)
     return sums, hidden
@@ -102,7 +98,7 @@ def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") ->
     for step in STEPS[: STEPS.index(which) + 1]:
         streams, inputs = zip(*watched(module, step, hidden, rope), strict=True)
         hidden = torch.cat(streams)
-    return {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / inverse_norms(hidden).flatten()}
+    return {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / token_weights(hidden).flatten()}
 
 
 @cached
@@ -118,15 +114,15 @@ def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
 
 
 def dense_problem(
-    model: Model, ids: Tensor, layer: int, which: Which = "mlp", ridge: float = RIDGE, token_weights: bool = True
+    model: Model, ids: Tensor, layer: int, which: Which = "mlp", ridge: float = RIDGE, weighted: bool = True
 ) -> Dense:
-    """A layer's down_proj ("mlp") or o_proj ("attention") as the metrics see it, on the dense stream."""
-    module, weighting = layer_of(model, layer, which), "weighted" if token_weights else "plain"
-    return as_dense(module, which, Gram.of(layer_grams(model, ids, layer)[f"{which}-{weighting}"]), ridge)
+    """A layer's down_proj ("mlp") or o_proj ("attention") as the metrics see it, tokens `weighted` or not."""
+    module, name = layer_of(model, layer, which), f"{which}-{'weighted' if weighted else 'plain'}"
+    return as_dense(module, which, Gram.of(layer_grams(model, ids, layer)[name]), ridge)
 
 
 def as_dense(layer: Layer, which: Which, sums: Sums, ridge: float = RIDGE) -> Dense:
-    """The same from sums at hand, on their device, with the weights that the layer has."""
+    """The same from sums at hand, on their device."""
     weight, owned = (values.to(sums.x.device) for values in (weight_of(layer, which), upstream(layer, which)))
     return Dense(sums, weight, owned, block_size(layer, which), ridge)
 

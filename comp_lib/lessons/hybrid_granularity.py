@@ -1,17 +1,16 @@
 """What a plan will cost before anything is pruned, and what it cost afterwards: statistics behind notebook 03.
 
-Prediction. The error curve e_l(k) of a layer (see `survey`) says which part of its MLP's output is lost when k
-neurons go and the rest is re-tuned. A plan therefore has a predicted error without any run of the model:
+Prediction. The error curve e_l(k) of a layer (see `survey`) says which part of its MLP's output is lost when k neurons
+go and the rest is re-tuned. A plan therefore has a predicted error without any run of the model:
 
     predicted(plan) = mean over the parent's layers of e_l(n_l - width_l), and 1 for a layer that is dropped.
 
-Naive water-filling minimises just that: remove next what costs least error per parameter. Whether the *model* agrees
-is another question, since a relative error says nothing of how much of the residual stream the layer writes, nor of
-what the layers behind it do with the error. `narrowing_harm` asks the model itself.
+Naive water-filling minimises just that. Whether the *model* agrees is another question, since a relative error says
+nothing of how much of the stream the layer writes, nor of what the layers behind it do with the error.
+`narrowing_harm` asks the model itself.
 
-Latency. A decoder layer costs about a + b n milliseconds with n neurons: narrowing saves only the second part, dropping
-the layer both. `layer_latency` measures, `latency_line` fits; `on_device.latency` does so for whole models. (All of
-this file is our addition to the method.)
+Latency. A decoder layer with n neurons takes about a + b n milliseconds: narrowing saves only the second part, dropping
+the layer both. `layer_latency` measures, `latency_line` fits. (All of this file is our addition to the method.)
 """
 
 from __future__ import annotations
@@ -61,11 +60,10 @@ def layer_errors(curves: Tensors, shape: Shape, plan: Plan) -> Tensor:
     shape: of the parent. KV groups that go do not count. Naive water-filling minimises the mean of these.
     Raises InputError when the three do not fit together.
     """
-    if not shape.layers == plan.parent_layers == len(curves["errors"]):
-        raise InputError(
-            f"expected one decoder in all three, got {shape.layers} layers in the shape, {plan.parent_layers} in the "
-            f"plan and {len(curves['errors'])} curves: plan for the model that the curves come from"
-        )
+    counts = shape.layers, plan.parent_layers, len(curves["errors"])
+    if len(set(counts)) > 1:
+        got = "{} layers in the shape, {} in the plan and {} curves".format(*counts)
+        raise InputError(f"expected one decoder in all three, got {got}: plan for the model that the curves come from")
     errors = torch.ones(shape.layers, dtype=torch.float64)
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
         errors[layer] = full_curve(curves, layer, shape.neurons[layer])[shape.neurons[layer] - width]
@@ -182,11 +180,9 @@ def width_for_latency(line: tuple[float, float], neurons: int, ratio: float, mul
     Raises InputError when even the narrowest takes longer: then only dropping layers reaches the budget.
     """
     a, b = line
-    allowed = (1.0 - ratio) * (a + b * neurons)
-    width = int((allowed - a) / b) // multiple * multiple if b > 0 else 0
+    full = a + b * neurons
+    width = int(((1.0 - ratio) * full - a) / b) // multiple * multiple if b > 0 else 0
     if width < multiple:
-        raise InputError(
-            f"expected a budget that narrowing can reach, got {ratio:.0%} less time where the neurons take only "
-            f"{b * neurons / (a + b * neurons):.0%} of it: drop layers"
-        )
+        got = f"{ratio:.0%} less time where the neurons take only {b * neurons / full:.0%} of it"
+        raise InputError(f"expected a budget that narrowing can reach, got {got}: drop layers")
     return min(width, neurons)

@@ -6,8 +6,7 @@ these go, the fit does what it was asked for: it drives the factors of the other
 and what they do to all *other* tokens weighs next to nothing in the sum. The mask's variance shows it, the error that
 the fit minimises does not. Two remedies that do not need each other: the guard of `tune_mask`, token weights.
 
-As in `dense_stream`, each layer is fitted to what the *dense* model feeds it, so that one walk serves any number of
-draws and ways; `prune` itself gathers anew behind each pruned layer. (Our derivation and our experiments.)
+As in `dense_stream`, each layer is fitted to what the *dense* model feeds it. (Our derivation and our experiments.)
 """
 
 from __future__ import annotations
@@ -59,15 +58,14 @@ def naive_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
     One penalty for all entries, set by the mean energy: where a few neurons hold nearly all energy it is far too strong
     for the rest, and shrinks them to 0; it draws towards 0 instead of 1; and nothing looks at the outcome.
     """
-    target = gram.sum(1)
-    return _evenly_held(gram, target, torch.zeros_like(target), kept, ridge)
+    return _evenly_held(gram, gram.sum(1), kept, ridge)
 
 
-def _evenly_held(gram: Tensor, target: Tensor, start: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """(G_KK + p I)^-1 (target_K + p start_K), p = lambda mean(diag G): one penalty for all."""
+def _evenly_held(gram: Tensor, target: Tensor, kept: Tensor, ridge: float, start: Tensor | float = 0.0) -> Tensor:
+    """(G_KK + p I)^-1 (target + p start)_K, p = lambda mean(diag G): one penalty for all."""
     penalty = ridge * gram.diagonal().mean()
     inner = gram[kept][:, kept] + penalty * torch.eye(len(kept)).to(gram)
-    solved: Tensor = torch.linalg.solve(inner, target[kept] + penalty * start[kept])
+    solved: Tensor = torch.linalg.solve(inner, (target + penalty * start)[kept])
     return solved
 
 
@@ -174,7 +172,7 @@ def ridge_forms(xtx: Tensor, judged: Tensor, weight: Tensor, kept: Tensor, ridge
     errors: dict[str, list[float]] = {"own energy": [], "even": []}
     for ridge in ridges:
         own, even = Gram.of(xtx).refit(weight, kept, ridge), torch.zeros_like(weight)
-        even[kept] = _evenly_held(xtx, xtx @ weight, weight, kept, ridge)
+        even[kept] = _evenly_held(xtx, xtx @ weight, kept, ridge, weight)
         for form, fitted in zip(errors, (own, even), strict=True):
             errors[form].append(relative_error(judged, weight, fitted))
     return {form: torch.tensor(values).double() for form, values in errors.items()}

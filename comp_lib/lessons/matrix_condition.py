@@ -136,9 +136,9 @@ def weighting_errors(model: Model, ids: Tensor, unseen: Tensor, layer: int, remo
     Rows: chosen and fitted with weighted tokens, with plain ones. Columns: measured with weighted tokens, with plain.
     """
     rows, weightings = [], (True, False)
-    judges = [dense_problem(model, unseen, layer, token_weights=weighted).xtx for weighted in weightings]
+    judges = [dense_problem(model, unseen, layer, weighted=weighted).xtx for weighted in weightings]
     for weighted in weightings:
-        dense = dense_problem(model, ids, layer, token_weights=weighted)
+        dense = dense_problem(model, ids, layer, weighted=weighted)
         swept, _ = full_sweep(dense, dense.blocks - remove)
         rows.append([relative_error(judge, dense.weight, swept.weights) for judge in judges])
     return torch.tensor(rows, dtype=torch.float64)
