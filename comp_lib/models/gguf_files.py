@@ -71,22 +71,17 @@ def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, PreTraine
     """A GGUF file, the config and the tokenizer in it. Raises InputError as `load_model` does."""
     path = Path(path).expanduser()
     reader, place = open_gguf(path), {"source": str(path.parent), "gguf_file": path.name}
-    with quiet():
-        config = read_config(**place)
-        check_rope(reader, path.name)
-        tokenizer: PreTrainedTokenizerBase = read(AutoTokenizer.from_pretrained, **place)
-    rule = reader.get_field(gguf.Keys.Tokenizer.PRE)
-    restore_pre_tokenizer(tokenizer, rule and rule.contents())
-    return path, config, tokenizer
-
-
-def check_rope(reader: gguf.GGUFReader, name: str) -> None:
-    """transformers drops the rope scaling of a GGUF file in silence, and the model would be subtly wrong."""
+    config = read_config(**place)
+    # transformers drops the rope scaling of a GGUF file in silence, and the model would be subtly wrong
     scaling = [key for key in reader.fields if ".rope.scaling." in key]
     scaling += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
     if scaling:
-        got = f"{name} with {scaling[0]}, which cannot be converted faithfully; use the same model as safetensors"
+        got = f"{path.name} with {scaling[0]}, which cannot be converted faithfully; use the same model as safetensors"
         raise InputError(f"expected a GGUF file without rope scaling, got {got}")
+    tokenizer: PreTrainedTokenizerBase = read(AutoTokenizer.from_pretrained, **place)
+    rule = reader.get_field(gguf.Keys.Tokenizer.PRE)
+    restore_pre_tokenizer(tokenizer, rule and rule.contents())
+    return path, config, tokenizer
 
 
 def restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, rule: str | None) -> None:
@@ -131,15 +126,16 @@ def convert_gguf(path: Path) -> Path:
 def _convert(path: Path, folder: Path) -> None:
     """Read a GGUF file, check what it holds, and save it to `folder`."""
     path, config, tokenizer = open_gguf_model(path)
-    with quiet():  # reading the file's header takes seconds: not again for the config
-        model = read_weights(str(path.parent), torch.float32, config=config, gguf_file=path.name)
-        check_finite(model)
-        needed = sum(parameter.nbytes for parameter in model.parameters())
-        hint = f"free some in {cache_folder()}, or set COMP_LIB_CACHE"
-        check_room(folder.parent, needed, f"the converted {path.name}", hint)
-        # the weights are plain floats now, and must not claim to be quantised when they are saved
-        model.hf_quantizer = None
-        del model.config.quantization_config
+    # reading the file's header takes seconds: not again for the config
+    model = read_weights(str(path.parent), torch.float32, config=config, gguf_file=path.name)
+    check_finite(model)
+    needed = sum(parameter.nbytes for parameter in model.parameters())
+    hint = f"free some in {cache_folder()}, or set COMP_LIB_CACHE"
+    check_room(folder.parent, needed, f"the converted {path.name}", hint)
+    # the weights are plain floats now, and must not claim to be quantised when they are saved
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    with quiet():
         model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
         tokenizer.save_pretrained(folder)
 

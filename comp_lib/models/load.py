@@ -31,7 +31,7 @@ from ..system.machine import available_device, free_memory
 from . import per_layer_llama  # noqa: F401  registers comp_llama with the Auto classes
 from .gguf_files import convert_gguf, is_gguf, open_gguf
 from .reading import EMBEDDED as EMBEDDED
-from .reading import check_finite, quiet, read, read_config, read_weights
+from .reading import check_finite, read, read_config, read_weights
 from .skeleton import skeleton
 
 EMBEDDED_SOURCE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -59,9 +59,8 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
         raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {nearest(str(dtype), DTYPES)}")
     target = available_device(device)
     source, checked = locate(str(name))
-    with quiet():
-        read_config(source)
-        tokenizer, model = read(AutoTokenizer.from_pretrained, source), read_weights(source, DTYPES[dtype])
+    read_config(source)
+    tokenizer, model = read(AutoTokenizer.from_pretrained, source), read_weights(source, DTYPES[dtype])
     if not checked:
         check_finite(model)
     # by the name that the user knows, not the cache folder
@@ -75,11 +74,10 @@ def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedToke
     `name` is as for `load_model`; what a Hub id stands for is fetched first. Raises InputError as `load_model` does.
     """
     source, _ = locate(str(name))
-    with quiet():
-        if not Path(source).is_dir():
-            source = read(_snapshot, source)
-            _check_folder(Path(source))
-        return Path(source), read_config(source), read(AutoTokenizer.from_pretrained, source)
+    if not Path(source).is_dir():
+        source = read(_snapshot, source)
+        _check_folder(Path(source))
+    return Path(source), read_config(source), read(AutoTokenizer.from_pretrained, source)
 
 
 def check_memory(name: str, dtype: str = "float32") -> None:

@@ -62,10 +62,16 @@ class CompLlamaModel(LlamaModel):
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
-        self.layers = nn.ModuleList(_decoder_layer(config, index) for index in range(config.num_hidden_layers))
+        configs: Any = config.per_layer_config
+        layers: list[Any] = [LlamaDecoderLayer(own, index) for index, own in enumerate(configs)]
+        for (
+            layer
+        ) in layers:  # `own` is a copy: good for the sizes, but a later change of `config` must reach every layer
+            layer.self_attn.config = layer.mlp.config = config
+        self.layers = nn.ModuleList(layers)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        first: Any = config.per_layer_config[0]  # not `config`: some kinds of rotary embedding read global head counts
-        self.rotary_emb = LlamaRotaryEmbedding(config=first)
+        # not of `config`: some kinds of rotary embedding read global head counts
+        self.rotary_emb = LlamaRotaryEmbedding(config=configs[0])
         self.gradient_checkpointing = False
         LlamaModel.post_init(self)
 
@@ -81,13 +87,6 @@ class CompLlamaForCausalLM(LlamaForCausalLM):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         LlamaForCausalLM.post_init(self)
-
-
-def _decoder_layer(config: Any, index: int) -> LlamaDecoderLayer:
-    layer = LlamaDecoderLayer(config.per_layer_config[index], index)
-    # per_layer_config gives a copy: good for the sizes, but a later change of the model's config must reach every layer
-    layer.self_attn.config = layer.mlp.config = config
-    return layer
 
 
 AutoConfig.register(CompLlamaConfig.model_type, CompLlamaConfig, exist_ok=True)

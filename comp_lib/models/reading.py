@@ -23,13 +23,14 @@ EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in e
 
 
 def read(reader: Callable[..., Any], source: str, **options: Any) -> Any:
-    """Call one of transformers' `from_pretrained`, no remote code, and turn what users can cause into InputError."""
+    """Call one of transformers' `from_pretrained`, quietly; what users can cause becomes an InputError."""
     expected, advice = "a readable model", "fetch or save it again"
     if not Path(source).is_dir():
         expected = f"{EMBEDDED!r}, a folder, a .gguf file or a reachable Hub id"
         advice = "check the spelling and the connection, or use a local folder"
     try:
-        return reader(source, trust_remote_code=False, **options)
+        with quiet():
+            return reader(source, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
         place = str(Path(source, options["gguf_file"])) if "gguf_file" in options else source
         raise InputError(f"expected {expected}, got {place!r}: {type(error).__name__}: {error}; {advice}") from error

@@ -14,10 +14,9 @@ CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
 def available_device(name: str) -> torch.device:
     """The device of that name, if it is there."""
-    cuda = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    available = cuda if torch.cuda.is_available() else []
-    available += ["mps"] if torch.backends.mps.is_available() else []
-    available += ["cpu"]
+    cuda = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    available = [*cuda, *mps, "cpu"]
     if name == "auto":
         return torch.device(available[0])
     if name not in available:
