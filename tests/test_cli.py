@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from comp_lib.cli import options
 from comp_lib.cli.app import app
-from comp_lib.cli.prune import PruneOptions, PruneRun
+from comp_lib.cli.options import PruneOptions
+from comp_lib.cli.pruning import PruneRun
 from comp_lib.compare.grid import read_rows
 from comp_lib.errors import InputError
 from comp_lib.models import load

@@ -1,4 +1,4 @@
-"""The command line, `comp-lib` or `python -m comp_lib`: one file for each command, which are put together in `app`."""
+"""The command line, `comp-lib` or `python -m comp_lib`: commands that belong together share a file; `app` has all."""
 
 from .app import app
 

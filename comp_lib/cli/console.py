@@ -1,6 +1,7 @@
-"""What the commands of `comp-lib` share: where they print, how they refuse, and how they show progress."""
+"""What commands share: where they print, how they refuse, and how they show progress and results."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from typer import Exit
+from rich.table import Table
+from typer import Exit, echo
 
 from ..errors import InputError
 from ..report import LayerReport
@@ -54,6 +56,22 @@ class ProgressBars(Bars):
         if what not in self.bars:
             self.bars[what] = self.add_task(what, total=total, note="")
         self.update(self.bars[what], completed=done, total=total, note=self.note if what == "pruning" else "")
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]], **options: Any) -> Table:
+    """A table with these columns and rows; `options` are those of rich."""
+    result = Table(*columns, **options)
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def show(result: Table, values: dict[str, Any], as_json: bool) -> None:
+    """Print a result: as a table, or its values as one line of JSON."""
+    if as_json:
+        echo(json.dumps(values))
+    else:
+        out.print(result)
 
 
 def check_length(model: Any, length: int) -> None:

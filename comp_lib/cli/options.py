@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from typer import Argument, Option
@@ -10,12 +11,12 @@ from typer import Argument, Option
 from .console import refusals
 
 
+@refusals()
 def _available(device: str) -> str:
     """What "auto" stands for here. A device that is not here is refused before any work."""
-    with refusals():
-        from ..system.device import available_device
+    from ..system.machine import available_device
 
-        return str(available_device(device))
+    return str(available_device(device))
 
 
 Model = Annotated[str, Argument(help="smollm2-135m (embedded), a folder, a .gguf file, or a Hub id")]
@@ -29,6 +30,40 @@ LayerMetric = Annotated[str, Option(help="block-influence, loss or greedy.")]
 Widths = Annotated[str, Option(help="uniform (stock checkpoint), per-layer or measured.")]
 Aim = Annotated[str, Option(help="What least squares aims at: self or dense.")]
 Multiple = Annotated[int, Option(help="Widths are multiples of this.")]
+
+
+BUDGET_HELP = "Instead of a ratio: latency=0.75 of the time of a token, or prefill=0.75."
+METHOD_HELP = "comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random."
+RECOVERY_HELP = "least-squares, mask, bias or none (default: what the method's makers do)."
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """Those of `prune`."""
+
+    ratio: Annotated[float, Option(help="Part of the parameters to remove, at least.")] = 0.2
+    of: Annotated[str, Option(help="What the ratio refers to: decoder or model.")] = "decoder"
+    budget: Annotated[str | None, Option(help=BUDGET_HELP)] = None
+    method: Annotated[str, Option(help=METHOD_HELP)] = "comp"
+    preset: Annotated[str, Option(help="best, or paper (the paper's plain COMP); options given win.")] = "best"
+    layers: Annotated[str, Option(help="Whole layers to drop: a number, a share below 1, or auto.")] = "auto"
+    layer_metric: LayerMetric = "loss"
+    widths: Widths = "uniform"
+    kv_groups: Annotated[int | None, Option(help="KV groups to keep in each layer (default: all).")] = None
+    recovery: Annotated[str | None, Option(help=RECOVERY_HELP)] = None
+    aim: Aim = "self"
+    ridge: Annotated[str, Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto"
+    calibration: Calibration = "calibration"
+    sequences: Sequences = 32
+    length: Length = 256
+    multiple: Multiple = 64
+    target: Annotated[str | None, Option(help="Where it will run, instead of --multiple: cpu, gguf-q4 or gpu.")] = None
+    seed: Annotated[int, Option()] = 0
+    dtype: Dtype = "float32"
+    save_dtype: Annotated[str | None, Option(help="Of the written weights (default: --dtype).")] = None
+    device: Device = "cpu"
+    evaluate_on: Annotated[str, Option("--evaluate", help="Text measured before and after, or none.")] = "evaluation"
+    overwrite: Annotated[bool, Option(help="Replace the model that is in --out.")] = False
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria
 
 from ..errors import InputError
 from ..families.protocol import Model
@@ -35,13 +34,12 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
     Raises InputError: nothing to go on from, or more than the model's context holds.
     """
     check_prompt(prompt)
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    length, context = inputs["input_ids"].shape[1], model.config.max_position_embeddings
+    prompt_ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)  # (1, L)
+    length, context = prompt_ids.shape[1], model.config.max_position_embeddings
     if tokens < 1 or length + tokens > context:
         got = f"{length} and {tokens}: shorten the prompt, or ask for another number of tokens"
         raise InputError(f"expected a prompt and at least one new token within {context} tokens, got {got}")
-    ids = _generate(model, inputs["input_ids"], tokens, attention_mask=inputs["attention_mask"])
-    text: str = tokenizer.decode(ids[0, length:], skip_special_tokens=True)
+    text: str = tokenizer.decode(_generate(model, prompt_ids, tokens)[0, length:], skip_special_tokens=True)
     return text
 
 
@@ -74,22 +72,17 @@ def prompt_ids(tokens: int) -> list[int]:
 
 def timed(model: Model, ids: Tensor, new_tokens: int) -> tuple[float, float]:
     """Seconds from the prompt `ids` (1, L) to the first token after it, and of the `new_tokens` after that."""
-    clock, tokens = _Clock(), 1 + new_tokens
-    started = time.perf_counter()
+    times: list[float] = []
+
+    def clock(so_far: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        """Asked after each token whether to stop: notes the time, and never does."""
+        so_far[0, -1].item()  # waits for a device that works ahead
+        times.append(time.perf_counter())
+        return torch.zeros(len(so_far), dtype=torch.bool, device=so_far.device)
+
+    tokens, started = 1 + new_tokens, time.perf_counter()
     _generate(model, ids.to(model.device), tokens, min_new_tokens=tokens, stopping_criteria=[clock])
-    return clock.times[0] - started, clock.times[-1] - clock.times[0]
-
-
-class _Clock(StoppingCriteria):
-    """Asked after each token whether to stop: notes the time, and never does."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        input_ids[0, -1].item()  # waits for a device that works ahead
-        self.times.append(time.perf_counter())
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    return times[0] - started, times[-1] - times[0]
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
@@ -103,9 +96,8 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, f
 
 
 @torch.inference_mode()
-def _generate(model: Model, ids: Tensor, tokens: int, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
+def _generate(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
     """Greedy, one row; generate() wants to be told that nothing is padding, and warns otherwise."""
-    mask = torch.ones_like(ids) if attention_mask is None else attention_mask
     options |= {"do_sample": False, "pad_token_id": model.generation_config.pad_token_id or 0}
-    out: Tensor = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=tokens, **options)
+    out: Tensor = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, **options)
     return out

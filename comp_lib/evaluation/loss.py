@@ -4,15 +4,14 @@ A model is judged by the loss per token, in nats, over windows of text; position
 
     loss = - mean_t log p(x_t | x_<t),    perplexity = exp(loss).
 
-A pruned model is compared with its dense parent position by position, over the whole vocabulary:
+A pruned model is compared with its dense parent position by position, over the whole vocabulary, by
 
     KL = mean_t sum_v p_dense(v) (log p_dense(v) - log p_pruned(v)) >= 0,
 
-which is zero only if nothing changed, and the share of positions at which both put the same token first. Perplexity
-alone can hide a change: a pruned model may lose what it knew and still guess the next word as well on average.
+zero only if nothing changed, and by the share of positions at which both put the same token first. Perplexity alone can
+hide a change: a pruned model may lose what it knew and still guess the next word as well on average.
 
-Every number is a mean over sequences of equal length, and each sequence's own value is kept: `intervals` draws them
-anew to tell how far the mean can be trusted (see confidence.py).
+Every number is a mean over sequences of equal length. Each sequence's own value is kept, for `intervals` of the mean.
 
 Papers report WikiText-2: the test split, its rows joined with two line ends, cut into consecutive windows of 2,048
 tokens (or as many as the model takes), no window seeing the one before: `--text wikitext2 --length 2048`. We put no
@@ -136,7 +135,8 @@ def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
     states = [_states(model, rows).split(HEAD_ROWS) for model in models]
     parts = []
     for targets, *inputs in zip(rows[:, 1:].flatten().split(HEAD_ROWS), *states, strict=True):  # R of B (L-1) tokens
-        log_q, *dense = map(_log_probabilities, models, inputs)
+        logits = [family_of(model).head(model, state) for model, state in zip(models, inputs, strict=True)]
+        log_q, *dense = (one.float().log_softmax(-1) for one in logits)  # (R, V), in float32 whatever computed it
         targets = targets.to(log_q.device)
         values = [F.nll_loss(log_q, targets, reduction="none")]  # (R,)
         for log_p in (other.to(log_q.device) for other in dense):
@@ -152,12 +152,6 @@ def _states(model: Model, rows: Tensor) -> Tensor:
     rows = rows.to(next(model.parameters()).device)
     states: Tensor = model.base_model(input_ids=rows, use_cache=False).last_hidden_state
     return states[:, :-1].flatten(0, 1)
-
-
-def _log_probabilities(model: Model, states: Tensor) -> Tensor:
-    """Log-probabilities of the next token, (R, V), in float32 whatever the model computes in."""
-    logits: Tensor = family_of(model).head(model, states)
-    return logits.float().log_softmax(-1)
 
 
 def _exp(loss: float) -> float:

@@ -15,10 +15,10 @@ Imports lm-eval when called: it takes seconds, and is an extra (`comp-lib[evalua
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,10 @@ def zero_shot(
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    with _quiet():
+    logger = logging.getLogger("lm_eval")
+    with ExitStack() as end:
+        end.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)  # it gives advice about ways of calling it that are not ours
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
         try:
             results = simple_evaluate(harness, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False)
@@ -126,15 +129,3 @@ def _indexed(folder: Path, defaults: bool) -> Any:
         todo = "pip install 'comp-lib[evaluate]'"
         raise InputError(f"expected the library lm-eval for zero-shot tasks, got none; {todo}") from error
     return TaskManager(include_path=str(folder), include_defaults=defaults)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """lm-eval logs advice about ways of calling it that are not ours."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

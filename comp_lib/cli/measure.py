@@ -1,0 +1,155 @@
+"""`comp-lib evaluate`: how good a model is, on a text or in tasks. `comp-lib benchmark`: how fast models run here."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.table import Table
+from typer import Argument, Option
+
+from ..errors import InputError
+from .console import ProgressBars, check_file, check_length, out, show, table, writing
+from .options import Device, Dtype, Json, Model, command
+
+if TYPE_CHECKING:
+    from ..on_device.benchmark import Measured
+
+TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
+MODELS_HELP = "As for the other commands; the first is the baseline."
+RUNTIME_HELP = "transformers, llama.cpp (folders are exported), or auto: llama.cpp for .gguf files."
+Models = Annotated[list[str], Argument(metavar="MODEL...", help=MODELS_HELP)]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    text: Annotated[str, Option(help="Text name or file.")] = "evaluation"
+    length: Annotated[int, Option(help="Tokens in each window (papers: 2048).")] = 512
+    sequences: Annotated[int | None, Option(help="Windows to measure (default: all).")] = None
+    against: Annotated[str | None, Option(help="Dense model, for KL divergence and top-1 agreement.")] = None
+    tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None
+    as_json: Json = False
+    dtype: Dtype = "float32"
+    device: Device = "cpu"
+
+
+@command
+def evaluate(model: Model, options: EvaluateOptions) -> None:
+    """Perplexity of MODEL on a text, with 95% intervals, or its accuracy in tasks."""
+    if options.tasks is not None:
+        return _in_tasks(model, options.tasks, options)
+    from ..calibration.text import load_text
+    from ..evaluation.loss import compare, evaluation_tokens, perplexity
+    from ..models.load import load_model
+
+    prose, place = load_text(options.text), (options.dtype, options.device)
+    loaded, tokenizer = load_model(model, *place)
+    check_length(loaded, options.length)
+    windows = evaluation_tokens(tokenizer, prose, options.length, options.sequences)
+    dense = None if options.against is None else load_model(options.against, *place)[0]
+    with ProgressBars() as bars:
+        if dense is None:
+            result = perplexity(loaded, windows, progress=bars)
+        else:
+            result = compare(loaded, dense, windows, progress=bars)
+    values: dict[str, Any] = {"model": model, "text": options.text, "length": options.length}
+    values |= asdict(result) | {"increase": result.increase}
+    values = {name: value for name, value in values.items() if value not in (None, ())}
+    numbers = {name: value for name, value in values.items() if not isinstance(value, tuple)}  # the others: for --json
+    intervals = result.intervals()
+    rows = [(name, _cell(value), " to ".join(map(_cell, intervals.get(name, ())))) for name, value in numbers.items()]
+    show(table(("measure", "value", "95% interval"), rows), values | {"intervals": intervals}, options.as_json)
+
+
+def _in_tasks(model: str, tasks: str, options: EvaluateOptions) -> None:
+    from ..evaluation.zero_shot import task_names, zero_shot
+    from ..models.load import load_model
+
+    if options.against is not None:
+        raise InputError("expected --against with a text, got it with --tasks; evaluate each model by itself")
+    names = task_names(tasks)
+    scores = zero_shot(*load_model(model, options.dtype, options.device), names)
+    result = Table("task", "acc", "stderr", "acc_norm", "stderr", "items", "version", title=model)
+    group = ""  # that the next tasks belong to
+    for score in scores:
+        group = score.task if score.group else group
+        name = score.task.replace(f"{group}_", "  ", 1) if group else score.task  # short enough for 80 columns
+        numbers = map(_cell, (score.acc, score.acc_stderr, score.acc_norm, score.acc_norm_stderr))
+        result.add_row(name, *numbers, str(score.items), score.version, style="bold" if score.group else None)
+    show(result, {"model": model, "tasks": tasks, "scores": [asdict(score) for score in scores]}, options.as_json)
+
+
+def _cell(value: float | int | str | None) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    runtime: Annotated[str, Option(help=RUNTIME_HELP)] = "auto"
+    kind: Annotated[str, Option("--type", help="Of exports: f32, f16, q8_0, q4_1 or q4_0.")] = "q8_0"
+    rounds: Annotated[int, Option(help="All models take turns in each.")] = 5
+    prompt: Annotated[int, Option(help="Tokens that are read.")] = 128
+    tokens: Annotated[int, Option(help="Tokens that are written after the first.")] = 32
+    threads: Annotated[int | None, Option(help="Cores that compute (default: as torch has it).")] = None
+    dtype: Dtype = "float32"
+    as_json: Annotated[Path | None, Option("--json", help="File for all that was measured.")] = None
+    figure: Annotated[Path | None, Option(help="File (.png) for a picture.")] = None
+
+
+@command
+def benchmark(models: Models, options: BenchmarkOptions) -> None:
+    """Prefill, decode, first token, memory and file size of each MODEL, and what speed-up was possible at most."""
+    import torch
+
+    from ..on_device import benchmark as bench
+    from ..on_device.benchmark import Workload
+    from ..plots.on_device import plot_speedup
+
+    check_file(options.as_json)
+    check_file(options.figure)
+    threads = torch.get_num_threads() if options.threads is None else options.threads
+    work = Workload(options.prompt, options.tokens, threads, options.dtype)
+    with tempfile.TemporaryDirectory() as folder, ProgressBars() as bars:
+        jobs = bench.prepare(models, options.runtime, options.kind, Path(folder), work, bars)
+        measured = bench.benchmark(jobs, options.rounds, bars)
+    caption = "medians (smallest to largest); at most: bytes read for a token, of the first by its own"
+    out.print(table(["", *(model.name for model in measured)], _speeds(measured), caption=caption))
+    if options.as_json is not None:
+        with writing(options.as_json):
+            text = json.dumps(bench.to_json(measured, jobs[0][1]), indent=1)
+            options.as_json.write_text(text + "\n", encoding="utf-8")
+    if options.figure is not None:
+        with writing(options.figure):
+            plot_speedup(measured).savefig(options.figure)
+
+
+def _speeds(measured: Sequence[Measured]) -> list[list[str]]:
+    """A row for each measure, with a name and a cell for each model; ratios are to the first."""
+    from ..on_device.benchmark import gain
+
+    gains = [gain(measured[0], model) for model in measured]
+    return [
+        ["runtime", *(model.runtime for model in measured)],
+        ["file, MB", *("" if model.file_bytes is None else f"{model.file_bytes / 1e6:,.1f}" for model in measured)],
+        ["memory, MB", *(f"{model.memory / 1e6:,.1f}" for model in measured)],
+        ["first token, ms", *(_spread([1e3 * seconds for seconds in model.first]) for model in measured)],
+        ["prefill, tokens/s", *(_spread(model.prefill) for model in measured)],
+        ["decode, tokens/s", *(_spread(model.decode) for model in measured)],
+        ["prefill, ratio", *(_ratio(*gained.prefill) for gained in gains)],
+        ["decode, ratio", *(_ratio(*gained.speedup) for gained in gains)],
+        ["at most", *(f"{gained.limit:.2f}" for gained in gains)],
+        ["of the gain reached", *(f"{gained.share:.0%}" if gained.limit > 1 else "" for gained in gains)],
+    ]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})"
+
+
+def _ratio(middle: float, low: float, high: float) -> str:
+    return f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"

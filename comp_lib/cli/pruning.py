@@ -1,0 +1,159 @@
+"""A run of `comp-lib prune`: check, measure, prune, measure, save.
+
+From disk to disk where the method can; with the whole model in memory where it must, which is said. Importing this file
+takes seconds, so commands do it when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor
+
+from .. import __version__
+from ..calibration.text import load_text
+from ..calibration.tokens import SELF, calibration_tokens, check_source, sources
+from ..errors import InputError, nearest
+from ..evaluation.loss import evaluation_tokens, perplexity
+from ..families.protocol import Model
+from ..models import load
+from ..models.per_layer_llama import check_widths
+from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint
+from ..on_device.latency import parse_budget
+from ..on_device.time_budget import timed_plan
+from ..prune import Planned, make_plan, prune
+from ..report import Progress
+from ..scale import model_on_disk
+from ..scale.prune_to import Saving, Written, prune_to, whole_model
+from ..settings import PRESETS, Settings, default_recovery, multiple_for
+from ..shape import Shape
+from .console import ProgressBars, check_length, err, table
+from .options import PruneOptions
+
+EVALUATED = 12  # windows of text measured before and after
+
+
+class PruneRun:
+    """What both ways of carrying out `prune` share: the request, checked, and the model, opened."""
+
+    def __init__(self, name: str, folder: Path, options: PruneOptions, given: Collection[str] = ()) -> None:
+        """`given`: options that win over the preset. Raises InputError for all that can be told without the text."""
+        self.name, self.folder, self.options, self.settings = name, folder, options, _settings(options, given)
+        self.budget = None if options.budget is None else parse_budget(options.budget)
+        self.settings.check()
+        dtype = options.save_dtype or options.dtype
+        if dtype not in load.DTYPES:
+            raise InputError(f"expected --save-dtype to be {', '.join(load.DTYPES)}, got {dtype!r}: choose one of them")
+        self.evaluated = None if options.evaluate_on == "none" else options.evaluate_on
+        prose = None if self.evaluated is None else load_text(self.evaluated)
+        check_source(options.calibration)
+        reason = "a budget in time" if self.budget else whole_model(self.settings)
+        self.whole = "text sampled from the model" if SELF in sources(options.calibration) else reason
+        if self.whole:
+            check_destination(folder, options.overwrite, source=name)
+            why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
+            err.print(f"comp-lib: {why}", style="dim")
+        open_model = load.load_model if self.whole else model_on_disk.open_streamed
+        opened: tuple[Model, Any] = open_model(name, options.dtype)
+        self.model, self.tokenizer = opened
+        self.shape = Shape.of(self.model)
+        if self.whole:
+            check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), name)
+        check_length(self.model, options.length)
+        window = min(512, self.model.config.max_position_embeddings)
+        windows = None if prose is None else evaluation_tokens(self.tokenizer, prose, window, EVALUATED)
+        self.card = self._card()
+        text = Path(options.evaluate_on).name
+        self.saving = Saving(name, load.DTYPES[dtype], windows, text, self.card, options.overwrite)
+
+    def _card(self) -> Provenance:
+        """What the model card says, but for what is measured."""
+        settings, options, parts = self.settings, self.options, sources(self.options.calibration)
+        texts = ["text sampled from the model itself" if p == SELF else f"the text '{Path(p).name}'" for p in parts]
+        tokens = f"{options.sequences} x {options.length} tokens of {' and '.join(texts)}"
+        calibration = f"{tokens}, drawn with seed {settings.seed}"
+        embedded = self.name == load.EMBEDDED
+        parent, licence = (load.EMBEDDED_SOURCE, load.EMBEDDED_LICENCE) if embedded else (self.name, None)
+        how = (settings.neuron_metric, settings.recovery, __version__, asdict(settings))
+        return Provenance(parent, self.shape, licence, calibration, *how)
+
+    def carry_out(self) -> Written:
+        """Draw the calibration text, prune, measure and save. Raises InputError."""
+        options, model, tokenizer = self.options, self.model, self.tokenizer
+        text: dict[str, Any] = {"sequences": options.sequences, "length": options.length, "seed": options.seed}
+        with ProgressBars() as bars:
+            text |= {"evaluated": self.evaluated, "progress": bars}
+            ids = calibration_tokens(options.calibration, tokenizer, model=model, **text)
+            if self.whole:
+                return self._in_memory(ids, bars)
+            return prune_to(self.folder, model, tokenizer, ids, self.settings, saving=self.saving, progress=bars)
+
+    def _in_memory(self, ids: Tensor, progress: Progress) -> Written:
+        model, settings, card, saving = self.model, self.settings, self.card, self.saving
+        if self.budget is None:
+            planned = make_plan(model, ids, settings, self.name, progress)
+        else:
+            planned = Planned(timed_plan(model, ids, settings, self.budget, name=self.name, progress=progress)[0])
+            settings = replace(settings, ratio=planned.plan.removed, layers=len(planned.plan.dropped))
+            card = replace(card, settings=asdict(settings) | {"budget": f"{self.budget.kind}={self.budget.share:g}"})
+        check_widths(model.config, self.shape.with_widths(planned.plan.neurons, planned.plan.kv_groups))
+        dense = self._perplexity(model, "dense", progress)
+        done = prune(model, ids, settings, plan=planned, name=self.name, progress=progress, inplace=True)
+        pruned = self._perplexity(done.model, "pruned", progress)
+        if saving.windows is not None and dense is not None and pruned is not None:
+            card = replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), dense, pruned),))
+        small: Model = done.model.to(saving.dtype)
+        save_checkpoint(self.folder, small, self.tokenizer, done.plan, card, overwrite=saving.overwrite)
+        return Written(self.folder, done.plan, done.report, self.shape, Shape.of(small), dense, pruned)
+
+    def _perplexity(self, model: Model, which: str, progress: Progress) -> float | None:
+        if (windows := self.saving.windows) is None:
+            return None
+        return perplexity(model, windows, progress=progress, what=f"measuring {which}").perplexity
+
+    def table(self, done: Written) -> Table:
+        """What was removed, and what that did to the model."""
+        plan, report, windows = done.plan, done.report, self.saving.windows
+        names = ("parameters", "of the decoder", "layers", "neurons a layer", "KV groups a layer")
+        rows = list(zip(names, _sizes(done.before), _sizes(done.after), strict=True))
+        if windows is not None:
+            text = f"perplexity, {self.saving.text} ({windows[:, 1:].numel():,} tokens)"
+            rows.append((text, f"{done.dense_perplexity:.2f}", f"{done.perplexity:.2f}"))
+        rows.append(("pruned in", "", f"{report.seconds:.0f} s on {report.tokens:,} tokens"))
+        title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
+        return table(("", "dense", "pruned"), rows, title=title)
+
+
+def _settings(options: PruneOptions, given: Collection[str]) -> Settings:
+    """What `prune` is told; a preset decides what is not among the options `given`. Raises InputError."""
+    multiple, target, preset = options.multiple, options.target, options.preset
+    if target is not None and "multiple" in given:
+        raise InputError(f"expected --target or --multiple, got {target} and {multiple}: one decides the other")
+    if preset not in PRESETS:
+        raise InputError(f"expected a preset, {' or '.join(PRESETS)}, got {preset!r}: {nearest(preset, PRESETS)}")
+    if options.budget is not None and "ratio" in given:
+        got = f"both, {options.ratio:g} and {options.budget}"
+        raise InputError(f"expected --ratio or --budget, got {got}: leave one out")
+    told: dict[str, Any] = {name: value for name, value in vars(options).items() if name in vars(Settings())}
+    told |= {"layers": _number(options.layers), "ridge": _number(options.ridge)}
+    told["recovery"] = options.recovery or default_recovery(options.method)
+    told["multiple"] = multiple if target is None else multiple_for(target)
+    return Settings(**told | {name: value for name, value in PRESETS[preset].items() if name not in given})
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text  # a word: Settings.check names what it takes
+
+
+def _sizes(shape: Shape) -> tuple[str, ...]:
+    spans = [str(w[0]) if len(set(w)) == 1 else f"{min(w)} to {max(w)}" for w in (shape.neurons, shape.kv_groups)]
+    return f"{shape.total:,}", f"{shape.decoder:,}", str(shape.layers), *spans
