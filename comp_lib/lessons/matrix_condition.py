@@ -38,6 +38,9 @@ def reading(dense: Dense, name: str) -> Tensor:
         return contributions(dense.xtx, dense.weight).sum(1)
     if name == "condition alone":
         return 1.0 / condition_numbers(*dense.full_problem())
+    if name == "mask-condition":
+        matrix, inverse = dense.mask_problem()
+        return matrix.diagonal() / condition_numbers(matrix, inverse).square()
     known = "full-condition" if name == ONE_LOOK else name
     scores = metric(known)(dense, dense.blocks, torch.Generator().manual_seed(0)).scores
     return scores.square() if name == "energy" else scores

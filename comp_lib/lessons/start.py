@@ -69,11 +69,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
 def side_by_side(texts: Mapping[str, str]) -> None:
     """Display texts, each under its title, in columns; in plain words where there is no HTML."""
     style = f"width: {100 / len(texts):.0f}%; text-align: left; vertical-align: top; white-space: pre-wrap"
-    columns = (
-        f'<td style="{style}"><b>{html.escape(title)}</b><br/>{html.escape(text)}</td>' for title, text in texts.items()
-    )
+    cells = [f"<b>{html.escape(title)}</b><br/>{html.escape(text)}" for title, text in texts.items()]
+    columns = "".join(f'<td style="{style}">{cell}</td>' for cell in cells)
     plain = "\n\n".join(f"{title}:\n{text}" for title, text in texts.items())
-    page = f'<table style="width: 100%"><tr>{"".join(columns)}</tr></table>'
+    page = f'<table style="width: 100%"><tr>{columns}</tr></table>'
     display({"text/html": page, "text/plain": plain}, raw=True)
 
 
