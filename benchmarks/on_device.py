@@ -21,9 +21,8 @@ from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.models.load import EMBEDDED, load_model
-from comp_lib.on_device.benchmark import benchmark, gain, prepare, to_json
+from comp_lib.on_device.benchmark import Workload, benchmark, gain, prepare, to_json
 from comp_lib.on_device.latency import cut
-from comp_lib.on_device.runtimes import Workload
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
 from comp_lib.settings import Settings

@@ -11,9 +11,17 @@ from variants import build
 from comp_lib.cli.app import app
 from comp_lib.errors import InputError
 from comp_lib.on_device import benchmark as module
-from comp_lib.on_device.benchmark import Measured, benchmark, gain, prepare
+from comp_lib.on_device.benchmark import (
+    Measured,
+    RuntimeJob,
+    Workload,
+    benchmark,
+    bytes_per_token,
+    gain,
+    gguf_bytes_per_token,
+    prepare,
+)
 from comp_lib.on_device.gguf_export import export_gguf
-from comp_lib.on_device.runtimes import RuntimeJob, Workload, bytes_per_token, gguf_bytes_per_token
 
 pytest.importorskip("xllamacpp")
 

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,13 @@ def test_rows_that_two_write_at_once_are_both_kept(tmp_path, monkeypatch):
         done = [pool.submit(compare._keep, tmp_path / "rows.csv", row) for row in rows]
     assert [future.exception() for future in done] == [None, None]
     assert sorted(read(tmp_path / "rows.csv").key) == ["one", "other"]
+
+
+def test_what_a_lock_leaves_beside_the_rows_is_not_under_version_control(tmp_path):
+    compare._keep(tmp_path / "rows.csv", dict.fromkeys(COLUMNS) | {"key": "one"})
+    ignored = (Path(__file__).parents[1] / ".gitignore").read_text("utf-8").split()
+    others = {path.name for path in tmp_path.iterdir()} - {"rows.csv", "rows.parquet"}
+    assert all(any(fnmatch(name, pattern) for pattern in ignored) for name in others)
 
 
 def test_a_cell_survives_the_journey_to_its_worker(grid):

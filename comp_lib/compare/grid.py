@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from ..errors import InputError
 from ..evaluation.loss import evaluation_tokens
 from ..models.load import EMBEDDED, load_model
 from ..report import Progress, no_progress
-from ..settings import METHODS, Settings, default_recovery
+from ..settings import METHODS, default_recovery
 from ..system import hashes
 from ..system.atomic import write_atomically
 from .cluster import Engine, RunOutcome, one_by_one
-from .one_run import Run, RunRequest, contents
+from .one_run import Common, Run, RunRequest, contents
 
 ROWS = "rows.csv"
 PLACES = ("model", "calibration", "evaluation")  # fields of a run that may name a path
@@ -45,31 +45,23 @@ TYPES = {"message": "string", "versions": "string", "parameters": "Int64", "thre
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Common):
     """What is compared. `settings` holds what all runs share; its ratio, method, recovery and seed are replaced."""
 
-    model: str
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5)
     methods: tuple[str, ...] = METHODS
     seeds: int = 3
     sequences: tuple[int, ...] = (32,)
     recovery: str | None = None  # None: the default of each method
-    calibration: str = "calibration"
-    length: int = 256
-    evaluation: str = "evaluation"
-    windows: int = 12
-    window: int = 512
-    dtype: str = "float32"
-    settings: Settings = field(default_factory=Settings)
 
     def runs(self) -> Iterator[Run]:
         """In an order that gives a whole picture early: all methods at all ratios, then the next size and seed."""
         grid = product(range(self.seeds), self.sequences, self.ratios, self.methods)
-        judged: dict[str, Any] = {"evaluation": self.evaluation, "windows": self.windows, "window": self.window}
+        common: dict[str, Any] = {name: getattr(self, name) for name in Common.__dataclass_fields__}
         for seed, sequences, ratio, method in dict.fromkeys(grid):
             recovery = self.recovery or default_recovery(method)
             settings = replace(self.settings, ratio=ratio, method=method, recovery=recovery, seed=seed)
-            yield Run(self.model, self.dtype, settings, self.calibration, sequences, self.length, **judged)
+            yield Run(sequences=sequences, **common | {"settings": settings})
 
     def check(self) -> None:
         """Raises InputError, by name, for all that can be told without the model."""
@@ -134,7 +126,7 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
         raise InputError(f"expected a folder to write rows to, got {error}: name another") from error
     rows = read_rows(path)
     missing = [key for key in runs if key not in set(rows.key[rows.status == "ok"])]
-    requests = {key: asdict(RunRequest(_placed(runs[key]), contents)) for key in missing}
+    requests = {key: asdict(RunRequest(_renamed(runs[key], _absolute), contents)) for key in missing}
     progress("cells", len(runs) - len(missing), len(runs))
     with contextlib.closing(engine(requests)) as outcomes:  # whatever stops us ends the runs under way
         for left, (key, outcome) in zip(reversed(range(len(missing))), outcomes, strict=True):
@@ -186,20 +178,21 @@ def _keep(path: Path, row: dict[str, Any]) -> None:
 
 def _identity(planned: Run) -> dict[str, Any]:
     """The run without the places of this machine."""
-    named = {what: "+".join(Path(part).name for part in sources(getattr(planned, what))) for what in PLACES}
-    settings = asdict(planned.settings)
+    identity = asdict(_renamed(planned, lambda part: Path(part).name))
+    settings = identity["settings"]
     settings["target"] = settings.pop("aim")  # its name when the first rows were kept: their keys still hold
-    return asdict(planned) | named | {"settings": settings}
+    return identity
 
 
-def _placed(planned: Run) -> Run:
-    """The run with places that hold in any working directory."""
+def _absolute(part: str | Path) -> str:
+    """The name of a model or text as it holds in any working directory."""
+    return str(part if part in (EMBEDDED, SELF, *TEXTS) or not Path(part).exists() else Path(part).resolve())
 
-    def placed(part: str | Path) -> str:
-        return str(part if part in (EMBEDDED, SELF, *TEXTS) or not Path(part).exists() else Path(part).resolve())
 
-    absolute: dict[str, Any] = {what: "+".join(map(placed, sources(getattr(planned, what)))) for what in PLACES}
-    return replace(planned, **absolute)
+def _renamed(planned: Run, name: Callable[[str | Path], str]) -> Run:
+    """The run, with other names of its model and of each of its texts."""
+    places: dict[str, Any] = {what: "+".join(map(name, sources(getattr(planned, what)))) for what in PLACES}
+    return replace(planned, **places)
 
 
 def _key(identity: dict[str, Any], contents: dict[str, str]) -> str:

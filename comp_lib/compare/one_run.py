@@ -16,7 +16,7 @@ from __future__ import annotations
 import platform
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -45,18 +45,25 @@ PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
 
 
 @dataclass(frozen=True)
-class Run:
-    """All that decides the outcome of one run."""
+class Common:
+    """What all runs of a grid share, but for the settings that vary."""
 
     model: str
-    dtype: str
-    settings: Settings
-    calibration: str  # name or path of a text, or "self"
-    sequences: int
-    length: int  # tokens in each
-    evaluation: str
-    windows: int
-    window: int  # tokens in each
+    _: KW_ONLY
+    dtype: str = "float32"
+    settings: Settings = Settings()
+    calibration: str = "calibration"  # name or path of a text, or "self"
+    length: int = 256  # tokens in each sequence of it
+    evaluation: str = "evaluation"
+    windows: int = 12
+    window: int = 512  # tokens in each
+
+
+@dataclass(frozen=True)
+class Run(Common):
+    """All that decides the outcome of one run."""
+
+    sequences: int  # of calibration text
 
 
 def this_code() -> str:
@@ -82,10 +89,9 @@ class RunRequest:
     def answer(self) -> Message:
         """What was measured; nothing when only to check. Raises InputError when this machine lacks something."""
         if self.code != this_code():
-            raise InputError(
-                f"expected comp-lib {__version__} with the code {self.code}, as on the machine that asks, got "
-                f"{this_code()} on {socket.gethostname()}: install the same there and start the command again"
-            )
+            wanted = f"comp-lib {__version__} with the code {self.code}, as on the machine that asks"
+            got = f"{this_code()} on {socket.gethostname()}: install the same there and start the command again"
+            raise InputError(f"expected {wanted}, got {got}")
         if not self.check:
             return measure(self.run, self.contents)
         check_contents(self.run, load_model(self.run.model, self.run.dtype)[0], self.contents)
@@ -103,10 +109,8 @@ def check_contents(run: Run, model: Model, expected: dict[str, str]) -> None:
     """Raises InputError where a name means another thing on this machine than on the one that asks."""
     for what, value in contents(run, model).items():
         if value != expected[what]:
-            raise InputError(
-                f"expected the same {what} {getattr(run, what)!r} on {socket.gethostname()} as on the machine that "
-                "asks, got another content: copy it there, to the same path"
-            )
+            wanted = f"the same {what} {getattr(run, what)!r} on {socket.gethostname()} as on the machine that asks"
+            raise InputError(f"expected {wanted}, got another content: copy it there, to the same path")
 
 
 def measure(run: Run, expected: dict[str, str]) -> Message:
@@ -129,10 +133,12 @@ def measure(run: Run, expected: dict[str, str]) -> Message:
     check_contents(run, dense, expected)  # reads all of the model, so not before the peak is known
     unit = dense_pass(dense, ids)
     dense_speed, speed = measure_speed([dense, small], windows[:1, :PROMPT], NEW_TOKENS, ROUNDS)
-    return {
+    parameters = sum(parameter.numel() for parameter in small.parameters())
+    libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    versions = f"comp-lib {__version__}, {libraries}, Python {platform.python_version()}"
+    return quality(small, dense, windows) | {
         "removed": 1 - decoder_parameters(small) / before,
-        "parameters": sum(parameter.numel() for parameter in small.parameters()),
-        **quality(small, dense, windows),
+        "parameters": parameters,
         "seconds": seconds,
         "passes": seconds / unit,
         "peak_megabytes": peak / 2**20,
@@ -140,8 +146,7 @@ def measure(run: Run, expected: dict[str, str]) -> Message:
         "dense_decode_ms": 1000 / median(dense_speed.decode),
         "decode_ratio": ratio(dense_speed.decode, speed.decode)[0],  # of the times, so upside down
         "threads": torch.get_num_threads(),
-        "versions": f"comp-lib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"Python {platform.python_version()}",
+        "versions": versions,
     }
 
 

@@ -1,16 +1,20 @@
 """How fast models run on this machine, beside how fast they could.
 
-Prefill (reading the prompt) is bound by arithmetic, decode (writing, token by token) by memory: each token needs all
-weights once. So a model with fewer bytes to read for a token can decode faster by at most
+Prefill (reading the prompt) is bound by arithmetic, decode (writing, token by token) by memory. To write one token the
+machine reads each weight of the decoder and of the head once. Of the embedding it reads one row, which is nothing,
+unless it is tied: then it is the head, and read whole.
 
-    limit = bytes per token of the first model / bytes per token of the other,
+    bytes per token = bytes of all parameters - bytes of the embedding, if a head of its own stands beside it
+    limit           = bytes per token of the first model / bytes per token of the other
 
-and the share of the gain that is reached, (speed-up - 1) / (limit - 1), says how well a runtime turns bytes removed
-into time saved. What stays the same, however much is pruned, keeps it below 1: attention over the tokens before, the
-sampling, the runtime's own work for each layer.
+is how much faster the other can decode at most, and (speed-up - 1) / (limit - 1), the share of the gain that is
+reached, says how well a runtime turns bytes removed into time saved. What stays the same, however much is pruned, keeps
+it below 1: attention over the tokens before, the sampling, the runtime's own work for each layer.
 
-Machines are not steady. Each model sits in a process of its own (`runtimes`), and the processes take turns, one round
-each; speed-ups are taken within a round, and medians over the rounds.
+Machines are not steady. The processes of the models take turns, one round each; speed-ups are taken within a round, and
+medians over the rounds. Each model has a fresh process, `python -m comp_lib.on_device.benchmark`, so that its memory is
+its own. The first message to it is a `RuntimeJob`, answered by the bytes that a token costs; each further message asks
+for one round, answered by its times.
 """
 
 from __future__ import annotations
@@ -19,21 +23,49 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, nearest
-from ..evaluation.generation import ratio
-from ..report import Progress, no_progress
-from ..system.processes import Message, ProcessError, Worker
-from .gguf_export import export_gguf
-from .llama_cpp import check_installed
-from .runtimes import RUNTIMES, RuntimeJob, Workload
+import psutil
+import torch
 
-MODULE = ("-m", "comp_lib.on_device.runtimes")
+from ..errors import InputError, nearest
+from ..evaluation.generation import prompt_ids, ratio, timed
+from ..families.protocol import Model
+from ..models.gguf_files import open_gguf
+from ..models.load import load_model
+from ..report import Progress, no_progress
+from ..system.machine import peak_bytes
+from ..system.processes import Message, ProcessError, Worker, serve
+from .gguf_export import export_gguf
+from .llama_cpp import check_installed, start
+
+MODULE = ("-m", "comp_lib.on_device.benchmark")
 PACKAGES = ("torch", "transformers", "xllamacpp")  # whose versions matter
+RUNTIMES = ("transformers", "llama.cpp")
+Round = Callable[[list[int], int], tuple[float, float]]
+"""(prompt, n) -> seconds to the first token after the prompt, seconds of the n tokens after that."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a model is to do while it is timed."""
+
+    prompt: int = 128  # tokens that are read
+    new_tokens: int = 32  # written after the first
+    threads: int = 1
+    dtype: str = "float32"  # of the weights in transformers; a GGUF file has its own
+
+
+@dataclass(frozen=True)
+class RuntimeJob:
+    """A model to time in one runtime, as it travels to its process."""
+
+    model: str  # as `load_model` takes it; for llama.cpp the path of a GGUF file
+    runtime: str  # one of RUNTIMES
+    work: Workload
 
 
 @dataclass(frozen=True)
@@ -136,11 +168,11 @@ def benchmark(
                 of_worker.append(_answer(job, worker))
             progress("rounds", turn, rounds)
     measured = []
-    for (name, job), size, (_, *timed) in zip(jobs, sizes, answers, strict=True):
-        first = tuple(answer["first"] for answer in timed)
+    for (name, job), size, (_, *counted) in zip(jobs, sizes, answers, strict=True):
+        first = tuple(answer["first"] for answer in counted)
         prefill = tuple(job.work.prompt / seconds for seconds in first)
-        decode = tuple(job.work.new_tokens / answer["rest"] for answer in timed)
-        memory = timed[-1]["memory"]
+        decode = tuple(job.work.new_tokens / answer["rest"] for answer in counted)
+        memory = counted[-1]["memory"]
         measured.append(Measured(name, job.runtime, _file_bytes(job.model), size, memory, first, prefill, decode))
     return measured
 
@@ -158,3 +190,56 @@ def _file_bytes(name: str) -> int | None:
     if path.is_dir():
         return sum(file.stat().st_size for file in path.glob("*.safetensors"))
     return path.stat().st_size if path.is_file() else None
+
+
+def bytes_per_token(model: Model) -> int:
+    """Bytes of the parameters that one step of decoding reads, of a model in transformers."""
+    whole: int = sum(parameter.nbytes for parameter in model.parameters())  # a tied head is one parameter here
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return whole if head is table else whole - int(table.nbytes)
+
+
+def gguf_bytes_per_token(path: str | Path) -> int:
+    """The same of a GGUF file, as its tensors are stored. Raises InputError for another file."""
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in open_gguf(path).tensors}
+    return sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
+
+
+def in_transformers(model: str, work: Workload) -> tuple[int, Round]:
+    """(bytes per token, what runs a round). Raises what `load_model` raises, and InputError for too many tokens."""
+    torch.set_num_threads(work.threads)
+    loaded: Model = load_model(model, work.dtype)[0]
+    longest, asked = loaded.config.max_position_embeddings, work.prompt + work.new_tokens
+    if asked > longest:
+        raise InputError(f"expected at most {longest} tokens, as {model} takes, got {asked}: ask for fewer")
+    return bytes_per_token(loaded), lambda ids, new: timed(loaded, torch.tensor([ids]), new)
+
+
+def in_llama_cpp(model: str, work: Workload) -> tuple[int, Round]:
+    """The same, by llama.cpp's own clock, which leaves out the way through Python. Raises what `start` raises."""
+    server = start(model, context=work.prompt + work.new_tokens + 1, threads=work.threads)
+
+    def run(ids: list[int], new: int) -> tuple[float, float]:
+        request = {"prompt": ids, "n_predict": new + 1, "ignore_eos": True, "cache_prompt": False}
+        request |= {"temperature": 0, "samplers": ["top_k"], "top_k": 1}
+        timings = server.handle_completions(request)["timings"]
+        # the first of the predicted tokens comes with the prompt, and the clock of the predicted starts there
+        return timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3 * new / (timings["predicted_n"] - 1)
+
+    return gguf_bytes_per_token(model), run
+
+
+def time_rounds(messages: Iterator[Message]) -> Iterator[Message]:
+    """The answers to a `RuntimeJob` and to each message after it. Raises what the runtime refuses."""
+    job = next(messages)
+    work = Workload(**job["work"])
+    before = psutil.Process().memory_info().rss
+    size, run = (in_transformers if job["runtime"] == "transformers" else in_llama_cpp)(job["model"], work)
+    yield {"bytes_per_token": size}
+    for _ in messages:
+        first, rest = run(prompt_ids(work.prompt), work.new_tokens)
+        yield {"first": first, "rest": rest, "memory": peak_bytes() - before}
+
+
+if __name__ == "__main__":
+    serve(time_rounds)
