@@ -21,8 +21,7 @@ from variants import VARIANTS, build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.models import save as checkpoint
-from comp_lib.models.model_card import Provenance, model_card
-from comp_lib.models.save import check_destination, estimated_bytes, save_checkpoint
+from comp_lib.models.save import Provenance, check_destination, estimated_bytes, model_card, save_checkpoint
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
