@@ -5,10 +5,8 @@ Everything that can be refused is refused before any work starts: one line on st
 
 import typer
 
-from .compare import compare
-from .measure import benchmark, evaluate
-from .plan import inspect, plan
-from .prune import demo, prune
+from .measure import benchmark, compare, evaluate
+from .prune import demo, inspect, plan, prune
 from .use import chat, export, generate
 
 HELP = "COMP: post-training structured pruning of LLaMA-class models, without fine-tuning."

@@ -1,21 +1,24 @@
-"""`comp-lib evaluate`: how good a model is, on a text or in tasks. `comp-lib benchmark`: how fast models run here."""
+"""`comp-lib evaluate`: how good a model is, on a text or in tasks. `benchmark`: how fast models run here.
+
+`compare`: peers side by side, on one model and the same text.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
-from typer import Argument, Option
+from typer import Argument, Exit, Option, echo
 
 from ..errors import InputError
-from .console import ProgressBars, check_file, check_length, out, show, table, writing
-from .options import Device, Dtype, Json, Model, command
+from .console import ProgressBars, check_file, check_length, err, out, show, table, writing
+from .options import Aim, Calibration, Device, Dtype, Json, Length, Model, Multiple, Widths, command
 
 if TYPE_CHECKING:
     from ..on_device.benchmark import Measured
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
 MODELS_HELP = "As for the other commands; the first is the baseline."
 RUNTIME_HELP = "transformers, llama.cpp (folders are exported), or auto: llama.cpp for .gguf files."
+Folder = Annotated[Path, Option("--out", help="Folder for rows, table and figures.")]
 Models = Annotated[list[str], Argument(metavar="MODEL...", help=MODELS_HELP)]
 
 
@@ -44,19 +48,19 @@ def evaluate(model: Model, options: EvaluateOptions) -> None:
     if options.tasks is not None:
         return _in_tasks(model, options.tasks, options)
     from ..calibration.text import load_text
-    from ..evaluation.loss import compare, evaluation_tokens, perplexity
+    from ..evaluation import loss
     from ..models.load import load_model
 
     prose, place = load_text(options.text), (options.dtype, options.device)
     loaded, tokenizer = load_model(model, *place)
     check_length(loaded, options.length)
-    windows = evaluation_tokens(tokenizer, prose, options.length, options.sequences)
+    windows = loss.evaluation_tokens(tokenizer, prose, options.length, options.sequences)
     dense = None if options.against is None else load_model(options.against, *place)[0]
     with ProgressBars() as bars:
         if dense is None:
-            result = perplexity(loaded, windows, progress=bars)
+            result = loss.perplexity(loaded, windows, progress=bars)
         else:
-            result = compare(loaded, dense, windows, progress=bars)
+            result = loss.compare(loaded, dense, windows, progress=bars)
     values: dict[str, Any] = {"model": model, "text": options.text, "length": options.length}
     values |= asdict(result) | {"increase": result.increase}
     values = {name: value for name, value in values.items() if value not in (None, ())}
@@ -153,3 +157,59 @@ def _spread(values: Sequence[float]) -> str:
 
 def _ratio(middle: float, low: float, high: float) -> str:
     return f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    ratios: Annotated[str, Option(help="Parts of the parameters to remove, at least.")] = "0.1,0.2,0.3,0.5"
+    methods: Annotated[str | None, Option(help="Names as for prune --method (default: all).")] = None
+    seeds: Annotated[int, Option(help="How many: 0, 1, ... draw other calibration windows.")] = 3
+    sequences: Annotated[str, Option(help="Calibration sequences, one number or several.")] = "32"
+    length: Length = 256
+    recovery: Annotated[str | None, Option(help="For all methods (default: each method's own).")] = None
+    aim: Aim = "self"
+    calibration: Calibration = "calibration"
+    evaluate_on: Annotated[str, Option("--evaluate", help="Text that judges.")] = "evaluation"
+    windows: Annotated[int, Option(help="Windows of it.")] = 12
+    window: Length = 512
+    of: Annotated[str, Option(help="What the ratios refer to: decoder or model.")] = "decoder"
+    widths: Widths = "uniform"
+    multiple: Multiple = 64
+    dtype: Dtype = "float32"
+    workers: Annotated[int | None, Option(help="Runs at a time on this machine (default: 1).")] = None
+    scheduler: Annotated[str | None, Option(help="Of a Dask cluster: tcp://host:8786.")] = None
+
+
+@command
+def compare(model: Model, folder: Folder, options: CompareOptions) -> None:
+    """Run a grid of methods, ratios and seeds on MODEL. Finished rows stay: the same command goes on after a kill."""
+    from ..compare.cluster import choose
+    from ..compare.grid import Grid, run
+    from ..compare.summary import markdown, write_summary
+    from ..settings import METHODS, Settings
+
+    ratios = _list(options.ratios, float, "ratios")
+    methods = METHODS if options.methods is None else _list(options.methods, str, "methods")
+    sequences = _list(options.sequences, int, "sequences")
+    settings = Settings(of=options.of, widths=options.widths, aim=options.aim, multiple=options.multiple)
+    same = ("seeds", "recovery", "calibration", "length", "windows", "window", "dtype")
+    told: dict[str, Any] = {name: getattr(options, name) for name in same} | {"evaluation": options.evaluate_on}
+    grid = Grid(model, ratios, methods, sequences=sequences, settings=settings, **told)
+    engine = choose(options.workers, options.scheduler, lambda link: err.print(f"dashboard: {link}", soft_wrap=True))
+    with ProgressBars() as bars:
+        rows = run(grid, folder, bars, engine)
+    with writing(folder):
+        written = write_summary(rows, folder)
+    echo(markdown(rows))
+    out.print(f"written: {', '.join(path.name for path in written)} in {folder}", soft_wrap=True)
+    if (rows.status == "failed").any():
+        raise Exit(1)
+
+
+def _list(text: str, kind: Callable[[str], Any], name: str) -> tuple[Any, ...]:
+    """The values between the commas. Raises InputError."""
+    try:
+        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        kinds = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"expected --{name} as {kinds} between commas, got {text!r}: {error}") from error

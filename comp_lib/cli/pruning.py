@@ -6,7 +6,7 @@ takes seconds, so commands do it when they are called.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from ..families.protocol import Model
 from ..models import load
 from ..models.per_layer_llama import check_widths
 from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint
-from ..on_device.latency import parse_budget
-from ..on_device.time_budget import timed_plan
+from ..on_device.latency import parse_budget, timed_plan
 from ..prune import Planned, make_plan, prune
 from ..report import Progress
 from ..scale import model_on_disk
@@ -57,9 +56,8 @@ class PruneRun:
             check_destination(folder, options.overwrite, source=name)
             why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
             err.print(f"comp-lib: {why}", style="dim")
-        open_model = load.load_model if self.whole else model_on_disk.open_streamed
-        opened: tuple[Model, Any] = open_model(name, options.dtype)
-        self.model, self.tokenizer = opened
+        opened: Callable[..., tuple[Model, Any]] = load.load_model if self.whole else model_on_disk.open_streamed
+        self.model, self.tokenizer = opened(name, options.dtype)
         self.shape = Shape.of(self.model)
         if self.whole:
             check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), name)
