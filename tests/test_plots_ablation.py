@@ -6,8 +6,7 @@ import pytest
 from test_summary import rows_of
 
 from comp_lib.compare.summary import finished
-from comp_lib.plots.comp_end_to_end import plot_ablation, plot_ratios, plot_spread
-from comp_lib.plots.comp_vs_peers import plot_increase
+from comp_lib.plots.comp_vs_peers import plot_ablation, plot_increase, plot_ratios, plot_spread
 
 
 def test_ablation_orders_the_variants_and_marks_the_reference():

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from comp_lib.calibration.stream import embed
 from comp_lib.lessons.scale import Needs, needs
 from comp_lib.models.skeleton import skeleton
-from comp_lib.plots.scale import GIB, plot_memory
+from comp_lib.plots.on_device import GIB, plot_memory
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
 

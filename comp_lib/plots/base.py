@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,9 @@ DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}  
 ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}  # of a legend
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}  # data can be anywhere
 LOSS = "increase of the loss over the\ndense model (nats per token)"
-REMOVED = "removed (% of the decoder's parameters)"
 DPI = 90
+Numbers = Sequence[float]
+Size = tuple[float, float]  # in inches
 
 
 class Picture(Figure):
@@ -36,19 +37,26 @@ class Picture(Figure):
 
     alt_text: str
 
-    def described(self, words: str) -> Picture:
-        """The figure itself, with these words."""
-        self.alt_text = words
+    def described(self, words: str, items: Iterable[str] | None = None) -> Picture:
+        """The figure itself, with these words, whose last sentence lists the `items`, if there are any."""
+        self.alt_text = words if items is None else f"{words}{'; '.join(items)}."
         return self
 
 
-def figure_with_axes(
-    rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 4.0), **subplots: Any
-) -> tuple[Picture, Any]:
-    """A figure and its axes, as `matplotlib.pyplot.subplots` gives them, in the house style; size in inches."""
+def figure_with_axes(size: Size = (8.0, 4.0), **labels: Any) -> tuple[Picture, Any]:
+    """A figure of one panel in the house style; size in inches, labels as `Axes.set` takes them."""
+    figure, (axes,) = panels(1, 1, size, **labels)
+    return figure, axes
+
+
+def panels(rows: int, columns: int, size: Size, share: str = "", **labels: Any) -> tuple[Picture, list[Any]]:
+    """A figure of several panels, row by row; they `share` "x" or "y"; of a label that is a list, an entry for each."""
     with sns.axes_style("whitegrid"):
         figure = Picture(figsize=size, layout="constrained", dpi=DPI)
-        return figure, figure.subplots(rows, columns, **subplots)
+        grid = figure.subplots(rows, columns, sharex="x" in share, sharey="y" in share, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        axes.set(**{name: value[place] if isinstance(value, list) else value for name, value in labels.items()})
+    return figure, list(grid.flat)
 
 
 def plain_ticks(axis: Axis, limits: tuple[float, float], percent: bool = False, most: int = 8) -> None:
@@ -67,7 +75,7 @@ def plain_ticks(axis: Axis, limits: tuple[float, float], percent: bool = False, 
     axis.set_minor_locator(NullLocator())
 
 
-def logarithmic_y(axes: Axes, percent: bool = False, most: int = 8) -> None:
+def log_y(axes: Axes, percent: bool = False, most: int = 8) -> None:
     """A logarithmic y axis with plain ticks, for what is drawn already."""
     axes.set_yscale("log")
     plain_ticks(axes.yaxis, axes.get_ylim(), percent, most)
@@ -81,9 +89,14 @@ def layer_axis(axes: Axes, layers: int | None = None, label: str = "decoder laye
         axes.set_xlim(-0.7, layers - 0.3)
 
 
-def note(axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, float] = (0, 0), **style: Any) -> None:
+def style(place: int) -> dict[str, Any]:
+    """Colour and marker of what has this place among its kind."""
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+
+
+def note(axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, float] = (0, 0), **looks: Any) -> None:
     """A small text beside a point of the data; offset in points of print."""
-    axes.annotate(text, point, offset, textcoords="offset points", **{"fontsize": 8} | style)
+    axes.annotate(text, point, offset, textcoords="offset points", **{"fontsize": 8} | looks)
 
 
 def labelled_bars(axes: Axes, values: Mapping[str, float], form: str, marked: str) -> None:
@@ -117,32 +130,22 @@ def outcome_dots(
 
     rows: from below; styles: colour and marker of each case; form: of a number, with % where the values are shares.
     """
-    figure, axes = figure_with_axes(1, 1, (8.5, 0.44 * len(rows) + 1.4))
+    figure, axes = figure_with_axes((8.5, 0.44 * len(rows) + 1.4), ylim=(-0.5, len(rows) - 0.4))
     words = []
     for (case, table), (colour, marker) in zip(outcomes.items(), styles, strict=False):
-        heights = [rows.index(row) for row in table]
-        axes.scatter(list(table.values()), heights, color=colour, marker=marker, s=50, label=case, zorder=2)
+        points = list(table.values()), [rows.index(row) for row in table]
+        axes.scatter(*points, color=colour, marker=marker, s=50, label=case, zorder=2)
         numbers = ", ".join(f"{row} {form.format(table[row])}" for row in reversed(rows) if row in table)
         words.append(f"{case[:1].upper()}{case[1:]}: {numbers}.")
     if dense is not None:
         axes.axvline(dense, label="dense model", **DASHED)
         words.append(f"The dense model has {form.format(dense)}.")
-    axes.set(xscale="log", ylim=(-0.5, len(rows) - 0.4))
+    axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), rows)
     axes.margins(x=0.08)
     plain_ticks(axes.xaxis, axes.get_xlim(), "%" in form)
     axes.legend(fontsize=8, **BESIDE)
     return figure, axes, " ".join(words)
-
-
-def loss_lines(lines: Mapping[str, Sequence[tuple[float, float]]], xlabel: str) -> tuple[Picture, Axes]:
-    """A figure of the loss increase against something else: for each name, points (x, nats per token) in order."""
-    figure, axes = figure_with_axes(1, 1, (7.5, 4.4))
-    for (name, points), colour, marker in zip(lines.items(), COLOURS, MARKERS, strict=False):
-        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name)
-    axes.set(xlabel=xlabel, ylabel=LOSS)
-    axes.legend()
-    return figure, axes
 
 
 def png(figure: Figure) -> bytes:
@@ -154,11 +157,11 @@ def png(figure: Figure) -> bytes:
 
 def html_image(figure: Picture) -> str:
     """The figure as an HTML image that carries its alt text."""
-    data = base64.b64encode(png(figure)).decode("ascii")
-    return f'<img alt="{html.escape(figure.alt_text)}" src="data:image/png;base64,{data}"/>'
+    return mime_bundle(figure)["text/html"]
 
 
 def mime_bundle(figure: Picture) -> dict[str, str]:
     """The figure for a notebook: HTML with alt text for browsers, PNG for PDF, words for everything else."""
-    data = base64.b64encode(png(figure)).decode("ascii")
-    return {"text/html": html_image(figure), "image/png": data, "text/plain": figure.alt_text}
+    words, data = figure.alt_text, base64.b64encode(png(figure)).decode("ascii")
+    image = f'<img alt="{html.escape(words)}" src="data:image/png;base64,{data}"/>'
+    return {"text/html": image, "image/png": data, "text/plain": words}

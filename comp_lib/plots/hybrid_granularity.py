@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..plan import Plan
 from ..shape import Shape
-from .base import ABOVE, BLUE, GREEN, ORANGE, RED, Picture, figure_with_axes, labelled_bars, note, stacked_bar
+from .base import ABOVE, BLUE, GREEN, ORANGE, RED, Picture, figure_with_axes, labelled_bars, note, panels, stacked_bar
 
 DEPTHS = mpl.colormaps["cividis"]  # order of the layers; safe for colour blindness
 
@@ -24,14 +24,15 @@ def plot_parameters(shape: Shape) -> Picture:
     sizes = shape.neuron_parameters, shape.group_parameters, shape.layer_parameters, shape.other_parameters
     groups, whole = shape.kv_groups[0], (sum(shape.neurons), sum(shape.kv_groups), shape.layers, 1)
     counts = {f"whole model, {shape.layers} layers": whole, "decoder layer 0": (shape.neurons[0], groups, 1, 0)}
-    parts = {row: np.multiply(count, sizes) for row, count in counts.items()}
-    figure, axes = figure_with_axes(2, 1, (9.0, 3.4))
-    for axis, (row, values) in zip(axes, parts.items(), strict=True):
-        stacked_bar(axis, row, dict(zip(names, values / 1e6, strict=True)), (2, 0, 1, 7))
-        axis.set_xlim(0, values.sum() / 1e6)
+    figure, axes = panels(2, 1, (9.0, 3.4), xlabel=["", "parameters (millions)"])
+    shares = []
+    for panel, (row, count) in zip(axes, counts.items(), strict=True):
+        values = np.multiply(count, sizes)
+        stacked_bar(panel, row, dict(zip(names, values / 1e6, strict=True)), (2, 0, 1, 7))
+        panel.set_xlim(0, values.sum() / 1e6)
+        shares.append(values / values.sum())
     axes[0].legend(ncols=4, fontsize=9, **ABOVE)
-    axes[1].set_xlabel("parameters (millions)")
-    (neurons, attention, _, rest), (own, heads, *_) = (values / values.sum() for values in parts.values())
+    (neurons, attention, _, rest), (own, heads, *_) = shares
     return figure.described(
         f"Two stacked bars. Of {shape.total:,} parameters, {neurons:.0%} belong to MLP neurons, {attention:.0%} to KV "
         f"groups, {rest:.0%} to the embeddings and the head. In one decoder layer the {shape.neurons[0]} neurons own "
@@ -43,21 +44,21 @@ def plot_parameters(shape: Shape) -> Picture:
 def plot_error_curves(curves: Mapping[str, ArrayLike], neurons: int, marked: Sequence[int] = ()) -> Picture:
     """Relative error of each layer against the neurons removed; `marked` layers are named at the right end.
 
-    curves: counts (K,) and errors (layers, K), as `lessons.dense_stream.survey` returns them.
+    curves: counts (K,) and errors (layers, K), as `lessons.dense_stream.error_curves` returns them.
     """
     counts, errors = np.asarray(curves["counts"]), np.asarray(curves["errors"])
     layers, last = len(errors), errors[:, -1]
     depth = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, max(layers - 1, 1)), DEPTHS)
-    figure, axis = figure_with_axes(1, 1, (8.5, 4.6))
+    ylabel = "error left after the refit\n(% of the MLP's output energy)"
+    figure, axes = figure_with_axes((8.5, 4.6), xlabel=f"neurons removed, of {neurons:,}", ylabel=ylabel, yscale="log")
     for layer in range(layers):
         width, order = (2.4, 3) if layer in marked else (1.0, 2)
-        axis.plot(counts[1:], errors[layer, 1:], color=depth.to_rgba(np.array(layer)), linewidth=width, zorder=order)
+        axes.plot(counts[1:], errors[layer, 1:], color=depth.to_rgba(np.array(layer)), linewidth=width, zorder=order)
     for layer in marked:
-        note(axis, f" layer {layer}", (counts[-1], last[layer]), va="center", fontsize=9)
-    axis.set(yscale="log", xlim=(0, counts[-1] * 1.12), xlabel=f"neurons removed, of {neurons:,}")
-    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-    axis.set_ylabel("error left after the refit\n(% of the MLP's output energy)")
-    figure.colorbar(depth, ax=axis, label="decoder layer", pad=0.01)
+        note(axes, f" layer {layer}", (counts[-1], last[layer]), va="center", fontsize=9)
+    axes.set_xlim(0, counts[-1] * 1.12)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    figure.colorbar(depth, ax=axes, label="decoder layer", pad=0.01)
     flat, steep = int(np.nanargmin(last)), int(np.nanargmax(last))
     return figure.described(
         f"Error curves of {layers} decoder layers on a logarithmic axis, each rising with the neurons removed. With "
@@ -73,57 +74,51 @@ def plot_widths(
 
     neurons: of the parent; errors: relative, 1 for a dropped layer; limit: top of the lower axis, as a fraction.
     """
-    figure, (top, bottom) = figure_with_axes(2, 1, (8.5, 4.4), sharex=True)
-    _widths(top, plan, neurons)
+    figure, (top, bottom) = panels(2, 1, (8.5, 4.4), "x", ylabel=["", "predicted error\n(% of its energy)"])
+    words = _widths(top, plan, neurons)
     top.set_title(title or f"{plan.removed:.1%} of the {plan.of}'s parameters go")
     top.legend(ncols=3, fontsize=9, **ABOVE | {"bbox_to_anchor": (0.5, -0.2)})  # between the two
     kept = [errors[layer] for layer in plan.layers]
     bottom.bar(plan.layers, kept, color=ORANGE)
-    bottom.set(
-        ylim=(0, max(kept) * 1.15 + 1e-6 if limit is None else limit), ylabel="predicted error\n(% of its energy)"
-    )
+    bottom.set_ylim(0, max(kept) * 1.15 + 1e-6 if limit is None else limit)
     bottom.yaxis.set_major_formatter(PercentFormatter(1.0))
     bottom.set_xlabel("decoder layer of the parent (a dropped one has error 100%)")
     worst = int(np.argmax(kept))
     return figure.described(
-        f"Bars of the width of each layer, and of its predicted error. {_words(plan, neurons)} Of those that stay, "
-        f"layer {plan.layers[worst]} has the largest predicted error, {kept[worst]:.1%}."
+        f"Bars of the width of each layer, and of its predicted error. {words} Of those that stay, layer "
+        f"{plan.layers[worst]} has the largest predicted error, {kept[worst]:.1%}."
     )
 
 
 def plot_plans(plans: Mapping[str, Plan], neurons: Sequence[int]) -> Picture:
     """The widths of several plans, one below the other."""
-    size = 8.5, 1.5 * len(plans) + 0.8
-    figure, axes = figure_with_axes(len(plans), 1, size, sharex=True, squeeze=False)
-    handles: dict[str, Any] = {}
-    for axis, (name, plan) in zip(axes[:, 0], plans.items(), strict=True):
-        _widths(axis, plan, neurons)
-        axis.set_title(f"{name}: {plan.removed:.1%} of the {plan.of} goes", fontsize=10, loc="left")
-        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "frameon": False}  # titles are on the left
-    axes[0, 0].legend(handles.values(), handles, ncols=3, fontsize=9, **place)
-    axes[-1, 0].set_xlabel("decoder layer of the parent")
-    words = " ".join(f"{name}: {_words(plan, neurons)}" for name, plan in plans.items())
-    return figure.described(f"Widths of all layers under {len(plans)} plans. {words}")
+    figure, axes = panels(len(plans), 1, (8.5, 1.5 * len(plans) + 0.8), "x")
+    handles, words = list[Any](), []
+    for panel, (name, plan) in zip(axes, plans.items(), strict=True):
+        words.append(f"{name}: {_widths(panel, plan, neurons)}")
+        panel.set_title(f"{name}: {plan.removed:.1%} of the {plan.of} goes", fontsize=10, loc="left")
+        handles = max(handles, panel.get_legend_handles_labels()[0], key=len)  # some drop no layer
+    place = ABOVE | {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0)}  # titles are on the left
+    axes[0].legend(handles=handles, ncols=3, fontsize=9, **place)
+    axes[-1].set_xlabel("decoder layer of the parent")
+    return figure.described(f"Widths of all layers under {len(plans)} plans. {' '.join(words)}")
 
 
-def _widths(axis: Axes, plan: Plan, neurons: Sequence[int]) -> None:
-    axis.bar(range(len(neurons)), neurons, color="lightgrey", label="removed")
-    axis.bar(plan.layers, plan.neurons, color=GREEN, label="kept")
+def _widths(axes: Axes, plan: Plan, neurons: Sequence[int]) -> str:
+    """Bars of the neurons that each layer keeps and loses; returns them in words."""
+    axes.bar(range(len(neurons)), neurons, color="lightgrey", label="removed")
+    axes.bar(plan.layers, plan.neurons, color=GREEN, label="kept")
+    dropped = "no layer"
     if plan.dropped:
         heights = [neurons[layer] for layer in plan.dropped]
-        axis.bar(plan.dropped, heights, color="white", edgecolor=RED, hatch="///", label="layer dropped")
-    axis.set(ylabel="MLP neurons", xlim=(-0.7, len(neurons) - 0.3))
-    axis.grid(axis="x", visible=False)
-
-
-def _words(plan: Plan, neurons: Sequence[int]) -> str:
-    layers = f"layer{'s' if len(plan.dropped) > 1 else ''} {', '.join(map(str, plan.dropped))}"
-    dropped = f"{layers} dropped" if plan.dropped else "no layer dropped"
+        axes.bar(plan.dropped, heights, color="white", edgecolor=RED, hatch="///", label="layer dropped")
+        dropped = f"layer{'s' if len(plan.dropped) > 1 else ''} {', '.join(map(str, plan.dropped))}"
+    axes.set(ylabel="MLP neurons", xlim=(-0.7, len(neurons) - 0.3))
+    axes.grid(axis="x", visible=False)
     if len(set(plan.neurons)) == 1:
-        return f"{dropped}, {plan.neurons[0]} of {max(neurons)} neurons in every layer that stays."
+        return f"{dropped} dropped, {plan.neurons[0]} of {max(neurons)} neurons in every layer that stays."
     least = f"{min(plan.neurons)} (layer {plan.layers[np.argmin(plan.neurons)]})"
-    return f"{dropped}, {least} to {max(plan.neurons)} of {max(neurons)} neurons stay in a layer."
+    return f"{dropped} dropped, {least} to {max(plan.neurons)} of {max(neurons)} neurons stay in a layer."
 
 
 def plot_prediction(predicted: Mapping[str, float], measured: Mapping[str, float], dense: float) -> Picture:
@@ -131,37 +126,39 @@ def plot_prediction(predicted: Mapping[str, float], measured: Mapping[str, float
 
     predicted: mean relative error of a layer, as a fraction; measured and dense: perplexities.
     """
-    names = list(predicted)[::-1]
-    best = [min(values, key=values.__getitem__) for values in (predicted, measured)]
-    figure, (left, right) = figure_with_axes(1, 2, (9.5, 0.5 * len(names) + 1.2), sharey=True)
-    rows = zip((left, right), (predicted, measured), ("{:.1%}", "{:.1f}"), best, strict=True)
-    for axis, values, form, marked in rows:
-        labelled_bars(axis, {name: values[name] for name in names}, form, marked)
-        axis.set_xlim(0, max(values.values()) * 1.2)
-    left.xaxis.set_major_formatter(PercentFormatter(1.0))
-    left.set_xlabel("predicted: mean error of an MLP (% of its energy)")
-    right.axvline(dense, color=RED, linestyle="--")
-    right.set_title("dense model", x=dense / right.get_xlim()[1], fontsize=9, color=RED, pad=3)
-    right.set_xlabel("measured: perplexity after pruning (lower is better)")
+    labels = [
+        "predicted: mean error of an MLP (% of its energy)",
+        "measured: perplexity after pruning (lower is better)",
+    ]
+    names, best = list(predicted)[::-1], []
+    figure, axes = panels(1, 2, (9.5, 0.5 * len(names) + 1.2), "y", xlabel=labels)
+    for panel, values, form in zip(axes, (predicted, measured), ("{:.1%}", "{:.1f}"), strict=True):
+        best.append(min(values, key=values.__getitem__))
+        labelled_bars(panel, {name: values[name] for name in names}, form, best[-1])
+        panel.set_xlim(0, max(values.values()) * 1.2)
+    axes[0].xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes[1].axvline(dense, color=RED, linestyle="--")
+    axes[1].set_title("dense model", x=dense / axes[1].get_xlim()[1], fontsize=9, color=RED, pad=3)
     pairs = "; ".join(f"{name} {predicted[name]:.1%} and {measured[name]:.1f}" for name in predicted)
     return figure.described(
-        f"Bars for {len(names)} plans, predicted error and measured perplexity: {pairs}. Dense: {dense:.1f}. Least "
+        f"Bars for {len(predicted)} plans, predicted error and measured perplexity: {pairs}. Dense: {dense:.1f}. Least "
         f"predicted error: {best[0]}; lowest perplexity: {best[1]}."
     )
 
 
 def plot_narrowing(layers: Sequence[int], error: Sequence[float], harm: Sequence[float], gone: int) -> Picture:
     """Each layer narrowed alone by `gone` neurons: its own relative error above, what the model loses below."""
-    figure, (top, bottom) = figure_with_axes(2, 1, (8.5, 4.6), sharex=True)
+    labels = ["error of the layer\n(% of its energy)", "loss of the model\n(nats per token)"]
+    figure, (top, bottom) = panels(2, 1, (8.5, 4.6), "x", ylabel=labels)
     names = [str(layer) for layer in layers]  # side by side, though not all layers were tried
     top.bar(names, error, color=ORANGE)
     top.yaxis.set_major_formatter(PercentFormatter(1.0))
-    top.set(ylabel="error of the layer\n(% of its energy)", title=f"One layer alone loses {gone} neurons")
+    top.set_title(f"One layer alone loses {gone} neurons")
     bottom.bar(names, harm, color=BLUE)
-    bottom.set(ylabel="loss of the model\n(nats per token)", xlabel="decoder layer that was narrowed")
     bottom.axhline(0.0, color="black", linewidth=0.8)
-    for axis in (top, bottom):
-        axis.grid(axis="x", visible=False)
+    bottom.set_xlabel("decoder layer that was narrowed")
+    for panel in (top, bottom):
+        panel.grid(axis="x", visible=False)
     local, real = int(np.argmax(error)), int(np.argmax(harm))
     return figure.described(
         f"Two rows of bars over {len(layers)} decoder layers, each narrowed alone by {gone} neurons. Its own error is "
@@ -176,23 +173,22 @@ def plot_latency(timed: Mapping[int, Mapping[str, ArrayLike]], lines: Mapping[in
 
     timed: for each number of tokens, widths (W,) and milliseconds (W, repeats); lines: (a, b) of a + b n for each.
     """
-    figure, (axes,) = figure_with_axes(1, len(timed), (4.6 * len(timed), 3.6), squeeze=False)
+    figure, axes = panels(1, len(timed), (4.6 * len(timed), 3.6), xlabel="MLP neurons of the layer")
     words = []
-    for axis, (tokens, times) in zip(axes, timed.items(), strict=True):
+    for panel, (tokens, times) in zip(axes, timed.items(), strict=True):
         widths, runs, (a, b) = np.asarray(times["widths"]), np.asarray(times["milliseconds"]), lines[tokens]
         widest, whole = widths.max(), a + b * widths.max()
-        axis.scatter(np.repeat(widths, runs.shape[1]), runs.ravel(), color=BLUE, s=14, alpha=0.5, label="runs")
-        axis.plot([0, widest], [a, whole], color=ORANGE, label="line through the fastest")
-        axis.axhline(a, color=RED, linestyle=":", label="attention and norms: stays")
+        panel.scatter(np.repeat(widths, runs.shape[1]), runs.ravel(), color=BLUE, s=14, alpha=0.5, label="runs")
+        panel.plot([0, widest], [a, whole], color=ORANGE, label="line through the fastest")
+        panel.axhline(a, color=RED, linestyle=":", label="attention and norms: stays")
         top = 1.6 * runs.min(1).max()
         if slower := int((runs > top).sum()):  # something else was running
-            words_above = f"{slower} of {runs.size} runs above"
-            axis.text(0.98, 0.97, words_above, fontsize=8, transform=axis.transAxes, ha="right", va="top")
+            above = f"{slower} of {runs.size} runs above"
+            panel.text(0.98, 0.97, above, fontsize=8, transform=panel.transAxes, ha="right", va="top")
         at_once = f"{tokens} token{'s' if tokens > 1 else ''} at once"
-        axis.set(title=at_once, xlabel="MLP neurons of the layer", ylim=(0, top))
-        fixed = f"of which {a / whole:.0%} do not depend on the width"
-        words.append(f"{at_once}: {whole:.2f} ms at {widest} neurons, {fixed}")
+        panel.set(title=at_once, ylim=(0, top))
+        share = f"{a / whole:.0%} do not depend on the width"
+        words.append(f"{at_once}: {whole:.2f} ms at {widest} neurons, of which {share}")
     axes[0].set_ylabel("time of one decoder layer (ms)")
     axes[0].legend(fontsize=8, loc="lower right")
-    title = "Measured time of a decoder layer against its width, with a straight line"
-    return figure.described(f"{title}. {'; '.join(words)}.")
+    return figure.described("Measured time of a decoder layer against its width, with a straight line. ", words)

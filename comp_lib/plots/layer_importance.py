@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError, nearest
 from ..importance.layer_study import LayerStudy, hidden_harm, massive, ranks
-from .base import BLUE, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, note
+from .base import BLUE, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, note, panels
 
 GREEDY = "greedy, last round"
 METRICS = {
@@ -41,7 +41,7 @@ def plot_layer_importance(study: LayerStudy) -> Picture:
     """
     count, layers = max(1, len(study.order)), len(study.influence)
     names = [name for name in METRICS if name != GREEDY or len(study.rounds)]
-    figure, axes = figure_with_axes(len(names), 1, (9.0, 2.4 * len(names)), sharex=True)
+    figure, axes = panels(len(names), 1, (9.0, 2.4 * len(names)), "x")
     first = {name: values_of(study, name).argsort(stable=True)[:count].tolist() for name in names}
     if GREEDY in first:
         first[GREEDY] = list(study.order)
@@ -75,7 +75,10 @@ def plot_proxy(study: LayerStudy, correlation: float) -> Picture:
     influence, harm = study.influence, study.mean_harm
     worst, layers = int(hidden_harm(influence, harm).argmax()), len(harm)
     by, harmed = ranks(influence) + 1, ranks(harm) + 1
-    figure, (left, right) = figure_with_axes(1, 2, (9.5, 4.4))
+    xlabels = ["block influence (no unit)", "place by block influence (1: goes first)"]
+    ylabels = ["loss increase (nats per token)", "place by loss increase"]
+    titles = ["values", f"ranks of {layers} layers: Spearman {correlation:.2f}"]
+    figure, (left, right) = panels(1, 2, (9.5, 4.4), title=titles, xlabel=xlabels, ylabel=ylabels)
     for axis, x, y in ((left, influence, harm), (right, by, harmed)):
         axis.scatter(x.tolist(), y.tolist(), s=22, color=BLUE)
         label = f"layer {worst}: hides the most harm"
@@ -88,13 +91,10 @@ def plot_proxy(study: LayerStudy, correlation: float) -> Picture:
     for part in (left.xaxis, left.yaxis):
         part.set_major_formatter("{x:g}")
     left.set_ylim(min(0.0, 1.5 * float(harm.min())), 2.0 * float(harm.max()))
-    left.set(xlabel="block influence (no unit)", ylabel="loss increase (nats per token)", title="values")
     left.legend(loc="lower right", fontsize=8)
     right.plot([1, layers], [1, layers], color=GREY, linewidth=1, linestyle="--")
     for layer in range(layers):
         note(right, str(layer), (int(by[layer]), int(harmed[layer])), (3, 3), fontsize=7)
-    right.set(xlabel="place by block influence (1: goes first)", ylabel="place by loss increase")
-    right.set_title(f"ranks of {layers} layers: Spearman {correlation:.2f}")
     return figure.described(
         f"Two scatter plots of {layers} layers, block influence against loss increase. Spearman's rank correlation is "
         f"{correlation:.2f}. Layer {worst} hides the most harm: place {int(by[worst])} by block influence, place "
@@ -108,14 +108,14 @@ def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -
     Given a `layer`, its row is marked.
     """
     turn = 1.0 - _of_sequence(study.cosine, sequence)  # (n, L)
-    figure, axis = figure_with_axes(1, 1, (9.5, 4.6))
+    title = f"How far each layer turns each token (sequence {sequence})"
+    labels = {"xlabel": "position in the sequence (tokens)", "ylabel": "decoder layer"}
+    figure, axis = figure_with_axes((9.5, 4.6), title=title, **labels)
     axis.grid(False)
     style = {"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "cividis"}
     image = axis.imshow(turn.clamp(min=SMALLEST_TURN).numpy(), norm=LogNorm(1e-3, 1.0), **style)
     figure.colorbar(image, ax=axis, label="1 - cosine (no unit), log scale", extend="both")
-    axis.set(xlabel="position in the sequence (tokens)", ylabel="decoder layer")
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_title(f"How far each layer turns each token (sequence {sequence})")
     for edge in () if layer is None else (layer - 0.5, layer + 0.5):
         axis.axhline(edge, color=RED, linewidth=1)
     ratio = turn[:, 0] / turn.median(dim=1).values
@@ -133,14 +133,14 @@ def plot_norms(study: LayerStudy, sequence: int = 0) -> Picture:
     writer, _, position, _ = massive(norms[:, None])
     medians, track = norms.median(1).values.tolist(), norms[:, position].tolist()
     rest = norms[:, [i for i in range(norms.shape[1]) if i != position]]
-    figure, axis = figure_with_axes(1, 1, (9.0, 4.0))
+    title = f"Layer {writer} writes a massive activation at position {position} (sequence {sequence})"
+    labels = {"xlabel": "layers passed (0: embedding)", "ylabel": "norm of the residual stream"}
+    figure, axis = figure_with_axes((9.0, 4.0), title=title, yscale="log", **labels)
     edges = rest.amin(1).tolist(), rest.amax(1).tolist()
     axis.fill_between(range(len(norms)), *edges, color=BLUE, alpha=0.2, label="other tokens, range")
     axis.plot(medians, color=BLUE, label="median token")
     axis.plot(track, color=RED, marker="o", markersize=3, label=f"position {position}")
     axis.axvspan(writer, writer + 1, color=ORANGE, alpha=0.25, label=f"layer {writer}")
-    axis.set(yscale="log", xlabel="layers passed (0: embedding)", ylabel="norm of the residual stream")
-    axis.set_title(f"Layer {writer} writes a massive activation at position {position} (sequence {sequence})")
     axis.legend(fontsize=8)
     return figure.described(
         f"Line chart of the norm of the residual stream over {len(norms) - 1} layers, log scale. The token at position "
@@ -157,7 +157,7 @@ def plot_layer(study: LayerStudy, layer: int, metric: str = "block influence", s
         raise InputError(f"expected a layer from 0 to {layers - 1}, got {layer}: choose one of the model's")
     cosine = _of_sequence(study.cosine, sequence)[layer]  # (L,)
     lowest, low, mean = int(cosine.argmin()), float(cosine.min()), float(cosine.mean())
-    figure, (left, right) = figure_with_axes(1, 2, (9.5, 3.6))
+    figure, (left, right) = panels(1, 2, (9.5, 3.6))
     figure.set_layout_engine("none")  # it would draw everything twice, and a slider waits for this
     left.set_position((0.075, 0.15, 0.40, 0.75))
     right.set_position((0.58, 0.15, 0.41, 0.75))

@@ -8,16 +8,29 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
-from .base import BESIDE, COLOURS, DASHED, RED, Picture, figure_with_axes, layer_axis, note, outcome_dots, plain_ticks
+from .base import (
+    BESIDE,
+    COLOURS,
+    DASHED,
+    Picture,
+    figure_with_axes,
+    layer_axis,
+    note,
+    outcome_dots,
+    panels,
+    plain_ticks,
+)
 
+Arrays = Mapping[str, ArrayLike]
 MARKERS = "oXDs^v"
 LOW = 1e-6  # a variance of zero has to stand somewhere on a logarithmic axis
 LAMBDA = "λ (share of each neuron's own energy)"
 
 
-def plot_masks(masks: Mapping[str, ArrayLike], title: str) -> Picture:
+def plot_masks(masks: Arrays, title: str) -> Picture:
     """The factors of each mask in rising order, label -> (k,): a calm mask is a flat line a little above 1."""
-    figure, axis = figure_with_axes(1, 1, (7.5, 3.8))
+    labels = {"xlabel": "neurons that stay, in the order of their factor (%)", "ylabel": "factor in the mask"}
+    figure, axis = figure_with_axes((7.5, 3.8), title=title, **labels)
     rising = {label: np.sort(np.asarray(values, dtype=float)) for label, values in masks.items()}
     words = []
     for (label, values), colour in zip(rising.items(), COLOURS, strict=False):
@@ -31,14 +44,13 @@ def plot_masks(masks: Mapping[str, ArrayLike], title: str) -> Picture:
         steps = [step for step in (1, 10, 100, 1000, 10000) if step < 1.5 * reach]
         axis.set_yticks(ticks := [-step for step in steps[::-1]] + [0, *steps], [f"{tick:,}" for tick in ticks])
         axis.set_ylim(min(1.4 * min(values[0] for values in rising.values()), -1.0), 1.4 * reach)
-    axis.set(title=title, xlabel="neurons that stay, in the order of their factor (%)", ylabel="factor in the mask")
     axis.legend(fontsize=8, loc="upper left")
-    return figure.described(f"{title}. Factors of masks in rising order. {'; '.join(words)}.")
+    return figure.described(f"{title}. Factors of masks in rising order. ", words)
 
 
-def plot_variances(variances: Mapping[str, ArrayLike], bound: float, title: str) -> Picture:
+def plot_variances(variances: Arrays, bound: float, title: str) -> Picture:
     """Variance of the mask in each layer, label -> (layers,), and the guard's bound."""
-    figure, axis = figure_with_axes(1, 1, (8.0, 3.6))
+    figure, axis = figure_with_axes((8.0, 3.6), title=title, ylabel="variance of the mask", yscale="log")
     words = []
     for (label, values), colour, marker in zip(variances.items(), COLOURS, MARKERS, strict=False):
         shown = np.maximum(np.asarray(values, dtype=float), LOW)
@@ -46,27 +58,21 @@ def plot_variances(variances: Mapping[str, ArrayLike], bound: float, title: str)
         above = f"{(shown > bound).sum()} of {len(shown)} layers above the bound"
         words.append(f"{label}: highest {shown.max():.3g} in layer {shown.argmax()}, {above}")
     axis.axhline(bound, label=f"the guard's bound, {bound:g}", **DASHED)
-    axis.set(yscale="log", title=title, ylabel="variance of the mask")
     layer_axis(axis)
     axis.legend(fontsize=8, **BESIDE)
-    return figure.described(f"{title}. Variance of the mask by layer, logarithmic. {'; '.join(words)}.")
+    return figure.described(f"{title}. Variance of the mask by layer, logarithmic. ", words)
 
 
 def plot_ridge_path(
-    ridges: Sequence[float],
-    variance: ArrayLike,
-    errors: Mapping[str, ArrayLike],
-    nothing: Mapping[str, float],
-    bound: float,
-    title: str,
+    ridges: Sequence[float], variance: ArrayLike, errors: Arrays, nothing: Mapping[str, float], bound: float, title: str
 ) -> Picture:
     """Against lambda (R,): the variance of the mask on the left; on the right its error by each measure (R,), and the
     error by the same measure with no tuning at all (dashed)."""
-    figure, (left, right) = figure_with_axes(1, 2, (10.0, 3.8))
+    ylabels = ["variance of the mask", "error left (% of energy)"]
+    figure, (left, right) = panels(1, 2, (10.0, 3.8), xscale="log", yscale="log", xlabel=LAMBDA, ylabel=ylabels)
     shown = np.maximum(np.asarray(variance, dtype=float), LOW)
-    left.plot(ridges, shown, "o-", color=RED)
+    left.plot(ridges, shown, "o-", color=COLOURS[3])
     left.axhline(bound, label=f"the guard's bound, {bound:g}", **DASHED)
-    left.set(xscale="log", yscale="log", xlabel=LAMBDA, ylabel="variance of the mask")
     left.legend(fontsize=8)
     words = []
     for (label, values), colour, marker in zip(errors.items(), COLOURS, MARKERS, strict=False):
@@ -75,18 +81,17 @@ def plot_ridge_path(
         right.axhline(100 * untuned, color=colour, ls="--", lw=1, label="the same, no tuning")
         ends = f"{values[0]:.3g} at the weakest, {values[-1]:.3g} at the strongest"
         words.append(f"{label}: {ends}, {untuned:.3g} untuned")
-    right.set(xscale="log", yscale="log", xlabel=LAMBDA, ylabel="error left (% of energy)")
     right.yaxis.set_major_formatter(lambda value, place: f"{value:,.0f}%")
     right.yaxis.set_minor_formatter(NullFormatter())
     right.legend(fontsize=8)
     figure.suptitle(title)
     passed = [ridge for ridge, value in zip(ridges, shown, strict=True) if value <= bound]
     under = f"from {min(passed):g} on" if passed else "nowhere"
-    return figure.described(
-        f"{title}. Left: the variance of the mask falls from {shown[0]:.3g} to {shown[-1]:.3g} while lambda rises from "
-        f"{ridges[0]:g} to {ridges[-1]:g}; it is under the bound of {bound:g} {under}. Right: relative error left. "
-        f"{'; '.join(words)}."
+    falls = (
+        f"the variance of the mask falls from {shown[0]:.3g} to {shown[-1]:.3g} while lambda rises from {ridges[0]:g}"
     )
+    bounded = f"it is under the bound of {bound:g} {under}"
+    return figure.described(f"{title}. Left: {falls} to {ridges[-1]:g}; {bounded}. Right: relative error left. ", words)
 
 
 def plot_perplexities(outcomes: Mapping[str, Mapping[str, float]], dense: float, title: str) -> Picture:
@@ -102,14 +107,15 @@ def plot_perplexities(outcomes: Mapping[str, Mapping[str, float]], dense: float,
 
 
 def plot_token_curve(
-    tokens: Sequence[int], inputs: int, ridges: Sequence[float], curve: Mapping[str, ArrayLike], names: Sequence[str]
+    tokens: Sequence[int], inputs: int, ridges: Sequence[float], curve: Arrays, names: Sequence[str]
 ) -> Picture:
     """Error on the tokens of the fit (dashed) and on unseen ones (solid) against their number (sizes,).
 
     curve: fitted and unseen (fits, sizes, ridges), nothing (2,), as `lessons.mask_tuning.token_curve` returns them;
     names of the fits, one panel each; inputs: how many inputs the fitted layer has.
     """
-    figure, (axes,) = figure_with_axes(1, len(names), (5.0 * len(names), 4.2), sharey=True, squeeze=False)
+    labels = {"xscale": "log", "xlabel": "calibration tokens", "title": list(names)}
+    figure, axes = panels(1, len(names), (5.0 * len(names), 4.2), "y", **labels)
     fitted, unseen, untuned = np.asarray(curve["fitted"]), np.asarray(curve["unseen"]), np.asarray(curve["nothing"])[1]
     words = []
     for axis, name, own, other in zip(axes, names, fitted, unseen, strict=True):
@@ -124,7 +130,6 @@ def plot_token_curve(
             )
         axis.axhline(100 * untuned, color="black", ls=":", lw=1.5, label="no recovery, unseen")
         axis.axvline(inputs, color="grey", lw=1, label="as many tokens as inputs")
-        axis.set(xscale="log", title=name, xlabel="calibration tokens")
         axis.set_xticks(tokens, [f"{count:,}" for count in tokens], minor=False)
         axis.xaxis.set_minor_formatter(NullFormatter())
     first = axes[0]
@@ -135,7 +140,5 @@ def plot_token_curve(
     plain_ticks(first.yaxis, first.get_ylim())
     first.yaxis.set_major_formatter("{x:g}%")
     figure.legend(*first.get_legend_handles_labels(), fontsize=8, loc="outside right center")
-    return figure.described(
-        f"Error left against {tokens[0]:,} to {tokens[-1]:,} calibration tokens, one panel for each fit. Without "
-        f"recovery it is {untuned:.1%} on unseen tokens. {'; '.join(words)}."
-    )
+    what = f"Error left against {tokens[0]:,} to {tokens[-1]:,} calibration tokens, one panel for each fit. "
+    return figure.described(f"{what}Without recovery it is {untuned:.1%} on unseen tokens. ", words)

@@ -10,15 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from .base import BLUE, GREEN, RED, Picture, figure_with_axes, logarithmic_y, note, outcome_dots, plain_ticks
+from .base import BLUE, GREEN, RED, Numbers, Picture, figure_with_axes, log_y, note, outcome_dots, panels, plain_ticks
 
 Values = NDArray[np.floating]
+Arrays = Mapping[str, ArrayLike]
+Scores = Mapping[str, float]
 KEPT, REMOVED = BLUE, RED
 
 
 def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
     """Two contributions as arrows, one panel for each 2 x 2 Gram matrix: what the second cannot stand in for is s_1."""
-    figure, (axes,) = figure_with_axes(1, len(grams), (3.6 * len(grams), 3.4), squeeze=False)
+    figure, axes = panels(1, len(grams), (3.6 * len(grams), 3.4), xlabel="along a₂ (units of y)")
     words = []
     for axis, (label, gram) in zip(axes, grams.items(), strict=True):
         (g11, g12), (_, g22) = np.asarray(gram, dtype=float)
@@ -34,20 +36,19 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
         axis.set(xlim=(min(0.0, along) - 0.1 * reach, reach), ylim=(-0.3 * reach, reach), aspect="equal")
         kappa = (g11 / cost) ** 0.5 if cost else float("inf")
         axis.set_title(f"{label}\nκ₁ = {kappa:.2f},  s₁ = {cost:.2f}", fontsize=10)
-        axis.set_xlabel("along a₂ (units of y)")
         angle = np.degrees(np.arctan2(height, along))
         words.append(f"{label}: {angle:.0f} degrees apart, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}")
     axes[0].set_ylabel("across a₂ (units of y)")
     axes[0].legend(fontsize=8, loc="upper right")
-    return figure.described(
-        "Two arrows for two contributions; the dashed line from the tip of the first down to the second is what is "
-        f"lost when the first goes and the second is re-tuned. {'; '.join(words)}."
+    what = (
+        "Two arrows for two contributions; the dashed line from the tip of the first down to the second is what is lost"
     )
+    return figure.described(f"{what} when the first goes and the second is re-tuned. ", words)
 
 
 def plot_cosines(grams: Mapping[str, ArrayLike], neurons: Sequence[int]) -> Picture:
     """Cosines M_ij / sqrt(M_ii M_jj) of the same neurons (at most 40), a panel for each matrix grams[what] (n, n)."""
-    figure, (axes,) = figure_with_axes(1, len(grams), (4.3 * len(grams) + 1.2, 4.6), squeeze=False)
+    figure, axes = panels(1, len(grams), (4.3 * len(grams) + 1.2, 4.6))
     words = []
     for axis, (what, gram) in zip(axes, grams.items(), strict=True):
         part = np.asarray(gram)[np.ix_(neurons, neurons)]
@@ -60,14 +61,11 @@ def plot_cosines(grams: Mapping[str, ArrayLike], neurons: Sequence[int]) -> Pict
         axis.set(title=what, xlabel="neuron (same order)")
         off = np.abs(cosines - np.eye(len(cosines)))
         i, j = divmod(int(off.argmax()), len(off))
-        typical = np.median(off[np.triu_indices(len(off), 1)])
-        words.append(
-            f"{what}: the closest pair is {neurons[i]} and {neurons[j]} with a cosine of {cosines[i, j]:.2f}, the "
-            f"typical size is {typical:.2f}"
-        )
+        pair = f"the closest pair is {neurons[i]} and {neurons[j]} with a cosine of {cosines[i, j]:.2f}"
+        words.append(f"{what}: {pair}, the typical size is {np.median(off[np.triu_indices(len(off), 1)]):.2f}")
     axes[0].set_ylabel("neuron")
     figure.colorbar(axes[-1].collections[0], ax=axes[-1], label="cosine", shrink=0.8)
-    return figure.described(f"Heat maps of the cosines between {len(neurons)} neurons. {'; '.join(words)}.")
+    return figure.described(f"Heat maps of the cosines between {len(neurons)} neurons. ", words)
 
 
 def _scatter(axis: Axes, energy: Values, condition: Values, removed: NDArray[np.bool_], most: int = 8) -> None:
@@ -100,7 +98,8 @@ def plot_energy_condition(
 ) -> Picture:
     """Every neuron of a layer: energy (n,), as a share of ||Y||², against condition (n,); removed (n,) of bool."""
     energy, condition, removed = np.asarray(energy), np.asarray(condition), np.asarray(removed)
-    figure, axis = figure_with_axes(1, 1, (8.0, 4.8))
+    labels = {"xlabel": "energy of the contribution (% of ‖Y‖²)", "ylabel": "condition κ (1: none can stand in)"}
+    figure, axis = figure_with_axes((8.0, 4.8), title=title, **labels)
     _scatter(axis, energy, condition, removed)
     words = ""
     if picked is not None:
@@ -108,7 +107,6 @@ def plot_energy_condition(
         axis.scatter(energy[picked], condition[picked], label=f"neuron {picked}", **style)
         words = f" Neuron {picked} has energy {energy[picked]:.2g} and condition {condition[picked]:.2f}."
     axis.plot([], [], ":", color="grey", label="equal cost s = energy / κ²")
-    axis.set(title=title, xlabel="energy of the contribution (% of ‖Y‖²)", ylabel="condition κ (1: none can stand in)")
     figure.legend(fontsize=8, loc="outside lower center", ncols=4)  # points can be anywhere
     costs = energy / condition**2
     return figure.described(
@@ -119,17 +117,13 @@ def plot_energy_condition(
     )
 
 
-def plot_choices(
-    energy: ArrayLike, condition: ArrayLike, removed: Mapping[str, ArrayLike], errors: Mapping[str, float]
-) -> Picture:
+def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays, errors: Scores) -> Picture:
     """The same neurons once for each way to choose: removed[name] (n,) of bool, errors[name] relative, re-tuned."""
     energy, condition = np.asarray(energy), np.asarray(condition)
-    size = 3.7 * len(removed), 3.6
-    figure, (axes,) = figure_with_axes(1, len(removed), size, sharex=True, sharey=True, squeeze=False)
+    figure, axes = panels(1, len(removed), (3.7 * len(removed), 3.6), "xy", xlabel="energy (% of ‖Y‖²)")
     for axis, (name, gone) in zip(axes, removed.items(), strict=True):
         _scatter(axis, energy, condition, np.asarray(gone), most=5)
         axis.set_title(f"by {name}\nerror left {errors[name]:.1%}", fontsize=11)
-        axis.set_xlabel("energy (% of ‖Y‖²)")
     axes[0].set_ylabel("condition κ")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     count = np.asarray(next(iter(removed.values()))).sum()
@@ -141,13 +135,11 @@ def plot_choices(
     )
 
 
-def plot_against_measured(
-    scores: Mapping[str, ArrayLike], measured: ArrayLike, correlations: Mapping[str, float], what: str
-) -> Picture:
+def plot_against_measured(scores: Arrays, measured: ArrayLike, correlations: Scores, what: str) -> Picture:
     """One panel for each metric: its scores (k,) of some neurons against the measured cost (k,), a share, of each."""
     columns, rows, count = 5, -(-len(scores) // 5), len(np.asarray(measured))
-    figure, axes = figure_with_axes(rows, columns, (11.5, 2.4 * rows), sharey=True, squeeze=False)
-    for axis, (name, values) in zip(axes.flat, scores.items(), strict=False):
+    figure, axes = panels(rows, columns, (11.5, 2.4 * rows), "y")
+    for axis, (name, values) in zip(axes, scores.items(), strict=False):
         axis.scatter(values, measured, s=12, color=KEPT)
         axis.set_yscale("log")
         if np.asarray(values).min() > 0:
@@ -157,22 +149,21 @@ def plot_against_measured(
             axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.tick_params(labelsize=8)
         axis.set_title(f"{name}: ρ = {correlations[name]:.2f}", fontsize=9)
-    logarithmic_y(axes[0][0], percent=True, most=5)
-    for axis in axes.flat[max(0, len(scores) - columns) : len(scores)]:  # the lowest of each column
+    log_y(axes[0], percent=True, most=5)
+    for axis in axes[max(0, len(scores) - columns) : len(scores)]:  # the lowest of each column
         axis.set_xlabel("score (its own unit)", fontsize=9)
-    for axis in axes.flat[len(scores) :]:
+    for axis in axes[len(scores) :]:
         axis.set_axis_off()
-    for axis in axes[:, 0]:
+    for axis in axes[::columns]:
         axis.set_ylabel(what, fontsize=9)
     ranking = sorted(correlations, key=lambda name: -correlations[name])
     listed = ", ".join(f"{name} {correlations[name]:.2f}" for name in ranking)
-    return figure.described(
-        f"Scatter plots of {count} neurons, score against measured cost of removal. Spearman correlations: {listed}."
-    )
+    what = f"Scatter plots of {count} neurons, score against measured cost of removal. "
+    return figure.described(f"{what}Spearman correlations: {listed}.")
 
 
 def plot_outcomes(
-    outcomes: Mapping[str, Mapping[str, float]], what: str, reference: float | None = None, percent: bool = False
+    outcomes: Mapping[str, Scores], what: str, reference: float | None = None, percent: bool = False
 ) -> Picture:
     """A number for each metric and each recovery: outcomes[recovery][metric], as dots on a logarithmic axis."""
     last = list(outcomes.values())[-1]
@@ -186,31 +177,27 @@ def plot_outcomes(
 
 
 def plot_ridges(
-    ridges: Sequence[float],
-    errors: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    condition: Sequence[float],
-    removed: float,
+    ridges: Numbers, errors: Mapping[str, tuple[Numbers, Numbers]], condition: Numbers, removed: float
 ) -> Picture:
     """What the ridge does: errors[calibration] = (on the calibration text, on another), and the median condition."""
-    figure, (left, right) = figure_with_axes(1, 2, (10.0, 3.8))
+    titles = [f"{removed:.0%} of the neurons removed, re-tuned", "The ridge also tames the condition"]
+    ylabels, xlabel = ["error left (% of ‖Y‖²)", "median condition κ"], "ridge λ (of each input's own energy)"
+    figure, (left, right) = panels(1, 2, (10.0, 3.8), xscale="log", title=titles, xlabel=xlabel, ylabel=ylabels)
     words = [f"Two line charts over ridges from {ridges[0]:g} to {ridges[-1]:g}."]
     for (label, (seen, unseen)), colour in zip(errors.items(), (REMOVED, KEPT, GREEN), strict=False):
         left.plot(ridges, [100 * e for e in seen], "o-", color=colour, label=f"{label}, calibration text")
         left.plot(ridges, [100 * e for e in unseen], "X--", color=colour, label=f"{label}, unseen text")
         best = int(np.argmin(unseen))
         left.scatter(ridges[best], 100 * unseen[best], s=160, facecolors="none", edgecolors="black")
+        lowest = f"is lowest at {unseen[best]:.1%} with a ridge of {ridges[best]:g}, and ends at {unseen[-1]:.1%}"
         words.append(
             f"With {label} the error goes from {seen[0]:.1%} to {seen[-1]:.1%} on the calibration text; on unseen "
-            f"text it starts at {unseen[0]:.1%}, is lowest at {unseen[best]:.1%} with a ridge of {ridges[best]:g}, and "
-            f"ends at {unseen[-1]:.1%}."
+            f"text it starts at {unseen[0]:.1%}, {lowest}."
         )
-    ridge_axis = {"xscale": "log", "xlabel": "ridge λ (of each input's own energy)"}
-    left.set(ylabel="error left (% of ‖Y‖²)", **ridge_axis)
-    left.set(title=f"{removed:.0%} of the neurons removed, re-tuned", ylim=(0, 1.45 * left.get_ylim()[1]))  # legend
+    left.set_ylim(0, 1.45 * left.get_ylim()[1])  # room for the legend
     left.legend(fontsize=8, loc="upper center", ncols=len(errors))
     right.plot(ridges, condition, "o-", color=GREEN)
-    logarithmic_y(right)
-    right.set(title="The ridge also tames the condition", ylabel="median condition κ", **ridge_axis)
+    log_y(right)
     words.append(f"The median condition falls from {condition[0]:.2f} to {condition[-1]:.2f}.")
     return figure.described(" ".join(words))
 
@@ -220,15 +207,15 @@ def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, t
     norms, *energies = (np.asarray(values) for values in (norms, plain, weighted))
     sequences, length = norms.shape
     shares = [np.sort(energy.flatten())[::-1].cumsum() / energy.sum() for energy in energies]
-    figure, (left, right) = figure_with_axes(1, 2, (10.0, 3.6))
+    titles, ylabels = [title, "Who rules the Gram matrix?"], ["‖h_t‖ behind the layer", "share of tr C (%)"]
+    xlabels = ["position in the sequence (first = 1)", "tokens, loudest first"]
+    figure, (left, right) = panels(1, 2, (10.0, 3.6), xscale="log", title=titles, xlabel=xlabels, ylabel=ylabels)
     left.plot(np.arange(1, length + 1), norms.T, color=KEPT, alpha=0.35, lw=1)
-    left.set(xscale="log", yscale="log", title=title, xlabel="position in the sequence (first = 1)")
-    left.set_ylabel("‖h_t‖ behind the layer")
+    left.set_yscale("log")
     styles = ((REMOVED, "-", "as they are"), (KEPT, "--", "divided by ‖h_t‖"))
-    for share, (colour, style, name) in zip(shares, styles, strict=True):
-        right.plot(np.arange(1, norms.size + 1), 100 * share, style, color=colour, label=name)
-    right.set(xscale="log", xlabel="tokens, loudest first", ylabel="share of tr C (%)", ylim=(0, 103))
-    right.set_title("Who rules the Gram matrix?")
+    for share, (colour, line, name) in zip(shares, styles, strict=True):
+        right.plot(np.arange(1, norms.size + 1), 100 * share, line, color=colour, label=name)
+    right.set_ylim(0, 103)
     right.legend(fontsize=8)
     first, others = np.median(norms[:, 0]), np.median(norms[:, 1:])
     as_they_are, divided = (share[sequences - 1] for share in shares)

@@ -1,19 +1,20 @@
-"""Figures of a model on a device (lesson 08): speed-up against its limit, where the time goes, loss against speed."""
+"""Figures of a model on a device, and of memory against size (lessons 08 and 09)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from ..evaluation.generation import ratio
 from ..shape import Shape
-from .base import ABOVE, COLOURS, DASHED, LOSS, MARKERS, Picture, figure_with_axes, loss_lines, note, stacked_bar
-from .comp_vs_peers import draw_front, pareto_front
+from .base import ABOVE, COLOURS, DASHED, LOSS, Picture, figure_with_axes, note, stacked_bar, style
+from .comp_vs_peers import Points, draw_front, loss_lines, pareto_front
+
+GIB = 2**30
 
 
 class Measured(Protocol):
@@ -21,19 +22,15 @@ class Measured(Protocol):
 
     @property
     def name(self) -> str: ...
-
     @property
     def runtime(self) -> str: ...
-
     @property
     def bytes_per_token(self) -> int: ...
-
     @property
     def decode(self) -> tuple[float, ...]: ...
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A plan that was carried out."""
 
     name: str
@@ -44,35 +41,34 @@ class Point:
 
 def plot_speedup(measured: Sequence[Measured]) -> Picture:
     """Decode speed-up over the first model of the same runtime, against what the bytes allow; bars span the rounds."""
-    figure, axes = figure_with_axes(1, 1, (7.0, 4.6))
+    labels = {"xlabel": "limit: bytes read for a token, dense / pruned", "ylabel": "speed-up of decode, measured"}
+    figure, axes = figure_with_axes((7.0, 4.6), **labels)
     firsts: dict[str, Measured] = {}
-    words, tops = [], [1.0]
+    words, limits, tops = [], [1.0], [1.0]
     points: list[tuple[float, float, str]] = []
     for model in measured:
         first = firsts.setdefault(model.runtime, model)
         limit = first.bytes_per_token / model.bytes_per_token
         middle, low, high = ratio(model.decode, first.decode)
-        place = list(firsts).index(model.runtime)
-        style = {"color": COLOURS[place], "marker": MARKERS[place], "label": model.runtime if model is first else None}
-        axes.errorbar(limit, middle, [[middle - low], [high - middle]], capsize=3, linestyle="none", **style)
+        marks = style(list(firsts).index(model.runtime)) | {"label": model.runtime if model is first else None}
+        axes.errorbar(limit, middle, [[middle - low], [high - middle]], capsize=3, linestyle="none", **marks)
         points.append((limit, middle, model.name))
+        limits.append(limit)
         tops.append(high)
         if model is not first:
             words.append(f"{model.name} in {model.runtime}, {middle:.2f} of at most {limit:.2f}")
     for column in _columns(points):
         names = [name for _, _, name in sorted(column, key=lambda point: -point[1])]
         note(axes, "\n".join(names), (column[-1][0], median(point[1] for point in column)), (9, 0), va="center")
-    limits = [1.0, *(limit for limit, _, _ in points)]
     start, end = min(limits) * 0.95, max(limits) * 1.1
     axes.plot([start, end], [start, end], label="limit: only reading weights takes time", **DASHED)
     axes.set_xlim(start, end * 1.06)
     axes.set_ylim(min(0.95, axes.get_ylim()[0]), max(end, max(tops) * 1.03))
-    axes.set(xlabel="limit: bytes read for a token, dense / pruned", ylabel="speed-up of decode, measured")
     axes.legend(loc="upper left", fontsize=9)
-    return figure.described(
+    what = (
         "Measured speed-up of decoding against the most that the bytes removed allow, with the diagonal where both are "
-        f"equal: {'; '.join(words) or 'one model only, at 1'}."
     )
+    return figure.described(f"{what}equal: ", words or ["one model only, at 1"])
 
 
 def _columns(points: Sequence[tuple[float, float, str]], gap: float = 0.03) -> list[list[tuple[float, float, str]]]:
@@ -91,32 +87,29 @@ def plot_costs(times: Mapping[str, Mapping[str, float]], shape: Shape) -> Pictur
     sizes = shape.other_parameters, shape.layer_parameters * shape.layers, groups, neurons
     bars = {f"time of {kind}": parts for kind, parts in times.items()}
     bars["parameters"] = dict(zip(next(iter(times.values())), sizes, strict=True))
-    figure, axes = figure_with_axes(1, 1, (8.5, 0.7 * len(bars) + 1.4))
-    words = []
-    for place, (name, values) in enumerate(bars.items()):
+    figure, axes = figure_with_axes((8.5, 0.7 * len(bars) + 1.4), xlabel="share of the whole model", xlim=(0, 1))
+    words: list[str] = []
+    for name, values in bars.items():
         shares = {part: value / sum(values.values()) for part, value in values.items()}
-        stacked_bar(axes, name, shares, (7, 1, 0, 2), labels=place == 0)
+        stacked_bar(axes, name, shares, (7, 1, 0, 2), labels=not words)
         words.append(f"{name}: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="share of the whole model")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(ncols=4, fontsize=9, **ABOVE)
-    return figure.described(f"Stacked bars of what a model's time and parameters go to. {'; '.join(words)}.")
+    return figure.described("Stacked bars of what a model's time and parameters go to. ", words)
 
 
 def plot_quality(points: Sequence[Point]) -> Picture:
     """Loss against speed for a family of plans, with what no other plan beats in both."""
-    figure, axes = figure_with_axes(1, 1, (7.5, 4.4))
-    families = list(dict.fromkeys(point.family for point in points))
-    for place, family in enumerate(families):
+    figure, axes = figure_with_axes((7.5, 4.4), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
+    for place, family in enumerate(dict.fromkeys(point.family for point in points)):
         xy = [(point.speed, point.increase) for point in points if point.family == family]
-        axes.scatter(*zip(*xy, strict=True), color=COLOURS[place], marker=MARKERS[place], label=family, zorder=3)
+        axes.scatter(*zip(*xy, strict=True), label=family, zorder=3, **style(place))
     for point in points:
         note(axes, point.name, (point.speed, point.increase), (6, -3))
     front = [points[i] for i in pareto_front([(-point.speed, point.increase) for point in points])]
     draw_front(axes, [(point.speed, point.increase) for point in front])
     axes.margins(x=0.2)  # for the names
-    axes.set(xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
     axes.legend(loc="upper left", fontsize=9)
     named = ", ".join(f"{point.name} ({point.speed:.2f}, {point.increase:.2f} nats)" for point in front)
     return figure.described(
@@ -125,7 +118,7 @@ def plot_quality(points: Sequence[Point]) -> Picture:
     )
 
 
-def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float]]]) -> Picture:
+def plot_sizes(sizes: Mapping[str, Points]) -> Picture:
     """Loss increase against file size, a line for each type of weights: (megabytes, nats per token) for each point."""
     lines = {name: sorted(points) for name, points in sizes.items()}
     figure, _ = loss_lines(lines, "file (MB)")
@@ -133,7 +126,28 @@ def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float]]]) -> Picture:
         f"{name} from {line[-1][1]:.2f} nats at {line[-1][0]:.0f} MB to {line[0][1]:.2f} at {line[0][0]:.0f}"
         for name, line in lines.items()
     ]
-    return figure.described(f"Lines of the loss increase against the size of the file: {'; '.join(words)}.")
+    return figure.described("Lines of the loss increase against the size of the file: ", words)
+
+
+def plot_memory(needs: Mapping[str, Points], measured: Mapping[str, Points]) -> Picture:
+    """Both: name -> (parameters, bytes) for each model; what was counted as lines, what was measured as marks."""
+    labels = {"xlabel": "parameters (billions, logarithmic)", "ylabel": "memory (GiB, logarithmic)"}
+    figure, axes = figure_with_axes((8.0, 4.4), **labels)
+    words = []
+    styles = [("o-", 4)] * len(needs) + [(marker, 8) for marker in "D^sv"] * len(measured)
+    models = [*needs.items(), *measured.items()]
+    for (name, points), colour, (marks, size) in zip(models, COLOURS, styles, strict=False):
+        line = [(parameters / 1e9, amount / GIB) for parameters, amount in sorted(points)]
+        axes.plot(*zip(*line, strict=True), marks, color=colour, label=name, markersize=size)
+        (low, least), (high, most) = line[0], line[-1]
+        words.append(f"{name}: {least:.2f} GiB at {low:.2f} billion parameters, {most:.2f} GiB at {high:.2f} billion")
+    axes.set(xscale="log", yscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.legend()
+    return figure.described("Memory against parameters, both logarithmic. ", words)
 
 
 def bandwidth(measured: Measured) -> float:
