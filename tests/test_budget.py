@@ -15,9 +15,8 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import loss_increase
 from comp_lib.models.load import load_model
-from comp_lib.on_device import time_budget as budget
-from comp_lib.on_device.latency import Budget, CostModel
-from comp_lib.on_device.time_budget import candidates, spread, timed_plan
+from comp_lib.on_device import latency as budget
+from comp_lib.on_device.latency import Budget, CostModel, candidates, spread, timed_plan
 from comp_lib.plan import Plan
 from comp_lib.prune import prune
 from comp_lib.settings import Settings

@@ -23,7 +23,7 @@ from comp_lib.cli.pruning import PruneRun
 from comp_lib.compare.grid import read_rows
 from comp_lib.errors import InputError
 from comp_lib.models import load
-from comp_lib.on_device import time_budget
+from comp_lib.on_device import latency
 from comp_lib.on_device.latency import CostModel
 from comp_lib.plan import Plan
 from comp_lib.scale import model_on_disk
@@ -326,7 +326,7 @@ def test_a_device_that_is_not_here_is_refused_before_any_work(parent, monkeypatc
 @pytest.mark.parametrize("name", ["inspect", "plan", "evaluate", "generate"])
 def test_auto_is_a_device(parent, monkeypatch, name):
     cost = CostModel("decode", 0.0, 1.0, 0.0, 1 / 48)  # no clock: a layer as much as its neurons
-    monkeypatch.setattr(time_budget, "measure", lambda model, **options: {"decode": cost})
+    monkeypatch.setattr(latency, "measure", lambda model, **options: {"decode": cost})
     done = run(name, parent, *WITH_DEVICE[name], "--device", "auto")
     assert done.exit_code == 0, (done.output, done.exception)
 
@@ -422,7 +422,7 @@ def test_a_demo_shows_what_it_did(embedded, tmp_path):
 def test_results_that_cannot_be_written_are_refused_in_one_line(parent, tmp_path, monkeypatch, command):
     monkeypatch.setattr("comp_lib.compare.grid.run", lambda *arguments: read_rows("nowhere"))
     cost = CostModel("decode", 0.0, 1.0, 0.0, 1 / 48)
-    monkeypatch.setattr(time_budget, "measure", lambda model, **options: {"decode": cost})
+    monkeypatch.setattr(latency, "measure", lambda model, **options: {"decode": cost})
     place = tmp_path / ("table.md" if command == "compare" else "plan.json")
     (place / "in the way").mkdir(parents=True)
     out = tmp_path if command == "compare" else place

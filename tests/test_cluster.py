@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -108,7 +109,7 @@ def until(condition):
 # --- on this machine --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", [one_by_one, embedded(2, lambda link: None)], ids=["one by one", "embedded"])
+@pytest.mark.parametrize("engine", [one_by_one, partial(embedded, 2, print)], ids=["one by one", "embedded"])
 def test_a_cell_that_fails_is_tried_three_times_and_a_refusal_once(grid, tmp_path, box, engine):
     box.order("kill", "random")
     box.order("fail", "magnitude")
@@ -158,7 +159,7 @@ def interruptible():
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal of POSIX")
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("engine", [one_by_one, embedded(2, lambda link: None)], ids=["one by one", "embedded"])
+@pytest.mark.parametrize("engine", [one_by_one, partial(embedded, 2, print)], ids=["one by one", "embedded"])
 def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_path, box, engine, monkeypatch):
     monkeypatch.setenv("ROWS", str(tmp_path / "out" / "rows.csv"))
     box.order("interrupt", "magnitude")  # in whose midst Ctrl-C is pressed, once comp's row is there
@@ -265,7 +266,7 @@ class InBackground:
 
     def __init__(self, grid, folder, address):
         self.path, self.found = folder / "rows.csv", None
-        self.thread = threading.Thread(target=self._run, args=(grid, folder, remote(address, lambda link: None)))
+        self.thread = threading.Thread(target=self._run, args=(grid, folder, partial(remote, address, print)))
         self.thread.start()
 
     def _run(self, *arguments):
@@ -382,7 +383,7 @@ def test_workers_are_asked_before_any_work(grid, tmp_path, box, stand_ins, monke
     monkeypatch.setattr(cluster, "CONNECT", 60.0)
     box.order("refuse", "check")
     with pytest.raises(InputError, match="got from tcp://127.0.0.1:.*expected another text"):
-        run(grid, tmp_path / "out", engine=remote(stand_ins.address, lambda link: None))
+        run(grid, tmp_path / "out", engine=partial(remote, stand_ins.address, print))
     assert [name for name, *_ in box.started()] == ["check"]
     assert len(read_rows(tmp_path / "out" / "rows.csv")) == 0
 
@@ -399,12 +400,12 @@ def test_what_cannot_be_had_is_refused(grid, tmp_path, box, processes, monkeypat
     monkeypatch.setattr(cluster, "CONNECT", 0.5)
     for address in (processes.address, "nowhere", "tcp://127.0.0.1"):
         with pytest.raises(InputError, match="expected a Dask scheduler at"):
-            list(remote(address, print)({"key": {}}))
+            list(remote(address, print, {"key": {}}))
         assert not [each for each in gc.get_objects() if type(each) is Client and each.status != "closed"]
     processes.scheduler()
     monkeypatch.setattr(cluster, "CONNECT", 5.0)  # enough for it to start, or there is none: both are refusals
     with pytest.raises(InputError, match=f"expected (a Dask scheduler|workers) at .*{processes.address}"):
-        list(remote(processes.address, print)({"key": {}}))
+        list(remote(processes.address, print, {"key": {}}))
     assert not box.started()
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else found(name))

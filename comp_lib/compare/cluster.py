@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -63,7 +64,7 @@ def choose(workers: int | None = None, scheduler: str | None = None, announce: A
     if workers is not None and workers < 1:
         raise InputError(f"expected at least 1 worker, got {workers}: each measures one run at a time")
     if importlib.util.find_spec("distributed") is not None:
-        return embedded(workers or 1, announce) if scheduler is None else remote(scheduler, announce)
+        return partial(embedded, workers or 1, announce) if scheduler is None else partial(remote, scheduler, announce)
     if workers is None and scheduler is None:
         return one_by_one
     raise InputError("expected the library dask.distributed, got none: pip install 'comp-lib[distributed]'")
@@ -109,55 +110,46 @@ def end(grid: str) -> None:
             worker.kill()
 
 
-def embedded(workers: int, announce: Announce) -> Engine:
-    """An engine of `workers` runs at a time on this machine, which share its cores."""
+def embedded(workers: int, announce: Announce, requests: Mapping[str, Message]) -> Outcomes:
+    """`workers` runs at a time on this machine, which share its cores."""
     from dask.system import CPU_COUNT  # with the limits of a container
     from distributed import Client, LocalCluster
 
+    if not requests:
+        return
     shared = workers > 1 and "OMP_NUM_THREADS" not in os.environ
-    threads = max(1, CPU_COUNT // workers) if shared else None
+    threads, grid = max(1, CPU_COUNT // workers) if shared else None, uuid.uuid4().hex
+    # threads of this process suffice to wait for others; no memory limit, since it is not they who need any
+    wait = {"n_workers": 1, "threads_per_worker": workers, "processes": False, "memory_limit": None}
+    place = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0"}
+    cluster = LocalCluster(**wait, **place, silence_logs=logging.CRITICAL)
+    with cluster, Client(cluster, set_as_default=False) as client:
+        announce(cluster.dashboard_link)
+        try:
+            yield from _collect(client, requests, threads, grid)
+        finally:  # after Ctrl-C above all: the cluster would wait for its threads
+            end(grid)
 
-    def engine(requests: Mapping[str, Message]) -> Outcomes:
-        if not requests:
-            return
-        grid = uuid.uuid4().hex
-        # threads of this process suffice to wait for others; no memory limit, since it is not they who need any
-        wait = {"n_workers": 1, "threads_per_worker": workers, "processes": False, "memory_limit": None}
-        place = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0"}
-        cluster = LocalCluster(**wait, **place, silence_logs=logging.CRITICAL)
-        with cluster, Client(cluster, set_as_default=False) as client:
-            announce(cluster.dashboard_link)
+
+def remote(address: str, announce: Announce, requests: Mapping[str, Message]) -> Outcomes:
+    """On the cluster whose scheduler is at `address`, such as tcp://127.0.0.1:8786."""
+    left, losses, patience = dict(requests), 0, CONNECT
+    while left:
+        with _connected(address, patience) as client:
+            if patience == CONNECT:  # the first time
+                _check_workers(client, next(iter(left.values())))
+                announce(client.dashboard_link)
+                patience = PATIENCE
             try:
-                yield from _collect(client, requests, threads, grid)
-            finally:  # after Ctrl-C above all: the cluster would wait for its threads
-                end(grid)
-
-    return engine
-
-
-def remote(address: str, announce: Announce) -> Engine:
-    """An engine on the cluster whose scheduler is at `address`, such as tcp://127.0.0.1:8786."""
-
-    def engine(requests: Mapping[str, Message]) -> Outcomes:
-        left, losses, patience = dict(requests), 0, CONNECT
-        while left:
-            with _connected(address, patience) as client:
-                if patience == CONNECT:  # the first time
-                    _check_workers(client, next(iter(left.values())))
-                    announce(client.dashboard_link)
-                    patience = PATIENCE
-                try:
-                    for key, outcome in _collect(client, left):
-                        del left[key]
-                        losses = 0
-                        yield key, outcome
-                except LOST as error:
-                    losses += 1
-                    if losses == ATTEMPTS:
-                        got = f"{losses} losses without a cell done ({error}): look into its log; {AGAIN}"
-                        raise InputError(f"expected the Dask cluster at {address} to stay, got {got}") from error
-
-    return engine
+                for key, outcome in _collect(client, left):
+                    del left[key]
+                    losses = 0
+                    yield key, outcome
+            except LOST as error:
+                losses += 1
+                if losses == ATTEMPTS:
+                    got = f"{losses} losses without a cell done ({error}): look into its log; {AGAIN}"
+                    raise InputError(f"expected the Dask cluster at {address} to stay, got {got}") from error
 
 
 @contextmanager

@@ -35,15 +35,9 @@ def finished(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def best_worst(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """For each label and ratio of finished rows: mean, min, max and count of a measure over the seeds."""
-    return rows.groupby(["label", "ratio"], sort=False)[measure].agg(STATISTICS).reset_index()
-
-
 def markdown(rows: pd.DataFrame) -> str:
     """One table for each number of calibration sequences and each measure: methods x ratios, the best in bold."""
     done = finished(rows)
-    failed = rows[rows.status == "failed"]
     parts = []
     for sequences, part in done.groupby("sequences"):
         first = part.iloc[0]
@@ -53,12 +47,11 @@ def markdown(rows: pd.DataFrame) -> str:
             f"{first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); best mean in bold."
         )
         parts += [f"## {heading}\n\n{comparison(part, measure)}" for measure, (heading, _) in MEASURES.items()]
-    if len(failed):
-        lines = [
-            f"- {label(row.method, row.recovery)}, ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences: "
-            f"{row.message}"
-            for row in failed.itertuples()
-        ]
+    lines = []
+    for row in rows[rows.status == "failed"].itertuples():
+        size = f"ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences"
+        lines.append(f"- {label(row.method, row.recovery)}, {size}: {row.message}")
+    if lines:
         parts.append("## Failed, to be tried again by the same command\n\n" + "\n".join(lines))
     if len(done):
         parts.append("Made with " + "; ".join(sorted(done.versions.unique())) + ".")
@@ -67,7 +60,8 @@ def markdown(rows: pd.DataFrame) -> str:
 
 def comparison(rows: pd.DataFrame, measure: str) -> str:
     """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
-    form, seeds, cells = MEASURES[measure][1].format, rows.seed.nunique(), best_worst(rows, measure)
+    form, seeds = MEASURES[measure][1].format, rows.seed.nunique()
+    cells = rows.groupby(["label", "ratio"], sort=False)[measure].agg(STATISTICS).reset_index()
     best = cells.groupby("ratio")["mean"].transform("max" if measure in HIGHER else "min")
     cells["words"] = cells["mean"].map(form)
     cells["words"] = cells.words.where((cells["mean"] != best) | (measure in UNJUDGED), "**" + cells.words + "**")
@@ -108,11 +102,8 @@ def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
     files = {"table.md": markdown(rows).encode()}
     if len(done):
         largest = done[done.sequences == done.sequences.max()]
-        files |= {
-            "increase.png": png(plot_increase(largest)),
-            "latency.png": png(plot_latency(largest)),
-            "memory.png": png(plot_memory(largest)),
-        }
+        plots = {"increase.png": plot_increase, "latency.png": plot_latency, "memory.png": plot_memory}
+        files |= {name: png(plot(largest)) for name, plot in plots.items()}
         if done.sequences.nunique() > 1:
             files["sequences.png"] = png(plot_sequences(done))
     for name, content in files.items():

@@ -97,22 +97,20 @@ def answer(server: Any, messages: list[dict[str, str]], tokens: int, say: Callab
     `say` gets each part of it as it comes. Raises InputError for what the server refuses, such as a full context.
     """
     parts: list[str] = []
-    refused: list[Any] = []  # an exception that is raised within `receive` gets lost in llama.cpp
+    events: list[Any] = []  # an exception that is raised within `receive` gets lost in llama.cpp
 
     def receive(chunk: Any) -> bool:
         for event in chunk if isinstance(chunk, list) else [chunk]:
-            if "error" in event:
-                refused.append(event)
+            events.append(event)
             for choice in event.get("choices", ()):
-                text = choice["delta"].get("content")
-                if text:
+                if text := choice["delta"].get("content"):
                     parts.append(text)
                     say(text)
         return False
 
     request = {"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}
     server.handle_chat_completions(request, receive)
-    for event in refused:
+    for event in events:
         _checked(event)
     return "".join(parts)
 
