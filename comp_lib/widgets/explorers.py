@@ -22,6 +22,7 @@ from ..hybrid_granularity.paper import paper_plan
 from ..hybrid_granularity.uniform import uniform_plan
 from ..importance.layer_study import LayerStudy, rank_gap, ranks
 from ..importance.neurons import RIDGE
+from ..lessons.cache import Tensors
 from ..lessons.dense_stream import FURTHEST, survey
 from ..lessons.hybrid_granularity import layer_errors, water_filling_plan
 from ..lessons.layer_importance import layer_study
@@ -39,7 +40,7 @@ NOBODY = -1  # no neuron is picked
 UNIFORM, PER_LAYER, WATER = "uniform", "per layer, by importance", "per layer, water-filling"
 MOST_DROPPED = 8  # layers
 BYTES = 4  # of a parameter
-Curves, Line = dict[str, Tensor], tuple[float, float]
+Line = tuple[float, float]
 
 
 class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
@@ -115,7 +116,7 @@ class NeuronExplorer(Explorer):
     statistics: what `lessons.dense_stream.survey` returns.
     """
 
-    def __init__(self, statistics: dict[str, Tensor], layer: int = 0) -> None:
+    def __init__(self, statistics: Tensors, layer: int = 0) -> None:
         self._survey = {name: values.numpy() for name, values in statistics.items()}
         self.layer = IntSlider(layer, 0, len(statistics["energy"]) - 1, **shared("layer"))
         self.metric = Dropdown(options=CHOICES, **shared("choose by"))
@@ -178,7 +179,7 @@ class Planner(Explorer):
     """
 
     def __init__(
-        self, shape: Shape, curves: Curves, importance: Sequence[float], line: Line | None = None, **options: Any
+        self, shape: Shape, curves: Tensors, importance: Sequence[float], line: Line | None = None, **options: Any
     ) -> None:
         self.shape, self.curves, self.line, self.options = shape, curves, line, options
         self.importance = [float(value) for value in importance]
