@@ -8,18 +8,7 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
-from .base import (
-    BESIDE,
-    COLOURS,
-    DASHED,
-    Picture,
-    figure_with_axes,
-    layer_axis,
-    note,
-    outcome_dots,
-    panels,
-    plain_ticks,
-)
+from .base import BESIDE, COLOURS, DASHED, Picture, figure_with_axes, layer_axis, log_y, note, outcome_dots, panels
 
 Arrays = Mapping[str, ArrayLike]
 MARKERS = "oXDs^v"
@@ -87,11 +76,9 @@ def plot_ridge_path(
     figure.suptitle(title)
     passed = [ridge for ridge, value in zip(ridges, shown, strict=True) if value <= bound]
     under = f"from {min(passed):g} on" if passed else "nowhere"
-    falls = (
-        f"the variance of the mask falls from {shown[0]:.3g} to {shown[-1]:.3g} while lambda rises from {ridges[0]:g}"
-    )
-    bounded = f"it is under the bound of {bound:g} {under}"
-    return figure.described(f"{title}. Left: {falls} to {ridges[-1]:g}; {bounded}. Right: relative error left. ", words)
+    falls = f"the variance of the mask falls from {shown[0]:.3g} to {shown[-1]:.3g}"
+    rises = f"while lambda rises from {ridges[0]:g} to {ridges[-1]:g}; it is under the bound of {bound:g} {under}"
+    return figure.described(f"{title}. Left: {falls} {rises}. Right: relative error left. ", words)
 
 
 def plot_perplexities(outcomes: Mapping[str, Mapping[str, float]], dense: float, title: str) -> Picture:
@@ -122,12 +109,10 @@ def plot_token_curve(
         for ridge, colour, marker, seen, fresh in zip(ridges, COLOURS, MARKERS, own.T, other.T, strict=False):
             axis.plot(tokens, 100 * fresh, marker + "-", color=colour, label=f"λ = {ridge:g}")
             axis.plot(tokens, 100 * seen, marker + "--", color=colour, alpha=0.5, ms=4)
-            worst = int(fresh.argmax())
-            words.append(
-                f"{name} with lambda {ridge:g}: on unseen tokens {fresh[0]:.1%} with the fewest, at worst "
-                f"{fresh[worst]:.1%} with {tokens[worst]:,}, {fresh[-1]:.1%} with the most; on its own tokens "
-                f"{seen[0]:.1%} and {seen[-1]:.1%}"
-            )
+            worst = f"at worst {fresh.max():.1%} with {tokens[fresh.argmax()]:,}"
+            on_unseen = f"on unseen tokens {fresh[0]:.1%} with the fewest, {worst}, {fresh[-1]:.1%} with the most"
+            own_tokens = f"on its own tokens {seen[0]:.1%} and {seen[-1]:.1%}"
+            words.append(f"{name} with lambda {ridge:g}: {on_unseen}; {own_tokens}")
         axis.axhline(100 * untuned, color="black", ls=":", lw=1.5, label="no recovery, unseen")
         axis.axvline(inputs, color="grey", lw=1, label="as many tokens as inputs")
         axis.set_xticks(tokens, [f"{count:,}" for count in tokens], minor=False)
@@ -136,8 +121,8 @@ def plot_token_curve(
     first.plot([], [], "k--", alpha=0.5, label="on the fit's own tokens")
     first.plot([], [], "k-", label="on unseen tokens")
     low, top = untuned / 12, max(unseen.max(), untuned) * 1.3  # a fit that reproduces its tokens leaves at the bottom
-    first.set(yscale="log", ylim=(100 * low, 100 * top), ylabel="error left (share of energy)")
-    plain_ticks(first.yaxis, first.get_ylim())
+    first.set(ylim=(100 * low, 100 * top), ylabel="error left (share of energy)")
+    log_y(first)
     first.yaxis.set_major_formatter("{x:g}%")
     figure.legend(*first.get_legend_handles_labels(), fontsize=8, loc="outside right center")
     what = f"Error left against {tokens[0]:,} to {tokens[-1]:,} calibration tokens, one panel for each fit. "
