@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
@@ -45,7 +47,13 @@ def plot_layer_importance(study: LayerStudy) -> Picture:
     first = {name: values_of(study, name).argsort(stable=True)[:count].tolist() for name in names}
     if GREEDY in first:
         first[GREEDY] = list(study.order)
-        _mark_order(axes[-1], study)
+        harm = study.mean_harm
+        axes[-1].scatter(range(layers), harm, marker="_", s=60, c="black", zorder=3, label="before any removal")
+        axes[-1].legend(loc="upper center", fontsize=8)
+        tops = torch.maximum(harm, study.rounds[-1].nan_to_num(0.0)).clamp(min=0.0).tolist()
+        style = {"ha": "center", "color": RED, "fontsize": 9, "fontweight": "bold"}
+        for place, layer in enumerate(study.order):
+            note(axes[-1], f"{place + 1}.", (layer, tops[layer]), (0, 3), **style)
     for axis, name in zip(axes, names, strict=True):
         _bars(axis, study, name, first[name])
     axes[0].set_title(f"Three importances, one model; orange: the {count} that would go first")
@@ -57,48 +65,36 @@ def plot_layer_importance(study: LayerStudy) -> Picture:
     return figure.described(f"{len(names)} bar charts over {layers} layers. {' '.join(words)}")
 
 
-def _mark_order(axis: Axes, study: LayerStudy) -> None:
-    """The harm before any removal as black marks, and which layers greedy removed in which round."""
-    harm, last = study.mean_harm, study.rounds[-1].nan_to_num(0.0)
-    axis.scatter(range(len(harm)), harm.tolist(), marker="_", s=60, c="black", zorder=3, label="before any removal")
-    axis.legend(loc="upper center", fontsize=8)
-    for place, layer in enumerate(study.order):
-        top = max(0.0, float(harm[layer]), float(last[layer]))
-        note(axis, f"{place + 1}.", (layer, top), (0, 3), ha="center", color=RED, fontsize=9, fontweight="bold")
-
-
 def plot_proxy(study: LayerStudy, correlation: float) -> Picture:
     """Block influence against the loss increase, as values and as ranks; `correlation` is Spearman's, of the ranks.
 
     The layer that hides most harm is marked; the diagonal of the ranks is where a right proxy would have all layers.
     """
-    influence, harm = study.influence, study.mean_harm
-    worst, layers = int(hidden_harm(influence, harm).argmax()), len(harm)
-    by, harmed = ranks(influence) + 1, ranks(harm) + 1
+    influence, harm, layers = study.influence.numpy(), study.mean_harm.numpy(), len(study.influence)
+    worst = int(hidden_harm(study.influence, study.mean_harm).argmax())
+    by, harmed = ((ranks(values) + 1).numpy() for values in (study.influence, study.mean_harm))
     xlabels = ["block influence (no unit)", "place by block influence (1: goes first)"]
     ylabels = ["loss increase (nats per token)", "place by loss increase"]
     titles = ["values", f"ranks of {layers} layers: Spearman {correlation:.2f}"]
     figure, (left, right) = panels(1, 2, (9.5, 4.4), title=titles, xlabel=xlabels, ylabel=ylabels)
     for axis, x, y in ((left, influence, harm), (right, by, harmed)):
-        axis.scatter(x.tolist(), y.tolist(), s=22, color=BLUE)
-        label = f"layer {worst}: hides the most harm"
-        axis.scatter(float(x[worst]), float(y[worst]), s=70, color=RED, marker="D", label=label)
+        axis.scatter(x, y, s=22, color=BLUE)
+        axis.scatter(x[worst], y[worst], s=70, color=RED, marker="D", label=f"layer {worst}: hides the most harm")
     # where harm differs by a few times its error, layers may well swap places
-    style = {"fmt": "none", "ecolor": GREY, "elinewidth": 1, "zorder": 0}
-    left.errorbar(influence.tolist(), harm.tolist(), yerr=study.harm_error.tolist(), **style)
+    left.errorbar(influence, harm, study.harm_error, fmt="none", ecolor=GREY, elinewidth=1, zorder=0)
     left.set_xscale("log")
-    left.set_yscale("symlog", linthresh=max(0.01, float(harm.abs().min())), linscale=0.3)
+    left.set_yscale("symlog", linthresh=max(0.01, np.abs(harm).min()), linscale=0.3)
     for part in (left.xaxis, left.yaxis):
         part.set_major_formatter("{x:g}")
-    left.set_ylim(min(0.0, 1.5 * float(harm.min())), 2.0 * float(harm.max()))
+    left.set_ylim(min(0.0, 1.5 * harm.min()), 2.0 * harm.max())
     left.legend(loc="lower right", fontsize=8)
     right.plot([1, layers], [1, layers], color=GREY, linewidth=1, linestyle="--")
-    for layer in range(layers):
-        note(right, str(layer), (int(by[layer]), int(harmed[layer])), (3, 3), fontsize=7)
+    for layer, point in enumerate(zip(by, harmed, strict=True)):
+        note(right, str(layer), point, (3, 3), fontsize=7)
     return figure.described(
         f"Two scatter plots of {layers} layers, block influence against loss increase. Spearman's rank correlation is "
-        f"{correlation:.2f}. Layer {worst} hides the most harm: place {int(by[worst])} by block influence, place "
-        f"{int(harmed[worst])} by loss increase, {float(harm[worst]):.2f} nats per token."
+        f"{correlation:.2f}. Layer {worst} hides the most harm: place {by[worst]} by block influence, place "
+        f"{harmed[worst]} by loss increase, {harm[worst]:.2f} nats per token."
     )
 
 
@@ -122,8 +118,8 @@ def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -
     return figure.described(
         f"Heat map of 1 - cosine over {turn.shape[0]} layers and {turn.shape[1]} positions of sequence {sequence}. "
         f"Layers {_list(turn.mean(1).argsort(descending=True)[:3].tolist())} turn the tokens most on average. Position "
-        f"0 is turned less than the median token in {int((ratio < 1).sum())} layers; it stands out most in layer "
-        f"{int(ratio.argmax())}, with {float(ratio.max()):.1f} times the median."
+        f"0 is turned less than the median token in {(ratio < 1).sum()} layers; it stands out most in layer "
+        f"{ratio.argmax()}, with {ratio.max():.1f} times the median."
     )
 
 
@@ -132,12 +128,11 @@ def plot_norms(study: LayerStudy, sequence: int = 0) -> Picture:
     norms = _of_sequence(study.norms, sequence)  # (n + 1, L)
     writer, _, position, _ = massive(norms[:, None])
     medians, track = norms.median(1).values.tolist(), norms[:, position].tolist()
-    rest = norms[:, [i for i in range(norms.shape[1]) if i != position]]
+    rest = np.delete(norms.numpy(), position, axis=1)
     title = f"Layer {writer} writes a massive activation at position {position} (sequence {sequence})"
     labels = {"xlabel": "layers passed (0: embedding)", "ylabel": "norm of the residual stream"}
     figure, axis = figure_with_axes((9.0, 4.0), title=title, yscale="log", **labels)
-    edges = rest.amin(1).tolist(), rest.amax(1).tolist()
-    axis.fill_between(range(len(norms)), *edges, color=BLUE, alpha=0.2, label="other tokens, range")
+    axis.fill_between(range(len(norms)), rest.min(1), rest.max(1), color=BLUE, alpha=0.2, label="other tokens, range")
     axis.plot(medians, color=BLUE, label="median token")
     axis.plot(track, color=RED, marker="o", markersize=3, label=f"position {position}")
     axis.axvspan(writer, writer + 1, color=ORANGE, alpha=0.25, label=f"layer {writer}")
@@ -173,12 +168,12 @@ def plot_layer(study: LayerStudy, layer: int, metric: str = "block influence", s
         place = f"gone in round {study.order.index(layer) + 1}"
     else:
         place = f"place {1 + int((values < values[layer]).sum())} of {int(values.isfinite().sum())}"
-    harm = f"{float(study.mean_harm[layer]):.2f} nats"
+    harm = f"{study.mean_harm[layer]:.2f} nats"
     right.set_title(f"{place}; harm {harm}")
     return figure.described(
-        f"Layer {layer} in sequence {sequence}: mean cosine {mean:.3f}, lowest {low:.3f} at position "
-        f"{lowest}. By {metric}: {place}, place 1 being the least important. Block influence "
-        f"{float(study.influence[layer]):.4f}; without this layer the loss rises by {harm} per token."
+        f"Layer {layer} in sequence {sequence}: mean cosine {mean:.3f}, lowest {low:.3f} at position {lowest}. By "
+        f"{metric}: {place}, place 1 being the least important. Block influence {study.influence[layer]:.4f}; without "
+        f"this layer the loss rises by {harm} per token."
     )
 
 
@@ -198,8 +193,8 @@ def _bars(axis: Axes, study: LayerStudy, metric: str, marked: Sequence[int]) -> 
     axis.bar(range(len(values)), heights, color=colours, yerr=errors, error_kw={"elinewidth": 1, "ecolor": GREY})
     axis.set_ylabel(METRICS[metric])
     finite = values[values.isfinite()]
-    if len(finite) and float(finite.max()) > 20 * float(finite.abs().median()) > 0:
-        axis.set_yscale("symlog", linthresh=float(finite.abs().median()))
+    if len(finite) and float(finite.max()) > 20 * (middle := float(finite.abs().median())) > 0:
+        axis.set_yscale("symlog", linthresh=middle)
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
 

@@ -40,10 +40,8 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
         words.append(f"{label}: {angle:.0f} degrees apart, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}")
     axes[0].set_ylabel("across a₂ (units of y)")
     axes[0].legend(fontsize=8, loc="upper right")
-    what = (
-        "Two arrows for two contributions; the dashed line from the tip of the first down to the second is what is lost"
-    )
-    return figure.described(f"{what} when the first goes and the second is re-tuned. ", words)
+    what = "Two arrows for two contributions; the dashed line from the tip of the first down to the second"
+    return figure.described(f"{what} is what is lost when the first goes and the second is re-tuned. ", words)
 
 
 def plot_cosines(grams: Mapping[str, ArrayLike], neurons: Sequence[int]) -> Picture:
@@ -70,12 +68,9 @@ def plot_cosines(grams: Mapping[str, ArrayLike], neurons: Sequence[int]) -> Pict
 
 def _scatter(axis: Axes, energy: Values, condition: Values, removed: NDArray[np.bool_], most: int = 8) -> None:
     """Energy against condition with lines of equal cost; energy (n,) relative, removed (n,) of bool."""
-    kept = ~removed
-    for chosen, label, style in (
-        (kept, "kept", {"color": KEPT, "marker": "o", "linewidths": 0.0}),
-        (removed, "removed", {"color": REMOVED, "marker": "x", "linewidths": 0.8}),
-    ):
-        axis.scatter(energy[chosen], condition[chosen], s=11, label=f"{label} ({chosen.sum():,})", **style)
+    kept, labels = ~removed, (f"kept ({(~removed).sum():,})", f"removed ({removed.sum():,})")
+    axis.scatter(energy[kept], condition[kept], 11, label=labels[0], color=KEPT, marker="o", linewidths=0.0)
+    axis.scatter(energy[removed], condition[removed], 11, label=labels[1], color=REMOVED, marker="x", linewidths=0.8)
     axis.set(xscale="log", yscale="log")
     left, right = energy.min() * 0.7, energy.max() * 1.4
     low, high = min(0.97, condition.min() * 0.95), condition.max() * 1.1
@@ -128,11 +123,9 @@ def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays, error
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     count = np.asarray(next(iter(removed.values()))).sum()
     listed = "; ".join(f"by {name}, error {errors[name]:.1%}" for name in removed)
-    return figure.described(
-        f"Scatter plots of energy against condition, the same {len(energy):,} neurons in each; {count:,} are removed "
-        f"{listed}. Energy removes what is on the left, condition what is on top, the cost what lies above a slanted "
-        "line."
-    )
+    sides = "Energy removes what is on the left, condition what is on top, the cost what lies above a slanted line."
+    what = f"Scatter plots of energy against condition, the same {len(energy):,} neurons in each"
+    return figure.described(f"{what}; {count:,} are removed {listed}. {sides}")
 
 
 def plot_against_measured(scores: Arrays, measured: ArrayLike, correlations: Scores, what: str) -> Picture:
@@ -150,7 +143,7 @@ def plot_against_measured(scores: Arrays, measured: ArrayLike, correlations: Sco
         axis.tick_params(labelsize=8)
         axis.set_title(f"{name}: ρ = {correlations[name]:.2f}", fontsize=9)
     log_y(axes[0], percent=True, most=5)
-    for axis in axes[max(0, len(scores) - columns) : len(scores)]:  # the lowest of each column
+    for axis in axes[: len(scores)][-columns:]:  # the lowest of each column
         axis.set_xlabel("score (its own unit)", fontsize=9)
     for axis in axes[len(scores) :]:
         axis.set_axis_off()
@@ -189,11 +182,9 @@ def plot_ridges(
         left.plot(ridges, [100 * e for e in unseen], "X--", color=colour, label=f"{label}, unseen text")
         best = int(np.argmin(unseen))
         left.scatter(ridges[best], 100 * unseen[best], s=160, facecolors="none", edgecolors="black")
+        ends = f"With {label} the error goes from {seen[0]:.1%} to {seen[-1]:.1%} on the calibration text"
         lowest = f"is lowest at {unseen[best]:.1%} with a ridge of {ridges[best]:g}, and ends at {unseen[-1]:.1%}"
-        words.append(
-            f"With {label} the error goes from {seen[0]:.1%} to {seen[-1]:.1%} on the calibration text; on unseen "
-            f"text it starts at {unseen[0]:.1%}, {lowest}."
-        )
+        words.append(f"{ends}; on unseen text it starts at {unseen[0]:.1%}, {lowest}.")
     left.set_ylim(0, 1.45 * left.get_ylim()[1])  # room for the legend
     left.legend(fontsize=8, loc="upper center", ncols=len(errors))
     right.plot(ridges, condition, "o-", color=GREEN)
