@@ -2,11 +2,10 @@
 
 Each run has a process of its own (`one_run`), tried again when that dies, and ended on demand. The Dask cluster is
 inside this process, or one that is there. A worker only waits for the process that measures, so what crashes or eats
-all memory is not the worker, and Dask gives the run to whoever is free, at most ATTEMPTS times. A worker that dies,
-with its machine perhaps, costs the runs that it held, which others take over. When the scheduler dies, all is lost that
-has not come back. It is handed in again once there is a scheduler with workers at that address.
-
-This module imports nothing heavy, so that such a worker stays small.
+all memory is not the worker; for its sake this module imports nothing heavy. Dask gives the run to whoever is free, at
+most ATTEMPTS times. A worker that dies, with its machine perhaps, costs the runs that it held, which others take over.
+When the scheduler dies, what has not come back is lost, and handed in again once there is a scheduler with workers at
+that address.
 
 Whoever can reach a Dask scheduler can run code on its workers: use one in a network that you trust, or set up its TLS.
 """
@@ -32,8 +31,7 @@ from ..system.processes import Message, ProcessError, Worker
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-MODULE = ("-m", "comp_lib.compare.one_run")
-"""What measures one run."""
+MODULE = ("-m", "comp_lib.compare.one_run")  # what measures one run
 ATTEMPTS = 3  # of one run, before its row says that it failed
 CONNECT = 10.0  # seconds to find a scheduler that should be there
 PATIENCE = 300.0  # seconds to wait for a scheduler or workers that were there
@@ -42,15 +40,12 @@ LOST = (CancelledError, OSError, asyncio.TimeoutError)  # what a client raises w
 AGAIN = "rows that are done stay, and the same command goes on"
 
 Announce = Callable[[str], None]
-RunOutcome = Message | ProcessError | InputError
-"""What was measured, or why nothing was."""
-Outcomes = Generator[tuple[str, RunOutcome], None, None]
-"""(key, outcome) of each run as it is done, every key exactly once."""
-Engine = Callable[[Mapping[str, Message]], Outcomes]
-"""Measures runs: takes key -> `one_run.RunRequest` as JSON."""
+RunOutcome = Message | ProcessError | InputError  # what was measured, or why nothing was
+Outcomes = Generator[tuple[str, RunOutcome], None, None]  # (key, outcome) of each run as it is done, every key once
+Engine = Callable[[Mapping[str, Message]], Outcomes]  # measures runs: takes key -> `one_run.RunRequest` as JSON
 
 _running: dict[Worker, str] = {}  # process -> the grid that it belongs to
-_ended: set[str] = set()  # grids that want no more
+_ended: set[str] = set()  # grids that want no more: threads that still start a process for one kill it
 
 
 def choose(workers: int | None = None, scheduler: str | None = None, announce: Announce = lambda link: None) -> Engine:
@@ -86,7 +81,7 @@ def one_by_one(requests: Mapping[str, Message]) -> Outcomes:
 def measured(request: Message, threads: int | None = None, grid: str = "") -> RunOutcome:
     """What the process measured that got this request, or its refusal, which no other attempt would mend.
 
-    threads: how many it computes with; None: as many as it likes. grid: a name by which `end` ends it.
+    threads: how many it computes with; None: as many as it likes. grid: once that is in `_ended`, it is killed.
     Raises ProcessError when it dies, which another attempt may mend.
     """
     with Worker(MODULE, threads) as worker:
@@ -100,14 +95,6 @@ def measured(request: Message, threads: int | None = None, grid: str = "") -> Ru
             return refusal
         finally:
             del _running[worker]
-
-
-def end(grid: str) -> None:
-    """Kill the processes of a grid that threads of this process wait for, and those that they start later."""
-    _ended.add(grid)
-    for worker, owner in tuple(_running.items()):
-        if owner == grid:
-            worker.kill()
 
 
 def embedded(workers: int, announce: Announce, requests: Mapping[str, Message]) -> Outcomes:
@@ -128,7 +115,10 @@ def embedded(workers: int, announce: Announce, requests: Mapping[str, Message]) 
         try:
             yield from _collect(client, requests, threads, grid)
         finally:  # after Ctrl-C above all: the cluster would wait for its threads
-            end(grid)
+            _ended.add(grid)
+            for worker, owner in tuple(_running.items()):
+                if owner == grid:
+                    worker.kill()
 
 
 def remote(address: str, announce: Announce, requests: Mapping[str, Message]) -> Outcomes:

@@ -1,14 +1,13 @@
 """One run of a comparison, measured in a process of its own: `python -m comp_lib.compare.one_run`.
 
-A fresh process knows its own peak memory, and one that is killed or crashes hurts no other (`system.processes` is how
-it talks, `cluster` the other side). The request says what model and texts must hold, since on another machine the same
-name may mean something else, and which code asks, since other code computes something else.
+A fresh process knows its own peak memory, and one that is killed or crashes hurts no other (`cluster` is the other
+side). The request says what model and texts must hold, since on another machine the same name may mean something else,
+and which code asks, since other code computes something else.
 
-Quality is the increase of the loss over the dense model, taken window by window, since texts are not equally hard:
+Quality is the increase of the loss over the dense model, with a 95% interval from the paired bootstrap
+(`evaluation.confidence`). It is taken window by window, since texts are not equally hard:
 
-    d_i = loss_pruned(window i) - loss_dense(window i),     increase = mean_i d_i,
-
-with a 95% interval from the paired bootstrap (see `confidence`).
+    d_i = loss_pruned(window i) - loss_dense(window i),     increase = mean_i d_i
 """
 
 from __future__ import annotations
@@ -133,21 +132,15 @@ def measure(run: Run, expected: dict[str, str]) -> Message:
     check_contents(run, dense, expected)  # reads all of the model, so not before the peak is known
     unit = dense_pass(dense, ids)
     dense_speed, speed = measure_speed([dense, small], windows[:1, :PROMPT], NEW_TOKENS, ROUNDS)
-    parameters = sum(parameter.numel() for parameter in small.parameters())
+    parameters = sum(map(Tensor.numel, small.parameters()))
+    sizes = {"removed": 1 - decoder_parameters(small) / before, "parameters": parameters}
+    effort = {"seconds": seconds, "passes": seconds / unit, "peak_megabytes": peak / 2**20}
+    times = {"decode_ms": 1000 / median(speed.decode), "dense_decode_ms": 1000 / median(dense_speed.decode)}
+    times["decode_ratio"] = ratio(dense_speed.decode, speed.decode)[0]  # of the times, so upside down
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
     versions = f"comp-lib {__version__}, {libraries}, Python {platform.python_version()}"
-    return quality(small, dense, windows) | {
-        "removed": 1 - decoder_parameters(small) / before,
-        "parameters": parameters,
-        "seconds": seconds,
-        "passes": seconds / unit,
-        "peak_megabytes": peak / 2**20,
-        "decode_ms": 1000 / median(speed.decode),
-        "dense_decode_ms": 1000 / median(dense_speed.decode),
-        "decode_ratio": ratio(dense_speed.decode, speed.decode)[0],  # of the times, so upside down
-        "threads": torch.get_num_threads(),
-        "versions": versions,
-    }
+    place = {"threads": torch.get_num_threads(), "versions": versions}
+    return quality(small, dense, windows) | sizes | effort | times | place
 
 
 def quality(small: Model, dense: Model, windows: Tensor) -> Message:

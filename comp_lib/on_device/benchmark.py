@@ -25,6 +25,7 @@ import importlib.util
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,7 @@ from .llama_cpp import check_installed, start
 MODULE = ("-m", "comp_lib.on_device.benchmark")
 PACKAGES = ("torch", "transformers", "xllamacpp")  # whose versions matter
 RUNTIMES = ("transformers", "llama.cpp")
-Round = Callable[[list[int], int], tuple[float, float]]
-"""(prompt, n) -> seconds to the first token after the prompt, seconds of the n tokens after that."""
+Round = Callable[[], tuple[float, float]]  # -> seconds to the first token, seconds of the `new_tokens` after that
 
 
 @dataclass(frozen=True)
@@ -212,16 +212,18 @@ def in_transformers(model: str, work: Workload) -> tuple[int, Round]:
     longest, asked = loaded.config.max_position_embeddings, work.prompt + work.new_tokens
     if asked > longest:
         raise InputError(f"expected at most {longest} tokens, as {model} takes, got {asked}: ask for fewer")
-    return bytes_per_token(loaded), lambda ids, new: timed(loaded, torch.tensor([ids]), new)
+    ids = torch.tensor([prompt_ids(work.prompt)])
+    return bytes_per_token(loaded), partial(timed, loaded, ids, work.new_tokens)
 
 
 def in_llama_cpp(model: str, work: Workload) -> tuple[int, Round]:
     """The same, by llama.cpp's own clock, which leaves out the way through Python. Raises what `start` raises."""
-    server = start(model, context=work.prompt + work.new_tokens + 1, threads=work.threads)
+    ids, new = prompt_ids(work.prompt), work.new_tokens
+    server = start(model, context=work.prompt + new + 1, threads=work.threads)
+    request = {"prompt": ids, "n_predict": new + 1, "ignore_eos": True, "cache_prompt": False}
+    request |= {"temperature": 0, "samplers": ["top_k"], "top_k": 1}
 
-    def run(ids: list[int], new: int) -> tuple[float, float]:
-        request = {"prompt": ids, "n_predict": new + 1, "ignore_eos": True, "cache_prompt": False}
-        request |= {"temperature": 0, "samplers": ["top_k"], "top_k": 1}
+    def run() -> tuple[float, float]:
         timings = server.handle_completions(request)["timings"]
         # the first of the predicted tokens comes with the prompt, and the clock of the predicted starts there
         return timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3 * new / (timings["predicted_n"] - 1)
@@ -231,13 +233,12 @@ def in_llama_cpp(model: str, work: Workload) -> tuple[int, Round]:
 
 def time_rounds(messages: Iterator[Message]) -> Iterator[Message]:
     """The answers to a `RuntimeJob` and to each message after it. Raises what the runtime refuses."""
-    job = next(messages)
-    work = Workload(**job["work"])
-    before = psutil.Process().memory_info().rss
-    size, run = (in_transformers if job["runtime"] == "transformers" else in_llama_cpp)(job["model"], work)
+    job, before = next(messages), psutil.Process().memory_info().rss
+    prepared = in_transformers if job["runtime"] == "transformers" else in_llama_cpp
+    size, run = prepared(job["model"], Workload(**job["work"]))
     yield {"bytes_per_token": size}
     for _ in messages:
-        first, rest = run(prompt_ids(work.prompt), work.new_tokens)
+        first, rest = run()
         yield {"first": first, "rest": rest, "memory": peak_bytes() - before}
 
 

@@ -1,14 +1,13 @@
 """A model folder as one GGUF file, for llama.cpp and whatever is built on it.
 
-The tensors pass one by one, in pieces of a few megabytes, from safetensors into the file: however large the model,
-little of it is in memory. Two things differ between the two formats.
+The tensors pass one by one, in pieces of a few megabytes: however large the model, little of it is in memory. Two
+things differ between the two formats.
 
 *Rotary positions.* transformers turns the pairs (x_i, x_{i + d/2}) of a head of size d, llama.cpp's `llama` the
 neighbours (x_2i, x_{2i+1}). Attention only sees dot products of queries and keys, which do not change when both are
 reordered alike; so the rows of q_proj and k_proj, and their biases, are interleaved head by head:
 
-    row 2i     of the file = row i       of the folder,
-    row 2i + 1 of the file = row i + d/2 of the folder.
+    row 2i of the file = row i of the folder,     row 2i + 1 of the file = row i + d/2 of the folder.
 
 Scaled frequencies (Llama 3's, linear) become a tensor of factors, rope_freqs_i = default_i / scaled_i.
 

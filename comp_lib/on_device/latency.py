@@ -13,13 +13,11 @@ layers and neurons will do), in turns; the fit is least squares on relative erro
 no coefficient below 0. `CostModel.misfit` says how far the worst cut lies from it.
 
 For each number of whole layers dropped, this gives the widest uniform width that meets a budget. These candidates are
-equally fast; which does least harm, no formula here can say: dropped layers and narrowed ones err in different coins
-(notebook 03). So a few of them, evenly spread, are tried: pruned for real on some of the calibration text and judged by
-the loss on the rest of it, which no trial was fitted to. The best one is the plan.
-
-A trial has less text to refit from than the final run, and narrow widths profit most from text, so the choice leans
-towards layers; and with a few hundred tokens to judge by, candidates that differ by less than some hundredths of a nat
-are a toss-up. The table of trials is returned, so that one can see.
+equally fast; which does least harm, no formula here can say (notebook 03). So a few of them, evenly spread, are tried:
+pruned for real on some of the calibration text and judged by the loss on the rest of it, which no trial was fitted to.
+The best one is the plan. A trial has less text to refit from than the final run, and narrow widths profit most from
+text, so the choice leans towards layers; and with a few hundred tokens to judge by, candidates that differ by less than
+some hundredths of a nat are a toss-up. The table of trials is returned, so that one can see.
 """
 
 from __future__ import annotations
@@ -52,8 +50,7 @@ KINDS = ("decode", "prefill")
 TRIALS = 4  # candidates that are tried
 TRIAL_TOKENS = 4096  # that a trial is fitted to, at most: a trial is to choose, not to be good
 JUDGED = 4  # sequences that judge it, a quarter of what there is at most
-Widths = tuple[tuple[int, ...], tuple[int, ...]]
-"""(neurons, KV groups), one entry for each layer."""
+Widths = tuple[tuple[int, ...], tuple[int, ...]]  # (neurons, KV groups), one entry for each layer
 
 
 @dataclass(frozen=True)

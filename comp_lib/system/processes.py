@@ -1,11 +1,9 @@
 """A module of this package in a process of its own, and how two processes talk: JSON, a line for each message.
 
 The parent starts the module (`Worker`), sends work and reads answers. The child (`serve`) turns the one into the other.
-What libraries print in the child goes to stderr; the parent quotes its last line when the child dies. A refusal, which
-is an InputError in the child, is one in the parent too. When the parent is gone, the child's stdin ends, and so does
-the child.
-
-This module imports nothing heavy, so that a Dask worker, which only waits for such processes, stays small.
+What libraries print in the child goes to stderr; the parent quotes its last line when the child dies. An InputError in
+the child is one in the parent too. When the parent is gone, the child's stdin ends, and so does the child. (Nothing
+heavy is imported, so that a Dask worker, which only waits for such processes, stays small.)
 """
 
 from __future__ import annotations
@@ -25,8 +23,7 @@ from typing import IO, Any, cast
 
 from ..errors import InputError
 
-Message = dict[str, Any]
-"""What JSON can hold; the name "refused" is taken by refusals."""
+Message = dict[str, Any]  # what JSON can hold; the name "refused" is taken by refusals
 
 
 class ProcessError(RuntimeError):
@@ -85,10 +82,10 @@ class Worker:
         self._log.seek(0)
         output = self._log.read().decode("utf-8", "replace")
         lines = [line.strip() for line in output.splitlines() if line.strip()]
-        last = lines[-1] if lines else f"the process ended with code {code} and said nothing"
-        return ProcessError(
-            last if code >= 0 else f"the process was killed by {signal.Signals(-code).name}", output, code
-        )
+        why = lines[-1] if lines else f"the process ended with code {code} and said nothing"
+        if code < 0:
+            why = f"the process was killed by {signal.Signals(-code).name}"
+        return ProcessError(why, output, code)
 
 
 def serve(answers: Callable[[Iterator[Message]], Iterable[Message]]) -> None:
