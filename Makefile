@@ -43,10 +43,10 @@ lab: $(STAMPS)/notebooks
 	$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb
 
 check: lint
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not real" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not real" $(PYTEST_ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 ifneq ($(NOTEBOOKS),)
 	@echo "The notebooks: each cell counts as one test."
 	HF_HUB_OFFLINE=1 $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env $(NOTEBOOKS)
@@ -66,7 +66,7 @@ lint: $(STAMPS)/dev
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
-	.venv/bin/lint-imports --no-cache
+	$(VENV_PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-cache
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -1,6 +1,6 @@
 """How nbval compares, and how long it waits.
 
-A warning on stderr is no other result. (None is ever stored: see tests/test_notebooks.py.)
+A warning on stderr is no other result. (None is ever stored: see tests/lessons/test_notebooks.py.)
 """
 
 from __future__ import annotations

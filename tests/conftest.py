@@ -25,6 +25,38 @@ TINY = {
 }
 
 
+# Files of which a part takes long, the longest first: two processes that share the files end at the same time.
+LONG = (
+    "test_real.py",
+    "test_kit.py",
+    "test_browser.py",
+    "compare/",
+    "lessons/",
+    "on_device/",
+    "models/",
+    "evaluation/",
+    "cli/",
+    "scale/",
+)
+# Tests that start processes, kernels or clusters, or read the real model: `make check` leaves them out.
+SLOW = ("test_kit.py", "test_browser.py", "test_others.py", "compare/test_cluster.py", "compare/test_grid.py")
+SLOW += ("lessons/test_notebook", "lessons/test_cache.py", "evaluation/test_zero_shot.py", "models/test_save.py")
+SLOW += ("on_device/test_benchmark.py", "on_device/test_gguf_export.py", "cli/test_cli_gguf.py", "system/")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files come first, and slow ones are marked."""
+
+    def place(item):
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((rank for rank, start in enumerate(LONG) if name.startswith(start)), len(LONG))
+
+    items.sort(key=place)
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Weights at which nothing is trivial: norms away from 1, biases away from 0, predictions far from uniform."""
     generator = torch.Generator().manual_seed(seed)

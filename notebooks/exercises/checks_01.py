@@ -25,10 +25,16 @@ def check_block_influence(block_influence: Callable[[Tensor, Tensor], Tensor]) -
     cosines = torch.tensor([_cosine(b, a) for b, a in zip(before.flatten(0, 1), after.flatten(0, 1), strict=True)])
     if not alike(got, 1 - cosines.mean()):
         spot(got, cosines.mean(), "this is the mean cosine: influence is 1 minus it, 0 for a layer that turns nothing")
-        spot(got, 1 - _cosine(before.flatten(), after.flatten()),
-              "this is the cosine of all tokens as one long vector: the largest token speaks for all")
-        spot(got, 1 - _cosine(before.mean((0, 1)), after.mean((0, 1))),
-              "this is the cosine of the mean states: average the tokens' cosines, not the tokens")
+        spot(
+            got,
+            1 - _cosine(before.flatten(), after.flatten()),
+            "this is the cosine of all tokens as one long vector: the largest token speaks for all",
+        )
+        spot(
+            got,
+            1 - _cosine(before.mean((0, 1)), after.mean((0, 1))),
+            "this is the cosine of the mean states: average the tokens' cosines, not the tokens",
+        )
         rows = [1 - _cosine(b.flatten(), a.flatten()) for b, a in zip(before, after, strict=True)]
         spot(got, torch.stack(rows).mean(), "this has one cosine for each sequence: take one for each token")
         spot(got, (1 - cosines).sum(), "this is the sum over the tokens: take their mean")

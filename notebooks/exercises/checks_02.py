@@ -43,8 +43,11 @@ def check_condition(condition_and_cost: Callable[[Tensor], tuple[Tensor, Tensor]
     right = (energy / want).sqrt()
     if not alike(kappa, right):
         spot(kappa, right.square(), "this is kappa squared, the variance inflation factor: take the square root")
-        spot(kappa, torch.ones(6, dtype=kappa.dtype),
-              "all ones: 1 / G_ii is not (G⁻¹)_ii, so invert the whole matrix first")
+        spot(
+            kappa,
+            torch.ones(6, dtype=kappa.dtype),
+            "all ones: 1 / G_ii is not (G⁻¹)_ii, so invert the whole matrix first",
+        )
         raise Wrong("kappa is not sqrt(G_ii (G⁻¹)_ii): it has to be 1 for a neuron that is orthogonal to all others")
     if not alike(cost, want):
         spot(cost, energy / right, "the cost is one power of kappa short: divide the energy by kappa squared")
@@ -64,8 +67,12 @@ def check_block_cost(block_cost: Callable[[Tensor, Tensor, int], Tensor]) -> Non
     if not alike(got, want):
         inverse = torch.linalg.inv(xtx)
         single = (w.square().sum(1) / inverse.diagonal()).reshape(3, 2).sum(1)
-        spot(got, single, "this adds up the costs of single inputs: inside a block nobody can stand in for the other, "
-              "so invert the whole block of P, not its diagonal")
+        spot(
+            got,
+            single,
+            "this adds up the costs of single inputs: inside a block nobody can stand in for the other, "
+            "so invert the whole block of P, not its diagonal",
+        )
         plain = torch.stack([(w[g] * (xtx[g][:, g] @ w[g])).sum() for g in groups])
         spot(got, plain, "this is the block's energy, tr(W_gᵀ C_gg W_g): the others have not been re-tuned")
         wrong = torch.stack([(w[g] * (inverse[g][:, g] @ w[g])).sum() for g in groups])

@@ -74,8 +74,14 @@ def check_next_layer(next_layer: Callable[[list[list[float]], list[int], list[in
     """Exercise 3."""
     curves = [[0.0, 0.01, 0.05, 0.20], [0.0, 0.03, 0.07, 0.12], [0.0, 0.02, 0.03, 0.50]]
     equal = [10, 10, 10]
-    for gone, parameters in (([0, 0, 0], equal), ([1, 0, 1], equal), ([2, 1, 2], equal), ([3, 2, 2], equal),
-                             ([0, 0, 0], [10, 40, 10]), ([3, 3, 2], [10, 10, 99])):
+    for gone, parameters in (
+        ([0, 0, 0], equal),
+        ([1, 0, 1], equal),
+        ([2, 1, 2], equal),
+        ([3, 2, 2], equal),
+        ([0, 0, 0], [10, 40, 10]),
+        ([3, 3, 2], [10, 10, 99]),
+    ):
         got = call(next_layer, curves, list(gone), list(parameters))
         open_ = [i for i in range(3) if gone[i] + 1 < len(curves[i])]
         rise = {i: curves[i][gone[i] + 1] - curves[i][gone[i]] for i in open_}
@@ -100,8 +106,11 @@ def check_next_layer(next_layer: Callable[[list[list[float]], list[int], list[in
 def check_reached(reached: Callable[[str, dict[str, int]], tuple[float, float]]) -> None:
     """Exercise 4."""
     parts = {"neurons": 12, "kv_groups": 2, "neuron": 96, "group": 1536, "fixed": 64, "rest": 16_032}
-    for layers, neurons, groups in (((0, 1, 2), (12, 12, 12), (2, 2, 2)), ((0, 2), (8, 10), (2, 2)),
-                                    ((0, 1, 2), (6, 9, 12), (2, 1, 2))):
+    for layers, neurons, groups in (
+        ((0, 1, 2), (12, 12, 12), (2, 2, 2)),
+        ((0, 2), (8, 10), (2, 2)),
+        ((0, 1, 2), (6, 9, 12), (2, 1, 2)),
+    ):
         plan = {"parent_layers": 3, "layers": layers, "neurons": neurons, "kv_groups": groups}
         answer = call(reached, json.dumps(plan), dict(parts))
         if not isinstance(answer, tuple) or len(answer) != 2:

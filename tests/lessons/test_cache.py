@@ -23,7 +23,7 @@ from comp_lib.recovery.mask_tuning import Mask
 from comp_lib.settings import Settings
 from comp_lib.system import hashes
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 IDS = torch.arange(12).view(2, 6)
 BASE = {"rope_theta": 500.0}
 

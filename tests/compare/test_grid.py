@@ -242,7 +242,7 @@ def test_rows_of_another_grid_stay_and_are_not_shown(grid, tmp_path, calls):
 
 def test_stored_rows_are_found_again():
     """The rows that notebook 07 shows: what they were asked for gives their keys."""
-    stored = read_rows(Path(__file__).parents[1] / "benchmarks" / "peers" / "rows.csv")
+    stored = read_rows(Path(__file__).parents[2] / "benchmarks" / "peers" / "rows.csv")
     live = Grid(EMBEDDED, (0.2,), ("comp", "wanda-sp"), 1, (8,), length=128, windows=4, window=256)
     texts = {name: hashes.of_text(load_text(name)) for name in ("calibration", "evaluation")}
     name, keys = replace(live, settings=Settings(multiple=32)).keyed({"model": "9055ad0cda312312"} | texts)
@@ -269,7 +269,7 @@ def test_rows_that_two_write_at_once_are_both_kept(tmp_path, monkeypatch):
 
 def test_what_a_lock_leaves_beside_the_rows_is_not_under_version_control(tmp_path):
     compare._keep(tmp_path / "rows.csv", dict.fromkeys(COLUMNS) | {"key": "one"})
-    ignored = (Path(__file__).parents[1] / ".gitignore").read_text("utf-8").split()
+    ignored = (Path(__file__).parents[2] / ".gitignore").read_text("utf-8").split()
     others = {path.name for path in tmp_path.iterdir()} - {"rows.csv", "rows.parquet"}
     assert all(any(fnmatch(name, pattern) for pattern in ignored) for name in others)
 

@@ -485,7 +485,7 @@ def test_an_old_folder_set_aside_comes_back_before_any_work(small, tmp_path):
 KILL = '''
 import json, os, shutil, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 import torch
 torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -496,7 +496,7 @@ from comp_lib.models import save as checkpoint
 import comp_lib.models.per_layer_llama
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
-from test_checkpoint import digest, facts, hidden
+from test_save import digest, facts, hidden
 
 root = Path(sys.argv[1])
 tokenizer = AutoTokenizer.from_pretrained(root / "A")
@@ -597,7 +597,9 @@ def kills(tokenizer, tmp_path_factory):
     for name, width in (("A", 48), ("B", 44)):
         before, model = cut(tiny(intermediate_size=width))
         save_checkpoint(root / name, model, tokenizer, *facts(before, model))
-    run = subprocess.run([sys.executable, "-c", KILL, root, Path(__file__).parent], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", KILL, root, *Path(__file__).parents[:2]], capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 

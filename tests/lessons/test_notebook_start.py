@@ -25,7 +25,7 @@ from comp_lib.plots import figure_with_axes
 from comp_lib.system import machine
 from comp_lib.system.machine import free_memory
 
-LESSONS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+LESSONS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture

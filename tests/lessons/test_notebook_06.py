@@ -15,7 +15,7 @@ from variants import build
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "06_your_own_model.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "06_your_own_model.ipynb"
 SHAPES = {
     # eight query heads in four groups, and a width that no power of two divides
     "gqa": {"hidden_size": 64, "intermediate_size": 150, "num_attention_heads": 8, "num_key_value_heads": 4},

@@ -105,7 +105,9 @@ def test_layers_to_drop(name):
     drop, importance = layers_to_drop(name, model, ids, 2)
     scores = block_influence(model, ids) if name == "block-influence" else loss_increase(model, ids)
     torch.testing.assert_close(importance, scores)
-    assert drop == (greedy_order(model, ids, loss_increase(model, ids), 2) if name == "greedy" else scores.argsort()[:2].tolist())
+    assert drop == (
+        greedy_order(model, ids, loss_increase(model, ids), 2) if name == "greedy" else scores.argsort()[:2].tolist()
+    )
     assert layers_to_drop(name, model, ids, 0)[0] == []
 
 
