@@ -121,9 +121,8 @@ def test_no_place_of_one_machine_in_project_files():
     for folder in ("comp_lib", "tests", "data", "benchmarks", "notebooks"):
         for pattern in ("*.py", "*.md", "*.json", "*.ipynb", "*.cfg"):
             files += sorted((ROOT / folder).rglob(pattern))
-    files.remove(
-        ROOT / "tests" / "lessons" / "test_notebooks.py"
-    )  # it shows its guards such paths, to see them refused
+    # it shows its guards such paths, to see them refused
+    files.remove(ROOT / "tests" / "lessons" / "test_notebooks.py")
     found = []
     for file in files:
         for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):

@@ -206,7 +206,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def shareable(value: object) -> str:
     """`value` as text; of a path, only its last part: folder names of this machine are nobody's business.
 
-    >>> shareable("/home/me/models/tiny")
+    >>> shareable("/models/tiny")
     'tiny'
     """
     text = str(value)

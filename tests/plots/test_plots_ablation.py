@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_summary import rows_of
+from rows import rows_of
 
 from comp_lib.compare.summary import finished
 from comp_lib.plots.comp_vs_peers import plot_ablation, plot_increase, plot_ratios, plot_spread

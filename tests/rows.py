@@ -1,0 +1,40 @@
+"""Rows of a comparison, as a grid would leave them."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from comp_lib.compare.grid import COLUMNS
+
+INCREASES = {  # (method, ratio): one for each seed
+    ("comp", 0.2): (0.4, 0.6),
+    ("comp", 0.5): (2.0, 3.0),
+    ("wanda-sp", 0.2): (0.45, 0.75),
+    ("wanda-sp", 0.5): (1.0, 1.2),
+}
+
+
+def rows_of(increases=INCREASES, sequences=8, **columns):
+    found = []
+    for (method, ratio), values in increases.items():
+        for seed, increase in enumerate(values):
+            row = dict.fromkeys(COLUMNS, 1.0) | {
+                "key": f"{method}{ratio}{seed}{sequences}",
+                "status": "ok",
+                "message": None,
+                "model": "tiny",
+                "method": method,
+                "recovery": "least-squares" if method == "comp" else "none",
+                "ratio": ratio,
+                "seed": seed,
+                "sequences": sequences,
+                "increase": increase,
+                "removed": ratio + 0.01,
+                "decode_ratio": 1 - ratio,
+                "peak_megabytes": 90.0 if method == "comp" else 60.0,
+                "calibration": "a",
+                "evaluation": "b",
+                "versions": "comp-lib 0",
+            }
+            found.append(row | columns)
+    return pd.DataFrame(found)
