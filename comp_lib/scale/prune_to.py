@@ -107,18 +107,7 @@ def prune_to(
         states = 4 * ids.numel() * model.shape.hidden * model.dtype.itemsize
         needed = estimated_bytes(model.shape, dtype) + states - _size(partial_folder(target))
         check_destination(out, saving.overwrite, max(0, needed), saving.name or None)
-    request = {
-        "model": model.files.fingerprint(),
-        "name": saving.name,
-        "settings": asdict(settings),
-        "plan": None if plan is None else json.loads(plan.to_json()),
-        "dtype": str(model.dtype),
-        "saved as": str(dtype),
-        "calibration": hashes.of_tensor(ids),
-        "evaluation": None if saving.windows is None else hashes.of_tensor(saving.windows),
-        "comp_lib": hashes.of_code("scale"),
-    }
-    with Journal.open(target, request) as journal:
+    with Journal.open(target, _request(model, ids, settings, saving, plan)) as journal:
         run = _Run(model, ids, settings, saving, journal, progress)
         if journal.published:
             return run.already_published(Path(out))
@@ -134,6 +123,21 @@ def prune_to(
         journal.add("papers", report=asdict(report), plan=plan.to_json())
         journal.publish(saving.overwrite)
         return Written(Path(out), plan, report, model.shape, after, dense, small)
+
+
+def _request(model: Streamed, ids: Tensor, settings: Settings, saving: Saving, plan: Plan | None) -> dict[str, Any]:
+    """All that decides the bytes of the result: what a run that is taken up again must have in common."""
+    return {
+        "model": model.files.fingerprint(),
+        "name": saving.name,
+        "settings": asdict(settings),
+        "plan": None if plan is None else json.loads(plan.to_json()),
+        "dtype": str(model.dtype),
+        "saved as": str(saving.dtype or model.dtype),
+        "calibration": hashes.of_tensor(ids),
+        "evaluation": None if saving.windows is None else hashes.of_tensor(saving.windows),
+        "comp_lib": hashes.of_code("scale"),
+    }
 
 
 def whole_model(settings: Settings) -> str | None:
