@@ -89,11 +89,11 @@ def prune(
     pruner = LayerPruner(model, ids, settings, planned.plan, before, memory, gather)
     finished = []
     for index in range(before.layers):
-        home = next(layers[index].parameters()).device
+        origin = next(layers[index].parameters()).device
         layer = to_device(layers[index], pruner.device, own=inplace)
         done = pruner.prune_layer(index, layer)
         if done is not None:
-            layers[index] = layer.to(home)
+            layers[index] = layer.to(origin)
             finished.append(done)
             progress("pruning", len(finished), len(planned.plan.layers), done.report)
 

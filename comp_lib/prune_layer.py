@@ -212,7 +212,7 @@ class LayerPruner:
         streams = self.hidden.chunk(parts)
         references = [None] * len(streams) if reference is None else reference.chunk(parts)
         watching = Watching(layer, which, self.steps[which], self.settings.token_weights, form)
-        halves = [self.gather(watching, *both) for both in zip(streams, references, strict=True)]
+        halves = [self.gather(watching, *pair) for pair in zip(streams, references, strict=True)]
         self.memory.megabytes()
         return halves
 

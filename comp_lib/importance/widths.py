@@ -46,10 +46,10 @@ class Sensitivity:
     def errors(self, layer: int, neurons: int) -> Tensor:
         """Error of a layer's output with 0, 1, ... of its `neurons` gone, as far as its curve goes."""
         sweep = self.curves[layer]
-        return joined(sweep.counts, sweep.errors - sweep.moved, neurons)[: int(sweep.counts[-1]) + 1]
+        return interpolated(sweep.counts, sweep.errors - sweep.moved, neurons)[: int(sweep.counts[-1]) + 1]
 
 
-def joined(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
+def interpolated(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
     """Straight lines between (0, 0) and the points of an error curve: (neurons + 1,), flat behind the last point."""
     counts = torch.cat([torch.zeros(1, dtype=torch.float64), counts.double()])
     errors = torch.cat([torch.zeros(1, dtype=torch.float64), errors.double().clamp_min(0.0)])
@@ -106,8 +106,8 @@ def sensitivity(
     rope = rotary(model, ids.shape[1], device, stream.dtype)
     answer = torch.cat([part for _, part in _answers(model, _last_states(model, watched, rope, 0, device))])  # (., V)
     harm, curves = [], []
-    for index, home in enumerate(family.layers(model)):
-        layer = to_device(home, device)
+    for index, whole in enumerate(family.layers(model)):
+        layer = to_device(whole, device)
         curve, _, retuned = narrowed(layer, stream, rope, losses[index], RIDGE if ridge is None else ridge, weighted)
         watched, changed = with_weights(layer, watched, rope, retuned)
         states = _last_states(model, changed, rope, index + 1, device)

@@ -31,7 +31,7 @@ from ..families.protocol import Model
 from ..hybrid_granularity.measured import fill
 from ..hybrid_granularity.uniform import uniform_plan
 from ..importance.neurons import RIDGE
-from ..importance.widths import joined, narrowed, with_weights
+from ..importance.widths import interpolated, narrowed, with_weights
 from ..on_device.latency import milliseconds
 from ..plan import SMALLEST_SHARE, Plan, PlanRequest
 from ..prune import prune
@@ -51,7 +51,7 @@ def full_curve(curves: Tensors, layer: int, neurons: int) -> Tensor:
     counts, errors = curves["counts"].double(), curves["errors"][layer].double()
     known = ~errors.isnan() & (counts > 0) & (counts < neurons)
     counts = nn.functional.pad(counts[known], (0, 1), value=float(neurons))
-    return joined(counts, nn.functional.pad(errors[known], (0, 1), value=1.0), neurons)
+    return interpolated(counts, nn.functional.pad(errors[known], (0, 1), value=1.0), neurons)
 
 
 def layer_errors(curves: Tensors, shape: Shape, plan: Plan) -> Tensor:

@@ -150,10 +150,10 @@ def _changes(old: Any, new: Any, name: str = "") -> list[str]:
     """What differs between two requests, as `name was this, is that`."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [f"{name} was {_short(old)}, is {_short(new)}"]
-    found = []
+    changes = []
     for key in sorted(old.keys() | new.keys()):
-        found += _changes(old.get(key), new.get(key), key)
-    return found
+        changes += _changes(old.get(key), new.get(key), key)
+    return changes
 
 
 def _short(value: Any) -> str:

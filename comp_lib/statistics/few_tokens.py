@@ -123,9 +123,9 @@ class DualInverse:
 
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n); zero in the columns of inputs that went."""
-        found = -((self.inner @ self.scaled[:, index]).T @ self.scaled)
-        found[torch.arange(len(index), device=index.device), index] += self.free[index]
-        return found
+        rows = -((self.inner @ self.scaled[:, index]).T @ self.scaled)
+        rows[torch.arange(len(index), device=index.device), index] += self.free[index]
+        return rows
 
     def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None:
         """Take out the inputs R: rows = P_R (r, n), down = (P_RR)^-1 P_R (r, n)."""

@@ -13,7 +13,7 @@ from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import TEMPER, fill, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
-from comp_lib.importance.widths import Sensitivity, joined, sensitivity
+from comp_lib.importance.widths import Sensitivity, interpolated, sensitivity
 from comp_lib.plan import PlanRequest, removed
 from comp_lib.prune import make_plan, prune
 from comp_lib.settings import Settings
@@ -83,8 +83,8 @@ def test_sequences_that_judge_are_not_fitted(model, ids):
     assert not torch.allclose(one.harm, two.harm)
 
 
-def test_joined_passes_through_the_points_and_stays_flat_behind_them():
-    curve = joined(torch.tensor([2, 5]), torch.tensor([1.0, 4.0]), 7)
+def test_interpolated_passes_through_the_points_and_stays_flat_behind_them():
+    curve = interpolated(torch.tensor([2, 5]), torch.tensor([1.0, 4.0]), 7)
     assert curve.tolist() == pytest.approx([0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0])
 
 
