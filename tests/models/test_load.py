@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, randomise
-from huggingface_hub.utils import are_progress_bars_disabled
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -144,6 +144,8 @@ def test_dtypes(folder, dtype):
 
 def test_loading_is_silent_and_leaves_no_trace(folder, capfd):
     path = folder(max_shard_size="20KB")
+    logging.enable_progress_bar()  # a notebook's `start`, tested in this very process perhaps, switches bars off
+    enable_progress_bars()
     logging.set_verbosity_info()
     capfd.readouterr()
     try:
