@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary
-from .families import family_of_layer
+from .families import dense_layer, family_of_layer
 from .families.protocol import STEPS, Layer, Model, Which
 from .importance.neurons import RIDGE, Dense, Selection, energy, metric
 from .plan import Plan
@@ -31,7 +31,7 @@ from .settings import Settings
 from .shape import Shape
 from .statistics.few_tokens import Rows
 from .statistics.gram import Gram, Sums, contributions, token_weights
-from .surgery import add_biases, block_size, dense_layer, shrink, spread, upstream
+from .surgery import add_biases, block_size, shrink, spread, upstream
 
 
 class HiddenStates(Protocol):

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torch import nn
-
-from .families import family_of
+from .families import dense_layer, family_of
 from .families.protocol import Model, Which
 
 
@@ -45,24 +43,19 @@ class Shape:
         layers = list(family.layers(model))
         head_dim, group_heads = family.heads(layers[0])
 
-        def dense(layer: nn.Module, which: Which) -> nn.Linear:
-            module, name = family.sublayer(layer, which)
-            linear: nn.Linear = getattr(module, name)
-            return linear
-
         def per_block(which: Which, inputs: int) -> int:
             """Parameters of one block: rows of what produces it, and its inputs of the dense layer."""
             module, _ = family.sublayer(layers[0], which)
-            count = inputs * dense(layers[0], which).out_features
+            count = inputs * dense_layer(layers[0], which).out_features
             for name, rows in family.producers(layers[0], which).items():
                 linear = getattr(module, name)
                 count += rows.shape[1] * (linear.in_features + (linear.bias is not None))
             return count
 
-        neurons = tuple(dense(layer, "mlp").in_features for layer in layers)
-        kv_groups = tuple(dense(layer, "attention").in_features // (head_dim * group_heads) for layer in layers)
+        neurons = tuple(dense_layer(layer, "mlp").in_features for layer in layers)
+        kv_groups = tuple(dense_layer(layer, "attention").in_features // (head_dim * group_heads) for layer in layers)
         neuron, group = per_block("mlp", 1), per_block("attention", head_dim * group_heads)
-        hidden = dense(layers[0], "mlp").out_features
+        hidden = dense_layer(layers[0], "mlp").out_features
         # what is left of a layer is independent of its widths: norms, output biases, whatever the family adds
         fixed = sum(p.numel() for p in layers[0].parameters()) - neurons[0] * neuron - kv_groups[0] * group
         total = sum(p.numel() for p in model.parameters())  # a tied head is one parameter here

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .families import family_of, family_of_layer
+from .families import dense_layer, family_of, family_of_layer
 from .families.protocol import STEPS, Layer, Model, Which
 from .shape import Shape
 
@@ -23,13 +23,6 @@ from .shape import Shape
 def shallow_copy(model: nn.Module) -> nn.Module:
     """A second model with its own structure and config around the same tensors: surgery replaces, never writes."""
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-
-
-def dense_layer(layer: Layer, which: Which) -> nn.Linear:
-    """What writes to the residual stream in a step of a decoder layer."""
-    module, name = family_of_layer(layer).sublayer(layer, which)
-    linear: nn.Linear = getattr(module, name)
-    return linear
 
 
 def block_size(layer: Layer, which: Which) -> int:

@@ -101,6 +101,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """Nothing is found in the cache but what the test itself has put there."""
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def ids():
+    """Tokens (6, 24) of a tiny model."""
+    return torch.randint(512, (6, 24), generator=torch.Generator().manual_seed(1))
+
+
 @pytest.fixture(scope="session")
 def real_model():
     """SmolLM2-135M and its tokenizer, shared: never change it in place."""

@@ -27,14 +27,13 @@ from torch import Tensor
 
 from ..calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, to_device
 from ..errors import InputError
-from ..families import family_of
+from ..families import dense_layer, family_of
 from ..families.protocol import Device, Model, Which
 from ..hybrid_granularity.uniform import parameters_left
 from ..plan import Plan
 from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
-from ..surgery import dense_layer
 
 
 def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:

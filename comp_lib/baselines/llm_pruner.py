@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..families import family_of, family_of_layer
+from ..families import dense_layer, family_of, family_of_layer
 from ..families.protocol import STEPS, Layer, Model
 from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
@@ -37,7 +37,6 @@ from ..plan import Plan, excess_neurons
 from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
-from ..surgery import dense_layer
 
 
 def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:

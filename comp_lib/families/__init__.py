@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import InputError
 from .llama import Llama
 from .mistral import Mistral
-from .protocol import Family, Model
+from .protocol import Family, Layer, Model, Which
 from .qwen import Qwen2
 
 FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen2())
@@ -33,12 +33,19 @@ def family_called(model_type: object) -> Family:
     return _BY_TYPE[model_type]
 
 
-def family_of_layer(layer: nn.Module) -> Family:
+def family_of_layer(layer: Layer) -> Family:
     """The family of a decoder layer, by the name of its class. Raises InputError for one that is not known."""
     for kind in type(layer).__mro__:
         if kind.__name__ in _BY_LAYER:
             return _BY_LAYER[kind.__name__]
     raise InputError(f"expected a decoder layer of {', '.join(_BY_LAYER)}, got {type(layer).__name__}")
+
+
+def dense_layer(layer: Layer, which: Which) -> nn.Linear:
+    """What writes to the residual stream in a step of a decoder layer."""
+    module, name = family_of_layer(layer).sublayer(layer, which)
+    linear: nn.Linear = getattr(module, name)
+    return linear
 
 
 def check_config(fields: dict[str, Any]) -> Family:

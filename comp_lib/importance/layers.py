@@ -12,7 +12,7 @@ Prefixes are shared: leaving out layer l needs the layers after l only, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -75,21 +75,18 @@ def loss_increase(
     return sequence_loss_increase(model, ids, device, progress, present).mean(1)
 
 
-def greedy_order(
-    model: Model, ids: Tensor, first: Tensor, count: int, device: Device = "cpu", progress: Progress = no_progress
-) -> list[int]:
-    """The `count` layers to drop, in order, each chosen by its loss increase after the ones before are gone.
+def greedy_order(loss: Callable[[Sequence[int]], Tensor], layers: int, count: int) -> tuple[list[int], list[Tensor]]:
+    """The `count` layers to drop, in order, each the least harmful once those before are gone; the harm in each round.
 
-    `first`: the loss increase with all layers present (layers,).
+    loss(present): increase of the loss without each of the layers `present`, (layers,); what it says of others is void.
     """
-    harm, present = first, list(range(len(first)))
-    dropped: list[int] = []
-    while len(dropped) < count:
-        dropped.append(min(present, key=lambda index: float(harm[index])))
+    present, dropped = list(range(layers)), list[int]()
+    rounds = []
+    for _ in range(count):
+        rounds.append(loss(tuple(present)))
+        dropped.append(min(present, key=lambda index: float(rounds[-1][index])))
         present.remove(dropped[-1])
-        if len(dropped) < count:
-            harm = loss_increase(model, ids, device, progress, present)
-    return dropped
+    return dropped, rounds
 
 
 LAYER_METRICS = ("block-influence", "loss", "greedy")
@@ -112,5 +109,9 @@ def layers_to_drop(
     else:
         importance = loss_increase(model, ids, device, progress)
     if name == "greedy":
-        return greedy_order(model, ids, importance, count, device, progress), importance
+
+        def harm(present: Sequence[int]) -> Tensor:
+            return importance if len(present) == layers else loss_increase(model, ids, device, progress, present)
+
+        return greedy_order(harm, layers, count)[0], importance
     return torch.argsort(importance, stable=True)[:count].tolist(), importance

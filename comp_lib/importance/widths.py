@@ -20,13 +20,12 @@ from torch import Tensor
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
 from ..errors import InputError
-from ..families import family_of
+from ..families import dense_layer, family_of
 from ..families.protocol import Layer, Model, Rope
 from ..plan import SMALLEST_SHARE, Plan
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..statistics.gram import Gram, token_weights
-from ..surgery import dense_layer
 from .matrix_condition import Sweep
 from .neurons import RIDGE, Dense, full_sweep
 

@@ -15,14 +15,14 @@ from torch.nn.utils.rnn import pad_sequence
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sequence_losses, through
 from ..errors import InputError
 from ..evaluation.loss import perplexity
-from ..families import family_of
+from ..families import dense_layer, family_of
 from ..families.protocol import STEPS, Layer, Model, Rope, Which
 from ..importance.matrix_condition import condition_numbers, sweep
 from ..importance.neurons import RIDGE, Dense, metric
 from ..shape import Shape
 from ..statistics.gram import Gram, Sums, residual_energy, token_weights
 from ..statistics.solve import penalty
-from ..surgery import block_size, dense_layer, upstream
+from ..surgery import block_size, upstream
 from .cache import Tensors, cached
 
 FURTHEST = 0.6  # share of the neurons up to which error curves go: beyond it a layer is better dropped

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
 from ..importance.layer_study import LayerStudy
-from ..importance.layers import block_influence, sequence_loss_increase
+from ..importance.layers import block_influence, greedy_order, sequence_loss_increase
 from ..shape import Shape
 from ..surgery import keep_layers, shallow_copy
 from .cache import Tensors, cached
@@ -63,21 +63,17 @@ def harm_by_sequence(model: Model, ids: Tensor, gone: Sequence[int] = ()) -> Ten
 
 
 def greedy_rounds(model: Model, ids: Tensor, count: int) -> tuple[Tensor, tuple[int, ...]]:
-    """Greedy removal of `count` layers: harm in each round (count, n), nats per token, NaN for layers gone; the order.
-
-    The choice is that of `importance.layers.greedy_order`; here the harm of the layers *not* chosen is kept too.
-    """
+    """Greedy removal of `count` layers: harm in each round (count, n) in nats per token, NaN for layers gone; order."""
     layers = Shape.of(model).layers
     if not 0 <= count < layers:
         raise InputError(f"expected 0 to {layers - 1} layers to remove, got {count}: ask for fewer")
-    order: list[int] = []
-    rounds = torch.empty(0, layers)
-    for _ in range(count):
+
+    def harm(present: Sequence[int]) -> Tensor:
         # sequences are of one length: the mean of their losses is the loss on all tokens
-        harm = harm_by_sequence(model, ids, sorted(order)).mean(1)  # (n,)
-        rounds = torch.cat([rounds, harm[None]])
-        order.append(int(harm.nan_to_num(nan=float("inf")).argmin()))
-    return rounds, tuple(order)
+        return harm_by_sequence(model, ids, [index for index in range(layers) if index not in present]).mean(1)
+
+    order, rounds = greedy_order(harm, layers, count)
+    return torch.stack([torch.empty(layers), *rounds])[1:], tuple(order)
 
 
 def without_layers(model: Model, gone: Sequence[int]) -> Model:

@@ -21,7 +21,7 @@ from torch.utils.data import default_collate
 
 from ..errors import InputError
 from ..evaluation.loss import perplexity
-from ..families import family_of
+from ..families import dense_layer, family_of
 from ..families.protocol import Model
 from ..importance.neurons import top
 from ..plan import Plan
@@ -31,7 +31,7 @@ from ..recovery.mask_tuning import MAX_VARIANCE, Mask, fold_mask, solve_mask, tu
 from ..settings import Settings
 from ..shape import Shape
 from ..statistics.gram import Gram, contributions
-from ..surgery import dense_layer, shallow_copy, shrink_mlp, update_config
+from ..surgery import shallow_copy, shrink_mlp, update_config
 from .cache import Tensors, cached
 from .dense_stream import layer_of, relative_error, sums_of, text_loss, walk_to, weight_of
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ..calibration.stream import batches, to_device
 from ..errors import InputError
+from ..families import dense_layer
 from ..prune_layer import Gather, HiddenStates, Watching
 from ..statistics.gram import Sums
-from ..surgery import dense_layer
 
 if TYPE_CHECKING:
     from distributed import Client

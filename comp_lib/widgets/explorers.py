@@ -7,6 +7,7 @@ answer is there at once.
 from __future__ import annotations
 
 import html
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -57,9 +58,9 @@ class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
             control.observe(self._draw, "value")
         self._draw()
 
+    @abstractmethod
     def answer(self) -> tuple[Picture, str]:
         """The picture and the facts (HTML) for what the controls say. Raises InputError: it cannot be had."""
-        raise NotImplementedError
 
     def _draw(self, change: object = None) -> None:
         """Show the answer; a wrong wish gets a sentence, and the last good picture stays."""

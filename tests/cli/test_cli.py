@@ -11,6 +11,7 @@ from typing import Annotated
 
 import pytest
 import torch
+from command import refused, run
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer import Argument, Context, Option, Typer
@@ -30,10 +31,6 @@ from comp_lib.scale import model_on_disk
 from comp_lib.shape import Shape
 
 SMALL = ["--sequences", "4", "--length", "32", "--multiple", "4", "--evaluate", "none"]
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def hashes(folder):
@@ -191,14 +188,6 @@ def test_bad_options_are_refused_in_one_line(parent, tmp_path, options, words):
     done = run("prune", parent, "--out", tmp_path / "out", *SMALL, *options)
     refused(done, words)
     assert not (tmp_path / "out").exists()
-
-
-def refused(done, words):
-    assert done.exit_code == 2, (done.exit_code, done.output, done.exception)
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("comp-lib: expected"), done.stderr
-    for word in words:
-        assert word in lines[0]
 
 
 @pytest.mark.parametrize(

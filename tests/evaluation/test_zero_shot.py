@@ -11,8 +11,8 @@ from collections import defaultdict
 
 import pytest
 import torch
+from command import refused, run
 from conftest import DATA
-from test_cli import refused, run
 
 from comp_lib.calibration.text import load_text
 from comp_lib.errors import InputError

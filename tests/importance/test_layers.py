@@ -90,13 +90,19 @@ def test_loss_increase_with_layers_gone_already():
     assert found.isnan().tolist() == [False, True, False, False, True]
 
 
+def greedy_by_brute_force(model, ids, count):
+    order = []
+    for _ in range(count):
+        order.append(min(without(*order), key=lambda index: loss_of(model, without(*order, index), ids)))
+    return order
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_order_by_brute_force(seed):
     model, ids = build(num_hidden_layers=LAYERS, seed=seed), tokens(seed=seed)
-    order = []
-    for _ in range(3):
-        order.append(min(without(*order), key=lambda index: loss_of(model, without(*order, index), ids)))
-    assert greedy_order(model, ids, loss_increase(model, ids), 3) == order
+    order, rounds = greedy_order(lambda present: loss_increase(model, ids, present=present), LAYERS, 3)
+    assert order == greedy_by_brute_force(model, ids, 3)
+    assert [int(harm.isnan().sum()) for harm in rounds] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", LAYER_METRICS)
@@ -105,9 +111,7 @@ def test_layers_to_drop(name):
     drop, importance = layers_to_drop(name, model, ids, 2)
     scores = block_influence(model, ids) if name == "block-influence" else loss_increase(model, ids)
     torch.testing.assert_close(importance, scores)
-    assert drop == (
-        greedy_order(model, ids, loss_increase(model, ids), 2) if name == "greedy" else scores.argsort()[:2].tolist()
-    )
+    assert drop == (greedy_by_brute_force(model, ids, 2) if name == "greedy" else scores.argsort()[:2].tolist())
     assert layers_to_drop(name, model, ids, 0)[0] == []
 
 

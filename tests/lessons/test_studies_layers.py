@@ -11,7 +11,7 @@ from variants import build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.importance.layer_study import flat_cosine, hidden_harm, massive, rank_gap, ranks
-from comp_lib.importance.layers import greedy_order, loss_increase
+from comp_lib.importance.layers import layers_to_drop, loss_increase
 from comp_lib.lessons import layer_importance as studies
 from comp_lib.lessons.layer_importance import (
     greedy_rounds,
@@ -23,12 +23,9 @@ from comp_lib.lessons.layer_importance import (
     without_layers,
 )
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 LAYERS = 5
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +77,7 @@ def test_harm_by_sequence(model):
 def test_greedy_rounds_are_those_of_the_library(seed):
     model, ids = build(num_hidden_layers=LAYERS, seed=seed), tokens(seed=seed)
     rounds, order = greedy_rounds(model, ids, 3)
-    assert list(order) == greedy_order(model, ids, loss_increase(model, ids), 3)
+    assert list(order) == layers_to_drop("greedy", model, ids, 3)[0]
     for gone, harm in enumerate(rounds):
         assert harm.isnan().nonzero().flatten().tolist() == sorted(order[:gone])
         assert int(harm.nan_to_num(nan=9e9).argmin()) == order[gone]

@@ -7,6 +7,7 @@ import torch
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
+from comp_lib.families import dense_layer
 from comp_lib.importance.matrix_condition import sweep
 from comp_lib.importance.neurons import metric, top
 from comp_lib.lessons import cache
@@ -14,19 +15,11 @@ from comp_lib.lessons import dense_stream as study
 from comp_lib.lessons import matrix_condition as trial
 from comp_lib.statistics.gram import contributions
 from comp_lib.statistics.solve import least_squares
-from comp_lib.surgery import block_size, dense_layer, shallow_copy, shrink_mlp
+from comp_lib.surgery import block_size, shallow_copy, shrink_mlp
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
-
-
-@pytest.fixture(scope="session")
-def ids():
-    return torch.randint(512, (6, 24), generator=torch.Generator().manual_seed(1))
 
 
 def seen_by(linear, model, ids):

@@ -22,17 +22,14 @@ from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.surgery import shrink_mlp
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 COSTS = {"neuron_parameters": 96, "group_parameters": 1536, "layer_parameters": 64, "other_parameters": 16_032}
 SHAPE = Shape(32, 8, 2, (8, 8, 8), (2, 2, 2), **COSTS)
 CURVES = {
     "counts": torch.tensor([0, 2, 4, 6]),
     "errors": torch.tensor([[0, 0.01, 0.05, 0.20], [0, 0.03, 0.07, 0.12], [0, 0.02, 0.03, 0.50]], dtype=torch.float64),
 }
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
 
 
 def plan_of(layers, widths, groups=None) -> Plan:

@@ -18,17 +18,9 @@ from comp_lib.shape import Shape
 from comp_lib.statistics.gram import contributions
 from comp_lib.statistics.solve import least_squares
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 WIDTH = 36
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
-
-
-@pytest.fixture(scope="session")
-def ids():
-    return torch.randint(512, (6, 24), generator=torch.Generator().manual_seed(1))
 
 
 def seen(model, ids):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_plots_layers import study_of
+from studies import study_of
 from variants import build, tokens
 
 from comp_lib.plots.layer_importance import METRICS, plot_layer

@@ -1,0 +1,20 @@
+"""The command line as tests call it."""
+
+from __future__ import annotations
+
+from typer.testing import CliRunner
+
+from comp_lib.cli.app import app
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(done, words):
+    """It ended with one line that says what was expected, and these words."""
+    assert done.exit_code == 2, (done.exit_code, done.output, done.exception)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("comp-lib: expected"), done.stderr
+    for word in words:
+        assert word in lines[0]
