@@ -1,49 +1,95 @@
 """Calibration batches: the few thousand tokens that tell a pruning method what the model does with real input.
 
 Every statistic of a run is a sum over these tokens, so they are drawn under a seed, and never from the text on which
-the result will be judged. Without any text at hand the model can write its own: sampled at temperature 1, it draws from
-the very distribution that it was trained to imitate,
-
-    x_1 = start token,    x_{t+1} ~ p(. | x_1 ... x_t),
-
-so its samples are a stand-in for its training data, at the price of its own errors.
-
-Sources can be mixed: "notes.txt+self" draws one half of the sequences from the file and lets the model write the other.
-A text of one kind leaves idle what other kinds use; the model's own samples keep that at work (benchmarks/RESULTS.md).
+the result will be judged. A source is a text (`text.load_text`), "self" for what the model writes by itself
+(`written`), a mixture that ships (`general.MIXTURES`), or several of them with "+" between, each with its share:
+"mine.txt:3+general:1" draws three quarters of the sequences from the file. Texts take turns, so that any part of the
+sequences holds every text.
 """
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..families.protocol import Model
 from ..report import Progress, no_progress
+from .general import MIXTURES
 from .text import encode, load_text
+from .written import WAYS, written
 
 SELF = "self"
-SAMPLE_BATCH = 16  # the keys and values of so many sequences are in memory at once
 
 
-def sources(source: str | Path) -> tuple[str | Path, ...]:
-    """The parts of a mixture; what exists under the whole name is one part.
+def sources(source: str | Path) -> dict[str, float]:
+    """The texts of a source, and the share of each; they add up to 1. What exists under the whole name is one text.
 
-    >>> sources("notes.txt+self")
-    ('notes.txt', 'self')
+    Raises InputError for a share that is no number above 0, or a way of writing that is not known.
+
+    >>> sources("notes.txt:3+self")
+    {'notes.txt': 0.75, 'self': 0.25}
     """
-    return (source,) if Path(source).exists() else tuple(str(source).split("+"))
+    if Path(source).exists():
+        return {str(source): 1.0}
+    asked: dict[str, float] = {}
+    for part in str(source).split("+"):
+        name, share = _share(part)
+        inside = MIXTURES.get(name, {"calibration" if name == "calibration:prose" else name: 1.0})
+        for text, weight in inside.items():
+            asked[text] = asked.get(text, 0.0) + share * weight / sum(inside.values())
+    return {text: share / sum(asked.values()) for text, share in asked.items()}
+
+
+def renamed(source: str | Path, name: Callable[[str], str]) -> str:
+    """The source with other names of its texts and mixtures, and the same shares."""
+    if Path(source).exists():
+        return name(str(source))
+    parts = map(_share, str(source).split("+"))
+    return "+".join(name(text) + (f":{share:g}" if share != 1.0 else "") for text, share in parts)
+
+
+def _share(part: str) -> tuple[str, float]:
+    """A text and its weight in a mixture: 1 unless a number follows the last colon."""
+    name, _, share = part.rpartition(":")
+    try:
+        weight = float(share) if name and not Path(part).exists() else None
+    except ValueError:
+        weight = None
+    if weight is None:
+        return part, 1.0
+    if not 0.0 < weight < float("inf"):
+        raise InputError(f"expected a share above 0 in {part!r}, got {share}: write {name}:1, or leave the text out")
+    return name, weight
+
+
+def writes(source: str | Path) -> bool:
+    """Whether some of `source` is for the model to write, which then must be in memory."""
+    return any(_way(text) is not None for text in sources(source))
+
+
+def _way(text: str) -> str | None:
+    """How the model is to write `text`, one of WAYS; None: it is not to."""
+    name, _, way = text.partition(":")
+    if name != SELF:
+        return None
+    way = way or WAYS[0]
+    if way not in WAYS:
+        raise InputError(
+            f"expected {SELF} or {SELF}:WAY with one of {', '.join(WAYS)}, got {text!r}: {nearest(way, WAYS)}"
+        )
+    return way
 
 
 def check_source(source: str | Path) -> None:
-    """Raises InputError unless every part of `source` is "self" or a text that can be read."""
-    for part in sources(source):
-        if part != SELF:
-            load_text(part)
+    """Raises InputError unless every part of `source` is for the model to write, or a text that can be read."""
+    for text in sources(source):
+        if _way(text) is None:
+            load_text(text)
 
 
 def calibration_tokens(
@@ -60,32 +106,75 @@ def calibration_tokens(
     """`sequences` windows of `length` tokens, (S, L), that do not overlap.
 
     Args:
-        source: name or path of a text (see `load_text`), or "self" to let `model` write it; several with "+" between
-            them give as many sequences each (the first ones one more where it does not divide), taking turns.
-        model: needed for "self" only.
-        seed: decides which windows, and in which order.
-        evaluated: name or path of the text that will judge the result; refused if it is the calibration text.
+        source: name or path of a text, "self", a mixture, or several with "+" between (see above).
+        model: needed where it is to write some of the text (`writes`).
+        seed: decides which windows, in which order, and what the model writes.
+        evaluated: name or path of the text that will judge the result; refused if it is among the calibration texts.
         progress: called while `model` writes.
 
     Raises:
-        InputError: not enough text, the evaluated text, or "self" without a model.
+        InputError: not enough text, the evaluated text, or text to be written without a model.
     """
     if sequences < 1 or length < 2:
         raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
-    parts = sources(source)
-    if sequences < len(parts):
-        got = f"{sequences} in all; raise them"
-        raise InputError(f"expected at least a sequence for each of the {len(parts)} texts in {source!r}, got {got}")
-    tokens = torch.empty(sequences, length, dtype=torch.long)
-    for place, part in enumerate(parts):
-        rows = tokens[place :: len(parts)]  # a part of `tokens`, not a copy
-        if part != SELF:
-            rows[:] = _windows(part, encode(tokenizer, _text(part, evaluated)), len(rows), length, seed)
+    shares = sources(source)
+    ids, room = {}, {}
+    for text in shares:
+        if _way(text) is None:
+            ids[text] = encode(tokenizer, _text(text, evaluated))
+            # of a shipped text there may be less than its share: the others take over
+            room[text] = len(ids[text]) // length if len(shares) > 1 and text in MIXTURES["general"] else sequences
         elif model is None:
-            raise InputError('expected a model for calibration source "self", got none; pass model=')
-        else:
-            rows[:] = sample_from_model(model, tokenizer, len(rows), length, seed, progress)
+            raise InputError(f"expected a model for calibration source {text!r}, got none; pass model=")
+    counts = allotted(shares, sequences, room, source)
+    places = _turns(counts)
+    tokens = torch.empty(sequences, length, dtype=torch.long)
+    for text, values in ids.items():
+        tokens[places[text]] = _windows(text, values, counts[text], length, seed)
+    own = [(place, way) for text in shares if (way := _way(text)) is not None for place in places[text]]
+    if own and model is not None:
+        rows, ways = zip(*own, strict=True)
+        tokens[list(rows)] = written(model, tokenizer, ways, length, seed, progress)
     return tokens
+
+
+def allotted(
+    shares: Mapping[str, float], sequences: int, room: Mapping[str, int], source: str | Path = ""
+) -> dict[str, int]:
+    """How many of the `sequences` each text gets: by its share, at least one, at most its `room` where that is known.
+
+    Raises InputError where that cannot be.
+    """
+    if sequences < len(shares):
+        got = f"{sequences} in all; raise them"
+        raise InputError(
+            f"expected at least a sequence for each of the {len(shares)} texts in {str(source)!r}, got {got}"
+        )
+    counts = dict.fromkeys(shares, 1)
+    for _ in range(sequences - len(shares)):
+        open_ones = [text for text in shares if counts[text] < room.get(text, sequences)]
+        if not open_ones:
+            most = sum(room.values())
+            raise InputError(
+                f"expected at most the {most} sequences that {str(source)!r} has, got {sequences}; "
+                "add a text of your own, or ask for fewer or shorter ones"
+            )
+        behind = max(open_ones, key=lambda text: shares[text] / (counts[text] + 0.5))  # Sainte-Lague
+        counts[behind] += 1
+    return counts
+
+
+def _turns(counts: Mapping[str, int]) -> dict[str, list[int]]:
+    """Which places each text has when the texts take turns, as evenly as can be."""
+    order = sorted(
+        ((place + 0.5) / count, number, text)
+        for number, (text, count) in enumerate(counts.items())
+        for place in range(count)
+    )
+    places: dict[str, list[int]] = {text: [] for text in counts}
+    for place, (_, _, text) in enumerate(order):
+        places[text].append(place)
+    return places
 
 
 def _text(source: str | Path, evaluated: str | Path | None) -> str:
@@ -106,42 +195,3 @@ def _windows(source: str | Path, ids: Tensor, count: int, length: int, seed: int
         raise InputError(f"expected {expected}, got {len(ids)} from {str(source)!r}; {advice}")
     windows = ids[: len(ids) // length * length].view(-1, length)  # (N // L, L)
     return windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))[:count]]
-
-
-@torch.no_grad()  # not inference mode: the ids are an ordinary tensor, good for training too
-def sample_from_model(
-    model: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    sequences: int,
-    length: int,
-    seed: int = 0,
-    progress: Progress = no_progress,
-) -> Tensor:
-    """`sequences` texts of `length` tokens written by the model itself, (S, L), on the CPU.
-
-    Plain ancestral sampling: temperature 1, no truncation of the distribution, and no end of text, so that a sample
-    runs on into the next document as training data does. The first token is the tokenizer's start token, else its
-    end token, else a random one. The global random state is neither read nor changed.
-    """
-    # drawing on the CPU gives one seed one text, whatever device the model is on
-    generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
-    # transformers renamed this argument within the range that we support, and ignores the name that it does not know
-    cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    samples = torch.empty(sequences, length, dtype=torch.long)
-    done = 0
-    for batch in samples.split(SAMPLE_BATCH):  # (B, L) each: a part of `samples`, not a copy
-        batch[:, :1] = torch.randint(model.config.vocab_size, (len(batch), 1), generator=generator)
-        if start is not None:
-            batch[:, 0] = start
-        cache = None
-        for position in range(1, length):
-            token = batch[:, position - 1 : position].to(device)
-            output = model(input_ids=token, use_cache=True, **{cache_name: cache})
-            cache = output[cache_name]
-            probabilities = output.logits[:, -1].float().softmax(-1).cpu()  # (B, V)
-            batch[:, position] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-            progress("sampling text", done + len(batch) * (position + 1), samples.numel())
-        done += batch.numel()
-    return samples

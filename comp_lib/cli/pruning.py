@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..calibration.text import load_text
-from ..calibration.tokens import SELF, calibration_tokens, check_source, sources
+from ..calibration.tokens import calibration_tokens, check_source, sources, writes
 from ..errors import InputError, nearest
 from ..evaluation.loss import evaluation_tokens, perplexity
 from ..families.protocol import Model
@@ -51,7 +51,7 @@ class PruneRun:
         prose = None if self.evaluated is None else load_text(self.evaluated)
         check_source(options.calibration)
         reason = "a budget in time" if self.budget else whole_model(self.settings)
-        self.whole = "text sampled from the model" if SELF in sources(options.calibration) else reason
+        self.whole = "text sampled from the model" if writes(options.calibration) else reason
         if self.whole:
             check_destination(folder, options.overwrite, source=name)
             why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
@@ -71,7 +71,8 @@ class PruneRun:
     def _card(self) -> Provenance:
         """What the model card says, but for what is measured."""
         settings, options, parts = self.settings, self.options, sources(self.options.calibration)
-        texts = ["text sampled from the model itself" if p == SELF else f"the text '{Path(p).name}'" for p in parts]
+        texts = [f"the text '{Path(part).name}'" for part in parts if not writes(part)]
+        texts += ["text written by the model itself"] * (len(texts) < len(parts))
         tokens = f"{options.sequences} x {options.length} tokens of {' and '.join(texts)}"
         calibration = f"{tokens}, drawn with seed {settings.seed}"
         embedded = self.name == load.EMBEDDED

@@ -21,7 +21,7 @@ import pandas as pd
 from filelock import FileLock
 
 from ..calibration.text import TEXTS, load_text
-from ..calibration.tokens import SELF, calibration_tokens, check_source, sources
+from ..calibration.tokens import SELF, calibration_tokens, check_source, renamed, writes
 from ..errors import InputError
 from ..evaluation.loss import evaluation_tokens
 from ..models.load import EMBEDDED, load_model
@@ -90,7 +90,7 @@ class Grid(Common):
             got = f"{self.length} and {self.window}: ask for shorter ones"
             raise InputError(f"expected sequences and windows of at most {most}, got {got}")
         evaluation_tokens(tokenizer, load_text(self.evaluation), self.window, self.windows)
-        if SELF not in sources(self.calibration):  # what the model writes is never too short
+        if not writes(self.calibration):  # what the model writes is never too short
             size: dict[str, Any] = {"sequences": max(self.sequences), "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
         return contents(next(self.runs()), model)
@@ -191,7 +191,7 @@ def _absolute(part: str | Path) -> str:
 
 def _renamed(planned: Run, name: Callable[[str | Path], str]) -> Run:
     """The run, with other names of its model and of each of its texts."""
-    places: dict[str, Any] = {what: "+".join(map(name, sources(getattr(planned, what)))) for what in PLACES}
+    places: dict[str, Any] = {what: renamed(getattr(planned, what), name) for what in PLACES}
     return replace(planned, **places)
 
 

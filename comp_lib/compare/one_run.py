@@ -27,7 +27,7 @@ from torch import Tensor
 from .. import __version__
 from ..calibration.stream import batches
 from ..calibration.text import load_text
-from ..calibration.tokens import SELF, calibration_tokens, sources
+from ..calibration.tokens import calibration_tokens, sources, writes
 from ..errors import InputError
 from ..evaluation.generation import measure_speed, ratio
 from ..evaluation.loss import compare, evaluation_tokens
@@ -99,7 +99,7 @@ class RunRequest:
 
 def contents(run: Run, model: Model) -> dict[str, str]:
     """What stands behind the run's three names here: hashes of the tensors of `model` and of both texts."""
-    parts = (SELF if part == SELF else load_text(part) for part in sources(run.calibration))
+    parts = (part if writes(part) else load_text(part) for part in sources(run.calibration))
     texts = {"calibration": "\0".join(parts), "evaluation": load_text(run.evaluation)}
     return {"model": hashes.of_model(model)} | {what: hashes.of_text(text) for what, text in texts.items()}
 

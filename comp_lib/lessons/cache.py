@@ -28,9 +28,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..models.gguf_files import cache_folder
 from ..system import hashes
 from ..system.atomic import staged
+from ..system.machine import cache_folder
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

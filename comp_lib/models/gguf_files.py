@@ -20,7 +20,6 @@ from typing import Any
 
 import gguf
 import numpy
-import platformdirs
 import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
@@ -30,6 +29,7 @@ from ..errors import InputError
 from ..families import family_called
 from ..system import hashes
 from ..system.atomic import check_room
+from ..system.machine import cache_folder
 from ..system.tensor_files import PIECE, finite, rows_in
 from .reading import check_finite, quiet, read, read_config, read_weights
 
@@ -40,11 +40,6 @@ SHARD_SIZE = "16MB"
 CONVERSION = 2  # counts up when a conversion changes, so that those of older versions are not read
 STAGING = ".converting-"  # prefix of unfinished folders in the cache
 ABANDONED = 24 * 3600  # seconds after which nobody works on an unfinished folder: its process was killed
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: COMP_LIB_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("COMP_LIB_CACHE") or platformdirs.user_cache_dir("comp-lib")).expanduser()
 
 
 def is_gguf(name: str | Path) -> bool:

@@ -1,15 +1,22 @@
-"""What this machine has: processors that compute, and memory."""
+"""What this machine has: processors that compute, memory, and a folder for what need not be computed twice."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import platformdirs
 import psutil
 import torch
 
 from ..errors import InputError
 
 CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
+
+
+def cache_folder() -> Path:
+    """Where converted models, statistics and written text are kept: COMP_LIB_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("COMP_LIB_CACHE") or platformdirs.user_cache_dir("comp-lib")).expanduser()
 
 
 def available_device(name: str) -> torch.device:

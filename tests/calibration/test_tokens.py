@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 
+from comp_lib.calibration.general import MIXTURES, SHIPPED, WRITTEN
 from comp_lib.calibration.text import encode, load_text
-from comp_lib.calibration.tokens import SAMPLE_BATCH, calibration_tokens, check_source, sample_from_model, sources
+from comp_lib.calibration.tokens import allotted, calibration_tokens, check_source, renamed, sources, writes
 from comp_lib.errors import InputError
 
 
@@ -77,7 +77,7 @@ def test_the_evaluated_text_is_refused_under_any_name(tokenizer, tmp_path, monke
     assert calibration_tokens("calibration", tokenizer, evaluated="copy.txt", **small).shape == (2, 16)
 
 
-# --- the model's own text ---------------------------------------------------------------------------------------------
+# --- mixtures ---------------------------------------------------------------------------------------------------------
 
 
 def test_self_needs_a_model(tokenizer):
@@ -85,80 +85,7 @@ def test_self_needs_a_model(tokenizer):
         calibration_tokens("self", tokenizer, sequences=2, length=8)
 
 
-def test_self_is_deterministic_and_leaves_the_global_state_alone(tokenizer, model):
-    state = torch.get_rng_state()
-    one = calibration_tokens("self", tokenizer, model=model, sequences=3, length=12, seed=5)
-    two = calibration_tokens("self", tokenizer, model=model, sequences=3, length=12, seed=5)
-    other = calibration_tokens("self", tokenizer, model=model, sequences=3, length=12, seed=6)
-    assert torch.equal(state, torch.get_rng_state())
-    assert one.shape == (3, 12) and torch.equal(one, two) and not torch.equal(one, other)
-    assert len({tuple(row.tolist()) for row in one}) == 3
-
-
-def test_self_starts_with_the_start_token(tokenizer, model):
-    class Bare:
-        bos_token_id = eos_token_id = None
-
-    class NoStart(Bare):
-        eos_token_id = 1
-
-    assert (sample_from_model(model, tokenizer, 4, 3)[:, 0] == tokenizer.bos_token_id).all()
-    assert (sample_from_model(model, NoStart, 4, 3)[:, 0] == 1).all()
-    assert len(sample_from_model(model, Bare, 4, 3)[:, 0].unique()) > 1
-
-
-def test_self_follows_the_model_without_its_cache(tokenizer, model):
-    """Against brute force: the same draws from logits that are computed anew for each position."""
-    ids = sample_from_model(model, tokenizer, 8, 40, seed=2)
-    generator = torch.Generator().manual_seed(2)
-    torch.randint(512, (8, 1), generator=generator)  # the first token, which the tokenizer overrules
-    expected = torch.full((8, 1), tokenizer.bos_token_id)
-    with torch.no_grad():
-        for _ in range(39):
-            probabilities = model(expected, use_cache=False).logits[:, -1].softmax(-1)
-            expected = torch.cat([expected, torch.multinomial(probabilities, 1, generator=generator)], dim=1)
-    assert torch.equal(ids, expected)
-
-
-def test_self_samples_from_the_whole_distribution(tokenizer, model):
-    """Frequencies of the second token against the probabilities of the model, at temperature 1."""
-    rows = 4000
-    drawn = sample_from_model(model, tokenizer, rows, 2)[:, 1]
-    with torch.no_grad():
-        expected = model(torch.tensor([[tokenizer.bos_token_id]])).logits[0, -1].softmax(-1)
-    distance = (F.one_hot(drawn, 512).float().mean(0) - expected).abs().sum() / 2
-    sharper = (expected**2 / (expected**2).sum() - expected).abs().sum() / 2  # temperature 0.5, for the scale of it
-    assert distance < 0.15 < sharper
-
-
-def test_self_goes_on_after_the_end_of_a_text(tokenizer, tiny_llama):
-    model = tiny_llama(eos_token_id=1)
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[1] = 100 * model.model.norm.weight.sign()
-    model.generation_config.max_length = 4
-    ids = sample_from_model(model, tokenizer, 2, 12)
-    assert ids.shape == (2, 12) and (ids == 1).any()
-
-
-def test_self_reports_progress_up_to_the_end(tokenizer, model):
-    calls = []
-    sample_from_model(
-        model, tokenizer, SAMPLE_BATCH + 2, 4, progress=lambda what, done, total: calls.append((done, total))
-    )
-    total = (SAMPLE_BATCH + 2) * 4
-    assert calls[-1] == (total, total)
-    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
-
-
-def test_the_sample_can_be_trained_on(tokenizer, tiny_llama):
-    model = tiny_llama()
-    ids = sample_from_model(model, tokenizer, 2, 6)
-    model(input_ids=ids, labels=ids).loss.backward()  # an inference tensor could not be saved for backward
-    assert torch.isfinite(model.model.embed_tokens.weight.grad).all()
-
-
-def test_a_mixture_takes_turns(tokenizer, model, tmp_path):
+def test_a_mixture_takes_turns(tokenizer, model, own_cache):
     """So that any part of the sequences holds every source."""
     options = dict(model=model, length=16, seed=3)
     mixed = calibration_tokens("calibration+self", tokenizer, sequences=5, **options)
@@ -173,7 +100,58 @@ def test_a_mixture_takes_turns(tokenizer, model, tmp_path):
 def test_a_file_may_have_a_plus_sign_in_its_name(tmp_path):
     path = tmp_path / "c+self"
     path.write_text("words")
-    assert sources(path) == (path,)
+    assert sources(path) == {str(path): 1.0}
     check_source(path)
     with pytest.raises(InputError, match="no such file"):
         check_source(f"self+{tmp_path / 'none'}")
+
+
+def test_shares_of_a_mixture(tmp_path):
+    found = sources("mine.txt:3+general:1")
+    assert found["mine.txt"] == pytest.approx(0.75) and sum(found.values()) == pytest.approx(1.0)
+    inside = SHIPPED | WRITTEN
+    assert set(found) == {"mine.txt", *inside}
+    for text, weight in inside.items():
+        assert found[text] == pytest.approx(0.25 * weight / sum(inside.values()))
+    assert sources("calibration:code") == {"calibration:code": 1.0}, "a kind is no share"
+    assert sources("calibration:code:2+calibration:prose") == pytest.approx(
+        {"calibration:code": 2 / 3, "calibration": 1 / 3}
+    )
+    assert sources("calibration+calibration:prose") == {"calibration": 1.0}, "one text, whatever it is called"
+    (tmp_path / "a:2").write_text("words")
+    assert list(sources(f"{tmp_path}/a:2+self:3")) == [f"{tmp_path}/a:2", "self"], "a file may be called so"
+    for bad in ("self:0", "mine.txt:-1", "mine.txt:nan", "mine.txt:inf"):
+        with pytest.raises(InputError, match="expected a share above 0"):
+            sources(bad)
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_a_mixture_that_ships_has_every_kind(mixture, tokenizer, model, own_cache):
+    assert writes(mixture) == (mixture == "general")
+    check_source(mixture)
+    drawn = calibration_tokens(mixture, tokenizer, model=model, sequences=40, length=16, seed=1)
+    counts = allotted(sources(mixture), 40, {})
+    assert sum(counts.values()) == 40
+    for text, count in counts.items():
+        if text in SHIPPED:
+            alone = {
+                tuple(row.tolist()) for row in calibration_tokens(text, tokenizer, sequences=count, length=16, seed=1)
+            }
+            assert alone <= {tuple(row.tolist()) for row in drawn}, text
+
+
+def test_a_way_that_nobody_knows_is_refused():
+    with pytest.raises(InputError, match="did you mean 'openings'"):
+        check_source("self:opening")
+
+
+def test_sequences_are_allotted_by_share_and_never_beyond_the_room():
+    assert allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {}) == {"a": 4, "b": 2, "c": 2}
+    assert allotted({"a": 0.98, "b": 0.01, "c": 0.01}, 10, {}) == {"a": 8, "b": 1, "c": 1}, "each gets one"
+    assert allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {"a": 2}) == {"a": 2, "b": 3, "c": 3}, "others take over"
+    with pytest.raises(InputError, match="at most the 5 sequences that 'mix' has, got 6"):
+        allotted({"a": 0.5, "b": 0.5}, 6, {"a": 2, "b": 3}, "mix")
+
+
+def test_a_source_keeps_its_shares_under_other_names():
+    assert renamed("mine.txt:3+general", str.upper) == "MINE.TXT:3+GENERAL"

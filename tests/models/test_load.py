@@ -36,7 +36,7 @@ from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.per_layer_llama import CompLlamaConfig, CompLlamaForCausalLM
 from comp_lib.models.reading import check_finite
 from comp_lib.models.skeleton import skeleton
-from comp_lib.system.machine import available_device
+from comp_lib.system.machine import available_device, cache_folder
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA = {
@@ -501,9 +501,9 @@ def test_bad_gguf_files(cache, tmp_path, tiny_llama, tokenizer):
 
 def test_the_cache_folder(monkeypatch):
     monkeypatch.setenv("COMP_LIB_CACHE", "~/somewhere")
-    assert gguf_files.cache_folder() == Path.home() / "somewhere"
+    assert cache_folder() == Path.home() / "somewhere"
     monkeypatch.delenv("COMP_LIB_CACHE")
-    assert gguf_files.cache_folder().name == "comp-lib"
+    assert cache_folder().name == "comp-lib"
 
 
 # --- the embedded model -----------------------------------------------------------------------------------------------

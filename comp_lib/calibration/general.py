@@ -1,0 +1,16 @@
+"""What to calibrate on for a model that will meet every kind of text.
+
+A fit to one kind of text spoils the others: pruned on prose alone, a model loses three times as much on code as on
+prose (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that ships, and text that the model
+writes itself; "shipped" leaves that out, for a model that is not in memory.
+"""
+
+from __future__ import annotations
+
+from .text import KINDS
+from .written import WAYS
+
+SHIPPED = {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
+WRITTEN = {f"self:{way}": 1.0 for way in WAYS}
+# Mixture -> its texts and how many sequences each has, relative to the others. Shares: benchmarks/RESULTS.md.
+MIXTURES = {"general": SHIPPED | WRITTEN, "shipped": SHIPPED}

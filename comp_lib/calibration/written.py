@@ -1,0 +1,201 @@
+"""Text that the model writes itself: a stand-in for its training data, which nobody has to hand over.
+
+Sampled at temperature 1, a model draws from the very distribution that it was trained to imitate,
+
+    x_1 ... x_k given,    x_{t+1} ~ p(. | x_1 ... x_t),
+
+at the price of its own errors. What comes first decides what kind of text follows; there are four WAYS:
+
+    start       the start token alone: whatever the model writes most
+    openings    first words of many kinds of text: code, tables, letters, encyclopedias
+    requests    somebody asks, in the model's own chat template where it has one, and the model answers
+    random      a token drawn from the whole vocabulary: the corners that nothing else reaches
+
+What was written is kept on disk under the model's fingerprint and the seed, so that a second run waits for nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import InputError
+from ..families.protocol import Model
+from ..report import Progress, no_progress
+from ..system import hashes
+from ..system.atomic import write_atomically
+from ..system.machine import cache_folder
+from .text import encode
+
+WAYS = ("start", "openings", "requests", "random")
+SAMPLE_BATCH = 32  # the keys and values of so many sequences are in memory at once
+OPENINGS = (
+    "def ",
+    "import os\n",
+    '{"name": "',
+    "# README\n\n",
+    "== History ==\n",
+    "Once upon a time",
+    "The first time I",
+    "<!DOCTYPE html>\n<html>",
+    "#include <stdio.h>\n",
+    "SELECT ",
+    "Dear ",
+    "Q: ",
+    "Chapter 1\n\n",
+    "In mathematics, ",
+    "Theorem. ",
+    "function ",
+    "class ",
+    "| Name | ",
+    "Abstract\n\n",
+    "According to ",
+    "How to ",
+    "1. ",
+    "The city of ",
+    "Usage: ",
+    "public static void ",
+    "- ",
+    '"I don\'t know," she said',
+    "Ingredients:\n",
+    "The species ",
+    "2021-03-",
+    "Question: ",
+    "Let x be ",
+)
+REQUESTS = (
+    "Explain how a bicycle stays upright.",
+    "Write a Python function that merges two sorted lists.",
+    "What is the difference between weather and climate?",
+    "Summarise the story of a lost dog that finds its way home.",
+    "Give me five tips for sleeping better.",
+    "Solve 3x + 7 = 22 and show each step.",
+    "Write a polite letter that asks for a refund.",
+    "Which is heavier, a litre of water or a litre of oil, and why?",
+    "Translate 'good morning' into four languages.",
+    "Write an SQL query that counts the orders of each customer.",
+    "How does a vaccine work?",
+    "Make a table of three planets with their size and distance.",
+    "What should I pack for a week in the mountains?",
+    "Tell me a short joke about computers.",
+    "Why is the sky blue?",
+    "Fix this sentence: 'She don't has no time.'",
+    "Describe the taste of a lemon to somebody who never had one.",
+    "Write a shell command that finds large files.",
+    "What happened in the French Revolution?",
+    "List the ingredients of a simple bread and how to bake it.",
+    "Is it safe to mix bleach and vinegar?",
+    "Write a poem of four lines about the sea.",
+    "How do I learn to play the guitar?",
+    "A train leaves at 14:20 and takes 95 minutes. When does it arrive?",
+    "Compare electric cars and petrol cars.",
+    "Write an HTML page with a heading and a list.",
+    "What does a heart do?",
+    "Give three reasons for and three against school uniforms.",
+    "How can I remove a coffee stain from a shirt?",
+    "Explain recursion to a child.",
+    "Who wrote Hamlet, and what is it about?",
+    "Turn this into JSON: Ana, 31, Lisbon; Ben, 45, Oslo.",
+)
+
+
+def written(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    ways: Sequence[str],
+    length: int,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Tensor:
+    """A text of `length` tokens for each of `ways`, one of WAYS each, (S, L), from the cache where it is there.
+
+    Raises InputError when the cache cannot be written.
+    """
+    starts = prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
+    key = [hashes.of_model(model), [start.tolist() for start in starts], length, seed]
+    path = cache_folder() / "written" / f"{hashes.of_value(key)[:24]}.safetensors"
+    try:
+        return load(path.read_bytes())["ids"]
+    except (FileNotFoundError, NotADirectoryError, SafetensorError):  # not there, or cut short
+        ids = sample(model, starts, length, seed, progress)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save({"ids": ids}))
+    except OSError as error:
+        advice = "make room there, or set COMP_LIB_CACHE"
+        raise InputError(f"expected to keep written text in {path.parent}, got {error}: {advice}") from error
+    return ids
+
+
+def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, seed: int = 0) -> list[Tensor]:
+    """What each text begins with, (1 to length - 1,) token ids, drawn with `seed`: one for each of `ways`.
+
+    The start token is the tokenizer's, else its end token, else a random one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    known = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    places = {way: torch.randperm(len(texts), generator=generator) for way, texts in _TEXTS.items()}
+    starts, taken = [], dict.fromkeys(_TEXTS, 0)
+    for way in ways:
+        anything = torch.randint(vocabulary, (1,), generator=generator)
+        first = anything if known is None else torch.tensor([known])
+        if way in _TEXTS:
+            text = _TEXTS[way][int(places[way][taken[way] % len(places[way])])]
+            taken[way] += 1
+            ids = _asked(tokenizer, text) if way == "requests" else torch.cat([first, encode(tokenizer, text)])
+            starts.append(ids[: length - 1])
+        else:
+            starts.append(anything if way == "random" else first)
+    return starts
+
+
+_TEXTS = {"openings": OPENINGS, "requests": REQUESTS}
+
+
+def _asked(tokenizer: Any, request: str) -> Tensor:
+    """The request as the model was taught to read one, up to where its answer begins: (k,)."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return encode(tokenizer, f"Question: {request}\nAnswer:")
+    turns = [{"role": "user", "content": request}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return encode(tokenizer, text)
+
+
+@torch.no_grad()  # not inference mode: the ids are an ordinary tensor, good for training too
+def sample(
+    model: Model, starts: Sequence[Tensor], length: int, seed: int = 0, progress: Progress = no_progress
+) -> Tensor:
+    """Texts of `length` tokens that go on from `starts`, (S, L), on the CPU.
+
+    Plain ancestral sampling: temperature 1, no truncation of the distribution, and no end of text, so that a sample
+    runs on into the next document as training data does. The global random state is neither read nor changed.
+    """
+    # drawing on the CPU gives one seed one text, whatever device the model is on
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    # transformers renamed this argument within the range that we support, and ignores the name that it does not know
+    cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    samples = torch.empty(len(starts), length, dtype=torch.long)
+    given = torch.zeros(len(starts), length, dtype=torch.bool)
+    for row, start in enumerate(starts):
+        samples[row, : len(start)], given[row, : len(start)] = start, True
+    done = 0
+    for batch, known in zip(samples.split(SAMPLE_BATCH), given.split(SAMPLE_BATCH), strict=True):  # parts, not copies
+        cache = None
+        for position in range(1, length):
+            token = batch[:, position - 1 : position].to(device)
+            output = model(input_ids=token, use_cache=True, **{cache_name: cache})
+            cache = output[cache_name]
+            probabilities = output.logits[:, -1].float().softmax(-1).cpu()  # (B, V)
+            drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            batch[:, position] = torch.where(known[:, position], batch[:, position], drawn)
+            progress("writing text", done + len(batch) * (position + 1), samples.numel())
+        done += batch.numel()
+    return samples
