@@ -12,7 +12,7 @@ are in `hybrid_granularity.measured`. (Our derivation.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +30,8 @@ from .matrix_condition import Sweep
 from .neurons import RIDGE, Dense, full_sweep
 
 SEEN, HELD = 32, 4  # calibration sequences on which layers are re-tuned and judged: widths need fewer than a fit
-POSITIONS = 512  # of the judged ones at which the model's answer is compared
+LENGTH = 512  # tokens of each that judge: their states are in memory once for each layer
+POSITIONS = 512  # of these, at which the model's answer is compared
 ROWS = 64  # of these at a time
 
 
@@ -84,9 +85,12 @@ def sensitivity(
 ) -> Sensitivity:
     """What narrowing each layer by `gone` neurons, one number or one for each layer, does to the model, on ids (S, L).
 
-    The last sequences judge (HELD of them, or half of few), up to SEEN of the others are fitted to, with that `ridge`
-    (None: RIDGE), tokens `weighted` by 1 / ||h||. One layer at a time is on `device`.
+    The last sequences judge (the first LENGTH tokens of HELD, or of half of few), up to SEEN of the others are fitted
+    to, with that `ridge` (None: RIDGE), tokens `weighted` by 1 / ||h||. The layers are on `device` one at a time, each
+    once: the model's judged stream passes, and that of each earlier layer's narrowing, before the layer is narrowed.
     Cost: a walk over those, a sweep per layer, and the rest of the model on the judging sequences per layer.
+    Memory: a layer and its sums, the hidden states of the fitted sequences, and for each layer those of the judging
+    ones, at most HELD x LENGTH tokens: 0.5 GiB in bfloat16 for the 32 layers of a 7B model.
     Raises InputError for fewer than 2 sequences, or for more neurons than a layer can lose.
     """
     shape, family = Shape.of(model), family_of(model)
@@ -100,21 +104,22 @@ def sensitivity(
                 "number"
             )
     held = min(HELD, len(ids) // 2)
-    judged = ids[-held:]
+    judged = ids[-held:, :LENGTH]
     stream, watched = embed(model, ids[: min(SEEN, len(ids) - held)]), embed(model, judged)
-    rope = rotary(model, ids.shape[1], device, stream.dtype)
-    answer = torch.cat([part for _, part in _answers(model, _last_states(model, watched, rope, 0, device))])  # (., V)
-    harm, curves = [], []
-    for index, whole in enumerate(family.layers(model)):
-        layer = to_device(whole, device)
-        curve, _, retuned = narrowed(layer, stream, rope, losses[index], RIDGE if ridge is None else ridge, weighted)
-        watched, changed = with_weights(layer, watched, rope, retuned)
-        states = _last_states(model, changed, rope, index + 1, device)
-        divergence = sum(_divergence(answer[rows], part) for rows, part in _answers(model, states))
-        harm.append(divergence / len(answer))
-        curves.append(replace(curve, weights=curve.weights[:0]))  # those of all layers would be half a model
+    rope, judged_rope = (rotary(model, part.shape[1], device, stream.dtype) for part in (ids, judged))
+    without: list[Tensor] = []  # the judged stream so far, for each layer that was narrowed alone
+    curves, layers = [], family.layers(model)
+    for index in range(shape.layers):
+        layer = to_device(layers[index], device)
+        for place, changed in enumerate(without):
+            without[place] = through(layer, changed, judged_rope, device)
+        curve, gram, retuned = narrowed(layer, stream, rope, losses[index], RIDGE if ridge is None else ridge, weighted)
+        watched, changed = with_weights(layer, watched, judged_rope, retuned)
+        without.append(changed)
+        curves.append(replace(curve, weights=torch.empty(0)))  # those of all layers would be half a model
+        del layer, curve, gram, retuned  # before the next one is read
         progress("sensitivity", index + 1, shape.layers)
-    return Sensitivity(losses, torch.tensor(harm, dtype=torch.float64), tuple(curves))
+    return Sensitivity(losses, _divergences(model, watched, without, progress), tuple(curves))
 
 
 def smallest(neurons: int) -> int:
@@ -155,22 +160,14 @@ def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tu
     return whole, other
 
 
-def _last_states(model: Model, hidden: Tensor, rope: Rope, first: int, device: str) -> Tensor:
-    """Normed states (positions, d) behind the last layer, from h (S, L, d) before layer `first`."""
-    family = family_of(model)
-    for layer in family.layers(model)[first:]:
-        hidden = through(to_device(layer, device), hidden, rope, device)
-    states = hidden.flatten(0, 1)
-    return family.final_norm(model, states[:: -(-len(states) // POSITIONS)])
-
-
-def _answers(model: Model, states: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Log-probabilities (rows, V) of the next token, some positions at a time: a vocabulary is wide."""
-    for start in range(0, len(states), ROWS):
-        rows = slice(start, start + ROWS)
-        yield rows, family_of(model).head(model, states[rows]).float().log_softmax(-1)
-
-
-def _divergence(answer: Tensor, other: Tensor) -> float:
-    """sum_t KL(p_t || q_t) from the logarithms of both (rows, V)."""
-    return float((answer.exp() * (answer - other)).sum(1).sum())
+def _divergences(model: Model, dense: Tensor, others: Sequence[Tensor], progress: Progress) -> Tensor:
+    """mean_t KL(p_t || q_t) from the streams (S, L, d) behind the last layer, of each of the others: (others,)."""
+    family, step = family_of(model), -(-dense[..., 0].numel() // POSITIONS)
+    states = [family.final_norm(model, stream.flatten(0, 1)[::step]) for stream in (dense, *others)]  # (positions, d)
+    total, count = torch.zeros(len(others), dtype=torch.float64), len(states[0])
+    for start in range(0, count, ROWS):  # a vocabulary is wide
+        answers = (family.head(model, part[start : start + ROWS]).float().log_softmax(-1) for part in states)
+        p = next(answers)  # (rows, V)
+        total += torch.tensor([float((p.exp() * (p - q)).sum(1).sum()) for q in answers], dtype=torch.float64)
+        progress("comparing answers", min(start + ROWS, count), count)
+    return total / count

@@ -46,6 +46,7 @@ class Streamed:
         self.files: GgufTensors | TensorFiles = GgufTensors(folder, config, names) if gguf else TensorFiles(folder)
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
+        self.head: nn.Linear | None = None
         self._check()
         self.model = SimpleNamespace(
             layers=_Layers(self),
@@ -56,11 +57,12 @@ class Streamed:
 
     @property
     def lm_head(self) -> nn.Linear:
-        """Read each time: it may be as large as a layer."""
-        weight = self.files.read(EMBEDDING if self.tied else HEAD, self.dtype)
-        head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        head.weight = nn.Parameter(weight, requires_grad=False)
-        return head
+        """Kept until a layer is asked for: it answers in parts, and may be as large as one."""
+        if self.head is None:
+            weight = self.files.read(EMBEDDING if self.tied else HEAD, self.dtype)
+            self.head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            self.head.weight = nn.Parameter(weight, requires_grad=False)
+        return self.head
 
     def _check(self) -> None:
         wanted = {name: tuple(tensor.shape) for name, tensor in self.skeleton.state_dict().items()}
@@ -94,6 +96,7 @@ class _Layers:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Layer:
+        self.owner.head = None
         return self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
 
 

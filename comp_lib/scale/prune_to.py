@@ -2,7 +2,8 @@
 
 The same walk as `prune`, layer by layer, with other ends: each layer is read from safetensors, and written to its place
 in the files of the new model when it is finished; the hidden states of the calibration text are in files too. So memory
-grows with the largest layer, not with the number of layers. A journal (see `journal`) knows what is finished.
+grows with the largest layer, not with the number of layers; but what judges a layer by the model's answer (measured
+widths, layers to drop) has a few sequences of states for each layer. A journal (see `journal`) knows what is finished.
 """
 
 from __future__ import annotations
@@ -143,9 +144,7 @@ def _request(model: Streamed, ids: Tensor, settings: Settings, saving: Saving, p
 
 def whole_model(settings: Settings) -> str | None:
     """What it is in the settings that needs the whole model at once, or None."""
-    if settings.method in GRADIENTS:
-        return f"the method {settings.method}"
-    return "the choice of widths by measurement" if settings.widths == "measured" else None
+    return f"the method {settings.method}" if settings.method in GRADIENTS else None
 
 
 class _Run:

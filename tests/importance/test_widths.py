@@ -7,13 +7,18 @@ from itertools import product
 
 import pytest
 import torch
+from variants import VARIANTS, build, tokens
 
 from comp_lib import prune as prune_module
+from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
+from comp_lib.families import family_of
 from comp_lib.hybrid_granularity.measured import TEMPER, fill, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.importance import widths
 from comp_lib.importance.matrix_condition import Sweep
-from comp_lib.importance.widths import Sensitivity, interpolated, sensitivity
+from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.widths import Sensitivity, interpolated, narrowed, sensitivity, with_weights
 from comp_lib.plan import PlanRequest, removed
 from comp_lib.prune import make_plan, prune
 from comp_lib.settings import Settings
@@ -67,6 +72,53 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
         expected = (dense.exp() * (dense - changed)).sum(-1).mean()
         assert float(found.harm[layer]) == pytest.approx(float(expected), rel=1e-3)
         assert float(expected) > 1e-3
+
+
+@torch.no_grad()
+def layer_by_layer(model, fitted, judged, gone):
+    """The harms by walking the rest of the model anew for each layer: many reads of each, in the same arithmetic."""
+    family, layers = family_of(model), family_of(model).layers(model)
+    rope, judged_rope = (
+        rotary(model, fitted.shape[1], "cpu", model.dtype),
+        rotary(model, judged.shape[1], "cpu", model.dtype),
+    )
+
+    def answers(hidden, first):
+        for layer in layers[first:]:
+            hidden = through(layer, hidden, judged_rope, "cpu")
+        states = hidden.flatten(0, 1)
+        states = family.final_norm(model, states[:: -(-len(states) // widths.POSITIONS)])
+        return [family.head(model, rows).float().log_softmax(-1) for rows in states.split(widths.ROWS)]
+
+    stream, watched, harms = embed(model, fitted), embed(model, judged), []
+    dense = answers(watched, 0)
+    for index, layer in enumerate(layers):
+        retuned = narrowed(layer, stream, rope, gone, RIDGE)[2]
+        watched, changed = with_weights(layer, watched, judged_rope, retuned)
+        pairs = zip(dense, answers(changed, index + 1), strict=True)
+        total = sum(float((p.exp() * (p - q)).sum(1).sum()) for p, q in pairs)
+        harms.append(total / sum(map(len, dense)))
+    return torch.tensor(harms, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
+    model, ids = build(name), tokens(10, 24)
+    expected = layer_by_layer(model, ids[:-4], ids[-4:], GONE)
+    assert torch.equal(sensitivity(model, ids, GONE).harm, expected) and bool((expected > 1e-4).all())
+
+
+@pytest.mark.parametrize("limits", [{"POSITIONS": 37, "ROWS": 10}, {"LENGTH": 9}, {"LENGTH": 9, "POSITIONS": 11}])
+def test_the_walk_keeps_to_its_limits(limits, model, ids, monkeypatch):
+    for name, value in limits.items():
+        monkeypatch.setattr(widths, name, value)
+    expected = layer_by_layer(model, ids[:-4], ids[-4:, : limits.get("LENGTH")], GONE)
+    assert torch.equal(sensitivity(model, ids, GONE).harm, expected)
+
+
+def test_no_weights_of_a_curve_stay_in_memory(found):
+    """Not even behind a view of none of them."""
+    assert [curve.weights.untyped_storage().nbytes() for curve in found.curves] == [0, 0, 0]
 
 
 def test_the_model_stays_as_it_was(model, ids):

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +20,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from variants import VARIANTS, build, tokens
 
+from comp_lib import prune as prune_module
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import block_influence, loss_increase
+from comp_lib.importance.widths import sensitivity
 from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
 from comp_lib.scale import journal as journal_module
+from comp_lib.scale import model_on_disk
 from comp_lib.scale import prune_to as prune_to_module
 from comp_lib.scale.journal import Journal, partial_folder
 from comp_lib.scale.model_on_disk import Streamed, losses, open_streamed
@@ -37,6 +41,7 @@ from comp_lib.shape import Shape
 from comp_lib.system import tensor_files
 
 SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, aim="dense")
+MEASURED = Settings(ratio=0.2, multiple=4, widths="measured")
 KILLS = 24
 
 
@@ -98,6 +103,7 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
         {"aim": "self", "kv_groups": None, "layers": 0},
         {"recovery": "bias", "aim": "self", "layers": 0},
         {"recovery": "mask", "aim": "self", "widths": "per-layer"},
+        {"widths": "measured"},
         {"method": "flap", "recovery": "bias", "layers": "auto", "kv_groups": None, "aim": "self"},
         {"method": "shortgpt", "recovery": "none", "layers": "auto", "kv_groups": None, "aim": "self"},
         {"method": "random", "recovery": "none", "aim": "self", "seed": 3},
@@ -121,6 +127,48 @@ def test_the_streamed_model_answers_as_the_loaded_one(tmp_path):
     torch.testing.assert_close(block_influence(source, ids), block_influence(model, ids))
     torch.testing.assert_close(loss_increase(source, ids), loss_increase(model, ids))
     assert float(losses(source, ids).mean()) == pytest.approx(perplexity(model, ids).loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gqa", "tied", "all-at-once"])
+def test_measured_widths_from_files_are_those_of_memory(name, tmp_path, tokenizer):
+    """The plan, and every number of the result to the bit."""
+    parent, model = saved(tmp_path / "parent", name)
+    inside, told = prune(model, tokens(8), MEASURED), []
+
+    def observe(what, done, total, report=None):
+        told.append((what, done, total))
+
+    written = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(8), MEASURED, progress=observe)
+    assert written.plan == inside.plan and len(set(written.plan.neurons)) > 1
+    assert told[:4] == [*(("sensitivity", done, 3) for done in (1, 2, 3)), ("comparing answers", 64, 96)]
+    small, expected = load_file(tmp_path / "small" / "model.safetensors"), inside.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in small.items())
+    assert small.keys() | {"lm_head.weight"} == expected.keys()
+
+
+@pytest.mark.parametrize("name", ["gqa", "tied"])
+def test_sensitivity_reads_each_layer_once_and_lets_it_go_before_the_next(name, tmp_path, monkeypatch):
+    parent, model = saved(tmp_path / "parent", name)
+    source, alive, read = opened(parent), [], []
+    layer_of, tensor_of = model_on_disk._Layers.__getitem__, source.files.read
+
+    def get(self, index):
+        assert not any(weight() is not None for weight in alive) and self.owner.head is None or index == 0
+        layer = layer_of(self, index)
+        alive[:] = [weakref.ref(weight) for weight in layer.parameters()]
+        return layer
+
+    def tensor(name, dtype):
+        read.append(name)
+        return tensor_of(name, dtype)
+
+    monkeypatch.setattr(model_on_disk._Layers, "__getitem__", get)
+    monkeypatch.setattr(source.files, "read", tensor)
+    found = sensitivity(source, tokens(8), 12)
+    assert len(read) == len(set(read)) and read[-1] == (model_on_disk.EMBEDDING if source.tied else model_on_disk.HEAD)
+    assert torch.equal(found.harm, sensitivity(model, tokens(8), 12).harm)
+    assert source.head is source.lm_head
+    assert source.model.layers[0] is not None and source.head is None
 
 
 def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
@@ -224,6 +272,31 @@ def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(tmp_path, to
     assert seen == [0, 1, 2]  # none was done twice
     assert [report.layer for report in done.report.layers] == [0, 1, 2]
     run(tmp_path / "calm" / "small")
+    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
+
+
+@pytest.mark.parametrize("stop", [("sensitivity", 2), ("comparing answers", 64), ("pruning", 1), ("pruning", 3)])
+def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(stop, tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    times = []
+
+    def counted(*arguments, **options):
+        times.append(1)
+        return sensitivity(*arguments, **options)
+
+    def observe(what, done, total, report=None):
+        if (what, done) == stop:
+            raise Killed
+
+    def run(out, **options):
+        return prune_to(out, opened(parent), tokenizer, tokens(8), MEASURED, **options)
+
+    monkeypatch.setattr(prune_module, "sensitivity", counted)
+    with pytest.raises(Killed):
+        run(tmp_path / "small", progress=observe)
+    done = run(tmp_path / "small")
+    assert len(times) == (1 if stop[0] == "pruning" else 2)
+    assert done.plan == run(tmp_path / "calm" / "small").plan
     assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
 
 
