@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import InputError, nearest
 from .importance.layers import LAYER_METRICS
@@ -33,10 +34,14 @@ def default_recovery(method: str) -> str:
     return {"comp": "least-squares", "flap": "bias"}.get(method, "none")
 
 
-# What to set for a whole recipe. The paper's: layers by block influence first, then widths by layer importance, neurons
-# by the condition of the mask problem, and mask tuning. Its share of whole layers is our choice: the digests name none.
-PRESETS = {
-    "best": {},
+# What to set for a whole recipe: one width for all, which any runtime loads; the best known here, whatever it costs;
+# the quickest that is still COMP; and the paper's: layers by block influence first, then widths by layer importance,
+# neurons by the condition of the mask problem, and mask tuning. Its share of whole layers is our choice: the digests
+# name none. What each costs and reaches: benchmarks/RESULTS.md.
+PRESETS: dict[str, dict[str, Any]] = {
+    "stock": {"widths": "uniform", "aim": "dense"},
+    "best": {"widths": "measured", "aim": "dense"},
+    "fast": {"widths": "uniform", "aim": "self", "ridge": RIDGE},
     "paper": {
         "layers": 0.1,
         "layer_metric": "block-influence",

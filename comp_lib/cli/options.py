@@ -23,7 +23,8 @@ Model = Annotated[str, Argument(help="smollm2-135m (embedded), a folder, a .gguf
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16")]
 Device = Annotated[str, Option(help="cpu, cuda, mps or auto", callback=_available)]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
-Calibration = Annotated[str, Option(help="Text name, file, self (sampled from the model), or several joined by +.")]
+CALIBRATION_HELP = "general, a text's name or file, self (the model writes), or several: mine.txt:3+general:1."
+Calibration = Annotated[str, Option(help=CALIBRATION_HELP)]
 Sequences = Annotated[int, Option(help="Calibration sequences.")]
 Length = Annotated[int, Option(help="Tokens in each.")]
 LayerMetric = Annotated[str, Option(help="block-influence, loss or greedy.")]
@@ -33,6 +34,7 @@ Multiple = Annotated[int, Option(help="Widths are multiples of this.")]
 
 
 BUDGET_HELP = "Instead of a ratio: latency=0.75 of the time of a token, or prefill=0.75."
+PRESET_HELP = "stock (one width for all layers), best (measured widths), fast, or paper; options given win."
 METHOD_HELP = "comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random."
 RECOVERY_HELP = "least-squares, mask, bias or none (default: what the method's makers do)."
 
@@ -45,7 +47,7 @@ class PruneOptions:
     of: Annotated[str, Option(help="What the ratio refers to: decoder or model.")] = "decoder"
     budget: Annotated[str | None, Option(help=BUDGET_HELP)] = None
     method: Annotated[str, Option(help=METHOD_HELP)] = "comp"
-    preset: Annotated[str, Option(help="best, or paper (the paper's plain COMP); options given win.")] = "best"
+    preset: Annotated[str, Option(help=PRESET_HELP)] = "stock"
     layers: Annotated[str, Option(help="Whole layers to drop: a number, a share below 1, or auto.")] = "auto"
     layer_metric: LayerMetric = "loss"
     widths: Widths = "uniform"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..calibration.text import load_text
-from ..calibration.tokens import calibration_tokens, check_source, sources, writes
+from ..calibration.tokens import calibration_tokens, check_source, renamed, sources, writes
 from ..errors import InputError, nearest
 from ..evaluation.loss import evaluation_tokens, perplexity
 from ..families.protocol import Model
@@ -27,9 +27,10 @@ from ..on_device.latency import parse_budget, timed_plan
 from ..prune import Planned, make_plan, prune
 from ..report import Progress
 from ..scale import model_on_disk
-from ..scale.prune_to import Saving, Written, prune_to, whole_model
+from ..scale.prune_to import Saving, Written, check_out, prune_to, whole_model
 from ..settings import PRESETS, Settings, default_recovery, multiple_for
 from ..shape import Shape
+from ..system.machine import free_memory
 from .console import ProgressBars, check_length, err, table
 from .options import PruneOptions
 
@@ -50,8 +51,7 @@ class PruneRun:
         self.evaluated = None if options.evaluate_on == "none" else options.evaluate_on
         prose = None if self.evaluated is None else load_text(self.evaluated)
         check_source(options.calibration)
-        reason = "a budget in time" if self.budget else whole_model(self.settings)
-        self.whole = "text sampled from the model" if writes(options.calibration) else reason
+        self.whole = "a budget in time" if self.budget else whole_model(self.settings)
         if self.whole:
             check_destination(folder, options.overwrite, source=name)
             why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
@@ -62,22 +62,35 @@ class PruneRun:
         if self.whole:
             check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), name)
         check_length(self.model, options.length)
+        if self.settings.widths != "uniform":
+            check_widths(self.model.config)
+        self.source = self._source(options.calibration)
         window = min(512, self.model.config.max_position_embeddings)
         windows = None if prose is None else evaluation_tokens(self.tokenizer, prose, window, EVALUATED)
         self.card = self._card()
         text = Path(options.evaluate_on).name
         self.saving = Saving(name, load.DTYPES[dtype], windows, text, self.card, options.overwrite)
 
+    def _source(self, source: str) -> str:
+        """The calibration source, without what the model would have to write where it is too large for that."""
+        needed, free = 2 * estimated_bytes(self.shape, self.options.dtype), free_memory()
+        if self.whole or needed < free or renamed(source, _shipped) == source:
+            return source
+        gigabytes = f"{needed / 1e9:.0f} GB for it, {free / 1e9:.0f} GB are free"
+        err.print(f"comp-lib: the model writes no calibration text: that takes {gigabytes}", style="dim")
+        return renamed(source, _shipped)
+
     def _card(self) -> Provenance:
         """What the model card says, but for what is measured."""
-        settings, options, parts = self.settings, self.options, sources(self.options.calibration)
+        settings, options, parts = self.settings, self.options, sources(self.source)
         texts = [f"the text '{Path(part).name}'" for part in parts if not writes(part)]
         texts += ["text written by the model itself"] * (len(texts) < len(parts))
         tokens = f"{options.sequences} x {options.length} tokens of {' and '.join(texts)}"
         calibration = f"{tokens}, drawn with seed {settings.seed}"
         embedded = self.name == load.EMBEDDED
         parent, licence = (load.EMBEDDED_SOURCE, load.EMBEDDED_LICENCE) if embedded else (self.name, None)
-        how = (settings.neuron_metric, settings.recovery, __version__, asdict(settings))
+        told = {"preset": options.preset} | asdict(settings)
+        how = (settings.neuron_metric, settings.recovery, __version__, told)
         return Provenance(parent, self.shape, licence, calibration, *how)
 
     def carry_out(self) -> Written:
@@ -86,9 +99,12 @@ class PruneRun:
         text: dict[str, Any] = {"sequences": options.sequences, "length": options.length, "seed": options.seed}
         with ProgressBars() as bars:
             text |= {"evaluated": self.evaluated, "progress": bars}
-            ids = calibration_tokens(options.calibration, tokenizer, model=model, **text)
             if self.whole:
-                return self._in_memory(ids, bars)
+                return self._in_memory(calibration_tokens(self.source, tokenizer, model=model, **text), bars)
+            check_out(self.folder, model, self.saving, options.sequences * options.length)
+            writer = load.load_model(self.name, options.dtype, options.device)[0] if writes(self.source) else None
+            ids = calibration_tokens(self.source, tokenizer, model=writer, **text)
+            del writer
             return prune_to(self.folder, model, tokenizer, ids, self.settings, saving=self.saving, progress=bars)
 
     def _in_memory(self, ids: Tensor, progress: Progress) -> Written:
@@ -98,7 +114,10 @@ class PruneRun:
         else:
             planned = Planned(timed_plan(model, ids, settings, self.budget, name=self.name, progress=progress)[0])
             settings = replace(settings, ratio=planned.plan.removed, layers=len(planned.plan.dropped))
-            card = replace(card, settings=asdict(settings) | {"budget": f"{self.budget.kind}={self.budget.share:g}"})
+            card = replace(
+                card,
+                settings={**card.settings, **asdict(settings), "budget": f"{self.budget.kind}={self.budget.share:g}"},
+            )
         check_widths(model.config, self.shape.with_widths(planned.plan.neurons, planned.plan.kv_groups))
         dense = self._perplexity(model, "dense", progress)
         done = prune(model, ids, settings, plan=planned, name=self.name, progress=progress, inplace=True)
@@ -123,6 +142,8 @@ class PruneRun:
             text = f"perplexity, {self.saving.text} ({windows[:, 1:].numel():,} tokens)"
             rows.append((text, f"{done.dense_perplexity:.2f}", f"{done.perplexity:.2f}"))
         rows.append(("pruned in", "", f"{report.seconds:.0f} s on {report.tokens:,} tokens"))
+        chosen = (f"{name} {vars(self.settings)[name]}" for name in PRESETS[self.options.preset])
+        rows.append((f"preset {self.options.preset}", "", ", ".join(chosen)))
         title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
         return table(("", "dense", "pruned"), rows, title=title)
 
@@ -133,7 +154,7 @@ def _settings(options: PruneOptions, given: Collection[str]) -> Settings:
     if target is not None and "multiple" in given:
         raise InputError(f"expected --target or --multiple, got {target} and {multiple}: one decides the other")
     if preset not in PRESETS:
-        raise InputError(f"expected a preset, {' or '.join(PRESETS)}, got {preset!r}: {nearest(preset, PRESETS)}")
+        raise InputError(f"expected a preset, one of {', '.join(PRESETS)}, got {preset!r}: {nearest(preset, PRESETS)}")
     if options.budget is not None and "ratio" in given:
         got = f"both, {options.ratio:g} and {options.budget}"
         raise InputError(f"expected --ratio or --budget, got {got}: leave one out")
@@ -142,6 +163,11 @@ def _settings(options: PruneOptions, given: Collection[str]) -> Settings:
     told["recovery"] = options.recovery or default_recovery(options.method)
     told["multiple"] = multiple if target is None else multiple_for(target)
     return Settings(**told | {name: value for name, value in PRESETS[preset].items() if name not in given})
+
+
+def _shipped(text: str) -> str:
+    """The mixture of texts that ship, for the one in which the model writes too."""
+    return "shipped" if text == "general" else text
 
 
 def _number(text: str) -> int | float | str:

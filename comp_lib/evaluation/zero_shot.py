@@ -6,9 +6,17 @@ log-probability, in sum (acc), or divided by its length in characters (acc_norm)
     acc      = share of items in which  argmax_i  log p(answer_i | context)                     is the right one,
     acc_norm = share of items in which  argmax_i  log p(answer_i | context) / len(answer_i)     is the right one.
 
-`offline` are the tasks that ship in data/tasks: 20 phenomena of English grammar (pairs: chance is 0.5) and last words
-of sentences from evaluation.txt (one of four: chance is 0.25). `literature` are the seven that papers on pruning
-report; lm-eval fetches them from the Hub. Any other name that lm-eval knows works as well.
+A small model is near chance in hard tasks, and one item more or less is noise. Steadier are, item by item,
+
+    margin      = log p(right | context) - max log p(wrong | context)         above 0 where acc counts it as right,
+    choice loss = - log of the right answer's share of the probability of all answers,
+
+both in nats, with bootstrap intervals over the items; two models' are compared best item by item (`Score.margins`).
+
+`offline` are the tasks that ship in data/tasks: 20 phenomena of English grammar (pairs: chance is 0.5), last words of
+sentences from evaluation.txt, everyday physical sense, and school science (one of four: chance is 0.25). `literature`
+are the seven that papers on pruning report; lm-eval fetches them from the Hub. Any other name that lm-eval knows works
+as well.
 
 Imports lm-eval when called: it takes seconds, and is an extra (`comp-lib[evaluate]`).
 """
@@ -17,18 +25,21 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ..calibration.text import DATA_FOLDERS
 from ..errors import InputError, nearest
 from ..families.protocol import Model
+from .confidence import bootstrap_interval
 
 LITERATURE = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
-OFFLINE = ("comp_grammar", "comp_cloze")
+OFFLINE = ("comp_grammar", "comp_cloze", "comp_sense", "comp_science")
 SETS = {"offline": OFFLINE, "literature": LITERATURE}
 
 
@@ -44,6 +55,25 @@ class Score:
     items: int
     version: str  # of the task's definition: numbers of two versions cannot be compared
     group: bool = False
+    # of each item, where the answers are scored one by one; what no number can say is left out
+    margins: tuple[float, ...] = ()  # nats
+    choice_losses: tuple[float, ...] = ()  # nats
+
+    @property
+    def margin(self) -> float | None:
+        """Mean of `margins`."""
+        return fmean(self.margins) if self.margins else None
+
+    @property
+    def choice_loss(self) -> float | None:
+        """Mean of `choice_losses`."""
+        return fmean(self.choice_losses) if self.choice_losses else None
+
+    def intervals(self, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """Bootstrap intervals over the items of acc, margin and choice_loss."""
+        right = [float(margin > 0.0) for margin in self.margins]
+        values = {"acc": right, "margin": self.margins, "choice_loss": self.choice_losses}
+        return {name: bootstrap_interval(each, level, seed) for name, each in values.items() if each}
 
 
 def task_names(text: str) -> tuple[str, ...]:
@@ -86,7 +116,7 @@ def zero_shot(
         logger.setLevel(logging.ERROR)  # it gives advice about ways of calling it that are not ours
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
         try:
-            results = simple_evaluate(harness, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False)
+            results = simple_evaluate(harness, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=True)
         except OSError as error:
             got = f"{type(error).__name__}: {error}; go online once, or choose offline"
             raise InputError(f"expected to fetch the tasks {', '.join(tasks)} from the Hub, got {got}") from error
@@ -107,7 +137,18 @@ def _score(name: str, results: dict[str, Any]) -> Score:
     leaves = [task for task in _with_members(name, results["group_subtasks"]) if task in results["n-samples"]]
     items = sum(results["n-samples"][leaf]["effective"] for leaf in leaves)
     accuracy = (numbers["acc"], numbers.get("acc_stderr"), numbers.get("acc_norm"), numbers.get("acc_norm_stderr"))
-    return Score(name, *accuracy, items, str(results["versions"].get(name)), group=leaves != [name])
+    samples = [sample for leaf in leaves for sample in results["samples"][leaf] if isinstance(sample["target"], int)]
+    found = [_of_item([value for value, _ in sample["filtered_resps"]], sample["target"]) for sample in samples]
+    margins, losses = zip(*found, strict=True) if found else ((), ())
+    version = str(results["versions"].get(name))
+    return Score(name, *accuracy, items, version, leaves != [name], margins, losses)
+
+
+def _of_item(values: list[float], right: int) -> tuple[float, float]:
+    """Margin and choice loss, nats, of an item whose answers have these log-probabilities."""
+    best, others = values[right], [value for place, value in enumerate(values) if place != right]
+    top = max(values)
+    return best - max(others), top + math.log(sum(math.exp(value - top) for value in values)) - best
 
 
 def task_folder() -> Path:

@@ -102,13 +102,8 @@ def prune_to(
         check_biases(model)
     if plan is not None:
         check_plan(plan, model.shape, settings)
-    dtype, target = saving.dtype or model.dtype, resolved(out)
-    earlier = Journal(target)
-    earlier.look()
-    if not earlier.published:
-        states = 4 * ids.numel() * model.shape.hidden * model.dtype.itemsize
-        needed = estimated_bytes(model.shape, dtype) + states - _size(partial_folder(target))
-        check_destination(out, saving.overwrite, max(0, needed), saving.name or None)
+    target = resolved(out)
+    check_out(target, model, saving, ids.numel())
     with Journal.open(target, _request(model, ids, settings, saving, plan)) as journal:
         run = _Run(model, ids, settings, saving, journal, progress)
         if journal.published:
@@ -125,6 +120,17 @@ def prune_to(
         journal.add("papers", report=asdict(report), plan=plan.to_json())
         journal.publish(saving.overwrite)
         return Written(Path(out), plan, report, model.shape, after, dense, small)
+
+
+def check_out(out: Path, model: Streamed, saving: Saving, tokens: int) -> None:
+    """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
+    earlier = Journal(resolved(out))
+    earlier.look()
+    if not earlier.published:
+        states = 4 * tokens * model.shape.hidden * model.dtype.itemsize
+        left = _size(partial_folder(resolved(out)))
+        needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states - left
+        check_destination(out, saving.overwrite, max(0, needed), saving.name or None)
 
 
 def _request(model: Streamed, ids: Tensor, settings: Settings, saving: Saving, plan: Plan | None) -> dict[str, Any]:

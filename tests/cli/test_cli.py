@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import subprocess
@@ -17,12 +18,14 @@ from transformers import AutoModelForCausalLM
 from typer import Argument, Context, Option, Typer
 from typer.testing import CliRunner
 
-from comp_lib.cli import options
+from comp_lib.calibration.text import load_text
+from comp_lib.cli import options, pruning
 from comp_lib.cli.app import app
 from comp_lib.cli.options import PruneOptions
 from comp_lib.cli.pruning import PruneRun
 from comp_lib.compare.grid import read_rows
 from comp_lib.errors import InputError
+from comp_lib.evaluation.loss import compare, evaluation_tokens
 from comp_lib.models import load
 from comp_lib.on_device import latency
 from comp_lib.on_device.latency import CostModel
@@ -96,7 +99,7 @@ def test_every_method_with_every_recovery(parent, tmp_path, method, recovery):
 def test_per_layer_widths_and_text_from_the_model_itself(parent, tmp_path):
     done = run("prune", parent, "--out", tmp_path / "m", *SMALL, "--widths", "per-layer", "--calibration", "self")
     assert done.exit_code == 0, done.output
-    assert "sampled from the model itself" in (tmp_path / "m" / "README.md").read_text()
+    assert "text written by the model itself" in (tmp_path / "m" / "README.md").read_text()
     code = (
         "import sys, comp_lib.models.per_layer_llama; from transformers import AutoModelForCausalLM as A;"
         "print([l.mlp.down_proj.in_features for l in A.from_pretrained(sys.argv[1]).model.layers])"
@@ -117,7 +120,7 @@ def test_evaluate_against_itself(parent):
     assert values["increase"] == 0.0 and values["intervals"]["increase"] == [0.0, 0.0]
     low, high = values["intervals"]["loss"]
     assert low <= values["loss"] <= high and len(values["losses"]) == 2
-    table = run("evaluate", parent, "--length", "64", "--sequences", "2").output
+    table = run("evaluate", parent, "--text", "evaluation", "--length", "64", "--sequences", "2").output
     assert "95% interval" in table and f"{low:.4f} to {high:.4f}" in table
 
 
@@ -355,13 +358,36 @@ def test_a_command_has_the_fields_of_its_options_as_parameters():
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_in_memory_reports_the_layer_importance(parent, tmp_path):
+def test_a_run_in_memory_reports_the_layer_importance(parent, tmp_path, monkeypatch):
     small = {"sequences": 4, "length": 32, "multiple": 4, "evaluate_on": "none"}
-    run = PruneRun(str(parent), tmp_path / "m", PruneOptions(layers="1", calibration="self", **small))
-    report = run.carry_out().report
-    assert run.whole and len(report.layer_importance) == 3
     streamed = PruneRun(str(parent), tmp_path / "n", PruneOptions(layers="1", **small))
     assert not streamed.whole and len(streamed.carry_out().report.layer_importance) == 3
+    monkeypatch.setattr(pruning, "whole_model", lambda settings: "a test")
+    run = PruneRun(str(parent), tmp_path / "m", PruneOptions(layers="1", **small))
+    assert run.whole and len(run.carry_out().report.layer_importance) == 3
+
+
+def test_text_is_written_before_a_run_from_disk_to_disk_and_only_where_it_fits(parent, tmp_path, monkeypatch, capsys):
+    small = {"sequences": 16, "length": 32, "multiple": 4, "evaluate_on": "none", "calibration": "general"}
+    run = PruneRun(str(parent), tmp_path / "m", PruneOptions(**small))
+    assert not run.whole and run.source == "general"
+    run.carry_out()
+    assert "text written by the model itself" in (tmp_path / "m" / "README.md").read_text()
+    monkeypatch.setattr(pruning, "free_memory", lambda: 1000)
+    run = PruneRun(str(parent), tmp_path / "n", PruneOptions(**small))
+    assert run.source == "shipped" and "writes no calibration text" in capsys.readouterr().err
+    run.carry_out()
+    card = (tmp_path / "n" / "README.md").read_text()
+    assert "written by the model" not in card and "calibration:code" in card
+
+
+def test_a_full_folder_is_refused_before_any_text_is_written(parent, tmp_path, monkeypatch):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(pruning, "calibration_tokens", lambda *args, **kwargs: pytest.fail("text was drawn"))
+    run = PruneRun(str(parent), tmp_path / "m", PruneOptions(sequences=4, length=32, calibration="self"))
+    with pytest.raises(InputError, match="notes.txt|empty|exists"):
+        run.carry_out()
 
 
 @pytest.fixture
@@ -394,17 +420,47 @@ def test_a_demo_refuses_a_full_folder_before_it_loads_or_measures(embedded, tmp_
 def test_a_demo_shows_what_it_did(embedded, tmp_path):
     done = run("demo", "--out", tmp_path / "demo")
     assert done.exit_code == 0, (done.output, done.exception)
-    assert (tmp_path / "demo" / "pruned.png").stat().st_size > 1000
+    for picture in ("pruned.png", "kinds.png"):
+        assert (tmp_path / "demo" / picture).stat().st_size > 1000
     card = (tmp_path / "demo" / "model" / "README.md").read_text()
     assert "SmolLM2-135M-Instruct" in card and "apache-2.0" in card
     for words in (
         "of the decoder removed by comp",
-        "picture:",
+        "pictures:",
         "perplexity, evaluation (3,060 tokens)",
         "dense",
         "pruned",
     ):
         assert words in done.output
+
+
+@pytest.mark.parametrize(
+    "template", [None, "<s>{{ messages[0]['content'] }}{% if add_generation_prompt %}>{% endif %}"]
+)
+def test_a_demo_judges_every_kind_and_lets_both_models_speak(embedded, tmp_path, tokenizer, monkeypatch, template):
+    heard = []
+
+    def continuation(model, tokenizer, prompt, tokens):
+        heard.append((prompt, Shape.of(model).decoder))
+        return f"\n    [i] of [/b] {len(heard)}\n"  # what rich would take for its own markup
+
+    monkeypatch.setattr("comp_lib.evaluation.generation.continuation", continuation)
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = template
+    chat.save_pretrained(tmp_path / "embedded")
+    done = run("demo", "--out", tmp_path / "demo")
+    assert done.exit_code == 0, (done.output, done.exception)
+    small, dense = (load.load_model(tmp_path / name)[0] for name in ("demo/model", "embedded"))
+    prompts = ["The water cycle begins when the sun", "def is_prime(n):"] + ["<s>Name three colours.>"] * bool(template)
+    sizes = [Shape.of(model).decoder for model in (dense, small)]
+    assert heard == [(prompt, size) for prompt in prompts for size in sizes] and sizes[1] < sizes[0]
+    texts = done.stdout[done.stdout.index("The water cycle") :]
+    for place in range(1, 7):
+        assert (f"    [i] of [/b] {place}" in texts) == (place <= len(heard))
+    assert ("Name three colours." in texts) == bool(template) and "<s>" not in texts
+    code = compare(small, dense, evaluation_tokens(tokenizer, load_text("evaluation:code"), 256, 2))
+    row = next(line for line in done.stdout.splitlines() if line.startswith("│ code "))
+    assert f"│ {code.dense_loss:.3f} │ {code.loss:.3f}" in row and f" {code.increase:.3f} (" in row
 
 
 @pytest.mark.parametrize("command", ["compare", "plan"])

@@ -7,14 +7,15 @@ import json
 import math
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
+from statistics import fmean
 
 import pytest
 import torch
 from command import refused, run
 from conftest import DATA
 
-from comp_lib.calibration.text import load_text
+from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.errors import InputError
 from comp_lib.evaluation import zero_shot as module
 from comp_lib.evaluation.zero_shot import LITERATURE, OFFLINE, task_folder, task_names, zero_shot
@@ -101,6 +102,51 @@ def test_cloze_items_come_from_the_evaluation_text():
     assert all(places.count(place) > 40 for place in range(4))
 
 
+@pytest.mark.parametrize("name", ["sense", "science"])
+def test_questions_have_one_right_answer_that_nothing_gives_away(name):
+    """Neither its place, its length nor its words: who reads the options alone is right as often as by chance."""
+    items = rows(f"{name}.jsonl")
+    assert len(items) >= 300 and len({item["question"] for item in items}) == len(items)
+    assert all(len(set(item["choices"])) == len(item["choices"]) == 4 for item in items)
+    places = [item["label"] for item in items]
+    assert all(places.count(place) == len(items) / 4 for place in range(4))
+    for pick in (max, min):  # the longest, the shortest; those of one length share the win
+        wins = 0.0
+        for item in items:
+            lengths = [len(choice) for choice in item["choices"]]
+            best = [place for place, length in enumerate(lengths) if length == pick(lengths)]
+            wins += (item["label"] in best) / len(best)
+        assert 0.18 < wins / len(items) < 0.32
+    assert guessed_from_words(items) < 0.33
+
+
+def guessed_from_words(items, folds=5):
+    """How often a naive Bayes classifier of the options' words, fitted to the other items, picks the right one."""
+    words = [[re.findall(r"[a-z0-9']+", choice.lower()) for choice in item["choices"]] for item in items]
+    right = 0
+    for fold in range(folds):
+        counts = {True: Counter(), False: Counter()}
+        for place, item in enumerate(items):
+            if place % folds != fold:
+                for choice, found in enumerate(words[place]):
+                    counts[choice == item["label"]].update(found)
+        totals = {kind: sum(found.values()) for kind, found in counts.items()}
+        vocabulary = len(counts[True] | counts[False])
+
+        def score(found, counts=counts, totals=totals, vocabulary=vocabulary):
+            ratios = [
+                math.log((counts[True][word] + 1) / (totals[True] + vocabulary))
+                - math.log((counts[False][word] + 1) / (totals[False] + vocabulary))
+                for word in found
+            ]
+            return sum(ratios) / max(1, len(ratios))
+
+        for place in range(fold, len(items), folds):
+            scores = [score(found) for found in words[place]]
+            right += scores.index(max(scores)) == items[place]["label"]
+    return right / len(items)
+
+
 def test_nothing_is_in_the_calibration_text(grammar):
     calibration = set(shingles(load_text("calibration")))
     assert len(calibration) > 10_000
@@ -109,6 +155,9 @@ def test_nothing_is_in_the_calibration_text(grammar):
         assert not calibration & set(shingles(sentence))
     for item in rows("cloze.jsonl"):
         assert not calibration & set(shingles(f"{item['passage']} {item['choices'][item['label']]}"))
+    every = set.union(calibration, *(set(shingles(load_text(f"calibration:{kind}"))) for kind in KINDS))
+    for item in [*rows("sense.jsonl"), *rows("science.jsonl")]:
+        assert not every & set(shingles(f"{item['question']} {item['choices'][item['label']]}")), item
 
 
 def shingles(text, length=7):
@@ -148,15 +197,23 @@ def test_scores_are_what_we_compute_ourselves(tiny_llama, tokenizer, task):
         chosen = [row for row in rows("grammar.jsonl") if task.endswith(row["phenomenon"])]
         items = [("", row["choices"], row) for row in chosen]
     right = normed = 0
+    margins, losses = [], []
     for context, answers, row in items[:limit]:
         sums = [log_probability(model, tokenizer, context, answer) for answer in answers]
         per_letter = [value / len(word) for value, word in zip(sums, row["choices"], strict=True)]
         right += sums.index(max(sums)) == row["label"]
+        wrong = [value for place, value in enumerate(sums) if place != row["label"]]
+        margins.append(sums[row["label"]] - max(wrong))
+        losses.append(-math.log(math.exp(sums[row["label"]]) / sum(math.exp(value) for value in sums)))
         normed += per_letter.index(max(per_letter)) == row["label"]
     (score,) = zero_shot(model, tokenizer, (task,), batch=7, limit=limit)
     assert (score.acc, score.acc_norm, score.items) == (right / limit, normed / limit, limit)
     assert 0 < right < limit
     assert score.acc_stderr == pytest.approx(math.sqrt(score.acc * (1 - score.acc) / (limit - 1)))
+    assert score.margins == pytest.approx(margins, abs=1e-3) and score.choice_losses == pytest.approx(losses, abs=1e-3)
+    assert (score.margin, score.choice_loss) == pytest.approx((fmean(margins), fmean(losses)), abs=1e-3)
+    low, high = score.intervals()["acc"]
+    assert low < score.acc < high
     assert (score.task, score.version, score.group) == (task, "1.0", False)
 
 
@@ -164,7 +221,7 @@ def test_a_group_stands_before_its_members_and_is_their_mean(tiny_llama, tokeniz
     scores = zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, task_names("offline"), limit=2)
     names = [score.task for score in scores]
     members = [score for score in scores if score.task.startswith("comp_grammar_")]
-    assert names[0] == "comp_grammar" and names[-1] == "comp_cloze" and len(names) == len(members) + 2
+    assert names[0] == "comp_grammar" and names[-3:] == list(OFFLINE[1:]) and len(names) == len(members) + 4
     assert {score.task.removeprefix("comp_grammar_") for score in members} == {
         row["phenomenon"] for row in rows("grammar.jsonl")
     }
