@@ -96,7 +96,7 @@ def test_every_method_with_every_recovery(parent, tmp_path, method, recovery):
     assert Shape.of(model).kv_groups == (1, 1)
 
 
-def test_per_layer_widths_and_text_from_the_model_itself(parent, tmp_path):
+def test_per_layer_widths_and_text_from_the_model_itself(parent, tmp_path, own_cache):
     done = run("prune", parent, "--out", tmp_path / "m", *SMALL, "--widths", "per-layer", "--calibration", "self")
     assert done.exit_code == 0, done.output
     assert "text written by the model itself" in (tmp_path / "m" / "README.md").read_text()
@@ -367,7 +367,7 @@ def test_a_run_in_memory_reports_the_layer_importance(parent, tmp_path, monkeypa
     assert run.whole and len(run.carry_out().report.layer_importance) == 3
 
 
-def test_text_is_written_before_a_run_from_disk_to_disk_and_only_where_it_fits(parent, tmp_path, monkeypatch, capsys):
+def test_text_is_written_first_and_only_where_it_fits(parent, tmp_path, monkeypatch, capsys, own_cache):
     small = {"sequences": 16, "length": 32, "multiple": 4, "evaluate_on": "none", "calibration": "general"}
     run = PruneRun(str(parent), tmp_path / "m", PruneOptions(**small))
     assert not run.whole and run.source == "general"
