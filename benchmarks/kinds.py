@@ -18,7 +18,7 @@ from headline import keep, options
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare.one_run import decoder_parameters
-from comp_lib.evaluation.loss import compare, evaluation_tokens
+from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.models.load import load_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings, default_recovery
@@ -53,16 +53,13 @@ def main() -> None:
     )
     before = decoder_parameters(dense)
     small = prune(dense, ids, settings).model
-    texts = {kind: load_text(f"evaluation:{kind}") for kind in KINDS}
-    texts |= {} if arguments.text is None else {arguments.text.name: load_text(arguments.text)}
-    increases, divergences = {}, {}
-    for kind, text in texts.items():
-        judged = compare(small, dense, evaluation_tokens(tokenizer, text, sequences=arguments.windows))
-        increases[kind] = [judged.loss - judged.dense_loss, *judged.intervals()["increase"]]
-        divergences[kind] = judged.kl
-        print("{:16}{:.3f} nats more ({:.3f} to {:.3f})".format(kind, *increases[kind]), flush=True)
-    mean = sum(increases[kind][0] for kind in KINDS) / len(KINDS)
-    print(f"mean over kinds {mean:.3f}")
+    others = {} if arguments.text is None else {arguments.text.name: load_text(arguments.text)}
+    judged = judge(small, kind_windows(tokenizer, sequences=arguments.windows, others=others), dense)
+    increases = {kind: [one.increase, *one.intervals()["increase"]] for kind, one in judged.kinds.items()}
+    for kind, (increase, low, high) in increases.items():
+        print(f"{kind:16}{increase:.3f} nats more ({low:.3f} to {high:.3f})", flush=True)
+    mean, (low, high) = judged.mean["increase"], judged.intervals()["increase"]
+    print(f"mean over kinds {mean:.3f} ({low:.3f} to {high:.3f})")
     row = {
         "model": arguments.model,
         "calibration": arguments.calibration,
@@ -74,7 +71,7 @@ def main() -> None:
         "removed": 1 - decoder_parameters(small) / before,
         "increases": increases,
         "mean": mean,
-        "kl": divergences,
+        "kl": {kind: one.kl for kind, one in judged.kinds.items()},
     }
     keep(row, FILE, MEASURED)
 

@@ -130,7 +130,8 @@ def calibration_tokens(
     places = _turns(counts)
     tokens = torch.empty(sequences, length, dtype=torch.long)
     for text, values in ids.items():
-        tokens[places[text]] = _windows(text, values, counts[text], length, seed)
+        if counts[text]:
+            tokens[places[text]] = _windows(text, values, counts[text], length, seed)
     own = [(place, way) for text in shares if (way := _way(text)) is not None for place in places[text]]
     if own and model is not None:
         rows, ways = zip(*own, strict=True)
@@ -141,17 +142,16 @@ def calibration_tokens(
 def allotted(
     shares: Mapping[str, float], sequences: int, room: Mapping[str, int], source: str | Path = ""
 ) -> dict[str, int]:
-    """How many of the `sequences` each text gets: by its share, at least one, at most its `room` where that is known.
+    """How many of the `sequences` each text gets: by its share, at most its `room` where that is known.
 
+    At least one, but in a mixture that ships: few sequences of that are of the texts with the largest shares.
     Raises InputError where that cannot be.
     """
-    if sequences < len(shares):
-        got = f"{sequences} in all; raise them"
-        raise InputError(
-            f"expected at least a sequence for each of the {len(shares)} texts in {str(source)!r}, got {got}"
-        )
-    counts = dict.fromkeys(shares, 1)
-    for _ in range(sequences - len(shares)):
+    counts = dict.fromkeys(shares, 0 if str(source) in MIXTURES else 1)
+    if sequences < sum(counts.values()):
+        wanted = f"at least a sequence for each of the {len(shares)} texts in {str(source)!r}"
+        raise InputError(f"expected {wanted}, got {sequences} in all; raise them")
+    for _ in range(sequences - sum(counts.values())):
         open_ones = [text for text in shares if counts[text] < room.get(text, sequences)]
         if not open_ones:
             most = sum(room.values())

@@ -1,4 +1,4 @@
-"""`comp-lib evaluate`: how good a model is, on a text or in tasks. `benchmark`: how fast models run here.
+"""`comp-lib evaluate`: how good a model is, on texts or in tasks. `benchmark`: how fast models run here.
 
 `compare`: peers side by side, on one model and the same text.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -21,8 +21,12 @@ from .console import ProgressBars, check_file, check_length, err, out, show, tab
 from .options import Aim, Calibration, Device, Dtype, Json, Length, Model, Multiple, Widths, command
 
 if TYPE_CHECKING:
+    from ..evaluation.by_kind import ByKind, Row
+    from ..evaluation.loss import Evaluation
     from ..on_device.benchmark import Measured
 
+ALL = "kinds"  # the word for all kinds of text
+TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
 MODELS_HELP = "As for the other commands; the first is the baseline."
 RUNTIME_HELP = "transformers, llama.cpp (folders are exported), or auto: llama.cpp for .gguf files."
@@ -32,11 +36,12 @@ Models = Annotated[list[str], Argument(metavar="MODEL...", help=MODELS_HELP)]
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    text: Annotated[str, Option(help="Text name or file.")] = "evaluation"
+    text: Annotated[str, Option(help=TEXT_HELP)] = ALL
     length: Annotated[int, Option(help="Tokens in each window (papers: 2048).")] = 512
-    sequences: Annotated[int | None, Option(help="Windows to measure (default: all).")] = None
+    sequences: Annotated[int | None, Option(help="Windows to measure, of each kind (default: all).")] = None
     against: Annotated[str | None, Option(help="Dense model, for KL divergence and top-1 agreement.")] = None
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None
+    figure: Annotated[Path | None, Option(help="File (.png) for a picture of the kinds.")] = None
     as_json: Json = False
     dtype: Dtype = "float32"
     device: Device = "cpu"
@@ -44,30 +49,84 @@ class EvaluateOptions:
 
 @command
 def evaluate(model: Model, options: EvaluateOptions) -> None:
-    """Perplexity of MODEL on a text, with 95% intervals, or its accuracy in tasks."""
+    """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
+    _check(options)
     if options.tasks is not None:
         return _in_tasks(model, options.tasks, options)
     from ..calibration.text import load_text
-    from ..evaluation import loss
+    from ..evaluation.by_kind import judge, kind_windows
+    from ..evaluation.loss import evaluation_tokens
     from ..models.load import load_model
 
-    prose, place = load_text(options.text), (options.dtype, options.device)
+    prose, place = None if options.text == ALL else load_text(options.text), (options.dtype, options.device)
     loaded, tokenizer = load_model(model, *place)
     check_length(loaded, options.length)
-    windows = loss.evaluation_tokens(tokenizer, prose, options.length, options.sequences)
+    size, alone = (options.length, options.sequences), "measuring"  # what the progress bar of one text says
+    if prose is None:
+        windows = kind_windows(tokenizer, *size)
+    else:
+        windows = {alone: evaluation_tokens(tokenizer, prose, *size)}
     dense = None if options.against is None else load_model(options.against, *place)[0]
     with ProgressBars() as bars:
-        if dense is None:
-            result = loss.perplexity(loaded, windows, progress=bars)
-        else:
-            result = loss.compare(loaded, dense, windows, progress=bars)
-    values: dict[str, Any] = {"model": model, "text": options.text, "length": options.length}
-    values |= asdict(result) | {"increase": result.increase}
-    values = {name: value for name, value in values.items() if value not in (None, ())}
+        judged = judge(loaded, windows, dense, tuple(windows), progress=bars)
+    asked: dict[str, Any] = {"model": model, "text": options.text, "length": options.length}
+    if prose is None:
+        return _show_kinds(judged, asked, options)
+    values = asked | _plain(judged.kinds[alone])
     numbers = {name: value for name, value in values.items() if not isinstance(value, tuple)}  # the others: for --json
-    intervals = result.intervals()
+    intervals = judged.kinds[alone].intervals()
     rows = [(name, _cell(value), " to ".join(map(_cell, intervals.get(name, ())))) for name, value in numbers.items()]
     show(table(("measure", "value", "95% interval"), rows), values | {"intervals": intervals}, options.as_json)
+
+
+def _check(options: EvaluateOptions) -> None:
+    """Raises InputError for what can be told without the model."""
+    figure, length, sequences = options.figure, options.length, options.sequences
+    if length < 2 or (sequences is not None and sequences < 1):
+        got = f"--length {length} and --sequences {'all' if sequences is None else sequences}; raise them"
+        raise InputError(f"expected windows of at least 2 tokens, at least 1 of them, got {got}")
+    if figure is not None and (options.tasks is not None or options.text != ALL):
+        got = f"it with {'--tasks' if options.tasks is not None else f'--text {options.text}'}; leave one out"
+        raise InputError(f"expected --figure with all kinds of text, got {got}")
+    if figure is not None and figure.suffix.lower() != ".png":
+        raise InputError(f"expected --figure to be a .png file, got {str(figure)!r}; choose another name")
+    check_file(figure)
+
+
+def _plain(result: Evaluation) -> dict[str, Any]:
+    """What was measured, as --json gives it."""
+    values = asdict(result) | {"increase": result.increase}
+    return {name: value for name, value in values.items() if value not in (None, ())}
+
+
+def _show_kinds(judged: ByKind, asked: dict[str, Any], options: EvaluateOptions) -> None:
+    from ..plots.kinds import plot_kinds
+
+    rows = judged.rows()
+    *kinds, (mean, intervals) = rows.values()
+    values = asked | {"mean": mean | {"intervals": intervals}}
+    for (name, result), (_, bounds) in zip(judged.kinds.items(), kinds, strict=True):
+        values.setdefault("kinds", {})[name] = _plain(result) | {"intervals": bounds}
+    show(kinds_table(rows), values, options.as_json)
+    if options.figure is not None:
+        with writing(options.figure):
+            plot_kinds(rows).savefig(options.figure)
+
+
+def kinds_table(rows: Mapping[str, Row]) -> Table:
+    """A row for each text, a bold one for their mean, which is the last; see `evaluation.by_kind.ByKind.rows`."""
+    columns = {"loss": "loss"}
+    if compared := all("increase" in values for values, _ in rows.values()):
+        columns = {"dense_loss": "dense", "loss": "pruned", "increase": "increase"}
+        columns |= {"kl": "KL", "top1_agreement": "agreement"}
+    sure = "increase" if compared else "loss"
+    heads = [f"{head} (95% interval)" if name == sure else head for name, head in columns.items()]
+    result = Table("text", *heads, title="loss by kind of text, nats per token")
+    for place, (text, (values, intervals)) in enumerate(rows.items()):
+        cells = {name: f"{values[name]:.3f}" for name in columns}
+        cells[sure] += " ({:.3f} to {:.3f})".format(*intervals[sure])
+        result.add_row(text, *cells.values(), style="bold" if place == len(rows) - 1 else None)
+    return result
 
 
 def _in_tasks(model: str, tasks: str, options: EvaluateOptions) -> None:

@@ -55,8 +55,8 @@ class PruneOptions:
     recovery: Annotated[str | None, Option(help=RECOVERY_HELP)] = None
     aim: Aim = "self"
     ridge: Annotated[str, Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto"
-    calibration: Calibration = "calibration"
-    sequences: Sequences = 32
+    calibration: Calibration = "general"
+    sequences: Sequences = 128
     length: Length = 256
     multiple: Multiple = 64
     target: Annotated[str | None, Option(help="Where it will run, instead of --multiple: cpu, gguf-q4 or gpu.")] = None

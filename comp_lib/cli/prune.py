@@ -5,17 +5,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+from rich.markup import escape
 from rich.table import Table
 from typer import Context, Option
 
 from .console import ProgressBars, check_file, check_length, out, show, table, writing
 from .options import Device, Dtype, Json, LayerMetric, Length, Model, Multiple, PruneOptions, Sequences, command
 
-PROMPT = "The water cycle begins when the sun"
+PROMPTS = {"prose": "The water cycle begins when the sun", "code": "def is_prime(n):", "request": "Name three colours."}
+KIND_WINDOWS, KIND_LENGTH = 2, 256  # of each kind of text, in the demo: some 20 s on two cores
 Folder = Annotated[Path, Option("--out", help="Folder for the pruned model.")]
-DemoFolder = Annotated[Path, Option("--out", help="Folder for the model and the picture.")]
+DemoFolder = Annotated[Path, Option("--out", help="Folder for the model and the pictures.")]
 Overwrite = Annotated[bool, Option(help="Replace an earlier demo.")]
 
 
@@ -119,26 +121,41 @@ def prune(context: Context, model: Model, out_folder: Folder, options: PruneOpti
 
 @command
 def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: Overwrite = False) -> None:
-    """COMP on the embedded model: a fifth smaller, with picture, perplexities and a text before and after."""
+    """COMP on the embedded model: a fifth smaller, with pictures, the loss by kind, and texts before and after."""
     from ..calibration.tokens import calibration_tokens
+    from ..evaluation.by_kind import judge, kind_windows
     from ..evaluation.generation import continuation
     from ..importance.layers import block_influence
     from ..models.load import EMBEDDED, load_model
-    from ..plots import plot_pruned
+    from ..plots import plot_kinds, plot_pruned
+    from .measure import kinds_table
     from .pruning import PruneRun
 
-    folder, picture = out_folder / "model", out_folder / "pruned.png"
+    folder, picture, of_kinds = (out_folder / name for name in ("model", "pruned.png", "kinds.png"))
     run = PruneRun(EMBEDDED, folder, PruneOptions(multiple=32, overwrite=overwrite))
     done = run.carry_out()  # first, since it refuses a full folder before any work
-    model, tokenizer = load_model(EMBEDDED)
-    before = continuation(model, tokenizer, PROMPT, 40)
+    (model, tokenizer), small = load_model(EMBEDDED), load_model(folder)[0]
+    prompts: dict[str, Any] = dict(PROMPTS)
+    if tokenizer.chat_template is None:
+        del prompts["request"]
+    else:
+        turn = [{"role": "user", "content": prompts["request"]}]
+        prompts["request"] = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     ids = calibration_tokens("calibration", tokenizer, sequences=8)
+    windows = kind_windows(tokenizer, min(KIND_LENGTH, model.config.max_position_embeddings), KIND_WINDOWS)
     with ProgressBars() as bars:
         importance = block_influence(model, ids, progress=bars).tolist()
-    after = continuation(load_model(folder)[0], tokenizer, PROMPT, 40)
+        rows = judge(small, windows, model, progress=bars).rows()
+    texts = Table.grid(padding=(0, 2))
+    for kind, prompt in prompts.items():
+        said = (continuation(one, tokenizer, prompt, 40).strip("\n") for one in (model, small))
+        for name, text in zip((kind, "dense", "pruned"), (PROMPTS[kind], *said), strict=True):
+            texts.add_row(f"[bold]{name}[/]", escape(text))
+        texts.add_row()
     shape, errors = done.before, [layer.error for layer in done.report.layers]
-    with writing(picture):
+    with writing(out_folder):
         plot_pruned(importance, done.plan, shape.neurons, shape.kv_groups, errors).savefig(picture)
-    out.print(run.table(done))
-    out.print(f"\n[bold]prompt[/]  {PROMPT} ...\n[bold]dense[/]   {before.strip()}\n[bold]pruned[/]  {after.strip()}")
-    out.print(f"\nmodel:   {folder}\npicture: {picture}", soft_wrap=True)
+        plot_kinds(rows).savefig(of_kinds)
+    for result in (run.table(done), kinds_table(rows), texts):
+        out.print(result)
+    out.print(f"model:    {folder}\npictures: {picture}, {of_kinds}", soft_wrap=True)

@@ -149,6 +149,12 @@ def test_sequences_are_allotted_by_share_and_never_beyond_the_room():
     assert allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {}) == {"a": 4, "b": 2, "c": 2}
     assert allotted({"a": 0.98, "b": 0.01, "c": 0.01}, 10, {}) == {"a": 8, "b": 1, "c": 1}, "each gets one"
     assert allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {"a": 2}) == {"a": 2, "b": 3, "c": 3}, "others take over"
+    few = allotted(sources("general"), 4, {}, "general")
+    assert {text for text, count in few.items() if count} == {
+        "calibration",
+        "calibration:questions",
+        *list(SHIPPED)[1:3],
+    }
     with pytest.raises(InputError, match="at most the 5 sequences that 'mix' has, got 6"):
         allotted({"a": 0.5, "b": 0.5}, 6, {"a": 2, "b": 3}, "mix")
 

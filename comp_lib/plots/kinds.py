@@ -1,0 +1,52 @@
+"""A picture of a model on every kind of text, beside the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .base import ABOVE, BLUE, GREY, Picture, figure_with_axes, note
+
+Row = tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]  # value of each measure; its interval
+
+
+def plot_kinds(rows: Mapping[str, Row]) -> Picture:
+    """Bars of the loss on each text, from the top; the last row is their mean. See `evaluation.by_kind.ByKind.rows`.
+
+    Whiskers are 95% intervals of the loss. Where rows have a `dense_loss`, it gets a bar too, and the whiskers are
+    those of the increase, which is known far better than either loss.
+    """
+    compared = all("dense_loss" in values for values, _ in rows.values())
+    measure, height = ("increase", 0.38) if compared else ("loss", 0.6)
+    size = (7.8, (0.45 if compared else 0.36) * len(rows) + 1.2)
+    figure, axes = figure_with_axes(size, xlabel="loss (nats per token)")
+    places = np.arange(len(rows))
+    losses = np.array([values["loss"] for values, _ in rows.values()])
+    middles = np.array([values[measure] for values, _ in rows.values()])
+    lows, highs = np.array([intervals[measure] for _, intervals in rows.values()]).T
+    whiskers = {"xerr": [middles - lows, highs - middles], "error_kw": {"elinewidth": 1.5}, "capsize": 3}
+    label = f"{'pruned' if compared else 'model'}, with the 95% interval of its {measure}"
+    if compared:
+        dense = [values["dense_loss"] for values, _ in rows.values()]
+        axes.barh(places - height / 2, dense, height, color=GREY, label="dense")
+    axes.barh(places + compared * height / 2, losses, height, color=BLUE, label=label, **whiskers)
+    ends = np.fmax(losses, losses + highs - middles)  # of the whiskers, where there are any
+    for place, end, middle in zip(places, ends, middles, strict=True):
+        number = f"{middle:+.2f}" if compared else f"{middle:.2f}"
+        note(axes, number, (end, place + compared * height / 2), (5, 0), va="center", fontsize=9)
+    axes.set_yticks(places, list(rows))
+    axes.get_yticklabels()[-1].set_weight("bold")
+    axes.axhline(len(rows) - 1.5, color="black", linewidth=0.8)
+    axes.set(xlim=(0, 1.12 * max(ends[np.isfinite(ends)], default=1.0)), ylim=(len(rows) - 0.4, -0.6))
+    axes.grid(axis="y", visible=False)
+    axes.legend(ncols=2, **ABOVE)
+    words = [f"{name} {_words(values, *intervals[measure])}" for name, (values, intervals) in rows.items()]
+    return figure.described("Bars of the loss on each text, in nats per token, with 95% intervals: ", words)
+
+
+def _words(values: Mapping[str, float], low: float, high: float) -> str:
+    span = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
+    if "dense_loss" not in values:
+        return f"{values['loss']:.2f}{span}"
+    return f"{values['dense_loss']:.2f} dense, {values['loss']:.2f} pruned, {values['increase']:+.2f}{span}"
