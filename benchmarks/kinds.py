@@ -1,10 +1,12 @@
 """What a pruned model loses on every kind of text: prose, encyclopedia, code, dialogue, reference, questions and more.
 
-    python benchmarks/kinds.py --calibration all --sequences 96 --seed 0 --set '{"method": "flap"}' --text FILE
+    python benchmarks/kinds.py --calibration general --sequences 128 --set '{"method": "flap"}' --text FILE
+    python benchmarks/kinds.py --figure build/kinds.png
 
 The calibration is a mixture of this project's kinds ("all", "prose+code", "code" ...), or a text, or "self". The
 evaluation texts of all kinds judge, and FILE on top where there is one, of which nothing calibrates. Each call prints
-its row, losses above the dense model's with their 95% intervals, and keeps it in benchmarks/kinds.json.
+its row, losses above the dense model's with their 95% intervals, and keeps it in benchmarks/kinds.json; the second way
+draws the rows that were calibrated on "general".
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.models.load import load_model
+from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes
 from comp_lib.prune import prune
 from comp_lib.settings import Settings, default_recovery
 
@@ -39,7 +42,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--windows", type=int, default=6, help="of 512 tokens, of each kind")
     parser.add_argument("--set", default="{}", help="more Settings as JSON")
+    parser.add_argument("--figure", type=Path, help="nothing is measured: draw what is kept")
     arguments = parser.parse_args()
+    if arguments.figure is not None:
+        return figure(arguments.figure)
     changes = {"ratio": 0.2, "multiple": 32, "seed": arguments.seed, **json.loads(arguments.set)}
     settings = Settings(**{"recovery": default_recovery(changes.get("method", "comp")), **changes})
     dense, tokenizer = load_model(arguments.model)
@@ -74,6 +80,28 @@ def main() -> None:
         "kl": {kind: one.kl for kind, one in judged.kinds.items()},
     }
     keep(row, FILE, MEASURED)
+
+
+def figure(path: Path) -> None:
+    """Extra loss by kind of text, a colour for each method, with 95% intervals."""
+    rows = [row for row in json.loads(FILE.read_text("utf-8")) if row["calibration"] == "general"]
+    rows.sort(key=lambda row: row["mean"])
+    names = list(rows[0]["increases"])
+    picture, axes = figure_with_axes(
+        (8.6, 0.5 * len(names) + 1.4), xlabel="loss above the dense model (nats per token)"
+    )
+    for number, row in enumerate(rows):
+        settings = row["settings"]
+        label = f"comp, {settings['widths']} widths" if settings["method"] == "comp" else settings["method"]
+        middle, low, high = zip(*(row["increases"][name] for name in names), strict=True)
+        spans = [[m - b for m, b in zip(middle, low, strict=True)], [t - m for m, t in zip(middle, high, strict=True)]]
+        places = [place + 0.18 * (number - (len(rows) - 1) / 2) for place in range(len(names))]
+        axes.errorbar(middle, places, xerr=spans, fmt="o", capsize=3, label=label, color=COLOURS[number])
+    axes.set_yticks(range(len(names)), [name.removesuffix(".txt") for name in names])
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None))
+    axes.legend(ncols=len(rows), **ABOVE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Put the tables of stored measurements into README.md: `python benchmarks/readme.py`
 
-The first: benchmarks/headline.json, a row for each call of headline.py or others.py, those with most calibration
-sequences. The second: benchmarks/peers/rows.csv, which `comp-lib compare` wrote, the largest grid, with the amount of
+The first: benchmarks/kinds.json, calibrated on what ships, the loss on every kind of text. The second:
+benchmarks/headline.json, a row for each call of headline.py or others.py, those with most calibration
+sequences. The third: benchmarks/peers/rows.csv, which `comp-lib compare` wrote, the largest grid, with the amount of
 text for which it has most rows. Below it, the rows of benchmarks/zero_shot.json with that text. A test
 asks whether README.md says so.
 """
@@ -19,10 +20,37 @@ from comp_lib.compare.grid import ROWS, read_rows
 from comp_lib.compare.summary import comparison, finished
 
 ROOT = Path(__file__).parents[1]
+KINDS = ROOT / "benchmarks" / "kinds.json"
 HEADLINE, PEERS = ROOT / "benchmarks" / "headline.json", ROOT / "benchmarks" / "peers"
 TASKS = ROOT / "benchmarks" / "zero_shot.json"
 OWN_WIDTHS = ("flap", "llm-pruner", "llm-pruner-mixed", "shortgpt")  # whatever the settings say
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
+
+
+def kinds() -> str:
+    """Increase of the loss on each kind of text, and the mean, for each method that was calibrated on "general"."""
+    rows = [row for row in json.loads(KINDS.read_text("utf-8")) if row["calibration"] == "general"]
+    first = rows[0]
+    same = ("model", "sequences", "length", "windows", "seed")
+    assert all(all(row[name] == first[name] for name in same) for row in rows)
+    rows.sort(key=lambda row: row["mean"])
+    names = list(first["increases"])
+    lines = [
+        f"A fifth of {first['model']}'s decoder goes; {first['sequences']} x {first['length']} tokens of `general` "
+        f"calibrate, the same for all. Increase of the loss in\nnats per token on {first['windows']} x 512 tokens of "
+        f"each kind of text, and on text of which nothing calibrates; one seed.",
+        "",
+        f"| method | widths | mean | {' | '.join(name.removesuffix('.txt') for name in names)} |",
+        f"|---|---|{'---:|' * (len(names) + 1)}",
+    ]
+    for row in rows:
+        increases = " | ".join(f"{row['increases'][name][0]:.2f}" for name in names)
+        lines.append(f"| {row['settings']['method']} | {widths(row['settings'])} | {row['mean']:.3f} | {increases} |")
+    peer = min((row for row in rows if row["settings"]["method"] != "comp"), key=lambda row: row["mean"])
+    ours = [row for row in rows if row["settings"]["method"] == "comp"]
+    parts = ", ".join(f"{row['mean'] / peer['mean']:.2f} ({widths(row['settings'])})" for row in ours)
+    lines.append(f"\nOf the increase of the best peer, {peer['settings']['method']}, COMP's mean is {parts}.")
+    return "\n".join(lines)
 
 
 def headline() -> str:
@@ -116,7 +144,7 @@ def tasks() -> str:
 def with_tables(readme: str) -> str:
     """`readme` with the tables between the two marks."""
     before, rest = readme.split(START)
-    return f"{before}{START}\n{headline()}\n\n{peers()}\n\n{tasks()}\n{END}{rest.split(END)[1]}"
+    return f"{before}{START}\n{kinds()}\n\n{headline()}\n\n{peers()}\n\n{tasks()}\n{END}{rest.split(END)[1]}"
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError, nearest
 from ..families.protocol import Model
 from ..report import Progress, no_progress
-from .general import MIXTURES
+from .general import MIXTURES, SHIPPED, WRITTEN
 from .text import encode, load_text
 from .written import WAYS, written
 
@@ -126,6 +126,9 @@ def calibration_tokens(
             room[text] = len(ids[text]) // length if len(shares) > 1 and text in MIXTURES["general"] else sequences
         elif model is None:
             raise InputError(f"expected a model for calibration source {text!r}, got none; pass model=")
+    if len(shares) > 1 and room.keys() >= SHIPPED.keys():  # what the model writes beside them is in proportion
+        each = sum(room[text] for text in SHIPPED) / sum(shares[text] for text in SHIPPED)
+        room |= {text: round(each * shares[text]) for text in WRITTEN.keys() & shares.keys()}
     counts = allotted(shares, sequences, room, source)
     places = _turns(counts)
     tokens = torch.empty(sequences, length, dtype=torch.long)

@@ -16,6 +16,7 @@ from .options import Device, Dtype, Json, LayerMetric, Length, Model, Multiple, 
 
 PROMPTS = {"prose": "The water cycle begins when the sun", "code": "def is_prime(n):", "request": "Name three colours."}
 KIND_WINDOWS, KIND_LENGTH = 2, 256  # of each kind of text, in the demo: some 20 s on two cores
+DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be quick
 Folder = Annotated[Path, Option("--out", help="Folder for the pruned model.")]
 DemoFolder = Annotated[Path, Option("--out", help="Folder for the model and the pictures.")]
 Overwrite = Annotated[bool, Option(help="Replace an earlier demo.")]
@@ -132,7 +133,11 @@ def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: Overwrite = Fal
     from .pruning import PruneRun
 
     folder, picture, of_kinds = (out_folder / name for name in ("model", "pruned.png", "kinds.png"))
-    run = PruneRun(EMBEDDED, folder, PruneOptions(multiple=32, overwrite=overwrite))
+    run = PruneRun(
+        EMBEDDED,
+        folder,
+        PruneOptions(multiple=32, calibration="shipped", sequences=DEMO_SEQUENCES, overwrite=overwrite),
+    )
     done = run.carry_out()  # first, since it refuses a full folder before any work
     (model, tokenizer), small = load_model(EMBEDDED), load_model(folder)[0]
     prompts: dict[str, Any] = dict(PROMPTS)
