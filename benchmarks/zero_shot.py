@@ -25,7 +25,7 @@ from comp_lib.prune import prune
 from comp_lib.settings import Settings, default_recovery
 
 FILE = Path(__file__).with_suffix(".json")
-MEASURED = ("removed", "accuracy", "stderr")
+MEASURED = ("removed", "accuracy", "stderr", "margin", "choice_loss")
 
 
 def main() -> None:
@@ -68,6 +68,8 @@ def answers(model: nn.Module, tokenizer: Any) -> dict[str, dict[str, float | Non
     return {
         "accuracy": {each.task: each.acc for each in scores},
         "stderr": {each.task: each.acc_stderr for each in scores},
+        "margin": {each.task: each.margin for each in scores},
+        "choice_loss": {each.task: each.choice_loss for each in scores},
     }
 
 

@@ -137,14 +137,17 @@ def _in_tasks(model: str, tasks: str, options: EvaluateOptions) -> None:
         raise InputError("expected --against with a text, got it with --tasks; evaluate each model by itself")
     names = task_names(tasks)
     scores = zero_shot(*load_model(model, options.dtype, options.device), names)
-    result = Table("task", "acc", "stderr", "acc_norm", "stderr", "items", "version", title=model)
+    heads = ("task", "acc", "stderr", "acc_norm", "margin", "choice loss", "items", "version")
+    result = Table(*heads, title=model, caption="margin and choice loss in nats: see comp_lib.evaluation.zero_shot")
     group = ""  # that the next tasks belong to
     for score in scores:
         group = score.task if score.group else group
         name = score.task.replace(f"{group}_", "  ", 1) if group else score.task  # short enough for 80 columns
-        numbers = map(_cell, (score.acc, score.acc_stderr, score.acc_norm, score.acc_norm_stderr))
+        numbers = map(_cell, (score.acc, score.acc_stderr, score.acc_norm, score.margin, score.choice_loss))
         result.add_row(name, *numbers, str(score.items), score.version, style="bold" if score.group else None)
-    show(result, {"model": model, "tasks": tasks, "scores": [asdict(score) for score in scores]}, options.as_json)
+    means = ({"margin": score.margin, "choice_loss": score.choice_loss} for score in scores)
+    found = [asdict(score) | mean | {"intervals": score.intervals()} for score, mean in zip(scores, means, strict=True)]
+    show(result, {"model": model, "tasks": tasks, "scores": found}, options.as_json)
 
 
 def _cell(value: float | int | str | None) -> str:

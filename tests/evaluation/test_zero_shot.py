@@ -281,8 +281,10 @@ def test_the_command_prints_a_table_and_json(parent):  # noqa: F811
     assert done.exit_code == 0, done.output
     values = json.loads(done.stdout)
     assert values["tasks"] == "comp_grammar_polarity" and values["scores"][0]["items"] == 50
+    (score,) = values["scores"]
+    assert score["margin"] == pytest.approx(fmean(score["margins"])) and len(score["intervals"]["choice_loss"]) == 2
     table = run("evaluate", parent, "--tasks", "comp_grammar_polarity")
-    for word in ("acc_norm", "stderr", "version", "1.0", f"{values['scores'][0]['acc']:.4f}"):
+    for word in ("acc_norm", "stderr", "margin", "choice loss", "version", "1.0", f"{values['scores'][0]['acc']:.4f}"):
         assert word in table.stdout
     refused(run("evaluate", parent, "--tasks", "ofline"), ["ofline", "offline"])
     refused(run("evaluate", parent, "--tasks", "offline", "--against", parent), ["--against"])
