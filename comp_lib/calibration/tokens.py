@@ -27,14 +27,15 @@ SELF = "self"
 
 
 def sources(source: str | Path) -> dict[str, float]:
-    """The texts of a source, and the share of each; they add up to 1. What exists under the whole name is one text.
+    """The texts of a source, and the share of each; they add up to 1. A file of the whole name is one text, but a mixture's
+    name wins over a file: write `./general` for that.
 
     Raises InputError for a share that is no number above 0, or a way of writing that is not known.
 
     >>> sources("notes.txt:3+self")
     {'notes.txt': 0.75, 'self': 0.25}
     """
-    if Path(source).exists():
+    if str(source) not in MIXTURES and Path(source).exists():
         return {str(source): 1.0}
     asked: dict[str, float] = {}
     for part in str(source).split("+"):

@@ -106,7 +106,7 @@ def test_a_file_may_have_a_plus_sign_in_its_name(tmp_path):
         check_source(f"self+{tmp_path / 'none'}")
 
 
-def test_shares_of_a_mixture(tmp_path):
+def test_shares_of_a_mixture(tmp_path, monkeypatch):
     found = sources("mine.txt:3+general:1")
     assert found["mine.txt"] == pytest.approx(0.75) and sum(found.values()) == pytest.approx(1.0)
     inside = SHIPPED | WRITTEN
@@ -119,6 +119,9 @@ def test_shares_of_a_mixture(tmp_path):
     )
     assert sources("calibration+calibration:prose") == {"calibration": 1.0}, "one text, whatever it is called"
     (tmp_path / "a:2").write_text("words")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "general").write_text("words")
+    assert len(sources("general")) > 1 and sources("./general") == {"./general": 1.0}, "a mixture's name wins"
     assert list(sources(f"{tmp_path}/a:2+self:3")) == [f"{tmp_path}/a:2", "self"], "a file may be called so"
     for bad in ("self:0", "mine.txt:-1", "mine.txt:nan", "mine.txt:inf"):
         with pytest.raises(InputError, match="expected a share above 0"):
