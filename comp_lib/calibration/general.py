@@ -1,8 +1,8 @@
 """What to calibrate on for a model that will meet every kind of text.
 
 A fit to one kind of text spoils the others: calibrated on prose alone SmolLM2 loses 0.88 nats a token on code, on the
-same number of tokens of every kind 0.35 (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that ships, and text that the model
-writes itself; "shipped" leaves that out, for a model that is not in memory.
+same number of tokens of every kind 0.35 (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that
+ships, and text that the model writes itself; "shipped" leaves that out, for a model that is not in memory.
 """
 
 from __future__ import annotations

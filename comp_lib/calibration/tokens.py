@@ -27,8 +27,9 @@ SELF = "self"
 
 
 def sources(source: str | Path) -> dict[str, float]:
-    """The texts of a source, and the share of each; they add up to 1. A file of the whole name is one text, but a mixture's
-    name wins over a file: write `./general` for that.
+    """The texts of a source, and the share of each; they add up to 1.
+
+    A file of the whole name is one text, but a mixture's name wins over a file: write `./general` for that.
 
     Raises InputError for a share that is no number above 0, or a way of writing that is not known.
 
