@@ -35,6 +35,7 @@ def rows_of(increases=INCREASES, sequences=8, **columns):
                 "calibration": "a",
                 "evaluation": "b",
                 "versions": "comp-lib 0",
+                "kinds": None,
             }
             found.append(row | columns)
     return pd.DataFrame(found)

@@ -43,20 +43,24 @@ CORPORA = {
     "ptb": Corpus("ptb-text-only/ptb_text_only", "sentence", " ", "test", revision="refs/convert/parquet"),
     "c4": Corpus("allenai/c4", "text", " ", "validation", files="en/c4-{split}.00000-of-*.json.gz", rows=1100),
 }
-TEXTS = (*SHIPPED, *(f"{name}:{kind}" for name in SHIPPED for kind in KINDS), *CORPORA)
+EVERY_KIND = "kinds"  # the evaluation texts of all kinds
+TEXTS = (*SHIPPED, EVERY_KIND, *(f"{name}:{kind}" for name in SHIPPED for kind in KINDS), *CORPORA)
 
 
 def load_text(name_or_path: str | Path) -> str:
     """The text of that name, or of that file (UTF-8).
 
-    Names are `calibration`, `evaluation`, `wikitext2`, `ptb` and `c4`. The first two take one of KINDS after a colon,
-    as in `calibration:code`, and are `prose` without; a corpus takes a split, as in `wikitext2:validation`. A name
-    wins over a file of the same name: write `./calibration` for the file.
+    Names are `calibration`, `evaluation`, `kinds`, `wikitext2`, `ptb` and `c4`. The first two take one of KINDS after a
+    colon, as in `calibration:code`, and are `prose` without; `kinds` is the evaluation texts of all kinds; a corpus
+    takes a split, as in `wikitext2:validation`. A name wins over a file of the same name: write `./calibration` for
+    the file.
 
     Raises:
         InputError: no such name or file, not readable as UTF-8, empty, or a corpus that cannot be fetched.
     """
     name, _, split = str(name_or_path).partition(":")
+    if str(name_or_path) == EVERY_KIND:
+        return "\n\n\n".join(load_text(f"evaluation:{kind}") for kind in KINDS)
     if name in CORPORA:
         return _corpus_text(name, split)
     path = Path(name_or_path)

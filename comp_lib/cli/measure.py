@@ -54,27 +54,23 @@ def evaluate(model: Model, options: EvaluateOptions) -> None:
     if options.tasks is not None:
         return _in_tasks(model, options.tasks, options)
     from ..calibration.text import load_text
-    from ..evaluation.by_kind import judge, kind_windows
-    from ..evaluation.loss import evaluation_tokens
+    from ..evaluation.by_kind import judge, windows_of
     from ..models.load import load_model
 
-    prose, place = None if options.text == ALL else load_text(options.text), (options.dtype, options.device)
+    load_text(options.text)  # refused before the model is loaded
+    place = (options.dtype, options.device)
     loaded, tokenizer = load_model(model, *place)
     check_length(loaded, options.length)
-    size, alone = (options.length, options.sequences), "measuring"  # what the progress bar of one text says
-    if prose is None:
-        windows = kind_windows(tokenizer, *size)
-    else:
-        windows = {alone: evaluation_tokens(tokenizer, prose, *size)}
+    windows = windows_of(options.text, tokenizer, options.length, options.sequences)
     dense = None if options.against is None else load_model(options.against, *place)[0]
     with ProgressBars() as bars:
         judged = judge(loaded, windows, dense, tuple(windows), progress=bars)
     asked: dict[str, Any] = {"model": model, "text": options.text, "length": options.length}
-    if prose is None:
+    if options.text == ALL:
         return _show_kinds(judged, asked, options)
-    values = asked | _plain(judged.kinds[alone])
+    values = asked | _plain(judged.kinds[options.text])
     numbers = {name: value for name, value in values.items() if not isinstance(value, tuple)}  # the others: for --json
-    intervals = judged.kinds[alone].intervals()
+    intervals = judged.kinds[options.text].intervals()
     rows = [(name, _cell(value), " to ".join(map(_cell, intervals.get(name, ())))) for name, value in numbers.items()]
     show(table(("measure", "value", "95% interval"), rows), values | {"intervals": intervals}, options.as_json)
 
@@ -232,7 +228,8 @@ class CompareOptions:
     aim: Aim = "self"
     calibration: Calibration = "calibration"
     evaluate_on: Annotated[str, Option("--evaluate", help="Text that judges.")] = "evaluation"
-    windows: Annotated[int, Option(help="Windows of it.")] = 12
+    text_kinds: Annotated[bool, Option(help="Judge on every kind of text instead, and their mean.")] = False
+    windows: Annotated[int, Option(help="Windows of it, or of each kind.")] = 12
     window: Length = 512
     of: Annotated[str, Option(help="What the ratios refer to: decoder or model.")] = "decoder"
     widths: Widths = "uniform"
@@ -245,6 +242,7 @@ class CompareOptions:
 @command
 def compare(model: Model, folder: Folder, options: CompareOptions) -> None:
     """Run a grid of methods, ratios and seeds on MODEL. Finished rows stay: the same command goes on after a kill."""
+    from ..calibration.text import EVERY_KIND
     from ..compare.cluster import choose
     from ..compare.grid import Grid, run
     from ..compare.summary import markdown, write_summary
@@ -255,7 +253,9 @@ def compare(model: Model, folder: Folder, options: CompareOptions) -> None:
     sequences = _list(options.sequences, int, "sequences")
     settings = Settings(of=options.of, widths=options.widths, aim=options.aim, multiple=options.multiple)
     same = ("seeds", "recovery", "calibration", "length", "windows", "window", "dtype")
-    told: dict[str, Any] = {name: getattr(options, name) for name in same} | {"evaluation": options.evaluate_on}
+    told: dict[str, Any] = {name: getattr(options, name) for name in same} | {
+        "evaluation": EVERY_KIND if options.text_kinds else options.evaluate_on
+    }
     grid = Grid(model, ratios, methods, sequences=sequences, settings=settings, **told)
     engine = choose(options.workers, options.scheduler, lambda link: err.print(f"dashboard: {link}", soft_wrap=True))
     with ProgressBars() as bars:

@@ -11,14 +11,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 from torch import Tensor
 
 from .. import __version__
-from ..calibration.text import load_text
+from ..calibration.text import EVERY_KIND, KINDS, load_text
 from ..calibration.tokens import calibration_tokens, check_source, renamed, sources, writes
 from ..errors import InputError, nearest
-from ..evaluation.loss import evaluation_tokens, perplexity
+from ..evaluation.by_kind import windows_of
+from ..evaluation.loss import perplexity
 from ..families.protocol import Model
 from ..models import load
 from ..models.per_layer_llama import check_widths
@@ -49,7 +51,8 @@ class PruneRun:
         if dtype not in load.DTYPES:
             raise InputError(f"expected --save-dtype to be {', '.join(load.DTYPES)}, got {dtype!r}: choose one of them")
         self.evaluated = None if options.evaluate_on == "none" else options.evaluate_on
-        prose = None if self.evaluated is None else load_text(self.evaluated)
+        if self.evaluated is not None:
+            load_text(self.evaluated)
         check_source(options.calibration)
         self.whole = "a budget in time" if self.budget else whole_model(self.settings)
         if self.whole:
@@ -66,10 +69,15 @@ class PruneRun:
             check_widths(self.model.config)
         self.source = self._source(options.calibration)
         window = min(512, self.model.config.max_position_embeddings)
-        windows = None if prose is None else evaluation_tokens(self.tokenizer, prose, window, EVALUATED)
+        windows = None if self.evaluated is None else self._windows(self.evaluated, window)
         self.card = self._card()
         text = Path(options.evaluate_on).name
         self.saving = Saving(name, load.DTYPES[dtype], windows, text, self.card, options.overwrite)
+
+    def _windows(self, text: str, length: int) -> Tensor:
+        """What is measured before and after, (S, L): of each kind as many windows as make EVALUATED."""
+        few = -(-EVALUATED // len(KINDS)) if text == EVERY_KIND else EVALUATED
+        return torch.cat(list(windows_of(text, self.tokenizer, length, few).values()))
 
     def _source(self, source: str) -> str:
         """The calibration source, without what the model would have to write where it is too large for that."""

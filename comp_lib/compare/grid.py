@@ -23,7 +23,7 @@ from filelock import FileLock
 from ..calibration.text import TEXTS, load_text
 from ..calibration.tokens import SELF, calibration_tokens, check_source, renamed, writes
 from ..errors import InputError
-from ..evaluation.loss import evaluation_tokens
+from ..evaluation.by_kind import windows_of
 from ..models.load import EMBEDDED, load_model
 from ..report import Progress, no_progress
 from ..settings import METHODS, default_recovery
@@ -37,11 +37,17 @@ PLACES = ("model", "calibration", "evaluation")  # fields of a run that may name
 VARIED = ("ratio", "method", "recovery", "seed")  # settings that the runs of one grid differ in
 DETERMINED = tuple(
     "key grid status message model method recovery ratio seed sequences length calibration evaluation windows window "
-    "removed parameters dense_loss loss increase increase_low increase_high kl top1_agreement".split()
+    "removed parameters dense_loss loss increase increase_low increase_high kl top1_agreement kinds".split()
 )
 TIMED = ("seconds", "passes", "peak_megabytes", "decode_ms", "dense_decode_ms", "decode_ratio")  # vary from run to run
 COLUMNS = (*DETERMINED, *TIMED, "threads", "dtype", "settings", "versions")
-TYPES = {"message": "string", "versions": "string", "parameters": "Int64", "threads": "Int64"}  # of what can be missing
+TYPES = {
+    "message": "string",
+    "kinds": "string",
+    "versions": "string",
+    "parameters": "Int64",
+    "threads": "Int64",
+}  # of what can be missing
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Grid(Common):
             most = f"{context} tokens, which is what the model takes"
             got = f"{self.length} and {self.window}: ask for shorter ones"
             raise InputError(f"expected sequences and windows of at most {most}, got {got}")
-        evaluation_tokens(tokenizer, load_text(self.evaluation), self.window, self.windows)
+        windows_of(self.evaluation, tokenizer, self.window, self.windows)
         if not writes(self.calibration):  # what the model writes is never too short
             size: dict[str, Any] = {"sequences": max(self.sequences), "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
@@ -144,6 +150,8 @@ def read_rows(path: str | Path) -> pd.DataFrame:
         rows = pd.read_csv(path, engine="python", dtype=TYPES)  # whose floats are those that were written
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"expected rows of a comparison in {str(path)!r}, got {error}: name another folder") from error
+    if "kinds" not in rows:  # an older version did not ask for them
+        rows["kinds"] = pd.Series(pd.NA, rows.index, dtype="string")
     missing = ", ".join([name for name in COLUMNS if name not in rows][:3])
     if missing:
         wanted = f"the columns of a comparison in {str(path)!r}"

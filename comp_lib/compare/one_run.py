@@ -12,9 +12,11 @@ Quality is the increase of the loss over the dense model, with a 95% interval fr
 
 from __future__ import annotations
 
+import json
 import platform
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from statistics import median
 from typing import Any
@@ -29,8 +31,8 @@ from ..calibration.stream import batches
 from ..calibration.text import load_text
 from ..calibration.tokens import calibration_tokens, sources, writes
 from ..errors import InputError
+from ..evaluation.by_kind import judge, windows_of
 from ..evaluation.generation import measure_speed, ratio
-from ..evaluation.loss import compare, evaluation_tokens
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.load import load_model
@@ -53,7 +55,7 @@ class Common:
     settings: Settings = Settings()
     calibration: str = "calibration"  # name or path of a text, or "self"
     length: int = 256  # tokens in each sequence of it
-    evaluation: str = "evaluation"
+    evaluation: str = "evaluation"  # name or path of a text, or "kinds" for the mean over all kinds
     windows: int = 12
     window: int = 512  # tokens in each
 
@@ -119,7 +121,7 @@ def measure(run: Run, expected: dict[str, str]) -> Message:
     """
     imports = psutil.Process().memory_info().rss
     model, tokenizer = load_model(run.model, run.dtype)
-    windows = evaluation_tokens(tokenizer, load_text(run.evaluation), run.window, run.windows)
+    windows = windows_of(run.evaluation, tokenizer, run.window, run.windows)
     size: dict[str, Any] = {"sequences": run.sequences, "length": run.length, "seed": run.settings.seed}
     ids = calibration_tokens(run.calibration, tokenizer, model=model, **size, evaluated=run.evaluation)
     before = decoder_parameters(model)
@@ -131,7 +133,7 @@ def measure(run: Run, expected: dict[str, str]) -> Message:
     dense, _ = load_model(run.model, run.dtype)
     check_contents(run, dense, expected)  # reads all of the model, so not before the peak is known
     unit = dense_pass(dense, ids)
-    dense_speed, speed = measure_speed([dense, small], windows[:1, :PROMPT], NEW_TOKENS, ROUNDS)
+    dense_speed, speed = measure_speed([dense, small], next(iter(windows.values()))[:1, :PROMPT], NEW_TOKENS, ROUNDS)
     parameters = sum(map(Tensor.numel, small.parameters()))
     sizes = {"removed": 1 - decoder_parameters(small) / before, "parameters": parameters}
     effort = {"seconds": seconds, "passes": seconds / unit, "peak_megabytes": peak / 2**20}
@@ -143,12 +145,18 @@ def measure(run: Run, expected: dict[str, str]) -> Message:
     return quality(small, dense, windows) | sizes | effort | times | place
 
 
-def quality(small: Model, dense: Model, windows: Tensor) -> Message:
-    """Losses, their difference with its interval, KL and top-1 agreement over `windows` (S, L)."""
-    judged = compare(small, dense, windows)
+def quality(small: Model, dense: Model, windows: Mapping[str, Tensor]) -> Message:
+    """Losses, their difference with its interval, KL and top-1 agreement, as the mean over the texts' windows (S, L).
+
+    Of several texts "kinds" holds the increase on each, with its interval, as JSON.
+    """
+    judged = judge(small, windows, dense, tuple(windows))
+    each = {name: [one.increase, *one.intervals()["increase"]] for name, one in judged.kinds.items()}
+    if len(each) == 1:
+        [(_, low, high)] = each.values()
+        return judged.mean | {"increase_low": low, "increase_high": high, "kinds": None}
     low, high = judged.intervals()["increase"]
-    names = ("dense_loss", "loss", "increase", "kl", "top1_agreement")
-    return {name: getattr(judged, name) for name in names} | {"increase_low": low, "increase_high": high}
+    return judged.mean | {"increase_low": low, "increase_high": high, "kinds": json.dumps(each)}
 
 
 def decoder_parameters(model: Model) -> int:

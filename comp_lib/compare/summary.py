@@ -6,6 +6,7 @@ with the smallest and the largest: with three of them, that says more than a sta
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -46,6 +47,7 @@ def markdown(rows: pd.DataFrame) -> str:
             f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense model's loss is "
             f"{first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); best mean in bold."
         )
+        parts += by_kind(part)
         parts += [f"## {heading}\n\n{comparison(part, measure)}" for measure, (heading, _) in MEASURES.items()]
     lines = []
     for row in rows[rows.status == "failed"].itertuples():
@@ -56,6 +58,20 @@ def markdown(rows: pd.DataFrame) -> str:
     if len(done):
         parts.append("Made with " + "; ".join(sorted(done.versions.unique())) + ".")
     return "\n\n".join(parts) + "\n"
+
+
+def by_kind(rows: pd.DataFrame) -> list[str]:
+    """For each ratio a Markdown table of the increase on each kind of text, mean over the seeds, the best in bold."""
+    judged, parts = rows[rows.kinds.notna()], []
+    for ratio, part in judged.groupby("ratio"):
+        found = pd.DataFrame([{name: value[0] for name, value in json.loads(each).items()} for each in part.kinds])
+        means = found.assign(label=part.label.to_numpy()).groupby("label", sort=False).mean()
+        words = means.map("{:.3f}".format).where(means != means.min(), means.map("**{:.3f}**".format))
+        lines = [["method", *words], *words.reset_index().to_numpy().tolist()]
+        head, *body = (f"| {' | '.join(line)} |" for line in lines)
+        table = "\n".join([head, "|---|" + "---:|" * words.shape[1], *body])
+        parts.append(f"## Increase of the loss by kind of text, {ratio:.0%} removed (nats per token)\n\n{table}")
+    return parts
 
 
 def comparison(rows: pd.DataFrame, measure: str) -> str:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..calibration.text import KINDS, load_text
+from ..calibration.text import EVERY_KIND, KINDS, load_text
 from ..errors import InputError
 from ..families.protocol import Model
 from ..report import LayerReport, Progress, no_progress
@@ -81,6 +82,16 @@ def kind_windows(
         except InputError as error:
             raise InputError(f"{error} (this text: {name})") from error
     return windows
+
+
+def windows_of(name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
+    """Windows (S, L) of the text of that name or file, by its name; of each of KINDS for EVERY_KIND.
+
+    Raises InputError as `load_text` and `evaluation_tokens` do.
+    """
+    if str(name) == EVERY_KIND:
+        return kind_windows(tokenizer, length, sequences)
+    return {str(name): evaluation_tokens(tokenizer, load_text(name), length, sequences)}
 
 
 def judge(

@@ -22,7 +22,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from comp_lib.calibration.text import load_text
+from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.cli.app import app
 from comp_lib.compare import cluster
@@ -101,10 +101,48 @@ def test_a_row_is_what_was_measured(straight, parent):
 def test_quality_pairs_the_windows(tiny_llama):
     dense, small = tiny_llama(seed=0), tiny_llama(seed=1)
     windows = torch.randint(512, (5, 16), generator=torch.Generator().manual_seed(0))
-    found = quality(small, dense, windows)
+    found = quality(small, dense, {"evaluation": windows})
     each = [perplexity(small, row[None]).loss - perplexity(dense, row[None]).loss for row in windows]
     assert found["increase"] == pytest.approx(np.mean(each), abs=1e-6)
     assert (found["increase_low"], found["increase_high"]) == pytest.approx(bootstrap_interval(each), abs=1e-5)
+
+
+def test_quality_on_every_kind_is_their_mean(tiny_llama):
+    dense, small = tiny_llama(seed=0), tiny_llama(seed=1)
+    generator = torch.Generator().manual_seed(0)
+    windows = {name: torch.randint(512, (3, 16), generator=generator) for name in ("code", "prose")}
+    found = quality(small, dense, windows)
+    each = {name: perplexity(small, ids).loss - perplexity(dense, ids).loss for name, ids in windows.items()}
+    assert found["increase"] == pytest.approx(np.mean(list(each.values())), abs=1e-6)
+    assert found["increase_low"] < found["increase"] < found["increase_high"]
+    kinds = json.loads(found["kinds"])
+    assert {name: value for name, (value, _, _) in kinds.items()} == pytest.approx(each, abs=1e-6)
+    for name, (_, low, high) in kinds.items():
+        alone = quality(small, dense, {name: windows[name]})
+        assert (low, high) == (alone["increase_low"], alone["increase_high"]) and alone["kinds"] is None
+
+
+def test_a_grid_judged_by_kind_has_a_table_of_kinds(parent, tmp_path):
+    options = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", "--sequences", "2", "--length", "16"]
+    options += ["--windows", "2", "--window", "16", "--multiple", "4", "--text-kinds", "--out", tmp_path / "out"]
+    done = CliRunner().invoke(app, ["compare", str(parent), *map(str, options)])
+    assert done.exit_code == 0, done.output
+    rows = read_rows(tmp_path / "out" / "rows.csv")
+    assert set(rows.evaluation) == {"kinds"}
+    for row in rows.itertuples():
+        kinds = json.loads(row.kinds)
+        assert list(kinds) == list(KINDS)
+        assert row.increase == pytest.approx(np.mean([value for value, _, _ in kinds.values()]), abs=1e-6)
+    words = (tmp_path / "out" / "table.md").read_text("utf-8")
+    assert "by kind of text, 20% removed" in words and all(f" {kind} |" in words for kind in KINDS)
+    refused = CliRunner().invoke(app, ["compare", str(parent), *map(str, options), "--calibration", "evaluation:code"])
+    assert refused.exit_code == 2 and "which are the same" in refused.stderr
+
+
+def test_rows_of_an_older_version_are_read(tmp_path):
+    row = dict.fromkeys((name for name in COLUMNS if name != "kinds"), 1.0)
+    pd.DataFrame([row | {"status": "ok"}]).to_csv(tmp_path / "rows.csv", index=False)
+    assert read_rows(tmp_path / "rows.csv").kinds.isna().all()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss")

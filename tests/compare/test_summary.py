@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pandas as pd
@@ -22,6 +23,20 @@ def test_the_table_is_right():
     assert "| wanda-sp | 0.600 (0.450 to 0.750) | **1.100** (1.000 to 1.200) |" in section
     memory = next(part for part in text.split("\n## ") if part.startswith("Peak memory"))
     assert "| wanda-sp | **60** (60 to 60) |" in memory and "| comp + least-squares | 90 (" in memory
+
+
+def test_kinds_have_a_table_for_each_ratio():
+    rows = rows_of()
+    seeds = {"comp": [(0.1, 0.5), (0.3, 0.7)], "wanda-sp": [(0.4, 0.5), (0.4, 0.5)]}
+    rows["kinds"] = [
+        json.dumps(dict(zip(("prose", "code"), ([value, 0.0, 1.0] for value in seeds[method][seed]), strict=True)))
+        for method, seed in zip(rows.method, rows.seed, strict=True)
+    ]
+    section = next(part for part in markdown(rows).split("\n## ") if "by kind of text, 50% removed" in part)
+    assert "| method | prose | code |" in section
+    assert "| comp + least-squares | **0.200** | 0.600 |" in section and "| wanda-sp | 0.400 | **0.500** |" in section
+    rows["kinds"] = None
+    assert "by kind" not in markdown(rows)
 
 
 def test_higher_agreement_is_better():
