@@ -6,10 +6,11 @@ layers that stay which their neighbours can best stand in for, then refits what 
     from comp_lib import Settings, load_model
     from comp_lib.calibration.tokens import calibration_tokens
     from comp_lib.prune import prune
+    from comp_lib.settings import PRESETS
 
     model, tokenizer = load_model("smollm2-135m")
-    ids = calibration_tokens("calibration", tokenizer, sequences=32, length=256)
-    pruned = prune(model, ids, Settings(ratio=0.2))      # pruned.model, pruned.plan, pruned.report
+    ids = calibration_tokens("general", tokenizer, model=model, sequences=128, length=256)
+    pruned = prune(model, ids, Settings(ratio=0.2, **PRESETS["stock"]))  # pruned.model, pruned.plan, pruned.report
 
 Where to read on: `prune` is the method on one page, `prune_layer` its five steps for one layer. The paper's four ideas
 are folders: `importance` (who goes), `hybrid_granularity` (how much goes), `recovery` (what stays takes over), and
