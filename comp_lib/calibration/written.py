@@ -35,6 +35,7 @@ from ..system.machine import cache_folder
 from .text import encode
 
 WAYS = ("start", "openings", "requests", "random")
+SAMPLING = 1  # counts up when the writing changes, so that what an older version wrote is not read
 SAMPLE_BATCH = 32  # the keys and values of so many sequences are in memory at once
 OPENINGS = (
     "def ",
@@ -119,7 +120,7 @@ def written(
     Raises InputError when the cache cannot be written.
     """
     starts = prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
-    key = [hashes.of_model(model), [start.tolist() for start in starts], length, seed]
+    key = [SAMPLING, hashes.of_model(model), [start.tolist() for start in starts], length, seed]
     path = cache_folder() / "written" / f"{hashes.of_value(key)[:24]}.safetensors"
     try:
         return load(path.read_bytes())["ids"]
