@@ -40,7 +40,12 @@ from comp_lib.system.processes import ProcessError
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 METHODS = ("comp", "random", "magnitude", "wanda-sp")
 SIZES = {"seeds": 1, "sequences": (3,), "length": 24, "windows": 3, "window": 40, "settings": Settings(multiple=4)}
-ANSWER = {name: 0.5 for name in (*DETERMINED[15:], *TIMED)} | {"parameters": 7, "threads": 2, "versions": "0"}
+ANSWER = {name: 0.5 for name in (*DETERMINED[15:], *TIMED)} | {
+    "parameters": 7,
+    "threads": 2,
+    "versions": "0",
+    "kinds": None,
+}
 STAND_IN = f"""
 import json, os, pathlib, signal, sys, time
 job, box = json.loads(sys.stdin.readline()), pathlib.Path(os.environ["BOX"])

@@ -187,7 +187,12 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, parent, tmp_p
 
 # --- the grid, with a worker that answers at once ---------------------------------------------------------------------
 
-ANSWER = {name: 0.5 for name in (*DETERMINED[15:], *compare.TIMED)} | {"parameters": 7, "threads": 2, "versions": "0"}
+ANSWER = {name: 0.5 for name in (*DETERMINED[15:], *compare.TIMED)} | {
+    "parameters": 7,
+    "threads": 2,
+    "versions": "0",
+    "kinds": None,
+}
 FAKE = f"""
 import json, os, signal, sys
 run = json.loads(sys.stdin.readline())["run"]
