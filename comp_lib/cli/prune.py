@@ -15,7 +15,7 @@ from .console import ProgressBars, check_file, check_length, out, show, table, w
 from .options import Device, Dtype, Json, LayerMetric, Length, Model, Multiple, PruneOptions, Sequences, command
 
 PROMPTS = {"prose": "The water cycle begins when the sun", "code": "def is_prime(n):", "request": "Name three colours."}
-KIND_WINDOWS, KIND_LENGTH = 2, 256  # of each kind of text, in the demo: some 20 s on two cores
+KIND_WINDOWS, KIND_LENGTH = 10, 64  # of each kind of text, in the demo: fewer windows would have no honest interval
 DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be quick
 Folder = Annotated[Path, Option("--out", help="Folder for the pruned model.")]
 DemoFolder = Annotated[Path, Option("--out", help="Folder for the model and the pictures.")]
