@@ -459,7 +459,7 @@ def test_a_demo_judges_every_kind_and_lets_both_models_speak(embedded, tmp_path,
     for place in range(1, 7):
         assert (f"    [i] of [/b] {place}" in texts) == (place <= len(heard))
     assert ("Name three colours." in texts) == bool(template) and "<s>" not in texts
-    code = compare(small, dense, evaluation_tokens(tokenizer, load_text("evaluation:code"), 256, 2))
+    code = compare(small, dense, evaluation_tokens(tokenizer, load_text("evaluation:code"), 64, 10))
     row = next(line for line in done.stdout.splitlines() if line.startswith("│ code "))
     assert f"│ {code.dense_loss:.3f} │ {code.loss:.3f}" in row and f" {code.increase:.3f} (" in row
 
