@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BREAKS = [  # (module, right, wrong, the notebook that has to notice)
     ("importance/matrix_condition.py", ".clamp_min(1.0).sqrt()", ".clamp_min(1.0)", "02_matrix_condition"),
     ("statistics/gram.py", "xtx * (weight @ weight.T)", "xtx * (weight @ weight.T).abs()", "02_matrix_condition"),
-    ("shape.py", "count = inputs * dense_layer(", "count = dense(", "03_hybrid_granularity"),
+    ("shape.py", "count = inputs * dense_layer(", "count = dense_layer(", "03_hybrid_granularity"),
     ("statistics/solve.py", "target[kept] + (held + added)[:, None] * weight[kept]", "target[kept]", "04_mask_tuning"),
 ]
 
