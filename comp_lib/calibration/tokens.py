@@ -31,16 +31,13 @@ def sources(source: str | Path) -> dict[str, float]:
 
     A file of the whole name is one text, but a mixture's name wins over a file: write `./general` for that.
 
-    Raises InputError for a share that is no number above 0, or a way of writing that is not known.
+    Raises InputError for a share that is no number above 0.
 
     >>> sources("notes.txt:3+self")
     {'notes.txt': 0.75, 'self': 0.25}
     """
-    if str(source) not in MIXTURES and Path(source).exists():
-        return {str(source): 1.0}
     asked: dict[str, float] = {}
-    for part in str(source).split("+"):
-        name, share = _share(part)
+    for name, share in _parts(source):
         inside = MIXTURES.get(name, {"calibration" if name == "calibration:prose" else name: 1.0})
         for text, weight in inside.items():
             asked[text] = asked.get(text, 0.0) + share * weight / sum(inside.values())
@@ -49,10 +46,14 @@ def sources(source: str | Path) -> dict[str, float]:
 
 def renamed(source: str | Path, name: Callable[[str], str]) -> str:
     """The source with other names of its texts and mixtures, and the same shares."""
-    if Path(source).exists():
-        return name(str(source))
-    parts = map(_share, str(source).split("+"))
-    return "+".join(name(text) + (f":{share:g}" if share != 1.0 else "") for text, share in parts)
+    return "+".join(name(text) + (f":{share:g}" if share != 1.0 else "") for text, share in _parts(source))
+
+
+def _parts(source: str | Path) -> list[tuple[str, float]]:
+    """The texts and mixtures between the "+" signs, each with its weight; a file of the whole name is one."""
+    if str(source) not in MIXTURES and Path(source).exists():
+        return [(str(source), 1.0)]
+    return [_share(part) for part in str(source).split("+")]
 
 
 def _share(part: str) -> tuple[str, float]:

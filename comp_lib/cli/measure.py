@@ -141,8 +141,10 @@ def _in_tasks(model: str, tasks: str, options: EvaluateOptions) -> None:
         name = score.task.replace(f"{group}_", "  ", 1) if group else score.task  # short enough for 80 columns
         numbers = map(_cell, (score.acc, score.acc_stderr, score.acc_norm, score.margin, score.choice_loss))
         result.add_row(name, *numbers, str(score.items), score.version, style="bold" if score.group else None)
-    means = ({"margin": score.margin, "choice_loss": score.choice_loss} for score in scores)
-    found = [asdict(score) | mean | {"intervals": score.intervals()} for score, mean in zip(scores, means, strict=True)]
+    found = []
+    for score in scores:
+        means = {"margin": score.margin, "choice_loss": score.choice_loss}
+        found.append(asdict(score) | means | {"intervals": score.intervals()})
     show(result, {"model": model, "tasks": tasks, "scores": found}, options.as_json)
 
 

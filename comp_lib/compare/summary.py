@@ -67,10 +67,8 @@ def by_kind(rows: pd.DataFrame) -> list[str]:
         found = pd.DataFrame([{name: value[0] for name, value in json.loads(each).items()} for each in part.kinds])
         means = found.assign(label=part.label.to_numpy()).groupby("label", sort=False).mean()
         words = means.map("{:.3f}".format).where(means != means.min(), means.map("**{:.3f}**".format))
-        lines = [["method", *words], *words.reset_index().to_numpy().tolist()]
-        head, *body = (f"| {' | '.join(line)} |" for line in lines)
-        table = "\n".join([head, "|---|" + "---:|" * words.shape[1], *body])
-        parts.append(f"## Increase of the loss by kind of text, {ratio:.0%} removed (nats per token)\n\n{table}")
+        heading = f"## Increase of the loss by kind of text, {ratio:.0%} removed (nats per token)"
+        parts.append(f"{heading}\n\n{_by_method(words)}")
     return parts
 
 
@@ -86,9 +84,14 @@ def comparison(rows: pd.DataFrame, measure: str) -> str:
     missing = cells["count"].map(f" [{{:.0f}} of {seeds} seeds]".format)
     cells["words"] += missing.where(cells["count"] < seeds, "")
     table = cells.pivot(index="label", columns="ratio", values="words").loc[rows.label.unique()].fillna("-")
-    lines = [["method", *(f"{ratio:.0%}" for ratio in table)], *table.reset_index().to_numpy().tolist()]
+    return _by_method(table.rename(columns="{:.0%}".format))
+
+
+def _by_method(words: pd.DataFrame) -> str:
+    """Cells of text as a Markdown table; the index names the methods."""
+    lines = [["method", *words], *words.reset_index().to_numpy().tolist()]
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([head, "|---|" + "---:|" * table.shape[1], *body])
+    return "\n".join([head, "|---|" + "---:|" * words.shape[1], *body])
 
 
 def where_it_loses(rows: pd.DataFrame, name: str) -> pd.DataFrame:

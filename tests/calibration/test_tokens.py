@@ -121,6 +121,7 @@ def test_shares_of_a_mixture(tmp_path, monkeypatch):
     (tmp_path / "a:2").write_text("words")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "general").write_text("words")
+    assert renamed("general", str.upper) == "GENERAL" and renamed("./general", str) == "./general"
     assert len(sources("general")) > 1 and sources("./general") == {"./general": 1.0}, "a mixture's name wins"
     assert list(sources(f"{tmp_path}/a:2+self:3")) == [f"{tmp_path}/a:2", "self"], "a file may be called so"
     for bad in ("self:0", "mine.txt:-1", "mine.txt:nan", "mine.txt:inf"):
