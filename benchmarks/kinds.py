@@ -5,8 +5,9 @@
 
 The calibration is a mixture of this project's kinds ("all", "prose+code", "code" ...), or a text, or "self". The
 evaluation texts of all kinds judge, and FILE on top where there is one, of which nothing calibrates. Each call prints
-its row, losses above the dense model's with their 95% intervals, and keeps it in benchmarks/kinds.json; the second way
-draws the rows that were calibrated on "general".
+its row, losses above the dense model's with their 95% intervals, and keeps it in benchmarks/kinds.json; with --tasks
+also what the pruned model answers in the four offline tasks. The second way draws the rows that were calibrated on
+"general".
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 from pathlib import Path
 
 from headline import keep, options
+from zero_shot import answers
 
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
@@ -27,7 +29,7 @@ from comp_lib.prune import prune
 from comp_lib.settings import Settings, default_recovery
 
 FILE = Path(__file__).with_suffix(".json")
-MEASURED = ("removed", "increases", "mean", "kl")
+MEASURED = ("removed", "increases", "mean", "kl", "tasks")
 
 
 def mixture(words: str) -> str:
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--windows", type=int, default=6, help="of 512 tokens, of each kind")
     parser.add_argument("--set", default="{}", help="more Settings as JSON")
+    parser.add_argument("--tasks", action="store_true", help="score the four offline tasks too")
     parser.add_argument("--figure", type=Path, help="nothing is measured: draw what is kept")
     arguments = parser.parse_args()
     if arguments.figure is not None:
@@ -79,6 +82,9 @@ def main() -> None:
         "mean": mean,
         "kl": {kind: one.kl for kind, one in judged.kinds.items()},
     }
+    if arguments.tasks:
+        row["tasks"] = answers(small, tokenizer)
+        print(json.dumps(row["tasks"]))
     keep(row, FILE, MEASURED)
 
 
