@@ -24,7 +24,7 @@ from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.models.load import load_model
-from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes
+from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, save_picture
 from comp_lib.prune import prune
 from comp_lib.settings import Settings, default_recovery
 
@@ -60,10 +60,11 @@ def main() -> None:
         length=arguments.length,
         seed=arguments.seed,
     )
+    others = {} if arguments.text is None else {arguments.text.name: load_text(arguments.text)}
+    windows = kind_windows(tokenizer, sequences=arguments.windows, others=others)
     before = decoder_parameters(dense)
     small = prune(dense, ids, settings).model
-    others = {} if arguments.text is None else {arguments.text.name: load_text(arguments.text)}
-    judged = judge(small, kind_windows(tokenizer, sequences=arguments.windows, others=others), dense)
+    judged = judge(small, windows, dense)
     increases = {kind: [one.increase, *one.intervals()["increase"]] for kind, one in judged.kinds.items()}
     for kind, (increase, low, high) in increases.items():
         print(f"{kind:16}{increase:.3f} nats more ({low:.3f} to {high:.3f})", flush=True)
@@ -107,7 +108,7 @@ def figure(path: Path) -> None:
     axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None))
     axes.legend(ncols=len(rows), **ABOVE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path)
+    save_picture(picture, path)
 
 
 if __name__ == "__main__":

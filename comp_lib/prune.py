@@ -23,7 +23,7 @@ from .families import family_of
 from .families.protocol import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
-from .hybrid_granularity.uniform import layers_needed, uniform_plan
+from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
 from .importance.layers import layers_to_drop
 from .importance.widths import reference_losses, sensitivity
 from .plan import Plan
@@ -153,6 +153,21 @@ def concluded(
         parameters_after=after.total,
     )
     return plan, report
+
+
+def check_request(shape: Shape, settings: Settings) -> None:
+    """Raises InputError, before any text is read, for what no plan for a decoder of this shape can meet."""
+    settings.check()
+    request = settings.request(shape)
+    if settings.method == "shortgpt":  # whole layers need no width
+        return
+    if settings.method in PLANNERS:
+        parameters_left(replace(request, biased=False), settings.layers)
+    elif (count := settings.layer_count(shape.layers)) is None:
+        layers_needed(request)
+    else:
+        largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
+        uniform_plan(replace(request, drop=largest[:count]))
 
 
 def check_tokens(ids: Tensor) -> None:

@@ -6,6 +6,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's library reads it: no test may wait for a network
 
+import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,24 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", model_max_length=TINY["max_position_embeddings"]
     )
+
+
+@pytest.fixture
+def small_disk():
+    """Within `small_disk(limit)` no file grows beyond that many bytes: the system refuses, as when a disk is full."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limited(limit: int):
+        old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limited
 
 
 @pytest.fixture

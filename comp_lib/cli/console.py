@@ -15,6 +15,7 @@ from typer import Exit, echo
 
 from ..errors import InputError
 from ..report import LayerReport
+from ..system.outputs import check_output, our_picture
 
 out, err = Console(), Console(stderr=True)
 
@@ -27,16 +28,6 @@ def refusals() -> Iterator[None]:
     except InputError as error:
         err.print(f"comp-lib: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
         raise Exit(2) from error
-
-
-@contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """Raises InputError when the system refuses to write results to `place`."""
-    try:
-        yield
-    except OSError as error:
-        todo = "mend that or name another place, and give the command again"
-        raise InputError(f"expected to write to {place}, got {error}: {todo}") from error
 
 
 class ProgressBars(Bars):
@@ -81,7 +72,9 @@ def check_length(model: Any, length: int) -> None:
         raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {length}")
 
 
-def check_file(file: Path | None) -> None:
-    """Raises InputError unless the folder of a file to write is there."""
-    if file is not None and not file.absolute().parent.is_dir():
-        raise InputError(f"expected a file in a folder that is there, got {file}: make the folder first")
+def check_picture(file: Path | None, overwrite: bool) -> None:
+    """Raises InputError unless `file` ends in .png, and is new, a picture of ours, or may be overwritten."""
+    if file is not None and file.suffix.lower() != ".png":
+        raise InputError(f"expected --figure to be a .png file, got {str(file)!r}; choose another name")
+    if file is not None:
+        check_output(file, our_picture, overwrite)

@@ -17,8 +17,10 @@ from rich.table import Table
 from typer import Argument, Exit, Option, echo
 
 from ..errors import InputError
-from .console import ProgressBars, check_file, check_length, err, out, show, table, writing
-from .options import Aim, Calibration, Device, Dtype, Json, Length, Model, Multiple, Widths, command
+from ..system.atomic import write_atomically
+from ..system.outputs import check_output, our_json
+from .console import ProgressBars, check_length, check_picture, err, out, show, table
+from .options import Aim, Calibration, Device, Dtype, Json, Length, Model, Multiple, Overwrite, Widths, command
 
 if TYPE_CHECKING:
     from ..evaluation.by_kind import ByKind, Row
@@ -42,6 +44,7 @@ class EvaluateOptions:
     against: Annotated[str | None, Option(help="Dense model, for KL divergence and top-1 agreement.")] = None
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None
     figure: Annotated[Path | None, Option(help="File (.png) for a picture of the kinds.")] = None
+    overwrite: Overwrite = False
     as_json: Json = False
     dtype: Dtype = "float32"
     device: Device = "cpu"
@@ -84,9 +87,7 @@ def _check(options: EvaluateOptions) -> None:
     if figure is not None and (options.tasks is not None or options.text != ALL):
         got = f"it with {'--tasks' if options.tasks is not None else f'--text {options.text}'}; leave one out"
         raise InputError(f"expected --figure with all kinds of text, got {got}")
-    if figure is not None and figure.suffix.lower() != ".png":
-        raise InputError(f"expected --figure to be a .png file, got {str(figure)!r}; choose another name")
-    check_file(figure)
+    check_picture(figure, options.overwrite)
 
 
 def _plain(result: Evaluation) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def _plain(result: Evaluation) -> dict[str, Any]:
 
 
 def _show_kinds(judged: ByKind, asked: dict[str, Any], options: EvaluateOptions) -> None:
+    from ..plots.base import save_picture
     from ..plots.kinds import plot_kinds
 
     rows = judged.rows()
@@ -105,8 +107,7 @@ def _show_kinds(judged: ByKind, asked: dict[str, Any], options: EvaluateOptions)
         values.setdefault("kinds", {})[name] = _plain(result) | {"intervals": bounds}
     show(kinds_table(rows), values, options.as_json)
     if options.figure is not None:
-        with writing(options.figure):
-            plot_kinds(rows).savefig(options.figure)
+        save_picture(plot_kinds(rows), options.figure.expanduser())
 
 
 def kinds_table(rows: Mapping[str, Row]) -> Table:
@@ -163,6 +164,7 @@ class BenchmarkOptions:
     dtype: Dtype = "float32"
     as_json: Annotated[Path | None, Option("--json", help="File for all that was measured.")] = None
     figure: Annotated[Path | None, Option(help="File (.png) for a picture.")] = None
+    overwrite: Overwrite = False
 
 
 @command
@@ -172,10 +174,12 @@ def benchmark(models: Models, options: BenchmarkOptions) -> None:
 
     from ..on_device import benchmark as bench
     from ..on_device.benchmark import Workload
+    from ..plots.base import save_picture
     from ..plots.on_device import plot_speedup
 
-    check_file(options.as_json)
-    check_file(options.figure)
+    if options.as_json is not None:
+        check_output(options.as_json, our_json(bench.FIELDS), options.overwrite)
+    check_picture(options.figure, options.overwrite)
     threads = torch.get_num_threads() if options.threads is None else options.threads
     work = Workload(options.prompt, options.tokens, threads, options.dtype)
     with tempfile.TemporaryDirectory() as folder, ProgressBars() as bars:
@@ -184,12 +188,10 @@ def benchmark(models: Models, options: BenchmarkOptions) -> None:
     caption = "medians (smallest to largest); at most: bytes read for a token, of the first by its own"
     out.print(table(["", *(model.name for model in measured)], _speeds(measured), caption=caption))
     if options.as_json is not None:
-        with writing(options.as_json):
-            text = json.dumps(bench.to_json(measured, jobs[0][1]), indent=1)
-            options.as_json.write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(bench.to_json(measured, jobs[0][1]), indent=1)
+        write_atomically(options.as_json.expanduser(), f"{text}\n".encode())
     if options.figure is not None:
-        with writing(options.figure):
-            plot_speedup(measured).savefig(options.figure)
+        save_picture(plot_speedup(measured), options.figure.expanduser())
 
 
 def _speeds(measured: Sequence[Measured]) -> list[list[str]]:
@@ -239,6 +241,7 @@ class CompareOptions:
     dtype: Dtype = "float32"
     workers: Annotated[int | None, Option(help="Runs at a time on this machine (default: 1).")] = None
     scheduler: Annotated[str | None, Option(help="Of a Dask cluster: tcp://host:8786.")] = None
+    overwrite: Overwrite = False
 
 
 @command
@@ -247,7 +250,7 @@ def compare(model: Model, folder: Folder, options: CompareOptions) -> None:
     from ..calibration.text import EVERY_KIND
     from ..compare.cluster import choose
     from ..compare.grid import Grid, run
-    from ..compare.summary import markdown, write_summary
+    from ..compare.summary import check_summary, markdown, write_summary
     from ..settings import METHODS, Settings
 
     ratios = _list(options.ratios, float, "ratios")
@@ -259,11 +262,11 @@ def compare(model: Model, folder: Folder, options: CompareOptions) -> None:
         "evaluation": EVERY_KIND if options.text_kinds else options.evaluate_on
     }
     grid = Grid(model, ratios, methods, sequences=sequences, settings=settings, **told)
+    check_summary(folder, options.overwrite)
     engine = choose(options.workers, options.scheduler, lambda link: err.print(f"dashboard: {link}", soft_wrap=True))
     with ProgressBars() as bars:
         rows = run(grid, folder, bars, engine)
-    with writing(folder):
-        written = write_summary(rows, folder)
+    written = write_summary(rows, folder)
     echo(markdown(rows))
     out.print(f"written: {', '.join(path.name for path in written)} in {folder}", soft_wrap=True)
     if (rows.status == "failed").any():

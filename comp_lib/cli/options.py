@@ -30,6 +30,7 @@ Length = Annotated[int, Option(help="Tokens in each.")]
 LayerMetric = Annotated[str, Option(help="block-influence, loss or greedy.")]
 Widths = Annotated[str, Option(help="uniform (stock checkpoint), per-layer or measured.")]
 Aim = Annotated[str, Option(help="What least squares aims at: self or dense.")]
+Overwrite = Annotated[bool, Option(help="Replace files that are there, whoever wrote them.")]
 Multiple = Annotated[int, Option(help="Widths are multiples of this.")]
 
 

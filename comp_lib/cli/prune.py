@@ -11,15 +11,29 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Context, Option
 
-from .console import ProgressBars, check_file, check_length, out, show, table, writing
-from .options import Device, Dtype, Json, LayerMetric, Length, Model, Multiple, PruneOptions, Sequences, command
+from ..system.atomic import write_atomically
+from ..system.outputs import check_output, our_json, our_picture
+from .console import ProgressBars, check_length, out, show, table
+from .options import (
+    Device,
+    Dtype,
+    Json,
+    LayerMetric,
+    Length,
+    Model,
+    Multiple,
+    Overwrite,
+    PruneOptions,
+    Sequences,
+    command,
+)
 
 PROMPTS = {"prose": "The water cycle begins when the sun", "code": "def is_prime(n):", "request": "Name three colours."}
 KIND_WINDOWS, KIND_LENGTH = 10, 64  # of each kind of text, in the demo: fewer windows would have no honest interval
 DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be quick
 Folder = Annotated[Path, Option("--out", help="Folder for the pruned model.")]
 DemoFolder = Annotated[Path, Option("--out", help="Folder for the model and the pictures.")]
-Overwrite = Annotated[bool, Option(help="Replace an earlier demo.")]
+EarlierDemo = Annotated[bool, Option(help="Replace an earlier demo.")]
 
 
 @command
@@ -68,6 +82,7 @@ class PlanOptions:
     seed: Annotated[int, Option()] = 0
     dtype: Dtype = "float32"
     device: Device = "cpu"
+    overwrite: Overwrite = False
 
 
 @command
@@ -76,6 +91,7 @@ def plan(model: Model, options: PlanOptions) -> None:
     from ..calibration.tokens import calibration_tokens
     from ..models.load import load_model
     from ..on_device.latency import parse_budget, timed_plan
+    from ..plan import Plan
     from ..settings import Settings
     from ..shape import Shape
 
@@ -83,7 +99,8 @@ def plan(model: Model, options: PlanOptions) -> None:
     told = vars(options)
     settings = Settings(**{name: told[name] for name in ("layer_metric", "multiple", "seed", "device")})
     settings.check()
-    check_file(options.file)
+    if options.file is not None:
+        check_output(options.file, our_json(Plan.__dataclass_fields__), options.overwrite)
     loaded, tokenizer = load_model(model, options.dtype)
     check_length(loaded, options.length)
     text = {name: told[name] for name in ("sequences", "length", "seed")}
@@ -103,8 +120,7 @@ def plan(model: Model, options: PlanOptions) -> None:
         result.add_row(*size, f"{row.share:.2f}", loss, mark)
     out.print(result)
     if options.file is not None:
-        with writing(options.file):
-            chosen.save(options.file)
+        write_atomically(options.file.expanduser(), chosen.to_json().encode())
         out.print(f"saved: {options.file}", soft_wrap=True)
 
 
@@ -121,7 +137,7 @@ def prune(context: Context, model: Model, out_folder: Folder, options: PruneOpti
 
 
 @command
-def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: Overwrite = False) -> None:
+def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: EarlierDemo = False) -> None:
     """COMP on the embedded model: a fifth smaller, with pictures, the loss by kind, and texts before and after."""
     from ..calibration.tokens import calibration_tokens
     from ..evaluation.by_kind import judge, kind_windows
@@ -129,10 +145,13 @@ def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: Overwrite = Fal
     from ..importance.layers import block_influence
     from ..models.load import EMBEDDED, load_model
     from ..plots import plot_kinds, plot_pruned
+    from ..plots.base import save_picture
     from .measure import kinds_table
     from .pruning import PruneRun
 
-    folder, picture, of_kinds = (out_folder / name for name in ("model", "pruned.png", "kinds.png"))
+    folder, *pictures = (out_folder / name for name in ("model", "pruned.png", "kinds.png"))
+    for path in pictures if out_folder.is_dir() else ():
+        check_output(path, our_picture, overwrite)
     run = PruneRun(
         EMBEDDED,
         folder,
@@ -158,9 +177,9 @@ def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: Overwrite = Fal
             texts.add_row(f"[bold]{name}[/]", escape(text))
         texts.add_row()
     shape, errors = done.before, [layer.error for layer in done.report.layers]
-    with writing(out_folder):
-        plot_pruned(importance, done.plan, shape.neurons, shape.kv_groups, errors).savefig(picture)
-        plot_kinds(rows).savefig(of_kinds)
+    drawn = plot_pruned(importance, done.plan, shape.neurons, shape.kv_groups, errors), plot_kinds(rows)
+    for figure, path in zip(drawn, pictures, strict=True):
+        save_picture(figure, path)
     for result in (run.table(done), kinds_table(rows), texts):
         out.print(result)
-    out.print(f"model:    {folder}\npictures: {picture}, {of_kinds}", soft_wrap=True)
+    out.print(f"model:    {folder}\npictures: {pictures[0]}, {pictures[1]}", soft_wrap=True)

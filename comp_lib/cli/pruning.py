@@ -26,7 +26,7 @@ from ..models import load
 from ..models.per_layer_llama import check_widths
 from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint
 from ..on_device.latency import parse_budget, timed_plan
-from ..prune import Planned, make_plan, prune
+from ..prune import Planned, check_request, make_plan, prune
 from ..report import Progress
 from ..scale import model_on_disk
 from ..scale.prune_to import Saving, Written, check_out, prune_to, whole_model
@@ -62,6 +62,8 @@ class PruneRun:
         opened: Callable[..., tuple[Model, Any]] = load.load_model if self.whole else model_on_disk.open_streamed
         self.model, self.tokenizer = opened(name, options.dtype)
         self.shape = Shape.of(self.model)
+        if self.budget is None:
+            check_request(self.shape, self.settings)
         if self.whole:
             check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), name)
         check_length(self.model, options.length)

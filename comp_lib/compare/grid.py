@@ -25,10 +25,13 @@ from ..calibration.tokens import SELF, calibration_tokens, check_source, renamed
 from ..errors import InputError
 from ..evaluation.by_kind import windows_of
 from ..models.load import EMBEDDED, load_model
+from ..prune import check_request
 from ..report import Progress, no_progress
 from ..settings import METHODS, default_recovery
+from ..shape import Shape
 from ..system import hashes
 from ..system.atomic import write_atomically
+from ..system.outputs import check_output, starts_with
 from .cluster import Engine, RunOutcome, one_by_one
 from .one_run import Common, Run, RunRequest, contents
 
@@ -90,7 +93,9 @@ class Grid(Common):
         """What model and texts hold, as hashes, after every check: this loads the model. Raises InputError."""
         self.check()
         model, tokenizer = load_model(self.model, self.dtype)
-        context = model.config.max_position_embeddings
+        shape, context = Shape.of(model), model.config.max_position_embeddings
+        for planned in {(run.settings.ratio, run.settings.method): run for run in self.runs()}.values():
+            check_request(shape, planned.settings)
         if max(self.length, self.window) > context:
             most = f"{context} tokens, which is what the model takes"
             got = f"{self.length} and {self.window}: ask for shorter ones"
@@ -124,6 +129,9 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
     read_rows(path)  # refuses a file of another kind
     if folder.exists() and not folder.is_dir():
         raise InputError(f"expected a folder for the rows, got the file {str(folder)!r}: name another")
+    if folder.exists():
+        ours, way = starts_with(b"PAR1" if path.is_file() else b"nobody"), "name another folder"
+        check_output(path.with_suffix(".parquet"), ours, way=way)
     contents = grid.contents()
     name, runs = grid.keyed(contents)
     try:
@@ -168,7 +176,7 @@ def _row(key: str, planned: Run, outcome: RunOutcome, folder: Path) -> dict[str,
     if isinstance(outcome, dict):
         return row | {"status": "ok"} | outcome
     message = f"InputError: {outcome}" if isinstance(outcome, InputError) else str(outcome)
-    log.write_text(message if isinstance(outcome, InputError) else outcome.output, encoding="utf-8")
+    write_atomically(log, (message if isinstance(outcome, InputError) else outcome.output).encode())
     return row | {"status": "failed", "message": message}
 
 

@@ -14,7 +14,11 @@ import pandas as pd
 from ..plots.base import png
 from ..plots.comp_vs_peers import label, plot_increase, plot_latency, plot_memory, plot_sequences
 from ..system.atomic import write_atomically
+from ..system.outputs import MARK, check_output, our_picture, starts_with
 
+TABLE, SIZES = "table.md", "sequences.png"
+PLOTS = {"increase.png": plot_increase, "latency.png": plot_latency, "memory.png": plot_memory}
+START = b"<!-- written by comp-lib compare -->\n"  # of a table that is ours
 MEASURES = {  # column: heading, what a number looks like
     "increase": ("Increase of the loss over the dense model (nats per token)", "{:.3f}"),
     "kl": ("KL divergence from the dense model (nats per token)", "{:.3f}"),
@@ -118,13 +122,18 @@ def where_it_loses(rows: pd.DataFrame, name: str) -> pd.DataFrame:
 def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
     """Write table.md and the figures into `folder`; returns their paths. Without a finished row, only the table."""
     folder, done = Path(folder), finished(rows)
-    files = {"table.md": markdown(rows).encode()}
+    files = {TABLE: START + markdown(rows).encode()}
     if len(done):
         largest = done[done.sequences == done.sequences.max()]
-        plots = {"increase.png": plot_increase, "latency.png": plot_latency, "memory.png": plot_memory}
-        files |= {name: png(plot(largest)) for name, plot in plots.items()}
+        files |= {name: png(plot(largest), MARK) for name, plot in PLOTS.items()}
         if done.sequences.nunique() > 1:
-            files["sequences.png"] = png(plot_sequences(done))
+            files[SIZES] = png(plot_sequences(done), MARK)
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
+
+
+def check_summary(folder: Path, overwrite: bool) -> None:
+    """Raises InputError when one of these files is there already, is not ours, and may not be overwritten."""
+    for name in (TABLE, *PLOTS, SIZES) if folder.is_dir() else ():
+        check_output(folder / name, starts_with(START) if name == TABLE else our_picture, overwrite)

@@ -6,7 +6,8 @@ size and an index. With stock widths it is a plain folder of the parent's family
 that differ from layer to layer it needs `import comp_lib.models.per_layer_llama` first, and the card says so. Nothing
 in it tells of the machine that made it, and the same input gives the same bytes.
 
-Writing is atomic (see `atomic`): whenever the process dies, the folder is the old one, the new one, or absent.
+Writing is atomic (see `atomic`): whenever the process dies, the folder is the old one, the new one, or absent. What a
+model's folder does not have (`strangers`: notes, checkpoints, a repository) is never deleted: such a folder is refused.
 `check_destination` and `save_checkpoint` clean up after a process that died.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,8 +30,15 @@ from ..shape import Shape
 from ..system.atomic import check_room, resolved, staged, tidy
 from ..system.tensor_files import LARGEST
 from .per_layer_llama import as_heterogeneous, as_stock, check_widths
+from .reading import quiet
 
 CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"
+# All that a model's folder has, from us, transformers or the Hub; whatever else lies in one is somebody's.
+KNOWN = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|comp_plan)\.json"
+    r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"|tokenizer\.model|merges\.txt|chat_template\.jinja|README\.md"
+)
 SMALL_FILES = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
 USABLE = os.R_OK | os.W_OK | os.X_OK
 COMP = "COMP, [arXiv 2501.15255](https://arxiv.org/abs/2501.15255)"
@@ -74,8 +83,9 @@ def save_checkpoint(
     check_destination(folder, overwrite, estimated_bytes(shape, model.dtype), model.config.name_or_path or None)
     target = resolved(folder)
     described = as_stock(model, shape) if shape.stock else as_heterogeneous(model, shape)
-    with staged(target, overwrite) as partial:
-        described.save_pretrained(partial, max_shard_size=LARGEST)
+    with staged(target, overwrite, strangers) as partial:
+        with quiet():
+            described.save_pretrained(partial, max_shard_size=LARGEST)
         save_papers(partial, target.name, tokenizer, shape, plan, card)
     return Path(folder).expanduser()
 
@@ -122,7 +132,16 @@ def check_destination(
         if not (target / "config.json").is_file() or not any(target.glob("*.safetensors")):
             got = f"{folder}, which does not look like one: delete it yourself or choose another name"
             raise InputError(f"expected a checkpoint to overwrite (config.json, *.safetensors), got {got}")
+        if names := strangers(target):
+            got = f"{folder} with {', '.join(names[:3])}{', ...' * (len(names) > 3)} in it"
+            todo = "move that away or choose another name"
+            raise InputError(f"expected a checkpoint to overwrite and nothing beside it, got {got}: {todo}")
     check_room(above, needed_bytes, folder)
+
+
+def strangers(folder: Path) -> list[str]:
+    """Names of what lies in `folder` and belongs to no model: not ours to delete."""
+    return sorted(path.name for path in folder.iterdir() if not KNOWN.fullmatch(path.name) or path.is_dir())
 
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance) -> str:

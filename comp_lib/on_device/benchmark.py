@@ -45,6 +45,8 @@ from .llama_cpp import check_installed, start
 
 MODULE = ("-m", "comp_lib.on_device.benchmark")
 PACKAGES = ("torch", "transformers", "xllamacpp")  # whose versions matter
+WORK = ("threads", "prompt", "new_tokens")  # of the workload, what a result depends on
+FIELDS = (*WORK, "machine", "versions", "models")  # of `to_json`
 RUNTIMES = ("transformers", "llama.cpp")
 Round = Callable[[], tuple[float, float]]  # -> seconds to the first token, seconds of the `new_tokens` after that
 
@@ -138,7 +140,7 @@ def prepare(
 
 def to_json(measured: Sequence[Measured], job: RuntimeJob) -> dict[str, Any]:
     """All that was measured, with what it depends on; `Measured.from_dict` reads the models back."""
-    work = {name: getattr(job.work, name) for name in ("threads", "prompt", "new_tokens")}
+    work = {name: getattr(job.work, name) for name in WORK}
     versions = {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)}
     models = []
     for model in measured:

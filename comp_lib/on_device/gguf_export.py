@@ -18,7 +18,6 @@ computes the same thing. A block-quantised type cuts each row into blocks of 32 
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -38,7 +37,8 @@ from ..models.load import open_model
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.atomic import check_room, resolved, staged, tidy
+from ..system.atomic import check_room, resolved, staged
+from ..system.outputs import check_output, starts_with
 from ..system.tensor_files import TensorFiles
 from .gguf_tokenizer import tokenizer_metadata
 
@@ -125,16 +125,11 @@ def export_gguf(
 def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> Path:
     if kind not in TYPES:
         raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {nearest(kind, TYPES)}")
-    target = resolved(file)
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK):
-        raise InputError(f"expected a file in a folder that can be written to, got {file}: make the folder first")
-    if target.is_dir():
-        raise InputError(f"expected a file, got the folder {file}: name a file in it, such as {target.name}.gguf")
-    if target.exists() and resolved(model) == target:
+    if resolved(file) == resolved(model):
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
+    target = check_output(file, starts_with(b"GGUF"), what="a GGUF file")
     if target.exists() and not overwrite:
         raise InputError(f"expected a new file, got {file}, which is there: choose another name or say --overwrite")
-    tidy(target)
     return target
 
 

@@ -11,6 +11,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
+
+from ..system.atomic import write_atomically
+from ..system.outputs import MARK
 
 COLOURS = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, GREY = (COLOURS[place] for place in (0, 1, 2, 3, 7))
@@ -148,11 +152,16 @@ def outcome_dots(
     return figure, axes, " ".join(words)
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG, the same bytes every time."""
+def png(figure: Figure, software: str | None = None) -> bytes:
+    """The figure as PNG, the same bytes every time; `software` says in it who drew it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": software})
     return buffer.getvalue()
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG that is known as ours, in the place of what is there: `outputs.check_output` first."""
+    write_atomically(path, png(figure, MARK))
 
 
 def html_image(figure: Picture) -> str:

@@ -7,13 +7,18 @@
 
 After kill -9, power loss or a full disk the journal says which layers are finished; whatever it does not name is
 thrown away and made again. So the run ends with the bytes of an undisturbed one. A line that was cut off while it was
-written is no line. Another request than the one that began the journal is refused, by what differs.
+written is no line; one that was changed afterwards does not fit its seal, and is refused. Another request than the one
+that began the journal is refused, by what differs.
+
+Nothing of anybody else is touched: a folder of that name without such a journal is refused, and of ours only what we
+made is deleted. Whether the model has taken its name is decided by what lies there, byte for byte.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -23,7 +28,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
+from ..models.save import strangers
 from ..system import atomic, hashes
+
+STATES = re.compile(r"states-\d{1,9}")
+BEGIN = b'{"what": "begun", '  # of every journal
 
 
 class Journal:
@@ -45,10 +54,16 @@ class Journal:
         journal = cls(target)
         request = json.loads(json.dumps(request))
         try:
+            journal.check_ours()
             journal.folder.mkdir(parents=True, exist_ok=True)
             with _locked(journal.folder / "lock", target):
-                journal._read(request)
-                yield journal
+                begun = journal._read(request)
+                try:
+                    yield journal
+                except InputError:
+                    if begun and len(journal.records) == 1:  # refused before anything was done
+                        journal.remove()
+                    raise
         except OSError as error:
             raise InputError(
                 f"expected to write to {journal.folder}, got {error}; mend that, and the same command goes on from "
@@ -70,7 +85,7 @@ class Journal:
         """
         record: dict[str, Any] = json.loads(json.dumps({"what": what, **fields}))
         with self.path.open("ab") as file:
-            file.write(json.dumps(record).encode() + b"\n")
+            file.write(json.dumps(record | {"seal": hashes.of_value(record)}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self.records.append(record)
@@ -80,35 +95,78 @@ class Journal:
     def published(self) -> bool:
         """Whether the model has taken its name, and the process died before it could clean up."""
         ready = self.find("ready")
-        return ready is not None and not (self.model.is_dir() and self.model.stat().st_ino == ready["inode"])
+        return ready is not None and self._holds(self.target, ready["papers"])
 
     def publish(self, overwrite: bool) -> None:
         """Let the model take its name, and remove the journal."""
         if self.find("ready") is None:
-            self.add("ready", inode=self.model.stat().st_ino)
-        atomic.publish(self.model, self.target, overwrite)
+            written = {name for record in self.records for name, *_ in record.get("ranges", ())}
+            papers = [path.name for path in sorted(self.model.iterdir()) if path.name not in written]
+            self.add("ready", papers={name: hashes.of_file(self.model / name) for name in papers})
+        atomic.publish(self.model, self.target, overwrite, strangers)
         self.remove()
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder)
+        """What we made, the journal last; a file of somebody else stays, and the folder with it."""
+        self.keep_only(())
+        if self.model.is_dir() and not strangers(self.model):
+            shutil.rmtree(self.model)
+        self.path.unlink(missing_ok=True)
+        (self.folder / "lock").unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def keep_only(self, names: Collection[str]) -> None:
         """Throw away the hidden states that are not among `names`."""
-        for path in self.folder.glob("states-*"):
-            if path.name not in names:
+        for path in self.folder.iterdir():
+            if STATES.fullmatch(path.name) and path.name not in names:
                 path.unlink()
 
     def look(self) -> int:
-        """Read the records that are there, and say how many bytes they take."""
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []  # the last was cut off
-        self.records = [json.loads(line) for line in lines]
+        """Read the records that are there, and say how many bytes they take. Raises InputError for a damaged line."""
+        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.is_file() else []  # the last was cut off
+        self.records = [self._record(number, line) for number, line in enumerate(lines, 1)]
         return sum(len(line) + 1 for line in lines)
 
-    def _read(self, request: dict[str, Any]) -> None:
+    def _record(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = json.loads(line)
+            sealed = record.pop("seal") == hashes.of_value(record) and (number == 1) == (record["what"] == "begun")
+            sealed = sealed and all(
+                map(STATES.fullmatch, (*record.get("files", ()), *record.get("states", {}).values()))
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            sealed = False
+        if not sealed:
+            got = f"line {number} of {self.path}, which is damaged or of another version"
+            raise InputError(f"expected a journal as comp-lib wrote it, got {got}: delete {self.folder} to begin anew")
+        return record
+
+    def check_ours(self) -> None:
+        """Raises InputError unless the folder is new, empty, or holds a journal: before anything in it is touched."""
+        if not os.path.lexists(self.folder):
+            return
+        got = "that is no folder"
+        if self.folder.is_dir() and not self.folder.is_symlink():
+            lock, names = self.folder / "lock", {path.name for path in self.folder.iterdir()}
+            if self.path.is_file() and not self.path.is_symlink():
+                with self.path.open("rb") as file:
+                    if (start := file.read(len(BEGIN))) == BEGIN:
+                        return
+                    if names <= {"lock", self.path.name} and BEGIN.startswith(start):  # cut off in the first line
+                        return
+            if not names or names == {"lock"} and lock.is_file() and not lock.stat().st_size:
+                return
+            got = f"it with {', '.join(sorted(names)[:3])} and no journal of ours"
+        wanted = f"{self.folder} for the work in progress to be new or empty"
+        raise InputError(f"expected {wanted}, got {got}: move it away, or choose another name")
+
+    def _read(self, request: dict[str, Any]) -> bool:
+        """Take up the journal, or begin it: whether it was begun."""
         whole = self.look()
         if not self.records:
             self._begin(request)
-            return
+            return True
         os.truncate(self.path, whole)
         begun = self.records[0]["request"]
         if begun != request:
@@ -119,27 +177,34 @@ class Journal:
             )
         if not self.published and not self._whole():
             self._begin(request)
+        self.model.mkdir(exist_ok=True)
+        return False
 
     def _begin(self, request: dict[str, Any]) -> None:
-        for path in (self.model, self.path):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        """Anew; the journal comes first, for a folder without one is not ours."""
+        if self.model.is_dir():
+            shutil.rmtree(self.model)
         self.keep_only(())
-        self.model.mkdir()
+        self.path.unlink(missing_ok=True)
         self.records = []
         self.add("begun", request=request)
+        self.model.mkdir()
 
     def _whole(self) -> bool:
         """Whether all that the records name is still what it was: a dying machine may lose some."""
         files: dict[str, str] = {}
         for record in self.records:
             files = record.get("files", files)  # hidden states: those of the last layer
-            for name, start, length, digest in record.get("ranges", ()):
-                if hashes.of_file(self.model / name, start, length) != digest:
-                    return False
-        return all(hashes.of_file(self.folder / name) == digest for name, digest in files.items())
+        ready = self.find("ready")
+        kept = all(hashes.of_file(self.folder / name) == digest for name, digest in files.items())
+        return kept and self._holds(self.model, {} if ready is None else ready["papers"])
+
+    def _holds(self, folder: Path, papers: dict[str, str]) -> bool:
+        """Whether `folder` has what was written of the model, and these files (name -> SHA-256)."""
+        ranges = (part for record in self.records for part in record.get("ranges", ()))
+        return all(hashes.of_file(folder / name) == digest for name, digest in papers.items()) and all(
+            hashes.of_file(folder / name, start, length) == digest for name, start, length, digest in ranges
+        )
 
 
 def partial_folder(target: Path) -> Path:

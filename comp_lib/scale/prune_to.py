@@ -28,7 +28,7 @@ from ..models.per_layer_llama import as_heterogeneous, as_stock, check_widths
 from ..models.save import Provenance, check_destination, estimated_bytes, save_papers
 from ..models.skeleton import skeleton
 from ..plan import Plan
-from ..prune import DEFAULTS, Planned, check_plan, check_tokens, concluded, make_plan
+from ..prune import DEFAULTS, Planned, check_plan, check_request, check_tokens, concluded, make_plan
 from ..prune_layer import LayerPruner, PrunedLayer
 from ..report import LayerReport, PeakMemory, Progress, Report, no_progress
 from ..settings import Settings
@@ -100,7 +100,9 @@ def prune_to(
         )
     if settings.recovery == "bias":
         check_biases(model)
-    if plan is not None:
+    if plan is None:
+        check_request(model.shape, settings)
+    else:
         check_plan(plan, model.shape, settings)
     target = resolved(out)
     check_out(target, model, saving, ids.numel())
@@ -125,6 +127,7 @@ def prune_to(
 def check_out(out: Path, model: Streamed, saving: Saving, tokens: int) -> None:
     """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
     earlier = Journal(resolved(out))
+    earlier.check_ours()
     earlier.look()
     if not earlier.published:
         states = 4 * tokens * model.shape.hidden * model.dtype.itemsize
@@ -137,6 +140,7 @@ def _request(model: Streamed, ids: Tensor, settings: Settings, saving: Saving, p
     """All that decides the bytes of the result: what a run that is taken up again must have in common."""
     return {
         "model": model.files.fingerprint(),
+        "config": hashes.of_value(model.config.to_dict() | {"_name_or_path": None}),
         "name": saving.name,
         "settings": asdict(settings),
         "plan": None if plan is None else json.loads(plan.to_json()),

@@ -13,11 +13,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from safetensors import SafetensorError
 
 from ..errors import InputError
 
@@ -35,15 +36,29 @@ def check_room(folder: Path, needed_bytes: int, what: object, hint: str = "make 
         raise InputError(f"expected {needed}, got {got}: {hint}")
 
 
+Strangers = Callable[[Path], list[str]]  # what of a folder's content is not ours to delete, by name
+
+
+def nobody(folder: Path) -> list[str]:
+    """`Strangers` where all is ours."""
+    return []
+
+
 @contextmanager
-def staged(target: Path, overwrite: bool = True) -> Iterator[Path]:
-    """A hidden name, for a file or folder to write, which becomes `target` if the block ends well and else vanishes."""
+def staged(target: Path, overwrite: bool = True, strangers: Strangers = nobody) -> Iterator[Path]:
+    """A hidden name, for a file or folder to write, which becomes `target` if the block ends well and else vanishes.
+
+    Raises InputError when the system refuses to write it (a full disk, say): what was there stays.
+    """
     partial = _sibling(target, "partial")
     try:
         yield partial
-        publish(partial, target, overwrite)
-    except BaseException:
+        publish(partial, target, overwrite, strangers)
+    except BaseException as error:
         tidy(target)
+        if isinstance(error, OSError | SafetensorError):
+            got = f"{error}: make room or choose another place; what was there stays"
+            raise InputError(f"expected to write {target}, got {got}") from error
         raise
 
 
@@ -53,10 +68,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def publish(partial: Path, target: Path, overwrite: bool) -> None:
-    """Let the finished file or folder `partial`, a sibling of `target`, take its name."""
+def publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers = nobody) -> None:
+    """Let the finished file or folder `partial`, a sibling of `target`, take its name.
+
+    Raises InputError when the folder that it is to replace has `strangers`: nothing is deleted.
+    """
     _settle(partial)
-    _publish(partial, target, overwrite)
+    _publish(partial, target, overwrite, strangers)
 
 
 def _sibling(target: Path, kind: str) -> Path:
@@ -83,20 +101,36 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _publish(partial: Path, target: Path, overwrite: bool) -> None:
+def _publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers) -> None:
     if partial.is_dir() and target.is_dir() and not any(target.iterdir()):
         target.rmdir()
     if partial.is_file() or not overwrite or not target.exists():
         os.replace(partial, target)  # OSError if someone else has put files there meanwhile
         fsync(target.parent)
         return
-    old = partial
-    if not _exchange(partial, target):
+    _check_known(target, target, strangers)
+    old, exchanged = partial, _exchange(partial, target)
+    if not exchanged:
         old = _sibling(target, "old")
         os.replace(target, old)
         os.replace(partial, target)
+    try:
+        _check_known(old, target, strangers)  # what came at the last moment
+    except InputError:
+        if not (exchanged and _exchange(partial, target)):
+            os.replace(target, partial)
+            os.replace(old, target)
+        raise
     fsync(target.parent)  # only a new folder that is surely there replaces the old one
     shutil.rmtree(old)
+
+
+def _check_known(folder: Path, target: Path, strangers: Strangers) -> None:
+    if names := strangers(folder):
+        raise InputError(
+            f"expected a model's files and no others in {folder}, which the new {target.name} is to replace, got "
+            f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}: move them away, and give the command again"
+        )
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -26,7 +26,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 LARGEST = "5GB"  # of a file, as users of the Hub expect
 PIECE = 16 << 20  # bytes read, written or hashed at a time
-SAMPLES, SAMPLE = 16, 1 << 16  # of each file, pieces that enter the fingerprint, and bytes of each
+SMALL = (".json", ".jinja", ".model", ".txt")  # endings of what is not weights, and decides the result too
 Range = tuple[str, int, int, str]
 """A part of a file and what is in it: name of the file, first byte, number of bytes, SHA-256."""
 
@@ -72,13 +72,9 @@ class TensorFiles:
             yield finite(name, piece)
 
     def fingerprint(self) -> str:
-        """A short name for the content: sizes, headers, and samples all over each file."""
-        samples: list[str | int | None] = []
-        for path in self.files:
-            size = path.stat().st_size
-            starts = [number * max(0, size - SAMPLE) // (SAMPLES - 1) for number in range(SAMPLES)]
-            samples += [path.name, size, *(hashes.of_file(path, start, min(size, SAMPLE)) for start in starts)]
-        return hashes.of_value(samples)[:16]
+        """A short name for the content of the folder: weights, config and tokenizer, all of each."""
+        small = [path for path in self.folder.iterdir() if path.suffix in SMALL and path.is_file()]
+        return hashes.of_value({path.name: hashes.of_file(path) for path in sorted({*self.files, *small})})[:16]
 
 
 def rows_in(size: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
@@ -92,6 +88,17 @@ def finite(name: str, tensor: Tensor) -> Tensor:
     if not (torch.isfinite(low) and torch.isfinite(high)):
         raise InputError(f"expected finite weights, got NaN or infinity in {name}; fetch or save the model again")
     return tensor
+
+
+def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` as `dtype`. Raises InputError that names it when that cannot hold one of its values."""
+    result = tensor.to(dtype)
+    low, high = torch.aminmax(result)
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        wanted, most = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+        got = f"NaN or more than {most:g} in {name}: choose --save-dtype bfloat16 or float32"
+        raise InputError(f"expected weights that {wanted} can hold, got {got}")
+    return result
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
@@ -159,7 +166,7 @@ class Layout:
                 stream.seek(start)
                 for piece in pieces:
                     for part in piece.split(rows_in(PIECE, piece.shape, piece.dtype)):
-                        block = as_bytes(part.to("cpu", self.dtype))
+                        block = as_bytes(cast(name, part.cpu(), self.dtype))
                         digest.update(block)
                         stream.write(block)
                 length = stream.tell() - start

@@ -399,10 +399,44 @@ def way(request, monkeypatch, tmp_path):
 
 def test_overwrite(way, small, uneven, tmp_path):
     folder = save_checkpoint(tmp_path / "out", *small)
-    (folder / "left-over.txt").write_text("from the old one")
+    (folder / "tokenizer.model").write_text("left over from the old one")
     save_checkpoint(folder, *uneven, overwrite=True)
     assert digest(folder) == digest(save_checkpoint(tmp_path / "elsewhere" / "out", *uneven))
     assert hidden(folder) == []
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".git", "checkpoint-100", "optimizer.safetensors"])
+def test_overwrite_never_deletes_what_is_no_model(name, small, uneven, tmp_path):
+    folder = save_checkpoint(tmp_path / "out", *small)
+    if "." in name[1:]:
+        (folder / name).write_text("theirs")
+    else:
+        (folder / name).mkdir()
+    before = (folder / "model.safetensors").read_bytes()
+    refused(f"nothing beside it, got .*{name}", folder, overwrite=True)
+    with pytest.raises(InputError, match="nothing beside it"):
+        save_checkpoint(folder, *uneven, overwrite=True)
+    assert (folder / "model.safetensors").read_bytes() == before and (folder / name).exists()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_what_comes_beside_the_old_model_meanwhile_stays(way, moment, monkeypatch, small, uneven, tmp_path):
+    """Seen before the names are exchanged, or just behind that."""
+    folder = save_checkpoint(tmp_path / "out", *small)
+    before, check, calls = digest(folder), atomic._check_known, []
+
+    def someone_else_writes(old, target, strangers):
+        calls.append(old)
+        if len(calls) == (1 if moment == "before" else 2):
+            (old / "notes.txt").write_text("theirs")
+        check(old, target, strangers)
+
+    monkeypatch.setattr(atomic, "_check_known", someone_else_writes)
+    with pytest.raises(InputError, match="got notes.txt: move them away"):
+        save_checkpoint(folder, *uneven, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "theirs"
+    (folder / "notes.txt").unlink()
+    assert digest(folder) == before and hidden(folder) == []
 
 
 def test_an_error_leaves_the_old_folder_or_none(way, monkeypatch, small, uneven, tmp_path):
@@ -432,7 +466,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(monkeypatch, small, uneven
 
     monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
     monkeypatch.setattr(os, "replace", second_fails)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(InputError, match="the disk is gone"):
         save_checkpoint(folder, *uneven, overwrite=True)
     assert digest(folder) == old and hidden(folder) == []
 
@@ -446,7 +480,7 @@ def test_files_that_appear_meanwhile_are_not_overwritten(monkeypatch, small, tmp
         (folder / "precious.txt").write_text("theirs")
 
     monkeypatch.setattr(atomic, "_settle", someone_else_writes)
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match="what was there stays"):
         save_checkpoint(folder, *small)
     assert [path.name for path in folder.iterdir()] == ["precious.txt"] and hidden(folder) == []
 
@@ -457,7 +491,7 @@ def test_a_file_never_takes_the_place_of_a_folder(content, tmp_path):
     folder.mkdir()
     for name in content:
         (folder / name).write_text("theirs")
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match="what was there stays"):
         atomic.write_atomically(folder, b"ours")
     assert [path.name for path in folder.iterdir()] == content and hidden(folder) == []
 

@@ -227,7 +227,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tokenizer, monkey
         point()
         if calls["seen"] + 1 == calls["last"]:  # the next point lies inside the line
             with self.path.open("ab") as file:
-                file.write(b'{"what": "lay')
+                file.write(b'{"what": "')
         point()
         record = real_add(self, what, **fields)
         point()
