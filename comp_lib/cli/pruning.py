@@ -6,7 +6,7 @@ takes seconds, so commands do it when they are called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from ..scale.prune_to import Saving, Written, check_out, prune_to, whole_model
 from ..settings import PRESETS, Settings, default_recovery, multiple_for
 from ..shape import Shape
 from ..system.machine import free_memory
+from ..system.tensor_files import cast
 from .console import ProgressBars, check_length, err, table
 from .options import PruneOptions
 
@@ -64,6 +65,9 @@ class PruneRun:
         self.shape = Shape.of(self.model)
         if self.budget is None:
             check_request(self.shape, self.settings)
+        if dtype != options.dtype and dtype == "float16":  # the others hold whatever a model has
+            for parameter, tensor in self._weights():
+                cast(parameter, tensor, load.DTYPES[dtype])
         if self.whole:
             check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), name)
         check_length(self.model, options.length)
@@ -75,6 +79,12 @@ class PruneRun:
         self.card = self._card()
         text = Path(options.evaluate_on).name
         self.saving = Saving(name, load.DTYPES[dtype], windows, text, self.card, options.overwrite)
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        if self.whole:
+            yield from self.model.named_parameters()
+        else:
+            yield from ((name, self.model.files.read(name, self.model.dtype)) for name in self.model.files.shapes)
 
     def _windows(self, text: str, length: int) -> Tensor:
         """What is measured before and after, (S, L): of each kind as many windows as make EVALUATED."""
@@ -134,6 +144,9 @@ class PruneRun:
         pruned = self._perplexity(done.model, "pruned", progress)
         if saving.windows is not None and dense is not None and pruned is not None:
             card = replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), dense, pruned),))
+        if saving.dtype is not None:
+            for parameter, tensor in done.model.named_parameters():
+                cast(parameter, tensor, saving.dtype)
         small: Model = done.model.to(saving.dtype)
         save_checkpoint(self.folder, small, self.tokenizer, done.plan, card, overwrite=saving.overwrite)
         return Written(self.folder, done.plan, done.report, self.shape, Shape.of(small), dense, pruned)

@@ -43,6 +43,9 @@ from ..system.tensor_files import TensorFiles
 from .gguf_tokenizer import tokenizer_metadata
 
 TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
+HALF = float(np.finfo(np.float16).max)
+# Largest weight that a type can hold. The scale of a block is a half: its largest weight / 127 or / 8, or its smallest.
+LIMITS = {Type.F16: HALF, Type.Q8_0: 127 * HALF, Type.Q4_0: 8 * HALF, Type.Q4_1: HALF}
 PIECE = 4 << 20  # weights converted at a time
 SMALL = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
@@ -67,7 +70,7 @@ class _Tensor:
         """Write the converted tensor; with `nbytes`, all that GGUFWriter.write_tensor_data asks of an array."""
         whole = self.head_dim or 1  # rows that must not be parted
         rows = max(1, PIECE // prod(self.shape[1:]) // whole) * whole
-        limit = np.finfo(np.float16 if self.kind == Type.F16 else np.float32).max
+        limit = LIMITS.get(self.kind, float(np.finfo(np.float32).max))
         for start in range(0, self.shape[0], rows):
             with safe_open(self.shard, framework="pt") as shard:  # opened anew, so that its pages are given back
                 piece = shard.get_slice(self.key)[start : start + rows].float().numpy()

@@ -100,8 +100,7 @@ class Journal:
     def publish(self, overwrite: bool) -> None:
         """Let the model take its name, and remove the journal."""
         if self.find("ready") is None:
-            written = {name for record in self.records for name, *_ in record.get("ranges", ())}
-            papers = [path.name for path in sorted(self.model.iterdir()) if path.name not in written]
+            papers = sorted({path.name for path in self.model.iterdir()} - self._weights())
             self.add("ready", papers={name: hashes.of_file(self.model / name) for name in papers})
         atomic.publish(self.model, self.target, overwrite, strangers)
         self.remove()
@@ -195,16 +194,24 @@ class Journal:
         files: dict[str, str] = {}
         for record in self.records:
             files = record.get("files", files)  # hidden states: those of the last layer
-        ready = self.find("ready")
         kept = all(hashes.of_file(self.folder / name) == digest for name, digest in files.items())
-        return kept and self._holds(self.model, {} if ready is None else ready["papers"])
+        ready = self.find("ready")
+        return kept and (self._written(self.model) if ready is None else self._holds(self.model, ready["papers"]))
+
+    def _written(self, folder: Path) -> bool:
+        """Whether `folder` has all that was written of the model's weights."""
+        ranges = (part for record in self.records for part in record.get("ranges", ()))
+        return all(hashes.of_file(folder / name, start, length) == digest for name, start, length, digest in ranges)
 
     def _holds(self, folder: Path, papers: dict[str, str]) -> bool:
-        """Whether `folder` has what was written of the model, and these files (name -> SHA-256)."""
-        ranges = (part for record in self.records for part in record.get("ranges", ()))
-        return all(hashes.of_file(folder / name) == digest for name, digest in papers.items()) and all(
-            hashes.of_file(folder / name, start, length) == digest for name, start, length, digest in ranges
-        )
+        """Whether `folder` is the finished model: its weights, these files (name -> SHA-256), and nothing else."""
+        if not folder.is_dir() or {path.name for path in folder.iterdir()} != {*papers, *self._weights()}:
+            return False
+        return self._written(folder) and all(hashes.of_file(folder / name) == papers[name] for name in papers)
+
+    def _weights(self) -> set[str]:
+        """Names of the files that hold them."""
+        return {name for record in self.records for name, *_ in record.get("ranges", ())}
 
 
 def partial_folder(target: Path) -> Path:

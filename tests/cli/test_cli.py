@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -474,3 +475,15 @@ def test_results_that_cannot_be_written_are_refused_in_one_line(parent, tmp_path
     out = tmp_path if command == "compare" else place
     more = ["--methods", "comp"] if command == "compare" else WITH_DEVICE["plan"]
     refused(run(command, parent, "--out", out, *more), ["got the folder", str(place)])
+
+
+@pytest.mark.parametrize("method", ["comp", "llm-pruner"])
+def test_a_type_that_cannot_hold_the_weights_is_refused_before_any_work(method, parent, tmp_path):
+    folder = shutil.copytree(parent, tmp_path / "parent")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = 7e4
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    asked = ("--save-dtype", "float16", "--length", 32, "--multiple", 8, "--method", method)
+    done = run("prune", folder, "--out", tmp_path / "new", *asked)
+    assert done.exit_code == 2 and "float16 can hold" in done.stderr and "up_proj" in done.stderr, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["parent"]

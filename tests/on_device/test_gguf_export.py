@@ -192,10 +192,25 @@ def hidden(folder):
     ],
 )
 def test_places_and_types_that_are_refused(saved, tmp_path, file, kind, match):
-    (tmp_path / "there.gguf").write_bytes(b"precious")
+    (tmp_path / "there.gguf").write_bytes(b"GGUF, precious")
     with pytest.raises(InputError, match=match):
         export_gguf(saved()[0], tmp_path / file, kind)
-    assert (tmp_path / "there.gguf").read_bytes() == b"precious"
+    assert (tmp_path / "there.gguf").read_bytes() == b"GGUF, precious"
+
+
+def test_overwriting_replaces_gguf_files_and_nothing_else(saved, tmp_path):
+    folder, _ = saved()
+    letter, weights, pipe = tmp_path / "letter.gguf", folder / "model.safetensors", tmp_path / "pipe.gguf"
+    letter.write_text("Dear ...")
+    os.mkfifo(pipe)
+    before = weights.read_bytes()
+    for place in (letter, weights, pipe, folder):
+        with pytest.raises(InputError, match="expected"):
+            export_gguf(folder, place, "f32", overwrite=True)
+    assert letter.read_text() == "Dear ..." and weights.read_bytes() == before and pipe.is_fifo()
+    (tmp_path / "old.gguf").write_bytes(b"GGUF and more")
+    export_gguf(folder, tmp_path / "old.gguf", "f32", overwrite=True)
+    gguf.GGUFReader(tmp_path / "old.gguf")
 
 
 def test_a_file_is_never_exported_onto_itself(saved, cache, tmp_path):
@@ -246,7 +261,10 @@ def test_models_that_llama_cpp_would_not_compute(saved, tmp_path, name, override
     assert not (tmp_path / "m.gguf").exists()
 
 
-@pytest.mark.parametrize(("value", "kind"), [(float("nan"), "f32"), (float("inf"), "q8_0"), (7e4, "f16")])
+UNHELD = [(float("nan"), "f32"), (float("inf"), "q8_0"), (7e4, "f16"), (9e6, "q8_0"), (6e5, "q4_0"), (7e4, "q4_1")]
+
+
+@pytest.mark.parametrize(("value", "kind"), UNHELD)
 def test_weights_that_the_type_cannot_hold(saved, tmp_path, value, kind):
     folder, _ = saved(intermediate_size=64)
     weights = load_file(folder / "model.safetensors")
