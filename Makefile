@@ -4,12 +4,14 @@
 #   PYTHON       the Python, 3.10 or newer, that .venv is made with      make test PYTHON=python3.12
 #   PIP_ARGS     more options for pip install                            see README.md for a smaller PyTorch on Linux
 #   PYTEST_ARGS  more options for the unit tests                         make test PYTEST_ARGS="-k plan"
+#   MINUTES      of soaking                                              make soak MINUTES=60
 #   WORKERS      processes for the unit tests, each on one core          make test WORKERS=4 (2 GB of memory each)
 
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 WORKERS ?= 2
+MINUTES ?= 10
 
 VENV_PYTHON := .venv/bin/python
 PIP := $(VENV_PYTHON) -m pip install --disable-pip-version-check $(PIP_ARGS)
@@ -22,7 +24,7 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test notebooks kit lint clean
+.PHONY: help demo lab check test soak notebooks kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -31,6 +33,7 @@ help:
 	@echo "make lab        the notebooks, in JupyterLab"
 	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute or so"
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
+	@echo "make soak       kill, resume and fuzz for MINUTES (10), each time with other draws; not part of the tests"
 	@echo "make notebooks  run every notebook and store its outputs"
 	@echo "make kit        one archive that installs all this without a network (in build)"
 	@echo "make lint       ruff (format and lint), mypy, import-linter"
@@ -51,6 +54,9 @@ ifneq ($(NOTEBOOKS),)
 	@echo "The notebooks: each cell counts as one test."
 	HF_HUB_OFFLINE=1 $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env $(NOTEBOOKS)
 endif
+
+soak: $(STAMPS)/dev
+	PYTHONPATH=tests $(VENV_PYTHON) tests/hostile/soak.py --minutes $(MINUTES)
 
 notebooks: $(STAMPS)/dev
 ifneq ($(NOTEBOOKS),)

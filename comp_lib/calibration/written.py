@@ -21,16 +21,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError
 from ..families.protocol import Model
 from ..report import Progress, no_progress
-from ..system import hashes
-from ..system.atomic import write_atomically
+from ..system import cache, hashes
 from ..system.machine import cache_folder
 from .text import encode
 
@@ -122,17 +118,10 @@ def written(
     starts = prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
     key = [SAMPLING, hashes.of_model(model), [start.tolist() for start in starts], length, seed]
     path = cache_folder() / "written" / f"{hashes.of_value(key)[:24]}.safetensors"
-    try:
-        return load(path.read_bytes())["ids"]
-    except (FileNotFoundError, NotADirectoryError, SafetensorError):  # not there, or cut short
-        ids = sample(model, starts, length, seed, progress)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save({"ids": ids}))
-    except OSError as error:
-        advice = "make room there, or set COMP_LIB_CACHE"
-        raise InputError(f"expected to keep written text in {path.parent}, got {error}: {advice}") from error
-    return ids
+    if (entry := cache.fetch(path)) is None:
+        entry = {"ids": sample(model, starts, length, seed, progress)}
+        cache.store(path, entry)
+    return entry["ids"]
 
 
 def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, seed: int = 0) -> list[Tensor]:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ..evaluation.loss import Evaluation
     from ..on_device.benchmark import Measured
 
-ALL = "kinds"  # the word for all kinds of text
 TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
 MODELS_HELP = "As for the other commands; the first is the baseline."
@@ -38,7 +37,7 @@ Models = Annotated[list[str], Argument(metavar="MODEL...", help=MODELS_HELP)]
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    text: Annotated[str, Option(help=TEXT_HELP)] = ALL
+    text: Annotated[str, Option(help=TEXT_HELP)] = "kinds"
     length: Annotated[int, Option(help="Tokens in each window (papers: 2048).")] = 512
     sequences: Annotated[int | None, Option(help="Windows to measure, of each kind (default: all).")] = None
     against: Annotated[str | None, Option(help="Dense model, for KL divergence and top-1 agreement.")] = None
@@ -56,7 +55,7 @@ def evaluate(model: Model, options: EvaluateOptions) -> None:
     _check(options)
     if options.tasks is not None:
         return _in_tasks(model, options.tasks, options)
-    from ..calibration.text import load_text
+    from ..calibration.text import EVERY_KIND, load_text
     from ..evaluation.by_kind import judge, windows_of
     from ..models.load import load_model
 
@@ -69,7 +68,7 @@ def evaluate(model: Model, options: EvaluateOptions) -> None:
     with ProgressBars() as bars:
         judged = judge(loaded, windows, dense, tuple(windows), progress=bars)
     asked: dict[str, Any] = {"model": model, "text": options.text, "length": options.length}
-    if options.text == ALL:
+    if options.text == EVERY_KIND:
         return _show_kinds(judged, asked, options)
     values = asked | _plain(judged.kinds[options.text])
     numbers = {name: value for name, value in values.items() if not isinstance(value, tuple)}  # the others: for --json
@@ -80,11 +79,13 @@ def evaluate(model: Model, options: EvaluateOptions) -> None:
 
 def _check(options: EvaluateOptions) -> None:
     """Raises InputError for what can be told without the model."""
+    from ..calibration.text import EVERY_KIND
+
     figure, length, sequences = options.figure, options.length, options.sequences
     if length < 2 or (sequences is not None and sequences < 1):
         got = f"--length {length} and --sequences {'all' if sequences is None else sequences}; raise them"
         raise InputError(f"expected windows of at least 2 tokens, at least 1 of them, got {got}")
-    if figure is not None and (options.tasks is not None or options.text != ALL):
+    if figure is not None and (options.tasks is not None or options.text != EVERY_KIND):
         got = f"it with {'--tasks' if options.tasks is not None else f'--text {options.text}'}; leave one out"
         raise InputError(f"expected --figure with all kinds of text, got {got}")
     check_picture(figure, options.overwrite)

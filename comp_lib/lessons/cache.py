@@ -23,13 +23,10 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from ..errors import InputError
 from ..system import hashes
-from ..system.atomic import staged
+from ..system.cache import fetch, store
 from ..system.machine import cache_folder
 
 Arguments = ParamSpec("Arguments")
@@ -37,7 +34,6 @@ Result = TypeVar("Result")
 Tensors = dict[str, Tensor]
 SUFFIX = ".safetensors"
 TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
-UNREADABLE = (FileNotFoundError, NotADirectoryError, SafetensorError)  # not there, cleared a moment ago, or cut short
 ABANDONED = 3600  # seconds after which a file that never got its name is nobody's any more
 NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version"}  # fields of a config that change no number
 
@@ -59,27 +55,14 @@ def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         key = _key(function, inspect.signature(function).bind(*args, **kwargs))
         path = statistics_folder() / f"{function.__name__}-{hashes.of_text(key)[:24]}{SUFFIX}"
-        try:
-            entry = load(path.read_bytes())  # load_file has its own words for a file cleared while it opens
-        except UNREADABLE:
+        if (entry := fetch(path)) is None:
             with torch.no_grad():
                 entry = _packed(function(*args, **kwargs))
-            _write(entry, path, key)
+            store(path, entry, {"key": key})
         result: Result = _unpacked(entry)
         return result
 
     return wrapper
-
-
-def _write(entry: Tensors, path: Path, key: str) -> None:
-    """All of the entry under its name, or nothing."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with staged(path) as partial:
-            save_file(entry, partial, metadata={"key": key})
-    except (OSError, SafetensorError) as error:
-        advice = "make room there, or set COMP_LIB_CACHE"
-        raise InputError(f"expected to write statistics to {path.parent}, got {error}: {advice}") from error
 
 
 def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
