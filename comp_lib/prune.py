@@ -31,7 +31,7 @@ from .prune_layer import Gather, LayerPruner, PrunedLayer, at_once
 from .report import PeakMemory, Progress, Report, no_progress
 from .settings import Settings
 from .shape import Shape
-from .surgery import check_biases, keep_layers, shallow_copy, update_config
+from .surgery import check_biases, keep_layers, shallow_copy, update_config, whole_groups
 
 DEFAULTS = Settings()
 IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
@@ -80,6 +80,7 @@ def prune(
     settings.check()
     check_tokens(ids)
     planned = plan if isinstance(plan, Planned) else Planned(plan) if plan else None
+    check_family(model, settings, planned and planned.plan)
     planned = planned or make_plan(model, ids, settings, name, progress)
     check_plan(planned.plan, before, settings)
     if settings.recovery == "bias":
@@ -176,6 +177,22 @@ def check_tokens(ids: Tensor) -> None:
         raise InputError(
             f"expected calibration tokens as sequences (S, L), got shape {tuple(ids.shape)}: give some text"
         )
+
+
+def check_family(model: Model, settings: Settings, plan: Plan | None = None) -> None:
+    """Raises InputError for what the family of `model` cannot do."""
+    family, name, shape = family_of(model), model.config.model_type, Shape.of(model)
+    if settings.recovery == "least-squares" and settings.aim not in family.aims:
+        raise InputError(
+            f"expected the aim {' or '.join(family.aims)} for {name}, behind whose dense layers a norm stands, got "
+            f"{settings.aim}: no output of such a layer adds a given change to the stream; say --aim self"
+        )
+    asked = shape.kv_groups[0] if settings.kv_groups is None else settings.kv_groups
+    planned = shape.kv_groups if plan is None else plan.kv_groups
+    if family.whole_attention and (
+        min(asked, *planned) < shape.kv_groups[0] or settings.method in PLANNERS and settings.method != "shortgpt"
+    ):
+        raise InputError(whole_groups(name))
 
 
 def check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:

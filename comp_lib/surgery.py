@@ -52,6 +52,12 @@ def shrink(layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = Non
     """
     family = family_of_layer(layer)
     module, name = family.sublayer(layer, which)
+    if (
+        which == "attention"
+        and family.whole_attention
+        and len(kept) * block_size(layer, which) < dense_layer(layer, which).in_features
+    ):
+        raise InputError(whole_groups(type(layer).__name__))
     inputs = spread(kept, block_size(layer, which))
     for producer, rows in family.producers(layer, which).items():
         linear = getattr(module, producer)
@@ -69,6 +75,14 @@ def shrink_mlp(layer: Layer, kept: Tensor, weight: Tensor | None = None, shift: 
 def shrink_attention(layer: Layer, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:
     """`shrink` for the KV groups of the attention."""
     shrink(layer, "attention", kept, weight, shift)
+
+
+def whole_groups(name: str) -> str:
+    """Why the KV groups of that family stay."""
+    return (
+        f"expected all KV groups of {name} to stay, whose norms of queries and keys span all heads, got fewer: leave "
+        "--kv-groups out, and choose a method that removes neurons only"
+    )
 
 
 def spread(blocks: Tensor, size: int) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from variants import VARIANTS, build
+from variants import VARIANTS, WHOLE_ATTENTION, build
 
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
@@ -27,9 +27,10 @@ def test_arithmetic_equals_the_tensors_before_and_after_pruning(name):
     assert before.group_heads * before.kv_groups[0] == model.config.num_attention_heads == 4
     assert (before.hidden, before.layers) == (model.config.hidden_size, 3)
 
-    expected = before.with_widths((48, 7), (1, before.kv_groups[0]))  # layer 1 goes; what stays is uneven
+    groups = before.kv_groups[0] if name in WHOLE_ATTENTION else 1
+    expected = before.with_widths((48, 7), (groups, before.kv_groups[0]))  # layer 1 goes; what stays is uneven
     keep_layers(model, [0, 2])
-    shrink_attention(model.model.layers[0], torch.tensor([before.kv_groups[0] - 1]))
+    shrink_attention(model.model.layers[0], torch.arange(before.kv_groups[0] - groups, before.kv_groups[0]))
     shrink_mlp(model.model.layers[1], torch.arange(7))
     assert Shape.of(model) == expected
     assert expected.total == model.num_parameters()

@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-from variants import VARIANTS, build, tokens
+from variants import VARIANTS, WHOLE_ATTENTION, build, tokens
 
+from comp_lib.errors import InputError
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp, spread, update_config
 
@@ -36,12 +37,14 @@ def test_removed_neurons_equal_silent_neurons(name):
     silence(masked.model.layers[1], neurons=set(range(48)) - set(KEPT.tolist()))
     torch.testing.assert_close(logits(small, ids), logits(masked, ids), rtol=1e-5, atol=1e-5)
     mlp = small.model.layers[1].mlp
-    assert mlp.gate_proj.weight.shape == mlp.up_proj.weight.shape == (6, 32)
+    made = [mlp.gate_up_proj] if name == "phi3" else [mlp.gate_proj, mlp.up_proj]
+    assert sum(linear.out_features for linear in made) == 12 and mlp.down_proj.in_features == 6
+    assert all(linear.weight.shape == (linear.out_features, 32) for linear in made)
     assert mlp.down_proj.weight.shape == (32, 6)
-    assert (mlp.gate_proj.out_features, mlp.down_proj.in_features, mlp.intermediate_size) == (6, 6, 6)
+    assert getattr(mlp, "intermediate_size", 6) == 6
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "mqa"])  # one group cannot go
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in WHOLE_ATTENTION])
 def test_removed_groups_equal_silent_groups(name):
     small, ids = build(name, dtype=torch.float64), tokens()
     masked = copy.deepcopy(small)
@@ -128,11 +131,26 @@ def test_dropped_layers_equal_skipped_layers(name, kept):
     assert model.config.num_hidden_layers == len(kept)
 
 
-def test_layer_types_follow_the_layers():
-    model = build("qwen2-window")
-    assert model.config.layer_types == ["full_attention", "sliding_attention", "sliding_attention"]
-    keep_layers(model, [0, 2])
-    assert model.config.layer_types == ["full_attention", "sliding_attention"]
+@pytest.mark.parametrize(
+    ("name", "field", "before"),
+    [
+        ("qwen2-window", "layer_types", ["full_attention", "sliding_attention", "sliding_attention"]),
+        ("gemma3", "layer_types", ["sliding_attention", "full_attention", "sliding_attention"]),
+        ("smollm3", "no_rope_layers", [1, 0, 1]),
+    ],
+)
+def test_lists_over_the_layers_follow_them(name, field, before):
+    model = build(name)
+    assert getattr(model.config, field) == before
+    keep_layers(model, [0, 1])
+    assert getattr(model.config, field) == before[:2]
+
+
+def test_groups_that_share_a_norm_stay():
+    model = build("olmo2")
+    with pytest.raises(InputError, match="span all heads"):
+        shrink_attention(model.model.layers[0], torch.tensor([0]))
+    shrink_attention(model.model.layers[0], torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -141,7 +159,7 @@ def test_generation_with_a_cache_equals_generation_without(name):
     keep_layers(model, [1, 2])
     for layer in model.model.layers:
         shrink_mlp(layer, KEPT)
-        if Shape.of(model).kv_groups[0] > 1:
+        if name not in WHOLE_ATTENTION:
             shrink_attention(layer, torch.tensor([1]))
     update_config(model)
     prompt = tokens(2, 6)  # with its answer, no longer than the shortest max_position_embeddings asks for
@@ -167,11 +185,12 @@ def test_config_describes_uniform_tensors(name):
     head_dim = Shape.of(model).head_dim
     for layer in model.model.layers:
         shrink_mlp(layer, KEPT)
-        shrink_attention(layer, torch.tensor([0]))
+        if name not in WHOLE_ATTENTION:
+            shrink_attention(layer, torch.tensor([0]))
     update_config(model)
-    config = model.config
-    assert (config.intermediate_size, config.num_key_value_heads, config.head_dim) == (6, 1, head_dim)
-    assert config.num_attention_heads == Shape.of(model).group_heads
+    config, groups = model.config, 2 if name == "olmo2" else 1
+    assert (config.intermediate_size, config.num_key_value_heads, config.head_dim) == (6, groups, head_dim)
+    assert config.num_attention_heads == groups * Shape.of(model).group_heads
     # a model made from this config has room for exactly these tensors
     type(model)(copy.deepcopy(config)).load_state_dict(model.state_dict(), strict=True)
 

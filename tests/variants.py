@@ -5,20 +5,39 @@ from __future__ import annotations
 import torch
 from conftest import TINY, randomise
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 FAMILIES = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
+    "phi3": (Phi3Config, Phi3ForCausalLM),
+    "granite": (GraniteConfig, GraniteForCausalLM),
+    "olmo2": (Olmo2Config, Olmo2ForCausalLM),
 }
+SPECIAL = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1}  # those of the config are beyond the vocabulary
 VARIANTS = {
     "mha": {"num_key_value_heads": 4},
     "gqa": {},
@@ -49,7 +68,42 @@ VARIANTS = {
     "mistral-window-eager": {"family": "mistral", "sliding_window": 5, "attn_implementation": "eager"},
     "qwen2": {"family": "qwen2"},
     "qwen2-window": {"family": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    "qwen3": {
+        "family": "qwen3",
+        "head_dim": 12,
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
+    },
+    "smollm3": {"family": "smollm3", "no_rope_layers": [1, 0, 1]} | SPECIAL,
+    "gemma3": {
+        "family": "gemma3",
+        "head_dim": 12,
+        "query_pre_attn_scalar": 12,
+        "sliding_window": 5,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    }
+    | SPECIAL,
+    "phi3": {"family": "phi3"} | SPECIAL,
+    "granite": {
+        "family": "granite",
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 2.0,
+    },
+    "olmo2": {"family": "olmo2"} | SPECIAL,
 }
+# What llama.cpp only has for a pattern over the layers, with that pattern.
+PATTERNS = {
+    "smollm3": {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0]},
+    "gemma3": {
+        "num_hidden_layers": 7,
+        "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
+    },
+}
+SELF_ONLY = ("gemma3", "olmo2")  # variants that take no other aim
+WHOLE_ATTENTION = ("mqa", "olmo2")  # whose KV groups cannot go
 
 
 def build(name: str = "gqa", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides) -> PreTrainedModel:

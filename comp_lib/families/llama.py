@@ -19,13 +19,16 @@ class Llama(Family):
 
     model_types: tuple[str, ...] = ("llama", "comp_llama")
     layer_class = "LlamaDecoderLayer"
-    layer_lists = ("layer_types",)
+    layer_lists: tuple[str, ...] = ("layer_types",)
     bias_fields = {"mlp_bias": "mlp", "attention_bias": "attention"}
-    gguf = "llama"
+    gguf: str | None = "llama"
     gguf_per_layer: str | None = "deci"
-    gguf_interleaved = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
-    gguf_activations = ("silu", "swish")
+    gguf_interleaved: dict[str, str] = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+    gguf_activations: tuple[str, ...] = ("silu", "swish")
+    gguf_norm_shift = 0.0
     per_layer = True
+    aims: tuple[str, ...] = ("self", "dense")
+    whole_attention = False
 
     def layers(self, model: Model) -> nn.ModuleList:
         layers: nn.ModuleList = model.model.layers
@@ -60,19 +63,28 @@ class Llama(Family):
         return cos.to(device), sin.to(device)
 
     def attention_step(self, layer: Any, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
-        inputs: list[Tensor] = []
-        hook = layer.self_attn.o_proj.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
-        mask = causal_mask(layer.self_attn, hidden, self.layer_window(layer))
-        try:
-            out = layer.self_attn(layer.input_layernorm(hidden), position_embeddings=rope, attention_mask=mask)[0]
-        finally:
-            hook.remove()
-        return hidden + out, inputs[0]
+        added, x = self.attention(layer, layer.input_layernorm(hidden), rope)
+        return hidden + added, x
 
     def mlp_step(self, layer: Any, residual: Tensor) -> tuple[Tensor, Tensor]:
-        mlp, z = layer.mlp, layer.post_attention_layernorm(residual)
-        x = mlp.act_fn(mlp.gate_proj(z)) * mlp.up_proj(z)
-        return residual + mlp.down_proj(x), x
+        added, x = self.mlp(layer, layer.post_attention_layernorm(residual))
+        return residual + added, x
+
+    def attention(self, layer: Any, z: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+        """z (B, L, d) -> o_proj(X_o) (B, L, d), and X_o."""
+        inputs: list[Tensor] = []
+        hook = layer.self_attn.o_proj.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+        mask = causal_mask(layer.self_attn, z, self.layer_window(layer))
+        try:
+            out = layer.self_attn(z, position_embeddings=rope, attention_mask=mask)[0]
+        finally:
+            hook.remove()
+        return out, inputs[0]
+
+    def mlp(self, layer: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, L, d) -> down_proj(X) (B, L, d), and X."""
+        x = layer.mlp.act_fn(layer.mlp.gate_proj(z)) * layer.mlp.up_proj(z)
+        return layer.mlp.down_proj(x), x
 
     def sublayer(self, layer: Any, which: Which) -> tuple[nn.Module, str]:
         return (layer.mlp, "down_proj") if which == "mlp" else (layer.self_attn, "o_proj")
@@ -96,6 +108,16 @@ class Llama(Family):
 
     def shrunk(self, layer: Any) -> None:
         layer.mlp.intermediate_size = layer.mlp.down_proj.in_features
+
+    def rope_settings(self, config: Any) -> dict[str, Any]:
+        settings: dict[str, Any] = config.rope_parameters
+        return settings
+
+    def gguf_fields(self, config: Any) -> dict[str, Any]:
+        return {}
+
+    def gguf_refusal(self, config: Any) -> str | None:
+        return None
 
     def window(self, config: Any) -> int | None:
         return None

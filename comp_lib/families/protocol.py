@@ -43,16 +43,32 @@ class Family(Protocol):
     """Fields of the config with one entry for each layer: those of dropped layers go too."""
     bias_fields: dict[str, Which]
     """Field of the config -> the step whose dense layers have biases when it is set. Empty: biases cannot be added."""
-    gguf: str
-    """llama.cpp's name of the architecture, with one width for all layers."""
+    gguf: str | None
+    """llama.cpp's name of the architecture, with one width for all layers; None: not exported."""
     gguf_per_layer: str | None
     """The same with other widths in each layer; None: llama.cpp has none."""
     gguf_interleaved: dict[str, str]
     """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their heads."""
     gguf_activations: tuple[str, ...]
     """What `hidden_act` may be for llama.cpp."""
+    gguf_norm_shift: float
+    """What a GGUF file adds to the weights of all norms: 1 where the family multiplies by 1 + w."""
+
+    def rope_settings(self, config: Any) -> dict[str, Any]:
+        """The rotary embedding of layers that see everything: rope_theta, rope_type and what that needs."""
+
+    def gguf_fields(self, config: Any) -> dict[str, Any]:
+        """What a GGUF file says of this family alone: NAME -> value, for `add_NAME` of gguf's writer."""
+
+    def gguf_refusal(self, config: Any) -> str | None:
+        """What llama.cpp cannot express of a model with this config; None: nothing."""
+
     per_layer: bool
     """Whether a model with other widths in each layer can be saved (see `models.per_layer_llama`)."""
+    aims: tuple[str, ...]
+    """What least squares can aim at: "self", and "dense" where `dense_target` has an answer."""
+    whole_attention: bool
+    """Whether KV groups cannot go one by one, since a norm spans all heads."""
 
     def layers(self, model: Model) -> nn.ModuleList:
         """The decoder layers, first to last."""

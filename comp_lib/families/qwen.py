@@ -1,4 +1,8 @@
-"""Qwen2: Llama with biases on queries, keys and values, and layers with and without a sliding window."""
+"""Qwen2, Qwen3 and SmolLM3: Llama, and layers with and without a sliding window.
+
+Qwen2 has biases on queries, keys and values; Qwen3 a norm over each head of queries and keys instead; in SmolLM3 some
+layers have no rotary positions. All of that is inside the attention, which cuts nothing across heads.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,9 @@ class Qwen2(Llama):
     model_types = ("qwen2",)
     layer_class = "Qwen2DecoderLayer"
     bias_fields = {}
-    gguf = "qwen2"
+    gguf: str | None = "qwen2"
     gguf_per_layer = None
-    gguf_interleaved = {}
+    gguf_interleaved: dict[str, str] = {}
     per_layer = False
 
     def window(self, config: Any) -> int | None:
@@ -24,3 +28,26 @@ class Qwen2(Llama):
     def layer_window(self, layer: Any) -> int | None:
         window: int | None = layer.self_attn.sliding_window
         return window
+
+
+class Qwen3(Qwen2):
+    """The family `qwen3`."""
+
+    model_types = ("qwen3",)
+    layer_class = "Qwen3DecoderLayer"
+    gguf = "qwen3"
+
+
+class SmolLM3(Qwen2):
+    """The family `smollm3`."""
+
+    model_types = ("smollm3",)
+    layer_class = "SmolLM3DecoderLayer"
+    layer_lists: tuple[str, ...] = ("layer_types", "no_rope_layers")
+    bias_fields = {"mlp_bias": "mlp", "attention_bias": "attention"}
+    gguf = "smollm3"
+    gguf_interleaved = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+
+    def gguf_refusal(self, config: Any) -> str | None:
+        turning = [int((layer + 1) % 4 != 0) for layer in range(config.num_hidden_layers)]
+        return None if config.no_rope_layers == turning else "positions left out of other layers than each fourth"

@@ -181,6 +181,8 @@ class GgufTensors:
         """Those rows (what numpy takes as an index) as plain numbers."""
         tensor = self.tensors[name]
         values = numpy.array(gguf.dequantize(tensor.data[rows], tensor.tensor_type), dtype=numpy.float32)
+        if name.endswith("norm.weight"):
+            values -= self.family.gguf_norm_shift
         mapped = getattr(self.reader.data, "_mmap", None)
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)  # pages that were read count as this process's until they are given back

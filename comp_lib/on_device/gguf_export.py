@@ -31,7 +31,7 @@ from safetensors import safe_open
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, nearest
-from ..families import family_of
+from ..families import FAMILIES, family_of
 from ..families.protocol import Model
 from ..models.load import open_model
 from ..models.skeleton import skeleton
@@ -47,6 +47,7 @@ HALF = float(np.finfo(np.float16).max)
 # Largest weight that a type can hold. The scale of a block is a half: its largest weight / 127 or / 8, or its smallest.
 LIMITS = {Type.F16: HALF, Type.Q8_0: 127 * HALF, Type.Q4_0: 8 * HALF, Type.Q4_1: HALF}
 PIECE = 4 << 20  # weights converted at a time
+EXPORTED = tuple(name for family in FAMILIES if family.gguf for name in family.model_types)
 SMALL = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -60,6 +61,7 @@ class _Tensor:
     shape: tuple[int, ...]
     kind: Type
     head_dim: int | None  # of the heads whose rows are to be interleaved
+    shift: float  # added to its numbers
 
     @property
     def nbytes(self) -> int:
@@ -77,6 +79,7 @@ class _Tensor:
             if not np.abs(piece).max(initial=0.0) <= limit:  # NaN is not, either
                 got = f"NaN or more than {limit:g} in {self.key}: export another type, or save the model again"
                 raise InputError(f"expected weights that {self.kind.name.lower()} can hold, got {got}")
+            piece += np.float32(self.shift)
             piece = piece if self.head_dim is None else interleave(piece, self.head_dim)
             gguf.quants.quantize(piece, self.kind).tofile(file)
 
@@ -101,12 +104,17 @@ def export_gguf(
     folder, config, tokenizer = open_model(model)
     outline = skeleton(config)
     shape, family = Shape.of(outline), family_of(outline)
-    if config.hidden_act not in family.gguf_activations:
-        wanted = "the activation silu, the only one that llama.cpp has here"
-        raise InputError(f"expected {wanted}, got {config.hidden_act}: not exported")
-    _check_widths(shape, kind)
     architecture = family.gguf if shape.uniform else family.gguf_per_layer or family.gguf
-    tensors: dict[str, Any] = {**_tensors(folder, outline, architecture, kind), **_rope_factors(config, shape)}
+    reason = "no export yet" if architecture is None else family.gguf_refusal(config)
+    if architecture is None or reason is not None:
+        wanted = f"a model that llama.cpp runs (one of {', '.join(EXPORTED)})"
+        raise InputError(f"expected {wanted}, got {config.model_type} with {reason}: use the folder itself")
+    activation = getattr(config, "hidden_activation", None) or config.hidden_act  # Gemma has its own word
+    if activation not in family.gguf_activations:
+        wanted = f"the activation {family.gguf_activations[0]}, the only one that llama.cpp has here"
+        raise InputError(f"expected {wanted}, got {activation}: not exported")
+    _check_widths(shape, kind)
+    tensors: dict[str, Any] = {**_tensors(folder, outline, architecture, kind), **_rope_factors(outline, shape)}
     metadata = _metadata(outline, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
     needed = sum(tensor.nbytes for tensor in tensors.values()) + SMALL
     check_room(target.parent, needed, target.name, "make room, choose another place, or a smaller type")
@@ -164,7 +172,8 @@ def _tensors(folder: Path, outline: Model, architecture: str, kind: str) -> dict
         module, _, suffix = key.rpartition(".")
         head_dim = shape.head_dim if module.rpartition(".")[2] in interleaved else None
         held = tensor_type(key, size, kind)
-        tensors[f"{names[module]}.{suffix}"] = _Tensor(files.where[key], key, size, held, head_dim)
+        shift = family_of(outline).gguf_norm_shift if module.endswith("norm") else 0.0
+        tensors[f"{names[module]}.{suffix}"] = _Tensor(files.where[key], key, size, held, head_dim, shift)
     return tensors
 
 
@@ -188,17 +197,19 @@ def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:
     layers = {"feed_forward_length": shape.neurons, "head_count": heads, "head_count_kv": shape.kv_groups}
     widths = {field: values[0] if shape.uniform else list(values) for field, values in layers.items()}
     head = {"key_length": shape.head_dim, "value_length": shape.head_dim, "layer_norm_rms_eps": config.rms_norm_eps}
-    rotary = {"rope_dimension_count": shape.head_dim, "rope_freq_base": config.rope_parameters["rope_theta"]}
-    return file | sizes | widths | head | rotary
+    theta = family_of(outline).rope_settings(config)["rope_theta"]
+    rotary = {"rope_dimension_count": shape.head_dim, "rope_freq_base": theta}
+    return file | sizes | widths | head | rotary | family_of(outline).gguf_fields(config)
 
 
-def _rope_factors(config: Any, shape: Shape) -> dict[str, np.ndarray]:
+def _rope_factors(outline: Model, shape: Shape) -> dict[str, np.ndarray]:
     """What llama.cpp divides the rotary frequencies by (d/2,), as a tensor of the file; none if nothing is scaled."""
-    kind = config.rope_parameters.get("rope_type", "default")
+    config, settings = outline.config, family_of(outline).rope_settings(outline.config)
+    kind = settings.get("rope_type", "default")
     if kind == "default":
         return {}
     if kind not in ("linear", "llama3"):
         raise InputError(f"expected rope scaling of type linear or llama3, or none, got {kind}: not exported")
     scaled = LlamaRotaryEmbedding(config=config).inv_freq
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-    return {"rope_freqs.weight": (config.rope_parameters["rope_theta"] ** -exponents / scaled).numpy()}
+    return {"rope_freqs.weight": (settings["rope_theta"] ** -exponents / scaled).numpy()}

@@ -28,7 +28,7 @@ from ..models.per_layer_llama import as_heterogeneous, as_stock, check_widths
 from ..models.save import Provenance, check_destination, estimated_bytes, save_papers
 from ..models.skeleton import skeleton
 from ..plan import Plan
-from ..prune import DEFAULTS, Planned, check_plan, check_request, check_tokens, concluded, make_plan
+from ..prune import DEFAULTS, Planned, check_family, check_plan, check_request, check_tokens, concluded, make_plan
 from ..prune_layer import LayerPruner, PrunedLayer
 from ..report import LayerReport, PeakMemory, Progress, Report, no_progress
 from ..settings import Settings
@@ -100,6 +100,7 @@ def prune_to(
         )
     if settings.recovery == "bias":
         check_biases(model)
+    check_family(model, settings, plan)
     if plan is None:
         check_request(model.shape, settings)
     else:

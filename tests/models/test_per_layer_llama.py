@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
-from variants import VARIANTS, build, tokens
+from variants import VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.models import per_layer_llama as heterogeneous
@@ -262,13 +262,20 @@ def test_registration_can_be_repeated():
         AutoModel.register(heterogeneous.CompLlamaConfig, heterogeneous.CompLlamaModel, exist_ok=True)
 
 
+FOUR = {  # lists with an entry for each of four layers
+    "gemma3": {"layer_types": ["sliding_attention", "full_attention"] * 2},
+    "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
+}
+
+
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in LLAMAS])
 def test_other_families(name, ids):
     """Uniform widths are theirs to keep; what their config cannot express is refused, before and after the surgery."""
-    model = tiny(name)
+    model = tiny(name, **FOUR.get(name, {}))
     for layer in model.model.layers:
         shrink_mlp(layer, torch.arange(40))
-        shrink_attention(layer, torch.tensor([1]))
+        if name not in WHOLE_ATTENTION:
+            shrink_attention(layer, torch.tensor([1]))
     keep_layers(model, [0, 1, 3])
     shape = Shape.of(model)
     check_widths(model.config, shape)

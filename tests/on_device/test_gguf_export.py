@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from variants import VARIANTS, build, tokens
+from variants import PATTERNS, VARIANTS, build, tokens
 
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
@@ -68,7 +68,7 @@ def tensors(file):
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "rope-dynamic" and "eager" not in name])
 def test_llama_cpp_computes_what_transformers_computes(saved, tmp_path, name):
-    folder, model = saved(name)
+    folder, model = saved(name, **PATTERNS.get(name, {}))
     window = getattr(model.config, "sliding_window", None)
     ids = tokens(1, 4 if window else 24)  # the file's context ends where the window does
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")

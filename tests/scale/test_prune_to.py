@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
-from variants import VARIANTS, build, tokens
+from variants import PATTERNS, SELF_ONLY, VARIANTS, build, tokens
 
 from comp_lib import prune as prune_module
 from comp_lib.errors import InputError
@@ -68,7 +68,9 @@ def content(folder: Path) -> dict[str, str]:
 def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     parent, model = saved(tmp_path / "parent", name)
     ids, source = tokens(), opened(parent)
-    inside = prune(model, ids, SETTINGS, name="parent")
+    settings = replace(SETTINGS, aim="self") if name in SELF_ONLY else SETTINGS
+    settings = replace(settings, kv_groups=None) if name == "olmo2" else settings
+    inside = prune(model, ids, settings, name="parent")
     card = Provenance(
         parent="parent",
         parent_shape=source.shape,
@@ -80,7 +82,7 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     )
     save_checkpoint(tmp_path / "inside" / "small", inside.model, tokenizer, inside.plan, card)
     written = prune_to(
-        tmp_path / "files" / "small", source, tokenizer, ids, SETTINGS, saving=Saving(name="parent", card=card)
+        tmp_path / "files" / "small", source, tokenizer, ids, settings, saving=Saving(name="parent", card=card)
     )
     assert written.plan == inside.plan
     assert written.after == Shape.of(inside.model)
@@ -451,19 +453,30 @@ def test_states_are_a_tensor_on_disk(dtype, tmp_path):
     assert other.path != states.path and not other[0:5].any()
 
 
-@pytest.mark.parametrize("name, kind", [("gqa", "f32"), ("tied", "q8_0"), ("qwen2", "f16")])
+@pytest.mark.parametrize("name", ["granite", "olmo2", "smollm3"])
+def test_a_gguf_file_that_transformers_cannot_read_is_refused_by_name(name, tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent", name, **PATTERNS.get(name, {}))
+    tokenizer.save_pretrained(parent)
+    file = export_gguf(parent, tmp_path / "model.gguf", "f32")
+    with pytest.raises(InputError, match=f"architecture {name} is not supported"):
+        open_streamed(file)
+
+
+@pytest.mark.parametrize("name, kind", [("gqa", "f32"), ("tied", "q8_0"), ("qwen2", "f16"), ("gemma3", "f32")])
 def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypatch):
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
-    parent, _ = saved(tmp_path / "parent", name, intermediate_size=64)  # two blocks of q8_0
+    parent, _ = saved(tmp_path / "parent", name, intermediate_size=64, **PATTERNS.get(name, {}))  # blocks of q8_0
     tokenizer.save_pretrained(parent)
     file = export_gguf(parent, tmp_path / "model.gguf", kind)
     source, _ = open_streamed(file)
     assert not (tmp_path / "cache").exists()  # nothing was converted
-    written = prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
+    settings = replace(SETTINGS, aim="self") if name in SELF_ONLY else SETTINGS
+    settings = replace(settings, kv_groups=None) if name == "olmo2" else settings
+    written = prune_to(tmp_path / "small", source, tokenizer, tokens(), settings)
     loaded, _ = load_model(file)
     for index, layer in enumerate(loaded.model.layers):
         assert all(torch.equal(layer.state_dict()[k], v) for k, v in source.model.layers[index].state_dict().items())
-    inside = prune(loaded, tokens(), SETTINGS)
+    inside = prune(loaded, tokens(), settings)
     assert written.plan.kept_neurons == inside.plan.kept_neurons
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     for key, value in inside.model.state_dict().items():
