@@ -320,10 +320,10 @@ def test_an_interruption_leaves_the_old_file_or_none(saved, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         export_gguf(folder, tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()
-    (tmp_path / "m.gguf").write_bytes(b"old")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF, old")
     with pytest.raises(KeyboardInterrupt):
         export_gguf(folder, tmp_path / "m.gguf", overwrite=True)
-    assert (tmp_path / "m.gguf").read_bytes() == b"old" and not hidden(tmp_path)
+    assert (tmp_path / "m.gguf").read_bytes() == b"GGUF, old" and not hidden(tmp_path)
 
 
 def test_what_a_killed_export_left_is_swept_away(saved, tmp_path):
