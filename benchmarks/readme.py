@@ -1,4 +1,4 @@
-"""Put the tables of stored measurements into README.md: `python benchmarks/readme.py`
+"""Put the tables of stored measurements, and of the families, into README.md: `python benchmarks/readme.py`
 
 The first: benchmarks/kinds.json, calibrated on what ships, the loss on every kind of text. The second:
 benchmarks/headline.json, a row for each call of headline.py or others.py, those with most calibration
@@ -18,12 +18,14 @@ import pandas as pd
 
 from comp_lib.compare.grid import ROWS, read_rows
 from comp_lib.compare.summary import comparison, finished
+from comp_lib.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 KINDS = ROOT / "benchmarks" / "kinds.json"
 HEADLINE, PEERS = ROOT / "benchmarks" / "headline.json", ROOT / "benchmarks" / "peers"
 TASKS = ROOT / "benchmarks" / "zero_shot.json"
 OWN_WIDTHS = ("flap", "llm-pruner", "llm-pruner-mixed", "shortgpt")  # whatever the settings say
+FAMILIES_START, FAMILIES_END = "<!-- families, by benchmarks/readme.py -->", "<!-- end of the families -->"
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
 
@@ -141,10 +143,33 @@ def tasks() -> str:
     )
 
 
+def families() -> str:
+    """What can be done with the models of each family, as the code says it."""
+    lines = [
+        "| family | `model_type` | KV groups can go | aim \"dense\" | other widths in each layer | GGUF |",
+        "|---|---|---|---|---|---|",
+    ]
+    for family in FAMILIES:
+        types = ", ".join(f"`{name}`" for name in family.model_types)
+        exported = "yes" if family.gguf else "no"
+        if family.gguf and not family.gguf_per_layer:
+            exported = "one width"
+        facts = (not family.whole_attention, "dense" in family.aims, family.per_layer)
+        cells = [type(family).__name__, types, *("yes" if fact else "no" for fact in facts), exported]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def between(readme: str, start: str, end: str, text: str) -> str:
+    """`readme` with that text between two marks."""
+    before, rest = readme.split(start)
+    return f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}"
+
+
 def with_tables(readme: str) -> str:
-    """`readme` with the tables between the two marks."""
-    before, rest = readme.split(START)
-    return f"{before}{START}\n{kinds()}\n\n{headline()}\n\n{peers()}\n\n{tasks()}\n{END}{rest.split(END)[1]}"
+    """`readme` with what was measured, and what each family can, between their marks."""
+    readme = between(readme, START, END, f"{kinds()}\n\n{headline()}\n\n{peers()}\n\n{tasks()}")
+    return between(readme, FAMILIES_START, FAMILIES_END, families())
 
 
 def main() -> None:
