@@ -1,14 +1,22 @@
 """llama.cpp, in this process: xllamacpp brings it as a ready wheel (`pip install 'comp-lib[gguf]'`).
 
-Its Python interface is llama.cpp's server, so everything is a request. One of them has no request of its own: how
-likely is a given text? A token that `logit_bias` forces is reported with the log-probability that the model itself
-gave it, before the bias; so each token of a text is forced after those before it, which the server keeps in its cache.
+Its Python interface is llama.cpp's server, so everything is a request, though none goes over the network. The server
+wants to listen all the same: it gets a socket in a private folder, which is gone as soon as it has started.
+
+One of the requests has no name of its own: how likely is a given text? A token that `logit_bias` forces is reported
+with the log-probability that the model itself gave it, before the bias; so each token of a text is forced after those
+before it, which the server keeps in its cache.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +28,7 @@ from ..models.gguf_files import open_gguf
 from ..report import Progress, no_progress
 
 FORCED = 1e6  # added to a logit: more than any other can make up for
+LONGEST_DOOR = 100  # bytes; the name of a socket has at most 108 on Linux, 104 on macOS
 EVERY = 1 << 20  # tokens whose probability is asked for: more than any model has
 
 
@@ -40,16 +49,36 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
     params.n_parallel = 1
     params.warmup = False
     params.verbosity = 0
+    params.ui = False
     if threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type[f"GGML_TYPE_{cache.upper()}"]
-    try:
-        server = xllamacpp.Server(params)
-    except RuntimeError as error:
-        raise InputError(f"expected a GGUF file that llama.cpp runs, got {file}: {error}") from error
+    with _nobodys_door(params):
+        try:
+            server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise InputError(f"expected a GGUF file that llama.cpp runs, got {file}: {error}") from error
     # a server that is deleted before its own thread runs waits for that thread forever: an answer shows that it runs
     _checked(server.handle_completions({"prompt": [0], "n_predict": 0}))
     return server
+
+
+@contextmanager
+def _nobodys_door(params: Any) -> Iterator[None]:
+    """Where the server listens: a socket for this user alone, which nobody finds after the block.
+
+    Where the system has no such sockets, or only short names for them: a port on loopback. A key that nobody is told
+    keeps it shut.
+    """
+    params.api_keys = [secrets.token_urlsafe(32)]
+    with tempfile.TemporaryDirectory(prefix="comp-lib-") as private:  # of mode 0700
+        door = str(Path(private, "llama.sock"))
+        if hasattr(socket, "AF_UNIX") and len(os.fsencode(door)) < LONGEST_DOOR:
+            if hasattr(params, "hostnames"):
+                params.hostnames = [door]
+            else:  # as older releases call it
+                params.hostname = door
+        yield
 
 
 def check_installed() -> None:
