@@ -17,7 +17,7 @@ from rich.table import Table
 from typer import Argument, Exit, Option, echo
 
 from ..errors import InputError
-from .console import ProgressBars, check_file, check_length, err, out, show, table, writing
+from .console import ProgressBars, check_file, check_length, ends_tidily, err, out, show, table, writing
 from .options import Aim, Calibration, Device, Dtype, Json, Length, Model, Multiple, Widths, command
 
 if TYPE_CHECKING:
@@ -84,8 +84,6 @@ def _check(options: EvaluateOptions) -> None:
     if figure is not None and (options.tasks is not None or options.text != ALL):
         got = f"it with {'--tasks' if options.tasks is not None else f'--text {options.text}'}; leave one out"
         raise InputError(f"expected --figure with all kinds of text, got {got}")
-    if figure is not None and figure.suffix.lower() != ".png":
-        raise InputError(f"expected --figure to be a .png file, got {str(figure)!r}; choose another name")
     check_file(figure)
 
 
@@ -178,7 +176,7 @@ def benchmark(models: Models, options: BenchmarkOptions) -> None:
     check_file(options.figure)
     threads = torch.get_num_threads() if options.threads is None else options.threads
     work = Workload(options.prompt, options.tokens, threads, options.dtype)
-    with tempfile.TemporaryDirectory() as folder, ProgressBars() as bars:
+    with ends_tidily(), tempfile.TemporaryDirectory(prefix="comp-lib-") as folder, ProgressBars() as bars:
         jobs = bench.prepare(models, options.runtime, options.kind, Path(folder), work, bars)
         measured = bench.benchmark(jobs, options.rounds, bars)
     caption = "medians (smallest to largest); at most: bytes read for a token, of the first by its own"

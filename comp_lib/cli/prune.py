@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from typer import Context, Option
 
 from .console import ProgressBars, check_file, check_length, out, show, table, writing
@@ -155,7 +155,7 @@ def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: Overwrite = Fal
     for kind, prompt in prompts.items():
         said = (continuation(one, tokenizer, prompt, 40).strip("\n") for one in (model, small))
         for name, text in zip((kind, "dense", "pruned"), (PROMPTS[kind], *said), strict=True):
-            texts.add_row(f"[bold]{name}[/]", escape(text))
+            texts.add_row(Text(name, style="bold"), text)
         texts.add_row()
     shape, errors = done.before, [layer.error for layer in done.report.layers]
     with writing(out_folder):

@@ -127,6 +127,8 @@ def prepare(
     for place, model in enumerate(models):
         name, native = Path(model).name or model, "llama.cpp" if model.endswith(".gguf") else "transformers"
         job = RuntimeJob(model, native if runtime == "auto" else runtime, work)
+        if native == "llama.cpp":
+            open_gguf(model)  # refused before any process starts
         if job.runtime == "llama.cpp":
             check_installed()
             if native != "llama.cpp":

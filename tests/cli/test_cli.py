@@ -473,4 +473,5 @@ def test_results_that_cannot_be_written_are_refused_in_one_line(parent, tmp_path
     (place / "in the way").mkdir(parents=True)
     out = tmp_path if command == "compare" else place
     more = ["--methods", "comp"] if command == "compare" else WITH_DEVICE["plan"]
-    refused(run(command, parent, "--out", out, *more), ["to write to", str(place), "again"])
+    words = {"compare": ["to write to", "again"], "plan": ["to be a file"]}
+    refused(run(command, parent, "--out", out, *more), [str(place), *words[command]])
