@@ -77,10 +77,7 @@ def evaluate(model: Model, options: EvaluateOptions) -> None:
 
 def _check(options: EvaluateOptions) -> None:
     """Raises InputError for what can be told without the model."""
-    figure, length, sequences = options.figure, options.length, options.sequences
-    if length < 2 or (sequences is not None and sequences < 1):
-        got = f"--length {length} and --sequences {'all' if sequences is None else sequences}; raise them"
-        raise InputError(f"expected windows of at least 2 tokens, at least 1 of them, got {got}")
+    figure = options.figure
     if figure is not None and (options.tasks is not None or options.text != ALL):
         got = f"it with {'--tasks' if options.tasks is not None else f'--text {options.text}'}; leave one out"
         raise InputError(f"expected --figure with all kinds of text, got {got}")
