@@ -50,15 +50,15 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """The inverse of `to_json`. Raises InputError when fields are missing, unknown or disagree in length."""
         try:
-            fields = json.loads(text)
+            fields = _tuples(json.loads(text))
         except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             why = f"expected a plan as JSON, got text that does not parse ({error}): save it anew"
             raise InputError(why) from error
         names = set(cls.__dataclass_fields__)
         if not isinstance(fields, dict) or set(fields) != names:
-            got = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
+            got = sorted(fields) if isinstance(fields, dict) else "something else"
             raise InputError(f"expected a plan with the fields {sorted(names)}, got {got}: save it anew")
-        plan = cls(**{name: _tuples(value) for name, value in fields.items()})
+        plan = cls(**fields)
         plan.check()
         return plan
 
@@ -68,8 +68,8 @@ class Plan:
             raise InputError(f"expected text as parent, got {self.parent!r}: mend the plan")
         for name in ("ratio", "removed"):
             share = getattr(self, name)
-            if not isinstance(share, int | float) or not abs(share) <= 1:  # NaN is not, either
-                raise InputError(f"expected a number up to 1 as {name}, got {share!r}: mend the plan")
+            if not isinstance(share, int | float) or not abs(share) <= 1:  # NaN is not at most 1, either
+                raise InputError(f"expected a number as {name}, got {share!r}: mend the plan")
         if self.of not in ("decoder", "model"):
             raise InputError(f"expected 'of' to be decoder or model, got {self.of!r}: mend the plan")
         _check_integers("parent_layers", (self.parent_layers,))
@@ -109,7 +109,10 @@ class Plan:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+    """What JSON gives, with tuples for its lists."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _ascending(indices: tuple[int, ...]) -> bool:

@@ -108,7 +108,7 @@ class Settings:
                 f"{self.recovery!r}: choose widths uniform or per-layer"
             )
         share = not isinstance(self.layers, str) and 0 <= self.layers < 1
-        whole = not isinstance(self.layers, str) and self.layers <= MOST_LAYERS and float(self.layers).is_integer()
+        whole = not isinstance(self.layers, str) and 0 <= self.layers <= MOST_LAYERS and float(self.layers).is_integer()
         if self.layers != "auto" and not (share or whole):
             raise InputError(
                 f"expected layers to be a number or 'auto', or a share below 1, got {self.layers!r}: say how many go"
