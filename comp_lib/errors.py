@@ -14,7 +14,8 @@ class InputError(ValueError):
     """Bad input, refused by name before any work starts."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        words = " ".join(message.split())
+        super().__init__(words.encode("utf-8", "backslashreplace").decode())  # what came may be in no encoding at all
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from .errors import InputError
 from .shape import Shape
 
 SMALLEST_SHARE = 0.1  # of a layer's neurons; below it a layer is better dropped than starved
+MOST_LAYERS = 10_000  # of a parent: `dropped` counts them
 OF = ("decoder", "model")  # what a ratio can refer to
 
 
@@ -50,26 +50,31 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """The inverse of `to_json`. Raises InputError when fields are missing, unknown or disagree in length."""
         try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
+            fields = _tuples(json.loads(text))
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             why = f"expected a plan as JSON, got text that does not parse ({error}): save it anew"
             raise InputError(why) from error
         names = set(cls.__dataclass_fields__)
         if not isinstance(fields, dict) or set(fields) != names:
-            got = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
+            got = sorted(fields) if isinstance(fields, dict) else "something else"
             raise InputError(f"expected a plan with the fields {sorted(names)}, got {got}: save it anew")
-        plan = cls(**{name: _tuples(value) for name, value in fields.items()})
+        plan = cls(**fields)
         plan.check()
         return plan
 
     def check(self) -> None:
         """Raises InputError when the plan contradicts itself, or holds values of another kind (plans are edited)."""
-        for name, kind, what in (("parent", str, "text"), ("ratio", Real, "a number"), ("removed", Real, "a number")):
-            if not isinstance(getattr(self, name), kind):
-                raise InputError(f"expected {what} as {name}, got {getattr(self, name)!r}: mend the plan")
+        if not isinstance(self.parent, str):
+            raise InputError(f"expected text as parent, got {self.parent!r}: mend the plan")
+        for name in ("ratio", "removed"):
+            share = getattr(self, name)
+            if not isinstance(share, int | float) or not abs(share) <= 1:  # NaN is not at most 1, either
+                raise InputError(f"expected a number as {name}, got {share!r}: mend the plan")
         if self.of not in ("decoder", "model"):
             raise InputError(f"expected 'of' to be decoder or model, got {self.of!r}: mend the plan")
         _check_integers("parent_layers", (self.parent_layers,))
+        if self.parent_layers > MOST_LAYERS:
+            raise InputError(f"expected at most {MOST_LAYERS} parent_layers, got {self.parent_layers}: mend the plan")
         for name in ("layers", "neurons", "kv_groups"):
             _check_integers(name, getattr(self, name))
         if not self.layers or not _ascending(self.layers) or self.layers[-1] >= self.parent_layers:
@@ -96,11 +101,18 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """The plan in a file. Raises InputError when it is not there, cannot be read, or holds something else."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"expected a file with a plan, got {str(path)!r}: {error}; name another") from error
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+    """What JSON gives, with tuples for its lists."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _ascending(indices: tuple[int, ...]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from .errors import InputError, nearest
 from .importance.layers import LAYER_METRICS
 from .importance.neurons import METRICS, RIDGE
-from .plan import PlanRequest, check_ratio
+from .plan import MOST_LAYERS, PlanRequest, check_ratio
 from .shape import Shape
 
 # Peers that plan the whole model (see `baselines`), and the settings that this leaves them.
@@ -52,6 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
 # Where a pruned model is to run, and the multiple of widths that suits the place: the floats of one AVX-512 register
 # (anything finer leaves part of it idle); one block of q8_0, q4_0 and q4_1; one tile of a GPU's matrix product.
 TARGETS = {"cpu": 16, "gguf-q4": 32, "gpu": 128}
@@ -107,12 +108,14 @@ class Settings:
                 f"{self.recovery!r}: choose widths uniform or per-layer"
             )
         share = not isinstance(self.layers, str) and 0 <= self.layers < 1
-        if self.layers != "auto" and (isinstance(self.layers, str) or not (share or float(self.layers).is_integer())):
+        whole = not isinstance(self.layers, str) and 0 <= self.layers <= MOST_LAYERS and float(self.layers).is_integer()
+        if self.layers != "auto" and not (share or whole):
             raise InputError(
                 f"expected layers to be a number or 'auto', or a share below 1, got {self.layers!r}: say how many go"
             )
-        if self.ridge != "auto" and (isinstance(self.ridge, str) or not self.ridge > 0.0):
-            raise InputError(f"expected a ridge above 0 or 'auto', got {self.ridge}: {RIDGE:g} suits 8,000 tokens")
+        if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):
+            wanted = f"a ridge above 0, at most {LARGEST_RIDGE:g}, or 'auto'"
+            raise InputError(f"expected {wanted}, got {self.ridge}: {RIDGE:g} suits 8,000 tokens")
         for name, options in PEERS.get(self.method, {}).items():
             if getattr(self, name) not in options:
                 raise InputError(

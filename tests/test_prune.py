@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from dataclasses import replace
 
 import pytest
@@ -675,3 +676,24 @@ def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     done = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
     assert len(done.plan.dropped) == 1 and len(set(done.plan.neurons)) > 1
     assert all(layer.mask_variance is not None for layer in done.report.layers if layer.neurons < 64)
+
+
+@pytest.mark.parametrize(("name", "what"), [("kept_neurons", "neurons below 48"), ("kept_groups", "KV groups below 2")])
+def test_a_plan_that_names_what_is_not_there_is_refused(tiny_llama, ids, name, what):
+    plan = prune(tiny_llama(), ids, Settings(multiple=4)).plan
+    *rest, last = getattr(plan, name)
+    wrong = replace(plan, **{name: (*rest, (*last[:-1], 10**6))})
+    with pytest.raises(InputError, match=f"expected {what} in layer 2, got one of index 1000000"):
+        prune(tiny_llama(), ids, Settings(multiple=4), plan=wrong)
+
+
+@pytest.mark.parametrize("ridge", [math.inf, math.nan, 0.0, -1.0, 1e7])
+def test_a_ridge_that_is_no_ridge_is_refused(ridge):
+    with pytest.raises(InputError, match="expected a ridge above 0"):
+        Settings(ridge=ridge).check()
+
+
+@pytest.mark.parametrize("layers", [math.inf, math.nan, 1e300, 10**400, -1])
+def test_layers_that_are_no_number_of_layers_are_refused(layers):
+    with pytest.raises(InputError, match="expected layers"):
+        Settings(layers=layers).check()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ SHIPPED = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
 # a wheel carries the texts beside the code, a source checkout one folder up
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
+
+
+MOST_BYTES = 50_000_000  # of a text file: ten million tokens and more, all of which are in memory
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def load_text(name_or_path: str | Path) -> str:
     the file.
 
     Raises:
-        InputError: no such name or file, not readable as UTF-8, empty, or a corpus that cannot be fetched.
+        InputError: no such name or file, not readable, not UTF-8, empty, more than MOST_BYTES, or a corpus that cannot
+            be fetched.
     """
     name, _, split = str(name_or_path).partition(":")
     if str(name_or_path) == EVERY_KIND:
@@ -67,19 +72,35 @@ def load_text(name_or_path: str | Path) -> str:
     if str(name_or_path) in TEXTS:
         place = f"{name}.txt" if split in ("", "prose") else f"{name}/{split}.txt"
         path = next((file for folder in DATA_FOLDERS if (file := folder / place).is_file()), path)
-    if not path.is_file():
-        got = f"{str(path)!r}, {'a folder' if path.is_dir() else 'no such file'}"
-        raise InputError(f"expected a text file or the name of a text, got {got}; {nearest(str(path), TEXTS)}")
     try:
+        check_file(path)
         text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the text
+    except (FileNotFoundError, NotADirectoryError) as error:
+        got = f"{str(path)!r}, no such file"
+        raise InputError(
+            f"expected a text file or the name of a text, got {got}; {nearest(str(path), TEXTS)}"
+        ) from error
     except UnicodeDecodeError as error:
         got = f"{str(path)!r} with byte 0x{error.object[error.start]:02x} at offset {error.start}"
         raise InputError(f"expected text in UTF-8, got {got}; convert it, for example with iconv -t utf-8") from error
-    except OSError as error:
-        raise InputError(f"expected a readable text file, got {error}; check its permissions") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"expected a readable text file, got {error}; check its name and permissions") from error
     if not text.strip():
         raise InputError(f"expected some text, got the empty file {str(path)!r}; choose another")
     return text
+
+
+def check_file(path: Path) -> None:
+    """Raises InputError unless `path` is a file of at most MOST_BYTES; OSError when the system does not say."""
+    found = path.stat()
+    if not S_ISREG(found.st_mode):
+        got = f"{str(path)!r}, {'a folder' if S_ISDIR(found.st_mode) else 'no ordinary file'}"
+        raise InputError(f"expected a text file or the name of a text, got {got}; {nearest(str(path), TEXTS)}")
+    if found.st_size > MOST_BYTES:
+        got = (
+            f"{found.st_size / 1e6:,.0f} MB in {str(path)!r}; cut it, for example with head -c {MOST_BYTES // 10**6}MB"
+        )
+        raise InputError(f"expected a text of at most {MOST_BYTES / 1e6:.0f} MB, got {got}")
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:

@@ -9,6 +9,7 @@ sequences holds every text.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from .text import encode, load_text
 from .written import WAYS, written
 
 SELF = "self"
+MOST_TOKENS = 100_000_000  # of a run; their hidden states alone are more than any machine has
 
 
 def sources(source: str | Path) -> dict[str, float]:
@@ -51,7 +53,7 @@ def renamed(source: str | Path, name: Callable[[str], str]) -> str:
 
 def _parts(source: str | Path) -> list[tuple[str, float]]:
     """The texts and mixtures between the "+" signs, each with its weight; a file of the whole name is one."""
-    if str(source) not in MIXTURES and Path(source).exists():
+    if str(source) not in MIXTURES and os.path.exists(source):
         return [(str(source), 1.0)]
     return [_share(part) for part in str(source).split("+")]
 
@@ -60,7 +62,7 @@ def _share(part: str) -> tuple[str, float]:
     """A text and its weight in a mixture: 1 unless a number follows the last colon."""
     name, _, share = part.rpartition(":")
     try:
-        weight = float(share) if name and not Path(part).exists() else None
+        weight = float(share) if name and not os.path.exists(part) else None
     except ValueError:
         weight = None
     if weight is None:
@@ -120,6 +122,9 @@ def calibration_tokens(
     """
     if sequences < 1 or length < 2:
         raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
+    if sequences * length > MOST_TOKENS:
+        got = f"{sequences:,} x {length:,}; lower one of them"
+        raise InputError(f"expected at most {MOST_TOKENS:,} tokens of calibration text, got {got}")
     shares = sources(source)
     ids, room = {}, {}
     for text in shares:

@@ -1,6 +1,8 @@
 """What commands share: where they print, how they refuse, and how they show progress and results."""
 
 import json
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,8 @@ from ..errors import InputError
 from ..report import LayerReport
 from ..system.outputs import check_output, our_picture
 
-out, err = Console(), Console(stderr=True)
+# what people call their files is no markup
+out, err = (Console(stderr=stderr, markup=False, emoji=False) for stderr in (False, True))
 
 
 @contextmanager
@@ -26,15 +29,36 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        err.print(f"comp-lib: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
+        err.print(f"comp-lib: {error}", style="red", soft_wrap=True, highlight=False)
         raise Exit(2) from error
+
+
+@contextmanager
+def ends_tidily() -> Iterator[None]:
+    """Whoever ends the process ends the block as Ctrl-C does: what it has in a temporary folder goes."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class ProgressBars(Bars):
     """A `Progress` that draws a bar for each kind of work on stderr, and says how the layers fare."""
 
     def __init__(self) -> None:
-        name, left, note = TextColumn("{task.description:>16}"), TextColumn("left"), TextColumn("{task.fields[note]}")
+        name, left, note = (
+            TextColumn("{task.description:>16}", markup=False),
+            TextColumn("left"),
+            TextColumn("{task.fields[note]}"),
+        )
         columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn(), note)
         super().__init__(*columns, console=err, transient=not err.is_terminal)
         self.bars: dict[str, TaskID] = {}

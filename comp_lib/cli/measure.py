@@ -19,7 +19,7 @@ from typer import Argument, Exit, Option, echo
 from ..errors import InputError
 from ..system.atomic import write_atomically
 from ..system.outputs import check_output, our_json
-from .console import ProgressBars, check_length, check_picture, err, out, show, table
+from .console import ProgressBars, check_length, check_picture, ends_tidily, err, out, show, table
 from .options import Aim, Calibration, Device, Dtype, Json, Length, Model, Multiple, Overwrite, Widths, command
 
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ def _check(options: EvaluateOptions) -> None:
     """Raises InputError for what can be told without the model."""
     from ..calibration.text import EVERY_KIND
 
-    figure, length, sequences = options.figure, options.length, options.sequences
-    if length < 2 or (sequences is not None and sequences < 1):
-        got = f"--length {length} and --sequences {'all' if sequences is None else sequences}; raise them"
-        raise InputError(f"expected windows of at least 2 tokens, at least 1 of them, got {got}")
+    figure = options.figure
     if figure is not None and (options.tasks is not None or options.text != EVERY_KIND):
         got = f"it with {'--tasks' if options.tasks is not None else f'--text {options.text}'}; leave one out"
         raise InputError(f"expected --figure with all kinds of text, got {got}")
@@ -183,7 +180,7 @@ def benchmark(models: Models, options: BenchmarkOptions) -> None:
     check_picture(options.figure, options.overwrite)
     threads = torch.get_num_threads() if options.threads is None else options.threads
     work = Workload(options.prompt, options.tokens, threads, options.dtype)
-    with tempfile.TemporaryDirectory() as folder, ProgressBars() as bars:
+    with ends_tidily(), tempfile.TemporaryDirectory(prefix="comp-lib-") as folder, ProgressBars() as bars:
         jobs = bench.prepare(models, options.runtime, options.kind, Path(folder), work, bars)
         measured = bench.benchmark(jobs, options.rounds, bars)
     caption = "medians (smallest to largest); at most: bytes read for a token, of the first by its own"

@@ -4,10 +4,12 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from typer import Argument, Option
+from typer.models import ArgumentInfo, ParameterInfo
 
+from . import limits
 from .console import refusals
 
 
@@ -69,6 +71,18 @@ class PruneOptions:
     overwrite: Annotated[bool, Option(help="Replace the model that is in --out.")] = False
 
 
+def _typed(parameter: inspect.Parameter) -> str:
+    """The name of a parameter as people type it."""
+    told = next((each for each in get_args(parameter.annotation)[1:] if isinstance(each, ParameterInfo)), None)
+    if isinstance(told, ArgumentInfo):
+        return "MODEL"
+    named = (
+        () if told is None else (told.default, *(told.param_decls or ()))
+    )  # typer moves the first one when it builds
+    own = [word for word in named if isinstance(word, str) and word.startswith("--")]
+    return own[0] if own else f"--{parameter.name.replace('_', '-')}"
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """`function` as typer wants a command: one parameter for each option. What the user can mend is refused.
 
@@ -78,9 +92,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     group = own.pop("options").annotation if "options" in own else None
     fields = {} if group is None else inspect.signature(group, eval_str=True).parameters
 
+    typed = {name: _typed(parameter) for name, parameter in (own | dict(fields)).items()}
+
     @functools.wraps(function)
     @refusals()
     def flat(**values: Any) -> None:
+        limits.check(function.__name__, values, typed)
         if group is not None:
             values["options"] = group(**{name: values.pop(name) for name in fields})
         function(**values)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from typer import Context, Option
 
 from ..system.atomic import write_atomically
@@ -174,7 +174,7 @@ def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: EarlierDemo = F
     for kind, prompt in prompts.items():
         said = (continuation(one, tokenizer, prompt, 40).strip("\n") for one in (model, small))
         for name, text in zip((kind, "dense", "pruned"), (PROMPTS[kind], *said), strict=True):
-            texts.add_row(f"[bold]{name}[/]", escape(text))
+            texts.add_row(Text(name, style="bold"), text)
         texts.add_row()
     shape, errors = done.before, [layer.error for layer in done.report.layers]
     drawn = plot_pruned(importance, done.plan, shape.neurons, shape.kv_groups, errors), plot_kinds(rows)

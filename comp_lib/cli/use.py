@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Option, echo
 
-from .console import ProgressBars, err, out
+from .console import ProgressBars, ends_tidily, err, out
 from .options import Device, Dtype, Model, command
 
 ENDS = ("/bye", "/exit", "/quit")
@@ -50,7 +50,9 @@ def chat(
     model: Model,
     prompt: Annotated[str | None, Option(help="One question: print the answer and end.")] = None,
     tokens: Annotated[int, Option(help="Length of an answer at most.")] = 256,
-    context: Annotated[int, Option(help="Tokens that the conversation may have.")] = 2048,
+    context: Annotated[
+        int | None, Option(help="Tokens that the conversation may have (default: 2048 at most).")
+    ] = None,
     threads: Annotated[int, Option(help="Cores that compute (0: llama.cpp's choice).")] = 0,
     kind: Annotated[str, Option("--type", help="What a model that is no .gguf file is exported as.")] = "f16",
 ) -> None:
@@ -59,7 +61,7 @@ def chat(
     from ..on_device.llama_cpp import answer, start
 
     messages: list[dict[str, str]] = []
-    with tempfile.TemporaryDirectory(prefix="comp-lib-") as temporary:
+    with ends_tidily(), tempfile.TemporaryDirectory(prefix="comp-lib-") as temporary:
         file = Path(model).expanduser()
         if file.suffix != ".gguf":
             with ProgressBars() as bars:

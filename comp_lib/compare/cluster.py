@@ -1,37 +1,39 @@
-"""Who measures the runs of a grid: one process after the other, or several at a time, on dask.distributed.
+"""Who measures the runs of a grid: processes of this machine, or the workers of a cluster of dask.distributed.
 
-Each run has a process of its own (`one_run`), tried again when that dies, and ended on demand. The Dask cluster is
-inside this process, or one that is there. A worker only waits for the process that measures, so what crashes or eats
-all memory is not the worker; for its sake this module imports nothing heavy. Dask gives the run to whoever is free, at
-most ATTEMPTS times. A worker that dies, with its machine perhaps, costs the runs that it held, which others take over.
-When the scheduler dies, what has not come back is lost, and handed in again once there is a scheduler with workers at
-that address.
+Each run has a process of its own (`one_run`), tried again when that dies, at most ATTEMPTS times, and ended on demand.
+Here, threads wait for these processes: nothing listens, so nobody else can hand in work. On a cluster it is a worker
+that waits, so what crashes or eats all memory is not the worker; for its sake this module imports nothing heavy. A
+worker that dies, with its machine perhaps, costs the runs that it held, which others take over. When the scheduler
+dies, what has not come back is lost, and handed in again once there is a scheduler with workers at that address.
 
-Whoever can reach a Dask scheduler can run code on its workers: use one in a network that you trust, or set up its TLS.
+Whoever can reach a Dask scheduler can run code on its workers. In a network that others use, give it TLS: scheduler,
+workers and this process read certificates from Dask's own configuration (`distributed.comm.tls.ca-file`, and `cert`
+and `key` under `distributed.comm.tls.scheduler`, `.worker` and `.client`; in a file of ~/.config/dask, or as variables
+such as DASK_DISTRIBUTED__COMM__TLS__CA_FILE), and the address begins with tls://. Dask calls this `Security`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-import logging
-import os
 import queue
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial
+from os import environ
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..errors import InputError
-from ..system.processes import Message, ProcessError, Worker
+from ..system.processes import Message, ProcessError, Worker, module
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-MODULE = ("-m", "comp_lib.compare.one_run")  # what measures one run
+MODULE = module("comp_lib.compare.one_run")  # what measures one run
+MOST_WORKERS = 256  # processes on one machine, each with two models in memory
 ATTEMPTS = 3  # of one run, before its row says that it failed
 CONNECT = 10.0  # seconds to find a scheduler that should be there
 PATIENCE = 300.0  # seconds to wait for a scheduler or workers that were there
@@ -51,31 +53,52 @@ _ended: set[str] = set()  # grids that want no more: threads that still start a 
 def choose(workers: int | None = None, scheduler: str | None = None, announce: Announce = lambda link: None) -> Engine:
     """The engine for `compare.run`: the Dask cluster at `scheduler`, or `workers` runs at a time on this machine.
 
-    With neither, one run at a time: on Dask if it is installed, for its dashboard, else without.
-    announce: gets the address of the dashboard. Raises InputError for what cannot be had.
+    With neither, one run at a time. announce: gets the address of the cluster's dashboard, where it has one.
+    Raises InputError for what cannot be had.
     """
     if workers is not None and scheduler is not None:
         raise InputError("expected workers here or a scheduler elsewhere, got both: leave one out")
-    if workers is not None and workers < 1:
-        raise InputError(f"expected at least 1 worker, got {workers}: each measures one run at a time")
-    if importlib.util.find_spec("distributed") is not None:
-        return partial(embedded, workers or 1, announce) if scheduler is None else partial(remote, scheduler, announce)
-    if workers is None and scheduler is None:
-        return one_by_one
-    raise InputError("expected the library dask.distributed, got none: pip install 'comp-lib[distributed]'")
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise InputError(f"expected 1 to {MOST_WORKERS} workers, got {workers}: each measures one run at a time")
+    if scheduler is None:
+        return partial(here, workers or 1)
+    if importlib.util.find_spec("distributed") is None:
+        raise InputError("expected the library dask.distributed, got none: pip install 'comp-lib[distributed]'")
+    return partial(remote, scheduler, announce)
 
 
-def one_by_one(requests: Mapping[str, Message]) -> Outcomes:
-    """In order, without Dask."""
-    for key, request in requests.items():
-        outcome: RunOutcome
-        for _ in range(ATTEMPTS):
-            try:
-                outcome = measured(request)
+def here(workers: int, requests: Mapping[str, Message]) -> Outcomes:
+    """`workers` runs at a time on this machine, which share its cores; with one of them, in order."""
+    from ..system.machine import cores
+
+    shared = workers > 1 and "OMP_NUM_THREADS" not in environ
+    threads, grid = max(1, cores() // workers) if shared else None, uuid.uuid4().hex
+    with ThreadPoolExecutor(workers) as pool:
+        keys = {pool.submit(_tried, request, threads, grid): key for key, request in requests.items()}
+        try:
+            for future in as_completed(keys):
+                yield keys[future], future.result()
+        finally:  # after Ctrl-C above all: the pool would wait for its threads, and they for their processes
+            _ended.add(grid)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker, owner in tuple(_running.items()):
+                if owner == grid:
+                    worker.kill()
+
+
+one_by_one: Engine = partial(here, 1)
+
+
+def _tried(request: Message, threads: int | None, grid: str) -> RunOutcome:
+    """What `measured` says, or how the last of ATTEMPTS processes died."""
+    for _ in range(ATTEMPTS):
+        try:
+            return measured(request, threads, grid)
+        except ProcessError as error:
+            outcome = error
+            if grid in _ended:
                 break
-            except ProcessError as error:
-                outcome = error
-        yield key, outcome
+    return outcome
 
 
 def measured(request: Message, threads: int | None = None, grid: str = "") -> RunOutcome:
@@ -97,38 +120,15 @@ def measured(request: Message, threads: int | None = None, grid: str = "") -> Ru
             del _running[worker]
 
 
-def embedded(workers: int, announce: Announce, requests: Mapping[str, Message]) -> Outcomes:
-    """`workers` runs at a time on this machine, which share its cores."""
-    from dask.system import CPU_COUNT  # with the limits of a container
-    from distributed import Client, LocalCluster
-
-    if not requests:
-        return
-    shared = workers > 1 and "OMP_NUM_THREADS" not in os.environ
-    threads, grid = max(1, CPU_COUNT // workers) if shared else None, uuid.uuid4().hex
-    # threads of this process suffice to wait for others; no memory limit, since it is not they who need any
-    wait = {"n_workers": 1, "threads_per_worker": workers, "processes": False, "memory_limit": None}
-    place = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0"}
-    cluster = LocalCluster(**wait, **place, silence_logs=logging.CRITICAL)
-    with cluster, Client(cluster, set_as_default=False) as client:
-        announce(cluster.dashboard_link)
-        try:
-            yield from _collect(client, requests, threads, grid)
-        finally:  # after Ctrl-C above all: the cluster would wait for its threads
-            _ended.add(grid)
-            for worker, owner in tuple(_running.items()):
-                if owner == grid:
-                    worker.kill()
-
-
 def remote(address: str, announce: Announce, requests: Mapping[str, Message]) -> Outcomes:
-    """On the cluster whose scheduler is at `address`, such as tcp://127.0.0.1:8786."""
+    """On the cluster whose scheduler is at `address`, such as tcp://127.0.0.1:8786 or tls://host:8786."""
     left, losses, patience = dict(requests), 0, CONNECT
     while left:
         with _connected(address, patience) as client:
             if patience == CONNECT:  # the first time
                 _check_workers(client, next(iter(left.values())))
-                announce(client.dashboard_link)
+                if "dashboard" in client.scheduler_info()["services"]:
+                    announce(client.dashboard_link)
                 patience = PATIENCE
             try:
                 for key, outcome in _collect(client, left):
@@ -150,7 +150,7 @@ def _connected(address: str, patience: float) -> Iterator[Client]:
     client = Client.__new__(Client)
     try:
         Client.__init__(client, address, timeout=patience, set_as_default=False)
-    except (*LOST, ValueError) as error:  # ValueError: no address at all
+    except (*LOST, ValueError, TypeError) as error:  # no address at all; tls:// without certificates
         client.close()  # left to the garbage collector, it would stop its loop while another starts: a deadlock
         got = f"{type(error).__name__} after {patience:.0f} s: start it with dask scheduler; {AGAIN}"
         raise InputError(f"expected a Dask scheduler at {address!r}, got {got}") from error

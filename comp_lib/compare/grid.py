@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -36,6 +37,7 @@ from .cluster import Engine, RunOutcome, one_by_one
 from .one_run import Common, Run, RunRequest, contents
 
 ROWS = "rows.csv"
+MOST_RUNS = 100_000  # of one grid: at a minute each, ten weeks
 PLACES = ("model", "calibration", "evaluation")  # fields of a run that may name a path
 VARIED = ("ratio", "method", "recovery", "seed")  # settings that the runs of one grid differ in
 DETERMINED = tuple(
@@ -84,6 +86,9 @@ class Grid(Common):
             raise InputError(f"expected at least 1 seed, got {self.seeds}: 3 show the spread")
         if self.windows < 2:
             raise InputError(f"expected at least 2 evaluation windows, got {self.windows}: an interval needs several")
+        count = self.seeds * len(self.sequences) * len(self.ratios) * len(self.methods)
+        if count > MOST_RUNS:
+            raise InputError(f"expected at most {MOST_RUNS:,} runs, got {count:,}: ask for fewer seeds or ratios")
         for planned in self.runs():
             planned.settings.check()
         load_text(self.evaluation)
@@ -134,6 +139,7 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
         check_output(path.with_suffix(".parquet"), ours, way=way)
     contents = grid.contents()
     name, runs = grid.keyed(contents)
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -142,10 +148,14 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
     missing = [key for key in runs if key not in set(rows.key[rows.status == "ok"])]
     requests = {key: asdict(RunRequest(_renamed(runs[key], _absolute), contents)) for key in missing}
     progress("cells", len(runs) - len(missing), len(runs))
-    with contextlib.closing(engine(requests)) as outcomes:  # whatever stops us ends the runs under way
-        for left, (key, outcome) in zip(reversed(range(len(missing))), outcomes, strict=True):
-            _keep(path, {"grid": name, "key": key} | _row(key, runs[key], outcome, folder))
-            progress("cells", len(runs) - left, len(runs))
+    try:
+        with contextlib.closing(engine(requests)) as outcomes:  # whatever stops us ends the runs under way
+            for left, (key, outcome) in zip(reversed(range(len(missing))), outcomes, strict=True):
+                _keep(path, {"grid": name, "key": key} | _row(key, runs[key], outcome, folder))
+                progress("cells", len(runs) - left, len(runs))
+    finally:
+        if new and not any(folder.iterdir()):  # no cluster there, perhaps
+            folder.rmdir()
     return read_rows(path).set_index("key").loc[list(runs)].reset_index()
 
 
@@ -202,7 +212,7 @@ def _identity(planned: Run) -> dict[str, Any]:
 
 def _absolute(part: str | Path) -> str:
     """The name of a model or text as it holds in any working directory."""
-    return str(part if part in (EMBEDDED, SELF, *TEXTS) or not Path(part).exists() else Path(part).resolve())
+    return str(part if part in (EMBEDDED, SELF, *TEXTS) or not os.path.exists(part) else Path(part).resolve())
 
 
 def _renamed(planned: Run, name: Callable[[str | Path], str]) -> Run:

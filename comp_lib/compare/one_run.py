@@ -1,4 +1,4 @@
-"""One run of a comparison, measured in a process of its own: `python -m comp_lib.compare.one_run`.
+"""One run of a comparison, measured in a process of its own, which runs this module.
 
 A fresh process knows its own peak memory, and one that is killed or crashes hurts no other (`cluster` is the other
 side). The request says what model and texts must hold, since on another machine the same name may mean something else,

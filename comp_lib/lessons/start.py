@@ -77,7 +77,7 @@ def side_by_side(texts: Mapping[str, str]) -> None:
 
 
 def run_grid(grid: Grid, folder: str | Path, workers: int | None = None, scheduler: str | None = None) -> pd.DataFrame:
-    """`compare.run` on Dask (see `cluster.choose`): shows a link to the dashboard, and how many cells are done."""
+    """`compare.run` (see `cluster.choose`): shows how many cells are done, and a link to the dashboard of a cluster."""
     line = display(Markdown("no cell measured yet"), display_id=True)
 
     def progress(what: str, done: int, total: int, report: LayerReport | None = None) -> None:

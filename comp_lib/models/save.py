@@ -13,6 +13,7 @@ model's folder does not have (`strangers`: notes, checkpoints, a repository) is 
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -147,11 +148,12 @@ def strangers(folder: Path) -> list[str]:
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance) -> str:
     """The README.md of a model called `name`: YAML front matter, then Markdown."""
     parent, folder = shareable(card.parent), json.dumps(name)
+    method = COMP if "condition" in card.method else _plain(card.method)
     before, after = _counts(card.parent_shape), _counts(shape)
     removed = [(what, before[what], after[what]) for what in before]
     made = {"neurons chosen by": card.method, "re-tuned by": card.recovery, "calibrated on": card.calibration}
     measured = [(text, f"{tokens:,}", f"{p:.2f}", f"{q:.2f}") for text, tokens, p, q in card.perplexities]
-    licence = f"`{card.parent_licence}`" if card.parent_licence else "not known to the tool: ask its makers"
+    licence = f"`{_plain(card.parent_licence)}`" if card.parent_licence else "not known to the tool: ask its makers"
     # JSON is YAML, and quotes what needs quoting
     return f"""\
 ---
@@ -162,10 +164,10 @@ pipeline_tag: "text-generation"
 tags: ["comp-lib", "structured-pruning", "pruned"]
 ---
 
-# {name}
+# {_plain(name)}
 
-A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its {plan.of} were removed by structured pruning \
-({COMP if "condition" in card.method else card.method}), with comp_lib {card.version}.
+A smaller copy of {_plain(parent)}: {plan.removed:.1%} of the parameters of its {plan.of} were removed by structured \
+pruning ({method}), with comp_lib {card.version}.
 
 ## What was removed
 
@@ -218,8 +220,18 @@ def _span(widths: tuple[int, ...]) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in Markdown."""
-    cells = [head, ("---",) * len(head), *([shareable(cell).replace("|", "/") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in row)} |" for row in cells)
+    cells = [head, ("---",) * len(head), *([_plain(shareable(cell)).replace("|", "/") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def _plain(name: str) -> str:
+    """A name on one line, in which nothing is HTML or a link.
+
+    >>> _plain("a <b>[model](x)")
+    'a &lt;b&gt;\\\\[model\\\\](x)'
+    """
+    text = html.escape(" ".join(name.split()), quote=False)
+    return text.replace("[", "\\[").replace("]", "\\]")
 
 
 def shareable(value: object) -> str:

@@ -12,9 +12,9 @@ reached, says how well a runtime turns bytes removed into time saved. What stays
 it below 1: attention over the tokens before, the sampling, the runtime's own work for each layer.
 
 Machines are not steady. The processes of the models take turns, one round each; speed-ups are taken within a round, and
-medians over the rounds. Each model has a fresh process, `python -m comp_lib.on_device.benchmark`, so that its memory is
-its own. The first message to it is a `RuntimeJob`, answered by the bytes that a token costs; each further message asks
-for one round, answered by its times.
+medians over the rounds. Each model has a fresh process that runs this module, so that its memory is its own. The first
+message to it is a `RuntimeJob`, answered by the bytes that a token costs; each further message asks for one round,
+answered by its times.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from ..models.gguf_files import open_gguf
 from ..models.load import load_model
 from ..report import Progress, no_progress
 from ..system.machine import peak_bytes
-from ..system.processes import Message, ProcessError, Worker, serve
+from ..system.processes import Message, ProcessError, Worker, module, serve
 from .gguf_export import export_gguf
 from .llama_cpp import check_installed, start
 
-MODULE = ("-m", "comp_lib.on_device.benchmark")
+MODULE = module("comp_lib.on_device.benchmark")
 PACKAGES = ("torch", "transformers", "xllamacpp")  # whose versions matter
 WORK = ("threads", "prompt", "new_tokens")  # of the workload, what a result depends on
 FIELDS = (*WORK, "machine", "versions", "models")  # of `to_json`
@@ -129,6 +129,8 @@ def prepare(
     for place, model in enumerate(models):
         name, native = Path(model).name or model, "llama.cpp" if model.endswith(".gguf") else "transformers"
         job = RuntimeJob(model, native if runtime == "auto" else runtime, work)
+        if native == "llama.cpp":
+            open_gguf(model)  # refused before any process starts
         if job.runtime == "llama.cpp":
             check_installed()
             if native != "llama.cpp":

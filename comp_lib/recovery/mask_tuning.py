@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..statistics.solve import least_squares
 
+MOST_ROUNDS = 64  # of the guard: lambda has grown by 38 digits then, and the mask of any finite sums is flat
 MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate many
 
 
@@ -51,11 +53,13 @@ def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2, max_variance: flo
     """Mask tuning under the guard: lambda grows fourfold until the variance of the mask is at most `max_variance`."""
     if max_variance <= 0.0:
         raise ValueError(f"expected a positive bound on the variance, got {max_variance}")
-    while True:
+    for _ in range(MOST_ROUNDS):
         mask = Mask(solve_mask(gram, kept, ridge), ridge)
         if mask.variance <= max_variance:
             return mask
         ridge *= 4.0
+    got = f"one of variance {mask.variance:g} after {MOST_ROUNDS} rounds"
+    raise InputError(f"expected sums over tokens for which a mask can be tuned, got {got}: try --dtype float32")
 
 
 def fold_mask(weight: Tensor, kept: Tensor, mask: Mask) -> Tensor:

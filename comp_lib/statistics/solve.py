@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..errors import InputError
+
 
 def penalty(energy: Tensor, ridge: float) -> Tensor:
     """D_ii = lambda C_ii (n,) from the diagonal of C or G (n,). A dead input (no energy) gets a trace of the mean.
@@ -35,7 +37,7 @@ def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
     added = 0.0
     while int(info) != 0:
         if not torch.isfinite(matrix).all():
-            raise ValueError("expected finite statistics, got NaN or infinity: look at the model and its dtype")
+            raise InputError("expected finite statistics, got NaN or infinity: look at the model, or try dtype float32")
         smallest = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().mean().clamp_min(1e-200))
         added = max(added * 10.0, smallest)
         factor, info = torch.linalg.cholesky_ex(matrix + added * torch.eye(len(matrix)).to(matrix))

@@ -31,6 +31,15 @@ def available_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def cores() -> int:
+    """Cores that this process may use: of the machine, and of its container if that has a limit."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = CGROUP / "cpu.max"
+    if limit.is_file() and (words := limit.read_text().split())[0] != "max":
+        count = min(count, max(1, int(words[0]) // int(words[1])))  # microseconds of each period
+    return count
+
+
 def free_memory() -> int:
     """Bytes that this process may still take: of the machine, and of its container if that has a limit."""
     free: int = psutil.virtual_memory().available

@@ -26,6 +26,16 @@ from ..errors import InputError
 Message = dict[str, Any]  # what JSON can hold; the name "refused" is taken by refusals
 
 
+# Both -m and -c put the working folder first, as ""; -P, which forbids it, came with Python 3.11.
+SAFELY = "import sys; sys.path = list(filter(None, sys.path)); import runpy; "
+SAFELY += "runpy.run_module(sys.argv[1], run_name='__main__', alter_sys=True)"
+
+
+def module(name: str) -> tuple[str, ...]:
+    """The arguments with which Python runs that module as -m does, but imports nothing from the working folder."""
+    return "-c", SAFELY, name
+
+
 class ProcessError(RuntimeError):
     """A process that ended without an answer: why in one line, all that it wrote, and its exit code."""
 
@@ -41,9 +51,10 @@ class Worker:
     """The parent's side: a Python process with this very code, which ends with the block."""
 
     def __init__(self, arguments: Sequence[str], threads: int | None = None) -> None:
-        """arguments: of Python, such as ("-m", "comp_lib.compare.one_run"). threads: None: as many as it likes."""
-        path = filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+        """arguments: of Python, such as those of `module`. threads: that compute; None: as many as it likes."""
+        path = [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        # an empty part, as a colon at the end leaves one, would mean the working folder
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
         environment.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask sets it for its workers, and it would slow this one down
         if threads is not None:
             environment["OMP_NUM_THREADS"] = str(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from types import SimpleNamespace
@@ -189,3 +190,36 @@ def test_encode_is_the_text_and_nothing_more(tokenizer, caplog):
     assert not caplog.records
     assert tokenizer.decode(ids) == text
     assert tokenizer(text[:99])["input_ids"][0] == tokenizer.bos_token_id != ids[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.symlink_to(path), "symbolic links"),
+        (lambda path: os.mkfifo(path), "no ordinary file"),
+        (lambda path: os.truncate(path.open("wb").name, 1 << 30), "at most 50 MB, got 1,074 MB"),
+    ],
+    ids=["loop", "pipe", "huge"],
+)
+def test_what_cannot_be_read_whole_is_refused_unread(tmp_path, make, words):
+    make(tmp_path / "text.txt")
+    with pytest.raises(InputError, match=words):
+        load_text(tmp_path / "text.txt")
+
+
+@pytest.mark.parametrize(("name", "words"), [("n" * 300, "too long"), ("a\0b", "null"), ("no.txt", "no such file")])
+def test_names_that_no_file_has(tmp_path, name, words):
+    with pytest.raises(InputError, match=words):
+        load_text(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="becomes another user, as only root may")
+def test_a_file_of_another_user_is_not_called_missing(tmp_path):
+    (tmp_path / "text.txt").write_text("Some words.")
+    tmp_path.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(InputError, match="Permission denied"):
+            load_text(tmp_path / "text.txt")
+    finally:
+        os.seteuid(0)

@@ -487,3 +487,19 @@ def test_a_type_that_cannot_hold_the_weights_is_refused_before_any_work(method, 
     done = run("prune", folder, "--out", tmp_path / "new", *asked)
     assert done.exit_code == 2 and "float16 can hold" in done.stderr and "up_proj" in done.stderr, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["parent"]
+
+
+@pytest.mark.parametrize("name", ["x[/red]", "[bold]x", ":smile: [link=a]"])
+def test_names_are_printed_as_they_are(parent, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text [").mkdir()
+    text = tmp_path / "text [" / "red].txt"
+    text.write_text(load_text("evaluation"))
+    done = run("prune", parent, "--out", name, *SMALL[:-1], text)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert f"saved: {name}\n" in done.stdout
+    for more in (["inspect", "--sequences", "2", "--length", "16"], ["evaluate", "--text", text, "--length", "64"]):
+        done = run(more[0], name, *more[1:])
+        assert done.exit_code == 0, (done.output, done.exception)
+    done = run("export", name, "--gguf", f"{name.replace('/', '')}.gguf")
+    assert done.exit_code == 0 and f"written: {name.replace('/', '')}.gguf" in done.stdout

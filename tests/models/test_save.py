@@ -664,3 +664,18 @@ def test_kill_9_at_any_moment(kills):
     assert restored == sorted(restored) and set(restored) == {"A", "B"}
     assert all(seen in ("none", after) for seen, after, _ in everywhere)  # "none" only where there is no exchange
     assert all(left == [] for *_, left in everywhere)
+
+
+def test_names_on_the_card_are_no_html_and_no_second_line():
+    shape, model = cut(tiny())
+    bad = "a\n# Title <script>x</script> [here](http://a) |"
+    plan, card = facts(
+        shape, model, parent=bad, calibration=bad, parent_licence=None, perplexities=((bad, 1, 1.0, 1.0),)
+    )
+    text = model_card(bad, Shape.of(model), plan, replace(card, settings={"evaluated": bad}))
+    front, body = text.split("---\n", 2)[1:]
+    assert yaml.safe_load(front)["base_model"] == bad
+    prose = body[: body.index("```")] + body[body.rindex("```") :]
+    assert "<script>" not in prose and "[here](" not in prose and "\n# Title" not in prose
+    rows = [line for line in prose.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} <= {3, 4, 5}

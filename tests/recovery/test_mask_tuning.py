@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from comp_lib.errors import InputError
+from comp_lib.recovery import mask_tuning
 from comp_lib.recovery.bias import unchanged
 from comp_lib.recovery.mask_tuning import MAX_VARIANCE, Mask, fold_mask, solve_mask, tune_mask
 from comp_lib.statistics.gram import contributions, residual_energy
@@ -232,3 +234,20 @@ def test_each_recovery_beats_the_simpler_one_on_the_calibration_text(seed, n):
     none, tuned, full = (residual_energy(xtx, w, v) for v in (unchanged(w, kept), fold_mask(w, kept, mask), fitted))
     slack = 1e-5 * none  # of single precision
     assert full <= tuned + slack and tuned <= none + slack
+
+
+@pytest.mark.parametrize("values", [[0.0, 100.0], [torch.nan, 1.0]])
+def test_the_guard_ends_where_no_mask_can_be_tuned(monkeypatch, values):
+    asked = []
+    mask = torch.tensor(values, dtype=torch.float64)
+    monkeypatch.setattr(mask_tuning, "solve_mask", lambda gram, kept, ridge: asked.append(ridge) or mask)
+    with pytest.raises(InputError, match="for which a mask can be tuned, got one of variance"):
+        tune_mask(torch.eye(2), torch.tensor([0, 1]))
+    assert len(asked) == mask_tuning.MOST_ROUNDS
+
+
+def test_sums_that_are_not_finite_are_a_refusal():
+    gram = torch.eye(4, dtype=torch.float64)
+    gram[1, 2] = gram[2, 1] = torch.nan
+    with pytest.raises(InputError, match="expected finite statistics"):
+        tune_mask(gram, torch.tensor([0, 1, 2]))

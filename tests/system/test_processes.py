@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import psutil
 import pytest
 
+from comp_lib.compare import cluster
 from comp_lib.errors import InputError
-from comp_lib.system.processes import ProcessError, Worker
+from comp_lib.on_device import benchmark
+from comp_lib.system.processes import ProcessError, Worker, module
 
 CHILD = """
 import os, sys
@@ -74,3 +77,36 @@ def test_a_process_that_dies_is_quoted(message, said, code):
             worker.answer()
     assert (str(caught.value), caught.value.code) == (said, code)
     assert caught.value.output.count("a library says something") >= 1 and "another one" in caught.value.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        (cluster.MODULE, None),
+        (benchmark.MODULE, ":"),
+        (module("psutil"), ""),
+        (module("psutil"), f"{Path(__file__).parent}:"),
+    ],
+    ids=["compare", "benchmark", "empty", "colon"],
+)
+def test_nothing_is_imported_from_the_working_folder(tmp_path, monkeypatch, arguments, path):
+    for name in ("psutil", "runpy", "json", "sitecustomize", "comp_lib"):
+        (tmp_path / f"{name}.py").write_text("import os; os.write(2, b'taken over'); os._exit(7)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if path is not None:
+        monkeypatch.setenv("PYTHONPATH", path)
+    with Worker(arguments) as worker:
+        worker.send({})  # no request: what the real modules say is a KeyError of theirs
+        with pytest.raises(ProcessError) as caught:
+            worker.answer()
+    assert caught.value.code != 7 and "taken over" not in caught.value.output
+
+
+def test_a_module_runs_as_with_m(tmp_path, monkeypatch):
+    code = "import sys\nfrom comp_lib import __file__\nif __name__ == '__main__': sys.exit(__file__)"
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Worker(module("mine")) as worker, pytest.raises(ProcessError) as caught:
+        worker.answer()
+    assert str(caught.value) == str(Path(benchmark.__file__).parents[1] / "__init__.py")

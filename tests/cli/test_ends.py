@@ -1,0 +1,83 @@
+"""A talk that is interrupted leaves no model in the temporary folder, whoever ends it and whatever it was doing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from comp_lib.on_device import llama_cpp
+
+# The command itself; what it calls is a stand-in that is slow at one stage, and says when it is there.
+TALK = """
+import sys, time, types
+stage = sys.argv[1]
+
+def slow(here):
+    if stage == here:
+        print("now", flush=True)
+        time.sleep(60)
+
+def export_gguf(model, file, kind, progress):
+    file.write_bytes(b"a model")
+    slow("export")
+    return file
+
+def start(file, context, threads):
+    slow("load")
+
+def answer(server, messages, tokens, say):
+    slow("answer")
+    return ""
+
+sys.modules["comp_lib.on_device.gguf_export"] = types.SimpleNamespace(export_gguf=export_gguf)
+sys.modules["comp_lib.on_device.llama_cpp"] = types.SimpleNamespace(start=start, answer=answer)
+from comp_lib.cli.app import app
+app(["chat", "model"])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("stage", ["export", "load", "answer"])
+def test_an_interrupted_talk_leaves_no_model(tmp_path, stage, number):
+    own = {
+        "env": os.environ | {"TMPDIR": str(tmp_path)},
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
+    talk = subprocess.Popen(
+        [sys.executable, "-c", TALK, stage], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **own
+    )
+    with talk:
+        talk.stdin.write("Hello\n")
+        talk.stdin.flush()
+        while "now" not in talk.stdout.readline():
+            assert talk.poll() is None
+        assert list(tmp_path.rglob("model.gguf"))
+        talk.send_signal(number)
+        assert talk.wait(30) != 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_stops_an_answer_and_is_not_lost():
+    seen = []
+
+    def handle_chat_completions(request, receive):
+        """As llama.cpp does: it goes on until it is told to stop, and exceptions in `receive` are its own affair."""
+        while not receive({"choices": [{"delta": {"content": "on and "}}]}):
+            seen.append("on and ")
+            time.sleep(0.01)
+
+    def say(text):
+        if len(seen) > 3:
+            raise KeyboardInterrupt
+
+    server = SimpleNamespace(handle_chat_completions=handle_chat_completions)
+    with pytest.raises(KeyboardInterrupt):
+        llama_cpp.answer(server, [], 10, say)
+    assert 3 < len(seen) < 1000

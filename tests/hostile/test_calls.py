@@ -1,0 +1,235 @@
+"""Hostile calls: each row is a command, what is wrong with it, and words of the one line that refuses it.
+
+A refused call leaves the disk as it was. A new finding is a new row; `MODEL=` stands for another model, and what is in
+braces for what `place` has prepared.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from command import refused, run
+
+from comp_lib.on_device.gguf_export import export_gguf
+
+CALLS = {  # the least that each command needs
+    "prune": "prune {model} --out {tmp}/out --sequences 4 --length 32 --multiple 4 --evaluate none",
+    "inspect": "inspect {model} --sequences 2 --length 16",
+    "generate": "generate {model} --prompt Hello --tokens 3",
+    "demo": "demo --out {tmp}/out",
+    "evaluate": "evaluate {model} --text evaluation --length 64 --sequences 2",
+    "compare": "compare {model} --out {tmp}/out --methods random --ratios 0.2 --sequences 2 --length 32 --window 40",
+    "export": "export {model} --gguf {tmp}/m.gguf",
+    "chat": "chat {gguf} --prompt Hi --tokens 3 --threads 1",
+    "benchmark": "benchmark {model} --rounds 1 --prompt 8 --tokens 3 --threads 1",
+    "plan": "plan {model} --budget latency=0.7 --sequences 4 --length 32 --multiple 4",
+}
+ROWS = [
+    # --- numbers
+    ("prune", "--ridge inf", "ridge"),
+    ("prune", "--ridge nan", "ridge"),
+    ("prune", "--ridge -1", "ridge"),
+    ("prune", "--ridge 1e300", "ridge"),
+    ("prune", "--ridge word", "ridge"),
+    ("prune", "--ratio inf", "between 0 and 1"),
+    ("prune", "--ratio -0.1", "between 0 and 1"),
+    ("prune", "--layers inf", "layers"),
+    ("prune", "--layers nan", "layers"),
+    ("prune", "--layers 1e300", "layers"),
+    ("prune", "--layers {digits}", "layers"),
+    ("prune", "--layers 1000000000", "layers"),
+    ("prune", "--seed -1", "--seed"),
+    ("prune", "--seed 18446744073709551616", "--seed"),
+    ("prune", "--seed {digits}", "--seed"),
+    ("prune", "--sequences 1000000000", "--sequences"),
+    ("prune", "--sequences 0", "--sequences"),
+    ("prune", "--sequences -5", "--sequences"),
+    ("prune", "--length 1000000000", "--length"),
+    ("prune", "--length 1", "--length"),
+    ("prune", "--length 4096", "128"),
+    ("prune", "--sequences 100000 --length 128 --calibration calibration", "tokens"),
+    ("prune", "--multiple -4", "--multiple"),
+    ("prune", "--multiple 1000000000", "--multiple"),
+    ("prune", "--kv-groups 0", "--kv-groups"),
+    ("prune", "--kv-groups 1000000000", "--kv-groups"),
+    ("prune", "--budget latency=nan", "budget"),
+    ("prune", "--budget latency=inf", "budget"),
+    ("prune", "--budget =", "budget"),
+    ("inspect", "--seed -1", "--seed"),
+    ("inspect", "--seed {digits}", "--seed"),
+    ("inspect", "--sequences 1000000000", "--sequences"),
+    ("inspect", "--length 0", "--length"),
+    ("generate", "--tokens 0", "--tokens"),
+    ("generate", "--tokens -1", "--tokens"),
+    ("generate", "--tokens 1000000000", "--tokens"),
+    ("generate", "--tokens 127", "within 128 tokens"),
+    ("generate", "--prompt ''", "prompt"),
+    ("generate", "--prompt {million}", "--prompt"),
+    ("generate", "--prompt a{nul}b", "--prompt"),
+    ("generate", "--prompt {half}", "--prompt"),
+    ("evaluate", "--length 1", "--length"),
+    ("evaluate", "--length 1000000000", "--length"),
+    ("evaluate", "--length 4096", "128"),
+    ("evaluate", "--sequences 0", "--sequences"),
+    ("evaluate", "--sequences 1000000000", "--sequences"),
+    ("evaluate", "--sequences 1000000", "evaluation text"),
+    ("compare", "--seeds 10000000", "--seeds"),
+    ("compare", "--seeds 0", "--seeds"),
+    ("compare", "--seeds 1000 --sequences {many}", "at most 100,000 runs"),
+    ("compare", "--windows 1", "--windows"),
+    ("compare", "--windows 1000000000", "--windows"),
+    ("compare", "--window 1000000000", "--window"),
+    ("compare", "--sequences 1000000000", "at most 100"),
+    ("compare", "--sequences -1", "at least 1 sequence"),
+    ("compare", "--sequences x", "whole numbers"),
+    ("compare", "--ratios nan", "between 0 and 1"),
+    ("compare", "--ratios ,", "at least one ratio"),
+    ("compare", "--workers 1000000", "--workers"),
+    ("compare", "--workers 0", "--workers"),
+    ("compare", "--scheduler {long}", "Dask scheduler"),
+    ("chat", "--tokens 0", "--tokens"),
+    ("chat", "--tokens -1", "--tokens"),
+    ("chat", "--tokens 1000000000", "--tokens"),
+    ("chat", "--context 1", "--context"),
+    ("chat", "--context 0", "--context"),
+    ("chat", "--context 1000000000", "--context"),
+    ("chat", "--context 129", "at most 128 tokens"),
+    ("chat", "--threads -1", "--threads"),
+    ("chat", "--threads 100000", "--threads"),
+    ("benchmark", "--threads 0", "--threads"),
+    ("benchmark", "--threads -1", "--threads"),
+    ("benchmark", "--threads 100000", "--threads"),
+    ("benchmark", "--rounds 0", "--rounds"),
+    ("benchmark", "--rounds 1000000000", "--rounds"),
+    ("benchmark", "--prompt 0", "--prompt"),
+    ("benchmark", "--prompt 1000000000", "--prompt"),
+    ("benchmark", "--tokens 0", "--tokens"),
+    ("plan", "--trials -1", "--trials"),
+    ("plan", "--trials 1000000000", "--trials"),
+    ("plan", "--seed -1", "--seed"),
+    ("plan", "--budget latency=1e999", "budget"),
+    ("plan", "--sequences 1000000000", "--sequences"),
+    # --- models
+    ("inspect", "MODEL={tmp}/loop", "symbolic links"),
+    ("inspect", "MODEL={tmp}/{long}", "too long"),
+    ("inspect", "MODEL={tmp}/a{nul}b", "NUL"),
+    ("inspect", "MODEL={tmp}/{half}", "UTF-8"),
+    ("inspect", "MODEL=", "config.json"),
+    ("inspect", "MODEL={tmp}/notes[/red].txt", "notes[/red].txt"),
+    ("inspect", "MODEL=/dev/null", "/dev/null"),
+    ("prune", "MODEL={tmp}/loop", "symbolic links"),
+    ("prune", "MODEL={tmp}/empty", "config.json"),
+    ("generate", "MODEL={tmp}/loop/model", "symbolic links"),
+    ("evaluate", "MODEL={tmp}/loop", "symbolic links"),
+    ("evaluate", "--against {tmp}/loop", "symbolic links"),
+    ("compare", "MODEL={tmp}/loop", "symbolic links"),
+    ("export", "MODEL={tmp}/loop", "symbolic links"),
+    ("export", "MODEL={tmp}/a{nul}b", "NUL"),
+    ("chat", "MODEL={tmp}/loop.gguf", "loop.gguf"),
+    ("chat", "MODEL={tmp}/cut.gguf", "cut.gguf"),
+    ("chat", "MODEL={tmp}/empty", "config.json"),
+    ("benchmark", "MODEL={tmp}/cut.gguf", "cut.gguf"),
+    ("benchmark", "MODEL={tmp}/{long}.gguf", "too long"),
+    ("benchmark", "MODEL={tmp}/loop", "symbolic links"),
+    ("plan", "MODEL={tmp}/{half}", "UTF-8"),
+    # --- texts
+    ("prune", "--calibration {tmp}/loop", "symbolic links"),
+    ("prune", "--calibration {tmp}/{long}", "too long"),
+    ("prune", "--calibration {tmp}/{long}+calibration", "too long"),
+    ("prune", "--calibration {tmp}/loop+calibration", "symbolic links"),
+    ("prune", "--calibration {tmp}/a{nul}b", "NUL"),
+    ("prune", "--calibration {tmp}/huge.txt", "at most 50 MB"),
+    ("prune", "--calibration {tmp}/empty", "a folder"),
+    ("prune", "--calibration {tmp}/latin.txt", "UTF-8"),
+    ("prune", "--calibration /dev/zero", "no ordinary file"),
+    ("prune", "--calibration calibration:nan", "share above 0"),
+    ("prune", "--calibration +", "text"),
+    ("prune", "--evaluate {tmp}/huge.txt", "at most 50 MB"),
+    ("prune", "--evaluate {tmp}/{half}", "UTF-8"),
+    ("inspect", "--calibration {tmp}/huge.txt", "at most 50 MB"),
+    ("evaluate", "--text {tmp}/huge.txt", "at most 50 MB"),
+    ("evaluate", "--text {tmp}/notes[/red].txt", "tokens of evaluation text"),
+    ("evaluate", "--text {tmp}/no[/red].txt", "no such file"),
+    ("evaluate", "--text {tmp}/{long}", "too long"),
+    ("evaluate", "--tasks ,", "expected tasks"),
+    ("compare", "--calibration {tmp}/huge.txt", "at most 50 MB"),
+    ("compare", "--evaluate {tmp}/loop", "symbolic links"),
+    ("plan", "--calibration {tmp}/huge.txt", "at most 50 MB"),
+    # --- places to write to
+    ("prune", "--out /", "--out"),
+    ("prune", "--out {tmp}/loop", "symbolic links"),
+    ("prune", "--out {tmp}/{name}", "200 bytes"),
+    ("prune", "--out {tmp}/{long}", "too long"),
+    ("prune", "--out {tmp}/{half}", "UTF-8"),
+    ("prune", "--out {tmp}/notes[/red].txt", "notes[/red].txt"),
+    ("demo", "--out /", "--out"),
+    ("demo", "--out {tmp}/loop", "symbolic links"),
+    ("demo", "--out {tmp}/{name}", "200 bytes"),
+    ("demo", "--out {tmp}/{half}", "UTF-8"),
+    ("compare", "--out /", "--out"),
+    ("compare", "--out {tmp}/loop", "symbolic links"),
+    ("compare", "--out {tmp}/notes[/red].txt", "notes[/red].txt"),
+    ("export", "--gguf /", "--gguf"),
+    ("export", "--gguf {tmp}/loop", "symbolic links"),
+    ("export", "--gguf {tmp}/{name}", "200 bytes"),
+    ("export", "--gguf {tmp}/empty", "the folder"),
+    ("export", "--type q2", "q2"),
+    ("plan", "--out {tmp}/empty", "the folder"),
+    ("plan", "--out /", "--out"),
+    ("plan", "--out {tmp}/no/where.json", "make the folder first"),
+    ("evaluate", "--text kinds --figure {tmp}/a.foo", ".png"),
+    ("evaluate", "--text kinds --figure {tmp}/a", ".png"),
+    ("evaluate", "--text kinds --figure {tmp}/{half}.png", "UTF-8"),
+    ("benchmark", "--figure {tmp}/a.foo", ".png"),
+    ("benchmark", "--figure {tmp}/empty", "the folder"),
+    ("benchmark", "--json {tmp}/empty", "the folder"),
+    ("benchmark", "--json {tmp}/loop", "symbolic links"),
+]
+
+
+@pytest.fixture(scope="module")
+def gguf(parent, tmp_path_factory):
+    return export_gguf(parent, tmp_path_factory.mktemp("gguf") / "m.gguf", "f16")
+
+
+@pytest.fixture
+def place(tmp_path, parent, gguf, monkeypatch):
+    """What the words in braces stand for, in a folder where things are not as they should be."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "loop.gguf").symlink_to(tmp_path / "loop.gguf")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes[").mkdir()
+    (tmp_path / "notes[" / "red].txt").write_text("A few words.")
+    (tmp_path / "latin.txt").write_bytes("Café. ".encode("latin-1") * 1000)
+    (tmp_path / "cut.gguf").write_bytes(gguf.read_bytes()[:-100])
+    with open(tmp_path / "huge.txt", "wb") as file:
+        file.truncate(1 << 30)  # of which the disk holds nothing
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
+    words = {"nul": "\0", "half": "\udcff", "long": "n" * 300, "name": "n" * 250, "million": "n" * 1_000_001}
+    words |= {"digits": "9" * 400, "many": ",".join(map(str, range(1, 200)))}
+    return words | {"tmp": tmp_path, "model": parent, "gguf": gguf}
+
+
+def tree(*folders):
+    """Every name, and when each file was last written."""
+    found = (path for folder in folders for path in folder.rglob("*"))
+    return {path: None if path.is_dir() else path.lstat().st_mtime_ns for path in found}
+
+
+@pytest.mark.parametrize(("command", "more", "words"), ROWS, ids=lambda word: word.replace("\0", ""))
+def test_a_hostile_call_is_refused_in_one_line_and_changes_nothing(place, parent, tmp_path, command, more, words):
+    call, more = shlex.split(CALLS[command]), shlex.split(more)
+    if more and more[0].startswith("MODEL="):
+        call[1] = more.pop(0).removeprefix("MODEL=")
+    before = tree(tmp_path, parent)
+    done = run(*(word.format(**place) for word in (*call, *more)))
+    refused(done, [words])
+    assert tree(tmp_path, parent) == before
+
+
+def test_there_is_a_row_for_each_command():
+    from comp_lib.cli.app import app
+
+    assert {row[0] for row in ROWS} == CALLS.keys() == {each.callback.__name__ for each in app.registered_commands}
