@@ -97,8 +97,6 @@ def check_length(model: Any, length: int) -> None:
 
 
 def check_picture(file: Path | None, overwrite: bool) -> None:
-    """Raises InputError unless `file` ends in .png, and is new, a picture of ours, or may be overwritten."""
-    if file is not None and file.suffix.lower() != ".png":
-        raise InputError(f"expected --figure to be a .png file, got {str(file)!r}; choose another name")
+    """Raises InputError unless `file` is new, a picture of ours, or may be overwritten."""
     if file is not None:
         check_output(file, our_picture, overwrite)

@@ -29,10 +29,10 @@ def test_export_writes_a_file_and_says_how_large(parent, tmp_path):
 
 
 def test_export_refuses_in_one_line(parent, tmp_path):
-    (tmp_path / "m.gguf").write_bytes(b"precious")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF, precious")
     done = run("export", parent, "--gguf", tmp_path / "m.gguf")
     assert done.exit_code == 2 and len(done.stderr.strip().splitlines()) == 1 and "--overwrite" in done.stderr
-    assert (tmp_path / "m.gguf").read_bytes() == b"precious"
+    assert (tmp_path / "m.gguf").read_bytes() == b"GGUF, precious"
     assert run("export", parent, "--gguf", tmp_path / "m.gguf", "--overwrite").exit_code == 0
 
 

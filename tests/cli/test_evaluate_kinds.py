@@ -110,12 +110,12 @@ def test_a_figure_is_written(parent, other, tmp_path):
     ("options", "words"),
     [
         (["--figure", "no/such/folder/a.png"], ["make the folder first"]),
-        (["--figure", "kinds.jpg"], [".png", "kinds.jpg", "another name"]),
+        (["--figure", "kinds.jpg"], [".png", "kinds.jpg", "rename it"]),
         (["--figure", "a.png", "--text", "evaluation"], ["--text evaluation", "leave one out"]),
         (["--figure", "a.png", "--tasks", "offline"], ["--tasks", "leave one out"]),
         (["--text", "kind"], ["kind", "no such file"]),
-        (["--sequences", "0"], ["--sequences 0", "raise"]),
-        (["--length", "1"], ["--length 1", "raise"]),
+        (["--sequences", "0"], ["--sequences from 1", "got 0"]),
+        (["--length", "1"], ["--length from 2", "got 1"]),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(parent, monkeypatch, options, words):
