@@ -14,12 +14,17 @@ class InputError(ValueError):
     """Bad input, refused by name before any work starts."""
 
     def __init__(self, message: str) -> None:
-        words = " ".join(message.split())
-        super().__init__(words.encode("utf-8", "backslashreplace").decode())  # what came may be in no encoding at all
+        super().__init__("".join(map(_visible, " ".join(message.split()))))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def _visible(letter: str) -> str:
+    """What came may be half of a character, or tell a terminal what to do: then its number stands for it."""
+    hidden = not letter.isprintable()
+    return letter.encode("unicode-escape").decode() if hidden else letter
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

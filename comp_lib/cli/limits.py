@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from errno import EACCES
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 from ..errors import InputError
@@ -73,16 +75,19 @@ def _check_words(option: str, words: str) -> None:
 
 
 def _check_name(option: str, words: str) -> None:
-    """What the system does not take as a name, or does not let this user look at."""
+    """What the system does not take as a name, or does not let this user read."""
+    path = os.path.expanduser(words)
     try:
-        os.stat(os.path.expanduser(words))
+        folder = S_ISDIR(os.stat(path).st_mode)
+        if not os.access(path, os.R_OK | (os.X_OK if folder else 0)):
+            raise PermissionError(EACCES, os.strerror(EACCES))
     except (FileNotFoundError, NotADirectoryError):
         return  # a name of something else, or of what is to be made
     except OSError as error:
         if "+" in words:  # a mixture, whose parts are looked at where they are read
             return
         got = f"{words[:100]!r}: {error.strerror}; choose another"
-        raise InputError(f"expected {option} to name what can be looked at, got {got}") from error
+        raise InputError(f"expected {option} to name what this user may read, got {got}") from error
 
 
 def _check_output(option: str, path: Path, endings: tuple[str, ...] | None) -> None:

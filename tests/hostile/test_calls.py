@@ -6,6 +6,7 @@ braces for what `place` has prepared.
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import pytest
@@ -88,6 +89,8 @@ ROWS = [
     ("compare", "--workers 1000000", "--workers"),
     ("compare", "--workers 0", "--workers"),
     ("compare", "--scheduler {long}", "Dask scheduler"),
+    ("compare", "--scheduler tls://127.0.0.1:1", "Dask scheduler"),
+    ("compare", "--scheduler what://127.0.0.1:1", "Dask scheduler"),
     ("chat", "--tokens 0", "--tokens"),
     ("chat", "--tokens -1", "--tokens"),
     ("chat", "--tokens 1000000000", "--tokens"),
@@ -227,6 +230,16 @@ def test_a_hostile_call_is_refused_in_one_line_and_changes_nothing(place, parent
     done = run(*(word.format(**place) for word in (*call, *more)))
     refused(done, [words])
     assert tree(tmp_path, parent) == before
+
+
+@pytest.mark.parametrize("option", ["MODEL", "--calibration", "--evaluate"])
+def test_what_this_user_may_not_read_is_not_called_missing(place, tmp_path, monkeypatch, option):
+    file = str(tmp_path / "latin.txt")
+    monkeypatch.setattr("os.access", lambda path, *wanted, **how: os.fspath(path) != file)
+    model, more = (file, []) if option == "MODEL" else (place["model"], [option, file])
+    refused(
+        run("prune", model, "--out", tmp_path / "out", *more), [option, "may read", "latin.txt", "Permission denied"]
+    )
 
 
 def test_there_is_a_row_for_each_command():
