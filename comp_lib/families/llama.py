@@ -25,6 +25,9 @@ class Llama(Family):
     gguf_per_layer: str | None = "deci"
     gguf_interleaved = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
     gguf_activations = ("silu", "swish")
+    gguf_square = False
+    gguf_rope: tuple[str, ...] = ("default", "linear", "llama3")
+    becomes: dict[str, str] = {}
     per_layer = True
 
     def layers(self, model: Model) -> nn.ModuleList:

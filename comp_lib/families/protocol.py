@@ -51,6 +51,12 @@ class Family(Protocol):
     """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their heads."""
     gguf_activations: tuple[str, ...]
     """What `hidden_act` may be for llama.cpp."""
+    gguf_square: bool
+    """Whether llama.cpp counts on heads whose outputs, side by side, are as wide as the stream."""
+    gguf_rope: tuple[str, ...]
+    """Types of rotary positions that llama.cpp has here: all but `default` need the tensor of factors to be read."""
+    becomes: dict[str, str]
+    """Field of config.json -> the other model type as which transformers reads a folder that has it."""
     per_layer: bool
     """Whether a model with other widths in each layer can be saved (see `models.per_layer_llama`)."""
 

@@ -16,6 +16,8 @@ class Qwen2(Llama):
     gguf = "qwen2"
     gguf_per_layer = None
     gguf_interleaved = {}
+    gguf_square = True
+    gguf_rope = ("default",)
     per_layer = False
 
     def window(self, config: Any) -> int | None:

@@ -33,7 +33,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, nearest
 from ..families import family_of
-from ..families.protocol import Model
+from ..families.protocol import Family, Model
 from ..models.load import open_model
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
@@ -98,9 +98,7 @@ def export_gguf(
     folder, config, tokenizer = open_model(model)
     outline = skeleton(config)
     shape, family = Shape.of(outline), family_of(outline)
-    if config.hidden_act not in family.gguf_activations:
-        wanted = "the activation silu, the only one that llama.cpp has here"
-        raise InputError(f"expected {wanted}, got {config.hidden_act}: not exported")
+    _check_runs(config, shape, family)
     _check_widths(shape, kind)
     architecture = family.gguf if shape.uniform else family.gguf_per_layer or family.gguf
     tensors: dict[str, Any] = {**_tensors(folder, outline, architecture, kind), **_rope_factors(config, shape)}
@@ -136,6 +134,21 @@ def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> P
         raise InputError(f"expected a new file, got {file}, which is there: choose another name or say --overwrite")
     tidy(target)
     return target
+
+
+def _check_runs(config: Any, shape: Shape, family: Family) -> None:
+    """Raises InputError for what the family's architecture in llama.cpp does not read from a file, or refuses."""
+    if config.hidden_act not in family.gguf_activations:
+        wanted = "the activation silu, the only one that llama.cpp has here"
+        raise InputError(f"expected {wanted}, got {config.hidden_act}: not exported")
+    rotation, known = config.rope_parameters.get("rope_type", "default"), family.gguf_rope
+    if rotation not in known:
+        wanted = f"rotary positions that llama.cpp's {family.gguf} has ({', '.join(known)})"
+        raise InputError(f"expected {wanted}, got rope scaling of type {rotation}: not exported")
+    width = shape.kv_groups[0] * shape.group_heads * shape.head_dim
+    if family.gguf_square and width != shape.hidden:
+        wanted = f"heads that are together as wide as the stream, {shape.hidden}, as llama.cpp's {family.gguf} has them"
+        raise InputError(f"expected {wanted}, got {width}: not exported; prune with all KV groups kept")
 
 
 def _check_widths(shape: Shape, kind: str) -> None:
@@ -199,8 +212,6 @@ def _rope_factors(config: Any, shape: Shape) -> dict[str, np.ndarray]:
     kind = config.rope_parameters.get("rope_type", "default")
     if kind == "default":
         return {}
-    if kind not in ("linear", "llama3"):
-        raise InputError(f"expected rope scaling of type linear or llama3, or none, got {kind}: not exported")
     scaled = LlamaRotaryEmbedding(config=config).inv_freq
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
     return {"rope_freqs.weight": (config.rope_parameters["rope_theta"] ** -exponents / scaled).numpy()}
