@@ -146,6 +146,7 @@ def _fields(config: PreTrainedConfig, shape: Shape) -> dict[str, Any]:
 def _with_config(model: Model, config: PreTrainedConfig) -> Model:
     """What `config` describes, with the tensors of `model`. Loading them strictly proves that it describes them."""
     child = skeleton(config)
+    child.config._attn_implementation = model.config._attn_implementation  # the word alone: nothing is fetched by it
     child.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
     child.tie_weights()
     child.generation_config = model.generation_config

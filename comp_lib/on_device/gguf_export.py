@@ -143,8 +143,8 @@ def _check_runs(config: Any, shape: Shape, family: Family) -> None:
         raise InputError(f"expected {wanted}, got {config.hidden_act}: not exported")
     rotation, known = config.rope_parameters.get("rope_type", "default"), family.gguf_rope
     if rotation not in known:
-        wanted = f"rotary positions that llama.cpp's {family.gguf} has ({', '.join(known)})"
-        raise InputError(f"expected {wanted}, got rope scaling of type {rotation}: not exported")
+        wanted = f"rope scaling that llama.cpp's {family.gguf} reads ({', '.join(known)})"
+        raise InputError(f"expected {wanted}, got {rotation}: not exported")
     width = shape.kv_groups[0] * shape.group_heads * shape.head_dim
     if family.gguf_square and width != shape.hidden:
         wanted = f"heads that are together as wide as the stream, {shape.hidden}, as llama.cpp's {family.gguf} has them"
