@@ -220,8 +220,8 @@ def _per_layer(fields: Mapping[str, Any], place: str | Path) -> dict[int, dict[s
     for name, entry in entries.items():
         if not (re.fullmatch(r"\d{1,4}", str(name)) and int(name) < layers and isinstance(entry, dict)):
             _refuse(f"per_layer_config to be layer, below {layers} -> widths", f"{short(name)}: {short(entry)}", place)
-        if not entry.keys() <= WIDTHS.keys() or None in entry.values():
-            _refuse(f"of a layer {', '.join(WIDTHS)}", short(", ".join(map(str, entry))), place)
+        if other := sorted(entry.keys() - WIDTHS.keys()):
+            _refuse(f"of layer {name} only {', '.join(WIDTHS)}", short(other[0]), place)
     return {int(name): _within(entry, WIDTHS, f"layer {name}: ", place) for name, entry in entries.items()}
 
 

@@ -31,9 +31,9 @@ EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in e
 LONGEST = 500  # characters of somebody else's error
 
 
-def read(reader: Callable[..., Any], source: str, **options: Any) -> Any:
+def read(reader: Callable[..., Any], source: str, what: str = "model", **options: Any) -> Any:
     """Call one of transformers' `from_pretrained`, quietly; what users can cause becomes an InputError."""
-    expected, advice = "a readable model", "fetch or save it again"
+    expected, advice = f"a readable {what}", "fetch or save it again"
     if not Path(source).is_dir():
         expected = f"{EMBEDDED!r}, a folder, a .gguf file or a reachable Hub id"
         advice = "check the spelling and the connection, or use a local folder"
@@ -72,10 +72,9 @@ def read_config(source: str, **options: Any) -> PreTrainedConfig:
         fields = read_object(Path(source) / "config.json")
     check_config(fields)
     kept = honoured(fields, source)
-    with refusing("a readable model", source, "fetch or save it again"), quiet():
+    with refusing("a config.json that can be built", source, "fetch or save it again"), quiet():
         config: PreTrainedConfig = AutoConfig.for_model(**kept, name_or_path=source, attn_implementation=ATTENTION)
-        described = config.to_dict()
-        check_sizes(described, source)
+        check_sizes(config.to_dict(), source)
         skeleton(config)  # proves that the model can be built
     return config
 
@@ -83,7 +82,8 @@ def read_config(source: str, **options: Any) -> PreTrainedConfig:
 def read_tokenizer(source: str, config: PreTrainedConfig, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to a model. Raises InputError unless the model has its tokens, and it a template."""
     # it comes with the config that has been checked, so that the file is not asked again
-    tokenizer: PreTrainedTokenizerBase = read(AutoTokenizer.from_pretrained, source, config=config, **options)
+    options |= {"config": config}
+    tokenizer: PreTrainedTokenizerBase = read(AutoTokenizer.from_pretrained, source, "tokenizer", **options)
     template = tokenizer.chat_template
     texts = template.values() if isinstance(template, dict) else [template or ""]
     if not all(isinstance(text, str) for text in texts):

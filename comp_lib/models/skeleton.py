@@ -7,7 +7,6 @@ import copy
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from ..errors import InputError
 from ..families.protocol import Model
 
 ATTENTION = "sdpa"  # torch's own: what computes attention, whatever a config says
@@ -17,7 +16,6 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Mode
     """The model that `config` (which is copied) describes, in evaluation mode, on the device meta: shapes only.
 
     Its rotary embedding has numbers all the same, since these are in no file. dtype: None is that of the config.
-    Raises InputError when these are not finite.
 
     >>> from transformers import LlamaConfig
     >>> skeleton(LlamaConfig(num_hidden_layers=2)).num_parameters()
@@ -29,8 +27,4 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Mode
     model.tie_weights()
     rotary = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config=rotary.config)
-    if not torch.isfinite(model.model.rotary_emb.inv_freq).all():
-        raise InputError(
-            f"expected rotary positions that turn, got rope_parameters {config.rope_parameters}; mend them"
-        )
     return model.eval()
