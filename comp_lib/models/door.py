@@ -156,6 +156,8 @@ def check_sizes(described: Mapping[str, Any], place: str | Path) -> None:
             _refuse(f"heads that are a multiple of the {groups} KV heads", f"{heads} heads", place)
         if head_dim < 2 or head_dim % 2:
             _refuse("an even head_dim, whose halves turn together", f"{head_dim}", place)
+    if "sliding_attention" in (described.get("layer_types") or ()) and not described.get("sliding_window"):
+        _refuse("a sliding_window for layer_types with sliding_attention", "none", place)
     if (described.get("pad_token_id") or 0) >= vocabulary:
         _refuse(f"pad_token_id below vocab_size, {vocabulary}", f"{described['pad_token_id']}", place)
 

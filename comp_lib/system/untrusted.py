@@ -37,6 +37,7 @@ def read_object(path: Path, limit: int = SMALL) -> dict[str, Any]:
     advice = "fetch or save it again"
     try:
         content = json.loads(ordinary(path, limit).read_text(encoding="utf-8"))
+        json.dumps(content, ensure_ascii=False).encode()  # half a character can be read, and never written again
     except InputError:
         raise
     except (OSError, ValueError, RecursionError, MemoryError) as error:

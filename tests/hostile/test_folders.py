@@ -45,6 +45,17 @@ def settings(file, **fields):
     return spoil
 
 
+def tokenizer(change):
+    """Another tokenizer.json."""
+
+    def spoil(folder):
+        content = json.loads((folder / "tokenizer.json").read_text())
+        change(content)
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+
+    return spoil
+
+
 def text(file, content):
     """Other content of that file."""
     return lambda folder: (folder / file).write_text(content)
@@ -177,6 +188,7 @@ FOLDERS = [
     ("rope-partial", config(partial_rotary_factor=0.5), ["partial_rotary_factor"]),
     ("layer-types-short", config(model_type="qwen2", layer_types=["full_attention"]), ["layer_types"]),
     ("layer-types-word", config(model_type="qwen2", layer_types=["mamba"] * 3), ["layer_types"]),
+    ("layer-types-no-window", config(model_type="qwen2", layer_types=["sliding_attention"] * 3), ["sliding_window"]),
     ("layers-list", config(model_type="comp_llama", per_layer_config=[LAYER]), ["per_layer_config"]),
     ("layers-beyond", layers(**{"7": LAYER}), ["per_layer_config", "'7'"]),
     ("layers-name", layers(first=LAYER), ["per_layer_config", "'first'"]),
@@ -237,6 +249,8 @@ FOLDERS = [
     ("tokenizer-pipe", pipe("tokenizer.json"), ["pipe", "tokenizer.json"]),
     ("tokenizer-config-pipe", pipe("tokenizer_config.json"), ["pipe", "tokenizer_config.json"]),
     ("tokenizer-config-list", text("tokenizer_config.json", "[]"), ["object", "tokenizer_config.json"]),
+    ("tokenizer-half-a-letter", settings("tokenizer_config.json", x="\ud800"), ["JSON", "tokenizer_config.json"]),
+    ("tokenizer-panics", tokenizer(lambda t: t["post_processor"]["special_tokens"].clear()), ["tokenizer", "Panic"]),
     ("tokenizer-class", settings("tokenizer_config.json", tokenizer_class=7), ["tokenizer"]),
     ("tokenizer-of-another", config(vocab_size=500), ["tokens below vocab_size, 500", "511"]),
     ("template-number", settings("tokenizer_config.json", chat_template=7), ["chat template", "7"]),
