@@ -43,7 +43,13 @@ LONG = (
 # Tests that start processes, kernels or clusters, or read the real model: `make check` leaves them out.
 SLOW = ("test_kit.py", "test_browser.py", "test_others.py", "compare/test_cluster.py", "compare/test_grid.py")
 SLOW += ("lessons/test_notebook", "lessons/test_cache.py", "evaluation/test_zero_shot.py", "models/test_save.py")
-SLOW += ("on_device/test_benchmark.py", "on_device/test_gguf_export.py", "cli/test_cli_gguf.py", "system/")
+SLOW += (
+    "on_device/test_benchmark.py",
+    "on_device/test_gguf_export.py",
+    "cli/test_cli_gguf.py",
+    "system/",
+    "hostile/test_fuzz.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -31,7 +31,8 @@ def family_called(model_type: object) -> Family:
     if not isinstance(model_type, str) or model_type not in _BY_TYPE:
         raise InputError(
             "expected a LLaMA-class model (RMSNorm, gated MLP, rotary attention: model_type"
-            f" {', '.join(MODEL_TYPES)}), got model_type {model_type!r}; choose a model of one of these families"
+            f" {', '.join(MODEL_TYPES)}), got model_type {str(model_type)[:60]!r};"
+            " choose a model of one of these families"
         )
     return _BY_TYPE[model_type]
 
@@ -55,8 +56,12 @@ def check_config(fields: dict[str, Any]) -> Family:
     """The family of a config.json with this content. Raises InputError unless it is known, and the weights plain."""
     family, quantised = family_called(fields.get("model_type")), fields.get("quantization_config")
     if quantised is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise InputError(
-            f"expected plain weights, got weights quantised with {quantised.get('quant_method', 'some method')!r};"
+            f"expected plain weights, got weights quantised with {str(method or 'some method')[:40]!r};"
             " choose the unquantised model, prune it, and quantise the result"
         )
+    for field, other in family.becomes.items():
+        if field in fields:
+            family_called(other)
     return family

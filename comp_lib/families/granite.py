@@ -20,6 +20,7 @@ class Granite(Llama):
     layer_class = "GraniteDecoderLayer"
     gguf: str | None = "granite"
     gguf_per_layer = None
+    gguf_rope: tuple[str, ...] = ("default",)
     per_layer = False
 
     def gguf_fields(self, config: Any) -> dict[str, Any]:

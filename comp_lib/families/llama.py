@@ -26,6 +26,9 @@ class Llama(Family):
     gguf_interleaved: dict[str, str] = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
     gguf_activations: tuple[str, ...] = ("silu", "swish")
     gguf_norm_shift = 0.0
+    gguf_square = False
+    gguf_rope: tuple[str, ...] = ("default", "linear", "llama3")
+    becomes: dict[str, str] = {}
     per_layer = True
     aims: tuple[str, ...] = ("self", "dense")
     whole_attention = False

@@ -14,6 +14,7 @@ class Mistral(Llama):
     layer_class = "MistralDecoderLayer"
     bias_fields = {}
     gguf_per_layer = None
+    becomes = {"layer_types": "ministral"}
     per_layer = False
 
     def window(self, config: Any) -> int | None:

@@ -25,6 +25,7 @@ class PostNorm(Llama):
     bias_fields = {}
     gguf: str | None = None
     gguf_per_layer = None
+    gguf_rope: tuple[str, ...] = ("default",)
     per_layer = False
     aims: tuple[str, ...] = ("self",)
 

@@ -63,6 +63,12 @@ class Family(Protocol):
     def gguf_refusal(self, config: Any) -> str | None:
         """What llama.cpp cannot express of a model with this config; None: nothing."""
 
+    gguf_square: bool
+    """Whether llama.cpp counts on heads whose outputs, side by side, are as wide as the stream."""
+    gguf_rope: tuple[str, ...]
+    """Types of rotary positions that llama.cpp has here: all but `default` need the tensor of factors to be read."""
+    becomes: dict[str, str]
+    """Field of config.json -> the other model type as which transformers reads a folder that has it."""
     per_layer: bool
     """Whether a model with other widths in each layer can be saved (see `models.per_layer_llama`)."""
     aims: tuple[str, ...]

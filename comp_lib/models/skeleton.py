@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ..families.protocol import Model
 
+ATTENTION = "sdpa"  # torch's own: what computes attention, whatever a config says
+
 
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Model:
     """The model that `config` (which is copied) describes, in evaluation mode, on the device meta: shapes only.
@@ -20,7 +22,7 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Mode
     >>> skeleton(LlamaConfig(num_hidden_layers=2)).num_parameters()
     666914816
     """
-    options = {"dtype": dtype or config.dtype, "attn_implementation": "sdpa"}
+    options = {"dtype": dtype or config.dtype, "attn_implementation": ATTENTION}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **options)
     model.tie_weights()

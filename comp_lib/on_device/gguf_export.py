@@ -32,7 +32,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, nearest
 from ..families import FAMILIES, family_of
-from ..families.protocol import Model
+from ..families.protocol import Family, Model
 from ..models.load import open_model
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
@@ -109,10 +109,7 @@ def export_gguf(
     if architecture is None or reason is not None:
         wanted = f"a model that llama.cpp runs (one of {', '.join(EXPORTED)})"
         raise InputError(f"expected {wanted}, got {config.model_type} with {reason}: use the folder itself")
-    activation = getattr(config, "hidden_activation", None) or config.hidden_act  # Gemma has its own word
-    if activation not in family.gguf_activations:
-        wanted = f"the activation {family.gguf_activations[0]}, the only one that llama.cpp has here"
-        raise InputError(f"expected {wanted}, got {activation}: not exported")
+    _check_runs(config, shape, family)
     _check_widths(shape, kind)
     tensors: dict[str, Any] = {**_tensors(folder, outline, architecture, kind), **_rope_factors(outline, shape)}
     metadata = _metadata(outline, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
@@ -142,6 +139,22 @@ def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> P
     if target.exists() and not overwrite:
         raise InputError(f"expected a new file, got {file}, which is there: choose another name or say --overwrite")
     return target
+
+
+def _check_runs(config: Any, shape: Shape, family: Family) -> None:
+    """Raises InputError for what the family's architecture in llama.cpp does not read from a file, or refuses."""
+    activation = getattr(config, "hidden_activation", None) or config.hidden_act  # Gemma has its own word
+    if activation not in family.gguf_activations:
+        wanted = f"the activation {family.gguf_activations[0]}, the only one that llama.cpp has here"
+        raise InputError(f"expected {wanted}, got {activation}: not exported")
+    rotation, known = family.rope_settings(config).get("rope_type", "default"), family.gguf_rope
+    if rotation not in known:
+        wanted = f"rope scaling that llama.cpp's {family.gguf} reads ({', '.join(known)})"
+        raise InputError(f"expected {wanted}, got {rotation}: not exported")
+    width = shape.kv_groups[0] * shape.group_heads * shape.head_dim
+    if family.gguf_square and width != shape.hidden:
+        wanted = f"heads that are together as wide as the stream, {shape.hidden}, as llama.cpp's {family.gguf} has them"
+        raise InputError(f"expected {wanted}, got {width}: not exported; prune with all KV groups kept")
 
 
 def _check_widths(shape: Shape, kind: str) -> None:
@@ -208,8 +221,6 @@ def _rope_factors(outline: Model, shape: Shape) -> dict[str, np.ndarray]:
     kind = settings.get("rope_type", "default")
     if kind == "default":
         return {}
-    if kind not in ("linear", "llama3"):
-        raise InputError(f"expected rope scaling of type linear or llama3, or none, got {kind}: not exported")
     scaled = LlamaRotaryEmbedding(config=config).inv_freq
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
     return {"rope_freqs.weight": (settings["rope_theta"] ** -exponents / scaled).numpy()}

@@ -15,15 +15,17 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError
 from . import hashes
 from .atomic import fsync
+from .untrusted import ordinary, read_object, short
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be stored as
 LARGEST = "5GB"  # of a file, as users of the Hub expect
 PIECE = 16 << 20  # bytes read, written or hashed at a time
 SMALL = (".json", ".jinja", ".model", ".txt")  # endings of what is not weights, and decides the result too
@@ -31,24 +33,54 @@ Range = tuple[str, int, int, str]
 """A part of a file and what is in it: name of the file, first byte, number of bytes, SHA-256."""
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors that hold the weights of a model folder: the ones that transformers would read.
+
+    One `model.safetensors` goes before an index. Raises InputError: neither, a broken index, a shard that is not there
+    or that the index looks for in another folder.
+    """
+    if (folder / SINGLE).exists() or (folder / SINGLE).is_symlink():
+        return [ordinary(folder / SINGLE)]
+    index = folder / INDEX
+    if not index.exists():
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
+        got = f"{', '.join(pickles[:3]) or 'none'}; pickles can run code and are not read"
+        advice = "save the model with save_pretrained first"
+        raise InputError(f"expected weights as *.safetensors in {str(folder)!r}, got {got}: {advice}")
+    content = read_object(index)
+    shards = content.get("weight_map")
+    if not isinstance(content.get("metadata"), dict) or not isinstance(shards, dict) or not shards:
+        raise InputError(f"expected metadata and a weight_map in {index}, got others; fetch or save the model again")
+    for name in shards.values():
+        if not isinstance(name, str) or "/" in name or "\\" in name or not name.endswith(".safetensors"):
+            raise InputError(f"expected names of *.safetensors beside {index}, got {short(name)}; save the model again")
+    return [ordinary(folder / name) for name in sorted(set(shards.values()))]
+
+
 class TensorFiles:
     """The tensors of a model folder, by name."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Raises InputError when there are no safetensors, or one that the index names is not there."""
+        """Raises InputError: no safetensors, one that is missing or cut off, a tensor twice or not of floats."""
         self.folder = Path(folder)
-        names = {SINGLE}
-        if (self.folder / INDEX).is_file():
-            names = set(json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        self.files = [self.folder / name for name in sorted(names)]
+        self.files = weight_files(self.folder)
         self.where: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
-            if not path.is_file():
-                raise InputError(f"expected {path.name} in {self.folder}, got none; fetch or save the model again")
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  not a dictionary
-                    self.where[name], self.shapes[name] = path, tuple(file.get_slice(name).get_shape())
+            try:
+                with safe_open(path, framework="pt") as file:  # which checks the header, and the size against it
+                    self._list(path, file)
+            except (SafetensorError, OSError) as error:
+                got = f"{path}: {error}; fetch or save it again"
+                raise InputError(f"expected complete safetensors, got {got}") from error
+
+    def _list(self, path: Path, file: Any) -> None:
+        for name in file.keys():  # noqa: SIM118  not a dictionary
+            part = file.get_slice(name)
+            if name in self.where or part.get_dtype() not in FLOATS:
+                got = f"a second one in {path.name}" if name in self.where else f"{part.get_dtype()} in {path.name}"
+                raise InputError(f"expected {name} once and in {', '.join(FLOATS)}, got {got}; save the model again")
+            self.where[name], self.shapes[name] = path, tuple(part.get_shape())
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""

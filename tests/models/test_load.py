@@ -7,8 +7,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -439,41 +439,70 @@ def test_a_conversion_is_saved_in_shards(cache, gguf_file, monkeypatch):
 
 
 def test_two_processes_that_convert_at_once_end_well(cache, gguf_file, monkeypatch):
-    rename = os.rename
+    convert = gguf_files._convert
 
-    def slower(source, target):
-        shutil.copytree(source, target)  # what the quicker one has put there meanwhile
-        rename(source, target)
+    def slower(path, folder):
+        convert(path, folder)
+        quicker = next(cache.glob(".gguf-*")).name[1:].partition(".")[0]
+        shutil.copytree(folder, cache / quicker)  # what another process has put there meanwhile
 
-    monkeypatch.setattr(gguf_files.os, "rename", slower)
+    monkeypatch.setattr(gguf_files, "_convert", slower)
     assert torch.isfinite(logits(load_model(gguf_file)[0])).all()
-    assert len(list(cache.iterdir())) == 1
+    assert [path.name[:5] for path in cache.iterdir()] == ["gguf-"]
 
 
 def test_a_conversion_that_fails_leaves_nothing(cache, gguf_file, monkeypatch):
-    def interrupted(source, target):
+    convert = gguf_files._convert
+
+    def interrupted(path, folder):
+        convert(path, folder)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(gguf_files.os, "rename", interrupted)
+        patch.setattr(gguf_files, "_convert", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_model(gguf_file)
     assert not list(cache.iterdir())
     load_model(gguf_file)
 
 
-def test_what_a_killed_conversion_left_is_swept(cache, gguf_file):
-    for name, age in (("old", 25 * 3600), ("new", 60)):
-        path = cache / f"{gguf_files.STAGING}{name}"
+def test_what_a_killed_conversion_left_is_swept_whatever_the_clock_says(cache, gguf_file):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left, used = (cache / f".gguf-1-abc.partial-{pid}" for pid in (int(dead.stdout), os.getppid()))
+    for path in (left, used):
         path.mkdir(parents=True)
-        (path / "file").write_text("half")
-        os.utime(path, (time.time() - age,) * 2)
+        os.utime(path, (0, 0))
     load_model(gguf_file)
-    assert {path.name[:15] for path in cache.iterdir() if path.name.startswith(".")} == {f"{gguf_files.STAGING}new"}
+    assert used.is_dir() and not left.exists()
+
+
+def spoil_header(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:100])
+
+
+def spoil_numbers(shard: Path) -> None:
+    weights = load_file(shard)
+    next(iter(weights.values())).view(-1)[0] = math.nan
+    save_file(weights, shard, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, spoil_header, spoil_numbers], ids=["gone", "cut", "nan"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "*.safetensors"])
+def test_a_conversion_that_was_damaged_is_made_anew(cache, gguf_file, damage, name):
+    first, _ = load_model(gguf_file)
+    path = next(cache.glob(f"*/{name}"))
+    if damage is spoil_numbers and path.suffix == ".json":
+        damage = spoil_header
+    before = logits(first)
+    shutil.copy(path, cache / "copy")  # not in the memory map of the first model
+    os.replace(cache / "copy", path)
+    damage(path)
+    assert torch.equal(logits(load_model(gguf_file)[0]), before)
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_no_room_for_a_conversion(cache, gguf_file, monkeypatch):
-    monkeypatch.setattr(gguf_files.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     refused(gguf_file, "MB", "free", "COMP_LIB_CACHE")
     assert not list(cache.iterdir())
 

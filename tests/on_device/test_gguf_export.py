@@ -29,6 +29,9 @@ from comp_lib.system import atomic
 
 CLOSE = 0.02  # nats: llama.cpp rounds more than torch; rows in the wrong order cost several
 
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+LLAMA3 = VARIANTS["rope-llama3"]["rope_parameters"]
+
 
 @pytest.fixture
 def saved(tmp_path, tokenizer):
@@ -250,9 +253,16 @@ def test_widths_that_blocks_cannot_hold(saved, tmp_path, overrides, match, kind)
 @pytest.mark.parametrize(
     ("name", "overrides", "match"),
     [
-        ("rope-dynamic", {}, "rope scaling of type linear or llama3, or none, got dynamic"),
+        ("rope-dynamic", {}, "rope scaling that llama.cpp's llama reads .default, linear, llama3., got dynamic"),
+        ("qwen2", {"rope_parameters": LINEAR}, "rope scaling that llama.cpp's qwen2 reads .default., got linear"),
+        ("qwen2", {"rope_parameters": LLAMA3}, "rope scaling that llama.cpp's qwen2 reads .default., got llama3"),
+        ("qwen2", {"head_dim": 12}, "as wide as the stream, 32, as llama.cpp's qwen2 has them, got 48"),
+        ("gqa", {"rms_norm_eps": 0.0}, "rms_norm_eps to be a number from .* got 0.0"),
+        ("gqa", {"rms_norm_eps": -1e-6}, "rms_norm_eps to be a number from .* got -1e-06"),
+        ("gqa", {"rms_norm_eps": float("nan")}, "rms_norm_eps to be a number"),
+        ("gqa", {"rms_norm_eps": float("inf")}, "rms_norm_eps to be a number"),
         ("gqa", {"hidden_act": "gelu"}, "activation silu.*got gelu"),
-        ("gqa", {"vocab_size": 500}, "at most 500 tokens.*got 512"),
+        ("gqa", {"vocab_size": 500}, "tokens below vocab_size, 500, got 511"),
     ],
 )
 def test_models_that_llama_cpp_would_not_compute(saved, tmp_path, name, overrides, match):
