@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from headline import keep, options
+from readme import general
 from zero_shot import answers
 
 from comp_lib.calibration.text import KINDS, load_text
@@ -90,23 +91,21 @@ def main() -> None:
 
 
 def figure(path: Path) -> None:
-    """Extra loss by kind of text, a colour for each method, with 95% intervals."""
-    rows = [row for row in json.loads(FILE.read_text("utf-8")) if row["calibration"] == "general"]
-    rows.sort(key=lambda row: row["mean"])
-    names = list(rows[0]["increases"])
+    """Extra loss by kind of text, a colour for each method, with 95% intervals; of several seeds the first."""
+    found = general()
+    names = list(next(iter(found.values()))[0]["increases"])
     picture, axes = figure_with_axes(
         (8.6, 0.5 * len(names) + 1.4), xlabel="loss above the dense model (nats per token)"
     )
-    for number, row in enumerate(rows):
-        settings = row["settings"]
-        label = f"comp, {settings['widths']} widths" if settings["method"] == "comp" else settings["method"]
+    for number, ((method, widths), (row, *_)) in enumerate(found.items()):
+        label = f"comp, {widths.split(',')[0]} widths" if method == "comp" else method
         middle, low, high = zip(*(row["increases"][name] for name in names), strict=True)
         spans = [[m - b for m, b in zip(middle, low, strict=True)], [t - m for m, t in zip(middle, high, strict=True)]]
-        places = [place + 0.18 * (number - (len(rows) - 1) / 2) for place in range(len(names))]
+        places = [place + 0.18 * (number - (len(found) - 1) / 2) for place in range(len(names))]
         axes.errorbar(middle, places, xerr=spans, fmt="o", capsize=3, label=label, color=COLOURS[number])
     axes.set_yticks(range(len(names)), [name.removesuffix(".txt") for name in names])
     axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None))
-    axes.legend(ncols=len(rows), **ABOVE)
+    axes.legend(ncols=len(found), **ABOVE)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_picture(picture, path)
 

@@ -29,29 +29,41 @@ FAMILIES_START, FAMILIES_END = "<!-- families, by benchmarks/readme.py -->", "<!
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
 
-def kinds() -> str:
-    """Increase of the loss on each kind of text, and the mean, for each method that was calibrated on "general"."""
+def general() -> dict[tuple[str, str], list[dict]]:
+    """(method, widths) -> its rows that were calibrated on "general", one for each seed; the least increase first."""
     rows = [row for row in json.loads(KINDS.read_text("utf-8")) if row["calibration"] == "general"]
     first = rows[0]
-    same = ("model", "sequences", "length", "windows", "seed")
-    assert all(all(row[name] == first[name] for name in same) for row in rows)
-    rows.sort(key=lambda row: row["mean"])
-    names = list(first["increases"])
+    assert all(all(row[name] == first[name] for name in ("model", "sequences", "length", "windows")) for row in rows)
+    found: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        found.setdefault((row["settings"]["method"], widths(row["settings"])), []).append(row)
+    return dict(sorted(found.items(), key=lambda item: fmean(row["mean"] for row in item[1])))
+
+
+def kinds() -> str:
+    """Increase of the loss on each kind of text, and the mean, for each method that was calibrated on "general"."""
+    found = general()
+    first = next(iter(found.values()))[0]
+    names, seeds = list(first["increases"]), sorted({len(rows) for rows in found.values()})
     lines = [
         f"A fifth of {first['model']}'s decoder goes; {first['sequences']} x {first['length']} tokens of `general` "
         f"calibrate, the same for all. Increase of the loss in\nnats per token on {first['windows']} x 512 tokens of "
-        f"each kind of text, and on text of which nothing calibrates; one seed.",
+        f"each kind of text, and on text of which nothing calibrates: means of {' or '.join(map(str, seeds))} seed"
+        f"{'s' * (seeds[-1] > 1)}, with the smallest and the largest.",
         "",
         f"| method | widths | mean | {' | '.join(name.removesuffix('.txt') for name in names)} |",
         f"|---|---|{'---:|' * (len(names) + 1)}",
     ]
-    for row in rows:
-        increases = " | ".join(f"{row['increases'][name][0]:.2f}" for name in names)
-        lines.append(f"| {row['settings']['method']} | {widths(row['settings'])} | {row['mean']:.3f} | {increases} |")
-    peer = min((row for row in rows if row["settings"]["method"] != "comp"), key=lambda row: row["mean"])
-    ours = [row for row in rows if row["settings"]["method"] == "comp"]
-    parts = ", ".join(f"{row['mean'] / peer['mean']:.2f} ({widths(row['settings'])})" for row in ours)
-    lines.append(f"\nOf the increase of the best peer, {peer['settings']['method']}, COMP's mean is {parts}.")
+    means = {}
+    for (method, width), rows in found.items():
+        increases = " | ".join(f"{fmean(row['increases'][name][0] for row in rows):.2f}" for name in names)
+        values = [row["mean"] for row in rows]
+        means[method, width] = fmean(values)
+        span = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+        lines.append(f"| {method} | {width} | {fmean(values):.3f}{span} | {increases} |")
+    peer = min((name for name in means if name[0] != "comp"), key=means.__getitem__)
+    ours = ", ".join(f"{means[name] / means[peer]:.2f} ({name[1]})" for name in means if name[0] == "comp")
+    lines.append(f"\nOf the increase of the best peer, {peer[0]}, COMP's mean is {ours}.")
     return "\n".join(lines)
 
 

@@ -462,7 +462,21 @@ def test_a_gguf_file_that_transformers_cannot_read_is_refused_by_name(name, tmp_
         open_streamed(file)
 
 
-@pytest.mark.parametrize("name, kind", [("gqa", "f32"), ("tied", "q8_0"), ("qwen2", "f16"), ("gemma3", "f32")])
+@pytest.mark.parametrize("name", ["gemma3", "phi3", "olmo2", "granite"])
+def test_tensors_of_a_gguf_file_are_those_of_the_folder(name, tmp_path, tokenizer):
+    """Gemma's norms among them, which such a file holds with 1 added."""
+    parent, model = saved(tmp_path / "parent", name, **PATTERNS.get(name, {}))
+    tokenizer.save_pretrained(parent)
+    source = Streamed(export_gguf(parent, tmp_path / "model.gguf", "f32"), model.config)
+    layers = zip(source.model.layers, model.model.layers, strict=True)
+    for ours, theirs in ((source.model.norm, model.model.norm), *layers):
+        for key, value in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[key], value)
+    (norm,) = source.files.pieces("model.norm.weight", torch.float32)
+    torch.testing.assert_close(norm, model.model.norm.weight.data)
+
+
+@pytest.mark.parametrize("name, kind", [("gqa", "f32"), ("tied", "q8_0"), ("qwen2", "f16")])
 def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypatch):
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
     parent, _ = saved(tmp_path / "parent", name, intermediate_size=64, **PATTERNS.get(name, {}))  # blocks of q8_0
