@@ -25,11 +25,8 @@ from ..system.tensor_files import TensorFiles
 from ..system.untrusted import LARGE, SMALL, ordinary, read_object, short
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-SETTINGS: tuple[str, ...] = ("config.json", "generation_config.json", "tokenizer_config.json")
-SETTINGS += (
-    "special_tokens_map.json",
-    "added_tokens.json",
-)  # what transformers reads beside the weights as JSON, each an object
+# what transformers reads beside the weights as JSON, each an object
+SETTINGS = ("config", "generation_config", "tokenizer_config", "special_tokens_map", "added_tokens")
 LIMITS = dict.fromkeys((*TOKENIZER_FILES, "merges.txt", "vocab.txt", "tekken.json"), LARGE)  # bytes, by name
 ENDINGS = {".jinja": SMALL, ".model": LARGE}  # the same by ending; all other files are not read
 TEMPLATES = "additional_chat_templates"  # the one folder in a model folder that is read
@@ -187,7 +184,7 @@ def check_folder(folder: Path) -> TensorFiles:
         if path.is_dir() or not path.exists():
             continue
         ordinary(path, LIMITS.get(path.name, ENDINGS.get(path.suffix)))
-        if path.name in SETTINGS:
+        if path.suffix == ".json" and path.stem in SETTINGS:
             read_object(path)
     files = TensorFiles(folder)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
