@@ -25,8 +25,10 @@ from ..system.tensor_files import TensorFiles
 from ..system.untrusted import LARGE, SMALL, ordinary, read_object, short
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-OF_TOKENIZERS = (*TOKENIZER_FILES, "merges.txt", "vocab.txt")  # may be LARGE; what else is read is SMALL
-READ = (".json", ".jinja", ".txt", ".model")  # endings of what transformers may open beside the weights
+# what transformers reads beside the weights as JSON, each an object
+SETTINGS = ("config", "generation_config", "tokenizer_config", "special_tokens_map", "added_tokens")
+LIMITS = dict.fromkeys((*TOKENIZER_FILES, "merges.txt", "vocab.txt", "tekken.json"), LARGE)  # bytes, by name
+ENDINGS = {".jinja": SMALL, ".model": LARGE}  # the same by ending; all other files are not read
 TEMPLATES = "additional_chat_templates"  # the one folder in a model folder that is read
 REDIRECTS = re.compile(r"adapter_config\.json|shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -201,9 +203,8 @@ def check_folder(folder: Path) -> TensorFiles:
             raise InputError(f"expected one model in {folder}, got {path.name}, which stands for another; {advice}")
         if path.is_dir() or not path.exists():
             continue
-        known = path.name in OF_TOKENIZERS
-        ordinary(path, LARGE if known else SMALL if path.suffix in READ else None)
-        if path.suffix == ".json" and not known:
+        ordinary(path, LIMITS.get(path.name, ENDINGS.get(path.suffix)))
+        if path.suffix == ".json" and path.stem in SETTINGS:
             read_object(path)
     files = TensorFiles(folder)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from variants import build
 
 from comp_lib.errors import InputError
+from comp_lib.models.door import check_sizes, honoured
 from comp_lib.models.load import check_memory, load_model, open_model
 from comp_lib.scale.model_on_disk import open_streamed
 from comp_lib.system.tensor_files import INDEX, SINGLE
@@ -279,6 +280,7 @@ GOOD = [  # what looks odd and is in use
     ("shards-in-the-cache", also(shards("b.safetensors"), link("b.safetensors", "../a.safetensors"))),
     ("sampling-in-greedy", settings("generation_config.json", temperature=0.6, do_sample=False)),
     ("tokenizer-code", settings("tokenizer_config.json", auto_map={"AutoTokenizer": [None, "own.T"]})),
+    ("papers-of-a-trainer", also(text("trainer_state.json", "[]"), large("trainer_state.json", 200 << 20))),
     ("templates", settings("tokenizer_config.json", chat_template=[{"name": "default", "template": "{{ x }}"}])),
 ]
 
@@ -291,6 +293,13 @@ def equal(tensors):
 def folder(parent, tmp_path) -> Path:
     shutil.copytree(parent, tmp_path / "model")
     return tmp_path / "model"
+
+
+def test_the_largest_models_pass():
+    large = {"hidden_size": 16_384, "intermediate_size": 53_248, "num_hidden_layers": 200, "vocab_size": 300_000}
+    large |= {"num_attention_heads": 128, "num_key_value_heads": 8, "rope_theta": 5e8, "model_type": "llama"}
+    assert honoured(large, "x") == large and AutoConfig.for_model(**large).hidden_size == 16_384
+    check_sizes(AutoConfig.for_model(**large).to_dict(), "x")
 
 
 @pytest.mark.timeout(60)

@@ -31,7 +31,7 @@ from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.families import check_config, family_called
-from comp_lib.models import gguf_files
+from comp_lib.models import gguf_files, load
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.per_layer_llama import CompLlamaConfig, CompLlamaForCausalLM
 from comp_lib.models.reading import check_finite
@@ -233,6 +233,22 @@ def test_another_kind_of_file(tmp_path):
 
 def test_the_hub_out_of_reach():
     refused("someone/some-model", "reachable Hub id", "'someone/some-model'", "connection", "local folder")
+
+
+def test_a_model_of_the_hub_is_a_folder_once_it_is_fetched(folder, monkeypatch):
+    path, fetched = folder(), []
+
+    def snapshot(name, allow_patterns, ignore_patterns):
+        fetched.append(allow_patterns)
+        return str(path)
+
+    monkeypatch.setattr(load, "snapshot_download", snapshot)
+    model, _ = load_model("someone/some-model")
+    assert torch.equal(logits(model), logits(load_model(path)[0])) and model.name_or_path == "someone/some-model"
+    assert fetched == [["config.json"], list(load.FILES)]
+    edit_config(path, num_hidden_layers=0)
+    refused("someone/some-model", "num_hidden_layers")
+    assert fetched[2:] == [["config.json"]]  # its weights are not fetched
 
 
 def test_a_folder_without_config(folder):
