@@ -97,6 +97,8 @@ def _check_output(option: str, path: Path, endings: tuple[str, ...] | None) -> N
     if (size := len(os.fsencode(path.name))) > LONGEST_NAME:
         got = f"{size} in {path.name[:30]!r}...: shorten it"
         raise InputError(f"expected {option} with a name of at most {LONGEST_NAME} bytes, got {got}")
+    if endings is None and path.exists() and not path.is_dir():
+        raise InputError(f"expected {option} to be a folder, got the file {path}: choose another name")
     if endings is not None and path.is_dir():
         raise InputError(f"expected {option} to be a file, got the folder {path}: name a file in it")
     if endings and path.suffix.lower() not in endings:
