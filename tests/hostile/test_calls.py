@@ -124,6 +124,7 @@ ROWS = [
     ("inspect", "MODEL={escape}", r"\x1b[31m"),
     ("prune", "MODEL={tmp}/loop", "symbolic links"),
     ("prune", "MODEL={tmp}/empty", "config.json"),
+    ("inspect", "MODEL=~no-such-user/model", "a home that is there"),
     ("generate", "MODEL={tmp}/loop/model", "symbolic links"),
     ("evaluate", "MODEL={tmp}/loop", "symbolic links"),
     ("evaluate", "--against {tmp}/loop", "symbolic links"),
@@ -163,6 +164,8 @@ ROWS = [
     # --- places to write to
     ("prune", "--out /", "--out"),
     ("prune", "--out {tmp}/loop", "symbolic links"),
+    ("prune", "--out ~no-such-user/out", "a home that is there"),
+    ("compare", "--out ~no-such-user", "a home that is there"),
     ("prune", "--out {tmp}/{name}", "200 bytes"),
     ("prune", "--out {tmp}/{long}", "too long"),
     ("prune", "--out {tmp}/{half}", "UTF-8"),
