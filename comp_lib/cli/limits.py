@@ -57,7 +57,7 @@ def check(command: str, values: Mapping[str, Any], typed: Mapping[str, str]) -> 
                 if name in NAMES or isinstance(words, Path):
                     _check_name(typed[name], str(words))
         if isinstance(value, Path):
-            _check_output(typed[name], value.expanduser(), FILES.get(name))
+            _check_output(typed[name], value, FILES.get(name))
 
 
 def _check_number(option: str, value: int, limits: tuple[int, int] | None) -> None:
@@ -77,6 +77,8 @@ def _check_words(option: str, words: str) -> None:
 def _check_name(option: str, words: str) -> None:
     """What the system does not take as a name, or does not let this user read."""
     path = os.path.expanduser(words)
+    if words.startswith("~") and path == words:
+        raise InputError(f"expected {option} in a home that is there, got {words[:100]!r}: write ./ before the ~")
     try:
         folder = S_ISDIR(os.stat(path).st_mode)
         if not os.access(path, os.R_OK | (os.X_OK if folder else 0)):
@@ -92,12 +94,17 @@ def _check_name(option: str, words: str) -> None:
 
 def _check_output(option: str, path: Path, endings: tuple[str, ...] | None) -> None:
     """Something to write: not the root, nor a name that leaves no room. endings: of a file; None: it is a folder."""
+    path = path.expanduser()
     if path.resolve() == Path(path.resolve().anchor):
         raise InputError(f"expected {option} to be a place of its own, got {path}: name something inside it")
     if (size := len(os.fsencode(path.name))) > LONGEST_NAME:
         got = f"{size} in {path.name[:30]!r}...: shorten it"
         raise InputError(f"expected {option} with a name of at most {LONGEST_NAME} bytes, got {got}")
+    if endings is None and path.exists() and not path.is_dir():
+        raise InputError(f"expected {option} to be a folder, got the file {path}: choose another name")
     if endings is not None and path.is_dir():
         raise InputError(f"expected {option} to be a file, got the folder {path}: name a file in it")
     if endings and path.suffix.lower() not in endings:
-        raise InputError(f"expected {option} to be a {' or '.join(endings)} file, got {path.name!r}: rename it")
+        raise InputError(
+            f"expected {option} to be a {' or '.join(endings)} file, got {path.name!r}: choose another name"
+        )

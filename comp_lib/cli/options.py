@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from typer import Argument, Option
@@ -98,6 +99,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @refusals()
     def flat(**values: Any) -> None:
         limits.check(function.__name__, values, typed)
+        values |= {name: value.expanduser() for name, value in values.items() if isinstance(value, Path)}
         if group is not None:
             values["options"] = group(**{name: values.pop(name) for name in fields})
         function(**values)

@@ -121,8 +121,10 @@ ROWS = [
     ("inspect", "MODEL=", "config.json"),
     ("inspect", "MODEL={tmp}/notes[/red].txt", "notes[/red].txt"),
     ("inspect", "MODEL=/dev/null", "/dev/null"),
+    ("inspect", "MODEL={escape}", r"\x1b[31m"),
     ("prune", "MODEL={tmp}/loop", "symbolic links"),
     ("prune", "MODEL={tmp}/empty", "config.json"),
+    ("inspect", "MODEL=~no-such-user/model", "a home that is there"),
     ("generate", "MODEL={tmp}/loop/model", "symbolic links"),
     ("evaluate", "MODEL={tmp}/loop", "symbolic links"),
     ("evaluate", "--against {tmp}/loop", "symbolic links"),
@@ -162,12 +164,15 @@ ROWS = [
     # --- places to write to
     ("prune", "--out /", "--out"),
     ("prune", "--out {tmp}/loop", "symbolic links"),
+    ("prune", "--out ~no-such-user/out", "a home that is there"),
+    ("compare", "--out ~no-such-user", "a home that is there"),
     ("prune", "--out {tmp}/{name}", "200 bytes"),
     ("prune", "--out {tmp}/{long}", "too long"),
     ("prune", "--out {tmp}/{half}", "UTF-8"),
     ("prune", "--out {tmp}/notes[/red].txt", "notes[/red].txt"),
     ("demo", "--out /", "--out"),
     ("demo", "--out {tmp}/loop", "symbolic links"),
+    ("demo", "--out /dev/null", "to be a folder"),
     ("demo", "--out {tmp}/{name}", "200 bytes"),
     ("demo", "--out {tmp}/{half}", "UTF-8"),
     ("compare", "--out /", "--out"),
@@ -211,7 +216,7 @@ def place(tmp_path, parent, gguf, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
     words = {"nul": "\0", "half": "\udcff", "long": "n" * 300, "name": "n" * 250, "million": "n" * 1_000_001}
-    words |= {"digits": "9" * 400, "many": ",".join(map(str, range(1, 200)))}
+    words |= {"digits": "9" * 400, "escape": "\x1b[31m", "many": ",".join(map(str, range(1, 200)))}
     return words | {"tmp": tmp_path, "model": parent, "gguf": gguf}
 
 
