@@ -9,6 +9,7 @@ back as transformers has them.
 
 from __future__ import annotations
 
+import json
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,6 @@ from ..system import hashes
 from ..system.atomic import check_room, staged, tidy
 from ..system.machine import cache_folder
 from ..system.tensor_files import PIECE, finite, rows_in
-from .door import check_folder
 from .gguf_header import check_header
 from .reading import check_finite, quiet, read_config, read_tokenizer, read_weights, refusing
 
@@ -35,7 +35,8 @@ from .reading import check_finite, quiet, read_config, read_tokenizer, read_weig
 # map only when no tensor of it is left: one large file would keep the whole dense model in memory until the end of a
 # pruning run that replaces its layers one by one.
 SHARD_SIZE = "16MB"
-CONVERSION = 2  # counts up when a conversion changes, so that those of older versions are not read
+STAMP = "converted.stamp"  # in a conversion: what its files were like when they were written
+CONVERSION = 3  # counts up when a conversion changes, so that those of older versions are not read
 
 
 def is_gguf(name: str | Path) -> bool:
@@ -100,6 +101,7 @@ def convert_gguf(path: Path) -> Path:
             tidy(cache / left.name[1:].partition(".")[0])  # of a process that is no more
         with staged(target) as partial:  # takes the place of a damaged one, or of an equal one that was quicker
             _convert(path, partial)
+            (partial / STAMP).write_text(json.dumps(_stats(partial)), encoding="utf-8")
     except OSError as error:
         got = f"{error}; free it, or set COMP_LIB_CACHE"
         raise InputError(f"expected to write a converted model to {cache}, got {got}") from error
@@ -107,16 +109,17 @@ def convert_gguf(path: Path) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a conversion is still what it was when it was written: disks get full, and machines lose power."""
+    """Whether a conversion is still what was written: disks get full, and people change files."""
     try:
-        read_tokenizer(str(folder), read_config(str(folder)))
-        files = check_folder(folder)
-        for name in files.shapes:
-            for _ in files.pieces(name, torch.float32):  # each is checked to be finite
-                pass
-    except InputError:
+        return bool(json.loads((folder / STAMP).read_text("utf-8")) == _stats(folder))
+    except (OSError, ValueError):
         return False
-    return True
+
+
+def _stats(folder: Path) -> dict[str, list[int]]:
+    """Size and time of the last change of each file but the stamp."""
+    paths = [path for path in folder.iterdir() if path.name != STAMP]
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 
 
 def _convert(path: Path, folder: Path) -> None:

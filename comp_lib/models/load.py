@@ -61,7 +61,7 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
     target = available_device(device)
     folder, config, tokenizer = open_model(name)
     model = read_weights(str(folder), DTYPES[dtype], config)
-    check_finite(model)
+    check_finite(model, folder)
     model.generation_config = read_generation(str(folder), config)
     # by the name that the user knows, not the cache folder
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)

@@ -134,10 +134,10 @@ def check_names(problems: Mapping[str, Collection[str]], place: str | Path) -> N
             raise InputError(f"expected the weights that config.json describes, got {got}; fetch or save it again")
 
 
-def check_finite(model: Model) -> None:
+def check_finite(model: Model, place: str | Path = "") -> None:
     """Raises InputError that names the first parameter with a NaN or an infinity in it."""
     for name, tensor in model.named_parameters():
-        finite(name, tensor.detach())
+        finite(name, tensor.detach(), place)
 
 
 @contextmanager

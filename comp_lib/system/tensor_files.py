@@ -85,7 +85,7 @@ class TensorFiles:
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""
         with safe_open(self.where[name], framework="pt") as file:
-            return finite(name, file.get_tensor(name).to(dtype, copy=True))
+            return finite(name, file.get_tensor(name).to(dtype, copy=True), self.folder)
 
     def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix: index (k,) -> (k, columns)."""
@@ -114,11 +114,13 @@ def rows_in(size: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return max(1, size // max(1, torch.Size(shape[1:]).numel() * dtype.itemsize))
 
 
-def finite(name: str, tensor: Tensor) -> Tensor:
-    """`tensor`. Raises InputError that names it when there is a NaN or an infinity in it."""
+def finite(name: str, tensor: Tensor, place: str | Path = "") -> Tensor:
+    """`tensor`. Raises InputError that names it and its `place` when there is a NaN or an infinity in it."""
     low, high = torch.aminmax(tensor)  # without a second tensor of this size
     if not (torch.isfinite(low) and torch.isfinite(high)):
-        raise InputError(f"expected finite weights, got NaN or infinity in {name}; fetch or save the model again")
+        got = f"NaN or infinity in {name}{f' of {place}' if place else ''}"
+        advice = "fetch or save the model again (what lies in the cache is made anew once it is deleted)"
+        raise InputError(f"expected finite weights, got {got}; {advice}")
     return tensor
 
 
