@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 
 import pytest
 from command import refused, run
@@ -57,6 +58,29 @@ ROWS = [
     ("prune", "--budget latency=nan", "budget"),
     ("prune", "--budget latency=inf", "budget"),
     ("prune", "--budget =", "budget"),
+    # --- what no plan can meet
+    ("prune", "--layers 3", "layers"),
+    ("prune", "--layers 30", "layers"),
+    ("prune", "--ratio 0.999", "at most"),
+    ("prune", "--ratio 0.999 --method flap", "at most"),
+    ("prune", "--ratio 0.999 --method llm-pruner", "at most"),
+    ("compare", "--ratios 0.2,0.999", "at most"),
+    # --- files of somebody else
+    ("prune", "--out {tmp}/taken", "for the work in progress"),
+    ("prune", "--out {tmp}/mixed", "--overwrite"),
+    ("prune", "--out {tmp}/mixed --overwrite", "notes.txt"),
+    ("prune", "--out {tmp}/mixed --overwrite --method llm-pruner", "notes.txt"),
+    ("export", "--gguf {tmp}/letter.json", "a GGUF file to overwrite"),
+    ("export", "--gguf {tmp}/letter.json --overwrite", "a GGUF file to overwrite"),
+    ("export", "--gguf {model}/model.safetensors --overwrite", "a GGUF file to overwrite"),
+    ("export", "--gguf {tmp}/pipe --overwrite", "an ordinary file"),
+    ("plan", "--out {tmp}/letter.json", "--overwrite"),
+    ("plan", "--out {tmp}/pipe --overwrite", "an ordinary file"),
+    ("benchmark", "--json {tmp}/letter.json", "--overwrite"),
+    ("benchmark", "--figure {tmp}/theirs.png", "--overwrite"),
+    ("evaluate", "--text kinds --figure {tmp}/theirs.png", "--overwrite"),
+    ("compare", "--out {tmp}/theirs", "--overwrite"),
+    ("demo", "--out {tmp}/theirs", "--overwrite"),
     ("inspect", "--seed -1", "--seed"),
     ("inspect", "--seed {digits}", "--seed"),
     ("inspect", "--sequences 1000000000", "--sequences"),
@@ -210,6 +234,14 @@ def place(tmp_path, parent, gguf, monkeypatch):
     (tmp_path / "notes[").mkdir()
     (tmp_path / "notes[" / "red].txt").write_text("A few words.")
     (tmp_path / "latin.txt").write_bytes("Café. ".encode("latin-1") * 1000)
+    (tmp_path / "letter.json").write_text('"Dear ..."')
+    (tmp_path / "theirs.png").write_bytes(b"\x89PNG, but not ours")
+    os.mkfifo(tmp_path / "pipe")
+    for folder, name in (("taken.partial", "notes.txt"), ("theirs", "table.md"), ("theirs", "pruned.png")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text("theirs")
+    shutil.copytree(parent, tmp_path / "mixed")
+    (tmp_path / "mixed" / "notes.txt").write_text("theirs")
     (tmp_path / "cut.gguf").write_bytes(gguf.read_bytes()[:-100])
     with open(tmp_path / "huge.txt", "wb") as file:
         file.truncate(1 << 30)  # of which the disk holds nothing
