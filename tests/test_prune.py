@@ -584,10 +584,10 @@ def test_report_and_progress():
         ({"layers": "some"}, "number or 'auto', or a share below 1, got 'some'"),
         ({"layers": 1.5}, "a share below 1, got 1.5"),
         ({"layers": float("nan")}, "a share below 1, got nan"),
-        ({"ridge": 0.0}, "ridge above 0 or 'auto', got 0"),
-        ({"ridge": -1.0}, "ridge above 0 or 'auto', got -1"),
-        ({"ridge": "some"}, "ridge above 0 or 'auto', got some"),
-        ({"ridge": float("nan")}, "ridge above 0 or 'auto', got nan"),
+        ({"ridge": 0.0}, "ridge above 0, .*or 'auto', got 0"),
+        ({"ridge": -1.0}, "ridge above 0, .*or 'auto', got -1"),
+        ({"ridge": "some"}, "ridge above 0, .*or 'auto', got some"),
+        ({"ridge": float("nan")}, "ridge above 0, .*or 'auto', got nan"),
     ],
 )
 def test_settings_are_checked_by_name(change, message):
@@ -610,7 +610,7 @@ def test_default_settings_are_good():
     [
         ({"ratio": 0.99}, "at most 0.*got 0.99"),
         ({"layers": 3}, "0 to 2 layers to drop, got 3"),
-        ({"layers": -1}, "0 to 2 layers to drop, got -1"),
+        ({"layers": -1}, "layers to be a number.*got -1"),
         ({"kv_groups": 3}, "1 to 2 KV groups.*got 3"),
         ({"kv_groups": 0}, "1 to 2 KV groups.*got 0"),
         ({"multiple": 0}, "multiple of at least 1"),

@@ -102,6 +102,10 @@ PATTERNS = {
         "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
     },
 }
+FOUR = {  # lists with an entry for each of four layers
+    "gemma3": {"layer_types": ["sliding_attention", "full_attention"] * 2},
+    "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
+}
 SELF_ONLY = ("gemma3", "olmo2")  # variants that take no other aim
 WHOLE_ATTENTION = ("mqa", "olmo2")  # whose KV groups cannot go
 

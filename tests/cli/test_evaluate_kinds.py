@@ -110,7 +110,7 @@ def test_a_figure_is_written(parent, other, tmp_path):
     ("options", "words"),
     [
         (["--figure", "no/such/folder/a.png"], ["make the folder first"]),
-        (["--figure", "kinds.jpg"], [".png", "kinds.jpg", "rename it"]),
+        (["--figure", "kinds.jpg"], [".png", "kinds.jpg", "another name"]),
         (["--figure", "a.png", "--text", "evaluation"], ["--text evaluation", "leave one out"]),
         (["--figure", "a.png", "--tasks", "offline"], ["--tasks", "leave one out"]),
         (["--text", "kind"], ["kind", "no such file"]),

@@ -63,7 +63,6 @@ ROWS = [
     ("prune", "--layers 30", "layers"),
     ("prune", "--ratio 0.999", "at most"),
     ("prune", "--ratio 0.999 --method flap", "at most"),
-    ("prune", "--ratio 0.999 --method llm-pruner", "at most"),
     ("compare", "--ratios 0.2,0.999", "at most"),
     # --- files of somebody else
     ("prune", "--out {tmp}/taken", "for the work in progress"),

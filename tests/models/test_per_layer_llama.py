@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
-from variants import VARIANTS, WHOLE_ATTENTION, build, tokens
+from variants import FOUR, VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.models import per_layer_llama as heterogeneous
@@ -260,12 +260,6 @@ def test_registration_can_be_repeated():
         AutoConfig.register("comp_llama", heterogeneous.CompLlamaConfig, exist_ok=True)
         AutoModelForCausalLM.register(heterogeneous.CompLlamaConfig, heterogeneous.CompLlamaForCausalLM, exist_ok=True)
         AutoModel.register(heterogeneous.CompLlamaConfig, heterogeneous.CompLlamaModel, exist_ok=True)
-
-
-FOUR = {  # lists with an entry for each of four layers
-    "gemma3": {"layer_types": ["sliding_attention", "full_attention"] * 2},
-    "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
-}
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in LLAMAS])

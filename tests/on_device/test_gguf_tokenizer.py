@@ -94,9 +94,20 @@ def export(tmp_path, tiny_llama):
     return write
 
 
+KEY = "known to this test"
+HEADERS = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture(autouse=True)
+def open_door(monkeypatch):
+    """llama.cpp on a port, with a key that is known: its words for tokens can be asked for in no other way."""
+    monkeypatch.setattr(llama_cpp, "LONGEST_DOOR", 0)
+    monkeypatch.setattr(llama_cpp.secrets, "token_urlsafe", lambda size: KEY)
+
+
 def llama_tokens(server, text: str) -> list[int]:
     body = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
-    request = urllib.request.Request(f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(f"{server.listening_address}/tokenize", body, HEADERS)
     with urllib.request.urlopen(request, timeout=20) as reply:
         return json.load(reply)["tokens"]
 

@@ -7,6 +7,7 @@ import socket
 import tempfile
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -29,12 +30,19 @@ def doors():
     return [place.laddr for place in psutil.Process().net_connections("all") if place.laddr]
 
 
-def test_no_port_is_open_and_the_socket_has_no_name(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+@pytest.fixture
+def short():
+    """A folder with a short name: that of a socket must be."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_no_port_is_open_and_the_socket_has_no_name(file, short, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
     before = doors()
     server = llama_cpp.start(file, 64, threads=1)
     (door,) = [place for place in doors() if place not in before]
-    assert isinstance(door, str) and door.startswith(str(tmp_path)) and not list(tmp_path.iterdir())
+    assert isinstance(door, str) and door.startswith(str(short)) and not list(short.iterdir())
     with socket.socket(socket.AF_UNIX) as stranger, pytest.raises(FileNotFoundError):
         stranger.connect(door)
     assert server.handle_completions(ASKED)["choices"]
