@@ -22,7 +22,7 @@ def _available(device: str) -> str:
     return str(available_device(device))
 
 
-Model = Annotated[str, Argument(help="smollm2-135m (embedded), a folder, a .gguf file, or a Hub id")]
+Model = Annotated[str, Argument(help="smollm2-135m (embedded), gemma3-270m, a folder, a .gguf file, or a Hub id")]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16")]
 Device = Annotated[str, Option(help="cpu, cuda, mps or auto", callback=_available)]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]

@@ -35,7 +35,7 @@ def tiny(name: str = "gqa", **overrides):
 
 
 def cut(model, *, per_layer: bool = False):
-    """Layers 0, 2 and 3 of a four-layer model, 40 neurons in each (or 40, 20, 40), half of the KV groups that can go."""
+    """Layers 0, 2 and 3 of a four-layer model, 40 neurons in each (or 40, 20, 40), half of what KV groups can go."""
     shape = Shape.of(model)
     keep_layers(model, [0, 2, 3])
     for index, layer in enumerate(model.model.layers):
