@@ -45,11 +45,12 @@ def kinds() -> str:
     found = general()
     first = next(iter(found.values()))[0]
     names, seeds = list(first["increases"]), sorted({len(rows) for rows in found.values()})
+    several = f"means of {' or '.join(map(str, seeds))} seeds, with the smallest and the largest"
+    spread = "one seed" if seeds == [1] else several
     lines = [
         f"A fifth of {first['model']}'s decoder goes; {first['sequences']} x {first['length']} tokens of `general` "
         f"calibrate, the same for all. Increase of the loss in\nnats per token on {first['windows']} x 512 tokens of "
-        f"each kind of text, and on text of which nothing calibrates: means of {' or '.join(map(str, seeds))} seed"
-        f"{'s' * (seeds[-1] > 1)}, with the smallest and the largest.",
+        f"each kind of text, and on text of which nothing calibrates; {spread}.",
         "",
         f"| method | widths | mean | {' | '.join(name.removesuffix('.txt') for name in names)} |",
         f"|---|---|{'---:|' * (len(names) + 1)}",
