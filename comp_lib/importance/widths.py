@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
 from ..errors import InputError
@@ -153,10 +153,11 @@ def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tu
     """Hidden states behind `layer` as it is, and if down_proj had the weights V (n, m): h (S, L, d) -> h', h''."""
     whole, other = torch.empty_like(hidden), torch.empty_like(hidden)
     linear = dense_layer(layer, "mlp").weight
-    change = (weight - linear.detach().T.double()).to(linear)  # the bias, if any, stays
+    changed = to_device(layer, linear.device)  # what stands behind the dense layer, a norm say, is the family's to know
+    dense_layer(changed, "mlp").weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
     for rows in batches(*hidden.shape[:2]):
-        after, x = mlp_step(layer, attention_step(layer, hidden[rows].to(linear.device), rope)[0])
-        whole[rows], other[rows] = after, after + x @ change
+        residual, _ = attention_step(layer, hidden[rows].to(linear.device), rope)
+        whole[rows], other[rows] = mlp_step(layer, residual)[0], mlp_step(changed, residual)[0]
     return whole, other
 
 

@@ -108,6 +108,22 @@ def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
     assert torch.equal(sensitivity(model, ids, GONE).harm, expected) and bool((expected > 1e-4).all())
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+@torch.no_grad()
+def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
+    """By transformers' own forward pass: multipliers, norms behind the dense layer and all."""
+    model, ids = build(name), tokens(10, 24)
+    fitted, judged, found = ids[:-4], ids[-4:], sensitivity(model, ids, GONE)
+    stream, rope = embed(model, fitted), rotary(model, ids.shape[1], "cpu", torch.float32)
+    p = model(judged).logits.log_softmax(-1)
+    for index, layer in enumerate(model.model.layers):
+        changed = copy.deepcopy(model)
+        retuned = narrowed(layer, stream, rope, GONE, RIDGE)[2]
+        changed.model.layers[index].mlp.down_proj.weight.copy_(retuned.T)
+        q = changed(judged).logits.log_softmax(-1)
+        assert float(found.harm[index]) == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
+
+
 @pytest.mark.parametrize("limits", [{"POSITIONS": 37, "ROWS": 10}, {"LENGTH": 9}, {"LENGTH": 9, "POSITIONS": 11}])
 def test_the_walk_keeps_to_its_limits(limits, model, ids, monkeypatch):
     for name, value in limits.items():
