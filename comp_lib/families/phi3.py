@@ -21,6 +21,7 @@ class Phi3(Llama):
     gguf: str | None = "phi3"
     gguf_interleaved: dict[str, str] = {}
     gguf_per_layer = None
+    gguf_square = True
     gguf_rope: tuple[str, ...] = ("default",)
     per_layer = False
 

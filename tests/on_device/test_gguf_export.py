@@ -78,6 +78,26 @@ def test_llama_cpp_computes_what_transformers_computes(saved, tmp_path, name):
     torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=CLOSE, rtol=0)
 
 
+FEWER = {"head_dim": 8, "num_attention_heads": 2, "num_key_value_heads": 1}  # 16 wide on a stream of 32
+
+
+@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen3", "smollm3", "gemma3", "granite"])
+def test_fewer_heads_than_fill_the_stream(saved, tmp_path, name):
+    """As pruning leaves them when KV groups go."""
+    folder, model = saved(
+        name, **PATTERNS.get(name, {}) | FEWER | ({"query_pre_attn_scalar": 8} if name == "gemma3" else {})
+    )
+    ids = tokens(1, 4)
+    file = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "phi3"])
+def test_fewer_heads_where_llama_cpp_counts_on_all(saved, tmp_path, name):
+    with pytest.raises(InputError, match="together as wide as the stream.*prune with all KV groups kept"):
+        export_gguf(saved(name, **FEWER)[0], tmp_path / "m.gguf", "f32")
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
