@@ -6,8 +6,8 @@
 The calibration is a mixture of this project's kinds ("all", "prose+code", "code" ...), or a text, or "self". The
 evaluation texts of all kinds judge, and FILE on top where there is one, of which nothing calibrates. Each call prints
 its row, losses above the dense model's with their 95% intervals, and keeps it in benchmarks/kinds.json; with --tasks
-also what the pruned model answers in the four offline tasks. The second way draws the rows that were calibrated on
-"general".
+also what the pruned model answers in the four offline tasks. The second way draws the rows of the embedded
+model that were calibrated on a mixture that ships.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from headline import keep, options
-from readme import general
+from readme import by_method
 from zero_shot import answers
 
 from comp_lib.calibration.text import KINDS, load_text
@@ -92,7 +92,7 @@ def main() -> None:
 
 def figure(path: Path) -> None:
     """Extra loss by kind of text, a colour for each method, with 95% intervals; of several seeds the first."""
-    found = general()
+    found = by_method()
     names = list(next(iter(found.values()))[0]["increases"])
     picture, axes = figure_with_axes(
         (8.6, 0.5 * len(names) + 1.4), xlabel="loss above the dense model (nats per token)"

@@ -16,41 +16,45 @@ from statistics import fmean
 
 import pandas as pd
 
+from comp_lib.calibration.general import MIXTURES
 from comp_lib.compare.grid import ROWS, read_rows
 from comp_lib.compare.summary import comparison, finished
 from comp_lib.families import FAMILIES
+from comp_lib.models.load import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
 KINDS = ROOT / "benchmarks" / "kinds.json"
 HEADLINE, PEERS = ROOT / "benchmarks" / "headline.json", ROOT / "benchmarks" / "peers"
 TASKS = ROOT / "benchmarks" / "zero_shot.json"
+SECOND = "gemma3-270m"
 OWN_WIDTHS = ("flap", "llm-pruner", "llm-pruner-mixed", "shortgpt")  # whatever the settings say
 FAMILIES_START, FAMILIES_END = "<!-- families, by benchmarks/readme.py -->", "<!-- end of the families -->"
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
 
-def general() -> dict[tuple[str, str], list[dict]]:
-    """(method, widths) -> its rows that were calibrated on "general", one for each seed; the least increase first."""
-    rows = [row for row in json.loads(KINDS.read_text("utf-8")) if row["calibration"] == "general"]
-    first = rows[0]
-    assert all(all(row[name] == first[name] for name in ("model", "sequences", "length", "windows")) for row in rows)
+def by_method(model: str = EMBEDDED) -> dict[tuple[str, str], list[dict]]:
+    """(method, widths) -> its rows of that model, which saw a mixture that ships, one for each seed; least first."""
+    rows = json.loads(KINDS.read_text("utf-8"))
+    rows = [row for row in rows if row["calibration"] in MIXTURES and row["model"] == model]
+    same = ("calibration", "sequences", "length", "windows")
+    assert all(all(row[name] == rows[0][name] for name in same) for row in rows)
     found: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         found.setdefault((row["settings"]["method"], widths(row["settings"])), []).append(row)
     return dict(sorted(found.items(), key=lambda item: fmean(row["mean"] for row in item[1])))
 
 
-def kinds() -> str:
-    """Increase of the loss on each kind of text, and the mean, for each method that was calibrated on "general"."""
-    found = general()
+def kinds(model: str) -> str:
+    """Increase of the loss on each kind of text, and the mean, for each method that saw a mixture that ships."""
+    found = by_method(model)
     first = next(iter(found.values()))[0]
     names, seeds = list(first["increases"]), sorted({len(rows) for rows in found.values()})
     several = f"means of {' or '.join(map(str, seeds))} seeds, with the smallest and the largest"
     spread = "one seed" if seeds == [1] else several
     lines = [
-        f"A fifth of {first['model']}'s decoder goes; {first['sequences']} x {first['length']} tokens of `general` "
-        f"calibrate, the same for all. Increase of the loss in\nnats per token on {first['windows']} x 512 tokens of "
-        f"each kind of text, and on text of which nothing calibrates; {spread}.",
+        f"A fifth of {model}'s decoder goes; {first['sequences']} x {first['length']} tokens of "
+        f"`{first['calibration']}` calibrate, the same for all. Increase of the loss in\nnats per token on "
+        f"{first['windows']} x 512 tokens of each kind of text, and on text of which nothing calibrates; {spread}.",
         "",
         f"| method | widths | mean | {' | '.join(name.removesuffix('.txt') for name in names)} |",
         f"|---|---|{'---:|' * (len(names) + 1)}",
@@ -181,7 +185,9 @@ def between(readme: str, start: str, end: str, text: str) -> str:
 
 def with_tables(readme: str) -> str:
     """`readme` with what was measured, and what each family can, between their marks."""
-    readme = between(readme, START, END, f"{kinds()}\n\n{headline()}\n\n{peers()}\n\n{tasks()}")
+    readme = between(
+        readme, START, END, f"{kinds(EMBEDDED)}\n\n{kinds(SECOND)}\n\n{headline()}\n\n{peers()}\n\n{tasks()}"
+    )
     return between(readme, FAMILIES_START, FAMILIES_END, families())
 
 
