@@ -168,9 +168,7 @@ def families() -> str:
     ]
     for family in FAMILIES:
         types = ", ".join(f"`{name}`" for name in family.model_types)
-        exported = "yes" if family.gguf else "no"
-        if family.gguf and not family.gguf_per_layer:
-            exported = "one width"
+        exported = "yes" if family.gguf_per_layer else "one width"
         facts = (not family.whole_attention, "dense" in family.aims, family.per_layer)
         cells = [type(family).__name__, types, *("yes" if fact else "no" for fact in facts), exported]
         lines.append(f"| {' | '.join(cells)} |")

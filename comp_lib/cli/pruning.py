@@ -72,9 +72,6 @@ class PruneRun:
         check_family(self.model, self.settings)
         if self.budget is None:
             check_request(self.shape, self.settings)
-        if dtype != options.dtype and dtype == "float16":  # the others hold whatever a model has
-            for parameter, tensor in self._weights():
-                cast(parameter, tensor, load.DTYPES[dtype])
         if self.whole:
             check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), name)
         check_length(self.model, options.length)
@@ -86,6 +83,9 @@ class PruneRun:
         self.card = self._card()
         text = Path(options.evaluate_on).name
         self.saving = Saving(name, load.DTYPES[dtype], windows, text, self.card, options.overwrite)
+        if dtype != options.dtype and dtype == "float16":  # the others hold any model; last, for it reads all
+            for parameter, tensor in self._weights():
+                cast(parameter, tensor, load.DTYPES[dtype])
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         if self.whole:

@@ -18,7 +18,7 @@ class Granite(Llama):
 
     model_types = ("granite",)
     layer_class = "GraniteDecoderLayer"
-    gguf: str | None = "granite"
+    gguf = "granite"
     gguf_per_layer = None
     gguf_rope: tuple[str, ...] = ("default",)
     per_layer = False

@@ -21,7 +21,7 @@ class Llama(Family):
     layer_class = "LlamaDecoderLayer"
     layer_lists: tuple[str, ...] = ("layer_types",)
     bias_fields = {"mlp_bias": "mlp", "attention_bias": "attention"}
-    gguf: str | None = "llama"
+    gguf = "llama"
     gguf_per_layer: str | None = "deci"
     gguf_interleaved: dict[str, str] = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
     gguf_activations: tuple[str, ...] = ("silu", "swish")
@@ -128,6 +128,16 @@ class Llama(Family):
     def layer_window(self, layer: Any) -> int | None:
         """How many tokens back this layer can look; None: it sees everything."""
         return None
+
+
+class Windowed(Llama):
+    """What families share whose layers may each have a sliding window."""
+
+    def window(self, config: Any) -> int | None:
+        return config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or ()) else None
+
+    def layer_window(self, layer: Any) -> int | None:
+        return getattr(layer.self_attn, "sliding_window", None)
 
 
 def causal_mask(attention: Any, hidden: Tensor, window: int | None) -> Tensor | None:

@@ -18,7 +18,7 @@ class Phi3(Llama):
     model_types = ("phi3",)
     layer_class = "Phi3DecoderLayer"
     bias_fields = {}
-    gguf: str | None = "phi3"
+    gguf = "phi3"
     gguf_interleaved: dict[str, str] = {}
     gguf_per_layer = None
     gguf_square = True

@@ -15,15 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .llama import Llama
+from .llama import Windowed
 from .protocol import Device, Layer, Model, Rope, Which
 
 
-class PostNorm(Llama):
+class PostNorm(Windowed):
     """What these families share."""
 
     bias_fields = {}
-    gguf: str | None = None
     gguf_per_layer = None
     gguf_rope: tuple[str, ...] = ("default",)
     per_layer = False
@@ -34,12 +33,6 @@ class PostNorm(Llama):
             f"expected the aim self for {type(layer).__name__}, behind whose dense layers a norm stands, got dense: no "
             "output of such a layer adds a given change to the stream; say --aim self"
         )
-
-    def window(self, config: Any) -> int | None:
-        return config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or ()) else None
-
-    def layer_window(self, layer: Any) -> int | None:
-        return getattr(layer.self_attn, "sliding_window", None)
 
 
 class Olmo2(PostNorm):

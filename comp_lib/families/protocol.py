@@ -43,8 +43,8 @@ class Family(Protocol):
     """Fields of the config with one entry for each layer: those of dropped layers go too."""
     bias_fields: dict[str, Which]
     """Field of the config -> the step whose dense layers have biases when it is set. Empty: biases cannot be added."""
-    gguf: str | None
-    """llama.cpp's name of the architecture, with one width for all layers; None: not exported."""
+    gguf: str
+    """llama.cpp's name of the architecture, with one width for all layers."""
     gguf_per_layer: str | None
     """The same with other widths in each layer; None: llama.cpp has none."""
     gguf_interleaved: dict[str, str]

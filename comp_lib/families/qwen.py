@@ -8,28 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from .llama import Llama
+from .llama import Windowed
 
 
-class Qwen2(Llama):
+class Qwen2(Windowed):
     """The family `qwen2`."""
 
     model_types = ("qwen2",)
     layer_class = "Qwen2DecoderLayer"
     bias_fields = {}
-    gguf: str | None = "qwen2"
+    gguf = "qwen2"
     gguf_per_layer = None
     gguf_interleaved: dict[str, str] = {}
     gguf_square = True
     gguf_rope: tuple[str, ...] = ("default",)
     per_layer = False
-
-    def window(self, config: Any) -> int | None:
-        return config.sliding_window if "sliding_attention" in (config.layer_types or ()) else None
-
-    def layer_window(self, layer: Any) -> int | None:
-        window: int | None = layer.self_attn.sliding_window
-        return window
 
 
 class Qwen3(Qwen2):

@@ -31,7 +31,7 @@ from safetensors import safe_open
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, nearest
-from ..families import FAMILIES, family_of
+from ..families import family_of
 from ..families.protocol import Family, Model
 from ..models.load import open_model
 from ..models.skeleton import skeleton
@@ -47,7 +47,6 @@ HALF = float(np.finfo(np.float16).max)
 # Largest weight that a type can hold. The scale of a block is a half: its largest weight / 127 or / 8, or its smallest.
 LIMITS = {Type.F16: HALF, Type.Q8_0: 127 * HALF, Type.Q4_0: 8 * HALF, Type.Q4_1: HALF}
 PIECE = 4 << 20  # weights converted at a time
-EXPORTED = tuple(name for family in FAMILIES if family.gguf for name in family.model_types)
 SMALL = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -105,10 +104,9 @@ def export_gguf(
     outline = skeleton(config)
     shape, family = Shape.of(outline), family_of(outline)
     architecture = family.gguf if shape.uniform else family.gguf_per_layer or family.gguf
-    reason = "no export yet" if architecture is None else family.gguf_refusal(config)
-    if architecture is None or reason is not None:
-        wanted = f"a model that llama.cpp runs (one of {', '.join(EXPORTED)})"
-        raise InputError(f"expected {wanted}, got {config.model_type} with {reason}: use the folder itself")
+    if (reason := family.gguf_refusal(config)) is not None:
+        got = f"{config.model_type} with {reason}: use the folder itself"
+        raise InputError(f"expected a model that llama.cpp runs, got {got}")
     _check_runs(config, shape, family)
     _check_widths(shape, kind)
     tensors: dict[str, Any] = {**_tensors(folder, outline, architecture, kind), **_rope_factors(outline, shape)}
@@ -172,7 +170,7 @@ def _check_widths(shape: Shape, kind: str) -> None:
 
 def _tensors(folder: Path, outline: Model, architecture: str, kind: str) -> dict[str, _Tensor]:
     """All tensors that the model must have, found in the folder and named for the file."""
-    files, shape, interleaved = TensorFiles(folder), Shape.of(outline), family_of(outline).gguf_interleaved
+    files, shape, family = TensorFiles(folder), Shape.of(outline), family_of(outline)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
     tensors = {}
     for key, tensor in outline.state_dict().items():
@@ -183,9 +181,9 @@ def _tensors(folder: Path, outline: Model, architecture: str, kind: str) -> dict
             wanted = f"{key} of shape {size}, as config.json says"
             raise InputError(f"expected {wanted}, got {actual or 'none'} in {folder}: save the model again")
         module, _, suffix = key.rpartition(".")
-        head_dim = shape.head_dim if module.rpartition(".")[2] in interleaved else None
+        head_dim = shape.head_dim if module.rpartition(".")[2] in family.gguf_interleaved else None
         held = tensor_type(key, size, kind)
-        shift = family_of(outline).gguf_norm_shift if module.endswith("norm") else 0.0
+        shift = family.gguf_norm_shift if module.endswith("norm") else 0.0
         tensors[f"{names[module]}.{suffix}"] = _Tensor(files.where[key], key, size, held, head_dim, shift)
     return tensors
 
@@ -199,9 +197,9 @@ def tensor_type(key: str, size: tuple[int, ...], kind: str) -> Type:
 
 def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:
     """What the file says of the model: NAME -> value, for `add_NAME` of GGUFWriter."""
-    config, shape = outline.config, Shape.of(outline)
+    config, shape, family = outline.config, Shape.of(outline), family_of(outline)
     context = config.max_position_embeddings
-    window = family_of(outline).window(config) or context  # llama.cpp has none for these families
+    window = family.window(config) or context  # llama.cpp has none for these families
     heads = tuple(groups * shape.group_heads for groups in shape.kv_groups)
     file_type = gguf.LlamaFileType[f"{'ALL' if kind == 'f32' else 'MOSTLY'}_{kind.upper()}"]
     file = {"type": gguf.GGUFType.MODEL, "name": name, "file_type": file_type}
@@ -210,9 +208,9 @@ def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:
     layers = {"feed_forward_length": shape.neurons, "head_count": heads, "head_count_kv": shape.kv_groups}
     widths = {field: values[0] if shape.uniform else list(values) for field, values in layers.items()}
     head = {"key_length": shape.head_dim, "value_length": shape.head_dim, "layer_norm_rms_eps": config.rms_norm_eps}
-    theta = family_of(outline).rope_settings(config)["rope_theta"]
+    theta = family.rope_settings(config)["rope_theta"]
     rotary = {"rope_dimension_count": shape.head_dim, "rope_freq_base": theta}
-    return file | sizes | widths | head | rotary | family_of(outline).gguf_fields(config)
+    return file | sizes | widths | head | rotary | family.gguf_fields(config)
 
 
 def _rope_factors(outline: Model, shape: Shape) -> dict[str, np.ndarray]:

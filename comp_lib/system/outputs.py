@@ -7,7 +7,6 @@ that says who drew them.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .atomic import resolved, tidy
+from .untrusted import read_object
 
 MARK = "comp-lib"  # the "Software" of our pictures
 HEAD = 4096  # bytes of a picture in which it stands
@@ -60,13 +60,10 @@ def our_json(fields: Collection[str]) -> Ours:
 
 
 def _has_fields(fields: frozenset[str], path: Path) -> bool:
-    if path.stat().st_size > LARGEST:
-        return False
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        return read_object(path, LARGEST).keys() == fields
+    except InputError:
         return False
-    return isinstance(content, dict) and set(content) == fields
 
 
 def starts_with(start: bytes) -> Ours:

@@ -92,6 +92,14 @@ def test_fewer_heads_than_fill_the_stream(saved, tmp_path, name):
     torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=CLOSE, rtol=0)
 
 
+@pytest.mark.parametrize(("name", "words"), [("smollm3", "each fourth"), ("gemma3", "five of six")])
+def test_layers_out_of_the_pattern_that_llama_cpp_counts_on(saved, tmp_path, name, words):
+    """As they are once a layer in their midst was dropped."""
+    with pytest.raises(InputError, match=f"that llama.cpp runs, got {name}.*{words}.*the folder itself"):
+        export_gguf(saved(name)[0], tmp_path / "m.gguf", "f32")
+    assert not (tmp_path / "m.gguf").exists()
+
+
 @pytest.mark.parametrize("name", ["qwen2", "phi3"])
 def test_fewer_heads_where_llama_cpp_counts_on_all(saved, tmp_path, name):
     with pytest.raises(InputError, match="together as wide as the stream.*prune with all KV groups kept"):
