@@ -199,7 +199,8 @@ def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:
     """What the file says of the model: NAME -> value, for `add_NAME` of GGUFWriter."""
     config, shape, family = outline.config, Shape.of(outline), family_of(outline)
     context = config.max_position_embeddings
-    window = family.window(config) or context  # llama.cpp has none for these families
+    own = family.gguf_fields(config)
+    window = context if "sliding_window" in own else family.window(config) or context  # most have none in llama.cpp
     heads = tuple(groups * shape.group_heads for groups in shape.kv_groups)
     file_type = gguf.LlamaFileType[f"{'ALL' if kind == 'f32' else 'MOSTLY'}_{kind.upper()}"]
     file = {"type": gguf.GGUFType.MODEL, "name": name, "file_type": file_type}
@@ -210,7 +211,7 @@ def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:
     head = {"key_length": shape.head_dim, "value_length": shape.head_dim, "layer_norm_rms_eps": config.rms_norm_eps}
     theta = family.rope_settings(config)["rope_theta"]
     rotary = {"rope_dimension_count": shape.head_dim, "rope_freq_base": theta}
-    return file | sizes | widths | head | rotary | family.gguf_fields(config)
+    return file | sizes | widths | head | rotary | own
 
 
 def _rope_factors(outline: Model, shape: Shape) -> dict[str, np.ndarray]:

@@ -73,7 +73,7 @@ def tensors(file):
 def test_llama_cpp_computes_what_transformers_computes(saved, tmp_path, name):
     folder, model = saved(name, **PATTERNS.get(name, {}))
     window = getattr(model.config, "sliding_window", None)
-    ids = tokens(1, 4 if window else 24)  # the file's context ends where the window does
+    ids = tokens(1, 4 if window and name != "gemma3" else 24)  # elsewhere the file's context ends where the window does
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")
     torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=CLOSE, rtol=0)
 
