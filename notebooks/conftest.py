@@ -5,6 +5,8 @@ A warning on stderr is no other result. (None is ever stored: see tests/lessons/
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 # Seconds for a cell, here and in store.py. The slowest takes about 100 s on two idle cores with a cold cache: a laptop
@@ -13,6 +15,7 @@ CELL_TIMEOUT = 1200
 
 
 def pytest_configure(config) -> None:
+    os.environ["COMP_LIB_STRICT_FIGURES"] = "1"  # texts of figures that lie on each other are errors here
     if hasattr(config.option, "nbval_cell_timeout"):
         config.option.nbval_cell_timeout = CELL_TIMEOUT
 

@@ -9,6 +9,7 @@ run: they are stored without outputs.
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import sys
 import time
@@ -37,7 +38,10 @@ def tidy(notebook: NotebookNode, exercise: bool = False) -> NotebookNode:
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
     notebook.nbformat, notebook.nbformat_minor = 4, max(5, notebook.nbformat_minor)
     for cell in notebook.cells:
-        kept = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        tags = cell.metadata.get("tags", [])
+        kept = {"tags": tags} if tags else {}
+        if "check" in tags:
+            kept["jupyter"] = {"source_hidden": True}  # JupyterLab folds it away; nbval runs it all the same
         cell.metadata = nbformat.from_dict(kept)
         if cell.cell_type == "code":
             cell.outputs = [] if exercise else _outputs(cell.outputs)
@@ -62,6 +66,7 @@ def _outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 def execute(path: Path) -> NotebookNode:
     """The notebook of that path, run from a fresh kernel in its folder. Raises CellExecutionError."""
+    os.environ["COMP_LIB_STRICT_FIGURES"] = "1"  # texts of figures that lie on each other are errors here
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(

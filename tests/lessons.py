@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +15,6 @@ import torch
 
 EXERCISES = Path(__file__).parents[1] / "notebooks" / "exercises"
 sys.path.insert(0, str(EXERCISES))
-import checks_01  # noqa: E402
-import checks_02  # noqa: E402
-import checks_03  # noqa: E402
-import checks_04  # noqa: E402
 from checking import Wrong as Wrong  # noqa: E402
 
 
@@ -43,41 +41,15 @@ class Lesson:
         return EXERCISES / "solutions" / f"{self.name}.ipynb"
 
 
-LESSON_01 = Lesson(
-    "01_layer_importance",
-    {
-        "block_influence": checks_01.check_block_influence,
-        "loss_increase": checks_01.check_loss_increase,
-        "greedy_order": checks_01.check_greedy_order,
-        "spearman": checks_01.check_spearman,
-        "massive": checks_01.check_massive,
-    },
+def lesson(path: Path) -> Lesson:
+    """What a notebook of solutions says: a cell `checks.check_x(x)` for each function, `checks` being its module."""
+    checks = importlib.import_module(f"checks_{path.stem.split('_')[0]}")
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    pairs = [match for source in sources if (match := re.fullmatch(r"checks\.(\w+)\((\w+)\)", source))]
+    return Lesson(path.stem, {pair[2]: getattr(checks, pair[1]) for pair in pairs})
+
+
+LESSONS = tuple(lesson(path) for path in sorted((EXERCISES / "solutions").glob("*.ipynb")))
+LESSON_01, LESSON_02, LESSON_03, LESSON_04 = (
+    next(each for each in LESSONS if each.name.startswith(f"{number}_")) for number in ("01", "02", "03", "04")
 )
-LESSON_02 = Lesson(
-    "02_matrix_condition",
-    {
-        "gram_of_contributions": checks_02.check_gram,
-        "condition_and_cost": checks_02.check_condition,
-        "block_cost": checks_02.check_block_cost,
-        "remove_one": checks_02.check_remove_one,
-    },
-)
-LESSON_03 = Lesson(
-    "03_hybrid_granularity",
-    {
-        "costs": checks_03.check_costs,
-        "width_for_budget": checks_03.check_width,
-        "next_layer": checks_03.check_next_layer,
-        "reached": checks_03.check_reached,
-    },
-)
-LESSON_04 = Lesson(
-    "04_mask_tuning",
-    {
-        "mask_from_gram": checks_04.check_mask,
-        "guarded_mask": checks_04.check_guard,
-        "fold": checks_04.check_fold,
-        "fit": checks_04.check_fit,
-    },
-)
-LESSONS = (LESSON_01, LESSON_02, LESSON_03, LESSON_04)

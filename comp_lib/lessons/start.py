@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from ..compare.grid import Grid, run
 from ..errors import InputError
 from ..families.protocol import Model
 from ..models.load import DTYPES, EMBEDDED, check_memory, load_model
-from ..plots.base import Picture, mime_bundle
+from ..plots.base import Picture, mime_bundle, overlapping_texts
 from ..report import LayerReport
 from ..shape import Shape
 
+STRICT = "COMP_LIB_STRICT_FIGURES"
 NEEDED = "ipywidgets"  # what the extra brings that a kernel can lack
 
 
@@ -54,7 +56,9 @@ def check_extras() -> None:
 
 
 def show(figure: Picture) -> None:
-    """Display a figure with its alt text."""
+    """Display a figure with its alt text. Raises ValueError for texts on each other where STRICT is set (our tests)."""
+    if os.environ.get(STRICT) and (unreadable := overlapping_texts(figure)):
+        raise ValueError(f"expected texts beside each other, got {'; '.join(unreadable)}: move them")
     display(mime_bundle(figure), raw=True)
 
 

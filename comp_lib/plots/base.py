@@ -11,6 +11,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ..system.atomic import write_atomically
@@ -162,6 +164,41 @@ def png(figure: Figure, software: str | None = None) -> bytes:
 def save_picture(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG that is known as ours, in the place of what is there: `outputs.check_output` first."""
     write_atomically(path, png(figure, MARK))
+
+
+def overlapping_texts(figure: Figure) -> list[str]:
+    """What cannot be read in the figure: pairs of texts that lie on each other, and texts that its edge cuts off."""
+    figure.draw_without_rendering()
+    texts = [text for text in _texts(figure) if text.get_visible() and text.get_text().strip()]
+    boxes = [text.get_window_extent().padded(-1) for text in texts]  # pixels; letters touch no sooner
+    found = [
+        f"{one.get_text()!r} on {other.get_text()!r}"
+        for (one, box), (other, second) in combinations(zip(texts, boxes, strict=True), 2)
+        if box.overlaps(second)
+    ]
+    edge = figure.bbox.padded(2)
+    outside = [
+        text.get_text()
+        for text, box in zip(texts, boxes, strict=True)
+        if not (edge.contains(*box.min) and edge.contains(*box.max))
+    ]
+    return found + [f"{words!r} over the edge" for words in outside]
+
+
+def _texts(figure: Figure) -> list[Text]:
+    """All texts that are drawn; of the ticks only those within the axes' limits."""
+    drawn = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]  # titles are texts
+    for axes in figure.axes:
+        if not axes.get_visible():
+            continue
+        drawn += [*axes.texts, axes.title]
+        if legend := axes.get_legend():
+            drawn += legend.get_texts()
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            drawn += [axis.label, *(tick.label1 for tick in ticks)]
+    return drawn
 
 
 def html_image(figure: Picture) -> str:

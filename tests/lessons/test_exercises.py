@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
+import shutil
+
 import nbformat
 import pytest
-from lessons import LESSONS, Wrong, functions
+from lessons import EXERCISES, LESSONS, Wrong, functions
+
+SOLUTIONS = sorted((EXERCISES / "solutions").glob("*.ipynb"))
+generate = runpy.run_path(str(EXERCISES / "generate.py"))
 
 EACH = [pytest.param(lesson, name, id=f"{lesson.name}-{name}") for lesson in LESSONS for name in lesson.checks]
 
@@ -21,12 +27,29 @@ def test_a_check_accepts_the_solution(lesson, name, capsys):
     assert capsys.readouterr().out.startswith("Right: ")
 
 
-@pytest.mark.parametrize("lesson, name", EACH)
-def test_the_folded_solution_is_the_solution(lesson, name):
-    solved = next(c.source for c in nbformat.read(lesson.solutions, 4).cells if c.source.startswith(f"def {name}("))
-    cells = [cell for cell in nbformat.read(lesson.stubs, 4).cells if cell.cell_type == "markdown"]
-    folded = [cell.source for cell in cells if f"def {name}(" in cell.source]
-    assert len(folded) == 1 and solved in folded[0] and folded[0].count("<details>") >= 3
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_the_exercises_are_what_the_solutions_make(path, capsys):
+    assert generate["main"](["--check", str(path)]) == 0, f"python notebooks/exercises/generate.py {path}"
+    exercise = generate["exercise"](nbformat.read(path, 4))
+    solved = [cell.source for cell in nbformat.read(path, 4).cells if "solution" in cell.metadata.get("tags", [])]
+    hints = [cell.source for cell in exercise.cells if "<summary>Solution</summary>" in cell.source]
+    assert len(solved) == len(hints) >= 1
+    assert all(one in other and other.count("<details>") >= 3 for one, other in zip(solved, hints, strict=True))
+
+
+def test_a_changed_exercise_is_out_of_step(tmp_path, capsys):
+    (tmp_path / "solutions").mkdir()
+    copied = shutil.copy(SOLUTIONS[0], tmp_path / "solutions")
+    target = tmp_path / SOLUTIONS[0].name
+    assert generate["main"]([copied]) == 0 and generate["main"](["--check", copied]) == 0
+    target.write_text(target.read_text("utf-8").replace("NotImplementedError", "NotImplemented"), "utf-8")
+    assert generate["main"](["--check", copied]) == 1 and str(target) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", ["x = 1", "def f():\n    return 1", "import torch\ndef f():\n    'x'\n    return 1"])
+def test_only_a_function_with_words_becomes_a_stub(source):
+    with pytest.raises(SyntaxError, match="expected one function with a docstring"):
+        generate["stub"](source)
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)

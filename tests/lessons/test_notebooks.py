@@ -32,7 +32,8 @@ EXERCISES = sorted((FOLDER / "exercises").glob("*.ipynb"))
 SOLUTIONS = sorted((FOLDER / "exercises" / "solutions").glob("*.ipynb"))
 ALL = [*LESSONS, *EXERCISES, *SOLUTIONS]
 LARGEST = 1_500_000  # characters of outputs in one notebook
-TAGS = {"nbval-check-output", "nbval-ignore-output"}  # a misspelt tag would be ignored in silence
+# a misspelt tag would be ignored in silence
+TAGS = {"nbval-check-output", "nbval-ignore-output", "check", "solution", "only-solutions"}
 
 specification = importlib.util.spec_from_file_location("store", FOLDER / "store.py")
 store = importlib.util.module_from_spec(specification)

@@ -17,7 +17,7 @@ import comp_lib.plots
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import COLOURS, figure_with_axes, html_image, mime_bundle, plot_pruned, png
-from comp_lib.plots.base import plain_ticks
+from comp_lib.plots.base import note, overlapping_texts, plain_ticks
 from comp_lib.plots.start_here import plot_comparison, plot_overview
 from comp_lib.shape import Shape
 
@@ -186,3 +186,15 @@ def test_ticks_are_few_and_inside(limits, percent):
     ticks = axis.get_xticks()
     assert 3 <= len(ticks) <= 8 and ticks.min() >= limits[0] and ticks.max() <= limits[1]
     assert len({label.get_text() for label in axis.get_xticklabels()}) == len(ticks)
+
+
+def test_texts_on_each_other_and_over_the_edge_are_found():
+    figure, axes = figure_with_axes((4.0, 3.0))
+    axes.plot([0, 1], [0, 1])
+    assert overlapping_texts(figure) == []
+    note(axes, "one label", (0.5, 0.5))
+    note(axes, "another label", (0.5, 0.5))
+    assert overlapping_texts(figure) == ["'one label' on 'another label'"]
+    far, axes = figure_with_axes((4.0, 3.0))
+    axes.annotate("far to the right", (1.2, 0.5), xycoords="figure fraction").set_in_layout(False)
+    assert overlapping_texts(far) == ["'far to the right' over the edge"]

@@ -1,0 +1,80 @@
+"""Make the exercises from their solutions: `python notebooks/exercises/generate.py [--check] [SOLUTION ...]`
+
+A solution notebook is the one source. A code cell that begins with `def` and bears the tag `solution` is what the
+reader is to write: the exercise keeps its signature and its docstring, and the folded solution goes below the hints,
+which stand in the next cell of Markdown. All else is copied. The title says "solutions" in one and "exercises" in the
+other; links are one folder nearer; what bears the tag `only-solutions` is left out. With --check nothing is written:
+the names of exercises that are not what their solutions make are printed, and the exit code is 1 if there are any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import runpy
+import sys
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent
+STUB = 'raise NotImplementedError("your turn")'
+PATHS = 'import sys\n\nsys.path.insert(0, "..")  # the checks are beside the exercises\n\n'
+
+
+def stub(source: str) -> str:
+    """The function with its docstring, and nothing done. Raises SyntaxError for what is no function with one."""
+    body = ast.parse(source).body
+    function = body[0]
+    if len(body) > 1 or not isinstance(function, ast.FunctionDef) or ast.get_docstring(function) is None:
+        raise SyntaxError(f"expected one function with a docstring, got {source[:60]!r}: an exercise needs both")
+    head = source.splitlines()[: function.body[0].end_lineno]
+    return "\n".join([*head, f"    {STUB}"])
+
+
+def folded(source: str) -> str:
+    """The solution as Markdown that opens when asked for."""
+    return f"<details><summary>Solution</summary>\n\n```python\n{source}\n```\n\n</details>"
+
+
+def exercise(solutions: NotebookNode) -> NotebookNode:
+    """The notebook with stubs that a notebook with solutions makes; its cells keep their ids."""
+    notebook, waiting = nbformat.from_dict(solutions), ""
+    notebook.cells = [cell for cell in notebook.cells if "only-solutions" not in cell.metadata.get("tags", [])]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](../../", "](../")
+            if waiting:
+                cell.source, waiting = f"{cell.source}\n\n{folded(waiting)}", ""
+        elif "solution" in cell.metadata.get("tags", []):
+            cell.source, waiting = stub(cell.source), cell.source
+            cell.metadata = nbformat.from_dict({})
+        else:
+            cell.source, cell.metadata = cell.source.removeprefix(PATHS), nbformat.from_dict({})
+    title = notebook.cells[0]
+    title.source = title.source.replace(" solutions: ", " exercises: ", 1)
+    return notebook
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Make the exercises from their solutions.")
+    parser.add_argument("--check", action="store_true", help="write nothing, name what is out of step")
+    parser.add_argument("solutions", nargs="*", type=Path)
+    options = parser.parse_args(arguments)
+    tidy = runpy.run_path(str(FOLDER.parent / "store.py"))["tidy"]
+    stale = []
+    for path in options.solutions or sorted((FOLDER / "solutions").glob("*.ipynb")):
+        made = tidy(exercise(nbformat.read(path, as_version=4)), exercise=True)
+        target = path.parents[1] / path.name
+        if target.exists() and nbformat.read(target, as_version=4) == made:
+            continue
+        stale.append(target)
+        print(target)
+        if not options.check:
+            nbformat.write(made, target)
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,223 @@
+"""The shape of a lesson: short, with its idea in its cells, predictions to make, a quiz, and honest minutes.
+
+Each rule is a function from a lesson to what is wrong with it, and each is tested on a lesson that is wrong.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+LESSONS = sorted(FOLDER.glob("[0-9]*.ipynb"))
+MOST_CELLS, MOST_WORDS, WIDEST, LONGEST = 30, 1_500, 110, 12  # code cells, words, characters a line, lines a function
+WORDS_A_MINUTE, LINES_A_MINUTE = 200, 15  # of a slow reader
+# What each lesson is about is defined in its cells, and asserted equal to comp_lib's.
+IN_THE_CELLS = {
+    "01_layer_importance": ("block_influence", "loss_without", "greedy"),
+    "02_matrix_condition": ("contributions", "condition_numbers", "block_scores", "one_round"),
+    "02b_metrics_on_trial": ("wanda_sp", "flap", "spearman"),
+    "03_hybrid_granularity": ("width_for_budget", "kl", "measured_widths"),
+    "04_mask_tuning": ("solve_mask", "least_squares", "guarded_mask"),
+    "05_comp_end_to_end": ("comp",),
+}
+LONGER = {"comp": 60}  # COMP from scratch: the loop of the whole method
+
+RULES = {}
+
+
+def rule(function):
+    RULES[function.__name__] = function
+    return function
+
+
+def cells(notebook, kind="code"):
+    return [cell for cell in notebook.cells if cell.cell_type == kind]
+
+
+def is_check(cell):
+    return "check" in cell.metadata.get("tags", [])
+
+
+def parsed(cell):
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def prose(notebook):
+    """What everybody reads: the folded answers are left out."""
+    text = "\n".join(cell.source for cell in cells(notebook, "markdown"))
+    return re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+
+
+def code_lines(notebook):
+    sources = [cell.source for cell in cells(notebook) if not is_check(cell)]
+    return sum(bool(line.strip()) for source in sources for line in source.splitlines())
+
+
+def minutes(notebook):
+    """(claimed, of which the machine computes, measured) in minutes."""
+    first = notebook.cells[0].source
+    claimed = re.search(r"\*\*Takes\*\* about (\d+) minutes", first)
+    computes = re.search(r"computes for (?:about )?(\d+)", first)
+    running = int(computes[1]) if computes else 0
+    measured = len(prose(notebook).split()) / WORDS_A_MINUTE + code_lines(notebook) / LINES_A_MINUTE + running
+    return int(claimed[1]) if claimed else None, running, measured
+
+
+@rule
+def has_few_cells_and_few_words(notebook, name):
+    counts = len(cells(notebook)), len(prose(notebook).split())
+    limits = MOST_CELLS, MOST_WORDS
+    return [] if counts <= limits and counts[1] <= MOST_WORDS else [f"{counts} code cells and words, at most {limits}"]
+
+
+@rule
+def claims_honest_minutes(notebook, name):
+    claimed, _, measured = minutes(notebook)
+    if claimed is None:
+        return ["the first cell does not say '**Takes** about N minutes, of which the machine computes for M'"]
+    return [] if abs(claimed - measured) <= 3 else [f"claims {claimed} minutes, a slow reader takes {measured:.1f}"]
+
+
+@rule
+def asks_before_it_shows(notebook, name):
+    """A prediction is a folded answer that comes right before a cell that settles it."""
+    pairs = zip(notebook.cells, notebook.cells[1:], strict=False)
+    predictions = [a for a, b in pairs if "**Predict" in a.source and "<details>" in a.source and b.cell_type == "code"]
+    return [] if len(predictions) >= 3 else [f"{len(predictions)} predictions before a code cell, at least 3"]
+
+
+@rule
+def gives_a_task_and_leaves_a_question_open(notebook, name):
+    text = prose(notebook)
+    wanted = {"## Your turn": "a heading", "**Task.**": "one task on the real model", "**Open.**": "one open extension"}
+    return [f"no {mark!r} ({what})" for mark, what in wanted.items() if mark not in text]
+
+
+@rule
+def ends_with_a_quiz(notebook, name):
+    quiz = [cell.source for cell in cells(notebook, "markdown") if re.match(r"## Quiz\b", cell.source)]
+    folded = sum(source.count("<details>") for source in quiz)
+    return [] if folded == 5 else [f"a quiz with {folded} folded answers, expected a cell '## Quiz' with 5"]
+
+
+@rule
+def holds_its_method_in_its_cells(notebook, name):
+    functions = [
+        node for cell in cells(notebook) for node in ast.walk(parsed(cell)) if isinstance(node, ast.FunctionDef)
+    ]
+    missing = set(IN_THE_CELLS.get(name, ())) - {function.name for function in functions}
+    found = [f"no `def {function}` in its cells" for function in sorted(missing)]
+    for function in functions:
+        first = function.body[1] if ast.get_docstring(function) and len(function.body) > 1 else function.body[0]
+        lines = function.body[-1].end_lineno - first.lineno + 2  # the signature counts as one
+        if lines > LONGER.get(function.name, LONGEST):
+            found.append(f"`{function.name}` has {lines} lines, at most {LONGER.get(function.name, LONGEST)}")
+    return found
+
+
+@rule
+def has_narrow_lines(notebook, name):
+    lines = [line for cell in cells(notebook) for line in cell.source.splitlines()]
+    return [f"a line of {len(line)} characters, at most {WIDEST}: {line[:50]}" for line in lines if len(line) > WIDEST]
+
+
+@rule
+def writes_no_prose_by_f_string(notebook, name):
+    """One sentence around a computed number is the most."""
+    found = []
+    for cell in cells(notebook):
+        for node in ast.walk(parsed(cell)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Markdown":
+                values = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
+                words = " ".join(value for value in values if isinstance(value, str))
+                if len(re.findall(r"[.!?](?=\s|$)", words.strip())) > 1:
+                    found.append(f"more than one sentence by code in {cell.source[:40]!r}")
+    return found
+
+
+@rule
+def folds_away_what_only_checks(notebook, name):
+    """A cell of asserts and nothing to read bears the tag `check`, and a check shows nothing."""
+    found = []
+    for cell in cells(notebook):
+        only = all(isinstance(node, ast.Assert) for node in parsed(cell).body)
+        if only and not is_check(cell):
+            found.append(f"only asserts, without the tag check: {cell.source[:40]!r}")
+        if is_check(cell) and cell.outputs:
+            found.append(f"a check that shows something: {cell.source[:40]!r}")
+    return found
+
+
+def problems(notebook, name):
+    return [f"{rule}: {problem}" for rule, check in RULES.items() for problem in check(notebook, name)]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_lesson(path):
+    assert problems(nbformat.read(path, as_version=4), path.stem) == []
+
+
+def test_the_lessons_with_a_method_of_their_own_are_there():
+    assert set(IN_THE_CELLS) <= {path.stem for path in LESSONS}
+
+
+# --- the rules can fail -----------------------------------------------------------------------------------------------
+
+PREDICTION = "**Predict.** What comes?\n\n<details><summary>Answer</summary>\n\nThat.\n\n</details>"
+
+
+def good():
+    """A small lesson with which nothing is wrong."""
+    quiz = "\n\n".join(f"{n}. Why?\n\n<details><summary>Answer</summary>\n\nSo.\n\n</details>" for n in range(5))
+    predictions = [cell for _ in range(3) for cell in (new_markdown_cell(PREDICTION), new_code_cell("x = 1"))]
+    check = new_code_cell("assert x == 1", metadata={"tags": ["check"]})
+    return new_notebook(
+        cells=[
+            new_markdown_cell("# 01\n\n**Takes** about 3 minutes, of which the machine computes for 2."),
+            new_code_cell("def comp(x):\n    return x"),
+            new_code_cell('Markdown(f"It is {1:.1f} of 2.")'),
+            *predictions,
+            check,
+            new_markdown_cell("## Your turn\n\n**Task.** Do it. **Open.** Ask."),
+            new_markdown_cell(f"## Quiz\n\n{quiz}"),
+        ]
+    )
+
+
+def test_the_good_lesson_is_good():
+    assert problems(good(), "") == []
+
+
+BAD = {
+    "has_few_cells_and_few_words": lambda lesson: lesson.cells.extend(new_code_cell("x = 1") for _ in range(31)),
+    "claims_honest_minutes": lambda lesson: lesson.cells[0].update(source="# 01\n\n**Takes** about 9 minutes"),
+    "asks_before_it_shows": lambda lesson: lesson.cells.pop(4),
+    "gives_a_task_and_leaves_a_question_open": lambda lesson: lesson.cells[-2].update(source="## Your turn"),
+    "ends_with_a_quiz": lambda lesson: lesson.cells.pop(),
+    "holds_its_method_in_its_cells": lambda lesson: lesson.cells[1].update(source="def f():\n" + "    x = 1\n" * 12),
+    "has_narrow_lines": lambda lesson: lesson.cells[1].update(source=f"x = '{'y' * 110}'"),
+    "writes_no_prose_by_f_string": lambda lesson: lesson.cells[2].update(source='Markdown(f"It is {1}. It was {2}.")'),
+    "folds_away_what_only_checks": lambda lesson: lesson.cells[-3].update(metadata={}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_rule_can_fail(name):
+    lesson = good()
+    BAD[name](lesson)
+    assert RULES[name](lesson, "") != []
+
+
+def test_a_missing_function_is_named():
+    assert "no `def greedy` in its cells" in RULES["holds_its_method_in_its_cells"](good(), "01_layer_importance")
+
+
+def test_each_rule_has_failed():
+    assert set(BAD) == set(RULES)
