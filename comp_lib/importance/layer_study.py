@@ -1,21 +1,18 @@
-"""What layer statistics say: the order of the layers, the harm that a proxy hides, the token that is out of proportion.
+"""What layer statistics say of one model on some tokens: the values, and the order of the layers by each.
 
-A proxy's rank can be far off without consequence, where many layers are nearly alike. What counts is the harm that it
-hides: that of the layer, less the harm that its place in the proxy's order promises,
-
-    hidden_l = harm_l - sorted(harm)[rank of l by the proxy]      nats per token
-
-(our measure; zero for a proxy that orders the layers rightly). `lessons.layer_importance` measures the values.
+`lessons.layer_importance` measures the values.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..evaluation.confidence import RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,20 @@ class LayerStudy:
         """Loss increase on all tokens, (n,), nats per token."""
         return self.harm.mean(1)
 
-    @property
-    def harm_error(self) -> Tensor:
-        """Standard error of `mean_harm` over the sequences, (n,), nats per token; zero for a single sequence."""
-        sequences = self.harm.shape[1]
-        return self.harm.std(1) / sequences**0.5 if sequences > 1 else torch.zeros(len(self.harm))
+    @cached_property
+    def harm_interval(self) -> Tensor:
+        """95% interval of `mean_harm`, (n, 2), nats per token: a bootstrap over sequences; NaN for a single one."""
+        return intervals(self.harm)
+
+
+def intervals(values: Tensor) -> Tensor:
+    """`evaluation.confidence.bootstrap_interval` of each row's mean, 95%: (n, S) -> (n, 2), NaN for a single column."""
+    sequences = values.shape[1]
+    if sequences < 2:
+        return torch.full((len(values), 2), torch.nan)
+    drawn = np.random.default_rng(0).integers(sequences, size=(RESAMPLES, sequences))
+    means = values.double().numpy()[:, drawn].mean(-1)  # (n, RESAMPLES)
+    return torch.from_numpy(np.quantile(means, [0.025, 0.975], axis=1).T)
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -50,32 +56,3 @@ def ranks(values: Tensor) -> Tensor:
 def rank_gap(proxy: Tensor, harm: Tensor) -> Tensor:
     """Places by which the proxy puts each layer too low (+) or too high (-): (n,) integers."""
     return ranks(harm) - ranks(proxy)
-
-
-def hidden_harm(proxy: Tensor, harm: Tensor) -> Tensor:
-    """Harm (n,) beyond what a layer's place in the proxy's order promises, in the units of `harm`; negative: less."""
-    return harm - harm.sort().values[ranks(proxy)]
-
-
-def flat_cosine(cosine: Tensor, norms: Tensor) -> Tensor:
-    """Cosine of all tokens' states as one long vector, (n,), from cosine (n, S, L) and norms (n + 1, S, L).
-
-    A trap: the tokens count by the square of their norms, so that a massive one speaks for all.
-    """
-    before, after = norms[:-1].double(), norms[1:].double()
-    products = (cosine * before * after).sum((1, 2))
-    return products / (before.square().sum((1, 2)) * after.square().sum((1, 2))).sqrt()
-
-
-def massive(norms: Tensor) -> tuple[int, int, int, float]:
-    """Where the stream is largest against its surroundings: norms (n + 1, S, L) -> (layer that wrote it, s, t, factor).
-
-    `factor` is the norm of that token over the median of its sequence at the same depth. The writer is the layer by
-    which the token grew most. Raises InputError for norms of another shape.
-    """
-    if norms.ndim != 3 or norms.shape[0] < 2:
-        raise InputError(f"expected norms of shape (layers + 1, sequences, length), got {tuple(norms.shape)}")
-    relative = norms / norms.median(dim=-1, keepdim=True).values
-    _, sequence, position = (int(i) for i in torch.unravel_index(relative.argmax(), norms.shape))
-    growth = norms[:, sequence, position].diff()
-    return int(growth.argmax()), sequence, position, float(relative.max())

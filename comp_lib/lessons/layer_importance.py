@@ -6,8 +6,9 @@
             spread over sequences says how far a difference between two layers can be trusted
     rounds  the same harm with 0, 1, 2 ... layers gone already, each time the least harmful one: greedy removal
 
-What they say is in `importance.layer_study`. Every pass is `cached`, so each is run once per model, tokens and layers
-gone.
+and the harm of leaving out one half of a layer, its attention or its MLP. Lesson 01 defines all of it in its cells, in
+the plain way; here prefixes are shared. What the statistics say is in `importance.layer_study`. Every pass is `cached`,
+so each is run once per model, tokens and layers gone.
 """
 
 from __future__ import annotations
@@ -17,16 +18,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import through
+from ..calibration.stream import attention_step, mlp_step, sequence_losses, through
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
 from ..importance.layer_study import LayerStudy
 from ..importance.layers import block_influence, greedy_order, sequence_loss_increase
 from ..shape import Shape
-from ..surgery import keep_layers, shallow_copy
 from .cache import Tensors, cached
-from .dense_stream import layer_of, loss_behind, text_loss, walk_to
+from .dense_stream import walk, walk_to
 
 
 def layer_study(model: Model, ids: Tensor, greedy: int = 3) -> LayerStudy:
@@ -76,34 +76,15 @@ def greedy_rounds(model: Model, ids: Tensor, count: int) -> tuple[Tensor, tuple[
     return torch.stack([torch.empty(layers), *rounds])[1:], tuple(order)
 
 
-def without_layers(model: Model, gone: Sequence[int]) -> Model:
-    """A second model without the layers `gone`; it shares its tensors with `model`, which stays whole.
-
-    Raises InputError for a layer that is not there, or if none is left.
-    """
-    layers = Shape.of(model).layers
-    if not set(gone) <= set(range(layers)) or len(set(gone)) == layers:
-        raise InputError(f"expected some of the layers 0 to {layers - 1}, not all, got {sorted(gone)}: choose others")
-    second = shallow_copy(model)
-    keep_layers(second, [index for index in range(layers) if index not in gone])
-    return second
-
-
-def loss_without(model: Model, ids: Tensor, gone: Sequence[int] = ()) -> float:
-    """Mean next-token loss on ids (S, L), nats per token, without the layers `gone`: for text not calibrated on."""
-    return float(text_loss(without_layers(model, gone), ids))
-
-
 @cached
-def harm_at_position(model: Model, ids: Tensor, layer: int, position: int = 0) -> list[float]:
-    """Loss increase, nats per token on ids (S, L), of skipping a layer [at one position, at all others but this one].
-
-    Skipping it everywhere is what `harm` measures. Where does that harm come from? At the other tokens the layer still
-    reads this one, but does not write to it, or the other way round.
-    """
-    hidden, rope = walk_to(model, ids, layer)
-    after = through(layer_of(model, layer), hidden, rope, hidden.device)
-    here = torch.arange(ids.shape[1], device=hidden.device)[:, None] == position  # (L, 1)
-    streams = (after, torch.where(here, hidden, after), torch.where(here, after, hidden))
-    whole, there, elsewhere = (loss_behind(model, stream, rope, layer + 1, ids) for stream in streams)
-    return [float(there - whole), float(elsewhere - whole)]
+def sublayer_harm(model: Model, ids: Tensor) -> Tensor:
+    """Loss increase without the attention, and without the MLP, of each layer, for each sequence: (n, 2, S), nats."""
+    hidden, rope = walk_to(model, ids, 0)  # (S, L, d)
+    losses = []
+    for place, layer in enumerate(family_of(model).layers(model)):
+        attended, _ = attention_step(layer, hidden, rope)
+        halves = torch.cat([mlp_step(layer, hidden)[0], attended])  # without its attention; without its MLP
+        behind = walk(model, halves, rope, slice(place + 1, None))
+        losses.append(sequence_losses(model, behind, ids.repeat(2, 1)).view(2, -1))
+        hidden, _ = mlp_step(layer, attended)
+    return torch.stack(losses) - sequence_losses(model, hidden, ids)

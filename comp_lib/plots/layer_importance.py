@@ -1,19 +1,21 @@
-"""Pictures of layer importance (lesson 01): three readings of the layers, proxy against harm, the stream itself."""
+"""Pictures of layer importance (lesson 01): what skipping is, what layers are worth, proxy and harm, the stream."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
+from matplotlib.patches import Arc, Rectangle
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 from torch import Tensor
 
 from ..errors import InputError, nearest
-from ..importance.layer_study import LayerStudy, hidden_harm, massive, ranks
-from .base import BLUE, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, note, panels
+from ..importance.layer_study import LayerStudy, intervals, ranks
+from .base import ABOVE, BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, note, panels
 
 GREEDY = "greedy, last round"
 METRICS = {
@@ -35,66 +37,130 @@ def values_of(study: LayerStudy, metric: str) -> Tensor:
     return study.rounds[-1]
 
 
-def plot_layer_importance(study: LayerStudy) -> Picture:
-    """All three importances, one below the other; orange: what each would drop, as many as greedy did (at least 1).
+def plot_skipping() -> Picture:
+    """A drawing: a skipped layer lets the stream pass; a layer turns a state by an angle, a longer one by less."""
+    figure, (left, right) = panels(1, 2, (10.0, 3.6), title=["leaving out a layer", "how far a layer turns a state"])
+    for axes in (left, right):
+        axes.axis("off")
+    left.set(xlim=(0, 10), ylim=(0, 4))
+    _vector(left, (0, 3), (10, 3), "black", linewidth=3)
+    for place, name in enumerate(("layer 3", "layer 4", "layer 5")):
+        x, skipped = 0.6 + 3.2 * place, place == 1
+        colour, dashes = (GREY, "--") if skipped else (BLUE, "-")
+        left.add_patch(Rectangle((x, 0.8), 2.3, 1.0, fill=False, edgecolor=colour, linestyle=dashes, linewidth=1.5))
+        left.text(x + 1.15, 1.3, name, ha="center", va="center", color=colour)
+        left.text(x + 1.15, 0.35, "skipped: adds nothing" if skipped else "reads, then adds", ha="center", fontsize=8)
+        if not skipped:
+            _vector(left, (x + 0.4, 3), (x + 0.4, 1.8), GREY)
+            _vector(left, (x + 1.9, 1.8), (x + 1.9, 2.95), BLUE, linewidth=2.5)
+    left.text(5, 3.3, "the stream", ha="center")
+    right.set(xlim=(-0.6, 11.2), ylim=(-0.9, 5.3), aspect="equal")
+    added = np.array([0.9, 1.8])
+    for base, length, state, after in ((2.8, 4.0, "h", "h'"), (0.0, 8.0, "2h: a stream twice as long", "")):
+        start, tip = np.array([0.0, base]), np.array([length, base])
+        end = tip + added
+        _vector(right, start, tip, "black", linewidth=2)
+        _vector(right, tip, end, BLUE, linewidth=2)
+        _vector(right, start, end, RED, linewidth=1.5)
+        angle = np.degrees(np.arctan2(added[1], length + added[0]))
+        right.add_patch(Arc((0.0, base), 4.0, 4.0, theta1=0, theta2=angle, color=RED))
+        right.text(2.3, base + 0.22, f"{angle:.0f}°", color=RED, fontsize=9)
+        right.text(length / 2, base - 0.6, state, ha="center", fontsize=9)
+        right.text(*(end - added / 2 + np.array([0.3, -0.3])), "what it adds", color=BLUE, fontsize=9)
+        right.text(*(end + np.array([-0.5, 0.15])), after, color=RED, fontsize=9)
+    return figure.described(
+        "Two drawings. Left: the residual stream passes three layers; two of them read it and add to it, the one in "
+        "the middle is skipped and adds nothing. Right: a layer turns a state h by an angle when it adds a vector to "
+        "it; the same vector, added to a state twice as long, turns it by a smaller angle."
+    )
 
-    In greedy's panel, black marks show the loss increase before anything was removed: where a bar is above its mark, a
-    layer that stood in for this one is gone.
-    """
-    count, layers = max(1, len(study.order)), len(study.influence)
-    names = [name for name in METRICS if name != GREEDY or len(study.rounds)]
-    figure, axes = panels(len(names), 1, (9.0, 2.4 * len(names)), "x")
+
+def _vector(axes: Axes, start: Any, end: Any, colour: Any, **looks: Any) -> None:
+    style = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "color": colour}
+    axes.annotate("", tuple(end), tuple(start), arrowprops=style | looks)
+
+
+def plot_layer_importance(study: LayerStudy, count: int) -> Picture:
+    """Block influence above, the loss increase with 95% intervals below; in red the `count` that each would drop."""
+    layers, names = len(study.influence), ("block influence", "loss increase")
+    figure, axes = panels(2, 1, (9.0, 5.2), "x")
     first = {name: values_of(study, name).argsort(stable=True)[:count].tolist() for name in names}
-    if GREEDY in first:
-        first[GREEDY] = list(study.order)
-        harm = study.mean_harm
-        axes[-1].scatter(range(layers), harm, marker="_", s=60, c="black", zorder=3, label="before any removal")
-        axes[-1].legend(loc="upper center", fontsize=8)
-        tops = torch.maximum(harm, study.rounds[-1].nan_to_num(0.0)).clamp(min=0.0).tolist()
-        style = {"ha": "center", "color": RED, "fontsize": 9, "fontweight": "bold"}
-        for place, layer in enumerate(study.order):
-            note(axes[-1], f"{place + 1}.", (layer, tops[layer]), (0, 3), **style)
     for axis, name in zip(axes, names, strict=True):
         _bars(axis, study, name, first[name])
-    axes[0].set_title(f"Three importances, one model; orange: the {count} that would go first")
-    layer_axis(axes[-1], layers)
-    if layers <= 40:
-        axes[-1].xaxis.set_major_locator(MultipleLocator(1))
-        axes[-1].tick_params(axis="x", labelsize=8)
+    axes[0].set_title(f"Two readings of one model; in red: the {count} layers that would go first")
+    _all_layers(axes[-1], layers)
     words = [f"By {name}, the {count} that go first are {_list(chosen)}." for name, chosen in first.items()]
-    return figure.described(f"{len(names)} bar charts over {layers} layers. {' '.join(words)}")
+    return figure.described(f"Two bar charts over {layers} layers. {' '.join(words)}")
 
 
-def plot_proxy(study: LayerStudy, correlation: float) -> Picture:
+def plot_greedy(study: LayerStudy) -> Picture:
+    """The loss increase in greedy's last round as bars, and before any removal as marks; the layers that go by number.
+
+    Where a bar is above its mark, a layer that stood in for this one is gone.
+    """
+    layers, harm, last = len(study.influence), study.mean_harm, values_of(study, GREEDY)
+    figure, axes = figure_with_axes((9.0, 3.4))
+    _bars(axes, study, GREEDY, study.order)
+    axes.scatter(range(layers), harm, marker="_", s=60, c="black", zorder=3, label="before any removal")
+    tops = torch.maximum(harm, last.nan_to_num(0.0)).clamp(min=0.0).tolist()
+    for place, layer in enumerate(study.order):
+        note(axes, f"{place + 1}.", (layer, tops[layer]), (0, 3), ha="center", color=RED, fontweight="bold")
+    axes.legend(**ABOVE)
+    _all_layers(axes, layers)
+    grown = [layer for layer in range(layers) if float(last[layer]) > 1.5 * float(harm[layer]) > 0]
+    return figure.described(
+        f"Bar chart over {layers} layers. Greedy removal drops {_list(study.order)}, in this order. Layers that are "
+        f"missed by more than half again as much before the last of them goes: {_list(grown)}."
+    )
+
+
+def plot_sublayers(study: LayerStudy, halves: Tensor) -> Picture:
+    """Loss increase without each layer, its attention, its MLP: halves (n, 2, S), nats per token."""
+    figure, axes = figure_with_axes((9.5, 4.0))
+    layers, words = len(study.influence), []
+    parts = {"layer": study.harm, "attention only": halves[:, 0], "MLP only": halves[:, 1]}
+    for place, ((name, harm), colour) in enumerate(zip(parts.items(), (GREY, ORANGE, GREEN), strict=True)):
+        mean, spread = harm.mean(1).numpy(), intervals(harm).numpy().T
+        error = np.abs(spread - mean)
+        at = np.arange(layers) + 0.27 * (place - 1)
+        axes.bar(at, mean, 0.27, yerr=error, color=colour, label=name, error_kw={"elinewidth": 0.8})
+        words.append(f"{name} {float(np.median(mean)):.3f} in the median, {mean.max():.2f} in layer {mean.argmax()}")
+    _bend(axes, study.mean_harm, METRICS["loss increase"])
+    axes.legend(ncols=3, **ABOVE)
+    _all_layers(axes, layers)
+    return figure.described(f"Bars over {layers} layers of the loss increase, with 95% intervals, without: ", words)
+
+
+def plot_proxy(study: LayerStudy, correlation: float, marked: int) -> Picture:
     """Block influence against the loss increase, as values and as ranks; `correlation` is Spearman's, of the ranks.
 
-    The layer that hides most harm is marked; the diagonal of the ranks is where a right proxy would have all layers.
+    One layer is marked; the diagonal of the ranks is where a right proxy would have all layers.
     """
     influence, harm, layers = study.influence.numpy(), study.mean_harm.numpy(), len(study.influence)
-    worst = int(hidden_harm(study.influence, study.mean_harm).argmax())
     by, harmed = ((ranks(values) + 1).numpy() for values in (study.influence, study.mean_harm))
-    xlabels = ["block influence (no unit)", "place by block influence (1: goes first)"]
+    xlabels = ["block influence (no unit), log scale", "place by block influence (1: goes first)"]
     ylabels = ["loss increase (nats per token)", "place by loss increase"]
     titles = ["values", f"ranks of {layers} layers: Spearman {correlation:.2f}"]
     figure, (left, right) = panels(1, 2, (9.5, 4.4), title=titles, xlabel=xlabels, ylabel=ylabels)
     for axis, x, y in ((left, influence, harm), (right, by, harmed)):
         axis.scatter(x, y, s=22, color=BLUE)
-        axis.scatter(x[worst], y[worst], s=70, color=RED, marker="D", label=f"layer {worst}: hides the most harm")
-    # where harm differs by a few times its error, layers may well swap places
-    left.errorbar(influence, harm, study.harm_error, fmt="none", ecolor=GREY, elinewidth=1, zorder=0)
+        axis.scatter(x[marked], y[marked], s=70, color=RED, marker="D", label=f"layer {marked}")
+    errors = np.abs(study.harm_interval.numpy().T - harm)
+    left.errorbar(influence, harm, errors, fmt="none", ecolor=GREY, elinewidth=1, zorder=0, label="95% interval")
     left.set_xscale("log")
-    left.set_yscale("symlog", linthresh=max(0.01, np.abs(harm).min()), linscale=0.3)
-    for part in (left.xaxis, left.yaxis):
-        part.set_major_formatter("{x:g}")
+    left.xaxis.set_major_formatter("{x:g}")
+    _bend(left, study.mean_harm, ylabels[0])
     left.set_ylim(min(0.0, 1.5 * harm.min()), 2.0 * harm.max())
     left.legend(loc="lower right", fontsize=8)
-    right.plot([1, layers], [1, layers], color=GREY, linewidth=1, linestyle="--")
+    right.plot([1, layers], [1, layers], color=GREY, linewidth=1, linestyle="--", label="the same place by both")
+    right.legend(loc="upper left", fontsize=8)
+    right.set_ylim(0, 1.2 * layers)
     for layer, point in enumerate(zip(by, harmed, strict=True)):
         note(right, str(layer), point, (3, 3), fontsize=7)
     return figure.described(
         f"Two scatter plots of {layers} layers, block influence against loss increase. Spearman's rank correlation is "
-        f"{correlation:.2f}. Layer {worst} hides the most harm: place {by[worst]} by block influence, place "
-        f"{harmed[worst]} by loss increase, {harm[worst]:.2f} nats per token."
+        f"{correlation:.2f}. Layer {marked} is marked: place {by[marked]} by block influence, place {harmed[marked]} "
+        f"by loss increase, {harm[marked]:.2f} nats per token."
     )
 
 
@@ -123,14 +189,13 @@ def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -
     )
 
 
-def plot_norms(study: LayerStudy, sequence: int = 0) -> Picture:
-    """Norm of the residual stream by depth in one sequence: the massive token against the median and range of all."""
+def plot_norms(study: LayerStudy, writer: int, position: int, sequence: int = 0) -> Picture:
+    """Norm of the stream by depth in one sequence: one token, which layer `writer` makes large, and the rest."""
     norms = _of_sequence(study.norms, sequence)  # (n + 1, L)
-    writer, _, position, _ = massive(norms[:, None])
     medians, track = norms.median(1).values.tolist(), norms[:, position].tolist()
     rest = np.delete(norms.numpy(), position, axis=1)
     title = f"Layer {writer} writes a massive activation at position {position} (sequence {sequence})"
-    labels = {"xlabel": "layers passed (0: embedding)", "ylabel": "norm of the residual stream"}
+    labels = {"xlabel": "layers passed (0: embedding)", "ylabel": "norm of the residual stream, log scale"}
     figure, axis = figure_with_axes((9.0, 4.0), title=title, yscale="log", **labels)
     axis.fill_between(range(len(norms)), rest.min(1), rest.max(1), color=BLUE, alpha=0.2, label="other tokens, range")
     axis.plot(medians, color=BLUE, label="median token")
@@ -188,18 +253,33 @@ def _bars(axis: Axes, study: LayerStudy, metric: str, marked: Sequence[int]) -> 
     """Bars over layers, on a scale that shows small values beside one huge one; NaN leaves a gap."""
     values = values_of(study, metric)
     colours = [RED if layer in marked else BLUE for layer in range(len(values))]
-    errors = study.harm_error.tolist() if metric == "loss increase" else None
+    errors = None
+    if metric == "loss increase":
+        errors = (study.harm_interval.T - values).abs().numpy()
     heights = values.nan_to_num(0.0).tolist()
     axis.bar(range(len(values)), heights, color=colours, yerr=errors, error_kw={"elinewidth": 1, "ecolor": GREY})
-    axis.set_ylabel(METRICS[metric])
+    _bend(axis, values, METRICS[metric])
+
+
+def _bend(axis: Axes, values: Tensor, label: str) -> None:
+    """A y axis for values of which some dwarf the others: straight up to the median, logarithmic above; it says so."""
     finite = values[values.isfinite()]
+    axis.set_ylabel(label)
     if len(finite) and float(finite.max()) > 20 * (middle := float(finite.abs().median())) > 0:
         axis.set_yscale("symlog", linthresh=middle)
+        axis.set_ylabel(f"{label}\nlog scale above {middle:.2g}")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _list(numbers: Sequence[int]) -> str:
+def _all_layers(axes: Axes, layers: int) -> None:
+    layer_axis(axes, layers)
+    if layers <= 40:
+        axes.xaxis.set_major_locator(MultipleLocator(1))
+        axes.tick_params(axis="x", labelsize=8)
+
+
+def _list(numbers: Sequence[object]) -> str:
     """[3, 1, 2] -> '3, 1 and 2'."""
-    *head, last = map(str, numbers)
+    *head, last = map(str, numbers or ["none"])
     return f"{', '.join(head)} and {last}" if head else last

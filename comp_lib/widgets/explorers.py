@@ -94,6 +94,7 @@ class LayerExplorer(Explorer):
         layer, study = self.layer.value, self._study
         figure = plot_layer(study, layer, self.metric.value, self.sequence.value)
         influence, harm, last = study.influence, study.mean_harm, len(study.influence)
+        low, high = study.harm_interval[layer].tolist()
         gap = int(rank_gap(influence, harm)[layer])
         by, harmed = (1 + int(ranks(values)[layer]) for values in (influence, harm))
         verdict = "the two agree on it"
@@ -101,7 +102,7 @@ class LayerExplorer(Explorer):
             verdict = f"the proxy puts it {abs(gap)} place{'s' * (abs(gap) > 1)} too {'low' if gap > 0 else 'high'}"
         return figure, (
             f"<p>Layer {layer}: block influence {influence[layer]:.4f} (place {by} of {last}), loss increase "
-            f"{harm[layer]:.3f} ± {study.harm_error[layer]:.3f} nats per token (place {harmed} of {last}; place 1 goes "
+            f"{harm[layer]:.3f} nats per token (95%: {low:.3f} to {high:.3f}; place {harmed} of {last}; place 1 goes "
             f"first): {verdict}.</p>"
         )
 

@@ -1,84 +1,38 @@
-"""Checks for the exercises of lesson 1: each runs your function on small random streams and compares with brute force.
-
-Nothing of comp_lib is used here: the right answers are computed token by token, layer by layer, or by scipy.
-"""
+"""Checks for the exercises of lesson 1: made-up streams and losses, and the real model in the last one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from checking import Wrong, accept, alike, call, check_shape, spot
-from scipy.stats import spearmanr
-from torch import Tensor, nn
+from checking import Wrong, accept, call, check_shape
+from torch import Tensor
+
+Harm = Callable[[list[int]], float]
+QUESTIONS = 45  # to the model, in exercise 4
 
 
-def check_block_influence(block_influence: Callable[[Tensor, Tensor], Tensor]) -> None:
+def check_fool(fool: Callable[[Tensor], Tensor]) -> None:
     """Exercise 1."""
-    before, after = _turned()
-    got = call(block_influence, before, after)
-    if not isinstance(got, Tensor | float):
-        raise Wrong(f"expected one number for the layer, got {type(got).__name__}")
-    got = torch.as_tensor(got, dtype=before.dtype)
-    if got.shape != ():
-        raise Wrong(f"expected one number for the layer, got shape {tuple(got.shape)}: average over all tokens")
-    cosines = torch.tensor([_cosine(b, a) for b, a in zip(before.flatten(0, 1), after.flatten(0, 1), strict=True)])
-    if not alike(got, 1 - cosines.mean()):
-        spot(got, cosines.mean(), "this is the mean cosine: influence is 1 minus it, 0 for a layer that turns nothing")
-        spot(
-            got,
-            1 - _cosine(before.flatten(), after.flatten()),
-            "this is the cosine of all tokens as one long vector: the largest token speaks for all",
-        )
-        spot(
-            got,
-            1 - _cosine(before.mean((0, 1)), after.mean((0, 1))),
-            "this is the cosine of the mean states: average the tokens' cosines, not the tokens",
-        )
-        rows = [1 - _cosine(b.flatten(), a.flatten()) for b, a in zip(before, after, strict=True)]
-        spot(got, torch.stack(rows).mean(), "this has one cosine for each sequence: take one for each token")
-        spot(got, (1 - cosines).sum(), "this is the sum over the tokens: take their mean")
-        raise Wrong("it is not 1 - mean_t cos(h_t, h'_t): the cosine runs over the last dimension, one for each token")
-    if not alike(torch.as_tensor(call(block_influence, before, 3 * before)), torch.tensor(0.0)):
-        raise Wrong("a layer that only scales the stream should have influence 0: divide by both norms")
-    accept("each token has one vote, however large its norm")
-
-
-def check_loss_increase(loss_increase: Callable[[list[Callable], Tensor, Callable], Tensor]) -> None:
-    """Exercise 2."""
-    layers, hidden, loss = _stack()
-    got = call(loss_increase, layers, hidden.clone(), loss)
-    check_shape("the increases", got, (len(layers),))
-    whole = loss(_run(layers, hidden))
-    left = torch.stack([loss(_run(layers[:i] + layers[i + 1 :], hidden)) for i in range(len(layers))])
-    if not alike(got, left - whole):
-        spot(got, left, "these are the losses without each layer: subtract the loss with all of them")
-        spot(got, whole - left, "the sign is the wrong way round: a layer that is missed has a positive increase")
-        tails = torch.stack([loss(_run(layers[i + 1 :], hidden)) for i in range(len(layers))]) - whole
-        spot(got, tails, "the layers before the one left out are missing too: skip one layer at a time")
-        heads = torch.stack([loss(_run(layers[:i], hidden)) for i in range(len(layers))]) - whole
-        spot(got, heads, "the layers after the one left out are missing too: the stream goes on to the next")
-        zeroed = [loss(_run(layers[i + 1 :], torch.zeros_like(hidden))) - whole for i in range(len(layers))]
-        spot(got, torch.stack(zeroed), "a skipped layer lets the stream pass as it is: yours sets it to zero")
-        raise Wrong("an entry is not loss(all layers but this one) - loss(all layers)")
-    layers, hidden, loss = _stack()
-    calls = [0]
-
-    def counted(layer: Callable) -> Callable:
-        def call(stream: Tensor) -> Tensor:
-            calls[0] += 1
-            return layer(stream)
-
-        return call
-
-    call(loss_increase, [counted(layer) for layer in layers], hidden, loss)
-    needed = len(layers) * (len(layers) + 1) // 2
-    thrift = "the fewest possible" if calls[0] <= needed else f"{needed} would do if the prefixes were shared"
-    accept(f"this is what removal really costs, and you called a layer {calls[0]} times ({thrift})")
+    before = torch.randn(3, 50, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.5
+    kept, after = before.clone(), call(fool, before)
+    check_shape("the stream behind you", after, (3, 50, 6))
+    if not torch.equal(before, kept):
+        raise Wrong("the stream in front of you has changed too: work on a copy, `before.clone()`")
+    cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1)
+    if float(cosines.min()) > 1 - 1e-9:
+        raise Wrong("no token is turned at all: scaling, whatever its size, is no turn")
+    if float(cosines.min()) > -0.9:
+        raise Wrong(f"no token comes out reversed: the lowest cosine is {cosines.min():.2f}, expected -0.9 or less")
+    influence = float(1 - cosines.mean())
+    if influence > 0.02:
+        turned = int((cosines < 0.5).sum())
+        raise Wrong(f"your block influence is {influence:.3f}, and gives you away: you turned {turned} of 150 tokens")
+    accept(f"block influence {influence:.3f}, and one token stands on its head")
 
 
 def check_greedy_order(greedy_order: Callable[[Callable, int, int], list[int]]) -> None:
-    """Exercise 3: layers 1 and 4 can stand in for each other, so that both seem idle and only one is."""
+    """Exercise 2: layers 1 and 4 can stand in for each other, so that both seem idle and only one is."""
     alone = [3.0, 0.1, 0.5, 2.0, 0.2, 0.4]
 
     def loss(present: list[int]) -> float:
@@ -109,77 +63,125 @@ def check_greedy_order(greedy_order: Callable[[Callable, int, int], list[int]]) 
     accept("layers that stand in for one another are not dropped together")
 
 
-def check_spearman(spearman: Callable[[Tensor, Tensor], float]) -> None:
-    """Exercise 4."""
+def check_paired_interval(paired_interval: Callable[[Tensor, Tensor], tuple[float, float]]) -> None:
+    """Exercise 3: windows differ by far more than the two plans do."""
     generator = torch.Generator().manual_seed(4)
-    a = torch.randn(9, generator=generator, dtype=torch.float64).exp()
-    b = (a + 0.5 * torch.randn(9, generator=generator, dtype=torch.float64)) ** 3
-    got, want = float(call(spearman, a, b)), float(spearmanr(a, b).statistic)
-    if abs(got - want) > 1e-9:
-        pearson = lambda x, y: float(torch.corrcoef(torch.stack([x.double(), y.double()]))[0, 1])  # noqa: E731
-        if abs(got - pearson(a, b)) < 1e-9:
-            raise Wrong("this is Pearson's correlation of the values: replace both by their ranks first")
-        if abs(got - pearson(a.argsort(), b.argsort())) < 1e-9:
-            raise Wrong("argsort says who is at each place, not the place of each: the ranks are argsort of argsort")
-        if abs(got + want) < 1e-9:
-            raise Wrong("the sign is the wrong way round: rank both in the same direction")
-        if abs(got) > 1 + 1e-9:
-            raise Wrong(f"a correlation lies between -1 and 1, got {got:.3f}: divide by both standard deviations")
-        raise Wrong(f"expected {want:.4f}, as scipy has it, got {got:.4f}: correlate the ranks")
-    if abs(float(call(spearman, a, a.exp())) - 1) > 1e-9:
-        raise Wrong("any increasing function keeps all ranks, so the correlation with exp(a) should be 1")
-    accept("only the order counts, so a huge layer 0 cannot make a proxy look good")
-
-
-def check_massive(massive: Callable[[Tensor], tuple[int, int]]) -> None:
-    """Exercise 5: layer 2 makes position 6 huge; all others grow slowly, and end larger than it ever was."""
-    growth = torch.tensor([1.0, 4.0, 6.0, 9.0, 60.0, 900.0, 4000.0], dtype=torch.float64)  # (n + 1,)
-    norms = growth[:, None] * torch.linspace(1.0, 1.5, 8, dtype=torch.float64)  # (n + 1, L)
-    norms[3:, 6] = 3000.0
-    norms[1, 2] *= 2.0
-    answer = call(massive, norms)
+    draw = lambda: torch.randn(40, generator=generator, dtype=torch.float64)  # noqa: E731
+    hard = 3.5 + 0.5 * draw()
+    a, b = hard + 0.03 + 0.04 * draw(), hard + 0.04 * draw()
+    answer = call(paired_interval, a, b)
     if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise Wrong("expected two numbers, (layer, position): end with `return layer, position`")
-    layer, position = (int(value) for value in answer)
-    if (position, layer) == (2, 6):
-        raise Wrong("the two numbers are swapped: return the layer first, then the position")
-    if position == 7:
-        raise Wrong("the largest norm is no giant where all are large: compare with the median at the same depth")
-    if position != 6:
-        raise Wrong(f"expected position 6, got {position}: find the largest ratio of norm to median of its row")
-    if layer == 3:
-        raise Wrong("norms[3] is what layer 2 wrote: row 0 is the embedding, so the layer is one less than the row")
-    if layer == 4 or layer == 5:
-        raise Wrong("that layer did not write it: look for the layer in which this position grew most")
-    if layer != 2:
-        raise Wrong(f"expected layer 2, in which position 6 grew most, got {layer}")
-    accept("a massive activation is one token out of all proportion, and one layer writes it")
+        raise Wrong("expected two numbers, (low, high)")
+    low, high = (float(value) for value in answer)
+    if low > high:
+        raise Wrong("low is above high: return the lower bound first")
+    differences = a - b
+    middle, half = float(differences.mean()), float(1.96 * differences.std(correction=0) / 40**0.5)
+    if abs((low + high) / 2 + middle) < half / 3:
+        raise Wrong("the sign is the wrong way round: the differences are a - b")
+    if abs((low + high) / 2 - middle) > half / 3:
+        raise Wrong(f"the middle should be near the mean of a - b, {middle:.3f}, got {(low + high) / 2:.3f}")
+    width, got = half, (high - low) / 2
+    unpaired = float(1.96 * (a.var(correction=0) + b.var(correction=0)) ** 0.5 / 40**0.5)
+    known = {
+        unpaired: "this draws windows for each plan anew: what is hard for both no longer cancels, so take differences",
+        float(1.96 * differences.std()): "this is the spread of single windows: take the mean of each draw",
+        width / 1.96: "this is one standard error: 95% of the means lie within about two",
+        width * 1.645 / 1.96: "this cuts 5% off at either end: cut 2.5%",
+    }
+    if abs(got - width) > 0.08 * width:
+        for value, sentence in known.items():
+            if abs(got - value) < 0.08 * value:
+                raise Wrong(sentence)
+        raise Wrong(f"expected a half width of about {width:.4f}, got {got:.4f}: draw as many windows as there are")
+    accept(f"a is worse by {low:.3f} to {high:.3f} nats; unpaired you could not have told (+-{unpaired:.2f})")
 
 
-def _turned() -> tuple[Tensor, Tensor]:
-    """A stream (2, 5, 6) before and after a layer; one token is massive and hardly turned, float64."""
-    generator = torch.Generator().manual_seed(1)
-    before = torch.randn(2, 5, 6, generator=generator, dtype=torch.float64) + 0.5
-    after = before + 0.8 * torch.randn(2, 5, 6, generator=generator, dtype=torch.float64)
-    before[0, 0] += 50.0
-    after[0, 0] += 50.0
-    return before, after
+def check_plan(plan: Callable[[Harm, int, int], list[int]]) -> None:
+    """Exercise 4: on a toy in which the most harmless layers stand in for each other, then on the real model."""
+    alone = [3.0, 0.02, 0.03, 0.04, 0.5, 0.06, 0.07, 0.3, 0.4, 1.0, 2.0, 4.0]
+
+    def toy(gone: list[int]) -> float:
+        return sum(alone[layer] for layer in gone) + 2.0 * max(0, len({1, 2, 3} & set(gone)) - 1)
+
+    _beaten(plan, toy, len(alone), [1, 5, 6, 9])
+    model, ids = _real()
+    harm, proxy = _harm(model, ids), _least_influence(model, ids, 4)
+    ours, theirs, gone = _beaten(plan, harm, len(model.model.layers), proxy)
+    accept(f"layers {sorted(gone)} cost {ours:.2f} nats, those of least influence, {sorted(proxy)}, {theirs:.2f}")
 
 
-def _stack() -> tuple[list[Callable[[Tensor], Tensor]], Tensor, Callable[[Tensor], Tensor]]:
-    """Five residual layers, a stream (3, 4, 6) that flows into them, and a loss of what comes out, float64."""
-    generator = torch.Generator().manual_seed(2)
-    draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
-    weights, head, targets = [0.5 * draw(6, 6) for _ in range(5)], draw(6, 7), torch.arange(12) % 7
-    layers = [lambda stream, w=w: stream + torch.tanh(stream @ w) for w in weights]
-    return layers, draw(3, 4, 6), lambda stream: nn.functional.cross_entropy(stream.flatten(0, 1) @ head, targets)
+def _beaten(plan: Callable, harm: Harm, layers: int, proxy: list[int]) -> tuple[float, float, list[int]]:
+    """The harm of a learner's plan and of the proxy's, and the plan. Raises Wrong unless it is a better one."""
+    asked = [0]
+
+    def counted(gone: list[int]) -> float:
+        asked[0] += 1
+        if asked[0] > QUESTIONS:
+            raise Wrong(f"you asked more than {QUESTIONS} times: look closer at a short list only")
+        if not set(gone) <= set(range(layers)):
+            raise Wrong(f"there are layers 0 to {layers - 1}, you asked about {list(gone)}")
+        return harm(list(gone))
+
+    gone = call(plan, counted, layers, len(proxy))
+    if not isinstance(gone, list | tuple) or not all(isinstance(layer, int) for layer in gone):
+        raise Wrong("expected a list of layers")
+    if len(set(gone)) != len(proxy) or not set(gone) <= set(range(layers)):
+        raise Wrong(f"expected {len(proxy)} different layers from 0 to {layers - 1}, got {list(gone)}")
+    ours, theirs = harm(list(gone)), harm(proxy)
+    if set(gone) == set(proxy):
+        raise Wrong(f"this is the proxy's own plan, {sorted(proxy)}")
+    if ours >= theirs:
+        raise Wrong(
+            f"layers {sorted(gone)} cost {ours:.2f} nats together, the proxy's {theirs:.2f}: layers that are harmless "
+            "one by one may stand in for each other, so measure again with some of them gone"
+        )
+    return ours, theirs, list(gone)
 
 
-def _run(layers: list[Callable[[Tensor], Tensor]], stream: Tensor) -> Tensor:
-    for layer in layers:
-        stream = layer(stream)
-    return stream
+def _real() -> tuple:
+    """The real model and a short text (1, 48)."""
+    from comp_lib.calibration.tokens import calibration_tokens
+    from comp_lib.lessons.start import start
+
+    model, tokenizer = start()
+    return model, calibration_tokens("calibration", tokenizer, sequences=1, length=48, seed=1)
 
 
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum() / (a.norm() * b.norm())
+def _states(model, ids: Tensor) -> list[Tensor]:
+    """The states in front of the first layer and behind each: n + 1 of (S, L, d)."""
+    from comp_lib.calibration.stream import embed
+
+    return _behind(model, [embed(model, ids)], [])
+
+
+def _behind(model, states: list[Tensor], gone: list[int]) -> list[Tensor]:
+    """The states so far, and those behind the layers that follow; layers `gone` are skipped."""
+    from comp_lib.calibration.stream import rotary
+
+    rope = rotary(model, states[0].shape[1], states[0].device, states[0].dtype)
+    with torch.no_grad():
+        for place in range(len(states) - 1, len(model.model.layers)):
+            layer, state = model.model.layers[place], states[-1]
+            states = [*states, state if place in gone else layer(state, position_embeddings=rope)]
+    return states
+
+
+def _harm(model, ids: Tensor) -> Harm:
+    """What skipping layers costs; the layers in front of the first of them are not run again."""
+    from comp_lib.calibration.stream import sequence_losses
+
+    whole = _states(model, ids)
+
+    def loss(states: list[Tensor]) -> float:
+        with torch.no_grad():
+            return float(sequence_losses(model, states[-1], ids).mean())
+
+    dense = loss(whole)
+    return lambda gone: loss(_behind(model, whole[: min(gone) + 1], gone)) - dense if gone else 0.0
+
+
+def _least_influence(model, ids: Tensor, count: int) -> list[int]:
+    states = _states(model, ids)
+    turns = [1 - torch.cosine_similarity(a, b, dim=-1).mean() for a, b in zip(states, states[1:], strict=False)]
+    return torch.stack(turns).argsort()[:count].tolist()

@@ -5,44 +5,43 @@ from __future__ import annotations
 import pytest
 import torch
 from lessons import LESSON_01, Wrong, functions
-from torch import nn
 
 CHECKS = LESSON_01.checks
 SOLVED = functions(LESSON_01.solutions)
-cosine = nn.functional.cosine_similarity
 
 
 def test_other_ways_are_right_too(capsys):
-    CHECKS["block_influence"](lambda b, a: float(1 - cosine(b, a, dim=-1).mean()))
     CHECKS["greedy_order"](lambda loss, n, k: tuple(SOLVED["greedy_order"](loss, n, k)))
-    CHECKS["massive"](lambda norms: torch.tensor(SOLVED["massive"](norms)).unbind())
-    CHECKS["loss_increase"](increases(lambda layers, i: layers[:i] + layers[i + 1 :]))
-    assert "25 times (15 would do" in capsys.readouterr().out
+    CHECKS["paired_interval"](near_normal)
+    CHECKS["fool"](lambda before: torch.cat([before[:2], torch.cat([before[2:, :49], -before[2:, 49:]], 1)]))
+    assert capsys.readouterr().out.count("Right: ") == 3
 
 
-def run(layers, stream):
-    for layer in layers:
-        stream = layer(stream)
-    return stream
-
-
-def increases(keep):
-    """A `loss_increase` that keeps the layers `keep(layers, i)` when it should leave out layer i."""
-
-    def function(layers, hidden, loss):
-        whole = loss(run(layers, hidden))
-        return torch.stack([loss(run(keep(layers, i), hidden)) for i in range(len(layers))]) - whole
+def turned(tokens):
+    def function(before):
+        after = before.clone()
+        after[0, :tokens] *= -1
+        return after
 
     return function
 
 
-def without_whole(layers, hidden, loss):
-    return torch.stack([loss(run(layers[:i] + layers[i + 1 :], hidden)) for i in range(len(layers))])
+def sideways(before):
+    after = before.clone()
+    after[0, 0] = after[0, 0].flip(0) + 0.1
+    return after
 
 
-def to_zero(layers, hidden, loss):
-    cut = [loss(run(layers[i + 1 :], torch.zeros_like(hidden))) for i in range(len(layers))]
-    return torch.stack(cut) - loss(run(layers, hidden))
+def in_place(before):
+    before[0, 0] *= -1
+    return before
+
+
+def near_normal(a, b, z=1.96, unpaired=False, single=False):
+    differences = a - b
+    spread = (a.var() + b.var()) ** 0.5 if unpaired else differences.std()
+    half = float(z * spread / (1 if single else len(a) ** 0.5))
+    return float(differences.mean()) - half, float(differences.mean()) + half
 
 
 def one_shot(loss, layers, count):
@@ -60,38 +59,20 @@ def those_that_stay(loss, layers, count):
     return [layer for layer in range(layers) if layer not in gone]
 
 
-def pearson(a, b):
-    return float(torch.corrcoef(torch.stack([a.double(), b.double()]))[0, 1])
+def harmless_alone(harm, layers, count):
+    return sorted(range(layers), key=lambda layer: harm([layer]))[:count]
 
 
-def wrong_layer(norms, shift=0):
-    layer, position = SOLVED["massive"](norms)
-    return layer + shift, position
-
-
-def largest_norm(norms):
-    position = int(norms.amax(0).argmax())
-    return int((norms[1:, position] - norms[:-1, position]).argmax()), position
+def asks_for_all(harm, layers, count):
+    return min(([a, b, 5, 6] for a in range(layers) for b in range(a)), key=harm)
 
 
 MISTAKES = [
-    ("block_influence", lambda b, a: cosine(b, a, dim=-1).mean(), "1 minus it"),
-    ("block_influence", lambda b, a: 1 - cosine(b.flatten(), a.flatten(), dim=0), "one long vector"),
-    ("block_influence", lambda b, a: 1 - cosine(b.mean((0, 1)), a.mean((0, 1)), dim=0), "mean states"),
-    ("block_influence", lambda b, a: 1 - cosine(b.flatten(1), a.flatten(1), dim=1).mean(), "for each sequence"),
-    ("block_influence", lambda b, a: (1 - cosine(b, a, dim=-1)).sum(), "take their mean"),
-    ("block_influence", lambda b, a: 1 - cosine(b, a, dim=-1), r"got shape \(2, 5\)"),
-    ("block_influence", lambda b, a: 1 - cosine(b, a, dim=1).mean(), "last dimension"),
-    ("block_influence", lambda b, a: None, "got NoneType"),
-    ("block_influence", lambda b, a: 1 - cosine(b, a, dim=-1).mean() + (a - 3 * b).norm().lt(1e-9), "only scales"),
-    ("loss_increase", without_whole, "subtract the loss"),
-    ("loss_increase", lambda *given: -SOLVED["loss_increase"](*given), "sign is the wrong way"),
-    ("loss_increase", increases(lambda layers, i: layers[i + 1 :]), "layers before the one left out"),
-    ("loss_increase", increases(lambda layers, i: layers[:i]), "layers after the one left out"),
-    ("loss_increase", to_zero, "sets it to zero"),
-    ("loss_increase", increases(lambda layers, i: layers[::-1]), "not loss"),
-    ("loss_increase", lambda *given: SOLVED["loss_increase"](*given)[:3], r"shape \(5,\), got \(3,\)"),
-    ("loss_increase", lambda *given: SOLVED["loss_increase"](*given).tolist(), "as a tensor, got list"),
+    ("fool", lambda before: 3 * before, "scaling"),
+    ("fool", sideways, "comes out reversed"),
+    ("fool", turned(20), "you turned 20 of 150"),
+    ("fool", in_place, "work on a copy"),
+    ("fool", lambda before: before[0], r"got \(50, 6\)"),
     ("greedy_order", one_shot, "ranks once"),
     ("greedy_order", most_missed, "missed most"),
     ("greedy_order", lambda *given: SOLVED["greedy_order"](*given)[::-1], "wrong order"),
@@ -100,18 +81,22 @@ MISTAKES = [
     ("greedy_order", lambda loss, n, k: [1], "expected 3 layers, got 1"),
     ("greedy_order", lambda loss, n, k: [2, 3, 4][:k], "in each round"),
     ("greedy_order", lambda loss, n, k: 1, "list of layers"),
-    ("spearman", pearson, "Pearson"),
-    ("spearman", lambda a, b: pearson(a.argsort(), b.argsort()), "argsort of argsort"),
-    ("spearman", lambda a, b: -SOLVED["spearman"](a, b), "same direction"),
-    ("spearman", lambda a, b: 60 * SOLVED["spearman"](a, b), "between -1 and 1"),
-    ("spearman", lambda a, b: 0.5 * SOLVED["spearman"](a, b), "as scipy has it"),
-    ("massive", largest_norm, "same depth"),
-    ("massive", lambda norms: wrong_layer(norms, 1), "one less than the row"),
-    ("massive", lambda norms: wrong_layer(norms, 2), "did not write it"),
-    ("massive", lambda norms: wrong_layer(norms, -2), "expected layer 2"),
-    ("massive", lambda norms: wrong_layer(norms)[::-1], "swapped"),
-    ("massive", lambda norms: (2, 1), "expected position 6"),
-    ("massive", lambda norms: 6, "two numbers"),
+    ("paired_interval", lambda a, b: near_normal(a, b, unpaired=True), "no longer cancels"),
+    ("paired_interval", lambda a, b: near_normal(a, b, single=True), "single windows"),
+    ("paired_interval", lambda a, b: near_normal(a, b, z=1.0), "one standard error"),
+    ("paired_interval", lambda a, b: near_normal(a, b, z=1.645), "cut 2.5%"),
+    ("paired_interval", lambda a, b: near_normal(a, b, z=0.5), "as many windows as there are"),
+    ("paired_interval", lambda a, b: near_normal(b, a), "wrong way round"),
+    ("paired_interval", lambda a, b: near_normal(a, 0 * b), "middle should be near"),
+    ("paired_interval", lambda a, b: near_normal(a, b)[::-1], "low is above high"),
+    ("paired_interval", lambda a, b: float((a - b).mean()), "two numbers"),
+    ("plan", harmless_alone, "may stand in for each other"),
+    ("plan", asks_for_all, "more than 45 times"),
+    ("plan", lambda harm, layers, count: [5, 6, 1, 9], "the proxy's own plan"),
+    ("plan", lambda harm, layers, count: [5, 6, 1], "expected 4 different layers"),
+    ("plan", lambda harm, layers, count: [5, 5, 1, 6], "expected 4 different layers"),
+    ("plan", lambda harm, layers, count: harm([layers]), "layers 0 to 11"),
+    ("plan", lambda harm, layers, count: 4, "list of layers"),
 ]
 
 

@@ -24,7 +24,7 @@ def test_it_shows_the_layer_that_is_chosen():
 
 def test_it_says_how_far_the_proxy_is_off():
     box = LayerExplorer(replace(study_of(), influence=torch.tensor([0.9, 0.05, 0.04, 0.02, 0.01, 0.03])), layer=3)
-    assert "(place 2 of 6), loss increase 2.000 ± 0.200 nats per token (place 5 of 6" in box.facts.value
+    assert "(place 2 of 6), loss increase 2.000 nats per token (95%: 1.800 to 2.200; place 5 of 6" in box.facts.value
     assert "puts it 3 places too low" in box.facts.value
     box.layer.value = 5
     assert "puts it 1 place too low" in box.facts.value
