@@ -147,7 +147,7 @@ def plot_pruned(
     layer_axis(bottom, label="decoder layer of the parent")
     low, high, worst = min(plan.neurons), max(plan.neurons), int(np.argmax(errors))
     return figure.described(
-        f"Three bar charts over {plan.parent_layers} decoder layers. {metric.capitalize()} is highest in layer "
+        f"Three charts over {plan.parent_layers} decoder layers. {metric.capitalize()} is highest in layer "
         f"{np.argmax(importance)} and lowest in layer {np.argmin(importance)}. {len(plan.dropped)} layers were "
         f"dropped; the others keep {low if low == high else f'{low} to {high}'} of {max(neurons)} neurons. The "
         f"error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's energy."

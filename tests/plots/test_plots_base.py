@@ -135,7 +135,7 @@ def test_it_is_not_blank(figures, name, tmp_path):
 
 def test_words_say_the_numbers(figures):
     assert figures["pruned"]().alt_text.startswith(
-        "Three bar charts over 4 decoder layers. Block influence is highest in layer 0"
+        "Three charts over 4 decoder layers. Block influence is highest in layer 0"
     )
     assert "1 layers were dropped" in figures["pruned"]().alt_text and "layer 1, 8.0%" in figures["pruned"]().alt_text
     assert "lowest, 0.100, in layer 2" in figures["overview"]().alt_text
