@@ -135,7 +135,7 @@ def plot_cuts(neurons: int = 8, heads: int = 6, groups: int = 2) -> Picture:
     titles = ["MLP: one neuron goes", "attention: one KV group goes"]
     figure, (left, right) = panels(1, 2, (10.0, 3.9), title=titles, xlim=(-0.6, 13.6), ylim=(-1.9, 8.6), aspect="equal")
     wide = heads // groups
-    drawn = {
+    drawn: dict[Axes, list[tuple[str, float, float, int, str, int, int]]] = {
         left: [
             ("gate", 0, 5.6, neurons, "c", 5, 1),
             ("up", 0, 1.2, neurons, "c", 5, 1),

@@ -153,15 +153,15 @@ def _made_layers() -> list[Problem]:
 
 
 def _real_layers() -> tuple[tuple[int, ...], list[Problem]]:
-    """Layers of the embedded model, and C and W of each on a thousand tokens."""
+    """Layers of the embedded model, and C and W of each on 512 tokens."""
     from comp_lib.calibration.tokens import calibration_tokens
     from comp_lib.lessons.dense_stream import layer_of, weight_of
     from comp_lib.lessons.metrics_on_trial import mlp_tokens
     from comp_lib.lessons.start import start
 
-    layers = (2, 8, 14, 20)
+    layers = (2, 14, 20)
     model, tokenizer = start()
-    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=128)
+    ids = calibration_tokens("calibration", tokenizer, sequences=4, length=128)
     problems = []
     for layer, tokens in zip(layers, mlp_tokens(model, ids, layers), strict=True):
         x = (tokens["x"] / tokens["norms"][:, None]).double()
