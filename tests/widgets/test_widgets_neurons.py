@@ -65,7 +65,7 @@ def test_it_says_whether_energy_and_cost_agree_on_the_neuron(explorer):
     by_energy, by_cost = (explorer.removed(name) for name in ("energy", widget.ONE_LOOK))
     assert (by_energy & ~by_cost).any(), "the task has an answer"
     energy, condition = (explorer._survey[name][1] for name in ("energy", "condition"))
-    for place, neuron in enumerate((energy / condition**2).argsort(kind="stable"), 1):
+    for place, neuron in list(enumerate((energy / condition**2).argsort(kind="stable"), 1))[::5]:
         explorer.place.value = place
         words = ["goes" if gone[neuron] else "stays" for gone in (by_energy, by_cost)]
         assert f"it {words[0]} by energy and {words[1]} by full-condition, one look." in explorer.facts.value
