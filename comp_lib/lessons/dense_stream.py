@@ -128,8 +128,10 @@ def as_dense(layer: Layer, which: Which, sums: Sums, ridge: float = RIDGE) -> De
 
 
 @cached
-def survey(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None) -> Tensors:
-    """What is lost when so many neurons or KV groups go, and what each neuron is like: all layers in one walk.
+def survey(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None, every: int = 1) -> Tensors:
+    """What is lost when so many neurons or KV groups go, and what each neuron is like: layers 0, `every`, 2 `every` ...
+
+    All in one walk, a row for each of these layers.
 
     Each layer is swept on its own (full least squares, `block_rounds` neurons a round, by default a 24th of the widest
     layer, at most 60% of them) while the dense model streams by. Returns, for K rounds of the widest layer:
@@ -154,7 +156,10 @@ def survey(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | 
     group_counts = torch.arange(max(shape.kv_groups))
     hidden, rope = walk_to(model, ids, 0)
     tables: list[Tensors] = []
-    for layer in family_of(model).layers(model):
+    for number, layer in enumerate(family_of(model).layers(model)):
+        if number % every:
+            hidden = through(layer, hidden, rope, hidden.device)
+            continue
         sums, hidden = sums_of(layer, hidden, rope)
         groups = _swept(as_dense(layer, "attention", sums["attention"], ridge), group_counts, 1)
         neurons = _swept(as_dense(layer, "mlp", sums["mlp"], ridge), counts, per_round)

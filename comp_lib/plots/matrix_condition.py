@@ -1,4 +1,4 @@
-"""Pictures of what neurons are worth (lesson 02): energy against condition, metrics against measurements."""
+"""Pictures of what neurons are worth (lesson 02): what is cut, what is lost, and energy against condition."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from .base import BLUE, GREEN, RED, Numbers, Picture, figure_with_axes, log_y, note, outcome_dots, panels, plain_ticks
+from .base import BLUE, GREY, RED, Picture, figure_with_axes, note, panels, plain_ticks
 
 Values = NDArray[np.floating]
 Arrays = Mapping[str, ArrayLike]
-Scores = Mapping[str, float]
 KEPT, REMOVED = BLUE, RED
 
 
@@ -112,106 +111,61 @@ def plot_energy_condition(
     )
 
 
-def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays, errors: Scores) -> Picture:
-    """The same neurons once for each way to choose: removed[name] (n,) of bool, errors[name] relative, re-tuned."""
+def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays) -> Picture:
+    """The same neurons once for each way to choose: energy (n,) as a share, removed[name] (n,) of bool."""
     energy, condition = np.asarray(energy), np.asarray(condition)
     figure, axes = panels(1, len(removed), (3.7 * len(removed), 3.6), "xy", xlabel="energy (% of ‖Y‖²)")
     for axis, (name, gone) in zip(axes, removed.items(), strict=True):
         _scatter(axis, energy, condition, np.asarray(gone), most=5)
-        axis.set_title(f"by {name}\nerror left {errors[name]:.1%}", fontsize=11)
+        axis.set_title(f"who goes by {name}", fontsize=11)
     axes[0].set_ylabel("condition κ")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
+    axes[0].plot([], [], ":", color="grey", label="equal cost s = energy / κ²")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
     count = np.asarray(next(iter(removed.values()))).sum()
-    listed = "; ".join(f"by {name}, error {errors[name]:.1%}" for name in removed)
     sides = "Energy removes what is on the left, condition what is on top, the cost what lies above a slanted line."
     what = f"Scatter plots of energy against condition, the same {len(energy):,} neurons in each"
-    return figure.described(f"{what}; {count:,} are removed {listed}. {sides}")
+    return figure.described(f"{what}; {count:,} are removed by {', by '.join(removed)}. {sides}")
 
 
-def plot_against_measured(scores: Arrays, measured: ArrayLike, correlations: Scores, what: str) -> Picture:
-    """One panel for each metric: its scores (k,) of some neurons against the measured cost (k,), a share, of each."""
-    columns, rows, count = 5, -(-len(scores) // 5), len(np.asarray(measured))
-    figure, axes = panels(rows, columns, (11.5, 2.4 * rows), "y")
-    for axis, (name, values) in zip(axes, scores.items(), strict=False):
-        axis.scatter(values, measured, s=12, color=KEPT)
-        axis.set_yscale("log")
-        if np.asarray(values).min() > 0:
-            axis.set_xscale("log")
-            plain_ticks(axis.xaxis, axis.get_xlim(), most=4)
-        else:  # a share can be negative
-            axis.xaxis.set_major_locator(MaxNLocator(3))
-        axis.tick_params(labelsize=8)
-        axis.set_title(f"{name}: ρ = {correlations[name]:.2f}", fontsize=9)
-    log_y(axes[0], percent=True, most=5)
-    for axis in axes[: len(scores)][-columns:]:  # the lowest of each column
-        axis.set_xlabel("score (its own unit)", fontsize=9)
-    for axis in axes[len(scores) :]:
+def plot_cuts(neurons: int = 8, heads: int = 6, groups: int = 2) -> Picture:
+    """A drawing, not to scale: what one neuron takes with it in the MLP, and one KV group in the attention.
+
+    The matrices stand as they are applied, y = x W: columns are outputs, rows are inputs.
+    """
+    titles = ["MLP: one neuron goes", "attention: one KV group goes"]
+    figure, (left, right) = panels(1, 2, (10.0, 3.9), title=titles, xlim=(-0.6, 13.6), ylim=(-1.9, 8.6), aspect="equal")
+    wide = heads // groups
+    drawn: dict[Axes, list[tuple[str, float, float, int, str, int, int]]] = {
+        left: [
+            ("gate", 0, 5.6, neurons, "c", 5, 1),
+            ("up", 0, 1.2, neurons, "c", 5, 1),
+            ("down", 10, 0, neurons, "r", 5, 1),
+        ],
+        right: [
+            ("q", 0, 6.2, heads, "c", wide, wide),
+            ("k", 0, 3.4, groups, "c", 1, 1),
+            ("v", 3.6, 3.4, groups, "c", 1, 1),
+            ("o", 10, 0.8, heads, "r", wide, wide),
+        ],
+    }
+    for axis, matrices in drawn.items():
+        for name, x, y, cells, way, first, count in matrices:
+            size = (cells, 2.0) if way == "c" else (2.0, cells)
+            cut = (x + first, y, count, 2.0) if way == "c" else (x, y + cells - first - count, 2.0, count)
+            axis.add_patch(Rectangle((x, y), *size, facecolor="white", edgecolor="black"))
+            axis.add_patch(Rectangle(cut[:2], *cut[2:], facecolor=REMOVED, alpha=0.8))
+            axis.text(x + 0.25, y + size[1] + 0.12, f"{name}_proj", fontsize=9)
+        axis.annotate("", (9.8, 4.0), (8.4, 4.0), arrowprops={"arrowstyle": "-|>", "color": "black"})
+        axis.text(9.1, 4.5, "x", ha="center", fontsize=10, style="italic")
+        axis.annotate("", (13.4, 4.0), (12.1, 4.0), arrowprops={"arrowstyle": "-|>", "color": GREY})
+        axis.text(13.2, 4.5, "to the\nstream", ha="center", fontsize=8)
         axis.set_axis_off()
-    for axis in axes[::columns]:
-        axis.set_ylabel(what, fontsize=9)
-    ranking = sorted(correlations, key=lambda name: -correlations[name])
-    listed = ", ".join(f"{name} {correlations[name]:.2f}" for name in ranking)
-    what = f"Scatter plots of {count} neurons, score against measured cost of removal. "
-    return figure.described(f"{what}Spearman correlations: {listed}.")
-
-
-def plot_outcomes(
-    outcomes: Mapping[str, Scores], what: str, reference: float | None = None, percent: bool = False
-) -> Picture:
-    """A number for each metric and each recovery: outcomes[recovery][metric], as dots on a logarithmic axis."""
-    last = list(outcomes.values())[-1]
-    names = sorted(last, key=lambda name: -last[name])  # the best on top
-    styles = ((REMOVED, "X"), (KEPT, "o"), (GREEN, "D"))
-    figure, axis, words = outcome_dots(outcomes, names, styles, "{:.1%}" if percent else "{:.2f}", reference)
-    for height, name in enumerate(names):
-        axis.plot([table[name] for table in outcomes.values()], [height] * len(outcomes), color="lightgrey", zorder=1)
-    axis.set_xlabel(what)
-    return figure.described(f"Dots for {len(names)} metrics, {what}. {words}")
-
-
-def plot_ridges(
-    ridges: Numbers, errors: Mapping[str, tuple[Numbers, Numbers]], condition: Numbers, removed: float
-) -> Picture:
-    """What the ridge does: errors[calibration] = (on the calibration text, on another), and the median condition."""
-    titles = [f"{removed:.0%} of the neurons removed, re-tuned", "The ridge also tames the condition"]
-    ylabels, xlabel = ["error left (% of ‖Y‖²)", "median condition κ"], "ridge λ (of each input's own energy)"
-    figure, (left, right) = panels(1, 2, (10.0, 3.8), xscale="log", title=titles, xlabel=xlabel, ylabel=ylabels)
-    words = [f"Two line charts over ridges from {ridges[0]:g} to {ridges[-1]:g}."]
-    for (label, (seen, unseen)), colour in zip(errors.items(), (REMOVED, KEPT, GREEN), strict=False):
-        left.plot(ridges, [100 * e for e in seen], "o-", color=colour, label=f"{label}, calibration text")
-        left.plot(ridges, [100 * e for e in unseen], "X--", color=colour, label=f"{label}, unseen text")
-        best = int(np.argmin(unseen))
-        left.scatter(ridges[best], 100 * unseen[best], s=160, facecolors="none", edgecolors="black")
-        ends = f"With {label} the error goes from {seen[0]:.1%} to {seen[-1]:.1%} on the calibration text"
-        lowest = f"is lowest at {unseen[best]:.1%} with a ridge of {ridges[best]:g}, and ends at {unseen[-1]:.1%}"
-        words.append(f"{ends}; on unseen text it starts at {unseen[0]:.1%}, {lowest}.")
-    left.set_ylim(0, 1.45 * left.get_ylim()[1])  # room for the legend
-    left.legend(fontsize=8, loc="upper center", ncols=len(errors))
-    right.plot(ridges, condition, "o-", color=GREEN)
-    log_y(right)
-    words.append(f"The median condition falls from {condition[0]:.2f} to {condition[-1]:.2f}.")
-    return figure.described(" ".join(words))
-
-
-def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, title: str) -> Picture:
-    """Which tokens rule the statistics: all (S, L); norms of the stream, and each token's share of tr C two ways."""
-    norms, *energies = (np.asarray(values) for values in (norms, plain, weighted))
-    sequences, length = norms.shape
-    shares = [np.sort(energy.flatten())[::-1].cumsum() / energy.sum() for energy in energies]
-    titles, ylabels = [title, "Who rules the Gram matrix?"], ["‖h_t‖ behind the layer", "share of tr C (%)"]
-    xlabels = ["position in the sequence (first = 1)", "tokens, loudest first"]
-    figure, (left, right) = panels(1, 2, (10.0, 3.6), xscale="log", title=titles, xlabel=xlabels, ylabel=ylabels)
-    left.plot(np.arange(1, length + 1), norms.T, color=KEPT, alpha=0.35, lw=1)
-    left.set_yscale("log")
-    styles = ((REMOVED, "-", "as they are"), (KEPT, "--", "divided by ‖h_t‖"))
-    for share, (colour, line, name) in zip(shares, styles, strict=True):
-        right.plot(np.arange(1, norms.size + 1), 100 * share, line, color=colour, label=name)
-    right.set_ylim(0, 103)
-    right.legend(fontsize=8)
-    first, others = np.median(norms[:, 0]), np.median(norms[:, 1:])
-    as_they_are, divided = (share[sequences - 1] for share in shares)
+    left.text(6.0, -1.6, "a column of gate and of up, a row of down", ha="center", color=REMOVED)
+    right.text(
+        6.0, -1.6, "a head of k and of v, the query heads that read them, their rows of o", ha="center", color=REMOVED
+    )
     return figure.described(
-        f"Left: norm of the residual stream by position; the first token's is {first:.3g}, the median of the others "
-        f"{others:.3g}. Right: of {norms.size:,} tokens, the {sequences} loudest hold {as_they_are:.1%} of the Gram "
-        f"matrix's trace as they are, and {divided:.1%} when divided by their norms."
+        "Two drawings of matrices with what goes in red. In the MLP, left, a neuron is a column of gate_proj, a column "
+        "of up_proj and a row of down_proj, which writes to the stream. In the attention, right, a KV group is one "
+        f"head of k_proj and of v_proj, the {wide} heads of q_proj that read them, and their rows of o_proj."
     )

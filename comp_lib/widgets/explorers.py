@@ -35,9 +35,8 @@ from ..plots.matrix_condition import Values, plot_energy_condition
 from ..shape import Shape
 from . import alert
 
-IN_ROUNDS = "full-condition, in rounds"
-CHOICES = (IN_ROUNDS, "full-condition, one look", "energy", "condition alone", "wanda-sp", "activation", "magnitude")
-NOBODY = -1  # no neuron is picked
+IN_ROUNDS, ONE_LOOK = "full-condition, in rounds", "full-condition, one look"
+CHOICES = (IN_ROUNDS, ONE_LOOK, "energy", "condition alone", "wanda-sp", "activation", "magnitude")
 UNIFORM, PER_LAYER, WATER = "uniform", "per layer, by importance", "per layer, water-filling"
 MOST_DROPPED = 8  # layers
 BYTES = 4  # of a parameter
@@ -113,56 +112,59 @@ def layer_explorer(model: nn.Module, ids: Tensor, greedy: int = 3, layer: int = 
 
 
 class NeuronExplorer(Explorer):
-    """Every neuron of a layer, energy against condition. Controls `layer`, `metric`, `share` (% to remove), `neuron`.
+    """Every neuron of a layer, energy against condition. Controls `layer`, `metric`, `share` (% to remove), `place`.
 
-    statistics: what `lessons.dense_stream.survey` returns.
+    statistics: what `lessons.dense_stream.survey` returns; layers: the numbers of its layers, where it has not all of
+    them. `place` picks a neuron by its cost, 1 being the cheapest.
     """
 
-    def __init__(self, statistics: Tensors, layer: int = 0) -> None:
+    def __init__(self, statistics: Tensors, layer: int = 0, layers: range | None = None) -> None:
         self._survey = {name: values.numpy() for name, values in statistics.items()}
-        self.layer = IntSlider(layer, 0, len(statistics["energy"]) - 1, **shared("layer"))
+        self._layers = layers or range(len(statistics["energy"]))
+        first, last, step = self._layers.start, self._layers[-1], self._layers.step
+        self.layer = IntSlider(layer, first, last, step, **shared("layer"))
         self.metric = Dropdown(options=CHOICES, **shared("choose by"))
         self.share = IntSlider(20, 0, int(100 * FURTHEST), **shared("remove (%)"))
-        self.neuron = IntText(NOBODY, tooltip="number of a neuron to inspect, -1 for none", **shared("neuron"))
-        super().__init__([(self.layer, self.metric), (self.share, self.neuron)], image_height=450, height=620)
+        self.place = IntSlider(1, 1, len(self._of("energy")), **shared("neuron, cheapest first"))
+        super().__init__([(self.layer, self.metric), (self.share, self.place)], image_height=450, height=620)
 
-    def removed(self) -> NDArray[np.bool_]:
-        """Which neurons of the layer go by the chosen metric (n,), bool."""
-        energy, condition, metric = self._of("energy"), self._of("condition"), self.metric.value
+    def removed(self, metric: str | None = None) -> NDArray[np.bool_]:
+        """Which neurons of the layer go by `metric`, by default the one chosen (n,), bool."""
+        energy, condition, metric = self._of("energy"), self._of("condition"), metric or self.metric.value
         count = round(self.share.value / 100 * len(energy))
         if metric == IN_ROUNDS:
             order = self._of("order")
             return np.asarray((order > 0) & (order <= count))
-        scores = {"full-condition, one look": energy / condition**2, "condition alone": 1.0 / condition}
+        scores = {ONE_LOOK: energy / condition**2, "condition alone": 1.0 / condition}
         worth = scores[metric] if metric in scores else self._of(metric)
         return np.isin(np.arange(len(energy)), np.argsort(worth, kind="stable")[:count])
 
     def _of(self, name: str) -> Values:
         """Values of the layer's neurons (n,): a narrow layer's row ends in NaN."""
-        row: Values = self._survey[name][self.layer.value]
+        row: Values = self._survey[name][self._layers.index(self.layer.value)]
         return row[~np.isnan(row)]
 
     def answer(self) -> tuple[Picture, str]:
         energy, condition, gone = self._of("energy"), self._of("condition"), self.removed()
-        layer, metric, picked, cost = self.layer.value, self.metric.value, self.neuron.value, energy / condition**2
-        if not NOBODY <= picked < len(energy):
-            raise InputError(f"expected a neuron from 0 to {len(energy) - 1}, got {picked}: choose one, or -1")
+        self.place.max = len(energy)  # a narrow layer has fewer
+        layer, metric, place, cost = self.layer.value, self.metric.value, self.place.value, energy / condition**2
+        picked = int(np.argsort(cost, kind="stable")[place - 1])
         title = f"Layer {layer}: {gone.sum():,} of {len(energy):,} neurons go by {metric}"
         sentences = [
             f"What goes holds {energy[gone].sum() / energy.sum():.1%} of the neurons' energy; its costs, one at a "
             f"time, add up to {cost[gone].sum():.2%} of ‖Y‖²."
         ]
         if metric == IN_ROUNDS:
-            left = np.interp(gone.sum(), self._survey["counts"], self._survey["errors"][layer])
+            row = self._survey["errors"][self._layers.index(layer)]
+            left = np.interp(gone.sum(), self._survey["counts"], row)
             sentences.append(f"Gone together, with the rest re-tuned, they leave an error of {left:.2%} of ‖Y‖².")
-        if picked != NOBODY:
-            rank = int((cost < cost[picked]).sum()) + 1
-            sentences.append(
-                f"Neuron {picked}: energy {energy[picked]:.3%}, condition {condition[picked]:.2f}, cost "
-                f"{cost[picked]:.4%} of ‖Y‖² (number {rank} of {len(cost)} from the cheapest); "
-                f"it {'goes' if gone[picked] else 'stays'}."
-            )
-        figure = plot_energy_condition(energy, condition, gone, title, None if picked == NOBODY else picked)
+        verdicts = [f"{'goes' if self.removed(by)[picked] else 'stays'} by {by}" for by in ("energy", ONE_LOOK)]
+        sentences.append(
+            f"Neuron {picked}: energy {energy[picked]:.3%}, condition {condition[picked]:.2f} (median "
+            f"{np.median(condition):.2f}), cost {cost[picked]:.4%} of ‖Y‖², number {place} of {len(cost)} from the "
+            f"cheapest. It {'goes' if gone[picked] else 'stays'} here; it {' and '.join(verdicts)}."
+        )
+        figure = plot_energy_condition(energy, condition, gone, title, picked)
         return figure, "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
 
 

@@ -17,8 +17,9 @@ from variants import build
 from comp_lib.errors import InputError
 from comp_lib.lessons import cache
 from comp_lib.lessons.cache import cache_size, cached, clear_cache, statistics_folder
+from comp_lib.lessons.dense_stream import text_loss
 from comp_lib.lessons.mask_tuning import Way
-from comp_lib.lessons.matrix_condition import single_removals
+from comp_lib.lessons.metrics_on_trial import losses_without
 from comp_lib.recovery.mask_tuning import Mask
 from comp_lib.settings import Settings
 from comp_lib.system import hashes
@@ -135,9 +136,11 @@ def test_an_entry_depends_on_the_code_of_its_lesson_alone(tiny_llama, monkeypatc
     """Of its own module and of those that it imports: an edit of another lesson voids nothing."""
     asked = []
     monkeypatch.setattr(hashes, "of_code", lambda *rooms: asked.append(rooms) or "code")
-    single_removals(tiny_llama(), IDS, IDS, 1, [3])
-    own, behind = {"lessons/matrix_condition"}, {"evaluation", "lessons/dense_stream", "lessons/cache"}
-    assert set(asked[0]) == own | behind and set(asked[1]) == behind
+    losses_without(tiny_llama(), IDS, IDS, {"one": {1: torch.arange(40)}})
+    own, behind = {"lessons/metrics_on_trial"}, {"evaluation", "lessons/dense_stream", "lessons/cache"}
+    assert set(asked[0]) == own | behind
+    text_loss(tiny_llama(), IDS)
+    assert set(asked[-1]) == behind
     kept(tiny_llama(), IDS)
     assert asked[-1] == ("evaluation",)
 

@@ -2,73 +2,103 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import combinations
+
 import pytest
 import torch
-from lessons import LESSON_02, Wrong
+from lessons import LESSON_02, Wrong, functions
 
 CHECKS = LESSON_02.checks
+checks_02 = sys.modules[CHECKS["fooled_layer"].__module__]
+SOLUTIONS = functions(LESSON_02.solutions)
 inv = torch.linalg.inv
 
 
-def no_downdate(p, v, i):
-    keep = torch.arange(len(p)) != i
-    return p[keep][:, keep], v[keep] - torch.outer(p[keep, i], v[i]) / p[i, i], v[i].square().sum() / p[i, i]
+def contributions(*columns):
+    """A layer of one output whose contributions are these columns."""
+    return torch.tensor(columns).T, torch.ones(len(columns), 1)
 
 
-def downdate(p, v, i, sign=-1.0):
-    keep = torch.arange(len(p)) != i
-    return p[keep][:, keep] + sign * torch.outer(p[keep, i], p[keep, i]) / p[i, i], keep
+def best_pair(score):
+    """The pair of most score(cost of a block, pair, P, W)."""
+
+    def pick(p, w):
+        def cost(block):
+            rows = w[list(block)]
+            return float((rows * torch.linalg.solve(p[list(block)][:, list(block)], rows)).sum())
+
+        return max(combinations(range(len(w)), 2), key=lambda pair: score(cost, pair, p, w))
+
+    return pick
 
 
-def sign_of_v(p, v, i):
-    left, keep = downdate(p, v, i)
-    return left, v[keep] + torch.outer(p[keep, i], v[i]) / p[i, i], v[i].square().sum() / p[i, i]
+def surprise(cost, pair):
+    return cost(pair) - cost(pair[:1]) - cost(pair[1:])
 
 
-def not_retuned(p, v, i):
-    left, keep = downdate(p, v, i)
-    return left, v[keep], v[i].square().sum() / p[i, i]
+def one_look(c, w, k):
+    return (w.square().sum(1) / inv(c).diagonal()).argsort()[:k].tolist()
 
 
-def wrong_error(p, v, i):
-    left, keep = downdate(p, v, i)
-    return left, v[keep] - torch.outer(p[keep, i], v[i]) / p[i, i], v[i].square().sum()
+def not_retuned(c, w, k):
+    stay = list(range(len(c)))
+    for _ in range(k):
+        stay.pop(int((w[stay].square().sum(1) / inv(c[stay][:, stay]).diagonal()).argmin()))
+    return [neuron for neuron in range(len(c)) if neuron not in stay]
 
 
-def per_block(matrix, w, b, between):
-    return torch.stack(
-        [(w[s : s + b] * (between(matrix[s : s + b, s : s + b]) @ w[s : s + b])).sum() for s in range(0, len(w), b)]
-    )
+def by(score):
+    """The layer of least score(C, W, energies, costs, neurons that go)."""
+
+    def pick(problems):
+        values = []
+        for c, w in problems:
+            costs = w.square().sum(1) / inv(c + 0.1 * torch.diag(c.diagonal())).diagonal()
+            values.append(float(score(c, w, c.diagonal() * w.square().sum(1), costs, len(c) // 5)))
+        return values.index(min(values))
+
+    return pick
 
 
+def output(c, w):
+    return (w * (c @ w)).sum()
+
+
+QUIET, LOUD, NEAR = [1.0, 0.0, 0.0, 0.0], [0.0, 30.0, 0.0, 0.0], [0.0, 30.0, 3.0, 0.0]
 MISTAKES = [
-    ("gram_of_contributions", lambda c, w: c @ (w @ w.T), "element by element"),
-    ("gram_of_contributions", lambda c, w: c, "C alone"),
-    ("gram_of_contributions", lambda c, w: w @ w.T, "not looked at any data"),
-    ("gram_of_contributions", lambda c, w: w.T @ w, r"shape \(7, 7\), got \(4, 4\)"),
-    ("gram_of_contributions", lambda c, w: c * (w @ w.T).abs(), "diagonal .* is right"),
-    ("gram_of_contributions", lambda c, w: 2 * c * (w @ w.T), "one inner product"),
-    ("gram_of_contributions", lambda c, w: (c * (w @ w.T)).tolist(), "as a tensor, got list"),
-    ("condition_and_cost", lambda g: g.diagonal() * inv(g).diagonal(), "two tensors"),
-    ("condition_and_cost", lambda g: (g.diagonal() * inv(g).diagonal(), 1 / inv(g).diagonal()), "square root"),
-    ("condition_and_cost", lambda g: ((g.diagonal() / g.diagonal()).sqrt(), g.diagonal()), "invert the whole matrix"),
-    ("condition_and_cost", lambda g: (inv(g).diagonal().sqrt(), 1 / inv(g).diagonal()), "orthogonal to all others"),
-    ("condition_and_cost", lambda g: ((g.diagonal() * inv(g).diagonal()).sqrt(), g.diagonal()), "the energy"),
-    ("condition_and_cost", lambda g: ((k := (g.diagonal() * inv(g).diagonal()).sqrt()), g.diagonal() / k), "one power"),
-    ("condition_and_cost", lambda g: ((g.diagonal() * inv(g).diagonal()).sqrt(), inv(g).diagonal()), "best mask"),
-    ("block_cost", lambda c, w, b: (w.square().sum(1) / inv(c).diagonal()).reshape(-1, b).sum(1), "single inputs"),
-    ("block_cost", lambda c, w, b: per_block(c, w, b, lambda m: m), "not been re-tuned"),
-    ("block_cost", lambda c, w, b: per_block(inv(c), w, b, lambda m: m), "itself stands between"),
-    ("block_cost", lambda c, w, b: 2 * per_block(inv(c), w, b, inv), "lstsq leaves without it"),
-    ("block_cost", lambda c, w, b: per_block(inv(c), w, 2, inv), "wrong for blocks of 1"),
-    ("block_cost", lambda c, w, b: per_block(inv(c), w, 1, inv), r"shape \(3,\), got \(6,\)"),
-    ("remove_one", lambda p, v, i: p, "three values"),
-    ("remove_one", lambda p, v, i: (p, v, 0.0), r"P of shape \(5, 5\), got \(6, 6\)"),
-    ("remove_one", no_downdate, "Schur complement too"),
-    ("remove_one", lambda p, v, i: (downdate(p, v, i, 1.0)[0], v[1:], 0.0), "mind the sign"),
-    ("remove_one", not_retuned, "not re-tuned yet"),
-    ("remove_one", sign_of_v, "V is not what lstsq finds"),
-    ("remove_one", wrong_error, "do not add up"),
+    ("fooled_layer", lambda: torch.ones(3, 3), "two tensors"),
+    ("fooled_layer", lambda: (torch.ones(4, 3), torch.ones(2, 1)), "of the same n"),
+    ("fooled_layer", lambda: contributions(QUIET, LOUD), "3 to 8 neurons, got 2"),
+    ("fooled_layer", lambda: contributions(QUIET, LOUD, LOUD), "a copy"),
+    ("fooled_layer", lambda: contributions(QUIET, LOUD, NEAR), "energy is not fooled: it picks neuron 0"),
+    (
+        "fooled_layer",
+        lambda: contributions(QUIET, [0.0, 1.5, 0.0, 0.0], [0.0, 1.5, 0.7, 0.0]),
+        "condition is not fooled: it picks neuron 1",
+    ),
+    ("surprising_pair", lambda p, w: 3, "two numbers"),
+    ("surprising_pair", lambda p, w: (1, 1), "two different neurons from 0 to 5"),
+    ("surprising_pair", best_pair(lambda cost, pair, p, w: cost(pair)), "costs most together"),
+    (
+        "surprising_pair",
+        best_pair(lambda cost, pair, p, w: cost(pair) / (cost(pair[:1]) + cost(pair[1:]))),
+        "largest quotient",
+    ),
+    ("surprising_pair", best_pair(lambda cost, pair, p, w: cost(pair[:1]) + cost(pair[1:])), "off the diagonal"),
+    ("surprising_pair", best_pair(lambda cost, pair, p, w: -surprise(cost, pair)), "mind the sign"),
+    ("surprising_pair", best_pair(lambda cost, pair, p, w: -cost(pair)), "beyond their single costs"),
+    ("who_goes", lambda c, w, k: list(range(k - 1)), "4 different neurons"),
+    ("who_goes", lambda c, w, k: [0] * k, "4 different neurons"),
+    ("who_goes", one_look, "one look"),
+    ("who_goes", lambda c, w, k: (c.diagonal() * w.square().sum(1)).argsort()[:k].tolist(), "order of energy"),
+    ("who_goes", not_retuned, "not re-tuned between removals"),
+    ("who_goes", lambda c, w, k: (-c.diagonal()).argsort()[:k].tolist(), "removing one at a time leaves"),
+    ("layer_to_thin", lambda problems: 4, "0 to 3, got 4"),
+    ("layer_to_thin", lambda problems: torch.tensor(2), "place of a layer"),
+    ("layer_to_thin", by(lambda c, w, e, s, k: s.sort().values[:k].sum()), "absolute numbers"),
+    ("layer_to_thin", by(lambda c, w, e, s, k: e.sort().values[:k].sum() / output(c, w)), "nobody is re-tuned"),
+    ("layer_to_thin", by(lambda c, w, e, s, k: -(e / s).median()), "median condition"),
 ]
 
 
@@ -76,3 +106,23 @@ MISTAKES = [
 def test_a_check_names_the_mistake(name, mistake, words):
     with pytest.raises(Wrong, match=words):
         CHECKS[name](mistake)
+
+
+def test_another_wrong_layer_is_told_what_it_loses(monkeypatch):
+    problems = checks_02._made_layers()
+    monkeypatch.setattr(checks_02, "_made_layers", lambda: [*problems, (torch.eye(20).double(), problems[0][1])])
+    with pytest.raises(Wrong, match="layer 4 loses .*%"):
+        CHECKS["layer_to_thin"](lambda problems: 4)
+
+
+def test_the_real_layers_are_asked_after_the_small_ones(monkeypatch, capsys):
+    """A fake of the real model; where two layers are nearly alike, either will do."""
+    small = checks_02._made_layers()
+    monkeypatch.setattr(checks_02, "_real_layers", lambda: ((5, 9), [small[3], small[2]]))
+    CHECKS["layer_to_thin"](SOLUTIONS["layer_to_thin"])
+    assert capsys.readouterr().out == "Right: of the layers 5, 9, layer 9 can best spare a fifth.\n"
+    with pytest.raises(Wrong, match="layer 0 is not the one"):
+        CHECKS["layer_to_thin"](lambda problems: 2 if len(problems) == 4 else 0)
+    almost = (small[2][0] * 1.001, small[2][1])
+    monkeypatch.setattr(checks_02, "_real_layers", lambda: ((5, 9), [almost, small[2]]))
+    CHECKS["layer_to_thin"](lambda problems: 2 if len(problems) == 4 else 0)

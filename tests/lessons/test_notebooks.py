@@ -336,6 +336,7 @@ def test_the_suite_is_complete():
         "00_start_here",
         "01_layer_importance",
         "02_matrix_condition",
+        "02b_metrics_on_trial",
         "03_hybrid_granularity",
         "04_mask_tuning",
         "05_comp_end_to_end",

@@ -7,34 +7,21 @@ import pytest
 
 from comp_lib.plots import matrix_condition as plots
 from comp_lib.plots import png
+from comp_lib.plots.base import overlapping_texts
 
 RNG = np.random.default_rng(0)
 N = 60
 ENERGY = np.exp(RNG.normal(-8, 1.5, N))
 CONDITION = 1 + np.exp(RNG.normal(-0.5, 0.6, N))
 GONE = np.arange(N) % 5 == 0
-COST = ENERGY / CONDITION**2
 GRAM = (lambda x: x.T @ x)(RNG.normal(size=(40, N)))
-SIGNS, TOKENS = np.sign(RNG.normal(size=N)), np.exp(RNG.normal(size=(3, 9)))
-TABLE = {"one": 30.0, "two": 40.0, "three": 70.0}
 
 FIGURES = {
     "projections": lambda: plots.plot_projections({"toy": [[4, 4], [4, 5]], "right angle": [[4, 0], [0, 5]]}),
     "cosines": lambda: plots.plot_cosines({"inputs": GRAM, "contributions": GRAM**3}, list(range(12))),
     "energy_condition": lambda: plots.plot_energy_condition(ENERGY, CONDITION, GONE, "Layer 3", picked=7),
-    "choices": lambda: plots.plot_choices(
-        ENERGY, CONDITION, {"energy": GONE, "cost": ~GONE}, {"energy": 0.2, "cost": 0.05}
-    ),
-    "against_measured": lambda: plots.plot_against_measured(
-        {"cost": COST, "share": COST * SIGNS}, COST, {"cost": 0.9, "share": 0.1}, "measured (%)"
-    ),
-    "outcomes": lambda: plots.plot_outcomes(
-        {"none": {k: 2 * v for k, v in TABLE.items()}, "fit": TABLE}, "perplexity", 25.0
-    ),
-    "ridges": lambda: plots.plot_ridges(
-        [0.01, 0.1, 1.0], {"few tokens": ([0.1, 0.12, 0.2], [0.3, 0.2, 0.25])}, [3, 2, 1.1], 0.2
-    ),
-    "token_energy": lambda: plots.plot_token_energy(TOKENS, TOKENS**2, np.sqrt(TOKENS), "Norms in layer 3"),
+    "choices": lambda: plots.plot_choices(ENERGY, CONDITION, {"energy": GONE, "cost": ~GONE}),
+    "cuts": lambda: plots.plot_cuts(),
 }
 
 
@@ -43,8 +30,8 @@ def test_every_figure_has_words_units_and_the_same_bytes(name):
     figure = FIGURES[name]()
     assert len(figure.alt_text) > 80 and "nan" not in figure.alt_text
     shown = [axis for axis in figure.axes if axis.axison and (axis.collections or axis.lines or axis.images)]
-    assert shown and any(axis.get_xlabel() for axis in shown)
-    assert name == "outcomes" or any(axis.get_ylabel() for axis in shown)  # there the names of the metrics
+    assert name == "cuts" or (any(axis.get_xlabel() for axis in shown) and any(axis.get_ylabel() for axis in shown))
+    assert overlapping_texts(figure) == []
     assert png(figure) == png(FIGURES[name]())
 
 
@@ -79,8 +66,8 @@ def test_cosines():
     np.testing.assert_allclose(shown, GRAM[:12, :12] / np.outer(size, size))
 
 
-def test_outcomes_put_the_best_on_top():
-    figure = FIGURES["outcomes"]()
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == ["three", "two", "one"]  # from below
-    assert "Fit: one 30.00, two 40.00, three 70.00." in figure.alt_text and "dense model has 25.00" in figure.alt_text
+def test_the_drawing_of_the_cuts_marks_one_neuron_and_one_group():
+    figure = FIGURES["cuts"]()
+    red = [[patch for patch in axis.patches if patch.get_alpha()] for axis in figure.axes]
+    assert [len(patches) for patches in red] == [3, 4]  # gate, up and down; q, k, v and o
+    assert "one head of k_proj and of v_proj, the 3 heads of q_proj" in figure.alt_text

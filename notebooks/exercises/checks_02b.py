@@ -1,0 +1,150 @@
+"""Checks for the exercises of lesson 2b: layers made up so that each mistake gives another answer than the right one.
+
+The last check also asks the real model, on text that the answer has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from checking import Wrong, accept, call, check_shape
+from torch import Tensor
+
+from comp_lib.evaluation.confidence import bootstrap_interval
+
+RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)
+Loss = Callable[[float], tuple[float, float]]
+
+
+def check_units(fooling_units: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Exercise 1."""
+    for seed in range(3):
+        xtx, weight = _layer(seed)
+        scale = call(fooling_units, xtx.clone(), weight.clone())
+        check_shape("the factors", scale, (len(weight),))
+        if not torch.isfinite(scale).all() or float(scale.min()) <= 0:
+            raise Wrong("expected positive factors: a unit is never zero or negative")
+        norms = xtx.diagonal().sqrt()
+        energy = xtx.diagonal() * weight.square().sum(1)  # the same in all units
+        activation = norms * scale.to(norms)
+        order, worst_first = activation.argsort(), energy.argsort(descending=True)
+        if torch.equal(order, worst_first):
+            continue
+        if float(activation.max() / activation.min()) < 1 + 1e-9:
+            raise Wrong(
+                "now all activations are equal, and the metric picks at random: give the best the smallest unit"
+            )
+        if torch.equal(order, energy.argsort()):
+            raise Wrong("now activation agrees with energy: you have mended it; turn the order round")
+        if torch.equal(order, norms.argsort(descending=True)):
+            raise Wrong("activation's own order is turned round, not that of energy: the weights behind count, too")
+        raise Wrong("the first to go by activation should be the neuron of most energy, the next the second, and so on")
+    accept("the layer is the same, and activation would remove its most valuable neurons first")
+
+
+def check_told_apart(told_apart: Callable[[Tensor, Tensor, Callable], bool]) -> None:
+    """Exercise 2."""
+    draw = torch.Generator().manual_seed(0)
+    hard = torch.linspace(2.0, 5.0, 24, dtype=torch.float64)  # some windows are hard for every model
+    noise = torch.randn(24, generator=draw, dtype=torch.float64)
+    noise -= noise.mean()
+    cases = [  # losses of one model, of the other, whether they can be told apart, what went wrong otherwise
+        (
+            hard,
+            hard + 0.05 + 0.02 * noise,
+            True,
+            "the means differ by little, but the same way in every window: pair them",
+        ),
+        (hard, hard + 0.05 + 0.60 * noise, False, "the difference is 0.05 on average, and its interval holds zero"),
+        (
+            hard,
+            hard - 0.05 + 0.02 * noise,
+            True,
+            "a lower loss is a difference as well: look at both ends of the interval",
+        ),
+        (hard, hard + 0.60 * noise.flip(0), False, "the mean difference is zero"),
+    ]
+    for ours, theirs, want, sentence in cases:
+        got = call(told_apart, ours.clone(), theirs.clone(), bootstrap_interval)
+        if not isinstance(got, bool):
+            raise Wrong(f"expected True or False, got {type(got).__name__}: `bool(...)` makes one of a tensor")
+        if got != want:
+            raise Wrong(f"expected {want}, got {got}: {sentence}")
+    accept("differences window by window, and an interval that zero is in or not in")
+
+
+def check_ridge(choose_ridge: Callable[[Loss, Sequence[float]], float], real: bool = True) -> None:
+    """Exercise 3."""
+    for seed in range(3):
+        error = _errors(*_few_tokens(seed))
+        got = float(call(choose_ridge, error, list(RIDGES)))
+        want = min(RIDGES, key=lambda ridge: error(ridge)[1])
+        if got not in RIDGES:
+            raise Wrong(f"expected one of the ridges {RIDGES}, got {got:g}")
+        if got == want:
+            continue
+        if got == min(RIDGES, key=lambda ridge: error(ridge)[0]):
+            raise Wrong("this is the best on the tokens of the fit itself, always the smallest: judge on the others")
+        raise Wrong(
+            f"on the held-out tokens {got:g} leaves {error(got)[1]:.1%}, and {want:g} leaves {error(want)[1]:.1%}"
+        )
+    if real:
+        seen, held, unseen, weight, kept = _real_layer()
+        got = float(call(choose_ridge, _errors(seen, held, weight, kept), list(RIDGES)))
+        third = _errors(seen, unseen, weight, kept)
+        judged = {ridge: third(ridge)[1] for ridge in RIDGES}
+        found = f"layer 15 takes a ridge of {got:g}; on a third text it leaves {judged[got]:.1%}"
+        accept(f"{found}, the library's 0.1 leaves {judged[0.1]:.1%}, and the best of all {min(judged.values()):.1%}")
+
+
+def _layer(seed: int, n: int = 9) -> tuple[Tensor, Tensor]:
+    """C (n, n) and W (n, 4) in which the orders of activation and energy differ."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(40, n, generator=generator, dtype=torch.float64) * torch.linspace(1, 3, n, dtype=torch.float64)
+    weight = torch.randn(n, 4, generator=generator, dtype=torch.float64) * torch.linspace(4, 1, n)[:, None]
+    return x.T @ x, weight
+
+
+def _few_tokens(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs of the fit (30, 24) and held out (200, 24), weights (24, 6), and who stays (16,): too few tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.eye(24) + 0.25 * torch.randn(24, 24, generator=generator)
+    x = (torch.randn(230, 24, generator=generator) @ mixing).double()
+    return x[:30], x[30:], torch.randn(24, 6, generator=generator).double(), torch.arange(16)
+
+
+def _errors(seen: Tensor, held: Tensor, weight: Tensor, kept: Tensor) -> Loss:
+    """ridge -> (share lost on the tokens of the fit, on the held-out tokens), for the inputs `kept`, re-tuned."""
+    xtx = seen.T @ seen
+
+    def error(ridge: float) -> tuple[float, float]:
+        pull = ridge * xtx.diagonal()[kept]
+        fitted = torch.zeros_like(weight)
+        target = (xtx @ weight)[kept] + pull[:, None] * weight[kept]
+        fitted[kept] = torch.linalg.solve(xtx[kept][:, kept] + torch.diag(pull), target)
+        shares = [float((x @ (weight - fitted)).square().sum() / (x @ weight).square().sum()) for x in (seen, held)]
+        return shares[0], shares[1]
+
+    return cache(error)
+
+
+def _real_layer() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Layer 15 of the embedded model: inputs to fit, to judge, of the evaluation text; W; four fifths by energy."""
+    from comp_lib.calibration.text import load_text
+    from comp_lib.calibration.tokens import calibration_tokens
+    from comp_lib.evaluation.loss import evaluation_tokens
+    from comp_lib.lessons.dense_stream import layer_of, layer_tokens, weight_of
+    from comp_lib.lessons.start import start
+
+    model, tokenizer = start()
+    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=128, evaluated="evaluation")
+    unseen = evaluation_tokens(tokenizer, load_text("evaluation"), length=128, sequences=4)
+    inputs = []
+    for text in (ids[:4], ids[4:], unseen):
+        tokens = layer_tokens(model, text, 15)
+        inputs.append((tokens["x"] / tokens["norms"][:, None]).double())
+    weight = weight_of(layer_of(model, 15))
+    energy = inputs[0].square().sum(0) * weight.square().sum(1)
+    return *inputs, weight, energy.argsort()[len(weight) // 5 :].sort().values
