@@ -34,6 +34,7 @@ from .cache import Tensors, cached
 from .dense_stream import as_dense, walk_to, watched, weight_of
 
 GUARDS = ("none", "variance", "size")
+RIDGE = 1e-2  # lambda of masks, as in the preset "paper"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Way:
     """A way to tune the mask of one layer. The guards are those of `tune_mask`, which pulls each factor to 1 by its
     own energy: with another penalty there is none."""
 
-    ridge: float = 1e-2
+    ridge: float = RIDGE
     toward: float = 1.0  # what the penalty pulls the factors to
     even: bool = False  # one penalty for all, by the mean energy; else each neuron's goes by its own
     guard: str = "none"  # one of GUARDS: ours watches the variance, the one after Kwon et al. the size of a factor
@@ -95,31 +96,27 @@ def sums_of_all_layers(model: Model, ids: Tensor) -> Iterator[dict[str, Gram]]:
 
 
 @cached
-def choice_of_comp(model: Model, ids: Tensor, width: int, ridge: float = 1e-2) -> Tensor:
-    """The neurons that COMP keeps for a mask, tokens weighted, on the dense stream: (layers, width). Cached."""
-    choose, generator = metric("mask-condition"), torch.Generator()
-    layers = zip(family_of(model).layers(model), sums_of_all_layers(model, ids), strict=True)
-    return torch.stack(
-        [choose(as_dense(layer, "mlp", sums["weighted"], ridge), width, generator).kept for layer, sums in layers]
-    )
-
-
-@cached
 def masks_of_all_layers(
-    model: Model, ids: Tensor, draws: Mapping[str, Tensor], ways: Mapping[str, Mapping[str, Way]]
+    model: Model, ids: Tensor, draws: Mapping[str, Tensor | int], ways: Mapping[str, Mapping[str, Way]]
 ) -> dict[str, Tensors]:
     """Masks of all MLPs, tuned on ids (S, L) in one walk for several draws, each in its own ways. Cached.
 
-    draws: name -> neurons that stay (layers, k); ways: draw -> name -> Way. Returns draw -> name of way -> (layers, k).
+    draws: name -> neurons that stay (layers, k), or k: as many as that, chosen by COMP for a mask, tokens weighted;
+    ways: draw -> name -> Way. Returns draw -> name of way -> masks (layers, k), and draw -> "kept" -> (layers, k).
     """
+    choose, generator = metric("mask-condition"), torch.Generator()
     tuned: list[dict[str, Tensors]] = []
     layers = zip(family_of(model).layers(model), sums_of_all_layers(model, ids), strict=True)
     for index, (layer, sums) in enumerate(layers):
         grams = {name: contributions(each.matrix(), weight_of(layer)) for name, each in sums.items()}
         masks: dict[str, Tensors] = {}
         for draw, named in ways.items():
-            kept = draws[draw][index]
-            masks[draw] = {
+            wanted = draws[draw]
+            if isinstance(wanted, int):
+                kept = choose(as_dense(layer, "mlp", sums["weighted"], RIDGE), wanted, generator).kept
+            else:
+                kept = wanted[index]
+            masks[draw] = {"kept": kept} | {
                 name: way.tune(grams["weighted" if way.weighted else "plain"], kept) for name, way in named.items()
             }
         tuned.append(masks)

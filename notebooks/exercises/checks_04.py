@@ -7,7 +7,7 @@ those of the model that is installed beside comp_lib; nothing is downloaded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from checking import Wrong, accept, alike, call, check_shape, dense_layer, spot
@@ -155,7 +155,8 @@ def check_guard(guarded_mask: Callable[[Callable[[float], Tensor], float, float]
 
 def check_trap(two_to_remove: Callable[[Tensor], Tensor]) -> None:
     """Exercise 3, on two small layers and on the real one."""
-    for layer, worse in ((loud_layer(1), 10.0), (loud_layer(3), 10.0), (real_layer(), 100.0)):
+    for make, worse in ((partial(loud_layer, 1), 10.0), (partial(loud_layer, 3), 10.0), (real_layer, 100.0)):
+        layer = make()
         plain, weighted = layer["plain"], layer["weighted"]
         gone = call(two_to_remove, plain.clone())
         check_shape("the two neurons", gone, (2,))
@@ -185,7 +186,8 @@ def check_trap(two_to_remove: Callable[[Tensor], Tensor]) -> None:
 
 def check_ridge(choose_ridge: Callable[..., float]) -> None:
     """Exercise 4, on two small layers and on the real one."""
-    for layer in (small_halves(2), small_halves(1), real_halves()):
+    for make in (partial(small_halves, 2), partial(small_halves, 1), real_halves):
+        layer = make()
         first, second, third, weight, kept = (layer[name] for name in ("first", "second", "third", "weight", "kept"))
 
         def fit(sums: Tensor, ridge: float, weight: Tensor = weight, kept: Tensor = kept) -> Tensor:

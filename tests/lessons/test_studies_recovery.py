@@ -92,7 +92,8 @@ def test_masks_of_all_layers_are_tuned_on_the_dense_stream(tiny_llama, ids):
         "1": {"guarded": guarded, "weighted": weighted, "small": small},
     }
     found = study.masks_of_all_layers(model, ids, draws, ways)
-    assert {draw: list(each) for draw, each in found.items()} == {draw: list(each) for draw, each in ways.items()}
+    assert {draw: list(each) for draw, each in found.items()} == {draw: ["kept", *each] for draw, each in ways.items()}
+    assert all(torch.equal(found[draw]["kept"], kept) for draw, kept in draws.items())
     inputs, norms = seen(model, ids)
     for layer, (x, norm) in enumerate(zip(inputs, norms, strict=True)):
         w = weight_of(model, layer)
@@ -114,12 +115,14 @@ def test_masks_of_all_layers_are_tuned_on_the_dense_stream(tiny_llama, ids):
 
 def test_comp_chooses_by_the_condition_of_the_mask_problem(tiny_llama, ids):
     model = tiny_llama()
-    found = study.choice_of_comp(model, ids, WIDTH)
+    found = study.masks_of_all_layers(model, ids, {"comp": WIDTH}, {"comp": {"mask": study.Way(weighted=True)}})["comp"]
     inputs, norms = seen(model, ids)
     for layer, (x, norm) in enumerate(zip(inputs, norms, strict=True)):
         scaled = (x / norm[:, None]).double()
         dense = Dense(Gram.of(scaled.T @ scaled), weight_of(model, layer), torch.zeros(48), 1, 1e-2)
-        assert torch.equal(found[layer], METRICS["mask-condition"](dense, WIDTH, torch.Generator()).kept)
+        kept = METRICS["mask-condition"](dense, WIDTH, torch.Generator()).kept
+        assert torch.equal(found["kept"][layer], kept)
+        close(found["mask"][layer], solve_mask(contributions(dense.xtx, dense.weight), kept, 1e-2))
 
 
 def test_folded_masks_give_what_hooks_give_in_a_smaller_model(tiny_llama, ids):
