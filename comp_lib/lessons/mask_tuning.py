@@ -1,10 +1,10 @@
-"""What mask tuning and least squares do, and what they do when nobody watches: statistics behind notebook 04.
+"""Masks over a whole model, and what they cost: statistics behind notebook 04. The two solves stand in its cells.
 
 The trap. A mask is tuned on sums over tokens, and without weights the tokens count by their energy. In many models one
 token, the first, has activations that are hundreds of times as large as all others, written by a handful of neurons. If
 these go, the fit does what it was asked for: it drives the factors of the others up until they imitate that one token,
 and what they do to all *other* tokens weighs next to nothing in the sum. The mask's variance shows it, the error that
-the fit minimises does not. Two remedies that do not need each other: the guard of `tune_mask`, token weights.
+the fit minimises does not.
 
 As in `dense_stream`, each layer is fitted to what the *dense* model feeds it. (Our derivation and our experiments.)
 """
@@ -12,7 +12,6 @@ As in `dense_stream`, each layer is fitted to what the *dense* model feeds it. (
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,49 +22,51 @@ from ..errors import InputError
 from ..evaluation.loss import perplexity
 from ..families import dense_layer, family_of
 from ..families.protocol import Model
-from ..importance.neurons import top
+from ..importance.neurons import metric, top
 from ..plan import Plan
 from ..prune import prune
-from ..recovery.bias import unchanged
-from ..recovery.mask_tuning import MAX_VARIANCE, Mask, fold_mask, solve_mask, tune_mask
+from ..recovery.mask_tuning import LARGEST, Mask, fold_mask, tune_mask
 from ..settings import Settings
 from ..shape import Shape
-from ..statistics.gram import Gram, contributions
+from ..statistics.gram import Gram, contributions, token_weights
 from ..surgery import shallow_copy, shrink_mlp, update_config
 from .cache import Tensors, cached
-from .dense_stream import layer_of, relative_error, sums_of, text_loss, walk_to, weight_of
+from .dense_stream import as_dense, walk_to, watched, weight_of
+
+GUARDS = ("none", "variance", "size")
+RIDGE = 1e-2  # lambda of masks, as in the preset "paper"
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to tune the mask of one layer."""
+    """A way to tune the mask of one layer. The guards are those of `tune_mask`, which pulls each factor to 1 by its
+    own energy: with another penalty there is none."""
 
-    ridge: float = 1e-2
-    guarded: bool = True  # `tune_mask`; else `naive_mask`, whatever comes out of it
+    ridge: float = RIDGE
+    toward: float = 1.0  # what the penalty pulls the factors to
+    even: bool = False  # one penalty for all, by the mean energy; else each neuron's goes by its own
+    guard: str = "none"  # one of GUARDS: ours watches the variance, the one after Kwon et al. the size of a factor
     weighted: bool = False  # tokens divided by the norm of their residual stream
-    max_variance: float = MAX_VARIANCE  # of the guard
+
+    def __post_init__(self) -> None:
+        if self.guard not in GUARDS or (self.guard != "none" and (self.even or self.toward != 1.0)):
+            raise InputError(f"expected a guard of {', '.join(GUARDS)} for the usual penalty, got {self}: change one")
 
     def tune(self, gram: Tensor, kept: Tensor) -> Tensor:
         """G (n, n), kept (k,) -> the mask m_K (k,)."""
-        if self.guarded:
-            return tune_mask(gram, kept, self.ridge, self.max_variance).values
-        return naive_mask(gram, kept, self.ridge)
+        if self.guard == "none":
+            return penalised_mask(gram, kept, self.ridge, self.toward, self.even)
+        return tune_mask(gram, kept, self.ridge, largest=LARGEST if self.guard == "size" else None).values
 
 
-def naive_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    """What one writes first: m_K = (G_KK + lambda mean(diag G) I)^-1 G_K: 1, for G (n, n), kept (k,): (k,).
+def penalised_mask(gram: Tensor, kept: Tensor, ridge: float, toward: float = 1.0, even: bool = False) -> Tensor:
+    """argmin (1 - m)^T G (1 - m) + sum_i D_ii (m_i - toward)^2 over the kept m_i: G (n, n), kept (k,) -> (k,).
 
-    One penalty for all entries, set by the mean energy: where a few neurons hold nearly all energy it is far too strong
-    for the rest, and shrinks them to 0; it draws towards 0 instead of 1; and nothing looks at the outcome.
+    D_ii = lambda G_ii, or lambda mean(diag G) for all neurons alike (`even`).
     """
-    return _evenly_held(gram, gram.sum(1), kept, ridge)
-
-
-def _evenly_held(gram: Tensor, target: Tensor, kept: Tensor, ridge: float, start: Tensor | float = 0.0) -> Tensor:
-    """(G_KK + p I)^-1 (target + p start)_K, p = lambda mean(diag G): one penalty for all."""
-    penalty = ridge * gram.diagonal().mean()
-    inner = gram[kept][:, kept] + penalty * torch.eye(len(kept)).to(gram)
-    solved: Tensor = torch.linalg.solve(inner, (target + penalty * start)[kept])
+    energy = gram.diagonal()
+    held = ridge * (energy.mean().expand(len(kept)) if even else energy[kept])
+    solved: Tensor = torch.linalg.solve(gram[kept][:, kept] + torch.diag(held), gram.sum(1)[kept] + toward * held)
     return solved
 
 
@@ -78,27 +79,48 @@ def random_kept(model: Model, width: int, seed: int) -> Tensor:
     return torch.stack([top(scores, width).kept for scores in drawn])
 
 
+def sums_of_all_layers(model: Model, ids: Tensor) -> Iterator[dict[str, Gram]]:
+    """Layer by layer, the sums of its down_proj on ids (S, L): tokens "weighted" by 1 / ||h||, and "plain"."""
+    hidden, rope = walk_to(model, ids, 0)
+    for layer in family_of(model).layers(model):
+        inputs = dense_layer(layer, "mlp").in_features
+        sums = {name: Gram.zeros(inputs, device=hidden.device) for name in ("weighted", "plain")}
+        middle = torch.cat([stream for stream, _ in watched(layer, "attention", hidden, rope)])
+        streams = []
+        for stream, x in watched(layer, "mlp", middle, rope):
+            sums["weighted"].add(x, weight=token_weights(stream))
+            sums["plain"].add(x)
+            streams.append(stream)
+        hidden = torch.cat(streams)
+        yield sums
+
+
 @cached
 def masks_of_all_layers(
-    model: Model, ids: Tensor, draws: Mapping[str, Tensor], ways: Mapping[str, Mapping[str, Way]]
+    model: Model, ids: Tensor, draws: Mapping[str, Tensor | int], ways: Mapping[str, Mapping[str, Way]]
 ) -> dict[str, Tensors]:
     """Masks of all MLPs, tuned on ids (S, L) in one walk for several draws, each in its own ways. Cached.
 
-    draws: name -> neurons that stay (layers, k); ways: draw -> name -> Way. Returns draw -> name of way -> (layers, k).
+    draws: name -> neurons that stay (layers, k), or k: as many as that, chosen by COMP for a mask, tokens weighted;
+    ways: draw -> name -> Way. Returns draw -> name of way -> masks (layers, k), and draw -> "kept" -> (layers, k).
     """
-    layers: list[dict[str, Tensors]] = []
-    hidden, rope = walk_to(model, ids, 0)
-    for index, layer in enumerate(family_of(model).layers(model)):
-        grams, behind = {}, hidden
-        for weighted in {way.weighted for named in ways.values() for way in named.values()}:
-            sums, behind = sums_of(layer, hidden, rope, weighted)
-            grams[weighted] = contributions(sums["mlp"].matrix(), weight_of(layer))
-        hidden = behind
+    choose, generator = metric("mask-condition"), torch.Generator()
+    tuned: list[dict[str, Tensors]] = []
+    layers = zip(family_of(model).layers(model), sums_of_all_layers(model, ids), strict=True)
+    for index, (layer, sums) in enumerate(layers):
+        grams = {name: contributions(each.matrix(), weight_of(layer)) for name, each in sums.items()}
         masks: dict[str, Tensors] = {}
         for draw, named in ways.items():
-            masks[draw] = {name: way.tune(grams[way.weighted], draws[draw][index]) for name, way in named.items()}
-        layers.append(masks)
-    stacked: dict[str, Tensors] = default_collate(layers)
+            wanted = draws[draw]
+            if isinstance(wanted, int):
+                kept = choose(as_dense(layer, "mlp", sums["weighted"], RIDGE), wanted, generator).kept
+            else:
+                kept = wanted[index]
+            masks[draw] = {"kept": kept} | {
+                name: way.tune(grams["weighted" if way.weighted else "plain"], kept) for name, way in named.items()
+            }
+        tuned.append(masks)
+    stacked: dict[str, Tensors] = default_collate(tuned)
     return stacked
 
 
@@ -113,36 +135,26 @@ def with_masks(model: Model, kept: Tensor, masks: Tensor | None = None) -> Model
     return smaller
 
 
-@contextmanager
-def mask_hooks(model: Model, kept: Tensor, masks: Tensor) -> Iterator[None]:
-    """The same masks at run time, the model as large as before: what down_proj reads is multiplied by m (n,)."""
-    with ExitStack() as hooks:
-        for index, layer in enumerate(family_of(model).layers(model)):
-            linear = dense_layer(layer, "mlp")
-            full = torch.zeros_like(linear.weight[0])
-            full[kept[index]] = masks[index].to(full)
-            hooks.enter_context(linear.register_forward_pre_hook(lambda _, args, full=full: (args[0] * full,)))
-        yield
-
-
-def masked_perplexity(model: Model, evaluated: Tensor, kept: Tensor, masks: Tensor | None = None) -> float:
-    """Perplexity of `with_masks` on `evaluated` (S, L). Cached."""
-    return float(text_loss(with_masks(model, kept, masks), evaluated).double().exp())
+@cached
+def masked_losses(model: Model, evaluated: Tensor, kept: Tensor, masks: Tensor | None = None) -> Tensor:
+    """Loss of `with_masks` on each window of `evaluated` (S, L), nats per token: (S,). Cached."""
+    return torch.tensor(perplexity(with_masks(model, kept, masks), evaluated).losses)
 
 
 @cached
-def recoveries_of_one_choice(
+def losses_of_one_choice(
     model: Model, ids: Tensor, evaluated: Tensor, plan: Plan, ways: Mapping[str, Settings]
-) -> dict[str, float]:
-    """Perplexity on `evaluated` (S', L') of one set of neurons, recovered on ids (S, L) in several ways. Cached.
+) -> Tensors:
+    """Loss of each window of `evaluated` (S', L') for one set of neurons, recovered on ids (S, L) in several ways.
 
     The first of `ways` chooses what stays, for all of them; "none" comes on top: the same choice without any recovery.
+    Returns name -> (S',), nats per token. Cached.
     """
-    losses = {"none": torch.tensor(0.0)}  # its place is the first, its turn the last
+    losses = {}
     for name, settings in (*ways.items(), ("none", Settings(recovery="none"))):
         pruned = prune(model, ids, settings, plan=plan)
-        losses[name], plan = torch.tensor(perplexity(pruned.model, evaluated).loss), pruned.plan
-    return {name: float(loss.double().exp()) for name, loss in losses.items()}
+        losses[name], plan = torch.tensor(perplexity(pruned.model, evaluated).losses), pruned.plan
+    return losses
 
 
 def mask_error(gram: Tensor, kept: Tensor, mask: Tensor | None = None) -> float:
@@ -152,65 +164,16 @@ def mask_error(gram: Tensor, kept: Tensor, mask: Tensor | None = None) -> float:
     return float(gap @ gram @ gap / gram.sum())
 
 
-def ridge_path(
-    fitted: Tensor, judged: Mapping[str, Tensor], kept: Tensor, ridges: Sequence[float], guarded: bool = True
-) -> Tensors:
-    """Masks tuned on G `fitted` (n, n) for each lambda: variance (R,), and the error by each G in `judged` (R,).
-
-    guarded: the penalty of `solve_mask` (lambda is not raised: this shows why it would be); else `naive_mask`.
-    """
-    masks = [(solve_mask if guarded else naive_mask)(fitted, kept, ridge) for ridge in ridges]
-    errors = {name: torch.tensor([mask_error(gram, kept, mask) for mask in masks]) for name, gram in judged.items()}
-    return {"variance": torch.stack([mask.var(unbiased=False) for mask in masks]), **errors}
-
-
-def ridge_forms(xtx: Tensor, judged: Tensor, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> Tensors:
-    """Least squares on C `xtx` (n, n) under two penalties, for each lambda: relative error by C `judged` (R,).
-
-    "own energy": lambda C_ii for each input, as `least_squares`; "even": lambda mean(diag C) for all inputs alike.
-    """
-    errors: dict[str, list[float]] = {"own energy": [], "even": []}
-    for ridge in ridges:
-        own, even = Gram.of(xtx).refit(weight, kept, ridge), torch.zeros_like(weight)
-        even[kept] = _evenly_held(xtx, xtx @ weight, kept, ridge, weight)
-        for form, fitted in zip(errors, (own, even), strict=True):
-            errors[form].append(relative_error(judged, weight, fitted))
-    return {form: torch.tensor(values).double() for form, values in errors.items()}
-
-
-FITS = ("mask", "least squares")
-
-
 @cached
-def token_curve(
-    model: Model, ids: Tensor, held: Tensor, layer: int, kept: Tensor, sequences: Sequence[int], ridges: Sequence[float]
+def ridge_path(
+    fitted: Tensor,
+    judged: Mapping[str, Tensor],
+    kept: Tensor,
+    ridges: Sequence[float],
+    toward: float = 1.0,
+    even: bool = False,
 ) -> Tensors:
-    """Error of a layer's down_proj on the tokens of the fit and on others, against how many were fitted. Cached.
-
-    ids (S, L): the fits see the first `sequences[i]` of them; held (S', L): nobody does; kept (k,): neurons that stay.
-    Returns, relative to the layer's energy, tokens weighted: fitted and unseen (fits, sizes, ridges) in the order of
-    FITS, nothing (2,): without any recovery, on ids and on held.
-    """
-    module = layer_of(model, layer)
-    if not sequences or list(sequences) != sorted({*sequences} & {*range(1, len(ids) + 1)}):
-        raise InputError(f"expected rising numbers of sequences up to {len(ids)}, got {list(sequences)}: choose others")
-    hidden, rope = walk_to(model, torch.cat([ids, held]), layer)
-    weight, rows, done = weight_of(module), [], 0
-
-    def gram(texts: slice) -> Tensor:
-        return sums_of(module, hidden[texts], rope)[0]["mlp"].matrix()
-
-    def errors(fitted: Tensor) -> list[float]:
-        return [relative_error(xtx, weight, fitted) for xtx in (seen, unseen)]
-
-    unseen = gram(slice(len(ids), None))
-    seen = torch.zeros_like(unseen)
-    for size in sequences:
-        seen, done = seen + gram(slice(done, size)), size
-        for ridge in ridges:
-            mask = fold_mask(weight, kept, Mask(solve_mask(contributions(seen, weight), kept, ridge), ridge))
-            rows.append((errors(mask), errors(Gram.of(seen).refit(weight, kept, ridge))))
-    table = torch.tensor(rows, dtype=torch.float64).reshape(len(sequences), len(ridges), len(FITS), 2)
-    fitted, others = table.permute(3, 2, 0, 1)
-    nothing = torch.tensor(errors(unchanged(weight, kept)), dtype=torch.float64)
-    return {"fitted": fitted, "unseen": others, "nothing": nothing}
+    """`penalised_mask` on G `fitted` (n, n) for each lambda: masks (R, k), and errors by each G in `judged` (R,)."""
+    masks = [penalised_mask(fitted, kept, ridge, toward, even) for ridge in ridges]
+    errors = {name: torch.tensor([mask_error(gram, kept, mask) for mask in masks]) for name, gram in judged.items()}
+    return {"masks": torch.stack(masks), **errors}

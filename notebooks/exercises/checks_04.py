@@ -1,15 +1,71 @@
-"""Checks for the exercises of lesson 4: each runs your function on small random layers and compares with brute force.
+"""Checks for the exercises of lesson 4: on small random layers with brute force, and on two layers of the real model.
 
-Nothing of comp_lib is used here: the right answers come from the tokens themselves, by `torch.linalg.lstsq`.
+For the small layers nothing of comp_lib is used: the right answers come from the tokens themselves. The real layers are
+those of the model that is installed beside comp_lib; nothing is downloaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 from checking import Wrong, accept, alike, call, check_shape, dense_layer, spot
 from torch import Tensor
+
+Sums = dict[str, Tensor]
+LAMBDAS = (0.015, 0.15, 1.5, 15.0, 150.0)
+
+
+@cache
+def real_layer() -> Sums:
+    """G (n, n) of layer 11 of the real model on 1,024 tokens: "plain", and "weighted" by 1 / ||h||."""
+    from comp_lib.calibration.tokens import calibration_tokens
+    from comp_lib.lessons.dense_stream import dense_problem
+    from comp_lib.lessons.start import start
+    from comp_lib.statistics.gram import contributions
+
+    model, tokenizer = start()
+    ids = calibration_tokens("calibration", tokenizer, sequences=4, length=256, evaluated="evaluation")
+    layers = {name: dense_problem(model, ids, 11, weighted=name == "weighted") for name in ("plain", "weighted")}
+    return {name: contributions(layer.xtx, layer.weight) for name, layer in layers.items()}
+
+
+@cache
+def real_halves() -> Sums:
+    """Layer 4 of the real model: C (n, n) of three texts, "first", "second" and "third" (the check's own); weight W
+    (n, m); kept: the 1,088 neurons of most energy (k,)."""
+    from comp_lib.calibration.tokens import calibration_tokens
+    from comp_lib.lessons.dense_stream import dense_problem
+    from comp_lib.lessons.start import start
+
+    model, tokenizer = start()
+    ids = calibration_tokens("calibration", tokenizer, sequences=12, length=256, evaluated="evaluation")
+    texts = dict(zip(("first", "second", "third"), ids.chunk(3), strict=True))
+    layers = {name: dense_problem(model, text, 4) for name, text in texts.items()}
+    sums, weight = {name: layer.xtx for name, layer in layers.items()}, layers["first"].weight
+    energy = sums["first"].diagonal() * weight.square().sum(1)
+    return {**sums, "weight": weight, "kept": energy.topk(1088).indices.sort().values}
+
+
+def small_halves(seed: int = 0) -> Sums:
+    """The same of a small random layer, with few tokens in each text."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
+    mix, n = torch.eye(20, dtype=torch.float64) + 0.4 * draw(20, 20), 20
+    texts = {name: draw(tokens, n) @ mix for name, tokens in (("first", 24), ("second", 24), ("third", 500))}
+    return {**{name: x.T @ x for name, x in texts.items()}, "weight": draw(n, 4), "kept": torch.arange(14)}
+
+
+def loud_layer(seed: int = 0) -> Sums:
+    """G (30, 30), "plain" and "weighted", of a layer in which two neurons write a massive activation."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
+    x, loud, w = draw(8, 25, 30), torch.randperm(30, generator=generator)[:2], draw(30, 6)
+    x[:, 0, loud] = 200.0 + draw(8, 2)
+    x = x.flatten(0, 1)
+    scaled = x / (x @ w).norm(dim=1, keepdim=True)
+    return {"plain": (x.T @ x) * (w @ w.T), "weighted": (scaled.T @ scaled) * (w @ w.T)}
 
 
 def check_mask(mask_from_gram: Callable[[Tensor, Tensor, float], Tensor]) -> None:
@@ -97,71 +153,88 @@ def check_guard(guarded_mask: Callable[[Callable[[float], Tensor], float, float]
     accept("the guard lets calm masks pass and raises lambda no further than it has to")
 
 
-def check_fold(fold: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 3."""
-    x, w = dense_layer(6, 6)  # square on purpose: rows and columns can be confused
-    kept = torch.tensor([1, 2, 5])
-    mask = torch.tensor([0.5, 2.0, -1.5], dtype=torch.float64)
-    linear = w.T.contiguous()  # as torch keeps it: (outputs, inputs)
-    before = linear.clone()
-    got = call(fold, linear, kept, mask)
-    if not torch.equal(linear, before):
-        raise Wrong("the layer's own weight was changed: multiply a copy, others may still use it")
-    if isinstance(got, Tensor) and tuple(got.shape) == (6, 6):
-        raise Wrong(
-            "expected shape (6, 3), got (6, 6): nothing shrinks unless the columns of the neurons that went are cut"
-        )
-    if isinstance(got, Tensor) and tuple(got.shape) == (3, 6):
-        raise Wrong("expected shape (6, 3), got (3, 6): torch keeps (outputs, inputs), so neurons are columns")
-    check_shape("the weight", got, (6, 3))
-    if not alike(x[:, kept] @ got.T, (x[:, kept] * mask) @ w[kept]):
-        spot(got, linear[:, kept], "the columns are cut, but the mask is not in them yet")
-        spot(got, linear[:, kept] / mask, "divided by the mask: the weight has to do what the mask did")
-        raise Wrong("the small layer does not give what the masked one gave: each kept column times its own factor")
-    accept("what is left is an ordinary, smaller layer, and the mask is gone at run time")
+def check_trap(two_to_remove: Callable[[Tensor], Tensor]) -> None:
+    """Exercise 3, on two small layers and on the real one."""
+    for make, worse in ((partial(loud_layer, 1), 10.0), (partial(loud_layer, 3), 10.0), (real_layer, 100.0)):
+        layer = make()
+        plain, weighted = layer["plain"], layer["weighted"]
+        gone = call(two_to_remove, plain.clone())
+        check_shape("the two neurons", gone, (2,))
+        gone = gone.long().tolist()
+        if len(set(gone)) < 2 or not all(0 <= neuron < len(plain) for neuron in gone):
+            raise Wrong(f"expected two different neurons from 0 to {len(plain) - 1}, got {gone}")
+        kept = torch.tensor([neuron for neuron in range(len(plain)) if neuron not in gone])
+        mask = _penalised(plain, kept, 1e-2)
+        before, after = (_error(weighted, kept, values) for values in (torch.ones_like(mask), mask))
+        if after < worse * before:
+            order = plain.diagonal().argsort()
+            if set(gone) == set(order[:2].tolist()):
+                raise Wrong("these two have the least energy, nobody has to imitate them: look at the other end")
+            if set(gone) == set(order[-1:].tolist() + order[-3:-2].tolist()):
+                raise Wrong("the first is right: the second has the second most energy, not the third")
+            raise Wrong(
+                f"the mask stays calm (no factor beyond {float(mask.abs().max()):.1f}): error {before:.1%} without it, "
+                f"{after:.1%} with it, each token alike. Whose contribution would the others have to shout for?"
+            )
+        own = [_error(plain, kept, values) for values in (torch.ones_like(mask), mask)]
+    accept(
+        f"two neurons of {len(plain):,} go, the fit lowers the error that it sees from {own[0]:.1%} to {own[1]:.1%} "
+        f"and raises that of each token alike from {before:.1%} to {after:,.0%}; its largest factor is "
+        f"{mask.abs().max():.0f}"
+    )
 
 
-def check_fit(fit: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> None:
-    """Exercise 4."""
-    x, w = dense_layer(7, 3)
-    kept = torch.tensor([0, 1, 3, 6])
-    xtx = x.T @ x
-    own, outside = x @ w, torch.randn(20, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    for y, what in ((own, "the layer's own output"), (outside, "a target from outside")):
-        target = x.T @ y
-        got = call(fit, xtx.clone(), target.clone(), w.clone(), kept, 0.2)
-        check_shape("V_K", got, (4, 3))
-        root = torch.diag(0.2**0.5 * x[:, kept].norm(dim=0))
-        rows = torch.cat([x[:, kept], root])
-        if alike(got, torch.linalg.lstsq(rows, torch.cat([y, root @ w[kept]])).solution):
+def check_ridge(choose_ridge: Callable[..., float]) -> None:
+    """Exercise 4, on two small layers and on the real one."""
+    for make in (partial(small_halves, 2), partial(small_halves, 1), real_halves):
+        layer = make()
+        first, second, third, weight, kept = (layer[name] for name in ("first", "second", "third", "weight", "kept"))
+
+        def fit(sums: Tensor, ridge: float, weight: Tensor = weight, kept: Tensor = kept) -> Tensor:
+            """V (n, m), fitted to the text with these sums."""
+            held = ridge * sums.diagonal()[kept]
+            fitted = torch.zeros_like(weight)
+            right = (sums @ weight)[kept] + held[:, None] * weight[kept]
+            fitted[kept] = torch.linalg.solve(sums[kept][:, kept] + torch.diag(held), right)
+            return fitted
+
+        def judged(by: Tensor, on: Tensor, weight: Tensor = weight, fit: Callable = fit) -> list[float]:
+            gaps = [weight - fit(by, ridge) for ridge in LAMBDAS]
+            return [float((gap * (on @ gap)).sum() / (weight * (on @ weight)).sum()) for gap in gaps]
+
+        got = call(choose_ridge, fit, first.clone(), second.clone(), weight.clone(), LAMBDAS)
+        held_out = judged(first, second)
+        best = LAMBDAS[held_out.index(min(held_out))]
+        if got == best:
             continue
-        inner, eye, solve = xtx[kept][:, kept], torch.eye(4, dtype=torch.float64), torch.linalg.solve
-        pull = torch.diag(0.2 * xtx.diagonal()[kept])
-        spot(
-            got,
-            solve(inner + pull, target[kept]),
-            "the ridge draws the weights to 0: it should hold them at W, so D_KK W_K belongs on the right side",
-        )
-        spot(got, solve(inner, target[kept]), "no ridge yet: D_KK on the left, D_KK W_K on the right")
-        for even in (0.2, 0.2 * float(xtx.diagonal().mean()), 0.2 * float(inner.diagonal().mean())):
-            spot(
-                got,
-                solve(inner + even * eye, target[kept] + even * w[kept]),
-                "one penalty for all: it should be lambda times each neuron's *own* C_ii",
-            )
-        if what != "the layer's own output":
-            spot(
-                got,
-                solve(inner + pull, (xtx @ w)[kept] + pull @ w[kept]),
-                "right for the layer's own output, but the target that was given is not looked at: use `target`",
-            )
-        spot(
-            got,
-            solve(inner + pull, inner @ w[kept] + pull @ w[kept]),
-            "it aims at what the kept neurons said alone, so nothing changes: B holds the output of all of them",
-        )
-        raise Wrong(f"not what least squares on the tokens finds for {what}: (C_KK + D_KK) V_K = B_K + D_KK W_K")
-    accept("the fit is the one that lstsq finds on the tokens, and lambda holds it at W")
+        if got not in LAMBDAS:
+            hint = "that is its place in the list" if got == held_out.index(min(held_out)) else "one of the list"
+            raise Wrong(f"expected a lambda, one of {', '.join(map(str, LAMBDAS))}, got {got}: return {hint}")
+        if got == LAMBDAS[0]:
+            raise Wrong("the weakest always wins on the tokens that it was fitted to: judge on the *second* text")
+        if got == LAMBDAS[-1]:
+            raise Wrong("the strongest changes the weights least, yet leaves more: judge by tr(D^T C D) for D = W - V")
+        swapped = judged(second, first)
+        if got == LAMBDAS[swapped.index(min(swapped))]:
+            raise Wrong("the two texts have changed places: fit to the first, judge on the second")
+        raise Wrong(f"on the second text {best:g} leaves less than {got:g}: fit to the first, judge on the second")
+    errors = dict(zip(LAMBDAS, judged(first, third), strict=True))
+    accept(
+        f"on a third text of the real model your lambda {best:g} leaves {errors[best]:.1%}, the weakest "
+        f"{errors[LAMBDAS[0]]:.1%}, the strongest {errors[LAMBDAS[-1]]:.1%}"
+    )
+
+
+def _penalised(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    """The mask of exercise 1."""
+    held = ridge * gram.diagonal()[kept]
+    return torch.linalg.solve(gram[kept][:, kept] + torch.diag(held), gram.sum(1)[kept] + held)
+
+
+def _error(gram: Tensor, kept: Tensor, mask: Tensor) -> float:
+    gap = torch.ones(len(gram), dtype=gram.dtype)
+    gap[kept] -= mask
+    return float(gap @ gram @ gap / gram.sum())
 
 
 def _contributions(x: Tensor, w: Tensor) -> Tensor:
