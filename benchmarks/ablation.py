@@ -27,42 +27,58 @@ from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 
-SEQUENCES, LENGTH = 8, 256
-WINDOWS, WINDOW = 12, 256
+SEQUENCES, LENGTH = 16, 256
+WINDOWS, WINDOW = 12, 512
 SEEDS = (0, 1, 2)
 PAPER = {"recovery": "mask", "layers": 2, "layer_metric": "block-influence", "widths": "per-layer"}
-BASE = {"ratio": 0.2, "multiple": 32, "ridge": 0.1}  # COMP as notebook 05 writes it
-# Each differs from the first in what its name says. COMP's own metric is named where the recovery changes: alone, a
-# change of recovery would change the metric too (`Settings.neuron_metric`).
+WANDA = {"method": "wanda-sp", "recovery": "none"}
+# Without a refit the metric of COMP is another one (`Settings.neuron_metric`); "same neurons" keeps that of the refit.
 PARTS: dict[str, dict[str, Any]] = {
     "COMP": {},
-    "refit: none": {"method": "full-condition", "recovery": "none"},
-    "refit: mask only": {"method": "full-condition", "recovery": "mask"},
     "metric: energy": {"method": "energy"},
     "metric: activation": {"method": "activation"},
     "metric: Wanda-sp": {"method": "wanda-sp"},
     "metric: random": {"method": "random"},
-    "energy, no refit": {"method": "energy", "recovery": "none"},
-    "Wanda-sp, no refit": {"method": "wanda-sp", "recovery": "none"},
-    "ridge: chosen in each layer": {"ridge": "auto"},
-    "aim: dense stream": {"aim": "dense"},
-    "tokens: all weighted alike": {"token_weights": False},
-    "the paper's plan and mask": PAPER,
-    "6 whole layers": {"layers": 6},
     "metric: magnitude": {"method": "magnitude"},
+    "recovery: none": {"recovery": "none"},
+    "recovery: mask": {"recovery": "mask"},
+    "recovery: none, same neurons": {"method": "full-condition", "recovery": "none"},
+    "recovery: mask, same neurons": {"method": "full-condition", "recovery": "mask"},
+    "Wanda-sp, no recovery": WANDA,
+    "energy, no recovery": {"method": "energy", "recovery": "none"},
+    "ridge: 0.1 in every layer": {"ridge": 0.1},
+    "aim: dense": {"aim": "dense"},
+    "layers only": {"layers": 6},
+    "2 layers + neurons": {"layers": 2},
+    "2 layers by block influence": {"layers": 2, "layer_metric": "block-influence"},
+    "2 of 3 KV groups + neurons": {"kv_groups": 2},
+    "the paper's plan and mask": PAPER,
 }
-FIRST = 9  # of the parts: all their seeds come before the others
-GRID = [
-    (name, changes, seed)
-    for part in (list(PARTS.items())[:FIRST], list(PARTS.items())[FIRST:])
-    for seed in SEEDS
-    for name, changes in part
+RATIOS = [
+    (name, {**changes, "ratio": ratio})
+    for ratio in (0.1, 0.3, 0.5)
+    for name, changes in (("COMP", {}), ("Wanda-sp, no recovery", WANDA))
+]
+SEEDED = (  # of which all seeds are run, in this order
+    "COMP",
+    "Wanda-sp, no recovery",
+    "metric: energy",
+    "recovery: none, same neurons",
+    "metric: random",
+    "metric: activation",
+    "recovery: mask, same neurons",
+    "metric: Wanda-sp",
+    "energy, no recovery",
+)
+GRID: list[tuple[str, dict[str, Any], int]] = [
+    *((name, changes, SEEDS[0]) for name, changes in (*PARTS.items(), *RATIOS)),
+    *((name, PARTS[name], seed) for name in SEEDED for seed in SEEDS[1:]),
 ]
 
 
 def row(model, dense: Evaluation, tokenizer, windows: torch.Tensor, name: str, changes: dict, seed: int) -> dict:
     """One run of the grid; `dense` is the unpruned model on the same windows."""
-    settings = Settings(**{**BASE, "seed": seed, **changes})
+    settings = Settings(**{"ratio": 0.2, "multiple": 32, "seed": seed, **changes})
     ids = calibration_tokens(
         "calibration", tokenizer, sequences=SEQUENCES, length=LENGTH, seed=seed, evaluated="evaluation"
     )

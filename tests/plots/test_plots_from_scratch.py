@@ -17,16 +17,17 @@ def test_the_loop_shows_its_steps_from_left_to_right():
 
 
 def test_parts_are_sorted_marked_and_read_out():
-    increases = {"COMP": [0.4, 0.5, 0.45], "random": [0.8, 0.9, 0.85], "energy": [0.41, 0.5, 0.47]}
-    differences = {"random": (0.4, 0.35, 0.45), "energy": (0.01, -0.01, 0.03)}
-    figure = plot_parts(increases, differences, ["random"], "COMP")
+    increases = {"COMP": [0.4, 0.5, 0.45], "random": [0.8, 0.9, 0.85], "energy": [0.41]}
+    figure = plot_parts(increases, {"random": [0.4, 0.4, 0.4], "energy": [0.01]}, "COMP")
     left, right = figure.axes
-    assert [label.get_text() for label in left.get_yticklabels()] == ["random", "energy", "COMP"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["random", "COMP", "energy"]
     dots = [collection.get_offsets()[:, 0].tolist() for collection in left.collections]
-    assert dots == [increases[name] for name in ("random", "energy", "COMP")]
-    band = left.patches[0]
-    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.4, 0.5))
-    middles = {bar.lines[0].get_xdata()[0]: bar.lines[0].get_color() for bar in right.containers}
-    assert set(middles) == {0.4, 0.01} and middles[0.4] != middles[0.01]
-    assert "COMP spans 0.400 to 0.500" in figure.alt_text and "random +0.400 (+0.350 to +0.450)" in figure.alt_text
+    assert dots == [increases[name] for name in ("random", "COMP", "energy")]
+    for axes, reach in ((left, (0.4, 0.5)), (right, (-0.1, 0.1))):
+        band = axes.patches[0]
+        assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx(reach)
+    random, comp, energy = (tuple(collection.get_facecolor()[0]) for collection in left.collections)
+    assert len({random, comp, energy}) == 3  # beyond the band, the reference, within it
+    assert "COMP spans 0.400 to 0.500" in figure.alt_text
+    assert "energy +0.010 (1 seed); random +0.400 (3 seeds)" in figure.alt_text
     assert overlapping_texts(figure) == []
