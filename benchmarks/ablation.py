@@ -1,9 +1,11 @@
 """The ablations of notebook 05: what each part of COMP is worth, on the real model.
 
-    python benchmarks/ablation.py [--out benchmarks/ablation.jsonl] [--rows 1000]
+    python benchmarks/ablation.py [--out benchmarks/ablation.jsonl] [--seconds 3600]
 
 One line of JSON for each run, written as it ends; a second call skips what is there. Calibration and evaluation are
-the project's own two texts. `increase` is the extra loss over the dense model, nats per token.
+the project's own two texts; a row's seed draws the calibration windows. `increases` are the extra losses over the dense
+model on each evaluation window, nats per token, `increase` is their mean; `error` is the mean over the layers of what
+each MLP lost of its output's energy on the calibration text.
 """
 
 from __future__ import annotations
@@ -13,66 +15,88 @@ import json
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import torch
 
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.evaluation.loss import Evaluation, evaluation_tokens, perplexity
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 
 SEQUENCES, LENGTH = 16, 256
 WINDOWS, WINDOW = 12, 512
+SEEDS = (0, 1, 2)
 PAPER = {"recovery": "mask", "layers": 2, "layer_metric": "block-influence", "widths": "per-layer"}
-GRID: list[tuple[str, dict]] = [
-    ("COMP", {}),
-    ("recovery: mask", {"recovery": "mask"}),
-    ("recovery: none", {"recovery": "none"}),
-    ("metric: Wanda-sp", {"method": "wanda-sp"}),
-    ("metric: random", {"method": "random"}),
-    ("metric: magnitude", {"method": "magnitude"}),
-    ("Wanda-sp, no recovery", {"method": "wanda-sp", "recovery": "none"}),
-    ("layers only", {"layers": 6}),
-    ("2 layers + neurons", {"layers": 2}),
-    ("COMP", {"ratio": 0.1}),
-    ("COMP", {"ratio": 0.3}),
-    ("COMP", {"ratio": 0.5}),
-    ("Wanda-sp, no recovery", {"method": "wanda-sp", "recovery": "none", "ratio": 0.1}),
-    ("Wanda-sp, no recovery", {"method": "wanda-sp", "recovery": "none", "ratio": 0.3}),
-    ("Wanda-sp, no recovery", {"method": "wanda-sp", "recovery": "none", "ratio": 0.5}),
-    ("COMP", {"seed": 1}),
-    ("COMP", {"seed": 2}),
-    ("Wanda-sp, no recovery", {"method": "wanda-sp", "recovery": "none", "seed": 1}),
-    ("Wanda-sp, no recovery", {"method": "wanda-sp", "recovery": "none", "seed": 2}),
-    ("ridge: 0.1 in every layer", {"ridge": 0.1}),
-    ("target: dense", {"aim": "dense"}),
-    ("2 layers by block influence", {"layers": 2, "layer_metric": "block-influence"}),
-    ("2 of 3 KV groups + neurons", {"kv_groups": 2}),
-    ("metric: energy", {"method": "energy"}),
-    ("metric: activation", {"method": "activation"}),
-    ("the paper's plan and mask", PAPER),
+WANDA = {"method": "wanda-sp", "recovery": "none"}
+# Without a refit the metric of COMP is another one (`Settings.neuron_metric`); "same neurons" keeps that of the refit.
+PARTS: dict[str, dict[str, Any]] = {
+    "COMP": {},
+    "metric: energy": {"method": "energy"},
+    "metric: activation": {"method": "activation"},
+    "metric: Wanda-sp": {"method": "wanda-sp"},
+    "metric: random": {"method": "random"},
+    "metric: magnitude": {"method": "magnitude"},
+    "recovery: none": {"recovery": "none"},
+    "recovery: mask": {"recovery": "mask"},
+    "recovery: none, same neurons": {"method": "full-condition", "recovery": "none"},
+    "recovery: mask, same neurons": {"method": "full-condition", "recovery": "mask"},
+    "Wanda-sp, no recovery": WANDA,
+    "energy, no recovery": {"method": "energy", "recovery": "none"},
+    "ridge: 0.1 in every layer": {"ridge": 0.1},
+    "aim: dense": {"aim": "dense"},
+    "layers only": {"layers": 6},
+    "2 layers + neurons": {"layers": 2},
+    "2 layers by block influence": {"layers": 2, "layer_metric": "block-influence"},
+    "2 of 3 KV groups + neurons": {"kv_groups": 2},
+    "the paper's plan and mask": PAPER,
+}
+RATIOS = [
+    (name, {**changes, "ratio": ratio})
+    for ratio in (0.1, 0.3, 0.5)
+    for name, changes in (("COMP", {}), ("Wanda-sp, no recovery", WANDA))
+]
+SEEDED = (  # of which all seeds are run, in this order
+    "COMP",
+    "Wanda-sp, no recovery",
+    "metric: energy",
+    "recovery: none, same neurons",
+    "metric: random",
+    "metric: activation",
+    "recovery: mask, same neurons",
+    "metric: Wanda-sp",
+    "energy, no recovery",
+)
+GRID: list[tuple[str, dict[str, Any], int]] = [
+    *((name, changes, SEEDS[0]) for name, changes in (*PARTS.items(), *RATIOS)),
+    *((name, PARTS[name], seed) for name in SEEDED for seed in SEEDS[1:]),
 ]
 
 
-def row(model, dense_loss: float, tokenizer, windows: torch.Tensor, name: str, changes: dict) -> dict:
-    """One run of the grid."""
-    settings = Settings(**{"ratio": 0.2, "multiple": 32, **changes})
+def row(model, dense: Evaluation, tokenizer, windows: torch.Tensor, name: str, changes: dict, seed: int) -> dict:
+    """One run of the grid; `dense` is the unpruned model on the same windows."""
+    settings = Settings(**{"ratio": 0.2, "multiple": 32, "seed": seed, **changes})
     ids = calibration_tokens(
-        "calibration", tokenizer, sequences=SEQUENCES, length=LENGTH, seed=settings.seed, evaluated="evaluation"
+        "calibration", tokenizer, sequences=SEQUENCES, length=LENGTH, seed=seed, evaluated="evaluation"
     )
     start = time.perf_counter()
     pruned = prune(model, ids, settings)
     seconds = time.perf_counter() - start
-    loss = perplexity(pruned.model, windows).loss
+    losses = perplexity(pruned.model, windows).losses
+    increases = [loss - whole for loss, whole in zip(losses, dense.losses, strict=True)]
     return {
         "name": name,
         "changes": changes,
+        "seed": seed,
         "removed": pruned.plan.removed,
         "layers": len(pruned.plan.layers),
         "neurons": [min(pruned.plan.neurons), max(pruned.plan.neurons)],
-        "increase": loss - dense_loss,
+        "error": fmean(layer.error for layer in pruned.report.layers),
+        "increase": fmean(increases),
+        "increases": [round(increase, 5) for increase in increases],
         "seconds": round(seconds, 1),
     }
 
@@ -80,21 +104,23 @@ def row(model, dense_loss: float, tokenizer, windows: torch.Tensor, name: str, c
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "ablation.jsonl")
-    parser.add_argument("--rows", type=int, default=len(GRID), help="new rows at most")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no row after so long")
     arguments = parser.parse_args()
     lines = arguments.out.read_text(encoding="utf-8").splitlines() if arguments.out.exists() else []
-    done = [json.loads(line) for line in lines]
-    left = [(n, c) for n, c in GRID if not any(d["name"] == n and d["changes"] == c for d in done)][: arguments.rows]
+    done = [(each["name"], each["changes"], each["seed"]) for each in map(json.loads, lines)]
+    left, started = [each for each in GRID if each not in done], time.perf_counter()
     if not left:
         return
     model, tokenizer = load_model(EMBEDDED)
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=WINDOW, sequences=WINDOWS)
-    dense_loss = perplexity(model, windows).loss
-    for name, changes in left:
-        result = row(model, dense_loss, tokenizer, windows, name, changes)
+    dense = perplexity(model, windows)
+    for name, changes, seed in left:
+        if time.perf_counter() - started > arguments.seconds:
+            return
+        result = row(model, dense, tokenizer, windows, name, changes, seed)
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
-        print(f"{name:32} {json.dumps(changes):60} {result['removed']:.1%} {result['increase']:.4f} nats", flush=True)
+        print(f"{name:28} seed {seed} {json.dumps(changes):60} {result['increase']:.4f} nats", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,10 @@ SHAPES = {
         "intermediate_size": 80,
         "max_position_embeddings": 600,
     },
+    # norms of queries and keys
+    "qwen3": {},
+    # and a norm behind each dense layer: no target but the layer's own output, and no bias
+    "gemma3": {},
 }
 
 

@@ -1,0 +1,145 @@
+"""Checks for the exercises of lesson 6: a ratio for a file size, sure losses, and how many windows it takes.
+
+Exercise 1 reads the parameter counts of the real model (its shape, no computing); the rest needs nothing of comp_lib.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from checking import Wrong, accept, call
+
+MEGABYTES = (230.0, 200.0, 150.0)  # of the embedded model in 16 bits, which has 269
+
+
+# --- 1: a ratio for a file --------------------------------------------------------------------------------------------
+
+
+def check_ratio_for(ratio_for: Callable[[int, int, float, float], float]) -> None:
+    """Exercise 1."""
+    for total, decoder, each, megabytes in ((1_000_000, 600_000, 2.0, 0.9), (5_000_000, 4_000_000, 4.0, 9.0)):
+        got = _number(call(ratio_for, total, decoder, each, megabytes))
+        left = megabytes * 1e6 / each  # parameters
+        want = (total - left) / decoder
+        if abs(got - want) < 1e-9:
+            continue
+        mistakes = {
+            (total - left) / total: "that is a share of *all* parameters: the ratio refers to the decoder's",
+            (decoder - left) / decoder: "embeddings and head are in the file too, and they stay",
+            left / decoder: "that is what stays: the ratio is what goes",
+            1 - want: "that is what stays of the decoder: the ratio is what goes",
+            (total - megabytes * 2**20 / each) / decoder: "a megabyte is a million bytes here, not 2²⁰",
+            (total - megabytes * 1e6) / decoder: "a parameter takes several bytes: divide the budget by them",
+            (total - left * each * each) / decoder: "divide the budget by the bytes of a parameter, once",
+        }
+        for wrong, sentence in mistakes.items():
+            if abs(got - wrong) < 1e-9:
+                raise Wrong(sentence)
+        raise Wrong(f"expected a ratio of {want:.4f} for {total:,} parameters and {megabytes:g} MB, got {got:.4f}")
+    if (got := _number(call(ratio_for, 1_000, 600, 2.0, 1.0))) != 0.0:
+        raise Wrong(f"it fits as it is: then nothing has to go, got a ratio of {got:g}")
+    words = []
+    for megabytes, (ratio, size, wider) in real_plans(lambda *sizes: _number(call(ratio_for, *sizes))).items():
+        if size > megabytes * 1e6:
+            raise Wrong(f"planned with your ratio the real model still has {size / 1e6:.1f} MB, not {megabytes:g}")
+        if wider <= megabytes * 1e6:
+            raise Wrong(f"{megabytes:g} MB would hold a wider model than your ratio of {ratio:.3f} leaves")
+        words.append(f"{megabytes:g} MB at {ratio:.1%}")
+    accept(f"of the real model: {', '.join(words)}")
+
+
+def real_plans(ratio_for: Callable[[int, int, float, float], float]) -> dict[float, tuple[float, float, float]]:
+    """Megabytes -> ratio, bytes of the plan that has it, bytes of one with 16 neurons more in each layer."""
+    from comp_lib.hybrid_granularity.uniform import uniform_plan
+    from comp_lib.lessons.start import start
+    from comp_lib.plan import PlanRequest
+    from comp_lib.shape import Shape
+
+    shape, found = Shape.of(start()[0]), {}
+    for megabytes in MEGABYTES:
+        ratio = ratio_for(shape.total, shape.decoder, 2.0, megabytes)
+        plan = uniform_plan(PlanRequest(shape, ratio, multiple=16))
+        sizes = [2 * shape.with_widths([n + more for n in plan.neurons], plan.kv_groups).total for more in (0, 16)]
+        found[megabytes] = (ratio, *sizes)
+    return found
+
+
+def _number(got: object) -> float:
+    if not isinstance(got, int | float) or not math.isfinite(got):
+        raise Wrong(f"expected one number, got {got!r}")
+    return float(got)
+
+
+# --- 2: what was lost for sure ----------------------------------------------------------------------------------------
+
+
+def check_sure_losses(sure_losses: Callable[[dict, dict, float, Callable], list[str]]) -> None:
+    """Exercise 2. Losses of each window, by kind."""
+    dense = {"prose": [3.0, 4.0, 2.0, 3.5], "code": [1.0, 3.0, 1.5, 2.5], "letters": [3.0, 3.1, 2.9, 3.0]}
+    dense |= {"tables": [1.0, 1.2, 0.9, 1.1], "facts": [3.0, 2.0, 4.0, 3.0]}
+    more = {"prose": [0.31, 0.30, 0.33, 0.29], "code": [0.9, -0.4, 1.2, -0.3], "letters": [0.1, 0.12, 0.09, 0.1]}
+    more |= {"tables": [0.26, 0.18, 0.3, 0.24], "facts": [0.6, 0.5, 0.7, 0.55]}
+    pruned = {kind: [a + b for a, b in zip(dense[kind], more[kind], strict=True)] for kind in dense}
+    got = call(sure_losses, dense, pruned, 0.2, interval)
+    if not isinstance(got, list) or not set(got) <= set(dense):
+        raise Wrong(f"expected a list of kinds, got {got!r}")
+    if len(set(got)) < len(got):
+        raise Wrong("a kind is in the list twice")
+    if set(got) == {"prose", "code", "tables", "facts"}:
+        raise Wrong("code lost much on the mean, but its windows disagree: look at the interval, not at the mean")
+    if set(got) == set(dense):
+        raise Wrong("letters lost less than is bearable: compare the increase with `bearable`, not the loss")
+    if set(got) in ({"letters"}, {"letters", "code", "tables"}):
+        raise Wrong("these are the kinds that did not lose more: the others are asked for")
+    if "tables" in got:
+        raise Wrong("the interval of tables reaches below what is bearable: for sure means that all of it lies above")
+    if not got:
+        raise Wrong("prose lost about 0.3 on every window: take the differences first, then their interval")
+    if set(got) != {"prose", "facts"}:
+        raise Wrong(f"expected prose and facts, got {got}")
+    if got != ["facts", "prose"]:
+        raise Wrong("the kind that lost most should come first")
+    accept("facts and prose lost more than is bearable, whatever windows one draws")
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95% bounds of the mean of values, by 2,000 draws with replacement."""
+    if len(values) != 4:
+        raise Wrong(f"expected the interval of the 4 windows of one kind, got {len(values)} values")
+    draws = np.random.default_rng(0).integers(4, size=(2000, 4))
+    low, high = np.quantile(np.asarray(values)[draws].mean(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+# --- 3: how many windows ----------------------------------------------------------------------------------------------
+
+
+def check_windows_needed(windows_needed: Callable[[list[float], float], int]) -> None:
+    """Exercise 3."""
+    random = np.random.default_rng(3)
+    for count, half in ((8, 0.05), (12, 0.02), (6, 0.1)):
+        values = random.normal(0.4, 0.2, count)
+        got = call(windows_needed, values.tolist(), half)
+        deviation = {ddof: float(values.std(ddof=ddof)) for ddof in (0, 1)}
+        want = math.ceil((1.96 * deviation[1] / half) ** 2)
+        if got == want and isinstance(got, int):
+            continue
+        known = {
+            math.ceil((1.96 * deviation[0] / half) ** 2): "the spread of a *sample* divides by n - 1",
+            math.floor((1.96 * deviation[1] / half) ** 2): "round up: one window less is too few",
+            math.ceil(1.96 * deviation[1] / half): "the error falls with the *root* of n: square the quotient",
+            math.ceil(
+                (1.96 * deviation[1] / half) ** 2 / count
+            ): "that is how many times as many: n itself is asked for",
+            math.ceil(
+                (1.96 * deviation[1] / count**0.5 / half) ** 2
+            ): "that divides by the root of n twice: the spread of one window is what is needed, not that of the mean",
+            math.ceil((1.96 * 2 * deviation[1] / half) ** 2): "`half` is half of the interval's width already",
+            math.ceil((deviation[1] / half) ** 2): "95% are 1.96 standard errors on each side, not one",
+        }
+        if not isinstance(got, int):
+            raise Wrong(f"expected a whole number (int), got {got!r}")
+        raise Wrong(known.get(got, f"expected {want} windows for a half width of {half:g}, got {got}"))
+    accept("now you know what a thinner whisker costs: half the width, four times the windows")
