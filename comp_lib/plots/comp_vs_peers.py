@@ -37,6 +37,7 @@ from .base import (
 
 REMOVED = "removed (% of the decoder's parameters)"
 LEAST_SPAN = 2.0  # percentage points on an axis of removed parameters: a smaller one would magnify rounding
+LOG_LOSS = LOSS.replace("token)", "token, log scale)")
 APART = 4.0  # points of print between methods at one place
 Points = Sequence[tuple[float, float]]
 Interval = tuple[float, float, float]  # a value, the ends of its 95% interval; NaN where none is known
@@ -99,6 +100,7 @@ def plot_ratios(curves: Mapping[str, Points]) -> Picture:
     lines = {name: [(100 * x, increase) for x, increase in sorted(points)] for name, points in curves.items()}
     figure, axes = loss_lines(lines, REMOVED)
     log_y(axes)
+    axes.set_ylabel(LOG_LOSS)
     words = [f"{name} goes from {line[0][1]:.2f} to {line[-1][1]:.2f} nats" for name, line in lines.items()]
     return figure.described("Lines of the loss increase against the part removed, logarithmic: ", words)
 
@@ -159,7 +161,7 @@ def plot_sequences(rows: pd.DataFrame) -> Picture:
     several = rows.groupby("ratio").filter(lambda own: own.sequences.nunique() > 1)
     rows = several if len(several) else rows
     sizes = sorted(rows.sequences.unique())
-    figure, by_ratio = _by_ratio(rows, "calibration sequences")
+    figure, by_ratio = _by_ratio(rows, "calibration sequences\n(log scale)")
     words = []
     for axes, ratio, of_ratio in by_ratio:
         for name, marks, own in _methods(of_ratio, rows):
@@ -230,10 +232,12 @@ def _by_ratio(rows: pd.DataFrame, xlabel: str) -> tuple[Picture, list[tuple[Axes
 
 def _finished(figure: Picture, rows: pd.DataFrame, what: str, words: str, items: Iterable[str]) -> Picture:
     """Name the y axis, make it logarithmic unless some value has no logarithm, and add the legend and the alt text."""
+    name = LOSS
     if rows.increase.min() > 0:
+        name = LOG_LOSS
         for axes in figure.axes:
             log_y(axes)
-    figure.axes[0].set_ylabel(LOSS)
+    figure.axes[0].set_ylabel(name)
     figure.axes[-1].legend(**BESIDE)
     count = rows.seed.nunique()
     return figure.described(f"{what}{f' (means over {count} seeds)' if count > 1 else ''}{words}", items)
