@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
@@ -50,10 +52,10 @@ def quality(found: dict) -> None:
     model, tokenizer = load_model(EMBEDDED)
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=512, sequences=12)
     rows = found.setdefault("quality", {})
-    if "dense" not in rows:
-        rows["dense"] = {"removed": 0.0, "loss": perplexity(model, windows).loss}
+    if "losses" not in rows.get("dense", {}):
+        rows["dense"] = {"removed": 0.0} | judged(model, windows)
     for name, (ratio, layers) in ({SELF: PLANS["neurons 20%"]} | PLANS).items():
-        if name in rows:
+        if "losses" in rows.get(name, {}):
             continue
         ids = calibration_tokens(
             "self" if name == SELF else "calibration",
@@ -64,10 +66,16 @@ def quality(found: dict) -> None:
             evaluated="evaluation",
         )
         small = prune(model, ids, Settings(ratio=ratio, layers=layers, multiple=MULTIPLE, ridge=0.1))
-        rows[name] = {"removed": small.plan.removed, "loss": perplexity(small.model, windows).loss}
+        rows[name] = {"removed": small.plan.removed} | judged(small.model, windows)
         keep(found)
         increase = rows[name]["loss"] - rows["dense"]["loss"]
         print(f"{name:24} {rows[name]['removed']:.1%} {increase:.3f} nats", flush=True)
+
+
+def judged(model: nn.Module, windows: Tensor) -> dict:
+    """The loss on windows (S, L), and on each of them, from which intervals come."""
+    found = perplexity(model, windows)
+    return {"loss": found.loss, "losses": [round(loss, 6) for loss in found.losses]}
 
 
 def speed(found: dict, kind: str, threads: int) -> None:

@@ -29,6 +29,8 @@ def rows_of(increases=INCREASES, sequences=8, **columns):
                 "seed": seed,
                 "sequences": sequences,
                 "increase": increase,
+                "increase_low": increase - 0.1,
+                "increase_high": increase + 0.2,
                 "removed": ratio + 0.01,
                 "decode_ratio": 1 - ratio,
                 "peak_megabytes": 90.0 if method == "comp" else 60.0,

@@ -1,23 +1,54 @@
 """Figures of finished runs (lessons 05 and 07): what each part is worth; loss against ratio, time, memory and text.
 
-Tables are the finished rows of `compare.run` with their `label` (see `summary.finished`); points are means over seeds.
+Tables are the finished rows of `compare.run` with their `label` (see `summary.finished`). A large mark is the mean over
+the seeds of the calibration text, a small one a seed; whiskers are the 95% interval over the evaluation windows (of
+several seeds the mean of its ends). Methods at one place are drawn beside each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
-from .base import BESIDE, COLOURS, LOSS, Picture, figure_with_axes, labelled_bars, log_y, note, panels, style
+from .base import (
+    ABOVE,
+    BESIDE,
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    LOSS,
+    MARKERS,
+    ORANGE,
+    RED,
+    Picture,
+    figure_with_axes,
+    labelled_bars,
+    log_y,
+    panels,
+    style,
+)
 
 REMOVED = "removed (% of the decoder's parameters)"
 LEAST_SPAN = 2.0  # percentage points on an axis of removed parameters: a smaller one would magnify rounding
+LOG_LOSS = LOSS.replace("token)", "token, log scale)")
+APART = 4.0  # points of print between methods at one place
 Points = Sequence[tuple[float, float]]
+Interval = tuple[float, float, float]  # a value, the ends of its 95% interval; NaN where none is known
+
+
+class Duel(NamedTuple):
+    """One comparison: the increase of the loss by COMP, and by its rival in the same place."""
+
+    name: str
+    ours: Interval
+    theirs: Interval
 
 
 def label(method: str, recovery: str) -> str:
@@ -69,6 +100,7 @@ def plot_ratios(curves: Mapping[str, Points]) -> Picture:
     lines = {name: [(100 * x, increase) for x, increase in sorted(points)] for name, points in curves.items()}
     figure, axes = loss_lines(lines, REMOVED)
     log_y(axes)
+    axes.set_ylabel(LOG_LOSS)
     words = [f"{name} goes from {line[0][1]:.2f} to {line[-1][1]:.2f} nats" for name, line in lines.items()]
     return figure.described("Lines of the loss increase against the part removed, logarithmic: ", words)
 
@@ -88,13 +120,13 @@ def plot_spread(groups: Mapping[str, Sequence[float]]) -> Picture:
 
 
 def plot_increase(rows: pd.DataFrame) -> Picture:
-    """Loss increase against the part really removed; the band spans the seeds."""
+    """Loss increase against the part really removed, with whiskers and seeds."""
     figure, axes = figure_with_axes((8.0, 4.4), xlabel=REMOVED)
     words = []
     for name, marks, own in _methods(rows, rows):
         groups = own.groupby("ratio")
         x = 100 * groups.removed.mean()
-        y = _line_with_band(axes, x, groups.increase, name, marks)
+        y = _line_with_whiskers(axes, x, groups, name, marks)
         words.append(f"{name} from {y.iloc[0]:.2f} nats at {x.iloc[0]:.0f}% to {y.iloc[-1]:.2f} at {x.iloc[-1]:.0f}%")
     low, high = axes.get_xlim()
     if high - low < LEAST_SPAN:
@@ -122,19 +154,19 @@ def plot_memory(rows: pd.DataFrame) -> Picture:
 
 
 def plot_sequences(rows: pd.DataFrame) -> Picture:
-    """Loss increase against the number of calibration sequences, a panel for each ratio; the band spans the seeds.
+    """Loss increase against the number of calibration sequences, a panel for each ratio, with whiskers and seeds.
 
     A ratio that was tried with one number only is left out, unless all were.
     """
     several = rows.groupby("ratio").filter(lambda own: own.sequences.nunique() > 1)
     rows = several if len(several) else rows
     sizes = sorted(rows.sequences.unique())
-    figure, by_ratio = _by_ratio(rows, "calibration sequences")
+    figure, by_ratio = _by_ratio(rows, "calibration sequences\n(log scale)")
     words = []
     for axes, ratio, of_ratio in by_ratio:
         for name, marks, own in _methods(of_ratio, rows):
-            groups = own.groupby("sequences").increase
-            y = _line_with_band(axes, groups.mean().index, groups, name, marks)
+            groups = own.groupby("sequences")
+            y = _line_with_whiskers(axes, groups.increase.mean().index, groups, name, marks)
             words.append(f"{name} at {ratio:.0%} from {y.iloc[0]:.2f} to {y.iloc[-1]:.2f} nats")
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -151,25 +183,38 @@ def _methods(rows: pd.DataFrame, everything: pd.DataFrame) -> Iterator[tuple[str
             yield name, style(place), own
 
 
-def _line_with_band(axes: Axes, x: Any, groups: Any, name: str, marks: dict[str, Any]) -> pd.Series:
-    """The mean of each group against x, within a band from the smallest to the largest; returns the means."""
-    means = groups.mean()
-    axes.plot(x, means, label=name, **marks)
-    axes.fill_between(x, groups.min(), groups.max(), color=marks["color"], alpha=0.2, linewidth=0)
+def _line_with_whiskers(axes: Axes, x: Any, groups: Any, name: str, marks: dict[str, Any]) -> pd.Series:
+    """The mean of each group against x with its 95% interval, and its seeds where there are several; the means."""
+    means = groups.increase.mean()
+    spans = [means - groups.increase_low.mean(), groups.increase_high.mean() - means]
+    drawn = axes.errorbar(x, means, spans, label=name, capsize=2, linewidth=1, **marks).get_children()
+    for place, (_, own) in zip(x, groups.increase, strict=True):
+        if len(own) > 1:
+            drawn += axes.plot([place] * len(own), own, ".", color=marks["color"], alpha=0.6)
+    figure: Any = axes.figure
+    aside = APART * (len(axes.containers) - 2.5) / 72  # inches
+    for artist in drawn:  # now that the data decided the limits
+        artist.set_transform(artist.get_transform() + ScaledTranslation(aside, 0, figure.dpi_scale_trans))
     return means
 
 
 def _cloud(axes: Axes, rows: pd.DataFrame, everything: pd.DataFrame, cost: str) -> str:
-    """A dot for each method and ratio of `rows`, the Pareto front through them; returns the front in words."""
-    points, names, several = [], [], rows.ratio.nunique() > 1
+    """A mark for each method and ratio of `rows`, the Pareto front through them; returns the front in words.
+
+    Colours are methods; where there are several ratios, their marks are in the legend too.
+    """
+    points, names, ratios = [], [], sorted(rows.ratio.unique())
     for name, marks, own in _methods(rows, everything):
         means = own.groupby("ratio")[[cost, "increase"]].mean()
-        axes.scatter(means[cost], means.increase, label=name, zorder=3, **marks)
         for ratio, x, y in means.itertuples():
             points.append((x, y))
+            several = len(ratios) > 1
             names.append(f"{name} at {ratio:.0%}" if several else name)
-            if several:
-                note(axes, f"{ratio:.0%}", (x, y), (6, -2), fontsize=7)
+            looks = marks | {"marker": MARKERS[ratios.index(ratio)]} if several else marks
+            axes.scatter([x], [y], 45, zorder=3, **looks)
+        axes.scatter([], [], label=name, **({**marks, "marker": "s"} if len(ratios) > 1 else marks))
+    for ratio, marker in zip(ratios if len(ratios) > 1 else [], MARKERS, strict=False):
+        axes.scatter([], [], color="black", marker=marker, label=f"{ratio:.0%} to remove")
     front = pareto_front(points)
     draw_front(axes, [points[i] for i in front])
     return ", ".join(f"{names[i]} ({points[i][0]:.3g}, {points[i][1]:.2f} nats)" for i in front)
@@ -178,7 +223,7 @@ def _cloud(axes: Axes, rows: pd.DataFrame, everything: pd.DataFrame, cost: str) 
 def _by_ratio(rows: pd.DataFrame, xlabel: str) -> tuple[Picture, list[tuple[Axes, float, pd.DataFrame]]]:
     """A panel for each ratio, side by side, with the ratio and its rows."""
     count = rows.ratio.nunique()
-    figure, axes = panels(1, count, (max(4.0, 2.6 * count) + 2.0, 4.0), share="y", xlabel=xlabel)
+    figure, axes = panels(1, count, (max(4.0, 2.6 * count) + 2.0, 4.0), share="xy", xlabel=xlabel)
     by_ratio = [(panel, ratio, own) for panel, (ratio, own) in zip(axes, rows.groupby("ratio"), strict=True)]
     for panel, ratio, _ in by_ratio:
         panel.set_title(f"{ratio:.0%} to remove")
@@ -187,10 +232,68 @@ def _by_ratio(rows: pd.DataFrame, xlabel: str) -> tuple[Picture, list[tuple[Axes
 
 def _finished(figure: Picture, rows: pd.DataFrame, what: str, words: str, items: Iterable[str]) -> Picture:
     """Name the y axis, make it logarithmic unless some value has no logarithm, and add the legend and the alt text."""
+    name = LOSS
     if rows.increase.min() > 0:
+        name = LOG_LOSS
         for axes in figure.axes:
             log_y(axes)
-    figure.axes[0].set_ylabel(LOSS)
+    figure.axes[0].set_ylabel(name)
     figure.axes[-1].legend(**BESIDE)
     count = rows.seed.nunique()
     return figure.described(f"{what}{f' (means over {count} seeds)' if count > 1 else ''}{words}", items)
+
+
+def plot_duels(duels: Sequence[Duel], ours: str = "COMP", theirs: str = "the best peer") -> Picture:
+    """Comparisons below each other, from the top: two marks a row, with their 95% intervals where these are known."""
+    figure, axes = figure_with_axes((9.0, 0.33 * len(duels) + 1.4), xlabel=LOSS.replace("\n", " "))
+    words = []
+    sides = ((ours, BLUE, "o", [duel.ours for duel in duels]), (theirs, ORANGE, "D", [duel.theirs for duel in duels]))
+    for place, duel in enumerate(duels):
+        axes.plot([duel.ours[0], duel.theirs[0]], [place, place], color=GREY, linewidth=1, zorder=1)
+        words.append(f"{duel.name}: {duel.ours[0]:.3f} against {duel.theirs[0]:.3f}")
+    for shift, (name, colour, marker, values) in zip((-0.13, 0.13), sides, strict=True):
+        middles, lows, highs = np.array(values).T
+        spans = np.nan_to_num([middles - lows, highs - middles])
+        places = np.arange(len(duels)) + shift
+        axes.errorbar(middles, places, xerr=spans, fmt=marker, color=colour, capsize=2, label=name)
+    axes.set_yticks(range(len(duels)), [duel.name for duel in duels], fontsize=9)
+    axes.set(ylim=(len(duels) - 0.5, -0.5), xlim=(0, None))
+    axes.legend(ncols=2, **ABOVE)
+    return figure.described(f"{len(duels)} comparisons, the increase of the loss by {ours} and by {theirs}: ", words)
+
+
+SCORES = {  # method: colour, what it reads of the neuron, what it does once neurons are gone
+    "Wanda-sp": (RED, "how much it sends,\ntimes what it writes with", "nothing"),
+    "FLAP": (GREEN, "how much it varies,\ntimes what it writes with", "its mean becomes a bias"),
+    "LLM-Pruner": (ORANGE, "all its weights, times\nthe gradient of the loss", "nothing"),
+    "COMP": (BLUE, "what the other neurons\ncannot say in its place", "the others are fitted anew"),
+}
+
+
+def plot_scores() -> Picture:
+    """A drawing: what each method reads in order to score one neuron of an MLP, and what it does afterwards."""
+    figure, by_method = panels(1, len(SCORES), (11.0, 3.5))
+    stream, neurons = (0.6, 1.5, 2.4), (0.0, 1.0, 2.0, 3.0)
+    for axes, (name, (colour, read, then)) in zip(by_method, SCORES.items(), strict=True):
+        for height in neurons:
+            scored = height == 1.0
+            for other in stream:
+                into = colour if scored and name == "LLM-Pruner" else GREY
+                out = colour if scored else GREY
+                axes.plot([0, 1], [other, height], color=into, linewidth=0.6 if into == GREY else 2.2, zorder=1)
+                axes.plot([1, 2], [height, other], color=out, linewidth=0.6 if out == GREY else 2.2, zorder=1)
+            if name == "COMP" and not scored:
+                curve = {"arrowstyle": "<->", "color": colour, "linestyle": "--", "connectionstyle": "arc3,rad=0.35"}
+                axes.annotate("", (0.93, height), (0.93, 1.0), arrowprops=curve)
+            filled = scored and name != "LLM-Pruner"
+            axes.scatter([1], [height], 260, color=colour if filled else "white", edgecolor="black", zorder=3)
+        for place in (0, 2):
+            axes.scatter([place] * 3, stream, 60, color=GREY, zorder=3)
+        axes.set_title(name, color="black", weight="bold")
+        axes.text(1, -0.75, f"reads {read}", ha="center", va="top", fontsize=9)
+        axes.text(1, -2.05, f"then: {then}", ha="center", va="top", fontsize=9, style="italic")
+        axes.set(xlim=(-0.35, 2.35), ylim=(-2.7, 3.4))
+        axes.set_axis_off()
+    words = [f"{name} reads {read}; then {then}".replace("\n", " ") for name, (_, read, then) in SCORES.items()]
+    what = "Four drawings of an MLP: stream, neurons, stream; one neuron is scored, what a method reads is in colour. "
+    return figure.described(what, words)

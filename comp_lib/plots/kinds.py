@@ -1,14 +1,47 @@
-"""A picture of a model on every kind of text, beside the dense one."""
+"""Pictures of models on every kind of text: one beside the dense one, or several methods beside each other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.lines import Line2D
 
-from .base import ABOVE, BLUE, GREY, Picture, figure_with_axes, note
+from .base import ABOVE, BLUE, GREY, LOSS, Picture, figure_with_axes, note, panels, style
 
 Row = tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]  # value of each measure; its interval
+
+Spans = Mapping[str, Sequence[tuple[float, float, float]]]  # text -> for each seed a value and its 95% interval
+
+
+def plot_methods_by_kind(groups: Mapping[str, Mapping[str, Spans]]) -> Picture:
+    """Loss increase on each text: a panel for each group, a colour for each method, one mark with whiskers a seed."""
+    texts = list(dict.fromkeys(text for group in groups.values() for spans in group.values() for text in spans))
+    methods = list(dict.fromkeys(name for group in groups.values() for name in group))
+    size = (4.6 * len(groups) + 1.2, 0.12 * len(texts) * (len(methods) + 1) + 1.4)
+    figure, by_group = panels(1, len(groups), size, share="xy", xlabel=LOSS)
+    words = []
+    for axes, (title, group) in zip(by_group, groups.items(), strict=True):
+        axes.set_title(title)
+        for name, spans in group.items():
+            number = methods.index(name)
+            points = [
+                (value, value - low, high - value, texts.index(text) + 0.8 * ((number + 0.5) / len(methods) - 0.5))
+                for text, seeds in spans.items()
+                for value, low, high in seeds
+            ]
+            x, left, right, y = np.array(points).T
+            axes.errorbar(x, y, xerr=[left, right], linestyle="none", capsize=2, markersize=5, **style(number))
+            means = ", ".join(f"{text} {np.mean([seed[0] for seed in seeds]):.2f}" for text, seeds in spans.items())
+            words.append(f"{title}, {name}: {means}")
+        for place in range(1, len(texts)):
+            axes.axhline(place - 0.5, color=GREY, linewidth=0.5)
+        axes.grid(axis="y", visible=False)
+    by_group[0].set_yticks(range(len(texts)), texts)
+    by_group[0].set(ylim=(len(texts) - 0.5, -0.5), xlim=(0, None))
+    marks = [Line2D([], [], linestyle="none", label=name, **style(place)) for place, name in enumerate(methods)]
+    figure.legend(handles=marks, ncols=len(methods), loc="outside upper center", frameon=False)
+    return figure.described("Marks of the loss increase on each text, with 95% intervals. ", words)
 
 
 def plot_kinds(rows: Mapping[str, Row]) -> Picture:

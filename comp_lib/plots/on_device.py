@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from statistics import median
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from ..evaluation.generation import ratio
 from ..shape import Shape
-from .base import ABOVE, COLOURS, DASHED, LOSS, Picture, figure_with_axes, note, stacked_bar, style
-from .comp_vs_peers import Points, draw_front, loss_lines, pareto_front
+from .base import ABOVE, BLUE, COLOURS, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
+from .comp_vs_peers import Points, draw_front, pareto_front
 
 GIB = 2**30
 
@@ -37,80 +38,99 @@ class Point(NamedTuple):
     family: str  # what its colour says
     speed: float  # tokens per second over the dense model's
     increase: float  # of the loss over the dense model, nats per token
+    low: float  # ends of its 95% interval
+    high: float
+
+
+def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Picture:
+    """A drawing to scale: what a model reads for one token, a strip for each; layers from the left, the head last.
+
+    In each layer the attention stands before the neurons; `bits` are those of a weight.
+    """
+    size = (9.5, 0.75 * len(shapes) + 1.3)
+    figure, axes = figure_with_axes(size, xlabel="megabytes read for one token")
+    words, scale = [], bits / 8e6
+    for place, (name, shape) in enumerate(shapes.items()):
+        left = 0.0
+        for neurons, groups in zip(shape.neurons, shape.kv_groups, strict=True):
+            parts = groups * shape.group_parameters * scale, neurons * shape.neuron_parameters * scale
+            for width, colour in zip(parts, (BLUE, ORANGE), strict=True):
+                axes.barh(place, width, 0.6, left, color=colour, edgecolor="white", linewidth=0.4)
+                left += width
+        head = vocabulary * shape.hidden * scale
+        axes.barh(place, head, 0.6, left, color=GREY)
+        note(axes, f"{left + head:.0f} MB", (left + head, place), (5, 0), va="center", fontsize=9)
+        words.append(f"{name}: {left:.0f} MB of {shape.layers} layers and {head:.0f} MB of the head")
+    for label, colour in (("attention", BLUE), ("neurons", ORANGE), ("head (the tied embedding)", GREY)):
+        axes.barh(0, 0, color=colour, label=label)
+    axes.set_yticks(range(len(shapes)), list(shapes))
+    axes.set(ylim=(len(shapes) - 0.4, -0.6))
+    axes.margins(x=0.1)
+    axes.grid(axis="y", visible=False)
+    axes.legend(ncols=3, **ABOVE)
+    return figure.described("Strips to scale of the bytes that are read for one token. ", words)
 
 
 def plot_speedup(measured: Sequence[Measured]) -> Picture:
-    """Decode speed-up over the first model of the same runtime, against what the bytes allow; bars span the rounds."""
-    labels = {"xlabel": "limit: bytes read for a token, dense / pruned", "ylabel": "speed-up of decode, measured"}
-    figure, axes = figure_with_axes((7.0, 4.6), **labels)
+    """Decode speed-up over the first model of the same runtime, a row for each other model, beside the byte ratio.
+
+    Whiskers span the rounds.
+    """
     firsts: dict[str, Measured] = {}
-    words, limits, tops = [], [1.0], [1.0]
-    points: list[tuple[float, float, str]] = []
-    for model in measured:
-        first = firsts.setdefault(model.runtime, model)
+    pairs = [(model, firsts.setdefault(model.runtime, model)) for model in measured]
+    pairs = [(model, first) for model, first in pairs if model is not first]
+    figure, axes = figure_with_axes((8.5, 0.4 * max(2, len(pairs)) + 1.4), xlabel="speed of decode (first model = 1)")
+    words = []
+    for place, (model, first) in enumerate(pairs):
         limit = first.bytes_per_token / model.bytes_per_token
         middle, low, high = ratio(model.decode, first.decode)
-        marks = style(list(firsts).index(model.runtime)) | {"label": model.runtime if model is first else None}
-        axes.errorbar(limit, middle, [[middle - low], [high - middle]], capsize=3, linestyle="none", **marks)
-        points.append((limit, middle, model.name))
-        limits.append(limit)
-        tops.append(high)
-        if model is not first:
-            words.append(f"{model.name} in {model.runtime}, {middle:.2f} of at most {limit:.2f}")
-    for column in _columns(points):
-        names = [name for _, _, name in sorted(column, key=lambda point: -point[1])]
-        note(axes, "\n".join(names), (column[-1][0], median(point[1] for point in column)), (9, 0), va="center")
-    start, end = min(limits) * 0.95, max(limits) * 1.1
-    axes.plot([start, end], [start, end], label="limit: only reading weights takes time", **DASHED)
-    axes.set_xlim(start, end * 1.06)
-    axes.set_ylim(min(0.95, axes.get_ylim()[0]), max(end, max(tops) * 1.03))
-    axes.legend(loc="upper left", fontsize=9)
-    what = (
-        "Measured speed-up of decoding against the most that the bytes removed allow, with the diagonal where both are "
-    )
-    return figure.described(f"{what}equal: ", words or ["one model only, at 1"])
+        marks = style(list(firsts).index(model.runtime)) | {"capsize": 3, "linestyle": "none"}
+        axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], **marks)
+        axes.plot([limit], [place], "k|", markersize=16, markeredgewidth=2)
+        words.append(f"{model.name} in {model.runtime}, {middle:.2f} beside a byte ratio of {limit:.2f}")
+    for place, runtime in enumerate(firsts):
+        axes.plot([], [], linestyle="none", label=f"measured in {runtime}, all rounds", **style(place))
+    axes.plot([], [], "k|", markersize=12, markeredgewidth=2, label="byte ratio")
+    axes.set_yticks(range(len(pairs)), [model.name for model, _ in pairs])
+    axes.set_ylim(max(2, len(pairs)) - 0.5, -0.5)
+    axes.axvline(1.0, **DASHED)
+    axes.legend(ncols=len(firsts) + 1, fontsize=9, **ABOVE)
+    what = "Measured speed-up of decoding, with the ratio of the bytes read for a token: "
+    return figure.described(what, words or ["one model only"])
 
 
-def _columns(points: Sequence[tuple[float, float, str]], gap: float = 0.03) -> list[list[tuple[float, float, str]]]:
-    """Points (limit, height, name) in groups, left to right, whose names would write over each other."""
-    points = sorted(points)
-    starts = [i for i in range(1, len(points)) if points[i][0] - points[i - 1][0] >= gap]
-    return [list(points[start:end]) for start, end in pairwise([0, *starts, len(points)])]
-
-
-def plot_costs(times: Mapping[str, Mapping[str, float]], shape: Shape) -> Picture:
-    """Where the time of a model goes, a bar for each kind of work; beside them, where its parameters sit.
-
-    times: for each kind, the parts of its time, as `on_device.latency.CostModel.parts` gives them for that shape.
-    """
-    groups, neurons = shape.group_parameters * sum(shape.kv_groups), shape.neuron_parameters * sum(shape.neurons)
-    sizes = shape.other_parameters, shape.layer_parameters * shape.layers, groups, neurons
-    bars = {f"time of {kind}": parts for kind, parts in times.items()}
-    bars["parameters"] = dict(zip(next(iter(times.values())), sizes, strict=True))
-    figure, axes = figure_with_axes((8.5, 0.7 * len(bars) + 1.4), xlabel="share of the whole model", xlim=(0, 1))
-    words: list[str] = []
-    for name, values in bars.items():
-        shares = {part: value / sum(values.values()) for part, value in values.items()}
-        stacked_bar(axes, name, shares, (7, 1, 0, 2), labels=not words)
-        words.append(f"{name}: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
-    axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+def plot_times(times: Mapping[str, Mapping[str, float]], measured: Mapping[str, float], unit: str) -> Picture:
+    """Where the time of a token goes: for each model its parts as a stacked bar, and a mark at what was measured."""
+    figure, axes = figure_with_axes((8.5, 0.5 * len(times) + 1.4), xlabel=f"time of one token ({unit})")
+    words = []
+    for place, (name, parts) in enumerate(times.items()):
+        left = 0.0
+        for (part, width), colour in zip(parts.items(), (GREY, ORANGE, GREEN), strict=False):
+            axes.barh(place, width, 0.6, left, color=colour, label=part if place == 0 else None)
+            left += width
+        said = ", ".join(f"{part} {width:.2f}" for part, width in parts.items())
+        words.append(f"{name}: {said}; measured {measured[name]:.2f}")
+    axes.plot(list(measured.values()), range(len(times)), "k|", markersize=18, markeredgewidth=2, label="measured")
+    axes.set_yticks(range(len(times)), list(times))
+    axes.set_ylim(len(times) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
     axes.legend(ncols=4, fontsize=9, **ABOVE)
-    return figure.described("Stacked bars of what a model's time and parameters go to. ", words)
+    return figure.described(f"Stacked bars of the time of a token in {unit}. ", words)
 
 
 def plot_quality(points: Sequence[Point]) -> Picture:
-    """Loss against speed for a family of plans, with what no other plan beats in both."""
-    figure, axes = figure_with_axes((7.5, 4.4), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
+    """Loss with its interval against speed for a family of plans, with what no other plan beats in both."""
+    figure, axes = figure_with_axes((8.5, 4.8), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
     for place, family in enumerate(dict.fromkeys(point.family for point in points)):
-        xy = [(point.speed, point.increase) for point in points if point.family == family]
-        axes.scatter(*zip(*xy, strict=True), label=family, zorder=3, **style(place))
-    for point in points:
-        note(axes, point.name, (point.speed, point.increase), (6, -3))
+        own = [point for point in points if point.family == family]
+        x, y, low, high = zip(*((point.speed, point.increase, point.low, point.high) for point in own), strict=True)
+        spans = [[m - a for m, a in zip(y, low, strict=True)], [b - m for m, b in zip(y, high, strict=True)]]
+        axes.errorbar(x, y, spans, label=family, capsize=2, linestyle="none", zorder=3, **style(place))
     front = [points[i] for i in pareto_front([(-point.speed, point.increase) for point in points])]
     draw_front(axes, [(point.speed, point.increase) for point in front])
-    axes.margins(x=0.2)  # for the names
+    axes.margins(0.12)  # for the names
     axes.legend(loc="upper left", fontsize=9)
+    name_points(axes, {point.name: (point.speed, point.increase) for point in points})
     named = ", ".join(f"{point.name} ({point.speed:.2f}, {point.increase:.2f} nats)" for point in front)
     return figure.described(
         f"Dots of the loss increase against the speed of decode for {len(points)} plans. On the Pareto front, fastest "
@@ -118,14 +138,43 @@ def plot_quality(points: Sequence[Point]) -> Picture:
     )
 
 
-def plot_sizes(sizes: Mapping[str, Points]) -> Picture:
-    """Loss increase against file size, a line for each type of weights: (megabytes, nats per token) for each point."""
-    lines = {name: sorted(points) for name, points in sizes.items()}
-    figure, _ = loss_lines(lines, "file (MB)")
-    words = [
-        f"{name} from {line[-1][1]:.2f} nats at {line[-1][0]:.0f} MB to {line[0][1]:.2f} at {line[0][0]:.0f}"
-        for name, line in lines.items()
-    ]
+PLACES = [(far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18))]
+
+
+def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Names beside points, each at the first of PLACES (in points of print) where it covers no other and no point."""
+    figure: Any = axes.figure
+    figure.draw_without_rendering()  # the layout is settled: now pixels are where they will be
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform(list(points.values()))]
+    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
+    for name, point in points.items():
+        for place in PLACES:
+            looks: dict[str, Any] = {"ha": "left" if place[0] > 0 else "right", "va": "center", "fontsize": 8}
+            text = axes.annotate(name, point, place, textcoords="offset points", **looks)
+            box = text.get_window_extent()
+            text.remove()
+            inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        axes.annotate(name, point, place, textcoords="offset points", arrowprops=line, **looks)
+        taken.append(box)
+
+
+def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> Picture:
+    """Loss increase against file size, a line for each type of weights.
+
+    sizes: for each type (megabytes, nats per token, ends of its 95% interval) of each file.
+    """
+    figure, axes = figure_with_axes((7.5, 4.4), xlabel="file (MB)", ylabel=LOSS)
+    words = []
+    for place, (name, points) in enumerate(sizes.items()):
+        (least, *_), *_, (most, *_) = line = sorted(points)
+        x, y, low, high = zip(*line, strict=True)
+        spans = [[m - a for m, a in zip(y, low, strict=True)], [b - m for m, b in zip(y, high, strict=True)]]
+        axes.errorbar(x, y, spans, label=name, capsize=2, **style(place))
+        words.append(f"{name} from {y[-1]:.2f} nats at {most:.0f} MB to {y[0]:.2f} at {least:.0f}")
+    axes.set_ylim(0, None)
+    axes.legend()
     return figure.described("Lines of the loss increase against the size of the file: ", words)
 
 

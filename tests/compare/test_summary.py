@@ -94,17 +94,30 @@ def test_the_pareto_front_is_what_none_beats(seed):
     assert len(front) == len(set(front))
 
 
-def test_increase_shows_means_and_bands():
+def test_increase_shows_means_with_their_intervals_and_seeds():
     figure = plot_increase(finished(rows_of()))
     axes = figure.axes[0]
-    comp, wanda = axes.lines
+    comp, wanda = (container.lines[0] for container in axes.containers)
     assert list(comp.get_xdata()) == pytest.approx([21.0, 51.0]) and list(comp.get_ydata()) == pytest.approx([0.5, 2.5])
     assert list(wanda.get_ydata()) == pytest.approx([0.6, 1.1])
-    low, high = axes.collections[0].get_datalim(axes.transData).intervaly
-    assert (low, high) == pytest.approx((0.4, 3.0))
+    whiskers = [segment[:, 1].tolist() for segment in axes.containers[0].lines[2][0].get_segments()]
+    assert whiskers == [pytest.approx([0.4, 0.7]), pytest.approx([2.4, 2.7])]  # the mean of the seeds' intervals
+    seeds = {tuple(line.get_ydata()) for line in axes.lines if line.get_marker() == "."}
+    assert seeds == {(0.4, 0.6), (2.0, 3.0), (0.45, 0.75), (1.0, 1.2)}
     assert "nats" in axes.get_ylabel() and "%" in axes.get_xlabel() and axes.get_yscale() == "log"
     assert "comp + least-squares from 0.50 nats at 21% to 2.50 at 51%" in figure.alt_text
     assert "2 seeds" in figure.alt_text
+
+
+def test_methods_at_one_place_are_drawn_beside_each_other():
+    figure = plot_increase(finished(rows_of({("comp", 0.2): (0.5,), ("wanda-sp", 0.2): (0.5,)})))
+    figure.draw_without_rendering()
+    places = [
+        container.lines[0].get_transform().transform(container.lines[0].get_xydata())[0, 0]
+        for container in figure.axes[0].containers
+    ]
+    assert 3 < places[1] - places[0] < 12  # pixels
+    assert not [line for line in figure.axes[0].lines if line.get_marker() == "."]  # one seed is no spread
 
 
 def test_no_logarithm_of_a_gain():
@@ -122,6 +135,9 @@ def test_latency_has_its_front():
     front = line(figure.axes[0])
     assert [x for x, _ in front] == pytest.approx([0.5, 0.8]) and [y for _, y in front] == pytest.approx([1.1, 0.5])
     assert "wanda-sp at 50% (0.5, 1.10 nats), comp + least-squares at 20% (0.8, 0.50 nats)" in figure.alt_text
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert {"comp + least-squares", "wanda-sp", "20% to remove", "50% to remove"} < set(labels)
+    assert not figure.axes[0].texts  # colours and marks say it, no labels that could cover each other
 
 
 def test_memory_has_a_front_for_each_ratio():
@@ -129,6 +145,7 @@ def test_memory_has_a_front_for_each_ratio():
     assert [axes.get_title() for axes in figure.axes] == ["20% to remove", "50% to remove"]
     assert line(figure.axes[0]) == [(60.0, pytest.approx(0.6)), (90.0, pytest.approx(0.5))]
     assert line(figure.axes[1]) == [(60.0, pytest.approx(1.1))]
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1  # side by side, so on one scale
     assert "MB" in figure.axes[0].get_xlabel() and "at 50%, wanda-sp (60, 1.10 nats)" in figure.alt_text
 
 

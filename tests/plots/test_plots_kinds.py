@@ -7,6 +7,8 @@ import math
 import pytest
 
 from comp_lib.plots import plot_kinds, png
+from comp_lib.plots.base import overlapping_texts
+from comp_lib.plots.kinds import plot_methods_by_kind
 
 NAMES = ("prose", "code", "mean of 2")
 DENSE, PRUNED = (2.0, 1.0, 1.5), (2.5, 1.25, 1.875)
@@ -74,3 +76,17 @@ def test_text_is_legible_and_inside_at_700_pixels():
 def test_what_has_no_number_or_no_interval_is_drawn_without(loss):
     figure = plot_kinds(rows(True, (loss, *PRUNED[1:]), [(math.nan, math.nan)] * 3))
     assert png(figure).startswith(b"\x89PNG") and " to " not in figure.alt_text
+
+
+def test_methods_stand_beside_each_other_on_each_text():
+    ours, theirs = {"prose": [(0.2, 0.1, 0.4), (0.3, 0.2, 0.5)], "code": [(0.1, 0.0, 0.2)]}, {"code": [(0.5, 0.4, 0.6)]}
+    figure = plot_methods_by_kind({"small": {"COMP": ours, "peer": theirs}, "large": {"peer": theirs}})
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["small", "large"]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["prose", "code"]
+    comp, peer = (container[0].get_xydata() for container in first.containers)
+    assert comp[:, 0].tolist() == [0.2, 0.3, 0.1] and peer[:, 0].tolist() == [0.5]  # a mark for each seed
+    assert comp[2, 1] < peer[0, 1] and comp[:, 1].round().tolist() == [0, 0, 1]
+    assert first.get_xlim() == second.get_xlim() and overlapping_texts(figure) == []
+    assert second.containers[0][0].get_color() == first.containers[1][0].get_color()
+    assert "small, COMP: prose 0.25, code 0.10; small, peer: code 0.50" in figure.alt_text

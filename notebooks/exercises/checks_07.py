@@ -1,0 +1,172 @@
+"""Checks for the exercises of lesson 7: two on small random layers, one on a layer of the real model.
+
+Nothing of comp_lib's methods is used here; the real model is loaded once, and only one of its layers is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from checking import Wrong, accept, call, check_shape, dense_layer
+from torch import Tensor
+
+KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
+LENGTH, SEQUENCES, WINDOWS = 128, 24, 8
+
+
+def check_interval(paired_interval: Callable[[np.ndarray, np.ndarray], tuple[float, float]]) -> None:
+    """Exercise 1."""
+    random = np.random.default_rng(5)
+    texts = random.normal(3.0, 1.0, 40)  # how hard each window is, for every model
+    ours, theirs = texts + random.normal(0.10, 0.05, 40), texts + random.normal(0.16, 0.05, 40)
+    got = call(paired_interval, ours.copy(), theirs.copy())
+    if not isinstance(got, tuple) or len(got) != 2:
+        raise Wrong("expected two numbers, (low, high): end with `return low, high`")
+    low, high = map(float, got)
+    if not low < high:
+        raise Wrong(f"expected low < high, got {low:.3f} and {high:.3f}: the lower end comes first")
+    gap = ours - theirs
+    middle, error = gap.mean(), gap.std() / len(gap) ** 0.5
+    if low < -middle < high and not low < middle < high:
+        raise Wrong("the sign is turned: it should be ours minus theirs, so that below 0 means that we lose less")
+    if not low < middle < high:
+        raise Wrong(f"the interval, {low:.3f} to {high:.3f}, does not hold the mean difference, {middle:.3f}")
+    width = (high - low) / (2 * 1.96 * error)  # 1 for a 95% interval of the mean
+    apart = (2 * (ours.var() + theirs.var())) ** 0.5 / 2**0.5 / gap.std()
+    if abs(width - apart) < 0.25 * apart:
+        raise Wrong(
+            "it is as wide as if the two had read different texts: draw places of windows once, and use them for both"
+        )
+    if abs(width - len(gap) ** 0.5) < 0.25 * len(gap) ** 0.5:
+        raise Wrong("this is where single windows lie: the interval is that of the *mean* of windows drawn anew")
+    if abs(width - 1.645 / 1.96) < 0.05:
+        raise Wrong("this is a 90% interval: cut off 2.5% at each end, not 5%")
+    if abs(width - 1) > 0.1:
+        raise Wrong(f"it is {width:.2f} times as wide as it should be: 2.5% and 97.5% of the means of many draws")
+    accept("draw windows, not models: what makes a text hard for both cancels")
+
+
+def check_fool(fool_wanda: Callable[[Tensor, Tensor, int, int], Tensor]) -> None:
+    """Exercise 2."""
+    x, w = dense_layer(8, 5)
+    one, other = 2, 5
+    x[:, other] = x[:, one] / 2  # twins, but for their size
+    before = _wanda(x, w)
+    got = call(fool_wanda, x.clone(), w.clone(), one, other)
+    check_shape("the weights", got, (8, 5))
+    if torch.equal(got, w):
+        raise Wrong("nothing has changed yet: add to the row of one twin, and take it back at the other")
+    if not torch.allclose(x @ got, x @ w, rtol=1e-6, atol=1e-6 * float((x @ w).abs().max())):
+        raise Wrong(
+            "the layer's output has changed: x_other = x_one / 2 here, so what one twin adds the other takes back"
+        )
+    after = _wanda(x, got)
+    if int(after.argmax()) not in (one, other):
+        raise Wrong(
+            f"Wanda-sp still ranks neuron {int(after.argmax())} highest, and the twins at "
+            f"{after[one] / after.max():.2f} and {after[other] / after.max():.2f} of its score: add more"
+        )
+    if min(after[one], after[other]) <= before[[i for i in range(8) if i not in (one, other)]].max():
+        raise Wrong("one twin leads, but the other does not yet: both should stand above all other neurons")
+    accept("Wanda-sp now keeps two neurons of which one is not needed at all; COMP's cost of either is 0")
+
+
+def check_losing_case(losing_case: Callable[[], tuple[int, float, str, str]]) -> None:
+    """Exercise 3, on the real model: some ten seconds."""
+    case = call(losing_case)
+    if not isinstance(case, tuple) or len(case) != 4:
+        raise Wrong("expected four values: (layer, lambda, kind that calibrates, kind that judges)")
+    layer, ridge, calibrates, judges = case
+    for kind in (calibrates, judges):
+        if kind not in KINDS:
+            raise Wrong(f"expected kinds among {', '.join(KINDS)}, got {kind!r}")
+    if judges == calibrates:
+        raise Wrong(f"{judges} both calibrates and judges: the loss has to be on another kind")
+    if not 0 <= layer < 30:
+        raise Wrong(f"expected a layer from 0 to 29, got {layer}")
+    if not ridge > 0:
+        raise Wrong(f"expected a lambda above 0, got {ridge}")
+    for kind, sign, words in ((calibrates, -1, "below"), (judges, 1, "above")):
+        comp, bias = layer_errors(layer, ridge, calibrates, kind)
+        gap = sign * (comp - bias)
+        twice = 2 * gap.std() / len(gap) ** 0.5
+        what = f"on {kind} COMP's error is {comp.mean():.3f}, FLAP's {bias.mean():.3f}"
+        if gap.mean() <= 0:
+            hint = "a small lambda fits the luck of the text" if sign < 0 else "a large lambda hardly changes anything"
+            raise Wrong(f"{what}, and should be {words} it: {hint}; layers differ, too")
+        if gap.mean() <= twice:
+            raise Wrong(f"{what}, but the windows do not tell them apart (± {twice:.3f}): look for a clearer case")
+    accept(f"in layer {layer} the refit to {calibrates} wins on {calibrates} and loses on {judges}")
+
+
+def layer_errors(layer: int, ridge: float, calibrates: str, judges: str) -> tuple[np.ndarray, np.ndarray]:
+    """Relative errors of down_proj, window by window (WINDOWS,), a third of its neurons gone: COMP's, FLAP's."""
+    seen = inputs(layer, f"calibration:{calibrates}", SEQUENCES)
+    windows = inputs(layer, f"evaluation:{judges}", WINDOWS).view(WINDOWS, LENGTH, -1)
+    weight = weight_of(layer)
+    gram, keep = seen.T @ seen, 2 * len(weight) // 3
+    pull = ridge * gram.diagonal()
+    cost = weight.square().sum(1) / torch.linalg.inv(gram + torch.diag(pull)).diagonal()
+    chosen = cost.topk(keep).indices
+    inner = gram[chosen][:, chosen] + torch.diag(pull[chosen])
+    comp = torch.zeros_like(weight)
+    comp[chosen] = torch.linalg.solve(inner, (gram @ weight)[chosen] + pull[chosen, None] * weight[chosen])
+    order = (seen.var(0) * weight.square().sum(1)).argsort(descending=True)
+    flap = weight.clone()
+    flap[order[keep:]] = 0.0
+    bias = seen.mean(0)[order[keep:]] @ weight[order[keep:]]
+
+    def errors(fitted: Tensor, offset: Tensor | float = 0.0) -> np.ndarray:
+        wrong = windows @ (weight - fitted) - offset
+        return (wrong.square().sum((1, 2)) / (windows @ weight).square().sum((1, 2))).numpy()
+
+    return errors(comp), errors(flap, bias)
+
+
+@cache
+def _loaded():
+    from comp_lib.models.load import EMBEDDED, load_model
+
+    return load_model(EMBEDDED)
+
+
+def weight_of(layer: int) -> Tensor:
+    """W (n, m) of down_proj."""
+    model, _ = _loaded()
+    return model.model.layers[layer].mlp.down_proj.weight.detach().T.double()
+
+
+@cache
+@torch.no_grad()
+def inputs(layer: int, text: str, sequences: int) -> Tensor:
+    """What down_proj of a layer reads (T, n), for the first sequences of a text that ships."""
+    from comp_lib.calibration.text import load_text
+
+    model, tokenizer = _loaded()
+    ids = torch.tensor(tokenizer(load_text(text)[:200_000])["input_ids"][: sequences * LENGTH]).view(-1, LENGTH)
+    found: list[Tensor] = []
+
+    class Enough(Exception):
+        pass
+
+    def watch(module, args):
+        found.append(args[0].flatten(0, -2).double())
+        raise Enough  # no layer behind this one is needed
+
+    hook = model.model.layers[layer].mlp.down_proj.register_forward_pre_hook(watch)
+    try:
+        for rows in ids.split(8):
+            try:
+                model.model(input_ids=rows, use_cache=False)
+            except Enough:
+                continue
+    finally:
+        hook.remove()
+    return torch.cat(found)
+
+
+def _wanda(x: Tensor, w: Tensor) -> Tensor:
+    return w.abs().sum(1) * x.norm(dim=0)

@@ -1,0 +1,196 @@
+"""Checks for the exercises of lesson 8: rounding, a plan for two budgets, and the layer that 4 bits hurt most.
+
+The first two compute on small numbers; the third rounds each layer of the real model in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from checking import Wrong, accept, call, check_shape
+from torch import Tensor
+
+# Of SmolLM2-135M in 16 bits: what a plan changes, and what it leaves (see the exercise).
+LAYERS, NEURONS, BLOCK = 30, 1536, 32
+MB_NEURON, MB_ATTENTION, MB_HEAD = 3 * 576 * 2 / 1e6, 884_736 * 2 / 1e6, 49_152 * 576 * 2 / 1e6
+MS_REST, MS_LAYER, MS_MEGABYTE = 1.1, 0.066, 0.0334
+LENGTH = 48  # tokens on which a layer's rounding is judged
+
+
+def check_rounding(q4_1: Callable[[Tensor], Tensor]) -> None:
+    """Exercise 1."""
+    generator = torch.Generator().manual_seed(3)
+    weights = torch.randn(6, 64, generator=generator) * torch.logspace(-2, 1, 6)[:, None] + 0.5
+    weights[0, :32] = 0.25  # a block of one value
+    got = call(q4_1, weights.clone())
+    check_shape("the weights", got, (6, 64))
+    want = _q4_1(weights)
+    if _same(got, want, weights):
+        accept("16 values between the smallest and the largest of each block of 32: 5 bits a weight in all")
+        return
+    if not torch.isfinite(got).all():
+        raise Wrong("NaN or infinity: a block whose weights are all equal has the scale 0, and nothing to divide by")
+    if torch.equal(got, weights):
+        raise Wrong("nothing is rounded yet")
+    suspects = {
+        "one scale for the whole tensor: each block of 32 has its own": _q4_1(weights, block=weights.numel()),
+        "one scale for each row: a block is 32 weights of it": _q4_1(weights, block=64),
+        "16 steps from the smallest to the largest, so 17 values: 4 bits hold 16, so 15 steps": _q4_1(weights, 16),
+        "the grid begins at 0, not at the smallest weight: take it off before, and add it after": _from_zero(weights),
+        "rounded down: to the nearest value of the grid, please": _q4_1(weights, down=True),
+        "scale and smallest weight are still 32 bits: the file holds them as halves": _q4_1(weights, half=False),
+    }
+    for sentence, suspect in suspects.items():
+        if _same(got, suspect, weights):
+            raise Wrong(sentence)
+    worst = float((got - want).abs().max())
+    raise Wrong(
+        f"off by up to {worst:.2g}: smallest + scale * whole number from 0 to 15, scale = (largest - smallest) / 15"
+    )
+
+
+def check_plan(plan_for: Callable[[float, float], tuple[int, int]]) -> None:
+    """Exercise 2."""
+    for megabytes, milliseconds in ((200.0, 9.0), (230.0, 7.0), (150.0, 20.0), (269.0, 11.0), (120.0, 4.5)):
+        plan = call(plan_for, megabytes, milliseconds)
+        if not isinstance(plan, tuple) or len(plan) != 2:
+            raise Wrong("expected two whole numbers, (layers that stay, neurons in each)")
+        layers, neurons = map(int, plan)
+        asked = f"for {megabytes:g} MB and {milliseconds:g} ms"
+        if not (1 <= layers <= LAYERS and BLOCK <= neurons <= NEURONS):
+            raise Wrong(f"{asked}: {layers} layers of {neurons} neurons are not a part of {LAYERS} of {NEURONS}")
+        if neurons % BLOCK:
+            raise Wrong(f"{asked}: {neurons} neurons are no multiple of {BLOCK}, and no block type can store them")
+        size, time = size_of(layers, neurons), time_of(layers, neurons)
+        if size > megabytes * (1 + 1e-9):
+            without = ": did you count the head, which stays?" if size - MB_HEAD <= megabytes else ""
+            raise Wrong(f"{asked}: {layers} layers of {neurons} neurons are {size:.1f} MB{without or ', too many'}")
+        if time > milliseconds * (1 + 1e-9):
+            raise Wrong(f"{asked}: {layers} layers of {neurons} neurons take {time:.2f} ms, too long")
+        best = max(
+            (kept(n, width), n, width)
+            for n in range(1, LAYERS + 1)
+            for width in range(BLOCK, NEURONS + 1, BLOCK)
+            if size_of(n, width) <= megabytes and time_of(n, width) <= milliseconds
+        )
+        if kept(layers, neurons) < best[0]:
+            raise Wrong(
+                f"{asked}: your plan keeps {kept(layers, neurons):,} neurons in all, but one that keeps {best[0]:,} "
+                "meets both budgets: try every number of layers with its widest width"
+            )
+    accept("within both budgets, no plan keeps more neurons")
+
+
+def check_worst_layer(worst_layer: Callable[[Any, Tensor, Callable[[Tensor], Tensor]], int]) -> None:
+    """Exercise 3, on the real model: some ten seconds."""
+    model, tokens = loaded()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    try:
+        got = call(worst_layer, model, tokens, q4_0)
+        changed = any(
+            not torch.equal(parameter, old) for parameter, old in zip(model.parameters(), before, strict=True)
+        )
+    finally:
+        with torch.no_grad():
+            for parameter, old in zip(model.parameters(), before, strict=True):
+                parameter.copy_(old)
+    layers = len(model.model.layers)
+    if isinstance(got, bool) or not isinstance(got, int) or not 0 <= got < layers:
+        raise Wrong(f"expected the number of a layer, 0 to {layers - 1}, got {got!r}")
+    if changed:
+        raise Wrong("the model is not what it was: put each layer's weights back before you round the next layer's")
+    losses = losses_when_rounded(model, tokens)
+    worst = max(range(layers), key=losses.__getitem__)
+    if losses[got] < losses[worst] - 1e-4:
+        if got == min(range(layers), key=losses.__getitem__):
+            raise Wrong(f"layer {got} is the one that 4 bits hurt *least*")
+        if got == layers - 1 or got == int(max(range(layers), key=_weight_error(model).__getitem__)):
+            raise Wrong(
+                f"layer {got} is not it, its loss is {losses[got]:.4f} and another's {losses[worst]:.4f}: round one "
+                "layer at a time, and ask for the loss, not for the error of the weights"
+            )
+        raise Wrong(f"with layer {got} rounded the loss is {losses[got]:.4f}, with another one {losses[worst]:.4f}")
+    accept(f"layer {got}: with its matrices in 4 bits the loss is {losses[got]:.3f} nats per token")
+
+
+def kept(layers: int, neurons: int) -> int:
+    return layers * neurons
+
+
+def size_of(layers: int, neurons: int) -> float:
+    """Megabytes read for a token."""
+    return MB_HEAD + layers * (MB_ATTENTION + neurons * MB_NEURON)
+
+
+def time_of(layers: int, neurons: int) -> float:
+    """Milliseconds of a token, by the three terms of the lesson."""
+    return MS_REST + layers * MS_LAYER + (size_of(layers, neurons) - MB_HEAD) * MS_MEGABYTE
+
+
+def q4_0(weights: Tensor) -> Tensor:
+    """The weights after rounding to q4_0, as in the lesson."""
+    blocks = weights.reshape(-1, 32)
+    scale = blocks.gather(1, blocks.abs().argmax(1, keepdim=True)) / -8
+    whole = torch.where(scale != 0, blocks / scale, 0.0).round().clamp(-8, 7)
+    return (whole * scale.half().float()).reshape(weights.shape)
+
+
+@cache
+def loaded() -> tuple[Any, Tensor]:
+    """The real model, and the tokens that judge (1, LENGTH)."""
+    from comp_lib.calibration.text import load_text
+    from comp_lib.models.load import EMBEDDED, load_model
+
+    model, tokenizer = load_model(EMBEDDED)
+    return model, torch.tensor([tokenizer(load_text("evaluation")[:2000])["input_ids"][:LENGTH]])
+
+
+@torch.no_grad()
+def losses_when_rounded(model: Any, tokens: Tensor) -> list[float]:
+    """The loss with the matrices of each layer, one after the other, as q4_0."""
+    losses = []
+    for layer in model.model.layers:
+        matrices = [parameter for parameter in layer.parameters() if parameter.ndim == 2]
+        before = [matrix.clone() for matrix in matrices]
+        for matrix in matrices:
+            matrix.copy_(q4_0(matrix))
+        losses.append(float(model(input_ids=tokens, labels=tokens, use_cache=False).loss))
+        for matrix, old in zip(matrices, before, strict=True):
+            matrix.copy_(old)
+    return losses
+
+
+@torch.no_grad()
+def _weight_error(model: Any) -> list[float]:
+    errors = []
+    for layer in model.model.layers:
+        matrices = [parameter for parameter in layer.parameters() if parameter.ndim == 2]
+        errors.append(sum(float((q4_0(matrix) - matrix).square().sum()) for matrix in matrices))
+    return errors
+
+
+def _q4_1(weights: Tensor, steps: int = 15, block: int = 32, down: bool = False, half: bool = True) -> Tensor:
+    blocks = weights.reshape(-1, block)
+    low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
+    scale = (high - low) / steps
+    whole = torch.where(scale > 0, (blocks - low) / scale, 0.0)
+    whole = (whole.floor() if down else whole.round()).clamp(0, steps)
+    if half:
+        scale, low = scale.half().float(), low.half().float()
+    return (low + scale * whole).reshape(weights.shape)
+
+
+def _from_zero(weights: Tensor) -> Tensor:
+    blocks = weights.reshape(-1, 32)
+    scale = blocks.amax(1, keepdim=True) / 15
+    whole = torch.where(scale != 0, blocks / scale, 0.0).round().clamp(0, 15)
+    return (whole * scale.half().float()).reshape(weights.shape)
+
+
+def _same(got: Tensor, want: Tensor, weights: Tensor) -> bool:
+    """Up to ties, which may be rounded to either side."""
+    close = (got - want).abs() <= 1e-6 * weights.abs().max()
+    return bool(close.float().mean() > 0.99)

@@ -1,0 +1,32 @@
+"""Figures of lesson 07 that no grid draws: comparisons below each other, and what each method reads."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from comp_lib.plots.base import overlapping_texts
+from comp_lib.plots.comp_vs_peers import SCORES, Duel, plot_duels, plot_scores
+
+
+def test_duels_stand_below_each_other_with_the_intervals_that_are_known():
+    unknown = (0.5, math.nan, math.nan)
+    figure = plot_duels([Duel("first", (0.7, 0.6, 0.9), (0.4, 0.3, 0.5)), Duel("second", (0.6, 0.5, 0.7), unknown)])
+    axes = figure.axes[0]
+    ours, theirs = axes.containers
+    assert ours[0].get_xdata().tolist() == [0.7, 0.6] and theirs[0].get_xdata().tolist() == [0.4, 0.5]
+    spans = [segment[:, 0].tolist() for segment in theirs.lines[2][0].get_segments()]
+    assert spans == [pytest.approx([0.3, 0.5]), pytest.approx([0.5, 0.5])]
+    assert axes.yaxis_inverted() and [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert "first: 0.700 against 0.400; second: 0.600 against 0.500." in figure.alt_text
+    assert overlapping_texts(figure) == []
+
+
+def test_the_drawing_says_what_each_method_reads():
+    figure = plot_scores()
+    assert [axes.get_title() for axes in figure.axes] == list(SCORES)
+    assert overlapping_texts(figure) == []
+    assert "FLAP reads how much it varies, times what it writes with; then its mean becomes a bias" in figure.alt_text
+    thick = [sum(line.get_linewidth() > 2 for line in axes.lines) for axes in figure.axes]
+    assert thick == [3, 3, 6, 3]  # LLM-Pruner reads the weights on both sides

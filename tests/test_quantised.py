@@ -1,0 +1,53 @@
+"""The benchmark that prunes and quantises: a parent that computes the same and lies on no grid, sizes as in files."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from comp_lib.on_device.benchmark import gguf_bytes_per_token
+from comp_lib.on_device.gguf_export import export_gguf
+
+
+@pytest.fixture
+def quantised(monkeypatch):
+    """The script."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return importlib.import_module("quantised")
+
+
+@pytest.fixture
+def model(quantised, tiny_llama):
+    """One whose heads share KV heads, and whose weights lie on the grid of q8_0."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    built = tiny_llama(**sizes, head_dim=16, tie_word_embeddings=True)
+    return quantised.as_stored(built, "q8_0")[0]
+
+
+def test_the_parent_computes_the_same(quantised, model):
+    ids = torch.arange(2, 34)[None]
+    with torch.no_grad():
+        before, after = (one(input_ids=ids).logits for one in (model, quantised.off_the_grid(model)))
+    assert torch.allclose(before, after, atol=1e-4)
+
+
+def test_no_matrix_of_a_layer_lies_on_a_grid_any_more(quantised, model):
+    parent = quantised.off_the_grid(model)
+    for one, moved in ((model, False), (parent, True)):
+        stored, _ = quantised.as_stored(one, "q8_0")
+        pairs = zip(one.model.layers.named_parameters(), stored.model.layers.parameters(), strict=True)
+        for (name, kept), rounded in pairs:
+            if kept.ndim == 2:
+                error = float((kept - rounded).detach().norm() / kept.detach().norm())
+                assert (error > 1e-3) == moved, (name, error)
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q4_1", "f16"])
+def test_sizes_are_those_of_a_file(quantised, model, tokenizer, tmp_path, kind):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    file = export_gguf(tmp_path / "model", tmp_path / "model.gguf", kind)
+    assert quantised.as_stored(model, kind)[1] == gguf_bytes_per_token(file)
