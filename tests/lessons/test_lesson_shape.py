@@ -26,6 +26,8 @@ IN_THE_CELLS = {
     "03_hybrid_granularity": ("width_for_budget", "kl", "measured_widths"),
     "04_mask_tuning": ("solve_mask", "least_squares", "guarded_mask"),
     "05_comp_end_to_end": ("comp",),
+    "09_scale": ("walk", "bytes_held", "dual_inverse", "dual_costs", "work"),
+    "09b_clusters": ("deal", "add_in_pairs"),
 }
 LONGER = {"comp": 60}  # COMP from scratch: the loop of the whole method
 
