@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from .base import ABOVE, BLUE, COLOURS, DASHED, GREEN, GREY, ORANGE, Axes, Picture, figure_with_axes, note, panels
+from .base import ABOVE, BLUE, COLOURS, DASHED, GREEN, GREY, ORANGE, Picture, figure_with_axes, note, panels
 from .comp_vs_peers import Points
 
 MIB, GIB = 2**20, 2**30
@@ -59,7 +60,7 @@ def plot_sums(neurons: int, sums: Mapping[str, Points], switch: int) -> Picture:
     figure, axes = figure_with_axes(
         (7.5, 3.8), xlabel="calibration tokens (logarithmic)", ylabel="memory (GiB, logarithmic)"
     )
-    words = []
+    words: list[str] = []
     for (name, points), mark in zip(sums.items(), ("-", "-"), strict=True):
         line = [(tokens, amount / GIB) for tokens, amount in points]
         colour = COLOURS[len(words)]
@@ -97,7 +98,7 @@ def plot_memory(needs: Mapping[str, Points], measured: Mapping[str, Points]) -> 
 
 def plot_depth(depths: Sequence[int], megabytes: Sequence[float], seconds: Sequence[float]) -> Picture:
     """Two models that differ in depth alone: peak memory above the imports (MiB), and time, a bar for each."""
-    labels = {"ylabel": ["memory above the imports (MiB)", "time (s)"], "xlabel": "layers of the model"}
+    labels: dict[str, Any] = {"ylabel": ["memory above the imports (MiB)", "time (s)"], "xlabel": "layers of the model"}
     figure, both = panels(1, 2, (7.5, 3.2), **labels)
     for axes, values, colour in zip(both, (megabytes, seconds), (BLUE, ORANGE), strict=True):
         axes.bar([str(depth) for depth in depths], values, width=0.5, color=colour)
