@@ -8,6 +8,7 @@ nothing is written: what is out of date is printed, and the exit code is 1 if th
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import re
 import sys
@@ -126,9 +127,8 @@ def main(arguments: list[str]) -> int:
     stale = False
     for path, text in wanted().items():
         old = path.read_text("utf-8")
-        for before, after in zip(old.splitlines(), text.splitlines(), strict=False):
-            if before != after:
-                print(f"{path.name}: {before!r} should be {after!r}")
+        for line in difflib.unified_diff(old.splitlines(), text.splitlines(), path.name, path.name, n=0, lineterm=""):
+            print(line)
         stale |= old != text
         if not options.check and old != text:
             path.write_text(text, encoding="utf-8")

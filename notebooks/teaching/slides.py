@@ -232,13 +232,15 @@ def figure(picture: str, sentence: str) -> str:
 def caption(notebook: NotebookNode, place: int) -> str:
     """What a figure shows, in a sentence: the answer to the prediction before it, or what is said behind it."""
     before = notebook.cells[place - 1]
-    if before.cell_type == "markdown" and question(before.source) and (told := answer(before.source)):
-        return first_sentence(told)
+    if before.cell_type == "markdown" and question(before.source):
+        told = first_sentence(answer(before.source) or "")
+        if told and not told.startswith("See "):
+            return told
     behind = (cell for cell in notebook.cells[place + 1 :] if "check" not in cell.metadata.get("tags", []))
     following = next(behind, None)
     if following is not None and following.cell_type == "markdown" and not following.source.startswith("#"):
         sentence = first_sentence(re.split(r"\*\*Predict", unfolded(following.source))[0])
-        if 20 < len(sentence) < 260 and not sentence.endswith(":"):
+        if 20 < len(sentence) < 260 and not sentence.endswith((":", "?")):
             return sentence
     return described(image(notebook.cells[place]) or "")
 
