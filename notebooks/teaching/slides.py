@@ -38,7 +38,8 @@ PLAIN = (  # what matplotlib's own parser does not know: pattern, what to write 
     (r"\\[lr]Vert(?![a-zA-Z])", r"\\Vert "),
     (r"\\[lr]vert(?![a-zA-Z])", "|"),
     (r"\\(?:left|right)(?![a-zA-Z])\s*\.?", ""),
-    (r"\\[td]?frac(\d)(\d)", r"\\frac{\1}{\2}"),
+    (r"\\[td]?frac\s*(\w)\s*(?=[\w{])", r"\\frac{\1}"),  # \frac12 and \frac1{n}
+    (r"\\[td]?frac(\{\w\})\s*(\w)", r"\\frac\1{\2}"),
     (r"\\[td]frac", r"\\frac"),
     (r"\\([lg])e(?![a-zA-Z])", r"\\\1eq "),
     (r"\\(?:text|textrm|textbf|mbox|mathrm|operatorname)\*?\{([^{}]*)\}", lambda m: _upright(m[1])),
