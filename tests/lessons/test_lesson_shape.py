@@ -28,6 +28,8 @@ IN_THE_CELLS = {
     "05_comp_end_to_end": ("comp",),
     "07_comp_vs_peers": ("wanda_sp", "flap", "taylor", "verdict", "refit"),
     "08_on_device": ("bytes_for_a_token", "q4_0", "fit_costs", "pareto"),
+    "09_scale": ("walk", "bytes_held", "dual_inverse", "dual_costs", "work"),
+    "09b_clusters": ("deal", "add_in_pairs"),
 }
 LONGER = {"comp": 60}  # COMP from scratch: the loop of the whole method
 

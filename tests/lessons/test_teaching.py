@@ -1,0 +1,293 @@
+"""The teaching kit: minutes that add up, checkpoints that are there, a worksheet that agrees, slides on their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from comp_lib.plots.base import overlapping_texts
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+TEACHING = (NOTEBOOKS / "TEACHING.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
+LESSONS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, NOTEBOOKS / "teaching" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a dataclass looks there
+    spec.loader.exec_module(module)
+    return module
+
+
+minutes, worksheet, slides = (script(name) for name in ("minutes", "worksheet", "slides"))
+
+
+def rows_of(text, first):
+    """Cells of the rows of the table whose head begins with `first`."""
+    lines = text.splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    table = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return table
+
+
+# --- minutes ----------------------------------------------------------------------------------------------------------
+
+
+def test_readme_lists_every_lesson_with_the_minutes_that_it_claims():
+    rows = {re.search(r"notebooks/(\w+)\.ipynb", row[0])[1]: int(row[-1]) for row in rows_of(README, "notebook")}
+    claims = {path.stem: minutes.claimed(path.stem) for path in LESSONS}
+    assert rows == claims, "run python notebooks/teaching/minutes.py"
+
+
+@pytest.mark.parametrize("text", [README, TEACHING], ids=["README", "TEACHING"])
+def test_the_timetable_adds_up(text):
+    """Each part begins where the one before it ends, and a lesson has at least the minutes that it claims."""
+    rows, now = rows_of(text, "from"), 0
+    for start, length, what, *_ in rows[:-1]:
+        hours, rest = map(int, start.split(":"))
+        assert 60 * hours + rest == now, f"{what!r} begins at {start}, the parts before it take {now} minutes"
+        number = re.match(r"(\d\d) together", what)
+        if number:
+            [path] = NOTEBOOKS.glob(f"{number[1]}_*.ipynb")
+            assert int(length) >= minutes.claimed(path.stem), "run python notebooks/teaching/minutes.py"
+        now += int(length)
+    assert rows[-1][2] == f"end: {now} minutes in all" and now <= 240
+
+
+def test_readme_and_teaching_are_what_the_script_writes(capsys):
+    assert minutes.main(["--check"]) == 0, f"run python notebooks/teaching/minutes.py\n{capsys.readouterr().out}"
+
+
+def test_every_lesson_is_core_or_optional():
+    core = {part.lesson for part in minutes.WORKSHOP if part.lesson}
+    assert core | set(minutes.OPTIONAL) == {path.stem for path in LESSONS}
+    assert not core & set(minutes.OPTIONAL) and set(slides.CORE) <= core
+
+
+def test_stale_minutes_are_found_and_mended(tmp_path, monkeypatch, capsys):
+    readme, teaching = tmp_path / "README.md", tmp_path / "TEACHING.md"
+    marks = f"{minutes.BEGIN}\nold\n{minutes.END}\n"
+    readme.write_text(f"| [01](notebooks/01_layer_importance.ipynb) | words | 999 |\n{marks}")
+    teaching.write_text(marks)
+    monkeypatch.setattr(minutes, "README", readme)
+    monkeypatch.setattr(minutes, "TEACHING", teaching)
+    monkeypatch.setattr(minutes, "OPTIONAL", ("01_layer_importance",))
+    assert minutes.main(["--check"]) == 1 and "999" in capsys.readouterr().out and "999" in readme.read_text()
+    assert minutes.main([]) == 0 and minutes.main(["--check"]) == 0
+    assert f"| {minutes.claimed('01_layer_importance')} |" in readme.read_text() and "old" not in teaching.read_text()
+
+
+# --- what a teacher reads ---------------------------------------------------------------------------------------------
+
+
+def test_links_of_what_a_teacher_reads_resolve():
+    for name in ("TEACHING.md", "GLOSSARY.md"):
+        text = (NOTEBOOKS / name).read_text("utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+            assert (NOTEBOOKS / target).exists(), f"{name}: dead link {target}"
+
+
+def test_checkpoints_are_in_the_lessons():
+    rows = rows_of(TEACHING, "lesson")
+    assert {row[0] for row in rows} == {"00", "01", "02", "03", "04"} and len(rows) >= 10
+    for number, what, shown in rows:
+        [path] = NOTEBOOKS.glob(f"{number}_*.ipynb")
+        words = "\n".join(cell.source for cell in nbformat.read(path, 4).cells)
+        assert shown.strip("`") in words, f"TEACHING: {path.stem} does not show {shown} ({what})"
+
+
+def test_teaching_has_what_a_teacher_needs():
+    assert len(rows_of(TEACHING, "what you see")) == 10  # things that go wrong on laptops
+    for part in minutes.WORKSHOP:
+        if part.lesson:
+            number = part.lesson[:2]
+            section = re.search(rf"^### {number} · .*?(?=^##)", TEACHING, re.MULTILINE | re.DOTALL)[0]
+            assert section.count("**Ask**") >= 2, f"no questions that reveal misconceptions of {number}"
+            assert re.search(r"\*\*(Discuss|Contest)\*\*", section)
+    assert "**When late**" in TEACHING
+
+
+def test_glossary_has_the_symbols_of_the_matrix_condition():
+    symbols = [row[0] for row in rows_of((NOTEBOOKS / "GLOSSARY.md").read_text("utf-8"), "symbol")]
+    for symbol in ("$C =", "$G =", "$H =", "$P =", "$D =", r"$\kappa_i", "$s_i$"):
+        assert any(row.startswith(symbol) for row in symbols), f"no {symbol} in the glossary"
+
+
+# --- the worksheet ----------------------------------------------------------------------------------------------------
+
+
+def test_the_worksheet_is_the_toy_of_the_lesson():
+    """Both have the same X and W, and what the sheet says is what brute force finds."""
+    cells = nbformat.read(NOTEBOOKS / "02_matrix_condition.ipynb", 4).cells
+    [source] = [
+        cell.source for cell in cells if cell.cell_type == "code" and re.search(r"^X = torch.tensor", cell.source, re.M)
+    ]
+    lines = [line for line in source.splitlines() if re.match(r"[XW] = torch", line)]
+    space = {"torch": torch}
+    exec("\n".join(lines), space)
+    assert space["X"].tolist() == [list(row) for row in worksheet.X]
+    assert space["W"].tolist() == [list(row) for row in worksheet.W]
+
+
+@pytest.mark.parametrize("loud", [1.0, 10.0])
+def test_the_answers_are_measured(loud):
+    x, w = np.array(worksheet.X) * np.array([[loud], [loud], [1.0]]), np.array(worksheet.W)
+    parts = np.stack([np.outer(x[:, i], w[i]).ravel() for i in range(3)])
+    toy = worksheet.toy(loud)
+    np.testing.assert_allclose(toy.gram, parts @ parts.T)
+    for i in range(3):
+        others = np.delete(parts, i, axis=0).T
+        found = np.linalg.lstsq(others, parts[i], rcond=None)[0]
+        left = ((parts[i] - others @ found) ** 2).sum()
+        assert toy.cost[i] == pytest.approx(left) and toy.condition[i] == pytest.approx(toy.gram[i, i] / left)
+    assert toy.left == pytest.approx(((parts[0] - (toy.factor - 1) * parts[1]) ** 2).sum())
+
+
+def test_the_worksheet_says_what_it_should():
+    words = "\n".join(worksheet.answers())
+    for wanted in (
+        "(2, 1, 0)",
+        "[ 4  5  0 ]",
+        "m = 9/5 = 1.8",
+        "4/5 = 0.8",
+        "least energy: neuron 3",
+        "grow 100 times",
+    ):
+        assert wanted in words
+    for filled in (None, worksheet.answers()):
+        assert overlapping_texts(worksheet.page("Title", "under", filled)) == []
+
+
+def test_the_worksheet_is_a_pdf_of_two_pages_and_the_same_bytes(tmp_path):
+    one, two = (worksheet.write(tmp_path / name).read_bytes() for name in ("a.pdf", "b.pdf"))
+    assert one.startswith(b"%PDF") and one == two
+    assert len(re.findall(rb"/Type /Page\b", one)) == 2
+
+
+# --- slides -----------------------------------------------------------------------------------------------------------
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
+def shows(words):
+    page = f'<img alt="{words}" src="{PIXEL}"/>'
+    return [new_output("display_data", {"text/html": page, "text/plain": words})]
+
+
+def lesson():
+    """A small lesson with one of each kind."""
+    fold = "<details><summary>Answer</summary>\n\nThe first. Not the last.\n\n</details>"
+    return new_notebook(
+        cells=[
+            new_markdown_cell(
+                "# 01 · Cuts\n\n**You will be able to**\n\n- cut $x_i$;\n- measure.\n\n**Takes** about 3 minutes."
+            ),
+            new_code_cell("show(a)", outputs=shows("A drawing of a block. More.")),
+            new_markdown_cell(
+                "## 2 · Cost\n\n**Derivation.** See [there](a.ipynb).\n\n$$s = \\frac{1}{p}$$\n\n"
+                "**Predict.** Which?\n\n" + fold
+            ),
+            new_code_cell("show(b)", outputs=shows("Bars of costs. More.")),
+            new_markdown_cell("## Quiz\n\n$$x^2 + y^2 + z^2 + u^2 + v^2$$\n\n1. Why?"),
+            new_markdown_cell("## Key takeaways\n\n- Measure it.\n\n**Next:** [02](b.ipynb)"),
+        ]
+    )
+
+
+def test_slides_of_a_lesson_are_its_parts_in_order():
+    made = list(slides.lesson_slides(lesson()))
+    assert [slide.kind for slide in made] == ["title", "", "derivation", "question", "", "takeaways"]
+    title, drawn, derived, asked, figure, last = made
+    assert title.title == "01 · Cuts" and "measure." in title.body and "Takes" not in title.body
+    assert "A drawing of a block." in drawn.body and PIXEL in drawn.body
+    assert derived.title == "Cost" and 'class="display"' in derived.body and "Which?" not in derived.body
+    assert "Which?" in asked.body and "The first" not in asked.body  # the answer comes with the figure
+    assert "<figcaption>" in figure.body and "The first." in figure.body and "Not the last" not in figure.body
+    assert "Measure it." in last.body and "Next" not in last.body
+    assert not any("<a " in slide.body for slide in made)
+
+
+def test_a_formula_is_drawn_and_keeps_its_words():
+    drawn = slides.formula(r"\lVert Y\rVert^2 \le \tfrac12\,\text{the error}")
+    assert drawn.startswith("<svg") and r'aria-label="\lVert Y\rVert^2 \le' in drawn and "M" in drawn
+    with pytest.raises(ValueError):
+        slides.formula(r"\nosuchthing{x}")
+    assert slides.math(r"\nosuchthing{x}", display=False) == r"<code>\nosuchthing{x}</code>"
+
+
+def test_lines_of_an_aligned_formula():
+    assert slides.lines(r"\begin{aligned} a &= b \\ c &= d \end{aligned}") == ["a  = b", "c  = d"]
+    assert "underbrace" not in slides.plain(r"h + \underbrace{f(h)}_{\text{added}} + 1")
+
+
+@pytest.mark.parametrize("name", slides.CORE)
+def test_every_formula_of_the_core_lessons_can_be_set(name):
+    failed = []
+    for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells:
+        prose = re.sub(r"```.*?```|`[^`\n]*`", "", cell.source, flags=re.DOTALL) if cell.cell_type == "markdown" else ""
+        for match in slides.MATH.finditer(prose):
+            for line in slides.lines(match[1]) if match[1] else [match[2]]:
+                try:
+                    slides.formula(line)
+                except ValueError:
+                    failed.append(line)
+    assert not failed, "add to PLAIN in slides.py what matplotlib should set instead"
+
+
+class Asking(HTMLParser):
+    """What a page would fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.sources, self.images = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.sources += [given[name] for name in ("src", "href") if name in given]
+        if tag == "img":
+            self.images.append(given.get("alt") or "")
+
+
+def test_the_page_has_all_lessons_and_asks_for_nothing(tmp_path):
+    page = slides.write(tmp_path / "slides").read_text("utf-8")
+    asking = Asking(page)
+    assert all(source.startswith(("data:image/", "#")) for source in asking.sources)
+    assert not re.search(r"@import|url\(", page) and "default-src 'none'" in page
+    assert all(len(words.split()) >= 4 for words in asking.images)
+    pictures = {
+        name: len([cell for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells if slides.image(cell)])
+        for name in slides.CORE
+    }
+    assert len(asking.images) == sum(pictures.values()) and min(pictures.values()) >= 2
+    assert page.count('class="takeaways"') == page.count('class="derivation"') == len(slides.CORE)
+    places = [int(source[1:]) for source in asking.sources if source.startswith("#")]
+    kinds = re.findall(r'<section class="(\w*)"', page)
+    assert [kinds[place - 1] for place in places] == ["title"] * len(slides.CORE)  # the contents lead where they say
+
+
+def test_the_kit_holds_what_a_teacher_takes_along(tmp_path):
+    spec = importlib.util.spec_from_file_location("kit", ROOT / ".ci" / "kit.py")
+    kit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kit)
+    kit.teaching(tmp_path / "teaching")
+    names = {path.name for path in (tmp_path / "teaching").iterdir()}
+    assert names == {"TEACHING.md", "GLOSSARY.md", "worksheet.pdf", "slides.html"}
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert "notebooks/teaching/slides.py build/slides" in makefile and ".ci/kit.py build/kit" in makefile
