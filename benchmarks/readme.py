@@ -1,10 +1,10 @@
 """Put stored measurements, and what each family can, into README.md and docs/: `python benchmarks/readme.py`
 
 README.md gets one line for each method, docs/measured.md the tables. The first two: benchmarks/kinds.json, calibrated
-on what ships, the loss on every kind of text, for each of two models. The next: benchmarks/headline.json, a row for each
-call of headline.py or others.py, those with most calibration sequences. The last: benchmarks/peers/rows.csv, which
-`comp-lib compare` wrote, the largest grid, with the amount of text for which it has most rows; below it the rows of
-benchmarks/zero_shot.json with that text. A test asks whether the files say so.
+on what ships, the loss on every kind of text, for each of two models. The next: benchmarks/headline.json, a row for
+each call of headline.py or others.py, those with most calibration sequences. The last: benchmarks/peers/rows.csv,
+which `comp-lib compare` wrote, the largest grid, with the amount of text for which it has most rows; below it the
+rows of benchmarks/zero_shot.json with that text. A test asks whether the files say so.
 """
 
 from __future__ import annotations
