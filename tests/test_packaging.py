@@ -28,6 +28,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 # What has another name on conda-forge than on PyPI.
@@ -44,7 +45,7 @@ def _conda_requirements() -> dict[str, SpecifierSet]:
 def test_environment_yml_asks_for_the_same_as_pyproject():
     extras = PROJECT["optional-dependencies"]
     wanted = {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
-    core, also = PROJECT["dependencies"], ("notebooks", "evaluate", "gguf", "distributed", "dev")
+    core, also = PROJECT["dependencies"], ("notebooks", "evaluate", "gguf", "distributed", "book", "dev")
     for line in core + [line for extra in also for line in extras[extra]]:
         requirement = Requirement(line)
         if requirement.name != PROJECT["name"]:  # dev names the others through the project itself
@@ -81,24 +82,33 @@ def test_readme_opens_with_two_commands_that_make_knows():
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
 
 
-def test_readme_links_resolve():
-    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", README)
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text("utf-8"))
+    assert links or page != ROOT / "README.md"
+    assert not [link for link in links if not (page.parent / link).exists()]
 
 
-def test_readme_shows_the_stored_comparison():
+def test_readme_is_read_in_three_minutes():
+    assert len(README.splitlines()) <= 120
+    prose = re.sub(r"```.*?```|^\|.*$|<!--.*?-->", "", README, flags=re.DOTALL | re.MULTILINE)
+    assert len(prose.split()) <= 3 * 220
+
+
+def test_pages_show_the_stored_comparison():
     spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.with_tables(README) == README, "run python benchmarks/readme.py"
+    for name in script.PAGES:
+        assert script.page(name) == (ROOT / name).read_text("utf-8"), "run python benchmarks/readme.py"
     assert script.peers().count("| comp + least-squares |") == 1
     assert {"comp", "llm-pruner", "flap"} <= set(re.findall(r"^\| ([a-z-]+) \|", script.headline(), re.MULTILINE))
 
 
-def test_readme_python_names_exist():
-    """Every import that the README shows works."""
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_python_names_exist():
+    """Every import that the pages show works."""
+    pages = "\n".join(page.read_text("utf-8") for page in PAGES)
+    blocks = re.findall(r"```python\n(.*?)```", pages, re.DOTALL)
     imports = re.findall(r"^from .* import .*$", "\n".join(blocks), re.MULTILINE)
     assert imports
     for line in imports:
@@ -119,7 +129,7 @@ def test_no_place_of_one_machine_in_project_files():
     index = re.compile(r"(?:index-url|find-links)[=\s]+(?!https://download\.pytorch\.org/)\S+|://[^/\s]+/simple\b")
     files = [ROOT / name for name in ("README.md", "Makefile", "pyproject.toml", "environment.yml", "CITATION.cff")]
     files += [ROOT / ".ci" / "run", ROOT / ".gitignore"]
-    for folder in ("comp_lib", "tests", "data", "benchmarks", "notebooks"):
+    for folder in ("comp_lib", "tests", "data", "benchmarks", "notebooks", "docs"):
         for pattern in ("*.py", "*.md", "*.json", "*.ipynb", "*.cfg"):
             files += sorted((ROOT / folder).rglob(pattern))
     # it shows its guards such paths, to see them refused

@@ -3,13 +3,27 @@
 Everything that can be refused is refused before any work starts: one line on stderr, exit code 2, nothing written.
 """
 
+from typing import Annotated
+
 import typer
 
+from .care import cache, doctor, version
 from .measure import benchmark, compare, evaluate
 from .prune import demo, inspect, plan, prune
 from .use import chat, export, generate
 
 HELP = "COMP: post-training structured pruning of LLaMA-class models, without fine-tuning."
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (prune, inspect, generate, demo, evaluate, compare, export, chat, benchmark, plan):
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    """Options of no command."""
+
+
+for command in (prune, inspect, generate, demo, evaluate, compare, export, chat, benchmark, plan, doctor, cache):
     app.command()(command)

@@ -217,7 +217,7 @@ class _Run:
         layout = Layout(shapes, self.dtype)
         if journal.find("created") is None:
             outline.config.save_pretrained(journal.model)
-            outline.generation_config.save_pretrained(journal.model)
+            outline.generation_config.to_json_file(journal.model / "generation_config.json")  # as it is
             beside = {name: model.files.pieces(name, model.dtype) for name in shapes if ".layers." not in name}
             headers = layout.create(journal.model)
             journal.add("created", ranges=[*headers, *layout.write(journal.model, beside)])

@@ -1,7 +1,7 @@
 """Minutes that add up: `python notebooks/teaching/minutes.py [--check]`
 
 The first cell of each lesson claims its minutes (a test measures the claim). From these claims this script writes the
-last column of the README's table of lessons, and the timetable of the workshop in README and TEACHING. With --check
+last column of the README's table of lessons, and the timetable of the workshop in TEACHING. With --check
 nothing is written: what is out of date is printed, and the exit code is 1 if there is any.
 """
 
@@ -80,14 +80,13 @@ def clock(minutes: int) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}"
 
 
-def timetable(late: bool) -> str:
-    """The workshop as a Markdown table, with what to do when late or without."""
-    head = ["from", "minutes", "what"] + (["when late"] if late else [])
-    rows, start = [head, ["---:", "---:", *["---"] * (len(head) - 2)]], 0
+def timetable() -> str:
+    """The workshop as a Markdown table, with what to do when late."""
+    rows, start = [["from", "minutes", "what", "when late"], ["---:", "---:", "---", "---"]], 0
     for part, minutes in zip(WORKSHOP, lengths(), strict=True):
-        rows.append([clock(start), str(minutes), part.what] + ([part.late or "keep"] if late else []))
+        rows.append([clock(start), str(minutes), part.what, part.late or "keep"])
         start += minutes
-    rows.append([clock(start), "", f"end: {start} minutes in all"] + ([""] if late else []))
+    rows.append([clock(start), "", f"end: {start} minutes in all", ""])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -113,10 +112,9 @@ def with_minutes(text: str) -> str:
 
 def wanted() -> dict[Path, str]:
     """What README and TEACHING should say."""
-    readme = with_minutes(README.read_text("utf-8"))
     return {
-        README: with_table(readme, timetable(late=False)),
-        TEACHING: with_table(TEACHING.read_text("utf-8"), f"{timetable(late=True)}\n\n{optional()}"),
+        README: with_minutes(README.read_text("utf-8")),
+        TEACHING: with_table(TEACHING.read_text("utf-8"), f"{timetable()}\n\n{optional()}"),
     }
 
 

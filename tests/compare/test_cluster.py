@@ -38,7 +38,7 @@ from comp_lib.settings import Settings
 from comp_lib.system import hashes, machine
 from comp_lib.system.processes import ProcessError
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text("utf-8")
 METHODS = ("comp", "random", "magnitude", "wanda-sp")
 SIZES = {"seeds": 1, "sequences": (3,), "length": 24, "windows": 3, "window": 40, "settings": Settings(multiple=4)}
 ANSWER = {name: 0.5 for name in (*DETERMINED[15:], *TIMED)} | {
@@ -229,14 +229,14 @@ def free_port():
 
 
 class Processes:
-    """A cluster on loopback, started by the commands of the README."""
+    """A cluster on loopback, started by the commands of docs/clusters.md."""
 
     def __init__(self, folder):
         self.folder, self.port, self.running = folder, free_port(), []
         self.address = f"tcp://127.0.0.1:{self.port}"
 
     def start(self, command, *more):
-        assert command in README  # with Dask's own port, which a test may not take
+        assert command in PAGE  # with Dask's own port, which a test may not take
         words = command.replace("8786", str(self.port)).split()
         assert words.pop(0) == "dask"
         log = open(self.folder / f"{words[0]}-{len(self.running)}.log", "wb")
@@ -336,7 +336,7 @@ def test_a_scheduler_that_restarts_costs_no_row(grid, tmp_path, box, stand_ins, 
 def test_compare_on_a_cluster_started_as_the_readme_says(parent, tmp_path, processes, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT", 60.0)
     monkeypatch.chdir(parent.parent)  # the workers are elsewhere, so that a relative path must not travel
-    assert "--scheduler tcp://127.0.0.1:8786" in README
+    assert "--scheduler tcp://127.0.0.1:8786" in PAGE
     processes.scheduler()
     processes.workers()
     arguments = [

@@ -1,0 +1,73 @@
+"""What the user's cache folder keeps: what it is, how large, and what may go without being asked for twice.
+
+Everything in it can be made again: models converted from GGUF or put together from parts, statistics of the lessons,
+text that models wrote. What an older version converted, and what a killed process left, is of no use to anybody.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, nearest
+from ..system.machine import cache_folder
+from .gguf_files import CONVERSION
+from .wheels import assembled
+
+ABANDONED = 3600  # seconds after which what has no name yet is nobody's any more
+USE = {
+    "models": "converted or put together once; the next load makes them again",
+    "statistics": "of the lessons; the next run computes them again",
+    "written": "text that models wrote to be calibrated on; written again when asked for",
+    "old": "of an older version, or left by a process that was killed: no use to anybody",
+}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An entry of the cache folder."""
+
+    path: Path
+    kind: str  # one of USE
+    size: int  # bytes
+
+
+def kept() -> list[Kept]:
+    """What we put into the cache folder, by name; COMP_LIB_CACHE may name a folder in which others keep things too."""
+    folder = cache_folder()
+    paths = sorted([*folder.glob("*"), *folder.glob("statistics/*"), *folder.glob("written/*")])
+    return [Kept(path, kind, _size(path)) for path in paths if (kind := _kind(path)) is not None]
+
+
+def clear(kind: str) -> int:
+    """Remove what is of that kind, one of USE or "all"; bytes freed. Raises InputError for another word."""
+    if kind not in (*USE, "all"):
+        raise InputError(f"expected one of {', '.join(USE)} or all, got {kind!r}: {nearest(kind, [*USE, 'all'])}")
+    gone = [entry for entry in kept() if kind in (entry.kind, "all")]
+    try:
+        for entry in gone:
+            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
+    except OSError as error:
+        raise InputError(f"expected to empty the cache, got {error}: close what uses it, and try again") from error
+    return sum(entry.size for entry in gone)
+
+
+def _kind(path: Path) -> str | None:
+    """One of USE; None for what is not ours, or is being written."""
+    name, place = path.name, path.parent.name
+    if place in ("statistics", "written"):
+        return place if re.fullmatch(r"(\w+-)?[0-9a-f]{24}\.safetensors", name) else None
+    if re.fullmatch(r"\.gguf-.*\.partial-.*|\.converting-\w+", name):
+        return "old" if time.time() - path.stat().st_mtime >= ABANDONED else None
+    if converted := re.fullmatch(r"gguf-(\d+)-[0-9a-f]{64}", name):
+        return "models" if int(converted[1]) == CONVERSION else "old"
+    return "models" if path in assembled() else None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,131 @@
+"""The book: its links hold, its pictures have words, its formulas are drawn, and reading it asks nobody else."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LARGEST = 2_000_000  # bytes of a page without its pictures
+LOADED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}  # what a browser fetches
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+
+
+class Page(HTMLParser):
+    """What a page loads, where it leads, and what it says of its pictures."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.loaded, self.links, self.alts, self.anchors = [], [], [], set()
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.anchors.add(given.get("id"))
+        if tag in LOADED and given.get("rel") != "canonical" and (target := given.get(LOADED[tag])):
+            self.loaded.append(target)
+        if tag == "a" and (target := given.get("href")):
+            self.links.append(target)
+        if tag == "img":
+            self.alts.append(given.get("alt") or "")
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("book")
+    done = subprocess.run([sys.executable, ROOT / "docs" / "book.py", folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(book):
+    return {path: Page(path) for path in sorted(book.rglob("*.html"))}
+
+
+def test_every_lesson_and_every_room_has_a_page(book):
+    lessons = [
+        f"notebooks/{path.stem}"
+        for path in (ROOT / "notebooks").rglob("[0-9]*.ipynb")
+        if path.parent.name == "notebooks"
+    ]
+    rooms = [f"reference/{path.name}" for path in (ROOT / "comp_lib").iterdir() if (path / "__init__.py").exists()]
+    missing = [name for name in [*lessons, *rooms, "reference/method"] if not (book / f"{name}.html").exists()]
+    assert lessons and rooms and not missing
+
+
+def test_nothing_is_asked_of_anybody_else(pages):
+    foreign = {
+        (path.name, url) for path, page in pages.items() for url in page.loaded if re.match(r"(https?:)?//", url)
+    }
+    assert not foreign
+
+
+def test_links_lead_somewhere(book, pages):
+    dead = []
+    for path, page in pages.items():
+        for link in page.links:
+            place = urlsplit(link)
+            if place.scheme or place.netloc:
+                continue
+            target = (path.parent / unquote(place.path)).resolve() if place.path else path
+            if not target.exists() or (
+                place.fragment and target in pages and place.fragment not in pages[target].anchors
+            ):
+                dead.append((path.name, link))
+    assert not dead
+
+
+def test_pictures_have_words(pages):
+    lessons = {path: page for path, page in pages.items() if path.parent.name == "notebooks"}
+    assert sum(len(page.alts) for page in lessons.values()) >= 20
+    assert not [(path.name, alt) for path, page in lessons.items() for alt in page.alts if len(alt.split()) < 4]
+
+
+def test_formulas_are_drawn_without_a_script(pages):
+    texts = {path.stem: path.read_text("utf-8") for path in pages}
+    assert texts["02_matrix_condition"].count("<math") >= 20
+    assert not [url for page in pages.values() for url in page.loaded if "mathjax" in url.lower()]
+
+
+def test_pages_are_light(pages):
+    sizes = {path.name: len(re.sub(r"data:image/[^\"]+", "", path.read_text("utf-8"))) for path in pages}
+    assert max(sizes.values()) <= LARGEST, sizes
+
+
+def test_a_dead_link_ends_the_build(tmp_path):
+    script = runpy.run_path(str(ROOT / "docs" / "book.py"))
+    script["lay_out"](tmp_path / "source")
+    page = tmp_path / "source" / "docs" / "python.md"
+    page.write_text(page.read_text("utf-8") + "\n[nowhere](nowhere.md)\n", "utf-8")
+    options = ["-W", "-q", "-b", "html", "-c", str(ROOT / "docs"), str(tmp_path / "source"), str(tmp_path / "out")]
+    assert script["sphinx"](options) == 1
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_is_one(path):
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", path]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_workflow_that_is_none_is_noticed(tmp_path):
+    broken = tmp_path / "broken.yml"
+    broken.write_text(WORKFLOWS[0].read_text("utf-8").replace("runs-on", "run-on"), "utf-8")
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", broken]
+    assert subprocess.run(check, capture_output=True).returncode == 1
+
+
+def test_there_are_workflows_and_forms():
+    assert {path.stem for path in WORKFLOWS} == {"tests", "book", "release"} and {path.stem for path in FORMS} == {
+        "bug",
+        "idea",
+    }
