@@ -84,7 +84,8 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """The rows of one plan: one for each kind, and one for their mean where there are several."""
     before, started = decoder_parameters(model), time.perf_counter()
-    small = prune(model, sample.ids, settings, progress=progress).model
+    done = prune(model, sample.ids, settings, progress=progress)
+    small, plan = done.model, done.plan
     seconds = time.perf_counter() - started
     judged = judge(small, windows, model, tuple(windows), progress=progress)
     prompt = torch.tensor([prompt_ids(PROMPT)])
@@ -93,6 +94,9 @@ def _measured(
     shared = {
         "removed": 1 - decoder_parameters(small) / before,
         "parameters": sum(map(Tensor.numel, small.parameters())),
+        "layers_left": len(plan.layers),
+        "least_width": min(plan.neurons),
+        "most_width": max(plan.neurons),
         "faster": faster,
         "faster_low": low,
         "faster_high": high,

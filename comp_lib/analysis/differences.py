@@ -160,9 +160,7 @@ def _died(energy: Tensor, other: Tensor, fires: Tensor, kept: Tensor | None) -> 
     return {"died": int(died.sum()), "died_energy": float(energy[died].sum() / energy.sum().clamp_min(1e-300))}
 
 
-def judge_both(
-    model: Model, other: Model, windows: Mapping[str, Tensor], progress: Progress = no_progress
-) -> ByKind:
+def judge_both(model: Model, other: Model, windows: Mapping[str, Tensor], progress: Progress = no_progress) -> ByKind:
     """`other` on each of `windows` (S, L), beside `model`; both in memory. Raises InputError as `check_relatives`."""
     check_relatives(model, other)
     return judge(other, windows, model, tuple(windows), progress=progress)
@@ -184,9 +182,7 @@ def changed_prompts(
 
     Columns: COLUMNS["changed_prompts"]. judged: of `judge_both` on the same windows.
     """
-    places = [
-        (kl, kind, window) for kind, one in judged.kinds.items() for window, kl in enumerate(one.kls)
-    ]
+    places = [(kl, kind, window) for kind, one in judged.kinds.items() for window, kl in enumerate(one.kls)]
     rows: list[dict[str, Any]] = []
     for place, (kl, kind, window) in enumerate(sorted(places, reverse=True)[:most]):
         ids = windows[kind][window]

@@ -23,11 +23,7 @@ from .store import entry, fingerprint, remembered
 
 
 def layer_harm(
-    model: Model,
-    sample: Sample,
-    present: Sequence[int] = (),
-    device: Device = "cpu",
-    progress: Progress = no_progress,
+    model: Model, sample: Sample, present: Sequence[int] = (), device: Device = "cpu", progress: Progress = no_progress
 ) -> Tensor:
     """`importance.layers.sequence_loss_increase`, from the cache where it is there: (layers, S), nats per token."""
     path = entry("harm", "harm", fingerprint(model), hashes.of_tensor(sample.ids), list(present))

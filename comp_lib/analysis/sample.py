@@ -70,6 +70,6 @@ def draw(tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length:
     Raises InputError for a kind that does not ship, and for more than there is of one.
     """
     check_kinds(kinds)
-    size = {"sequences": windows, "length": length, "seed": seed}
+    size: dict[str, Any] = {"sequences": windows, "length": length, "seed": seed}
     drawn = [calibration_tokens(f"calibration:{kind}", tokenizer, **size) for kind in kinds]
     return Sample(torch.stack(drawn, 1).flatten(0, 1), tuple(kinds) * windows, seed)

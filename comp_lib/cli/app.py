@@ -7,9 +7,10 @@ import typer
 
 from .measure import benchmark, compare, evaluate
 from .prune import demo, inspect, plan, prune
+from .report import report
 from .use import chat, export, generate
 
 HELP = "COMP: post-training structured pruning of LLaMA-class models, without fine-tuning."
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (prune, inspect, generate, demo, evaluate, compare, export, chat, benchmark, plan):
+for command in (prune, inspect, generate, demo, evaluate, compare, export, chat, benchmark, plan, report):
     app.command()(command)
