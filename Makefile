@@ -24,7 +24,7 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test soak notebooks kit lint clean
+.PHONY: help demo lab check test soak notebooks report kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -35,6 +35,7 @@ help:
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
 	@echo "make soak       kill, resume and fuzz for MINUTES (10), each time with other draws; not part of the tests"
 	@echo "make notebooks  run every notebook and store its outputs"
+	@echo "make report     the check-up of the real model, as a page: build/report.html"
 	@echo "make kit        one archive that installs all this without a network (in build)"
 	@echo "make lint       ruff (format and lint), mypy, import-linter"
 	@echo "make clean      remove build products and caches; .venv stays (rm -r .venv removes it)"
@@ -64,6 +65,10 @@ ifneq ($(NOTEBOOKS),)
 else
 	@echo "There are no notebooks yet."
 endif
+
+report: $(STAMPS)/dev
+	mkdir -p build
+	$(VENV_PYTHON) -m comp_lib report smollm2-135m --out build/report.html
 
 kit: $(STAMPS)/dev
 	$(VENV_PYTHON) .ci/kit.py build/kit

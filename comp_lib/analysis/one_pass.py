@@ -125,7 +125,7 @@ def _units(dense: Dense, stand_ins: bool) -> Tensors:
     step = max(1, dense.blocks // POINTS)
     removed = max(1, int(FURTHEST * dense.blocks / step)) * step if dense.blocks > 1 else 0
     cost = scores_of(inverse.blocks, weight) / whole
-    swept = sweep(inverse, weight, removed, block=block, per_round=step, held=held)
+    swept = sweep(inverse, weight, removed, block=block, per_round=step, held=held.to(weight))
     order = torch.zeros(dense.blocks, dtype=torch.long)
     order[swept.order] = torch.arange(1, removed + 1)
     nothing = swept.errors.new_zeros(1)

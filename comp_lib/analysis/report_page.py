@@ -31,6 +31,7 @@ NEEDED = ("papermill", "nbconvert", "ipykernel")
 MARK = '<!DOCTYPE html>\n<html lang="en" data-made-by="comp-lib">'  # how a page of ours begins
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LEFT_OUT = ("notebook-only", "parameters", "injected-parameters", "papermill-error-cell-tag")
+QUIET: dict[str, Any] = {"extra_arguments": ["--log-level=ERROR"]}  # of the kernel: what it warns of is not for a user
 LARGEST = 64 << 20  # bytes of a notebook that is read to see whose it is
 
 
@@ -103,7 +104,7 @@ def execute(values: Mapping[str, Any], progress: Progress = no_progress) -> Exec
         file = Path(folder) / NOTEBOOK
         try:
             papermill.execute_notebook(
-                template(), file, told, engine_name=engine, kernel_name="python3", progress_bar=False
+                template(), file, told, engine_name=engine, kernel_name="python3", progress_bar=False, **QUIET
             )
         except PapermillExecutionError as error:
             failure = (error.cell_index, f"{error.ename}: {error.evalue}")
@@ -241,6 +242,7 @@ table { display: block; width: 100%; overflow-x: auto; border-collapse: collapse
   overflow-wrap: normal; }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { background: var(--soft); }
+@media (max-width: 36rem) { body { padding: 0.7rem; } table { font-size: 0.78rem; } th, td { padding: 0.25rem 0.35rem; } }
 td[style*="right"], th[style*="right"] { text-align: right; font-variant-numeric: tabular-nums; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: 0.6rem; border-radius: 4px; }
 code { background: var(--soft); padding: 0.1rem 0.3rem; border-radius: 3px; overflow-wrap: anywhere; }

@@ -15,7 +15,7 @@ from .checkup import Checkup
 
 Cells = tuple[object, ...]
 MARKUP = re.compile(r"([\\`*_{}\[\]()#!|~$])")
-LEAST = 5  # layers in the table of each measure
+LEAST, LEAST_STEPS = 4, 2  # layers in the table of each measure, and of their attention or MLP
 
 
 def plain(text: str) -> str:
@@ -48,17 +48,14 @@ def facts(checkup: Checkup) -> list[Cells]:
 
 
 def layer_rows(frame: pd.DataFrame) -> Iterator[Cells]:
-    """The layers that matter least by each measure, the least first."""
+    """The layers that matter least by each measure, the least first; of greedy removal the one of each round."""
     whole = whole_text(frame)
-    for (measure, part), rows in whole[whole["round"] == 0].groupby(["measure", "part"], sort=False):
-        for row in rows.sort_values("value").head(LEAST if part == "layer" else 2).itertuples():
-            name = measure if part == "layer" else f"{measure} of {part}"
-            yield row.layer, name, f"{row.value:.4f}", f"{row.low:.4f} to {row.high:.4f}", row.windows
-    last = whole[whole.measure == "greedy"]
-    for turn, rows in last.groupby("round"):
-        row = rows.loc[[place == rows.value.to_numpy().argmin() for place in range(len(rows))]].iloc[0]
-        name = f"greedy, round {turn + 1}"
-        yield int(row.layer), name, f"{row.value:.4f}", f"{row.low:.4f} to {row.high:.4f}", int(row.windows)
+    for (measure, part, turn), rows in whole.groupby(["measure", "part", "round"], sort=False):
+        name = measure if part == "layer" else f"{measure} of {part}"
+        name = f"greedy, round {turn + 1}" if measure == "greedy" else name
+        most = 1 if measure == "greedy" else LEAST if part == "layer" else LEAST_STEPS
+        for row in rows.sort_values("value").head(most).itertuples():
+            yield str(row.layer), name, f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})", row.windows
 
 
 def neuron_rows(frame: pd.DataFrame, chosen: Sequence[tuple[int, int]]) -> Iterator[Cells]:
@@ -66,29 +63,29 @@ def neuron_rows(frame: pd.DataFrame, chosen: Sequence[tuple[int, int]]) -> Itera
     known = frame.set_index(["layer", "neuron"])
     for layer, neuron in chosen:
         row = known.loc[(layer, neuron)]
-        pairs = list(zip(row.stand_ins.split(", "), row.coefficients.split(", "), strict=True))[:3]
+        pairs = list(zip(row.stand_ins.split(", "), row.coefficients.split(", "), strict=True))[:2]
         others = ", ".join(f"{name} (x {float(share):+.2f})" for name, share in pairs)
-        yield str(layer), str(neuron), f"{row.condition:.2f}", f"{row.cost:.2e}", others, int(row.tokens)
+        yield str(layer), str(neuron), f"{row.condition:.2f}", f"{row.cost:.2g}", others, int(row.tokens)
 
 
 def cost_rows(frame: pd.DataFrame) -> Iterator[Cells]:
     """What each plan, or each kind of text, costs."""
     plans = "way" in frame
     for row in (whole_text(frame) if plans else frame).reset_index().to_dict("records"):
-        interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
-        same = f"{row['agreement']:.1%} ({row['agreement_low']:.1%} to {row['agreement_high']:.1%})"
+        added = f"{row['increase']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        same = f"{row['agreement']:.0%} ({row['agreement_low']:.0%} to {row['agreement_high']:.0%})"
         names = (row["way"], f"{row['removed']:.1%}") if plans else (row["kind"],)
-        yield *names, f"{row['increase']:+.3f}", interval, same, row["tokens"]
+        yield *names, added, same, row["tokens"]
 
 
 def speed_rows(checkup: Checkup, frame: pd.DataFrame) -> Iterator[Cells]:
     """Size and speed of the dense model and of each plan."""
     total = checkup.shape.total
-    yield "dense", total, f"{checkup.megabytes(total):,.0f}", "1.00", "the measure of the others"
+    yield "dense", total, f"{checkup.megabytes(total):,.1f}", "1"
     for row in whole_text(frame).to_dict("records"):
-        over = f"{row['faster_low']:.2f} to {row['faster_high']:.2f}"
-        size = f"{checkup.megabytes(row['parameters']):,.0f}"
-        yield f"{row['way']}, {row['removed']:.1%} removed", row["parameters"], size, f"{row['faster']:.2f}", over
+        speed = f"{row['faster']:.2f} ({row['faster_low']:.2f} to {row['faster_high']:.2f})"
+        size = f"{checkup.megabytes(row['parameters']):,.1f}"
+        yield f"{row['way']}, {row['removed']:.1%} removed", row["parameters"], size, speed
 
 
 def prompt_rows(checkup: Checkup) -> Iterator[Cells]:
