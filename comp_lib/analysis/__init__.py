@@ -25,6 +25,7 @@ _LAZY = {
     "spectra": "unit_frames",
     "curves": "unit_frames",
     "costs": "cost_frame",
+    "tasks": "task_frame",
     "latency": "latency_frame",
     "tokens_of": "meaning",
     "changed_layers": "differences",
@@ -35,7 +36,7 @@ _LAZY = {
 }
 
 __all__ = ["COLUMNS", "Sample", "changed_kinds", "changed_layers", "changed_prompts", "costs", "curves", "draw"]
-__all__ += ["groups", "latency", "layers", "neurons", "spectra", "tokens_of", "write"]
+__all__ += ["groups", "latency", "layers", "neurons", "spectra", "tasks", "tokens_of", "write"]
 
 
 def __getattr__(name: str) -> object:

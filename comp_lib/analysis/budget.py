@@ -27,6 +27,7 @@ SWEEP = 12.0  # of one layer's algebra (inverses, spectra, removals), in inversi
 PRUNED = 6.0  # of the algebra of pruning one layer (two halves, the search for a ridge), in inversions
 SPEED = 4.0  # of timing two models, in passes over TIMED tokens
 TIMED = 200
+TASK_TOKENS = 900  # for each item of a task that is asked for: two models, five items in all, three answers of 30
 SHARE = 0.8  # of the minutes that may be planned: predictions are rough
 
 
@@ -52,7 +53,7 @@ class Effort:
     kind_windows: int = 2  # of each kind, that judge
     kind_length: int = 64
     latency: bool = False
-    tasks: int = 0  # items of each offline task
+    tasks: int = 0  # items of an offline task, see `task_frame`
     left_out: tuple[tuple[str, float], ...] = ()  # what did not fit, and the minutes that it would take
     predicted: Mapping[str, float] = field(default_factory=dict)  # part -> seconds
 
@@ -111,7 +112,7 @@ def predict(effort: Effort, speed: Speed, shape: Shape, kinds: int) -> dict[str,
         "harm of layers": passes * (1 + 2 * effort.steps + effort.greedy),
         "loss by kind": plans,
         "speed": 6 * POINTS * TIMED * speed.token / 4 if effort.latency else 0.0,
-        "tasks": 4 * effort.tasks * 2 * 2 * 40 * head * speed.token + (plan if effort.tasks else 0.0),
+        "tasks": effort.tasks * TASK_TOKENS * head * speed.token + (plan if effort.tasks else 0.0),
     }
 
 
@@ -133,16 +134,20 @@ def fit(minutes: float, speed: Speed, shape: Shape, asked: Effort, kinds: int) -
 
 
 def _enlarged(effort: Effort, wanted: Mapping[str, Any], asked: Effort) -> Effort:
-    """With one upgrade; the first ratio is the middle one of those asked for, which says most."""
+    """With one upgrade, and with the least of what it rests on."""
+    few = min(asked.judged, FIRST_JUDGED)
     if tuple(wanted) == ("judged",) and effort.judged == 0:
-        return replace(effort, judged=min(asked.judged, FIRST_JUDGED))
+        return replace(effort, judged=few)
+    if {"steps", "greedy"} & set(wanted):
+        return replace(effort, judged=effort.judged or few, **wanted)
+    if {"ways", "tasks", "kind_windows"} & set(wanted):
+        return replace(effort, ratios=effort.ratios or asked.ratios[:1], **wanted)
     return replace(effort, **wanted)
 
 
 FIRST_JUDGED = 8  # windows on which harm is measured, to begin with
-LEAST: dict[str, Any] = {
-    "windows": 1, "judged": 0, "steps": False, "greedy": 0, "kind_windows": 2, "latency": False, "tasks": 0,
-}  # fmt: skip
+LEAST: dict[str, Any] = {"windows": 1, "judged": 0, "steps": False, "greedy": 0}
+LEAST |= {"kind_windows": 2, "latency": False, "tasks": 0}
 # What is added first is worth most; a name may come twice, first in part.
 UPGRADES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss by kind of text, measured at each ratio", ("ratios",)),

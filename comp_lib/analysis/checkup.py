@@ -6,6 +6,7 @@ does not fit in memory is read layer by layer; what needs the whole of it is the
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,10 +36,11 @@ from .meaning import tokens_of
 from .parameters import Parameters
 from .sample import draw
 from .store import entry, fingerprint, remembered_value
+from .task_frame import tasks
 from .unit_frames import curves, groups, neurons, spectra
 
 # what a check-up takes with all the time in the world
-WHOLE = Effort(windows=6, judged=24, steps=True, greedy=3, kind_windows=8, latency=True)
+WHOLE = Effort(windows=6, judged=24, steps=True, greedy=3, kind_windows=8, latency=True, tasks=30)
 PROMPTS = 3  # on which two models differ most, that are shown
 
 
@@ -95,7 +97,7 @@ class Checkup:
         if not self.streamed:
             return []
         why = "it needs the whole model in memory, and this one does not fit"
-        return [Needed(part, why) for part in ("loss by kind of text", "speed", "what two models say")]
+        return [Needed(part, why) for part in ("loss by kind of text", "tasks", "speed", "what two models say")]
 
     def _feasible(self) -> tuple[tuple[str, ...], tuple[float, ...], list[Needed]]:
         """The ways and ratios that can be carried out on this model, and those that cannot."""
@@ -123,7 +125,10 @@ class Checkup:
         asked = replace(WHOLE, length=self.length, kind_length=window, ratios=self.ratios, ways=self.ways)
         asked = replace(asked, greedy=min(asked.greedy, self.shape.layers - 1))
         if self.streamed:
-            asked = replace(asked, ratios=(), ways=("uniform",), latency=False, kind_windows=2)
+            asked = replace(asked, ratios=(), ways=("uniform",), latency=False, kind_windows=2, tasks=0)
+        if importlib.util.find_spec("lm_eval") is None:
+            self.left_out.append(Needed("tasks", "lm-eval is not installed: pip install 'comp-lib[evaluate]'"))
+            asked = replace(asked, tasks=0)
 
         def decide() -> dict[str, Any]:
             speed = measure_machine(self.model, parameters.device)
@@ -172,6 +177,13 @@ class Checkup:
         effort, device = self.effort, self.parameters.device
         told: dict[str, Any] = {"multiple": self.multiple, "device": device}
         return costs(self.model, self.sample, self.windows, effort.ratios, effort.ways, **told)
+
+    def tasks(self, way: str, ratio: float) -> pd.DataFrame | None:
+        """The frame `tasks` for one of the plans that were measured; None where it was left out."""
+        if not self.effort.tasks:
+            return None
+        settings = settings_for(self.model, way, ratio, self.multiple, self.parameters.device)
+        return tasks(self.model, self.tokenizer, self.sample, settings, f"{way} at {ratio:.0%}", self.effort.tasks)
 
     @cached_property
     def latency(self) -> pd.DataFrame | None:

@@ -98,6 +98,15 @@ COLUMNS: dict[str, dict[str, str]] = {
         "windows": WINDOWS,
         "tokens": TOKENS,
     },
+    "tasks": {
+        "task": "name of the task in lm-eval",
+        "which": "dense, or the way and the ratio of the pruned model",
+        "accuracy": "share of items for which the right answer is the most likely one, 0 to 1",
+        "low": LOW.format("accuracy over the items"),
+        "high": HIGH.format("accuracy over the items"),
+        "items": "items behind the row",
+        "tokens": "tokens of calibration text that the pruned model was fitted to",
+    },
     "latency": {
         "what": "decode (a token that is written) or prefill (a prompt that is read)",
         "term": "what takes the time: fixed, of each layer, KV groups, neurons",

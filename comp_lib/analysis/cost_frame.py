@@ -42,8 +42,8 @@ def settings_for(model: Model, way: str, ratio: float, multiple: int, device: st
     """What `prune` is told for one of WAYS, or for a method by its name. Raises InputError when that cannot be met."""
     if way not in (*WAYS, *METHODS):
         known = (*WAYS, *METHODS)
-        raise InputError(f"expected a way to prune or a method among {', '.join(known)}, got {way!r}: "
-                         f"{nearest(way, known)}")  # fmt: skip
+        wanted = f"a way to prune or a method among {', '.join(known)}"
+        raise InputError(f"expected {wanted}, got {way!r}: {nearest(way, known)}")
     told = WAYS.get(way, {"method": way, "recovery": default_recovery(way)})
     told = {name: value for name, value in told.items() if name != "aim" or value in family_of(model).aims}
     settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **told)

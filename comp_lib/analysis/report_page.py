@@ -161,6 +161,7 @@ def page(done: Executed, notebook_name: str) -> str:
     parameters = done.notebook.metadata["comp_lib"]["parameters"]
     notebook = from_dict(json.loads(json.dumps(done.notebook)))
     notebook.cells = [_shown(cell) for cell in _until_failure(notebook.cells, done.failure) if _is_shown(cell)]
+    notebook.metadata.pop("widgets", None)  # the state of views that are not shown
     hidden = {f"exclude_{name}": True for name in ("input", "input_prompt", "output_prompt", "anchor_links")}
     exporter = HTMLExporter(template_name="basic", **hidden)
     body, _ = exporter.from_notebook_node(notebook)
@@ -242,7 +243,9 @@ table { display: block; width: 100%; overflow-x: auto; border-collapse: collapse
   overflow-wrap: normal; }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { background: var(--soft); }
-@media (max-width: 36rem) { body { padding: 0.7rem; } table { font-size: 0.78rem; } th, td { padding: 0.25rem 0.35rem; } }
+@media (max-width: 36rem) {
+  body { padding: 0.7rem; } table { font-size: 0.78rem; } th, td { padding: 0.25rem 0.35rem; }
+}
 td[style*="right"], th[style*="right"] { text-align: right; font-variant-numeric: tabular-nums; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: 0.6rem; border-radius: 4px; }
 code { background: var(--soft); padding: 0.1rem 0.3rem; border-radius: 3px; overflow-wrap: anywhere; }

@@ -24,7 +24,8 @@ def plain(text: str) -> str:
     >>> plain("<b>*x*</b>")
     '&lt;b&gt;\\\\*x\\\\*&lt;/b&gt;'
     """
-    return MARKUP.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    words = html.escape(" ".join(text.split()), quote=False)
+    return MARKUP.sub(r"\\\1", words).replace("://", "&#58;//")  # no address becomes a link by itself
 
 
 def facts(checkup: Checkup) -> list[Cells]:
@@ -76,6 +77,12 @@ def cost_rows(frame: pd.DataFrame) -> Iterator[Cells]:
         same = f"{row['agreement']:.0%} ({row['agreement_low']:.0%} to {row['agreement_high']:.0%})"
         names = (row["way"], f"{row['removed']:.1%}") if plans else (row["kind"],)
         yield *names, added, same, row["tokens"]
+
+
+def task_rows(frame: pd.DataFrame | None) -> Iterator[Cells]:
+    """Accuracy in each task, dense and pruned."""
+    for row in () if frame is None else frame.itertuples():
+        yield row.task, row.which, f"{row.accuracy:.1%} ({row.low:.1%} to {row.high:.1%})", row.items
 
 
 def speed_rows(checkup: Checkup, frame: pd.DataFrame) -> Iterator[Cells]:
