@@ -23,7 +23,6 @@ from ..evaluation.loss import evaluation_tokens
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.load import COPIES, DTYPES, count_parameters, load_model
-from ..plan import Plan
 from ..scale.model_on_disk import open_streamed
 from ..shape import Shape
 from ..system.machine import free_memory
@@ -64,10 +63,7 @@ class Checkup:
         self.parameters = parameters
         self.streamed = _too_large(parameters.model, parameters.dtype)
         self.model, self.tokenizer = _opened(parameters.model, parameters, self.streamed)
-        self.other: Model | None = None
-        self.plan: Plan | None = None
-        if parameters.against:
-            self.other, self.plan = self._opened_other()
+        self.pair = self._paired() if parameters.against else None
         self.shape, self.family = Shape.of(self.model), family_of(self.model)
         self.length = min(128, self.model.config.max_position_embeddings)
         self.multiple = _multiple(max(self.shape.neurons))
@@ -85,12 +81,10 @@ class Checkup:
         """From the parameters by their names, as a notebook has them. Raises InputError as `Parameters.of`."""
         return cls(Parameters.of(values))
 
-    def _opened_other(self) -> tuple[Model, Plan | None]:
-        against = self.parameters.against
+    def _paired(self) -> differences.Pair:
+        name, against = self.parameters.model, self.parameters.against
         other, _ = _opened(against, self.parameters, self.streamed or _too_large(against, self.parameters.dtype))
-        plan = differences.plan_in(against)
-        differences.match(self.model, other, plan)
-        return other, plan
+        return differences.paired((name, self.model), (against, other))
 
     def _whole_model(self) -> list[Needed]:
         """What cannot be had of a model that is read layer by layer."""
@@ -201,7 +195,7 @@ class Checkup:
     @property
     def compared(self) -> bool:
         """Whether there is a second model that can be asked for answers."""
-        return self.other is not None and not self.streamed
+        return self.pair is not None and not self.streamed
 
     def parts(self) -> tuple[list[float], list[float], float]:
         """Millions of parameters: of the attention and of the MLP of each layer, and outside the decoder."""
@@ -238,34 +232,36 @@ class Checkup:
     @cached_property
     def changed_layers(self) -> pd.DataFrame:
         """The frame `changed_layers`. Raises InputError without a second model."""
-        told: dict[str, Any] = {"plan": self.plan, "device": self.parameters.device}
-        return differences.changed_layers(self.model, self._needed(), self.sample, **told)
+        pair = self._needed()
+        told: dict[str, Any] = {"plan": pair.plan, "device": self.parameters.device}
+        return differences.changed_layers(pair.first, pair.other, self.sample, **told)
 
     @cached_property
     def _judged(self) -> ByKind:
-        return differences.judge_both(self.model, self._needed(), self.windows)
+        pair = self._needed()
+        return differences.judge_both(pair.first, pair.other, self.windows)
 
     @cached_property
     def changed_kinds(self) -> pd.DataFrame:
         """The frame `changed_kinds`. Raises InputError without a second model."""
-        return differences.changed_kinds(self.model, self._judged, self.parameters.seed)
+        return differences.changed_kinds(self._needed().first, self._judged, self.parameters.seed)
 
     @cached_property
     def changed_prompts(self) -> pd.DataFrame:
         """The frame `changed_prompts`. Raises InputError without a second model."""
-        both = (self.model, self._needed())
+        both = (self._needed().first, self._needed().other)
         return differences.changed_prompts(both, self.tokenizer, self.windows, self._judged, PROMPTS)
 
-    def _needed(self) -> Model:
-        if self.other is None:
+    def _needed(self) -> differences.Pair:
+        if self.pair is None:
             raise InputError("expected a second checkpoint, got none: set the parameter against")
-        return self.other
+        return self.pair
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """All frames that there are, by their names, to be written by `files.write`."""
         names = ("layers", "neurons", "groups", "spectra", "curves", "costs", "latency")
         named = {name: getattr(self, name) for name in names}
-        if self.other is not None:
+        if self.pair is not None:
             named |= {name: getattr(self, name) for name in ("changed_layers",)}
             if not self.streamed:
                 named |= {name: getattr(self, name) for name in ("changed_kinds", "changed_prompts")}

@@ -57,6 +57,32 @@ def plan_in(name: str | Path) -> Plan | None:
     return Plan.load(path) if path.is_file() else None
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two models to compare, the parent first where one was pruned from the other."""
+
+    first: Model
+    other: Model
+    plan: Plan | None  # of the other
+    names: tuple[str, str]
+
+
+def paired(one: tuple[str, Model], two: tuple[str, Model]) -> Pair:
+    """Two models with their names, in the order in which they can be compared. Raises InputError as `match`."""
+    plan = plan_in(one[0])
+    if plan is not None and carried_out(plan, Shape.of(two[1]).layers, Shape.of(one[1]).layers):
+        one, two = two, one
+    else:
+        plan = plan_in(two[0])
+    match(one[1], two[1], plan)
+    return Pair(one[1], two[1], plan, (Path(one[0]).name, Path(two[0]).name))
+
+
+def carried_out(plan: Plan, layers: int, left: int) -> bool:
+    """Whether a plan makes a model with `left` layers from one with so many `layers`."""
+    return plan.parent_layers == layers and len(plan.layers) == left
+
+
 def check_relatives(model: Model, other: Model) -> None:
     """Raises InputError unless both have the same vocabulary and a stream of the same width."""
     sizes = [(one.config.hidden_size, one.config.vocab_size) for one in (model, other)]
@@ -72,8 +98,12 @@ def match(model: Model, other: Model, plan: Plan | None = None) -> Match:
     """
     check_relatives(model, other)
     one, two = Shape.of(model), Shape.of(other)
-    ours = plan is not None and plan.parent_layers == one.layers and len(plan.layers) == two.layers
-    if plan is not None and ours and plan.neurons == two.neurons and max(plan.neurons) <= max(one.neurons):
+    if (
+        plan is not None
+        and carried_out(plan, one.layers, two.layers)
+        and plan.neurons == two.neurons
+        and max(plan.neurons) <= max(one.neurons)
+    ):
         return Match({layer: place for place, layer in enumerate(plan.layers)}, plan)
     if one.layers != two.layers:
         got = f"{two.layers}, and no {PLAN_FILE} that says which of them stayed"

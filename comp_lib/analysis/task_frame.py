@@ -11,6 +11,7 @@ import torch
 
 from ..evaluation.zero_shot import OFFLINE, Score, zero_shot
 from ..families.protocol import Model
+from ..models.reading import quiet
 from ..prune import prune
 from ..settings import Settings
 from ..system import hashes
@@ -38,7 +39,8 @@ def tasks(
 
     def _scores(one: Model) -> list[dict[str, Any]]:
         limits = {task: max(1, 2 * items // PHENOMENA) if "grammar" in task else items for task in OFFLINE}
-        return [_row(zero_shot(one, tokenizer, (task,), limit=limit)[0]) for task, limit in limits.items()]
+        with quiet():  # a text beyond the context is cut by lm-eval, and says so
+            return [_row(zero_shot(one, tokenizer, (task,), limit=limit)[0]) for task, limit in limits.items()]
 
     measured = remembered_value(entry("task_frame", "tasks", *key), measure)
     shared = {"kind": ALL, "tokens": sample.tokens}

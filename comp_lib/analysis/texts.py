@@ -112,7 +112,7 @@ def left_rows(checkup: Checkup) -> Iterator[Cells]:
 def taken(checkup: Checkup, advice: Advice) -> str:
     """Minutes and memory that the advised command will take."""
     if advice.row is None:
-        return "Nothing to carry out."
+        return ""
     speed = measure_machine(checkup.model, checkup.parameters.device)
     minutes = minutes_of(checkup, advice.row, speed.token)
     return f"about {max(minutes, 0.1):.1f} minutes here, and {checkup.pruning_megabytes():,.0f} MB beside the imports"
