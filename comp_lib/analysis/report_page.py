@@ -203,6 +203,7 @@ it. The notebook behind this page is {html.escape(notebook_name)}; it was asked 
 def _asked(parameters: Mapping[str, Any]) -> str:
     words = []
     for name, value in parameters.items():
+        value = Path(value).name if name in ("model", "against") else value  # a page is sent round: no folders
         value = ", ".join(map(str, value)) if isinstance(value, list) else value
         words.append(f"{name} {value if value != '' else 'none'}")
     return html.escape("; ".join(words))
@@ -251,7 +252,8 @@ h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.3rem; margin-top:
 img { display: block; max-width: 100%; height: auto; margin: 0.6rem auto; }
 table { display: block; width: 100%; overflow-x: auto; border-collapse: collapse; font-size: 0.88rem; margin: 0.8rem 0;
   overflow-wrap: normal; }
-th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+th, td { overflow-wrap: break-word; max-width: 16rem; padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line);
+  text-align: left; vertical-align: top; }
 thead th { background: var(--soft); }
 @media (max-width: 36rem) {
   body { padding: 0.7rem; } table { font-size: 0.78rem; } th, td { padding: 0.25rem 0.35rem; }

@@ -99,7 +99,7 @@ def prompt_rows(checkup: Checkup) -> Iterator[Cells]:
     """The windows on which two models differ most, and what they say."""
     for row in checkup.changed_prompts.reset_index().to_dict("records"):
         texts = (plain(row[name]) for name in ("prompt", "first", "other"))
-        yield row["kind"], *texts, f"{row['kl']:.3f}", row["tokens"]
+        yield f"{row['kind']}: KL {row['kl']:.3f} over {row['tokens']} tokens", *texts
 
 
 def left_rows(checkup: Checkup) -> Iterator[Cells]:

@@ -221,6 +221,8 @@ def plot_changed_layers(frame: pd.DataFrame) -> Picture:
     share = frame.died / frame.neurons
     colours = [RED if np.isnan(other) else COLOURS[1] for other in frame.other_layer]
     bottom.bar(frame.layer, share, color=colours)
+    if frame.other_layer.isna().any():
+        bottom.set_title("red: the layer was dropped", fontsize=9)
     bottom.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     bottom.set_ylim(0, None)
     layer_axis(bottom)

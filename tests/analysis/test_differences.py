@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comp_lib.analysis import columns, draw
-from comp_lib.analysis.differences import changed_kinds, changed_layers, changed_prompts, judge_both, match
+from comp_lib.analysis.differences import changed_kinds, changed_layers, changed_prompts, judge_both, match, paired
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import compare, evaluation_tokens
 from comp_lib.prune import prune
@@ -78,3 +78,23 @@ def test_strangers_are_refused(tiny_llama):
         match(model, tiny_llama(hidden_size=64))
     with pytest.raises(InputError, match="3 layers, got 2"):
         match(model, tiny_llama(num_hidden_layers=2))
+
+
+def test_parent_and_pruned_are_compared_in_that_order(tiny_llama, tokenizer, sample, tmp_path):
+    """Whichever is named first."""
+    from comp_lib.models.load import load_model
+    from comp_lib.models.save import PLAN_FILE
+
+    model = tiny_llama()
+    done = prune(model, sample.ids, Settings(ratio=0.4, layers=1, multiple=8))
+    for name, one in (("parent", model), ("small", done.model)):
+        one.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    done.plan.save(tmp_path / "small" / PLAN_FILE)
+    loaded = {name: (str(tmp_path / name), load_model(tmp_path / name)[0]) for name in ("parent", "small")}
+    for one, other in (("parent", "small"), ("small", "parent")):
+        pair = paired(loaded[one], loaded[other])
+        assert pair.names == ("parent", "small") and pair.plan == done.plan
+    (tmp_path / "small" / PLAN_FILE).unlink()
+    with pytest.raises(InputError, match="layers"):
+        paired(loaded["small"], loaded["parent"])
