@@ -23,7 +23,7 @@ from ..statistics.solve import spd_inverse
 from .one_pass import POINTS
 
 TRIED = 512  # inputs of the matrix that is inverted to see how fast the machine is
-SWEEP = 12.0  # of one layer's algebra (inverses, spectra, removals), in inversions of its matrix
+SWEEP = 9.0  # of one layer's algebra (inverses, spectra, removals), in inversions of its matrix
 PRUNED = 6.0  # of the algebra of pruning one layer (two halves, the search for a ridge), in inversions
 SPEED = 4.0  # of timing two models, in passes over TIMED tokens
 TIMED = 200
@@ -136,6 +136,8 @@ def fit(minutes: float, speed: Speed, shape: Shape, asked: Effort, kinds: int) -
 def _enlarged(effort: Effort, wanted: Mapping[str, Any], asked: Effort) -> Effort:
     """With one upgrade, and with the least of what it rests on."""
     few = min(asked.judged, FIRST_JUDGED)
+    if tuple(wanted) == ("ratios",) and not effort.ratios:
+        return replace(effort, ratios=asked.ratios[len(asked.ratios) // 2 :][:1])
     if tuple(wanted) == ("judged",) and effort.judged == 0:
         return replace(effort, judged=few)
     if {"steps", "greedy"} & set(wanted):
@@ -150,8 +152,9 @@ LEAST: dict[str, Any] = {"windows": 1, "judged": 0, "steps": False, "greedy": 0}
 LEAST |= {"kind_windows": 2, "latency": False, "tasks": 0}
 # What is added first is worth most; a name may come twice, first in part.
 UPGRADES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("loss by kind of text, measured at each ratio", ("ratios",)),
+    ("loss by kind of text, measured at one ratio", ("ratios",)),
     ("harm of each layer on a few windows", ("judged",)),
+    ("loss by kind of text at each ratio", ("ratios",)),
     ("the model of cost in time", ("latency",)),
     ("more windows that judge", ("kind_windows",)),
     ("more windows for the statistics", ("windows",)),

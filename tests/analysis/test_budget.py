@@ -23,7 +23,7 @@ def test_all_is_done_with_time_enough_and_little_with_little():
     least = fit(0.01, SPEED, SHAPE, ASKED, 8)
     assert least.ratios == () and least.judged == 0 and not least.latency
     assert {what for what, _ in least.left_out} >= {
-        "loss by kind of text, measured at each ratio",
+        "loss by kind of text, measured at one ratio",
         "greedy removal of layers",
     }
     assert all(minutes > 0 for _, minutes in least.left_out)
