@@ -38,7 +38,10 @@ def whole_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def advise(checkup: Checkup) -> Advice:
-    """The plan that removes most and surely costs no more than allowed, by the measured costs."""
+    """The plan that removes most and surely costs no more than allowed, by the measured costs.
+
+    Of ways that cannot be told apart, the first of `cost_frame.WAYS`: one width for all layers loads everywhere.
+    """
     allowed, costs = checkup.parameters.allowed, whole_text(checkup.costs)
     if not len(costs):
         return Advice(None, "", ("No plan was measured, so none is advised: see what was left out.",))
@@ -58,7 +61,8 @@ def advise(checkup: Checkup) -> Advice:
             ),
         )
     most = safe[safe.ratio == safe.ratio.max()]
-    row = most.sort_values("increase").to_dict("records")[0]
+    best = most.sort_values("increase").to_dict("records")[0]
+    row = most[most.low <= best["high"]].to_dict("records")[0]  # of equals the first way, which is the simplest
     return Advice(row, command(checkup, row), tuple(_reasons(checkup, costs, row)))
 
 
@@ -76,7 +80,8 @@ def _reasons(checkup: Checkup, costs: pd.DataFrame, row: dict[str, Any]) -> Iter
         if other["low"] <= row["high"] and row["low"] <= other["high"]:
             yield f"{_named(other)} costs {_interval(other)}: the intervals overlap, so the two cannot be told apart."
         else:
-            yield f"{_named(other)} costs {_interval(other)}, which is more."
+            more = "more" if other["increase"] > row["increase"] else "less"
+            yield f"{_named(other)} costs {_interval(other)}, which is {more}."
     yield (
         f"The result has {row['parameters']:,} parameters in {row['layers_left']} layers of "
         f"{_widths(row)} neurons, and wrote {row['faster']:.2f} times as fast here "

@@ -89,3 +89,11 @@ def test_a_ratio_that_cannot_be_reached_is_left_out_by_name(parent, own_cache):
 def test_frames_of_no_second_model_are_refused(bench):
     with pytest.raises(InputError, match="set the parameter against"):
         bench.changed_layers  # noqa: B018
+
+
+def test_of_ways_that_cannot_be_told_apart_the_simplest_is_advised(bench):
+    bench.costs.loc[:, ["increase", "low", "high"]] = [[0.03, 0.01, 0.06]] * len(bench.costs)
+    bench.costs.loc[bench.costs.way == "measured", "increase"] = 0.02
+    assert advise(bench).row["way"] == "uniform"
+    bench.costs.loc[bench.costs.way == "measured", ["increase", "low", "high"]] = [0.001, 0.0, 0.002]
+    assert advise(bench).row["way"] == "measured"
