@@ -58,7 +58,7 @@ def one_pass(
     layers = family_of(model).layers(model)
     key = [fingerprint(model), hashes.of_tensor(sample.ids), ridge]
     paths = [entry("one_pass", "layer", *key, index) for index in range(len(layers))]
-    last = max((index for index, path in enumerate(paths) if not path.is_file()), default=-1)
+    last = max((index for index, path in enumerate(paths) if fetch(path) is None), default=-1)
     hidden = embed(model, sample.ids) if last >= 0 else torch.empty(0)
     rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
     for index, path in enumerate(paths):

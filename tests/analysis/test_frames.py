@@ -333,3 +333,12 @@ def test_parquet_keeps_the_types(model, sample, tmp_path):
     frame = groups(model, sample)
     read = pd.read_parquet(write(frame, tmp_path / "groups.parquet")).set_index(list(columns.INDEX))
     pd.testing.assert_frame_equal(read, frame, check_index_type=False, check_dtype=False)
+
+
+def test_a_damaged_entry_is_computed_anew(model, sample, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
+    whole = neurons(model, sample)
+    entries = sorted((tmp_path / "analysis").iterdir())
+    assert len(entries) == 3
+    entries[0].write_bytes(b"cut off")
+    assert neurons(model, sample).equals(whole)
