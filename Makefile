@@ -24,7 +24,7 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test soak notebooks slides book kit lint clean
+.PHONY: help demo lab check test soak notebooks slides book report kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -37,6 +37,7 @@ help:
 	@echo "make notebooks  run every notebook and store its outputs"
 	@echo "make slides     the core lessons as one page for a projector, which works offline (in build/slides)"
 	@echo "make book       lessons, how-to pages and reference as a site (in build/book)"
+	@echo "make report     the check-up of the real model, as a page: build/report.html"
 	@echo "make kit        one archive that installs all this without a network (in build)"
 	@echo "make lint       ruff (format and lint), mypy, import-linter"
 	@echo "make clean      remove build products and caches; .venv stays (rm -r .venv removes it)"
@@ -73,6 +74,10 @@ slides: $(STAMPS)/dev
 book: $(STAMPS)/book
 	$(VENV_PYTHON) docs/book.py build/book
 	@echo "open build/book/index.html"
+
+report: $(STAMPS)/dev
+	mkdir -p build
+	$(VENV_PYTHON) -m comp_lib report smollm2-135m --out build/report.html
 
 kit: $(STAMPS)/dev
 	$(VENV_PYTHON) .ci/kit.py build/kit

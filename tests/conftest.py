@@ -49,6 +49,8 @@ SLOW += (
     "cli/test_cli_gguf.py",
     "system/",
     "hostile/test_fuzz.py",
+    "analysis/test_report_page.py",
+    "analysis/test_checkup.py",
 )
 
 

@@ -45,7 +45,7 @@ def _conda_requirements() -> dict[str, SpecifierSet]:
 def test_environment_yml_asks_for_the_same_as_pyproject():
     extras = PROJECT["optional-dependencies"]
     wanted = {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
-    core, also = PROJECT["dependencies"], ("notebooks", "evaluate", "gguf", "distributed", "book", "dev")
+    core, also = PROJECT["dependencies"], ("notebooks", "report", "evaluate", "gguf", "distributed", "book", "dev")
     for line in core + [line for extra in also for line in extras[extra]]:
         requirement = Requirement(line)
         if requirement.name != PROJECT["name"]:  # dev names the others through the project itself
@@ -161,6 +161,9 @@ def test_prune_is_the_module_whatever_was_imported_first():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+OURS = {"comp_lib/py.typed", "comp_lib/__main__.py", "comp_lib/analysis/checkup.ipynb"}
+
+
 def test_wheel_carries_the_texts(tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -169,7 +172,7 @@ def test_wheel_carries_the_texts(tmp_path):
     wanted = {"calibration.txt", "evaluation.txt", "tasks/reader.py", "tasks/_grammar_template"}
     tasks = [path for pattern in ("*.yaml", "*.jsonl") for path in (ROOT / "data" / "tasks").glob(pattern)]
     wanted |= {f"tasks/{path.name}" for path in tasks}
-    assert {f"comp_lib/data/{name}" for name in wanted} | {"comp_lib/py.typed", "comp_lib/__main__.py"} <= names
+    assert {f"comp_lib/data/{name}" for name in wanted} | OURS <= names
     assert not [name for name in names if name.startswith(("tests/", "data/", "build/"))]
 
 

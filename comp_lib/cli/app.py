@@ -10,6 +10,7 @@ import typer
 from .care import cache, doctor, version
 from .measure import benchmark, compare, evaluate
 from .prune import demo, inspect, plan, prune
+from .report import report
 from .use import chat, export, generate
 
 HELP = "COMP: post-training structured pruning of LLaMA-class models, without fine-tuning."
@@ -25,5 +26,6 @@ def main(
     """Options of no command."""
 
 
-for command in (prune, inspect, generate, demo, evaluate, compare, export, chat, benchmark, plan, doctor, cache):
+COMMANDS = (prune, inspect, generate, demo, evaluate, compare, export, chat, benchmark, plan, report, doctor, cache)
+for command in COMMANDS:
     app.command()(command)

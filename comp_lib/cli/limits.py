@@ -39,7 +39,12 @@ OTHERS = {  # where a command says something else
 }
 LONGEST = 1_000_000  # characters of any words
 NAMES = ("model", "models", "calibration", "text", "evaluate_on", "against")  # words that may name a file or folder
-FILES = {"file": (), "figure": (".png",), "as_json": ()}  # outputs that are files, and the endings they must have
+FILES = {
+    "file": (),
+    "figure": (".png",),
+    "as_json": (),
+    "page_file": (".html", ".htm"),
+}  # outputs that are files, and the endings they must have
 LONGEST_NAME = 200  # bytes of an output's; systems take 255, and what is half written is called by more than its name
 
 

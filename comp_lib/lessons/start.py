@@ -6,7 +6,8 @@ import html
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ STRICT = "COMP_LIB_STRICT_FIGURES"
 NEEDED = "ipywidgets"  # what the extra brings that a kernel can lack
 
 
+@contextmanager
+def quiet(progress: bool = False) -> Iterator[None]:
+    """Without bars of downloads and conversions, since a notebook keeps what it shows; `progress` lets them be seen."""
+    if not progress:
+        logging.disable_progress_bar()  # of transformers and of the Hub, until the kernel ends
+        hub_logging.set_verbosity_error()  # each retry without a network would be a warning
+    with capture_output(stdout=False, stderr=not progress, display=not progress):
+        yield
+
+
 def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False) -> tuple[Model, Any]:
     """Check that everything is there, seed torch, and return (model, tokenizer).
 
@@ -39,10 +50,7 @@ def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress:
     """
     check_extras()
     torch.manual_seed(seed)
-    if not progress:
-        logging.disable_progress_bar()  # of transformers and of the Hub, until the kernel ends
-        hub_logging.set_verbosity_error()  # each retry without a network would be a warning
-    with capture_output(stdout=False, stderr=not progress, display=not progress):
+    with quiet(progress):
         if dtype in DTYPES:  # load_model says what is wrong with any other
             check_memory(name, dtype)
         return load_model(name, dtype=dtype)

@@ -7,13 +7,12 @@ from statistics import median
 from typing import Any, NamedTuple, Protocol
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from ..evaluation.generation import ratio
 from ..shape import Shape
-from .base import ABOVE, BLUE, COLOURS, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
-from .comp_vs_peers import Points, draw_front, pareto_front
+from .base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
+from .comp_vs_peers import draw_front, pareto_front
 
 
 class Measured(Protocol):

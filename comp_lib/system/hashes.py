@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,17 @@ def of_file(path: Path, start: int = 0, length: int | None = None) -> str | None
 
 
 def of_model(model: nn.Module) -> str:
-    """Of the tensors of `model`: names, shapes, a spread sample of values, and a sum over all bits.
+    """Of the tensors of `model`, see `of_tensors`."""
+    return of_tensors(model.state_dict().items())
+
+
+def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Of tensors that come one at a time: names, shapes, a spread sample of values, and a sum over all bits.
 
     The sum makes one changed weight a different model; taken over integers, it does not depend on its order.
     """
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors:
         flat = tensor.detach().flatten()
         step = max(1, flat.numel() // SAMPLE)
         bits = flat.view(WHOLE_NUMBERS[flat.itemsize])

@@ -297,6 +297,7 @@ WITH_DEVICE = {
     "plan": ["--budget", "latency=0.7", "--trials", "0", *SMALL[:4]],
     "evaluate": ["--length", "64", "--sequences", "1"],
     "generate": ["--prompt", "The sea", "--tokens", "2"],
+    "report": ["--out", "nowhere.html"],
 }
 
 

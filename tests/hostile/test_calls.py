@@ -27,6 +27,7 @@ CALLS = {  # the least that each command needs
     "benchmark": "benchmark {model} --rounds 1 --prompt 8 --tokens 3 --threads 1",
     "cache": "cache",
     "plan": "plan {model} --budget latency=0.7 --sequences 4 --length 32 --multiple 4",
+    "report": "report {model} --out {tmp}/page.html --kinds prose --ratios 0.2 --minutes 0.1",
 }
 ROWS = [
     ("cache", "--clear ''", "models, statistics"),
@@ -61,6 +62,12 @@ ROWS = [
     ("prune", "--budget latency=nan", "budget"),
     ("prune", "--budget latency=inf", "budget"),
     ("prune", "--budget =", "budget"),
+    ("report", "--minutes nan", "minutes above 0"),
+    ("report", "--minutes inf", "minutes above 0"),
+    ("report", "--ratios 1e300", "between 0 and 1"),
+    ("report", "--ratios {many}", "1 to 8"),
+    ("report", "--allowed nan", "allowed loss"),
+    ("report", "--seed {digits}", "--seed"),
     # --- what no plan can meet
     ("prune", "--layers 3", "layers"),
     ("prune", "--layers 30", "layers"),
@@ -219,6 +226,13 @@ ROWS = [
     ("benchmark", "--figure {tmp}/empty", "the folder"),
     ("benchmark", "--json {tmp}/empty", "the folder"),
     ("benchmark", "--json {tmp}/loop", "symbolic links"),
+    ("report", "--out {tmp}/a.foo", ".html"),
+    ("report", "--out {tmp}/{name}.html", "200 bytes"),
+    ("report", "--out {tmp}/no/where.html", "make the folder first"),
+    ("report", "--kinds {nul}", "NUL"),
+    ("report", "--against {tmp}/loop", "symbolic links"),
+    ("report", "--against {tmp}/cut.gguf", "cut.gguf"),
+    ("report", "MODEL={tmp}/empty", "config.json"),
 ]
 
 

@@ -26,7 +26,7 @@ from comp_lib.plots import figure_with_axes
 from comp_lib.system import machine
 from comp_lib.system.machine import free_memory
 
-LESSONS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+LESSONS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9]*.ipynb"))
 
 
 @pytest.fixture

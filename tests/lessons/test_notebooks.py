@@ -27,13 +27,22 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
-LESSONS = sorted(FOLDER.glob("*.ipynb"))
+LESSONS = sorted(FOLDER.glob("[0-9]*.ipynb"))
+OTHERS = sorted(set(FOLDER.glob("*.ipynb")) - set(LESSONS))  # the check-up
 EXERCISES = sorted((FOLDER / "exercises").glob("*.ipynb"))
 SOLUTIONS = sorted((FOLDER / "exercises" / "solutions").glob("*.ipynb"))
-ALL = [*LESSONS, *EXERCISES, *SOLUTIONS]
+ALL = [*LESSONS, *OTHERS, *EXERCISES, *SOLUTIONS]
 LARGEST = 1_500_000  # characters of outputs in one notebook
 # a misspelt tag would be ignored in silence
-TAGS = {"nbval-check-output", "nbval-ignore-output", "check", "solution", "only-solutions"}
+TAGS = {
+    "nbval-check-output",
+    "nbval-ignore-output",
+    "check",
+    "solution",
+    "only-solutions",
+    "parameters",
+    "notebook-only",
+}
 
 specification = importlib.util.spec_from_file_location("store", FOLDER / "store.py")
 store = importlib.util.module_from_spec(specification)

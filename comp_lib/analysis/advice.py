@@ -1,0 +1,168 @@
+"""What a check-up advises, and what in it to distrust, in sentences made from its numbers."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ..settings import default_recovery
+from .checkup import Checkup
+from .columns import ALL
+from .cost_frame import WAYS
+
+PRESET = {"uniform": "--preset stock", "measured": "--preset best"}  # of `comp-lib prune`
+TOKENS = 128 * 256  # that `comp-lib prune` calibrates on, unless it is told otherwise
+PASSES = 3  # over these tokens that pruning takes, about
+FEW_WINDOWS = 10  # below so many an interval is too narrow
+PER_NEURON = 3  # tokens for each neuron of a layer that a fit should have
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do, and why."""
+
+    row: dict[str, Any] | None  # of the frame `costs`, for all kinds; None: no plan can be advised
+    command: str
+    reasons: tuple[str, ...]
+
+
+def whole_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows for all kinds together: those of the only kind, where there is but one."""
+    kinds = frame.index.get_level_values("kind")
+    return frame[kinds == (ALL if ALL in kinds else kinds[0])] if len(frame) else frame
+
+
+def advise(checkup: Checkup) -> Advice:
+    """The plan that removes most and surely costs no more than allowed, by the measured costs.
+
+    Of ways that cannot be told apart, the first of `cost_frame.WAYS`: one width for all layers loads everywhere.
+    """
+    allowed, costs = checkup.parameters.allowed, whole_text(checkup.costs)
+    if not len(costs):
+        return Advice(None, "", ("No plan was measured, so none is advised: see what was left out.",))
+    safe = costs[costs.high <= allowed]
+    if not len(safe):
+        best = costs.loc[[costs.reset_index(drop=True).increase.idxmin() == place for place in range(len(costs))]]
+        [row] = best.to_dict("records")
+        return Advice(
+            None,
+            "",
+            (
+                f"Do not prune it this way: of {len(costs)} plans measured none keeps the increase of the loss surely "
+                f"below the {allowed:g} nats per token that are allowed.",
+                f"The mildest, {_named(row)}, costs {_interval(row)}.",
+                "More calibration text makes the refit better: `comp-lib prune` takes "
+                f"{TOKENS:,} tokens where this check-up had {checkup.sample.tokens:,}.",
+            ),
+        )
+    most = safe[safe.ratio == safe.ratio.max()]
+    best = most.sort_values("increase").to_dict("records")[0]
+    row = most[most.low <= best["high"]].to_dict("records")[0]  # of equals the first way, which is the simplest
+    return Advice(row, command(checkup, row), tuple(_reasons(checkup, costs, row)))
+
+
+def _reasons(checkup: Checkup, costs: pd.DataFrame, row: dict[str, Any]) -> Iterator[str]:
+    allowed = checkup.parameters.allowed
+    yield (
+        f"{_named(row)} costs {_interval(row)}: even the upper end is within the {allowed:g} that are allowed, "
+        "and no plan measured removes more for so little."
+    )
+    beyond = costs[(costs.ratio > row["ratio"])].sort_values("increase").to_dict("records")
+    if beyond:
+        yield f"The next step, {_named(beyond[0])}, would cost {_interval(beyond[0])}."
+    others = costs[(costs.ratio == row["ratio"]) & (costs.way != row["way"])].sort_values("increase")
+    for other in others.to_dict("records"):
+        if other["low"] <= row["high"] and row["low"] <= other["high"]:
+            yield f"{_named(other)} costs {_interval(other)}: the intervals overlap, so the two cannot be told apart."
+        else:
+            more = "more" if other["increase"] > row["increase"] else "less"
+            yield f"{_named(other)} costs {_interval(other)}, which is {more}."
+    yield (
+        f"The result has {row['parameters']:,} parameters in {row['layers_left']} layers of "
+        f"{_widths(row)} neurons, and wrote {row['faster']:.2f} times as fast here "
+        f"({row['faster_low']:.2f} to {row['faster_high']:.2f} over the rounds)."
+    )
+
+
+def command(checkup: Checkup, row: dict[str, Any]) -> str:
+    """What carries out the plan of a row of `costs`, in a shell."""
+    way = row["way"]
+    told = WAYS.get(way, {"method": way, "recovery": default_recovery(way)})
+    how = PRESET.get(way) or f"--method {told['method']} --recovery {told['recovery']}"
+    words = ["comp-lib prune", shlex.quote(checkup.parameters.model), "--out", shlex.quote(f"{checkup.name}-pruned")]
+    return " ".join([*words, f"--ratio {row['ratio']:g}", how, f"--multiple {checkup.multiple}"])
+
+
+def minutes_of(checkup: Checkup, row: dict[str, Any], token_seconds: float) -> float:
+    """What that command will take, about: the algebra that was measured, and passes over more text."""
+    more = max(0, TOKENS - checkup.sample.tokens)
+    minutes: float = (row["seconds"] + PASSES * more * token_seconds) / 60
+    return minutes
+
+
+def distrust(checkup: Checkup) -> list[str]:
+    """What the numbers of this check-up cannot say."""
+    found = list(_of_text(checkup)) + list(_of_costs(checkup)) + list(_of_family(checkup))
+    return found + [f"Left out: {part.part} ({part.why})." for part in checkup.left_out]
+
+
+def _of_text(checkup: Checkup) -> Iterator[str]:
+    tokens, widest = checkup.sample.tokens, max(checkup.shape.neurons)
+    if tokens < PER_NEURON * widest:
+        yield (
+            f"{tokens:,} tokens of calibration text for {widest:,} neurons a layer: below {PER_NEURON} tokens a neuron "
+            "the costs of neurons and the curves are too low, since a fit with few tokens flatters itself."
+        )
+    judged = checkup.effort.judged
+    if 0 < judged < FEW_WINDOWS:
+        yield f"Harm of layers was measured on {judged} windows: below {FEW_WINDOWS} an interval is too narrow."
+    frame = checkup.layers
+    harm = whole_text(frame[(frame.measure == "harm") & (frame.part == "layer")]) if judged else frame[:0]
+    if len(harm) > 1:
+        order = harm.sort_values("value")
+        tied = int((order.low.iloc[1:].to_numpy() <= order.high.iloc[:-1].to_numpy()).sum())
+        yield (
+            f"Of {len(order) - 1} neighbours in the order of the layers by harm, {tied} have intervals that overlap: "
+            "their order is a toss-up."
+        )
+    yield "The texts are English, in eight kinds that ship; a model for something else should be judged on that."
+
+
+def _of_costs(checkup: Checkup) -> Iterator[str]:
+    effort = checkup.effort
+    if effort.ratios and effort.kind_windows < FEW_WINDOWS:
+        yield (
+            f"Each kind was judged on {effort.kind_windows} windows of {effort.kind_length} tokens: the interval of "
+            "a single kind is too narrow; that of their mean is better founded."
+        )
+    costs = whole_text(checkup.costs)
+    if len(costs) and not math.isfinite(float(costs.high.max())):
+        yield "Some intervals cannot be given: there was one window only."
+
+
+def _of_family(checkup: Checkup) -> Iterator[str]:
+    family, name = checkup.family, checkup.model.config.model_type
+    if family.whole_attention:
+        yield f"KV groups of {name} can only stay or go together, since a norm spans all heads."
+    if "dense" not in family.aims:
+        yield f"Behind the dense layers of {name} stands a norm, which the reading of single neurons leaves out."
+    if (window := family.window(checkup.model.config)) is not None:
+        yield f"Some layers of {name} see {window} tokens back only; the windows here have {checkup.length}."
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"{row['way']} at {row['ratio']:.0%} ({row['removed']:.1%} of the decoder)"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return f"{row['increase']:+.3f} nats per token (95%: {row['low']:+.3f} to {row['high']:+.3f})"
+
+
+def _widths(row: dict[str, Any]) -> str:
+    low, high = row["least_width"], row["most_width"]
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -1,0 +1,284 @@
+"""A check-up of one checkpoint: what the cells of `notebooks/checkup.ipynb` ask, one method a section.
+
+It opens the model, decides with `budget` how much of it all fits into the minutes, and gives the frames. A model that
+does not fit in memory is read layer by layer; what needs the whole of it is then left out, by name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..calibration.text import load_text
+from ..errors import InputError
+from ..evaluation.by_kind import ByKind
+from ..evaluation.loss import evaluation_tokens
+from ..families import family_of
+from ..families.protocol import Model
+from ..models.load import COPIES, DTYPES, count_parameters, load_model
+from ..scale.model_on_disk import open_streamed
+from ..shape import Shape
+from ..system.machine import free_memory
+from . import differences
+from .budget import Effort, as_json, fit, measure_machine
+from .cost_frame import WAYS, costs, settings_for
+from .latency_frame import latency
+from .layer_frame import layers
+from .meaning import tokens_of
+from .parameters import Parameters
+from .sample import draw
+from .store import entry, fingerprint, remembered_value
+from .task_frame import tasks
+from .unit_frames import curves, groups, neurons, spectra
+
+# what a check-up takes with all the time in the world
+WHOLE = Effort(windows=6, judged=24, steps=True, greedy=3, kind_windows=8, latency=True, tasks=30)
+PROMPTS = 3  # on which two models differ most, that are shown
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What a part of the check-up needs and did not get."""
+
+    part: str
+    why: str
+
+
+class Checkup:
+    """Frames and facts of one model. `left_out`: what was not looked at, and why."""
+
+    NAMES = tuple(Parameters.__dataclass_fields__)
+
+    def __init__(self, parameters: Parameters) -> None:
+        """Raises InputError: a parameter, a model that cannot be read, or two models that cannot be compared."""
+        parameters.check()
+        torch.manual_seed(parameters.seed)
+        self.parameters = parameters
+        self.streamed = _too_large(parameters.model, parameters.dtype)
+        self.model, self.tokenizer = _opened(parameters.model, parameters, self.streamed)
+        self.pair = self._paired() if parameters.against else None
+        self.shape, self.family = Shape.of(self.model), family_of(self.model)
+        self.length = min(128, self.model.config.max_position_embeddings)
+        self.multiple = _multiple(max(self.shape.neurons))
+        self.ways, self.ratios, refused = self._feasible()
+        self.left_out: list[Needed] = [*refused, *self._whole_model()]
+        self.effort = self._effort()
+        self.left_out += [
+            Needed(what, f"about {minutes:.1f} minutes more than there are") for what, minutes in self.effort.left_out
+        ]
+        size = {"windows": self.effort.windows, "length": self.length, "seed": parameters.seed}
+        self.sample = draw(self.tokenizer, parameters.kinds, **size)
+
+    @classmethod
+    def of(cls, **values: Any) -> Checkup:
+        """From the parameters by their names, as a notebook has them. Raises InputError as `Parameters.of`."""
+        return cls(Parameters.of(values))
+
+    def _paired(self) -> differences.Pair:
+        name, against = self.parameters.model, self.parameters.against
+        other, _ = _opened(against, self.parameters, self.streamed or _too_large(against, self.parameters.dtype))
+        return differences.paired((name, self.model), (against, other))
+
+    def _whole_model(self) -> list[Needed]:
+        """What cannot be had of a model that is read layer by layer."""
+        if not self.streamed:
+            return []
+        why = "it needs the whole model in memory, and this one does not fit"
+        return [Needed(part, why) for part in ("loss by kind of text", "tasks", "speed", "what two models say")]
+
+    def _feasible(self) -> tuple[tuple[str, ...], tuple[float, ...], list[Needed]]:
+        """The ways and ratios that can be carried out on this model, and those that cannot."""
+        peer = (self.parameters.peer,) if self.parameters.peer else ()
+        refused, ways, ratios = [], [], []
+        for ratio in self.parameters.ratios:
+            try:
+                settings_for(self.model, "uniform", ratio, self.multiple)
+                ratios.append(ratio)
+            except InputError as error:
+                refused.append(Needed(f"the ratio {ratio:g}", str(error)))
+        for way in (*WAYS, *peer):
+            try:
+                for ratio in ratios:
+                    settings_for(self.model, way, ratio, self.multiple)
+                ways.append(way)
+            except InputError as error:
+                refused.append(Needed(f"pruning by {way}", str(error)))
+        return tuple(ways), tuple(ratios), refused
+
+    def _effort(self) -> Effort:
+        """How much is looked at: what was decided once is kept, so that a check-up that was cut off goes on with it."""
+        parameters, kinds = self.parameters, len(self.parameters.kinds)
+        window = min(64, self.length)
+        asked = replace(WHOLE, length=self.length, kind_length=window, ratios=self.ratios, ways=self.ways)
+        asked = replace(asked, greedy=min(asked.greedy, self.shape.layers - 1))
+        if self.streamed:
+            asked = replace(asked, ratios=(), ways=("uniform",), latency=False, kind_windows=2, tasks=0)
+        if importlib.util.find_spec("lm_eval") is None:
+            self.left_out.append(Needed("tasks", "lm-eval is not installed: pip install 'comp-lib[evaluate]'"))
+            asked = replace(asked, tasks=0)
+
+        def decide() -> dict[str, Any]:
+            speed = measure_machine(self.model, parameters.device)
+            return as_json(fit(parameters.minutes, speed, self.shape, asked, kinds))
+
+        key = [fingerprint(self.model), parameters.minutes, parameters.device, as_json(asked), kinds]
+        return Effort.from_json(remembered_value(entry("budget", "effort", *key), decide))
+
+    @property
+    def name(self) -> str:
+        """The model's name without the folders above it."""
+        return Path(self.parameters.model).name
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """The frame `layers`, as far as the minutes go."""
+        effort = self.effort
+        harm = ("layer", "steps")[: 1 + effort.steps] if effort.judged else ()
+        judged = self.sample.first(effort.judged) if effort.judged else None
+        told: dict[str, Any] = {"harm": harm, "judged": judged, "device": self.parameters.device}
+        return layers(self.model, self.sample, greedy=effort.greedy if harm else 0, **told)
+
+    @cached_property
+    def neurons(self) -> pd.DataFrame:
+        """The frame `neurons`."""
+        return neurons(self.model, self.sample, device=self.parameters.device)
+
+    @cached_property
+    def groups(self) -> pd.DataFrame:
+        """The frame `groups`."""
+        return groups(self.model, self.sample, device=self.parameters.device)
+
+    @cached_property
+    def spectra(self) -> pd.DataFrame:
+        """The frame `spectra`."""
+        return spectra(self.model, self.sample, device=self.parameters.device)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """The frame `curves`."""
+        return curves(self.model, self.sample, device=self.parameters.device)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """The frame `costs`; no rows where it was left out."""
+        effort, device = self.effort, self.parameters.device
+        told: dict[str, Any] = {"multiple": self.multiple, "device": device}
+        return costs(self.model, self.sample, self.windows, effort.ratios, effort.ways, **told)
+
+    def tasks(self, way: str, ratio: float) -> pd.DataFrame | None:
+        """The frame `tasks` for one of the plans that were measured; None where it was left out."""
+        if not self.effort.tasks:
+            return None
+        settings = settings_for(self.model, way, ratio, self.multiple, self.parameters.device)
+        return tasks(self.model, self.tokenizer, self.sample, settings, f"{way} at {ratio:.0%}", self.effort.tasks)
+
+    @cached_property
+    def latency(self) -> pd.DataFrame | None:
+        """The frame `latency`, None where it was left out."""
+        return latency(self.model) if self.effort.latency else None
+
+    @cached_property
+    def windows(self) -> dict[str, Tensor]:
+        """Of the evaluation text of each kind, (S, L): they judge."""
+        effort = self.effort
+        texts = {kind: load_text(f"evaluation:{kind}") for kind in self.parameters.kinds}
+        size = (effort.kind_length, effort.kind_windows)
+        return {kind: evaluation_tokens(self.tokenizer, text, *size) for kind, text in texts.items()}
+
+    @property
+    def compared(self) -> bool:
+        """Whether there is a second model that can be asked for answers."""
+        return self.pair is not None and not self.streamed
+
+    def parts(self) -> tuple[list[float], list[float], float]:
+        """Millions of parameters: of the attention and of the MLP of each layer, and outside the decoder."""
+        shape = self.shape
+        attention = [count * shape.group_parameters / 1e6 for count in shape.kv_groups]
+        return (
+            attention,
+            [count * shape.neuron_parameters / 1e6 for count in shape.neurons],
+            shape.other_parameters / 1e6,
+        )
+
+    def megabytes(self, parameters: int) -> float:
+        """What so many parameters weigh in the dtype of the model."""
+        return parameters * DTYPES[self.parameters.dtype].itemsize / 1e6
+
+    def pruning_megabytes(self) -> float:
+        """What `comp-lib prune` will hold, about: a layer, the states of its text, and four matrices of sums."""
+        shape, widest = self.shape, max(self.shape.neurons)
+        layer = max(map(shape.layer, range(shape.layers))) * 4
+        states = 2 * 128 * 256 * shape.hidden * 4
+        return (layer + states + 4 * widest**2 * 8) / 1e6
+
+    def redundant(self, most: int = 6) -> list[tuple[int, int]]:
+        """(layer, neuron) of those whose neighbours stand in best for them, among those that write something."""
+        frame = self.neurons
+        loud = frame[frame.energy > 0.5 / frame.groupby("layer").energy.transform("size")]
+        best = loud.sort_values("condition", ascending=False).head(most)
+        return list(zip(best.layer.tolist(), best.neuron.tolist(), strict=True))
+
+    def meaning(self, layer: int, neuron: int) -> pd.DataFrame:
+        """The frame `tokens_of` of one neuron and two who stand in for it."""
+        return tokens_of(self.model, self.tokenizer, self.sample, layer, [neuron], device=self.parameters.device)
+
+    @cached_property
+    def changed_layers(self) -> pd.DataFrame:
+        """The frame `changed_layers`. Raises InputError without a second model."""
+        pair = self._needed()
+        told: dict[str, Any] = {"plan": pair.plan, "device": self.parameters.device}
+        return differences.changed_layers(pair.first, pair.other, self.sample, **told)
+
+    @cached_property
+    def _judged(self) -> ByKind:
+        pair = self._needed()
+        return differences.judge_both(pair.first, pair.other, self.windows)
+
+    @cached_property
+    def changed_kinds(self) -> pd.DataFrame:
+        """The frame `changed_kinds`. Raises InputError without a second model."""
+        return differences.changed_kinds(self._needed().first, self._judged, self.parameters.seed)
+
+    @cached_property
+    def changed_prompts(self) -> pd.DataFrame:
+        """The frame `changed_prompts`. Raises InputError without a second model."""
+        both = (self._needed().first, self._needed().other)
+        return differences.changed_prompts(both, self.tokenizer, self.windows, self._judged, PROMPTS)
+
+    def _needed(self) -> differences.Pair:
+        if self.pair is None:
+            raise InputError("expected a second checkpoint, got none: set the parameter against")
+        return self.pair
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """All frames that there are, by their names, to be written by `files.write`."""
+        names = ("layers", "neurons", "groups", "spectra", "curves", "costs", "latency")
+        named = {name: getattr(self, name) for name in names}
+        if self.pair is not None:
+            named |= {name: getattr(self, name) for name in ("changed_layers",)}
+            if not self.streamed:
+                named |= {name: getattr(self, name) for name in ("changed_kinds", "changed_prompts")}
+        return {name: frame for name, frame in named.items() if frame is not None and len(frame)}
+
+
+def _too_large(name: str, dtype: str) -> bool:
+    """Whether a model and its pruned copy do not fit in memory. Raises InputError for one that cannot be read."""
+    return count_parameters(name) * DTYPES[dtype].itemsize * COPIES > free_memory()
+
+
+def _opened(name: str, parameters: Parameters, streamed: bool) -> tuple[Model, Any]:
+    if streamed:
+        return open_streamed(name, parameters.dtype)
+    return load_model(name, parameters.dtype, parameters.device)
+
+
+def _multiple(neurons: int) -> int:
+    """Of which widths are multiples: the largest power of 2 up to 64 that leaves 32 steps from nothing to all."""
+    return min(64, 1 << max(0, (neurons // 32).bit_length() - 1))

@@ -1,0 +1,140 @@
+"""What pruning costs, measured: the loss on each kind of text against the ratio, for a few ways to spend it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..compare.one_run import decoder_parameters
+from ..errors import InputError, nearest
+from ..evaluation.by_kind import MEASURES, ByKind, judge
+from ..evaluation.generation import measure_speed, prompt_ids, ratio
+from ..evaluation.loss import Evaluation
+from ..families import family_of
+from ..families.protocol import Model
+from ..prune import check_request, prune
+from ..report import Progress, no_progress
+from ..settings import METHODS, PRESETS, Settings, default_recovery
+from ..shape import Shape
+from ..system import hashes
+from .columns import ALL, tidy
+from .intervals import intervals
+from .sample import Sample
+from .store import entry, fingerprint, remembered_value
+
+# How the parameters to go can be found: one width for all layers, widths by measurement, or whole layers and no width.
+WAYS: dict[str, dict[str, Any]] = {
+    "uniform": PRESETS["stock"],
+    "measured": PRESETS["best"],
+    "whole layers": {"method": "shortgpt", "recovery": "none"},
+}
+Bounds = tuple[float, float]
+PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
+
+
+def settings_for(model: Model, way: str, ratio: float, multiple: int, device: str = "cpu", seed: int = 0) -> Settings:
+    """What `prune` is told for one of WAYS, or for a method by its name. Raises InputError when that cannot be met."""
+    if way not in (*WAYS, *METHODS):
+        known = (*WAYS, *METHODS)
+        wanted = f"a way to prune or a method among {', '.join(known)}"
+        raise InputError(f"expected {wanted}, got {way!r}: {nearest(way, known)}")
+    told = WAYS.get(way, {"method": way, "recovery": default_recovery(way)})
+    told = {name: value for name, value in told.items() if name != "aim" or value in family_of(model).aims}
+    settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **told)
+    check_request(Shape.of(model), settings)
+    return settings
+
+
+def costs(
+    model: Model,
+    sample: Sample,
+    windows: Mapping[str, Tensor],
+    ratios: Sequence[float] = (0.1, 0.2, 0.3),
+    ways: Sequence[str] = ("uniform",),
+    multiple: int = 64,
+    device: str = "cpu",
+    progress: Progress = no_progress,
+) -> pd.DataFrame:
+    """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
+
+    windows: (S, L) of the text of each kind that judges, as `evaluation.by_kind.kind_windows` gives them.
+    Raises InputError, before any work, for a way that is not known or a ratio that cannot be reached.
+    """
+    asked = [(way, share, settings_for(model, way, share, multiple, device)) for way in ways for share in ratios]
+    rows: list[dict[str, Any]] = []
+    name = fingerprint(model)
+    texts = {kind: hashes.of_tensor(ids) for kind, ids in windows.items()}
+    for done, (way, share, settings) in enumerate(asked):
+        key = [name, hashes.of_tensor(sample.ids), texts, asdict(settings)]
+
+        def measure(settings: Settings = settings) -> list[dict[str, Any]]:
+            return _measured(model, sample, windows, settings, progress)
+
+        measured = remembered_value(entry("cost_frame", "costs", *key), measure)
+        rows += [{"way": way, "ratio": share} | row for row in measured]
+        progress("plans measured", done + 1, len(asked))
+    return tidy("costs", rows, name, sample.seed)
+
+
+def _measured(
+    model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings, progress: Progress
+) -> list[dict[str, Any]]:
+    """The rows of one plan: one for each kind, and one for their mean where there are several."""
+    before, started = decoder_parameters(model), time.perf_counter()
+    done = prune(model, sample.ids, settings, progress=progress)
+    small, plan = done.model, done.plan
+    seconds = time.perf_counter() - started
+    judged = judge(small, windows, model, tuple(windows), progress=progress)
+    prompt = torch.tensor([prompt_ids(PROMPT)])
+    dense_speed, speed = measure_speed([model, small], prompt, NEW_TOKENS, ROUNDS)
+    faster, low, high = ratio(speed.decode, dense_speed.decode)
+    shared = {
+        "removed": 1 - decoder_parameters(small) / before,
+        "parameters": sum(map(Tensor.numel, small.parameters())),
+        "layers_left": len(plan.layers),
+        "least_width": min(plan.neurons),
+        "most_width": max(plan.neurons),
+        "faster": faster,
+        "faster_low": low,
+        "faster_high": high,
+        "seconds": seconds,
+    }
+    return [shared | row for row in rows_of(judged)]
+
+
+def rows_of(judged: ByKind) -> list[dict[str, Any]]:
+    """Losses, their difference and its interval, KL and agreement, for each kind and for the mean of several."""
+    sizes = {kind: (one.sequences, one.tokens) for kind, one in judged.kinds.items()}
+    rows = [_row(kind, *_of_kind(one), *sizes[kind]) for kind, one in judged.kinds.items()]
+    if len(rows) > 1:
+        whole = [sum(parts) for parts in zip(*sizes.values(), strict=True)]
+        rows.append(_row(ALL, judged.mean, judged.intervals(), *whole))
+    return rows
+
+
+def _of_kind(one: Evaluation) -> tuple[dict[str, float], dict[str, Bounds]]:
+    """Values and 95% intervals, as `Evaluation` gives them, faster."""
+    values = {name: float(value) for name in MEASURES if (value := getattr(one, name)) is not None}
+    losses, dense, kls, agreements = map(_double, (one.losses, one.dense_losses, one.kls, one.agreements))
+    of_windows = torch.stack([losses - dense, kls, agreements])
+    return values, dict(zip(("increase", "kl", "top1_agreement"), intervals(of_windows), strict=True))
+
+
+def _double(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _row(
+    kind: str, values: Mapping[str, float], bounds: Mapping[str, Bounds], windows: int, tokens: int
+) -> dict[str, Any]:
+    row: dict[str, Any] = {name: values[name] for name in ("dense_loss", "loss", "increase", "kl")}
+    row |= dict(zip(("low", "high"), bounds["increase"], strict=True))
+    row |= dict(zip(("kl_low", "kl_high"), bounds["kl"], strict=True))
+    row |= dict(zip(("agreement_low", "agreement_high"), bounds["top1_agreement"], strict=True))
+    return row | {"agreement": values["top1_agreement"], "windows": windows, "tokens": tokens, "kind": kind}

@@ -1,0 +1,44 @@
+"""Where the time of a token goes on this machine, as a frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from ..families.protocol import Model
+from ..on_device.latency import measure
+from ..report import Progress, no_progress
+from ..shape import Shape
+from .columns import ALL, tidy
+from .store import fingerprint
+
+
+def latency(
+    model: Model, prompt: int = 128, new_tokens: int = 8, rounds: int = 3, progress: Progress = no_progress
+) -> pd.DataFrame:
+    """Milliseconds of each term of `on_device.latency.CostModel`, of both kinds; columns: COLUMNS["latency"].
+
+    Never from the cache: it is of this machine, now. The model must be in memory.
+    """
+    prompt = min(prompt, model.config.max_position_embeddings - new_tokens)
+    models = measure(model, prompt, new_tokens, rounds, progress)
+    rows: list[dict[str, Any]] = []
+    for what, cost in models.items():
+        parts = cost.parts(Shape.of(model))
+        whole = sum(parts.values())
+        for term, milliseconds in parts.items():
+            rows.append(
+                {
+                    "kind": ALL,
+                    "what": what,
+                    "term": term,
+                    "milliseconds": milliseconds,
+                    "share": milliseconds / whole,
+                    "low": milliseconds * (1 - cost.misfit),
+                    "high": milliseconds * (1 + cost.misfit),
+                    "misfit": cost.misfit,
+                    "tokens": new_tokens if what == "decode" else prompt,
+                }
+            )
+    return tidy("latency", rows, fingerprint(model), 0)

@@ -1,0 +1,167 @@
+"""One pass over the layers of a model: all that the frames of layers, neurons, groups, spectra and curves stand on.
+
+The text streams by, one layer in memory at a time, so that a model on disk will do. What is kept of a layer are a few
+vectors in the cache; a pass that was cut off goes on behind the last layer that is there.
+
+With fewer tokens than inputs the sums are kept in their dual form (`statistics.few_tokens`), as the method itself does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
+from ..families import dense_layer, family_of
+from ..families.protocol import STEPS, Device, Layer, Model, Rope, Which
+from ..importance.matrix_condition import scores_of, sweep
+from ..importance.neurons import RIDGE, Dense
+from ..report import Progress, no_progress
+from ..statistics.few_tokens import Rows
+from ..statistics.gram import Gram, Sums, contributions, token_weights
+from ..statistics.solve import Inverse, penalty
+from ..surgery import block_size, upstream
+from ..system import hashes
+from ..system.cache import fetch
+from .sample import Sample
+from .store import Tensors, entry, fingerprint, remembered
+
+PARTS = ("layer", *STEPS)
+FURTHEST = 0.6  # share of a layer's neurons up to which removal is followed: beyond it a layer is better dropped
+POINTS = 24  # removals of a whole layer are looked at in so many steps
+STAND_INS = 5  # neurons that are named for each
+ROWS = 256  # of the inverse, in memory at once
+
+
+@torch.no_grad()
+def one_pass(
+    model: Model, sample: Sample, *, ridge: float = RIDGE, device: Device = "cpu", progress: Progress = no_progress
+) -> Iterator[Tensors]:
+    """What is known of each layer, first to last; tensors on the CPU, float64 or int64, for S windows:
+
+    turn:PART (S,)        1 - mean cosine between the states before and after, for PART of PARTS
+    and for each of STEPS, the dense layer of n inputs in g blocks (neurons, KV groups), W (n, m), as STEP:
+    STEP:energy (g,)      ||x_i||^2 ||w_i||^2 summed over a block, over ||X W||^2; tokens weighted
+    STEP:condition (n,)   kappa
+    STEP:cost (g,)        what is lost with the block alone, over ||X W||^2
+    STEP:mask_cost (g,)   the same if only a mask is re-tuned; NaN for blocks of several inputs, and in the dual form
+    STEP:order (g,)       place in the order of removal, from 1; 0: it stays
+    STEP:counts, STEP:errors (K,)     blocks gone, and what is lost with them over ||X W||^2
+    STEP:C, STEP:G        eigenvalues, the largest first; G is empty in the dual form
+    mlp:stand_ins, mlp:coefficients (n, k)    who stands in for a neuron, strongest first, and with what coefficient
+
+    Memory: the hidden states of the sample, a layer, its sums, and three matrices of their size.
+    """
+    layers = family_of(model).layers(model)
+    key = [fingerprint(model), hashes.of_tensor(sample.ids), ridge]
+    paths = [entry("one_pass", "layer", *key, index) for index in range(len(layers))]
+    last = max((index for index, path in enumerate(paths) if fetch(path) is None), default=-1)
+    hidden = embed(model, sample.ids) if last >= 0 else torch.empty(0)
+    rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
+    for index, path in enumerate(paths):
+        if index <= last:
+            layer, before = to_device(layers[index], device), hidden
+            hidden = torch.empty_like(hidden)
+            done = fetch(path) is not None
+
+            def look(layer: Layer = layer, before: Tensor = before, after: Tensor = hidden) -> Tensors:
+                return _look(layer, before, after, rope, ridge)
+
+            if done:
+                hidden = through(layer, before, rope, device)
+            yield remembered(path, look)
+            del layer, before, look  # before the next one is read
+        else:
+            yield remembered(path, dict)
+        progress("looking at layers", index + 1, len(paths))
+
+
+def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope, ridge: float) -> Tensors:
+    """All about one layer; the text (S, L, d) goes from `hidden` to `after`, which is filled."""
+    sums: dict[Which, Sums] = {}
+    tokens = hidden.shape[0] * hidden.shape[1]
+    for which in STEPS:
+        linear = dense_layer(layer, which)
+        form: type[Sums] = Rows if tokens < linear.in_features else Gram
+        sums[which] = form.zeros(linear.in_features, device=linear.weight.device)
+    turns: dict[str, list[Tensor]] = {part: [] for part in PARTS}
+    for rows in batches(*hidden.shape[:2]):
+        first = hidden[rows].to(linear.weight.device)
+        middle, x = attention_step(layer, first, rope)
+        last, y = mlp_step(layer, middle)
+        sums["attention"].add(x, weight=token_weights(middle))
+        sums["mlp"].add(y, weight=token_weights(last))
+        after[rows] = last
+        for part, (one, other) in zip(PARTS, ((first, last), (first, middle), (middle, last)), strict=True):
+            turns[part].append(1.0 - cosine_similarity(one.float(), other.float(), dim=-1).mean(1).double())
+    found = {f"turn:{part}": torch.cat(values) for part, values in turns.items()}
+    for which in STEPS:
+        weight = dense_layer(layer, which).weight.detach().T.to(sums[which].precision)  # (n, m)
+        owned = upstream(layer, which).to(weight.device)
+        of_step = _units(Dense(sums.pop(which), weight, owned, block_size(layer, which), ridge), which == "mlp")
+        found |= {f"{which}:{name}": values for name, values in of_step.items()}
+    return found
+
+
+def _units(dense: Dense, stand_ins: bool) -> Tensors:
+    """What the blocks of one dense layer are worth, alone and together."""
+    sums, weight, block = dense.sums, dense.weight, dense.block
+    whole = max(sums.energy(weight), torch.finfo(torch.float64).tiny)
+    energy = sums.diagonal()
+    own = energy * weight.square().sum(1)
+    found = _spectra(dense)
+    if block == 1 and isinstance(sums, Gram):
+        found["mask_cost"] = 1.0 / dense.mask_problem()[1].diagonal() / whole
+    else:
+        found["mask_cost"] = torch.full((dense.blocks,), torch.nan, dtype=torch.float64)
+    held = penalty(energy, dense.ridge)
+    inverse = sums.inverse(dense.ridge, block)
+    condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
+    if stand_ins:
+        found |= _stand_ins(inverse, energy.clamp_min(torch.finfo(torch.float64).tiny))
+    step = max(1, dense.blocks // POINTS)
+    removed = max(1, int(FURTHEST * dense.blocks / step)) * step if dense.blocks > 1 else 0
+    cost = scores_of(inverse.blocks, weight) / whole
+    swept = sweep(inverse, weight, removed, block=block, per_round=step, held=held.to(weight))
+    order = torch.zeros(dense.blocks, dtype=torch.long)
+    order[swept.order] = torch.arange(1, removed + 1)
+    nothing = swept.errors.new_zeros(1)
+    return found | {
+        "energy": dense.per_block(own) / whole,
+        "condition": condition,
+        "cost": cost.double(),
+        "order": order,
+        "counts": torch.cat([nothing.long(), swept.counts]),
+        "errors": torch.cat([nothing, ((swept.errors - swept.moved) / whole).clamp_min(0.0)]),
+    }
+
+
+def _spectra(dense: Dense) -> Tensors:
+    """Eigenvalues of C and of G, the largest first, none below 0."""
+    if isinstance(dense.sums, Rows):
+        rows = dense.sums.rows.double()  # of X X^T and X^T X all but zeros are the same
+        matrices = {"C": rows @ rows.T}
+    else:
+        matrices = {"C": dense.xtx, "G": contributions(dense.xtx, dense.weight)}
+    values = {name: torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0.0) for name, matrix in matrices.items()}
+    return {"G": torch.empty(0, dtype=torch.float64)} | values
+
+
+def _stand_ins(inverse: Inverse, energy: Tensor) -> Tensors:
+    """Who stands in for each neuron: the best prediction of x_i from the others is sum_j c_ij x_j, c_ij = -P_ij / P_ii.
+
+    energy: C_ii (n,). The strongest are those whose term c_ij x_j is largest over the text.
+    """
+    count, own, loud = len(energy), inverse.diagonal(), energy.sqrt()
+    most = min(STAND_INS, count - 1)
+    names = torch.empty(count, most, dtype=torch.long)
+    shares = torch.empty(count, most, dtype=torch.float64)
+    for index in torch.arange(count, device=energy.device).split(ROWS):
+        coefficients = -inverse.rows(index) / own[index, None]  # (r, n)
+        coefficients[torch.arange(len(index), device=index.device), index] = 0.0
+        best = (coefficients.abs() * loud).topk(most).indices
+        names[index.cpu()], shares[index.cpu()] = best.cpu(), coefficients.gather(1, best).cpu()
+    return {"stand_ins": names, "coefficients": shares}

@@ -1,0 +1,75 @@
+"""The text that a check-up looks at: windows of a few kinds, drawn under a seed, each known by its kind.
+
+Windows of the kinds take turns, so that the first few hold every kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calibration.text import KINDS
+from ..calibration.tokens import calibration_tokens
+from ..errors import InputError, nearest
+from .columns import ALL
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Windows of text as token ids."""
+
+    ids: Tensor  # (S, L)
+    kinds: tuple[str, ...]  # of each window (S,)
+    seed: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.ids.numel()
+
+    @property
+    def name(self) -> str:
+        """The kind of all windows, or `all`."""
+        return self.kinds[0] if len(set(self.kinds)) == 1 else ALL
+
+    def first(self, windows: int) -> Sample:
+        """The first so many windows."""
+        return Sample(self.ids[:windows], self.kinds[:windows], self.seed)
+
+    def of_kind(self, kind: str) -> Sample:
+        """The windows of one kind. Raises InputError when there are none."""
+        if kind not in self.kinds:
+            got = f"{kind!r}: {nearest(kind, dict.fromkeys(self.kinds))}"
+            raise InputError(f"expected a kind of text that was drawn, got {got}")
+        places = [place for place, name in enumerate(self.kinds) if name == kind]
+        return Sample(self.ids[places], (kind,) * len(places), self.seed)
+
+    def places(self) -> dict[str, list[int]]:
+        """The windows of each kind, by their numbers, and all of them together where there are several kinds."""
+        kinds = {
+            kind: [place for place, name in enumerate(self.kinds) if name == kind] for kind in dict.fromkeys(self.kinds)
+        }
+        return kinds | ({ALL: list(range(len(self.kinds)))} if len(kinds) > 1 else {})
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raises InputError unless each of `kinds` ships, once."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise InputError(f"expected kinds of text among {', '.join(KINDS)}, got {kind!r}: {nearest(kind, KINDS)}")
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"expected each kind of text once, at least one, got {', '.join(kinds) or 'none'}: mend that")
+
+
+def draw(tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length: int = 128, seed: int = 0) -> Sample:
+    """`windows` windows of `length` tokens of the calibration text of each of `kinds`.
+
+    Raises InputError for a kind that does not ship, and for more than there is of one.
+    """
+    check_kinds(kinds)
+    size: dict[str, Any] = {"sequences": windows, "length": length, "seed": seed}
+    drawn = [calibration_tokens(f"calibration:{kind}", tokenizer, **size) for kind in kinds]
+    return Sample(torch.stack(drawn, 1).flatten(0, 1), tuple(kinds) * windows, seed)

@@ -1,0 +1,60 @@
+"""What was computed once is not computed again: a check-up that was cut off goes on from its last finished layer.
+
+An entry is one safetensors file in the user's cache, named by all that decides it: the content of the model and of the
+text, the settings, and the code. Writing is atomic.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..families.protocol import Model
+from ..scale.model_on_disk import EMBEDDING, HEAD, Streamed
+from ..system import hashes
+from ..system.cache import fetch, store
+from ..system.machine import cache_folder
+
+Tensors = dict[str, Tensor]
+_on_disk: weakref.WeakKeyDictionary[Streamed, str] = weakref.WeakKeyDictionary()  # files do not change under us
+
+
+def fingerprint(model: Model) -> str:
+    """A short name for the content of a model's tensors, 16 hex digits: the same in memory and read from disk."""
+    if not isinstance(model, Streamed):
+        return hashes.of_model(model)
+    if model not in _on_disk:
+        places = {name: EMBEDDING if name == HEAD and model.tied else name for name in model.skeleton.state_dict()}
+        tensors = ((name, model.files.read(place, model.dtype)) for name, place in places.items())
+        _on_disk[model] = hashes.of_tensors(tensors)
+    return _on_disk[model]
+
+
+def entry(module: str, what: str, *key: object) -> Path:
+    """Where the entry is that `module` of this folder makes: what it is, and all that decides it."""
+    code = hashes.of_code("evaluation", "analysis/sample", f"analysis/{module}")
+    return cache_folder() / "analysis" / f"{what}-{hashes.of_value([code, what, *key])[:24]}.safetensors"
+
+
+def remembered(path: Path, make: Callable[[], Tensors]) -> Tensors:
+    """The tensors of an entry, made and kept where it is not there. Raises InputError when it cannot be written."""
+    if (kept := fetch(path)) is None:
+        with torch.no_grad():
+            kept = {name: value.detach().cpu().contiguous().clone() for name, value in make().items()}
+        store(path, kept)
+    return kept
+
+
+def remembered_value(path: Path, make: Callable[[], Any]) -> Any:
+    """The same for what JSON can hold."""
+
+    def packed() -> Tensors:
+        return {"json": torch.tensor(list(json.dumps(make()).encode()), dtype=torch.uint8)}
+
+    return json.loads(bytes(remembered(path, packed)["json"].tolist()))

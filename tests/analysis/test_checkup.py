@@ -1,0 +1,99 @@
+"""A check-up as the cells of the notebook ask it: in memory, read layer by layer, and with little time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from comp_lib.analysis import checkup as checkups
+from comp_lib.analysis import texts
+from comp_lib.analysis.advice import advise, command, distrust
+from comp_lib.analysis.checkup import Checkup
+from comp_lib.errors import InputError
+
+FEW = {"kinds": ["prose", "code"], "ratios": [0.2], "peer": "magnitude"}
+
+
+@pytest.fixture
+def bench(parent, own_cache, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no lm-eval
+    return Checkup.of(**FEW, model=str(parent), minutes=30.0)
+
+
+def test_advice_is_the_most_that_is_surely_allowed(bench):
+    bench.costs.loc[:, ["increase", "low", "high"]] = [[0.1, 0.05, 0.3]] * len(bench.costs)
+    bench.costs.loc[bench.costs.way == "magnitude", "high"] = 0.19
+    advice = advise(bench)
+    assert advice.row["way"] == "magnitude" and "--method magnitude --recovery none" in advice.command
+    assert "--ratio 0.2" in advice.command and "intervals overlap" in " ".join(advice.reasons)
+
+
+def test_nothing_is_advised_where_nothing_is_safe(bench):
+    bench.costs.loc[:, ["increase", "low", "high"]] = [[0.1, 0.05, 0.3]] * len(bench.costs)
+    advice = advise(bench)
+    assert advice.row is None and advice.command == "" and "Do not prune" in advice.reasons[0]
+    assert texts.taken(bench, advice) == ""
+
+
+def test_an_interval_that_is_not_known_is_not_safe(bench):
+    bench.costs.loc[:, ["low", "high"]] = math.nan
+    assert advise(bench).row is None
+
+
+def test_the_advised_command_is_one_that_the_command_line_takes(bench, tmp_path):
+    from command import run
+
+    row = advise(bench).row or bench.costs.iloc[0].to_dict()
+    words = command(bench, row).split()[1:]
+    words[words.index("--out") + 1] = str(tmp_path / "out")
+    done = run(*words, "--sequences", "8", "--length", "32", "--evaluate", "none")
+    assert done.exit_code == 0, done.output
+
+
+def test_what_is_missing_is_named(bench):
+    sentences = " ".join(distrust(bench))
+    assert "tasks" in sentences and "pip install 'comp-lib[evaluate]'" in sentences
+    assert bench.tasks("uniform", 0.2) is None
+
+
+def test_a_model_that_does_not_fit_is_read_layer_by_layer(parent, own_cache, monkeypatch, bench):
+    monkeypatch.setattr(checkups, "_too_large", lambda *_: True)
+    streamed = Checkup.of(**FEW, model=str(parent), against=str(parent), minutes=30.0)
+    assert streamed.streamed and len(streamed.costs) == 0 and streamed.latency is None and not streamed.compared
+    left = {part.part for part in streamed.left_out}
+    assert {"loss by kind of text", "tasks", "speed", "what two models say"} <= left
+    assert streamed.layers.value.to_numpy() == pytest.approx(bench.layers.value.to_numpy(), abs=1e-5)
+    assert streamed.neurons.cost.to_numpy() == pytest.approx(bench.neurons.cost.to_numpy(), rel=1e-3)
+    assert streamed.changed_layers.died.sum() == 0
+    assert advise(streamed).row is None and distrust(streamed)
+    layer, neuron = streamed.redundant(1)[0]
+    assert len(streamed.meaning(layer, neuron))
+    assert set(streamed.frames()) == {"layers", "neurons", "groups", "spectra", "curves", "changed_layers"}
+
+
+def test_with_little_time_the_statistics_are_left(parent, own_cache):
+    hurried = Checkup.of(**FEW, model=str(parent), minutes=1e-6)
+    assert len(hurried.costs) == 0 and hurried.latency is None
+    assert set(hurried.layers.measure) == {"block influence"}
+    assert list(texts.facts(hurried)) and list(texts.layer_rows(hurried.layers)) and advise(hurried).row is None
+    assert any("minutes more than there are" in part.why for part in hurried.left_out)
+
+
+def test_a_ratio_that_cannot_be_reached_is_left_out_by_name(parent, own_cache):
+    some = Checkup.of(**FEW | {"ratios": [0.2, 0.99]}, model=str(parent), minutes=1e-6)
+    assert some.ratios == (0.2,)
+    assert any("0.99" in part.part and "at most" in part.why for part in some.left_out)
+
+
+def test_frames_of_no_second_model_are_refused(bench):
+    with pytest.raises(InputError, match="set the parameter against"):
+        bench.changed_layers  # noqa: B018
+
+
+def test_of_ways_that_cannot_be_told_apart_the_simplest_is_advised(bench):
+    bench.costs.loc[:, ["increase", "low", "high"]] = [[0.03, 0.01, 0.06]] * len(bench.costs)
+    bench.costs.loc[bench.costs.way == "measured", "increase"] = 0.02
+    assert advise(bench).row["way"] == "uniform"
+    bench.costs.loc[bench.costs.way == "measured", ["increase", "low", "high"]] = [0.001, 0.0, 0.002]
+    assert advise(bench).row["way"] == "measured"
