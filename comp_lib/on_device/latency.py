@@ -68,6 +68,11 @@ class CostModel:
         """Of a model with these widths, one entry for each layer."""
         return self.fixed + self.layer * len(neurons) + self.group * sum(kv_groups) + self.neuron * sum(neurons)
 
+    def parts(self, shape: Shape) -> dict[str, float]:
+        """Milliseconds of each term, for a model of this shape."""
+        terms = {"fixed": self.fixed, "of each layer": self.layer * shape.layers}
+        return terms | {"KV groups": self.group * sum(shape.kv_groups), "neurons": self.neuron * sum(shape.neurons)}
+
     def fraction(self, shape: Shape, plan: Plan) -> float:
         """Time of the plan over the time of its parent, which has this shape."""
         return self.milliseconds(plan.neurons, plan.kv_groups) / self.milliseconds(shape.neurons, shape.kv_groups)
