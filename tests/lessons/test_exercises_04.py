@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import checks_04 as module  # beside the exercises: `lessons` has put the folder on the path
+import sys
+
 import pytest
 import torch
 from lessons import LESSON_04, Wrong
 
 CHECKS = LESSON_04.checks
+module = sys.modules[CHECKS["two_to_remove"].__module__]
 solve = torch.linalg.solve
 
 
