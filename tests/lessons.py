@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import torch
 
 EXERCISES = Path(__file__).parents[1] / "notebooks" / "exercises"
@@ -20,7 +21,8 @@ from checking import Wrong as Wrong  # noqa: E402
 
 def functions(path: Path) -> dict:
     """What the cells of a notebook define, its checks left out."""
-    space = {"torch": torch, "Tensor": torch.Tensor, "Callable": Callable, "json": json}
+    space = {"torch": torch, "Tensor": torch.Tensor, "Callable": Callable, "json": json, "np": np}
+    space["checks"] = importlib.import_module(f"checks_{path.stem.split('_')[0]}")
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code" and cell.source.startswith("def "):
             exec(cell.source, space)
