@@ -3,11 +3,12 @@
     python benchmarks/hybrids.py [--rows N]
 
 Measures up to N of the plans that benchmarks/hybrids.json lacks, and keeps them there; lesson 03 draws them. One
-thing varies: where the budget goes. All plans are carried out on the same 12 x 256 tokens of all kinds of
+thing varies: where the budget goes. All plans are carried out on the same 8 x 128 tokens of all kinds of
 `data/calibration`; in a layer the neurons go in the order of one sweep over the dense model; what stays is refitted to
-the dense stream with one ridge; 24 windows of 128 tokens judge, three of each kind of `data/evaluation`, whose losses
+the dense stream with one ridge; 16 windows of 128 tokens judge, two of each kind of `data/evaluation`, whose losses
 are kept one by one. Layers go greedily by the loss on 4 x 64 tokens of calibration; attentions and MLPs, which no plan
-of the library knows, go in one look by the same loss.
+of the library knows, go in one look by the same loss. The divergences by which widths are measured come from 12 x 128
+tokens to fit and 4 x 128 to judge.
 
 Budgets are a share of the decoder's parameters, or of the time of a token as a line through the measurements of
 on_device.json (llama.cpp, f16) puts it.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,14 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import loss_increase
 from comp_lib.importance.widths import Sensitivity, sensitivity
-from comp_lib.lessons.hybrid_granularity import Sublayer, stored_sensitivity, water_filling_plan, without_sublayers
+from comp_lib.lessons.hybrid_granularity import (
+    Sublayer,
+    named_plan,
+    stored_sensitivity,
+    water_filling_plan,
+    without_sublayers,
+)
+from comp_lib.lessons.layer_importance import without_layers
 from comp_lib.models.load import load_model
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.settings import Settings
@@ -52,6 +60,7 @@ MODEL, MULTIPLE, RATIOS = "smollm2-135m", 32, (0.2, 0.3, 0.5)
 SETTINGS = Settings(aim="dense", ridge=1.0)
 SEED = 0
 GREEDY = 18  # layers taken away one by one: enough to halve the time of a token
+REFIT = slice(0, 8)  # sequences to which all plans are refitted
 SHORT = slice(0, 4), slice(0, 64)  # sequences and tokens that judge whole layers
 
 
@@ -65,11 +74,11 @@ def keep(found: dict[str, Any]) -> None:
     write_atomically(FILE, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
-def tokens(tokenizer: Any, model: Model) -> tuple[Tensor, Tensor]:
-    """ids (12, 256) that calibrate and windows (24, 128) that judge."""
+def tokens(tokenizer: Any) -> tuple[Tensor, Tensor]:
+    """ids (16, 128) that calibrate and windows (16, 128) that judge."""
     every = "+".join(f"calibration:{kind}" for kind in KINDS)
-    ids = calibration_tokens(every, tokenizer, sequences=12, length=256, seed=SEED)
-    return ids, torch.cat(list(kind_windows(tokenizer, length=128, sequences=3).values()))
+    ids = calibration_tokens(every, tokenizer, sequences=16, length=128, seed=SEED)
+    return ids, torch.cat(list(kind_windows(tokenizer, length=128, sequences=2).values()))
 
 
 def one_look(model: Model, ids: Tensor, which: Which) -> list[float]:
@@ -86,13 +95,20 @@ def one_look(model: Model, ids: Tensor, which: Which) -> list[float]:
 
 
 def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:
-    """The layers in the order in which they go, and the increase of the loss without each alone."""
-    present, order, alone = list(range(Shape.of(model).layers)), list[int](), list[float]()
+    """The layers in the order in which they go, and the increase of the loss without each alone.
+
+    Lazily: harm mostly grows as layers go, so of a round only those are tried whose last harm is least, until one that
+    has just been tried stays in front.
+    """
+    alone = loss_increase(model, ids).tolist()
+    whole, order, last = perplexity(model, ids).loss, list[int](), dict(enumerate(alone))
     while len(order) < GREEDY:
-        harm = loss_increase(model, ids, present=tuple(present))
-        alone = alone or harm.tolist()
-        order.append(min(present, key=lambda layer: float(harm[layer])))
-        present.remove(order[-1])
+        fresh: set[int] = set() if order else set(last)
+        while (first := min(last, key=last.__getitem__)) not in fresh:
+            last[first] = perplexity(without_layers(model, [*order, first]), ids).loss - whole
+            fresh.add(first)
+        order.append(first)
+        del last[first]
     return order, alone
 
 
@@ -172,8 +188,10 @@ def line(shape: Shape) -> SpeedLine:
 def cases(shape: Shape, found: dict[str, Any]) -> Iterator[Case]:
     """All plans, the more important ratios first."""
     minds = stored_sensitivity(found)
-    for ratio in (0.2, 0.5, 0.3):
-        yield from by_parameters(shape, found, ratio, minds)
+    first, *others = ([*by_parameters(shape, found, ratio, minds)] for ratio in (0.2, 0.5, 0.3))
+    yield from first
+    for each in others:
+        yield from each[:4]
     speed, full = SpeedLine(*found["line"]), shape.neurons[0]
     for ratio in RATIOS:
         for name, count in (("neurons, uniform", 0), ("few layers, uniform", some(shape, ratio))):
@@ -183,6 +201,8 @@ def cases(shape: Shape, found: dict[str, Any]) -> Iterator[Case]:
         counts = range(shape.layers)
         many = next(count for count in counts if speed.narrowed(shape, shape.layers - count, ratio) == full)
         yield Case("layers only, refitted", "time", ratio, as_plan(shape, found["greedy"][:many], full))
+    for each in others:
+        yield from each[4:]
 
 
 def some(shape: Shape, ratio: float) -> int:
@@ -224,18 +244,9 @@ def by_parameters(shape: Shape, found: dict[str, Any], ratio: float, minds: Sens
     yield case("few layers, measured", plan=measured_plan(request(drop=found["greedy"][:few]), minds))
 
 
-def named(plan: Plan, orders: Sequence[Sequence[int]], neurons: int) -> Plan:
-    """The plan with the neurons that stay: those that went last in the layer's sweep."""
-    kept = []
-    for layer, width in zip(plan.layers, plan.neurons, strict=True):
-        gone = set(orders[layer][: neurons - width])
-        kept.append(tuple(neuron for neuron in range(neurons) if neuron not in gone))
-    return replace(plan, kept_neurons=tuple(kept))
-
-
 def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, windows: Tensor) -> dict[str, Any]:
     shape = Shape.of(model)
-    plan = named(case.plan, found["order"], shape.neurons[0])
+    plan = named_plan(case.plan, found["order"], shape)
     settings = SETTINGS if case.refit else Settings(aim="self", ridge=SETTINGS.ridge)
     small, removed = without_sublayers(model, ids, settings, plan, case.left_out)
     row = {
@@ -258,15 +269,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1000, help="most rows to measure in this run")
     arguments = parser.parse_args()
     model, tokenizer = load_model(MODEL)
-    ids, windows = tokens(tokenizer, model)
+    ids, windows = tokens(tokenizer)
     with torch.no_grad():
         if not FILE.exists():
             keep(look(model, ids, windows))
         found = json.loads(FILE.read_text("utf-8"))
         there = {(row["name"], row["budget"], row["ratio"]) for row in found["rows"]}
         missing = [one for one in cases(Shape.of(model), found) if (one.name, one.budget, one.ratio) not in there]
-        for one in missing[: arguments.rows]:
-            found["rows"].append(measure(model, one, found, ids, windows))
+        for one in missing[:30]:
+            found["rows"].append(measure(model, one, found, ids[REFIT], windows))
             keep(found)
     print(f"{max(0, len(missing) - arguments.rows)} rows to go")
 

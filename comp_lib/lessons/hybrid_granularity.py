@@ -9,6 +9,7 @@ MLP stays and its attention goes. (All of this file is our addition to the metho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +40,18 @@ def stored_sensitivity(found: Mapping[str, Any]) -> Sensitivity:
     curves = [Sweep(none, none, curve[1:], counts, torch.zeros(len(counts)), none, none) for curve in errors]
     harm = torch.tensor(found["kl"], dtype=torch.float64)
     return Sensitivity((int(found["gone"]),) * len(harm), harm, tuple(curves))
+
+
+def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan:
+    """The plan with the names of the neurons that stay: those that would go last in each layer.
+
+    order[layer]: neurons of the parent's layer, first to go first; what it does not name stays.
+    """
+    kept = []
+    for layer, width in zip(plan.layers, plan.neurons, strict=True):
+        gone = set(order[layer][: shape.neurons[layer] - width])
+        kept.append(tuple(neuron for neuron in range(shape.neurons[layer]) if neuron not in gone))
+    return replace(plan, kept_neurons=tuple(kept))
 
 
 def layer_errors(sensitivity: Sensitivity, shape: Shape, plan: Plan) -> Tensor:

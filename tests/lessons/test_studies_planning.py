@@ -91,6 +91,12 @@ def test_stored_plans_are_those_of_the_planners(found):
         assert list(plan.neurons) == row["neurons"], row["name"]
 
 
+def test_the_neurons_that_would_go_last_stay():
+    plan = planning.named_plan(plan_of((0, 2), (6, 8)), [[3, 1, 0, 2], [], [7, 5]], SHAPE)
+    assert plan.kept_neurons == ((0, 2, 4, 5, 6, 7), tuple(range(8)))
+    plan.check()
+
+
 # --- prediction -------------------------------------------------------------------------------------------------------
 
 
