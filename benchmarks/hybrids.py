@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -40,7 +41,7 @@ from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import loss_increase
-from comp_lib.importance.widths import Sensitivity, sensitivity
+from comp_lib.importance.widths import HELD, Sensitivity, sensitivity
 from comp_lib.lessons.hybrid_granularity import (
     Sublayer,
     named_plan,
@@ -118,7 +119,8 @@ def look(model: Model, ids: Tensor, windows: Tensor) -> dict[str, Any]:
     lost = shape.neurons[0] - uniform_plan(PlanRequest(shape, RATIOS[0], multiple=MULTIPLE)).neurons[0]
     minds = sensitivity(model, ids, lost)
     steps = range(0, minds.curves[0].counts.max().item() + 1, MULTIPLE)
-    curves = [minds.errors(layer, shape.neurons[layer])[list(steps)].tolist() for layer in range(shape.layers)]
+    fitted = (len(ids) - HELD) * ids.shape[1]  # tokens: an error per token is a share of the stream's energy
+    sums = (minds.errors(layer, shape.neurons[layer])[list(steps)] for layer in range(shape.layers))
     order, alone = greedy(model, short)
     return {
         "model": MODEL,
@@ -133,7 +135,7 @@ def look(model: Model, ids: Tensor, windows: Tensor) -> dict[str, Any]:
         "harm": alone,
         "attention_harm": one_look(model, short, "attention"),
         "mlp_harm": one_look(model, short, "mlp"),
-        "curves": [[float(f"{error:.4g}") for error in curve] for curve in curves],
+        "curves": [[float(f"{error:.4g}") / fitted for error in curve.tolist()] for curve in sums],
         "order": [curve.order.tolist() for curve in minds.curves],
         "rows": [],
     }
@@ -267,7 +269,8 @@ def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, window
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1000, help="most rows to measure in this run")
-    arguments = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=10.0, help="after which no other row is begun")
+    arguments, started = parser.parse_args(), time.monotonic()
     model, tokenizer = load_model(MODEL)
     ids, windows = tokens(tokenizer)
     with torch.no_grad():
@@ -276,10 +279,13 @@ def main() -> None:
         found = json.loads(FILE.read_text("utf-8"))
         there = {(row["name"], row["budget"], row["ratio"]) for row in found["rows"]}
         missing = [one for one in cases(Shape.of(model), found) if (one.name, one.budget, one.ratio) not in there]
-        for one in missing[:30]:
+        for one in missing[: arguments.rows]:
+            if time.monotonic() > started + 60 * arguments.minutes:
+                break
             found["rows"].append(measure(model, one, found, ids[REFIT], windows))
             keep(found)
-    print(f"{max(0, len(missing) - arguments.rows)} rows to go")
+            missing = missing[1:]
+    print(f"{len(missing)} rows to go")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,10 @@ STEP = 32  # neurons between two points of a stored curve
 
 
 def stored_sensitivity(found: Mapping[str, Any]) -> Sensitivity:
-    """The harm of narrowing each layer alone, and its error curve, as `benchmarks/hybrids.json` keeps them."""
+    """The harm of narrowing each layer alone, and its error curve, as `benchmarks/hybrids.json` keeps them.
+
+    The curves are per token: which share of the stream's energy the error is.
+    """
     none, errors = torch.empty(0), torch.tensor(found["curves"], dtype=torch.float64)  # (layers, K + 1)
     counts = STEP * torch.arange(1, errors.shape[1])
     curves = [Sweep(none, none, curve[1:], counts, torch.zeros(len(counts)), none, none) for curve in errors]
@@ -55,15 +58,15 @@ def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan
 
 
 def layer_errors(sensitivity: Sensitivity, shape: Shape, plan: Plan) -> Tensor:
-    """Predicted relative error of each MLP of the parent under a plan, 1 if dropped: (parent layers,), float64.
+    """Predicted error that each narrowed MLP puts into the stream, as a share of its energy: (parent layers,), float64.
 
-    Raises InputError when they do not belong to one decoder.
+    What a dropped layer does is not known: NaN. Raises InputError when they do not belong to one decoder.
     """
     counts = shape.layers, plan.parent_layers, len(sensitivity.curves)
     if len(set(counts)) > 1:
         got = "{} layers in the shape, {} in the plan and {} curves".format(*counts)
         raise InputError(f"expected one decoder in all three, got {got}: plan for the model that the curves come from")
-    errors = torch.ones(shape.layers, dtype=torch.float64)
+    errors = torch.full((shape.layers,), torch.nan, dtype=torch.float64)
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
         curve = sensitivity.errors(layer, shape.neurons[layer])
         errors[layer] = curve[min(shape.neurons[layer] - width, len(curve) - 1)]
@@ -71,7 +74,7 @@ def layer_errors(sensitivity: Sensitivity, shape: Shape, plan: Plan) -> Tensor:
 
 
 def water_filling_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
-    """Always narrow next the layer that loses least relative error per neuron: the plan that looks best, and is not.
+    """Always narrow next the layer that puts least error into the stream: the plan that looks best, and is not.
 
     No layer falls under a tenth of its neurons. Raises InputError as `uniform_plan` does.
     """

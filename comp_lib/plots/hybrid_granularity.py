@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
-from numpy.typing import ArrayLike
 
 from ..plan import Plan
 from ..shape import Shape
@@ -34,7 +32,6 @@ from .base import (
 
 Interval = tuple[float, float, float]  # mean, lower and upper end
 LIGHT = "0.87"  # grey of what stays
-DEPTHS = mpl.colormaps["cividis"]  # order of the layers; safe for colour blindness
 
 
 def plot_units(shape: Shape) -> Picture:
@@ -110,40 +107,14 @@ def _slice(
     return (x, y + 0.1 * height if part else y), width, band
 
 
-def plot_error_curves(curves: Mapping[str, ArrayLike], neurons: int, marked: Sequence[int] = ()) -> Picture:
-    """Relative error of each layer against the neurons removed; `marked` layers are named at the right end.
-
-    curves: counts (K,) and errors (layers, K).
-    """
-    counts, errors = np.asarray(curves["counts"]), np.asarray(curves["errors"])
-    layers, last = len(errors), errors[:, -1]
-    depth = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, max(layers - 1, 1)), DEPTHS)
-    ylabel = "error left after the refit\n(% of the MLP's output energy)"
-    figure, axes = figure_with_axes((8.5, 4.6), xlabel=f"neurons removed, of {neurons:,}", ylabel=ylabel, yscale="log")
-    for layer in range(layers):
-        width, order = (2.4, 3) if layer in marked else (1.0, 2)
-        axes.plot(counts[1:], errors[layer, 1:], color=depth.to_rgba(np.array(layer)), linewidth=width, zorder=order)
-    for layer in marked:
-        note(axes, f" layer {layer}", (counts[-1], last[layer]), va="center", fontsize=9)
-    axes.set_xlim(0, counts[-1] * 1.12)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-    figure.colorbar(depth, ax=axes, label="decoder layer", pad=0.01)
-    flat, steep = int(np.nanargmin(last)), int(np.nanargmax(last))
-    return figure.described(
-        f"Error curves of {layers} decoder layers on a logarithmic axis, each rising with the neurons removed. With "
-        f"{counts[-1]} of {neurons} neurons gone the error is smallest in layer {flat}, {last[flat]:.1%}, and largest "
-        f"in layer {steep}, {last[steep]:.1%}."
-    )
-
-
 def plot_widths(
     plan: Plan, neurons: Sequence[int], errors: Sequence[float], title: str = "", limit: float | None = None
 ) -> Picture:
     """The widths of a plan above, the predicted error of each layer below; both for all layers of the parent.
 
-    neurons: of the parent; errors: relative, 1 for a dropped layer; limit: top of the lower axis, as a fraction.
+    neurons: of the parent; errors: put into the stream, a share of its energy; limit: top of the lower axis.
     """
-    figure, (top, bottom) = panels(2, 1, (8.5, 4.4), "x", ylabel=["", "predicted error\n(% of its energy)"])
+    figure, (top, bottom) = panels(2, 1, (8.5, 4.4), "x", ylabel=["", "predicted error\n(% of the stream)"])
     words = _widths(top, plan, neurons)
     top.set_title(title or f"{plan.removed:.1%} of the {plan.of}'s parameters go")
     top.legend(ncols=3, fontsize=9, **ABOVE | {"bbox_to_anchor": (0.5, -0.2)})  # between the two
@@ -151,11 +122,11 @@ def plot_widths(
     bottom.bar(plan.layers, kept, color=ORANGE)
     bottom.set_ylim(0, max(kept) * 1.15 + 1e-6 if limit is None else limit)
     bottom.yaxis.set_major_formatter(PercentFormatter(1.0))
-    bottom.set_xlabel("decoder layer of the parent (a dropped one has error 100%)")
+    bottom.set_xlabel("decoder layer of the parent")
     worst = int(np.argmax(kept))
     return figure.described(
         f"Bars of the width of each layer, and of its predicted error. {words} Of those that stay, layer "
-        f"{plan.layers[worst]} has the largest predicted error, {kept[worst]:.1%}."
+        f"{plan.layers[worst]} has the largest predicted error, {kept[worst]:.2%}."
     )
 
 
@@ -211,10 +182,9 @@ def plot_hybrids(outcomes: Mapping[str, Mapping[str, Interval]], reference: str)
         plain_ticks(panel.xaxis, panel.get_xlim(), most=5)
         panel.set_title(budget, fontsize=11)
         best, worst = (choose(table, key=lambda name: table[name][0]) for choose in (min, max))
-        words.append(
-            f"{budget}: best is {best} ({table[best][0]:.2f}), worst {worst} ({table[worst][0]:.2f}), "
-            f"{reference} has {table[reference][0]:.2f}"
-        )
+        words.append(f"{budget}: best is {best} ({table[best][0]:.2f}), worst {worst} ({table[worst][0]:.2f})")
+        if reference in table:
+            words[-1] += f", {reference} has {table[reference][0]:.2f}"
     axes[0].set_yticks(range(len(names)), names)
     colours = {"one width for all neurons": GREEN, "other widths": BLUE, "whole parts go as well": ORANGE}
     handles = [Line2D([], [], marker="o", color=colour, label=label) for label, colour in colours.items()]
@@ -226,10 +196,10 @@ def plot_hybrids(outcomes: Mapping[str, Mapping[str, Interval]], reference: str)
 def plot_prediction(predicted: Mapping[str, float], measured: Mapping[str, Interval]) -> Picture:
     """Two rows of bars for the same plans: the error that the curves predict, and the loss that came of it.
 
-    predicted: mean relative error of a layer, as a fraction; measured: (mean, low, high) over the dense model.
+    predicted: sum over the layers of a share of the stream's energy; measured: (mean, low, high) over the dense model.
     """
     labels = [
-        "predicted: mean error of an MLP\n(% of its energy)",
+        "predicted: error put into the stream\n(% of its energy, sum over the layers)",
         "measured: loss over the dense model\n(nats per token)",
     ]
     names = list(predicted)[::-1]
@@ -238,7 +208,7 @@ def plot_prediction(predicted: Mapping[str, float], measured: Mapping[str, Inter
     best = [min(values, key=values.__getitem__) for values in (predicted, losses)]
     labelled_bars(axes[0], {name: predicted[name] for name in names}, "{:.1%}", best[0])
     axes[0].set_xlim(0, max(predicted.values()) * 1.2)
-    axes[0].xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes[0].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     labelled_bars(axes[1], {name: losses[name] for name in names}, "", best[1])
     for place, name in enumerate(names):
         mean, low, high = measured[name]
@@ -284,6 +254,6 @@ def plot_time(points: Mapping[str, Sequence[tuple[float, Interval]]]) -> Picture
         )
     log_y(axes)
     axes.set_ylabel(f"{LOSS}, bent scale")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(fontsize=9)
     return figure.described("Loss against time. ", words)

@@ -262,7 +262,7 @@ class Planner(Explorer):
             "goes": f"{plan.removed:.1%} of the {plan.of}",
             "parameters": f"{after.total:,} of {before.total:,}",
             "megabytes": f"{after.total * BYTES / 1e6:,.1f} of {before.total * BYTES / 1e6:,.1f}",
-            "predicted error, mean over the parent's MLPs": f"{float(errors.mean()):.2%}",
+            "predicted error in the stream, sum over the MLPs": f"{float(errors.nansum()):.2%}",
         }
         if plan.removed < plan.ratio:
             rows["goes"] += f", less than the {plan.ratio:.0%} asked for: narrow more"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-import torch
 
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import Plan, PlanRequest
@@ -15,10 +13,6 @@ from comp_lib.shape import Shape
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, 64, 16_032)
 UNIFORM = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
 MIXED = Plan("", 4, (0, 2, 3), (16, 48, 40), (2, 2, 2), 0.2, "decoder", 0.431)
-CURVES = {
-    "counts": torch.tensor([0, 8, 16]),
-    "errors": torch.tensor([[0, 0.01, 0.02], [0, 0.1, 0.3], [0, 0.05, 0.25], [0, 0.001, 0.002]]),
-}
 
 
 def heights(axis, colour=None):
@@ -49,33 +43,13 @@ def test_units_are_drawn_to_scale_and_counted():
     assert [text.get_text() for text in figure.axes[0].texts] == ["q", "k", "v", "o", "gate", "up", "down"]
 
 
-def test_error_curves_name_the_flattest_and_the_steepest():
-    figure = check(
-        plots.plot_error_curves(CURVES, 48, [1]),
-        "4 decoder layers",
-        "16 of 48 neurons gone",
-        "smallest in layer 3, 0.2%",
-        "largest in layer 1, 30.0%",
-    )
-    axis = figure.axes[0]
-    assert axis.get_yscale() == "log" and "%" in axis.get_ylabel() and "of 48" in axis.get_xlabel()
-    assert np.array([line.get_ydata() for line in axis.lines]) == pytest.approx(CURVES["errors"][:, 1:].numpy())
-    assert [text.get_text().strip() for text in axis.texts] == ["layer 1"]
-
-
-def test_a_layer_without_a_measurement_does_not_spoil_the_words():
-    narrow = {"counts": CURVES["counts"], "errors": CURVES["errors"].clone()}
-    narrow["errors"][1, 2] = float("nan")
-    check(plots.plot_error_curves(narrow, 48), "largest in layer 2, 25.0%")
-
-
 def test_widths_and_errors_of_a_plan():
-    errors = [0.02, 1.0, 0.0, 0.01]
+    errors = [0.02, float("nan"), 0.0, 0.01]
     figure = check(
         plots.plot_widths(MIXED, SHAPE.neurons, errors),
         "layer 1 dropped",
         "16 (layer 0) to 48 of 48",
-        "layer 0 has the largest predicted error, 2.0%",
+        "layer 0 has the largest predicted error, 2.00%",
     )
     top, bottom = figure.axes
     assert heights(top, GREEN) == [16, 48, 40] and heights(bottom) == [0.02, 0.0, 0.01]
