@@ -61,7 +61,7 @@ def test_widths_and_errors_of_a_plan():
 
 
 def test_nothing_lost_can_be_drawn():
-    check(plots.plot_widths(UNIFORM, SHAPE.neurons, [0.0] * 4), "0.0%")
+    check(plots.plot_widths(UNIFORM, SHAPE.neurons, [0.0] * 4), "0.00%")
 
 
 def test_several_plans_are_told_apart():
