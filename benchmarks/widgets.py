@@ -9,11 +9,14 @@ until figure and facts stand; the way to the browser is not in it.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
+from pathlib import Path
 
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.lessons.dense_stream import survey
+from comp_lib.lessons.hybrid_granularity import stored_sensitivity
 from comp_lib.lessons.layer_importance import layer_study
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.shape import Shape
@@ -28,7 +31,8 @@ def main() -> None:
     ids = calibration_tokens("calibration", tokenizer, sequences=2, length=128)
     study, shape = layer_study(model, ids, greedy=1), Shape.of(model)
     layers, neurons = LayerExplorer(study), NeuronExplorer(survey(model, ids))
-    planner = Planner(shape, survey(model, ids), study.mean_harm.tolist())
+    stored = json.loads(Path(__file__).with_name("hybrids.json").read_text("utf-8"))
+    planner = Planner(shape, stored_sensitivity(stored), study.mean_harm.tolist())
     for name, slider in (
         ("layer explorer", layers.layer),
         ("neuron explorer", neurons.layer),

@@ -1,28 +1,30 @@
 """Explorers: controls above, a picture and facts below, an answer to every move of a control.
 
 All numbers come from cached statistics (see `lessons`) and parameter arithmetic. No control calls a model, so the
-answer is there at once.
+answer is there at once; only the planner's button does, which says so.
 """
 
 from __future__ import annotations
 
 import html
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from ipywidgets import HTML, Dropdown, HBox, IntSlider, IntText, Layout, VBox, Widget
+from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, IntText, Layout, SelectMultiple, VBox, Widget
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..hybrid_granularity.measured import measured_plan
 from ..hybrid_granularity.paper import paper_plan
 from ..hybrid_granularity.uniform import uniform_plan
 from ..importance.layer_study import LayerStudy, rank_gap, ranks
 from ..importance.neurons import RIDGE
+from ..importance.widths import Sensitivity
 from ..lessons.cache import Tensors
 from ..lessons.dense_stream import FURTHEST, survey
 from ..lessons.hybrid_granularity import layer_errors, water_filling_plan
@@ -37,10 +39,12 @@ from . import alert
 
 IN_ROUNDS, ONE_LOOK = "full-condition, in rounds", "full-condition, one look"
 CHOICES = (IN_ROUNDS, ONE_LOOK, "energy", "condition alone", "wanda-sp", "activation", "magnitude")
-UNIFORM, PER_LAYER, WATER = "uniform", "per layer, by importance", "per layer, water-filling"
-MOST_DROPPED = 8  # layers
+UNIFORM, PER_LAYER, MEASURED = "uniform", "the paper's, by importance", "measured, by divergence"
+WATER, BY_HAND = "water-filling, by error", "by hand"
 BYTES = 4  # of a parameter
-Line = tuple[float, float]
+Line = tuple[float, float, float]
+Loss = tuple[float, float, float]  # mean and its interval
+Measure = Callable[[Plan], Loss]
 
 
 class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
@@ -175,48 +179,129 @@ def neuron_explorer(model: nn.Module, ids: Tensor, ridge: float = RIDGE, layer: 
 
 
 class Planner(Explorer):
-    """What a plan would look like, weigh and err. Controls `ratio` (%), `of`, `dropped` (layers), `widths`.
+    """A plan made by hand: which layers go, how wide the others are; what it weighs, and what it loses when asked.
 
-    shape: of the dense model; curves: of `lessons.dense_stream.survey`; importance: one number for each layer, in
-    whose order layers are dropped; line: (a, b) of `lessons.hybrid_granularity.latency_line`, to predict time as well;
-    options: of `PlanRequest`. `plan` is the plan shown, None while the request cannot be met.
+    Controls: `ratio` (%), `of`, `dropped` (numbers of layers), `widths` (how they are set); with BY_HAND, `layer` and
+    `width` change one layer of the plan shown. What the error curves predict is always there; `measure_button` carries
+    the plan out and says what the model loses, which takes a while, and `measured` keeps the answers.
+
+    shape: of the dense model; sensitivity: of its layers; importance: one number for each layer, for the paper's
+    widths; line: (fixed, layer, neuron) of the time of a token in ms; measure: loss of a plan over the dense model with
+    its interval, (mean, low, high); task: what to look for; options: of `PlanRequest`. `plan` is the plan shown, None
+    while the request cannot be met.
     """
 
     def __init__(
-        self, shape: Shape, curves: Tensors, importance: Sequence[float], line: Line | None = None, **options: Any
+        self,
+        shape: Shape,
+        sensitivity: Sensitivity,
+        importance: Sequence[float],
+        line: Line | None = None,
+        measure: Measure | None = None,
+        task: str = "",
+        **options: Any,
     ) -> None:
-        self.shape, self.curves, self.line, self.options = shape, curves, line, options
+        self.shape, self.sensitivity, self.line, self.measure, self.options = shape, sensitivity, line, measure, options
         self.importance = [float(value) for value in importance]
         self.plan: Plan | None = None
+        self.measured: dict[Plan, Loss] = {}
         self.ratio = IntSlider(20, 1, 60, **shared("remove (%)"))
         self.of = Dropdown(options=("decoder", "model"), **shared("of the"))
-        self.dropped = IntSlider(0, 0, min(MOST_DROPPED, shape.layers - 1), **shared("layers to drop"))
-        self.widths = Dropdown(options=(UNIFORM, PER_LAYER, WATER), **shared("widths"))
-        super().__init__([(self.ratio, self.of), (self.dropped, self.widths)], image_height=400, height=620)
+        self.widths = Dropdown(options=(UNIFORM, PER_LAYER, MEASURED, WATER, BY_HAND), **shared("widths"))
+        self.dropped = SelectMultiple(options=range(shape.layers), rows=6, **shared("drop layers", 16))
+        step = options.get("multiple", 64)
+        self.layer = IntSlider(0, 0, shape.layers - 1, disabled=True, **shared("layer"))
+        self.width = IntSlider(shape.neurons[0], step, max(shape.neurons), step, disabled=True, **shared("its neurons"))
+        left = VBox([self.ratio, self.of, self.widths, self.layer, self.width])
+        self.measure_button = Button(
+            description="measure its loss", disabled=measure is None, layout=Layout(width="12em")
+        )
+        self.measure_button.on_click(self._measure)
+        self.results = HTML(layout=Layout(min_height="4em"))
+        super().__init__([(self.ratio, self.of, self.widths, self.layer, self.width, self.dropped)], 400, 720)
+        rows = [HBox([left, self.dropped]), self.image, self.facts, self.measure_button, self.results]
+        self.children = [HTML(f"<p><b>Task.</b> {html.escape(task)}</p>"), *rows] if task else rows
 
     def _make(self) -> Plan:
-        drop = np.argsort(self.importance, kind="stable")[: self.dropped.value].tolist()
-        request = PlanRequest(self.shape, self.ratio.value / 100, self.of.value, drop, **self.options)
+        request = PlanRequest(
+            self.shape, self.ratio.value / 100, self.of.value, list(self.dropped.value), **self.options
+        )
+        if self.widths.value == BY_HAND:
+            return self._by_hand(request)
         if self.widths.value == PER_LAYER:
             return paper_plan(request, self.importance)
-        return water_filling_plan(request, self.curves) if self.widths.value == WATER else uniform_plan(request)
+        if self.widths.value == MEASURED:
+            return measured_plan(request, self.sensitivity)
+        return water_filling_plan(request, self.sensitivity) if self.widths.value == WATER else uniform_plan(request)
+
+    def _by_hand(self, request: PlanRequest) -> Plan:
+        """The plan shown with one layer's width changed; layers that come back have all their neurons."""
+        shown = {} if self.plan is None else dict(zip(self.plan.layers, self.plan.neurons, strict=True))
+        widths = {layer: shown.get(layer, self.shape.neurons[layer]) for layer in request.layers}
+        if self.layer.value in widths:
+            widths[self.layer.value] = min(self.width.value, self.shape.neurons[self.layer.value])
+        return request.plan(tuple(widths.values()))
+
+    def _draw(self, change: Any = None) -> None:
+        """As all explorers; by hand, another layer's slider starts at that layer's width."""
+        by_hand = self.widths.value == BY_HAND
+        self.layer.disabled = self.width.disabled = not by_hand
+        owner = getattr(change, "owner", None)
+        if by_hand and self.plan is not None and owner in (self.layer, self.widths):
+            shown = dict(zip(self.plan.layers, self.plan.neurons, strict=True))
+            self.width.value = shown.get(self.layer.value, self.width.value)
+        super()._draw(change)
 
     def answer(self) -> tuple[Picture, str]:
         try:
-            self.plan = plan = self._make()
-            errors = layer_errors(self.curves, self.shape, plan)
+            plan = self._make()
         except InputError:
             self.plan, self.image.value = None, ""
             raise
+        self.plan = plan
+        errors = layer_errors(self.sensitivity, self.shape, plan)
         before, after = self.shape, self.shape.with_widths(plan.neurons, plan.kv_groups)
         rows = {
-            "predicted error, mean over the parent's MLPs": f"{float(errors.mean()):.2%}",
+            "goes": f"{plan.removed:.1%} of the {plan.of}",
             "parameters": f"{after.total:,} of {before.total:,}",
             "megabytes": f"{after.total * BYTES / 1e6:,.1f} of {before.total * BYTES / 1e6:,.1f}",
+            "predicted error in the stream, sum over the MLPs": f"{float(errors.nansum()):.2%}",
         }
+        if plan.removed < plan.ratio:
+            rows["goes"] += f", less than the {plan.ratio:.0%} asked for: narrow more"
         if self.line is not None:
-            a, b = self.line
-            times = [sum(a + b * n for n in shape.neurons) for shape in (after, before)]
-            rows["predicted time of the decoder"] = f"{times[0]:.1f} of {times[1]:.1f} ms"
+            fixed, layer, neuron = self.line
+            times = [fixed + layer * shape.layers + neuron * sum(shape.neurons) for shape in (after, before)]
+            rows["predicted time of a token"] = f"{times[0]:.1f} of {times[1]:.1f} ms"
+        rows["measured loss over the dense model"] = _told(self.measured.get(plan))
         cells = "".join(f"<tr><td>{name}&ensp;</td><td><b>{value}</b></td></tr>" for name, value in rows.items())
         return plot_widths(plan, before.neurons, errors.tolist()), f"<table>{cells}</table>"
+
+    def _measure(self, button: object = None) -> None:
+        """Carry the plan out; the button waits until that is done."""
+        if self.plan is None or self.measure is None or self.plan in self.measured:
+            return
+        self.measure_button.disabled, self.measure_button.description = True, "measuring ..."
+        try:
+            self.measured[self.plan] = self.measure(self.plan)
+        except InputError as error:
+            self.results.value = alert(error)
+            return
+        finally:
+            self.measure_button.disabled, self.measure_button.description = False, "measure its loss"
+        best_first = sorted(self.measured.items(), key=lambda item: item[1][0])
+        lines = (
+            f"<li>{_told(loss)}: {plan.removed:.1%} gone, {len(plan.dropped)} layers dropped, "
+            f"{min(plan.neurons)} to {max(plan.neurons)} neurons</li>"
+            for plan, loss in best_first
+        )
+        self.results.value = f"<p>Measured so far, best first:</p><ol>{''.join(lines)}</ol>"
+        super()._draw()
+
+
+def _told(loss: Loss | None) -> str:
+    """A measured loss in words."""
+    if loss is None:
+        return "not measured yet"
+    mean, low, high = loss
+    return f"{mean:.3f} nats per token ({low:.3f} to {high:.3f})"

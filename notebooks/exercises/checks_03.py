@@ -1,147 +1,238 @@
-"""Checks for the exercises of lesson 3: each compares your function with counting, or trying out, one thing at a time.
+"""Checks for the exercises of lesson 3: budgets by trying every width, and two tasks on the real model.
 
-Nothing of comp_lib is used here: parameters are counted on PyTorch modules, and budgets by trying every width.
+The real model is loaded when it is first needed; `Trial` and `blocks` can be given, as the tests do with small ones.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from checking import Wrong, accept, call
 from torch import nn
 
+from comp_lib.calibration.text import KINDS
+from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.evaluation.by_kind import kind_windows
+from comp_lib.evaluation.confidence import bootstrap_interval
+from comp_lib.evaluation.loss import perplexity
+from comp_lib.lessons.hybrid_granularity import named_plan
+from comp_lib.lessons.start import start
+from comp_lib.plan import PlanRequest
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
+from comp_lib.shape import Shape
 
-def check_costs(costs: Callable[[int, int, int, int], tuple[int, int, int]]) -> None:
+STORED = Path(__file__).parents[2] / "benchmarks" / "hybrids.json"
+NARROWEST = 160  # neurons of a layer, as far as its curve goes
+
+
+def check_width_for_time(width_for_time: Callable[..., int]) -> None:
     """Exercise 1."""
-    for hidden, head, queries, keys in ((64, 16, 4, 2), (60, 10, 6, 2), (48, 16, 3, 3), (32, 16, 4, 1)):
-        answer = call(costs, hidden, head, queries, keys)
-        if not isinstance(answer, tuple) or len(answer) != 3:
-            raise Wrong("expected three numbers, (neuron, group, fixed): end with `return neuron, group, fixed`")
-        neuron, group, fixed = answer
-        size = f"hidden size {hidden}, head size {head}, {queries} query heads, {keys} KV heads"
-        one = _count(_layer(hidden, head, queries, keys, 5))
-        want = _count(_layer(hidden, head, queries, keys, 6)) - one
-        if neuron != want:
-            if neuron == 2 * hidden:
-                raise Wrong("a neuron has three matrices to be gone from: a row of gate, a row of up, a column of down")
-            raise Wrong(f"one more neuron adds {want:,} parameters at {size}, not {neuron:,}")
-        repeats = queries // keys
-        want = _count(_layer(hidden, head, queries + repeats, keys + 1, 5)) - one
-        if group != want:
-            if group == 4 * hidden * head and repeats > 1:
-                raise Wrong(
-                    f"all {repeats} query heads of a group lose their K and V: their rows of q and columns of o go too"
-                )
-            if group == 4 * repeats * hidden * head:
-                raise Wrong(f"the {repeats} query heads of a group share *one* head of k and one of v")
-            raise Wrong(f"one more KV group adds {want:,} parameters at {size}, not {group:,}")
-        want = one - 5 * neuron - keys * group
-        if fixed != want:
-            if 2 * fixed == want:
-                raise Wrong("a layer has two norms, one before the attention and one before the MLP")
-            raise Wrong(f"what no width changes is {want:,} parameters at {size}, not {fixed:,}")
-    accept("neurons, KV groups and norms add up to the parameters of a decoder layer")
+    line = (1.0, 0.125, 0.0001)
+    cases = [(0.2, line, 30, 1536, 0, 32), (0.2, line, 30, 1536, 2, 32), (0.3, line, 30, 1536, 3, 1)]
+    cases += [(0.2, line, 30, 1536, 8, 32), (0.9, line, 30, 1536, 0, 32), (0.25, (0.0, 1.0, 0.01), 4, 100, 0, 10)]
+    for ratio, line, layers, neurons, dropped, multiple in cases:
+        fixed, layer, neuron = line
+        got = call(width_for_time, ratio, line, layers, neurons, dropped, multiple)
+        case = f"for {ratio:.0%} less time with {dropped} of {layers} layers gone"
 
+        def time(width: int, left: int, parts: tuple[float, ...] = line) -> float:
+            return parts[0] + left * (parts[1] + parts[2] * width)
 
-def check_width(width_for_budget: Callable[[float, int, int, int, int], int]) -> None:
-    """Exercise 2."""
-    cases = [(0.2, 1536, 1728, 885_888, 64), (0.2, 1536, 1728, 885_888, 1), (0.1, 96, 30, 1000, 32)]
-    cases += [(0.25, 100, 3, 50, 7), (0.5, 128, 12, 0, 64), (0.375, 1024, 6, 0, 128)]  # two are reached exactly
-    for ratio, neurons, cost, rest, multiple in cases:
-        got = call(width_for_budget, ratio, neurons, cost, rest, multiple)
-        layer = neurons * cost + rest
-        enough = [n for n in range(multiple, neurons + 1, multiple) if (neurons - n) * cost >= ratio * layer - 1e-9]
-        case = f"for {ratio:.1%} of a layer with {neurons} neurons of {cost} parameters and {rest:,} others"
+        whole, left = time(neurons, layers), layers - dropped
+        enough = [w for w in range(multiple, neurons + 1, multiple) if time(w, left) <= (1 - ratio) * whole + 1e-9]
+        want = max(enough, default=0)
         if isinstance(got, bool) or not isinstance(got, int):
             raise Wrong(f"expected a whole number of neurons, got {got!r}")
+        if got == want:
+            continue
+        if got > neurons:
+            raise Wrong(
+                f"a layer has only {neurons} neurons, not {got}, {case}: dropped layers may save more than asked"
+            )
+        if got < 0:
+            raise Wrong(f"got {got} neurons: where no width is narrow enough the answer is 0, {case}")
         if got % multiple:
             raise Wrong(f"{got} is no multiple of {multiple}: round down to one, {case}")
-        if got != enough[-1]:
-            if rest and got == int(neurons * (1 - ratio)) // multiple * multiple:
-                raise Wrong("the ratio is of the whole layer: the neurons have to bear the attention's part as well")
-            if got == enough[-1] + multiple:
-                removed = (neurons - got) * cost / layer
-                raise Wrong(f"{got} neurons remove {removed:.1%} only, {case}: round down, a budget is a lower bound")
-            if got in enough:
-                raise Wrong(f"{got} neurons are enough removed, but {enough[-1]} are too, and keep more, {case}")
-            raise Wrong(f"expected {enough[-1]} neurons, got {got}, {case}")
-    accept("the widest layer that still meets the budget, each time")
+        full = (1 - ratio) * (whole - fixed)
+        if got == int(((full - left * layer) / (neuron * left)) + 1e-9) // multiple * multiple:
+            raise Wrong(f"`fixed` takes time in both models: it stays, and counts in the whole, {case}")
+        if dropped and got == max(
+            [w for w in range(0, neurons + 1, multiple) if time(w, layers) <= (1 - ratio) * whole]
+        ):
+            raise Wrong(f"the layers that are gone save time as well, {case}")
+        if got == want + multiple:
+            raise Wrong(f"{got} neurons take too long, {case}: round down, a budget is a lower bound on what goes")
+        if got in enough:
+            raise Wrong(f"{got} neurons are fast enough, but {want} are too, and keep more, {case}")
+        raise Wrong(f"expected {want} neurons, got {got}, {case}")
+    accept("the widest layers that still meet the time, each time")
 
 
-def check_next_layer(next_layer: Callable[[list[list[float]], list[int], list[int]], int]) -> None:
+def check_fool(fool: Callable[[list[list[float]], list[float], int], Sequence[int]]) -> None:
+    """Exercise 2."""
+    rates = [0.02, 0.2, 0.4, 0.5, 0.3, 0.01]
+    harm, at = [0.08, 0.03, 0.004, 0.002, 0.01, 0.05], 4  # flat curves belong to layers that the model minds
+    curves = [[rate * (s / 10) ** 2 for s in range(9)] for rate in rates]
+    got = call(fool, [list(curve) for curve in curves], list(harm), at)
+    if not isinstance(got, list | tuple) or len(got) != len(curves):
+        raise Wrong(f"expected the steps of each of {len(curves)} layers, got {got!r}")
+    if any(isinstance(s, bool) or not isinstance(s, int) or not 0 <= s < len(curves[0]) for s in got):
+        raise Wrong(f"expected whole steps from 0 to {len(curves[0]) - 1}, the end of the curves, got {list(got)}")
+    if sum(got) != at * len(curves):
+        raise Wrong(f"expected {at * len(curves)} steps in all, as uniform widths take, got {sum(got)}")
+
+    def mean_error(steps: Sequence[int]) -> float:
+        return float(np.mean([curve[s] for curve, s in zip(curves, steps, strict=True)]))
+
+    def harmed(steps: Sequence[int]) -> float:
+        return sum(h * curve[s] / curve[at] for h, curve, s in zip(harm, curves, steps, strict=True))
+
+    uniform = [at] * len(curves)
+    if mean_error(got) >= mean_error(uniform) - 1e-12:
+        if harmed(got) < harmed(uniform):
+            raise Wrong(
+                "the model likes your widths better, the curves worse: you beat the model's reading, not the curves'"
+            )
+        raise Wrong(f"the curves see {mean_error(got):.3%} for these and {mean_error(uniform):.3%} for uniform widths")
+    if harmed(got) <= harmed(uniform):
+        raise Wrong(
+            "better by the curves, and by the measured harm as well: nobody is fooled yet. Take more from the layers "
+            "with the flattest curves"
+        )
+    accept(
+        f"the error falls from {mean_error(uniform):.2%} to {mean_error(got):.2%}, and the harm grows "
+        f"{harmed(got) / harmed(uniform):.1f} times"
+    )
+
+
+class Blocks(NamedTuple):
+    """A model's blocks, and its loss on a little text."""
+
+    blocks: list[nn.Module]
+    loss: Callable[[], float]
+
+
+def check_missed_least(missed_least: Callable[..., tuple[int, str]], given: Blocks | None = None) -> None:
     """Exercise 3."""
-    curves = [[0.0, 0.01, 0.05, 0.20], [0.0, 0.03, 0.07, 0.12], [0.0, 0.02, 0.03, 0.50]]
-    equal = [10, 10, 10]
-    for gone, parameters in (
-        ([0, 0, 0], equal),
-        ([1, 0, 1], equal),
-        ([2, 1, 2], equal),
-        ([3, 2, 2], equal),
-        ([0, 0, 0], [10, 40, 10]),
-        ([3, 3, 2], [10, 10, 99]),
-    ):
-        got = call(next_layer, curves, list(gone), list(parameters))
-        open_ = [i for i in range(3) if gone[i] + 1 < len(curves[i])]
-        rise = {i: curves[i][gone[i] + 1] - curves[i][gone[i]] for i in open_}
-        price = {i: rise[i] / parameters[i] for i in open_}
-        case = f"with {gone} steps gone"
-        if got not in range(3):
-            raise Wrong(f"expected the number of a layer, 0 to 2, got {got!r}, {case}")
-        if got not in open_:
-            raise Wrong(f"layer {got} has no step left {case}: leave it out")
-        if got != min(price, key=price.__getitem__):
-            if got == min(open_, key=lambda i: curves[i][gone[i] + 1]) and parameters == equal:
-                raise Wrong(f"layer {got} ends at least error, but what counts is what the next step *adds*, {case}")
-            if got == min(rise, key=rise.__getitem__):
-                raise Wrong(
-                    f"layer {got} adds least error, but frees only {parameters[got]} parameters: divide, {case}"
-                )
-            want = min(price, key=price.__getitem__)
-            raise Wrong(f"expected layer {want}, got {got}, {case}: least added error per parameter")
-    accept("the cheapest step next; repeated until the budget is met, this is water-filling")
+    blocks, loss = given or _real_blocks()
+    before = loss()
+    counted = [0]
+
+    def counting() -> float:
+        counted[0] += 1
+        return loss()
+
+    got = call(missed_least, list(blocks), counting)
+    if any(block.self_attn._forward_hooks or block.mlp._forward_hooks for block in blocks):
+        for block in blocks:
+            block.self_attn._forward_hooks.clear()
+            block.mlp._forward_hooks.clear()
+        raise Wrong(
+            "some hooks are still there, so the later losses were of a model with several parts missing: remove"
+        )
+    if abs(loss() - before) > 1e-6:
+        raise Wrong("the model is not what it was: silence the outputs by hooks, and change no weights")
+    if not isinstance(got, tuple) or len(got) != 2 or got[0] not in range(len(blocks)):
+        raise Wrong(f"expected (number of the block, 'attention' or 'mlp'), got {got!r}")
+    if got[1] not in ("attention", "mlp"):
+        raise Wrong(f"expected 'attention' or 'mlp', got {got[1]!r}")
+    if counted[0] < 2 * len(blocks):
+        raise Wrong(f"{counted[0]} losses for {2 * len(blocks)} parts: each has to be left out once")
+    losses = _without_each(blocks, loss)
+    if losses[got] > min(losses.values()) + 1e-4:
+        best = min(losses, key=losses.__getitem__)
+        if losses[got] >= max(losses.values()) - 1e-6:
+            raise Wrong(f"without {got} the loss rises most: take the least")
+        if best[1] != got[1]:
+            raise Wrong(f"{got} costs {losses[got] - before:.3f} nats, but some {best[1]} costs less: try both kinds")
+        raise Wrong(
+            f"{got} costs {losses[got] - before:.3f} nats, another part less: did each hook go before the next?"
+        )
+    accept(f"the {got[1]} of blocks[{got[0]}] is missed least")
 
 
-def check_reached(reached: Callable[[str, dict[str, int]], tuple[float, float]]) -> None:
+def _without_each(blocks: list[nn.Module], loss: Callable[[], float]) -> dict[tuple[int, str], float]:
+    """Losses without each part, its dense layer taken as zero: no hook."""
+    found = {}
+    for number, block in enumerate(blocks):
+        for name, linear in (("attention", block.self_attn.o_proj), ("mlp", block.mlp.down_proj)):
+            weight = linear.weight.data
+            linear.weight.data = torch.zeros_like(weight)
+            found[number, name] = loss()
+            linear.weight.data = weight
+    return found
+
+
+class Trial(NamedTuple):
+    """A plan to beat, and how others are measured: widths -> loss of each window."""
+
+    evidence: dict[str, Any]
+    total: int
+    theirs: Sequence[float]
+    losses: Callable[[Sequence[int]], Sequence[float]]
+
+
+def check_better_widths(better_widths: Callable[[dict[str, Any], int], list[int]], given: Trial | None = None) -> None:
     """Exercise 4."""
-    parts = {"neurons": 12, "kv_groups": 2, "neuron": 96, "group": 1536, "fixed": 64, "rest": 16_032}
-    for layers, neurons, groups in (
-        ((0, 1, 2), (12, 12, 12), (2, 2, 2)),
-        ((0, 2), (8, 10), (2, 2)),
-        ((0, 1, 2), (6, 9, 12), (2, 1, 2)),
-    ):
-        plan = {"parent_layers": 3, "layers": layers, "neurons": neurons, "kv_groups": groups}
-        answer = call(reached, json.dumps(plan), dict(parts))
-        if not isinstance(answer, tuple) or len(answer) != 2:
-            raise Wrong("expected two fractions, (of the decoder, of the model)")
-        ones = [1] * 12 * 96 + [1] * 2 * 1536 + [1] * 64  # a dense layer, parameter by parameter
-        decoder = 3 * len(ones)
-        gone = decoder - sum(n * 96 + g * 1536 + 64 for n, g in zip(neurons, groups, strict=True))
-        of_decoder, of_model = answer
-        if not math.isclose(of_decoder, gone / decoder, abs_tol=1e-9):
-            if math.isclose(of_decoder, 1 - gone / decoder, abs_tol=1e-9):
-                raise Wrong("this is what stays; asked is what goes")
-            if len(layers) < 3:
-                raise Wrong("a layer not in `layers` is gone, attention and norms too: compare with all 3 layers")
-            if groups != (2, 2, 2):
-                raise Wrong("a KV group went in layer 1, and its parameters with it")
-            raise Wrong(f"expected {gone / decoder:.4f} of the decoder, got {of_decoder:.4f}, for the plan {plan}")
-        if not math.isclose(of_model, gone / (decoder + 16_032), abs_tol=1e-9):
-            if math.isclose(of_model, of_decoder) and gone:
-                raise Wrong("the model is more than its decoder: add the `rest` (embeddings, last norm) to the whole")
-            want = gone / (decoder + 16_032)
-            raise Wrong(f"expected {want:.4f} of the model, got {of_model:.4f}, for the plan {plan}")
-    accept("both fractions: the same removal is a smaller part of the model than of its decoder")
+    trial = given or _real_trial()
+    evidence = trial.evidence
+    got = call(better_widths, json.loads(json.dumps(evidence)), trial.total)
+    layers, full, multiple = len(evidence["kl"]), evidence["neurons"], evidence["multiple"]
+    if not isinstance(got, list | tuple) or len(got) != layers:
+        raise Wrong(f"expected a width for each of {layers} layers, got {got!r}")
+    got = [int(width) for width in got]
+    if sum(got) > trial.total:
+        raise Wrong(f"{sum(got):,} neurons stay, at most {trial.total:,} may: that is another budget")
+    if any(width % multiple for width in got):
+        raise Wrong(f"expected multiples of {multiple}, got {next(w for w in got if w % multiple)}: round down")
+    if min(got) < min(NARROWEST, full) or max(got) > full:
+        raise Wrong(f"expected widths from {min(NARROWEST, full)} to {full}, got {min(got)} to {max(got)}")
+    if len(set(got)) == 1:
+        raise Wrong("this is one width for all again: which layers can spare more than others?")
+    gain = np.array(trial.losses(got)) - np.array(trial.theirs)
+    low, high = bootstrap_interval(gain)
+    told = f"{gain.mean():+.3f} nats per token ({low:+.3f} to {high:+.3f})"
+    if low > 0:
+        raise Wrong(f"the model loses more than with one width for all: {told}. Do wide layers have the larger `kl`?")
+    if high >= 0:
+        raise Wrong(f"cannot be told apart from one width for all: {told}. Let the widths differ more, or otherwise")
+    accept(f"better than one width for all, by {told}")
 
 
-def _layer(hidden: int, head: int, queries: int, keys: int, neurons: int) -> nn.ModuleList:
-    """The matrices and norms of a LLaMA decoder layer, without its wiring."""
-    shapes = [(hidden, queries * head), (hidden, keys * head), (hidden, keys * head), (queries * head, hidden)]
-    shapes += [(hidden, neurons), (hidden, neurons), (neurons, hidden)]
-    linears = [nn.Linear(*shape, bias=False, device="meta") for shape in shapes]
-    return nn.ModuleList([*linears, nn.RMSNorm(hidden, device="meta"), nn.RMSNorm(hidden, device="meta")])
+@functools.cache
+def _real() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """The model, and the text of the lesson: what calibrates (16, 128) and what judges (16, 128)."""
+    model, tokenizer = start()
+    every = "+".join(f"calibration:{kind}" for kind in KINDS)
+    ids = calibration_tokens(every, tokenizer, sequences=16, length=128)
+    return model, ids, torch.cat(list(kind_windows(tokenizer, length=128, sequences=2).values()))
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _real_blocks() -> Blocks:
+    model, ids, _ = _real()
+    return Blocks(list(model.model.layers)[8:20], lambda: perplexity(model, ids[:1, :64]).loss)
+
+
+def _real_trial() -> Trial:
+    """One width for all at 20%: its row is stored, so that only the other plan is carried out."""
+    found = json.loads(STORED.read_text("utf-8"))
+    asked = ("neurons, uniform", "parameters", 0.2)
+    theirs = next(row for row in found["rows"] if (row["name"], row["budget"], row["ratio"]) == asked)
+    model, ids, windows = _real()
+    shape = Shape.of(model)
+
+    def losses(widths: Sequence[int]) -> Sequence[float]:
+        plan = PlanRequest(shape, 0.2, multiple=found["multiple"]).plan(tuple(widths))
+        named = named_plan(plan, found["order"], shape)
+        pruned = prune(model, ids[:8], Settings(aim="dense", ridge=found["ridge"]), plan=named)
+        return perplexity(pruned.model, windows).losses
+
+    evidence = {name: found[name] for name in ("harm", "kl", "curves", "multiple")}
+    return Trial(evidence | {"neurons": shape.neurons[0]}, sum(theirs["neurons"]), theirs["losses"], losses)

@@ -1,95 +1,60 @@
-"""The checks of lesson 3's exercises: they refuse plausible mistakes by name."""
+"""The checks of lesson 3's exercises: they refuse plausible mistakes by name. Small models stand for the real one."""
 
 from __future__ import annotations
 
-import json
+import importlib
 import math
 
+import numpy as np
 import pytest
-from lessons import LESSON_03, Wrong
+from lessons import LESSON_03, Wrong, functions
+from variants import build, tokens
+
+from comp_lib.evaluation.loss import perplexity
 
 CHECKS = LESSON_03.checks
+LESSON_03_CHECKS = importlib.import_module("checks_03")
+SOLVED = functions(LESSON_03.solutions)
 
 
-def neuron_group_fixed(neuron=3, keys=2, queries=2, norms=2, shared=True):
-    def costs(hidden, head, query_heads, kv_heads):
-        repeats = query_heads // kv_heads if shared else 1
-        return neuron * hidden, (keys + queries * repeats) * head * hidden, norms * hidden
+def width(fixed_stays=True, dropped_counts=True, how=math.floor, ends=True):
+    """`width_for_time` with one mistake."""
 
-    return costs
+    def width_for_time(ratio, line, layers, neurons, dropped, multiple):
+        fixed, layer, neuron = line
+        left = layers - dropped * dropped_counts
+        allowed = (1 - ratio) * (fixed * fixed_stays + layer * layers + neuron * neurons * layers)
+        got = how((allowed - fixed * fixed_stays - layer * left) / (neuron * left) / multiple + 1e-9) * multiple
+        return max(0, min(got, neurons // multiple * multiple)) if ends else got
 
-
-def per_query_head(hidden, head, queries, keys):
-    return 3 * hidden, 4 * (queries // keys) * head * hidden, 2 * hidden
-
-
-def width_rounded(how):
-    """`width_for_budget` with the exact width rounded by `how`(width, multiple)."""
-    return lambda ratio, neurons, cost, rest, multiple: how(neurons - ratio * (neurons * cost + rest) / cost, multiple)
+    return width_for_time
 
 
-def rise(curves, gone, layer):
-    return curves[layer][min(gone[layer] + 1, 3)] - curves[layer][gone[layer]]
-
-
-def least_error_after(curves, gone, sizes):
-    return min(range(3), key=lambda i: curves[i][min(gone[i] + 1, 3)])
-
-
-def least_rise(curves, gone, sizes):
-    return min((i for i in range(3) if gone[i] < 3), key=lambda i: rise(curves, gone, i))
-
-
-def past_the_end(curves, gone, sizes):
-    return min(range(3), key=lambda i: rise(curves, gone, i) / sizes[i])
+def steps(*taken):
+    return lambda curves, harm, at: list(taken)
 
 
 MISTAKES = {
-    "costs": [
-        (neuron_group_fixed(neuron=2), "a neuron has three matrices"),
-        (neuron_group_fixed(neuron=4), "one more neuron adds 192 parameters"),
-        (neuron_group_fixed(shared=False), "all 2 query heads of a group lose their K and V"),
-        (per_query_head, "share .one. head of k and one of v"),
-        (neuron_group_fixed(keys=3), "one more KV group adds"),
-        (neuron_group_fixed(norms=1), "a layer has two norms"),
-        (neuron_group_fixed(norms=0), "what no width changes is 128 parameters"),
-        (lambda *sizes: 3, "expected three numbers"),
+    "width_for_time": [
+        (width(fixed_stays=False), "`fixed` takes time in both models"),
+        (width(dropped_counts=False), "the layers that are gone save time as well"),
+        (width(how=math.ceil), "round down, a budget is a lower bound"),
+        (width(ends=False), "a layer has only 1536 neurons"),
+        (lambda ratio, line, layers, neurons, dropped, multiple: -multiple, "the answer is 0"),
+        (lambda ratio, line, layers, neurons, dropped, multiple: multiple, "are too, and keep more"),
+        (lambda *wish: width()(*wish[:-1], 1), "is no multiple of 32"),
+        (lambda *wish: float(width()(*wish)), "expected a whole number"),
+        (lambda *wish: 1536, "expected .* neurons, got 1536"),
     ],
-    "width_for_budget": [
-        (lambda ratio, n, cost, rest, m: int(n * (1 - ratio)) // m * m, "have to bear the attention's part"),
-        (width_rounded(lambda width, m: math.ceil(width / m) * m), "round down, a budget is a lower bound"),
-        (width_rounded(lambda width, m: int(width)), "is no multiple of 64"),
-        (width_rounded(lambda width, m: m), "are too, and keep more"),
-        (lambda ratio, n, cost, rest, m: n, "neurons, got 1536"),
-        (width_rounded(lambda width, m: width), "expected a whole number of neurons"),
-    ],
-    "next_layer": [
-        (least_error_after, "what the next step .adds."),
-        (least_rise, "frees only 10 parameters: divide"),
-        (past_the_end, "layer 0 has no step left"),
-        (lambda curves, gone, sizes: 2, "expected layer 0, got 2"),
-        (lambda curves, gone, sizes: None, "expected the number of a layer"),
-    ],
-    "reached": [
-        (lambda text, parts: (0.5, 0.4, 0.3), "expected two fractions"),
-        (lambda text, parts: mistaken(text, parts, stays=True), "this is what stays"),
-        (lambda text, parts: mistaken(text, parts, of_those_that_stay=True), "compare with all 3 layers"),
-        (lambda text, parts: mistaken(text, parts, groups=False), "a KV group went in layer 1"),
-        (lambda text, parts: mistaken(text, parts, rest=False), "the model is more than its decoder"),
+    "fool": [
+        (steps(4, 4, 4, 4, 4, 4), "the curves see"),
+        (steps(1, 2, 8, 8, 4, 1), "the model likes your widths better"),
+        (steps(8, 8, 0, 0, 0, 0), "expected 24 steps in all"),
+        (steps(4, 4, 4), "expected the steps of each of 6 layers"),
+        (steps(9, 3, 3, 3, 3, 3), "the end of the curves"),
+        (steps(3, 4, 4, 4, 4, 5), "nobody is fooled yet"),
     ],
 }
-
-
-def mistaken(text, parts, stays=False, of_those_that_stay=False, groups=True, rest=True):
-    """`reached` with one mistake."""
-    plan = json.loads(text)
-    kept = plan["kv_groups"] if groups else [parts["kv_groups"]] * len(plan["layers"])
-    layer = lambda n, g: n * parts["neuron"] + g * parts["group"] + parts["fixed"]  # noqa: E731
-    count = len(plan["layers"]) if of_those_that_stay else plan["parent_layers"]
-    before = count * layer(parts["neurons"], parts["kv_groups"])
-    gone = before - sum(map(layer, plan["neurons"], kept))
-    found = gone / before, gone / (before + rest * parts["rest"])
-    return tuple(1 - part for part in found) if stays else found
 
 
 @pytest.mark.parametrize(
@@ -98,3 +63,114 @@ def mistaken(text, parts, stays=False, of_those_that_stay=False, groups=True, re
 def test_a_check_names_the_mistake(name, wrong, sentence):
     with pytest.raises(Wrong, match=sentence):
         CHECKS[name](wrong)
+
+
+# --- on a model -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def given():
+    model, ids = build("gqa"), tokens(4, 24)
+    return LESSON_03_CHECKS.Blocks(list(model.model.layers), lambda: perplexity(model, ids).loss)
+
+
+def left_out(forget=False, parts=("attention", "mlp"), choose=min, whole=False):
+    """`missed_least` with one mistake."""
+
+    def silence(module, inputs, out):
+        return (out[0] * 0, *out[1:]) if isinstance(out, tuple) else out * 0
+
+    def missed_least(blocks, loss):
+        found = {}
+        for number, block in enumerate(blocks):
+            for name in parts:
+                hook = (block.self_attn if name == "attention" else block.mlp).register_forward_hook(silence)
+                found[number, name] = loss()
+                if not forget:
+                    hook.remove()
+        return choose(found, key=found.get)
+
+    return missed_least
+
+
+def breaks_the_weights(blocks, loss):
+    for block in blocks:
+        block.mlp.down_proj.weight.data *= 0.0
+    return 0, "mlp"
+
+
+def test_the_part_that_is_missed_least(given, capsys):
+    LESSON_03_CHECKS.check_missed_least(SOLVED["missed_least"], given)
+    assert "is missed least" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (left_out(forget=True), "some hooks are still there"),
+        (left_out(choose=max), "take the least"),
+        (left_out(parts=("attention",)), "losses for 6 parts"),
+        (breaks_the_weights, "the model is not what it was"),
+        (lambda blocks, loss: 3, "expected .number of the block"),
+        (lambda blocks, loss: (0, "layer"), "expected 'attention' or 'mlp'"),
+        (lambda blocks, loss: (0, "mlp"), "losses for 6 parts"),
+    ],
+)
+def test_a_part_that_is_missed_more(given, wrong, sentence):
+    with pytest.raises(Wrong, match=sentence):
+        LESSON_03_CHECKS.check_missed_least(wrong, given)
+    for block in given.blocks:
+        assert not block.self_attn._forward_hooks and not block.mlp._forward_hooks
+
+
+def second_best(blocks, loss):
+    losses = LESSON_03_CHECKS._without_each(blocks, lambda: loss())
+    return sorted(losses, key=losses.__getitem__)[1]
+
+
+def test_the_second_best_is_told_from_the_best(given):
+    with pytest.raises(Wrong, match="costs .* nats, "):
+        LESSON_03_CHECKS.check_missed_least(second_best, given)
+
+
+KL = [0.5, 0.01, 0.02, 0.4]
+EVIDENCE = {
+    "kl": KL,
+    "harm": [1.0, 0.1, 0.1, 0.8],
+    "curves": [[0.01 * (s / 14) ** 2 for s in range(44)] for _ in KL],
+    "multiple": 32,
+    "neurons": 1536,
+}
+
+
+def trial(noise=0.0):
+    """Windows that mind what the divergences say."""
+    random = np.random.default_rng(0)
+
+    def losses(widths):
+        harm = sum(kl * ((1536 - w) / 416) ** 2 for kl, w in zip(KL, widths, strict=True))
+        return list(3 + harm + noise * random.standard_normal(16))
+
+    return LESSON_03_CHECKS.Trial(EVIDENCE, 4 * 1120, losses([1120] * 4), losses)
+
+
+def test_a_better_plan_is_accepted(capsys):
+    LESSON_03_CHECKS.check_better_widths(SOLVED["better_widths"], trial())
+    assert "better than one width for all, by -" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("widths", "noise", "sentence"),
+    [
+        ([1120] * 4, 0.0, "one width for all again"),
+        ([1536] * 4, 0.0, "that is another budget"),
+        ([1119, 1120, 1120, 1120], 0.0, "expected multiples of 32"),
+        ([64, 1120, 1120, 1120], 0.0, "expected widths from 160 to 1536, got 64"),
+        ([1120] * 3, 0.0, "expected a width for each of 4 layers"),
+        ([704, 1536, 1536, 704], 0.0, "the model loses more than with one width for all"),
+        ([1152, 1088, 1120, 1120], 5.0, "cannot be told apart"),
+    ],
+)
+def test_a_plan_that_is_no_better(widths, noise, sentence):
+    with pytest.raises(Wrong, match=sentence):
+        LESSON_03_CHECKS.check_better_widths(lambda evidence, total: widths, trial(noise))

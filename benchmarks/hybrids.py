@@ -1,0 +1,292 @@
+"""Hybrids, measured: the same budget spent on layers, attentions, MLPs, KV groups and neurons in different ways.
+
+    python benchmarks/hybrids.py [--rows N]
+
+Measures up to N of the plans that benchmarks/hybrids.json lacks, and keeps them there; lesson 03 draws them. One
+thing varies: where the budget goes. All plans are carried out on the same 8 x 128 tokens of all kinds of
+`data/calibration`; in a layer the neurons go in the order of one sweep over the dense model; what stays is refitted to
+the dense stream with one ridge; 16 windows of 128 tokens judge, two of each kind of `data/evaluation`, whose losses
+are kept one by one. Layers go greedily by the loss on 4 x 64 tokens of calibration; attentions and MLPs, which no plan
+of the library knows, go in one look by the same loss. The divergences by which widths are measured come from 12 x 128
+tokens to fit and 4 x 128 to judge.
+
+Budgets are a share of the decoder's parameters, or of the time of a token as a line through the measurements of
+on_device.json (llama.cpp, f16) puts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from on_device import PLANS
+from torch import Tensor
+
+from comp_lib.calibration.stream import attention_step, embed, mlp_step, rotary, sequence_losses, through
+from comp_lib.calibration.text import KINDS
+from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.evaluation.by_kind import kind_windows
+from comp_lib.evaluation.loss import perplexity
+from comp_lib.families import family_of
+from comp_lib.families.protocol import Model, Which
+from comp_lib.hybrid_granularity.measured import measured_plan
+from comp_lib.hybrid_granularity.paper import paper_plan
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.importance.layers import loss_increase
+from comp_lib.importance.widths import HELD, Sensitivity, sensitivity
+from comp_lib.lessons.hybrid_granularity import (
+    Sublayer,
+    named_plan,
+    stored_sensitivity,
+    water_filling_plan,
+    without_sublayers,
+)
+from comp_lib.lessons.layer_importance import without_layers
+from comp_lib.models.load import load_model
+from comp_lib.plan import Plan, PlanRequest
+from comp_lib.settings import Settings
+from comp_lib.shape import Shape
+from comp_lib.system.atomic import write_atomically
+
+FILE = Path(__file__).with_suffix(".json")
+MODEL, MULTIPLE, RATIOS = "smollm2-135m", 32, (0.2, 0.3, 0.5)
+SETTINGS = Settings(aim="dense", ridge=1.0)
+SEED = 0
+GREEDY = 18  # layers taken away one by one: enough to halve the time of a token
+REFIT = slice(0, 8)  # sequences to which all plans are refitted
+SHORT = slice(0, 4), slice(0, 64)  # sequences and tokens that judge whole layers
+
+
+def keep(found: dict[str, Any]) -> None:
+    """Into the file: a line for each list of numbers and for each row."""
+    lines = []
+    for name, value in found.items():
+        nested = value and isinstance(value, list) and isinstance(value[0], list | dict)
+        rows = ",\n  ".join(map(json.dumps, value)) if nested else ""
+        lines.append(f' "{name}": ' + (f"[\n  {rows}\n ]" if nested else json.dumps(value)))
+    write_atomically(FILE, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def tokens(tokenizer: Any) -> tuple[Tensor, Tensor]:
+    """ids (16, 128) that calibrate and windows (16, 128) that judge."""
+    every = "+".join(f"calibration:{kind}" for kind in KINDS)
+    ids = calibration_tokens(every, tokenizer, sequences=16, length=128, seed=SEED)
+    return ids, torch.cat(list(kind_windows(tokenizer, length=128, sequences=2).values()))
+
+
+def one_look(model: Model, ids: Tensor, which: Which) -> list[float]:
+    """Increase of the loss on ids (S, L) without the attention, or the MLP, of each layer: nats per token."""
+    hidden, rope = embed(model, ids), rotary(model, ids.shape[1], "cpu", torch.float32)
+    without: list[Tensor] = []
+    for layer in family_of(model).layers(model):
+        without = [through(layer, stream, rope, "cpu") for stream in without]
+        middle, _ = attention_step(layer, hidden, rope)
+        without.append(mlp_step(layer, hidden)[0] if which == "attention" else middle)
+        hidden, _ = mlp_step(layer, middle)
+    whole = sequence_losses(model, hidden, ids)
+    return [float((sequence_losses(model, stream, ids) - whole).mean()) for stream in without]
+
+
+def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:
+    """The layers in the order in which they go, and the increase of the loss without each alone.
+
+    Lazily: harm mostly grows as layers go, so of a round only those are tried whose last harm is least, until one that
+    has just been tried stays in front.
+    """
+    alone = loss_increase(model, ids).tolist()
+    whole, order, last = perplexity(model, ids).loss, list[int](), dict(enumerate(alone))
+    while len(order) < GREEDY:
+        fresh: set[int] = set() if order else set(last)
+        while (first := min(last, key=last.__getitem__)) not in fresh:
+            last[first] = perplexity(without_layers(model, [*order, first]), ids).loss - whole
+            fresh.add(first)
+        order.append(first)
+        del last[first]
+    return order, alone
+
+
+def look(model: Model, ids: Tensor, windows: Tensor) -> dict[str, Any]:
+    """What all plans rest on."""
+    shape, short = Shape.of(model), ids[SHORT]
+    lost = shape.neurons[0] - uniform_plan(PlanRequest(shape, RATIOS[0], multiple=MULTIPLE)).neurons[0]
+    minds = sensitivity(model, ids, lost)
+    steps = range(0, minds.curves[0].counts.max().item() + 1, MULTIPLE)
+    fitted = (len(ids) - HELD) * ids.shape[1]  # tokens: an error per token is a share of the stream's energy
+    sums = (minds.errors(layer, shape.neurons[layer])[list(steps)] for layer in range(shape.layers))
+    order, alone = greedy(model, short)
+    return {
+        "model": MODEL,
+        "seed": SEED,
+        "ridge": SETTINGS.ridge,
+        "multiple": MULTIPLE,
+        "dense": list(perplexity(model, windows).losses),
+        "line": list(astuple(line(shape))),
+        "gone": lost,
+        "kl": minds.harm.tolist(),
+        "greedy": order,
+        "harm": alone,
+        "attention_harm": one_look(model, short, "attention"),
+        "mlp_harm": one_look(model, short, "mlp"),
+        "curves": [[float(f"{error:.4g}") / fitted for error in curve.tolist()] for curve in sums],
+        "order": [curve.order.tolist() for curve in minds.curves],
+        "rows": [],
+    }
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plan to measure."""
+
+    name: str
+    budget: str  # "parameters" or "time"
+    ratio: float
+    plan: Plan
+    left_out: tuple[Sublayer, ...] = ()  # sublayers
+    refit: bool = True
+
+
+@dataclass(frozen=True)
+class SpeedLine:
+    """Milliseconds of a token: fixed + layer for each layer + neuron for each neuron."""
+
+    fixed: float
+    layer: float
+    neuron: float
+
+    def time(self, layers: int, neurons: int) -> float:
+        return self.fixed + self.layer * layers + self.neuron * neurons
+
+    def narrowed(self, shape: Shape, layers: int, ratio: float) -> int:
+        """The widest multiple with which so many layers take at most 1 - ratio of the time; 0 or less: none."""
+        left = (1 - ratio) * self.time(shape.layers, sum(shape.neurons)) - self.time(layers, 0)
+        return min(shape.neurons[0], int(left / self.neuron / layers) // MULTIPLE * MULTIPLE)
+
+
+def timed_plan(shape: Shape, name: str) -> Plan:
+    """The plan of a model whose speed was measured (on_device.py)."""
+    ratio, layers = {"dense": (0.0, 0), **PLANS}[name]
+    request = PlanRequest(shape, ratio or 0.5, drop=range(layers), multiple=MULTIPLE)
+    return uniform_plan(request) if ratio else request.plan(shape.neurons)
+
+
+def line(shape: Shape) -> SpeedLine:
+    """Least squares through the stored measurements, of models with layers or neurons gone."""
+    rows, times = [], []
+    for each in json.loads((FILE.parent / "on_device.json").read_text("utf-8"))["speed"]["f16"]["models"]:
+        plan = timed_plan(shape, each["name"])
+        rows.append((1, len(plan.layers), sum(plan.neurons)))
+        times.append(1000 / np.median(each["decode"]))
+    return SpeedLine(*np.linalg.lstsq(np.array(rows, float), np.array(times), rcond=None)[0].tolist())
+
+
+def cases(shape: Shape, found: dict[str, Any]) -> Iterator[Case]:
+    """All plans, the more important ratios first."""
+    minds = stored_sensitivity(found)
+    first, *others = ([*by_parameters(shape, found, ratio, minds)] for ratio in (0.2, 0.5, 0.3))
+    yield from first
+    for each in others:
+        yield from each[:4]
+    speed, full = SpeedLine(*found["line"]), shape.neurons[0]
+    for ratio in RATIOS:
+        for name, count in (("neurons, uniform", 0), ("few layers, uniform", some(shape, ratio))):
+            width = speed.narrowed(shape, shape.layers - count, ratio)
+            if 10 * width >= full:
+                yield Case(name, "time", ratio, as_plan(shape, found["greedy"][:count], width))
+        counts = range(shape.layers)
+        many = next(count for count in counts if speed.narrowed(shape, shape.layers - count, ratio) == full)
+        yield Case("layers only, refitted", "time", ratio, as_plan(shape, found["greedy"][:many], full))
+    for each in others:
+        yield from each[4:]
+
+
+def some(shape: Shape, ratio: float) -> int:
+    """A third of the budget in whole layers."""
+    return round(ratio * shape.layers / 3)
+
+
+def as_plan(shape: Shape, drop: Sequence[int], width: int, ratio: float = 0.0001) -> Plan:
+    request = PlanRequest(shape, ratio, drop=drop, multiple=MULTIPLE, parent=MODEL)
+    return request.plan((width,) * len(request.layers))
+
+
+def by_parameters(shape: Shape, found: dict[str, Any], ratio: float, minds: Sensitivity) -> Iterator[Case]:
+    """The plans for one share of the decoder's parameters."""
+    request = partial(PlanRequest, shape, ratio, multiple=MULTIPLE, parent=MODEL)
+    case = partial(Case, budget="parameters", ratio=ratio)
+    few, many = some(shape, ratio), round(ratio * shape.layers)
+    yield case("neurons, uniform", plan=uniform_plan(request()))
+    only = as_plan(shape, found["greedy"][:many], shape.neurons[0], ratio)
+    yield case("layers only, refitted", plan=only)
+    yield case("few layers, uniform", plan=uniform_plan(request(drop=found["greedy"][:few])))
+    yield case("neurons, measured", plan=measured_plan(request(), minds))
+    yield case("neurons, paper", plan=paper_plan(request(), found["harm"]))
+    yield case("neurons, water-filling", plan=water_filling_plan(request(), minds))
+    yield case("layers only", plan=only, refit=False)
+    yield case("KV groups, uniform", plan=uniform_plan(request(kv_groups=shape.kv_groups[0] - 1)))
+    for which, count in (("attention", round(ratio * shape.layers)), ("mlp", None)):
+        each = shape.kv_groups[0] * shape.group_parameters + shape.hidden  # its norm goes along
+        each = each if which == "attention" else shape.layer(0) - each
+        count = round(ratio * shape.decoder / each) if count is None else count
+        gone = sorted(np.argsort(found[f"{which}_harm"])[:count].tolist())
+        if which == "mlp":
+            plan = as_plan(shape, (), shape.neurons[0], ratio)
+        else:
+            rest = (ratio * shape.decoder - count * each) / shape.layers / shape.neuron_parameters
+            plan = as_plan(shape, (), int(shape.neurons[0] - rest) // MULTIPLE * MULTIPLE, ratio)
+        name = "attentions, uniform" if which == "attention" else "MLPs only"
+        yield case(name, plan=plan, left_out=tuple((layer, which) for layer in gone))
+    yield case("few layers, measured", plan=measured_plan(request(drop=found["greedy"][:few]), minds))
+
+
+def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, windows: Tensor) -> dict[str, Any]:
+    shape = Shape.of(model)
+    plan = named_plan(case.plan, found["order"], shape)
+    settings = SETTINGS if case.refit else Settings(aim="self", ridge=SETTINGS.ridge)
+    small, removed = without_sublayers(model, ids, settings, plan, case.left_out)
+    row = {
+        "name": case.name,
+        "budget": case.budget,
+        "ratio": case.ratio,
+        "removed": round(removed, 4),
+        "dropped": list(plan.dropped),
+        "left_out": [layer for layer, _ in case.left_out],
+        "neurons": list(plan.neurons),
+        "kv_groups": plan.kv_groups[0],
+        "losses": [round(loss, 4) for loss in perplexity(small, windows).losses],
+    }
+    print(f"{case.name}, {case.ratio:.0%} of the {case.budget}: {np.mean(row['losses']):.3f} nats", flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1000, help="most rows to measure in this run")
+    parser.add_argument("--minutes", type=float, default=10.0, help="after which no other row is begun")
+    arguments, started = parser.parse_args(), time.monotonic()
+    model, tokenizer = load_model(MODEL)
+    ids, windows = tokens(tokenizer)
+    with torch.no_grad():
+        if not FILE.exists():
+            keep(look(model, ids, windows))
+        found = json.loads(FILE.read_text("utf-8"))
+        there = {(row["name"], row["budget"], row["ratio"]) for row in found["rows"]}
+        missing = [one for one in cases(Shape.of(model), found) if (one.name, one.budget, one.ratio) not in there]
+        for one in missing[: arguments.rows]:
+            if time.monotonic() > started + 60 * arguments.minutes:
+                break
+            found["rows"].append(measure(model, one, found, ids[REFIT], windows))
+            keep(found)
+            missing = missing[1:]
+    print(f"{len(missing)} rows to go")
+
+
+if __name__ == "__main__":
+    main()
