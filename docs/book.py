@@ -53,10 +53,11 @@ def lay_out(source: Path) -> None:
         toctree("Reference", [f"reference/{name}" for name in reference(source / "reference")]),
         toctree("The project", ["CONTRIBUTING", "CHANGELOG", "SECURITY"]),
     ]
-    first = f"notebooks/exercises/{exercises[0]}.ipynb"
-    readme = (
-        (ROOT / "README.md").read_text("utf-8").replace("(notebooks/exercises)", f"({first})")
-    )  # no page is a folder
+    first = f"exercises/{exercises[0]}.ipynb"  # where a link leads to the folder, which is no page
+    for name in teaching:
+        page = source / "notebooks" / f"{name}.md"
+        page.write_text(page.read_text("utf-8").replace("](exercises)", f"]({first})"), "utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8").replace("(notebooks/exercises)", f"(notebooks/{first})")
     (source / "index.md").write_text("\n".join([readme, *parts]), "utf-8")
     (source / "README.md").unlink()
 

@@ -21,6 +21,7 @@ nb_ipywidgets_js: dict[str, object] = {}  # widgets are stills here, and scripts
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
+myst_heading_slug_func = "anchors.as_jupyter"
 
 html_theme = "sphinx_book_theme"
 html_title = "COMP, taught and performed"
