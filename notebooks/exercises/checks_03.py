@@ -217,7 +217,7 @@ def _real() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 
 def _real_blocks() -> Blocks:
     model, ids, _ = _real()
-    return Blocks(list(model.model.layers)[8:20], lambda: perplexity(model, ids[:1, :64]).loss)
+    return Blocks(list(model.model.layers)[12:18], lambda: perplexity(model, ids[:1, :48]).loss)
 
 
 def _real_trial() -> Trial:
