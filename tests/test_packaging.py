@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 import re
@@ -219,14 +218,3 @@ def test_make_installs_once_and_forgives_an_interruption(tmp_path, target, what)
 
     code, lines = make()
     assert code == 0 and lines[:-1] == lint and lines[-1].startswith(f"run {what}")
-
-
-def test_formulas_to_break_are_where_the_script_says():
-    """`.ci/break.py` takes minutes and runs on demand; what it looks for must not be lost meanwhile."""
-    tree = ast.parse((ROOT / ".ci" / "break.py").read_text("utf-8"))
-    [breaks] = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "BREAKS"]
-    rows = ast.literal_eval(breaks)
-    assert len(rows) >= 4
-    for module, right, wrong, notebook in rows:
-        assert (ROOT / "comp_lib" / module).read_text("utf-8").count(right) == 1, (module, right)
-        assert right != wrong and (ROOT / "notebooks" / f"{notebook}.ipynb").is_file()

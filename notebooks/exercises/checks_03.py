@@ -28,7 +28,7 @@ from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
-STORED = Path(__file__).parents[2] / "benchmarks" / "hybrids.json"
+STORED = Path(__file__).resolve().parents[2] / "benchmarks" / "hybrids.json"
 NARROWEST = 160  # neurons of a layer, as far as its curve goes
 
 
