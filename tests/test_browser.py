@@ -50,6 +50,7 @@ def lab(tmp_path_factory):
     """Address of a JupyterLab over a copy of the notebooks, to be formatted with the name of one."""
     folder = tmp_path_factory.mktemp("lab") / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder)
+    shutil.copytree(ROOT / "benchmarks", folder.parent / "benchmarks")  # rows that lessons draw
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
