@@ -65,14 +65,13 @@ def one_pass(
         if index <= last:
             layer, before = to_device(layers[index], device), hidden
             hidden = torch.empty_like(hidden)
-            done = fetch(path) is not None
 
             def look(layer: Layer = layer, before: Tensor = before, after: Tensor = hidden) -> Tensors:
                 return _look(layer, before, after, rope, ridge)
 
-            if done:
+            if (kept := fetch(path)) is not None:
                 hidden = through(layer, before, rope, device)
-            yield remembered(path, look)
+            yield remembered(path, look) if kept is None else kept
             del layer, before, look  # before the next one is read
         else:
             yield remembered(path, dict)

@@ -44,8 +44,9 @@ def doctor(as_json: Json = False) -> None:
     findings = [*_packages(), *_machine(), *_models()]
     values = {"findings": [vars(finding) for finding in findings], "well": all(each.well for each in findings)}
     rows = [("✓" if each.well else "✗", each.what, each.found, each.remedy) for each in findings]
-    rows += [("·", f"extra {name}", found, remedy) for name, found, remedy in _extras()]
-    values["extras"] = [dict(zip(("name", "found", "remedy"), extra, strict=True)) for extra in _extras()]
+    extras = _extras()
+    rows += [("·", f"extra {name}", found, remedy) for name, found, remedy in extras]
+    values["extras"] = [dict(zip(("name", "found", "remedy"), extra, strict=True)) for extra in extras]
     show(table(("", "what", "found", "to do"), rows), values, as_json)
     if not values["well"]:
         raise Exit(1)

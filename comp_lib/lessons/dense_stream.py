@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sequence_losses, through
+from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from ..errors import InputError
 from ..evaluation.loss import perplexity
 from ..families import dense_layer, family_of
@@ -20,7 +20,7 @@ from ..families.protocol import STEPS, Layer, Model, Rope, Which
 from ..importance.matrix_condition import condition_numbers, sweep
 from ..importance.neurons import RIDGE, Dense, metric
 from ..shape import Shape
-from ..statistics.gram import Gram, Sums, residual_energy, token_weights
+from ..statistics.gram import Gram, Sums, token_weights
 from ..statistics.solve import penalty
 from ..surgery import block_size, upstream
 from .cache import Tensors, cached
@@ -55,11 +55,6 @@ def walk_to(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, Rope]:
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
     return walk(model, hidden, rope, slice(layer)), rope
-
-
-def loss_behind(model: Model, hidden: Tensor, rope: Rope, first: int, ids: Tensor) -> Tensor:
-    """Loss on ids (S, L), nats per token, (), given the hidden states (S, L, d) that flow into the layer `first`."""
-    return sequence_losses(model, walk(model, hidden, rope, slice(first, None)), ids).mean()
 
 
 @cached
@@ -186,8 +181,3 @@ def _swept(dense: Dense, counts: Tensor, per_round: int) -> Tensors:
         "condition": condition_numbers(matrix, inverse),
         **{name: metric(name)(dense, dense.blocks, torch.Generator()).scores for name in scored},
     }
-
-
-def relative_error(xtx: Tensor, weight: Tensor, fitted: Tensor) -> float:
-    """||X W - X V||^2 / ||X W||^2: C (n, n), weight W and fitted V (n, m)."""
-    return residual_energy(xtx, weight, fitted) / Gram.of(xtx).energy(weight)

@@ -17,10 +17,11 @@ from ..system.machine import cache_folder
 from .gguf_files import CONVERSION
 from .wheels import assembled
 
+FOLDERS = {"statistics": "statistics", "analysis": "statistics", "written": "written"}  # of entries -> what they are
 ABANDONED = 3600  # seconds after which what has no name yet is nobody's any more
 USE = {
     "models": "converted or put together once; the next load makes them again",
-    "statistics": "of the lessons; the next run computes them again",
+    "statistics": "of the lessons and of check-ups; the next run computes them again",
     "written": "text that models wrote to be calibrated on; written again when asked for",
     "old": "of an older version, or left by a process that was killed: no use to anybody",
 }
@@ -38,7 +39,7 @@ class Kept:
 def kept() -> list[Kept]:
     """What we put into the cache folder, by name; COMP_LIB_CACHE may name a folder in which others keep things too."""
     folder = cache_folder()
-    paths = sorted([*folder.glob("*"), *folder.glob("statistics/*"), *folder.glob("written/*")])
+    paths = sorted([*folder.glob("*"), *(path for name in FOLDERS for path in folder.glob(f"{name}/*"))])
     return [Kept(path, kind, _size(path)) for path in paths if (kind := _kind(path)) is not None]
 
 
@@ -58,8 +59,8 @@ def clear(kind: str) -> int:
 def _kind(path: Path) -> str | None:
     """One of USE; None for what is not ours, or is being written."""
     name, place = path.name, path.parent.name
-    if place in ("statistics", "written"):
-        return place if re.fullmatch(r"(\w+-)?[0-9a-f]{24}\.safetensors", name) else None
+    if place in FOLDERS:
+        return FOLDERS[place] if re.fullmatch(r"(\w+-)?[0-9a-f]{24}\.safetensors", name) else None
     if re.fullmatch(r"\.gguf-.*\.partial-.*|\.converting-\w+", name):
         return "old" if time.time() - path.stat().st_mtime >= ABANDONED else None
     if converted := re.fullmatch(r"gguf-(\d+)-[0-9a-f]{64}", name):

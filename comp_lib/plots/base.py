@@ -113,47 +113,6 @@ def labelled_bars(axes: Axes, values: Mapping[str, float], form: str, marked: st
     axes.grid(axis="y", visible=False)
 
 
-def stacked_bar(axes: Axes, name: str, parts: Mapping[str, float], colours: Sequence[int], labels: bool = True) -> None:
-    """A horizontal bar of parts, each in one of COLOURS; those above 4% of the whole with their share in it."""
-    left, whole = 0.0, sum(parts.values())
-    for place, (part, size) in zip(colours, parts.items(), strict=False):
-        axes.barh([name], size, left=left, color=COLOURS[place], label=part if labels else None)
-        if size > 0.04 * whole:
-            middle: Any = (left + size / 2, name)
-            axes.annotate(f"{size / whole:.0%}", middle, ha="center", va="center", color="white")
-        left += size
-    axes.grid(False)
-
-
-def outcome_dots(
-    outcomes: Mapping[str, Mapping[str, float]],
-    rows: Sequence[str],
-    styles: Sequence[tuple[Any, str]],
-    form: str,
-    dense: float | None = None,
-) -> tuple[Picture, Axes, str]:
-    """outcomes[case][row] as dots over a logarithmic x axis, beside the dense model's: figure, axes, and words.
-
-    rows: from below; styles: colour and marker of each case; form: of a number, with % where the values are shares.
-    """
-    figure, axes = figure_with_axes((8.5, 0.44 * len(rows) + 1.4), ylim=(-0.5, len(rows) - 0.4))
-    words = []
-    for (case, table), (colour, marker) in zip(outcomes.items(), styles, strict=False):
-        points = list(table.values()), [rows.index(row) for row in table]
-        axes.scatter(*points, color=colour, marker=marker, s=50, label=case, zorder=2)
-        numbers = ", ".join(f"{row} {form.format(table[row])}" for row in reversed(rows) if row in table)
-        words.append(f"{case[:1].upper()}{case[1:]}: {numbers}.")
-    if dense is not None:
-        axes.axvline(dense, label="dense model", **DASHED)
-        words.append(f"The dense model has {form.format(dense)}.")
-    axes.set_xscale("log")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.margins(x=0.08)
-    plain_ticks(axes.xaxis, axes.get_xlim(), "%" in form)
-    axes.legend(fontsize=8, **BESIDE)
-    return figure, axes, " ".join(words)
-
-
 def png(figure: Figure, software: str | None = None) -> bytes:
     """The figure as PNG, the same bytes every time; `software` says in it who drew it."""
     buffer = io.BytesIO()

@@ -66,7 +66,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("COMP_LIB_CACHE", str(folder))
     ours = {
         "models": [f"gguf-{CONVERSION}-{'a' * 64}/model.safetensors", wheels.assembled()[0].name],
-        "statistics": [f"statistics/harms-{'b' * 24}.safetensors"],
+        "statistics": [f"statistics/harms-{'b' * 24}.safetensors", f"analysis/layer-{'e' * 24}.safetensors"],
         "written": [f"written/{'c' * 24}.safetensors"],
         "old": [f"gguf-{CONVERSION - 1}-{'d' * 64}/model.safetensors", ".converting-abc/x", ".gguf-2-d.partial-1/x"],
     }
