@@ -143,7 +143,8 @@ def test_cells_run_side_by_side_and_share_the_cores(grid, tmp_path, box, monkeyp
     lifted = []
 
     def progress(what, done, total):
-        if done == 3 and box.count("comp"):  # all others have passed the one that waits
+        if done == 3:  # all others have passed the one that waits
+            until(lambda: box.count("comp"))
             lifted.append(sorted(read_rows(tmp_path / "out" / "rows.csv").method))
             box.lift("hold", "comp")
 
@@ -159,13 +160,14 @@ def test_nothing_listens_while_runs_are_measured(grid, tmp_path, box):
         each = {place for process in family for place in process.net_connections("all") if place.status == "LISTEN"}
         return each, [place for process in family for place in process.net_connections("unix") if place.laddr]
 
-    before, during = listening(), []
-    box.order("hold", "random")
+    before, during, two = listening(), [], ("random", "magnitude")
+    box.order("hold", *two)  # so that no process ends while it is looked at
 
     def progress(what, done, total):
-        if box.count("random") and not during:
+        if done and not during:
+            until(lambda: all(map(box.count, two)))
             during.append(listening())
-            box.lift("hold", "random")
+            box.lift("hold", *two)
 
     rows = run(grid, tmp_path / "out", progress, choose(workers=2))
     assert set(rows.status) == {"ok"} and during == [before]
