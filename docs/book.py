@@ -19,7 +19,7 @@ from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "comp_lib"
-HOW_TO = ("command-line", "python", "on-the-device", "clusters", "families")
+HOW_TO = ("command-line", "python", "check-up", "on-the-device", "clusters", "families")
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff", "data/README.md")
 
 
@@ -48,7 +48,7 @@ def lay_out(source: Path) -> None:
         toctree("Lessons", [f"notebooks/{name}" for name in lessons]),
         toctree("Exercises", [f"notebooks/exercises/{name}" for name in exercises]),
         toctree("For teachers", [f"notebooks/{name}" for name in teaching]) if teaching else "",
-        toctree("How to", [f"docs/{name}" for name in HOW_TO]),
+        toctree("How to", [*(f"docs/{name}" for name in HOW_TO), "notebooks/checkup"]),
         toctree("Measured", ["docs/measured", "benchmarks/RESULTS"]),
         toctree("Reference", [f"reference/{name}" for name in reference(source / "reference")]),
         toctree("The project", ["CONTRIBUTING", "CHANGELOG", "SECURITY"]),

@@ -79,9 +79,9 @@ def cost_rows(frame: pd.DataFrame) -> Iterator[Cells]:
         yield *names, added, same, row["tokens"]
 
 
-def task_rows(frame: pd.DataFrame | None) -> Iterator[Cells]:
+def task_rows(frame: pd.DataFrame) -> Iterator[Cells]:
     """Accuracy in each task, dense and pruned."""
-    for row in () if frame is None else frame.itertuples():
+    for row in frame.itertuples():
         yield row.task, row.which, f"{row.accuracy:.1%} ({row.low:.1%} to {row.high:.1%})", row.items
 
 
@@ -100,6 +100,12 @@ def prompt_rows(checkup: Checkup) -> Iterator[Cells]:
     for row in checkup.changed_prompts.reset_index().to_dict("records"):
         texts = (plain(row[name]) for name in ("prompt", "first", "other"))
         yield f"{row['kind']}: KL {row['kl']:.3f} over {row['tokens']} tokens", *texts
+
+
+def left_out(checkup: Checkup, parts: tuple[str, ...], otherwise: str = "nothing was asked for") -> str:
+    """Why there is no table, in the place of an empty one; `parts`: how their names begin in `Checkup.left_out`."""
+    found = [f"{plain(needed.part)}: {plain(needed.why)}" for needed in checkup.left_out if needed.part.startswith(parts)]
+    return f"*Left out* · {'; '.join(found) or otherwise}."
 
 
 def left_rows(checkup: Checkup) -> Iterator[Cells]:

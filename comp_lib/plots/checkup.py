@@ -51,9 +51,10 @@ def plot_layer_frame(frame: pd.DataFrame) -> Picture:
     """
     frame = _whole(frame)
     harm = frame[frame.measure == "harm"]
-    labels = ["block influence\n(1 - mean cosine)", "harm without it\n(nats per token)"]
     shown = [frame[frame.measure == "block influence"], harm][: 1 + bool(len(harm))]
-    figure, axes = panels(len(shown), 1, (WIDTH, 2.4 * len(shown) + 0.4), "x", ylabel=labels[: len(shown)])
+    names = ("block influence\n1 - mean cosine", "harm without it\nnats per token")
+    labels = [f"{name}\n({_tokens(rows)})" for name, rows in zip(names, shown, strict=False)]
+    figure, axes = panels(len(shown), 1, (WIDTH, 2.4 * len(shown) + 0.4), "x", ylabel=labels)
     for panel, rows in zip(axes, shown, strict=True):
         for place, (part, of_part) in enumerate(rows.groupby("part", sort=False)):
             ends = [of_part.value - of_part.low, of_part.high - of_part.value]
@@ -83,7 +84,7 @@ def plot_neuron_frame(frame: pd.DataFrame) -> Picture:
     axes.plot(bands.index, bands[0.5], color=BLUE, label="median")
     log_y(axes, percent=True, most=6)
     axes.legend(ncols=3, **ABOVE)
-    layer_axis(axes)
+    layer_axis(axes, label=_behind(frame))
     low, high = bands[0.5].idxmin(), bands[0.5].idxmax()
     return figure.described(
         f"Bands of the cost of single neurons over {len(bands)} layers, in percent of the layer's energy. The median "
@@ -97,7 +98,7 @@ def plot_group_frame(frame: pd.DataFrame) -> Picture:
     figure, axes = figure_with_axes((WIDTH, 2.8), ylabel=ylabel)
     axes.scatter(frame.layer, frame.cost.clip(lower=1e-12), s=14, color=ORANGE)
     log_y(axes, percent=True, most=6)
-    layer_axis(axes)
+    layer_axis(axes, label=_behind(frame))
     order = frame.sort_values("cost")
     least = (f"group {row.group} of layer {row.layer} {row.cost:.1%}" for row in order.head(FEW).itertuples())
     return figure.described("Points of the cost of each KV group over the layers; the least: ", least)
@@ -114,7 +115,7 @@ def plot_spectra_frame(frame: pd.DataFrame) -> Picture:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylim(0, None)
     axes.legend(ncols=2, **ABOVE)
-    layer_axis(axes)
+    layer_axis(axes, label=_behind(frame))
     return figure.described("Lines of the effective rank over the layers, as a share of the largest possible: ", words)
 
 
@@ -122,6 +123,7 @@ def plot_curve_frame(frame: pd.DataFrame, share: float = 0.3) -> Picture:
     """Error of each layer's MLP against the neurons gone, a line a layer. frame: of `analysis.curves`."""
     rows = frame[(frame.part == "mlp") & (frame.gone > 0)]
     ylabel, xlabel = "error left after the re-tuning\n(% of the layer's energy)", "neurons gone (% of the layer)"
+    xlabel += f", from {_tokens(frame)}"
     figure, axes = figure_with_axes((WIDTH, 3.6), xlabel=xlabel, ylabel=ylabel)
     last = int(rows.layer.max())
     at = {}
@@ -145,7 +147,8 @@ def plot_curve_frame(frame: pd.DataFrame, share: float = 0.3) -> Picture:
 def plot_cost_frame(frame: pd.DataFrame, allowed: float | None = None) -> Picture:
     """Increase of the loss against the ratio, a line with 95% intervals for each way. frame: of `analysis.costs`."""
     frame = _whole(frame)
-    xlabel, ylabel = "parameters of the decoder removed", "increase of the loss\n(nats per token)"
+    xlabel = f"parameters of the decoder removed (judged on {_tokens(frame)})"
+    ylabel = "increase of the loss\n(nats per token)"
     figure, axes = figure_with_axes((WIDTH, 3.2), xlabel=xlabel, ylabel=ylabel)
     words = []
     for place, (way, rows) in enumerate(frame.groupby("way", sort=False)):
@@ -166,7 +169,8 @@ def plot_kind_costs(frame: pd.DataFrame, way: str) -> Picture:
     """Increase of the loss on each kind of text, a point with its interval for each ratio. frame: of `costs`."""
     rows = frame[frame.way == way].reset_index()
     kinds = list(dict.fromkeys(rows.kind))
-    xlabel = "increase of the loss (nats per token)"
+    tokens = rows[rows.kind != ALL_KINDS].tokens.max()
+    xlabel = f"increase of the loss (nats per token; {tokens:,} tokens a kind)"
     figure, axes = figure_with_axes((WIDTH, 0.3 * len(kinds) + 1.3), xlabel=xlabel)
     ratios, words = sorted(set(rows.ratio)), []
     for place, ratio in enumerate(ratios):
@@ -185,7 +189,9 @@ def plot_kind_costs(frame: pd.DataFrame, way: str) -> Picture:
 
 def plot_latency_frame(frame: pd.DataFrame) -> Picture:
     """Where the time goes, a bar for each of decode and prefill. frame: of `analysis.latency`."""
-    xlabel = "time (% of the whole)"
+    tokens = frame.groupby("what", sort=False).tokens.max()
+    behind = ", ".join(f"{what} {count} tokens" for what, count in tokens.items())
+    xlabel = f"time (% of the whole; {behind})"
     figure, axes = figure_with_axes((WIDTH, 1.9), xlabel=xlabel)
     words, colours = [], (GREY, BLUE, ORANGE, GREEN)
     for what, rows in frame.groupby("what", sort=False):
@@ -194,6 +200,7 @@ def plot_latency_frame(frame: pd.DataFrame) -> Picture:
             axes.barh([what], row.share, left=left, color=colour, label=row.term if what == "decode" else None)
             left += row.share
         parts = ", ".join(f"{row.term} {row.share:.0%}" for row in rows.itertuples())
+        parts += f", give or take {rows.misfit.max():.0%} of each"
         words.append(f"{what} {rows.milliseconds.sum():.1f} ms: {parts}")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(ncols=2, **ABOVE)
@@ -225,7 +232,7 @@ def plot_changed_layers(frame: pd.DataFrame) -> Picture:
         bottom.set_title("red: the layer was dropped", fontsize=9)
     bottom.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     bottom.set_ylim(0, None)
-    layer_axis(bottom)
+    layer_axis(bottom, label=_behind(frame))
     dropped = [str(layer) for layer in frame.layer[frame.other_layer.isna()]]
     known = frame.dropna(subset=["stream"])
     most = known.loc[known.reset_index(drop=True).stream.idxmax() == np.arange(len(known))].iloc[0]
@@ -234,6 +241,15 @@ def plot_changed_layers(frame: pd.DataFrame) -> Picture:
         f"{most.stream:.3f}. {int(frame.died.sum()):,} of {int(frame.neurons.sum()):,} neurons died. Dropped layers: "
         f"{', '.join(dropped) or 'none'}."
     )
+
+
+def _behind(frame: pd.DataFrame) -> str:
+    """The label of an axis of layers, with the tokens behind the points."""
+    return f"decoder layer (from {_tokens(frame)})"
+
+
+def _tokens(frame: pd.DataFrame) -> str:
+    return f"{int(frame.tokens.max()):,} tokens"
 
 
 def _whole(frame: pd.DataFrame) -> pd.DataFrame:

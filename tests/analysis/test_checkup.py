@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from comp_lib.analysis import checkup as checkups
-from comp_lib.analysis import texts
+from comp_lib.analysis import one_pass, texts
 from comp_lib.analysis.advice import advise, command, distrust
 from comp_lib.analysis.checkup import Checkup
 from comp_lib.errors import InputError
@@ -78,6 +82,9 @@ def test_with_little_time_the_statistics_are_left(parent, own_cache):
     assert set(hurried.layers.measure) == {"block influence"}
     assert list(texts.facts(hurried)) and list(texts.layer_rows(hurried.layers)) and advise(hurried).row is None
     assert any("minutes more than there are" in part.why for part in hurried.left_out)
+    words = texts.left_out(hurried, ("loss by kind",))
+    assert words.startswith("*Left out* · loss by kind of text, measured at one ratio: about ")
+    assert texts.left_out(hurried, ("no such part",), "no ratio was asked for") == "*Left out* · no ratio was asked for."
 
 
 def test_a_ratio_that_cannot_be_reached_is_left_out_by_name(parent, own_cache):
@@ -97,3 +104,32 @@ def test_of_ways_that_cannot_be_told_apart_the_simplest_is_advised(bench):
     assert advise(bench).row["way"] == "uniform"
     bench.costs.loc[bench.costs.way == "measured", ["increase", "low", "high"]] = [0.001, 0.0, 0.002]
     assert advise(bench).row["way"] == "measured"
+
+
+KILLED = """
+import os, signal, sys
+from comp_lib.analysis import one_pass
+from comp_lib.analysis.checkup import Checkup
+
+look, looked = one_pass._look, []
+def killed(*arguments):
+    looked.append(1)
+    if len(looked) == 3:  # two layers are kept
+        os.kill(os.getpid(), signal.SIGKILL)
+    return look(*arguments)
+one_pass._look = killed
+Checkup.of(model=sys.argv[1], kinds=["dialogue"], minutes=1e-6).neurons
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a signal of POSIX")
+def test_a_check_up_that_was_killed_goes_on_with_the_layers_that_it_has(parent, own_cache, monkeypatch, tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(parent)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    look, looked = one_pass._look, []
+    monkeypatch.setattr(one_pass, "_look", lambda *given: looked.append(1) or look(*given))
+    asked = {"model": str(parent), "kinds": ["dialogue"], "minutes": 1e-6}
+    resumed = Checkup.of(**asked).neurons
+    assert len(looked) == 1  # of three
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "empty"))
+    assert Checkup.of(**asked).neurons.equals(resumed) and len(looked) == 4

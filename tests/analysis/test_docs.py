@@ -1,0 +1,30 @@
+"""docs/check-up.md: each of its few lines draws a figure from a frame, word for word, on a tiny model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from comp_lib import analysis
+
+PAGE = (Path(__file__).parents[2] / "docs" / "check-up.md").read_text("utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+FRAMES = set(analysis.COLUMNS) - {"tasks", "changed_kinds", "changed_prompts"}  # tables of words and numbers
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")  # of seaborn with the newest pandas
+def test_a_few_lines_draw_each_frame(parent, own_cache):
+    known, drawn = {}, set()
+    for block in BLOCKS:
+        code = block.replace('"smollm2-135m"', repr(str(parent))).replace("ratios=(0.1, 0.2)", "(0.2,), multiple=8")
+        exec(compile(code, "docs/check-up.md", "exec"), known)
+        assert len(block.strip().splitlines()) <= 6
+        if "axes" in known or "grid" in known:
+            known.pop("axes", None), known.pop("grid", None)
+            assert any(part.has_data() for part in plt.gcf().axes)
+            plt.close("all")
+            drawn |= {name for name in FRAMES if f"analysis.{name}(" in block}
+    assert drawn == FRAMES
