@@ -14,8 +14,8 @@ import statistics
 import time
 from pathlib import Path
 
+from comp_lib.analysis import Sample, curves, neurons
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.lessons.dense_stream import survey
 from comp_lib.lessons.hybrid_granularity import stored_sensitivity
 from comp_lib.lessons.layer_importance import layer_study
 from comp_lib.models.load import EMBEDDED, load_model
@@ -30,12 +30,13 @@ def main() -> None:
     model, tokenizer = load_model(EMBEDDED)
     ids = calibration_tokens("calibration", tokenizer, sequences=2, length=128)
     study, shape = layer_study(model, ids, greedy=1), Shape.of(model)
-    layers, neurons = LayerExplorer(study), NeuronExplorer(survey(model, ids))
+    sample = Sample(ids, ("prose",) * len(ids))
+    layers, explorer = LayerExplorer(study), NeuronExplorer(neurons(model, sample), curves(model, sample))
     stored = json.loads(Path(__file__).with_name("hybrids.json").read_text("utf-8"))
     planner = Planner(shape, stored_sensitivity(stored), study.mean_harm.tolist())
     for name, slider in (
         ("layer explorer", layers.layer),
-        ("neuron explorer", neurons.layer),
+        ("neuron explorer", explorer.share),
         ("planner", planner.ratio),
     ):
         times = []

@@ -26,6 +26,7 @@ def layer_harm(
     model: Model, sample: Sample, present: Sequence[int] = (), device: Device = "cpu", progress: Progress = no_progress
 ) -> Tensor:
     """`importance.layers.sequence_loss_increase`, from the cache where it is there: (layers, S), nats per token."""
+    present = () if len(present) == len(family_of(model).layers(model)) else present
     path = entry("harm", "harm", fingerprint(model), hashes.of_tensor(sample.ids), list(present))
 
     def harm() -> dict[str, Tensor]:
@@ -50,14 +51,13 @@ def greedy_harm(
     model: Model, sample: Sample, rounds: int, device: Device = "cpu", progress: Progress = no_progress
 ) -> tuple[list[int], list[Tensor]]:
     """The `rounds` layers to drop, in order, and in each round the harm of all, (layers, S), NaN for those gone."""
-    layers, seen = len(family_of(model).layers(model)), list[Tensor]()
+    seen = list[Tensor]()
 
     def loss(present: Sequence[int]) -> Tensor:
-        whole = len(present) == layers
-        seen.append(layer_harm(model, sample, () if whole else present, device, progress))
+        seen.append(layer_harm(model, sample, present, device, progress))
         return seen[-1].mean(1)
 
-    order, _ = greedy_order(loss, layers, rounds)
+    order, _ = greedy_order(loss, len(family_of(model).layers(model)), rounds)
     return order, seen
 
 

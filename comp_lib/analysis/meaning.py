@@ -50,7 +50,7 @@ def tokens_of(
     Raises InputError for a layer or a neuron that is not there.
     """
     check_layers(model, [layer])
-    *_, known = (found for _, found in zip(range(layer + 1), one_pass(model, sample, device=device), strict=False))
+    [known] = one_pass(model, sample, [layer], device=device)
     width = len(known["mlp:energy"])
     for neuron in neurons:
         if not 0 <= neuron < width:

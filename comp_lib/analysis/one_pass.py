@@ -8,7 +8,7 @@ With fewer tokens than inputs the sums are kept in their dual form (`statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ..calibration.stream import attention_step, batches, embed, mlp_step, rotar
 from ..families import dense_layer, family_of
 from ..families.protocol import STEPS, Device, Layer, Model, Rope, Which
 from ..importance.matrix_condition import scores_of, sweep
-from ..importance.neurons import RIDGE, Dense
+from ..importance.neurons import RIDGE, Dense, metric
 from ..report import Progress, no_progress
 from ..statistics.few_tokens import Rows
 from ..statistics.gram import Gram, Sums, contributions, token_weights
@@ -32,15 +32,22 @@ from .store import Tensors, entry, fingerprint, remembered
 PARTS = ("layer", *STEPS)
 FURTHEST = 0.6  # share of a layer's neurons up to which removal is followed: beyond it a layer is better dropped
 POINTS = 24  # removals of a whole layer are looked at in so many steps
+RIVALS = ("wanda-sp", "activation", "magnitude")  # metrics that the scores of neurons are compared with
 STAND_INS = 5  # neurons that are named for each
 ROWS = 256  # of the inverse, in memory at once
 
 
 @torch.no_grad()
 def one_pass(
-    model: Model, sample: Sample, *, ridge: float = RIDGE, device: Device = "cpu", progress: Progress = no_progress
+    model: Model,
+    sample: Sample,
+    layers: Collection[int] | None = None,
+    *,
+    ridge: float = RIDGE,
+    device: Device = "cpu",
+    progress: Progress = no_progress,
 ) -> Iterator[Tensors]:
-    """What is known of each layer, first to last; tensors on the CPU, float64 or int64, for S windows:
+    """What is known of each of `layers` (None: all), first to last; tensors on the CPU, float64 or int64, S windows:
 
     turn:PART (S,)        1 - mean cosine between the states before and after, for PART of PARTS
     and for each of STEPS, the dense layer of n inputs in g blocks (neurons, KV groups), W (n, m), as STEP:
@@ -52,28 +59,32 @@ def one_pass(
     STEP:counts, STEP:errors (K,)     blocks gone, and what is lost with them over ||X W||^2
     STEP:C, STEP:G        eigenvalues, the largest first; G is empty in the dual form
     mlp:stand_ins, mlp:coefficients (n, k)    who stands in for a neuron, strongest first, and with what coefficient
+    mlp:NAME (n,)         scores of the metrics RIVALS
 
     Memory: the hidden states of the sample, a layer, its sums, and three matrices of their size.
     """
-    layers = family_of(model).layers(model)
+    modules = family_of(model).layers(model)
+    asked = range(len(modules)) if layers is None else layers
     key = [fingerprint(model), hashes.of_tensor(sample.ids), ridge]
-    paths = [entry("one_pass", "layer", *key, index) for index in range(len(layers))]
-    last = max((index for index, path in enumerate(paths) if fetch(path) is None), default=-1)
+    paths = [entry("one_pass", "layer", *key, index) for index in range(len(modules))]
+    last = max((index for index in asked if fetch(paths[index]) is None), default=-1)
     hidden = embed(model, sample.ids) if last >= 0 else torch.empty(0)
     rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
     for index, path in enumerate(paths):
         if index <= last:
-            layer, before = to_device(layers[index], device), hidden
+            layer, before = to_device(modules[index], device), hidden
             hidden = torch.empty_like(hidden)
 
             def look(layer: Layer = layer, before: Tensor = before, after: Tensor = hidden) -> Tensors:
                 return _look(layer, before, after, rope, ridge)
 
-            if (kept := fetch(path)) is not None:
+            kept = fetch(path) if index in asked else {}
+            if kept is not None:
                 hidden = through(layer, before, rope, device)
-            yield remembered(path, look) if kept is None else kept
+            if index in asked:
+                yield remembered(path, look) if kept is None else kept
             del layer, before, look  # before the next one is read
-        else:
+        elif index in asked:
             yield remembered(path, dict)
         progress("looking at layers", index + 1, len(paths))
 
@@ -105,7 +116,7 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope, ridge: float)
     return found
 
 
-def _units(dense: Dense, stand_ins: bool) -> Tensors:
+def _units(dense: Dense, neurons: bool) -> Tensors:
     """What the blocks of one dense layer are worth, alone and together."""
     sums, weight, block = dense.sums, dense.weight, dense.block
     whole = max(sums.energy(weight), torch.finfo(torch.float64).tiny)
@@ -119,8 +130,9 @@ def _units(dense: Dense, stand_ins: bool) -> Tensors:
     held = penalty(energy, dense.ridge)
     inverse = sums.inverse(dense.ridge, block)
     condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
-    if stand_ins:
+    if neurons:
         found |= _stand_ins(inverse, energy.clamp_min(torch.finfo(torch.float64).tiny))
+        found |= {name: metric(name)(dense, dense.blocks, torch.Generator()).scores.double() for name in RIVALS}
     step = max(1, dense.blocks // POINTS)
     removed = max(1, int(FURTHEST * dense.blocks / step)) * step if dense.blocks > 1 else 0
     cost = scores_of(inverse.blocks, weight) / whole

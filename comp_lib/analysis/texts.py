@@ -104,7 +104,9 @@ def prompt_rows(checkup: Checkup) -> Iterator[Cells]:
 
 def left_out(checkup: Checkup, parts: tuple[str, ...], otherwise: str = "nothing was asked for") -> str:
     """Why there is no table, in the place of an empty one; `parts`: how their names begin in `Checkup.left_out`."""
-    found = [f"{plain(needed.part)}: {plain(needed.why)}" for needed in checkup.left_out if needed.part.startswith(parts)]
+    found = [
+        f"{plain(needed.part)}: {plain(needed.why)}" for needed in checkup.left_out if needed.part.startswith(parts)
+    ]
     return f"*Left out* · {'; '.join(found) or otherwise}."
 
 

@@ -17,7 +17,7 @@ from ..families import family_of
 from ..families.protocol import STEPS, Device, Model
 from ..report import Progress, no_progress
 from .columns import tidy
-from .one_pass import one_pass
+from .one_pass import RIVALS, one_pass
 from .sample import Sample
 from .store import Tensors, fingerprint
 
@@ -45,11 +45,17 @@ def neurons(
             "cost": found["mlp:cost"].tolist(),
             "mask_cost": found["mlp:mask_cost"].tolist(),
             "removed_at": _removed_at(found["mlp:order"]),
+            **{name.replace("-", "_"): found[f"mlp:{name}"].tolist() for name in RIVALS},
             "stand_ins": [", ".join(map(str, one)) for one in names],
             "coefficients": [", ".join(f"{share:.4g}" for share in one) for one in shares],
         }
         rows += _rows(sample, values, layer=[layer] * width, neuron=range(width))
     return tidy("neurons", rows, fingerprint(model), sample.seed)
+
+
+def energies(frame: pd.DataFrame) -> pd.Series:
+    """H_ii ||w_i||^2 over ||X W||^2 of each row of `neurons`, ridge included: cost times condition squared."""
+    return frame.cost * frame.condition**2
 
 
 def groups(
@@ -149,9 +155,8 @@ def _of(
 ) -> Iterator[tuple[int, Tensors]]:
     """What `one_pass` knows of the layers that were asked for."""
     check_layers(model, layers)
-    for layer, found in enumerate(one_pass(model, sample, device=device, progress=progress)):
-        if layers is None or layer in layers:
-            yield layer, found
+    asked = range(len(family_of(model).layers(model))) if layers is None else sorted(set(layers))
+    yield from zip(asked, one_pass(model, sample, asked, device=device, progress=progress), strict=True)
 
 
 def check_layers(model: Model, layers: Collection[int] | None) -> None:

@@ -10,22 +10,16 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from ..errors import InputError
 from ..evaluation.loss import perplexity
 from ..families import dense_layer, family_of
 from ..families.protocol import STEPS, Layer, Model, Rope, Which
-from ..importance.matrix_condition import condition_numbers, sweep
-from ..importance.neurons import RIDGE, Dense, metric
-from ..shape import Shape
+from ..importance.neurons import RIDGE, Dense
 from ..statistics.gram import Gram, Sums, token_weights
-from ..statistics.solve import penalty
 from ..surgery import block_size, upstream
 from .cache import Tensors, cached
-
-FURTHEST = 0.6  # share of the neurons up to which error curves go: beyond it a layer is better dropped
 
 
 def layer_of(model: Model, layer: int, which: Which = "mlp") -> Layer:
@@ -120,64 +114,3 @@ def as_dense(layer: Layer, which: Which, sums: Sums, ridge: float = RIDGE) -> De
     """The same from sums at hand, on their device."""
     weight, owned = (values.to(sums.x.device) for values in (weight_of(layer, which), upstream(layer, which)))
     return Dense(sums, weight, owned, block_size(layer, which), ridge)
-
-
-@cached
-def survey(model: Model, ids: Tensor, ridge: float = RIDGE, block_rounds: int | None = None, every: int = 1) -> Tensors:
-    """What is lost when so many neurons or KV groups go, and what each neuron is like: layers 0, `every`, 2 `every` ...
-
-    All in one walk, a row for each of these layers.
-
-    Each layer is swept on its own (full least squares, `block_rounds` neurons a round, by default a 24th of the widest
-    layer, at most 60% of them) while the dense model streams by. Returns, for K rounds of the widest layer:
-
-        counts (K + 1,)         neurons gone: 0, block_rounds, 2 block_rounds, ...
-        errors (layers, K + 1)  ||X W - X V||^2 / ||X W||^2 of down_proj, tokens weighted; NaN beyond a narrow layer
-        group_counts (g,) and group_errors (layers, g): the same for KV groups and o_proj
-
-    and for each neuron (layers, n) of down_proj, NaN in a narrow layer:
-
-        energy     H_ii ||w_i||^2 as a share of ||X W||^2, H_ii = (1 + lambda) C_ii
-        condition  kappa; energy / condition^2 is the cost
-        order      its place in the sweep's order of removal, from 1; 0: the sweep ends before
-        wanda-sp, activation, magnitude: scores of those metrics
-    """
-    shape = Shape.of(model)
-    widest = max(shape.neurons)
-    per_round = max(1, widest // 24) if block_rounds is None else block_rounds
-    if per_round < 1:
-        raise InputError(f"expected at least 1 neuron a round, got {per_round}: raise block_rounds")
-    counts = torch.arange(int(FURTHEST * widest / per_round) + 1) * per_round
-    group_counts = torch.arange(max(shape.kv_groups))
-    hidden, rope = walk_to(model, ids, 0)
-    tables: list[Tensors] = []
-    for number, layer in enumerate(family_of(model).layers(model)):
-        if number % every:
-            hidden = through(layer, hidden, rope, hidden.device)
-            continue
-        sums, hidden = sums_of(layer, hidden, rope)
-        groups = _swept(as_dense(layer, "attention", sums["attention"], ridge), group_counts, 1)
-        neurons = _swept(as_dense(layer, "mlp", sums["mlp"], ridge), counts, per_round)
-        tables.append(neurons | {"group_errors": groups["errors"]})
-    columns = {name: [table[name] for table in tables] for name in tables[0]}
-    padded = {name: pad_sequence(rows, True, padding_value=torch.nan) for name, rows in columns.items()}
-    return {"counts": counts, "group_counts": group_counts, **padded}
-
-
-def _swept(dense: Dense, counts: Tensor, per_round: int) -> Tensors:
-    """Of one dense layer: its errors after as many of `counts` (K + 1,) removals as it has room for; facts (n,)."""
-    matrix, inverse = dense.full_problem()
-    whole = max(dense.sums.energy(dense.weight), 1e-300)
-    removed, held = int(counts[counts < dense.blocks][-1]), penalty(dense.xtx.diagonal(), dense.ridge)
-    swept = sweep(inverse, dense.weight, removed, block=dense.block, per_round=per_round, held=held)
-    errors = ((swept.errors - swept.moved) / whole).clamp_min(0.0)
-    order = torch.zeros(dense.blocks, dtype=torch.float64)
-    order[swept.order] = torch.arange(1.0, removed + 1, dtype=torch.float64)
-    scored = ("wanda-sp", "activation", "magnitude")
-    return {
-        "errors": torch.cat([errors.new_zeros(1), errors]),
-        "energy": matrix.diagonal() * dense.weight.square().sum(1) / whole,
-        "order": order,
-        "condition": condition_numbers(matrix, inverse),
-        **{name: metric(name)(dense, dense.blocks, torch.Generator()).scores for name in scored},
-    }

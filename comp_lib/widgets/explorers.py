@@ -13,27 +13,36 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
-from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, IntText, Layout, SelectMultiple, VBox, Widget
+import pandas as pd
+from ipywidgets import (
+    HTML,
+    Button,
+    Dropdown,
+    HBox,
+    IntSlider,
+    IntText,
+    Layout,
+    SelectionSlider,
+    SelectMultiple,
+    VBox,
+    Widget,
+)
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from ..analysis.one_pass import FURTHEST
+from ..analysis.unit_frames import energies
 from ..errors import InputError
 from ..hybrid_granularity.measured import measured_plan
 from ..hybrid_granularity.paper import paper_plan
 from ..hybrid_granularity.uniform import uniform_plan
 from ..importance.layer_study import LayerStudy, rank_gap, ranks
-from ..importance.neurons import RIDGE
 from ..importance.widths import Sensitivity
-from ..lessons.cache import Tensors
-from ..lessons.dense_stream import FURTHEST, survey
 from ..lessons.hybrid_granularity import layer_errors, water_filling_plan
-from ..lessons.layer_importance import layer_study
 from ..plan import Plan, PlanRequest
 from ..plots.base import Picture, html_image
 from ..plots.hybrid_granularity import plot_widths
 from ..plots.layer_importance import METRICS, plot_layer
-from ..plots.matrix_condition import Values, plot_energy_condition
+from ..plots.matrix_condition import plot_energy_condition
 from ..shape import Shape
 from . import alert
 
@@ -110,57 +119,46 @@ class LayerExplorer(Explorer):
         )
 
 
-def layer_explorer(model: nn.Module, ids: Tensor, greedy: int = 3, layer: int = 0) -> LayerExplorer:
-    """The explorer for `model` on the calibration tokens `ids` (S, L); the first call walks through the model."""
-    return LayerExplorer(layer_study(model, ids, greedy), layer)
-
-
 class NeuronExplorer(Explorer):
     """Every neuron of a layer, energy against condition. Controls `layer`, `metric`, `share` (% to remove), `place`.
 
-    statistics: what `lessons.dense_stream.survey` returns; layers: the numbers of its layers, where it has not all of
-    them. `place` picks a neuron by its cost, 1 being the cheapest.
+    neurons, curves: the frames of `analysis` of these names, of the same layers. `place` picks a neuron by its cost, 1
+    being the cheapest.
     """
 
-    def __init__(self, statistics: Tensors, layer: int = 0, layers: range | None = None) -> None:
-        self._survey = {name: values.numpy() for name, values in statistics.items()}
-        self._layers = layers or range(len(statistics["energy"]))
-        first, last, step = self._layers.start, self._layers[-1], self._layers.step
-        self.layer = IntSlider(layer, first, last, step, **shared("layer"))
+    def __init__(self, neurons: pd.DataFrame, curves: pd.DataFrame, layer: int | None = None) -> None:
+        self._neurons = {number: rows for number, rows in neurons.groupby("layer")}
+        self._curves = {number: rows for number, rows in curves[curves.part == "mlp"].groupby("layer")}
+        first = min(self._neurons) if layer is None else layer
+        self.layer = SelectionSlider(options=sorted(self._neurons), value=first, **shared("layer"))
         self.metric = Dropdown(options=CHOICES, **shared("choose by"))
         self.share = IntSlider(20, 0, int(100 * FURTHEST), **shared("remove (%)"))
-        self.place = IntSlider(1, 1, len(self._of("energy")), **shared("neuron, cheapest first"))
+        self.place = IntSlider(1, 1, len(self._neurons[first]), **shared("neuron, cheapest first"))
         super().__init__([(self.layer, self.metric), (self.share, self.place)], image_height=450, height=620)
 
     def removed(self, metric: str | None = None) -> NDArray[np.bool_]:
         """Which neurons of the layer go by `metric`, by default the one chosen (n,), bool."""
-        energy, condition, metric = self._of("energy"), self._of("condition"), metric or self.metric.value
-        count = round(self.share.value / 100 * len(energy))
+        frame, metric = self._neurons[self.layer.value], metric or self.metric.value
+        count = round(self.share.value / 100 * len(frame))
         if metric == IN_ROUNDS:
-            order = self._of("order")
-            return np.asarray((order > 0) & (order <= count))
-        scores = {ONE_LOOK: energy / condition**2, "condition alone": 1.0 / condition}
-        worth = scores[metric] if metric in scores else self._of(metric)
-        return np.isin(np.arange(len(energy)), np.argsort(worth, kind="stable")[:count])
-
-    def _of(self, name: str) -> Values:
-        """Values of the layer's neurons (n,): a narrow layer's row ends in NaN."""
-        row: Values = self._survey[name][self._layers.index(self.layer.value)]
-        return row[~np.isnan(row)]
+            return np.asarray(frame.removed_at * len(frame) < count + 0.5)
+        worth = {ONE_LOOK: frame.cost, "condition alone": 1.0 / frame.condition, "energy": energies(frame)}
+        chosen = worth[metric] if metric in worth else frame[metric.replace("-", "_")]
+        return np.isin(np.arange(len(frame)), np.argsort(chosen.to_numpy(), kind="stable")[:count])
 
     def answer(self) -> tuple[Picture, str]:
-        energy, condition, gone = self._of("energy"), self._of("condition"), self.removed()
-        self.place.max = len(energy)  # a narrow layer has fewer
-        layer, metric, place, cost = self.layer.value, self.metric.value, self.place.value, energy / condition**2
+        frame, gone = self._neurons[self.layer.value], self.removed()
+        energy, condition, cost = (column.to_numpy() for column in (energies(frame), frame.condition, frame.cost))
+        self.place.max = len(frame)  # a narrow layer has fewer
+        layer, metric, place = self.layer.value, self.metric.value, self.place.value
         picked = int(np.argsort(cost, kind="stable")[place - 1])
-        title = f"Layer {layer}: {gone.sum():,} of {len(energy):,} neurons go by {metric}"
+        title = f"Layer {layer}: {gone.sum():,} of {len(frame):,} neurons go by {metric}"
         sentences = [
             f"What goes holds {energy[gone].sum() / energy.sum():.1%} of the neurons' energy; its costs, one at a "
             f"time, add up to {cost[gone].sum():.2%} of ‖Y‖²."
         ]
         if metric == IN_ROUNDS:
-            row = self._survey["errors"][self._layers.index(layer)]
-            left = np.interp(gone.sum(), self._survey["counts"], row)
+            left = np.interp(gone.sum(), self._curves[layer].gone, self._curves[layer].error)
             sentences.append(f"Gone together, with the rest re-tuned, they leave an error of {left:.2%} of ‖Y‖².")
         verdicts = [f"{'goes' if self.removed(by)[picked] else 'stays'} by {by}" for by in ("energy", ONE_LOOK)]
         sentences.append(
@@ -170,12 +168,6 @@ class NeuronExplorer(Explorer):
         )
         figure = plot_energy_condition(energy, condition, gone, title, picked)
         return figure, "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-
-
-def neuron_explorer(model: nn.Module, ids: Tensor, ridge: float = RIDGE, layer: int = 0) -> NeuronExplorer:
-    """The explorer for `model` on the calibration tokens `ids` (S, L); the first call walks through the model."""
-    with torch.no_grad():
-        return NeuronExplorer(survey(model, ids, ridge), layer)
 
 
 class Planner(Explorer):

@@ -84,7 +84,9 @@ def test_with_little_time_the_statistics_are_left(parent, own_cache):
     assert any("minutes more than there are" in part.why for part in hurried.left_out)
     words = texts.left_out(hurried, ("loss by kind",))
     assert words.startswith("*Left out* · loss by kind of text, measured at one ratio: about ")
-    assert texts.left_out(hurried, ("no such part",), "no ratio was asked for") == "*Left out* · no ratio was asked for."
+    assert (
+        texts.left_out(hurried, ("no such part",), "no ratio was asked for") == "*Left out* · no ratio was asked for."
+    )
 
 
 def test_a_ratio_that_cannot_be_reached_is_left_out_by_name(parent, own_cache):

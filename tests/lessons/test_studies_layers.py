@@ -7,18 +7,15 @@ import torch
 from torch import nn
 from variants import build, tokens
 
+from comp_lib.analysis import harm as harms
+from comp_lib.analysis.harm import layer_harm, step_harm
+from comp_lib.analysis.sample import Sample
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import bootstrap_interval
 from comp_lib.importance.layer_study import intervals, rank_gap, ranks
 from comp_lib.importance.layers import layers_to_drop, loss_increase
 from comp_lib.lessons import layer_importance as studies
-from comp_lib.lessons.layer_importance import (
-    greedy_rounds,
-    harm_by_sequence,
-    layer_study,
-    stream_statistics,
-    sublayer_harm,
-)
+from comp_lib.lessons.layer_importance import layer_study, stream_statistics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -73,9 +70,14 @@ def test_the_stream(model):
     torch.testing.assert_close(found["influence"], 1 - want.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
+def sample(seed=0):
+    ids = tokens(seed=seed)
+    return Sample(ids, ("prose",) * len(ids))
+
+
 def test_harm_by_sequence(model):
     ids = tokens()
-    harm = harm_by_sequence(model, ids)
+    harm = layer_harm(model, sample())
     assert harm.shape == (LAYERS, 4)
     for layer, sequence in ((0, 0), (2, 3), (4, 1)):
         row = ids[sequence][None]
@@ -87,18 +89,19 @@ def test_harm_by_sequence(model):
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_rounds_are_those_of_the_library(seed):
     model, ids = build(num_hidden_layers=LAYERS, seed=seed), tokens(seed=seed)
-    rounds, order = greedy_rounds(model, ids, 3)
+    study = layer_study(model, ids, greedy=3)
+    rounds, order = study.rounds, study.order
     assert list(order) == layers_to_drop("greedy", model, ids, 3)[0]
     for gone, harm in enumerate(rounds):
         assert harm.isnan().nonzero().flatten().tolist() == sorted(order[:gone])
         assert int(harm.nan_to_num(nan=9e9).argmin()) == order[gone]
-    assert greedy_rounds(model, ids, 0)[0].shape == (0, LAYERS)
+    assert layer_study(model, ids, greedy=0).rounds.shape == (0, LAYERS)
 
 
 def test_a_study_is_computed_once(model, monkeypatch):
     ids = tokens()
     first = layer_study(model, ids, greedy=2)
-    monkeypatch.setattr(studies, "sequence_loss_increase", None)  # calling it again would fail
+    monkeypatch.setattr(harms, "sequence_loss_increase", None)  # calling it again would fail
     monkeypatch.setattr(studies, "through", None)
     again = layer_study(model, ids, greedy=2)
     assert again.order == first.order and len(first.order) == 2
@@ -120,7 +123,7 @@ def test_the_interval_over_sequences(model):
 
 def test_halves_of_a_layer(model):
     ids = tokens()
-    halves = sublayer_harm(model, ids)
+    halves = torch.stack([step_harm(model, sample(), which) for which in ("attention", "mlp")], 1)
     assert halves.shape == (LAYERS, 2, 4)
     for layer, sequence in ((0, 0), (2, 3), (4, 1)):
         row = ids[sequence][None]
@@ -137,4 +140,4 @@ def test_ranks_and_gaps():
 
 def test_bad_input(model):
     with pytest.raises(InputError, match=f"expected 0 to {LAYERS - 1} layers to remove, got {LAYERS}"):
-        greedy_rounds(model, tokens(), LAYERS)
+        layer_study(model, tokens(), LAYERS)

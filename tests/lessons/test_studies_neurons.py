@@ -52,52 +52,13 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama,
     assert torch.equal(dense.xtx, xtx) and dense.upstream.shape == (dense.blocks,)
 
 
-def test_error_curves_are_the_errors_of_fits_from_scratch(tiny_llama, ids):
-    model = tiny_llama()
-    curves = study.survey(model, ids, ridge=0.1, block_rounds=8)
-    assert curves["counts"].tolist() == [0, 8, 16, 24]  # 60% of 48 neurons
-    assert curves["group_counts"].tolist() == [0, 1]
-    assert curves["errors"].shape == (3, 4) and curves["group_errors"].shape == (3, 2)
-    assert (curves["errors"][:, 0] == 0).all() and (curves["errors"].diff(dim=1) > 0).all()
-    for layer in range(3):
-        dense = study.dense_problem(model, ids, layer)
-        _, inverse = dense.full_problem()
-        order = study.sweep(inverse, dense.weight, 24, per_round=8).order
-        for place, count in enumerate(curves["counts"].tolist()):
-            kept = torch.tensor(sorted(set(range(48)) - set(order[:count].tolist())))
-            fitted = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, kept, 0.1)
-            gap = dense.weight - fitted
-            error = (gap * (dense.xtx @ gap)).sum() / (dense.weight * (dense.xtx @ dense.weight)).sum()
-            assert float(curves["errors"][layer, place]) == pytest.approx(float(error), rel=1e-6, abs=1e-12)
-
-
-def test_a_survey_of_some_layers_has_the_rows_of_these(tiny_llama, ids):
-    model = tiny_llama()
-    some, every = (study.survey(model, ids, block_rounds=8, every=step) for step in (2, 1))
-    for name, values in some.items():
-        whole = every[name] if name.endswith("counts") else every[name][::2]
-        torch.testing.assert_close(values, whole)
-
-
-def test_error_curves_stop_where_a_layer_is_too_narrow(tiny_llama, ids):
-    from comp_lib.surgery import shrink_attention, shrink_mlp
-
-    model = tiny_llama()
-    shrink_mlp(model.model.layers[1], torch.arange(20))
-    shrink_attention(model.model.layers[1], torch.tensor([1]))
-    curves = study.survey(model, ids, block_rounds=8)
-    assert curves["errors"].isnan().tolist() == [[False] * 4, [False, False, False, True], [False] * 4]
-    assert curves["group_errors"].isnan().tolist() == [[False] * 2, [False, True], [False] * 2]
-
-
 def test_statistics_are_computed_once(tiny_llama, ids, monkeypatch):
     model = tiny_llama()
-    first = study.survey(model, ids, block_rounds=8), study.dense_problem(model, ids, 1)
+    first = study.dense_problem(model, ids, 1)
     entries, _ = cache.cache_size()
-    assert entries == 2
+    assert entries == 1
     monkeypatch.setattr(study, "walk_to", None)  # nobody walks again
-    again = study.survey(model, ids, block_rounds=8), study.dense_problem(model, ids, 1)
-    assert torch.equal(first[0]["errors"], again[0]["errors"]) and torch.equal(first[1].xtx, again[1].xtx)
+    assert torch.equal(first.xtx, study.dense_problem(model, ids, 1).xtx)
     study.dense_problem(model, ids, 1, "attention", weighted=False)
 
 
@@ -107,8 +68,6 @@ def test_what_is_not_there_is_named(tiny_llama, ids):
         study.dense_problem(model, ids, 3)
     with pytest.raises(InputError, match="'mlp' or 'attention', got 'mpl'"):
         study.layer_tokens(model, ids, 0, "mpl")
-    with pytest.raises(InputError, match="at least 1 neuron a round, got 0"):
-        study.survey(model, ids, block_rounds=0)
 
 
 # metrics on trial
