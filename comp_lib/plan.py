@@ -1,5 +1,7 @@
 """A plan: which layers stay, and how many neurons and KV groups in each of them.
 
+A width of 0 takes a whole step from a layer: its attention (no KV groups) or its MLP (no neurons); the other stays.
+
 A plan is a value: written before any weight is touched, read, edited, saved as JSON, and carried out by `prune`.
 `PlanRequest` says what a planner is asked for; the planners of COMP are in `hybrid_granularity`, those of its peers
 in `baselines`. The ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that the
@@ -29,8 +31,8 @@ class Plan:
     parent: str  # name of the model that was planned for
     parent_layers: int  # its number of decoder layers
     layers: tuple[int, ...]  # indices in the parent of the layers that stay
-    neurons: tuple[int, ...]  # MLP neurons kept in each of them
-    kv_groups: tuple[int, ...]  # KV groups kept in each of them
+    neurons: tuple[int, ...]  # MLP neurons kept in each of them; 0: no MLP
+    kv_groups: tuple[int, ...]  # KV groups kept in each of them; 0: no attention
     ratio: float  # parameters to remove, as asked
     of: str  # "decoder" or "model": what the ratio refers to
     removed: float  # the same fraction, as reached
@@ -86,8 +88,12 @@ class Plan:
             if value is not None and (not isinstance(value, tuple) or len(value) != len(self.layers)):
                 got = len(value) if isinstance(value, tuple) else repr(value)
                 raise InputError(f"expected {len(self.layers)} entries in {name}, got {got}: mend the plan")
-        if min(self.neurons) < 1 or min(self.kv_groups) < 1:
-            raise InputError("expected at least one neuron and one KV group in each layer, got 0: drop the layer")
+        for layer, neurons, groups in zip(self.layers, self.neurons, self.kv_groups, strict=True):
+            if min(neurons, groups) < 0 or not neurons + groups:
+                got = f"{neurons} and {groups} in layer {layer}: drop the layer"
+                raise InputError(f"expected neurons or KV groups in each layer that stays, got {got}")
+        if not any(self.neurons) or not any(self.kv_groups):
+            raise InputError("expected at least one layer with neurons and one with KV groups, got none: mend the plan")
         for name, widths in (("kept_neurons", self.neurons), ("kept_groups", self.kv_groups)):
             for layer, width, kept in zip(self.layers, widths, getattr(self, name) or (), strict=False):
                 _check_integers(name, kept)
@@ -137,6 +143,7 @@ class PlanRequest:
     of: str = "decoder"  # what the ratio refers to: "decoder" or "model"
     drop: Sequence[int] = ()  # whole layers that go
     kv_groups: int | None = None  # KV groups to keep in each other layer; None: all
+    silent: Sequence[int] = ()  # layers that stay without their attention
     multiple: int = 64  # widths are multiples of this
     parent: str = ""  # name of the model
     biased: bool = False  # whether the recovery adds biases, which count
@@ -154,6 +161,9 @@ class PlanRequest:
         fewest = min(self.shape.kv_groups[layer] for layer in self.layers)
         if self.kv_groups is not None and not 1 <= self.kv_groups <= fewest:
             raise InputError(f"expected 1 to {fewest} KV groups to keep, got {self.kv_groups}")
+        if set(self.silent) - set(self.layers) or len(set(self.silent)) >= len(self.layers):
+            got = f"{sorted(self.silent)}: one attention has to stay"
+            raise InputError(f"expected layers without attention among those that stay, and not all of them, got {got}")
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -163,7 +173,9 @@ class PlanRequest:
     @property
     def groups(self) -> tuple[int, ...]:
         """KV groups of each layer that stays."""
-        return tuple(self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers)
+        return tuple(
+            0 if layer in self.silent else self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers
+        )
 
     def removed(self, neurons: Sequence[int]) -> float:
         """The fraction of the parameters that goes when the layers that stay keep so many neurons."""

@@ -24,7 +24,7 @@ from .families.protocol import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
-from .importance.layers import layers_to_drop
+from .importance.layers import attentions_to_silence, layers_to_drop
 from .importance.widths import reference_losses, sensitivity
 from .plan import Plan
 from .prune_layer import Gather, LayerPruner, PrunedLayer, at_once
@@ -117,11 +117,13 @@ def make_plan(
     count = settings.layer_count(shape.layers)
     if count is None:
         count = layers_needed(request)
-    importance = None
+    importance, judged = None, ids[:IMPORTANCE_SEQUENCES]
     if count or settings.widths == "per-layer":
-        judged = ids[:IMPORTANCE_SEQUENCES]
         drop, scores = layers_to_drop(settings.layer_metric, model, judged, count, settings.device, progress)
         request, importance = replace(request, drop=drop), tuple(scores.tolist())
+    if settings.attentions:
+        silent = attentions_to_silence(model, judged, settings.attentions, request.layers, settings.device, progress)
+        request = replace(request, silent=silent)
     if settings.widths == "per-layer" and importance is not None:
         return Planned(paper_plan(request, importance), importance)
     plan = uniform_plan(request)
@@ -168,7 +170,7 @@ def check_request(shape: Shape, settings: Settings) -> None:
         layers_needed(request)
     else:
         largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
-        uniform_plan(replace(request, drop=largest[:count]))
+        uniform_plan(replace(request, drop=largest[:count], silent=largest[count : count + settings.attentions]))
 
 
 def check_tokens(ids: Tensor) -> None:
@@ -187,6 +189,13 @@ def check_family(model: Model, settings: Settings, plan: Plan | None = None) -> 
             f"expected the aim {' or '.join(family.aims)} for {name}, behind whose dense layers a norm stands, got "
             f"{settings.aim}: no output of such a layer adds a given change to the stream; say --aim self"
         )
+    if not (all(shape.neurons) and all(shape.kv_groups)):
+        got = "a layer without one of them: prune the parent anew"
+        raise InputError(f"expected attention and MLP in each layer of the model to prune, got {got}")
+    some_gone = plan is not None and not (all(plan.neurons) and all(plan.kv_groups))
+    if (some_gone or settings.attentions) and not family.per_layer:
+        got = f"one to leave out of {name}, of which no folder could say so: leave out whole layers"
+        raise InputError(f"expected a plan that keeps attention and MLP of each layer that stays, got {got}")
     asked = shape.kv_groups[0] if settings.kv_groups is None else settings.kv_groups
     planned = shape.kv_groups if plan is None else plan.kv_groups
     if family.whole_attention and (

@@ -178,7 +178,11 @@ class LayerPruner:
     def _prune_step(self, index: int, layer: Layer, which: Which, reference: HiddenStates | None) -> Narrowed:
         """The five steps, for one dense layer."""
         keep, fixed, whole = self._ordered(index, which)
-        if keep == whole and not (which == "mlp" and self.dense is not None and self.differs):
+        if not keep:  # nobody is left to take over
+            self.differs = True
+            narrowed = Narrowed(torch.arange(0), error=1.0)
+            shrink(layer, which, narrowed.kept)
+        elif keep == whole and not (which == "mlp" and self.dense is not None and self.differs):
             narrowed = Narrowed(torch.arange(whole))
         else:
             self.differs = True

@@ -13,10 +13,11 @@ from .shape import Shape
 
 # Peers that plan the whole model (see `baselines`), and the settings that this leaves them.
 PEERS: dict[str, dict[str, tuple[object, ...]]] = {
-    "llm-pruner": {"layers": ("auto", 0)},
-    "llm-pruner-mixed": {"layers": ("auto", 0)},
-    "flap": {"layers": ("auto", 0), "kv_groups": (None,)},
+    "llm-pruner": {"layers": ("auto", 0), "attentions": (0,)},
+    "llm-pruner-mixed": {"layers": ("auto", 0), "attentions": (0,)},
+    "flap": {"layers": ("auto", 0), "attentions": (0,), "kv_groups": (None,)},
     "shortgpt": {
+        "attentions": (0,),
         "layers": ("auto",),
         "kv_groups": (None,),
         "widths": ("uniform",),
@@ -75,6 +76,7 @@ class Settings:
     method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
     layers: float | str = "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
     layer_metric: str = "loss"  # block influence, the paper's, is fooled by some layers; greedy costs a round per layer
+    attentions: int = 0  # layers that stay without their attention, those that miss it least
     widths: str = "uniform"  # one of WIDTHS
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
@@ -113,6 +115,8 @@ class Settings:
             raise InputError(
                 f"expected layers to be a number or 'auto', or a share below 1, got {self.layers!r}: say how many go"
             )
+        if not 0 <= self.attentions < MOST_LAYERS:
+            raise InputError(f"expected a number of attentions to leave out, got {self.attentions!r}: 0 keeps them all")
         if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):
             wanted = f"a ridge above 0, at most {LARGEST_RIDGE:g}, or 'auto'"
             raise InputError(f"expected {wanted}, got {self.ridge}: {RIDGE:g} suits 8,000 tokens")

@@ -3,7 +3,7 @@
 A decoder layer owns, for hidden size d, head size k, n neurons and g KV groups of r query heads each:
 
     MLP          n * (3 d)                    gate, up and down: one neuron is a row, a row and a column
-    attention    g * (2 k d + 2 r k d)        k and v; q and o: one KV group can only go as a whole
+    attention    g * (2 k d + 2 r k d)        k and v; q and o: one KV group can only go as a whole; 0: none is left
     norms        2 d                          stays as long as the layer does
 
 plus biases where the model has them. What is counted here is checked against `model.num_parameters()` by a test.
@@ -45,9 +45,10 @@ class Shape:
 
         def per_block(which: Which, inputs: int) -> int:
             """Parameters of one block: rows of what produces it, and its inputs of the dense layer."""
-            module, _ = family.sublayer(layers[0], which)
-            count = inputs * dense_layer(layers[0], which).out_features
-            for name, rows in family.producers(layers[0], which).items():
+            layer = next(layer for layer in layers if dense_layer(layer, which).in_features)  # that has this step
+            module, _ = family.sublayer(layer, which)
+            count = inputs * dense_layer(layer, which).out_features
+            for name, rows in family.producers(layer, which).items():
                 linear = getattr(module, name)
                 count += rows.shape[1] * (linear.in_features + (linear.bias is not None))
             return count

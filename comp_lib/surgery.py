@@ -3,7 +3,8 @@
 Removing MLP neuron i takes its rows of the matrices that produce it (gate_proj and up_proj in Llama) and its column of
 down_proj; removing a KV group takes its rows of k_proj and v_proj, the rows of q_proj of its query heads, and their
 columns of o_proj. Which rows and columns those are, the family knows. What remains is an ordinary module of the same
-class: no mask, no wrapper, nothing extra at run time but the biases of a recovery that asks for them.
+class: no mask, no wrapper, nothing extra at run time but the biases of a recovery that asks for them. A step that keeps
+nothing becomes a module that adds nothing (`families.silent`).
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ def shrink(layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = Non
         and len(kept) * block_size(layer, which) < dense_layer(layer, which).in_features
     ):
         raise InputError(whole_groups(type(layer).__name__))
+    if not len(kept):
+        family.silence(layer, which)
+        return
     inputs = spread(kept, block_size(layer, which))
     for producer, rows in family.producers(layer, which).items():
         linear = getattr(module, producer)

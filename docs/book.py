@@ -30,6 +30,8 @@ def toctree(caption: str, entries: list[str]) -> str:
 def lay_out(source: Path) -> None:
     """Everything that the book is made of, in the new folder `source`."""
     shutil.copytree(ROOT / "docs", source / "docs", ignore=shutil.ignore_patterns("__pycache__", "*.py", "_static"))
+    page = source / "docs" / "check-up.md"  # what lies in docs/_static is beside all folders in the book
+    page.write_text(page.read_text("utf-8").replace('href="_static/', 'href="../_static/'), "utf-8")
     for name in PAGES:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)

@@ -25,6 +25,7 @@ LIMITS = {
     "seeds": (1, 1_000),
     "multiple": (1, 1_000_000),
     "kv_groups": (1, 100_000),
+    "attentions": (0, 9_999),
     "trials": (0, 1_000),
     "tokens": (1, 1_000_000),
     "context": (16, 10_000_000),

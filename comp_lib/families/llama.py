@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .protocol import Device, Family, Layer, Model, Rope, Which
+from .silent import SilentAttention, SilentMLP, number_attentions
 
 
 class Llama(Family):
@@ -39,8 +41,7 @@ class Llama(Family):
 
     def set_layers(self, model: Model, layers: list[Layer]) -> None:
         model.model.layers = nn.ModuleList(layers)
-        for index, layer in enumerate(model.model.layers):
-            layer.self_attn.layer_idx = index
+        number_attentions(layers)
 
     def embedding(self, model: Model) -> nn.Embedding:
         table: nn.Embedding = model.model.embed_tokens
@@ -86,6 +87,8 @@ class Llama(Family):
 
     def mlp(self, layer: Any, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, L, d) -> down_proj(X) (B, L, d), and X."""
+        if isinstance(layer.mlp, SilentMLP):
+            return layer.mlp(z), z[..., :0]
         x = layer.mlp.act_fn(layer.mlp.gate_proj(z)) * layer.mlp.up_proj(z)
         return layer.mlp.down_proj(x), x
 
@@ -111,6 +114,16 @@ class Llama(Family):
 
     def shrunk(self, layer: Any) -> None:
         layer.mlp.intermediate_size = layer.mlp.down_proj.in_features
+
+    def silence(self, layer: Any, which: Which) -> None:
+        if not self.per_layer:
+            raise InputError(
+                f"expected attention and MLP in each layer of {type(layer).__name__}, got one to leave out"
+            )
+        if which == "attention":
+            layer.self_attn = SilentAttention(layer.self_attn)
+        else:
+            layer.mlp = SilentMLP(layer.mlp)
 
     def rope_settings(self, config: Any) -> dict[str, Any]:
         settings: dict[str, Any] = config.rope_parameters

@@ -80,7 +80,7 @@ class Family(Protocol):
         """The decoder layers, first to last."""
 
     def set_layers(self, model: Model, layers: list[Layer]) -> None:
-        """Give the model other layers, numbered anew: the KV cache counts on it."""
+        """Give the model other layers, numbered anew, those without attention apart: the KV cache counts on it."""
 
     def embedding(self, model: Model) -> nn.Embedding:
         """The table of token embeddings."""
@@ -123,6 +123,9 @@ class Family(Protocol):
 
     def shrunk(self, layer: Layer) -> None:
         """After surgery: whatever the layer's modules remember of their widths."""
+
+    def silence(self, layer: Layer, which: Which) -> None:
+        """Take a whole step out of a layer, the other stays. Raises InputError unless `per_layer`."""
 
     def window(self, config: Any) -> int | None:
         """How many tokens back some layer can look; None: all see everything."""

@@ -1,4 +1,4 @@
-"""Layer importance: what the model loses with a whole layer.
+"""Layer importance: what the model loses with a whole layer, or with its attention or MLP alone.
 
 Three readings, from cheap to true:
 
@@ -17,10 +17,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import batches, embed, rotary, sequence_losses, through, to_device
+from ..calibration.stream import (
+    Step,
+    attention_step,
+    batches,
+    embed,
+    mlp_step,
+    rotary,
+    sequence_losses,
+    through,
+    to_device,
+)
 from ..errors import InputError, nearest
 from ..families import family_of
-from ..families.protocol import Device, Model
+from ..families.protocol import Device, Layer, Model, Rope, Which
 from ..report import Progress, no_progress
 
 
@@ -87,6 +97,54 @@ def greedy_order(loss: Callable[[Sequence[int]], Tensor], layers: int, count: in
         dropped.append(min(present, key=lambda index: float(rounds[-1][index])))
         present.remove(dropped[-1])
     return dropped, rounds
+
+
+@torch.inference_mode()
+def step_loss_increase(
+    model: Model, ids: Tensor, which: Which, device: Device = "cpu", progress: Progress = no_progress
+) -> Tensor:
+    """The same when one step of one layer is left out and the other stays: ids (S, L) -> (layers, S), nats."""
+    family = family_of(model)
+    layers, hidden = family.layers(model), embed(model, ids)
+    rope = rotary(model, ids.shape[1], device, hidden.dtype)
+    without: list[Tensor] = []
+    for index in range(len(layers)):
+        layer = to_device(layers[index], device)
+        without = [through(layer, stream, rope, device) for stream in without]
+        without.append(_other_step(layer, hidden, rope, which, device))
+        hidden = through(layer, hidden, rope, device)
+        progress(f"harm without {which}", index + 1, len(layers))
+    whole = sequence_losses(model, hidden, ids)
+    return torch.stack([sequence_losses(model, stream, ids) - whole for stream in without])
+
+
+def _other_step(layer: Layer, hidden: Tensor, rope: Rope, which: Which, device: Device) -> Tensor:
+    """All windows through the step of the layer that is not `which`."""
+
+    def attention(layer: Layer, states: Tensor) -> tuple[Tensor, Tensor]:
+        return attention_step(layer, states, rope)
+
+    step: Step = mlp_step if which == "attention" else attention
+    out = torch.empty_like(hidden)
+    for rows in batches(*hidden.shape[:2]):
+        out[rows] = step(layer, hidden[rows].to(device))[0]
+    return out
+
+
+def attentions_to_silence(
+    model: Model,
+    ids: Tensor,
+    count: int,
+    layers: Sequence[int],
+    device: Device = "cpu",
+    progress: Progress = no_progress,
+) -> tuple[int, ...]:
+    """The `count` of `layers` whose attention is missed least, each alone, ascending; for ids (S, L).
+
+    (Our derivation: loss increase, as for whole layers. Blocks smaller than a layer go in BlockPruner too.)
+    """
+    harm = step_loss_increase(model, ids, "attention", device, progress).mean(1)
+    return tuple(sorted(sorted(layers, key=lambda layer: float(harm[layer]))[:count]))
 
 
 LAYER_METRICS = ("block-influence", "loss", "greedy")

@@ -80,6 +80,11 @@ WIDTHS: dict[str, Kind] = {  # what may differ from layer to layer
     "num_attention_heads": whole(1, 8_192),
     "num_key_value_heads": whole(1, 8_192),
 }
+OWN_WIDTHS: dict[str, Kind] = {  # of one layer; 0: it lacks that step
+    "intermediate_size": whole(0, 4_000_000),
+    "num_attention_heads": whole(0, 8_192),
+    "num_key_value_heads": whole(0, 8_192),
+}
 FIELDS: dict[str, Kind] = WIDTHS | {
     "model_type": NAME,
     "architectures": each(NAME, 10),
@@ -170,14 +175,19 @@ def honoured(fields: Mapping[str, Any], place: str | Path) -> dict[str, Any]:
 def check_sizes(described: Mapping[str, Any], place: str | Path) -> None:
     """Raises InputError unless the sizes of a config with all its fields, `described`, fit each other."""
     vocabulary = described["vocab_size"]
-    for layer in ({}, *(described.get("per_layer_config") or {}).values()):
-        sizes = {**described, **layer}
+    every = [{**described, **layer} for layer in ({}, *(described.get("per_layer_config") or {}).values())]
+    for sizes in every:
         heads, groups = sizes["num_attention_heads"], sizes["num_key_value_heads"]
-        head_dim = sizes.get("head_dim") or sizes["hidden_size"] // heads
-        if heads % groups:
+        if not heads and not groups and sizes["intermediate_size"]:
+            continue  # no attention
+        head_dim = sizes.get("head_dim") or sizes["hidden_size"] // max(heads, 1)
+        if not heads or not groups or heads % groups:
             _refuse(f"heads that are a multiple of the {groups} KV heads", f"{heads} heads", place)
         if head_dim < 2 or head_dim % 2:
             _refuse("an even head_dim, whose halves turn together", f"{head_dim}", place)
+    for name in OWN_WIDTHS:
+        if len(every) > 1 and not any(sizes[name] for sizes in every[1:]):
+            _refuse(f"a layer whose {name} is above 0", "none", place)
     if "sliding_attention" in (described.get("layer_types") or ()) and not described.get("sliding_window"):
         _refuse("a sliding_window for layer_types with sliding_attention", "none", place)
     if (described.get("pad_token_id") or 0) >= vocabulary:
@@ -255,7 +265,7 @@ def _per_layer(fields: Mapping[str, Any], place: str | Path) -> dict[int, dict[s
             _refuse(f"per_layer_config to be layer, below {layers} -> widths", f"{short(name)}: {short(entry)}", place)
         if other := sorted(entry.keys() - WIDTHS.keys()):
             _refuse(f"of layer {name} only {', '.join(WIDTHS)}", short(other[0]), place)
-    return {int(name): _within(entry, WIDTHS, f"layer {name}: ", place) for name, entry in entries.items()}
+    return {int(name): _within(entry, OWN_WIDTHS, f"layer {name}: ", place) for name, entry in entries.items()}
 
 
 def _refuse(expected: str, got: str, place: str | Path) -> None:

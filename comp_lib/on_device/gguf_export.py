@@ -12,7 +12,8 @@ reordered alike; so the rows of q_proj and k_proj, and their biases, are interle
 Scaled frequencies (Llama 3's, linear) become a tensor of factors, rope_freqs_i = default_i / scaled_i.
 
 *Widths.* `llama` has one for all layers; widths that differ from layer to layer become llama.cpp's `deci`, which
-computes the same thing. A block-quantised type cuts each row into blocks of 32 and takes no other widths.
+computes the same thing, and knows layers without attention or without MLP. A block-quantised type cuts each row into
+blocks of 32 and takes no other widths.
 """
 
 from __future__ import annotations
@@ -172,10 +173,17 @@ def _tensors(folder: Path, outline: Model, architecture: str, kind: str) -> dict
     """All tensors that the model must have, found in the folder and named for the file."""
     files, shape, family = TensorFiles(folder), Shape.of(outline), family_of(outline)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
+    norms = {"input_layernorm": shape.kv_groups, "post_attention_layernorm": shape.neurons}
+    unread = {  # the norm before a step that a layer lacks, which llama.cpp does not expect
+        f"model.layers.{layer}.{norm}.weight"
+        for norm, widths in norms.items()
+        for layer in range(shape.layers)
+        if not widths[layer]
+    }
     tensors = {}
     for key, tensor in outline.state_dict().items():
         size, actual = tuple(tensor.shape), files.shapes.get(key)
-        if key == "lm_head.weight" and outline.config.tie_word_embeddings:
+        if key == "lm_head.weight" and outline.config.tie_word_embeddings or key in unread:
             continue
         if actual != size:
             wanted = f"{key} of shape {size}, as config.json says"
