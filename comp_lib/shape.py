@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .families import dense_layer, family_of
-from .families.protocol import Model, Which
+from .families.protocol import STEPS, Model, Which
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Shape:
     group_parameters: int  # of one KV group, biases included
     layer_parameters: int  # of what no width changes: norms and output biases
     other_parameters: int  # embeddings, head (once, if tied) and the final norm
+    output_biases: tuple[int, int] = (0, 0)  # of layer_parameters, what goes with all of the attention, or of the MLP
 
     @classmethod
     def of(cls, model: Model) -> Shape:
@@ -43,9 +44,11 @@ class Shape:
         layers = list(family.layers(model))
         head_dim, group_heads = family.heads(layers[0])
 
+        having = {which: next(layer for layer in layers if dense_layer(layer, which).in_features) for which in STEPS}
+
         def per_block(which: Which, inputs: int) -> int:
             """Parameters of one block: rows of what produces it, and its inputs of the dense layer."""
-            layer = next(layer for layer in layers if dense_layer(layer, which).in_features)  # that has this step
+            layer = having[which]
             module, _ = family.sublayer(layer, which)
             count = inputs * dense_layer(layer, which).out_features
             for name, rows in family.producers(layer, which).items():
@@ -57,11 +60,14 @@ class Shape:
         kv_groups = tuple(dense_layer(layer, "attention").in_features // (head_dim * group_heads) for layer in layers)
         neuron, group = per_block("mlp", 1), per_block("attention", head_dim * group_heads)
         hidden = dense_layer(layers[0], "mlp").out_features
+        biases = [0 if dense_layer(having[which], which).bias is None else hidden for which in STEPS]
         # what is left of a layer is independent of its widths: norms, output biases, whatever the family adds
         fixed = sum(p.numel() for p in layers[0].parameters()) - neurons[0] * neuron - kv_groups[0] * group
+        fixed += sum(bias for bias, width in zip(biases, (kv_groups[0], neurons[0]), strict=True) if not width)
         total = sum(p.numel() for p in model.parameters())  # a tied head is one parameter here
         decoder = sum(p.numel() for layer in layers for p in layer.parameters())
-        return cls(hidden, head_dim, group_heads, neurons, kv_groups, neuron, group, fixed, total - decoder)
+        each = (neuron, group, fixed, total - decoder, (biases[0], biases[1]))
+        return cls(hidden, head_dim, group_heads, neurons, kv_groups, *each)
 
     @property
     def layers(self) -> int:
@@ -69,11 +75,9 @@ class Shape:
 
     def layer(self, index: int) -> int:
         """Parameters of one decoder layer."""
-        return (
-            self.neurons[index] * self.neuron_parameters
-            + self.kv_groups[index] * self.group_parameters
-            + self.layer_parameters
-        )
+        neurons, groups = self.neurons[index], self.kv_groups[index]
+        gone = sum(bias for bias, width in zip(self.output_biases, (groups, neurons), strict=True) if not width)
+        return neurons * self.neuron_parameters + groups * self.group_parameters + self.layer_parameters - gone
 
     @property
     def decoder(self) -> int:
@@ -100,10 +104,14 @@ class Shape:
         shape, head = self, self.head_dim * (2 + self.group_heads)  # rows that a KV group has in k, v and q
         if shape.neuron_parameters == 3 * self.hidden:
             fixed = shape.layer_parameters + self.hidden
-            shape = replace(shape, neuron_parameters=shape.neuron_parameters + 2, layer_parameters=fixed)
+            biases = (shape.output_biases[0], self.hidden)
+            neuron = shape.neuron_parameters + 2
+            shape = replace(shape, neuron_parameters=neuron, layer_parameters=fixed, output_biases=biases)
         if shape.group_parameters == self.head_dim * (2 + 2 * self.group_heads) * self.hidden:
             fixed = shape.layer_parameters + self.hidden
-            shape = replace(shape, group_parameters=shape.group_parameters + head, layer_parameters=fixed)
+            biases = (self.hidden, shape.output_biases[1])
+            group = shape.group_parameters + head
+            shape = replace(shape, group_parameters=group, layer_parameters=fixed, output_biases=biases)
         return shape
 
     def with_widths(self, neurons: tuple[int, ...], kv_groups: tuple[int, ...]) -> Shape:

@@ -129,9 +129,9 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
 def update_config(model: Model) -> None:
     """Make `model.config` describe the tensors, where one width can: widths that differ need `models.save`."""
     shape, family = Shape.of(model), family_of(model)
-    layer = family.layers(model)[0]
-    for name, which in family.bias_fields.items():
-        setattr(model.config, name, dense_layer(layer, which).bias is not None)
+    for name, which in family.bias_fields.items():  # a step that is gone has none, whatever the others have
+        biased = any(dense_layer(layer, which).bias is not None for layer in family.layers(model))
+        setattr(model.config, name, biased)
     if shape.uniform:
         model.config.head_dim = shape.head_dim
         model.config.intermediate_size = shape.neurons[0]

@@ -12,7 +12,7 @@ reordered alike; so the rows of q_proj and k_proj, and their biases, are interle
 Scaled frequencies (Llama 3's, linear) become a tensor of factors, rope_freqs_i = default_i / scaled_i.
 
 *Widths.* `llama` has one for all layers; widths that differ from layer to layer become llama.cpp's `deci`, which
-computes the same thing, and knows layers without attention or without MLP. A block-quantised type cuts each row into
+computes the same thing, and knows layers without attention. A block-quantised type cuts each row into
 blocks of 32 and takes no other widths.
 """
 
@@ -150,6 +150,14 @@ def _check_runs(config: Any, shape: Shape, family: Family) -> None:
     if rotation not in known:
         wanted = f"rope scaling that llama.cpp's {family.gguf} reads ({', '.join(known)})"
         raise InputError(f"expected {wanted}, got {rotation}: not exported")
+    if not shape.kv_groups[0]:
+        raise InputError(
+            "expected attention in the first layer, whose heads llama.cpp counts on, got none: not exported"
+        )
+    if not all(shape.neurons):
+        layer = shape.neurons.index(0)
+        got = f"none in layer {layer}: llama.cpp would leave out its attention too; not exported"
+        raise InputError(f"expected an MLP in each layer, got {got}")
     width = shape.kv_groups[0] * shape.group_heads * shape.head_dim
     if family.gguf_square and width != shape.hidden:
         wanted = f"heads that are together as wide as the stream, {shape.hidden}, as llama.cpp's {family.gguf} has them"
@@ -173,13 +181,8 @@ def _tensors(folder: Path, outline: Model, architecture: str, kind: str) -> dict
     """All tensors that the model must have, found in the folder and named for the file."""
     files, shape, family = TensorFiles(folder), Shape.of(outline), family_of(outline)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
-    norms = {"input_layernorm": shape.kv_groups, "post_attention_layernorm": shape.neurons}
-    unread = {  # the norm before a step that a layer lacks, which llama.cpp does not expect
-        f"model.layers.{layer}.{norm}.weight"
-        for norm, widths in norms.items()
-        for layer in range(shape.layers)
-        if not widths[layer]
-    }
+    silent = (layer for layer, groups in enumerate(shape.kv_groups) if not groups)
+    unread = {f"model.layers.{layer}.input_layernorm.weight" for layer in silent}  # a norm before nothing
     tensors = {}
     for key, tensor in outline.state_dict().items():
         size, actual = tuple(tensor.shape), files.shapes.get(key)
