@@ -6,9 +6,8 @@ Measures up to N of the plans that benchmarks/hybrids.json lacks, and keeps them
 thing varies: where the budget goes. All plans are carried out on the same 8 x 128 tokens of all kinds of
 `data/calibration`; in a layer the neurons go in the order of one sweep over the dense model; what stays is refitted to
 the dense stream with one ridge; 16 windows of 128 tokens judge, two of each kind of `data/evaluation`, whose losses
-are kept one by one. Layers go greedily by the loss on 4 x 64 tokens of calibration; attentions and MLPs, which no plan
-of the library knows, go in one look by the same loss. The divergences by which widths are measured come from 12 x 128
-tokens to fit and 4 x 128 to judge.
+are kept one by one. Layers go greedily by the loss on 4 x 64 tokens of calibration; attentions and MLPs go in one look
+by the same loss. The divergences by which widths are measured come from 12 x 128 tokens to fit and 4 x 128 to judge.
 
 Budgets are a share of the decoder's parameters, or of the time of a token as a line through the measurements of
 on_device.json (llama.cpp, f16) puts it.
@@ -20,7 +19,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,18 +41,13 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import loss_increase
 from comp_lib.importance.widths import HELD, Sensitivity, sensitivity
-from comp_lib.lessons.hybrid_granularity import (
-    Sublayer,
-    named_plan,
-    stored_sensitivity,
-    water_filling_plan,
-    without_sublayers,
-)
-from comp_lib.lessons.layer_importance import without_layers
+from comp_lib.lessons.hybrid_granularity import named_plan, stored_sensitivity, water_filling_plan
 from comp_lib.models.load import load_model
 from comp_lib.plan import Plan, PlanRequest
+from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from comp_lib.surgery import keep_layers, shallow_copy
 from comp_lib.system.atomic import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
@@ -106,7 +100,9 @@ def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:
     while len(order) < GREEDY:
         fresh: set[int] = set() if order else set(last)
         while (first := min(last, key=last.__getitem__)) not in fresh:
-            last[first] = perplexity(without_layers(model, [*order, first]), ids).loss - whole
+            small, gone = shallow_copy(model), {*order, first}
+            keep_layers(small, [layer for layer in range(len(alone)) if layer not in gone])
+            last[first] = perplexity(small, ids).loss - whole
             fresh.add(first)
         order.append(first)
         del last[first]
@@ -149,7 +145,6 @@ class Case:
     budget: str  # "parameters" or "time"
     ratio: float
     plan: Plan
-    left_out: tuple[Sublayer, ...] = ()  # sublayers
     refit: bool = True
 
 
@@ -241,8 +236,12 @@ def by_parameters(shape: Shape, found: dict[str, Any], ratio: float, minds: Sens
         else:
             rest = (ratio * shape.decoder - count * each) / shape.layers / shape.neuron_parameters
             plan = as_plan(shape, (), int(shape.neurons[0] - rest) // MULTIPLE * MULTIPLE, ratio)
-        name = "attentions, uniform" if which == "attention" else "MLPs only"
-        yield case(name, plan=plan, left_out=tuple((layer, which) for layer in gone))
+        widths = plan.kv_groups if which == "attention" else plan.neurons
+        left = tuple(0 if layer in gone else width for layer, width in enumerate(widths))
+        if which == "attention":
+            yield case("attentions, uniform", plan=replace(plan, kv_groups=left))
+        else:
+            yield case("MLPs only", plan=replace(plan, neurons=left))
     yield case("few layers, measured", plan=measured_plan(request(drop=found["greedy"][:few]), minds))
 
 
@@ -250,17 +249,20 @@ def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, window
     shape = Shape.of(model)
     plan = named_plan(case.plan, found["order"], shape)
     settings = SETTINGS if case.refit else Settings(aim="self", ridge=SETTINGS.ridge)
-    small, removed = without_sublayers(model, ids, settings, plan, case.left_out)
+    done = prune(model, ids, settings, plan=plan)
+    steps = zip(plan.layers, plan.neurons, plan.kv_groups, strict=True)
     row = {
         "name": case.name,
         "budget": case.budget,
         "ratio": case.ratio,
-        "removed": round(removed, 4),
+        "removed": round(done.plan.removed, 4),
         "dropped": list(plan.dropped),
-        "left_out": [layer for layer, _ in case.left_out],
+        "left_out": [
+            layer for layer, *both in zip(plan.layers, plan.neurons, plan.kv_groups, strict=True) if 0 in both
+        ],
         "neurons": list(plan.neurons),
-        "kv_groups": plan.kv_groups[0],
-        "losses": [round(loss, 4) for loss in perplexity(small, windows).losses],
+        "kv_groups": max(plan.kv_groups),
+        "losses": [round(loss, 4) for loss in perplexity(done.model, windows).losses],
     }
     print(f"{case.name}, {case.ratio:.0%} of the {case.budget}: {np.mean(row['losses']):.3f} nats", flush=True)
     return row

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import os
 import re
 import shutil
@@ -70,3 +72,17 @@ def test_every_room_says_what_is_in_it():
 def test_the_method_stands_on_a_dozen_files():
     files = {path.name for path in PACKAGE.iterdir() if path.is_file()}
     assert len(files) <= 12 and {"prune.py", "prune_layer.py", "plan.py", "surgery.py"} < files
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_imports_what_is_there(script):
+    """They take hours, so nobody runs them; what they take from the package must be there all the same."""
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("comp_lib"):
+            module = importlib.import_module(node.module)
+            missing = [
+                name.name
+                for name in node.names
+                if not hasattr(module, name.name) and importlib.util.find_spec(f"{node.module}.{name.name}") is None
+            ]
+            assert not missing, (node.module, missing)

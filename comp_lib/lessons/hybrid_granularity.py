@@ -1,9 +1,8 @@
-"""Behind lesson 03: what was measured of hybrids, and plans that leave out whole attentions or MLPs.
+"""Behind lesson 03: what was measured of hybrids.
 
 The lesson's own ideas (the width for a budget, the divergence, the widths that follow) stand in its cells. Here is what
-would only take up room there: `benchmarks/hybrids.json` read as what the library knows, water-filling by error curves,
-the plan that the lesson shows to fail, and `without_sublayers`, since no plan of the library says of a layer that its
-MLP stays and its attention goes. (All of this file is our addition to the method.)
+would only take up room there: `benchmarks/hybrids.json` read as what the library knows, and water-filling by error
+curves, the plan that the lesson shows to fail. (All of this file is our addition to the method.)
 """
 
 from __future__ import annotations
@@ -13,23 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
-from ..families import dense_layer, family_of
-from ..families.protocol import Layer, Model, Which
 from ..hybrid_granularity.measured import fill
 from ..hybrid_granularity.uniform import uniform_plan
 from ..importance.matrix_condition import Sweep
 from ..importance.widths import Sensitivity
 from ..plan import SMALLEST_SHARE, Plan, PlanRequest
-from ..prune_layer import HiddenStates, LayerPruner, Narrowed
-from ..report import PeakMemory
-from ..settings import Settings
 from ..shape import Shape
-from ..surgery import keep_layers, shallow_copy, update_config
 
-Sublayer = tuple[int, Which]  # of a layer, its attention or its MLP
 STEP = 32  # neurons between two points of a stored curve
 
 
@@ -53,7 +45,7 @@ def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan
     kept = []
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
         gone = set(order[layer][: shape.neurons[layer] - width])
-        kept.append(tuple(neuron for neuron in range(shape.neurons[layer]) if neuron not in gone))
+        kept.append(tuple(neuron for neuron in range(shape.neurons[layer]) if width and neuron not in gone))
     return replace(plan, kept_neurons=tuple(kept))
 
 
@@ -84,44 +76,3 @@ def water_filling_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
         errors[layer] = curve[: shape.neurons[layer] - int(SMALLEST_SHARE * shape.neurons[layer]) + 1]
     widths = fill(shape, errors, sum(uniform.neurons), request.multiple)
     return uniform if widths is None else request.plan(widths)  # None: too little room for steps of this size
-
-
-class Leaving(LayerPruner):
-    """Prunes as the plan says, and leaves the sublayers `left_out` out: what they write to the stream is zero."""
-
-    left_out: frozenset[Sublayer] = frozenset()
-
-    def _prune_step(self, index: int, layer: Layer, which: Which, reference: HiddenStates | None) -> Narrowed:
-        if (index, which) not in self.left_out:
-            return super()._prune_step(index, layer, which, reference)
-        linear = dense_layer(layer, which)
-        linear.weight = nn.Parameter(torch.zeros_like(linear.weight), requires_grad=linear.weight.requires_grad)
-        self.differs = True
-        return Narrowed(torch.arange(linear.in_features))
-
-
-@torch.no_grad()
-def without_sublayers(
-    model: Model, ids: Tensor, settings: Settings, plan: Plan, left_out: Sequence[Sublayer] = ()
-) -> tuple[nn.Module, float]:
-    """The model pruned by `plan` on ids (S, L) without the sublayers `left_out`, and the share of the decoder gone.
-
-    A sublayer that is left out keeps its place in the module, with a dense layer of zeros: its parameters and its norm
-    count as gone. Without any, this is `prune`.
-    """
-    shape, small = Shape.of(model), shallow_copy(model)
-    if twice := [each for each in left_out if each[0] not in plan.layers]:
-        raise InputError(f"expected sublayers of layers that stay, got {twice}: leave them out of one list")
-    pruner = Leaving(small, ids, settings, plan, shape, PeakMemory())
-    pruner.left_out = frozenset(left_out)
-    layers = family_of(small).layers(small)
-    for index in range(shape.layers):
-        pruner.prune_layer(index, layers[index])
-    keep_layers(small, plan.layers)
-    update_config(small)
-    left = Shape.of(small).decoder
-    for layer, which in left_out:
-        place = plan.layers.index(layer)
-        units = (plan.neurons, plan.kv_groups)[which == "attention"][place]
-        left -= units * (shape.neuron_parameters, shape.group_parameters)[which == "attention"] + shape.hidden
-    return small, 1 - left / shape.decoder

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from variants import build, tokens
 
 from comp_lib.errors import InputError
-from comp_lib.evaluation.loss import perplexity
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
@@ -19,8 +17,6 @@ from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.widths import Sensitivity
 from comp_lib.lessons import hybrid_granularity as planning
 from comp_lib.plan import Plan, PlanRequest, removed
-from comp_lib.prune import prune
-from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
 COSTS = {"neuron_parameters": 96, "group_parameters": 1536, "layer_parameters": 64, "other_parameters": 16_032}
@@ -132,63 +128,3 @@ def test_water_filling_drops_layers_and_says_what_is_out_of_reach():
     assert plan.layers == (0, 2) and plan.parent == "p" and plan.removed >= 0.32
     with pytest.raises(InputError, match="expected a ratio that these layers and groups allow"):
         planning.water_filling_plan(PlanRequest(SHAPE, 0.9, multiple=2), CONVEX)
-
-
-# --- sublayers --------------------------------------------------------------------------------------------------------
-
-SETTINGS = Settings(aim="dense", ridge=1.0, multiple=8)
-
-
-def test_without_sublayers_to_leave_out_it_is_prune():
-    model, ids, seen = build("gqa"), tokens(6, 24), tokens(3, 20, seed=9)
-    plan = PlanRequest(Shape.of(model), 0.2, drop=[1], multiple=8).plan((40, 48))
-    small, share = planning.without_sublayers(model, ids, SETTINGS, plan)
-    pruned = prune(model, ids, SETTINGS, plan=plan)
-    assert perplexity(small, seen).loss == pytest.approx(perplexity(pruned.model, seen).loss)
-    assert share == pytest.approx(pruned.plan.removed)
-
-
-def silenced(model, left_out, ids):
-    """Loss with hooks that silence these sublayers."""
-    hooks = []
-    for layer, which in left_out:
-        module = model.model.layers[layer].self_attn if which == "attention" else model.model.layers[layer].mlp
-        hook = lambda module, inputs, out: (out[0] * 0, *out[1:]) if isinstance(out, tuple) else out * 0  # noqa: E731
-        hooks.append(module.register_forward_hook(hook))
-    loss = perplexity(model, ids).loss
-    for hook in hooks:
-        hook.remove()
-    return loss
-
-
-@pytest.mark.parametrize("left_out", [[(1, "attention")], [(2, "mlp")], [(0, "attention"), (2, "mlp")]])
-def test_a_sublayer_that_is_left_out_writes_nothing(left_out):
-    model, ids = build("gqa"), tokens(6, 24)
-    shape = Shape.of(model)
-    plan = PlanRequest(shape, 0.2, multiple=8).plan(shape.neurons)
-    none = Settings(recovery="none")  # nothing is refitted: just what the hooks do
-    small, share = planning.without_sublayers(model, ids, none, plan, left_out)
-    assert perplexity(small, ids).loss == pytest.approx(silenced(model, left_out, ids), rel=1e-5)
-    assert perplexity(model, ids).loss != pytest.approx(perplexity(small, ids).loss, rel=1e-4)  # the model is whole
-    sizes = {"attention": 2 * shape.group_parameters + 32, "mlp": 48 * shape.neuron_parameters + 32}
-    assert share == pytest.approx(sum(sizes[which] for _, which in left_out) / shape.decoder)
-
-
-def test_what_stays_makes_up_for_it():
-    model, ids = build("gqa"), tokens(6, 24)
-    plan = PlanRequest(Shape.of(model), 0.2, multiple=8).plan((48,) * 3)
-    out = [(0, "attention")]
-    plain, refitted = (
-        planning.without_sublayers(model, ids, settings, plan, out)[0]
-        for settings in (Settings(recovery="none"), SETTINGS)
-    )
-    with torch.no_grad():
-        want, without, mended = (one.base_model(ids).last_hidden_state for one in (model, plain, refitted))
-    assert float((mended - want).square().sum()) < float((without - want).square().sum())
-
-
-def test_a_sublayer_of_a_dropped_layer_is_refused():
-    model = build("gqa")
-    plan = PlanRequest(Shape.of(model), 0.2, drop=[1]).plan((48, 48))
-    with pytest.raises(InputError, match="expected sublayers of layers that stay"):
-        planning.without_sublayers(model, tokens(), SETTINGS, plan, [(1, "mlp")])
