@@ -205,7 +205,7 @@ def first_failure(folder: Path, notebook: str, roots: list[str], limit: float, n
             return cell_in_words(folder / notebook, int(failed[0].split()[-1]))
         if code:
             said = output.read_text("utf-8", "replace").split("\n")
-            last = next((line for line in reversed(said) if line.startswith(("E ", "ERROR"))), said[-2:][0])
+            last = next((line for line in reversed(said) if "error" in line.lower()), said[-2:][0])
             raise TableError(f"expected cells of {notebook} that nbval runs, got {last.strip()}: run it by hand")
     return ""
 

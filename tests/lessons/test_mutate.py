@@ -79,12 +79,14 @@ def test_what_a_cell_asserts_is_noticed_and_what_none_asserts_is_not(course, cap
 def test_the_file_alone_is_the_tool_and_a_notebook_that_fails_anyway_notices_nothing(course):
     write_notebook(course / "lessons" / "mean.ipynb", 'x = 1\n2 * x  # "twice"', "assert not x")
     (course / "mutate.py").write_text(Path(mutate.__file__).read_text("utf-8"), "utf-8")
-    done = subprocess.run(
-        [sys.executable, "-P", "mutate.py", "formulas.toml"], capture_output=True, text=True, cwd=course
-    )
+    command = [sys.executable, "mutate.py", "formulas.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=course)
     first, *rest = done.stdout.splitlines()
     assert first.startswith("lessons/mean.ipynb as it is: cell 1: assert not x, ") and done.returncode == 1
     assert rest == ["1 of 3, mean: not tried, since its notebook fails as it is"]  # and the others were not even begun
+    (course / "pytest.ini").write_text("[pytest]\naddopts = --nope")
+    done = subprocess.run([*command, "--trust"], capture_output=True, text=True, cwd=course)
+    assert done.returncode == 2 and "got pytest.main(): error: unrecognized arguments: --nope" in done.stderr
 
 
 @pytest.mark.slow
