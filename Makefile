@@ -4,12 +4,14 @@
 #   PYTHON       the Python, 3.10 or newer, that .venv is made with      make test PYTHON=python3.12
 #   PIP_ARGS     more options for pip install                            see README.md for a smaller PyTorch on Linux
 #   PYTEST_ARGS  more options for the unit tests                         make test PYTEST_ARGS="-k plan"
+#   MUTATE_ARGS  more options for the mutation test                      make mutate MUTATE_ARGS="--only gram --trust"
 #   MINUTES      of soaking                                              make soak MINUTES=60
 #   WORKERS      processes for the unit tests, each on one core          make test WORKERS=4 (2 GB of memory each)
 
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+MUTATE_ARGS ?=
 WORKERS ?= 2
 MINUTES ?= 10
 
@@ -24,7 +26,7 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test soak notebooks slides book report kit lint clean
+.PHONY: help demo lab check test mutate soak notebooks slides book report kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -33,6 +35,7 @@ help:
 	@echo "make lab        the notebooks, in JupyterLab"
 	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute or so"
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
+	@echo "make mutate     break formulas in a copy, one by one: which cell notices? Takes long; not part of the tests"
 	@echo "make soak       kill, resume and fuzz for MINUTES (10), each time with other draws; not part of the tests"
 	@echo "make notebooks  run every notebook and store its outputs"
 	@echo "make slides     the core lessons as one page for a projector, which works offline (in build/slides)"
@@ -57,6 +60,10 @@ ifneq ($(NOTEBOOKS),)
 	@echo "The notebooks: each cell counts as one test."
 	HF_HUB_OFFLINE=1 $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env $(NOTEBOOKS)
 endif
+
+mutate: $(STAMPS)/dev
+	HF_HUB_OFFLINE=1 COMP_LIB_CACHE=$(CURDIR)/build/mutate $(VENV_PYTHON) -m comp_lib.lessons.mutate .ci/formulas.toml \
+	  --keep-going $(MUTATE_ARGS)
 
 soak: $(STAMPS)/dev
 	PYTHONPATH=tests $(VENV_PYTHON) tests/hostile/soak.py --minutes $(MINUTES)

@@ -19,7 +19,8 @@ from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "comp_lib"
-HOW_TO = ("command-line", "python", "check-up", "on-the-device", "clusters", "families")
+HOW_TO = ("command-line", "python", "check-up", "choosing-a-ratio", "on-the-device", "quantise", "clusters", "families")
+HOW_TO += ("your-own-course",)
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff", "data/README.md")
 
 
