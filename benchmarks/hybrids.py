@@ -257,9 +257,7 @@ def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, window
         "ratio": case.ratio,
         "removed": round(done.plan.removed, 4),
         "dropped": list(plan.dropped),
-        "left_out": [
-            layer for layer, *both in zip(plan.layers, plan.neurons, plan.kv_groups, strict=True) if 0 in both
-        ],
+        "left_out": [layer for layer, *widths in steps if 0 in widths],
         "neurons": list(plan.neurons),
         "kv_groups": max(plan.kv_groups),
         "losses": [round(loss, 4) for loss in perplexity(done.model, windows).losses],
