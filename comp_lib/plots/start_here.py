@@ -28,7 +28,6 @@ from .base import (
     panels,
 )
 
-INFLUENCE = "block influence\n(1 - mean cosine)"
 LIGHT = "#e8e8e8"  # what stays of a matrix in a drawing
 DWARFED = 5  # times the median: a value beyond needs a logarithmic axis
 Spread = tuple[float, float, float]  # median, smallest, largest
@@ -105,24 +104,6 @@ def _matrix(
         axes.add_patch(Rectangle(at, *part, facecolor=colour if place == 1 else LIGHT, edgecolor="white"))
     edge: dict[str, Any] = {"edgecolor": "black", "linewidth": 1} if rows else {"edgecolor": BLUE, "linewidth": 2}
     axes.add_patch(Rectangle(corner, width, height, fill=False, **edge))
-
-
-def plot_overview(shape: Shape, influence: Numbers) -> Picture:
-    """Parameters of each decoder layer, by what holds them, above; its block influence, one entry a layer, below."""
-    figure, (top, bottom) = panels(2, 1, (9.0, 5.0), "x", ylabel=["parameters (millions)", INFLUENCE])
-    layers = range(shape.layers)
-    attention = np.array(shape.kv_groups) * shape.group_parameters / 1e6
-    mlp = np.array(shape.neurons) * shape.neuron_parameters / 1e6
-    top.bar(layers, attention, color=ORANGE, label="attention")
-    top.bar(layers, mlp, bottom=attention, color=GREEN, label="MLP")
-    top.legend(ncols=2, **ABOVE)
-    _values_of_layers(bottom, influence, [BLUE] * shape.layers)
-    layer_axis(bottom)
-    return figure.described(
-        f"Two bar charts over {shape.layers} decoder layers. Parameters: {mlp.sum() / (mlp + attention).sum():.0%} of "
-        f"them are in the MLPs, the rest in attention. Block influence: highest, {max(influence):.3f}, in layer "
-        f"{np.argmax(influence)}; lowest, {min(influence):.3f}, in layer {np.argmin(influence)}."
-    )
 
 
 def plot_pruned(
