@@ -30,7 +30,6 @@ MEASURES = {  # column: heading, what a number looks like
 }
 HIGHER = ("top1_agreement",)  # is better; of `removed`, neither
 UNJUDGED = ("removed",)
-STATISTICS = ["mean", "min", "max", "count"]  # over the seeds
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:
@@ -79,7 +78,7 @@ def by_kind(rows: pd.DataFrame) -> list[str]:
 def comparison(rows: pd.DataFrame, measure: str) -> str:
     """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
     form, seeds = MEASURES[measure][1].format, rows.seed.nunique()
-    cells = rows.groupby(["label", "ratio"], sort=False)[measure].agg(STATISTICS).reset_index()
+    cells = rows.groupby(["label", "ratio"], sort=False)[measure].agg(["mean", "min", "max", "count"]).reset_index()
     best = cells.groupby("ratio")["mean"].transform("max" if measure in HIGHER else "min")
     cells["words"] = cells["mean"].map(form)
     cells["words"] = cells.words.where((cells["mean"] != best) | (measure in UNJUDGED), "**" + cells.words + "**")

@@ -8,9 +8,9 @@ import torch
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.families import dense_layer
-from comp_lib.lessons import cache
 from comp_lib.lessons import dense_stream as study
 from comp_lib.lessons import metrics_on_trial as trial
+from comp_lib.models.kept import kept as entries
 from comp_lib.statistics.solve import least_squares
 from comp_lib.surgery import block_size, shallow_copy, shrink_mlp
 
@@ -93,8 +93,7 @@ def test_error_curves_stop_where_a_layer_is_too_narrow(tiny_llama, ids):
 def test_statistics_are_computed_once(tiny_llama, ids, monkeypatch):
     model = tiny_llama()
     first = study.survey(model, ids, block_rounds=8), study.dense_problem(model, ids, 1)
-    entries, _ = cache.cache_size()
-    assert entries == 2
+    assert len(entries()) == 2
     monkeypatch.setattr(study, "walk_to", None)  # nobody walks again
     again = study.survey(model, ids, block_rounds=8), study.dense_problem(model, ids, 1)
     assert torch.equal(first[0]["errors"], again[0]["errors"]) and torch.equal(first[1].xtx, again[1].xtx)
