@@ -106,14 +106,12 @@ def _matrix(
     axes.add_patch(Rectangle(corner, width, height, fill=False, **edge))
 
 
-def plot_pruned(
-    importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers, metric: str = "block influence"
-) -> Picture:
-    """What was removed: layer importance above, widths kept in the middle, errors of the layers below.
+def plot_pruned(importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers) -> Picture:
+    """What was removed: block influence above, widths kept in the middle, errors of the layers below.
 
     importance, neurons, groups: one entry for each layer of the parent; errors: relative, one for each of the plan.
     """
-    labels = [metric, "MLP neurons", "error left after\nrecovery (% of energy)"]
+    labels = ["block influence", "MLP neurons", "error left after\nrecovery (% of energy)"]
     figure, (top, middle, bottom) = panels(3, 1, (9.0, 7.5), "x", ylabel=labels)
     layers, kept = range(plan.parent_layers), dict(zip(plan.layers, plan.kv_groups, strict=True))
     _values_of_layers(top, importance, [RED if layer in plan.dropped else BLUE for layer in layers])
@@ -128,7 +126,7 @@ def plot_pruned(
     layer_axis(bottom, label="decoder layer of the parent")
     low, high, worst = min(plan.neurons), max(plan.neurons), int(np.argmax(errors))
     return figure.described(
-        f"Three charts over {plan.parent_layers} decoder layers. {metric.capitalize()} is highest in layer "
+        f"Three charts over {plan.parent_layers} decoder layers. Block influence is highest in layer "
         f"{np.argmax(importance)} and lowest in layer {np.argmin(importance)}. {len(plan.dropped)} layers were "
         f"dropped; the others keep {low if low == high else f'{low} to {high}'} of {max(neurons)} neurons. The "
         f"error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's energy."

@@ -13,22 +13,18 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, IntText, Layout, SelectMultiple, VBox, Widget
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from ..errors import InputError
 from ..hybrid_granularity.measured import measured_plan
 from ..hybrid_granularity.paper import paper_plan
 from ..hybrid_granularity.uniform import uniform_plan
 from ..importance.layer_study import LayerStudy, rank_gap, ranks
-from ..importance.neurons import RIDGE
 from ..importance.widths import Sensitivity
 from ..lessons.cache import Tensors
-from ..lessons.dense_stream import FURTHEST, survey
+from ..lessons.dense_stream import FURTHEST
 from ..lessons.hybrid_granularity import layer_errors, water_filling_plan
-from ..lessons.layer_importance import layer_study
 from ..plan import Plan, PlanRequest
 from ..plots.base import Picture, html_image
 from ..plots.hybrid_granularity import plot_widths
@@ -110,11 +106,6 @@ class LayerExplorer(Explorer):
         )
 
 
-def layer_explorer(model: nn.Module, ids: Tensor, greedy: int = 3, layer: int = 0) -> LayerExplorer:
-    """The explorer for `model` on the calibration tokens `ids` (S, L); the first call walks through the model."""
-    return LayerExplorer(layer_study(model, ids, greedy), layer)
-
-
 class NeuronExplorer(Explorer):
     """Every neuron of a layer, energy against condition. Controls `layer`, `metric`, `share` (% to remove), `place`.
 
@@ -170,12 +161,6 @@ class NeuronExplorer(Explorer):
         )
         figure = plot_energy_condition(energy, condition, gone, title, picked)
         return figure, "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-
-
-def neuron_explorer(model: nn.Module, ids: Tensor, ridge: float = RIDGE, layer: int = 0) -> NeuronExplorer:
-    """The explorer for `model` on the calibration tokens `ids` (S, L); the first call walks through the model."""
-    with torch.no_grad():
-        return NeuronExplorer(survey(model, ids, ridge), layer)
 
 
 class Planner(Explorer):

@@ -9,8 +9,9 @@ import torch
 from studies import study_of
 from variants import build, tokens
 
+from comp_lib.lessons.layer_importance import layer_study
 from comp_lib.plots.layer_importance import METRICS, plot_layer
-from comp_lib.widgets.explorers import LayerExplorer, layer_explorer
+from comp_lib.widgets.explorers import LayerExplorer
 
 
 def test_it_shows_the_layer_that_is_chosen():
@@ -60,7 +61,7 @@ def test_without_greedy_there_is_no_such_metric():
 def test_from_a_model(tmp_path, monkeypatch):
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
     model, ids = build(), tokens()
-    box = layer_explorer(model, ids, greedy=1, layer=2)
+    box = LayerExplorer(layer_study(model, ids, 1), layer=2)
     monkeypatch.setattr(type(model), "forward", None)  # no call of the model from here on
     box.layer.value = 1
     assert "Layer 1 in sequence 0" in box.image.value

@@ -14,7 +14,7 @@ from comp_lib.widgets import explorers as widget
 def explorer(tiny_llama, tmp_path, monkeypatch):
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
     ids = torch.randint(512, (4, 24), generator=torch.Generator().manual_seed(2))
-    return widget.neuron_explorer(tiny_llama(), ids, layer=1)
+    return widget.NeuronExplorer(survey(tiny_llama(), ids), layer=1)
 
 
 def test_it_opens_with_a_figure_that_has_words(explorer):
