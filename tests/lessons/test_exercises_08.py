@@ -8,10 +8,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from lessons import LESSONS, Wrong, functions
+from lessons import LESSONS, Wrong, functions, names_the_mistake
 
-[LESSON] = [each for each in LESSONS if each.name.startswith("08_")]
-CHECKS = LESSON.checks
+CHECKS = LESSONS["08"].checks
 checks = sys.modules["checks_08"]
 
 
@@ -55,12 +54,7 @@ MISTAKES = [
     ("plan_for", lambda mb, ms: (31, 64), "not a part of"),
     ("plan_for", lambda mb, ms: 30, "two whole numbers"),
 ]
-
-
-@pytest.mark.parametrize("name, mistake, words", MISTAKES)
-def test_a_check_names_the_mistake(name, mistake, words):
-    with pytest.raises(Wrong, match=words):
-        CHECKS[name](mistake)
+test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
 
 
 def test_the_roundings_are_those_of_the_files():
@@ -91,7 +85,7 @@ def place(losses, which):
 
 
 def test_the_worst_layer_is_accepted(tiny, capsys):
-    CHECKS["worst_layer"](functions(LESSON.solutions)["worst_layer"])
+    CHECKS["worst_layer"](functions(LESSONS["08"].solutions)["worst_layer"])
     assert f"layer {place(tiny[1], max)}" in capsys.readouterr().out
 
 
