@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, nearest
+from ..system.atomic import bytes_in
 from ..system.machine import cache_folder
 from .gguf_files import CONVERSION
 from .wheels import assembled
@@ -44,7 +45,7 @@ def kept() -> list[Kept]:
     for path in sorted([*folder.glob("*"), *(path for name in FOLDERS for path in folder.glob(f"{name}/*"))]):
         with suppress(FileNotFoundError):  # another process has just removed it, or given it its name
             if (kind := _kind(path)) is not None:
-                found.append(Kept(path, kind, _size(path)))
+                found.append(Kept(path, kind, bytes_in(path)))
     return found
 
 
@@ -76,9 +77,3 @@ def _kind(path: Path) -> str | None:
     if converted := re.fullmatch(r"gguf-(\d+)-[0-9a-f]{64}", name):
         return "models" if int(converted[1]) == CONVERSION else "old"
     return "models" if path in assembled() else None
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(file.stat().st_size for file in files if file.is_file())

@@ -21,6 +21,7 @@ from .base import (
     RED,
     Numbers,
     Picture,
+    arrow,
     figure_with_axes,
     layer_axis,
     log_y,
@@ -41,7 +42,7 @@ def plot_block(shape: Shape) -> Picture:
     figure, axes = figure_with_axes((10.0, 5.6), xlim=(0, 100), ylim=(0, 56))
     axes.axis("off")
     axes.add_patch(Rectangle((4.5, 13), 91, 36.5, fill=False, edgecolor=RED, linestyle="--", linewidth=1.5))
-    _arrow(axes, (0, 46), (100, 46), linewidth=4, color="black")
+    arrow(axes, (0, 46), (100, 46), linewidth=4, color="black")
     axes.text(0, 51.5, f"the residual stream: {shape.hidden:,} numbers for each token", fontsize=10)
     axes.text(100, 51.5, "to the next layer", ha="right", fontsize=10)
     groups, neurons = min(shape.kv_groups[0], 6), 8
@@ -72,25 +73,21 @@ def _sublayer(
     words: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
     small, (done, units, writer) = words | {"fontsize": 8}, names
     centres = [left + 2.5 + place * 14 / (len(readers) - 1) * 0.93 for place in range(len(readers))]
-    _arrow(axes, (left + 2.5, 46), (left + 2.5, 42.5))
+    arrow(axes, (left + 2.5, 46), (left + 2.5, 42.5))
     axes.text(left + 2.5, 41, "norm", bbox={"facecolor": "white", "edgecolor": "black", "pad": 3}, **words)
     axes.plot([left + 2.5, left + 2.5, centres[-1]], [39.4, 37.5, 37.5], color=GREY, linewidth=1)
     for centre, (name, height) in zip(centres, readers.items(), strict=True):
-        _arrow(axes, (centre, 37.5), (centre, 27 + height / 2))
+        arrow(axes, (centre, 37.5), (centre, 27 + height / 2))
         _matrix(axes, (centre - 1.8, 27 - height / 2), (3.6, height), colour, blocks, rows=True)
         axes.text(centre, 17.2, name, **small)
-    _arrow(axes, (left + 18.5, 27), (left + 28, 27))
+    arrow(axes, (left + 18.5, 27), (left + 28, 27))
     axes.text(left + 23, 29, done, **words)
     axes.text(left + 23, 25, units, **small)
     _matrix(axes, (left + 28.5, 24.2), (10.5, 5.6), colour, blocks, rows=False)
     axes.text(left + 33.7, 21.5, writer, fontweight="bold", **words)
     axes.text(left + 33.7, 18.6, "writes to the stream", **small)
-    _arrow(axes, (left + 33.7, 30), (left + 33.7, 44.4), linewidth=3, color=BLUE)
+    arrow(axes, (left + 33.7, 30), (left + 33.7, 44.4), linewidth=3, color=BLUE)
     axes.text(left + 33.7, 46, "+", bbox={"boxstyle": "circle", "facecolor": "white", "edgecolor": BLUE}, **words)
-
-
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **looks: Any) -> None:
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "color": GREY} | looks)
 
 
 def _matrix(

@@ -35,7 +35,7 @@ from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, check_biases, keep_layers, shrink, update_config
 from ..system import hashes
-from ..system.atomic import fsync, resolved
+from ..system.atomic import bytes_in, fsync, resolved
 from ..system.tensor_files import Layout
 from .journal import Journal, partial_folder
 from .model_on_disk import Streamed, losses
@@ -132,7 +132,7 @@ def check_out(out: Path, model: Streamed, saving: Saving, tokens: int) -> None:
     earlier.look()
     if not earlier.published:
         states = 4 * tokens * model.shape.hidden * model.dtype.itemsize
-        left = _size(partial_folder(resolved(out)))
+        left = bytes_in(partial_folder(resolved(out)))
         needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states - left
         check_destination(out, saving.overwrite, max(0, needed), saving.name or None)
 
@@ -290,7 +290,3 @@ class _Run:
         self.journal.remove()
         dense, small = (None if record is None else record["perplexity"] for record in measured)
         return Written(out, plan, report, self.model.shape, after, dense, small)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
