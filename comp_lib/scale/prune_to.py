@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.per_layer_llama import as_heterogeneous, as_stock, check_widths
+from ..models.reading import read_generation
 from ..models.save import Provenance, check_destination, estimated_bytes, save_papers
 from ..models.skeleton import skeleton
 from ..plan import Plan
@@ -201,8 +202,7 @@ class _Run:
             shrink(layers[index], "mlp", torch.arange(neurons))
         keep_layers(small, plan.layers)
         update_config(small)
-        if (self.model.files.folder / "generation_config.json").is_file():
-            small.generation_config = GenerationConfig.from_pretrained(self.model.files.folder)
+        small.generation_config = read_generation(str(self.model.files.folder), self.model.config)
         shape = Shape.of(small)
         small = as_stock(small, shape) if shape.stock else as_heterogeneous(small, shape)
         small.config.dtype = str(self.dtype).removeprefix("torch.")
