@@ -25,10 +25,6 @@ def rounded(weights, steps=15, block=32, low=None, how=torch.round, half=True, g
     return (low + scale * whole).reshape(weights.shape)
 
 
-def widest_without(layers, neurons, megabytes):
-    return checks.size_of(layers, neurons) - checks.MB_HEAD <= megabytes
-
-
 def best(megabytes, milliseconds, size=checks.size_of, time=checks.time_of, layers=range(1, 31), step=32):
     plans = [(n, w) for n in layers for w in range(32, 1537, step)]
     fit = [(n * w, n, w) for n, w in plans if size(n, w) <= megabytes and time(n, w) <= milliseconds]
