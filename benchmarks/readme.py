@@ -167,7 +167,7 @@ def tasks() -> str:
 def families() -> str:
     """What can be done with the models of each family, as the code says it."""
     lines = [
-        '| family | `model_type` | KV groups can go | aim "dense" | other widths in each layer, steps left out | GGUF |',
+        '| family | `model_type` | KV groups can go | aim "dense" | own widths in each layer, steps left out | GGUF |',
         "|---|---|---|---|---|---|",
     ]
     for family in FAMILIES:

@@ -71,14 +71,14 @@ def shrink(layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = Non
     family.shrunk(layer)
 
 
-def shrink_mlp(layer: Layer, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:
+def shrink_mlp(layer: Layer, kept: Tensor, weight: Tensor | None = None) -> None:
     """`shrink` for the neurons of the MLP."""
-    shrink(layer, "mlp", kept, weight, shift)
+    shrink(layer, "mlp", kept, weight)
 
 
-def shrink_attention(layer: Layer, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:
+def shrink_attention(layer: Layer, kept: Tensor, weight: Tensor | None = None) -> None:
     """`shrink` for the KV groups of the attention."""
-    shrink(layer, "attention", kept, weight, shift)
+    shrink(layer, "attention", kept, weight)
 
 
 def whole_groups(name: str) -> str:

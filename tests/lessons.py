@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pytest
 import torch
 
 EXERCISES = Path(__file__).parents[1] / "notebooks" / "exercises"
@@ -51,7 +52,16 @@ def lesson(path: Path) -> Lesson:
     return Lesson(path.stem, {pair[2]: getattr(checks, pair[1]) for pair in pairs})
 
 
-LESSONS = tuple(lesson(path) for path in sorted((EXERCISES / "solutions").glob("*.ipynb")))
-LESSON_01, LESSON_02, LESSON_03, LESSON_04 = (
-    next(each for each in LESSONS if each.name.startswith(f"{number}_")) for number in ("01", "02", "03", "04")
-)
+LESSONS = {path.stem.split("_")[0]: lesson(path) for path in sorted((EXERCISES / "solutions").glob("*.ipynb"))}
+
+
+def names_the_mistake(checks: dict[str, Callable], mistakes: list[tuple[str, Callable, str]]) -> Callable:
+    """A test that the check of the function with that name refuses each wrong one in its place, in these words."""
+
+    @pytest.mark.parametrize("name, mistake, words", mistakes)
+    def test(name: str, mistake: Callable, words: str) -> None:
+        mistake.__name__ = name
+        with pytest.raises(Wrong, match=words):
+            checks[name](mistake)
+
+    return test

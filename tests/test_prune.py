@@ -632,7 +632,7 @@ def test_settings_that_a_model_cannot_meet_are_refused_before_any_work(change, m
         ({"neurons": (480, 48, 48)}, "got 480"),
         ({"kv_groups": (2, 3, 2)}, "got 3"),
         ({"neurons": (48, 48)}, "3 entries in neurons, got 2"),
-        ({"neurons": (48, 0, 48)}, "at least one neuron"),
+        ({"neurons": (48, 0, 48), "kv_groups": (2, 0, 2)}, "0 and 0 in layer 1: drop the layer"),
     ],
 )
 @pytest.mark.parametrize("inplace", [True, False])

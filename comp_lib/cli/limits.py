@@ -32,7 +32,6 @@ LIMITS = {
     "rounds": (1, 10_000),
     "prompt": (1, 1_000_000),
     "threads": (1, 1_024),
-    "workers": (1, 256),
 }
 OTHERS = {  # where a command says something else
     ("chat", "threads"): (0, 1_024),  # 0: llama.cpp's choice

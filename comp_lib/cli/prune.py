@@ -12,8 +12,8 @@ from rich.text import Text
 from typer import Context, Option
 
 from ..system.atomic import write_atomically
-from ..system.outputs import check_output, our_json, our_picture
-from .console import ProgressBars, check_length, out, show, table
+from ..system.outputs import check_output, our_json
+from .console import ProgressBars, check_length, check_picture, out, show, table
 from .options import (
     Device,
     Dtype,
@@ -151,7 +151,7 @@ def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: EarlierDemo = F
 
     folder, *pictures = (out_folder / name for name in ("model", "pruned.png", "kinds.png"))
     for path in pictures if out_folder.is_dir() else ():
-        check_output(path, our_picture, overwrite)
+        check_picture(path, overwrite)
     run = PruneRun(
         EMBEDDED,
         folder,

@@ -1,4 +1,4 @@
-"""What the rows of a comparison say: a table in Markdown, figures, and where a method loses.
+"""What the rows of a comparison say: a table in Markdown, and figures.
 
 Rows are those of `compare.run`. A method is called by its name and its recovery. Of several seeds the mean is given,
 with the smallest and the largest: with three of them, that says more than a standard deviation.
@@ -30,7 +30,6 @@ MEASURES = {  # column: heading, what a number looks like
 }
 HIGHER = ("top1_agreement",)  # is better; of `removed`, neither
 UNJUDGED = ("removed",)
-STATISTICS = ["mean", "min", "max", "count"]  # over the seeds
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:
@@ -79,7 +78,7 @@ def by_kind(rows: pd.DataFrame) -> list[str]:
 def comparison(rows: pd.DataFrame, measure: str) -> str:
     """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
     form, seeds = MEASURES[measure][1].format, rows.seed.nunique()
-    cells = rows.groupby(["label", "ratio"], sort=False)[measure].agg(STATISTICS).reset_index()
+    cells = rows.groupby(["label", "ratio"], sort=False)[measure].agg(["mean", "min", "max", "count"]).reset_index()
     best = cells.groupby("ratio")["mean"].transform("max" if measure in HIGHER else "min")
     cells["words"] = cells["mean"].map(form)
     cells["words"] = cells.words.where((cells["mean"] != best) | (measure in UNJUDGED), "**" + cells.words + "**")
@@ -96,27 +95,6 @@ def _by_method(words: pd.DataFrame) -> str:
     lines = [["method", *words], *words.reset_index().to_numpy().tolist()]
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
     return "\n".join([head, "|---|" + "---:|" * words.shape[1], *body])
-
-
-def where_it_loses(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Where the mean over the seeds of another label is better than that of the label `name`, measure by measure.
-
-    One row for each measure, size, ratio and better peer; `clear` says that the ranges over the seeds do not touch
-    (one seed on either side is never clear).
-    """
-    keys = ["measure", "sequences", "ratio"]
-    judged = [measure for measure in MEASURES if measure not in UNJUDGED]
-    done = finished(rows).sort_values("sequences", kind="stable")
-    values = done.melt(["label", *keys[1:]], judged, keys[0])
-    cells = values.groupby([*keys, "label"], sort=False).value.agg(STATISTICS).reset_index()
-    ours, peers = cells[cells.label == name], cells[cells.label != name]
-    pairs = ours.merge(peers.rename(columns={"label": "peer"}), on=keys, suffixes=("", "_peer"))
-    pairs = pairs.rename(columns={"mean": "ours", "mean_peer": "theirs"})
-    higher = pairs.measure.isin(HIGHER)
-    apart = (pairs["max"] < pairs.min_peer).where(higher, pairs["min"] > pairs.max_peer)
-    pairs["clear"] = apart & (pairs[["count", "count_peer"]].min(axis=1) > 1)
-    loses = (pairs.theirs > pairs.ours).where(higher, pairs.theirs < pairs.ours)
-    return pairs.loc[loses, [*keys, "ours", "peer", "theirs", "clear"]].reset_index(drop=True)
 
 
 def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:

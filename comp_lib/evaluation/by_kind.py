@@ -99,7 +99,6 @@ def judge(
     windows: Mapping[str, Tensor],
     dense: Model | None = None,
     counted: Collection[str] = KINDS,
-    batch: int = 4,
     progress: Progress = no_progress,
 ) -> ByKind:
     """`model` on each of `windows` (S, L), as `kind_windows` gives them, beside `dense` where it is given.
@@ -118,9 +117,9 @@ def judge(
             progress(name, done, total, report)
 
         if dense is None:
-            judged[name] = perplexity(model, ids, batch, named)
+            judged[name] = perplexity(model, ids, progress=named)
         else:
-            judged[name] = compare(model, dense, ids, batch, named)
+            judged[name] = compare(model, dense, ids, progress=named)
     return ByKind(judged, tuple(counted))
 
 

@@ -19,6 +19,14 @@ from .llama import Windowed
 from .protocol import Device, Layer, Model, Rope, Which
 
 
+def only_self(name: str) -> str:
+    """Why the aim "dense" is refused for that family, or layer."""
+    return (
+        f"expected the aim self for {name}, behind whose dense layers a norm stands, got dense: no output of such a "
+        "layer adds a given change to the stream; say --aim self"
+    )
+
+
 class PostNorm(Windowed):
     """What these families share."""
 
@@ -29,10 +37,7 @@ class PostNorm(Windowed):
     aims: tuple[str, ...] = ("self",)
 
     def dense_target(self, layer: Layer, which: Which, change: Tensor) -> Tensor:
-        raise InputError(
-            f"expected the aim self for {type(layer).__name__}, behind whose dense layers a norm stands, got dense: no "
-            "output of such a layer adds a given change to the stream; say --aim self"
-        )
+        raise InputError(only_self(type(layer).__name__))
 
 
 class Olmo2(PostNorm):

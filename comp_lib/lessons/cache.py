@@ -10,14 +10,11 @@ error.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import json
-import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -32,9 +29,7 @@ from ..system.machine import cache_folder
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 Tensors = dict[str, Tensor]
-SUFFIX = ".safetensors"
 TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
-ABANDONED = 3600  # seconds after which a file that never got its name is nobody's any more
 NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version"}  # fields of a config that change no number
 
 
@@ -54,7 +49,7 @@ def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
     @functools.wraps(function)
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         key = _key(function, inspect.signature(function).bind(*args, **kwargs))
-        path = statistics_folder() / f"{function.__name__}-{hashes.of_text(key)[:24]}{SUFFIX}"
+        path = statistics_folder() / f"{function.__name__}-{hashes.of_text(key)[:24]}.safetensors"
         if (entry := fetch(path)) is None:
             with torch.no_grad():
                 entry = _packed(function(*args, **kwargs))
@@ -116,27 +111,3 @@ def _unpacked(entry: Tensors) -> Any:
     """The inverse of `_packed`."""
     text = bytes(entry[STRUCTURE].tolist())
     return json.loads(text, object_hook=lambda node: entry[node[TENSOR]] if TENSOR in node else node)
-
-
-def cache_size() -> tuple[int, int]:
-    """(entries, bytes) of the statistics on disk."""
-    sizes = [status.st_size for path, status in _files() if path.suffix == SUFFIX]
-    return len(sizes), sum(sizes)
-
-
-def clear_cache() -> int:
-    """Remove all statistics (not the converted models); returns the bytes freed. Safe while others compute."""
-    freed = 0
-    for path, status in _files():
-        # another ending, ours or that of safetensors beside it: someone is writing it, unless it is old
-        if path.suffix == SUFFIX or time.time() - status.st_mtime >= ABANDONED:
-            path.unlink(missing_ok=True)
-            freed += status.st_size
-    return freed
-
-
-def _files() -> Iterator[tuple[Path, os.stat_result]]:
-    """What is in the folder, but for what another process has just removed."""
-    for path in statistics_folder().glob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            yield path, path.stat()

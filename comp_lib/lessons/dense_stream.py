@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from ..errors import InputError
-from ..evaluation.loss import perplexity
 from ..families import dense_layer, family_of
 from ..families.protocol import STEPS, Layer, Model, Rope, Which
 from ..importance.neurons import RIDGE, Dense
@@ -49,12 +48,6 @@ def walk_to(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, Rope]:
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
     return walk(model, hidden, rope, slice(layer)), rope
-
-
-@cached
-def text_loss(model: Model, ids: Tensor) -> Tensor:
-    """Loss () of a model on ids (S, L), nats per token. Cached."""
-    return torch.tensor(perplexity(model, ids).loss)
 
 
 def watched(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, nearest
+from ..system.atomic import bytes_in
 from ..system.machine import cache_folder
 from .gguf_files import CONVERSION
 from .wheels import assembled
@@ -39,18 +41,25 @@ class Kept:
 def kept() -> list[Kept]:
     """What we put into the cache folder, by name; COMP_LIB_CACHE may name a folder in which others keep things too."""
     folder = cache_folder()
-    paths = sorted([*folder.glob("*"), *(path for name in FOLDERS for path in folder.glob(f"{name}/*"))])
-    return [Kept(path, kind, _size(path)) for path in paths if (kind := _kind(path)) is not None]
+    found = []
+    for path in sorted([*folder.glob("*"), *(path for name in FOLDERS for path in folder.glob(f"{name}/*"))]):
+        with suppress(FileNotFoundError):  # another process has just removed it, or given it its name
+            if (kind := _kind(path)) is not None:
+                found.append(Kept(path, kind, bytes_in(path)))
+    return found
 
 
 def clear(kind: str) -> int:
-    """Remove what is of that kind, one of USE or "all"; bytes freed. Raises InputError for another word."""
+    """Remove what is of that kind, one of USE or "all"; bytes freed. Raises InputError for another word.
+
+    Whoever computes an entry at the same time loses a computation, and gets no error.
+    """
     if kind not in (*USE, "all"):
         raise InputError(f"expected one of {', '.join(USE)} or all, got {kind!r}: {nearest(kind, [*USE, 'all'])}")
     gone = [entry for entry in kept() if kind in (entry.kind, "all")]
     try:
         for entry in gone:
-            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
+            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"expected to empty the cache, got {error}: close what uses it, and try again") from error
     return sum(entry.size for entry in gone)
@@ -59,16 +68,12 @@ def clear(kind: str) -> int:
 def _kind(path: Path) -> str | None:
     """One of USE; None for what is not ours, or is being written."""
     name, place = path.name, path.parent.name
-    if place in FOLDERS:
-        return FOLDERS[place] if re.fullmatch(r"(\w+-)?[0-9a-f]{24}\.safetensors", name) else None
-    if re.fullmatch(r"\.gguf-.*\.partial-.*|\.converting-\w+", name):
+    entry = r"(\w+-)?[0-9a-f]{24}\.safetensors"
+    unfinished = rf"\.{entry}\.partial-\d+" if place in FOLDERS else r"\.gguf-.*\.partial-.*|\.converting-\w+"
+    if re.fullmatch(unfinished, name):
         return "old" if time.time() - path.stat().st_mtime >= ABANDONED else None
+    if place in FOLDERS:
+        return FOLDERS[place] if re.fullmatch(entry, name) else None
     if converted := re.fullmatch(r"gguf-(\d+)-[0-9a-f]{64}", name):
         return "models" if int(converted[1]) == CONVERSION else "old"
     return "models" if path in assembled() else None
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(file.stat().st_size for file in files if file.is_file())

@@ -105,6 +105,12 @@ def note(axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, flo
     axes.annotate(text, point, offset, textcoords="offset points", **{"fontsize": 8} | looks)
 
 
+def arrow(axes: Axes, start: Any, end: Any, **looks: Any) -> None:
+    """An arrow of a drawing, from point to point (x, y) of the data; grey, unless `looks` say something else."""
+    style = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "color": GREY}
+    axes.annotate("", tuple(end), tuple(start), arrowprops=style | looks)
+
+
 def labelled_bars(axes: Axes, values: Mapping[str, float], form: str, marked: str) -> None:
     """Horizontal bars, from below, each with its number in the form given; one is `marked` by its colour."""
     axes.barh(list(values), list(values.values()), color=[GREEN if name == marked else BLUE for name in values])

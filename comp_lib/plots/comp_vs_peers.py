@@ -7,7 +7,7 @@ several seeds the mean of its ends). Methods at one place are drawn beside each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,6 @@ from .base import (
     ABOVE,
     BESIDE,
     BLUE,
-    COLOURS,
     GREEN,
     GREY,
     LOSS,
@@ -29,7 +28,6 @@ from .base import (
     RED,
     Picture,
     figure_with_axes,
-    labelled_bars,
     log_y,
     panels,
     style,
@@ -71,52 +69,6 @@ def pareto_front(points: Points) -> list[int]:
 def draw_front(axes: Axes, points: Points) -> None:
     """A dashed line through the points of a Pareto front."""
     axes.plot(*zip(*points, strict=True), "k--", linewidth=1, zorder=2, label="Pareto front")
-
-
-def loss_lines(lines: Mapping[str, Points], xlabel: str) -> tuple[Picture, Axes]:
-    """A figure of the loss increase against something else: for each name, points (x, nats per token) in order."""
-    figure, axes = figure_with_axes((7.5, 4.4), xlabel=xlabel, ylabel=LOSS)
-    for place, (name, points) in enumerate(lines.items()):
-        axes.plot(*zip(*points, strict=True), label=name, **style(place))
-    axes.legend()
-    return figure, axes
-
-
-def plot_ablation(increases: Mapping[str, float], reference: str) -> Picture:
-    """Bars of the loss increase of each variant, best on top, `reference` marked."""
-    names = sorted(increases, key=increases.__getitem__, reverse=True)
-    figure, axes = figure_with_axes((8.5, 0.36 * len(names) + 1.2), xlabel=LOSS.replace("\n", " "))
-    labelled_bars(axes, {name: increases[name] for name in names}, "{:.3f}", reference)
-    axes.margins(x=0.1, y=0.02)
-    best, worst = names[-1], names[0]
-    return figure.described(
-        f"Horizontal bars of the loss increase of {len(names)} variants. Best is {best} with {increases[best]:.2f} "
-        f"nats, worst {worst} with {increases[worst]:.2f}; {reference} has {increases[reference]:.2f}."
-    )
-
-
-def plot_ratios(curves: Mapping[str, Points]) -> Picture:
-    """Loss increase against the part removed: for each name, (removed, increase) pairs."""
-    lines = {name: [(100 * x, increase) for x, increase in sorted(points)] for name, points in curves.items()}
-    figure, axes = loss_lines(lines, REMOVED)
-    log_y(axes)
-    axes.set_ylabel(LOG_LOSS)
-    words = [f"{name} goes from {line[0][1]:.2f} to {line[-1][1]:.2f} nats" for name, line in lines.items()]
-    return figure.described("Lines of the loss increase against the part removed, logarithmic: ", words)
-
-
-def plot_spread(groups: Mapping[str, Sequence[float]]) -> Picture:
-    """The loss increase of each run, a dot for each calibration seed, and their mean as a bar."""
-    figure, axes = figure_with_axes((6.5, 3.6), ylabel=LOSS, xlim=(-0.6, len(groups) - 0.4))
-    words = []
-    for place, (name, values) in enumerate(groups.items()):
-        mean, colour = np.mean(values), COLOURS[place]
-        axes.scatter([place] * len(values), values, color=colour, zorder=3)
-        axes.hlines(mean, place - 0.25, place + 0.25, color=colour, linewidth=3, alpha=0.5)
-        words.append(f"{name}: {min(values):.3f} to {max(values):.3f}, mean {mean:.3f}")
-    axes.set_xticks(range(len(groups)), list(groups))
-    axes.set_ylim(0.0, None)
-    return figure.described("Dots of the loss increase for each seed. ", words)
 
 
 def plot_increase(rows: pd.DataFrame) -> Picture:

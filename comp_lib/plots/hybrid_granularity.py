@@ -107,20 +107,18 @@ def _slice(
     return (x, y + 0.1 * height if part else y), width, band
 
 
-def plot_widths(
-    plan: Plan, neurons: Sequence[int], errors: Sequence[float], title: str = "", limit: float | None = None
-) -> Picture:
+def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float]) -> Picture:
     """The widths of a plan above, the predicted error of each layer below; both for all layers of the parent.
 
-    neurons: of the parent; errors: put into the stream, a share of its energy; limit: top of the lower axis.
+    neurons: of the parent; errors: put into the stream, a share of its energy.
     """
     figure, (top, bottom) = panels(2, 1, (8.5, 4.4), "x", ylabel=["", "predicted error\n(% of the stream)"])
     words = _widths(top, plan, neurons)
-    top.set_title(title or f"{plan.removed:.1%} of the {plan.of}'s parameters go")
+    top.set_title(f"{plan.removed:.1%} of the {plan.of}'s parameters go")
     top.legend(ncols=3, fontsize=9, **ABOVE | {"bbox_to_anchor": (0.5, -0.2)})  # between the two
     kept = [errors[layer] for layer in plan.layers]
     bottom.bar(plan.layers, kept, color=ORANGE)
-    bottom.set_ylim(0, max(kept) * 1.15 + 1e-6 if limit is None else limit)
+    bottom.set_ylim(0, max(kept) * 1.15 + 1e-6)
     bottom.yaxis.set_major_formatter(PercentFormatter(1.0))
     bottom.set_xlabel("decoder layer of the parent")
     worst = int(np.argmax(kept))

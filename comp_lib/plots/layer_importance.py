@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError, nearest
 from ..importance.layer_study import LayerStudy, intervals, ranks
-from .base import ABOVE, BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, note, panels
+from .base import ABOVE, BLUE, GREEN, GREY, ORANGE, RED, Picture, arrow, figure_with_axes, layer_axis, note, panels
 
 GREEDY = "greedy, last round"
 METRICS = {
@@ -43,7 +42,7 @@ def plot_skipping() -> Picture:
     for axes in (left, right):
         axes.axis("off")
     left.set(xlim=(0, 10), ylim=(0, 4))
-    _vector(left, (0, 3), (10, 3), "black", linewidth=3)
+    arrow(left, (0, 3), (10, 3), color="black", linewidth=3)
     for place, name in enumerate(("layer 3", "layer 4", "layer 5")):
         x, skipped = 0.6 + 3.2 * place, place == 1
         colour, dashes = (GREY, "--") if skipped else (BLUE, "-")
@@ -51,17 +50,17 @@ def plot_skipping() -> Picture:
         left.text(x + 1.15, 1.3, name, ha="center", va="center", color=colour)
         left.text(x + 1.15, 0.35, "skipped: adds nothing" if skipped else "reads, then adds", ha="center", fontsize=8)
         if not skipped:
-            _vector(left, (x + 0.4, 3), (x + 0.4, 1.8), GREY)
-            _vector(left, (x + 1.9, 1.8), (x + 1.9, 2.95), BLUE, linewidth=2.5)
+            arrow(left, (x + 0.4, 3), (x + 0.4, 1.8))
+            arrow(left, (x + 1.9, 1.8), (x + 1.9, 2.95), color=BLUE, linewidth=2.5)
     left.text(5, 3.3, "the stream", ha="center")
     right.set(xlim=(-0.6, 11.2), ylim=(-0.9, 5.3), aspect="equal")
     added = np.array([0.9, 1.8])
     for base, length, state, after in ((2.8, 4.0, "h", "h'"), (0.0, 8.0, "2h: a stream twice as long", "")):
         start, tip = np.array([0.0, base]), np.array([length, base])
         end = tip + added
-        _vector(right, start, tip, "black", linewidth=2)
-        _vector(right, tip, end, BLUE, linewidth=2)
-        _vector(right, start, end, RED, linewidth=1.5)
+        arrow(right, start, tip, color="black", linewidth=2)
+        arrow(right, tip, end, color=BLUE, linewidth=2)
+        arrow(right, start, end, color=RED, linewidth=1.5)
         angle = np.degrees(np.arctan2(added[1], length + added[0]))
         right.add_patch(Arc((0.0, base), 4.0, 4.0, theta1=0, theta2=angle, color=RED))
         right.text(2.3, base + 0.22, f"{angle:.0f}°", color=RED, fontsize=9)
@@ -73,11 +72,6 @@ def plot_skipping() -> Picture:
         "the middle is skipped and adds nothing. Right: a layer turns a state h by an angle when it adds a vector to "
         "it; the same vector, added to a state twice as long, turns it by a smaller angle."
     )
-
-
-def _vector(axes: Axes, start: Any, end: Any, colour: Any, **looks: Any) -> None:
-    style = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "color": colour}
-    axes.annotate("", tuple(end), tuple(start), arrowprops=style | looks)
 
 
 def plot_layer_importance(study: LayerStudy, count: int) -> Picture:

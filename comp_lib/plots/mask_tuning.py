@@ -1,4 +1,4 @@
-"""Pictures of recovery (lesson 04): masks, their variance, what they cost, and how a fit does on other tokens."""
+"""Pictures of recovery (lesson 04): the variance of masks, what they cost, and how a fit does on other tokens."""
 
 from __future__ import annotations
 
@@ -64,28 +64,6 @@ def _layer(axis: Axes, name: str) -> None:
         axis.add_patch(box)
         axis.text(8.95, 3.3, "dense stream", rotation=90, ha="center", va="center", fontsize=8)
         axis.annotate("", (8.1, 3.3), (7.25, 3.3), arrowprops={"arrowstyle": "<->", "color": COLOURS[2], "lw": 2})
-
-
-def plot_masks(masks: Arrays, title: str) -> Picture:
-    """The factors of each mask in rising order, label -> (k,): a calm mask is a flat line a little above 1."""
-    labels = {"xlabel": "neurons that stay, in the order of their factor (%)", "ylabel": "factor in the mask"}
-    figure, axis = figure_with_axes((7.5, 3.8), title=title, **labels)
-    rising = {label: np.sort(np.asarray(values, dtype=float)) for label, values in masks.items()}
-    words = []
-    for (label, values), colour in zip(rising.items(), COLOURS, strict=False):
-        axis.plot(np.linspace(0, 100, len(values)), values, color=colour, lw=2, label=label)
-        moments = f"mean {values.mean():.2f}, variance {values.var():.2g}"
-        words.append(f"{label}: from {values[0]:.2f} to {values[-1]:.2f}, {moments}")
-    axis.axhline(1.0, label="untouched", **DASHED)
-    reach = max(np.abs(values).max() for values in rising.values())
-    if reach > 10:
-        axis.set_yscale("symlog", linthresh=2, linscale=1.5)
-        steps = [step for step in (1, 10, 100, 1000, 10000) if step < 1.5 * reach]
-        axis.set_yticks(ticks := [-step for step in steps[::-1]] + [0, *steps], [f"{tick:,}" for tick in ticks])
-        axis.set_ylim(min(1.4 * min(values[0] for values in rising.values()), -1.0), 1.4 * reach)
-        axis.set_ylabel("factor in the mask\n(logarithmic beyond 2)")
-    axis.legend(fontsize=8, loc="upper left")
-    return figure.described(f"{title}. Factors of masks in rising order. ", words)
 
 
 def plot_variances(variances: Arrays, bound: float, title: str) -> Picture:

@@ -127,25 +127,20 @@ def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays) -> Pi
     return figure.described(f"{what}; {count:,} are removed by {', by '.join(removed)}. {sides}")
 
 
-def plot_cuts(neurons: int = 8, heads: int = 6, groups: int = 2) -> Picture:
+def plot_cuts() -> Picture:
     """A drawing, not to scale: what one neuron takes with it in the MLP, and one KV group in the attention.
 
     The matrices stand as they are applied, y = x W: columns are outputs, rows are inputs.
     """
     titles = ["MLP: one neuron goes", "attention: one KV group goes"]
     figure, (left, right) = panels(1, 2, (10.0, 3.9), title=titles, xlim=(-0.6, 13.6), ylim=(-1.9, 8.6), aspect="equal")
-    wide = heads // groups
     drawn: dict[Axes, list[tuple[str, float, float, int, str, int, int]]] = {
-        left: [
-            ("gate", 0, 5.6, neurons, "c", 5, 1),
-            ("up", 0, 1.2, neurons, "c", 5, 1),
-            ("down", 10, 0, neurons, "r", 5, 1),
-        ],
+        left: [("gate", 0, 5.6, 8, "c", 5, 1), ("up", 0, 1.2, 8, "c", 5, 1), ("down", 10, 0, 8, "r", 5, 1)],
         right: [
-            ("q", 0, 6.2, heads, "c", wide, wide),
-            ("k", 0, 3.4, groups, "c", 1, 1),
-            ("v", 3.6, 3.4, groups, "c", 1, 1),
-            ("o", 10, 0.8, heads, "r", wide, wide),
+            ("q", 0, 6.2, 6, "c", 3, 3),
+            ("k", 0, 3.4, 2, "c", 1, 1),
+            ("v", 3.6, 3.4, 2, "c", 1, 1),
+            ("o", 10, 0.8, 6, "r", 3, 3),
         ],
     }
     for axis, matrices in drawn.items():
@@ -167,5 +162,5 @@ def plot_cuts(neurons: int = 8, heads: int = 6, groups: int = 2) -> Picture:
     return figure.described(
         "Two drawings of matrices with what goes in red. In the MLP, left, a neuron is a column of gate_proj, a column "
         "of up_proj and a row of down_proj, which writes to the stream. In the attention, right, a KV group is one "
-        f"head of k_proj and of v_proj, the {wide} heads of q_proj that read them, and their rows of o_proj."
+        "head of k_proj and of v_proj, the 3 heads of q_proj that read them, and their rows of o_proj."
     )

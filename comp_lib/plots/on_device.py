@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any, NamedTuple, Protocol
 
 from matplotlib.axes import Axes
@@ -173,8 +172,3 @@ def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float, float, float]]])
     axes.set_ylim(0, None)
     axes.legend()
     return figure.described("Lines of the loss increase against the size of the file: ", words)
-
-
-def bandwidth(measured: Measured) -> float:
-    """Gigabytes of weights read in a second of decoding."""
-    return measured.bytes_per_token * median(measured.decode) / 1e9

@@ -21,6 +21,7 @@ from .base import (
     RED,
     Numbers,
     Picture,
+    arrow,
     figure_with_axes,
     layer_axis,
     log_y,
@@ -28,7 +29,6 @@ from .base import (
     panels,
 )
 
-INFLUENCE = "block influence\n(1 - mean cosine)"
 LIGHT = "#e8e8e8"  # what stays of a matrix in a drawing
 DWARFED = 5  # times the median: a value beyond needs a logarithmic axis
 Spread = tuple[float, float, float]  # median, smallest, largest
@@ -42,7 +42,7 @@ def plot_block(shape: Shape) -> Picture:
     figure, axes = figure_with_axes((10.0, 5.6), xlim=(0, 100), ylim=(0, 56))
     axes.axis("off")
     axes.add_patch(Rectangle((4.5, 13), 91, 36.5, fill=False, edgecolor=RED, linestyle="--", linewidth=1.5))
-    _arrow(axes, (0, 46), (100, 46), linewidth=4, color="black")
+    arrow(axes, (0, 46), (100, 46), linewidth=4, color="black")
     axes.text(0, 51.5, f"the residual stream: {shape.hidden:,} numbers for each token", fontsize=10)
     axes.text(100, 51.5, "to the next layer", ha="right", fontsize=10)
     groups, neurons = min(shape.kv_groups[0], 6), 8
@@ -73,25 +73,21 @@ def _sublayer(
     words: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
     small, (done, units, writer) = words | {"fontsize": 8}, names
     centres = [left + 2.5 + place * 14 / (len(readers) - 1) * 0.93 for place in range(len(readers))]
-    _arrow(axes, (left + 2.5, 46), (left + 2.5, 42.5))
+    arrow(axes, (left + 2.5, 46), (left + 2.5, 42.5))
     axes.text(left + 2.5, 41, "norm", bbox={"facecolor": "white", "edgecolor": "black", "pad": 3}, **words)
     axes.plot([left + 2.5, left + 2.5, centres[-1]], [39.4, 37.5, 37.5], color=GREY, linewidth=1)
     for centre, (name, height) in zip(centres, readers.items(), strict=True):
-        _arrow(axes, (centre, 37.5), (centre, 27 + height / 2))
+        arrow(axes, (centre, 37.5), (centre, 27 + height / 2))
         _matrix(axes, (centre - 1.8, 27 - height / 2), (3.6, height), colour, blocks, rows=True)
         axes.text(centre, 17.2, name, **small)
-    _arrow(axes, (left + 18.5, 27), (left + 28, 27))
+    arrow(axes, (left + 18.5, 27), (left + 28, 27))
     axes.text(left + 23, 29, done, **words)
     axes.text(left + 23, 25, units, **small)
     _matrix(axes, (left + 28.5, 24.2), (10.5, 5.6), colour, blocks, rows=False)
     axes.text(left + 33.7, 21.5, writer, fontweight="bold", **words)
     axes.text(left + 33.7, 18.6, "writes to the stream", **small)
-    _arrow(axes, (left + 33.7, 30), (left + 33.7, 44.4), linewidth=3, color=BLUE)
+    arrow(axes, (left + 33.7, 30), (left + 33.7, 44.4), linewidth=3, color=BLUE)
     axes.text(left + 33.7, 46, "+", bbox={"boxstyle": "circle", "facecolor": "white", "edgecolor": BLUE}, **words)
-
-
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **looks: Any) -> None:
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "color": GREY} | looks)
 
 
 def _matrix(
@@ -107,32 +103,12 @@ def _matrix(
     axes.add_patch(Rectangle(corner, width, height, fill=False, **edge))
 
 
-def plot_overview(shape: Shape, influence: Numbers) -> Picture:
-    """Parameters of each decoder layer, by what holds them, above; its block influence, one entry a layer, below."""
-    figure, (top, bottom) = panels(2, 1, (9.0, 5.0), "x", ylabel=["parameters (millions)", INFLUENCE])
-    layers = range(shape.layers)
-    attention = np.array(shape.kv_groups) * shape.group_parameters / 1e6
-    mlp = np.array(shape.neurons) * shape.neuron_parameters / 1e6
-    top.bar(layers, attention, color=ORANGE, label="attention")
-    top.bar(layers, mlp, bottom=attention, color=GREEN, label="MLP")
-    top.legend(ncols=2, **ABOVE)
-    _values_of_layers(bottom, influence, [BLUE] * shape.layers)
-    layer_axis(bottom)
-    return figure.described(
-        f"Two bar charts over {shape.layers} decoder layers. Parameters: {mlp.sum() / (mlp + attention).sum():.0%} of "
-        f"them are in the MLPs, the rest in attention. Block influence: highest, {max(influence):.3f}, in layer "
-        f"{np.argmax(influence)}; lowest, {min(influence):.3f}, in layer {np.argmin(influence)}."
-    )
-
-
-def plot_pruned(
-    importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers, metric: str = "block influence"
-) -> Picture:
-    """What was removed: layer importance above, widths kept in the middle, errors of the layers below.
+def plot_pruned(importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers) -> Picture:
+    """What was removed: block influence above, widths kept in the middle, errors of the layers below.
 
     importance, neurons, groups: one entry for each layer of the parent; errors: relative, one for each of the plan.
     """
-    labels = [metric, "MLP neurons", "error left after\nrecovery (% of energy)"]
+    labels = ["block influence", "MLP neurons", "error left after\nrecovery (% of energy)"]
     figure, (top, middle, bottom) = panels(3, 1, (9.0, 7.5), "x", ylabel=labels)
     layers, kept = range(plan.parent_layers), dict(zip(plan.layers, plan.kv_groups, strict=True))
     _values_of_layers(top, importance, [RED if layer in plan.dropped else BLUE for layer in layers])
@@ -147,7 +123,7 @@ def plot_pruned(
     layer_axis(bottom, label="decoder layer of the parent")
     low, high, worst = min(plan.neurons), max(plan.neurons), int(np.argmax(errors))
     return figure.described(
-        f"Three charts over {plan.parent_layers} decoder layers. {metric.capitalize()} is highest in layer "
+        f"Three charts over {plan.parent_layers} decoder layers. Block influence is highest in layer "
         f"{np.argmax(importance)} and lowest in layer {np.argmin(importance)}. {len(plan.dropped)} layers were "
         f"dropped; the others keep {low if low == high else f'{low} to {high}'} of {max(neurons)} neurons. The "
         f"error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's energy."

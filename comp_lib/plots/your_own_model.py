@@ -10,11 +10,7 @@ from matplotlib.patches import Rectangle
 from ..shape import Shape
 from .base import ABOVE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
 
-SIDES = (
-    ("left", 0.0),
-    ("center", 0.5),
-    ("right", 1.0),
-)  # of the columns, at which their names stand: one may be narrow
+SIDES = (("left", 0.0), ("center", 0.5), ("right", 1.0))  # of columns, where their names stand: one may be narrow
 APART = 0.3  # percentage points between points of one ratio, which would hide each other
 Point = tuple[float, float, float, float]  # removed (share of the decoder), loss increase (nats per token), low, high
 
@@ -61,13 +57,13 @@ def _fixed(shape: Shape) -> int:
     return shape.total - _attention(shape) - _mlp(shape)
 
 
-def plot_sweep(sweep: Sequence[Point], others: Mapping[str, Point], name: str = "COMP") -> Picture:
-    """Loss increase against the part removed, with 95% intervals: a line for one method, single points for others.
+def plot_sweep(sweep: Sequence[Point], others: Mapping[str, Point]) -> Picture:
+    """Loss increase against the part removed, with 95% intervals: a line for COMP, single points for others.
 
     Points of one ratio stand a little beside each other.
     """
     figure, axes = figure_with_axes((8.0, 4.2), xlabel="removed (% of the decoder's parameters)", ylabel=LOSS)
-    series = {name: sorted(sweep), **{other: [point] for other, point in others.items()}}
+    series = {"COMP": sorted(sweep), **{other: [point] for other, point in others.items()}}
     words = []
     for place, (label, points) in enumerate(series.items()):
         x, y, low, high = zip(*points, strict=True)

@@ -30,7 +30,7 @@ from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.tensor_files import TensorFiles
 
-EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 IGNORED = ("rotary_emb.inv_freq",)  # old Llama folders hold what the config says already
 
 

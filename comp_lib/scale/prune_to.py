@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.per_layer_llama import as_heterogeneous, as_stock, check_widths
+from ..models.reading import read_generation
 from ..models.save import Provenance, check_destination, estimated_bytes, save_papers
 from ..models.skeleton import skeleton
 from ..plan import Plan
@@ -35,7 +36,7 @@ from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, check_biases, keep_layers, shrink, update_config
 from ..system import hashes
-from ..system.atomic import fsync, resolved
+from ..system.atomic import bytes_in, fsync, resolved
 from ..system.tensor_files import Layout
 from .journal import Journal, partial_folder
 from .model_on_disk import Streamed, losses
@@ -132,7 +133,7 @@ def check_out(out: Path, model: Streamed, saving: Saving, tokens: int) -> None:
     earlier.look()
     if not earlier.published:
         states = 4 * tokens * model.shape.hidden * model.dtype.itemsize
-        left = _size(partial_folder(resolved(out)))
+        left = bytes_in(partial_folder(resolved(out)))
         needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states - left
         check_destination(out, saving.overwrite, max(0, needed), saving.name or None)
 
@@ -201,8 +202,7 @@ class _Run:
             shrink(layers[index], "mlp", torch.arange(neurons))
         keep_layers(small, plan.layers)
         update_config(small)
-        if (self.model.files.folder / "generation_config.json").is_file():
-            small.generation_config = GenerationConfig.from_pretrained(self.model.files.folder)
+        small.generation_config = read_generation(str(self.model.files.folder), self.model.config)
         shape = Shape.of(small)
         small = as_stock(small, shape) if shape.stock else as_heterogeneous(small, shape)
         small.config.dtype = str(self.dtype).removeprefix("torch.")
@@ -290,7 +290,3 @@ class _Run:
         self.journal.remove()
         dense, small = (None if record is None else record["perplexity"] for record in measured)
         return Written(out, plan, report, self.model.shape, after, dense, small)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0

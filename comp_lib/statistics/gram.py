@@ -177,11 +177,6 @@ def contributions(xtx: Tensor, weight: Tensor) -> Tensor:
     return xtx * (weight @ weight.T)
 
 
-def residual_energy(xtx: Tensor, weight: Tensor, new_weight: Tensor) -> float:
-    """||X W - X V||^2 = tr((W - V)^T C (W - V)): C (n, n), weight W and new_weight V (n, m)."""
-    return Gram.of(xtx).energy(weight - new_weight)
-
-
 def token_weights(stream: Tensor) -> Tensor:
     """1 / ||h_t||, h being the residual stream behind the layer: (..., d) -> (...)."""
     norms: Tensor = stream.detach().float().norm(dim=-1)

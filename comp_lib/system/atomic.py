@@ -28,6 +28,12 @@ def resolved(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
 
 
+def bytes_in(path: Path) -> int:
+    """Of a file, or of all files in a folder; 0 where there is neither."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def check_room(folder: Path, needed_bytes: int, what: object, hint: str = "make room or choose another place") -> None:
     """Raises InputError unless the disk of `folder` has room for so many bytes, which `what` needs."""
     free = shutil.disk_usage(folder).free

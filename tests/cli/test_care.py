@@ -70,11 +70,13 @@ def cache(tmp_path, monkeypatch):
         "written": [f"written/{'c' * 24}.safetensors"],
         "old": [f"gguf-{CONVERSION - 1}-{'d' * 64}/model.safetensors", ".converting-abc/x", ".gguf-2-d.partial-1/x"],
     }
+    ours["old"].append(abandoned := f"statistics/.harms-{'f' * 24}.safetensors.partial-1")
     others = ["mine.gguf", "statistics/thesis.csv", "gguf-files/model.gguf", ".gguf-3-e.partial-7/x", "notes.txt"]
+    others.append(f"statistics/.harms-{'a' * 24}.safetensors.partial-1")  # being written
     for name in [*(name for names in ours.values() for name in names), *others]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"12345")
-    for name in (".converting-abc", ".gguf-2-d.partial-1"):
+    for name in (".converting-abc", ".gguf-2-d.partial-1", abandoned):
         os.utime(folder / name, (time.time() - 2 * kept.ABANDONED,) * 2)
     return folder, ours, others
 

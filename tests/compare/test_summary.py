@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rows import rows_of
 
-from comp_lib.compare.summary import finished, markdown, where_it_loses, write_summary
+from comp_lib.compare.summary import finished, markdown, write_summary
 from comp_lib.plots.comp_vs_peers import pareto_front, plot_increase, plot_latency, plot_memory, plot_sequences
 
 COMP = "comp + least-squares"
@@ -59,21 +59,6 @@ def test_the_table_tells_what_is_missing():
 def test_a_table_for_each_size():
     text = markdown(pd.concat([rows_of(sequences=32), rows_of(sequences=8)]))
     assert text.index("# tiny, 8 x") < text.index("# tiny, 32 x")
-
-
-def test_where_it_loses():
-    found = where_it_loses(rows_of(), COMP)
-    increase = found[found.measure == "increase"]
-    assert increase[["ratio", "peer", "ours", "theirs", "clear"]].values.tolist() == [[0.5, "wanda-sp", 2.5, 1.1, True]]
-    assert found[found.measure == "peak_megabytes"].ratio.tolist() == [0.2, 0.5]
-    assert set(found.measure) == {"increase", "peak_megabytes"}  # elsewhere all are equal
-    close = where_it_loses(rows_of({("comp", 0.2): (0.5, 0.7), ("random", 0.2): (0.4, 0.6)}), COMP)
-    assert close[close.measure == "increase"].clear.tolist() == [False]
-    single = where_it_loses(rows_of({("comp", 0.2): (0.5,), ("random", 0.2): (0.4,)}), COMP)
-    assert single[single.measure == "increase"].clear.tolist() == [False]
-    agreed = rows_of()
-    agreed["top1_agreement"] = [0.3 if method == "comp" else 0.9 for method in agreed.method]
-    assert (where_it_loses(agreed, COMP).measure == "top1_agreement").sum() == 2
 
 
 def brute_front(points):

@@ -99,8 +99,8 @@ def test_a_mean_over_what_is_not_there_is_refused(pair, windows, counted):
 
 def test_progress_is_told_the_kind(pair, windows):
     calls = []
-    judge(pair[0], windows, pair[1], batch=2, progress=lambda *call: calls.append(call[:3]))
-    assert calls == [(kind, done, 3) for kind in KINDS for done in (2, 3)]
+    judge(pair[0], windows, pair[1], progress=lambda *call: calls.append(call[:3]))
+    assert calls == [(kind, 3, 3) for kind in KINDS]
 
 
 # --- mean and intervals, by numbers that are made up ------------------------------------------------------------------

@@ -15,11 +15,12 @@ from conftest import randomise
 from variants import build
 
 from comp_lib.errors import InputError
-from comp_lib.lessons import cache
-from comp_lib.lessons.cache import cache_size, cached, clear_cache, statistics_folder
-from comp_lib.lessons.dense_stream import text_loss
+from comp_lib.lessons.cache import cached, statistics_folder
+from comp_lib.lessons.dense_stream import layer_grams
 from comp_lib.lessons.mask_tuning import Way
 from comp_lib.lessons.metrics_on_trial import losses_without
+from comp_lib.models.kept import clear
+from comp_lib.models.kept import kept as entries
 from comp_lib.recovery.mask_tuning import Mask
 from comp_lib.settings import Settings
 from comp_lib.system import hashes
@@ -86,7 +87,7 @@ def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, mon
     assert found == [1, 1, 2, 3, 4, 5] and other.calls == 1
     monkeypatch.setattr(hashes, "of_code", lambda *rooms: "another formula")
     assert int(compute(*ask[0][1:])["b"]) == 6
-    assert cache_size()[0] == 7
+    assert len(entries()) == 7
 
 
 ARGUMENTS = {
@@ -139,7 +140,7 @@ def test_an_entry_depends_on_the_code_of_its_lesson_alone(tiny_llama, monkeypatc
     losses_without(tiny_llama(), IDS, IDS, {"one": {1: torch.arange(40)}})
     own, behind = {"lessons/metrics_on_trial"}, {"evaluation", "lessons/dense_stream", "lessons/cache"}
     assert set(asked[0]) == own | behind
-    text_loss(tiny_llama(), IDS)
+    layer_grams(tiny_llama(), IDS, 0)
     assert set(asked[-1]) == behind
     kept(tiny_llama(), IDS)
     assert asked[-1] == ("evaluation",)
@@ -219,7 +220,7 @@ def test_a_damaged_entry_is_computed_anew(tiny_llama, folder, damage):
     )
     assert int(compute(model, IDS)["b"]) == 2
     assert int(compute(model, IDS)["b"]) == 2  # whole again
-    assert cache_size() == (1, len(whole))
+    assert [entry.size for entry in entries()] == [len(whole)]
 
 
 def test_views_of_one_tensor_can_be_kept(tiny_llama):
@@ -261,39 +262,29 @@ def test_a_full_disk_is_an_input_error_and_leaves_nothing(tiny_llama, folder, sm
 
 
 def test_size_and_clearing(tiny_llama, folder, tmp_path):
-    assert cache_size() == (0, 0) and clear_cache() == 0  # before there is a folder
+    assert entries() == [] and clear("statistics") == 0  # before there is a folder
     (tmp_path / "gguf-1234").mkdir()
     (tmp_path / "gguf-1234" / "model.safetensors").write_bytes(b"a converted model")
     for name in ("one", "two"):
         Counted(name)(tiny_llama(), IDS)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    assert cache_size() == (2, size)
-    assert clear_cache() == size and cache_size() == (0, 0)
+    assert sum(entry.size for entry in entries()) == size
+    assert clear("statistics") == size and entries() == []
     assert (tmp_path / "gguf-1234" / "model.safetensors").exists()
     again = Counted("one")
     again(tiny_llama(), IDS)
     assert again.calls == 1
 
 
-def test_clearing_spares_what_is_being_written_and_takes_what_was_abandoned(folder):
-    folder.mkdir()
-    (folder / "new.partial").write_bytes(b"1234")
-    (folder / "old.partial").write_bytes(b"12345")
-    os.utime(folder / "old.partial", (time.time() - 2 * cache.ABANDONED,) * 2)
-    assert clear_cache() == 5
-    assert [path.name for path in folder.iterdir()] == ["new.partial"]
-    assert cache_size() == (0, 0)  # what has no name yet is no entry
-
-
 def test_clearing_while_another_computes_costs_it_nothing(tiny_llama, folder):
     @cached
     def compute(model, ids):
-        clear_cache()  # by another kernel, say
+        clear("all")  # by another kernel, say
         return {"a": torch.ones(3)}
 
     Counted("other")(tiny_llama(), IDS)
     assert torch.equal(compute(tiny_llama(), IDS)["a"], torch.ones(3))
-    assert cache_size()[0] == 1
+    assert len(entries()) == 1
 
 
 WORKER = """
@@ -338,8 +329,7 @@ def test_processes_at_once_all_get_whole_entries(folder, tiny_llama):
             worker.stdin.write("go\n")
             worker.stdin.flush()
         while any(worker.poll() is None for worker in workers):
-            cache_size()
-            clear_cache()
+            clear("all")
             time.sleep(0.02)
         for worker in workers:
             output, errors = worker.communicate()
@@ -380,10 +370,10 @@ def test_another_process_finds_the_entry(tiny_llama):
     script = (
         WORKER.split("print(")[0]
         + """
-from comp_lib.lessons.cache import cache_size
-from comp_lib.lessons.dense_stream import text_loss
-text_loss(model, torch.arange(12).view(2, 6))
-print(cache_size()[0])
+from comp_lib.lessons.dense_stream import layer_grams
+from comp_lib.models.kept import kept
+layer_grams(model, torch.arange(12).view(2, 6), 0)
+print(len(kept()))
 """
     )
     for seed in ("1", "2"):

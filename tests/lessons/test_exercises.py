@@ -12,7 +12,7 @@ from lessons import EXERCISES, LESSONS, Wrong, functions
 SOLUTIONS = sorted((EXERCISES / "solutions").glob("*.ipynb"))
 generate = runpy.run_path(str(EXERCISES / "generate.py"))
 
-EACH = [pytest.param(lesson, name, id=f"{lesson.name}-{name}") for lesson in LESSONS for name in lesson.checks]
+EACH = [pytest.param(lesson, name, id=f"{lesson.name}-{name}") for lesson in LESSONS.values() for name in lesson.checks]
 
 
 @pytest.mark.parametrize("lesson, name", EACH)
@@ -52,7 +52,7 @@ def test_only_a_function_with_words_becomes_a_stub(source):
         generate["stub"](source)
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+@pytest.mark.parametrize("lesson", LESSONS.values(), ids=lambda lesson: lesson.name)
 def test_each_exercise_is_checked_in_both_notebooks(lesson):
     for path in (lesson.stubs, lesson.solutions):
         sources = [cell.source for cell in nbformat.read(path, 4).cells]

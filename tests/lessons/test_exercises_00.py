@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from statistics import mean, median
 
-import pytest
 import torch
-from lessons import LESSONS, Wrong, functions
+from lessons import LESSONS, functions, names_the_mistake
 
-LESSON_00 = next(each for each in LESSONS if each.name.startswith("00_"))
-CHECKS = LESSON_00.checks
-SOLVED = functions(LESSON_00.solutions)
+CHECKS = LESSONS["00"].checks
+SOLVED = functions(LESSONS["00"].solutions)
 
 
 def changed_in_place(log_p, targets):
@@ -86,9 +84,4 @@ MISTAKES = [
     ("speed_ratio", lambda dense, pruned: 1.0, "the median of the five"),
     ("speed_ratio", lambda dense, pruned: None, "one number"),
 ]
-
-
-@pytest.mark.parametrize("name, mistake, words", MISTAKES)
-def test_a_check_names_the_mistake(name, mistake, words):
-    with pytest.raises(Wrong, match=words):
-        CHECKS[name](mistake)
+test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)

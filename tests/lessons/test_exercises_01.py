@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
-from lessons import LESSON_01, Wrong, functions
+from lessons import LESSONS, functions, names_the_mistake
 
-CHECKS = LESSON_01.checks
-SOLVED = functions(LESSON_01.solutions)
+CHECKS = LESSONS["01"].checks
+SOLVED = functions(LESSONS["01"].solutions)
 
 
 def test_other_ways_are_right_too(capsys):
@@ -98,9 +97,4 @@ MISTAKES = [
     ("plan", lambda harm, layers, count: harm([layers]), "layers 0 to 11"),
     ("plan", lambda harm, layers, count: 4, "list of layers"),
 ]
-
-
-@pytest.mark.parametrize("name, mistake, words", MISTAKES)
-def test_a_check_names_the_mistake(name, mistake, words):
-    with pytest.raises(Wrong, match=words):
-        CHECKS[name](mistake)
+test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)

@@ -7,11 +7,11 @@ from itertools import combinations
 
 import pytest
 import torch
-from lessons import LESSON_02, Wrong, functions
+from lessons import LESSONS, Wrong, functions, names_the_mistake
 
-CHECKS = LESSON_02.checks
+CHECKS = LESSONS["02"].checks
 checks_02 = sys.modules[CHECKS["fooled_layer"].__module__]
-SOLUTIONS = functions(LESSON_02.solutions)
+SOLUTIONS = functions(LESSONS["02"].solutions)
 inv = torch.linalg.inv
 
 
@@ -100,12 +100,7 @@ MISTAKES = [
     ("layer_to_thin", by(lambda c, w, e, s, k: e.sort().values[:k].sum() / output(c, w)), "nobody is re-tuned"),
     ("layer_to_thin", by(lambda c, w, e, s, k: -(e / s).median()), "median condition"),
 ]
-
-
-@pytest.mark.parametrize("name, mistake, words", MISTAKES)
-def test_a_check_names_the_mistake(name, mistake, words):
-    with pytest.raises(Wrong, match=words):
-        CHECKS[name](mistake)
+test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
 
 
 def test_another_wrong_layer_is_told_what_it_loses(monkeypatch):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 
-import pytest
 import torch
-from lessons import LESSONS, Wrong, functions
+from lessons import LESSONS, functions, names_the_mistake
 
-[LESSON] = (lesson for lesson in LESSONS if lesson.name.startswith("02b_"))
-CHECKS = LESSON.checks
+CHECKS = LESSONS["02b"].checks
 checks_02b = sys.modules[CHECKS["fooling_units"].__module__]
-SOLUTIONS = functions(LESSON.solutions)
+SOLUTIONS = functions(LESSONS["02b"].solutions)
 
 
 def norms(c):
@@ -43,12 +41,7 @@ MISTAKES = [
     ("choose_ridge", lambda error, ridges: min(ridges, key=lambda r: error(r)[0]), "always the smallest"),
     ("choose_ridge", lambda error, ridges: sorted(ridges, key=lambda r: error(r)[1])[1], "on the held-out tokens"),
 ]
-
-
-@pytest.mark.parametrize("name, mistake, words", MISTAKES)
-def test_a_check_names_the_mistake(name, mistake, words):
-    with pytest.raises(Wrong, match=words):
-        CHECKS[name](mistake)
+test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
 
 
 def test_the_units_change_nothing_but_the_activation():

@@ -7,14 +7,14 @@ import math
 
 import numpy as np
 import pytest
-from lessons import LESSON_03, Wrong, functions
+from lessons import LESSONS, Wrong, functions, names_the_mistake
 from variants import build, tokens
 
 from comp_lib.evaluation.loss import perplexity
 
-CHECKS = LESSON_03.checks
-LESSON_03_CHECKS = importlib.import_module("checks_03")
-SOLVED = functions(LESSON_03.solutions)
+CHECKS = LESSONS["03"].checks
+checks = importlib.import_module("checks_03")
+SOLVED = functions(LESSONS["03"].solutions)
 
 
 def width(fixed_stays=True, dropped_counts=True, how=math.floor, ends=True):
@@ -57,12 +57,9 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong", "sentence"), [(name, wrong, words) for name, pairs in MISTAKES.items() for wrong, words in pairs]
+test_a_check_names_the_mistake = names_the_mistake(
+    CHECKS, [(name, wrong, words) for name, pairs in MISTAKES.items() for wrong, words in pairs]
 )
-def test_a_check_names_the_mistake(name, wrong, sentence):
-    with pytest.raises(Wrong, match=sentence):
-        CHECKS[name](wrong)
 
 
 # --- on a model -------------------------------------------------------------------------------------------------------
@@ -71,7 +68,7 @@ def test_a_check_names_the_mistake(name, wrong, sentence):
 @pytest.fixture
 def given():
     model, ids = build("gqa"), tokens(4, 24)
-    return LESSON_03_CHECKS.Blocks(list(model.model.layers), lambda: perplexity(model, ids).loss)
+    return checks.Blocks(list(model.model.layers), lambda: perplexity(model, ids).loss)
 
 
 def left_out(forget=False, parts=("attention", "mlp"), choose=min, whole=False):
@@ -100,7 +97,7 @@ def breaks_the_weights(blocks, loss):
 
 
 def test_the_part_that_is_missed_least(given, capsys):
-    LESSON_03_CHECKS.check_missed_least(SOLVED["missed_least"], given)
+    checks.check_missed_least(SOLVED["missed_least"], given)
     assert "is missed least" in capsys.readouterr().out
 
 
@@ -118,19 +115,19 @@ def test_the_part_that_is_missed_least(given, capsys):
 )
 def test_a_part_that_is_missed_more(given, wrong, sentence):
     with pytest.raises(Wrong, match=sentence):
-        LESSON_03_CHECKS.check_missed_least(wrong, given)
+        checks.check_missed_least(wrong, given)
     for block in given.blocks:
         assert not block.self_attn._forward_hooks and not block.mlp._forward_hooks
 
 
 def second_best(blocks, loss):
-    losses = LESSON_03_CHECKS._without_each(blocks, lambda: loss())
+    losses = checks._without_each(blocks, lambda: loss())
     return sorted(losses, key=losses.__getitem__)[1]
 
 
 def test_the_second_best_is_told_from_the_best(given):
     with pytest.raises(Wrong, match="costs .* nats, "):
-        LESSON_03_CHECKS.check_missed_least(second_best, given)
+        checks.check_missed_least(second_best, given)
 
 
 KL = [0.5, 0.01, 0.02, 0.4]
@@ -151,11 +148,11 @@ def trial(noise=0.0):
         harm = sum(kl * ((1536 - w) / 416) ** 2 for kl, w in zip(KL, widths, strict=True))
         return list(3 + harm + noise * random.standard_normal(16))
 
-    return LESSON_03_CHECKS.Trial(EVIDENCE, 4 * 1120, losses([1120] * 4), losses)
+    return checks.Trial(EVIDENCE, 4 * 1120, losses([1120] * 4), losses)
 
 
 def test_a_better_plan_is_accepted(capsys):
-    LESSON_03_CHECKS.check_better_widths(SOLVED["better_widths"], trial())
+    checks.check_better_widths(SOLVED["better_widths"], trial())
     assert "better than one width for all, by -" in capsys.readouterr().out
 
 
@@ -173,4 +170,4 @@ def test_a_better_plan_is_accepted(capsys):
 )
 def test_a_plan_that_is_no_better(widths, noise, sentence):
     with pytest.raises(Wrong, match=sentence):
-        LESSON_03_CHECKS.check_better_widths(lambda evidence, total: widths, trial(noise))
+        checks.check_better_widths(lambda evidence, total: widths, trial(noise))

@@ -6,10 +6,9 @@ import sys
 
 import pytest
 import torch
-from lessons import LESSONS, Wrong, functions
+from lessons import LESSONS, functions, names_the_mistake
 
-[LESSON] = [lesson for lesson in LESSONS if lesson.name.startswith("05_")]
-CHECKS, RIGHT = LESSON.checks, functions(LESSON.solutions)
+CHECKS, RIGHT = LESSONS["05"].checks, functions(LESSONS["05"].solutions)
 checks_05 = sys.modules["checks_05"]
 solve = torch.linalg.solve
 
@@ -112,13 +111,7 @@ MISTAKES = [
     ("verdict", guess, "that is chance"),
     ("verdict", lambda a, b, i: 0.5, "expected 'better', 'worse'"),
 ]
-
-
-@pytest.mark.parametrize("name, mistake, words", MISTAKES)
-def test_a_check_names_the_mistake(name, mistake, words):
-    mistake.__name__ = name
-    with pytest.raises(Wrong, match=words):
-        CHECKS[name](mistake)
+test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
 
 
 @pytest.mark.parametrize("name", CHECKS)

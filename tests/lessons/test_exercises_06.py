@@ -7,10 +7,9 @@ import statistics
 import sys
 
 import pytest
-from lessons import LESSONS, Wrong, functions
+from lessons import LESSONS, functions, names_the_mistake
 
-[LESSON] = [lesson for lesson in LESSONS if lesson.name.startswith("06_")]
-CHECKS, RIGHT = LESSON.checks, functions(LESSON.solutions)
+CHECKS, RIGHT = LESSONS["06"].checks, functions(LESSONS["06"].solutions)
 checks_06 = sys.modules["checks_06"]
 
 
@@ -95,13 +94,7 @@ MISTAKES = [
     ("windows_needed", lambda v, h: windows(v, h, round_to=lambda value: value), "whole number"),
     ("windows_needed", lambda v, h: 1000, "windows for a half width"),
 ]
-
-
-@pytest.mark.parametrize("name, mistake, words", MISTAKES)
-def test_a_check_names_the_mistake(name, mistake, words):
-    mistake.__name__ = name
-    with pytest.raises(Wrong, match=words):
-        CHECKS[name](mistake)
+test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
 
 
 @pytest.mark.parametrize("name", CHECKS)

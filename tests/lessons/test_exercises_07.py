@@ -7,10 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from lessons import LESSONS, Wrong
+from lessons import LESSONS, Wrong, names_the_mistake
 
-[LESSON] = [each for each in LESSONS if each.name.startswith("07_")]
-CHECKS = LESSON.checks
+CHECKS = LESSONS["07"].checks
 checks = sys.modules["checks_07"]
 
 
@@ -31,35 +30,24 @@ def one_twin(x, w, one, other, much=1000.0):
 
 
 MIDDLE = -0.95  # enough for one twin to lead, not for both
-INTERVALS = [
-    (lambda a, b: interval(a, b, paired=False), "read different texts"),
-    (lambda a, b: interval(a, b, means=False), r"\*mean\* of windows"),
-    (lambda a, b: interval(a, b, level=0.9), "90% interval"),
-    (lambda a, b: interval(a, b, level=0.5), "times as wide as it should be"),
-    (lambda a, b: interval(a, b, sign=-1), "the sign is turned"),
-    (lambda a, b: interval(a, b)[::-1], "the lower end comes first"),
-    (lambda a, b: (1.0, 2.0), "does not hold the mean difference"),
-    (lambda a, b: 0.1, "two numbers"),
-]
-FOOLS = [
-    (lambda x, w, i, j: w.clone(), "nothing has changed yet"),
-    (lambda x, w, i, j: 100 * w, "output has changed"),
-    (lambda x, w, i, j: one_twin(x, w, i, j, 0.1), "still ranks neuron"),
-    (lambda x, w, i, j: one_twin(x, w, i, j, MIDDLE), "the other does not yet"),
-    (lambda x, w, i, j: w[:3], r"shape \(8, 5\), got \(3, 5\)"),
+MISTAKES = [
+    ("paired_interval", lambda a, b: interval(a, b, paired=False), "read different texts"),
+    ("paired_interval", lambda a, b: interval(a, b, means=False), r"\*mean\* of windows"),
+    ("paired_interval", lambda a, b: interval(a, b, level=0.9), "90% interval"),
+    ("paired_interval", lambda a, b: interval(a, b, level=0.5), "times as wide as it should be"),
+    ("paired_interval", lambda a, b: interval(a, b, sign=-1), "the sign is turned"),
+    ("paired_interval", lambda a, b: interval(a, b)[::-1], "the lower end comes first"),
+    ("paired_interval", lambda a, b: (1.0, 2.0), "does not hold the mean difference"),
+    ("paired_interval", lambda a, b: 0.1, "two numbers"),
+    ("fool_wanda", lambda x, w, i, j: w.clone(), "nothing has changed yet"),
+    ("fool_wanda", lambda x, w, i, j: 100 * w, "output has changed"),
+    ("fool_wanda", lambda x, w, i, j: one_twin(x, w, i, j, 0.1), "still ranks neuron"),
+    ("fool_wanda", lambda x, w, i, j: one_twin(x, w, i, j, MIDDLE), "the other does not yet"),
+    ("fool_wanda", lambda x, w, i, j: w[:3], r"shape \(8, 5\), got \(3, 5\)"),
 ]
 
 
-@pytest.mark.parametrize("mistake, words", INTERVALS)
-def test_an_interval_that_is_wrong(mistake, words):
-    with pytest.raises(Wrong, match=words):
-        CHECKS["paired_interval"](mistake)
-
-
-@pytest.mark.parametrize("mistake, words", FOOLS)
-def test_wanda_that_is_not_fooled(mistake, words):
-    with pytest.raises(Wrong, match=words):
-        CHECKS["fool_wanda"](mistake)
+test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
 
 
 CASES = [

@@ -8,10 +8,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from lessons import LESSONS, Wrong, functions
+from lessons import LESSONS, Wrong, functions, names_the_mistake
 
-[LESSON] = [each for each in LESSONS if each.name.startswith("08_")]
-CHECKS = LESSON.checks
+CHECKS = LESSONS["08"].checks
 checks = sys.modules["checks_08"]
 
 
@@ -24,10 +23,6 @@ def rounded(weights, steps=15, block=32, low=None, how=torch.round, half=True, g
     if half:
         low, scale = low.half().float(), scale.half().float()
     return (low + scale * whole).reshape(weights.shape)
-
-
-def widest_without(layers, neurons, megabytes):
-    return checks.size_of(layers, neurons) - checks.MB_HEAD <= megabytes
 
 
 def best(megabytes, milliseconds, size=checks.size_of, time=checks.time_of, layers=range(1, 31), step=32):
@@ -55,12 +50,7 @@ MISTAKES = [
     ("plan_for", lambda mb, ms: (31, 64), "not a part of"),
     ("plan_for", lambda mb, ms: 30, "two whole numbers"),
 ]
-
-
-@pytest.mark.parametrize("name, mistake, words", MISTAKES)
-def test_a_check_names_the_mistake(name, mistake, words):
-    with pytest.raises(Wrong, match=words):
-        CHECKS[name](mistake)
+test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
 
 
 def test_the_roundings_are_those_of_the_files():
@@ -91,7 +81,7 @@ def place(losses, which):
 
 
 def test_the_worst_layer_is_accepted(tiny, capsys):
-    CHECKS["worst_layer"](functions(LESSON.solutions)["worst_layer"])
+    CHECKS["worst_layer"](functions(LESSONS["08"].solutions)["worst_layer"])
     assert f"layer {place(tiny[1], max)}" in capsys.readouterr().out
 
 

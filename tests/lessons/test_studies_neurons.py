@@ -8,9 +8,9 @@ import torch
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.families import dense_layer
-from comp_lib.lessons import cache
 from comp_lib.lessons import dense_stream as study
 from comp_lib.lessons import metrics_on_trial as trial
+from comp_lib.models.kept import kept as entries
 from comp_lib.statistics.solve import least_squares
 from comp_lib.surgery import block_size, shallow_copy, shrink_mlp
 
@@ -55,8 +55,7 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama,
 def test_statistics_are_computed_once(tiny_llama, ids, monkeypatch):
     model = tiny_llama()
     first = study.dense_problem(model, ids, 1)
-    entries, _ = cache.cache_size()
-    assert entries == 1
+    assert len(entries()) == 1
     monkeypatch.setattr(study, "walk_to", None)  # nobody walks again
     assert torch.equal(first.xtx, study.dense_problem(model, ids, 1).xtx)
     study.dense_problem(model, ids, 1, "attention", weighted=False)

@@ -9,8 +9,8 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.neurons import METRICS, Dense
-from comp_lib.lessons import cache
 from comp_lib.lessons import mask_tuning as study
+from comp_lib.models.kept import kept as entries
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
 from comp_lib.recovery.mask_tuning import LARGEST, Mask, fold_mask, solve_mask, tune_mask
@@ -110,7 +110,7 @@ def test_masks_of_all_layers_are_tuned_on_the_dense_stream(tiny_llama, ids):
         bounded = tune_mask(grams["weighted"], one, 1e-5, largest=LARGEST).values
         close(found["1"]["small"][layer], bounded, rtol=1e-2, atol=1e-2)
     again = study.masks_of_all_layers(model, ids, draws, ways)
-    assert torch.equal(again["1"]["weighted"], found["1"]["weighted"]) and cache.cache_size()[0] == 1
+    assert torch.equal(again["1"]["weighted"], found["1"]["weighted"]) and len(entries()) == 1
 
 
 def test_comp_chooses_by_the_condition_of_the_mask_problem(tiny_llama, ids):
@@ -168,9 +168,9 @@ def test_losses_with_masks_and_without_come_from_the_cache_the_second_time(tiny_
     values = [study.masked_losses(model, ids, kept, each).tolist() for each in (masks, None)]
     want = [list(perplexity(study.with_masks(model, kept, each), ids).losses) for each in (masks, None)]
     assert values == [pytest.approx(one) for one in want] and values[0] != pytest.approx(values[1])
-    assert cache.cache_size()[0] == 2
+    assert len(entries()) == 2
     assert study.masked_losses(model, ids, kept, masks).tolist() == values[0]
-    assert cache.cache_size()[0] == 2
+    assert len(entries()) == 2
 
 
 def test_mask_error_and_ridge_path_are_what_the_tokens_say():

@@ -18,7 +18,7 @@ from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import COLOURS, figure_with_axes, html_image, mime_bundle, plot_pruned, png
 from comp_lib.plots.base import note, overlapping_texts, plain_ticks
-from comp_lib.plots.start_here import plot_block, plot_comparison, plot_overview, plot_variants
+from comp_lib.plots.start_here import plot_block, plot_comparison, plot_variants
 from comp_lib.shape import Shape
 
 MODULES = sorted(Path(comp_lib.plots.__file__).parent.glob("*.py"))
@@ -35,14 +35,13 @@ def figures(shape):
     plan = uniform_plan(PlanRequest(shape, 0.4, drop=[2], multiple=4))
     return {
         "pruned": lambda: plot_pruned([0.9, 0.2, 0.1, 0.3], plan, shape.neurons, shape.kv_groups, [0.05, 0.08, 0.01]),
-        "overview": lambda: plot_overview(shape, [0.9, 0.2, 0.1, 0.3]),
         "comparison": lambda: plot_comparison({"parameters": 0.8}, {"decode": (1.2, 1.1, 1.4)}),
         "block": lambda: plot_block(shape),
         "variants": lambda: plot_variants({"COMP": [0.3, 0.4, 0.5], "random": [0.8]}, "COMP"),
     }
 
 
-NAMES = ("pruned", "overview", "comparison", "block", "variants")
+NAMES = ("pruned", "comparison", "block", "variants")
 
 
 def simple():
@@ -138,7 +137,6 @@ def test_words_say_the_numbers(figures):
         "Three charts over 4 decoder layers. Block influence is highest in layer 0"
     )
     assert "1 layers were dropped" in figures["pruned"]().alt_text and "layer 1, 8.0%" in figures["pruned"]().alt_text
-    assert "lowest, 0.100, in layer 2" in figures["overview"]().alt_text
     words = figures["comparison"]().alt_text
     assert "parameters 80%" in words and "decode 120% (from 110% to 140%)" in words
 
@@ -172,18 +170,16 @@ def test_no_text_lies_on_another(figures, name):
 
 
 def test_one_layer_does_not_dwarf_the_others(shape):
-    bars, dots = (plot_overview(shape, values).axes[1] for values in ([0.3, 0.2, 0.1, 0.2], [0.9, 0.02, 0.01, 0.03]))
+    plan = uniform_plan(PlanRequest(shape, 0.4, drop=[2], multiple=4))
+
+    def importance(values):
+        return plot_pruned(values, plan, shape.neurons, shape.kv_groups, [0.05, 0.08, 0.01]).axes[0]
+
+    bars, dots = importance([0.3, 0.2, 0.1, 0.2]), importance([0.9, 0.02, 0.01, 0.03])
     assert bars.get_yscale() == "linear" and len(bars.patches) == 4
     assert dots.get_yscale() == "log" and dots.get_ylabel().endswith("log scale") and not dots.patches
     assert dots.collections[0].get_offsets().data[:, 1] == pytest.approx([0.9, 0.02, 0.01, 0.03])
-    assert plot_overview(shape, [0.9, 0.0, 0.01, 0.03]).axes[1].get_yscale() == "linear"  # zero has no logarithm
-
-
-def test_the_overview_adds_up(shape):
-    figure = plot_overview(shape, [0.1] * shape.layers)
-    heights = [bar.get_height() for bar in figure.get_axes()[0].patches]
-    units = shape.decoder - shape.layers * shape.layer_parameters
-    assert sum(heights) * 1e6 == pytest.approx(units)
+    assert importance([0.9, 0.0, 0.01, 0.03]).get_yscale() == "linear"  # zero has no logarithm
 
 
 def plot_functions():

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from comp_lib.on_device.benchmark import Measured
 from comp_lib.plots.base import figure_with_axes, overlapping_texts, png
-from comp_lib.plots.on_device import (
-    Point,
-    bandwidth,
-    name_points,
-    plot_quality,
-    plot_reads,
-    plot_sizes,
-    plot_speedup,
-    plot_times,
-)
+from comp_lib.plots.on_device import Point, name_points, plot_quality, plot_reads, plot_sizes, plot_speedup, plot_times
 from comp_lib.shape import Shape
 
 
@@ -110,7 +99,3 @@ def test_sizes_are_sorted():
     files = {"q8_0": [(100, 0.1, 0.05, 0.2), (50, 0.9, 0.8, 1.0)]}
     figure = check(plot_sizes(files), "q8_0 from 0.10 nats at 100 MB to 0.90 at 50")
     assert figure.axes[0].lines[0].get_xdata().tolist() == [50, 100]
-
-
-def test_bandwidth_is_bytes_in_a_second():
-    assert bandwidth(dataclasses.replace(ROWS[0], bytes_per_token=2_000_000_000)) == 20.0

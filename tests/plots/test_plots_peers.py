@@ -1,13 +1,15 @@
-"""Figures of lesson 07 that no grid draws: comparisons below each other, and what each method reads."""
+"""Figures of methods beside each other: of a grid, comparisons below each other, and what each method reads."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
+from rows import rows_of
 
+from comp_lib.compare.summary import finished
 from comp_lib.plots.base import overlapping_texts
-from comp_lib.plots.comp_vs_peers import SCORES, Duel, plot_duels, plot_scores
+from comp_lib.plots.comp_vs_peers import SCORES, Duel, plot_duels, plot_increase, plot_scores
 
 
 def test_duels_stand_below_each_other_with_the_intervals_that_are_known():
@@ -30,3 +32,16 @@ def test_the_drawing_says_what_each_method_reads():
     assert "FLAP reads how much it varies, times what it writes with; then its mean becomes a bias" in figure.alt_text
     thick = [sum(line.get_linewidth() > 2 for line in axes.lines) for axes in figure.axes]
     assert thick == [3, 3, 6, 3]  # LLM-Pruner reads the weights on both sides
+
+
+def test_one_ratio_alone_does_not_magnify_rounding():
+    rows = finished(rows_of({("comp", 0.2): (0.4, 0.6), ("wanda-sp", 0.2): (0.45, 0.75)}))
+    rows["removed"] = [0.2, 0.2, 0.200001, 0.200001]
+    figure = plot_increase(rows)
+    figure.draw_without_rendering()
+    axis = figure.axes[0].xaxis
+    low, high = figure.axes[0].get_xlim()
+    assert high - low >= 1 and low < 20 < high  # percent
+    labels = [label.get_text() for label in axis.get_ticklabels()]
+    assert len(set(labels)) == len(labels) > 2 and max(map(len, labels)) <= 5
+    assert not axis.get_offset_text().get_text()

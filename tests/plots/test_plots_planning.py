@@ -55,9 +55,7 @@ def test_widths_and_errors_of_a_plan():
     assert heights(top, GREEN) == [16, 48, 40] and heights(bottom) == [0.02, 0.0, 0.01]
     assert top.get_title() == "43.1% of the decoder's parameters go" and "%" in bottom.get_ylabel()
     assert top.get_ylabel() == "MLP neurons" and "decoder layer" in bottom.get_xlabel()
-    fixed = plots.plot_widths(UNIFORM, SHAPE.neurons, errors, "a title", limit=0.5)
-    assert fixed.axes[1].get_ylim()[1] == 0.5 and fixed.axes[0].get_title() == "a title"
-    assert "no layer dropped" in fixed.alt_text
+    assert "no layer dropped" in plots.plot_widths(UNIFORM, SHAPE.neurons, errors).alt_text
 
 
 def test_nothing_lost_can_be_drawn():

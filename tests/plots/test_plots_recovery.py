@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.figure import Figure
 
 from comp_lib.plots import mask_tuning as plots
 from comp_lib.plots import png
 from comp_lib.plots.base import overlapping_texts
 
-RNG = np.random.default_rng(0)
-CALM, WILD = RNG.normal(1.05, 0.05, 200), RNG.normal(0, 30, 200)
 RIDGES = (0.01, 0.1, 1.0)
 CURVE = {
     "own": {"mask": [0.10, 0.12], "least squares": [0.0, 0.06]},
@@ -25,8 +22,6 @@ CURVE = {
 PASSING = {"variance guard": [False, False, True], "size guard": [False, False, False]}
 FIGURES = {
     "recoveries": lambda: plots.plot_recoveries(1536, 1088, 576),
-    "calm masks": lambda: plots.plot_masks({"tuned": CALM}, "Layer 3"),
-    "wild masks": lambda: plots.plot_masks({"unguarded": WILD, "guarded": CALM}, "Layer 3"),
     "variances": lambda: plots.plot_variances({"unguarded": [0.01, 9, 0], "guarded": [0.01, 0.04, 0]}, 0.05, "All"),
     "ridge path": lambda: plots.plot_ridge_path(
         RIDGES,
@@ -65,8 +60,6 @@ def test_figures_have_words_axes_and_the_same_bytes_every_time(name):
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("wild masks", f"unguarded: from {WILD.min():.2f} to {WILD.max():.2f}"),
-        ("wild masks", f"variance {WILD.var():.2g}"),
         ("variances", "highest 9 in layer 1, 1 of 3 layers above the bound"),
         ("variances", "highest 0.04 in layer 1, 0 of 3 layers above the bound"),
         ("recoveries", "free are 626,688 weights, it aims at the dense model's stream, minus what flows past"),
@@ -82,15 +75,7 @@ def test_the_words_hold_the_numbers(name, words):
     assert words in FIGURES[name]().alt_text
 
 
-def test_wild_masks_may_be_tensors_and_are_not_cut_off():
-    axis = plots.plot_masks({"wild": torch.from_numpy(WILD)}, "Layer 3").axes[0]
-    low, high = axis.get_ylim()
-    assert low < WILD.min() and high > WILD.max()
-
-
 def test_lines_hold_the_numbers():
-    axis = plots.plot_masks({"tuned": CALM}, "Layer 3").axes[0]
-    np.testing.assert_array_equal(axis.lines[0].get_ydata(), np.sort(CALM))
     np.testing.assert_allclose(FIGURES["token curve"]().axes[0].lines[0].get_ydata(), [16, 15])
     path = FIGURES["ridge path"]().axes[0]
     np.testing.assert_allclose(path.lines[0].get_ydata(), [70, 80, 90])

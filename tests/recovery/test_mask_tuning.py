@@ -11,7 +11,7 @@ from comp_lib.errors import InputError
 from comp_lib.recovery import mask_tuning
 from comp_lib.recovery.bias import unchanged
 from comp_lib.recovery.mask_tuning import LARGEST, MAX_VARIANCE, Mask, fold_mask, solve_mask, tune_mask
-from comp_lib.statistics.gram import contributions, residual_energy
+from comp_lib.statistics.gram import Gram, contributions
 from comp_lib.statistics.solve import least_squares
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
@@ -243,7 +243,7 @@ def test_each_recovery_beats_the_simpler_one_on_the_calibration_text(seed, n):
     xtx = x.T @ x
     mask = tune_mask(contributions(xtx, w), kept, 1e-3)
     fitted = least_squares(xtx, xtx @ w, w, kept, 1e-9)
-    none, tuned, full = (residual_energy(xtx, w, v) for v in (unchanged(w, kept), fold_mask(w, kept, mask), fitted))
+    none, tuned, full = (Gram.of(xtx).energy(w - v) for v in (unchanged(w, kept), fold_mask(w, kept, mask), fitted))
     slack = 1e-5 * none  # of single precision
     assert full <= tuned + slack and tuned <= none + slack
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp_lib.statistics.gram import Gram, contributions, residual_energy, token_weights
+from comp_lib.statistics.gram import Gram, contributions, token_weights
 
 quick = settings(derandomize=True, deadline=None, max_examples=25)
 sizes = {"seed": st.integers(0, 10**6), "t": st.integers(1, 12), "n": st.integers(1, 8), "m": st.integers(1, 6)}
@@ -124,8 +124,8 @@ def test_token_weights_make_errors_relative_to_the_stream():
 
 @quick
 @given(**sizes)
-def test_residual_energy_is_the_squared_error_of_other_weights(seed, t, n, m):
+def test_the_energy_of_a_gap_is_the_squared_error_of_other_weights(seed, t, n, m):
     x, w, v = normal(seed, t, n), normal(seed + 1, n, m), normal(seed + 2, n, m)
     want = float((x @ w - x @ v).square().sum())
-    assert residual_energy(x.T @ x, w, v) == pytest.approx(want, rel=1e-4, abs=1e-5)
-    assert residual_energy(x.T @ x, w, w) == 0.0
+    assert Gram.of(x.T @ x).energy(w - v) == pytest.approx(want, rel=1e-4, abs=1e-5)
+    assert Gram.of(x.T @ x).energy(w - w) == 0.0
