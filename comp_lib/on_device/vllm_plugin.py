@@ -1,9 +1,9 @@
-"""vLLM learns folders whose layers differ in width: with comp-lib installed, `vllm serve FOLDER` takes them as they are.
+"""vLLM learns to serve folders whose layers differ in width, as they are: `vllm serve FOLDER` with comp-lib installed.
 
-vLLM has a class for Llamas with other widths in each layer, `DeciLMForCausalLM`, under Llama's names of tensors. It asks
-the config for `block_configs`, one object for each layer, where ours has `per_layer_config`:
+vLLM has a class for Llamas with other widths in each layer, `DeciLMForCausalLM`, under Llama's names of tensors. It
+asks the config for `block_configs`, one object for each layer, where ours has `per_layer_config`:
 
-    block i:  attention.n_heads_in_group = heads_i / KV heads_i       ffn.intermediate_size = neurons_i
+    block i:  attention.n_heads_in_group = heads_i / KV heads_i,      ffn.intermediate_size = neurons_i
 
 The query heads it takes from the config, one number for all layers. So layers that lost KV groups with their query
 heads, and not all as many, are refused by name; `vllm_export` fills such a model up with zeros.
