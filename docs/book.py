@@ -19,7 +19,7 @@ from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "comp_lib"
-HOW_TO = ("command-line", "python", "on-the-device", "clusters", "families")
+HOW_TO = ("command-line", "python", "on-the-device", "serving", "clusters", "families")
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff", "data/README.md")
 
 
