@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -62,7 +61,7 @@ def export_vllm(
         got = f"{config.model_type}: vllm serve takes it as it is"
         raise InputError(f"expected a folder whose layers differ in width (comp_llama), got {got}")
     _check_groups(config)
-    given = Streamed(place, config, config.dtype or torch.float32)  # refuses files that are not as config.json says
+    given = Streamed(place, config, skeleton(config).dtype)  # refuses files that are not as config.json says
     stock = widest(config, given.shape)
     stock.architectures = ["LlamaForCausalLM"]
     filled = skeleton(stock)

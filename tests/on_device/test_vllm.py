@@ -220,6 +220,15 @@ def test_kv_heads_shared_by_other_numbers(tmp_path, tokenizer):
     assert not (tmp_path / "out").exists()
 
 
+def test_heads_that_never_divide_the_stream(tmp_path, tokenizer):
+    heads = {"num_attention_heads": 3, "num_key_value_heads": 1}
+    CompLlamaForCausalLM(by_hand(heads, heads | {"intermediate_size": 8})).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    with pytest.raises(InputError, match="filled up to heads that divide 32, got 1 KV groups of 3"):
+        export_vllm(tmp_path / "m", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_that_are_there_stay(saved, tmp_path):
     folder, _ = saved()
     with pytest.raises(InputError, match="apart from the model"):
