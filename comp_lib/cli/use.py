@@ -1,4 +1,4 @@
-"""Models in use. `comp-lib generate`: what one goes on to say; `export`: its GGUF file; `chat`: a talk in llama.cpp."""
+"""Models in use. `generate`: what one says next; `export`: files for other runtimes; `chat`: a talk in llama.cpp."""
 
 import tempfile
 from functools import partial
@@ -7,6 +7,7 @@ from typing import Annotated
 
 from typer import Option, echo
 
+from ..errors import InputError
 from .console import ProgressBars, ends_tidily, err, out
 from .options import Device, Dtype, Model, command
 
@@ -33,15 +34,28 @@ def generate(
 @command
 def export(
     model: Model,
-    file: Annotated[Path, Option("--gguf", help="The file to write.")],
-    kind: Annotated[str, Option("--type", help="Of the matrices: f32, f16, q8_0, q4_1 or q4_0.")] = "f16",
-    overwrite: Annotated[bool, Option(help="Replace the file that is there.")] = False,
+    file: Annotated[Path | None, Option("--gguf", help="The file to write, for llama.cpp.")] = None,
+    kind: Annotated[str | None, Option("--type", help="Of its matrices: f32, f16, q8_0, q4_1, q4_0 (f16).")] = None,
+    vllm: Annotated[bool, Option("--vllm", help="Write a folder that any vLLM takes instead.")] = False,
+    folder: Annotated[Path | None, Option("--out", help="That folder.")] = None,
+    overwrite: Annotated[bool, Option(help="Replace what is there.")] = False,
 ) -> None:
-    """Write MODEL as a GGUF file, which llama.cpp and its kin run."""
+    """Write MODEL as a GGUF file, which llama.cpp and its kin run, or its layers all alike, for vLLM."""
     from ..on_device.gguf_export import export_gguf
+    from ..on_device.vllm_export import export_vllm
 
+    if vllm and folder is not None and file is None and kind is None:
+        with ProgressBars() as bars:
+            made = export_vllm(model, folder, overwrite=overwrite, progress=bars)
+        grown = f"{made.own / 1e6:,.1f} million parameters, with zeros {made.filled / 1e6:,.1f}"
+        out.print(f"written: {folder}, {grown}", soft_wrap=True)
+        return
+    if vllm or folder is not None or file is None:
+        given = {"--gguf": file, "--type": kind, "--vllm": vllm or None, "--out": folder}
+        got = ", ".join(name for name, value in given.items() if value is not None) or "neither"
+        raise InputError(f"expected --gguf FILE, or --vllm with --out DIR, got {got}: name what is to be written")
     with ProgressBars() as bars:
-        export_gguf(model, file, kind, overwrite=overwrite, progress=bars)
+        export_gguf(model, file, "f16" if kind is None else kind, overwrite=overwrite, progress=bars)
     out.print(f"written: {file}, {file.expanduser().stat().st_size / 1e6:,.1f} MB", soft_wrap=True)
 
 

@@ -40,12 +40,12 @@ def stored_sensitivity(found: Mapping[str, Any]) -> Sensitivity:
 def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan:
     """The plan with the names of the neurons that stay: those that would go last in each layer.
 
-    order[layer]: neurons of the parent's layer, first to go first; what it does not name stays.
+    order[layer]: neurons of the parent's layer, first to go first; what it does not name stays while there is room.
     """
     kept = []
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
         gone = set(order[layer][: shape.neurons[layer] - width])
-        kept.append(tuple(neuron for neuron in range(shape.neurons[layer]) if width and neuron not in gone))
+        kept.append(tuple(neuron for neuron in range(shape.neurons[layer]) if neuron not in gone)[:width])
     return replace(plan, kept_neurons=tuple(kept))
 
 

@@ -155,6 +155,20 @@ def as_stock(model: Model, shape: Shape) -> Model:
     return _with_config(model, kind(**_fields(model.config, shape)))
 
 
+def widest(config: CompLlamaConfig, shape: Shape) -> LlamaConfig:
+    """The stock config of a Llama with all layers as wide as the widest of `shape`, and heads that a stock one takes.
+
+    Raises InputError where no such number of heads is left below that of the stream's width.
+    """
+    most = range(max(shape.kv_groups), shape.hidden // shape.group_heads + 1)
+    groups = next((groups for groups in most if shape.hidden % (groups * shape.group_heads) == 0), None)
+    if groups is None:
+        got = f"{max(shape.kv_groups)} KV groups of {shape.group_heads}: import comp_lib where the folder is loaded"
+        raise InputError(f"expected KV groups that can be filled up to heads that divide {shape.hidden}, got {got}")
+    alike = shape.with_widths((max(shape.neurons),) * shape.layers, (groups,) * shape.layers)
+    return LlamaConfig(**_fields(config, alike))
+
+
 def _widths(shape: Shape, neurons: int, kv_groups: int) -> dict[str, Any]:
     heads = {"num_attention_heads": kv_groups * shape.group_heads, "num_key_value_heads": kv_groups}
     return {"intermediate_size": neurons, **heads}

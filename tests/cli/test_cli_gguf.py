@@ -7,6 +7,7 @@ import sys
 
 import gguf
 import pytest
+from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
 from comp_lib.cli.app import app
@@ -34,6 +35,18 @@ def test_export_refuses_in_one_line(parent, tmp_path):
     assert done.exit_code == 2 and len(done.stderr.strip().splitlines()) == 1 and "--overwrite" in done.stderr
     assert (tmp_path / "m.gguf").read_bytes() == b"GGUF, precious"
     assert run("export", parent, "--gguf", tmp_path / "m.gguf", "--overwrite").exit_code == 0
+
+
+def test_export_for_vllm_writes_a_folder_and_says_what_zeros_cost(parent, tmp_path):
+    sizes = ["--ratio", "0.3", "--sequences", "4", "--length", "32", "--multiple", "4", "--evaluate", "none"]
+    pruned = run("prune", parent, "--out", tmp_path / "small", "--preset", "paper", *sizes)
+    assert pruned.exit_code == 0, pruned.output
+    done = run("export", tmp_path / "small", "--vllm", "--out", tmp_path / "filled")
+    assert done.exit_code == 0 and "million parameters, with zeros" in done.output, done.output
+    assert LlamaForCausalLM.from_pretrained(tmp_path / "filled").num_parameters() > 0
+    again = run("export", tmp_path / "small", "--vllm", "--out", tmp_path / "filled")
+    assert again.exit_code == 2 and "--overwrite" in again.stderr
+    assert run("export", tmp_path / "small", "--vllm", "--out", tmp_path / "filled", "--overwrite").exit_code == 0
 
 
 def test_chat_answers_one_question_from_a_folder_and_from_a_file(parent, tmp_path):

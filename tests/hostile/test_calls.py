@@ -23,6 +23,7 @@ CALLS = {  # the least that each command needs
     "evaluate": "evaluate {model} --text evaluation --length 64 --sequences 2",
     "compare": "compare {model} --out {tmp}/out --methods random --ratios 0.2 --sequences 2 --length 32 --window 40",
     "export": "export {model} --gguf {tmp}/m.gguf",
+    "export for vLLM": "export {model} --vllm --out {tmp}/out",
     "chat": "chat {gguf} --prompt Hi --tokens 3 --threads 1",
     "benchmark": "benchmark {model} --rounds 1 --prompt 8 --tokens 3 --threads 1",
     "cache": "cache",
@@ -216,6 +217,18 @@ ROWS = [
     ("export", "--gguf {tmp}/{name}", "200 bytes"),
     ("export", "--gguf {tmp}/empty", "the folder"),
     ("export", "--type q2", "q2"),
+    ("export", "--vllm", "got --gguf, --vllm"),
+    ("export", "--out {tmp}/out", "got --gguf, --out"),
+    ("export", "--vllm --out {tmp}/out", "got --gguf, --vllm, --out"),
+    ("export for vLLM", "", "takes it as it is"),
+    ("export for vLLM", "--type f16", "got --type, --vllm, --out"),
+    ("export for vLLM", "--out {model}", "apart from the model"),
+    ("export for vLLM", "--out {tmp}/letter.json", "the file"),
+    ("export for vLLM", "--out {tmp}/theirs", "with files in it"),
+    ("export for vLLM", "--out {tmp}/theirs --overwrite", "a checkpoint to overwrite"),
+    ("export for vLLM", "--out {tmp}/mixed --overwrite", "notes.txt"),
+    ("export for vLLM", "--out /", "--out"),
+    ("export for vLLM", "--out {tmp}/loop", "symbolic links"),
     ("plan", "--out {tmp}/empty", "the folder"),
     ("plan", "--out /", "--out"),
     ("plan", "--out {tmp}/no/where.json", "make the folder first"),
@@ -299,4 +312,4 @@ def test_there_is_a_row_for_each_command():
     from comp_lib.cli.app import app
 
     commands = {each.callback.__name__ for each in app.registered_commands} - {"doctor"}  # it is told nothing
-    assert {row[0] for row in ROWS} == CALLS.keys() == commands
+    assert {row[0] for row in ROWS} == CALLS.keys() and {name.split()[0] for name in CALLS} == commands
