@@ -219,6 +219,6 @@ def check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
     kept_of = (("neurons", plan.kept_neurons, shape.neurons), ("KV groups", plan.kept_groups, shape.kv_groups))
     for name, named, whole in kept_of:
         for layer, kept_here in zip(plan.layers, named or (), strict=False):
-            if kept_here[-1] >= whole[layer]:
+            if kept_here and kept_here[-1] >= whole[layer]:
                 got = f"one of index {kept_here[-1]}: plan anew"
                 raise InputError(f"expected {name} below {whole[layer]} in layer {layer}, got {got}")

@@ -30,7 +30,7 @@ class Shape:
     group_parameters: int  # of one KV group, biases included
     layer_parameters: int  # of what no width changes: norms and output biases
     other_parameters: int  # embeddings, head (once, if tied) and the final norm
-    output_biases: tuple[int, int] = (0, 0)  # of layer_parameters, what goes with all of the attention, or of the MLP
+    step_parameters: tuple[int, int] = (0, 0)  # of layer_parameters, what goes with the whole attention or MLP
 
     @classmethod
     def of(cls, model: Model) -> Shape:
@@ -60,13 +60,14 @@ class Shape:
         kv_groups = tuple(dense_layer(layer, "attention").in_features // (head_dim * group_heads) for layer in layers)
         neuron, group = per_block("mlp", 1), per_block("attention", head_dim * group_heads)
         hidden = dense_layer(layers[0], "mlp").out_features
-        biases = [0 if dense_layer(having[which], which).bias is None else hidden for which in STEPS]
+        # a step takes its norm along, and the bias of its output
+        steps = [hidden * (1 + (dense_layer(having[which], which).bias is not None)) for which in STEPS]
         # what is left of a layer is independent of its widths: norms, output biases, whatever the family adds
         fixed = sum(p.numel() for p in layers[0].parameters()) - neurons[0] * neuron - kv_groups[0] * group
-        fixed += sum(bias for bias, width in zip(biases, (kv_groups[0], neurons[0]), strict=True) if not width)
+        fixed += sum(step for step, width in zip(steps, (kv_groups[0], neurons[0]), strict=True) if not width)
         total = sum(p.numel() for p in model.parameters())  # a tied head is one parameter here
         decoder = sum(p.numel() for layer in layers for p in layer.parameters())
-        each = (neuron, group, fixed, total - decoder, (biases[0], biases[1]))
+        each = (neuron, group, fixed, total - decoder, (steps[0], steps[1]))
         return cls(hidden, head_dim, group_heads, neurons, kv_groups, *each)
 
     @property
@@ -76,7 +77,7 @@ class Shape:
     def layer(self, index: int) -> int:
         """Parameters of one decoder layer."""
         neurons, groups = self.neurons[index], self.kv_groups[index]
-        gone = sum(bias for bias, width in zip(self.output_biases, (groups, neurons), strict=True) if not width)
+        gone = sum(step for step, width in zip(self.step_parameters, (groups, neurons), strict=True) if not width)
         return neurons * self.neuron_parameters + groups * self.group_parameters + self.layer_parameters - gone
 
     @property
@@ -104,14 +105,14 @@ class Shape:
         shape, head = self, self.head_dim * (2 + self.group_heads)  # rows that a KV group has in k, v and q
         if shape.neuron_parameters == 3 * self.hidden:
             fixed = shape.layer_parameters + self.hidden
-            biases = (shape.output_biases[0], self.hidden)
+            steps = (shape.step_parameters[0], shape.step_parameters[1] + self.hidden)
             neuron = shape.neuron_parameters + 2
-            shape = replace(shape, neuron_parameters=neuron, layer_parameters=fixed, output_biases=biases)
+            shape = replace(shape, neuron_parameters=neuron, layer_parameters=fixed, step_parameters=steps)
         if shape.group_parameters == self.head_dim * (2 + 2 * self.group_heads) * self.hidden:
             fixed = shape.layer_parameters + self.hidden
-            biases = (self.hidden, shape.output_biases[1])
+            steps = (shape.step_parameters[0] + self.hidden, shape.step_parameters[1])
             group = shape.group_parameters + head
-            shape = replace(shape, group_parameters=group, layer_parameters=fixed, output_biases=biases)
+            shape = replace(shape, group_parameters=group, layer_parameters=fixed, step_parameters=steps)
         return shape
 
     def with_widths(self, neurons: tuple[int, ...], kv_groups: tuple[int, ...]) -> Shape:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .protocol import Device, Family, Layer, Model, Rope, Which
-from .silent import SilentAttention, SilentMLP, number_attentions
+from .silent import SilentMLP, number_attentions, silence
 
 
 class Llama(Family):
@@ -120,10 +120,7 @@ class Llama(Family):
             raise InputError(
                 f"expected attention and MLP in each layer of {type(layer).__name__}, got one to leave out"
             )
-        if which == "attention":
-            layer.self_attn = SilentAttention(layer.self_attn)
-        else:
-            layer.mlp = SilentMLP(layer.mlp)
+        silence(layer, which)
 
     def rope_settings(self, config: Any) -> dict[str, Any]:
         settings: dict[str, Any] = config.rope_parameters

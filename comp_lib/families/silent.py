@@ -1,4 +1,4 @@
-"""What stands in a layer in the place of a step that is gone: it adds nothing to the stream, and has no weights.
+"""What stands in a Llama's layer in the place of a step that is gone: it adds nothing to the stream, has no weights.
 
 The modules answer to what the method asks of the real ones: a dense layer with no inputs, a size of heads. Such an
 attention has no KV cache either, so those that are left are numbered among themselves.
@@ -11,6 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .protocol import Which
+
+
+def silence(layer: Any, which: Which) -> None:
+    """Take a whole step out of a layer, and the norm before it."""
+    if which == "attention":
+        layer.self_attn, layer.input_layernorm = SilentAttention(layer.self_attn), nn.Identity()
+    else:
+        layer.mlp, layer.post_attention_layernorm = SilentMLP(layer.mlp), nn.Identity()
 
 
 def number_attentions(layers: Iterable[Any]) -> None:

@@ -35,7 +35,7 @@ from transformers.models.llama.modeling_llama import (
 from ..errors import InputError
 from ..families import family_called
 from ..families.protocol import Model
-from ..families.silent import SilentAttention, SilentMLP, number_attentions
+from ..families.silent import number_attentions, silence
 from ..shape import Shape
 from .skeleton import skeleton
 
@@ -94,10 +94,10 @@ def _layer(own: Any, heads: Any, index: int) -> Any:
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         layer: Any = LlamaDecoderLayer(own if own.num_attention_heads else heads, index)
         if not own.num_attention_heads:
-            layer.self_attn = SilentAttention(layer.self_attn)
+            silence(layer, "attention")
             layer.mlp = LlamaMLP(own)
     if not own.intermediate_size:
-        layer.mlp = SilentMLP(layer.mlp)
+        silence(layer, "mlp")
     return layer
 
 

@@ -181,12 +181,10 @@ def _tensors(folder: Path, outline: Model, architecture: str, kind: str) -> dict
     """All tensors that the model must have, found in the folder and named for the file."""
     files, shape, family = TensorFiles(folder), Shape.of(outline), family_of(outline)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
-    silent = (layer for layer, groups in enumerate(shape.kv_groups) if not groups)
-    unread = {f"model.layers.{layer}.input_layernorm.weight" for layer in silent}  # a norm before nothing
     tensors = {}
     for key, tensor in outline.state_dict().items():
         size, actual = tuple(tensor.shape), files.shapes.get(key)
-        if key == "lm_head.weight" and outline.config.tie_word_embeddings or key in unread:
+        if key == "lm_head.weight" and outline.config.tie_word_embeddings:
             continue
         if actual != size:
             wanted = f"{key} of shape {size}, as config.json says"

@@ -5,8 +5,6 @@ asks the config for `block_configs`, one object for each layer, where ours has `
 
     block i:  attention.n_heads_in_group = heads_i / KV heads_i,      ffn.intermediate_size = neurons_i
 
-and `no_op` where a layer lacks that step.
-
 The query heads it takes from the config, one number for all layers. So layers that lost KV groups with their query
 heads, and not all as many, are refused by name; `vllm_export` fills such a model up with zeros.
 
@@ -38,18 +36,19 @@ def register() -> None:
 def block_configs(config: Any) -> list[SimpleNamespace]:
     """The layers of a CompLlamaConfig in the words of vLLM's DeciLM. Raises InputError for what these cannot say."""
     layers = list(config.per_layer_config)
-    heads = {place: layer.num_attention_heads for place, layer in enumerate(layers) if layer.num_attention_heads}
-    first = min(heads)
-    if (other := next((place for place, count in heads.items() if count != heads[first]), None)) is not None:
-        got = f"{heads[other]} in layer {other} and {heads[first]} in layer {first}: {WAY_OUT}"
+    heads = [layer.num_attention_heads for layer in layers]
+    if not all((*heads, *(layer.intermediate_size for layer in layers))):
+        got = f"one without: vLLM's class for such layers was tried and did not load them; {WAY_OUT}"
+        raise InputError(f"expected attention and MLP in each layer, got {got}")
+    if other := next((i for i, count in enumerate(heads) if count != heads[0]), None):
+        got = f"{heads[other]} in layer {other} and {heads[0]} in layer 0: {WAY_OUT}"
         raise InputError(f"expected as many query heads in each layer, since vLLM's DeciLM has one number, got {got}")
     return [_block(layer) for layer in layers]
 
 
 def _block(layer: Any) -> SimpleNamespace:
-    heads, neurons = layer.num_attention_heads, layer.intermediate_size
-    group = heads // layer.num_key_value_heads if heads else None
+    group = layer.num_attention_heads // layer.num_key_value_heads
+    ffn = {"intermediate_size": layer.intermediate_size, "hidden_act": layer.hidden_act}
     return SimpleNamespace(
-        attention=SimpleNamespace(no_op=not heads, n_heads_in_group=group),
-        ffn=SimpleNamespace(no_op=not neurons, intermediate_size=neurons or None, hidden_act=layer.hidden_act),
+        attention=SimpleNamespace(no_op=False, n_heads_in_group=group), ffn=SimpleNamespace(no_op=False, **ffn)
     )

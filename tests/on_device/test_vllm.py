@@ -288,12 +288,9 @@ def silent(tmp_path, tokenizer):
     return save_checkpoint(tmp_path / "small", done.model, tokenizer, done.plan, card), done.model
 
 
-def test_vllm_is_told_which_steps_are_gone(silent):
-    blocks = block_configs(load_model(silent[0])[0].config)
-    assert [block.attention.no_op for block in blocks] == [True, False, False]
-    assert [block.ffn.no_op for block in blocks] == [False, True, False]
-    assert blocks[0].attention.n_heads_in_group is None and blocks[1].ffn.intermediate_size is None
-    assert blocks[1].attention.n_heads_in_group == 2 and blocks[2].ffn.intermediate_size == 40
+def test_a_layer_that_lacks_a_step_is_refused_by_the_plugin(silent):
+    with pytest.raises(InputError, match="attention and MLP in each layer.*comp-lib export FOLDER --vllm"):
+        block_configs(load_model(silent[0])[0].config)
 
 
 def test_a_step_that_is_gone_becomes_one_of_zeros(silent, tmp_path):
