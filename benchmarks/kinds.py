@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from headline import keep, options
@@ -27,6 +28,7 @@ from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.models.load import load_model
 from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, save_picture
 from comp_lib.prune import prune
+from comp_lib.search import searched_plan
 from comp_lib.settings import Settings, default_recovery
 
 FILE = Path(__file__).with_suffix(".json")
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--windows", type=int, default=6, help="of 512 tokens, of each kind")
     parser.add_argument("--set", default="{}", help="more Settings as JSON")
+    parser.add_argument("--search", type=int, default=0, help="plans to try, with more or fewer whole layers")
     parser.add_argument("--tasks", action="store_true", help="score the four offline tasks too")
     parser.add_argument("--figure", type=Path, help="nothing is measured: draw what is kept")
     arguments = parser.parse_args()
@@ -64,7 +67,15 @@ def main() -> None:
     others = {} if arguments.text is None else {arguments.text.name: load_text(arguments.text)}
     windows = kind_windows(tokenizer, sequences=arguments.windows, others=others)
     before = decoder_parameters(dense)
-    small = prune(dense, ids, settings).model
+    planned = None
+    if arguments.search:
+        planned, tried = searched_plan(dense, ids, settings, arguments.search)
+        for trial in tried:
+            print(
+                f"{len(trial.plan.dropped)} layers gone: {trial.divergence:.3f} nats from the dense model", flush=True
+            )
+        settings = replace(settings, layers=len(planned.plan.dropped))
+    small = prune(dense, ids, settings, plan=planned).model
     judged = judge(small, windows, dense)
     increases = {kind: [one.increase, *one.intervals()["increase"]] for kind, one in judged.kinds.items()}
     for kind, (increase, low, high) in increases.items():
@@ -84,6 +95,8 @@ def main() -> None:
         "mean": mean,
         "kl": {kind: one.kl for kind, one in judged.kinds.items()},
     }
+    if arguments.search:
+        row["search"] = arguments.search
     if arguments.tasks:
         row["tasks"] = answers(small, tokenizer)
         print(json.dumps(row["tasks"]))

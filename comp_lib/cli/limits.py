@@ -26,6 +26,7 @@ LIMITS = {
     "multiple": (1, 1_000_000),
     "kv_groups": (1, 100_000),
     "attentions": (0, 9_999),
+    "search": (0, 100),
     "trials": (0, 1_000),
     "tokens": (1, 1_000_000),
     "context": (16, 10_000_000),

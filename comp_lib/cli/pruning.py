@@ -6,7 +6,7 @@ takes seconds, so commands do it when they are called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..prune import Planned, check_family, check_request, make_plan, prune
 from ..report import Progress
 from ..scale import model_on_disk
 from ..scale.prune_to import Saving, Written, check_out, prune_to, whole_model
+from ..search import check_search, searched_plan
 from ..settings import PRESETS, Settings, default_recovery, multiple_for
 from ..shape import Shape
 from ..system.machine import free_memory
@@ -57,7 +58,13 @@ class PruneRun:
         if self.evaluated is not None:
             load_text(self.evaluated)
         check_source(options.calibration)
-        self.whole = "a budget in time" if self.budget else whole_model(self.settings)
+        if options.search:
+            check_search(self.settings, options.search)
+            if self.budget:
+                got = f"--budget {options.budget} and --search {options.search}: a budget in time tries plans by itself"
+                raise InputError(f"expected a ratio for a search, got {got}")
+        needs = "a budget in time" if self.budget else "a search" if options.search else None
+        self.whole = needs or whole_model(self.settings)
         if self.whole:
             check_destination(folder, options.overwrite, source=name)
             why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
@@ -136,7 +143,15 @@ class PruneRun:
 
     def _in_memory(self, ids: Tensor, progress: Progress) -> Written:
         model, settings, card, saving = self.model, self.settings, self.card, self.saving
-        if self.budget is None:
+        if self.options.search:
+            planned, tried = searched_plan(model, ids, settings, self.options.search, self.name, progress)
+            settings = replace(settings, layers=len(planned.plan.dropped))
+            told = asdict(settings) | {"search": self.options.search}
+            card = replace(card, settings={**card.settings, **told})
+            for trial in tried:
+                words = f"{len(trial.plan.dropped)} layers gone, {_span(trial.plan.neurons)} neurons"
+                err.print(f"comp-lib: tried {words}: {trial.divergence:.3f} nats from the dense model", style="dim")
+        elif self.budget is None:
             planned = make_plan(model, ids, settings, self.name, progress)
         else:
             planned = Planned(timed_plan(model, ids, settings, self.budget, name=self.name, progress=progress)[0])
@@ -210,5 +225,8 @@ def _number(text: str) -> int | float | str:
 
 
 def _sizes(shape: Shape) -> tuple[str, ...]:
-    spans = [str(w[0]) if len(set(w)) == 1 else f"{min(w)} to {max(w)}" for w in (shape.neurons, shape.kv_groups)]
-    return f"{shape.total:,}", f"{shape.decoder:,}", str(shape.layers), *spans
+    return f"{shape.total:,}", f"{shape.decoder:,}", str(shape.layers), _span(shape.neurons), _span(shape.kv_groups)
+
+
+def _span(widths: Sequence[int]) -> str:
+    return str(widths[0]) if len(set(widths)) == 1 else f"{min(widths)} to {max(widths)}"
