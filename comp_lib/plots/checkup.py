@@ -203,6 +203,7 @@ def plot_latency_frame(frame: pd.DataFrame) -> Picture:
         parts += f", give or take {rows.misfit.max():.0%} of each"
         words.append(f"{what} {rows.milliseconds.sum():.1f} ms: {parts}")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlim(0.0, 1.0)
     axes.legend(ncols=2, **ABOVE)
     return figure.described("Bars of where the time goes: ", words)
 
