@@ -22,7 +22,7 @@ from ..importance.neurons import RIDGE, Dense, metric
 from ..report import Progress, no_progress
 from ..statistics.few_tokens import Rows
 from ..statistics.gram import Gram, Sums, contributions, token_weights
-from ..statistics.solve import Inverse, penalty
+from ..statistics.solve import Inverse, penalty, ridged, spd_inverse
 from ..surgery import block_size, upstream
 from ..system import hashes
 from ..system.cache import fetch
@@ -124,19 +124,22 @@ def _units(dense: Dense, neurons: bool) -> Tensors:
     own = energy * weight.square().sum(1)
     found = _spectra(dense)
     if block == 1 and isinstance(sums, Gram):
-        found["mask_cost"] = 1.0 / dense.mask_problem()[1].diagonal() / whole
+        # no name for the matrix: it is let go as soon as it is factored
+        inverse = spd_inverse(ridged(contributions(dense.xtx, weight), dense.ridge))[0]
+        found["mask_cost"] = 1.0 / inverse.diagonal() / whole
+        del inverse
     else:
         found["mask_cost"] = torch.full((dense.blocks,), torch.nan, dtype=torch.float64)
     held = penalty(energy, dense.ridge)
-    inverse = sums.inverse(dense.ridge, block)
-    condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
+    known = sums.inverse(dense.ridge, block)
+    condition = ((energy + held) * known.diagonal()).clamp_min(1.0).sqrt()
     if neurons:
-        found |= _stand_ins(inverse, energy.clamp_min(torch.finfo(torch.float64).tiny))
+        found |= _stand_ins(known, energy.clamp_min(torch.finfo(torch.float64).tiny))
         found |= {name: metric(name)(dense, dense.blocks, torch.Generator()).scores.double() for name in RIVALS}
     step = max(1, dense.blocks // POINTS)
     removed = max(1, int(FURTHEST * dense.blocks / step)) * step if dense.blocks > 1 else 0
-    cost = scores_of(inverse.blocks, weight) / whole
-    swept = sweep(inverse, weight, removed, block=block, per_round=step, held=held.to(weight))
+    cost = scores_of(known.blocks, weight) / whole
+    swept = sweep(known, weight, removed, block=block, per_round=step, held=held.to(weight))
     order = torch.zeros(dense.blocks, dtype=torch.long)
     order[swept.order] = torch.arange(1, removed + 1)
     nothing = swept.errors.new_zeros(1)
@@ -152,13 +155,15 @@ def _units(dense: Dense, neurons: bool) -> Tensors:
 
 def _spectra(dense: Dense) -> Tensors:
     """Eigenvalues of C and of G, the largest first, none below 0."""
+
+    def spectrum(matrix: Tensor) -> Tensor:
+        values: Tensor = torch.linalg.eigvalsh(matrix)
+        return values.flip(0).clamp_min(0.0)
+
     if isinstance(dense.sums, Rows):
         rows = dense.sums.rows.double()  # of X X^T and X^T X all but zeros are the same
-        matrices = {"C": rows @ rows.T}
-    else:
-        matrices = {"C": dense.xtx, "G": contributions(dense.xtx, dense.weight)}
-    values = {name: torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0.0) for name, matrix in matrices.items()}
-    return {"G": torch.empty(0, dtype=torch.float64)} | values
+        return {"C": spectrum(rows @ rows.T), "G": torch.empty(0, dtype=torch.float64)}
+    return {"C": spectrum(dense.xtx), "G": spectrum(contributions(dense.xtx, dense.weight))}
 
 
 def _stand_ins(inverse: Inverse, energy: Tensor) -> Tensors:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..errors import InputError
 
+COLUMNS = 2048  # of an inverse, solved for at a time
+
 
 def penalty(energy: Tensor, ridge: float) -> Tensor:
     """D_ii = lambda C_ii (n,) from the diagonal of C or G (n,). A dead input (no energy) gets a trace of the mean.
@@ -25,7 +27,9 @@ def penalty(energy: Tensor, ridge: float) -> Tensor:
 
 def ridged(matrix: Tensor, ridge: float) -> Tensor:
     """H = C + D for C or G (n, n)."""
-    return matrix + torch.diag(penalty(matrix.diagonal(), ridge))
+    held = matrix.clone()
+    held.diagonal().add_(penalty(matrix.diagonal(), ridge))
+    return held
 
 
 def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
@@ -49,7 +53,13 @@ def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
     factor, added = spd_factor(matrix)
     del matrix  # perhaps the last to know of it: one n x n matrix less at the highest point
     # a solve with I runs on all cores; `torch.cholesky_inverse` does not, and takes three times as long (n = 1,536)
-    return torch.cholesky_solve(torch.eye(len(factor), dtype=factor.dtype, device=factor.device), factor), added
+    inverse = torch.empty_like(factor)
+    for columns in torch.arange(len(factor), device=factor.device).split(COLUMNS):  # I as a whole is one matrix more
+        unit = factor.new_zeros(len(factor), len(columns))
+        unit[columns, columns - columns[0]] = 1.0
+        half = torch.linalg.solve_triangular(factor, unit, upper=False)  # cholesky_solve would copy the factor
+        inverse[:, columns[0] : columns[-1] + 1] = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return inverse, added
 
 
 def dual_inverse(x: Tensor, penalties: Tensor) -> Tensor:
