@@ -159,7 +159,7 @@ def plot_cost_frame(frame: pd.DataFrame, allowed: float | None = None) -> Pictur
         words.append(f"{way} {numbers}")
     if allowed is not None:
         axes.axhline(allowed, **DASHED, label="allowed")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))  # as many digits as tell the ticks apart
     axes.margins(x=0.08)
     axes.legend(ncols=3, **ABOVE)
     return figure.described("Lines of the loss added, with 95% intervals, on the mean of the kinds: ", words)
