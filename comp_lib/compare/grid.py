@@ -208,6 +208,8 @@ def _identity(planned: Run) -> dict[str, Any]:
     identity = asdict(_renamed(planned, lambda part: Path(part).name))
     settings = identity["settings"]
     settings["target"] = settings.pop("aim")  # its name when the first rows were kept: their keys still hold
+    if not settings["attentions"]:
+        del settings["attentions"]  # which was not asked then
     return identity
 
 
