@@ -29,17 +29,15 @@ import torch
 from on_device import PLANS
 from torch import Tensor
 
-from comp_lib.calibration.stream import attention_step, embed, mlp_step, rotary, sequence_losses, through
 from comp_lib.calibration.text import KINDS
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.by_kind import kind_windows
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.families import family_of
-from comp_lib.families.protocol import Model, Which
+from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.layers import loss_increase
+from comp_lib.importance.layers import loss_increase, step_loss_increase
 from comp_lib.importance.widths import HELD, Sensitivity, sensitivity
 from comp_lib.lessons.hybrid_granularity import named_plan, stored_sensitivity, water_filling_plan
 from comp_lib.models.load import load_model
@@ -74,19 +72,6 @@ def tokens(tokenizer: Any) -> tuple[Tensor, Tensor]:
     every = "+".join(f"calibration:{kind}" for kind in KINDS)
     ids = calibration_tokens(every, tokenizer, sequences=16, length=128, seed=SEED)
     return ids, torch.cat(list(kind_windows(tokenizer, length=128, sequences=2).values()))
-
-
-def one_look(model: Model, ids: Tensor, which: Which) -> list[float]:
-    """Increase of the loss on ids (S, L) without the attention, or the MLP, of each layer: nats per token."""
-    hidden, rope = embed(model, ids), rotary(model, ids.shape[1], "cpu", torch.float32)
-    without: list[Tensor] = []
-    for layer in family_of(model).layers(model):
-        without = [through(layer, stream, rope, "cpu") for stream in without]
-        middle, _ = attention_step(layer, hidden, rope)
-        without.append(mlp_step(layer, hidden)[0] if which == "attention" else middle)
-        hidden, _ = mlp_step(layer, middle)
-    whole = sequence_losses(model, hidden, ids)
-    return [float((sequence_losses(model, stream, ids) - whole).mean()) for stream in without]
 
 
 def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:
@@ -129,8 +114,8 @@ def look(model: Model, ids: Tensor, windows: Tensor) -> dict[str, Any]:
         "kl": minds.harm.tolist(),
         "greedy": order,
         "harm": alone,
-        "attention_harm": one_look(model, short, "attention"),
-        "mlp_harm": one_look(model, short, "mlp"),
+        "attention_harm": step_loss_increase(model, short, "attention").mean(1).tolist(),
+        "mlp_harm": step_loss_increase(model, short, "mlp").mean(1).tolist(),
         "curves": [[float(f"{error:.4g}") / fitted for error in curve.tolist()] for curve in sums],
         "order": [curve.order.tolist() for curve in minds.curves],
         "rows": [],

@@ -27,8 +27,8 @@ from .report import Progress, no_progress
 from .settings import Settings
 from .shape import Shape
 
-FITTED_TOKENS = 8192  # that a candidate is fitted to, at most: a trial is to choose, not to be good
-JUDGED = 8  # sequences that judge it, a quarter of what there is at most
+FITTED_TOKENS = 8192  # that a candidate is fitted to, at most
+JUDGED = 8  # sequences that judge it, at most
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,28 @@ def layer_counts(shape: Shape, settings: Settings, trials: int) -> tuple[int, ..
     """Numbers of layers to try, evenly spread, ascending: from the fewest that the ratio needs to all of the ratio."""
     least = layers_needed(settings.request(shape))
     most = max(least, round(settings.ratio * shape.layers))
-    steps = min(trials, most - least + 1)
-    return tuple(least + round(step * (most - least) / max(steps - 1, 1)) for step in range(steps))
+    return tuple(least + index for index in spread(most - least + 1, trials))
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices 0 to count - 1, evenly spread, the first and the last among them.
+
+    >>> spread(8, 4)
+    [0, 2, 5, 7]
+    """
+    steps = min(count, most)
+    return [round(step * (count - 1) / max(steps - 1, 1)) for step in range(steps)]
+
+
+def trial_text(ids: Tensor, tokens: int, judged: int) -> tuple[Tensor, Tensor]:
+    """Of ids (S, L), what trials are fitted to, at most so many tokens, and what judges them, at most a quarter of it.
+
+    A trial is to choose, not to be good. Raises InputError for fewer than 2 sequences.
+    """
+    if len(ids) < 2:
+        raise InputError(f"expected at least 2 calibration sequences, to fit and to judge, got {len(ids)}: give more")
+    judges = max(1, min(judged, len(ids) // 4))
+    return ids[: min(len(ids) - judges, max(1, tokens // ids.shape[1]))], ids[-judges:]
 
 
 def searched_plan(
@@ -56,17 +76,14 @@ def searched_plan(
     Raises InputError as `check_search`, and for too little text.
     """
     check_search(settings, trials)
-    if len(ids) < 2:
-        raise InputError(f"expected at least 2 calibration sequences, to fit and to judge, got {len(ids)}: give more")
-    judged = max(1, min(JUDGED, len(ids) // 4))
-    fitted = ids[: min(len(ids) - judged, max(1, FITTED_TOKENS // ids.shape[1]))]
+    fitted, judged = trial_text(ids, FITTED_TOKENS, JUDGED)
     tried = list[Trial]()
     counts = layer_counts(Shape.of(model), settings, trials)
     for done, count in enumerate(counts):
         progress("trials", done, len(counts))
         planned = make_plan(model, fitted, replace(settings, layers=count), name)
         small = prune(model, fitted, settings, plan=planned, name=name).model
-        kls = compare(small, model, ids[-judged:]).kls
+        kls = compare(small, model, judged).kls
         tried.append(Trial(planned.plan, sum(kls) / len(kls)))
         progress("trials", done + 1, len(counts))
     best = min(range(len(tried)), key=lambda place: tried[place].divergence)

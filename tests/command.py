@@ -6,6 +6,9 @@ from typer.testing import CliRunner
 
 from comp_lib.cli.app import app
 
+# of a run on a tiny model, which is to be quick and not good
+FEW = ("--sequences", "8", "--length", "24", "--multiple", "4", "--evaluate", "none", "--calibration", "calibration")
+
 
 def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])

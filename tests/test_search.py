@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from command import run
+from command import FEW, run
 from variants import build, tokens
 
 from comp_lib import search
@@ -83,20 +83,8 @@ def test_what_cannot_be_searched_is_refused(model, changes, trials, ids, words):
 
 
 def test_the_command_line_searches_and_says_what_it_tried(parent, tmp_path):
-    size = [
-        "--sequences",
-        "8",
-        "--length",
-        "24",
-        "--multiple",
-        "4",
-        "--evaluate",
-        "none",
-        "--calibration",
-        "calibration",
-    ]
     where = ["prune", str(parent), "--out", str(tmp_path / "small"), "--ratio", "0.2"]
-    done = run(*where, *size, "--search", "2")
+    done = run(*where, *FEW, "--search", "2")
     assert done.exit_code == 0, done.output
     said = [line for line in done.stderr.splitlines() if "nats from the dense model" in line]
     assert len(said) == 2
@@ -104,6 +92,6 @@ def test_the_command_line_searches_and_says_what_it_tried(parent, tmp_path):
     assert any(f"tried {dropped} layers gone" in line for line in said)
     assert "search" in (tmp_path / "small" / "README.md").read_text("utf-8")
     for more, words in ((["--budget", "latency=0.8"], "a budget in time tries plans"), (["--layers", "1"], "layers 1")):
-        refused = run("prune", str(parent), "--out", str(tmp_path / "other"), *size, "--search", "2", *more)
+        refused = run("prune", str(parent), "--out", str(tmp_path / "other"), *FEW, "--search", "2", *more)
         assert refused.exit_code != 0 and words in " ".join(refused.output.split())
         assert not (tmp_path / "other").exists()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import gguf
 import pytest
 import torch
-from command import run
+from command import FEW, run
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from variants import build, tokens
@@ -37,6 +37,12 @@ def plan_for(model, neurons=None, groups=None):
     shape = Shape.of(model)
     neurons, groups = neurons or (shape.neurons[0], 0, shape.neurons[2]), groups or (0, *shape.kv_groups[1:])
     return Plan("p", shape.layers, tuple(range(shape.layers)), neurons, groups, 0.3, "decoder", 0.3)
+
+
+def saved(done, dense, tokenizer, place):
+    """The folder of a pruned model."""
+    card = Provenance("p", Shape.of(dense), None, "a test", "condition", "least-squares", "0")
+    return save_checkpoint(place / "small", done.model, tokenizer, done.plan, card)
 
 
 @torch.inference_mode()
@@ -88,8 +94,7 @@ def test_what_is_left_takes_over():
 def test_a_saved_folder_loads_and_writes_the_same_text(name, tmp_path, tokenizer):
     dense = build(name)
     done = prune(dense, tokens(), SETTINGS, plan=plan_for(dense, neurons=(40, 0, 44)))
-    card = Provenance("p", Shape.of(dense), None, "a test", "condition", "least-squares", "0")
-    folder = save_checkpoint(tmp_path / "small", done.model, tokenizer, done.plan, card)
+    folder = saved(done, dense, tokenizer, tmp_path)
     loaded = load_model(folder)[0]
     again, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -110,8 +115,7 @@ def test_a_saved_folder_loads_and_writes_the_same_text(name, tmp_path, tokenizer
 def test_llama_cpp_computes_the_same(tmp_path, tokenizer):
     dense, ids = build("gqa"), tokens(1, 24)
     done = prune(dense, tokens(), SETTINGS, plan=plan_for(dense, (48, 44, 40), (2, 0, 2)))
-    card = Provenance("p", Shape.of(dense), None, "a test", "condition", "least-squares", "0")
-    folder = save_checkpoint(tmp_path / "small", done.model, tokenizer, done.plan, card)
+    folder = saved(done, dense, tokenizer, tmp_path)
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")
     assert gguf.GGUFReader(file).fields["general.architecture"].contents() == "deci"
     found = llama_cpp.losses(llama_cpp.start(file, ids.shape[1] + 1, threads=1, cache="f32"), ids)
@@ -215,8 +219,7 @@ def test_a_config_that_contradicts_itself_is_refused(parent_of_steps, entry, wor
 def parent_of_steps(tmp_path, tokenizer):
     dense = build("gqa")
     done = prune(dense, tokens(), SETTINGS, plan=plan_for(dense))
-    card = Provenance("p", Shape.of(dense), None, "a test", "condition", "least-squares", "0")
-    return save_checkpoint(tmp_path / "small", done.model, tokenizer, done.plan, card)
+    return saved(done, dense, tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -229,32 +232,19 @@ def parent_of_steps(tmp_path, tokenizer):
 def test_what_llama_cpp_cannot_leave_out_is_refused(tmp_path, tokenizer, neurons, groups, words):
     dense = build("gqa")
     done = prune(dense, tokens(), SETTINGS, plan=plan_for(dense, neurons, groups))
-    card = Provenance("p", Shape.of(dense), None, "a test", "condition", "least-squares", "0")
-    folder = save_checkpoint(tmp_path / "small", done.model, tokenizer, done.plan, card)
+    folder = saved(done, dense, tokenizer, tmp_path)
     with pytest.raises(InputError, match=words):
         export_gguf(folder, tmp_path / "m.gguf", "f32")
     assert not (tmp_path / "m.gguf").exists()
 
 
 def test_the_command_line_leaves_attentions_out(parent, tmp_path):
-    size = [
-        "--sequences",
-        "6",
-        "--length",
-        "24",
-        "--multiple",
-        "4",
-        "--evaluate",
-        "none",
-        "--calibration",
-        "calibration",
-    ]
-    done = run("prune", str(parent), "--out", str(tmp_path / "small"), "--ratio", "0.3", "--attentions", "1", *size)
+    done = run("prune", str(parent), "--out", str(tmp_path / "small"), "--ratio", "0.3", "--attentions", "1", *FEW)
     assert done.exit_code == 0, done.output
     assert Plan.load(tmp_path / "small" / "comp_plan.json").kv_groups.count(0) == 1
     inspected = run("inspect", str(tmp_path / "small"), "--sequences", "2", "--length", "24")
     assert inspected.exit_code == 0, inspected.output
-    refused = run("prune", str(parent), "--out", str(tmp_path / "other"), "--attentions", "3", *size)
+    refused = run("prune", str(parent), "--out", str(tmp_path / "other"), "--attentions", "3", *FEW)
     assert (
         refused.exit_code != 0 and "one attention has to stay" in refused.output and not (tmp_path / "other").exists()
     )

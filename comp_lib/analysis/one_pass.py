@@ -123,23 +123,17 @@ def _units(dense: Dense, neurons: bool) -> Tensors:
     energy = sums.diagonal()
     own = energy * weight.square().sum(1)
     found = _spectra(dense)
-    if block == 1 and isinstance(sums, Gram):
-        # no name for the matrix: it is let go as soon as it is factored
-        inverse = spd_inverse(ridged(contributions(dense.xtx, weight), dense.ridge))[0]
-        found["mask_cost"] = 1.0 / inverse.diagonal() / whole
-        del inverse
-    else:
-        found["mask_cost"] = torch.full((dense.blocks,), torch.nan, dtype=torch.float64)
+    found["mask_cost"] = _mask_costs(dense) / whole
     held = penalty(energy, dense.ridge)
-    known = sums.inverse(dense.ridge, block)
-    condition = ((energy + held) * known.diagonal()).clamp_min(1.0).sqrt()
+    inverse = sums.inverse(dense.ridge, block)
+    condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
     if neurons:
-        found |= _stand_ins(known, energy.clamp_min(torch.finfo(torch.float64).tiny))
+        found |= _stand_ins(inverse, energy.clamp_min(torch.finfo(torch.float64).tiny))
         found |= {name: metric(name)(dense, dense.blocks, torch.Generator()).scores.double() for name in RIVALS}
     step = max(1, dense.blocks // POINTS)
     removed = max(1, int(FURTHEST * dense.blocks / step)) * step if dense.blocks > 1 else 0
-    cost = scores_of(known.blocks, weight) / whole
-    swept = sweep(known, weight, removed, block=block, per_round=step, held=held.to(weight))
+    cost = scores_of(inverse.blocks, weight) / whole
+    swept = sweep(inverse, weight, removed, block=block, per_round=step, held=held.to(weight))
     order = torch.zeros(dense.blocks, dtype=torch.long)
     order[swept.order] = torch.arange(1, removed + 1)
     nothing = swept.errors.new_zeros(1)
@@ -151,6 +145,15 @@ def _units(dense: Dense, neurons: bool) -> Tensors:
         "counts": torch.cat([nothing.long(), swept.counts]),
         "errors": torch.cat([nothing, ((swept.errors - swept.moved) / whole).clamp_min(0.0)]),
     }
+
+
+def _mask_costs(dense: Dense) -> Tensor:
+    """What is lost with each block if only a mask is re-tuned (g,); NaN where that is not known."""
+    if dense.block > 1 or not isinstance(dense.sums, Gram):
+        return torch.full((dense.blocks,), torch.nan, dtype=torch.float64)
+    # no name for the matrix: it is let go as soon as it is factored
+    inverse, _ = spd_inverse(ridged(contributions(dense.xtx, dense.weight), dense.ridge))
+    return 1.0 / inverse.diagonal()
 
 
 def _spectra(dense: Dense) -> Tensors:

@@ -42,14 +42,15 @@ from ..importance.layers import layers_to_drop
 from ..plan import SMALLEST_SHARE, Plan
 from ..prune import IMPORTANCE_SEQUENCES, prune
 from ..report import Progress, no_progress
+from ..search import spread, trial_text
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import keep_layers, shallow_copy, shrink_attention, shrink_mlp, update_config
 
 KINDS = ("decode", "prefill")
 TRIALS = 4  # candidates that are tried
-TRIAL_TOKENS = 4096  # that a trial is fitted to, at most: a trial is to choose, not to be good
-JUDGED = 4  # sequences that judge it, a quarter of what there is at most
+TRIAL_TOKENS = 4096  # that a trial is fitted to, at most
+JUDGED = 4  # sequences that judge it, at most
 Widths = tuple[tuple[int, ...], tuple[int, ...]]  # (neurons, KV groups), one entry for each layer
 
 
@@ -249,8 +250,7 @@ def timed_plan(
         wanted = "uniform widths and a method that leaves the plan to others with a budget in time"
         got = f"{settings.widths} widths and {settings.method}"
         raise InputError(f"expected {wanted}, got {got}: ask for a --ratio instead")
-    if trials and len(ids) < 2:
-        raise InputError(f"expected at least 2 calibration sequences, to fit and to judge, got {len(ids)}: give more")
+    fitted, judged = trial_text(ids, TRIAL_TOKENS, JUDGED) if trials else (ids, ids)
     if cost is None:
         before = model.device
         model.to(settings.device)
@@ -273,24 +273,12 @@ def timed_plan(
         plan = request.plan((width,) * len(request.layers))
         plans.append(replace(plan, ratio=plan.removed))
     tried = spread(len(plans), trials) if len(plans) > 1 else []
-    judged = max(1, min(JUDGED, len(ids) // 4))
-    fitted = ids[: min(len(ids) - judged, max(1, TRIAL_TOKENS // ids.shape[1]))]
     losses: dict[int, float] = {}
     for index in tried:
         progress("trials", len(losses), len(tried))
         small = prune(model, fitted, settings, plan=plans[index], name=name).model
-        losses[index] = perplexity(small, ids[-judged:]).loss
+        losses[index] = perplexity(small, judged).loss
         progress("trials", len(losses), len(tried))
     best = min(losses, key=losses.__getitem__) if losses else 0
     rows = [Trial(plan, cost.fraction(shape, plan), losses.get(index)) for index, plan in enumerate(plans)]
     return plans[best], rows, cost
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the indices 0 to count - 1, evenly spread, the first and the last among them.
-
-    >>> spread(8, 4)
-    [0, 2, 5, 7]
-    """
-    steps = min(count, most)
-    return [round(step * (count - 1) / max(steps - 1, 1)) for step in range(steps)]
