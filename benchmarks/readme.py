@@ -4,7 +4,7 @@ README.md gets one line for each method, docs/measured.md the tables. The first 
 on what ships, the loss on every kind of text, for each of two models. The next: benchmarks/headline.json, a row for
 each call of headline.py or others.py, those with most calibration sequences. The last: benchmarks/peers/rows.csv,
 which `comp-lib compare` wrote, the largest grid, with the amount of text for which it has most rows; below it the
-rows of benchmarks/zero_shot.json with that text. A test asks whether the files say so.
+rows of benchmarks/zero_shot.json with that text. docs/heal.md gets the rows of benchmarks/after.json. A test asks whether the files say so.
 """
 
 from __future__ import annotations
@@ -26,12 +26,17 @@ ROOT = Path(__file__).parents[1]
 KINDS = ROOT / "benchmarks" / "kinds.json"
 HEADLINE, PEERS = ROOT / "benchmarks" / "headline.json", ROOT / "benchmarks" / "peers"
 TASKS = ROOT / "benchmarks" / "zero_shot.json"
+AFTER = ROOT / "benchmarks" / "after.json"
 SECOND = "gemma3-270m"
 SETUP = ("calibration", "sequences", "length", "windows")
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
 OWN_WIDTHS = ("flap", "llm-pruner", "llm-pruner-mixed", "shortgpt")  # whatever the settings say
 FAMILIES_START, FAMILIES_END = "<!-- families, by benchmarks/readme.py -->", "<!-- end of the families -->"
 SHORT_START, SHORT_END = "<!-- the short table, by benchmarks/readme.py -->", "<!-- end of the short table -->"
+HEALING_START, HEALING_END = (
+    "<!-- what healing brings, by benchmarks/readme.py -->",
+    "<!-- end of what healing brings -->",
+)
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
 
@@ -205,6 +210,35 @@ def short() -> str:
     return "\n".join(lines)
 
 
+def healing() -> str:
+    """What each step after pruning brings and costs, for each model: loss, size, memory and time of that step."""
+    rows = json.loads(AFTER.read_text("utf-8"))
+    parts = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = {row["name"]: row for row in rows if row["model"] == model}
+        imports, kinds = own["parent"]["imports_megabytes"], list(own["COMP"]["increases"])
+        head = ["", "mean (95%)", *kinds, "weights, MB", "memory, MB", "minutes"]
+        lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+        lines.append(f"| parent | 0 | {' | '.join('0' for _ in kinds)} | {own['parent']['bytes'] / 1e6:.0f} | | |")
+        for name, row in own.items():
+            if name != "parent":
+                mean = "{:.3f} ({:.3f} to {:.3f})".format(*row["mean"])
+                losses = (f"{row['increases'][kind][0]:.2f}" for kind in kinds)
+                cost = (
+                    f"{row['bytes'] / 1e6:.0f}",
+                    f"{row['peak_megabytes'] - imports:,.0f}",
+                    f"{row['seconds'] / 60:.1f}",
+                )
+                lines.append(f"| {' | '.join((name, mean, *losses, *cost))} |")
+        gone = own["COMP"]["removed"]
+        parts.append(
+            f"{model}, {gone:.0%} of its decoder gone. Loss above the parent's, nats per token, on each kind of evaluation "
+            "text and in the\nmean; weights on disk; of the step itself the highest memory above the imports alone, and "
+            "its minutes, on two cores.\nBy benchmarks/after.py.\n\n" + "\n".join(lines)
+        )
+    return "\n\n".join(parts)
+
+
 def _mean(values: list[float]) -> str:
     return f"{fmean(values):.3f}" if values else "not measured"
 
@@ -216,6 +250,7 @@ def tables() -> str:
 PAGES = {  # each with its marks, and what stands between them
     "README.md": (SHORT_START, SHORT_END, short),
     "docs/measured.md": (START, END, tables),
+    "docs/heal.md": (HEALING_START, HEALING_END, healing),
     "docs/families.md": (FAMILIES_START, FAMILIES_END, families),
 }
 

@@ -44,7 +44,10 @@ def _conda_requirements() -> dict[str, SpecifierSet]:
 def test_environment_yml_asks_for_the_same_as_pyproject():
     extras = PROJECT["optional-dependencies"]
     wanted = {"python": SpecifierSet(PROJECT["requires-python"]), "pip": SpecifierSet()}
-    core, also = PROJECT["dependencies"], ("notebooks", "report", "evaluate", "gguf", "distributed", "book", "dev")
+    core, also = (
+        PROJECT["dependencies"],
+        ("notebooks", "report", "evaluate", "gguf", "distributed", "heal", "book", "dev"),
+    )
     for line in core + [line for extra in also for line in extras[extra]]:
         requirement = Requirement(line)
         if requirement.name != PROJECT["name"]:  # dev names the others through the project itself

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .care import cache, doctor, version
+from .heal import heal
 from .measure import benchmark, compare, evaluate
 from .prune import demo, inspect, plan, prune
 from .report import report
@@ -26,6 +27,21 @@ def main(
     """Options of no command."""
 
 
-COMMANDS = (prune, inspect, generate, demo, evaluate, compare, export, chat, benchmark, plan, report, doctor, cache)
+COMMANDS = (
+    prune,
+    inspect,
+    generate,
+    demo,
+    evaluate,
+    compare,
+    export,
+    chat,
+    benchmark,
+    plan,
+    report,
+    heal,
+    doctor,
+    cache,
+)
 for command in COMMANDS:
     app.command()(command)

@@ -18,6 +18,7 @@ EXTRAS = {  # what each is for; `bench`, `browser` and `dev` are for those who w
     "gguf": "chat, benchmark and plan: llama.cpp",
     "evaluate": "tasks, and the texts wikitext2, ptb and c4",
     "distributed": "compare on a cluster",
+    "heal": "heal: a short training after pruning",
 }
 
 
@@ -54,7 +55,7 @@ def doctor(as_json: Json = False) -> None:
 
 @command
 def cache(
-    clear: Annotated[str | None, Option(help="Remove: models, statistics, written, old or all.")] = None,
+    clear: Annotated[str | None, Option(help="Remove: models, statistics, written, healing, old or all.")] = None,
     as_json: Json = False,
 ) -> None:
     """What is kept in the cache folder and how large it is; with --clear a part of it goes. All can be made again."""

@@ -28,6 +28,9 @@ LIMITS = {
     "attentions": (0, 9_999),
     "search": (0, 100),
     "trials": (0, 1_000),
+    "steps": (1, 100_000),
+    "batch": (1, 10_000),
+    "rank": (1, 10_000),
     "tokens": (1, 1_000_000),
     "context": (16, 10_000_000),
     "rounds": (1, 10_000),
@@ -39,7 +42,15 @@ OTHERS = {  # where a command says something else
     ("evaluate", "sequences"): (1, 1_000_000),
 }
 LONGEST = 1_000_000  # characters of any words
-NAMES = ("model", "models", "calibration", "text", "evaluate_on", "against")  # words that may name a file or folder
+NAMES = (
+    "model",
+    "models",
+    "calibration",
+    "text",
+    "evaluate_on",
+    "against",
+    "parent",
+)  # words that may name a file or folder
 FILES = {
     "file": (),
     "figure": (".png",),

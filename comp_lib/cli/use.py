@@ -35,13 +35,16 @@ def generate(
 def export(
     model: Model,
     file: Annotated[Path | None, Option("--gguf", help="The file to write, for llama.cpp.")] = None,
-    kind: Annotated[str | None, Option("--type", help="Of its matrices: f32, f16, q8_0, q4_1, q4_0 (f16).")] = None,
+    kind: Annotated[
+        str | None, Option("--type", help="Of its matrices: f32, f16, q8_0, q4_1, q4_0, q4_k_m, q5_k_m, q6_k (f16).")
+    ] = None,
     vllm: Annotated[bool, Option("--vllm", help="Write a folder that any vLLM takes instead.")] = False,
     folder: Annotated[Path | None, Option("--out", help="That folder.")] = None,
     overwrite: Annotated[bool, Option(help="Replace what is there.")] = False,
 ) -> None:
     """Write MODEL as a GGUF file, which llama.cpp and its kin run, or its layers all alike, for vLLM."""
     from ..on_device.gguf_export import export_gguf
+    from ..on_device.k_quants import others
     from ..on_device.vllm_export import export_vllm
 
     if vllm and folder is not None and file is None and kind is None:
@@ -57,6 +60,10 @@ def export(
     with ProgressBars() as bars:
         export_gguf(model, file, "f16" if kind is None else kind, overwrite=overwrite, progress=bars)
     out.print(f"written: {file}, {file.expanduser().stat().st_size / 1e6:,.1f} MB", soft_wrap=True)
+    if smaller := others(file.expanduser()):
+        err.print(
+            f"comp-lib: rows that 256 does not divide: {smaller}, with blocks of 32", style="dim", highlight=False
+        )
 
 
 @command

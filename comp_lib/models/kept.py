@@ -19,12 +19,18 @@ from ..system.machine import cache_folder
 from .gguf_files import CONVERSION
 from .wheels import assembled
 
-FOLDERS = {"statistics": "statistics", "analysis": "statistics", "written": "written"}  # of entries -> what they are
+FOLDERS = {
+    "statistics": "statistics",
+    "analysis": "statistics",
+    "written": "written",
+    "healing": "healing",
+}  # of entries -> what they are
 ABANDONED = 3600  # seconds after which what has no name yet is nobody's any more
 USE = {
     "models": "converted or put together once; the next load makes them again",
     "statistics": "of the lessons and of check-ups; the next run computes them again",
     "written": "text that models wrote to be calibrated on; written again when asked for",
+    "healing": "how far trainings had come that were cut off; the same command goes on from there",
     "old": "of an older version, or left by a process that was killed: no use to anybody",
 }
 

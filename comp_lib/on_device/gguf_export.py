@@ -13,13 +13,14 @@ Scaled frequencies (Llama 3's, linear) become a tensor of factors, rope_freqs_i 
 
 *Widths.* `llama` has one for all layers; widths that differ from layer to layer become llama.cpp's `deci`, which
 computes the same thing, and knows layers without attention. A block-quantised type cuts each row into
-blocks of 32 and takes no other widths.
+blocks of 32 and takes no other widths; of the K-quants (`k_quants`), with their blocks of 256, neurons alone are asked
+to fit.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,11 @@ from ..shape import Shape
 from ..system.atomic import check_room, resolved, staged
 from ..system.outputs import check_output, starts_with
 from ..system.tensor_files import TensorFiles
+from . import k_quants
 from .gguf_tokenizer import tokenizer_metadata
 
-TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
+PLAIN = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
+TYPES = PLAIN | k_quants.KINDS
 HALF = float(np.finfo(np.float16).max)
 # Largest weight that a type can hold. The scale of a block is a half: its largest weight / 127 or / 8, or its smallest.
 LIMITS = {Type.F16: HALF, Type.Q8_0: 127 * HALF, Type.Q4_0: 8 * HALF, Type.Q4_1: HALF}
@@ -62,6 +65,7 @@ class _Tensor:
     kind: Type
     head_dim: int | None  # of the heads whose rows are to be interleaved
     shift: float  # added to its numbers
+    by_llama_cpp: bool  # who quantises
 
     @property
     def nbytes(self) -> int:
@@ -81,7 +85,8 @@ class _Tensor:
                 raise InputError(f"expected weights that {self.kind.name.lower()} can hold, got {got}")
             piece += np.float32(self.shift)
             piece = piece if self.head_dim is None else interleave(piece, self.head_dim)
-            gguf.quants.quantize(piece, self.kind).tofile(file)
+            quantise = k_quants.quantised if self.by_llama_cpp and piece.ndim > 1 else gguf.quants.quantize
+            quantise(piece, self.kind).tofile(file)
 
 
 def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
@@ -101,6 +106,8 @@ def export_gguf(
     already, and for a folder or disk that cannot take it; later only for weights that are not finite.
     """
     target = _check(file, kind, overwrite, model)
+    if kind in k_quants.KINDS:
+        k_quants.check_quantiser()
     folder, config, tokenizer = open_model(model)
     outline = skeleton(config)
     shape, family = Shape.of(outline), family_of(outline)
@@ -167,14 +174,21 @@ def _check_runs(config: Any, shape: Shape, family: Family) -> None:
 def _check_widths(shape: Shape, kind: str) -> None:
     """Raises InputError unless each row of each matrix is whole blocks of the type."""
     block, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]
+    others, hint = block, "prune with --target gguf-q4, or export --type f16"
+    if kind in k_quants.KINDS:
+        others, hint = k_quants.SMALL_BLOCK, f"prune with --multiple {block}, or export --type q8_0"
     heads = {groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups}
-    for what, widths in (("stream", {shape.hidden}), ("neurons", set(shape.neurons)), ("heads' outputs", heads)):
+    asked = (
+        ("stream", others, {shape.hidden}),
+        ("neurons", block, set(shape.neurons)),
+        ("heads' outputs", others, heads),
+    )
+    for what, multiple, widths in asked:
         for width in sorted(widths):
-            if width % block:
-                below, above = width // block * block, -(-width // block) * block
+            if width % multiple:
+                below, above = width // multiple * multiple, -(-width // multiple) * multiple
                 got = f"{width} {what} in a layer (nearest: {f'{below} or ' if below else ''}{above})"
-                hint = "prune with --target gguf-q4, or export --type f16"
-                raise InputError(f"expected widths that {kind} can hold, multiples of {block}, got {got}: {hint}")
+                raise InputError(f"expected widths that {kind} can hold, multiples of {multiple}, got {got}: {hint}")
 
 
 def _tensors(folder: Path, outline: Model, architecture: str, kind: str) -> dict[str, _Tensor]:
@@ -191,9 +205,12 @@ def _tensors(folder: Path, outline: Model, architecture: str, kind: str) -> dict
             raise InputError(f"expected {wanted}, got {actual or 'none'} in {folder}: save the model again")
         module, _, suffix = key.rpartition(".")
         head_dim = shape.head_dim if module.rpartition(".")[2] in family.gguf_interleaved else None
-        held = tensor_type(key, size, kind)
         shift = family.gguf_norm_shift if module.endswith("norm") else 0.0
-        tensors[f"{names[module]}.{suffix}"] = _Tensor(files.where[key], key, size, held, head_dim, shift)
+        held, theirs = tensor_type(key, size, kind), kind in k_quants.KINDS
+        tensors[f"{names[module]}.{suffix}"] = _Tensor(files.where[key], key, size, held, head_dim, shift, theirs)
+    if kind in k_quants.KINDS:
+        types = k_quants.mixture({name: tensor.shape for name, tensor in tensors.items()}, kind)
+        tensors = {name: replace(tensor, kind=types[name]) for name, tensor in tensors.items()}
     return tensors
 
 

@@ -53,6 +53,7 @@ OPTIONAL = (
     "08_on_device",
     "09_scale",
     "09b_clusters",
+    "10_after_pruning",
 )
 
 

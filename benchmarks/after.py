@@ -1,0 +1,136 @@
+"""What healing and quantising add to a pruned model, and cost: COMP, LLM-Pruner, and both with the same training.
+
+    python benchmarks/after.py [--model smollm2-135m] [--work build/after]
+
+Each step is a command that people type, in a process of its own: its seconds, and the highest resident memory of it and
+its children, next to that of the imports alone. Prunes by the defaults of `prune`, to multiples of 256, which K-quants
+ask for; heals by the defaults of `heal`, on text that the parent wrote; exports COMP's healed folder as q8_0 and
+q4_k_m, and the parent too. Then every model is judged on the evaluation text of each kind, with 95% intervals of the
+loss above the parent's: of a .gguf file the weights that it holds. llama.cpp says what it makes of the files itself, on
+a few of these tokens, next to transformers on the same. Rows go to after.json, which lesson 10 shows; a second call
+goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from comp_lib.compare.one_run import decoder_parameters
+from comp_lib.evaluation.by_kind import judge, kind_windows
+from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.on_device import llama_cpp
+from comp_lib.system.atomic import write_atomically
+
+FILE = Path(__file__).with_suffix(".json")
+IMPORTS = "import peft, comp_lib.cli.pruning, comp_lib.healing.folder"
+PRUNE = ("--ratio", "0.2", "--multiple", "256", "--evaluate", "none")
+STEPS = {  # what is made -> of what, by which command; MODEL is the parent
+    "COMP": ("MODEL", ("prune", "MODEL", "--out", "COMP", *PRUNE)),
+    "LLM-Pruner": ("MODEL", ("prune", "MODEL", "--out", "LLM-Pruner", *PRUNE, "--method", "llm-pruner")),
+    "COMP, healed": ("COMP", ("heal", "COMP", "--parent", "MODEL", "--out", "COMP, healed")),
+    "LLM-Pruner, healed": ("LLM-Pruner", ("heal", "LLM-Pruner", "--parent", "MODEL", "--out", "LLM-Pruner, healed")),
+    "COMP, healed, q8_0": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q8_0")),
+    "COMP, healed, q4_k_m": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q4_k_m")),
+    "parent, q4_k_m": ("MODEL", ("export", "MODEL", "--gguf", "parent, q4_k_m")),
+}
+WINDOWS, LENGTH = 6, 512  # of each kind of text
+ASKED = 128  # tokens of each kind that llama.cpp reads
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=EMBEDDED)
+    parser.add_argument("--work", type=Path, default=Path("build/after"))
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    known = json.loads(FILE.read_text("utf-8")) if FILE.exists() else []
+    rows = {row["name"]: row for row in known if row["model"] == arguments.model}
+    others = [row for row in known if row["model"] != arguments.model]
+
+    def keep(row: dict) -> None:
+        rows[row["name"]] = {"model": arguments.model, **row}
+        write_atomically(FILE, (json.dumps([*others, *rows.values()], indent=1) + "\n").encode())
+        print(json.dumps({name: value for name, value in row.items() if name != "increases"}), flush=True)
+
+    parent, tokenizer = load_model(arguments.model)
+    windows = kind_windows(tokenizer, LENGTH, WINDOWS)
+    if "parent" not in rows:
+        _, peak = measured([sys.executable, "-c", IMPORTS])
+        losses = judge(parent, windows).mean
+        size = 4 * parent.num_parameters()
+        keep({"name": "parent", "of": None, "bytes": size, "imports_megabytes": peak, "mean_loss": losses["loss"]})
+    for name, (origin, words) in STEPS.items():
+        made = arguments.work / place(name)
+        if name in rows and made.exists():
+            continue
+        if made.is_dir():
+            shutil.rmtree(made)
+        command = [part if part not in {"MODEL", *STEPS} else str(path(part, arguments)) for part in words]
+        kind = name.rpartition(", ")[2]
+        command += ["--type", kind, "--overwrite"] if words[0] == "export" else []
+        seconds, peak = measured([sys.executable, "-m", "comp_lib", *command])
+        small, _ = load_model(made)
+        by_kind = judge(small, windows, parent)
+        row = {"name": name, "of": origin, "seconds": seconds, "peak_megabytes": peak, "bytes": size_of(made)}
+        if made.suffix == ".gguf":
+            row |= in_llama_cpp(made, small, windows)
+        else:
+            row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(parent)
+        values = {kind: (each[0]["increase"], *each[1]["increase"]) for kind, each in by_kind.rows().items()}
+        row["mean"] = values.popitem()[1]
+        keep({**row, "kl": by_kind.mean["kl"], "increases": values})
+
+
+def place(name: str) -> str:
+    """Its name in the folder of work."""
+    plain = name.replace(", ", "-").lower()
+    return f"{plain}.gguf" if name.rpartition(", ")[2].startswith("q") else plain
+
+
+def path(name: str, arguments: argparse.Namespace) -> Path | str:
+    return arguments.model if name == "MODEL" else arguments.work / place(name)
+
+
+def size_of(made: Path) -> int:
+    """Bytes of its weights on disk."""
+    return made.stat().st_size if made.is_file() else sum(file.stat().st_size for file in made.glob("*.safetensors"))
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Seconds, and the highest resident memory in MB of the process with its children."""
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen(command)
+    while process.poll() is None:
+        try:
+            everybody = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            peak = max(peak, sum(each.memory_info().rss for each in everybody))
+        except psutil.NoSuchProcess:  # it has just ended
+            continue
+        time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return time.perf_counter() - start, peak / 2**20
+
+
+@torch.inference_mode()
+def in_llama_cpp(file: Path, model: torch.nn.Module, windows: dict[str, torch.Tensor]) -> dict:
+    """Mean loss of the first ASKED tokens of each kind, in nats per token: llama.cpp's, and transformers'."""
+    ids = torch.cat([text[:1, :ASKED] for text in windows.values()])
+    server = llama_cpp.start(file, context=2 * ASKED)
+    theirs = llama_cpp.losses(server, ids).mean().item()
+    logits = model(ids).logits[:, :-1].flatten(0, 1)
+    ours = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten()).item()
+    return {"llama_cpp": {"tokens": ids.numel() - len(ids), "loss": theirs, "in_transformers": ours}}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
