@@ -4,7 +4,8 @@ README.md gets one line for each method, docs/measured.md the tables. The first 
 on what ships, the loss on every kind of text, for each of two models. The next: benchmarks/headline.json, a row for
 each call of headline.py or others.py, those with most calibration sequences. The last: benchmarks/peers/rows.csv,
 which `comp-lib compare` wrote, the largest grid, with the amount of text for which it has most rows; below it the
-rows of benchmarks/zero_shot.json with that text. docs/heal.md gets the rows of benchmarks/after.json. A test asks whether the files say so.
+rows of benchmarks/zero_shot.json with that text. docs/heal.md gets the rows of benchmarks/after.json. A test asks
+whether the files say so.
 """
 
 from __future__ import annotations
@@ -232,9 +233,9 @@ def healing() -> str:
                 lines.append(f"| {' | '.join((name, mean, *losses, *cost))} |")
         gone = own["COMP"]["removed"]
         parts.append(
-            f"{model}, {gone:.0%} of its decoder gone. Loss above the parent's, nats per token, on each kind of evaluation "
-            "text and in the\nmean; weights on disk; of the step itself the highest memory above the imports alone, and "
-            "its minutes, on two cores.\nBy benchmarks/after.py.\n\n" + "\n".join(lines)
+            f"{model}, {gone:.0%} of its decoder gone. Loss above the parent's, nats per token, on each kind of "
+            "evaluation text and in the\nmean; weights on disk; of the step itself the highest memory above the "
+            "imports alone, and its minutes, on two cores.\nBy benchmarks/after.py.\n\n" + "\n".join(lines)
         )
     return "\n\n".join(parts)
 

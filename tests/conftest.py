@@ -46,6 +46,7 @@ SLOW += ("lessons/test_notebook", "lessons/test_cache.py", "evaluation/test_zero
 SLOW += (
     "on_device/test_benchmark.py",
     "on_device/test_gguf_export.py",
+    "on_device/test_k_quants.py",
     "cli/test_cli_gguf.py",
     "system/",
     "hostile/test_fuzz.py",
