@@ -3,18 +3,19 @@
     python benchmarks/after.py [--model smollm2-135m] [--work build/after]
 
 Each step is a command that people type, in a process of its own: its seconds, and the highest resident memory of it and
-its children, next to that of the imports alone. Prunes by the defaults of `prune`, to multiples of 256, which K-quants
-ask for; heals by the defaults of `heal`, on text that the parent wrote; exports COMP's healed folder as q8_0 and
-q4_k_m, and the parent too. Then every model is judged on the evaluation text of each kind, with 95% intervals of the
-loss above the parent's: of a .gguf file the weights that it holds. llama.cpp says what it makes of the files itself, on
-a few of these tokens, next to transformers on the same. Rows go to after.json, which lesson 10 shows; a second call
-goes on.
+its children, next to that of the imports alone. Nothing is in the cache but the converted model. Prunes by the defaults
+of `prune`, to multiples of 256, which K-quants ask for; heals by the defaults of `heal`, on text that the parent wrote;
+exports COMP's healed folder as q8_0 and q4_k_m, and the parent too. Then every model is judged on the evaluation text
+of each kind, with 95% intervals of the loss above the parent's: of a .gguf file the weights that it holds. llama.cpp
+says what it makes of the files itself, on a few of these tokens, next to transformers on the same. Rows go to
+after.json, which lesson 10 shows; a second call goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import torch
 
 from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
+from comp_lib.models import kept
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.on_device import llama_cpp
 from comp_lib.system.atomic import write_atomically
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/after"))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
+    os.environ["COMP_LIB_CACHE"] = str((arguments.work / "cache").resolve())
     known = json.loads(FILE.read_text("utf-8")) if FILE.exists() else []
     rows = {row["name"]: row for row in known if row["model"] == arguments.model}
     others = [row for row in known if row["model"] != arguments.model]
@@ -77,6 +80,7 @@ def main() -> None:
         command = [part if part not in {"MODEL", *STEPS} else str(path(part, arguments)) for part in words]
         kind = name.rpartition(", ")[2]
         command += ["--type", kind, "--overwrite"] if words[0] == "export" else []
+        kept.clear("written")
         seconds, peak = measured([sys.executable, "-m", "comp_lib", *command])
         small, _ = load_model(made)
         by_kind = judge(small, windows, parent)

@@ -11,10 +11,21 @@ plus biases where the model has them. What is counted here is checked against `m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .families import dense_layer, family_of
 from .families.protocol import STEPS, Model, Which
+
+
+def span(widths: Sequence[int]) -> str:
+    """Widths of layers in words.
+
+    >>> span([1024, 1536]), span([1024, 1024])
+    ('1,024 to 1,536', '1,024')
+    """
+    low, high = min(widths), max(widths)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 @dataclass(frozen=True)

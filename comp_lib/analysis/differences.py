@@ -19,6 +19,7 @@ from torch.nn.functional import cosine_similarity
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, to_device
 from ..errors import InputError
 from ..evaluation.by_kind import ByKind, judge
+from ..evaluation.confidence import bootstrap_intervals
 from ..evaluation.generation import continuation
 from ..families import dense_layer, family_of
 from ..families.protocol import Device, Layer, Model, Rope
@@ -29,7 +30,6 @@ from ..shape import Shape
 from ..statistics.gram import token_weights
 from .columns import tidy
 from .cost_frame import rows_of
-from .intervals import intervals
 from .sample import Sample
 from .store import fingerprint
 
@@ -135,7 +135,7 @@ def changed_layers(
             second, other_energy = walks[1].through(matched.layers[layer])
             states = (walks[0].hidden, walks[1].hidden)
             turns = 1.0 - cosine_similarity(states[0].float(), states[1].float(), dim=-1).mean(1).double()
-            [(low, high)] = intervals(turns[None].cpu())
+            [(low, high)] = bootstrap_intervals(turns[None].cpu().numpy()).tolist()
             row |= {"other_layer": matched.layers[layer], "stream": float(turns.mean()), "low": low, "high": high}
             row |= {"weights": _weight_change(first, second)}
             row |= _died(energy, other_energy, fires, matched.kept(layer))

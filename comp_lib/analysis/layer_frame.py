@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..evaluation.confidence import bootstrap_intervals
 from ..families import family_of
 from ..families.protocol import STEPS, Device, Model
 from ..report import Progress, no_progress
 from .columns import tidy
 from .harm import greedy_harm, layer_harm, step_harm
-from .intervals import intervals
 from .one_pass import PARTS, one_pass
 from .sample import Sample
 from .store import fingerprint
@@ -68,6 +68,7 @@ def _observations(sample: Sample, values: Tensor, asked: dict[str, Any]) -> Iter
     for kind, places in sample.places().items():
         of_kind = values[:, places].double()
         size = {"kind": kind, "windows": len(places), "tokens": len(places) * sample.ids.shape[1]}
-        for layer, (mean, (low, high)) in enumerate(zip(of_kind.mean(1).tolist(), intervals(of_kind), strict=True)):
+        bounds = bootstrap_intervals(of_kind.numpy()).tolist()
+        for layer, (mean, (low, high)) in enumerate(zip(of_kind.mean(1).tolist(), bounds, strict=True)):
             if not math.isnan(mean):
                 yield asked | size | {"layer": layer, "value": mean, "low": low, "high": high}

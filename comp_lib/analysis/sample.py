@@ -39,14 +39,6 @@ class Sample:
         """The first so many windows."""
         return Sample(self.ids[:windows], self.kinds[:windows], self.seed)
 
-    def of_kind(self, kind: str) -> Sample:
-        """The windows of one kind. Raises InputError when there are none."""
-        if kind not in self.kinds:
-            got = f"{kind!r}: {nearest(kind, dict.fromkeys(self.kinds))}"
-            raise InputError(f"expected a kind of text that was drawn, got {got}")
-        places = [place for place, name in enumerate(self.kinds) if name == kind]
-        return Sample(self.ids[places], (kind,) * len(places), self.seed)
-
     def places(self) -> dict[str, list[int]]:
         """The windows of each kind, by their numbers, and all of them together where there are several kinds."""
         kinds = {

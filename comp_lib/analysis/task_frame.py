@@ -6,9 +6,10 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
 
+from ..evaluation.confidence import bootstrap_intervals
 from ..evaluation.zero_shot import OFFLINE, Score, zero_shot
 from ..families.protocol import Model
 from ..models.reading import quiet
@@ -16,7 +17,6 @@ from ..prune import prune
 from ..settings import Settings
 from ..system import hashes
 from .columns import ALL, tidy
-from .intervals import intervals
 from .sample import Sample
 from .store import entry, fingerprint, remembered_value
 
@@ -51,7 +51,7 @@ def tasks(
 def _row(score: Score) -> dict[str, Any]:
     if score.margins:
         right = [float(margin > 0.0) for margin in score.margins]
-        [(low, high)] = intervals(torch.tensor(right, dtype=torch.float64)[None])
+        [(low, high)] = bootstrap_intervals(np.array([right])).tolist()
     else:
         wide = WIDE * (math.nan if score.acc_stderr is None else score.acc_stderr)
         low, high = max(0.0, score.acc - wide), min(1.0, score.acc + wide)

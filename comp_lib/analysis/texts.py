@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 import torch
 
+from ..shape import span
 from .advice import Advice, minutes_of, whole_text
 from .budget import measure_machine
 from .checkup import Checkup
@@ -37,8 +38,8 @@ def facts(checkup: Checkup) -> list[Cells]:
         ("family", checkup.model.config.model_type, "read layer by layer" if checkup.streamed else "in memory"),
         ("parameters", shape.total, f"{shape.decoder / shape.total:.0%} of them in the decoder"),
         ("decoder layers", shape.layers, f"on a stream {shape.hidden:,} numbers wide"),
-        ("MLP neurons a layer", _span(shape.neurons), f"one costs {shape.neuron_parameters:,} parameters"),
-        ("KV groups a layer", _span(shape.kv_groups), f"one costs {shape.group_parameters:,} parameters"),
+        ("MLP neurons a layer", span(shape.neurons), f"one costs {shape.neuron_parameters:,} parameters"),
+        ("KV groups a layer", span(shape.kv_groups), f"one costs {shape.group_parameters:,} parameters"),
         ("memory", f"{checkup.megabytes(shape.total):,.0f} MB", dtype),
         (
             "text looked at",
@@ -124,7 +125,3 @@ def taken(checkup: Checkup, advice: Advice) -> str:
     speed = measure_machine(checkup.model, checkup.parameters.device)
     minutes = minutes_of(checkup, advice.row, speed.token)
     return f"about {max(minutes, 0.1):.1f} minutes here, and {checkup.pruning_megabytes():,.0f} MB beside the imports"
-
-
-def _span(widths: Sequence[int]) -> str:
-    return f"{min(widths):,}" if len(set(widths)) == 1 else f"{min(widths):,} to {max(widths):,}"

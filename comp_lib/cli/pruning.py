@@ -6,7 +6,7 @@ takes seconds, so commands do it when they are called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from ..scale import model_on_disk
 from ..scale.prune_to import Saving, Written, check_out, prune_to, whole_model
 from ..search import check_search, searched_plan
 from ..settings import PRESETS, Settings, default_recovery, multiple_for
-from ..shape import Shape
+from ..shape import Shape, span
 from ..system.machine import free_memory
 from ..system.tensor_files import cast
 from .console import ProgressBars, check_length, err, table
@@ -149,7 +149,7 @@ class PruneRun:
             told = asdict(settings) | {"search": self.options.search}
             card = replace(card, settings={**card.settings, **told})
             for trial in tried:
-                words = f"{len(trial.plan.dropped)} layers gone, {_span(trial.plan.neurons)} neurons"
+                words = f"{len(trial.plan.dropped)} layers gone, {span(trial.plan.neurons)} neurons"
                 err.print(f"comp-lib: tried {words}: {trial.divergence:.3f} nats from the dense model", style="dim")
         elif self.budget is None:
             planned = make_plan(model, ids, settings, self.name, progress)
@@ -225,8 +225,4 @@ def _number(text: str) -> int | float | str:
 
 
 def _sizes(shape: Shape) -> tuple[str, ...]:
-    return f"{shape.total:,}", f"{shape.decoder:,}", str(shape.layers), _span(shape.neurons), _span(shape.kv_groups)
-
-
-def _span(widths: Sequence[int]) -> str:
-    return str(widths[0]) if len(set(widths)) == 1 else f"{min(widths)} to {max(widths)}"
+    return f"{shape.total:,}", f"{shape.decoder:,}", str(shape.layers), span(shape.neurons), span(shape.kv_groups)

@@ -36,3 +36,16 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, level: float = 0.95
     means = [values[random.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
     return low, high
+
+
+def bootstrap_intervals(values: np.ndarray, level: float = 0.95, seed: int = 0) -> np.ndarray:
+    """`bootstrap_interval` of each row of values (k, n), up to rounding, with the same draws for all: (k, 2)."""
+    values = np.asarray(values, dtype=np.float64)
+    count, bounds = values.shape[1], np.full((len(values), 2), np.nan)
+    usable = np.isfinite(values).all(1) & (count > 1)
+    if usable.any():
+        drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+        often = np.zeros((RESAMPLES, count))
+        np.add.at(often, (np.arange(RESAMPLES)[:, None], drawn), 1.0 / count)
+        bounds[usable] = np.quantile(often @ values[usable].T, [(1 - level) / 2, (1 + level) / 2], axis=0).T
+    return bounds

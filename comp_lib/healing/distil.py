@@ -57,6 +57,8 @@ class Healing:
         for name, value in asdict(self).items():
             if not (value >= 0 if name == "seed" else 0 < value < math.inf):
                 raise InputError(f"expected {name} above 0, got {value}: choose a larger one")
+        if self.rate > 1:
+            raise InputError(f"expected a rate of at most 1, got {self.rate:g}: 0.001 is usual")
         if sequences < HELD + self.batch:
             wanted = f"at least {HELD + self.batch} sequences: {HELD} to judge by and {self.batch} for a step"
             raise InputError(f"expected {wanted}, got {sequences}: ask for more")
@@ -99,7 +101,7 @@ def heal(
     """Train `model`, which is changed, on ids (S, L) towards what `parent`, a head without layers, makes of `wanted`.
 
     The last HELD sequences do not teach. A run that was cut off goes on from the last state in the cache folder, with
-    the same result to the bit. Raises InputError as `Healing.check` does, and without peft.
+    the same result to the bit. Raises InputError as `Healing.check` does, without peft, and where it does not converge.
     """
     healing.check(len(ids))
     check_installed()
@@ -145,6 +147,8 @@ def heal(
     model.requires_grad_(False)
     after = goal.judge(held)
     state.unlink(missing_ok=True)
+    if not math.isfinite(after):
+        raise InputError(f"expected a training that converges, got a divergence of {after}: lower the rate")
     trained, tokens = sum(map(Tensor.numel, matrices)), healing.steps * healing.batch * ids.shape[1]
     return Healed(before, after, healing.steps, tokens, trained, memory.megabytes())
 

@@ -46,7 +46,8 @@ def heal_folder(
 
     The training computes in float32; the folder keeps the dtype of the pruned one. It appears complete or not at all.
     Raises InputError, before any work, without peft, for numbers that cannot be, for a parent of another vocabulary or
-    shape, too little memory, and for a folder that cannot be written; later for too little text.
+    shape, too little memory, and for a folder that cannot be written; later for too little text, and for a training that
+    does not converge.
     """
     healing.check(teaching.sequences)
     check_source(teaching.source)
@@ -58,7 +59,12 @@ def heal_folder(
     outline, dense = skeleton(config), skeleton(parent_config)
     shape, parent_shape = Shape.of(outline), Shape.of(dense)
     _check_kin(shape, parent_shape, (config, parent_config), (tokenizer, parent_tokenizer))
-    needed = 4 * max(parent_shape.total, 2 * shape.total)  # the parent is let go before the training
+    longest = min(each.max_position_embeddings for each in (config, parent_config))
+    if teaching.length > longest:
+        got = f"{teaching.length:,}: shorten it"
+        raise InputError(f"expected a --length of at most {longest:,} tokens, which is what the model takes, got {got}")
+    states = teaching.sequences * teaching.length * shape.hidden
+    needed = 4 * (states + max(parent_shape.total, 2 * shape.total))  # the parent is let go before the training
     if needed > (free := free_memory()):
         got = f"{free / 1e9:.1f} GB: close something, or heal on a larger machine"
         raise InputError(f"expected {needed / 1e9:.1f} GB of free memory to heal {model}, got {got}")

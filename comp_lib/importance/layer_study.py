@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.confidence import RESAMPLES
+from ..evaluation.confidence import bootstrap_intervals
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,7 @@ class LayerStudy:
     @cached_property
     def harm_interval(self) -> Tensor:
         """95% interval of `mean_harm`, (n, 2), nats per token: a bootstrap over sequences; NaN for a single one."""
-        return intervals(self.harm)
-
-
-def intervals(values: Tensor) -> Tensor:
-    """`evaluation.confidence.bootstrap_interval` of each row's mean, 95%: (n, S) -> (n, 2), NaN for a single column."""
-    sequences = values.shape[1]
-    if sequences < 2:
-        return torch.full((len(values), 2), torch.nan)
-    drawn = np.random.default_rng(0).integers(sequences, size=(RESAMPLES, sequences))
-    means = values.double().numpy()[:, drawn].mean(-1)  # (n, RESAMPLES)
-    return torch.from_numpy(np.quantile(means, [0.025, 0.975], axis=1).T)
+        return torch.from_numpy(bootstrap_intervals(self.harm.numpy()))
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..families.protocol import Model
 from ..plan import Plan
-from ..shape import Shape
+from ..shape import Shape, span
 from ..system.atomic import check_room, resolved, staged, tidy
 from ..system.tensor_files import LARGEST
 from .per_layer_llama import as_heterogeneous, as_stock, check_widths
@@ -205,17 +205,12 @@ def _counts(shape: Shape) -> dict[str, str]:
     heads = tuple(groups * shape.group_heads for groups in shape.kv_groups)
     return {
         "decoder layers": f"{shape.layers}",
-        "MLP neurons per layer": _span(shape.neurons),
-        "query heads per layer": _span(heads),
-        "KV heads per layer": _span(shape.kv_groups),
+        "MLP neurons per layer": span(shape.neurons),
+        "query heads per layer": span(heads),
+        "KV heads per layer": span(shape.kv_groups),
         "parameters of the decoder": f"{shape.decoder:,}",
         "parameters of the model": f"{shape.total:,}",
     }
-
-
-def _span(widths: tuple[int, ...]) -> str:
-    low, high = min(widths), max(widths)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 from torch import Tensor
 
 from ..errors import InputError, nearest
-from ..importance.layer_study import LayerStudy, intervals, ranks
+from ..evaluation.confidence import bootstrap_intervals
+from ..importance.layer_study import LayerStudy, ranks
 from .base import ABOVE, BLUE, GREEN, GREY, ORANGE, RED, Picture, arrow, figure_with_axes, layer_axis, note, panels
 
 GREEDY = "greedy, last round"
@@ -114,7 +115,7 @@ def plot_sublayers(study: LayerStudy, halves: Tensor) -> Picture:
     layers, words = len(study.influence), []
     parts = {"layer": study.harm, "attention only": halves[:, 0], "MLP only": halves[:, 1]}
     for place, ((name, harm), colour) in enumerate(zip(parts.items(), (GREY, ORANGE, GREEN), strict=True)):
-        mean, spread = harm.mean(1).numpy(), intervals(harm).numpy().T
+        mean, spread = harm.mean(1).numpy(), bootstrap_intervals(harm.numpy()).T
         error = np.abs(spread - mean)
         at = np.arange(layers) + 0.27 * (place - 1)
         axes.bar(at, mean, 0.27, yerr=error, color=colour, label=name, error_kw={"elinewidth": 0.8})

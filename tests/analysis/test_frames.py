@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from comp_lib.analysis import columns, costs, curves, draw, groups, latency, layers, neurons, spectra, write
 from comp_lib.analysis import one_pass as walking
 from comp_lib.analysis.harm import step_harm
-from comp_lib.analysis.intervals import intervals
 from comp_lib.analysis.store import fingerprint
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
-from comp_lib.evaluation.confidence import bootstrap_interval
+from comp_lib.evaluation.confidence import bootstrap_interval, bootstrap_intervals
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.importance.layers import block_influence, loss_increase
 from comp_lib.importance.neurons import RIDGE
@@ -255,11 +254,11 @@ def test_shares_of_latency_add_up(model):
 
 def test_intervals_are_those_of_the_bootstrap():
     values = torch.tensor([[1.0, 2.0, 4.0, 8.0], [3.0, 3.0, 3.0, 3.0], [1.0, math.nan, 2.0, 3.0]])
-    found = intervals(values)
+    found = bootstrap_intervals(values.numpy())
     assert found[0] == pytest.approx(bootstrap_interval(values[0].tolist()))
     assert found[1] == pytest.approx((3.0, 3.0))
     assert all(map(math.isnan, found[2]))
-    assert all(map(math.isnan, intervals(values[:, :1])[0]))
+    assert all(map(math.isnan, bootstrap_intervals(values[:, :1].numpy())[0]))
 
 
 def test_a_model_on_disk_gives_the_same_frames(parent, sample, cache, monkeypatch, tmp_path):
@@ -296,7 +295,6 @@ def test_a_pass_that_was_cut_off_goes_on_behind_its_last_layer(model, tokenizer,
         (lambda model, sample: layers(model, sample, harm=("heads",)), "got heads"),
         (lambda model, sample: costs(model, sample, {}, (0.2,), ("unifrom",)), "did you mean 'uniform'"),
         (lambda model, sample: costs(model, sample, {}, (0.99,), ("uniform",)), "ratio"),
-        (lambda model, sample: sample.of_kind("poems"), "got 'poems'"),
     ],
 )
 def test_what_cannot_be_had_is_refused(model, sample, call, words):

@@ -168,6 +168,14 @@ def test_numbers_that_cannot_be_are_refused(changes):
         Healing(**changes).check(100)
 
 
+def test_a_training_that_does_not_converge_is_refused():
+    model, small, ids = pair()
+    states = answers(model, ids)
+    family_of(small).layers(small)[0].mlp.down_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(InputError, match="lower the rate"):
+        heal(small, ids, model, states, QUICK)
+
+
 def test_too_few_sequences_are_refused():
     with pytest.raises(InputError, match=f"at least {HELD + 4} sequences"):
         Healing().check(HELD + 3)
