@@ -46,8 +46,8 @@ def heal_folder(
 
     The training computes in float32; the folder keeps the dtype of the pruned one. It appears complete or not at all.
     Raises InputError, before any work, without peft, for numbers that cannot be, for a parent of another vocabulary or
-    shape, too little memory, and for a folder that cannot be written; later for too little text, and for a training that
-    does not converge.
+    shape, too little memory, and for a folder that cannot be written; later for too little text, and for a training
+    that does not converge.
     """
     healing.check(teaching.sequences)
     check_source(teaching.source)
