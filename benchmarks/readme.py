@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from math import exp
 from pathlib import Path
 from statistics import fmean
 
@@ -218,9 +219,9 @@ def healing() -> str:
     for model in dict.fromkeys(row["model"] for row in rows):
         own = {row["name"]: row for row in rows if row["model"] == model}
         imports, kinds = own["parent"]["imports_megabytes"], list(own["COMP"]["increases"])
-        head = ["", "mean (95%)", *kinds, "weights, MB", "memory, MB", "minutes"]
+        head = ["", "mean (95%)", *kinds, "weights, MB", "memory, MB", "minutes", "perplexity in llama.cpp"]
         lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-        lines.append(f"| parent | 0 | {' | '.join('0' for _ in kinds)} | {own['parent']['bytes'] / 1e6:.0f} | | |")
+        lines.append(f"| parent | 0 | {' | '.join('0' for _ in kinds)} | {own['parent']['bytes'] / 1e6:.0f} | | | |")
         for name, row in own.items():
             if name != "parent":
                 mean = "{:.3f} ({:.3f} to {:.3f})".format(*row["mean"])
@@ -230,12 +231,16 @@ def healing() -> str:
                     f"{row['peak_megabytes'] - imports:,.0f}",
                     f"{row['seconds'] / 60:.1f}",
                 )
-                lines.append(f"| {' | '.join((name, mean, *losses, *cost))} |")
+                asked = row.get("llama_cpp")
+                files = f"{exp(asked['loss']):.2f} ({exp(asked['in_transformers']):.2f})" if asked else ""
+                lines.append(f"| {' | '.join((name, mean, *losses, *cost, files))} |")
         gone = own["COMP"]["removed"]
         parts.append(
             f"{model}, {gone:.0%} of its decoder gone. Loss above the parent's, nats per token, on each kind of "
             "evaluation text and in the\nmean; weights on disk; of the step itself the highest memory above the "
-            "imports alone, and its minutes, on two cores.\nBy benchmarks/after.py.\n\n" + "\n".join(lines)
+            "imports alone, and its minutes, on two cores;\nof files for llama.cpp its perplexity on a few "
+            "tokens, and in brackets that of transformers with the same weights.\nBy benchmarks/after.py.\n\n"
+            + "\n".join(lines)
         )
     return "\n\n".join(parts)
 

@@ -40,7 +40,8 @@ def plot_methods_by_kind(groups: Mapping[str, Mapping[str, Spans]]) -> Picture:
     by_group[0].set_yticks(range(len(texts)), texts)
     by_group[0].set(ylim=(len(texts) - 0.5, -0.5), xlim=(0, None))
     marks = [Line2D([], [], linestyle="none", label=name, **style(place)) for place, name in enumerate(methods)]
-    figure.legend(handles=marks, ncols=len(methods), loc="outside upper center", frameon=False)
+    columns = min(len(methods), 2 * len(groups))
+    figure.legend(handles=marks, ncols=columns, loc="outside upper center", frameon=False)
     return figure.described("Marks of the loss increase on each text, with 95% intervals. ", words)
 
 
