@@ -140,19 +140,24 @@ PLACES = [(far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12,
 def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Names beside points, each at the first of PLACES (in points of print) where it covers no other and no point."""
     figure: Any = axes.figure
+    looks: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+    texts = [axes.annotate(name, point, (0, 0), **looks) for name, point in points.items()]
     figure.draw_without_rendering()  # the layout is settled: now pixels are where they will be
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform(list(points.values()))]
+    sizes = [text.get_window_extent().size for text in texts]
+    for text in texts:
+        text.remove()
+    pixels = axes.transData.transform(list(points.values()))
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels]
     line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
-    for name, point in points.items():
+    for (name, point), (x, y), (width, height) in zip(points.items(), pixels, sizes, strict=True):
         for place in PLACES:
-            looks: dict[str, Any] = {"ha": "left" if place[0] > 0 else "right", "va": "center", "fontsize": 8}
-            text = axes.annotate(name, point, place, textcoords="offset points", **looks)
-            box = text.get_window_extent()
-            text.remove()
+            right, up = (offset * figure.dpi / 72 for offset in place)
+            left = x + right - (width if right < 0 else 0)
+            box = Bbox.from_bounds(left, y + up - height / 2, width, height).padded(3)  # the line needs room too
             inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
             if inside and not any(box.overlaps(other) for other in taken):
                 break
-        axes.annotate(name, point, place, textcoords="offset points", arrowprops=line, **looks)
+        axes.annotate(name, point, place, ha="right" if right < 0 else "left", arrowprops=line, **looks)
         taken.append(box)
 
 

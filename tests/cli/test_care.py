@@ -68,6 +68,7 @@ def cache(tmp_path, monkeypatch):
         "models": [f"gguf-{CONVERSION}-{'a' * 64}/model.safetensors", wheels.assembled()[0].name],
         "statistics": [f"statistics/harms-{'b' * 24}.safetensors", f"analysis/layer-{'e' * 24}.safetensors"],
         "written": [f"written/{'c' * 24}.safetensors"],
+        "healing": [f"healing/{'c' * 24}.safetensors"],
         "old": [f"gguf-{CONVERSION - 1}-{'d' * 64}/model.safetensors", ".converting-abc/x", ".gguf-2-d.partial-1/x"],
     }
     ours["old"].append(abandoned := f"statistics/.harms-{'f' * 24}.safetensors.partial-1")
@@ -100,7 +101,10 @@ def test_only_what_is_asked_for_goes_and_nothing_of_others(cache, kind):
 def test_a_wrong_word_is_refused_before_anything_goes(cache):
     folder, _, _ = cache
     before = sorted(folder.rglob("*"))
-    refused(run("cache", "--clear", "statistic"), ["one of models, statistics, written, old or all", "did you mean"])
+    refused(
+        run("cache", "--clear", "statistic"),
+        ["one of models, statistics, written, healing, old or all", "did you mean"],
+    )
     assert sorted(folder.rglob("*")) == before
 
 

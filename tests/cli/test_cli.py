@@ -298,6 +298,7 @@ WITH_DEVICE = {
     "evaluate": ["--length", "64", "--sequences", "1"],
     "generate": ["--prompt", "The sea", "--tokens", "2"],
     "report": ["--out", "nowhere.html"],
+    "heal": ["--parent", "nowhere", "--out", "nowhere"],
 }
 
 

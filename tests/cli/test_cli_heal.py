@@ -17,6 +17,9 @@ from comp_lib.models.load import load_model
 SHORT = ("--steps", "3", "--batch", "2", "--rank", "2", "--sequences", HELD + 4, "--length", "16")
 
 
+pytest.importorskip("peft", reason="no peft: pip install 'comp-lib[heal]'")
+
+
 @pytest.fixture(autouse=True)
 def _cache(own_cache):
     """Each test finds the cache empty."""

@@ -20,6 +20,9 @@ from comp_lib.settings import Settings
 QUICK = Healing(steps=6, batch=2, rank=2, rate=5e-3)
 
 
+pytest.importorskip("peft", reason="no peft: pip install 'comp-lib[heal]'")
+
+
 @pytest.fixture(autouse=True)
 def _cache(own_cache):
     """Each test finds the cache empty."""
