@@ -42,7 +42,7 @@ help:
 	@echo "make book       lessons, how-to pages and reference as a site (in build/book)"
 	@echo "make report     the check-up of the real model, as a page: build/report.html"
 	@echo "make kit        one archive that installs all this without a network (in build)"
-	@echo "make lint       ruff (format and lint), mypy, import-linter"
+	@echo "make lint       ruff (format and lint), mypy, import-linter; actionlint where it is installed"
 	@echo "make clean      remove build products and caches; .venv stays (rm -r .venv removes it)"
 
 demo: $(STAMPS)/demo
@@ -94,6 +94,7 @@ lint: $(STAMPS)/dev
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
 	$(VENV_PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-cache
+	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint: workflows are checked by schema only"; fi
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
