@@ -219,9 +219,9 @@ def healing() -> str:
     for model in dict.fromkeys(row["model"] for row in rows):
         own = {row["name"]: row for row in rows if row["model"] == model}
         imports, kinds = own["parent"]["imports_megabytes"], list(own["COMP"]["increases"])
-        head = ["", "mean (95%)", *kinds, "weights, MB", "memory, MB", "minutes", "perplexity in llama.cpp"]
+        head = ["", "mean (95%)", "weights, MB", "memory, MB", "minutes", "perplexity in llama.cpp", *kinds]
         lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-        lines.append(f"| parent | 0 | {' | '.join('0' for _ in kinds)} | {own['parent']['bytes'] / 1e6:.0f} | | | |")
+        lines.append(f"| parent | 0 | {own['parent']['bytes'] / 1e6:.0f} | | | | {' | '.join('0' for _ in kinds)} |")
         for name, row in own.items():
             if name != "parent":
                 mean = "{:.3f} ({:.3f} to {:.3f})".format(*row["mean"])
@@ -233,7 +233,7 @@ def healing() -> str:
                 )
                 asked = row.get("llama_cpp")
                 files = f"{exp(asked['loss']):.2f} ({exp(asked['in_transformers']):.2f})" if asked else ""
-                lines.append(f"| {' | '.join((name, mean, *losses, *cost, files))} |")
+                lines.append(f"| {' | '.join((name, mean, *cost, files, *losses))} |")
         gone = own["COMP"]["removed"]
         parts.append(
             f"{model}, {gone:.0%} of its decoder gone. Loss above the parent's, nats per token, on each kind of "

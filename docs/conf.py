@@ -19,6 +19,7 @@ suppress_warnings = ["myst.header", "toc.not_included"]  # pages that lessons li
 nb_execution_mode = "off"  # what is stored is what is shown
 nb_ipywidgets_js: dict[str, object] = {}  # widgets are stills here, and scripts from elsewhere are not wanted
 nb_merge_streams = True
+nb_render_markdown_format = "gfm"  # cells show tables
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
 myst_heading_slug_func = "anchors.as_jupyter"
