@@ -90,6 +90,13 @@ def test_pictures_have_words(pages):
     assert not [(path.name, alt) for path, page in lessons.items() for alt in page.alts if len(alt.split()) < 4]
 
 
+def test_tables_that_cells_show_are_tables(book):
+    text = (book / "notebooks" / "10_after_pruning.html").read_text("utf-8")
+    assert text.count("<table") >= 4
+    for path in (book / "notebooks").glob("[0-9]*.html"):
+        assert not re.search(r"<p>\|.*\|[ :—-]+\|", path.read_text("utf-8")), path.name  # a table left as it is typed
+
+
 def test_formulas_are_drawn_without_a_script(pages):
     (lesson,) = [path for path in pages if path.stem == "02_matrix_condition" and path.parent.name == "notebooks"]
     assert lesson.read_text("utf-8").count("<math") >= 20
