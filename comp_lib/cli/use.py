@@ -44,7 +44,7 @@ def export(
 ) -> None:
     """Write MODEL as a GGUF file, which llama.cpp and its kin run, or its layers all alike, for vLLM."""
     from ..on_device.gguf_export import export_gguf
-    from ..on_device.k_quants import others
+    from ..on_device.k_quants import KINDS, others
     from ..on_device.vllm_export import export_vllm
 
     if vllm and folder is not None and file is None and kind is None:
@@ -60,7 +60,7 @@ def export(
     with ProgressBars() as bars:
         export_gguf(model, file, "f16" if kind is None else kind, overwrite=overwrite, progress=bars)
     out.print(f"written: {file}, {file.expanduser().stat().st_size / 1e6:,.1f} MB", soft_wrap=True)
-    if smaller := others(file.expanduser()):
+    if kind in KINDS and (smaller := others(file.expanduser())):
         err.print(
             f"comp-lib: rows that 256 does not divide: {smaller}, with blocks of 32", style="dim", highlight=False
         )

@@ -61,12 +61,8 @@ def mixture(shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, Type]
 
 def others(file: Path) -> str:
     """How many matrices of a GGUF file of one of KINDS have a smaller block, by type; "" where all fit."""
-    reader = gguf.GGUFReader(file)
-    field = reader.get_field(gguf.Keys.General.FILE_TYPE)
-    kinds = [gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"] for kind in KINDS]
-    if field is None or field.contents() not in kinds:
-        return ""
-    counts = Counter(tensor.tensor_type for tensor in reader.tensors if tensor.tensor_type in INSTEAD.values())
+    kinds = [tensor.tensor_type for tensor in gguf.GGUFReader(file).tensors]
+    counts = Counter(kind for kind in kinds if kind in INSTEAD.values())
     return ", ".join(f"{count} {kind.name.lower()}" for kind, count in counts.items())
 
 
