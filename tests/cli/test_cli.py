@@ -239,6 +239,18 @@ def test_no_disk_space_is_refused_before_work(parent, tmp_path, monkeypatch):
     refused(run("prune", parent, "--out", tmp_path / "out", *SMALL), ["disk space"])
 
 
+def test_a_text_that_is_too_short_is_named_before_a_disk_that_is_too_small_for_its_states(
+    parent, tmp_path, monkeypatch
+):
+    import shutil
+
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: real._replace(free=10**8))
+    many = ("--sequences", "100000", "--length", "128")  # whose states are more than 0.1 GB
+    for text, words in {"calibration": "tokens of calibration text", "self": "disk space"}.items():
+        refused(run("prune", parent, "--out", tmp_path / "out", *SMALL, *many, "--calibration", text), [words])
+
+
 def test_the_module_runs_as_a_program(parent):
     out = subprocess.run(
         [sys.executable, "-m", "comp_lib", "evaluate", parent, "--text", "nowhere.txt"], capture_output=True, text=True
