@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from conftest import TINY, randomise
 from transformers import (
+    Ernie4_5Config,
+    Ernie4_5ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GraniteConfig,
@@ -36,6 +38,7 @@ FAMILIES = {
     "phi3": (Phi3Config, Phi3ForCausalLM),
     "granite": (GraniteConfig, GraniteForCausalLM),
     "olmo2": (Olmo2Config, Olmo2ForCausalLM),
+    "ernie4_5": (Ernie4_5Config, Ernie4_5ForCausalLM),
 }
 SPECIAL = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1}  # those of the config are beyond the vocabulary
 VARIANTS = {
@@ -93,6 +96,8 @@ VARIANTS = {
         "logits_scaling": 2.0,
     },
     "olmo2": {"family": "olmo2"} | SPECIAL,
+    "ernie4_5": {"family": "ernie4_5", "head_dim": 12},  # as its smallest model: heads wider than the stream
+    "ernie4_5-bias": {"family": "ernie4_5", "head_dim": 8, "use_bias": True},
 }
 # What llama.cpp only has for a pattern over the layers, with that pattern.
 PATTERNS = {

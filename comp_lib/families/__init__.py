@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError
+from .ernie import Ernie
 from .granite import Granite
 from .llama import Llama
 from .mistral import Mistral
@@ -15,7 +16,18 @@ from .post_norm import Gemma3, Olmo2
 from .protocol import Family, Layer, Model, Which
 from .qwen import Qwen2, Qwen3, SmolLM3
 
-FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen2(), Qwen3(), SmolLM3(), Gemma3(), Phi3(), Granite(), Olmo2())
+FAMILIES: tuple[Family, ...] = (
+    Llama(),
+    Mistral(),
+    Qwen2(),
+    Qwen3(),
+    SmolLM3(),
+    Gemma3(),
+    Phi3(),
+    Granite(),
+    Olmo2(),
+    Ernie(),
+)
 MODEL_TYPES = tuple(name for family in FAMILIES for name in family.model_types)
 _BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 _BY_LAYER = {family.layer_class: family for family in FAMILIES}

@@ -99,6 +99,7 @@ FIELDS: dict[str, Kind] = WIDTHS | {
     "hidden_act": one_of(*ACT2FN),
     "attention_bias": FLAG,
     "mlp_bias": FLAG,
+    "use_bias": FLAG,
     "attention_dropout": number(0.0, 1.0),
     "initializer_range": number(0.0, 1.0),
     "tie_word_embeddings": FLAG,

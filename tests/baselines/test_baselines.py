@@ -463,7 +463,7 @@ def test_one_token_has_no_gradient():
         prune(build(), tokens(4, 1), peer("llm-pruner"))
 
 
-@pytest.mark.parametrize("name", ["mistral", "qwen2"])
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "ernie4_5"])
 def test_families_without_biases_refuse_the_bias_before_any_work(name):
     for method in ("flap", "comp"):
         with pytest.raises(InputError, match=f"llama model for the recovery 'bias', got {name}"):

@@ -62,7 +62,9 @@ def test_the_gradient_is_that_of_all_logits_at_once(rows):
     torch.testing.assert_close(gradient, (q.detach().exp() - goal.exp()) @ head.weight)  # q - p, through the head
 
 
-@pytest.mark.parametrize("name", ["gqa", "tied", "gemma3", "granite", "phi3", "olmo2", "qwen3", "smollm3", "mistral"])
+@pytest.mark.parametrize(
+    "name", ["gqa", "tied", "gemma3", "granite", "phi3", "olmo2", "qwen3", "smollm3", "mistral", "ernie4_5"]
+)
 def test_the_divergence_is_that_of_the_models(name):
     model, small, ids = pair(name)
     wanted = mean_divergence(small, model, ids)
@@ -72,7 +74,7 @@ def test_the_divergence_is_that_of_the_models(name):
     assert distil._Goal(small, parent, ids, states).judge(torch.arange(len(ids))) == pytest.approx(wanted, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gqa", "gemma3", "granite", "phi3", "olmo2", "qwen2", "mlp-bias"])
+@pytest.mark.parametrize("name", ["gqa", "gemma3", "granite", "phi3", "olmo2", "qwen2", "mlp-bias", "ernie4_5-bias"])
 def test_healing_brings_the_answers_nearer(name):
     model, small, ids = pair(name)
     before, taught = (mean_divergence(small, model, text) for text in (ids[-HELD:], ids[:-HELD]))

@@ -69,7 +69,10 @@ def tensors(file):
 # --- what the file holds ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "rope-dynamic" and "eager" not in name])
+UNKNOWN = ("rope-dynamic", "ernie4_5-bias")  # to llama.cpp, and refused below
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in UNKNOWN and "eager" not in name])
 def test_llama_cpp_computes_what_transformers_computes(saved, tmp_path, name):
     folder, model = saved(name, **PATTERNS.get(name, {}))
     window = getattr(model.config, "sliding_window", None)
@@ -81,7 +84,7 @@ def test_llama_cpp_computes_what_transformers_computes(saved, tmp_path, name):
 FEWER = {"head_dim": 8, "num_attention_heads": 2, "num_key_value_heads": 1}  # 16 wide on a stream of 32
 
 
-@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen3", "smollm3", "gemma3", "granite"])
+@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen3", "smollm3", "gemma3", "granite", "ernie4_5"])
 def test_fewer_heads_than_fill_the_stream(saved, tmp_path, name):
     """As pruning leaves them when KV groups go."""
     folder, model = saved(
@@ -284,7 +287,9 @@ def test_widths_that_blocks_cannot_hold(saved, tmp_path, overrides, match, kind)
         ("rope-dynamic", {}, "rope scaling that llama.cpp's llama reads .default, linear, llama3., got dynamic"),
         ("qwen2", {"rope_parameters": LINEAR}, "rope scaling that llama.cpp's qwen2 reads .default., got linear"),
         ("qwen2", {"rope_parameters": LLAMA3}, "rope scaling that llama.cpp's qwen2 reads .default., got llama3"),
+        ("ernie4_5", {"rope_parameters": LINEAR}, "rope scaling that llama.cpp's ernie4_5 reads .default., got linear"),
         ("qwen2", {"head_dim": 12}, "as wide as the stream, 32, as llama.cpp's qwen2 has them, got 48"),
+        ("ernie4_5-bias", {}, "llama.cpp runs, got ernie4_5 with biases, .* none in the MLP: use the folder itself"),
         ("gqa", {"rms_norm_eps": 0.0}, "rms_norm_eps to be a number from .* got 0.0"),
         ("gqa", {"rms_norm_eps": -1e-6}, "rms_norm_eps to be a number from .* got -1e-06"),
         ("gqa", {"rms_norm_eps": float("nan")}, "rms_norm_eps to be a number"),

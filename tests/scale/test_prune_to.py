@@ -453,7 +453,7 @@ def test_states_are_a_tensor_on_disk(dtype, tmp_path):
     assert other.path != states.path and not other[0:5].any()
 
 
-@pytest.mark.parametrize("name", ["granite", "olmo2", "smollm3"])
+@pytest.mark.parametrize("name", ["granite", "olmo2", "smollm3", "ernie4_5"])
 def test_a_gguf_file_that_transformers_cannot_read_is_refused_by_name(name, tmp_path, tokenizer):
     parent, _ = saved(tmp_path / "parent", name, **PATTERNS.get(name, {}))
     tokenizer.save_pretrained(parent)
@@ -462,7 +462,7 @@ def test_a_gguf_file_that_transformers_cannot_read_is_refused_by_name(name, tmp_
         open_streamed(file)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "phi3", "olmo2", "granite"])
+@pytest.mark.parametrize("name", ["gemma3", "phi3", "olmo2", "granite", "ernie4_5"])
 def test_tensors_of_a_gguf_file_are_those_of_the_folder(name, tmp_path, tokenizer):
     """Gemma's norms among them, which such a file holds with 1 added."""
     parent, model = saved(tmp_path / "parent", name, **PATTERNS.get(name, {}))
