@@ -33,6 +33,7 @@ from .report import PeakMemory, Progress, Report, no_progress
 from .settings import Settings
 from .shape import Shape
 from .surgery import check_biases, keep_layers, shallow_copy, update_config, whole_groups
+from .system.clock import listening, phase
 
 DEFAULTS = Settings()
 IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
@@ -82,27 +83,29 @@ def prune(
     check_tokens(ids)
     planned = plan if isinstance(plan, Planned) else Planned(plan) if plan else None
     check_family(model, settings, planned and planned.plan)
-    planned = planned or make_plan(model, ids, settings, name, progress)
-    check_plan(planned.plan, before, settings)
-    if settings.recovery == "bias":
-        check_biases(model)
-    model = model if inplace else shallow_copy(model)
-    layers = family_of(model).layers(model)
-    pruner = LayerPruner(model, ids, settings, planned.plan, before, memory, gather)
-    finished = []
-    for index in range(before.layers):
-        origin = next(layers[index].parameters()).device
-        layer = to_device(layers[index], pruner.device, own=inplace)
-        done = pruner.prune_layer(index, layer)
-        if done is not None:
-            layers[index] = layer.to(origin)
-            finished.append(done)
-            progress("pruning", len(finished), len(planned.plan.layers), done.report)
+    with listening() as phases:
+        with phase("planning"):
+            planned = planned or make_plan(model, ids, settings, name, progress)
+        check_plan(planned.plan, before, settings)
+        if settings.recovery == "bias":
+            check_biases(model)
+        model = model if inplace else shallow_copy(model)
+        layers = family_of(model).layers(model)
+        pruner = LayerPruner(model, ids, settings, planned.plan, before, memory, gather)
+        finished = []
+        for index in range(before.layers):
+            origin = next(layers[index].parameters()).device
+            layer = to_device(layers[index], pruner.device, own=inplace)
+            done = pruner.prune_layer(index, layer)
+            if done is not None:
+                layers[index] = layer.to(origin)
+                finished.append(done)
+                progress("pruning", len(finished), len(planned.plan.layers), done.report)
 
     keep_layers(model, planned.plan.layers)
     update_config(model)
     finished_plan, report = concluded(planned, finished, settings, ids, before, Shape.of(model))
-    return Pruned(model, finished_plan, replace(report, seconds=time.perf_counter() - started))
+    return Pruned(model, finished_plan, replace(report, seconds=time.perf_counter() - started, phases=phases))
 
 
 def make_plan(

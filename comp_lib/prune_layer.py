@@ -32,6 +32,9 @@ from .shape import Shape
 from .statistics.few_tokens import Rows
 from .statistics.gram import Gram, Sums, contributions, token_weights
 from .surgery import add_biases, block_size, shrink, spread, upstream
+from .system.clock import phase
+
+PHASE: dict[Which, str] = {"attention": "attention", "mlp": "MLP"}  # as `system.clock` calls the two steps
 
 
 class HiddenStates(Protocol):
@@ -67,12 +70,14 @@ class Watching:
         device = linear.weight.device
         sums = self.form.zeros(linear.in_features, None if reference is None else linear.out_features, device)
         for rows in batches(*hidden.shape[:2]):
-            before = hidden[rows].to(device)
-            after, x = self.step(self.layer, before)
-            target = None
-            if reference is not None:
-                target = family.dense_target(self.layer, self.which, reference[rows].to(device) - before)
-            sums.add(x, target, token_weights(after) if self.weighted else None)
+            with phase(PHASE[self.which]):
+                before = hidden[rows].to(device)
+                after, x = self.step(self.layer, before)
+            with phase("Gram"):
+                target = None
+                if reference is not None:
+                    target = family.dense_target(self.layer, self.which, reference[rows].to(device) - before)
+                sums.add(x, target, token_weights(after) if self.weighted else None)
         return sums
 
 
@@ -112,6 +117,12 @@ class PrunedLayer:
     report: LayerReport
     kept_neurons: tuple[int, ...]
     kept_groups: tuple[int, ...]
+
+
+def form_of_sums(settings: Settings, tokens: int, inputs: int) -> type[Sums]:
+    """What is kept of so many tokens in a dense layer: of fewer than it has inputs the tokens themselves."""
+    masked = settings.recovery == "mask" or settings.neuron_metric == "mask-condition"
+    return Rows if tokens < inputs and not masked else Gram  # the mask problem needs the matrix itself
 
 
 class LayerPruner:
@@ -187,13 +198,15 @@ class LayerPruner:
         else:
             self.differs = True
             dense = self._watch(layer, which, reference, keep, fixed)
-            selection = self._choose(dense, keep, fixed)
-            retuned = self._retune(dense, selection)
-            shrink(layer, which, selection.kept, retuned.weight, retuned.bias)
-            error = _relative_error(dense, retuned)
+            with phase("selection"):
+                selection = self._choose(dense, keep, fixed)
+            with phase("solve"):
+                retuned = self._retune(dense, selection)
+                shrink(layer, which, selection.kept, retuned.weight, retuned.bias)
+                error = _relative_error(dense, retuned)
             narrowed = Narrowed(selection.kept, error, selection.condition, replace(retuned, weight=None))
             del dense, selection, retuned  # matrices of the size of the layer
-        self.hidden = self._pass_on(layer, self.steps[which], self.hidden)
+        self.hidden = self._pass_on(layer, which, self.hidden)
         return narrowed
 
     def _ordered(self, index: int, which: Which) -> tuple[int, tuple[int, ...] | None, int]:
@@ -208,9 +221,7 @@ class LayerPruner:
     def _sums(self, layer: Layer, which: Which, reference: HiddenStates | None) -> list[Sums]:
         """Let the calibration text pass the dense layer: its sums, in two halves where they are to choose a ridge."""
         weight = dense_layer(layer, which).weight  # (m, n)
-        tokens = self.hidden.shape[0] * self.hidden.shape[1]
-        masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
-        form = Rows if tokens < weight.shape[1] and not masked else Gram  # the mask problem needs the matrix itself
+        form = form_of_sums(self.settings, self.hidden.shape[0] * self.hidden.shape[1], weight.shape[1])
         searched = self.settings.ridge == "auto" and self.settings.recovery == "least-squares"
         parts = 2 if searched and len(self.hidden) > 1 else 1
         streams = self.hidden.chunk(parts)
@@ -233,7 +244,8 @@ class LayerPruner:
             likely = energy(Dense(halves[0], weight, owned, block), keep, self.generator).kept
             likely = likely if fixed is None else torch.tensor(fixed)
             inputs = spread(likely.to(weight.device), block)
-            ridge = self.searches[which].choose(halves[0], halves[1], weight, inputs)
+            with phase("solve"):
+                ridge = self.searches[which].choose(halves[0], halves[1], weight, inputs)
             self.memory.megabytes()
         sums = halves.pop(0)
         while halves:
@@ -263,19 +275,20 @@ class LayerPruner:
             return Retuned(selection.retuned, ridge=dense.ridge)
         return Retuned(sums.refit(weight, inputs, dense.ridge), ridge=dense.ridge)
 
-    def _pass_on(self, layer: Layer, step: Step, hidden: HiddenStates) -> HiddenStates:
+    def _pass_on(self, layer: Layer, which: Which, hidden: HiddenStates) -> HiddenStates:
         """All sequences through one residual step."""
-        out: HiddenStates = self.room(tuple(hidden.shape), dtype=hidden.dtype)
-        for rows in batches(*hidden.shape[:2]):
-            out[rows] = step(layer, hidden[rows].to(self.device))[0]
-        return out
+        with phase(PHASE[which]):
+            out: HiddenStates = self.room(tuple(hidden.shape), dtype=hidden.dtype)
+            for rows in batches(*hidden.shape[:2]):
+                out[rows] = self.steps[which](layer, hidden[rows].to(self.device))[0]
+            return out
 
     def _dense_stream(self, layer: Layer) -> dict[Which, HiddenStates | None]:
         """What the steps of this layer should lead to, where that is the dense model's stream; moves that on."""
         if self.dense is None:
             return {"attention": None, "mlp": None}
-        middle = self._pass_on(layer, self.steps["attention"], self.dense)
-        self.dense = self._pass_on(layer, self.steps["mlp"], middle)
+        middle = self._pass_on(layer, "attention", self.dense)
+        self.dense = self._pass_on(layer, "mlp", middle)
         return {"attention": middle, "mlp": self.dense}
 
     def progress_made(self) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class Report:
     seconds: float
     parameters_before: int
     parameters_after: int
+    phases: dict[str, float] = field(default_factory=dict)  # seconds, of this process, by `system.clock.PHASES`
+    least: dict[str, float] = field(default_factory=dict)  # seconds that they take at least here, see `scale.limit`
 
 
 class Progress(Protocol):

@@ -127,12 +127,15 @@ def plan(model: Model, options: PlanOptions) -> None:
 @command
 def prune(context: Context, model: Model, out_folder: Folder, options: PruneOptions) -> None:
     """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
-    from .pruning import PruneRun
+    from .pruning import PruneRun, phases_table
 
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
     run = PruneRun(model, out_folder, options, given)
-    out.print(run.table(run.carry_out()))
+    done = run.carry_out()
+    out.print(run.table(done))
+    if done.report.least:
+        out.print(phases_table(done.report))
     out.print(f"saved: {out_folder}", soft_wrap=True)
 
 

@@ -29,12 +29,13 @@ from ..models.save import Provenance, check_destination, estimated_bytes, save_c
 from ..models.wheels import WHEELS
 from ..on_device.latency import parse_budget, timed_plan
 from ..prune import Planned, check_family, check_request, make_plan, prune
-from ..report import Progress
+from ..report import Progress, Report
 from ..scale import model_on_disk
 from ..scale.prune_to import Saving, Written, check_out, prune_to, whole_model
 from ..search import check_search, searched_plan
 from ..settings import PRESETS, Settings, default_recovery, multiple_for
 from ..shape import Shape, span
+from ..system.clock import PHASES
 from ..system.machine import free_memory
 from ..system.tensor_files import cast
 from .console import ProgressBars, check_length, err, table
@@ -135,7 +136,8 @@ class PruneRun:
             text |= {"evaluated": self.evaluated, "progress": bars}
             if self.whole:
                 return self._in_memory(calibration_tokens(self.source, tokenizer, model=model, **text), bars)
-            # of text that is there, `calibration_tokens` first says whether it holds so many: `prune_to` asks for their room
+            # of text that is there, `calibration_tokens` first says whether it holds so many, and `prune_to` whether
+            # the disk has room for their states
             tokens = options.sequences * options.length if writes(self.source) else 0
             check_out(self.folder, model, self.saving, tokens)
             writer = load.load_model(self.name, options.dtype, options.device)[0] if writes(self.source) else None
@@ -193,6 +195,18 @@ class PruneRun:
         rows.append((f"preset {self.options.preset}", "", ", ".join(chosen)))
         title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
         return table(("", "dense", "pruned"), rows, title=title)
+
+
+def phases_table(report: Report) -> Table:
+    """Where the time went, against what it takes at least on this machine."""
+    took = least = 0.0
+    rows = []
+    for phase in (phase for phase in PHASES if phase in report.phases):
+        seconds, limit = report.phases[phase], report.least.get(phase, 0.0)
+        took, least = took + seconds * (limit > 0.0), least + limit
+        rows.append((phase, f"{seconds:.1f}", f"{limit:.1f}" if limit else ""))
+    rows.append(("phases with a limit", f"{took:.1f}", f"{least:.1f}: the run took {took / least:.1f} times that"))
+    return table(("seconds", "took", "at least, on this machine"), rows)
 
 
 def _settings(options: PruneOptions, given: Collection[str]) -> Settings:

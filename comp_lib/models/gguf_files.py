@@ -145,7 +145,7 @@ class GgufTensors:
     def __init__(self, path: str | Path, config: PreTrainedConfig, names: list[str]) -> None:
         """config: as `open_gguf_model` gives it. Raises InputError: not complete, or a tensor that no name means."""
         self.path, self.config, self.family = Path(path), config, family_called(config.model_type)
-        self.folder, self.reader = self.path.parent, open_gguf(path)
+        self.folder, self.files, self.reader = self.path.parent, [self.path], open_gguf(path)
         arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf)
         known = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
         there = {tensor.name: tensor for tensor in self.reader.tensors}

@@ -19,6 +19,7 @@ against brute force.)
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..statistics.gram import Sums
@@ -27,6 +28,13 @@ from ..statistics.solve import least_squares
 __all__ = ["GRID", "RidgeSearch", "least_squares"]
 
 GRID = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
+JUDGED = 512  # mixtures of the outputs on which lambdas are compared, where there are twice as many or more
+
+
+def _signs(outputs: int, mixtures: int) -> Tensor:
+    """Signs (m, p), each 1 / sqrt(p), the same ones each time: ||E M||^2 is ||E||^2 on the mean over such M."""
+    draw = torch.randint(2, (outputs, mixtures), generator=torch.Generator().manual_seed(0))
+    return (2 * draw - 1).double().div(mixtures**0.5)
 
 
 class RidgeSearch:
@@ -39,6 +47,9 @@ class RidgeSearch:
         """Lambda for both halves together: `seen` is fitted, `held` judges; weight W (n, m), kept inputs (k,)."""
         places = range(len(GRID)) if self.place is None else range(max(0, self.place - 1), self.place + 2)
         ridges = GRID[places.start : places.stop]
+        if weight.shape[1] >= 2 * JUDGED:
+            mix = _signs(weight.shape[1], JUDGED).to(weight)
+            seen, held, weight = seen.mixed(mix), held.mixed(mix), weight @ mix
         errors = seen.held_out_errors(held, weight, kept, ridges)
         self.place = places.start + errors.index(min(errors))
         return GRID[self.place] * seen.tokens / (seen.tokens + held.tokens)

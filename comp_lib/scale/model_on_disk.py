@@ -28,6 +28,7 @@ from ..models.reading import check_names
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
+from ..system.clock import phase
 from ..system.tensor_files import TensorFiles
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -79,9 +80,11 @@ class Streamed:
 
     def _load(self, module: nn.Module, prefix: str) -> nn.Module:
         """A copy of a module of the skeleton, with the numbers from the files."""
-        module = copy.deepcopy(module, {id(self.config): self.config, id(self.skeleton.config): self.skeleton.config})
-        tensors = {name: self.files.read(prefix + name, self.dtype) for name in module.state_dict()}
-        module.load_state_dict(tensors, assign=True)
+        same = {id(config): config for config in (self.config, self.skeleton.config)}
+        with phase("read"):
+            module = copy.deepcopy(module, same)
+            tensors = {name: self.files.read(prefix + name, self.dtype) for name in module.state_dict()}
+            module.load_state_dict(tensors, assign=True)
         return module
 
 

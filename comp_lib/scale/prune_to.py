@@ -37,8 +37,10 @@ from ..shape import Shape
 from ..surgery import add_biases, check_biases, keep_layers, shrink, update_config
 from ..system import hashes
 from ..system.atomic import bytes_in, fsync, resolved
+from ..system.clock import listening, phase
 from ..system.tensor_files import Layout
 from .journal import Journal, partial_folder
+from .limit import Machine, Run, least_seconds
 from .model_on_disk import Streamed, losses
 from .states_on_disk import States
 
@@ -108,7 +110,7 @@ def prune_to(
         check_plan(plan, model.shape, settings)
     target = resolved(out)
     check_out(target, model, saving, ids.numel())
-    with Journal.open(target, _request(model, ids, settings, saving, plan)) as journal:
+    with Journal.open(target, _request(model, ids, settings, saving, plan)) as journal, listening() as phases:
         run = _Run(model, ids, settings, saving, journal, progress)
         if journal.published:
             return run.already_published(Path(out))
@@ -118,7 +120,7 @@ def prune_to(
         finished = run.layers(planned.plan, outline)
         after = Shape.of(outline)
         plan, report = concluded(planned, finished, settings, ids, model.shape, after)
-        report = replace(report, seconds=time.perf_counter() - started)
+        report = replace(report, seconds=time.perf_counter() - started, phases=phases, least=run.least(plan))
         small = run.measured("pruned", Streamed(journal.model, outline.config, model.dtype))
         save_papers(journal.model, target.name, tokenizer, after, plan, run.card(dense, small))
         journal.add("papers", report=asdict(report), plan=plan.to_json())
@@ -173,7 +175,8 @@ class _Run:
         """The plan: the one that was given, the journal's, or one made now."""
         if (record := self.journal.find("plan")) is None:
             planned = Planned(plan) if plan is not None else None
-            planned = planned or make_plan(self.model, self.ids, self.settings, self.saving.name, self.progress)
+            with phase("planning"):
+                planned = planned or make_plan(self.model, self.ids, self.settings, self.saving.name, self.progress)
             plan, shape = planned.plan, self.model.shape
             check_plan(plan, shape, self.settings)
             check_widths(self.model.config, shape.with_widths(plan.neurons, plan.kv_groups))
@@ -187,7 +190,8 @@ class _Run:
             return None
         if (record := self.journal.find(which)) is None:
             what = f"measuring {which}"
-            loss = float(losses(model, self.saving.windows, self.settings.device, self.progress, what).mean())
+            with phase("evaluation"):
+                loss = float(losses(model, self.saving.windows, self.settings.device, self.progress, what).mean())
             record = self.journal.add(which, perplexity=math.exp(min(700.0, loss)))
         return float(record["perplexity"])
 
@@ -219,8 +223,9 @@ class _Run:
             outline.config.save_pretrained(journal.model)
             outline.generation_config.to_json_file(journal.model / "generation_config.json")  # as it is
             beside = {name: model.files.pieces(name, model.dtype) for name in shapes if ".layers." not in name}
-            headers = layout.create(journal.model)
-            journal.add("created", ranges=[*headers, *layout.write(journal.model, beside)])
+            with phase("write"):
+                headers = layout.create(journal.model)
+                journal.add("created", ranges=[*headers, *layout.write(journal.model, beside)])
         if len(records) < count:
             # what the last run did not name is thrown away first: it may fill the disk
             journal.keep_only(records[-1]["states"].values() if records else ())
@@ -248,18 +253,27 @@ class _Run:
         if done is not None:
             prefix = f"model.layers.{plan.layers.index(index)}."
             tensors = {prefix + name: (tensor,) for name, tensor in layer.state_dict().items()}
-            ranges = layout.write(self.journal.model, tensors)
+            with phase("write"):
+                ranges = layout.write(self.journal.model, tensors)
         del layer  # before the next one is read
         streams = {"hidden": pruner.hidden, "dense": pruner.dense}
         names = {name: states.path.name for name, states in streams.items() if isinstance(states, States)}
         files = {}
-        for name in sorted({*names.values()}):
-            fsync(self.journal.folder / name)
-            files[name] = hashes.of_file(self.journal.folder / name)
+        with phase("write"):
+            for name in sorted({*names.values()}):
+                fsync(self.journal.folder / name)
+                files[name] = hashes.of_file(self.journal.folder / name)
         kept, report = (None, None) if done is None else (asdict(done), done.report)
         self.journal.add("layer", done=kept, ranges=ranges, states=names, files=files, made=pruner.progress_made())
         self.journal.keep_only(files)
         self.progress("pruning", index + 1, self.model.shape.layers, report)
+
+    def least(self, plan: Plan) -> dict[str, float]:
+        """Seconds that each phase takes at least on this machine."""
+        files, (sequences, length) = self.model.files.files, self.ids.shape
+        sizes = {"stored": sum(map(bytes_in, files)), "saved": self.dtype.itemsize, "state": self.model.dtype.itemsize}
+        work = Run(self.model.shape, plan, self.settings, sequences, length, **sizes)
+        return least_seconds(work, Machine.measured(self.model.shape, files, self.journal.folder))
 
     def card(self, dense: float | None, small: float | None) -> Provenance:
         """What the model card says, with what was measured."""

@@ -18,14 +18,15 @@ such form: the rank of C o W W^T is not bounded by T.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from .gram import Sums
-from .solve import Inverse, penalty, spd_factor, spd_inverse
+from .products import between_rows
+from .solve import Inverse, inverse_of_factor, penalty, spd_factor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -77,17 +78,18 @@ class Rows(Sums):
         return DualInverse(self.rows, penalty(self.diagonal(), ridge), block)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
-        x, unit = self.rows[:, kept].double(), penalty(self.diagonal(), 1.0)[kept]
-        scaled = x / unit
-        factor, _ = spd_factor(scaled @ x.T + ridge * torch.eye(len(x)).to(x))
+        unit = penalty(self.diagonal(), 1.0)[kept]
+        even = self._even(kept, unit)
+        factor, _ = spd_factor(between_rows(even, even) + ridge * torch.eye(len(even)).to(unit))
+        missing = torch.cholesky_solve(self.gap(weight, kept), factor).to(weight)  # (T, m)
         fitted = torch.zeros_like(weight)
-        fitted[kept] = weight[kept] + (scaled.T @ torch.cholesky_solve(self.gap(weight, kept), factor)).to(weight)
+        fitted[kept] = weight[kept] + (even.to(weight).T @ missing) / unit.sqrt().to(weight)[:, None]
         return fitted
 
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
-        x, unit = self.rows[:, kept].double(), penalty(self.diagonal(), 1.0)[kept]
-        scaled = (x / unit).T  # (k, T)
-        inner, outer = x @ scaled, held.rows[:, kept].double() @ scaled  # (T, T), (T', T)
+        unit = penalty(self.diagonal(), 1.0)[kept]
+        even, other = self._even(kept, unit), held._even(kept, unit)
+        inner, outer = between_rows(even, even), between_rows(other, even)  # (T, T), (T', T)
         missing, judged = self.gap(weight, kept), held.gap(weight, kept)
         whole = float((held.rows @ weight.float() if held.outputs is None else held.outputs).double().square().sum())
         errors = []
@@ -95,6 +97,13 @@ class Rows(Sums):
             factor, _ = spd_factor(inner + ridge * torch.eye(len(inner)).to(inner))
             errors.append(float((judged - outer @ torch.cholesky_solve(missing, factor)).square().sum()) - whole)
         return errors
+
+    def mixed(self, mix: Tensor) -> Self:
+        return replace(self, outputs=None if self.outputs is None else self.outputs @ mix.to(self.outputs))
+
+    def _even(self, kept: Tensor, unit: Tensor) -> Tensor:
+        """X_K D^-1/2 (T, k), float32, for D_ii of the kept inputs (k,)."""
+        return self.rows[:, kept] / unit.sqrt().float()
 
     def gap(self, weight: Tensor, kept: Tensor) -> Tensor:
         """E = Y* - X_K W_K (T, m), float64: what the kept inputs with their old weights W (n, m) leave open."""
@@ -109,28 +118,30 @@ class DualInverse:
     """P = (X^T X + D)^-1 given by X (T, n) and D_ii (n,), for `condition.sweep`."""
 
     def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
-        x = x.double()
+        even = (x / penalties.sqrt()).float()
+        factor, _ = spd_factor(between_rows(even, even) + torch.eye(len(x)).to(penalties))
         self.free, self.scaled = 1.0 / penalties, x / penalties  # D^-1 (n,), X D^-1 (T, n)
-        self.inner, _ = spd_inverse(torch.eye(len(x)).to(x) + self.scaled @ x.T)  # M (T, T)
-        split = (len(x), -1, block)
-        half = (self.inner @ self.scaled).reshape(split)
+        half = torch.linalg.solve_triangular(factor, self.scaled, upper=False).reshape(len(x), -1, block)
         # diagonal blocks of P (n / block, block, block)
-        self.blocks = -_per_block(self.scaled.reshape(split), half)
+        self.blocks = -_per_block(half, half)
         self.blocks.diagonal(dim1=1, dim2=2).add_(self.free.reshape(-1, block))
+        del half  # as large as all tokens
+        self.inner = inverse_of_factor(factor)  # M (T, T)
+        self.half = self.scaled[:, :0]  # M X_R D_R^-1 of the rows R that were asked for last (T, r)
 
     def diagonal(self) -> Tensor:
         return self.blocks.diagonal(dim1=1, dim2=2).flatten()
 
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n); zero in the columns of inputs that went."""
-        rows = -((self.inner @ self.scaled[:, index]).T @ self.scaled)
+        self.half = self.inner @ self.scaled[:, index]
+        rows = -(self.half.T @ self.scaled)
         rows[torch.arange(len(index), device=index.device), index] += self.free[index]
         return rows
 
     def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None:
-        """Take out the inputs R: rows = P_R (r, n), down = (P_RR)^-1 P_R (r, n)."""
-        half = self.inner @ self.scaled[:, index]  # (T, r)
-        self.inner.addmm_(half, torch.linalg.solve(rows[:, index], half.T))
+        """Take out the inputs R, whose rows were asked for last: P_R (r, n); down = (P_RR)^-1 P_R (r, n)."""
+        self.inner.addmm_(self.half, torch.linalg.solve(rows[:, index], self.half.T))
         count, block = self.blocks.shape[:2]
         split = (len(index), count, block)
         self.blocks -= _per_block(rows.reshape(split), down.reshape(split))

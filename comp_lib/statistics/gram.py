@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from .products import symmetric
 from .solve import ExplicitInverse, Inverse, least_squares, ridged, spd_inverse
 
 if TYPE_CHECKING:
@@ -82,6 +83,10 @@ class Sums(ABC):
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
         """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held`, for V fitted to these with each lambda."""
 
+    @abstractmethod
+    def mixed(self, mix: Tensor) -> Self:
+        """The sums for mixtures of the outputs, Y* M with M (m, p)."""
+
     @property
     def mean(self) -> Tensor:
         """Mean input (n,), each token once."""
@@ -127,7 +132,7 @@ class Gram(Sums):
 
     def add(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> None:
         x, one = self._weighted(x, weight)
-        self.xtx += x.T @ x
+        self.xtx += symmetric(x)
         if target is not None and self.xty is not None:
             y = target.detach().flatten(0, -2).float()
             self.xty += x.T @ (y if weight is None else y * one[:, None])
@@ -163,6 +168,9 @@ class Gram(Sums):
         target, inner, outer = self.target(weight), held.xtx[kept][:, kept], held.target(weight)[kept]
         fits = (least_squares(self.xtx, target, weight, kept, ridge)[kept] for ridge in ridges)  # (k, m)
         return [float((fitted * (inner @ fitted - 2.0 * outer)).sum()) for fitted in fits]
+
+    def mixed(self, mix: Tensor) -> Self:
+        return replace(self, xty=None if self.xty is None else self.xty @ mix.to(self.xty))
 
     def target(self, weight: Tensor) -> Tensor:
         """B = X^T Y* (n, m); for the layer's own output it is C W, with weight W (n, m)."""

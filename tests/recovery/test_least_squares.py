@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from comp_lib.prune import prune
+from comp_lib.recovery import least_squares
 from comp_lib.recovery.least_squares import GRID, RidgeSearch
 from comp_lib.settings import Settings
+from comp_lib.statistics.few_tokens import Rows
 from comp_lib.statistics.gram import Gram
 
 
@@ -80,3 +82,34 @@ def test_prune_reports_the_ridge_it_chose(tiny_llama):
 def test_one_sequence_cannot_be_halved(tiny_llama):
     done = prune(tiny_llama(), torch.arange(32)[None], Settings(ratio=0.3, layers=0, multiple=4))
     assert {layer.ridge for layer in done.report.layers} == {0.1}
+
+
+@pytest.mark.parametrize("form", [Gram, Rows])
+@pytest.mark.parametrize("outside", [True, False])
+def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    inputs, outputs, kept = 40, 200, torch.arange(30)
+    weight = torch.randn(inputs, outputs, generator=generator, dtype=torch.float64).to(form.precision)
+    halves = []
+    for _ in range(2):
+        x = torch.randn(25, inputs, generator=generator)
+        own = x @ weight.float()
+        y = own + 3.0 * torch.randn(25, outputs, generator=generator) if outside else None
+        energy = float((own if y is None else y).square().sum())  # of the second half: what its errors are part of
+        half = form.zeros(inputs, outputs if outside else None)
+        half.add(x, y)
+        halves.append(half)
+    places = {}
+    for judged in (10**6, 100):
+        monkeypatch.setattr(least_squares, "JUDGED", judged)
+        search = RidgeSearch()
+        search.choose(*halves, weight, kept)
+        places[judged] = search.place
+    assert places[100] == places[10**6]
+    mix = least_squares._signs(outputs, 100).to(weight)
+    exact = halves[0].held_out_errors(halves[1], weight, kept, GRID)
+    mixed = halves[0].mixed(mix).held_out_errors(halves[1].mixed(mix), weight @ mix, kept, GRID)
+    other = halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID) if not outside else mixed
+    assert mixed == other  # of the layer's own output only W decides
+    gaps = [abs(one - two) for one, two in zip(mixed, exact, strict=True)]
+    assert 0.0 < max(gaps) < 0.25 * energy and gaps[search.place] < 0.02 * energy

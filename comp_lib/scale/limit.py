@@ -1,0 +1,190 @@
+"""The least time in which this machine could do what a run has to do: a roofline.
+
+A run must do some products, and read and write some bytes, whatever the program. `least_work` counts them by phase from
+the shapes alone, each product once, of a symmetric one half; `Machine` is what this computer does in a second of each
+kind, measured in large pieces of the shapes that the model has. `least_seconds` divides one by the other. So the ratio
+of a run's seconds to them says what is left to gain here, and no machine that is slower can be blamed for it.
+
+Not counted: planning (block influence, measured widths), the elementwise work between two products, the system's calls.
+Operations are additions and multiplications, two for each multiply-add. (Our count, tested against what torch counts.)
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..plan import Plan
+from ..prune_layer import form_of_sums
+from ..recovery.least_squares import JUDGED
+from ..settings import Settings
+from ..shape import Shape
+from ..statistics.gram import Gram
+
+PIECE = 64 << 20  # bytes of a file, read or written to see how fast that is
+WIDEST = 4096  # of the matrices that are multiplied to see how fast that is
+BATCH = 2048  # tokens in flight
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one phase has to do at least."""
+
+    single: float = 0.0  # operations in float32
+    double: float = 0.0  # operations in float64
+    read: float = 0.0  # bytes
+    written: float = 0.0  # bytes
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What decides how much work a run is."""
+
+    shape: Shape  # of the parent
+    plan: Plan
+    settings: Settings
+    sequences: int
+    length: int  # tokens of each
+    stored: int  # bytes of the parent's files
+    saved: int  # bytes of a weight in the new ones
+    state: int = 4  # bytes of a number in the hidden states
+
+    @property
+    def tokens(self) -> int:
+        return self.sequences * self.length
+
+    @property
+    def two_streams(self) -> bool:
+        """Whether the dense model's stream is carried beside the pruned one."""
+        return self.settings.aim == "dense" and self.settings.recovery == "least-squares"
+
+    def work(self) -> dict[str, Work]:
+        """What each phase has to do at least, by the names of `system.clock.PHASES`."""
+        shape, total = self.shape, {name: Work() for name in ("attention", "MLP", "Gram", "selection", "solve")}
+        places = {layer: place for place, layer in enumerate(self.plan.layers)}
+        differs = False
+        for layer in range(shape.layers):
+            place = places.get(layer)
+            for phase, whole, kept, block in (
+                ("attention", shape.kv_groups[layer], self.plan.kv_groups, shape.head_dim * shape.group_heads),
+                ("MLP", shape.neurons[layer], self.plan.neurons, 1),
+            ):
+                if self.two_streams:
+                    total[phase] += self._pass(phase, whole)
+                if place is None:
+                    differs = True
+                    continue
+                keep = kept[place]
+                total[phase] += self._pass(phase, keep)
+                retuned = phase == "MLP" and self.two_streams and differs
+                if keep and (keep < whole or retuned):
+                    total[phase] += self._pass(phase, whole)
+                    for name, work in self._dense_layer(whole * block, keep * block, block).items():
+                        total[name] += work
+                differs = differs or keep < whole
+        moved = self.tokens * shape.hidden * self.state * (1 + self.two_streams) * len(places)
+        after = shape.total - self.plan.removed * (shape.decoder if self.plan.of == "decoder" else shape.total)
+        return total | {"read": Work(read=self.stored), "write": Work(written=self.saved * after + moved)}
+
+    def _pass(self, phase: str, width: int) -> Work:
+        """All tokens through one residual step with `width` KV groups or neurons."""
+        shape = self.shape
+        if phase == "MLP":
+            return Work(single=2.0 * self.tokens * width * shape.neuron_parameters)
+        queries = width * shape.group_heads * shape.head_dim
+        scores = 2.0 * self.tokens * self.length * queries  # of each token with itself and those before it, twice
+        return Work(single=2.0 * self.tokens * width * shape.group_parameters + scores)
+
+    def _dense_layer(self, n: int, k: int, block: int) -> dict[str, Work]:
+        """Sums, selection and solve of one dense layer of n inputs, of which k stay."""
+        tokens, m, gone = self.tokens, self.shape.hidden, n - k
+        fitted = self.settings.recovery == "least-squares"
+        swept = fitted and self.settings.neuron_metric == "full-condition" and gone > 0
+        judged = m if m < 2 * JUDGED else JUDGED
+        tried = 3 if fitted and self.settings.ridge == "auto" and self.sequences > 1 else 0
+        again = fitted and (self.two_streams or not swept)  # else the sweep has solved it on its way
+        whole = Work(single=2.0 * 2.0 * tokens * n * m)  # what the error is in proportion to, and the error
+        if form_of_sums(self.settings, tokens, n) is Gram:
+            target = 2.0 * tokens * n * m if self.two_streams else 0.0
+            sums = Work(single=float(tokens) * n * n + target)
+            alive = (n + k) / 2  # on the mean over the sweep
+            sweep = Work(double=float(n) ** 3 + gone * alive * (alive + 2.0 * m)) if swept else Work()
+            solve = Work(double=(k**3 / 3 + 2.0 * k * k * m) * again + tried * (k**3 / 3 + 4.0 * k * k * judged))
+            return {"Gram": sums, "selection": sweep, "solve": solve + Work(single=2.0 * 2.0 * n * n * m)}
+        half = tokens / 2
+        sweep = Work(single=float(tokens) ** 2 * n + 2.0 * gone * (n + k) / 2 * m) if swept else Work()
+        if swept:
+            rounds = 2.0 * tokens * tokens + 2.0 * tokens * (n + k) / 2 + tokens * tokens
+            sweep += Work(double=float(tokens) ** 3 + float(tokens) ** 2 * n + gone * rounds)
+        solve = Work(
+            single=again * (tokens**2 * k + 2.0 * tokens * k * m) + (tried > 0) * 3.0 * half * half * k,
+            double=again * (tokens**3 / 3 + 2.0 * tokens**2 * m) + tried * (half**3 / 3 + 4.0 * half**2 * judged),
+        )
+        return {"selection": sweep, "solve": solve + whole}
+
+
+def least_seconds(run: Run, machine: Machine) -> dict[str, float]:
+    """The least time of each phase of `run` on `machine`."""
+    return {phase: machine.seconds(work) for phase, work in run.work().items()}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this computer does in a second, with the threads that torch has now."""
+
+    single: float  # operations of float32 products
+    double: float  # operations of float64 products
+    read: float  # bytes of a file
+    written: float  # bytes, until they are on the disk
+
+    @classmethod
+    def measured(cls, shape: Shape, files: list[Path], folder: Path) -> Machine:
+        """Measure it at the shapes of a layer. files: of the model, to read; folder: to write a file in, for a moment.
+
+        Takes a second or two for the layers of a 7B model.
+        """
+        wide = min(max(shape.neurons), WIDEST)
+        tokens, inputs = torch.randn(BATCH, shape.hidden), torch.randn(shape.hidden, wide)
+        square = torch.randn(wide, wide, dtype=torch.float64)
+        single = 2.0 * BATCH * shape.hidden * wide / _best(lambda: tokens @ inputs)
+        double = 2.0 * wide**3 / _best(lambda: square @ square)
+        largest = max(files, key=lambda file: file.stat().st_size)
+        data = _read(largest)
+        read, write = _best(lambda: _read(largest)), _best(lambda: _write(folder, data))
+        return cls(single, double, len(data) / read, len(data) / write)
+
+    def seconds(self, work: Work) -> float:
+        """The least time for `work`, one kind after the other."""
+        products = work.single / self.single + work.double / self.double
+        return products + work.read / self.read + work.written / self.written
+
+
+def _best(work: Callable[[], object], times: int = 3) -> float:
+    """Seconds of the quickest of a few times."""
+    took = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - started)
+    return max(min(took), 1e-9)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(PIECE)
+
+
+def _write(folder: Path, data: bytes) -> None:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

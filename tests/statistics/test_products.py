@@ -1,0 +1,56 @@
+"""Float32 products with float64 sums, and the inverse made of large products: against float64 all through."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comp_lib.statistics import products, solve
+from comp_lib.statistics.products import between_rows, symmetric
+from comp_lib.statistics.solve import inverse_of_factor, spd_inverse
+
+
+def rows(count, size, alike, seed):
+    """Rows of float32 that differ from each other by the share 1 - `alike` only."""
+    generator = torch.Generator().manual_seed(seed)
+    common = torch.randn(1, size, generator=generator)
+    return alike * common + (1.0 - alike) * torch.randn(count, size, generator=generator)
+
+
+@given(st.integers(1, 70), st.sampled_from([0.0, 0.5, 0.999]), st.integers(0, 9))
+def test_a_triangle_makes_the_whole_product(size, alike, seed):
+    x = rows(50, size, alike, seed)
+    small = products.BLOCK
+    try:
+        products.BLOCK = 8  # so that these sizes have several blocks, and a last one that is not full
+        found = symmetric(x)
+    finally:
+        products.BLOCK = small
+    exact, norms = x.double().T @ x.double(), x.double().norm(dim=0)
+    assert torch.equal(found, found.T) or size < 16
+    assert (found.double() - exact).abs().le(1e-6 * norms[:, None] * norms).all()
+
+
+@given(st.integers(1, 5000), st.sampled_from([0.0, 0.5, 0.999, 1.0]), st.integers(0, 9))
+def test_sums_of_many_terms_are_as_exact_as_promised(size, alike, seed):
+    x, y = rows(7, size, alike, seed), rows(5, size, alike, seed + 1)
+    exact = x.double() @ y.double().T
+    bound = 1e-6 * x.double().norm(dim=1)[:, None] * y.double().norm(dim=1)
+    found = between_rows(x, y)
+    assert found.dtype == torch.float64 and (found - exact).abs().le(bound).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 150])
+@pytest.mark.parametrize("columns", [3, 64, 1024])
+def test_the_inverse_of_a_factor(size, columns, monkeypatch):
+    monkeypatch.setattr(solve, "COLUMNS", columns)
+    monkeypatch.setattr(solve, "SMALLEST", 4)
+    generator = torch.Generator().manual_seed(size)
+    x = torch.randn(size + 5, size, generator=generator, dtype=torch.float64)
+    matrix = x.T @ x + 0.1 * torch.eye(size)
+    found, added = spd_inverse(matrix)
+    assert added == 0.0 and torch.allclose(found @ matrix, torch.eye(size).double(), atol=1e-9)
+    assert torch.equal(found.tril(-1).T, found.triu(1)) or size <= columns
+    assert torch.allclose(inverse_of_factor(torch.linalg.cholesky(matrix)), torch.linalg.inv(matrix), rtol=1e-8)
