@@ -112,4 +112,4 @@ def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     other = halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID) if not outside else mixed
     assert mixed == other  # of the layer's own output only W decides
     gaps = [abs(one - two) for one, two in zip(mixed, exact, strict=True)]
-    assert 0.0 < max(gaps) < 0.25 * energy and gaps[search.place] < 0.02 * energy
+    assert 0.0 < max(gaps) < 0.25 * energy and gaps[search.place] < 0.05 * energy
