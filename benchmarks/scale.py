@@ -138,12 +138,13 @@ def measured(job: dict) -> dict:
 
         done = prune_to(job["out"], model, tokenizer, ids, settings, saving=Saving(dtype=dtype), progress=progress)
         parameters, removed = model.shape.total, done.plan.removed
+        limits = {"phases": done.report.phases, "least": done.report.least}
     else:
         model = load_model(EMBEDDED)[0] if real else AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
         parameters = model.num_parameters()
         done = prune(model, ids, settings, inplace=True)
         seconds += [layer.seconds for layer in done.report.layers]
-        removed = done.plan.removed
+        removed, limits = done.plan.removed, {}
     whole = time.perf_counter() - started
     return {
         "parameters": parameters,
@@ -155,7 +156,7 @@ def measured(job: dict) -> dict:
         "peak_megabytes": round(peak_bytes() / 2**20, 1),
         "imports_megabytes": round(imports / 2**20, 1),
         "threads": torch.get_num_threads(),
-    }
+    } | limits
 
 
 def main() -> None:

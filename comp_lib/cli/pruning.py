@@ -205,6 +205,7 @@ def phases_table(report: Report) -> Table:
         seconds, limit = report.phases[phase], report.least.get(phase, 0.0)
         took, least = took + seconds * (limit > 0.0), least + limit
         rows.append((phase, f"{seconds:.1f}", f"{limit:.1f}" if limit else ""))
+    rows.append(("everything else", f"{report.seconds - sum(report.phases.values()):.1f}", ""))
     rows.append(("phases with a limit", f"{took:.1f}", f"{least:.1f}: the run took {took / least:.1f} times that"))
     return table(("seconds", "took", "at least, on this machine"), rows)
 

@@ -28,7 +28,7 @@ from ..shape import Shape
 from ..statistics.gram import Gram
 
 PIECE = 64 << 20  # bytes of a file, read or written to see how fast that is
-WIDEST = 4096  # of the matrices that are multiplied to see how fast that is
+WIDEST = 2048  # of the matrices that are multiplied to see how fast that is
 BATCH = 2048  # tokens in flight
 
 
@@ -150,17 +150,14 @@ class Machine:
     def measured(cls, shape: Shape, files: list[Path], folder: Path) -> Machine:
         """Measure it at the shapes of a layer. files: of the model, to read; folder: to write a file in, for a moment.
 
-        Takes a second or two for the layers of a 7B model.
+        Takes a second for the layers of a 7B model.
         """
         wide = min(max(shape.neurons), WIDEST)
         tokens, inputs = torch.randn(BATCH, shape.hidden), torch.randn(shape.hidden, wide)
         square = torch.randn(wide, wide, dtype=torch.float64)
-        single = 2.0 * BATCH * shape.hidden * wide / _best(lambda: tokens @ inputs)
-        double = 2.0 * wide**3 / _best(lambda: square @ square)
-        largest = max(files, key=lambda file: file.stat().st_size)
-        data = _read(largest)
-        read, write = _best(lambda: _read(largest)), _best(lambda: _write(folder, data))
-        return cls(single, double, len(data) / read, len(data) / write)
+        single = 2.0 * BATCH * shape.hidden * wide / best_time(lambda: tokens @ inputs)
+        double = 2.0 * wide**3 / best_time(lambda: square @ square)
+        return cls(single, double, *timed_disk(max(files, key=lambda file: file.stat().st_size), folder))
 
     def seconds(self, work: Work) -> float:
         """The least time for `work`, one kind after the other."""
@@ -168,7 +165,13 @@ class Machine:
         return products + work.read / self.read + work.written / self.written
 
 
-def _best(work: Callable[[], object], times: int = 3) -> float:
+def timed_disk(path: Path, folder: Path) -> tuple[float, float]:
+    """Bytes a second: of reading the first PIECE of a file, and of writing it to one in `folder` until it is there."""
+    data = _read(path)
+    return len(data) / best_time(lambda: _read(path)), len(data) / best_time(lambda: _write(folder, data))
+
+
+def best_time(work: Callable[[], object], times: int = 3) -> float:
     """Seconds of the quickest of a few times."""
     took = []
     for _ in range(times):

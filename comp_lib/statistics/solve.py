@@ -101,7 +101,10 @@ def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, rid
     energy. Rescaling an input (x_i -> c x_i, w_i -> w_i / c) rescales its v_i alike and changes nothing else.
     """
     held = penalty(xtx.diagonal(), ridge)[kept]
-    factor, added = spd_factor(xtx[kept][:, kept] + torch.diag(held))
+    inner = xtx[kept][:, kept]
+    inner.diagonal().add_(held)
+    factor, added = spd_factor(inner)
+    del inner  # as large as the factor
     fitted = torch.zeros_like(weight)
     fitted[kept] = torch.cholesky_solve(target[kept] + (held + added)[:, None] * weight[kept], factor)
     return fitted

@@ -1,0 +1,79 @@
+"""The most memory that a run from disk to disk takes, known before it starts.
+
+What is there at once, in the dense layer that takes most: one decoder layer; the statistics of the calibration text
+(`Gram`: a few n x n matrices in float64; `Rows`: the tokens and a few T x T matrices); and the tokens in flight, of which
+there can be fewer. Hidden states are in files. Counted are the matrices, by the largest of four moments: the text is
+watched, a ridge is chosen, the sweep begins, the survivors are solved for. (Our count, tested against the resident
+memory of real runs.)
+"""
+
+from __future__ import annotations
+
+import psutil
+
+from ..errors import InputError
+from ..prune_layer import form_of_sums
+from ..statistics.gram import Gram
+from .limit import Run
+
+BATCHES = (2048, 1024, 512, 256, 128)  # tokens in flight, the most that fit
+SLACK = 1.05  # what the allocator keeps beside what is asked of it
+WORKSPACE = 64 << 20  # of the libraries that multiply, and what transformers still imports
+
+
+def needed_bytes(run: Run, batch: int) -> int:
+    """The most resident memory, in bytes, that `run` takes with so many tokens in flight; this process included."""
+    return psutil.Process().memory_info().rss + WORKSPACE + round(SLACK * max(_layer(run, batch), _beside(run)))
+
+
+def batch_for(run: Run, memory: int) -> int:
+    """The most tokens in flight with which `run` takes at most `memory` bytes.
+
+    Raises InputError, with the least that would do, when no number of them does.
+    """
+    fitting = [batch for batch in BATCHES if needed_bytes(run, batch) <= memory]
+    if not fitting:
+        least = needed_bytes(run, BATCHES[-1])
+        got = f"{memory / 1e9:.1f} GB: allow more, give fewer calibration tokens"
+        got += ", or compute in bfloat16 (--dtype)" if run.state == 4 else ""
+        raise InputError(f"expected --memory of at least {least / 1e9:.1f} GB for this run, got {got}")
+    return fitting[0]
+
+
+def _layer(run: Run, batch: int) -> float:
+    """One decoder layer and all that pruning it takes, of the layer that takes most."""
+    shape, most = run.shape, 0.0
+    widths = dict(zip(run.plan.layers, zip(run.plan.kv_groups, run.plan.neurons, strict=True), strict=True))
+    for layer in range(shape.layers):
+        weights = run.state * shape.layer(layer)
+        groups, neurons = widths.get(layer, (shape.kv_groups[layer], shape.neurons[layer]))
+        block = shape.head_dim * shape.group_heads
+        for whole, keep in ((shape.kv_groups[layer] * block, groups * block), (shape.neurons[layer], neurons)):
+            flying = batch * (4.0 * run.state * (whole + 2 * shape.hidden) + 4.0 * (whole + shape.hidden))
+            narrow = whole != keep or (whole == shape.neurons[layer] and run.two_streams)
+            most = max(most, weights + flying, weights + (_statistics(run, whole, keep, flying) if narrow else 0.0))
+    return most
+
+
+def _statistics(run: Run, n: int, k: int, flying: float) -> float:
+    """Of a dense layer of n inputs, of which k stay: the most at once beside its weights."""
+    t, m, single, double = run.tokens, run.shape.hidden, 4.0, 8.0
+    outside = run.two_streams
+    if form_of_sums(run.settings, t, n) is Gram:
+        sums = double * (n * n + (n * m if outside else 0))
+        watched = 2 * sums + flying + single * n * (n + m)
+        ridge = 2 * sums + double * (n * m * (1 if outside else 3) + 3 * k * k + 4 * k * m)
+        swept = sums + double * (2 * n * n + 3 * n * m)
+        solved = sums + double * (2 * n * m + 2 * k * k + k * n + 3 * k * m)
+        return max(watched, ridge, 3 * sums, swept, solved)
+    sums = single * t * (n + (m if outside else 0))
+    watched = 1.5 * sums + flying
+    ridge = sums + single * (3 * t * k + n * m) + double * (2.5 * t * t / 4 + 4 * t * m)
+    swept = 1.0 * sums + single * (t * n + 3 * n * m) + double * (2 * t * n + 3 * t * t)
+    solved = sums + single * (t * n + 3 * n * m) + double * (3 * t * m + 2 * t * t)
+    return max(watched, ridge, 2 * sums, swept, solved)
+
+
+def _beside(run: Run) -> float:
+    """What stands beside the layers: the head, once, when the result is judged."""
+    return 1.2 * run.state * run.shape.other_parameters
