@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ..system.clock import PHASES
 from .base import ABOVE, BLUE, COLOURS, DASHED, GREEN, GREY, ORANGE, Picture, figure_with_axes, note, panels
 from .comp_vs_peers import Points
 
@@ -111,6 +112,32 @@ def plot_depth(depths: Sequence[int], megabytes: Sequence[float], seconds: Seque
         for depth, amount, time in zip(depths, megabytes, seconds, strict=True)
     ]
     return figure.described("Bars of memory and time for models of equal width: ", cases)
+
+
+def plot_phases(runs: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]]) -> Picture:
+    """Runs: name -> (seconds that each phase took, the least that it could take here), a stacked bar for each of both.
+
+    Each pair is in parts of what its run took, so that short and long runs stand side by side.
+    """
+    figure, axes = figure_with_axes((8.5, 0.85 * len(runs) + 1.6), xlabel="part of the time that the run took")
+    phases = [phase for phase in PHASES if any(phase in least for _, least in runs.values())]
+    labels, places, words = [], [], []
+    for number, (name, (took, least)) in enumerate(runs.items()):
+        whole = sum(took.get(phase, 0.0) for phase in phases)
+        for offset, seconds, kind in ((0.0, took, "took"), (0.4, least, "least")):
+            left, place = 0.0, number + offset
+            for phase, colour in zip(phases, COLOURS, strict=False):
+                part = seconds.get(phase, 0.0) / whole
+                axes.barh(place, part, 0.34, left, color=colour, label=phase if number + offset == 0.0 else None)
+                left += part
+            labels.append(f"{name}, {kind}: {sum(seconds.get(phase, 0.0) for phase in phases):,.0f} s")
+            places.append(place)
+        words.append(f"{name} took {whole:,.0f} s where {sum(least.values()):,.0f} s is the least")
+    axes.set_yticks(places, labels)
+    axes.set(ylim=(len(runs) - 0.3, -0.5), xlim=(0, 1.02))
+    axes.grid(axis="y", visible=False)
+    axes.legend(ncols=len(phases), fontsize=9, **ABOVE)
+    return figure.described("Stacked bars of the seconds by phase, beside the least that the machine could do. ", words)
 
 
 def plot_sum_tree(shards: int = 4) -> Picture:

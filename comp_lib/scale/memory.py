@@ -1,8 +1,8 @@
 """The most memory that a run from disk to disk takes, known before it starts.
 
-What is there at once, in the dense layer that takes most: one decoder layer; the statistics of the calibration text
-(`Gram`: a few n x n matrices in float64; `Rows`: the tokens and a few T x T matrices); and the tokens in flight, of which
-there can be fewer. Hidden states are in files. Counted are the matrices, by the largest of four moments: the text is
+What is there at once, in the dense layer that takes most: one decoder layer; the statistics of the text (`Gram`: a few
+n x n matrices in float64; `Rows`: the tokens and a few T x T matrices); and the tokens in flight, of which there can be
+fewer. Hidden states are in files. Counted are the matrices, by the largest of four moments: the text is
 watched, a ridge is chosen, the sweep begins, the survivors are solved for. (Our count, tested against the resident
 memory of real runs.)
 """

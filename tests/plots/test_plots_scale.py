@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 
 from comp_lib.models.skeleton import skeleton
 from comp_lib.plots.base import overlapping_texts
-from comp_lib.plots.scale import GIB, plot_depth, plot_memory, plot_one_layer, plot_sum_tree, plot_sums
+from comp_lib.plots.scale import GIB, plot_depth, plot_memory, plot_one_layer, plot_phases, plot_sum_tree, plot_sums
 from comp_lib.shape import Shape
 
 
@@ -41,6 +41,17 @@ def test_depth_is_a_bar_for_each_model():
     heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
     assert heights == [[500.0, 501.0], [60.0, 120.0]]
     assert figure.alt_text.endswith("16 layers, 500 MiB and 60 s; 32 layers, 501 MiB and 120 s.")
+
+
+def test_phases_are_stacked_in_parts_of_their_run():
+    took, least = {"planning": 5.0, "read": 2.0, "MLP": 6.0}, {"read": 1.0, "MLP": 3.0}
+    figure = plot_phases({"small": (took, least), "large": ({"read": 10.0, "MLP": 10.0}, {"read": 5.0, "MLP": 0.0})})
+    (axes,) = figure.axes
+    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
+    assert bars[:4] == [(0.0, 0.25), (0.25, 0.75), (0.0, 0.125), (0.125, 0.375)] and bars[4] == (0.0, 0.5)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["read", "MLP"]  # planning has no least
+    assert "small took 8 s where 4 s is the least; large took 20 s where 5 s is the least." in figure.alt_text
+    assert overlapping_texts(figure) == []
 
 
 @pytest.mark.parametrize("layers, current", [(7, 3), (5, 0), (9, 8)])
