@@ -135,7 +135,7 @@ class PruneRun:
             text |= {"evaluated": self.evaluated, "progress": bars}
             if self.whole:
                 return self._in_memory(calibration_tokens(self.source, tokenizer, model=model, **text), bars)
-            # of text that is there, `calibration_tokens` first says whether it holds so many: `prune_to` asks for their room
+            # of text that is there, `calibration_tokens` first says whether it holds so many: `prune_to` asks for room
             tokens = options.sequences * options.length if writes(self.source) else 0
             check_out(self.folder, model, self.saving, tokens)
             writer = load.load_model(self.name, options.dtype, options.device)[0] if writes(self.source) else None
