@@ -18,7 +18,7 @@ from ..settings import Settings
 from ..system import scheduler
 from ..system.scheduler import ATTEMPTS, check_dask, connected
 from . import on_workers
-from .shards import SHARDS, Gone, Shards
+from .shards import SHARDS, Gone, Shards, heard
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -46,16 +46,20 @@ class Machines:
             got = f"--device {settings.device}: leave it out, or the scheduler"
             raise InputError(f"expected workers to compute on their CPUs, got {got}")
         with connected(self.scheduler, scheduler.CONNECT, "nothing was begun") as client:
-            check_workers(client)
+            try:
+                check_workers(client)
+            except Gone as error:
+                got = f"{error}: start it anew, and the command too"
+                raise InputError(f"expected the cluster at {self.scheduler} to stay, got {got}") from error
 
     def carry(self, walk: Walk) -> None:
         """Walk to the end. Raises InputError when scheduler or workers are lost, and do not come back."""
         patience, losses, again = scheduler.CONNECT, 0, True
         while again:
             with connected(self.scheduler, patience, AGAIN) as client:
-                check_workers(client)
-                patience = scheduler.PATIENCE
                 try:
+                    check_workers(client)
+                    patience = scheduler.PATIENCE
                     for _ in walk(lambda room: Shards(client, self.shards, room)):
                         losses = 0
                     again = False
@@ -67,16 +71,18 @@ class Machines:
 
 
 def check_workers(client: Client) -> None:
-    """Raises InputError unless the scheduler and each worker have this comp_lib, and the workers this torch."""
+    """Raises InputError unless the scheduler and each worker have this comp_lib, and workers this torch; or Gone."""
     wrong = "install the same there, and start the command again"
     try:
-        theirs = client.run_on_scheduler(on_workers.version)
+        with heard():
+            theirs = client.run_on_scheduler(on_workers.version)
     except ImportError as error:
         raise InputError(f"expected comp_lib beside the scheduler too, got {error}: {wrong}") from error
     if theirs != on_workers.version():
         raise InputError(f"expected comp_lib {on_workers.version()} beside the scheduler, got {theirs}: {wrong}")
     # in a thread, so as not to hold up the worker's own talk
-    answers = client.run(asyncio.to_thread, on_workers.check, on_workers.environment(), on_error="return")
+    with heard():
+        answers = client.run(asyncio.to_thread, on_workers.check, on_workers.environment(), on_error="return")
     for address, answer in answers.items():
         if isinstance(answer, Exception):
             raise InputError(f"expected each worker to be as the client, got from {address}: {answer}")

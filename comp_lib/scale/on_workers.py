@@ -18,6 +18,14 @@ def version() -> str:
     return __version__
 
 
+def given_up(dask_scheduler: Any) -> bool:
+    """Whether a scheduler has nobody for its tasks.
+
+    Those that are to go to some worker if they can are left lying when all workers are gone, even if others come.
+    """
+    return not dask_scheduler.workers or bool(dask_scheduler.unrunnable and dask_scheduler.running)
+
+
 def environment() -> dict[str, str]:
     """What a worker must have in common with its client: what decides the bits."""
     import torch

@@ -26,7 +26,8 @@ class Numbers:
 
     def __init__(self, dtype: str, shape: tuple[int, ...], content: Any, tensor: Tensor | None = None) -> None:
         """content: anything with the buffer protocol; None where the tensor itself is given."""
-        self.dtype, self.shape, self._content, self._tensor = dtype, shape, content, tensor
+        self.dtype, self.shape = dtype, shape
+        self._held = content, tensor  # one of them; a worker has several threads, so both change at once
 
     @classmethod
     def of(cls, tensor: Tensor) -> Numbers:
@@ -37,18 +38,19 @@ class Numbers:
     @property
     def tensor(self) -> Tensor:
         """To be read only: whoever asks gets the same."""
-        if self._tensor is None:
+        content, tensor = self._held
+        if tensor is None:
             import torch
 
             from ..system.tensor_files import as_bytes
 
             tensor = torch.empty(self.shape, dtype=getattr(torch, self.dtype))
-            as_bytes(tensor)[:] = memoryview(self._content).cast("B")
-            self._tensor, self._content = tensor, None
-        return self._tensor
+            as_bytes(tensor)[:] = memoryview(content).cast("B")
+            self._held = None, tensor
+        return tensor
 
     def _bytes(self) -> Any:
-        tensor, content = self._tensor, self._content
+        content, tensor = self._held
         if tensor is None:
             return content
         from ..system.tensor_files import as_bytes

@@ -21,9 +21,10 @@ back to it. All that comes and goes passes the scheduler, but for what workers g
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -121,7 +122,7 @@ class Shards:
 
     def _deal(self, shards: int) -> None:
         """Say who is to work on which shard: neighbours together, so that few sums travel."""
-        with _heard():
+        with heard():
             threads = self.client.nthreads()
         seats = [address for address, count in sorted(threads.items()) for _ in range(count)]
         if not seats:
@@ -131,7 +132,8 @@ class Shards:
     def _sent(self, value: Any) -> tuple[Future[bytes], list[Future[Numbers]]]:
         """What holds tensors, on the workers: its frame, and those of them that are not there yet."""
         frame, tensors = take_apart(value)
-        return self._submit(None, on_workers.hold, frame), [self._tensor(tensor) for tensor in tensors]
+        sent = [self._tensor(tensor) for tensor in tensors]
+        return self._submit(None, on_workers.hold, frame), sent
 
     def _tensor(self, tensor: Tensor) -> Future[Numbers]:
         if tensor.device.type != "cpu":
@@ -161,25 +163,33 @@ class Shards:
         with dask.config.set(WHOLE):
             return self.client.submit(task, *arguments, pure=False, **where)
 
+    async def _look(self) -> None:
+        """Raises Gone when there is nobody who will do what was asked."""
+        asked: Any = self.client.run_on_scheduler(on_workers.given_up, asynchronous=True)
+        if await asked:
+            raise Gone("no worker is left of those who had the text")
+
     def _fetched(self, future: Future[Any]) -> Any:
         """What a task gave. Raises what it raised, or Gone when nobody is left to do it."""
         from distributed.scheduler import KilledWorker
 
-        workers = cast("Any", self.client.scheduler).ncores
+        done = threading.Event()
+        future.add_done_callback(lambda future: done.set())
 
-        async def waited() -> Any:
+        async def brought() -> Any:  # what is done may be lost before it is here, and is done again
             coming = asyncio.ensure_future(self.client.gather([future], asynchronous=True))
             try:
                 while not (await asyncio.wait({coming}, timeout=GLANCE))[0]:
-                    if not await workers():
-                        raise Gone("no worker is left")
+                    await self._look()
                 return coming.result()[0]
             finally:
                 coming.cancel()
 
         try:
-            with _heard():
-                return self.client.sync(waited)
+            with heard():
+                while not done.wait(GLANCE):
+                    self.client.sync(self._look)
+                return self.client.sync(brought)
         except KilledWorker as error:
             got = "several that died over the same task: give each more memory"
             raise InputError(f"expected workers that can hold a layer and a shard, got {got}") from error
@@ -188,7 +198,7 @@ class Shards:
 
 
 @contextmanager
-def _heard() -> Iterator[None]:
+def heard() -> Iterator[None]:
     """Raises Gone for what a client raises that hears no more from its scheduler."""
     try:
         yield
