@@ -28,7 +28,7 @@ from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_
 from .importance.layers import attentions_to_silence, layers_to_drop
 from .importance.widths import reference_losses, sensitivity
 from .plan import Plan
-from .prune_layer import Gather, LayerPruner, PrunedLayer, at_once
+from .prune_layer import HERE, Carrier, LayerPruner, PrunedLayer
 from .report import PeakMemory, Progress, Report, no_progress
 from .settings import Settings
 from .shape import Shape
@@ -65,7 +65,7 @@ def prune(
     name: str = "",
     progress: Progress = no_progress,
     inplace: bool = False,
-    gather: Gather = at_once,
+    carrier: Carrier = HERE,
 ) -> Pruned:
     """Prune `model` on the calibration tokens `ids` (S, L) and return the smaller model, its plan and a report.
 
@@ -73,7 +73,7 @@ def prune(
     by one, which halves the memory. A `plan` that only says how much stays leaves the choice to the metric; one that
     names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried out to the letter.
     Raises InputError before any work when the settings or the plan cannot be met.
-    With `gather=scale.shards.over(client)` the workers of a Dask cluster share the calibration sequences.
+    With `carrier=scale.shards.Shards(client)` the workers of a Dask cluster share the calibration sequences.
     `progress` gets the report of each layer when it is finished.
     The recovery "bias" adds parameters, which `removed` and the report count.
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
@@ -91,7 +91,7 @@ def prune(
             check_biases(model)
         model = model if inplace else shallow_copy(model)
         layers = family_of(model).layers(model)
-        pruner = LayerPruner(model, ids, settings, planned.plan, before, memory, gather)
+        pruner = LayerPruner(model, ids, settings, planned.plan, before, memory, carrier)
         finished = []
         for index in range(before.layers):
             origin = next(layers[index].parameters()).device

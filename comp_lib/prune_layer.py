@@ -37,14 +37,19 @@ from .system.clock import phase
 PHASE: dict[Which, str] = {"attention": "attention", "mlp": "MLP"}  # as `system.clock` calls the two steps
 
 
-class HiddenStates(Protocol):
-    """Hidden states (S, L, d) of all sequences: a tensor, or `scale.states_on_disk.States`."""
+class Stream(Protocol):
+    """Hidden states (S, L, d) of all sequences, wherever they are."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> torch.dtype: ...
     def __len__(self) -> int: ...
+
+
+class HiddenStates(Stream, Protocol):
+    """Those that are here: a tensor, or `scale.states_on_disk.States`."""
+
     def __getitem__(self, rows: slice) -> Tensor: ...
     def __setitem__(self, rows: slice, values: Tensor) -> None: ...
     def chunk(self, parts: int) -> Any: ...
@@ -81,13 +86,47 @@ class Watching:
         return sums
 
 
-Gather = Callable[[Watching, HiddenStates, HiddenStates | None], Sums]
-"""Carries out a `Watching`."""
+class Carrier(Protocol):
+    """Does what is to be done over all sequences: `Here`, or on the machines of `scale.shards`."""
+
+    @property
+    def room(self) -> Callable[..., Any]:
+        """Makes space for hidden states here, called as torch.empty(shape, dtype=...)."""
+
+    def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Sums]:
+        """What `watching` sums over each of at most `parts` runs of the sequences; a reference may be None."""
+
+    def through(self, layer: Layer, step: Step, hidden: Any) -> Stream:
+        """All sequences through one residual step."""
+
+    def settled(self, hidden: Any) -> HiddenStates:
+        """What has come through a layer, brought here."""
 
 
-def at_once(watching: Watching, hidden: HiddenStates, reference: HiddenStates | None) -> Sums:
-    """The `Gather` of one process; `scale.shards.over` makes the one of a cluster."""
-    return watching(hidden, reference)
+@dataclass(frozen=True)
+class Here:
+    """The `Carrier` of one process, which works where the layer is."""
+
+    room: Callable[..., Any] = torch.empty
+
+    def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Sums]:
+        streams = hidden.chunk(parts)
+        references = [None] * len(streams) if reference is None else reference.chunk(parts)
+        return [watching(*pair) for pair in zip(streams, references, strict=True)]
+
+    def through(self, layer: Layer, step: Step, hidden: Any) -> HiddenStates:
+        device = next(layer.parameters()).device
+        out: HiddenStates = self.room(tuple(hidden.shape), dtype=hidden.dtype)
+        for rows in batches(*hidden.shape[:2]):
+            out[rows] = step(layer, hidden[rows].to(device))[0]
+        return out
+
+    def settled(self, hidden: Any) -> HiddenStates:
+        states: HiddenStates = hidden
+        return states
+
+
+HERE = Here()
 
 
 @dataclass(frozen=True)
@@ -136,27 +175,24 @@ class LayerPruner:
         plan: Plan,
         shape: Shape,
         memory: PeakMemory,
-        gather: Gather = at_once,
-        room: Callable[..., Any] = torch.empty,
+        carrier: Carrier = HERE,
     ) -> None:
-        """Of `model`, which has that `shape`, only what stands before and beside the layers is read; ids (S, L).
-
-        room: makes space for hidden states, called as torch.empty(shape, dtype=...).
-        """
+        """Of `model`, which has that `shape`, only what stands before and beside the layers is read; ids (S, L)."""
         self.settings, self.plan, self.shape, self.memory = settings, plan, shape, memory
-        self.gather, self.room = gather, room
+        self.carrier = carrier
         self.device = torch.device(settings.device)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.searches: dict[Which, RidgeSearch] = {which: RidgeSearch() for which in STEPS}
         first = embed(model, ids[:1])
-        self.hidden: HiddenStates = room((*ids.shape, first.shape[-1]), dtype=first.dtype)
+        hidden: HiddenStates = carrier.room((*ids.shape, first.shape[-1]), dtype=first.dtype)
         for rows in batches(*ids.shape):
-            self.hidden[rows] = embed(model, ids[rows])
+            hidden[rows] = embed(model, ids[rows])
+        self.hidden: Stream = hidden
         rope = rotary(model, ids.shape[1], self.device, first.dtype)
         self.steps: dict[Which, Step] = {"attention": partial(attention_step, rope=rope), "mlp": mlp_step}
         # the dense model's stream, at which the least squares may aim, is carried beside the pruned one
         aimed = settings.aim == "dense" and settings.recovery == "least-squares"
-        self.dense = self.hidden if aimed else None
+        self.dense: Stream | None = hidden if aimed else None
         self.differs = False  # whether the two streams differ by now
 
     def prune_layer(self, index: int, layer: Layer) -> PrunedLayer | None:
@@ -167,8 +203,10 @@ class LayerPruner:
         references = self._dense_stream(layer)
         if index not in self.plan.layers:
             self.differs = True
+            self._settle()
             return None
         done = {which: self._prune_step(index, layer, which, references[which]) for which in STEPS}
+        self._settle()
         attention, mlp = done["attention"], done["mlp"]
         report = LayerReport(
             layer=index,
@@ -186,7 +224,7 @@ class LayerPruner:
         )
         return PrunedLayer(report, tuple(mlp.kept.tolist()), tuple(attention.kept.tolist()))
 
-    def _prune_step(self, index: int, layer: Layer, which: Which, reference: HiddenStates | None) -> Narrowed:
+    def _prune_step(self, index: int, layer: Layer, which: Which, reference: Stream | None) -> Narrowed:
         """The five steps, for one dense layer."""
         keep, fixed, whole = self._ordered(index, which)
         if not keep:  # nobody is left to take over
@@ -218,21 +256,19 @@ class LayerPruner:
             keep, names, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
         return keep, None if names is None else names[place], whole
 
-    def _sums(self, layer: Layer, which: Which, reference: HiddenStates | None) -> list[Sums]:
+    def _sums(self, layer: Layer, which: Which, reference: Stream | None) -> list[Sums]:
         """Let the calibration text pass the dense layer: its sums, in two halves where they are to choose a ridge."""
         weight = dense_layer(layer, which).weight  # (m, n)
         form = form_of_sums(self.settings, self.hidden.shape[0] * self.hidden.shape[1], weight.shape[1])
         searched = self.settings.ridge == "auto" and self.settings.recovery == "least-squares"
         parts = 2 if searched and len(self.hidden) > 1 else 1
-        streams = self.hidden.chunk(parts)
-        references = [None] * len(streams) if reference is None else reference.chunk(parts)
         watching = Watching(layer, which, self.steps[which], self.settings.token_weights, form)
-        halves = [self.gather(watching, *pair) for pair in zip(streams, references, strict=True)]
+        halves = self.carrier.sums(watching, self.hidden, reference, parts)
         self.memory.megabytes()
         return halves
 
     def _watch(
-        self, layer: Layer, which: Which, reference: HiddenStates | None, keep: int, fixed: tuple[int, ...] | None
+        self, layer: Layer, which: Which, reference: Stream | None, keep: int, fixed: tuple[int, ...] | None
     ) -> Dense:
         """Watch the text pass: the dense layer as metrics and recoveries see it, with the ridge that suits the text."""
         halves = self._sums(layer, which, reference)
@@ -275,21 +311,22 @@ class LayerPruner:
             return Retuned(selection.retuned, ridge=dense.ridge)
         return Retuned(sums.refit(weight, inputs, dense.ridge), ridge=dense.ridge)
 
-    def _pass_on(self, layer: Layer, which: Which, hidden: HiddenStates) -> HiddenStates:
+    def _pass_on(self, layer: Layer, which: Which, hidden: Stream) -> Stream:
         """All sequences through one residual step."""
         with phase(PHASE[which]):
-            out: HiddenStates = self.room(tuple(hidden.shape), dtype=hidden.dtype)
-            for rows in batches(*hidden.shape[:2]):
-                out[rows] = self.steps[which](layer, hidden[rows].to(self.device))[0]
-            return out
+            return self.carrier.through(layer, self.steps[which], hidden)
 
-    def _dense_stream(self, layer: Layer) -> dict[Which, HiddenStates | None]:
+    def _dense_stream(self, layer: Layer) -> dict[Which, Stream | None]:
         """What the steps of this layer should lead to, where that is the dense model's stream; moves that on."""
         if self.dense is None:
             return {"attention": None, "mlp": None}
         middle = self._pass_on(layer, "attention", self.dense)
         self.dense = self._pass_on(layer, "mlp", middle)
         return {"attention": middle, "mlp": self.dense}
+
+    def _settle(self) -> None:
+        self.hidden = self.carrier.settled(self.hidden)
+        self.dense = None if self.dense is None else self.carrier.settled(self.dense)
 
     def progress_made(self) -> dict[str, Any]:
         """What the next layers need of the last ones beside the hidden states, as JSON."""

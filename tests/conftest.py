@@ -50,6 +50,7 @@ SLOW += (
     "cli/test_cli_gguf.py",
     "system/",
     "hostile/test_fuzz.py",
+    "scale/test_machines.py",
     "analysis/test_report_page.py",
     "analysis/test_checkup.py",
 )

@@ -36,6 +36,7 @@ LIMITS = {
     "rounds": (1, 10_000),
     "prompt": (1, 1_000_000),
     "threads": (1, 1_024),
+    "shards": (1, 10_000),
 }
 OTHERS = {  # where a command says something else
     ("chat", "threads"): (0, 1_024),  # 0: llama.cpp's choice

@@ -40,6 +40,8 @@ Multiple = Annotated[int, Option(help="Widths are multiples of this.")]
 BUDGET_HELP = "Instead of a ratio: latency=0.75 of the time of a token, or prefill=0.75."
 PRESET_HELP = "stock (one width for all layers), best (measured widths), fast, or paper; options given win."
 METHOD_HELP = "comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random."
+SCHEDULER_HELP = "Of a Dask cluster whose workers carry the text: tcp://host:8786."
+SHARDS_HELP = "Parts of the text that its workers share (default: 16, or one a sequence)."
 RECOVERY_HELP = "least-squares, mask, bias or none (default: what the method's makers do)."
 
 
@@ -71,6 +73,8 @@ class PruneOptions:
     save_dtype: Annotated[str | None, Option(help="Of the written weights (default: --dtype).")] = None
     device: Device = "cpu"
     evaluate_on: Annotated[str, Option("--evaluate", help="Text measured before and after, or none.")] = "evaluation"
+    scheduler: Annotated[str | None, Option(help=SCHEDULER_HELP)] = None
+    shards: Annotated[int | None, Option(help=SHARDS_HELP)] = None
     overwrite: Annotated[bool, Option(help="Replace the model that is in --out.")] = False
 
 

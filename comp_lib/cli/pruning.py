@@ -31,7 +31,9 @@ from ..on_device.latency import parse_budget, timed_plan
 from ..prune import Planned, check_family, check_request, make_plan, prune
 from ..report import Progress, Report
 from ..scale import model_on_disk
+from ..scale.machines import Machines
 from ..scale.prune_to import Saving, Written, check_out, prune_to, whole_model
+from ..scale.shards import SHARDS
 from ..search import check_search, searched_plan
 from ..settings import PRESETS, Settings, default_recovery, multiple_for
 from ..shape import Shape, span
@@ -66,6 +68,7 @@ class PruneRun:
                 raise InputError(f"expected a ratio for a search, got {got}")
         needs = "a budget in time" if self.budget else "a search" if options.search else None
         self.whole = needs or whole_model(self.settings)
+        self.machines = self._machines()
         if self.whole:
             check_destination(folder, options.overwrite, source=name)
             why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
@@ -95,6 +98,21 @@ class PruneRun:
             for parameter, tensor in self._weights():
                 cast(parameter, tensor, load.DTYPES[dtype])
 
+    def _machines(self) -> Machines | None:
+        """The cluster that carries the text, where one is asked for. Raises InputError when it cannot."""
+        options = self.options
+        if options.scheduler is None:
+            if options.shards is not None:
+                raise InputError(f"expected --shards with --scheduler, got --shards {options.shards} alone: add it")
+            return None
+        if self.whole:
+            got = f"--scheduler and {self.whole}, which needs the whole model: leave one out"
+            raise InputError(f"expected what workers can do layer by layer, got {got}")
+        shards = min(SHARDS, options.sequences) if options.shards is None else options.shards
+        machines = Machines(options.scheduler, shards)
+        machines.check(self.settings, options.sequences)
+        return machines
+
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         if self.whole:
             yield from self.model.named_parameters()
@@ -121,7 +139,8 @@ class PruneRun:
         texts = [f"the text '{Path(part).name}'" for part in parts if not writes(part)]
         texts += ["text written by the model itself"] * (len(texts) < len(parts))
         tokens = f"{options.sequences} x {options.length} tokens of {' and '.join(texts)}"
-        calibration = f"{tokens}, drawn with seed {settings.seed}"
+        shared = "" if self.machines is None else f", carried in {self.machines.shards} shards by a cluster"
+        calibration = f"{tokens}, drawn with seed {settings.seed}{shared}"
         known = WHEELS.get(self.name)
         parent, licence = (self.name, None) if known is None else (known.source, known.licence)
         told = {"preset": options.preset} | asdict(settings)
@@ -136,14 +155,14 @@ class PruneRun:
             text |= {"evaluated": self.evaluated, "progress": bars}
             if self.whole:
                 return self._in_memory(calibration_tokens(self.source, tokenizer, model=model, **text), bars)
-            # of text that is there, `calibration_tokens` first says whether it holds so many, and `prune_to` whether
-            # the disk has room for their states
+            # of text that is there, `calibration_tokens` first says whether it holds so many: `prune_to` asks for room
             tokens = options.sequences * options.length if writes(self.source) else 0
             check_out(self.folder, model, self.saving, tokens)
             writer = load.load_model(self.name, options.dtype, options.device)[0] if writes(self.source) else None
             ids = calibration_tokens(self.source, tokenizer, model=writer, **text)
             del writer
-            return prune_to(self.folder, model, tokenizer, ids, self.settings, saving=self.saving, progress=bars)
+            how: dict[str, Any] = {"saving": self.saving, "machines": self.machines, "progress": bars}
+            return prune_to(self.folder, model, tokenizer, ids, self.settings, **how)
 
     def _in_memory(self, ids: Tensor, progress: Progress) -> Written:
         model, settings, card, saving = self.model, self.settings, self.card, self.saving

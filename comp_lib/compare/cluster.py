@@ -6,21 +6,16 @@ that waits, so what crashes or eats all memory is not the worker; for its sake t
 worker that dies, with its machine perhaps, costs the runs that it held, which others take over. When the scheduler
 dies, what has not come back is lost, and handed in again once there is a scheduler with workers at that address.
 
-Whoever can reach a Dask scheduler can run code on its workers. In a network that others use, give it TLS: scheduler,
-workers and this process read certificates from Dask's own configuration (`distributed.comm.tls.ca-file`, and `cert`
-and `key` under `distributed.comm.tls.scheduler`, `.worker` and `.client`; in a file of ~/.config/dask, or as variables
-such as DASK_DISTRIBUTED__COMM__TLS__CA_FILE), and the address begins with tls://. Dask calls this `Security`.
+How a scheduler is found, and who may reach it: `system.scheduler`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import queue
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from os import environ
 from typing import TYPE_CHECKING
@@ -28,17 +23,13 @@ from urllib.parse import urlsplit
 
 from ..errors import InputError
 from ..system.processes import Message, ProcessError, Worker, module
+from ..system.scheduler import ATTEMPTS, CONNECT, GLANCE, LOST, PATIENCE, check_dask, connected
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 MODULE = module("comp_lib.compare.one_run")  # what measures one run
 MOST_WORKERS = 256  # processes on one machine, each with two models in memory
-ATTEMPTS = 3  # of one run, before its row says that it failed
-CONNECT = 10.0  # seconds to find a scheduler that should be there
-PATIENCE = 300.0  # seconds to wait for a scheduler or workers that were there
-GLANCE = 5.0  # seconds between two looks at whether any worker is left
-LOST = (CancelledError, OSError, asyncio.TimeoutError)  # what a client raises whose scheduler is gone
 AGAIN = "rows that are done stay, and the same command goes on"
 
 Announce = Callable[[str], None]
@@ -62,8 +53,7 @@ def choose(workers: int | None = None, scheduler: str | None = None, announce: A
         raise InputError(f"expected 1 to {MOST_WORKERS} workers, got {workers}: each measures one run at a time")
     if scheduler is None:
         return partial(here, workers or 1)
-    if importlib.util.find_spec("distributed") is None:
-        raise InputError("expected the library dask.distributed, got none: pip install 'comp-lib[distributed]'")
+    check_dask()
     return partial(remote, scheduler, announce)
 
 
@@ -124,7 +114,7 @@ def remote(address: str, announce: Announce, requests: Mapping[str, Message]) ->
     """On the cluster whose scheduler is at `address`, such as tcp://127.0.0.1:8786 or tls://host:8786."""
     left, losses, patience = dict(requests), 0, CONNECT
     while left:
-        with _connected(address, patience) as client:
+        with connected(address, patience, AGAIN) as client:
             if patience == CONNECT:  # the first time
                 _check_workers(client, next(iter(left.values())))
                 if "dashboard" in client.scheduler_info()["services"]:
@@ -140,27 +130,6 @@ def remote(address: str, announce: Announce, requests: Mapping[str, Message]) ->
                 if losses == ATTEMPTS:
                     got = f"{losses} losses without a cell done ({error}): look into its log; {AGAIN}"
                     raise InputError(f"expected the Dask cluster at {address} to stay, got {got}") from error
-
-
-@contextmanager
-def _connected(address: str, patience: float) -> Iterator[Client]:
-    """A client of a scheduler that has a worker. Raises InputError when there is none for `patience` seconds."""
-    from distributed import Client
-
-    client = Client.__new__(Client)
-    try:
-        Client.__init__(client, address, timeout=patience, set_as_default=False)
-    except (*LOST, ValueError, TypeError) as error:  # no address at all; tls:// without certificates
-        client.close()  # left to the garbage collector, it would stop its loop while another starts: a deadlock
-        got = f"{type(error).__name__} after {patience:.0f} s: start it with dask scheduler; {AGAIN}"
-        raise InputError(f"expected a Dask scheduler at {address!r}, got {got}") from error
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=patience)
-        except LOST as error:
-            got = f"none for {patience:.0f} s: start one with dask worker {address}; {AGAIN}"
-            raise InputError(f"expected workers at {address}, got {got}") from error
-        yield client
 
 
 def _check_workers(client: Client, request: Message) -> None:

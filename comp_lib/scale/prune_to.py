@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from ..models.save import Provenance, check_destination, estimated_bytes, save_p
 from ..models.skeleton import skeleton
 from ..plan import Plan
 from ..prune import DEFAULTS, Planned, check_family, check_plan, check_request, check_tokens, concluded, make_plan
-from ..prune_layer import LayerPruner, PrunedLayer
+from ..prune_layer import Carrier, Here, LayerPruner, PrunedLayer
 from ..report import LayerReport, PeakMemory, Progress, Report, no_progress
 from ..settings import Settings
 from ..shape import Shape
@@ -41,6 +42,7 @@ from ..system.clock import listening, phase
 from ..system.tensor_files import Layout
 from .journal import Journal, partial_folder
 from .limit import Machine, Run, least_seconds
+from .machines import Machines, Room
 from .model_on_disk import Streamed, losses
 from .states_on_disk import States
 
@@ -82,16 +84,19 @@ def prune_to(
     *,
     plan: Plan | None = None,
     saving: Saving = Saving(),  # noqa: B008  a frozen value
+    machines: Machines | None = None,
     progress: Progress = no_progress,
 ) -> Written:
     """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
 
     Equal to `prune` and `save_checkpoint` up to rounding. The same call goes on from the last finished layer when an
-    earlier one was cut off, and ends with the same bytes.
+    earlier one was cut off, and ends with the same bytes. With `machines`, their workers carry the text through the
+    layers: these bytes depend on the number of shards, and on nothing else of them. What the plan rests on and the
+    perplexities are computed here all the same.
 
     Raises InputError before any work for what `prune` and `save_checkpoint` refuse, for a method that needs the whole
-    model at once, when another process prunes into `out`, when `out` was begun with another request; and when the disk
-    is full.
+    model at once, when another process prunes into `out`, when `out` was begun with another request, when there are no
+    such machines; and when the disk is full, or the machines are gone for good.
     """
     started = time.perf_counter()
     settings.check()
@@ -104,20 +109,23 @@ def prune_to(
     if settings.recovery == "bias":
         check_biases(model)
     check_family(model, settings, plan)
+    if machines is not None:
+        machines.check(settings, len(ids))
     if plan is None:
         check_request(model.shape, settings)
     else:
         check_plan(plan, model.shape, settings)
     target = resolved(out)
     check_out(target, model, saving, ids.numel())
-    with Journal.open(target, _request(model, ids, settings, saving, plan)) as journal, listening() as phases:
+    request = _request(model, ids, settings, saving, plan, machines)
+    with Journal.open(target, request) as journal, listening() as phases:
         run = _Run(model, ids, settings, saving, journal, progress)
         if journal.published:
             return run.already_published(Path(out))
         planned = run.planned(plan)
         dense = run.measured("dense", model)
         outline = run.outline(planned.plan)
-        finished = run.layers(planned.plan, outline)
+        finished = run.layers(planned.plan, outline, machines)
         after = Shape.of(outline)
         plan, report = concluded(planned, finished, settings, ids, model.shape, after)
         report = replace(report, seconds=time.perf_counter() - started, phases=phases, least=run.least(plan))
@@ -140,9 +148,12 @@ def check_out(out: Path, model: Streamed, saving: Saving, tokens: int) -> None:
         check_destination(out, saving.overwrite, max(0, needed), saving.name or None)
 
 
-def _request(model: Streamed, ids: Tensor, settings: Settings, saving: Saving, plan: Plan | None) -> dict[str, Any]:
+def _request(
+    model: Streamed, ids: Tensor, settings: Settings, saving: Saving, plan: Plan | None, machines: Machines | None
+) -> dict[str, Any]:
     """All that decides the bytes of the result: what a run that is taken up again must have in common."""
-    return {
+    shards = {} if machines is None else {"shards": machines.shards}
+    return shards | {
         "model": model.files.fingerprint(),
         "config": hashes.of_value(model.config.to_dict() | {"_name_or_path": None}),
         "name": saving.name,
@@ -213,10 +224,9 @@ class _Run:
         small.config.architectures = [type(small).__name__]
         return small
 
-    def layers(self, plan: Plan, outline: Model) -> list[PrunedLayer]:
+    def layers(self, plan: Plan, outline: Model, machines: Machines | None) -> list[PrunedLayer]:
         """All layers, and what stands beside them: what is not finished yet is pruned and written."""
         journal, model = self.journal, self.model
-        count, records = model.shape.layers, journal.all("layer")
         shapes = {name: tuple(tensor.shape) for name, tensor in outline.named_parameters()}  # a tied head once
         layout = Layout(shapes, self.dtype)
         if journal.find("created") is None:
@@ -226,17 +236,13 @@ class _Run:
             with phase("write"):
                 headers = layout.create(journal.model)
                 journal.add("created", ranges=[*headers, *layout.write(journal.model, beside)])
-        if len(records) < count:
-            # what the last run did not name is thrown away first: it may fill the disk
-            journal.keep_only(records[-1]["states"].values() if records else ())
-            room = partial(States.create, journal.folder)
-            pruner = LayerPruner(model, self.ids, self.settings, plan, model.shape, PeakMemory(), room=room)
-            if records:
-                size, dtype, names = tuple(pruner.hidden.shape), pruner.hidden.dtype, records[-1]["states"]
-                states = {name: States(journal.folder / file, size, dtype) for name, file in names.items()}
-                pruner.resume(records[-1]["made"], states["hidden"], states.get("dense"))
-            for index in range(len(records), count):
-                self._layer(pruner, plan, layout, index)
+        if len(journal.all("layer")) < model.shape.layers:
+            walk = partial(self._walk, plan, layout)
+            if machines is None:
+                for _ in walk(Here):
+                    pass
+            else:
+                machines.carry(walk)
         if journal.find("walked") is None:
             journal.add("walked", files={})  # the hidden states are of no more use
         journal.keep_only(())
@@ -245,6 +251,21 @@ class _Run:
             PrunedLayer(LayerReport(**one["report"]), tuple(one["kept_neurons"]), tuple(one["kept_groups"]))
             for one in done
         ]
+
+    def _walk(self, plan: Plan, layout: Layout, carrier: Callable[[Room], Carrier]) -> Iterator[int]:
+        """The layers that the journal does not know to be finished, each as it is."""
+        journal, model, records = self.journal, self.model, self.journal.all("layer")
+        # what the last walk did not name is thrown away first: it may fill the disk
+        journal.keep_only(records[-1]["states"].values() if records else ())
+        carrying = carrier(partial(States.create, journal.folder))
+        pruner = LayerPruner(model, self.ids, self.settings, plan, model.shape, PeakMemory(), carrying)
+        if records:
+            size, dtype, names = tuple(pruner.hidden.shape), pruner.hidden.dtype, records[-1]["states"]
+            states = {name: States(journal.folder / file, size, dtype) for name, file in names.items()}
+            pruner.resume(records[-1]["made"], states["hidden"], states.get("dense"))
+        for index in range(len(records), model.shape.layers):
+            self._layer(pruner, plan, layout, index)
+            yield index
 
     def _layer(self, pruner: LayerPruner, plan: Plan, layout: Layout, index: int) -> None:
         """One layer: read, pruned, written, and told to the journal with the hidden states behind it."""

@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 
 from comp_lib.cli.app import app
 from comp_lib.compare import cluster
-from comp_lib.compare.cluster import ATTEMPTS, _connected, choose, here, one_by_one, remote
+from comp_lib.compare.cluster import AGAIN, ATTEMPTS, choose, here, one_by_one, remote
 from comp_lib.compare.grid import DETERMINED, TIMED, Grid, read_rows, run
 from comp_lib.compare.one_run import RunRequest
 from comp_lib.errors import InputError
@@ -37,6 +37,7 @@ from comp_lib.lessons import start as notebook
 from comp_lib.settings import Settings
 from comp_lib.system import hashes, machine
 from comp_lib.system.processes import ProcessError
+from comp_lib.system.scheduler import connected
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text("utf-8")
 METHODS = ("comp", "random", "magnitude", "wanda-sp")
@@ -401,11 +402,11 @@ def test_a_cluster_with_tls_takes_those_who_have_its_certificate(certified):
     size = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": None, "silence_logs": logging.CRITICAL}
     with dask.config.set(certified), LocalCluster(security=Security(require_encryption=True), **place, **size) as found:
         address = found.scheduler_address
-        with _connected(address, 30.0) as client:
+        with connected(address, 30.0, AGAIN) as client:
             assert address.startswith("tls://") and client.submit(os.getpid).result() == os.getpid()
         for other in (address, address.replace("tls", "tcp")):
             with dask.config.set(dict.fromkeys(certified)), pytest.raises(InputError, match="a Dask scheduler at"):
-                with _connected(other, 1.0):
+                with connected(other, 1.0, AGAIN):
                     pass
 
 

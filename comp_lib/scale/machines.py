@@ -1,0 +1,88 @@
+"""One run on many machines: the workers of a Dask scheduler carry the text, the client plans, solves and writes.
+
+What the scheduler or all workers take away with them is the layer in work: the client waits for a scheduler with
+workers at the same address, and goes on from its journal. What the plan is made of (layers to drop, measured widths)
+and the perplexities before and after are still computed by the client alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..prune_layer import Carrier
+from ..settings import Settings
+from ..system import scheduler
+from ..system.scheduler import ATTEMPTS, check_dask, connected
+from . import on_workers
+from .shards import SHARDS, Gone, Shards, heard
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+AGAIN = "layers that are done stay, and the same command goes on"
+Room = Callable[..., Any]  # makes space for hidden states, as `prune_layer.Here.room`
+Walk = Callable[[Callable[[Room], Carrier]], Iterator[Any]]
+"""Carries a text through the layers that are left, with what makes a carrier; yields after each."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The workers of a Dask scheduler (its address), to whom the text is dealt in `shards`, which decide the bits."""
+
+    scheduler: str
+    shards: int = SHARDS
+
+    def check(self, settings: Settings, sequences: int) -> None:
+        """Raises InputError, before any work, for what these workers cannot do, and when there are none."""
+        check_dask()
+        if not 1 <= self.shards <= sequences:
+            got = f"{self.shards}: a shard is one sequence at least"
+            raise InputError(f"expected 1 to {sequences:,} shards of {sequences:,} calibration sequences, got {got}")
+        if settings.device != "cpu":
+            got = f"--device {settings.device}: leave it out, or the scheduler"
+            raise InputError(f"expected workers to compute on their CPUs, got {got}")
+        with connected(self.scheduler, scheduler.CONNECT, "nothing was begun") as client:
+            try:
+                check_workers(client)
+            except Gone as error:
+                got = f"{error}: start it anew, and the command too"
+                raise InputError(f"expected the cluster at {self.scheduler} to stay, got {got}") from error
+
+    def carry(self, walk: Walk) -> None:
+        """Walk to the end. Raises InputError when scheduler or workers are lost, and do not come back."""
+        patience, losses, again = scheduler.CONNECT, 0, True
+        while again:
+            with connected(self.scheduler, patience, AGAIN) as client:
+                try:
+                    check_workers(client)
+                    patience = scheduler.PATIENCE
+                    for _ in walk(lambda room: Shards(client, self.shards, room)):
+                        losses = 0
+                    again = False
+                except Gone as error:
+                    losses += 1
+                    if losses == ATTEMPTS:
+                        got = f"{losses} losses without a layer done ({error}): look into its log; {AGAIN}"
+                        raise InputError(f"expected the cluster at {self.scheduler} to stay, got {got}") from error
+
+
+def check_workers(client: Client) -> None:
+    """Raises InputError unless the scheduler and each worker have this comp_lib, and workers this torch; or Gone."""
+    wrong = "install the same there, and start the command again"
+    try:
+        with heard():
+            theirs = client.run_on_scheduler(on_workers.version)
+    except ImportError as error:
+        raise InputError(f"expected comp_lib beside the scheduler too, got {error}: {wrong}") from error
+    if theirs != on_workers.version():
+        raise InputError(f"expected comp_lib {on_workers.version()} beside the scheduler, got {theirs}: {wrong}")
+    # in a thread, so as not to hold up the worker's own talk
+    with heard():
+        answers = client.run(asyncio.to_thread, on_workers.check, on_workers.environment(), on_error="return")
+    for address, answer in answers.items():
+        if isinstance(answer, Exception):
+            raise InputError(f"expected each worker to be as the client, got from {address}: {answer}")

@@ -1,0 +1,84 @@
+"""What workers do for a run that `shards` deals out. The scheduler reads this too, so it imports nothing heavy."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from .. import __version__
+from ..errors import InputError
+from .parcels import Numbers, Parcel, put_together
+
+Value = TypeVar("Value")
+
+
+def version() -> str:
+    """What a scheduler must have in common with its client."""
+    return __version__
+
+
+def given_up(dask_scheduler: Any) -> bool:
+    """Whether a scheduler has nobody for its tasks.
+
+    Those that are to go to some worker if they can are left lying when all workers are gone, even if others come.
+    """
+    return not dask_scheduler.workers or bool(dask_scheduler.unrunnable and dask_scheduler.running)
+
+
+def environment() -> dict[str, str]:
+    """What a worker must have in common with its client: what decides the bits."""
+    import torch
+
+    from ..system import hashes
+
+    return {"comp_lib": __version__, "code": hashes.of_code("scale"), "torch": str(torch.__version__)}
+
+
+def check(wanted: dict[str, str]) -> None:
+    """Raises InputError unless the environment here is `wanted`; a worker may have come after the others were asked."""
+    if (found := environment()) != wanted:
+        told = (f"{name} {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name])
+        got = f"{'; '.join(told)} on {socket.gethostname()}"
+        raise InputError(f"expected workers with this comp_lib and torch, got {got}: install the same there")
+
+
+def hold(value: Value) -> Value:
+    """Something from the client, in a task: a worker that dies with it costs no more than sending it again."""
+    return value
+
+
+def sums(
+    wanted: dict[str, str],
+    frame: bytes,
+    numbers: Sequence[Numbers],
+    rows: tuple[int, int],
+    hidden: Numbers,
+    reference: Numbers | None,
+) -> Parcel:
+    """What a `Watching`, in parts, sums over the sequences from rows[0] to rows[1] of a shard."""
+    import torch
+
+    check(wanted)
+    watching, part = put_together(frame, numbers), slice(*rows)
+    with torch.no_grad():  # a worker's threads know nothing of the caller's
+        return Parcel.of(watching(hidden.tensor[part], None if reference is None else reference.tensor[part]))
+
+
+def added(one: Parcel, other: Parcel) -> Parcel:
+    """The sums over two texts."""
+    both: Any = one.open() + other.open()
+    return Parcel.of(both)
+
+
+def through(wanted: dict[str, str], frame: bytes, numbers: Sequence[Numbers], hidden: Numbers) -> Numbers:
+    """A shard through one residual step: (layer, step), in parts."""
+    import torch
+
+    from ..prune_layer import HERE
+
+    check(wanted)
+    layer, step = put_together(frame, numbers)
+    with torch.no_grad():
+        states: Any = HERE.through(layer, step, hidden.tensor)
+        return Numbers.of(states)
