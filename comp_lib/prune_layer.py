@@ -64,6 +64,7 @@ class Watching:
     step: Step
     weighted: bool  # tokens by 1 / ||h||, see `token_weights`
     form: type[Sums] = Gram  # or Rows, for few tokens
+    batch: int | None = None  # tokens in flight, see `batches`
 
     def __call__(self, hidden: HiddenStates, reference: HiddenStates | None) -> Sums:
         """The sums over all sequences.
@@ -74,7 +75,7 @@ class Watching:
         linear, family = dense_layer(self.layer, self.which), family_of_layer(self.layer)
         device = linear.weight.device
         sums = self.form.zeros(linear.in_features, None if reference is None else linear.out_features, device)
-        for rows in batches(*hidden.shape[:2]):
+        for rows in batches(len(hidden), hidden.shape[1], self.batch):
             with phase(PHASE[self.which]):
                 before = hidden[rows].to(device)
                 after, x = self.step(self.layer, before)
@@ -108,16 +109,18 @@ class Here:
     """The `Carrier` of one process, which works where the layer is."""
 
     room: Callable[..., Any] = torch.empty
+    batch: int | None = None  # tokens in flight, see `batches`
 
     def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Sums]:
         streams = hidden.chunk(parts)
         references = [None] * len(streams) if reference is None else reference.chunk(parts)
+        watching = replace(watching, batch=self.batch)
         return [watching(*pair) for pair in zip(streams, references, strict=True)]
 
     def through(self, layer: Layer, step: Step, hidden: Any) -> HiddenStates:
         device = next(layer.parameters()).device
         out: HiddenStates = self.room(tuple(hidden.shape), dtype=hidden.dtype)
-        for rows in batches(*hidden.shape[:2]):
+        for rows in batches(len(hidden), hidden.shape[1], self.batch):
             out[rows] = step(layer, hidden[rows].to(device))[0]
         return out
 

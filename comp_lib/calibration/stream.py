@@ -27,13 +27,13 @@ Step = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
 """One of the two residual steps, the rotary embedding given: (layer, stream (B, L, d)) -> new stream, dense inputs."""
 
 
-def batches(count: int, length: int) -> Iterator[slice]:
-    """Slices over `count` sequences of `length` tokens, at most BATCH_TOKENS (but one sequence) each.
+def batches(count: int, length: int, tokens: int | None = None) -> Iterator[slice]:
+    """Slices over `count` sequences of `length` tokens, at most `tokens` (None: BATCH_TOKENS; but one sequence) each.
 
     >>> list(batches(count=3, length=1024))
     [slice(0, 2, None), slice(2, 3, None)]
     """
-    step = max(1, BATCH_TOKENS // length)
+    step = max(1, (tokens or BATCH_TOKENS) // length)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 

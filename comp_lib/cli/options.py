@@ -42,6 +42,7 @@ PRESET_HELP = "stock (one width for all layers), best (measured widths), fast, o
 METHOD_HELP = "comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random."
 SCHEDULER_HELP = "Of a Dask cluster whose workers carry the text: tcp://host:8786."
 SHARDS_HELP = "Parts of the text that its workers share (default: 16, or one a sequence)."
+MEMORY_HELP = "The most that this process may take: 3GB. Refused before work where that is too little."
 RECOVERY_HELP = "least-squares, mask, bias or none (default: what the method's makers do)."
 
 
@@ -73,6 +74,7 @@ class PruneOptions:
     save_dtype: Annotated[str | None, Option(help="Of the written weights (default: --dtype).")] = None
     device: Device = "cpu"
     evaluate_on: Annotated[str, Option("--evaluate", help="Text measured before and after, or none.")] = "evaluation"
+    memory: Annotated[str | None, Option(help=MEMORY_HELP)] = None
     scheduler: Annotated[str | None, Option(help=SCHEDULER_HELP)] = None
     shards: Annotated[int | None, Option(help=SHARDS_HELP)] = None
     overwrite: Annotated[bool, Option(help="Replace the model that is in --out.")] = False

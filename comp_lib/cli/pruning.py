@@ -32,13 +32,14 @@ from ..prune import Planned, check_family, check_request, make_plan, prune
 from ..report import Progress, Report
 from ..scale import model_on_disk
 from ..scale.machines import Machines
-from ..scale.prune_to import Saving, Written, check_out, prune_to, whole_model
+from ..scale.memory import bytes_of
+from ..scale.prune_to import Saving, Written, check_memory, check_out, prune_to, whole_model
 from ..scale.shards import SHARDS
 from ..search import check_search, searched_plan
 from ..settings import PRESETS, Settings, default_recovery, multiple_for
 from ..shape import Shape, span
 from ..system.clock import PHASES
-from ..system.machine import free_memory
+from ..system.machine import free_memory, resident_bytes
 from ..system.tensor_files import cast
 from .console import ProgressBars, check_length, err, table
 from .options import PruneOptions
@@ -54,6 +55,7 @@ class PruneRun:
         self.name, self.folder, self.options, self.settings = name, folder, options, _settings(options, given)
         self.budget = None if options.budget is None else parse_budget(options.budget)
         self.settings.check()
+        self.memory = None if options.memory is None else bytes_of(options.memory)
         dtype = options.save_dtype or options.dtype
         if dtype not in load.DTYPES:
             raise InputError(f"expected --save-dtype to be {', '.join(load.DTYPES)}, got {dtype!r}: choose one of them")
@@ -69,6 +71,9 @@ class PruneRun:
         needs = "a budget in time" if self.budget else "a search" if options.search else None
         self.whole = needs or whole_model(self.settings)
         self.machines = self._machines()
+        if self.whole and self.memory is not None:
+            got = f"{options.memory} and {self.whole}, which needs the whole model: leave one out"
+            raise InputError(f"expected --memory with what goes layer by layer, got {got}")
         if self.whole:
             check_destination(folder, options.overwrite, source=name)
             why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
@@ -94,6 +99,9 @@ class PruneRun:
         self.card = self._card()
         text = Path(options.evaluate_on).name
         self.saving = Saving(name, load.DTYPES[dtype], windows, text, self.card, options.overwrite)
+        if self.memory is not None:
+            size = (options.sequences, options.length)
+            check_memory(self.model, size, self.settings, self.saving, self.memory)
         if dtype != options.dtype and dtype == "float16":  # the others hold any model; last, for it reads all
             for parameter, tensor in self._weights():
                 cast(parameter, tensor, load.DTYPES[dtype])
@@ -127,9 +135,11 @@ class PruneRun:
     def _source(self, source: str) -> str:
         """The calibration source, without what the model would have to write where it is too large for that."""
         needed, free = 2 * estimated_bytes(self.shape, self.options.dtype), free_memory()
+        if self.memory is not None:
+            free = min(free, self.memory - resident_bytes())
         if self.whole or needed < free or renamed(source, _shipped) == source:
             return source
-        gigabytes = f"{needed / 1e9:.0f} GB for it, {free / 1e9:.0f} GB are free"
+        gigabytes = f"{needed / 1e9:.0f} GB for it, {free / 1e9:.0f} GB are free or allowed"
         err.print(f"comp-lib: the model writes no calibration text: that takes {gigabytes}", style="dim")
         return renamed(source, _shipped)
 
@@ -161,7 +171,12 @@ class PruneRun:
             writer = load.load_model(self.name, options.dtype, options.device)[0] if writes(self.source) else None
             ids = calibration_tokens(self.source, tokenizer, model=writer, **text)
             del writer
-            how: dict[str, Any] = {"saving": self.saving, "machines": self.machines, "progress": bars}
+            how: dict[str, Any] = {
+                "saving": self.saving,
+                "machines": self.machines,
+                "memory": self.memory,
+                "progress": bars,
+            }
             return prune_to(self.folder, model, tokenizer, ids, self.settings, **how)
 
     def _in_memory(self, ids: Tensor, progress: Progress) -> Written:

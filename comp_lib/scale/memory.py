@@ -9,34 +9,77 @@ memory of real runs.)
 
 from __future__ import annotations
 
-import psutil
+from dataclasses import replace
 
 from ..errors import InputError
+from ..hybrid_granularity.uniform import layers_needed, uniform_plan
+from ..plan import Plan
 from ..prune_layer import form_of_sums
+from ..settings import Settings
+from ..shape import Shape
 from ..statistics.gram import Gram
+from ..system.machine import resident_bytes
 from .limit import Run
 
 BATCHES = (2048, 1024, 512, 256, 128)  # tokens in flight, the most that fit
+JUDGING = 4  # sequences on which whole layers are judged, whose states are kept behind each layer
 SLACK = 1.05  # what the allocator keeps beside what is asked of it
 WORKSPACE = 64 << 20  # of the libraries that multiply, and what transformers still imports
+UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30, "TIB": 2.0**40}
 
 
-def needed_bytes(run: Run, batch: int) -> int:
-    """The most resident memory, in bytes, that `run` takes with so many tokens in flight; this process included."""
-    return psutil.Process().memory_info().rss + WORKSPACE + round(SLACK * max(_layer(run, batch), _beside(run)))
+def bytes_of(words: str) -> int:
+    """Bytes in words such as 3GB or 1.5 GiB. Raises InputError for others."""
+    number, unit = words.strip().upper().rstrip("KMGTIB"), words.strip().upper().lstrip("0123456789. ")
+    try:
+        size = float(number) * UNITS[unit]
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"expected memory such as 3GB or 800MB, got {words[:40]!r}: say a number and a unit"
+        ) from error
+    if not 1e6 <= size <= 1e15:
+        raise InputError(f"expected memory from 1MB to 1000TB, got {words[:40]!r}: choose one of those")
+    return int(size)
 
 
-def batch_for(run: Run, memory: int) -> int:
+def probable_plan(shape: Shape, settings: Settings) -> Plan:
+    """Widths such as the plan will have; which layers go is not known yet, and does not matter here.
+
+    Raises InputError for measured widths, whose search takes what is not counted here.
+    """
+    if settings.widths == "measured":
+        raise InputError(
+            "expected widths uniform or per-layer with --memory, got measured: their search is not counted"
+        )
+    request, count = settings.request(shape), settings.layer_count(shape.layers)
+    count = layers_needed(request) if count is None else count
+    return uniform_plan(replace(request, drop=range(shape.layers - count, shape.layers)))
+
+
+def needed_bytes(run: Run, batch: int, head: int = 0) -> int:
+    """The most resident memory, in bytes, that `run` takes with so many tokens in flight; this process included.
+
+    head: parameters of the model's head, where something is judged by its answer.
+    """
+    judged = 0.0
+    if len(run.plan.layers) < run.shape.layers:
+        judged = float(run.state * JUDGING * run.length * run.shape.hidden * (run.shape.layers + 2))
+    beside = 1.2 * run.state * head + judged
+    return resident_bytes() + WORKSPACE + round(SLACK * max(_layer(run, min(batch, run.tokens)), beside))
+
+
+def batch_for(run: Run, memory: int, head: int = 0) -> int:
     """The most tokens in flight with which `run` takes at most `memory` bytes.
 
     Raises InputError, with the least that would do, when no number of them does.
     """
-    fitting = [batch for batch in BATCHES if needed_bytes(run, batch) <= memory]
+    fitting = [batch for batch in BATCHES if needed_bytes(run, batch, head) <= memory]
     if not fitting:
-        least = needed_bytes(run, BATCHES[-1])
-        got = f"{memory / 1e9:.1f} GB: allow more, give fewer calibration tokens"
-        got += ", or compute in bfloat16 (--dtype)" if run.state == 4 else ""
-        raise InputError(f"expected --memory of at least {least / 1e9:.1f} GB for this run, got {got}")
+        least = needed_bytes(run, BATCHES[-1], head)
+        ways = "allow more, or give fewer calibration tokens"
+        ways += ", or compute in bfloat16 with --dtype" if run.state == 4 else ""
+        got = f"{memory / 1e6:,.0f} MB: {ways}"
+        raise InputError(f"expected --memory of at least {least / 1e6:,.0f} MB for this run, got {got}")
     return fitting[0]
 
 
@@ -72,8 +115,3 @@ def _statistics(run: Run, n: int, k: int, flying: float) -> float:
     swept = 1.0 * sums + single * (t * n + 3 * n * m) + double * (2 * t * n + 3 * t * t)
     solved = sums + single * (t * n + 3 * n * m) + double * (3 * t * m + 2 * t * t)
     return max(watched, ridge, 2 * sums, swept, solved)
-
-
-def _beside(run: Run) -> float:
-    """What stands beside the layers: the head, once, when the result is judged."""
-    return 1.2 * run.state * run.shape.other_parameters

@@ -43,6 +43,7 @@ from ..system.tensor_files import Layout
 from .journal import Journal, partial_folder
 from .limit import Machine, Run, least_seconds
 from .machines import Machines, Room
+from .memory import batch_for, probable_plan
 from .model_on_disk import Streamed, losses
 from .states_on_disk import States
 
@@ -85,6 +86,7 @@ def prune_to(
     plan: Plan | None = None,
     saving: Saving = Saving(),  # noqa: B008  a frozen value
     machines: Machines | None = None,
+    memory: int | None = None,
     progress: Progress = no_progress,
 ) -> Written:
     """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
@@ -92,11 +94,11 @@ def prune_to(
     Equal to `prune` and `save_checkpoint` up to rounding. The same call goes on from the last finished layer when an
     earlier one was cut off, and ends with the same bytes. With `machines`, their workers carry the text through the
     layers: these bytes depend on the number of shards, and on nothing else of them. What the plan rests on and the
-    perplexities are computed here all the same.
+    perplexities are computed here all the same. With `memory`, at most so many bytes of this process are resident.
 
     Raises InputError before any work for what `prune` and `save_checkpoint` refuse, for a method that needs the whole
     model at once, when another process prunes into `out`, when `out` was begun with another request, when there are no
-    such machines; and when the disk is full, or the machines are gone for good.
+    such machines, or `memory` is too little; and when the disk is full, or the machines are gone for good.
     """
     started = time.perf_counter()
     settings.check()
@@ -115,11 +117,14 @@ def prune_to(
         check_request(model.shape, settings)
     else:
         check_plan(plan, model.shape, settings)
+    batch = None
+    if memory is not None:
+        batch = check_memory(model, ids.shape, settings, saving, memory, plan)
     target = resolved(out)
     check_out(target, model, saving, ids.numel())
-    request = _request(model, ids, settings, saving, plan, machines)
+    request = _request(model, ids, settings, saving, plan, machines) | ({} if batch is None else {"batch": batch})
     with Journal.open(target, request) as journal, listening() as phases:
-        run = _Run(model, ids, settings, saving, journal, progress)
+        run = _Run(model, ids, settings, saving, journal, progress, batch)
         if journal.published:
             return run.already_published(Path(out))
         planned = run.planned(plan)
@@ -167,6 +172,24 @@ def _request(
     }
 
 
+def work_of(model: Streamed, size: tuple[int, ...], settings: Settings, saving: Saving, plan: Plan) -> Run:
+    """What there is to do for a calibration text of that size (S, L)."""
+    (sequences, length), dtype = size, saving.dtype or model.dtype
+    stored = sum(map(bytes_in, model.files.files))
+    return Run(model.shape, plan, settings, sequences, length, stored, dtype.itemsize, model.dtype.itemsize)
+
+
+def check_memory(
+    model: Streamed, size: tuple[int, ...], settings: Settings, saving: Saving, memory: int, plan: Plan | None = None
+) -> int:
+    """Tokens in flight with which a run over a text of that size (S, L) takes at most `memory` bytes.
+
+    Raises InputError when none do.
+    """
+    work = work_of(model, size, settings, saving, plan or probable_plan(model.shape, settings))
+    return batch_for(work, memory, 0 if saving.windows is None else model.skeleton.lm_head.weight.numel())
+
+
 def whole_model(settings: Settings) -> str | None:
     """What it is in the settings that needs the whole model at once, or None."""
     return f"the method {settings.method}" if settings.method in GRADIENTS else None
@@ -176,10 +199,17 @@ class _Run:
     """The steps of `prune_to`, each of which the journal may know to be done."""
 
     def __init__(
-        self, model: Streamed, ids: Tensor, settings: Settings, saving: Saving, journal: Journal, progress: Progress
+        self,
+        model: Streamed,
+        ids: Tensor,
+        settings: Settings,
+        saving: Saving,
+        journal: Journal,
+        progress: Progress,
+        batch: int | None,
     ) -> None:
         self.model, self.ids, self.settings, self.saving = model, ids, settings, saving
-        self.journal, self.progress = journal, progress
+        self.journal, self.progress, self.batch = journal, progress, batch
         self.dtype = saving.dtype or model.dtype
 
     def planned(self, plan: Plan | None) -> Planned:
@@ -239,7 +269,7 @@ class _Run:
         if len(journal.all("layer")) < model.shape.layers:
             walk = partial(self._walk, plan, layout)
             if machines is None:
-                for _ in walk(Here):
+                for _ in walk(partial(Here, batch=self.batch)):
                     pass
             else:
                 machines.carry(walk)
@@ -291,10 +321,8 @@ class _Run:
 
     def least(self, plan: Plan) -> dict[str, float]:
         """Seconds that each phase takes at least on this machine."""
-        files, (sequences, length) = self.model.files.files, self.ids.shape
-        sizes = {"stored": sum(map(bytes_in, files)), "saved": self.dtype.itemsize, "state": self.model.dtype.itemsize}
-        work = Run(self.model.shape, plan, self.settings, sequences, length, **sizes)
-        return least_seconds(work, Machine.measured(self.model.shape, files, self.journal.folder))
+        work = work_of(self.model, self.ids.shape, self.settings, self.saving, plan)
+        return least_seconds(work, Machine.measured(self.model.shape, self.model.files.files, self.journal.folder))
 
     def card(self, dense: float | None, small: float | None) -> Provenance:
         """What the model card says, with what was measured."""

@@ -51,6 +51,12 @@ def free_memory() -> int:
     return free
 
 
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    size: int = psutil.Process().memory_info().rss
+    return size
+
+
 def peak_bytes() -> int:
     """Most resident memory that this process ever had.
 
