@@ -266,3 +266,15 @@ def test_the_command(parent, two, tmp_path):
     ):
         done = CliRunner().invoke(app, [*call, "--overwrite", *more])
         assert done.exit_code == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.output
+
+
+def test_tasks_that_dask_leaves_lying_are_noticed():
+    """Those of a worker that died when it was the last: others come, and do not get them."""
+    with cluster(0, processes=False) as found, Client(found, set_as_default=False) as client:
+        task = client.submit(abs, -1, key="abs-ours", workers=["tcp://127.0.0.1:1"], allow_other_workers=True)
+        assert client.run_on_scheduler(on_workers.given_up, "ours")  # no worker at all
+        found.scale(1)
+        client.wait_for_workers(1, timeout=60)
+        other = client.submit(abs, -2, key="abs-other")
+        assert other.result() == 2 and not client.run_on_scheduler(on_workers.given_up, "other")
+        assert client.run_on_scheduler(on_workers.given_up, "ours") != task.done()
