@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import dask
 import pytest
@@ -270,11 +271,14 @@ def test_the_command(parent, two, tmp_path):
 
 def test_tasks_that_dask_leaves_lying_are_noticed():
     """Those of a worker that died when it was the last: others come, and do not get them."""
-    with cluster(0, processes=False) as found, Client(found, set_as_default=False) as client:
-        task = client.submit(abs, -1, key="abs-ours", workers=["tcp://127.0.0.1:1"], allow_other_workers=True)
-        assert client.run_on_scheduler(on_workers.given_up, "ours")  # no worker at all
-        found.scale(1)
-        client.wait_for_workers(1, timeout=60)
-        other = client.submit(abs, -2, key="abs-other")
-        assert other.result() == 2 and not client.run_on_scheduler(on_workers.given_up, "other")
-        assert client.run_on_scheduler(on_workers.given_up, "ours") != task.done()
+    ours, theirs = SimpleNamespace(key="sums-ours1"), SimpleNamespace(key="sums-theirs1")
+    for workers, running, lying, given_up in (
+        ({}, set(), [ours], True),
+        ({}, set(), [], True),
+        ({"tcp://a:1": 1}, {1}, [], False),
+        ({"tcp://a:1": 1}, {1}, [theirs], False),
+        ({"tcp://a:1": 1}, set(), [ours], False),  # paused, for want of memory: it will go on
+        ({"tcp://a:1": 1}, {1}, [theirs, ours], True),
+    ):
+        scheduler = SimpleNamespace(workers=workers, running=running, unrunnable=lying)
+        assert on_workers.given_up("ours", scheduler) is given_up, (workers, running, lying)
