@@ -18,12 +18,13 @@ def version() -> str:
     return __version__
 
 
-def given_up(dask_scheduler: Any) -> bool:
-    """Whether a scheduler has nobody for its tasks.
+def given_up(run: str, dask_scheduler: Any) -> bool:
+    """Whether a scheduler has nobody for the tasks with `run` in their name.
 
     Those that are to go to some worker if they can are left lying when all workers are gone, even if others come.
     """
-    return not dask_scheduler.workers or bool(dask_scheduler.unrunnable and dask_scheduler.running)
+    lying = any(run in str(task.key) for task in dask_scheduler.unrunnable)
+    return not dask_scheduler.workers or lying and bool(dask_scheduler.running)
 
 
 def environment() -> dict[str, str]:

@@ -292,7 +292,7 @@ class _Run:
         if records:
             size, dtype, names = tuple(pruner.hidden.shape), pruner.hidden.dtype, records[-1]["states"]
             states = {name: States(journal.folder / file, size, dtype) for name, file in names.items()}
-            pruner.resume(records[-1]["made"], states["hidden"], states.get("dense"))
+            pruner.resume(records[-1]["made"], states.pop("hidden"), states.pop("dense", None))
         for index in range(len(records), model.shape.layers):
             self._layer(pruner, plan, layout, index)
             yield index

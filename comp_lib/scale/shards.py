@@ -21,7 +21,9 @@ back to it. All that comes and goes passes the scheduler, but for what workers g
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -71,6 +73,7 @@ class Shards:
     def __init__(self, client: Client, count: int = SHARDS, room: Callable[..., Any] = torch.empty) -> None:
         self.client, self.count, self.room = client, count, room
         self.wanted = on_workers.environment()
+        self.name, self.tasks = uuid.uuid4().hex[:24], itertools.count()
         # what has been sent, as long as the client has it too: one tensor or stream is sent once
         self.tensors: Any = WeakIdKeyDictionary()
         self.streams: Any = WeakIdKeyDictionary()
@@ -161,11 +164,12 @@ class Shards:
             raise Gone("the scheduler is gone")
         where = {} if place is None else {"workers": [self.places[place]], "allow_other_workers": True}
         with dask.config.set(WHOLE):
-            return self.client.submit(task, *arguments, pure=False, **where)
+            key = f"{task.__name__}-{self.name}{next(self.tasks):08x}"
+            return self.client.submit(task, *arguments, key=key, **where)
 
     async def _look(self) -> None:
         """Raises Gone when there is nobody who will do what was asked."""
-        asked: Any = self.client.run_on_scheduler(on_workers.given_up, asynchronous=True)
+        asked: Any = self.client.run_on_scheduler(on_workers.given_up, self.name, asynchronous=True)
         if await asked:
             raise Gone("no worker is left of those who had the text")
 

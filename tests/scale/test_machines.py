@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import dask
 import pytest
@@ -266,3 +267,18 @@ def test_the_command(parent, two, tmp_path):
     ):
         done = CliRunner().invoke(app, [*call, "--overwrite", *more])
         assert done.exit_code == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.output
+
+
+def test_tasks_that_dask_leaves_lying_are_noticed():
+    """Those of a worker that died when it was the last: others come, and do not get them."""
+    ours, theirs = SimpleNamespace(key="sums-ours1"), SimpleNamespace(key="sums-theirs1")
+    for workers, running, lying, given_up in (
+        ({}, set(), [ours], True),
+        ({}, set(), [], True),
+        ({"tcp://a:1": 1}, {1}, [], False),
+        ({"tcp://a:1": 1}, {1}, [theirs], False),
+        ({"tcp://a:1": 1}, set(), [ours], False),  # paused, for want of memory: it will go on
+        ({"tcp://a:1": 1}, {1}, [theirs, ours], True),
+    ):
+        scheduler = SimpleNamespace(workers=workers, running=running, unrunnable=lying)
+        assert on_workers.given_up("ours", scheduler) is given_up, (workers, running, lying)
