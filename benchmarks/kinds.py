@@ -2,12 +2,13 @@
 
     python benchmarks/kinds.py --calibration general --sequences 128 --set '{"method": "flap"}' --text FILE
     python benchmarks/kinds.py --figure build/kinds.png
+    python benchmarks/kinds.py --ratios build/ratios.png
 
 The calibration is a mixture of this project's kinds ("all", "prose+code", "code" ...), or a text, or "self". The
 evaluation texts of all kinds judge, and FILE on top where there is one, of which nothing calibrates. Each call prints
 its row, losses above the dense model's with their 95% intervals, and keeps it in benchmarks/kinds.json; with --tasks
-also what the pruned model answers in the four offline tasks. The second way draws the rows of the embedded
-model that were calibrated on a mixture that ships.
+also what the pruned model answers in the four offline tasks. The other two draw what is kept, of runs calibrated on a
+mixture that ships: each kind for the embedded model, and the mean of both models by how much goes.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from headline import keep, options
-from readme import by_method
+from matplotlib.ticker import PercentFormatter
+from readme import SECOND, by_method, usual_rows, widths
 from zero_shot import answers
 
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
-from comp_lib.models.load import load_model
-from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, save_picture
+from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, panels, save_picture
 from comp_lib.prune import prune
 from comp_lib.search import searched_plan
 from comp_lib.settings import Settings, default_recovery
@@ -50,9 +52,12 @@ def main() -> None:
     parser.add_argument("--search", type=int, default=0, help="plans to try, with more or fewer whole layers")
     parser.add_argument("--tasks", action="store_true", help="score the four offline tasks too")
     parser.add_argument("--figure", type=Path, help="nothing is measured: draw what is kept")
+    parser.add_argument("--ratios", type=Path, help="nothing is measured: draw both models by how much goes")
     arguments = parser.parse_args()
     if arguments.figure is not None:
         return figure(arguments.figure)
+    if arguments.ratios is not None:
+        return figure_of_ratios(arguments.ratios)
     changes = {"ratio": 0.2, "multiple": 32, "seed": arguments.seed, **json.loads(arguments.set)}
     settings = Settings(**{"recovery": default_recovery(changes.get("method", "comp")), **changes})
     dense, tokenizer = load_model(arguments.model)
@@ -103,6 +108,11 @@ def main() -> None:
     keep(row, FILE, MEASURED)
 
 
+def named(method: str, kind: str) -> str:
+    """A method as the figures call it."""
+    return f"comp, {kind.split(',')[0]} widths" if method == "comp" else method
+
+
 def figure(path: Path) -> None:
     """Extra loss by kind of text, a colour for each method, with 95% intervals; of several seeds the first."""
     found = by_method()
@@ -110,8 +120,8 @@ def figure(path: Path) -> None:
     picture, axes = figure_with_axes(
         (8.6, 0.5 * len(names) + 1.4), xlabel="loss above the dense model (nats per token)"
     )
-    for number, ((method, widths), (row, *_)) in enumerate(found.items()):
-        label = f"comp, {widths.split(',')[0]} widths" if method == "comp" else method
+    for number, ((method, kind), (row, *_)) in enumerate(found.items()):
+        label = named(method, kind)
         middle, low, high = zip(*(row["increases"][name] for name in names), strict=True)
         spans = [[m - b for m, b in zip(middle, low, strict=True)], [t - m for m, t in zip(middle, high, strict=True)]]
         places = [place + 0.18 * (number - (len(found) - 1) / 2) for place in range(len(names))]
@@ -119,6 +129,28 @@ def figure(path: Path) -> None:
     axes.set_yticks(range(len(names)), [name.removesuffix(".txt") for name in names])
     axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None))
     axes.legend(ncols=len(found), **ABOVE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(picture, path)
+
+
+def figure_of_ratios(path: Path) -> None:
+    """Mean extra loss over the kinds against what is gone, a panel for each model and a line for each method."""
+    models = (EMBEDDED, SECOND)
+    labels = {"xlabel": "of the decoder gone", "ylabel": ["mean loss above the dense model\n(nats per token)", ""]}
+    picture, both = panels(1, 2, (9.0, 3.6), **labels)
+    for axes, model in zip(both, models, strict=True):
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for row in usual_rows(model):
+            if row["seed"] == 0:
+                name = named(row["settings"]["method"], widths(row["settings"]))
+                lines.setdefault(name, []).append((row["removed"], row["mean"]))
+        for number, name in enumerate(sorted(lines)):
+            places, means = zip(*sorted(lines[name]), strict=True)
+            axes.plot(places, means, "o-", label=name, color=COLOURS[number])
+        axes.set_title(model)
+        axes.set(ylim=(0, None))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    both[0].legend(fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_picture(picture, path)
 

@@ -42,13 +42,19 @@ HEALING_START, HEALING_END = (
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
 
-def by_method(model: str = EMBEDDED) -> dict[tuple[str, str], list[dict]]:
-    """(method, widths) -> its rows of that model, which saw a mixture that ships, one for each seed; least first."""
+def usual_rows(model: str) -> list[dict]:
+    """The rows of that model by kind of text which saw a mixture that ships, as most of them did, and no search."""
     rows = json.loads(KINDS.read_text("utf-8"))
     rows = [row for row in rows if row["calibration"] in MIXTURES and row["model"] == model]
-    setups = [(*(row[name] for name in SETUP), row["settings"]["ratio"]) for row in rows]
+    rows = [row for row in rows if row["settings"]["layers"] == "auto" and "search" not in row]
+    setups = [tuple(row[name] for name in SETUP) for row in rows]
     usual = max(setups, key=setups.count)  # the first of those that occur most often
-    rows = [row for row, setup in zip(rows, setups, strict=True) if setup == usual]
+    return [row for row, setup in zip(rows, setups, strict=True) if setup == usual]
+
+
+def by_method(model: str = EMBEDDED, ratio: float = 0.2) -> dict[tuple[str, str], list[dict]]:
+    """(method, widths) -> its rows of that model at that ratio, one for each seed; least first."""
+    rows = [row for row in usual_rows(model) if row["settings"]["ratio"] == ratio]
     found: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         found.setdefault((row["settings"]["method"], widths(row["settings"])), []).append(row)
@@ -80,6 +86,31 @@ def kinds(model: str) -> str:
     peer = min((name for name in means if name[0] != "comp"), key=means.__getitem__)
     ours = ", ".join(f"{means[name] / means[peer]:.2f} ({name[1]})" for name in means if name[0] == "comp")
     lines.append(f"\nOf the increase of the best peer, {peer[0]}, COMP's mean is {ours}.")
+    return "\n".join(lines)
+
+
+def by_ratio(model: str) -> str:
+    """The mean over the kinds for each method, by how much goes, and what part of the best peer's that of COMP is."""
+    ratios = sorted({row["settings"]["ratio"] for row in usual_rows(model)})
+    found = {
+        ratio: {name: fmean(row["mean"] for row in rows) for name, rows in by_method(model, ratio).items()}
+        for ratio in ratios
+    }
+    peers = {ratio: [mean for name, mean in means.items() if name[0] != "comp"] for ratio, means in found.items()}
+    lines = [
+        f"{model} by how much of its decoder goes, the same text: mean over the kinds; in brackets, COMP's part "
+        "of the\nbest peer's increase.",
+        "",
+        f"| method | widths | {' | '.join(f'{ratio:.0%}' for ratio in ratios)} |",
+        f"|---|---|{'---:|' * len(ratios)}",
+    ]
+    for name in dict.fromkeys(name for means in found.values() for name in means):
+        cells = []
+        for ratio in ratios:
+            mean = found[ratio].get(name)
+            part = f" ({mean / min(peers[ratio]):.2f})" if mean and name[0] == "comp" and peers[ratio] else ""
+            cells.append("not measured" if mean is None else f"{mean:.3f}{part}")
+        lines.append(f"| {' | '.join((*name, *cells))} |")
     return "\n".join(lines)
 
 
@@ -250,7 +281,8 @@ def _mean(values: list[float]) -> str:
 
 
 def tables() -> str:
-    return f"{kinds(EMBEDDED)}\n\n{kinds(SECOND)}\n\n{headline()}\n\n{peers()}\n\n{tasks()}"
+    models = "\n\n".join(f"{kinds(model)}\n\n{by_ratio(model)}" for model in (EMBEDDED, SECOND))
+    return f"{models}\n\n{headline()}\n\n{peers()}\n\n{tasks()}"
 
 
 PAGES = {  # each with its marks, and what stands between them
