@@ -93,15 +93,15 @@ class PruneRun:
         check_length(self.model, options.length)
         if self.settings.widths != "uniform":
             check_widths(self.model.config)
+        if self.memory is not None:
+            size = (options.sequences, options.length)
+            check_memory(self.model, size, self.settings, self.evaluated is not None, self.memory)
         self.source = self._source(options.calibration)
         window = min(512, self.model.config.max_position_embeddings)
         windows = None if self.evaluated is None else self._windows(self.evaluated, window)
         self.card = self._card()
         text = Path(options.evaluate_on).name
         self.saving = Saving(name, load.DTYPES[dtype], windows, text, self.card, options.overwrite)
-        if self.memory is not None:
-            size = (options.sequences, options.length)
-            check_memory(self.model, size, self.settings, self.saving, self.memory)
         if dtype != options.dtype and dtype == "float16":  # the others hold any model; last, for it reads all
             for parameter, tensor in self._weights():
                 cast(parameter, tensor, load.DTYPES[dtype])
@@ -136,10 +136,10 @@ class PruneRun:
         """The calibration source, without what the model would have to write where it is too large for that."""
         needed, free = 2 * estimated_bytes(self.shape, self.options.dtype), free_memory()
         if self.memory is not None:
-            free = min(free, self.memory - resident_bytes())
+            free = min(free, max(0, self.memory - resident_bytes()))
         if self.whole or needed < free or renamed(source, _shipped) == source:
             return source
-        gigabytes = f"{needed / 1e9:.0f} GB for it, {free / 1e9:.0f} GB are free or allowed"
+        gigabytes = f"{needed / 1e9:.1f} GB for it, {free / 1e9:.1f} GB are free or allowed"
         err.print(f"comp-lib: the model writes no calibration text: that takes {gigabytes}", style="dim")
         return renamed(source, _shipped)
 

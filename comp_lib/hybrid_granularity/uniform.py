@@ -12,6 +12,8 @@ from dataclasses import replace
 from ..errors import InputError
 from ..plan import SMALLEST_SHARE, Plan, PlanRequest
 
+LEAST_KEPT = 0.25  # of the neurons of the layers that stay; rather than fewer, whole layers go
+
 
 def uniform_plan(request: PlanRequest) -> Plan:
     """Keep one neuron width in all layers that stay: the largest multiple with which at least the ratio is gone.
@@ -27,9 +29,9 @@ def uniform_plan(request: PlanRequest) -> Plan:
 
 
 def layers_needed(request: PlanRequest) -> int:
-    """The fewest whole layers whose loss leaves the others at least half of their neurons; `drop` is disregarded.
+    """The fewest whole layers whose loss leaves the others at least LEAST_KEPT of their neurons; `drop` is disregarded.
 
-    Measured (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping any.
+    Measured (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping as many as leave half.
     """
     shape = request.shape
     for count in range(shape.layers):
@@ -40,8 +42,8 @@ def layers_needed(request: PlanRequest) -> int:
             if last:
                 raise
             continue
-        halves = (2 * width >= shape.neurons[layer] for layer, width in zip(plan.layers, plan.neurons, strict=True))
-        if last or all(halves):
+        both = zip(plan.layers, plan.neurons, strict=True)
+        if last or all(width >= LEAST_KEPT * shape.neurons[layer] for layer, width in both):
             return count
     raise ValueError("expected a decoder with layers, got none")
 

@@ -119,7 +119,7 @@ def prune_to(
         check_plan(plan, model.shape, settings)
     batch = None
     if memory is not None:
-        batch = check_memory(model, ids.shape, settings, saving, memory, plan)
+        batch = check_memory(model, ids.shape, settings, saving.windows is not None, memory, plan)
     target = resolved(out)
     check_out(target, model, saving, ids.numel())
     request = _request(model, ids, settings, saving, plan, machines) | ({} if batch is None else {"batch": batch})
@@ -180,14 +180,14 @@ def work_of(model: Streamed, size: tuple[int, ...], settings: Settings, saving: 
 
 
 def check_memory(
-    model: Streamed, size: tuple[int, ...], settings: Settings, saving: Saving, memory: int, plan: Plan | None = None
+    model: Streamed, size: tuple[int, ...], settings: Settings, judged: bool, memory: int, plan: Plan | None = None
 ) -> int:
     """Tokens in flight with which a run over a text of that size (S, L) takes at most `memory` bytes.
 
-    Raises InputError when none do.
+    judged: whether the model's answers are measured too, which takes its head. Raises InputError when none do.
     """
-    work = work_of(model, size, settings, saving, plan or probable_plan(model.shape, settings))
-    return batch_for(work, memory, 0 if saving.windows is None else model.skeleton.lm_head.weight.numel())
+    work = work_of(model, size, settings, Saving(), plan or probable_plan(model.shape, settings))
+    return batch_for(work, memory, model.config.vocab_size * model.shape.hidden if judged else 0)
 
 
 def whole_model(settings: Settings) -> str | None:

@@ -358,7 +358,7 @@ def uniform_left(model, settings, ids) -> int:
 
 @pytest.mark.parametrize("name", ["gqa", "all-at-once"])
 @pytest.mark.parametrize("of", ["decoder", "model"])
-@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.2, 0.3, 0.4])
+@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.2, 0.25, 0.4])
 def test_budgets_are_equal_to_the_parameter(name, of, ratio):
     model = build(name, **DEEP, vocab_size=64)
     ids = tokens() % 64
@@ -385,7 +385,7 @@ def test_the_budget_follows_the_layers():
     """Where widths alone would starve, the common budget is that of fewer layers; with layers=0 it is not."""
     shape = Shape.of(build(**DEEP))
     auto, none = (parameters_left(PlanRequest(shape, 0.5, multiple=4), layers) for layers in ("auto", 0))
-    plan = uniform_plan(PlanRequest(shape, 0.5, multiple=4, drop=[0, 1, 2]))
+    plan = uniform_plan(PlanRequest(shape, 0.5, multiple=4, drop=[0]))
     assert auto == shape.with_widths(plan.neurons, plan.kv_groups).decoder
     assert (
         none
