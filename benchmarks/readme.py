@@ -282,6 +282,9 @@ def _mean(values: list[float]) -> str:
 
 def tables() -> str:
     models = "\n\n".join(f"{kinds(model)}\n\n{by_ratio(model)}" for model in (EMBEDDED, SECOND))
+    models += (
+        "\n\n![Mean loss above the dense model by how much of the decoder goes, a panel for each model](ratios.png)"
+    )
     return f"{models}\n\n{headline()}\n\n{peers()}\n\n{tasks()}"
 
 
