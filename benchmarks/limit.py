@@ -3,8 +3,9 @@
     python benchmarks/limit.py [--work build]
 
 Measures float32, bfloat16 and float64 products at the shapes of the layers in scale.json, and reading and writing a
-file in --work, and keeps them in benchmarks/limit.json. Prints the seconds of each row of scale.json that knows them,
-by phase, each beside the least that the machine of that row would have taken (`comp_lib.scale.limit`).
+file in --work, and keeps them in benchmarks/limit.json. Prints the seconds of each row of scale.json, and of
+long_text.json (the same script with fewer layers and more text), by phase, each beside the least that the machine of
+that row would have taken (`comp_lib.scale.limit`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main() -> None:
     row |= {"read_megabytes_a_second": round(read / 1e6), "written_megabytes_a_second": round(written / 1e6)}
     (HERE / "limit.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(row, indent=1))
-    rows = json.loads((HERE / "scale.json").read_text(encoding="utf-8"))
+    rows = [row for name in ("scale.json", "long_text.json") for row in json.loads((HERE / name).read_text("utf-8"))]
     print("\n".join(table([row for row in rows if row.get("least")])))
 
 

@@ -136,7 +136,7 @@ def plot_phases(runs: Mapping[str, tuple[Mapping[str, float], Mapping[str, float
     axes.set_yticks(places, labels)
     axes.set(ylim=(len(runs) - 0.3, -0.5), xlim=(0, 1.02))
     axes.grid(axis="y", visible=False)
-    axes.legend(ncols=len(phases), fontsize=9, **ABOVE)
+    axes.legend(ncols=4, fontsize=9, **ABOVE)
     return figure.described("Stacked bars of the seconds by phase, beside the least that the machine could do. ", words)
 
 

@@ -27,8 +27,8 @@ from ..settings import Settings
 from ..shape import Shape
 from ..statistics.gram import Gram
 
-PIECE = 64 << 20  # bytes of a file, read or written to see how fast that is
-WIDEST = 2048  # of the matrices that are multiplied to see how fast that is
+PIECE = 16 << 20  # bytes of a file, read or written to see how fast that is: more would show in the peak of a small run
+WIDEST = 1024  # of the matrices that are multiplied to see how fast that is
 BATCH = 2048  # tokens in flight
 
 
