@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +14,7 @@ from variants import build, tokens
 
 from comp_lib.calibration.stream import attention_step, embed, mlp_step, rotary
 from comp_lib.prune import make_plan, prune
+from comp_lib.scale import prune_to as prune_to_module
 from comp_lib.scale.limit import Machine, Run, Work, least_seconds
 from comp_lib.scale.model_on_disk import Streamed
 from comp_lib.scale.prune_to import Saving, prune_to
@@ -108,3 +110,21 @@ def test_a_report_says_where_the_time_went_and_the_least(tmp_path):
     assert not list((tmp_path / "out").glob("tmp*"))
     memory = prune(build("gqa"), tokens(8, 32), settings).report
     assert set(memory.phases) == {"planning", "attention", "MLP", "Gram", "selection", "solve"}
+
+
+def test_the_phases_are_part_of_the_seconds_that_are_reported(tmp_path, monkeypatch):
+    """Judging the result comes after the report is closed."""
+    late, real, judged = [0.0], time.perf_counter, prune_to_module.losses
+    monkeypatch.setattr(time, "perf_counter", lambda: real() + late[0])
+
+    def slow(*arguments):
+        late[0] += 1000.0
+        return judged(*arguments)
+
+    monkeypatch.setattr(prune_to_module, "losses", slow)
+    build("gqa").save_pretrained(tmp_path / "parent")
+    model = Streamed(tmp_path / "parent", AutoConfig.from_pretrained(tmp_path / "parent"))
+    saving = Saving(windows=tokens(2, 16, seed=1))
+    report = prune_to(tmp_path / "out", model, Nothing(), tokens(8, 32), SETTINGS, saving=saving).report
+    assert 1000.0 < report.phases["evaluation"] < sum(report.phases.values()) < report.seconds < 2000.0
+    assert late == [2000.0]
