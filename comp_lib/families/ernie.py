@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from .llama import Llama
+from .llama import LlamaLike
 
 
-class Ernie(Llama):
+class Ernie(LlamaLike):
     """The family `ernie4_5`."""
 
     model_types = ("ernie4_5",)
     layer_class = "Ernie4_5DecoderLayer"
-    bias_fields = {}
     gguf = "ernie4_5"
-    gguf_per_layer = None
-    gguf_interleaved: dict[str, str] = {}
-    gguf_rope: tuple[str, ...] = ("default",)
-    per_layer = False
 
     def gguf_refusal(self, config: Any) -> str | None:
         return "biases, of which llama.cpp reads none in the MLP" if config.use_bias else None

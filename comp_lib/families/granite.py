@@ -9,19 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
-from .llama import Llama
+from .llama import BIASES, PAIRS, LlamaLike
 from .protocol import Layer, Model, Rope, Which
 
 
-class Granite(Llama):
+class Granite(LlamaLike):
     """The family `granite`."""
 
     model_types = ("granite",)
     layer_class = "GraniteDecoderLayer"
+    bias_fields = BIASES
     gguf = "granite"
-    gguf_per_layer = None
-    gguf_rope: tuple[str, ...] = ("default",)
-    per_layer = False
+    gguf_interleaved = PAIRS
 
     def gguf_fields(self, config: Any) -> dict[str, Any]:
         return {

@@ -15,23 +15,25 @@ from ..errors import InputError
 from .protocol import Device, Family, Layer, Model, Rope, Which
 from .silent import SilentMLP, number_attentions, silence
 
+# switches of a config, and the step whose biases they switch
+BIASES: dict[str, Which] = {"mlp_bias": "mlp", "attention_bias": "attention"}
+PAIRS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}  # whose rows llama.cpp wants in pairs
+ROPES = ("default", "linear", "llama3")
 
-class Llama(Family):
-    """The family `llama`, and `comp_llama`, its variant with other widths in each layer."""
 
-    model_types: tuple[str, ...] = ("llama", "comp_llama")
-    layer_class = "LlamaDecoderLayer"
+class LlamaLike(Family):
+    """Laid out as Llama, and can do what any family can; what one can do beyond that it says itself."""
+
     layer_lists: tuple[str, ...] = ("layer_types",)
-    bias_fields = {"mlp_bias": "mlp", "attention_bias": "attention"}
-    gguf = "llama"
-    gguf_per_layer: str | None = "deci"
-    gguf_interleaved: dict[str, str] = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+    bias_fields: dict[str, Which] = {}
+    gguf_per_layer: str | None = None
+    gguf_interleaved: dict[str, str] = {}
     gguf_activations: tuple[str, ...] = ("silu", "swish")
     gguf_norm_shift = 0.0
     gguf_square = False
-    gguf_rope: tuple[str, ...] = ("default", "linear", "llama3")
+    gguf_rope: tuple[str, ...] = ("default",)
     becomes: dict[str, str] = {}
-    per_layer = True
+    per_layer = False
     aims: tuple[str, ...] = ("self", "dense")
     whole_attention = False
 
@@ -140,7 +142,20 @@ class Llama(Family):
         return None
 
 
-class Windowed(Llama):
+class Llama(LlamaLike):
+    """The family `llama`, and `comp_llama`, its variant with other widths in each layer."""
+
+    model_types = ("llama", "comp_llama")
+    layer_class = "LlamaDecoderLayer"
+    bias_fields = BIASES
+    gguf = "llama"
+    gguf_per_layer = "deci"
+    gguf_interleaved = PAIRS
+    gguf_rope = ROPES
+    per_layer = True
+
+
+class Windowed(LlamaLike):
     """What families share whose layers may each have a sliding window."""
 
     def window(self, config: Any) -> int | None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from .llama import Llama
+from .llama import PAIRS, ROPES, LlamaLike
 
 
-class Mistral(Llama):
+class Mistral(LlamaLike):
     """The family `mistral`."""
 
     model_types = ("mistral",)
     layer_class = "MistralDecoderLayer"
-    bias_fields = {}
-    gguf_per_layer = None
+    gguf = "llama"
+    gguf_interleaved = PAIRS
+    gguf_rope = ROPES
     becomes = {"layer_types": "ministral"}
-    per_layer = False
 
     def window(self, config: Any) -> int | None:
         window: int | None = config.sliding_window

@@ -8,22 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .llama import Llama
+from .llama import LlamaLike
 from .protocol import Which
 
 
-class Phi3(Llama):
+class Phi3(LlamaLike):
     """The family `phi3`. A neuron is two rows of gate_up_proj, a KV group three runs of rows of qkv_proj."""
 
     model_types = ("phi3",)
     layer_class = "Phi3DecoderLayer"
-    bias_fields = {}
     gguf = "phi3"
-    gguf_interleaved: dict[str, str] = {}
-    gguf_per_layer = None
     gguf_square = True
-    gguf_rope: tuple[str, ...] = ("default",)
-    per_layer = False
 
     def mlp(self, layer: Any, z: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = layer.mlp.gate_up_proj(z).chunk(2, dim=-1)

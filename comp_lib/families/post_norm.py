@@ -30,10 +30,6 @@ def only_self(name: str) -> str:
 class PostNorm(Windowed):
     """What these families share."""
 
-    bias_fields = {}
-    gguf_per_layer = None
-    gguf_rope: tuple[str, ...] = ("default",)
-    per_layer = False
     aims: tuple[str, ...] = ("self",)
 
     def dense_target(self, layer: Layer, which: Which, change: Tensor) -> Tensor:
@@ -46,7 +42,6 @@ class Olmo2(PostNorm):
     model_types = ("olmo2",)
     layer_class = "Olmo2DecoderLayer"
     gguf = "olmo2"
-    gguf_interleaved: dict[str, str] = {}
     whole_attention = True
 
     def attention_step(self, layer: Any, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
@@ -64,7 +59,6 @@ class Gemma3(PostNorm):
     model_types = ("gemma3_text",)
     layer_class = "Gemma3DecoderLayer"
     gguf = "gemma3"
-    gguf_interleaved: dict[str, str] = {}
     gguf_activations = ("gelu_pytorch_tanh",)
     gguf_norm_shift = 1.0
 

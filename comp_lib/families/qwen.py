@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .llama import Windowed
+from .llama import BIASES, PAIRS, Windowed
 
 
 class Qwen2(Windowed):
@@ -16,13 +16,8 @@ class Qwen2(Windowed):
 
     model_types = ("qwen2",)
     layer_class = "Qwen2DecoderLayer"
-    bias_fields = {}
     gguf = "qwen2"
-    gguf_per_layer = None
-    gguf_interleaved: dict[str, str] = {}
     gguf_square = True
-    gguf_rope: tuple[str, ...] = ("default",)
-    per_layer = False
 
 
 class Qwen3(Qwen2):
@@ -40,10 +35,10 @@ class SmolLM3(Qwen2):
     model_types = ("smollm3",)
     layer_class = "SmolLM3DecoderLayer"
     layer_lists: tuple[str, ...] = ("layer_types", "no_rope_layers")
-    bias_fields = {"mlp_bias": "mlp", "attention_bias": "attention"}
+    bias_fields = BIASES
     gguf = "smollm3"
     gguf_square = False
-    gguf_interleaved = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+    gguf_interleaved = PAIRS
 
     def gguf_refusal(self, config: Any) -> str | None:
         turning = [int((layer + 1) % 4 != 0) for layer in range(config.num_hidden_layers)]
