@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from scale import SIZES
 
-from comp_lib.scale.limit import BATCH, PIECE, best_time, timed_disk
+from comp_lib.calibration.stream import BATCH_TOKENS
+from comp_lib.scale.limit import PIECE, best_time, timed_disk
 from comp_lib.system.clock import PHASES
 
 HERE = Path(__file__).parent
@@ -26,12 +27,12 @@ TYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
 def rates(hidden: int, neurons: int) -> dict[str, float]:
-    """Billions of operations a second in the product of BATCH tokens with one matrix of an MLP, by the type."""
+    """Billions of operations a second in the product of BATCH_TOKENS tokens with one matrix of an MLP, by the type."""
     found = {}
     for dtype in TYPES:
-        x, w = torch.randn(BATCH, hidden, dtype=dtype), torch.randn(hidden, neurons, dtype=dtype)
+        x, w = torch.randn(BATCH_TOKENS, hidden, dtype=dtype), torch.randn(hidden, neurons, dtype=dtype)
         name = str(dtype).removeprefix("torch.")
-        found[name] = round(2e-9 * BATCH * hidden * neurons / best_time(lambda x=x, w=w: x @ w), 1)
+        found[name] = round(2e-9 * BATCH_TOKENS * hidden * neurons / best_time(lambda x=x, w=w: x @ w), 1)
     return found
 
 

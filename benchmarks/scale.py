@@ -43,6 +43,13 @@ class Size:
 SIZES = {"7b": Size(32, 4096, 11008, 32), "3b": Size(26, 3200, 8640, 32), "1b": Size(16, 2048, 5632, 32)}
 
 
+class Nothing:
+    """The tokenizer of random models, which have none to save."""
+
+    def save_pretrained(self, folder):
+        pass
+
+
 def make(folder: Path, size: Size) -> None:
     """A checkpoint of that size, layer by layer. Raises SystemExit when there is no room for it and its result."""
     import torch
@@ -109,12 +116,6 @@ def measured(job: dict) -> dict:
     settings = Settings(ratio=0.2, **({"method": how, "recovery": "none"} if llm_pruner else {}))
     size = (job["sequences"], job["length"])
     seconds = []
-
-    class Nothing:
-        """The benchmark's models have no tokenizer to save."""
-
-        def save_pretrained(self, folder):
-            pass
 
     if real:
         from comp_lib.calibration.tokens import calibration_tokens
@@ -209,10 +210,14 @@ def main() -> None:
         "llm_pruner_megabytes_computed": round(computed, 1),
     }
     rows = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else []
-    same = ("shape", "how", "layers", "tokens")
-    rows = [other for other in rows if any(other[key] != row[key] for key in same)] + [row]
+    rows = replaced(rows, row, ("shape", "how", "layers", "tokens"))
     arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(rows)))
+
+
+def replaced(rows: list[dict], row: dict, same: tuple[str, ...]) -> list[dict]:
+    """All rows, this one in the place of an older one that is the `same` by these names."""
+    return [other for other in rows if any(other[key] != row[key] for key in same)] + [row]
 
 
 def table(rows: list[dict]) -> list[str]:

@@ -194,8 +194,7 @@ class LayerPruner:
         rope = rotary(model, ids.shape[1], self.device, first.dtype)
         self.steps: dict[Which, Step] = {"attention": partial(attention_step, rope=rope), "mlp": mlp_step}
         # the dense model's stream, at which the least squares may aim, is carried beside the pruned one
-        aimed = settings.aim == "dense" and settings.recovery == "least-squares"
-        self.dense: Stream | None = hidden if aimed else None
+        self.dense: Stream | None = hidden if settings.two_streams else None
         self.differs = False  # whether the two streams differ by now
 
     def prune_layer(self, index: int, layer: Layer) -> PrunedLayer | None:

@@ -70,10 +70,11 @@ class PruneRun:
                 raise InputError(f"expected a ratio for a search, got {got}")
         needs = "a budget in time" if self.budget else "a search" if options.search else None
         self.whole = needs or whole_model(self.settings)
+        for option in ("memory", "scheduler"):
+            if self.whole and vars(options)[option] is not None:
+                got = f"it and {self.whole}, which needs the whole model: leave one out"
+                raise InputError(f"expected --{option} with what goes layer by layer, got {got}")
         self.machines = self._machines()
-        if self.whole and self.memory is not None:
-            got = f"{options.memory} and {self.whole}, which needs the whole model: leave one out"
-            raise InputError(f"expected --memory with what goes layer by layer, got {got}")
         if self.whole:
             check_destination(folder, options.overwrite, source=name)
             why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
@@ -113,9 +114,6 @@ class PruneRun:
             if options.shards is not None:
                 raise InputError(f"expected --shards with --scheduler, got --shards {options.shards} alone: add it")
             return None
-        if self.whole:
-            got = f"--scheduler and {self.whole}, which needs the whole model: leave one out"
-            raise InputError(f"expected what workers can do layer by layer, got {got}")
         shards = min(SHARDS, options.sequences) if options.shards is None else options.shards
         machines = Machines(options.scheduler, shards)
         machines.check(self.settings, options.sequences)
@@ -166,18 +164,22 @@ class PruneRun:
             if self.whole:
                 return self._in_memory(calibration_tokens(self.source, tokenizer, model=model, **text), bars)
             # of text that is there, `calibration_tokens` first says whether it holds so many: `prune_to` asks for room
-            tokens = options.sequences * options.length if writes(self.source) else 0
-            check_out(self.folder, model, self.saving, tokens)
-            writer = load.load_model(self.name, options.dtype, options.device)[0] if writes(self.source) else None
+            written = writes(self.source)
+            check_out(self.folder, model, self.saving, options.sequences * options.length if written else 0)
+            writer = load.load_model(self.name, options.dtype, options.device)[0] if written else None
             ids = calibration_tokens(self.source, tokenizer, model=writer, **text)
             del writer
-            how: dict[str, Any] = {
-                "saving": self.saving,
-                "machines": self.machines,
-                "memory": self.memory,
-                "progress": bars,
-            }
-            return prune_to(self.folder, model, tokenizer, ids, self.settings, **how)
+            return prune_to(
+                self.folder,
+                model,
+                tokenizer,
+                ids,
+                self.settings,
+                saving=self.saving,
+                machines=self.machines,
+                memory=self.memory,
+                progress=bars,
+            )
 
     def _in_memory(self, ids: Tensor, progress: Progress) -> Written:
         model, settings, card, saving = self.model, self.settings, self.card, self.saving

@@ -21,7 +21,6 @@ from dataclasses import KW_ONLY, dataclass, field
 from statistics import median
 from typing import Any
 
-import psutil
 import torch
 import transformers
 from torch import Tensor
@@ -39,7 +38,7 @@ from ..models.load import load_model
 from ..prune import prune
 from ..settings import Settings
 from ..system import hashes
-from ..system.machine import peak_bytes
+from ..system.machine import peak_bytes, resident_bytes
 from ..system.processes import Message, serve
 
 PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
@@ -119,7 +118,7 @@ def measure(run: Run, expected: dict[str, str]) -> Message:
 
     Raises InputError when model and texts are not the `expected` contents.
     """
-    imports = psutil.Process().memory_info().rss
+    imports = resident_bytes()
     model, tokenizer = load_model(run.model, run.dtype)
     windows = windows_of(run.evaluation, tokenizer, run.window, run.windows)
     size: dict[str, Any] = {"sequences": run.sequences, "length": run.length, "seed": run.settings.seed}

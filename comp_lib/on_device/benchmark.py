@@ -29,7 +29,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from ..errors import InputError, nearest
@@ -38,7 +37,7 @@ from ..families.protocol import Model
 from ..models.gguf_files import open_gguf
 from ..models.load import load_model
 from ..report import Progress, no_progress
-from ..system.machine import peak_bytes
+from ..system.machine import peak_bytes, resident_bytes
 from ..system.processes import Message, ProcessError, Worker, module, serve
 from .gguf_export import export_gguf
 from .llama_cpp import check_installed, start
@@ -237,7 +236,7 @@ def in_llama_cpp(model: str, work: Workload) -> tuple[int, Round]:
 
 def time_rounds(messages: Iterator[Message]) -> Iterator[Message]:
     """The answers to a `RuntimeJob` and to each message after it. Raises what the runtime refuses."""
-    job, before = next(messages), psutil.Process().memory_info().rss
+    job, before = next(messages), resident_bytes()
     prepared = in_transformers if job["runtime"] == "transformers" else in_llama_cpp
     size, run = prepared(job["model"], Workload(**job["work"]))
     yield {"bytes_per_token": size}

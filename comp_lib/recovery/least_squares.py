@@ -31,6 +31,11 @@ GRID = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each 
 JUDGED = 512  # mixtures of the outputs on which lambdas are compared, where there are twice as many or more
 
 
+def outputs_judged(outputs: int) -> int:
+    """How many outputs, or mixtures of them, lambdas are compared on."""
+    return outputs if outputs < 2 * JUDGED else JUDGED
+
+
 def _signs(outputs: int, mixtures: int) -> Tensor:
     """Signs (m, p), each 1 / sqrt(p), the same ones each time: ||E M||^2 is ||E||^2 on the mean over such M."""
     draw = torch.randint(2, (outputs, mixtures), generator=torch.Generator().manual_seed(0))
@@ -47,8 +52,9 @@ class RidgeSearch:
         """Lambda for both halves together: `seen` is fitted, `held` judges; weight W (n, m), kept inputs (k,)."""
         places = range(len(GRID)) if self.place is None else range(max(0, self.place - 1), self.place + 2)
         ridges = GRID[places.start : places.stop]
-        if weight.shape[1] >= 2 * JUDGED:
-            mix = _signs(weight.shape[1], JUDGED).to(weight)
+        outputs = weight.shape[1]
+        if (judged := outputs_judged(outputs)) < outputs:
+            mix = _signs(outputs, judged).to(weight)
             seen, held, weight = seen.mixed(mix), held.mixed(mix), weight @ mix
         errors = seen.held_out_errors(held, weight, kept, ridges)
         self.place = places.start + errors.index(min(errors))

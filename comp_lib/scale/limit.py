@@ -1,6 +1,6 @@
 """The least time in which this machine could do what a run has to do: a roofline.
 
-A run must do some products, and read and write some bytes, whatever the program. `least_work` counts them by phase from
+A run must do some products, and read and write some bytes, whatever the program. `Run.work` counts them by phase from
 the shapes alone, each product once, of a symmetric one half; `Machine` is what this computer does in a second of each
 kind, measured in large pieces of the shapes that the model has. `least_seconds` divides one by the other. So the ratio
 of a run's seconds to them says what is left to gain here, and no machine that is slower can be blamed for it.
@@ -20,16 +20,16 @@ from pathlib import Path
 
 import torch
 
+from ..calibration.stream import BATCH_TOKENS
 from ..plan import Plan
 from ..prune_layer import form_of_sums
-from ..recovery.least_squares import JUDGED
+from ..recovery.least_squares import outputs_judged
 from ..settings import Settings
 from ..shape import Shape
 from ..statistics.gram import Gram
 
 PIECE = 16 << 20  # bytes of a file, read or written to see how fast that is: more would show in the peak of a small run
 WIDEST = 1024  # of the matrices that are multiplied to see how fast that is
-BATCH = 2048  # tokens in flight
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,6 @@ class Run:
     def tokens(self) -> int:
         return self.sequences * self.length
 
-    @property
-    def two_streams(self) -> bool:
-        """Whether the dense model's stream is carried beside the pruned one."""
-        return self.settings.aim == "dense" and self.settings.recovery == "least-squares"
-
     def work(self) -> dict[str, Work]:
         """What each phase has to do at least, by the names of `system.clock.PHASES`."""
         shape, total = self.shape, {name: Work() for name in ("attention", "MLP", "Gram", "selection", "solve")}
@@ -78,20 +73,20 @@ class Run:
                 ("attention", shape.kv_groups[layer], self.plan.kv_groups, shape.head_dim * shape.group_heads),
                 ("MLP", shape.neurons[layer], self.plan.neurons, 1),
             ):
-                if self.two_streams:
+                if self.settings.two_streams:
                     total[phase] += self._pass(phase, whole)
                 if place is None:
                     differs = True
                     continue
                 keep = kept[place]
                 total[phase] += self._pass(phase, keep)
-                retuned = phase == "MLP" and self.two_streams and differs
+                retuned = phase == "MLP" and self.settings.two_streams and differs
                 if keep and (keep < whole or retuned):
                     total[phase] += self._pass(phase, whole)
-                    for name, work in self._dense_layer(whole * block, keep * block, block).items():
+                    for name, work in self._dense_layer(whole * block, keep * block).items():
                         total[name] += work
                 differs = differs or keep < whole
-        moved = self.tokens * shape.hidden * self.state * (1 + self.two_streams) * len(places)
+        moved = self.tokens * shape.hidden * self.state * (1 + self.settings.two_streams) * len(places)
         after = shape.total - self.plan.removed * (shape.decoder if self.plan.of == "decoder" else shape.total)
         return total | {"read": Work(read=self.stored), "write": Work(written=self.saved * after + moved)}
 
@@ -104,17 +99,17 @@ class Run:
         scores = 2.0 * self.tokens * self.length * queries  # of each token with itself and those before it, twice
         return Work(single=2.0 * self.tokens * width * shape.group_parameters + scores)
 
-    def _dense_layer(self, n: int, k: int, block: int) -> dict[str, Work]:
+    def _dense_layer(self, n: int, k: int) -> dict[str, Work]:
         """Sums, selection and solve of one dense layer of n inputs, of which k stay."""
         tokens, m, gone = self.tokens, self.shape.hidden, n - k
         fitted = self.settings.recovery == "least-squares"
         swept = fitted and self.settings.neuron_metric == "full-condition" and gone > 0
-        judged = m if m < 2 * JUDGED else JUDGED
+        judged = outputs_judged(m)
         tried = 3 if fitted and self.settings.ridge == "auto" and self.sequences > 1 else 0
-        again = fitted and (self.two_streams or not swept)  # else the sweep has solved it on its way
-        whole = Work(single=2.0 * 2.0 * tokens * n * m)  # what the error is in proportion to, and the error
+        again = fitted and (self.settings.two_streams or not swept)  # else the sweep has solved it on its way
+        # in both forms the solve ends with two sums of squares: the error, and what it is in proportion to
         if form_of_sums(self.settings, tokens, n) is Gram:
-            target = 2.0 * tokens * n * m if self.two_streams else 0.0
+            target = 2.0 * tokens * n * m if self.settings.two_streams else 0.0
             sums = Work(single=float(tokens) * n * n + target)
             alive = (n + k) / 2  # on the mean over the sweep
             sweep = Work(double=float(n) ** 3 + gone * alive * (alive + 2.0 * m)) if swept else Work()
@@ -129,7 +124,7 @@ class Run:
             single=again * (tokens**2 * k + 2.0 * tokens * k * m) + (tried > 0) * 3.0 * half * half * k,
             double=again * (tokens**3 / 3 + 2.0 * tokens**2 * m) + tried * (half**3 / 3 + 4.0 * half**2 * judged),
         )
-        return {"selection": sweep, "solve": solve + whole}
+        return {"selection": sweep, "solve": solve + Work(single=2.0 * 2.0 * tokens * n * m)}
 
 
 def least_seconds(run: Run, machine: Machine) -> dict[str, float]:
@@ -153,9 +148,9 @@ class Machine:
         Takes a second for the layers of a 7B model.
         """
         wide = min(max(shape.neurons), WIDEST)
-        tokens, inputs = torch.randn(BATCH, shape.hidden), torch.randn(shape.hidden, wide)
+        tokens, inputs = torch.randn(BATCH_TOKENS, shape.hidden), torch.randn(shape.hidden, wide)
         square = torch.randn(wide, wide, dtype=torch.float64)
-        single = 2.0 * BATCH * shape.hidden * wide / best_time(lambda: tokens @ inputs)
+        single = 2.0 * BATCH_TOKENS * shape.hidden * wide / best_time(lambda: tokens @ inputs)
         double = 2.0 * wide**3 / best_time(lambda: square @ square)
         return cls(single, double, *timed_disk(max(files, key=lambda file: file.stat().st_size), folder))
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from ..errors import InputError
 from ..hybrid_granularity.uniform import layers_needed, uniform_plan
 from ..plan import Plan
+from ..prune import IMPORTANCE_SEQUENCES
 from ..prune_layer import form_of_sums
 from ..settings import Settings
 from ..shape import Shape
@@ -22,7 +23,6 @@ from ..system.machine import resident_bytes
 from .limit import Run
 
 BATCHES = (2048, 1024, 512, 256, 128)  # tokens in flight, the most that fit
-JUDGING = 4  # sequences on which whole layers are judged, whose states are kept behind each layer
 SLACK = 1.05  # what the allocator keeps beside what is asked of it
 WORKSPACE = 64 << 20  # of the libraries that multiply, and what transformers still imports
 UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30, "TIB": 2.0**40}
@@ -61,9 +61,9 @@ def needed_bytes(run: Run, batch: int, head: int = 0) -> int:
 
     head: parameters of the model's head, where something is judged by its answer.
     """
-    judged = 0.0
+    judged = 0.0  # states behind each layer, of the sequences on which whole layers are judged
     if len(run.plan.layers) < run.shape.layers:
-        judged = float(run.state * JUDGING * run.length * run.shape.hidden * (run.shape.layers + 2))
+        judged = float(run.state * IMPORTANCE_SEQUENCES * run.length * run.shape.hidden * (run.shape.layers + 2))
     beside = 1.2 * run.state * head + judged
     return resident_bytes() + WORKSPACE + round(SLACK * max(_layer(run, min(batch, run.tokens)), beside))
 
@@ -93,7 +93,7 @@ def _layer(run: Run, batch: int) -> float:
         block = shape.head_dim * shape.group_heads
         for whole, keep in ((shape.kv_groups[layer] * block, groups * block), (shape.neurons[layer], neurons)):
             flying = batch * (4.0 * run.state * (whole + 2 * shape.hidden) + 4.0 * (whole + shape.hidden))
-            narrow = whole != keep or (whole == shape.neurons[layer] and run.two_streams)
+            narrow = whole != keep or (whole == shape.neurons[layer] and run.settings.two_streams)
             most = max(most, weights + flying, weights + (_statistics(run, whole, keep, flying) if narrow else 0.0))
     return most
 
@@ -101,7 +101,7 @@ def _layer(run: Run, batch: int) -> float:
 def _statistics(run: Run, n: int, k: int, flying: float) -> float:
     """Of a dense layer of n inputs, of which k stay: the most at once beside its weights."""
     t, m, single, double = run.tokens, run.shape.hidden, 4.0, 8.0
-    outside = run.two_streams
+    outside = run.settings.two_streams
     if form_of_sums(run.settings, t, n) is Gram:
         sums = double * (n * n + (n * m if outside else 0))
         watched = 2 * sums + flying + single * n * (n + m)

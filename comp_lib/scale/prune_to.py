@@ -122,7 +122,7 @@ def prune_to(
         batch = check_memory(model, ids.shape, settings, saving.windows is not None, memory, plan)
     target = resolved(out)
     check_out(target, model, saving, ids.numel())
-    request = _request(model, ids, settings, saving, plan, machines) | ({} if batch is None else {"batch": batch})
+    request = _request(model, ids, settings, saving, plan, machines, batch)
     with Journal.open(target, request) as journal, listening() as phases:
         run = _Run(model, ids, settings, saving, journal, progress, batch)
         if journal.published:
@@ -133,9 +133,9 @@ def prune_to(
         finished = run.layers(planned.plan, outline, machines)
         after = Shape.of(outline)
         plan, report = concluded(planned, finished, settings, ids, model.shape, after)
-        report = replace(report, seconds=time.perf_counter() - started, phases={**phases})
-        if machines is None:  # else most of the seconds are not of this machine
-            report = replace(report, least=run.least(plan))
+        seconds, phases = time.perf_counter() - started, {**phases}
+        least = run.least(plan) if machines is None else {}  # else most of the seconds are not of this machine
+        report = replace(report, seconds=seconds, phases=phases, least=least)
         small = run.measured("pruned", Streamed(journal.model, outline.config, model.dtype))
         save_papers(journal.model, target.name, tokenizer, after, plan, run.card(dense, small))
         journal.add("papers", report=asdict(report), plan=plan.to_json())
@@ -156,11 +156,18 @@ def check_out(out: Path, model: Streamed, saving: Saving, tokens: int) -> None:
 
 
 def _request(
-    model: Streamed, ids: Tensor, settings: Settings, saving: Saving, plan: Plan | None, machines: Machines | None
+    model: Streamed,
+    ids: Tensor,
+    settings: Settings,
+    saving: Saving,
+    plan: Plan | None,
+    machines: Machines | None,
+    batch: int | None,
 ) -> dict[str, Any]:
     """All that decides the bytes of the result: what a run that is taken up again must have in common."""
-    shards = {} if machines is None else {"shards": machines.shards}
-    return shards | {
+    carried = {} if machines is None else {"shards": machines.shards}
+    carried |= {} if batch is None else {"batch": batch}
+    return carried | {
         "model": model.files.fingerprint(),
         "config": hashes.of_value(model.config.to_dict() | {"_name_or_path": None}),
         "name": saving.name,

@@ -79,7 +79,7 @@ class Rows(Sums):
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         unit = penalty(self.diagonal(), 1.0)[kept]
-        even = self._even(kept, unit)
+        even = _even(self.rows[:, kept], unit)
         factor, _ = spd_factor(between_rows(even, even) + ridge * torch.eye(len(even)).to(unit))
         missing = torch.cholesky_solve(self.gap(weight, kept), factor).to(weight)  # (T, m)
         fitted = torch.zeros_like(weight)
@@ -88,7 +88,7 @@ class Rows(Sums):
 
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
         unit = penalty(self.diagonal(), 1.0)[kept]
-        even, other = self._even(kept, unit), held._even(kept, unit)
+        even, other = _even(self.rows[:, kept], unit), _even(held.rows[:, kept], unit)
         inner, outer = between_rows(even, even), between_rows(other, even)  # (T, T), (T', T)
         missing, judged = self.gap(weight, kept), held.gap(weight, kept)
         whole = float((held.rows @ weight.float() if held.outputs is None else held.outputs).double().square().sum())
@@ -100,10 +100,6 @@ class Rows(Sums):
 
     def mixed(self, mix: Tensor) -> Self:
         return replace(self, outputs=None if self.outputs is None else self.outputs @ mix.to(self.outputs))
-
-    def _even(self, kept: Tensor, unit: Tensor) -> Tensor:
-        """X_K D^-1/2 (T, k), float32, for D_ii of the kept inputs (k,)."""
-        return self.rows[:, kept] / unit.sqrt().float()
 
     def gap(self, weight: Tensor, kept: Tensor) -> Tensor:
         """E = Y* - X_K W_K (T, m), float64: what the kept inputs with their old weights W (n, m) leave open."""
@@ -118,7 +114,7 @@ class DualInverse:
     """P = (X^T X + D)^-1 given by X (T, n) and D_ii (n,), for `condition.sweep`."""
 
     def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
-        even = (x / penalties.sqrt()).float()
+        even = _even(x, penalties)
         factor, _ = spd_factor(between_rows(even, even) + torch.eye(len(x)).to(penalties))
         self.free, self.scaled = 1.0 / penalties, x / penalties  # D^-1 (n,), X D^-1 (T, n)
         half = torch.linalg.solve_triangular(factor, self.scaled, upper=False).reshape(len(x), -1, block)
@@ -147,6 +143,11 @@ class DualInverse:
         self.blocks -= _per_block(rows.reshape(split), down.reshape(split))
         self.scaled[:, index] = 0.0
         self.blocks[(index[::block] // block)] = torch.eye(block).to(self.blocks)  # keeps dead scores finite
+
+
+def _even(x: Tensor, held: Tensor) -> Tensor:
+    """X D^-1/2 (T, n), float32, for X (T, n) and D_ii (n,)."""
+    return x.float() / held.sqrt().float()
 
 
 def _per_block(left: Tensor, right: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def test_a_pass_is_what_torch_counts(name):
 def test_half_of_a_symmetric_product_is_enough():
     x = torch.randn(64, 48)
     run = run_of(build("gqa"), tokens(8, 64))
-    least = run._dense_layer(48, 32, 1)["Gram"].single
+    least = run._dense_layer(48, 32)["Gram"].single
     assert 2 * least == counted(lambda: Gram.zeros(48).add(x)) * run.tokens / 64
 
 
