@@ -72,7 +72,7 @@ class PruneRun:
         self.whole = needs or whole_model(self.settings)
         for option in ("memory", "scheduler"):
             if self.whole and vars(options)[option] is not None:
-                got = f"it and {self.whole}, which needs the whole model: leave one out"
+                got = f"--{option} and {self.whole}, which needs the whole model: leave one out"
                 raise InputError(f"expected --{option} with what goes layer by layer, got {got}")
         self.machines = self._machines()
         if self.whole:
