@@ -17,7 +17,7 @@ EXTRAS = {  # what each is for; `bench`, `browser` and `dev` are for those who w
     "notebooks": "the lessons, in JupyterLab",
     "gguf": "chat, benchmark and plan: llama.cpp",
     "evaluate": "tasks, and the texts wikitext2, ptb and c4",
-    "distributed": "compare on a cluster",
+    "distributed": "compare and prune on a cluster",
     "heal": "heal: a short training after pruning",
 }
 
