@@ -53,8 +53,8 @@ def advise(checkup: Checkup) -> Advice:
             None,
             "",
             (
-                f"Do not prune it this way: of {len(costs)} plans measured none keeps the increase of the loss surely "
-                f"below the {allowed:g} nats per token that are allowed.",
+                f"Do not prune it this way: {_none_of(len(costs))} the increase of the loss surely below the "
+                f"{allowed:g} nats per token that are allowed.",
                 f"The mildest, {_named(row)}, costs {_interval(row)}.",
                 "More calibration text makes the refit better: `comp-lib prune` takes "
                 f"{TOKENS:,} tokens where this check-up had {checkup.sample.tokens:,}.",
@@ -89,6 +89,10 @@ def _reasons(checkup: Checkup, costs: pd.DataFrame, row: dict[str, Any]) -> Iter
     )
 
 
+def _none_of(plans: int) -> str:
+    return f"of {plans} plans measured none keeps" if plans > 1 else "the one plan that was measured does not keep"
+
+
 def command(checkup: Checkup, row: dict[str, Any]) -> str:
     """What carries out the plan of a row of `costs`, in a shell."""
     way = row["way"]
@@ -118,7 +122,7 @@ def _of_text(checkup: Checkup) -> Iterator[str]:
             f"{tokens:,} tokens of calibration text for {widest:,} neurons a layer: below {PER_NEURON} tokens a neuron "
             "the costs of neurons and the curves are too low, since a fit with few tokens flatters itself."
         )
-    judged = checkup.effort.judged
+    judged = min(checkup.effort.judged, len(checkup.sample.ids))
     if 0 < judged < FEW_WINDOWS:
         yield f"Harm of layers was measured on {judged} windows: below {FEW_WINDOWS} an interval is too narrow."
     frame = checkup.layers

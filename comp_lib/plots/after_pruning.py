@@ -17,8 +17,9 @@ def plot_divergence(lines: Mapping[str, Line]) -> Picture:
     for place, (name, points) in enumerate(lines.items()):
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, label=name, **style(place))
-        axes.axhline(values[0], **DASHED | {"color": style(place)["color"]})
+        before = "before training" if place == 0 else None
+        axes.axhline(values[0], **DASHED | {"color": style(place)["color"]}, label=before)
         words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, 1.08 * max(value for points in lines.values() for _, value in points))
     axes.legend(loc="lower left")
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)

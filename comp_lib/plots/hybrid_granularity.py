@@ -251,7 +251,7 @@ def plot_time(points: Mapping[str, Sequence[tuple[float, Interval]]]) -> Picture
             f"{family}: " + ", ".join(f"{mean:.2f} at {time:.0%}" for time, mean in zip(times, means, strict=True))
         )
     log_y(axes)
-    axes.set_ylabel(f"{LOSS}, bent scale")
+    axes.set_ylabel(f"{LOSS}, log scale")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(fontsize=9)
     return figure.described("Loss against time. ", words)

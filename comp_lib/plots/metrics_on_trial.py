@@ -137,12 +137,12 @@ def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, t
     norms, *energies = (np.asarray(values) for values in (norms, plain, weighted))
     sequences, length = norms.shape
     shares = [np.sort(energy.flatten())[::-1].cumsum() / energy.sum() for energy in energies]
-    titles, ylabels = [title, "Whose tokens make up C?"], ["‖h_t‖ behind the layer", "share of tr C (%)"]
+    titles, ylabels = [title, "Whose tokens make up C?"], ["length of a token's state", "share of tr C (%)"]
     xlabels = ["position in the sequence (first = 1)", "tokens, loudest first"]
     figure, (left, right) = panels(1, 2, (10.0, 3.6), xscale="log", title=titles, xlabel=xlabels, ylabel=ylabels)
     left.plot(np.arange(1, length + 1), norms.T, color=BLUE, alpha=0.35, lw=1)
     left.set_yscale("log")
-    styles = ((RED, "-", "as they are"), (BLUE, "--", "divided by ‖h_t‖"))
+    styles = ((RED, "-", "as they are"), (BLUE, "--", "divided by that length"))
     for share, (colour, line, name) in zip(shares, styles, strict=True):
         right.plot(np.arange(1, norms.size + 1), 100 * share, line, color=colour, label=name)
     right.set_ylim(0, 103)

@@ -75,7 +75,7 @@ def plot_speedup(measured: Sequence[Measured]) -> Picture:
     firsts: dict[str, Measured] = {}
     pairs = [(model, firsts.setdefault(model.runtime, model)) for model in measured]
     pairs = [(model, first) for model, first in pairs if model is not first]
-    figure, axes = figure_with_axes((8.5, 0.4 * max(2, len(pairs)) + 1.4), xlabel="speed of decode (first model = 1)")
+    figure, axes = figure_with_axes((8.5, 0.4 * max(2, len(pairs)) + 1.4), xlabel="speed of decode (dense model = 1)")
     words = []
     for place, (model, first) in enumerate(pairs):
         limit = first.bytes_per_token / model.bytes_per_token

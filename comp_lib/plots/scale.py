@@ -119,7 +119,7 @@ def plot_phases(runs: Mapping[str, tuple[Mapping[str, float], Mapping[str, float
 
     Each pair is in parts of what its run took, so that short and long runs stand side by side.
     """
-    figure, axes = figure_with_axes((8.5, 0.85 * len(runs) + 1.6), xlabel="part of the time that the run took")
+    figure, axes = figure_with_axes((8.5, 0.85 * len(runs) + 1.6), xlabel="part of the seconds that these phases took")
     phases = [phase for phase in PHASES if any(phase in least for _, least in runs.values())]
     labels, places, words = [], [], []
     for number, (name, (took, least)) in enumerate(runs.items()):

@@ -179,7 +179,7 @@ def plot_variants(runs: Mapping[str, Numbers], marked: str) -> Picture:
         axes.scatter(values, [place] * len(values), color=GREEN if name == marked else BLUE, zorder=2)
         note(
             axes,
-            f"{min(values):.2f}" if len(values) == 1 else f"{np.mean(values):.2f}",
+            f"{min(values):.2f}" if len(values) == 1 else f"mean {np.mean(values):.2f}",
             (max(values), place),
             (7, 0),
             va="center",
