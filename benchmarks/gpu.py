@@ -104,7 +104,7 @@ def check(device: str) -> None:
 
 
 def device_bytes(device: str, most: bool = False) -> int:
-    """What tensors take on `device` now, or took at most since `ready`; 0 for the CPU, whose memory is the process's."""
+    """What tensors take on `device` now, or took at most since `ready`. 0 for the CPU."""
     if torch.device(device).type != "cuda":
         return 0
     return int((torch.cuda.max_memory_allocated if most else torch.cuda.memory_allocated)(device))
@@ -140,8 +140,10 @@ def dense_seconds(model: nn.Module, ids: Tensor, device: str) -> float:
 def loaded(folder: str | None) -> nn.Module:
     """The model on the CPU, in float32."""
     if folder is None:
-        return load_model(EMBEDDED)[0]
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="float32", attn_implementation="sdpa").eval()
+        model: nn.Module = load_model(EMBEDDED)[0]
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", attn_implementation="sdpa").eval()
+    return model
 
 
 def in_memory(job: Job, ids: Tensor) -> Done:
@@ -151,7 +153,7 @@ def in_memory(job: Job, ids: Tensor) -> Done:
     done = prune(model, ids, settings, inplace=True)
     finish(job.device)
     seconds = time.perf_counter() - started
-    run = Run(shape, done.plan, settings, *ids.shape, stored=0, saved=0)
+    run = Run(shape, done.plan, settings, len(ids), ids.shape[1], stored=0, saved=0)
     least = least_seconds(run, Machine(*product_rates(shape, job.device), read=1.0, written=1.0))
     return Done(shape, done.report, seconds, sum(least[name] for name in IN_MEMORY), done.plan.removed)
 
