@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,29 @@ def test_a_row_has_its_fields_on_the_cpu_too(gpu, folder, how):
     row = gpu.measured(job(gpu, folder, how, "cpu"))
     check_row(gpu, row)
     assert row["device_megabytes"] == row["left_on_device_megabytes"] == 0.0
+
+
+def test_the_script_from_end_to_end_but_for_the_card(gpu, folder, monkeypatch, capsys):
+    """On the CPU, with a tiny model in the place of both; one row through a process of its own, as all are."""
+    out, done = folder.parent / "gpu.json", gpu.run(job(gpu, folder, "memory", "cpu"))
+    check_row(gpu, done)
+    monkeypatch.setattr(gpu, "check", lambda device: None)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "no card")
+    monkeypatch.setattr(gpu, "SIZES", {"7b": replace(gpu.SIZES["7b"], hidden=64, neurons=192, heads=4, vocabulary=99)})
+    monkeypatch.setattr(
+        gpu, "run", lambda one: gpu.measured(replace(one, folder=one.folder or str(folder), multiple=4))
+    )
+    words = ["--device", "cpu", "--layers", "2", "--sequences", "4", "--length", "32", "--out", out]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *map(str, words), "--work", str(folder.parent / "work")])
+    for _ in range(2):  # the second takes the place of the first
+        gpu.main()
+    rows = json.loads(out.read_text("utf-8"))
+    assert [(row["shape"], row["how"], row["card"]) for row in rows] == [
+        (shape, how, "no card") for shape in ("135m", "7b") for how in ("memory", "files")
+    ]
+    assert (
+        len(capsys.readouterr().out.splitlines()) == 2 * (1 + 2 + 4) and not (folder.parent / "work" / "gpu").exists()
+    )
 
 
 def test_fewer_layers_are_scaled_up_in_print(gpu):

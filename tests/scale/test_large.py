@@ -48,6 +48,13 @@ def test_more_machines_divide_what_workers_do_and_nothing_else(large, monkeypatc
     assert large.shared_seconds(run, 2.0)[:2] == pytest.approx((2 * workers, 2 * client))
 
 
+def test_the_measured_runs_are_those_that_the_page_names(large):
+    least, most = large.times_the_limit()
+    assert 1.0 < least < most
+    with pytest.raises(ValueError):  # none of the 7B shape had enough tokens for matrices
+        large.times_the_limit(matrices=True)
+
+
 def test_files_are_read_no_faster_than_they_are_written(large):
     assert large.machine().read <= large.machine().written
 
