@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary
+from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, sent
 from .families import dense_layer, family_of_layer
 from .families.protocol import STEPS, Layer, Model, Which
 from .importance.neurons import RIDGE, Dense, Selection, energy, metric
@@ -77,12 +77,12 @@ class Watching:
         sums = self.form.zeros(linear.in_features, None if reference is None else linear.out_features, device)
         for rows in batches(len(hidden), hidden.shape[1], self.batch):
             with phase(PHASE[self.which]):
-                before = hidden[rows].to(device)
+                before = sent(hidden[rows], device)
                 after, x = self.step(self.layer, before)
             with phase("Gram"):
                 target = None
                 if reference is not None:
-                    target = family.dense_target(self.layer, self.which, reference[rows].to(device) - before)
+                    target = family.dense_target(self.layer, self.which, sent(reference[rows], device) - before)
                 sums.add(x, target, token_weights(after) if self.weighted else None)
         return sums
 
@@ -121,7 +121,7 @@ class Here:
         device = next(layer.parameters()).device
         out: HiddenStates = self.room(tuple(hidden.shape), dtype=hidden.dtype)
         for rows in batches(len(hidden), hidden.shape[1], self.batch):
-            out[rows] = step(layer, hidden[rows].to(device))[0]
+            out[rows] = step(layer, sent(hidden[rows], device))[0]
         return out
 
     def settled(self, hidden: Any) -> HiddenStates:

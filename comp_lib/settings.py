@@ -10,6 +10,7 @@ from .importance.layers import LAYER_METRICS
 from .importance.neurons import METRICS, RIDGE
 from .plan import MOST_LAYERS, PlanRequest, check_ratio
 from .shape import Shape
+from .system.machine import available_device
 
 # Peers that plan the whole model (see `baselines`), and the settings that this leaves them.
 PEERS: dict[str, dict[str, tuple[object, ...]]] = {
@@ -85,7 +86,7 @@ class Settings:
     token_weights: bool = True  # divide each token by the norm of its residual stream
     multiple: int = 64  # widths are multiples of this
     seed: int = 0
-    device: str = "cpu"  # where one layer at a time computes
+    device: str = "cpu"  # where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"
 
     def check(self) -> None:
         """Raises InputError by the name of what is wrong."""
@@ -120,6 +121,9 @@ class Settings:
         if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):
             wanted = f"a ridge above 0, at most {LARGEST_RIDGE:g}, or 'auto'"
             raise InputError(f"expected {wanted}, got {self.ridge}: {RIDGE:g} suits 8,000 tokens")
+        if self.device == "auto":
+            raise InputError("expected the name of a device, got 'auto': ask system.machine.available_device for it")
+        available_device(self.device, double=True)
         for name, options in PEERS.get(self.method, {}).items():
             if getattr(self, name) not in options:
                 raise InputError(

@@ -697,3 +697,11 @@ def test_a_ridge_that_is_no_ridge_is_refused(ridge):
 def test_layers_that_are_no_number_of_layers_are_refused(layers):
     with pytest.raises(InputError, match="expected layers"):
         Settings(layers=layers).check()
+
+
+@pytest.mark.parametrize(("device", "words"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'"), ("auto", "'auto'")])
+def test_a_device_on_which_nothing_can_be_solved_is_refused(device, words, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    with pytest.raises(InputError, match=words):
+        Settings(device=device).check()

@@ -70,7 +70,7 @@ class Parameters:
             raise InputError(f"expected a seed from 0 to 2^63 - 1, got {self.seed}: choose one of those")
         if self.dtype not in DTYPES:
             raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {self.dtype!r}: choose one")
-        available_device(self.device)
+        available_device(self.device, double=True)
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:

@@ -60,6 +60,17 @@ def to_device(layer: Layer, device: Device, own: bool = False) -> Layer:
     return copy.deepcopy(layer, {id(value): value for value in same}).to(device)
 
 
+def sent(states: Tensor, device: Device) -> Tensor:
+    """Hidden states (B, L, d) on `device`.
+
+    To a CUDA device they go by way of page-locked memory, so that nobody waits for the copy: what is asked of the
+    device next is done behind it. Elsewhere it is an ordinary copy, or none.
+    """
+    if torch.device(device).type == "cuda" and states.device.type == "cpu":
+        return states.pin_memory().to(device, non_blocking=True)
+    return states.to(device)
+
+
 def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
     """First residual step of a layer: hidden (B, L, d) -> r (B, L, d), and X_o (B, L, heads * head_dim)."""
     return family_of_layer(layer).attention_step(layer, hidden, rope)

@@ -22,9 +22,18 @@ def _available(device: str) -> str:
     return str(available_device(device))
 
 
+@refusals()
+def _with_double(device: str) -> str:
+    """The same, of the devices on which sums over tokens can be solved."""
+    from ..system.machine import available_device
+
+    return str(available_device(device, double=True))
+
+
 Model = Annotated[str, Argument(help="smollm2-135m (embedded), gemma3-270m, a folder, a .gguf file, or a Hub id")]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16")]
 Device = Annotated[str, Option(help="cpu, cuda, mps or auto", callback=_available)]
+Solving = Annotated[str, Option(help="cpu, cuda or auto; not mps, which has no float64", callback=_with_double)]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 CALIBRATION_HELP = "general, a text's name or file, self (the model writes), or several: mine.txt:3+general:1."
 Calibration = Annotated[str, Option(help=CALIBRATION_HELP)]
@@ -72,7 +81,7 @@ class PruneOptions:
     seed: Annotated[int, Option()] = 0
     dtype: Dtype = "float32"
     save_dtype: Annotated[str | None, Option(help="Of the written weights (default: --dtype).")] = None
-    device: Device = "cpu"
+    device: Solving = "cpu"
     evaluate_on: Annotated[str, Option("--evaluate", help="Text measured before and after, or none.")] = "evaluation"
     memory: Annotated[str | None, Option(help=MEMORY_HELP)] = None
     scheduler: Annotated[str | None, Option(help=SCHEDULER_HELP)] = None

@@ -25,6 +25,7 @@ from .options import (
     Overwrite,
     PruneOptions,
     Sequences,
+    Solving,
     command,
 )
 
@@ -81,7 +82,7 @@ class PlanOptions:
     multiple: Multiple = 64
     seed: Annotated[int, Option()] = 0
     dtype: Dtype = "float32"
-    device: Device = "cpu"
+    device: Solving = "cpu"
     overwrite: Overwrite = False
 
 

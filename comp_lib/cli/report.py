@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..system.atomic import write_atomically
 from ..system.outputs import check_output, starts_with
 from .console import ProgressBars, ends_tidily, err, out
-from .options import Device, Dtype, Model, Overwrite, command
+from .options import Dtype, Model, Overwrite, Solving, command
 
 Page = Annotated[Path, Option("--out", help="File (.html) for the page; the notebook lies beside it as .ipynb.")]
 
@@ -28,7 +28,7 @@ class ReportOptions:
     seed: Annotated[int, Option()] = 0
     overwrite: Overwrite = False
     dtype: Dtype = "float32"
-    device: Device = "cpu"
+    device: Solving = "cpu"
 
 
 @command

@@ -30,6 +30,7 @@ from ..statistics.gram import Gram
 
 PIECE = 16 << 20  # bytes of a file, read or written to see how fast that is: more would show in the peak of a small run
 WIDEST = 1024  # of the matrices that are multiplied to see how fast that is
+WIDEST_ON_CARD = 4096  # where smaller ones would keep only a part of the device busy
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,10 @@ def least_seconds(run: Run, machine: Machine) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Machine:
-    """What this computer does in a second, with the threads that torch has now."""
+    """What this computer does in a second, with the threads that torch has now, or the device that it computes on.
+
+    What goes to a device and comes back is not counted: a limit is the least.
+    """
 
     single: float  # operations of float32 products
     double: float  # operations of float64 products
@@ -142,22 +146,29 @@ class Machine:
     written: float  # bytes, until they are on the disk
 
     @classmethod
-    def measured(cls, shape: Shape, files: list[Path], folder: Path) -> Machine:
-        """Measure it at the shapes of a layer. files: of the model, to read; folder: to write a file in, for a moment.
+    def measured(cls, shape: Shape, files: list[Path], folder: Path, device: str = "cpu") -> Machine:
+        """Measure it at the shapes of a layer, whose products are made on `device`.
 
-        Takes a second for the layers of a 7B model.
+        files: of the model, to read; folder: to write a file in, for a moment. Takes a second for the layers of a 7B
+        model.
         """
-        wide = min(max(shape.neurons), WIDEST)
-        tokens, inputs = torch.randn(BATCH_TOKENS, shape.hidden), torch.randn(shape.hidden, wide)
-        square = torch.randn(wide, wide, dtype=torch.float64)
-        single = 2.0 * BATCH_TOKENS * shape.hidden * wide / best_time(lambda: tokens @ inputs)
-        double = 2.0 * wide**3 / best_time(lambda: square @ square)
-        return cls(single, double, *timed_disk(max(files, key=lambda file: file.stat().st_size), folder))
+        products = product_rates(shape, device)
+        return cls(*products, *timed_disk(max(files, key=lambda file: file.stat().st_size), folder))
 
     def seconds(self, work: Work) -> float:
         """The least time for `work`, one kind after the other."""
         products = work.single / self.single + work.double / self.double
         return products + work.read / self.read + work.written / self.written
+
+
+def product_rates(shape: Shape, device: str = "cpu") -> tuple[float, float]:
+    """Operations a second on `device`: of float32 products at the shapes of a layer, and of float64 ones."""
+    wide = min(max(shape.neurons), WIDEST if device == "cpu" else WIDEST_ON_CARD)
+    tokens = torch.randn(BATCH_TOKENS, shape.hidden, device=device)
+    inputs = torch.randn(shape.hidden, wide, device=device)
+    square = torch.randn(wide, wide, dtype=torch.float64, device=device)
+    single = 2.0 * BATCH_TOKENS * shape.hidden * wide / best_time(lambda: tokens @ inputs, device=device)
+    return single, 2.0 * wide**3 / best_time(lambda: square @ square, device=device)
 
 
 def timed_disk(path: Path, folder: Path) -> tuple[float, float]:
@@ -166,12 +177,20 @@ def timed_disk(path: Path, folder: Path) -> tuple[float, float]:
     return len(data) / best_time(lambda: _read(path)), len(data) / best_time(lambda: _write(folder, data))
 
 
-def best_time(work: Callable[[], object], times: int = 3) -> float:
-    """Seconds of the quickest of a few times."""
+def finish(device: str) -> None:
+    """Wait until `device` has done what it was asked to: a CUDA device answers before it has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def best_time(work: Callable[[], object], times: int = 3, device: str = "cpu") -> float:
+    """Seconds of the quickest of a few times, until `device` has finished."""
     took = []
     for _ in range(times):
+        finish(device)
         started = time.perf_counter()
         work()
+        finish(device)
         took.append(time.perf_counter() - started)
     return max(min(took), 1e-9)
 

@@ -61,11 +61,16 @@ def needed_bytes(run: Run, batch: int, head: int = 0) -> int:
 
     head: parameters of the model's head, where something is judged by its answer.
     """
+    return resident_bytes() + added_bytes(run, batch, head)
+
+
+def added_bytes(run: Run, batch: int, head: int = 0) -> int:
+    """What `run` adds to a process at most: `needed_bytes` without what is resident already."""
     judged = 0.0  # states behind each layer, of the sequences on which whole layers are judged
     if len(run.plan.layers) < run.shape.layers:
         judged = float(run.state * IMPORTANCE_SEQUENCES * run.length * run.shape.hidden * (run.shape.layers + 2))
     beside = 1.2 * run.state * head + judged
-    return resident_bytes() + WORKSPACE + round(SLACK * max(_layer(run, min(batch, run.tokens)), beside))
+    return WORKSPACE + round(SLACK * max(_layer(run, min(batch, run.tokens)), beside))
 
 
 def batch_for(run: Run, memory: int, head: int = 0) -> int:

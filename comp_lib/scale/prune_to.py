@@ -329,9 +329,10 @@ class _Run:
         self.progress("pruning", index + 1, self.model.shape.layers, report)
 
     def least(self, plan: Plan) -> dict[str, float]:
-        """Seconds that each phase takes at least on this machine."""
+        """Seconds that each phase takes at least on this machine, its products on the device of the settings."""
         work = work_of(self.model, self.ids.shape, self.settings, self.saving, plan)
-        return least_seconds(work, Machine.measured(self.model.shape, self.model.files.files, self.journal.folder))
+        where = (self.model.files.files, self.journal.folder, self.settings.device)
+        return least_seconds(work, Machine.measured(self.model.shape, *where))
 
     def card(self, dense: float | None, small: float | None) -> Provenance:
         """What the model card says, with what was measured."""

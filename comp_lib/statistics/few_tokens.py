@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .gram import Sums
 from .products import between_rows
-from .solve import Inverse, inverse_of_factor, penalty, spd_factor
+from .solve import Inverse, identity, inverse_of_factor, penalty, spd_factor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -80,7 +80,7 @@ class Rows(Sums):
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         unit = penalty(self.diagonal(), 1.0)[kept]
         even = _even(self.rows[:, kept], unit)
-        factor, _ = spd_factor(between_rows(even, even) + ridge * torch.eye(len(even)).to(unit))
+        factor, _ = spd_factor(between_rows(even, even) + ridge * identity(len(even), unit))
         missing = torch.cholesky_solve(self.gap(weight, kept), factor).to(weight)  # (T, m)
         fitted = torch.zeros_like(weight)
         fitted[kept] = weight[kept] + (even.to(weight).T @ missing) / unit.sqrt().to(weight)[:, None]
@@ -94,7 +94,7 @@ class Rows(Sums):
         whole = float((held.rows @ weight.float() if held.outputs is None else held.outputs).double().square().sum())
         errors = []
         for ridge in ridges:
-            factor, _ = spd_factor(inner + ridge * torch.eye(len(inner)).to(inner))
+            factor, _ = spd_factor(inner + ridge * identity(len(inner), inner))
             errors.append(float((judged - outer @ torch.cholesky_solve(missing, factor)).square().sum()) - whole)
         return errors
 
@@ -115,7 +115,7 @@ class DualInverse:
 
     def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
         even = _even(x, penalties)
-        factor, _ = spd_factor(between_rows(even, even) + torch.eye(len(x)).to(penalties))
+        factor, _ = spd_factor(between_rows(even, even) + identity(len(x), penalties))
         self.free, self.scaled = 1.0 / penalties, x / penalties  # D^-1 (n,), X D^-1 (T, n)
         half = torch.linalg.solve_triangular(factor, self.scaled, upper=False).reshape(len(x), -1, block)
         # diagonal blocks of P (n / block, block, block)
@@ -142,7 +142,7 @@ class DualInverse:
         split = (len(index), count, block)
         self.blocks -= _per_block(rows.reshape(split), down.reshape(split))
         self.scaled[:, index] = 0.0
-        self.blocks[(index[::block] // block)] = torch.eye(block).to(self.blocks)  # keeps dead scores finite
+        self.blocks[(index[::block] // block)] = identity(block, self.blocks)  # keeps dead scores finite
 
 
 def _even(x: Tensor, held: Tensor) -> Tensor:

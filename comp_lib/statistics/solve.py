@@ -33,6 +33,11 @@ def ridged(matrix: Tensor, ridge: float) -> Tensor:
     return held
 
 
+def identity(size: int, like: Tensor) -> Tensor:
+    """I (size, size), made where `like` is and as exact: none is made here first and sent to another device."""
+    return torch.eye(size, dtype=like.dtype, device=like.device)
+
+
 def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
     """Cholesky factor L (n, n) of a symmetric positive definite matrix, and the multiple of I added in an emergency.
 
@@ -45,7 +50,7 @@ def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
             raise InputError("expected finite statistics, got NaN or infinity: look at the model, or try dtype float32")
         smallest = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().mean().clamp_min(1e-200))
         added = max(added * 10.0, smallest)
-        factor, info = torch.linalg.cholesky_ex(matrix + added * torch.eye(len(matrix)).to(matrix))
+        factor, info = torch.linalg.cholesky_ex(matrix + added * identity(len(matrix), matrix))
     return factor, added
 
 
@@ -75,7 +80,7 @@ def _invert_triangle(lower: Tensor) -> None:
     """L (n, n) becomes its inverse: that of both triangles on its diagonal, and -L22^-1 L21 L11^-1 below."""
     size = len(lower)
     if size <= SMALLEST:
-        lower.copy_(torch.linalg.solve_triangular(lower, torch.eye(size).to(lower), upper=False))
+        lower.copy_(torch.linalg.solve_triangular(lower, identity(size, lower), upper=False))
         return
     half = size // 2
     first, below, second = lower[:half, :half], lower[half:, :half], lower[half:, half:]
@@ -90,7 +95,7 @@ def dual_inverse(x: Tensor, penalties: Tensor) -> Tensor:
     (C + D)^-1 = D^-1 - D^-1 X^T (I + X D^-1 X^T)^-1 X D^-1
     """
     scaled = x / penalties  # X D^-1
-    inner, _ = spd_inverse(torch.eye(len(x)).to(x) + scaled @ x.T)  # (T, T)
+    inner, _ = spd_inverse(identity(len(x), x) + scaled @ x.T)  # (T, T)
     return torch.diag(1.0 / penalties) - scaled.T @ (inner @ scaled)
 
 

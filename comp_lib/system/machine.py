@@ -19,15 +19,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("COMP_LIB_CACHE") or platformdirs.user_cache_dir("comp-lib")).expanduser()
 
 
-def available_device(name: str) -> torch.device:
-    """The device of that name, if it is there."""
+def available_device(name: str, double: bool = False) -> torch.device:
+    """The device of that name, if it is there; "auto" is the best that is.
+
+    double: it must have float64, in which sums over tokens are added and solved. Apple's "mps" has none, so it is as if
+    it were not there: refused by its name, and never what "auto" stands for.
+    """
     cuda = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
-    mps = ["mps"] if torch.backends.mps.is_available() else []
+    mps = ["mps"] if torch.backends.mps.is_available() and not double else []
     available = [*cuda, *mps, "cpu"]
     if name == "auto":
         return torch.device(available[0])
     if name not in available:
-        raise InputError(f"expected an available device ({', '.join(available)}) or auto, got {name!r}; choose one")
+        wanted = f"an available device{' with float64' if double else ''} ({', '.join(available)}) or auto"
+        raise InputError(f"expected {wanted}, got {name!r}; choose one")
     return torch.device(name)
 
 

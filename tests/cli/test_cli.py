@@ -331,6 +331,12 @@ def test_a_device_that_is_not_here_is_refused_before_any_work(parent, monkeypatc
     refused(run(name, parent, *WITH_DEVICE[name], "--device", "cuda"), ["device", "cpu", "'cuda'"])
 
 
+@pytest.mark.parametrize("name", ["prune", "plan", "report"])
+def test_what_solves_refuses_a_device_without_float64(parent, monkeypatch, name):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    refused(run(name, parent, *WITH_DEVICE[name], "--device", "mps"), ["float64", "cpu", "'mps'"])
+
+
 @pytest.mark.parametrize("name", ["inspect", "plan", "evaluate", "generate"])
 def test_auto_is_a_device(parent, monkeypatch, name):
     cost = CostModel("decode", 0.0, 1.0, 0.0, 1 / 48)  # no clock: a layer as much as its neurons

@@ -15,7 +15,7 @@ from variants import build, tokens
 from comp_lib.calibration.stream import attention_step, embed, mlp_step, rotary
 from comp_lib.prune import make_plan, prune
 from comp_lib.scale import prune_to as prune_to_module
-from comp_lib.scale.limit import Machine, Run, Work, least_seconds
+from comp_lib.scale.limit import Machine, Run, Work, best_time, least_seconds, product_rates
 from comp_lib.scale.model_on_disk import Streamed
 from comp_lib.scale.prune_to import Saving, prune_to
 from comp_lib.settings import Settings
@@ -92,6 +92,16 @@ def test_seconds_are_work_by_rates():
     fast = least_seconds(run_of(model, tokens(8, 32)), machine)
     slow = least_seconds(run_of(model, tokens(8, 32)), replace(machine, single=5.0))
     assert slow["MLP"] == 2 * fast["MLP"] and slow["read"] == fast["read"]
+
+
+def test_a_card_is_waited_for(monkeypatch):
+    """It answers before it has done what it was asked to."""
+    asked = []
+    monkeypatch.setattr("torch.cuda.synchronize", asked.append)
+    assert best_time(lambda: asked.append("work"), times=2, device="cuda:1") > 0.0
+    assert asked == ["cuda:1", "work", "cuda:1"] * 2
+    asked.clear()
+    assert min(product_rates(Shape.of(build("gqa")))) > 0.0 and not asked
 
 
 class Nothing:

@@ -232,7 +232,9 @@ def test_what_cannot_be_done_is_refused_before_any_work(run, one, tmp_path, monk
     refused("1 to 8 shards of 8", shards=9)
     refused("1 to 8 shards of 8", shards=0)
     refused("needs the whole model", settings=Settings(method="llm-pruner", recovery="none"))
-    refused("on their CPUs, got --device meta", settings=replace(SETTINGS, device="meta"))
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        refused("on their CPUs, got --device cuda", settings=replace(SETTINGS, device="cuda"))
     refused("a Dask scheduler at 'tcp://127.0.0.1:1'", "tcp://127.0.0.1:1")
     with cluster(0, processes=False) as empty:
         refused(f"workers at {empty.scheduler_address}", empty)
