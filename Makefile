@@ -1,4 +1,4 @@
-# Three commands matter: `make demo`, `make lab` and `make test`; `make check` is the inner loop of who changes the code.
+# Three commands matter: `make demo`, `make lab` and `make test`; `make check` is the inner loop for those who change the code.
 # Each makes .venv if there is none, installs what it needs the first time (minutes), and starts at once ever after.
 #
 #   PYTHON       the Python, 3.10 or newer, that .venv is made with      make test PYTHON=python3.12

@@ -15,10 +15,11 @@ PACKAGE = "comp-lib"
 LEAST_MEMORY, LEAST_DISK = 2 * 2**30, 2**30  # bytes for the embedded model: a run of it, and its conversion
 EXTRAS = {  # what each is for; `bench`, `browser` and `dev` are for those who work on comp-lib
     "notebooks": "the lessons, in JupyterLab",
-    "gguf": "chat, benchmark and plan: llama.cpp",
+    "gguf": "chat, benchmark in llama.cpp, K-quants",
     "evaluate": "tasks, and the texts wikitext2, ptb and c4",
     "distributed": "compare and prune on a cluster",
     "heal": "heal: a short training after pruning",
+    "report": "report: the check-up as a page",
 }
 
 

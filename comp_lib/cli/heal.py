@@ -31,7 +31,7 @@ class HealOptions:
 
 @command
 def heal(model: Pruned, parent: Parent, out_folder: Folder, options: HealOptions) -> None:
-    """Train MODEL, a pruned folder, to answer as its parent does (LoRA, added at the end). Needs comp-lib[heal]."""
+    """Train MODEL, a pruned folder, to answer as its parent does (LoRA, added at the end). Needs the extra heal."""
     from ..healing.distil import Healing
     from ..healing.folder import Teaching, heal_folder
 

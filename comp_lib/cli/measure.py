@@ -154,7 +154,7 @@ def _cell(value: float | int | str | None) -> str:
 @dataclass(frozen=True)
 class BenchmarkOptions:
     runtime: Annotated[str, Option(help=RUNTIME_HELP)] = "auto"
-    kind: Annotated[str, Option("--type", help="Of exports: f32, f16, q8_0, q4_1 or q4_0.")] = "q8_0"
+    kind: Annotated[str, Option("--type", help="Of exports, as for export --type.")] = "q8_0"
     rounds: Annotated[int, Option(help="All models take turns in each.")] = 5
     prompt: Annotated[int, Option(help="Tokens that are read.")] = 128
     tokens: Annotated[int, Option(help="Tokens that are written after the first.")] = 32

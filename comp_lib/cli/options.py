@@ -30,18 +30,20 @@ def _with_double(device: str) -> str:
     return str(available_device(device, double=True))
 
 
-Model = Annotated[str, Argument(help="smollm2-135m (embedded), gemma3-270m, a folder, a .gguf file, or a Hub id")]
+Model = Annotated[str, Argument(help="smollm2-135m (included), gemma3-270m, a folder, a .gguf file, or a Hub id")]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16")]
 Device = Annotated[str, Option(help="cpu, cuda, mps or auto", callback=_available)]
 Solving = Annotated[str, Option(help="cpu, cuda or auto; not mps, which has no float64", callback=_with_double)]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
-CALIBRATION_HELP = "general, a text's name or file, self (the model writes), or several: mine.txt:3+general:1."
+CALIBRATION_HELP = "general, shipped, written, self, a text's name or file, or several: mine.txt:3+general:1."
 Calibration = Annotated[str, Option(help=CALIBRATION_HELP)]
 Sequences = Annotated[int, Option(help="Calibration sequences.")]
 Length = Annotated[int, Option(help="Tokens in each.")]
 LayerMetric = Annotated[str, Option(help="block-influence, loss or greedy.")]
 Widths = Annotated[str, Option(help="uniform (stock checkpoint), per-layer or measured.")]
-Aim = Annotated[str, Option(help="What least squares aims at: self or dense.")]
+AIM_HELP = "What least squares aims at: self or dense"
+Aim = Annotated[str, Option(help=f"{AIM_HELP}.")]
+AimOfPreset = Annotated[str, Option(help=f"{AIM_HELP} (default: by preset; stock: dense).", show_default=False)]
 Overwrite = Annotated[bool, Option(help="Replace files that are there, whoever wrote them.")]
 Multiple = Annotated[int, Option(help="Widths are multiples of this.")]
 
@@ -66,12 +68,12 @@ class PruneOptions:
     preset: Annotated[str, Option(help=PRESET_HELP)] = "stock"
     layers: Annotated[str, Option(help="Whole layers to drop: a number, a share below 1, or auto.")] = "auto"
     layer_metric: LayerMetric = "loss"
-    search: Annotated[int, Option(help="Plans to try, with more or fewer whole layers; 0: none.")] = 0
+    search: Annotated[int, Option(help="Plans to try, with more or fewer whole layers and moved neurons; 0: none.")] = 0
     attentions: Annotated[int, Option(help="Attentions to leave out of layers that stay.")] = 0
     widths: Widths = "uniform"
     kv_groups: Annotated[int | None, Option(help="KV groups to keep in each layer (default: all).")] = None
     recovery: Annotated[str | None, Option(help=RECOVERY_HELP)] = None
-    aim: Aim = "self"
+    aim: AimOfPreset = "self"
     ridge: Annotated[str, Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto"
     calibration: Calibration = "general"
     sequences: Sequences = 128

@@ -1,6 +1,6 @@
 """`comp-lib inspect`: what a model is made of. `plan`: what would go, for a budget in time. `prune`: a smaller model.
 
-`demo`: the whole of COMP in a few minutes, on the embedded model.
+`demo`: the whole of COMP in a few minutes, on the included model.
 """
 
 from dataclasses import dataclass
@@ -142,7 +142,7 @@ def prune(context: Context, model: Model, out_folder: Folder, options: PruneOpti
 
 @command
 def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: EarlierDemo = False) -> None:
-    """COMP on the embedded model: a fifth smaller, with pictures, the loss by kind, and texts before and after."""
+    """COMP on the included model: a fifth smaller, with pictures, the loss by kind, and texts before and after."""
     from ..calibration.tokens import calibration_tokens
     from ..evaluation.by_kind import judge, kind_windows
     from ..evaluation.generation import continuation

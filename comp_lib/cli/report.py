@@ -33,7 +33,7 @@ class ReportOptions:
 
 @command
 def report(model: Model, page_file: Page, options: ReportOptions) -> None:
-    """Check-up of MODEL as a page to read: redundancy, what can go, what it costs. Needs comp-lib[report]."""
+    """Check-up of MODEL as a page to read: redundancy, what can go, what it costs. Needs the extra report."""
     from ..analysis.parameters import Parameters
     from ..analysis.report_page import MARK, check_models, check_packages, execute, our_notebook, page
 

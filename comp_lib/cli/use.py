@@ -77,7 +77,7 @@ def chat(
     threads: Annotated[int, Option(help="Cores that compute (0: llama.cpp's choice).")] = 0,
     kind: Annotated[str, Option("--type", help="What a model that is no .gguf file is exported as.")] = "f16",
 ) -> None:
-    """Talk with MODEL in llama.cpp (greedy). Needs comp-lib[gguf]."""
+    """Talk with MODEL in llama.cpp (greedy). Needs the extra gguf."""
     from ..on_device.gguf_export import export_gguf
     from ..on_device.llama_cpp import answer, start
 
