@@ -68,7 +68,7 @@ class PruneOptions:
     preset: Annotated[str, Option(help=PRESET_HELP)] = "stock"
     layers: Annotated[str, Option(help="Whole layers to drop: a number, a share below 1, or auto.")] = "auto"
     layer_metric: LayerMetric = "loss"
-    search: Annotated[int, Option(help="Plans to try, with more or fewer whole layers and moved neurons; 0: none.")] = 0
+    search: Annotated[int, Option(help="Plans to try, with more or fewer whole layers; 0: none.")] = 0
     attentions: Annotated[int, Option(help="Attentions to leave out of layers that stay.")] = 0
     widths: Widths = "uniform"
     kv_groups: Annotated[int | None, Option(help="KV groups to keep in each layer (default: all).")] = None
