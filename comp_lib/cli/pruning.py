@@ -32,8 +32,8 @@ from ..prune import Planned, check_family, check_request, make_plan, prune
 from ..report import Progress, Report
 from ..scale import model_on_disk
 from ..scale.machines import Machines
-from ..scale.memory import bytes_of
-from ..scale.prune_to import Saving, Written, check_memory, check_out, prune_to, whole_model
+from ..scale.memory import bytes_of, check_memory
+from ..scale.prune_to import Saving, Written, check_out, prune_to, whole_model
 from ..scale.shards import SHARDS
 from ..search import check_search, searched_plan
 from ..settings import PRESETS, Settings, default_recovery, multiple_for

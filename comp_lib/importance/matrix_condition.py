@@ -62,7 +62,8 @@ def block_scores(inverse: Tensor, weights: Tensor, block: int = 1) -> Tensor:
 def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
     """`block_scores` from the diagonal blocks P_gg (blocks, b, b)."""
     if inner.shape[1] == 1:
-        return torch.linalg.vector_norm(weights, dim=1).square() / inner.flatten()  # no copy of all weights
+        norms: Tensor = torch.linalg.vector_norm(weights, dim=1)  # makes no copy of all weights
+        return norms.square() / inner.flatten()
     rows = weights.reshape(len(inner), inner.shape[1], -1).to(inner)
     # one by one: the batched solve of PyTorch 2.13 fails with MKL and two threads ("Parameter 6 ... DLASWP")
     solved = torch.stack([torch.linalg.solve(block, row) for block, row in zip(inner, rows, strict=True)])

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from ..errors import InputError
 from ..hybrid_granularity.uniform import layers_needed, uniform_plan
 from ..plan import Plan
@@ -19,8 +21,10 @@ from ..prune_layer import form_of_sums
 from ..settings import Settings
 from ..shape import Shape
 from ..statistics.gram import Gram
+from ..system.atomic import bytes_in
 from ..system.machine import resident_bytes
 from .limit import Run
+from .model_on_disk import Streamed
 
 BATCHES = (2048, 1024, 512, 256, 128)  # tokens in flight, the most that fit
 SLACK = 1.05  # what the allocator keeps beside what is asked of it
@@ -86,6 +90,26 @@ def batch_for(run: Run, memory: int, head: int = 0) -> int:
         got = f"{memory / 1e6:,.0f} MB: {ways}"
         raise InputError(f"expected --memory of at least {least / 1e6:,.0f} MB for this run, got {got}")
     return fitting[0]
+
+
+def work_of(
+    model: Streamed, size: tuple[int, ...], settings: Settings, plan: Plan, saved: torch.dtype | None = None
+) -> Run:
+    """What there is to do for a calibration text of that size (S, L); saved: dtype of the new weights, None: as now."""
+    (sequences, length), dtype = size, saved or model.dtype
+    stored = sum(map(bytes_in, model.files.files))
+    return Run(model.shape, plan, settings, sequences, length, stored, dtype.itemsize, model.dtype.itemsize)
+
+
+def check_memory(
+    model: Streamed, size: tuple[int, ...], settings: Settings, judged: bool, memory: int, plan: Plan | None = None
+) -> int:
+    """Tokens in flight with which a run over a text of that size (S, L) takes at most `memory` bytes.
+
+    judged: whether the model's answers are measured too, which takes its head. Raises InputError when none do.
+    """
+    work = work_of(model, size, settings, plan or probable_plan(model.shape, settings))
+    return batch_for(work, memory, model.config.vocab_size * model.shape.hidden if judged else 0)
 
 
 def _layer(run: Run, batch: int) -> float:

@@ -41,9 +41,9 @@ from ..system.atomic import bytes_in, fsync, resolved
 from ..system.clock import listening, phase
 from ..system.tensor_files import Layout
 from .journal import Journal, partial_folder
-from .limit import Machine, Run, least_seconds
+from .limit import Machine, least_seconds
 from .machines import Machines, Room
-from .memory import batch_for, probable_plan
+from .memory import check_memory, work_of
 from .model_on_disk import Streamed, losses
 from .states_on_disk import States
 
@@ -101,22 +101,9 @@ def prune_to(
     such machines, or `memory` is too little; and when the disk is full, or the machines are gone for good.
     """
     started = time.perf_counter()
-    settings.check()
-    check_tokens(ids)
-    if reason := whole_model(settings):
-        raise InputError(
-            f"expected what looks at one layer at a time, got {reason}, which needs the whole model: load it and use "
-            "`prune`"
-        )
-    if settings.recovery == "bias":
-        check_biases(model)
-    check_family(model, settings, plan)
+    _check(model, ids, settings, plan)
     if machines is not None:
         machines.check(settings, len(ids))
-    if plan is None:
-        check_request(model.shape, settings)
-    else:
-        check_plan(plan, model.shape, settings)
     batch = None
     if memory is not None:
         batch = check_memory(model, ids.shape, settings, saving.windows is not None, memory, plan)
@@ -141,6 +128,24 @@ def prune_to(
         journal.add("papers", report=asdict(report), plan=plan.to_json())
         journal.publish(saving.overwrite)
         return Written(Path(out), plan, report, model.shape, after, dense, small)
+
+
+def _check(model: Streamed, ids: Tensor, settings: Settings, plan: Plan | None) -> None:
+    """Raises InputError for what no run on this model, text and plan can do."""
+    settings.check()
+    check_tokens(ids)
+    if reason := whole_model(settings):
+        raise InputError(
+            f"expected what looks at one layer at a time, got {reason}, which needs the whole model: load it and use "
+            "`prune`"
+        )
+    if settings.recovery == "bias":
+        check_biases(model)
+    check_family(model, settings, plan)
+    if plan is None:
+        check_request(model.shape, settings)
+    else:
+        check_plan(plan, model.shape, settings)
 
 
 def check_out(out: Path, model: Streamed, saving: Saving, tokens: int) -> None:
@@ -179,24 +184,6 @@ def _request(
         "evaluation": None if saving.windows is None else hashes.of_tensor(saving.windows),
         "comp_lib": hashes.of_code("scale"),
     }
-
-
-def work_of(model: Streamed, size: tuple[int, ...], settings: Settings, saving: Saving, plan: Plan) -> Run:
-    """What there is to do for a calibration text of that size (S, L)."""
-    (sequences, length), dtype = size, saving.dtype or model.dtype
-    stored = sum(map(bytes_in, model.files.files))
-    return Run(model.shape, plan, settings, sequences, length, stored, dtype.itemsize, model.dtype.itemsize)
-
-
-def check_memory(
-    model: Streamed, size: tuple[int, ...], settings: Settings, judged: bool, memory: int, plan: Plan | None = None
-) -> int:
-    """Tokens in flight with which a run over a text of that size (S, L) takes at most `memory` bytes.
-
-    judged: whether the model's answers are measured too, which takes its head. Raises InputError when none do.
-    """
-    work = work_of(model, size, settings, Saving(), plan or probable_plan(model.shape, settings))
-    return batch_for(work, memory, model.config.vocab_size * model.shape.hidden if judged else 0)
 
 
 def whole_model(settings: Settings) -> str | None:
@@ -330,7 +317,7 @@ class _Run:
 
     def least(self, plan: Plan) -> dict[str, float]:
         """Seconds that each phase takes at least on this machine, its products on the device of the settings."""
-        work = work_of(self.model, self.ids.shape, self.settings, self.saving, plan)
+        work = work_of(self.model, self.ids.shape, self.settings, plan, self.saving.dtype)
         where = (self.model.files.files, self.journal.folder, self.settings.device)
         return least_seconds(work, Machine.measured(self.model.shape, *where))
 

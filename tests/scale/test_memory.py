@@ -25,9 +25,9 @@ PROGRAM = """
 import json, sys
 import torch
 from transformers import AutoConfig
-from comp_lib.scale.memory import batch_for, needed_bytes
+from comp_lib.scale.memory import batch_for, check_memory, needed_bytes
 from comp_lib.scale.model_on_disk import Streamed
-from comp_lib.scale.prune_to import Saving, check_memory, prune_to
+from comp_lib.scale.prune_to import Saving, prune_to
 from comp_lib.settings import Settings
 from comp_lib.system.machine import peak_bytes
 
