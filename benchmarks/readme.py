@@ -1,11 +1,11 @@
 """Put stored measurements, and what each family can, into README.md and docs/: `python benchmarks/readme.py`
 
 README.md gets one line for each method, docs/measured.md the tables. The first two: benchmarks/kinds.json, calibrated
-on what ships, the loss on every kind of text, for each of two models. The next: benchmarks/headline.json, a row for
-each call of headline.py or others.py, those with most calibration sequences. The last: benchmarks/peers/rows.csv,
-which `comp-lib compare` wrote, the largest grid, with the amount of text for which it has most rows; below it the
-rows of benchmarks/zero_shot.json with that text. docs/heal.md gets the rows of benchmarks/after.json. A test asks
-whether the files say so.
+on what ships, the loss on every kind of text and the answers in the tasks, for each of two models; the dense model's
+answers are in benchmarks/zero_shot.json. The next: benchmarks/headline.json, a row for each call of headline.py or
+others.py, for each model those with most calibration sequences. The last: benchmarks/peers/rows.csv, which
+`comp-lib compare` wrote, the largest grid, with the amount of text for which it has most rows. docs/heal.md gets the
+rows of benchmarks/after.json. A test asks whether the files say so.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ TASKS = ROOT / "benchmarks" / "zero_shot.json"
 AFTER = ROOT / "benchmarks" / "after.json"
 SECOND = "gemma3-270m"
 SETUP = ("calibration", "sequences", "length", "windows")
+MULTIPLES = "widths are multiples of {0} (`--multiple {0}`)"
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
 OWN_WIDTHS = ("flap", "llm-pruner", "llm-pruner-mixed", "shortgpt")  # whatever the settings say
 FAMILIES_START, FAMILIES_END = "<!-- families, by benchmarks/readme.py -->", "<!-- end of the families -->"
@@ -70,8 +71,9 @@ def kinds(model: str) -> str:
     spread = "one seed" if seeds == [1] else several
     lines = [
         f"A fifth of {model}'s decoder goes; {first['sequences']} x {first['length']} tokens of "
-        f"`{first['calibration']}` calibrate, the same for all. Increase of the loss in\nnats per token on "
-        f"{first['windows']} x 512 tokens of each kind of text, and on text of which nothing calibrates; {spread}.",
+        f"`{first['calibration']}` calibrate, the same for all;\n{MULTIPLES.format(first['settings']['multiple'])}. "
+        f"Increase of the loss in nats per token on {first['windows']} x 512 tokens of each kind\nof text, and on text "
+        f"of which nothing calibrates; {spread}.",
         "",
         f"| method | widths | mean | {' | '.join(name.removesuffix('.txt') for name in names)} |",
         f"|---|---|{'---:|' * (len(names) + 1)}",
@@ -114,9 +116,32 @@ def by_ratio(model: str) -> str:
     return "\n".join(lines)
 
 
-def headline() -> str:
+def tasks(model: str) -> str:
+    """Accuracy in each offline task, their mean, and the cross-entropy over the choices, a fifth gone; best first."""
+    stored = json.loads(TASKS.read_text("utf-8"))
+    (dense,) = (row for row in stored if row["method"] == "dense" and row["model"] == model)
+    found = [(*name, row["tasks"]) for name, rows in by_method(model).items() for row in rows if "tasks" in row]
+    found.sort(key=lambda item: -fmean(item[2]["accuracy"].values()))
+    names = list(dense["accuracy"])
+    lines = [
+        f"{model}, a fifth gone, in the offline tasks: accuracy with its standard error, and the mean cross-entropy "
+        "over the\nchoices in nats.",
+        "",
+        f"| method | widths | {' | '.join(name.removeprefix('comp_') for name in names)} | mean | cross-entropy |",
+        f"|---|---|{'---:|' * (len(names) + 2)}",
+    ]
+    for method, width, answers in (("dense", "", dense), *found):
+        accuracy, stderr = answers["accuracy"], answers["stderr"]
+        cells = [f"{accuracy[name]:.3f} ({stderr[name]:.3f})" for name in names]
+        mean, error = fmean(accuracy.values()), sum(each**2 for each in stderr.values()) ** 0.5 / len(names)
+        cells += [f"{mean:.3f} ({error:.3f})", f"{fmean(answers['choice_loss'].values()):.2f}"]
+        lines.append(f"| {' | '.join((method, width, *cells))} |")
+    return "\n".join(lines)
+
+
+def headline(model: str) -> str:
     """Increase of the loss on each text, time and memory of each method, by the increase on the first text."""
-    rows = json.loads(HEADLINE.read_text("utf-8"))
+    rows = [row for row in json.loads(HEADLINE.read_text("utf-8")) if row["model"] == model]
     rows = [row for row in rows if row["sequences"] == max(row["sequences"] for row in rows)]
     first = rows[0]
     assert all(row["increases"].keys() == first["increases"].keys() for row in rows)
@@ -124,12 +149,12 @@ def headline() -> str:
     rows.sort(key=lambda row: row["increases"][texts[0]])
     kinds = ["text of the same kind" if text.startswith(first["calibration"]) else "other text" for text in texts]
     lines = [
-        f"A fifth of {first['model']}'s decoder goes; {first['sequences']} x {first['length']} tokens of "
+        f"A fifth of {model}'s decoder goes; {first['sequences']} x {first['length']} tokens of "
         f"{first['calibration']} calibrate. Increase of the\nloss over the dense model in nats per token, on "
         f"{first['windows']} x 512 tokens; time in dense forward passes over the calibration\ntokens; peak memory "
         "above the imports.",
         "",
-        f"| method | widths | {' | '.join(kinds)} | passes | MB |",
+        f"| method | widths | {' | '.join(kinds)} | passes | MiB |",
         f"|---|---|{'---:|' * (len(kinds) + 2)}",
     ]
     for row in rows:
@@ -177,28 +202,9 @@ def peers() -> str:
     return (
         f"On the project's own texts: {first.sequences} x {first.length} tokens of `{first.calibration}` calibrate, "
         f"{first.windows} x {first.window} of\n`{first.evaluation}` judge; increase of the loss when that part goes, "
-        f"with the range over calibration seeds where there are several.\n\n"
+        f"with the range over calibration seeds where there are several. In bold the\nsmallest mean, whether or not "
+        f"intervals overlap.\n\n"
         f"{comparison(rows, 'increase')}"
-    )
-
-
-def tasks() -> str:
-    """Mean accuracy in the offline tasks, best first, at each ratio, with the calibration text of `peers`."""
-    first = compared().iloc[0]
-    rows = [
-        row
-        for row in json.loads(TASKS.read_text("utf-8"))
-        if all(row[name] == first[name] for name in ("model", "calibration", "sequences", "length"))
-    ]
-    means = [(fmean(row["accuracy"].values()), row["method"], row["ratio"]) for row in rows]
-    (dense,) = (mean for mean, _, ratio in means if ratio == 0)
-    found = []
-    for gone in sorted({ratio for *_, ratio in means if ratio}):
-        names = ", ".join(f"{name} {mean:.3f}" for mean, name, ratio in sorted(means)[::-1] if ratio == gone)
-        found.append(f"{gone:.0%} gone: {names}")
-    return (
-        f"Mean accuracy in the {len(rows[0]['accuracy'])} offline tasks, with the same calibration text (dense "
-        f"{dense:.3f}): {'; '.join(found)}."
     )
 
 
@@ -229,7 +235,8 @@ def short() -> str:
     names = {"measured": "**COMP**, preset `best`", "uniform": "**COMP**, preset `stock`"}
     columns = [f"{model}, {text}" for model in (EMBEDDED, SECOND) for text in ("eight kinds", "WikiText")]
     lines = [
-        "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better.",
+        "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better. "
+        f"{MULTIPLES.format(next(iter(first.values()))[0]['settings']['multiple']).capitalize()}.",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
@@ -250,7 +257,7 @@ def healing() -> str:
     for model in dict.fromkeys(row["model"] for row in rows):
         own = {row["name"]: row for row in rows if row["model"] == model}
         imports, kinds = own["parent"]["imports_megabytes"], list(own["COMP"]["increases"])
-        head = ["", "mean (95%)", "weights, MB", "memory, MB", "minutes", "perplexity in llama.cpp", *kinds]
+        head = ["", "mean (95%)", "weights, MB", "memory, MiB", "minutes", "perplexity in llama.cpp", *kinds]
         lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
         lines.append(f"| parent | 0 | {own['parent']['bytes'] / 1e6:.0f} | | | | {' | '.join('0' for _ in kinds)} |")
         for name, row in own.items():
@@ -281,11 +288,13 @@ def _mean(values: list[float]) -> str:
 
 
 def tables() -> str:
-    models = "\n\n".join(f"{kinds(model)}\n\n{by_ratio(model)}" for model in (EMBEDDED, SECOND))
+    models = "\n\n".join(
+        f"{kinds(model)}\n\n{by_ratio(model)}\n\n{tasks(model)}\n\n{headline(model)}" for model in (EMBEDDED, SECOND)
+    )
     models += (
         "\n\n![Mean loss above the dense model by how much of the decoder goes, a panel for each model](ratios.png)"
     )
-    return f"{models}\n\n{headline()}\n\n{peers()}\n\n{tasks()}"
+    return f"{models}\n\n{peers()}"
 
 
 PAGES = {  # each with its marks, and what stands between them

@@ -1,6 +1,7 @@
 """What the real model can still do after pruning by a fifth: accuracy in the offline tasks, method by method.
 
     python benchmarks/zero_shot.py [--text FILE] [--sequences 32] [--ratio 0.2] [--methods comp,llm-pruner,...]
+    python benchmarks/zero_shot.py --model gemma3-270m --methods ""
 
 Every method gets the same calibration tokens; a FILE calibrates with its first part, as in `headline.py`. The tasks,
 and what scores them, are those of `comp-lib evaluate --tasks offline`. Rows are printed and kept in
@@ -31,7 +32,9 @@ MEASURED = ("removed", "accuracy", "stderr", "margin", "choice_loss")
 def main() -> None:
     parser = headline.options(__doc__.splitlines()[0])
     parser.add_argument("--ratio", type=float, default=0.2, help="of the decoder's parameters to remove, at least")
-    parser.add_argument("--methods", default="comp,llm-pruner,flap,wanda-sp", help="separated by commas")
+    parser.add_argument(
+        "--methods", default="comp,llm-pruner,flap,wanda-sp", help="separated by commas; none: the dense model only"
+    )
     arguments = parser.parse_args()
     model, tokenizer = load_model(arguments.model)
     source, _ = headline.texts(arguments.text)
@@ -54,7 +57,7 @@ def main() -> None:
         headline.keep(row, FILE, MEASURED)
 
     score("dense", 0.0, model)
-    for method in arguments.methods.split(","):
+    for method in filter(None, arguments.methods.split(",")):
         settings = Settings(arguments.ratio, method=method, recovery=default_recovery(method), multiple=32)
         score(method, arguments.ratio, prune(model, ids, settings).model)
     against = means.get("llm-pruner")
