@@ -31,22 +31,21 @@ from typing import Any
 import psutil
 import torch
 from headline import keep
-from scale import SIZES, Nothing, make
+from scale import SIZES, make, parent
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
-from comp_lib.calibration.stream import batches
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.compare.one_run import dense_pass
 from comp_lib.errors import InputError
-from comp_lib.models.load import EMBEDDED, load_model, open_model
+from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
 from comp_lib.report import Report
-from comp_lib.scale.limit import Machine, Run, best_time, finish, least_seconds, product_rates
+from comp_lib.scale.limit import Machine, Run, least_seconds, product_rates
 from comp_lib.scale.model_on_disk import Streamed
 from comp_lib.scale.prune_to import Saving, prune_to
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.system.machine import available_device, peak_bytes
+from comp_lib.system.machine import available_device, finish, peak_bytes
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = (  # the rest of a row says what was asked, and of which card
@@ -121,22 +120,6 @@ def ready(device: str) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def dense_seconds(model: nn.Module, ids: Tensor, device: str) -> float:
-    """Seconds of one forward pass over `ids` (S, L), logits included, with all of `model` on `device`; it stays there.
-
-    One sequence passes before, so that nothing is done for the first time.
-    """
-    model, ids = model.to(device), ids.to(device)
-
-    def forward(sequences: Tensor) -> None:
-        for rows in batches(*sequences.shape):
-            model(input_ids=sequences[rows], use_cache=False)
-
-    with torch.no_grad():
-        forward(ids[:1])
-        return best_time(lambda: forward(ids), times=1, device=device)
-
-
 def loaded(folder: str | None) -> nn.Module:
     """The model on the CPU, in float32."""
     if folder is None:
@@ -158,30 +141,13 @@ def in_memory(job: Job, ids: Tensor) -> Done:
     return Done(shape, done.report, seconds, sum(least[name] for name in IN_MEMORY), done.plan.removed)
 
 
-def from_files(job: Job, ids: Tensor) -> Done:
+def from_files(job: Job, model: Streamed, tokenizer: Any, ids: Tensor) -> Done:
     """`prune_to`, whose report has the least."""
-    folder, config, tokenizer = open_model(EMBEDDED) if job.folder is None else opened(job.folder)
     started = time.perf_counter()
-    written = prune_to(
-        job.out, Streamed(folder, config), tokenizer, ids, job.settings, saving=Saving(dtype=torch.bfloat16)
-    )
+    written = prune_to(job.out, model, tokenizer, ids, job.settings, saving=Saving(dtype=torch.bfloat16))
     seconds = time.perf_counter() - started
     least = sum(written.report.least.values())
     return Done(written.before, written.report, seconds, least, written.plan.removed)
-
-
-def opened(folder: str) -> tuple[str, Any, Any]:
-    """As `open_model`, of a folder that has no tokenizer."""
-    return folder, AutoConfig.from_pretrained(folder), Nothing()
-
-
-def tokens(job: Job) -> Tensor:
-    """The calibration tokens (S, L): text for the real model, any tokens for random weights."""
-    if job.folder is None:
-        tokenizer = open_model(EMBEDDED)[2]
-        return calibration_tokens("calibration", tokenizer, sequences=job.sequences, length=job.length)
-    size, generator = (job.sequences, job.length), torch.Generator().manual_seed(0)
-    return torch.randint(AutoConfig.from_pretrained(job.folder).vocab_size, size, generator=generator)
 
 
 def measured(job: Job) -> dict[str, Any]:
@@ -190,14 +156,16 @@ def measured(job: Job) -> dict[str, Any]:
     The dense pass is behind the run, so its memory counts nowhere. Raises InputError for a device that is not here.
     """
     job.settings.check()
-    ids, imports = tokens(job), psutil.Process().memory_info().rss
+    folder, config, tokenizer, ids = parent(job.folder, (job.sequences, job.length))
+    imports = psutil.Process().memory_info().rss
     ready(job.device)
     before = device_bytes(job.device)
-    done = {"memory": in_memory, "files": from_files}[job.how](job, ids)
+    files = job.how == "files"
+    done = from_files(job, Streamed(folder, config), tokenizer, ids) if files else in_memory(job, ids)
     gc.collect()
     most, left, peak = device_bytes(job.device, most=True), device_bytes(job.device), peak_bytes()
     rates = product_rates(done.shape, job.device)
-    dense = dense_seconds(loaded(job.folder), ids, job.device)
+    dense = dense_pass(loaded(job.folder).to(job.device), ids.to(job.device))
     return {
         "parameters": done.shape.total,
         "layers": done.shape.layers,

@@ -98,13 +98,33 @@ def make(folder: Path, size: Size) -> None:
     ).save_pretrained(folder)
 
 
+def parent(folder: str | None, size: tuple[int, int]) -> tuple:
+    """Folder, config, tokenizer and calibration tokens (S, L) of a checkpoint that `make` wrote; None: the real model.
+
+    Text for the real model, any tokens for random weights, which have no tokenizer.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    from comp_lib.calibration.tokens import calibration_tokens
+    from comp_lib.models.load import EMBEDDED, open_model
+
+    if folder is None:
+        folder, config, tokenizer = open_model(EMBEDDED)
+        ids = calibration_tokens("calibration", tokenizer, sequences=size[0], length=size[1])
+    else:
+        config, tokenizer = AutoConfig.from_pretrained(folder), Nothing()
+        ids = torch.randint(config.vocab_size, size, generator=torch.Generator().manual_seed(0))
+    return folder, config, tokenizer, ids
+
+
 def measured(job: dict) -> dict:
     """In a process of its own: one run, its time and its memory."""
     import psutil
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from comp_lib.models.load import EMBEDDED, load_model, open_model
+    from comp_lib.models.load import EMBEDDED, load_model
     from comp_lib.prune import prune
     from comp_lib.scale.model_on_disk import Streamed
     from comp_lib.scale.prune_to import Saving, prune_to
@@ -116,15 +136,7 @@ def measured(job: dict) -> dict:
     settings = Settings(ratio=0.2, **({"method": how, "recovery": "none"} if llm_pruner else {}))
     size = (job["sequences"], job["length"])
     seconds = []
-
-    if real:
-        from comp_lib.calibration.tokens import calibration_tokens
-
-        folder, config, tokenizer = open_model(EMBEDDED)
-        ids = calibration_tokens("calibration", tokenizer, sequences=size[0], length=size[1])
-    else:
-        folder, config, tokenizer = job["folder"], AutoConfig.from_pretrained(job["folder"]), Nothing()
-        ids = torch.randint(config.vocab_size, size, generator=torch.Generator().manual_seed(0))
+    folder, config, tokenizer, ids = parent(None if real else job["folder"], size)
     imports = psutil.Process().memory_info().rss
     started = time.perf_counter()
     if how == "files":

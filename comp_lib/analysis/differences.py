@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, to_device
+from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, to_device
 from ..errors import InputError
 from ..evaluation.by_kind import ByKind, judge
 from ..evaluation.confidence import bootstrap_intervals
@@ -158,7 +158,7 @@ class _Walk:
         dense = dense_layer(layer, "mlp")
         energy = torch.zeros(dense.in_features, dtype=torch.float64)
         for rows in batches(*self.hidden.shape[:2]):
-            middle, _ = attention_step(layer, self.hidden[rows].to(self.device), self.rope)
+            middle, _ = attention_step(layer, sent(self.hidden[rows], self.device), self.rope)
             after, x = mlp_step(layer, middle)
             weighted = x.float() * token_weights(after)[..., None]
             energy += weighted.flatten(0, -2).double().square().sum(0).cpu()

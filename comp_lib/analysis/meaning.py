@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
+from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, through, to_device
 from ..errors import InputError
 from ..families import dense_layer, family_of
 from ..families.protocol import Device, Model
@@ -89,7 +89,7 @@ def _activations(
     module = to_device(layers[layer], device)
     parts = []
     for rows in batches(*hidden.shape[:2]):
-        _, x = mlp_step(module, attention_step(module, hidden[rows].to(device), rope)[0])
+        _, x = mlp_step(module, attention_step(module, sent(hidden[rows], device), rope)[0])
         parts.append(x[..., names].float().cpu())
     return torch.cat(parts), dense_layer(module, "mlp").weight.detach().T[names].cpu()
 

@@ -85,7 +85,7 @@ def through(layer: Layer, hidden: Tensor, rope: Rope, device: Device) -> Tensor:
     """All sequences through one layer on `device`: h (S, L, d) -> a new h' (S, L, d) where h is."""
     out = torch.empty_like(hidden)
     for rows in batches(*hidden.shape[:2]):
-        out[rows] = mlp_step(layer, attention_step(layer, hidden[rows].to(device), rope)[0])[0]
+        out[rows] = mlp_step(layer, attention_step(layer, sent(hidden[rows], device), rope)[0])[0]
     return out
 
 

@@ -38,7 +38,7 @@ from ..models.load import load_model
 from ..prune import prune
 from ..settings import Settings
 from ..system import hashes
-from ..system.machine import peak_bytes, resident_bytes
+from ..system.machine import finish, peak_bytes, resident_bytes
 from ..system.processes import Message, serve
 
 PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
@@ -167,9 +167,11 @@ def decoder_parameters(model: Model) -> int:
 def dense_pass(model: Model, ids: Tensor) -> float:
     """Seconds of one forward pass over `ids` (S, L), logits included, after a first touch that reads the weights."""
     model(input_ids=ids[:1], use_cache=False)
+    finish(ids.device)
     started = time.perf_counter()
     for rows in batches(*ids.shape):
         model(input_ids=ids[rows], use_cache=False)
+    finish(ids.device)
     return time.perf_counter() - started
 
 

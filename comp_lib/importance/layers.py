@@ -24,6 +24,7 @@ from ..calibration.stream import (
     embed,
     mlp_step,
     rotary,
+    sent,
     sequence_losses,
     through,
     to_device,
@@ -127,7 +128,7 @@ def _other_step(layer: Layer, hidden: Tensor, rope: Rope, which: Which, device: 
     step: Step = mlp_step if which == "attention" else attention
     out = torch.empty_like(hidden)
     for rows in batches(*hidden.shape[:2]):
-        out[rows] = step(layer, hidden[rows].to(device))[0]
+        out[rows] = step(layer, sent(hidden[rows], device))[0]
     return out
 
 

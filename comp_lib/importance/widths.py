@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
+from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, through, to_device
 from ..errors import InputError
 from ..families import dense_layer, family_of
 from ..families.protocol import Layer, Model, Rope
@@ -139,7 +139,7 @@ def narrowed(
     weight = linear.detach().T.double()  # (n, m)
     gram = Gram.zeros(len(weight), device=linear.device)
     for rows in batches(*hidden.shape[:2]):
-        after, x = mlp_step(layer, attention_step(layer, hidden[rows].to(linear.device), rope)[0])
+        after, x = mlp_step(layer, attention_step(layer, sent(hidden[rows], linear.device), rope)[0])
         hidden[rows] = after
         gram.add(x, weight=token_weights(after) if weighted else None)
     dense = Dense(gram, weight, torch.zeros(len(weight)), ridge=ridge)
@@ -156,7 +156,7 @@ def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tu
     changed = to_device(layer, linear.device)  # what stands behind the dense layer, a norm say, is the family's to know
     dense_layer(changed, "mlp").weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
     for rows in batches(*hidden.shape[:2]):
-        residual, _ = attention_step(layer, hidden[rows].to(linear.device), rope)
+        residual, _ = attention_step(layer, sent(hidden[rows], linear.device), rope)
         whole[rows], other[rows] = mlp_step(layer, residual)[0], mlp_step(changed, residual)[0]
     return whole, other
 

@@ -27,6 +27,7 @@ from ..recovery.least_squares import outputs_judged
 from ..settings import Settings
 from ..shape import Shape
 from ..statistics.gram import Gram
+from ..system.machine import finish
 
 PIECE = 16 << 20  # bytes of a file, read or written to see how fast that is: more would show in the peak of a small run
 WIDEST = 1024  # of the matrices that are multiplied to see how fast that is
@@ -175,12 +176,6 @@ def timed_disk(path: Path, folder: Path) -> tuple[float, float]:
     """Bytes a second: of reading the first PIECE of a file, and of writing it to one in `folder` until it is there."""
     data = _read(path)
     return len(data) / best_time(lambda: _read(path)), len(data) / best_time(lambda: _write(folder, data))
-
-
-def finish(device: str) -> None:
-    """Wait until `device` has done what it was asked to: a CUDA device answers before it has."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def best_time(work: Callable[[], object], times: int = 3, device: str = "cpu") -> float:

@@ -19,6 +19,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("COMP_LIB_CACHE") or platformdirs.user_cache_dir("comp-lib")).expanduser()
 
 
+def finish(device: str | torch.device) -> None:
+    """Wait until `device` has done what it was asked to: a CUDA device answers before it has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def available_device(name: str, double: bool = False) -> torch.device:
     """The device of that name, if it is there; "auto" is the best that is.
 
