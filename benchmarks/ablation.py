@@ -59,20 +59,9 @@ RATIOS = [
     for ratio in (0.1, 0.3, 0.5)
     for name, changes in (("COMP", {}), ("Wanda-sp, no recovery", WANDA))
 ]
-SEEDED = (  # of which all seeds are run, in this order
-    "COMP",
-    "Wanda-sp, no recovery",
-    "metric: energy",
-    "recovery: none, same neurons",
-    "metric: random",
-    "metric: activation",
-    "recovery: mask, same neurons",
-    "metric: Wanda-sp",
-    "energy, no recovery",
-)
 GRID: list[tuple[str, dict[str, Any], int]] = [
-    *((name, changes, SEEDS[0]) for name, changes in (*PARTS.items(), *RATIOS)),
-    *((name, PARTS[name], seed) for name in SEEDED for seed in SEEDS[1:]),
+    *((name, changes, seed) for seed in SEEDS for name, changes in PARTS.items()),
+    *((name, changes, SEEDS[0]) for name, changes in RATIOS),
 ]
 
 

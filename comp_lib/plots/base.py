@@ -22,6 +22,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from ..system.atomic import write_atomically
 from ..system.outputs import MARK
@@ -32,6 +33,8 @@ MARKERS = "osD^vPX*<>"
 DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}  # a reference to compare with
 ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}  # of a legend
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}  # data can be anywhere
+# of names, from their points, in points of print: the first that is free is taken
+PLACES = [(far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18))]
 LOSS = "increase of the loss over the\ndense model (nats per token)"
 DPI = 90
 Numbers = Sequence[float]
@@ -103,6 +106,30 @@ def style(place: int) -> dict[str, Any]:
 def note(axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, float] = (0, 0), **looks: Any) -> None:
     """A small text beside a point of the data; offset in points of print."""
     axes.annotate(text, point, offset, textcoords="offset points", **{"fontsize": 8} | looks)
+
+
+def name_points(axes: Axes, points: Mapping[str, tuple[float, float]], fontsize: int = 8) -> None:
+    """Names beside points, each at the first of PLACES (in points of print) where it covers no other and no point."""
+    figure: Any = axes.figure
+    looks: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": fontsize}
+    texts = [axes.annotate(name, point, (0, 0), **looks) for name, point in points.items()]
+    figure.draw_without_rendering()  # the layout is settled: now pixels are where they will be
+    sizes = [text.get_window_extent().size for text in texts]
+    for text in texts:
+        text.remove()
+    pixels = axes.transData.transform(list(points.values()))
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels]
+    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
+    for (name, point), (x, y), (width, height) in zip(points.items(), pixels, sizes, strict=True):
+        for place in PLACES:
+            right, up = (offset * figure.dpi / 72 for offset in place)
+            left = x + right - (width if right < 0 else 0)
+            box = Bbox.from_bounds(left, y + up - height / 2, width, height).padded(3)  # the line needs room too
+            inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        axes.annotate(name, point, place, ha="right" if right < 0 else "left", arrowprops=line, **looks)
+        taken.append(box)
 
 
 def arrow(axes: Axes, start: Any, end: Any, **looks: Any) -> None:

@@ -38,6 +38,7 @@ LEAST_SPAN = 2.0  # percentage points on an axis of removed parameters: a smalle
 LOG_LOSS = LOSS.replace("token)", "token, log scale)")
 APART = 4.0  # points of print between methods at one place
 Points = Sequence[tuple[float, float]]
+Named = tuple[str, tuple[float, float]]  # a label, and its point (cost, loss)
 Interval = tuple[float, float, float]  # a value, the ends of its 95% interval; NaN where none is known
 
 
@@ -87,11 +88,14 @@ def plot_increase(rows: pd.DataFrame) -> Picture:
 
 
 def plot_latency(rows: pd.DataFrame) -> Picture:
-    """Loss increase against the time to decode one token, all ratios in one panel, with the Pareto front."""
+    """Loss increase against the time to decode one token, all ratios in one panel.
+
+    No front: models of equal shape decode equally fast, so which of them is faster is noise of the clock.
+    """
     figure, axes = figure_with_axes((8.0, 4.4), xlabel="time to decode one token (dense model = 1)")
-    front = _cloud(axes, rows, rows, "decode_ratio")
-    words = ", one for each method and ratio. On the Pareto front, fastest first: "
-    return _finished(figure, rows, "Dots of the loss increase against decoding time", words, [front])
+    points = sorted(_cloud(axes, rows, rows, "decode_ratio"), key=lambda named: named[1])
+    words = ", one for each method and ratio. Fastest first: "
+    return _finished(figure, rows, "Dots of the loss increase against decoding time", words, map(_said, points))
 
 
 def plot_memory(rows: pd.DataFrame) -> Picture:
@@ -99,7 +103,10 @@ def plot_memory(rows: pd.DataFrame) -> Picture:
     figure, by_ratio = _by_ratio(rows, "peak memory above\nimports (MB)")
     fronts = []
     for axes, ratio, own in by_ratio:
-        fronts.append(f"at {ratio:.0%}, {_cloud(axes, own, rows, 'peak_megabytes')}")
+        named = _cloud(axes, own, rows, "peak_megabytes")
+        front = [named[i] for i in pareto_front([point for _, point in named])]
+        draw_front(axes, [point for _, point in front])
+        fronts.append(f"at {ratio:.0%}, {', '.join(map(_said, front))}")
         axes.xaxis.set_major_locator(MaxNLocator(3))
     words = ", a panel for each ratio. On the Pareto front, least memory first: "
     return _finished(figure, rows, "Dots of the loss increase against peak memory of pruning", words, fronts)
@@ -150,26 +157,28 @@ def _line_with_whiskers(axes: Axes, x: Any, groups: Any, name: str, marks: dict[
     return means
 
 
-def _cloud(axes: Axes, rows: pd.DataFrame, everything: pd.DataFrame, cost: str) -> str:
-    """A mark for each method and ratio of `rows`, the Pareto front through them; returns the front in words.
+def _said(named: Named) -> str:
+    name, (cost, loss) = named
+    return f"{name} ({cost:.3g}, {loss:.2f} nats)"
+
+
+def _cloud(axes: Axes, rows: pd.DataFrame, everything: pd.DataFrame, cost: str) -> list[Named]:
+    """A mark for each method and ratio of `rows`; returns the name of each and its place.
 
     Colours are methods; where there are several ratios, their marks are in the legend too.
     """
-    points, names, ratios = [], [], sorted(rows.ratio.unique())
+    named, ratios = [], sorted(rows.ratio.unique())
     for name, marks, own in _methods(rows, everything):
         means = own.groupby("ratio")[[cost, "increase"]].mean()
         for ratio, x, y in means.itertuples():
-            points.append((x, y))
             several = len(ratios) > 1
-            names.append(f"{name} at {ratio:.0%}" if several else name)
+            named.append((f"{name} at {ratio:.0%}" if several else name, (x, y)))
             looks = marks | {"marker": MARKERS[ratios.index(ratio)]} if several else marks
             axes.scatter([x], [y], 45, zorder=3, **looks)
         axes.scatter([], [], label=name, **({**marks, "marker": "s"} if len(ratios) > 1 else marks))
     for ratio, marker in zip(ratios if len(ratios) > 1 else [], MARKERS, strict=False):
         axes.scatter([], [], color="black", marker=marker, label=f"{ratio:.0%} to remove")
-    front = pareto_front(points)
-    draw_front(axes, [points[i] for i in front])
-    return ", ".join(f"{names[i]} ({points[i][0]:.3g}, {points[i][1]:.2f} nats)" for i in front)
+    return named
 
 
 def _by_ratio(rows: pd.DataFrame, xlabel: str) -> tuple[Picture, list[tuple[Axes, float, pd.DataFrame]]]:

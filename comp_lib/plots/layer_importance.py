@@ -15,7 +15,21 @@ from torch import Tensor
 from ..errors import InputError, nearest
 from ..evaluation.confidence import bootstrap_intervals
 from ..importance.layer_study import LayerStudy, ranks
-from .base import ABOVE, BLUE, GREEN, GREY, ORANGE, RED, Picture, arrow, figure_with_axes, layer_axis, note, panels
+from .base import (
+    ABOVE,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Picture,
+    arrow,
+    figure_with_axes,
+    layer_axis,
+    name_points,
+    note,
+    panels,
+)
 
 GREEDY = "greedy, last round"
 METRICS = {
@@ -150,8 +164,7 @@ def plot_proxy(study: LayerStudy, correlation: float, marked: int) -> Picture:
     right.plot([1, layers], [1, layers], color=GREY, linewidth=1, linestyle="--", label="the same place by both")
     right.legend(loc="upper left", fontsize=8)
     right.set_ylim(0, 1.2 * layers)
-    for layer, point in enumerate(zip(by, harmed, strict=True)):
-        note(right, str(layer), point, (3, 3), fontsize=7)
+    name_points(right, {str(layer): point for layer, point in enumerate(zip(by, harmed, strict=True))}, fontsize=7)
     return figure.described(
         f"Two scatter plots of {layers} layers, block influence against loss increase. Spearman's rank correlation is "
         f"{correlation:.2f}. Layer {marked} is marked: place {by[marked]} by block influence, place {harmed[marked]} "

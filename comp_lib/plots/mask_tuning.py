@@ -106,7 +106,7 @@ def plot_ridge_path(
         height = floor / 1.6 ** (place + 1)
         axis.plot(lambdas, [height] * len(lambdas), "|-", color=colour, lw=4, ms=9, label=f"{guard}: passes")
         words.append(f"{guard} lets pass {'from ' + format(min(lambdas), 'g') + ' on' if lambdas else 'nothing'}")
-    axis.set(ylim=(floor / 1.6 ** (len(passing) + 1), max(high, 1.5 * floor)), ylabel="error left (% of energy)")
+    axis.set(ylim=(floor / 1.6 ** (len(passing) + 1), 1.3 * max(high, 1.5 * floor)), ylabel="error left (% of energy)")
     if at is not None:
         axis.axvline(ridges[at], color=GREY, lw=4, alpha=0.4, label=f"λ = {ridges[at]:g}")
     log_y(axis, most=6)
@@ -168,7 +168,7 @@ def plot_token_curve(
     axis.axhline(100 * untuned[0], color="black", ls=":", lw=1.5, label="no recovery")
     axis.axvline(inputs, color="grey", lw=1, label="as many tokens as inputs")
     axis.plot([], [], "k-", label="on unseen tokens (95%)")
-    axis.plot([], [], "k--", alpha=0.6, label="on the fit's own tokens")
+    axis.plot([], [], "k--", alpha=0.6, label="on the fit's own tokens;\nbelow the axis: hardly any")
     axis.set_xticks(tokens, [f"{count:,}" for count in tokens], minor=False)
     axis.xaxis.set_minor_formatter(NullFormatter())
     top = max(high for rows in unseen.values() for _, _, high in rows)

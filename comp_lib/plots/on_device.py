@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
-
-from matplotlib.axes import Axes
-from matplotlib.transforms import Bbox
+from typing import NamedTuple, Protocol
 
 from ..evaluation.generation import ratio
 from ..shape import Shape
-from .base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
+from .base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, name_points, note, style
 from .comp_vs_peers import draw_front, pareto_front
 
 
@@ -132,33 +129,6 @@ def plot_quality(points: Sequence[Point]) -> Picture:
         f"Dots of the loss increase against the speed of decode for {len(points)} plans. On the Pareto front, fastest "
         f"first: {named}."
     )
-
-
-PLACES = [(far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18))]
-
-
-def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Names beside points, each at the first of PLACES (in points of print) where it covers no other and no point."""
-    figure: Any = axes.figure
-    looks: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-    texts = [axes.annotate(name, point, (0, 0), **looks) for name, point in points.items()]
-    figure.draw_without_rendering()  # the layout is settled: now pixels are where they will be
-    sizes = [text.get_window_extent().size for text in texts]
-    for text in texts:
-        text.remove()
-    pixels = axes.transData.transform(list(points.values()))
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels]
-    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
-    for (name, point), (x, y), (width, height) in zip(points.items(), pixels, sizes, strict=True):
-        for place in PLACES:
-            right, up = (offset * figure.dpi / 72 for offset in place)
-            left = x + right - (width if right < 0 else 0)
-            box = Bbox.from_bounds(left, y + up - height / 2, width, height).padded(3)  # the line needs room too
-            inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
-            if inside and not any(box.overlaps(other) for other in taken):
-                break
-        axes.annotate(name, point, place, ha="right" if right < 0 else "left", arrowprops=line, **looks)
-        taken.append(box)
 
 
 def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> Picture:
