@@ -112,20 +112,24 @@ def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selec
     return Selection(swept.kept, swept.scores, condition_numbers(matrix, inverse), None, swept)
 
 
-def full_sweep(dense: Dense, keep: int) -> tuple[Sweep, Tensor]:
-    """The sweep of the full least-squares problem down to `keep` blocks, and kappa of each input before it (n,)."""
+def full_sweep(dense: Dense, keep: int, split: bool = True) -> tuple[Sweep, Tensor]:
+    """The sweep of the full least-squares problem down to `keep` blocks, and kappa of each input before it (n,).
+
+    split: say which part of an error is the ridge's (`Sweep.moved`), for which each round copies all weights; never for
+    few tokens.
+    """
     energy, per_round = dense.sums.diagonal(), max(32, dense.blocks // 64)
     held = penalty(energy, dense.ridge)
     inverse = dense.sums.inverse(dense.ridge, dense.block)
     condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
-    moved = None if dense.sums.compact else held  # what was moved takes a copy of all weights in each round
+    moved = held if split and not dense.sums.compact else None
     gone = dense.blocks - keep
     return sweep(inverse, dense.weight, gone, block=dense.block, per_round=per_round, held=moved), condition
 
 
 def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """COMP with full weights to fit: ||w_i||^2 / (H^-1)_ii, in rounds."""
-    swept, condition = full_sweep(dense, keep)
+    swept, condition = full_sweep(dense, keep, split=False)
     return Selection(swept.kept, swept.scores, condition, swept.weights, swept)
 
 

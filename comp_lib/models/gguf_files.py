@@ -9,9 +9,11 @@ back as transformers has them.
 
 from __future__ import annotations
 
+import functools
 import json
 import mmap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,24 @@ def open_gguf(path: str | Path) -> gguf.GGUFReader:
         raise InputError(f"expected a GGUF file, got {path}, which is not there: check the spelling")
     check_header(path)
     with refusing("a complete GGUF file", str(path), "fetch or write it again"):
-        return gguf.GGUFReader(path)  # maps every tensor
+        return gguf.GGUFReader(str(path))  # maps every tensor
 
 
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Whoever makes a reader of the same file in the block, transformers too, gets the same one.
+
+    Parsing the header takes seconds of Python, and transformers does it for the config, the tokenizer and the weights.
+    """
+    reader = gguf.GGUFReader
+    setattr(gguf, "GGUFReader", functools.cache(reader))  # noqa: B010  (a name of a module, which is no variable)
+    try:
+        yield
+    finally:
+        setattr(gguf, "GGUFReader", reader)  # noqa: B010
+
+
+@parsed_once()
 def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedTokenizerBase]:
     """A GGUF file, the config and the tokenizer in it. Raises InputError as `load_model` does."""
     path = Path(path).expanduser()
@@ -122,6 +139,7 @@ def _stats(folder: Path) -> dict[str, list[int]]:
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 
 
+@parsed_once()
 def _convert(path: Path, folder: Path) -> None:
     """Read a GGUF file, check what it holds, and save it to `folder`."""
     path, config, tokenizer = open_gguf_model(path)

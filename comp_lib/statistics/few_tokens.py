@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .gram import Sums
 from .products import between_rows
-from .solve import Inverse, identity, inverse_of_factor, penalty, spd_factor
+from .solve import Inverse, identity, penalty, products_per_block, spd_factor, take_out
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -119,10 +119,10 @@ class DualInverse:
         self.free, self.scaled = 1.0 / penalties, x / penalties  # D^-1 (n,), X D^-1 (T, n)
         half = torch.linalg.solve_triangular(factor, self.scaled, upper=False).reshape(len(x), -1, block)
         # diagonal blocks of P (n / block, block, block)
-        self.blocks = -_per_block(half, half)
+        self.blocks = -products_per_block(half, half)
         self.blocks.diagonal(dim1=1, dim2=2).add_(self.free.reshape(-1, block))
         del half  # as large as all tokens
-        self.inner = inverse_of_factor(factor)  # M (T, T)
+        self.inner = torch.cholesky_inverse(factor)  # M (T, T)
         self.half = self.scaled[:, :0]  # M X_R D_R^-1 of the rows R that were asked for last (T, r)
 
     def diagonal(self) -> Tensor:
@@ -138,20 +138,10 @@ class DualInverse:
     def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None:
         """Take out the inputs R, whose rows were asked for last: P_R (r, n); down = (P_RR)^-1 P_R (r, n)."""
         self.inner.addmm_(self.half, torch.linalg.solve(rows[:, index], self.half.T))
-        count, block = self.blocks.shape[:2]
-        split = (len(index), count, block)
-        self.blocks -= _per_block(rows.reshape(split), down.reshape(split))
+        take_out(self.blocks, index, rows, down)
         self.scaled[:, index] = 0.0
-        self.blocks[(index[::block] // block)] = identity(block, self.blocks)  # keeps dead scores finite
 
 
 def _even(x: Tensor, held: Tensor) -> Tensor:
     """X D^-1/2 (T, n), float32, for X (T, n) and D_ii (n,)."""
     return x.float() / held.sqrt().float()
-
-
-def _per_block(left: Tensor, right: Tensor) -> Tensor:
-    """The products of each block's columns: two of (r, blocks, b) -> (blocks, b, b)."""
-    if left.shape[2] == 1:  # as thousands of tiny products it would take much longer
-        return (left * right).sum(0)[:, :, None]
-    return torch.einsum("rcb,rcd->cbd", left, right)

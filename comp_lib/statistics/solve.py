@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-COLUMNS = 1024  # of an inverse, computed at a time
-SMALLEST = 256  # triangle that is inverted as a whole
+PANEL = 512  # inputs that went before P is written again
 
 
 def penalty(energy: Tensor, ridge: float) -> Tensor:
@@ -58,35 +57,7 @@ def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
     """Inverse of a symmetric positive definite matrix (n, n), and what `spd_factor` had to add."""
     factor, added = spd_factor(matrix)
     del matrix  # perhaps the last to know of it: one n x n matrix less at the highest point
-    return inverse_of_factor(factor), added
-
-
-def inverse_of_factor(factor: Tensor) -> Tensor:
-    """(L L^T)^-1 (n, n) from the Cholesky factor L (n, n), which is used up.
-
-    The inverse of L in place, then the product of its blocks: n^3 / 3 multiply-adds together, in large products that
-    run on all cores. `torch.cholesky_inverse` does not run so, and a solve with I takes three times the operations.
-    """
-    _invert_triangle(factor)
-    inverse = torch.empty_like(factor)
-    for start in range(0, len(factor), COLUMNS):
-        stop = min(start + COLUMNS, len(factor))
-        torch.mm(factor[start:, :stop].mT, factor[start:, start:stop], out=inverse[:stop, start:stop])
-        inverse[start:stop, :start] = inverse[:start, start:stop].mT
-    return inverse
-
-
-def _invert_triangle(lower: Tensor) -> None:
-    """L (n, n) becomes its inverse: that of both triangles on its diagonal, and -L22^-1 L21 L11^-1 below."""
-    size = len(lower)
-    if size <= SMALLEST:
-        lower.copy_(torch.linalg.solve_triangular(lower, identity(size, lower), upper=False))
-        return
-    half = size // 2
-    first, below, second = lower[:half, :half], lower[half:, :half], lower[half:, half:]
-    _invert_triangle(first)
-    _invert_triangle(second)
-    below.copy_(second @ below @ first).neg_()
+    return torch.cholesky_inverse(factor), added
 
 
 def dual_inverse(x: Tensor, penalties: Tensor) -> Tensor:
@@ -140,25 +111,49 @@ class Inverse(Protocol):
 
 
 class ExplicitInverse:
-    """P as a matrix (n, n), which is used up."""
+    """P as a matrix (n, n), which is used up.
+
+    What a round takes away is kept as two thin factors and subtracted where P is read: the whole matrix is written once
+    for PANEL inputs that went, not once a round.
+    """
 
     def __init__(self, matrix: Tensor, block: int = 1) -> None:
-        self.matrix, self.block = matrix, block
-
-    @property
-    def blocks(self) -> Tensor:
-        return diagonal_blocks(self.matrix, self.block)
+        self.matrix = matrix
+        self.blocks = diagonal_blocks(matrix, block)
+        self.alive = torch.ones(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        self.panel: list[tuple[Tensor, Tensor]] = []  # P is `matrix` minus each left^T right of (r, n)
 
     def diagonal(self) -> Tensor:
-        return self.matrix.diagonal()
+        return self.blocks.diagonal(dim1=1, dim2=2).flatten()
 
     def rows(self, index: Tensor) -> Tensor:
-        return self.matrix[index]
+        """P_R (r, n); exact zeros in the columns of inputs that went, instead of rounding dust."""
+        rows = self.matrix[index]
+        for left, right in self.panel:
+            rows.addmm_(left[:, index].T, right, alpha=-1.0)
+        return rows.mul_(self.alive)
 
     def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None:
         """The Schur complement P_KK - P_KR (P_RR)^-1 P_RK."""
-        self.matrix.addmm_(rows.T, down, alpha=-1.0)
-        # exact zeros instead of rounding dust; the unit diagonal keeps the dead blocks' scores finite
-        self.matrix[index] = 0.0
-        self.matrix[:, index] = 0.0
-        self.matrix[index, index] = 1.0
+        self.panel.append((rows, down))
+        if sum(len(left) for left, _ in self.panel) >= PANEL:
+            left, right = map(torch.cat, zip(*self.panel, strict=True))
+            self.matrix.addmm_(left.T, right, alpha=-1.0)
+            self.panel = []
+        take_out(self.blocks, index, rows, down)
+        self.alive[index] = 0.0
+
+
+def take_out(blocks: Tensor, index: Tensor, rows: Tensor, down: Tensor) -> None:
+    """Diagonal blocks of P (n / b, b, b), in place, without the inputs R: P_R (r, n), down = (P_RR)^-1 P_R (r, n)."""
+    count, block = blocks.shape[:2]
+    split = (len(index), count, block)
+    blocks -= products_per_block(rows.reshape(split), down.reshape(split))
+    blocks[index[::block] // block] = identity(block, blocks)  # keeps dead scores finite
+
+
+def products_per_block(left: Tensor, right: Tensor) -> Tensor:
+    """The products of each block's columns: two of (r, blocks, b) -> (blocks, b, b)."""
+    if left.shape[2] == 1:  # as thousands of tiny products it would take much longer
+        return (left * right).sum(0)[:, :, None]
+    return torch.einsum("rcb,rcd->cbd", left, right)

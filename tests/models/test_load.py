@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -383,8 +384,6 @@ def test_check_config_takes_the_families():
 
 def write_gguf(path: Path, model, tokenizer, architecture: str = "llama", **extra: float) -> Path:
     """`model` as a float32 GGUF file, by the rules of llama.cpp's converter."""
-    import gguf
-
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.num_hidden_layers)
@@ -448,6 +447,14 @@ def test_a_gguf_file_is_converted_once_by_content(cache, gguf_file, monkeypatch)
     assert torch.equal(logits(load_model(elsewhere)[0]), logits(first))
     assert not conversions
     assert [path.name[:5] for path in cache.iterdir()] == ["gguf-"]  # and nothing half done beside it
+
+
+def test_the_header_of_a_gguf_file_is_parsed_once(cache, gguf_file, monkeypatch):
+    reader, parsed = gguf.GGUFReader, []
+    build = reader.__init__
+    monkeypatch.setattr(reader, "__init__", lambda self, path: parsed.append(path) or build(self, path))
+    load_model(gguf_file)
+    assert parsed == [str(gguf_file)] and gguf.GGUFReader is reader
 
 
 def test_a_conversion_is_saved_in_shards(cache, gguf_file, monkeypatch):

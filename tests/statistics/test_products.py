@@ -1,4 +1,4 @@
-"""Float32 products with float64 sums, and the inverse made of large products: against float64 all through."""
+"""Float32 products with float64 sums against float64 all through, and the inverse of what they sum to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comp_lib.statistics import products, solve
+from comp_lib.statistics import products
 from comp_lib.statistics.products import between_rows, symmetric
-from comp_lib.statistics.solve import inverse_of_factor, spd_inverse
+from comp_lib.statistics.solve import spd_inverse
 
 
 def rows(count, size, alike, seed):
@@ -43,14 +43,10 @@ def test_sums_of_many_terms_are_as_exact_as_promised(size, alike, seed):
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 150])
-@pytest.mark.parametrize("columns", [3, 64, 1024])
-def test_the_inverse_of_a_factor(size, columns, monkeypatch):
-    monkeypatch.setattr(solve, "COLUMNS", columns)
-    monkeypatch.setattr(solve, "SMALLEST", 4)
+def test_an_inverse_is_right_and_symmetric(size):
     generator = torch.Generator().manual_seed(size)
     x = torch.randn(size + 5, size, generator=generator, dtype=torch.float64)
     matrix = x.T @ x + 0.1 * torch.eye(size)
     found, added = spd_inverse(matrix)
     assert added == 0.0 and torch.allclose(found @ matrix, torch.eye(size).double(), atol=1e-9)
-    assert torch.equal(found.tril(-1).T, found.triu(1)) or size <= columns
-    assert torch.allclose(inverse_of_factor(torch.linalg.cholesky(matrix)), torch.linalg.inv(matrix), rtol=1e-8)
+    assert torch.equal(found, found.T)
