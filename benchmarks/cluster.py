@@ -287,7 +287,7 @@ def main() -> None:
     from comp_lib.models.load import open_model
     from comp_lib.scale.machines import Machines
     from comp_lib.scale.model_on_disk import Streamed
-    from comp_lib.scale.prune_to import prune_to
+    from comp_lib.scale.prune_to import Means, prune_to
     from comp_lib.settings import Settings
 
     torch.set_num_threads(1)  # as a worker has
@@ -307,7 +307,7 @@ def main() -> None:
 
         def prune(machines: Machines | None = None):
             out = folder / f"small-{time.time_ns()}"
-            return prune_to(out, Streamed(parent, config), Nothing(), ids, settings, machines=machines)
+            return prune_to(out, Streamed(parent, config), Nothing(), ids, settings, means=Means(machines))
 
         work, done = counted(prune), prune()
         repeats = config.num_attention_heads // config.num_key_value_heads

@@ -127,7 +127,7 @@ def measured(job: dict) -> dict:
     from comp_lib.models.load import EMBEDDED, load_model
     from comp_lib.prune import prune
     from comp_lib.scale.model_on_disk import Streamed
-    from comp_lib.scale.prune_to import Saving, prune_to
+    from comp_lib.scale.prune_to import Means, Saving, prune_to
     from comp_lib.settings import Settings
     from comp_lib.system.machine import peak_bytes
 
@@ -149,7 +149,9 @@ def measured(job: dict) -> dict:
                 line = f"layer {report.layer}: {report.seconds:.1f} s, error {report.error:.4f}"
                 print(f"{line}, peak {peak_bytes() / 2**20:.0f} MB", file=sys.stderr, flush=True)
 
-        done = prune_to(job["out"], model, tokenizer, ids, settings, saving=Saving(dtype=dtype), progress=progress)
+        done = prune_to(
+            job["out"], model, tokenizer, ids, settings, saving=Saving(dtype=dtype), means=Means(progress=progress)
+        )
         parameters, removed = model.shape.total, done.plan.removed
         limits = {"phases": done.report.phases, "least": done.report.least}
     else:

@@ -33,7 +33,7 @@ from ..report import Progress, Report
 from ..scale import model_on_disk
 from ..scale.machines import Machines
 from ..scale.memory import bytes_of, check_memory
-from ..scale.prune_to import Saving, Written, check_out, prune_to, whole_model
+from ..scale.prune_to import Means, Saving, Written, check_out, prune_to, whole_model
 from ..scale.shards import SHARDS
 from ..search import check_search, searched_plan
 from ..settings import PRESETS, Settings, default_recovery, multiple_for
@@ -169,17 +169,8 @@ class PruneRun:
             writer = load.load_model(self.name, options.dtype, options.device)[0] if written else None
             ids = calibration_tokens(self.source, tokenizer, model=writer, **text)
             del writer
-            return prune_to(
-                self.folder,
-                model,
-                tokenizer,
-                ids,
-                self.settings,
-                saving=self.saving,
-                machines=self.machines,
-                memory=self.memory,
-                progress=bars,
-            )
+            means = Means(self.machines, self.memory, bars)
+            return prune_to(self.folder, model, tokenizer, ids, self.settings, saving=self.saving, means=means)
 
     def _in_memory(self, ids: Tensor, progress: Progress) -> Written:
         model, settings, card, saving = self.model, self.settings, self.card, self.saving

@@ -63,6 +63,15 @@ class Saving:
 
 
 @dataclass(frozen=True)
+class Means:
+    """By what means `prune_to` computes."""
+
+    machines: Machines | None = None  # whose workers carry the text through the layers
+    memory: int | None = None  # bytes of this process that are resident at most
+    progress: Progress = no_progress  # hears what is done
+
+
+@dataclass(frozen=True)
 class Written:
     """A pruned model on disk; the perplexities only where it was measured."""
 
@@ -85,33 +94,30 @@ def prune_to(
     *,
     plan: Plan | None = None,
     saving: Saving = Saving(),  # noqa: B008  a frozen value
-    machines: Machines | None = None,
-    memory: int | None = None,
-    progress: Progress = no_progress,
+    means: Means = Means(),  # noqa: B008  a frozen value
 ) -> Written:
     """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
 
     Equal to `prune` and `save_checkpoint` up to rounding. The same call goes on from the last finished layer when an
-    earlier one was cut off, and ends with the same bytes. With `machines`, their workers carry the text through the
-    layers: these bytes depend on the number of shards, and on nothing else of them. What the plan rests on and the
-    perplexities are computed here all the same. With `memory`, at most so many bytes of this process are resident.
+    earlier one was cut off, and ends with the same bytes. With machines, these bytes depend on the number of shards,
+    and on nothing else of them; what the plan rests on and the perplexities are computed here all the same.
 
     Raises InputError before any work for what `prune` and `save_checkpoint` refuse, for a method that needs the whole
     model at once, when another process prunes into `out`, when `out` was begun with another request, when there are no
-    such machines, or `memory` is too little; and when the disk is full, or the machines are gone for good.
+    such machines, or the memory is too little; and when the disk is full, or the machines are gone for good.
     """
     started = time.perf_counter()
     _check(model, ids, settings, plan)
+    machines, batch = means.machines, None
     if machines is not None:
         machines.check(settings, len(ids))
-    batch = None
-    if memory is not None:
-        batch = check_memory(model, ids.shape, settings, saving.windows is not None, memory, plan)
+    if means.memory is not None:
+        batch = check_memory(model, ids.shape, settings, saving.windows is not None, means.memory, plan)
     target = resolved(out)
     check_out(target, model, saving, ids.numel())
     request = _request(model, ids, settings, saving, plan, machines, batch)
     with Journal.open(target, request) as journal, listening() as phases:
-        run = _Run(model, ids, settings, saving, journal, progress, batch)
+        run = _Run(model, ids, settings, saving, journal, means.progress, batch)
         if journal.published:
             return run.already_published(Path(out))
         planned = run.planned(plan)

@@ -24,7 +24,7 @@ from comp_lib.scale import on_workers
 from comp_lib.scale import shards as shards_module
 from comp_lib.scale.journal import partial_folder
 from comp_lib.scale.machines import Machines
-from comp_lib.scale.prune_to import prune_to
+from comp_lib.scale.prune_to import Means, prune_to
 from comp_lib.settings import Settings
 from comp_lib.system import scheduler
 
@@ -66,10 +66,11 @@ def parent_folder(tmp_path_factory):
 def run(parent_folder, tokenizer):
     """A run on a cluster, or without one."""
 
-    def carried(out, found=None, settings=SETTINGS, shards=SHARDS, **options):
+    def carried(out, found=None, settings=SETTINGS, shards=SHARDS, **hears):
         address = found if found is None or isinstance(found, str) else found.scheduler_address
         machines = None if address is None else Machines(address, shards)
-        return prune_to(out, opened(parent_folder), tokenizer, tokens(8), settings, machines=machines, **options)
+        means = Means(machines, **hears)
+        return prune_to(out, opened(parent_folder), tokenizer, tokens(8), settings, means=means)
 
     return carried
 
@@ -79,7 +80,7 @@ def calm(two, parent_folder, tokenizer, tmp_path_factory):
     """What a run in SHARDS on two workers gives that nobody disturbs."""
     out = tmp_path_factory.mktemp("calm") / "small"
     machines = Machines(two.scheduler_address, SHARDS)
-    prune_to(out, opened(parent_folder), tokenizer, tokens(8), SETTINGS, machines=machines)
+    prune_to(out, opened(parent_folder), tokenizer, tokens(8), SETTINGS, means=Means(machines))
     return content(out)
 
 

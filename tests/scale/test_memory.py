@@ -27,7 +27,7 @@ import torch
 from transformers import AutoConfig
 from comp_lib.scale.memory import batch_for, check_memory, needed_bytes
 from comp_lib.scale.model_on_disk import Streamed
-from comp_lib.scale.prune_to import Saving, prune_to
+from comp_lib.scale.prune_to import Means, Saving, prune_to
 from comp_lib.settings import Settings
 from comp_lib.system.machine import peak_bytes
 
@@ -40,7 +40,7 @@ model = Streamed(parent, AutoConfig.from_pretrained(parent), torch.float32)
 ids = torch.randint(2000, (int(sequences), int(length)), generator=torch.Generator().manual_seed(0))
 settings, saving = Settings(ratio=0.2, layers=0, aim=aim), Saving(windows=ids[:1])
 try:
-    prune_to(out, model, Nothing(), ids, settings, saving=saving, memory=int(asked))
+    prune_to(out, model, Nothing(), ids, settings, saving=saving, means=Means(memory=int(asked)))
     print(json.dumps({"peak": peak_bytes()}))
 except Exception as error:
     print(json.dumps({"refused": str(error)}))

@@ -34,7 +34,7 @@ from comp_lib.scale import model_on_disk
 from comp_lib.scale import prune_to as prune_to_module
 from comp_lib.scale.journal import Journal, partial_folder
 from comp_lib.scale.model_on_disk import Streamed, losses, open_streamed
-from comp_lib.scale.prune_to import Saving, prune_to
+from comp_lib.scale.prune_to import Means, Saving, prune_to
 from comp_lib.scale.states_on_disk import States
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -140,7 +140,9 @@ def test_measured_widths_from_files_are_those_of_memory(name, tmp_path, tokenize
     def observe(what, done, total, report=None):
         told.append((what, done, total))
 
-    written = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(8), MEASURED, progress=observe)
+    written = prune_to(
+        tmp_path / "small", opened(parent), tokenizer, tokens(8), MEASURED, means=Means(progress=observe)
+    )
     assert written.plan == inside.plan and len(set(written.plan.neurons)) > 1
     assert told[:4] == [*(("sensitivity", done, 3) for done in (1, 2, 3)), ("comparing answers", 64, 96)]
     small, expected = load_file(tmp_path / "small" / "model.safetensors"), inside.model.state_dict()
@@ -265,7 +267,7 @@ def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(tmp_path, to
                 if report.layer == stop:
                     raise Killed
 
-        return prune_to(out, opened(parent), tokenizer, tokens(), settings, progress=observe)
+        return prune_to(out, opened(parent), tokenizer, tokens(), settings, means=Means(progress=observe))
 
     for stop in (0, 1):
         with pytest.raises(Killed):
@@ -295,7 +297,7 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(stop, tmp_path, t
 
     monkeypatch.setattr(prune_module, "sensitivity", counted)
     with pytest.raises(Killed):
-        run(tmp_path / "small", progress=observe)
+        run(tmp_path / "small", means=Means(progress=observe))
     done = run(tmp_path / "small")
     assert len(times) == (1 if stop[0] == "pruning" else 2)
     assert done.plan == run(tmp_path / "calm" / "small").plan
@@ -306,7 +308,7 @@ SCRIPT = """
 import sys, time
 sys.path[:0] = sys.argv[3:]
 from test_prune_to import SETTINGS, opened, tokens
-from comp_lib.scale.prune_to import prune_to
+from comp_lib.scale.prune_to import Means, prune_to
 from transformers import AutoTokenizer
 parent, out = sys.argv[1:3]
 
@@ -315,7 +317,7 @@ def observe(what, done, total, report=None):
         print(report.layer, flush=True)
         time.sleep(60)
 
-prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), SETTINGS, progress=observe)
+prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), SETTINGS, means=Means(progress=observe))
 """
 
 
@@ -366,7 +368,7 @@ def begun(tmp_path, tokenizer):
             raise Killed
 
     with pytest.raises(Killed):
-        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, progress=stop)
+        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, means=Means(progress=stop))
     return parent, tmp_path / "small"
 
 
