@@ -7,9 +7,10 @@ unless it is tied: then it is the head, and read whole.
     bytes per token = bytes of all parameters - bytes of the embedding, if a head of its own stands beside it
     limit           = bytes per token of the first model / bytes per token of the other
 
-is how much faster the other can decode at most, and (speed-up - 1) / (limit - 1), the share of the gain that is
-reached, says how well a runtime turns bytes removed into time saved. What stays the same, however much is pruned, keeps
-it below 1: attention over the tokens before, the sampling, the runtime's own work for each layer.
+is how much faster the other decodes if reading is all that takes time, and (speed-up - 1) / (limit - 1) says how well a
+runtime turns bytes removed into time saved. What stays the same, whatever is pruned, keeps it below 1: the sampling,
+and with the same layers attention over the tokens before and the runtime's work for each of them. Where other time
+shrinks by more than the bytes, as with dropped layers, it is above 1: bytes bound a time, not a ratio of times.
 
 Machines are not steady. The processes of the models take turns, one round each; speed-ups are taken within a round, and
 medians over the rounds. Each model has a fresh process that runs this module, so that its memory is its own. The first
