@@ -7,7 +7,11 @@ as it is and exits with code 2; anything else that escapes is a bug of ours and 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+PANIC = "PanicException"  # of tokenizers: no `Exception`, and in no module to import it from
+LONGEST = 500  # characters of somebody else's error
 
 
 class InputError(ValueError):
@@ -25,6 +29,24 @@ def _visible(letter: str) -> str:
     """What came may be half of a character, or tell a terminal what to do: then its number stands for it."""
     hidden = not letter.isprintable()
     return letter.encode("unicode-escape").decode() if hidden else letter
+
+
+@contextmanager
+def refusing(expected: str, place: str, advice: str) -> Iterator[None]:
+    """Whatever other people's code raises in the block, an InputError says: it only worked on what is in `place`.
+
+    transformers and tokenizers have no error of their own for a file that makes no sense: on the way through such a
+    file they raise whatever comes, bare `Exception` and panics of Rust among it.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
+        got = f"{place!r}: {type(error).__name__}: {str(error)[:LONGEST]}; {advice}"
+        raise InputError(f"expected {expected}, got {got}") from error
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

@@ -80,9 +80,11 @@ def prune(
     """
     started, memory, before = time.perf_counter(), PeakMemory(), Shape.of(model)
     settings.check()
-    check_tokens(ids)
+    check_tokens(ids, family_of(model).embedding(model).num_embeddings)
     planned = plan if isinstance(plan, Planned) else Planned(plan) if plan else None
     check_family(model, settings, planned and planned.plan)
+    if planned is None:
+        check_request(before, settings)
     with listening() as phases:
         with phase("planning"):
             planned = planned or make_plan(model, ids, settings, name, progress)
@@ -170,19 +172,30 @@ def check_request(shape: Shape, settings: Settings) -> None:
         return
     if settings.method in PLANNERS:
         parameters_left(replace(request, biased=False), settings.layers)
-    elif (count := settings.layer_count(shape.layers)) is None:
-        layers_needed(request)
     else:
+        count = settings.layer_count(shape.layers)
+        count = layers_needed(request) if count is None else count
+        if not 0 <= count < shape.layers:
+            raise InputError(f"expected 0 to {shape.layers - 1} layers to drop, got {settings.layers:g}: drop fewer")
+        if settings.attentions > (stay := shape.layers - count):
+            got = f"{settings.attentions}: leave out fewer"
+            raise InputError(
+                f"expected at most {stay} attentions to leave out of the {stay} layers that stay, got {got}"
+            )
         largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
         uniform_plan(replace(request, drop=largest[:count], silent=largest[count : count + settings.attentions]))
 
 
-def check_tokens(ids: Tensor) -> None:
-    """Raises InputError unless `ids` are sequences (S, L)."""
+def check_tokens(ids: Tensor, vocabulary: int) -> None:
+    """Raises InputError unless `ids` are sequences (S, L) of whole numbers from 0 to `vocabulary` - 1."""
     if ids.ndim != 2 or not ids.numel():
         raise InputError(
             f"expected calibration tokens as sequences (S, L), got shape {tuple(ids.shape)}: give some text"
         )
+    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if not whole or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+        got = f"{ids.min():g} to {ids.max():g}" if whole else str(ids.dtype)
+        raise InputError(f"expected tokens from 0 to {vocabulary - 1}, got {got}: use the tokenizer of this model")
 
 
 def check_family(model: Model, settings: Settings, plan: Plan | None = None) -> None:

@@ -15,13 +15,14 @@ class LayerReport:
     layer: int  # in the parent
     neurons: int
     kv_groups: int
-    error: float  # ||X W - X V||^2 / ||X W||^2 of down_proj over the calibration text, after recovery
+    # ||X W - X V||^2 / ||X W||^2 of down_proj after recovery, over the calibration text, weighted as the settings say
+    error: float
     attention_error: float  # the same for o_proj
     condition_median: float | None  # kappa of the neurons before anything went
     condition_max: float | None
     mask_mean: float | None
     mask_variance: float | None
-    ridge: float | None  # lambda with which the recovery was solved
+    ridge: float | None  # lambda with which the recovery of down_proj was solved
     seconds: float
     peak_megabytes: float  # resident memory of the process, highest seen so far
 
@@ -34,7 +35,7 @@ class Report:
     tokens: int  # of calibration
     layers: tuple[LayerReport, ...]
     layer_importance: tuple[float, ...] | None  # by the layer metric, for every layer of the parent; None: not needed
-    seconds: float
+    seconds: float  # of `prune_to`: of the last attempt only, where an earlier one was cut off
     parameters_before: int
     parameters_after: int
     phases: dict[str, float] = field(default_factory=dict)  # seconds, of this process, by `system.clock.PHASES`

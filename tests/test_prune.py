@@ -584,6 +584,10 @@ def test_report_and_progress():
         ({"layers": "some"}, "number or 'auto', or a share below 1, got 'some'"),
         ({"layers": 1.5}, "a share below 1, got 1.5"),
         ({"layers": float("nan")}, "a share below 1, got nan"),
+        ({"seed": 2**70}, "seed to be a whole number"),
+        ({"seed": 1.0}, "seed to be a whole number, got 1.0"),
+        ({"attentions": 1.5}, "attentions to be a whole number, got 1.5"),
+        ({"multiple": 8.5}, "multiple to be a whole number, got 8.5"),
         ({"ridge": 0.0}, "ridge above 0, .*or 'auto', got 0"),
         ({"ridge": -1.0}, "ridge above 0, .*or 'auto', got -1"),
         ({"ridge": "some"}, "ridge above 0, .*or 'auto', got some"),
@@ -614,6 +618,8 @@ def test_default_settings_are_good():
         ({"kv_groups": 3}, "1 to 2 KV groups.*got 3"),
         ({"kv_groups": 0}, "1 to 2 KV groups.*got 0"),
         ({"multiple": 0}, "multiple of at least 1"),
+        ({"attentions": 50}, "attention"),
+        ({"ratio": 0.97, "layers": 1}, "at most 0.*got 0.97"),
     ],
 )
 @pytest.mark.parametrize("inplace", [True, False])
@@ -621,7 +627,7 @@ def test_settings_that_a_model_cannot_meet_are_refused_before_any_work(change, m
     parent = build()
     before = fingerprint(parent)
     with pytest.raises(InputError, match=message):
-        prune(parent, tokens(), replace(SMALL, **change), inplace=inplace)
+        prune(parent, tokens(), replace(SMALL, **change), inplace=inplace, progress=lambda *_: pytest.fail("work"))
     assert fingerprint(parent) == before
 
 
@@ -648,6 +654,22 @@ def test_plans_that_do_not_fit_are_refused_before_any_work(change, message, inpl
 def test_tokens_must_be_sequences(ids):
     with pytest.raises(InputError, match="tokens"):
         prune(build(), ids, SMALL)
+
+
+@pytest.mark.parametrize("ids", [tokens() + 10**6, tokens() - 10**6, tokens().float(), tokens() > 3])
+def test_tokens_must_be_in_the_vocabulary(ids):
+    with pytest.raises(InputError, match="tokens from 0 to"):
+        prune(build(), ids, SMALL)
+
+
+@pytest.mark.parametrize("sequences", [1, 12])
+def test_a_layer_that_says_nothing_is_no_trouble(sequences):
+    """With few tokens and with many: the tokens themselves are kept, or their sums."""
+    parent = build()
+    with torch.no_grad():
+        parent.model.layers[1].mlp.gate_proj.weight.zero_()
+    done = prune(parent, tokens(sequences, 12), SMALL)
+    assert all(torch.isfinite(parameter).all() for parameter in done.model.parameters())
 
 
 def test_a_finished_plan_is_carried_out_to_the_letter(tiny_llama):

@@ -38,7 +38,7 @@ def fingerprint(model: Model) -> str:
 
 def entry(module: str, what: str, *key: object) -> Path:
     """Where the entry is that `module` of this folder makes: what it is, and all that decides it."""
-    code = hashes.of_code("evaluation", "analysis/sample", f"analysis/{module}")
+    code = hashes.of_code("evaluation", "scale/model_on_disk", "analysis/sample", f"analysis/{module}")
     return cache_folder() / "analysis" / f"{what}-{hashes.of_value([code, what, *key])[:24]}.safetensors"
 
 

@@ -23,6 +23,7 @@ from ..families import family_of, family_of_layer
 from ..families.protocol import Device, Layer, Model, Rope
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
+LOGITS = 1 << 22  # numbers of an answer at once: tokens times vocabulary
 Step = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
 """One of the two residual steps, the rotary embedding given: (layer, stream (B, L, d)) -> new stream, dense inputs."""
 
@@ -92,11 +93,15 @@ def through(layer: Layer, hidden: Tensor, rope: Rope, device: Device) -> Tensor:
 def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
     """Mean next-token loss of each sequence, nats per token, from the last layer's output: (S, L, d) -> (S,).
 
-    The vocabulary is wide, so logits exist for one sequence at a time.
+    The vocabulary is wide, so logits exist for a part of one sequence at a time.
     """
     family, losses = family_of(model), []
     device = family.embedding(model).weight.device
+    rows = max(1, LOGITS // model.config.vocab_size)
     for states, tokens in zip(hidden, ids, strict=True):
-        logits = family.head(model, family.final_norm(model, states[:-1].to(device)))  # (L - 1, vocabulary)
-        losses.append(nn.functional.cross_entropy(logits.float(), tokens[1:].to(logits.device)))
+        loss = states.new_zeros((), dtype=torch.float32, device=device)
+        for part, right in zip(states[:-1].split(rows), tokens[1:].split(rows), strict=True):
+            logits = family.head(model, family.final_norm(model, part.to(device)))  # (rows, vocabulary)
+            loss += nn.functional.cross_entropy(logits.float(), right.to(logits.device), reduction="sum")
+        losses.append(loss / (len(tokens) - 1))
     return torch.stack(losses)

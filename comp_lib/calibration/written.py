@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import refusing
 from ..families.protocol import Model
 from ..report import Progress, no_progress
 from ..system import cache, hashes
@@ -154,7 +155,8 @@ def _asked(tokenizer: Any, request: str) -> Tensor:
     if getattr(tokenizer, "chat_template", None) is None:
         return encode(tokenizer, f"Question: {request}\nAnswer:")
     turns = [{"role": "user", "content": request}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    with refusing("a chat template that works", "that of the tokenizer", "mend it, or take a text without `requests`"):
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return encode(tokenizer, text)
 
 

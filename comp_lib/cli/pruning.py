@@ -76,7 +76,7 @@ class PruneRun:
                 raise InputError(f"expected --{option} with what goes layer by layer, got {got}")
         self.machines = self._machines()
         if self.whole:
-            check_destination(folder, options.overwrite, source=name)
+            check_destination(folder, options.overwrite, sources=[name])
             why = f"{self.whole} needs the whole model in memory; a run that is cut off begins anew"
             err.print(f"comp-lib: {why}", style="dim")
         opened: Callable[..., tuple[Model, Any]] = load.load_model if self.whole else model_on_disk.open_streamed
@@ -90,16 +90,16 @@ class PruneRun:
         if self.budget is None:
             check_request(self.shape, self.settings)
         if self.whole:
-            check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), name)
+            check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), [name])
         check_length(self.model, options.length)
         if self.settings.widths != "uniform":
             check_widths(self.model.config)
-        if self.memory is not None:
-            size = (options.sequences, options.length)
-            check_memory(self.model, size, self.settings, self.evaluated is not None, self.memory)
         self.source = self._source(options.calibration)
         window = min(512, self.model.config.max_position_embeddings)
         windows = None if self.evaluated is None else self._windows(self.evaluated, window)
+        if self.memory is not None:
+            size, read = (options.sequences, options.length), 0 if windows is None else windows.numel()
+            check_memory(self.model, size, self.settings, read, self.memory)
         self.card = self._card()
         text = Path(options.evaluate_on).name
         self.saving = Saving(name, load.DTYPES[dtype], windows, text, self.card, options.overwrite)

@@ -67,7 +67,7 @@ class Evaluation:
     def intervals(self, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals over sequences, by the name of what they belong to; `increase` is paired."""
         low, high = bootstrap_interval(self.losses, level, seed)
-        intervals = {"loss": (low, high), "perplexity": (_exp(low), _exp(high))}
+        intervals = {"loss": (low, high), "perplexity": (perplexity_of(low), perplexity_of(high))}
         if self.dense_losses:
             differences = [ours - theirs for ours, theirs in zip(self.losses, self.dense_losses, strict=True)]
             compared = {"increase": differences, "kl": self.kls, "top1_agreement": self.agreements}
@@ -125,9 +125,9 @@ def _evaluation(models: list[Model], ids: Tensor, batch: int, progress: Progress
     losses = [tuple(row) for row in values.tolist()]
     sizes = (ids[:, 1:].numel(), len(ids))
     if not means:
-        return Evaluation(loss, _exp(loss), *sizes, losses=losses[0])
+        return Evaluation(loss, perplexity_of(loss), *sizes, losses=losses[0])
     dense_loss, kl, agreement = means
-    return Evaluation(loss, _exp(loss), *sizes, dense_loss, _exp(dense_loss), kl, agreement, *losses)
+    return Evaluation(loss, perplexity_of(loss), *sizes, dense_loss, perplexity_of(dense_loss), kl, agreement, *losses)
 
 
 def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
@@ -151,9 +151,9 @@ def _states(model: Model, rows: Tensor) -> Tensor:
     """What the head reads to predict all but the first token of each row, (B (L-1), d)."""
     rows = rows.to(next(model.parameters()).device)
     states: Tensor = model.base_model(input_ids=rows, use_cache=False).last_hidden_state
-    return states[:, :-1].flatten(0, 1)
+    return family_of(model).before_head(model, states[:, :-1].flatten(0, 1))
 
 
-def _exp(loss: float) -> float:
-    """Perplexity; a ruined model may be worse than a float can say."""
+def perplexity_of(loss: float) -> float:
+    """exp(loss); a ruined model may be worse than a float can say."""
     return math.inf if loss > 700 else math.exp(loss)

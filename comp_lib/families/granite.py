@@ -34,8 +34,8 @@ class Granite(LlamaLike):
         scaled: Tensor = super().embed(model, ids) * model.config.embedding_multiplier
         return scaled
 
-    def final_norm(self, model: Model, hidden: Tensor) -> Tensor:
-        scaled: Tensor = super().final_norm(model, hidden) / model.config.logits_scaling
+    def before_head(self, model: Model, states: Tensor) -> Tensor:
+        scaled: Tensor = states / model.config.logits_scaling
         return scaled
 
     def attention_step(self, layer: Any, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:

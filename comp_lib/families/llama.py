@@ -55,7 +55,9 @@ class LlamaLike(Family):
         return hidden
 
     def final_norm(self, model: Model, hidden: Tensor) -> Tensor:
-        states: Tensor = model.model.norm(hidden)
+        return self.before_head(model, model.model.norm(hidden))
+
+    def before_head(self, model: Model, states: Tensor) -> Tensor:
         return states
 
     def head(self, model: Model, states: Tensor) -> Tensor:

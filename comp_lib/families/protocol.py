@@ -91,6 +91,9 @@ class Family(Protocol):
     def final_norm(self, model: Model, hidden: Tensor) -> Tensor:
         """Behind the last layer: h (..., d) -> what the head reads (..., d)."""
 
+    def before_head(self, model: Model, states: Tensor) -> Tensor:
+        """What transformers calls the last hidden state, behind the norm (..., d) -> what the head reads (..., d)."""
+
     def head(self, model: Model, states: Tensor) -> Tensor:
         """What `final_norm` returns (..., d) -> logits (..., vocabulary)."""
 

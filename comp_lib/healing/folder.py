@@ -52,8 +52,7 @@ def heal_folder(
     healing.check(teaching.sequences)
     check_source(teaching.source)
     check_installed()
-    check_destination(folder, overwrite, source=model)
-    check_destination(folder, overwrite, source=parent)
+    check_destination(folder, overwrite, sources=[model, parent])
     place, config, tokenizer = open_model(model)
     _, parent_config, parent_tokenizer = open_model(parent)
     outline, dense = skeleton(config), skeleton(parent_config)
@@ -68,7 +67,7 @@ def heal_folder(
     if needed > (free := free_memory()):
         got = f"{free / 1e9:.1f} GB: close something, or heal on a larger machine"
         raise InputError(f"expected {needed / 1e9:.1f} GB of free memory to heal {model}, got {got}")
-    check_destination(folder, overwrite, estimated_bytes(shape, outline.dtype), model)
+    check_destination(folder, overwrite, estimated_bytes(shape, outline.dtype), [model, parent])
     teacher, _ = load_model(parent, device=device)
     ids = calibration_tokens(
         teaching.source,

@@ -44,11 +44,6 @@ class Dense:
         """C (n, n), float64."""
         return self.sums.matrix()
 
-    def full_problem(self) -> tuple[Tensor, Tensor]:
-        """H = C + lambda diag(C) and its inverse, for the full least-squares problem (n, n)."""
-        matrix = ridged(self.xtx, self.ridge)
-        return matrix, spd_inverse(matrix)[0]
-
     def mask_problem(self) -> tuple[Tensor, Tensor]:
         """H = G + lambda diag(G) and its inverse, for the mask problem (n, n)."""
         matrix = ridged(contributions(self.xtx, self.weight), self.ridge)
@@ -107,8 +102,7 @@ def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selec
     """COMP with a mask to tune: energy of the contribution divided by its condition, in rounds."""
     matrix, inverse = dense.mask_problem()
     ones = torch.ones(len(matrix), 1, dtype=matrix.dtype, device=matrix.device)
-    held = penalty(dense.sums.diagonal() * dense.weight.square().sum(1), dense.ridge)
-    swept = sweep(inverse, ones, dense.blocks - keep, block=dense.block, held=held)
+    swept = sweep(inverse, ones, dense.blocks - keep, block=dense.block)
     return Selection(swept.kept, swept.scores, condition_numbers(matrix, inverse), None, swept)
 
 

@@ -24,14 +24,14 @@ from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import InputError
+from ..errors import InputError, refusing
 from ..families import family_called
 from ..system import hashes
 from ..system.atomic import check_room, staged, tidy
 from ..system.machine import cache_folder
 from ..system.tensor_files import PIECE, finite, rows_in
 from .gguf_header import check_header
-from .reading import check_finite, quiet, read_config, read_tokenizer, read_weights, refusing
+from .reading import check_finite, quiet, read_config, read_tokenizer, read_weights
 
 # About one decoder layer of SmolLM2. Each file is a memory map of its own, and the system takes back the memory of a
 # map only when no tensor of it is left: one large file would keep the whole dense model in memory until the end of a
@@ -42,8 +42,11 @@ CONVERSION = 3  # counts up when a conversion changes, so that those of older ve
 
 
 def is_gguf(name: str | Path) -> bool:
-    path = Path(name).expanduser()
-    return path.suffix == ".gguf" and path.is_file()
+    try:
+        path = Path(name).expanduser()
+        return path.suffix == ".gguf" and path.is_file()
+    except (RuntimeError, OSError):  # a home that is not there, a name that no file system takes: nothing of that kind
+        return False
 
 
 def open_gguf(path: str | Path) -> gguf.GGUFReader:

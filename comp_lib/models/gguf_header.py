@@ -19,7 +19,7 @@ from ..errors import InputError
 VALUES, TENSORS, ENTRIES, TEXT, DIMENSIONS = 10_000, 100_000, 8_000_000, 16 << 20, 4  # at most, in a file
 VERSIONS = (2, 3)
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a number of each type
-STRING, LIST = 8, 9
+WHOLE, STRING, LIST = 4, 8, 9
 TYPES = {kind.value: size for kind, size in gguf.GGML_QUANT_SIZES.items()}  # of tensors -> (numbers, bytes) of a block
 
 
@@ -70,6 +70,8 @@ def _check(walk: _Walk) -> None:
         name, kind, start = walk.text(), walk.whole("I", 12, "as a type"), walk.at
         left -= _value(walk, kind, left)
         if name == "general.alignment":
+            if kind != WHOLE:
+                raise ValueError(f"an alignment of type {kind}")
             alignment = struct.unpack_from("<I", walk.content, start)[0]
     if alignment not in {1 << power for power in range(3, 17)}:
         raise ValueError(f"an alignment of {alignment}")

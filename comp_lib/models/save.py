@@ -81,7 +81,7 @@ def save_checkpoint(
     """
     shape = Shape.of(model)
     check_widths(model.config, shape)
-    check_destination(folder, overwrite, estimated_bytes(shape, model.dtype), model.config.name_or_path or None)
+    check_destination(folder, overwrite, estimated_bytes(shape, model.dtype), [model.config.name_or_path or ""])
     target = resolved(folder)
     described = as_stock(model, shape) if shape.stock else as_heterogeneous(model, shape)
     with staged(target, overwrite, strangers) as partial:
@@ -107,23 +107,23 @@ def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:
 
 
 def check_destination(
-    folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, source: str | Path | None = None
+    folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, sources: Iterable[str | Path] = ()
 ) -> None:
     """Raises InputError unless `folder` can be written, so that no hour of work ends in a refusal.
 
-    `source` is the model to prune, as the user named it: its own files are never overwritten. The only thing that
-    this function may change on disk is what an interrupted save left there.
+    sources: models that are read, as the user named them or where they are: their own files are never overwritten. The
+    only thing that this function may change on disk is what an interrupted save left there.
     """
     target = resolved(folder)
     above = next(path for path in (*target.parents, target) if os.path.exists(path))  # "/", at last, does
     if not above.is_dir() or not os.access(above, USABLE):
         raise InputError(f"expected a folder that can be written to, got {above}: choose another place for {folder}")
     tidy(target)
-    origin = None if source is None else resolved(source)  # of a Hub id, a path that need not exist
+    origins = [resolved(source) for source in sources if str(source)]  # of a Hub id, a path that need not exist
     if os.path.exists(target) and not target.is_dir():
         raise InputError(f"expected a new folder, got the file {folder}: choose another name")
-    if origin is not None and os.path.exists(origin) and target in (origin, *origin.parents):
-        raise InputError(f"expected a folder apart from the model to prune, got {folder}: choose another name")
+    if any(os.path.exists(one) and (target in (one, *one.parents) or one in target.parents) for one in origins):
+        raise InputError(f"expected a folder apart from the model that is read, got {folder}: choose another place")
     if os.path.ismount(target) or (os.path.exists(target) and not os.access(target, USABLE)):
         raise InputError(f"expected a folder that can be replaced, got {folder}: choose a new folder inside it")
     if os.path.exists(target) and any(target.iterdir()):

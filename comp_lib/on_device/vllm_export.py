@@ -58,7 +58,7 @@ def export_vllm(
     Raises InputError, before anything is written, for a model that needs no such thing, for a folder that cannot be
     written; later only for weights that are not finite.
     """
-    check_destination(folder, overwrite, source=model)
+    check_destination(folder, overwrite, sources=[model])
     place, config, tokenizer = open_model(model)
     if not isinstance(config, CompLlamaConfig):
         got = f"{config.model_type}: vllm serve takes it as it is"
@@ -70,7 +70,7 @@ def export_vllm(
     filled = skeleton(stock)
     sizes = {name: tuple(tensor.shape) for name, tensor in filled.named_parameters()}  # a tied head once
     after = Shape.of(filled)
-    check_destination(folder, overwrite, estimated_bytes(after, given.dtype), model)
+    check_destination(folder, overwrite, estimated_bytes(after, given.dtype), [model])
     own = given.skeleton.state_dict().keys()
     generation, layout = read_generation(str(place), config), Layout(sizes, given.dtype)
     with staged(resolved(folder), overwrite, strangers) as partial:

@@ -2,7 +2,7 @@
 
 What is there at once, in the dense layer that takes most: one decoder layer; the statistics of the text (`Gram`: a few
 n x n matrices in float64; `Rows`: the tokens and a few T x T matrices); and the tokens in flight, of which there can be
-fewer. Hidden states are in files. Counted are the matrices, by the largest of four moments: the text is
+fewer. Hidden states are in files. Counted are the matrices, by the largest of these moments: the text is
 watched, a ridge is chosen, the sweep begins, the survivors are solved for. (Our count, tested against the resident
 memory of real runs.)
 """
@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 
+from ..calibration.stream import LOGITS
 from ..errors import InputError
 from ..hybrid_granularity.uniform import layers_needed, uniform_plan
 from ..plan import Plan
@@ -60,31 +61,38 @@ def probable_plan(shape: Shape, settings: Settings) -> Plan:
     return uniform_plan(replace(request, drop=range(shape.layers - count, shape.layers)))
 
 
-def needed_bytes(run: Run, batch: int, head: int = 0) -> int:
+def judges_layers(run: Run) -> bool:
+    """Whether the run asks what the model answers without each layer."""
+    some_go = len(run.plan.layers) < run.shape.layers
+    return some_go or run.settings.widths == "per-layer" or run.settings.attentions > 0
+
+
+def needed_bytes(run: Run, batch: int, head: int = 0, windows: int = 0) -> int:
     """The most resident memory, in bytes, that `run` takes with so many tokens in flight; this process included.
 
-    head: parameters of the model's head, where something is judged by its answer.
+    head: parameters of the model's head, where something is judged by its answer; windows: tokens of the text on which
+    both models are measured.
     """
-    return resident_bytes() + added_bytes(run, batch, head)
+    return resident_bytes() + added_bytes(run, batch, head, windows)
 
 
-def added_bytes(run: Run, batch: int, head: int = 0) -> int:
+def added_bytes(run: Run, batch: int, head: int = 0, windows: int = 0) -> int:
     """What `run` adds to a process at most: `needed_bytes` without what is resident already."""
-    judged = 0.0  # states behind each layer, of the sequences on which whole layers are judged
-    if len(run.plan.layers) < run.shape.layers:
-        judged = float(run.state * IMPORTANCE_SEQUENCES * run.length * run.shape.hidden * (run.shape.layers + 2))
-    beside = 1.2 * run.state * head + judged
+    states = 3.0 * windows  # before and behind a layer, and behind the norm
+    if judges_layers(run):  # states behind each layer, of the sequences on which layers are judged
+        states = max(states, float(IMPORTANCE_SEQUENCES * run.length * (run.shape.layers + 2)))
+    beside = run.state * (1.2 * head + states * run.shape.hidden) + (12.0 * LOGITS if head else 0.0)
     return WORKSPACE + round(SLACK * max(_layer(run, min(batch, run.tokens)), beside))
 
 
-def batch_for(run: Run, memory: int, head: int = 0) -> int:
+def batch_for(run: Run, memory: int, head: int = 0, windows: int = 0) -> int:
     """The most tokens in flight with which `run` takes at most `memory` bytes.
 
     Raises InputError, with the least that would do, when no number of them does.
     """
-    fitting = [batch for batch in BATCHES if needed_bytes(run, batch, head) <= memory]
+    fitting = [batch for batch in BATCHES if needed_bytes(run, batch, head, windows) <= memory]
     if not fitting:
-        least = needed_bytes(run, BATCHES[-1], head)
+        least = needed_bytes(run, BATCHES[-1], head, windows)
         ways = "allow more, or give fewer calibration tokens"
         ways += ", or compute in bfloat16 with --dtype" if run.state == 4 else ""
         got = f"{memory / 1e6:,.0f} MB: {ways}"
@@ -102,14 +110,15 @@ def work_of(
 
 
 def check_memory(
-    model: Streamed, size: tuple[int, ...], settings: Settings, judged: bool, memory: int, plan: Plan | None = None
+    model: Streamed, size: tuple[int, ...], settings: Settings, windows: int, memory: int, plan: Plan | None = None
 ) -> int:
     """Tokens in flight with which a run over a text of that size (S, L) takes at most `memory` bytes.
 
-    judged: whether the model's answers are measured too, which takes its head. Raises InputError when none do.
+    windows: tokens on which both models are measured, 0 for not at all. Raises InputError when no number fits.
     """
     work = work_of(model, size, settings, plan or probable_plan(model.shape, settings))
-    return batch_for(work, memory, model.config.vocab_size * model.shape.hidden if judged else 0)
+    head = model.config.vocab_size * model.shape.hidden if windows or judges_layers(work) else 0
+    return batch_for(work, memory, head, windows)
 
 
 def _layer(run: Run, batch: int) -> float:

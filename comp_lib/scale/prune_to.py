@@ -9,7 +9,6 @@ widths, layers to drop) has a few sequences of states for each layer. A journal 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from ..errors import InputError
+from ..evaluation.loss import perplexity_of
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.per_layer_llama import as_heterogeneous, as_stock, check_widths
@@ -111,12 +111,17 @@ def prune_to(
     machines, batch = means.machines, None
     if machines is not None:
         machines.check(settings, len(ids))
+        if means.memory is not None:
+            got = "both: the tokens in flight are the workers', so leave one out"
+            raise InputError(f"expected a limit of memory or other machines, got {got}")
     if means.memory is not None:
-        batch = check_memory(model, ids.shape, settings, saving.windows is not None, means.memory, plan)
+        windows = 0 if saving.windows is None else saving.windows.numel()
+        batch = check_memory(model, ids.shape, settings, windows, means.memory, plan)
     target = resolved(out)
     check_out(target, model, saving, ids.numel())
     request = _request(model, ids, settings, saving, plan, machines, batch)
     with Journal.open(target, request) as journal, listening() as phases:
+        resumed = journal.find("plan") is not None
         run = _Run(model, ids, settings, saving, journal, means.progress, batch)
         if journal.published:
             return run.already_published(Path(out))
@@ -126,10 +131,10 @@ def prune_to(
         finished = run.layers(planned.plan, outline, machines)
         after = Shape.of(outline)
         plan, report = concluded(planned, finished, settings, ids, model.shape, after)
-        seconds, phases = time.perf_counter() - started, {**phases}
-        least = run.least(plan) if machines is None else {}  # else most of the seconds are not of this machine
-        report = replace(report, seconds=seconds, phases=phases, least=least)
         small = run.measured("pruned", Streamed(journal.model, outline.config, model.dtype))
+        # of a run that is taken up again, or that machines share, most seconds are not of this process
+        least = run.least(plan) if machines is None and not resumed else {}
+        report = replace(report, seconds=time.perf_counter() - started, phases={**phases}, least=least)
         save_papers(journal.model, target.name, tokenizer, after, plan, run.card(dense, small))
         journal.add("papers", report=asdict(report), plan=plan.to_json())
         journal.publish(saving.overwrite)
@@ -139,7 +144,7 @@ def prune_to(
 def _check(model: Streamed, ids: Tensor, settings: Settings, plan: Plan | None) -> None:
     """Raises InputError for what no run on this model, text and plan can do."""
     settings.check()
-    check_tokens(ids)
+    check_tokens(ids, model.config.vocab_size)
     if reason := whole_model(settings):
         raise InputError(
             f"expected what looks at one layer at a time, got {reason}, which needs the whole model: load it and use "
@@ -152,6 +157,8 @@ def _check(model: Streamed, ids: Tensor, settings: Settings, plan: Plan | None) 
         check_request(model.shape, settings)
     else:
         check_plan(plan, model.shape, settings)
+    if settings.widths != "uniform":  # without a shape: what no family of this kind can hold, before any work
+        check_widths(model.config)
 
 
 def check_out(out: Path, model: Streamed, saving: Saving, tokens: int) -> None:
@@ -161,9 +168,9 @@ def check_out(out: Path, model: Streamed, saving: Saving, tokens: int) -> None:
     earlier.look()
     if not earlier.published:
         states = 4 * tokens * model.shape.hidden * model.dtype.itemsize
-        left = bytes_in(partial_folder(resolved(out)))
+        left = bytes_in(partial_folder(resolved(out)), stored=True)
         needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states - left
-        check_destination(out, saving.overwrite, max(0, needed), saving.name or None)
+        check_destination(out, saving.overwrite, max(0, needed), [saving.name, *model.files.files])
 
 
 def _request(
@@ -235,7 +242,7 @@ class _Run:
             what = f"measuring {which}"
             with phase("evaluation"):
                 loss = float(losses(model, self.saving.windows, self.settings.device, self.progress, what).mean())
-            record = self.journal.add(which, perplexity=math.exp(min(700.0, loss)))
+            record = self.journal.add(which, perplexity=perplexity_of(loss))
         return float(record["perplexity"])
 
     def outline(self, plan: Plan) -> Model:
@@ -350,7 +357,9 @@ class _Run:
         if record is None:
             raise InputError(f"expected a journal that knows its report, got {self.journal.path} without: delete it")
         plan, fields = Plan.from_json(record["plan"]), record["report"]
-        report = Report(**fields | {"layers": tuple(LayerReport(**layer) for layer in fields["layers"])})
+        importance = fields["layer_importance"]
+        fields |= {"layers": tuple(LayerReport(**layer) for layer in fields["layers"])}
+        report = Report(**fields | {"layer_importance": None if importance is None else tuple(importance)})
         after = Shape.of(self.outline(plan))
         measured = [self.journal.find(which) for which in ("dense", "pruned")]
         self.journal.remove()

@@ -83,7 +83,7 @@ class Rows(Sums):
         factor, _ = spd_factor(between_rows(even, even) + ridge * identity(len(even), unit))
         missing = torch.cholesky_solve(self.gap(weight, kept), factor).to(weight)  # (T, m)
         fitted = torch.zeros_like(weight)
-        fitted[kept] = weight[kept] + (even.to(weight).T @ missing) / unit.sqrt().to(weight)[:, None]
+        fitted[kept] = weight[kept] + (even.to(weight).T @ missing) / _root(unit).to(weight)[:, None]
         return fitted
 
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
@@ -142,6 +142,11 @@ class DualInverse:
         self.scaled[:, index] = 0.0
 
 
+def _root(held: Tensor) -> Tensor:
+    """D^1/2 (n,), float32; where nothing ever comes in, the least number there is: 0 divided by that is 0."""
+    return held.sqrt().float().clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def _even(x: Tensor, held: Tensor) -> Tensor:
     """X D^-1/2 (T, n), float32, for X (T, n) and D_ii (n,)."""
-    return x.float() / held.sqrt().float()
+    return x.float() / _root(held)

@@ -1,8 +1,8 @@
 """Atomic writing: a folder or a file is the old one, the new one, or absent, whenever the process dies.
 
-Everything goes into a hidden sibling, `.NAME.partial-PID`, reaches the disk (fsync), and then the sibling takes the
+All of it goes into a hidden sibling, `.NAME.partial-PID-HOST`, reaches the disk (fsync), and then the sibling takes the
 name in one step: a rename, or, over an old folder, Linux's exchange of two names. Where a system or file system has no
-exchange, the old folder is first renamed to `.NAME.old-PID`: a process killed between the two renames leaves NAME
+exchange, the old folder is first renamed to `.NAME.old-PID-HOST`: a process killed between the two renames leaves NAME
 absent. `tidy` puts such a folder back, and sweeps away what dead processes left.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import sys
@@ -22,16 +23,24 @@ from safetensors import SafetensorError
 
 from ..errors import InputError
 
+HOST = re.sub(r"[^\w-]", "-", platform.node())[:60] or "here"  # a folder may be shared by machines
+
 
 def resolved(path: str | Path) -> Path:
     """The one name of a file or folder, without links and `~`."""
     return Path(path).expanduser().resolve()
 
 
-def bytes_in(path: Path) -> int:
-    """Of a file, or of all files in a folder; 0 where there is neither."""
+def bytes_in(path: Path, stored: bool = False) -> int:
+    """Of a file, or of all files in a folder; 0 where there is neither.
+
+    stored: only what has room on the disk already, which a file that is written at its end first has not.
+    """
     files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(file.stat().st_size for file in files if file.is_file())
+    found = [file.stat() for file in files if file.is_file()]
+    return sum(
+        min(one.st_size, 512 * one.st_blocks) if stored and hasattr(one, "st_blocks") else one.st_size for one in found
+    )
 
 
 def check_room(folder: Path, needed_bytes: int, what: object, hint: str = "make room or choose another place") -> None:
@@ -84,7 +93,7 @@ def publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers =
 
 
 def _sibling(target: Path, kind: str) -> Path:
-    return target.with_name(f".{target.name}.{kind}-{os.getpid()}")
+    return target.with_name(f".{target.name}.{kind}-{os.getpid()}-{HOST}")
 
 
 def _settle(partial: Path) -> None:
@@ -147,8 +156,11 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def tidy(target: Path) -> None:
-    """Undo what interrupted saves left beside `target`: put an old folder back, delete what is partial."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(partial|old)-(\d{{1,9}})")
+    """Undo what interrupted saves left beside `target`: put an old folder back, delete what is partial.
+
+    What another machine does in a folder that is shared is left alone: nobody here knows whether it still runs.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(partial|old)-(\d{{1,9}})(?:-{re.escape(HOST)})?")
     for path in list(target.parent.glob(".*")):
         match = pattern.fullmatch(path.name)
         # our own leftovers are never in use (saves of one process do not overlap); those of a running process may be

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parents[1]
 # What decides a result: everything but what draws, shows, compares or talks to the user.
-ROOMS = ("importance", "hybrid_granularity", "recovery", "statistics", "calibration", "families", "baselines", "models")
+ROOMS = (
+    *("importance", "hybrid_granularity", "recovery", "statistics", "calibration", "families", "baselines", "models"),
+    "system",
+)
 SAMPLE = 64  # values of each tensor that enter the fingerprint of a model
 CHUNK = 1 << 22  # values summed at a time
 PIECE = 16 << 20  # bytes of a file read at a time

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,8 @@ class TensorFiles:
         self.where: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
-            try:
-                with safe_open(path, framework="pt") as file:  # which checks the header, and the size against it
-                    self._list(path, file)
-            except (SafetensorError, OSError) as error:
-                got = f"{path}: {error}; fetch or save it again"
-                raise InputError(f"expected complete safetensors, got {got}") from error
+            with _opened(path) as file:
+                self._list(path, file)
 
     def _list(self, path: Path, file: Any) -> None:
         for name in file.keys():  # noqa: SIM118  not a dictionary
@@ -84,14 +81,14 @@ class TensorFiles:
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""
-        with safe_open(self.where[name], framework="pt") as file:
+        with _opened(self.where[name]) as file:
             return finite(name, file.get_tensor(name).to(dtype, copy=True), self.folder)
 
     def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix: index (k,) -> (k, columns)."""
         rows = torch.empty(len(index), *self.shapes[name][1:], dtype=dtype)
         for part in index.argsort().split(rows_in(PIECE // 16, self.shapes[name], dtype)):
-            with safe_open(self.where[name], framework="pt") as file:  # the system maps 16 pages where one is read
+            with _opened(self.where[name]) as file:  # the system maps 16 pages where one is read
                 rows[part] = file.get_tensor(name)[index[part]].to(dtype)
         return finite(name, rows)
 
@@ -99,7 +96,7 @@ class TensorFiles:
         """The tensor in pieces of whole rows."""
         step = rows_in(PIECE, self.shapes[name], dtype)
         for start in range(0, self.shapes[name][0], step):
-            with safe_open(self.where[name], framework="pt") as file:
+            with _opened(self.where[name]) as file:
                 piece = file.get_slice(name)[start : start + step].to(dtype, copy=True)
             yield finite(name, piece)
 
@@ -107,6 +104,16 @@ class TensorFiles:
         """A short name for the content of the folder: weights, config and tokenizer, all of each."""
         small = [path for path in self.folder.iterdir() if path.suffix in SMALL and path.is_file()]
         return hashes.of_value({path.name: hashes.of_file(path) for path in sorted({*self.files, *small})})[:16]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, its header and the size that this gives checked. Raises InputError for one that is broken."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"expected complete safetensors, got {path}: {error}; fetch or save it again") from error
 
 
 def rows_in(size: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:

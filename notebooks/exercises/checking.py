@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +17,22 @@ class Wrong(AssertionError):
         return [f"Not yet: {self}"]
 
 
-def call(function: Callable, *arguments):
+def call(function: Callable, *arguments, grad: bool = False):
     """The answer of a learner's function. Raises Wrong while it is a stub."""
     try:
-        with torch.no_grad():
-            return function(*arguments)
+        with torch.set_grad_enabled(grad):
+            return _plain(function(*arguments))
     except NotImplementedError as error:
         raise Wrong(f"nothing to check yet: `{function.__name__}` still raises NotImplementedError") from error
+
+
+def _plain(answer):
+    """An answer with Python's own numbers in place of numpy's, in lists and tuples too."""
+    if isinstance(answer, np.generic):
+        return answer.item()
+    if isinstance(answer, list | tuple):
+        return type(answer)(map(_plain, answer))
+    return answer
 
 
 def check_shape(name: str, got: object, shape: tuple[int, ...]) -> None:

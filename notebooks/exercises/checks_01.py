@@ -19,6 +19,8 @@ def check_fool(fool: Callable[[Tensor], Tensor]) -> None:
     check_shape("the stream behind you", after, (3, 50, 6))
     if not torch.equal(before, kept):
         raise Wrong("the stream in front of you has changed too: work on a copy, `before.clone()`")
+    if not torch.isfinite(after).all():
+        raise Wrong("there are NaN or infinite numbers in the stream behind you")
     cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1)
     if float(cosines.min()) > 1 - 1e-9:
         raise Wrong("no token is turned at all: scaling, whatever its size, is no turn")
@@ -71,7 +73,7 @@ def check_paired_interval(paired_interval: Callable[[Tensor, Tensor], tuple[floa
     a, b = hard + 0.03 + 0.04 * draw(), hard + 0.04 * draw()
     answer = call(paired_interval, a, b)
     if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise Wrong("expected two numbers, (low, high)")
+        raise Wrong("expected two numbers, (low, high): end with `return low, high`")
     low, high = (float(value) for value in answer)
     if low > high:
         raise Wrong("low is above high: return the lower bound first")
@@ -88,12 +90,14 @@ def check_paired_interval(paired_interval: Callable[[Tensor, Tensor], tuple[floa
         float(1.96 * differences.std()): "this is the spread of single windows: take the mean of each draw",
         width / 1.96: "this is one standard error: 95% of the means lie within about two",
         width * 1.645 / 1.96: "this cuts 5% off at either end: cut 2.5%",
+        width * 2.576 / 1.96: "this cuts 0.5% off at either end: cut 2.5%",
     }
     if abs(got - width) > 0.08 * width:
         for value, sentence in known.items():
             if abs(got - value) < 0.08 * value:
                 raise Wrong(sentence)
-        raise Wrong(f"expected a half width of about {width:.4f}, got {got:.4f}: draw as many windows as there are")
+        advice = "draw as many windows as there are, and cut 2.5% off at either end"
+        raise Wrong(f"expected a half width of about {width:.4f}, got {got:.4f}: {advice}")
     accept(f"a is worse by {low:.3f} to {high:.3f} nats; unpaired you could not have told (+-{unpaired:.2f})")
 
 

@@ -34,7 +34,7 @@ def check_units(fooling_units: Callable[[Tensor, Tensor], Tensor]) -> None:
             continue
         if float(activation.max() / activation.min()) < 1 + 1e-9:
             raise Wrong(
-                "now all activations are equal, and the metric picks at random: give the best the smallest unit"
+                "all activations are equal now, and the metric picks at random: the best neuron needs the least factor"
             )
         if torch.equal(order, energy.argsort()):
             raise Wrong("now activation agrees with energy: you have mended it; turn the order round")
@@ -55,7 +55,7 @@ def check_told_apart(told_apart: Callable[[Tensor, Tensor, Callable], bool]) -> 
             hard,
             hard + 0.05 + 0.02 * noise,
             True,
-            "the means differ by little, but the same way in every window: pair them",
+            "the means differ by little, but the same way in every window: pair them, and look at both ends",
         ),
         (hard, hard + 0.05 + 0.60 * noise, False, "the difference is 0.05 on average, and its interval holds zero"),
         (
@@ -96,7 +96,7 @@ def check_ridge(choose_ridge: Callable[[Loss, Sequence[float]], float], real: bo
         third = _errors(seen, unseen, weight, kept)
         judged = {ridge: third(ridge)[1] for ridge in RIDGES}
         found = f"layer 15 takes a ridge of {got:g}; on a third text it leaves {judged[got]:.1%}"
-        accept(f"{found}, the library's 0.1 leaves {judged[0.1]:.1%}, and the best of all {min(judged.values()):.1%}")
+        accept(f"{found}, the lesson's 0.1 leaves {judged[0.1]:.1%}, and the best of all {min(judged.values()):.1%}")
 
 
 def _layer(seed: int, n: int = 9) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ def check_walk(walk: Callable[[list, Tensor, Callable], tuple[list, Tensor]]) ->
         return lambda stream: stream + (layer(stream) - stream) / 2
 
     answer = call(walk, layers, torch.zeros(()), smaller)
-    if not isinstance(answer, tuple) or len(answer) != 2:
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise Wrong("expected two values, the smaller layers and the stream behind the last of them")
     if layers != before:
         raise Wrong("the list of the dense layers was changed: the dense model is still needed, make a new list")
@@ -59,7 +59,7 @@ def check_walk(walk: Callable[[list, Tensor, Callable], tuple[list, Tensor]]) ->
 def check_fools_energy(fools_energy: Callable[[], tuple[Tensor, Tensor]]) -> None:
     """Exercise 2."""
     answer = call(fools_energy)
-    if not isinstance(answer, tuple) or len(answer) != 2:
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise Wrong("expected two values, X (T, n) and W (n, m)")
     x, w = (value.double() if isinstance(value, Tensor) else value for value in answer)
     if not isinstance(x, Tensor) or not isinstance(w, Tensor) or x.ndim != 2 or w.ndim != 2 or x.shape[1] != len(w):
@@ -79,10 +79,10 @@ def check_fools_energy(fools_energy: Callable[[], tuple[Tensor, Tensor]]) -> Non
         )
     if by_energy < TIMES * best:
         raise Wrong(
-            f"energy loses {by_energy:.1%} and the condition {best:.1%}: the condition needs a neuron that the others "
+            f"energy loses {by_energy:.1%} and the least cost {best:.1%}: there has to be a neuron that the others "
             "replace, such as one of two that say the same"
         )
-    accept(f"energy loses {by_energy:.1%} of the output, the condition {best:.1e}, both after the refit")
+    accept(f"energy loses {by_energy:.1%} of the output, the least cost {best:.1e}, both after the refit")
 
 
 def _lost_without(x: Tensor, w: Tensor, gone: int) -> float:
@@ -102,9 +102,11 @@ def check_choose_ridge(choose_ridge: Callable[[Tensor, Tensor, Tensor, Tensor, t
     other, _ = dense_layer(9)
     noise = torch.randn(other.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     kept = torch.tensor([0, 2, 3, 5, 8])
-    for rows, words in ((20, "many tokens"), (8, "few tokens")):
-        seen, held = x[:rows].T @ x[:rows], (other + noise).T @ (other + noise)
-        _compare(choose_ridge, seen, held, w, kept, words)
+    even, loud = torch.ones(9, dtype=torch.float64), torch.ones(9, dtype=torch.float64)
+    loud[2] = 30.0
+    for rows, sizes, words in ((20, even, "many tokens"), (8, even, "few tokens"), (8, loud, "one loud input")):
+        fit, judge = x[:rows] * sizes, (other + noise) * sizes
+        _compare(choose_ridge, fit.T @ fit, judge.T @ judge, w, kept, words)
     seen, held, w, kept = real_layer()
     errors = _compare(choose_ridge, seen, held, w, kept, "layer 2 of the real model")
     best = min(errors, key=errors.__getitem__)
@@ -145,6 +147,12 @@ def _compare(
             raise Wrong(
                 f"{words}: that lambda is best on the text of the fit, as the smallest always is: judge by `held`"
             )
+        even = {ridge: _share(held, w, kept, _fitted(seen, w, kept, ridge, even=True)) for ridge in RIDGES}
+        if got == min(even, key=even.__getitem__):
+            raise Wrong(f"{words}: this is one ridge for all, by the mean: each input is held by its *own* C_ii")
+        turned = {ridge: _share(seen, w, kept, _fitted(held, w, kept, ridge)) for ridge in RIDGES}
+        if got == min(turned, key=turned.__getitem__):
+            raise Wrong(f"{words}: the two halves have changed places: fit to `seen`, judge by `held`")
         if got == max(errors, key=errors.__getitem__):
             raise Wrong(f"{words}: that lambda has the *largest* error on the held text")
         raise Wrong(
@@ -154,8 +162,9 @@ def _compare(
     return errors
 
 
-def _fitted(xtx: Tensor, w: Tensor, kept: Tensor, ridge: float) -> Tensor:
-    pull = torch.diag(ridge * xtx.diagonal()[kept])
+def _fitted(xtx: Tensor, w: Tensor, kept: Tensor, ridge: float, even: bool = False) -> Tensor:
+    energy = xtx.diagonal()[kept]
+    pull = ridge * torch.diag(xtx.diagonal().mean().expand(len(kept)) if even else energy)
     return torch.linalg.solve(xtx[kept][:, kept] + pull, xtx[kept] @ w + pull @ w[kept])
 
 

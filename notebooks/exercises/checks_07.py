@@ -23,7 +23,7 @@ def check_interval(paired_interval: Callable[[np.ndarray, np.ndarray], tuple[flo
     texts = random.normal(3.0, 1.0, 40)  # how hard each window is, for every model
     ours, theirs = texts + random.normal(0.10, 0.05, 40), texts + random.normal(0.16, 0.05, 40)
     got = call(paired_interval, ours.copy(), theirs.copy())
-    if not isinstance(got, tuple) or len(got) != 2:
+    if not isinstance(got, tuple | list) or len(got) != 2:
         raise Wrong("expected two numbers, (low, high): end with `return low, high`")
     low, high = map(float, got)
     if not low < high:
@@ -77,7 +77,7 @@ def check_fool(fool_wanda: Callable[[Tensor, Tensor, int, int], Tensor]) -> None
 def check_losing_case(losing_case: Callable[[], tuple[int, float, str, str]]) -> None:
     """Exercise 3, on the real model: some ten seconds."""
     case = call(losing_case)
-    if not isinstance(case, tuple) or len(case) != 4:
+    if not isinstance(case, tuple | list) or len(case) != 4:
         raise Wrong("expected four values: (layer, lambda, kind that calibrates, kind that judges)")
     layer, ridge, calibrates, judges = case
     for kind in (calibrates, judges):

@@ -56,7 +56,7 @@ def check_plan(plan_for: Callable[[float, float], tuple[int, int]]) -> None:
     """Exercise 2."""
     for megabytes, milliseconds in ((200.0, 9.0), (230.0, 7.0), (150.0, 20.0), (269.0, 11.0), (120.0, 4.5)):
         plan = call(plan_for, megabytes, milliseconds)
-        if not isinstance(plan, tuple) or len(plan) != 2:
+        if not isinstance(plan, tuple | list) or len(plan) != 2:
             raise Wrong("expected two whole numbers, (layers that stay, neurons in each)")
         layers, neurons = map(int, plan)
         asked = f"for {megabytes:g} MB and {milliseconds:g} ms"

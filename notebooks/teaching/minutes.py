@@ -34,7 +34,7 @@ class Part:
 WORKSHOP = (
     Part("unpack the kit, `python install.py`, open JupyterLab", fixed=15, late="help the last ones in the break"),
     Part("00 together, the first load included", "00_start_here"),
-    Part("01 together, with its predictions", "01_layer_importance", late="leave out its last section"),
+    Part("01 together, with its predictions", "01_layer_importance", late="leave out how layers stand in for one another"),
     Part("exercises 01, one of them, in pairs", fixed=15, late="leave out; take home"),
     Part("the three-neuron toy on paper (worksheet)", fixed=15),
     Part("02 together", "02_matrix_condition", late="leave out the KV group"),
@@ -43,7 +43,7 @@ WORKSHOP = (
     Part("03 together", "03_hybrid_granularity", late="leave out budgets in milliseconds"),
     Part("contest: each pair defends a plan for the same budget", fixed=15, late="leave out"),
     Part("04 together: let the fit fail before you explain the guard", "04_mask_tuning", late="stop behind the guard"),
-    Part("summary: the honest box of 05, and what to take home", fixed=10),
+    Part("summary: the second honest box of 05, and what to take home", fixed=10),
 )
 OPTIONAL = (
     "02b_metrics_on_trial",

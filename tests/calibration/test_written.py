@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -68,6 +70,13 @@ def test_requests_go_through_the_chat_template(tokenizer):
     (asked,) = prefixes(Chatting(), ["requests"], 512, 200)
     words = tokenizer.decode(asked)
     assert words[0] == "<" and words[-1] == ">"
+
+
+def test_a_chat_template_that_fails_is_named(tokenizer):
+    broken = copy.deepcopy(tokenizer)
+    broken.chat_template = "{{ messages[0]['content'] | no_such_filter }}"
+    with pytest.raises(InputError, match="chat template that works.*no_such_filter.*mend it"):
+        prefixes(broken, ["requests"], 512, 200)
 
 
 def test_openings_differ_until_all_are_used(tokenizer):

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from variants import VARIANTS, build, tokens
 
 from comp_lib.calibration.text import encode, load_text
 from comp_lib.errors import InputError
@@ -40,6 +41,17 @@ def test_perplexity(monkeypatch, tiny_llama, ids, batch, head_rows, overrides):
     assert result.perplexity == pytest.approx(math.exp(result.loss))
     assert (result.tokens, result.sequences) == (5 * 39, 5)
     assert result.kl is None and result.top1_agreement is None and result.dense_loss is None
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_family_answers_as_transformers_does(name):
+    model, ids = build(name), tokens()
+    assert perplexity(model, ids).loss == pytest.approx(brute_loss(model, ids), rel=1e-4)
+
+
+@pytest.mark.parametrize(("loss", "want"), [(0.0, 1.0), (701.0, math.inf), (math.inf, math.inf), (math.nan, math.nan)])
+def test_perplexity_of_a_ruined_model(loss, want):
+    assert evaluate.perplexity_of(loss) == pytest.approx(want, nan_ok=True)
 
 
 @pytest.mark.parametrize("head_rows", [7, 256])

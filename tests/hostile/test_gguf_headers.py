@@ -63,6 +63,7 @@ HEADERS = [
     ("lists-together", file([value(f"x{i}", 9, many(0, 6_000_000, bytes(6_000_000))) for i in range(2)]), ["in lists"]),
     ("list-in-list", file([value("x", 9, many(9, 1, many(9, 1, many(0, 1, b"1"))))]), ["a list in a list"]),
     ("alignment", file([value("general.alignment", 4, struct.pack("<I", 7))], [tensor()]), ["alignment of 7"]),
+    ("alignment-kind", file([value("general.alignment", 7, b"1")], [tensor()]), ["alignment of type 7"]),
     ("alignment-none", file([value("general.alignment", 4, struct.pack("<I", 0))], [tensor()]), ["alignment of 0"]),
     ("dimensions", file(tensors=[tensor(axes=4_000_000_000)]), ["dimensions"]),
     ("dimensions-none", file(tensors=[tensor(shape=())]), ["shape"]),

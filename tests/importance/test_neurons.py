@@ -88,11 +88,8 @@ def test_equal_scores_keep_the_earlier_block():
 
 @quick
 @given(seed=seeds, n=st.integers(2, 9), ridge=st.sampled_from([1e-6, 1e-2, 1.0]))
-def test_both_problems_are_what_they_say(seed, n, ridge):
+def test_the_mask_problem_is_what_it_says(seed, n, ridge):
     x, dense = layer(seed, n, ridge=ridge)
-    matrix, inverse = dense.full_problem()
-    torch.testing.assert_close(matrix, x.T @ x + ridge * torch.diag(x.square().sum(0)))
-    torch.testing.assert_close(inverse, torch.linalg.inv(matrix), **CLOSE)
     matrix, inverse = dense.mask_problem()
     gram = contributions(x.T @ x, dense.weight)
     torch.testing.assert_close(matrix, gram + ridge * torch.diag(gram.diagonal()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from lessons import LESSONS, functions, names_the_mistake
 
@@ -11,6 +12,7 @@ SOLVED = functions(LESSONS["01"].solutions)
 
 def test_other_ways_are_right_too(capsys):
     CHECKS["greedy_order"](lambda loss, n, k: tuple(SOLVED["greedy_order"](loss, n, k)))
+    CHECKS["greedy_order"](lambda loss, n, k: list(np.array(SOLVED["greedy_order"](loss, n, k))))
     CHECKS["paired_interval"](near_normal)
     CHECKS["fool"](lambda before: torch.cat([before[:2], torch.cat([before[2:, :49], -before[2:, 49:]], 1)]))
     assert capsys.readouterr().out.count("Right: ") == 3
@@ -68,6 +70,7 @@ def asks_for_all(harm, layers, count):
 
 MISTAKES = [
     ("fool", lambda before: 3 * before, "scaling"),
+    ("fool", lambda before: before * torch.nan, "NaN"),
     ("fool", sideways, "comes out reversed"),
     ("fool", turned(20), "you turned 20 of 150"),
     ("fool", in_place, "work on a copy"),

@@ -59,4 +59,4 @@ def test_the_real_layer_is_asked_after_the_small_ones(monkeypatch, capsys):
     CHECKS["choose_ridge"](SOLUTIONS["choose_ridge"])
     judged = {ridge: checks_02b._errors(seen, held[100:], weight, kept)(ridge)[1] for ridge in checks_02b.RIDGES}
     said = capsys.readouterr().out
-    assert f"the library's 0.1 leaves {judged[0.1]:.1%}, and the best of all {min(judged.values()):.1%}" in said
+    assert f"the lesson's 0.1 leaves {judged[0.1]:.1%}, and the best of all {min(judged.values()):.1%}" in said

@@ -98,6 +98,19 @@ def breaks_the_weights(blocks, loss):
 
 def test_the_part_that_is_missed_least(given, capsys):
     checks.check_missed_least(SOLVED["missed_least"], given)
+    checks.check_missed_least(lambda blocks, loss: list(SOLVED["missed_least"](blocks, loss)), given)
+    assert "is missed least" in capsys.readouterr().out
+
+
+def test_an_answer_that_is_cut_off_leaves_the_model_as_it_was(given, capsys):
+    def hooked_and_lost(blocks, loss):
+        blocks[0].self_attn.o_proj.register_forward_hook(lambda module, inputs, out: out * 0)
+        blocks[1].self_attn.register_forward_hook(lambda module, inputs, out: out[0] * 0)  # the block wants a pair
+        loss()
+
+    with pytest.raises(ValueError, match="unpack"):
+        checks.check_missed_least(hooked_and_lost, given)
+    checks.check_missed_least(SOLVED["missed_least"], given)
     assert "is missed least" in capsys.readouterr().out
 
 

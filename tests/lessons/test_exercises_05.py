@@ -52,11 +52,12 @@ def twins(loud=1.0, quiet=0.5, alike=True):
     return columns, torch.eye(4)
 
 
-def ridge(seen, held, w, kept, ridges, judge=None, drawn=1.0, best=min):
+def ridge(seen, held, w, kept, ridges, judge=None, drawn=1.0, best=min, even=False):
     judged = held if judge is None else judge(seen, held)
 
     def error(value):
-        pull = torch.diag(value * seen.diagonal()[kept])
+        energy = seen.diagonal().mean().expand(len(kept)) if even else seen.diagonal()[kept]
+        pull = torch.diag(value * energy)
         gap = w.clone()
         gap[kept] -= solve(seen[kept][:, kept] + pull, seen[kept] @ w + drawn * pull @ w[kept])
         return float((gap * (judged @ gap)).sum())
@@ -100,6 +101,8 @@ MISTAKES = [
     ("fools_energy", lambda: twins(quiet=0.01), "the quietest neuron has to say something"),
     ("fools_energy", lambda: twins(alike=False), "one of two that say the same"),
     ("choose_ridge", lambda *a: ridge(*a, judge=lambda seen, held: seen), "best on the text of the fit"),
+    ("choose_ridge", lambda *a: ridge(*a, even=True), r"by its \*own\* C_ii"),
+    ("choose_ridge", lambda seen, held, *a: ridge(held, seen, *a), "have changed places"),
     ("choose_ridge", lambda *a: ridge(*a, best=max), r"the \*largest\* error"),
     ("choose_ridge", lambda *a: a[-1].index(ridge(*a)), "return one of the lambdas"),
     ("choose_ridge", share, "that is an error"),

@@ -48,4 +48,14 @@ MISTAKES = [
     ("best_of_rank", lambda d, r: parts(d, r)[0], "two matrices"),
     ("best_of_rank", lambda d, r: parts(d, r)[::-1], "of shape"),
 ]
+
+
+def test_autograd_finds_the_gradient_too():
+    def by_autograd(t, z, T):
+        p, q = (logits.div(T).log_softmax(-1) for logits in (t, z))
+        return torch.autograd.grad((p.exp() * (p - q)).sum(), z)[0]
+
+    CHECKS["softened_gradient"](by_autograd)
+
+
 test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)

@@ -110,6 +110,13 @@ def test_half_precision_needs_half(folder, monkeypatch):
         check_memory(str(folder), "float32")
 
 
+def test_an_included_model_is_counted_before_it_is_converted(own_cache, tmp_path):
+    assert 134e6 < count_parameters(EMBEDDED) < 135e6
+    assert not list(tmp_path.glob("gguf-*"))
+    with pytest.raises(InputError, match="a dtype among float32"):
+        check_memory(EMBEDDED, "float8")
+
+
 def test_the_sentence_about_memory_gives_both_numbers(folder, monkeypatch):
     monkeypatch.setattr(load, "count_parameters", lambda name: 7_000_000_000)
     monkeypatch.setattr(load, "free_memory", lambda: 16_000_000_000)

@@ -230,6 +230,11 @@ def test_names_that_are_nothing(name):
     refused(name, EMBEDDED, "folder", ".gguf", "owner/name", repr(name), "nothing of that name")
 
 
+@pytest.mark.parametrize("name", ["~no-such-user/x", "~no-such-user/x.gguf", "x" * 5000])
+def test_names_that_no_file_system_takes(name):
+    refused(name, "the name of a model")
+
+
 def test_another_kind_of_file(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     refused(tmp_path / "model.safetensors", "another kind of file")

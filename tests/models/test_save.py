@@ -301,7 +301,7 @@ def test_destination_accepted(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "new", tmp_path / "empty", tmp_path / "a" / "b" / "c"):
         check_destination(folder)
-        check_destination(folder, overwrite=True, needed_bytes=1, source="someone/model")
+        check_destination(folder, overwrite=True, needed_bytes=1, sources=["someone/model"])
     assert not (tmp_path / "a").exists()
 
 
@@ -309,8 +309,8 @@ def test_destination_in_the_home_folder(monkeypatch, small, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert save_checkpoint("~/models/out", *small) == tmp_path / "models" / "out"
-    with pytest.raises(InputError, match="apart from the model to prune"):
-        check_destination(tmp_path / "models" / "out", overwrite=True, source="~/models/out")
+    with pytest.raises(InputError, match="apart from the model that is read"):
+        check_destination(tmp_path / "models" / "out", overwrite=True, sources=["~/models/out"])
 
 
 def test_destination_is_everything():
@@ -339,13 +339,13 @@ def test_destination_is_the_model_to_prune(small, tmp_path):
     source = save_checkpoint(tmp_path / "models" / "parent", *small)
     (tmp_path / "link").symlink_to(source)
     for name in (source, str(source), tmp_path / "link", source / "model.safetensors"):
-        refused("apart from the model to prune", source, overwrite=True, source=name)
-    refused("apart from the model to prune", tmp_path / "models", overwrite=True, source=source)
-    check_destination(source / "pruned", source=source)
+        refused("apart from the model that is read", source, overwrite=True, sources=[name])
+    refused("apart from the model that is read", tmp_path / "models", overwrite=True, sources=["", source])
+    refused("apart from the model that is read", source / "pruned", sources=[source])
 
     model = AutoModelForCausalLM.from_pretrained(source)
     before = digest(source)
-    with pytest.raises(InputError, match="apart from the model to prune"):
+    with pytest.raises(InputError, match="apart from the model that is read"):
         save_checkpoint(source, model, *small[1:], overwrite=True)
     assert digest(source) == before
 
@@ -500,10 +500,11 @@ def test_a_file_never_takes_the_place_of_a_folder(content, tmp_path):
 def test_leftovers_of_a_running_process_are_not_touched(small, tmp_path):
     running, stranger = tmp_path / f".out.partial-{os.getppid()}", tmp_path / ".out2.partial-999999999"
     dead, ours = tmp_path / ".out.partial-999999999", tmp_path / f".out.partial-{os.getpid()}"
-    for path in (running, stranger, dead, ours):
+    here, elsewhere = (tmp_path / f".out.partial-999999998-{host}" for host in (atomic.HOST, "other-machine"))
+    for path in (running, stranger, dead, ours, here, elsewhere):
         path.mkdir()
     save_checkpoint(tmp_path / "out", *small)
-    assert hidden(tmp_path / "out") == sorted([running.name, stranger.name])
+    assert hidden(tmp_path / "out") == sorted([running.name, stranger.name, elsewhere.name])
 
 
 def test_an_old_folder_set_aside_comes_back_before_any_work(small, tmp_path):

@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from comp_lib.errors import InputError
 from comp_lib.models.skeleton import skeleton
 from comp_lib.scale.limit import Run
-from comp_lib.scale.memory import BATCHES, batch_for, bytes_of, needed_bytes, probable_plan
+from comp_lib.scale.memory import BATCHES, batch_for, bytes_of, judges_layers, needed_bytes, probable_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
@@ -76,8 +76,15 @@ def test_more_of_anything_needs_no_less(aim):
     assert needed_bytes(long, 512) <= needed_bytes(long, 2048)
 
 
+def test_what_is_judged_by_the_answer_is_counted():
+    assert needed_bytes(run_of(), 128) < needed_bytes(run_of(), 128, windows=10**6)
+    assert not judges_layers(run_of())
+    for changes in ({"layers": 1}, {"widths": "per-layer"}, {"attentions": 1}):
+        assert judges_layers(run_of(replace(SETTINGS, **changes)))
+
+
 def test_the_most_tokens_that_fit_are_in_flight(monkeypatch):
-    monkeypatch.setattr("comp_lib.scale.memory.needed_bytes", lambda run, batch, head=0: 10**6 * batch)
+    monkeypatch.setattr("comp_lib.scale.memory.needed_bytes", lambda run, batch, head=0, windows=0: 10**6 * batch)
     assert batch_for(run_of(), 3000 * 10**6) == 2048
     assert batch_for(run_of(), 600 * 10**6) == 512
     assert batch_for(run_of(), 128 * 10**6) == BATCHES[-1]

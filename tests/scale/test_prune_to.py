@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
+from comp_lib.report import no_progress
 from comp_lib.scale import journal as journal_module
 from comp_lib.scale import model_on_disk
 from comp_lib.scale import prune_to as prune_to_module
@@ -62,6 +64,39 @@ def saved(folder, name="gqa", **overrides):
 
 def content(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_the_model_that_is_read_is_never_overwritten(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    before = content(parent)
+    for place in (parent, tmp_path):
+        with pytest.raises(InputError, match="apart from the model that is read"):
+            prune_to(place, opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(overwrite=True))
+    assert content(parent) == before
+
+
+def test_the_report_counts_both_evaluations_and_no_limit_after_a_stop(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    real = prune_to_module.losses
+
+    def slower(*arguments):
+        time.sleep(0.3)
+        return real(*arguments)
+
+    def stop(what, done, total, report=None):
+        if report is not None:
+            raise Killed
+
+    def run(out, progress=no_progress):
+        saving, means = Saving(windows=tokens(2)), Means(progress=progress)
+        return prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, saving=saving, means=means)
+
+    monkeypatch.setattr(prune_to_module, "losses", slower)
+    report = run(tmp_path / "one").report
+    assert report.phases["evaluation"] >= 0.6 and report.seconds >= 0.6 and report.least
+    with pytest.raises(Killed):
+        run(tmp_path / "two", stop)
+    assert not run(tmp_path / "two").report.least
 
 
 @pytest.mark.parametrize("name", VARIANTS)
