@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..families.protocol import Model
-from ..scale.model_on_disk import EMBEDDING, HEAD, Streamed
+from ..models.door import EMBEDDING, HEAD
+from ..scale.model_on_disk import Streamed
 from ..system import hashes
 from ..system.cache import fetch, store
 from ..system.machine import cache_folder

@@ -72,9 +72,13 @@ def load_text(name_or_path: str | Path) -> str:
     if str(name_or_path) in TEXTS:
         place = f"{name}.txt" if split in ("", "prose") else f"{name}/{split}.txt"
         path = next((file for folder in DATA_FOLDERS if (file := folder / place).is_file()), path)
+    if not str(name_or_path):
+        raise InputError(f"expected a text file or the name of a text, got no name; {nearest('', TEXTS)}")
     try:
         check_file(path)
         text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the text
+    except InputError:  # which is a ValueError too
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         got = f"{str(path)!r}, no such file"
         raise InputError(

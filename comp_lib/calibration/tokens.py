@@ -68,7 +68,8 @@ def _share(part: str) -> tuple[str, float]:
     if weight is None:
         return part, 1.0
     if not 0.0 < weight < float("inf"):
-        raise InputError(f"expected a share above 0 in {part!r}, got {share}: write {name}:1, or leave the text out")
+        got = f"{share}: write {name}:1, or leave the text out"
+        raise InputError(f"expected a share above 0, and finite, in {part!r}, got {got}")
     return name, weight
 
 

@@ -3,6 +3,8 @@
 Everything that can be refused is refused before any work starts: one line on stderr, exit code 2, nothing written.
 """
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -25,6 +27,9 @@ def main(
     ] = False,
 ) -> None:
     """Options of no command."""
+    for stream in (sys.stdout, sys.stderr):  # what a terminal or a file cannot show ends no work
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 COMMANDS = (

@@ -1,5 +1,6 @@
 """The installation itself. `comp-lib doctor`: what is here, and what is missing; `cache`: what is kept on the disk."""
 
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -87,8 +88,9 @@ def _machine() -> list[Finding]:
     from ..system.machine import available_device, cache_folder, cores, free_memory
 
     folder = cache_folder()
-    there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-    free, room = free_memory(), shutil.disk_usage(there).free
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())  # "/", at last, does
+    usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    free, room = free_memory(), shutil.disk_usage(there).free if usable else 0
     return [
         Finding("cores", str(cores()), True),
         Finding(

@@ -1,6 +1,7 @@
 """What commands share: where they print, how they refuse, and how they show progress and results."""
 
 import json
+import math
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -84,16 +85,26 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], **options: Any)
 def show(result: Table, values: dict[str, Any], as_json: bool) -> None:
     """Print a result: as a table, or its values as one line of JSON."""
     if as_json:
-        echo(json.dumps(values))
+        echo(json.dumps(_finite(values), allow_nan=False))
     else:
         out.print(result)
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what JSON has no number for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def check_length(model: Any, length: int) -> None:
     """Raises InputError when `model` takes no sequences of that length."""
     longest = model.config.max_position_embeddings
     if length > longest:
-        raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {length}")
+        got = f"{length}: give --length {longest} or less"
+        raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {got}")
 
 
 def check_picture(file: Path | None, overwrite: bool) -> None:

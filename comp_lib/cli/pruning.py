@@ -56,9 +56,11 @@ class PruneRun:
         self.budget = None if options.budget is None else parse_budget(options.budget)
         self.settings.check()
         self.memory = None if options.memory is None else bytes_of(options.memory)
-        dtype = options.save_dtype or options.dtype
-        if dtype not in load.DTYPES:
-            raise InputError(f"expected --save-dtype to be {', '.join(load.DTYPES)}, got {dtype!r}: choose one of them")
+        dtype = options.dtype if options.save_dtype is None else options.save_dtype
+        for option, value in (("dtype", options.dtype), ("save-dtype", dtype)):
+            if value not in load.DTYPES:
+                words = f"--{option} to be {', '.join(load.DTYPES)}"
+                raise InputError(f"expected {words}, got {value!r}: choose one of them")
         self.evaluated = None if options.evaluate_on == "none" else options.evaluate_on
         if self.evaluated is not None:
             load_text(self.evaluated)
@@ -94,12 +96,12 @@ class PruneRun:
         check_length(self.model, options.length)
         if self.settings.widths != "uniform":
             check_widths(self.model.config)
-        self.source = self._source(options.calibration)
         window = min(512, self.model.config.max_position_embeddings)
         windows = None if self.evaluated is None else self._windows(self.evaluated, window)
         if self.memory is not None:
             size, read = (options.sequences, options.length), 0 if windows is None else windows.numel()
             check_memory(self.model, size, self.settings, read, self.memory)
+        self.source = self._source(options.calibration)
         self.card = self._card()
         text = Path(options.evaluate_on).name
         self.saving = Saving(name, load.DTYPES[dtype], windows, text, self.card, options.overwrite)

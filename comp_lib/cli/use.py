@@ -78,9 +78,12 @@ def chat(
     kind: Annotated[str, Option("--type", help="What a model that is no .gguf file is exported as.")] = "f16",
 ) -> None:
     """Talk with MODEL in llama.cpp (greedy). Needs the extra gguf."""
+    from ..evaluation.generation import check_prompt
     from ..on_device.gguf_export import export_gguf
     from ..on_device.llama_cpp import answer, start
 
+    if prompt is not None:
+        check_prompt(prompt)
     messages: list[dict[str, str]] = []
     with ends_tidily(), tempfile.TemporaryDirectory(prefix="comp-lib-") as temporary:
         file = Path(model).expanduser()

@@ -56,7 +56,7 @@ class Healing:
         """Raises InputError for numbers that cannot be, or too few sequences of text."""
         for name, value in asdict(self).items():
             if not (value >= 0 if name == "seed" else 0 < value < math.inf):
-                raise InputError(f"expected {name} above 0, got {value}: choose a larger one")
+                raise InputError(f"expected {name} above 0, and finite, got {value}: choose another one")
         if self.rate > 1:
             raise InputError(f"expected a rate of at most 1, got {self.rate:g}: 0.001 is usual")
         if sequences < HELD + self.batch:

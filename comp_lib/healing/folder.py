@@ -9,6 +9,7 @@ from typing import Any
 from ..calibration.tokens import calibration_tokens, check_source
 from ..errors import InputError
 from ..models.load import load_model, open_model
+from ..models.reading import quiet
 from ..models.save import CARD_FILE, PLAN_FILE, check_destination, estimated_bytes, shareable, strangers
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
@@ -82,8 +83,9 @@ def heal_folder(
     small, _ = load_model(model, device=device)
     result = heal(small, ids, teacher, wanted, healing, progress)
     with staged(resolved(folder), overwrite, strangers) as partial:
-        small.to(outline.dtype).save_pretrained(partial, max_shard_size=LARGEST)
-        tokenizer.save_pretrained(partial)
+        with quiet():
+            small.to(outline.dtype).save_pretrained(partial, max_shard_size=LARGEST)
+            tokenizer.save_pretrained(partial)
         if (place / PLAN_FILE).is_file():
             (partial / PLAN_FILE).write_bytes((place / PLAN_FILE).read_bytes())
         card = (place / CARD_FILE).read_text("utf-8", errors="replace") if (place / CARD_FILE).is_file() else ""

@@ -125,6 +125,8 @@ def locate(name: str) -> tuple[Path, bool]:
         return path, False
     if is_gguf(path):
         return convert_gguf(path), False
+    if path.suffix == ".gguf" and not path.exists():
+        raise InputError(f"expected a GGUF file, got {name!r}, which is not there: check the spelling")
     if path.is_file() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         expected = f"{' or '.join(map(repr, WHEELS))}, a folder, a .gguf file or a Hub id (owner/name)"
         what = "another kind of file" if path.is_file() else "nothing of that name"

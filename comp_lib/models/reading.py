@@ -24,10 +24,11 @@ from ..families import check_config
 from ..families.protocol import Model
 from ..system.tensor_files import finite
 from ..system.untrusted import read_object, short
-from .door import check_generation, check_sizes, honoured
+from .door import HEAD, check_generation, check_sizes, honoured
 from .skeleton import ATTENTION, skeleton
 
 EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
+IGNORED = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
 PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
 
 
@@ -112,6 +113,22 @@ def check_names(problems: Mapping[str, Collection[str]], place: str | Path) -> N
         if names:
             got = f"{len(names)} {problem} in {place} ({', '.join(sorted(names)[:3])})"
             raise InputError(f"expected the weights that config.json describes, got {got}; fetch or save it again")
+
+
+def check_shapes(outline: Model, there: Mapping[str, tuple[int, ...]], place: str | Path) -> None:
+    """Raises InputError unless the weights that are `there` are just those of `outline`, a tied head left out."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
+    ignored: tuple[str, ...] = (IGNORED,)
+    if outline.config.tie_word_embeddings:
+        ignored = (IGNORED, HEAD)
+        del wanted[HEAD]
+    there = {name: shape for name, shape in there.items() if not name.endswith(ignored)}
+    problems = {
+        "missing": wanted.keys() - there.keys(),
+        "unexpected": there.keys() - wanted.keys(),
+        "of another shape": {name for name in wanted.keys() & there.keys() if wanted[name] != there[name]},
+    }
+    check_names(problems, place)
 
 
 def check_finite(model: Model, place: str | Path = "") -> None:

@@ -36,6 +36,7 @@ from ..errors import InputError, nearest
 from ..families import family_of
 from ..families.protocol import Family, Model
 from ..models.load import open_model
+from ..models.reading import check_shapes
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
@@ -188,6 +189,7 @@ def _check_widths(shape: Shape, kind: str) -> None:
             if width % multiple:
                 below, above = width // multiple * multiple, -(-width // multiple) * multiple
                 got = f"{width} {what} in a layer (nearest: {f'{below} or ' if below else ''}{above})"
+                hint = "export --type f16" if what == "stream" else hint  # pruning leaves it as it is
                 raise InputError(f"expected widths that {kind} can hold, multiples of {multiple}, got {got}: {hint}")
 
 
@@ -195,14 +197,12 @@ def _tensors(folder: Path, outline: Model, architecture: str, kind: str) -> dict
     """All tensors that the model must have, found in the folder and named for the file."""
     files, shape, family = TensorFiles(folder), Shape.of(outline), family_of(outline)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
+    check_shapes(outline, files.shapes, folder)
     tensors = {}
     for key, tensor in outline.state_dict().items():
-        size, actual = tuple(tensor.shape), files.shapes.get(key)
+        size = tuple(tensor.shape)
         if key == "lm_head.weight" and outline.config.tie_word_embeddings:
             continue
-        if actual != size:
-            wanted = f"{key} of shape {size}, as config.json says"
-            raise InputError(f"expected {wanted}, got {actual or 'none'} in {folder}: save the model again")
         module, _, suffix = key.rpartition(".")
         head_dim = shape.head_dim if module.rpartition(".")[2] in family.gguf_interleaved else None
         shift = family.gguf_norm_shift if module.endswith("norm") else 0.0

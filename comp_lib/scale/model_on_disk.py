@@ -22,17 +22,15 @@ from ..calibration.stream import embed, rotary, through
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Layer
+from ..models.door import EMBEDDING, HEAD
 from ..models.gguf_files import GgufTensors, is_gguf, open_gguf_model
 from ..models.load import DTYPES, open_model
-from ..models.reading import check_names
+from ..models.reading import check_shapes
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.clock import phase
 from ..system.tensor_files import TensorFiles
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-IGNORED = ("rotary_emb.inv_freq",)  # old Llama folders hold what the config says already
 
 
 class Streamed:
@@ -48,7 +46,7 @@ class Streamed:
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self.head: nn.Linear | None = None
-        self._check()
+        check_shapes(self.skeleton, self.files.shapes, self.files.folder)
         self.model = SimpleNamespace(
             layers=_Layers(self),
             embed_tokens=_Embedding(self),
@@ -64,19 +62,6 @@ class Streamed:
             self.head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
             self.head.weight = nn.Parameter(weight, requires_grad=False)
         return self.head
-
-    def _check(self) -> None:
-        wanted = {name: tuple(tensor.shape) for name, tensor in self.skeleton.state_dict().items()}
-        if self.tied:
-            del wanted[HEAD]
-        ignored = (*IGNORED, HEAD) if self.tied else IGNORED
-        there = {name: shape for name, shape in self.files.shapes.items() if not name.endswith(ignored)}
-        problems = {
-            "missing": wanted.keys() - there.keys(),
-            "unexpected": there.keys() - wanted.keys(),
-            "of another shape": {name for name in wanted.keys() & there.keys() if wanted[name] != there[name]},
-        }
-        check_names(problems, self.files.folder)
 
     def _load(self, module: nn.Module, prefix: str) -> nn.Module:
         """A copy of a module of the skeleton, with the numbers from the files."""

@@ -33,7 +33,8 @@ def check_output(path: str | Path, ours: Ours, overwrite: bool = False, *, what:
     target = resolved(path)
     folder = target.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"expected a file in a folder that can be written to, got {path}: make the folder first")
+        todo = "choose another folder" if folder.is_dir() else "make the folder first"
+        raise InputError(f"expected a file in a folder that can be written to, got {path}: {todo}")
     if target.is_dir():
         raise InputError(f"expected a file, got the folder {path}: name a file in it")
     if os.path.lexists(target) and not target.is_file():

@@ -46,6 +46,9 @@ def connected(address: str, patience: float, again: str) -> Iterator[Client]:
         Client.__init__(client, address, timeout=patience, set_as_default=False)
     except (*LOST, ValueError, TypeError) as error:  # no address at all; tls:// without certificates
         client.close()  # left to the garbage collector, it would stop its loop while another starts: a deadlock
+        if isinstance(error, ValueError | TypeError):
+            got = f"what is no address that it takes ({error}): write tcp://host:8786"
+            raise InputError(f"expected a Dask scheduler at {address!r}, got {got}") from error
         got = f"{type(error).__name__} after {patience:.0f} s: start it with dask scheduler; {again}"
         raise InputError(f"expected a Dask scheduler at {address!r}, got {got}") from error
     with client:

@@ -7,6 +7,7 @@ nested a million times would end the interpreter. So each of these is refused by
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def ordinary(path: Path, limit: int | None = None) -> Path:
     if not stat.S_ISREG(status.st_mode):
         got = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise InputError(f"expected the file {path}, got {got}, which is not read; put a file there")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"expected the file {path}, got one that may not be read: ask its owner, or copy it")
     if limit is not None and status.st_size > limit:
         expected, got = f"at most {limit >> 20} MB in {path}", f"{status.st_size >> 20} MB"
         raise InputError(f"expected {expected}, got {got}; fetch or save it again")

@@ -53,6 +53,20 @@ def test_the_doctor_says_what_to_do(monkeypatch, place, name, value, what, remed
     assert done.exit_code == 1 and ill["what"] == what and remedy in ill["remedy"]
 
 
+def test_the_doctor_sees_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "file" / "cache"))
+    done = run("doctor", "--json")
+    (ill,) = [finding for finding in json.loads(done.stdout)["findings"] if not finding["well"]]
+    assert done.exit_code == 1 and ill["what"] == "room in the cache" and "COMP_LIB_CACHE" in ill["remedy"]
+
+
+def test_a_terminal_that_knows_few_letters_ends_no_work():
+    command, few = [sys.executable, "-m", "comp_lib", "doctor"], os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=few)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "torch" in done.stdout
+
+
 def test_an_extra_that_is_missing_is_named_with_what_to_type(monkeypatch):
     monkeypatch.setattr(care, "_installed", lambda name: name != "nbval")
     done = run("doctor")

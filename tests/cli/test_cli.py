@@ -125,6 +125,13 @@ def test_evaluate_against_itself(parent):
     assert "95% interval" in table and f"{low:.4f} to {high:.4f}" in table
 
 
+def test_json_has_no_number_that_json_does_not_know(parent):
+    """One window has no interval."""
+    done = run("evaluate", parent, "--text", "evaluation", "--length", "64", "--sequences", "1", "--json")
+    values = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(name))
+    assert done.exit_code == 0 and values["intervals"]["loss"] == [None, None] and values["loss"] > 0
+
+
 def test_inspect_lists_every_layer(parent):
     values = json.loads(run("inspect", parent, "--sequences", "2", "--length", "16", "--json").stdout)
     assert [row["layer"] for row in values["layers"]] == [0, 1, 2]

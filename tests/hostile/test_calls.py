@@ -35,6 +35,12 @@ NEEDS = {"heal": "peft", "report": "papermill"}  # packages of extras, without w
 ROWS = [
     ("cache", "--clear ''", "models, statistics"),
     ("cache", "--clear everything", "models, statistics"),
+    ("chat", "--prompt ''", "prompt"),
+    ("evaluate", "--text ''", "got no name"),
+    ("prune", "--calibration general+", "got no name"),
+    ("prune", "--dtype int8", "--dtype to be"),
+    ("prune", "--attentions 50", "attentions"),
+    ("prune", "--out {model}/inside", "apart from the model"),
     # --- numbers
     ("prune", "--ridge inf", "ridge"),
     ("prune", "--ridge nan", "ridge"),
@@ -287,6 +293,7 @@ ROWS = [
     ("report", "--against {tmp}/loop", "symbolic links"),
     ("report", "--against {tmp}/cut.gguf", "cut.gguf"),
     ("report", "MODEL={tmp}/empty", "config.json"),
+    ("evaluate", "MODEL={tmp}/absent.gguf", "which is not there"),
 ]
 
 

@@ -225,9 +225,15 @@ def test_dtype_and_device(tmp_path):
     refused(tmp_path, "cpu", "'tpu'", "auto", device="tpu")
 
 
-@pytest.mark.parametrize("name", ["smollm2", "no/such/folder", "missing.gguf", "/nowhere/at/all", "./a/b", "a b/c"])
+@pytest.mark.parametrize("name", ["smollm2", "no/such/folder", "/nowhere/at/all", "./a/b", "a b/c"])
 def test_names_that_are_nothing(name):
     refused(name, EMBEDDED, "folder", ".gguf", "owner/name", repr(name), "nothing of that name")
+
+
+@pytest.mark.parametrize("name", ["missing.gguf", "owner/missing.gguf"])
+def test_a_gguf_file_that_is_not_there_is_not_sought_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(load, "snapshot_download", lambda *_, **__: pytest.fail("sought"))
+    refused(name, "a GGUF file", repr(name), "not there")
 
 
 @pytest.mark.parametrize("name", ["~no-such-user/x", "~no-such-user/x.gguf", "x" * 5000])

@@ -123,7 +123,7 @@ def test_a_report_says_where_the_time_went_and_the_least(tmp_path):
 
 
 def test_the_phases_are_part_of_the_seconds_that_are_reported(tmp_path, monkeypatch):
-    """Judging the result comes after the report is closed."""
+    """Judging the dense model and the result is a phase too."""
     late, real, judged = [0.0], time.perf_counter, prune_to_module.losses
     monkeypatch.setattr(time, "perf_counter", lambda: real() + late[0])
 
@@ -136,5 +136,5 @@ def test_the_phases_are_part_of_the_seconds_that_are_reported(tmp_path, monkeypa
     model = Streamed(tmp_path / "parent", AutoConfig.from_pretrained(tmp_path / "parent"))
     saving = Saving(windows=tokens(2, 16, seed=1))
     report = prune_to(tmp_path / "out", model, Nothing(), tokens(8, 32), SETTINGS, saving=saving).report
-    assert 1000.0 < report.phases["evaluation"] < sum(report.phases.values()) < report.seconds < 2000.0
+    assert 2000.0 < report.phases["evaluation"] < sum(report.phases.values()) < report.seconds
     assert late == [2000.0]

@@ -66,6 +66,12 @@ def test_what_may_be_written(place, name, ours, overwrite, what, words):
     assert sorted(place.iterdir()) == before
 
 
+def test_a_folder_that_is_there_and_closed_is_not_to_be_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("comp_lib.system.outputs.os.access", lambda *_: False)
+    with pytest.raises(InputError, match="choose another folder"):
+        check_output(tmp_path / "new.png", our_picture)
+
+
 def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path, small_disk):
     path = tmp_path / "file"
     write_atomically(path, b"old")
