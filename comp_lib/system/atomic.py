@@ -9,6 +9,7 @@ absent. `tidy` puts such a folder back, and sweeps away what dead processes left
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import re
@@ -72,7 +73,10 @@ def staged(target: Path, overwrite: bool = True, strangers: Strangers = nobody) 
     except BaseException as error:
         tidy(target)
         if isinstance(error, OSError | SafetensorError):
-            got = f"{error}: make room or choose another place; what was there stays"
+            taken = isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY)
+            todo = "make room or choose another place"
+            todo = "another process has written there meanwhile, so choose another name" if taken else todo
+            got = f"{error}: {todo}; what was there stays"
             raise InputError(f"expected to write {target}, got {got}") from error
         raise
 
@@ -119,6 +123,10 @@ def fsync(path: Path) -> None:
 def _publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers) -> None:
     if partial.is_dir() and target.is_dir() and not any(target.iterdir()):
         target.rmdir()
+    if partial.is_file() and not overwrite:
+        _take_new_name(partial, target)
+        fsync(target.parent)
+        return
     if partial.is_file() or not overwrite or not target.exists():
         os.replace(partial, target)  # OSError if someone else has put files there meanwhile
         fsync(target.parent)
@@ -138,6 +146,18 @@ def _publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers)
         raise
     fsync(target.parent)  # only a new folder that is surely there replaces the old one
     shutil.rmtree(old)
+
+
+def _take_new_name(partial: Path, target: Path) -> None:
+    """Like a rename, which would replace a file that somebody else has put there meanwhile. Raises FileExistsError."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system where nothing has two names
+        os.replace(partial, target)
+    else:
+        partial.unlink()
 
 
 def _check_known(folder: Path, target: Path, strangers: Strangers) -> None:

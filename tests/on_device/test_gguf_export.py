@@ -247,6 +247,18 @@ def test_overwriting_replaces_gguf_files_and_nothing_else(saved, tmp_path):
     gguf.GGUFReader(tmp_path / "old.gguf")
 
 
+def test_a_file_that_came_meanwhile_stays(saved, tmp_path, monkeypatch):
+    folder, _ = saved()
+    target = tmp_path / "m.gguf"
+    settle = atomic._settle
+    monkeypatch.setattr(atomic, "_settle", lambda partial: (target.write_bytes(b"GGUF, theirs"), settle(partial)))
+    with pytest.raises(InputError, match="another process has written there meanwhile"):
+        export_gguf(folder, target)
+    assert target.read_bytes() == b"GGUF, theirs" and not hidden(tmp_path)
+    export_gguf(folder, target, overwrite=True)
+    assert target.stat().st_size > 1000
+
+
 def test_a_file_is_never_exported_onto_itself(saved, cache, tmp_path):
     file = export_gguf(saved()[0], tmp_path / "m.gguf")
     before = file.read_bytes()
