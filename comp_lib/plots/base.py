@@ -34,6 +34,8 @@ DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}  
 ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}  # of a legend
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}  # data can be anywhere
 # of names, from their points, in points of print: the first that is free is taken
+NEAR = 10  # points of print
+CLOSE = [(4, 5), (5, 0), (4, -5), (-4, 5), (-5, 0), (-4, -5), (1, 8), (1, -8), (8, 6), (-8, 6), (8, -6), (-8, -6)]
 PLACES = [(far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18))]
 LOSS = "increase of the loss over the\ndense model (nats per token)"
 DPI = 90
@@ -108,8 +110,16 @@ def note(axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, flo
     axes.annotate(text, point, offset, textcoords="offset points", **{"fontsize": 8} | looks)
 
 
-def name_points(axes: Axes, points: Mapping[str, tuple[float, float]], fontsize: int = 8) -> None:
-    """Names beside points, each at the first of PLACES (in points of print) where it covers no other and no point."""
+def name_points(
+    axes: Axes,
+    points: Mapping[str, tuple[float, float]],
+    fontsize: int = 8,
+    places: Sequence[tuple[float, float]] = PLACES,
+) -> None:
+    """Names beside points, each at the first of `places` where it covers no other name and no point.
+
+    A line leads from a name that is further away to its point.
+    """
     figure: Any = axes.figure
     looks: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": fontsize}
     texts = [axes.annotate(name, point, (0, 0), **looks) for name, point in points.items()]
@@ -121,14 +131,16 @@ def name_points(axes: Axes, points: Mapping[str, tuple[float, float]], fontsize:
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels]
     line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
     for (name, point), (x, y), (width, height) in zip(points.items(), pixels, sizes, strict=True):
-        for place in PLACES:
+        for place in places:
             right, up = (offset * figure.dpi / 72 for offset in place)
             left = x + right - (width if right < 0 else 0)
-            box = Bbox.from_bounds(left, y + up - height / 2, width, height).padded(3)  # the line needs room too
+            far = max(map(abs, place)) > NEAR  # then the line needs room too
+            box = Bbox.from_bounds(left, y + up - height / 2, width, height).padded(3 if far else 0)
             inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
             if inside and not any(box.overlaps(other) for other in taken):
                 break
-        axes.annotate(name, point, place, ha="right" if right < 0 else "left", arrowprops=line, **looks)
+        side = "right" if right < 0 else "left"
+        axes.annotate(name, point, place, ha=side, arrowprops=line if far else None, **looks)
         taken.append(box)
 
 

@@ -18,6 +18,7 @@ from ..importance.layer_study import LayerStudy, ranks
 from .base import (
     ABOVE,
     BLUE,
+    CLOSE,
     GREEN,
     GREY,
     ORANGE,
@@ -164,7 +165,8 @@ def plot_proxy(study: LayerStudy, correlation: float, marked: int) -> Picture:
     right.plot([1, layers], [1, layers], color=GREY, linewidth=1, linestyle="--", label="the same place by both")
     right.legend(loc="upper left", fontsize=8)
     right.set_ylim(0, 1.2 * layers)
-    name_points(right, {str(layer): point for layer, point in enumerate(zip(by, harmed, strict=True))}, fontsize=7)
+    named = {str(layer): point for layer, point in enumerate(zip(by, harmed, strict=True))}
+    name_points(right, named, fontsize=7, places=CLOSE)
     return figure.described(
         f"Two scatter plots of {layers} layers, block influence against loss increase. Spearman's rank correlation is "
         f"{correlation:.2f}. Layer {marked} is marked: place {by[marked]} by block influence, place {harmed[marked]} "
