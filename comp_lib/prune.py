@@ -25,7 +25,7 @@ from .families.protocol import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
-from .importance.layers import attentions_to_silence, layers_to_drop
+from .importance.layers import attentions_to_silence, check_count, layers_to_drop
 from .importance.widths import reference_losses, sensitivity
 from .plan import Plan
 from .prune_layer import HERE, Carrier, LayerPruner, PrunedLayer
@@ -175,12 +175,11 @@ def check_request(shape: Shape, settings: Settings) -> None:
     else:
         count = settings.layer_count(shape.layers)
         count = layers_needed(request) if count is None else count
-        if not 0 <= count < shape.layers:
-            raise InputError(f"expected 0 to {shape.layers - 1} layers to drop, got {settings.layers:g}: drop fewer")
-        if settings.attentions > (stay := shape.layers - count):
+        check_count(count, shape.layers)
+        if settings.attentions >= (stay := shape.layers - count):
             got = f"{settings.attentions}: leave out fewer"
             raise InputError(
-                f"expected at most {stay} attentions to leave out of the {stay} layers that stay, got {got}"
+                f"expected at most {stay - 1} attentions to leave out of the {stay} layers that stay, got {got}"
             )
         largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
         uniform_plan(replace(request, drop=largest[:count], silent=largest[count : count + settings.attentions]))

@@ -93,7 +93,9 @@ class Settings:
         for name in ("attentions", "multiple", "seed"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
-                raise InputError(f"expected {name} to be a whole number, got {value!r}: write it without a point")
+                raise InputError(
+                    f"expected {name} to be a whole number, got {value!r}: write one of 63 bits, without a point"
+                )
         check_ratio(self.ratio, self.of)
         for name, value, words in (
             ("recovery", self.recovery, RECOVERIES),

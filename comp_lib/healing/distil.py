@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import attention_step, embed, mlp_step, rotary, through, to_device
+from ..calibration.stream import LOGITS, attention_step, embed, mlp_step, rotary, through, to_device
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
@@ -34,7 +34,6 @@ from ..system import cache, hashes
 from ..system.machine import cache_folder
 
 TOKENS = 512  # on their way through the layers at once: what backpropagation has to remember grows with them
-LOGITS = 1 << 22  # numbers at once
 HELD = 8  # sequences that do not teach: on them the divergence is judged, before and after
 SAVED = 10  # steps after which the state is kept, for a run that is cut off
 WARM = 0.1  # of the steps, in which the rate grows; then it falls to 0 in a straight line

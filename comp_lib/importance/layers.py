@@ -151,6 +151,12 @@ def attentions_to_silence(
 LAYER_METRICS = ("block-influence", "loss", "greedy")
 
 
+def check_count(count: int, layers: int) -> None:
+    """Raises InputError unless `count` of so many layers can go."""
+    if not 0 <= count < layers:
+        raise InputError(f"expected 0 to {layers - 1} layers to drop, got {count}: ask for fewer")
+
+
 def layers_to_drop(
     name: str, model: Model, ids: Tensor, count: int, device: Device = "cpu", progress: Progress = no_progress
 ) -> tuple[list[int], Tensor]:
@@ -161,8 +167,7 @@ def layers_to_drop(
     if name not in LAYER_METRICS:
         raise InputError(f"expected a layer metric, got {name!r}: {nearest(name, LAYER_METRICS)}")
     layers = len(family_of(model).layers(model))
-    if not 0 <= count < layers:
-        raise InputError(f"expected 0 to {layers - 1} layers to drop, got {count}: ask for fewer")
+    check_count(count, layers)
     if name == "block-influence":
         importance = block_influence(model, ids, device, progress)
     else:

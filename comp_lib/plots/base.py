@@ -33,8 +33,7 @@ MARKERS = "osD^vPX*<>"
 DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}  # a reference to compare with
 ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}  # of a legend
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}  # data can be anywhere
-# of names, from their points, in points of print: the first that is free is taken
-NEAR = 10  # points of print
+NEAR = 10  # points of print, as the next two: of names from their points, of which the first that is free is taken
 CLOSE = [(4, 5), (5, 0), (4, -5), (-4, 5), (-5, 0), (-4, -5), (1, 8), (1, -8), (8, 6), (-8, 6), (8, -6), (-8, -6)]
 PLACES = [(far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18))]
 LOSS = "increase of the loss over the\ndense model (nats per token)"

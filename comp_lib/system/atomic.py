@@ -74,8 +74,8 @@ def staged(target: Path, overwrite: bool = True, strangers: Strangers = nobody) 
         tidy(target)
         if isinstance(error, OSError | SafetensorError):
             taken = isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY)
-            todo = "make room or choose another place"
-            todo = "another process has written there meanwhile, so choose another name" if taken else todo
+            meanwhile = "another process has written there meanwhile, so choose another name"
+            todo = meanwhile if taken else "make room or choose another place"
             got = f"{error}: {todo}; what was there stays"
             raise InputError(f"expected to write {target}, got {got}") from error
         raise
@@ -123,12 +123,9 @@ def fsync(path: Path) -> None:
 def _publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers) -> None:
     if partial.is_dir() and target.is_dir() and not any(target.iterdir()):
         target.rmdir()
-    if partial.is_file() and not overwrite:
-        _take_new_name(partial, target)
-        fsync(target.parent)
-        return
     if partial.is_file() or not overwrite or not target.exists():
-        os.replace(partial, target)  # OSError if someone else has put files there meanwhile
+        take = _take_new_name if partial.is_file() and not overwrite else os.replace
+        take(partial, target)  # OSError if someone else has put files there meanwhile
         fsync(target.parent)
         return
     _check_known(target, target, strangers)

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 PACKAGE = Path(__file__).parents[1]
 # What decides a result: everything but what draws, shows, compares or talks to the user.
 ROOMS = (
-    *("importance", "hybrid_granularity", "recovery", "statistics", "calibration", "families", "baselines", "models"),
+    "importance",
+    "hybrid_granularity",
+    "recovery",
+    "statistics",
+    "calibration",
+    "families",
+    "baselines",
+    "models",
     "system",
 )
 SAMPLE = 64  # values of each tensor that enter the fingerprint of a model

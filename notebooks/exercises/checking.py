@@ -31,7 +31,8 @@ def _plain(answer):
     if isinstance(answer, np.generic):
         return answer.item()
     if isinstance(answer, list | tuple):
-        return type(answer)(map(_plain, answer))
+        plain = [_plain(one) for one in answer]
+        return tuple(plain) if isinstance(answer, tuple) else plain  # PyTorch has tuples that no list makes
     return answer
 
 

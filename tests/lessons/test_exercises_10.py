@@ -50,12 +50,13 @@ MISTAKES = [
 ]
 
 
-def test_autograd_finds_the_gradient_too():
+def test_autograd_finds_the_gradient_too(capsys):
     def by_autograd(t, z, T):
         p, q = (logits.div(T).log_softmax(-1) for logits in (t, z))
         return torch.autograd.grad((p.exp() * (p - q)).sum(), z)[0]
 
     CHECKS["softened_gradient"](by_autograd)
+    assert "Right: (q - p) / T" in capsys.readouterr().out
 
 
 test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
