@@ -176,7 +176,7 @@ def check_request(shape: Shape, settings: Settings) -> None:
         count = settings.layer_count(shape.layers)
         count = layers_needed(request) if count is None else count
         check_count(count, shape.layers)
-        if settings.attentions >= (stay := shape.layers - count):
+        if settings.attentions > (stay := shape.layers - count):  # all of them: the plan says so itself
             got = f"{settings.attentions}: leave out fewer"
             raise InputError(
                 f"expected at most {stay - 1} attentions to leave out of the {stay} layers that stay, got {got}"
