@@ -1,11 +1,12 @@
 """The ablations of notebook 05: what each part of COMP is worth, on the real model.
 
-    python benchmarks/ablation.py [--out benchmarks/ablation.jsonl] [--seconds 3600]
+    python benchmarks/ablation.py [--model gemma3-270m] [--out benchmarks/ablation.jsonl] [--seconds 3600]
 
 One line of JSON for each run, written as it ends; a second call skips what is there. Calibration and evaluation are
 the project's own two texts; a row's seed draws the calibration windows. `increases` are the extra losses over the dense
 model on each evaluation window, nats per token, `increase` is their mean; `error` is the mean over the layers of what
-each MLP lost of its output's energy on the calibration text.
+each MLP lost of its output's energy on the calibration text. Of another model than the included one: one seed, and
+the parts that it has, into a file of its own.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ import torch
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.loss import Evaluation, evaluation_tokens, perplexity
+from comp_lib.families import family_of
+from comp_lib.families.protocol import Model
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
+from comp_lib.shape import Shape
 
 SEQUENCES, LENGTH = 16, 256
 WINDOWS, WINDOW = 12, 512
@@ -65,6 +69,23 @@ GRID: list[tuple[str, dict[str, Any], int]] = [
 ]
 
 
+def grid(model: Model, name: str) -> list[tuple[str, dict[str, Any], int]]:
+    """GRID; of another model than the included one what it has of it, under one seed.
+
+    That is: the aims of its family, as many KV groups as are kept and one more, whole layers in proportion to its own.
+    """
+    if name == EMBEDDED:
+        return GRID
+    shape, found = Shape.of(model), []
+    for part, changes, seed in GRID:
+        if changes.get("aim", "self") in family_of(model).aims and changes.get("kv_groups", 0) < shape.kv_groups[0]:
+            if count := changes.get("layers", 0):
+                fewer = round(count / 30 * shape.layers)
+                part, changes = part.replace(f"{count} layers", f"{fewer} of the layers"), {**changes, "layers": fewer}
+            found.append((part, changes, seed))
+    return [each for each in found if each[2] == SEEDS[0]]
+
+
 def row(model, dense: Evaluation, tokenizer, windows: torch.Tensor, name: str, changes: dict, seed: int) -> dict:
     """One run of the grid; `dense` is the unpruned model on the same windows."""
     settings = Settings(**{"ratio": 0.2, "multiple": 32, "seed": seed, **changes})
@@ -92,22 +113,26 @@ def row(model, dense: Evaluation, tokenizer, windows: torch.Tensor, name: str, c
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "ablation.jsonl")
+    parser.add_argument("--model", default=EMBEDDED)
+    parser.add_argument("--out", type=Path, help="default: benchmarks/ablation.jsonl, of another model ablation-MODEL")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no row after so long")
     arguments = parser.parse_args()
-    lines = arguments.out.read_text(encoding="utf-8").splitlines() if arguments.out.exists() else []
+    name = "ablation" if arguments.model == EMBEDDED else f"ablation-{arguments.model}"
+    out = arguments.out or Path(__file__).with_name(f"{name}.jsonl")
+    lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
     done = [(each["name"], each["changes"], each["seed"]) for each in map(json.loads, lines)]
-    left, started = [each for each in GRID if each not in done], time.perf_counter()
+    started = time.perf_counter()
+    model, tokenizer = load_model(arguments.model)
+    left = [each for each in grid(model, arguments.model) if each not in done]
     if not left:
         return
-    model, tokenizer = load_model(EMBEDDED)
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=WINDOW, sequences=WINDOWS)
     dense = perplexity(model, windows)
     for name, changes, seed in left:
         if time.perf_counter() - started > arguments.seconds:
             return
         result = row(model, dense, tokenizer, windows, name, changes, seed)
-        with arguments.out.open("a", encoding="utf-8") as file:
+        with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
         print(f"{name:28} seed {seed} {json.dumps(changes):60} {result['increase']:.4f} nats", flush=True)
 

@@ -1,6 +1,6 @@
 """Hybrids, measured: the same budget spent on layers, attentions, MLPs, KV groups and neurons in different ways.
 
-    python benchmarks/hybrids.py [--rows N]
+    python benchmarks/hybrids.py [--model gemma3-270m] [--rows N]
 
 Measures up to N of the plans that benchmarks/hybrids.json lacks, and keeps them there; lesson 03 draws them. One
 thing varies: where the budget goes. All plans are carried out on the same 8 x 128 tokens of all kinds of
@@ -10,7 +10,8 @@ are kept one by one. Layers go greedily by the loss on 4 x 64 tokens of calibrat
 by the same loss. The divergences by which widths are measured come from 12 x 128 tokens to fit and 4 x 128 to judge.
 
 Budgets are a share of the decoder's parameters, or of the time of a token as a line through the measurements of
-on_device.json (llama.cpp, f16) puts it.
+on_device.json (llama.cpp, f16) puts it. Another model than the included one has a file of its own, hybrids-MODEL.json,
+budgets of parameters only, and is refitted to each layer's own output where its family knows no other aim.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from comp_lib.calibration.text import KINDS
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.by_kind import kind_windows
 from comp_lib.evaluation.loss import perplexity
+from comp_lib.families import family_of
 from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
@@ -40,7 +42,7 @@ from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import loss_increase, step_loss_increase
 from comp_lib.importance.widths import HELD, Sensitivity, sensitivity
 from comp_lib.lessons.hybrid_granularity import named_plan, stored_sensitivity, water_filling_plan
-from comp_lib.models.load import load_model
+from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
@@ -48,23 +50,31 @@ from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shallow_copy
 from comp_lib.system.atomic import write_atomically
 
-FILE = Path(__file__).with_suffix(".json")
-MODEL, MULTIPLE, RATIOS = "smollm2-135m", 32, (0.2, 0.3, 0.5)
-SETTINGS = Settings(aim="dense", ridge=1.0)
+MULTIPLE, RATIOS = 32, (0.2, 0.3, 0.5)
+RIDGE = 1.0
 SEED = 0
-GREEDY = 18  # layers taken away one by one: enough to halve the time of a token
+GREEDY = 0.6  # of the layers are taken away one by one: enough to halve the time of a token
 REFIT = slice(0, 8)  # sequences to which all plans are refitted
 SHORT = slice(0, 4), slice(0, 64)  # sequences and tokens that judge whole layers
 
 
+def file_of(model: str) -> Path:
+    return Path(__file__).with_name("hybrids.json" if model == EMBEDDED else f"hybrids-{model}.json")
+
+
 def keep(found: dict[str, Any]) -> None:
-    """Into the file: a line for each list of numbers and for each row."""
+    """Into its file: a line for each list of numbers and for each row."""
     lines = []
     for name, value in found.items():
         nested = value and isinstance(value, list) and isinstance(value[0], list | dict)
         rows = ",\n  ".join(map(json.dumps, value)) if nested else ""
         lines.append(f' "{name}": ' + (f"[\n  {rows}\n ]" if nested else json.dumps(value)))
-    write_atomically(FILE, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    write_atomically(file_of(found["model"]), ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def aim_of(model: Model) -> str:
+    """Of the refit: the dense stream where the family can aim at it."""
+    return "dense" if "dense" in family_of(model).aims else "self"
 
 
 def tokens(tokenizer: Any) -> tuple[Tensor, Tensor]:
@@ -82,7 +92,7 @@ def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:
     """
     alone = loss_increase(model, ids).tolist()
     whole, order, last = perplexity(model, ids).loss, list[int](), dict(enumerate(alone))
-    while len(order) < GREEDY:
+    while len(order) < round(GREEDY * len(alone)):
         fresh: set[int] = set() if order else set(last)
         while (first := min(last, key=last.__getitem__)) not in fresh:
             small, gone = shallow_copy(model), {*order, first}
@@ -94,7 +104,7 @@ def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:
     return order, alone
 
 
-def look(model: Model, ids: Tensor, windows: Tensor) -> dict[str, Any]:
+def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any]:
     """What all plans rest on."""
     shape, short = Shape.of(model), ids[SHORT]
     lost = shape.neurons[0] - uniform_plan(PlanRequest(shape, RATIOS[0], multiple=MULTIPLE)).neurons[0]
@@ -104,12 +114,13 @@ def look(model: Model, ids: Tensor, windows: Tensor) -> dict[str, Any]:
     sums = (minds.errors(layer, shape.neurons[layer])[list(steps)] for layer in range(shape.layers))
     order, alone = greedy(model, short)
     return {
-        "model": MODEL,
+        "model": name,
         "seed": SEED,
-        "ridge": SETTINGS.ridge,
+        "ridge": RIDGE,
+        "aim": aim_of(model),
         "multiple": MULTIPLE,
         "dense": list(perplexity(model, windows).losses),
-        "line": list(astuple(line(shape))),
+        "line": list(astuple(line(shape))) if name == EMBEDDED else [],
         "gone": lost,
         "kl": minds.harm.tolist(),
         "greedy": order,
@@ -160,7 +171,7 @@ def timed_plan(shape: Shape, name: str) -> Plan:
 def line(shape: Shape) -> SpeedLine:
     """Least squares through the stored measurements, of models with layers or neurons gone."""
     rows, times = [], []
-    for each in json.loads((FILE.parent / "on_device.json").read_text("utf-8"))["speed"]["f16"]["models"]:
+    for each in json.loads(Path(__file__).with_name("on_device.json").read_text("utf-8"))["speed"]["f16"]["models"]:
         plan = timed_plan(shape, each["name"])
         rows.append((1, len(plan.layers), sum(plan.neurons)))
         times.append(1000 / np.median(each["decode"]))
@@ -174,8 +185,9 @@ def cases(shape: Shape, found: dict[str, Any]) -> Iterator[Case]:
     yield from first
     for each in others:
         yield from each[:4]
-    speed, full = SpeedLine(*found["line"]), shape.neurons[0]
-    for ratio in RATIOS:
+    full = shape.neurons[0]
+    for ratio in RATIOS if found["line"] else ():
+        speed = SpeedLine(*found["line"])
         for name, count in (("neurons, uniform", 0), ("few layers, uniform", some(shape, ratio))):
             width = speed.narrowed(shape, shape.layers - count, ratio)
             if 10 * width >= full:
@@ -193,24 +205,26 @@ def some(shape: Shape, ratio: float) -> int:
 
 
 def as_plan(shape: Shape, drop: Sequence[int], width: int, ratio: float = 0.0001) -> Plan:
-    request = PlanRequest(shape, ratio, drop=drop, multiple=MULTIPLE, parent=MODEL)
+    request = PlanRequest(shape, ratio, drop=drop, multiple=MULTIPLE)
     return request.plan((width,) * len(request.layers))
 
 
 def by_parameters(shape: Shape, found: dict[str, Any], ratio: float, minds: Sensitivity) -> Iterator[Case]:
     """The plans for one share of the decoder's parameters."""
-    request = partial(PlanRequest, shape, ratio, multiple=MULTIPLE, parent=MODEL)
+    request = partial(PlanRequest, shape, ratio, multiple=MULTIPLE)
     case = partial(Case, budget="parameters", ratio=ratio)
     few, many = some(shape, ratio), round(ratio * shape.layers)
     yield case("neurons, uniform", plan=uniform_plan(request()))
     only = as_plan(shape, found["greedy"][:many], shape.neurons[0], ratio)
-    yield case("layers only, refitted", plan=only)
+    if found.get("aim", "dense") == "dense":  # a layer's own output asks nothing of layers that lose none of it
+        yield case("layers only, refitted", plan=only)
     yield case("few layers, uniform", plan=uniform_plan(request(drop=found["greedy"][:few])))
     yield case("neurons, measured", plan=measured_plan(request(), minds))
     yield case("neurons, paper", plan=paper_plan(request(), found["harm"]))
     yield case("neurons, water-filling", plan=water_filling_plan(request(), minds))
     yield case("layers only", plan=only, refit=False)
-    yield case("KV groups, uniform", plan=uniform_plan(request(kv_groups=shape.kv_groups[0] - 1)))
+    if shape.kv_groups[0] > 1:
+        yield case("KV groups, uniform", plan=uniform_plan(request(kv_groups=shape.kv_groups[0] - 1)))
     for which, count in (("attention", round(ratio * shape.layers)), ("mlp", None)):
         each = shape.kv_groups[0] * shape.group_parameters + shape.hidden  # its norm goes along
         each = each if which == "attention" else shape.layer(0) - each
@@ -233,7 +247,7 @@ def by_parameters(shape: Shape, found: dict[str, Any], ratio: float, minds: Sens
 def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, windows: Tensor) -> dict[str, Any]:
     shape = Shape.of(model)
     plan = named_plan(case.plan, found["order"], shape)
-    settings = SETTINGS if case.refit else Settings(aim="self", ridge=SETTINGS.ridge)
+    settings = Settings(aim=aim_of(model) if case.refit else "self", ridge=RIDGE)
     done = prune(model, ids, settings, plan=plan)
     steps = zip(plan.layers, plan.neurons, plan.kv_groups, strict=True)
     row = {
@@ -253,15 +267,17 @@ def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, window
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--rows", type=int, default=1000, help="most rows to measure in this run")
     parser.add_argument("--minutes", type=float, default=10.0, help="after which no other row is begun")
     arguments, started = parser.parse_args(), time.monotonic()
-    model, tokenizer = load_model(MODEL)
+    model, tokenizer = load_model(arguments.model)
+    file = file_of(arguments.model)
     ids, windows = tokens(tokenizer)
     with torch.no_grad():
-        if not FILE.exists():
-            keep(look(model, ids, windows))
-        found = json.loads(FILE.read_text("utf-8"))
+        if not file.exists():
+            keep(look(model, arguments.model, ids, windows))
+        found = json.loads(file.read_text("utf-8"))
         there = {(row["name"], row["budget"], row["ratio"]) for row in found["rows"]}
         missing = [one for one in cases(Shape.of(model), found) if (one.name, one.budget, one.ratio) not in there]
         for one in missing[: arguments.rows]:

@@ -12,7 +12,7 @@ from rich.text import Text
 from typer import Context, Option
 
 from ..system.atomic import write_atomically
-from ..system.outputs import check_output, our_json
+from ..system.outputs import check_output, nobodys, our_json
 from .console import ProgressBars, check_length, check_picture, out, show, table
 from .options import (
     Device,
@@ -91,6 +91,7 @@ def plan(model: Model, options: PlanOptions) -> None:
     """Plan for a share of MODEL's time on this machine: how many layers, how wide, by a few trials."""
     from ..calibration.tokens import calibration_tokens
     from ..models.load import load_model
+    from ..models.save import PLAN_FILE
     from ..on_device.latency import parse_budget, timed_plan
     from ..plan import Plan
     from ..settings import Settings
@@ -101,7 +102,8 @@ def plan(model: Model, options: PlanOptions) -> None:
     settings = Settings(**{name: told[name] for name in ("layer_metric", "multiple", "seed", "device")})
     settings.check()
     if options.file is not None:
-        check_output(options.file, our_json(Plan.__dataclass_fields__), options.overwrite)
+        plan_of_model = options.file.name == PLAN_FILE  # a pruned model's own says what it is
+        check_output(options.file, nobodys if plan_of_model else our_json(Plan.__dataclass_fields__), options.overwrite)
     loaded, tokenizer = load_model(model, options.dtype)
     check_length(loaded, options.length)
     text = {name: told[name] for name in ("sequences", "length", "seed")}

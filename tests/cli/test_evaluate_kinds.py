@@ -113,6 +113,8 @@ def test_a_figure_is_written(parent, other, tmp_path):
         (["--figure", "kinds.jpg"], [".png", "kinds.jpg", "another name"]),
         (["--figure", "a.png", "--text", "evaluation"], ["--text evaluation", "leave one out"]),
         (["--figure", "a.png", "--tasks", "offline"], ["--tasks", "leave one out"]),
+        (["--tasks", "offline", "--sequences", "2"], ["--sequences", "got 2 with --tasks", "leave one out"]),
+        (["--tasks", "offline", "--text", "evaluation"], ["--text", "got evaluation with --tasks", "leave one out"]),
         (["--text", "kind"], ["kind", "no such file"]),
         (["--sequences", "0"], ["--sequences", "got 0"]),
         (["--length", "1"], ["--length", "got 1"]),

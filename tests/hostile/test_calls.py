@@ -6,6 +6,7 @@ braces for what `place` has prepared.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from command import refused, run
 
 from comp_lib.on_device.gguf_export import export_gguf
+from comp_lib.plan import Plan
 
 CALLS = {  # the least that each command needs
     "prune": "prune {model} --out {tmp}/out --sequences 4 --length 32 --multiple 4 --evaluate none",
@@ -132,6 +134,7 @@ ROWS = [
     ("export", "--gguf {model}/model.safetensors --overwrite", "a GGUF file to overwrite"),
     ("export", "--gguf {tmp}/pipe --overwrite", "an ordinary file"),
     ("plan", "--out {tmp}/letter.json", "--overwrite"),
+    ("plan", "--out {tmp}/comp_plan.json", "--overwrite"),
     ("plan", "--out {tmp}/pipe --overwrite", "an ordinary file"),
     ("benchmark", "--json {tmp}/letter.json", "--overwrite"),
     ("benchmark", "--figure {tmp}/theirs.png", "--overwrite"),
@@ -312,6 +315,7 @@ def place(tmp_path, parent, gguf, monkeypatch):
     (tmp_path / "notes[" / "red].txt").write_text("A few words.")
     (tmp_path / "latin.txt").write_bytes("Café. ".encode("latin-1") * 1000)
     (tmp_path / "letter.json").write_text('"Dear ..."')
+    (tmp_path / "comp_plan.json").write_text(json.dumps(dict.fromkeys(Plan.__dataclass_fields__)))
     (tmp_path / "theirs.png").write_bytes(b"\x89PNG, but not ours")
     os.mkfifo(tmp_path / "pipe")
     for folder, name in (("taken.partial", "notes.txt"), ("theirs", "table.md"), ("theirs", "pruned.png")):
