@@ -86,7 +86,7 @@ def sweep(
     input that goes; memory: one copy of each argument.
     """
     inverse = ExplicitInverse(inverse.clone(), block) if isinstance(inverse, Tensor) else inverse
-    original, weights = weights, weights.clone()
+    original, weights = weights, weights.clone(memory_format=torch.contiguous_format)  # norms of rows, in each round
     inputs, outputs = weights.shape
     alive = torch.ones(inputs // block, dtype=torch.bool, device=weights.device)
     first = scores_of(inverse.blocks, weights)

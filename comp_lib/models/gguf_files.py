@@ -66,17 +66,18 @@ def open_gguf(path: str | Path) -> gguf.GGUFReader:
 
 @contextmanager
 def parsed_once() -> Iterator[None]:
-    """Whoever makes a reader of the same file in the block, transformers too, gets the same one.
+    """Whoever makes a reader of the same file in the block, or the names of one architecture, gets the same ones.
 
-    Parsing the header takes seconds of Python, and transformers does it for the config, the tokenizer and the weights.
+    Parsing the header takes seconds of Python, and transformers does it for the config, the tokenizer and the weights;
+    it makes the map of names anew for each module.
     """
-    with PARSING:  # the name is that of the whole process: of two threads, the second waits
-        reader = gguf.GGUFReader
-        setattr(gguf, "GGUFReader", functools.cache(reader))  # noqa: B010  (a name of a module, which is no variable)
+    with PARSING:  # the names are those of the whole process: of two threads, the second waits
+        before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+        vars(gguf).update({name: functools.cache(made) for name, made in before.items()})
         try:
             yield
         finally:
-            setattr(gguf, "GGUFReader", reader)  # noqa: B010
+            vars(gguf).update(before)
 
 
 @parsed_once()

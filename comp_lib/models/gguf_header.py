@@ -50,17 +50,20 @@ class _Walk:
         return self.content[start : self.at].decode("utf-8")  # UnicodeDecodeError is a ValueError
 
 
-def check_header(path: Path) -> None:
-    """Raises InputError unless the header of the GGUF file `path` can be read, and every tensor in it is there."""
+def check_header(path: Path) -> int:
+    """How many numbers the tensors of the GGUF file `path` have in all.
+
+    Raises InputError unless the header can be read, and every tensor in it is there.
+    """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            _check(_Walk(content))
+            return _check(_Walk(content))
     except (ValueError, OSError) as error:  # ValueError too for an empty file
         got = f"{path}, which is damaged or ends too early ({error}); fetch or write it again"
         raise InputError(f"expected a complete GGUF file, got {got}") from error
 
 
-def _check(walk: _Walk) -> None:
+def _check(walk: _Walk) -> int:
     walk.skip(4)
     if walk.content[:4] != b"GGUF" or walk.whole("I", 1 << 32, "") not in VERSIONS:
         raise ValueError("another beginning than that of GGUF, version 2 or 3")
@@ -75,9 +78,10 @@ def _check(walk: _Walk) -> None:
             alignment = struct.unpack_from("<I", walk.content, start)[0]
     if alignment not in {1 << power for power in range(3, 17)}:
         raise ValueError(f"an alignment of {alignment}")
-    ends = [_tensor(walk) for _ in range(tensors)]
+    found = [_tensor(walk) for _ in range(tensors)]
     walk.skip(-walk.at % alignment)
-    walk.skip(max(ends, default=0))
+    walk.skip(max((end for end, _ in found), default=0))
+    return sum(numbers for _, numbers in found)
 
 
 def _value(walk: _Walk, kind: int, most: int) -> int:
@@ -99,8 +103,8 @@ def _value(walk: _Walk, kind: int, most: int) -> int:
     return 1
 
 
-def _tensor(walk: _Walk) -> int:
-    """Step over what is said of a tensor; returns where it ends, counted from the first byte of all tensors."""
+def _tensor(walk: _Walk) -> tuple[int, int]:
+    """Step over what is said of a tensor: where it ends, from the first byte of all tensors, and its numbers."""
     name, axes = walk.text(), walk.whole("I", DIMENSIONS, "dimensions")
     shape = [walk.whole("Q", 1 << 40, "numbers in a row") for _ in range(axes)]
     kind, start = walk.whole("I", 1 << 16, "as a type"), walk.whole("Q", len(walk.content), "as first byte")
@@ -109,4 +113,4 @@ def _tensor(walk: _Walk) -> int:
     block, size = TYPES[kind]
     if shape[0] % block:
         raise ValueError(f"{name[:60]} with rows of {shape[0]}, which are no blocks of {block}")
-    return start + prod(shape) // block * size
+    return start + prod(shape) // block * size, prod(shape)

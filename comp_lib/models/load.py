@@ -28,7 +28,8 @@ from ..system.machine import available_device, free_memory
 from ..system.untrusted import short
 from . import per_layer_llama  # noqa: F401  registers comp_llama with the Auto classes
 from .door import check_folder, check_tied
-from .gguf_files import convert_gguf, converted, is_gguf, open_gguf
+from .gguf_files import convert_gguf, converted, is_gguf
+from .gguf_header import check_header
 from .reading import EMBEDDED as EMBEDDED
 from .reading import check_finite, read, read_config, read_generation, read_tokenizer, read_weights
 from .skeleton import skeleton
@@ -104,7 +105,7 @@ def count_parameters(name: str) -> int:
         file = wheel_gguf(name)
         name = str(converted(file) or file)
     if is_gguf(name):
-        return sum(int(tensor.n_elements) for tensor in open_gguf(name).tensors)
+        return check_header(Path(name).expanduser())
     parameters: int = skeleton(read_config(str(locate(name)[0]))).num_parameters()
     return parameters
 

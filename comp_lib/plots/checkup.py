@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .base import (
     ABOVE,
@@ -160,6 +160,7 @@ def plot_cost_frame(frame: pd.DataFrame, allowed: float | None = None) -> Pictur
     if allowed is not None:
         axes.axhline(allowed, **DASHED, label="allowed")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))  # as many digits as tell the ticks apart
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # which may be many
     axes.margins(x=0.08)
     axes.legend(ncols=3, **ABOVE)
     return figure.described("Lines of the loss added, with 95% intervals, on the mean of the kinds: ", words)

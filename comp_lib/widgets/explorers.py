@@ -133,7 +133,7 @@ class NeuronExplorer(Explorer):
         self.layer = SelectionSlider(options=sorted(self._neurons), value=first, **shared("layer"))
         self.metric = Dropdown(options=CHOICES, **shared("choose by"))
         self.share = IntSlider(20, 0, int(100 * FURTHEST), **shared("remove (%)"))
-        self.place = IntSlider(1, 1, len(self._neurons[first]), **shared("neuron, cheapest first"))
+        self.place = IntSlider(1, 1, len(self._neurons[first]), **shared("place by cost"))
         super().__init__([(self.layer, self.metric), (self.share, self.place)], image_height=450, height=620)
 
     def removed(self, metric: str | None = None) -> NDArray[np.bool_]:

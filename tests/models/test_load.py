@@ -460,12 +460,15 @@ def test_a_gguf_file_is_converted_once_by_content(cache, gguf_file, monkeypatch)
     assert [path.name[:5] for path in cache.iterdir()] == ["gguf-"]  # and nothing half done beside it
 
 
-def test_the_header_of_a_gguf_file_is_parsed_once(cache, gguf_file, monkeypatch):
+def test_the_header_of_a_gguf_file_is_parsed_once_and_its_names_mapped_once(cache, gguf_file, monkeypatch):
     reader, parsed = gguf.GGUFReader, []
     build = reader.__init__
     monkeypatch.setattr(reader, "__init__", lambda self, path: parsed.append(path) or build(self, path))
+    names, mapped = gguf.get_tensor_name_map, []
+    monkeypatch.setattr(gguf, "get_tensor_name_map", lambda *asked: mapped.append(asked) or names(*asked))
     load_model(gguf_file)
     assert parsed == [str(gguf_file)] and gguf.GGUFReader is reader
+    assert len(mapped) == len(set(mapped)) > 0
 
 
 def test_a_conversion_is_saved_in_shards(cache, gguf_file, monkeypatch):
