@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..statistics.solve import ExplicitInverse, Inverse, diagonal_blocks
+from ..statistics.solve import ExplicitInverse, Inverse, diagonal_blocks, spd_inverse
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ def sweep(
     """
     inverse = ExplicitInverse(inverse.clone(), block) if isinstance(inverse, Tensor) else inverse
     original, weights = weights, weights.clone(memory_format=torch.contiguous_format)  # norms of rows, in each round
-    inputs, outputs = weights.shape
-    alive = torch.ones(inputs // block, dtype=torch.bool, device=weights.device)
+    alive = torch.ones(len(weights) // block, dtype=torch.bool, device=weights.device)
     first = scores_of(inverse.blocks, weights)
     scores, total = first, 0.0
     order: list[int] = []
@@ -97,12 +96,12 @@ def sweep(
         worst = torch.topk(scores.masked_fill(~alive, torch.inf), min(per_round, remove - len(order)), largest=False)
         chosen = worst.indices
         rows = (chosen[:, None] * block + torch.arange(block, device=chosen.device)).flatten()  # inputs that go
-        own = inverse.rows(rows)  # P_R (r, n)
-        solved = torch.linalg.solve(own[:, rows], torch.cat([own, weights[rows]], 1))
-        down, shift = solved.split([inputs, outputs], 1)  # (P_RR)^-1 P_R: and (P_RR)^-1 V_R
-        total += float((weights[rows] * shift).sum())
-        inverse.remove(rows, own, down)
-        weights.addmm_(own.T.to(weights), shift.to(weights), alpha=-1.0)
+        own, theirs = inverse.rows(rows), weights[rows]  # P_R (r, n), V_R (r, m)
+        inner, _ = spd_inverse(own[:, rows])  # (P_RR)^-1, small: the rest are products
+        shift = inner @ theirs.to(inner)  # (P_RR)^-1 V_R
+        total += float((theirs * shift).sum())
+        inverse.remove(rows, own, inner @ own)
+        weights.addmm_(own.to(weights).T, shift.to(weights), alpha=-1.0)
         weights[rows] = 0.0
         alive[chosen] = False
         order.extend(chosen.tolist())
