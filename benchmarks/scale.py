@@ -5,9 +5,9 @@
 
 SHAPE is 7b (LLaMA-2-7B's), 3b, 1b, or 135m (the real model); --layers gives the first three another depth. The
 checkpoint has random bfloat16 weights, written layer by layer into --work, if there is room, and removed afterwards.
-The measured process does nothing but prune, in float32, and saves bfloat16; its peak is the most resident memory that
-it ever had. Each call prints its row and keeps it in --out. `computed` is LLM-Pruner's least need on the shape: weights
-and gradients in float32.
+The measured process does nothing but prune, in float32 (or --dtype), and saves bfloat16; its peak is the most resident
+memory that it ever had. Each call prints its row and keeps it in --out. `computed` is LLM-Pruner's least need on the
+shape: weights and gradients in float32.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def measured(job: dict) -> dict:
     imports = psutil.Process().memory_info().rss
     started = time.perf_counter()
     if how == "files":
-        model = Streamed(folder, config)
+        model = Streamed(folder, config, getattr(torch, job["dtype"]))
         dtype = torch.float32 if real else torch.bfloat16
 
         def progress(what, done, total, report=None):
@@ -182,7 +182,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build"), help="where checkpoints are made and removed")
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--out", type=Path, default=HERE / "scale.json")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the layers and states")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/scale.json, or bfloat16.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -194,6 +195,8 @@ def main() -> None:
         f"python benchmarks/scale.py {arguments.shape} --how {arguments.how} --sequences {arguments.sequences} "
         f"--length {arguments.length}" + (f" --layers {arguments.layers}" if arguments.layers else "")
     )
+    command += f" --dtype {arguments.dtype}" if arguments.dtype != "float32" else ""
+    out = arguments.out or HERE / ("scale.json" if arguments.dtype == "float32" else f"{arguments.dtype}.json")
     work = arguments.work.resolve() / "scale"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -202,6 +205,7 @@ def main() -> None:
         "how": arguments.how,
         "sequences": arguments.sequences,
         "length": arguments.length,
+        "dtype": arguments.dtype,
         "folder": str(work / "dense"),
         "out": str(work / "small"),
     }
@@ -223,9 +227,9 @@ def main() -> None:
         **row,
         "llm_pruner_megabytes_computed": round(computed, 1),
     }
-    rows = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else []
+    rows = json.loads(out.read_text(encoding="utf-8")) if out.exists() else []
     rows = replaced(rows, row, ("shape", "how", "layers", "tokens"))
-    arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(rows)))
 
 
