@@ -31,9 +31,12 @@ RECOVERIES = ("least-squares", "mask", "bias", "none")
 WIDTHS = ("uniform", "per-layer", "measured")
 
 
-def default_recovery(method: str) -> str:
-    """What the makers of a method do after the cut (LLM-Pruner fine-tunes, which no method here may)."""
-    return {"comp": "least-squares", "flap": "bias"}.get(method, "none")
+def default_recovery(method: str, biases: bool = True) -> str:
+    """What the makers of a method do after the cut (LLM-Pruner fine-tunes, which no method here may).
+
+    biases: whether the model's family has room for them; without, FLAP goes without.
+    """
+    return {"comp": "least-squares", "flap": "bias" if biases else "none"}.get(method, "none")
 
 
 # What to set for a whole recipe: one width for all, which any runtime loads; the best known here, whatever it costs;

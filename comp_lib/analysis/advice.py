@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..families import family_of
 from ..settings import default_recovery
 from .checkup import Checkup
 from .columns import ALL
@@ -96,7 +97,7 @@ def _none_of(plans: int) -> str:
 def command(checkup: Checkup, row: dict[str, Any]) -> str:
     """What carries out the plan of a row of `costs`, in a shell."""
     way = row["way"]
-    told = WAYS.get(way, {"method": way, "recovery": default_recovery(way)})
+    told = WAYS.get(way, {"method": way, "recovery": default_recovery(way, bool(family_of(checkup.model).bias_fields))})
     how = PRESET.get(way) or f"--method {told['method']} --recovery {told['recovery']}"
     words = ["comp-lib prune", shlex.quote(checkup.parameters.model), "--out", shlex.quote(f"{checkup.name}-pruned")]
     return " ".join([*words, f"--ratio {row['ratio']:g}", how, f"--multiple {checkup.multiple}"])

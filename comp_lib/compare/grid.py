@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from ..calibration.text import TEXTS, load_text
 from ..calibration.tokens import SELF, calibration_tokens, check_source, renamed, writes
 from ..errors import InputError
 from ..evaluation.by_kind import windows_of
-from ..models.load import load_model
+from ..families import family_called
+from ..models.load import load_model, open_model
 from ..models.wheels import WHEELS
 from ..prune import check_request
 from ..report import Progress, no_progress
@@ -72,11 +74,18 @@ class Grid(Common):
         common: dict[str, Any] = {name: getattr(self, name) for name in Common.__dataclass_fields__}
         for seed, sequences, ratio, method in dict.fromkeys(grid):
             recovery = self.recovery or default_recovery(method)
+            if recovery == "bias" and self.recovery is None:
+                recovery = default_recovery(method, self._biases)
             settings = replace(self.settings, ratio=ratio, method=method, recovery=recovery, seed=seed)
             yield Run(sequences=sequences, **common | {"settings": settings})
 
+    @cached_property
+    def _biases(self) -> bool:
+        """Whether the model's family has room for biases. Raises InputError for a model that is not there."""
+        return bool(family_called(open_model(self.model)[1].model_type).bias_fields)
+
     def check(self) -> None:
-        """Raises InputError, by name, for all that can be told without the model."""
+        """Raises InputError, by name, for all that can be told without the model's weights."""
         for name, values in (("ratio", self.ratios), ("method", self.methods), ("number of sequences", self.sequences)):
             if not values:
                 raise InputError(f"expected at least one {name}, got an empty list: name some, separated by commas")

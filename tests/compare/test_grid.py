@@ -21,7 +21,9 @@ import psutil
 import pytest
 import torch
 from typer.testing import CliRunner
+from variants import build
 
+from comp_lib.analysis.cost_frame import settings_for
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.cli.app import app
@@ -47,6 +49,18 @@ def grid(parent):
     return Grid(
         str(parent), (0.2,), ("comp", "random"), 1, (3,), length=24, windows=3, window=40, settings=Settings(multiple=4)
     )
+
+
+def test_flap_goes_without_a_bias_where_the_family_has_no_room_for_one(grid, tokenizer, tmp_path):
+    build("gemma3").save_pretrained(tmp_path / "gemma")
+    tokenizer.save_pretrained(tmp_path / "gemma")
+    asked = replace(grid, methods=("comp", "flap"))
+    gemma = replace(asked, model=str(tmp_path / "gemma"))
+    assert [run.settings.recovery for run in asked.runs()] == ["least-squares", "bias"]
+    assert [run.settings.recovery for run in gemma.runs()] == ["least-squares", "none"]
+    assert {run.settings.recovery for run in replace(gemma, recovery="bias").runs()} == {"bias"}  # as asked
+    assert settings_for(build("gemma3"), "flap", 0.2, 4).recovery == "none"
+    assert settings_for(build("gqa"), "flap", 0.2, 4).recovery == "bias"
 
 
 def command(*arguments):
