@@ -23,6 +23,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,9 +238,8 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     card = {"card": torch.cuda.get_device_name(arguments.device), "torch": torch.__version__}
-    work, rows = arguments.work.resolve() / "gpu", []
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    work, rows = Path(tempfile.mkdtemp(prefix="gpu-", dir=arguments.work.resolve())), []
     try:
         make(work / SHAPE, replace(SIZES[SHAPE], layers=arguments.layers))
         for shape in (REAL, SHAPE):

@@ -237,7 +237,7 @@ def short() -> str:
     multiple = next(iter(first.values()))[0]["settings"]["multiple"]
     lines = [
         "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better.",
-        f"{MULTIPLES.format(multiple).capitalize()}. For {EMBEDDED} the rows of COMP are the presets `best` and `stock`;",
+        f"{MULTIPLES.format(multiple).capitalize()}. For {EMBEDDED} rows of COMP are the presets `best` and `stock`;",
         f"{SECOND} was measured in memory, with each layer's own output as the aim: only its row of one width can be",
         "saved ([families](docs/families.md)). Intervals are in [RESULTS](benchmarks/RESULTS.md#every-kind-of-text);",
         f"on WikiText these overlap, so that nothing can be said: {'; '.join(_alike(first) + _alike(second))}.",

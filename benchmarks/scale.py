@@ -17,6 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,9 +198,8 @@ def main() -> None:
     )
     command += f" --dtype {arguments.dtype}" if arguments.dtype != "float32" else ""
     out = arguments.out or HERE / ("scale.json" if arguments.dtype == "float32" else f"{arguments.dtype}.json")
-    work = arguments.work.resolve() / "scale"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="scale-", dir=arguments.work.resolve()))
     job = {
         "shape": arguments.shape,
         "how": arguments.how,

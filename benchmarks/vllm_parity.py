@@ -59,9 +59,10 @@ def main() -> None:
     folders = {kind: made(kind, options) for kind in KINDS}
     known = json.loads(options.keep.read_text("utf-8")) if options.keep.exists() else {"rows": []}
     for kind, folder in folders.items():
-        if any(row["kind"] == kind for row in known["rows"]):
+        asked = {"kind": kind, "model": options.model, "multiple": options.multiple}
+        if any(asked.items() <= row.items() for row in known["rows"]):
             continue
-        row = {"kind": kind, **compared(folder, answers(python, kind, folder, options.work))}
+        row = {**asked, **compared(folder, answers(python, kind, folder, options.work))}
         known = {"versions": versions(python), "rows": [*known["rows"], row]}
         options.keep.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
         print(json.dumps({name: value for name, value in row.items() if name != "parted"}), flush=True)
@@ -86,12 +87,13 @@ def made(kind: str, options: argparse.Namespace) -> Path:
 
     if kind == "dense":
         return locate(options.model)[0]
-    folder = options.work / kind
+    place = f"{Path(options.model).name}-{options.multiple}"
+    folder = options.work / f"{place}-{kind}"
     if not folder.exists():
         how, started = KINDS[kind][0], time.perf_counter()
         call = ["prune", options.model, "--out", folder, *SHARED, "--multiple", options.multiple, *how]
         if kind == "exported":
-            call = ["export", options.work / "per-layer", *how, "--out", folder]
+            call = ["export", options.work / f"{place}-per-layer", *how, "--out", folder]
         subprocess.run([sys.executable, "-m", "comp_lib", *call], check=True)
         print(f"{kind} made in {time.perf_counter() - started:.0f} s", flush=True)
     return folder

@@ -42,7 +42,8 @@ class Trial:
 def layer_counts(shape: Shape, settings: Settings, trials: int) -> tuple[int, ...]:
     """Numbers of layers to try, evenly spread, ascending: from the fewest that the ratio needs to all of the ratio."""
     least = layers_needed(settings.request(shape))
-    most = max(least, round(settings.ratio * shape.layers))
+    room = shape.layers - 1 - settings.attentions  # some layer stays, and those that lose their attention do
+    most = max(least, min(room, round(settings.ratio * shape.layers)))
     return tuple(least + index for index in spread(most - least + 1, trials))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 CELL_TIMEOUT = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["CELL_TIMEOUT"]  # seconds
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
         started = time.perf_counter()
         try:
             store(path, run=not options.clean)
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             failed.append(path)
             print(f"{path}: FAILED, left as it was\n{error}", file=sys.stderr)
         else:

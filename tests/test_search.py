@@ -34,6 +34,12 @@ def test_from_the_fewest_layers_to_all_of_the_ratio(model, trials, ratio, counts
     assert layer_counts(Shape.of(model), replace(SETTINGS, ratio=ratio), trials) == counts
 
 
+def test_some_layer_always_stays_with_its_attention(model):
+    most = replace(SETTINGS, ratio=0.92)
+    assert max(layer_counts(Shape.of(model), most, 4)) == LAYERS - 1
+    assert max(layer_counts(Shape.of(model), replace(SETTINGS, ratio=0.5, attentions=4), 4)) == 1
+
+
 @torch.inference_mode()
 def divergence(model, small, ids):
     p, q = (one(input_ids=ids).logits[:, :-1].double().log_softmax(-1) for one in (model, small))

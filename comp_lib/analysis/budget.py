@@ -20,6 +20,7 @@ from ..families import family_of
 from ..families.protocol import Device, Model
 from ..shape import Shape
 from ..statistics.solve import spd_inverse
+from ..system.machine import finish
 from .one_pass import POINTS
 
 TRIED = 512  # inputs of the matrix that is inverted to see how fast the machine is
@@ -74,20 +75,22 @@ def measure_machine(model: Model, device: Device = "cpu") -> Speed:
     hidden, layer = embed(model, ids), to_device(layers[0], device)
     rope = rotary(model, length, device, hidden.dtype)
     through(layer, hidden, rope, device)
-    one = _fastest(lambda: through(layer, hidden, rope, device)) / ids.numel()
+    one = _fastest(lambda: through(layer, hidden, rope, device), device) / ids.numel()
     width = max(shape.neurons)
     side = min(width, TRIED)
     matrix = torch.eye(side, dtype=torch.float64, device=device) + 0.5
-    inversion = _fastest(lambda: spd_inverse(matrix.clone())) * (width / side) ** 3
+    inversion = _fastest(lambda: spd_inverse(matrix.clone()), device) * (width / side) ** 3
     return Speed(one * shape.layers, inversion)
 
 
-def _fastest(call: Any, rounds: int = 3) -> float:
-    """Seconds of the fastest of a few calls: what disturbs the machine only adds."""
+def _fastest(call: Any, device: Device, rounds: int = 3) -> float:
+    """Seconds of the fastest of a few calls, until `device` has finished: what disturbs the machine only adds."""
     times = []
     for _ in range(rounds):
+        finish(str(device))
         started = time.perf_counter()
         call()
+        finish(str(device))
         times.append(time.perf_counter() - started)
     return min(times)
 

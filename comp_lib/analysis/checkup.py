@@ -23,7 +23,7 @@ from ..evaluation.loss import evaluation_tokens
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.load import COPIES, DTYPES, count_parameters, load_model
-from ..scale.model_on_disk import open_streamed
+from ..scale.model_on_disk import Streamed, open_streamed
 from ..shape import Shape
 from ..system.machine import free_memory
 from . import differences
@@ -195,7 +195,8 @@ class Checkup:
     @property
     def compared(self) -> bool:
         """Whether there is a second model that can be asked for answers."""
-        return self.pair is not None and not self.streamed
+        both = () if self.pair is None else (self.pair.first, self.pair.other)
+        return bool(both) and not any(isinstance(one, Streamed) for one in both)
 
     def parts(self) -> tuple[list[float], list[float], float]:
         """Millions of parameters: of the attention and of the MLP of each layer, and outside the decoder."""
@@ -263,7 +264,7 @@ class Checkup:
         named = {name: getattr(self, name) for name in names}
         if self.pair is not None:
             named |= {name: getattr(self, name) for name in ("changed_layers",)}
-            if not self.streamed:
+            if self.compared:
                 named |= {name: getattr(self, name) for name in ("changed_kinds", "changed_prompts")}
         return {name: frame for name, frame in named.items() if frame is not None and len(frame)}
 

@@ -33,6 +33,7 @@ from .cost_frame import rows_of
 from .sample import Sample
 from .store import fingerprint
 
+SAME_SHARE = 1e-3  # of the parameters: biases that a peer adds are fewer
 SILENT = 1e-4  # of a layer's mean energy: a neuron below it writes nothing that counts
 PROMPT, SAID = 24, 16  # tokens of a window that begin it, and tokens of the answers
 
@@ -70,7 +71,7 @@ class Pair:
 def paired(one: tuple[str, Model], two: tuple[str, Model]) -> Pair:
     """Two models with their names, in the order in which they can be compared. Raises InputError as `match`."""
     plan = plan_in(one[0])
-    if plan is not None and carried_out(plan, Shape.of(two[1]).layers, Shape.of(one[1]).layers):
+    if plan is not None and carried_out(plan, Shape.of(two[1]), Shape.of(one[1])):
         one, two = two, one
     else:
         plan = plan_in(two[0])
@@ -78,9 +79,14 @@ def paired(one: tuple[str, Model], two: tuple[str, Model]) -> Pair:
     return Pair(one[1], two[1], plan, (Path(one[0]).name, Path(two[0]).name))
 
 
-def carried_out(plan: Plan, layers: int, left: int) -> bool:
-    """Whether a plan makes a model with `left` layers from one with so many `layers`."""
-    return plan.parent_layers == layers and len(plan.layers) == left
+def carried_out(plan: Plan, whole: Shape, left: Shape) -> bool:
+    """Whether a plan makes a model of the shape `left` from one of the shape `whole`.
+
+    A pruned model and its healed copy carry the same plan, and neither was pruned from the other.
+    """
+    gone = (whole.decoder - left.decoder) / (whole.decoder if plan.of == "decoder" else whole.total)
+    layers = plan.parent_layers == whole.layers and len(plan.layers) == left.layers
+    return layers and plan.neurons == left.neurons and abs(gone - plan.removed) < SAME_SHARE
 
 
 def check_relatives(model: Model, other: Model) -> None:
@@ -98,12 +104,7 @@ def match(model: Model, other: Model, plan: Plan | None = None) -> Match:
     """
     check_relatives(model, other)
     one, two = Shape.of(model), Shape.of(other)
-    if (
-        plan is not None
-        and carried_out(plan, one.layers, two.layers)
-        and plan.neurons == two.neurons
-        and max(plan.neurons) <= max(one.neurons)
-    ):
+    if plan is not None and carried_out(plan, one, two):
         return Match({layer: place for place, layer in enumerate(plan.layers)}, plan)
     if one.layers != two.layers:
         got = f"{two.layers}, and no {PLAN_FILE} that says which of them stayed"

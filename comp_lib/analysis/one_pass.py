@@ -27,7 +27,7 @@ from ..surgery import block_size, upstream
 from ..system import hashes
 from ..system.cache import fetch
 from .sample import Sample
-from .store import Tensors, entry, fingerprint, remembered
+from .store import Tensors, entry, fingerprint, keep
 
 PARTS = ("layer", *STEPS)
 FURTHEST = 0.6  # share of a layer's neurons up to which removal is followed: beyond it a layer is better dropped
@@ -67,25 +67,23 @@ def one_pass(
     asked = range(len(modules)) if layers is None else layers
     key = [fingerprint(model), hashes.of_tensor(sample.ids), ridge]
     paths = [entry("one_pass", "layer", *key, index) for index in range(len(modules))]
-    last = max((index for index in asked if fetch(paths[index]) is None), default=-1)
+    known = {index: fetch(paths[index]) for index in asked}  # read once: others add to them and clear them
+    last = max((index for index, kept in known.items() if kept is None), default=-1)
     hidden = embed(model, sample.ids) if last >= 0 else torch.empty(0)
     rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
     for index, path in enumerate(paths):
         if index <= last:
             layer, before = to_device(modules[index], device), hidden
-            hidden = torch.empty_like(hidden)
-
-            def look(layer: Layer = layer, before: Tensor = before, after: Tensor = hidden) -> Tensors:
-                return _look(layer, before, after, rope, ridge)
-
-            kept = fetch(path) if index in asked else {}
-            if kept is not None:
+            if index in known and known[index] is None:
+                hidden = torch.empty_like(before)  # filled by the look
+                known[index] = keep(path, _look(layer, before, hidden, rope, ridge))
+            else:
                 hidden = through(layer, before, rope, device)
-            if index in asked:
-                yield remembered(path, look) if kept is None else kept
-            del layer, before, look  # before the next one is read
-        elif index in asked:
-            yield remembered(path, dict)
+            del layer, before  # before the next one is read
+        if index in known:
+            kept = known.pop(index)
+            assert kept is not None  # for the type: what was not known has been looked at
+            yield kept
         progress("looking at layers", index + 1, len(paths))
 
 

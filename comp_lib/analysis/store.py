@@ -47,8 +47,14 @@ def remembered(path: Path, make: Callable[[], Tensors]) -> Tensors:
     """The tensors of an entry, made and kept where it is not there. Raises InputError when it cannot be written."""
     if (kept := fetch(path)) is None:
         with torch.no_grad():
-            kept = {name: value.detach().cpu().contiguous().clone() for name, value in make().items()}
-        store(path, kept)
+            kept = keep(path, make())
+    return kept
+
+
+def keep(path: Path, made: Tensors) -> Tensors:
+    """The tensors of an entry, which they now are. Raises InputError when it cannot be written."""
+    kept = {name: value.detach().cpu().contiguous().clone() for name, value in made.items()}
+    store(path, kept)
     return kept
 
 

@@ -27,7 +27,7 @@ from ..models import load
 from ..models.per_layer_llama import check_widths
 from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint
 from ..models.wheels import WHEELS
-from ..on_device.latency import parse_budget, timed_plan
+from ..on_device.latency import check_budget, parse_budget, timed_plan
 from ..prune import Planned, check_family, check_request, make_plan, prune
 from ..report import Progress, Report
 from ..scale import model_on_disk
@@ -55,6 +55,8 @@ class PruneRun:
         self.name, self.folder, self.options, self.settings = name, folder, options, _settings(options, given)
         self.budget = None if options.budget is None else parse_budget(options.budget)
         self.settings.check()
+        if self.budget:
+            check_budget(self.settings)
         self.memory = None if options.memory is None else bytes_of(options.memory)
         dtype = options.dtype if options.save_dtype is None else options.save_dtype
         for option, value in (("dtype", options.dtype), ("save-dtype", dtype)):

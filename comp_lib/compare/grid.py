@@ -50,6 +50,8 @@ DETERMINED = tuple(
 TIMED = ("seconds", "passes", "peak_megabytes", "decode_ms", "dense_decode_ms", "decode_ratio")  # vary from run to run
 COLUMNS = (*DETERMINED, *TIMED, "threads", "dtype", "settings", "versions")
 TYPES = {
+    "key": "string",  # some hashes look like numbers
+    "grid": "string",
     "message": "string",
     "kinds": "string",
     "versions": "string",

@@ -79,16 +79,18 @@ class Score:
 def task_names(text: str) -> tuple[str, ...]:
     """The tasks that `text` asks for: offline, literature, or names with commas between.
 
-    Raises InputError: none, one that lm-eval does not know, or no lm-eval.
+    Raises InputError: none, one that lm-eval does not know or only as a tag, or no lm-eval.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     names = tuple(dict.fromkeys(name for word in words for name in SETS.get(word, (word,))))
     if not names:
         raise InputError(f"expected tasks, got {text!r}; choose {', '.join(SETS)}, or names with commas between")
-    known = _manager(names).all_tasks
+    manager = _manager(names)
     for name in names:
-        if name not in known:
-            raise InputError(f"expected a task that lm-eval knows, got {name!r}; {_hint(name, known)}")
+        if name not in manager.all_tasks:
+            raise InputError(f"expected a task that lm-eval knows, got {name!r}; {_hint(name, manager.all_tasks)}")
+        if name in manager.all_tags:
+            raise InputError(f"expected a task or a group, got {name!r}, which is a tag: name its tasks one by one")
     return names
 
 
@@ -104,7 +106,7 @@ def zero_shot(
 ) -> list[Score]:
     """Scores of `model` in these tasks, a group before its members; `limit`: only the first items of each.
 
-    Raises InputError: a task whose items cannot be fetched, or no lm-eval.
+    Raises InputError: a task whose items cannot be fetched or that a group has as well, or no lm-eval.
     """
     manager = _manager(tasks)
     from lm_eval import simple_evaluate
@@ -120,6 +122,11 @@ def zero_shot(
         except OSError as error:
             got = f"{type(error).__name__}: {error}; go online once, or choose offline"
             raise InputError(f"expected to fetch the tasks {', '.join(tasks)} from the Hub, got {got}") from error
+        except ValueError as error:
+            if "Duplicate task" not in str(error):
+                raise
+            got = f"{str(error)[:200]}: leave out the group or its member"
+            raise InputError(f"expected each task once, got {got}") from error
     return [_score(name, results) for task in tasks for name in _with_members(task, results["group_subtasks"])]
 
 

@@ -117,7 +117,7 @@ def heal(
         hashes.of_tensor(ids),
         hashes.of_tensor(wanted),
         asdict(healing),
-        torch.__version__,
+        [torch.__version__, peft.__version__, str(device), hashes.of_code("healing")],
     ]
     state = cache_folder() / "healing" / f"{hashes.of_value(key)[:24]}.safetensors"
     goal, held = _Goal(model, parent, ids, wanted), torch.arange(len(ids))[-HELD:]

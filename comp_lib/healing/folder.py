@@ -130,5 +130,5 @@ that did not teach, nats per token: {result.before:.3f} before, {result.after:.3
 """
     if "\n## Licence" not in card:
         return f"{card}\n{section}" if card else f"# {name}\n\n{section}"
-    before, after = card.replace(MEASURED, f"{MEASURED}, before healing").rsplit("\n## Licence", 1)
+    before, after = card.replace(f"{MEASURED}\n", f"{MEASURED}, before healing\n").rsplit("\n## Licence", 1)
     return f"{before}\n{section}\n## Licence{after}"

@@ -140,7 +140,7 @@ def course_files(root: Path) -> list[str]:
         if listed.returncode == 0 and listed.stdout:
             names = sorted({os.fsdecode(name) for name in listed.stdout.split(b"\0") if name})
             return [name for name in names if (root / name).exists()]
-    return sorted(walk(root))
+    return sorted(name for name in walk(root) if (root / name).is_file())  # no link to nothing, and no pipe
 
 
 def walk(root: Path) -> Iterator[str]:

@@ -228,6 +228,14 @@ def candidates(
     return pairs
 
 
+def check_budget(settings: Settings) -> None:
+    """Raises InputError for settings that a budget in time, which plans layers and one width, would not follow."""
+    if settings.widths != "uniform" or settings.method in PLANNERS or settings.attentions:
+        wanted = "uniform widths, all attentions, and a method that leaves the plan to others with a budget in time"
+        got = f"{settings.widths} widths, {settings.attentions} attentions to leave out, and {settings.method}"
+        raise InputError(f"expected {wanted}, got {got}: ask for a --ratio instead")
+
+
 def timed_plan(
     model: Model,
     ids: Tensor,
@@ -244,12 +252,9 @@ def timed_plan(
     ids (S, L): calibration tokens, of which the last quarter, at most JUDGED sequences, judges the trials. The ratio of
     `settings` is not looked at. With trials=0 nothing is tried, and the candidate that drops fewest layers is taken.
     Where no cost model is given, all of the model is on the device while it is timed.
-    Raises InputError: per-layer widths, a method that plans by itself, too little text, or a budget out of reach.
+    Raises InputError: what `check_budget` refuses, too little text, or a budget out of reach.
     """
-    if settings.widths != "uniform" or settings.method in PLANNERS:
-        wanted = "uniform widths and a method that leaves the plan to others with a budget in time"
-        got = f"{settings.widths} widths and {settings.method}"
-        raise InputError(f"expected {wanted}, got {got}: ask for a --ratio instead")
+    check_budget(settings)
     fitted, judged = trial_text(ids, TRIAL_TOKENS, JUDGED) if trials else (ids, ids)
     if cost is None:
         before = model.device

@@ -98,3 +98,20 @@ def test_parent_and_pruned_are_compared_in_that_order(tiny_llama, tokenizer, sam
     (tmp_path / "small" / PLAN_FILE).unlink()
     with pytest.raises(InputError, match="layers"):
         paired(loaded["small"], loaded["parent"])
+
+
+def test_a_pruned_model_and_its_healed_copy_are_compared_as_they_stand(tiny_llama, tokenizer, sample, tmp_path):
+    """Both carry the plan, and neither was pruned from the other."""
+    from comp_lib.models.load import load_model
+    from comp_lib.models.save import PLAN_FILE
+
+    done = prune(tiny_llama(), sample.ids, Settings(ratio=0.3, layers=0, multiple=8))
+    for name in ("small", "healed"):
+        done.model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        done.plan.save(tmp_path / name / PLAN_FILE)
+    one, two = ((str(tmp_path / name), load_model(tmp_path / name)[0]) for name in ("small", "healed"))
+    pair = paired(one, two)
+    assert pair.names == ("small", "healed")
+    frame = changed_layers(pair.first, pair.other, sample, plan=pair.plan)
+    assert len(frame) == 3 and (frame.died == 0).all()

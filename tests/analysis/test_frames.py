@@ -287,6 +287,17 @@ def test_a_pass_that_was_cut_off_goes_on_behind_its_last_layer(model, tokenizer,
     assert len(list(walking.one_pass(model, few))) == 3 and len(looked) == 3
 
 
+def test_what_is_cleared_in_the_middle_of_a_pass_is_not_missed(model, tokenizer, cache, monkeypatch, tmp_path):
+    few = draw(tokenizer, ("reference",), windows=2, length=16)
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
+    list(walking.one_pass(model, few, layers=[2]))  # known already when the pass begins
+    found = walking.one_pass(model, few)
+    first = next(found)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+    assert [one.keys() for one in found] == [first.keys()] * 2
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

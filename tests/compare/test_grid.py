@@ -63,6 +63,14 @@ def test_flap_goes_without_a_bias_where_the_family_has_no_room_for_one(grid, tok
     assert settings_for(build("gqa"), "flap", 0.2, 4).recovery == "bias"
 
 
+def test_a_key_that_looks_like_a_number_stays_what_it_is(tmp_path):
+    row = dict.fromkeys(COLUMNS) | {"key": "0123456789012345", "grid": "12e4567890123456", "status": "ok"}
+    for seed in range(2):
+        compare._keep(tmp_path / "rows.csv", row | {"seed": seed})
+    (read,) = read_rows(tmp_path / "rows.csv").to_dict("records")
+    assert (read["key"], read["grid"], read["seed"]) == ("0123456789012345", "12e4567890123456", 1)
+
+
 def command(*arguments):
     return [sys.executable, "-m", "comp_lib", "compare", *map(str, arguments)]
 

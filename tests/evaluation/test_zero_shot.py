@@ -248,6 +248,15 @@ def test_names():
     assert task_names("literature,comp_cloze") == (*LITERATURE, "comp_cloze")
 
 
+def test_a_tag_and_a_task_that_a_group_has_as_well_are_refused(tiny_llama, tokenizer):
+    pytest.importorskip("lm_eval")
+    with pytest.raises(InputError, match="a task or a group.*'ai2_arc'.*one by one"):
+        task_names("ai2_arc")
+    twice = task_names("comp_grammar,comp_grammar_polarity")
+    with pytest.raises(InputError, match="each task once.*leave out"):
+        zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, twice, limit=2)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -135,6 +135,8 @@ ROWS = [
     ("export", "--gguf {tmp}/pipe --overwrite", "an ordinary file"),
     ("plan", "--out {tmp}/letter.json", "--overwrite"),
     ("plan", "--out {tmp}/comp_plan.json", "--overwrite"),
+    ("prune", "--budget latency=0.75 --attentions 1", "all attentions"),
+    ("prune", "--budget latency=0.75 --preset best", "uniform widths"),
     ("plan", "--out {tmp}/pipe --overwrite", "an ordinary file"),
     ("benchmark", "--json {tmp}/letter.json", "--overwrite"),
     ("benchmark", "--figure {tmp}/theirs.png", "--overwrite"),
