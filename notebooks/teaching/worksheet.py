@@ -16,11 +16,15 @@ import numpy as np
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
+from comp_lib.errors import InputError
+from comp_lib.system.outputs import check_output
+
 X = ((2.0, 1.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 2.0))  # (T, n): three tokens, three neurons
 W = ((1.0,), (2.0,), (0.5,))  # (n, m): one output
 LOUD = 10.0  # how much louder the first two tokens become at the end
 PAPER = (8.27, 11.69)  # A4, inches
-METADATA = {"Title": "Three neurons, by hand", "CreationDate": None}  # the same bytes every time
+TITLE = "Three neurons, by hand"
+METADATA = {"Title": TITLE, "CreationDate": None}  # the same bytes every time
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,9 @@ def page(title: str, under: str, filled: tuple[str, ...] | None) -> Figure:
 
 
 def write(path: Path) -> Path:
-    """Both pages as a PDF."""
+    """Both pages as a PDF. Raises InputError where another file is in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_output(path, lambda file: f"/Title ({TITLE})".encode() in file.read_bytes(), way="name another file")
     sheets = (
         (
             "Three neurons, by hand",
@@ -178,4 +183,7 @@ def write(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    print(write(Path(sys.argv[1] if len(sys.argv) > 1 else "build/worksheet.pdf")))
+    try:
+        print(write(Path(sys.argv[1] if len(sys.argv) > 1 else "build/worksheet.pdf")))
+    except InputError as error:
+        sys.exit(str(error))

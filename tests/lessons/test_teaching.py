@@ -14,6 +14,7 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from comp_lib.errors import InputError
 from comp_lib.plots.base import overlapping_texts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,6 +178,17 @@ def test_the_worksheet_is_a_pdf_of_two_pages_and_the_same_bytes(tmp_path):
     one, two = (worksheet.write(tmp_path / name).read_bytes() for name in ("a.pdf", "b.pdf"))
     assert one.startswith(b"%PDF") and one == two
     assert len(re.findall(rb"/Type /Page\b", one)) == 2
+
+
+@pytest.mark.parametrize(("made", "name"), [(worksheet, "sheet.pdf"), (slides, "index.html")])
+def test_only_what_was_made_here_is_overwritten(tmp_path, made, name):
+    target = tmp_path if made is slides else tmp_path / name
+    made.write(target)
+    made.write(target)
+    (tmp_path / name).write_text("theirs")
+    with pytest.raises(InputError, match="which is another"):
+        made.write(target)
+    assert (tmp_path / name).read_text() == "theirs"
 
 
 # --- slides -----------------------------------------------------------------------------------------------------------
