@@ -6,9 +6,11 @@ answer is there at once; only the planner's button does, which says so.
 
 from __future__ import annotations
 
+import gc
 import html
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -76,12 +78,25 @@ class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
 
     def _draw(self, change: object = None) -> None:
         """Show the answer; a wrong wish gets a sentence, and the last good picture stays."""
-        try:
-            figure, facts = self.answer()
-        except InputError as error:
-            self.facts.value = alert(error)
-            return
-        self.image.value, self.facts.value = html_image(figure), facts
+        with not_collecting():
+            try:
+                figure, facts = self.answer()
+            except InputError as error:
+                self.facts.value = alert(error)
+                return
+            self.image.value, self.facts.value = html_image(figure), facts
+
+
+@contextmanager
+def not_collecting() -> Iterator[None]:
+    """No collection of garbage meanwhile: beside a model it takes a quarter of a second. It comes after the answer."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def shared(description: str, width: int = 30) -> dict[str, Any]:

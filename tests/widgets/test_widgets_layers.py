@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,15 @@ def test_the_page_does_not_jump_and_nothing_is_drawn_on_the_way():
     box = LayerExplorer(study_of())
     assert box.image.layout.min_height and box.layout.min_height
     assert not box.layer.continuous_update and not box.sequence.continuous_update
+
+
+def test_no_garbage_is_collected_before_the_answer_and_some_may_be_after(monkeypatch):
+    explorer, seen = LayerExplorer(study_of()), []
+    answer = explorer.answer
+    monkeypatch.setattr(explorer, "answer", lambda: seen.append(gc.isenabled()) or answer())
+    explorer.layer.value = 1
+    explorer.sequence.value = 99  # which there is not: refused
+    assert seen == [False, False] and gc.isenabled()
 
 
 def test_without_greedy_there_is_no_such_metric():
