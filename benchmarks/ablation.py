@@ -24,7 +24,6 @@ import torch
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.loss import Evaluation, evaluation_tokens, perplexity
-from comp_lib.families import family_of
 from comp_lib.families.protocol import Model
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
@@ -72,13 +71,13 @@ GRID: list[tuple[str, dict[str, Any], int]] = [
 def grid(model: Model, name: str) -> list[tuple[str, dict[str, Any], int]]:
     """GRID; of another model than the included one what it has of it, under one seed.
 
-    That is: the aims of its family, as many KV groups as are kept and one more, whole layers in proportion to its own.
+    That is: as many KV groups as are kept and one more, whole layers in proportion to its own.
     """
     if name == EMBEDDED:
         return GRID
     shape, found = Shape.of(model), []
     for part, changes, seed in GRID:
-        if changes.get("aim", "self") in family_of(model).aims and changes.get("kv_groups", 0) < shape.kv_groups[0]:
+        if changes.get("kv_groups", 0) < shape.kv_groups[0]:
             if count := changes.get("layers", 0):
                 fewer = round(count / 30 * shape.layers)
                 part, changes = part.replace(f"{count} layers", f"{fewer} of the layers"), {**changes, "layers": fewer}

@@ -11,7 +11,7 @@ by the same loss. The divergences by which widths are measured come from 12 x 12
 
 Budgets are a share of the decoder's parameters, or of the time of a token as a line through the measurements of
 on_device.json (llama.cpp, f16) puts it. Another model than the included one has a file of its own, hybrids-MODEL.json,
-budgets of parameters only, and is refitted to each layer's own output where its family knows no other aim.
+and budgets of parameters only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from comp_lib.calibration.text import KINDS
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.by_kind import kind_windows
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.families import family_of
 from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
@@ -70,11 +69,6 @@ def keep(found: dict[str, Any]) -> None:
         rows = ",\n  ".join(map(json.dumps, value)) if nested else ""
         lines.append(f' "{name}": ' + (f"[\n  {rows}\n ]" if nested else json.dumps(value)))
     write_atomically(file_of(found["model"]), ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-
-
-def aim_of(model: Model) -> str:
-    """Of the refit: the dense stream where the family can aim at it."""
-    return "dense" if "dense" in family_of(model).aims else "self"
 
 
 def tokens(tokenizer: Any) -> tuple[Tensor, Tensor]:
@@ -117,7 +111,6 @@ def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any
         "model": name,
         "seed": SEED,
         "ridge": RIDGE,
-        "aim": aim_of(model),
         "multiple": MULTIPLE,
         "dense": list(perplexity(model, windows).losses),
         "line": list(astuple(line(shape))) if name == EMBEDDED else [],
@@ -216,8 +209,7 @@ def by_parameters(shape: Shape, found: dict[str, Any], ratio: float, minds: Sens
     few, many = some(shape, ratio), round(ratio * shape.layers)
     yield case("neurons, uniform", plan=uniform_plan(request()))
     only = as_plan(shape, found["greedy"][:many], shape.neurons[0], ratio)
-    if found.get("aim", "dense") == "dense":  # a layer's own output asks nothing of layers that lose none of it
-        yield case("layers only, refitted", plan=only)
+    yield case("layers only, refitted", plan=only)
     yield case("few layers, uniform", plan=uniform_plan(request(drop=found["greedy"][:few])))
     yield case("neurons, measured", plan=measured_plan(request(), minds))
     yield case("neurons, paper", plan=paper_plan(request(), found["harm"]))
@@ -247,7 +239,7 @@ def by_parameters(shape: Shape, found: dict[str, Any], ratio: float, minds: Sens
 def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, windows: Tensor) -> dict[str, Any]:
     shape = Shape.of(model)
     plan = named_plan(case.plan, found["order"], shape)
-    settings = Settings(aim=aim_of(model) if case.refit else "self", ridge=RIDGE)
+    settings = Settings(aim="dense" if case.refit else "self", ridge=RIDGE)
     done = prune(model, ids, settings, plan=plan)
     steps = zip(plan.layers, plan.neurons, plan.kv_groups, strict=True)
     row = {

@@ -211,13 +211,13 @@ def peers() -> str:
 def families() -> str:
     """What can be done with the models of each family, as the code says it."""
     lines = [
-        '| family | `model_type` | KV groups can go | aim "dense" | own widths in each layer, steps left out | GGUF |',
-        "|---|---|---|---|---|---|",
+        "| family | `model_type` | KV groups can go | own widths in each layer, steps left out | GGUF |",
+        "|---|---|---|---|---|",
     ]
     for family in FAMILIES:
         types = ", ".join(f"`{name}`" for name in family.model_types)
         exported = "yes" if family.gguf_per_layer else "one width"
-        facts = (not family.whole_attention, "dense" in family.aims, family.per_layer)
+        facts = (not family.whole_attention, family.per_layer)
         cells = [type(family).__name__, types, *("yes" if fact else "no" for fact in facts), exported]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -20,7 +20,6 @@ from .baselines import PLANNERS
 from .calibration.stream import to_device
 from .errors import InputError
 from .families import family_of
-from .families.post_norm import only_self
 from .families.protocol import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
@@ -200,8 +199,6 @@ def check_tokens(ids: Tensor, vocabulary: int) -> None:
 def check_family(model: Model, settings: Settings, plan: Plan | None = None) -> None:
     """Raises InputError for what the family of `model` cannot do."""
     family, name, shape = family_of(model), model.config.model_type, Shape.of(model)
-    if settings.recovery == "least-squares" and settings.aim not in family.aims:
-        raise InputError(only_self(name))
     if not (all(shape.neurons) and all(shape.kv_groups)):
         got = "a layer without one of them: prune the parent anew"
         raise InputError(f"expected attention and MLP in each layer of the model to prune, got {got}")

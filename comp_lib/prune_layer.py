@@ -82,7 +82,8 @@ class Watching:
             with phase("Gram"):
                 target = None
                 if reference is not None:
-                    target = family.dense_target(self.layer, self.which, sent(reference[rows], device) - before)
+                    change = sent(reference[rows], device) - before
+                    target = family.dense_target(self.layer, self.which, change, x)
                 sums.add(x, target, token_weights(after) if self.weighted else None)
         return sums
 

@@ -12,11 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from variants import SELF_ONLY, VARIANTS, WHOLE_ATTENTION, build, tokens
+from variants import NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib import prune as module
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
+from comp_lib.families import family_of
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import block_influence, layers_to_drop, loss_increase
 from comp_lib.importance.neurons import METRICS
@@ -91,9 +92,8 @@ def masked(parent, plan):
 # what must be exact
 
 
-@pytest.mark.parametrize(
-    ("name", "aim"), [(n, aim) for n in VARIANTS for aim in ("self", "dense") if aim == "self" or n not in SELF_ONLY]
-)
+@pytest.mark.parametrize("aim", ["self", "dense"])
+@pytest.mark.parametrize("name", VARIANTS)
 def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
     parent, ids = build(name), tokens()
     before = parent.state_dict()
@@ -134,10 +134,25 @@ def test_pruned_equals_masked_before_recovery(name, what):
     assert not torch.allclose(want, logits(parent, ids), atol=1e-2)
 
 
-@pytest.mark.parametrize("name", SELF_ONLY)
-def test_an_aim_that_a_family_has_not_is_refused_by_name(name):
-    with pytest.raises(InputError, match="expected the aim self for .*a norm stands"):
-        prune(build(name), tokens(), replace(SMALL, aim="dense"))
+@pytest.mark.parametrize("which", ["attention", "mlp"])
+@pytest.mark.parametrize("name", NORM_BEHIND)
+def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, which):
+    """Put through the norm, it adds the wanted change up to its length; of the layer's own change it is the output."""
+    parent = build(name)
+    family, layer = family_of(parent), parent.model.layers[1]
+    module, dense = family.sublayer(layer, which)
+    norm = layer.post_feedforward_layernorm if which == "mlp" else layer.post_attention_layernorm
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, getattr(module, dense).in_features, generator=generator)
+    own = getattr(module, dense)(x)
+    with torch.no_grad():
+        same = family.dense_target(layer, which, norm(own), x)
+        wanted = norm(torch.randn(own.shape, generator=generator))
+        added = norm(family.dense_target(layer, which, 3.0 * wanted, x))
+    torch.testing.assert_close(same, own, rtol=1e-4, atol=1e-4)
+    strong = family.gain(norm).abs() >= 0.05 * family.gain(norm).abs().mean()
+    assert strong.all(), "of this model every output says what it should have been"
+    torch.testing.assert_close(added, wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("changes", [{"kv_groups": 1}, {"method": "flap", "recovery": "bias"}])
@@ -340,7 +355,7 @@ def test_condition_metric_beats_random_choice():
     assert stream_error(comp, parent, ids) < stream_error(chance, parent, ids)
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "eager", "qwen2"])
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "eager", "qwen2", "gemma3"])
 @pytest.mark.parametrize("options", [{}, {"ratio": 0.4, "layers": 1}, {"ratio": 0.4, "kv_groups": 1}])
 def test_dense_target_brings_the_final_stream_back(name, options):
     parent, ids = build(name), tokens(8)
@@ -351,7 +366,7 @@ def test_dense_target_brings_the_final_stream_back(name, options):
     assert stream_error(dense.model, parent, ids) < stream_error(none.model, parent, ids)
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2", *NORM_BEHIND])
 def test_dense_target_repairs_dropped_layers_in_layers_that_are_whole(name):
     parent, ids = build(name), tokens(8)
     plan = whole_plan(parent, layers=(0, 2), neurons=(48, 48), kv_groups=(2, 2))
@@ -364,7 +379,7 @@ def test_dense_target_repairs_dropped_layers_in_layers_that_are_whole(name):
     assert stream_error(dense, parent, ids) < stream_error(own, parent, ids)
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2", "gemma3"])
 def test_both_targets_agree_where_the_stream_is_still_the_dense_one(name):
     """What the dense stream misses is then the layer's own output, without the bias that is added anyway."""
     parent, ids = build(name), tokens(8)

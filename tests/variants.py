@@ -111,7 +111,7 @@ FOUR = {  # lists with an entry for each of four layers
     "gemma3": {"layer_types": ["sliding_attention", "full_attention"] * 2},
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
 }
-SELF_ONLY = ("gemma3", "olmo2")  # variants that take no other aim
+NORM_BEHIND = ("gemma3", "olmo2")  # variants with a norm behind their dense layers
 WHOLE_ATTENTION = ("mqa", "olmo2")  # whose KV groups cannot go
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..families import family_of
+from ..families.post_norm import PostNorm
 from ..settings import default_recovery
 from .checkup import Checkup
 from .columns import ALL
@@ -154,7 +155,7 @@ def _of_family(checkup: Checkup) -> Iterator[str]:
     family, name = checkup.family, checkup.model.config.model_type
     if family.whole_attention:
         yield f"KV groups of {name} can only stay or go together, since a norm spans all heads."
-    if "dense" not in family.aims:
+    if isinstance(family, PostNorm):
         yield f"Behind the dense layers of {name} stands a norm, which the reading of single neurons leaves out."
     if (window := family.window(checkup.model.config)) is not None:
         yield f"Some layers of {name} see {window} tokens back only; the windows here have {checkup.length}."

@@ -46,7 +46,6 @@ def settings_for(model: Model, way: str, ratio: float, multiple: int, device: st
         wanted = f"a way to prune or a method among {', '.join(known)}"
         raise InputError(f"expected {wanted}, got {way!r}: {nearest(way, known)}")
     told = WAYS.get(way, {"method": way, "recovery": default_recovery(way, bool(family_of(model).bias_fields))})
-    told = {name: value for name, value in told.items() if name != "aim" or value in family_of(model).aims}
     settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **told)
     check_request(Shape.of(model), settings)
     return settings

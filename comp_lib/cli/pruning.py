@@ -21,7 +21,6 @@ from ..calibration.tokens import calibration_tokens, check_source, renamed, sour
 from ..errors import InputError, nearest
 from ..evaluation.by_kind import windows_of
 from ..evaluation.loss import perplexity
-from ..families import family_of
 from ..families.protocol import Model
 from ..models import load
 from ..models.per_layer_llama import check_widths
@@ -86,10 +85,6 @@ class PruneRun:
         opened: Callable[..., tuple[Model, Any]] = load.load_model if self.whole else model_on_disk.open_streamed
         self.model, self.tokenizer = opened(name, options.dtype)
         self.shape = Shape.of(self.model)
-        if "aim" not in given and self.settings.aim not in (aims := family_of(self.model).aims):
-            why = f"behind the dense layers of {self.model.config.model_type} stands a norm"
-            err.print(f"comp-lib: least squares aims at {aims[0]}: {why}", style="dim")
-            self.settings = replace(self.settings, aim=aims[0])
         check_family(self.model, self.settings)
         if self.budget is None:
             check_request(self.shape, self.settings)

@@ -46,6 +46,6 @@ class Granite(LlamaLike):
         added, x = self.mlp(layer, layer.post_attention_layernorm(residual))
         return residual + added * layer.residual_multiplier, x
 
-    def dense_target(self, layer: Layer, which: Which, change: Tensor) -> Tensor:
+    def dense_target(self, layer: Layer, which: Which, change: Tensor, x: Tensor) -> Tensor:
         multiplier: Any = layer.residual_multiplier
-        return super().dense_target(layer, which, change / multiplier)
+        return super().dense_target(layer, which, change / multiplier, x)

@@ -34,7 +34,6 @@ class LlamaLike(Family):
     gguf_rope: tuple[str, ...] = ("default",)
     becomes: dict[str, str] = {}
     per_layer = False
-    aims: tuple[str, ...] = ("self", "dense")
     whole_attention = False
 
     def layers(self, model: Model) -> nn.ModuleList:
@@ -108,7 +107,7 @@ class LlamaLike(Family):
         queries = torch.arange(layer.self_attn.q_proj.out_features).reshape(-1, head * repeats)
         return {"q_proj": queries, "k_proj": keys, "v_proj": keys}
 
-    def dense_target(self, layer: Layer, which: Which, change: Tensor) -> Tensor:
+    def dense_target(self, layer: Layer, which: Which, change: Tensor, x: Tensor) -> Tensor:
         module, name = self.sublayer(layer, which)
         bias = getattr(module, name).bias
         return change if bias is None else change - bias

@@ -3,8 +3,9 @@
 OLMo 2       r = h + norm(o_proj(X_o)),     h' = r + norm(down_proj(X)),    no norm before a step
 Gemma 3      the same, with norms before the steps too, weights 1 + w, and another rotary embedding in windowed layers
 
-The size of the dense layer's output is lost in the norm, so no single output adds a given change to the stream: the
-aim "dense" is refused. The layer's own output remains a target like any other.
+A norm y -> g y / |y|, |y| the root of the mean square over the stream, forgets how large y is. So of a change r that is
+to be added only the direction r / g can be met, and any y along it does so. The target is as large as the layer's own
+output: y* = |y| r / g. Where nothing is missing, r = g y / |y|, and y* is y. (Our derivation.)
 """
 
 from __future__ import annotations
@@ -14,26 +15,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
 from .llama import Windowed
-from .protocol import Device, Layer, Model, Rope, Which
+from .protocol import Device, Model, Rope, Which
 
-
-def only_self(name: str) -> str:
-    """Why the aim "dense" is refused for that family, or layer."""
-    return (
-        f"expected the aim self for {name}, behind whose dense layers a norm stands, got dense: no output of such a "
-        "layer adds a given change to the stream; say --aim self"
-    )
+WEAK = 0.05  # of the mean: an output that the norm multiplies by less adds too little to say what it should have been
 
 
 class PostNorm(Windowed):
     """What these families share."""
 
-    aims: tuple[str, ...] = ("self",)
+    def gain(self, norm: Any) -> Tensor:
+        """What the norm multiplies by: g (d,)."""
+        weight: Tensor = norm.weight
+        return weight
 
-    def dense_target(self, layer: Layer, which: Which, change: Tensor) -> Tensor:
-        raise InputError(only_self(type(layer).__name__))
+    def dense_target(self, layer: Any, which: Which, change: Tensor, x: Tensor) -> Tensor:
+        module, name = self.sublayer(layer, which)
+        own: Tensor = getattr(module, name)(x)
+        gain = self.gain(layer.post_feedforward_layernorm if which == "mlp" else layer.post_attention_layernorm)
+        weak = gain.abs() < WEAK * gain.abs().mean()
+        size = own.float().square().mean(-1, keepdim=True).sqrt().to(own)
+        wanted = torch.where(weak, own, change * size / torch.where(weak, torch.ones_like(gain), gain))
+        bias = getattr(module, name).bias
+        return wanted if bias is None else wanted - bias
 
 
 class Olmo2(PostNorm):
@@ -61,6 +65,9 @@ class Gemma3(PostNorm):
     gguf = "gemma3"
     gguf_activations = ("gelu_pytorch_tanh",)
     gguf_norm_shift = 1.0
+
+    def gain(self, norm: Any) -> Tensor:
+        return 1.0 + super().gain(norm)
 
     def rope_settings(self, config: Any) -> dict[str, Any]:
         settings: dict[str, Any] = config.rope_parameters["full_attention"]

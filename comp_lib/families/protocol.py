@@ -71,8 +71,6 @@ class Family(Protocol):
     """Field of config.json -> the other model type as which transformers reads a folder that has it."""
     per_layer: bool
     """Whether a model with other widths in each layer can be saved (see `models.per_layer_llama`)."""
-    aims: tuple[str, ...]
-    """What least squares can aim at: "self", and "dense" where `dense_target` has an answer."""
     whole_attention: bool
     """Whether KV groups cannot go one by one, since a norm spans all heads."""
 
@@ -115,10 +113,10 @@ class Family(Protocol):
         A block is what can only go as a whole: a neuron, or a KV group with its query heads.
         """
 
-    def dense_target(self, layer: Layer, which: Which, change: Tensor) -> Tensor:
+    def dense_target(self, layer: Layer, which: Which, change: Tensor, x: Tensor) -> Tensor:
         """What the dense layer should put out, its bias aside, so that the step adds `change` (..., d) to the stream.
 
-        Raises InputError where no single answer exists: behind a norm, say.
+        x (..., n): its inputs. Behind a norm, which no output can make add what it likes: what comes nearest.
         """
 
     def heads(self, layer: Layer) -> tuple[int, int]:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
-from variants import PATTERNS, SELF_ONLY, VARIANTS, build, tokens
+from variants import PATTERNS, VARIANTS, build, tokens
 
 from comp_lib import prune as prune_module
 from comp_lib.errors import InputError
@@ -104,8 +104,7 @@ def test_the_report_counts_both_evaluations_and_no_limit_after_a_stop(tmp_path, 
 def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     parent, model = saved(tmp_path / "parent", name)
     ids, source = tokens(), opened(parent)
-    settings = replace(SETTINGS, aim="self") if name in SELF_ONLY else SETTINGS
-    settings = replace(settings, kv_groups=None) if name == "olmo2" else settings
+    settings = replace(SETTINGS, kv_groups=None) if name == "olmo2" else SETTINGS
     inside = prune(model, ids, settings, name="parent")
     card = Provenance(
         parent="parent",
@@ -522,8 +521,7 @@ def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypat
     file = export_gguf(parent, tmp_path / "model.gguf", kind)
     source, _ = open_streamed(file)
     assert not (tmp_path / "cache").exists()  # nothing was converted
-    settings = replace(SETTINGS, aim="self") if name in SELF_ONLY else SETTINGS
-    settings = replace(settings, kv_groups=None) if name == "olmo2" else settings
+    settings = replace(SETTINGS, kv_groups=None) if name == "olmo2" else SETTINGS
     written = prune_to(tmp_path / "small", source, tokenizer, tokens(), settings)
     loaded, _ = load_model(file)
     for index, layer in enumerate(loaded.model.layers):
