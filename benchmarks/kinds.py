@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from itertools import chain
+from math import nan
 from pathlib import Path
 
 from headline import keep, options
@@ -138,19 +140,21 @@ def figure_of_ratios(path: Path) -> None:
     models = (EMBEDDED, SECOND)
     labels = {"xlabel": "of the decoder gone", "ylabel": ["mean loss above the dense model\n(nats per token)", ""]}
     picture, both = panels(1, 2, (9.0, 3.6), **labels)
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in chain(*map(usual_rows, models)):
+        if row["seed"] == 0:
+            method, kind = row["settings"]["method"], widths(row["settings"])
+            own = ", own output as target" * (method == "comp" and "dense" not in kind)
+            found = lines.setdefault(named(method, kind) + own, {})
+            found.setdefault(row["model"], []).append((row["removed"], row["mean"]))
     for axes, model in zip(both, models, strict=True):
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for row in usual_rows(model):
-            if row["seed"] == 0:
-                name = named(row["settings"]["method"], widths(row["settings"]))
-                lines.setdefault(name, []).append((row["removed"], row["mean"]))
         for number, name in enumerate(sorted(lines)):
-            places, means = zip(*sorted(lines[name]), strict=True)
+            places, means = zip(*sorted(lines[name].get(model, [(nan, nan)])), strict=True)
             axes.plot(places, means, "o-", label=name, color=COLOURS[number])
         axes.set_title(model)
         axes.set(ylim=(0, None))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    both[0].legend(fontsize=9)
+    picture.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_picture(picture, path)
 

@@ -231,16 +231,16 @@ def between(readme: str, start: str, end: str, text: str) -> str:
 
 def short() -> str:
     """One line for each method that both models know: the mean over the kinds of text, and a text of another kind."""
-    first, second = by_method(EMBEDDED), by_method(SECOND)
+    first, second = _presets(by_method(EMBEDDED)), _presets(by_method(SECOND))
     names = {"measured": "**COMP**, measured widths", "uniform": "**COMP**, one width"}
     columns = [f"{model}, {text}" for model in (EMBEDDED, SECOND) for text in ("eight kinds", "WikiText")]
     multiple = next(iter(first.values()))[0]["settings"]["multiple"]
     lines = [
         "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better.",
-        f"{MULTIPLES.format(multiple).capitalize()}. For {EMBEDDED} rows of COMP are the presets `best` and `stock`;",
-        f"{SECOND} was measured in memory, with each layer's own output as the aim: only its row of one width can be",
-        "saved ([families](docs/families.md)). Intervals are in [RESULTS](benchmarks/RESULTS.md#every-kind-of-text);",
-        f"on WikiText these overlap, so that nothing can be said: {'; '.join(_alike(first) + _alike(second))}.",
+        f"{MULTIPLES.format(multiple).capitalize()}. The rows of COMP are the presets `best` and `stock`; of {SECOND}",
+        "measured widths exist in memory only and cannot be saved ([families](docs/families.md)). Intervals are in",
+        "[RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on WikiText these overlap, so that nothing can be said:",
+        f"{'; '.join(_alike(first) + _alike(second))}.",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
@@ -252,6 +252,11 @@ def short() -> str:
             cells += [_mean([row["mean"] for row in found]), _mean([row["increases"][UNSEEN][0] for row in found])]
         lines.append(f"| {names.get(kind, method)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _presets(found: dict[tuple[str, str], list[dict]]) -> dict[tuple[str, str], list[dict]]:
+    """Without the rows of COMP that aim at the layer's own output, as no preset of quality does."""
+    return {name: rows for name, rows in found.items() if name[0] != "comp" or rows[0]["settings"]["aim"] == "dense"}
 
 
 def _alike(found: dict[tuple[str, str], list[dict]]) -> list[str]:
