@@ -243,7 +243,7 @@ ROWS = [
     ("evaluate", "--text {tmp}/notes[/red].txt", "tokens of evaluation text"),
     ("evaluate", "--text {tmp}/no[/red].txt", "no such file"),
     ("evaluate", "--text {tmp}/{long}", "too long"),
-    ("evaluate", "--tasks ,", "expected tasks"),
+    ("evaluate", "--tasks ,", "which read no text"),
     ("compare", "--calibration {tmp}/huge.txt", "at most 50 MB"),
     ("compare", "--evaluate {tmp}/loop", "symbolic links"),
     ("plan", "--calibration {tmp}/huge.txt", "at most 50 MB"),
