@@ -10,12 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..families import family_of
 from ..families.post_norm import PostNorm
-from ..settings import default_recovery
 from .checkup import Checkup
 from .columns import ALL
-from .cost_frame import WAYS
+from .cost_frame import told_for
 
 PRESET = {"uniform": "--preset stock", "measured": "--preset best"}  # of `comp-lib prune`
 TOKENS = 128 * 256  # that `comp-lib prune` calibrates on, unless it is told otherwise
@@ -98,7 +96,7 @@ def _none_of(plans: int) -> str:
 def command(checkup: Checkup, row: dict[str, Any]) -> str:
     """What carries out the plan of a row of `costs`, in a shell."""
     way = row["way"]
-    told = WAYS.get(way, {"method": way, "recovery": default_recovery(way, bool(family_of(checkup.model).bias_fields))})
+    told = told_for(way, checkup.family)
     how = PRESET.get(way) or f"--method {told['method']} --recovery {told['recovery']}"
     words = ["comp-lib prune", shlex.quote(checkup.parameters.model), "--out", shlex.quote(f"{checkup.name}-pruned")]
     return " ".join([*words, f"--ratio {row['ratio']:g}", how, f"--multiple {checkup.multiple}"])

@@ -19,7 +19,7 @@ from ..evaluation.confidence import bootstrap_intervals
 from ..evaluation.generation import measure_speed, prompt_ids, ratio
 from ..evaluation.loss import Evaluation
 from ..families import family_of
-from ..families.protocol import Model
+from ..families.protocol import Family, Model
 from ..prune import check_request, prune
 from ..report import Progress, no_progress
 from ..settings import METHODS, PRESETS, Settings, default_recovery
@@ -39,14 +39,18 @@ Bounds = tuple[float, float]
 PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
 
 
+def told_for(way: str, family: Family) -> dict[str, Any]:
+    """The settings that one of WAYS stands for, or a method with its own recovery."""
+    return WAYS.get(way, {"method": way, "recovery": default_recovery(way, bool(family.bias_fields))})
+
+
 def settings_for(model: Model, way: str, ratio: float, multiple: int, device: str = "cpu", seed: int = 0) -> Settings:
     """What `prune` is told for one of WAYS, or for a method by its name. Raises InputError when that cannot be met."""
     if way not in (*WAYS, *METHODS):
         known = (*WAYS, *METHODS)
         wanted = f"a way to prune or a method among {', '.join(known)}"
         raise InputError(f"expected {wanted}, got {way!r}: {nearest(way, known)}")
-    told = WAYS.get(way, {"method": way, "recovery": default_recovery(way, bool(family_of(model).bias_fields))})
-    settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **told)
+    settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **told_for(way, family_of(model)))
     check_request(Shape.of(model), settings)
     return settings
 

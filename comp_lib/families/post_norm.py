@@ -31,13 +31,13 @@ class PostNorm(Windowed):
 
     def dense_target(self, layer: Any, which: Which, change: Tensor, x: Tensor) -> Tensor:
         module, name = self.sublayer(layer, which)
-        own: Tensor = getattr(module, name)(x)
+        dense: nn.Linear = getattr(module, name)
+        own: Tensor = dense(x)
         gain = self.gain(layer.post_feedforward_layernorm if which == "mlp" else layer.post_attention_layernorm)
         weak = gain.abs() < WEAK * gain.abs().mean()
         size = own.float().square().mean(-1, keepdim=True).sqrt().to(own)
         wanted = torch.where(weak, own, change * size / torch.where(weak, torch.ones_like(gain), gain))
-        bias = getattr(module, name).bias
-        return wanted if bias is None else wanted - bias
+        return wanted if dense.bias is None else wanted - dense.bias
 
 
 class Olmo2(PostNorm):
