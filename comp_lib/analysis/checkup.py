@@ -89,7 +89,8 @@ class Checkup:
     def _whole_model(self) -> list[Needed]:
         """What cannot be had of a model that is read layer by layer."""
         if not self.streamed:
-            return []
+            alone = self.pair is not None and not self.compared
+            return [Needed("what two models say", "the second one does not fit into memory")] if alone else []
         why = "it needs the whole model in memory, and this one does not fit"
         return [Needed(part, why) for part in ("loss by kind of text", "tasks", "speed", "what two models say")]
 

@@ -76,6 +76,15 @@ def test_a_model_that_does_not_fit_is_read_layer_by_layer(parent, own_cache, mon
     assert set(streamed.frames()) == {"layers", "neurons", "groups", "spectra", "curves", "changed_layers"}
 
 
+def test_a_second_model_that_does_not_fit_is_compared_layer_by_layer_and_that_is_said(parent, own_cache, monkeypatch):
+    sizes = iter((False, True))  # of the model, of the second
+    monkeypatch.setattr(checkups, "_too_large", lambda *_: next(sizes))
+    both = Checkup.of(**FEW, model=str(parent), against=str(parent), minutes=1e-6)
+    assert not both.streamed and not both.compared
+    assert "what two models say" in {part.part for part in both.left_out}
+    assert both.changed_layers.died.sum() == 0
+
+
 def test_with_little_time_the_statistics_are_left(parent, own_cache):
     hurried = Checkup.of(**FEW, model=str(parent), minutes=1e-6)
     assert len(hurried.costs) == 0 and hurried.latency is None
