@@ -100,7 +100,7 @@ def sweep(
         inner, _ = spd_inverse(own[:, rows])  # (P_RR)^-1, small: the rest are products
         shift = inner @ theirs.to(inner)  # (P_RR)^-1 V_R
         total += float((theirs * shift).sum())
-        inverse.remove(rows, own, inner @ own)
+        inverse.remove(rows, own, inner)
         weights.addmm_(own.to(weights).T, shift.to(weights), alpha=-1.0)
         weights[rows] = 0.0
         alive[chosen] = False

@@ -135,10 +135,10 @@ class DualInverse:
         rows[torch.arange(len(index), device=index.device), index] += self.free[index]
         return rows
 
-    def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None:
-        """Take out the inputs R, whose rows were asked for last: P_R (r, n); down = (P_RR)^-1 P_R (r, n)."""
-        self.inner.addmm_(self.half, torch.linalg.solve(rows[:, index], self.half.T))
-        take_out(self.blocks, index, rows, down)
+    def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
+        """Take out the inputs R, whose rows were asked for last: P_R (r, n), inner = (P_RR)^-1 (r, r)."""
+        self.inner.addmm_(self.half, inner @ self.half.T)
+        take_out(self.blocks, index, rows, inner @ rows)
         self.scaled[:, index] = 0.0
 
 

@@ -106,8 +106,8 @@ class Inverse(Protocol):
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n)."""
 
-    def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None:
-        """Take out the inputs R: rows = P_R (r, n), down = (P_RR)^-1 P_R (r, n)."""
+    def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
+        """Take out the inputs R, whose rows were asked for last: P_R (r, n), inner = (P_RR)^-1 (r, r)."""
 
 
 class ExplicitInverse:
@@ -133,8 +133,9 @@ class ExplicitInverse:
             rows.addmm_(left[:, index].T, right, alpha=-1.0)
         return rows.mul_(self.alive)
 
-    def remove(self, index: Tensor, rows: Tensor, down: Tensor) -> None:
+    def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
         """The Schur complement P_KK - P_KR (P_RR)^-1 P_RK."""
+        down = inner @ rows
         self.panel.append((rows, down))
         if sum(len(left) for left, _ in self.panel) >= PANEL:
             left, right = map(torch.cat, zip(*self.panel, strict=True))
