@@ -1,6 +1,6 @@
 """`python -m comp_lib` is the same program as `comp-lib`."""
 
-from comp_lib.cli import app
+from comp_lib.cli.app import run
 
 if __name__ == "__main__":
-    app(prog_name="comp-lib")
+    run()

@@ -22,7 +22,7 @@ SCREENSHOTS = ROOT / "build" / "browser"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = os.environ.get("COMP_LIB_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-PATIENCE = 480_000  # ms for all cells of a lesson on a busy machine: a time-out, not a measurement
+PATIENCE = 1_800_000  # ms for all cells of a lesson on a busy machine: a time-out, not a measurement
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'comp-lib[browser]'")
 pytestmark = [
@@ -74,7 +74,7 @@ def lab(tmp_path_factory):
             cwd=folder,
         )
         try:
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + 300
             while not answers(f"http://127.0.0.1:{port}/api"):
                 if server.poll() is not None or time.monotonic() > deadline:
                     pytest.fail(f"JupyterLab did not start: {log.read_text()[-2000:]}")
@@ -155,10 +155,10 @@ def test_a_slider_moved_by_keyboard_changes_the_figure(lab, page):
     for _ in range(10):
         page.keyboard.press("ArrowRight")
     playwright_api.expect(figure).not_to_have_attribute("src", before["figure"], timeout=30_000)
+    playwright_api.expect(planner.locator("table")).not_to_have_text(before["facts"], timeout=30_000)
     page.wait_for_timeout(1000)  # until the last of the ten is drawn, for the picture
 
     assert float(slider.get_attribute("aria-valuenow")) == float(before["value"]) + 10
     assert figure.evaluate("image => image.naturalWidth") > 100
-    assert planner.locator("table").inner_text() != before["facts"]
     assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     keep(page, "03_planner_after")

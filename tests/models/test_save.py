@@ -129,8 +129,9 @@ print(json.dumps({"comp_lib": "comp_lib" in sys.modules, "result": result}))
     assert not answer["comp_lib"]
     assert answer["result"].keys() == {*VARIANTS, "bfloat16"}
     for name, (difference, same, loading_issues, kind, dtype) in answer["result"].items():
-        assert difference < 1e-5 and loading_issues == 0, name
-        assert same or name == "rope-dynamic", name  # it rotates a growing text anew, but not the keys in the cache
+        exact = name != "bfloat16"  # whose products round by how many rows they have, on some processors
+        assert difference < (1e-5 if exact else 0.1) and loading_issues == 0, name
+        assert same or name == "rope-dynamic" or not exact, name  # it rotates a growing text anew, not the cached keys
         family = VARIANTS.get(name, {}).get("family", "llama")
         assert kind == FAMILIES[family][1].__name__, name
         assert dtype == ("torch.bfloat16" if name == "bfloat16" else "torch.float32"), name

@@ -401,7 +401,7 @@ def test_what_a_killed_export_left_is_swept_away(saved, tmp_path):
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
 def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model, tmp_path, pruned):
     model, tokenizer = real_model
-    ids = evaluation_tokens(tokenizer, load_text("evaluation"), 96, 1)
+    ids = evaluation_tokens(tokenizer, load_text("evaluation"), 192, 1)
     source = EMBEDDED
     if pruned:
         seen = calibration_tokens("calibration", tokenizer, sequences=4, length=128, evaluated="evaluation")
@@ -412,7 +412,7 @@ def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model,
     file = export_gguf(source, tmp_path / "m.gguf", "f16")
     server = llama_cpp.start(file, ids.shape[1] + 1, threads=1)
     found = llama_cpp.losses(server, ids).mean().exp().item()
-    assert found == pytest.approx(perplexity(model, ids).perplexity, rel=0.005)
+    assert found == pytest.approx(perplexity(model, ids).perplexity, rel=0.01)
 
 
 @pytest.mark.real

@@ -223,7 +223,6 @@ def test_a_full_disk_is_not_taken_for_a_lost_cluster(run, tmp_path, one, small_d
 
 
 def test_what_cannot_be_done_is_refused_before_any_work(run, one, tmp_path, monkeypatch):
-    monkeypatch.setattr(scheduler, "CONNECT", 0.5)
 
     def refused(words, found=one, **options):
         with pytest.raises(InputError, match=words):
@@ -236,7 +235,9 @@ def test_what_cannot_be_done_is_refused_before_any_work(run, one, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr("torch.cuda.is_available", lambda: True)
         refused("on their CPUs, got --device cuda", settings=replace(SETTINGS, device="cuda"))
-    refused("a Dask scheduler at 'tcp://127.0.0.1:1'", "tcp://127.0.0.1:1")
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "CONNECT", 0.5)
+        refused("a Dask scheduler at 'tcp://127.0.0.1:1'", "tcp://127.0.0.1:1")
     with cluster(0, processes=False) as empty:
         refused(f"workers at {empty.scheduler_address}", empty)
     with monkeypatch.context() as patch:
