@@ -319,7 +319,8 @@ def broken(model: Model) -> list[str]:
     between_all = f"{into['scheduler']} GB into the scheduler, {into['client']} GB into the client"
     files = minutes(least["read"] + least["write"])
     return [
-        f"The client: sweep and solve of n = {n:,} take {solved}, and {share:.0%} of the least of one machine. "
+        f"The client: sweep and solve of n = {n:,} take {solved}; "
+        f"with their float32 part they are {share:.0%} of the least of one machine. "
         f"Workers do not share them: no number of machines prunes it in less than {client} minutes, and by the ratio "
         f"measured here it is {likely}.",
         f"Memory: X^T X of n = {n:,} is {gigabytes(sums_bytes(run))} GB in float64, and there are several of that "

@@ -239,7 +239,7 @@ def short() -> str:
         "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better.",
         f"{MULTIPLES.format(multiple).capitalize()}. The rows of COMP are the presets `best` and `stock`; of {SECOND}",
         "measured widths exist in memory only and cannot be saved ([families](docs/families.md)). Intervals are in",
-        "[RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on WikiText these overlap, so that nothing can be said:",
+        "[RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on WikiText these of COMP and a peer overlap:",
         f"{'; '.join(_alike(first) + _alike(second))}.",
         "",
         f"| | {' | '.join(columns)} |",

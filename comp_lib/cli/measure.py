@@ -174,7 +174,7 @@ class BenchmarkOptions:
 
 @command
 def benchmark(models: Models, options: BenchmarkOptions) -> None:
-    """Prefill, decode, first token, memory and file size of each MODEL, and what speed-up was possible at most."""
+    """Prefill, decode, first token, memory and file size of each MODEL, and the speed-up by their bytes."""
     import torch
 
     from ..on_device import benchmark as bench
@@ -190,7 +190,7 @@ def benchmark(models: Models, options: BenchmarkOptions) -> None:
     with ends_tidily(), tempfile.TemporaryDirectory(prefix="comp-lib-") as folder, ProgressBars() as bars:
         jobs = bench.prepare(models, options.runtime, options.kind, Path(folder), work, bars)
         measured = bench.benchmark(jobs, options.rounds, bars)
-    caption = "medians (smallest to largest); at most: bytes read for a token, of the first by its own"
+    caption = "medians (smallest to largest); by bytes: bytes read for a token, of the first by its own"
     out.print(table(["", *(model.name for model in measured)], _speeds(measured), caption=caption))
     if options.as_json is not None:
         text = json.dumps(bench.to_json(measured, jobs[0][1]), indent=1)
@@ -213,7 +213,7 @@ def _speeds(measured: Sequence[Measured]) -> list[list[str]]:
         ["decode, tokens/s", *(_spread(model.decode) for model in measured)],
         ["prefill, ratio", *(_ratio(*gained.prefill) for gained in gains)],
         ["decode, ratio", *(_ratio(*gained.speedup) for gained in gains)],
-        ["at most", *(f"{gained.limit:.2f}" for gained in gains)],
+        ["by bytes", *(f"{gained.limit:.2f}" for gained in gains)],
         ["of the gain reached", *(f"{gained.share:.0%}" if gained.limit > 1 else "" for gained in gains)],
     ]
 
