@@ -133,6 +133,10 @@ def cluster(workers: int, folder: Path):
         for _ in range(workers):
             start("worker", "--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1")
         while not file.exists():
+            if processes[0].poll() is not None:
+                raise SystemExit(
+                    f"expected a scheduler, got one that ended: {(folder / 'scheduler-0.log').read_text()[-500:]}"
+                )
             time.sleep(0.1)
         address = json.loads(file.read_text())["address"]
         with Client(address, timeout=120, set_as_default=False) as client:

@@ -1,7 +1,8 @@
 """The one error that a user can cause.
 
 Every message is a single line in three parts: what was expected, what came, what to do. The command line shows it
-as it is and exits with code 2; anything else that escapes is a bug of ours and keeps its traceback.
+as it is and exits with code 2, and so it does with what the system refuses (OSError); anything else that escapes is a
+bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ def prune(
     started, memory, before = time.perf_counter(), PeakMemory(), Shape.of(model)
     settings.check()
     check_tokens(ids, family_of(model).embedding(model).num_embeddings)
+    ids = ids.long()
     planned = plan if isinstance(plan, Planned) else Planned(plan) if plan else None
     check_family(model, settings, planned and planned.plan)
     if planned is None:

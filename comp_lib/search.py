@@ -62,10 +62,17 @@ def trial_text(ids: Tensor, tokens: int, judged: int) -> tuple[Tensor, Tensor]:
 
     A trial is to choose, not to be good. Raises InputError for fewer than 2 sequences.
     """
-    if len(ids) < 2:
-        raise InputError(f"expected at least 2 calibration sequences, to fit and to judge, got {len(ids)}: give more")
+    check_trials(len(ids))
     judges = max(1, min(judged, len(ids) // 4))
-    return ids[: min(len(ids) - judges, max(1, tokens // ids.shape[1]))], ids[-judges:]
+    return ids[: min(len(ids) - judges, max(2, tokens // ids.shape[1]))], ids[-judges:]
+
+
+def check_trials(sequences: int, widths: str = "uniform") -> None:
+    """Raises InputError unless so many calibration sequences can fit trials and judge them."""
+    least = 3 if widths == "measured" else 2  # these have a fit, and a judge, of their own
+    if sequences < least:
+        words = f"at least {least} calibration sequences, to fit and to judge"
+        raise InputError(f"expected {words}, got {sequences}: give more")
 
 
 def searched_plan(

@@ -14,9 +14,9 @@ from .system.machine import available_device
 
 # Peers that plan the whole model (see `baselines`), and the settings that this leaves them.
 PEERS: dict[str, dict[str, tuple[object, ...]]] = {
-    "llm-pruner": {"layers": ("auto", 0), "attentions": (0,)},
-    "llm-pruner-mixed": {"layers": ("auto", 0), "attentions": (0,)},
-    "flap": {"layers": ("auto", 0), "attentions": (0,), "kv_groups": (None,)},
+    "llm-pruner": {"layers": ("auto", 0), "attentions": (0,), "widths": ("uniform",)},
+    "llm-pruner-mixed": {"layers": ("auto", 0), "attentions": (0,), "widths": ("uniform",)},
+    "flap": {"layers": ("auto", 0), "attentions": (0,), "widths": ("uniform",), "kv_groups": (None,)},
     "shortgpt": {
         "attentions": (0,),
         "layers": ("auto",),
@@ -99,6 +99,12 @@ class Settings:
                 raise InputError(
                     f"expected {name} to be a whole number, got {value!r}: write one of 63 bits, without a point"
                 )
+        for name, number in (("ratio", self.ratio), ("layers", self.layers), ("ridge", self.ridge)):
+            word = isinstance(number, str) and name != "ratio"  # which is looked at below
+            if isinstance(number, bool) or not (word or isinstance(number, int | float)):
+                raise InputError(f"expected {name} to be a number, got {number!r}: write one without quotes")
+        if self.kv_groups is not None and (isinstance(self.kv_groups, bool) or not isinstance(self.kv_groups, int)):
+            raise InputError(f"expected kv_groups to be a whole number or None, got {self.kv_groups!r}: None keeps all")
         check_ratio(self.ratio, self.of)
         for name, value, words in (
             ("recovery", self.recovery, RECOVERIES),
@@ -107,12 +113,12 @@ class Settings:
             ("layer metric", self.layer_metric, LAYER_METRICS),
         ):
             if value not in words:
-                hint = nearest(value, words)
+                hint = nearest(str(value), words)
                 raise InputError(f"expected {name} to be one of {', '.join(words)}, got {value!r}: {hint}")
-        if self.method not in (*METHODS, *METRICS):
+        if not isinstance(self.method, str) or self.method not in (*METHODS, *METRICS):
             raise InputError(
                 f"expected a method such as {', '.join(METHODS)}, got {self.method!r}: "
-                f"{nearest(self.method, (*METHODS, *METRICS))}"
+                f"{nearest(str(self.method), (*METHODS, *METRICS))}"
             )
         if self.widths == "measured" and self.recovery != "least-squares":
             raise InputError(
@@ -139,6 +145,11 @@ class Settings:
                     f"expected {name} to be {' or '.join(map(str, options))} with the method {self.method}, which "
                     f"decides the rest by itself, got {getattr(self, name)!r}: leave it out or choose another method"
                 )
+
+    @property
+    def uneven(self) -> bool:
+        """Whether layers may come out with widths that differ."""
+        return self.widths != "uniform" or (self.method in PEERS and self.method != "shortgpt")
 
     @property
     def two_streams(self) -> bool:

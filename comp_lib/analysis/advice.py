@@ -16,6 +16,7 @@ from .columns import ALL
 from .cost_frame import told_for
 
 PRESET = {"uniform": "--preset stock", "measured": "--preset best"}  # of `comp-lib prune`
+ONE_WIDTH = ("uniform", "whole layers")  # ways whose result any family can save
 TOKENS = 128 * 256  # that `comp-lib prune` calibrates on, unless it is told otherwise
 PASSES = 3  # over these tokens that pruning takes, about
 FEW_WINDOWS = 10  # below so many an interval is too narrow
@@ -45,7 +46,8 @@ def advise(checkup: Checkup) -> Advice:
     allowed, costs = checkup.parameters.allowed, whole_text(checkup.costs)
     if not len(costs):
         return Advice(None, "", ("No plan was measured, so none is advised: see what was left out.",))
-    safe = costs[costs.high <= allowed]
+    saved = costs.way.map(lambda way: checkup.family.per_layer or way in ONE_WIDTH)
+    safe = costs[(costs.high <= allowed) & saved]
     if not len(safe):
         best = costs.loc[[costs.reset_index(drop=True).increase.idxmin() == place for place in range(len(costs))]]
         [row] = best.to_dict("records")
@@ -70,8 +72,11 @@ def _reasons(checkup: Checkup, costs: pd.DataFrame, row: dict[str, Any]) -> Iter
     allowed = checkup.parameters.allowed
     yield (
         f"{_named(row)} costs {_interval(row)}: even the upper end is within the {allowed:g} that are allowed, "
-        "and no plan measured removes more for so little."
+        "and no plan that was measured and can be saved removes more for so little."
     )
+    if not checkup.family.per_layer:
+        kind = checkup.model.config.model_type
+        yield f"No folder can hold layers of different widths for {kind}: they are not advised."
     beyond = costs[(costs.ratio > row["ratio"])].sort_values("increase").to_dict("records")
     if beyond:
         yield f"The next step, {_named(beyond[0])}, would cost {_interval(beyond[0])}."

@@ -23,12 +23,14 @@ from ..evaluation.loss import evaluation_tokens
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.load import COPIES, DTYPES, count_parameters, load_model
+from ..prune import check_family
 from ..scale.model_on_disk import Streamed, open_streamed
+from ..settings import Settings
 from ..shape import Shape
 from ..system.machine import free_memory
 from . import differences
 from .budget import Effort, as_json, fit, measure_machine
-from .cost_frame import WAYS, costs, settings_for
+from .cost_frame import REFUSED, WAYS, costs, settings_for
 from .latency_frame import latency
 from .layer_frame import layers
 from .meaning import tokens_of
@@ -65,6 +67,7 @@ class Checkup:
         self.model, self.tokenizer = _opened(parameters.model, parameters, self.streamed)
         self.pair = self._paired() if parameters.against else None
         self.shape, self.family = Shape.of(self.model), family_of(self.model)
+        check_family(self.model, Settings())
         self.length = min(128, self.model.config.max_position_embeddings)
         self.multiple = _multiple(max(self.shape.neurons))
         self.ways, self.ratios, refused = self._feasible()
@@ -171,7 +174,9 @@ class Checkup:
         """The frame `costs`; no rows where it was left out."""
         effort, device = self.effort, self.parameters.device
         told: dict[str, Any] = {"multiple": self.multiple, "device": device}
-        return costs(self.model, self.sample, self.windows, effort.ratios, effort.ways, **told)
+        frame = costs(self.model, self.sample, self.windows, effort.ratios, effort.ways, **told)
+        self.left_out += [Needed(plan, why) for plan, why in frame.attrs[REFUSED].items()]
+        return frame
 
     def tasks(self, way: str, ratio: float) -> pd.DataFrame | None:
         """The frame `tasks` for one of the plans that were measured; None where it was left out."""

@@ -20,7 +20,7 @@ from ..evaluation.generation import measure_speed, prompt_ids, ratio
 from ..evaluation.loss import Evaluation
 from ..families import family_of
 from ..families.protocol import Family, Model
-from ..prune import check_request, prune
+from ..prune import check_family, check_request, prune
 from ..report import Progress, no_progress
 from ..settings import METHODS, PRESETS, Settings, default_recovery
 from ..shape import Shape
@@ -35,6 +35,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "measured": PRESETS["best"],
     "whole layers": {"method": "shortgpt", "recovery": "none"},
 }
+REFUSED = "refused"  # among the attrs of the frame
 Bounds = tuple[float, float]
 PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
 
@@ -51,6 +52,7 @@ def settings_for(model: Model, way: str, ratio: float, multiple: int, device: st
         wanted = f"a way to prune or a method among {', '.join(known)}"
         raise InputError(f"expected {wanted}, got {way!r}: {nearest(way, known)}")
     settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **told_for(way, family_of(model)))
+    check_family(model, settings)
     check_request(Shape.of(model), settings)
     return settings
 
@@ -68,10 +70,12 @@ def costs(
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
     windows: (S, L) of the text of each kind that judges, as `evaluation.by_kind.kind_windows` gives them.
-    Raises InputError, before any work, for a way that is not known or a ratio that cannot be reached.
+    Raises InputError, before any work, for a way that is not known or a ratio that no plan reaches. What only its own
+    planner finds out of reach is left out, and told in `attrs[REFUSED]`: plan -> why.
     """
     asked = [(way, share, settings_for(model, way, share, multiple, device)) for way in ways for share in ratios]
     rows: list[dict[str, Any]] = []
+    refused: dict[str, str] = {}
     name = fingerprint(model)
     texts = {kind: hashes.of_tensor(ids) for kind, ids in windows.items()}
     for done, (way, share, settings) in enumerate(asked):
@@ -80,10 +84,15 @@ def costs(
         def measure(settings: Settings = settings) -> list[dict[str, Any]]:
             return _measured(model, sample, windows, settings, progress)
 
-        measured = remembered_value(entry("cost_frame", "costs", *key), measure)
-        rows += [{"way": way, "ratio": share} | row for row in measured]
+        try:
+            measured = remembered_value(entry("cost_frame", "costs", *key), measure)
+            rows += [{"way": way, "ratio": share} | row for row in measured]
+        except InputError as error:
+            refused[f"{way} at {share:.0%}"] = str(error)
         progress("plans measured", done + 1, len(asked))
-    return tidy("costs", rows, name, sample.seed)
+    frame = tidy("costs", rows, name, sample.seed)
+    frame.attrs[REFUSED] = refused
+    return frame
 
 
 def _measured(

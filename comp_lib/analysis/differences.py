@@ -23,7 +23,9 @@ from ..evaluation.confidence import bootstrap_intervals
 from ..evaluation.generation import continuation
 from ..families import dense_layer, family_of
 from ..families.protocol import Device, Layer, Model, Rope
+from ..models.load import open_model
 from ..models.save import PLAN_FILE
+from ..models.wheels import WHEELS
 from ..plan import Plan
 from ..report import Progress, no_progress
 from ..shape import Shape
@@ -54,7 +56,10 @@ class Match:
 
 def plan_in(name: str | Path) -> Plan | None:
     """The plan that a pruned checkpoint carries, None where the folder has none. Raises InputError for a broken one."""
-    path = Path(name).expanduser() / PLAN_FILE
+    folder = Path(name).expanduser()
+    if not folder.exists() and str(name) not in WHEELS:  # of the Hub: fetched already
+        folder = open_model(name)[0]
+    path = folder / PLAN_FILE
     return Plan.load(path) if path.is_file() else None
 
 

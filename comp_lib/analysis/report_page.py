@@ -21,7 +21,9 @@ from ..errors import InputError
 from ..models.gguf_files import is_gguf, open_gguf_model
 from ..models.load import open_model
 from ..models.save import PLAN_FILE
+from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
+from ..shape import Shape
 from ..system.untrusted import read_object
 from .differences import carried_out, plan_in
 from .parameters import Parameters
@@ -77,10 +79,11 @@ def check_models(parameters: Parameters) -> None:
         wanted = f"a model with a stream of {one.hidden_size} numbers and {one.vocab_size:,} tokens to compare with"
         got = f"{other.hidden_size} and {other.vocab_size:,} in {parameters.against!r}"
         raise InputError(f"expected {wanted}, got {got}: compare relatives only")
-    layers = [config.num_hidden_layers for config in configs]
+    shapes = [Shape.of(skeleton(config)) for config in configs]
+    layers = [shape.layers for shape in shapes]
     if layers[0] != layers[-1]:
         known = [
-            (plan_in(name), whole, left) for name, whole, left in zip(names, reversed(layers), layers, strict=True)
+            (plan_in(name), whole, left) for name, whole, left in zip(names, reversed(shapes), shapes, strict=True)
         ]
         if not any(plan is not None and carried_out(plan, whole, left) for plan, whole, left in known):
             got = f"{layers[0]} and {layers[1]}, and no {PLAN_FILE} that says which of them stayed"

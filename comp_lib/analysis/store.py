@@ -27,13 +27,13 @@ _on_disk: weakref.WeakKeyDictionary[Streamed, str] = weakref.WeakKeyDictionary()
 
 
 def fingerprint(model: Model) -> str:
-    """A short name for the content of a model's tensors, 16 hex digits: the same in memory and read from disk."""
+    """A short name for a model's tensors and config, 16 hex digits: the same in memory and read from disk."""
     if not isinstance(model, Streamed):
         return hashes.of_model(model)
     if model not in _on_disk:
         places = {name: EMBEDDING if name == HEAD and model.tied else name for name in model.skeleton.state_dict()}
         tensors = ((name, model.files.read(place, model.dtype)) for name, place in places.items())
-        _on_disk[model] = hashes.of_tensors(tensors)
+        _on_disk[model] = hashes.of_both(hashes.of_tensors(tensors), model.config)
     return _on_disk[model]
 
 

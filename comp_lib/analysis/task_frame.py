@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..evaluation.confidence import bootstrap_intervals
-from ..evaluation.zero_shot import OFFLINE, Score, zero_shot
+from ..evaluation.zero_shot import OFFLINE, Score, task_folder, zero_shot
 from ..families.protocol import Model
 from ..models.reading import quiet
 from ..prune import prune
@@ -32,6 +33,8 @@ def tasks(
     items: of each task, and about as many twice over of grammar. Raises InputError as `prune` and `zero_shot`.
     """
     key = [fingerprint(model), hashes.of_tensor(sample.ids), asdict(settings), items]
+    key += [hashes.of_file(path) for path in sorted(task_folder().glob("*.jsonl"))]
+    key += [metadata.version("lm_eval")]
 
     def measure() -> list[dict[str, Any]]:
         small = prune(model, sample.ids, settings).model

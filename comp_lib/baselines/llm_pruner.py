@@ -28,6 +28,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ..calibration.stream import check_predicts
 from ..errors import InputError
 from ..families import dense_layer, family_of, family_of_layer
 from ..families.protocol import STEPS, Layer, Model
@@ -97,8 +98,7 @@ def taylor_scores(
     Gradients are summed in float32 at least. The model is left as it was, its gradients included.
     Raises InputError for sequences of one token, which predict nothing.
     """
-    if ids.shape[1] < 2:
-        raise InputError(f"expected sequences of at least 2 tokens for a loss, got {ids.shape[1]}: give longer ones")
+    check_predicts(ids)
     family = family_of(model)
     stack = family.layers(model)
     weights = [weight for layer in layers for weight in _weights(stack[layer])]

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..families import family_of, family_of_layer
 from ..families.protocol import Device, Layer, Model, Rope
 
@@ -88,6 +89,12 @@ def through(layer: Layer, hidden: Tensor, rope: Rope, device: Device) -> Tensor:
     for rows in batches(*hidden.shape[:2]):
         out[rows] = mlp_step(layer, attention_step(layer, sent(hidden[rows], device), rope)[0])[0]
     return out
+
+
+def check_predicts(ids: Tensor) -> None:
+    """Raises InputError for sequences (S, L) of one token, which predict nothing."""
+    if ids.shape[1] < 2:
+        raise InputError(f"expected sequences of at least 2 tokens for a loss, got {ids.shape[1]}: give longer ones")
 
 
 def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:

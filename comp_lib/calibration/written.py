@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import refusing
+from ..errors import InputError, refusing
 from ..families.protocol import Model
 from ..report import Progress, no_progress
 from ..system import cache, hashes
@@ -186,6 +186,9 @@ def sample(
             output = model(input_ids=token, use_cache=True, **{cache_name: cache})
             cache = output[cache_name]
             probabilities = output.logits[:, -1].float().softmax(-1).cpu()  # (B, V)
+            if not probabilities.isfinite().all():
+                got = "NaN or infinity while it writes: look at the model, or try dtype float32"
+                raise InputError(f"expected finite answers of the model, got {got}")
             drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
             batch[:, position] = torch.where(known[:, position], batch[:, position], drawn)
             progress("writing text", done + len(batch) * (position + 1), samples.numel())

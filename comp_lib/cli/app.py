@@ -61,6 +61,6 @@ def run() -> None:
         finally:
             sys.stdout.flush()
     except OSError as error:
-        typer.echo(f"comp-lib: expected to print and write, got {error}; mend that and call again", err=True)
+        typer.echo(f"comp-lib: expected the system to allow it, got {error}; mend that and call again", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what could not be printed is not tried again
         raise SystemExit(2) from error

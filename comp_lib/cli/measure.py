@@ -236,7 +236,7 @@ class CompareOptions:
     recovery: Annotated[str | None, Option(help="For all methods (default: each method's own).")] = None
     aim: Aim = "self"
     calibration: Calibration = "calibration"
-    evaluate_on: Annotated[str, Option("--evaluate", help="Text that judges.")] = "evaluation"
+    evaluate_on: Annotated[str | None, Option("--evaluate", help="Text that judges (default: evaluation).")] = None
     text_kinds: Annotated[bool, Option(help="Judge on every kind of text instead, and their mean.")] = False
     windows: Annotated[int, Option(help="Windows of it, or of each kind.")] = 12
     window: Length = 512
@@ -258,13 +258,16 @@ def compare(model: Model, folder: Folder, options: CompareOptions) -> None:
     from ..compare.summary import check_summary, markdown, write_summary
     from ..settings import METHODS, Settings
 
+    if options.text_kinds and options.evaluate_on is not None:
+        got = f"--text-kinds and --evaluate {options.evaluate_on}: leave one out"
+        raise InputError(f"expected one text or every kind of text to judge on, got {got}")
     ratios = _list(options.ratios, float, "ratios")
     methods = METHODS if options.methods is None else _list(options.methods, str, "methods")
     sequences = _list(options.sequences, int, "sequences")
     settings = Settings(of=options.of, widths=options.widths, aim=options.aim, multiple=options.multiple)
     same = ("seeds", "recovery", "calibration", "length", "windows", "window", "dtype")
     told: dict[str, Any] = {name: getattr(options, name) for name in same} | {
-        "evaluation": EVERY_KIND if options.text_kinds else options.evaluate_on
+        "evaluation": EVERY_KIND if options.text_kinds else options.evaluate_on or "evaluation"
     }
     grid = Grid(model, ratios, methods, sequences=sequences, settings=settings, **told)
     check_summary(folder, options.overwrite)

@@ -49,11 +49,12 @@ def inspect(
     device: Device = "cpu",
 ) -> None:
     """Layers, widths, parameters and layer importance of MODEL."""
-    from ..calibration.tokens import calibration_tokens
+    from ..calibration.tokens import calibration_tokens, check_source
     from ..importance.layers import block_influence
     from ..models.load import load_model
     from ..shape import Shape
 
+    check_source(calibration)
     loaded, tokenizer = load_model(model, dtype)
     check_length(loaded, length)
     ids = calibration_tokens(calibration, tokenizer, model=loaded, sequences=sequences, length=length, seed=seed)
@@ -89,11 +90,13 @@ class PlanOptions:
 @command
 def plan(model: Model, options: PlanOptions) -> None:
     """Plan for a share of MODEL's time on this machine: how many layers, how wide, by a few trials."""
-    from ..calibration.tokens import calibration_tokens
+    from ..calibration.tokens import calibration_tokens, check_source
     from ..models.load import load_model
     from ..models.save import PLAN_FILE
     from ..on_device.latency import parse_budget, timed_plan
     from ..plan import Plan
+    from ..prune import check_family
+    from ..search import check_trials
     from ..settings import Settings
     from ..shape import Shape
 
@@ -104,7 +107,10 @@ def plan(model: Model, options: PlanOptions) -> None:
     if options.file is not None:
         plan_of_model = options.file.name == PLAN_FILE  # a pruned model's own says what it is
         check_output(options.file, nobodys if plan_of_model else our_json(Plan.__dataclass_fields__), options.overwrite)
+    check_source(options.calibration)
+    check_trials(options.sequences)
     loaded, tokenizer = load_model(model, options.dtype)
+    check_family(loaded, settings)
     check_length(loaded, options.length)
     text = {name: told[name] for name in ("sequences", "length", "seed")}
     ids = calibration_tokens(options.calibration, tokenizer, model=loaded, **text)

@@ -34,7 +34,7 @@ from ..scale.machines import Machines
 from ..scale.memory import bytes_of, check_memory
 from ..scale.prune_to import Means, Saving, Written, check_out, prune_to, whole_model
 from ..scale.shards import SHARDS
-from ..search import check_search, searched_plan
+from ..search import check_search, check_trials, searched_plan
 from ..settings import PRESETS, Settings, default_recovery, multiple_for
 from ..shape import Shape, span
 from ..system.clock import PHASES
@@ -77,6 +77,11 @@ class PruneRun:
             if self.whole and vars(options)[option] is not None:
                 got = f"--{option} and {self.whole}, which needs the whole model: leave one out"
                 raise InputError(f"expected --{option} with what goes layer by layer, got {got}")
+        if options.memory is not None and options.scheduler is not None:
+            got = "both: the tokens in flight are the workers', so leave one out"
+            raise InputError(f"expected --memory or --scheduler, got {got}")
+        if self.whole and (self.budget or options.search):
+            check_trials(options.sequences, self.settings.widths)
         self.machines = self._machines()
         if self.whole:
             check_destination(folder, options.overwrite, sources=[name])
@@ -91,7 +96,7 @@ class PruneRun:
         if self.whole:
             check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), [name])
         check_length(self.model, options.length)
-        if self.settings.widths != "uniform":
+        if self.settings.uneven:
             check_widths(self.model.config)
         window = min(512, self.model.config.max_position_embeddings)
         windows = None if self.evaluated is None else self._windows(self.evaluated, window)
@@ -134,11 +139,16 @@ class PruneRun:
         needed, free = 2 * estimated_bytes(self.shape, self.options.dtype), free_memory()
         if self.memory is not None:
             free = min(free, max(0, self.memory - resident_bytes()))
-        if self.whole or needed < free or renamed(source, _shipped) == source:
+        if self.whole or needed < free or not any(map(writes, sources(source))):
             return source
         gigabytes = f"{needed / 1e9:.1f} GB for it, {free / 1e9:.1f} GB are free or allowed"
+        there = renamed(source, _shipped)
+        if any(map(writes, sources(there))):
+            raise InputError(
+                f"expected a calibration text that is there, got {source!r}: to write it takes {gigabytes}"
+            )
         err.print(f"comp-lib: the model writes no calibration text: that takes {gigabytes}", style="dim")
-        return renamed(source, _shipped)
+        return there
 
     def _card(self) -> Provenance:
         """What the model card says, but for what is measured."""
@@ -164,7 +174,13 @@ class PruneRun:
                 return self._in_memory(calibration_tokens(self.source, tokenizer, model=model, **text), bars)
             # of text that is there, `calibration_tokens` first says whether it holds so many: `prune_to` asks for room
             written = writes(self.source)
-            check_out(self.folder, model, self.saving, options.sequences * options.length if written else 0)
+            check_out(
+                self.folder,
+                model,
+                self.saving,
+                options.sequences * options.length if written else 0,
+                self.settings.two_streams,
+            )
             writer = load.load_model(self.name, options.dtype, options.device)[0] if written else None
             ids = calibration_tokens(self.source, tokenizer, model=writer, **text)
             del writer
@@ -217,7 +233,9 @@ class PruneRun:
             text = f"perplexity, {self.saving.text} ({windows[:, 1:].numel():,} tokens)"
             rows.append((text, f"{done.dense_perplexity:.2f}", f"{done.perplexity:.2f}"))
         rows.append(("pruned in", "", f"{report.seconds:.0f} s on {report.tokens:,} tokens"))
-        chosen = (f"{name} {vars(self.settings)[name]}" for name in PRESETS[self.options.preset])
+        aims = self.settings.recovery == "least-squares"
+        told = [name for name in PRESETS[self.options.preset] if aims or name != "aim"]  # only that fit has one
+        chosen = (f"{name} {vars(self.settings)[name]}" for name in told)
         rows.append((f"preset {self.options.preset}", "", ", ".join(chosen)))
         title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
         return table(("", "dense", "pruned"), rows, title=title)

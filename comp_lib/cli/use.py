@@ -75,21 +75,26 @@ def chat(
         int | None, Option(help="Tokens that the conversation may have (default: 2048 at most).")
     ] = None,
     threads: Annotated[int, Option(help="Cores that compute (0: llama.cpp's choice).")] = 0,
-    kind: Annotated[str, Option("--type", help="What a model that is no .gguf file is exported as.")] = "f16",
+    kind: Annotated[
+        str | None, Option("--type", help="What a model that is no .gguf file is exported as (default: f16).")
+    ] = None,
 ) -> None:
     """Talk with MODEL in llama.cpp (greedy). Needs the extra gguf."""
     from ..evaluation.generation import check_prompt
     from ..on_device.gguf_export import export_gguf
-    from ..on_device.llama_cpp import answer, start
+    from ..on_device.llama_cpp import answer, check_installed, start
 
     if prompt is not None:
         check_prompt(prompt)
+    if kind is not None and model.endswith(".gguf"):
+        raise InputError(f"expected --type for a model that is exported, got {kind} and a .gguf file: leave it out")
+    check_installed()
     messages: list[dict[str, str]] = []
     with ends_tidily(), tempfile.TemporaryDirectory(prefix="comp-lib-") as temporary:
         file = Path(model).expanduser()
         if file.suffix != ".gguf":
             with ProgressBars() as bars:
-                file = export_gguf(model, Path(temporary) / "model.gguf", kind, progress=bars)
+                file = export_gguf(model, Path(temporary) / "model.gguf", kind or "f16", progress=bars)
         server = start(file, context, threads)
         if prompt is None:
             err.print(f"{model} in llama.cpp: an empty line or {ENDS[0]} ends", style="dim", highlight=False)

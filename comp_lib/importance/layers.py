@@ -21,6 +21,7 @@ from ..calibration.stream import (
     Step,
     attention_step,
     batches,
+    check_predicts,
     embed,
     mlp_step,
     rotary,
@@ -63,6 +64,7 @@ def sequence_loss_increase(
     With `present`, the other layers are taken as gone already; their entries are NaN.
     The layers are on `device` one at a time, each once; memory: the hidden states of ids for each layer.
     """
+    check_predicts(ids)
     layers = family_of(model).layers(model)
     present = present or range(len(layers))
     hidden = embed(model, ids)
@@ -105,6 +107,7 @@ def step_loss_increase(
     model: Model, ids: Tensor, which: Which, device: Device = "cpu", progress: Progress = no_progress
 ) -> Tensor:
     """The same when one step of one layer is left out and the other stays: ids (S, L) -> (layers, S), nats."""
+    check_predicts(ids)
     family = family_of(model)
     layers, hidden = family.layers(model), embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)

@@ -30,7 +30,6 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 Tensors = dict[str, Tensor]
 TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
-NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version"}  # fields of a config that change no number
 
 
 def statistics_folder() -> Path:
@@ -85,9 +84,7 @@ def _content(argument: object) -> object:
     if isinstance(argument, Tensor):
         return hashes.of_tensor(argument)
     if isinstance(argument, nn.Module):
-        config: Any = argument.config
-        fields = json.loads(config.to_json_string())
-        return [hashes.of_model(argument), {name: fields[name] for name in sorted(fields.keys() - NO_PART_OF_A_MODEL)}]
+        return hashes.of_model(argument)
     if is_dataclass(argument) and not isinstance(argument, type):
         return {type(argument).__name__: asdict(argument)}
     if isinstance(argument, Sequence):

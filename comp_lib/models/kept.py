@@ -75,7 +75,9 @@ def _kind(path: Path) -> str | None:
     """One of USE; None for what is not ours, or is being written."""
     name, place = path.name, path.parent.name
     entry = r"(\w+-)?[0-9a-f]{24}\.safetensors"
-    unfinished = rf"\.{entry}\.partial-\d+(-.*)?" if place in FOLDERS else r"\.gguf-.*\.partial-.*|\.converting-\w+"
+    unfinished = (
+        rf"\.{entry}\.partial-\d+(-.*)?" if place in FOLDERS else r"\.(gguf-.*|.*\.gguf)\.partial-.*|\.converting-\w+"
+    )
     if re.fullmatch(unfinished, name):
         return "old" if time.time() - path.stat().st_mtime >= ABANDONED else None
     if place in FOLDERS:

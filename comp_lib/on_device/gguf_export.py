@@ -104,7 +104,8 @@ def export_gguf(
     `kind` is one of TYPES, of the matrices: vectors stay f32, and with a 4-bit kind the embeddings and the head become
     q8_0, as in most files of that kind. The file appears complete or not at all.
     Raises InputError, before anything is written, for what llama.cpp or the type cannot hold, for a file that is there
-    already, and for a folder or disk that cannot take it; later only for weights that are not finite.
+    already, and for a folder or disk that cannot take it; later only for weights that are not finite, or too large for
+    the type.
     """
     target = _check(file, kind, overwrite, model)
     if kind in k_quants.KINDS:

@@ -8,6 +8,7 @@ several seeds the mean of its ends). Methods at one place are drawn beside each 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,10 +174,10 @@ def _cloud(axes: Axes, rows: pd.DataFrame, everything: pd.DataFrame, cost: str) 
         for ratio, x, y in means.itertuples():
             several = len(ratios) > 1
             named.append((f"{name} at {ratio:.0%}" if several else name, (x, y)))
-            looks = marks | {"marker": MARKERS[ratios.index(ratio)]} if several else marks
+            looks = marks | {"marker": MARKERS[ratios.index(ratio) % len(MARKERS)]} if several else marks
             axes.scatter([x], [y], 45, zorder=3, **looks)
         axes.scatter([], [], label=name, **({**marks, "marker": "s"} if len(ratios) > 1 else marks))
-    for ratio, marker in zip(ratios if len(ratios) > 1 else [], MARKERS, strict=False):
+    for ratio, marker in zip(ratios if len(ratios) > 1 else [], cycle(MARKERS), strict=False):
         axes.scatter([], [], color="black", marker=marker, label=f"{ratio:.0%} to remove")
     return named
 

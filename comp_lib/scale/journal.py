@@ -111,9 +111,14 @@ class Journal:
         if self.model.is_dir() and not strangers(self.model):
             shutil.rmtree(self.model)
         self.path.unlink(missing_ok=True)
-        (self.folder / "lock").unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        if os.name != "nt":  # Windows deletes no file that is held: see `open`
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self.folder.is_dir() and not self.path.exists():
+            (self.folder / "lock").unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
     def keep_only(self, names: Collection[str]) -> None:
         """Throw away the hidden states that are not among `names`."""
@@ -182,6 +187,9 @@ class Journal:
     def _begin(self, request: dict[str, Any]) -> None:
         """Anew; the journal comes first, for a folder without one is not ours."""
         if self.model.is_dir():
+            if names := strangers(self.model):
+                got = f"{', '.join(names[:3])} in it: move that away"
+                raise InputError(f"expected nothing but the work in progress in {self.model}, got {got}")
             shutil.rmtree(self.model)
         self.keep_only(())
         self.path.unlink(missing_ok=True)

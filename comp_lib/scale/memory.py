@@ -13,13 +13,13 @@ from dataclasses import replace
 
 import torch
 
-from ..calibration.stream import LOGITS
+from ..calibration.stream import BATCH_TOKENS, LOGITS
 from ..errors import InputError
 from ..hybrid_granularity.uniform import layers_needed, uniform_plan
 from ..plan import Plan
 from ..prune import IMPORTANCE_SEQUENCES
 from ..prune_layer import form_of_sums
-from ..settings import Settings
+from ..settings import PEERS, Settings
 from ..shape import Shape
 from ..statistics.gram import Gram
 from ..system.atomic import bytes_in
@@ -82,7 +82,13 @@ def added_bytes(run: Run, batch: int, head: int = 0, windows: int = 0) -> int:
     if judges_layers(run):  # states behind each layer, of the sequences on which layers are judged
         states = max(states, float(IMPORTANCE_SEQUENCES * run.length * (run.shape.layers + 2)))
     beside = run.state * (1.2 * head + states * run.shape.hidden) + (12.0 * LOGITS if head else 0.0)
-    return WORKSPACE + round(SLACK * max(_layer(run, min(batch, run.tokens)), beside))
+    if run.settings.method in PEERS:  # a planner keeps the states of all the text, before and behind a layer
+        states = max(states, 2.0 * run.tokens)
+        beside = max(beside, run.state * states * run.shape.hidden)
+    flight = max(min(batch, run.tokens), run.length)  # no sequence is cut
+    if head:  # what is judged by its answer goes through the layers as many at a time as anywhere
+        flight = max(flight, min(BATCH_TOKENS, windows or run.tokens))
+    return WORKSPACE + round(SLACK * max(_layer(run, flight), beside))
 
 
 def batch_for(run: Run, memory: int, head: int = 0, windows: int = 0) -> int:

@@ -41,7 +41,7 @@ class Streamed:
         self.config, self.dtype = config, dtype
         self.skeleton = skeleton(config, dtype)
         names = list(self.skeleton.state_dict())
-        gguf = Path(folder).suffix == ".gguf"
+        gguf = is_gguf(folder)
         self.files: GgufTensors | TensorFiles = GgufTensors(folder, config, names) if gguf else TensorFiles(folder)
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight

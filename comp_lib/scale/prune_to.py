@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from .. import __version__
 from ..errors import InputError
@@ -39,7 +39,7 @@ from ..surgery import add_biases, check_biases, keep_layers, shrink, update_conf
 from ..system import hashes
 from ..system.atomic import bytes_in, fsync, resolved
 from ..system.clock import listening, phase
-from ..system.tensor_files import Layout
+from ..system.tensor_files import Layout, TensorFiles
 from .journal import Journal, partial_folder
 from .limit import Machine, least_seconds
 from .machines import Machines, Room
@@ -106,9 +106,9 @@ def prune_to(
     model at once, when another process prunes into `out`, when `out` was begun with another request, when there are no
     such machines, or the memory is too little; and when the disk is full, or the machines are gone for good.
     """
-    started = time.perf_counter()
+    started, target = time.perf_counter(), resolved(out)
     _check(model, ids, settings, plan)
-    machines, batch = means.machines, None
+    machines, batch, ids = means.machines, None, ids.long()
     if machines is not None:
         machines.check(settings, len(ids))
         if means.memory is not None:
@@ -116,10 +116,13 @@ def prune_to(
             raise InputError(f"expected a limit of memory or other machines, got {got}")
     if means.memory is not None:
         windows = 0 if saving.windows is None else saving.windows.numel()
-        batch = check_memory(model, ids.shape, settings, windows, means.memory, plan)
-    target = resolved(out)
-    check_out(target, model, saving, ids.numel())
-    request = _request(model, ids, settings, saving, plan, machines, batch)
+        begun = _begun(target).get("carried", {})  # a run that goes on has chosen already
+        known = begun.get("batch") if begun.get("memory") == means.memory else None
+        batch = known or check_memory(model, ids.shape, settings, windows, means.memory, plan)
+    check_out(target, model, saving, ids.numel(), settings.two_streams)
+    carried: dict[str, Any] = {} if machines is None else {"shards": machines.shards}
+    carried |= {} if batch is None else {"memory": means.memory, "batch": batch}
+    request = _request(model, ids, settings, saving, plan) | {"carried": carried}
     with Journal.open(target, request) as journal, listening() as phases:
         resumed = journal.find("plan") is not None
         run = _Run(model, ids, settings, saving, journal, means.progress, batch)
@@ -157,35 +160,35 @@ def _check(model: Streamed, ids: Tensor, settings: Settings, plan: Plan | None) 
         check_request(model.shape, settings)
     else:
         check_plan(plan, model.shape, settings)
-    if settings.widths != "uniform":  # without a shape: what no family of this kind can hold, before any work
+    if settings.uneven:  # without a shape: what no family of this kind can hold, before any work
         check_widths(model.config)
 
 
-def check_out(out: Path, model: Streamed, saving: Saving, tokens: int) -> None:
+def _begun(target: Path) -> dict[str, Any]:
+    """The request of the run that was begun there; nothing where none was."""
+    earlier = Journal(target)
+    earlier.check_ours()
+    earlier.look()
+    found = earlier.find("begun")
+    return {} if found is None else dict(found["request"])
+
+
+def check_out(out: Path, model: Streamed, saving: Saving, tokens: int, two_streams: bool) -> None:
     """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
     earlier = Journal(resolved(out))
     earlier.check_ours()
     earlier.look()
     if not earlier.published:
-        states = 4 * tokens * model.shape.hidden * model.dtype.itemsize
+        # each stream before a layer, in its middle and behind it, and what a run that is taken up again begins with
+        states = (3 * (1 + two_streams) + 1) * tokens * model.shape.hidden * model.dtype.itemsize
         left = bytes_in(partial_folder(resolved(out)), stored=True)
         needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states - left
         check_destination(out, saving.overwrite, max(0, needed), [saving.name, *model.files.files])
 
 
-def _request(
-    model: Streamed,
-    ids: Tensor,
-    settings: Settings,
-    saving: Saving,
-    plan: Plan | None,
-    machines: Machines | None,
-    batch: int | None,
-) -> dict[str, Any]:
+def _request(model: Streamed, ids: Tensor, settings: Settings, saving: Saving, plan: Plan | None) -> dict[str, Any]:
     """All that decides the bytes of the result: what a run that is taken up again must have in common."""
-    carried = {} if machines is None else {"shards": machines.shards}
-    carried |= {} if batch is None else {"batch": batch}
-    return carried | {
+    return {
         "model": model.files.fingerprint(),
         "config": hashes.of_value(model.config.to_dict() | {"_name_or_path": None}),
         "name": saving.name,
@@ -256,7 +259,11 @@ class _Run:
             shrink(layers[index], "mlp", torch.arange(neurons))
         keep_layers(small, plan.layers)
         update_config(small)
-        small.generation_config = read_generation(str(self.model.files.folder), self.model.config)
+        in_folder = isinstance(self.model.files, TensorFiles)  # what lies beside a GGUF file is not of it
+        config, folder = self.model.config, str(self.model.files.folder)
+        small.generation_config = (
+            read_generation(folder, config) if in_folder else GenerationConfig.from_model_config(config)
+        )
         shape = Shape.of(small)
         small = as_stock(small, shape) if shape.stock else as_heterogeneous(small, shape)
         small.config.dtype = str(self.dtype).removeprefix("torch.")
@@ -274,6 +281,8 @@ class _Run:
             beside = {name: model.files.pieces(name, model.dtype) for name in shapes if ".layers." not in name}
             with phase("write"):
                 headers = layout.create(journal.model)
+                for path in (*journal.model.glob("*.json"), journal.model):  # what the record says is there stays
+                    fsync(path)
                 journal.add("created", ranges=[*headers, *layout.write(journal.model, beside)])
         if len(journal.all("layer")) < model.shape.layers:
             walk = partial(self._walk, plan, layout)

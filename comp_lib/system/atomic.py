@@ -82,8 +82,8 @@ def staged(target: Path, overwrite: bool = True, strangers: Strangers = nobody) 
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """All of it under that name, or what was there before."""
-    with staged(path) as partial:
+    """All of it under that name, or what was there before. Where that is a link, it is what the link leads to."""
+    with staged(resolved(path)) as partial:
         partial.write_bytes(content)
 
 

@@ -26,6 +26,7 @@ ROOMS = (
     "system",
 )
 SAMPLE = 64  # values of each tensor that enter the fingerprint of a model
+NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version", "dtype"}  # fields of a config; tensors have a dtype
 CHUNK = 1 << 22  # values summed at a time
 PIECE = 16 << 20  # bytes of a file read at a time
 WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> a dtype to view them as
@@ -74,8 +75,14 @@ def of_file(path: Path, start: int = 0, length: int | None = None) -> str | None
 
 
 def of_model(model: nn.Module) -> str:
-    """Of the tensors of `model`, see `of_tensors`."""
-    return of_tensors(model.state_dict().items())
+    """Of the tensors of `model`, see `of_tensors`, and of its config: the same numbers may rotate or mask otherwise."""
+    return of_both(of_tensors(model.state_dict().items()), model.config)
+
+
+def of_both(tensors: str, config: Any) -> str:
+    """Of a model: the name of its tensors, and the fields of its config that decide a number."""
+    fields = json.loads(config.to_json_string())
+    return of_value([tensors, {name: fields[name] for name in fields.keys() - NO_PART_OF_A_MODEL}])[:16]
 
 
 def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:

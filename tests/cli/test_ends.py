@@ -36,7 +36,8 @@ def answer(server, messages, tokens, say):
     return ""
 
 sys.modules["comp_lib.on_device.gguf_export"] = types.SimpleNamespace(export_gguf=export_gguf)
-sys.modules["comp_lib.on_device.llama_cpp"] = types.SimpleNamespace(start=start, answer=answer)
+llama_cpp = types.SimpleNamespace(start=start, answer=answer, check_installed=lambda: None)
+sys.modules["comp_lib.on_device.llama_cpp"] = llama_cpp
 from comp_lib.cli.app import app
 app(["chat", "model"])
 """

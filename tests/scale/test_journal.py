@@ -232,3 +232,16 @@ def test_records_are_one_sealed_line_each(tmp_path):
     lines = [json.loads(line) for line in (partial_folder(tmp_path / "small") / "journal.jsonl").open()]
     assert [line["what"] for line in lines] == ["begun", "layer"] and all(len(line["seal"]) == 64 for line in lines)
     assert os.listdir(partial_folder(tmp_path / "small") / "model") == []
+
+
+@pytest.mark.parametrize("name", ["notes.md", ".DS_Store"])
+def test_what_somebody_put_beside_a_finished_model_is_not_deleted(name, monkeypatch, tmp_path, tokenizer):
+    run, out, expected = killed_when_ready(monkeypatch, tmp_path, tokenizer, "before", overwrite=False)
+    stranger = partial_folder(out) / "model" / name
+    stranger.write_text("mine")
+    with pytest.raises(InputError, match=f"nothing but the work in progress.*{name}"):
+        run()
+    assert stranger.read_text() == "mine"
+    stranger.unlink()
+    run()
+    assert content(out) == expected
