@@ -742,3 +742,18 @@ def test_a_device_on_which_nothing_can_be_solved_is_refused(device, words, monke
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     with pytest.raises(InputError, match=words):
         Settings(device=device).check()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ratio": "0.2"}, {"ridge": None}, {"layers": None}, {"recovery": None}, {"kv_groups": "2"}, {"method": 3}],
+)
+def test_settings_of_another_type_are_refused_by_name(changes):
+    with pytest.raises(InputError, match=f"expected {'a ' if 'method' in changes else ''}{next(iter(changes))}"):
+        Settings(**changes).check()
+
+
+def test_tokens_may_be_of_any_whole_numbers(tiny_llama):
+    ids = torch.arange(64).view(4, 16)
+    one, two = (prune(tiny_llama(), tokens, Settings(multiple=4, layers=1)) for tokens in (ids, ids.int()))
+    assert one.plan == two.plan

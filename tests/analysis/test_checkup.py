@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from comp_lib.analysis import checkup as checkups
-from comp_lib.analysis import one_pass, texts
+from comp_lib.analysis import cost_frame, one_pass, texts
 from comp_lib.analysis.advice import advise, command, distrust
 from comp_lib.analysis.checkup import Checkup
 from comp_lib.errors import InputError
@@ -144,3 +145,29 @@ def test_a_check_up_that_was_killed_goes_on_with_the_layers_that_it_has(parent, 
     assert len(looked) == 1  # of three
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "empty"))
     assert Checkup.of(**asked).neurons.equals(resumed) and len(looked) == 4
+
+
+def test_a_plan_out_of_reach_is_left_out_by_name(bench, monkeypatch):
+    """What only the planner finds out leaves the others measured."""
+    monkeypatch.setattr("comp_lib.analysis.cost_frame._measured", _unless("random", cost_frame._measured))
+    bench.effort = replace(bench.effort, ways=("magnitude", "random"))
+    assert set(bench.costs.way) == {"magnitude"}
+    assert [left.part for left in bench.left_out if "out of reach" in left.why] == ["random at 20%"]
+
+
+def _unless(method, measured):
+    def measure(model, sample, windows, settings, progress):
+        if settings.method == method:
+            raise InputError("expected a ratio within reach, got one out of reach: ask for less")
+        return measured(model, sample, windows, settings, progress)
+
+    return measure
+
+
+def test_what_no_folder_can_hold_is_not_advised(bench, monkeypatch):
+    bench.costs.loc[:, ["increase", "low", "high"]] = [[0.1, 0.05, 0.15]] * len(bench.costs)
+    bench.costs.loc[bench.costs.way == "measured", ["increase", "low", "high"]] = [[0.01, 0.0, 0.02]] * 3
+    assert advise(bench).row["way"] == "measured"
+    monkeypatch.setattr(type(bench.family), "per_layer", False)
+    advice = advise(bench)
+    assert advice.row["way"] == "uniform" and any("No folder can hold" in reason for reason in advice.reasons)

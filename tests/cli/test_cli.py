@@ -13,11 +13,12 @@ from typing import Annotated
 
 import pytest
 import torch
-from command import refused, run
+from command import FEW, refused, run
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer import Argument, Context, Option, Typer
 from typer.testing import CliRunner
+from variants import build
 
 from comp_lib.calibration.text import load_text
 from comp_lib.cli import options, pruning
@@ -530,3 +531,26 @@ def test_names_are_printed_as_they_are(parent, tmp_path, monkeypatch, name):
         assert done.exit_code == 0, (done.output, done.exception)
     done = run("export", name, "--gguf", f"{name.replace('/', '')}.gguf")
     assert done.exit_code == 0 and f"written: {name.replace('/', '')}.gguf" in done.stdout
+
+
+def test_a_linked_file_stays_a_link(parent, tmp_path):
+    (tmp_path / "real.json").write_text("{}")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    words = ("--budget", "latency=0.8", "--multiple", "4", "--sequences", "4", "--length", "24", "--overwrite")
+    done = run("plan", parent, *words, "--out", tmp_path / "link.json")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "link.json").is_symlink() and Plan.load(tmp_path / "real.json").parent_layers == 3
+
+
+@pytest.mark.parametrize("method", ["flap", "llm-pruner"])
+def test_widths_that_no_folder_can_hold_are_refused_before_the_work(method, tmp_path, tokenizer, monkeypatch):
+    build("gemma3").save_pretrained(tmp_path / "gemma")
+    tokenizer.save_pretrained(tmp_path / "gemma")
+
+    def never(*given, **told):
+        raise AssertionError("worked")
+
+    monkeypatch.setattr("comp_lib.cli.pruning.calibration_tokens", never)
+    options = ("--ratio", "0.2", "--recovery", "none", *FEW)
+    done = run("prune", tmp_path / "gemma", "--out", tmp_path / "out", "--method", method, *options)
+    assert done.exit_code == 2 and "expected a llama model" in done.stderr.splitlines()[-1]

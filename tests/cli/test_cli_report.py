@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import nbformat
 import pytest
-from command import refused, run
+from command import FEW, refused, run
 
 from comp_lib.analysis import report_page
-from comp_lib.analysis.report_page import MARK, Executed, Failure
+from comp_lib.analysis.checkup import Checkup
+from comp_lib.analysis.parameters import Parameters
+from comp_lib.analysis.report_page import MARK, Executed, Failure, check_models
+from comp_lib.errors import InputError
 
 pytest.importorskip("papermill", reason="no papermill: pip install 'comp-lib[report]'")
 
@@ -82,3 +85,20 @@ def test_page_and_notebook_are_written_also_after_a_failure(parent, tmp_path, mo
     assert "stopped at 'Neurons'" in done.stderr and "goes on from there" in done.stderr
     assert "It stopped at: Neurons" in out.read_text("utf-8")
     assert (tmp_path / "page.ipynb").is_file()
+
+
+def test_a_model_that_lost_layers_is_compared_with_its_parent(parent, tmp_path):
+    done = run("prune", parent, "--out", tmp_path / "small", "--ratio", "0.2", "--layers", "1", *FEW)
+    assert done.exit_code == 0, done.output
+    check_models(Parameters.of({"model": str(tmp_path / "small"), "against": str(parent)}))
+    (tmp_path / "small" / "comp_plan.json").unlink()
+    with pytest.raises(InputError, match="as many layers"):
+        check_models(Parameters.of({"model": str(tmp_path / "small"), "against": str(parent)}))
+
+
+def test_a_model_without_some_attention_is_refused_by_name(parent, tmp_path):
+    done = run("prune", parent, "--out", tmp_path / "small", "--ratio", "0.1", "--attentions", "1", *FEW)
+    assert done.exit_code == 0, done.output
+    with pytest.raises(InputError, match="prune the parent anew"):
+        Checkup.of(model=str(tmp_path / "small"))
+    refused(run("plan", tmp_path / "small", "--budget", "latency=0.7", "--multiple", "4"), ["prune the parent anew"])

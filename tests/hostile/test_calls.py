@@ -43,6 +43,16 @@ ROWS = [
     ("prune", "--dtype int8", "--dtype to be"),
     ("prune", "--attentions 50", "attentions"),
     ("prune", "--out {model}/inside", "apart from the model"),
+    # --- what does not go together, or cannot be
+    ("compare", "--text-kinds --evaluate evaluation", "leave one out"),
+    ("chat", "--type q8_0", "leave it out"),
+    ("benchmark", "--type nonsense", "a type among"),
+    ("benchmark", "--dtype nonsense", "a dtype among"),
+    ("prune", "--memory 3GB --scheduler tcp://127.0.0.1:1", "leave one out"),
+    ("prune", "--method flap --widths per-layer", "expected widths to be uniform"),
+    ("prune", "--budget latency=0.7 --sequences 1", "at least 2 calibration sequences"),
+    ("prune", "--preset best --search 3 --sequences 2", "at least 3 calibration sequences"),
+    ("plan", "--sequences 1", "at least 2 calibration sequences"),
     # --- numbers
     ("prune", "--ridge inf", "ridge"),
     ("prune", "--ridge nan", "ridge"),

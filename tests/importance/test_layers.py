@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,14 @@ from variants import build, tokens
 from comp_lib.calibration.stream import to_device
 from comp_lib.errors import InputError
 from comp_lib.importance import layers as layers_module
-from comp_lib.importance.layers import LAYER_METRICS, block_influence, greedy_order, layers_to_drop, loss_increase
+from comp_lib.importance.layers import (
+    LAYER_METRICS,
+    block_influence,
+    greedy_order,
+    layers_to_drop,
+    loss_increase,
+    step_loss_increase,
+)
 
 NAMES = ["gqa", "all-at-once", "eager", "mistral-window", "qwen2"]
 LAYERS = 5
@@ -158,3 +166,10 @@ def test_one_layer_at_a_time_is_on_the_device(name, monkeypatch):
     monkeypatch.setattr(layers_module, "to_device", counted)
     layers_to_drop(name, model_of(), tokens(2, 16), 2, device=torch.device("cpu"))
     assert len(copies) >= LAYERS and most <= 2  # the next one comes before the last one's name is given away
+
+
+def test_sequences_of_one_token_say_nothing(tiny_llama):
+    model, ids = tiny_llama(), torch.arange(4)[:, None]
+    for ask in (partial(loss_increase, model, ids), partial(step_loss_increase, model, ids, "mlp")):
+        with pytest.raises(InputError, match="at least 2 tokens"):
+            ask()

@@ -22,7 +22,7 @@ from variants import FAMILIES, FOUR, VARIANTS, build, tokens
 from comp_lib.errors import InputError
 from comp_lib.families import family_of
 from comp_lib.models import save as checkpoint
-from comp_lib.models.save import Provenance, check_destination, estimated_bytes, model_card, save_checkpoint
+from comp_lib.models.save import Provenance, check_destination, estimated_bytes, model_card, save_checkpoint, strangers
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
@@ -683,3 +683,11 @@ def test_names_on_the_card_are_no_html_and_no_second_line():
     assert "<script>" not in prose and "[here](" not in prose and "\n# Title" not in prose
     rows = [line for line in prose.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} <= {3, 4, 5}
+
+
+def test_a_tokenizer_with_several_templates_is_of_the_model(tmp_path):
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
+    assert strangers(tmp_path) == []
+    (tmp_path / "additional_chat_templates" / "notes.md").write_text("mine")
+    assert strangers(tmp_path) == ["additional_chat_templates"]

@@ -9,7 +9,7 @@ from rows import rows_of
 
 from comp_lib.compare.summary import finished
 from comp_lib.plots.base import overlapping_texts
-from comp_lib.plots.comp_vs_peers import SCORES, Duel, plot_duels, plot_increase, plot_scores
+from comp_lib.plots.comp_vs_peers import SCORES, Duel, plot_duels, plot_increase, plot_latency, plot_scores
 
 
 def test_duels_stand_below_each_other_with_the_intervals_that_are_known():
@@ -45,3 +45,9 @@ def test_one_ratio_alone_does_not_magnify_rounding():
     labels = [label.get_text() for label in axis.get_ticklabels()]
     assert len(set(labels)) == len(labels) > 2 and max(map(len, labels)) <= 5
     assert not axis.get_offset_text().get_text()
+
+
+def test_there_are_more_ratios_than_marks():
+    ratios = [round(0.05 * place, 2) for place in range(1, 13)]
+    rows = finished(rows_of({("comp", ratio): (0.4 + ratio,) for ratio in ratios}))
+    assert plot_latency(rows).axes

@@ -119,3 +119,11 @@ def test_a_process_keeps_what_was_promised(aim, tmp_path):
     least = int(refusal.split("at least ")[1].split(" MB")[0].replace(",", "")) * 10**6
     assert 500 * 10**6 < least < 1100 * 10**6
     assert answer(least + 10**7)["peak"] <= least + 10**7
+
+
+def test_a_sequence_is_not_cut_and_a_planner_keeps_all_states():
+    one = run_of(replace(SETTINGS, ratio=0.05), sequences=1, length=4096)
+    assert needed_bytes(one, 128) == needed_bytes(one, 4096)
+    peer = replace(SETTINGS, layers="auto", method="flap", recovery="none")
+    grown = needed_bytes(run_of(peer, sequences=40_000), 128) - needed_bytes(run_of(peer, sequences=20_000), 128)
+    assert grown > 2 * 20_000 * 128 * BILLION["hidden_size"] * 4

@@ -13,6 +13,7 @@ import sys
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -531,3 +532,32 @@ def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypat
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     for key, value in inside.model.state_dict().items():
         torch.testing.assert_close(small.state_dict()[key], value)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_what_lies_beside_a_gguf_file_is_not_of_it(tmp_path, tokenizer):
+    folder, _ = saved(tmp_path / "parent")
+    tokenizer.save_pretrained(folder)
+    file = export_gguf(folder, tmp_path / "m.gguf", "f16")
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7, "pad_token_id": 7}')
+    model, _ = open_streamed(str(file))
+    prune_to(tmp_path / "small", model, tokenizer, tokens(), SETTINGS)
+    assert "7" not in (tmp_path / "small" / "generation_config.json").read_text().replace(".7", "")
+
+
+def test_a_run_with_a_limit_goes_on_with_the_tokens_it_chose(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    chosen = iter([512, 2048])
+    monkeypatch.setattr("comp_lib.scale.prune_to.check_memory", lambda *asked: next(chosen))
+
+    def stop(what, done, total, report=None):
+        if report is not None:
+            raise Killed
+
+    run = partial(prune_to, tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    with pytest.raises(Killed):
+        run(means=Means(memory=10**9, progress=stop))
+    with pytest.raises(InputError, match="memory was 1000000000, is 2000000000"):
+        run(means=Means(memory=2 * 10**9))
+    run(means=Means(memory=10**9))
+    assert (tmp_path / "small" / "model.safetensors").is_file()
