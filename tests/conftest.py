@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's library reads it: no test may wait for a network
@@ -39,6 +40,11 @@ LONG = (
     "evaluation/",
     "cli/",
     "scale/",
+    "test_prune.py",
+    "test_book.py",
+    "hostile/",
+    "baselines/",
+    "analysis/",
 )
 # Tests that start processes, kernels or clusters, or read the real model: `make check` leaves them out.
 SLOW = ("test_kit.py", "test_browser.py", "test_others.py", "compare/test_cluster.py", "compare/test_grid.py")
@@ -67,6 +73,20 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish(session):
+    """What was imported stays: full collections need not walk it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """A kill leaves what was written; only a power cut would not, and none is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -37,7 +37,7 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
     dense = perplexity(model, windows)
     comp = prune(model, ids, Settings(multiple=32), name="smollm2-135m")
     tuned = perplexity(comp.model, windows)
-    untuned = perplexity(prune(model, ids, Settings(multiple=32, method="random", recovery="none")).model, windows)
+    untuned = perplexity(prune(model, ids[:1], Settings(multiple=32, method="random", recovery="none")).model, windows)
 
     before, after = Shape.of(model), Shape.of(comp.model)
     assert after.decoder <= 0.8 * before.decoder and after.stock

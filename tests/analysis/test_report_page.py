@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -54,29 +55,33 @@ def test_the_page_asks_nobody_and_describes_its_figures(executed):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no browser")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1200])
-def test_in_a_browser_without_a_network(executed, tmp_path, width, scheme):
+def test_in_a_browser_without_a_network(executed, tmp_path):
     api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'comp-lib[browser]'")
     file = tmp_path / "report.html"
     file.write_text(page(executed[0], "report.ipynb"), "utf-8")
     with api.sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
         browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
-        opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        asked, failed, said = [], [], []
-        opened.on("request", lambda request: asked.append(request.url))
-        opened.on("requestfailed", lambda request: failed.append(request.url))
-        opened.on("console", lambda message: said.append(message.text))
-        opened.context.set_offline(True)
-        opened.goto(file.as_uri())
-        assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
-        assert failed == [] and said == []
-        assert opened.evaluate("document.documentElement.scrollWidth") <= width
-        assert opened.evaluate("[...document.images].every(image => image.alt && image.naturalWidth > 100)")
-        light = opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        assert light == (scheme == "light")
+        for width, scheme in itertools.product((400, 1200), ("light", "dark")):
+            look(browser, file, width, scheme)
         browser.close()
+
+
+def look(browser, file, width, scheme):
+    opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    asked, failed, said = [], [], []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("requestfailed", lambda request: failed.append(request.url))
+    opened.on("console", lambda message: said.append(message.text))
+    opened.context.set_offline(True)
+    opened.goto(file.as_uri())
+    assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
+    assert failed == [] and said == []
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.evaluate("[...document.images].every(image => image.alt && image.naturalWidth > 100)")
+    light = opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert light == (scheme == "light")
+    opened.close()
 
 
 def test_a_check_up_again_computes_nothing_anew(parent, own_cache, monkeypatch):

@@ -444,7 +444,7 @@ def test_workers_are_asked_before_any_work(grid, tmp_path, box, stand_ins, monke
 
 
 def test_what_cannot_be_had_is_refused(grid, tmp_path, box, processes, monkeypatch):
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
     for options, words in (
         ({"workers": 0}, "1 to 256 workers"),
@@ -458,10 +458,11 @@ def test_what_cannot_be_had_is_refused(grid, tmp_path, box, processes, monkeypat
         with pytest.raises(InputError, match="expected a Dask scheduler at"):
             list(remote(address, print, {"key": {}}))
         assert not [each for each in gc.get_objects() if type(each) is Client and each.status != "closed"]
-    processes.scheduler()
-    monkeypatch.setattr(cluster, "CONNECT", 5.0)  # enough for it to start, or there is none: both are refusals
-    with pytest.raises(InputError, match=f"expected (a Dask scheduler|workers) at .*{processes.address}"):
-        list(remote(processes.address, print, {"key": {}}))
+    monkeypatch.setattr(cluster, "CONNECT", 1.0)
+    place = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0", "processes": False}
+    with LocalCluster(n_workers=0, silence_logs=logging.CRITICAL, **place) as empty:
+        with pytest.raises(InputError, match=f"expected workers at .*{empty.scheduler_address}"):
+            list(remote(empty.scheduler_address, print, {"key": {}}))
     assert not box.started()
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else found(name))

@@ -79,8 +79,8 @@ def command(*arguments):
 def straight(parent, tmp_path_factory):
     """The folder of a grid that ran from its start to its end, by the command line."""
     folder = tmp_path_factory.mktemp("straight")
-    done = subprocess.run(command(parent, *GRID, "--out", folder), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["compare", *map(str, (parent, *GRID, "--out", folder))])
+    assert done.exit_code == 0, done.stderr
     assert "comp + least-squares" in done.stdout and "increase.png" in done.stdout
     return folder
 
@@ -198,8 +198,8 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, parent, tmp_p
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive  # nobody goes on computing for a command that is gone
 
-    done = subprocess.run(command(parent, *GRID, "--out", out), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["compare", *map(str, (parent, *GRID, "--out", out))])
+    assert done.exit_code == 0, done.stderr
     pd.testing.assert_frame_equal(fixed(out), fixed(straight), check_exact=True)
     again = read_rows(out / "rows.csv")
     pd.testing.assert_frame_equal(again.iloc[: len(left)], left)  # down to their seconds: they were not run again

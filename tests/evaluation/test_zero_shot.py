@@ -274,7 +274,7 @@ def test_names_that_are_none(text, words):
 
 def test_without_lm_eval(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
-    module._indexed.cache_clear()
+    monkeypatch.setattr(module, "_indexed", module._indexed.__wrapped__)
     with pytest.raises(InputError, match=r"expected the library lm-eval.*pip install 'comp-lib\[evaluate\]'"):
         task_names("offline")
 

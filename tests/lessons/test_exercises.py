@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import runpy
 import shutil
 
@@ -9,8 +10,22 @@ import nbformat
 import pytest
 from lessons import EXERCISES, LESSONS, Wrong, functions
 
+from comp_lib.models import load
+
 SOLUTIONS = sorted((EXERCISES / "solutions").glob("*.ipynb"))
 generate = runpy.run_path(str(EXERCISES / "generate.py"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_real_model():
+    """Loaded once; each check leaves it as it was. What 08 asks does not depend on the length of its text."""
+    once = functools.cache(load.load_model)
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("comp_lib.models.load", "comp_lib.lessons.start"):
+            patch.setattr(f"{place}.load_model", lambda name, dtype="float32", device="cpu": once(name, dtype, device))
+        patch.setattr("checks_08.LENGTH", 16)
+        yield
+
 
 EACH = [pytest.param(lesson, name, id=f"{lesson.name}-{name}") for lesson in LESSONS.values() for name in lesson.checks]
 

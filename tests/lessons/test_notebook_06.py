@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_notebook
 from transformers import AutoModelForCausalLM
 from variants import build
 
@@ -34,14 +34,24 @@ SHAPES = {
 }
 
 
-def run(model, folder):
-    """The notebook, executed with `model` in a folder beside which it may build."""
+@pytest.fixture(scope="module")
+def kernel():
+    """A client with a kernel that has imported what the notebook needs, once for all models."""
+    client = NotebookClient(new_notebook(), timeout=1200, kernel_name="python3", record_timing=False)
+    with client.setup_kernel():
+        yield client
+
+
+def run(kernel, model, folder):
+    """The notebook, executed from an empty namespace with `model` in a folder beside which it may build."""
     folder.mkdir()
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(folder)}}
-    )
-    return client.execute(env={**os.environ, "COMP_MODEL": str(model)})
+    place = f"import os\nos.chdir({str(folder)!r})\nos.environ['COMP_MODEL'] = {str(model)!r}\ndel os"
+    kernel.nb = nbformat.read(NOTEBOOK, as_version=4)
+    kernel.nb.cells.insert(0, new_code_cell(f"%reset -f\n{place}"))
+    kernel.reset_execution_trackers()
+    for number, cell in enumerate(kernel.nb.cells):
+        kernel.execute_cell(cell, number)
+    return kernel.nb
 
 
 def texts(notebook):
@@ -53,12 +63,12 @@ def texts(notebook):
 
 
 @pytest.mark.parametrize("variant", sorted(SHAPES))
-def test_it_adapts_to_the_model(variant, tmp_path, tokenizer):
+def test_it_adapts_to_the_model(variant, kernel, tmp_path, tokenizer):
     model = build(variant, **SHAPES[variant])
     model.save_pretrained(tmp_path / "mine")
     tokenizer.save_pretrained(tmp_path / "mine")
     parent = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
-    notebook = run(tmp_path / "mine", tmp_path / "notebooks")
+    notebook = run(kernel, tmp_path / "mine", tmp_path / "notebooks")
     said = texts(notebook)
     assert str(tmp_path) not in said  # of a path, the notebook shows the name only
     before = Shape.of(model)
@@ -79,11 +89,11 @@ def test_it_adapts_to_the_model(variant, tmp_path, tokenizer):
     assert "# your_own_model" in card and str(tmp_path) not in card and "evaluation" in card
 
 
-def test_a_model_of_another_kind_stops_it_at_the_cell_that_names_it(tmp_path, tokenizer):
+def test_a_model_of_another_kind_stops_it_at_the_cell_that_names_it(kernel, tmp_path, tokenizer):
     (tmp_path / "gpt2").mkdir()
     tokenizer.save_pretrained(tmp_path / "gpt2")
     (tmp_path / "gpt2" / "config.json").write_text('{"model_type": "gpt2"}')
     (tmp_path / "gpt2" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(CellExecutionError, match="expected a LLaMA-class model") as caught:
-        run(tmp_path / "gpt2", tmp_path / "notebooks")
+        run(kernel, tmp_path / "gpt2", tmp_path / "notebooks")
     assert "MODEL" in caught.value.traceback and "Traceback" not in caught.value.traceback

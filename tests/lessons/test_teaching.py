@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import sys
@@ -33,6 +34,7 @@ def script(name):
 
 
 minutes, worksheet, slides = (script(name) for name in ("minutes", "worksheet", "slides"))
+slides.formula = functools.cache(slides.formula)  # the same formulas are set in several tests
 
 
 def rows_of(text, first):

