@@ -83,7 +83,8 @@ def _reasons(checkup: Checkup, costs: pd.DataFrame, row: dict[str, Any]) -> Iter
     others = costs[(costs.ratio == row["ratio"]) & (costs.way != row["way"])].sort_values("increase")
     for other in others.to_dict("records"):
         if other["low"] <= row["high"] and row["low"] <= other["high"]:
-            yield f"{_named(other)} costs {_interval(other)}: the intervals overlap, so the two cannot be told apart."
+            apart = "the intervals overlap, and these windows do not tell the two apart"
+            yield f"{_named(other)} costs {_interval(other)}: {apart}."
         else:
             more = "more" if other["increase"] > row["increase"] else "less"
             yield f"{_named(other)} costs {_interval(other)}, which is {more}."
@@ -137,7 +138,7 @@ def _of_text(checkup: Checkup) -> Iterator[str]:
         tied = int((order.low.iloc[1:].to_numpy() <= order.high.iloc[:-1].to_numpy()).sum())
         yield (
             f"Of {len(order) - 1} neighbours in the order of the layers by harm, {tied} have intervals that overlap: "
-            "their order is a toss-up."
+            "of these the order may be luck."
         )
     yield "The texts are English, in eight kinds that ship; a model for something else should be judged on that."
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -167,8 +167,3 @@ UPGRADES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("harm of each layer on more windows", ("judged",)),
     ("greedy removal of layers", ("greedy",)),
 )
-
-
-def as_json(effort: Effort) -> dict[str, Any]:
-    """What JSON can hold."""
-    return asdict(effort)

@@ -7,7 +7,7 @@ does not fit in memory is read layer by layer; what needs the whole of it is the
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,18 @@ from torch import Tensor
 
 from ..calibration.text import load_text
 from ..errors import InputError
-from ..evaluation.by_kind import ByKind
+from ..evaluation.by_kind import ByKind, judge
 from ..evaluation.loss import evaluation_tokens
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.load import COPIES, DTYPES, count_parameters, load_model
 from ..prune import check_family
 from ..scale.model_on_disk import Streamed, open_streamed
-from ..settings import Settings
+from ..settings import Settings, multiple_of
 from ..shape import Shape
 from ..system.machine import free_memory
 from . import differences
-from .budget import Effort, as_json, fit, measure_machine
+from .budget import Effort, fit, measure_machine
 from .cost_frame import REFUSED, WAYS, costs, settings_for
 from .latency_frame import latency
 from .layer_frame import layers
@@ -69,7 +69,7 @@ class Checkup:
         self.shape, self.family = Shape.of(self.model), family_of(self.model)
         check_family(self.model, Settings())
         self.length = min(128, self.model.config.max_position_embeddings)
-        self.multiple = _multiple(max(self.shape.neurons))
+        self.multiple = multiple_of(max(self.shape.neurons))
         self.ways, self.ratios, refused = self._feasible()
         self.left_out: list[Needed] = [*refused, *self._whole_model()]
         self.effort = self._effort()
@@ -130,9 +130,9 @@ class Checkup:
 
         def decide() -> dict[str, Any]:
             speed = measure_machine(self.model, parameters.device)
-            return as_json(fit(parameters.minutes, speed, self.shape, asked, kinds))
+            return asdict(fit(parameters.minutes, speed, self.shape, asked, kinds))
 
-        key = [fingerprint(self.model), parameters.minutes, parameters.device, as_json(asked), kinds]
+        key = [fingerprint(self.model), parameters.minutes, parameters.device, asdict(asked), kinds]
         return Effort.from_json(remembered_value(entry("budget", "effort", *key), decide))
 
     @property
@@ -246,7 +246,7 @@ class Checkup:
     @cached_property
     def _judged(self) -> ByKind:
         pair = self._needed()
-        return differences.judge_both(pair.first, pair.other, self.windows)
+        return judge(pair.other, self.windows, pair.first, tuple(self.windows))
 
     @cached_property
     def changed_kinds(self) -> pd.DataFrame:
@@ -264,16 +264,6 @@ class Checkup:
             raise InputError("expected a second checkpoint, got none: set the parameter against")
         return self.pair
 
-    def frames(self) -> dict[str, pd.DataFrame]:
-        """All frames that there are, by their names, to be written by `files.write`."""
-        names = ("layers", "neurons", "groups", "spectra", "curves", "costs", "latency")
-        named = {name: getattr(self, name) for name in names}
-        if self.pair is not None:
-            named |= {name: getattr(self, name) for name in ("changed_layers",)}
-            if self.compared:
-                named |= {name: getattr(self, name) for name in ("changed_kinds", "changed_prompts")}
-        return {name: frame for name, frame in named.items() if frame is not None and len(frame)}
-
 
 def _too_large(name: str, dtype: str) -> bool:
     """Whether a model and its pruned copy do not fit in memory. Raises InputError for one that cannot be read."""
@@ -284,8 +274,3 @@ def _opened(name: str, parameters: Parameters, streamed: bool) -> tuple[Model, A
     if streamed:
         return open_streamed(name, parameters.dtype)
     return load_model(name, parameters.dtype, parameters.device)
-
-
-def _multiple(neurons: int) -> int:
-    """Of which widths are multiples: the largest power of 2 up to 64 that leaves 32 steps from nothing to all."""
-    return min(64, 1 << max(0, (neurons // 32).bit_length() - 1))

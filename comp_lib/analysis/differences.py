@@ -18,7 +18,7 @@ from torch.nn.functional import cosine_similarity
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, to_device
 from ..errors import InputError
-from ..evaluation.by_kind import ByKind, judge
+from ..evaluation.by_kind import ByKind
 from ..evaluation.confidence import bootstrap_intervals
 from ..evaluation.generation import continuation
 from ..families import dense_layer, family_of
@@ -196,18 +196,10 @@ def _died(energy: Tensor, other: Tensor, fires: Tensor, kept: Tensor | None) -> 
     return {"died": int(died.sum()), "died_energy": float(energy[died].sum() / energy.sum().clamp_min(1e-300))}
 
 
-def judge_both(model: Model, other: Model, windows: Mapping[str, Tensor], progress: Progress = no_progress) -> ByKind:
-    """`other` on each of `windows` (S, L), beside `model`; both in memory. Raises InputError as `check_relatives`."""
-    check_relatives(model, other)
-    return judge(other, windows, model, tuple(windows), progress=progress)
-
-
 def changed_kinds(model: Model, judged: ByKind, seed: int = 0) -> pd.DataFrame:
-    """Where two models disagree, by kind of text; columns: COLUMNS["changed_kinds"]. judged: of `judge_both`."""
-    rows = [
-        {name: row.get(name) for name in row} | {"loss": row["dense_loss"], "other_loss": row["loss"]}
-        for row in rows_of(judged)
-    ]
+    """Where two models disagree, by kind of text; columns: COLUMNS["changed_kinds"]. judged: the other
+    one beside the first, as `evaluation.by_kind.judge` gives it."""
+    rows = [row | {"loss": row["dense_loss"], "other_loss": row["loss"]} for row in rows_of(judged)]
     return tidy("changed_kinds", rows, fingerprint(model), seed)
 
 
@@ -216,7 +208,7 @@ def changed_prompts(
 ) -> pd.DataFrame:
     """The windows on which two models differ most, and how both go on from their beginnings, greedy.
 
-    Columns: COLUMNS["changed_prompts"]. judged: of `judge_both` on the same windows.
+    Columns: COLUMNS["changed_prompts"]. judged: as for `changed_kinds`, on the same windows.
     """
     places = [(kl, kind, window) for kind, one in judged.kinds.items() for window, kl in enumerate(one.kls)]
     rows: list[dict[str, Any]] = []

@@ -31,7 +31,7 @@ from .parameters import Parameters
 NOTEBOOK = "checkup.ipynb"
 # a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
 PLACES = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
-NEEDED = ("papermill", "nbconvert", "ipykernel")
+NEEDED = ("papermill", "nbconvert", "ipykernel", "ipywidgets")
 MARK = '<!DOCTYPE html>\n<html lang="en" data-made-by="comp-lib">'  # how a page of ours begins
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LEFT_OUT = ("notebook-only", "parameters", "injected-parameters", "papermill-error-cell-tag")

@@ -126,9 +126,17 @@ def _extras() -> list[tuple[str, str, str]]:
     from packaging.requirements import Requirement
 
     needed = [Requirement(line) for line in metadata.requires(PACKAGE) or ()]
+
+    def packages(extra: str) -> list[str]:
+        of_extra = [each for each in needed if each.marker and each.marker.evaluate({"extra": extra})]
+        own = [each for each in of_extra if each.name == PACKAGE]  # an extra may take in others
+        return [each.name for each in of_extra if each not in own] + [
+            name for each in own for other in sorted(each.extras) for name in packages(other)
+        ]
+
     found = []
     for extra, use in EXTRAS.items():
-        names = [each.name for each in needed if each.marker and each.marker.evaluate({"extra": extra})]
+        names = packages(extra)
         missing = [name for name in names if not _installed(name)]
         words = f"missing {', '.join(missing)}" if missing else "complete"
         found.append((extra, f"{words} ({use})", f"pip install '{PACKAGE}[{extra}]'" if missing else ""))

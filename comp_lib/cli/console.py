@@ -4,7 +4,7 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,3 +111,12 @@ def check_picture(file: Path | None, overwrite: bool) -> None:
     """Raises InputError unless `file` is new, a picture of ours, or may be overwritten."""
     if file is not None:
         check_output(file, our_picture, overwrite)
+
+
+def listed(text: str, kind: Callable[[str], Any], name: str) -> tuple[Any, ...]:
+    """The values between the commas. Raises InputError."""
+    try:
+        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        kinds = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"expected --{name} as {kinds} between commas, got {text!r}: {error}") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,7 @@ from typer import Argument, Exit, Option, echo
 from ..errors import InputError
 from ..system.atomic import write_atomically
 from ..system.outputs import check_output, our_json
-from .console import ProgressBars, check_length, check_picture, ends_tidily, err, out, show, table
+from .console import ProgressBars, check_length, check_picture, ends_tidily, err, listed, out, show, table
 from .options import Aim, Calibration, Device, Dtype, Json, Length, Model, Multiple, Overwrite, Widths, command
 
 if TYPE_CHECKING:
@@ -261,9 +261,9 @@ def compare(model: Model, folder: Folder, options: CompareOptions) -> None:
     if options.text_kinds and options.evaluate_on is not None:
         got = f"--text-kinds and --evaluate {options.evaluate_on}: leave one out"
         raise InputError(f"expected one text or every kind of text to judge on, got {got}")
-    ratios = _list(options.ratios, float, "ratios")
-    methods = METHODS if options.methods is None else _list(options.methods, str, "methods")
-    sequences = _list(options.sequences, int, "sequences")
+    ratios = listed(options.ratios, float, "ratios")
+    methods = METHODS if options.methods is None else listed(options.methods, str, "methods")
+    sequences = listed(options.sequences, int, "sequences")
     settings = Settings(of=options.of, widths=options.widths, aim=options.aim, multiple=options.multiple)
     same = ("seeds", "recovery", "calibration", "length", "windows", "window", "dtype")
     told: dict[str, Any] = {name: getattr(options, name) for name in same} | {
@@ -279,12 +279,3 @@ def compare(model: Model, folder: Folder, options: CompareOptions) -> None:
     out.print(f"written: {', '.join(path.name for path in written)} in {folder}", soft_wrap=True)
     if (rows.status == "failed").any():
         raise Exit(1)
-
-
-def _list(text: str, kind: Callable[[str], Any], name: str) -> tuple[Any, ...]:
-    """The values between the commas. Raises InputError."""
-    try:
-        return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        kinds = "whole numbers" if kind is int else "numbers"
-        raise InputError(f"expected --{name} as {kinds} between commas, got {text!r}: {error}") from error

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 from typer import Exit, Option
 
-from ..errors import InputError
 from ..system.atomic import write_atomically
 from ..system.outputs import check_output, starts_with
-from .console import ProgressBars, ends_tidily, err, out
+from .console import ProgressBars, ends_tidily, err, listed, out
 from .options import Dtype, Model, Overwrite, Solving, command
 
 Page = Annotated[Path, Option("--out", help="File (.html) for the page; the notebook lies beside it as .ipynb.")]
@@ -60,14 +59,9 @@ def report(model: Model, page_file: Page, options: ReportOptions) -> None:
 def _values(model: str, options: ReportOptions) -> dict[str, Any]:
     """The parameters of the notebook. Raises InputError for ratios that are no numbers."""
     told = {name: getattr(options, name) for name in ("minutes", "allowed", "seed", "dtype", "device")}
-    try:
-        ratios = tuple(float(part) for part in options.ratios.split(","))
-    except ValueError as error:
-        raise InputError(
-            f"expected ratios such as 0.1,0.2, got {options.ratios!r}: write numbers with commas"
-        ) from error
+    ratios = listed(options.ratios, float, "ratios")
     peer = "" if options.peer == "none" else options.peer
     told |= {"model": model, "against": options.against or "", "ratios": ratios, "peer": peer}
     if options.kinds is not None:
-        told["kinds"] = tuple(part.strip() for part in options.kinds.split(","))
+        told["kinds"] = listed(options.kinds, str, "kinds")
     return told

@@ -26,6 +26,7 @@ from ..families.protocol import Model
 from ..models.load import DTYPES, EMBEDDED, check_memory, load_model
 from ..plots.base import Picture, mime_bundle, overlapping_texts
 from ..report import LayerReport
+from ..settings import multiple_of
 from ..shape import Shape
 
 STRICT = "COMP_LIB_STRICT_FIGURES"
@@ -120,6 +121,4 @@ def sizes_for(model: Model) -> Sizes:
     widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
     length = min(256, context)
     sequences = min(64, max(8, 3 * widest // length))
-    # the largest power of 2 up to 64 that leaves at least 32 steps from nothing to all
-    multiple = min(64, 1 << max(0, (widest // 32).bit_length() - 1))
-    return Sizes(sequences, length, windows=6, window=min(512, context), multiple=multiple)
+    return Sizes(sequences, length, windows=6, window=min(512, context), multiple=multiple_of(widest))

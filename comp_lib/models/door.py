@@ -229,15 +229,10 @@ def check_tied(files: TensorFiles) -> None:
     if not {EMBEDDING, HEAD} <= files.shapes.keys():
         return
     same = files.shapes[EMBEDDING] == files.shapes[HEAD]
-    pieces = zip(_pieces(files, EMBEDDING), _pieces(files, HEAD), strict=True)
+    pieces = zip(*(files.pieces(name, torch.float32) for name in (EMBEDDING, HEAD)), strict=True)
     if not same or not all(torch.equal(one, other) for one, other in pieces):
         got = f"{HEAD} with other numbers in {files.folder}; set tie_word_embeddings to false, or remove that tensor"
         raise InputError(f"expected one table of tokens, as tie_word_embeddings says, got {got}")
-
-
-def _pieces(files: TensorFiles, name: str) -> Any:
-    pieces: Any = files.pieces(name, torch.float32)
-    return pieces
 
 
 def _within(fields: Mapping[str, Any], kinds: Mapping[str, Kind], prefix: str, place: str | Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@ user's cache folder, and checked against the SHA-256 of the whole.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,15 +73,13 @@ def wheel_gguf(name: str) -> Path:
     except OSError as error:
         raise InputError(f"expected to write to {target.parent}, got {error}; set COMP_LIB_CACHE") from error
     tidy(target)
-    digest = hashlib.sha256()
-    with staged(target) as partial, partial.open("wb") as whole:
-        for path in parts:
-            with path.open("rb") as part:
-                while block := part.read(PIECE):
-                    digest.update(block)
-                    whole.write(block)
-        if digest.hexdigest() != model.sha256:
-            got = f"other bytes (SHA-256 {digest.hexdigest()[:16]}...); {model.install} --force-reinstall"
+    with staged(target) as partial:
+        with partial.open("wb") as whole:
+            for path in parts:
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, whole)
+        if (digest := hashes.of_file(partial)) != model.sha256:
+            got = f"other bytes (SHA-256 {str(digest)[:16]}...); {model.install} --force-reinstall"
             raise InputError(f"expected the file of {name} in its packages, got {got}")
     return target
 

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from ..calibration.stream import embed, rotary, through
-from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Layer
 from ..models.door import EMBEDDING, HEAD
 from ..models.gguf_files import GgufTensors, is_gguf, open_gguf_model
-from ..models.load import DTYPES, open_model
+from ..models.load import DTYPES, check_dtype, open_model
 from ..models.reading import check_shapes
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
@@ -103,8 +102,7 @@ class _Embedding:
 
 def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:
     """The model of that name to be read layer by layer, and its tokenizer. Raises InputError as `load_model` does."""
-    if dtype not in DTYPES:
-        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; choose one")
+    check_dtype(dtype)
     source, config, tokenizer = open_gguf_model(name) if is_gguf(name) else open_model(name)
     return Streamed(source, config, DTYPES[dtype]), tokenizer
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from comp_lib.analysis.budget import Effort, Speed, as_json, fit, predict
+from comp_lib.analysis.budget import Effort, Speed, fit, predict
 from comp_lib.analysis.checkup import WHOLE
 from comp_lib.analysis.parameters import Parameters
 from comp_lib.errors import InputError
@@ -47,7 +47,7 @@ def test_a_prediction_grows_with_what_is_asked():
 
 def test_an_effort_survives_json():
     effort = fit(5, SPEED, SHAPE, ASKED, 8)
-    assert Effort.from_json(json.loads(json.dumps(as_json(effort)))) == effort
+    assert Effort.from_json(json.loads(json.dumps(asdict(effort)))) == effort
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def test_a_model_that_does_not_fit_is_read_layer_by_layer(parent, own_cache, mon
     assert advise(streamed).row is None and distrust(streamed)
     layer, neuron = streamed.redundant(1)[0]
     assert len(streamed.meaning(layer, neuron))
-    assert set(streamed.frames()) == {"layers", "neurons", "groups", "spectra", "curves", "changed_layers"}
+    for name in ("layers", "neurons", "groups", "spectra", "curves", "changed_layers"):
+        assert len(getattr(streamed, name)), name
 
 
 def test_a_second_model_that_does_not_fit_is_compared_layer_by_layer_and_that_is_said(parent, own_cache, monkeypatch):

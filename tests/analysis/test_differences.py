@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from comp_lib.analysis import columns, draw
-from comp_lib.analysis.differences import changed_kinds, changed_layers, changed_prompts, judge_both, match, paired
+from comp_lib.analysis.differences import changed_kinds, changed_layers, changed_prompts, match, paired
 from comp_lib.errors import InputError
+from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import compare, evaluation_tokens
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
@@ -29,7 +30,7 @@ def test_a_model_does_not_differ_from_itself(tiny_llama, sample, windows):
     frame = changed_layers(model, tiny_llama(), sample)
     assert list(frame.columns) == list(columns.COLUMNS["changed_layers"])
     assert frame.stream.abs().max() < 1e-6 and frame.weights.max() == 0 and frame.died.sum() == 0
-    judged = judge_both(model, tiny_llama(), windows)
+    judged = judge(tiny_llama(), windows, model, tuple(windows))
     kinds = changed_kinds(model, judged)
     assert list(kinds.columns) == list(columns.COLUMNS["changed_kinds"])
     assert kinds.kl.abs().max() < 1e-6 and (kinds.agreement == 1).all()
@@ -56,7 +57,7 @@ def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
     assert frame.died_energy[gone] == 1.0
     for place, layer in enumerate(done.plan.layers):
         assert frame.died[layer] >= 48 - done.plan.neurons[place]
-    judged = judge_both(model, done.model, windows)
+    judged = judge(done.model, windows, model, tuple(windows))
     [one] = changed_kinds(model, judged).loc[(slice(None), slice(None), "one"), :].itertuples()
     expected = compare(done.model, model, windows["one"])
     assert (one.loss, one.other_loss, one.kl) == pytest.approx((expected.dense_loss, expected.loss, expected.kl))
@@ -64,7 +65,7 @@ def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
 
 def test_the_prompts_are_those_with_the_largest_divergence(tiny_llama, tokenizer, windows):
     model, other = tiny_llama(), tiny_llama(seed=1)
-    judged = judge_both(model, other, windows)
+    judged = judge(other, windows, model, tuple(windows))
     frame = changed_prompts((model, other), tokenizer, windows, judged, most=2)
     assert list(frame.columns) == list(columns.COLUMNS["changed_prompts"])
     every = sorted((kl for one in judged.kinds.values() for kl in one.kls), reverse=True)

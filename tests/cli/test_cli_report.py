@@ -27,7 +27,7 @@ def never(monkeypatch):
     ("options", "words"),
     [
         (["--kinds", "poems"], ["kinds of text among", "poems"]),
-        (["--ratios", "a,b"], ["ratios such as 0.1,0.2", "a,b"]),
+        (["--ratios", "a,b"], ["--ratios as numbers between commas", "a,b"]),
         (["--ratios", "0.5,0.1"], ["rising ratios"]),
         (["--minutes", "0"], ["minutes above 0"]),
         (["--peer", "nobody"], ["peer among", "nobody"]),
