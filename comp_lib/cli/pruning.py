@@ -66,22 +66,9 @@ class PruneRun:
         if self.evaluated is not None:
             load_text(self.evaluated)
         check_source(options.calibration)
-        if options.search:
-            check_search(self.settings, options.search)
-            if self.budget:
-                got = f"--budget {options.budget} and --search {options.search}: a budget in time tries plans by itself"
-                raise InputError(f"expected a ratio for a search, got {got}")
         needs = "a budget in time" if self.budget else "a search" if options.search else None
         self.whole = needs or whole_model(self.settings)
-        for option in ("memory", "scheduler"):
-            if self.whole and vars(options)[option] is not None:
-                got = f"--{option} and {self.whole}, which needs the whole model: leave one out"
-                raise InputError(f"expected --{option} with what goes layer by layer, got {got}")
-        if options.memory is not None and options.scheduler is not None:
-            got = "both: the tokens in flight are the workers', so leave one out"
-            raise InputError(f"expected --memory or --scheduler, got {got}")
-        if self.whole and (self.budget or options.search):
-            check_trials(options.sequences, self.settings.widths)
+        self._check_together()
         self.machines = self._machines()
         if self.whole:
             check_destination(folder, options.overwrite, sources=[name])
@@ -110,6 +97,24 @@ class PruneRun:
         if dtype != options.dtype and dtype == "float16":  # the others hold any model; last, for it reads all
             for parameter, tensor in self._weights():
                 cast(parameter, tensor, load.DTYPES[dtype])
+
+    def _check_together(self) -> None:
+        """Raises InputError for options that do not go together."""
+        options = self.options
+        if options.search:
+            check_search(self.settings, options.search)
+            if self.budget:
+                got = f"--budget {options.budget} and --search {options.search}: a budget in time tries plans by itself"
+                raise InputError(f"expected a ratio for a search, got {got}")
+        for option in ("memory", "scheduler"):
+            if self.whole and vars(options)[option] is not None:
+                got = f"--{option} and {self.whole}, which needs the whole model: leave one out"
+                raise InputError(f"expected --{option} with what goes layer by layer, got {got}")
+        if options.memory is not None and options.scheduler is not None:
+            got = "both: the tokens in flight are the workers', so leave one out"
+            raise InputError(f"expected --memory or --scheduler, got {got}")
+        if self.budget or options.search:
+            check_trials(options.sequences, self.settings.widths)
 
     def _machines(self) -> Machines | None:
         """The cluster that carries the text, where one is asked for. Raises InputError when it cannot."""
