@@ -7,7 +7,7 @@ For a dense layer y = W x, input channel j is worth the error that remains when 
 measured on the dense model. To compare layers, scores are standardised over the channels of each layer and module
 kind (mean 0, deviation 1); a KV group's is the mean over its channels of o_proj. All neurons and KV groups of all
 layers stand in one ranking, whose tail goes: widths and heads adapt to the layers. The mean of what went, times its
-weights, becomes a bias: the recovery "bias" (`recover.mean_bias`), whose parameters the budget pays for.
+weights, becomes a bias: the recovery "bias" (`recovery.bias.mean_bias`), whose parameters the budget pays for.
 
 Where the public code goes beyond the formula: it squares the scores of o_proj before it standardises them. We do too,
 since the published numbers come from it (and it serves better: perplexity 63 against 67 on SmolLM2-135M without a fifth

@@ -3,7 +3,7 @@
     lock            held while a process works here: a second one is refused
     journal.jsonl   what was asked for, then a line for each thing done, on the disk before the next begins
     model/          files of the new model, each complete before the journal names it
-    states-N        hidden states (see `states`)
+    states-N        hidden states (see `states_on_disk`)
 
 After kill -9, power loss or a full disk the journal says which layers are finished; whatever it does not name is
 thrown away and made again. So the run ends with the bytes of an undisturbed one. A line that was cut off while it was

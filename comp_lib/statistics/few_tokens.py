@@ -111,7 +111,7 @@ class Rows(Sums):
 
 
 class DualInverse:
-    """P = (X^T X + D)^-1 given by X (T, n) and D_ii (n,), for `condition.sweep`."""
+    """P = (X^T X + D)^-1 given by X (T, n) and D_ii (n,), for `importance.matrix_condition.sweep`."""
 
     def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
         even = _even(x, penalties)

@@ -5,7 +5,7 @@ For y = X W with X (T, n) and W (n, m), the tokens T vanish from every formula o
     C = X^T X (n, n)      and, when the target is not the layer's own output,     B = X^T Y* (n, m).
 
 Both are sums over tokens, so they are gathered batch by batch, and two halves of a text can be added. Products run in
-the data's own precision, sums in float64: the later inverse needs the digits.
+float32, sums in float64: the later inverse needs the digits.
 
 Beside them the plain sum of x is kept, for the mean input that a bias can stand in for.
 

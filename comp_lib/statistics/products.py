@@ -1,8 +1,9 @@
 """Large products of float32 data: no more operations than they need, and their sums in float64.
 
 The processor multiplies float32 twice as fast as float64, and what comes out is as exact as what went in if the sums
-are short. So the terms are multiplied in float32 in parts of at most TERMS, and the parts are added in float64: an
-entry x_s . y_t is off by less than 1e-6 ||x_s|| ||y_t|| (tested, also on data that are nearly alike).
+are short. So terms are multiplied in float32 in parts, of a batch of tokens or of at most TERMS, and the parts are
+added in float64: an entry x_s . y_t is off by less than 1e-6 ||x_s|| ||y_t|| (tested, also on data that are nearly
+alike).
 """
 
 from __future__ import annotations

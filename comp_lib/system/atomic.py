@@ -88,7 +88,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers = nobody) -> None:
-    """Let the finished file or folder `partial`, a sibling of `target`, take its name.
+    """Let the finished file or folder `partial`, on the disk of `target`, take its name.
 
     Raises InputError when the folder that it is to replace has `strangers`: nothing is deleted.
     """
