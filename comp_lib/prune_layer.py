@@ -276,20 +276,20 @@ class LayerPruner:
         """Watch the text pass: the dense layer as metrics and recoveries see it, with the ridge that suits the text."""
         halves = self._sums(layer, which, reference)
         weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # (n, m)
-        block, owned = block_size(layer, which), upstream(layer, which)
+        block, owned, gain = block_size(layer, which), upstream(layer, which), family_of_layer(layer).gain(layer, which)
         ridge = RIDGE if isinstance(self.settings.ridge, str) else self.settings.ridge
         if len(halves) == 2:
             # who stays matters little for how hard to hold them: a cheap metric will do
-            likely = energy(Dense(halves[0], weight, owned, block), keep, self.generator).kept
+            likely = energy(Dense(halves[0], weight, owned, block, gain=gain), keep, self.generator).kept
             likely = likely if fixed is None else torch.tensor(fixed)
             inputs = spread(likely.to(weight.device), block)
             with phase("solve"):
-                ridge = self.searches[which].choose(halves[0], halves[1], weight, inputs)
+                ridge = self.searches[which].choose(halves[0], halves[1], weight, inputs, gain)
             self.memory.megabytes()
         sums = halves.pop(0)
         while halves:
             sums = sums + halves.pop(0)
-        return Dense(sums, weight, owned, block, ridge)
+        return Dense(sums, weight, owned, block, ridge, gain)
 
     def _choose(self, dense: Dense, keep: int, fixed: tuple[int, ...] | None) -> Selection:
         """Which blocks stay: the best `keep` by the metric, or those that the plan names."""
@@ -308,7 +308,7 @@ class LayerPruner:
         if recovery == "bias":
             return Retuned(unchanged(weight, inputs), mean_bias(sums.mean, weight, inputs))
         if recovery == "mask":
-            mask = tune_mask(contributions(dense.xtx, weight), inputs, dense.ridge)
+            mask = tune_mask(contributions(dense.xtx, dense.heard), inputs, dense.ridge)
             return Retuned(fold_mask(weight, inputs, mask), mask=mask, ridge=mask.ridge)
         if sums.own_target and selection.retuned is not None:  # the sweep solved this very problem on its way
             return Retuned(selection.retuned, ridge=dense.ridge)

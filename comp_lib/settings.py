@@ -94,9 +94,7 @@ class Settings:
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
     aim: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
-    ridge: float | str = (
-        "auto"  # lambda of the solves, relative to each input's own energy; "auto": by held-out text
-    )
+    ridge: float | str = "auto"  # lambda of the solves, relative to each input's own energy; "auto": by held-out text
     token_weights: bool = True  # divide each token by the norm of its residual stream
     multiple: int = 64  # widths are multiples of this
     seed: int = 0

@@ -150,7 +150,7 @@ def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, which
         wanted = norm(torch.randn(own.shape, generator=generator))
         added = norm(family.dense_target(layer, which, 3.0 * wanted, x))
     torch.testing.assert_close(same, own, rtol=1e-4, atol=1e-4)
-    strong = family.gain(norm).abs() >= 0.05 * family.gain(norm).abs().mean()
+    strong = family.weight(norm).abs() >= 0.05 * family.weight(norm).abs().mean()
     assert strong.all(), "of this model every output says what it should have been"
     torch.testing.assert_close(added, wanted, rtol=1e-3, atol=1e-3)
 

@@ -112,6 +112,9 @@ class LlamaLike(Family):
         bias = getattr(module, name).bias
         return change if bias is None else change - bias
 
+    def gain(self, layer: Any, which: Which) -> Tensor | None:
+        return None
+
     def heads(self, layer: Any) -> tuple[int, int]:
         return layer.self_attn.head_dim, layer.self_attn.num_key_value_groups
 

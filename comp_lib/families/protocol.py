@@ -119,6 +119,12 @@ class Family(Protocol):
         x (..., n): its inputs. Behind a norm, which no output can make add what it likes: what comes nearest.
         """
 
+    def gain(self, layer: Layer, which: Which) -> Tensor | None:
+        """What the outputs of the dense layer are multiplied by on their way to the stream, (d,), rms 1.
+
+        None: all by the same. An error there counts by this much.
+        """
+
     def heads(self, layer: Layer) -> tuple[int, int]:
         """(size of a head, query heads in each KV group)."""
 

@@ -30,6 +30,14 @@ class Dense:
     upstream: Tensor  # (blocks,): squared norm of the weights that produce each block (of gate and up; of q, k and v)
     block: int = 1
     ridge: float = RIDGE  # lambda, relative to each input's own energy
+    gain: Tensor | None = (
+        None  # (m,): what each output is multiplied by on its way to the stream; None: all by the same
+    )
+
+    @property
+    def heard(self) -> Tensor:
+        """W (n, m) as the stream hears it, for what compares errors of different outputs."""
+        return self.weight if self.gain is None else self.weight * self.gain.to(self.weight)
 
     @property
     def blocks(self) -> int:
@@ -46,7 +54,7 @@ class Dense:
 
     def mask_problem(self) -> tuple[Tensor, Tensor]:
         """H = G + lambda diag(G) and its inverse, for the mask problem (n, n)."""
-        matrix = ridged(contributions(self.xtx, self.weight), self.ridge)
+        matrix = ridged(contributions(self.xtx, self.heard), self.ridge)
         return matrix, spd_inverse(matrix)[0]
 
 
@@ -90,7 +98,7 @@ def wanda(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
 
 def energy(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """||x_i|| ||w_i||, the size of a block's contribution: what COMP divides by the condition."""
-    return top(dense.per_block(dense.sums.diagonal() * dense.weight.square().sum(1)).sqrt(), keep)
+    return top(dense.per_block(dense.sums.diagonal() * dense.heard.square().sum(1)).sqrt(), keep)
 
 
 def random(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
@@ -118,13 +126,14 @@ def full_sweep(dense: Dense, keep: int, split: bool = True) -> tuple[Sweep, Tens
     condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
     moved = held if split and not dense.sums.compact else None
     gone = dense.blocks - keep
-    return sweep(inverse, dense.weight, gone, block=dense.block, per_round=per_round, held=moved), condition
+    return sweep(inverse, dense.heard, gone, block=dense.block, per_round=per_round, held=moved), condition
 
 
 def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """COMP with full weights to fit: ||w_i||^2 / (H^-1)_ii, in rounds."""
     swept, condition = full_sweep(dense, keep, split=False)
-    return Selection(swept.kept, swept.scores, condition, swept.weights, swept)
+    retuned = swept.weights if dense.gain is None else None
+    return Selection(swept.kept, swept.scores, condition, retuned, swept)
 
 
 METRICS: dict[str, NeuronMetric] = {

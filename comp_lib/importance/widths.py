@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, through, to_device
 from ..errors import InputError
-from ..families import dense_layer, family_of
+from ..families import dense_layer, family_of, family_of_layer
 from ..families.protocol import Layer, Model, Rope
 from ..plan import SMALLEST_SHARE, Plan
 from ..report import Progress, no_progress
@@ -142,7 +142,8 @@ def narrowed(
         after, x = mlp_step(layer, attention_step(layer, sent(hidden[rows], linear.device), rope)[0])
         hidden[rows] = after
         gram.add(x, weight=token_weights(after) if weighted else None)
-    dense = Dense(gram, weight, torch.zeros(len(weight)), ridge=ridge)
+    gain = family_of_layer(layer).gain(layer, "mlp")
+    dense = Dense(gram, weight, torch.zeros(len(weight)), ridge=ridge, gain=gain)
     curve, _ = full_sweep(dense, smallest(len(weight)) if fewest is None else fewest)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
     kept[curve.order[:gone].to(linear.device)] = False

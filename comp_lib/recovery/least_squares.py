@@ -48,13 +48,17 @@ class RidgeSearch:
     def __init__(self) -> None:
         self.place: int | None = None
 
-    def choose(self, seen: Sums, held: Sums, weight: Tensor, kept: Tensor) -> float:
-        """Lambda for both halves together: `seen` is fitted, `held` judges; weight W (n, m), kept inputs (k,)."""
+    def choose(self, seen: Sums, held: Sums, weight: Tensor, kept: Tensor, gain: Tensor | None = None) -> float:
+        """Lambda for both halves together: `seen` is fitted, `held` judges; weight W (n, m), kept inputs (k,).
+
+        gain (m,): how much an error of each output counts; None: all the same.
+        """
         places = range(len(GRID)) if self.place is None else range(max(0, self.place - 1), self.place + 2)
         ridges = GRID[places.start : places.stop]
         outputs = weight.shape[1]
-        if (judged := outputs_judged(outputs)) < outputs:
-            mix = _signs(outputs, judged).to(weight)
+        if (judged := outputs_judged(outputs)) < outputs or gain is not None:
+            mix = (_signs(outputs, judged) if judged < outputs else torch.eye(outputs)).to(weight)
+            mix = mix if gain is None else gain.to(weight)[:, None] * mix
             seen, held, weight = seen.mixed(mix), held.mixed(mix), weight @ mix
         errors = seen.held_out_errors(held, weight, kept, ridges)
         self.place = places.start + errors.index(min(errors))
