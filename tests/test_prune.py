@@ -17,15 +17,16 @@ from variants import NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, tokens
 from comp_lib import prune as module
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import family_of
+from comp_lib.families import dense_layer, family_of
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import block_influence, layers_to_drop, loss_increase
-from comp_lib.importance.neurons import METRICS
+from comp_lib.importance.neurons import METRICS, Dense, full_condition
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import make_plan, prune
 from comp_lib.recovery.mask_tuning import MAX_VARIANCE
 from comp_lib.settings import METHODS, PRESETS, RECOVERIES, Settings
 from comp_lib.shape import Shape
+from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, upstream
 
 SMALL = Settings(ratio=0.25, multiple=4, layer_metric="greedy")
@@ -153,6 +154,52 @@ def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, which
     strong = family.weight(norm).abs() >= 0.05 * family.weight(norm).abs().mean()
     assert strong.all(), "of this model every output says what it should have been"
     torch.testing.assert_close(added, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("which", ["attention", "mlp"])
+@pytest.mark.parametrize("name", NORM_BEHIND)
+def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, which):
+    """To first order: the norm of y + e is that of y and g e / |y|, for e across y."""
+    family, layer = family_of(parent := build(name)), parent.model.layers[1]
+    norm = layer.post_feedforward_layernorm if which == "mlp" else layer.post_attention_layernorm
+    generator = torch.Generator().manual_seed(0)
+    y, e = (torch.randn(7, parent.config.hidden_size, generator=generator) for _ in range(2))
+    e -= (e * y).sum(1, keepdim=True) / y.square().sum(1, keepdim=True) * y
+    with torch.no_grad():
+        added = (norm(y + 1e-3 * e) - norm(y)) / 1e-3
+    gain, size = family.gain(layer, which), y.square().mean(1, keepdim=True).sqrt()
+    assert float(gain.square().mean()) == pytest.approx(1.0, rel=1e-5) and float(gain.std()) > 0.05
+    true = family.weight(norm).detach()
+    torch.testing.assert_close(added, true * e / size, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(gain / gain[0], (true / true[0]).abs(), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("name", NORM_BEHIND)
+def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
+    """Brute force: each neuron removed alone, the others fitted again, outputs counted by their gain."""
+    family, layer = family_of(parent := build(name)), parent.model.layers[1]
+    gain, ridge = family.gain(layer, "mlp").double(), 0.1
+    weight = dense_layer(layer, "mlp").weight.detach().T.double()  # (n, m)
+    x = torch.randn(200, len(weight), generator=torch.Generator().manual_seed(0)).double()
+    sums = Gram.zeros(len(weight))
+    sums.add(x.float()[None])
+    xtx = sums.xtx
+    dense = Dense(sums, weight, torch.zeros(len(weight)), ridge=ridge, gain=gain)
+    found = full_condition(dense, len(weight) - 1, torch.Generator()).scores
+    penalties = ridge * xtx.diagonal()
+    costs = []
+    for neuron in range(len(weight)):
+        rest = [other for other in range(len(weight)) if other != neuron]
+        left = torch.linalg.solve(
+            xtx[rest][:, rest] + penalties[rest].diag(), xtx[rest][:, [neuron]] @ weight[[neuron]]
+        )
+        gap = weight.clone()  # W - V
+        gap[rest] = -left
+        lost = (gap.T @ xtx @ gap).diagonal() + (penalties[:, None] * gap.square()).sum(0)  # of each output
+        costs.append(float((gain.square() * lost).sum()))
+    torch.testing.assert_close(found, torch.tensor(costs, dtype=found.dtype), rtol=1e-5, atol=0.0)
+    plain = full_condition(replace(dense, gain=None), len(weight) - 1, torch.Generator()).scores
+    assert not torch.equal(plain.argsort(), found.argsort())  # it decides who goes
 
 
 @pytest.mark.parametrize("changes", [{"kv_groups": 1}, {"method": "flap", "recovery": "bias"}])

@@ -113,3 +113,18 @@ def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     assert mixed == other  # of the layer's own output only W decides
     gaps = [abs(one - two) for one, two in zip(mixed, exact, strict=True)]
     assert 0.0 < max(gaps) < 0.25 * energy and gaps[search.place] < 0.05 * energy
+
+
+def test_an_output_counts_by_its_gain():
+    """One output that is nearly all of it decides alone, by brute force; another one would ask for another lambda."""
+    kept, halves, w = torch.arange(8), *problem(14, noise=20.0)
+    single = {}
+    for place in range(w.shape[1]):
+        own = [(x, y[:, [place]], None) for x, y, _ in halves]
+        single[place] = min(GRID, key=lambda ridge, own=own, place=place: brute_force(own, w[:, [place]], kept, ridge))
+    assert len(set(single.values())) > 1
+    for place, best in single.items():
+        gain = torch.full((w.shape[1],), 1e-6)
+        gain[place] = 1.0
+        found = RidgeSearch().choose(halves[0][2], halves[1][2], w, kept, gain)
+        assert found == pytest.approx(best / 2), place
