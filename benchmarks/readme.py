@@ -88,6 +88,10 @@ def kinds(model: str) -> str:
     peer = min((name for name in means if name[0] != "comp"), key=means.__getitem__)
     ours = ", ".join(f"{means[name] / means[peer]:.2f} ({name[1]})" for name in means if name[0] == "comp")
     lines.append(f"\nOf the increase of the best peer, {peer[0]}, COMP's mean is {ours}.")
+    if model == SECOND:
+        lines[-1] += (
+            ' Its rows without the target\n"dense" were measured before an output counted by its gain (RESULTS).'
+        )
     return "\n".join(lines)
 
 
