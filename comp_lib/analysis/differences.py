@@ -197,8 +197,10 @@ def _died(energy: Tensor, other: Tensor, fires: Tensor, kept: Tensor | None) -> 
 
 
 def changed_kinds(model: Model, judged: ByKind, seed: int = 0) -> pd.DataFrame:
-    """Where two models disagree, by kind of text; columns: COLUMNS["changed_kinds"]. judged: the other
-    one beside the first, as `evaluation.by_kind.judge` gives it."""
+    """Where two models disagree, by kind of text; columns: COLUMNS["changed_kinds"].
+
+    judged: the other one beside the first, as `evaluation.by_kind.judge` gives it.
+    """
     rows = [row | {"loss": row["dense_loss"], "other_loss": row["loss"]} for row in rows_of(judged)]
     return tidy("changed_kinds", rows, fingerprint(model), seed)
 

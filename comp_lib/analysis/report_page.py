@@ -79,9 +79,9 @@ def check_models(parameters: Parameters) -> None:
         wanted = f"a model with a stream of {one.hidden_size} numbers and {one.vocab_size:,} tokens to compare with"
         got = f"{other.hidden_size} and {other.vocab_size:,} in {parameters.against!r}"
         raise InputError(f"expected {wanted}, got {got}: compare relatives only")
-    shapes = [Shape.of(skeleton(config)) for config in configs]
-    layers = [shape.layers for shape in shapes]
+    layers = [config.num_hidden_layers for config in configs]
     if layers[0] != layers[-1]:
+        shapes = [Shape.of(skeleton(config)) for config in configs]
         known = [
             (plan_in(name), whole, left) for name, whole, left in zip(names, reversed(shapes), shapes, strict=True)
         ]

@@ -1,5 +1,1 @@
 """The command line, `comp-lib` or `python -m comp_lib`: commands that belong together share a file; `app` has all."""
-
-from .app import app
-
-__all__ = ["app"]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated
@@ -127,17 +128,18 @@ def _extras() -> list[tuple[str, str, str]]:
 
     needed = [Requirement(line) for line in metadata.requires(PACKAGE) or ()]
 
-    def packages(extra: str) -> list[str]:
-        of_extra = [each for each in needed if each.marker and each.marker.evaluate({"extra": extra})]
-        own = [each for each in of_extra if each.name == PACKAGE]  # an extra may take in others
-        return [each.name for each in of_extra if each not in own] + [
-            name for each in own for other in sorted(each.extras) for name in packages(other)
-        ]
+    def packages(extra: str) -> Iterator[str]:
+        for each in needed:
+            if each.marker and each.marker.evaluate({"extra": extra}):
+                if each.name == PACKAGE:  # an extra may take in others
+                    for other in sorted(each.extras):
+                        yield from packages(other)
+                else:
+                    yield each.name
 
     found = []
     for extra, use in EXTRAS.items():
-        names = packages(extra)
-        missing = [name for name in names if not _installed(name)]
+        missing = [name for name in packages(extra) if not _installed(name)]
         words = f"missing {', '.join(missing)}" if missing else "complete"
         found.append((extra, f"{words} ({use})", f"pip install '{PACKAGE}[{extra}]'" if missing else ""))
     return found

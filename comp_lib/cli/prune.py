@@ -108,7 +108,8 @@ def plan(model: Model, options: PlanOptions) -> None:
         plan_of_model = options.file.name == PLAN_FILE  # a pruned model's own says what it is
         check_output(options.file, nobodys if plan_of_model else our_json(Plan.__dataclass_fields__), options.overwrite)
     check_source(options.calibration)
-    check_trials(options.sequences)
+    if options.trials:
+        check_trials(options.sequences)
     loaded, tokenizer = load_model(model, options.dtype)
     check_family(loaded, settings)
     check_length(loaded, options.length)

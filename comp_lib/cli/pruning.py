@@ -144,14 +144,13 @@ class PruneRun:
         needed, free = 2 * estimated_bytes(self.shape, self.options.dtype), free_memory()
         if self.memory is not None:
             free = min(free, max(0, self.memory - resident_bytes()))
-        if self.whole or needed < free or not any(map(writes, sources(source))):
+        if self.whole or needed < free or not writes(source):
             return source
         gigabytes = f"{needed / 1e9:.1f} GB for it, {free / 1e9:.1f} GB are free or allowed"
         there = renamed(source, _shipped)
-        if any(map(writes, sources(there))):
-            raise InputError(
-                f"expected a calibration text that is there, got {source!r}: to write it takes {gigabytes}"
-            )
+        if writes(there):
+            got = f"{source!r}, which takes {gigabytes}: choose shipped, or a file"
+            raise InputError(f"expected a calibration text that is there, got {got}")
         err.print(f"comp-lib: the model writes no calibration text: that takes {gigabytes}", style="dim")
         return there
 

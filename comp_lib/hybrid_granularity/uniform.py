@@ -16,9 +16,9 @@ LEAST_KEPT = 0.25  # of the neurons of the layers that stay; rather than fewer, 
 
 
 def uniform_plan(request: PlanRequest) -> Plan:
-    """Keep one neuron width in all layers that stay: the largest multiple with which at least the ratio is gone. (Of a
-    parent whose layers differ in width, one share.)
+    """Keep one neuron width in all layers that stay: the largest multiple with which at least the ratio is gone.
 
+    Of a parent whose layers differ in width, one share stays instead of one width.
     Raises InputError when the ratio cannot be reached with these layers and KV groups.
 
     >>> from comp_lib.shape import Shape

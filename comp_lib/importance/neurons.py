@@ -30,9 +30,7 @@ class Dense:
     upstream: Tensor  # (blocks,): squared norm of the weights that produce each block (of gate and up; of q, k and v)
     block: int = 1
     ridge: float = RIDGE  # lambda, relative to each input's own energy
-    gain: Tensor | None = (
-        None  # (m,): what each output is multiplied by on its way to the stream; None: all by the same
-    )
+    gain: Tensor | None = None  # (m,): what outputs are multiplied by on their way to the stream; None: all the same
 
     @property
     def heard(self) -> Tensor:

@@ -146,7 +146,7 @@ def strangers(folder: Path) -> list[str]:
     return sorted(
         path.name
         for path in folder.iterdir()
-        if (not _templates(path) if path.is_dir() else not KNOWN.fullmatch(path.name))
+        if not (_templates(path) if path.is_dir() else KNOWN.fullmatch(path.name))
     )
 
 

@@ -17,8 +17,6 @@ from ..system import hashes
 from ..system.atomic import staged, tidy
 from ..system.machine import cache_folder
 
-PIECE = 16 << 20  # bytes copied at a time
-
 
 @dataclass(frozen=True)
 class WheelModel:

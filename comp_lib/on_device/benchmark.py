@@ -40,7 +40,7 @@ from ..models.load import check_dtype, load_model, open_model
 from ..report import Progress, no_progress
 from ..system.machine import peak_bytes, resident_bytes
 from ..system.processes import Message, ProcessError, Worker, module, serve
-from .gguf_export import TYPES, export_gguf
+from .gguf_export import check_type, export_gguf
 from .llama_cpp import check_installed, start
 
 MODULE = module("comp_lib.on_device.benchmark")
@@ -127,8 +127,7 @@ def prepare(
     if work.threads < 1:
         raise InputError(f"expected at least 1 thread, got {work.threads}: say how many cores may compute")
     check_dtype(work.dtype)
-    if kind not in TYPES:
-        raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {nearest(kind, TYPES)}")
+    check_type(kind)
     for model in models:  # a wrong name is refused before any is exported
         open_gguf(model) if model.endswith(".gguf") else open_model(model)
     jobs = []
@@ -191,9 +190,7 @@ def _answer(job: RuntimeJob, worker: Worker) -> Message:
         return worker.answer()
     except ProcessError as error:
         if error.code in KILLED:
-            got = (
-                f"a process that the system ended: {error}; as a rule there is too little memory, so try a smaller one"
-            )
+            got = f"a process that the system ended: {error}; as a rule for want of memory: try a smaller one"
             raise InputError(f"expected {job.model} to run in {job.runtime}, got {got}") from error
         raise RuntimeError(f"{job.model} in {job.runtime}: {error} (exit code {error.code})") from error
 

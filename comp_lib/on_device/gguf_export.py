@@ -138,9 +138,14 @@ def export_gguf(
     return Path(file).expanduser()
 
 
-def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> Path:
+def check_type(kind: str) -> None:
+    """Raises InputError unless matrices can be stored as `kind`."""
     if kind not in TYPES:
         raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {nearest(kind, TYPES)}")
+
+
+def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> Path:
+    check_type(kind)
     if resolved(file) == resolved(model):
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
     target = check_output(file, starts_with(b"GGUF"), what="a GGUF file")

@@ -169,15 +169,15 @@ def _cloud(axes: Axes, rows: pd.DataFrame, everything: pd.DataFrame, cost: str) 
     Colours are methods; where there are several ratios, their marks are in the legend too.
     """
     named, ratios = [], sorted(rows.ratio.unique())
+    several, marker_of = len(ratios) > 1, dict(zip(ratios, cycle(MARKERS), strict=False))
     for name, marks, own in _methods(rows, everything):
         means = own.groupby("ratio")[[cost, "increase"]].mean()
         for ratio, x, y in means.itertuples():
-            several = len(ratios) > 1
             named.append((f"{name} at {ratio:.0%}" if several else name, (x, y)))
-            looks = marks | {"marker": MARKERS[ratios.index(ratio) % len(MARKERS)]} if several else marks
+            looks = marks | {"marker": marker_of[ratio]} if several else marks
             axes.scatter([x], [y], 45, zorder=3, **looks)
-        axes.scatter([], [], label=name, **({**marks, "marker": "s"} if len(ratios) > 1 else marks))
-    for ratio, marker in zip(ratios if len(ratios) > 1 else [], cycle(MARKERS), strict=False):
+        axes.scatter([], [], label=name, **({**marks, "marker": "s"} if several else marks))
+    for ratio, marker in marker_of.items() if several else ():
         axes.scatter([], [], color="black", marker=marker, label=f"{ratio:.0%} to remove")
     return named
 

@@ -32,6 +32,7 @@ from ..models.save import strangers
 from ..system import atomic, hashes
 
 STATES = re.compile(r"states-\d{1,9}")
+HELD_STAYS = os.name == "nt"  # whether the system deletes no file that is held, as Windows
 BEGIN = b'{"what": "begun", '  # of every journal
 
 
@@ -56,7 +57,7 @@ class Journal:
         try:
             journal.check_ours()
             journal.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(journal.folder / "lock", target):
+            with journal._locked():
                 begun = journal._read(request)
                 try:
                     yield journal
@@ -111,14 +112,33 @@ class Journal:
         if self.model.is_dir() and not strangers(self.model):
             shutil.rmtree(self.model)
         self.path.unlink(missing_ok=True)
-        if os.name != "nt":  # Windows deletes no file that is held: see `open`
-            self._unlock()
+        if not HELD_STAYS:  # else it waits until the lock is let go
+            self._tidy()
 
-    def _unlock(self) -> None:
+    def _tidy(self) -> None:
+        """The lock and the folder, of a journal that is removed."""
         if self.folder.is_dir() and not self.path.exists():
             (self.folder / "lock").unlink(missing_ok=True)
             if not any(self.folder.iterdir()):
                 self.folder.rmdir()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock file. The system lets go of it when the process ends, however it ends."""
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"expected to be alone, got another process that prunes into {self.target}: wait for it, or choose "
+                "another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            if HELD_STAYS:
+                self._tidy()
 
     def keep_only(self, names: Collection[str]) -> None:
         """Throw away the hidden states that are not among `names`."""
@@ -239,20 +259,3 @@ def _changes(old: Any, new: Any, name: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-@contextmanager
-def _locked(path: Path, target: Path) -> Iterator[None]:
-    """Hold the lock file `path`. The system lets go of it when the process ends, however it ends."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(
-            f"expected to be alone, got another process that prunes into {target}: wait for it, or choose another "
-            "folder"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -83,8 +83,7 @@ def added_bytes(run: Run, batch: int, head: int = 0, windows: int = 0) -> int:
         states = max(states, float(IMPORTANCE_SEQUENCES * run.length * (run.shape.layers + 2)))
     beside = run.state * (1.2 * head + states * run.shape.hidden) + (12.0 * LOGITS if head else 0.0)
     if run.settings.method in PEERS:  # a planner keeps the states of all the text, before and behind a layer
-        states = max(states, 2.0 * run.tokens)
-        beside = max(beside, run.state * states * run.shape.hidden)
+        beside = max(beside, run.state * 2.0 * run.tokens * run.shape.hidden)
     flight = max(min(batch, run.tokens), run.length)  # no sequence is cut
     if head:  # what is judged by its answer goes through the layers as many at a time as anywhere
         flight = max(flight, min(BATCH_TOKENS, windows or run.tokens))

@@ -116,8 +116,9 @@ def prune_to(
             raise InputError(f"expected a limit of memory or other machines, got {got}")
     if means.memory is not None:
         windows = 0 if saving.windows is None else saving.windows.numel()
-        begun = _begun(target).get("carried", {})  # a run that goes on has chosen already
-        known = begun.get("batch") if begun.get("memory") == means.memory else None
+        begun = _earlier(target).find("begun")  # a run that goes on has chosen already
+        chosen = {} if begun is None else begun["request"].get("carried", {})
+        known = chosen.get("batch") if chosen.get("memory") == means.memory else None
         batch = known or check_memory(model, ids.shape, settings, windows, means.memory, plan)
     check_out(target, model, saving, ids.numel(), settings.two_streams)
     carried: dict[str, Any] = {} if machines is None else {"shards": machines.shards}
@@ -164,21 +165,17 @@ def _check(model: Streamed, ids: Tensor, settings: Settings, plan: Plan | None) 
         check_widths(model.config)
 
 
-def _begun(target: Path) -> dict[str, Any]:
-    """The request of the run that was begun there; nothing where none was."""
-    earlier = Journal(target)
-    earlier.check_ours()
-    earlier.look()
-    found = earlier.find("begun")
-    return {} if found is None else dict(found["request"])
+def _earlier(out: Path) -> Journal:
+    """What a run into that folder has left. Raises InputError for what is not ours there, or damaged."""
+    journal = Journal(resolved(out))
+    journal.check_ours()
+    journal.look()
+    return journal
 
 
 def check_out(out: Path, model: Streamed, saving: Saving, tokens: int, two_streams: bool) -> None:
     """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
-    earlier = Journal(resolved(out))
-    earlier.check_ours()
-    earlier.look()
-    if not earlier.published:
+    if not _earlier(out).published:
         # each stream before a layer, in its middle and behind it, and what a run that is taken up again begins with
         states = (3 * (1 + two_streams) + 1) * tokens * model.shape.hidden * model.dtype.itemsize
         left = bytes_in(partial_folder(resolved(out)), stored=True)

@@ -551,3 +551,10 @@ def test_widths_that_no_folder_can_hold_are_refused_before_the_work(method, tmp_
     options = ("--ratio", "0.2", "--recovery", "none", *FEW)
     done = run("prune", tmp_path / "gemma", "--out", tmp_path / "out", "--method", method, *options)
     assert done.exit_code == 2 and "expected a llama model" in done.stderr.splitlines()[-1]
+
+
+def test_a_plan_without_trials_needs_no_text_to_judge_on(parent):
+    words = ("--budget", "latency=0.8", "--multiple", "4", "--sequences", "1", "--length", "24")
+    done = run("plan", parent, *words, "--trials", "0")
+    assert done.exit_code == 0, done.output
+    refused(run("plan", parent, *words), ["at least 2 calibration sequences"])

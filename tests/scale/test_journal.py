@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -245,3 +246,30 @@ def test_what_somebody_put_beside_a_finished_model_is_not_deleted(name, monkeypa
     stranger.unlink()
     run()
     assert content(out) == expected
+
+
+def test_where_a_held_file_cannot_go_the_lock_goes_after_it_is_let_go(monkeypatch, tmp_path, tokenizer):
+    """As on Windows: to delete a file that is held is refused."""
+    held, unlink = set(), Path.unlink
+
+    class Lock(journal_module.FileLock):
+        def acquire(self, *given, **told):
+            held.add(Path(self.lock_file))
+            return super().acquire(*given, **told)
+
+        def release(self, *given, **told):
+            held.discard(Path(self.lock_file))
+            super().release(*given, **told)
+
+    def refusing(path, missing_ok=False):
+        if path in held:
+            raise PermissionError(13, "in use", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(journal_module, "FileLock", Lock)
+    monkeypatch.setattr(Path, "unlink", refusing)
+    monkeypatch.setattr(journal_module, "HELD_STAYS", True)
+    parent, _ = saved(tmp_path / "parent")
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert not partial_folder(tmp_path / "small").exists()
+    assert (tmp_path / "small" / "model.safetensors").is_file()

@@ -224,7 +224,6 @@ def test_a_full_disk_is_not_taken_for_a_lost_cluster(run, tmp_path, one, small_d
 
 
 def test_what_cannot_be_done_is_refused_before_any_work(run, one, tmp_path, monkeypatch):
-
     def refused(words, found=one, **options):
         with pytest.raises(InputError, match=words):
             run(tmp_path / "small", found, **options)
