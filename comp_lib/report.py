@@ -24,7 +24,7 @@ class LayerReport:
     mask_variance: float | None
     ridge: float | None  # lambda with which the recovery of down_proj was solved
     seconds: float
-    peak_megabytes: float  # resident memory of the process, highest seen so far
+    peak_megabytes: float  # resident memory of the process, highest seen so far, in MiB
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,6 @@ class PeakMemory:
     peak: int = 0  # bytes
 
     def megabytes(self) -> float:
-        """The highest seen so far, now included."""
+        """The highest seen so far, now included, in MiB."""
         self.peak = max(self.peak, self.process.memory_info().rss)
         return self.peak / 2**20

@@ -68,7 +68,7 @@ class ProgressBars(Bars):
     def __call__(self, what: str, done: int, total: int, report: LayerReport | None = None) -> None:
         if report is not None:  # beside the number of layers: what was lost, memory now and at its highest
             now = psutil.Process().memory_info().rss / 2**20
-            self.note = f"error {report.error:.2%}  {now:,.0f} MB, at most {report.peak_megabytes:,.0f}"
+            self.note = f"error {report.error:.2%}  {now:,.0f} MiB, at most {report.peak_megabytes:,.0f}"
         if what not in self.bars:
             self.bars[what] = self.add_task(what, total=total, note="")
         self.update(self.bars[what], completed=done, total=total, note=self.note if what == "pruning" else "")

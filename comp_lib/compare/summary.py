@@ -24,7 +24,7 @@ MEASURES = {  # column: heading, what a number looks like
     "kl": ("KL divergence from the dense model (nats per token)", "{:.3f}"),
     "top1_agreement": ("Same first choice as the dense model (share of tokens)", "{:.3f}"),
     "decode_ratio": ("Time to decode one token (dense model = 1)", "{:.2f}"),
-    "peak_megabytes": ("Peak memory of pruning above imports (MB)", "{:.0f}"),
+    "peak_megabytes": ("Peak memory of pruning above imports (MiB)", "{:.0f}"),
     "passes": ("Time of pruning (dense forward passes over the calibration text)", "{:.2f}"),
     "removed": ("Really removed (share of the decoder's parameters)", "{:.4f}"),
 }

@@ -101,7 +101,7 @@ def plot_latency(rows: pd.DataFrame) -> Picture:
 
 def plot_memory(rows: pd.DataFrame) -> Picture:
     """Loss increase against the peak memory of pruning, a panel for each ratio, each with its Pareto front."""
-    figure, by_ratio = _by_ratio(rows, "peak memory above\nimports (MB)")
+    figure, by_ratio = _by_ratio(rows, "peak memory above\nimports (MiB)")
     fronts = []
     for axes, ratio, own in by_ratio:
         named = _cloud(axes, own, rows, "peak_megabytes")
