@@ -38,7 +38,7 @@ from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.layers import loss_increase, step_loss_increase
+from comp_lib.importance.layers import loss_increase, sequence_loss_increase
 from comp_lib.importance.widths import HELD, Sensitivity, sensitivity
 from comp_lib.lessons.hybrid_granularity import named_plan, stored_sensitivity, water_filling_plan
 from comp_lib.models.load import EMBEDDED, load_model
@@ -118,8 +118,8 @@ def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any
         "kl": minds.harm.tolist(),
         "greedy": order,
         "harm": alone,
-        "attention_harm": step_loss_increase(model, short, "attention").mean(1).tolist(),
-        "mlp_harm": step_loss_increase(model, short, "mlp").mean(1).tolist(),
+        "attention_harm": sequence_loss_increase(model, short, which="attention").mean(1).tolist(),
+        "mlp_harm": sequence_loss_increase(model, short, which="mlp").mean(1).tolist(),
         "curves": [[float(f"{error:.4g}") / fitted for error in curve.tolist()] for curve in sums],
         "order": [curve.order.tolist() for curve in minds.curves],
         "rows": [],

@@ -15,7 +15,7 @@ from variants import build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.families.silent import SilentAttention, SilentMLP
-from comp_lib.importance.layers import step_loss_increase
+from comp_lib.importance.layers import sequence_loss_increase
 from comp_lib.models.load import load_model
 from comp_lib.models.per_layer_llama import as_stock
 from comp_lib.models.save import Provenance, save_checkpoint
@@ -143,7 +143,7 @@ def test_the_attentions_that_are_missed_least_go(widths):
     model, ids = build("gqa"), tokens(8)
     settings = replace(SETTINGS, ratio=0.4, layers=0, attentions=2, widths=widths)
     plan = make_plan(model, ids, settings).plan
-    harm = step_loss_increase(model, ids[:IMPORTANCE_SEQUENCES], "attention").mean(1)
+    harm = sequence_loss_increase(model, ids[:IMPORTANCE_SEQUENCES], which="attention").mean(1)
     assert [groups == 0 for groups in plan.kv_groups] == (harm < harm.max()).tolist()
     assert plan.removed >= 0.4 and min(plan.neurons) >= 4
 

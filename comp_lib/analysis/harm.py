@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..families import family_of
 from ..families.protocol import Device, Model, Which
-from ..importance.layers import greedy_order, sequence_loss_increase, step_loss_increase
+from ..importance.layers import greedy_order, sequence_loss_increase
 from ..report import Progress, no_progress
 from ..system import hashes
 from .sample import Sample
@@ -38,7 +38,7 @@ def step_harm(
     path = entry("harm", which, fingerprint(model), hashes.of_tensor(sample.ids))
 
     def harm() -> dict[str, Tensor]:
-        return {"harm": step_loss_increase(model, sample.ids, which, device, progress)}
+        return {"harm": sequence_loss_increase(model, sample.ids, device, progress, which=which)}
 
     return remembered(path, harm)["harm"]
 

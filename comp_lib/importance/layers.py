@@ -57,11 +57,17 @@ def block_influence(model: Model, ids: Tensor, device: Device = "cpu", progress:
 
 @torch.inference_mode()
 def sequence_loss_increase(
-    model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress, present: Sequence[int] = ()
+    model: Model,
+    ids: Tensor,
+    device: Device = "cpu",
+    progress: Progress = no_progress,
+    present: Sequence[int] = (),
+    which: Which | None = None,
 ) -> Tensor:
     """Increase of each sequence's mean next-token loss (nats) when one layer is left out: ids (S, L) -> (layers, S).
 
-    With `present`, the other layers are taken as gone already; their entries are NaN.
+    With `present`, the other layers are taken as gone already; their entries are NaN. With `which`, one step of the
+    layer is left out and the other stays.
     The layers are on `device` one at a time, each once; memory: the hidden states of ids for each layer.
     """
     check_predicts(ids)
@@ -70,11 +76,13 @@ def sequence_loss_increase(
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)
     without: dict[int, Tensor] = {}  # layer left out -> the stream of the others so far
+    told = "loss increase" if which is None else f"harm without {which}"
     for place, index in enumerate(present):
         layer = to_device(layers[index], device)
         without = {other: through(layer, stream, rope, device) for other, stream in without.items()}
-        without[index], hidden = hidden, through(layer, hidden, rope, device)
-        progress("loss increase", place + 1, len(present))
+        without[index] = hidden if which is None else _other_step(layer, hidden, rope, which, device)
+        hidden = through(layer, hidden, rope, device)
+        progress(told, place + 1, len(present))
     losses = torch.full((len(layers), len(ids)), torch.nan)
     for index, stream in without.items():
         losses[index] = sequence_losses(model, stream, ids)
@@ -102,26 +110,6 @@ def greedy_order(loss: Callable[[Sequence[int]], Tensor], layers: int, count: in
     return dropped, rounds
 
 
-@torch.inference_mode()
-def step_loss_increase(
-    model: Model, ids: Tensor, which: Which, device: Device = "cpu", progress: Progress = no_progress
-) -> Tensor:
-    """The same when one step of one layer is left out and the other stays: ids (S, L) -> (layers, S), nats."""
-    check_predicts(ids)
-    family = family_of(model)
-    layers, hidden = family.layers(model), embed(model, ids)
-    rope = rotary(model, ids.shape[1], device, hidden.dtype)
-    without: list[Tensor] = []
-    for index in range(len(layers)):
-        layer = to_device(layers[index], device)
-        without = [through(layer, stream, rope, device) for stream in without]
-        without.append(_other_step(layer, hidden, rope, which, device))
-        hidden = through(layer, hidden, rope, device)
-        progress(f"harm without {which}", index + 1, len(layers))
-    whole = sequence_losses(model, hidden, ids)
-    return torch.stack([sequence_losses(model, stream, ids) - whole for stream in without])
-
-
 def _other_step(layer: Layer, hidden: Tensor, rope: Rope, which: Which, device: Device) -> Tensor:
     """All windows through the step of the layer that is not `which`."""
 
@@ -147,7 +135,7 @@ def attentions_to_silence(
 
     (Our derivation: loss increase, as for whole layers. Blocks smaller than a layer go in BlockPruner too.)
     """
-    harm = step_loss_increase(model, ids, "attention", device, progress).mean(1)
+    harm = sequence_loss_increase(model, ids, device, progress, which="attention").mean(1)
     return tuple(sorted(sorted(layers, key=lambda layer: float(harm[layer]))[:count]))
 
 

@@ -20,7 +20,7 @@ from comp_lib.importance.layers import (
     greedy_order,
     layers_to_drop,
     loss_increase,
-    step_loss_increase,
+    sequence_loss_increase,
 )
 
 NAMES = ["gqa", "all-at-once", "eager", "mistral-window", "qwen2"]
@@ -170,6 +170,6 @@ def test_one_layer_at_a_time_is_on_the_device(name, monkeypatch):
 
 def test_sequences_of_one_token_say_nothing(tiny_llama):
     model, ids = tiny_llama(), torch.arange(4)[:, None]
-    for ask in (partial(loss_increase, model, ids), partial(step_loss_increase, model, ids, "mlp")):
+    for ask in (partial(loss_increase, model, ids), partial(sequence_loss_increase, model, ids, which="mlp")):
         with pytest.raises(InputError, match="at least 2 tokens"):
             ask()
