@@ -55,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ridge": 1e-2,
     },
 }
+SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib prune` takes more than the default
 
 
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then

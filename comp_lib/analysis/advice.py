@@ -11,13 +11,14 @@ from typing import Any
 import pandas as pd
 
 from ..families.post_norm import PostNorm
+from ..settings import SEQUENCES
 from .checkup import Checkup
 from .columns import ALL
 from .cost_frame import told_for
 
 PRESET = {"uniform": "--preset stock", "measured": "--preset best"}  # of `comp-lib prune`
 ONE_WIDTH = ("uniform", "whole layers")  # ways whose result any family can save
-TOKENS = 128 * 256  # that `comp-lib prune` calibrates on, unless it is told otherwise
+TOKENS = {"uniform": 128 * 256, "measured": SEQUENCES["best"] * 256}  # that these presets calibrate on
 PASSES = 3  # over these tokens that pruning takes, about
 FEW_WINDOWS = 10  # below so many an interval is too narrow
 PER_NEURON = 3  # tokens for each neuron of a layer that a fit should have
@@ -59,7 +60,7 @@ def advise(checkup: Checkup) -> Advice:
                 f"{allowed:g} nats per token that are allowed.",
                 f"The mildest, {_named(row)}, costs {_interval(row)}.",
                 "More calibration text makes the refit better: `comp-lib prune` takes "
-                f"{TOKENS:,} tokens where this check-up had {checkup.sample.tokens:,}.",
+                f"{TOKENS['uniform']:,} tokens where this check-up had {checkup.sample.tokens:,}.",
             ),
         )
     most = safe[safe.ratio == safe.ratio.max()]
@@ -110,7 +111,7 @@ def command(checkup: Checkup, row: dict[str, Any]) -> str:
 
 def minutes_of(checkup: Checkup, row: dict[str, Any], token_seconds: float) -> float:
     """What that command will take, about: the algebra that was measured, and passes over more text."""
-    more = max(0, TOKENS - checkup.sample.tokens)
+    more = max(0, TOKENS.get(row["way"], TOKENS["uniform"]) - checkup.sample.tokens)
     minutes: float = (row["seconds"] + PASSES * more * token_seconds) / 60
     return minutes
 

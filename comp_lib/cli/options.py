@@ -38,6 +38,7 @@ Json = Annotated[bool, Option("--json", help="Print JSON.")]
 CALIBRATION_HELP = "general, shipped, written, self, a text's name or file, or several: mine.txt:3+general:1."
 Calibration = Annotated[str, Option(help=CALIBRATION_HELP)]
 Sequences = Annotated[int, Option(help="Calibration sequences.")]
+SequencesOfPreset = Annotated[int, Option(help="Calibration sequences (preset best: 256).")]
 Length = Annotated[int, Option(help="Tokens in each.")]
 LayerMetric = Annotated[str, Option(help="block-influence, loss or greedy.")]
 Widths = Annotated[str, Option(help="uniform (stock checkpoint), per-layer or measured.")]
@@ -76,7 +77,7 @@ class PruneOptions:
     aim: AimOfPreset = "self"
     ridge: Annotated[str, Option(help="Of the solves, relative to each input's own energy, or auto.")] = "auto"
     calibration: Calibration = "general"
-    sequences: Sequences = 128
+    sequences: SequencesOfPreset = 128
     length: Length = 256
     multiple: Multiple = 64
     target: Annotated[str | None, Option(help="Where it will run, instead of --multiple: cpu, gguf-q4 or gpu.")] = None

@@ -35,7 +35,7 @@ from ..scale.memory import bytes_of, check_memory
 from ..scale.prune_to import Means, Saving, Written, check_out, prune_to, whole_model
 from ..scale.shards import SHARDS
 from ..search import check_search, check_trials, searched_plan
-from ..settings import PRESETS, Settings, default_recovery, multiple_for
+from ..settings import PRESETS, SEQUENCES, Settings, default_recovery, multiple_for
 from ..shape import Shape, span
 from ..system.clock import PHASES
 from ..system.machine import free_memory, resident_bytes
@@ -51,7 +51,10 @@ class PruneRun:
 
     def __init__(self, name: str, folder: Path, options: PruneOptions, given: Collection[str] = ()) -> None:
         """`given`: options that win over the preset. Raises InputError for all that can be told without the text."""
-        self.name, self.folder, self.options, self.settings = name, folder, options, _settings(options, given)
+        self.settings = _settings(options, given)
+        if "sequences" not in given:
+            options = replace(options, sequences=SEQUENCES.get(options.preset, options.sequences))
+        self.name, self.folder, self.options = name, folder, options
         self.budget = None if options.budget is None else parse_budget(options.budget)
         self.settings.check()
         if self.budget:
@@ -239,7 +242,9 @@ class PruneRun:
         rows.append(("pruned in", "", f"{report.seconds:.0f} s on {report.tokens:,} tokens"))
         aims = self.settings.recovery == "least-squares"
         told = [name for name in PRESETS[self.options.preset] if aims or name != "aim"]  # only that fit has one
-        chosen = (f"{name} {vars(self.settings)[name]}" for name in told)
+        chosen = [f"{name} {vars(self.settings)[name]}" for name in told]
+        if self.options.preset in SEQUENCES:
+            chosen.append(f"{self.options.sequences} sequences")
         rows.append((f"preset {self.options.preset}", "", ", ".join(chosen)))
         title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
         return table(("", "dense", "pruned"), rows, title=title)

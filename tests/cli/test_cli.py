@@ -283,6 +283,15 @@ def test_the_papers_preset_yields_to_options_that_are_given(parent, tmp_path):
     assert all("| re-tuned by | mask |" in card for card in cards)
 
 
+@pytest.mark.parametrize(("given", "size"), [([], "256 x 4"), (["--sequences", "8"], "8 x 4")])
+def test_the_best_preset_takes_twice_the_text_unless_told_otherwise(parent, tmp_path, given, size):
+    told = "--length 4 --multiple 4 --evaluate none --calibration calibration --preset best".split()
+    done = run("prune", parent, "--out", tmp_path / "m", *told, *given)
+    assert done.exit_code == 0, done.output
+    assert f"{size} tokens" in (tmp_path / "m" / "README.md").read_text()
+    assert f"{size[:-4]} sequences" in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize(("target", "width"), [("cpu", 32), ("gguf-q4", 32), ("gpu", 48)])
 def test_a_target_picks_the_multiple(parent, tmp_path, target, width):
     done = run(
