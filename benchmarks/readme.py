@@ -43,19 +43,26 @@ HEALING_START, HEALING_END = (
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
 
-def usual_rows(model: str) -> list[dict]:
-    """The rows of that model by kind of text which saw a mixture that ships, as most of them did, and no search."""
+def plain_rows(model: str) -> list[dict]:
+    """The rows of that model by kind of text which saw a mixture that ships, and no search."""
     rows = json.loads(KINDS.read_text("utf-8"))
     rows = [row for row in rows if row["calibration"] in MIXTURES and row["model"] == model]
-    rows = [row for row in rows if row["settings"]["layers"] == "auto" and "search" not in row]
+    return [row for row in rows if row["settings"]["layers"] == "auto" and "search" not in row]
+
+
+def usual_rows(model: str) -> list[dict]:
+    """Those of `plain_rows` that saw the text which most of them saw."""
+    rows = plain_rows(model)
     setups = [tuple(row[name] for name in SETUP) for row in rows]
     usual = max(setups, key=setups.count)  # the first of those that occur most often
     return [row for row, setup in zip(rows, setups, strict=True) if setup == usual]
 
 
-def by_method(model: str = EMBEDDED, ratio: float = 0.2) -> dict[tuple[str, str], list[dict]]:
-    """(method, widths) -> its rows of that model at that ratio, one for each seed; least first."""
-    rows = [row for row in usual_rows(model) if row["settings"]["ratio"] == ratio]
+def by_method(
+    model: str = EMBEDDED, ratio: float = 0.2, rows: list[dict] | None = None
+) -> dict[tuple[str, str], list[dict]]:
+    """(method, widths) -> its rows of that model at that ratio, one for each seed; least first. rows: not the usual."""
+    rows = [row for row in rows or usual_rows(model) if row["settings"]["ratio"] == ratio]
     found: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         found.setdefault((row["settings"]["method"], widths(row["settings"])), []).append(row)
@@ -118,6 +125,36 @@ def by_ratio(model: str) -> str:
             cells.append("not measured" if mean is None else f"{mean:.3f}{part}")
         lines.append(f"| {' | '.join((*name, *cells))} |")
     return "\n".join(lines)
+
+
+def more_text(model: str) -> dict[tuple[str, str], list[dict]]:
+    """`by_method` of the rows, a fifth gone, that saw more of the usual text than most."""
+    usual = usual_rows(model)[0]
+    alike = [row for row in plain_rows(model) if all(row[name] == usual[name] for name in SETUP if name != "sequences")]
+    most = max(row["sequences"] for row in alike)
+    rows = [row for row in alike if row["sequences"] == most > usual["sequences"] and row["settings"]["ratio"] == 0.2]
+    return by_method(model, rows=rows) if rows else {}
+
+
+def by_text(model: str) -> str:
+    """What more calibration text does for each method, where that was measured: a fifth gone, mean over the kinds."""
+    usual, more = by_method(model), more_text(model)
+    if not more:
+        return ""
+    few, many = (next(iter(found.values()))[0]["sequences"] for found in (usual, more))
+    lines = [
+        f"{model} by how much text calibrates, a fifth gone: mean over the kinds, and the number of seeds behind it.",
+        "",
+        f"| method | widths | {few} sequences | {many} sequences |",
+        "|---|---|---:|---:|",
+    ]
+    for name in more:
+        cells = (
+            f"{_mean([row['mean'] for row in found.get(name, [])])} ({len(found.get(name, []))})"
+            for found in (usual, more)
+        )
+        lines.append(f"| {' | '.join((*name, *cells))} |")
+    return "\n".join([*lines, "\n"])
 
 
 def tasks(model: str) -> str:
@@ -241,7 +278,8 @@ def short() -> str:
     multiple = next(iter(first.values()))[0]["settings"]["multiple"]
     lines = [
         "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better.",
-        f"{MULTIPLES.format(multiple).capitalize()}. The rows of COMP are the presets `best` and `stock`; of {SECOND}",
+        f"{MULTIPLES.format(multiple).capitalize()}. The rows of COMP are the presets `best` and `stock`, all with",
+        f"the text of `stock`{_with_more_text()}. Of {SECOND}",
         "measured widths exist in memory only and cannot be saved ([families](docs/families.md)). Intervals are in",
         "[RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on WikiText these of COMP and a peer overlap:",
         f"{'; '.join(_alike(first) + _alike(second))}.",
@@ -256,6 +294,20 @@ def short() -> str:
             cells += [_mean([row["mean"] for row in found]), _mean([row["increases"][UNSEEN][0] for row in found])]
         lines.append(f"| {names.get(kind, method)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _with_more_text() -> str:
+    """What preset `best` and the peers have with the text that it takes, in words."""
+    more = more_text(EMBEDDED)
+    if not more:
+        return ""
+    said = [
+        f"{widths.split(',')[0] + ' widths' if method == 'comp' else method} {fmean(row['mean'] for row in rows):.3f}"
+        for (method, widths), rows in more.items()
+    ]
+    return (
+        f"; with the {next(iter(more.values()))[0]['sequences']} sequences of `best` {EMBEDDED} has\n{', '.join(said)}"
+    )
 
 
 def _presets(found: dict[tuple[str, str], list[dict]]) -> dict[tuple[str, str], list[dict]]:
@@ -313,7 +365,8 @@ def _mean(values: list[float]) -> str:
 
 def tables() -> str:
     models = "\n\n".join(
-        f"{kinds(model)}\n\n{by_ratio(model)}\n\n{tasks(model)}\n\n{headline(model)}" for model in (EMBEDDED, SECOND)
+        f"{kinds(model)}\n\n{by_ratio(model)}\n\n{by_text(model)}{tasks(model)}\n\n{headline(model)}"
+        for model in (EMBEDDED, SECOND)
     )
     models += (
         "\n\n![Mean loss above the dense model by how much of the decoder goes, a panel for each model](ratios.png)"
