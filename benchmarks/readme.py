@@ -143,17 +143,17 @@ def by_text(model: str) -> str:
         return ""
     few, many = (next(iter(found.values()))[0]["sequences"] for found in (usual, more))
     lines = [
-        f"{model} by how much text calibrates, a fifth gone: mean over the kinds, and the number of seeds behind it.",
+        f"{model} by how much text calibrates, {few} or {many} sequences, a fifth gone: mean over the kinds, with the "
+        f"number\nof seeds behind it, and {UNSEEN.removesuffix('.txt')}.",
         "",
-        f"| method | widths | {few} sequences | {many} sequences |",
-        "|---|---|---:|---:|",
+        f"| method | widths | kinds, {few} | kinds, {many} | unseen text, {few} | unseen text, {many} |",
+        "|---|---|---:|---:|---:|---:|",
     ]
-    for name in more:
-        cells = (
-            f"{_mean([row['mean'] for row in found.get(name, [])])} ({len(found.get(name, []))})"
-            for found in (usual, more)
-        )
-        lines.append(f"| {' | '.join((*name, *cells))} |")
+    for name, found in more.items():
+        both = (usual.get(name, []), found)
+        kinds_cells = [f"{_mean([row['mean'] for row in rows])} ({len(rows)})" for rows in both]
+        unseen = [_mean([row["increases"][UNSEEN][0] for row in rows]) for rows in both]
+        lines.append(f"| {' | '.join((*name, *kinds_cells, *unseen))} |")
     return "\n".join([*lines, "\n"])
 
 
@@ -301,13 +301,13 @@ def _with_more_text() -> str:
     more = more_text(EMBEDDED)
     if not more:
         return ""
-    said = [
-        f"{widths.split(',')[0] + ' widths' if method == 'comp' else method} {fmean(row['mean'] for row in rows):.3f}"
-        for (method, widths), rows in more.items()
-    ]
-    return (
-        f"; with the {next(iter(more.values()))[0]['sequences']} sequences of `best` {EMBEDDED} has\n{', '.join(said)}"
-    )
+    said = []
+    for (method, width), rows in more.items():
+        name = f"{width.split(',')[0]} widths" if method == "comp" else method
+        unseen = fmean(row["increases"][UNSEEN][0] for row in rows)
+        said.append(f"{name} {fmean(row['mean'] for row in rows):.3f} and {unseen:.3f}")
+    most = next(iter(more.values()))[0]["sequences"]
+    return f"; with the {most} sequences of `best`, {EMBEDDED} on the kinds and on WikiText:\n{', '.join(said)}"
 
 
 def _presets(found: dict[tuple[str, str], list[dict]]) -> dict[tuple[str, str], list[dict]]:
