@@ -278,9 +278,9 @@ def short() -> str:
     multiple = next(iter(first.values()))[0]["settings"]["multiple"]
     lines = [
         "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better.",
-        f"{MULTIPLES.format(multiple).capitalize()}. The rows of COMP are the presets `best` and `stock`, all with",
-        f"the text of `stock`{_with_more_text()}. Of {SECOND}",
-        "measured widths exist in memory only and cannot be saved ([families](docs/families.md)). Intervals are in",
+        f"{MULTIPLES.format(multiple).capitalize()}. COMP's rows are `best` and `stock` with equal text"
+        f"{_with_more_text()};\nof {SECOND} measured widths exist in memory only and cannot be saved "
+        "([families](docs/families.md)). Intervals are in",
         "[RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on WikiText these of COMP and a peer overlap:",
         f"{'; '.join(_alike(first) + _alike(second))}.",
         "",
@@ -297,17 +297,12 @@ def short() -> str:
 
 
 def _with_more_text() -> str:
-    """What preset `best` and the peers have with the text that it takes, in words."""
-    more = more_text(EMBEDDED)
-    if not more:
+    """What the text of the preset `best` does for it, in words."""
+    found = {width.split(",")[0]: rows for (method, width), rows in more_text(EMBEDDED).items() if method == "comp"}
+    if not (rows := found.get("measured")):
         return ""
-    said = []
-    for (method, width), rows in more.items():
-        name = f"{width.split(',')[0]} widths" if method == "comp" else method
-        unseen = fmean(row["increases"][UNSEEN][0] for row in rows)
-        said.append(f"{name} {fmean(row['mean'] for row in rows):.3f} and {unseen:.3f}")
-    most = next(iter(more.values()))[0]["sequences"]
-    return f"; with the {most} sequences of `best`, {EMBEDDED} on the kinds and on WikiText:\n{', '.join(said)}"
+    mean, unseen = fmean(row["mean"] for row in rows), fmean(row["increases"][UNSEEN][0] for row in rows)
+    return f" (with its own {rows[0]['sequences']} sequences `best` has {mean:.3f} and {unseen:.3f})"
 
 
 def _presets(found: dict[tuple[str, str], list[dict]]) -> dict[tuple[str, str], list[dict]]:
