@@ -131,7 +131,7 @@ def test_memory_has_a_front_for_each_ratio():
     assert line(figure.axes[0]) == [(60.0, pytest.approx(0.6)), (90.0, pytest.approx(0.5))]
     assert line(figure.axes[1]) == [(60.0, pytest.approx(1.1))]
     assert len({axes.get_xlim() for axes in figure.axes}) == 1  # side by side, so on one scale
-    assert "MB" in figure.axes[0].get_xlabel() and "at 50%, wanda-sp (60, 1.10 nats)" in figure.alt_text
+    assert "MiB" in figure.axes[0].get_xlabel() and "at 50%, wanda-sp (60, 1.10 nats)" in figure.alt_text
 
 
 def test_sequences_go_along_the_axis():
