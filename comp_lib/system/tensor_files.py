@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -200,29 +199,21 @@ class Layout:
         Returns what was written where.
         """
         written: list[Range] = []
-        with ThreadPoolExecutor(2) as behind:  # one hashes a piece and one writes it while the next is rounded
-            for name, pieces in tensors.items():
-                file, start = self.places[name]
-                start += len(self.headers[file])
-                digest, jobs = hashlib.sha256(), list[Future[Any]]()
-                with (folder / file).open("r+b") as stream:
-                    stream.seek(start)
-                    for piece in pieces:
-                        for part in piece.split(rows_in(PIECE, piece.shape, piece.dtype)):
-                            block = as_bytes(cast(name, part.cpu(), self.dtype))
-                            _finished(jobs)
-                            jobs = [behind.submit(digest.update, block), behind.submit(stream.write, block)]
-                    _finished(jobs)
-                    length = stream.tell() - start
-                if length != self.sizes[name]:
-                    raise ValueError(f"expected {self.sizes[name]} bytes of {name}, got {length}")
-                written.append((file, start, length, digest.hexdigest()))
+        for name, pieces in tensors.items():
+            file, start = self.places[name]
+            start += len(self.headers[file])
+            digest = hashlib.sha256()
+            with (folder / file).open("r+b") as stream:
+                stream.seek(start)
+                for piece in pieces:
+                    for part in piece.split(rows_in(PIECE, piece.shape, piece.dtype)):
+                        block = as_bytes(cast(name, part.cpu(), self.dtype))
+                        digest.update(block)
+                        stream.write(block)
+                length = stream.tell() - start
+            if length != self.sizes[name]:
+                raise ValueError(f"expected {self.sizes[name]} bytes of {name}, got {length}")
+            written.append((file, start, length, digest.hexdigest()))
         for file in {file for file, *_ in written}:  # once for all: waiting for the disk takes longer than writing
             fsync(folder / file)
         return written
-
-
-def _finished(jobs: Iterable[Future[Any]]) -> None:
-    """Wait for jobs, and raise what one of them did."""
-    for job in jobs:
-        job.result()
