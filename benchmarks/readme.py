@@ -298,8 +298,8 @@ def short() -> str:
 
 def _with_more_text() -> str:
     """What the text of the preset `best` does for it, in words."""
-    found = {width.split(",")[0]: rows for (method, width), rows in more_text(EMBEDDED).items() if method == "comp"}
-    if not (rows := found.get("measured")):
+    rows = more_text(EMBEDDED).get(("comp", "measured, dense target"))
+    if not rows:
         return ""
     mean, unseen = fmean(row["mean"] for row in rows), fmean(row["increases"][UNSEEN][0] for row in rows)
     return f" (with its own {rows[0]['sequences']} sequences `best` has {mean:.3f} and {unseen:.3f})"
