@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 
 from ..calibration.text import TEXTS, load_text
 from ..calibration.tokens import SELF, calibration_tokens, check_source, renamed, writes
@@ -158,12 +158,14 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
         raise InputError(f"expected a folder to write rows to, got {error}: name another") from error
     rows = read_rows(path)
     missing = [key for key in runs if key not in set(rows.key[rows.status == "ok"])]
+    # one lock for all rows: Python ignores a Ctrl-C that comes while it deletes one
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
     requests = {key: asdict(RunRequest(_renamed(runs[key], _absolute), contents)) for key in missing}
     progress("cells", len(runs) - len(missing), len(runs))
     try:
         with contextlib.closing(engine(requests)) as outcomes:  # whatever stops us ends the runs under way
             for left, (key, outcome) in zip(reversed(range(len(missing))), outcomes, strict=True):
-                _keep(path, {"grid": name, "key": key} | _row(key, runs[key], outcome, folder))
+                _keep(lock, path, {"grid": name, "key": key} | _row(key, runs[key], outcome, folder))
                 progress("cells", len(runs) - left, len(runs))
     finally:
         if new and not any(folder.iterdir()):  # no cluster there, perhaps
@@ -202,9 +204,9 @@ def _row(key: str, planned: Run, outcome: RunOutcome, folder: Path) -> dict[str,
     return row | {"status": "failed", "message": message}
 
 
-def _keep(path: Path, row: dict[str, Any]) -> None:
+def _keep(lock: BaseFileLock, path: Path, row: dict[str, Any]) -> None:
     """The row into the file, in the place of an older one of its key. Other processes' rows are not lost."""
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with lock:
         rows = read_rows(path)
         rows = rows[rows.key != row["key"]]
         new = pd.DataFrame([row], columns=list(COLUMNS)).astype(TYPES)

@@ -25,6 +25,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from filelock import BaseFileLock
 from typer.testing import CliRunner
 
 from comp_lib.cli.app import app
@@ -200,6 +201,14 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_pat
     box.lift("hold", *(["random"] if engine is not one_by_one else []))
     rows = run(grid, tmp_path / "out", engine=engine)
     assert list(rows.status) == ["ok"] * len(METHODS) and box.count("comp") == 1
+
+
+def test_no_lock_is_deleted_while_rows_are_written(grid, tmp_path, box, monkeypatch):
+    """A Ctrl-C that comes while Python deletes a lock is lost: what `__del__` raises is ignored."""
+    deleted, seen = [], []
+    monkeypatch.setattr(BaseFileLock, "__del__", lambda lock: deleted.append(lock.lock_file))
+    run(grid, tmp_path / "out", lambda what, done, total: seen.append(len(deleted)))
+    assert seen == [0] * 5 and deleted == [str(tmp_path / "out" / ".rows.csv.lock")]
 
 
 def test_a_notebook_shows_the_count(grid, tmp_path, box, monkeypatch):
