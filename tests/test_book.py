@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import runpy
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,14 +124,15 @@ def test_pages_are_light(pages):
     assert max(sizes.values()) <= LARGEST, sizes
 
 
-def test_a_dead_link_ends_the_build(made, tmp_path):
-    source, _ = made
+def test_a_dead_link_ends_the_build(made, tmp_path, capfd):
+    source, pages_folder = made
     page = source / "docs" / "python.md"
     whole = page.read_text("utf-8")
     try:
         page.write_text(whole + "\n[nowhere](nowhere.md)\n", "utf-8")
-        options = ["-W", "-q", "-b", "html", "-c", str(ROOT / "docs"), str(source), str(tmp_path / "out")]
-        assert script["sphinx"](options) == 1
+        read = str(shutil.copytree(pages_folder / ".doctrees", tmp_path / "read"))  # only the changed page is read again
+        options = ["-W", "-q", "-b", "dummy", "-c", str(ROOT / "docs"), "-d", read, str(source), str(tmp_path / "out")]
+        assert script["sphinx"](options) == 1 and "nowhere.md" in capfd.readouterr().err
     finally:
         page.write_text(whole, "utf-8")
 
