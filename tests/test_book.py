@@ -130,7 +130,9 @@ def test_a_dead_link_ends_the_build(made, tmp_path, capfd):
     whole = page.read_text("utf-8")
     try:
         page.write_text(whole + "\n[nowhere](nowhere.md)\n", "utf-8")
-        read = str(shutil.copytree(pages_folder / ".doctrees", tmp_path / "read"))  # only the changed page is read again
+        read = str(
+            shutil.copytree(pages_folder / ".doctrees", tmp_path / "read")
+        )  # only the changed page is read again
         options = ["-W", "-q", "-b", "dummy", "-c", str(ROOT / "docs"), "-d", read, str(source), str(tmp_path / "out")]
         assert script["sphinx"](options) == 1 and "nowhere.md" in capfd.readouterr().err
     finally:

@@ -52,9 +52,11 @@ LESS = {
         "sequences=24, length=256": "sequences=12, length=256",
         "length=512, sequences=12": "length=256, sequences=4",
         "new_tokens=24, rounds=3": "new_tokens=8, rounds=1",
-    },
+    }
 }
-NEEDED = {"03_hybrid_granularity": [f"hybrid-{number:02}" for number in (1, 5, 7, 10, 20, 35, 40, 41)]}  # of its planner
+NEEDED = {
+    "03_hybrid_granularity": [f"hybrid-{number:02}" for number in (1, 5, 7, 10, 20, 35, 40, 41)]
+}  # of its planner
 
 
 @pytest.fixture(scope="module")

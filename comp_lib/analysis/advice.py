@@ -84,7 +84,7 @@ def _reasons(checkup: Checkup, costs: pd.DataFrame, row: dict[str, Any]) -> Iter
     others = costs[(costs.ratio == row["ratio"]) & (costs.way != row["way"])].sort_values("increase")
     for other in others.to_dict("records"):
         if other["low"] <= row["high"] and row["low"] <= other["high"]:
-            apart = "the intervals overlap, and these windows do not tell the two apart"
+            apart = "the intervals overlap, so neither is called better"
             yield f"{_named(other)} costs {_interval(other)}: {apart}."
         else:
             more = "more" if other["increase"] > row["increase"] else "less"

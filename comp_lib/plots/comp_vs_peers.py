@@ -35,7 +35,6 @@ from .base import (
 )
 
 REMOVED = "removed (% of the decoder's parameters)"
-LEAST_SPAN = 2.0  # percentage points on an axis of removed parameters: a smaller one would magnify rounding
 LOG_LOSS = LOSS.replace("token)", "token, log scale)")
 APART = 4.0  # points of print between methods at one place
 Points = Sequence[tuple[float, float]]
@@ -74,7 +73,9 @@ def draw_front(axes: Axes, points: Points) -> None:
 
 
 def plot_increase(rows: pd.DataFrame) -> Picture:
-    """Loss increase against the part really removed, with whiskers and seeds."""
+    """Loss increase against the part really removed, with whiskers and seeds; of one ratio, method below method."""
+    if rows.ratio.nunique() == 1:
+        return _one_ratio(rows)
     figure, axes = figure_with_axes((8.0, 4.4), xlabel=REMOVED)
     words = []
     for name, marks, own in _methods(rows, rows):
@@ -82,10 +83,28 @@ def plot_increase(rows: pd.DataFrame) -> Picture:
         x = 100 * groups.removed.mean()
         y = _line_with_whiskers(axes, x, groups, name, marks)
         words.append(f"{name} from {y.iloc[0]:.2f} nats at {x.iloc[0]:.0f}% to {y.iloc[-1]:.2f} at {x.iloc[-1]:.0f}%")
-    low, high = axes.get_xlim()
-    if high - low < LEAST_SPAN:
-        axes.set_xlim((low + high - LEAST_SPAN) / 2, (low + high + LEAST_SPAN) / 2)
     return _finished(figure, rows, "Lines of the loss increase against the part removed", ": ", words)
+
+
+def _one_ratio(rows: pd.DataFrame) -> Picture:
+    """Loss increase of each method, the least on top, with whiskers and seeds."""
+    order = rows.groupby("label").increase.mean().sort_values().index
+    figure, axes = figure_with_axes((8.0, 0.45 * len(order) + 1.4), xlabel=LOSS.replace("\n", " "))
+    words = []
+    for name, marks, own in _methods(rows, rows):
+        place, mean = order.get_loc(name), own.increase.mean()
+        spans = [[mean - own.increase_low.mean()], [own.increase_high.mean() - mean]]
+        axes.errorbar([mean], [place], xerr=spans, capsize=3, **marks)
+        if len(own) > 1:
+            axes.plot(own.increase, [place] * len(own), ".", color=marks["color"], alpha=0.6)
+        words.append((place, f"{name} {mean:.2f} nats"))
+    axes.set_yticks(range(len(order)), order)
+    axes.set(ylim=(len(order) - 0.5, -0.5), xlim=(min(0.0, axes.get_xlim()[0]), None))
+    low, high = (f"{100 * share:.1f}%" for share in (rows.removed.min(), rows.removed.max()))
+    axes.set_title(f"{low if low == high else f'{low} to {high}'} of the decoder's parameters removed")
+    count = rows.seed.nunique()
+    what = f"Dots of the loss increase, a row for each method{f' (means over {count} seeds)' if count > 1 else ''}: "
+    return figure.described(what, [said for _, said in sorted(words)])
 
 
 def plot_latency(rows: pd.DataFrame) -> Picture:

@@ -95,7 +95,7 @@ def test_increase_shows_means_with_their_intervals_and_seeds():
 
 
 def test_methods_at_one_place_are_drawn_beside_each_other():
-    figure = plot_increase(finished(rows_of({("comp", 0.2): (0.5,), ("wanda-sp", 0.2): (0.5,)})))
+    figure = plot_sequences(finished(rows_of({("comp", 0.2): (0.5,), ("wanda-sp", 0.2): (0.5,)})))
     figure.draw_without_rendering()
     places = [
         container.lines[0].get_transform().transform(container.lines[0].get_xydata())[0, 0]
@@ -106,7 +106,7 @@ def test_methods_at_one_place_are_drawn_beside_each_other():
 
 
 def test_no_logarithm_of_a_gain():
-    figure = plot_increase(finished(rows_of({("comp", 0.1): (-0.01, 0.1)})))
+    figure = plot_increase(finished(rows_of({("comp", 0.1): (-0.01, 0.1), ("comp", 0.2): (0.1, 0.2)})))
     assert figure.axes[0].get_yscale() == "linear"
 
 
