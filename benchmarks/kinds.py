@@ -126,7 +126,7 @@ def figure(path: Path) -> None:
         label = named(method, kind)
         middle, low, high = zip(*(row["increases"][name] for name in names), strict=True)
         spans = [[m - b for m, b in zip(middle, low, strict=True)], [t - m for m, t in zip(middle, high, strict=True)]]
-        places = [place + 0.18 * (number - (len(found) - 1) / 2) for place in range(len(names))]
+        places = [place + min(0.18, 0.8 / len(found)) * (number - (len(found) - 1) / 2) for place in range(len(names))]
         axes.errorbar(middle, places, xerr=spans, fmt="o", capsize=3, label=label, color=COLOURS[number])
     axes.set_yticks(range(len(names)), [name.removesuffix(".txt") for name in names])
     axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None))

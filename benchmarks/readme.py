@@ -19,10 +19,12 @@ from statistics import fmean
 import pandas as pd
 
 from comp_lib.calibration.general import MIXTURES
+from comp_lib.calibration.text import KINDS as EACH_KIND
 from comp_lib.compare.grid import ROWS, read_rows
 from comp_lib.compare.summary import comparison, finished
 from comp_lib.families import FAMILIES
 from comp_lib.models.load import EMBEDDED
+from comp_lib.settings import PRESETS
 
 ROOT = Path(__file__).parents[1]
 KINDS = ROOT / "benchmarks" / "kinds.json"
@@ -43,11 +45,15 @@ HEALING_START, HEALING_END = (
 START, END = "<!-- tables written by benchmarks/readme.py -->", "<!-- end of the tables -->"
 
 
+def every_row(model: str) -> list[dict]:
+    """The rows of that model by kind of text, with no search, and no layers that a person chose."""
+    rows = [row for row in json.loads(KINDS.read_text("utf-8")) if row["model"] == model and "search" not in row]
+    return [row for row in rows if row["settings"]["layers"] == "auto" or preset(row["settings"]) == "paper"]
+
+
 def plain_rows(model: str) -> list[dict]:
-    """The rows of that model by kind of text which saw a mixture that ships, and no search."""
-    rows = json.loads(KINDS.read_text("utf-8"))
-    rows = [row for row in rows if row["calibration"] in MIXTURES and row["model"] == model]
-    return [row for row in rows if row["settings"]["layers"] == "auto" and "search" not in row]
+    """Those of `every_row` that saw a mixture that ships."""
+    return [row for row in every_row(model) if row["calibration"] in MIXTURES]
 
 
 def usual_rows(model: str) -> list[dict]:
@@ -127,56 +133,89 @@ def by_ratio(model: str) -> str:
     return "\n".join(lines)
 
 
-def more_text(model: str) -> dict[tuple[str, str], list[dict]]:
-    """`by_method` of the rows, a fifth gone, that saw more of the usual text than most."""
+def more_text(model: str, ratio: float = 0.2) -> dict[tuple[str, str], list[dict]]:
+    """`by_method` of the rows that saw more of the usual text than most."""
     usual = usual_rows(model)[0]
     alike = [row for row in plain_rows(model) if all(row[name] == usual[name] for name in SETUP if name != "sequences")]
     most = max(row["sequences"] for row in alike)
-    rows = [row for row in alike if row["sequences"] == most > usual["sequences"] and row["settings"]["ratio"] == 0.2]
-    return by_method(model, rows=rows) if rows else {}
+    rows = [row for row in alike if row["sequences"] == most > usual["sequences"]]
+    return by_method(model, ratio, rows) if rows else {}
 
 
 def by_text(model: str) -> str:
-    """What more calibration text does for each method, where that was measured: a fifth gone, mean over the kinds."""
-    usual, more = by_method(model), more_text(model)
-    if not more:
+    """What more calibration text does for each method, where that was measured: mean over the kinds, by ratio."""
+    lines = list[str]()
+    for ratio in sorted({row["settings"]["ratio"] for row in plain_rows(model)}):
+        usual, more = by_method(model, ratio), more_text(model, ratio)
+        if more and not lines:
+            few, many = (next(iter(found.values()))[0]["sequences"] for found in (usual, more))
+            lines = [
+                f"{model} by how much text calibrates, {few} or {many} sequences: mean over the kinds, with the number "
+                f"of seeds\nbehind it, and {UNSEEN.removesuffix('.txt')}.",
+                "",
+                f"| gone | method | widths | kinds, {few} | kinds, {many} | unseen text, {few} | unseen text, {many} |",
+                "|---:|---|---|---:|---:|---:|---:|",
+            ]
+        for name, found in more.items():
+            both = (usual.get(name, []), found)
+            kinds_cells = [f"{_mean([row['mean'] for row in rows])} ({len(rows)})" for rows in both]
+            unseen = [_mean([row["increases"][UNSEEN][0] for row in rows]) for rows in both]
+            lines.append(f"| {' | '.join((f'{ratio:.0%}', *name, *kinds_cells, *unseen))} |")
+    return "\n".join([*lines, "\n"]) if lines else ""
+
+
+def one_kind(model: str) -> str:
+    """What methods lose that one kind of text calibrated, a fifth gone, and what part of that COMP's loss is."""
+    rows = [row for row in every_row(model) if row["calibration"] in EACH_KIND]
+    if not rows:
         return ""
-    few, many = (next(iter(found.values()))[0]["sequences"] for found in (usual, more))
+    found, presets = by_method(model, rows=rows), _presets(by_method(model))
+    ours = {name[1]: fmean(row["mean"] for row in own) for name, own in presets.items() if name[0] == "comp"}
     lines = [
-        f"{model} by how much text calibrates, {few} or {many} sequences, a fifth gone: mean over the kinds, with the "
-        f"number\nof seeds behind it, and {UNSEEN.removesuffix('.txt')}.",
+        f"{model}, a fifth gone, calibrated on one kind of text: mean over the kinds, and what part of it COMP loses, "
+        "which\nis calibrated as above.",
         "",
-        f"| method | widths | kinds, {few} | kinds, {many} | unseen text, {few} | unseen text, {many} |",
-        "|---|---|---:|---:|---:|---:|",
+        f"| method | calibrated on | kinds | {' | '.join(f'comp, {width}' for width in ours)} |",
+        f"|---|---|---:|{'---:|' * len(ours)}",
     ]
-    for name, found in more.items():
-        both = (usual.get(name, []), found)
-        kinds_cells = [f"{_mean([row['mean'] for row in rows])} ({len(rows)})" for rows in both]
-        unseen = [_mean([row["increases"][UNSEEN][0] for row in rows]) for rows in both]
-        lines.append(f"| {' | '.join((*name, *kinds_cells, *unseen))} |")
+    for (method, _), own in found.items():
+        mean = fmean(row["mean"] for row in own)
+        cells = [method, _text_of(own[0]), f"{mean:.3f}", *(f"{value / mean:.2f}" for value in ours.values())]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "\n"])
 
 
+def _text_of(row: dict) -> str:
+    return f"{row['sequences']} of `{row['calibration']}`"
+
+
 def tasks(model: str) -> str:
-    """Accuracy in each offline task, their mean, and the cross-entropy over the choices, a fifth gone; best first."""
+    """Accuracy in each offline task, their mean, and the cross-entropy over the choices, for each ratio; best first."""
+    ratios = sorted({row["settings"]["ratio"] for row in every_row(model) if "tasks" in row})
+    return "\n\n".join(_tasks(model, ratio) for ratio in ratios)
+
+
+def _tasks(model: str, ratio: float) -> str:
     stored = json.loads(TASKS.read_text("utf-8"))
     (dense,) = (row for row in stored if row["method"] == "dense" and row["model"] == model)
-    found = [(*name, row["tasks"]) for name, rows in by_method(model).items() for row in rows if "tasks" in row]
-    found.sort(key=lambda item: -fmean(item[2]["accuracy"].values()))
+    rows = [row for row in every_row(model) if "tasks" in row and row["settings"]["ratio"] == ratio]
+    found = [(row["settings"]["method"], widths(row["settings"]), _text_of(row), row["tasks"]) for row in rows]
+    found.sort(key=lambda item: -fmean(item[3]["accuracy"].values()))
     names = list(dense["accuracy"])
     lines = [
-        f"{model}, a fifth gone, in the offline tasks: accuracy with its standard error, and the mean cross-entropy "
-        "over the\nchoices in nats.",
+        f"{model}, {ratio:.0%} gone, in the offline tasks: accuracy with its standard error, and the mean "
+        "cross-entropy over the\nchoices in nats.",
         "",
-        f"| method | widths | {' | '.join(name.removeprefix('comp_') for name in names)} | mean | cross-entropy |",
-        f"|---|---|{'---:|' * (len(names) + 2)}",
+        "| method | widths | calibrated on | "
+        f"{' | '.join(name.removeprefix('comp_') for name in names)} | mean | cross-entropy |",
+        f"|---|---|---|{'---:|' * (len(names) + 2)}",
     ]
-    for method, width, answers in (("dense", "", dense), *found):
+    for method, width, text, answers in (("dense", "", "", dense), *found):
         accuracy, stderr = answers["accuracy"], answers["stderr"]
         cells = [f"{accuracy[name]:.3f} ({stderr[name]:.3f})" for name in names]
         mean, error = fmean(accuracy.values()), sum(each**2 for each in stderr.values()) ** 0.5 / len(names)
         cells += [f"{mean:.3f} ({error:.3f})", f"{fmean(answers['choice_loss'].values()):.2f}"]
-        lines.append(f"| {' | '.join((method, width, *cells))} |")
+        lines.append(f"| {' | '.join((method, width, text, *cells))} |")
     return "\n".join(lines)
 
 
@@ -211,7 +250,15 @@ def headline(model: str) -> str:
 def widths(settings: dict) -> str:
     if settings["method"] in OWN_WIDTHS:
         return "its own"
+    if (name := preset(settings)) is not None:
+        return f"{settings['widths']}, preset {name}"
     return settings["widths"] + (", dense target" if settings.get("aim", settings.get("target")) == "dense" else "")
+
+
+def preset(settings: dict) -> str | None:
+    """The preset `fast` or `paper`, where these are its settings."""
+    named = ((name, PRESETS[name]) for name in ("fast", "paper") if settings["method"] == "comp")
+    return next((name for name, told in named if told.items() <= settings.items()), None)
 
 
 def ratios(rows: list[dict], text: str, kind: str) -> str:
@@ -292,7 +339,8 @@ def short() -> str:
         kind, cells = width.split(",")[0], list[str]()
         for found in (rows, again.get((method, kind), [])):
             cells += [_mean([row["mean"] for row in found]), _mean([row["increases"][UNSEEN][0] for row in found])]
-        lines.append(f"| {names.get(kind, method)} | {' | '.join(cells)} |")
+        said = names[kind] if method == "comp" else method
+        lines.append(f"| {said} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -360,7 +408,7 @@ def _mean(values: list[float]) -> str:
 
 def tables() -> str:
     models = "\n\n".join(
-        f"{kinds(model)}\n\n{by_ratio(model)}\n\n{by_text(model)}{tasks(model)}\n\n{headline(model)}"
+        f"{kinds(model)}\n\n{by_ratio(model)}\n\n{by_text(model)}{one_kind(model)}{tasks(model)}\n\n{headline(model)}"
         for model in (EMBEDDED, SECOND)
     )
     models += (
