@@ -67,8 +67,8 @@ class Journal:
                     raise
         except OSError as error:
             raise InputError(
-                f"expected to write to {journal.folder}, got {error}; mend that, and the same command goes on from "
-                "the last finished layer"
+                f"expected to read the model and write to {journal.folder}, got {error}; mend that, and the same "
+                "command goes on from the last finished layer"
             ) from error
 
     def find(self, what: str) -> dict[str, Any] | None:
