@@ -159,7 +159,7 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
     rows = read_rows(path)
     missing = [key for key in runs if key not in set(rows.key[rows.status == "ok"])]
     # one lock for all rows: Python ignores a Ctrl-C that comes while it deletes one
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    lock = _lock(path)
     requests = {key: asdict(RunRequest(_renamed(runs[key], _absolute), contents)) for key in missing}
     progress("cells", len(runs) - len(missing), len(runs))
     try:
@@ -202,6 +202,10 @@ def _row(key: str, planned: Run, outcome: RunOutcome, folder: Path) -> dict[str,
     message = f"InputError: {outcome}" if isinstance(outcome, InputError) else str(outcome)
     write_atomically(log, (message if isinstance(outcome, InputError) else outcome.output).encode())
     return row | {"status": "failed", "message": message}
+
+
+def _lock(path: Path) -> BaseFileLock:
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def _keep(lock: BaseFileLock, path: Path, row: dict[str, Any]) -> None:

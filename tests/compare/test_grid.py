@@ -63,10 +63,14 @@ def test_flap_goes_without_a_bias_where_the_family_has_no_room_for_one(grid, tok
     assert settings_for(build("gqa"), "flap", 0.2, 4).recovery == "bias"
 
 
+def keep(path, row):
+    compare._keep(compare._lock(path), path, row)
+
+
 def test_a_key_that_looks_like_a_number_stays_what_it_is(tmp_path):
     row = dict.fromkeys(COLUMNS) | {"key": "0123456789012345", "grid": "12e4567890123456", "status": "ok"}
     for seed in range(2):
-        compare._keep(tmp_path / "rows.csv", row | {"seed": seed})
+        keep(tmp_path / "rows.csv", row | {"seed": seed})
     (read,) = read_rows(tmp_path / "rows.csv").to_dict("records")
     assert (read["key"], read["grid"], read["seed"]) == ("0123456789012345", "12e4567890123456", 1)
 
@@ -327,13 +331,13 @@ def test_rows_that_two_write_at_once_are_both_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "read_rows", read_and_meet)
     rows = [dict.fromkeys(COLUMNS) | {"key": key} for key in ("one", "other")]
     with ThreadPoolExecutor() as pool:
-        done = [pool.submit(compare._keep, tmp_path / "rows.csv", row) for row in rows]
+        done = [pool.submit(keep, tmp_path / "rows.csv", row) for row in rows]
     assert [future.exception() for future in done] == [None, None]
     assert sorted(read(tmp_path / "rows.csv").key) == ["one", "other"]
 
 
 def test_what_a_lock_leaves_beside_the_rows_is_not_under_version_control(tmp_path):
-    compare._keep(tmp_path / "rows.csv", dict.fromkeys(COLUMNS) | {"key": "one"})
+    keep(tmp_path / "rows.csv", dict.fromkeys(COLUMNS) | {"key": "one"})
     ignored = (Path(__file__).parents[2] / ".gitignore").read_text("utf-8").split()
     others = {path.name for path in tmp_path.iterdir()} - {"rows.csv", "rows.parquet"}
     assert all(any(fnmatch(name, pattern) for pattern in ignored) for name in others)
