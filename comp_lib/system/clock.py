@@ -20,24 +20,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._open: list[str] = []
-        self._since = 0.0
-
-    def enter(self, name: str) -> None:
-        self._lap()
-        self._open.append(name)
-
-    def leave(self) -> None:
-        self._lap()
-        self._open.pop()
-
-    def _lap(self) -> None:
-        """Since the last change the innermost phase has been at work."""
-        now = time.perf_counter()
-        if self._open:
-            name = self._open[-1]
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
-        self._since = now
+        self.inner = 0.0  # of the phases that have ended inside the innermost one that is open
 
 
 _clock: ContextVar[Clock | None] = ContextVar("clock", default=None)
@@ -60,8 +43,11 @@ def phase(name: str) -> Iterator[None]:
     if (clock := _clock.get()) is None:
         yield
         return
-    clock.enter(name)
+    clock.seconds.setdefault(name, 0.0)
+    started, outer, clock.inner = time.perf_counter(), clock.inner, 0.0
     try:
         yield
     finally:
-        clock.leave()
+        took = time.perf_counter() - started
+        clock.seconds[name] += took - clock.inner
+        clock.inner = outer + took
