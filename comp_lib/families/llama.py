@@ -24,18 +24,6 @@ ROPES = ("default", "linear", "llama3")
 class LlamaLike(Family):
     """Laid out as Llama, and can do what any family can; what one can do beyond that it says itself."""
 
-    layer_lists: tuple[str, ...] = ("layer_types",)
-    bias_fields: dict[str, Which] = {}
-    gguf_per_layer: str | None = None
-    gguf_interleaved: dict[str, str] = {}
-    gguf_activations: tuple[str, ...] = ("silu", "swish")
-    gguf_norm_shift = 0.0
-    gguf_square = False
-    gguf_rope: tuple[str, ...] = ("default",)
-    becomes: dict[str, str] = {}
-    per_layer = False
-    whole_attention = False
-
     def layers(self, model: Model) -> nn.ModuleList:
         layers: nn.ModuleList = model.model.layers
         return layers
@@ -112,9 +100,6 @@ class LlamaLike(Family):
         bias = getattr(module, name).bias
         return change if bias is None else change - bias
 
-    def gain(self, layer: Any, which: Which) -> Tensor | None:
-        return None
-
     def heads(self, layer: Any) -> tuple[int, int]:
         return layer.self_attn.head_dim, layer.self_attn.num_key_value_groups
 
@@ -132,18 +117,9 @@ class LlamaLike(Family):
         settings: dict[str, Any] = config.rope_parameters
         return settings
 
-    def gguf_fields(self, config: Any) -> dict[str, Any]:
-        return {}
-
-    def gguf_refusal(self, config: Any) -> str | None:
-        return None
-
-    def window(self, config: Any) -> int | None:
-        return None
-
     def layer_window(self, layer: Any) -> int | None:
         """How many tokens back this layer can look; None: it sees everything."""
-        return None
+        return self.window(layer.self_attn.config)
 
 
 class Llama(LlamaLike):

@@ -20,6 +20,3 @@ class Mistral(LlamaLike):
     def window(self, config: Any) -> int | None:
         window: int | None = config.sliding_window
         return window
-
-    def layer_window(self, layer: Any) -> int | None:
-        return self.window(layer.self_attn.config)

@@ -47,6 +47,3 @@ class Phi3(LlamaLike):
     def window(self, config: Any) -> int | None:
         window: int | None = config.sliding_window
         return window
-
-    def layer_window(self, layer: Any) -> int | None:
-        return self.window(layer.self_attn.config)

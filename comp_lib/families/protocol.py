@@ -33,25 +33,28 @@ STEPS: tuple[Which, Which] = ("attention", "mlp")
 
 
 class Family(Protocol):
-    """One family of models. `layer` is one of its decoder layers, `which` one of STEPS."""
+    """One family of models. `layer` is one of its decoder layers, `which` one of STEPS.
+
+    What only some families have or can do has a default: that of those that have not, or cannot.
+    """
 
     model_types: tuple[str, ...]
     """What `model_type` in config.json may be."""
     layer_class: str
     """Name of the class of its decoder layers."""
-    layer_lists: tuple[str, ...]
+    layer_lists: tuple[str, ...] = ("layer_types",)
     """Fields of the config with one entry for each layer: those of dropped layers go too."""
-    bias_fields: dict[str, Which]
+    bias_fields: dict[str, Which] = {}
     """Field of the config -> the step whose dense layers have biases when it is set. Empty: biases cannot be added."""
     gguf: str
     """llama.cpp's name of the architecture, with one width for all layers."""
-    gguf_per_layer: str | None
+    gguf_per_layer: str | None = None
     """The same with other widths in each layer; None: llama.cpp has none."""
-    gguf_interleaved: dict[str, str]
+    gguf_interleaved: dict[str, str] = {}
     """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their heads."""
-    gguf_activations: tuple[str, ...]
+    gguf_activations: tuple[str, ...] = ("silu", "swish")
     """What `hidden_act` may be for llama.cpp."""
-    gguf_norm_shift: float
+    gguf_norm_shift: float = 0.0
     """What a GGUF file adds to the weights of all norms: 1 where the family multiplies by 1 + w."""
 
     def rope_settings(self, config: Any) -> dict[str, Any]:
@@ -59,19 +62,21 @@ class Family(Protocol):
 
     def gguf_fields(self, config: Any) -> dict[str, Any]:
         """What a GGUF file says of this family alone: NAME -> value, for `add_NAME` of gguf's writer."""
+        return {}
 
     def gguf_refusal(self, config: Any) -> str | None:
         """What llama.cpp cannot express of a model with this config; None: nothing."""
+        return None
 
-    gguf_square: bool
+    gguf_square: bool = False
     """Whether llama.cpp counts on heads whose outputs, side by side, are as wide as the stream."""
-    gguf_rope: tuple[str, ...]
+    gguf_rope: tuple[str, ...] = ("default",)
     """Types of rotary positions that llama.cpp has here: all but `default` need the tensor of factors to be read."""
-    becomes: dict[str, str]
+    becomes: dict[str, str] = {}
     """Field of config.json -> the other model type as which transformers reads a folder that has it."""
-    per_layer: bool
+    per_layer: bool = False
     """Whether a model with other widths in each layer can be saved (see `models.per_layer_llama`)."""
-    whole_attention: bool
+    whole_attention: bool = False
     """Whether KV groups cannot go one by one, since a norm spans all heads."""
 
     def layers(self, model: Model) -> nn.ModuleList:
@@ -124,6 +129,7 @@ class Family(Protocol):
 
         None: all by the same. An error there counts by this much.
         """
+        return None
 
     def heads(self, layer: Layer) -> tuple[int, int]:
         """(size of a head, query heads in each KV group)."""
@@ -136,3 +142,4 @@ class Family(Protocol):
 
     def window(self, config: Any) -> int | None:
         """How many tokens back some layer can look; None: all see everything."""
+        return None
