@@ -43,21 +43,9 @@ OTHERS = {  # where a command says something else
     ("evaluate", "sequences"): (1, 1_000_000),
 }
 LONGEST = 1_000_000  # characters of any words
-NAMES = (
-    "model",
-    "models",
-    "calibration",
-    "text",
-    "evaluate_on",
-    "against",
-    "parent",
-)  # words that may name a file or folder
-FILES = {
-    "file": (),
-    "figure": (".png",),
-    "as_json": (),
-    "page_file": (".html", ".htm"),
-}  # outputs that are files, and the endings they must have
+NAMES = "model models calibration text evaluate_on against parent".split()  # words that may name a file or folder
+# outputs that are files, and the endings they must have
+FILES = {"file": (), "figure": (".png",), "as_json": (), "page_file": (".html", ".htm")}
 LONGEST_NAME = 200  # bytes of an output's; systems take 255, and what is half written is called by more than its name
 
 

@@ -49,15 +49,9 @@ DETERMINED = tuple(
 )
 TIMED = ("seconds", "passes", "peak_megabytes", "decode_ms", "dense_decode_ms", "decode_ratio")  # vary from run to run
 COLUMNS = (*DETERMINED, *TIMED, "threads", "dtype", "settings", "versions")
-TYPES = {
-    "key": "string",  # some hashes look like numbers
-    "grid": "string",
-    "message": "string",
-    "kinds": "string",
-    "versions": "string",
-    "parameters": "Int64",
-    "threads": "Int64",
-}  # of what can be missing
+# of what can be missing, and of hashes, some of which look like numbers
+TYPES = dict.fromkeys(("key", "grid", "message", "kinds", "versions"), "string")
+TYPES |= dict.fromkeys(("parameters", "threads"), "Int64")
 
 
 @dataclass(frozen=True)

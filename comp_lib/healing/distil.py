@@ -111,14 +111,8 @@ def heal(
     # pruning leaves a model that shares tensors with its parent
     family.set_layers(model, [to_device(layer, device, own=True) for layer in family.layers(model)])
     memory, places = PeakMemory(), _order(len(ids) - HELD, healing)
-    key = [
-        hashes.of_model(model),
-        hashes.of_model(parent),
-        hashes.of_tensor(ids),
-        hashes.of_tensor(wanted),
-        asdict(healing),
-        [torch.__version__, peft.__version__, str(device), hashes.of_code("healing")],
-    ]
+    what = [*map(hashes.of_model, (model, parent)), *map(hashes.of_tensor, (ids, wanted))]
+    key = [*what, asdict(healing), [torch.__version__, peft.__version__, str(device), hashes.of_code("healing")]]
     state = cache_folder() / "healing" / f"{hashes.of_value(key)[:24]}.safetensors"
     goal, held = _Goal(model, parent, ids, wanted), torch.arange(len(ids))[-HELD:]
     before = goal.judge(held)

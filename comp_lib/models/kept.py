@@ -19,12 +19,8 @@ from ..system.machine import cache_folder
 from .gguf_files import CONVERSION
 from .wheels import assembled
 
-FOLDERS = {
-    "statistics": "statistics",
-    "analysis": "statistics",
-    "written": "written",
-    "healing": "healing",
-}  # of entries -> what they are
+# of entries -> what they are
+FOLDERS = {"statistics": "statistics", "analysis": "statistics", "written": "written", "healing": "healing"}
 ABANDONED = 3600  # seconds after which what has no name yet is nobody's any more
 USE = {
     "models": "converted or put together once; the next load makes them again",

@@ -14,17 +14,7 @@ from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parents[1]
 # What decides a result: everything but what draws, shows, compares or talks to the user.
-ROOMS = (
-    "importance",
-    "hybrid_granularity",
-    "recovery",
-    "statistics",
-    "calibration",
-    "families",
-    "baselines",
-    "models",
-    "system",
-)
+ROOMS = "importance hybrid_granularity recovery statistics calibration families baselines models system".split()
 SAMPLE = 64  # values of each tensor that enter the fingerprint of a model
 NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version", "dtype"}  # fields of a config; tensors have a dtype
 CHUNK = 1 << 22  # values summed at a time
