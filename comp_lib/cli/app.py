@@ -33,22 +33,7 @@ def main(
             stream.reconfigure(errors="replace")
 
 
-COMMANDS = (
-    prune,
-    inspect,
-    generate,
-    demo,
-    evaluate,
-    compare,
-    export,
-    chat,
-    benchmark,
-    plan,
-    report,
-    heal,
-    doctor,
-    cache,
-)
+COMMANDS = prune, inspect, generate, demo, evaluate, compare, export, chat, benchmark, plan, report, heal, doctor, cache
 for command in COMMANDS:
     app.command()(command)
 
