@@ -37,7 +37,6 @@ Solving = Annotated[str, Option(help="cpu, cuda or auto; not mps, which has no f
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 CALIBRATION_HELP = "general, shipped, written, self, a text's name or file, or several: mine.txt:3+general:1."
 Calibration = Annotated[str, Option(help=CALIBRATION_HELP)]
-Sequences = Annotated[int, Option(help="Calibration sequences.")]
 SequencesOfPreset = Annotated[int, Option(help="Calibration sequences (preset best: 256).")]
 Length = Annotated[int, Option(help="Tokens in each.")]
 LayerMetric = Annotated[str, Option(help="block-influence, loss or greedy.")]
@@ -92,14 +91,31 @@ class PruneOptions:
     overwrite: Annotated[bool, Option(help="Replace the model that is in --out.")] = False
 
 
+@dataclass(frozen=True)
+class PlanOptions:
+    """Those of `plan`."""
+
+    budget: Annotated[str, Option(help="latency=0.75 of the time of a token, or prefill=0.75.")]
+    file: Annotated[Path | None, Option("--out", help="File (.json) for the plan.")] = None
+    trials: Annotated[int, Option(help="Candidates that are tried; 0: the one that drops fewest layers.")] = 4
+    layer_metric: LayerMetric = "loss"
+    calibration: Annotated[str, Option(help="Text name, file, or self.")] = "calibration"
+    sequences: Annotated[int, Option(help="Calibration sequences.")] = 16
+    length: Length = 256
+    multiple: Multiple = 64
+    seed: Annotated[int, Option()] = 0
+    dtype: Dtype = "float32"
+    device: Solving = "cpu"
+    overwrite: Overwrite = False
+
+
 def _typed(parameter: inspect.Parameter) -> str:
     """The name of a parameter as people type it."""
     told = next((each for each in get_args(parameter.annotation)[1:] if isinstance(each, ParameterInfo)), None)
     if isinstance(told, ArgumentInfo):
         return "MODEL"
-    named = (
-        () if told is None else (told.default, *(told.param_decls or ()))
-    )  # typer moves the first one when it builds
+    # typer moves the first one when it builds
+    named = () if told is None else (told.default, *(told.param_decls or ()))
     own = [word for word in named if isinstance(word, str) and word.startswith("--")]
     return own[0] if own else f"--{parameter.name.replace('_', '-')}"
 

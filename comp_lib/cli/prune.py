@@ -3,7 +3,6 @@
 `demo`: the whole of COMP in a few minutes, on the included model.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,20 +13,7 @@ from typer import Context, Option
 from ..system.atomic import write_atomically
 from ..system.outputs import check_output, nobodys, our_json
 from .console import ProgressBars, check_length, check_picture, out, show, table
-from .options import (
-    Device,
-    Dtype,
-    Json,
-    LayerMetric,
-    Length,
-    Model,
-    Multiple,
-    Overwrite,
-    PruneOptions,
-    Sequences,
-    Solving,
-    command,
-)
+from .options import Device, Dtype, Json, Model, PlanOptions, PruneOptions, command
 
 PROMPTS = {"prose": "The water cycle begins when the sun", "code": "def is_prime(n):", "request": "Name three colours."}
 KIND_WINDOWS, KIND_LENGTH = 10, 64  # of each kind of text, in the demo: fewer windows would have no honest interval
@@ -69,22 +55,6 @@ def inspect(
     title = f"{model}: {shape.total:,} parameters, {shape.decoder:,} in the decoder"
     cells = [(*(f"{size:,}" for size in sizes), f"{value:.4f}") for *sizes, value in rows]
     show(table(columns, cells, title=title), values, as_json)
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    budget: Annotated[str, Option(help="latency=0.75 of the time of a token, or prefill=0.75.")]
-    file: Annotated[Path | None, Option("--out", help="File (.json) for the plan.")] = None
-    trials: Annotated[int, Option(help="Candidates that are tried; 0: the one that drops fewest layers.")] = 4
-    layer_metric: LayerMetric = "loss"
-    calibration: Annotated[str, Option(help="Text name, file, or self.")] = "calibration"
-    sequences: Sequences = 16
-    length: Length = 256
-    multiple: Multiple = 64
-    seed: Annotated[int, Option()] = 0
-    dtype: Dtype = "float32"
-    device: Solving = "cpu"
-    overwrite: Overwrite = False
 
 
 @command
@@ -165,11 +135,8 @@ def demo(out_folder: DemoFolder = Path("build/demo"), overwrite: EarlierDemo = F
     folder, *pictures = (out_folder / name for name in ("model", "pruned.png", "kinds.png"))
     for path in pictures if out_folder.is_dir() else ():
         check_picture(path, overwrite)
-    run = PruneRun(
-        EMBEDDED,
-        folder,
-        PruneOptions(multiple=32, calibration="shipped", sequences=DEMO_SEQUENCES, overwrite=overwrite),
-    )
+    options = PruneOptions(multiple=32, calibration="shipped", sequences=DEMO_SEQUENCES, overwrite=overwrite)
+    run = PruneRun(EMBEDDED, folder, options)
     done = run.carry_out()  # first, since it refuses a full folder before any work
     (model, tokenizer), small = load_model(EMBEDDED), load_model(folder)[0]
     prompts: dict[str, Any] = dict(PROMPTS)
