@@ -80,10 +80,8 @@ def load_text(name_or_path: str | Path) -> str:
     except InputError:  # which is a ValueError too
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
-        got = f"{str(path)!r}, no such file"
-        raise InputError(
-            f"expected a text file or the name of a text, got {got}; {nearest(str(path), TEXTS)}"
-        ) from error
+        got = f"{str(path)!r}, no such file; {nearest(str(path), TEXTS)}"
+        raise InputError(f"expected a text file or the name of a text, got {got}") from error
     except UnicodeDecodeError as error:
         got = f"{str(path)!r} with byte 0x{error.object[error.start]:02x} at offset {error.start}"
         raise InputError(f"expected text in UTF-8, got {got}; convert it, for example with iconv -t utf-8") from error
@@ -101,9 +99,8 @@ def check_file(path: Path) -> None:
         got = f"{str(path)!r}, {'a folder' if S_ISDIR(found.st_mode) else 'no ordinary file'}"
         raise InputError(f"expected a text file or the name of a text, got {got}; {nearest(str(path), TEXTS)}")
     if found.st_size > MOST_BYTES:
-        got = (
-            f"{found.st_size / 1e6:,.0f} MB in {str(path)!r}; cut it, for example with head -c {MOST_BYTES // 10**6}MB"
-        )
+        advice = f"cut it, for example with head -c {MOST_BYTES // 10**6}MB"
+        got = f"{found.st_size / 1e6:,.0f} MB in {str(path)!r}; {advice}"
         raise InputError(f"expected a text of at most {MOST_BYTES / 1e6:.0f} MB, got {got}")
 
 

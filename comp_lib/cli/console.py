@@ -55,12 +55,8 @@ class ProgressBars(Bars):
     """A `Progress` that draws a bar for each kind of work on stderr, and says how the layers fare."""
 
     def __init__(self) -> None:
-        name, left, note = (
-            TextColumn("{task.description:>16}", markup=False),
-            TextColumn("left"),
-            TextColumn("{task.fields[note]}"),
-        )
-        columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn(), note)
+        name, note = TextColumn("{task.description:>16}", markup=False), TextColumn("{task.fields[note]}")
+        columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn(), note)
         super().__init__(*columns, console=err, transient=not err.is_terminal)
         self.bars: dict[str, TaskID] = {}
         self.note = ""

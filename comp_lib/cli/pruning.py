@@ -181,13 +181,8 @@ class PruneRun:
                 return self._in_memory(calibration_tokens(self.source, tokenizer, model=model, **text), bars)
             # of text that is there, `calibration_tokens` first says whether it holds so many: `prune_to` asks for room
             written = writes(self.source)
-            check_out(
-                self.folder,
-                model,
-                self.saving,
-                options.sequences * options.length if written else 0,
-                self.settings.two_streams,
-            )
+            tokens = options.sequences * options.length if written else 0
+            check_out(self.folder, model, self.saving, tokens, self.settings.two_streams)
             writer = load.load_model(self.name, options.dtype, options.device)[0] if written else None
             ids = calibration_tokens(self.source, tokenizer, model=writer, **text)
             del writer
@@ -209,10 +204,8 @@ class PruneRun:
         else:
             planned = Planned(timed_plan(model, ids, settings, self.budget, name=self.name, progress=progress)[0])
             settings = replace(settings, ratio=planned.plan.removed, layers=len(planned.plan.dropped))
-            card = replace(
-                card,
-                settings={**card.settings, **asdict(settings), "budget": f"{self.budget.kind}={self.budget.share:g}"},
-            )
+            told = asdict(settings) | {"budget": f"{self.budget.kind}={self.budget.share:g}"}
+            card = replace(card, settings={**card.settings, **told})
         check_widths(model.config, self.shape.with_widths(planned.plan.neurons, planned.plan.kv_groups))
         dense = self._perplexity(model, "dense", progress)
         done = prune(model, ids, settings, plan=planned, name=self.name, progress=progress, inplace=True)

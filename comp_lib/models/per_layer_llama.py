@@ -75,9 +75,7 @@ class CompLlamaModel(LlamaModel):
         configs: Any = config.per_layer_config
         heads = next(own for own in configs if own.num_attention_heads)  # sizes of a head, for layers without any
         layers: list[Any] = [_layer(own, heads, index) for index, own in enumerate(configs)]
-        for (
-            layer
-        ) in layers:  # `own` is a copy: good for the sizes, but a later change of `config` must reach every layer
+        for layer in layers:  # `own` is a copy, good for the sizes: a later change of `config` must reach every layer
             layer.self_attn.config = layer.mlp.config = config
         self.layers = nn.ModuleList(layers)
         number_attentions(layers)
