@@ -47,8 +47,8 @@ def whole(low: int, high: int) -> Kind:
 
 
 def number(low: float, high: float) -> Kind:
-    allows: Callable[[Any], bool] = lambda value: type(value) in (int, float) and low <= value <= high  # noqa: E731
-    return Kind(f"a number from {low:g} to {high:g}", allows)
+    words = f"a number from {low:g} to {high:g}"
+    return Kind(words, lambda value: type(value) in (int, float) and low <= value <= high)
 
 
 def one_of(*options: str) -> Kind:
@@ -56,10 +56,8 @@ def one_of(*options: str) -> Kind:
 
 
 def each(kind: Kind, most: int) -> Kind:
-    allows: Callable[[Any], bool] = lambda value: (  # noqa: E731
-        isinstance(value, list) and len(value) <= most and all(map(kind.allows, value))
-    )
-    return Kind(f"at most {most:,} entries in a list, each {kind.words}", allows)
+    words = f"at most {most:,} entries in a list, each {kind.words}"
+    return Kind(words, lambda value: isinstance(value, list) and len(value) <= most and all(map(kind.allows, value)))
 
 
 def either(one: Kind, other: Kind) -> Kind:
@@ -75,16 +73,9 @@ MULTIPLIER = number(1e-6, 1e6)
 NOTHING = Kind("nothing, since no model here has it", lambda value: False)
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
-WIDTHS: dict[str, Kind] = {  # what may differ from layer to layer
-    "intermediate_size": whole(1, 4_000_000),
-    "num_attention_heads": whole(1, 8_192),
-    "num_key_value_heads": whole(1, 8_192),
-}
-OWN_WIDTHS: dict[str, Kind] = {  # of one layer; 0: it lacks that step
-    "intermediate_size": whole(0, 4_000_000),
-    "num_attention_heads": whole(0, 8_192),
-    "num_key_value_heads": whole(0, 8_192),
-}
+WIDEST = {"intermediate_size": 4_000_000, "num_attention_heads": 8_192, "num_key_value_heads": 8_192}
+WIDTHS = {name: whole(1, most) for name, most in WIDEST.items()}  # what may differ from layer to layer
+OWN_WIDTHS = {name: whole(0, most) for name, most in WIDEST.items()}  # of one layer; 0: it lacks that step
 FIELDS: dict[str, Kind] = WIDTHS | {
     "model_type": NAME,
     "architectures": each(NAME, 10),
