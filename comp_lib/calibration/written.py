@@ -11,12 +11,15 @@ at the price of its own errors. What comes first decides what kind of text follo
     requests    somebody asks, in the model's own chat template where it has one, and the model answers
     random      a token drawn from the whole vocabulary: the corners that nothing else reaches
 
+Openings and requests are in data/beginnings.json.
+
 What was written is kept on disk under the model's fingerprint and the seed, so that a second run waits for nothing.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,79 +32,14 @@ from ..families.protocol import Model
 from ..report import Progress, no_progress
 from ..system import cache, hashes
 from ..system.machine import cache_folder
-from .text import encode
+from .text import DATA_FOLDERS, encode
 
 WAYS = ("start", "openings", "requests", "random")
 SAMPLING = 1  # counts up when the writing changes, so that what an older version wrote is not read
 SAMPLE_BATCH = 32  # the keys and values of so many sequences are in memory at once
-OPENINGS = (
-    "def ",
-    "import os\n",
-    '{"name": "',
-    "# README\n\n",
-    "== History ==\n",
-    "Once upon a time",
-    "The first time I",
-    "<!DOCTYPE html>\n<html>",
-    "#include <stdio.h>\n",
-    "SELECT ",
-    "Dear ",
-    "Q: ",
-    "Chapter 1\n\n",
-    "In mathematics, ",
-    "Theorem. ",
-    "function ",
-    "class ",
-    "| Name | ",
-    "Abstract\n\n",
-    "According to ",
-    "How to ",
-    "1. ",
-    "The city of ",
-    "Usage: ",
-    "public static void ",
-    "- ",
-    '"I don\'t know," she said',
-    "Ingredients:\n",
-    "The species ",
-    "2021-03-",
-    "Question: ",
-    "Let x be ",
-)
-REQUESTS = (
-    "Explain how a bicycle stays upright.",
-    "Write a Python function that merges two sorted lists.",
-    "What is the difference between weather and climate?",
-    "Summarise the story of a lost dog that finds its way home.",
-    "Give me five tips for sleeping better.",
-    "Solve 3x + 7 = 22 and show each step.",
-    "Write a polite letter that asks for a refund.",
-    "Which is heavier, a litre of water or a litre of oil, and why?",
-    "Translate 'good morning' into four languages.",
-    "Write an SQL query that counts the orders of each customer.",
-    "How does a vaccine work?",
-    "Make a table of three planets with their size and distance.",
-    "What should I pack for a week in the mountains?",
-    "Tell me a short joke about computers.",
-    "Why is the sky blue?",
-    "Fix this sentence: 'She don't has no time.'",
-    "Describe the taste of a lemon to somebody who never had one.",
-    "Write a shell command that finds large files.",
-    "What happened in the French Revolution?",
-    "List the ingredients of a simple bread and how to bake it.",
-    "Is it safe to mix bleach and vinegar?",
-    "Write a poem of four lines about the sea.",
-    "How do I learn to play the guitar?",
-    "A train leaves at 14:20 and takes 95 minutes. When does it arrive?",
-    "Compare electric cars and petrol cars.",
-    "Write an HTML page with a heading and a list.",
-    "What does a heart do?",
-    "Give three reasons for and three against school uniforms.",
-    "How can I remove a coffee stain from a shirt?",
-    "Explain recursion to a child.",
-    "Who wrote Hamlet, and what is it about?",
-    "Turn this into JSON: Ana, 31, Lisbon; Ben, 45, Oslo.",
-)
+_FILE = next(path for folder in DATA_FOLDERS if (path := folder / "beginnings.json").is_file())
+_TEXTS: dict[str, list[str]] = json.loads(_FILE.read_text(encoding="utf-8"))  # way -> its texts
+OPENINGS, REQUESTS = (tuple(_TEXTS[way]) for way in ("openings", "requests"))
 
 
 def written(
@@ -145,9 +83,6 @@ def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, 
         else:
             starts.append(anything if way == "random" else first)
     return starts
-
-
-_TEXTS = {"openings": OPENINGS, "requests": REQUESTS}
 
 
 def _asked(tokenizer: Any, request: str) -> Tensor:
