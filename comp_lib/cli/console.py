@@ -1,7 +1,6 @@
 """What commands share: where they print, how they refuse, and how they show progress and results."""
 
 import json
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -81,18 +80,11 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], **options: Any)
 def show(result: Table, values: dict[str, Any], as_json: bool) -> None:
     """Print a result: as a table, or its values as one line of JSON."""
     if as_json:
-        echo(json.dumps(_finite(values), allow_nan=False))
+        # None for NaN and infinity, for which JSON has no number
+        finite = json.loads(json.dumps(values), parse_constant=lambda name: None)
+        echo(json.dumps(finite, allow_nan=False))
     else:
         out.print(result)
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for what JSON has no number for."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def check_length(model: Any, length: int) -> None:
