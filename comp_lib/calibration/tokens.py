@@ -85,9 +85,8 @@ def _way(text: str) -> str | None:
         return None
     way = way or WAYS[0]
     if way not in WAYS:
-        raise InputError(
-            f"expected {SELF} or {SELF}:WAY with one of {', '.join(WAYS)}, got {text!r}: {nearest(way, WAYS)}"
-        )
+        got = f"{text!r}: {nearest(way, WAYS)}"
+        raise InputError(f"expected {SELF} or {SELF}:WAY with one of {', '.join(WAYS)}, got {got}")
     return way
 
 
@@ -167,10 +166,8 @@ def allotted(
         open_ones = [text for text in shares if counts[text] < room.get(text, sequences)]
         if not open_ones:
             most = sum(room.values())
-            raise InputError(
-                f"expected at most the {most} sequences that {str(source)!r} has, got {sequences}; "
-                "add a text of your own, or ask for fewer or shorter ones"
-            )
+            got = f"{sequences}; add a text of your own, or ask for fewer or shorter ones"
+            raise InputError(f"expected at most the {most} sequences that {str(source)!r} has, got {got}")
         behind = max(open_ones, key=lambda text: shares[text] / (counts[text] + 0.5))  # Sainte-Lague
         counts[behind] += 1
     return counts

@@ -111,6 +111,5 @@ def _check_output(option: str, path: Path, endings: tuple[str, ...] | None) -> N
     if endings is not None and path.is_dir():
         raise InputError(f"expected {option} to be a file, got the folder {path}: name a file in it")
     if endings and path.suffix.lower() not in endings:
-        raise InputError(
-            f"expected {option} to be a {' or '.join(endings)} file, got {path.name!r}: choose another name"
-        )
+        got = f"{path.name!r}: choose another name"
+        raise InputError(f"expected {option} to be a {' or '.join(endings)} file, got {got}")

@@ -85,9 +85,8 @@ def _check(options: EvaluateOptions) -> None:
         fields = EvaluateOptions.__dataclass_fields__
         for name in ("text", "length", "sequences"):
             if (got := getattr(options, name)) != fields[name].default:
-                raise InputError(
-                    f"expected --{name} with a text, got {got} with --tasks, which read no text: leave one out"
-                )
+                words = f"{got} with --tasks, which read no text: leave one out"
+                raise InputError(f"expected --{name} with a text, got {words}")
     figure = options.figure
     if figure is not None and (options.tasks is not None or options.text != EVERY_KIND):
         got = f"it with {'--tasks' if options.tasks is not None else f'--text {options.text}'}; leave one out"

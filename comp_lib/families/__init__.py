@@ -41,11 +41,9 @@ def family_of(model: Model) -> Family:
 def family_called(model_type: object) -> Family:
     """The family with that `model_type` in its config. Raises InputError for one that is not known."""
     if not isinstance(model_type, str) or model_type not in _BY_TYPE:
-        raise InputError(
-            "expected a LLaMA-class model (RMSNorm, gated MLP, rotary attention: model_type"
-            f" {', '.join(MODEL_TYPES)}), got model_type {str(model_type)[:60]!r};"
-            " choose a model of one of these families"
-        )
+        wanted = f"RMSNorm, gated MLP, rotary attention: model_type {', '.join(MODEL_TYPES)}"
+        got = f"model_type {str(model_type)[:60]!r}; choose a model of one of these families"
+        raise InputError(f"expected a LLaMA-class model ({wanted}), got {got}")
     return _BY_TYPE[model_type]
 
 
@@ -69,10 +67,9 @@ def check_config(fields: dict[str, Any]) -> Family:
     family, quantised = family_called(fields.get("model_type")), fields.get("quantization_config")
     if quantised is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-        raise InputError(
-            f"expected plain weights, got weights quantised with {str(method or 'some method')[:40]!r};"
-            " choose the unquantised model, prune it, and quantise the result"
-        )
+        got = f"weights quantised with {str(method or 'some method')[:40]!r}"
+        advice = "choose the unquantised model, prune it, and quantise the result"
+        raise InputError(f"expected plain weights, got {got}; {advice}")
     for field, other in family.becomes.items():
         if field in fields:
             family_called(other)

@@ -108,9 +108,8 @@ class LlamaLike(Family):
 
     def silence(self, layer: Any, which: Which) -> None:
         if not self.per_layer:
-            raise InputError(
-                f"expected attention and MLP in each layer of {type(layer).__name__}, got one to leave out"
-            )
+            wanted = f"attention and MLP in each layer of {type(layer).__name__}"
+            raise InputError(f"expected {wanted}, got one to leave out")
         silence(layer, which)
 
     def rope_settings(self, config: Any) -> dict[str, Any]:

@@ -95,10 +95,8 @@ def _check_kin(shape: Shape, parent: Shape, configs: tuple[Any, Any], tokenizers
     }
     for what, (own, other) in sizes.items():
         if own != other:
-            raise InputError(
-                f"expected the parent of the pruned model, with {what} of {own:,}, got one of {other:,}: "
-                "name the model that was pruned"
-            )
+            got = f"one of {other:,}: name the model that was pruned"
+            raise InputError(f"expected the parent of the pruned model, with {what} of {own:,}, got {got}")
     widest = [max(values) for values in (shape.neurons, shape.kv_groups)]
     most = [max(values) for values in (parent.neurons, parent.kv_groups)]
     if shape.layers > parent.layers or any(own > other for own, other in zip(widest, most, strict=True)):
@@ -106,10 +104,8 @@ def _check_kin(shape: Shape, parent: Shape, configs: tuple[Any, Any], tokenizers
         raise InputError(f"expected a parent with at least {shape.layers} layers of {widest[0]:,} neurons, got {got}")
     own, other = (tokenizer(PROBE, add_special_tokens=False)["input_ids"] for tokenizer in tokenizers)
     if own != other:
-        raise InputError(
-            "expected a parent whose tokenizer cuts text as that of the pruned model does, got another one: "
-            "name the model that was pruned"
-        )
+        wanted = "a parent whose tokenizer cuts text as that of the pruned model does"
+        raise InputError(f"expected {wanted}, got another one: name the model that was pruned")
 
 
 def _card(card: str, name: str, parent: str, result: Healed, teaching: Teaching) -> str:

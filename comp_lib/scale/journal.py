@@ -66,10 +66,9 @@ class Journal:
                         journal.remove()
                     raise
         except OSError as error:
-            raise InputError(
-                f"expected to read the model and write to {journal.folder}, got {error}; mend that, and the same "
-                "command goes on from the last finished layer"
-            ) from error
+            todo = "mend that, and the same command goes on from the last finished layer"
+            got = f"{error}; {todo}"
+            raise InputError(f"expected to read the model and write to {journal.folder}, got {got}") from error
 
     def find(self, what: str) -> dict[str, Any] | None:
         """The latest record called `what`."""
@@ -129,10 +128,8 @@ class Journal:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise InputError(
-                f"expected to be alone, got another process that prunes into {self.target}: wait for it, or choose "
-                "another folder"
-            ) from error
+            got = f"another process that prunes into {self.target}: wait for it, or choose another folder"
+            raise InputError(f"expected to be alone, got {got}") from error
         try:
             yield
         finally:
@@ -195,10 +192,8 @@ class Journal:
         begun = self.records[0]["request"]
         if begun != request:
             changes = "; ".join(_changes(begun, request))
-            raise InputError(
-                f"expected the command that began {self.folder}, got another one ({changes}): "
-                "give that command to go on, or delete that folder to begin anew"
-            )
+            got = f"another one ({changes}): give that command to go on, or delete that folder to begin anew"
+            raise InputError(f"expected the command that began {self.folder}, got {got}")
         if not self.published and not self._whole():
             self._begin(request)
         self.model.mkdir(exist_ok=True)

@@ -39,9 +39,8 @@ def bytes_of(words: str) -> int:
     try:
         size = float(number) * UNITS[unit]
     except (ValueError, KeyError) as error:
-        raise InputError(
-            f"expected memory such as 3GB or 800MB, got {words[:40]!r}: say a number and a unit"
-        ) from error
+        got = f"{words[:40]!r}: say a number and a unit"
+        raise InputError(f"expected memory such as 3GB or 800MB, got {got}") from error
     if not 1e6 <= size <= 1e15:
         raise InputError(f"expected memory from 1MB to 1000TB, got {words[:40]!r}: choose one of those")
     return int(size)
@@ -53,9 +52,8 @@ def probable_plan(shape: Shape, settings: Settings) -> Plan:
     Raises InputError for measured widths, whose search takes what is not counted here.
     """
     if settings.widths == "measured":
-        raise InputError(
-            "expected widths uniform or per-layer with --memory, got measured: their search is not counted"
-        )
+        wanted = "widths uniform or per-layer with --memory"
+        raise InputError(f"expected {wanted}, got measured: their search is not counted")
     request, count = settings.request(shape), settings.layer_count(shape.layers)
     count = layers_needed(request) if count is None else count
     return uniform_plan(replace(request, drop=range(shape.layers - count, shape.layers)))

@@ -150,10 +150,8 @@ def _check(model: Streamed, ids: Tensor, settings: Settings, plan: Plan | None) 
     settings.check()
     check_tokens(ids, model.config.vocab_size)
     if reason := whole_model(settings):
-        raise InputError(
-            f"expected what looks at one layer at a time, got {reason}, which needs the whole model: load it and use "
-            "`prune`"
-        )
+        got = f"{reason}, which needs the whole model: load it and use `prune`"
+        raise InputError(f"expected what looks at one layer at a time, got {got}")
     if settings.recovery == "bias":
         check_biases(model)
     check_family(model, settings, plan)

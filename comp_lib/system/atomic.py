@@ -159,10 +159,9 @@ def _take_new_name(partial: Path, target: Path) -> None:
 
 def _check_known(folder: Path, target: Path, strangers: Strangers) -> None:
     if names := strangers(folder):
-        raise InputError(
-            f"expected a model's files and no others in {folder}, which the new {target.name} is to replace, got "
-            f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}: move them away, and give the command again"
-        )
+        expected = f"a model's files and no others in {folder}, which the new {target.name} is to replace"
+        got = f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}: move them away, and give the command again"
+        raise InputError(f"expected {expected}, got {got}")
 
 
 def _exchange(one: Path, other: Path) -> bool:
