@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Annotated
 
@@ -32,7 +32,7 @@ class Finding:
     what: str
     found: str
     well: bool
-    remedy: str = ""  # what to type, where something is missing
+    remedy: str = ""  # what to type, where it is not well
 
 
 def version(asked: bool) -> None:
@@ -45,7 +45,8 @@ def version(asked: bool) -> None:
 @command
 def doctor(as_json: Json = False) -> None:
     """What comp-lib finds on this machine, what is missing, and what to type. Exit code 1 if a run could fail."""
-    findings = [*_packages(), *_machine(), *_models()]
+    told = [*_packages(), *_machine(), *_models()]
+    findings = [replace(each, remedy="") if each.well else each for each in told]
     values = {"findings": [vars(finding) for finding in findings], "well": all(each.well for each in findings)}
     rows = [("✓" if each.well else "✗", each.what, each.found, each.remedy) for each in findings]
     extras = _extras()
@@ -92,20 +93,12 @@ def _machine() -> list[Finding]:
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())  # "/", at last, does
     usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
     free, room = free_memory(), shutil.disk_usage(there).free if usable else 0
+    close = f"close other programs: {LEAST_MEMORY / 2**30:.0f} GiB are wanted"
+    clear = "comp-lib cache --clear old, or set COMP_LIB_CACHE to a larger disk"
     return [
         Finding("cores", str(cores()), True),
-        Finding(
-            "free memory",
-            f"{free / 2**30:.1f} GiB",
-            free >= LEAST_MEMORY,
-            "" if free >= LEAST_MEMORY else f"close other programs: {LEAST_MEMORY / 2**30:.0f} GiB are wanted",
-        ),
-        Finding(
-            "room in the cache",
-            f"{room / 2**30:.1f} GiB in {folder}",
-            room >= LEAST_DISK,
-            "" if room >= LEAST_DISK else "comp-lib cache --clear old, or set COMP_LIB_CACHE to a larger disk",
-        ),
+        Finding("free memory", f"{free / 2**30:.1f} GiB", free >= LEAST_MEMORY, close),
+        Finding("room in the cache", f"{room / 2**30:.1f} GiB in {folder}", room >= LEAST_DISK, clear),
         Finding("device", str(available_device("auto")), True),
     ]
 
