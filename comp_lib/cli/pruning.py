@@ -150,7 +150,7 @@ class PruneRun:
         if self.whole or needed < free or not writes(source):
             return source
         gigabytes = f"{needed / 1e9:.1f} GB for it, {free / 1e9:.1f} GB are free or allowed"
-        there = renamed(source, _shipped)
+        there = renamed(source, lambda text: "shipped" if text == "general" else text)  # the same without self
         if writes(there):
             got = f"{source!r}, which takes {gigabytes}: choose shipped, or a file"
             raise InputError(f"expected a calibration text that is there, got {got}")
@@ -271,11 +271,6 @@ def _settings(options: PruneOptions, given: Collection[str]) -> Settings:
     told["recovery"] = options.recovery or default_recovery(options.method)
     told["multiple"] = multiple if target is None else multiple_for(target)
     return Settings(**told | {name: value for name, value in PRESETS[preset].items() if name not in given})
-
-
-def _shipped(text: str) -> str:
-    """The mixture of texts that ship, for the one in which the model writes too."""
-    return "shipped" if text == "general" else text
 
 
 def _number(text: str) -> int | float | str:
