@@ -15,25 +15,18 @@ from .console import refusals
 
 
 @refusals()
-def _available(device: str) -> str:
-    """What "auto" stands for here. A device that is not here is refused before any work."""
+def _available(device: str, double: bool = False) -> str:
+    """What "auto" stands for here. A device that is not here, or lacks a `double` that is needed, is refused."""
     from ..system.machine import available_device
 
-    return str(available_device(device))
-
-
-@refusals()
-def _with_double(device: str) -> str:
-    """The same, of the devices on which sums over tokens can be solved."""
-    from ..system.machine import available_device
-
-    return str(available_device(device, double=True))
+    return str(available_device(device, double))
 
 
 Model = Annotated[str, Argument(help="smollm2-135m (included), gemma3-270m, a folder, a .gguf file, or a Hub id")]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16")]
-Device = Annotated[str, Option(help="cpu, cuda, mps or auto", callback=_available)]
-Solving = Annotated[str, Option(help="cpu, cuda or auto; not mps, which has no float64", callback=_with_double)]
+Device = Annotated[str, Option(help="cpu, cuda, mps or auto", callback=lambda name: _available(name))]
+SOLVING_HELP = "cpu, cuda or auto; not mps, which has no float64"
+Solving = Annotated[str, Option(help=SOLVING_HELP, callback=lambda name: _available(name, double=True))]
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 CALIBRATION_HELP = "general, shipped, written, self, a text's name or file, or several: mine.txt:3+general:1."
 Calibration = Annotated[str, Option(help=CALIBRATION_HELP)]
