@@ -8,7 +8,6 @@ several seeds the mean of its ends). Methods at one place are drawn beside each 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,22 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from .base import (
-    ABOVE,
-    BESIDE,
-    BLUE,
-    GREEN,
-    GREY,
-    LOSS,
-    MARKERS,
-    ORANGE,
-    RED,
-    Picture,
-    figure_with_axes,
-    log_y,
-    panels,
-    style,
-)
+from .base import ABOVE, BESIDE, BLUE, GREEN, GREY, LOSS, ORANGE, RED, Picture, figure_with_axes, log_y, panels, style
 
 REMOVED = "removed (% of the decoder's parameters)"
 LOG_LOSS = LOSS.replace("token)", "token, log scale)")
@@ -188,7 +172,7 @@ def _cloud(axes: Axes, rows: pd.DataFrame, everything: pd.DataFrame, cost: str) 
     Colours are methods; where there are several ratios, their marks are in the legend too.
     """
     named, ratios = [], sorted(rows.ratio.unique())
-    several, marker_of = len(ratios) > 1, dict(zip(ratios, cycle(MARKERS), strict=False))
+    several, marker_of = len(ratios) > 1, {ratio: style(place)["marker"] for place, ratio in enumerate(ratios)}
     for name, marks, own in _methods(rows, everything):
         means = own.groupby("ratio")[[cost, "increase"]].mean()
         for ratio, x, y in means.itertuples():

@@ -9,20 +9,7 @@ import numpy as np
 from matplotlib.patches import FancyBboxPatch
 from numpy.typing import ArrayLike
 
-from .base import (
-    BLUE,
-    COLOURS,
-    DASHED,
-    GREEN,
-    GREY,
-    MARKERS,
-    RED,
-    Numbers,
-    Picture,
-    figure_with_axes,
-    panels,
-    plain_ticks,
-)
+from .base import BLUE, DASHED, GREEN, GREY, RED, Numbers, Picture, figure_with_axes, panels, plain_ticks, style
 
 Spread = tuple[float, float, float]  # mean, and the bounds of its interval
 Spreads = Mapping[str, Spread]
@@ -43,8 +30,8 @@ def plot_judges() -> Picture:
         (7.5, 0.15, 2.4, "judge 3: loss of\nthe model when\nthree layers shrink", GREEN),
     )
     for x, y, width, words, colour in boxes:
-        style = {"boxstyle": "round,pad=0.03", "facecolor": "white", "edgecolor": colour, "linewidth": 2}
-        axis.add_patch(FancyBboxPatch((x, y), width, 0.9, **style))
+        looks = {"boxstyle": "round,pad=0.03", "facecolor": "white", "edgecolor": colour, "linewidth": 2}
+        axis.add_patch(FancyBboxPatch((x, y), width, 0.9, **looks))
         axis.text(x + width / 2, y + 0.45, words, ha="center", va="center", fontsize=9)
     arrow = {"arrowstyle": "-|>", "color": "black"}
     for one, other in pairwise(boxes[:5]):
@@ -81,7 +68,7 @@ def plot_spreads(
         for place, (label, rows) in enumerate(series.items()):
             heights = np.array([order.index(name) for name in rows]) + 0.22 * (place - (len(series) - 1) / 2)
             means, lows, highs = np.array(list(rows.values())).T
-            look = {"color": COLOURS[place], "marker": MARKERS[place], "markersize": 5, "linestyle": "none"}
+            look = style(place) | {"markersize": 5, "linestyle": "none"}
             axis.errorbar(means, heights, xerr=[means - lows, highs - means], capsize=2, label=label, **look)
             form = "{:.1%}" if percent else "{:.3f}"
             numbers = ", ".join(f"{name} {form.format(rows[name][0])}" for name in reversed(order) if name in rows)
