@@ -96,15 +96,8 @@ def plot_ridges(
     for (label, (seen, unseen)), colour in zip(errors.items(), (RED, BLUE, GREEN), strict=False):
         means, lows, highs = 100 * np.array(unseen).T
         left.plot(ridges, [100 * e for e in seen], "o--", color=colour, label=f"{label}, calibration text")
-        left.errorbar(
-            ridges,
-            means,
-            yerr=[means - lows, highs - means],
-            fmt="X-",
-            capsize=3,
-            color=colour,
-            label=f"{label}, unseen text (95% interval)",
-        )
+        name = f"{label}, unseen text (95% interval)"
+        left.errorbar(ridges, means, [means - lows, highs - means], fmt="X-", capsize=3, color=colour, label=name)
         best = int(np.argmin(means))
         ends = f"with {label} the error goes from {seen[0]:.1%} to {seen[-1]:.1%} on the calibration text"
         lowest = f"is lowest at {means[best]:.1f}% with a ridge of {ridges[best]:g}, and ends at {means[-1]:.1f}%"

@@ -177,13 +177,8 @@ def plot_variants(runs: Mapping[str, Numbers], marked: str) -> Picture:
     axes.axvspan(low, high, color=GREEN, alpha=0.2, label=f"seeds of {marked}")
     for place, (name, values) in enumerate(runs.items()):
         axes.scatter(values, [place] * len(values), color=GREEN if name == marked else BLUE, zorder=2)
-        note(
-            axes,
-            f"{min(values):.2f}" if len(values) == 1 else f"mean {np.mean(values):.2f}",
-            (max(values), place),
-            (7, 0),
-            va="center",
-        )
+        number = f"{min(values):.2f}" if len(values) == 1 else f"mean {np.mean(values):.2f}"
+        note(axes, number, (max(values), place), (7, 0), va="center")
     axes.set_yticks(range(len(runs)), list(runs))
     axes.set_xlim(0, 1.1 * max(map(max, runs.values())))
     axes.invert_yaxis()
