@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..families.post_norm import PostNorm
 from ..settings import SEQUENCES
+from ..shape import span
 from .checkup import Checkup
 from .columns import ALL
 from .cost_frame import told_for
@@ -50,19 +51,15 @@ def advise(checkup: Checkup) -> Advice:
     saved = costs.way.map(lambda way: checkup.family.per_layer or way in ONE_WIDTH)
     safe = costs[(costs.high <= allowed) & saved]
     if not len(safe):
-        best = costs.loc[[costs.reset_index(drop=True).increase.idxmin() == place for place in range(len(costs))]]
-        [row] = best.to_dict("records")
-        return Advice(
-            None,
-            "",
-            (
-                f"Do not prune it this way: {_none_of(len(costs))} the increase of the loss surely below the "
-                f"{allowed:g} nats per token that are allowed.",
-                f"The mildest, {_named(row)}, costs {_interval(row)}.",
-                "More calibration text makes the refit better: `comp-lib prune` takes "
-                f"{TOKENS['uniform']:,} tokens where this check-up had {checkup.sample.tokens:,}.",
-            ),
+        [row] = costs.iloc[[costs.increase.argmin()]].to_dict("records")
+        reasons = (
+            f"Do not prune it this way: {_none_of(len(costs))} the increase of the loss surely below the "
+            f"{allowed:g} nats per token that are allowed.",
+            f"The mildest, {_named(row)}, costs {_interval(row)}.",
+            "More calibration text makes the refit better: `comp-lib prune` takes "
+            f"{TOKENS['uniform']:,} tokens where this check-up had {checkup.sample.tokens:,}.",
         )
+        return Advice(None, "", reasons)
     most = safe[safe.ratio == safe.ratio.max()]
     best = most.sort_values("increase").to_dict("records")[0]
     row = most[most.low <= best["high"]].to_dict("records")[0]  # of equals the first way, which is the simplest
@@ -91,7 +88,7 @@ def _reasons(checkup: Checkup, costs: pd.DataFrame, row: dict[str, Any]) -> Iter
             yield f"{_named(other)} costs {_interval(other)}, which is {more}."
     yield (
         f"The result has {row['parameters']:,} parameters in {row['layers_left']} layers of "
-        f"{_widths(row)} neurons, and wrote {row['faster']:.2f} times as fast here "
+        f"{span((row['least_width'], row['most_width']))} neurons, and wrote {row['faster']:.2f} times as fast here "
         f"({row['faster_low']:.2f} to {row['faster_high']:.2f} over the rounds)."
     )
 
@@ -172,8 +169,3 @@ def _named(row: dict[str, Any]) -> str:
 
 def _interval(row: dict[str, Any]) -> str:
     return f"{row['increase']:+.3f} nats per token (95%: {row['low']:+.3f} to {row['high']:+.3f})"
-
-
-def _widths(row: dict[str, Any]) -> str:
-    low, high = row["least_width"], row["most_width"]
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
