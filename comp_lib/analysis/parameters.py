@@ -76,22 +76,18 @@ class Parameters:
 def _typed(name: str, value: Any, default: Any) -> Any:
     """The value as the type of its default. Raises InputError for one of another kind."""
     kind = type(default)
-    items = list(value) if isinstance(value, list | tuple) else None
-    if kind is tuple and items is not None:
+    if kind is tuple and isinstance(value, list | tuple):
         inner = type(default[0])
-        right = all(_is(item, inner) for item in items)
-        value = tuple(inner(item) for item in items) if right else value
+        if all(_is(item, inner) for item in value):
+            return tuple(map(inner, value))
     elif kind is str and isinstance(value, Path):
-        value, right = str(value), True
-    elif kind is str and value is None and default == "":
-        value, right = "", True
-    else:
-        right = _is(value, kind)
-        value = kind(value) if right else value
-    if not right or (kind is tuple and items is None):
-        wanted = f"a list of {type(default[0]).__name__}" if kind is tuple else kind.__name__
-        raise InputError(f"expected the parameter {name} to be {wanted}, got {value!r}: write it as {default!r}")
-    return value
+        return str(value)
+    elif value is None and default == "":
+        return ""
+    elif _is(value, kind):
+        return kind(value)
+    wanted = f"a list of {type(default[0]).__name__}" if kind is tuple else kind.__name__
+    raise InputError(f"expected the parameter {name} to be {wanted}, got {value!r}: write it as {default!r}")
 
 
 def _is(value: Any, kind: type) -> bool:
