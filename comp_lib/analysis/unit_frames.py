@@ -108,21 +108,11 @@ def spectra(
 
 def _spectrum(eigenvalues: Tensor, most: int, sample: Sample) -> Rows:
     shares = eigenvalues / eigenvalues.sum()
-    size, cumulative = len(shares), shares.cumsum(0)
-    rank = float(torch.special.entr(shares).sum().exp())
-    places = sorted({round(size ** (step / max(most - 1, 1))) for step in range(most)})
-    return [
-        {
-            "kind": sample.name,
-            "place": place,
-            "share": float(shares[place - 1]),
-            "cumulative": float(cumulative[place - 1]),
-            "effective_rank": rank,
-            "size": size,
-            "tokens": sample.tokens,
-        }
-        for place in places
-    ]
+    whole = {"effective_rank": float(torch.special.entr(shares).sum().exp()), "size": len(shares)}
+    places = sorted({round(len(shares) ** (step / max(most - 1, 1))) for step in range(most)})
+    shown = torch.tensor(places, dtype=torch.long) - 1
+    values = {"share": shares[shown].tolist(), "cumulative": shares.cumsum(0)[shown].tolist()}
+    return [row | whole for row in _rows(sample, values, place=places)]
 
 
 def curves(
