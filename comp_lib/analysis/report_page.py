@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def execute(values: Mapping[str, Any], progress: Progress = no_progress) -> Exec
     from papermill.exceptions import PapermillExecutionError
 
     told = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(parameters).items()}
-    failure = None
+    message = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder, _engine(progress) as engine:
         file = Path(folder) / NOTEBOOK
         try:
@@ -120,15 +121,13 @@ def execute(values: Mapping[str, Any], progress: Progress = no_progress) -> Exec
                 template(), file, told, engine_name=engine, kernel_name="python3", progress_bar=False, **QUIET
             )
         except PapermillExecutionError as error:
-            failure = (error.cell_index, f"{error.ename}: {error.evalue}")
+            message = f"{error.ename}: {error.evalue}"
         except DeadKernelError:
-            failure = (-1, "the kernel died: as a rule there was too little memory")
+            message = "the kernel died: as a rule there was too little memory"
         notebook = nbformat.read(file, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if LEFT_OUT[-1] not in cell.metadata.get("tags", [])]
     notebook.metadata["comp_lib"] = {"parameters": told}
-    if failure is None:
-        return Executed(notebook)
-    return Executed(notebook, Failure(_step(notebook), failure[1]))
+    return Executed(notebook, None if message is None else Failure(_step(notebook), message))
 
 
 @contextmanager
@@ -157,13 +156,9 @@ def _engine(progress: Progress) -> Iterator[str]:
 
 def _step(notebook: Any) -> str:
     """The heading above the cell that failed, or that was running when the kernel died."""
-    heading = ""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and (found := re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)):
-            heading = found[-1]
-        if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("status") in ("failed", "running"):
-            break
-    return heading
+    words = "\n".join(cell.source for cell in _until_failure(notebook.cells) if cell.cell_type == "markdown")
+    headings: list[str] = re.findall(r"^#+ (.+)$", words, re.MULTILINE)
+    return headings[-1] if headings else ""
 
 
 def page(done: Executed, notebook_name: str) -> str:
@@ -173,7 +168,8 @@ def page(done: Executed, notebook_name: str) -> str:
 
     parameters = done.notebook.metadata["comp_lib"]["parameters"]
     notebook = from_dict(json.loads(json.dumps(done.notebook)))
-    notebook.cells = [_shown(cell) for cell in _until_failure(notebook.cells, done.failure) if _is_shown(cell)]
+    cells = _until_failure(notebook.cells)
+    notebook.cells = [_shown(cell) for cell in cells if set(LEFT_OUT).isdisjoint(cell.metadata.get("tags", []))]
     notebook.metadata.pop("widgets", None)  # the state of views that are not shown
     hidden = {f"exclude_{name}": True for name in ("input", "input_prompt", "output_prompt", "anchor_links")}
     exporter = HTMLExporter(template_name="basic", **hidden)
@@ -220,16 +216,10 @@ def _notice(failure: Failure, notebook_name: str) -> str:
     )
 
 
-def _until_failure(cells: list[Any], failure: Failure | None) -> list[Any]:
-    """The cells before the one that failed."""
-    if failure is None:
-        return cells
-    states = [cell.metadata.get("papermill", {}).get("status") for cell in cells]
-    return cells[: next((place for place, state in enumerate(states) if state in ("failed", "running")), len(cells))]
-
-
-def _is_shown(cell: Any) -> bool:
-    return not set(cell.metadata.get("tags", [])) & set(LEFT_OUT)
+def _until_failure(cells: list[Any]) -> list[Any]:
+    """The cells before the one that failed, or that was running when the kernel died: all where none did."""
+    states = ("failed", "running")
+    return list(takewhile(lambda cell: cell.metadata.get("papermill", {}).get("status") not in states, cells))
 
 
 def _shown(cell: Any) -> Any:
