@@ -22,10 +22,13 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
     """
     figure, axes = figure_with_axes((9.0, 3.0), xlim=(-0.02, 1.02), ylim=(-0.42, 1.3))
     axes.axis("off")
+    attentions = [sum(shape.kv_groups) * shape.group_parameters for shape in (before, after)]
+    mlps = [sum(shape.neurons) * shape.neuron_parameters for shape in (before, after)]
+    fixed = before.total - attentions[0] - mlps[0]  # what no width changes: all of it stays
     parts: dict[str, tuple[int, int, Any]] = {
-        "embeddings, head, norms": (_fixed(before), _fixed(before), GREY),
-        "attention": (_attention(before), _attention(after), ORANGE),
-        "MLPs": (_mlp(before), _mlp(after), GREEN),
+        "embeddings, head, norms": (fixed, fixed, GREY),
+        "attention": (*attentions, ORANGE),
+        "MLPs": (*mlps, GREEN),
     }
     left = 0.0
     words: list[str] = []
@@ -42,19 +45,6 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
     title = f"{before.layers} layers, of which {after.layers} stay; dotted: what goes"
     axes.text(0.5, 1.16, title, ha="center", va="center")
     return figure.described("Drawing of the parameters of the model, to scale: ", words)
-
-
-def _attention(shape: Shape) -> int:
-    return sum(shape.kv_groups) * shape.group_parameters
-
-
-def _mlp(shape: Shape) -> int:
-    return sum(shape.neurons) * shape.neuron_parameters
-
-
-def _fixed(shape: Shape) -> int:
-    """What no width changes: of the dense model, all of it stays."""
-    return shape.total - _attention(shape) - _mlp(shape)
 
 
 def plot_sweep(sweep: Sequence[Point], others: Mapping[str, Point]) -> Picture:
