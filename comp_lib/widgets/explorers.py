@@ -9,8 +9,7 @@ from __future__ import annotations
 import gc
 import html
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -78,25 +77,16 @@ class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
 
     def _draw(self, change: object = None) -> None:
         """Show the answer; a wrong wish gets a sentence, and the last good picture stays."""
-        with not_collecting():
-            try:
-                figure, facts = self.answer()
-            except InputError as error:
-                self.facts.value = alert(error)
-                return
+        collecting = gc.isenabled()
+        gc.disable()  # beside a model a collection takes a quarter of a second: it comes after the answer
+        try:
+            figure, facts = self.answer()
             self.image.value, self.facts.value = html_image(figure), facts
-
-
-@contextmanager
-def not_collecting() -> Iterator[None]:
-    """No collection of garbage meanwhile: beside a model it takes a quarter of a second. It comes after the answer."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
+        except InputError as error:
+            self.facts.value = alert(error)
+        finally:
+            if collecting:
+                gc.enable()
 
 
 def shared(description: str, width: int = 30) -> dict[str, Any]:
