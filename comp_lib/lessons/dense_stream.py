@@ -56,17 +56,16 @@ def watched(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> Iterator[
         yield mlp_step(layer, hidden[rows]) if which == "mlp" else attention_step(layer, hidden[rows], rope)
 
 
-def sums_of(layer: Layer, hidden: Tensor, rope: Rope, weighted: bool = True) -> tuple[dict[Which, Sums], Tensor]:
-    """Sums of both dense layers, tokens `weighted` or not, and the hidden states behind the layer (S, L, d)."""
-    sums: dict[Which, Sums] = {}
-    for which in STEPS:
-        sums[which] = Gram.zeros(dense_layer(layer, which).in_features, device=hidden.device)
-        streams = []
-        for stream, x in watched(layer, which, hidden, rope):
-            sums[which].add(x, weight=token_weights(stream) if weighted else None)
-            streams.append(stream)
-        hidden = torch.cat(streams)
-    return sums, hidden
+def sums_of(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> tuple[dict[str, Gram], Tensor]:
+    """Sums of a dense layer, tokens "weighted" by 1 / ||h_t|| and "plain", and the stream behind its step (S, L, d)."""
+    inputs = dense_layer(layer, which).in_features
+    sums = {name: Gram.zeros(inputs, device=hidden.device) for name in ("weighted", "plain")}
+    streams = []
+    for stream, x in watched(layer, which, hidden, rope):
+        sums["weighted"].add(x, weight=token_weights(stream))
+        sums["plain"].add(x)
+        streams.append(stream)
+    return sums, torch.cat(streams)
 
 
 @cached
@@ -91,8 +90,11 @@ def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
     """
     module = layer_of(model, layer)
     hidden, rope = walk_to(model, ids, layer)
-    sums = {name: sums_of(module, hidden, rope, name == "weighted")[0] for name in ("weighted", "plain")}
-    return {f"{which}-{name}": sums[name][which].matrix() for name in sums for which in STEPS}
+    grams: Tensors = {}
+    for which in STEPS:
+        sums, hidden = sums_of(module, which, hidden, rope)
+        grams |= {f"{which}-{name}": gram.matrix() for name, gram in sums.items()}
+    return grams
 
 
 def dense_problem(

@@ -11,7 +11,7 @@ As in `dense_stream`, each layer is fitted to what the *dense* model feeds it. (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import default_collate
 
 from ..errors import InputError
 from ..evaluation.loss import perplexity
-from ..families import dense_layer, family_of
+from ..families import family_of
 from ..families.protocol import Model
 from ..importance.neurons import metric, top
 from ..plan import Plan
@@ -28,10 +28,10 @@ from ..prune import prune
 from ..recovery.mask_tuning import LARGEST, Mask, fold_mask, tune_mask
 from ..settings import Settings
 from ..shape import Shape
-from ..statistics.gram import Gram, contributions, token_weights
+from ..statistics.gram import contributions
 from ..surgery import shallow_copy, shrink_mlp, update_config
 from .cache import Tensors, cached
-from .dense_stream import as_dense, walk_to, watched, weight_of
+from .dense_stream import as_dense, sums_of, walk_to, watched, weight_of
 
 GUARDS = ("none", "variance", "size")
 RIDGE = 1e-2  # lambda of masks, as in the preset "paper"
@@ -79,22 +79,6 @@ def random_kept(model: Model, width: int, seed: int) -> Tensor:
     return torch.stack([top(scores, width).kept for scores in drawn])
 
 
-def sums_of_all_layers(model: Model, ids: Tensor) -> Iterator[dict[str, Gram]]:
-    """Layer by layer, the sums of its down_proj on ids (S, L): tokens "weighted" by 1 / ||h||, and "plain"."""
-    hidden, rope = walk_to(model, ids, 0)
-    for layer in family_of(model).layers(model):
-        inputs = dense_layer(layer, "mlp").in_features
-        sums = {name: Gram.zeros(inputs, device=hidden.device) for name in ("weighted", "plain")}
-        middle = torch.cat([stream for stream, _ in watched(layer, "attention", hidden, rope)])
-        streams = []
-        for stream, x in watched(layer, "mlp", middle, rope):
-            sums["weighted"].add(x, weight=token_weights(stream))
-            sums["plain"].add(x)
-            streams.append(stream)
-        hidden = torch.cat(streams)
-        yield sums
-
-
 @cached
 def masks_of_all_layers(
     model: Model, ids: Tensor, draws: Mapping[str, Tensor | int], ways: Mapping[str, Mapping[str, Way]]
@@ -106,8 +90,10 @@ def masks_of_all_layers(
     """
     choose, generator = metric("mask-condition"), torch.Generator()
     tuned: list[dict[str, Tensors]] = []
-    layers = zip(family_of(model).layers(model), sums_of_all_layers(model, ids), strict=True)
-    for index, (layer, sums) in enumerate(layers):
+    hidden, rope = walk_to(model, ids, 0)
+    for index, layer in enumerate(family_of(model).layers(model)):
+        hidden = torch.cat([stream for stream, _ in watched(layer, "attention", hidden, rope)])
+        sums, hidden = sums_of(layer, "mlp", hidden, rope)
         grams = {name: contributions(each.matrix(), weight_of(layer)) for name, each in sums.items()}
         masks: dict[str, Tensors] = {}
         for draw, named in ways.items():
