@@ -25,20 +25,9 @@ def latency(
     models = measure(model, prompt, new_tokens, rounds, progress)
     rows: list[dict[str, Any]] = []
     for what, cost in models.items():
-        parts = cost.parts(Shape.of(model))
-        whole = sum(parts.values())
-        for term, milliseconds in parts.items():
-            rows.append(
-                {
-                    "kind": ALL,
-                    "what": what,
-                    "term": term,
-                    "milliseconds": milliseconds,
-                    "share": milliseconds / whole,
-                    "low": milliseconds * (1 - cost.misfit),
-                    "high": milliseconds * (1 + cost.misfit),
-                    "misfit": cost.misfit,
-                    "tokens": new_tokens if what == "decode" else prompt,
-                }
-            )
+        parts, misfit = cost.parts(Shape.of(model)), cost.misfit
+        shared = {"kind": ALL, "what": what, "misfit": misfit, "tokens": new_tokens if what == "decode" else prompt}
+        for term, time in parts.items():
+            bounds = {"low": time * (1 - misfit), "high": time * (1 + misfit)}
+            rows.append(shared | bounds | {"term": term, "milliseconds": time, "share": time / sum(parts.values())})
     return tidy("latency", rows, fingerprint(model), 0)
