@@ -76,8 +76,7 @@ class Checkup:
         self.left_out += [
             Needed(what, f"about {minutes:.1f} minutes more than there are") for what, minutes in self.effort.left_out
         ]
-        size = {"windows": self.effort.windows, "length": self.length, "seed": parameters.seed}
-        self.sample = draw(self.tokenizer, parameters.kinds, **size)
+        self.sample = draw(self.tokenizer, parameters.kinds, self.effort.windows, self.length, parameters.seed)
 
     @classmethod
     def of(cls, **values: Any) -> Checkup:
@@ -146,8 +145,8 @@ class Checkup:
         effort = self.effort
         harm = ("layer", "steps")[: 1 + effort.steps] if effort.judged else ()
         judged = self.sample.first(effort.judged) if effort.judged else None
-        told: dict[str, Any] = {"harm": harm, "judged": judged, "device": self.parameters.device}
-        return layers(self.model, self.sample, greedy=effort.greedy if harm else 0, **told)
+        greedy = effort.greedy if harm else 0
+        return layers(self.model, self.sample, harm, greedy, judged, self.parameters.device)
 
     @cached_property
     def neurons(self) -> pd.DataFrame:
@@ -173,8 +172,7 @@ class Checkup:
     def costs(self) -> pd.DataFrame:
         """The frame `costs`; no rows where it was left out."""
         effort, device = self.effort, self.parameters.device
-        told: dict[str, Any] = {"multiple": self.multiple, "device": device}
-        frame = costs(self.model, self.sample, self.windows, effort.ratios, effort.ways, **told)
+        frame = costs(self.model, self.sample, self.windows, effort.ratios, effort.ways, self.multiple, device)
         self.left_out += [Needed(plan, why) for plan, why in frame.attrs[REFUSED].items()]
         return frame
 
@@ -208,11 +206,8 @@ class Checkup:
         """Millions of parameters: of the attention and of the MLP of each layer, and outside the decoder."""
         shape = self.shape
         attention = [count * shape.group_parameters / 1e6 for count in shape.kv_groups]
-        return (
-            attention,
-            [count * shape.neuron_parameters / 1e6 for count in shape.neurons],
-            shape.other_parameters / 1e6,
-        )
+        mlp = [count * shape.neuron_parameters / 1e6 for count in shape.neurons]
+        return attention, mlp, shape.other_parameters / 1e6
 
     def megabytes(self, parameters: int) -> float:
         """What so many parameters weigh in the dtype of the model."""
@@ -240,8 +235,7 @@ class Checkup:
     def changed_layers(self) -> pd.DataFrame:
         """The frame `changed_layers`. Raises InputError without a second model."""
         pair = self._needed()
-        told: dict[str, Any] = {"plan": pair.plan, "device": self.parameters.device}
-        return differences.changed_layers(pair.first, pair.other, self.sample, **told)
+        return differences.changed_layers(pair.first, pair.other, self.sample, pair.plan, self.parameters.device)
 
     @cached_property
     def _judged(self) -> ByKind:

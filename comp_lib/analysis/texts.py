@@ -32,7 +32,7 @@ def plain(text: str) -> str:
 def facts(checkup: Checkup) -> list[Cells]:
     """What the model is: (what, value, remark)."""
     shape, sample = checkup.shape, checkup.sample
-    kinds = len(set(sample.kinds))
+    windows = f"{len(sample.ids)} windows of {len(set(sample.kinds))} kinds, seed {sample.seed}"
     dtype = str(getattr(torch, checkup.parameters.dtype)).removeprefix("torch.")
     return [
         ("family", checkup.model.config.model_type, "read layer by layer" if checkup.streamed else "in memory"),
@@ -41,11 +41,7 @@ def facts(checkup: Checkup) -> list[Cells]:
         ("MLP neurons a layer", span(shape.neurons), f"one costs {shape.neuron_parameters:,} parameters"),
         ("KV groups a layer", span(shape.kv_groups), f"one costs {shape.group_parameters:,} parameters"),
         ("memory", f"{checkup.megabytes(shape.total):,.0f} MB", dtype),
-        (
-            "text looked at",
-            f"{sample.tokens:,} tokens",
-            f"{len(sample.ids)} windows of {kinds} kinds, seed {sample.seed}",
-        ),
+        ("text looked at", f"{sample.tokens:,} tokens", windows),
     ]
 
 
