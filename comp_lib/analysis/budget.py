@@ -8,7 +8,6 @@ believed to the minute.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,9 +17,9 @@ import torch
 from ..calibration.stream import embed, rotary, through, to_device
 from ..families import family_of
 from ..families.protocol import Device, Model
+from ..scale.limit import best_time
 from ..shape import Shape
 from ..statistics.solve import spd_inverse
-from ..system.machine import finish
 from .one_pass import POINTS
 
 TRIED = 512  # inputs of the matrix that is inverted to see how fast the machine is
@@ -75,24 +74,12 @@ def measure_machine(model: Model, device: Device = "cpu") -> Speed:
     hidden, layer = embed(model, ids), to_device(layers[0], device)
     rope = rotary(model, length, device, hidden.dtype)
     through(layer, hidden, rope, device)
-    one = _fastest(lambda: through(layer, hidden, rope, device), device) / ids.numel()
+    one = best_time(lambda: through(layer, hidden, rope, device), device=str(device)) / ids.numel()
     width = max(shape.neurons)
     side = min(width, TRIED)
     matrix = torch.eye(side, dtype=torch.float64, device=device) + 0.5
-    inversion = _fastest(lambda: spd_inverse(matrix.clone()), device) * (width / side) ** 3
+    inversion = best_time(lambda: spd_inverse(matrix.clone()), device=str(device)) * (width / side) ** 3
     return Speed(one * shape.layers, inversion)
-
-
-def _fastest(call: Any, device: Device, rounds: int = 3) -> float:
-    """Seconds of the fastest of a few calls, until `device` has finished: what disturbs the machine only adds."""
-    times = []
-    for _ in range(rounds):
-        finish(str(device))
-        started = time.perf_counter()
-        call()
-        finish(str(device))
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def predict(effort: Effort, speed: Speed, shape: Shape, kinds: int) -> dict[str, float]:
