@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +155,7 @@ def _engine(progress: Progress) -> Iterator[str]:
 
 def _step(notebook: Any) -> str:
     """The heading above the cell that failed, or that was running when the kernel died."""
-    words = "\n".join(cell.source for cell in _until_failure(notebook.cells) if cell.cell_type == "markdown")
+    words = "\n".join(cell.source for cell in _before_the_end(notebook.cells) if cell.cell_type == "markdown")
     headings: list[str] = re.findall(r"^#+ (.+)$", words, re.MULTILINE)
     return headings[-1] if headings else ""
 
@@ -168,7 +167,7 @@ def page(done: Executed, notebook_name: str) -> str:
 
     parameters = done.notebook.metadata["comp_lib"]["parameters"]
     notebook = from_dict(json.loads(json.dumps(done.notebook)))
-    cells = _until_failure(notebook.cells)
+    cells = notebook.cells if done.failure is None else _before_the_end(notebook.cells)
     notebook.cells = [_shown(cell) for cell in cells if set(LEFT_OUT).isdisjoint(cell.metadata.get("tags", []))]
     notebook.metadata.pop("widgets", None)  # the state of views that are not shown
     hidden = {f"exclude_{name}": True for name in ("input", "input_prompt", "output_prompt", "anchor_links")}
@@ -216,10 +215,10 @@ def _notice(failure: Failure, notebook_name: str) -> str:
     )
 
 
-def _until_failure(cells: list[Any]) -> list[Any]:
-    """The cells before the one that failed, or that was running when the kernel died: all where none did."""
-    states = ("failed", "running")
-    return list(takewhile(lambda cell: cell.metadata.get("papermill", {}).get("status") not in states, cells))
+def _before_the_end(cells: list[Any]) -> list[Any]:
+    """The cells before the last one that was begun: it failed, or was running when the kernel died."""
+    begun = [place for place, cell in enumerate(cells) if cell.metadata.get("papermill", {}).get("start_time")]
+    return cells[: begun[-1]] if begun else []
 
 
 def _shown(cell: Any) -> Any:

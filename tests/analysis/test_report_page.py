@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import os
 import re
@@ -98,7 +99,14 @@ def test_a_check_up_again_computes_nothing_anew(parent, own_cache, monkeypatch):
     assert again.costs.equals(costs) and again.layers.equals(layers) and again.effort == first.effort
 
 
-def test_a_failing_cell_ends_the_page_there(tmp_path, monkeypatch, parent):
+ENDS = {
+    "raise RuntimeError('the disk is full <b>')": "RuntimeError: the disk is full <b>",
+    "import os\nos.kill(os.getpid(), 9)": "the kernel died: as a rule there was too little memory",
+}
+
+
+@pytest.mark.parametrize("cell", ENDS, ids=["an error", "the kernel dies"])
+def test_a_failing_cell_ends_the_page_there(cell, tmp_path, monkeypatch, parent):
     notebook = nbformat.read(template(), as_version=4)
     place = next(place for place, cell in enumerate(notebook.cells) if "bench.neurons" in cell.source)
     names = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
@@ -107,16 +115,17 @@ def test_a_failing_cell_ends_the_page_there(tmp_path, monkeypatch, parent):
         new_code_cell(names[0], metadata={"tags": ["parameters"]}),
         *kept,
         new_code_cell("print('before it')"),
-        new_code_cell("raise RuntimeError('the disk is full <b>')"),
+        new_code_cell(cell),
         new_markdown_cell("## Never reached"),
+        new_code_cell("print('never run')"),
     ]
     (tmp_path / "checkup.ipynb").write_text(nbformat.writes(notebook), "utf-8")
     monkeypatch.setattr(report_page, "PLACES", (tmp_path,))
     done = execute({"model": str(parent)})
-    assert done.failure == Failure("Neurons", "RuntimeError: the disk is full <b>")
+    assert done.failure == Failure("Neurons", ENDS[cell])
     text = page(done, "report.ipynb")
-    assert "before it" in text and "It stopped at: Neurons" in text and "Never reached" not in text
-    assert "the disk is full &lt;b&gt;" in text and "give the same" in text
+    assert "before it" in text and "It stopped at: Neurons" in text and "ever r" not in text
+    assert html.escape(ENDS[cell]) in text and "give the same" in text
 
 
 def test_the_notebook_has_just_the_parameters_that_are_checked():
