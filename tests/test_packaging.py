@@ -173,7 +173,7 @@ def test_wheel_carries_the_texts(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"calibration.txt", "evaluation.txt", "tasks/reader.py", "tasks/_grammar_template"}
+    wanted = {"calibration.txt", "evaluation.txt", "beginnings.json", "tasks/reader.py", "tasks/_grammar_template"}
     tasks = [path for pattern in ("*.yaml", "*.jsonl") for path in (ROOT / "data" / "tasks").glob(pattern)]
     wanted |= {f"tasks/{path.name}" for path in tasks}
     assert {f"comp_lib/data/{name}" for name in wanted} | OURS <= names

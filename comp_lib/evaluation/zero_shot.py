@@ -145,7 +145,8 @@ def _score(name: str, results: dict[str, Any]) -> Score:
     items = sum(results["n-samples"][leaf]["effective"] for leaf in leaves)
     accuracy = (numbers["acc"], numbers.get("acc_stderr"), numbers.get("acc_norm"), numbers.get("acc_norm_stderr"))
     samples = [sample for leaf in leaves for sample in results["samples"][leaf] if isinstance(sample["target"], int)]
-    found = [_of_item([value for value, _ in sample["filtered_resps"]], sample["target"]) for sample in samples]
+    answers = [([value for value, _ in sample["filtered_resps"]], sample["target"]) for sample in samples]
+    found = [_of_item(*each) for each in answers if len(each[0]) > 1 and all(map(math.isfinite, each[0]))]
     margins, losses = zip(*found, strict=True) if found else ((), ())
     version = str(results["versions"].get(name))
     return Score(name, *accuracy, items, version, leaves != [name], margins, losses)

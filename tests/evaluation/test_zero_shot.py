@@ -303,3 +303,13 @@ def test_the_command_prints_a_table_and_json(parent):  # noqa: F811
 def test_the_real_model_knows_grammar(real_model):
     scores = zero_shot(*real_model, ("comp_grammar_agreement_adjacent", "comp_grammar_article_form"))
     assert all(score.acc > 0.8 for score in scores)
+
+
+def test_items_that_no_number_can_tell_apart_are_left_out():
+    """One answer only has no rival, and what a model rules out altogether has no probability."""
+    items = [[-1.0, -3.0], [-1.0], [-math.inf, -math.inf]]
+    samples = [{"target": 0, "filtered_resps": [(value, False) for value in item]} for item in items]
+    results = {"results": {"one": {"acc,none": 1.0}}, "group_subtasks": {}, "versions": {"one": 1}}
+    score = module._score("one", results | {"samples": {"one": samples}, "n-samples": {"one": {"effective": 3}}})
+    assert score.items == 3 and score.margins == (2.0,)
+    assert score.choice_losses == (pytest.approx(math.log(1 + math.exp(-2.0))),)
