@@ -1,18 +1,20 @@
 """Prune and quantise, or quantise only: which is better at the size of a file?
 
-    python benchmarks/quantised.py
+    python benchmarks/quantised.py [--model gemma3-270m]
 
-SmolLM2-135M ships as Q4_1, and weights that lie on the grid of a type cost that type nothing. So the parent of all
-rivals is a file of floats that computes the same and lies on no grid: dequantised, and each channel that a matrix reads
-scaled by a factor between 1 and 1.1, which the norm or the matrix before it undoes (`off_the_grid`). Each model, dense
-or pruned, is stored as several types and judged with the weights that its file would hold. Pruned on 16 x 256 tokens of
-data/calibration.txt with a ridge of 0.1, judged on 12 x 512 tokens of data/evaluation.txt, window by window; rows go to
-quantised.json, which notebook 08 shows. A second call goes on. The ratio 0.471 is that at which a Q8_0 file is as large
-as the dense model's Q4_0.
+SmolLM2-135M ships as Q4_1, Gemma 3 270M as Q4_K_M, and weights that lie on the grid of a type cost that type nothing.
+So the parent of all rivals is a file of floats that computes the same and lies on no grid: dequantised, and each
+channel that a matrix reads scaled by a factor between 1 and 1.1, which the norm or the matrix before it undoes
+(`off_the_grid`). Each model, dense or pruned, is stored as several types and judged with the weights that its file
+would hold. Pruned on 16 x 256 tokens of data/calibration.txt with a ridge of 0.1, judged on 12 x 512 tokens of
+data/evaluation.txt, window by window; rows go to quantised.json, which notebook 08 shows, of another model than the
+included one to a file of its own. A second call goes on. The ratio 0.471 is that at which a Q8_0 file of SmolLM2 is as
+large as the dense model's Q4_0; Gemma has none, since most of it is its vocabulary.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import sys
@@ -26,34 +28,36 @@ from torch import Tensor, nn
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.families import family_of
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.on_device.gguf_export import tensor_type
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.system.atomic import write_atomically
 
-FILE = Path(__file__).parent / "quantised.json"
 TYPES = {0.0: ("q8_0", "q4_0", "q4_1"), 0.471: ("q8_0", "q4_0"), 0.2: ("q8_0", "q4_0")}  # by ratio
 LARGEST = 0.1  # by which a channel is scaled
 
 
 @torch.no_grad()
 def off_the_grid(model: nn.Module) -> nn.Module:
-    """A Llama that computes the same, up to rounding, with weights that lie on no grid but for the embedding's."""
+    """What computes the same, up to rounding, with weights that lie on no grid but for the embedding's."""
     found, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    shift = family_of(model).gguf_norm_shift  # 1 where a norm multiplies by 1 + w
 
     def factors(count: int) -> Tensor:
         return 1 + LARGEST * torch.rand(count, generator=generator)
 
     for layer in found.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
+        before_mlp = getattr(layer, "pre_feedforward_layernorm", layer.post_attention_layernorm)
         readers = {
             layer.input_layernorm: (attention.q_proj, attention.k_proj, attention.v_proj),
-            layer.post_attention_layernorm: (mlp.gate_proj, mlp.up_proj),
+            before_mlp: (mlp.gate_proj, mlp.up_proj),
         }
         for norm, linears in readers.items():
             scale = factors(len(norm.weight))
-            norm.weight.div_(scale)
+            norm.weight.add_(shift).div_(scale).sub_(shift)
             for linear in linears:
                 linear.weight.mul_(scale)
         scale = factors(mlp.up_proj.out_features)
@@ -79,8 +83,12 @@ def as_stored(model: nn.Module, kind: str) -> tuple[nn.Module, int]:
 
 
 def main() -> None:
-    rows = json.loads(FILE.read_text("utf-8")) if FILE.exists() else []
-    shipped, tokenizer = load_model(EMBEDDED)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=EMBEDDED)
+    name = parser.parse_args().model
+    file = Path(__file__).with_name("quantised.json" if name == EMBEDDED else f"quantised-{name}.json")
+    rows = json.loads(file.read_text("utf-8")) if file.exists() else []
+    shipped, tokenizer = load_model(name)
     model = off_the_grid(shipped)
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=512, sequences=12)
     ids = calibration_tokens("calibration", tokenizer, sequences=16, length=256, evaluated="evaluation")
@@ -88,13 +96,13 @@ def main() -> None:
     def keep(ratio: float, kind: str, judged: nn.Module, size: int) -> None:
         losses = [round(loss, 6) for loss in perplexity(judged, windows).losses]
         rows.append({"ratio": ratio, "type": kind, "bytes": size, "losses": losses})
-        write_atomically(FILE, (json.dumps(rows, indent=1) + "\n").encode())
+        write_atomically(file, (json.dumps(rows, indent=1) + "\n").encode())
         print(f"{ratio:5.1%} {kind:5} {size / 1e6:6.1f} MB {sum(losses) / len(losses):.4f} nats", flush=True)
 
     if not rows:
         keep(0.0, "shipped", shipped, 4 * sum(map(Tensor.numel, shipped.parameters())))
         keep(0.0, "f32", model, 4 * sum(map(Tensor.numel, model.parameters())))
-    for ratio, kinds in TYPES.items():
+    for ratio, kinds in TYPES.items() if name == EMBEDDED else ((0.0, TYPES[0.0]), (0.2, TYPES[0.2])):
         left = [kind for kind in kinds if not any((row["ratio"], row["type"]) == (ratio, kind) for row in rows)]
         if not left:
             continue
