@@ -112,12 +112,19 @@ def main() -> None:
 
 def named(method: str, kind: str) -> str:
     """A method as the figures call it."""
-    return f"comp, {kind.split(',')[0]} widths" if method == "comp" else method
+    words, *preset = kind.split(", preset ")
+    return (
+        f"comp, preset {preset[0]}" if preset else f"comp, {words.split(',')[0]} widths" if method == "comp" else method
+    )
 
 
 def figure(path: Path) -> None:
-    """Extra loss by kind of text, a colour for each method, with 95% intervals; of several seeds the first."""
-    found = by_method()
+    """Extra loss by kind of text, a colour for each method, with 95% intervals; of several seeds the first.
+
+    Of COMP the presets `best` (with the text of the others), `stock` and `paper`.
+    """
+    drawn = ("dense target", "preset paper")
+    found = {name: rows for name, rows in by_method().items() if name[0] != "comp" or name[1].endswith(drawn)}
     names = list(next(iter(found.values()))[0]["increases"])
     picture, axes = figure_with_axes(
         (8.6, 0.5 * len(names) + 1.4), xlabel="loss above the dense model (nats per token)"
@@ -130,7 +137,7 @@ def figure(path: Path) -> None:
         axes.errorbar(middle, places, xerr=spans, fmt="o", capsize=3, label=label, color=COLOURS[number])
     axes.set_yticks(range(len(names)), [name.removesuffix(".txt") for name in names])
     axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None))
-    axes.legend(ncols=len(found), **ABOVE)
+    axes.legend(ncols=-(-len(found) // 2), **ABOVE)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_picture(picture, path)
 
@@ -144,11 +151,11 @@ def figure_of_ratios(path: Path) -> None:
     for row in chain(*map(usual_rows, models)):
         if row["seed"] == 0:
             method, kind = row["settings"]["method"], widths(row["settings"])
-            own = ", own output as target" * (method == "comp" and "dense" not in kind)
+            own = ", own output as target" * (method == "comp" and kind in ("uniform", "measured"))
             found = lines.setdefault(named(method, kind) + own, {})
             found.setdefault(row["model"], []).append((row["removed"], row["mean"]))
     for axes, model in zip(both, models, strict=True):
-        for number, name in enumerate(sorted(lines)):
+        for number, name in enumerate(sorted(name for name in lines if max(map(len, lines[name].values())) > 1)):
             places, means = zip(*sorted(lines[name].get(model, [(nan, nan)])), strict=True)
             axes.plot(places, means, "o-", label=name, color=COLOURS[number])
         axes.set_title(model)

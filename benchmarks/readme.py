@@ -318,29 +318,33 @@ def between(readme: str, start: str, end: str, text: str) -> str:
 
 
 def short() -> str:
-    """One line for each method that both models know: the mean over the kinds of text, and a text of another kind."""
-    first, second = _presets(by_method(EMBEDDED)), _presets(by_method(SECOND))
-    names = {"measured": "**COMP**, measured widths", "uniform": "**COMP**, one width"}
+    """One line for each method and preset: the mean over the kinds of text, and a text of another kind."""
+    first, second = by_method(EMBEDDED), by_method(SECOND)
+    names = {
+        "measured, dense target": "**COMP**, measured widths",
+        "uniform, dense target": "**COMP**, one width",
+        "uniform, preset fast": "COMP, preset `fast`",
+        "per-layer, preset paper": "COMP, preset `paper`",
+    }
     columns = [f"{model}, {text}" for model in (EMBEDDED, SECOND) for text in ("eight kinds", "WikiText")]
     multiple = next(iter(first.values()))[0]["settings"]["multiple"]
     lines = [
-        "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better.",
-        f"{MULTIPLES.format(multiple).capitalize()}. COMP's rows are `best` and `stock` with equal text"
-        f"{_with_more_text()};\nof {SECOND} measured widths exist in memory only and cannot be saved "
-        "([families](docs/families.md)). Intervals are in",
-        "[RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on WikiText these of COMP and a peer overlap:",
-        f"{'; '.join(_alike(first) + _alike(second))}.",
+        "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better. "
+        f"{MULTIPLES.format(multiple).capitalize()}.\nCOMP's first rows are `best` and `stock` with equal text"
+        f"{_with_more_text()}; of {SECOND} measured widths exist in memory only and cannot be\nsaved "
+        "([families](docs/families.md)). Intervals are in [RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on "
+        "WikiText these of COMP and a peer overlap: "
+        f"{'; '.join(_alike(_presets(first)) + _alike(_presets(second)))}.",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
     ]
-    again = {(method, width.split(",")[0]): rows for (method, width), rows in second.items()}
-    for (method, width), rows in first.items():
-        kind, cells = width.split(",")[0], list[str]()
-        for found in (rows, again.get((method, kind), [])):
+    for name, rows in first.items():
+        cells = list[str]()
+        for found in (rows, second.get(name, [])):
             cells += [_mean([row["mean"] for row in found]), _mean([row["increases"][UNSEEN][0] for row in found])]
-        said = names[kind] if method == "comp" else method
-        lines.append(f"| {said} | {' | '.join(cells)} |")
+        if name[0] != "comp" or name[1] in names:
+            lines.append(f"| {names.get(name[1], name[0])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
