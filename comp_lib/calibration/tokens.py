@@ -21,7 +21,7 @@ from ..errors import InputError, nearest
 from ..families.protocol import Model
 from ..report import Progress, no_progress
 from .general import MIXTURES, SHIPPED, WRITTEN
-from .text import encode, load_text
+from .text import encode, load_text, opening
 from .written import WAYS, written
 
 SELF = "self"
@@ -108,7 +108,7 @@ def calibration_tokens(
     evaluated: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """`sequences` windows of `length` tokens, (S, L), that do not overlap.
+    """`sequences` windows of `length` tokens, (S, L), that do not overlap, each with the tokenizer's beginning.
 
     Args:
         source: name or path of a text, "self", a mixture, or several with "+" between (see above).
@@ -125,13 +125,17 @@ def calibration_tokens(
     if sequences * length > MOST_TOKENS:
         got = f"{sequences:,} x {length:,}; lower one of them"
         raise InputError(f"expected at most {MOST_TOKENS:,} tokens of calibration text, got {got}")
-    shares = sources(source)
+    shares, first = sources(source), opening(tokenizer)[: length - 1]
     ids, room = {}, {}
     for text in shares:
         if _way(text) is None:
             ids[text] = encode(tokenizer, _text(text, evaluated))
             # of a shipped text there may be less than its share: the others take over
-            room[text] = len(ids[text]) // length if len(shares) > 1 and text in MIXTURES["general"] else sequences
+            room[text] = (
+                len(ids[text]) // (length - len(first))
+                if len(shares) > 1 and text in MIXTURES["general"]
+                else sequences
+            )
         elif model is None:
             raise InputError(f"expected a model for calibration source {text!r}, got none; pass model=")
     if len(shares) > 1 and room.keys() >= SHIPPED.keys():  # what the model writes beside them is in proportion
@@ -142,7 +146,8 @@ def calibration_tokens(
     tokens = torch.empty(sequences, length, dtype=torch.long)
     for text, values in ids.items():
         if counts[text]:
-            tokens[places[text]] = _windows(text, values, counts[text], length, seed)
+            windows = _windows(text, values, counts[text], length - len(first), seed)
+            tokens[places[text]] = torch.cat([first.expand(len(windows), -1), windows], 1)
     own = [(place, way) for text in shares if (way := _way(text)) is not None for place in places[text]]
     if own and model is not None:
         rows, ways = zip(*own, strict=True)

@@ -32,7 +32,7 @@ from ..families.protocol import Model
 from ..report import Progress, no_progress
 from ..system import cache, hashes
 from ..system.machine import cache_folder
-from .text import DATA_FOLDERS, encode
+from .text import DATA_FOLDERS, encode, opening
 
 WAYS = ("start", "openings", "requests", "random")
 SAMPLING = 1  # counts up when the writing changes, so that what an older version wrote is not read
@@ -81,14 +81,14 @@ def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, 
             ids = _asked(tokenizer, text) if way == "requests" else torch.cat([first, encode(tokenizer, text)])
             starts.append(ids[: length - 1])
         else:
-            starts.append(anything if way == "random" else first)
+            starts.append(torch.cat([opening(tokenizer), anything])[: length - 1] if way == "random" else first)
     return starts
 
 
 def _asked(tokenizer: Any, request: str) -> Tensor:
     """The request as the model was taught to read one, up to where its answer begins: (k,)."""
     if getattr(tokenizer, "chat_template", None) is None:
-        return encode(tokenizer, f"Question: {request}\nAnswer:")
+        return torch.cat([opening(tokenizer), encode(tokenizer, f"Question: {request}\nAnswer:")])
     turns = [{"role": "user", "content": request}]
     with refusing("a chat template that works", "that of the tokenizer", "mend it, or take a text without `requests`"):
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

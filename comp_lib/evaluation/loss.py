@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..calibration.text import encode
+from ..calibration.text import encode, opening
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
@@ -78,16 +78,19 @@ class Evaluation:
 def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
     """Consecutive windows from the start of `text`, (S, L); all whole ones unless `sequences` says how many.
 
+    Each begins with what the tokenizer puts before a text.
+
     Raises InputError when the text has fewer tokens than asked for.
     """
     if length < 2 or (sequences is not None and sequences < 1):
         raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
-    ids = encode(tokenizer, text)  # (N,)
-    count = sequences or 1
-    if len(ids) < count * length:
+    ids, first = encode(tokenizer, text), opening(tokenizer)[: length - 1]  # (N,), (k,)
+    count, own = sequences or 1, length - len(first)
+    if len(ids) < count * own:
         got = f"got {len(ids)}; take a longer text, or fewer or shorter sequences"
-        raise InputError(f"expected at least {count * length} tokens of evaluation text ({count} x {length}), {got}")
-    return ids[: len(ids) // length * length].view(-1, length)[:sequences]
+        raise InputError(f"expected at least {count * own} tokens of evaluation text ({count} x {own}), {got}")
+    windows = ids[: len(ids) // own * own].view(-1, own)[:sequences]
+    return torch.cat([first.expand(len(windows), -1), windows], 1)
 
 
 def perplexity(

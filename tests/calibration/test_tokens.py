@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from tokenizers import processors
 
 from comp_lib.calibration.general import MIXTURES, SHIPPED, WRITTEN
-from comp_lib.calibration.text import encode, load_text
+from comp_lib.calibration.text import encode, load_text, opening
 from comp_lib.calibration.tokens import allotted, calibration_tokens, check_source, renamed, sources, writes
 from comp_lib.errors import InputError
 
@@ -17,12 +20,13 @@ def model(tiny_llama):
 
 
 def test_windows_are_cut_from_the_text_and_never_overlap(tokenizer):
-    length = 64
+    length, own = 64, 63  # the tokenizer begins each text with <s>
     ids = encode(tokenizer, load_text("calibration"))
-    windows = {tuple(ids[i : i + length].tolist()): i for i in range(0, len(ids) - length + 1, length)}
+    windows = {tuple(ids[i : i + own].tolist()): i for i in range(0, len(ids) - own + 1, own)}
     drawn = calibration_tokens("calibration", tokenizer, sequences=50, length=length)
     assert drawn.shape == (50, length) and drawn.dtype == torch.long
-    starts = [windows[tuple(row.tolist())] for row in drawn]  # KeyError: not a window of the text
+    assert (drawn[:, 0] == tokenizer.bos_token_id).all()
+    starts = [windows[tuple(row[1:].tolist())] for row in drawn]  # KeyError: not a window of the text
     assert len(set(starts)) == 50
     assert starts != sorted(starts)
 
@@ -32,8 +36,19 @@ def test_every_window_can_be_drawn(tokenizer, tmp_path):
     path.write_text(load_text("calibration")[:3000])
     ids = encode(tokenizer, path.read_text())
     length = len(ids) // 3
-    drawn = calibration_tokens(path, tokenizer, sequences=3, length=length)
-    assert sorted(drawn.flatten().tolist()) == sorted(ids[: 3 * length].tolist())
+    drawn = calibration_tokens(path, tokenizer, sequences=3, length=length + 1)
+    assert sorted(drawn[:, 1:].flatten().tolist()) == sorted(ids[: 3 * length].tolist())
+
+
+def test_a_tokenizer_that_begins_texts_with_nothing_adds_nothing(tokenizer, tmp_path):
+    bare = copy.deepcopy(tokenizer)
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    assert opening(tokenizer).tolist() == [tokenizer.bos_token_id] and opening(bare).tolist() == []
+    path = tmp_path / "text.txt"
+    path.write_text(load_text("calibration")[:3000])
+    ids = encode(bare, path.read_text())
+    drawn = calibration_tokens(path, bare, sequences=2, length=len(ids) // 2)
+    assert sorted(drawn.flatten().tolist()) == sorted(ids[: drawn.numel()].tolist())
 
 
 def test_the_seed_decides(tokenizer):
@@ -50,7 +65,7 @@ def test_too_short_a_text_says_what_is_needed_and_there(tokenizer, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("too short a text")
     got = len(encode(tokenizer, path.read_text()))
-    with pytest.raises(InputError, match=rf"at least 320 tokens.*\(10 x 32\), got {got} from .*short.txt"):
+    with pytest.raises(InputError, match=rf"at least 310 tokens.*\(10 x 31\), got {got} from .*short.txt"):
         calibration_tokens(path, tokenizer, sequences=10, length=32)
 
 

@@ -50,9 +50,10 @@ def test_the_start_token(tokenizer):
 def test_each_way_begins_as_it_says(tokenizer):
     found = dict(zip(WAYS, prefixes(tokenizer, WAYS, 512, 200), strict=True))
     assert found["start"].tolist() == [tokenizer.bos_token_id]
-    assert found["random"].shape == (1,)
+    assert found["random"].shape == (2,) and found["random"][0] == tokenizer.bos_token_id
     assert tokenizer.decode(found["openings"][1:]) in OPENINGS and found["openings"][0] == tokenizer.bos_token_id
-    asked = tokenizer.decode(found["requests"])
+    assert found["requests"][0] == tokenizer.bos_token_id
+    asked = tokenizer.decode(found["requests"][1:])
     assert asked.startswith("Question: ") and asked.endswith("\nAnswer:"), "this tokenizer has no chat template"
 
 

@@ -58,7 +58,7 @@ def test_the_windows_are_those_of_each_text(tokenizer):
 
 
 def test_a_text_that_is_too_short_or_has_a_kinds_name_is_refused_by_name(tokenizer):
-    with pytest.raises(InputError, match=r"expected at least 96 tokens .*take a longer text.*this text: mine"):
+    with pytest.raises(InputError, match=r"expected at least 93 tokens .*take a longer text.*this text: mine"):
         kind_windows(tokenizer, 32, 3, {"mine": "Too short."})
     with pytest.raises(InputError, match="got 'code': choose another name"):
         kind_windows(tokenizer, 32, 3, {"code": load_text("calibration")})

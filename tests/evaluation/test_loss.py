@@ -205,16 +205,17 @@ def test_windows_are_consecutive_from_the_start(tokenizer):
     text = load_text("evaluation")
     ids = encode(tokenizer, text)
     windows = evaluation_tokens(tokenizer, text, length=100)
-    assert windows.shape == (len(ids) // 100, 100)
-    assert torch.equal(windows.flatten(), ids[: windows.numel()])
+    assert windows.shape == (len(ids) // 99, 100)
+    assert (windows[:, 0] == tokenizer.bos_token_id).all()
+    assert torch.equal(windows[:, 1:].flatten(), ids[: windows[:, 1:].numel()])
     assert torch.equal(evaluation_tokens(tokenizer, text, length=100, sequences=3), windows[:3])
 
 
 @pytest.mark.parametrize(
     ("length", "sequences", "words"),
     [
-        (64, None, "at least 64 tokens"),
-        (4, 100, r"at least 400 tokens.*\(100 x 4\)"),
+        (64, None, "at least 63 tokens"),
+        (4, 100, r"at least 300 tokens.*\(100 x 3\)"),
         (1, None, "at least 2 tokens, got None x 1"),
         (8, 0, "got 0 x 8"),
     ],
