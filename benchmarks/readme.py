@@ -103,7 +103,9 @@ def kinds(model: str) -> str:
     lines.append(f"\nOf the increase of the best peer, {peer[0]}, COMP's mean is {ours}.")
     if model == SECOND:
         lines[-1] += (
-            ' Its rows without the target\n"dense" were measured before an output counted by its gain (RESULTS).'
+            ' Its rows without the target\n"dense" were measured before an output counted by its gain (RESULTS). '
+            f"**All rows of {SECOND}, here and below, were\nmeasured on windows without the token that begins its "
+            "texts** (RESULTS)."
         )
     return "\n".join(lines)
 
@@ -334,7 +336,8 @@ def short() -> str:
         f"{_with_more_text()}; of {SECOND} measured widths exist in memory only and cannot be\nsaved "
         "([families](docs/families.md)). Intervals are in [RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on "
         "WikiText these of COMP and a peer overlap: "
-        f"{'; '.join(_alike(_presets(first)) + _alike(_presets(second)))}.",
+        f"{'; '.join(_alike(_presets(first)) + _alike(_presets(second)))}. "
+        f"{SECOND}'s windows lacked the token that begins its texts: to be measured anew.",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
