@@ -68,7 +68,7 @@ class Journal:
         except OSError as error:
             todo = "mend that, and the same command goes on from the last finished layer"
             got = f"{error}; {todo}"
-            raise InputError(f"expected to read the model and write to {journal.folder}, got {got}") from error
+            raise InputError(f"expected to write to {journal.folder} and to read the model, got {got}") from error
 
     def find(self, what: str) -> dict[str, Any] | None:
         """The latest record called `what`."""
