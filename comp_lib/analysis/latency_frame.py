@@ -27,7 +27,8 @@ def latency(
     for what, cost in models.items():
         parts, misfit = cost.parts(Shape.of(model)), cost.misfit
         shared = {"kind": ALL, "what": what, "misfit": misfit, "tokens": new_tokens if what == "decode" else prompt}
+        whole = sum(parts.values())
         for term, time in parts.items():
             bounds = {"low": time * (1 - misfit), "high": time * (1 + misfit)}
-            rows.append(shared | bounds | {"term": term, "milliseconds": time, "share": time / sum(parts.values())})
+            rows.append(shared | bounds | {"term": term, "milliseconds": time, "share": time / whole})
     return tidy("latency", rows, fingerprint(model), 0)

@@ -125,7 +125,7 @@ def calibration_tokens(
     if sequences * length > MOST_TOKENS:
         got = f"{sequences:,} x {length:,}; lower one of them"
         raise InputError(f"expected at most {MOST_TOKENS:,} tokens of calibration text, got {got}")
-    shares, first = sources(source), opening(tokenizer)[: length - 1]
+    shares, first = sources(source), opening(tokenizer)
     ids, room = {}, {}
     for text in shares:
         if _way(text) is None:

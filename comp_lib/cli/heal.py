@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -38,9 +38,11 @@ def heal(model: Pruned, parent: Parent, out_folder: Folder, options: HealOptions
     told = vars(options)
     healing = Healing(**{name: told[name] for name in ("steps", "batch", "rank", "rate", "seed")})
     teaching = Teaching(options.text, options.sequences, options.length)
-    how: dict[str, Any] = {"overwrite": options.overwrite, "device": options.device}
+    overwrite, device = options.overwrite, options.device
     with ProgressBars() as bars:
-        done = heal_folder(model, parent, out_folder, healing, teaching, **how, progress=bars)
+        done = heal_folder(
+            model, parent, out_folder, healing, teaching, overwrite=overwrite, device=device, progress=bars
+        )
     words = f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after"
     out.print(words, soft_wrap=True)
     if done.after >= done.before:

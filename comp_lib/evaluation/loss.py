@@ -84,7 +84,7 @@ def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: i
     """
     if length < 2 or (sequences is not None and sequences < 1):
         raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
-    ids, first = encode(tokenizer, text), opening(tokenizer)[: length - 1]  # (N,), (k,)
+    ids, first = encode(tokenizer, text), opening(tokenizer)  # (N,), (k,)
     count, own = sequences or 1, length - len(first)
     if len(ids) < count * own:
         got = f"got {len(ids)}; take a longer text, or fewer or shorter sequences"

@@ -70,8 +70,15 @@ def heal_folder(
         raise InputError(f"expected {needed / 1e9:.1f} GB of free memory to heal {model}, got {got}")
     check_destination(folder, overwrite, estimated_bytes(shape, outline.dtype), [model, parent])
     teacher, _ = load_model(parent, device=device)
-    size: dict[str, Any] = {"sequences": teaching.sequences, "length": teaching.length, "seed": healing.seed}
-    ids = calibration_tokens(teaching.source, parent_tokenizer, model=teacher, **size, progress=progress)
+    ids = calibration_tokens(
+        teaching.source,
+        parent_tokenizer,
+        model=teacher,
+        sequences=teaching.sequences,
+        length=teaching.length,
+        seed=healing.seed,
+        progress=progress,
+    )
     wanted = answers(teacher, ids, progress)
     small, _ = load_model(model, device=device)
     result = heal(small, ids, teacher, wanted, healing, progress)

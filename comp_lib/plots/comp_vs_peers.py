@@ -86,8 +86,7 @@ def _one_ratio(rows: pd.DataFrame) -> Picture:
     axes.set(ylim=(len(order) - 0.5, -0.5), xlim=(min(0.0, axes.get_xlim()[0]), None))
     low, high = (f"{100 * share:.1f}%" for share in (rows.removed.min(), rows.removed.max()))
     axes.set_title(f"{low if low == high else f'{low} to {high}'} of the decoder's parameters removed")
-    count = rows.seed.nunique()
-    what = f"Dots of the loss increase, a row for each method{f' (means over {count} seeds)' if count > 1 else ''}: "
+    what = f"Dots of the loss increase, a row for each method{_over_seeds(rows)}: "
     return figure.described(what, [said for _, said in sorted(words)])
 
 
@@ -204,8 +203,13 @@ def _finished(figure: Picture, rows: pd.DataFrame, what: str, words: str, items:
             log_y(axes)
     figure.axes[0].set_ylabel(name)
     figure.axes[-1].legend(**BESIDE)
+    return figure.described(f"{what}{_over_seeds(rows)}{words}", items)
+
+
+def _over_seeds(rows: pd.DataFrame) -> str:
+    """What an alt text says of several seeds."""
     count = rows.seed.nunique()
-    return figure.described(f"{what}{f' (means over {count} seeds)' if count > 1 else ''}{words}", items)
+    return f" (means over {count} seeds)" if count > 1 else ""
 
 
 def plot_duels(duels: Sequence[Duel], ours: str = "COMP", theirs: str = "the best peer") -> Picture:
