@@ -31,11 +31,13 @@ from .solve import Inverse, identity, penalty, products_per_block, spd_factor, t
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+PART = 64  # tokens whose squares are there in float64 at once
 
 @dataclass
 class Rows(Sums):
     """`Gram` for fewer tokens than inputs: the weighted tokens themselves."""
 
+    squares: Tensor  # C_ii (n,), float64
     rows: Tensor  # X (T, n), float32
     outputs: Tensor | None = None  # Y* (T, m), float32; None: the target is the layer's own output, X W
 
@@ -44,12 +46,15 @@ class Rows(Sums):
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
-        x, ones = (torch.zeros(size, dtype=torch.float64, device=device) for size in (inputs, inputs + 1))
+        x, squares, ones = (
+            torch.zeros(size, dtype=torch.float64, device=device) for size in (inputs, inputs, inputs + 1)
+        )
         y = None if outputs is None else torch.zeros(0, outputs, device=device)
-        return cls(x, ones, 0, torch.zeros(0, inputs, device=device), y)
+        return cls(x, ones, 0, squares, torch.zeros(0, inputs, device=device), y)
 
     def add(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> None:
         x, one = self._weighted(x, weight)
+        self.squares += sum(part.double().square().sum(0) for part in x.split(PART))
         self.rows = torch.cat([self.rows, x])
         if target is not None and self.outputs is not None:
             self.outputs = torch.cat([self.outputs, target.detach().flatten(0, -2).float() * one[:, None]])
@@ -59,14 +64,14 @@ class Rows(Sums):
     def __add__(self, other: Self) -> Self:
         y = None if self.outputs is None or other.outputs is None else torch.cat([self.outputs, other.outputs])
         sums = self.x + other.x, self.ones + other.ones, self.tokens + other.tokens
-        return type(self)(*sums, torch.cat([self.rows, other.rows]), y)
+        return type(self)(*sums, self.squares + other.squares, torch.cat([self.rows, other.rows]), y)
 
     @property
     def own_target(self) -> bool:
         return self.outputs is None
 
     def diagonal(self) -> Tensor:
-        return self.rows.double().square().sum(0)
+        return self.squares
 
     def matrix(self) -> Tensor:
         return self.rows.double().T @ self.rows.double()
@@ -82,8 +87,9 @@ class Rows(Sums):
         even = _even(self.rows[:, kept], unit)
         factor, _ = spd_factor(between_rows(even, even) + ridge * identity(len(even), unit))
         missing = torch.cholesky_solve(self.gap(weight, kept), factor).to(weight)  # (T, m)
+        moved = (even.to(weight).T @ missing).div_(_root(unit).to(weight)[:, None])  # as large as the weights, (k, m)
         fitted = torch.zeros_like(weight)
-        fitted[kept] = weight[kept] + (even.to(weight).T @ missing) / _root(unit).to(weight)[:, None]
+        fitted[kept] = moved.add_(weight[kept])
         return fitted
 
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
@@ -117,7 +123,9 @@ class DualInverse:
         even = _even(x, penalties)
         factor, _ = spd_factor(between_rows(even, even) + identity(len(x), penalties))
         self.free, self.scaled = 1.0 / penalties, x / penalties  # D^-1 (n,), X D^-1 (T, n)
-        half = torch.linalg.solve_triangular(factor, self.scaled, upper=False).reshape(len(x), -1, block)
+        # L^-1 X D^-1 through its transpose, whose rows lie in the order in which LAPACK reads columns
+        half = torch.linalg.solve_triangular(factor.T, self.scaled.T, upper=True, left=False).T
+        half = half.reshape(len(x), -1, block)
         # diagonal blocks of P (n / block, block, block)
         self.blocks = -products_per_block(half, half)
         self.blocks.diagonal(dim1=1, dim2=2).add_(self.free.reshape(-1, block))

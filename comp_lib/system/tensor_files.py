@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -196,20 +197,23 @@ class Layout:
     def write(self, folder: Path, tensors: Mapping[str, Iterable[Tensor]]) -> list[Range]:
         """Write tensors, which come in pieces of whole rows, to their places, and let them reach the disk.
 
-        Returns what was written where.
+        Returns what was written where. One piece is hashed, on a thread beside, while it is written and the next is cast.
         """
         written: list[Range] = []
         for name, pieces in tensors.items():
             file, start = self.places[name]
             start += len(self.headers[file])
             digest = hashlib.sha256()
-            with (folder / file).open("r+b") as stream:
+            with (folder / file).open("r+b") as stream, ThreadPoolExecutor(1) as beside:
                 stream.seek(start)
+                hashed = beside.submit(digest.update, b"")
                 for piece in pieces:
                     for part in piece.split(rows_in(PIECE, piece.shape, piece.dtype)):
                         block = as_bytes(cast(name, part.cpu(), self.dtype))
-                        digest.update(block)
+                        hashed.result()
+                        hashed = beside.submit(digest.update, block)
                         stream.write(block)
+                hashed.result()
                 length = stream.tell() - start
             if length != self.sizes[name]:
                 raise ValueError(f"expected {self.sizes[name]} bytes of {name}, got {length}")
