@@ -197,7 +197,7 @@ class Layout:
     def write(self, folder: Path, tensors: Mapping[str, Iterable[Tensor]]) -> list[Range]:
         """Write tensors, which come in pieces of whole rows, to their places, and let them reach the disk.
 
-        Returns what was written where. One piece is hashed, on a thread beside, while it is written and the next is cast.
+        Returns what was written where. A thread beside hashes one piece while it is written and the next one is cast.
         """
         written: list[Range] = []
         for name, pieces in tensors.items():
