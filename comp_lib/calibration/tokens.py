@@ -146,8 +146,7 @@ def calibration_tokens(
     tokens = torch.empty(sequences, length, dtype=torch.long)
     for text, values in ids.items():
         if counts[text]:
-            windows = _windows(text, values, counts[text], length - len(first), seed)
-            tokens[places[text]] = torch.cat([first.expand(len(windows), -1), windows], 1)
+            tokens[places[text]] = _windows(text, values, first, counts[text], length, seed)
     own = [(place, way) for text in shares if (way := _way(text)) is not None for place in places[text]]
     if own and model is not None:
         rows, ways = zip(*own, strict=True)
@@ -201,11 +200,13 @@ def _text(source: str | Path, evaluated: str | Path | None) -> str:
     return text
 
 
-def _windows(source: str | Path, ids: Tensor, count: int, length: int, seed: int) -> Tensor:
-    """`count` windows out of the text ids (N,), drawn without replacement."""
-    if len(ids) < count * length:
-        expected = f"at least {count * length} tokens of calibration text ({count} x {length})"
+def _windows(source: str | Path, ids: Tensor, first: Tensor, count: int, length: int, seed: int) -> Tensor:
+    """`count` windows (S, L) out of the text ids (N,), drawn without replacement, `first` (k,) before each."""
+    own = length - len(first)
+    if len(ids) < count * own:
+        expected = f"at least {count * own} tokens of calibration text for {count} x {length}"
         advice = "take a longer text, or fewer or shorter sequences"
         raise InputError(f"expected {expected}, got {len(ids)} from {str(source)!r}; {advice}")
-    windows = ids[: len(ids) // length * length].view(-1, length)  # (N // L, L)
-    return windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))[:count]]
+    windows = ids[: len(ids) // own * own].view(-1, own)
+    drawn = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))[:count]]
+    return torch.cat([first.expand(count, -1), drawn], 1)

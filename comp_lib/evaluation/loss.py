@@ -14,8 +14,8 @@ hide a change: a pruned model may lose what it knew and still guess the next wor
 Every number is a mean over sequences of equal length. Each sequence's own value is kept, for `intervals` of the mean.
 
 Papers report WikiText-2: the test split, its rows joined with two line ends, cut into consecutive windows of 2,048
-tokens (or as many as the model takes), no window seeing the one before: `--text wikitext2 --length 2048`. We put no
-beginning-of-text token in front; papers whose tokenizer adds one have it once, before the first window.
+tokens (or as many as the model takes), no window seeing the one before: `--text wikitext2 --length 2048`. A tokenizer
+that begins each text with a token of its own has it before the first window alone in papers, and before each one here.
 
 Logits are by far the largest tensors here (49,152 columns for SmolLM2), so the head is applied to a few hundred
 positions at a time and the whole (B, L, V) never exists.
@@ -88,7 +88,7 @@ def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: i
     count, own = sequences or 1, length - len(first)
     if len(ids) < count * own:
         got = f"got {len(ids)}; take a longer text, or fewer or shorter sequences"
-        raise InputError(f"expected at least {count * own} tokens of evaluation text ({count} x {own}), {got}")
+        raise InputError(f"expected at least {count * own} tokens of evaluation text for {count} x {length}, {got}")
     windows = ids[: len(ids) // own * own].view(-1, own)[:sequences]
     return torch.cat([first.expand(len(windows), -1), windows], 1)
 

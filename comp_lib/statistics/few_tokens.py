@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PART = 64  # tokens whose squares are there in float64 at once
 
+
 @dataclass
 class Rows(Sums):
     """`Gram` for fewer tokens than inputs: the weighted tokens themselves."""

@@ -363,7 +363,7 @@ def test_a_cell_survives_the_journey_to_its_worker(grid):
         (["--sequences", "8,2.5"], ["--sequences", "2.5"]),
         (["--sequences", ""], ["sequences", "empty list"]),
         (["--sequences", "3,0"], ["at least 1 sequence", "0 x 24"]),
-        (["--sequences", "3,100000"], ["tokens of calibration text", "100000 x 23"]),
+        (["--sequences", "3,100000"], ["tokens of calibration text", "100000 x 24"]),
         (["--seeds", "0"], ["--seeds", "got 0"]),
         (["--windows", "1"], ["--windows", "got 1"]),
         (["--window", "4096"], ["128", "4096"]),

@@ -215,7 +215,7 @@ def test_windows_are_consecutive_from_the_start(tokenizer):
     ("length", "sequences", "words"),
     [
         (64, None, "at least 63 tokens"),
-        (4, 100, r"at least 300 tokens.*\(100 x 3\)"),
+        (4, 100, r"at least 300 tokens.* for 100 x 4"),
         (1, None, "at least 2 tokens, got None x 1"),
         (8, 0, "got 0 x 8"),
     ],
