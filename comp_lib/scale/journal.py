@@ -20,7 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,11 +137,18 @@ class Journal:
             if HELD_STAYS:
                 self._tidy()
 
+    def states(self) -> set[str]:
+        """Names of the files with hidden states."""
+        return {path.name for path in self.folder.iterdir() if STATES.fullmatch(path.name)}
+
     def keep_only(self, names: Collection[str]) -> None:
         """Throw away the hidden states that are not among `names`."""
-        for path in self.folder.iterdir():
-            if STATES.fullmatch(path.name) and path.name not in names:
-                path.unlink()
+        self.throw_away(self.states().difference(names))
+
+    def throw_away(self, names: Iterable[str]) -> None:
+        """These hidden states."""
+        for name in names:
+            (self.folder / name).unlink()
 
     def look(self) -> int:
         """Read the records that are there, and say how many bytes they take. Raises InputError for a damaged line."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ from ..surgery import add_biases, check_biases, keep_layers, shrink, update_conf
 from ..system import hashes
 from ..system.atomic import bytes_in, fsync, resolved
 from ..system.clock import listening, phase
-from ..system.tensor_files import Layout, TensorFiles
+from ..system.tensor_files import Layout, Range, TensorFiles, reach_disk
 from .journal import Journal, partial_folder
 from .limit import Machine, least_seconds
 from .machines import Machines, Room
@@ -174,8 +175,9 @@ def _earlier(out: Path) -> Journal:
 def check_out(out: Path, model: Streamed, saving: Saving, tokens: int, two_streams: bool) -> None:
     """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
     if not _earlier(out).published:
-        # each stream before a layer, in its middle and behind it, and what a run that is taken up again begins with
-        states = (3 * (1 + two_streams) + 1) * tokens * model.shape.hidden * model.dtype.itemsize
+        # each stream before a layer, in its middle and behind it, the last two of the next layer beside them, and what
+        # a run that is taken up again begins with
+        states = (5 * (1 + two_streams) + 1) * tokens * model.shape.hidden * model.dtype.itemsize
         left = bytes_in(partial_folder(resolved(out)), stored=True)
         needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states - left
         check_destination(out, saving.overwrite, max(0, needed), [saving.name, *model.files.files])
@@ -278,7 +280,9 @@ class _Run:
                 headers = layout.create(journal.model)
                 for path in (*journal.model.glob("*.json"), journal.model):  # what the record says is there stays
                     fsync(path)
-                journal.add("created", ranges=[*headers, *layout.write(journal.model, beside)])
+                written = layout.write(journal.model, beside)
+                reach_disk(journal.model, written)
+                journal.add("created", ranges=[*headers, *written])
         if len(journal.all("layer")) < model.shape.layers:
             walk = partial(self._walk, plan, layout)
             if machines is None:
@@ -306,31 +310,44 @@ class _Run:
             size, dtype, names = tuple(pruner.hidden.shape), pruner.hidden.dtype, records[-1]["states"]
             states = {name: States(journal.folder / file, size, dtype) for name, file in names.items()}
             pruner.resume(records[-1]["made"], states.pop("hidden"), states.pop("dense", None))
-        for index in range(len(records), model.shape.layers):
-            self._layer(pruner, plan, layout, index)
-            yield index
+        with ThreadPoolExecutor(1) as beside:  # waits for the disk while the next layer is computed
+            told: Future[Any] = beside.submit(int)  # nothing yet
+            for index in range(len(records), model.shape.layers):
+                done, layer = self._layer(pruner, plan, layout, index)
+                with phase("write"):
+                    told.result()
+                stale = journal.states().difference(layer["states"].values())
+                told = beside.submit(self._tell, layer, stale)
+                self.progress("pruning", index + 1, model.shape.layers, None if done is None else done.report)
+                yield index
+            with phase("write"):
+                told.result()
 
-    def _layer(self, pruner: LayerPruner, plan: Plan, layout: Layout, index: int) -> None:
-        """One layer: read, pruned, written, and told to the journal with the hidden states behind it."""
+    def _layer(
+        self, pruner: LayerPruner, plan: Plan, layout: Layout, index: int
+    ) -> tuple[PrunedLayer | None, dict[str, Any]]:
+        """One layer: read, pruned, written; and what the journal is to know of it once it is on the disk."""
         layer = family_of(self.model).layers(self.model)[index].to(pruner.device)
-        done, ranges = pruner.prune_layer(index, layer), []
+        done, ranges = pruner.prune_layer(index, layer), list[Range]()
         if done is not None:
             prefix = f"model.layers.{plan.layers.index(index)}."
             tensors = {prefix + name: (tensor,) for name, tensor in layer.state_dict().items()}
             with phase("write"):
                 ranges = layout.write(self.journal.model, tensors)
-        del layer  # before the next one is read
         streams = {"hidden": pruner.hidden, "dense": pruner.dense}
         names = {name: states.path.name for name, states in streams.items() if isinstance(states, States)}
-        files = {}
-        with phase("write"):
-            for name in sorted({*names.values()}):
-                fsync(self.journal.folder / name)
-                files[name] = hashes.of_file(self.journal.folder / name)
-        kept, report = (None, None) if done is None else (asdict(done), done.report)
-        self.journal.add("layer", done=kept, ranges=ranges, states=names, files=files, made=pruner.progress_made())
-        self.journal.keep_only(files)
-        self.progress("pruning", index + 1, self.model.shape.layers, report)
+        kept, made = None if done is None else asdict(done), pruner.progress_made()
+        return done, {"done": kept, "ranges": ranges, "states": names, "made": made}
+
+    def _tell(self, layer: dict[str, Any], stale: Collection[str]) -> None:
+        """Let a layer and the hidden states behind it reach the disk, and the journal know; then throw away others."""
+        journal, files = self.journal, {}
+        reach_disk(journal.model, layer["ranges"])
+        for name in sorted({*layer["states"].values()}):
+            fsync(journal.folder / name)
+            files[name] = hashes.of_file(journal.folder / name)
+        journal.add("layer", **layer, files=files)
+        journal.throw_away(stale)
 
     def least(self, plan: Plan) -> dict[str, float]:
         """Seconds that each phase takes at least on this machine, its products on the device of the settings."""

@@ -195,7 +195,7 @@ class Layout:
         return [(file, 0, len(header), hashes.of_bytes(header)) for file, header in self.headers.items()]
 
     def write(self, folder: Path, tensors: Mapping[str, Iterable[Tensor]]) -> list[Range]:
-        """Write tensors, which come in pieces of whole rows, to their places, and let them reach the disk.
+        """Write tensors, which come in pieces of whole rows, to their places; see `reach_disk`.
 
         Returns what was written where. A thread beside hashes one piece while it is written and the next one is cast.
         """
@@ -218,6 +218,10 @@ class Layout:
             if length != self.sizes[name]:
                 raise ValueError(f"expected {self.sizes[name]} bytes of {name}, got {length}")
             written.append((file, start, length, digest.hexdigest()))
-        for file in {file for file, *_ in written}:  # once for all: waiting for the disk takes longer than writing
-            fsync(folder / file)
         return written
+
+
+def reach_disk(folder: Path, written: Iterable[Range]) -> None:
+    """Wait until what was written in files of `folder` is on the disk, which may take longer than writing it."""
+    for file in sorted({file for file, *_ in written}):
+        fsync(folder / file)

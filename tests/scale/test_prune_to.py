@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from dataclasses import replace
@@ -31,6 +33,7 @@ from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
+from comp_lib.prune_layer import LayerPruner
 from comp_lib.report import no_progress
 from comp_lib.scale import journal as journal_module
 from comp_lib.scale import model_on_disk
@@ -392,6 +395,52 @@ def test_a_full_disk_is_said_and_the_same_call_goes_on(limit, tmp_path, tokenize
     assert not (tmp_path / "small").exists()
     prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
     prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
+
+
+def beside(monkeypatch, work):
+    """`work` takes the place of waiting for the disk on the thread beside, and gets how often that was done before."""
+    real, calls = prune_to_module.reach_disk, itertools.count()
+
+    def reach_disk(folder, written):
+        if threading.current_thread() is not threading.main_thread():
+            work(next(calls))
+        real(folder, written)
+
+    monkeypatch.setattr(prune_to_module, "reach_disk", reach_disk)
+
+
+def test_the_disk_is_waited_for_while_the_next_layer_is_computed(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    computing, waited, real = threading.Event(), [], LayerPruner.prune_layer
+
+    def prune_layer(self, index, layer):
+        if index == 1:
+            computing.set()
+        return real(self, index, layer)
+
+    monkeypatch.setattr(LayerPruner, "prune_layer", prune_layer)
+    beside(monkeypatch, lambda call: waited.append(computing.wait(60)))
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), replace(SETTINGS, layers=0))
+    assert waited == [True, True, True]
+
+
+def test_a_layer_that_does_not_reach_the_disk_is_in_no_journal(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    settings = replace(SETTINGS, layers=0)
+
+    def fails(call):
+        if call == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        beside(patch, fails)
+        with pytest.raises(InputError, match="Input/output error.*the same command goes on"):
+            prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), settings)
+    lines = (partial_folder(tmp_path / "small") / "journal.jsonl").read_text("utf-8").splitlines()
+    assert sum(json.loads(line)["what"] == "layer" for line in lines) == 1
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), settings)
+    prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), settings)
     assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
 
 
