@@ -349,8 +349,9 @@ class LayerPruner:
 
 def _relative_error(dense: Dense, retuned: Retuned) -> float:
     """||X W - X V||^2 / ||X W||^2, with the bias where there is one."""
-    gap = dense.weight if retuned.weight is None else dense.weight - retuned.weight
-    own, error = dense.sums.energy(dense.weight), dense.sums.energy(gap)
+    if retuned.weight is None:
+        return 1.0
+    own, error = dense.sums.energies(dense.weight, retuned.weight)
     if retuned.bias is not None:
-        error += dense.sums.bias_energy(gap, retuned.bias)
+        error += dense.sums.bias_energy(dense.weight - retuned.weight, retuned.bias)
     return error / own if own > 0.0 else 0.0

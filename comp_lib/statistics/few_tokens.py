@@ -80,6 +80,10 @@ class Rows(Sums):
     def energy(self, gap: Tensor) -> float:
         return float((self.rows @ gap.float()).double().square().sum())
 
+    def energies(self, weight: Tensor, other: Tensor) -> tuple[float, float]:
+        own, theirs = self.rows @ weight.float(), self.rows @ other.float()  # W - V would be as large as the weights
+        return float(own.double().square().sum()), float((own - theirs).double().square().sum())
+
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
         return DualInverse(self.rows, penalty(self.diagonal(), ridge), block)
 

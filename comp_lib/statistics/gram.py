@@ -71,6 +71,10 @@ class Sums(ABC):
     def energy(self, gap: Tensor) -> float:
         """||X G||^2 = tr(G^T C G) for G (n, m)."""
 
+    def energies(self, weight: Tensor, other: Tensor) -> tuple[float, float]:
+        """||X W||^2 and ||X W - X V||^2 for W and V (n, m)."""
+        return self.energy(weight), self.energy(weight - other)
+
     @abstractmethod
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
         """P = (C + lambda diag(C))^-1, for `matrix_condition.sweep`."""

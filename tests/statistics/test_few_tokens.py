@@ -60,6 +60,8 @@ def test_fit_energy_and_statistics_are_the_same(outside):
     fitted = rows.refit(w, kept, 0.2)
     torch.testing.assert_close(fitted, expected, rtol=1e-4, atol=1e-5)
     assert rows.energy(w - fitted) == pytest.approx(full.energy(w - fitted), rel=1e-4)
+    for sums in (full, rows):
+        assert sums.energies(w, fitted) == pytest.approx((full.energy(w), full.energy(w - fitted)), rel=1e-4)
     torch.testing.assert_close(rows.mean, full.mean)
     torch.testing.assert_close(rows.diagonal(), full.diagonal(), rtol=1e-5, atol=0)
     torch.testing.assert_close(rows.matrix(), full.matrix(), rtol=1e-4, atol=1e-5)
