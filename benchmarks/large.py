@@ -154,8 +154,8 @@ def matrices(run: Run) -> bool:
 
 
 def disk_bytes(run: Run) -> float:
-    """The parent, the new model, and four files of hidden states, for which `prune_to` asks for room."""
-    states = 4.0 * run.tokens * run.shape.hidden * run.state
+    """The parent, the new model, and six files of hidden states, for which `prune_to` asks for room."""
+    states = 6.0 * run.tokens * run.shape.hidden * run.state
     return run.stored + run.saved * run.shape.total * (1 - run.plan.removed) + states
 
 

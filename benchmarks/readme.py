@@ -101,12 +101,6 @@ def kinds(model: str) -> str:
     peer = min((name for name in means if name[0] != "comp"), key=means.__getitem__)
     ours = ", ".join(f"{means[name] / means[peer]:.2f} ({name[1]})" for name in means if name[0] == "comp")
     lines.append(f"\nOf the increase of the best peer, {peer[0]}, COMP's mean is {ours}.")
-    if model == SECOND:
-        lines[-1] += (
-            ' Its rows without the target\n"dense" were measured before an output counted by its gain (RESULTS). '
-            f"**All rows of {SECOND}, here and below, were\nmeasured on windows without the token that begins its "
-            "texts** (RESULTS)."
-        )
     return "\n".join(lines)
 
 
@@ -336,8 +330,7 @@ def short() -> str:
         f"{_with_more_text()}; of {SECOND} measured widths exist in memory only and cannot be\nsaved "
         "([families](docs/families.md)). Intervals are in [RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on "
         "WikiText these of COMP and a peer overlap: "
-        f"{'; '.join(_alike(_presets(first)) + _alike(_presets(second)))}. "
-        f"{SECOND}'s windows lacked the token that begins its texts: to be measured anew.",
+        f"{'; '.join(_alike(_presets(first)) + _alike(_presets(second)))}.",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",

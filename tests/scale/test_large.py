@@ -37,7 +37,7 @@ def test_sizes_by_hand(large):
     assert large.sums_bytes(run) == 8 * 53248**2 and large.matrices(run)
     assert not large.matrices(large.run_of(large.MODELS[1], "a short text"))
     after = run.shape.total - run.plan.removed * run.shape.total
-    assert large.disk_bytes(run) == pytest.approx(2 * run.shape.total + 2 * after + 4 * 65536 * 16384 * 4)
+    assert large.disk_bytes(run) == pytest.approx(2 * run.shape.total + 2 * after + 6 * 65536 * 16384 * 4)
 
 
 def test_more_machines_divide_what_workers_do_and_nothing_else(large, monkeypatch):
