@@ -106,7 +106,8 @@ def zero_shot(
 ) -> list[Score]:
     """Scores of `model` in these tasks, a group before its members; `limit`: only the first items of each.
 
-    Raises InputError: a task whose items cannot be fetched or that a group has as well, or no lm-eval.
+    Raises InputError, before a model answers: a task whose items cannot be fetched, that a group has as well, or whose
+    measure is not acc; or no lm-eval.
     """
     manager = _manager(tasks)
     from lm_eval import simple_evaluate
@@ -118,7 +119,8 @@ def zero_shot(
         logger.setLevel(logging.ERROR)  # it gives advice about ways of calling it that are not ours
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
         try:
-            results = simple_evaluate(harness, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=True)
+            built = _built(manager, tasks)
+            results = simple_evaluate(harness, tasks=built, task_manager=manager, limit=limit, log_samples=True)
         except OSError as error:
             got = f"{type(error).__name__}: {error}; go online once, or choose offline"
             raise InputError(f"expected to fetch the tasks {', '.join(tasks)} from the Hub, got {got}") from error
@@ -130,6 +132,19 @@ def zero_shot(
     return [_score(name, results) for task in tasks for name in _with_members(task, results["group_subtasks"])]
 
 
+def _built(manager: Any, names: tuple[str, ...]) -> list[Any]:
+    """lm-eval's tasks and groups of these names. Raises InputError for one whose measure is not acc."""
+    loaded = manager.load(list(names))
+    measures = {name: set(task.aggregation()) for name, task in loaded["tasks"].items()}
+    for name, group in loaded["groups"].items():
+        measures[name] = {each.metric for each in group.aggregate_metric_list or ()}
+    for name, found in measures.items():
+        if "acc" not in found:
+            got = f"{name!r}, which is measured by {', '.join(sorted(found)) or 'nothing'}; choose multiple choice"
+            raise InputError(f"expected tasks whose measure is acc, got {got}")
+    return [loaded["groups"].get(name, loaded["tasks"].get(name)) for name in names]
+
+
 def _with_members(name: str, groups: dict[str, list[str]]) -> Iterator[str]:
     yield name
     for member in groups.get(name, []):
@@ -139,8 +154,6 @@ def _with_members(name: str, groups: dict[str, list[str]]) -> Iterator[str]:
 def _score(name: str, results: dict[str, Any]) -> Score:
     values = {key.removesuffix(",none"): value for key, value in results["results"][name].items()}
     numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}  # "N/A" is none
-    if "acc" not in numbers:
-        raise InputError(f"expected tasks whose measure is acc, got {name!r}; choose multiple choice")
     leaves = [task for task in _with_members(name, results["group_subtasks"]) if task in results["n-samples"]]
     items = sum(results["n-samples"][leaf]["effective"] for leaf in leaves)
     accuracy = (numbers["acc"], numbers.get("acc_stderr"), numbers.get("acc_norm"), numbers.get("acc_norm_stderr"))

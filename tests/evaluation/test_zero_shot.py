@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import re
+import shutil
 import sys
 from collections import Counter, defaultdict
 from statistics import fmean
@@ -255,6 +256,31 @@ def test_a_tag_and_a_task_that_a_group_has_as_well_are_refused(tiny_llama, token
     twice = task_names("comp_grammar,comp_grammar_polarity")
     with pytest.raises(InputError, match="each task once.*leave out"):
         zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, twice, limit=2)
+
+
+def test_what_is_not_measured_by_acc_is_refused_before_a_model_answers(tiny_llama, tokenizer, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval")
+    for name in ("reader.py", "cloze.yaml", "cloze.jsonl"):
+        shutil.copy(TASKS / name, tmp_path / name)
+    free = (TASKS / "cloze.yaml").read_text("utf-8").split("metric_list:")[0]
+    free = (
+        free.replace("comp_cloze", "free")
+        .replace("multiple_choice", "generate_until")
+        .replace("doc_to_choice: choices\n", "")
+    )
+    (tmp_path / "free.yaml").write_text(
+        f"{free}metric_list:\n  - {{metric: exact_match, aggregation: mean}}\n", "utf-8"
+    )
+    (tmp_path / "loose.yaml").write_text("group: loose\ntask: [comp_cloze]\n", "utf-8")
+    monkeypatch.setattr(module, "task_folder", lambda: tmp_path)
+    model = tiny_llama()
+    model.forward = None  # whoever asks it gets a traceback
+    for names, words in (
+        ("comp_cloze,free", "'free', which is measured by exact_match"),
+        ("loose", "'loose'.*by nothing"),
+    ):
+        with pytest.raises(InputError, match=f"expected tasks whose measure is acc, got {words}"):
+            zero_shot(model, tokenizer, task_names(names))
 
 
 @pytest.mark.parametrize(
