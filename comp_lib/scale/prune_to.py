@@ -310,18 +310,23 @@ class _Run:
             size, dtype, names = tuple(pruner.hidden.shape), pruner.hidden.dtype, records[-1]["states"]
             states = {name: States(journal.folder / file, size, dtype) for name, file in names.items()}
             pruner.resume(records[-1]["made"], states.pop("hidden"), states.pop("dense", None))
+        last: tuple[Future[None], PrunedLayer | None] | None = None
         with ThreadPoolExecutor(1) as beside:  # waits for the disk while the next layer is computed
-            told: Future[Any] = beside.submit(int)  # nothing yet
             for index in range(len(records), model.shape.layers):
                 done, layer = self._layer(pruner, plan, layout, index)
-                with phase("write"):
-                    told.result()
+                self._finished(index - 1, last)
                 stale = journal.states().difference(layer["states"].values())
-                told = beside.submit(self._tell, layer, stale)
-                self.progress("pruning", index + 1, model.shape.layers, None if done is None else done.report)
+                last = beside.submit(self._tell, layer, stale), done
                 yield index
+            self._finished(model.shape.layers - 1, last)
+
+    def _finished(self, index: int, last: tuple[Future[None], PrunedLayer | None] | None) -> None:
+        """Wait until the journal knows of layer `index`, and only then say that it is finished."""
+        if last is not None:
+            told, done = last
             with phase("write"):
                 told.result()
+            self.progress("pruning", index + 1, self.model.shape.layers, None if done is None else done.report)
 
     def _layer(
         self, pruner: LayerPruner, plan: Plan, layout: Layout, index: int
