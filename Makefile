@@ -6,13 +6,13 @@
 #   PYTEST_ARGS  more options for the unit tests                         make check PYTEST_ARGS="-k plan"
 #   MUTATE_ARGS  more options for the mutation test                      make mutate MUTATE_ARGS="--only gram --trust"
 #   MINUTES      of soaking                                              make soak MINUTES=60
-#   WORKERS      processes for the unit tests, 2 GB of memory each       make test WORKERS=4 (one more than cores: tests wait)
+#   WORKERS      processes for the unit tests, each on one core          make test WORKERS=4 (2 GB of memory each)
 
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 MUTATE_ARGS ?=
-WORKERS ?= 3
+WORKERS ?= 2
 MINUTES ?= 10
 
 VENV_PYTHON := .venv/bin/python
