@@ -267,7 +267,7 @@ def ratios(rows: list[dict], text: str, kind: str) -> str:
     least: dict[str, float] = {}
     for row in rows:
         name = row["settings"]["method"]
-        if name == "comp" and widths(row["settings"]) == "uniform":
+        if name == "comp" and row["settings"]["widths"] == "uniform":
             name = "one width"
         increase = row["increases"][text]
         least[name] = min(increase, least.get(name, increase))
