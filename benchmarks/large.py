@@ -24,6 +24,7 @@ from comp_lib.models.skeleton import skeleton
 from comp_lib.prune_layer import form_of_sums
 from comp_lib.scale.limit import Machine, Run, Work, least_seconds
 from comp_lib.scale.memory import added_bytes, probable_plan
+from comp_lib.scale.prune_to import state_files
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
@@ -154,8 +155,8 @@ def matrices(run: Run) -> bool:
 
 
 def disk_bytes(run: Run) -> float:
-    """The parent, the new model, and six files of hidden states, for which `prune_to` asks for room."""
-    states = 6.0 * run.tokens * run.shape.hidden * run.state
+    """The parent, the new model, and the files of hidden states for which `prune_to` asks for room."""
+    states = float(state_files(SETTINGS.two_streams)) * run.tokens * run.shape.hidden * run.state
     return run.stored + run.saved * run.shape.total * (1 - run.plan.removed) + states
 
 

@@ -335,7 +335,7 @@ def short() -> str:
         f"{_with_more_text()}; of {SECOND} measured widths exist in memory only and cannot be\nsaved "
         "([families](docs/families.md)). Intervals are in [RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on "
         "WikiText these of COMP and a peer overlap: "
-        f"{'; '.join(_alike(_presets(first)) + _alike(_presets(second)))}.{_with_default_text()}",
+        f"{'; '.join(_alike(_presets(first)) + _alike(_presets(second)))}.{_second_with_more_text()}",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
@@ -355,15 +355,15 @@ def _with_more_text() -> str:
     return f" (with its own {rows[0]['sequences']} sequences `best` has {_two_losses(rows)})" if rows else ""
 
 
-def _with_default_text() -> str:
-    """What the second model loses with as much text as is the default, where that was measured, in words."""
+def _second_with_more_text() -> str:
+    """What the second model loses with more text than most of its rows saw, where that was measured, in words."""
     found = more_text(SECOND)
     ours, theirs = found.get(("comp", "uniform, dense target")), found.get(("llm-pruner", "its own"))
     if not ours or not theirs:
         return ""
     return (
-        f" {SECOND}'s rows saw half of the default text; with {ours[0]['sequences']} sequences one width has "
-        f"{_two_losses(ours)}, llm-pruner {_two_losses(theirs)}."
+        f" {SECOND}'s rows saw {usual_rows(SECOND)[0]['sequences']} sequences; with {ours[0]['sequences']} one width "
+        f"has {_two_losses(ours)}, llm-pruner {_two_losses(theirs)}."
     )
 
 

@@ -172,12 +172,19 @@ def _earlier(out: Path) -> Journal:
     return journal
 
 
+def state_files(two_streams: bool) -> int:
+    """The most files of hidden states that are there at once.
+
+    Each stream before a layer, in its middle and behind it, the last two of the next layer beside them, and what a run
+    that is taken up again begins with.
+    """
+    return 5 * (1 + two_streams) + 1
+
+
 def check_out(out: Path, model: Streamed, saving: Saving, tokens: int, two_streams: bool) -> None:
     """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
     if not _earlier(out).published:
-        # each stream before a layer, in its middle and behind it, the last two of the next layer beside them, and what
-        # a run that is taken up again begins with
-        states = (5 * (1 + two_streams) + 1) * tokens * model.shape.hidden * model.dtype.itemsize
+        states = state_files(two_streams) * tokens * model.shape.hidden * model.dtype.itemsize
         left = bytes_in(partial_folder(resolved(out)), stored=True)
         needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states - left
         check_destination(out, saving.overwrite, max(0, needed), [saving.name, *model.files.files])

@@ -200,24 +200,25 @@ class Layout:
         Returns what was written where. A thread beside hashes one piece while it is written and the next one is cast.
         """
         written: list[Range] = []
-        for name, pieces in tensors.items():
-            file, start = self.places[name]
-            start += len(self.headers[file])
-            digest = hashlib.sha256()
-            with (folder / file).open("r+b") as stream, ThreadPoolExecutor(1) as beside:
-                stream.seek(start)
-                hashed = beside.submit(digest.update, b"")
-                for piece in pieces:
-                    for part in piece.split(rows_in(PIECE, piece.shape, piece.dtype)):
-                        block = as_bytes(cast(name, part.cpu(), self.dtype))
-                        hashed.result()
-                        hashed = beside.submit(digest.update, block)
-                        stream.write(block)
-                hashed.result()
-                length = stream.tell() - start
-            if length != self.sizes[name]:
-                raise ValueError(f"expected {self.sizes[name]} bytes of {name}, got {length}")
-            written.append((file, start, length, digest.hexdigest()))
+        with ThreadPoolExecutor(1) as beside:
+            for name, pieces in tensors.items():
+                file, start = self.places[name]
+                start += len(self.headers[file])
+                digest = hashlib.sha256()
+                with (folder / file).open("r+b") as stream:
+                    stream.seek(start)
+                    hashed = beside.submit(digest.update, b"")
+                    for piece in pieces:
+                        for part in piece.split(rows_in(PIECE, piece.shape, piece.dtype)):
+                            block = as_bytes(cast(name, part.cpu(), self.dtype))
+                            hashed.result()
+                            hashed = beside.submit(digest.update, block)
+                            stream.write(block)
+                    hashed.result()
+                    length = stream.tell() - start
+                if length != self.sizes[name]:
+                    raise ValueError(f"expected {self.sizes[name]} bytes of {name}, got {length}")
+                written.append((file, start, length, digest.hexdigest()))
         return written
 
 
