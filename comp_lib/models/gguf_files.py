@@ -32,7 +32,7 @@ from ..system.atomic import check_room, staged, tidy
 from ..system.machine import cache_folder
 from ..system.tensor_files import PIECE, finite, rows_in
 from .gguf_header import check_header
-from .reading import check_finite, quiet, read_config, read_tokenizer, read_weights
+from .reading import quiet, read_config, read_tokenizer, read_weights
 
 # About one decoder layer of SmolLM2. Each file is a memory map of its own, and the system takes back the memory of a
 # map only when no tensor of it is left: one large file would keep the whole dense model in memory until the end of a
@@ -162,7 +162,8 @@ def _convert(path: Path, folder: Path) -> None:
     path, config, tokenizer = open_gguf_model(path)
     # reading the file's header takes seconds: not again for the config
     model = read_weights(str(path.parent), torch.float32, config=config, gguf_file=path.name)
-    check_finite(model)
+    for name, parameter in model.named_parameters():
+        finite(name, parameter.detach())
     needed = sum(parameter.nbytes for parameter in model.parameters())
     hint = f"free some in {cache_folder()}, or set COMP_LIB_CACHE"
     check_room(folder.parent, needed, f"the converted {path.name}", hint)

@@ -25,6 +25,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..errors import InputError, nearest
 from ..families.protocol import Model
 from ..system.machine import available_device, free_memory
+from ..system.tensor_files import TensorFiles
 from ..system.untrusted import short
 from . import per_layer_llama  # noqa: F401  registers comp_llama with the Auto classes
 from .door import check_folder, check_tied
@@ -57,7 +58,7 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
     target = available_device(device)
     folder, config, tokenizer = open_model(name)
     model = read_weights(str(folder), DTYPES[dtype], config)
-    check_finite(model, folder)
+    check_finite(TensorFiles(folder), DTYPES[dtype])  # not of the model: what it maps is in memory once it is used
     model.generation_config = read_generation(str(folder), config)
     # by the name that the user knows, not the cache folder
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from ..errors import InputError, refusing
 from ..families import check_config
 from ..families.protocol import Model
-from ..system.tensor_files import finite
+from ..system.tensor_files import TensorFiles
 from ..system.untrusted import read_object, short
 from .door import HEAD, check_generation, check_sizes, honoured
 from .skeleton import ATTENTION, skeleton
@@ -131,10 +131,12 @@ def check_shapes(outline: Model, there: Mapping[str, tuple[int, ...]], place: st
     check_names(problems, place)
 
 
-def check_finite(model: Model, place: str | Path = "") -> None:
-    """Raises InputError that names the first parameter with a NaN or an infinity in it."""
-    for name, tensor in model.named_parameters():
-        finite(name, tensor.detach(), place)
+def check_finite(files: TensorFiles, dtype: torch.dtype) -> None:
+    """Raises InputError that names the first weight in which, as `dtype`, there is a NaN or an infinity."""
+    for name in files.shapes:
+        if not name.endswith(IGNORED):
+            for _ in files.pieces(name, dtype):  # each is looked at when it is read
+                pass
 
 
 @contextmanager

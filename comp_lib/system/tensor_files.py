@@ -94,12 +94,12 @@ class TensorFiles:
         return finite(name, rows)
 
     def pieces(self, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The tensor in pieces of whole rows."""
+        """The tensor in pieces of whole rows. Raises InputError for a NaN or an infinity in one."""
         step = rows_in(PIECE, self.shapes[name], dtype)
         for start in range(0, self.shapes[name][0], step):
             with _opened(self.where[name]) as file:
                 piece = file.get_slice(name)[start : start + step].to(dtype, copy=True)
-            yield finite(name, piece)
+            yield finite(name, piece, self.folder)
 
     def fingerprint(self) -> str:
         """A short name for the content of the folder: weights, config and tokenizer, all of each."""

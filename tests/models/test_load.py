@@ -38,6 +38,7 @@ from comp_lib.models.per_layer_llama import CompLlamaConfig, CompLlamaForCausalL
 from comp_lib.models.reading import check_finite
 from comp_lib.models.skeleton import skeleton
 from comp_lib.system.machine import available_device, cache_folder
+from comp_lib.system.tensor_files import TensorFiles
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA = {
@@ -323,9 +324,9 @@ def test_weights_that_are_not_finite_are_named(folder, value, dtype):
     refused(path, "finite", name, dtype=dtype)
 
 
-def test_check_finite_takes_what_is_finite(tiny_llama):
+def test_check_finite_takes_what_is_finite(folder):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        check_finite(tiny_llama().to(dtype))
+        check_finite(TensorFiles(folder()), dtype)
 
 
 def widen(weights):
