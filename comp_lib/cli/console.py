@@ -50,6 +50,16 @@ def ends_tidily() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def goes_on() -> Iterator[None]:
+    """Around work that keeps what is finished: Ctrl-C says so, with exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        err.print("comp-lib: stopped; what is finished stays, and the same command goes on from there", soft_wrap=True)
+        raise Exit(130) from stop
+
+
 class ProgressBars(Bars):
     """A `Progress` that draws a bar for each kind of work on stderr, and says how the layers fare."""
 

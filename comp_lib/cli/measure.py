@@ -19,7 +19,7 @@ from typer import Argument, Exit, Option, echo
 from ..errors import InputError
 from ..system.atomic import write_atomically
 from ..system.outputs import check_output, our_json
-from .console import ProgressBars, check_length, check_picture, ends_tidily, err, listed, out, show, table
+from .console import ProgressBars, check_length, check_picture, ends_tidily, err, goes_on, listed, out, show, table
 from .options import Aim, Calibration, Device, Dtype, Json, Length, Model, Multiple, Overwrite, Widths, command
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def compare(model: Model, folder: Folder, options: CompareOptions) -> None:
     grid = Grid(model, ratios, methods, sequences=sequences, settings=settings, **told)
     check_summary(folder, options.overwrite)
     engine = choose(options.workers, options.scheduler, lambda link: err.print(f"dashboard: {link}", soft_wrap=True))
-    with ProgressBars() as bars:
+    with goes_on(), ProgressBars() as bars:
         rows = run(grid, folder, bars, engine)
     written = write_summary(rows, folder)
     echo(markdown(rows))

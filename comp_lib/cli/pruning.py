@@ -40,7 +40,7 @@ from ..shape import Shape, span
 from ..system.clock import PHASES
 from ..system.machine import free_memory, resident_bytes
 from ..system.tensor_files import cast
-from .console import ProgressBars, check_length, err, table
+from .console import ProgressBars, check_length, err, goes_on, table
 from .options import PruneOptions
 
 EVALUATED = 12  # windows of text measured before and after
@@ -187,7 +187,8 @@ class PruneRun:
             ids = calibration_tokens(self.source, tokenizer, model=writer, **text)
             del writer
             means = Means(self.machines, self.memory, bars)
-            return prune_to(self.folder, model, tokenizer, ids, self.settings, saving=self.saving, means=means)
+            with goes_on():
+                return prune_to(self.folder, model, tokenizer, ids, self.settings, saving=self.saving, means=means)
 
     def _in_memory(self, ids: Tensor, progress: Progress) -> Written:
         model, settings, card, saving = self.model, self.settings, self.card, self.saving

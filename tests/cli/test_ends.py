@@ -1,4 +1,4 @@
-"""A talk that is interrupted leaves no model in the temporary folder, whoever ends it and whatever it was doing."""
+"""Ends of commands: a talk that is interrupted leaves no model behind, a run says that it goes on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from command import FEW, run
 
+from comp_lib.cli.console import ProgressBars
 from comp_lib.on_device import llama_cpp
 
 # The command itself; what it calls is a stand-in that is slow at one stage, and says when it is there.
@@ -92,3 +94,31 @@ def test_a_full_disk_behind_the_output_is_one_line(words):
             [sys.executable, "-m", "comp_lib", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert ended.returncode == 2 and "No space left" in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+GRID = "--methods magnitude --ratios 0.2 --seeds 1 --sequences 8 --length 24 --multiple 4 --windows 2 --window 32"
+
+
+@pytest.mark.parametrize("words", [["prune", *FEW], ["compare", *GRID.split()]], ids=lambda words: words[0])
+def test_ctrl_c_in_a_run_that_goes_on_says_so(words, parent, tmp_path, monkeypatch):
+    told = ProgressBars.__call__
+    first, *options = words
+
+    def press(bars, what, done, total, report=None):
+        told(bars, what, done, total, report)
+        if (what, done) in (("pruning", 1), ("cells", 0)):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressBars, "__call__", press)
+        stopped = run(first, parent, "--out", tmp_path / "out", *options)
+    assert stopped.exit_code == 130
+    assert "what is finished stays, and the same command goes on" in stopped.stderr
+    if first == "prune":  # how `compare` goes on: test_grid.py
+        for out in (tmp_path / "out", tmp_path / "calm" / "out"):
+            assert run(first, parent, "--out", out, *options).exit_code == 0
+        assert content(tmp_path / "out") == content(tmp_path / "calm" / "out")
