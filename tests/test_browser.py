@@ -49,9 +49,11 @@ IMAGES = """() => [...document.querySelectorAll('.jp-OutputArea img')].map(image
 # What is tested here is that a browser runs and shows cells; nbval runs all of them.
 LESS = {
     "00_start_here": {
-        "sequences=24, length=256": "sequences=12, length=256",
-        "length=512, sequences=12": "length=256, sequences=4",
-        "new_tokens=24, rounds=3": "new_tokens=8, rounds=1",
+        "sequences=24, length=256": "sequences=4, length=256",
+        "length=512, sequences=12": "length=128, sequences=4",
+        "new_tokens=24, rounds=3": "new_tokens=4, rounds=1",
+        "continuation(model, tokenizer, PROMPT, 40)": "continuation(model, tokenizer, PROMPT, 8)",
+        "continuation(small, tokenizer, PROMPT, 40)": "continuation(small, tokenizer, PROMPT, 8)",
     }
 }
 NEEDED = {
