@@ -11,7 +11,7 @@ by the same loss. The divergences by which widths are measured come from 12 x 12
 
 Budgets are a share of the decoder's parameters, or of the time of a token as a line through the measurements of
 on_device.json (llama.cpp, f16) puts it. Another model than the included one has a file of its own, hybrids-MODEL.json,
-and budgets of parameters only.
+and budgets of parameters only. Where no folder could say that a layer lacks a step, no plan leaves one out.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from comp_lib.calibration.text import KINDS
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.by_kind import kind_windows
 from comp_lib.evaluation.loss import perplexity
+from comp_lib.families import family_of
 from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
@@ -271,7 +272,9 @@ def main() -> None:
             keep(look(model, arguments.model, ids, windows))
         found = json.loads(file.read_text("utf-8"))
         there = {(row["name"], row["budget"], row["ratio"]) for row in found["rows"]}
-        missing = [one for one in cases(Shape.of(model), found) if (one.name, one.budget, one.ratio) not in there]
+        able = family_of(model).per_layer  # to leave out an attention or an MLP
+        wanted = [one for one in cases(Shape.of(model), found) if able or all(one.plan.neurons + one.plan.kv_groups)]
+        missing = [one for one in wanted if (one.name, one.budget, one.ratio) not in there]
         for one in missing[: arguments.rows]:
             if time.monotonic() > started + 60 * arguments.minutes:
                 break
