@@ -22,7 +22,7 @@ from comp_lib.calibration.general import MIXTURES
 from comp_lib.calibration.text import KINDS as EACH_KIND
 from comp_lib.compare.grid import ROWS, read_rows
 from comp_lib.compare.summary import comparison, finished
-from comp_lib.families import FAMILIES, family_called, suited
+from comp_lib.families import FAMILIES
 from comp_lib.models.load import EMBEDDED
 from comp_lib.settings import PRESETS
 
@@ -32,7 +32,6 @@ HEADLINE, PEERS = ROOT / "benchmarks" / "headline.json", ROOT / "benchmarks" / "
 TASKS = ROOT / "benchmarks" / "zero_shot.json"
 AFTER = ROOT / "benchmarks" / "after.json"
 SECOND = "gemma3-270m"
-TYPES = {EMBEDDED: "llama", SECOND: "gemma3_text"}
 SETUP = ("calibration", "sequences", "length", "windows")
 MULTIPLES = "widths are multiples of {0} (`--multiple {0}`)"
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
@@ -343,7 +342,7 @@ def short() -> str:
     ]
     for name, rows in first.items():
         cells = list[str]()
-        for found in (rows, second.get(_of_second(name), [])):
+        for found in (rows, second.get(name, [])):
             cells += [_mean([row["mean"] for row in found]), _mean([row["increases"][UNSEEN][0] for row in found])]
         if name[0] != "comp" or name[1] in names:
             lines.append(f"| {names.get(name[1], name[0])} | {' | '.join(cells)} |")
@@ -359,7 +358,7 @@ def _with_more_text() -> str:
 def _second_with_more_text() -> str:
     """What the second model loses with more text than most of its rows saw, where that was measured, in words."""
     found = more_text(SECOND)
-    ours, theirs = found.get(_of_second(("comp", "uniform, dense target"))), found.get(("llm-pruner", "its own"))
+    ours, theirs = found.get(("comp", "uniform, dense target")), found.get(("llm-pruner", "its own"))
     if not ours or not theirs:
         return ""
     return (
@@ -374,24 +373,8 @@ def _two_losses(rows: list[dict]) -> str:
 
 
 def _presets(found: dict[tuple[str, str], list[dict]]) -> dict[tuple[str, str], list[dict]]:
-    """Without the rows of COMP with another target than its presets of quality have for that model."""
-    return {
-        name: rows
-        for name, rows in found.items()
-        if name[0] != "comp"
-        or preset(rows[0]["settings"]) is None
-        and rows[0]["settings"]["aim"] == aim(rows[0]["model"])
-    }
-
-
-def aim(model: str) -> str:
-    """What the presets `stock` and `best` aim at for that model."""
-    return suited(PRESETS["stock"], family_called(TYPES[model]))["aim"]
-
-
-def _of_second(name: tuple[str, str]) -> tuple[str, str]:
-    """What a row of the included model with the target of its presets is called among those of the second one."""
-    return name if aim(SECOND) == aim(EMBEDDED) else (name[0], name[1].removesuffix(", dense target"))
+    """Without the rows of COMP that aim at the layer's own output, as no preset of quality does."""
+    return {name: rows for name, rows in found.items() if name[0] != "comp" or rows[0]["settings"]["aim"] == "dense"}
 
 
 def _alike(found: dict[tuple[str, str], list[dict]]) -> list[str]:

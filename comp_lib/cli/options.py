@@ -36,7 +36,7 @@ LayerMetric = Annotated[str, Option(help="block-influence, loss or greedy.")]
 Widths = Annotated[str, Option(help="uniform (stock checkpoint), per-layer or measured.")]
 AIM_HELP = "What least squares aims at: self or dense"
 Aim = Annotated[str, Option(help=f"{AIM_HELP}.")]
-AimOfPreset = Annotated[str, Option(help=f"{AIM_HELP} (default: by preset and family; stock: dense).", show_default=False)]
+AimOfPreset = Annotated[str, Option(help=f"{AIM_HELP} (default: by preset; stock: dense).", show_default=False)]
 Overwrite = Annotated[bool, Option(help="Replace files that are there, whoever wrote them.")]
 Multiple = Annotated[int, Option(help="Widths are multiples of this.")]
 
