@@ -18,7 +18,7 @@ from ..evaluation.by_kind import MEASURES, ByKind, judge
 from ..evaluation.confidence import bootstrap_intervals
 from ..evaluation.generation import measure_speed, prompt_ids, ratio
 from ..evaluation.loss import Evaluation
-from ..families import family_of, suited
+from ..families import family_of
 from ..families.protocol import Family, Model
 from ..prune import check_family, check_request, prune
 from ..report import Progress, no_progress
@@ -42,8 +42,7 @@ PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
 
 def told_for(way: str, family: Family) -> dict[str, Any]:
     """The settings that one of WAYS stands for, or a method with its own recovery."""
-    told = WAYS.get(way, {"method": way, "recovery": default_recovery(way, bool(family.bias_fields))})
-    return suited(told, family)
+    return WAYS.get(way, {"method": way, "recovery": default_recovery(way, bool(family.bias_fields))})
 
 
 def settings_for(model: Model, way: str, ratio: float, multiple: int, device: str = "cpu", seed: int = 0) -> Settings:

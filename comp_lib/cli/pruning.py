@@ -21,7 +21,6 @@ from ..calibration.tokens import calibration_tokens, check_source, renamed, sour
 from ..errors import InputError, nearest
 from ..evaluation.by_kind import windows_of
 from ..evaluation.loss import perplexity
-from ..families import family_of, suited
 from ..families.protocol import Model
 from ..models import load
 from ..models.per_layer_llama import check_widths
@@ -81,8 +80,6 @@ class PruneRun:
         opened: Callable[..., tuple[Model, Any]] = load.load_model if self.whole else model_on_disk.open_streamed
         self.model, self.tokenizer = opened(name, options.dtype)
         self.shape = Shape.of(self.model)
-        if "aim" not in given:
-            self.settings = replace(self.settings, **suited({"aim": self.settings.aim}, family_of(self.model)))
         check_family(self.model, self.settings)
         if self.budget is None:
             check_request(self.shape, self.settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -46,11 +45,6 @@ def family_called(model_type: object) -> Family:
         got = f"model_type {str(model_type)[:60]!r}; choose a model of one of these families"
         raise InputError(f"expected a LLaMA-class model ({wanted}), got {got}")
     return _BY_TYPE[model_type]
-
-
-def suited(preset: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """A preset, see `settings.PRESETS`, with the target of the least squares that suits a family better."""
-    return {**preset, "aim": family.aim} if preset.get("aim") == "dense" else dict(preset)
 
 
 def family_of_layer(layer: Layer) -> Family:

@@ -28,8 +28,6 @@ WEAK = 0.05  # of the mean: an output that the norm multiplies by less adds too 
 class PostNorm(Windowed):
     """What these families share."""
 
-    aim = "self"
-
     def weight(self, norm: Any) -> Tensor:
         """What a norm multiplies by: g (d,)."""
         weight: Tensor = norm.weight

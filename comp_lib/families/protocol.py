@@ -76,8 +76,6 @@ class Family(Protocol):
     """Field of config.json -> the other model type as which transformers reads a folder that has it."""
     per_layer: bool = False
     """Whether a model with other widths in each layer can be saved (see `models.per_layer_llama`)."""
-    aim: str = "dense"
-    """What the presets `stock` and `best` aim the least squares at, see `Settings.aim`: the better target, measured."""
     whole_attention: bool = False
     """Whether KV groups cannot go one by one, since a norm spans all heads."""
 

@@ -292,18 +292,6 @@ def test_the_best_preset_takes_twice_the_text_unless_told_otherwise(parent, tmp_
     assert f"{size[:-4]} sequences" in " ".join(done.output.split())
 
 
-@pytest.mark.parametrize(
-    ("family", "given", "aim"),
-    [("mistral", [], "dense"), ("gemma3", [], "self"), ("olmo2", ["--aim", "dense"], "dense")],
-)
-def test_the_target_of_a_preset_is_the_familys_unless_told_otherwise(family, given, aim, tmp_path, tokenizer):
-    for folder in (build(family), tokenizer):
-        folder.save_pretrained(tmp_path / "parent")
-    done = run("prune", tmp_path / "parent", "--out", tmp_path / "m", *SMALL, "--preset", "stock", *given)
-    assert done.exit_code == 0, done.output
-    assert f"| aim | {aim} |" in (tmp_path / "m" / "README.md").read_text()
-
-
 @pytest.mark.parametrize(("target", "width"), [("cpu", 32), ("gguf-q4", 32), ("gpu", 48)])
 def test_a_target_picks_the_multiple(parent, tmp_path, target, width):
     done = run(
