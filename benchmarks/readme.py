@@ -240,11 +240,6 @@ def headline(model: str) -> str:
             f"{row['peak_megabytes']:.0f} |"
         )
     lines += [f"\n{ratios(rows, text, kind)}" for text, kind in zip(texts, kinds, strict=True)]
-    if model == SECOND:
-        lines.append(
-            "\nThese windows lacked the token that begins its texts: time and memory stand, the losses are to be "
-            "measured anew."
-        )
     return "\n".join(lines)
 
 
