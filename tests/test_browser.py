@@ -164,7 +164,11 @@ def test_the_first_lesson_runs_and_shows_its_figures(lab, page):
     run_all(page, lab.format(name="00_start_here.ipynb"))
     images = page.evaluate(IMAGES)
     assert images and all(alt and width > 100 for alt, width in images)
-    page.locator(".jp-OutputArea img").first.scroll_into_view_if_needed()
+    figure = page.locator(".jp-OutputArea img").first
+    figure.scroll_into_view_if_needed()
+    page.wait_for_timeout(1000)  # JupyterLab draws what comes into view a moment later, and may move it then
+    figure.scroll_into_view_if_needed()
+    playwright_api.expect(figure).to_be_in_viewport()
     keep(page, "00_start_here")
 
 
