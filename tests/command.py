@@ -14,6 +14,11 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def content(folder):
+    """What lies in a folder and below: name -> bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def refused(done, words):
     """It ended with one line that says what was expected, and these words."""
     assert done.exit_code == 2, (done.exit_code, done.output, done.exception)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import pytest
 import torch
-from command import FEW, refused, run
+from command import FEW, content, refused, run
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer import Argument, Context, Option, Typer
@@ -36,10 +36,6 @@ from comp_lib.scale import model_on_disk
 from comp_lib.shape import Shape
 
 SMALL = ["--sequences", "4", "--length", "32", "--multiple", "4", "--evaluate", "none"]
-
-
-def hashes(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_prune_writes_a_smaller_stock_model_and_says_what_it_did(parent, tmp_path):
@@ -72,7 +68,7 @@ def test_prune_writes_a_smaller_stock_model_and_says_what_it_did(parent, tmp_pat
 def test_the_same_seed_writes_the_same_bytes(parent, tmp_path):
     for name in ("one", "two"):
         assert run("prune", parent, "--out", tmp_path / name / "m", *SMALL).exit_code == 0
-    assert hashes(tmp_path / "one" / "m") == hashes(tmp_path / "two" / "m")
+    assert content(tmp_path / "one" / "m") == content(tmp_path / "two" / "m")
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda-sp", "random", "comp"])
@@ -227,11 +223,11 @@ def test_empty_or_short_text_is_refused(parent, tmp_path, text):
 def test_a_full_folder_is_kept_unless_overwrite(parent, tmp_path):
     out = tmp_path / "out"
     assert run("prune", parent, "--out", out, *SMALL).exit_code == 0
-    before = hashes(out)
+    before = content(out)
     refused(run("prune", parent, "--out", out, *SMALL, "--ratio", "0.3"), ["--overwrite"])
-    assert hashes(out) == before
+    assert content(out) == before
     assert run("prune", parent, "--out", out, *SMALL, "--ratio", "0.3", "--overwrite").exit_code == 0
-    after = hashes(out)
+    after = content(out)
     assert after["comp_plan.json"] != before["comp_plan.json"]
     refused(run("prune", parent, "--out", parent, *SMALL, "--overwrite"), ["apart from"])
 

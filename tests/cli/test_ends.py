@@ -10,7 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from command import FEW, run
+from command import FEW, content, run
 
 from comp_lib.cli.console import ProgressBars
 from comp_lib.on_device import llama_cpp
@@ -94,10 +94,6 @@ def test_a_full_disk_behind_the_output_is_one_line(words):
             [sys.executable, "-m", "comp_lib", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert ended.returncode == 2 and "No space left" in ended.stderr and len(ended.stderr.splitlines()) == 1
-
-
-def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 GRID = "--methods magnitude --ratios 0.2 --seeds 1 --sequences 8 --length 24 --multiple 4 --windows 2 --window 32"
