@@ -8,6 +8,8 @@ alike).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -24,13 +26,28 @@ def symmetric(x: Tensor) -> Tensor:
     for start in range(0, size, BLOCK):
         stop = start + BLOCK
         torch.mm(x[:, start:].T, x[:, start:stop], out=product[start:, start:stop])
+        corner = product[start:stop, start:stop]
+        corner.copy_(corner.tril() + corner.tril(-1).T)  # not every library makes one of two equal halves
         product[start:stop, stop:] = product[stop:, start:stop].T
     return product
 
 
-def between_rows(x: Tensor, y: Tensor) -> Tensor:
-    """X Y^T (T, T'), float64, for float32 X (T, n) and Y (T', n)."""
+def between_rows(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+    """X Y^T (T, T'), float64, for float32 X (T, n) and Y (T', n), of the inputs `kept` (k,) if they are given.
+
+    divisor (k,), float32: each input of X and of Y is divided by its own first. No copy of X or Y is made as a whole.
+    """
     total = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
-    for left, right in zip(x.split(TERMS, 1), y.split(TERMS, 1), strict=True):
+    for part in panels(x.shape[1] if kept is None else len(kept), TERMS):
+        inputs = part if kept is None else kept[part]
+        left = x[:, inputs] if divisor is None else x[:, inputs] / divisor[part]
+        right = left
+        if y is not x:
+            right = y[:, inputs] if divisor is None else y[:, inputs] / divisor[part]
         total += left @ right.T
     return total
+
+
+def panels(count: int, width: int) -> Iterator[slice]:
+    """Slices of at most `width` that make up `count`."""
+    return (slice(start, min(start + width, count)) for start in range(0, count, width))
