@@ -127,6 +127,7 @@ def measured(job: dict) -> dict:
 
     from comp_lib.models.load import EMBEDDED, load_model
     from comp_lib.prune import prune
+    from comp_lib.scale.memory import bytes_of
     from comp_lib.scale.model_on_disk import Streamed
     from comp_lib.scale.prune_to import Means, Saving, prune_to
     from comp_lib.settings import Settings
@@ -134,7 +135,7 @@ def measured(job: dict) -> dict:
 
     how, real = job["how"], job["shape"] == "135m"
     llm_pruner = how == "llm-pruner"
-    settings = Settings(ratio=0.2, **({"method": how, "recovery": "none"} if llm_pruner else {}))
+    settings = Settings(ratio=0.2, **({"method": how, "recovery": "none"} if llm_pruner else {"aim": job["aim"]}))
     size = (job["sequences"], job["length"])
     seconds = []
     folder, config, tokenizer, ids = parent(None if real else job["folder"], size)
@@ -150,9 +151,8 @@ def measured(job: dict) -> dict:
                 line = f"layer {report.layer}: {report.seconds:.1f} s, error {report.error:.4f}"
                 print(f"{line}, peak {peak_bytes() / 2**20:.0f} MB", file=sys.stderr, flush=True)
 
-        done = prune_to(
-            job["out"], model, tokenizer, ids, settings, saving=Saving(dtype=dtype), means=Means(progress=progress)
-        )
+        means = Means(memory=None if job["memory"] is None else bytes_of(job["memory"]), progress=progress)
+        done = prune_to(job["out"], model, tokenizer, ids, settings, saving=Saving(dtype=dtype), means=means)
         parameters, removed = model.shape.total, done.plan.removed
         limits = {"phases": done.report.phases, "least": done.report.least}
     else:
@@ -184,19 +184,25 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the layers and states")
+    parser.add_argument("--aim", choices=["self", "dense"], default="self", help="of the least squares, as in prune")
+    parser.add_argument("--memory", help="as in prune, such as 2GB; only with --how files")
     parser.add_argument("--out", type=Path, help="default: benchmarks/scale.json, or bfloat16.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(measured(json.loads(arguments.child))))
         return
+    if arguments.how != "files" and (arguments.memory, arguments.aim) != (None, "self"):
+        sys.exit(f"expected --how files with --memory or --aim, got --how {arguments.how}: leave one of them out")
     if arguments.how != "files" and arguments.shape not in ("135m", "1b"):
         sys.exit(f"expected 135m or 1b, which fit into memory as a whole, got {arguments.shape} --how {arguments.how}")
     command = (
         f"python benchmarks/scale.py {arguments.shape} --how {arguments.how} --sequences {arguments.sequences} "
         f"--length {arguments.length}" + (f" --layers {arguments.layers}" if arguments.layers else "")
     )
-    command += f" --dtype {arguments.dtype}" if arguments.dtype != "float32" else ""
+    for option, usual in (("dtype", "float32"), ("aim", "self"), ("memory", None)):
+        value = getattr(arguments, option)
+        command += f" --{option} {value}" if value != usual else ""
     out = arguments.out or HERE / ("scale.json" if arguments.dtype == "float32" else f"{arguments.dtype}.json")
     arguments.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="scale-", dir=arguments.work.resolve()))
@@ -206,6 +212,8 @@ def main() -> None:
         "sequences": arguments.sequences,
         "length": arguments.length,
         "dtype": arguments.dtype,
+        "aim": arguments.aim,
+        "memory": arguments.memory,
         "folder": str(work / "dense"),
         "out": str(work / "small"),
     }
@@ -223,12 +231,15 @@ def main() -> None:
     row = {
         "shape": arguments.shape,
         "how": arguments.how,
+        "aim": arguments.aim,
+        "memory": arguments.memory,
         "command": command,
         **row,
         "llm_pruner_megabytes_computed": round(computed, 1),
     }
     rows = json.loads(out.read_text(encoding="utf-8")) if out.exists() else []
-    rows = replaced(rows, row, ("shape", "how", "layers", "tokens"))
+    usual = {"aim": "self", "memory": None}  # of rows that were kept before there was a choice
+    rows = replaced([usual | other for other in rows], row, ("shape", "how", "aim", "memory", "layers", "tokens"))
     out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(rows)))
 

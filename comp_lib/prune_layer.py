@@ -243,10 +243,11 @@ class LayerPruner:
                 selection = self._choose(dense, keep, fixed)
             with phase("solve"):
                 retuned = self._retune(dense, selection)
-                shrink(layer, which, selection.kept, retuned.weight, retuned.bias)
                 error = _relative_error(dense, retuned)
+                del dense  # matrices of the size of the layer, as are the weights that take over
+                shrink(layer, which, selection.kept, retuned.weight, retuned.bias)
             narrowed = Narrowed(selection.kept, error, selection.condition, replace(retuned, weight=None))
-            del dense, selection, retuned  # matrices of the size of the layer
+            del selection, retuned
         self.hidden = self._pass_on(layer, which, self.hidden)
         return narrowed
 
@@ -297,7 +298,8 @@ class LayerPruner:
             return Selection(torch.tensor(fixed), torch.full((dense.blocks,), torch.nan))
         selection = metric(self.settings.neuron_metric)(dense, keep, self.generator)
         self.memory.megabytes()
-        return selection
+        solved = selection.retuned if dense.sums.own_target else None  # another problem: its weights are in the way
+        return replace(selection, retuned=solved, curve=None)
 
     def _retune(self, dense: Dense, selection: Selection) -> Retuned:
         """What stays takes over what goes, by the recovery that the settings ask for."""
@@ -310,7 +312,7 @@ class LayerPruner:
         if recovery == "mask":
             mask = tune_mask(contributions(dense.xtx, dense.heard), inputs, dense.ridge)
             return Retuned(fold_mask(weight, inputs, mask), mask=mask, ridge=mask.ridge)
-        if sums.own_target and selection.retuned is not None:  # the sweep solved this very problem on its way
+        if selection.retuned is not None:  # the sweep solved this very problem on its way
             return Retuned(selection.retuned, ridge=dense.ridge)
         return Retuned(sums.refit(weight, inputs, dense.ridge), ridge=dense.ridge)
 

@@ -9,7 +9,7 @@ memory of real runs.)
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,9 +19,12 @@ from ..hybrid_granularity.uniform import layers_needed, uniform_plan
 from ..plan import Plan
 from ..prune import IMPORTANCE_SEQUENCES
 from ..prune_layer import form_of_sums
+from ..recovery.least_squares import outputs_judged
 from ..settings import PEERS, Settings
 from ..shape import Shape
+from ..statistics.few_tokens import PANEL
 from ..statistics.gram import Gram
+from ..statistics.products import TERMS
 from ..system.atomic import bytes_in
 from ..system.machine import resident_bytes
 from .limit import Run
@@ -131,17 +134,31 @@ def _layer(run: Run, batch: int) -> float:
     for layer in range(shape.layers):
         weights = run.state * shape.layer(layer)
         groups, neurons = widths.get(layer, (shape.kv_groups[layer], shape.neurons[layer]))
-        block = shape.head_dim * shape.group_heads
-        for whole, keep in ((shape.kv_groups[layer] * block, groups * block), (shape.neurons[layer], neurons)):
-            flying = batch * (4.0 * run.state * (whole + 2 * shape.hidden) + 4.0 * (whole + shape.hidden))
-            narrow = whole != keep or (whole == shape.neurons[layer] and run.settings.two_streams)
-            most = max(most, weights + flying, weights + (_statistics(run, whole, keep, flying) if narrow else 0.0))
+        for which, block, whole, keep in (
+            ("attention", shape.head_dim * shape.group_heads, shape.kv_groups[layer], groups),
+            ("mlp", 1, shape.neurons[layer], neurons),
+        ):
+            n = whole * block
+            flying = batch * (4.0 * run.state * (n + 2 * shape.hidden) + 4.0 * (n + shape.hidden))
+            narrow = whole != keep or (which == "mlp" and run.settings.two_streams)
+            statistics = _statistics(run, Narrowing(n, keep * block, block), flying) if narrow else 0.0
+            most = max(most, weights + flying, weights + statistics)
     return most
 
 
-def _statistics(run: Run, n: int, k: int, flying: float) -> float:
-    """Of a dense layer of n inputs, of which k stay: the most at once beside its weights."""
+@dataclass(frozen=True)
+class Narrowing:
+    """A dense layer of `inputs` in blocks of `block`, of which `kept` inputs stay."""
+
+    inputs: int
+    kept: int
+    block: int
+
+
+def _statistics(run: Run, size: Narrowing, flying: float) -> float:
+    """The most at once beside the weights of the layer."""
     t, m, single, double = run.tokens, run.shape.hidden, 4.0, 8.0
+    n, k = size.inputs, size.kept
     outside = run.settings.two_streams
     if form_of_sums(run.settings, t, n) is Gram:
         sums = double * (n * n + (n * m if outside else 0))
@@ -151,8 +168,14 @@ def _statistics(run: Run, n: int, k: int, flying: float) -> float:
         solved = sums + double * (2 * n * m + 2 * k * k + k * n + 3 * k * m)
         return max(watched, ridge, 3 * sums, swept, solved)
     sums = single * t * (n + (m if outside else 0))
+    single_weights = 0.0 if run.state == 4 else single * n * m  # statistics want them in float32
+    judged, half = outputs_judged(m), t / 2
+    gone = min(n - k, max(32 * size.block, n // 64))  # inputs that go in a round
     watched = 1.5 * sums + flying
-    ridge = sums + single * (3 * t * k + n * m) + double * (2.5 * t * t / 4 + 4 * t * m)
-    swept = 1.0 * sums + single * (t * n + 3 * n * m) + double * (2 * t * n + 3 * t * t)
-    solved = sums + single * (t * n + 3 * n * m) + double * (3 * t * m + 2 * t * t)
-    return max(watched, ridge, 2 * sums, swept, solved)
+    ridge = sums + single * (n + t) * judged + double * (5 * half * half + 5 * half * judged)
+    inverted = sums + double * (2 * t * t + 2 * t * max(PANEL, size.block))
+    swept = sums + single * n * m + double * (t * t + t * (PANEL + 2 * gone) + 3 * gone * n)
+    missing = single * t * m
+    solved = sums + max(missing + double * (t * t + 3 * t * TERMS), missing + single * (n * m + TERMS * (2 * m + t)))
+    shrunk = single * 2 * n * m + run.state * k * m
+    return single_weights + max(watched, ridge, 2 * sums, inverted, swept, solved, shrunk)

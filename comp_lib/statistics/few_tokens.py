@@ -25,13 +25,14 @@ import torch
 from torch import Tensor
 
 from .gram import Sums
-from .products import between_rows
-from .solve import Inverse, identity, penalty, products_per_block, spd_factor, take_out
+from .products import TERMS, between_rows, panels
+from .solve import Inverse, penalty, products_per_block, spd_factor, take_out
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 PART = 64  # tokens whose squares are there in float64 at once
+PANEL = 256  # inputs of which all tokens are there in float64 at once
 
 
 @dataclass
@@ -78,88 +79,133 @@ class Rows(Sums):
         return self.rows.double().T @ self.rows.double()
 
     def energy(self, gap: Tensor) -> float:
-        return float((self.rows @ gap.float()).double().square().sum())
+        gap = gap.float()
+        return sum(float((rows @ gap).double().square().sum()) for rows in self.rows.split(TERMS))
 
     def energies(self, weight: Tensor, other: Tensor) -> tuple[float, float]:
-        own, theirs = self.rows @ weight.float(), self.rows @ other.float()  # W - V would be as large as the weights
-        return float(own.double().square().sum()), float((own - theirs).double().square().sum())
+        weight, other, own, moved = weight.float(), other.float(), 0.0, 0.0
+        for rows in self.rows.split(TERMS):  # W - V would be as large as the weights
+            before = rows @ weight
+            own += float(before.double().square().sum())
+            moved += float((before - rows @ other).double().square().sum())
+        return own, moved
 
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
         return DualInverse(self.rows, penalty(self.diagonal(), ridge), block)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
-        unit = penalty(self.diagonal(), 1.0)[kept]
-        even = _even(self.rows[:, kept], unit)
-        factor, _ = spd_factor(between_rows(even, even) + ridge * identity(len(even), unit))
-        missing = torch.cholesky_solve(self.gap(weight, kept), factor).to(weight)  # (T, m)
-        moved = (even.to(weight).T @ missing).div_(_root(unit).to(weight)[:, None])  # as large as the weights, (k, m)
+        root = self._root(kept)
+        factor, _ = spd_factor(_plus(between_rows(self.rows, self.rows, root, kept), ridge))
+        missing = self.rows.new_empty(len(self.rows), weight.shape[1])  # (I + K)^-1 E (T, m)
+        for part in panels(weight.shape[1], TERMS):
+            missing[:, part] = torch.cholesky_solve(self.gap(weight, kept, part), factor)
+        del factor  # as large as the weights that come now
         fitted = torch.zeros_like(weight)
-        fitted[kept] = moved.add_(weight[kept])
+        for part in panels(len(kept), TERMS):
+            inputs, own = kept[part], root[part]
+            moved = ((self.rows[:, inputs] / own).T @ missing).div_(own[:, None])
+            fitted[inputs] = moved.to(weight).add_(weight[inputs])
         return fitted
 
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
-        unit = penalty(self.diagonal(), 1.0)[kept]
-        even, other = _even(self.rows[:, kept], unit), _even(held.rows[:, kept], unit)
-        inner, outer = between_rows(even, even), between_rows(other, even)  # (T, T), (T', T)
+        root = self._root(kept)
+        inner = between_rows(self.rows, self.rows, root, kept)  # (T, T)
+        outer = between_rows(held.rows, self.rows, root, kept)  # (T', T)
         missing, judged = self.gap(weight, kept), held.gap(weight, kept)
         whole = float((held.rows @ weight.float() if held.outputs is None else held.outputs).double().square().sum())
         errors = []
         for ridge in ridges:
-            factor, _ = spd_factor(inner + ridge * identity(len(inner), inner))
+            factor, _ = spd_factor(_plus(inner.clone(), ridge))
             errors.append(float((judged - outer @ torch.cholesky_solve(missing, factor)).square().sum()) - whole)
         return errors
 
     def mixed(self, mix: Tensor) -> Self:
         return replace(self, outputs=None if self.outputs is None else self.outputs @ mix.to(self.outputs))
 
-    def gap(self, weight: Tensor, kept: Tensor) -> Tensor:
-        """E = Y* - X_K W_K (T, m), float64: what the kept inputs with their old weights W (n, m) leave open."""
+    def gap(self, weight: Tensor, kept: Tensor, outputs: slice = slice(None)) -> Tensor:
+        """E = Y* - X_K W_K (T, m), float64: what the kept inputs with their old weights W (n, m) leave open.
+
+        outputs: some of them, for a part of E.
+        """
+        weight = weight[:, outputs]
         if self.outputs is not None:
-            return (self.outputs - self.rows[:, kept] @ weight[kept].float()).double()
+            return (self.outputs[:, outputs] - self._through(weight, kept)).double()
         gone = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
         gone[kept] = False
-        return (self.rows[:, gone] @ weight[gone].float()).double()
+        return self._through(weight, gone.nonzero().flatten()).double()
+
+    def _through(self, weight: Tensor, inputs: Tensor) -> Tensor:
+        """X_I W_I (T, m), float32, for some inputs I: of neither a copy is made as a whole."""
+        total = self.rows.new_zeros(len(self.rows), weight.shape[1])
+        for part in inputs.split(TERMS):
+            total.addmm_(self.rows[:, part], weight[part].float())
+        return total
+
+    def _root(self, kept: Tensor) -> Tensor:
+        """diag(C)^1/2 of the inputs `kept` (k,), float32."""
+        return _root(penalty(self.diagonal(), 1.0)[kept])
 
 
 class DualInverse:
     """P = (X^T X + D)^-1 given by X (T, n) and D_ii (n,), for `importance.matrix_condition.sweep`."""
 
     def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
-        even = _even(x, penalties)
-        factor, _ = spd_factor(between_rows(even, even) + identity(len(x), penalties))
-        self.free, self.scaled = 1.0 / penalties, x / penalties  # D^-1 (n,), X D^-1 (T, n)
-        # L^-1 X D^-1 through its transpose, whose rows lie in the order in which LAPACK reads columns
-        half = torch.linalg.solve_triangular(factor.T, self.scaled.T, upper=True, left=False).T
-        half = half.reshape(len(x), -1, block)
+        root = _root(penalties)
+        factor, _ = spd_factor(_plus(between_rows(x, x, root), 1.0))
+        self.x, self.penalties = x, penalties
+        self.alive = torch.ones_like(penalties)
         # diagonal blocks of P (n / block, block, block)
-        self.blocks = -products_per_block(half, half)
-        self.blocks.diagonal(dim1=1, dim2=2).add_(self.free.reshape(-1, block))
-        del half  # as large as all tokens
+        self.blocks = torch.cat(
+            [
+                self._diagonal_blocks(factor, part, block)
+                for part in panels(len(penalties), max(1, PANEL // block) * block)
+            ]
+        )
         self.inner = torch.cholesky_inverse(factor)  # M (T, T)
-        self.half = self.scaled[:, :0]  # M X_R D_R^-1 of the rows R that were asked for last (T, r)
+        self.half = self.inner[:, :0]  # M X_R D_R^-1 of the rows R that were asked for last (T, r)
+
+    def _diagonal_blocks(self, factor: Tensor, part: slice, block: int) -> Tensor:
+        """Those of the inputs `part`: with H = L^-1 X D^-1, D^-1 - H^T H."""
+        scaled = self._scaled(part)
+        # L^-1 X D^-1 through its transpose, whose rows lie in the order in which LAPACK reads columns
+        half = torch.linalg.solve_triangular(factor.T, scaled.T, upper=True, left=False).T.reshape(
+            len(scaled), -1, block
+        )
+        blocks = -products_per_block(half, half)
+        blocks.diagonal(dim1=1, dim2=2).add_((1.0 / self.penalties[part]).reshape(-1, block))
+        return blocks
+
+    def _scaled(self, inputs: Tensor | slice) -> Tensor:
+        """X D^-1 (T, i), float64, of some inputs."""
+        return self.x[:, inputs].double() / self.penalties[inputs]
 
     def diagonal(self) -> Tensor:
         return self.blocks.diagonal(dim1=1, dim2=2).flatten()
 
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n); zero in the columns of inputs that went."""
-        self.half = self.inner @ self.scaled[:, index]
-        rows = -(self.half.T @ self.scaled)
-        rows[torch.arange(len(index), device=index.device), index] += self.free[index]
+        self.half = self.inner @ self._scaled(index)
+        turned = -self.half.T
+        rows = turned.new_empty(len(index), len(self.penalties))
+        for part in panels(len(self.penalties), PANEL):
+            torch.mm(turned, self.x[:, part].double(), out=rows[:, part])
+        rows *= self.alive / self.penalties
+        rows[torch.arange(len(index), device=index.device), index] += 1.0 / self.penalties[index]
         return rows
 
     def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
         """Take out the inputs R, whose rows were asked for last: P_R (r, n), inner = (P_RR)^-1 (r, r)."""
         self.inner.addmm_(self.half, inner @ self.half.T)
         take_out(self.blocks, index, rows, inner @ rows)
-        self.scaled[:, index] = 0.0
+        self.alive[index] = 0.0
+
+
+def _plus(matrix: Tensor, ridge: float) -> Tensor:
+    """A + lambda I for A (T, T), in place."""
+    matrix.diagonal().add_(ridge)
+    return matrix
 
 
 def _root(held: Tensor) -> Tensor:
     """D^1/2 (n,), float32; where nothing ever comes in, the least number there is: 0 divided by that is 0."""
     return held.sqrt().float().clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def _even(x: Tensor, held: Tensor) -> Tensor:
-    """X D^-1/2 (T, n), float32, for X (T, n) and D_ii (n,)."""
-    return x.float() / _root(held)

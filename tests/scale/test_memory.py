@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from comp_lib.errors import InputError
 from comp_lib.models.skeleton import skeleton
 from comp_lib.scale.limit import Run
-from comp_lib.scale.memory import BATCHES, batch_for, bytes_of, judges_layers, needed_bytes, probable_plan
+from comp_lib.scale.memory import BATCHES, added_bytes, batch_for, bytes_of, judges_layers, needed_bytes, probable_plan
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
@@ -125,6 +125,14 @@ def test_a_process_keeps_what_was_promised(aim, billion, tmp_path):
         least = int(refusal.split("at least ")[1].split(" MB")[0].replace(",", "")) * 10**6
         assert 500 * 10**6 < least < 1100 * 10**6
         assert answer(least + 10**7)["peak"] <= least + 10**7
+
+
+@pytest.mark.parametrize("aim", ["self", "dense"])
+def test_a_7b_model_and_4096_tokens_fit_into_2_gb(aim):
+    """With the 0.42 GB that a process has after its imports."""
+    seven = {"hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000}
+    run = run_of(replace(SETTINGS, aim=aim), sequences=16, length=256, **seven)
+    assert added_bytes(run, BATCHES[-1]) < 2e9 - 0.42e9 < added_bytes(run_of(SETTINGS, 64, 256, **seven), BATCHES[-1])
 
 
 def test_a_sequence_is_not_cut_and_a_planner_keeps_all_states():
