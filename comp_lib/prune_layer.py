@@ -33,6 +33,7 @@ from .statistics.few_tokens import Rows
 from .statistics.gram import Gram, Sums, contributions, token_weights
 from .surgery import add_biases, block_size, shrink, spread, upstream
 from .system.clock import phase
+from .system.machine import release_memory
 
 PHASE: dict[Which, str] = {"attention": "attention", "mlp": "MLP"}  # as `system.clock` calls the two steps
 
@@ -286,7 +287,7 @@ class LayerPruner:
             inputs = spread(likely.to(weight.device), block)
             with phase("solve"):
                 ridge = self.searches[which].choose(halves[0], halves[1], weight, inputs, gain)
-            self.memory.megabytes()
+            self._highest(halves[0])
         sums = halves.pop(0)
         while halves:
             sums = sums + halves.pop(0)
@@ -297,9 +298,16 @@ class LayerPruner:
         if fixed is not None:
             return Selection(torch.tensor(fixed), torch.full((dense.blocks,), torch.nan))
         selection = metric(self.settings.neuron_metric)(dense, keep, self.generator)
-        self.memory.megabytes()
         solved = selection.retuned if dense.sums.own_target else None  # another problem: its weights are in the way
-        return replace(selection, retuned=solved, curve=None)
+        selection = replace(selection, retuned=solved, curve=None)
+        self._highest(dense.sums)
+        return selection
+
+    def _highest(self, sums: Sums) -> None:
+        """Take note of the memory where a phase has ended, whose matrices were as large as the layer."""
+        self.memory.megabytes()
+        if sums.compact:  # of a model that is large for its text
+            release_memory()
 
     def _retune(self, dense: Dense, selection: Selection) -> Retuned:
         """What stays takes over what goes, by the recovery that the settings ask for."""

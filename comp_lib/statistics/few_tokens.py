@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .gram import Sums
 from .products import TERMS, between_rows, panels
-from .solve import Inverse, penalty, products_per_block, spd_factor, take_out
+from .solve import Inverse, factor_solve, penalty, products_per_block, spd_factor, take_out
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -98,7 +98,7 @@ class Rows(Sums):
         factor, _ = spd_factor(_plus(between_rows(self.rows, self.rows, root, kept), ridge))
         missing = self.rows.new_empty(len(self.rows), weight.shape[1])  # (I + K)^-1 E (T, m)
         for part in panels(weight.shape[1], TERMS):
-            missing[:, part] = torch.cholesky_solve(self.gap(weight, kept, part), factor)
+            missing[:, part] = factor_solve(factor, self.gap(weight, kept, part))
         del factor  # as large as the weights that come now
         fitted = torch.zeros_like(weight)
         for part in panels(len(kept), TERMS):
@@ -116,7 +116,7 @@ class Rows(Sums):
         errors = []
         for ridge in ridges:
             factor, _ = spd_factor(_plus(inner.clone(), ridge))
-            errors.append(float((judged - outer @ torch.cholesky_solve(missing, factor)).square().sum()) - whole)
+            errors.append(float((judged - outer @ factor_solve(factor, missing)).square().sum()) - whole)
         return errors
 
     def mixed(self, mix: Tensor) -> Self:

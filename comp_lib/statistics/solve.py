@@ -53,6 +53,13 @@ def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
     return factor, added
 
 
+def factor_solve(factor: Tensor, right: Tensor) -> Tensor:
+    """A^-1 B (n, m) from the Cholesky factor L (n, n) of A, without the copy of L that torch.cholesky_solve makes."""
+    half = torch.linalg.solve_triangular(factor, right, upper=False)
+    solved: Tensor = torch.linalg.solve_triangular(factor.T, half, upper=True)
+    return solved
+
+
 def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
     """Inverse of a symmetric positive definite matrix (n, n), and what `spd_factor` had to add."""
     factor, added = spd_factor(matrix)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 import platformdirs
@@ -11,6 +13,7 @@ import torch
 
 from ..errors import InputError
 
+C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
 
@@ -66,6 +69,12 @@ def resident_bytes() -> int:
     """Resident memory of this process."""
     size: int = psutil.Process().memory_info().rss
     return size
+
+
+def release_memory() -> None:
+    """Give what was freed back to the system: Linux's C library keeps much of it for later, of matrices below 32 MB."""
+    if C_LIBRARY is not None and hasattr(C_LIBRARY, "malloc_trim"):  # glibc has it, others do not
+        C_LIBRARY.malloc_trim(0)
 
 
 def peak_bytes() -> int:
