@@ -32,8 +32,8 @@ with torch.inference_mode():
 @pytest.mark.real
 def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_path):
     model, tokenizer = real_model
-    ids = calibration_tokens("calibration", tokenizer, sequences=12, length=256, evaluated="evaluation")
-    windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=256, sequences=8)
+    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=256, evaluated="evaluation")
+    windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=256, sequences=4)
     dense = perplexity(model, windows)
     comp = prune(model, ids, Settings(multiple=32), name="smollm2-135m")
     tuned = perplexity(comp.model, windows)

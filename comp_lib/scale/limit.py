@@ -42,6 +42,7 @@ class Work:
     double: float = 0.0  # operations in float64
     read: float = 0.0  # bytes
     written: float = 0.0  # bytes
+    half: float = 0.0  # operations in the model's own half precision
 
     def __add__(self, other: Work) -> Work:
         return Work(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
@@ -96,10 +97,14 @@ class Run:
         """All tokens through one residual step with `width` KV groups or neurons."""
         shape = self.shape
         if phase == "MLP":
-            return Work(single=2.0 * self.tokens * width * shape.neuron_parameters)
+            return self._products(2.0 * self.tokens * width * shape.neuron_parameters)
         queries = width * shape.group_heads * shape.head_dim
         scores = 2.0 * self.tokens * self.length * queries  # of each token with itself and those before it, twice
-        return Work(single=2.0 * self.tokens * width * shape.group_parameters + scores)
+        return self._products(2.0 * self.tokens * width * shape.group_parameters + scores)
+
+    def _products(self, operations: float) -> Work:
+        """Those of the model itself, which are in the precision of its hidden states."""
+        return Work(half=operations) if self.state == 2 else Work(single=operations)
 
     def _dense_layer(self, n: int, k: int) -> dict[str, Work]:
         """Sums, selection and solve of one dense layer of n inputs, of which k stay."""
@@ -145,31 +150,50 @@ class Machine:
     double: float  # operations of float64 products
     read: float  # bytes of a file
     written: float  # bytes, until they are on the disk
+    half: float | None = None  # operations of products in half precision; None: not asked for
 
     @classmethod
-    def measured(cls, shape: Shape, files: list[Path], folder: Path, device: str = "cpu") -> Machine:
+    def measured(
+        cls, shape: Shape, files: list[Path], folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Machine:
         """Measure it at the shapes of a layer, whose products are made on `device`.
 
-        files: of the model, to read; folder: to write a file in, for a moment. Takes a second for the layers of a 7B
-        model.
+        files: of the model, to read; folder: to write a file in, for a moment; dtype: in which the model computes.
+        Takes a second for the layers of a 7B model.
         """
         products = product_rates(shape, device)
-        return cls(*products, *timed_disk(max(files, key=lambda file: file.stat().st_size), folder))
+        half = passing_rate(shape, device, dtype) if dtype.itemsize == 2 else None
+        return cls(*products, *timed_disk(max(files, key=lambda file: file.stat().st_size), folder), half)
 
     def seconds(self, work: Work) -> float:
-        """The least time for `work`, one kind after the other."""
+        """The least time for `work`, one kind after the other. Raises ValueError for half precision not asked for."""
         products = work.single / self.single + work.double / self.double
+        if work.half:
+            if self.half is None:
+                raise ValueError("expected a machine measured in half precision, got one without: give its dtype")
+            products += work.half / self.half
         return products + work.read / self.read + work.written / self.written
 
 
 def product_rates(shape: Shape, device: str = "cpu") -> tuple[float, float]:
     """Operations a second on `device`: of float32 products at the shapes of a layer, and of float64 ones."""
-    wide = min(max(shape.neurons), WIDEST if device == "cpu" else WIDEST_ON_CARD)
-    tokens = torch.randn(BATCH_TOKENS, shape.hidden, device=device)
-    inputs = torch.randn(shape.hidden, wide, device=device)
+    wide = _wide(shape, device)
     square = torch.randn(wide, wide, dtype=torch.float64, device=device)
-    single = 2.0 * BATCH_TOKENS * shape.hidden * wide / best_time(lambda: tokens @ inputs, device=device)
-    return single, 2.0 * wide**3 / best_time(lambda: square @ square, device=device)
+    double = 2.0 * wide**3 / best_time(lambda: square @ square, device=device)
+    return passing_rate(shape, device, torch.float32), double
+
+
+def passing_rate(shape: Shape, device: str, dtype: torch.dtype) -> float:
+    """Operations a second of tokens that pass a matrix of a layer, in `dtype` on `device`."""
+    wide = _wide(shape, device)
+    tokens = torch.randn(BATCH_TOKENS, shape.hidden, device=device).to(dtype)
+    inputs = torch.randn(shape.hidden, wide, device=device).to(dtype)
+    return 2.0 * BATCH_TOKENS * shape.hidden * wide / best_time(lambda: tokens @ inputs, device=device)
+
+
+def _wide(shape: Shape, device: str) -> int:
+    """Of the matrices that are multiplied to see how fast that is."""
+    return min(max(shape.neurons), WIDEST if device == "cpu" else WIDEST_ON_CARD)
 
 
 def timed_disk(path: Path, folder: Path) -> tuple[float, float]:

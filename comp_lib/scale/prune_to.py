@@ -364,7 +364,7 @@ class _Run:
     def least(self, plan: Plan) -> dict[str, float]:
         """Seconds that each phase takes at least on this machine, its products on the device of the settings."""
         work = work_of(self.model, self.ids.shape, self.settings, plan, self.saving.dtype)
-        where = (self.model.files.files, self.journal.folder, self.settings.device)
+        where = (self.model.files.files, self.journal.folder, self.settings.device, self.model.dtype)
         return least_seconds(work, Machine.measured(self.model.shape, *where))
 
     def card(self, dense: float | None, small: float | None) -> Provenance:

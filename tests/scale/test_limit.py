@@ -94,6 +94,26 @@ def test_seconds_are_work_by_rates():
     assert slow["MLP"] == 2 * fast["MLP"] and slow["read"] == fast["read"]
 
 
+def test_a_model_in_half_precision_passes_its_text_in_it():
+    """Sums and solves do not."""
+    single = run_of(build("gqa"), tokens(8, 32))
+    half = replace(single, state=2)
+    for phase in ("attention", "MLP"):
+        assert half.work()[phase] == Work(half=single.work()[phase].single)
+    assert half.work()["selection"] == single.work()["selection"]
+    machine = Machine(single=10.0, double=5.0, read=2.0, written=4.0, half=20.0)
+    assert machine.seconds(Work(half=40.0, single=10.0)) == 3.0
+    with pytest.raises(ValueError, match="half precision"):
+        replace(machine, half=None).seconds(Work(half=1.0))
+
+
+def test_a_machine_is_asked_in_the_precision_of_the_model(tmp_path):
+    (tmp_path / "weights").write_bytes(bytes(1000))
+    asked = Shape.of(build("gqa")), [tmp_path / "weights"], tmp_path, "cpu"
+    assert Machine.measured(*asked).half is None
+    assert (Machine.measured(*asked, torch.bfloat16).half or 0.0) > 0.0
+
+
 def test_a_card_is_waited_for(monkeypatch):
     """It answers before it has done what it was asked to."""
     asked = []
