@@ -152,13 +152,13 @@ class DualInverse:
     def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
         root = _root(penalties)
         factor, _ = spd_factor(_plus(between_rows(x, x, root), 1.0))
-        self.x, self.penalties = x, penalties
-        self.alive = torch.ones_like(penalties)
+        self.x = x
+        self.free = 1.0 / penalties  # D^-1 (n,), zero for inputs that went
         # diagonal blocks of P (n / block, block, block)
         self.blocks = torch.cat(
             [
                 self._diagonal_blocks(factor, part, block)
-                for part in panels(len(penalties), max(1, PANEL // block) * block)
+                for part in panels(len(self.free), max(1, PANEL // block) * block)
             ]
         )
         self.inner = torch.cholesky_inverse(factor)  # M (T, T)
@@ -172,12 +172,12 @@ class DualInverse:
             len(scaled), -1, block
         )
         blocks = -products_per_block(half, half)
-        blocks.diagonal(dim1=1, dim2=2).add_((1.0 / self.penalties[part]).reshape(-1, block))
+        blocks.diagonal(dim1=1, dim2=2).add_(self.free[part].reshape(-1, block))
         return blocks
 
     def _scaled(self, inputs: Tensor | slice) -> Tensor:
         """X D^-1 (T, i), float64, of some inputs."""
-        return self.x[:, inputs].double() / self.penalties[inputs]
+        return self.x[:, inputs].double() * self.free[inputs]
 
     def diagonal(self) -> Tensor:
         return self.blocks.diagonal(dim1=1, dim2=2).flatten()
@@ -186,18 +186,18 @@ class DualInverse:
         """P_R (r, n); zero in the columns of inputs that went."""
         self.half = self.inner @ self._scaled(index)
         turned = -self.half.T
-        rows = turned.new_empty(len(index), len(self.penalties))
-        for part in panels(len(self.penalties), PANEL):
+        rows = turned.new_empty(len(index), len(self.free))
+        for part in panels(len(self.free), PANEL):
             torch.mm(turned, self.x[:, part].double(), out=rows[:, part])
-        rows *= self.alive / self.penalties
-        rows[torch.arange(len(index), device=index.device), index] += 1.0 / self.penalties[index]
+        rows *= self.free
+        rows[torch.arange(len(index), device=index.device), index] += self.free[index]
         return rows
 
     def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
         """Take out the inputs R, whose rows were asked for last: P_R (r, n), inner = (P_RR)^-1 (r, r)."""
         self.inner.addmm_(self.half, inner @ self.half.T)
         take_out(self.blocks, index, rows, inner @ rows)
-        self.alive[index] = 0.0
+        self.free[index] = 0.0
 
 
 def _plus(matrix: Tensor, ridge: float) -> Tensor:

@@ -40,10 +40,9 @@ def between_rows(x: Tensor, y: Tensor, divisor: Tensor | None = None, kept: Tens
     total = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
     for part in panels(x.shape[1] if kept is None else len(kept), TERMS):
         inputs = part if kept is None else kept[part]
-        left = x[:, inputs] if divisor is None else x[:, inputs] / divisor[part]
-        right = left
-        if y is not x:
-            right = y[:, inputs] if divisor is None else y[:, inputs] / divisor[part]
+        scale = 1.0 if divisor is None else divisor[part]
+        left = x[:, inputs] / scale
+        right = left if y is x else y[:, inputs] / scale
         total += left @ right.T
     return total
 
