@@ -30,7 +30,7 @@ from ..on_device.latency import check_budget, parse_budget, timed_plan
 from ..prune import Planned, check_family, check_request, make_plan, prune
 from ..report import Progress, Report
 from ..scale import model_on_disk
-from ..scale.machines import Machines
+from ..scale.machines import Machines, several_cards
 from ..scale.memory import bytes_of, check_memory
 from ..scale.prune_to import Means, Saving, Written, check_out, prune_to, whole_model
 from ..scale.shards import SHARDS
@@ -122,7 +122,8 @@ class PruneRun:
     def _machines(self) -> Machines | None:
         """The cluster that carries the text, where one is asked for. Raises InputError when it cannot."""
         options = self.options
-        if options.scheduler is None:
+        cards = options.memory is None and not self.whole and several_cards(self.settings.device)
+        if options.scheduler is None and not cards:
             if options.shards is not None:
                 raise InputError(f"expected --shards with --scheduler, got --shards {options.shards} alone: add it")
             return None

@@ -27,18 +27,23 @@ def given_up(run: str, dask_scheduler: Any) -> bool:
     return not dask_scheduler.workers or lying and bool(dask_scheduler.running)
 
 
-def environment() -> dict[str, str]:
-    """What a worker must have in common with its client: what decides the bits."""
+def environment(device: str) -> dict[str, str]:
+    """What a worker must have in common with its client: what decides the bits.
+
+    device: "cpu", or "cuda", the first card that a process sees. Raises InputError where that is not there.
+    """
     import torch
 
     from ..system import hashes
+    from ..system.machine import available_device
 
-    return {"comp_lib": __version__, "code": hashes.of_code("scale"), "torch": str(torch.__version__)}
+    there = str(available_device(device, double=True))
+    return {"comp_lib": __version__, "code": hashes.of_code("scale"), "torch": str(torch.__version__), "device": there}
 
 
 def check(wanted: dict[str, str]) -> None:
     """Raises InputError unless the environment here is `wanted`; a worker may have come after the others were asked."""
-    if (found := environment()) != wanted:
+    if (found := environment(wanted["device"])) != wanted:
         told = (f"{name} {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name])
         got = f"{'; '.join(told)} on {socket.gethostname()}"
         raise InputError(f"expected workers with this comp_lib and torch, got {got}: install the same there")
@@ -61,7 +66,7 @@ def sums(
     import torch
 
     check(wanted)
-    watching, part = put_together(frame, numbers), slice(*rows)
+    watching, part = put_together(frame, numbers, wanted["device"]), slice(*rows)
     with torch.no_grad():  # a worker's threads know nothing of the caller's
         return Parcel.of(watching(hidden.tensor[part], None if reference is None else reference.tensor[part]))
 
@@ -79,7 +84,7 @@ def through(wanted: dict[str, str], frame: bytes, numbers: Sequence[Numbers], hi
     from ..prune_layer import HERE
 
     check(wanted)
-    layer, step = put_together(frame, numbers)
+    layer, step = put_together(frame, numbers, wanted["device"])
     with torch.no_grad():
         states: Any = HERE.through(layer, step, hidden.tensor)
         return Numbers.of(states)

@@ -1,7 +1,8 @@
 """What travels between the client and the workers: tensors, and what holds some.
 
 Tensors go as their bytes, whatever their dtype, beside the pickle and not in it, so that nobody copies them to send
-them. They land in memory that torch has laid out: how a product is rounded may depend on where its factors begin.
+them. They land in memory that torch has laid out: how a product is rounded may depend on where its factors begin. What
+lies on a card is copied to the CPU, and from there to the card of who opens it.
 
 A layer goes tensor by tensor, each in its own `Numbers`, and the rest of it in a frame: surgery replaces tensors and
 never writes to them, so that what it leaves as it was need not be sent twice.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from torch import Tensor
 
 
@@ -28,11 +30,12 @@ class Numbers:
         """content: anything with the buffer protocol; None where the tensor itself is given."""
         self.dtype, self.shape = dtype, shape
         self._held = content, tensor  # one of them; a worker has several threads, so both change at once
+        self._elsewhere: Tensor | None = None  # on the card of this process
 
     @classmethod
     def of(cls, tensor: Tensor) -> Numbers:
-        """Of a tensor on the CPU, whose memory they share."""
-        tensor = tensor.detach().contiguous()
+        """Of a tensor, whose memory they share if that is on the CPU."""
+        tensor = tensor.detach().cpu().contiguous()
         return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), None, tensor)
 
     @property
@@ -48,6 +51,14 @@ class Numbers:
             as_bytes(tensor)[:] = memoryview(content).cast("B")
             self._held = None, tensor
         return tensor
+
+    def on(self, device: str | torch.device) -> Tensor:
+        """The tensor on a device, where it stays as long as these numbers: many tasks need the same layer."""
+        if str(device) == "cpu":
+            return self.tensor
+        if self._elsewhere is None:
+            self._elsewhere = self.tensor.to(device)
+        return self._elsewhere
 
     def _bytes(self) -> Any:
         content, tensor = self._held
@@ -78,9 +89,9 @@ class Parcel:
         frame, tensors = take_apart(value)
         return cls(frame, [Numbers.of(tensor) for tensor in tensors])
 
-    def open(self) -> Any:
-        """The value, made anew around the tensors."""
-        return put_together(self.frame, self.numbers)
+    def open(self, device: str | torch.device = "cpu") -> Any:
+        """The value, made anew around the tensors, on that device."""
+        return put_together(self.frame, self.numbers, device)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Parcel, (self.frame, self.numbers)
@@ -97,9 +108,9 @@ def take_apart(value: Any) -> tuple[bytes, list[Tensor]]:
     return file.getvalue(), taker.tensors
 
 
-def put_together(frame: bytes, numbers: Sequence[Numbers]) -> Any:
-    """What `take_apart` took apart; parameters ask for no gradient."""
-    return _Giver(io.BytesIO(frame), numbers).load()
+def put_together(frame: bytes, numbers: Sequence[Numbers], device: str | torch.device = "cpu") -> Any:
+    """What `take_apart` took apart, on a device of this process; parameters ask for no gradient."""
+    return _Giver(io.BytesIO(frame), numbers, device).load()
 
 
 class _Taker(pickle.Pickler):
@@ -122,15 +133,15 @@ class _Taker(pickle.Pickler):
 
 
 class _Giver(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, numbers: Sequence[Numbers]) -> None:
+    def __init__(self, file: io.BytesIO, numbers: Sequence[Numbers], device: str | torch.device) -> None:
         super().__init__(file)
-        self.numbers, self.made = numbers, dict[tuple[int, bool], Any]()
+        self.numbers, self.device, self.made = numbers, device, dict[tuple[int, bool], Any]()
 
     def persistent_load(self, name: tuple[int, bool]) -> Any:
         if name not in self.made:
             import torch
 
             place, parameter = name
-            tensor = self.numbers[place].tensor
+            tensor = self.numbers[place].on(self.device)
             self.made[name] = torch.nn.Parameter(tensor, requires_grad=False) if parameter else tensor
         return self.made[name]

@@ -296,7 +296,7 @@ class _Run:
                 for _ in walk(partial(Here, batch=self.batch)):
                     pass
             else:
-                machines.carry(walk)
+                machines.carry(walk, self.settings.device)
         if journal.find("walked") is None:
             journal.add("walked", files={})  # the hidden states are of no more use
         journal.keep_only(())

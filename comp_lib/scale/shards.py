@@ -63,16 +63,18 @@ class Spread:
 
 
 class Shards:
-    """The `Carrier` that works on the CPUs of the workers of `client`, with the text in at most `count` shards.
+    """The `Carrier` that works on the workers of `client`, with the text in at most `count` shards.
 
-    Workers need this library. room: as for `prune_layer.Here`. Raises InputError for a worker with another comp_lib or
-    torch, for a layer elsewhere than on the CPU, and when a shard has cost several workers their life; Gone when the
-    scheduler or all workers are.
+    Workers need this library. room: as for `prune_layer.Here`. device: "cpu", or "cuda", the first card that each
+    worker sees. Raises InputError for a worker with another comp_lib or torch, or without the device, and when a shard
+    has cost several workers their life; Gone when the scheduler or all workers are.
     """
 
-    def __init__(self, client: Client, count: int = SHARDS, room: Callable[..., Any] = torch.empty) -> None:
+    def __init__(
+        self, client: Client, count: int = SHARDS, room: Callable[..., Any] = torch.empty, device: str = "cpu"
+    ) -> None:
         self.client, self.count, self.room = client, count, room
-        self.wanted = on_workers.environment()
+        self.wanted = on_workers.environment(device)
         self.name, self.tasks = uuid.uuid4().hex[:24], itertools.count()
         # what has been sent, as long as the client has it too: one tensor or stream is sent once
         self.tensors: Any = WeakIdKeyDictionary()
@@ -90,9 +92,9 @@ class Shards:
                     pair = ours.parts[place], None if theirs is None else theirs.parts[place]
                     leaves.append((place, self._submit(place, on_workers.sums, self.wanted, *how, part, *pair)))
             trees.append(self._tree(leaves))
-        found = []
+        found, here = [], next(watching.layer.parameters()).device
         while trees:
-            found.append(self._fetched(trees.pop(0)).open())
+            found.append(self._fetched(trees.pop(0)).open(here))
         return found
 
     def through(self, layer: Layer, step: Step, hidden: Any) -> Spread:
@@ -139,9 +141,6 @@ class Shards:
         return self._submit(None, on_workers.hold, frame), sent
 
     def _tensor(self, tensor: Tensor) -> Future[Numbers]:
-        if tensor.device.type != "cpu":
-            got = f"one on {tensor.device}: device='cpu'"
-            raise InputError(f"expected a layer on the CPU to share among workers, got {got}")
         if (sent := self.tensors.get(tensor)) is None:
             sent = self.tensors[tensor] = self._submit(None, on_workers.hold, Numbers.of(tensor))
         future: Future[Numbers] = sent

@@ -1,6 +1,7 @@
 """With a card: the same plan and weights as on the CPU, and nothing left there. Without one: one line, no traceback.
 
-What is marked gpu is skipped where torch finds no CUDA device; it has not run on the machines that this was written on.
+What is marked gpu is skipped where torch finds no CUDA device; it has not run on the machines that this was written on,
+where `test_cards` has a stand-in for one.
 """
 
 from __future__ import annotations

@@ -234,7 +234,8 @@ def test_what_cannot_be_done_is_refused_before_any_work(run, one, tmp_path, monk
     refused("needs the whole model", settings=Settings(method="llm-pruner", recovery="none"))
     with monkeypatch.context() as patch:
         patch.setattr("torch.cuda.is_available", lambda: True)
-        refused("on their CPUs, got --device cuda", settings=replace(SETTINGS, device="cuda"))
+        patch.setattr("torch.cuda.device_count", lambda: 2)
+        refused("cpu or cuda with a cluster, got --device cuda:1", settings=replace(SETTINGS, device="cuda:1"))
     with monkeypatch.context() as patch:
         patch.setattr(scheduler, "CONNECT", 0.5)
         refused("a Dask scheduler at 'tcp://127.0.0.1:1'", "tcp://127.0.0.1:1")
@@ -252,7 +253,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(run, one, tmp_path, monk
 
 
 def test_a_worker_with_other_code_that_joins_later_is_named(run, one, tmp_path, monkeypatch):
-    monkeypatch.setattr("comp_lib.scale.machines.check_workers", lambda client: None)  # it was not there yet
+    monkeypatch.setattr("comp_lib.scale.machines.check_workers", lambda client, device: None)  # it was not there yet
     monkeypatch.setattr("comp_lib.system.hashes.of_code", lambda *rooms: "another formula")
     with pytest.raises(InputError, match="with this comp_lib and torch, got code .*, not another formula on"):
         run(tmp_path / "small", one)

@@ -11,11 +11,10 @@ import torch
 from distributed import Client, LocalCluster
 
 from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary
-from comp_lib.errors import InputError
 from comp_lib.prune import prune
 from comp_lib.prune_layer import HERE, Watching
 from comp_lib.scale.parcels import Parcel
-from comp_lib.scale.shards import Shards, Spread, slices
+from comp_lib.scale.shards import Shards, slices
 from comp_lib.settings import Settings
 
 SEQUENCES, LENGTH = 13, 96
@@ -171,9 +170,3 @@ def test_slices_cover_all_and_cut_between_batches_where_there_are_enough(count, 
     assert len(found) == min(shards, count) and all(rows.start < rows.stop for rows in found)
     cuts = {rows.start for rows in batches(count, length)}
     assert len(cuts) < shards or all(rows.start in cuts for rows in found)
-
-
-def test_a_layer_elsewhere_is_refused(tiny_llama):
-    layer = tiny_llama().model.layers[0].to("meta")
-    with pytest.raises(InputError, match="on meta"):
-        Shards(None).through(layer, mlp_step, Spread((1, 2, 3), torch.float32, [], []))
