@@ -94,7 +94,7 @@ class Rows(Sums):
         return DualInverse(self.rows, penalty(self.diagonal(), ridge), block)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
-        root = self._root(kept)
+        root = self._loudness(kept)
         factor, _ = spd_factor(_plus(between_rows(self.rows, self.rows, root, kept), ridge))
         missing = self.rows.new_empty(len(self.rows), weight.shape[1])  # (I + K)^-1 E (T, m)
         for part in panels(weight.shape[1], TERMS):
@@ -108,7 +108,7 @@ class Rows(Sums):
         return fitted
 
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
-        root = self._root(kept)
+        root = self._loudness(kept)
         inner = between_rows(self.rows, self.rows, root, kept)  # (T, T)
         outer = between_rows(held.rows, self.rows, root, kept)  # (T', T)
         missing, judged = self.gap(weight, kept), held.gap(weight, kept)
@@ -141,12 +141,12 @@ class Rows(Sums):
             total.addmm_(self.rows[:, part], weight[part].float())
         return total
 
-    def _root(self, kept: Tensor) -> Tensor:
+    def _loudness(self, kept: Tensor) -> Tensor:
         """diag(C)^1/2 of the inputs `kept` (k,), float32."""
         return _root(penalty(self.diagonal(), 1.0)[kept])
 
 
-class DualInverse:
+class DualInverse(Inverse):
     """P = (X^T X + D)^-1 given by X (T, n) and D_ii (n,), for `importance.matrix_condition.sweep`."""
 
     def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
@@ -178,9 +178,6 @@ class DualInverse:
     def _scaled(self, inputs: Tensor | slice) -> Tensor:
         """X D^-1 (T, i), float64, of some inputs."""
         return self.x[:, inputs].double() * self.free[inputs]
-
-    def diagonal(self) -> Tensor:
-        return self.blocks.diagonal(dim1=1, dim2=2).flatten()
 
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n); zero in the columns of inputs that went."""

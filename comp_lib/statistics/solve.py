@@ -103,12 +103,11 @@ def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
 class Inverse(Protocol):
     """P = H^-1 as a sweep sees it: by rows, and without the inputs that went."""
 
-    @property
-    def blocks(self) -> Tensor:
-        """Its diagonal blocks (n / block, block, block)."""
+    blocks: Tensor  # its diagonal blocks (n / block, block, block)
 
     def diagonal(self) -> Tensor:
         """P_ii (n,)."""
+        return self.blocks.diagonal(dim1=1, dim2=2).flatten()
 
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n)."""
@@ -117,7 +116,7 @@ class Inverse(Protocol):
         """Take out the inputs R, whose rows were asked for last: P_R (r, n), inner = (P_RR)^-1 (r, r)."""
 
 
-class ExplicitInverse:
+class ExplicitInverse(Inverse):
     """P as a matrix (n, n), which is used up.
 
     What a round takes away is kept as two thin factors and subtracted where P is read: the whole matrix is written once
@@ -129,9 +128,6 @@ class ExplicitInverse:
         self.blocks = diagonal_blocks(matrix, block)
         self.alive = torch.ones(len(matrix), dtype=matrix.dtype, device=matrix.device)
         self.panel: list[tuple[Tensor, Tensor]] = []  # P is `matrix` minus each left^T right of (r, n)
-
-    def diagonal(self) -> Tensor:
-        return self.blocks.diagonal(dim1=1, dim2=2).flatten()
 
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n); exact zeros in the columns of inputs that went, instead of rounding dust."""
