@@ -7,8 +7,9 @@ its children, next to that of the imports alone. Nothing is in the cache but the
 of `prune`, to multiples of 256, which K-quants ask for; heals by the defaults of `heal`, on text that the parent wrote;
 exports COMP's healed folder as q8_0 and q4_k_m, and the parent too. Then every model is judged on the evaluation text
 of each kind, with 95% intervals of the loss above the parent's: of a .gguf file the weights that it holds. llama.cpp
-says what it makes of the files itself, on a few of these tokens, next to transformers on the same. Rows go to
-after.json, which lesson 10 shows; a second call goes on.
+says what it makes of the files itself, on a few of these tokens, next to transformers on the same. LLM-Pruner's widths
+differ by layer: for a family that no folder can hold then (Gemma 3), COMP stands alone. Rows go to after.json, which
+lesson 10 shows; a second call goes on.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ import psutil
 import torch
 
 from comp_lib.compare.one_run import decoder_parameters
+from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.models import kept
 from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.models.per_layer_llama import check_widths
 from comp_lib.on_device import llama_cpp
 from comp_lib.system.atomic import write_atomically
 
@@ -71,7 +74,7 @@ def main() -> None:
         losses = judge(parent, windows).mean
         size = 4 * parent.num_parameters()
         keep({"name": "parent", "of": None, "bytes": size, "imports_megabytes": peak, "mean_loss": losses["loss"]})
-    for name, (origin, words) in STEPS.items():
+    for name, (origin, words) in steps(parent).items():
         made = arguments.work / place(name)
         if name in rows and made.exists():
             continue
@@ -92,6 +95,16 @@ def main() -> None:
         values = {kind: (each[0]["increase"], *each[1]["increase"]) for kind, each in by_kind.rows().items()}
         row["mean"] = values.popitem()[1]
         keep({**row, "kl": by_kind.mean["kl"], "increases": values})
+
+
+def steps(parent: torch.nn.Module) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Those of STEPS whose model can be written to a folder."""
+    try:
+        check_widths(parent.config)
+    except InputError as error:
+        print(f"without LLM-Pruner: {error}", flush=True)
+        return {name: step for name, step in STEPS.items() if not name.startswith("LLM-Pruner")}
+    return STEPS
 
 
 def place(name: str) -> str:

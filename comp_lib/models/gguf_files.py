@@ -30,7 +30,7 @@ from ..families import family_called
 from ..system import hashes
 from ..system.atomic import check_room, staged, tidy
 from ..system.machine import cache_folder
-from ..system.tensor_files import PIECE, finite, rows_in
+from ..system.tensor_files import PIECE, finite, read_ahead, rows_in
 from .gguf_header import check_header
 from .reading import quiet, read_config, read_tokenizer, read_weights
 
@@ -202,6 +202,12 @@ class GgufTensors:
         heads = getattr(self.config, heads_field[part])
         pairs = values.reshape(heads, len(values) // heads // 2, 2, -1)
         return pairs.transpose(1, 2).reshape(values.shape)
+
+    def ahead(self, prefix: str) -> None:
+        """Those tensors will be read soon, see `read_ahead`."""
+        for name, tensor in self.tensors.items():
+            if name.startswith(prefix):
+                read_ahead(self.path, int(tensor.data_offset), int(tensor.n_bytes))
 
     def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix other than q and k: index (k,) -> (k, columns)."""

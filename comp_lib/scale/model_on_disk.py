@@ -84,7 +84,10 @@ class _Layers:
 
     def __getitem__(self, index: int) -> Layer:
         self.owner.head = None
-        return self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
+        layer = self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
+        with phase("read"):
+            self.owner.files.ahead(f"model.layers.{index + 1}.")  # while this one is at work
+        return layer
 
 
 class _Embedding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -68,9 +69,11 @@ class TensorFiles:
         self.files = weight_files(self.folder)
         self.where: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.spans: dict[str, tuple[int, int]] = {}  # first byte in its file, and bytes
         for path in self.files:
             with _opened(path) as file:
                 self._list(path, file)
+            self.spans |= spans(path)
 
     def _list(self, path: Path, file: Any) -> None:
         for name in file.keys():  # noqa: SIM118  not a dictionary
@@ -84,6 +87,12 @@ class TensorFiles:
         """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""
         with _opened(self.where[name]) as file:
             return finite(name, file.get_tensor(name).to(dtype, copy=True), self.folder)
+
+    def ahead(self, prefix: str) -> None:
+        """Those tensors will be read soon, see `read_ahead`."""
+        for name in self.spans:
+            if name.startswith(prefix):
+                read_ahead(self.where[name], *self.spans[name])
 
     def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix: index (k,) -> (k, columns)."""
@@ -115,6 +124,26 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError) as error:
         raise InputError(f"expected complete safetensors, got {path}: {error}; fetch or save it again") from error
+
+
+def spans(path: Path) -> dict[str, tuple[int, int]]:
+    """First byte and number of bytes of each tensor in a safetensors file that has been checked."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        fields = json.loads(stream.read(length))
+    fields.pop("__metadata__", None)
+    places = {name: field["data_offsets"] for name, field in fields.items()}
+    return {name: (8 + length + start, end - start) for name, (start, end) in places.items()}
+
+
+def read_ahead(path: Path, start: int, length: int) -> None:
+    """Let the system fetch a part of a file from the disk while something else is computed.
+
+    To its own memory, where it has room: none of it is this process's until it reads it.
+    """
+    if hasattr(os, "posix_fadvise"):  # not on macOS and Windows
+        with path.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), start, length, os.POSIX_FADV_WILLNEED)
 
 
 def rows_in(size: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
