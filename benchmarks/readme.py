@@ -165,8 +165,13 @@ def one_kind(model: str) -> str:
     rows = [row for row in every_row(model) if row["calibration"] in EACH_KIND]
     if not rows:
         return ""
-    found, presets = by_method(model, rows=rows), _presets(by_method(model))
-    ours = {name[1]: fmean(row["mean"] for row in own) for name, own in presets.items() if name[0] == "comp"}
+    found = by_method(model, rows=rows)
+    mixed = {name[1]: own for name, own in by_method(model).items() if name[0] == "comp"}
+    ours = {
+        name: fmean(row["mean"] for row in own)
+        for name, own in mixed.items()
+        if own[0]["settings"]["aim"] == "dense"  # as the presets of quality
+    }
     lines = [
         f"{model}, a fifth gone, calibrated on one kind of text: mean over the kinds, and what part of it COMP loses, "
         "which\nis calibrated as above.",
@@ -330,7 +335,7 @@ def short() -> str:
         f"{_with_more_text()}; of {SECOND} measured widths exist in memory only and cannot be\nsaved "
         "([families](docs/families.md)). Intervals are in [RESULTS](benchmarks/RESULTS.md#every-kind-of-text); on "
         "WikiText these of COMP and a peer overlap: "
-        f"{'; '.join(_alike(_presets(first)) + _alike(_presets(second)))}.{_second_with_more_text()}",
+        f"{'; '.join(_alike(first, names) + _alike(second, names))}.{_second_with_more_text()}",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
@@ -367,20 +372,16 @@ def _two_losses(rows: list[dict]) -> str:
     return f"{fmean(row['mean'] for row in rows):.3f} and {fmean(row['increases'][UNSEEN][0] for row in rows):.3f}"
 
 
-def _presets(found: dict[tuple[str, str], list[dict]]) -> dict[tuple[str, str], list[dict]]:
-    """Without the rows of COMP that aim at the layer's own output, as no preset of quality does."""
-    return {name: rows for name, rows in found.items() if name[0] != "comp" or rows[0]["settings"]["aim"] == "dense"}
-
-
-def _alike(found: dict[tuple[str, str], list[dict]]) -> list[str]:
-    """The rows of COMP and of peers, first seeds, whose intervals on the unseen text overlap."""
-    spans = {name: (rows[0]["model"], *rows[0]["increases"][UNSEEN][1:]) for name, rows in found.items()}
-    pairs = [(ours, peer) for ours in spans if ours[0] == "comp" for peer in spans if peer[0] != "comp"]
-    return [
-        f"{ours[1].split(',')[0]} widths and {peer[0]} of {spans[ours][0]}"
-        for ours, peer in pairs
-        if spans[ours][1] <= spans[peer][2] and spans[peer][1] <= spans[ours][2]
-    ]
+def _alike(found: dict[tuple[str, str], list[dict]], names: dict[str, str]) -> list[str]:
+    """The rows of COMP that have one of those names, each with the peers whose intervals, of first seeds, overlap."""
+    spans = {name: rows[0]["increases"][UNSEEN][1:] for name, rows in found.items()}
+    told = []
+    for (_, kind), (low, high) in ((name, span) for name, span in spans.items() if name[0] == "comp"):
+        peers = [name[0] for name, span in spans.items() if name[0] != "comp" and low <= span[1] and span[0] <= high]
+        if peers and kind in names:
+            told.append(f"{names[kind].replace('**', '').removeprefix('COMP, ')} and {', '.join(peers)}")
+    model = next(iter(found.values()))[0]["model"]
+    return [f"of {model} {'; '.join(told)}"] if told else []
 
 
 def healing() -> str:
