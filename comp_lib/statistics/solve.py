@@ -44,7 +44,7 @@ def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
     """
     factor, info = torch.linalg.cholesky_ex(matrix)
     added = 0.0
-    while int(info) != 0:
+    while _failed(factor, info):
         if not torch.isfinite(matrix).all():
             raise InputError("expected finite statistics, got NaN or infinity: look at the model, or try dtype float32")
         smallest = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().mean().clamp_min(1e-200))
