@@ -91,6 +91,7 @@ class Done:
     seconds: float
     least: float
     removed: float  # of the decoder
+    most: int  # bytes on the device at once; of a run of files with what measured its limit
 
 
 def check(device: str) -> None:
@@ -111,12 +112,20 @@ def device_bytes(device: str, most: bool = False) -> int:
 
 
 def ready(device: str) -> None:
-    """The most on `device` is counted from here; what its libraries keep from their first product on is there."""
+    """The most on `device` is counted from here: its libraries are loaded, and what they keep is there."""
     if torch.device(device).type == "cuda":
         for dtype in (torch.float32, torch.float64):
             square = torch.ones(64, 64, dtype=dtype, device=device)
+            torch.linalg.solve_triangular(
+                torch.linalg.cholesky_ex(square + 64.0 * torch.eye(64, dtype=dtype, device=device))[0],
+                square,
+                upper=False,
+            )
             finish(str((square @ square).device))
-        del square
+        heads = torch.ones(1, 2, 64, 64, device=device)
+        nn.functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+        finish(device)
+        del square, heads
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -136,10 +145,10 @@ def in_memory(job: Job, ids: Tensor) -> Done:
     shape, started = Shape.of(model), time.perf_counter()
     done = prune(model, ids, settings, inplace=True)
     finish(job.device)
-    seconds = time.perf_counter() - started
+    seconds, most = time.perf_counter() - started, device_bytes(job.device, most=True)
     run = Run(shape, done.plan, settings, len(ids), ids.shape[1], stored=0, saved=0)
     least = least_seconds(run, Machine(*product_rates(shape, job.device), read=1.0, written=1.0))
-    return Done(shape, done.report, seconds, sum(least[name] for name in IN_MEMORY), done.plan.removed)
+    return Done(shape, done.report, seconds, sum(least[name] for name in IN_MEMORY), done.plan.removed, most)
 
 
 def from_files(job: Job, model: Streamed, tokenizer: Any, ids: Tensor) -> Done:
@@ -148,7 +157,8 @@ def from_files(job: Job, model: Streamed, tokenizer: Any, ids: Tensor) -> Done:
     written = prune_to(job.out, model, tokenizer, ids, job.settings, saving=Saving(dtype=torch.bfloat16))
     seconds = time.perf_counter() - started
     least = sum(written.report.least.values())
-    return Done(written.before, written.report, seconds, least, written.plan.removed)
+    most = device_bytes(job.device, most=True)
+    return Done(written.before, written.report, seconds, least, written.plan.removed, most)
 
 
 def measured(job: Job) -> dict[str, Any]:
@@ -164,7 +174,7 @@ def measured(job: Job) -> dict[str, Any]:
     files = job.how == "files"
     done = from_files(job, Streamed(folder, config), tokenizer, ids) if files else in_memory(job, ids)
     gc.collect()
-    most, left, peak = device_bytes(job.device, most=True), device_bytes(job.device), peak_bytes()
+    left, peak = device_bytes(job.device), peak_bytes()
     rates = product_rates(done.shape, job.device)
     dense = dense_pass(loaded(job.folder).to(job.device), ids.to(job.device))
     return {
@@ -177,7 +187,7 @@ def measured(job: Job) -> dict[str, Any]:
         "seconds_in_layers": sum(layer.seconds for layer in done.report.layers),
         "least": done.least,
         "rates": {"float32": rates[0], "float64": rates[1]},
-        "device_megabytes": most / 2**20,
+        "device_megabytes": done.most / 2**20,
         "left_on_device_megabytes": (left - before) / 2**20,
         "peak_megabytes": peak / 2**20,
         "imports_megabytes": imports / 2**20,

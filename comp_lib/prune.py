@@ -33,6 +33,7 @@ from .settings import Settings
 from .shape import Shape
 from .surgery import check_biases, keep_layers, shallow_copy, update_config, whole_groups
 from .system.clock import listening, phase
+from .system.machine import exact_products
 
 DEFAULTS = Settings()
 IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
@@ -55,6 +56,7 @@ class Planned(NamedTuple):
 
 
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
+@exact_products()
 def prune(
     model: nn.Module,
     ids: Tensor,

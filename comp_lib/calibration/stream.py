@@ -55,11 +55,17 @@ def to_device(layer: Layer, device: Device, own: bool = False) -> Layer:
     Where it is on that device already the two share their tensors, since surgery replaces tensors and never writes;
     with `own` they do not, so that the original's memory (perhaps a memory map of the whole layer) can be let go.
     """
-    modules = layer.modules()
-    same = [module.config for module in modules if hasattr(module, "config")]  # one object for all layers: it stays so
-    if not own and next(layer.parameters()).device == torch.device(device):
-        same += [*layer.parameters(), *layer.buffers()]
-    return copy.deepcopy(layer, {id(value): value for value in same}).to(device)
+    there = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
+
+    def moved(value: Tensor) -> Tensor:
+        if not own and value.device == there:
+            return value
+        values = value.detach().to(there, copy=own)
+        return nn.Parameter(values, value.requires_grad) if isinstance(value, nn.Parameter) else values
+
+    same = {id(module.config): module.config for module in layer.modules() if hasattr(module, "config")}
+    tensors = {id(value): moved(value) for value in (*layer.parameters(), *layer.buffers())}
+    return copy.deepcopy(layer, same | tensors)  # made of what it finds there; the config is one for all layers
 
 
 def sent(states: Tensor, device: Device) -> Tensor:

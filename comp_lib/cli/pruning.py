@@ -38,7 +38,7 @@ from ..search import check_search, check_trials, searched_plan
 from ..settings import PRESETS, SEQUENCES, Settings, default_recovery, multiple_for
 from ..shape import Shape, span
 from ..system.clock import PHASES
-from ..system.machine import free_memory, resident_bytes
+from ..system.machine import free_memory, release_memory, resident_bytes
 from ..system.tensor_files import cast
 from .console import ProgressBars, check_length, err, goes_on, table
 from .options import PruneOptions
@@ -116,18 +116,22 @@ class PruneRun:
         if options.memory is not None and options.scheduler is not None:
             got = "both: the tokens in flight are the workers', so leave one out"
             raise InputError(f"expected --memory or --scheduler, got {got}")
+        if options.memory is not None and self.settings.device != "cpu":
+            got = f"--device {self.settings.device}: what is on a card is not counted, so leave one out"
+            raise InputError(f"expected --memory with --device cpu, got {got}")
         if self.budget or options.search:
             check_trials(options.sequences, self.settings.widths)
 
     def _machines(self) -> Machines | None:
         """The cluster that carries the text, where one is asked for. Raises InputError when it cannot."""
         options = self.options
-        cards = options.memory is None and not self.whole and several_cards(self.settings.device)
+        cards = not self.whole and several_cards(self.settings.device)
         if options.scheduler is None and not cards:
             if options.shards is not None:
                 raise InputError(f"expected --shards with --scheduler, got --shards {options.shards} alone: add it")
             return None
-        shards = min(SHARDS, options.sequences) if options.shards is None else options.shards
+        few = torch.cuda.device_count() if options.scheduler is None else SHARDS  # of sums, each card sends its own
+        shards = min(few, options.sequences) if options.shards is None else options.shards
         machines = Machines(options.scheduler, shards)
         machines.check(self.settings, options.sequences)
         return machines
@@ -145,7 +149,7 @@ class PruneRun:
 
     def _source(self, source: str) -> str:
         """The calibration source, without what the model would have to write where it is too large for that."""
-        needed, free = 2 * estimated_bytes(self.shape, self.options.dtype), free_memory()
+        needed, free = 2 * estimated_bytes(self.shape, self.options.dtype), free_memory(self.options.device)
         if self.memory is not None:
             free = min(free, max(0, self.memory - resident_bytes()))
         if self.whole or needed < free or not writes(source):
@@ -187,6 +191,7 @@ class PruneRun:
             writer = load.load_model(self.name, options.dtype, options.device)[0] if written else None
             ids = calibration_tokens(self.source, tokenizer, model=writer, **text)
             del writer
+            release_memory()
             means = Means(self.machines, self.memory, bars)
             with goes_on():
                 return prune_to(self.folder, model, tokenizer, ids, self.settings, saving=self.saving, means=means)

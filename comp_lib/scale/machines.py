@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..prune_layer import Carrier
 from ..settings import Settings
 from ..system import scheduler
+from ..system.machine import release_memory
 from ..system.scheduler import ATTEMPTS, check_dask, connected
 from . import on_workers
 from .shards import SHARDS, Gone, Shards, heard
@@ -88,9 +89,15 @@ class Machines:
         if self.scheduler is not None:
             yield self.scheduler
             return
-        from dask_cuda import LocalCUDACluster
+        release_memory()  # of the plan and the first measurement: the first worker is on this process's card
+        try:
+            from dask_cuda import LocalCUDACluster
 
-        with LocalCUDACluster(dashboard_address=None) as cluster:
+            cluster = LocalCUDACluster(dashboard_address=None)
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            got = f"{type(error).__name__} ({error}): choose one card, --device cuda:0; {AGAIN}"
+            raise InputError(f"expected dask-cuda to start a worker for each card, got {got}") from error
+        with cluster:
             yield cluster.scheduler_address
 
 

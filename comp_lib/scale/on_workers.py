@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from .. import __version__
@@ -11,6 +13,7 @@ from ..errors import InputError
 from .parcels import Numbers, Parcel, put_together
 
 Value = TypeVar("Value")
+CARD = threading.Lock()  # a card has room for one task's matrices, however many threads its worker has
 
 
 def version() -> str:
@@ -37,8 +40,11 @@ def environment(device: str) -> dict[str, str]:
     from ..system import hashes
     from ..system.machine import available_device
 
-    there = str(available_device(device, double=True))
-    return {"comp_lib": __version__, "code": hashes.of_code("scale"), "torch": str(torch.__version__), "device": there}
+    card = ""
+    if available_device(device, double=True).type == "cuda":
+        card = f"{torch.cuda.get_device_name()} with CUDA {torch.version.cuda}"
+    code, built = hashes.of_code("scale"), str(torch.__version__)
+    return {"comp_lib": __version__, "code": code, "torch": built, "device": device, "card": card}
 
 
 def check(wanted: dict[str, str]) -> None:
@@ -65,10 +71,15 @@ def sums(
     """What a `Watching`, in parts, sums over the sequences from rows[0] to rows[1] of a shard."""
     import torch
 
+    from ..system.machine import exact_products
+
     check(wanted)
-    watching, part = put_together(frame, numbers, wanted["device"]), slice(*rows)
-    with torch.no_grad():  # a worker's threads know nothing of the caller's
-        return Parcel.of(watching(hidden.tensor[part], None if reference is None else reference.tensor[part]))
+    part = slice(*rows)
+    with torch.no_grad(), exact_products():  # a worker's threads know nothing of the caller's
+        with _alone(wanted["device"]):
+            watching = put_together(frame, numbers, wanted["device"])
+            found = watching(hidden.tensor[part], None if reference is None else reference.tensor[part])
+        return Parcel.of(found)
 
 
 def added(one: Parcel, other: Parcel) -> Parcel:
@@ -82,9 +93,15 @@ def through(wanted: dict[str, str], frame: bytes, numbers: Sequence[Numbers], hi
     import torch
 
     from ..prune_layer import HERE
+    from ..system.machine import exact_products
 
     check(wanted)
-    layer, step = put_together(frame, numbers, wanted["device"])
-    with torch.no_grad():
+    with torch.no_grad(), exact_products(), _alone(wanted["device"]):
+        layer, step = put_together(frame, numbers, wanted["device"])
         states: Any = HERE.through(layer, step, hidden.tensor)
-        return Numbers.of(states)
+    return Numbers.of(states)
+
+
+def _alone(device: str) -> AbstractContextManager[Any]:
+    """One task at a time on a card; its other threads receive and send meanwhile."""
+    return nullcontext() if device == "cpu" else CARD

@@ -40,6 +40,7 @@ from ..surgery import add_biases, check_biases, keep_layers, shrink, update_conf
 from ..system import hashes
 from ..system.atomic import bytes_in, fsync, resolved
 from ..system.clock import listening, phase
+from ..system.machine import exact_products
 from ..system.tensor_files import Layout, Range, TensorFiles, reach_disk
 from .journal import Journal, partial_folder
 from .limit import Machine, least_seconds
@@ -86,6 +87,7 @@ class Written:
 
 
 @torch.no_grad()
+@exact_products()
 def prune_to(
     out: str | Path,
     model: Streamed,
@@ -116,6 +118,9 @@ def prune_to(
             got = "both: the tokens in flight are the workers', so leave one out"
             raise InputError(f"expected a limit of memory or other machines, got {got}")
     if means.memory is not None:
+        if torch.device(settings.device).type != "cpu":
+            got = f"{settings.device}: what is on a card is not counted, so leave one out"
+            raise InputError(f"expected a limit of memory with the device cpu, got {got}")
         windows = 0 if saving.windows is None else saving.windows.numel()
         begun = _earlier(target).find("begun")  # a run that goes on has chosen already
         chosen = {} if begun is None else begun["request"].get("carried", {})

@@ -37,6 +37,7 @@ from ..errors import InputError
 from ..families.protocol import Layer
 from ..prune_layer import HiddenStates, Watching
 from ..statistics.gram import Sums
+from ..system.machine import release_memory
 from ..system.scheduler import GLANCE, LOST
 from . import on_workers
 from .parcels import Numbers, take_apart
@@ -74,7 +75,7 @@ class Shards:
         self, client: Client, count: int = SHARDS, room: Callable[..., Any] = torch.empty, device: str = "cpu"
     ) -> None:
         self.client, self.count, self.room = client, count, room
-        self.wanted = on_workers.environment(device)
+        self.device, self.wanted = device, on_workers.environment(device)
         self.name, self.tasks = uuid.uuid4().hex[:24], itertools.count()
         # what has been sent, as long as the client has it too: one tensor or stream is sent once
         self.tensors: Any = WeakIdKeyDictionary()
@@ -82,6 +83,7 @@ class Shards:
         self.places: list[str] = []  # of each shard: a worker, which may have to give it up
 
     def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Sums]:
+        release_memory()  # a worker may be on the card of this process
         ours, theirs = self._spread(hidden), None if reference is None else self._spread(reference)
         how, size, trees = self._sent(watching), -(-len(ours) // parts), []
         for start in range(0, len(ours), size):
@@ -129,7 +131,8 @@ class Shards:
         """Say who is to work on which shard: neighbours together, so that few sums travel."""
         with heard():
             threads = self.client.nthreads()
-        seats = [address for address, count in sorted(threads.items()) for _ in range(count)]
+        places = {address: count if self.device == "cpu" else 1 for address, count in sorted(threads.items())}
+        seats = [address for address, count in places.items() for _ in range(count)]
         if not seats:
             raise Gone("no worker is left")
         self.places = [seats[place * len(seats) // shards] for place in range(shards)]

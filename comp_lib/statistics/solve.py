@@ -53,6 +53,11 @@ def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
     return factor, added
 
 
+def _failed(factor: Tensor, info: Tensor) -> bool:
+    """Whether there is no factor: LAPACK says so of a NaN, cuSOLVER does not."""
+    return bool((info != 0) | factor.diagonal().isnan().any())
+
+
 def factor_solve(factor: Tensor, right: Tensor) -> Tensor:
     """A^-1 B (n, m) from the Cholesky factor L (n, n) of A, without the copy of L that torch.cholesky_solve makes."""
     half = torch.linalg.solve_triangular(factor, right, upper=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -15,6 +17,7 @@ from ..errors import InputError
 
 C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
+TF32 = "NVIDIA_TF32_OVERRIDE"  # 1 lets NVIDIA's libraries round factors to 10 bits, and no program can say no
 
 
 def cache_folder() -> Path:
@@ -32,11 +35,14 @@ def available_device(name: str, double: bool = False) -> torch.device:
     """The device of that name, if it is there; "auto" is the best that is.
 
     double: it must have float64, in which sums over tokens are added and solved. Apple's "mps" has none, so it is as if
-    it were not there: refused by its name, and never what "auto" stands for.
+    it were not there: refused by its name, and never what "auto" stands for. Raises InputError too where products of
+    float32 are to be rounded to 10 bits whoever asks for what.
     """
     cuda = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
     mps = ["mps"] if torch.backends.mps.is_available() and not double else []
     available = [*cuda, *mps, "cpu"]
+    if cuda and name != "cpu" and os.environ.get(TF32) == "1":
+        raise InputError(f"expected products of float32 in float32, got {TF32}=1: unset it, or choose the cpu")
     if name == "auto":
         return torch.device(available[0])
     if name not in available:
@@ -54,15 +60,26 @@ def cores() -> int:
     return count
 
 
-def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, and of its container if that has a limit."""
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Products of float32 are computed in float32, whatever the caller, or a container, let torch round them to."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def free_memory(device: str | torch.device = "cpu") -> int:
+    """Bytes that this process may still take: of the machine, of its container if that has a limit, and of a card."""
     free: int = psutil.virtual_memory().available
     limit = CGROUP / "memory.max"
     if limit.is_file() and (text := limit.read_text().strip()) != "max":
         used = int((CGROUP / "memory.current").read_text())
         statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         free = min(free, int(text) - used + int(statistics.get("inactive_file", 0)))  # file pages can be given back
-    return free
+    return min(free, torch.cuda.mem_get_info(device)[0]) if torch.device(device).type == "cuda" else free
 
 
 def resident_bytes() -> int:
@@ -72,7 +89,12 @@ def resident_bytes() -> int:
 
 
 def release_memory() -> None:
-    """Give what was freed back to the system: Linux's C library keeps much of it for later, of matrices below 32 MB."""
+    """Give what was freed back to the system, and to others on a card.
+
+    Linux's C library keeps much of it for later, of matrices below 32 MB, and torch all of it that was on a card.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if C_LIBRARY is not None and hasattr(C_LIBRARY, "malloc_trim"):  # glibc has it, others do not
         C_LIBRARY.malloc_trim(0)
 
