@@ -1,8 +1,11 @@
 """A card where there is none: tensors that say they are on another device, compute on the CPU, and refuse to mix.
 
 `torch` sends every operation through a dispatch mode. What was asked for on DEVICE is wrapped there: its numbers are an
-ordinary tensor inside. Two tensors on different devices in one operation are refused as CUDA refuses them, but for
-numbers without a dimension, indices, and copies. Views and writing in place reach the same numbers.
+ordinary tensor inside. Two tensors on different devices in one operation are refused as CUDA refuses them: only copies
+may have them, an operation element by element a number of the CPU, and a tensor on the card indices of the CPU. Views
+and writing in place reach the same numbers. As with cuSOLVER, a Cholesky factor of what is not finite claims to be one.
+
+What it cannot show: a card's speed and memory, copies that are not waited for, and how a card rounds.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("lazy:0")  # torch knows the name, and leaves what is behind it to others
-MIXED = ("copy_", "_to_copy", "index", "index_put", "index_put_")
+COPIES = ("copy_", "_to_copy")
+INDEXED = ("index", "index_put", "index_put_")
 
 
 class OnCard(torch.Tensor):
@@ -65,8 +69,11 @@ def computed(function, args, kwargs, moved=None):
     name, asked = function.overloadpacket.__name__, kwargs.get("device")
     if name == "_has_compatible_shallow_copy_type":  # whether a module's `.to` may keep its parameter: never
         return False
-    strangers = [value for value in tensors if not isinstance(value, OnCard) and value.dim()]
-    if ours and strangers and name not in MIXED:
+    pointwise = torch.Tag.pointwise in function.tags
+    strangers = [value for value in tensors if not isinstance(value, OnCard) and (value.dim() or not pointwise)]
+    if name in INDEXED and isinstance(args[0], OnCard):
+        strangers = [value for value in args[2:3] if value.dim() and not isinstance(value, OnCard)]
+    if ours and strangers and name not in COPIES:
         shapes = [tuple(value.shape) for value in strangers]
         raise RuntimeError(f"expected all tensors on one device, {name} got {shapes} on the CPU and others on the card")
     there = bool(ours) if asked is None else torch.device(asked).type == DEVICE.type
@@ -77,6 +84,8 @@ def computed(function, args, kwargs, moved=None):
     plain = {key: "cpu" if key == "device" and there else value for key, value in kwargs.items()}
     inner = tree_map(lambda value: value.inner if isinstance(value, OnCard) else value, (args, plain))
     done = function(*inner[0], **inner[1])
+    if name == "linalg_cholesky_ex" and there and done[0].isnan().any():
+        done[1].zero_()
     if not there:
         return done
 
