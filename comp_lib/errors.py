@@ -8,6 +8,7 @@ bug of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -61,3 +62,9 @@ def nearest(word: str, options: Iterable[str]) -> str:
     if close:
         return f"did you mean {' or '.join(repr(name) for name in close)}?"
     return f"choose one of {', '.join(options)}"
+
+
+def check_package(name: str, expected: str, remedy: str) -> None:
+    """Raises InputError unless that package is there."""
+    if importlib.util.find_spec(name) is None:
+        raise InputError(f"expected {expected}, got none: {remedy}")

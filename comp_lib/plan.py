@@ -52,7 +52,7 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """The inverse of `to_json`. Raises InputError when fields are missing, unknown or disagree in length."""
         try:
-            fields = _tuples(json.loads(text))
+            fields = tuples(json.loads(text))
         except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             why = f"expected a plan as JSON, got text that does not parse ({error}): save it anew"
             raise InputError(why) from error
@@ -114,11 +114,11 @@ class Plan:
             raise InputError(f"expected a file with a plan, got {str(path)!r}: {error}; name another") from error
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """What JSON gives, with tuples for its lists."""
     if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return {name: tuples(item) for name, item in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def _ascending(indices: tuple[int, ...]) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from ..families.post_norm import PostNorm
+from ..plots.checkup import whole_text
 from ..settings import SEQUENCES
 from ..shape import span
 from .checkup import Checkup
-from .columns import ALL
 from .cost_frame import told_for
 
 PRESET = {"uniform": "--preset stock", "measured": "--preset best"}  # of `comp-lib prune`
@@ -32,12 +32,6 @@ class Advice:
     row: dict[str, Any] | None  # of the frame `costs`, for all kinds; None: no plan can be advised
     command: str
     reasons: tuple[str, ...]
-
-
-def whole_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows for all kinds together: those of the only kind, where there is but one."""
-    kinds = frame.index.get_level_values("kind")
-    return frame[kinds == (ALL if ALL in kinds else kinds[0])] if len(frame) else frame
 
 
 def advise(checkup: Checkup) -> Advice:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -57,13 +56,6 @@ class Effort:
     left_out: tuple[tuple[str, float], ...] = ()  # what did not fit, and the minutes that it would take
     predicted: Mapping[str, float] = field(default_factory=dict)  # part -> seconds
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Effort:
-        """The inverse of `asdict`, after JSON."""
-        lists = ("ratios", "ways")
-        told = {name: tuple(value) if name in lists else value for name, value in values.items()}
-        return cls(**told | {"left_out": tuple((what, minutes) for what, minutes in values["left_out"])})
-
 
 @torch.no_grad()
 def measure_machine(model: Model, device: Device = "cpu") -> Speed:
@@ -108,13 +100,12 @@ def predict(effort: Effort, speed: Speed, shape: Shape, kinds: int) -> dict[str,
 
 def fit(minutes: float, speed: Speed, shape: Shape, asked: Effort, kinds: int) -> Effort:
     """As much of `asked` as these minutes allow, in the order of UPGRADES, from the least on that is worth while."""
-    effort = replace(asked, **LEAST, ratios=(), ways=asked.ways[:1])
+    effort = Effort(length=asked.length, kind_length=asked.kind_length, ways=asked.ways[:1])
     left = []
-    for what, names in UPGRADES:
-        wanted = {name: getattr(asked, name) for name in names}
-        if all(getattr(effort, name) == value for name, value in wanted.items()):
+    for what, name in UPGRADES:
+        if getattr(effort, name) == getattr(asked, name):
             continue
-        larger = _enlarged(effort, wanted, asked)
+        larger = _enlarged(effort, name, asked)
         seconds = sum(predict(larger, speed, shape, kinds).values())
         if seconds <= SHARE * 60 * minutes:
             effort = larger
@@ -123,34 +114,32 @@ def fit(minutes: float, speed: Speed, shape: Shape, asked: Effort, kinds: int) -
     return replace(effort, left_out=tuple(left), predicted=predict(effort, speed, shape, kinds))
 
 
-def _enlarged(effort: Effort, wanted: Mapping[str, Any], asked: Effort) -> Effort:
+def _enlarged(effort: Effort, name: str, asked: Effort) -> Effort:
     """With one upgrade, and with the least of what it rests on."""
-    few = min(asked.judged, FIRST_JUDGED)
-    if tuple(wanted) == ("ratios",) and not effort.ratios:
+    few, wanted = min(asked.judged, FIRST_JUDGED), {name: getattr(asked, name)}
+    if name == "ratios" and not effort.ratios:
         return replace(effort, ratios=asked.ratios[len(asked.ratios) // 2 :][:1])
-    if tuple(wanted) == ("judged",) and effort.judged == 0:
+    if name == "judged" and effort.judged == 0:
         return replace(effort, judged=few)
-    if {"steps", "greedy"} & set(wanted):
+    if name in ("steps", "greedy"):
         return replace(effort, judged=effort.judged or few, **wanted)
-    if {"ways", "tasks", "kind_windows"} & set(wanted):
+    if name in ("ways", "tasks", "kind_windows"):
         return replace(effort, ratios=effort.ratios or asked.ratios[:1], **wanted)
     return replace(effort, **wanted)
 
 
 FIRST_JUDGED = 8  # windows on which harm is measured, to begin with
-LEAST: dict[str, Any] = {"windows": 1, "judged": 0, "steps": False, "greedy": 0}
-LEAST |= {"kind_windows": 2, "latency": False, "tasks": 0}
 # What is added first is worth most; a name may come twice, first in part.
-UPGRADES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("loss by kind of text, measured at one ratio", ("ratios",)),
-    ("harm of each layer on a few windows", ("judged",)),
-    ("loss by kind of text at each ratio", ("ratios",)),
-    ("the model of cost in time", ("latency",)),
-    ("more windows that judge", ("kind_windows",)),
-    ("more windows for the statistics", ("windows",)),
-    ("other ways to spend the ratio, and the peer", ("ways",)),
-    ("harm of attention and MLP apart", ("steps",)),
-    ("tasks", ("tasks",)),
-    ("harm of each layer on more windows", ("judged",)),
-    ("greedy removal of layers", ("greedy",)),
+UPGRADES = (
+    ("loss by kind of text, measured at one ratio", "ratios"),
+    ("harm of each layer on a few windows", "judged"),
+    ("loss by kind of text at each ratio", "ratios"),
+    ("the model of cost in time", "latency"),
+    ("more windows that judge", "kind_windows"),
+    ("more windows for the statistics", "windows"),
+    ("other ways to spend the ratio, and the peer", "ways"),
+    ("harm of attention and MLP apart", "steps"),
+    ("tasks", "tasks"),
+    ("harm of each layer on more windows", "judged"),
+    ("greedy removal of layers", "greedy"),
 )

@@ -7,6 +7,7 @@ does not fit in memory is read layer by layer; what needs the whole of it is the
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +24,14 @@ from ..evaluation.loss import evaluation_tokens
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.load import COPIES, DTYPES, count_parameters, load_model
+from ..plan import tuples
 from ..prune import check_family
 from ..scale.model_on_disk import Streamed, open_streamed
 from ..settings import Settings, multiple_of
 from ..shape import Shape
+from ..system.cache import remembered
 from ..system.machine import free_memory
-from . import differences
+from . import differences, unit_frames
 from .budget import Effort, fit, measure_machine
 from .cost_frame import REFUSED, WAYS, costs, settings_for
 from .latency_frame import latency
@@ -36,9 +39,8 @@ from .layer_frame import layers
 from .meaning import tokens_of
 from .parameters import Parameters
 from .sample import draw
-from .store import entry, fingerprint, remembered_value
+from .store import entry, fingerprint
 from .task_frame import tasks
-from .unit_frames import curves, groups, neurons, spectra
 
 # what a check-up takes with all the time in the world
 WHOLE = Effort(windows=6, judged=24, steps=True, greedy=3, kind_windows=8, latency=True, tasks=30)
@@ -53,10 +55,17 @@ class Needed:
     why: str
 
 
+def _frame(of: Callable[..., pd.DataFrame]) -> cached_property[pd.DataFrame]:
+    """The frame that a function of `unit_frames` makes, at the first look."""
+    return cached_property(lambda bench: of(bench.model, bench.sample, device=bench.parameters.device))
+
+
 class Checkup:
     """Frames and facts of one model. `left_out`: what was not looked at, and why."""
 
     NAMES = tuple(Parameters.__dataclass_fields__)
+    neurons, groups = _frame(unit_frames.neurons), _frame(unit_frames.groups)
+    spectra, curves = _frame(unit_frames.spectra), _frame(unit_frames.curves)
 
     def __init__(self, parameters: Parameters) -> None:
         """Raises InputError: a parameter, a model that cannot be read, or two models that cannot be compared."""
@@ -132,7 +141,7 @@ class Checkup:
             return asdict(fit(parameters.minutes, speed, self.shape, asked, kinds))
 
         key = [fingerprint(self.model), parameters.minutes, parameters.device, asdict(asked), kinds]
-        return Effort.from_json(remembered_value(entry("budget", "effort", *key), decide))
+        return Effort(**tuples(remembered(entry("budget", "effort", *key), decide)))
 
     @property
     def name(self) -> str:
@@ -147,26 +156,6 @@ class Checkup:
         judged = self.sample.first(effort.judged) if effort.judged else None
         greedy = effort.greedy if harm else 0
         return layers(self.model, self.sample, harm, greedy, judged, self.parameters.device)
-
-    @cached_property
-    def neurons(self) -> pd.DataFrame:
-        """The frame `neurons`."""
-        return neurons(self.model, self.sample, device=self.parameters.device)
-
-    @cached_property
-    def groups(self) -> pd.DataFrame:
-        """The frame `groups`."""
-        return groups(self.model, self.sample, device=self.parameters.device)
-
-    @cached_property
-    def spectra(self) -> pd.DataFrame:
-        """The frame `spectra`."""
-        return spectra(self.model, self.sample, device=self.parameters.device)
-
-    @cached_property
-    def curves(self) -> pd.DataFrame:
-        """The frame `curves`."""
-        return curves(self.model, self.sample, device=self.parameters.device)
 
     @cached_property
     def costs(self) -> pd.DataFrame:

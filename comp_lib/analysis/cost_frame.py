@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..compare.one_run import decoder_parameters
+from ..compare.one_run import NEW_TOKENS, PROMPT, ROUNDS, decoder_parameters
 from ..errors import InputError, nearest
 from ..evaluation.by_kind import MEASURES, ByKind, judge
 from ..evaluation.confidence import bootstrap_intervals
@@ -21,13 +22,13 @@ from ..evaluation.loss import Evaluation
 from ..families import family_of
 from ..families.protocol import Family, Model
 from ..prune import check_family, check_request, prune
-from ..report import Progress, no_progress
 from ..settings import METHODS, PRESETS, Settings, default_recovery
 from ..shape import Shape
 from ..system import hashes
+from ..system.cache import remembered
 from .columns import ALL, tidy
 from .sample import Sample
-from .store import entry, fingerprint, remembered_value
+from .store import entry, fingerprint
 
 # How the parameters to go can be found: one width for all layers, widths by measurement, or whole layers and no width.
 WAYS: dict[str, dict[str, Any]] = {
@@ -37,7 +38,6 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 REFUSED = "refused"  # among the attrs of the frame
 Bounds = tuple[float, float]
-PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
 
 
 def told_for(way: str, family: Family) -> dict[str, Any]:
@@ -65,7 +65,6 @@ def costs(
     ways: Sequence[str] = ("uniform",),
     multiple: int = 64,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> pd.DataFrame:
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
@@ -78,32 +77,26 @@ def costs(
     refused: dict[str, str] = {}
     name = fingerprint(model)
     texts = {kind: hashes.of_tensor(ids) for kind, ids in windows.items()}
-    for done, (way, share, settings) in enumerate(asked):
+    for way, share, settings in asked:
         key = [name, hashes.of_tensor(sample.ids), texts, asdict(settings)]
-
-        def measure(settings: Settings = settings) -> list[dict[str, Any]]:
-            return _measured(model, sample, windows, settings, progress)
-
+        measure = partial(_measured, model, sample, windows, settings)
         try:
-            measured = remembered_value(entry("cost_frame", "costs", *key), measure)
+            measured = remembered(entry("cost_frame", "costs", *key), measure)
             rows += [{"way": way, "ratio": share} | row for row in measured]
         except InputError as error:
             refused[f"{way} at {share:.0%}"] = str(error)
-        progress("plans measured", done + 1, len(asked))
     frame = tidy("costs", rows, name, sample.seed)
     frame.attrs[REFUSED] = refused
     return frame
 
 
-def _measured(
-    model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings, progress: Progress
-) -> list[dict[str, Any]]:
+def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings) -> list[dict[str, Any]]:
     """The rows of one plan: one for each kind, and one for their mean where there are several."""
     before, started = decoder_parameters(model), time.perf_counter()
-    done = prune(model, sample.ids, settings, progress=progress)
+    done = prune(model, sample.ids, settings)
     small, plan = done.model, done.plan
     seconds = time.perf_counter() - started
-    judged = judge(small, windows, model, tuple(windows), progress=progress)
+    judged = judge(small, windows, model, tuple(windows))
     prompt = torch.tensor([prompt_ids(PROMPT)])
     dense_speed, speed = measure_speed([model, small], prompt, NEW_TOKENS, ROUNDS)
     faster, low, high = ratio(speed.decode, dense_speed.decode)

@@ -6,7 +6,7 @@ layers were dropped, by the plan that a pruned checkpoint carries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from ..models.load import open_model
 from ..models.save import PLAN_FILE
 from ..models.wheels import WHEELS
 from ..plan import Plan
-from ..report import Progress, no_progress
 from ..shape import Shape
 from ..statistics.gram import token_weights
 from .columns import tidy
@@ -38,20 +37,6 @@ from .store import fingerprint
 SAME_SHARE = 1e-3  # of the parameters: biases that a peer adds are fewer
 SILENT = 1e-4  # of a layer's mean energy: a neuron below it writes nothing that counts
 PROMPT, SAID = 24, 16  # tokens of a window that begin it, and tokens of the answers
-
-
-@dataclass(frozen=True)
-class Match:
-    """Which layers and neurons of the first model are in the other."""
-
-    layers: dict[int, int]  # layer of the first -> of the other
-    plan: Plan | None = None  # of the other, if it was pruned from the first
-
-    def kept(self, layer: int) -> Tensor | None:
-        """The neurons of a layer of the first model that the other has; None: not known by name."""
-        if self.plan is None or self.plan.kept_neurons is None:
-            return None
-        return torch.tensor(self.plan.kept_neurons[self.layers[layer]], dtype=torch.long)
 
 
 def plan_in(name: str | Path) -> Plan | None:
@@ -94,59 +79,49 @@ def carried_out(plan: Plan, whole: Shape, left: Shape) -> bool:
     return layers and plan.neurons == left.neurons and abs(gone - plan.removed) < SAME_SHARE
 
 
-def check_relatives(model: Model, other: Model) -> None:
-    """Raises InputError unless both have the same vocabulary and a stream of the same width."""
-    sizes = [(one.config.hidden_size, one.config.vocab_size) for one in (model, other)]
-    if sizes[0] != sizes[1]:
-        wanted = f"another model with a stream of {sizes[0][0]} numbers and {sizes[0][1]:,} tokens in its vocabulary"
-        raise InputError(f"expected {wanted}, got {sizes[1][0]} and {sizes[1][1]:,}: compare relatives only")
-
-
-def match(model: Model, other: Model, plan: Plan | None = None) -> Match:
-    """How the layers of both belong together; `plan`: of `other`, in case it was pruned from `model`.
+def match(model: Model, other: Model, plan: Plan | None = None) -> tuple[dict[int, int], Plan | None]:
+    """Layers of `model` -> of `other`, and its `plan`, if it was pruned from `model` by that one.
 
     Raises InputError for models of other widths or vocabularies, or with layers that cannot be matched.
     """
-    check_relatives(model, other)
+    sizes = [(each.config.hidden_size, each.config.vocab_size) for each in (model, other)]
+    if sizes[0] != sizes[1]:
+        wanted = f"another model with a stream of {sizes[0][0]} numbers and {sizes[0][1]:,} tokens in its vocabulary"
+        raise InputError(f"expected {wanted}, got {sizes[1][0]} and {sizes[1][1]:,}: compare relatives only")
     one, two = Shape.of(model), Shape.of(other)
     if plan is not None and carried_out(plan, one, two):
-        return Match({layer: place for place, layer in enumerate(plan.layers)}, plan)
+        return {layer: place for place, layer in enumerate(plan.layers)}, plan
     if one.layers != two.layers:
         got = f"{two.layers}, and no {PLAN_FILE} that says which of them stayed"
         raise InputError(f"expected another model with {one.layers} layers, got {got}: compare with its parent")
-    return Match({layer: layer for layer in range(one.layers)})
+    return {layer: layer for layer in range(one.layers)}, None
 
 
 @torch.no_grad()
 def changed_layers(
-    model: Model,
-    other: Model,
-    sample: Sample,
-    plan: Plan | None = None,
-    device: Device = "cpu",
-    progress: Progress = no_progress,
+    model: Model, other: Model, sample: Sample, plan: Plan | None = None, device: Device = "cpu"
 ) -> pd.DataFrame:
     """How each layer of `model` differs in `other`, on the same text; columns: COLUMNS["changed_layers"].
 
     Both may be read from disk, layer by layer. Raises InputError as `match` does.
     """
-    matched, walks = match(model, other, plan), [_Walk(one, sample, device) for one in (model, other)]
+    (places, plan), walks = match(model, other, plan), [_Walk(one, sample, device) for one in (model, other)]
+    named = None if plan is None else plan.kept_neurons
     rows: list[dict[str, Any]] = []
     for layer in range(len(family_of(model).layers(model))):
         row: dict[str, Any] = {"layer": layer, "kind": sample.name, "tokens": sample.tokens, "windows": len(sample.ids)}
         first, energy = walks[0].through(layer)
         fires = energy > SILENT * energy.mean()
         row |= {"neurons": len(energy), "died": int(fires.sum()), "died_energy": 1.0}
-        if layer in matched.layers:
-            second, other_energy = walks[1].through(matched.layers[layer])
+        if layer in places:
+            second, other_energy = walks[1].through(places[layer])
             states = (walks[0].hidden, walks[1].hidden)
             turns = 1.0 - cosine_similarity(states[0].float(), states[1].float(), dim=-1).mean(1).double()
             [(low, high)] = bootstrap_intervals(turns[None].cpu().numpy()).tolist()
-            row |= {"other_layer": matched.layers[layer], "stream": float(turns.mean()), "low": low, "high": high}
+            row |= {"other_layer": places[layer], "stream": float(turns.mean()), "low": low, "high": high}
             row |= {"weights": _weight_change(first, second)}
-            row |= _died(energy, other_energy, fires, matched.kept(layer))
+            row |= _died(energy, other_energy, fires, None if named is None else named[places[layer]])
         rows.append(row)
-        progress("comparing layers", layer + 1, len(family_of(model).layers(model)))
     return tidy("changed_layers", rows, fingerprint(model), sample.seed)
 
 
@@ -185,11 +160,11 @@ def _weight_change(layer: Layer, other: Layer) -> float:
     return float((change / whole) ** 0.5) if whole else 0.0
 
 
-def _died(energy: Tensor, other: Tensor, fires: Tensor, kept: Tensor | None) -> dict[str, float]:
+def _died(energy: Tensor, other: Tensor, fires: Tensor, kept: Sequence[int] | None) -> dict[str, float]:
     """How many neurons fire in the first model and not in the other, and the share of the energy that they had."""
     if kept is None and len(other) != len(energy):
         return {"died": len(energy) - len(other), "died_energy": float("nan")}  # nobody says which
-    there = torch.arange(len(energy)) if kept is None else kept
+    there = torch.arange(len(energy)) if kept is None else torch.tensor(kept, dtype=torch.long)
     alive = torch.zeros(len(energy), dtype=torch.bool)
     alive[there] = other > SILENT * other.mean()
     died = fires & ~alive

@@ -12,45 +12,33 @@ from torch import Tensor
 from ..families import family_of
 from ..families.protocol import Device, Model, Which
 from ..importance.layers import greedy_order, sequence_loss_increase
-from ..report import Progress, no_progress
 from ..system import hashes
+from ..system.cache import remembered
 from .sample import Sample
-from .store import entry, fingerprint, remembered
+from .store import entry, fingerprint
 
 
-def layer_harm(
-    model: Model, sample: Sample, present: Sequence[int] = (), device: Device = "cpu", progress: Progress = no_progress
-) -> Tensor:
+def layer_harm(model: Model, sample: Sample, present: Sequence[int] = (), device: Device = "cpu") -> Tensor:
     """`importance.layers.sequence_loss_increase`, from the cache where it is there: (layers, S), nats per token."""
     present = () if len(present) == len(family_of(model).layers(model)) else present
     path = entry("harm", "harm", fingerprint(model), hashes.of_tensor(sample.ids), list(present))
-
-    def harm() -> dict[str, Tensor]:
-        return {"harm": sequence_loss_increase(model, sample.ids, device, progress, present)}
-
-    return remembered(path, harm)["harm"]
+    harm: Tensor = remembered(path, lambda: sequence_loss_increase(model, sample.ids, device, present=present))
+    return harm
 
 
-def step_harm(
-    model: Model, sample: Sample, which: Which, device: Device = "cpu", progress: Progress = no_progress
-) -> Tensor:
+def step_harm(model: Model, sample: Sample, which: Which, device: Device = "cpu") -> Tensor:
     """Increase of each window's loss without one step of each layer, the other kept: (layers, S), nats per token."""
     path = entry("harm", which, fingerprint(model), hashes.of_tensor(sample.ids))
-
-    def harm() -> dict[str, Tensor]:
-        return {"harm": sequence_loss_increase(model, sample.ids, device, progress, which=which)}
-
-    return remembered(path, harm)["harm"]
+    harm: Tensor = remembered(path, lambda: sequence_loss_increase(model, sample.ids, device, which=which))
+    return harm
 
 
-def greedy_harm(
-    model: Model, sample: Sample, rounds: int, device: Device = "cpu", progress: Progress = no_progress
-) -> tuple[list[int], list[Tensor]]:
+def greedy_harm(model: Model, sample: Sample, rounds: int, device: Device = "cpu") -> tuple[list[int], list[Tensor]]:
     """The `rounds` layers to drop, in order, and in each round the harm of all, (layers, S), NaN for those gone."""
     seen = list[Tensor]()
 
     def loss(present: Sequence[int]) -> Tensor:
-        seen.append(layer_harm(model, sample, present, device, progress))
+        seen.append(layer_harm(model, sample, present, device))
         return seen[-1].mean(1)
 
     order, _ = greedy_order(loss, len(family_of(model).layers(model)), rounds)

@@ -14,7 +14,6 @@ from ..errors import InputError
 from ..evaluation.confidence import bootstrap_intervals
 from ..families import family_of
 from ..families.protocol import STEPS, Device, Model
-from ..report import Progress, no_progress
 from .columns import tidy
 from .harm import greedy_harm, layer_harm, step_harm
 from .one_pass import PARTS, one_pass
@@ -31,7 +30,6 @@ def layers(
     greedy: int = 0,
     judged: Sample | None = None,
     device: Device = "cpu",
-    progress: Progress = no_progress,
 ) -> pd.DataFrame:
     """Every layer by each measure, for each kind of text and for all; columns: COLUMNS["layers"].
 
@@ -45,17 +43,17 @@ def layers(
         got = f"{', '.join(harm)} and {greedy}: choose among these"
         raise InputError(f"expected harm of {' or '.join(HARMS)}, and 0 to {count - 1} rounds, got {got}")
     judged = sample if judged is None else judged
-    found = list(one_pass(model, sample, device=device, progress=progress))
+    found = list(one_pass(model, sample, device=device))
     rows: list[dict[str, Any]] = []
     for part in PARTS:
         turns = torch.stack([of_layer[f"turn:{part}"] for of_layer in found])
         rows += _observations(sample, turns, {"part": part, "measure": "block influence", "round": 0})
-    harms = {"layer": layer_harm(model, judged, (), device, progress)} if "layer" in harm else {}
+    harms = {"layer": layer_harm(model, judged, (), device)} if "layer" in harm else {}
     if "steps" in harm:
-        harms |= {which: step_harm(model, judged, which, device, progress) for which in STEPS}
+        harms |= {which: step_harm(model, judged, which, device) for which in STEPS}
     for part, values in harms.items():
         rows += _observations(judged, values, {"part": part, "measure": "harm", "round": 0})
-    for turn, values in enumerate(greedy_harm(model, judged, greedy, device, progress)[1] if greedy else ()):
+    for turn, values in enumerate(greedy_harm(model, judged, greedy, device)[1] if greedy else ()):
         rows += _observations(judged, values, {"part": "layer", "measure": "greedy", "round": turn})
     return tidy("layers", rows, fingerprint(model), sample.seed)
 

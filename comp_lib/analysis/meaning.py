@@ -22,7 +22,6 @@ from ..calibration.stream import attention_step, batches, embed, mlp_step, rotar
 from ..errors import InputError
 from ..families import dense_layer, family_of
 from ..families.protocol import Device, Model
-from ..report import Progress, no_progress
 from .columns import tidy
 from .one_pass import one_pass
 from .sample import Sample
@@ -78,14 +77,13 @@ def _with_stand_ins(known: Tensors, neuron: int, most: int) -> Iterator[tuple[in
 
 @torch.no_grad()
 def _activations(
-    model: Model, sample: Sample, layer: int, names: Sequence[int], device: Device, progress: Progress = no_progress
+    model: Model, sample: Sample, layer: int, names: Sequence[int], device: Device
 ) -> tuple[Tensor, Tensor]:
     """x of these neurons on every token (S, L, k), and what they write (k, d)."""
     layers, hidden = family_of(model).layers(model), embed(model, sample.ids)
     rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
     for index in range(layer):
         hidden = through(to_device(layers[index], device), hidden, rope, device)
-        progress("walking", index + 1, layer)
     module = to_device(layers[layer], device)
     parts = []
     for rows in batches(*hidden.shape[:2]):

@@ -19,7 +19,6 @@ from ..families import dense_layer, family_of
 from ..families.protocol import STEPS, Device, Layer, Model, Rope, Which
 from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import RIDGE, Dense, metric
-from ..report import Progress, no_progress
 from ..statistics.few_tokens import Rows
 from ..statistics.gram import Gram, Sums, contributions, token_weights
 from ..statistics.solve import Inverse, penalty, ridged, spd_inverse
@@ -39,13 +38,7 @@ ROWS = 256  # of the inverse, in memory at once
 
 @torch.no_grad()
 def one_pass(
-    model: Model,
-    sample: Sample,
-    layers: Collection[int] | None = None,
-    *,
-    ridge: float = RIDGE,
-    device: Device = "cpu",
-    progress: Progress = no_progress,
+    model: Model, sample: Sample, layers: Collection[int] | None = None, *, device: Device = "cpu"
 ) -> Iterator[Tensors]:
     """What is known of each of `layers` (None: all), first to last; tensors on the CPU, float64 or int64, S windows:
 
@@ -65,7 +58,7 @@ def one_pass(
     """
     modules = family_of(model).layers(model)
     asked = range(len(modules)) if layers is None else layers
-    key = [fingerprint(model), hashes.of_tensor(sample.ids), ridge]
+    key = [fingerprint(model), hashes.of_tensor(sample.ids)]
     paths = [entry("one_pass", "layer", *key, index) for index in range(len(modules))]
     known = {index: fetch(paths[index]) for index in asked}  # read once: others add to them and clear them
     last = max((index for index, kept in known.items() if kept is None), default=-1)
@@ -76,7 +69,7 @@ def one_pass(
             layer, before = to_device(modules[index], device), hidden
             if index in known and known[index] is None:
                 hidden = torch.empty_like(before)  # filled by the look
-                known[index] = keep(path, _look(layer, before, hidden, rope, ridge))
+                known[index] = keep(path, _look(layer, before, hidden, rope))
             else:
                 hidden = through(layer, before, rope, device)
             del layer, before  # before the next one is read
@@ -84,10 +77,9 @@ def one_pass(
             kept = known.pop(index)
             assert kept is not None  # for the type: what was not known has been looked at
             yield kept
-        progress("looking at layers", index + 1, len(paths))
 
 
-def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope, ridge: float) -> Tensors:
+def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tensors:
     """All about one layer; the text (S, L, d) goes from `hidden` to `after`, which is filled."""
     sums: dict[Which, Sums] = {}
     tokens = hidden.shape[0] * hidden.shape[1]
@@ -109,7 +101,7 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope, ridge: float)
     for which in STEPS:
         weight = dense_layer(layer, which).weight.detach().T.to(sums[which].precision)  # (n, m)
         owned = upstream(layer, which).to(weight.device)
-        of_step = _units(Dense(sums.pop(which), weight, owned, block_size(layer, which), ridge), which == "mlp")
+        of_step = _units(Dense(sums.pop(which), weight, owned, block_size(layer, which), RIDGE), which == "mlp")
         found |= {f"{which}:{name}": values for name, values in of_step.items()}
     return found
 

@@ -7,25 +7,21 @@ the notebook says to those who run it (cells tagged `notebook-only`) and views t
 from __future__ import annotations
 
 import html
-import importlib.util
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, check_package
 from ..models.gguf_files import is_gguf, open_gguf_model
 from ..models.load import open_model
-from ..models.save import PLAN_FILE
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
-from ..shape import Shape
 from ..system.untrusted import read_object
-from .differences import carried_out, plan_in
+from .differences import paired
 from .parameters import Parameters
 
 NOTEBOOK = "checkup.ipynb"
@@ -66,28 +62,15 @@ def template() -> Path:
 def check_packages() -> None:
     """Raises InputError unless the packages of the extra `report` are there."""
     for name in NEEDED:
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"expected the package {name} for a report, got none: pip install 'comp-lib[report]'")
+        check_package(name, f"the package {name} for a report", "pip install 'comp-lib[report]'")
 
 
 def check_models(parameters: Parameters) -> None:
     """Raises InputError, without reading weights, for models that cannot be read or are no relatives."""
-    names = [parameters.model, *([parameters.against] if parameters.against else [])]
-    configs = [(open_gguf_model if is_gguf(name) else open_model)(name)[1] for name in names]
-    one, other = configs[0], configs[-1]
-    if (one.hidden_size, one.vocab_size) != (other.hidden_size, other.vocab_size):
-        wanted = f"a model with a stream of {one.hidden_size} numbers and {one.vocab_size:,} tokens to compare with"
-        got = f"{other.hidden_size} and {other.vocab_size:,} in {parameters.against!r}"
-        raise InputError(f"expected {wanted}, got {got}: compare relatives only")
-    layers = [config.num_hidden_layers for config in configs]
-    if layers[0] != layers[-1]:
-        shapes = [Shape.of(skeleton(config)) for config in configs]
-        known = [
-            (plan_in(name), whole, left) for name, whole, left in zip(names, reversed(shapes), shapes, strict=True)
-        ]
-        if not any(plan is not None and carried_out(plan, whole, left) for plan, whole, left in known):
-            got = f"{layers[0]} and {layers[1]}, and no {PLAN_FILE} that says which of them stayed"
-            raise InputError(f"expected two models with as many layers, got {got}: compare with the parent")
+    names = filter(None, (parameters.model, parameters.against))
+    known = [(name, skeleton((open_gguf_model if is_gguf(name) else open_model)(name)[1])) for name in names]
+    if len(known) > 1:
+        paired(*known)
 
 
 def our_notebook(path: Path) -> bool:
@@ -112,8 +95,8 @@ def execute(values: Mapping[str, Any], progress: Progress = no_progress) -> Exec
     from papermill.exceptions import PapermillExecutionError
 
     told = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(parameters).items()}
-    message = None
-    with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder, _engine(progress) as engine:
+    message, engine = None, _engine(progress)
+    with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
         file = Path(folder) / NOTEBOOK
         try:
             papermill.execute_notebook(
@@ -129,8 +112,7 @@ def execute(values: Mapping[str, Any], progress: Progress = no_progress) -> Exec
     return Executed(notebook, None if message is None else Failure(_step(notebook), message))
 
 
-@contextmanager
-def _engine(progress: Progress) -> Iterator[str]:
+def _engine(progress: Progress) -> str:
     """The name of a papermill engine that tells `progress` of each cell."""
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -150,7 +132,7 @@ def _engine(progress: Progress) -> Iterator[str]:
             super().execute_managed_notebook(manager, kernel, **options)
 
     papermill_engines.register("comp-lib", Telling)
-    yield "comp-lib"
+    return "comp-lib"
 
 
 def _step(notebook: Any) -> str:

@@ -6,20 +6,16 @@ text, the settings, and the code. Writing is atomic.
 
 from __future__ import annotations
 
-import json
 import weakref
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..families.protocol import Model
 from ..models.door import EMBEDDING, HEAD
 from ..scale.model_on_disk import Streamed
 from ..system import hashes
-from ..system.cache import fetch, store
+from ..system.cache import store
 from ..system.machine import cache_folder
 
 Tensors = dict[str, Tensor]
@@ -43,25 +39,8 @@ def entry(module: str, what: str, *key: object) -> Path:
     return cache_folder() / "analysis" / f"{what}-{hashes.of_value([code, what, *key])[:24]}.safetensors"
 
 
-def remembered(path: Path, make: Callable[[], Tensors]) -> Tensors:
-    """The tensors of an entry, made and kept where it is not there. Raises InputError when it cannot be written."""
-    if (kept := fetch(path)) is None:
-        with torch.no_grad():
-            kept = keep(path, make())
-    return kept
-
-
 def keep(path: Path, made: Tensors) -> Tensors:
     """The tensors of an entry, which they now are. Raises InputError when it cannot be written."""
     kept = {name: value.detach().cpu().contiguous().clone() for name, value in made.items()}
     store(path, kept)
     return kept
-
-
-def remembered_value(path: Path, make: Callable[[], Any]) -> Any:
-    """The same for what JSON can hold."""
-
-    def packed() -> Tensors:
-        return {"json": torch.tensor(list(json.dumps(make()).encode()), dtype=torch.uint8)}
-
-    return json.loads(bytes(remembered(path, packed)["json"].tolist()))

@@ -17,9 +17,10 @@ from ..models.reading import quiet
 from ..prune import prune
 from ..settings import Settings
 from ..system import hashes
+from ..system.cache import remembered
 from .columns import ALL, tidy
 from .sample import Sample
-from .store import entry, fingerprint, remembered_value
+from .store import entry, fingerprint
 
 PHENOMENA = 20  # members of the task of grammar, of each of which items are asked
 WIDE = 1.96  # standard errors to either side, where only these are known
@@ -45,7 +46,7 @@ def tasks(
         with quiet():  # a text beyond the context is cut by lm-eval, and says so
             return [_row(zero_shot(one, tokenizer, (task,), limit=limit)[0]) for task, limit in limits.items()]
 
-    measured = remembered_value(entry("task_frame", "tasks", *key), measure)
+    measured = remembered(entry("task_frame", "tasks", *key), measure)
     shared = {"kind": ALL, "tokens": sample.tokens}
     rows = [shared | row | {"which": row["which"] or which} for row in measured]
     return tidy("tasks", rows, fingerprint(model), sample.seed)

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
-import torch
 
+from ..plots.checkup import whole_text
 from ..shape import span
-from .advice import Advice, minutes_of, whole_text
+from .advice import Advice, minutes_of
 from .budget import measure_machine
 from .checkup import Checkup
 
@@ -33,14 +33,13 @@ def facts(checkup: Checkup) -> list[Cells]:
     """What the model is: (what, value, remark)."""
     shape, sample = checkup.shape, checkup.sample
     windows = f"{len(sample.ids)} windows of {len(set(sample.kinds))} kinds, seed {sample.seed}"
-    dtype = str(getattr(torch, checkup.parameters.dtype)).removeprefix("torch.")
     return [
         ("family", checkup.model.config.model_type, "read layer by layer" if checkup.streamed else "in memory"),
         ("parameters", shape.total, f"{shape.decoder / shape.total:.0%} of them in the decoder"),
         ("decoder layers", shape.layers, f"on a stream {shape.hidden:,} numbers wide"),
         ("MLP neurons a layer", span(shape.neurons), f"one costs {shape.neuron_parameters:,} parameters"),
         ("KV groups a layer", span(shape.kv_groups), f"one costs {shape.group_parameters:,} parameters"),
-        ("memory", f"{checkup.megabytes(shape.total):,.0f} MB", dtype),
+        ("memory", f"{checkup.megabytes(shape.total):,.0f} MB", checkup.parameters.dtype),
         ("text looked at", f"{sample.tokens:,} tokens", windows),
     ]
 

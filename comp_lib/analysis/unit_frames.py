@@ -15,7 +15,6 @@ from torch import Tensor
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import STEPS, Device, Model
-from ..report import Progress, no_progress
 from .columns import tidy
 from .one_pass import RIVALS, one_pass
 from .sample import Sample
@@ -25,18 +24,14 @@ Rows = list[dict[str, Any]]
 
 
 def neurons(
-    model: Model,
-    sample: Sample,
-    layers: Collection[int] | None = None,
-    device: Device = "cpu",
-    progress: Progress = no_progress,
+    model: Model, sample: Sample, layers: Collection[int] | None = None, device: Device = "cpu"
 ) -> pd.DataFrame:
     """What each MLP neuron is worth, one row a neuron of `layers` (None: all); columns: COLUMNS["neurons"].
 
     Raises InputError for a layer that is not there.
     """
     rows: Rows = []
-    for layer, found in _of(model, sample, layers, device, progress):
+    for layer, found in _of(model, sample, layers, device):
         width = len(found["mlp:energy"])
         names, shares = found["mlp:stand_ins"].tolist(), found["mlp:coefficients"].tolist()
         values = {
@@ -58,19 +53,13 @@ def energies(frame: pd.DataFrame) -> pd.Series:
     return frame.cost * frame.condition**2
 
 
-def groups(
-    model: Model,
-    sample: Sample,
-    layers: Collection[int] | None = None,
-    device: Device = "cpu",
-    progress: Progress = no_progress,
-) -> pd.DataFrame:
+def groups(model: Model, sample: Sample, layers: Collection[int] | None = None, device: Device = "cpu") -> pd.DataFrame:
     """What each KV group is worth, one row a group of `layers` (None: all); columns: COLUMNS["groups"].
 
     Raises InputError for a layer that is not there.
     """
     rows: Rows = []
-    for layer, found in _of(model, sample, layers, device, progress):
+    for layer, found in _of(model, sample, layers, device):
         count = len(found["attention:energy"])
         values = {
             "energy": _share(found["attention:energy"]),
@@ -83,12 +72,7 @@ def groups(
 
 
 def spectra(
-    model: Model,
-    sample: Sample,
-    layers: Collection[int] | None = None,
-    most: int = 32,
-    device: Device = "cpu",
-    progress: Progress = no_progress,
+    model: Model, sample: Sample, layers: Collection[int] | None = None, most: int = 32, device: Device = "cpu"
 ) -> pd.DataFrame:
     """Eigenvalues of C and G of both dense layers of `layers` (None: all); columns: COLUMNS["spectra"].
 
@@ -96,7 +80,7 @@ def spectra(
     Raises InputError for a layer that is not there.
     """
     rows: Rows = []
-    for layer, found in _of(model, sample, layers, device, progress):
+    for layer, found in _of(model, sample, layers, device):
         for part in STEPS:
             for matrix in ("C", "G"):
                 eigenvalues = found[f"{part}:{matrix}"]
@@ -115,19 +99,13 @@ def _spectrum(eigenvalues: Tensor, most: int, sample: Sample) -> Rows:
     return [row | whole for row in _rows(sample, values, place=places)]
 
 
-def curves(
-    model: Model,
-    sample: Sample,
-    layers: Collection[int] | None = None,
-    device: Device = "cpu",
-    progress: Progress = no_progress,
-) -> pd.DataFrame:
+def curves(model: Model, sample: Sample, layers: Collection[int] | None = None, device: Device = "cpu") -> pd.DataFrame:
     """Error of both dense layers of `layers` (None: all) against their width; columns: COLUMNS["curves"].
 
     Raises InputError for a layer that is not there.
     """
     rows: Rows = []
-    for layer, found in _of(model, sample, layers, device, progress):
+    for layer, found in _of(model, sample, layers, device):
         for part in STEPS:
             whole, counts = len(found[f"{part}:order"]), found[f"{part}:counts"]
             values = {
@@ -140,13 +118,11 @@ def curves(
     return tidy("curves", rows, fingerprint(model), sample.seed)
 
 
-def _of(
-    model: Model, sample: Sample, layers: Collection[int] | None, device: Device, progress: Progress
-) -> Iterator[tuple[int, Tensors]]:
+def _of(model: Model, sample: Sample, layers: Collection[int] | None, device: Device) -> Iterator[tuple[int, Tensors]]:
     """What `one_pass` knows of the layers that were asked for."""
     check_layers(model, layers)
     asked = range(len(family_of(model).layers(model))) if layers is None else sorted(set(layers))
-    yield from zip(asked, one_pass(model, sample, asked, device=device, progress=progress), strict=True)
+    yield from zip(asked, one_pass(model, sample, asked, device=device), strict=True)
 
 
 def check_layers(model: Model, layers: Collection[int] | None) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 from typer import Context, Option
 
 from ..system.atomic import write_atomically
-from ..system.outputs import check_output, nobodys, our_json
+from ..system.outputs import check_output, our_json
 from .console import ProgressBars, check_length, check_picture, out, show, table
 from .options import Device, Dtype, Json, Model, PlanOptions, PruneOptions, command
 
@@ -75,8 +75,8 @@ def plan(model: Model, options: PlanOptions) -> None:
     settings = Settings(**{name: told[name] for name in ("layer_metric", "multiple", "seed", "device")})
     settings.check()
     if options.file is not None:
-        plan_of_model = options.file.name == PLAN_FILE  # a pruned model's own says what it is
-        check_output(options.file, nobodys if plan_of_model else our_json(Plan.__dataclass_fields__), options.overwrite)
+        ours = (lambda _: False) if options.file.name == PLAN_FILE else our_json(Plan.__dataclass_fields__)
+        check_output(options.file, ours, options.overwrite)  # a pruned model's own says what it is
     check_source(options.calibration)
     if options.trials:
         check_trials(options.sequences)

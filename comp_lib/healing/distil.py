@@ -16,7 +16,6 @@ logits exist for a few tokens at a time, and their gradient goes back to what th
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import warnings
 from collections.abc import Callable
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration.stream import LOGITS, attention_step, embed, mlp_step, rotary, through, to_device
-from ..errors import InputError
+from ..errors import InputError, check_package
 from ..families import family_of
 from ..families.protocol import Model
 from ..report import PeakMemory, Progress, no_progress
@@ -77,8 +76,7 @@ class Healed:
 
 def check_installed() -> None:
     """Raises InputError unless peft is there."""
-    if importlib.util.find_spec("peft") is None:
-        raise InputError("expected peft, which brings LoRA, got none installed: pip install 'comp-lib[heal]'")
+    check_package("peft", "peft, which brings LoRA", "pip install 'comp-lib[heal]'")
 
 
 @torch.no_grad()

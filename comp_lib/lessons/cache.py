@@ -17,24 +17,17 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from ..system import hashes
-from ..system.cache import fetch, store
+from ..system.cache import remembered
 from ..system.machine import cache_folder
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 Tensors = dict[str, Tensor]
-TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
-
-
-def statistics_folder() -> Path:
-    """Where the entries are; may not exist yet."""
-    return cache_folder() / "statistics"
 
 
 def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -48,12 +41,8 @@ def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
     @functools.wraps(function)
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         key = _key(function, inspect.signature(function).bind(*args, **kwargs))
-        path = statistics_folder() / f"{function.__name__}-{hashes.of_text(key)[:24]}.safetensors"
-        if (entry := fetch(path)) is None:
-            with torch.no_grad():
-                entry = _packed(function(*args, **kwargs))
-            store(path, entry, {"key": key})
-        result: Result = _unpacked(entry)
+        path = cache_folder() / "statistics" / f"{function.__name__}-{hashes.of_text(key)[:24]}.safetensors"
+        result: Result = remembered(path, lambda: function(*args, **kwargs))
         return result
 
     return wrapper
@@ -90,21 +79,3 @@ def _content(argument: object) -> object:
     if isinstance(argument, Sequence):
         return list(argument)
     raise TypeError(f"expected tensors, models, dataclasses or JSON's values, got {argument!r}: pass one of these")
-
-
-def _packed(result: object) -> Tensors:
-    """A result as tensors that can be written: its own by number, and the JSON of all else as bytes."""
-    entry: Tensors = {}
-
-    def number(tensor: Tensor) -> dict[str, str]:
-        entry[place := str(len(entry))] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {TENSOR: place}
-
-    text = json.dumps(result, default=number)
-    return entry | {STRUCTURE: torch.tensor(list(text.encode()), dtype=torch.uint8)}
-
-
-def _unpacked(entry: Tensors) -> Any:
-    """The inverse of `_packed`."""
-    text = bytes(entry[STRUCTURE].tolist())
-    return json.loads(text, object_hook=lambda node: entry[node[TENSOR]] if TENSOR in node else node)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from transformers.utils import logging
 
 from ..compare.cluster import choose
 from ..compare.grid import Grid, run
-from ..errors import InputError
+from ..errors import check_package
 from ..families.protocol import Model
 from ..models.load import DTYPES, EMBEDDED, check_memory, load_model
 from ..plots.base import Picture, mime_bundle, overlapping_texts
@@ -59,9 +58,7 @@ def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress:
 
 def check_extras() -> None:
     """Raises InputError unless the packages of the extra `notebooks` are there."""
-    if importlib.util.find_spec(NEEDED) is None:
-        remedy = "pip install 'comp-lib[notebooks]'"
-        raise InputError(f"expected the packages of the notebooks, got none called {NEEDED}: {remedy}")
+    check_package(NEEDED, f"{NEEDED}, of the notebooks", "pip install 'comp-lib[notebooks]'")
 
 
 def show(figure: Picture) -> None:

@@ -10,7 +10,6 @@ before it, which the server keeps in its cache.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import queue
 import secrets
@@ -27,7 +26,7 @@ import torch
 from gguf import GGUFReader, Keys
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, check_package
 from ..models.gguf_files import open_gguf
 from ..report import Progress, no_progress
 
@@ -101,8 +100,7 @@ def _context(reader: GGUFReader, asked: int | None) -> int:
 
 def check_installed() -> None:
     """Raises InputError unless xllamacpp is there."""
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise InputError("expected xllamacpp, which runs GGUF files, got none installed: pip install 'comp-lib[gguf]'")
+    check_package("xllamacpp", "xllamacpp, which runs GGUF files", "pip install 'comp-lib[gguf]'")
 
 
 def losses(server: Any, ids: Tensor, progress: Progress = no_progress) -> Tensor:

@@ -1,7 +1,7 @@
 """Pictures: pure functions from results to figures (see `base`), a module for each lesson."""
 
-from .base import COLOURS, figure_with_axes, html_image, mime_bundle, png
+from .base import COLOURS, figure_with_axes, mime_bundle, png
 from .kinds import plot_kinds
 from .start_here import plot_pruned
 
-__all__ = ["COLOURS", "figure_with_axes", "html_image", "mime_bundle", "plot_kinds", "plot_pruned", "png"]
+__all__ = ["COLOURS", "figure_with_axes", "mime_bundle", "plot_kinds", "plot_pruned", "png"]

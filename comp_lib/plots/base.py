@@ -204,11 +204,6 @@ def _texts(figure: Figure) -> list[Text]:
     return drawn
 
 
-def html_image(figure: Picture) -> str:
-    """The figure as an HTML image that carries its alt text."""
-    return mime_bundle(figure)["text/html"]
-
-
 def mime_bundle(figure: Picture) -> dict[str, str]:
     """The figure for a notebook: HTML with alt text for browsers, PNG for PDF, words for everything else."""
     words, data = figure.alt_text, base64.b64encode(png(figure)).decode("ascii")

@@ -49,7 +49,7 @@ def plot_layer_frame(frame: pd.DataFrame) -> Picture:
 
     frame: of `analysis.layers`; the rows for all kinds are drawn, with their intervals.
     """
-    frame = _whole(frame)
+    frame = whole_text(frame)
     harm = frame[frame.measure == "harm"]
     shown = [frame[frame.measure == "block influence"], harm][: 1 + bool(len(harm))]
     names = ("block influence\n1 - mean cosine", "harm without it\nnats per token")
@@ -146,7 +146,7 @@ def plot_curve_frame(frame: pd.DataFrame, share: float = 0.3) -> Picture:
 
 def plot_cost_frame(frame: pd.DataFrame, allowed: float | None = None) -> Picture:
     """Increase of the loss against the ratio, a line with 95% intervals for each way. frame: of `analysis.costs`."""
-    frame = _whole(frame)
+    frame = whole_text(frame)
     xlabel = f"parameters of the decoder removed (judged on {_tokens(frame)})"
     ylabel = "increase of the loss\n(nats per token)"
     figure, axes = figure_with_axes((WIDTH, 3.2), xlabel=xlabel, ylabel=ylabel)
@@ -254,7 +254,7 @@ def _tokens(frame: pd.DataFrame) -> str:
     return f"{int(frame.tokens.max()):,} tokens"
 
 
-def _whole(frame: pd.DataFrame) -> pd.DataFrame:
+def whole_text(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows for all kinds together, those of the only kind where there is one."""
     kinds = frame.index.get_level_values("kind")
-    return frame[kinds == (ALL_KINDS if ALL_KINDS in kinds else kinds[0])]
+    return frame[kinds == (ALL_KINDS if ALL_KINDS in kinds else kinds[0])] if len(frame) else frame

@@ -55,13 +55,8 @@ def check_room(folder: Path, needed_bytes: int, what: object, hint: str = "make 
 Strangers = Callable[[Path], list[str]]  # what of a folder's content is not ours to delete, by name
 
 
-def nobody(folder: Path) -> list[str]:
-    """`Strangers` where all is ours."""
-    return []
-
-
 @contextmanager
-def staged(target: Path, overwrite: bool = True, strangers: Strangers = nobody) -> Iterator[Path]:
+def staged(target: Path, overwrite: bool = True, strangers: Strangers = lambda folder: []) -> Iterator[Path]:
     """A hidden name, for a file or folder to write, which becomes `target` if the block ends well and else vanishes.
 
     Raises InputError when the system refuses to write it (a full disk, say): what was there stays.
@@ -87,7 +82,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers = nobody) -> None:
+def publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers) -> None:
     """Let the finished file or folder `partial`, on the disk of `target`, take its name.
 
     Raises InputError when the folder that it is to replace has `strangers`: nothing is deleted.

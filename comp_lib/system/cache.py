@@ -1,10 +1,13 @@
-"""Tensors in the user's cache folder: an entry is there as a whole, or it is not there."""
+"""Results in the user's cache folder: an entry is there as a whole, or it is not there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -13,6 +16,7 @@ from ..errors import InputError
 from .atomic import write_atomically
 
 UNREADABLE = (FileNotFoundError, NotADirectoryError, SafetensorError)  # not there, cleared a moment ago, or cut short
+TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
 
 
 def fetch(path: Path) -> dict[str, Tensor] | None:
@@ -23,11 +27,37 @@ def fetch(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def store(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def store(path: Path, tensors: dict[str, Tensor]) -> None:
     """All of the entry under its name, or nothing. Raises InputError when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save(tensors, metadata=None if metadata is None else dict(metadata)))
+        write_atomically(path, save(tensors))
     except (OSError, InputError) as error:
         advice = "make room there, or set COMP_LIB_CACHE"
         raise InputError(f"expected to write to the cache, {path.parent}, got {error}: {advice}") from error
+
+
+def remembered(path: Path, make: Callable[[], Any]) -> Any:
+    """What the entry holds; where it is not there, what `make` returns without gradients, kept.
+
+    That is what JSON can hold, and tensors anywhere in it, which come back on the CPU; tuples come back as lists.
+    Raises InputError when the entry cannot be written.
+    """
+    if (entry := fetch(path)) is None:
+        with torch.no_grad():
+            entry = _packed(make())
+        store(path, entry)
+    text = bytes(entry[STRUCTURE].tolist())
+    return json.loads(text, object_hook=lambda node: entry[node[TENSOR]] if TENSOR in node else node)
+
+
+def _packed(result: object) -> dict[str, Tensor]:
+    """A result as tensors that can be written: its own by number, and the JSON of all else as bytes."""
+    entry: dict[str, Tensor] = {}
+
+    def number(tensor: Tensor) -> dict[str, str]:
+        entry[place := str(len(entry))] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {TENSOR: place}
+
+    text = json.dumps(result, default=number)
+    return entry | {STRUCTURE: torch.tensor(list(text.encode()), dtype=torch.uint8)}

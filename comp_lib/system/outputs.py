@@ -49,11 +49,6 @@ def check_output(path: str | Path, ours: Ours, overwrite: bool = False, *, what:
     return target
 
 
-def nobodys(path: Path) -> bool:
-    """Nothing in it says whose it is: never ours."""
-    return False
-
-
 def our_picture(path: Path) -> bool:
     """A PNG with our mark."""
     with path.open("rb") as file:

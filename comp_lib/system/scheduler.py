@@ -9,13 +9,12 @@ such as DASK_DISTRIBUTED__COMM__TLS__CA_FILE), and the address begins with tls:/
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, check_package
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -29,8 +28,7 @@ LOST = (CancelledError, OSError, asyncio.TimeoutError)  # what a client raises w
 
 def check_dask() -> None:
     """Raises InputError unless the extra is installed."""
-    if importlib.util.find_spec("distributed") is None:
-        raise InputError("expected the library dask.distributed, got none: pip install 'comp-lib[distributed]'")
+    check_package("distributed", "the library dask.distributed", "pip install 'comp-lib[distributed]'")
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from ..importance.layer_study import LayerStudy, rank_gap, ranks
 from ..importance.widths import Sensitivity
 from ..lessons.hybrid_granularity import layer_errors, water_filling_plan
 from ..plan import Plan, PlanRequest
-from ..plots.base import Picture, html_image
+from ..plots.base import Picture, mime_bundle
 from ..plots.hybrid_granularity import plot_widths
 from ..plots.layer_importance import METRICS, plot_layer
 from ..plots.matrix_condition import plot_energy_condition
@@ -81,7 +81,7 @@ class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
         gc.disable()  # beside a model a collection takes a quarter of a second: it comes after the answer
         try:
             figure, facts = self.answer()
-            self.image.value, self.facts.value = html_image(figure), facts
+            self.image.value, self.facts.value = mime_bundle(figure)["text/html"], facts
         except InputError as error:
             self.facts.value = alert(error)
         finally:

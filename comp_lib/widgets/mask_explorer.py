@@ -5,7 +5,7 @@ All masks are solved before the first answer and cached, so that a move of the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ipywidgets import Dropdown, SelectionSlider
 from torch import Tensor
@@ -26,22 +26,26 @@ PULLS = {  # name -> (one penalty for all, what it pulls to)
 
 
 class MaskExplorer(Explorer):
-    """Controls `ridge` (lambda), `who` (stays), `pull` (the penalty).
+    """Masks of a layer, tuned on G `fitted` (n, n) and judged by others, name -> G (n, n).
 
-    paths[who][pull]: of `lessons.mask_tuning.ridge_path`; nothing[who]: the error by each measure without tuning.
+    draws: who stays, name -> (k,). Controls: `ridge` (lambda), `who` (stays), `pull` (the penalty). The first call
+    solves for every lambda, for a few seconds.
     """
 
-    def __init__(
-        self,
-        ridges: Sequence[float],
-        paths: Mapping[str, Mapping[str, Tensors]],
-        nothing: Mapping[str, Mapping[str, float]],
-        title: str,
-    ) -> None:
-        self.ridges, self.paths, self.nothing, self.title = list(ridges), paths, nothing, title
+    def __init__(self, fitted: Tensor, judged: Tensors, draws: Tensors, ridges: Sequence[float], title: str) -> None:
+        self.ridges, self.title = list(ridges), title
+        self.paths = {
+            who: {
+                name: ridge_path(fitted, judged, kept, ridges, toward, even) for name, (even, toward) in PULLS.items()
+            }
+            for who, kept in draws.items()
+        }
+        self.nothing = {
+            who: {name: mask_error(gram, kept) for name, gram in judged.items()} for who, kept in draws.items()
+        }
         options = [(f"{ridge:.4g}", place) for place, ridge in enumerate(ridges)]
         self.ridge = SelectionSlider(options=options, value=0, **shared("λ", 34))
-        self.who = Dropdown(options=list(paths), **shared("who stays", 26))
+        self.who = Dropdown(options=list(draws), **shared("who stays", 26))
         self.pull = Dropdown(options=list(PULLS), **shared("penalty", 26))
         super().__init__([(self.ridge,), (self.who, self.pull)], image_height=370, height=520)
 
@@ -64,18 +68,3 @@ def guards(masks: Tensor) -> dict[str, list[bool]]:
     """Which of the masks (R, k) each guard would let pass."""
     calm, small = masks.var(-1, unbiased=False) <= MAX_VARIANCE, masks.abs().amax(-1) <= LARGEST
     return {"variance guard": calm.tolist(), "size guard": small.tolist()}
-
-
-def mask_explorer(
-    fitted: Tensor, judged: Mapping[str, Tensor], draws: Mapping[str, Tensor], ridges: Sequence[float], title: str
-) -> MaskExplorer:
-    """The explorer for a layer whose masks are tuned on G `fitted` (n, n) and judged by others, name -> G (n, n).
-
-    draws: who stays, name -> (k,). The first call solves for every lambda, for a few seconds.
-    """
-    paths = {
-        who: {name: ridge_path(fitted, judged, kept, ridges, toward, even) for name, (even, toward) in PULLS.items()}
-        for who, kept in draws.items()
-    }
-    nothing = {who: {name: mask_error(gram, kept) for name, gram in judged.items()} for who, kept in draws.items()}
-    return MaskExplorer(ridges, paths, nothing, title)

@@ -11,6 +11,7 @@ from comp_lib.analysis.budget import Effort, Speed, fit, predict
 from comp_lib.analysis.checkup import WHOLE
 from comp_lib.analysis.parameters import Parameters
 from comp_lib.errors import InputError
+from comp_lib.plan import tuples
 from comp_lib.shape import Shape
 
 SHAPE = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 1728, 294912, 1152, 28_000_000)
@@ -47,7 +48,7 @@ def test_a_prediction_grows_with_what_is_asked():
 
 def test_an_effort_survives_json():
     effort = fit(5, SPEED, SHAPE, ASKED, 8)
-    assert Effort.from_json(json.loads(json.dumps(asdict(effort)))) == effort
+    assert Effort(**tuples(json.loads(json.dumps(asdict(effort))))) == effort
 
 
 @pytest.mark.parametrize(

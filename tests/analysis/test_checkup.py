@@ -157,10 +157,10 @@ def test_a_plan_out_of_reach_is_left_out_by_name(bench, monkeypatch):
 
 
 def _unless(method, measured):
-    def measure(model, sample, windows, settings, progress):
+    def measure(model, sample, windows, settings):
         if settings.method == method:
             raise InputError("expected a ratio within reach, got one out of reach: ask for less")
-        return measured(model, sample, windows, settings, progress)
+        return measured(model, sample, windows, settings)
 
     return measure
 

@@ -15,7 +15,7 @@ from conftest import randomise
 from variants import build
 
 from comp_lib.errors import InputError
-from comp_lib.lessons.cache import cached, statistics_folder
+from comp_lib.lessons.cache import cached
 from comp_lib.lessons.dense_stream import layer_grams
 from comp_lib.lessons.mask_tuning import Way
 from comp_lib.lessons.metrics_on_trial import losses_without
@@ -340,7 +340,7 @@ def test_processes_at_once_all_get_whole_entries(folder, tiny_llama):
         for worker in workers:
             worker.kill()
             worker.wait()
-    assert all(path.suffix == ".safetensors" for path in statistics_folder().iterdir())
+    assert all(path.suffix == ".safetensors" for path in folder.iterdir())
 
 
 def test_the_statistics_survive_a_half_precision_model(tiny_llama):

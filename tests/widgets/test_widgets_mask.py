@@ -26,7 +26,7 @@ def grams():
 
 @pytest.fixture
 def explorer(grams, own_cache):
-    return widget.mask_explorer(grams["sum"], grams, KEPT, RIDGES, "Layer 1")
+    return widget.MaskExplorer(grams["sum"], grams, KEPT, RIDGES, "Layer 1")
 
 
 def test_it_opens_with_a_figure_that_has_words(explorer):
