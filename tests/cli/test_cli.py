@@ -405,7 +405,7 @@ def test_text_is_written_first_and_only_where_it_fits(parent, tmp_path, monkeypa
     assert not run.whole and run.source == "general"
     run.carry_out()
     assert "text written by the model itself" in (tmp_path / "m" / "README.md").read_text()
-    monkeypatch.setattr(pruning, "free_memory", lambda: 1000)
+    monkeypatch.setattr(pruning, "free_memory", lambda device: 1000)
     run = PruneRun(str(parent), tmp_path / "n", PruneOptions(**small))
     assert run.source == "shipped" and "writes no calibration text" in capsys.readouterr().err
     run.carry_out()

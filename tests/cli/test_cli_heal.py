@@ -134,7 +134,7 @@ def test_a_folder_whose_class_is_not_known_is_refused(parent, small, tmp_path, n
 
 
 def test_without_peft_it_is_refused(parent, small, tmp_path, never, monkeypatch):
-    monkeypatch.setattr(distil.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = run("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT)
     refused(done, ["pip install 'comp-lib[heal]'"])
 

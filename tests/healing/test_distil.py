@@ -187,6 +187,6 @@ def test_too_few_sequences_are_refused():
 
 
 def test_without_peft_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(distil.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'comp-lib\[heal\]'"):
         distil.check_installed()
