@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,9 @@ class TensorFiles:
         self.files = weight_files(self.folder)
         self.where: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.spans: dict[str, tuple[int, int]] = {}  # first byte in its file, and bytes
         for path in self.files:
             with _opened(path) as file:
                 self._list(path, file)
-            self.spans |= spans(path)
 
     def _list(self, path: Path, file: Any) -> None:
         for name in file.keys():  # noqa: SIM118  not a dictionary
@@ -87,6 +86,11 @@ class TensorFiles:
         """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""
         with _opened(self.where[name]) as file:
             return finite(name, file.get_tensor(name).to(dtype, copy=True), self.folder)
+
+    @cached_property
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """First byte of each tensor in its file, and bytes: the headers once more, for who reads layer by layer."""
+        return {name: span for path in self.files for name, span in spans(path).items()}
 
     def ahead(self, prefix: str) -> None:
         """Those tensors will be read soon, see `read_ahead`."""

@@ -583,7 +583,6 @@ def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypat
         torch.testing.assert_close(small.state_dict()[key], value)
 
 
-@pytest.mark.usefixtures("own_cache")
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="a system without posix_fadvise")
 @pytest.mark.parametrize("kind", ["safetensors", "shards", "gguf"])
 def test_the_next_layer_is_fetched_while_this_one_is_at_work(kind, tmp_path, tokenizer, monkeypatch):
@@ -616,6 +615,7 @@ def test_the_next_layer_is_fetched_while_this_one_is_at_work(kind, tmp_path, tok
         assert sorted(asked) == pytest.approx(sorted(wanted), abs=1e-9)
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_what_lies_beside_a_gguf_file_is_not_of_it(tmp_path, tokenizer):
     folder, _ = saved(tmp_path / "parent")
     tokenizer.save_pretrained(folder)
