@@ -75,7 +75,7 @@ class Shards:
         self, client: Client, count: int = SHARDS, room: Callable[..., Any] = torch.empty, device: str = "cpu"
     ) -> None:
         self.client, self.count, self.room = client, count, room
-        self.device, self.wanted = device, on_workers.environment(device)
+        self.wanted = on_workers.environment(device)
         self.name, self.tasks = uuid.uuid4().hex[:24], itertools.count()
         # what has been sent, as long as the client has it too: one tensor or stream is sent once
         self.tensors: Any = WeakIdKeyDictionary()
@@ -131,7 +131,7 @@ class Shards:
         """Say who is to work on which shard: neighbours together, so that few sums travel."""
         with heard():
             threads = self.client.nthreads()
-        places = {address: count if self.device == "cpu" else 1 for address, count in sorted(threads.items())}
+        places = {address: count if self.wanted["device"] == "cpu" else 1 for address, count in sorted(threads.items())}
         seats = [address for address, count in places.items() for _ in range(count)]
         if not seats:
             raise Gone("no worker is left")
