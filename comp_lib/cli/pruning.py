@@ -31,7 +31,7 @@ from ..prune import Planned, check_family, check_request, make_plan, prune
 from ..report import Progress, Report
 from ..scale import model_on_disk
 from ..scale.machines import Machines, several_cards
-from ..scale.memory import bytes_of, check_memory
+from ..scale.memory import bytes_of, check_limit, check_memory
 from ..scale.prune_to import Means, Saving, Written, check_out, prune_to, whole_model
 from ..scale.shards import SHARDS
 from ..search import check_search, check_trials, searched_plan
@@ -113,12 +113,7 @@ class PruneRun:
             if self.whole and vars(options)[option] is not None:
                 got = f"--{option} and {self.whole}, which needs the whole model: leave one out"
                 raise InputError(f"expected --{option} with what goes layer by layer, got {got}")
-        if options.memory is not None and options.scheduler is not None:
-            got = "both: the tokens in flight are the workers', so leave one out"
-            raise InputError(f"expected --memory or --scheduler, got {got}")
-        if options.memory is not None and self.settings.device != "cpu":
-            got = f"--device {self.settings.device}: what is on a card is not counted, so leave one out"
-            raise InputError(f"expected --memory with --device cpu, got {got}")
+        check_limit(options.memory, options.scheduler is not None, self.settings.device)
         if self.budget or options.search:
             check_trials(options.sequences, self.settings.widths)
 

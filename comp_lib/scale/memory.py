@@ -49,6 +49,17 @@ def bytes_of(words: str) -> int:
     return int(size)
 
 
+def check_limit(memory: int | str | None, shared: bool, device: str) -> None:
+    """Raises InputError for a limit of memory where the tokens in flight are of other processes, or on a card."""
+    if memory is not None and shared:
+        raise InputError(
+            "expected --memory or --scheduler, got both: the tokens in flight are the workers', leave one out"
+        )
+    if memory is not None and torch.device(device).type != "cpu":
+        got = f"--device {device}: what is on a card is not counted, so leave one out"
+        raise InputError(f"expected --memory with --device cpu, got {got}")
+
+
 def probable_plan(shape: Shape, settings: Settings) -> Plan:
     """Widths such as the plan will have; which layers go is not known yet, and does not matter here.
 

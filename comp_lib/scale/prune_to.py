@@ -45,7 +45,7 @@ from ..system.tensor_files import Layout, Range, TensorFiles, reach_disk
 from .journal import Journal, partial_folder
 from .limit import Machine, least_seconds
 from .machines import Machines, Room
-from .memory import check_memory, work_of
+from .memory import check_limit, check_memory, work_of
 from .model_on_disk import Streamed, losses
 from .states_on_disk import States
 
@@ -111,21 +111,10 @@ def prune_to(
     """
     started, target = time.perf_counter(), resolved(out)
     _check(model, ids, settings, plan)
-    machines, batch, ids = means.machines, None, ids.long()
+    machines, ids = means.machines, ids.long()
     if machines is not None:
         machines.check(settings, len(ids))
-        if means.memory is not None:
-            got = "both: the tokens in flight are the workers', so leave one out"
-            raise InputError(f"expected a limit of memory or other machines, got {got}")
-    if means.memory is not None:
-        if torch.device(settings.device).type != "cpu":
-            got = f"{settings.device}: what is on a card is not counted, so leave one out"
-            raise InputError(f"expected a limit of memory with the device cpu, got {got}")
-        windows = 0 if saving.windows is None else saving.windows.numel()
-        begun = _earlier(target).find("begun")  # a run that goes on has chosen already
-        chosen = {} if begun is None else begun["request"].get("carried", {})
-        known = chosen.get("batch") if chosen.get("memory") == means.memory else None
-        batch = known or check_memory(model, ids.shape, settings, windows, means.memory, plan)
+    batch = _batch(target, model, ids, settings, plan, saving, means)
     check_out(target, model, saving, ids.numel(), settings.two_streams)
     carried: dict[str, Any] = {} if machines is None else {"shards": machines.shards}
     carried |= {} if batch is None else {"memory": means.memory, "batch": batch}
@@ -167,6 +156,20 @@ def _check(model: Streamed, ids: Tensor, settings: Settings, plan: Plan | None) 
         check_plan(plan, model.shape, settings)
     if settings.uneven:  # without a shape: what no family of this kind can hold, before any work
         check_widths(model.config)
+
+
+def _batch(
+    target: Path, model: Streamed, ids: Tensor, settings: Settings, plan: Plan | None, saving: Saving, means: Means
+) -> int | None:
+    """Tokens in flight that the limit of memory allows, or None without one. Raises InputError where it is too low."""
+    check_limit(means.memory, means.machines is not None, settings.device)
+    if means.memory is None:
+        return None
+    begun = _earlier(target).find("begun")  # a run that goes on has chosen already
+    chosen = {} if begun is None else begun["request"].get("carried", {})
+    known: int | None = chosen.get("batch") if chosen.get("memory") == means.memory else None
+    windows = 0 if saving.windows is None else saving.windows.numel()
+    return known or check_memory(model, ids.shape, settings, windows, means.memory, plan)
 
 
 def _earlier(out: Path) -> Journal:

@@ -124,7 +124,7 @@ def test_what_is_not_finite_is_refused_on_a_card_too(card):
 
 
 def test_a_limit_of_memory_counts_no_card(run, card):
-    with pytest.raises(InputError, match="a limit of memory with the device cpu, got lazy"):
+    with pytest.raises(InputError, match="--memory with --device cpu, got --device lazy"):
         run("refused", Settings(ratio=0.3, multiple=4, device=DEVICE.type), memory=10**9)
 
 
