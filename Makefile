@@ -63,7 +63,7 @@ ifneq ($(NOTEBOOKS),)
 endif
 
 mutate: $(STAMPS)/dev
-	HF_HUB_OFFLINE=1 COMP_LIB_CACHE=$(CURDIR)/build/mutate $(VENV_PYTHON) -m comp_lib.lessons.mutate .ci/formulas.toml \
+	HF_HUB_OFFLINE=1 COMP_LIB_CACHE=$(CURDIR)/build/mutate $(VENV_PYTHON) notebooks/teaching/mutate.py .ci/formulas.toml \
 	  --keep-going $(MUTATE_ARGS)
 
 soak: $(STAMPS)/dev

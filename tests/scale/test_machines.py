@@ -239,8 +239,8 @@ def test_what_cannot_be_done_is_refused_before_any_work(run, one, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(scheduler, "CONNECT", 0.5)
         refused("a Dask scheduler at 'tcp://127.0.0.1:1'", "tcp://127.0.0.1:1")
-    with cluster(0, processes=False) as empty:
-        refused(f"workers at {empty.scheduler_address}", empty)
+        with cluster(0, processes=False) as empty:
+            refused(f"workers at {empty.scheduler_address}", empty)
     with monkeypatch.context() as patch:
         patch.setattr(Client, "run_on_scheduler", lambda client, function: "0.0.1")
         refused(f"comp_lib {on_workers.version()} beside the scheduler, got 0.0.1", one)

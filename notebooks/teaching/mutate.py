@@ -1,4 +1,4 @@
-"""Do the notebooks notice a wrong formula? `python -m comp_lib.lessons.mutate formulas.toml` breaks one after another.
+"""Do the notebooks notice a wrong formula? `python mutate.py formulas.toml` breaks one after another.
 
 Each is broken in a copy of the folder in which the command runs, and a notebook, run by nbval, has to fail. The table:
 
@@ -9,7 +9,7 @@ Each is broken in a copy of the folder in which the command runs, and a notebook
     notebook = "lessons/mean.ipynb"  # has to notice; may be left out where `in` is a notebook
 
 Exit code 0: all were noticed; 1: one was not, or a notebook fails as it is; 2: the table is refused, before any work,
-or nbval cannot run a notebook. For any course: this file needs nbval and nothing else, not even comp_lib; copy it.
+or nbval cannot run a notebook. For any course: this file needs nbval and nothing else; copy it.
 """
 
 from __future__ import annotations
