@@ -397,7 +397,7 @@ def healing() -> str:
         for name, row in own.items():
             if name != "parent":
                 mean = "{:.3f} ({:.3f} to {:.3f})".format(*row["mean"])
-                losses = (f"{row['increases'][kind][0]:.2f}" for kind in kinds)
+                losses = (f"{round(row['increases'][kind][0], 2) + 0.0:.2f}" for kind in kinds)  # no -0.00
                 cost = (
                     f"{row['bytes'] / 1e6:.0f}",
                     f"{row['peak_megabytes'] - imports:,.0f}",
