@@ -12,13 +12,12 @@ import pandas as pd
 
 from ..families.post_norm import PostNorm
 from ..plots.checkup import whole_text
-from ..settings import SEQUENCES
+from ..settings import SEQUENCES, Settings
 from ..shape import span
 from .checkup import Checkup
 from .cost_frame import told_for
 
 PRESET = {"uniform": "--preset stock", "measured": "--preset best"}  # of `comp-lib prune`
-ONE_WIDTH = ("uniform", "whole layers")  # ways whose result any family can save
 TOKENS = {"uniform": 128 * 256, "measured": SEQUENCES["best"] * 256}  # that these presets calibrate on
 PASSES = 3  # over these tokens that pruning takes, about
 FEW_WINDOWS = 10  # below so many an interval is too narrow
@@ -42,12 +41,16 @@ def advise(checkup: Checkup) -> Advice:
     allowed, costs = checkup.parameters.allowed, whole_text(checkup.costs)
     if not len(costs):
         return Advice(None, "", ("No plan was measured, so none is advised: see what was left out.",))
-    saved = costs.way.map(lambda way: checkup.family.per_layer or way in ONE_WIDTH)
-    safe = costs[(costs.high <= allowed) & saved]
+    possible = costs[[_can_be_saved(way, checkup) for way in costs.way]]
+    if not len(possible):
+        kind = checkup.model.config.model_type
+        words = f"No plan that was measured can be saved, since no folder holds layers of different widths for {kind}."
+        return Advice(None, "", (words,))
+    safe = possible[possible.high <= allowed]
     if not len(safe):
-        [row] = costs.iloc[[costs.increase.argmin()]].to_dict("records")
+        [row] = possible.iloc[[possible.increase.argmin()]].to_dict("records")
         reasons = (
-            f"Do not prune it this way: {_none_of(len(costs))} the increase of the loss surely below the "
+            f"Do not prune it this way: {_none_of(len(possible))} the increase of the loss surely below the "
             f"{allowed:g} nats per token that are allowed.",
             f"The mildest, {_named(row)}, costs {_interval(row)}.",
             "More calibration text makes the refit better: `comp-lib prune` takes "
@@ -64,7 +67,7 @@ def _reasons(checkup: Checkup, costs: pd.DataFrame, row: dict[str, Any]) -> Iter
     allowed = checkup.parameters.allowed
     yield (
         f"{_named(row)} costs {_interval(row)}: even the upper end is within the {allowed:g} that are allowed, "
-        "and no plan that was measured and can be saved removes more for so little."
+        "and of the larger ratios that were tried, and can be saved, none is surely within it."
     )
     if not checkup.family.per_layer:
         kind = checkup.model.config.model_type
@@ -88,7 +91,12 @@ def _reasons(checkup: Checkup, costs: pd.DataFrame, row: dict[str, Any]) -> Iter
 
 
 def _none_of(plans: int) -> str:
-    return f"of {plans} plans measured none keeps" if plans > 1 else "the one plan that was measured does not keep"
+    several = f"of {plans} plans that were measured and can be saved none keeps"
+    return several if plans > 1 else "the one plan that was measured and can be saved does not keep"
+
+
+def _can_be_saved(way: str, checkup: Checkup) -> bool:
+    return checkup.family.per_layer or not Settings(**told_for(way, checkup.family)).uneven
 
 
 def command(checkup: Checkup, row: dict[str, Any]) -> str:
@@ -97,7 +105,9 @@ def command(checkup: Checkup, row: dict[str, Any]) -> str:
     told = told_for(way, checkup.family)
     how = PRESET.get(way) or f"--method {told['method']} --recovery {told['recovery']}"
     words = ["comp-lib prune", shlex.quote(checkup.parameters.model), "--out", shlex.quote(f"{checkup.name}-pruned")]
-    return " ".join([*words, f"--ratio {row['ratio']:g}", how, f"--multiple {checkup.multiple}"])
+    words += [f"--ratio {row['ratio']:g}", how, f"--multiple {checkup.multiple}"]
+    dtype = checkup.parameters.dtype
+    return " ".join([*words, f"--dtype {dtype}"] if dtype != "float32" else words)
 
 
 def minutes_of(checkup: Checkup, row: dict[str, Any], token_seconds: float) -> float:
@@ -125,7 +135,7 @@ def _of_text(checkup: Checkup) -> Iterator[str]:
         yield f"Harm of layers was measured on {judged} windows: below {FEW_WINDOWS} an interval is too narrow."
     frame = checkup.layers
     harm = whole_text(frame[(frame.measure == "harm") & (frame.part == "layer")]) if judged else frame[:0]
-    if len(harm) > 1:
+    if len(harm) > 1 and harm.low.notna().all():
         order = harm.sort_values("value")
         tied = int((order.low.iloc[1:].to_numpy() <= order.high.iloc[:-1].to_numpy()).sum())
         yield (

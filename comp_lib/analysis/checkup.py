@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..calibration.stream import BATCH_TOKENS
 from ..calibration.text import load_text
 from ..errors import InputError
 from ..evaluation.by_kind import ByKind, judge
@@ -26,7 +27,10 @@ from ..families.protocol import Model
 from ..models.load import COPIES, DTYPES, count_parameters, load_model
 from ..plan import tuples
 from ..prune import check_family
+from ..scale.limit import Run
+from ..scale.memory import added_bytes, probable_plan
 from ..scale.model_on_disk import Streamed, open_streamed
+from ..scale.prune_to import whole_model
 from ..settings import Settings, multiple_of
 from ..shape import Shape
 from ..system.cache import remembered
@@ -44,6 +48,7 @@ from .task_frame import tasks
 
 # what a check-up takes with all the time in the world
 WHOLE = Effort(windows=6, judged=24, steps=True, greedy=3, kind_windows=8, latency=True, tasks=30)
+TEXT = (128, 256)  # sequences and tokens of each that `comp-lib prune` calibrates on
 PROMPTS = 3  # on which two models differ most, that are shown
 
 
@@ -146,7 +151,7 @@ class Checkup:
     @property
     def name(self) -> str:
         """The model's name without the folders above it."""
-        return Path(self.parameters.model).name
+        return Path(self.parameters.model).name or Path(self.parameters.model).resolve().name  # of "." too
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -169,7 +174,7 @@ class Checkup:
         """The frame `tasks` for one of the plans that were measured; None where it was left out."""
         if not self.effort.tasks:
             return None
-        settings = settings_for(self.model, way, ratio, self.multiple, self.parameters.device)
+        settings = settings_for(self.model, way, ratio, self.multiple, self.parameters.device, self.sample.seed)
         return tasks(self.model, self.tokenizer, self.sample, settings, f"{way} at {ratio:.0%}", self.effort.tasks)
 
     @cached_property
@@ -202,12 +207,19 @@ class Checkup:
         """What so many parameters weigh in the dtype of the model."""
         return parameters * DTYPES[self.parameters.dtype].itemsize / 1e6
 
-    def pruning_megabytes(self) -> float:
-        """What `comp-lib prune` will hold, about: a layer, the states of its text, and four matrices of sums."""
-        shape, widest = self.shape, max(self.shape.neurons)
-        layer = max(map(shape.layer, range(shape.layers))) * 4
-        states = 2 * 128 * 256 * shape.hidden * 4
-        return (layer + states + 4 * widest**2 * 8) / 1e6
+    def pruning_megabytes(self, way: str, ratio: float) -> float:
+        """What `comp-lib prune` will hold, about: a layer and its sums, or the whole model while that writes text.
+
+        Gradients, for methods that ask for them, are as large as the model.
+        """
+        settings = settings_for(self.model, way, ratio, self.multiple)
+        size = DTYPES[self.parameters.dtype].itemsize
+        whole = self.shape.total * size
+        if whole_model(settings):
+            return 2 * whole / 1e6
+        plan = probable_plan(self.shape, replace(settings, widths="uniform"))  # a search for widths is not counted
+        run = Run(self.shape, plan, settings, *TEXT, stored=0, saved=size, state=size)
+        return max(whole, added_bytes(run, BATCH_TOKENS)) / 1e6
 
     def redundant(self, most: int = 6) -> list[tuple[int, int]]:
         """(layer, neuron) of those whose neighbours stand in best for them, among those that write something."""

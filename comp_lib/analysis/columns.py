@@ -139,7 +139,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "stream": "1 - mean cosine of both models' states behind the layer, no unit; NaN: dropped",
         "low": LOW.format("stream over the windows"),
         "high": HIGH.format("stream over the windows"),
-        "weights": "||W' - W|| / ||W|| over the weights of both dense layers, 0 for unchanged; NaN where widths differ",
+        "weights": "||W' - W|| / ||W|| over all weights of the layer, 0 for unchanged; NaN where a shape differs",
         "neurons": "MLP neurons of the layer in the first model",
         "died": "neurons that fire in the first model and are gone or silent in the other",
         "died_energy": "share of the layer's own energies, in the first model, that those had, 0 to 1",

@@ -8,17 +8,14 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from ..compare.one_run import NEW_TOKENS, PROMPT, ROUNDS, decoder_parameters
 from ..errors import InputError, nearest
-from ..evaluation.by_kind import MEASURES, ByKind, judge
-from ..evaluation.confidence import bootstrap_intervals
+from ..evaluation.by_kind import ByKind, judge, values_of
 from ..evaluation.generation import measure_speed, prompt_ids, ratio
-from ..evaluation.loss import Evaluation
 from ..families import family_of
 from ..families.protocol import Family, Model
 from ..prune import check_family, check_request, prune
@@ -72,7 +69,9 @@ def costs(
     Raises InputError, before any work, for a way that is not known or a ratio that no plan reaches. What only its own
     planner finds out of reach is left out, and told in `attrs[REFUSED]`: plan -> why.
     """
-    asked = [(way, share, settings_for(model, way, share, multiple, device)) for way in ways for share in ratios]
+    asked = [
+        (way, share, settings_for(model, way, share, multiple, device, sample.seed)) for way in ways for share in ratios
+    ]
     rows: list[dict[str, Any]] = []
     refused: dict[str, str] = {}
     name = fingerprint(model)
@@ -80,20 +79,23 @@ def costs(
     for way, share, settings in asked:
         key = [name, hashes.of_tensor(sample.ids), texts, asdict(settings)]
         measure = partial(_measured, model, sample, windows, settings)
-        try:
-            measured = remembered(entry("cost_frame", "costs", *key), measure)
+        measured = remembered(entry("cost_frame", "costs", *key), measure)
+        if isinstance(measured, str):
+            refused[f"{way} at {share:.0%}"] = measured
+        else:
             rows += [{"way": way, "ratio": share} | row for row in measured]
-        except InputError as error:
-            refused[f"{way} at {share:.0%}"] = str(error)
     frame = tidy("costs", rows, name, sample.seed)
     frame.attrs[REFUSED] = refused
     return frame
 
 
-def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings) -> list[dict[str, Any]]:
-    """The rows of one plan: one for each kind, and one for their mean where there are several."""
+def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings) -> Any:
+    """The rows of one plan: one for each kind, and one for their mean where there are several; or why it cannot be."""
     before, started = decoder_parameters(model), time.perf_counter()
-    done = prune(model, sample.ids, settings)
+    try:
+        done = prune(model, sample.ids, settings)
+    except InputError as error:
+        return str(error)
     small, plan = done.model, done.plan
     seconds = time.perf_counter() - started
     judged = judge(small, windows, model, tuple(windows))
@@ -117,19 +119,11 @@ def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], setti
 def rows_of(judged: ByKind) -> list[dict[str, Any]]:
     """Losses, their difference and its interval, KL and agreement, for each kind and for the mean of several."""
     sizes = {kind: (one.sequences, one.tokens) for kind, one in judged.kinds.items()}
-    rows = [_row(kind, *_of_kind(one), *sizes[kind]) for kind, one in judged.kinds.items()]
+    rows = [_row(kind, values_of(one), one.intervals(), *sizes[kind]) for kind, one in judged.kinds.items()]
     if len(rows) > 1:
         whole = [sum(parts) for parts in zip(*sizes.values(), strict=True)]
         rows.append(_row(ALL, judged.mean, judged.intervals(), *whole))
     return rows
-
-
-def _of_kind(one: Evaluation) -> tuple[dict[str, float], dict[str, Bounds]]:
-    """Values and 95% intervals, as `Evaluation` gives them, faster."""
-    values = {name: float(value) for name in MEASURES if (value := getattr(one, name)) is not None}
-    of_windows = np.array([np.subtract(one.losses, one.dense_losses), one.kls, one.agreements])
-    bounds = bootstrap_intervals(of_windows).tolist()
-    return values, dict(zip(("increase", "kl", "top1_agreement"), bounds, strict=True))
 
 
 def _row(

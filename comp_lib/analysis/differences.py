@@ -163,7 +163,7 @@ def _weight_change(layer: Layer, other: Layer) -> float:
 def _died(energy: Tensor, other: Tensor, fires: Tensor, kept: Sequence[int] | None) -> dict[str, float]:
     """How many neurons fire in the first model and not in the other, and the share of the energy that they had."""
     if kept is None and len(other) != len(energy):
-        return {"died": len(energy) - len(other), "died_energy": float("nan")}  # nobody says which
+        return {"died": max(0, len(energy) - len(other)), "died_energy": float("nan")}  # nobody says which
     there = torch.arange(len(energy)) if kept is None else torch.tensor(kept, dtype=torch.long)
     alive = torch.zeros(len(energy), dtype=torch.bool)
     alive[there] = other > SILENT * other.mean()
@@ -191,7 +191,7 @@ def changed_prompts(
     rows: list[dict[str, Any]] = []
     for place, (kl, kind, window) in enumerate(sorted(places, reverse=True)[:most]):
         ids = windows[kind][window]
-        prompt = tokenizer.decode(ids[: min(PROMPT, len(ids) // 2)])
+        prompt = tokenizer.decode(ids[: min(PROMPT, len(ids) // 2)], skip_special_tokens=True)
         said = [continuation(model, tokenizer, prompt, SAID) for model in models]
         row = {"kind": kind, "place": place + 1, "prompt": prompt, "first": said[0], "other": said[1], "kl": kl}
         rows.append(row | {"tokens": len(ids) - 1})

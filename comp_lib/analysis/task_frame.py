@@ -7,10 +7,8 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from ..evaluation.confidence import bootstrap_intervals
 from ..evaluation.zero_shot import OFFLINE, Score, task_folder, zero_shot
 from ..families.protocol import Model
 from ..models.reading import quiet
@@ -35,7 +33,7 @@ def tasks(
     """
     key = [fingerprint(model), hashes.of_tensor(sample.ids), asdict(settings), items]
     key += [hashes.of_file(path) for path in sorted(task_folder().glob("*.jsonl"))]
-    key += [metadata.version("lm_eval")]
+    key += [metadata.version("lm_eval"), hashes.of_text(tokenizer.backend_tokenizer.to_str())]
 
     def measure() -> list[dict[str, Any]]:
         small = prune(model, sample.ids, settings).model
@@ -54,8 +52,7 @@ def tasks(
 
 def _row(score: Score) -> dict[str, Any]:
     if score.margins:
-        right = [float(margin > 0.0) for margin in score.margins]
-        [(low, high)] = bootstrap_intervals(np.array([right])).tolist()
+        low, high = score.intervals()["acc"]
     else:
         wide = WIDE * (math.nan if score.acc_stderr is None else score.acc_stderr)
         low, high = max(0.0, score.acc - wide), min(1.0, score.acc + wide)

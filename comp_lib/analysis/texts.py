@@ -119,4 +119,5 @@ def taken(checkup: Checkup, advice: Advice) -> str:
         return ""
     speed = measure_machine(checkup.model, checkup.parameters.device)
     minutes = minutes_of(checkup, advice.row, speed.token)
-    return f"about {max(minutes, 0.1):.1f} minutes here, and {checkup.pruning_megabytes():,.0f} MB beside the imports"
+    megabytes = checkup.pruning_megabytes(advice.row["way"], advice.row["ratio"])
+    return f"about {max(minutes, 0.1):.1f} minutes here, and {megabytes:,.0f} MB beside the imports"

@@ -142,13 +142,13 @@ def _check_workers(client: Client, request: Message) -> None:
             raise InputError(f"expected each worker to have what the grid needs, got from {address}: {answer}")
 
 
-def _collect(client: Client, requests: Mapping[str, Message], threads: int | None = None, grid: str = "") -> Outcomes:
+def _collect(client: Client, requests: Mapping[str, Message]) -> Outcomes:
     """(key, outcome) of each request as it is done. Raises one of LOST when scheduler or workers are gone."""
     done: queue.SimpleQueue[Future[RunOutcome]] = queue.SimpleQueue()
     keys = {}
     for place, (key, request) in enumerate(requests.items()):
         options = {"key": f"cell-{key}", "retries": ATTEMPTS - 1, "priority": -place}
-        future = client.submit(measured, request, threads, grid, **options)
+        future = client.submit(measured, request, **options)
         keys[future] = key
         future.add_done_callback(done.put)
     while keys:

@@ -2,7 +2,7 @@
 
 The rows are in DIR/rows.csv, which is written anew beside itself and renamed after every run: a kill costs the run
 under way and nothing else, and the same command goes on where it ended. A row is found again by its key, a hash of all
-that decides the outcome: the tensors of the model, the contents of the texts, sizes and settings. Each run has a
+that decides the outcome: the tensors of the model, the texts in its tokens, sizes and settings. Each run has a
 process of its own (`one_run`); one that fails leaves a row that says why, and is tried again at the next start.
 """
 
@@ -115,7 +115,7 @@ class Grid(Common):
         if not writes(self.calibration):  # what the model writes is never too short
             size: dict[str, Any] = {"sequences": max(self.sequences), "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
-        return contents(next(self.runs()), model)
+        return contents(next(self.runs()), model, tokenizer)
 
     def keyed(self, contents: dict[str, str] | None = None) -> tuple[str, dict[str, Run]]:
         """The name of the grid, and key -> run, for these contents, None for those of now. Raises InputError.

@@ -27,8 +27,9 @@ from torch import Tensor
 
 from .. import __version__
 from ..calibration.stream import batches
-from ..calibration.text import load_text
+from ..calibration.text import encode, load_text, opening
 from ..calibration.tokens import calibration_tokens, sources, writes
+from ..calibration.written import OPENINGS
 from ..errors import InputError
 from ..evaluation.by_kind import judge, windows_of
 from ..evaluation.generation import measure_speed, ratio
@@ -94,20 +95,27 @@ class RunRequest:
             raise InputError(f"expected {wanted}, got {got}")
         if not self.check:
             return measure(self.run, self.contents)
-        check_contents(self.run, load_model(self.run.model, self.run.dtype)[0], self.contents)
+        check_contents(self.run, *load_model(self.run.model, self.run.dtype), self.contents)
         return {}
 
 
-def contents(run: Run, model: Model) -> dict[str, str]:
-    """What stands behind the run's three names here: hashes of the tensors of `model` and of both texts."""
-    parts = (part if writes(part) else load_text(part) for part in sources(run.calibration))
-    texts = {"calibration": "\0".join(parts), "evaluation": load_text(run.evaluation)}
-    return {"model": hashes.of_model(model)} | {what: hashes.of_text(text) for what, text in texts.items()}
+def contents(run: Run, model: Model, tokenizer: Any) -> dict[str, str]:
+    """What the run's three names mean here: hashes of the tensors of `model`, and of both texts in its tokens."""
+    asked = f"{' '.join(OPENINGS)} {getattr(tokenizer, 'chat_template', None)}"  # what the model writes begins with
+    parts = [f"{part} {asked}" if writes(part) else load_text(part) for part in sources(run.calibration)]
+    calibration, evaluation = (
+        [encode(tokenizer, text) for text in texts] for texts in (parts, [load_text(run.evaluation)])
+    )
+    return {
+        "model": hashes.of_model(model),
+        "calibration": hashes.of_tensor(torch.cat([opening(tokenizer), *calibration])),
+        "evaluation": hashes.of_tensor(torch.cat([opening(tokenizer), *evaluation])),
+    }
 
 
-def check_contents(run: Run, model: Model, expected: dict[str, str]) -> None:
+def check_contents(run: Run, model: Model, tokenizer: Any, expected: dict[str, str]) -> None:
     """Raises InputError where a name means another thing on this machine than on the one that asks."""
-    for what, value in contents(run, model).items():
+    for what, value in contents(run, model, tokenizer).items():
         if value != expected[what]:
             wanted = f"the same {what} {getattr(run, what)!r} on {socket.gethostname()} as on the machine that asks"
             raise InputError(f"expected {wanted}, got another content: copy it there, to the same path")
@@ -130,7 +138,7 @@ def measure(run: Run, expected: dict[str, str]) -> Message:
     peak = peak_bytes() - imports
     del model
     dense, _ = load_model(run.model, run.dtype)
-    check_contents(run, dense, expected)  # reads all of the model, so not before the peak is known
+    check_contents(run, dense, tokenizer, expected)  # reads all of the model, so not before the peak is known
     unit = dense_pass(dense, ids)
     dense_speed, speed = measure_speed([dense, small], next(iter(windows.values()))[:1, :PROMPT], NEW_TOKENS, ROUNDS)
     parameters = sum(map(Tensor.numel, small.parameters()))

@@ -68,8 +68,13 @@ def by_kind(rows: pd.DataFrame) -> list[str]:
     judged, parts = rows[rows.kinds.notna()], []
     for ratio, part in judged.groupby("ratio"):
         found = pd.DataFrame([{name: value[0] for name, value in json.loads(each).items()} for each in part.kinds])
-        means = found.assign(label=part.label.to_numpy()).groupby("label", sort=False).mean()
-        words = means.map("{:.3f}".format).where(means != means.min(), means.map("**{:.3f}**".format))
+        labelled = found.assign(label=part.label.to_numpy()).groupby("label", sort=False)
+        means, counts, seeds = labelled.mean(), labelled.size(), rows.seed.nunique()
+        best = means == means[counts == counts.max()].min()
+        best[counts < counts.max()] = False  # fewer seeds are no match
+        words = means.map("{:.3f}".format).where(~best, means.map("**{:.3f}**".format))
+        words.index = [f"{name} [{n} of {seeds} seeds]" if n < seeds else name for name, n in counts.items()]
+        words.index.name = "label"
         heading = f"## Increase of the loss by kind of text, {ratio:.0%} removed (nats per token)"
         parts.append(f"{heading}\n\n{_by_method(words)}")
     return parts
@@ -79,9 +84,12 @@ def comparison(rows: pd.DataFrame, measure: str) -> str:
     """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
     form, seeds = MEASURES[measure][1].format, rows.seed.nunique()
     cells = rows.groupby(["label", "ratio"], sort=False)[measure].agg(["mean", "min", "max", "count"]).reset_index()
-    best = cells.groupby("ratio")["mean"].transform("max" if measure in HIGHER else "min")
+    most = cells["count"] == cells.groupby("ratio")["count"].transform("max")  # fewer seeds are no match
+    best = cells["mean"].where(most).groupby(cells.ratio).transform("max" if measure in HIGHER else "min")
     cells["words"] = cells["mean"].map(form)
-    cells["words"] = cells.words.where((cells["mean"] != best) | (measure in UNJUDGED), "**" + cells.words + "**")
+    cells["words"] = cells.words.where(
+        (cells["mean"] != best) | ~most | (measure in UNJUDGED), "**" + cells.words + "**"
+    )
     span = " (" + cells["min"].map(form) + " to " + cells["max"].map(form) + ")"
     cells["words"] += span.where(cells["count"] > 1, "")
     missing = cells["count"].map(f" [{{:.0f}} of {seeds} seeds]".format)

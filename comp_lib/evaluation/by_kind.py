@@ -44,7 +44,7 @@ class ByKind:
         Where a dense model was compared with, also of `dense_loss`, `increase` and `kl`, nats per token, and of
         `top1_agreement`, a share from 0 to 1.
         """
-        rows = [_values(self.kinds[name]) for name in self.counted]
+        rows = [values_of(self.kinds[name]) for name in self.counted]
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
     def intervals(self, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -59,7 +59,7 @@ class ByKind:
 
     def rows(self) -> dict[str, Row]:
         """Values and 95% intervals of each text, as they came, and at the end of the mean, called `mean of 8`."""
-        texts = {name: (_values(one), one.intervals()) for name, one in self.kinds.items()}
+        texts = {name: (values_of(one), one.intervals()) for name, one in self.kinds.items()}
         return texts | {f"mean of {len(self.counted)}": (self.mean, self.intervals())}
 
 
@@ -123,7 +123,8 @@ def judge(
     return ByKind(judged, tuple(counted))
 
 
-def _values(one: Evaluation) -> dict[str, float]:
+def values_of(one: Evaluation) -> dict[str, float]:
+    """Those of MEASURES that were measured."""
     values = {name: getattr(one, name) for name in MEASURES}
     return {name: value for name, value in values.items() if value is not None}
 

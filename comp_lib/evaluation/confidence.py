@@ -13,12 +13,12 @@ below about ten sequences it is too narrow.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 RESAMPLES = 10_000
+CHUNK = 100  # resamples at once
 
 
 def bootstrap_interval(values: Sequence[float] | np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
@@ -28,24 +28,20 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, level: float = 0.95
     >>> low, high
     (1.5, 3.5)
     """
-    # scipy.stats.bootstrap holds all resamples at once, and renamed its seed between the versions that we allow
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) < 2 or not np.isfinite(values).all():
-        return math.nan, math.nan
-    random = np.random.default_rng(seed)
-    means = [values[random.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    low, high = bootstrap_intervals(np.asarray(values, dtype=np.float64)[None], level, seed)[0].tolist()
     return low, high
 
 
 def bootstrap_intervals(values: np.ndarray, level: float = 0.95, seed: int = 0) -> np.ndarray:
-    """`bootstrap_interval` of each row of values (k, n), up to rounding, with the same draws for all: (k, 2)."""
+    """`bootstrap_interval` of each row of values (k, n), with the same draws for all: (k, 2)."""
+    # scipy.stats.bootstrap holds all resamples at once, and renamed its seed between the versions that we allow
     values = np.asarray(values, dtype=np.float64)
     count, bounds = values.shape[1], np.full((len(values), 2), np.nan)
     usable = np.isfinite(values).all(1) & (count > 1)
     if usable.any():
-        drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-        often = np.zeros((RESAMPLES, count))
-        np.add.at(often, (np.arange(RESAMPLES)[:, None], drawn), 1.0 / count)
-        bounds[usable] = np.quantile(often @ values[usable].T, [(1 - level) / 2, (1 + level) / 2], axis=0).T
+        random, parts = np.random.default_rng(seed), []
+        for _ in range(0, RESAMPLES, CHUNK):
+            drawn = random.integers(count, size=(CHUNK, count))
+            parts.append(values[usable][:, drawn].mean(2))
+        bounds[usable] = np.quantile(np.concatenate(parts, 1), [(1 - level) / 2, (1 + level) / 2], axis=1).T
     return bounds

@@ -24,7 +24,6 @@ from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
 from ..importance.layer_study import LayerStudy
-from ..importance.layers import block_influence
 from ..shape import Shape
 from .cache import Tensors, cached
 from .dense_stream import walk_to
@@ -47,12 +46,12 @@ def layer_study(model: Model, ids: Tensor, greedy: int = 3) -> LayerStudy:
 
 @cached
 def stream_statistics(model: Model, ids: Tensor) -> Tensors:
-    """influence (n,), cosine (n, S, L) and norms (n + 1, S, L) of the dense model for ids (S, L): two passes."""
+    """influence (n,), cosine (n, S, L) and norms (n + 1, S, L) of the dense model for ids (S, L): one pass."""
     hidden, rope = walk_to(model, ids, 0)  # (S, L, d)
     cosine, norms = [], [hidden.float().norm(dim=-1)]
     for layer in family_of(model).layers(model):
         before, hidden = hidden, through(layer, hidden, rope, hidden.device)
         cosine.append(nn.functional.cosine_similarity(before.float(), hidden.float(), dim=-1))
         norms.append(hidden.float().norm(dim=-1))
-    influence = block_influence(model, ids, hidden.device)
-    return {"influence": influence, "cosine": torch.stack(cosine), "norms": torch.stack(norms)}
+    turned = torch.stack(cosine)
+    return {"influence": 1.0 - turned.mean((1, 2)), "cosine": turned, "norms": torch.stack(norms)}

@@ -226,7 +226,7 @@ def plot_duels(duels: Sequence[Duel], ours: str = "COMP", theirs: str = "the bes
         places = np.arange(len(duels)) + shift
         axes.errorbar(middles, places, xerr=spans, fmt=marker, color=colour, capsize=2, label=name)
     axes.set_yticks(range(len(duels)), [duel.name for duel in duels], fontsize=9)
-    axes.set(ylim=(len(duels) - 0.5, -0.5), xlim=(0, None))
+    axes.set(ylim=(len(duels) - 0.5, -0.5), xlim=(min(0.0, axes.get_xlim()[0]), None))
     axes.legend(ncols=2, **ABOVE)
     return figure.described(f"{len(duels)} comparisons, the increase of the loss by {ours} and by {theirs}: ", words)
 

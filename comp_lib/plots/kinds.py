@@ -38,7 +38,7 @@ def plot_methods_by_kind(groups: Mapping[str, Mapping[str, Spans]]) -> Picture:
             axes.axhline(place - 0.5, color=GREY, linewidth=0.5)
         axes.grid(axis="y", visible=False)
     by_group[0].set_yticks(range(len(texts)), texts)
-    by_group[0].set(ylim=(len(texts) - 0.5, -0.5), xlim=(0, None))
+    by_group[0].set(ylim=(len(texts) - 0.5, -0.5), xlim=(min(0.0, by_group[0].get_xlim()[0]), None))
     marks = [Line2D([], [], linestyle="none", label=name, **style(place)) for place, name in enumerate(methods)]
     columns = min(len(methods), 2 * len(groups))
     figure.legend(handles=marks, ncols=columns, loc="outside upper center", frameon=False)

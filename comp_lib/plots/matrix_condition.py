@@ -67,6 +67,7 @@ def plot_cosines(grams: Mapping[str, ArrayLike], neurons: Sequence[int]) -> Pict
 
 def _scatter(axis: Axes, energy: Values, condition: Values, removed: NDArray[np.bool_], most: int = 8) -> None:
     """Energy against condition with lines of equal cost; energy (n,) relative, removed (n,) of bool."""
+    energy = energy.clip(0.1 * energy[energy > 0.0].min(initial=1.0))  # what writes nothing has no logarithm
     kept, labels = ~removed, (f"kept ({(~removed).sum():,})", f"removed ({removed.sum():,})")
     axis.scatter(energy[kept], condition[kept], 11, label=labels[0], color=KEPT, marker="o", linewidths=0.0)
     axis.scatter(energy[removed], condition[removed], 11, label=labels[1], color=REMOVED, marker="x", linewidths=0.8)

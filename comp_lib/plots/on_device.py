@@ -144,6 +144,6 @@ def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float, float, float]]])
         spans = [[m - a for m, a in zip(y, low, strict=True)], [b - m for m, b in zip(y, high, strict=True)]]
         axes.errorbar(x, y, spans, label=name, capsize=2, **style(place))
         words.append(f"{name} from {y[-1]:.2f} nats at {most:.0f} MB to {y[0]:.2f} at {least:.0f}")
-    axes.set_ylim(0, None)
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
     axes.legend()
     return figure.described("Lines of the loss increase against the size of the file: ", words)

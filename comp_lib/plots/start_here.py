@@ -180,7 +180,7 @@ def plot_variants(runs: Mapping[str, Numbers], marked: str) -> Picture:
         number = f"{min(values):.2f}" if len(values) == 1 else f"mean {np.mean(values):.2f}"
         note(axes, number, (max(values), place), (7, 0), va="center")
     axes.set_yticks(range(len(runs)), list(runs))
-    axes.set_xlim(0, 1.1 * max(map(max, runs.values())))
+    axes.set_xlim(min(0.0, 1.1 * min(map(min, runs.values()))), 1.1 * max(map(max, runs.values())))
     axes.invert_yaxis()
     axes.legend(**ABOVE)
     words = [

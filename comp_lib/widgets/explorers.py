@@ -144,7 +144,8 @@ class NeuronExplorer(Explorer):
     def removed(self, metric: str | None = None) -> NDArray[np.bool_]:
         """Which neurons of the layer go by `metric`, by default the one chosen (n,), bool."""
         frame, metric = self._neurons[self.layer.value], metric or self.metric.value
-        count = round(self.share.value / 100 * len(frame))
+        swept = int(frame.removed_at.notna().sum())  # a sweep ends at whole steps, a little before FURTHEST
+        count = min(round(self.share.value / 100 * len(frame)), swept)
         if metric == IN_ROUNDS:
             return np.asarray(frame.removed_at * len(frame) < count + 0.5)
         worth = {ONE_LOOK: frame.cost, "condition alone": 1.0 / frame.condition, "energy": energies(frame)}

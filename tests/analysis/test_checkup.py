@@ -150,19 +150,30 @@ def test_a_check_up_that_was_killed_goes_on_with_the_layers_that_it_has(parent, 
 
 def test_a_plan_out_of_reach_is_left_out_by_name(bench, monkeypatch):
     """What only the planner finds out leaves the others measured."""
-    monkeypatch.setattr("comp_lib.analysis.cost_frame._measured", _unless("random", cost_frame._measured))
+    monkeypatch.setattr(cost_frame, "prune", _unless("random", cost_frame.prune))
     bench.effort = replace(bench.effort, ways=("magnitude", "random"))
     assert set(bench.costs.way) == {"magnitude"}
     assert [left.part for left in bench.left_out if "out of reach" in left.why] == ["random at 20%"]
 
 
-def _unless(method, measured):
-    def measure(model, sample, windows, settings):
+def _unless(method, prune):
+    def tried(model, ids, settings):
         if settings.method == method:
             raise InputError("expected a ratio within reach, got one out of reach: ask for less")
-        return measured(model, sample, windows, settings)
+        return prune(model, ids, settings)
 
-    return measure
+    return tried
+
+
+def test_a_cache_that_cannot_be_written_is_no_plan_out_of_reach(bench, monkeypatch):
+    bench.sample, bench.windows  # noqa: B018
+
+    def full(path, tensors):
+        raise InputError("expected room in the cache, got a full disk")
+
+    monkeypatch.setattr("comp_lib.system.cache.store", full)
+    with pytest.raises(InputError, match="a full disk"):
+        bench.costs  # noqa: B018
 
 
 def test_what_no_folder_can_hold_is_not_advised(bench, monkeypatch):
@@ -172,3 +183,40 @@ def test_what_no_folder_can_hold_is_not_advised(bench, monkeypatch):
     monkeypatch.setattr(type(bench.family), "per_layer", False)
     advice = advise(bench)
     assert advice.row["way"] == "uniform" and any("No folder can hold" in reason for reason in advice.reasons)
+
+
+def test_a_peer_with_one_width_is_advised_where_only_one_width_can_be_saved(bench, monkeypatch):
+    monkeypatch.setattr(type(bench.family), "per_layer", False)
+    bench.costs.loc[:, ["increase", "low", "high"]] = [[0.3, 0.25, 0.35]] * len(bench.costs)
+    bench.costs.loc[bench.costs.way == "measured", ["increase", "low", "high"]] = [[0.01, 0.0, 0.02]] * 3
+    advice = advise(bench)
+    assert advice.row is None and "of 3 plans that were measured and can be saved none" in advice.reasons[0]
+    assert "+0.300" in advice.reasons[1]  # not what cannot be saved
+    bench.costs.loc[bench.costs.way == "magnitude", ["increase", "low", "high"]] = [[0.1, 0.08, 0.12]] * 3
+    advice = advise(bench)
+    assert advice.row["way"] == "magnitude" and "--method magnitude" in advice.command
+    bench.__dict__["costs"] = bench.costs[bench.costs.way == "measured"]
+    assert advise(bench).row is None and "can be saved" in advise(bench).reasons[0]
+
+
+def test_the_advised_command_computes_in_the_dtype_that_was_checked(parent, bench, monkeypatch):
+    row = {"way": "uniform", "ratio": 0.2}
+    assert "--dtype" not in command(bench, row)
+    monkeypatch.setattr(bench, "parameters", replace(bench.parameters, dtype="bfloat16"))
+    assert command(bench, row).endswith("--dtype bfloat16")
+    monkeypatch.chdir(parent)
+    monkeypatch.setattr(bench, "parameters", replace(bench.parameters, model="."))
+    assert f"--out {parent.name}-pruned" in command(bench, row)
+
+
+def test_gradients_and_the_model_that_writes_text_are_counted(bench):
+    whole = 4 * bench.shape.total / 1e6
+    assert bench.pruning_megabytes("llm-pruner", 0.2) == pytest.approx(2 * whole)
+    assert bench.pruning_megabytes("measured", 0.2) >= bench.pruning_megabytes("uniform", 0.2) > whole
+
+
+def test_harm_without_intervals_is_not_said_to_be_in_order(bench):
+    frame = bench.layers
+    assert any("have intervals that overlap" in sentence for sentence in distrust(bench))
+    frame.loc[:, ["low", "high"]] = math.nan
+    assert not any("have intervals that overlap" in sentence for sentence in distrust(bench))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from comp_lib.analysis import columns, draw
-from comp_lib.analysis.differences import changed_kinds, changed_layers, changed_prompts, match, paired
+from comp_lib.analysis.differences import PROMPT, changed_kinds, changed_layers, changed_prompts, match, paired
+from comp_lib.calibration.text import opening
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import compare, evaluation_tokens
@@ -61,6 +62,19 @@ def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
     [one] = changed_kinds(model, judged).loc[(slice(None), slice(None), "one"), :].itertuples()
     expected = compare(done.model, model, windows["one"])
     assert (one.loss, one.other_loss, one.kl) == pytest.approx((expected.dense_loss, expected.loss, expected.kl))
+
+
+def test_a_wider_second_model_has_no_dead_neurons(tiny_llama, sample):
+    frame = changed_layers(tiny_llama(intermediate_size=32), tiny_llama(), sample)
+    assert frame.died.tolist() == [0, 0, 0] and frame.died_energy.isna().all()
+
+
+def test_a_prompt_begins_once(tiny_llama, tokenizer):
+    ids = torch.cat([opening(tokenizer), torch.arange(300, 323)])[None]
+    model, other = tiny_llama(), tiny_llama(seed=1)
+    judged = judge(other, {"one": ids}, model, ("one",))
+    [prompt] = changed_prompts((model, other), tokenizer, {"one": ids}, judged, most=1).prompt
+    assert "<s>" not in prompt and prompt == tokenizer.decode(ids[0, 1 : min(PROMPT, ids.shape[1] // 2)])
 
 
 def test_the_prompts_are_those_with_the_largest_divergence(tiny_llama, tokenizer, windows):

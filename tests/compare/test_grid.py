@@ -294,6 +294,10 @@ def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, to
     calibrated = set(replace(grid, calibration=str(texts)).keyed()[1])
     texts.write_text(load_text("calibration") + "More.")
     assert not calibrated & set(replace(grid, calibration=str(texts)).keyed()[1])  # another text of the same name
+    file = other / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"post_processor": None}), "utf-8")
+    assert not set(replace(grid, model=str(other)).keyed()[1]) & set(keys)  # the same texts in other tokens
+    tokenizer.save_pretrained(other)
     tiny_llama(seed=1).save_pretrained(other)
     assert not set(replace(grid, model=str(other)).keyed()[1]) & set(keys)  # another model of the same name
 

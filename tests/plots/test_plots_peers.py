@@ -10,6 +10,9 @@ from rows import rows_of
 from comp_lib.compare.summary import finished
 from comp_lib.plots.base import overlapping_texts
 from comp_lib.plots.comp_vs_peers import SCORES, Duel, plot_duels, plot_increase, plot_latency, plot_scores
+from comp_lib.plots.kinds import plot_methods_by_kind
+from comp_lib.plots.on_device import plot_sizes
+from comp_lib.plots.start_here import plot_variants
 
 
 def test_duels_stand_below_each_other_with_the_intervals_that_are_known():
@@ -53,3 +56,21 @@ def test_there_are_more_ratios_than_marks():
     ratios = [round(0.05 * place, 2) for place in range(1, 13)]
     rows = finished(rows_of({("comp", ratio): (0.4 + ratio,) for ratio in ratios}))
     assert plot_latency(rows).axes
+
+
+def test_a_model_better_than_its_parent_is_not_cut_off():
+    """Healed or hardly pruned, an increase below zero is an ordinary outcome."""
+    below = (-0.05, -0.06, -0.04)
+    span = {"COMP": {"prose": [below], "code": [(0.1, 0.05, 0.2)]}}
+    figures = {
+        "x": (
+            plot_duels([Duel("first", below, (0.4, 0.3, 0.5))]),
+            plot_variants({"COMP": [-0.05], "other": [0.1]}, "COMP"),
+            plot_methods_by_kind({"a quarter": span}),
+        ),
+        "y": (plot_sizes({"q8_0": [(50.0, *below), (100.0, 0.1, 0.05, 0.2)]}),),
+    }
+    for side, drawn in figures.items():
+        for figure in drawn:
+            [axes, *_] = figure.axes
+            assert getattr(axes, f"get_{side}lim")()[0] <= -0.05

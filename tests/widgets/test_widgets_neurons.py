@@ -65,6 +65,22 @@ def test_what_goes_is_what_the_metric_likes_least(explorer):
     assert sorted(places.round().astype(int)) == list(range(1, 11))
 
 
+def test_no_metric_is_followed_further_than_the_sweep(explorer):
+    explorer.share.value = explorer.share.max
+    swept = int(explorer._neurons[1].removed_at.notna().sum())
+    for metric in (widget.IN_ROUNDS, widget.ONE_LOOK, "energy"):
+        explorer.metric.value = metric
+        assert explorer.removed().sum() == swept <= 0.6 * 48
+
+
+def test_a_neuron_that_writes_nothing_has_its_point(tiny_llama, own_cache):
+    model = tiny_llama()
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[:, 3] = 0.0
+    drawn = widget.NeuronExplorer(*frames(model), layer=1)
+    assert "Scatter" in drawn.image.value and not np.isnan(drawn.removed()).any()
+
+
 def test_it_says_whether_energy_and_cost_agree_on_the_neuron(explorer):
     """What the task of the lesson asks for: a neuron that goes by energy and stays by its cost."""
     found = explorer._neurons[1]
