@@ -91,8 +91,6 @@ def prune(
         with phase("planning"):
             planned = planned or make_plan(model, ids, settings, name, progress)
         check_plan(planned.plan, before, settings)
-        if settings.recovery == "bias":
-            check_biases(model)
         model = model if inplace else shallow_copy(model)
         layers = family_of(model).layers(model)
         pruner = LayerPruner(model, ids, settings, planned.plan, before, memory, carrier)
@@ -116,9 +114,7 @@ def make_plan(
     model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
 ) -> Planned:
     """The plan that `settings` ask for. Raises InputError when they cannot be met."""
-    shape, biased = Shape.of(model), settings.recovery == "bias"
-    if biased:
-        check_biases(model)
+    shape = Shape.of(model)
     if settings.method in PLANNERS:
         return Planned(PLANNERS[settings.method](model, ids, settings, name, progress))
     request = settings.request(shape, name)
@@ -215,6 +211,8 @@ def check_family(model: Model, settings: Settings, plan: Plan | None = None) -> 
         min(asked, *planned) < shape.kv_groups[0] or settings.method in PLANNERS and settings.method != "shortgpt"
     ):
         raise InputError(whole_groups(name))
+    if settings.recovery == "bias":
+        check_biases(model)
 
 
 def check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..families import family_of, family_of_layer
 from ..families.protocol import Device, Layer, Model, Rope
+from .text import check_ids
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
 LOGITS = 1 << 22  # numbers of an answer at once: tokens times vocabulary
@@ -41,6 +42,7 @@ def batches(count: int, length: int, tokens: int | None = None) -> Iterator[slic
 
 def embed(model: Model, ids: Tensor) -> Tensor:
     """Hidden states before the first layer: ids (S, L) -> (S, L, d)."""
+    check_ids(ids, model.config.vocab_size)
     return family_of(model).embed(model, ids)
 
 

@@ -111,6 +111,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     return torch.tensor(ids, dtype=torch.long)
 
 
+def check_ids(ids: Tensor, vocabulary: int) -> None:
+    """Raises InputError for a token that was added to the tokenizer, and not to the model."""
+    if ids.numel() and int(ids.max()) >= vocabulary:
+        got = f"{int(ids.max())}: take the tokenizer that belongs to the model, or another text"
+        raise InputError(f"expected tokens below {vocabulary}, of which the model has embeddings, got {got}")
+
+
 def opening(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """What the tokenizer puts before each text: its beginning-of-sequence token, (1,), or nothing, (0,).
 

@@ -32,7 +32,7 @@ from ..families.protocol import Model
 from ..report import Progress, no_progress
 from ..system import cache, hashes
 from ..system.machine import cache_folder
-from .text import DATA_FOLDERS, encode, opening
+from .text import DATA_FOLDERS, check_ids, encode, opening
 
 WAYS = ("start", "openings", "requests", "random")
 SAMPLING = 1  # counts up when the writing changes, so that what an older version wrote is not read
@@ -55,6 +55,8 @@ def written(
     Raises InputError when the cache cannot be written.
     """
     starts = prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
+    for start in starts:
+        check_ids(start, model.config.vocab_size)
     key = [SAMPLING, hashes.of_model(model), [start.tolist() for start in starts], length, seed]
     path = cache_folder() / "written" / f"{hashes.of_value(key)[:24]}.safetensors"
     if (entry := cache.fetch(path)) is None:
@@ -79,7 +81,7 @@ def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, 
             text = _TEXTS[way][int(places[way][taken[way] % len(places[way])])]
             taken[way] += 1
             ids = _asked(tokenizer, text) if way == "requests" else torch.cat([first, encode(tokenizer, text)])
-            starts.append(ids[: length - 1])
+            starts.append((ids if len(ids) else first)[: length - 1])
         else:
             starts.append(torch.cat([opening(tokenizer), anything])[: length - 1] if way == "random" else first)
     return starts

@@ -22,6 +22,7 @@ from ..errors import InputError, nearest
 from ..evaluation.by_kind import windows_of
 from ..evaluation.loss import perplexity
 from ..families.protocol import Model
+from ..importance.layers import check_count
 from ..models import load
 from ..models.per_layer_llama import check_widths
 from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint
@@ -35,7 +36,7 @@ from ..scale.memory import bytes_of, check_limit, check_memory
 from ..scale.prune_to import Means, Saving, Written, check_out, prune_to, whole_model
 from ..scale.shards import SHARDS
 from ..search import check_search, check_trials, searched_plan
-from ..settings import PRESETS, SEQUENCES, Settings, default_recovery, multiple_for
+from ..settings import PEERS, PRESETS, SEQUENCES, Settings, default_recovery, multiple_for
 from ..shape import Shape, span
 from ..system.clock import PHASES
 from ..system.machine import free_memory, release_memory, resident_bytes
@@ -83,6 +84,12 @@ class PruneRun:
         check_family(self.model, self.settings)
         if self.budget is None:
             check_request(self.shape, self.settings)
+        else:
+            self.settings.request(self.shape)
+            check_count(self.settings.layer_count(self.shape.layers) or 0, self.shape.layers)
+        groups = self.settings.kv_groups
+        if groups is not None and not self.settings.uneven:
+            check_widths(self.model.config, self.shape.with_widths(self.shape.neurons, (groups,) * self.shape.layers))
         if self.whole:
             check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), [name])
         check_length(self.model, options.length)
@@ -116,6 +123,8 @@ class PruneRun:
         check_limit(options.memory, options.scheduler is not None, self.settings.device)
         if self.budget or options.search:
             check_trials(options.sequences, self.settings.widths)
+        elif self.settings.widths == "measured":
+            check_trials(options.sequences)
 
     def _machines(self) -> Machines | None:
         """The cluster that carries the text, where one is asked for. Raises InputError when it cannot."""
@@ -182,7 +191,7 @@ class PruneRun:
             # of text that is there, `calibration_tokens` first says whether it holds so many: `prune_to` asks for room
             written = writes(self.source)
             tokens = options.sequences * options.length if written else 0
-            check_out(self.folder, model, self.saving, tokens, self.settings.two_streams)
+            check_out(self.folder, model, self.saving, tokens, self.settings)
             writer = load.load_model(self.name, options.dtype, options.device)[0] if written else None
             ids = calibration_tokens(self.source, tokenizer, model=writer, **text)
             del writer
@@ -272,7 +281,13 @@ def _settings(options: PruneOptions, given: Collection[str]) -> Settings:
     told |= {"layers": _number(options.layers), "ridge": _number(options.ridge)}
     told["recovery"] = options.recovery or default_recovery(options.method)
     told["multiple"] = multiple if target is None else multiple_for(target)
-    return Settings(**told | {name: value for name, value in PRESETS[preset].items() if name not in given})
+    settings = Settings(**told | {name: value for name, value in PRESETS[preset].items() if name not in given})
+    vain = {"aim": settings.recovery != "least-squares", "layer_metric": settings.method in PEERS}
+    for name in (name for name, idle in vain.items() if idle and name in given):
+        option = f"--{name.replace('_', '-')}"
+        got = f"it with the method {settings.method} and the recovery {settings.recovery}: leave it out"
+        raise InputError(f"expected {option} where it decides something, got {got}")
+    return settings
 
 
 def _number(text: str) -> int | float | str:

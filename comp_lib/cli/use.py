@@ -48,7 +48,7 @@ def export(
     from ..on_device.vllm_export import export_vllm
 
     if vllm and folder is not None and file is None and kind is None:
-        with ProgressBars() as bars:
+        with ends_tidily(), ProgressBars() as bars:
             made = export_vllm(model, folder, overwrite=overwrite, progress=bars)
         grown = f"{made.own / 1e6:,.1f} million parameters, with zeros {made.filled / 1e6:,.1f}"
         out.print(f"written: {folder}, {grown}", soft_wrap=True)
@@ -57,7 +57,7 @@ def export(
         given = {"--gguf": file, "--type": kind, "--vllm": vllm or None, "--out": folder}
         got = ", ".join(name for name, value in given.items() if value is not None) or "neither"
         raise InputError(f"expected --gguf FILE, or --vllm with --out DIR, got {got}: name what is to be written")
-    with ProgressBars() as bars:
+    with ends_tidily(), ProgressBars() as bars:
         export_gguf(model, file, "f16" if kind is None else kind, overwrite=overwrite, progress=bars)
     out.print(f"written: {file}, {file.expanduser().stat().st_size / 1e6:,.1f} MB", soft_wrap=True)
     if kind in KINDS and (smaller := others(file.expanduser())):

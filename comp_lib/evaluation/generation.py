@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
+from ..calibration.text import check_ids
 from ..errors import InputError
 from ..families.protocol import Model
 from ..report import Progress, no_progress
@@ -35,6 +37,7 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
     """
     check_prompt(prompt)
     prompt_ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)  # (1, L)
+    check_ids(prompt_ids, model.config.vocab_size)
     length, context = prompt_ids.shape[1], model.config.max_position_embeddings
     if tokens < 1 or length + tokens > context:
         got = f"{length} and {tokens}: shorten the prompt, or ask for another number of tokens"
@@ -98,6 +101,12 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, f
 @torch.inference_mode()
 def _generate(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
     """Greedy, one row; generate() wants to be told that nothing is padding, and warns otherwise."""
-    options |= {"do_sample": False, "pad_token_id": model.generation_config.pad_token_id or 0}
-    out: Tensor = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, **options)
+    told = model.generation_config  # beams, penalties: generate() would take from it whatever it is not given
+    model.generation_config = GenerationConfig(eos_token_id=told.eos_token_id, pad_token_id=told.pad_token_id or 0)
+    try:
+        out: Tensor = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, **options
+        )
+    finally:
+        model.generation_config = told
     return out

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..calibration.text import encode, opening
+from ..calibration.text import check_ids, encode, opening
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
@@ -118,6 +118,7 @@ def _evaluation(models: list[Model], ids: Tensor, batch: int, progress: Progress
     if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
         got = f"{tuple(ids.shape)}; see evaluation_tokens"
         raise InputError(f"expected token ids of shape (sequences >= 1, length >= 2), got {got}")
+    check_ids(ids, models[0].config.vocab_size)
     measured, done = [], 0
     for rows in ids.split(batch):
         measured.append(_of_sequences(models, rows))

@@ -33,6 +33,7 @@ from ..system.tensor_files import LARGEST
 from .door import TEMPLATES
 from .per_layer_llama import as_heterogeneous, as_stock, check_widths
 from .reading import quiet
+from .wheels import WHEELS
 
 CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"
 # All that a model's folder has, from us, transformers or the Hub; whatever else lies in one is somebody's.
@@ -120,11 +121,15 @@ def check_destination(
     if not above.is_dir() or not os.access(above, USABLE):
         raise InputError(f"expected a folder that can be written to, got {above}: choose another place for {folder}")
     tidy(target)
-    origins = [resolved(source) for source in sources if str(source)]  # of a Hub id, a path that need not exist
+    names = [str(source) for source in sources if str(source) not in ("", *WHEELS)]  # a Hub id need not exist here
+    origins = [path for path in map(resolved, names) if os.path.exists(path)]
+    origins += [resolved(file) for one in origins for file in one.glob("*.safetensors")]  # which may be links
     if os.path.exists(target) and not target.is_dir():
         raise InputError(f"expected a new folder, got the file {folder}: choose another name")
-    if any(os.path.exists(one) and (target in (one, *one.parents) or one in target.parents) for one in origins):
+    if any(_within(one, target) or _within(target, one) for one in origins):
         raise InputError(f"expected a folder apart from the model that is read, got {folder}: choose another place")
+    if _within(Path.cwd(), target):
+        raise InputError(f"expected a folder apart from the one you are in, got {folder}: name a new folder inside it")
     if os.path.ismount(target) or (os.path.exists(target) and not os.access(target, USABLE)):
         raise InputError(f"expected a folder that can be replaced, got {folder}: choose a new folder inside it")
     if os.path.exists(target) and any(target.iterdir()):
@@ -139,6 +144,11 @@ def check_destination(
             todo = "move that away or choose another name"
             raise InputError(f"expected a checkpoint to overwrite and nothing beside it, got {got}: {todo}")
     check_room(above, needed_bytes, folder)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Whether `path` is that folder, or in it, under whatever name (a mount, capital letters)."""
+    return folder.exists() and any(one.exists() and one.samefile(folder) for one in (path, *path.parents))
 
 
 def strangers(folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ to fit.
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -37,6 +38,7 @@ from ..families import family_of
 from ..families.protocol import Family, Model
 from ..models.load import open_model
 from ..models.reading import check_shapes
+from ..models.save import SMALL_FILES
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
@@ -52,7 +54,6 @@ HALF = float(np.finfo(np.float16).max)
 # Largest weight that a type can hold. The scale of a block is a half: its largest weight / 127 or / 8, or its smallest.
 LIMITS = {Type.F16: HALF, Type.Q8_0: 127 * HALF, Type.Q4_0: 8 * HALF, Type.Q4_1: HALF}
 PIECE = 4 << 20  # weights converted at a time
-SMALL = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -121,7 +122,7 @@ def export_gguf(
     _check_widths(shape, kind)
     tensors: dict[str, Any] = {**_tensors(folder, outline, architecture, kind), **_rope_factors(outline, shape)}
     metadata = _metadata(outline, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
-    needed = sum(tensor.nbytes for tensor in tensors.values()) + SMALL
+    needed = sum(tensor.nbytes for tensor in tensors.values()) + SMALL_FILES
     check_room(target.parent, needed, target.name, "make room, choose another place, or a smaller type")
     with staged(target, overwrite) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture)) as writer:
         for field, value in metadata.items():
@@ -146,7 +147,12 @@ def check_type(kind: str) -> None:
 
 def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> Path:
     check_type(kind)
-    if resolved(file) == resolved(model):
+    if (
+        resolved(file) == resolved(model)
+        or os.path.exists(file)
+        and os.path.exists(model)
+        and os.path.samefile(file, model)
+    ):
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
     target = check_output(file, starts_with(b"GGUF"), what="a GGUF file")
     if target.exists() and not overwrite:

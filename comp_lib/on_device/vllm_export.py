@@ -32,7 +32,7 @@ from ..report import Progress, no_progress
 from ..scale.model_on_disk import Streamed
 from ..shape import Shape
 from ..system.atomic import resolved, staged
-from ..system.tensor_files import PIECE, Layout, rows_in
+from ..system.tensor_files import CODES, PIECE, Layout, rows_in
 
 FILLED = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which changes "
@@ -64,7 +64,9 @@ def export_vllm(
         got = f"{config.model_type}: vllm serve takes it as it is"
         raise InputError(f"expected a folder whose layers differ in width (comp_llama), got {got}")
     _check_groups(config)
-    given = Streamed(place, config, skeleton(config).dtype)  # refuses files that are not as config.json says
+    dtype = skeleton(config).dtype
+    # refuses files that are not as config.json says
+    given = Streamed(place, config, dtype if dtype in CODES else torch.float32)
     stock = widest(config, given.shape)
     stock.architectures = ["LlamaForCausalLM"]
     filled = skeleton(stock)

@@ -54,6 +54,7 @@ class Journal:
         """
         journal = cls(target)
         request = json.loads(json.dumps(request))
+        new = [path for path in journal.folder.parents if not path.exists()]
         try:
             journal.check_ours()
             journal.folder.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,8 @@ class Journal:
                 except InputError:
                     if begun and len(journal.records) == 1:  # refused before anything was done
                         journal.remove()
+                        for path in new:
+                            path.rmdir()
                     raise
         except OSError as error:
             todo = "mend that, and the same command goes on from the last finished layer"
@@ -196,15 +199,24 @@ class Journal:
             self._begin(request)
             return True
         os.truncate(self.path, whole)
-        begun = self.records[0]["request"]
-        if begun != request:
-            changes = "; ".join(_changes(begun, request))
-            got = f"another one ({changes}): give that command to go on, or delete that folder to begin anew"
-            raise InputError(f"expected the command that began {self.folder}, got {got}")
+        self.check_request(request)
         if not self.published and not self._whole():
             self._begin(request)
         self.model.mkdir(exist_ok=True)
         return False
+
+    def check_request(self, part: dict[str, Any]) -> None:
+        """Raises InputError unless what was begun, if anything was, has these fields in its request."""
+        begun = self.records[0]["request"] if self.records else part
+        if changes := _changes({name: begun.get(name) for name in part}, part):
+            got = f"another one ({'; '.join(changes)}): give that command to go on, or delete that folder to begin anew"
+            raise InputError(f"expected the command that began {self.folder}, got {got}")
+
+    def check_alone(self) -> None:
+        """Raises InputError when another process works here."""
+        if (self.folder / "lock").is_file():
+            with self._locked():
+                pass
 
     def _begin(self, request: dict[str, Any]) -> None:
         """Anew; the journal comes first, for a folder without one is not ours."""

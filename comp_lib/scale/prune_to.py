@@ -36,7 +36,7 @@ from ..prune_layer import Carrier, Here, LayerPruner, PrunedLayer
 from ..report import LayerReport, PeakMemory, Progress, Report, no_progress
 from ..settings import Settings
 from ..shape import Shape
-from ..surgery import add_biases, check_biases, keep_layers, shrink, update_config
+from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system import hashes
 from ..system.atomic import bytes_in, fsync, resolved
 from ..system.clock import listening, phase
@@ -115,7 +115,7 @@ def prune_to(
     if machines is not None:
         machines.check(settings, len(ids))
     batch = _batch(target, model, ids, settings, plan, saving, means)
-    check_out(target, model, saving, ids.numel(), settings.two_streams)
+    check_out(target, model, saving, ids.numel(), settings)
     carried: dict[str, Any] = {} if machines is None else {"shards": machines.shards}
     carried |= {} if batch is None else {"memory": means.memory, "batch": batch}
     request = _request(model, ids, settings, saving, plan) | {"carried": carried}
@@ -147,8 +147,6 @@ def _check(model: Streamed, ids: Tensor, settings: Settings, plan: Plan | None) 
     if reason := whole_model(settings):
         got = f"{reason}, which needs the whole model: load it and use `prune`"
         raise InputError(f"expected what looks at one layer at a time, got {got}")
-    if settings.recovery == "bias":
-        check_biases(model)
     check_family(model, settings, plan)
     if plan is None:
         check_request(model.shape, settings)
@@ -189,10 +187,13 @@ def state_files(two_streams: bool) -> int:
     return 5 * (1 + two_streams) + 1
 
 
-def check_out(out: Path, model: Streamed, saving: Saving, tokens: int, two_streams: bool) -> None:
+def check_out(out: Path, model: Streamed, saving: Saving, tokens: int, settings: Settings) -> None:
     """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
-    if not _earlier(out).published:
-        states = state_files(two_streams) * tokens * model.shape.hidden * model.dtype.itemsize
+    journal = _earlier(out)
+    journal.check_alone()
+    journal.check_request(json.loads(json.dumps(_told(model, settings, saving))))
+    if not journal.published:
+        states = state_files(settings.two_streams) * tokens * model.shape.hidden * model.dtype.itemsize
         left = bytes_in(partial_folder(resolved(out)), stored=True)
         needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states - left
         check_destination(out, saving.overwrite, max(0, needed), [saving.name, *model.files.files])
@@ -203,15 +204,18 @@ def _request(model: Streamed, ids: Tensor, settings: Settings, saving: Saving, p
     return {
         "model": model.files.fingerprint(),
         "config": hashes.of_value(model.config.to_dict() | {"_name_or_path": None}),
-        "name": saving.name,
-        "settings": asdict(settings),
+        **_told(model, settings, saving),
         "plan": None if plan is None else json.loads(plan.to_json()),
-        "dtype": str(model.dtype),
-        "saved as": str(saving.dtype or model.dtype),
         "calibration": hashes.of_tensor(ids),
         "evaluation": None if saving.windows is None else hashes.of_tensor(saving.windows),
         "comp_lib": hashes.of_code("scale"),
     }
+
+
+def _told(model: Streamed, settings: Settings, saving: Saving) -> dict[str, Any]:
+    """What of that is known without reading model and text."""
+    saved = str(saving.dtype or model.dtype)
+    return {"name": saving.name, "settings": asdict(settings), "dtype": str(model.dtype), "saved as": saved}
 
 
 def whole_model(settings: Settings) -> str | None:

@@ -8,6 +8,7 @@ absent. `tidy` puts such a folder back, and sweeps away what dead processes left
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -177,9 +178,11 @@ def tidy(target: Path) -> None:
         # our own leftovers are never in use (saves of one process do not overlap); those of a running process may be
         if match is None or (int(match[2]) != os.getpid() and psutil.pid_exists(int(match[2]))):
             continue
-        if match[1] == "old" and not target.exists():
-            os.replace(path, target)
-        elif path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        while os.path.lexists(path):
+            with contextlib.suppress(FileNotFoundError):  # another process is at it as well
+                if match[1] == "old" and not target.exists():
+                    os.replace(path, target)
+                elif path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()

@@ -164,3 +164,18 @@ def test_a_cache_that_cannot_be_written_is_refused(tokenizer, model, tmp_path, m
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match="expected to write to the cache"):
         written(model, tokenizer, ["start"], 4)
+
+
+def test_tokens_that_were_added_to_the_tokenizer_alone_are_named(tiny_llama, tokenizer, own_cache):
+    own = copy.deepcopy(tokenizer)
+    own.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    own.chat_template = "{% for turn in messages %}<|im_start|>{{ turn.content }}{% endfor %}"
+    with pytest.raises(InputError, match="expected tokens below 512, of which the model has embeddings, got 512"):
+        written(tiny_llama(), own, ("requests",), 16)
+
+
+def test_a_template_that_says_nothing_begins_like_any_text(tiny_llama, tokenizer, own_cache):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{{ '' }}"
+    [start] = prefixes(own, ("requests",), 512, 16)
+    assert start.tolist() == [own.bos_token_id]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from ipywidgets import Button
@@ -35,6 +37,35 @@ def test_a_continuation_is_the_most_likely_text(models, tokenizer):
     expected = tokenizer.decode(greedy(models[0], ids, 12)[0, ids.shape[1] :], skip_special_tokens=True)
     assert continuation(models[0], tokenizer, PROMPT, 12) == expected
     assert continuation(models[0], tokenizer, PROMPT, 12) != continuation(models[1], tokenizer, PROMPT, 12)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"repetition_penalty": 1.5},
+        {"num_beams": 3},
+        {"no_repeat_ngram_size": 1},
+        {"do_sample": True, "temperature": 2.0},
+        {"return_dict_in_generate": True},
+        {"stop_strings": ["e"]},
+        {"forced_eos_token_id": 9999},
+    ],
+    ids=str,
+)
+def test_what_a_folder_says_of_generation_changes_no_continuation(tiny_llama, tokenizer, told):
+    """Many checkpoints that were taught to chat bring a penalty for repetition."""
+    model = tiny_llama()
+    expected = continuation(model, tokenizer, PROMPT, 12)
+    model.generation_config.update(**told)
+    assert continuation(model, tokenizer, PROMPT, 12) == expected
+    assert all(getattr(model.generation_config, name) == value for name, value in told.items())
+
+
+def test_a_token_that_the_model_does_not_know_is_named(models, tokenizer):
+    own = copy.deepcopy(tokenizer)
+    own.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    with pytest.raises(InputError, match="expected tokens below 512, .* got 512: take the tokenizer that belongs"):
+        continuation(models[0], own, "<|im_start|>Hello", 5)
 
 
 def test_a_continuation_says_nothing_else(models, tokenizer, capfd):

@@ -53,6 +53,8 @@ ROWS = [
     ("prune", "--budget latency=0.7 --sequences 1", "at least 2 calibration sequences"),
     ("prune", "--preset best --search 3 --sequences 2", "at least 3 calibration sequences"),
     ("plan", "--sequences 1", "at least 2 calibration sequences"),
+    ("prune", "--recovery mask --aim dense", "expected --aim where it decides something"),
+    ("prune", "--method flap --layer-metric greedy", "expected --layer-metric where it decides something"),
     # --- numbers
     ("prune", "--ridge inf", "ridge"),
     ("prune", "--ridge nan", "ridge"),
@@ -150,6 +152,10 @@ ROWS = [
     ("plan", "--out {tmp}/pipe --overwrite", "an ordinary file"),
     ("benchmark", "--json {tmp}/letter.json", "--overwrite"),
     ("benchmark", "--figure {tmp}/theirs.png", "--overwrite"),
+    ("benchmark", "--json {tmp}/one.png --figure {tmp}/one.png", "expected two files"),
+    ("benchmark", "--json {gguf} --overwrite", "a file that holds no model"),
+    ("plan", "--out {model}/model.safetensors --overwrite", "a file that holds no model"),
+    ("prune", "--out .", "apart from the one you are in"),
     ("evaluate", "--text kinds --figure {tmp}/theirs.png", "--overwrite"),
     ("compare", "--out {tmp}/theirs", "--overwrite"),
     ("demo", "--out {tmp}/theirs", "--overwrite"),
@@ -362,6 +368,21 @@ def test_a_hostile_call_is_refused_in_one_line_and_changes_nothing(place, parent
     done = run(*(word.format(**place) for word in (*call, *more)))
     refused(done, [words])
     assert tree(tmp_path, parent) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("--preset best --sequences 1", "at least 2 calibration sequences"),
+        ("--budget latency=0.999 --kv-groups 99", "KV groups"),
+        ("--budget latency=0.999 --layers 50", "0 to 2 layers to drop"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_model_writes_text(place, tmp_path, more, words):
+    before = tree(tmp_path)
+    done = run("prune", place["model"], "--out", tmp_path / "out", "--length", 32, "--multiple", 4, *more.split())
+    assert done.exit_code == 2 and words in done.stderr, (done.output, done.exception)
+    assert tree(tmp_path) == before  # the cache, too, is in there
 
 
 @pytest.mark.parametrize("option", ["MODEL", "--calibration", "--evaluate"])

@@ -314,6 +314,54 @@ def test_destination_in_the_home_folder(monkeypatch, small, tmp_path):
         check_destination(tmp_path / "models" / "out", overwrite=True, sources=["~/models/out"])
 
 
+def test_destination_holds_what_the_model_links_to(small, tmp_path):
+    """As in a snapshot of the Hub, whose files are links."""
+    store, source = save_checkpoint(tmp_path / "store", *small), tmp_path / "snapshot"
+    source.mkdir()
+    for file in store.iterdir():
+        (source / file.name).symlink_to(file)
+    refused("apart from the model that is read", store, overwrite=True, sources=[source])
+
+
+def test_destination_is_the_model_under_another_name(small, tmp_path, monkeypatch):
+    """A second mount, or capital letters where they do not count: another path, the same folder."""
+    source, alias = save_checkpoint(tmp_path / "source", *small), save_checkpoint(tmp_path / "alias", *small)
+    real = os.stat
+
+    def stat(path, **options):
+        return real(source if os.fspath(path) == str(alias) else path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    refused("apart from the model that is read", alias, overwrite=True, sources=[source])
+
+
+def test_destination_beside_a_folder_with_the_name_of_an_included_model(tmp_path, monkeypatch):
+    (tmp_path / "smollm2-135m").mkdir()
+    monkeypatch.chdir(tmp_path)
+    check_destination(tmp_path / "smollm2-135m" / "small", sources=["smollm2-135m"])  # which is in its wheel
+
+
+def test_destination_is_where_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "new" / "below").mkdir(parents=True)
+    for place in ("new", "new/below"):
+        monkeypatch.chdir(tmp_path / place)
+        refused("apart from the one you are in", tmp_path / "new", overwrite=True)
+
+
+def test_two_processes_that_sweep_the_same_leftover(tmp_path, monkeypatch):
+    left = tmp_path / ".out.partial-999999999"
+    left.mkdir()
+    real = shutil.rmtree
+
+    def late(path):
+        real(path)
+        raise FileNotFoundError(path)  # the other one was quicker
+
+    monkeypatch.setattr(shutil, "rmtree", late)
+    atomic.tidy(tmp_path / "out")
+    assert not left.exists()
+
+
 def test_destination_is_everything():
     with pytest.raises(InputError):
         check_destination("/", overwrite=True)

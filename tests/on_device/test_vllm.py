@@ -274,6 +274,14 @@ def test_weights_that_are_not_as_config_json_says(saved, tmp_path):
         assert not (tmp_path / "out").exists() and not hidden(tmp_path)
 
 
+def test_a_dtype_that_is_none_of_files_is_computed_in_float32(saved, tmp_path):
+    folder, _ = saved()
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float64"}), "utf-8")
+    export_vllm(folder, tmp_path / "out")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float32}
+
+
 # --- layers that lack a step ------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from test_prune_to import SETTINGS, Killed, begun, content, opened, saved
 from variants import tokens
@@ -17,7 +18,7 @@ from variants import tokens
 from comp_lib.errors import InputError
 from comp_lib.scale import journal as journal_module
 from comp_lib.scale.journal import Journal, partial_folder
-from comp_lib.scale.prune_to import Saving, prune_to
+from comp_lib.scale.prune_to import Saving, check_out, prune_to
 
 
 def tree(folder):
@@ -186,6 +187,27 @@ def test_a_refusal_that_only_the_planner_knows_leaves_nothing_either(tmp_path, t
     with pytest.raises(InputError, match="another day"):
         prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
     assert tree(tmp_path) == before
+
+
+def test_a_refusal_leaves_no_folders_above_either(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    before = tree(tmp_path)
+    with pytest.raises(InputError):
+        prune_to(tmp_path / "a" / "b" / "small", opened(parent), tokenizer, tokens(), replace(SETTINGS, ratio=0.999))
+    assert tree(tmp_path) == before
+
+
+def test_another_command_and_another_process_are_noticed_without_the_text(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    out, model = tmp_path / "small", opened(parent)
+    monkeypatch.setattr("comp_lib.scale.prune_to._Run.layers", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prune_to(out, model, tokenizer, tokens(), SETTINGS)
+    check_out(out, model, Saving(), 64, SETTINGS)
+    with pytest.raises(InputError, match="expected the command that began .*ratio was"):
+        check_out(out, model, Saving(), 64, replace(SETTINGS, ratio=0.31))
+    with FileLock(partial_folder(out) / "lock"), pytest.raises(InputError, match="expected to be alone"):
+        check_out(out, model, Saving(), 64, SETTINGS)
 
 
 @pytest.mark.parametrize("place", [0, 1, -1])
