@@ -128,7 +128,7 @@ def check_destination(
         raise InputError(f"expected a new folder, got the file {folder}: choose another name")
     if any(_within(one, target) or _within(target, one) for one in origins):
         raise InputError(f"expected a folder apart from the model that is read, got {folder}: choose another place")
-    if _within(Path.cwd(), target):
+    if _within(_here(), target):
         raise InputError(f"expected a folder apart from the one you are in, got {folder}: name a new folder inside it")
     if os.path.ismount(target) or (os.path.exists(target) and not os.access(target, USABLE)):
         raise InputError(f"expected a folder that can be replaced, got {folder}: choose a new folder inside it")
@@ -144,6 +144,14 @@ def check_destination(
             todo = "move that away or choose another name"
             raise InputError(f"expected a checkpoint to overwrite and nothing beside it, got {got}: {todo}")
     check_room(above, needed_bytes, folder)
+
+
+def _here() -> Path:
+    """The folder in which the process stands; one that is gone is in no other."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path("/")
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -346,6 +346,8 @@ def test_destination_is_where_one_stands(tmp_path, monkeypatch):
     for place in ("new", "new/below"):
         monkeypatch.chdir(tmp_path / place)
         refused("apart from the one you are in", tmp_path / "new", overwrite=True)
+    shutil.rmtree(tmp_path / "new")
+    check_destination(tmp_path / "other")  # from nowhere
 
 
 def test_two_processes_that_sweep_the_same_leftover(tmp_path, monkeypatch):
