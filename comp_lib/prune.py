@@ -115,6 +115,8 @@ def make_plan(
 ) -> Planned:
     """The plan that `settings` ask for. Raises InputError when they cannot be met."""
     shape = Shape.of(model)
+    if settings.recovery == "bias":
+        check_biases(model)
     if settings.method in PLANNERS:
         return Planned(PLANNERS[settings.method](model, ids, settings, name, progress))
     request = settings.request(shape, name)
