@@ -54,7 +54,7 @@ def lasting():
     with dask.config.set(changes):
         if sys.platform == "linux":
             get_mp_context()  # where Dask says, once, what to import
-            multiprocessing.set_forkserver_preload(["distributed", *forks.MODULES[:4]])
+            multiprocessing.set_forkserver_preload(["distributed", *forks.MODULES])
         yield
 
 
