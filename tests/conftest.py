@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's library reads it: no test may wait for a network
@@ -11,6 +12,7 @@ import signal
 from contextlib import contextmanager
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -169,6 +171,27 @@ def real_model():
     from comp_lib.models.load import EMBEDDED, load_model
 
     return load_model(EMBEDDED)
+
+
+@pytest.fixture(scope="session")
+def python():
+    """The first words of a command that runs Python, where torch and the like have been imported: see `forks`."""
+    with forks.python() as words:
+        yield words
+
+
+@pytest.fixture(scope="module")
+def kernels(python, tmp_path_factory):
+    """Jupyter starts its kernels by `python`."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    place = folder / "kernels" / "python3"
+    place.mkdir(parents=True)
+    command = [*python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    words = {"argv": command, "display_name": "Python 3 (ipykernel)", "language": "python"}
+    (place / "kernel.json").write_text(json.dumps(words), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")])))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -49,9 +49,9 @@ IMAGES = """() => [...document.querySelectorAll('.jp-OutputArea img')].map(image
 # What is tested here is that a browser runs and shows cells; nbval runs all of them.
 LESS = {
     "00_start_here": {
-        "sequences=24, length=256": "sequences=4, length=256",
-        "length=512, sequences=12": "length=128, sequences=4",
-        "new_tokens=24, rounds=3": "new_tokens=4, rounds=1",
+        "sequences=24, length=256": "sequences=4, length=64",
+        "length=512, sequences=12": "length=64, sequences=4",
+        "new_tokens=24, rounds=3": "new_tokens=2, rounds=1",
         "continuation(model, tokenizer, PROMPT, 40)": "continuation(model, tokenizer, PROMPT, 8)",
         "continuation(small, tokenizer, PROMPT, 40)": "continuation(small, tokenizer, PROMPT, 8)",
     }
@@ -62,7 +62,7 @@ NEEDED = {
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(kernels, tmp_path_factory):
     """Address of a JupyterLab over a copy of the notebooks, to be formatted with the name of one."""
     folder = tmp_path_factory.mktemp("lab") / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder)

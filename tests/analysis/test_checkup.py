@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -136,8 +135,10 @@ Checkup.of(model=sys.argv[1], kinds=["dialogue"], minutes=1e-6).neurons
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal of POSIX")
-def test_a_check_up_that_was_killed_goes_on_with_the_layers_that_it_has(parent, own_cache, monkeypatch, tmp_path):
-    done = subprocess.run([sys.executable, "-c", KILLED, str(parent)], capture_output=True, text=True)
+def test_a_check_up_that_was_killed_goes_on_with_the_layers_that_it_has(
+    python, parent, own_cache, monkeypatch, tmp_path
+):
+    done = subprocess.run([*python, "-c", KILLED, str(parent)], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     look, looked = one_pass._look, []
     monkeypatch.setattr(one_pass, "_look", lambda *given: looked.append(1) or look(*given))

@@ -22,10 +22,11 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = os.environ.get("COMP_LIB_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 FEW = {"kinds": ["prose", "code"], "ratios": [0.2], "minutes": 5.0, "peer": ""}
 pytest.importorskip("papermill", reason="no papermill: pip install 'comp-lib[report]'")
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 @pytest.fixture(scope="module")
-def executed(parent, tmp_path_factory):
+def executed(kernels, parent, tmp_path_factory):
     """A check-up of a tiny model against itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -7,7 +7,6 @@ import inspect
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -252,9 +251,9 @@ def test_a_text_that_is_too_short_is_named_before_a_disk_that_is_too_small_for_i
         refused(run("prune", parent, "--out", tmp_path / "out", *SMALL, *many, "--calibration", text), [words])
 
 
-def test_the_module_runs_as_a_program(parent):
+def test_the_module_runs_as_a_program(python, parent):
     out = subprocess.run(
-        [sys.executable, "-m", "comp_lib", "evaluate", parent, "--text", "nowhere.txt"], capture_output=True, text=True
+        [*python, "-m", "comp_lib", "evaluate", parent, "--text", "nowhere.txt"], capture_output=True, text=True
     )
     assert out.returncode == 2 and "nowhere.txt" in out.stderr and out.stdout == ""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -48,13 +47,13 @@ app(["chat", "model"])
 @pytest.mark.skipif(os.name == "nt", reason="sends signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("stage", ["export", "load", "answer"])
-def test_an_interrupted_talk_leaves_no_model(tmp_path, stage, number):
+def test_an_interrupted_talk_leaves_no_model(python, tmp_path, stage, number):
     own = {
         "env": os.environ | {"TMPDIR": str(tmp_path)},
         "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     }
     talk = subprocess.Popen(
-        [sys.executable, "-c", TALK, stage], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **own
+        [*python, "-c", TALK, stage], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **own
     )
     with talk:
         talk.stdin.write("Hello\n")
@@ -88,10 +87,10 @@ def test_ctrl_c_stops_an_answer_and_is_not_lost():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 @pytest.mark.parametrize("words", [["--version"], ["--help"], ["cache"]])
-def test_a_full_disk_behind_the_output_is_one_line(words):
+def test_a_full_disk_behind_the_output_is_one_line(python, words):
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
-            [sys.executable, "-m", "comp_lib", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [*python, "-m", "comp_lib", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert ended.returncode == 2 and "No space left" in ended.stderr and len(ended.stderr.splitlines()) == 1
 

@@ -38,6 +38,13 @@ def expected(parent, other, tokenizer):
     return {kind: compare(model, dense, ids) for kind, ids in windows.items()}
 
 
+@pytest.fixture(scope="module")
+def told(parent, other, tmp_path_factory):
+    """What the command says as JSON, and the picture that it leaves."""
+    picture = tmp_path_factory.mktemp("pictures") / "kinds.png"
+    return run("evaluate", other, *SMALL, "--against", parent, "--figure", picture, "--json"), picture
+
+
 def cells(output):
     """Of each row of a table, by its first cell; a row may go on in the next line."""
     rows = list[list[str]]()
@@ -80,9 +87,8 @@ def test_the_mean_is_bold():
     assert len(bold) == 1 and "mean of 1" in bold[0]
 
 
-def test_json_has_all(parent, other, expected):
-    done = run("evaluate", other, *SMALL, "--against", parent, "--json")
-    values = json.loads(done.stdout)
+def test_json_has_all(told, other, expected):
+    values = json.loads(told[0].stdout)
     assert (values["model"], values["text"], values["length"]) == (str(other), "kinds", 32)
     assert list(values["kinds"]) == list(KINDS)
     for kind, one in expected.items():
@@ -106,10 +112,10 @@ def test_one_text_is_measured_as_ever(parent, other, expected):
     assert cells(run("evaluate", other, *SMALL, "--text", "evaluation:code").stdout)["sequences"] == ["3", ""]
 
 
-def test_a_figure_is_written(parent, other, tmp_path):
-    done = run("evaluate", other, *SMALL, "--against", parent, "--figure", tmp_path / "kinds.png", "--json")
+def test_a_figure_is_written(told):
+    done, picture = told
     assert done.exit_code == 0, (done.output, done.exception)
-    assert (tmp_path / "kinds.png").read_bytes().startswith(b"\x89PNG") and json.loads(done.stdout)
+    assert picture.read_bytes().startswith(b"\x89PNG") and json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(

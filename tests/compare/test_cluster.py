@@ -345,12 +345,14 @@ def test_a_scheduler_that_restarts_costs_no_row(grid, tmp_path, box, stand_ins, 
     assert all(box.count(name) >= 1 for name in METHODS)
 
 
-def test_compare_on_a_cluster_started_as_the_readme_says(parent, tmp_path, processes, monkeypatch):
+def test_compare_on_a_cluster_started_as_the_readme_says(python, parent, tmp_path, processes, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT", 60.0)
     monkeypatch.chdir(parent.parent)  # the workers are elsewhere, so that a relative path must not travel
     assert "--scheduler tcp://127.0.0.1:8786" in PAGE
     processes.scheduler()
-    processes.workers()
+    preload = tmp_path / "preload.py"  # so that cells have their imports behind them
+    preload.write_text(f"from comp_lib.compare import cluster\ncluster.MODULE = {(*python[1:], *cluster.MODULE)}\n")
+    processes.workers("--preload", str(preload))
     arguments = [
         "compare",
         parent.name,

@@ -75,12 +75,16 @@ def test_a_key_that_looks_like_a_number_stays_what_it_is(tmp_path):
     assert (read["key"], read["grid"], read["seed"]) == ("0123456789012345", "12e4567890123456", 1)
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "comp_lib", "compare", *map(str, arguments)]
+@pytest.fixture(scope="module")
+def imported(python):
+    """The process of a cell has its imports behind it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "MODULE", (*python[1:], *cluster.MODULE))
+        yield
 
 
 @pytest.fixture(scope="module")
-def straight(parent, tmp_path_factory):
+def straight(parent, tmp_path_factory, imported):
     """The folder of a grid that ran from its start to its end, by the command line."""
     folder = tmp_path_factory.mktemp("straight")
     done = CliRunner().invoke(app, ["compare", *map(str, (parent, *GRID, "--out", folder))])
@@ -148,6 +152,7 @@ def test_quality_on_every_kind_is_their_mean(tiny_llama):
         assert (low, high) == (alone["increase_low"], alone["increase_high"]) and alone["kinds"] is None
 
 
+@pytest.mark.usefixtures("imported")
 def test_a_grid_judged_by_kind_has_a_table_of_kinds(parent, tmp_path):
     options = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", "--sequences", "2", "--length", "16"]
     options += ["--windows", "2", "--window", "16", "--multiple", "4", "--text-kinds", "--out", tmp_path / "out"]
@@ -184,19 +189,23 @@ def test_peak_memory_is_that_of_the_process_alone():
 # --- killed and resumed -----------------------------------------------------------------------------------------------
 
 
-def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, parent, tmp_path):
+# The command, which says its number first.
+COMMAND = "import os; print(os.getpid(), flush=True); from comp_lib.cli.app import run; run()"
+
+
+def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, python, parent, tmp_path):
     out = tmp_path / "killed"
-    running = subprocess.Popen(
-        command(parent, *GRID, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    words = [*python, "-c", COMMAND, "compare", *map(str, (parent, *GRID, "--out", out))]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    number = int(running.stdout.readline())
     try:
         # in the middle of the second cell
-        while len(read_rows(out / "rows.csv")) < 1 or not (workers := psutil.Process(running.pid).children()):
+        while len(read_rows(out / "rows.csv")) < 1 or not (workers := psutil.Process(number).children()):
             assert running.poll() is None
             time.sleep(0.05)
     finally:
-        running.send_signal(signal.SIGKILL)
-        running.wait()
+        os.kill(number, signal.SIGKILL)
+        running.communicate()
     left = read_rows(out / "rows.csv")
     assert len(left) == 1 and not (out / "table.md").exists()
     _, alive = psutil.wait_procs(workers, timeout=60)

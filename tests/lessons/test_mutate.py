@@ -61,6 +61,8 @@ def course(tmp_path, monkeypatch):
     write_notebook(folder / "lessons" / "mean.ipynb", *cells)
     (folder / "formulas.toml").write_text(TABLE)
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # nbval alone is needed, and asked for
+    monkeypatch.setenv("PYTEST_PLUGINS", "nbval.plugin")
     return folder
 
 

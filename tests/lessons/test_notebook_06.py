@@ -35,7 +35,7 @@ SHAPES = {
 
 
 @pytest.fixture(scope="module")
-def kernel():
+def kernel(kernels):
     """A client with a kernel that has imported what the notebook needs, once for all models."""
     client = NotebookClient(new_notebook(), timeout=1200, kernel_name="python3", record_timing=False)
     with client.setup_kernel():

@@ -174,12 +174,43 @@ def test_a_container_has_less_than_the_machine(tmp_path, monkeypatch):
     assert free_memory() == 1000
 
 
-def run(*sources, env=None):
-    """The error outputs of cells in a real kernel; a cell that fails does not stop the next."""
-    cells = new_notebook(cells=[new_code_cell(source) for source in sources])
-    client = NotebookClient(cells, timeout=120, kernel_name="python3", allow_errors=True, record_timing=False)
-    client.execute()
-    return [[output for output in cell.outputs if output.output_type == "error"] for cell in cells.cells]
+@pytest.fixture(scope="module")
+def kernel(kernels):
+    """What runs cells in a real kernel, one for all, and gives the error outputs of each; none stops the next."""
+    options = {"timeout": 120, "kernel_name": "python3", "allow_errors": True, "record_timing": False}
+    client = NotebookClient(new_notebook(), **options)
+
+    def run(*sources):
+        cells = [new_code_cell(source) for source in ("%reset -f", *sources)]
+        client.nb = new_notebook(cells=cells)
+        client.reset_execution_trackers()
+        for number, cell in enumerate(cells):
+            client.execute_cell(cell, number)
+        return [[output for output in cell.outputs if output.output_type == "error"] for cell in cells[1:]]
+
+    with client.setup_kernel():
+        yield run
+
+
+UNTROUBLED = """
+import sys, ipywidgets
+from comp_lib.models import load
+sys.untroubled = ipywidgets, load.free_memory
+"""
+AS_BEFORE = """
+import os, sys
+from comp_lib.models import load
+sys.modules["ipywidgets"], load.free_memory = sys.untroubled
+os.environ.pop("COMP_MODEL", None)
+"""
+
+
+@pytest.fixture
+def troubled(kernel):
+    """The same for cells of which the first brings trouble, which goes with the test."""
+    assert kernel(UNTROUBLED) == [[]]
+    yield kernel
+    assert kernel(AS_BEFORE) == [[]]
 
 
 def first_cells():
@@ -201,10 +232,10 @@ def first_cells():
         ),
     ],
 )
-def test_the_first_cell_of_each_notebook_says_what_to_install_or_to_choose(trouble, words):
+def test_the_first_cell_of_each_notebook_says_what_to_install_or_to_choose(trouble, words, troubled):
     """In a real kernel, where the sentence is all that is shown: no traceback."""
     assert LESSONS
-    nothing, *found = run(trouble, *first_cells())
+    nothing, *found = troubled(trouble, *first_cells())
     assert nothing == []
     for path, errors in zip(LESSONS, found, strict=True):
         assert [error.ename for error in errors] == ["InputError"], path.name
@@ -212,10 +243,10 @@ def test_the_first_cell_of_each_notebook_says_what_to_install_or_to_choose(troub
         assert words in line and "\n" not in line
 
 
-def test_a_model_that_is_not_there_is_a_sentence_in_a_notebook():
+def test_a_model_that_is_not_there_is_a_sentence_in_a_notebook(troubled):
     own = next(source for path, source in zip(LESSONS, first_cells(), strict=True) if path.name.startswith("06"))
     setting = "import os; os.environ['COMP_MODEL'] = 'nobody/has-this'; os.environ['HF_HUB_OFFLINE'] = '1'"
-    nothing, [error] = run(setting, own)
+    nothing, [error] = troubled(setting, own)
     assert error.ename == "InputError" and len(error.traceback) == 1
     assert "nobody/has-this" in error.traceback[0] and "\n" not in error.traceback[0]
 

@@ -16,7 +16,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -512,6 +511,7 @@ def written(folder, *cells, name="some.ipynb"):
     return folder / name
 
 
+@pytest.mark.usefixtures("kernels")
 def test_storing_runs_in_the_folder_and_gives_the_same_bytes(tmp_path):
     path = written(
         tmp_path,
@@ -533,6 +533,7 @@ def test_storing_runs_in_the_folder_and_gives_the_same_bytes(tmp_path):
     assert store.main([str(path)]) == 0 and path.read_bytes() == first
 
 
+@pytest.mark.usefixtures("kernels")
 def test_a_failing_notebook_stays_as_it_was(tmp_path, capsys):
     bad, fine = written(tmp_path, ("1 / 0", None), name="a.ipynb"), written(tmp_path, ("1", None), name="b.ipynb")
     before = bad.read_bytes()
@@ -548,15 +549,15 @@ def test_an_exercise_is_stored_without_being_run(tmp_path):
     assert cell.outputs == [] and cell.execution_count is None
 
 
-def nbval(path, *options):
+def nbval(python, path, *options):
     """pytest with nbval on one notebook, as `make test` calls it."""
     shutil.copy(FOLDER / "conftest.py", path.parent)
     (path.parent / "pytest.ini").write_text("[pytest]\n")
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", *options]
+    command = [*python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", *options]
     return subprocess.run([*command, str(path)], cwd=path.parent, capture_output=True, text=True, env=dict(os.environ))
 
 
-def test_a_slow_cell_has_one_limit_in_one_place():
+def test_a_slow_cell_has_one_limit_in_one_place(python):
     """nbval, pytest-timeout and store.py wait as long as each other: what a slow laptop needs."""
     code = (
         "import sys; from pathlib import Path; import pytest\n"
@@ -567,12 +568,12 @@ def test_a_slow_cell_has_one_limit_in_one_place():
         "pytest.main(['--nbval-lax', '--nbval-current-env', '--collect-only', '-q', sys.argv[1]], plugins=[Seen()])"
     )
     lesson = str(FOLDER / "00_start_here.ipynb")
-    done = subprocess.run([sys.executable, "-c", code, lesson], capture_output=True, text=True, cwd=FOLDER.parent)
+    done = subprocess.run([*python, "-c", code, lesson], capture_output=True, text=True, cwd=FOLDER.parent)
     limit = store.CELL_TIMEOUT
     assert f"LIMITS {limit} {limit + 60}" in done.stdout, done.stdout + done.stderr
 
 
-def test_nbval_fails_on_what_is_wrong_and_nothing_else(tmp_path):
+def test_nbval_fails_on_what_is_wrong_and_nothing_else(python, tmp_path):
     path = written(
         tmp_path,
         ("import sys\nprint('exact')\nprint('a warning', file=sys.stderr)", "nbval-check-output"),
@@ -587,7 +588,7 @@ def test_nbval_fails_on_what_is_wrong_and_nothing_else(tmp_path):
         cell.execution_count = count
         cell.outputs = [new_output("stream", name="stdout", text=f"{text}\n")] if text else []
     nbformat.write(notebook, path)
-    done = nbval(path, "-rA")
+    done = nbval(python, path, "-rA")
     outcome = {cell: word for word, cell in re.findall(r"^(\w+) some\.ipynb::(Cell \d)", done.stdout, re.MULTILINE)}
     # stderr is no difference, an unchecked output neither; a checked output and a wrong assert are
     assert outcome == {"Cell 0": "PASSED", "Cell 1": "PASSED", "Cell 2": "FAILED", "Cell 3": "FAILED"}, done.stdout

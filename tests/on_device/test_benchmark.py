@@ -79,6 +79,12 @@ for line in sys.stdin:
 """
 
 
+@pytest.fixture
+def imported(python, monkeypatch):
+    """The workers have their imports behind them."""
+    monkeypatch.setattr(module, "MODULE", (*python[1:], *module.MODULE))
+
+
 def job(model, runtime="transformers", prompt=8, new=4):
     return RuntimeJob(str(model), runtime, Workload(prompt, new))
 
@@ -98,6 +104,7 @@ def test_a_worker_that_dies_is_quoted(monkeypatch):
         benchmark([("some", job("some"))], rounds=1)
 
 
+@pytest.mark.usefixtures("imported")
 def test_what_a_runtime_refuses_is_refused(tmp_path):
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
     with pytest.raises(InputError, match="expected a complete GGUF file"):
@@ -132,6 +139,7 @@ def run(*words):
 SHORT = ("--rounds", 1, "--prompt", 8, "--tokens", 3, "--threads", 1)
 
 
+@pytest.mark.usefixtures("imported")
 @pytest.mark.parametrize("runtime", ["transformers", "llama.cpp"])
 def test_the_command_on_both_runtimes(tmp_path, parent, tiny_llama, tokenizer, runtime):
     small = tmp_path / "small"
@@ -150,6 +158,7 @@ def test_the_command_on_both_runtimes(tmp_path, parent, tiny_llama, tokenizer, r
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("imported")
 @pytest.mark.parametrize(
     ("words", "why"),
     [

@@ -409,7 +409,7 @@ def test_llama_cpp_finds_the_real_model_as_good_as_transformers_does(real_model,
     ids = evaluation_tokens(tokenizer, load_text("evaluation"), 192, 1)
     source = EMBEDDED
     if pruned:
-        seen = calibration_tokens("calibration", tokenizer, sequences=4, length=128, evaluated="evaluation")
+        seen = calibration_tokens("calibration", tokenizer, sequences=2, length=64, evaluated="evaluation")
         small = prune(model, seen, Settings(method="wanda-sp", recovery="none", ratio=0.1))
         card = Provenance(EMBEDDED, Shape.of(model), "apache-2.0", "a test", "wanda-sp", "none", "0")
         source = save_checkpoint(tmp_path / "small", small.model, tokenizer, small.plan, card)

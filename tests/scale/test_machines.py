@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import multiprocessing
 import os
 import signal
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import dask
+import forks
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from distributed.utils import get_mp_context
 from safetensors.torch import load_file
 from test_prune_to import SETTINGS, Killed, content, opened, saved, tokens
 from typer.testing import CliRunner
@@ -40,8 +44,17 @@ def cluster(workers, processes=True, **options):
 
 @pytest.fixture(scope="module", autouse=True)
 def lasting():
-    """Dask takes a worker that was killed out of a LocalCluster after a while, though another has its place."""
-    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}):
+    """Dask takes a worker that was killed out of a LocalCluster after a while, though another has its place.
+
+    Workers are forked from a process that has their imports behind it, where that is safe.
+    """
+    changes = {"distributed.deploy.lost-worker-timeout": "1h"}
+    if sys.platform == "linux":
+        changes["distributed.worker.multiprocessing-method"] = "forkserver"
+    with dask.config.set(changes):
+        if sys.platform == "linux":
+            get_mp_context()  # where Dask says, once, what to import
+            multiprocessing.set_forkserver_preload(["distributed", *forks.MODULES])
         yield
 
 

@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -361,16 +360,17 @@ prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), S
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
-def test_a_running_process_keeps_others_out_and_kill_9_lets_them_in(tmp_path, tokenizer):
+def test_a_running_process_keeps_others_out_and_kill_9_lets_them_in(python, tmp_path, tokenizer):
     parent, _ = saved(tmp_path / "parent")
     tokenizer.save_pretrained(parent)
     out = tmp_path / "small"
-    command = [sys.executable, "-c", SCRIPT, str(parent), str(out), *map(str, Path(__file__).parents[:2])]
+    command = [*python, "-c", SCRIPT, str(parent), str(out), *map(str, Path(__file__).parents[:2])]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline()  # a layer is finished, and the process sleeps
         with pytest.raises(InputError, match="another process that prunes"):
             prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
         process.send_signal(signal.SIGKILL)
+        process.stdout.read()  # ends with the process
     prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
     prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
     assert content(out) == content(tmp_path / "calm" / "small")

@@ -1,0 +1,143 @@
+"""A Python that has its imports behind it: for each script that would import them anew it forks a process.
+
+That takes moments, where torch and transformers take seconds. A script has its own arguments, variables, folder, input
+and outputs, and whoever started it gets its signals through and its end back, as from Python itself. Not so what Python
+and its libraries read when they begin, such as PYTHONHASHSEED or OMP_NUM_THREADS; what has been imported, and how much
+memory that takes, are those of all. Elsewhere than on Linux it is Python itself.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What scripts begin with; no module that one runs as a program, and nothing that starts threads.
+MODULES = ("torch", "transformers.models.llama.modeling_llama", "comp_lib.prune", "comp_lib.scale.prune_to")
+MODULES += ("comp_lib.cli.app", "comp_lib.evaluation.by_kind", "comp_lib.evaluation.generation", "comp_lib.models.save")
+MODULES += ("comp_lib.on_device.gguf_export", "comp_lib.lessons.dense_stream", "pandas", "ipykernel.kernelapp")
+
+SERVER = """
+import gc, importlib, json, os, runpy, select, signal, socket, sys, tempfile
+address, *names = sys.argv[1:]
+for name in names:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass  # of an extra that is not here
+door = socket.socket(socket.AF_UNIX)
+door.bind(address)
+door.listen()
+gc.freeze()  # what is never walked is never copied
+print("open", flush=True)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+while True:
+    if 0 in select.select([door, 0], [], [])[0]:
+        os._exit(0)  # whoever began this has ended
+    caller, _ = door.accept()
+    if os.fork() == 0:
+        break
+    caller.close()
+door.close()
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+asked, places, *_ = socket.recv_fds(caller, 1 << 16, 3)
+while not asked.endswith(b"\\n"):
+    asked += caller.recv(1 << 16) or os._exit(0)
+words, variables, folder = json.loads(asked)
+ended, held = os.pipe()
+child = os.fork()
+if child:  # this process waits for the script, and passes signals on to it
+    for place in (held, *places):
+        os.close(place)
+    while ended not in select.select([caller, ended], [], [])[0]:
+        number = caller.recv(1)
+        os.kill(child, number[0] if number else signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        caller.sendall(f"{code}\\n".encode())
+    finally:
+        os._exit(0)
+caller.close()
+os.close(ended)
+for number, place in enumerate(places):
+    os.dup2(place, number)
+    os.close(place)
+sys.stdin = open(0, closefd=False)
+sys.stdout = open(1, "w", closefd=False)
+sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.clear()
+os.environ.update(variables)
+os.chdir(folder)
+tempfile.tempdir = None  # as the variables say
+more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+sys.path[1:1] = [place for place in more if place and place not in sys.path]
+sys.argv = [words[0], *words[2:]]
+
+
+def ended_with(kind, code):
+    import atexit, os, signal, sys, threading
+
+    try:
+        if kind == "-c":
+            exec(compile(code, "<string>", "exec"), globals())
+        else:
+            runpy.run_module(code, run_name="__main__", alter_sys=True)
+        result = 0
+    except SystemExit as end:
+        result = end.code or 0
+        if not isinstance(result, int):
+            print(result, file=sys.stderr)
+            result = 1
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        result = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if result < 0:
+        signal.signal(-result, signal.SIG_DFL)
+        os.kill(os.getpid(), -result)
+    os._exit(result & 255)  # to take down all that was imported would take seconds
+
+
+ended_with(*words[:2])
+"""
+
+CALLER = """
+import json, os, signal, socket, sys
+caller = socket.socket(socket.AF_UNIX)
+caller.connect(sys.argv[1])
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: caller.send(bytes([number])))
+asked = json.dumps([sys.argv[2:], dict(os.environ), os.getcwd()]).encode()
+sent = socket.send_fds(caller, [asked + b"\\n"], [0, 1, 2])
+caller.sendall((asked + b"\\n")[sent:])
+code = int(caller.makefile().readline() or 70)
+if code < 0:
+    if -code != signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
+
+
+@contextmanager
+def python() -> Iterator[list[str]]:
+    """The first words of a command, in the place of Python's name; `-c` and a script or `-m` and a module follow."""
+    if sys.platform != "linux":
+        yield [sys.executable]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        door = str(Path(folder) / "door")
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+        own = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": os.environ | {"PYTHONPATH": path}}
+        with subprocess.Popen([sys.executable, "-c", SERVER, door, *MODULES], **own) as server:
+            assert server.stdout.readline() == b"open\n"
+            yield [sys.executable, "-S", "-c", CALLER, door]
