@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -87,10 +88,10 @@ def test_ctrl_c_stops_an_answer_and_is_not_lost():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 @pytest.mark.parametrize("words", [["--version"], ["--help"], ["cache"]])
-def test_a_full_disk_behind_the_output_is_one_line(python, words):
+def test_a_full_disk_behind_the_output_is_one_line(words):
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
-            [*python, "-m", "comp_lib", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", "comp_lib", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert ended.returncode == 2 and "No space left" in ended.stderr and len(ended.stderr.splitlines()) == 1
 

@@ -365,7 +365,7 @@ def test_a_gguf_file_of_another_family(cache, tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(InputError, match="other.gguf|bert"):
+    with pytest.raises(InputError, match="bert"):
         export_gguf(tmp_path / "other.gguf", tmp_path / "m.gguf")
 
 

@@ -279,7 +279,6 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tokenizer, monkey
     run(tmp_path / "calm" / "small")
     expected, points = content(tmp_path / "calm" / "small"), calls["seen"]
     drawn = random.Random(0).sample(range(1, points), KILLS - 2)
-    survived = 0
     for last in (*drawn, points, 1):
         out = tmp_path / f"kill-{last}" / "small"
         calls.update(seen=0, last=last)
@@ -290,8 +289,6 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tokenizer, monkey
         run(out)
         assert content(out) == expected, f"killed at point {last} of {points}"
         assert not partial_folder(out).exists()
-        survived += 1
-    assert survived == KILLS
 
 
 def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(tmp_path, tokenizer):
@@ -524,7 +521,7 @@ def test_not_a_number_is_refused_by_name(tmp_path, tokenizer):
     tensors = load_file(parent / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
     save_file(tensors, parent / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="layers.1.mlp.up_proj|mlp.up_proj"):
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj"):
         prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
 
 
