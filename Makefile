@@ -34,7 +34,7 @@ STAMPS := .venv/stamps
 help:
 	@echo "make demo       prune the real model by a fifth: table, figure, text before and after (in build/demo)"
 	@echo "make lab        the notebooks, in JupyterLab"
-	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute or so"
+	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute and a half"
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
 	@echo "make mutate     break formulas in a copy, one by one: which cell notices? Takes long; not part of the tests"
 	@echo "make soak       kill, resume and fuzz for MINUTES (10), each time with other draws; not part of the tests"

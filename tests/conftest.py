@@ -48,32 +48,35 @@ LONG = (
     "baselines/",
     "analysis/",
 )
-# Tests that start processes, kernels or clusters, or read the real model: `make check` leaves them out.
-SLOW = ("test_kit.py", "test_browser.py", "test_others.py", "compare/test_cluster.py", "compare/test_grid.py")
-SLOW += ("lessons/test_notebook", "lessons/test_cache.py", "evaluation/test_zero_shot.py", "models/test_save.py")
-SLOW += (
-    "on_device/test_benchmark.py",
-    "on_device/test_gguf_export.py",
-    "on_device/test_k_quants.py",
-    "cli/test_cli_gguf.py",
-    "system/",
-    "hostile/test_fuzz.py",
-    "scale/test_machines.py",
-    "analysis/test_report_page.py",
-    "analysis/test_checkup.py",
-)
+# Tests that start processes, kernels or clusters, run whole commands, or read the real model: `make check` has none.
+SLOW = ("test_kit.py", "test_browser.py", "test_others.py", "test_book.py", "test_packaging.py", "test_forks.py")
+SLOW += ("cli/", "scale/", "system/", "compare/test_cluster.py", "compare/test_grid.py", "models/test_save.py")
+SLOW += ("lessons/test_notebook", "lessons/test_cache.py", "lessons/test_exercises.py", "evaluation/test_zero_shot.py")
+SLOW += ("on_device/test_benchmark.py", "on_device/test_gguf", "on_device/test_k_quants.py", "hostile/test_fuzz.py")
+SLOW += ("hostile/test_calls.py", "analysis/test_report_page.py", "analysis/test_checkup.py")
+SLOW_TESTS = ("test_reload_in_another_process",)
+
+
+def _place(path):
+    return path.relative_to(Path(__file__).parent).as_posix()
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Where slow tests are left out, their files are not even read."""
+    return "not slow" in config.option.markexpr and _place(collection_path).startswith(SLOW) or None
 
 
 def pytest_collection_modifyitems(items):
-    """Long files come first, and slow ones are marked."""
+    """Long files come first, and slow tests are marked: those who start a Python are among them."""
 
     def place(item):
-        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        name = _place(item.path)
         return next((rank for rank, start in enumerate(LONG) if name.startswith(start)), len(LONG))
 
     items.sort(key=place)
     for item in items:
-        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW):
+        starts = item.originalname in SLOW_TESTS or not {"python", "kernels"}.isdisjoint(item.fixturenames)
+        if starts or _place(item.path).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
 
 
