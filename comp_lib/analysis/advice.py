@@ -14,11 +14,11 @@ from ..families.post_norm import PostNorm
 from ..plots.checkup import whole_text
 from ..settings import SEQUENCES, Settings
 from ..shape import span
-from .checkup import Checkup
+from .checkup import TEXT, Checkup
 from .cost_frame import told_for
 
 PRESET = {"uniform": "--preset stock", "measured": "--preset best"}  # of `comp-lib prune`
-TOKENS = {"uniform": 128 * 256, "measured": SEQUENCES["best"] * 256}  # that these presets calibrate on
+TOKENS = {"uniform": TEXT[0] * TEXT[1], "measured": SEQUENCES["best"] * TEXT[1]}  # that these presets calibrate on
 PASSES = 3  # over these tokens that pruning takes, about
 FEW_WINDOWS = 10  # below so many an interval is too narrow
 PER_NEURON = 3  # tokens for each neuron of a layer that a fit should have

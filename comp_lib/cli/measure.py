@@ -17,7 +17,7 @@ from rich.table import Table
 from typer import Argument, Exit, Option, echo
 
 from ..errors import InputError
-from ..system.atomic import resolved, write_atomically
+from ..system.atomic import same, write_atomically
 from ..system.outputs import check_output, our_json
 from .console import ProgressBars, check_length, check_picture, ends_tidily, err, goes_on, listed, out, show, table
 from .options import Aim, Calibration, Device, Dtype, Json, Length, Model, Multiple, Overwrite, Widths, command
@@ -184,8 +184,7 @@ def benchmark(models: Models, options: BenchmarkOptions) -> None:
     if options.as_json is not None:
         check_output(options.as_json, our_json(bench.FIELDS), options.overwrite)
     check_picture(options.figure, options.overwrite)
-    files = [resolved(path) for path in (options.as_json, options.figure) if path is not None]
-    if len({*files}) < len(files):
+    if options.as_json is not None and options.figure is not None and same(options.as_json, options.figure):
         got = f"{options.figure} for both --json and --figure: choose another name for one"
         raise InputError(f"expected two files, got {got}")
     threads = torch.get_num_threads() if options.threads is None else options.threads

@@ -283,10 +283,11 @@ def _settings(options: PruneOptions, given: Collection[str]) -> Settings:
     told["multiple"] = multiple if target is None else multiple_for(target)
     settings = Settings(**told | {name: value for name, value in PRESETS[preset].items() if name not in given})
     vain = {"aim": settings.recovery != "least-squares", "layer_metric": settings.method in PEERS}
-    for name in (name for name, idle in vain.items() if idle and name in given):
-        option = f"--{name.replace('_', '-')}"
-        got = f"it with the method {settings.method} and the recovery {settings.recovery}: leave it out"
-        raise InputError(f"expected {option} where it decides something, got {got}")
+    for name, idle in vain.items():
+        if idle and name in given:
+            option = f"--{name.replace('_', '-')}"
+            got = f"it with the method {settings.method} and the recovery {settings.recovery}: leave it out"
+            raise InputError(f"expected {option} where it decides something, got {got}")
     return settings
 
 

@@ -103,14 +103,12 @@ def contents(run: Run, model: Model, tokenizer: Any) -> dict[str, str]:
     """What the run's three names mean here: hashes of the tensors of `model`, and of both texts in its tokens."""
     asked = f"{' '.join(OPENINGS)} {getattr(tokenizer, 'chat_template', None)}"  # what the model writes begins with
     parts = [f"{part} {asked}" if writes(part) else load_text(part) for part in sources(run.calibration)]
-    calibration, evaluation = (
-        [encode(tokenizer, text) for text in texts] for texts in (parts, [load_text(run.evaluation)])
-    )
-    return {
-        "model": hashes.of_model(model),
-        "calibration": hashes.of_tensor(torch.cat([opening(tokenizer), *calibration])),
-        "evaluation": hashes.of_tensor(torch.cat([opening(tokenizer), *evaluation])),
-    }
+
+    def cut(*texts: str) -> str:
+        return hashes.of_tensor(torch.cat([opening(tokenizer), *(encode(tokenizer, text) for text in texts)]))
+
+    texts = {"calibration": cut(*parts), "evaluation": cut(load_text(run.evaluation))}
+    return {"model": hashes.of_model(model)} | texts
 
 
 def check_contents(run: Run, model: Model, tokenizer: Any, expected: dict[str, str]) -> None:

@@ -39,9 +39,9 @@ def bootstrap_intervals(values: np.ndarray, level: float = 0.95, seed: int = 0) 
     count, bounds = values.shape[1], np.full((len(values), 2), np.nan)
     usable = np.isfinite(values).all(1) & (count > 1)
     if usable.any():
-        random, parts = np.random.default_rng(seed), []
+        random, some, parts = np.random.default_rng(seed), values[usable], []
         for _ in range(0, RESAMPLES, CHUNK):
             drawn = random.integers(count, size=(CHUNK, count))
-            parts.append(values[usable][:, drawn].mean(2))
+            parts.append(some[:, drawn].mean(2))
         bounds[usable] = np.quantile(np.concatenate(parts, 1), [(1 - level) / 2, (1 + level) / 2], axis=1).T
     return bounds

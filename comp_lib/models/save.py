@@ -28,7 +28,7 @@ from ..errors import InputError
 from ..families.protocol import Model
 from ..plan import Plan
 from ..shape import Shape, span
-from ..system.atomic import check_room, resolved, staged, tidy
+from ..system.atomic import check_room, resolved, same, staged, tidy
 from ..system.tensor_files import LARGEST
 from .door import TEMPLATES
 from .per_layer_llama import as_heterogeneous, as_stock, check_widths
@@ -155,8 +155,8 @@ def _here() -> Path:
 
 
 def _within(path: Path, folder: Path) -> bool:
-    """Whether `path` is that folder, or in it, under whatever name (a mount, capital letters)."""
-    return folder.exists() and any(one.exists() and one.samefile(folder) for one in (path, *path.parents))
+    """Whether `path` is that folder, or in it, under whatever name."""
+    return folder.exists() and any(same(one, folder) for one in (path, *path.parents))
 
 
 def strangers(folder: Path) -> list[str]:

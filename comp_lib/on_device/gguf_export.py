@@ -20,7 +20,6 @@ to fit.
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -42,7 +41,7 @@ from ..models.save import SMALL_FILES
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.atomic import check_room, resolved, staged
+from ..system.atomic import check_room, same, staged
 from ..system.outputs import check_output, starts_with
 from ..system.tensor_files import TensorFiles
 from . import k_quants
@@ -147,12 +146,7 @@ def check_type(kind: str) -> None:
 
 def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> Path:
     check_type(kind)
-    if (
-        resolved(file) == resolved(model)
-        or os.path.exists(file)
-        and os.path.exists(model)
-        and os.path.samefile(file, model)
-    ):
+    if same(file, model):
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
     target = check_output(file, starts_with(b"GGUF"), what="a GGUF file")
     if target.exists() and not overwrite:

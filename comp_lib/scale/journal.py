@@ -53,7 +53,6 @@ class Journal:
         full: what was done stays for the next attempt.
         """
         journal = cls(target)
-        request = json.loads(json.dumps(request))
         new = [path for path in journal.folder.parents if not path.exists()]
         try:
             journal.check_ours()
@@ -66,7 +65,8 @@ class Journal:
                     if begun and len(journal.records) == 1:  # refused before anything was done
                         journal.remove()
                         for path in new:
-                            path.rmdir()
+                            if path.is_dir() and not any(path.iterdir()):
+                                path.rmdir()
                     raise
         except OSError as error:
             todo = "mend that, and the same command goes on from the last finished layer"
@@ -199,7 +199,7 @@ class Journal:
             self._begin(request)
             return True
         os.truncate(self.path, whole)
-        self.check_request(request)
+        self.check_request(dict.fromkeys(self.records[0]["request"]) | request)
         if not self.published and not self._whole():
             self._begin(request)
         self.model.mkdir(exist_ok=True)
@@ -207,6 +207,7 @@ class Journal:
 
     def check_request(self, part: dict[str, Any]) -> None:
         """Raises InputError unless what was begun, if anything was, has these fields in its request."""
+        part = json.loads(json.dumps(part))
         begun = self.records[0]["request"] if self.records else part
         if changes := _changes({name: begun.get(name) for name in part}, part):
             got = f"another one ({'; '.join(changes)}): give that command to go on, or delete that folder to begin anew"

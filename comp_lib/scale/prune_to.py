@@ -191,7 +191,7 @@ def check_out(out: Path, model: Streamed, saving: Saving, tokens: int, settings:
     """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
     journal = _earlier(out)
     journal.check_alone()
-    journal.check_request(json.loads(json.dumps(_told(model, settings, saving))))
+    journal.check_request(_told(model, settings, saving))
     if not journal.published:
         states = state_files(settings.two_streams) * tokens * model.shape.hidden * model.dtype.itemsize
         left = bytes_in(partial_folder(resolved(out)), stored=True)

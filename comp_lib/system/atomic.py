@@ -33,6 +33,12 @@ def resolved(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
 
 
+def same(one: str | Path, other: str | Path) -> bool:
+    """Whether two names are those of one file or folder: by links, a second mount, or letters that do not count."""
+    one, other = resolved(one), resolved(other)
+    return one == other or (one.exists() and other.exists() and one.samefile(other))
+
+
 def bytes_in(path: Path, stored: bool = False) -> int:
     """Of a file, or of all files in a folder; 0 where there is neither.
 

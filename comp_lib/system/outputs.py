@@ -40,10 +40,10 @@ def check_output(path: str | Path, ours: Ours, overwrite: bool = False, *, what:
     if os.path.lexists(target) and not target.is_file():
         raise InputError(f"expected an ordinary file, got {path}, which is none: choose another name")
     if target.is_file() and not ours(target):
-        if not what and (target.suffix == ".safetensors" or _begins(b"GGUF", target)):
-            raise InputError(f"expected a file that holds no model, got {path}: choose another name")
         if what:
             raise InputError(f"expected {what} to overwrite, got {path}, which is none: choose another name")
+        if target.suffix == ".safetensors" or _begins(b"GGUF", target):
+            raise InputError(f"expected a file that holds no model, got {path}: choose another name")
         if not overwrite:
             todo = way or "choose another name or say --overwrite"
             raise InputError(f"expected a new file or one of ours, got {path}, which is another: {todo}")

@@ -197,6 +197,19 @@ def test_a_refusal_leaves_no_folders_above_either(tmp_path, tokenizer):
     assert tree(tmp_path) == before
 
 
+def test_what_came_into_a_new_folder_meanwhile_stays(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+
+    def refuses(*arguments):
+        (tmp_path / "a" / "theirs.txt").write_text("theirs")
+        raise InputError("expected another day, got this one: wait")
+
+    monkeypatch.setattr("comp_lib.scale.prune_to.make_plan", refuses)
+    with pytest.raises(InputError, match="another day"):
+        prune_to(tmp_path / "a" / "b" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["theirs.txt"]
+
+
 def test_another_command_and_another_process_are_noticed_without_the_text(tmp_path, tokenizer, monkeypatch):
     parent, _ = saved(tmp_path / "parent")
     out, model = tmp_path / "small", opened(parent)
