@@ -51,10 +51,10 @@ def refusing(expected: str, place: str, advice: str) -> Iterator[None]:
         raise InputError(f"expected {expected}, got {got}") from error
 
 
-def nearest(word: str, options: Iterable[str]) -> str:
+def suggestion(word: str, options: Iterable[str]) -> str:
     """A hint for an unknown name: the closest of `options`, else all of them.
 
-    >>> nearest("wandasp", ["wanda-sp", "random"])
+    >>> suggestion("wandasp", ["wanda-sp", "random"])
     "did you mean 'wanda-sp'?"
     """
     options = list(options)

@@ -29,8 +29,8 @@ from .recovery.mask_tuning import Mask, fold_mask, tune_mask
 from .report import LayerReport, PeakMemory
 from .settings import Settings
 from .shape import Shape
-from .statistics.few_tokens import Rows
-from .statistics.gram import Gram, Sums, contributions, token_weights
+from .statistics.few_tokens import TokenStatistics
+from .statistics.gram import Gram, Statistics, contributions, token_weights
 from .surgery import add_biases, block_size, shrink, spread, upstream
 from .system.clock import phase
 from .system.machine import release_memory
@@ -64,10 +64,10 @@ class Watching:
     which: Which
     step: Step
     weighted: bool  # tokens by 1 / ||h||, see `token_weights`
-    form: type[Sums] = Gram  # or Rows, for few tokens
+    form: type[Statistics] = Gram  # or TokenStatistics, for few tokens
     batch: int | None = None  # tokens in flight, see `batches`
 
-    def __call__(self, hidden: HiddenStates, reference: HiddenStates | None) -> Sums:
+    def __call__(self, hidden: HiddenStates, reference: HiddenStates | None) -> Statistics:
         """The sums over all sequences.
 
         hidden (S, L, d) enters the step; reference (S, L, d) is the stream that the step should lead to, None for the
@@ -96,7 +96,7 @@ class Carrier(Protocol):
     def room(self) -> Callable[..., Any]:
         """Makes space for hidden states here, called as torch.empty(shape, dtype=...)."""
 
-    def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Sums]:
+    def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Statistics]:
         """What `watching` sums over each of at most `parts` runs of the sequences; a reference may be None."""
 
     def through(self, layer: Layer, step: Step, hidden: Any) -> Stream:
@@ -113,7 +113,7 @@ class Here:
     room: Callable[..., Any] = torch.empty
     batch: int | None = None  # tokens in flight, see `batches`
 
-    def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Sums]:
+    def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Statistics]:
         streams = hidden.chunk(parts)
         references = [None] * len(streams) if reference is None else reference.chunk(parts)
         watching = replace(watching, batch=self.batch)
@@ -163,10 +163,10 @@ class PrunedLayer:
     kept_groups: tuple[int, ...]
 
 
-def form_of_sums(settings: Settings, tokens: int, inputs: int) -> type[Sums]:
+def form_of_sums(settings: Settings, tokens: int, inputs: int) -> type[Statistics]:
     """What is kept of so many tokens in a dense layer: of fewer than it has inputs the tokens themselves."""
     masked = settings.recovery == "mask" or settings.neuron_metric == "mask-condition"
-    return Rows if tokens < inputs and not masked else Gram  # the mask problem needs the matrix itself
+    return TokenStatistics if tokens < inputs and not masked else Gram  # the mask problem needs the matrix itself
 
 
 class LayerPruner:
@@ -261,7 +261,7 @@ class LayerPruner:
             keep, names, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
         return keep, None if names is None else names[place], whole
 
-    def _sums(self, layer: Layer, which: Which, reference: Stream | None) -> list[Sums]:
+    def _sums(self, layer: Layer, which: Which, reference: Stream | None) -> list[Statistics]:
         """Let the calibration text pass the dense layer: its sums, in two halves where they are to choose a ridge."""
         weight = dense_layer(layer, which).weight  # (m, n)
         form = form_of_sums(self.settings, self.hidden.shape[0] * self.hidden.shape[1], weight.shape[1])
@@ -303,7 +303,7 @@ class LayerPruner:
         self._highest(dense.sums)
         return selection
 
-    def _highest(self, sums: Sums) -> None:
+    def _highest(self, sums: Statistics) -> None:
         """Take note of the memory where a phase has ended, whose matrices were as large as the layer."""
         self.memory.megabytes()
         if sums.compact:  # of a model that is large for its text
@@ -318,7 +318,7 @@ class LayerPruner:
         if recovery == "bias":
             return Retuned(unchanged(weight, inputs), mean_bias(sums.mean, weight, inputs))
         if recovery == "mask":
-            mask = tune_mask(contributions(dense.xtx, dense.heard), inputs, dense.ridge)
+            mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, dense.ridge)
             return Retuned(fold_mask(weight, inputs, mask), mask=mask, ridge=mask.ridge)
         if selection.retuned is not None:  # the sweep solved this very problem on its way
             return Retuned(selection.retuned, ridge=dense.ridge)

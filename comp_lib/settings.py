@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InputError, nearest
+from .errors import InputError, suggestion
 from .importance.layers import LAYER_METRICS
 from .importance.neurons import METRICS, RIDGE
 from .plan import MOST_LAYERS, PlanRequest, check_ratio
@@ -67,7 +67,7 @@ TARGETS = {"cpu": 16, "gguf-q4": 32, "gpu": 128}
 def multiple_for(target: str) -> int:
     """The multiple of widths for one of TARGETS. Raises InputError for another word."""
     if target not in TARGETS:
-        hint = "that is --aim now" if target in ("self", "dense") else nearest(target, TARGETS)
+        hint = "that is --aim now" if target in ("self", "dense") else suggestion(target, TARGETS)
         raise InputError(f"expected --target to be one of {', '.join(TARGETS)}, got {target!r}: {hint}")
     return TARGETS[target]
 
@@ -123,12 +123,12 @@ class Settings:
             ("layer metric", self.layer_metric, LAYER_METRICS),
         ):
             if value not in words:
-                hint = nearest(str(value), words)
+                hint = suggestion(str(value), words)
                 raise InputError(f"expected {name} to be one of {', '.join(words)}, got {value!r}: {hint}")
         if not isinstance(self.method, str) or self.method not in (*METHODS, *METRICS):
             raise InputError(
                 f"expected a method such as {', '.join(METHODS)}, got {self.method!r}: "
-                f"{nearest(str(self.method), (*METHODS, *METRICS))}"
+                f"{suggestion(str(self.method), (*METHODS, *METRICS))}"
             )
         if self.widths == "measured" and self.recovery != "least-squares":
             raise InputError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..compare.one_run import NEW_TOKENS, PROMPT, ROUNDS, decoder_parameters
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from ..evaluation.by_kind import ByKind, judge, values_of
 from ..evaluation.generation import measure_speed, prompt_ids, ratio
 from ..families import family_of
@@ -47,7 +47,7 @@ def settings_for(model: Model, way: str, ratio: float, multiple: int, device: st
     if way not in (*WAYS, *METHODS):
         known = (*WAYS, *METHODS)
         wanted = f"a way to prune or a method among {', '.join(known)}"
-        raise InputError(f"expected {wanted}, got {way!r}: {nearest(way, known)}")
+        raise InputError(f"expected {wanted}, got {way!r}: {suggestion(way, known)}")
     settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **told_for(way, family_of(model)))
     check_family(model, settings)
     check_request(Shape.of(model), settings)

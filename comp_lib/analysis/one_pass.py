@@ -19,8 +19,8 @@ from ..families import dense_layer, family_of
 from ..families.protocol import STEPS, Device, Layer, Model, Rope, Which
 from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import RIDGE, Dense, metric
-from ..statistics.few_tokens import Rows
-from ..statistics.gram import Gram, Sums, contributions, token_weights
+from ..statistics.few_tokens import TokenStatistics
+from ..statistics.gram import Gram, Statistics, contributions, token_weights
 from ..statistics.solve import Inverse, penalty, ridged, spd_inverse
 from ..surgery import block_size, upstream
 from ..system import hashes
@@ -81,11 +81,11 @@ def one_pass(
 
 def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tensors:
     """All about one layer; the text (S, L, d) goes from `hidden` to `after`, which is filled."""
-    sums: dict[Which, Sums] = {}
+    sums: dict[Which, Statistics] = {}
     tokens = hidden.shape[0] * hidden.shape[1]
     for which in STEPS:
         linear = dense_layer(layer, which)
-        form: type[Sums] = Rows if tokens < linear.in_features else Gram
+        form: type[Statistics] = TokenStatistics if tokens < linear.in_features else Gram
         sums[which] = form.zeros(linear.in_features, device=linear.weight.device)
     turns: dict[str, list[Tensor]] = {part: [] for part in PARTS}
     for rows in batches(*hidden.shape[:2]):
@@ -153,7 +153,7 @@ def _spectra(dense: Dense) -> Tensors:
         values: Tensor = torch.linalg.eigvalsh(matrix)
         return values.flip(0).clamp_min(0.0)
 
-    if isinstance(dense.sums, Rows):
+    if isinstance(dense.sums, TokenStatistics):
         rows = dense.sums.rows.double()  # of X X^T and X^T X all but zeros are the same
         return {"C": spectrum(rows @ rows.T), "G": torch.empty(0, dtype=torch.float64)}
     return {"C": spectrum(dense.xtx), "G": spectrum(contributions(dense.xtx, dense.weight))}

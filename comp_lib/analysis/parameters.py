@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration.text import KINDS
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from ..models.load import DTYPES
 from ..settings import METHODS
 from ..system.machine import available_device
@@ -43,7 +43,7 @@ class Parameters:
         for name in values:
             if name not in known:
                 raise InputError(
-                    f"expected parameters among {', '.join(known)}, got {name!r}: {nearest(str(name), known)}"
+                    f"expected parameters among {', '.join(known)}, got {name!r}: {suggestion(str(name), known)}"
                 )
         told = {name: _typed(name, value, getattr(cls, name)) for name, value in values.items()}
         parameters = cls(**told)
@@ -63,7 +63,7 @@ class Parameters:
             raise InputError(f"expected minutes above 0, at most {LONGEST:g}, got {self.minutes:g}: 10 is a good start")
         if self.peer and self.peer not in METHODS:
             wanted = f"a peer among {', '.join(METHODS)}, or none"
-            raise InputError(f"expected {wanted}, got {self.peer!r}: {nearest(self.peer, METHODS)}")
+            raise InputError(f"expected {wanted}, got {self.peer!r}: {suggestion(self.peer, METHODS)}")
         if not 0.0 <= self.allowed <= 10.0:
             raise InputError(f"expected an allowed loss of 0 to 10 nats per token, got {self.allowed:g}: 0.2 is usual")
         if not 0 <= self.seed < 2**63:

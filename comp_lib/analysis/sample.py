@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..calibration.text import KINDS
 from ..calibration.tokens import calibration_tokens
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from .columns import ALL
 
 
@@ -51,7 +51,9 @@ def check_kinds(kinds: Sequence[str]) -> None:
     """Raises InputError unless each of `kinds` ships, once."""
     for kind in kinds:
         if kind not in KINDS:
-            raise InputError(f"expected kinds of text among {', '.join(KINDS)}, got {kind!r}: {nearest(kind, KINDS)}")
+            raise InputError(
+                f"expected kinds of text among {', '.join(KINDS)}, got {kind!r}: {suggestion(kind, KINDS)}"
+            )
     if not kinds or len(set(kinds)) < len(kinds):
         raise InputError(f"expected each kind of text once, at least one, got {', '.join(kinds) or 'none'}: mend that")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 
 SHIPPED = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
@@ -73,14 +73,14 @@ def load_text(name_or_path: str | Path) -> str:
         place = f"{name}.txt" if split in ("", "prose") else f"{name}/{split}.txt"
         path = next((file for folder in DATA_FOLDERS if (file := folder / place).is_file()), path)
     if not str(name_or_path):
-        raise InputError(f"expected a text file or the name of a text, got no name; {nearest('', TEXTS)}")
+        raise InputError(f"expected a text file or the name of a text, got no name; {suggestion('', TEXTS)}")
     try:
         check_file(path)
         text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the text
     except InputError:  # which is a ValueError too
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
-        got = f"{str(path)!r}, no such file; {nearest(str(path), TEXTS)}"
+        got = f"{str(path)!r}, no such file; {suggestion(str(path), TEXTS)}"
         raise InputError(f"expected a text file or the name of a text, got {got}") from error
     except UnicodeDecodeError as error:
         got = f"{str(path)!r} with byte 0x{error.object[error.start]:02x} at offset {error.start}"
@@ -97,7 +97,7 @@ def check_file(path: Path) -> None:
     found = path.stat()
     if not S_ISREG(found.st_mode):
         got = f"{str(path)!r}, {'a folder' if S_ISDIR(found.st_mode) else 'no ordinary file'}"
-        raise InputError(f"expected a text file or the name of a text, got {got}; {nearest(str(path), TEXTS)}")
+        raise InputError(f"expected a text file or the name of a text, got {got}; {suggestion(str(path), TEXTS)}")
     if found.st_size > MOST_BYTES:
         advice = f"cut it, for example with head -c {MOST_BYTES // 10**6}MB"
         got = f"{found.st_size / 1e6:,.0f} MB in {str(path)!r}; {advice}"

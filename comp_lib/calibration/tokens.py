@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from ..families.protocol import Model
 from ..report import Progress, no_progress
 from .general import MIXTURES, SHIPPED, WRITTEN
@@ -73,7 +73,7 @@ def _share(part: str) -> tuple[str, float]:
     return name, weight
 
 
-def writes(source: str | Path) -> bool:
+def needs_model(source: str | Path) -> bool:
     """Whether some of `source` is for the model to write, which then must be in memory."""
     return any(_way(text) is not None for text in sources(source))
 
@@ -85,7 +85,7 @@ def _way(text: str) -> str | None:
         return None
     way = way or WAYS[0]
     if way not in WAYS:
-        got = f"{text!r}: {nearest(way, WAYS)}"
+        got = f"{text!r}: {suggestion(way, WAYS)}"
         raise InputError(f"expected {SELF} or {SELF}:WAY with one of {', '.join(WAYS)}, got {got}")
     return way
 
@@ -112,7 +112,7 @@ def calibration_tokens(
 
     Args:
         source: name or path of a text, "self", a mixture, or several with "+" between (see above).
-        model: needed where it is to write some of the text (`writes`).
+        model: needed where it is to write some of the text (`needs_model`).
         seed: decides which windows, in which order, and what the model writes.
         evaluated: name or path of the text that will judge the result; refused if it is among the calibration texts.
         progress: called while `model` writes.

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .. import __version__
 from ..calibration.text import EVERY_KIND, KINDS, load_text
-from ..calibration.tokens import calibration_tokens, check_source, renamed, sources, writes
-from ..errors import InputError, nearest
+from ..calibration.tokens import calibration_tokens, check_source, needs_model, renamed, sources
+from ..errors import InputError, suggestion
 from ..evaluation.by_kind import windows_of
 from ..evaluation.loss import perplexity
 from ..families.protocol import Model
@@ -156,11 +156,11 @@ class PruneRun:
         needed, free = 2 * estimated_bytes(self.shape, self.options.dtype), free_memory(self.options.device)
         if self.memory is not None:
             free = min(free, max(0, self.memory - resident_bytes()))
-        if self.whole or needed < free or not writes(source):
+        if self.whole or needed < free or not needs_model(source):
             return source
         gigabytes = f"{needed / 1e9:.1f} GB for it, {free / 1e9:.1f} GB are free or allowed"
         there = renamed(source, lambda text: "shipped" if text == "general" else text)  # the same without self
-        if writes(there):
+        if needs_model(there):
             got = f"{source!r}, which takes {gigabytes}: choose shipped, or a file"
             raise InputError(f"expected a calibration text that is there, got {got}")
         err.print(f"comp-lib: the model writes no calibration text: that takes {gigabytes}", style="dim")
@@ -169,7 +169,7 @@ class PruneRun:
     def _card(self) -> Provenance:
         """What the model card says, but for what is measured."""
         settings, options, parts = self.settings, self.options, sources(self.source)
-        texts = [f"the text '{Path(part).name}'" for part in parts if not writes(part)]
+        texts = [f"the text '{Path(part).name}'" for part in parts if not needs_model(part)]
         texts += ["text written by the model itself"] * (len(texts) < len(parts))
         tokens = f"{options.sequences} x {options.length} tokens of {' and '.join(texts)}"
         shared = "" if self.machines is None else f", carried in {self.machines.shards} shards by a cluster"
@@ -189,7 +189,7 @@ class PruneRun:
             if self.whole:
                 return self._in_memory(calibration_tokens(self.source, tokenizer, model=model, **text), bars)
             # of text that is there, `calibration_tokens` first says whether it holds so many: `prune_to` asks for room
-            written = writes(self.source)
+            written = needs_model(self.source)
             tokens = options.sequences * options.length if written else 0
             check_out(self.folder, model, self.saving, tokens, self.settings)
             writer = load.load_model(self.name, options.dtype, options.device)[0] if written else None
@@ -273,7 +273,9 @@ def _settings(options: PruneOptions, given: Collection[str]) -> Settings:
     if target is not None and "multiple" in given:
         raise InputError(f"expected --target or --multiple, got {target} and {multiple}: one decides the other")
     if preset not in PRESETS:
-        raise InputError(f"expected a preset, one of {', '.join(PRESETS)}, got {preset!r}: {nearest(preset, PRESETS)}")
+        raise InputError(
+            f"expected a preset, one of {', '.join(PRESETS)}, got {preset!r}: {suggestion(preset, PRESETS)}"
+        )
     if options.budget is not None and "ratio" in given:
         got = f"both, {options.ratio:g} and {options.budget}"
         raise InputError(f"expected --ratio or --budget, got {got}: leave one out")

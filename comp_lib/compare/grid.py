@@ -23,7 +23,7 @@ import pandas as pd
 from filelock import BaseFileLock, FileLock
 
 from ..calibration.text import TEXTS, load_text
-from ..calibration.tokens import SELF, calibration_tokens, check_source, renamed, writes
+from ..calibration.tokens import SELF, calibration_tokens, check_source, needs_model, renamed
 from ..errors import InputError
 from ..evaluation.by_kind import windows_of
 from ..families import family_called
@@ -112,7 +112,7 @@ class Grid(Common):
             got = f"{self.length} and {self.window}: ask for shorter ones"
             raise InputError(f"expected sequences and windows of at most {most}, got {got}")
         windows_of(self.evaluation, tokenizer, self.window, self.windows)
-        if not writes(self.calibration):  # what the model writes is never too short
+        if not needs_model(self.calibration):  # what the model writes is never too short
             size: dict[str, Any] = {"sequences": max(self.sequences), "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
         return contents(next(self.runs()), model, tokenizer)

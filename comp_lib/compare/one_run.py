@@ -28,7 +28,7 @@ from torch import Tensor
 from .. import __version__
 from ..calibration.stream import batches
 from ..calibration.text import encode, load_text, opening
-from ..calibration.tokens import calibration_tokens, sources, writes
+from ..calibration.tokens import calibration_tokens, needs_model, sources
 from ..calibration.written import OPENINGS
 from ..errors import InputError
 from ..evaluation.by_kind import judge, windows_of
@@ -102,7 +102,7 @@ class RunRequest:
 def contents(run: Run, model: Model, tokenizer: Any) -> dict[str, str]:
     """What the run's three names mean here: hashes of the tensors of `model`, and of both texts in its tokens."""
     asked = f"{' '.join(OPENINGS)} {getattr(tokenizer, 'chat_template', None)}"  # what the model writes begins with
-    parts = [f"{part} {asked}" if writes(part) else load_text(part) for part in sources(run.calibration)]
+    parts = [f"{part} {asked}" if needs_model(part) else load_text(part) for part in sources(run.calibration)]
 
     def cut(*texts: str) -> str:
         return hashes.of_tensor(torch.cat([opening(tokenizer), *(encode(tokenizer, text) for text in texts)]))

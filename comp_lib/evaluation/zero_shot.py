@@ -34,7 +34,7 @@ from statistics import fmean
 from typing import Any
 
 from ..calibration.text import DATA_FOLDERS
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from ..families.protocol import Model
 from .confidence import bootstrap_interval
 
@@ -96,7 +96,7 @@ def task_names(text: str) -> tuple[str, ...]:
 
 def _hint(name: str, known: list[str]) -> str:
     for names in ([*SETS, *OFFLINE, *LITERATURE], known):  # lm-eval's are thousands, too many to list
-        if (hint := nearest(name, names)).startswith("did you mean"):
+        if (hint := suggestion(name, names)).startswith("did you mean"):
             return hint
     return f"choose {', '.join(SETS)}, or see lm-eval ls tasks"
 

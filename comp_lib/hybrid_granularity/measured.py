@@ -33,11 +33,11 @@ def measured_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
         errors = sensitivity.errors(layer, shape.neurons[layer])
         harm = max(float(sensitivity.harm[layer]), 0.0) ** TEMPER
         harms[layer] = harm * errors / float(errors[sensitivity.gone[layer]].clamp_min(1e-300))
-    widths = fill(shape, harms, sum(uniform.neurons), request.multiple)
+    widths = allocate_widths(shape, harms, sum(uniform.neurons), request.multiple)
     return uniform if widths is None else request.plan(widths)  # None: too little room for steps of this size
 
 
-def fill(shape: Shape, harms: dict[int, Tensor], most: int, multiple: int) -> tuple[int, ...] | None:
+def allocate_widths(shape: Shape, harms: dict[int, Tensor], most: int, multiple: int) -> tuple[int, ...] | None:
     """Widths of the layers in `harms`, at most `most` neurons in all, by least harm per neuron; None: no such steps.
 
     harms: for each layer, predicted harm with 0, 1, ... of its neurons gone, as far as it may be narrowed.

@@ -30,7 +30,7 @@ from ..calibration.stream import (
     through,
     to_device,
 )
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from ..families import family_of
 from ..families.protocol import Device, Layer, Model, Rope, Which
 from ..report import Progress, no_progress
@@ -156,7 +156,7 @@ def layers_to_drop(
     Raises InputError for an unknown name or a count that leaves no layer.
     """
     if name not in LAYER_METRICS:
-        raise InputError(f"expected a layer metric, got {name!r}: {nearest(name, LAYER_METRICS)}")
+        raise InputError(f"expected a layer metric, got {name!r}: {suggestion(name, LAYER_METRICS)}")
     layers = len(family_of(model).layers(model))
     check_count(count, layers)
     if name == "block-influence":

@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..errors import InputError, nearest
-from ..statistics.gram import Sums, contributions
+from ..errors import InputError, suggestion
+from ..statistics.gram import Statistics, contributions
 from ..statistics.solve import penalty, ridged, spd_inverse
 from .matrix_condition import Sweep, condition_numbers, sweep
 
@@ -25,7 +25,7 @@ RIDGE = 0.1  # lambda of the library, unless something else is asked for
 class Dense:
     """A dense layer y = X W as the metrics see it: n inputs in blocks of `block`, m outputs."""
 
-    sums: Sums  # of the calibration text: C = X^T X and what belongs to it
+    sums: Statistics  # of the calibration text: C = X^T X and what belongs to it
     weight: Tensor  # W (n, m), in the precision of the sums
     upstream: Tensor  # (blocks,): squared norm of the weights that produce each block (of gate and up; of q, k and v)
     block: int = 1
@@ -33,7 +33,7 @@ class Dense:
     gain: Tensor | None = None  # (m,): what outputs are multiplied by on their way to the stream; None: all the same
 
     @property
-    def heard(self) -> Tensor:
+    def scaled_weight(self) -> Tensor:
         """W (n, m) as the stream hears it, for what compares errors of different outputs."""
         return self.weight if self.gain is None else self.weight * self.gain.to(self.weight)
 
@@ -52,7 +52,7 @@ class Dense:
 
     def mask_problem(self) -> tuple[Tensor, Tensor]:
         """H = G + lambda diag(G) and its inverse, for the mask problem (n, n)."""
-        matrix = ridged(contributions(self.xtx, self.heard), self.ridge)
+        matrix = ridged(contributions(self.xtx, self.scaled_weight), self.ridge)
         return matrix, spd_inverse(matrix)[0]
 
 
@@ -96,7 +96,7 @@ def wanda(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
 
 def energy(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """||x_i|| ||w_i||, the size of a block's contribution: what COMP divides by the condition."""
-    return top(dense.per_block(dense.sums.diagonal() * dense.heard.square().sum(1)).sqrt(), keep)
+    return top(dense.per_block(dense.sums.diagonal() * dense.scaled_weight.square().sum(1)).sqrt(), keep)
 
 
 def random(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
@@ -124,7 +124,7 @@ def full_sweep(dense: Dense, keep: int, split: bool = True) -> tuple[Sweep, Tens
     condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
     moved = held if split and not dense.sums.compact else None
     gone = dense.blocks - keep
-    return sweep(inverse, dense.heard, gone, block=dense.block, per_round=per_round, held=moved), condition
+    return sweep(inverse, dense.scaled_weight, gone, block=dense.block, per_round=per_round, held=moved), condition
 
 
 def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
@@ -148,5 +148,5 @@ METRICS: dict[str, NeuronMetric] = {
 def metric(name: str) -> NeuronMetric:
     """The metric called `name`. Raises InputError with the nearest names."""
     if name not in METRICS:
-        raise InputError(f"expected a neuron metric, got {name!r}: {nearest(name, METRICS)}")
+        raise InputError(f"expected a neuron metric, got {name!r}: {suggestion(name, METRICS)}")
     return METRICS[name]

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..families import dense_layer, family_of
 from ..families.protocol import STEPS, Layer, Model, Rope, Which
 from ..importance.neurons import RIDGE, Dense
-from ..statistics.gram import Gram, Sums, token_weights
+from ..statistics.gram import Gram, Statistics, token_weights
 from ..surgery import block_size, upstream
 from .cache import Tensors, cached
 
@@ -105,7 +105,7 @@ def dense_problem(
     return as_dense(module, which, Gram.of(layer_grams(model, ids, layer)[name]), ridge)
 
 
-def as_dense(layer: Layer, which: Which, sums: Sums, ridge: float = RIDGE) -> Dense:
+def as_dense(layer: Layer, which: Which, sums: Statistics, ridge: float = RIDGE) -> Dense:
     """The same from sums at hand, on their device."""
     weight, owned = (values.to(sums.x.device) for values in (weight_of(layer, which), upstream(layer, which)))
     return Dense(sums, weight, owned, block_size(layer, which), ridge)

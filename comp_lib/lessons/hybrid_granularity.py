@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..hybrid_granularity.measured import fill
+from ..hybrid_granularity.measured import allocate_widths
 from ..hybrid_granularity.uniform import uniform_plan
 from ..importance.matrix_condition import Sweep
 from ..importance.widths import Sensitivity
@@ -74,5 +74,5 @@ def water_filling_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
     errors = {layer: sensitivity.errors(layer, shape.neurons[layer]) for layer in request.layers}
     for layer, curve in errors.items():
         errors[layer] = curve[: shape.neurons[layer] - int(SMALLEST_SHARE * shape.neurons[layer]) + 1]
-    widths = fill(shape, errors, sum(uniform.neurons), request.multiple)
+    widths = allocate_widths(shape, errors, sum(uniform.neurons), request.multiple)
     return uniform if widths is None else request.plan(widths)  # None: too little room for steps of this size

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from ..system.atomic import bytes_in
 from ..system.machine import cache_folder
 from .gguf_files import CONVERSION
@@ -57,7 +57,7 @@ def clear(kind: str) -> int:
     Whoever computes an entry at the same time loses a computation, and gets no error.
     """
     if kind not in (*USE, "all"):
-        raise InputError(f"expected one of {', '.join(USE)} or all, got {kind!r}: {nearest(kind, [*USE, 'all'])}")
+        raise InputError(f"expected one of {', '.join(USE)} or all, got {kind!r}: {suggestion(kind, [*USE, 'all'])}")
     gone = [entry for entry in kept() if kind in (entry.kind, "all")]
     try:
         for entry in gone:

@@ -22,7 +22,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from ..families.protocol import Model
 from ..system.machine import available_device, free_memory
 from ..system.tensor_files import TensorFiles
@@ -84,7 +84,7 @@ def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedToke
 def check_dtype(dtype: str) -> None:
     """Raises InputError unless weights can be loaded as `dtype`."""
     if dtype not in DTYPES:
-        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {nearest(str(dtype), DTYPES)}")
+        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {suggestion(str(dtype), DTYPES)}")
 
 
 def check_memory(name: str, dtype: str = "float32") -> None:

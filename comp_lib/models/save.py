@@ -7,7 +7,7 @@ that differ from layer to layer it needs `import comp_lib.models.per_layer_llama
 in it tells of the machine that made it, and the same input gives the same bytes.
 
 Writing is atomic (see `atomic`): whenever the process dies, the folder is the old one, the new one, or absent. What a
-model's folder does not have (`strangers`: notes, checkpoints, a repository) is never deleted: such a folder is refused.
+model's folder does not have (`foreign_files`: notes, checkpoints, a repository) is never deleted: the folder is refused.
 `check_destination` and `save_checkpoint` clean up after a process that died.
 """
 
@@ -86,7 +86,7 @@ def save_checkpoint(
     check_destination(folder, overwrite, estimated_bytes(shape, model.dtype), [model.config.name_or_path or ""])
     target = resolved(folder)
     described = as_stock(model, shape) if shape.stock else as_heterogeneous(model, shape)
-    with staged(target, overwrite, strangers) as partial:
+    with staged(target, overwrite, foreign_files) as partial:
         with quiet():
             described.save_pretrained(partial, max_shard_size=LARGEST)
         save_papers(partial, target.name, tokenizer, shape, plan, card)
@@ -139,7 +139,7 @@ def check_destination(
         if not (target / "config.json").is_file() or not any(target.glob("*.safetensors")):
             got = f"{folder}, which does not look like one: delete it yourself or choose another name"
             raise InputError(f"expected a checkpoint to overwrite (config.json, *.safetensors), got {got}")
-        if names := strangers(target):
+        if names := foreign_files(target):
             got = f"{folder} with {', '.join(names[:3])}{', ...' * (len(names) > 3)} in it"
             todo = "move that away or choose another name"
             raise InputError(f"expected a checkpoint to overwrite and nothing beside it, got {got}: {todo}")
@@ -159,7 +159,7 @@ def _within(path: Path, folder: Path) -> bool:
     return folder.exists() and any(same(one, folder) for one in (path, *path.parents))
 
 
-def strangers(folder: Path) -> list[str]:
+def foreign_files(folder: Path) -> list[str]:
     """Names of what lies in `folder` and belongs to no model: not ours to delete."""
     return sorted(
         path.name

@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from ..evaluation.generation import prompt_ids, ratio, timed
 from ..families.protocol import Model
 from ..models.gguf_files import open_gguf
@@ -120,7 +120,7 @@ def prepare(
     Raises InputError: unknown runtime, no model, no xllamacpp where it is needed, or what `export_gguf` refuses.
     """
     if runtime not in (*RUNTIMES, "auto"):
-        hint = nearest(runtime, RUNTIMES)
+        hint = suggestion(runtime, RUNTIMES)
         raise InputError(f"expected a runtime, {', '.join(RUNTIMES)} or auto, got {runtime!r}: {hint}")
     if not models:
         raise InputError("expected at least one model, got none: name the dense one first, then the pruned")

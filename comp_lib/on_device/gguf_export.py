@@ -32,7 +32,7 @@ from gguf import GGMLQuantizationType as Type
 from safetensors import safe_open
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from ..families import family_of
 from ..families.protocol import Family, Model
 from ..models.load import open_model
@@ -141,7 +141,7 @@ def export_gguf(
 def check_type(kind: str) -> None:
     """Raises InputError unless matrices can be stored as `kind`."""
     if kind not in TYPES:
-        raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {nearest(kind, TYPES)}")
+        raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {suggestion(kind, TYPES)}")
 
 
 def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> Path:

@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..models.load import open_model
 from ..models.per_layer_llama import CompLlamaConfig, widest
 from ..models.reading import read_generation
-from ..models.save import CARD_FILE, PER_LAYER, REGISTER, check_destination, estimated_bytes, strangers
+from ..models.save import CARD_FILE, PER_LAYER, REGISTER, check_destination, estimated_bytes, foreign_files
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..scale.model_on_disk import Streamed
@@ -75,7 +75,7 @@ def export_vllm(
     check_destination(folder, overwrite, estimated_bytes(after, given.dtype), [model])
     own = given.skeleton.state_dict().keys()
     generation, layout = read_generation(str(place), config), Layout(sizes, given.dtype)
-    with staged(resolved(folder), overwrite, strangers) as partial:
+    with staged(resolved(folder), overwrite, foreign_files) as partial:
         partial.mkdir(parents=True)
         stock.save_pretrained(partial)
         generation.to_json_file(partial / "generation_config.json")

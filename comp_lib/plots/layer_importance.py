@@ -12,7 +12,7 @@ from matplotlib.patches import Arc, Rectangle
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 from torch import Tensor
 
-from ..errors import InputError, nearest
+from ..errors import InputError, suggestion
 from ..evaluation.confidence import bootstrap_intervals
 from ..importance.layer_study import LayerStudy, ranks
 from .base import (
@@ -44,7 +44,7 @@ SMALLEST_TURN = 1e-5  # float32 cosines of nearly parallel states are noise belo
 def values_of(study: LayerStudy, metric: str) -> Tensor:
     """The values (n,) behind a name of METRICS; InputError for another name, or where no greedy round was run."""
     if metric not in METRICS:
-        raise InputError(f"expected a layer metric, got {metric!r}: {nearest(metric, METRICS)}")
+        raise InputError(f"expected a layer metric, got {metric!r}: {suggestion(metric, METRICS)}")
     if metric != GREEDY:
         return study.influence if metric == "block influence" else study.mean_harm
     if not len(study.rounds):

@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..statistics.gram import Sums
+from ..statistics.gram import Statistics
 from ..statistics.solve import least_squares
 
 __all__ = ["GRID", "RidgeSearch", "least_squares"]
@@ -48,7 +48,9 @@ class RidgeSearch:
     def __init__(self) -> None:
         self.place: int | None = None
 
-    def choose(self, seen: Sums, held: Sums, weight: Tensor, kept: Tensor, gain: Tensor | None = None) -> float:
+    def choose(
+        self, seen: Statistics, held: Statistics, weight: Tensor, kept: Tensor, gain: Tensor | None = None
+    ) -> float:
         """Lambda for both halves together: `seen` is fitted, `held` judges; weight W (n, m), kept inputs (k,).
 
         gain (m,): how much an error of each output counts; None: all the same.

@@ -28,7 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..models.save import strangers
+from ..models.save import foreign_files
 from ..system import atomic, hashes
 
 STATES = re.compile(r"states-\d{1,9}")
@@ -105,13 +105,13 @@ class Journal:
         if self.find("ready") is None:
             papers = sorted({path.name for path in self.model.iterdir()} - self._weights())
             self.add("ready", papers={name: hashes.of_file(self.model / name) for name in papers})
-        atomic.publish(self.model, self.target, overwrite, strangers)
+        atomic.publish(self.model, self.target, overwrite, foreign_files)
         self.remove()
 
     def remove(self) -> None:
         """What we made, the journal last; a file of somebody else stays, and the folder with it."""
         self.keep_only(())
-        if self.model.is_dir() and not strangers(self.model):
+        if self.model.is_dir() and not foreign_files(self.model):
             shutil.rmtree(self.model)
         self.path.unlink(missing_ok=True)
         if not HELD_STAYS:  # else it waits until the lock is let go
@@ -222,7 +222,7 @@ class Journal:
     def _begin(self, request: dict[str, Any]) -> None:
         """Anew; the journal comes first, for a folder without one is not ours."""
         if self.model.is_dir():
-            if names := strangers(self.model):
+            if names := foreign_files(self.model):
                 got = f"{', '.join(names[:3])} in it: move that away"
                 raise InputError(f"expected nothing but the work in progress in {self.model}, got {got}")
             shutil.rmtree(self.model)

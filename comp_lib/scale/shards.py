@@ -36,7 +36,7 @@ from ..calibration.stream import Step, batches
 from ..errors import InputError
 from ..families.protocol import Layer
 from ..prune_layer import HiddenStates, Watching
-from ..statistics.gram import Sums
+from ..statistics.gram import Statistics
 from ..system.machine import release_memory
 from ..system.scheduler import GLANCE, LOST
 from . import on_workers
@@ -82,7 +82,7 @@ class Shards:
         self.streams: Any = WeakIdKeyDictionary()
         self.places: list[str] = []  # of each shard: a worker, which may have to give it up
 
-    def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Sums]:
+    def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Statistics]:
         release_memory()  # a worker may be on the card of this process
         ours, theirs = self._spread(hidden), None if reference is None else self._spread(reference)
         how, size, trees = self._sent(watching), -(-len(ours) // parts), []

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .gram import Sums
+from .gram import Statistics
 from .products import TERMS, between_rows, panels
-from .solve import Inverse, factor_solve, penalty, products_per_block, spd_factor, take_out
+from .solve import Inverse, downdate, factor_solve, penalty, products_per_block, spd_factor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,7 +36,7 @@ PANEL = 256  # inputs of which all tokens are there in float64 at once
 
 
 @dataclass
-class Rows(Sums):
+class TokenStatistics(Statistics):
     """`Gram` for fewer tokens than inputs: the weighted tokens themselves."""
 
     squares: Tensor  # C_ii (n,), float64
@@ -193,7 +193,7 @@ class DualInverse(Inverse):
     def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
         """Take out the inputs R, whose rows were asked for last: P_R (r, n), inner = (P_RR)^-1 (r, r)."""
         self.inner.addmm_(self.half, inner @ self.half.T)
-        take_out(self.blocks, index, rows, inner @ rows)
+        downdate(self.blocks, index, rows, inner @ rows)
         self.free[index] = 0.0
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Sums(ABC):
+class Statistics(ABC):
     """What is kept of the calibration text for one dense layer with n inputs and m outputs, in some form."""
 
     x: Tensor  # sum of x (n,), float64, each token once whatever its weight
@@ -112,7 +112,7 @@ class Sums(ABC):
 
 
 @dataclass
-class Gram(Sums):
+class Gram(Statistics):
     """The sums as matrices."""
 
     xtx: Tensor  # C (n, n), float64

@@ -149,11 +149,11 @@ class ExplicitInverse(Inverse):
             left, right = map(torch.cat, zip(*self.panel, strict=True))
             self.matrix.addmm_(left.T, right, alpha=-1.0)
             self.panel = []
-        take_out(self.blocks, index, rows, down)
+        downdate(self.blocks, index, rows, down)
         self.alive[index] = 0.0
 
 
-def take_out(blocks: Tensor, index: Tensor, rows: Tensor, down: Tensor) -> None:
+def downdate(blocks: Tensor, index: Tensor, rows: Tensor, down: Tensor) -> None:
     """Diagonal blocks of P (n / b, b, b), in place, without the inputs R: P_R (r, n), down = (P_RR)^-1 P_R (r, n)."""
     count, block = blocks.shape[:2]
     split = (len(index), count, block)

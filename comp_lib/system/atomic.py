@@ -63,7 +63,7 @@ Strangers = Callable[[Path], list[str]]  # what of a folder's content is not our
 
 
 @contextmanager
-def staged(target: Path, overwrite: bool = True, strangers: Strangers = lambda folder: []) -> Iterator[Path]:
+def staged(target: Path, overwrite: bool = True, foreign_files: Strangers = lambda folder: []) -> Iterator[Path]:
     """A hidden name, for a file or folder to write, which becomes `target` if the block ends well and else vanishes.
 
     Raises InputError when the system refuses to write it (a full disk, say): what was there stays.
@@ -71,7 +71,7 @@ def staged(target: Path, overwrite: bool = True, strangers: Strangers = lambda f
     partial = _sibling(target, "partial")
     try:
         yield partial
-        publish(partial, target, overwrite, strangers)
+        publish(partial, target, overwrite, foreign_files)
     except BaseException as error:
         tidy(target)
         if isinstance(error, OSError | SafetensorError):
@@ -89,13 +89,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers) -> None:
+def publish(partial: Path, target: Path, overwrite: bool, foreign_files: Strangers) -> None:
     """Let the finished file or folder `partial`, on the disk of `target`, take its name.
 
-    Raises InputError when the folder that it is to replace has `strangers`: nothing is deleted.
+    Raises InputError when the folder that it is to replace has `foreign_files`: nothing is deleted.
     """
     _settle(partial)
-    _publish(partial, target, overwrite, strangers)
+    _publish(partial, target, overwrite, foreign_files)
 
 
 def _sibling(target: Path, kind: str) -> Path:
@@ -122,7 +122,7 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers) -> None:
+def _publish(partial: Path, target: Path, overwrite: bool, foreign_files: Strangers) -> None:
     if partial.is_dir() and target.is_dir() and not any(target.iterdir()):
         target.rmdir()
     if partial.is_file() or not overwrite or not target.exists():
@@ -130,14 +130,14 @@ def _publish(partial: Path, target: Path, overwrite: bool, strangers: Strangers)
         take(partial, target)  # OSError if someone else has put files there meanwhile
         fsync(target.parent)
         return
-    _check_known(target, target, strangers)
+    _check_known(target, target, foreign_files)
     old, exchanged = partial, _exchange(partial, target)
     if not exchanged:
         old = _sibling(target, "old")
         os.replace(target, old)
         os.replace(partial, target)
     try:
-        _check_known(old, target, strangers)  # what came at the last moment
+        _check_known(old, target, foreign_files)  # what came at the last moment
     except InputError:
         if not (exchanged and _exchange(partial, target)):
             os.replace(target, partial)
@@ -159,8 +159,8 @@ def _take_new_name(partial: Path, target: Path) -> None:
         partial.unlink()
 
 
-def _check_known(folder: Path, target: Path, strangers: Strangers) -> None:
-    if names := strangers(folder):
+def _check_known(folder: Path, target: Path, foreign_files: Strangers) -> None:
+    if names := foreign_files(folder):
         expected = f"a model's files and no others in {folder}, which the new {target.name} is to replace"
         got = f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}: move them away, and give the command again"
         raise InputError(f"expected {expected}, got {got}")

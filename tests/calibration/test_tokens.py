@@ -10,7 +10,7 @@ from tokenizers import processors
 
 from comp_lib.calibration.general import MIXTURES, SHIPPED, WRITTEN
 from comp_lib.calibration.text import encode, load_text, opening
-from comp_lib.calibration.tokens import allotted, calibration_tokens, check_source, renamed, sources, writes
+from comp_lib.calibration.tokens import allotted, calibration_tokens, check_source, needs_model, renamed, sources
 from comp_lib.errors import InputError
 
 
@@ -146,7 +146,7 @@ def test_shares_of_a_mixture(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mixture", MIXTURES)
 def test_a_mixture_that_ships_has_every_kind(mixture, tokenizer, model, own_cache):
-    assert writes(mixture) == (mixture != "shipped")
+    assert needs_model(mixture) == (mixture != "shipped")
     check_source(mixture)
     drawn = calibration_tokens(mixture, tokenizer, model=model, sequences=40, length=16, seed=1)
     counts = allotted(sources(mixture), 40, {})

@@ -13,7 +13,7 @@ from comp_lib import prune as prune_module
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
 from comp_lib.families import family_of
-from comp_lib.hybrid_granularity.measured import TEMPER, fill, measured_plan
+from comp_lib.hybrid_granularity.measured import TEMPER, allocate_widths, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance import widths
 from comp_lib.importance.matrix_condition import Sweep
@@ -184,8 +184,8 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
 def test_fill_says_when_there_is_no_room():
     shape = type("Widths", (), {"neurons": (8, 8)})
     flat = {0: torch.zeros(9), 1: torch.zeros(9)}
-    assert fill(shape, flat, 12, 4) == (4, 8)
-    assert fill(shape, flat, 1, 4) is None
+    assert allocate_widths(shape, flat, 12, 4) == (4, 8)
+    assert allocate_widths(shape, flat, 1, 4) is None
 
 
 def test_prune_with_measured_widths_removes_what_uniform_ones_do(model, ids):

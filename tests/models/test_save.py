@@ -22,7 +22,14 @@ from variants import FAMILIES, FOUR, VARIANTS, build, tokens
 from comp_lib.errors import InputError
 from comp_lib.families import family_of
 from comp_lib.models import save as checkpoint
-from comp_lib.models.save import Provenance, check_destination, estimated_bytes, model_card, save_checkpoint, strangers
+from comp_lib.models.save import (
+    Provenance,
+    check_destination,
+    estimated_bytes,
+    foreign_files,
+    model_card,
+    save_checkpoint,
+)
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
@@ -477,11 +484,11 @@ def test_what_comes_beside_the_old_model_meanwhile_stays(way, moment, monkeypatc
     folder = save_checkpoint(tmp_path / "out", *small)
     before, check, calls = digest(folder), atomic._check_known, []
 
-    def someone_else_writes(old, target, strangers):
+    def someone_else_writes(old, target, foreign_files):
         calls.append(old)
         if len(calls) == (1 if moment == "before" else 2):
             (old / "notes.txt").write_text("theirs")
-        check(old, target, strangers)
+        check(old, target, foreign_files)
 
     monkeypatch.setattr(atomic, "_check_known", someone_else_writes)
     with pytest.raises(InputError, match="got notes.txt: move them away"):
@@ -738,6 +745,6 @@ def test_names_on_the_card_are_no_html_and_no_second_line():
 def test_a_tokenizer_with_several_templates_is_of_the_model(tmp_path):
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
-    assert strangers(tmp_path) == []
+    assert foreign_files(tmp_path) == []
     (tmp_path / "additional_chat_templates" / "notes.md").write_text("mine")
-    assert strangers(tmp_path) == ["additional_chat_templates"]
+    assert foreign_files(tmp_path) == ["additional_chat_templates"]

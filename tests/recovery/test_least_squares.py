@@ -11,7 +11,7 @@ from comp_lib.prune import prune
 from comp_lib.recovery import least_squares
 from comp_lib.recovery.least_squares import GRID, RidgeSearch
 from comp_lib.settings import Settings
-from comp_lib.statistics.few_tokens import Rows
+from comp_lib.statistics.few_tokens import TokenStatistics
 from comp_lib.statistics.gram import Gram
 
 
@@ -84,7 +84,7 @@ def test_one_sequence_cannot_be_halved(tiny_llama):
     assert {layer.ridge for layer in done.report.layers} == {0.1}
 
 
-@pytest.mark.parametrize("form", [Gram, Rows])
+@pytest.mark.parametrize("form", [Gram, TokenStatistics])
 @pytest.mark.parametrize("outside", [True, False])
 def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     generator = torch.Generator().manual_seed(0)

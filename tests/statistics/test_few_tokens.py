@@ -13,7 +13,7 @@ from comp_lib.importance.matrix_condition import condition_numbers, sweep
 from comp_lib.importance.neurons import Dense, full_condition
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
-from comp_lib.statistics.few_tokens import DualInverse, Rows
+from comp_lib.statistics.few_tokens import DualInverse, TokenStatistics
 from comp_lib.statistics.gram import Gram
 from comp_lib.statistics.solve import identity, least_squares, penalty, ridged, spd_inverse
 
@@ -26,7 +26,7 @@ def problem(tokens=10, n=24, m=5, outside=True, seed=0):
     y = x @ w.float() + torch.randn(tokens, m, generator=generator) if outside else None
     weight = torch.rand(tokens, generator=generator) + 0.5
     both = []
-    for kind in (Gram, Rows):
+    for kind in (Gram, TokenStatistics):
         parts = [kind.zeros(n, m if outside else None) for _ in range(2)]
         for part, rows in zip(parts, (slice(0, 4), slice(4, None)), strict=True):
             part.add(x[rows], None if y is None else y[rows], weight[rows])
@@ -99,10 +99,12 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
     model, ids = build("gqa"), tokens(4, 7)  # 28 tokens, 48 neurons, 32 inputs of o_proj
     settings = replace(Settings(ratio=0.3, layers=0, multiple=4), **changes)
     used = []
-    monkeypatch.setattr(Rows, "add", lambda self, *args, add=Rows.add: (used.append(1), add(self, *args))[1])
+    monkeypatch.setattr(
+        TokenStatistics, "add", lambda self, *args, add=TokenStatistics.add: (used.append(1), add(self, *args))[1]
+    )
     found = prune(model, ids, settings)
     assert used
-    monkeypatch.setattr(prune_layer, "Rows", Gram)
+    monkeypatch.setattr(prune_layer, "TokenStatistics", Gram)
     expected = prune(model, ids, settings)
     assert found.plan == expected.plan
     for ours, theirs in zip(found.report.layers, expected.report.layers, strict=True):
