@@ -7,7 +7,7 @@ that differ from layer to layer it needs `import comp_lib.models.per_layer_llama
 in it tells of the machine that made it, and the same input gives the same bytes.
 
 Writing is atomic (see `atomic`): whenever the process dies, the folder is the old one, the new one, or absent. What a
-model's folder does not have (`foreign_files`: notes, checkpoints, a repository) is never deleted: the folder is refused.
+model's folder does not have (`foreign_files`: notes, checkpoints, a repository) is never deleted: it is refused.
 `check_destination` and `save_checkpoint` clean up after a process that died.
 """
 
