@@ -211,7 +211,7 @@ def removed(
     shape: Shape, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], of: str, biased: bool = False
 ) -> float:
     """Fraction of the parameters of the decoder or of the whole model that such a plan removes, less biases added."""
-    left = (shape.with_biases() if biased else shape).with_widths(tuple(neurons), tuple(groups))
+    left = (shape.with_biases() if biased else shape).with_widths(neurons, groups, layers)
     return (shape.decoder - left.decoder) / (shape.decoder if of == "decoder" else shape.total)
 
 

@@ -204,7 +204,7 @@ def check_family(model: Model, settings: Settings, plan: Plan | None = None) -> 
         got = "a layer without one of them: prune the parent anew"
         raise InputError(f"expected attention and MLP in each layer of the model to prune, got {got}")
     some_gone = plan is not None and not (all(plan.neurons) and all(plan.kv_groups))
-    if (some_gone or settings.attentions) and not family.per_layer:
+    if some_gone or settings.attentions:
         got = f"one to leave out of {name}, of which no folder could say so: leave out whole layers"
         raise InputError(f"expected a plan that keeps attention and MLP of each layer that stays, got {got}")
     asked = shape.kv_groups[0] if settings.kv_groups is None else settings.kv_groups

@@ -217,7 +217,8 @@ class PruneRun:
             settings = replace(settings, ratio=planned.plan.removed, layers=len(planned.plan.dropped))
             told = asdict(settings) | {"budget": f"{self.budget.kind}={self.budget.share:g}"}
             card = replace(card, settings={**card.settings, **told})
-        check_widths(model.config, self.shape.with_widths(planned.plan.neurons, planned.plan.kv_groups))
+        plan = planned.plan
+        check_widths(model.config, self.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers))
         dense = self._perplexity(model, "dense", progress)
         done = prune(model, ids, settings, plan=planned, name=self.name, progress=progress, inplace=True)
         pruned = self._perplexity(done.model, "pruned", progress)

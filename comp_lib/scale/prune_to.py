@@ -248,7 +248,7 @@ class _Run:
                 planned = planned or make_plan(self.model, self.ids, self.settings, self.saving.name, self.progress)
             plan, shape = planned.plan, self.model.shape
             check_plan(plan, shape, self.settings)
-            check_widths(self.model.config, shape.with_widths(plan.neurons, plan.kv_groups))
+            check_widths(self.model.config, shape.with_widths(plan.neurons, plan.kv_groups, plan.layers))
             record = self.journal.add("plan", plan=plan.to_json(), importance=planned.layer_importance)
         importance = record["importance"]
         return Planned(Plan.from_json(record["plan"]), None if importance is None else tuple(importance))
