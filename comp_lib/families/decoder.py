@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from . import frame, steps
 from .gguf import Gguf
-from .protocol import Device, Layer, Model, Rope, Which
-from .structure import Parts, grouped, producers, spans_heads
+from .protocol import Layer, Model, Rope, Which
+from .structure import parts
 
 BIASES: dict[str, Which] = {"mlp_bias": "mlp", "attention_bias": "attention"}
 BIASED = ("llama", "comp_llama", "smollm3", "granite")  # with both of these words in their configs, for all linears
@@ -24,8 +24,11 @@ class Family(Gguf):
     """A model type, and the methods for all of them. `layer` is a decoder layer, `which` one of STEPS."""
 
     model_type: str = ""
-    members: tuple[Layer, ...] = ()
-    """The layers that `whole_attention` is about, with or without numbers."""
+    members: tuple[Layer, ...] = ()  # the layers that `grouped` and `whole_attention` are about
+
+    embed = staticmethod(frame.embed)
+    rope = staticmethod(frame.rope)
+    head = staticmethod(frame.head)
 
     @property
     def bias_fields(self) -> dict[str, Which]:
@@ -35,12 +38,12 @@ class Family(Gguf):
     @property
     def grouped(self) -> bool:
         """Whether each attention is KV groups with plain linears, which the config counts."""
-        return all(grouped(self._part(layer, "attention")) for layer in self.members)
+        return all(parts(layer)["attention"].grouped for layer in self.members)
 
     @property
     def whole_attention(self) -> bool:
         """Whether KV groups cannot go one by one, since some attention is more than that, or a norm spans all heads."""
-        return not self.grouped or any(spans_heads(self._part(layer, "attention")) for layer in self.members)
+        return not self.grouped or any(parts(layer)["attention"].spans_heads for layer in self.members)
 
     def layers(self, model: Model) -> nn.ModuleList:
         """The decoder layers, first to last."""
@@ -60,22 +63,10 @@ class Family(Gguf):
         table: nn.Embedding = model.model.embed_tokens
         return table
 
-    def embed(self, model: Model, ids: Tensor) -> Tensor:
-        """Hidden states before the first layer: ids (S, L) -> (S, L, d)."""
-        return frame.embed(model, ids)
-
-    def rope(self, model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
-        """What the layers are handed for texts of `length` tokens."""
-        return frame.rope(model, length, device, dtype)
-
     def final_norm(self, model: Model, hidden: Tensor) -> Tensor:
         """Behind the last layer: h (..., d) -> what the head reads (..., d)."""
         states: Tensor = model.model.norm(hidden)
         return states
-
-    def head(self, model: Model, states: Tensor, weight: Tensor | None = None) -> Tensor:
-        """What `final_norm` returns (..., d) -> logits (..., vocabulary); `weight`: only of some rows of the head."""
-        return frame.head(model, states, weight)
 
     def attention_step(self, layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
         """First residual step: h (B, L, d) -> r (B, L, d), and X_o, the inputs of the dense layer (B, L, n).
@@ -89,21 +80,14 @@ class Family(Gguf):
         """Second residual step: r (B, L, d) -> h' (B, L, d), and X (B, L, n)."""
         return steps.run(layer, "mlp", residual)
 
-    def sublayer(self, layer: Layer, which: Which) -> tuple[Any, str]:
+    def sublayer(self, layer: Layer, which: Which) -> tuple[nn.Module, str]:
         """The module of a step, and the name in it of the dense layer that writes to the stream."""
-        name, dense = getattr(Parts.of(layer), which)
-        return layer.get_submodule(name), dense
-
-    def _part(self, layer: Layer, which: Which) -> Any:
-        return self.sublayer(layer, which)[0]
+        part = parts(layer)[which]
+        return part.module, part.dense
 
     def producers(self, layer: Layer, which: Which) -> dict[str, Tensor]:
-        """The linears of a sublayer that produce the inputs of its dense layer: name -> rows (blocks, rows each).
-
-        A block is what can only go as a whole: a neuron, a KV group with its query heads, or all of an attention that
-        has no plain groups.
-        """
-        return producers(self._part(layer, which), which, self.sublayer(layer, which)[1])
+        """The linears that produce the inputs of the dense layer of a step: see `Part.rows`."""
+        return parts(layer)[which].rows
 
     def dense_target(self, layer: Layer, which: Which, change: Tensor, x: Tensor) -> Tensor:
         """What the dense layer should put out, its bias aside, so that the step adds `change` (..., d) to the stream.
@@ -112,13 +96,13 @@ class Family(Gguf):
         the direction r / g can be met, and any y along it does so. The target is as large as the layer's own output:
         y* = |y| r / g. Where nothing is missing, r = g y / |y|, and y* is y. (Our derivation.)
         """
-        part, name = self.sublayer(layer, which)
-        dense: nn.Linear = getattr(part, name)
+        dense = parts(layer)[which].linear
         scale, normed = steps.reach(layer, which)
         if normed:
             own: Tensor = dense(x)
+            size = own.float().square().mean(-1, keepdim=True).sqrt().to(own)
             weak = scale.abs() < WEAK * scale.abs().mean()
-            wanted = torch.where(weak, own, change * steps.rms(own) / torch.where(weak, torch.ones_like(scale), scale))
+            wanted = torch.where(weak, own, change * size / torch.where(weak, torch.ones_like(scale), scale))
         else:
             wanted = change / scale
         return wanted if dense.bias is None else wanted - dense.bias
@@ -137,30 +121,26 @@ class Family(Gguf):
 
     def heads(self, layer: Layer) -> tuple[int, int]:
         """(size of a head, query heads in each KV group); an attention without plain groups is one large head."""
-        attention, dense = self.sublayer(layer, "attention")
-        if not grouped(attention):
-            return getattr(attention, dense).in_features, 1
-        groups = len(next(iter(self.producers(layer, "attention").values())))
-        return attention.head_dim, attention.o_proj.in_features // (groups * attention.head_dim)
+        part = parts(layer)["attention"]
+        inputs = part.linear.in_features
+        return (part.module.head_dim, inputs // part.keys) if part.grouped else (inputs, 1)
 
     def shrunk(self, layer: Layer) -> None:
         """After surgery: whatever the layer's modules remember of their widths.
 
         Phi-3 finds its queries by the number of heads in its config, which all layers share until then.
         """
-        attention, mlp = self._part(layer, "attention"), self._part(layer, "mlp")
-        if hasattr(mlp, "intermediate_size"):
-            mlp.intermediate_size = mlp.down_proj.in_features
-        if not grouped(attention):
-            return
-        size, repeats = self.heads(layer)
-        heads = attention.o_proj.in_features // size
-        for name, count in (("num_heads", heads), ("num_key_value_heads", heads // repeats)):
-            if hasattr(attention, name):
-                setattr(attention, name, count)
-        if hasattr(attention, "qkv_proj") and heads != attention.config.num_attention_heads:
-            attention.config = copy.copy(attention.config)
-            attention.config.num_attention_heads = heads
+        part, mlp = parts(layer)["attention"], parts(layer)["mlp"]
+        if hasattr(mlp.module, "intermediate_size"):
+            mlp.module.intermediate_size = mlp.linear.in_features
+        if part.grouped:
+            attention, heads = part.module, part.linear.in_features // part.module.head_dim
+            for name, count in (("num_heads", heads), ("num_key_value_heads", part.keys // attention.head_dim)):
+                if hasattr(attention, name):
+                    setattr(attention, name, count)
+            if "qkv_proj" in part.linears and heads != attention.config.num_attention_heads:
+                attention.config = copy.copy(attention.config)
+                attention.config.num_attention_heads = heads
 
     def rope_settings(self, config: Any) -> dict[str, Any]:
         """The rotary embedding of layers that see everything: rope_theta, rope_type and what that needs."""

@@ -118,10 +118,9 @@ def number(layer: Layer) -> int:
 
 def head(model: Model, states: Tensor, weight: Tensor | None = None) -> Tensor:
     """What the final norm returns (..., d) -> logits (..., vocabulary), or of the tokens whose rows `weight` has."""
-    linear = model.lm_head if weight is None else None
+    linear = nn.Linear(1, 1, device="meta") if weight is not None else model.lm_head
     if weight is not None:
-        linear = nn.Linear(*weight.T.shape, bias=False, device="meta")
-        linear.weight = nn.Parameter(weight, requires_grad=False)
+        linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), None
     rows = states.reshape(1, -1, states.shape[-1])
     shell = with_parts(outline(model), model=Answer(rows), lm_head=linear)
     logits: Tensor = shell.forward(inputs_embeds=rows, use_cache=False).logits

@@ -11,24 +11,17 @@ from typing import Any
 class Gguf:
     """The facts of one model type."""
 
-    gguf: str | None = None
-    """llama.cpp's name of the architecture, with one width for all layers; None: not exported."""
-    gguf_per_layer: str | None = None
-    """The same with other widths in each layer; None: llama.cpp has none."""
+    gguf: str | None = None  # llama.cpp's name of the architecture, with one width for all layers; None: not exported
+    gguf_per_layer: str | None = None  # the same with other widths in each layer; None: llama.cpp has none
     gguf_interleaved: Mapping[str, str] = field(default_factory=dict)
     """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their heads."""
-    gguf_activations: tuple[str, ...] = ("silu", "swish")
-    """What `hidden_act` may be for llama.cpp."""
-    gguf_norm_shift: float = 0.0
-    """What a GGUF file adds to the weights of all norms: 1 where the model multiplies by 1 + w."""
-    gguf_square: bool = False
-    """Whether llama.cpp counts on heads whose outputs, side by side, are as wide as the stream."""
-    gguf_rope: tuple[str, ...] = ("default",)
-    """Types of rotary positions that llama.cpp has here: all but `default` need the tensor of factors to be read."""
+    gguf_activations: tuple[str, ...] = ("silu", "swish")  # what `hidden_act` may be
+    gguf_norm_shift: float = 0.0  # what a file adds to the weights of all norms: 1 where the model multiplies by 1 + w
+    gguf_square: bool = False  # whether the outputs of all heads, side by side, have to be as wide as the stream
+    gguf_rope: tuple[str, ...] = ("default",)  # rotary positions: all but `default` need a tensor of factors
     gguf_fields: Callable[[Any], dict[str, Any]] = lambda config: {}
-    """What a GGUF file says of this type alone: config -> NAME -> value, for `add_NAME` of gguf's writer."""
-    gguf_refusal: Callable[[Any], str | None] = lambda config: None
-    """What llama.cpp cannot express of a model with this config; None: nothing."""
+    """What a file says of this type alone: config -> NAME -> value, for `add_NAME` of gguf's writer."""
+    gguf_refusal: Callable[[Any], str | None] = lambda config: None  # what llama.cpp cannot express of this config
 
 
 def _smollm3_refusal(config: Any) -> str | None:
@@ -44,19 +37,6 @@ def _gemma3_refusal(config: Any) -> str | None:
         return "another rotary base than 10,000 in its windowed layers"
     same = config.query_pre_attn_scalar == config.head_dim
     return None if same else "attention scaled by another number than the size of a head"
-
-
-def _ernie_refusal(config: Any) -> str | None:
-    return "biases, of which llama.cpp reads none in the MLP" if config.use_bias else None
-
-
-def _granite_fields(config: Any) -> dict[str, Any]:
-    return {
-        "embedding_scale": config.embedding_multiplier,
-        "residual_scale": config.residual_multiplier,
-        "attention_scale": config.attention_multiplier,
-        "logit_scale": config.logits_scaling,
-    }
 
 
 _PAIRS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
@@ -76,7 +56,16 @@ ROWS: dict[str, dict[str, Any]] = {
         "gguf_refusal": _gemma3_refusal,
     },
     "phi3": {"gguf": "phi3", "gguf_square": True},
-    "granite": {"gguf": "granite", "gguf_interleaved": _PAIRS, "gguf_fields": _granite_fields},
+    "granite": {
+        "gguf": "granite",
+        "gguf_interleaved": _PAIRS,
+        "gguf_fields": lambda config: {
+            "embedding_scale": config.embedding_multiplier,
+            "residual_scale": config.residual_multiplier,
+            "attention_scale": config.attention_multiplier,
+            "logit_scale": config.logits_scaling,
+        },
+    },
     "olmo2": {"gguf": "olmo2"},
-    "ernie4_5": {"gguf": "ernie4_5", "gguf_refusal": _ernie_refusal},  # its pairs are neighbours in the folder already
+    "ernie4_5": {"gguf": "ernie4_5", "gguf_refusal": lambda config: "biases" if config.use_bias else None},
 }

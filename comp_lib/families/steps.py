@@ -4,14 +4,13 @@ stream behind each dense layer, found by putting numbers in.
     y -> c y        added as it is, or times a number (Granite), or a number for each place of the stream
     y -> g y / |y|  through a norm (Gemma 2 and 3, OLMo 2 and 3, ...), |y| the root of the mean square over the stream
 
-That a layer is no more than that is not believed but checked, once for each kind of layer and text (`check`).
+That a layer is no more than that is not believed but checked, once for each kind of layer and text.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import refusing
 from .frame import number, with_parts
 from .protocol import STEPS, Arguments, Layer, Rope, Which
-from .structure import Parts, grouped, producers, refuse, spans_heads
+from .structure import Part, parts, refuse
 
 TOLERANCE = 1e-4  # of a recomputed output in float32; of a narrower type what it can tell apart
 LARGE = 1024.0  # beside which the epsilon of a norm is nothing, and by which numbers divide without rounding
@@ -39,64 +38,51 @@ class Adds(nn.Module):
         return (out, None) if self.pair else out
 
 
-def run(layer: Layer, which: Which, hidden: Tensor, arguments: Arguments | None = None) -> tuple[Tensor, Tensor]:
-    """One step of a layer, the other part silent: the stream behind it, and the inputs of its dense layer."""
-    name, dense = getattr(Parts.of(layer), which)
-    inputs: list[Tensor] = []
-    linear = layer.get_submodule(f"{name}.{dense}")
-    hook = linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+def through(layer: Layer, hidden: Tensor, arguments: Arguments | None = None, **values: Tensor | float) -> Tensor:
+    """The layer's own forward, where its `attention` or `mlp` puts out a value; without attention, no arguments."""
+    own = parts(layer)
+    needed = [value for value in inspect.signature(layer.forward).parameters.values() if value.default is value.empty]
+    nothing = {value.name: None for value in needed[1:] if value.kind is value.POSITIONAL_OR_KEYWORD}
+    args, kwargs = arguments or ((), nothing)
+
+    def call(pair: bool) -> Tensor:
+        others = {
+            own[which].name: Adds(values[which], pair and which == "attention") for which in STEPS if which in values
+        }
+        out = with_parts(layer, **others).forward(hidden, *args, **kwargs)
+        states: Tensor = out[0] if isinstance(out, tuple) else out
+        return states
+
     try:
-        out = through(layer, hidden, arguments, **{"mlp" if which == "attention" else "attention": Adds()})
-    finally:
-        hook.remove()
+        return call(True)
+    except (TypeError, AttributeError):
+        if "attention" not in values:
+            raise
+        return call(False)  # most layers take a pair from their attention, some linear attentions are different
+
+
+def run(layer: Layer, which: Which, hidden: Tensor, arguments: Arguments | None = None) -> tuple[Tensor, Tensor]:
+    """One step of a layer: the stream behind it, and the inputs of its dense layer."""
+    inputs: list[Tensor] = []
+    hook = parts(layer)[which].linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    with ExitStack() as stack:
+        stack.callback(hook.remove)
+        out = through(layer, hidden, arguments, **{step: 0.0 for step in STEPS if step != which})
     return out, inputs[0]
 
 
-def through(layer: Layer, hidden: Tensor, arguments: Arguments | None = None, **stand_ins: Adds) -> Tensor:
-    """The layer's own forward, with stand-ins for its attention or MLP. Without the attention it needs no arguments."""
-    parts = Parts.of(layer)
-    if "attention" in stand_ins:
-        stand_ins["attention"].pair = _pair(layer, parts)
-    shell = with_parts(layer, **{getattr(parts, which)[0]: part for which, part in stand_ins.items()})
-    args, kwargs = ((), _nothing(layer)) if arguments is None else arguments
-    out = shell.forward(hidden, *args, **kwargs)
-    states: Tensor = out[0] if isinstance(out, tuple) else out
-    return states
-
-
-def _nothing(layer: Layer) -> dict[str, None]:
-    """None for all that a layer insists on beside the states."""
-    needed = [value for value in inspect.signature(layer.forward).parameters.values() if value.default is value.empty]
-    return {value.name: None for value in needed[1:] if value.kind is value.POSITIONAL_OR_KEYWORD}
-
-
-def _pair(layer: Layer, parts: Parts) -> bool:
-    """Whether the layer takes a pair from its attention, the second part of which it leaves alone."""
-    weight = layer.get_submodule(".".join(parts.mlp)).weight
-    for pair in (True, False):
-        shell = with_parts(layer, **{parts.attention[0]: Adds(pair=pair), parts.mlp[0]: Adds()})
-        try:
-            shell.forward(weight.new_zeros(1, 1, len(weight)), **_nothing(layer))
-        except (TypeError, ValueError, AttributeError):
-            continue
-        return pair
-    refuse(layer, f"{parts.attention[0]} or {parts.mlp[0]} that hands on more than its output")
-
-
+@torch.no_grad()
 def reach(layer: Layer, which: Which) -> tuple[Tensor, bool]:
     """What the outputs of a dense layer are multiplied by on their way to the stream (d,), and whether a norm is there.
 
     Raises InputError for another way than those two.
     """
-    weight = layer.get_submodule(".".join(getattr(Parts.of(layer), which))).weight.detach()
+    weight = parts(layer)[which].linear.weight
     ones = torch.ones_like(weight[:, 0])
-    signs = ones.clone()
-    signs[1::2] = -1.0
+    signs = torch.where(torch.arange(len(ones), device=ones.device) % 2 == 0, ones, -ones)
 
     def added(value: Tensor) -> Tensor:
-        parts = {step: Adds(value) if step == which else Adds() for step in STEPS}
-        with torch.no_grad():
-            return through(layer, weight.new_zeros(1, 1, len(weight)), **parts)[0, 0]
+        return through(layer, weight.new_zeros(1, 1, len(weight)), **{"attention": 0.0, "mlp": 0.0, which: value})[0, 0]
 
     once, twice = added(LARGE * ones), added(2 * LARGE * ones)
     normed = close(twice, once)
@@ -118,50 +104,35 @@ def check(layer: Layer, hidden: Tensor, rope: Rope) -> None:
     The steps are composed and held against the layer's own output; what each adds is what its dense layer says, in a
     way that `reach` knows; and where all that produces some blocks of its inputs is silent, just those are zero.
     """
-    parts, arguments = Parts.of(layer), rope.arguments[number(layer)]
-    kind = (type(layer), *(type(layer.get_submodule(getattr(parts, which)[0])) for which in STEPS))
+    own, arguments = parts(layer), rope.arguments[number(layer)]
+    kind = (type(layer), *(type(part.module) for part in own.values()))
     if kind in rope.checked:
         return
     with refusing("a layer that can be run by itself", type(layer).__name__, "choose another model"):
         whole, stream = through(layer, hidden, arguments), hidden
-    for which, given in zip(STEPS, (arguments, None), strict=True):
-        name, dense = getattr(parts, which)
+    for (which, part), given in zip(own.items(), (arguments, None), strict=True):
         before, (stream, x) = stream, run(layer, which, stream, given)
-        part = layer.get_submodule(name)
-        out = part.get_submodule(dense)(x)
-        if not close(through(layer, before, **{step: Adds(out if step == which else 0.0) for step in STEPS}), stream):
-            refuse(layer, f"a {name} whose {dense} is not what the stream gets")
         reach(layer, which)
-        if which == "attention" and (not grouped(part) or spans_heads(part)):
-            continue
-        rows = producers(part, which, dense)
-        size = x.shape[-1] // len(next(iter(rows.values())))
-        silent = torch.arange(x.shape[-1], device=x.device) // size % 2 == 1
-        with _muted(part, {linear: blocks[1::2] for linear, blocks in rows.items()}):
-            _, less = run(layer, which, before, given)
-        if less[..., silent].any() or not close(less[..., ~silent], x[..., ~silent]):
-            refuse(layer, f"a {name} where an input of {dense} is made by other rows than its own")
+        if not close(through(layer, before, **{"attention": 0.0, "mlp": 0.0, which: part.linear(x)}), stream):
+            refuse(layer, f"a {part.name} whose {part.dense} is not what the stream gets")
+        if which == "mlp" or part.grouped and not part.spans_heads:
+            _check_rows(layer, which, part, x, before, given)
     if not close(stream, whole):
         side_by_side = run(layer, "attention", hidden, arguments)[0] + run(layer, "mlp", hidden)[0] - hidden
         refuse(layer, "attention and MLP in parallel" if close(side_by_side, whole) else "more than these two")
     rope.checked.add(kind)
 
 
-def rms(values: Tensor) -> Tensor:
-    """Root of the mean square over the stream: (..., d) -> (..., 1)."""
-    return values.float().square().mean(-1, keepdim=True).sqrt().to(values)
-
-
-@contextmanager
-def _muted(part: nn.Module, rows: dict[str, Tensor]) -> Iterator[None]:
-    """Some outputs of the linears of a part are zero for a while: name -> which."""
-
-    def hook(index: Tensor) -> Any:
-        return lambda module, args, out: out.index_fill(-1, index.flatten().to(out.device), 0.0)
-
-    hooks = [part.get_submodule(name).register_forward_hook(hook(index)) for name, index in rows.items()]
-    try:
-        yield
-    finally:
-        for one in hooks:
-            one.remove()
+def _check_rows(layer: Layer, which: Which, part: Part, x: Tensor, before: Tensor, given: Arguments | None) -> None:
+    """Raises InputError unless each block of the inputs of a dense layer is made by the rows that `Part.rows` says."""
+    with ExitStack() as stack:
+        for name, rows in part.rows.items():
+            odd = rows[1::2].flatten().to(x.device)
+            hook = getattr(part.module, name).register_forward_hook(
+                lambda module, args, y, odd=odd: y.index_fill(-1, odd, 0.0)
+            )
+            stack.callback(hook.remove)
+        _, less = run(layer, which, before, given)
+    silent = torch.arange(x.shape[-1], device=x.device) // (x.shape[-1] // len(rows)) % 2 == 1
+    if less[..., silent].any() or not close(less[..., ~silent], x[..., ~silent]):
+        refuse(layer, f"a {part.name} where an input of {part.dense} is made by other rows than its own")
