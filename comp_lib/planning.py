@@ -68,8 +68,6 @@ def check_request(model: Model, settings: Settings) -> None:
     """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
     settings.check()
     shape, request = Shape.of(model), settings.request(Shape.of(model))
-    if settings.recovery == "bias":
-        check_biases(model)
     least = min(shape.kv_groups)
     fewer = settings.kv_groups is not None and settings.kv_groups < least
     if not shape.group_parameters and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
@@ -79,6 +77,8 @@ def check_request(model: Model, settings: Settings) -> None:
         raise InputError(
             f"expected all KV groups of {model.config.model_type} to stay, which cannot go one by one, got {got}"
         )
+    if settings.recovery == "bias":
+        check_biases(model)
     if settings.method == "shortgpt":  # whole layers need no width
         return
     if settings.method in PLANNERS:
@@ -134,6 +134,7 @@ def check_call(model: object, ids: object, settings: object, plan: Plan | None =
         check_request(model, settings)
     else:
         settings.check()
+        plan.check()
         check_plan(plan, Shape.of(model), settings)
         if settings.recovery == "bias":
             check_biases(model)

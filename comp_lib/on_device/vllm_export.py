@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..models.load import open_model
 from ..models.per_layer_llama import CompLlamaConfig, widest
 from ..models.reading import read_generation
-from ..models.save import CARD_FILE, PER_LAYER, REGISTER, check_destination, estimated_bytes, foreign_files
+from ..models.save import CARD_FILE, PER_LAYER, REGISTER, check_destination, estimated_bytes
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..scale.model_on_disk import Streamed
