@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from checking import Wrong, accept, call
+from course.hybrid_granularity import named_plan
+from course.start import start
 from torch import nn
 
 from comp_lib.calibration.text import KINDS
@@ -21,8 +23,6 @@ from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.by_kind import kind_windows
 from comp_lib.evaluation.confidence import bootstrap_interval
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.lessons.hybrid_granularity import named_plan
-from comp_lib.lessons.start import start
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
 from comp_lib.settings import Settings

@@ -25,6 +25,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from course import start as notebook
 from filelock import BaseFileLock
 from typer.testing import CliRunner
 
@@ -34,7 +35,6 @@ from comp_lib.compare.cluster import AGAIN, ATTEMPTS, choose, here, one_by_one, 
 from comp_lib.compare.grid import DETERMINED, TIMED, Grid, read_rows, run
 from comp_lib.compare.one_run import RunRequest
 from comp_lib.errors import InputError
-from comp_lib.lessons import start as notebook
 from comp_lib.settings import Settings
 from comp_lib.system import hashes, machine
 from comp_lib.system.processes import ProcessError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from course import hybrid_granularity as planning
 
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import measured_plan
@@ -15,7 +16,6 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.widths import Sensitivity
-from comp_lib.lessons import hybrid_granularity as planning
 from comp_lib.plan import Plan, PlanRequest, removed
 from comp_lib.shape import Shape
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from course import mask_tuning as study
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.neurons import METRICS, Dense
-from comp_lib.lessons import mask_tuning as study
 from comp_lib.models.kept import kept as entries
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune

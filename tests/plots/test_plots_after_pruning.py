@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from comp_lib.plots.after_pruning import plot_divergence
+from course.figures.after_pruning import plot_divergence
+
 from comp_lib.plots.base import overlapping_texts
 
 

@@ -6,11 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from studies import study_of
-
-from comp_lib.errors import InputError
-from comp_lib.plots.base import COLOURS, overlapping_texts, png
-from comp_lib.plots.layer_importance import (
+from course.figures.layer_importance import (
     METRICS,
     plot_greedy,
     plot_layer,
@@ -22,6 +18,10 @@ from comp_lib.plots.layer_importance import (
     plot_turns,
     values_of,
 )
+from studies import study_of
+
+from comp_lib.errors import InputError
+from comp_lib.plots.base import COLOURS, overlapping_texts, png
 
 RED = COLOURS[3]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from course.figures import metrics_on_trial as plots
 
-from comp_lib.plots import metrics_on_trial as plots
 from comp_lib.plots import png
 from comp_lib.plots.base import overlapping_texts
 

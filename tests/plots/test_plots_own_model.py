@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from course.figures.your_own_model import plot_reach, plot_sweep
 from variants import build
 
 from comp_lib.plots.base import overlapping_texts
-from comp_lib.plots.your_own_model import plot_reach, plot_sweep
 from comp_lib.shape import Shape
 
 

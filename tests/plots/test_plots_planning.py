@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from course.figures import hybrid_granularity as plots
 
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import Plan, PlanRequest
-from comp_lib.plots import hybrid_granularity as plots
 from comp_lib.plots.base import GREEN, png
 from comp_lib.shape import Shape
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from course.figures import mask_tuning as plots
 from matplotlib.figure import Figure
 
-from comp_lib.plots import mask_tuning as plots
 from comp_lib.plots import png
 from comp_lib.plots.base import overlapping_texts
 
