@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from checking import Wrong, accept, call
-from course.hybrid_granularity import named_plan
-from course.start import start
 from torch import nn
 
 from comp_lib.calibration.text import KINDS
@@ -27,6 +25,8 @@ from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from course.hybrid_granularity import named_plan
+from course.start import start
 
 STORED = Path(__file__).resolve().parents[2] / "benchmarks" / "hybrids.json"
 NARROWEST = 160  # neurons of a layer, as far as its curve goes

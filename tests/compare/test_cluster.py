@@ -25,7 +25,6 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from course import start as notebook
 from filelock import BaseFileLock
 from typer.testing import CliRunner
 
@@ -39,6 +38,7 @@ from comp_lib.settings import Settings
 from comp_lib.system import hashes, machine
 from comp_lib.system.processes import ProcessError
 from comp_lib.system.scheduler import connected
+from course import start as notebook
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text("utf-8")
 METHODS = ("comp", "random", "magnitude", "wanda-sp")

@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from course.widgets.generation import GenerationBox
 from ipywidgets import Button
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation import generation
 from comp_lib.evaluation.generation import Speed, continuation, measure_speed, ratio
+from course.widgets.generation import GenerationBox
 
 PROMPT = "The sea is"
 

@@ -12,10 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, randomise
-from course.cache import cached
-from course.dense_stream import layer_grams
-from course.mask_tuning import Way
-from course.metrics_on_trial import losses_without
 from transformers import LlamaConfig, LlamaForCausalLM
 from variants import build
 
@@ -25,6 +21,10 @@ from comp_lib.models.kept import kept as entries
 from comp_lib.recovery.mask_tuning import Mask
 from comp_lib.settings import Settings
 from comp_lib.system import hashes
+from course.cache import cached
+from course.dense_stream import layer_grams
+from course.mask_tuning import Way
+from course.metrics_on_trial import losses_without
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = torch.arange(12).view(2, 6)

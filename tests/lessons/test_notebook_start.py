@@ -11,8 +11,6 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 import torch
-from course import start as notebook
-from course.start import check_extras, show, side_by_side, sizes_for, start, table
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 from tqdm import tqdm
@@ -25,6 +23,8 @@ from comp_lib.models.wheels import wheel_gguf
 from comp_lib.plots import figure_with_axes
 from comp_lib.system import machine
 from comp_lib.system.machine import free_memory
+from course import start as notebook
+from course.start import check_extras, show, side_by_side, sizes_for, start, table
 
 LESSONS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9]*.ipynb"))
 

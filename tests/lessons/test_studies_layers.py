@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from course import layer_importance as studies
-from course.layer_importance import layer_study, stream_statistics
 from torch import nn
 from variants import build, tokens
 
@@ -16,6 +14,8 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import bootstrap_interval, bootstrap_intervals
 from comp_lib.importance.layer_study import rank_gap, ranks
 from comp_lib.importance.layers import layers_to_drop, loss_increase
+from course import layer_importance as studies
+from course.layer_importance import layer_study, stream_statistics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from course import mask_tuning as study
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
@@ -17,6 +16,7 @@ from comp_lib.recovery.mask_tuning import LARGEST, Mask, fold_mask, solve_mask, 
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram, contributions
+from course import mask_tuning as study
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from course.figures.comp_from_scratch import STEPS, plot_loop, plot_parts
 
 from comp_lib.plots.base import overlapping_texts
+from course.figures.comp_from_scratch import STEPS, plot_loop, plot_parts
 
 
 def test_the_loop_shows_its_steps_from_left_to_right():

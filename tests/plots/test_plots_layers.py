@@ -6,6 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from studies import study_of
+
+from comp_lib.errors import InputError
+from comp_lib.plots.base import COLOURS, overlapping_texts, png
 from course.figures.layer_importance import (
     METRICS,
     plot_greedy,
@@ -18,10 +22,6 @@ from course.figures.layer_importance import (
     plot_turns,
     values_of,
 )
-from studies import study_of
-
-from comp_lib.errors import InputError
-from comp_lib.plots.base import COLOURS, overlapping_texts, png
 
 RED = COLOURS[3]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from course.figures.your_own_model import plot_reach, plot_sweep
 from variants import build
 
 from comp_lib.plots.base import overlapping_texts
 from comp_lib.shape import Shape
+from course.figures.your_own_model import plot_reach, plot_sweep
 
 
 @pytest.mark.parametrize("variant", ["gqa", "qwen3", "gemma3", "tied"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from course.figures import mask_tuning as plots
 from matplotlib.figure import Figure
 
 from comp_lib.plots import png
 from comp_lib.plots.base import overlapping_texts
+from course.figures import mask_tuning as plots
 
 RIDGES = (0.01, 0.1, 1.0)
 CURVE = {

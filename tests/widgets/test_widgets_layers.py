@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from studies import study_of
+from variants import build, tokens
+
 from course.figures.layer_importance import METRICS, plot_layer
 from course.layer_importance import layer_study
 from course.widgets.explorers import LayerExplorer
-from studies import study_of
-from variants import build, tokens
 
 
 def test_it_shows_the_layer_that_is_chosen():

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+
 from course.mask_tuning import mask_error, penalised_mask
 from course.widgets import mask_explorer as widget
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from course.widgets import explorers as widget
 
 from comp_lib.analysis import Sample, curves, neurons
 from comp_lib.analysis.unit_frames import energies
+from course.widgets import explorers as widget
 
 
 def frames(model, layers=None, tokens=(4, 24)):

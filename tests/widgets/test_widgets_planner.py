@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from course.hybrid_granularity import layer_errors, stored_sensitivity, water_filling_plan
-from course.widgets import explorers as widget
 from ipywidgets import HTML
 
 from comp_lib.errors import InputError
@@ -14,6 +12,8 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.shape import Shape
+from course.hybrid_granularity import layer_errors, stored_sensitivity, water_filling_plan
+from course.widgets import explorers as widget
 
 LAYERS = 30
 SHAPE = Shape(576, 64, 3, (1536,) * LAYERS, (3,) * LAYERS, 3 * 576, 8 * 64 * 576, 2 * 576, 49_152 * 576 + 576)
