@@ -82,7 +82,7 @@ def heal_folder(
     wanted = answers(teacher, ids, progress)
     small, _ = load_model(model, device=device)
     result = heal(small, ids, teacher, wanted, healing, progress)
-    with staged(resolved(folder), overwrite, foreign_files) as partial:
+    with staged(resolved(folder)) as partial:
         with quiet():
             small.to(outline.dtype).save_pretrained(partial, max_shard_size=LARGEST)
             tokenizer.save_pretrained(partial)
