@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..calibration.stream import sequence_losses
-from ..families import dense_layer
-from ..families.protocol import Model
-from ..importance.neurons import RIDGE
-from ..statistics.gram import Gram, token_weights
-from ..surgery import shallow_copy, shrink_mlp
+from comp_lib.calibration.stream import sequence_losses
+from comp_lib.families import dense_layer
+from comp_lib.families.protocol import Model
+from comp_lib.importance.neurons import RIDGE
+from comp_lib.statistics.gram import Gram, token_weights
+from comp_lib.surgery import shallow_copy, shrink_mlp
+
 from .cache import Tensors, cached
 from .dense_stream import layer_of, walk, walk_to, watched, weight_of
 

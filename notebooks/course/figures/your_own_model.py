@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.patches import Rectangle
 
-from ..shape import Shape
-from .base import ABOVE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
+from comp_lib.plots.base import ABOVE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
+from comp_lib.shape import Shape
 
 SIDES = (("left", 0.0), ("center", 0.5), ("right", 1.0))  # of columns, where their names stand: one may be narrow
 APART = 0.3  # percentage points between points of one ratio, which would hide each other

@@ -16,15 +16,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..analysis.columns import ALL
-from ..analysis.harm import greedy_harm, layer_harm
-from ..analysis.sample import Sample
-from ..calibration.stream import through
-from ..errors import InputError
-from ..families import family_of
-from ..families.protocol import Model
-from ..importance.layer_study import LayerStudy
-from ..shape import Shape
+from comp_lib.analysis.columns import ALL
+from comp_lib.analysis.harm import greedy_harm, layer_harm
+from comp_lib.analysis.sample import Sample
+from comp_lib.calibration.stream import through
+from comp_lib.errors import InputError
+from comp_lib.families import family_of
+from comp_lib.families.protocol import Model
+from comp_lib.importance.layer_study import LayerStudy
+from comp_lib.shape import Shape
+
 from .cache import Tensors, cached
 from .dense_stream import walk_to
 

@@ -9,9 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..system.clock import PHASES
-from .base import ABOVE, BLUE, COLOURS, DASHED, GREEN, GREY, ORANGE, Picture, figure_with_axes, note, panels
-from .comp_vs_peers import Points
+from comp_lib.compare.figures import Points
+from comp_lib.plots.base import (
+    ABOVE,
+    BLUE,
+    COLOURS,
+    DASHED,
+    GREEN,
+    GREY,
+    ORANGE,
+    Picture,
+    figure_with_axes,
+    note,
+    panels,
+)
+from comp_lib.system.clock import PHASES
 
 MIB, GIB = 2**20, 2**30
 

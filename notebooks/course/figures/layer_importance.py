@@ -12,10 +12,10 @@ from matplotlib.patches import Arc, Rectangle
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 from torch import Tensor
 
-from ..errors import InputError, suggestion
-from ..evaluation.confidence import bootstrap_intervals
-from ..importance.layer_study import LayerStudy, ranks
-from .base import (
+from comp_lib.errors import InputError, suggestion
+from comp_lib.evaluation.confidence import bootstrap_intervals
+from comp_lib.importance.layer_study import LayerStudy, ranks
+from comp_lib.plots.base import (
     ABOVE,
     BLUE,
     CLOSE,

@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from ..evaluation.generation import ratio
-from ..shape import Shape
-from .base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, name_points, note, style
-from .comp_vs_peers import draw_front, pareto_front
+from comp_lib.compare.figures import draw_front, pareto_front
+from comp_lib.evaluation.generation import ratio
+from comp_lib.plots.base import (
+    ABOVE,
+    BLUE,
+    DASHED,
+    GREEN,
+    GREY,
+    LOSS,
+    ORANGE,
+    Picture,
+    figure_with_axes,
+    name_points,
+    note,
+    style,
+)
+from comp_lib.shape import Shape
 
 
 class Measured(Protocol):

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..hybrid_granularity.measured import allocate_widths
-from ..hybrid_granularity.uniform import uniform_plan
-from ..importance.matrix_condition import Sweep
-from ..importance.widths import Sensitivity
-from ..plan import SMALLEST_SHARE, Plan, PlanRequest
-from ..shape import Shape
+from comp_lib.errors import InputError
+from comp_lib.hybrid_granularity.measured import allocate_widths
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.importance.matrix_condition import Sweep
+from comp_lib.importance.widths import Sensitivity
+from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
+from comp_lib.shape import Shape
 
 STEP = 32  # neurons between two points of a stored curve
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from .base import BLUE, GREY, RED, Picture, figure_with_axes, note, panels, plain_ticks
+from comp_lib.plots.base import BLUE, GREY, RED, Picture, figure_with_axes, note, panels, plain_ticks
 
 Values = NDArray[np.floating]
 Arrays = Mapping[str, ArrayLike]

@@ -30,21 +30,22 @@ from ipywidgets import (
 )
 from numpy.typing import NDArray
 
-from ..analysis.one_pass import FURTHEST
-from ..analysis.unit_frames import energies
-from ..errors import InputError
-from ..hybrid_granularity.measured import measured_plan
-from ..hybrid_granularity.paper import paper_plan
-from ..hybrid_granularity.uniform import uniform_plan
-from ..importance.layer_study import LayerStudy, rank_gap, ranks
-from ..importance.widths import Sensitivity
-from ..lessons.hybrid_granularity import layer_errors, water_filling_plan
-from ..plan import Plan, PlanRequest
-from ..plots.base import Picture, mime_bundle
-from ..plots.hybrid_granularity import plot_widths
-from ..plots.layer_importance import METRICS, plot_layer
-from ..plots.matrix_condition import plot_energy_condition
-from ..shape import Shape
+from comp_lib.analysis.one_pass import FURTHEST
+from comp_lib.analysis.unit_frames import energies
+from comp_lib.errors import InputError
+from comp_lib.hybrid_granularity.measured import measured_plan
+from comp_lib.hybrid_granularity.paper import paper_plan
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.importance.layer_study import LayerStudy, rank_gap, ranks
+from comp_lib.importance.widths import Sensitivity
+from comp_lib.plan import Plan, PlanRequest
+from comp_lib.plots.base import Picture, mime_bundle
+from comp_lib.shape import Shape
+
+from ..figures.hybrid_granularity import plot_widths
+from ..figures.layer_importance import METRICS, plot_layer
+from ..figures.matrix_condition import plot_energy_condition
+from ..hybrid_granularity import layer_errors, water_filling_plan
 from . import alert
 
 IN_ROUNDS, ONE_LOOK = "full-condition, in rounds", "full-condition, one look"

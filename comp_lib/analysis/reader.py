@@ -1,46 +1,22 @@
-"""What a neuron does, and who stands in for it: a slider over neurons, the most redundant first."""
+"""What a neuron does, and who stands in for it: a picture and a table."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
 
 import pandas as pd
 from IPython.display import display
-from ipywidgets import IntSlider
 
-from ..analysis.meaning import DOWN, FIRES, UP
-from ..lessons.start import show
 from ..plots.base import Picture
 from ..plots.checkup import plot_stand_ins
-from .explorers import Explorer, shared
+from .meaning import DOWN, FIRES, UP
+from .page import show
 
-Asked = Callable[[int, int], pd.DataFrame]  # (layer, neuron) -> the frame `tokens_of`
 SHOWN = 4  # tokens of each reading
 
 
-class NeuronReader(Explorer):
-    """Neurons of a list, one at a time. Control `place`, from 1.
-
-    neurons: (layer, neuron) of each; meaning: what asks for the frame `analysis.tokens_of` of one, at the first look.
-    """
-
-    def __init__(self, neurons: Sequence[tuple[int, int]], meaning: Asked) -> None:
-        self._neurons, self._meaning = tuple(neurons), meaning
-        self._known: dict[int, pd.DataFrame] = {}
-        self.place = IntSlider(1, 1, len(self._neurons), **shared("neuron"))
-        super().__init__([(self.place,)], image_height=200, height=560)
-
-    def answer(self) -> tuple[Picture, str]:
-        place = self.place.value - 1
-        if place not in self._known:
-            self._known[place] = self._meaning(*self._neurons[place])
-        frame = self._known[place]
-        return picture(frame), meaning_html(frame)
-
-
 def show_meaning(frame: pd.DataFrame) -> None:
-    """The first view of a reader as it stands, for a page without a kernel: the picture, then the table."""
+    """Display the picture, then the table."""
     show(picture(frame))
     display({"text/html": meaning_html(frame), "text/plain": "tokens of the neuron and its stand-ins"}, raw=True)
 

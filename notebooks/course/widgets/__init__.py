@@ -2,8 +2,9 @@
 
 import html
 
-from ..errors import InputError
-from ..lessons.start import check_extras
+from comp_lib.errors import InputError
+
+from ..start import check_extras
 
 check_extras()  # here, so that a notebook that imports a widget says what to install whatever it imports first
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
-from ..errors import InputError
-from ..families import dense_layer, family_of
-from ..families.protocol import STEPS, Layer, Model, Rope, Which
-from ..importance.neurons import RIDGE, Dense
-from ..statistics.gram import Gram, Statistics, token_weights
-from ..surgery import block_size, upstream
+from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
+from comp_lib.errors import InputError
+from comp_lib.families import dense_layer, family_of
+from comp_lib.families.protocol import STEPS, Layer, Model, Rope, Which
+from comp_lib.importance.neurons import RIDGE, Dense
+from comp_lib.statistics.gram import Gram, Statistics, token_weights
+from comp_lib.surgery import block_size, upstream
+
 from .cache import Tensors, cached
 
 

@@ -18,18 +18,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..errors import InputError
-from ..evaluation.loss import perplexity
-from ..families import family_of
-from ..families.protocol import Model
-from ..importance.neurons import metric, top
-from ..plan import Plan
-from ..prune import prune
-from ..recovery.mask_tuning import LARGEST, Mask, fold_mask, tune_mask
-from ..settings import Settings
-from ..shape import Shape
-from ..statistics.gram import contributions
-from ..surgery import shallow_copy, shrink_mlp, update_config
+from comp_lib.errors import InputError
+from comp_lib.evaluation.loss import perplexity
+from comp_lib.families import family_of
+from comp_lib.families.protocol import Model
+from comp_lib.importance.neurons import metric, top
+from comp_lib.plan import Plan
+from comp_lib.prune import prune
+from comp_lib.recovery.mask_tuning import LARGEST, Mask, fold_mask, tune_mask
+from comp_lib.settings import Settings
+from comp_lib.shape import Shape
+from comp_lib.statistics.gram import contributions
+from comp_lib.surgery import shallow_copy, shrink_mlp, update_config
+
 from .cache import Tensors, cached
 from .dense_stream import as_dense, sums_of, walk_to, watched, weight_of
 

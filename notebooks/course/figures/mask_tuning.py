@@ -11,7 +11,18 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
-from .base import BESIDE, COLOURS, DASHED, GREY, ORANGE, Picture, figure_with_axes, layer_axis, log_y, panels
+from comp_lib.plots.base import (
+    BESIDE,
+    COLOURS,
+    DASHED,
+    GREY,
+    ORANGE,
+    Picture,
+    figure_with_axes,
+    layer_axis,
+    log_y,
+    panels,
+)
 
 Arrays = Mapping[str, ArrayLike]
 Interval = tuple[float, float, float]  # a mean, and the bounds of its interval

@@ -2,10 +2,9 @@
 
 `@cached` goes on a function that returns tensors and numbers. A result is one safetensors file, named by the SHA-256 of
 all that decides it: the function, its arguments (models and tensors by content, not by name), and the code behind it:
-that of the method, of the function's own lesson and of the lessons that this one imports. So a formula that is mended,
-or broken, never meets numbers of its former self. Writing is atomic: two kernels that compute one entry at once both
-end well. A damaged file is computed anew, and clearing the cache under a kernel's feet costs it a computation, never an
-error.
+that of the method and of this folder. So a formula that is mended, or broken, never meets numbers of its former self.
+Writing is atomic: two kernels that compute one entry at once both end well. A damaged file is computed anew, and
+clearing the cache under a kernel's feet costs it a computation, never an error.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -21,9 +19,9 @@ from typing import ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
-from ..system import hashes
-from ..system.cache import remembered
-from ..system.machine import cache_folder
+from comp_lib.system import hashes
+from comp_lib.system.cache import remembered
+from comp_lib.system.machine import cache_folder
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -51,21 +49,18 @@ def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
 def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
     """All that decides a result, as JSON; the order of a mapping counts, since the first may be treated as such."""
     call.apply_defaults()
-    package, _, module = function.__module__.rpartition(".")
-    lessons = (f"lessons/{name}" for name in sorted(lessons_behind(module))) if package == __package__ else ()
     key = {
         "function": f"{function.__module__}.{function.__qualname__}",
-        "code": hashes.of_code("evaluation", *lessons),
+        "code": hashes.of_code("evaluation") + code_of_the_course(),
         "arguments": call.arguments,
     }
     return json.dumps(key, default=_content)
 
 
 @functools.cache
-def lessons_behind(module: str) -> frozenset[str]:
-    """The module of this folder with that name, and the others of the folder that its code imports."""
-    code = Path(__file__).with_name(f"{module}.py").read_text("utf-8")
-    return frozenset({module}).union(*map(lessons_behind, re.findall(r"^from \.(\w+)", code, re.MULTILINE)))
+def code_of_the_course() -> str:
+    """Of the modules beside this one; figures and widgets decide no number."""
+    return hashes.of_value({path.name: path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py")})[:16]
 
 
 def _content(argument: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .base import DASHED, Picture, figure_with_axes, style
+from comp_lib.plots.base import DASHED, Picture, figure_with_axes, style
 
 Line = Sequence[tuple[int, float]]  # (step, divergence from the parent in nats per token)
 

@@ -9,7 +9,19 @@ import numpy as np
 from matplotlib.patches import FancyBboxPatch
 from numpy.typing import ArrayLike
 
-from .base import BLUE, DASHED, GREEN, GREY, RED, Numbers, Picture, figure_with_axes, panels, plain_ticks, style
+from comp_lib.plots.base import (
+    BLUE,
+    DASHED,
+    GREEN,
+    GREY,
+    RED,
+    Numbers,
+    Picture,
+    figure_with_axes,
+    panels,
+    plain_ticks,
+    style,
+)
 
 Spread = tuple[float, float, float]  # mean, and the bounds of its interval
 Spreads = Mapping[str, Spread]

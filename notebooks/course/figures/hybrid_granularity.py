@@ -11,9 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from ..plan import Plan
-from ..shape import Shape
-from .base import (
+from comp_lib.plan import Plan
+from comp_lib.plots.base import (
     ABOVE,
     BLUE,
     GREEN,
@@ -29,6 +28,7 @@ from .base import (
     plain_ticks,
     style,
 )
+from comp_lib.shape import Shape
 
 Interval = tuple[float, float, float]  # mean, lower and upper end
 LIGHT = "0.87"  # grey of what stays

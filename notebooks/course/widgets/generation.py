@@ -8,9 +8,10 @@ from typing import Any
 import ipywidgets as widgets
 from torch import nn
 
-from ..errors import InputError
-from ..evaluation.generation import continuation
-from ..shape import Shape
+from comp_lib.errors import InputError
+from comp_lib.evaluation.generation import continuation
+from comp_lib.shape import Shape
+
 from . import alert
 
 HEIGHT, STATUS_HEIGHT = "220px", "56px"  # of the two texts, and of two lines: the page below must not jump

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.patches import FancyBboxPatch
 
-from .base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, ORANGE, Numbers, Picture, figure_with_axes, panels
+from comp_lib.plots.base import (
+    ABOVE,
+    BLUE,
+    DASHED,
+    GREEN,
+    GREY,
+    LOSS,
+    ORANGE,
+    Numbers,
+    Picture,
+    figure_with_axes,
+    panels,
+)
 
 STEPS = {  # of one layer: what each does, and what it leaves behind
     "1 watch": "the text passes;\n$C = X^\\top X$ is kept",

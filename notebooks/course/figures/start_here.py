@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from ..plan import Plan
-from ..shape import Shape
-from .base import (
+from comp_lib.plots.base import (
     ABOVE,
     BLUE,
     DASHED,
@@ -23,11 +21,9 @@ from .base import (
     Picture,
     arrow,
     figure_with_axes,
-    layer_axis,
-    log_y,
     note,
-    panels,
 )
+from comp_lib.shape import Shape
 
 LIGHT = "#e8e8e8"  # what stays of a matrix in a drawing
 DWARFED = 5  # times the median: a value beyond needs a logarithmic axis
@@ -101,43 +97,6 @@ def _matrix(
         axes.add_patch(Rectangle(at, *part, facecolor=colour if place == 1 else LIGHT, edgecolor="white"))
     edge: dict[str, Any] = {"edgecolor": "black", "linewidth": 1} if rows else {"edgecolor": BLUE, "linewidth": 2}
     axes.add_patch(Rectangle(corner, width, height, fill=False, **edge))
-
-
-def plot_pruned(importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers) -> Picture:
-    """What was removed: block influence above, widths kept in the middle, errors of the layers below.
-
-    importance, neurons, groups: one entry for each layer of the parent; errors: relative, one for each of the plan.
-    """
-    labels = ["block influence", "MLP neurons", "error left after\nrecovery (% of energy)"]
-    figure, (top, middle, bottom) = panels(3, 1, (9.0, 7.5), "x", ylabel=labels)
-    layers, kept = range(plan.parent_layers), dict(zip(plan.layers, plan.kv_groups, strict=True))
-    _values_of_layers(top, importance, [RED if layer in plan.dropped else BLUE for layer in layers])
-    top.set_title(f"What COMP removed: {plan.removed:.1%} of the {plan.of}'s parameters")
-    middle.bar(layers, neurons, color="lightgrey", label="removed")
-    middle.bar(plan.layers, plan.neurons, color=GREEN, label="kept")
-    for layer, whole in enumerate(groups):
-        if (left := kept.get(layer, 0)) != whole:
-            note(middle, f"{left}/{whole} KV", (layer, 0), rotation=90, ha="center", va="bottom", fontsize=7)
-    middle.legend(ncols=2, **ABOVE)
-    bottom.bar(plan.layers, [100 * error for error in errors], color=ORANGE)
-    layer_axis(bottom, label="decoder layer of the parent")
-    low, high, worst = min(plan.neurons), max(plan.neurons), int(np.argmax(errors))
-    return figure.described(
-        f"Three charts over {plan.parent_layers} decoder layers. Block influence is highest in layer "
-        f"{np.argmax(importance)} and lowest in layer {np.argmin(importance)}. {len(plan.dropped)} layers were "
-        f"dropped; the others keep {low if low == high else f'{low} to {high}'} of {max(neurons)} neurons. The "
-        f"error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's energy."
-    )
-
-
-def _values_of_layers(axes: Axes, values: Numbers, colours: Sequence[Any]) -> None:
-    """Bars; where one layer would dwarf the others, dots on a logarithmic axis, which is said in its label."""
-    if min(values) <= 0 or max(values) < DWARFED * np.median(values):
-        axes.bar(range(len(values)), values, color=colours)
-        return
-    axes.scatter(range(len(values)), values, c=colours, zorder=2)
-    axes.set_ylabel(f"{axes.get_ylabel()},\nlog scale")
-    log_y(axes, most=6)
 
 
 def plot_comparison(less: Mapping[str, float | Spread], more: Mapping[str, float | Spread]) -> Picture:
