@@ -110,9 +110,10 @@ def check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
         raise InputError(f"expected {wanted}, got one of widths: leave the plan out, or choose another method")
     if plan.parent_layers != shape.layers:
         raise InputError(f"expected a plan for {shape.layers} layers, got one for {plan.parent_layers}: plan anew")
-    widths = (("neurons", plan.neurons, plan.kept_neurons, shape.neurons),)
-    widths += (("KV groups", plan.kv_groups, plan.kept_groups, shape.kv_groups),)
-    for what, counts, named, whole in widths:
+    for what, counts, named, whole in (
+        ("neurons", plan.neurons, plan.kept_neurons, shape.neurons),
+        ("KV groups", plan.kv_groups, plan.kept_groups, shape.kv_groups),
+    ):
         for place, (layer, count) in enumerate(zip(plan.layers, counts, strict=True)):
             most = max(count, named[place][-1] + 1) if named else count
             if most > whole[layer]:
