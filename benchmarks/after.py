@@ -19,11 +19,12 @@ import os
 import subprocess
 import sys
 import time
+from math import exp
 from pathlib import Path
 
 import psutil
 import torch
-from common import HERE, parser_of, read_json, write_json
+from common import HERE, markdown, parser_of, read_json, write_json
 
 from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
@@ -125,6 +126,32 @@ def in_llama_cpp(file: Path, model: torch.nn.Module, windows: dict[str, torch.Te
     logits = model(ids).logits[:, :-1].flatten(0, 1)
     ours = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten()).item()
     return {"llama_cpp": {"tokens": ids.numel() - len(ids), "loss": theirs, "in_transformers": ours}}
+
+
+def healing() -> str:
+    """What each step after pruning brings and costs, for each model: loss, size, memory and time of that step."""
+    stored, parts = read_json(HERE / "after.json"), []
+    for model in dict.fromkeys(row["model"] for row in stored):
+        own = {row["name"]: row for row in stored if row["model"] == model}
+        imports, kinds = own["parent"]["imports_megabytes"], list(own["COMP"]["increases"])
+        rows = [["parent", "0", f"{own['parent']['bytes'] / 1e6:.0f}", "", "", "", *("0" for _ in kinds)]]
+        for name, row in own.items():
+            if name != "parent":
+                asked = row.get("llama_cpp")
+                files = f"{exp(asked['loss']):.2f} ({exp(asked['in_transformers']):.2f})" if asked else ""
+                size, memory = f"{row['bytes'] / 1e6:.0f}", f"{row['peak_megabytes'] - imports:,.0f}"
+                cells = ["{:.3f} ({:.3f} to {:.3f})".format(*row["mean"]), size, memory, f"{row['seconds'] / 60:.1f}"]
+                losses = (f"{round(row['increases'][kind][0], 2) + 0.0:.2f}" for kind in kinds)  # no -0.00
+                rows.append([name, *cells, files, *losses])
+        head = ["", "mean (95%)", "weights, MB", "memory, MiB", "minutes", "perplexity in llama.cpp", *kinds]
+        told = (
+            f"{model}, {own['COMP']['removed']:.0%} of its decoder gone. Loss above the parent's, nats per token, on "
+            "each kind of evaluation text and in the\nmean; weights on disk; of the step itself the highest memory "
+            "above the imports alone, and its minutes, on two cores;\nof files for llama.cpp its perplexity on a few "
+            "tokens, and in brackets that of transformers with the same weights.\nBy benchmarks/after.py."
+        )
+        parts.append(f"{told}\n\n{markdown(head, rows)}")
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

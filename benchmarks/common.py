@@ -11,11 +11,12 @@ from typing import Any
 from comp_lib.calibration.text import load_text
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED
-from comp_lib.settings import Settings, default_recovery
+from comp_lib.settings import PRESETS, Settings, default_recovery
 from comp_lib.system.atomic import write_atomically
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+OWN_WIDTHS = ("flap", "llm-pruner", "llm-pruner-mixed", "shortgpt")  # whatever the settings say
 CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evaluates
 
 
@@ -80,6 +81,21 @@ def keep_row(file: Path, row: dict[str, Any], measured: Collection[str]) -> None
         return {name: value for name, value in one.items() if name not in measured}
 
     write_json(file, [*(old for old in read_json(file) if asked(old) != asked(row)), row])
+
+
+def widths(settings: dict) -> str:
+    """What the settings of a row say of its widths, in words."""
+    if settings["method"] in OWN_WIDTHS:
+        return "its own"
+    if (name := preset(settings)) is not None:
+        return f"{settings['widths']}, preset {name}"
+    return settings["widths"] + (", dense target" if settings.get("aim", settings.get("target")) == "dense" else "")
+
+
+def preset(settings: dict) -> str | None:
+    """The preset `fast` or `paper`, where these are its settings."""
+    named = ((name, PRESETS[name]) for name in ("fast", "paper") if settings["method"] == "comp")
+    return next((name for name, given in named if given.items() <= settings.items()), None)
 
 
 def between(page: str, start: str, end: str, text: str) -> str:

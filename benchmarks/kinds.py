@@ -19,9 +19,9 @@ from itertools import chain
 from math import nan
 from pathlib import Path
 
-from common import keep_row, options, settings_of
+from common import keep_row, options, settings_of, widths
 from matplotlib.ticker import PercentFormatter
-from readme import SECOND, by_method, usual_rows, widths
+from readme import SECOND, by_method, usual_rows
 from zero_shot import answers
 
 from comp_lib.calibration.text import KINDS, load_text
