@@ -70,7 +70,7 @@ class Run:
         """All of it: each layer that stays passes the text on twice, whole and narrowed, and is refitted between."""
         shape, plan = self.shape, self.plan
         moved = self.tokens * shape.hidden * self.state * len(plan.layers)
-        after = shape.total - plan.removed * (shape.decoder if plan.of == "decoder" else shape.total)
+        after = shape.total - plan.removed * shape.decoder
         total = Work(read=self.stored, written=self.saved * after + moved)
         for layer, neurons, groups in zip(plan.layers, plan.neurons, plan.kv_groups, strict=True):
             block = shape.head_dim * shape.group_heads
