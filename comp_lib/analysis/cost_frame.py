@@ -16,8 +16,8 @@ from ..compare.one_run import NEW_TOKENS, PROMPT, ROUNDS, decoder_parameters
 from ..errors import InputError, suggestion
 from ..evaluation.by_kind import ByKind, judge, values_of
 from ..evaluation.generation import measure_speed, prompt_ids, ratio
-from ..families import family_of
-from ..families.protocol import Family, Model
+from ..families import Family, family_of
+from ..families.protocol import Model
 from ..prune import check_family, check_request, prune
 from ..settings import METHODS, PRESETS, Settings, default_recovery
 from ..shape import Shape
