@@ -325,7 +325,7 @@ def test_rows_of_another_grid_stay_and_are_not_shown(grid, tmp_path, calls):
 
 def test_stored_rows_are_found_again():
     """The rows that notebook 07 shows: what they were asked for gives their keys."""
-    stored = read_rows(Path(__file__).parents[2] / "benchmarks" / "peers" / "rows.csv")
+    stored = read_rows(Path(__file__).parents[2] / "benchmarks" / "baselines" / "rows.csv")
     live = Grid(EMBEDDED, (0.2,), ("comp", "wanda-sp"), 1, (8,), length=128, windows=4, window=256)
     texts = {name: hashes.of_text(load_text(name)) for name in ("calibration", "evaluation")}
     name, keys = replace(live, settings=Settings(multiple=32)).keyed({"model": "9055ad0cda312312"} | texts)
