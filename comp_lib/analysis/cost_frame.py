@@ -15,6 +15,7 @@ from torch import Tensor
 from ..compare.one_run import NEW_TOKENS, PROMPT, ROUNDS, decoder_parameters
 from ..errors import InputError, suggestion
 from ..evaluation.by_kind import ByKind, judge, values_of
+from ..evaluation.confidence import UNKNOWN, Interval
 from ..evaluation.generation import measure_speed, prompt_ids, ratio
 from ..families import family_of
 from ..families.protocol import Family, Model
@@ -34,7 +35,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "whole layers": {"method": "shortgpt", "recovery": "none"},
 }
 REFUSED = "refused"  # among the attrs of the frame
-Bounds = tuple[float, float]
 
 
 def told_for(way: str, family: Family) -> dict[str, Any]:
@@ -127,10 +127,10 @@ def rows_of(judged: ByKind) -> list[dict[str, Any]]:
 
 
 def _row(
-    kind: str, values: Mapping[str, float], bounds: Mapping[str, Bounds], windows: int, tokens: int
+    kind: str, values: Mapping[str, float], bounds: Mapping[str, Interval | None], windows: int, tokens: int
 ) -> dict[str, Any]:
     row: dict[str, Any] = {name: values[name] for name in ("dense_loss", "loss", "increase", "kl")}
-    row |= dict(zip(("low", "high"), bounds["increase"], strict=True))
-    row |= dict(zip(("kl_low", "kl_high"), bounds["kl"], strict=True))
-    row |= dict(zip(("agreement_low", "agreement_high"), bounds["top1_agreement"], strict=True))
+    row |= dict(zip(("low", "high"), bounds["increase"] or UNKNOWN, strict=True))
+    row |= dict(zip(("kl_low", "kl_high"), bounds["kl"] or UNKNOWN, strict=True))
+    row |= dict(zip(("agreement_low", "agreement_high"), bounds["top1_agreement"] or UNKNOWN, strict=True))
     return row | {"agreement": values["top1_agreement"], "windows": windows, "tokens": tokens, "kind": kind}

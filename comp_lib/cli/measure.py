@@ -73,7 +73,7 @@ def evaluate(model: Model, options: EvaluateOptions) -> None:
     values = asked | _plain(judged.kinds[options.text])
     numbers = {name: value for name, value in values.items() if not isinstance(value, tuple)}  # the others: for --json
     intervals = judged.kinds[options.text].intervals()
-    rows = [(name, _cell(value), " to ".join(map(_cell, intervals.get(name, ())))) for name, value in numbers.items()]
+    rows = [(name, _cell(value), " to ".join(map(_cell, intervals.get(name) or ()))) for name, value in numbers.items()]
     show(table(("measure", "value", "95% interval"), rows), values | {"intervals": intervals}, options.as_json)
 
 
@@ -125,7 +125,8 @@ def kinds_table(rows: Mapping[str, Row]) -> Table:
     result = Table("text", *heads, title="loss by kind of text, nats per token")
     for place, (text, (values, intervals)) in enumerate(rows.items()):
         cells = {name: f"{values[name]:.3f}" for name in columns}
-        cells[sure] += " ({:.3f} to {:.3f})".format(*intervals[sure])
+        if (interval := intervals[sure]) is not None:
+            cells[sure] += " ({:.3f} to {:.3f})".format(*interval)
         result.add_row(text, *cells.values(), style="bold" if place == len(rows) - 1 else None)
     return result
 
@@ -138,18 +139,15 @@ def _in_tasks(model: str, tasks: str, options: EvaluateOptions) -> None:
         raise InputError("expected --against with a text, got it with --tasks; evaluate each model by itself")
     names = task_names(tasks)
     scores = zero_shot(*load_model(model, options.dtype, options.device), names)
-    heads = ("task", "acc", "stderr", "acc_norm", "margin", "choice loss", "items", "version")
-    result = Table(*heads, title=model, caption="margin and choice loss in nats: see comp_lib.evaluation.zero_shot")
+    heads = ("task", "acc", "stderr", "acc_norm", "items", "version")
+    result = Table(*heads, title=model)
     group = ""  # that the next tasks belong to
     for score in scores:
         group = score.task if score.group else group
         name = score.task.replace(f"{group}_", "  ", 1) if group else score.task  # short enough for 80 columns
-        numbers = map(_cell, (score.acc, score.acc_stderr, score.acc_norm, score.margin, score.choice_loss))
+        numbers = map(_cell, (score.acc, score.acc_stderr, score.acc_norm))
         result.add_row(name, *numbers, str(score.items), score.version, style="bold" if score.group else None)
-    found = []
-    for score in scores:
-        means = {"margin": score.margin, "choice_loss": score.choice_loss}
-        found.append(asdict(score) | means | {"intervals": score.intervals()})
+    found = [asdict(score) for score in scores]
     show(result, {"model": model, "tasks": tasks, "scores": found}, options.as_json)
 
 

@@ -4,13 +4,12 @@ One text can hide a loss: a pruned model may keep its prose and forget how to wr
 itself, by what `loss` measures, and the mean gives each kind the same weight, however long its text is.
 
 The interval of that mean is a stratified bootstrap: sequences are drawn anew within each kind, the kinds stay (Davison
-and Hinkley, Bootstrap Methods and their Application, 1997, section 3.2). What `confidence` says of few sequences holds
-here too.
+and Hinkley, Bootstrap Methods and their Application, 1997, section 3.2). It needs as many sequences of each kind as an
+interval of that kind alone.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,11 @@ from ..calibration.text import EVERY_KIND, KINDS, load_text
 from ..errors import InputError
 from ..families.protocol import Model
 from ..report import LayerReport, Progress, no_progress
-from .confidence import RESAMPLES
+from .confidence import FEWEST, TAILS, Interval, resampled_means
 from .loss import Evaluation, compare, evaluation_tokens, perplexity
 
 MEASURES = ("dense_loss", "loss", "increase", "kl", "top1_agreement")  # fields of an Evaluation
-Row = tuple[dict[str, float], dict[str, tuple[float, float]]]  # value of each measure; its interval
+Row = tuple[dict[str, float], dict[str, Interval | None]]  # value of each measure; its 95% interval
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,23 @@ class ByKind:
         rows = [values_of(self.kinds[name]) for name in self.counted]
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
-    def intervals(self, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """Bootstrap intervals of `mean`; NaN unless each kind has 2 sequences, all finite."""
+    def intervals(self, seed: int = 0) -> dict[str, Interval | None]:
+        """95% intervals of `mean`; None unless each kind has FEWEST sequences, all finite."""
+        if len(self.counted) == 1:
+            own = self.kinds[self.counted[0]].intervals(seed)
+            return {name: own[name] for name in self.mean}
         random, draws = np.random.default_rng(seed), []
-        for name in self.counted:
-            values = _by_sequence(self.kinds[name])  # (S, measures)
-            places = (random.integers(len(values), size=(100, len(values))) for _ in range(RESAMPLES // 100))
-            draws.append(np.concatenate([values[drawn].mean(1) for drawn in places]))  # (RESAMPLES, measures)
-        bounds = np.quantile(np.mean(draws, 0), [(1 - level) / 2, (1 + level) / 2], axis=0)  # (2, measures)
-        return {name: (low, high) for name, (low, high) in zip(self.mean, bounds.T.tolist(), strict=True)}
+        columns = [_by_sequence(self.kinds[name]) for name in self.counted]  # (measures, S) of each kind
+        if min(values.shape[1] for values in columns) < FEWEST:
+            return dict.fromkeys(self.mean)
+        for values in columns:
+            draws.append(resampled_means(values, random))  # (measures, RESAMPLES)
+        bounds = np.quantile(np.mean(draws, 0), TAILS, axis=1).T.tolist()
+        usable = np.all([np.isfinite(values).all(1) for values in columns], 0)
+        return {
+            name: (low, high) if fine else None
+            for name, (low, high), fine in zip(self.mean, bounds, usable, strict=True)
+        }
 
     def rows(self) -> dict[str, Row]:
         """Values and 95% intervals of each text, as they came, and at the end of the mean, called `mean of 8`."""
@@ -130,8 +137,8 @@ def values_of(one: Evaluation) -> dict[str, float]:
 
 
 def _by_sequence(one: Evaluation) -> np.ndarray:
-    """The measures of each sequence, (S, measures), in the order of `_values`; what is no use is NaN."""
-    columns = [one.dense_losses, one.losses, one.kls, one.agreements] if one.dense_losses else [one.losses]
-    values = np.array(columns).T
-    values[~np.isfinite(values) | (len(values) < 2)] = math.nan
-    return np.insert(values, 2, values[:, 1] - values[:, 0], axis=1) if one.dense_losses else values
+    """The measures of each sequence, (measures, S), in the order of `values_of`."""
+    if not one.dense_losses:
+        return np.array([one.losses])
+    dense, losses = np.array(one.dense_losses), np.array(one.losses)
+    return np.array([dense, losses, losses - dense, one.kls, one.agreements])

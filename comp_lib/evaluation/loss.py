@@ -36,7 +36,7 @@ from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
 from ..report import Progress, no_progress
-from .confidence import bootstrap_interval
+from .confidence import Interval, interval_or_none
 
 HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a vocabulary of 49,152
 
@@ -64,14 +64,19 @@ class Evaluation:
         """Loss above the dense model's, nats per token."""
         return None if self.dense_loss is None else self.loss - self.dense_loss
 
-    def intervals(self, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """Bootstrap intervals over sequences, by the name of what they belong to; `increase` is paired."""
-        low, high = bootstrap_interval(self.losses, level, seed)
-        intervals = {"loss": (low, high), "perplexity": (perplexity_of(low), perplexity_of(high))}
+    def intervals(self, seed: int = 0) -> dict[str, Interval | None]:
+        """95% intervals over sequences, by the name of what they belong to; `increase` is paired.
+
+        None where `confidence_interval` would refuse.
+        """
+        bounds = interval_or_none(self.losses, seed)
+        perplexities = bounds and (perplexity_of(bounds[0]), perplexity_of(bounds[1]))
+        intervals = {"loss": bounds, "perplexity": perplexities}
         if self.dense_losses:
             differences = [ours - theirs for ours, theirs in zip(self.losses, self.dense_losses, strict=True)]
-            compared = {"increase": differences, "kl": self.kls, "top1_agreement": self.agreements}
-            intervals |= {name: bootstrap_interval(values, level, seed) for name, values in compared.items()}
+            compared = {"dense_loss": self.dense_losses, "increase": differences}
+            compared |= {"kl": self.kls, "top1_agreement": self.agreements}
+            intervals |= {name: interval_or_none(values, seed) for name, values in compared.items()}
         return intervals
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.lines import Line2D
 
+from ..evaluation.by_kind import Row
+from ..evaluation.confidence import UNKNOWN
 from .base import ABOVE, BLUE, GREY, LOSS, Picture, figure_with_axes, note, panels, style
-
-Row = tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]  # value of each measure; its interval
 
 Spans = Mapping[str, Sequence[tuple[float, float, float]]]  # text -> for each seed a value and its 95% interval
 
@@ -58,7 +58,7 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
     places = np.arange(len(rows))
     losses = np.array([values["loss"] for values, _ in rows.values()])
     middles = np.array([values[measure] for values, _ in rows.values()])
-    lows, highs = np.array([intervals[measure] for _, intervals in rows.values()]).T
+    lows, highs = np.array([intervals[measure] or UNKNOWN for _, intervals in rows.values()]).T
     whiskers = {"xerr": [middles - lows, highs - middles], "error_kw": {"elinewidth": 1.5}, "capsize": 3}
     label = f"{'pruned' if compared else 'model'}, with the 95% interval of its {measure}"
     if compared:
@@ -75,7 +75,7 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
     axes.set(xlim=(0, 1.12 * max(ends[np.isfinite(ends)], default=1.0)), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     axes.legend(ncols=2, **ABOVE)
-    words = [f"{name} {_words(values, *intervals[measure])}" for name, (values, intervals) in rows.items()]
+    words = [f"{name} {_words(values, *(intervals[measure] or UNKNOWN))}" for name, (values, intervals) in rows.items()]
     return figure.described("Bars of the loss on each text, in nats per token, with 95% intervals: ", words)
 
 
