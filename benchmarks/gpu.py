@@ -31,12 +31,11 @@ from typing import Any
 
 import psutil
 import torch
-from headline import keep
+from headline import dense_pass, keep
 from scale import SIZES, make, parent
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from comp_lib.compare.one_run import dense_pass
 from comp_lib.errors import InputError
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune

@@ -19,17 +19,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
+import torch
 from torch import Tensor, nn
 
+from comp_lib.calibration.stream import batches
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.compare.one_run import decoder_parameters, dense_pass
+from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings, default_recovery
 from comp_lib.system.atomic import write_atomically
-from comp_lib.system.machine import peak_bytes
+from comp_lib.system.machine import finish, peak_bytes
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "increases", "passes", "peak_megabytes")  # the rest of a row says what was asked
@@ -81,6 +83,18 @@ def texts(file: Path | None) -> tuple[str | Path, dict[str, str]]:
     source.parent.mkdir(exist_ok=True)
     source.write_text(whole[:cut], encoding="utf-8")
     return source, {**evaluations, f"{file.name}, other part": whole[cut:]}
+
+
+@torch.inference_mode()
+def dense_pass(model: nn.Module, ids: Tensor) -> float:
+    """Seconds of one forward pass over `ids` (S, L), logits included, after a first touch that reads the weights."""
+    model(input_ids=ids[:1], use_cache=False)
+    finish(ids.device)
+    started = time.perf_counter()
+    for rows in batches(*ids.shape):
+        model(input_ids=ids[rows], use_cache=False)
+    finish(ids.device)
+    return time.perf_counter() - started
 
 
 def judge(

@@ -66,7 +66,7 @@ def evaluate(model: Model, options: EvaluateOptions) -> None:
     windows = windows_of(options.text, tokenizer, options.length, options.sequences)
     dense = None if options.against is None else load_model(options.against, *place)[0]
     with ProgressBars() as bars:
-        judged = judge(loaded, windows, dense, tuple(windows), progress=bars)
+        judged = judge(loaded, windows, dense, progress=bars)
     asked: dict[str, Any] = {"model": model, "text": options.text, "length": options.length}
     if options.text == EVERY_KIND:
         return _show_kinds(judged, asked, options)
