@@ -28,8 +28,7 @@ CODE = (
 )
 COMMAND = (sys.executable, "-c", CODE)
 CONNECT = 10.0  # seconds to find a scheduler and a worker
-# what a client raises whose scheduler is not there, or gone, or whose address is none
-LOST = (CancelledError, OSError, asyncio.TimeoutError, ValueError, TypeError)
+LOST = (CancelledError, OSError, asyncio.TimeoutError)  # what a client raises whose scheduler is not there, or gone
 
 Outcome = dict[str, Any] | str  # what was measured, or in one line why nothing was
 Outcomes = Generator[tuple[str, Outcome], None, None]  # key and outcome of each run as it is done
@@ -98,7 +97,11 @@ def remote(address: str, announce: Callable[[str], None], requests: Mapping[str,
     if not requests:
         return
     try:
-        with Client(address, timeout=CONNECT, set_as_default=False) as client:
+        client = Client(address, timeout=CONNECT)
+    except (*LOST, ValueError, TypeError) as error:  # no address at all; tls:// without certificates
+        raise _gone(address, error) from error
+    with client:
+        try:
             client.wait_for_workers(1, timeout=CONNECT)
             for worker, version in client.run(_version, on_error="return").items():
                 if version != __version__:
@@ -109,9 +112,13 @@ def remote(address: str, announce: Callable[[str], None], requests: Mapping[str,
             for future in as_completed(keys):
                 error = future.exception()
                 yield keys[future], future.result() if error is None else f"{type(error).__name__}: {error}"
-    except LOST as error:
-        got = f"{type(error).__name__}: see docs/clusters.md; the same command goes on from the rows that are done"
-        raise InputError(f"expected a Dask scheduler with workers at {address!r}, got {got}") from error
+        except LOST as error:
+            raise _gone(address, error) from error
+
+
+def _gone(address: str, error: BaseException) -> InputError:
+    got = f"{type(error).__name__}: see docs/clusters.md; the same command goes on from the rows that are done"
+    return InputError(f"expected a Dask scheduler with workers at {address!r}, got {got}")
 
 
 def _version() -> str:
