@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..evaluation.confidence import bootstrap_intervals
+from ..evaluation.confidence import confidence_intervals
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class LayerStudy:
 
     @cached_property
     def harm_interval(self) -> Tensor:
-        """95% interval of `mean_harm`, (n, 2), nats per token: a bootstrap over sequences; NaN for a single one."""
-        return torch.from_numpy(bootstrap_intervals(self.harm.numpy()))
+        """95% interval of `mean_harm`, (n, 2), nats per token: over sequences; NaN for few of them."""
+        return torch.from_numpy(confidence_intervals(self.harm.numpy()))
 
 
 def ranks(values: Tensor) -> Tensor:

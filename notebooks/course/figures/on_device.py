@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from comp_lib.compare.figures import draw_front, pareto_front
 from comp_lib.evaluation.generation import ratio
 from comp_lib.plots.base import (
     ABOVE,
@@ -22,6 +21,7 @@ from comp_lib.plots.base import (
     style,
 )
 from comp_lib.shape import Shape
+from course.figures.grids import draw_front, pareto_front
 
 
 class Measured(Protocol):

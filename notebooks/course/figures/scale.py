@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from comp_lib.compare.figures import Points
 from comp_lib.plots.base import (
     ABOVE,
     BLUE,
@@ -24,6 +23,7 @@ from comp_lib.plots.base import (
     panels,
 )
 from comp_lib.system.clock import PHASES
+from course.figures.grids import Points
 
 MIB, GIB = 2**20, 2**30
 
