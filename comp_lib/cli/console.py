@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
 from typer import Exit, echo
 
 from ..errors import InputError, check_package
@@ -84,7 +84,7 @@ class ProgressBars(Bars):
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]], **options: Any) -> Table:
     """A table with these columns and rows; `options` are those of rich."""
-    result = Table(*columns, **options)
+    result = Table(*(Column(name, overflow="fold") for name in columns), **options)
     for row in rows:
         result.add_row(*row)
     return result

@@ -42,7 +42,7 @@ from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import check_room, same, staged
-from ..system.outputs import check_output, starts_with
+from ..system.outputs import check_output
 from ..system.tensor_files import TensorFiles
 from . import k_quants
 from .gguf_tokenizer import tokenizer_metadata
@@ -148,7 +148,7 @@ def _check(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> P
     check_type(kind)
     if same(file, model):
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
-    target = check_output(file, starts_with(b"GGUF"), what="a GGUF file")
+    target = check_output(file, overwrite)
     if target.exists() and not overwrite:
         raise InputError(f"expected a new file, got {file}, which is there: choose another name or say --overwrite")
     return target
