@@ -17,15 +17,16 @@ from torch import Tensor
 from .. import __version__
 from ..calibration.text import EVERY_KIND, KINDS
 from ..calibration.tokens import calibration_tokens, check_source, needs_model
-from ..disk.from_disk import Saving, Written, check_out, prune_to
+from ..disk.from_disk import GRADIENTS, Saving, Written, check_out, prune_to
 from ..disk.model_on_disk import open_streamed
 from ..errors import InputError, suggestion
 from ..evaluation.by_kind import windows_of
 from ..evaluation.loss import perplexity
-from ..models.load import DTYPES, load_model
+from ..models.load import load_model
 from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint, shareable
 from ..models.wheels import WHEELS
-from ..prune import check_family, check_request, prune
+from ..planning import check_request
+from ..prune import prune
 from ..report import Progress
 from ..settings import PRESETS, Settings, default_recovery
 from ..shape import Shape, span
@@ -33,7 +34,6 @@ from ..system.machine import free_memory, release_memory
 from .console import ProgressBars, check_length, goes_on, table
 
 EVALUATED = 12  # windows of text measured before and after
-GRADIENTS = ("llm-pruner", "llm-pruner-mixed")  # methods that need those of all weights at once
 
 
 def preset_settings(preset: str, layers: str | None = None, **told: Any) -> Settings:
@@ -47,9 +47,7 @@ def preset_settings(preset: str, layers: str | None = None, **told: Any) -> Sett
             told["layers"] = float(layers)
         except ValueError:
             told["layers"] = layers  # a word: `Settings.check` names what it takes
-    settings = Settings(**told)
-    settings.check()
-    return settings
+    return Settings(**told)
 
 
 def prune_folder(
@@ -71,8 +69,7 @@ def prune_folder(
     whole = settings.method in GRADIENTS
     model, tokenizer = load_model(name, dtype) if whole else open_streamed(name, dtype)
     shape = Shape.of(model)
-    check_family(model, settings)
-    check_request(shape, settings)
+    check_request(model, settings)
     check_length(model, length)
     windows = None
     if evaluated is not None:  # of each kind as many windows as make EVALUATED
@@ -84,7 +81,7 @@ def prune_folder(
     parent, licence = (name, None) if known is None else (known.source, known.licence)
     how = (settings.neuron_metric, settings.recovery, __version__, asdict(settings))
     card = Provenance(parent, shape, licence, calibration, *how)
-    saving = Saving(name, DTYPES[dtype], windows, Path(evaluated or "").name, card, overwrite)
+    saving = Saving(name, windows, Path(evaluated or "").name, card, overwrite)
     if whole:
         check_destination(folder, overwrite, estimated_bytes(shape, dtype), [name])
     else:
@@ -130,7 +127,7 @@ def written_table(done: Written) -> Table:
         rows.append(("perplexity", f"{done.dense_perplexity:.2f}", f"{done.perplexity:.2f}"))
     rows.append(("pruned in", "", f"{report.seconds:.0f} s on {report.tokens:,} tokens"))
     rows += [(name, "", str(report.settings[name])) for name in ("widths", "recovery", "aim")]
-    title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
+    title = f"{plan.removed:.1%} of the decoder removed by {report.settings['method']}"
     return table(("", "dense", "pruned"), rows, title=title)
 
 
