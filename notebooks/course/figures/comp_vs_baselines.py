@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.lines import Line2D
 
-from comp_lib.plots.base import ABOVE, BLUE, GREEN, GREY, LOSS, ORANGE, RED, Picture, figure_with_axes, panels, style
+from comp_lib.plots.base import ABOVE, BLUE, GREY, LOSS, ORANGE, Picture, figure_with_axes, panels, style
 
 Spans = Mapping[str, Sequence[tuple[float, float, float]]]  # text -> for each seed a value and its 95% interval
 Interval = tuple[float, float, float]  # a value, the ends of its 95% interval; NaN where none is known
@@ -39,43 +39,6 @@ def plot_duels(duels: Sequence[Duel], ours: str = "COMP", theirs: str = "the bes
     axes.set(ylim=(len(duels) - 0.5, -0.5), xlim=(min(0.0, axes.get_xlim()[0]), None))
     axes.legend(ncols=2, **ABOVE)
     return figure.described(f"{len(duels)} comparisons, the increase of the loss by {ours} and by {theirs}: ", words)
-
-
-SCORES = {  # method: colour, what it reads of the neuron, what it does once neurons are gone
-    "Wanda-sp": (RED, "how much it sends,\ntimes what it writes with", "nothing"),
-    "FLAP": (GREEN, "how much it varies,\ntimes what it writes with", "its mean becomes a bias"),
-    "LLM-Pruner": (ORANGE, "all its weights, times\nthe gradient of the loss", "nothing"),
-    "COMP": (BLUE, "what the other neurons\ncannot say in its place", "the others are fitted anew"),
-}
-
-
-def plot_scores() -> Picture:
-    """A drawing: what each method reads in order to score one neuron of an MLP, and what it does afterwards."""
-    figure, by_method = panels(1, len(SCORES), (11.0, 3.5))
-    stream, neurons = (0.6, 1.5, 2.4), (0.0, 1.0, 2.0, 3.0)
-    for axes, (name, (colour, read, then)) in zip(by_method, SCORES.items(), strict=True):
-        for height in neurons:
-            scored = height == 1.0
-            for other in stream:
-                into = colour if scored and name == "LLM-Pruner" else GREY
-                out = colour if scored else GREY
-                axes.plot([0, 1], [other, height], color=into, linewidth=0.6 if into == GREY else 2.2, zorder=1)
-                axes.plot([1, 2], [height, other], color=out, linewidth=0.6 if out == GREY else 2.2, zorder=1)
-            if name == "COMP" and not scored:
-                curve = {"arrowstyle": "<->", "color": colour, "linestyle": "--", "connectionstyle": "arc3,rad=0.35"}
-                axes.annotate("", (0.93, height), (0.93, 1.0), arrowprops=curve)
-            filled = scored and name != "LLM-Pruner"
-            axes.scatter([1], [height], 260, color=colour if filled else "white", edgecolor="black", zorder=3)
-        for place in (0, 2):
-            axes.scatter([place] * 3, stream, 60, color=GREY, zorder=3)
-        axes.set_title(name, color="black", weight="bold")
-        axes.text(1, -0.75, f"reads {read}", ha="center", va="top", fontsize=9)
-        axes.text(1, -2.05, f"then: {then}", ha="center", va="top", fontsize=9, style="italic")
-        axes.set(xlim=(-0.35, 2.35), ylim=(-2.7, 3.4))
-        axes.set_axis_off()
-    words = [f"{name} reads {read}; then {then}".replace("\n", " ") for name, (_, read, then) in SCORES.items()]
-    what = "Four drawings of an MLP: stream, neurons, stream; one neuron is scored, what a method reads is in colour. "
-    return figure.described(what, words)
 
 
 def plot_methods_by_kind(groups: Mapping[str, Mapping[str, Spans]]) -> Picture:
