@@ -22,9 +22,11 @@ from transformers.utils import logging
 from comp_lib.errors import check_package
 from comp_lib.families.protocol import Model
 from comp_lib.models.load import DTYPES, EMBEDDED, check_memory, load_model
-from comp_lib.plots.base import Picture, mime_bundle, overlapping_texts
+from comp_lib.plots.base import Picture, mime_bundle
 from comp_lib.settings import multiple_of
 from comp_lib.shape import Shape
+
+from .figures import overlapping_texts
 
 STRICT = "COMP_LIB_STRICT_FIGURES"
 NEEDED = "ipywidgets"  # what the extra brings that a kernel can lack

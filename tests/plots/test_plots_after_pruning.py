@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comp_lib.plots.base import overlapping_texts
+from course.figures import overlapping_texts
 from course.figures.after_pruning import plot_divergence
 
 

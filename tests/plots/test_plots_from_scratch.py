@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comp_lib.plots.base import overlapping_texts
+from course.figures import overlapping_texts
 from course.figures.comp_from_scratch import STEPS, plot_loop, plot_parts
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from comp_lib.plots import plot_kinds, png
-from comp_lib.plots.base import overlapping_texts
+from course.figures import overlapping_texts
 from course.figures.comp_vs_baselines import plot_methods_by_kind
 
 NAMES = ("prose", "code", "mean of 2")

@@ -9,7 +9,8 @@ import torch
 from studies import study_of
 
 from comp_lib.errors import InputError
-from comp_lib.plots.base import COLOURS, overlapping_texts, png
+from comp_lib.plots.base import COLOURS, png
+from course.figures import overlapping_texts
 from course.figures.layer_importance import (
     METRICS,
     plot_greedy,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from comp_lib.plots import png
-from comp_lib.plots.base import overlapping_texts
 from course.figures import matrix_condition as plots
+from course.figures import overlapping_texts
 
 RNG = np.random.default_rng(0)
 N = 60

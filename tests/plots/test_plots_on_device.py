@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from comp_lib.on_device.benchmark import Measured
-from comp_lib.plots.base import figure_with_axes, name_points, overlapping_texts, png
+from comp_lib.plots.base import figure_with_axes, name_points, png
 from comp_lib.shape import Shape
+from course.figures import overlapping_texts
 from course.figures.on_device import Point, plot_quality, plot_reads, plot_sizes, plot_speedup, plot_times
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from variants import build
 
-from comp_lib.plots.base import overlapping_texts
 from comp_lib.shape import Shape
+from course.figures import overlapping_texts
 from course.figures.your_own_model import plot_reach, plot_sweep
 
 

@@ -9,7 +9,7 @@ from rows import rows_of
 
 from comp_lib.compare.figures import plot_increase, plot_latency
 from comp_lib.compare.summary import finished
-from comp_lib.plots.base import overlapping_texts
+from course.figures import overlapping_texts
 from course.figures.comp_vs_baselines import SCORES, Duel, plot_duels, plot_methods_by_kind, plot_scores
 from course.figures.on_device import plot_sizes
 from course.figures.start_here import plot_variants

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from comp_lib.plots import png
-from comp_lib.plots.base import overlapping_texts
 from course.figures import mask_tuning as plots
+from course.figures import overlapping_texts
 
 RIDGES = (0.01, 0.1, 1.0)
 CURVE = {

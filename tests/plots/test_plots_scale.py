@@ -7,8 +7,8 @@ from matplotlib.patches import Rectangle
 from transformers import LlamaConfig
 
 from comp_lib.models.skeleton import skeleton
-from comp_lib.plots.base import overlapping_texts
 from comp_lib.shape import Shape
+from course.figures import overlapping_texts
 from course.figures.scale import GIB, plot_depth, plot_memory, plot_one_layer, plot_phases, plot_sum_tree, plot_sums
 
 

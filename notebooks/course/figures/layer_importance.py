@@ -13,11 +13,9 @@ from torch import Tensor
 
 from comp_lib.errors import InputError, suggestion
 from comp_lib.evaluation.confidence import bootstrap_intervals
-from comp_lib.importance.layer_study import LayerStudy, ranks
 from comp_lib.plots.base import (
     ABOVE,
     BLUE,
-    CLOSE,
     GREEN,
     GREY,
     ORANGE,
@@ -25,10 +23,12 @@ from comp_lib.plots.base import (
     Picture,
     figure_with_axes,
     layer_axis,
-    name_points,
     note,
     panels,
 )
+from course.layer_importance import LayerStudy, ranks
+
+from . import CLOSE, name_points
 
 GREEDY = "greedy, last round"
 METRICS = {

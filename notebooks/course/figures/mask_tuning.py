@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 
 from comp_lib.plots.base import BESIDE, COLOURS, DASHED, GREY, Picture, figure_with_axes, layer_axis, log_y
 
+from . import Interval
+
 Arrays = Mapping[str, ArrayLike]
-Interval = tuple[float, float, float]  # a mean, and the bounds of its interval
 MARKERS = "oXDs^v"
 LOW = 1e-6  # a variance of zero has to stand somewhere on a logarithmic axis
 LAMBDA = "strength of the pull, λ"

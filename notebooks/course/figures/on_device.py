@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from comp_lib.compare.figures import draw_front, pareto_front
 from comp_lib.evaluation.generation import ratio
-from comp_lib.plots.base import (
-    ABOVE,
-    BLUE,
-    DASHED,
-    GREEN,
-    GREY,
-    LOSS,
-    ORANGE,
-    Picture,
-    figure_with_axes,
-    name_points,
-    note,
-    style,
-)
+from comp_lib.on_device.speed import Measured
+from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
 from comp_lib.shape import Shape
 
-
-class Measured(Protocol):
-    """What is drawn of `on_device.benchmark.Measured`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def runtime(self) -> str: ...
-    @property
-    def bytes_per_token(self) -> int: ...
-    @property
-    def decode(self) -> tuple[float, ...]: ...
+from . import name_points
 
 
 class Point(NamedTuple):
@@ -103,25 +80,6 @@ def plot_speedup(measured: Sequence[Measured]) -> Picture:
     axes.legend(ncols=len(firsts) + 1, fontsize=9, **ABOVE)
     what = "Measured speed-up of decoding, with the ratio of the bytes read for a token: "
     return figure.described(what, words or ["one model only"])
-
-
-def plot_times(times: Mapping[str, Mapping[str, float]], measured: Mapping[str, float], unit: str) -> Picture:
-    """Where the time of a token goes: for each model its parts as a stacked bar, and a mark at what was measured."""
-    figure, axes = figure_with_axes((8.5, 0.5 * len(times) + 1.4), xlabel=f"time of one token ({unit})")
-    words = []
-    for place, (name, parts) in enumerate(times.items()):
-        left = 0.0
-        for (part, width), colour in zip(parts.items(), (GREY, ORANGE, GREEN), strict=False):
-            axes.barh(place, width, 0.6, left, color=colour, label=part if place == 0 else None)
-            left += width
-        said = ", ".join(f"{part} {width:.2f}" for part, width in parts.items())
-        words.append(f"{name}: {said}; measured {measured[name]:.2f}")
-    axes.plot(list(measured.values()), range(len(times)), "k|", markersize=18, markeredgewidth=2, label="measured")
-    axes.set_yticks(range(len(times)), list(times))
-    axes.set_ylim(len(times) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    axes.legend(ncols=4, fontsize=9, **ABOVE)
-    return figure.described(f"Stacked bars of the time of a token in {unit}. ", words)
 
 
 def plot_quality(points: Sequence[Point]) -> Picture:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from comp_lib.compare.figures import Points
-from comp_lib.plots.base import ABOVE, BLUE, COLOURS, DASHED, ORANGE, Picture, figure_with_axes, note, panels
+from comp_lib.plots.base import ABOVE, COLOURS, DASHED, Picture, figure_with_axes
 
 MIB, GIB = 2**20, 2**30
 
@@ -52,20 +51,3 @@ def plot_memory(needs: Mapping[str, Points], measured: Mapping[str, Points]) -> 
         axis.set_major_formatter("{x:g}")
     axes.legend(ncols=2, fontsize=9, **ABOVE)
     return figure.described("Memory against parameters, both logarithmic. ", words)
-
-
-def plot_depth(depths: Sequence[int], megabytes: Sequence[float], seconds: Sequence[float]) -> Picture:
-    """Two models that differ in depth alone: peak memory above the imports (MiB), and time, a bar for each."""
-    labels: dict[str, Any] = {"ylabel": ["memory above the imports (MiB)", "time (s)"], "xlabel": "layers of the model"}
-    figure, both = panels(1, 2, (7.5, 3.2), **labels)
-    for axes, values, colour in zip(both, (megabytes, seconds), (BLUE, ORANGE), strict=True):
-        axes.bar([str(depth) for depth in depths], values, width=0.5, color=colour)
-        for place, value in enumerate(values):
-            note(axes, f"{value:,.0f}", (place, value), (0, 3), ha="center", fontsize=9)
-        axes.set_ylim(0, 1.15 * max(values))
-        axes.grid(axis="x", visible=False)
-    cases = [
-        f"{depth} layers, {amount:,.0f} MiB and {time:,.0f} s"
-        for depth, amount, time in zip(depths, megabytes, seconds, strict=True)
-    ]
-    return figure.described("Bars of memory and time for models of equal width: ", cases)

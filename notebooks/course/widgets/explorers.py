@@ -36,11 +36,11 @@ from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.layer_study import LayerStudy, rank_gap, ranks
 from comp_lib.importance.widths import Sensitivity
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.plots.base import Picture, mime_bundle
 from comp_lib.shape import Shape
+from course.layer_importance import LayerStudy, rank_gap, ranks
 
 from ..figures.hybrid_granularity import plot_widths
 from ..figures.layer_importance import METRICS, plot_layer
