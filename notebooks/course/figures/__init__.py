@@ -23,7 +23,7 @@ CLOSE = [(4, 5), (5, 0), (4, -5), (-4, 5), (-5, 0), (-4, -5), (1, 8), (1, -8), (
 PLACES = [(far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18))]
 
 
-def spans(intervals: Sequence[Interval]) -> tuple[Any, Any]:
+def spans(intervals: Sequence[Sequence[float]]) -> tuple[Any, Any]:
     """Means (n,), and how far the ends of their intervals are below and above (2, n), as `Axes.errorbar` takes them."""
     means, lows, highs = np.array(intervals, dtype=float).T
     return means, np.nan_to_num([means - lows, highs - means])

@@ -26,7 +26,7 @@ from comp_lib.plots.base import (
     style,
 )
 
-from . import Interval
+from . import Interval, spans
 
 
 def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float]) -> Picture:
@@ -122,10 +122,9 @@ def plot_time(points: Mapping[str, Sequence[tuple[float, Interval]]]) -> Picture
     words = []
     for place, (family, pairs) in enumerate(points.items()):
         pairs = sorted(pairs)
-        times, means = [time for time, _ in pairs], [mean for _, (mean, _, _) in pairs]
-        lows, highs = ([outcome[end] for _, outcome in pairs] for end in (1, 2))
-        spread = np.abs(np.array([lows, highs]) - means)
-        axes.errorbar(times, means, spread, **style(place), label=family, capsize=2, linewidth=1.2)
+        times, outcomes = zip(*pairs, strict=True)
+        means, apart = spans(outcomes)
+        axes.errorbar(times, means, apart, **style(place), label=family, capsize=2, linewidth=1.2)
         words.append(
             f"{family}: " + ", ".join(f"{mean:.2f} at {time:.0%}" for time, mean in zip(times, means, strict=True))
         )

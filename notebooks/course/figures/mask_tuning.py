@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from comp_lib.plots.base import BESIDE, COLOURS, DASHED, GREY, Picture, figure_with_axes, layer_axis, log_y
 
-from . import Interval
+from . import Interval, spans
 
 Arrays = Mapping[str, ArrayLike]
 MARKERS = "oXDs^v"
@@ -79,10 +79,10 @@ def plot_losses(outcomes: Mapping[str, Mapping[str, Interval]], marks: Mapping[s
     words = []
     for place, ((case, table), colour, marker) in enumerate(zip(outcomes.items(), COLOURS, MARKERS, strict=False)):
         shift = 0.36 * (0.5 * (len(outcomes) - 1) - place) / max(1, len(outcomes) - 1)
-        mean, low, high = np.array([table[way] for way in table]).T
+        mean, apart = spans(list(table.values()))
         heights = [ways.index(way) + shift for way in table]
         style = {"color": colour, "marker": marker, "ls": "", "capsize": 3, "ms": 6}
-        axis.errorbar(mean, heights, xerr=[mean - low, high - mean], label=case, **style)
+        axis.errorbar(mean, heights, xerr=apart, label=case, **style)
         numbers = ", ".join(f"{way} {one:.2f} ({least:.2f} to {most:.2f})" for way, (one, least, most) in table.items())
         words.append(f"{case}: {numbers}")
     for (mark, value), line in zip(marks.items(), ("--", ":", "-."), strict=False):
@@ -110,9 +110,9 @@ def plot_token_curve(
     figure, axis = figure_with_axes((8.5, 4.4), title=title, xscale="log", xlabel="calibration tokens of the fit")
     words = []
     for (name, rows), colour, marker in zip(unseen.items(), COLOURS, MARKERS, strict=False):
-        mean, low, high = 100 * np.array(rows).T
+        mean, apart = (100 * part for part in spans(rows))
         bars = {"color": colour, "marker": marker, "capsize": 3}
-        axis.errorbar(tokens, mean, yerr=[mean - low, high - mean], label=name, **bars)
+        axis.errorbar(tokens, mean, yerr=apart, label=name, **bars)
         axis.plot(tokens, seen := 100 * np.asarray(own[name], dtype=float), "--", color=colour, alpha=0.6)
         worst = f"at worst {mean.max():.1f}% with {tokens[mean.argmax()]:,}"
         others = f"on unseen tokens {mean[0]:.1f}% with the fewest, {worst}, {mean[-1]:.1f}% with the most"

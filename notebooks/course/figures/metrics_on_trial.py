@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 
 from comp_lib.plots.base import BLUE, DASHED, GREEN, RED, Numbers, Picture, panels, plain_ticks, style
 
-Spread = tuple[float, float, float]  # mean, and the bounds of its interval
-Spreads = Mapping[str, Spread]
+from . import Interval, spans
+
+Spreads = Mapping[str, Interval]
 
 
 def plot_spreads(
@@ -31,9 +32,9 @@ def plot_spreads(
     for axis, (panel, series) in zip(axes, found.items(), strict=True):
         for place, (label, rows) in enumerate(series.items()):
             heights = np.array([order.index(name) for name in rows]) + 0.22 * (place - (len(series) - 1) / 2)
-            means, lows, highs = np.array(list(rows.values())).T
+            means, apart = spans(list(rows.values()))
             look = style(place) | {"markersize": 5, "linestyle": "none"}
-            axis.errorbar(means, heights, xerr=[means - lows, highs - means], capsize=2, label=label, **look)
+            axis.errorbar(means, heights, xerr=apart, capsize=2, label=label, **look)
             form = "{:.1%}" if percent else "{:.3f}"
             numbers = ", ".join(f"{name} {form.format(rows[name][0])}" for name in reversed(order) if name in rows)
             words.append(f"{panel}, {label}: {numbers}")
@@ -50,7 +51,7 @@ def plot_spreads(
 
 
 def plot_ridges(
-    ridges: Numbers, errors: Mapping[str, tuple[Numbers, Sequence[Spread]]], condition: Numbers, removed: float
+    ridges: Numbers, errors: Mapping[str, tuple[Numbers, Sequence[Interval]]], condition: Numbers, removed: float
 ) -> Picture:
     """What the ridge does: errors[calibration] = (on its text, on unseen text), and the median condition."""
     titles = [f"{removed:.0%} of the neurons removed, re-tuned", "The ridge also tames the condition"]
@@ -58,10 +59,10 @@ def plot_ridges(
     figure, (left, right) = panels(1, 2, (10.0, 4.0), xscale="log", title=titles, xlabel=xlabel, ylabel=ylabels)
     words = [f"Two line charts over ridges from {ridges[0]:g} to {ridges[-1]:g}"]
     for (label, (seen, unseen)), colour in zip(errors.items(), (RED, BLUE, GREEN), strict=False):
-        means, lows, highs = 100 * np.array(unseen).T
+        means, apart = (100 * part for part in spans(unseen))
         left.plot(ridges, [100 * e for e in seen], "o--", color=colour, label=f"{label}, calibration text")
         name = f"{label}, unseen text (95% interval)"
-        left.errorbar(ridges, means, [means - lows, highs - means], fmt="X-", capsize=3, color=colour, label=name)
+        left.errorbar(ridges, means, apart, fmt="X-", capsize=3, color=colour, label=name)
         best = int(np.argmin(means))
         ends = f"with {label} the error goes from {seen[0]:.1%} to {seen[-1]:.1%} on the calibration text"
         lowest = f"is lowest at {means[best]:.1f}% with a ridge of {ridges[best]:g}, and ends at {means[-1]:.1f}%"

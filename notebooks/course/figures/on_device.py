@@ -11,7 +11,7 @@ from comp_lib.on_device.speed import Measured
 from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
 from comp_lib.shape import Shape
 
-from . import name_points
+from . import name_points, spans
 
 
 class Point(NamedTuple):
@@ -87,9 +87,17 @@ def plot_quality(points: Sequence[Point]) -> Picture:
     figure, axes = figure_with_axes((8.5, 4.8), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
     for place, family in enumerate(dict.fromkeys(point.family for point in points)):
         own = [point for point in points if point.family == family]
-        x, y, low, high = zip(*((point.speed, point.increase, point.low, point.high) for point in own), strict=True)
-        spans = [[m - a for m, a in zip(y, low, strict=True)], [b - m for m, b in zip(y, high, strict=True)]]
-        axes.errorbar(x, y, spans, label=family, capsize=2, linestyle="none", zorder=3, **style(place))
+        y, apart = spans([(point.increase, point.low, point.high) for point in own])
+        axes.errorbar(
+            [point.speed for point in own],
+            y,
+            apart,
+            label=family,
+            capsize=2,
+            linestyle="none",
+            zorder=3,
+            **style(place),
+        )
     front = [points[i] for i in pareto_front([(-point.speed, point.increase) for point in points])]
     draw_front(axes, [(point.speed, point.increase) for point in front])
     axes.margins(0.12)  # for the names
@@ -111,9 +119,8 @@ def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float, float, float]]])
     words = []
     for place, (name, points) in enumerate(sizes.items()):
         (least, *_), *_, (most, *_) = line = sorted(points)
-        x, y, low, high = zip(*line, strict=True)
-        spans = [[m - a for m, a in zip(y, low, strict=True)], [b - m for m, b in zip(y, high, strict=True)]]
-        axes.errorbar(x, y, spans, label=name, capsize=2, **style(place))
+        y, apart = spans([interval for _, *interval in line])
+        axes.errorbar([size for size, *_ in line], y, apart, label=name, capsize=2, **style(place))
         words.append(f"{name} from {y[-1]:.2f} nats at {most:.0f} MB to {y[0]:.2f} at {least:.0f}")
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
     axes.legend()
