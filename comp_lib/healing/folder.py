@@ -10,7 +10,7 @@ from ..calibration.tokens import calibration_tokens, check_source
 from ..errors import InputError
 from ..models.load import load_model, open_model
 from ..models.reading import quiet
-from ..models.save import CARD_FILE, PLAN_FILE, check_destination, estimated_bytes, foreign_files, shareable
+from ..models.save import CARD_FILE, PLAN_FILE, check_destination, estimated_bytes, shareable
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
