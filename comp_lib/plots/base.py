@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ..system.atomic import write_atomically
-from ..system.outputs import MARK
 
 COLOURS = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, GREY = (COLOURS[place] for place in (0, 1, 2, 3, 7))
@@ -103,16 +102,16 @@ def note(axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, flo
     axes.annotate(text, point, offset, textcoords="offset points", **{"fontsize": 8} | looks)
 
 
-def png(figure: Figure, software: str | None = None) -> bytes:
-    """The figure as PNG, the same bytes every time; `software` says in it who drew it."""
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, the same bytes every time."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": software})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG that is known as ours, in the place of what is there: `outputs.check_output` first."""
-    write_atomically(path, png(figure, MARK))
+    """Write the figure as a PNG, in the place of what is there: `outputs.check_output` first."""
+    write_atomically(path, png(figure))
 
 
 def mime_bundle(figure: Picture) -> dict[str, str]:
