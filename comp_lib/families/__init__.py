@@ -40,6 +40,7 @@ def family_of(model: Model) -> Family:
 
 def family_called(model_type: object) -> Family:
     """The family with that `model_type` in its config. Raises InputError for one that is not known."""
+    model_type = model_type.removeprefix("comp_") if isinstance(model_type, str) else model_type  # see own_widths
     if not isinstance(model_type, str) or model_type not in _BY_TYPE:
         wanted = f"RMSNorm, gated MLP, rotary attention: model_type {', '.join(MODEL_TYPES)}"
         got = f"model_type {str(model_type)[:60]!r}; choose a model of one of these families"
