@@ -12,7 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..families.protocol import Model
-from ..models.door import EMBEDDING, HEAD
+from ..models.reading import EMBEDDING
+from ..models.skeleton import HEAD
 from ..scale.model_on_disk import Streamed
 from ..system import hashes
 from ..system.cache import store

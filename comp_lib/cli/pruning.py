@@ -24,7 +24,6 @@ from ..evaluation.loss import perplexity
 from ..families.protocol import Model
 from ..importance.layers import check_count
 from ..models import load
-from ..models.per_layer_llama import check_widths
 from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint
 from ..models.wheels import WHEELS
 from ..on_device.latency import check_budget, parse_budget, timed_plan
@@ -87,14 +86,9 @@ class PruneRun:
         else:
             self.settings.request(self.shape)
             check_count(self.settings.layer_count(self.shape.layers) or 0, self.shape.layers)
-        groups = self.settings.kv_groups
-        if groups is not None and not self.settings.uneven:
-            check_widths(self.model.config, self.shape.with_widths(self.shape.neurons, (groups,) * self.shape.layers))
         if self.whole:
             check_destination(folder, options.overwrite, estimated_bytes(self.shape, dtype), [name])
         check_length(self.model, options.length)
-        if self.settings.uneven:
-            check_widths(self.model.config)
         window = min(512, self.model.config.max_position_embeddings)
         windows = None if self.evaluated is None else self._windows(self.evaluated, window)
         if self.memory is not None:
@@ -217,7 +211,6 @@ class PruneRun:
             settings = replace(settings, ratio=planned.plan.removed, layers=len(planned.plan.dropped))
             told = asdict(settings) | {"budget": f"{self.budget.kind}={self.budget.share:g}"}
             card = replace(card, settings={**card.settings, **told})
-        check_widths(model.config, self.shape.with_widths(planned.plan.neurons, planned.plan.kv_groups))
         dense = self._perplexity(model, "dense", progress)
         done = prune(model, ids, settings, plan=planned, name=self.name, progress=progress, inplace=True)
         pruned = self._perplexity(done.model, "pruned", progress)

@@ -156,7 +156,8 @@ class GgufTensors:
     def __init__(self, path: str | Path, config: PreTrainedConfig, names: list[str]) -> None:
         """config: as `open_gguf_model` gives it. Raises InputError: not complete, or a tensor that no name means."""
         self.config, self.family, self.file = config, family_called(config.model_type), GgufFile(path)
-        self.path, self.files, self.folder = self.file.path, [self.file.path], self.file.path.parent
+        self.path = self.place = self.file.path
+        self.files = [self.path]
         arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf)
         known = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
         left = dict(self.file.tensors)
@@ -178,7 +179,7 @@ class GgufTensors:
         pairs = values.reshape(heads, len(values) // heads // 2, 2, -1)
         return pairs.transpose(1, 2).reshape(values.shape)
 
-    def ahead(self, prefix: str) -> None:
+    def prefetch(self, prefix: str) -> None:
         """Those tensors will be read soon, see `read_ahead`."""
         for name, tensor in self.tensors.items():
             if name.startswith(prefix):

@@ -23,10 +23,11 @@ from ..families import dense_layer, family_of, family_of_layer
 from ..families.protocol import STEPS, Layer
 from ..report import Progress, no_progress
 from ..shape import Shape
+from ..system.atomic import resolved, staged
 from .load import open_model, weights_of
 from .own_widths import config_of, stock_type
 from .reading import quiet, read_generation
-from .save import CARD_FILE, LARGEST, OWN, PLAN_FILE, REGISTER, check_destination, estimated_bytes, new_folder
+from .save import CARD_FILE, LARGEST, OWN, PLAN_FILE, REGISTER, check_destination, estimated_bytes, text_beside
 from .skeleton import filled, skeleton
 
 FILLED = (
@@ -79,16 +80,15 @@ def export_padded(
 
     result = filled(large, read)
     result.generation_config = read_generation(place, config)
-    with new_folder(out) as partial:
+    with staged(resolved(out)) as partial:
         with quiet():
             result.save_pretrained(partial, max_shard_size=LARGEST)
             tokenizer.save_pretrained(partial)
-        if (place / PLAN_FILE).is_file():
-            (partial / PLAN_FILE).write_bytes((place / PLAN_FILE).read_bytes())
-        if (place / CARD_FILE).is_file():
-            card = (place / CARD_FILE).read_text("utf-8", errors="replace")
-            register = REGISTER.format(json.dumps(stock_type(config)))
-            (partial / CARD_FILE).write_text(card.replace(OWN, FILLED).replace(register, ""), "utf-8")
+        register = REGISTER.format(json.dumps(stock_type(config)))
+        card = text_beside(place, CARD_FILE).replace(OWN, FILLED).replace(register, "")
+        for name, text in ((PLAN_FILE, text_beside(place, PLAN_FILE)), (CARD_FILE, card)):
+            if text:
+                (partial / name).write_text(text, "utf-8")
     return Padded(Path(out).expanduser(), shape.total, Shape.of(result).total)
 
 

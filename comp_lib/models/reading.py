@@ -111,7 +111,7 @@ def check_tied(files: TensorFiles) -> None:
     same = files.shapes[EMBEDDING] == files.shapes[HEAD]
     pieces = zip(*(files.pieces(name, torch.float32) for name in (EMBEDDING, HEAD)), strict=True)
     if not same or not all(torch.equal(one, other) for one, other in pieces):
-        got = f"{HEAD} with other numbers in {files.folder}; set tie_word_embeddings to false, or remove that tensor"
+        got = f"{HEAD} with other numbers in {files.place}; set tie_word_embeddings to false, or remove that tensor"
         raise InputError(f"expected one table of tokens, as tie_word_embeddings says, got {got}")
 
 

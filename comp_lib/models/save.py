@@ -13,10 +13,7 @@ import html
 import json
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,8 +24,9 @@ from ..errors import InputError
 from ..families.protocol import Model
 from ..plan import Plan
 from ..shape import Shape, span
-from ..system.atomic import staged
-from .own_widths import described, stock_type
+from ..system.atomic import check_room, resolved, same, staged
+from ..system.untrusted import read_object
+from .own_widths import PREFIX, described
 from .reading import quiet
 
 CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"
@@ -81,49 +79,28 @@ def save_checkpoint(
     shape = Shape.of(model)
     check_destination(folder, overwrite, estimated_bytes(shape, model.dtype), [model.config.name_or_path or ""])
     result = described(model)
-    with new_folder(folder) as partial:
+    target = resolved(folder)
+    with staged(target) as partial:
         with quiet():
             result.save_pretrained(partial, max_shard_size=LARGEST)
-        save_metadata(partial, Path(folder).name, tokenizer, shape, plan, card, stock_type(result.config))
+        save_metadata(partial, target.name, tokenizer, shape, plan, card)
     return Path(folder).expanduser()
 
 
 def save_metadata(
-    folder: Path,
-    name: str,
-    tokenizer: PreTrainedTokenizerBase,
-    shape: Shape,
-    plan: Plan,
-    card: Provenance,
-    model_type: str,
+    folder: Path, name: str, tokenizer: PreTrainedTokenizerBase, shape: Shape, plan: Plan, card: Provenance
 ) -> None:
-    """All that belongs to the checkpoint `name`, of that stock type, beside its weights and its config."""
+    """All that belongs to the checkpoint `name` beside its weights and its config, which is there."""
     tokenizer.save_pretrained(folder)
     replace(plan, parent=shareable(plan.parent)).save(folder / PLAN_FILE)
+    model_type = read_object(folder / "config.json")["model_type"].removeprefix(PREFIX)
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
 
 
-@contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to write, which becomes `folder` if the block ends well and else vanishes.
-
-    A model that is there already (see `check_destination`) is first renamed to `NAME.old-RANDOM`, and removed at last.
-    A process that is killed between the two leaves both of them complete, one under that name.
-    """
-    target = Path(folder).expanduser().resolve()
-    old = target.with_name(f"{target.name}.old-{secrets.token_hex(4)}")
-    try:
-        with staged(target) as partial:
-            partial.mkdir(parents=True, exist_ok=True)
-            yield partial
-            if target.exists() and any(target.iterdir()):
-                target.rename(old)
-    except BaseException:
-        if old.exists():
-            old.rename(target)
-        raise
-    if old.exists():
-        shutil.rmtree(old)
+def text_beside(place: Path, name: str) -> str:
+    """Of a model's folder, a text beside the weights; "" where there is none, or a link, which may lead anywhere."""
+    path = place / name
+    return path.read_text("utf-8", errors="replace") if path.is_file() and not path.is_symlink() else ""
 
 
 def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:
@@ -140,7 +117,7 @@ def check_destination(
     A place that holds anything is refused; with `overwrite` all but a pruned model of ours is.
     sources: models that are read, as the user named them: their folders are never overwritten.
     """
-    target = Path(folder).expanduser().resolve()
+    target = resolved(folder)
     above = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise InputError(f"expected a folder that can be written to, got {above}: choose another place for {folder}")
@@ -151,10 +128,7 @@ def check_destination(
             got = f"{folder} with files in it: choose another name or say --overwrite"
             raise InputError(f"expected a new or an empty folder, got {got}")
         _check_ours(target, sources)
-    free = shutil.disk_usage(above).free
-    if free < needed_bytes:
-        needed, got = f"{needed_bytes / 1e6:,.0f} MB of free disk space for {folder}", f"{free / 1e6:,.0f} MB"
-        raise InputError(f"expected {needed}, got {got}: make room or choose another place")
+    check_room(above, needed_bytes, folder)
 
 
 def _check_ours(target: Path, sources: Iterable[str | Path]) -> None:
@@ -165,12 +139,13 @@ def _check_ours(target: Path, sources: Iterable[str | Path]) -> None:
     if names := foreign_files(target):
         got = f"{target} with {', '.join(names[:3])}{', ...' * (len(names) > 3)} in it"
         raise InputError(f"expected a pruned model and nothing beside it, got {got}: move that away")
-    origins = [Path(source).expanduser() for source in map(str, sources) if source]
-    origins += [file.resolve().parent for one in origins for file in one.glob("*.safetensors")]  # which may be links
-    if any(one.exists() and one.samefile(target) for one in origins):
+    origins = [resolved(source) for source in sources if source]
+    origins += [file.resolve() for one in origins for file in one.glob("*.safetensors")]  # which may be links
+    origins = [one.parent if one.is_file() else one for one in origins]
+    if any(same(one, target) for one in origins):
         raise InputError(f"expected a folder apart from the model that is read, got {target}: choose another place")
     here = Path.cwd()
-    if any(one.samefile(target) for one in (here, *here.parents)):
+    if any(same(one, target) for one in (here, *here.parents)):
         raise InputError(f"expected a folder apart from the one you are in, got {target}: name a new folder inside it")
 
 
@@ -201,7 +176,7 @@ tags: ["comp-lib", "structured-pruning", "pruned"]
 
 # {_plain(name)}
 
-A smaller copy of {_plain(parent)}: {plan.removed:.1%} of the parameters of its {plan.of} were removed by structured \
+A smaller copy of {_plain(parent)}: {plan.removed:.1%} of the parameters of its decoder were removed by structured \
 pruning ({method}), with comp_lib {card.version}.
 
 ## What was removed

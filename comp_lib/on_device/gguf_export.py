@@ -123,7 +123,7 @@ def export_gguf(
     metadata = _metadata(outline, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
     needed = sum(tensor.nbytes for tensor in tensors.values()) + SMALL_FILES
     check_room(target.parent, needed, target.name, "make room, choose another place, or a smaller type")
-    with staged(target, overwrite) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture)) as writer:
+    with staged(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture)) as writer:
         for field, value in metadata.items():
             getattr(writer, f"add_{field}")(value)
         for name, tensor in tensors.items():

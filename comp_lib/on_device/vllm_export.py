@@ -75,7 +75,7 @@ def export_vllm(
     check_destination(folder, overwrite, estimated_bytes(after, given.dtype), [model])
     own = given.skeleton.state_dict().keys()
     generation, layout = read_generation(str(place), config), Layout(sizes, given.dtype)
-    with staged(resolved(folder), overwrite, foreign_files) as partial:
+    with staged(resolved(folder)) as partial:
         partial.mkdir(parents=True)
         stock.save_pretrained(partial)
         generation.to_json_file(partial / "generation_config.json")

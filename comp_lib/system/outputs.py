@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import InputError
-from .atomic import resolved, tidy
+from .atomic import resolved
 from .untrusted import read_object
 
 MARK = "comp-lib"  # the "Software" of our pictures
@@ -47,7 +47,6 @@ def check_output(path: str | Path, ours: Ours, overwrite: bool = False, *, what:
         if not overwrite:
             todo = way or "choose another name or say --overwrite"
             raise InputError(f"expected a new file or one of ours, got {path}, which is another: {todo}")
-    tidy(target)
     return target
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
-import json
 import os
 import random
 import signal
 import subprocess
-import threading
-import time
 import weakref
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +19,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from variants import PATTERNS, VARIANTS, build, tokens
 
-from comp_lib import prune as prune_module
+from comp_lib import planning
+from comp_lib.disk import from_disk, merge, model_on_disk
+from comp_lib.disk.from_disk import Saving, prune_to
+from comp_lib.disk.model_on_disk import Streamed, losses, open_streamed
+from comp_lib.disk.states import States
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import block_influence, loss_increase
@@ -32,22 +32,11 @@ from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
-from comp_lib.prune_layer import LayerPruner
-from comp_lib.report import no_progress
-from comp_lib.scale import journal as journal_module
-from comp_lib.scale import model_on_disk
-from comp_lib.scale import prune_to as prune_to_module
-from comp_lib.scale.journal import Journal, partial_folder
-from comp_lib.scale.model_on_disk import Streamed, losses, open_streamed
-from comp_lib.scale.prune_to import Means, Saving, prune_to
-from comp_lib.scale.states_on_disk import States
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.system import tensor_files
 
 SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, aim="dense")
 MEASURED = Settings(ratio=0.2, multiple=4, widths="measured")
-KILLS = 24
 
 
 class Killed(BaseException):
@@ -78,31 +67,6 @@ def test_the_model_that_is_read_is_never_overwritten(tmp_path, tokenizer):
     assert content(parent) == before
 
 
-def test_the_report_counts_both_evaluations_and_no_limit_after_a_stop(tmp_path, tokenizer, monkeypatch):
-    parent, _ = saved(tmp_path / "parent")
-    late, real, judged = [0.0], time.perf_counter, prune_to_module.losses
-    monkeypatch.setattr(time, "perf_counter", lambda: real() + late[0])
-
-    def slower(*arguments):
-        late[0] += 0.3
-        return judged(*arguments)
-
-    def stop(what, done, total, report=None):
-        if report is not None:
-            raise Killed
-
-    def run(out, progress=no_progress):
-        saving, means = Saving(windows=tokens(2)), Means(progress=progress)
-        return prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, saving=saving, means=means)
-
-    monkeypatch.setattr(prune_to_module, "losses", slower)
-    report = run(tmp_path / "one").report
-    assert report.phases["evaluation"] >= 0.6 and report.seconds >= 0.6 and report.least
-    with pytest.raises(Killed):
-        run(tmp_path / "two", stop)
-    assert not run(tmp_path / "two").report.least
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     parent, model = saved(tmp_path / "parent", name)
@@ -127,14 +91,14 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     for ours, theirs in zip(written.report.layers, inside.report.layers, strict=True):
         assert replace(ours, seconds=0, peak_megabytes=0) == replace(theirs, seconds=0, peak_megabytes=0)
     one, other = tmp_path / "inside" / "small", tmp_path / "files" / "small"
-    papers = [path.name for path in one.iterdir() if path.suffix != ".safetensors"]
-    assert {"config.json", "README.md", "comp_plan.json", "generation_config.json"} < set(papers)
-    assert all((one / paper).read_bytes() == (other / paper).read_bytes() for paper in papers)
+    metadata = [path.name for path in one.iterdir() if path.suffix != ".safetensors"]
+    assert {"config.json", "README.md", "comp_plan.json", "generation_config.json"} < set(metadata)
+    assert all((one / file).read_bytes() == (other / file).read_bytes() for file in metadata)
     loaded, found = AutoModelForCausalLM.from_pretrained(other, output_loading_info=True)
     assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for key, value in AutoModelForCausalLM.from_pretrained(one).state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[key], value)
-    assert not partial_folder(other).exists()
+    assert not other.with_name("small.partial").exists()
 
 
 @pytest.mark.parametrize(
@@ -178,9 +142,7 @@ def test_measured_widths_from_files_are_those_of_memory(name, tmp_path, tokenize
     def observe(what, done, total, report=None):
         told.append((what, done, total))
 
-    written = prune_to(
-        tmp_path / "small", opened(parent), tokenizer, tokens(8), MEASURED, means=Means(progress=observe)
-    )
+    written = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(8), MEASURED, progress=observe)
     assert written.plan == inside.plan and len(set(written.plan.neurons)) > 1
     assert told[:4] == [*(("sensitivity", done, 3) for done in (1, 2, 3)), ("comparing answers", 64, 96)]
     small, expected = load_file(tmp_path / "small" / "model.safetensors"), inside.model.state_dict()
@@ -223,72 +185,106 @@ def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
     assert f"| {done.dense_perplexity:.2f} | {done.perplexity:.2f} |" in (tmp_path / "small" / "README.md").read_text()
 
 
-def test_computed_in_one_precision_and_saved_in_another(tmp_path, tokenizer):
-    parent, model = saved(tmp_path / "parent")
-    inside = prune(model, tokens(), SETTINGS)
-    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(dtype=torch.bfloat16))
-    small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
-    assert small.dtype == torch.bfloat16
-    for name, value in inside.model.state_dict().items():
-        assert torch.equal(small.state_dict()[name], value.bfloat16())
+class Points:
+    """Places in a run that can be the last one: every file that is written, renamed, deleted or flushed."""
 
+    def __init__(self, monkeypatch):
+        self.seen, self.last = 0, None
+        for module, name in (
+            (os, "replace"),
+            (os, "fsync"),
+            (Path, "unlink"),
+            (Path, "write_text"),
+            (States, "__setitem__"),
+            (from_disk, "save_file"),
+            (from_disk, "save_metadata"),
+            (merge.shutil, "copyfileobj"),
+        ):
+            self.guard(monkeypatch, module, name)
 
-def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tokenizer, monkeypatch):
-    parent, _ = saved(tmp_path / "parent")
-    windows = tokens(2, 16, seed=5)
-
-    def run(out):
-        return prune_to(
-            out, opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(windows=windows, name="parent")
-        )
-
-    calls = {"seen": 0, "last": None}
-
-    def point():
-        calls["seen"] += 1
-        if calls["seen"] == calls["last"]:
-            raise Killed
-
-    def guard(module, name):
+    def guard(self, monkeypatch, module, name):
         real = getattr(module, name)
 
         def guarded(*args, **options):
-            point()
+            self.seen += 1
+            if self.seen == self.last:
+                if name == "save_file":  # half a shard
+                    Path(args[1]).write_bytes(b"half")
+                raise Killed
             return real(*args, **options)
 
         monkeypatch.setattr(module, name, guarded)
 
-    guard(tensor_files, "as_bytes")  # half a shard
-    guard(States, "__setitem__")  # half of the hidden states
-    guard(prune_to_module, "save_papers")
-    guard(journal_module.atomic, "publish")
-    guard(journal_module.shutil, "rmtree")
-    real_add = Journal.add
 
-    def add(self, what, **fields):
-        point()
-        if calls["seen"] + 1 == calls["last"]:  # the next point lies inside the line
-            with self.path.open("ab") as file:
-                file.write(b'{"what": "')
-        point()
-        record = real_add(self, what, **fields)
-        point()
-        return record
+def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    windows, points = tokens(2, 16, seed=5), Points(monkeypatch)
 
-    monkeypatch.setattr(Journal, "add", add)
+    def run(out):
+        saving = Saving(windows=windows, name="parent")
+        return prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, saving=saving)
+
     run(tmp_path / "calm" / "small")
-    expected, points = content(tmp_path / "calm" / "small"), calls["seen"]
-    drawn = random.Random(0).sample(range(1, points), KILLS - 2)
-    for last in (*drawn, points, 1):
+    expected, count = content(tmp_path / "calm" / "small"), points.seen
+    assert count > 60
+    for last in (*random.Random(0).sample(range(1, count), 24), *range(count - 8, count + 1)):
         out = tmp_path / f"kill-{last}" / "small"
-        calls.update(seen=0, last=last)
+        points.seen, points.last = 0, last
         with pytest.raises(Killed):
             run(out)
-        assert not out.exists() or content(out) == expected  # absent or complete, never half
-        calls["last"] = None
+        points.last = None
         run(out)
-        assert content(out) == expected, f"killed at point {last} of {points}"
-        assert not partial_folder(out).exists()
+        assert content(out) == expected, f"killed at point {last} of {count}"
+        assert [path.name for path in out.parent.iterdir()] == ["small"]
+
+
+@pytest.mark.parametrize("name", ["save_file", "fsync"])
+def test_a_full_disk_is_said_and_the_same_call_goes_on(name, tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    real, calls = getattr(from_disk, name), itertools.count()
+
+    def quota(*arguments):
+        if next(calls) == 5 if name == "fsync" else next(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(from_disk, name, quota)
+        with pytest.raises(InputError, match="No space left.*the same command goes on"):
+            prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert not (tmp_path / "small").exists()
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
+
+
+def test_a_large_model_is_numbered_files_and_an_index(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    prune_to(tmp_path / "one", opened(parent), tokenizer, tokens(), SETTINGS)
+    monkeypatch.setattr(merge, "LARGEST", 30_000)
+    prune_to(tmp_path / "several", opened(parent), tokenizer, tokens(), SETTINGS)
+    one, several = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("one", "several"))
+    assert len(list((tmp_path / "several").glob("model-0000*.safetensors"))) > 1
+    assert not (tmp_path / "several" / "model.safetensors").exists()
+    for key, value in one.state_dict().items():
+        assert torch.equal(several.state_dict()[key], value)
+
+
+def test_what_is_somebodys_is_not_touched(tmp_path, tokenizer):
+    """A folder of the name in which a run would work, and files beside it that only look like ours."""
+    parent, _ = saved(tmp_path / "parent")
+    theirs = [
+        tmp_path / name for name in (".small.old-20251101", ".small.partial-123", "small.old-1", "small.partial-1")
+    ]
+    for path in theirs:
+        path.mkdir()
+        (path / "letter.txt").write_text("dear")
+    (tmp_path / "other.partial").mkdir()
+    (tmp_path / "other.partial" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="other files"):
+        prune_to(tmp_path / "other", opened(parent), tokenizer, tokens(), SETTINGS)
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert all((path / "letter.txt").read_text() == "dear" for path in (*theirs, tmp_path / "other.partial"))
 
 
 def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(tmp_path, tokenizer):
@@ -302,7 +298,7 @@ def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(tmp_path, to
                 if report.layer == stop:
                     raise Killed
 
-        return prune_to(out, opened(parent), tokenizer, tokens(), settings, means=Means(progress=observe))
+        return prune_to(out, opened(parent), tokenizer, tokens(), settings, progress=observe)
 
     for stop in (0, 1):
         with pytest.raises(Killed):
@@ -330,9 +326,9 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(stop, tmp_path, t
     def run(out, **options):
         return prune_to(out, opened(parent), tokenizer, tokens(8), MEASURED, **options)
 
-    monkeypatch.setattr(prune_module, "sensitivity", counted)
+    monkeypatch.setattr(planning, "sensitivity", counted)
     with pytest.raises(Killed):
-        run(tmp_path / "small", means=Means(progress=observe))
+        run(tmp_path / "small", progress=observe)
     done = run(tmp_path / "small")
     assert len(times) == (1 if stop[0] == "pruning" else 2)
     assert done.plan == run(tmp_path / "calm" / "small").plan
@@ -342,8 +338,8 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(stop, tmp_path, t
 SCRIPT = """
 import sys, time
 sys.path[:0] = sys.argv[3:]
-from test_prune_to import SETTINGS, opened, tokens
-from comp_lib.scale.prune_to import Means, prune_to
+from test_from_disk import SETTINGS, opened, tokens
+from comp_lib.disk.from_disk import prune_to
 from transformers import AutoTokenizer
 parent, out = sys.argv[1:3]
 
@@ -352,7 +348,7 @@ def observe(what, done, total, report=None):
         print(report.layer, flush=True)
         time.sleep(60)
 
-prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), SETTINGS, means=Means(progress=observe))
+prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), SETTINGS, progress=observe)
 """
 
 
@@ -373,74 +369,6 @@ def test_a_running_process_keeps_others_out_and_kill_9_lets_them_in(python, tmp_
     assert content(out) == content(tmp_path / "calm" / "small")
 
 
-@pytest.mark.parametrize("limit", [20_000, 60_000, 110_000])
-def test_a_full_disk_is_said_and_the_same_call_goes_on(limit, tmp_path, tokenizer, monkeypatch):
-    parent, _ = saved(tmp_path / "parent")
-    real, written = tensor_files.as_bytes, 0
-
-    def quota(tensor):
-        nonlocal written
-        written += tensor.nbytes
-        if written > limit:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(tensor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tensor_files, "as_bytes", quota)
-        with pytest.raises(InputError, match="No space left.*the same command goes on"):
-            prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
-    assert not (tmp_path / "small").exists()
-    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
-    prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
-    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
-
-
-def beside(monkeypatch, work):
-    """`work` takes the place of waiting for the disk on the thread beside, and gets how often that was done before."""
-    real, calls = prune_to_module.reach_disk, itertools.count()
-
-    def reach_disk(folder, written):
-        if threading.current_thread() is not threading.main_thread():
-            work(next(calls))
-        real(folder, written)
-
-    monkeypatch.setattr(prune_to_module, "reach_disk", reach_disk)
-
-
-def test_the_disk_is_waited_for_while_the_next_layer_is_computed(tmp_path, tokenizer, monkeypatch):
-    parent, _ = saved(tmp_path / "parent")
-    computing, waited, real = threading.Event(), [], LayerPruner.prune_layer
-
-    def prune_layer(self, index, layer):
-        if index == 1:
-            computing.set()
-        return real(self, index, layer)
-
-    monkeypatch.setattr(LayerPruner, "prune_layer", prune_layer)
-    beside(monkeypatch, lambda call: waited.append(computing.wait(60)))
-    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), replace(SETTINGS, layers=0))
-    assert waited == [True, True, True]
-
-
-def test_a_layer_that_does_not_reach_the_disk_is_in_no_journal(tmp_path, tokenizer, monkeypatch):
-    parent, _ = saved(tmp_path / "parent")
-    settings = replace(SETTINGS, layers=0)
-
-    def fails(call):
-        if call == 1:
-            raise OSError(errno.EIO, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        beside(patch, fails)
-        with pytest.raises(InputError, match="Input/output error.*the same command goes on"):
-            prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), settings)
-    lines = (partial_folder(tmp_path / "small") / "journal.jsonl").read_text("utf-8").splitlines()
-    assert sum(json.loads(line)["what"] == "layer" for line in lines) == 1
-    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), settings)
-    prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), settings)
-    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
-
-
 def begun(tmp_path, tokenizer):
     """A run that was cut off after its first layer: (parent, folder)."""
     parent, _ = saved(tmp_path / "parent")
@@ -450,40 +378,19 @@ def begun(tmp_path, tokenizer):
             raise Killed
 
     with pytest.raises(Killed):
-        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, means=Means(progress=stop))
+        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, progress=stop)
     return parent, tmp_path / "small"
 
 
 def test_another_request_is_refused_by_what_differs(tmp_path, tokenizer):
     parent, out = begun(tmp_path, tokenizer)
-    with pytest.raises(InputError, match="ratio was 0.3, is 0.4"):
+    with pytest.raises(InputError, match="different: settings"):
         prune_to(out, opened(parent), tokenizer, tokens(), replace(SETTINGS, ratio=0.4))
-    with pytest.raises(InputError, match="calibration was"):
+    with pytest.raises(InputError, match="different: calibration"):
         prune_to(out, opened(parent), tokenizer, tokens(seed=1), SETTINGS)
     other, _ = saved(tmp_path / "other", "tied")
-    with pytest.raises(InputError, match="model was"):
+    with pytest.raises(InputError, match="different: model"):
         prune_to(out, opened(other), tokenizer, tokens(), SETTINGS)
-
-
-def test_a_run_is_not_taken_up_by_other_code(tmp_path, tokenizer, monkeypatch):
-    """A version number says little: the same one may stand for another formula."""
-    parent, out = begun(tmp_path, tokenizer)
-    monkeypatch.setattr(prune_to_module.hashes, "of_code", lambda *rooms: "another formula")
-    with pytest.raises(InputError, match="comp_lib was .*, is .*another formula"):
-        prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
-
-
-def test_a_damaged_file_of_a_finished_layer_is_made_again(tmp_path, tokenizer):
-    parent, out = begun(tmp_path, tokenizer)
-    file = partial_folder(out) / "model" / "model.safetensors"
-    records = [json.loads(line) for line in (partial_folder(out) / "journal.jsonl").read_text().splitlines()]
-    _, start, length, _ = next(record["ranges"][0] for record in records if record.get("done"))
-    content_before = bytearray(file.read_bytes())
-    content_before[start + length // 2] ^= 1
-    file.write_bytes(content_before)
-    prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
-    prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
-    assert content(out) == content(tmp_path / "calm" / "small")
 
 
 def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, tokenizer):
@@ -531,8 +438,6 @@ def test_states_are_a_tensor_on_disk(dtype, tmp_path):
     states = States.create(tmp_path, values.shape, dtype)
     states[0:2], states[2:5] = values[:2], values[2:]
     assert torch.equal(states[0:5], values) and torch.equal(states[1:3], values[1:3])
-    assert [len(part) for part in states.chunk(2)] == [len(part) for part in values.chunk(2)]
-    assert all(torch.equal(a[0 : len(a)], b) for a, b in zip(states.chunk(2), values.chunk(2), strict=True))
     other = States.create(tmp_path, values.shape, dtype)
     assert other.path != states.path and not other[0:5].any()
 
@@ -621,21 +526,3 @@ def test_what_lies_beside_a_gguf_file_is_not_of_it(tmp_path, tokenizer):
     model, _ = open_streamed(str(file))
     prune_to(tmp_path / "small", model, tokenizer, tokens(), SETTINGS)
     assert "7" not in (tmp_path / "small" / "generation_config.json").read_text().replace(".7", "")
-
-
-def test_a_run_with_a_limit_goes_on_with_the_tokens_it_chose(tmp_path, tokenizer, monkeypatch):
-    parent, _ = saved(tmp_path / "parent")
-    chosen = iter([512, 2048])
-    monkeypatch.setattr("comp_lib.scale.prune_to.check_memory", lambda *asked: next(chosen))
-
-    def stop(what, done, total, report=None):
-        if report is not None:
-            raise Killed
-
-    run = partial(prune_to, tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
-    with pytest.raises(Killed):
-        run(means=Means(memory=10**9, progress=stop))
-    with pytest.raises(InputError, match="memory was 1000000000, is 2000000000"):
-        run(means=Means(memory=2 * 10**9))
-    run(means=Means(memory=10**9))
-    assert (tmp_path / "small" / "model.safetensors").is_file()

@@ -23,9 +23,8 @@ from ..system.tensor_files import as_bytes
 class States:
     """Hidden states (S, L, d) in the file `path`: `states[rows]` reads, `states[rows] = values` writes."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype, first: int = 0) -> None:
-        """first: the sequence of the file with which these states begin."""
-        self.path, self.shape, self.dtype, self.first = path, tuple(shape), dtype, first
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.path, self.shape, self.dtype = path, tuple(shape), dtype
 
     @classmethod
     def create(cls, folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> States:
@@ -53,13 +52,5 @@ class States:
             file.seek(self._offset(rows.indices(len(self))[0]))
             file.write(as_bytes(values.to("cpu", self.dtype)))
 
-    def chunk(self, parts: int) -> list[States]:
-        """As `Tensor.chunk`: consecutive parts of the sequences, that share the file."""
-        size = -(-len(self) // parts)
-        starts = range(0, len(self), size)
-        return [
-            States(self.path, (min(size, len(self) - s), *self.shape[1:]), self.dtype, self.first + s) for s in starts
-        ]
-
     def _offset(self, row: int) -> int:
-        return (self.first + row) * self.shape[1] * self.shape[2] * self.dtype.itemsize
+        return row * self.shape[1] * self.shape[2] * self.dtype.itemsize

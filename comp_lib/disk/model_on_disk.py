@@ -18,18 +18,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from ..calibration.stream import embed, rotary, through
+from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..families import family_of
 from ..families.protocol import Layer
-from ..models.door import EMBEDDING, HEAD
-from ..models.gguf_files import GgufTensors, is_gguf, open_gguf_model
-from ..models.load import DTYPES, check_dtype, open_model
-from ..models.reading import check_shapes
-from ..models.skeleton import skeleton
+from ..models.load import DTYPES, check_dtype, open_model, weights_of
+from ..models.reading import EMBEDDING
+from ..models.skeleton import HEAD, skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.clock import phase
-from ..system.tensor_files import TensorFiles
 
 
 class Streamed:
@@ -39,13 +35,10 @@ class Streamed:
         """Raises InputError unless the files hold just the weights that the config describes."""
         self.config, self.dtype = config, dtype
         self.skeleton = skeleton(config, dtype)
-        names = list(self.skeleton.state_dict())
-        gguf = is_gguf(folder)
-        self.files: GgufTensors | TensorFiles = GgufTensors(folder, config, names) if gguf else TensorFiles(folder)
+        self.files = weights_of(Path(folder), self.skeleton)
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self.head: nn.Linear | None = None
-        check_shapes(self.skeleton, self.files.shapes, self.files.folder)
         self.model = SimpleNamespace(
             layers=_Layers(self),
             embed_tokens=_Embedding(self),
@@ -65,10 +58,9 @@ class Streamed:
     def _load(self, module: nn.Module, prefix: str) -> nn.Module:
         """A copy of a module of the skeleton, with the numbers from the files."""
         same = {id(config): config for config in (self.config, self.skeleton.config)}
-        with phase("read"):
-            module = copy.deepcopy(module, same)
-            tensors = {name: self.files.read(prefix + name, self.dtype) for name in module.state_dict()}
-            module.load_state_dict(tensors, assign=True)
+        module = copy.deepcopy(module, same)
+        tensors = {name: self.files.read(prefix + name, self.dtype) for name in module.state_dict()}
+        module.load_state_dict(tensors, assign=True)
         return module
 
 
@@ -85,8 +77,7 @@ class _Layers:
     def __getitem__(self, index: int) -> Layer:
         self.owner.head = None
         layer = self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
-        with phase("read"):
-            self.owner.files.ahead(f"model.layers.{index + 1}.")  # while this one is at work
+        self.owner.files.prefetch(f"model.layers.{index + 1}.")  # while this one is at work
         return layer
 
 
@@ -106,7 +97,7 @@ class _Embedding:
 def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:
     """The model of that name to be read layer by layer, and its tokenizer. Raises InputError as `load_model` does."""
     check_dtype(dtype)
-    source, config, tokenizer = open_gguf_model(name) if is_gguf(name) else open_model(name)
+    source, config, tokenizer = open_model(name)
     return Streamed(source, config, DTYPES[dtype]), tokenizer
 
 
@@ -120,16 +111,4 @@ def losses(
     for index in range(len(layers)):
         hidden = through(layers[index].to(device), hidden, rope, device)
         progress(what, index + 1, len(layers))
-    states = family.final_norm(model, hidden[:, :-1])  # (S, L - 1, d)
-    total = torch.full(states.shape[:-1], -torch.inf)
-    right = torch.zeros(states.shape[:-1])
-    first = 0
-    for piece in model.files.pieces(EMBEDDING if model.tied else HEAD, model.dtype):  # (rows, d)
-        last = first + len(piece)
-        for row, tokens in enumerate(ids[:, 1:]):
-            logits = (states[row] @ piece.T).float()  # (L - 1, rows)
-            total[row] = torch.logaddexp(total[row], logits.logsumexp(-1))
-            here = (tokens >= first) & (tokens < last)
-            right[row, here] = logits[here, tokens[here] - first]
-        first = last
-    return (total - right).double().mean(1)
+    return sequence_losses(model, hidden, ids).double()
