@@ -68,8 +68,6 @@ def check_request(model: Model, settings: Settings) -> None:
     """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
     settings.check()
     shape, request = Shape.of(model), settings.request(Shape.of(model))
-    if settings.recovery == "bias":
-        check_biases(model)
     least = min(shape.kv_groups)
     fewer = settings.kv_groups is not None and settings.kv_groups < least
     if not shape.group_parameters and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
@@ -79,6 +77,8 @@ def check_request(model: Model, settings: Settings) -> None:
         raise InputError(
             f"expected all KV groups of {model.config.model_type} to stay, which cannot go one by one, got {got}"
         )
+    if settings.recovery == "bias":
+        check_biases(model)
     if settings.method == "shortgpt":  # whole layers need no width
         return
     if settings.method in PLANNERS:
@@ -110,9 +110,10 @@ def check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
         raise InputError(f"expected {wanted}, got one of widths: leave the plan out, or choose another method")
     if plan.parent_layers != shape.layers:
         raise InputError(f"expected a plan for {shape.layers} layers, got one for {plan.parent_layers}: plan anew")
-    widths = (("neurons", plan.neurons, plan.kept_neurons, shape.neurons),)
-    widths += (("KV groups", plan.kv_groups, plan.kept_groups, shape.kv_groups),)
-    for what, counts, named, whole in widths:
+    for what, counts, named, whole in (
+        ("neurons", plan.neurons, plan.kept_neurons, shape.neurons),
+        ("KV groups", plan.kv_groups, plan.kept_groups, shape.kv_groups),
+    ):
         for place, (layer, count) in enumerate(zip(plan.layers, counts, strict=True)):
             most = max(count, named[place][-1] + 1) if named else count
             if most > whole[layer]:
@@ -134,6 +135,7 @@ def check_call(model: object, ids: object, settings: object, plan: Plan | None =
         check_request(model, settings)
     else:
         settings.check()
+        plan.check()
         check_plan(plan, Shape.of(model), settings)
         if settings.recovery == "bias":
             check_biases(model)

@@ -12,8 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..families.protocol import Model
-from ..models.reading import EMBEDDING
-from ..models.skeleton import HEAD
+from ..models.skeleton import EMBEDDING, HEAD
 from ..scale.model_on_disk import Streamed
 from ..system import hashes
 from ..system.cache import store

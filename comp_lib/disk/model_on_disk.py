@@ -22,8 +22,7 @@ from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..families import family_of
 from ..families.protocol import Layer
 from ..models.load import DTYPES, check_dtype, open_model, weights_of
-from ..models.reading import EMBEDDING
-from ..models.skeleton import HEAD, skeleton
+from ..models.skeleton import EMBEDDING, HEAD, skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
 

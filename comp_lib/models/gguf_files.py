@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,7 +48,7 @@ class Stored:
 
     shape: tuple[int, ...]  # as torch counts
     kind: gguf.GGMLQuantizationType
-    start: int  # first byte in the file
+    start: int  # first byte, from the end of the header; from the first of the file in `GgufFile.tensors`
     row_bytes: int  # of a row, or of all of a vector
 
     @property
@@ -62,23 +62,21 @@ class GgufFile:
     def __init__(self, path: str | Path) -> None:
         """Raises InputError: no such file, another kind of file, truncated."""
         self.path = Path(path).expanduser()
-        if not self.path.is_file():
-            raise InputError(f"expected a GGUF file, got {path}, which is not there: check the spelling")
         with refusing("a complete GGUF file", str(path), "fetch or write it again"), self.path.open("rb") as stream:
             if stream.read(4) != b"GGUF" or _number(stream, "I") not in (2, 3):
                 raise ValueError("another beginning than that of GGUF, version 2 or 3")
             tensors, values = _number(stream, "Q"), _number(stream, "Q")
             self.metadata = {_text(stream): _value(stream, _number(stream, "I")) for _ in range(values)}
-            listed = [(_text(stream), *_tensor(stream)) for _ in range(tensors)]
+            stored = {_text(stream): _stored(stream) for _ in range(tensors)}
             first = stream.tell() + -stream.tell() % self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
-            self.tensors = {name: Stored(shape, kind, first + start, size) for name, shape, kind, start, size in listed}
+            self.tensors = {name: replace(one, start=first + one.start) for name, one in stored.items()}
             last, there = max((one.start + one.n_bytes for one in self.tensors.values()), default=0), stream.seek(0, 2)
             if last > there:
                 raise ValueError(f"it ends too early, after {there:,} of {last:,} bytes")
 
     @property
     def parameters(self) -> int:
-        return sum(prod(stored.shape) for stored in self.tensors.values())
+        return sum(prod(one.shape) for one in self.tensors.values())
 
 
 def _number(stream: BinaryIO, code: str) -> Any:
@@ -101,14 +99,11 @@ def _value(stream: BinaryIO, kind: int) -> Any:
     return list(struct.unpack(codes, stream.read(struct.calcsize(codes))))
 
 
-def _tensor(stream: BinaryIO) -> tuple[tuple[int, ...], gguf.GGMLQuantizationType, int, int]:
-    """Shape, type, first byte after the header and bytes of a row."""
+def _stored(stream: BinaryIO) -> Stored:
     shape = tuple(_number(stream, "Q") for _ in range(_number(stream, "I")))[::-1]
     kind, start = gguf.GGMLQuantizationType(_number(stream, "I")), _number(stream, "Q")
     block, size = gguf.GGML_QUANT_SIZES[kind]
-    if not shape or shape[-1] % block:
-        raise ValueError(f"rows of shape {shape}, which are no blocks of {block}")
-    return shape, kind, start, shape[-1] // block * size
+    return Stored(shape, kind, start, shape[-1] // block * size)
 
 
 def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedTokenizerBase]:
@@ -116,7 +111,7 @@ def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, PreTraine
     file = GgufFile(path)
     config = checked_config(_config_fields(file), str(file.path))
     reader = PreTrainedTokenizerFast.from_pretrained
-    tokenizer = read_tokenizer(str(file.path.parent), config, reader, gguf_file=file.path.name)
+    tokenizer = read_tokenizer(file.path.parent, config, reader, gguf_file=file.path.name)
     restore_pre_tokenizer(tokenizer, file.metadata.get("tokenizer.ggml.pre"))
     return file.path, config, tokenizer
 
@@ -200,13 +195,11 @@ class GgufTensors:
         return str(hashes.of_file(self.path))[:16]
 
     def _expand(self, name: str, rows: Any, dtype: torch.dtype) -> Tensor:
-        """Those rows (what numpy takes as an index) as plain numbers."""
+        """Those rows (what numpy takes as an index), or all of a vector, as plain numbers."""
         tensor = self.tensors[name]
-        size = (*tensor.shape[:-1], tensor.row_bytes)
-        data = numpy.memmap(self.path, mode="r", offset=tensor.start, shape=size)  # given back at the end of the call
+        data = numpy.memmap(self.path, mode="r", offset=tensor.start, shape=(*tensor.shape[:-1], tensor.row_bytes))
         with refusing("weights of a type that can be read", f"{name} in {self.path}", "export the model again"):
-            # a vector is one row of bytes, of which no part is asked for
-            chosen = numpy.array(data[rows] if len(size) > 1 else data)
+            chosen = numpy.array(data[rows] if data.ndim > 1 else data)
             values = numpy.array(gguf.dequantize(chosen, tensor.kind), dtype=numpy.float32)
         if name.endswith("norm.weight"):
             values -= self.family.gguf_norm_shift

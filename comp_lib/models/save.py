@@ -41,8 +41,8 @@ SMALL_FILES = 16 << 20  # bytes, generously, of all that is not weights: mostly 
 COMP = "COMP, [arXiv 2501.15255](https://arxiv.org/abs/2501.15255)"
 STOCK = "Any runtime that loads the parent loads this folder; nothing else is needed."
 OWN = (
-    "**This folder needs comp_lib**, as its layers differ in width: `transformers` knows its model type after the first "
-    "two lines. `comp-lib export --padded` makes a folder of it that needs nothing, with narrower layers filled up."
+    "**This folder needs comp_lib**, as its layers differ in width: `transformers` knows its model type once it is "
+    "registered. `comp-lib export --padded` fills narrower layers up; that folder needs nothing."
 )
 REGISTER = "from comp_lib.models.own_widths import register\n\nregister({})\n"
 

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, one at a time: each is mapped, copied and let go, so that one is resident, never a file."""
+"""Tensors in safetensors, one at a time: each is mapped, copied and let go, so that one is in memory, never a file."""
 
 from __future__ import annotations
 
