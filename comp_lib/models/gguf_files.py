@@ -71,6 +71,8 @@ class GgufFile:
             first = stream.tell() + -stream.tell() % self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
             self.tensors = {name: replace(one, start=first + one.start) for name, one in stored.items()}
             last, there = max((one.start + one.n_bytes for one in self.tensors.values()), default=0), stream.seek(0, 2)
+            if len(stored) < tensors:
+                raise ValueError("a tensor that is there twice")
             if last > there:
                 raise ValueError(f"it ends too early, after {there:,} of {last:,} bytes")
 

@@ -12,7 +12,6 @@ The price is that narrow layers are as large and as slow as the widest again; la
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,22 +35,13 @@ FILLED = (
 )
 
 
-@dataclass(frozen=True)
-class Padded:
-    """A stock folder, and parameters before and after filling up."""
-
-    folder: Path
-    own: int
-    filled: int
-
-
 def export_padded(
     model: str | Path, out: str | Path, *, overwrite: bool = False, progress: Progress = no_progress
-) -> Padded:
+) -> Path:
     """Write `model`, a folder whose layers differ in width, to the folder `out` in its family's stock form.
 
-    It appears complete or not at all. The filled model is in memory as a whole. Raises InputError, before anything is
-    written, for a model that is stock already, and for a folder that cannot be written.
+    The filled model is in memory as a whole. Raises InputError, before anything is written, for a model that is stock
+    already, and for a folder that cannot be written. Returns the folder.
     """
     check_destination(out, overwrite, sources=[model])
     place, config, tokenizer = open_model(model)
@@ -89,7 +79,7 @@ def export_padded(
         for name, text in ((PLAN_FILE, text_beside(place, PLAN_FILE)), (CARD_FILE, card)):
             if text:
                 (partial / name).write_text(text, "utf-8")
-    return Padded(Path(out).expanduser(), shape.total, Shape.of(result).total)
+    return Path(out).expanduser()
 
 
 def filled_shape(shape: Shape) -> Shape:

@@ -155,16 +155,19 @@ def foreign_files(folder: Path) -> list[str]:
 
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:
-    """The README.md of a model called `name`: YAML front matter, then Markdown."""
-    parent, folder = shareable(card.parent), json.dumps(name)
-    method = COMP if "condition" in card.method else _plain(card.method)
-    before, after = _counts(card.parent_shape), _counts(shape)
-    removed = [(what, before[what], after[what]) for what in before]
+    """The README.md of a model called `name`: YAML front matter (JSON is YAML), then Markdown."""
+    parent, folder, dense = shareable(card.parent), json.dumps(name), card.parent_shape
+    removed = [
+        ("decoder layers", dense.layers, shape.layers),
+        ("MLP neurons per layer", span(dense.neurons), span(shape.neurons)),
+        ("KV heads per layer", span(dense.kv_groups), span(shape.kv_groups)),
+        ("parameters of the decoder", f"{dense.decoder:,}", f"{shape.decoder:,}"),
+        ("parameters of the model", f"{dense.total:,}", f"{shape.total:,}"),
+    ]
     made = {"neurons chosen by": card.method, "re-tuned by": card.recovery, "calibrated on": card.calibration}
     measured = [(text, f"{tokens:,}", f"{p:.2f}", f"{q:.2f}") for text, tokens, p, q in card.perplexities]
     register = "" if shape.stock else REGISTER.format(json.dumps(model_type))
-    licence = f"`{_plain(card.parent_licence)}`" if card.parent_licence else "not known to the tool: ask its makers"
-    # JSON is YAML, and quotes what needs quoting
+    licence = _plain(card.parent_licence or "not known to the tool: ask its makers")
     return f"""\
 ---
 license: {json.dumps(card.parent_licence or "unknown")}
@@ -177,16 +180,10 @@ tags: ["comp-lib", "structured-pruning", "pruned"]
 # {_plain(name)}
 
 A smaller copy of {_plain(parent)}: {plan.removed:.1%} of the parameters of its decoder were removed by structured \
-pruning ({method}), with comp_lib {card.version}.
-
-## What was removed
+pruning ({COMP if "condition" in card.method else _plain(card.method)}), with comp_lib {card.version}. Layers dropped: \
+{", ".join(map(str, plan.dropped)) or "none"}. `comp_plan.json` lists what was kept.
 
 {_table(("", "parent", "this model"), removed)}
-
-Decoder layers dropped (counted from 0 in the parent): {", ".join(map(str, plan.dropped)) or "none"}. \
-`comp_plan.json` lists what was kept.
-
-## How
 
 {_table(("setting", "value"), {**made, **card.settings}.items())}
 
@@ -209,18 +206,6 @@ tokenizer = AutoTokenizer.from_pretrained({folder})
 
 That of the parent model ({licence}) holds for this model too.
 """
-
-
-def _counts(shape: Shape) -> dict[str, str]:
-    heads = tuple(groups * shape.group_heads for groups in shape.kv_groups)
-    return {
-        "decoder layers": f"{shape.layers}",
-        "MLP neurons per layer": span(shape.neurons),
-        "query heads per layer": span(heads),
-        "KV heads per layer": span(shape.kv_groups),
-        "parameters of the decoder": f"{shape.decoder:,}",
-        "parameters of the model": f"{shape.total:,}",
-    }
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
