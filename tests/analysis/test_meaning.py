@@ -65,7 +65,7 @@ def test_what_is_not_there_is_refused(model, tokenizer, sample, layer, neuron, w
 
 def test_a_slider_shows_one_neuron_after_the_other(model, tokenizer, sample):
     pytest.importorskip("ipywidgets")
-    from comp_lib.widgets.neuron_reader import NeuronReader
+    from comp_lib.analysis.reader import NeuronReader
 
     asked = []
 

@@ -10,7 +10,7 @@ import pytest
 from rows import rows_of
 
 from comp_lib.compare.summary import finished, markdown, write_summary
-from comp_lib.plots.comp_vs_peers import pareto_front, plot_increase, plot_latency, plot_memory, plot_sequences
+from course.figures.grids import pareto_front, plot_increase, plot_latency, plot_memory, plot_sequences
 
 COMP = "comp + least-squares"
 

@@ -1,0 +1,132 @@
+"""Pictures of recovery (lesson 04): the variance of masks, what they cost, and how a fit does on other tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.ticker import NullFormatter
+from numpy.typing import ArrayLike
+
+from comp_lib.plots.base import BESIDE, COLOURS, DASHED, GREY, Picture, figure_with_axes, layer_axis, log_y
+
+from . import Interval, spans
+
+Arrays = Mapping[str, ArrayLike]
+MARKERS = "oXDs^v"
+LOW = 1e-6  # a variance of zero has to stand somewhere on a logarithmic axis
+LAMBDA = "strength of the pull, λ"
+
+
+def plot_variances(variances: Arrays, bound: float, title: str) -> Picture:
+    """Variance of the mask in each layer, label -> (layers,), and the guard's bound."""
+    figure, axis = figure_with_axes((8.5, 3.6), title=title, ylabel="variance of the mask", yscale="log")
+    words = []
+    for (label, values), colour, marker in zip(variances.items(), COLOURS, MARKERS, strict=False):
+        shown = np.maximum(np.asarray(values, dtype=float), LOW)
+        axis.plot(shown, marker=marker, ls="", color=colour, alpha=0.8, label=label)
+        above = f"{(shown > bound).sum()} of {len(shown)} layers above the bound"
+        words.append(f"{label}: highest {shown.max():.3g} in layer {shown.argmax()}, {above}")
+    axis.axhline(bound, label=f"the guard's bound, {bound:g}", **DASHED)
+    layer_axis(axis)
+    axis.legend(fontsize=8, **BESIDE)
+    return figure.described(f"{title}. Variance of the mask by layer, logarithmic. ", words)
+
+
+def plot_ridge_path(
+    ridges: Sequence[float],
+    errors: Arrays,
+    nothing: Mapping[str, float],
+    passing: Mapping[str, Sequence[bool]],
+    title: str,
+    at: int | None = None,
+) -> Picture:
+    """Error of a mask against lambda (R,), by each measure, beside that without tuning (dashed); below, which lambdas
+    let the mask pass each guard: passing[guard] (R,). at: the place of the lambda to point at."""
+    figure, axis = figure_with_axes((8.5, 4.0), title=title, xlabel=LAMBDA, xscale="log")
+    words = []
+    for (label, values), colour, marker in zip(errors.items(), COLOURS, MARKERS, strict=False):
+        values, untuned = np.asarray(values, dtype=float), nothing[label]
+        axis.plot(ridges, 100 * values, marker + "-", color=colour, label=label)
+        axis.axhline(100 * untuned, color=colour, ls="--", lw=1, label="the same, no tuning")
+        ends = f"{values[0]:.3g} at the weakest, {values[-1]:.3g} at the strongest"
+        words.append(f"{label}: {ends}, {untuned:.3g} untuned")
+    high = axis.get_ylim()[1]
+    floor = 80 * min([*nothing.values(), *(float(np.min(np.asarray(values))) for values in errors.values())])
+    for place, ((guard, passes), colour) in enumerate(zip(passing.items(), COLOURS[2:], strict=False)):
+        lambdas = [ridge for ridge, one in zip(ridges, passes, strict=True) if one]
+        height = floor / 1.6 ** (place + 1)
+        axis.plot(lambdas, [height] * len(lambdas), "|-", color=colour, lw=4, ms=9, label=f"{guard}: passes")
+        words.append(f"{guard} lets pass {'from ' + format(min(lambdas), 'g') + ' on' if lambdas else 'nothing'}")
+    axis.set(ylim=(floor / 1.6 ** (len(passing) + 1), 1.3 * max(high, 1.5 * floor)), ylabel="error left (% of energy)")
+    if at is not None:
+        axis.axvline(ridges[at], color=GREY, lw=4, alpha=0.4, label=f"λ = {ridges[at]:g}")
+    log_y(axis, most=6)
+    shown = ridges[:: -(-len(ridges) // 7)]
+    axis.set_xticks(shown, [f"{ridge:,.0f}" if ridge >= 100 else f"{ridge:.3g}" for ridge in shown])
+    axis.set_xticks([], minor=True)
+    axis.legend(fontsize=8, **BESIDE)
+    span = f"against lambda from {ridges[0]:g} to {ridges[-1]:g}"
+    return figure.described(f"{title}. Relative error left {span}. ", words)
+
+
+def plot_losses(outcomes: Mapping[str, Mapping[str, Interval]], marks: Mapping[str, float], title: str) -> Picture:
+    """Loss of each way in each case, outcomes[case][way] = (mean, low, high), as dots with their 95% intervals; the
+    `marks` are losses to compare with, as dashed lines."""
+    ways = list(dict.fromkeys(way for table in outcomes.values() for way in table))[::-1]  # the first on top
+    size = (8.5, 0.3 * len(ways) * max(1.0, 0.6 * len(outcomes)) + 1.6)
+    figure, axis = figure_with_axes(size, ylim=(-0.6, len(ways) - 0.4), title=title)
+    words = []
+    for place, ((case, table), colour, marker) in enumerate(zip(outcomes.items(), COLOURS, MARKERS, strict=False)):
+        shift = 0.36 * (0.5 * (len(outcomes) - 1) - place) / max(1, len(outcomes) - 1)
+        mean, apart = spans(list(table.values()))
+        heights = [ways.index(way) + shift for way in table]
+        style = {"color": colour, "marker": marker, "ls": "", "capsize": 3, "ms": 6}
+        axis.errorbar(mean, heights, xerr=apart, label=case, **style)
+        numbers = ", ".join(f"{way} {one:.2f} ({least:.2f} to {most:.2f})" for way, (one, least, most) in table.items())
+        words.append(f"{case}: {numbers}")
+    for (mark, value), line in zip(marks.items(), ("--", ":", "-."), strict=False):
+        axis.axvline(value, color="black", ls=line, lw=1, label=mark)
+        words.append(f"{mark}: {value:.2f}")
+    axis.set_yticks(range(len(ways)), ways)
+    axis.set_xlabel("loss (nats per token, lower is better); bars: 95% interval over windows")
+    axis.legend(fontsize=8, **BESIDE)
+    return figure.described(f"{title}. Losses with 95% intervals. ", words)
+
+
+def plot_token_curve(
+    tokens: Sequence[int],
+    inputs: int,
+    own: Arrays,
+    unseen: Mapping[str, Sequence[Interval]],
+    untuned: Interval,
+    title: str,
+) -> Picture:
+    """Error on the tokens of the fit (dashed) and on unseen ones (solid) against their number, a line for each fit.
+
+    own: fit -> (sizes,); unseen: fit -> (mean, low, high) for each size; untuned: on unseen tokens without recovery;
+    inputs: how many inputs the fitted layer has.
+    """
+    figure, axis = figure_with_axes((8.5, 4.4), title=title, xscale="log", xlabel="calibration tokens of the fit")
+    words = []
+    for (name, rows), colour, marker in zip(unseen.items(), COLOURS, MARKERS, strict=False):
+        mean, apart = (100 * part for part in spans(rows))
+        bars = {"color": colour, "marker": marker, "capsize": 3}
+        axis.errorbar(tokens, mean, yerr=apart, label=name, **bars)
+        axis.plot(tokens, seen := 100 * np.asarray(own[name], dtype=float), "--", color=colour, alpha=0.6)
+        worst = f"at worst {mean.max():.1f}% with {tokens[mean.argmax()]:,}"
+        others = f"on unseen tokens {mean[0]:.1f}% with the fewest, {worst}, {mean[-1]:.1f}% with the most"
+        words.append(f"{name}: {others}; on its own tokens {seen[0]:.1f}% and {seen[-1]:.1f}%")
+    axis.axhline(100 * untuned[0], color="black", ls=":", lw=1.5, label="no recovery")
+    axis.axvline(inputs, color="grey", lw=1, label="as many tokens as inputs")
+    axis.plot([], [], "k-", label="on unseen tokens (95%)")
+    axis.plot([], [], "k--", alpha=0.6, label="on the fit's own tokens;\nbelow the axis: hardly any")
+    axis.set_xticks(tokens, [f"{count:,}" for count in tokens], minor=False)
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    top = max(high for rows in unseen.values() for _, _, high in rows)
+    # a fit that reproduces its tokens leaves at the bottom
+    axis.set(ylim=(100 * untuned[0] / 12, 130 * max(top, untuned[2])), ylabel="error left (% of the layer's energy)")
+    log_y(axis)
+    axis.legend(fontsize=8, **BESIDE)
+    what = f"{title}. Error left against {tokens[0]:,} to {tokens[-1]:,} calibration tokens"
+    return figure.described(f"{what}. Without recovery it is {untuned[0]:.1%} on unseen tokens. ", words)

@@ -1,0 +1,63 @@
+"""Pictures of a whole model (lessons 00 and 06): at first sight, after pruning, and beside the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, ORANGE, Numbers, Picture, figure_with_axes, note
+
+Spread = tuple[float, float, float]  # median, smallest, largest
+
+
+def plot_comparison(less: Mapping[str, float | Spread], more: Mapping[str, float | Spread]) -> Picture:
+    """Pruned / dense of each measure, as bars in percent: of those `less` is better, of those `more`, in two colours.
+
+    A measure that came with its spread gets whiskers.
+    """
+    ratios = {**less, **more}
+    xlabel = "pruned model, in % of the dense one (dashed: the same)"
+    figure, axes = figure_with_axes((8.0, 1.6 + 0.5 * len(ratios)), xlabel=xlabel)
+    spreads = {name: value if isinstance(value, tuple) else (value,) * 3 for name, value in ratios.items()}
+    middles, lows, highs = 100 * np.array(list(spreads.values())).T
+    whiskers = np.where(lows < highs, [middles - lows, highs - middles], np.nan)
+    groups = (("less is better", ORANGE, slice(len(less))), ("more is better", BLUE, slice(len(less), None)))
+    for label, colour, part in groups:
+        bars: dict[str, Any] = {"xerr": whiskers[:, part], "color": colour, "height": 0.6, "capsize": 4, "label": label}
+        axes.barh(list(spreads)[part], middles[part], **bars)
+    axes.axvline(100, **DASHED)
+    for place, (middle, high) in enumerate(zip(middles, highs, strict=True)):
+        axes.text(high + 0.02 * highs.max(), place, f"{middle:.0f}%", va="center")
+    axes.set_xlim(0, 1.12 * highs.max())
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.legend(ncols=2, **ABOVE)
+    words = [
+        f"{name} {middle:.0%}" + (f" (from {low:.0%} to {high:.0%})" if low < high else "")
+        for name, (middle, low, high) in spreads.items()
+    ]
+    directions = f"Less is better of {', '.join(less)}; more is better of {', '.join(more)}."
+    return figure.described(f"Bar chart of the pruned model in percent of the dense one. {directions} Values: ", words)
+
+
+def plot_variants(runs: Mapping[str, Numbers], marked: str) -> Picture:
+    """Extra loss of each variant, a dot for each seed, from the top; the band spans the `marked` one's seeds."""
+    figure, axes = figure_with_axes((8.5, 1.2 + 0.36 * len(runs)), xlabel="increase of the loss (nats per token)")
+    low, high = min(runs[marked]), max(runs[marked])
+    axes.axvspan(low, high, color=GREEN, alpha=0.2, label=f"seeds of {marked}")
+    for place, (name, values) in enumerate(runs.items()):
+        axes.scatter(values, [place] * len(values), color=GREEN if name == marked else BLUE, zorder=2)
+        number = f"{min(values):.2f}" if len(values) == 1 else f"mean {np.mean(values):.2f}"
+        note(axes, number, (max(values), place), (7, 0), va="center")
+    axes.set_yticks(range(len(runs)), list(runs))
+    axes.set_xlim(min(0.0, 1.1 * min(map(min, runs.values()))), 1.1 * max(map(max, runs.values())))
+    axes.invert_yaxis()
+    axes.legend(**ABOVE)
+    words = [
+        f"{name} {np.mean(values):.3f}"
+        + (f" ({min(values):.3f} to {max(values):.3f}, {len(values)} seeds)" if len(values) > 1 else "")
+        for name, values in runs.items()
+    ]
+    return figure.described("Dots of the increase of the loss, nats per token: ", words)
