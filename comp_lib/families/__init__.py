@@ -12,6 +12,7 @@ from .decoder import Family
 from .frame import outline
 from .gguf import ROWS
 from .protocol import Layer, Model, Which
+from .structure import parts
 
 DECODER = Family()
 
@@ -44,6 +45,12 @@ def dense_layer(layer: Layer, which: Which) -> nn.Linear:
     part, name = DECODER.sublayer(layer, which)
     linear: nn.Linear = getattr(part, name)
     return linear
+
+
+def check_layers(model: Model) -> None:
+    """Raises InputError, by the name of what does not fit, for a model whose layers the method does not know."""
+    for layer in family_of(model).layers(model):
+        parts(layer)
 
 
 def check_config(fields: dict[str, Any]) -> Family:
