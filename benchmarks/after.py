@@ -36,7 +36,7 @@ from comp_lib.on_device import llama_cpp
 from comp_lib.system.atomic import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
-IMPORTS = "import peft, comp_lib.cli.pruning, comp_lib.healing.folder"
+IMPORTS = "import peft, comp_lib.cli.pruning, comp_lib.healing"
 PRUNE = ("--ratio", "0.2", "--multiple", "256", "--evaluate", "none")
 STEPS = {  # what is made -> of what, by which command; MODEL is the parent
     "COMP": ("MODEL", ("prune", "MODEL", "--out", "COMP", *PRUNE)),

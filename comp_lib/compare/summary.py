@@ -13,11 +13,11 @@ import pandas as pd
 
 from ..plots.base import png
 from ..system.atomic import write_atomically
-from ..system.outputs import MARK, check_output, our_picture, starts_with
+from ..system.outputs import check_output
+from .grid import ROWS
 from .picture import plot_increase
 
 TABLE, PICTURE = "table.md", "increase.png"
-START = b"<!-- written by comp-lib compare -->\n"  # of a table that is ours
 MEASURES = {  # column: heading, what a number looks like, which is best
     "increase": ("Increase of the loss over the dense model (nats per token)", ".3f", "min"),
     "kl": ("KL divergence from the dense model (nats per token)", ".3f", "min"),
@@ -87,15 +87,15 @@ def comparison(rows: pd.DataFrame, measure: str) -> str:
 def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
     """Write table.md and increase.png into `folder`; returns their paths. Without a finished row, only the table."""
     folder, done = Path(folder).expanduser(), finished(rows)
-    files = {TABLE: START + markdown(rows).encode()}
+    files = {TABLE: markdown(rows).encode()}
     if len(done):
-        files[PICTURE] = png(plot_increase(done[done.sequences == done.sequences.max()]), MARK)
+        files[PICTURE] = png(plot_increase(done[done.sequences == done.sequences.max()]))
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
 
 
 def check_summary(folder: Path, overwrite: bool) -> None:
-    """Raises InputError when one of these files is there already, is not ours, and may not be overwritten."""
-    for name in (TABLE, PICTURE) if folder.is_dir() else ():
-        check_output(folder / name, starts_with(START) if name == TABLE else our_picture, overwrite)
+    """Raises InputError when one of these files is there, not beside rows, and may not be overwritten."""
+    for name in (TABLE, PICTURE) if folder.is_dir() and not (folder / ROWS).exists() else ():
+        check_output(folder / name, overwrite)
