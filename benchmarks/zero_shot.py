@@ -10,13 +10,14 @@ benchmarks/zero_shot.json.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import headline
 import torch
+from common import keep_row, options, settings_of, texts
 from torch import nn
 
 from comp_lib.calibration.tokens import calibration_tokens
@@ -24,21 +25,20 @@ from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.zero_shot import OFFLINE, results_of
 from comp_lib.models.load import load_model
 from comp_lib.prune import prune
-from comp_lib.settings import Settings, default_recovery
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "accuracy", "stderr", "choice_loss")
 
 
 def main() -> None:
-    parser = headline.options(__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--ratio", type=float, default=0.2, help="of the decoder's parameters to remove, at least")
     parser.add_argument(
         "--methods", default="comp,llm-pruner,flap,wanda-sp", help="separated by commas; none: the dense model only"
     )
     arguments = parser.parse_args()
     model, tokenizer = load_model(arguments.model)
-    source, _ = headline.texts(arguments.text)
+    source, _ = texts(arguments.text)
     ids = calibration_tokens(source, tokenizer, sequences=arguments.sequences, length=arguments.length)
     asked = {
         "model": arguments.model,
@@ -55,11 +55,11 @@ def main() -> None:
         words = ", ".join(f"{task} {accuracy:.4f}" for task, accuracy in found["accuracy"].items())
         print(f"{method:12}{removed:.1%} removed: {words}")
         row = {"method": method, "ratio": ratio, **asked, "removed": removed, **found}
-        headline.keep(row, FILE, MEASURED)
+        keep_row(FILE, row, MEASURED)
 
     score("dense", 0.0, model)
     for method in filter(None, arguments.methods.split(",")):
-        settings = Settings(arguments.ratio, method=method, recovery=default_recovery(method), multiple=32)
+        settings = settings_of(json.dumps({"method": method, "ratio": arguments.ratio}))
         score(method, arguments.ratio, prune(model, ids, settings).model)
     against = means.get("llm-pruner")
     for name, mean in means.items():

@@ -17,8 +17,8 @@ from ..errors import InputError, suggestion
 from ..evaluation.by_kind import ByKind, judge
 from ..evaluation.confidence import UNKNOWN, Interval
 from ..evaluation.generation import measure_speed, prompt_ids, ratio
-from ..families import family_of
-from ..families.protocol import Family, Model
+from ..families import Family, family_of
+from ..families.protocol import Model
 from ..prune import check_family, check_request, prune
 from ..settings import METHODS, PRESETS, Settings, default_recovery
 from ..shape import Shape

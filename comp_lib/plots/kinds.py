@@ -84,7 +84,7 @@ def plot_pruned(importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbe
         top.scatter(layers, importance, c=colours, zorder=2)
         top.set_ylabel("block influence,\nlog scale")
         log_y(top, most=6)
-    top.set_title(f"What COMP removed: {plan.removed:.1%} of the {plan.of}'s parameters")
+    top.set_title(f"What COMP removed: {plan.removed:.1%} of the decoder's parameters")
     middle.bar(layers, neurons, color="lightgrey", label="removed")
     middle.bar(plan.layers, plan.neurons, color=GREEN, label="kept")
     for layer, whole in enumerate(groups):

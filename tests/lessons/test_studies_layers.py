@@ -12,10 +12,9 @@ from comp_lib.analysis.harm import layer_harm, step_harm
 from comp_lib.analysis.sample import Sample
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
-from comp_lib.importance.layer_study import rank_gap, ranks
 from comp_lib.importance.layers import layers_to_drop, loss_increase
 from course import layer_importance as studies
-from course.layer_importance import layer_study, stream_statistics
+from course.layer_importance import layer_study, rank_gap, ranks, stream_statistics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
