@@ -31,15 +31,9 @@ from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.models.load import load_model
 from comp_lib.on_device import llama_cpp
 
-<<<<<<< HEAD
-FILE = Path(__file__).with_suffix(".json")
-IMPORTS = "import peft, comp_lib.cli.pruning, comp_lib.healing"
-PRUNE = ("--ratio", "0.2", "--multiple", "256", "--evaluate", "none")
-=======
 FILE = HERE / "after.json"
 IMPORTS = "import peft, comp_lib.cli.app, comp_lib.prune, comp_lib.healing"
 PRUNE = ("--ratio", "0.2", "--multiple", "256", "--overwrite")
->>>>>>> 463c126df01b1a230f97eec66dee1b05d5eeb23f
 STEPS = {  # what is made -> of what, by which command; MODEL is the parent
     "COMP": ("MODEL", ("prune", "MODEL", "--out", "COMP", *PRUNE)),
     "LLM-Pruner": ("MODEL", ("prune", "MODEL", "--out", "LLM-Pruner", *PRUNE, "--method", "llm-pruner")),

@@ -14,10 +14,7 @@ import pandas as pd
 from ..plots.base import png
 from ..system.atomic import write_atomically
 from ..system.outputs import check_output
-<<<<<<< HEAD
 from .grid import ROWS
-=======
->>>>>>> 463c126df01b1a230f97eec66dee1b05d5eeb23f
 from .picture import plot_increase
 
 TABLE, PICTURE = "table.md", "increase.png"
@@ -99,11 +96,6 @@ def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
 
 
 def check_summary(folder: Path, overwrite: bool) -> None:
-<<<<<<< HEAD
     """Raises InputError when one of these files is there, not beside rows, and may not be overwritten."""
     for name in (TABLE, PICTURE) if folder.is_dir() and not (folder / ROWS).exists() else ():
-=======
-    """Raises InputError when one of these files is there already and may not be overwritten."""
-    for name in (TABLE, PICTURE) if folder.is_dir() else ():
->>>>>>> 463c126df01b1a230f97eec66dee1b05d5eeb23f
         check_output(folder / name, overwrite)
