@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from comp_lib.calibration.stream import batches
 from comp_lib.calibration.text import load_text
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED
@@ -40,6 +45,16 @@ def settings_of(words: str, **more: Any) -> Settings:
     """Of the JSON of `--set`: a fifth goes, in multiples of 32, unless it says something else."""
     changes = {"ratio": 0.2, "multiple": 32, **more, **json.loads(words)}
     return Settings(**{"recovery": default_recovery(changes.get("method", "comp")), **changes})
+
+
+@torch.inference_mode()
+def dense_pass(model: nn.Module, ids: Tensor) -> float:
+    """Seconds of one forward pass over `ids` (S, L), logits included, after a first touch that reads the weights."""
+    model(input_ids=ids[:1], use_cache=False)
+    started = time.perf_counter()
+    for rows in batches(*ids.shape):
+        model(input_ids=ids[rows], use_cache=False)
+    return time.perf_counter() - started
 
 
 def texts(file: Path | None) -> tuple[str | Path, dict[str, str]]:

@@ -28,6 +28,7 @@ from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
+from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, panels, save_picture
 from comp_lib.prune import prune
@@ -67,11 +68,13 @@ def main() -> None:
         seed=arguments.seed,
     )
     others = {} if arguments.text is None else {arguments.text.name: load_text(arguments.text)}
-    windows = kind_windows(tokenizer, sequences=arguments.windows, others=others)
+    windows = kind_windows(tokenizer, sequences=arguments.windows)
+    texts = {name: evaluation_tokens(tokenizer, text, sequences=arguments.windows) for name, text in others.items()}
     before = decoder_parameters(dense)
     small = prune(dense, ids, settings).model
     judged = judge(small, windows, dense)
-    increases = {kind: [one.increase, *one.intervals()["increase"]] for kind, one in judged.kinds.items()}
+    every = {**judged.kinds, **judge(small, texts, dense).kinds}
+    increases = {kind: [one.increase, *one.intervals()["increase"]] for kind, one in every.items()}
     for kind, (increase, low, high) in increases.items():
         print(f"{kind:16}{increase:.3f} nats more ({low:.3f} to {high:.3f})", flush=True)
     mean, (low, high) = judged.mean["increase"], judged.intervals()["increase"]
@@ -87,7 +90,7 @@ def main() -> None:
         "removed": 1 - decoder_parameters(small) / before,
         "increases": increases,
         "mean": mean,
-        "kl": {kind: one.kl for kind, one in judged.kinds.items()},
+        "kl": {kind: one.kl for kind, one in every.items()},
     }
     if arguments.tasks:
         row["tasks"] = answers(small, tokenizer)

@@ -86,9 +86,10 @@ def reach(layer: Layer, which: Which) -> tuple[Tensor, bool]:
 
     once, twice = added(LARGE * ones), added(2 * LARGE * ones)
     normed = close(twice, once)
-    if not (normed or close(twice, 2 * once)) or not close(added(LARGE * signs), once * signs) or not once.any():
+    scale = once if normed else once / LARGE
+    if not (normed or close(twice, 2 * once)) or not close(added(signs), scale * signs) or not once.any():
         refuse(layer, f"another way from its {which} to the stream than a number or an RMS norm")
-    return (once if normed else once / LARGE), normed
+    return scale, normed
 
 
 def close(some: Tensor, other: Tensor) -> bool:
