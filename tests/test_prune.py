@@ -749,7 +749,9 @@ def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     assert all(layer.mask_variance is not None for layer in done.report.layers if layer.neurons < 64)
 
 
-@pytest.mark.parametrize(("name", "what"), [("kept_neurons", "at most 48 neurons"), ("kept_groups", "at most 2 KV groups")])
+@pytest.mark.parametrize(
+    ("name", "what"), [("kept_neurons", "at most 48 neurons"), ("kept_groups", "at most 2 KV groups")]
+)
 def test_a_plan_that_names_what_is_not_there_is_refused(tiny_llama, ids, name, what):
     plan = prune(tiny_llama(), ids, Settings(multiple=4)).plan
     *rest, last = getattr(plan, name)

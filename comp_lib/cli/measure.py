@@ -54,7 +54,7 @@ def evaluate(
     windows = windows_of(text, tokenizer, length, sequences)
     dense = None if against is None else load_model(against, dtype, device)[0]
     with ProgressBars() as bars:
-        judged = judge(loaded, windows, dense, tuple(windows), progress=bars)
+        judged = judge(loaded, windows, dense, progress=bars)
     values: dict[str, Any] = {"model": model, "text": text, "length": length}
     values["mean"] = judged.mean | {"intervals": judged.intervals()}
     values["kinds"] = {

@@ -97,7 +97,7 @@ def prune_folder(
     with ProgressBars() as bars:
         ids = calibration_tokens(source, tokenizer, model=writer, progress=bars, **size)
         if whole:
-            return _in_memory(folder, model, tokenizer, ids, settings, saving, bars)
+            return _in_memory(folder, model, tokenizer, ids, settings, saving, card, bars)
         del writer
         release_memory()
         with goes_on():
@@ -105,17 +105,25 @@ def prune_folder(
 
 
 def _in_memory(
-    folder: Path, model: Any, tokenizer: Any, ids: Tensor, settings: Settings, saving: Saving, progress: Progress
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    ids: Tensor,
+    settings: Settings,
+    saving: Saving,
+    card: Provenance,
+    progress: Progress,
 ) -> Written:
-    card, windows, before, losses = saving.card, saving.windows, Shape.of(model), []
+    windows, before = saving.windows, Shape.of(model)
+    dense = small = None
     if windows is not None:
-        losses.append(perplexity(model, windows, progress=progress, what="measuring dense").perplexity)
+        dense = perplexity(model, windows, progress=progress, what="measuring dense").perplexity
     done = prune(model, ids, settings, name=saving.name, progress=progress, inplace=True)
-    if windows is not None and card is not None:
-        losses.append(perplexity(done.model, windows, progress=progress, what="measuring pruned").perplexity)
-        card = replace(card, perplexities=((saving.text, windows[:, 1:].numel(), *losses),))
+    if windows is not None and dense is not None:
+        small = perplexity(done.model, windows, progress=progress, what="measuring pruned").perplexity
+        card = replace(card, perplexities=((saving.text, windows[:, 1:].numel(), dense, small),))
     save_checkpoint(folder, done.model, tokenizer, done.plan, card, overwrite=saving.overwrite)
-    return Written(folder, done.plan, done.report, before, Shape.of(done.model), *losses)
+    return Written(folder, done.plan, done.report, before, Shape.of(done.model), dense, small)
 
 
 def written_table(done: Written) -> Table:
