@@ -1,7 +1,7 @@
 """One layer in five visible steps: collect statistics, choose, refit, shrink, pass on.
 
 What happens to a decoder layer, given the hidden states that enter it. `prune` takes the layers from a model in memory,
-`disk.from_disk` from files. What one layer passes on to the next is the hidden states (S, L, d) of the calibration text,
+`disk.from_disk` from files. What one layer passes on to the next is hidden states (S, L, d) of the calibration text,
 in the pruned model and, where the least squares aim at it, in the dense one: a tensor, or anything that is sliced like
 one (`disk.states.States`).
 """
@@ -152,7 +152,7 @@ class LayerPruner:
             keep, named, whole = plan.neurons[place], plan.kept_neurons, self.shape.neurons[index]
         else:
             keep, named, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
-        return keep, named and named[place], whole
+        return keep, None if named is None else named[place], whole
 
     def collect_statistics(
         self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None
@@ -161,7 +161,7 @@ class LayerPruner:
         settings, count = self.settings, len(self.hidden)
         searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
         size = -(-count // (1 + searched))
-        halves = [
+        halves: list[Any] = [
             self.statistics(layer, which, target, start, min(start + size, count)) for start in range(0, count, size)
         ]
         weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # W (n, m)

@@ -24,7 +24,7 @@ from comp_lib.analysis.harm import greedy_harm, layer_harm
 from comp_lib.analysis.sample import Sample
 from comp_lib.calibration.stream import through
 from comp_lib.errors import InputError
-from comp_lib.evaluation.confidence import bootstrap_intervals
+from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families import family_of
 from comp_lib.families.protocol import Model
 from comp_lib.shape import Shape
@@ -53,7 +53,7 @@ class LayerStudy:
     @cached_property
     def harm_interval(self) -> Tensor:
         """95% interval of `mean_harm`, (n, 2), nats per token: a bootstrap over sequences; NaN for a single one."""
-        return torch.from_numpy(bootstrap_intervals(self.harm.numpy()))
+        return torch.from_numpy(confidence_intervals(self.harm.numpy()))
 
 
 def layer_study(model: Model, ids: Tensor, greedy: int = 3) -> LayerStudy:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 from torch import Tensor
 
 from comp_lib.errors import InputError, suggestion
-from comp_lib.evaluation.confidence import bootstrap_intervals
+from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.plots.base import (
     ABOVE,
     BLUE,
@@ -90,7 +90,7 @@ def plot_sublayers(study: LayerStudy, halves: Tensor) -> Picture:
     layers, words = len(study.influence), []
     parts = {"layer": study.harm, "attention only": halves[:, 0], "MLP only": halves[:, 1]}
     for place, ((name, harm), colour) in enumerate(zip(parts.items(), (GREY, ORANGE, GREEN), strict=True)):
-        mean, spread = harm.mean(1).numpy(), bootstrap_intervals(harm.numpy()).T
+        mean, spread = harm.mean(1).numpy(), confidence_intervals(harm.numpy()).T
         error = np.abs(spread - mean)
         at = np.arange(layers) + 0.27 * (place - 1)
         axes.bar(at, mean, 0.27, yerr=error, color=colour, label=name, error_kw={"elinewidth": 0.8})

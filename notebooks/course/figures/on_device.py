@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from comp_lib.compare.figures import draw_front, pareto_front
 from comp_lib.evaluation.generation import ratio
 from comp_lib.on_device.speed import Measured
 from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
 from comp_lib.shape import Shape
+from course.figures.grids import draw_front, pareto_front
 
 from . import name_points, spans
 

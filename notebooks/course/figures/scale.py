@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from comp_lib.compare.figures import Points
 from comp_lib.plots.base import ABOVE, COLOURS, DASHED, Picture, figure_with_axes
+from course.figures.grids import Points
 
 MIB, GIB = 2**20, 2**30
 
