@@ -152,7 +152,7 @@ class LayerPruner:
             keep, named, whole = plan.neurons[place], plan.kept_neurons, self.shape.neurons[index]
         else:
             keep, named, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
-        return keep, named and named[place], whole
+        return keep, None if named is None else named[place], whole
 
     def collect_statistics(
         self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None
@@ -161,7 +161,7 @@ class LayerPruner:
         settings, count = self.settings, len(self.hidden)
         searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
         size = -(-count // (1 + searched))
-        halves = [
+        halves: list[Any] = [
             self.statistics(layer, which, target, start, min(start + size, count)) for start in range(0, count, size)
         ]
         weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # W (n, m)

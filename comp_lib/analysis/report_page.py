@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, check_package
-from ..models.gguf_files import is_gguf, open_gguf_model
 from ..models.load import open_model
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
@@ -68,7 +67,7 @@ def check_packages() -> None:
 def check_models(parameters: Parameters) -> None:
     """Raises InputError, without reading weights, for models that cannot be read or are no relatives."""
     names = filter(None, (parameters.model, parameters.against))
-    known = [(name, skeleton((open_gguf_model if is_gguf(name) else open_model)(name)[1])) for name in names]
+    known = [(name, skeleton(open_model(name)[1])) for name in names]
     if len(known) > 1:
         paired(*known)
 

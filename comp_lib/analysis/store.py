@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..families.protocol import Model
-from ..models.door import EMBEDDING, HEAD
+from ..models.skeleton import EMBEDDING, HEAD
 from ..scale.model_on_disk import Streamed
 from ..system import hashes
 from ..system.cache import store

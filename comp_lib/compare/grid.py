@@ -29,10 +29,9 @@ from ..evaluation.by_kind import windows_of
 from ..families import family_called
 from ..models.load import load_model, open_model
 from ..models.wheels import WHEELS
-from ..prune import check_request
+from ..planning import check_request
 from ..report import Progress, no_progress
 from ..settings import METHODS, default_recovery
-from ..shape import Shape
 from ..system import hashes
 from ..system.atomic import write_atomically
 from .cluster import Engine, Outcome, one_by_one
@@ -81,7 +80,7 @@ class Grid(Common):
             got = f"{self.length} and {self.window}: ask for shorter ones"
             raise InputError(f"expected sequences and windows of at most {context} tokens, the model's, got {got}")
         for one in runs:
-            check_request(Shape.of(model), one.settings)
+            check_request(model, one.settings)
         windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
         check_source(self.calibration)
         for count in (

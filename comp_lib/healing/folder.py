@@ -10,13 +10,12 @@ from ..calibration.tokens import calibration_tokens, check_source
 from ..errors import InputError
 from ..models.load import load_model, open_model
 from ..models.reading import quiet
-from ..models.save import CARD_FILE, PLAN_FILE, check_destination, estimated_bytes, shareable
+from ..models.save import CARD_FILE, LARGEST, PLAN_FILE, check_destination, estimated_bytes, shareable, text_beside
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import resolved, staged
 from ..system.machine import free_memory
-from ..system.tensor_files import LARGEST
 from .distil import Healed, Healing, answers, check_installed, heal
 
 MEASURED = "## Measured perplexity"
@@ -86,9 +85,9 @@ def heal_folder(
         with quiet():
             small.to(outline.dtype).save_pretrained(partial, max_shard_size=LARGEST)
             tokenizer.save_pretrained(partial)
-        if (place / PLAN_FILE).is_file():
-            (partial / PLAN_FILE).write_bytes((place / PLAN_FILE).read_bytes())
-        card = (place / CARD_FILE).read_text("utf-8", errors="replace") if (place / CARD_FILE).is_file() else ""
+        if plan := text_beside(place, PLAN_FILE):
+            (partial / PLAN_FILE).write_text(plan, "utf-8")
+        card = text_beside(place, CARD_FILE)
         (partial / CARD_FILE).write_text(_card(card, resolved(folder).name, str(parent), result, teaching), "utf-8")
     return result
 

@@ -31,8 +31,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from ..errors import InputError, suggestion
 from ..families import Family, family_of
 from ..families.protocol import Model
-from ..models.load import open_model
-from ..models.reading import check_shapes
+from ..models.gguf_files import GgufTensors
+from ..models.load import open_model, weights_of
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
@@ -61,7 +61,7 @@ class _Tensor:
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return prod(self.shape) // block * size
 
-    def converted(self, files: TensorFiles) -> np.ndarray:
+    def converted(self, files: TensorFiles | GgufTensors) -> np.ndarray:
         """As it is stored in the GGUF file. Raises InputError for numbers that are not finite or too large."""
         values = files.read(self.key, torch.float32).numpy()
         if self.kind != Type.F32 and np.abs(values).max(initial=0.0) > HALF:
@@ -91,10 +91,10 @@ def export_gguf(
     the type.
     """
     target = _check_target(file, kind, overwrite, model)
-    folder, config, tokenizer = open_model(model)
-    outline, files = skeleton(config), TensorFiles(folder)
+    place, config, tokenizer = open_model(model)
+    outline = skeleton(config)
+    files = weights_of(place, outline)
     shape, family = Shape.of(outline), family_of(outline)
-    check_shapes(outline, files.shapes, folder)
     architecture = _check_runs(config, shape, family)
     _check_widths(shape, kind)
     tensors, factors = _tensors(outline, architecture, kind), _rope_factors(outline, shape)

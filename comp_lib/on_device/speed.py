@@ -28,7 +28,7 @@ import torch
 from ..errors import InputError
 from ..evaluation.generation import prompt_ids, ratio, timed
 from ..families.protocol import Model
-from ..models.gguf_files import open_gguf
+from ..models.gguf_files import GgufFile
 from ..report import Progress, no_progress
 from .llama_cpp import checked, start
 
@@ -120,7 +120,7 @@ def _parameter_bytes(model: Model) -> int:
 
 def gguf_bytes_per_token(path: str | Path) -> int:
     """The same of a GGUF file, as its tensors are stored. Raises InputError for another file."""
-    sizes = {tensor.name: int(tensor.n_bytes) for tensor in open_gguf(path).tensors}
+    sizes = {name: tensor.n_bytes for name, tensor in GgufFile(path).tensors.items()}
     return sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
 
 
