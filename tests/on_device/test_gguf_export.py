@@ -13,7 +13,7 @@ from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.families import family_of
+from comp_lib.families import family_called, family_of
 from comp_lib.models.gguf_files import convert_gguf
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.save import Provenance, save_checkpoint
@@ -254,7 +254,7 @@ def test_widths_that_blocks_cannot_hold(saved, tmp_path, overrides, match, kind)
         ("qwen2", {"rope_parameters": LLAMA3}, "rope scaling that llama.cpp's qwen2 reads .default., got llama3"),
         ("ernie4_5", {"rope_parameters": LINEAR}, "rope scaling that llama.cpp's ernie4_5 reads .default., got linear"),
         ("qwen2", {"head_dim": 12}, "as wide as the stream, 32, as llama.cpp's qwen2 has them, got 48"),
-        ("ernie4_5-bias", {}, "llama.cpp runs, got ernie4_5 with biases, .* none in the MLP: use the folder itself"),
+        ("ernie4_5-bias", {}, "llama.cpp runs, got ernie4_5 with biases: use the folder itself"),
         ("gqa", {"hidden_act": "gelu"}, "activation silu.*got gelu"),
         ("gqa", {"vocab_size": 500}, "tokens below vocab_size, 500, got 511"),
     ],
@@ -269,9 +269,11 @@ def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
     model = build("qwen2")
     shape = Shape.of(model)
     wider = shape.with_widths((32, *shape.neurons[1:]), shape.kv_groups)
-    with pytest.raises(InputError, match="one width for all layers, as llama.cpp's qwen2 has.*export --padded first"):
+    with pytest.raises(InputError, match="one width for all layers.* got qwen2 with others: use export --padded first"):
         gguf_export._check_runs(model.config, wider, family_of(model))
     assert gguf_export._check_runs(model.config, shape, family_of(model)) == "qwen2"
+    with pytest.raises(InputError, match="a model type that goes to GGUF .llama, .* got qwen2"):
+        gguf_export._check_runs(model.config, shape, family_called("gemma2"))
 
 
 @pytest.mark.parametrize(
