@@ -161,7 +161,7 @@ class LayerPruner:
         settings, count = self.settings, len(self.hidden)
         searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
         size = -(-count // (1 + searched))
-        halves: list[Any] = [
+        halves = [
             self.statistics(layer, which, target, start, min(start + size, count)) for start in range(0, count, size)
         ]
         weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # W (n, m)
@@ -171,7 +171,7 @@ class LayerPruner:
             return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
         # which neurons stay matters little for how hard to hold them: a cheap metric will do
         likely = energy(make(halves[0]), keep, self.generator).kept if named is None else torch.tensor(named)
-        ridge = self.searches[which].choose(*halves, weight, spread(likely.to(weight.device), block), gain)
+        ridge = self.searches[which].choose(halves[0], halves[1], weight, spread(likely.to(weight.device), block), gain)
         return make(halves[0] + halves[1], ridge=ridge)
 
     def statistics(self, layer: Layer, which: Which, target: States | None, first: int, last: int) -> Statistics:

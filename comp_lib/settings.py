@@ -128,10 +128,10 @@ class Settings:
         if self.device == "auto":
             raise InputError("expected the name of a device, got 'auto': ask system.machine.available_device for it")
         available_device(self.device, double=True)
-        for name, options in BASELINES.get(self.method, {}).items():
-            if getattr(self, name) not in options:
+        for name, allowed in BASELINES.get(self.method, {}).items():
+            if getattr(self, name) not in allowed:
                 raise InputError(
-                    f"expected {name} to be {' or '.join(map(str, options))} with the method {self.method}, which "
+                    f"expected {name} to be {' or '.join(map(str, allowed))} with the method {self.method}, which "
                     f"decides the rest by itself, got {getattr(self, name)!r}: leave it out or choose another method"
                 )
 
