@@ -10,7 +10,7 @@ from ..calibration.tokens import calibration_tokens, check_source
 from ..errors import InputError
 from ..models.load import load_model, open_model
 from ..models.reading import quiet
-from ..models.save import CARD_FILE, LARGEST, PLAN_FILE, check_destination, estimated_bytes, shareable, text_beside
+from ..models.save import CARD_FILE, LARGEST, PLAN_FILE, check_destination, estimated_bytes, share, shareable, text_beside
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
@@ -85,6 +85,7 @@ def heal_folder(
         with quiet():
             small.to(outline.dtype).save_pretrained(partial, max_shard_size=LARGEST)
             tokenizer.save_pretrained(partial)
+        share(partial)
         if plan := text_beside(place, PLAN_FILE):
             (partial / PLAN_FILE).write_text(plan, "utf-8")
         card = text_beside(place, CARD_FILE)
