@@ -138,7 +138,7 @@ def test_which_layers_are_protected():
 
 def test_uniform_1120_of_1536_in_30_layers_is_520_of_each_unprotected_one():
     """The widths of SmolLM2-135M, where a quarter of 3 KV groups rounds to none."""
-    shape = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 1728, 294912, 1152, 28311552 + 576)
+    shape = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 1728, 294912, (1152,) * 30, 28311552 + 576)
     neurons, groups = llm_pruner._widths(shape, Settings(method="llm-pruner"))
     assert uniform_plan(PlanRequest(shape, 0.2)).neurons == (1088,) * 30, "so many at multiples of 64"
     neurons, groups = llm_pruner._widths(shape, Settings(method="llm-pruner", multiple=32))
@@ -211,7 +211,7 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
     kept, cost = set(units), {"neuron": shape.neuron_parameters, "group": shape.group_parameters}
     left = uniform_left(model, settings, ids)
     for unit in sorted(units):
-        size = sum(cost[kind] for _, kind, _, _ in kept) + 8 * shape.layer_parameters
+        size = sum(cost[kind] for _, kind, _, _ in kept) + sum(shape.layer_parameters[layer] for layer in range(8))
         if size > left and unit not in best and size - cost[unit[1]] > left - cost["neuron"]:
             kept.remove(unit)
     for layer in range(8):
@@ -222,7 +222,7 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
 
 def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
     shape = Shape(
-        32, 8, 2, (4, 4), (2, 2), neuron_parameters=10, group_parameters=25, layer_parameters=0, other_parameters=0
+        32, 8, 2, (4, 4), (2, 2), neuron_parameters=10, group_parameters=25, layer_parameters=(0, 0), other_parameters=0
     )
     scores = [torch.tensor([-9.0, -7.0, -8.0, -9.0]), torch.arange(4.0)], [torch.tensor([-5.0, -6.0]), torch.ones(2)]
     whole = ([[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]])
