@@ -1,4 +1,4 @@
-"""The text that a check-up looks at: windows of a few kinds, drawn under a seed, each known by its kind.
+"""The text that a check-up looks at: windows of a few kinds, drawn under a seed.
 
 Windows of the kinds take turns, so that the first few hold every kind.
 """
@@ -38,13 +38,6 @@ class Sample:
     def first(self, windows: int) -> Sample:
         """The first so many windows."""
         return Sample(self.ids[:windows], self.kinds[:windows], self.seed)
-
-    def places(self) -> dict[str, list[int]]:
-        """The windows of each kind, by their numbers, and all of them together where there are several kinds."""
-        kinds = {
-            kind: [place for place, name in enumerate(self.kinds) if name == kind] for kind in dict.fromkeys(self.kinds)
-        }
-        return kinds | ({ALL: list(range(len(self.kinds)))} if len(kinds) > 1 else {})
 
 
 def check_kinds(kinds: Sequence[str]) -> None:

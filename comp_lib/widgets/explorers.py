@@ -31,7 +31,7 @@ from ipywidgets import (
 from numpy.typing import NDArray
 
 from ..analysis.one_pass import FURTHEST
-from ..analysis.unit_frames import energies
+from ..analysis.frames import energies
 from ..errors import InputError
 from ..hybrid_granularity.measured import measured_plan
 from ..hybrid_granularity.paper import paper_plan

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from comp_lib.analysis import Sample, curves, neurons
-from comp_lib.analysis.unit_frames import energies
+from comp_lib.analysis.frames import energies
 from comp_lib.widgets import explorers as widget
 
 

@@ -1,0 +1,97 @@
+"""What pruning costs, measured: the loss on each kind of text against the ratio, for a few ways to spend it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from ..errors import InputError, suggestion
+from ..evaluation.by_kind import ByKind, judge, values_of
+from ..families import family_of
+from ..families.protocol import Model
+from ..prune import check_family, check_request, prune
+from ..settings import METHODS, PRESETS, Settings, default_recovery
+from ..shape import Shape
+from ..system import hashes
+from ..system.cache import remembered
+from .columns import ALL, tidy
+from .harm import entry
+from .sample import Sample
+
+# How the parameters to go can be found: one width for all layers, or widths by measurement.
+WAYS: dict[str, dict[str, Any]] = {"uniform": PRESETS["stock"], "measured": PRESETS["best"]}
+SHORT = {"increase": "", "kl": "kl_", "top1_agreement": "agreement_"}  # what the names of its interval begin with
+
+
+def settings_for(model: Model, way: str, ratio: float, multiple: int, device: str = "cpu", seed: int = 0) -> Settings:
+    """What `prune` is told for one of WAYS, or for a method by its name. Raises InputError when that cannot be met."""
+    if way not in (*WAYS, *METHODS):
+        known = (*WAYS, *METHODS)
+        expected = f"a way to prune or a method among {', '.join(known)}"
+        raise InputError(f"expected {expected}, got {way!r}: {suggestion(way, known)}")
+    biases = bool(family_of(model).bias_fields)
+    how = WAYS.get(way, {"method": way, "recovery": default_recovery(way, biases)})
+    settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **how)
+    check_family(model, settings)
+    check_request(Shape.of(model), settings)
+    return settings
+
+
+def costs(
+    model: Model,
+    sample: Sample,
+    windows: Mapping[str, Tensor],
+    ratios: Sequence[float] = (0.1, 0.2, 0.3),
+    ways: Sequence[str] = ("uniform",),
+    multiple: int = 64,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
+
+    windows: (S, L) of the text of each kind that judges, as `evaluation.by_kind.kind_windows` gives them.
+    Raises InputError, before any work, for a way that is not known or a ratio that no plan reaches.
+    """
+    asked = [
+        (way, share, settings_for(model, way, share, multiple, device, sample.seed)) for way in ways for share in ratios
+    ]
+    texts = {kind: hashes.of_tensor(ids) for kind, ids in windows.items()}
+    rows: list[dict[str, Any]] = []
+    for way, share, settings in asked:
+
+        def measure(settings: Settings = settings) -> list[dict[str, Any]]:
+            return _measured(model, sample, windows, settings)
+
+        measured = remembered(entry("costs", model, sample, texts, asdict(settings)), measure)
+        rows += [{"way": way, "ratio": share} | row for row in measured]
+    return tidy("costs", rows, model, sample.seed)
+
+
+def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings) -> list[dict[str, Any]]:
+    """The rows of one plan: one for each kind, and one for their mean where there are several."""
+    small = prune(model, sample.ids, settings).model
+    decoders = [family_of(one).layers(one) for one in (model, small)]
+    whole, left = (sum(map(Tensor.numel, decoder.parameters())) for decoder in decoders)  # biases that came included
+    sizes = {"removed": 1 - left / whole, "parameters": small.num_parameters(), "layers_left": len(decoders[1])}
+    return [sizes | row for row in rows_of(judge(small, windows, model, tuple(windows)))]
+
+
+def rows_of(judged: ByKind) -> list[dict[str, Any]]:
+    """Losses, their difference, KL and agreement, with intervals, for each kind and for the mean of several."""
+    sizes = {kind: (one.sequences, one.tokens) for kind, one in judged.kinds.items()}
+    rows = [_row(kind, values_of(one), one.intervals(), *sizes[kind]) for kind, one in judged.kinds.items()]
+    if len(rows) > 1:
+        rows.append(_row(ALL, judged.mean, judged.intervals(), *map(sum, zip(*sizes.values(), strict=True))))
+    return rows
+
+
+def _row(
+    kind: str, values: Mapping[str, float], bounds: Mapping[str, tuple[float, float]], windows: int, tokens: int
+) -> dict[str, Any]:
+    row: dict[str, Any] = {name: values[name] for name in ("dense_loss", "loss", "increase", "kl")}
+    for name, start in SHORT.items():
+        row[f"{start}low"], row[f"{start}high"] = bounds[name]
+    return row | {"agreement": values["top1_agreement"], "windows": windows, "tokens": tokens, "kind": kind}
