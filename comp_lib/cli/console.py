@@ -1,23 +1,20 @@
-"""What commands share: where they print, how they refuse, and how they show progress and results."""
+"""What commands share: how they refuse, and how they show progress and results."""
 
+import functools
 import json
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from typer import Exit, echo
 
-from ..errors import InputError
+from ..errors import InputError, check_package
 from ..report import LayerReport
-from ..system.outputs import check_output, our_picture
 
 # what people call their files is no markup
 out, err = (Console(stderr=stderr, markup=False, emoji=False) for stderr in (False, True))
@@ -25,29 +22,36 @@ out, err = (Console(stderr=stderr, markup=False, emoji=False) for stderr in (Fal
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """One line and exit code 2 for whatever the user can mend."""
+    """One line and exit code 2 for whatever the user can mend; a closed standard output is nobody's mistake."""
     try:
         yield
-    except InputError as error:
-        err.print(f"comp-lib: {error}", style="red", soft_wrap=True, highlight=False)
+    except BrokenPipeError:
+        raise
+    except (InputError, OSError) as error:
+        words = error if isinstance(error, InputError) else InputError(f"expected the system to allow it, got {error}")
+        err.print(f"comp-lib: {words}", style="red", soft_wrap=True, highlight=False)
         raise Exit(2) from error
 
 
-@contextmanager
-def ends_tidily() -> Iterator[None]:
-    """Whoever ends the process ends the block as Ctrl-C does: what it has in a temporary folder goes."""
+def refusing(function: Callable[..., None]) -> Callable[..., None]:
+    """A command with `refusals`, whose words are in UTF-8, and whose paths have no `~`."""
 
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+    @functools.wraps(function)
+    @refusals()
+    def command(**values: Any) -> None:
+        from ..system.machine import expanded
 
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for value in values.values():
+            if str(value).encode("utf-8", "replace").decode() != str(value):
+                raise InputError(f"expected words in UTF-8, got {str(value)[:100]!r}: write them another way")
+        function(**{name: expanded(value) if isinstance(value, Path) else value for name, value in values.items()})
+
+    return command
+
+
+def check_extra(package: str, extra: str) -> None:
+    """Raises InputError, which says what to type, unless the `package` that `extra` brings is here."""
+    check_package(package, f"the package {package}", f"pip install 'comp-lib[{extra}]'")
 
 
 @contextmanager
@@ -71,9 +75,8 @@ class ProgressBars(Bars):
         self.note = ""
 
     def __call__(self, what: str, done: int, total: int, report: LayerReport | None = None) -> None:
-        if report is not None:  # beside the number of layers: what was lost, memory now and at its highest
-            now = psutil.Process().memory_info().rss / 2**20
-            self.note = f"error {report.error:.2%}  {now:,.0f} MiB, at most {report.peak_megabytes:,.0f}"
+        if report is not None:  # beside the number of layers: what was lost, and the most memory so far
+            self.note = f"error {report.error:.2%}  at most {report.peak_megabytes:,.0f} MiB"
         if what not in self.bars:
             self.bars[what] = self.add_task(what, total=total, note="")
         self.update(self.bars[what], completed=done, total=total, note=self.note if what == "pruning" else "")
@@ -103,12 +106,6 @@ def check_length(model: Any, length: int) -> None:
     if length > longest:
         got = f"{length}: give --length {longest} or less"
         raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {got}")
-
-
-def check_picture(file: Path | None, overwrite: bool) -> None:
-    """Raises InputError unless `file` is new, a picture of ours, or may be overwritten."""
-    if file is not None:
-        check_output(file, our_picture, overwrite)
 
 
 def listed(text: str, kind: Callable[[str], Any], name: str) -> tuple[Any, ...]:

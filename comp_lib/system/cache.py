@@ -15,7 +15,6 @@ from torch import Tensor
 from ..errors import InputError
 from .atomic import write_atomically
 
-UNREADABLE = (FileNotFoundError, NotADirectoryError, SafetensorError)  # not there, cleared a moment ago, or cut short
 TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
 
 
@@ -23,7 +22,7 @@ def fetch(path: Path) -> dict[str, Tensor] | None:
     """The tensors of an entry, None where there is none that can be read."""
     try:
         return load(path.read_bytes())
-    except UNREADABLE:
+    except (FileNotFoundError, NotADirectoryError, SafetensorError):
         return None
 
 
@@ -33,8 +32,7 @@ def store(path: Path, tensors: dict[str, Tensor]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save(tensors))
     except (OSError, InputError) as error:
-        advice = "make room there, or set COMP_LIB_CACHE"
-        raise InputError(f"expected to write to the cache, {path.parent}, got {error}: {advice}") from error
+        raise InputError(f"expected to write to {path.parent}, got {error}: set COMP_LIB_CACHE") from error
 
 
 def remembered(path: Path, make: Callable[[], Any]) -> Any:
@@ -44,20 +42,15 @@ def remembered(path: Path, make: Callable[[], Any]) -> Any:
     Raises InputError when the entry cannot be written.
     """
     if (entry := fetch(path)) is None:
+        entry = {}
+
+        def number(tensor: Tensor) -> dict[str, str]:
+            entry[place := str(len(entry))] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            return {TENSOR: place}
+
         with torch.no_grad():
-            entry = _packed(make())
+            text = json.dumps(make(), default=number)
+        entry[STRUCTURE] = torch.tensor(list(text.encode()), dtype=torch.uint8)
         store(path, entry)
-    text = bytes(entry[STRUCTURE].tolist())
+    text = bytes(entry[STRUCTURE].tolist()).decode()
     return json.loads(text, object_hook=lambda node: entry[node[TENSOR]] if TENSOR in node else node)
-
-
-def _packed(result: object) -> dict[str, Tensor]:
-    """A result as tensors that can be written: its own by number, and the JSON of all else as bytes."""
-    entry: dict[str, Tensor] = {}
-
-    def number(tensor: Tensor) -> dict[str, str]:
-        entry[place := str(len(entry))] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {TENSOR: place}
-
-    text = json.dumps(result, default=number)
-    return entry | {STRUCTURE: torch.tensor(list(text.encode()), dtype=torch.uint8)}

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
 import psutil
 import torch
 
@@ -17,12 +16,27 @@ from ..errors import InputError
 
 C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
-TF32 = "NVIDIA_TF32_OVERRIDE"  # 1 lets NVIDIA's libraries round factors to 10 bits, and no program can say no
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with a folder for its `~`. Raises InputError for the home of somebody who has none here."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"expected a home that is there, got {path}: write ./ before the ~, or another name"
+        ) from error
 
 
 def cache_folder() -> Path:
     """Where converted models, statistics and written text are kept: COMP_LIB_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("COMP_LIB_CACHE") or platformdirs.user_cache_dir("comp-lib")).expanduser()
+    if named := os.environ.get("COMP_LIB_CACHE"):
+        return expanded(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "comp-lib"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "comp-lib"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "comp-lib"
 
 
 def finish(device: str | torch.device) -> None:
@@ -32,17 +46,13 @@ def finish(device: str | torch.device) -> None:
 
 
 def available_device(name: str, double: bool = False) -> torch.device:
-    """The device of that name, if it is there; "auto" is the best that is.
+    """The device of that name, if it is there; "auto" is the best that is. Raises InputError.
 
-    double: it must have float64, in which sums over tokens are added and solved. Apple's "mps" has none, so it is as if
-    it were not there: refused by its name, and never what "auto" stands for. Raises InputError too where products of
-    float32 are to be rounded to 10 bits whoever asks for what.
+    double: it must have float64, in which sums over tokens are added and solved; Apple's "mps" has none.
     """
     cuda = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
     mps = ["mps"] if torch.backends.mps.is_available() and not double else []
     available = [*cuda, *mps, "cpu"]
-    if cuda and name != "cpu" and os.environ.get(TF32) == "1":
-        raise InputError(f"expected products of float32 in float32, got {TF32}=1: unset it, or choose the cpu")
     if name == "auto":
         return torch.device(available[0])
     if name not in available:
@@ -62,7 +72,7 @@ def cores() -> int:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Products of float32 are computed in float32, whatever the caller, or a container, let torch round them to."""
+    """Products of float32 are computed in float32, whatever the caller lets torch round them to."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -84,33 +94,24 @@ def free_memory(device: str | torch.device = "cpu") -> int:
 
 def resident_bytes() -> int:
     """Resident memory of this process."""
-    size: int = psutil.Process().memory_info().rss
-    return size
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes() -> int:
+    """Most resident memory that this process ever had."""
+    if sys.platform == "linux":  # where `ru_maxrss` begins with the size of the process that started this one
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def release_memory() -> None:
-    """Give what was freed back to the system, and to others on a card.
-
-    Linux's C library keeps much of it for later, of matrices below 32 MB, and torch all of it that was on a card.
-    """
+    """Give what was freed back to the system, and to others on a card, which C libraries and torch else keep."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     if C_LIBRARY is not None and hasattr(C_LIBRARY, "malloc_trim"):  # glibc has it, others do not
         C_LIBRARY.malloc_trim(0)
-
-
-def peak_bytes() -> int:
-    """Most resident memory that this process ever had.
-
-    On Linux not `ru_maxrss`: that survives exec, and so starts at the size of the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) * 1024
-    memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):  # Windows, which has no module `resource`
-        return int(memory.peak_wset)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
