@@ -8,32 +8,25 @@
     seaborn.lineplot(neurons(model, sample), x="layer", y="cost")
 
 Each function returns one row an observation, indexed by the model's fingerprint, the seed and the kind of text.
-`COLUMNS` says what the columns mean, with their units; every value has its interval, or the tokens behind it, beside it.
+`COLUMNS` says what the columns mean, with their units; beside every value is its interval, or the tokens behind it.
 """
 
 from __future__ import annotations
 
 import importlib
 
-# public name -> the module that defines it
+# module -> the public names that it defines
 _LAZY = {
-    "COLUMNS": "columns",
-    "Sample": "sample",
-    "changed_kinds": "differences",
-    "changed_layers": "differences",
-    "costs": "costs",
-    "curves": "frames",
-    "draw": "sample",
-    "groups": "frames",
-    "layers": "frames",
-    "neurons": "frames",
+    "columns": ["COLUMNS"],
+    "cost_frame": ["costs"],
+    "differences": ["changed_kinds", "changed_layers", "paired"],
+    "frames": ["curves", "groups", "layers", "neurons"],
+    "sample": ["Sample", "draw"],
 }
-
-__all__ = ["COLUMNS", "Sample", "changed_kinds", "changed_layers", "costs", "curves", "draw", "groups", "layers"]
-__all__ += ["neurons"]
+_MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LAZY:
+    if name not in _MODULES:
         raise AttributeError(f"module 'comp_lib.analysis' has no attribute '{name}'")
-    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

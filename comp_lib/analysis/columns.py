@@ -26,11 +26,7 @@ LOSSES = {  # of two models on the same windows
     "low": LOW.format("increase over the windows, paired, nats per token"),
     "high": HIGH.format("increase over the windows, paired, nats per token"),
     "kl": "KL divergence from the first model to the other, nats per token",
-    "kl_low": LOW.format("kl, nats per token"),
-    "kl_high": HIGH.format("kl, nats per token"),
     "agreement": "share of positions with the same first choice, 0 to 1",
-    "agreement_low": LOW.format("agreement"),
-    "agreement_high": HIGH.format("agreement"),
 }
 
 COLUMNS: dict[str, dict[str, str]] = {
@@ -74,7 +70,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     }
     | TOKENS,
     "costs": {
-        "way": "how the plan was made: see costs.WAYS, or the name of a method",
+        "way": "how the plan was made: see cost_frame.WAYS, or the name of a method",
         "ratio": "part of the decoder's parameters to remove, as asked, 0 to 1",
         "removed": "the same as reached, 0 to 1",
         "parameters": "parameters of the pruned model",
@@ -90,8 +86,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "high": HIGH.format("stream over the windows; NaN below 8 windows"),
         "weights": "||W' - W|| / ||W|| over all weights of the layer, 0 for unchanged; NaN where a shape differs",
         "neurons": "MLP neurons of the layer in the first model",
-        "died": "neurons that fire in the first model and are gone or silent in the other",
-        "died_energy": "share of the layer's own energies, in the first model, that those had, 0 to 1",
+        "other_neurons": "those of the layer in the other model, 0 where it was dropped",
     }
     | WINDOWS,
     "changed_kinds": LOSSES | WINDOWS,

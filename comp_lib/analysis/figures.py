@@ -9,24 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from IPython.display import Markdown, display
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ..plots.base import (
-    ABOVE,
-    BLUE,
-    COLOURS,
-    ORANGE,
-    RED,
-    Picture,
-    figure_with_axes,
-    layer_axis,
-    log_y,
-    mime_bundle,
-    panels,
-    style,
-)
+from ..plots import base
+from ..plots.base import ABOVE, BLUE, Picture, figure_with_axes, layer_axis, log_y, panels, style
 from .columns import ALL
 
 WIDTH = 5.6  # inches
@@ -35,7 +23,7 @@ FEW = 4  # that are named in a verdict
 
 def show(figure: Picture) -> None:
     """Display a figure, and below it its words."""
-    display(mime_bundle(figure), raw=True)
+    display(base.mime_bundle(figure), raw=True)
     display(Markdown(figure.alt_text))
 
 
@@ -67,51 +55,35 @@ def plot_layers(frame: pd.DataFrame) -> Picture:
 
 
 def plot_neurons(frame: pd.DataFrame) -> Picture:
-    """The cost of each layer's neurons, as bands of quantiles, over the layers."""
-    bands = frame.groupby("layer").cost.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()  # noqa: PD010
-    bands = bands.clip(lower=1e-12)
-    figure, axes = figure_with_axes((WIDTH, 3.2), ylabel="cost of a neuron alone\n(% of the layer's energy)")
-    axes.fill_between(bands.index, bands[0.05], bands[0.95], color=BLUE, alpha=0.2, label="5% to 95%")
-    axes.fill_between(bands.index, bands[0.25], bands[0.75], color=BLUE, alpha=0.4, label="quartiles")
-    axes.plot(bands.index, bands[0.5], color=BLUE, label="median")
-    _cost_axes(axes, frame)
-    axes.legend(ncols=3, **ABOVE)
-    low, high = bands[0.5].idxmin(), bands[0.5].idxmax()
+    """The cost of each layer's neurons, their median and where the middle half and 90% of them are, over the layers."""
+    figure, axes = figure_with_axes((WIDTH, 3.2))
+    for share, label in ((90, "5% to 95%"), (50, "median and quartiles")):
+        sns.lineplot(frame, x="layer", y="cost", estimator="median", errorbar=("pi", share), ax=axes, label=label)
+    axes.set_ylabel("cost of a neuron alone\n(% of the layer's energy)")
+    log_y(axes, percent=True, most=6)
+    layer_axis(axes, label=f"decoder layer (from {_tokens(frame)})")
+    axes.legend(ncols=2, **ABOVE)
+    median = frame.groupby("layer").cost.median()
+    low, high = median.idxmin(), median.idxmax()
     return figure.described(
-        f"Bands of the cost of single neurons over the layers: the median is lowest in layer {low}, "
-        f"{bands[0.5][low]:.2%} of the layer's energy, and highest in layer {high}, {bands[0.5][high]:.2%}."
+        f"Bands of the cost of single neurons over the layers: the median is lowest in layer {low}, {median[low]:.2%} "
+        f"of the layer's energy, and highest in layer {high}, {median[high]:.2%}."
     )
-
-
-def plot_groups(frame: pd.DataFrame) -> Picture:
-    """The cost of each KV group alone, a point a group."""
-    figure, axes = figure_with_axes((WIDTH, 2.8), ylabel="cost of a KV group alone\n(% of the layer's energy)")
-    axes.scatter(frame.layer, frame.cost.clip(lower=1e-12), s=14, color=ORANGE)
-    _cost_axes(axes, frame)
-    order = frame.sort_values("cost").head(FEW)
-    least = (f"group {row.group} of layer {row.layer} ({row.cost:.1%})" for row in order.itertuples())
-    return figure.described("Points of the cost of each KV group over the layers; the least cost ", least)
 
 
 def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
     """Error of each layer's MLP against the neurons gone, a line a layer; the words are of `share` gone."""
     rows = frame[(frame.part == "mlp") & (frame.gone > 0)]
-    ylabel, xlabel = "error left after the refit\n(% of the layer's energy)", "neurons gone (% of the layer)"
-    figure, axes = figure_with_axes((WIDTH, 3.6), xlabel=f"{xlabel}, from {_tokens(frame)}", ylabel=ylabel)
-    last = int(rows.layer.max())
-    at = {}
-    for layer, of_layer in rows.groupby("layer"):
-        depth = layer / max(last, 1)
-        looks = {"color": tuple((1 - depth) * np.array(ORANGE) + depth * np.array(BLUE)), "linewidth": 0.9}
-        label = {0: "first layer", last: "last layer"}.get(layer)
-        axes.plot(of_layer.share_gone, of_layer.error.clip(lower=1e-6), label=label, **looks)
-        at[layer] = float(np.interp(share, of_layer.share_gone, of_layer.error))
+    figure, axes = figure_with_axes((WIDTH, 3.6))
+    sns.lineplot(rows, x="share_gone", y="error", hue="layer", units="layer", estimator=None, linewidth=0.9, ax=axes)
+    xlabel = f"neurons gone (% of the layer), from {_tokens(frame)}"
+    axes.set(xlabel=xlabel, ylabel="error left after the refit\n(% of the layer's energy)")
     log_y(axes, percent=True, most=6)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.legend(ncols=2, **ABOVE)
+    at = {layer: np.interp(share, of_layer.share_gone, of_layer.error) for layer, of_layer in rows.groupby("layer")}
     low, high = min(at, key=at.__getitem__), max(at, key=at.__getitem__)
     return figure.described(
-        f"Lines of the error against the neurons gone, from orange (first layer) to blue (last): with {share:.0%} gone "
+        f"Lines of the error against the neurons gone, one a layer, from light to dark: with {share:.0%} gone "
         f"the error is least in layer {low}, {at[low]:.1%}, and largest in layer {high}, {at[high]:.1%}."
     )
 
@@ -140,59 +112,24 @@ def _cheapest(frame: pd.DataFrame) -> Iterator[str]:
         yield f"{words}, not told apart from {', '.join(close)}" if close else words
 
 
-def plot_kind_costs(frame: pd.DataFrame, way: str) -> Picture:
-    """Increase of the loss on each kind of text, a point with its interval for each ratio."""
-    rows = frame[frame.way == way].reset_index()
-    kinds = list(dict.fromkeys(rows.kind))
-    xlabel = f"increase of the loss (nats per token; {rows[rows.kind != ALL].tokens.max():,} tokens a kind)"
-    figure, axes = figure_with_axes((WIDTH, 0.3 * len(kinds) + 1.3), xlabel=xlabel)
-    ratios, words = sorted(set(rows.ratio)), []
-    for place, ratio in enumerate(ratios):
-        of_ratio = rows[rows.ratio == ratio].set_index("kind").loc[kinds]
-        heights = np.arange(len(kinds)) + 0.22 * (place - (len(ratios) - 1) / 2)
-        looks = {"linestyle": "none", "markersize": 4, "capsize": 2, "elinewidth": 1} | style(place)
-        axes.errorbar(of_ratio.increase, heights, xerr=_ends(of_ratio, "increase"), label=f"{ratio:.0%} asked", **looks)
-        worst = of_ratio.increase.drop(ALL, errors="ignore").idxmax()
-        words.append(f"at {ratio:.0%} most on {worst}, {of_ratio.increase[worst]:+.2f}")
-    axes.set_yticks(range(len(kinds)), kinds)
-    axes.invert_yaxis()
-    axes.legend(ncols=3, **ABOVE)
-    return figure.described(f"Points of the loss added on {len(kinds)} texts by {way} widths: ", words)
-
-
 def plot_changed_layers(frame: pd.DataFrame) -> Picture:
-    """How far the streams of two models are apart behind each layer, above; neurons that died, below."""
-    labels = ["streams apart\n(1 - mean cosine)", "neurons that died\n(% of the layer)"]
-    figure, (top, bottom) = panels(2, 1, (WIDTH, 4.6), "x", ylabel=labels)
+    """How far the streams of two models are apart behind each layer; a layer that was dropped has no point."""
+    figure, axes = figure_with_axes((WIDTH, 3.0), ylabel="streams apart\n(1 - mean cosine)")
     looks = {"color": BLUE, "marker": "o", "markersize": 3.5, "linewidth": 1, "elinewidth": 1}
-    top.errorbar(frame.layer, frame.stream, _ends(frame, "stream"), **looks)
-    gone = frame.other_layer.isna()
-    bottom.bar(frame.layer, frame.died / frame.neurons, color=[RED if dropped else COLOURS[1] for dropped in gone])
-    bottom.set_title("red: the layer was dropped" if gone.any() else "", fontsize=9)
-    bottom.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    bottom.set_ylim(0, None)
-    layer_axis(bottom, label=_behind(frame))
+    axes.errorbar(frame.layer, frame.stream, _ends(frame, "stream"), **looks)
+    layer_axis(axes, label=f"decoder layer (from {_tokens(frame)})")
     most = frame.dropna(subset=["stream"]).sort_values("stream").iloc[-1]
     return figure.described(
-        f"Two panels over {len(frame)} layers: the streams are furthest apart behind layer {int(most.layer)}, "
-        f"{most.stream:.3f}; {int(frame.died.sum()):,} of {int(frame.neurons.sum()):,} neurons died; dropped layers: "
-        f"{', '.join(map(str, frame.layer[gone])) or 'none'}."
+        f"Points of how far two streams are apart, furthest behind layer {int(most.layer)}, {most.stream:.3f}; "
+        f"{int((frame.weights == 0).sum())} of {len(frame)} layers have the same weights, dropped are the layers "
+        f"{', '.join(map(str, frame.layer[frame.other_layer.isna()])) or 'none'}."
     )
-
-
-def _cost_axes(axes: Axes, frame: pd.DataFrame) -> None:
-    log_y(axes, percent=True, most=6)
-    layer_axis(axes, label=_behind(frame))
 
 
 def _ends(rows: pd.DataFrame, name: str) -> np.ndarray:
     """How far the interval of a column goes down and up (2, rows); 0 where there is none."""
-    return np.nan_to_num(np.clip([rows[name] - rows.low, rows.high - rows[name]], 0, None))
-
-
-def _behind(frame: pd.DataFrame) -> str:
-    """The label of an axis of layers, with the tokens behind the points."""
-    return f"decoder layer (from {_tokens(frame)})"
+    ends: np.ndarray = np.nan_to_num(np.clip([rows[name] - rows.low, rows.high - rows[name]], 0, None))
+    return ends
 
 
 def _tokens(frame: pd.DataFrame) -> str:

@@ -23,7 +23,7 @@ from .one_pass import PARTS, RIVALS, Tensors, one_pass
 from .sample import Sample
 
 LEAST = 8  # windows behind an interval
-Columns = dict[str, Any]
+Asked = Collection[int] | None  # layers; None: all
 
 
 def intervals(values: Tensor) -> list[tuple[float, float]]:
@@ -53,35 +53,34 @@ def _measured(sample: Sample, values: Tensor, part: str, measure: str) -> Iterat
         yield shared | {"tokens": sample.tokens, "layer": layer, "value": mean, "low": low, "high": high}
 
 
-def neurons(
-    model: Model, sample: Sample, layers: Collection[int] | None = None, device: Device = "cpu"
-) -> pd.DataFrame:
+def neurons(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
     """What each MLP neuron is worth, one row a neuron of `layers` (None: all); columns: COLUMNS["neurons"].
 
     Raises InputError for a layer that is not there.
     """
 
-    def columns(looked: Tensors) -> Columns:
+    def columns(looked: Tensors) -> pd.DataFrame:
         rivals = {name.replace("-", "_"): looked[f"mlp:{name}"] for name in RIVALS}
-        return {"condition": looked["mlp:condition"]} | _blocks(looked, "mlp", "neuron") | rivals
+        return pd.DataFrame({"condition": looked["mlp:condition"]} | _blocks(looked, "mlp", "neuron") | rivals)
 
     return _frame("neurons", columns, model, sample, layers, device)
 
 
-def groups(model: Model, sample: Sample, layers: Collection[int] | None = None, device: Device = "cpu") -> pd.DataFrame:
+def groups(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
     """What each KV group is worth, one row a group of `layers` (None: all); columns: COLUMNS["groups"].
 
     Raises InputError for a layer that is not there.
     """
 
-    def columns(looked: Tensors) -> Columns:
-        found = _blocks(looked, "attention", "group")
-        return {"condition": looked["attention:condition"].reshape(len(found["cost"]), -1).amax(1)} | found
+    def columns(looked: Tensors) -> pd.DataFrame:
+        values = _blocks(looked, "attention", "group")
+        condition = looked["attention:condition"].reshape(len(values["cost"]), -1).amax(1)  # of a group's inputs
+        return pd.DataFrame(values | {"condition": condition})
 
     return _frame("groups", columns, model, sample, layers, device)
 
 
-def _blocks(looked: Tensors, part: str, unit: str) -> Columns:
+def _blocks(looked: Tensors, part: str, unit: str) -> dict[str, Any]:
     """What neurons and KV groups have in common. A layer that writes nothing has shares of 0."""
     energy, order = looked[f"{part}:energy"], looked[f"{part}:order"]
     return {
@@ -92,35 +91,25 @@ def _blocks(looked: Tensors, part: str, unit: str) -> Columns:
     }
 
 
-def curves(model: Model, sample: Sample, layers: Collection[int] | None = None, device: Device = "cpu") -> pd.DataFrame:
+def curves(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
     """Error of both dense layers of `layers` (None: all) against their width; columns: COLUMNS["curves"].
 
     Raises InputError for a layer that is not there.
     """
 
-    def columns(looked: Tensors) -> Columns:
-        gone = [looked[f"{part}:counts"] for part in STEPS]
-        whole = [
-            torch.full_like(counts, len(looked[f"{part}:order"])) for part, counts in zip(STEPS, gone, strict=True)
-        ]
-        return {
-            "part": [part for part, counts in zip(STEPS, gone, strict=True) for _ in counts],
-            "gone": torch.cat(gone),
-            "width": torch.cat(whole) - torch.cat(gone),
-            "share_gone": torch.cat(gone).double() / torch.cat(whole),
-            "error": torch.cat([looked[f"{part}:errors"] for part in STEPS]),
-        }
+    def columns(looked: Tensors) -> pd.DataFrame:
+        parts = []
+        for part in STEPS:
+            gone, whole = looked[f"{part}:counts"], len(looked[f"{part}:order"])
+            widths = {"part": part, "gone": gone, "width": whole - gone, "share_gone": gone.double() / whole}
+            parts.append(pd.DataFrame(widths | {"error": looked[f"{part}:errors"]}))
+        return pd.concat(parts)
 
     return _frame("curves", columns, model, sample, layers, device)
 
 
 def _frame(
-    name: str,
-    columns: Callable[[Tensors], Columns],
-    model: Model,
-    sample: Sample,
-    layers: Collection[int] | None,
-    device: Device,
+    name: str, columns: Callable[[Tensors], pd.DataFrame], model: Model, sample: Sample, layers: Asked, device: Device
 ) -> pd.DataFrame:
     """The frame of these columns of each layer. Raises InputError for a layer that the model has not."""
     count = len(family_of(model).layers(model))
@@ -129,5 +118,5 @@ def _frame(
         raise InputError(f"expected layers from 0 to {count - 1}, got {min(wrong)}: choose among these")
     shared = {"kind": sample.name, "tokens": sample.tokens}
     looked = zip(asked, one_pass(model, sample, asked, device), strict=True)
-    tables = [pd.DataFrame(columns(of_layer) | {"layer": layer} | shared) for layer, of_layer in looked]
+    tables = [columns(of_layer).assign(layer=layer, **shared) for layer, of_layer in looked]
     return tidy(name, pd.concat(tables, ignore_index=True), model, sample.seed)

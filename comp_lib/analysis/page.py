@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, check_package
+from ..errors import InputError
 from ..models.load import check_memory, open_model
 from ..models.skeleton import skeleton
 from ..settings import multiple_of
 from ..shape import Shape
 from ..system import hashes
 from ..system.machine import available_device
-from .costs import WAYS, settings_for
+from .cost_frame import WAYS, settings_for
 from .differences import paired
 from .frames import LEAST
 from .sample import draw
@@ -30,7 +30,6 @@ from .sample import draw
 # a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
 PLACES = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
 NOTEBOOK = "checkup.ipynb"
-NEEDED = ("papermill", "nbconvert", "ipykernel", "seaborn", "pandas")
 LENGTH = 128  # tokens of a window, as the notebook has it
 SEAL = "<!-- comp-lib report, SHA-256 of all above: {} -->\n"
 TEMPLATE = """{% extends 'lab/index.html.j2' %}
@@ -40,12 +39,6 @@ TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block html_head_css %}<style>img { max-width: 100%; height: auto }</style>{% endblock %}
 """
-
-
-def check_packages() -> None:
-    """Raises InputError unless the packages of the extra `report` are there."""
-    for name in NEEDED:
-        check_package(name, f"the package {name} for a report", "pip install 'comp-lib[report]'")
 
 
 def check_request(asked: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..calibration.text import KINDS
 from ..calibration.tokens import calibration_tokens
-from ..errors import InputError, suggestion
+from ..errors import InputError
 from .columns import ALL
 
 
@@ -40,23 +40,13 @@ class Sample:
         return Sample(self.ids[:windows], self.kinds[:windows], self.seed)
 
 
-def check_kinds(kinds: Sequence[str]) -> None:
-    """Raises InputError unless each of `kinds` ships, once."""
-    for kind in kinds:
-        if kind not in KINDS:
-            raise InputError(
-                f"expected kinds of text among {', '.join(KINDS)}, got {kind!r}: {suggestion(kind, KINDS)}"
-            )
-    if not kinds or len(set(kinds)) < len(kinds):
-        raise InputError(f"expected each kind of text once, at least one, got {', '.join(kinds) or 'none'}: mend that")
-
-
 def draw(tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length: int = 128, seed: int = 0) -> Sample:
     """`windows` windows of `length` tokens of the calibration text of each of `kinds`.
 
     Raises InputError for a kind that does not ship, and for more than there is of one.
     """
-    check_kinds(kinds)
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"expected each kind of text once, at least one, got {', '.join(kinds) or 'none'}: mend that")
     size: dict[str, Any] = {"sequences": windows, "length": length, "seed": seed}
     drawn = [calibration_tokens(f"calibration:{kind}", tokenizer, **size) for kind in kinds]
     return Sample(torch.stack(drawn, 1).flatten(0, 1), tuple(kinds) * windows, seed)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Exit, Option
 
-from .console import err, listed, out
+from .console import check_extra, err, listed, out
 from .options import Dtype, Model, Seed, Solving
 
 
@@ -25,13 +25,13 @@ def report(
     device: Solving = "cpu",
 ) -> None:
     """Check-up of MODEL as a page to read: redundancy, what can go, what it costs. Needs the extra report."""
-    from ..analysis.page import check_packages, check_request, check_unchanged, execute, sealed
+    check_extra("papermill", "report")
+    from ..analysis.page import check_request, check_unchanged, execute, sealed
     from ..calibration.text import KINDS
     from ..errors import InputError
     from ..system.atomic import write_atomically
     from ..system.outputs import check_output
 
-    check_packages()
     if page_file.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"expected --out to be an .html file, got {page_file.name!r}: choose another name")
     files = page_file.with_suffix(".ipynb"), page_file

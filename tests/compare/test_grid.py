@@ -24,7 +24,7 @@ import torch
 from typer.testing import CliRunner
 from variants import build
 
-from comp_lib.analysis.costs import settings_for
+from comp_lib.analysis.cost_frame import settings_for
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.cli.app import app

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from comp_lib.analysis import Sample, curves, neurons
-from comp_lib.analysis.frames import energies
 from comp_lib.widgets import explorers as widget
 
 
@@ -50,7 +49,7 @@ def test_every_control_draws_anew(explorer):
 def test_what_goes_is_what_the_metric_likes_least(explorer):
     found = explorer._neurons[1]
     for metric, worth in (
-        ("energy", energies(found)),
+        ("energy", widget.energies(found)),
         ("condition alone", 1 / found.condition),
         ("full-condition, one look", found.cost),
         ("wanda-sp", found.wanda_sp),
@@ -84,7 +83,7 @@ def test_a_neuron_that_writes_nothing_has_its_point(tiny_llama, own_cache):
 def test_it_says_whether_energy_and_cost_agree_on_the_neuron(explorer):
     """What the task of the lesson asks for: a neuron that goes by energy and stays by its cost."""
     found = explorer._neurons[1]
-    energy = energies(found)
+    energy = widget.energies(found)
     found["condition"] = np.linspace(1.0, 4.0, 48)  # a random model's are all alike
     found["cost"] = energy / found.condition**2
     by_energy, by_cost = (explorer.removed(name) for name in ("energy", widget.ONE_LOOK))

@@ -24,7 +24,6 @@ from .sample import Sample
 
 # How the parameters to go can be found: one width for all layers, or widths by measurement.
 WAYS: dict[str, dict[str, Any]] = {"uniform": PRESETS["stock"], "measured": PRESETS["best"]}
-SHORT = {"increase": "", "kl": "kl_", "top1_agreement": "agreement_"}  # what the names of its interval begin with
 
 
 def settings_for(model: Model, way: str, ratio: float, multiple: int, device: str = "cpu", seed: int = 0) -> Settings:
@@ -74,24 +73,21 @@ def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], setti
     """The rows of one plan: one for each kind, and one for their mean where there are several."""
     small = prune(model, sample.ids, settings).model
     decoders = [family_of(one).layers(one) for one in (model, small)]
-    whole, left = (sum(map(Tensor.numel, decoder.parameters())) for decoder in decoders)  # biases that came included
-    sizes = {"removed": 1 - left / whole, "parameters": small.num_parameters(), "layers_left": len(decoders[1])}
+    before, left, whole = (sum(each.numel() for each in part.parameters()) for part in (*decoders, small))
+    sizes = {"removed": 1 - left / before, "parameters": whole, "layers_left": len(decoders[1])}  # biases that came too
     return [sizes | row for row in rows_of(judge(small, windows, model, tuple(windows)))]
 
 
 def rows_of(judged: ByKind) -> list[dict[str, Any]]:
-    """Losses, their difference, KL and agreement, with intervals, for each kind and for the mean of several."""
-    sizes = {kind: (one.sequences, one.tokens) for kind, one in judged.kinds.items()}
-    rows = [_row(kind, values_of(one), one.intervals(), *sizes[kind]) for kind, one in judged.kinds.items()]
-    if len(rows) > 1:
-        rows.append(_row(ALL, judged.mean, judged.intervals(), *map(sum, zip(*sizes.values(), strict=True))))
+    """Losses, their difference with its interval, KL and agreement, for each kind and for the mean of several."""
+    sizes = {kind: [one.sequences, one.tokens] for kind, one in judged.kinds.items()}
+    of_kinds = {kind: (values_of(one), one.intervals()) for kind, one in judged.kinds.items()}
+    if len(sizes) > 1:
+        sizes[ALL] = list(map(sum, zip(*sizes.values(), strict=True)))
+        of_kinds[ALL] = judged.mean, judged.intervals()
+    rows = []
+    for kind, (values, bounds) in of_kinds.items():
+        row: dict[str, Any] = {"kind": kind} | dict(zip(("windows", "tokens"), sizes[kind], strict=True)) | values
+        low, high = bounds["increase"]
+        rows.append(row | {"low": low, "high": high, "agreement": values["top1_agreement"]})
     return rows
-
-
-def _row(
-    kind: str, values: Mapping[str, float], bounds: Mapping[str, tuple[float, float]], windows: int, tokens: int
-) -> dict[str, Any]:
-    row: dict[str, Any] = {name: values[name] for name in ("dense_loss", "loss", "increase", "kl")}
-    for name, start in SHORT.items():
-        row[f"{start}low"], row[f"{start}high"] = bounds[name]
-    return row | {"agreement": values["top1_agreement"], "windows": windows, "tokens": tokens, "kind": kind}
