@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -41,7 +42,6 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import loss_increase, sequence_loss_increase
 from comp_lib.importance.widths import HELD, Sensitivity, sensitivity
-from comp_lib.lessons.hybrid_granularity import named_plan, stored_sensitivity, water_filling_plan
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import prune
@@ -49,6 +49,9 @@ from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shallow_copy
 from comp_lib.system.atomic import write_atomically
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))  # where the course is
+from course.hybrid_granularity import named_plan, stored_sensitivity, water_filling_plan  # noqa: E402
 
 MULTIPLE, RATIOS = 32, (0.2, 0.3, 0.5)
 RIDGE = 1.0

@@ -11,16 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
 from comp_lib.analysis import Sample, curves, neurons
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.lessons.hybrid_granularity import stored_sensitivity
-from comp_lib.lessons.layer_importance import layer_study
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.shape import Shape
-from comp_lib.widgets.explorers import LayerExplorer, NeuronExplorer, Planner
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))  # where the course is
+from course.hybrid_granularity import stored_sensitivity  # noqa: E402
+from course.layer_importance import layer_study  # noqa: E402
+from course.widgets.explorers import LayerExplorer, NeuronExplorer, Planner  # noqa: E402
 
 
 def main() -> None:

@@ -1,11 +1,9 @@
 """A plan: which layers stay, and how many neurons and KV groups in each of them.
 
-A width of 0 takes a whole step from a layer: its attention (no KV groups) or its MLP (no neurons); the other stays.
-
 A plan is a value: written before any weight is touched, read, edited, saved as JSON, and carried out by `prune`.
-`PlanRequest` says what a planner is asked for; the planners of COMP are in `hybrid_granularity`, those of its peers
-in `baselines`. The ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that the
-hardware likes. Biases that a recovery adds are parameters too: `biased` plans pay for them.
+`PlanRequest` says what a planner is asked for; COMP's planners are in `hybrid_granularity`, others in `baselines`. The
+ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that the hardware likes. Biases that a
+recovery adds are parameters too: `biased` plans pay for them.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from .shape import Shape
 
 SMALLEST_SHARE = 0.1  # of a layer's neurons; below it a layer is better dropped than starved
 MOST_LAYERS = 10_000  # of a parent: `dropped` counts them
-OF = ("decoder", "model")  # what a ratio can refer to
 
 
 @dataclass(frozen=True)
@@ -31,10 +28,9 @@ class Plan:
     parent: str  # name of the model that was planned for
     parent_layers: int  # its number of decoder layers
     layers: tuple[int, ...]  # indices in the parent of the layers that stay
-    neurons: tuple[int, ...]  # MLP neurons kept in each of them; 0: no MLP
-    kv_groups: tuple[int, ...]  # KV groups kept in each of them; 0: no attention
-    ratio: float  # parameters to remove, as asked
-    of: str  # "decoder" or "model": what the ratio refers to
+    neurons: tuple[int, ...]  # MLP neurons kept in each of them
+    kv_groups: tuple[int, ...]  # KV groups kept in each of them
+    ratio: float  # part of the decoder's parameters to remove, as asked
     removed: float  # the same fraction, as reached
     kept_neurons: tuple[tuple[int, ...], ...] | None = None  # indices, once `prune` has chosen them
     kept_groups: tuple[tuple[int, ...], ...] | None = None
@@ -72,8 +68,6 @@ class Plan:
             share = getattr(self, name)
             if not isinstance(share, int | float) or not abs(share) <= 1:  # NaN is not at most 1, either
                 raise InputError(f"expected a number as {name}, got {share!r}: mend the plan")
-        if self.of not in ("decoder", "model"):
-            raise InputError(f"expected 'of' to be decoder or model, got {self.of!r}: mend the plan")
         _check_integers("parent_layers", (self.parent_layers,))
         if self.parent_layers > MOST_LAYERS:
             raise InputError(f"expected at most {MOST_LAYERS} parent_layers, got {self.parent_layers}: mend the plan")
@@ -88,12 +82,9 @@ class Plan:
             if value is not None and (not isinstance(value, tuple) or len(value) != len(self.layers)):
                 got = len(value) if isinstance(value, tuple) else repr(value)
                 raise InputError(f"expected {len(self.layers)} entries in {name}, got {got}: mend the plan")
-        for layer, neurons, groups in zip(self.layers, self.neurons, self.kv_groups, strict=True):
-            if min(neurons, groups) < 0 or not neurons + groups:
-                got = f"{neurons} and {groups} in layer {layer}: drop the layer"
-                raise InputError(f"expected neurons or KV groups in each layer that stays, got {got}")
-        if not any(self.neurons) or not any(self.kv_groups):
-            raise InputError("expected at least one layer with neurons and one with KV groups, got none: mend the plan")
+        if min(*self.neurons, *self.kv_groups) < 1:
+            got = f"{list(self.neurons)} and {list(self.kv_groups)}: drop whole layers instead"
+            raise InputError(f"expected a neuron and a KV group in each layer that stays, got {got}")
         for name, widths in (("kept_neurons", self.neurons), ("kept_groups", self.kv_groups)):
             for layer, width, kept in zip(self.layers, widths, getattr(self, name) or (), strict=False):
                 _check_integers(name, kept)
@@ -139,17 +130,15 @@ class PlanRequest:
     """
 
     shape: Shape  # of the model to plan for
-    ratio: float  # parameters to remove, at least
-    of: str = "decoder"  # what the ratio refers to: "decoder" or "model"
+    ratio: float  # part of the decoder's parameters to remove, at least
     drop: Sequence[int] = ()  # whole layers that go
     kv_groups: int | None = None  # KV groups to keep in each other layer; None: all
-    silent: Sequence[int] = ()  # layers that stay without their attention
     multiple: int = 64  # widths are multiples of this
     parent: str = ""  # name of the model
     biased: bool = False  # whether the recovery adds biases, which count
 
     def __post_init__(self) -> None:
-        check_ratio(self.ratio, self.of)
+        check_ratio(self.ratio)
         if self.multiple < 1:
             raise InputError(f"expected a multiple of at least 1, got {self.multiple}: 64 suits most hardware")
         count = self.shape.layers
@@ -161,9 +150,6 @@ class PlanRequest:
         fewest = min(self.shape.kv_groups[layer] for layer in self.layers)
         if self.kv_groups is not None and not 1 <= self.kv_groups <= fewest:
             raise InputError(f"expected 1 to {fewest} KV groups to keep, got {self.kv_groups}")
-        if set(self.silent) - set(self.layers) or len(set(self.silent)) >= len(self.layers):
-            got = f"{sorted(self.silent)}: one attention has to stay"
-            raise InputError(f"expected layers without attention among those that stay, and not all of them, got {got}")
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -173,13 +159,11 @@ class PlanRequest:
     @property
     def groups(self) -> tuple[int, ...]:
         """KV groups of each layer that stays."""
-        return tuple(
-            0 if layer in self.silent else self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers
-        )
+        return tuple(self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers)
 
     def removed(self, neurons: Sequence[int]) -> float:
         """The fraction of the parameters that goes when the layers that stay keep so many neurons."""
-        return removed(self.shape, self.layers, neurons, self.groups, self.of, self.biased)
+        return removed(self.shape, self.layers, neurons, self.groups, self.biased)
 
     def plan(self, neurons: Sequence[int]) -> Plan:
         """The plan in which the layers that stay keep so many neurons."""
@@ -200,19 +184,19 @@ class PlanRequest:
         return self._plan(layers, [len(names) for names in kept[0]], [len(names) for names in kept[1]], *kept)
 
     def _plan(self, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], *kept: Any) -> Plan:
-        gone = removed(self.shape, layers, neurons, groups, self.of, self.biased)
+        gone = removed(self.shape, layers, neurons, groups, self.biased)
         widths = tuple(layers), tuple(neurons), tuple(groups)
-        plan = Plan(self.parent, self.shape.layers, *widths, self.ratio, self.of, gone, *kept)
+        plan = Plan(self.parent, self.shape.layers, *widths, self.ratio, gone, *kept)
         plan.check()
         return plan
 
 
 def removed(
-    shape: Shape, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], of: str, biased: bool = False
+    shape: Shape, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], biased: bool = False
 ) -> float:
-    """Fraction of the parameters of the decoder or of the whole model that such a plan removes, less biases added."""
+    """Part of the decoder's parameters that such a plan removes, less biases added."""
     left = (shape.with_biases() if biased else shape).with_widths(tuple(neurons), tuple(groups))
-    return (shape.decoder - left.decoder) / (shape.decoder if of == "decoder" else shape.total)
+    return (shape.decoder - left.decoder) / shape.decoder
 
 
 def excess_neurons(shape: Shape, groups: Sequence[int], left: int) -> int:
@@ -221,9 +205,7 @@ def excess_neurons(shape: Shape, groups: Sequence[int], left: int) -> int:
     return max(0, -(-excess // shape.neuron_parameters))
 
 
-def check_ratio(ratio: float, of: str) -> None:
-    """Raises InputError unless 0 < ratio < 1 and `of` is known."""
+def check_ratio(ratio: float) -> None:
+    """Raises InputError unless 0 < ratio < 1."""
     if not 0.0 < ratio < 1.0:
         raise InputError(f"expected a ratio between 0 and 1 (such as 0.2), got {ratio:g}: say which part is to go")
-    if of not in OF:
-        raise InputError(f"expected --of decoder or model, got {of!r}: say what the ratio refers to")

@@ -1,19 +1,18 @@
-"""One layer in five visible steps: watch, choose, re-tune, shrink, pass on.
+"""One layer in five visible steps: collect statistics, choose, refit, shrink, pass on.
 
-What happens to a decoder layer, given the hidden states that enter it. Nothing here knows where layers come from and
-where they go: `prune` takes them from a model in memory and puts them back, `scale.prune_to` reads them from files and
-writes them to others. What layers pass on to each other is the hidden states of the calibration text: in the pruned
-model and, where the least squares aim at it, in the dense one.
+What happens to a decoder layer, given the hidden states that enter it. `prune` takes the layers from a model in memory,
+`disk.from_disk` from files. What one layer passes on to the next is the hidden states (S, L, d) of the calibration text,
+in the pruned model and, where the least squares aim at it, in the dense one: a tensor, or anything that is sliced like
+one (`disk.states.States`).
 """
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,113 +31,16 @@ from .shape import Shape
 from .statistics.few_tokens import TokenStatistics
 from .statistics.gram import Gram, Statistics, contributions, token_weights
 from .surgery import add_biases, block_size, shrink, spread, upstream
-from .system.clock import phase
-from .system.machine import release_memory
 
-PHASE: dict[Which, str] = {"attention": "attention", "mlp": "MLP"}  # as `system.clock` calls the two steps
-
-
-class Stream(Protocol):
-    """Hidden states (S, L, d) of all sequences, wherever they are."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    def __len__(self) -> int: ...
-
-
-class HiddenStates(Stream, Protocol):
-    """Those that are here: a tensor, or `scale.states_on_disk.States`."""
-
-    def __getitem__(self, rows: slice) -> Tensor: ...
-    def __setitem__(self, rows: slice, values: Tensor) -> None: ...
-    def chunk(self, parts: int) -> Any: ...
+States = Any
+"""Hidden states (S, L, d) of all sequences, sliced by sequences."""
 
 
 @dataclass(frozen=True)
-class Watching:
-    """How the calibration text is watched in one dense layer: it may happen elsewhere, on a part of the sequences."""
-
-    layer: Layer
-    which: Which
-    step: Step
-    weighted: bool  # tokens by 1 / ||h||, see `token_weights`
-    form: type[Statistics] = Gram  # or TokenStatistics, for few tokens
-    batch: int | None = None  # tokens in flight, see `batches`
-
-    def __call__(self, hidden: HiddenStates, reference: HiddenStates | None) -> Statistics:
-        """The sums over all sequences.
-
-        hidden (S, L, d) enters the step; reference (S, L, d) is the stream that the step should lead to, None for the
-        layer's own.
-        """
-        linear, family = dense_layer(self.layer, self.which), family_of_layer(self.layer)
-        device = linear.weight.device
-        sums = self.form.zeros(linear.in_features, None if reference is None else linear.out_features, device)
-        for rows in batches(len(hidden), hidden.shape[1], self.batch):
-            with phase(PHASE[self.which]):
-                before = sent(hidden[rows], device)
-                after, x = self.step(self.layer, before)
-            with phase("Gram"):
-                target = None
-                if reference is not None:
-                    change = sent(reference[rows], device) - before
-                    target = family.dense_target(self.layer, self.which, change, x)
-                sums.add(x, target, token_weights(after) if self.weighted else None)
-        return sums
-
-
-class Carrier(Protocol):
-    """Does what is to be done over all sequences: `Here`, or on the machines of `scale.shards`."""
-
-    @property
-    def room(self) -> Callable[..., Any]:
-        """Makes space for hidden states here, called as torch.empty(shape, dtype=...)."""
-
-    def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Statistics]:
-        """What `watching` sums over each of at most `parts` runs of the sequences; a reference may be None."""
-
-    def through(self, layer: Layer, step: Step, hidden: Any) -> Stream:
-        """All sequences through one residual step."""
-
-    def settled(self, hidden: Any) -> HiddenStates:
-        """What has come through a layer, brought here."""
-
-
-@dataclass(frozen=True)
-class Here:
-    """The `Carrier` of one process, which works where the layer is."""
-
-    room: Callable[..., Any] = torch.empty
-    batch: int | None = None  # tokens in flight, see `batches`
-
-    def sums(self, watching: Watching, hidden: Any, reference: Any, parts: int) -> list[Statistics]:
-        streams = hidden.chunk(parts)
-        references = [None] * len(streams) if reference is None else reference.chunk(parts)
-        watching = replace(watching, batch=self.batch)
-        return [watching(*pair) for pair in zip(streams, references, strict=True)]
-
-    def through(self, layer: Layer, step: Step, hidden: Any) -> HiddenStates:
-        device = next(layer.parameters()).device
-        out: HiddenStates = self.room(tuple(hidden.shape), dtype=hidden.dtype)
-        for rows in batches(len(hidden), hidden.shape[1], self.batch):
-            out[rows] = step(layer, sent(hidden[rows], device))[0]
-        return out
-
-    def settled(self, hidden: Any) -> HiddenStates:
-        states: HiddenStates = hidden
-        return states
-
-
-HERE = Here()
-
-
-@dataclass(frozen=True)
-class Retuned:
+class Refit:
     """The weights that take over in a dense layer, and how they were found."""
 
-    weight: Tensor | None = None  # V (n, m)
+    weight: Tensor  # V (n, m), zero where an input went
     bias: Tensor | None = None  # (m,)
     mask: Mask | None = None
     ridge: float | None = None  # lambda with which they were solved
@@ -151,7 +53,8 @@ class Narrowed:
     kept: Tensor  # KV groups or neurons, ascending
     error: float = 0.0  # ||X W - X V||^2 / ||X W||^2
     condition: Tensor | None = None  # kappa of each input
-    retuned: Retuned = Retuned()
+    mask: Mask | None = None
+    ridge: float | None = None
 
 
 @dataclass(frozen=True)
@@ -161,12 +64,6 @@ class PrunedLayer:
     report: LayerReport
     kept_neurons: tuple[int, ...]
     kept_groups: tuple[int, ...]
-
-
-def form_of_sums(settings: Settings, tokens: int, inputs: int) -> type[Statistics]:
-    """What is kept of so many tokens in a dense layer: of fewer than it has inputs the tokens themselves."""
-    masked = settings.recovery == "mask" or settings.neuron_metric == "mask-condition"
-    return TokenStatistics if tokens < inputs and not masked else Gram  # the mask problem needs the matrix itself
 
 
 class LayerPruner:
@@ -179,38 +76,39 @@ class LayerPruner:
         settings: Settings,
         plan: Plan,
         shape: Shape,
-        memory: PeakMemory,
-        carrier: Carrier = HERE,
+        new_states: Callable[..., States] = torch.empty,
     ) -> None:
-        """Of `model`, which has that `shape`, only what stands before and beside the layers is read; ids (S, L)."""
-        self.settings, self.plan, self.shape, self.memory = settings, plan, shape, memory
-        self.carrier = carrier
-        self.device = torch.device(settings.device)
+        """Of `model`, which has that `shape`, only what stands before the layers is read; ids (S, L).
+
+        new_states: makes space for hidden states, called as torch.empty(shape, dtype=...).
+        """
+        self.settings, self.plan, self.shape, self.new_states = settings, plan, shape, new_states
+        self.device, self.memory = torch.device(settings.device), PeakMemory()
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.searches: dict[Which, RidgeSearch] = {which: RidgeSearch() for which in STEPS}
         first = embed(model, ids[:1])
-        hidden: HiddenStates = carrier.room((*ids.shape, first.shape[-1]), dtype=first.dtype)
+        self.hidden: States = new_states((*ids.shape, first.shape[-1]), dtype=first.dtype)
         for rows in batches(*ids.shape):
-            hidden[rows] = embed(model, ids[rows])
-        self.hidden: Stream = hidden
+            self.hidden[rows] = embed(model, ids[rows])
         rope = rotary(model, ids.shape[1], self.device, first.dtype)
         self.steps: dict[Which, Step] = {"attention": partial(attention_step, rope=rope), "mlp": mlp_step}
-        # the dense model's stream, at which the least squares may aim, is carried beside the pruned one
-        self.dense: Stream | None = hidden if settings.two_streams else None
+        self.dense: States | None = (
+            self.hidden if settings.two_streams else None
+        )  # the dense model's, beside the pruned
         self.differs = False  # whether the two streams differ by now
 
     def prune_layer(self, index: int, layer: Layer) -> PrunedLayer | None:
-        """Narrow `layer`, number `index` of the parent, in place, and pass the text through it. None: it is to go."""
+        """Narrow `layer`, number `index` of the parent, in place, and pass the text through it. None: it is dropped."""
         start = time.perf_counter()
         if self.settings.recovery == "bias":
             add_biases(layer)
-        references = self._dense_stream(layer)
+        targets: dict[Which, States] = {}
+        for which in STEPS if self.dense is not None else ():
+            targets[which] = self.dense = self.pass_on(layer, which, self.dense)
         if index not in self.plan.layers:
             self.differs = True
-            self._settle()
             return None
-        done = {which: self._prune_step(index, layer, which, references[which]) for which in STEPS}
-        self._settle()
+        done = {which: self.prune_step(index, layer, which, targets.get(which)) for which in STEPS}
         attention, mlp = done["attention"], done["mlp"]
         report = LayerReport(
             layer=index,
@@ -220,148 +118,126 @@ class LayerPruner:
             attention_error=attention.error,
             condition_median=None if mlp.condition is None else float(mlp.condition.median()),
             condition_max=None if mlp.condition is None else float(mlp.condition.max()),
-            mask_mean=None if mlp.retuned.mask is None else mlp.retuned.mask.mean,
-            mask_variance=None if mlp.retuned.mask is None else mlp.retuned.mask.variance,
-            ridge=mlp.retuned.ridge,
+            mask_mean=None if mlp.mask is None else mlp.mask.mean,
+            mask_variance=None if mlp.mask is None else mlp.mask.variance,
+            ridge=mlp.ridge,
             seconds=time.perf_counter() - start,
             peak_megabytes=self.memory.megabytes(),
         )
         return PrunedLayer(report, tuple(mlp.kept.tolist()), tuple(attention.kept.tolist()))
 
-    def _prune_step(self, index: int, layer: Layer, which: Which, reference: Stream | None) -> Narrowed:
-        """The five steps, for one dense layer."""
-        keep, fixed, whole = self._ordered(index, which)
-        if not keep:  # nobody is left to take over
-            self.differs = True
-            narrowed = Narrowed(torch.arange(0), error=1.0)
-            shrink(layer, which, narrowed.kept)
-        elif keep == whole and not (which == "mlp" and self.dense is not None and self.differs):
+    def prune_step(self, index: int, layer: Layer, which: Which, target: States | None) -> Narrowed:
+        """The five steps, for one dense layer. target (S, L, d): the stream that it should lead to, None: its own."""
+        keep, named, whole = self.ordered(index, which)
+        if keep == whole and not (which == "mlp" and self.dense is not None and self.differs):
             narrowed = Narrowed(torch.arange(whole))
         else:
             self.differs = True
-            dense = self._watch(layer, which, reference, keep, fixed)
-            with phase("selection"):
-                selection = self._choose(dense, keep, fixed)
-            with phase("solve"):
-                retuned = self._retune(dense, selection)
-                error = _relative_error(dense, retuned)
-                del dense  # matrices of the size of the layer, as are the weights that take over
-                shrink(layer, which, selection.kept, retuned.weight, retuned.bias)
-            narrowed = Narrowed(selection.kept, error, selection.condition, replace(retuned, weight=None))
-            del selection, retuned
-        self.hidden = self._pass_on(layer, which, self.hidden)
+            dense = self.collect_statistics(layer, which, target, keep, named)  # 1
+            selection = self.choose(dense, keep, named)  # 2
+            refit = fit(dense, selection, self.settings.recovery)  # 3
+            error = relative_error(dense, refit)
+            self.memory.megabytes()
+            del dense  # matrices of the size of the layer
+            shrink(layer, which, selection.kept, refit.weight, refit.bias)  # 4
+            narrowed = Narrowed(selection.kept, error, selection.condition, refit.mask, refit.ridge)
+            del selection, refit
+        self.hidden = self.pass_on(layer, which, self.hidden)  # 5
         return narrowed
 
-    def _ordered(self, index: int, which: Which) -> tuple[int, tuple[int, ...] | None, int]:
+    def ordered(self, index: int, which: Which) -> tuple[int, tuple[int, ...] | None, int]:
         """What the plan says of a step: blocks to keep, which ones if it names them, and how many there are."""
         plan, place = self.plan, self.plan.layers.index(index)
         if which == "mlp":
-            keep, names, whole = plan.neurons[place], plan.kept_neurons, self.shape.neurons[index]
+            keep, named, whole = plan.neurons[place], plan.kept_neurons, self.shape.neurons[index]
         else:
-            keep, names, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
-        return keep, None if names is None else names[place], whole
+            keep, named, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
+        return keep, named and named[place], whole
 
-    def _sums(self, layer: Layer, which: Which, reference: Stream | None) -> list[Statistics]:
-        """Let the calibration text pass the dense layer: its sums, in two halves where they are to choose a ridge."""
-        weight = dense_layer(layer, which).weight  # (m, n)
-        form = form_of_sums(self.settings, self.hidden.shape[0] * self.hidden.shape[1], weight.shape[1])
-        searched = self.settings.ridge == "auto" and self.settings.recovery == "least-squares"
-        parts = 2 if searched and len(self.hidden) > 1 else 1
-        watching = Watching(layer, which, self.steps[which], self.settings.token_weights, form)
-        halves = self.carrier.sums(watching, self.hidden, reference, parts)
-        self.memory.megabytes()
-        return halves
-
-    def _watch(
-        self, layer: Layer, which: Which, reference: Stream | None, keep: int, fixed: tuple[int, ...] | None
+    def collect_statistics(
+        self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None
     ) -> Dense:
-        """Watch the text pass: the dense layer as metrics and recoveries see it, with the ridge that suits the text."""
-        halves = self._sums(layer, which, reference)
-        weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # (n, m)
-        block, owned, gain = block_size(layer, which), upstream(layer, which), family_of_layer(layer).gain(layer, which)
-        ridge = RIDGE if isinstance(self.settings.ridge, str) else self.settings.ridge
-        if len(halves) == 2:
-            # who stays matters little for how hard to hold them: a cheap metric will do
-            likely = energy(Dense(halves[0], weight, owned, block, gain=gain), keep, self.generator).kept
-            likely = likely if fixed is None else torch.tensor(fixed)
-            inputs = spread(likely.to(weight.device), block)
-            with phase("solve"):
-                ridge = self.searches[which].choose(halves[0], halves[1], weight, inputs, gain)
-            self._highest(halves[0])
-        sums = halves.pop(0)
-        while halves:
-            sums = sums + halves.pop(0)
-        return Dense(sums, weight, owned, block, ridge, gain)
-
-    def _choose(self, dense: Dense, keep: int, fixed: tuple[int, ...] | None) -> Selection:
-        """Which blocks stay: the best `keep` by the metric, or those that the plan names."""
-        if fixed is not None:
-            return Selection(torch.tensor(fixed), torch.full((dense.blocks,), torch.nan))
-        selection = metric(self.settings.neuron_metric)(dense, keep, self.generator)
-        solved = selection.retuned if dense.sums.own_target else None  # another problem: its weights are in the way
-        selection = replace(selection, retuned=solved, curve=None)
-        self._highest(dense.sums)
-        return selection
-
-    def _highest(self, sums: Statistics) -> None:
-        """Take note of the memory where a phase has ended, whose matrices were as large as the layer."""
+        """The statistics of the text in the dense layer, and the ridge that suits it (by two halves of the text)."""
+        settings, count = self.settings, len(self.hidden)
+        searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
+        size = -(-count // (1 + searched))
+        halves = [
+            self.statistics(layer, which, target, start, min(start + size, count)) for start in range(0, count, size)
+        ]
+        weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # W (n, m)
+        block, gain = block_size(layer, which), family_of_layer(layer).gain(layer, which)
+        make = partial(Dense, weight=weight, upstream=upstream(layer, which), block=block, gain=gain)
+        if not searched:
+            return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
+        # which neurons stay matters little for how hard to hold them: a cheap metric will do
+        likely = energy(make(halves[0]), keep, self.generator).kept if named is None else torch.tensor(named)
+        ridge = self.searches[which].choose(*halves, weight, spread(likely.to(weight.device), block), gain)
         self.memory.megabytes()
-        if sums.compact:  # of a model that is large for its text
-            release_memory()
+        return make(halves[0] + halves[1], ridge=ridge)
 
-    def _retune(self, dense: Dense, selection: Selection) -> Retuned:
-        """What stays takes over what goes, by the recovery that the settings ask for."""
-        recovery, weight, sums = self.settings.recovery, dense.weight, dense.sums
-        inputs = spread(selection.kept.to(weight.device), dense.block)
-        if recovery == "none":
-            return Retuned(unchanged(weight, inputs))
-        if recovery == "bias":
-            return Retuned(unchanged(weight, inputs), mean_bias(sums.mean, weight, inputs))
-        if recovery == "mask":
-            mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, dense.ridge)
-            return Retuned(fold_mask(weight, inputs, mask), mask=mask, ridge=mask.ridge)
-        if selection.retuned is not None:  # the sweep solved this very problem on its way
-            return Retuned(selection.retuned, ridge=dense.ridge)
-        return Retuned(sums.refit(weight, inputs, dense.ridge), ridge=dense.ridge)
+    def statistics(self, layer: Layer, which: Which, target: States | None, first: int, last: int) -> Statistics:
+        """The statistics over sequences `first` to `last` - 1; of fewer tokens than inputs the tokens themselves."""
+        linear, family = dense_layer(layer, which), family_of_layer(layer)
+        masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
+        few = self.hidden.shape[0] * self.hidden.shape[1] < linear.in_features and not masked  # a mask needs the matrix
+        kind: type[Statistics] = TokenStatistics if few else Gram
+        statistics = kind.zeros(
+            linear.in_features, None if target is None else linear.out_features, linear.weight.device
+        )
+        for rows in batches(last - first, self.hidden.shape[1]):
+            rows = slice(first + rows.start, first + rows.stop)
+            before = sent(self.hidden[rows], linear.weight.device)
+            after, x = self.steps[which](layer, before)
+            wanted = None
+            if target is not None:
+                wanted = family.dense_target(layer, which, sent(target[rows], linear.weight.device) - before, x)
+            statistics.add(x, wanted, token_weights(after) if self.settings.token_weights else None)
+        return statistics
 
-    def _pass_on(self, layer: Layer, which: Which, hidden: Stream) -> Stream:
+    def choose(self, dense: Dense, keep: int, named: tuple[int, ...] | None) -> Selection:
+        """Which blocks stay: the best `keep` by the metric, or those that the plan names."""
+        if named is not None:
+            return Selection(torch.tensor(named), torch.full((dense.blocks,), torch.nan))
+        return metric(self.settings.neuron_metric)(dense, keep, self.generator)
+
+    def pass_on(self, layer: Layer, which: Which, hidden: States) -> States:
         """All sequences through one residual step."""
-        with phase(PHASE[which]):
-            return self.carrier.through(layer, self.steps[which], hidden)
-
-    def _dense_stream(self, layer: Layer) -> dict[Which, Stream | None]:
-        """What the steps of this layer should lead to, where that is the dense model's stream; moves that on."""
-        if self.dense is None:
-            return {"attention": None, "mlp": None}
-        middle = self._pass_on(layer, "attention", self.dense)
-        self.dense = self._pass_on(layer, "mlp", middle)
-        return {"attention": middle, "mlp": self.dense}
-
-    def _settle(self) -> None:
-        self.hidden = self.carrier.settled(self.hidden)
-        self.dense = None if self.dense is None else self.carrier.settled(self.dense)
+        out = self.new_states(tuple(hidden.shape), dtype=hidden.dtype)
+        for rows in batches(len(hidden), hidden.shape[1]):
+            out[rows] = self.steps[which](layer, sent(hidden[rows], self.device))[0]
+        return out
 
     def progress_made(self) -> dict[str, Any]:
         """What the next layers need of the last ones beside the hidden states, as JSON."""
-        return {
-            "differs": self.differs,
-            "searches": {which: search.place for which, search in self.searches.items()},
-            "generator": base64.b64encode(bytes(self.generator.get_state().tolist())).decode(),
-        }
+        places = {which: search.place for which, search in self.searches.items()}
+        return {"differs": self.differs, "searches": places, "generator": self.generator.get_state().tolist()}
 
-    def resume(self, made: dict[str, Any], hidden: HiddenStates, dense: HiddenStates | None) -> None:
+    def resume(self, made: dict[str, Any], hidden: States, dense: States | None) -> None:
         """Go on from where another pruner with the same request was when it had `progress_made`."""
         self.hidden, self.dense, self.differs = hidden, dense, made["differs"]
         for which, search in self.searches.items():
             search.place = made["searches"][which]
-        self.generator.set_state(torch.tensor(list(base64.b64decode(made["generator"])), dtype=torch.uint8))
+        self.generator.set_state(torch.tensor(made["generator"], dtype=torch.uint8))
 
 
-def _relative_error(dense: Dense, retuned: Retuned) -> float:
+def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
+    """The weights of the inputs that stay, by that recovery."""
+    weight, inputs = dense.weight, spread(selection.kept.to(dense.weight.device), dense.block)
+    if recovery == "none":
+        return Refit(unchanged(weight, inputs))
+    if recovery == "bias":
+        return Refit(unchanged(weight, inputs), mean_bias(dense.sums.mean, weight, inputs))
+    if recovery == "mask":
+        mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, dense.ridge)
+        return Refit(fold_mask(weight, inputs, mask), mask=mask, ridge=mask.ridge)
+    if selection.retuned is not None and dense.sums.own_target:  # the sweep solved this very problem on its way
+        return Refit(selection.retuned, ridge=dense.ridge)
+    return Refit(dense.sums.refit(weight, inputs, dense.ridge), ridge=dense.ridge)
+
+
+def relative_error(dense: Dense, refit: Refit) -> float:
     """||X W - X V||^2 / ||X W||^2, with the bias where there is one."""
-    if retuned.weight is None:
-        return 1.0
-    own, error = dense.sums.energies(dense.weight, retuned.weight)
-    if retuned.bias is not None:
-        error += dense.sums.bias_energy(dense.weight - retuned.weight, retuned.bias)
+    own, error = dense.sums.energies(dense.weight, refit.weight)
+    if refit.bias is not None:
+        error += dense.sums.bias_energy(dense.weight - refit.weight, refit.bias)
     return error / own if own > 0.0 else 0.0

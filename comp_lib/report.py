@@ -35,11 +35,9 @@ class Report:
     tokens: int  # of calibration
     layers: tuple[LayerReport, ...]
     layer_importance: tuple[float, ...] | None  # by the layer metric, for every layer of the parent; None: not needed
-    seconds: float  # of `prune_to`: of the last attempt only, where an earlier one was cut off
+    seconds: float  # of the last attempt, where an earlier one was cut off
     parameters_before: int
     parameters_after: int
-    phases: dict[str, float] = field(default_factory=dict)  # seconds, of this process, by `system.clock.PHASES`
-    least: dict[str, float] = field(default_factory=dict)  # seconds that they take at least here, see `scale.limit`
 
 
 class Progress(Protocol):

@@ -12,20 +12,19 @@ from .plan import MOST_LAYERS, PlanRequest, check_ratio
 from .shape import Shape
 from .system.machine import available_device
 
-# Peers that plan the whole model (see `baselines`), and the settings that this leaves them.
-PEERS: dict[str, dict[str, tuple[object, ...]]] = {
-    "llm-pruner": {"layers": ("auto", 0), "attentions": (0,), "widths": ("uniform",)},
-    "llm-pruner-mixed": {"layers": ("auto", 0), "attentions": (0,), "widths": ("uniform",)},
-    "flap": {"layers": ("auto", 0), "attentions": (0,), "widths": ("uniform",), "kv_groups": (None,)},
+# Baselines that plan the whole model (see `baselines`), and the settings that this leaves them.
+BASELINES: dict[str, dict[str, tuple[object, ...]]] = {
+    "llm-pruner": {"layers": ("auto", 0), "widths": ("uniform",)},
+    "llm-pruner-mixed": {"layers": ("auto", 0), "widths": ("uniform",)},
+    "flap": {"layers": ("auto", 0), "widths": ("uniform",), "kv_groups": (None,)},
     "shortgpt": {
-        "attentions": (0,),
         "layers": ("auto",),
         "kv_groups": (None,),
         "widths": ("uniform",),
         "recovery": ("least-squares", "mask", "none"),  # no bias: no channel goes whose mean it could be
     },
 }
-METHODS = ("comp", "magnitude", "wanda-sp", "random", *PEERS)
+METHODS = ("comp", "magnitude", "wanda-sp", "random", *BASELINES)
 RECOVERIES = ("least-squares", "mask", "bias", "none")
 # The same for all layers, which any runtime loads; by layer importance, the paper's; by measurement, the best.
 WIDTHS = ("uniform", "per-layer", "measured")
@@ -59,17 +58,6 @@ SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib pr
 
 
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
-# Where a pruned model is to run, and the multiple of widths that suits the place: the floats of one AVX-512 register
-# (anything finer leaves part of it idle); one block of q8_0, q4_0 and q4_1; one tile of a GPU's matrix product.
-TARGETS = {"cpu": 16, "gguf-q4": 32, "gpu": 128}
-
-
-def multiple_for(target: str) -> int:
-    """The multiple of widths for one of TARGETS. Raises InputError for another word."""
-    if target not in TARGETS:
-        hint = "that is --aim now" if target in ("self", "dense") else suggestion(target, TARGETS)
-        raise InputError(f"expected --target to be one of {', '.join(TARGETS)}, got {target!r}: {hint}")
-    return TARGETS[target]
 
 
 def multiple_of(neurons: int) -> int:
@@ -85,12 +73,10 @@ def multiple_of(neurons: int) -> int:
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens."""
 
-    ratio: float = 0.2  # parameters to remove, at least
-    of: str = "decoder"  # what the ratio refers to: "decoder" or "model"
+    ratio: float = 0.2  # part of the decoder's parameters to remove, at least
     method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
     layers: float | str = "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
     layer_metric: str = "loss"  # block influence, the paper's, is fooled by some layers; greedy costs a round per layer
-    attentions: int = 0  # layers that stay without their attention, those that miss it least
     widths: str = "uniform"  # one of WIDTHS
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
@@ -103,7 +89,7 @@ class Settings:
 
     def check(self) -> None:
         """Raises InputError by the name of what is wrong."""
-        for name in ("attentions", "multiple", "seed"):
+        for name in ("multiple", "seed"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
                 raise InputError(
@@ -115,7 +101,7 @@ class Settings:
                 raise InputError(f"expected {name} to be a number, got {number!r}: write one without quotes")
         if self.kv_groups is not None and (isinstance(self.kv_groups, bool) or not isinstance(self.kv_groups, int)):
             raise InputError(f"expected kv_groups to be a whole number or None, got {self.kv_groups!r}: None keeps all")
-        check_ratio(self.ratio, self.of)
+        check_ratio(self.ratio)
         for name, value, words in (
             ("recovery", self.recovery, RECOVERIES),
             ("aim", self.aim, ("self", "dense")),
@@ -141,15 +127,13 @@ class Settings:
             raise InputError(
                 f"expected layers to be a number or 'auto', or a share below 1, got {self.layers!r}: say how many go"
             )
-        if not 0 <= self.attentions < MOST_LAYERS:
-            raise InputError(f"expected a number of attentions to leave out, got {self.attentions!r}: 0 keeps them all")
         if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):
             wanted = f"a ridge above 0, at most {LARGEST_RIDGE:g}, or 'auto'"
             raise InputError(f"expected {wanted}, got {self.ridge}: {RIDGE:g} suits 8,000 tokens")
         if self.device == "auto":
             raise InputError("expected the name of a device, got 'auto': ask system.machine.available_device for it")
         available_device(self.device, double=True)
-        for name, options in PEERS.get(self.method, {}).items():
+        for name, options in BASELINES.get(self.method, {}).items():
             if getattr(self, name) not in options:
                 raise InputError(
                     f"expected {name} to be {' or '.join(map(str, options))} with the method {self.method}, which "
@@ -159,7 +143,7 @@ class Settings:
     @property
     def uneven(self) -> bool:
         """Whether layers may come out with widths that differ."""
-        return self.widths != "uniform" or (self.method in PEERS and self.method != "shortgpt")
+        return self.widths != "uniform" or (self.method in BASELINES and self.method != "shortgpt")
 
     @property
     def two_streams(self) -> bool:
@@ -178,7 +162,6 @@ class Settings:
         return PlanRequest(
             shape=shape,
             ratio=self.ratio,
-            of=self.of,
             kv_groups=self.kv_groups,
             multiple=self.multiple,
             parent=name,

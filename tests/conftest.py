@@ -9,6 +9,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the Hub's library reads it: no test may wait for a network
 
 import signal
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 DATA = Path(__file__).parents[1] / "data"
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))  # for the package `course`
 TINY = {
     "vocab_size": 512,
     "hidden_size": 32,

@@ -19,7 +19,7 @@ from pathlib import Path
 # What scripts begin with; no module that one runs as a program, and nothing that starts threads.
 MODULES = ("torch", "transformers.models.llama.modeling_llama", "comp_lib.prune", "comp_lib.scale.prune_to")
 MODULES += ("comp_lib.cli.app", "comp_lib.evaluation.by_kind", "comp_lib.evaluation.generation", "comp_lib.models.save")
-MODULES += ("comp_lib.on_device.gguf_export", "comp_lib.lessons.dense_stream", "pandas", "ipykernel.kernelapp")
+MODULES += ("comp_lib.on_device.gguf_export", "course.dense_stream", "pandas", "ipykernel.kernelapp")
 
 SERVER = """
 import gc, importlib, json, os, runpy, select, signal, socket, sys, tempfile

@@ -30,7 +30,7 @@ CASES = {  # name: (settings, variant, sequences, length)
     "stock": (Settings(**ALIKE, **PRESETS["stock"]), "gqa", 6, 24),
     "best": (Settings(**ALIKE, **PRESETS["best"]), "gqa", 6, 24),
     "fast": (Settings(**ALIKE, **PRESETS["fast"]), "gqa", 6, 24),
-    "paper": (Settings(**ALIKE, **PRESETS["paper"] | {"layers": 1}), "gqa", 6, 24),
+    "paper": (Settings(**ALIKE, **PRESETS["paper"] | {"layers": 0}), "gqa", 6, 24),
     "llm-pruner": (Settings(**ALIKE, method="llm-pruner", recovery="none"), "mha", 6, 24),
     "flap": (Settings(**ALIKE, method="flap", recovery="bias"), "gqa", 6, 24),
     "wanda-sp": (Settings(**ALIKE, method="wanda-sp", recovery="none"), "gqa", 6, 24),

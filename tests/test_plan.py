@@ -42,7 +42,6 @@ shapes = st.integers(1, 6).flatmap(
 )
 budgets = {
     "ratio": st.floats(0.01, 0.95),
-    "of": st.sampled_from(["decoder", "model"]),
     "multiple": st.sampled_from([1, 7, 16, 64]),
     "kv_groups": st.sampled_from([None, 1, 2]),
 }
@@ -61,41 +60,38 @@ def narrowest(full: int, multiple: int) -> int:
 
 def check_budget(shape: Shape, plan: Plan, multiple: int) -> None:
     full = [shape.neurons[layer] for layer in plan.layers]
-    before = shape.decoder + (shape.other_parameters if plan.of == "model" else 0)
     gone = shape.decoder - parameters(shape, plan)
-    assert plan.removed == pytest.approx(gone / before, abs=1e-12)
+    assert plan.removed == pytest.approx(gone / shape.decoder, abs=1e-12)
     assert plan.removed >= plan.ratio
     for kept, whole in zip(plan.neurons, full, strict=True):
         assert narrowest(whole, multiple) <= kept <= whole
         assert kept == whole or kept % multiple == 0
     if plan.neurons != tuple(full):
         wider = tuple(min(kept + multiple, whole) for kept, whole in zip(plan.neurons, full, strict=True))
-        assert removed(shape, plan.layers, wider, plan.kv_groups, plan.of) < plan.ratio, "a multiple was wasted"
+        assert removed(shape, plan.layers, wider, plan.kv_groups) < plan.ratio, "a multiple was wasted"
 
 
-def most_removable(shape: Shape, layers, kv_groups, of: str, multiple: int) -> float:
+def most_removable(shape: Shape, layers, kv_groups, multiple: int) -> float:
     groups = tuple(kv_groups or shape.kv_groups[layer] for layer in layers)
-    return removed(shape, layers, [narrowest(shape.neurons[layer], multiple) for layer in layers], groups, of)
+    return removed(shape, layers, [narrowest(shape.neurons[layer], multiple) for layer in layers], groups)
 
 
 @quick
 @given(shape=shapes, drops=st.sets(st.integers(0, 5)), **budgets)
-def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, of, multiple, kv_groups):
+def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, multiple, kv_groups):
     drop = sorted(layer for layer in drops if layer < shape.layers)
     assume(len(drop) < shape.layers)
     layers = [layer for layer in range(shape.layers) if layer not in drop]
     try:
-        plan = uniform_plan(
-            PlanRequest(shape, ratio, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple, parent="it")
-        )
+        plan = uniform_plan(PlanRequest(shape, ratio, drop=drop, kv_groups=kv_groups, multiple=multiple, parent="it"))
     except InputError as error:
         assert "allow" in str(error)
-        assert most_removable(shape, layers, kv_groups, of, multiple) < ratio
+        assert most_removable(shape, layers, kv_groups, multiple) < ratio
         return
     check_budget(shape, plan, multiple)
     assert plan.layers == tuple(layers) and plan.dropped == tuple(drop)
     assert plan.kv_groups == (kv_groups or 2,) * len(layers)
-    assert (plan.parent, plan.parent_layers, plan.ratio, plan.of) == ("it", shape.layers, ratio, of)
+    assert (plan.parent, plan.parent_layers, plan.ratio) == ("it", shape.layers, ratio)
     if len(set(shape.neurons)) == 1:
         assert len(set(plan.neurons)) == 1
     assert plan.kept_neurons is None and plan.kept_groups is None
@@ -109,19 +105,17 @@ def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, of, mult
     **budgets,
 )
 def test_paper_plan_meets_any_budget_and_keeps_more_of_important_layers(
-    shape, drops, importance, ratio, of, multiple, kv_groups
+    shape, drops, importance, ratio, multiple, kv_groups
 ):
     drop = sorted(layer for layer in drops if layer < shape.layers)
     assume(len(drop) < shape.layers)
     layers = [layer for layer in range(shape.layers) if layer not in drop]
     importance = importance[: shape.layers]
     try:
-        plan = paper_plan(
-            PlanRequest(shape, ratio, of=of, drop=drop, kv_groups=kv_groups, multiple=multiple), importance
-        )
+        plan = paper_plan(PlanRequest(shape, ratio, drop=drop, kv_groups=kv_groups, multiple=multiple), importance)
     except InputError as error:
         assert "allow" in str(error)
-        assert most_removable(shape, layers, kv_groups, of, multiple) < ratio
+        assert most_removable(shape, layers, kv_groups, multiple) < ratio
         return
     check_budget(shape, plan, multiple)
     assert plan.layers == tuple(layers)
@@ -160,11 +154,6 @@ def test_dropped_layers_count_towards_the_budget():
     assert (plan.layers, plan.dropped) == ((0, 3), (1, 2))
 
 
-def test_the_whole_model_is_more_than_its_decoder():
-    decoder, model = (uniform_plan(PlanRequest(EVEN, 0.3, of=of, multiple=8)) for of in ("decoder", "model"))
-    assert model.neurons[0] < decoder.neurons[0]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -172,8 +161,7 @@ def test_the_whole_model_is_more_than_its_decoder():
         ({"ratio": 1.0}, "between 0 and 1.*got 1"),
         ({"ratio": -0.2}, "between 0 and 1.*got -0.2"),
         ({"ratio": float("nan")}, "between 0 and 1.*got nan"),
-        ({"ratio": 0.95}, r"at most 0\.\d+ of the decoder, got 0.95: drop layers or KV groups"),
-        ({"of": "everything"}, "decoder or model, got 'everything'"),
+        ({"ratio": 0.95}, r"at most 0\.\d+, got 0.95: drop layers or KV groups"),
         ({"multiple": 0}, "multiple of at least 1, got 0"),
         ({"kv_groups": 0}, "1 to 2 KV groups.*got 0"),
         ({"kv_groups": 3}, "1 to 2 KV groups.*got 3"),
@@ -207,7 +195,6 @@ PLAN = Plan(
     neurons=(3, 2),
     kv_groups=(1, 2),
     ratio=0.2,
-    of="decoder",
     removed=0.25,
     kept_neurons=((0, 4, 9), (1, 2)),
     kept_groups=((1,), (0, 1)),
@@ -268,8 +255,8 @@ def test_missing_and_unknown_fields_are_refused():
         ({"neurons": None}, "whole numbers in neurons"),
         ({"neurons": [3.5, 2]}, "whole numbers in neurons"),
         ({"neurons": [True, 2]}, "whole numbers in neurons"),
-        ({"neurons": [0, 2], "kv_groups": [0, 1], "kept_neurons": None}, "0 and 0 in layer 0: drop the layer"),
-        ({"kv_groups": [0, 0], "kept_groups": None}, "one layer with neurons and one with KV groups"),
+        ({"neurons": [0, 2], "kept_neurons": None}, "a neuron and a KV group in each layer"),
+        ({"kv_groups": [0, 1], "kept_groups": None}, "a neuron and a KV group in each layer"),
         ({"kv_groups": [1]}, "2 entries in kv_groups, got 1"),
         ({"kept_neurons": [[0, 4, 9]]}, "2 entries in kept_neurons, got 1"),
         ({"kept_neurons": 7}, "2 entries in kept_neurons, got 7"),
@@ -281,7 +268,6 @@ def test_missing_and_unknown_fields_are_refused():
         ({"ratio": "a fifth"}, "a number as ratio, got 'a fifth'"),
         ({"removed": None}, "a number as removed"),
         ({"parent": 3}, "text as parent, got 3"),
-        ({"of": "all"}, "decoder or model, got 'all'"),
     ],
 )
 def test_plans_that_contradict_themselves_are_refused(change, message):

@@ -1,7 +1,4 @@
-"""What the model loses without a layer, or without its attention or its MLP alone.
-
-`importance.layers` computes it; here it is cached, window by window, so that an interval can be given.
-"""
+"""What the model loses without a layer: `importance.layers` computes it; here it is cached, window by window."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..families import family_of
-from ..families.protocol import Device, Model, Which
-from ..importance.layers import greedy_order, sequence_loss_increase
+from ..families.protocol import Device, Model
+from ..importance.layers import sequence_loss_increase
 from ..system import hashes
 from ..system.cache import remembered
 from ..system.machine import cache_folder
@@ -31,22 +28,3 @@ def layer_harm(model: Model, sample: Sample, present: Sequence[int] = (), device
     path = entry("harm", model, sample, list(present))
     harm: Tensor = remembered(path, lambda: sequence_loss_increase(model, sample.ids, device, present=present))
     return harm
-
-
-def step_harm(model: Model, sample: Sample, which: Which, device: Device = "cpu") -> Tensor:
-    """Increase of each window's loss without one step of each layer, the other kept: (layers, S), nats per token."""
-    path = entry(f"harm-{which}", model, sample)
-    harm: Tensor = remembered(path, lambda: sequence_loss_increase(model, sample.ids, device, which=which))
-    return harm
-
-
-def greedy_harm(model: Model, sample: Sample, rounds: int, device: Device = "cpu") -> tuple[list[int], list[Tensor]]:
-    """The `rounds` layers to drop, in order, and in each round the harm of all, (layers, S), NaN for those gone."""
-    seen = list[Tensor]()
-
-    def loss(present: Sequence[int]) -> Tensor:
-        seen.append(layer_harm(model, sample, present, device))
-        return seen[-1].mean(1)
-
-    order, _ = greedy_order(loss, len(family_of(model).layers(model)), rounds)
-    return order, seen

@@ -49,8 +49,7 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
     kept = _keep((neurons, groups), shape.with_biases() if request.biased else shape, left)
     if kept is None:
         raise InputError(
-            f"expected a ratio that leaves each layer a neuron and a KV group, got {settings.ratio:g} of the "
-            f"{settings.of}: ask for less"
+            f"expected a ratio that leaves each layer a neuron and a KV group, got {settings.ratio:g}: ask for less"
         )
     return request.finished(*kept)
 

@@ -73,7 +73,7 @@ def _widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     if excess > removable:
         raise InputError(
             f"expected a ratio that {settings.method} can reach in the {len(layers)} layers that it does not protect, "
-            f"got {settings.ratio:g} of the {settings.of}: ask for less or choose another method"
+            f"got {settings.ratio:g}: ask for less or choose another method"
         )
     for layer, gone in zip(layers, _spread(excess, [neurons[layer] - 1 for layer in layers]), strict=True):
         neurons[layer] -= gone

@@ -25,10 +25,10 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
     for count in range(1, shape.layers):
         layers = sorted(set(range(shape.layers)) - set(order[:count]))
         neurons, groups = ([widths[layer] for layer in layers] for widths in (shape.neurons, shape.kv_groups))
-        if removed(shape, layers, neurons, groups, settings.of) >= settings.ratio:
+        if removed(shape, layers, neurons, groups) >= settings.ratio:
             kept = [[range(width) for width in widths] for widths in (neurons, groups)]
             return settings.request(shape, name).finished(kept[0], kept[1], layers)
     raise InputError(
-        f"expected a ratio that whole layers can reach, got {settings.ratio:g} of the {settings.of} with "
+        f"expected a ratio that whole layers can reach, got {settings.ratio:g} with "
         f"{shape.layers} layers, one of which must stay: ask for less"
     )

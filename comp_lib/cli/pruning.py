@@ -22,10 +22,11 @@ from ..disk.model_on_disk import open_streamed
 from ..errors import InputError, suggestion
 from ..evaluation.by_kind import windows_of
 from ..evaluation.loss import perplexity
-from ..models.load import DTYPES, load_model
+from ..models.load import load_model
 from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint, shareable
 from ..models.wheels import WHEELS
-from ..prune import check_family, check_request, prune
+from ..planning import check_request
+from ..prune import prune
 from ..report import Progress
 from ..settings import PRESETS, Settings, default_recovery
 from ..shape import Shape, span
@@ -71,8 +72,7 @@ def prune_folder(
     whole = settings.method in GRADIENTS
     model, tokenizer = load_model(name, dtype) if whole else open_streamed(name, dtype)
     shape = Shape.of(model)
-    check_family(model, settings)
-    check_request(shape, settings)
+    check_request(model, settings)
     check_length(model, length)
     windows = None
     if evaluated is not None:  # of each kind as many windows as make EVALUATED
@@ -84,7 +84,7 @@ def prune_folder(
     parent, licence = (name, None) if known is None else (known.source, known.licence)
     how = (settings.neuron_metric, settings.recovery, __version__, asdict(settings))
     card = Provenance(parent, shape, licence, calibration, *how)
-    saving = Saving(name, DTYPES[dtype], windows, Path(evaluated or "").name, card, overwrite)
+    saving = Saving(name, windows, Path(evaluated or "").name, card, overwrite)
     if whole:
         check_destination(folder, overwrite, estimated_bytes(shape, dtype), [name])
     else:
@@ -100,7 +100,7 @@ def prune_folder(
     with ProgressBars() as bars:
         ids = calibration_tokens(source, tokenizer, model=writer, progress=bars, **size)
         if whole:
-            return _in_memory(folder, model, tokenizer, ids, settings, saving, bars)
+            return _in_memory(folder, model, tokenizer, ids, settings, saving, card, bars)
         del writer
         release_memory()
         with goes_on():
@@ -108,17 +108,25 @@ def prune_folder(
 
 
 def _in_memory(
-    folder: Path, model: Any, tokenizer: Any, ids: Tensor, settings: Settings, saving: Saving, progress: Progress
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    ids: Tensor,
+    settings: Settings,
+    saving: Saving,
+    card: Provenance,
+    progress: Progress,
 ) -> Written:
-    card, windows, before, losses = saving.card, saving.windows, Shape.of(model), []
+    windows, before = saving.windows, Shape.of(model)
+    dense = small = None
     if windows is not None:
-        losses.append(perplexity(model, windows, progress=progress, what="measuring dense").perplexity)
+        dense = perplexity(model, windows, progress=progress, what="measuring dense").perplexity
     done = prune(model, ids, settings, name=saving.name, progress=progress, inplace=True)
-    if windows is not None and card is not None:
-        losses.append(perplexity(done.model, windows, progress=progress, what="measuring pruned").perplexity)
-        card = replace(card, perplexities=((saving.text, windows[:, 1:].numel(), *losses),))
+    if windows is not None and dense is not None:
+        small = perplexity(done.model, windows, progress=progress, what="measuring pruned").perplexity
+        card = replace(card, perplexities=((saving.text, windows[:, 1:].numel(), dense, small),))
     save_checkpoint(folder, done.model, tokenizer, done.plan, card, overwrite=saving.overwrite)
-    return Written(folder, done.plan, done.report, before, Shape.of(done.model), *losses)
+    return Written(folder, done.plan, done.report, before, Shape.of(done.model), dense, small)
 
 
 def written_table(done: Written) -> Table:
@@ -130,7 +138,7 @@ def written_table(done: Written) -> Table:
         rows.append(("perplexity", f"{done.dense_perplexity:.2f}", f"{done.perplexity:.2f}"))
     rows.append(("pruned in", "", f"{report.seconds:.0f} s on {report.tokens:,} tokens"))
     rows += [(name, "", str(report.settings[name])) for name in ("widths", "recovery", "aim")]
-    title = f"{plan.removed:.1%} of the {plan.of} removed by {report.settings['method']}"
+    title = f"{plan.removed:.1%} of the decoder removed by {report.settings['method']}"
     return table(("", "dense", "pruned"), rows, title=title)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from ..plots.base import png
-from ..plots.comp_vs_peers import label, plot_increase, plot_latency, plot_memory, plot_sequences
 from ..system.atomic import write_atomically
 from ..system.outputs import MARK, check_output, our_picture, starts_with
+from .figures import label, plot_increase, plot_latency, plot_memory, plot_sequences
 
 TABLE, SIZES = "table.md", "sequences.png"
 PLOTS = {"increase.png": plot_increase, "latency.png": plot_latency, "memory.png": plot_memory}

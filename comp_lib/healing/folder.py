@@ -10,7 +10,7 @@ from ..calibration.tokens import calibration_tokens, check_source
 from ..errors import InputError
 from ..models.load import load_model, open_model
 from ..models.reading import quiet
-from ..models.save import CARD_FILE, PLAN_FILE, check_destination, estimated_bytes, foreign_files, shareable
+from ..models.save import CARD_FILE, PLAN_FILE, check_destination, estimated_bytes, shareable
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
@@ -82,7 +82,7 @@ def heal_folder(
     wanted = answers(teacher, ids, progress)
     small, _ = load_model(model, device=device)
     result = heal(small, ids, teacher, wanted, healing, progress)
-    with staged(resolved(folder), overwrite, foreign_files) as partial:
+    with staged(resolved(folder)) as partial:
         with quiet():
             small.to(outline.dtype).save_pretrained(partial, max_shard_size=LARGEST)
             tokenizer.save_pretrained(partial)

@@ -80,7 +80,7 @@ def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -
     low, high = 0.0, 1e4
     if reached(high) < request.ratio:
         raise InputError(
-            f"expected a ratio that these layers and groups allow, at most {reached(high):.3f} of the {request.of}, "
+            f"expected a ratio that these layers and groups allow, at most {reached(high):.3f}, "
             f"got {request.ratio:g}: drop layers or KV groups, or ask for less"
         )
     if reached(low) >= request.ratio:

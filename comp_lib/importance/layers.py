@@ -123,22 +123,6 @@ def _other_step(layer: Layer, hidden: Tensor, rope: Rope, which: Which, device: 
     return out
 
 
-def attentions_to_silence(
-    model: Model,
-    ids: Tensor,
-    count: int,
-    layers: Sequence[int],
-    device: Device = "cpu",
-    progress: Progress = no_progress,
-) -> tuple[int, ...]:
-    """The `count` of `layers` whose attention is missed least, each alone, ascending; for ids (S, L).
-
-    (Our derivation: loss increase, as for whole layers. Blocks smaller than a layer go in BlockPruner too.)
-    """
-    harm = sequence_loss_increase(model, ids, device, progress, which="attention").mean(1)
-    return tuple(sorted(sorted(layers, key=lambda layer: float(harm[layer]))[:count]))
-
-
 LAYER_METRICS = ("block-influence", "loss", "greedy")
 
 

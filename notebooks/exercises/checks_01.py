@@ -146,7 +146,7 @@ def _beaten(plan: Callable, harm: Harm, layers: int, proxy: list[int]) -> tuple[
 def _real() -> tuple:
     """The real model and a short text (1, 48)."""
     from comp_lib.calibration.tokens import calibration_tokens
-    from comp_lib.lessons.start import start
+    from course.start import start
 
     model, tokenizer = start()
     return model, calibration_tokens("calibration", tokenizer, sequences=1, length=48, seed=1)

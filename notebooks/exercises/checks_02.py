@@ -155,9 +155,9 @@ def _made_layers() -> list[Problem]:
 def _real_layers() -> tuple[tuple[int, ...], list[Problem]]:
     """Layers of the embedded model, and C and W of each on 512 tokens."""
     from comp_lib.calibration.tokens import calibration_tokens
-    from comp_lib.lessons.dense_stream import layer_of, weight_of
-    from comp_lib.lessons.metrics_on_trial import mlp_tokens
-    from comp_lib.lessons.start import start
+    from course.dense_stream import layer_of, weight_of
+    from course.metrics_on_trial import mlp_tokens
+    from course.start import start
 
     layers = (2, 14, 20)
     model, tokenizer = start()

@@ -135,8 +135,8 @@ def _real_layer() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from comp_lib.calibration.text import load_text
     from comp_lib.calibration.tokens import calibration_tokens
     from comp_lib.evaluation.loss import evaluation_tokens
-    from comp_lib.lessons.dense_stream import layer_of, layer_tokens, weight_of
-    from comp_lib.lessons.start import start
+    from course.dense_stream import layer_of, layer_tokens, weight_of
+    from course.start import start
 
     model, tokenizer = start()
     ids = calibration_tokens("calibration", tokenizer, sequences=8, length=128, evaluated="evaluation")

@@ -21,12 +21,12 @@ from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.by_kind import kind_windows
 from comp_lib.evaluation.confidence import bootstrap_interval
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.lessons.hybrid_granularity import named_plan
-from comp_lib.lessons.start import start
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from course.hybrid_granularity import named_plan
+from course.start import start
 
 STORED = Path(__file__).resolve().parents[2] / "benchmarks" / "hybrids.json"
 NARROWEST = 160  # neurons of a layer, as far as its curve goes

@@ -21,9 +21,9 @@ LAMBDAS = (0.015, 0.15, 1.5, 15.0, 150.0)
 def real_layer() -> Sums:
     """G (n, n) of layer 11 of the real model on 1,024 tokens: "plain", and "weighted" by 1 / ||h||."""
     from comp_lib.calibration.tokens import calibration_tokens
-    from comp_lib.lessons.dense_stream import dense_problem
-    from comp_lib.lessons.start import start
     from comp_lib.statistics.gram import contributions
+    from course.dense_stream import dense_problem
+    from course.start import start
 
     model, tokenizer = start()
     ids = calibration_tokens("calibration", tokenizer, sequences=4, length=256, evaluated="evaluation")
@@ -36,8 +36,8 @@ def real_halves() -> Sums:
     """Layer 4 of the real model: C (n, n) of three texts, "first", "second" and "third" (the check's own); weight W
     (n, m); kept: the 1,088 neurons of most energy (k,)."""
     from comp_lib.calibration.tokens import calibration_tokens
-    from comp_lib.lessons.dense_stream import dense_problem
-    from comp_lib.lessons.start import start
+    from course.dense_stream import dense_problem
+    from course.start import start
 
     model, tokenizer = start()
     ids = calibration_tokens("calibration", tokenizer, sequences=12, length=256, evaluated="evaluation")

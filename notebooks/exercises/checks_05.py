@@ -119,8 +119,8 @@ def check_choose_ridge(choose_ridge: Callable[[Tensor, Tensor, Tensor, Tensor, t
 def real_layer() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """C (n, n) of two halves of a text, W (n, m) and the neurons that stay, in layer 2 of the embedded model."""
     from comp_lib.calibration.tokens import calibration_tokens
-    from comp_lib.lessons.dense_stream import dense_problem
-    from comp_lib.lessons.start import start
+    from course.dense_stream import dense_problem
+    from course.start import start
 
     model, tokenizer = start()
     ids = calibration_tokens("calibration", tokenizer, sequences=8, length=256)

@@ -53,9 +53,9 @@ def check_ratio_for(ratio_for: Callable[[int, int, float, float], float]) -> Non
 def real_plans(ratio_for: Callable[[int, int, float, float], float]) -> dict[float, tuple[float, float, float]]:
     """Megabytes -> ratio, bytes of the plan that has it, bytes of one with 16 neurons more in each layer."""
     from comp_lib.hybrid_granularity.uniform import uniform_plan
-    from comp_lib.lessons.start import start
     from comp_lib.plan import PlanRequest
     from comp_lib.shape import Shape
+    from course.start import start
 
     shape, found = Shape.of(start()[0]), {}
     for megabytes in MEGABYTES:

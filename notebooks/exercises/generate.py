@@ -3,8 +3,9 @@
 A solution notebook is the one source. A code cell that begins with `def` and bears the tag `solution` is what the
 reader is to write: the exercise keeps its signature and its docstring, and the folded solution goes below the hints,
 which stand in the next cell of Markdown. All else is copied. The title says "solutions" in one and "exercises" in the
-other; links are one folder nearer; what bears the tag `only-solutions` is left out. With --check nothing is written:
-the names of exercises that are not what their solutions make are printed, and the exit code is 1 if there are any.
+other; links and the course are one folder nearer; what bears the tag `only-solutions` is left out. With --check nothing
+is written: the names of exercises that are not what their solutions make are printed, and the exit code is 1 if there
+are any.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
 STUB = 'raise NotImplementedError("your turn")'
-PATHS = 'import sys\n\nsys.path.insert(0, "..")  # the checks are beside the exercises\n\n'
+PATHS = 'sys.path[:0] = ["..", "../.."]  # where the checks and the course are'  # of a solution
+NEARER = 'sys.path.insert(0, "..")  # where the course is'
 
 
 def stub(source: str) -> str:
@@ -51,7 +53,7 @@ def exercise(solutions: NotebookNode) -> NotebookNode:
             cell.source, waiting = stub(cell.source), cell.source
             cell.metadata = nbformat.from_dict({})
         else:
-            cell.source, cell.metadata = cell.source.removeprefix(PATHS), nbformat.from_dict({})
+            cell.source, cell.metadata = cell.source.replace(PATHS, NEARER), nbformat.from_dict({})
     title = notebook.cells[0]
     title.source = title.source.replace(" solutions: ", " exercises: ", 1)
     return notebook

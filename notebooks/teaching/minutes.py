@@ -51,7 +51,7 @@ OPTIONAL = (
     "02b_metrics_on_trial",
     "05_comp_end_to_end",
     "06_your_own_model",
-    "07_comp_vs_peers",
+    "07_comp_vs_baselines",
     "08_on_device",
     "09_scale",
     "09b_clusters",

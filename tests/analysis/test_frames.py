@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import seaborn as sns
 import torch
-from torch.nn import functional as F
 
 from comp_lib.analysis import columns, costs, curves, draw, groups, layers, neurons
 from comp_lib.analysis import one_pass as walking
-from comp_lib.analysis.harm import greedy_harm, step_harm
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import evaluation_tokens
@@ -125,33 +123,6 @@ def test_fewer_than_8_windows_have_no_interval(model, sample):
     harm = frame.measure == "harm"
     assert frame[harm].low.isna().all() and frame[harm].high.isna().all() and set(frame[harm].windows) == {7}
     assert frame[~harm].low.notna().all() and set(frame[~harm].windows) == {9}
-
-
-def test_greedy_harm_is_that_of_the_layers_that_are_left(model, sample):
-    order, harms = greedy_harm(model, sample, 2)
-    assert torch.allclose(harms[0].mean(1), loss_increase(model, sample.ids), atol=1e-6)
-    assert order[0] == int(harms[0].mean(1).argmin())
-    present = [layer for layer in range(3) if layer != order[0]]
-    second = harms[1].mean(1)
-    assert second[order[0]].isnan()
-    assert torch.allclose(second[present], loss_increase(model, sample.ids, present=present)[present], atol=1e-6)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("which", ["attention", "mlp"])
-def test_harm_of_a_step_is_that_of_a_model_without_it(model, sample, which, tiny_llama):
-    harm = step_harm(model, sample, which)
-    loss = _losses(model, sample.ids)
-    for layer in range(3):
-        other = tiny_llama()
-        module = other.model.layers[layer]
-        (module.self_attn.o_proj if which == "attention" else module.mlp.down_proj).weight.zero_()
-        assert torch.allclose(harm[layer], _losses(other, sample.ids) - loss, atol=2e-5)
-
-
-def _losses(model, ids):
-    logits = model(input_ids=ids).logits[:, :-1]
-    return torch.stack([F.cross_entropy(row, tokens) for row, tokens in zip(logits, ids[:, 1:], strict=True)])
 
 
 def test_neurons_equal_brute_force(model, sample):

@@ -34,11 +34,11 @@ from comp_lib.compare.cluster import AGAIN, ATTEMPTS, choose, here, one_by_one, 
 from comp_lib.compare.grid import DETERMINED, TIMED, Grid, read_rows, run
 from comp_lib.compare.one_run import RunRequest
 from comp_lib.errors import InputError
-from comp_lib.lessons import start as notebook
 from comp_lib.settings import Settings
 from comp_lib.system import hashes, machine
 from comp_lib.system.processes import ProcessError
 from comp_lib.system.scheduler import connected
+from course import start as notebook
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text("utf-8")
 METHODS = ("comp", "random", "magnitude", "wanda-sp")

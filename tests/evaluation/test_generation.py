@@ -11,7 +11,7 @@ from ipywidgets import Button
 from comp_lib.errors import InputError
 from comp_lib.evaluation import generation
 from comp_lib.evaluation.generation import Speed, continuation, measure_speed, ratio
-from comp_lib.widgets.generation import GenerationBox
+from course.widgets.generation import GenerationBox
 
 PROMPT = "The sea is"
 
@@ -203,7 +203,7 @@ def test_markup_in_a_prompt_is_text(box):
 def test_the_button_waits_while_the_models_write(box, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "comp_lib.widgets.generation.continuation",
+        "course.widgets.generation.continuation",
         lambda *arguments: seen.append((box.button.disabled, box.status.value)) or "text",
     )
     box.run()

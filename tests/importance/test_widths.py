@@ -9,7 +9,7 @@ import pytest
 import torch
 from variants import VARIANTS, build, tokens
 
-from comp_lib import prune as prune_module
+from comp_lib import planning
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
 from comp_lib.families import family_of
@@ -61,7 +61,6 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
             tuple(widths),
             plan.kv_groups,
             0.01,
-            "decoder",
             0.0,
             tuple(map(tuple, kept)),
             tuple(tuple(range(groups)) for groups in shape.kv_groups),
@@ -168,7 +167,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     harm = torch.tensor([0.4, 0.05, 0.1], dtype=torch.float64)
     errors = [[(gone / 43) ** power for gone in range(1, 44)] for power in (2.0, 1.5, 3.0)]
     found = Sensitivity((12,) * 3, harm, tuple(map(_swept, errors)))
-    ratio = removed(shape, range(3), (36, 36, 36), shape.kv_groups, "decoder")
+    ratio = removed(shape, range(3), (36, 36, 36), shape.kv_groups)
     plan = measured_plan(PlanRequest(shape, ratio, multiple=4), found)
     assert sum(plan.neurons) == 3 * 36 and plan.removed == pytest.approx(ratio)
 
@@ -215,7 +214,7 @@ def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeyp
         asked.append(options)
         return sensitivity(*arguments, **options)
 
-    monkeypatch.setattr(prune_module, "sensitivity", recorded)
+    monkeypatch.setattr(planning, "sensitivity", recorded)
     for ridge, weighted in ((2.0, True), (0.1, False), ("auto", True)):
         make_plan(model, ids, Settings(widths="measured", multiple=4, ridge=ridge, token_weights=weighted))
     assert [options["ridge"] for options in asked] == [2.0, 0.1, None]

@@ -16,15 +16,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from variants import build
 
 from comp_lib.errors import InputError
-from comp_lib.lessons.cache import cached
-from comp_lib.lessons.dense_stream import layer_grams
-from comp_lib.lessons.mask_tuning import Way
-from comp_lib.lessons.metrics_on_trial import losses_without
 from comp_lib.models.kept import clear
 from comp_lib.models.kept import kept as entries
 from comp_lib.recovery.mask_tuning import Mask
 from comp_lib.settings import Settings
 from comp_lib.system import hashes
+from course.cache import cached
+from course.dense_stream import layer_grams
+from course.mask_tuning import Way
+from course.metrics_on_trial import losses_without
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = torch.arange(12).view(2, 6)
@@ -294,7 +294,7 @@ import sys, time, torch
 sys.path.insert(0, {tests!r})
 from conftest import randomise, TINY
 from transformers import LlamaConfig, LlamaForCausalLM
-from comp_lib.lessons.cache import cached
+from course.cache import cached
 model = randomise(LlamaForCausalLM(LlamaConfig(**TINY)))
 print("ready", flush=True)
 sys.stdin.readline()  # all start at once
@@ -372,7 +372,7 @@ def test_another_process_finds_the_entry():
     script = (
         WORKER.split("print(")[0]
         + """
-from comp_lib.lessons.dense_stream import layer_grams
+from course.dense_stream import layer_grams
 from comp_lib.models.kept import kept
 layer_grams(model, torch.arange(12).view(2, 6), 0)
 print(len(kept()))

@@ -21,7 +21,7 @@ def one_real_model():
     """Loaded once; each check leaves it as it was. What 08 asks does not depend on the length of its text."""
     once = functools.cache(load.load_model)
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("comp_lib.models.load", "comp_lib.lessons.start"):
+        for place in ("comp_lib.models.load", "course.start"):
             patch.setattr(f"{place}.load_model", lambda name, dtype="float32", device="cpu": once(name, dtype, device))
         patch.setattr("checks_08.LENGTH", 16)
         yield

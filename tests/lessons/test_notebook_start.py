@@ -17,14 +17,14 @@ from tqdm import tqdm
 from variants import VARIANTS, build
 
 from comp_lib.errors import InputError
-from comp_lib.lessons import start as notebook
-from comp_lib.lessons.start import check_extras, show, side_by_side, sizes_for, start, table
 from comp_lib.models import load
 from comp_lib.models.load import EMBEDDED, check_memory, count_parameters
 from comp_lib.models.wheels import wheel_gguf
 from comp_lib.plots import figure_with_axes
 from comp_lib.system import machine
 from comp_lib.system.machine import free_memory
+from course import start as notebook
+from course.start import check_extras, show, side_by_side, sizes_for, start, table
 
 LESSONS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -74,11 +74,11 @@ def test_a_missing_extra(monkeypatch):
 
 
 def test_a_missing_extra_is_said_by_the_widgets_too(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("comp_lib.widgets")]:
+    for name in [name for name in sys.modules if name.startswith("course.widgets")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(InputError) as caught:
-        import comp_lib.widgets.generation  # noqa: F401
+        import course.widgets.generation  # noqa: F401
     assert "pip install 'comp-lib[notebooks]'" in sentence(caught)
 
 

@@ -155,7 +155,7 @@ def parsed(cell):
 
 
 def widget_names(notebook):
-    """What the notebook imports from ipywidgets and from comp_lib.widgets."""
+    """What the notebook imports from ipywidgets and from course.widgets."""
     names = set()
     for node in (node for cell in code_cells(notebook) for node in ast.walk(parsed(cell))):
         if isinstance(node, ast.ImportFrom) and re.match(r"ipywidgets|comp_lib\.widgets", node.module or ""):
@@ -277,7 +277,7 @@ def describes_its_images(notebook, path):
         page, markdown = str(data.get("text/html", "")), str(data.get("text/markdown", ""))
         alts = Images(page).alts + re.findall(r"!\[(.*?)\]\(", markdown)
         if any(kind.startswith("image/") for kind in data) and not alts:
-            found.append(f"cell {number} shows an image without alt text: use comp_lib.lessons.start.show")
+            found.append(f"cell {number} shows an image without alt text: use course.start.show")
         found += [
             f"cell {number} shows an image with too short an alt text: {alt!r}" for alt in alts if not enough(alt)
         ]
@@ -349,7 +349,7 @@ def test_the_suite_is_complete():
         "04_mask_tuning",
         "05_comp_end_to_end",
         "06_your_own_model",
-        "07_comp_vs_peers",
+        "07_comp_vs_baselines",
         "08_on_device",
         "09_scale",
         "09b_clusters",
@@ -376,7 +376,7 @@ def good():
         cells=[
             new_markdown_cell("# Title\n\nYou will be able to read. **Takes** 5 minutes. **Needs** nothing."),
             new_code_cell(
-                "from comp_lib.widgets.generation import GenerationBox\nprint('/ and and/or')",
+                "from course.widgets.generation import GenerationBox\nprint('/ and and/or')",
                 execution_count=1,
                 outputs=[new_output("stream", name="stdout", text="/ and and/or </td>\n")],
             ),

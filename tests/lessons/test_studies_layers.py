@@ -8,14 +8,14 @@ from torch import nn
 from variants import build, tokens
 
 from comp_lib.analysis import harm as harms
-from comp_lib.analysis.harm import layer_harm, step_harm
+from comp_lib.analysis.harm import layer_harm
 from comp_lib.analysis.sample import Sample
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import bootstrap_interval, bootstrap_intervals
 from comp_lib.importance.layer_study import rank_gap, ranks
 from comp_lib.importance.layers import layers_to_drop, loss_increase
-from comp_lib.lessons import layer_importance as studies
-from comp_lib.lessons.layer_importance import layer_study, stream_statistics
+from course import layer_importance as studies
+from course.layer_importance import layer_study, step_harm, stream_statistics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -8,11 +8,11 @@ import torch
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.families import dense_layer
-from comp_lib.lessons import dense_stream as study
-from comp_lib.lessons import metrics_on_trial as trial
 from comp_lib.models.kept import kept as entries
 from comp_lib.statistics.solve import least_squares
 from comp_lib.surgery import block_size, shallow_copy, shrink_mlp
+from course import dense_stream as study
+from course import metrics_on_trial as trial
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -15,9 +15,9 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.widths import Sensitivity
-from comp_lib.lessons import hybrid_granularity as planning
 from comp_lib.plan import Plan, PlanRequest, removed
 from comp_lib.shape import Shape
+from course import hybrid_granularity as planning
 
 COSTS = {"neuron_parameters": 96, "group_parameters": 1536, "layer_parameters": 64, "other_parameters": 16_032}
 SHAPE = Shape(32, 8, 2, (8, 8, 8), (2, 2, 2), **COSTS)

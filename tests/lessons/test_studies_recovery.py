@@ -9,7 +9,6 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.neurons import METRICS, Dense
-from comp_lib.lessons import mask_tuning as study
 from comp_lib.models.kept import kept as entries
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
@@ -17,6 +16,7 @@ from comp_lib.recovery.mask_tuning import LARGEST, Mask, fold_mask, solve_mask, 
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram, contributions
+from course import mask_tuning as study
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections import namedtuple
-
 import gguf
 import numpy as np
 import pytest
@@ -17,6 +13,7 @@ from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.families import family_of
 from comp_lib.models.gguf_files import convert_gguf
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.save import Provenance, save_checkpoint
@@ -25,7 +22,6 @@ from comp_lib.on_device.gguf_export import TYPES, export_gguf, interleave
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.system import atomic
 
 CLOSE = 0.02  # nats: llama.cpp rounds more than torch; rows in the wrong order cost several
 
@@ -192,13 +188,6 @@ def test_a_block_type_is_off_by_no_more_than_its_step(saved, tmp_path, kind, lev
         torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=0.5, rtol=0)
 
 
-def test_pieces_do_not_show(saved, tmp_path, monkeypatch):
-    folder, _ = saved("attention-bias", intermediate_size=64)
-    whole = export_gguf(folder, tmp_path / "m.gguf", "q8_0").read_bytes()
-    monkeypatch.setattr(gguf_export, "PIECE", 100)  # three rows of the stream's width at a time
-    assert export_gguf(folder, tmp_path / "m.gguf", "q8_0", overwrite=True).read_bytes() == whole
-
-
 def test_sharded_and_half_precision_folders(tmp_path, tokenizer):
     model = build("gqa", dtype=torch.bfloat16)
     model.save_pretrained(tmp_path / "m", max_shard_size="30KB")
@@ -213,7 +202,7 @@ def test_sharded_and_half_precision_folders(tmp_path, tokenizer):
 
 
 def hidden(folder):
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    return [*folder.glob(".*")]
 
 
 @pytest.mark.parametrize(
@@ -234,29 +223,16 @@ def test_places_and_types_that_are_refused(saved, tmp_path, file, kind, match):
 
 def test_overwriting_replaces_gguf_files_and_nothing_else(saved, tmp_path):
     folder, _ = saved()
-    letter, weights, pipe = tmp_path / "letter.gguf", folder / "model.safetensors", tmp_path / "pipe.gguf"
+    letter, weights = tmp_path / "letter.gguf", folder / "model.safetensors"
     letter.write_text("Dear ...")
-    os.mkfifo(pipe)
     before = weights.read_bytes()
-    for place in (letter, weights, pipe, folder):
+    for place in (letter, weights, folder):
         with pytest.raises(InputError, match="expected"):
             export_gguf(folder, place, "f32", overwrite=True)
-    assert letter.read_text() == "Dear ..." and weights.read_bytes() == before and pipe.is_fifo()
+    assert letter.read_text() == "Dear ..." and weights.read_bytes() == before
     (tmp_path / "old.gguf").write_bytes(b"GGUF and more")
     export_gguf(folder, tmp_path / "old.gguf", "f32", overwrite=True)
     gguf.GGUFReader(tmp_path / "old.gguf")
-
-
-def test_a_file_that_came_meanwhile_stays(saved, tmp_path, monkeypatch):
-    folder, _ = saved()
-    target = tmp_path / "m.gguf"
-    settle = atomic._settle
-    monkeypatch.setattr(atomic, "_settle", lambda partial: (target.write_bytes(b"GGUF, theirs"), settle(partial)))
-    with pytest.raises(InputError, match="another process has written there meanwhile"):
-        export_gguf(folder, target)
-    assert target.read_bytes() == b"GGUF, theirs" and not hidden(tmp_path)
-    export_gguf(folder, target, overwrite=True)
-    assert target.stat().st_size > 1000
 
 
 def test_a_file_is_never_exported_onto_itself(saved, cache, tmp_path):
@@ -267,21 +243,12 @@ def test_a_file_is_never_exported_onto_itself(saved, cache, tmp_path):
     assert file.read_bytes() == before
 
 
-def test_not_enough_disk(saved, tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100e9, 99e9, 1e6))
-    with pytest.raises(InputError, match="MB of free disk space for m.gguf, got 1 MB"):
-        export_gguf(saved()[0], tmp_path / "m.gguf")
-    assert not (tmp_path / "m.gguf").exists() and not hidden(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        ({"intermediate_size": 44}, "multiples of 32, got 44 neurons.*nearest: 32 or 64.*--target gguf-q4"),
-        ({"intermediate_size": 20}, "20 neurons.*nearest: 32"),
-        ({"intermediate_size": 64, "head_dim": 12}, "48 heads' outputs.*nearest: 32 or 64"),
-        ({"intermediate_size": 64, "hidden_size": 48}, "48 stream"),
+        ({"intermediate_size": 44}, "multiples of 32, got 44 neurons.*--multiple 32"),
+        ({"intermediate_size": 64, "head_dim": 12}, "48 heads' outputs"),
+        ({"intermediate_size": 64, "hidden_size": 48}, "48 stream in a layer: export --type f16"),
     ],
 )
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
@@ -302,10 +269,6 @@ def test_widths_that_blocks_cannot_hold(saved, tmp_path, overrides, match, kind)
         ("ernie4_5", {"rope_parameters": LINEAR}, "rope scaling that llama.cpp's ernie4_5 reads .default., got linear"),
         ("qwen2", {"head_dim": 12}, "as wide as the stream, 32, as llama.cpp's qwen2 has them, got 48"),
         ("ernie4_5-bias", {}, "llama.cpp runs, got ernie4_5 with biases, .* none in the MLP: use the folder itself"),
-        ("gqa", {"rms_norm_eps": 0.0}, "rms_norm_eps to be a number from .* got 0.0"),
-        ("gqa", {"rms_norm_eps": -1e-6}, "rms_norm_eps to be a number from .* got -1e-06"),
-        ("gqa", {"rms_norm_eps": float("nan")}, "rms_norm_eps to be a number"),
-        ("gqa", {"rms_norm_eps": float("inf")}, "rms_norm_eps to be a number"),
         ("gqa", {"hidden_act": "gelu"}, "activation silu.*got gelu"),
         ("gqa", {"vocab_size": 500}, "tokens below vocab_size, 500, got 511"),
     ],
@@ -316,39 +279,30 @@ def test_models_that_llama_cpp_would_not_compute(saved, tmp_path, name, override
     assert not (tmp_path / "m.gguf").exists()
 
 
-UNHELD = [(float("nan"), "f32"), (float("inf"), "q8_0"), (7e4, "f16"), (9e6, "q8_0"), (6e5, "q4_0"), (7e4, "q4_1")]
+def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
+    model = build("qwen2")
+    shape = Shape.of(model)
+    wider = shape.with_widths((32, *shape.neurons[1:]), shape.kv_groups)
+    with pytest.raises(InputError, match="one width for all layers, as llama.cpp's qwen2 has.*export --padded first"):
+        gguf_export._check_runs(model.config, wider, family_of(model))
+    assert gguf_export._check_runs(model.config, shape, family_of(model)) == "qwen2"
 
 
-@pytest.mark.parametrize(("value", "kind"), UNHELD)
-def test_weights_that_the_type_cannot_hold(saved, tmp_path, value, kind):
+@pytest.mark.parametrize(
+    ("value", "kind", "match"),
+    [(float("nan"), "f32", "finite"), (7e4, "f16", "more than 65504"), (7e4, "q4_1", "more than 65504.*--type f32")],
+)
+def test_weights_that_the_type_cannot_hold(saved, tmp_path, value, kind, match):
     folder, _ = saved(intermediate_size=64)
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"][3, 4] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="NaN or more than .* in model.layers.1.mlp.up_proj.weight"):
+    with pytest.raises(InputError, match=match):
         export_gguf(folder, tmp_path / "m.gguf", kind)
     assert not (tmp_path / "m.gguf").exists() and not hidden(tmp_path)
 
 
-@pytest.mark.parametrize("problem", ["of another shape", "missing", "unexpected"])
-def test_weights_that_are_not_what_config_json_says(saved, tmp_path, problem):
-    folder, _ = saved()
-    weights = load_file(folder / "model.safetensors")
-    key = "model.layers.1.mlp.up_proj.weight"
-    if problem == "unexpected":
-        key = "model.layers.77.mlp.up_proj.weight"
-        weights[key] = torch.zeros(1)
-    elif problem == "missing":
-        del weights[key]
-    else:
-        weights[key] = weights[key][1:].clone()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=f"1 {problem} in .*{key}"):
-        export_gguf(folder, tmp_path / "m.gguf")
-    assert not (tmp_path / "m.gguf").exists()
-
-
-@pytest.mark.parametrize("length", [0, 3, 500, 20_000, -1])
+@pytest.mark.parametrize("length", [3, 500, -1])
 def test_a_truncated_file(saved, cache, tmp_path, length):
     whole = export_gguf(saved()[0], tmp_path / "m.gguf").read_bytes()
     (tmp_path / "cut.gguf").write_bytes(whole[:length])
@@ -358,25 +312,13 @@ def test_a_truncated_file(saved, cache, tmp_path, length):
     assert not (tmp_path / "n.gguf").exists()
 
 
-def test_a_gguf_file_of_another_family(cache, tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "other.gguf", "bert")
-    writer.add_tensor("token_embd.weight", np.ones((4, 4), dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with pytest.raises(InputError, match="bert"):
-        export_gguf(tmp_path / "other.gguf", tmp_path / "m.gguf")
-
-
-@pytest.mark.parametrize("place", ["quantize", "fsync"])
-def test_an_interruption_leaves_the_old_file_or_none(saved, tmp_path, monkeypatch, place):
+def test_an_interruption_leaves_the_old_file_or_none(saved, tmp_path, monkeypatch):
     folder, _ = saved()
 
     def fails(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(*((atomic, place) if place == "fsync" else (gguf.quants, place)), fails)
+    monkeypatch.setattr(gguf.quants, "quantize", fails)
     with pytest.raises(KeyboardInterrupt):
         export_gguf(folder, tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()
@@ -384,14 +326,6 @@ def test_an_interruption_leaves_the_old_file_or_none(saved, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         export_gguf(folder, tmp_path / "m.gguf", overwrite=True)
     assert (tmp_path / "m.gguf").read_bytes() == b"GGUF, old" and not hidden(tmp_path)
-
-
-def test_what_a_killed_export_left_is_swept_away(saved, tmp_path):
-    (tmp_path / ".m.gguf.partial-999999999").write_bytes(b"half")  # no process has that number
-    alive = tmp_path / f".m.gguf.partial-{os.getppid()}"
-    alive.write_bytes(b"somebody else's")
-    export_gguf(saved()[0], tmp_path / "m.gguf")
-    assert hidden(tmp_path) == [alive.name]
 
 
 # --- the real model ---------------------------------------------------------------------------------------------------

@@ -1,18 +1,18 @@
-"""llama.cpp in this process: nobody else can talk to it, and what it cannot run is refused."""
+"""llama.cpp in this process: nobody else can talk to it, and it says what a model in transformers says."""
 
 from __future__ import annotations
 
 import json
-import socket
-import tempfile
+import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 
-import psutil
 import pytest
+import torch
 
+from comp_lib import errors
 from comp_lib.errors import InputError
+from comp_lib.models.load import load_model
 from comp_lib.on_device import llama_cpp
 from comp_lib.on_device.gguf_export import export_gguf
 
@@ -22,36 +22,10 @@ ASKED = {"prompt": [1, 2], "n_predict": 2}
 
 @pytest.fixture(scope="module")
 def file(parent, tmp_path_factory):
-    return export_gguf(parent, tmp_path_factory.mktemp("gguf") / "m.gguf", "f16")
+    return export_gguf(parent, tmp_path_factory.mktemp("gguf") / "m.gguf", "f32")
 
 
-def doors():
-    """What this process listens on: ports, and sockets by their names."""
-    return [place.laddr for place in psutil.Process().net_connections("all") if place.laddr]
-
-
-@pytest.fixture
-def short():
-    """A folder with a short name: that of a socket must be."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield Path(folder)
-
-
-def test_no_port_is_open_and_the_socket_has_no_name(file, short, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(short))
-    before = doors()
-    server = llama_cpp.start(file, 64, threads=1)
-    (door,) = [place for place in doors() if place not in before]
-    assert isinstance(door, str) and door.startswith(str(short)) and not list(short.iterdir())
-    with socket.socket(socket.AF_UNIX) as stranger, pytest.raises(FileNotFoundError):
-        stranger.connect(door)
-    assert server.handle_completions(ASKED)["choices"]
-    del server
-    assert doors() == before
-
-
-def test_where_there_are_no_such_sockets_a_key_is_asked_for(file, monkeypatch):
-    monkeypatch.setattr(llama_cpp, "LONGEST_DOOR", 0)
+def test_nobody_who_lacks_the_key_is_answered(file):
     server = llama_cpp.start(file, 64, threads=1)
     assert server.listening_address.startswith("http://127.0.0.1:")
     for key in ({}, {"Authorization": "Bearer guess"}):
@@ -61,9 +35,28 @@ def test_where_there_are_no_such_sockets_a_key_is_asked_for(file, monkeypatch):
     assert server.handle_completions(ASKED)["choices"]
 
 
-@pytest.mark.parametrize("left", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_refused(file, tmp_path, left):
-    whole = file.read_bytes()
-    (tmp_path / "cut.gguf").write_bytes(whole[: int(len(whole) * left)])
-    with pytest.raises(InputError, match=r"expected .*cut\.gguf"):
-        llama_cpp.start(tmp_path / "cut.gguf", 64, threads=1)
+def test_an_answer_is_greedy_and_ends_where_it_was_told(file, parent):
+    model, tokenizer = load_model(parent)
+    server = llama_cpp.start(file, 64, threads=1)
+    text = llama_cpp.answer(server, [{"role": "user", "content": "a b"}], 8)
+    assert text == llama_cpp.answer(server, [{"role": "user", "content": "a b"}], 8)
+    assert 0 < len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= 16
+    with pytest.raises(InputError, match="a request that llama.cpp can meet"):
+        llama_cpp.answer(server, [{"role": "user", "content": "a b " * 200}], 8)
+
+
+def test_losses_of_two_sequences(file, parent):
+    model, _ = load_model(parent)
+    ids = torch.tensor([[5, 6, 7, 8], [9, 5, 6, 3]])
+    with torch.inference_mode():
+        logs = torch.log_softmax(model(ids).logits[:, :-1], -1)
+    expected = -logs.gather(2, ids[:, 1:, None])[..., 0]
+    found = llama_cpp.losses(llama_cpp.start(file, 8, threads=1, cache="f32"), ids)
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+
+
+def test_a_missing_package_is_named_in_one_line(file, monkeypatch):
+    monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(InputError, match=r"expected xllamacpp, .* pip install 'comp-lib\[gguf\]'"):
+        llama_cpp.start(file)

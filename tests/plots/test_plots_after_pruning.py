@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from comp_lib.plots.after_pruning import plot_divergence
 from comp_lib.plots.base import overlapping_texts
+from course.figures.after_pruning import plot_divergence
 
 
 def test_divergence_has_a_line_for_each_text_and_where_it_began():

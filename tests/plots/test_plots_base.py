@@ -18,8 +18,8 @@ from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import COLOURS, figure_with_axes, mime_bundle, plot_pruned, png
 from comp_lib.plots.base import note, overlapping_texts, plain_ticks
-from comp_lib.plots.start_here import plot_block, plot_comparison, plot_variants
 from comp_lib.shape import Shape
+from course.figures.start_here import plot_block, plot_comparison, plot_variants
 
 MODULES = sorted(Path(comp_lib.plots.__file__).parent.glob("*.py"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from comp_lib.plots.base import overlapping_texts
-from comp_lib.plots.comp_from_scratch import STEPS, plot_loop, plot_parts
+from course.figures.comp_from_scratch import STEPS, plot_loop, plot_parts
 
 
 def test_the_loop_shows_its_steps_from_left_to_right():

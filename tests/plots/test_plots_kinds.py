@@ -8,7 +8,7 @@ import pytest
 
 from comp_lib.plots import plot_kinds, png
 from comp_lib.plots.base import overlapping_texts
-from comp_lib.plots.kinds import plot_methods_by_kind
+from course.figures.comp_vs_baselines import plot_methods_by_kind
 
 NAMES = ("prose", "code", "mean of 2")
 DENSE, PRUNED = (2.0, 1.0, 1.5), (2.5, 1.25, 1.875)

@@ -10,7 +10,7 @@ from studies import study_of
 
 from comp_lib.errors import InputError
 from comp_lib.plots.base import COLOURS, overlapping_texts, png
-from comp_lib.plots.layer_importance import (
+from course.figures.layer_importance import (
     METRICS,
     plot_greedy,
     plot_layer,

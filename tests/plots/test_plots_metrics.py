@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from comp_lib.plots import metrics_on_trial as plots
 from comp_lib.plots import png
 from comp_lib.plots.base import overlapping_texts
+from course.figures import metrics_on_trial as plots
 
 TOKENS = np.exp(np.random.default_rng(0).normal(size=(3, 9)))
 ROWS = {"one": (0.3, 0.2, 0.35), "two": (0.4, 0.39, 0.41), "three": (0.7, 0.5, 0.8)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from comp_lib.plots import matrix_condition as plots
 from comp_lib.plots import png
 from comp_lib.plots.base import overlapping_texts
+from course.figures import matrix_condition as plots
 
 RNG = np.random.default_rng(0)
 N = 60

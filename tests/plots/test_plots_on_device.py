@@ -6,8 +6,8 @@ import pytest
 
 from comp_lib.on_device.benchmark import Measured
 from comp_lib.plots.base import figure_with_axes, name_points, overlapping_texts, png
-from comp_lib.plots.on_device import Point, plot_quality, plot_reads, plot_sizes, plot_speedup, plot_times
 from comp_lib.shape import Shape
+from course.figures.on_device import Point, plot_quality, plot_reads, plot_sizes, plot_speedup, plot_times
 
 
 def measured(name, runtime, size, decode):

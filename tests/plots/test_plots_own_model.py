@@ -6,8 +6,8 @@ import pytest
 from variants import build
 
 from comp_lib.plots.base import overlapping_texts
-from comp_lib.plots.your_own_model import plot_reach, plot_sweep
 from comp_lib.shape import Shape
+from course.figures.your_own_model import plot_reach, plot_sweep
 
 
 @pytest.mark.parametrize("variant", ["gqa", "qwen3", "gemma3", "tied"])

@@ -7,12 +7,12 @@ import math
 import pytest
 from rows import rows_of
 
+from comp_lib.compare.figures import plot_increase, plot_latency
 from comp_lib.compare.summary import finished
 from comp_lib.plots.base import overlapping_texts
-from comp_lib.plots.comp_vs_peers import SCORES, Duel, plot_duels, plot_increase, plot_latency, plot_scores
-from comp_lib.plots.kinds import plot_methods_by_kind
-from comp_lib.plots.on_device import plot_sizes
-from comp_lib.plots.start_here import plot_variants
+from course.figures.comp_vs_baselines import SCORES, Duel, plot_duels, plot_methods_by_kind, plot_scores
+from course.figures.on_device import plot_sizes
+from course.figures.start_here import plot_variants
 
 
 def test_duels_stand_below_each_other_with_the_intervals_that_are_known():

@@ -6,9 +6,9 @@ import pytest
 
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import Plan, PlanRequest
-from comp_lib.plots import hybrid_granularity as plots
 from comp_lib.plots.base import GREEN, png
 from comp_lib.shape import Shape
+from course.figures import hybrid_granularity as plots
 
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, 64, 16_032)
 UNIFORM = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from comp_lib.plots import mask_tuning as plots
 from comp_lib.plots import png
 from comp_lib.plots.base import overlapping_texts
+from course.figures import mask_tuning as plots
 
 RIDGES = (0.01, 0.1, 1.0)
 CURVE = {

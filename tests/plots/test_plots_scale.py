@@ -8,8 +8,8 @@ from transformers import LlamaConfig
 
 from comp_lib.models.skeleton import skeleton
 from comp_lib.plots.base import overlapping_texts
-from comp_lib.plots.scale import GIB, plot_depth, plot_memory, plot_one_layer, plot_phases, plot_sum_tree, plot_sums
 from comp_lib.shape import Shape
+from course.figures.scale import GIB, plot_depth, plot_memory, plot_one_layer, plot_phases, plot_sum_tree, plot_sums
 
 
 def test_a_shape_on_paper_is_that_of_the_model(tiny_llama):

@@ -10,9 +10,9 @@ import torch
 from studies import study_of
 from variants import build, tokens
 
-from comp_lib.lessons.layer_importance import layer_study
-from comp_lib.plots.layer_importance import METRICS, plot_layer
-from comp_lib.widgets.explorers import LayerExplorer
+from course.figures.layer_importance import METRICS, plot_layer
+from course.layer_importance import layer_study
+from course.widgets.explorers import LayerExplorer
 
 
 def test_it_shows_the_layer_that_is_chosen():

@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 
-from comp_lib.lessons.mask_tuning import mask_error, penalised_mask
-from comp_lib.widgets import mask_explorer as widget
+from course.mask_tuning import mask_error, penalised_mask
+from course.widgets import mask_explorer as widget
 
 RIDGES = (1e-4, 1e-2, 1.0, 1e3)
 KEPT = {"some": torch.arange(8), "others": torch.arange(3, 11)}

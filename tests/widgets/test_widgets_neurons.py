@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from comp_lib.analysis import Sample, curves, neurons
-from comp_lib.widgets import explorers as widget
+from course.widgets import explorers as widget
 
 
 def frames(model, layers=None, tokens=(4, 24)):

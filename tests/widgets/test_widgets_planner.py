@@ -10,10 +10,10 @@ from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.lessons.hybrid_granularity import layer_errors, stored_sensitivity, water_filling_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.shape import Shape
-from comp_lib.widgets import explorers as widget
+from course.hybrid_granularity import layer_errors, stored_sensitivity, water_filling_plan
+from course.widgets import explorers as widget
 
 LAYERS = 30
 SHAPE = Shape(576, 64, 3, (1536,) * LAYERS, (3,) * LAYERS, 3 * 576, 8 * 64 * 576, 2 * 576, 49_152 * 576 + 576)

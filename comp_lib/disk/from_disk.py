@@ -1,0 +1,349 @@
+"""COMP from files to files: the model is never there as a whole, and the same call goes on after a kill.
+
+The same walk as `prune`, layer by layer, with other ends: a layer is read from safetensors (`model_on_disk.Streamed`),
+pruned, and written as a shard of the new model; hidden states are in files too. So memory grows with the largest layer,
+not with the number of layers; but what judges a layer by the model's answer (measured widths, layers to drop) has a few
+sequences of states for each layer.
+
+All of it happens in `NAME.partial`, beside the folder NAME that it becomes:
+
+    lock              held while a process works here: a second one is refused
+    progress.json     what was asked for, and what is finished
+    layer-N.safetensors, beside.safetensors     shards of the new model
+    states-N          hidden states (`states.States`)
+
+Each file is on the disk before progress.json names it, and takes its name in one step; what progress.json does not name
+is made again. So a run that was cut off, wherever, ends with the bytes of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from .. import __version__
+from ..errors import InputError
+from ..evaluation.loss import perplexity_of
+from ..families import family_of
+from ..families.protocol import Model
+from ..models.per_layer_llama import as_heterogeneous, as_stock
+from ..models.reading import read_generation
+from ..models.save import Provenance, check_destination, estimated_bytes, save_metadata
+from ..models.skeleton import skeleton
+from ..plan import Plan
+from ..planning import Planned, check_call, check_plan, make_plan
+from ..prune import DEFAULTS, concluded
+from ..prune_layer import LayerPruner, PrunedLayer
+from ..report import LayerReport, Progress, Report, no_progress
+from ..settings import Settings
+from ..shape import Shape
+from ..surgery import add_biases, keep_layers, shrink, update_config
+from ..system import hashes
+from ..system.atomic import fsync, resolved, take_name
+from ..system.machine import exact_products
+from ..system.tensor_files import TensorFiles
+from .merge import merge
+from .model_on_disk import Streamed, losses
+from .states import States
+
+GRADIENTS = ("llm-pruner", "llm-pruner-mixed")  # methods that need those of all weights at once: `prune` has them
+LOCK, PROGRESS = "lock", "progress.json"
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How the result of `prune_to` is written, and judged."""
+
+    name: str = ""  # of the parent, as the user knows it
+    windows: Tensor | None = None  # (S, L) of `text` on which both models are measured
+    text: str = "evaluation"  # name of that text
+    card: Provenance | None = None  # what the model card says; None: in short
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """A pruned model on disk; the perplexities only where it was measured."""
+
+    folder: Path
+    plan: Plan
+    report: Report
+    before: Shape
+    after: Shape
+    dense_perplexity: float | None = None
+    perplexity: float | None = None
+
+
+@torch.no_grad()
+@exact_products()
+def prune_to(
+    out: str | Path,
+    model: Streamed,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Tensor,
+    settings: Settings = DEFAULTS,
+    *,
+    plan: Plan | None = None,
+    saving: Saving = Saving(),  # noqa: B008  a frozen value
+    progress: Progress = no_progress,
+) -> Written:
+    """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
+
+    Equal to `prune` and `save_checkpoint` up to rounding. The same call goes on from the last finished layer when an
+    earlier one was cut off, and ends with the same bytes.
+
+    Raises InputError before any work for what `prune` and `save_checkpoint` refuse, for a method that needs the whole
+    model at once, when another process prunes into `out`, and when `NAME.partial` was begun with another request or is
+    somebody's.
+    """
+    started, target = time.perf_counter(), resolved(out)
+    check_call(model, ids, settings, plan)
+    if settings.method in GRADIENTS:
+        got = f"the method {settings.method}, which needs the whole model: load it and use `prune`"
+        raise InputError(f"expected what looks at one layer at a time, got {got}")
+    check_out(out, model, saving, ids.numel(), settings)
+    request = {
+        "model": model.files.fingerprint(),
+        "settings": asdict(settings),
+        "dtype": str(model.dtype),
+        "name": saving.name,
+        "plan": plan and json.loads(plan.to_json()),
+        "calibration": hashes.of_tensor(ids),
+        "evaluation": None if saving.windows is None else hashes.of_tensor(saving.windows),
+        "comp_lib": __version__,
+    }
+    work = _place(target)
+    with _alone(work):
+        run = _Run(work, model, ids.long(), settings, saving, progress, _state(work, request))
+        planned = run.planned(plan)
+        dense = run.measured("dense", model)
+        finished = run.layers(planned.plan)
+        outline = run.outline(planned.plan)
+        run.write_whole(outline)
+        small = run.measured("pruned", Streamed(work, outline.config, model.dtype))
+        plan, report = concluded(planned, finished, settings, ids, model.shape, Shape.of(outline))
+        report = replace(report, seconds=time.perf_counter() - started)
+        save_metadata(work, target.name, tokenizer, Shape.of(outline), plan, run.card(dense, small))
+        if work != target:
+            check_destination(out, saving.overwrite, 0, [saving.name, *model.files.files])  # what came meanwhile stays
+            take_name(work, target)
+    (target / LOCK).unlink(missing_ok=True)
+    (target / PROGRESS).unlink()  # last: whoever is killed before goes on here
+    return Written(Path(out), plan, report, model.shape, Shape.of(outline), dense, small)
+
+
+def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int, settings: Settings) -> None:
+    """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
+    streams = 5 * (1 + settings.two_streams) + 1  # files of states at once, at most
+    states = streams * tokens * model.shape.hidden * model.dtype.itemsize
+    needed = 2 * estimated_bytes(model.shape, model.dtype) + states  # shards, and the one file that they become
+    work = _place(resolved(out))
+    if work.exists() and not work.is_dir():
+        raise InputError(f"expected a folder or nothing as {work}, got a file: move it away or choose another name")
+    there = {path.name: path.stat().st_size for path in work.iterdir()} if work.is_dir() else {}
+    if there.keys() - {LOCK, f"{PROGRESS}.tmp"} and PROGRESS not in there:
+        got = f"{work} with other files: move it away or choose another name"
+        raise InputError(f"expected nothing, or a run that was cut off, got {got}")
+    if work != resolved(out):
+        room = max(0, needed - sum(there.values()))
+        check_destination(out, saving.overwrite, room, [saving.name, *model.files.files])
+
+
+def _place(target: Path) -> Path:
+    """Where the run into `target` works: beside it, until the model has taken its name."""
+    return target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """In the block no other process works in the folder `work`, which is made where it is not there.
+
+    Raises InputError when one does, and when the system refuses something in the block, such as more of a full disk.
+    """
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with FileLock(work / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        got = f"another process that prunes into {work}: wait for it, or choose another name"
+        raise InputError(f"expected to be alone, got {got}") from error
+    except (OSError, SafetensorError) as error:
+        got = f"{error}: mend that, and the same command goes on"
+        raise InputError(f"expected to work in {work}, got {got}") from error
+
+
+def _state(work: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """What is finished. Raises InputError when it was begun with another request."""
+    request = json.loads(json.dumps(request))
+    if not (work / PROGRESS).is_file():
+        return {"request": request, "plan": None, "layers": [], "made": None, "states": {}}
+    try:
+        state: dict[str, Any] = json.loads((work / PROGRESS).read_text("utf-8"))
+        begun = state["request"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"expected the progress of a run in {work}, got others: delete that folder") from error
+    if begun != request:
+        different = ", ".join(name for name in request if begun.get(name) != request[name])
+        got = f"another one in {work} (different: {different}): delete that folder to begin anew"
+        raise InputError(f"expected the request that began this run, got {got}")
+    return state
+
+
+class _Run:
+    """The parts of `prune_to`, each of which progress.json may know to be finished."""
+
+    def __init__(
+        self,
+        work: Path,
+        model: Streamed,
+        ids: Tensor,
+        settings: Settings,
+        saving: Saving,
+        progress: Progress,
+        state: dict[str, Any],
+    ) -> None:
+        self.work, self.model, self.ids, self.settings = work, model, ids, settings
+        self.saving, self.progress, self.state = saving, progress, state
+        self.keep()
+
+    def keep(self, **finished: Any) -> None:
+        """Let progress.json know of what is finished, in one step; hidden states that it does not name are deleted."""
+        self.state |= finished
+        partial_file = self.work / f"{PROGRESS}.tmp"
+        partial_file.write_text(json.dumps(self.state), "utf-8")
+        fsync(partial_file)
+        os.replace(partial_file, self.work / PROGRESS)
+        fsync(self.work)
+        for path in self.work.glob("states-*"):
+            if path.name not in self.state["states"].values():
+                path.unlink()
+
+    def planned(self, plan: Plan | None) -> Planned:
+        """The plan: the one that was given, the one that is known, or one made now."""
+        if self.state["plan"] is None:
+            name, progress = self.saving.name, self.progress
+            planned = Planned(plan) if plan else make_plan(self.model, self.ids, self.settings, name, progress)
+            check_plan(planned.plan, self.model.shape, self.settings)
+            self.keep(plan=planned.plan.to_json(), importance=planned.layer_importance)
+        importance = self.state["importance"]
+        return Planned(Plan.from_json(self.state["plan"]), importance and tuple(importance))
+
+    def measured(self, which: str, model: Streamed) -> float | None:
+        """Perplexity of the dense or the pruned model, where there is something to measure it on."""
+        if self.saving.windows is None:
+            return None
+        if which not in self.state:
+            mean = losses(model, self.saving.windows, self.settings.device, self.progress, f"measuring {which}").mean()
+            self.keep(**{which: perplexity_of(float(mean))})
+        return float(self.state[which])
+
+    def layers(self, plan: Plan) -> list[PrunedLayer]:
+        """All layers that stay: those that are not finished yet are pruned and written."""
+        model, count = self.model, self.model.shape.layers
+        if len(self.state["layers"]) < count:
+            new_states = partial(States.create, self.work)
+            pruner = LayerPruner(model, self.ids, self.settings, plan, model.shape, new_states)
+            if self.state["layers"]:
+                size, dtype, names = pruner.hidden.shape, pruner.hidden.dtype, self.state["states"]
+                streams = {name: States(self.work / file, size, dtype) for name, file in names.items()}
+                pruner.resume(self.state["made"], streams["hidden"], streams.get("dense"))
+            for index in range(len(self.state["layers"]), count):
+                self.layer(pruner, plan, index)
+        finished = [one for one in self.state["layers"] if one is not None]
+        return [
+            PrunedLayer(LayerReport(**one["report"]), tuple(one["kept_neurons"]), tuple(one["kept_groups"]))
+            for one in finished
+        ]
+
+    def layer(self, pruner: LayerPruner, plan: Plan, index: int) -> None:
+        """One layer: read, pruned, written; and then progress.json knows of it."""
+        layer = family_of(self.model).layers(self.model)[index].to(pruner.device)
+        done = pruner.prune_layer(index, layer)
+        if done is not None:
+            place = plan.layers.index(index)
+            tensors = {f"model.layers.{place}.{name}": value for name, value in layer.state_dict().items()}
+            self.write(f"layer-{place}.safetensors", tensors)
+        streams = {"hidden": pruner.hidden, "dense": pruner.dense}
+        names = {name: states.path.name for name, states in streams.items() if states is not None}
+        for name in sorted({*names.values()}):
+            fsync(self.work / name)
+        layers = [*self.state["layers"], None if done is None else asdict(done)]
+        self.keep(layers=layers, states=names, made=pruner.progress_made())
+        self.progress("pruning", index + 1, self.model.shape.layers, None if done is None else done.report)
+
+    def write(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """A shard of the new model, whole or not at all."""
+        partial_file = self.work / f"{name}.tmp"
+        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, partial_file, {"format": "pt"})
+        fsync(partial_file)
+        os.replace(partial_file, self.work / name)
+
+    def outline(self, plan: Plan) -> Model:
+        """The new model without its numbers."""
+        small = skeleton(self.model.config, self.model.dtype)
+        layers = family_of(small).layers(small)
+        for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
+            if self.settings.recovery == "bias":
+                add_biases(layers[index])
+            shrink(layers[index], "attention", torch.arange(groups))
+            shrink(layers[index], "mlp", torch.arange(neurons))
+        keep_layers(small, plan.layers)
+        update_config(small)
+        in_folder = isinstance(self.model.files, TensorFiles)  # what lies beside a GGUF file is not of it
+        config, folder = self.model.config, str(self.model.files.folder)
+        small.generation_config = (
+            read_generation(folder, config) if in_folder else GenerationConfig.from_model_config(config)
+        )
+        shape = Shape.of(small)
+        small = as_stock(small, shape) if shape.stock else as_heterogeneous(small, shape)
+        small.config.dtype = str(self.model.dtype).removeprefix("torch.")
+        small.config.architectures = [type(small).__name__]
+        return small
+
+    def write_whole(self, outline: Model) -> None:
+        """The config, and all shards as `save_pretrained` would name them: one file up to 5 GB."""
+        outline.config.save_pretrained(self.work)
+        outline.generation_config.to_json_file(self.work / "generation_config.json")
+        names = [name for name, _ in outline.named_parameters()]  # a tied head once
+        beside = [name for name in names if ".layers." not in name]
+        if "whole" not in self.state:
+            self.write("beside.safetensors", {name: self.model.files.read(name, self.model.dtype) for name in beside})
+            shards = [
+                "beside.safetensors",
+                *(f"layer-{place}.safetensors" for place in range(Shape.of(outline).layers)),
+            ]
+            merge(self.work, shards)
+            self.keep(whole=True, states={})
+        for path in (*self.work.glob("layer-*.safetensors"), *self.work.glob("beside.safetensors")):
+            path.unlink()
+
+    def card(self, dense: float | None, small: float | None) -> Provenance:
+        """What the model card says, with what was measured."""
+        saving, settings, ids = self.saving, self.settings, self.ids
+        card = saving.card or Provenance(
+            parent=saving.name or "a model without a name",
+            parent_shape=self.model.shape,
+            parent_licence=None,
+            calibration=f"{ids.shape[0]} x {ids.shape[1]} tokens",
+            method=settings.neuron_metric,
+            recovery=settings.recovery,
+            version=__version__,
+            settings=asdict(settings),
+        )
+        if saving.windows is None or dense is None or small is None:
+            return card
+        return replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), dense, small),))

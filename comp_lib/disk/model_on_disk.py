@@ -1,0 +1,120 @@
+"""A model that is read layer by layer, and never there as a whole.
+
+`Streamed` answers where a model in memory would: `config`, `model.layers`, `model.embed_tokens`, `model.rotary_emb`,
+`model.norm`, `lm_head`. A layer is read from its file each time it is asked for, of the embedding only the rows that
+the text needs; so all that walks from layer to layer (block influence, loss increase, FLAP, COMP itself) runs on it as
+it stands. Shapes come from a skeleton without numbers, built by transformers from the config.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from ..calibration.stream import embed, rotary, sequence_losses, through
+from ..families import family_of
+from ..families.protocol import Layer
+from ..models.door import EMBEDDING, HEAD
+from ..models.gguf_files import GgufTensors, is_gguf, open_gguf_model
+from ..models.load import DTYPES, check_dtype, open_model
+from ..models.reading import check_shapes
+from ..models.skeleton import skeleton
+from ..report import Progress, no_progress
+from ..shape import Shape
+from ..system.tensor_files import TensorFiles
+
+
+class Streamed:
+    """A model folder, or a GGUF file, as a model."""
+
+    def __init__(self, folder: str | Path, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> None:
+        """Raises InputError unless the files hold just the weights that the config describes."""
+        self.config, self.dtype = config, dtype
+        self.skeleton = skeleton(config, dtype)
+        names = list(self.skeleton.state_dict())
+        gguf = is_gguf(folder)
+        self.files: GgufTensors | TensorFiles = GgufTensors(folder, config, names) if gguf else TensorFiles(folder)
+        self.shape = Shape.of(self.skeleton)
+        self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
+        self.head: nn.Linear | None = None
+        check_shapes(self.skeleton, self.files.shapes, self.files.folder)
+        self.model = SimpleNamespace(
+            layers=_Layers(self),
+            embed_tokens=_Embedding(self),
+            rotary_emb=self.skeleton.model.rotary_emb,  # its numbers are in no file
+            norm=self._load(self.skeleton.model.norm, "model.norm."),
+        )
+
+    @property
+    def lm_head(self) -> nn.Linear:
+        """Kept until a layer is asked for: it answers in parts, and may be as large as one."""
+        if self.head is None:
+            weight = self.files.read(EMBEDDING if self.tied else HEAD, self.dtype)
+            self.head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+            self.head.weight = nn.Parameter(weight, requires_grad=False)
+        return self.head
+
+    def _load(self, module: nn.Module, prefix: str) -> nn.Module:
+        """A copy of a module of the skeleton, with the numbers from the files."""
+        same = {id(config): config for config in (self.config, self.skeleton.config)}
+        module = copy.deepcopy(module, same)
+        tensors = {name: self.files.read(prefix + name, self.dtype) for name in module.state_dict()}
+        module.load_state_dict(tensors, assign=True)
+        return module
+
+
+class _Layers:
+    def __init__(self, owner: Streamed) -> None:
+        self.owner = owner
+
+    def __len__(self) -> int:
+        return len(self.owner.skeleton.model.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Layer:
+        self.owner.head = None
+        layer = self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
+        self.owner.files.ahead(f"model.layers.{index + 1}.")  # while this one is at work
+        return layer
+
+
+class _Embedding:
+    """Looks up tokens in the file."""
+
+    weight = torch.empty(0)  # says where the result is
+
+    def __init__(self, owner: Streamed) -> None:
+        self.owner = owner
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        different, places = ids.unique(return_inverse=True)
+        return self.owner.files.rows(EMBEDDING, different, self.owner.dtype)[places]
+
+
+def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:
+    """The model of that name to be read layer by layer, and its tokenizer. Raises InputError as `load_model` does."""
+    check_dtype(dtype)
+    source, config, tokenizer = open_gguf_model(name) if is_gguf(name) else open_model(name)
+    return Streamed(source, config, DTYPES[dtype]), tokenizer
+
+
+@torch.no_grad()
+def losses(
+    model: Streamed, ids: Tensor, device: str = "cpu", progress: Progress = no_progress, what: str = "measuring"
+) -> Tensor:
+    """Mean next-token loss of each sequence, nats: ids (S, L) -> (S,). One layer at a time, the head in pieces."""
+    hidden, family = embed(model, ids), family_of(model)
+    rope, layers = rotary(model, ids.shape[1], device, hidden.dtype), family.layers(model)
+    for index in range(len(layers)):
+        hidden = through(layers[index].to(device), hidden, rope, device)
+        progress(what, index + 1, len(layers))
+    return sequence_losses(model, hidden, ids).double()

@@ -1,0 +1,141 @@
+"""How fast models run on this machine, beside how fast they could.
+
+Prefill (reading the prompt) is bound by arithmetic, decode (writing, token by token) by memory. To write one token the
+machine reads each weight of the decoder and of the head once. Of the embedding it reads one row, which is nothing,
+unless it is tied: then it is the head, and read whole.
+
+    bytes per token = bytes of all parameters - bytes of the embedding, if a head of its own stands beside it
+    limit           = bytes per token of the first model / bytes per token of the other
+
+is how much faster the other decodes if reading is all that takes time. Sampling, attention over the tokens before and
+the runtime's work for each layer take time too: where layers go they shrink as well, and the speed-up can pass the
+limit.
+
+Machines are not steady. The models take turns, one round each; speed-ups are taken within a round, and medians over
+the rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..evaluation.generation import prompt_ids, ratio, timed
+from ..families.protocol import Model
+from ..models.gguf_files import open_gguf
+from ..report import Progress, no_progress
+from .llama_cpp import checked, start
+
+Round = Callable[[], tuple[float, float]]  # -> seconds to the first token, seconds of the `new_tokens` after that
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model in one runtime; the tuples have an entry for each round."""
+
+    name: str
+    runtime: str  # "transformers" or "llama.cpp"
+    file_bytes: int  # of the GGUF file; in transformers of the parameters
+    bytes_per_token: int  # that a step of decoding reads
+    first: tuple[float, ...]  # seconds from the prompt to the first token
+    prefill: tuple[float, ...]  # tokens per second
+    decode: tuple[float, ...]  # tokens per second
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Measured:
+        """From a stored row, `dataclasses.asdict` of one; further fields are left aside."""
+        own = {name: fields[name] for name in cls.__dataclass_fields__}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Of a model over the first one."""
+
+    speedup: tuple[float, float, float]  # of decode: median, smallest and largest over the rounds
+    prefill: tuple[float, float, float]
+    limit: float  # of decode, if nothing but reading the weights took time
+
+
+def gain(first: Measured, other: Measured) -> Gain:
+    """How much faster `other` is than `first`, round by round."""
+    limit = first.bytes_per_token / other.bytes_per_token
+    return Gain(ratio(other.decode, first.decode), ratio(other.prefill, first.prefill), limit)
+
+
+def measure(
+    models: Mapping[str, Model | str | Path],
+    *,
+    prompt: int = 128,
+    new_tokens: int = 32,
+    rounds: int = 5,
+    progress: Progress = no_progress,
+) -> list[Measured]:
+    """Time models in turns, in `rounds` rounds after one that only warms up.
+
+    models: name -> a model in memory, timed in transformers, or the path of a GGUF file, timed in llama.cpp; all of
+    them are loaded at once. prompt: tokens that are read; new_tokens: written after the first. Both runtimes use as
+    many threads as torch has. Raises InputError for less than one of these, for more
+    tokens than a file's context, and as `llama_cpp.start` does.
+    """
+    if min(prompt, new_tokens, rounds) < 1:
+        got = f"{prompt}, {new_tokens} and {rounds}: ask for more"
+        raise InputError(f"expected at least one prompt token, new token and round, got {got}")
+    runs = {name: _round_of(model, prompt, new_tokens) for name, model in models.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            seconds = run()
+            if turn:
+                times[name].append(seconds)
+        progress("rounds", turn, rounds)
+    return [_measured(name, model, times[name], prompt, new_tokens) for name, model in models.items()]
+
+
+def _measured(name: str, model: Any, times: list[tuple[float, float]], prompt: int, new_tokens: int) -> Measured:
+    if isinstance(model, str | Path):
+        facts = ("llama.cpp", Path(model).expanduser().stat().st_size, gguf_bytes_per_token(model))
+    else:
+        facts = ("transformers", _parameter_bytes(model), bytes_per_token(model))
+    first = tuple(first for first, _ in times)
+    decode = tuple(new_tokens / rest for _, rest in times)
+    return Measured(name, *facts, first, tuple(prompt / seconds for seconds in first), decode)
+
+
+def bytes_per_token(model: Model) -> int:
+    """Bytes of the parameters that one step of decoding reads, of a model in transformers."""
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return _parameter_bytes(model) - (0 if head is table else int(table.nbytes))
+
+
+def _parameter_bytes(model: Model) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters())  # a tied head is one parameter here
+
+
+def gguf_bytes_per_token(path: str | Path) -> int:
+    """The same of a GGUF file, as its tensors are stored. Raises InputError for another file."""
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in open_gguf(path).tensors}
+    return sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
+
+
+def _round_of(model: Any, prompt: int, new_tokens: int) -> Round:
+    """What runs a round of this model: in llama.cpp by its own clock, which leaves out the way through Python."""
+    ids = prompt_ids(prompt)
+    if not isinstance(model, str | Path):
+        return partial(timed, model, torch.tensor([ids]), new_tokens)
+    server = start(model, context=prompt + new_tokens + 1, threads=torch.get_num_threads())
+    request = {"prompt": ids, "n_predict": new_tokens + 1, "ignore_eos": True, "cache_prompt": False}
+    request |= {"temperature": 0, "samplers": ["top_k"], "top_k": 1}
+
+    def run() -> tuple[float, float]:
+        timings = checked(server.handle_completions(request))["timings"]
+        # the first of the predicted tokens comes with the prompt, and the clock of the predicted starts there
+        return timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3 * new_tokens / (timings["predicted_n"] - 1)
+
+    return run

@@ -1,0 +1,141 @@
+"""How much is removed, decided before any weight is touched: the plan of a run, and what no plan can do.
+
+Whole layers first, as many as the ratio needs, by layer importance (`importance`); then the width of each layer that
+stays (`hybrid_granularity`). Baselines that plan the whole model by themselves are in `baselines`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .baselines import PLANNERS
+from .errors import InputError
+from .families import family_of
+from .families.protocol import Model
+from .hybrid_granularity.measured import measured_plan
+from .hybrid_granularity.paper import paper_plan
+from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
+from .importance.layers import check_count, layers_to_drop
+from .importance.widths import reference_losses, sensitivity
+from .plan import Plan
+from .report import Progress, no_progress
+from .settings import Settings
+from .shape import Shape
+from .surgery import check_biases
+
+IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
+
+
+class Planned(NamedTuple):
+    """A plan, and the layer importance that it rests on: one number a layer of the parent, or None."""
+
+    plan: Plan
+    layer_importance: tuple[float, ...] | None = None
+
+
+def make_plan(
+    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+) -> Planned:
+    """The plan that `settings` ask for, on calibration tokens ids (S, L). Raises InputError when they cannot be met."""
+    shape = Shape.of(model)
+    if settings.method in PLANNERS:
+        return Planned(PLANNERS[settings.method](model, ids, settings, name, progress))
+    request = settings.request(shape, name)
+    count = settings.layer_count(shape.layers)
+    if count is None:
+        count = layers_needed(request)
+    importance = None
+    if count or settings.widths == "per-layer":
+        judged = ids[:IMPORTANCE_SEQUENCES]
+        drop, scores = layers_to_drop(settings.layer_metric, model, judged, count, settings.device, progress)
+        request, importance = replace(request, drop=drop), tuple(scores.tolist())
+    if settings.widths == "per-layer" and importance is not None:
+        return Planned(paper_plan(request, importance), importance)
+    plan = uniform_plan(request)
+    if settings.widths == "measured" and (losses := reference_losses(shape, plan)):
+        ridge = None if isinstance(settings.ridge, str) else settings.ridge
+        weighted, device = settings.token_weights, settings.device
+        measured = sensitivity(model, ids, losses, ridge=ridge, weighted=weighted, device=device, progress=progress)
+        plan = measured_plan(request, measured)
+    return Planned(plan, importance)
+
+
+def check_request(model: Model, settings: Settings) -> None:
+    """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
+    settings.check()
+    shape, request = Shape.of(model), settings.request(Shape.of(model))
+    least = min(shape.kv_groups)
+    fewer = settings.kv_groups is not None and settings.kv_groups < least
+    if not shape.group_parameters and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
+        got = (
+            f"{settings.method} with {settings.kv_groups or 'fewer'}: leave --kv-groups out, and choose another method"
+        )
+        raise InputError(
+            f"expected all KV groups of {model.config.model_type} to stay, which cannot go one by one, got {got}"
+        )
+    if settings.recovery == "bias":
+        check_biases(model)
+    if settings.method == "shortgpt":  # whole layers need no width
+        return
+    if settings.method in PLANNERS:
+        parameters_left(replace(request, biased=False), settings.layers)
+        return
+    count = settings.layer_count(shape.layers)
+    count = layers_needed(request) if count is None else count
+    check_count(count, shape.layers)
+    largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
+    uniform_plan(replace(request, drop=largest[:count]))
+
+
+def check_tokens(model: Model, ids: object) -> None:
+    """Raises InputError unless `ids` are sequences (S, L) of whole numbers below the vocabulary of `model`."""
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or not ids.numel():
+        got = f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise InputError(f"expected calibration tokens as a tensor of sequences (S, L), got {got}: give some text")
+    vocabulary = model.config.vocab_size
+    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if not whole or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+        got = f"{ids.min():g} to {ids.max():g}" if whole else str(ids.dtype)
+        raise InputError(f"expected tokens from 0 to {vocabulary - 1}, got {got}: use the tokenizer of this model")
+
+
+def check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
+    """Raises InputError unless `plan` can be carried out on a decoder of this shape."""
+    if settings.method in PLANNERS and (plan.kept_neurons is None or plan.kept_groups is None):
+        wanted = f"a plan that names what stays, as those of the method {settings.method} do"
+        raise InputError(f"expected {wanted}, got one of widths: leave the plan out, or choose another method")
+    if plan.parent_layers != shape.layers:
+        raise InputError(f"expected a plan for {shape.layers} layers, got one for {plan.parent_layers}: plan anew")
+    for what, counts, named, whole in (
+        ("neurons", plan.neurons, plan.kept_neurons, shape.neurons),
+        ("KV groups", plan.kv_groups, plan.kept_groups, shape.kv_groups),
+    ):
+        for place, (layer, count) in enumerate(zip(plan.layers, counts, strict=True)):
+            most = max(count, named[place][-1] + 1) if named else count
+            if most > whole[layer]:
+                raise InputError(f"expected at most {whole[layer]} {what} in layer {layer}, got {most}: plan anew")
+            if what == "KV groups" and count < whole[layer] and not shape.group_parameters:
+                got = f"{count} in layer {layer}: plan anew"
+                raise InputError(f"expected all {whole[layer]} KV groups of a model whose groups cannot go, got {got}")
+
+
+def check_call(model: object, ids: object, settings: object, plan: Plan | None = None) -> None:
+    """Raises InputError for all that can be told of a run without computing anything."""
+    if not isinstance(settings, Settings):
+        raise InputError(f"expected settings as Settings(...), got {type(settings).__name__}: import it from comp_lib")
+    if not hasattr(model, "config"):
+        raise InputError(f"expected a model, got {type(model).__name__}: load it with comp_lib.load_model")
+    family_of(model)
+    check_tokens(model, ids)
+    if plan is None:
+        check_request(model, settings)
+    else:
+        settings.check()
+        plan.check()
+        check_plan(plan, Shape.of(model), settings)
+        if settings.recovery == "bias":
+            check_biases(model)

@@ -1,0 +1,112 @@
+"""What the neurons of a dense model are worth: statistics that notebooks 02 and 03 and two widgets draw from.
+
+Everything here looks at the *dense* stream: no layer before the one in question has been pruned. That is what makes
+the numbers of one layer reusable, whatever the plan will be; `prune` itself gathers anew behind each pruned layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
+from comp_lib.errors import InputError
+from comp_lib.families import dense_layer, family_of
+from comp_lib.families.protocol import STEPS, Layer, Model, Rope, Which
+from comp_lib.importance.neurons import RIDGE, Dense
+from comp_lib.statistics.gram import Gram, Statistics, token_weights
+from comp_lib.surgery import block_size, upstream
+
+from .cache import Tensors, cached
+
+
+def layer_of(model: Model, layer: int, which: Which = "mlp") -> Layer:
+    """A decoder layer, by its number. Raises InputError: no such layer, or no such dense layer in it."""
+    layers = family_of(model).layers(model)
+    if which not in STEPS:
+        raise InputError(f"expected 'mlp' or 'attention', got {which!r}: name one of the two dense layers")
+    if not 0 <= layer < len(layers):
+        raise InputError(f"expected a layer from 0 to {len(layers) - 1}, got {layer}: choose one of these")
+    return layers[layer]
+
+
+def weight_of(layer: Layer, which: Which = "mlp") -> Tensor:
+    """W (n, m), float64, of a layer's down_proj or o_proj, for y = X W."""
+    return dense_layer(layer, which).weight.detach().T.double()
+
+
+def walk(model: Model, hidden: Tensor, rope: Rope, layers: slice) -> Tensor:
+    """Hidden states (S, L, d) through these layers of the model."""
+    for layer in family_of(model).layers(model)[layers]:
+        hidden = through(layer, hidden, rope, hidden.device)
+    return hidden
+
+
+def walk_to(model: Model, ids: Tensor, layer: int) -> tuple[Tensor, Rope]:
+    """Hidden states (S, L, d) that flow into a layer of the dense model, and the rotary embedding."""
+    hidden = embed(model, ids)
+    rope = rotary(model, ids.shape[1], hidden.device, hidden.dtype)
+    return walk(model, hidden, rope, slice(layer)), rope
+
+
+def watched(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> Iterator[tuple[Tensor, Tensor]]:
+    """One residual step, batch by batch: the stream behind it (B, L, d), and what its dense layer reads (B, L, n)."""
+    for rows in batches(*hidden.shape[:2]):
+        yield mlp_step(layer, hidden[rows]) if which == "mlp" else attention_step(layer, hidden[rows], rope)
+
+
+def sums_of(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> tuple[dict[str, Gram], Tensor]:
+    """Sums of a dense layer, tokens "weighted" by 1 / ||h_t|| and "plain", and the stream behind its step (S, L, d)."""
+    inputs = dense_layer(layer, which).in_features
+    sums = {name: Gram.zeros(inputs, device=hidden.device) for name in ("weighted", "plain")}
+    streams = []
+    for stream, x in watched(layer, which, hidden, rope):
+        sums["weighted"].add(x, weight=token_weights(stream))
+        sums["plain"].add(x)
+        streams.append(stream)
+    return sums, torch.cat(streams)
+
+
+@cached
+def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") -> Tensors:
+    """What a dense layer reads, token by token: x (T, n), and norms (T,) of the residual stream behind it.
+
+    For as many tokens as fit in memory; `layer_grams` needs none of them at once.
+    """
+    module = layer_of(model, layer, which)
+    hidden, rope = walk_to(model, ids, layer)
+    for step in STEPS[: STEPS.index(which) + 1]:
+        streams, inputs = zip(*watched(module, step, hidden, rope), strict=True)
+        hidden = torch.cat(streams)
+    return {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / token_weights(hidden).flatten()}
+
+
+@cached
+def layer_grams(model: Model, ids: Tensor, layer: int) -> Tensors:
+    """C = X^T X (n, n), float64, of both dense layers, from one walk to a layer of the dense stream.
+
+    "mlp-weighted", "mlp-plain", "attention-weighted", "attention-plain": tokens weighted by 1 / ||h_t|| or not.
+    """
+    module = layer_of(model, layer)
+    hidden, rope = walk_to(model, ids, layer)
+    grams: Tensors = {}
+    for which in STEPS:
+        sums, hidden = sums_of(module, which, hidden, rope)
+        grams |= {f"{which}-{name}": gram.matrix() for name, gram in sums.items()}
+    return grams
+
+
+def dense_problem(
+    model: Model, ids: Tensor, layer: int, which: Which = "mlp", ridge: float = RIDGE, weighted: bool = True
+) -> Dense:
+    """A layer's down_proj ("mlp") or o_proj ("attention") as the metrics see it, tokens `weighted` or not."""
+    module, name = layer_of(model, layer, which), f"{which}-{'weighted' if weighted else 'plain'}"
+    return as_dense(module, which, Gram.of(layer_grams(model, ids, layer)[name]), ridge)
+
+
+def as_dense(layer: Layer, which: Which, sums: Statistics, ridge: float = RIDGE) -> Dense:
+    """The same from sums at hand, on their device."""
+    weight, owned = (values.to(sums.x.device) for values in (weight_of(layer, which), upstream(layer, which)))
+    return Dense(sums, weight, owned, block_size(layer, which), ridge)

@@ -1,0 +1,167 @@
+"""Pictures of what neurons are worth (lesson 02): what is cut, what is lost, and energy against condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike, NDArray
+
+from comp_lib.plots.base import BLUE, GREY, RED, Picture, figure_with_axes, note, panels, plain_ticks
+
+Values = NDArray[np.floating]
+Arrays = Mapping[str, ArrayLike]
+KEPT, REMOVED = BLUE, RED
+
+
+def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
+    """Two contributions as arrows, one panel for each 2 x 2 Gram matrix: what the second cannot stand in for is s_1."""
+    figure, axes = panels(1, len(grams), (3.6 * len(grams), 3.4), xlabel="along a₂ (units of y)")
+    words = []
+    for axis, (label, gram) in zip(axes, grams.items(), strict=True):
+        (g11, g12), (_, g22) = np.asarray(gram, dtype=float)
+        # the second arrow lies on the x axis; only lengths and the angle count, and G knows them
+        along, length = g12 / g22**0.5, g22**0.5
+        cost = max(g11 - along**2, 0.0)
+        height = cost**0.5
+        for arrow, colour, name in (((length, 0), KEPT, "a₂ stays"), ((along, height), REMOVED, "a₁ goes")):
+            axis.annotate("", arrow, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.5})
+            axis.plot([], [], color=colour, lw=2.5, label=name)
+        axis.plot([along, along], [0, height], "--", color="black", lw=1.5, label="what is lost")
+        reach = 1.15 * max(length, abs(along), height)
+        axis.set(xlim=(min(0.0, along) - 0.1 * reach, reach), ylim=(-0.3 * reach, reach), aspect="equal")
+        kappa = (g11 / cost) ** 0.5 if cost else float("inf")
+        axis.set_title(f"{label}\nκ₁ = {kappa:.2f},  s₁ = {cost:.2f}", fontsize=10)
+        angle = np.degrees(np.arctan2(height, along))
+        words.append(f"{label}: {angle:.0f} degrees apart, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}")
+    axes[0].set_ylabel("across a₂ (units of y)")
+    axes[0].legend(fontsize=8, loc="upper right")
+    what = "Two arrows for two contributions; the dashed line from the tip of the first down to the second"
+    return figure.described(f"{what} is what is lost when the first goes and the second is re-tuned. ", words)
+
+
+def plot_cosines(grams: Mapping[str, ArrayLike], neurons: Sequence[int]) -> Picture:
+    """Cosines M_ij / sqrt(M_ii M_jj) of the same neurons (at most 40), a panel for each matrix grams[what] (n, n)."""
+    figure, axes = panels(1, len(grams), (4.3 * len(grams) + 1.2, 4.6))
+    words = []
+    for axis, (what, gram) in zip(axes, grams.items(), strict=True):
+        part = np.asarray(gram)[np.ix_(neurons, neurons)]
+        size = np.sqrt(part.diagonal())
+        cosines = part / np.outer(size, size)
+        names = [str(n) for n in neurons] if axis is axes[0] else False
+        style = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "square": True, "cbar": False}
+        sns.heatmap(cosines, ax=axis, xticklabels=False, yticklabels=names, **style)
+        axis.tick_params(axis="y", labelsize=7, labelrotation=0)
+        axis.set(title=what, xlabel="neuron (same order)")
+        off = np.abs(cosines - np.eye(len(cosines)))
+        i, j = divmod(int(off.argmax()), len(off))
+        pair = f"the closest pair is {neurons[i]} and {neurons[j]} with a cosine of {cosines[i, j]:.2f}"
+        words.append(f"{what}: {pair}, the typical size is {np.median(off[np.triu_indices(len(off), 1)]):.2f}")
+    axes[0].set_ylabel("neuron")
+    figure.colorbar(axes[-1].collections[0], ax=axes[-1], label="cosine", shrink=0.8)
+    return figure.described(f"Heat maps of the cosines between {len(neurons)} neurons. ", words)
+
+
+def _scatter(axis: Axes, energy: Values, condition: Values, removed: NDArray[np.bool_], most: int = 8) -> None:
+    """Energy against condition with lines of equal cost; energy (n,) relative, removed (n,) of bool."""
+    energy = energy.clip(0.1 * energy[energy > 0.0].min(initial=1.0))  # what writes nothing has no logarithm
+    kept, labels = ~removed, (f"kept ({(~removed).sum():,})", f"removed ({removed.sum():,})")
+    axis.scatter(energy[kept], condition[kept], 11, label=labels[0], color=KEPT, marker="o", linewidths=0.0)
+    axis.scatter(energy[removed], condition[removed], 11, label=labels[1], color=REMOVED, marker="x", linewidths=0.8)
+    axis.set(xscale="log", yscale="log")
+    left, right = energy.min() * 0.7, energy.max() * 1.4
+    low, high = min(0.97, condition.min() * 0.95), condition.max() * 1.1
+    grid = np.geomspace(left, right, 50)
+    powers = np.log10(energy / condition**2)
+    for cost in 10.0 ** np.arange(np.ceil(powers.min()), np.floor(powers.max()) + 1):
+        # energy / condition² = constant: straight lines on these axes
+        axis.plot(grid, np.sqrt(grid / cost), ":", color="grey", lw=1)
+        edge = cost * high**2  # where the line leaves at the top, or the height at which it leaves on the right
+        spot = (edge, high) if left < edge < right else (right, np.sqrt(right / cost))
+        if low < spot[1] <= high and left < spot[0] <= right:
+            note(axis, f"{100 * cost:g}%", spot, (-3, -3), fontsize=7, color="dimgrey", ha="right", va="top")
+    axis.set(xlim=(left, right), ylim=(low, high))
+    plain_ticks(axis.xaxis, (left, right), percent=True, most=most)
+    plain_ticks(axis.yaxis, (low, high))
+
+
+def plot_energy_condition(
+    energy: ArrayLike, condition: ArrayLike, removed: ArrayLike, title: str, picked: int | None = None
+) -> Picture:
+    """Every neuron of a layer: energy (n,), as a share of ||Y||², against condition (n,); removed (n,) of bool."""
+    energy, condition, removed = np.asarray(energy), np.asarray(condition), np.asarray(removed)
+    labels = {"xlabel": "energy of the contribution (% of ‖Y‖²)", "ylabel": "condition κ (1: none can stand in)"}
+    figure, axis = figure_with_axes((8.0, 4.8), title=title, **labels)
+    _scatter(axis, energy, condition, removed)
+    words = ""
+    if picked is not None:
+        style = {"s": 160, "facecolors": "none", "edgecolors": "black", "linewidths": 2}
+        axis.scatter(energy[picked], condition[picked], label=f"neuron {picked}", **style)
+        words = f" Neuron {picked} has energy {energy[picked]:.2g} and condition {condition[picked]:.2f}."
+    axis.plot([], [], ":", color="grey", label="equal cost s = energy / κ²")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)  # points can be anywhere
+    costs = energy / condition**2
+    return figure.described(
+        f"{title}. Scatter of {len(energy):,} neurons: energy from {energy.min():.2g} to {energy.max():.2g} of the "
+        f"output's, condition from {condition.min():.2f} to {condition.max():.2f}, median {np.median(condition):.2f}. "
+        f"{removed.sum():,} neurons are marked as removed; their costs add up to {costs[removed].sum():.3g}, "
+        f"those of the kept ones to {costs[~removed].sum():.3g}.{words}"
+    )
+
+
+def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays) -> Picture:
+    """The same neurons once for each way to choose: energy (n,) as a share, removed[name] (n,) of bool."""
+    energy, condition = np.asarray(energy), np.asarray(condition)
+    figure, axes = panels(1, len(removed), (3.7 * len(removed), 3.6), "xy", xlabel="energy (% of ‖Y‖²)")
+    for axis, (name, gone) in zip(axes, removed.items(), strict=True):
+        _scatter(axis, energy, condition, np.asarray(gone), most=5)
+        axis.set_title(f"who goes by {name}", fontsize=11)
+    axes[0].set_ylabel("condition κ")
+    axes[0].plot([], [], ":", color="grey", label="equal cost s = energy / κ²")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
+    count = np.asarray(next(iter(removed.values()))).sum()
+    sides = "Energy removes what is on the left, condition what is on top, the cost what lies above a slanted line."
+    what = f"Scatter plots of energy against condition, the same {len(energy):,} neurons in each"
+    return figure.described(f"{what}; {count:,} are removed by {', by '.join(removed)}. {sides}")
+
+
+def plot_cuts() -> Picture:
+    """A drawing, not to scale: what one neuron takes with it in the MLP, and one KV group in the attention.
+
+    The matrices stand as they are applied, y = x W: columns are outputs, rows are inputs.
+    """
+    titles = ["MLP: one neuron goes", "attention: one KV group goes"]
+    figure, (left, right) = panels(1, 2, (10.0, 3.9), title=titles, xlim=(-0.6, 13.6), ylim=(-1.9, 8.6), aspect="equal")
+    drawn: dict[Axes, list[tuple[str, float, float, int, str, int, int]]] = {
+        left: [("gate", 0, 5.6, 8, "c", 5, 1), ("up", 0, 1.2, 8, "c", 5, 1), ("down", 10, 0, 8, "r", 5, 1)],
+        right: [
+            ("q", 0, 6.2, 6, "c", 3, 3),
+            ("k", 0, 3.4, 2, "c", 1, 1),
+            ("v", 3.6, 3.4, 2, "c", 1, 1),
+            ("o", 10, 0.8, 6, "r", 3, 3),
+        ],
+    }
+    for axis, matrices in drawn.items():
+        for name, x, y, cells, way, first, count in matrices:
+            size = (cells, 2.0) if way == "c" else (2.0, cells)
+            cut = (x + first, y, count, 2.0) if way == "c" else (x, y + cells - first - count, 2.0, count)
+            axis.add_patch(Rectangle((x, y), *size, facecolor="white", edgecolor="black"))
+            axis.add_patch(Rectangle(cut[:2], *cut[2:], facecolor=REMOVED, alpha=0.8))
+            axis.text(x + 0.25, y + size[1] + 0.12, f"{name}_proj", fontsize=9)
+        axis.annotate("", (9.8, 4.0), (8.4, 4.0), arrowprops={"arrowstyle": "-|>", "color": "black"})
+        axis.text(9.1, 4.5, "x", ha="center", fontsize=10, style="italic")
+        axis.annotate("", (13.4, 4.0), (12.1, 4.0), arrowprops={"arrowstyle": "-|>", "color": GREY})
+        axis.text(13.2, 4.5, "to the\nstream", ha="center", fontsize=8)
+        axis.set_axis_off()
+    left.text(6.0, -1.6, "a column of gate and of up, a row of down", ha="center", color=REMOVED)
+    right.text(
+        6.0, -1.6, "a head of k and of v, the query heads that read them, their rows of o", ha="center", color=REMOVED
+    )
+    return figure.described(
+        "Two drawings of matrices with what goes in red. In the MLP, left, a neuron is a column of gate_proj, a column "
+        "of up_proj and a row of down_proj, which writes to the stream. In the attention, right, a KV group is one "
+        "head of k_proj and of v_proj, the 3 heads of q_proj that read them, and their rows of o_proj."
+    )

@@ -1,0 +1,67 @@
+"""Figures of lesson 06: what of a model pruning can reach, and what was lost at each ratio, with its intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.patches import Rectangle
+
+from comp_lib.plots.base import ABOVE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
+from comp_lib.shape import Shape
+
+SIDES = (("left", 0.0), ("center", 0.5), ("right", 1.0))  # of columns, where their names stand: one may be narrow
+APART = 0.3  # percentage points between points of one ratio, which would hide each other
+Point = tuple[float, float, float, float]  # removed (share of the decoder), loss increase (nats per token), low, high
+
+
+def plot_reach(before: Shape, after: Shape) -> Picture:
+    """Drawing of a model, to scale: what never goes, and how much of attention and MLPs a plan takes.
+
+    A column is as wide as its part of the parameters; of its height, what stays is filled.
+    """
+    figure, axes = figure_with_axes((9.0, 3.0), xlim=(-0.02, 1.02), ylim=(-0.42, 1.3))
+    axes.axis("off")
+    attentions = [sum(shape.kv_groups) * shape.group_parameters for shape in (before, after)]
+    mlps = [sum(shape.neurons) * shape.neuron_parameters for shape in (before, after)]
+    fixed = before.total - attentions[0] - mlps[0]  # what no width changes: all of it stays
+    parts: dict[str, tuple[int, int, Any]] = {
+        "embeddings, head, norms": (fixed, fixed, GREY),
+        "attention": (*attentions, ORANGE),
+        "MLPs": (*mlps, GREEN),
+    }
+    left = 0.0
+    words: list[str] = []
+    for name, (whole, rest, colour) in parts.items():
+        width, stays = whole / before.total, rest / whole
+        axes.add_patch(Rectangle((left, 0), width, 1, facecolor="none", edgecolor="black", linestyle=":"))
+        axes.add_patch(Rectangle((left, 0), width, stays, facecolor=colour, alpha=0.6, edgecolor="black"))
+        axes.text(left + width / 2, 0.4, f"{stays:.0%}", ha="center", va="center")
+        side, place = SIDES[len(words)]
+        label = f"{name}: {whole / 1e6:,.3g} M"
+        axes.text(left + place * width, -0.14 if len(words) != 1 else -0.32, label, ha=side, va="center", fontsize=9)
+        left += width
+        words.append(f"{name}, {width:.0%} of the parameters, of which {stays:.0%} stay")
+    title = f"{before.layers} layers, of which {after.layers} stay; dotted: what goes"
+    axes.text(0.5, 1.16, title, ha="center", va="center")
+    return figure.described("Drawing of the parameters of the model, to scale: ", words)
+
+
+def plot_sweep(sweep: Sequence[Point], others: Mapping[str, Point]) -> Picture:
+    """Loss increase against the part removed, with 95% intervals: a line for COMP, single points for others.
+
+    Points of one ratio stand a little beside each other.
+    """
+    figure, axes = figure_with_axes((8.0, 4.2), xlabel="removed (% of the decoder's parameters)", ylabel=LOSS)
+    series = {"COMP": sorted(sweep), **{other: [point] for other, point in others.items()}}
+    words = []
+    for place, (label, points) in enumerate(series.items()):
+        x, y, low, high = zip(*points, strict=True)
+        reach = [[a - b for a, b in zip(y, low, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
+        line = "-" if len(points) > 1 else ""
+        looks = style(place) | {"linestyle": line, "capsize": 4}
+        axes.errorbar([100 * value + APART * place for value in x], y, yerr=reach, label=label, **looks)
+        words += [f"{label} at {a:.0%} {b:.2f} nats ({c:.2f} to {d:.2f})" for a, b, c, d in points]
+    axes.axhline(0.0, **DASHED)
+    axes.legend(ncols=len(series), fontsize=9, **ABOVE)
+    return figure.described("Loss increase against the part removed, with 95% intervals: ", words)

@@ -1,0 +1,105 @@
+"""How a notebook starts and shows: its first cell either works or says in one line what to do."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub.utils import logging as hub_logging
+from IPython.display import Markdown, display
+from IPython.utils.capture import capture_output
+from transformers.utils import logging
+
+from comp_lib.errors import check_package
+from comp_lib.families.protocol import Model
+from comp_lib.models.load import DTYPES, EMBEDDED, check_memory, load_model
+from comp_lib.plots.base import Picture, mime_bundle, overlapping_texts
+from comp_lib.settings import multiple_of
+from comp_lib.shape import Shape
+
+STRICT = "COMP_LIB_STRICT_FIGURES"
+NEEDED = "ipywidgets"  # what the extra brings that a kernel can lack
+
+
+@contextmanager
+def quiet(progress: bool = False) -> Iterator[None]:
+    """Without bars of downloads and conversions, since a notebook keeps what it shows; `progress` lets them be seen."""
+    if not progress:
+        logging.disable_progress_bar()  # of transformers and of the Hub, until the kernel ends
+        hub_logging.set_verbosity_error()  # each retry without a network would be a warning
+    with capture_output(stdout=False, stderr=not progress, display=not progress):
+        yield
+
+
+def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False) -> tuple[Model, Any]:
+    """Check that everything is there, seed torch, and return (model, tokenizer).
+
+    Bars of downloads and conversions are left out, since a notebook keeps what it shows; `progress` lets them be seen.
+    Raises InputError: a missing package, a model that does not fit into the free memory, or what `load_model` refuses.
+    """
+    check_extras()
+    torch.manual_seed(seed)
+    with quiet(progress):
+        if dtype in DTYPES:  # load_model says what is wrong with any other
+            check_memory(name, dtype)
+        return load_model(name, dtype=dtype)
+
+
+def check_extras() -> None:
+    """Raises InputError unless the packages of the extra `notebooks` are there."""
+    check_package(NEEDED, f"{NEEDED}, of the notebooks", "pip install 'comp-lib[notebooks]'")
+
+
+def show(figure: Picture) -> None:
+    """Display a figure with its alt text. Raises ValueError for texts on each other where STRICT is set (our tests)."""
+    if os.environ.get(STRICT) and (unreadable := overlapping_texts(figure)):
+        raise ValueError(f"expected texts beside each other, got {'; '.join(unreadable)}: move them")
+    display(mime_bundle(figure), raw=True)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
+    """Rows as a table, for the last line of a cell: words to the left, numbers to the right."""
+    rows = [list(row) for row in rows]
+    sides = ["---:" if all(_numeric(row[i]) for row in rows) else "---" for i in range(len(head))]
+    cells = [head, sides, *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in cells))
+
+
+def _numeric(cell: object) -> bool:
+    """A number, or words that begin with one and do not go on in words: "12%", "+0.3 ± 0.1", not "3, 4" or "2 of 3"."""
+    return isinstance(cell, int | float) or bool(re.fullmatch(r"[+-]?\d\S*( ± \S+)?", str(cell)))
+
+
+def side_by_side(texts: Mapping[str, str]) -> None:
+    """Display texts, each under its title, in columns; in plain words where there is no HTML."""
+    style = f"width: {100 / len(texts):.0f}%; text-align: left; vertical-align: top; white-space: pre-wrap"
+    cells = [f"<b>{html.escape(title)}</b><br/>{html.escape(text)}" for title, text in texts.items()]
+    columns = "".join(f'<td style="{style}">{cell}</td>' for cell in cells)
+    plain = "\n\n".join(f"{title}:\n{text}" for title, text in texts.items())
+    page = f'<table style="width: 100%"><tr>{columns}</tr></table>'
+    display({"text/html": page, "text/plain": plain}, raw=True)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much text a model of some shape is worth, and how finely its widths may be cut."""
+
+    sequences: int  # of calibration
+    length: int  # tokens in each
+    windows: int  # of evaluation
+    window: int  # tokens in each
+    multiple: int  # widths are multiples of this
+
+
+def sizes_for(model: Model) -> Sizes:
+    """Sizes that suit a model: some three tokens for each neuron of a layer, within its context and a few minutes."""
+    widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
+    length = min(256, context)
+    sequences = min(64, max(8, 3 * widest // length))
+    return Sizes(sequences, length, windows=6, window=min(512, context), multiple=multiple_of(widest))

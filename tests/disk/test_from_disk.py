@@ -1,0 +1,528 @@
+"""Pruning from files to files: equal to pruning in memory, and to itself whatever happens on the way."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import random
+import signal
+import subprocess
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+from variants import PATTERNS, VARIANTS, build, tokens
+
+from comp_lib import planning
+from comp_lib.disk import from_disk, merge, model_on_disk
+from comp_lib.disk.from_disk import Saving, prune_to
+from comp_lib.disk.model_on_disk import Streamed, losses, open_streamed
+from comp_lib.disk.states import States
+from comp_lib.errors import InputError
+from comp_lib.evaluation.loss import perplexity
+from comp_lib.importance.layers import block_influence, loss_increase
+from comp_lib.importance.widths import sensitivity
+from comp_lib.models.load import load_model
+from comp_lib.models.save import Provenance, save_checkpoint
+from comp_lib.on_device.gguf_export import export_gguf
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
+from comp_lib.shape import Shape
+
+SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, aim="dense")
+MEASURED = Settings(ratio=0.2, multiple=4, widths="measured")
+
+
+class Killed(BaseException):
+    """What no code on the way may catch, as none can catch kill -9."""
+
+
+def opened(folder, dtype=torch.float32):
+    return Streamed(folder, AutoConfig.from_pretrained(folder), dtype)
+
+
+def saved(folder, name="gqa", **overrides):
+    """(folder with the variant, the model as it loads from there)."""
+    model = build(name, **overrides)
+    model.save_pretrained(folder)
+    return folder, type(model).from_pretrained(folder, attn_implementation="sdpa").eval()
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_the_model_that_is_read_is_never_overwritten(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    before = content(parent)
+    for place in (parent, tmp_path):
+        with pytest.raises(InputError, match="apart from the model that is read"):
+            prune_to(place, opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(overwrite=True))
+    assert content(parent) == before
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
+    parent, model = saved(tmp_path / "parent", name)
+    ids, source = tokens(), opened(parent)
+    settings = replace(SETTINGS, kv_groups=None) if name == "olmo2" else SETTINGS
+    inside = prune(model, ids, settings, name="parent")
+    card = Provenance(
+        parent="parent",
+        parent_shape=source.shape,
+        parent_licence=None,
+        calibration="some tokens",
+        method=SETTINGS.neuron_metric,
+        recovery=SETTINGS.recovery,
+        version="1",
+    )
+    save_checkpoint(tmp_path / "inside" / "small", inside.model, tokenizer, inside.plan, card)
+    written = prune_to(
+        tmp_path / "files" / "small", source, tokenizer, ids, settings, saving=Saving(name="parent", card=card)
+    )
+    assert written.plan == inside.plan
+    assert written.after == Shape.of(inside.model)
+    for ours, theirs in zip(written.report.layers, inside.report.layers, strict=True):
+        assert replace(ours, seconds=0, peak_megabytes=0) == replace(theirs, seconds=0, peak_megabytes=0)
+    one, other = tmp_path / "inside" / "small", tmp_path / "files" / "small"
+    metadata = [path.name for path in one.iterdir() if path.suffix != ".safetensors"]
+    assert {"config.json", "README.md", "comp_plan.json", "generation_config.json"} < set(metadata)
+    assert all((one / file).read_bytes() == (other / file).read_bytes() for file in metadata)
+    loaded, found = AutoModelForCausalLM.from_pretrained(other, output_loading_info=True)
+    assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for key, value in AutoModelForCausalLM.from_pretrained(one).state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[key], value)
+    assert not other.with_name("small.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aim": "self", "kv_groups": None, "layers": 0},
+        {"recovery": "bias", "aim": "self", "layers": 0},
+        {"recovery": "mask", "aim": "self", "widths": "per-layer"},
+        {"widths": "measured"},
+        {"method": "flap", "recovery": "bias", "layers": "auto", "kv_groups": None, "aim": "self"},
+        {"method": "shortgpt", "recovery": "none", "layers": "auto", "kv_groups": None, "aim": "self"},
+        {"method": "random", "recovery": "none", "aim": "self", "seed": 3},
+    ],
+)
+def test_other_settings_give_the_same_too(changes, tmp_path, tokenizer):
+    parent, model = saved(tmp_path / "parent")
+    settings, ids = replace(SETTINGS, **changes), tokens()
+    inside = prune(model, ids, settings)
+    written = prune_to(tmp_path / "small", opened(parent), tokenizer, ids, settings)
+    assert written.plan == inside.plan
+    tensors = {name: t for file in (tmp_path / "small").glob("*.safetensors") for name, t in load_file(file).items()}
+    for name, value in inside.model.state_dict().items():
+        torch.testing.assert_close(tensors[name], value)
+
+
+def test_the_streamed_model_answers_as_the_loaded_one(tmp_path):
+    parent, model = saved(tmp_path / "parent", "tied")
+    source, ids = opened(parent), tokens()
+    assert Shape.of(source) == Shape.of(model)
+    torch.testing.assert_close(block_influence(source, ids), block_influence(model, ids))
+    torch.testing.assert_close(loss_increase(source, ids), loss_increase(model, ids))
+    assert float(losses(source, ids).mean()) == pytest.approx(perplexity(model, ids).loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gqa", "tied", "all-at-once"])
+def test_measured_widths_from_files_are_those_of_memory(name, tmp_path, tokenizer):
+    """The plan, and every number of the result to the bit."""
+    parent, model = saved(tmp_path / "parent", name)
+    inside, told = prune(model, tokens(8), MEASURED), []
+
+    def observe(what, done, total, report=None):
+        told.append((what, done, total))
+
+    written = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(8), MEASURED, progress=observe)
+    assert written.plan == inside.plan and len(set(written.plan.neurons)) > 1
+    assert told[:4] == [*(("sensitivity", done, 3) for done in (1, 2, 3)), ("comparing answers", 64, 96)]
+    small, expected = load_file(tmp_path / "small" / "model.safetensors"), inside.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in small.items())
+    assert small.keys() | {"lm_head.weight"} == expected.keys()
+
+
+@pytest.mark.parametrize("name", ["gqa", "tied"])
+def test_sensitivity_reads_each_layer_once_and_lets_it_go_before_the_next(name, tmp_path, monkeypatch):
+    parent, model = saved(tmp_path / "parent", name)
+    source, alive, read = opened(parent), [], []
+    layer_of, tensor_of = model_on_disk._Layers.__getitem__, source.files.read
+
+    def get(self, index):
+        assert not any(weight() is not None for weight in alive) and self.owner.head is None or index == 0
+        layer = layer_of(self, index)
+        alive[:] = [weakref.ref(weight) for weight in layer.parameters()]
+        return layer
+
+    def tensor(name, dtype):
+        read.append(name)
+        return tensor_of(name, dtype)
+
+    monkeypatch.setattr(model_on_disk._Layers, "__getitem__", get)
+    monkeypatch.setattr(source.files, "read", tensor)
+    found = sensitivity(source, tokens(8), 12)
+    assert len(read) == len(set(read)) and read[-1] == (model_on_disk.EMBEDDING if source.tied else model_on_disk.HEAD)
+    assert torch.equal(found.harm, sensitivity(model, tokens(8), 12).harm)
+    assert source.head is source.lm_head
+    assert source.model.layers[0] is not None and source.head is None
+
+
+def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
+    parent, model = saved(tmp_path / "parent")
+    windows = tokens(3, 20, seed=5)
+    done = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(windows=windows))
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert done.dense_perplexity == pytest.approx(perplexity(model, windows).perplexity, rel=1e-5)
+    assert done.perplexity == pytest.approx(perplexity(small, windows).perplexity, rel=1e-5)
+    assert f"| {done.dense_perplexity:.2f} | {done.perplexity:.2f} |" in (tmp_path / "small" / "README.md").read_text()
+
+
+class Points:
+    """Places in a run that can be the last one: every file that is written, renamed, deleted or flushed."""
+
+    def __init__(self, monkeypatch):
+        self.seen, self.last = 0, None
+        for module, name in (
+            (os, "replace"),
+            (os, "fsync"),
+            (Path, "unlink"),
+            (Path, "write_text"),
+            (States, "__setitem__"),
+            (from_disk, "save_file"),
+            (from_disk, "save_metadata"),
+            (merge.shutil, "copyfileobj"),
+        ):
+            self.guard(monkeypatch, module, name)
+
+    def guard(self, monkeypatch, module, name):
+        real = getattr(module, name)
+
+        def guarded(*args, **options):
+            self.seen += 1
+            if self.seen == self.last:
+                if name == "save_file":  # half a shard
+                    Path(args[1]).write_bytes(b"half")
+                raise Killed
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, guarded)
+
+
+def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    windows, points = tokens(2, 16, seed=5), Points(monkeypatch)
+
+    def run(out):
+        saving = Saving(windows=windows, name="parent")
+        return prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, saving=saving)
+
+    run(tmp_path / "calm" / "small")
+    expected, count = content(tmp_path / "calm" / "small"), points.seen
+    assert count > 60
+    for last in (*random.Random(0).sample(range(1, count), 24), *range(count - 8, count + 1)):
+        out = tmp_path / f"kill-{last}" / "small"
+        points.seen, points.last = 0, last
+        with pytest.raises(Killed):
+            run(out)
+        points.last = None
+        run(out)
+        assert content(out) == expected, f"killed at point {last} of {count}"
+        assert [path.name for path in out.parent.iterdir()] == ["small"]
+
+
+@pytest.mark.parametrize("name", ["save_file", "fsync"])
+def test_a_full_disk_is_said_and_the_same_call_goes_on(name, tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    real, calls = getattr(from_disk, name), itertools.count()
+
+    def quota(*arguments):
+        if next(calls) == 5 if name == "fsync" else next(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(from_disk, name, quota)
+        with pytest.raises(InputError, match="No space left.*the same command goes on"):
+            prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert not (tmp_path / "small").exists()
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
+
+
+def test_a_large_model_is_numbered_files_and_an_index(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    prune_to(tmp_path / "one", opened(parent), tokenizer, tokens(), SETTINGS)
+    monkeypatch.setattr(merge, "LARGEST", 30_000)
+    prune_to(tmp_path / "several", opened(parent), tokenizer, tokens(), SETTINGS)
+    one, several = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("one", "several"))
+    assert len(list((tmp_path / "several").glob("model-0000*.safetensors"))) > 1
+    assert not (tmp_path / "several" / "model.safetensors").exists()
+    for key, value in one.state_dict().items():
+        assert torch.equal(several.state_dict()[key], value)
+
+
+def test_what_is_somebodys_is_not_touched(tmp_path, tokenizer):
+    """A folder of the name in which a run would work, and files beside it that only look like ours."""
+    parent, _ = saved(tmp_path / "parent")
+    theirs = [
+        tmp_path / name for name in (".small.old-20251101", ".small.partial-123", "small.old-1", "small.partial-1")
+    ]
+    for path in theirs:
+        path.mkdir()
+        (path / "letter.txt").write_text("dear")
+    (tmp_path / "other.partial").mkdir()
+    (tmp_path / "other.partial" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="other files"):
+        prune_to(tmp_path / "other", opened(parent), tokenizer, tokens(), SETTINGS)
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert all((path / "letter.txt").read_text() == "dear" for path in (*theirs, tmp_path / "other.partial"))
+
+
+def test_killed_twice_in_a_row_goes_on_from_the_last_finished_layer(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    settings, seen = replace(SETTINGS, layers=0), []
+
+    def run(out, stop=None):
+        def observe(what, done, total, report=None):
+            if report is not None:
+                seen.append(report.layer)
+                if report.layer == stop:
+                    raise Killed
+
+        return prune_to(out, opened(parent), tokenizer, tokens(), settings, progress=observe)
+
+    for stop in (0, 1):
+        with pytest.raises(Killed):
+            run(tmp_path / "small", stop)
+    done = run(tmp_path / "small")
+    assert seen == [0, 1, 2]  # none was done twice
+    assert [report.layer for report in done.report.layers] == [0, 1, 2]
+    run(tmp_path / "calm" / "small")
+    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
+
+
+@pytest.mark.parametrize("stop", [("sensitivity", 2), ("comparing answers", 64), ("pruning", 1), ("pruning", 3)])
+def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(stop, tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    times = []
+
+    def counted(*arguments, **options):
+        times.append(1)
+        return sensitivity(*arguments, **options)
+
+    def observe(what, done, total, report=None):
+        if (what, done) == stop:
+            raise Killed
+
+    def run(out, **options):
+        return prune_to(out, opened(parent), tokenizer, tokens(8), MEASURED, **options)
+
+    monkeypatch.setattr(planning, "sensitivity", counted)
+    with pytest.raises(Killed):
+        run(tmp_path / "small", progress=observe)
+    done = run(tmp_path / "small")
+    assert len(times) == (1 if stop[0] == "pruning" else 2)
+    assert done.plan == run(tmp_path / "calm" / "small").plan
+    assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
+
+
+SCRIPT = """
+import sys, time
+sys.path[:0] = sys.argv[3:]
+from test_from_disk import SETTINGS, opened, tokens
+from comp_lib.disk.from_disk import prune_to
+from transformers import AutoTokenizer
+parent, out = sys.argv[1:3]
+
+def observe(what, done, total, report=None):
+    if report is not None:
+        print(report.layer, flush=True)
+        time.sleep(60)
+
+prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), SETTINGS, progress=observe)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_running_process_keeps_others_out_and_kill_9_lets_them_in(python, tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    tokenizer.save_pretrained(parent)
+    out = tmp_path / "small"
+    command = [*python, "-c", SCRIPT, str(parent), str(out), *map(str, Path(__file__).parents[:2])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline()  # a layer is finished, and the process sleeps
+        with pytest.raises(InputError, match="another process that prunes"):
+            prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
+        process.send_signal(signal.SIGKILL)
+        process.stdout.read()  # ends with the process
+    prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS)
+    prune_to(tmp_path / "calm" / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert content(out) == content(tmp_path / "calm" / "small")
+
+
+def begun(tmp_path, tokenizer):
+    """A run that was cut off after its first layer: (parent, folder)."""
+    parent, _ = saved(tmp_path / "parent")
+
+    def stop(what, done, total, report=None):
+        if report is not None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, progress=stop)
+    return parent, tmp_path / "small"
+
+
+def test_another_request_is_refused_by_what_differs(tmp_path, tokenizer):
+    parent, out = begun(tmp_path, tokenizer)
+    with pytest.raises(InputError, match="different: settings"):
+        prune_to(out, opened(parent), tokenizer, tokens(), replace(SETTINGS, ratio=0.4))
+    with pytest.raises(InputError, match="different: calibration"):
+        prune_to(out, opened(parent), tokenizer, tokens(seed=1), SETTINGS)
+    other, _ = saved(tmp_path / "other", "tied")
+    with pytest.raises(InputError, match="different: model"):
+        prune_to(out, opened(other), tokenizer, tokens(), SETTINGS)
+
+
+def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    with pytest.raises(InputError, match="needs the whole model"):
+        prune_to(tmp_path / "a", opened(parent), tokenizer, tokens(), Settings(method="llm-pruner", recovery="none"))
+    with pytest.raises(InputError, match="apart from the model"):
+        prune_to(parent, opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(name=str(parent), overwrite=True))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="a new or an empty folder"):
+        prune_to(tmp_path / "full", opened(parent), tokenizer, tokens(), SETTINGS)
+    assert {path.name for path in tmp_path.iterdir()} == {"parent", "full"}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t.pop("model.norm.weight"), "1 missing"),
+        (lambda t: t.update(surplus=torch.zeros(2)), "1 unexpected"),
+        (lambda t: t.update({"model.norm.weight": torch.ones(3)}), "1 of another shape"),
+    ],
+)
+def test_weights_that_do_not_fit_the_config_are_refused(change, message, tmp_path):
+    parent, _ = saved(tmp_path / "parent")
+    tensors = load_file(parent / "model.safetensors")
+    change(tensors)
+    save_file(tensors, parent / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=message):
+        opened(parent)
+
+
+def test_not_a_number_is_refused_by_name(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    tensors = load_file(parent / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = torch.nan
+    save_file(tensors, parent / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj"):
+        prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_states_are_a_tensor_on_disk(dtype, tmp_path):
+    values = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    states = States.create(tmp_path, values.shape, dtype)
+    states[0:2], states[2:5] = values[:2], values[2:]
+    assert torch.equal(states[0:5], values) and torch.equal(states[1:3], values[1:3])
+    other = States.create(tmp_path, values.shape, dtype)
+    assert other.path != states.path and not other[0:5].any()
+
+
+@pytest.mark.parametrize("name", ["granite", "olmo2", "smollm3", "ernie4_5"])
+def test_a_gguf_file_that_transformers_cannot_read_is_refused_by_name(name, tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent", name, **PATTERNS.get(name, {}))
+    tokenizer.save_pretrained(parent)
+    file = export_gguf(parent, tmp_path / "model.gguf", "f32")
+    with pytest.raises(InputError, match=f"architecture {name} is not supported"):
+        open_streamed(file)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "phi3", "olmo2", "granite", "ernie4_5"])
+def test_tensors_of_a_gguf_file_are_those_of_the_folder(name, tmp_path, tokenizer):
+    """Gemma's norms among them, which such a file holds with 1 added."""
+    parent, model = saved(tmp_path / "parent", name, **PATTERNS.get(name, {}))
+    tokenizer.save_pretrained(parent)
+    source = Streamed(export_gguf(parent, tmp_path / "model.gguf", "f32"), model.config)
+    layers = zip(source.model.layers, model.model.layers, strict=True)
+    for ours, theirs in ((source.model.norm, model.model.norm), *layers):
+        for key, value in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[key], value)
+    (norm,) = source.files.pieces("model.norm.weight", torch.float32)
+    torch.testing.assert_close(norm, model.model.norm.weight.data)
+
+
+@pytest.mark.parametrize("name, kind", [("gqa", "f32"), ("tied", "q8_0"), ("qwen2", "f16")])
+def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
+    parent, _ = saved(tmp_path / "parent", name, intermediate_size=64, **PATTERNS.get(name, {}))  # blocks of q8_0
+    tokenizer.save_pretrained(parent)
+    file = export_gguf(parent, tmp_path / "model.gguf", kind)
+    source, _ = open_streamed(file)
+    assert not (tmp_path / "cache").exists()  # nothing was converted
+    settings = replace(SETTINGS, kv_groups=None) if name == "olmo2" else SETTINGS
+    written = prune_to(tmp_path / "small", source, tokenizer, tokens(), settings)
+    loaded, _ = load_model(file)
+    for index, layer in enumerate(loaded.model.layers):
+        assert all(torch.equal(layer.state_dict()[k], v) for k, v in source.model.layers[index].state_dict().items())
+    inside = prune(loaded, tokens(), settings)
+    assert written.plan.kept_neurons == inside.plan.kept_neurons
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    for key, value in inside.model.state_dict().items():
+        torch.testing.assert_close(small.state_dict()[key], value)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="a system without posix_fadvise")
+@pytest.mark.parametrize("kind", ["safetensors", "shards", "gguf"])
+def test_the_next_layer_is_fetched_while_this_one_is_at_work(kind, tmp_path, tokenizer, monkeypatch):
+    """Every byte of it once, and nothing else."""
+    folder, model = saved(tmp_path / "parent")
+    if kind == "shards":
+        model.save_pretrained(folder, max_shard_size="20kB")
+        (folder / "model.safetensors").unlink()
+    if kind == "gguf":
+        tokenizer.save_pretrained(folder)
+    source = (
+        Streamed(export_gguf(folder, tmp_path / "m.gguf", "f32"), model.config) if kind == "gguf" else opened(folder)
+    )
+    asked = []
+
+    def fetched(number, start, length, advice):
+        assert advice == os.POSIX_FADV_WILLNEED
+        with open(number, "rb", closefd=False) as file:
+            file.seek(start)
+            asked.append(torch.frombuffer(bytearray(file.read(length)), dtype=torch.float32).double().sum().item())
+
+    monkeypatch.setattr(os, "posix_fadvise", fetched)
+    layers, there = source.model.layers, model.model.layers
+    for index in range(len(there)):
+        asked.clear()
+        layers[index]
+        wanted = (
+            [] if index + 1 == len(there) else [each.double().sum().item() for each in there[index + 1].parameters()]
+        )
+        assert sorted(asked) == pytest.approx(sorted(wanted), abs=1e-9)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_what_lies_beside_a_gguf_file_is_not_of_it(tmp_path, tokenizer):
+    folder, _ = saved(tmp_path / "parent")
+    tokenizer.save_pretrained(folder)
+    file = export_gguf(folder, tmp_path / "m.gguf", "f16")
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7, "pad_token_id": 7}')
+    model, _ = open_streamed(str(file))
+    prune_to(tmp_path / "small", model, tokenizer, tokens(), SETTINGS)
+    assert "7" not in (tmp_path / "small" / "generation_config.json").read_text().replace(".7", "")

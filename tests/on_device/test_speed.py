@@ -1,0 +1,91 @@
+"""Bytes per token against tensors, gains against arithmetic, turns by a clock of our own, and both runtimes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+from variants import build
+
+from comp_lib.errors import InputError
+from comp_lib.on_device import speed
+from comp_lib.on_device.gguf_export import export_gguf
+from comp_lib.on_device.speed import Measured, bytes_per_token, gain, gguf_bytes_per_token, measure
+
+
+def counted(model, itemsize):
+    """By name: all weights of the decoder, the last norm, and one table of the vocabulary, the head."""
+    decoder = sum(p.numel() for layer in model.model.layers for p in layer.parameters())
+    return itemsize * (decoder + model.model.norm.weight.numel() + model.lm_head.weight.numel())
+
+
+@pytest.mark.parametrize("variant", ["gqa", "tied", "attention-bias"])
+def test_bytes_per_token_count_the_head_and_not_the_look_up(variant):
+    model = build(variant)
+    assert bytes_per_token(model) == counted(model, 4)
+    assert bytes_per_token(model.bfloat16()) == counted(model, 2)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_bytes_per_token_of_a_file(tmp_path, tokenizer, tied):
+    model = build("gqa", tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    matrices = sum(p.numel() for layer in model.model.layers for p in layer.parameters() if p.ndim == 2)
+    vectors = 32 * (2 * 3 + 1)
+    for kind, bits in (("f16", 16), ("f32", 32)):
+        file = export_gguf(tmp_path / "model", tmp_path / f"{kind}.gguf", kind)
+        assert gguf_bytes_per_token(file) == (matrices + 512 * 32) * bits // 8 + 4 * vectors
+
+
+def row(name, size, decode, prefill=(1.0,)):
+    return Measured(name, "llama.cpp", 0, size, tuple(1 / p for p in prefill), prefill, decode)
+
+
+def test_the_gain_and_its_limit():
+    dense, small = row("dense", 150, (10.0, 20.0, 5.0)), row("small", 100, (14.0, 28.0, 8.0))
+    found = gain(dense, small)
+    assert found.limit == 1.5 and found.speedup == pytest.approx((1.4, 1.4, 1.6))
+    assert gain(dense, dense).speedup == (1, 1, 1)
+
+
+def test_a_stored_row_comes_back():
+    one = row("dense", 150, (10.0, 20.0))
+    assert Measured.from_dict({**asdict(one), "decode": [10.0, 20.0], "memory": 3}) == one
+
+
+def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
+    asked = []
+
+    def timed(model, ids, new_tokens):
+        asked.append(model)
+        return 1.0, float(len(asked))
+
+    monkeypatch.setattr(speed, "timed", timed)
+    models = {"one": build("gqa"), "other": build("tied")}
+    one, other = measure(models, prompt=8, new_tokens=4, rounds=2)
+    assert [model is models["one"] for model in asked] == [True, False] * 3
+    assert one.decode == (4 / 3, 4 / 5) and other.decode == (4 / 4, 4 / 6)
+    assert one.prefill == (8.0, 8.0) and one.first == (1.0, 1.0) and one.name == "one"
+    assert one.bytes_per_token == bytes_per_token(models["one"]) < one.file_bytes
+    assert other.bytes_per_token == other.file_bytes  # tied: the table is the head
+
+
+@pytest.mark.parametrize("wrong", [{"prompt": 0}, {"new_tokens": 0}, {"rounds": 0}])
+def test_nothing_to_do_is_refused(wrong):
+    with pytest.raises(InputError, match="at least one prompt token, new token and round"):
+        measure({"one": build("gqa")}, **wrong)
+
+
+def test_both_runtimes_side_by_side(tmp_path, parent, tiny_llama):
+    pytest.importorskip("xllamacpp")
+    file = export_gguf(parent, tmp_path / "m.gguf", "f16")
+    models = {"file": file, "again": str(file), "small": tiny_llama(num_hidden_layers=1)}
+    rows = measure(models, prompt=16, new_tokens=3, rounds=2)
+    assert [each.runtime for each in rows] == ["llama.cpp", "llama.cpp", "transformers"]
+    assert rows[0].file_bytes == rows[1].file_bytes == file.stat().st_size
+    for each in rows:
+        assert min(each.first + each.prefill + each.decode) > 0
+        assert len(each.first) == len(each.prefill) == len(each.decode) == 2
+    with pytest.raises(InputError, match="a request that llama.cpp can meet"):
+        measure({"file": file}, prompt=500)  # more than the model's context
