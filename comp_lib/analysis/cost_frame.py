@@ -13,7 +13,8 @@ from ..errors import InputError, suggestion
 from ..evaluation.by_kind import ByKind, judge, values_of
 from ..families import family_of
 from ..families.protocol import Model
-from ..prune import check_family, check_request, prune
+from ..planning import check_family, check_request
+from ..prune import prune
 from ..settings import METHODS, PRESETS, Settings, default_recovery
 from ..shape import Shape
 from ..system import hashes

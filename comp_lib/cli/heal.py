@@ -26,10 +26,12 @@ def heal(
     check_extra("peft", "heal")
     from ..healing.distil import Healing
     from ..healing.folder import Teaching, heal_folder
+    from ..system.machine import available_device
 
+    place = str(available_device(device))
     healing, teaching = Healing(steps=steps, rate=rate, seed=seed), Teaching(text, sequences, length)
     with ProgressBars() as bars:
-        done = heal_folder(model, parent, folder, healing, teaching, overwrite=overwrite, device=device, progress=bars)
+        done = heal_folder(model, parent, folder, healing, teaching, overwrite=overwrite, device=place, progress=bars)
     words = f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after"
     out.print(words, soft_wrap=True)
     if done.after >= done.before:

@@ -35,7 +35,6 @@ from ..settings import METHODS, default_recovery
 from ..shape import Shape
 from ..system import hashes
 from ..system.atomic import write_atomically
-from ..system.outputs import check_output, starts_with
 from .cluster import Engine, RunOutcome, one_by_one
 from .one_run import Common, Run, RunRequest, contents
 
@@ -140,9 +139,6 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
     read_rows(path)  # refuses a file of another kind
     if folder.exists() and not folder.is_dir():
         raise InputError(f"expected a folder for the rows, got the file {str(folder)!r}: name another")
-    if folder.exists():
-        ours, way = starts_with(b"PAR1" if path.is_file() else b"nobody"), "name another folder"
-        check_output(path.with_suffix(".parquet"), ours, way=way)
     contents = grid.contents()
     name, runs = grid.keyed(contents)
     new = not folder.exists()

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..plots.base import png
 from ..system.atomic import write_atomically
-from ..system.outputs import MARK, check_output, our_picture, starts_with
+from ..system.outputs import check_output
 from .figures import label, plot_increase, plot_latency, plot_memory, plot_sequences
 
 TABLE, SIZES = "table.md", "sequences.png"
@@ -111,9 +111,9 @@ def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
     files = {TABLE: START + markdown(rows).encode()}
     if len(done):
         largest = done[done.sequences == done.sequences.max()]
-        files |= {name: png(plot(largest), MARK) for name, plot in PLOTS.items()}
+        files |= {name: png(plot(largest)) for name, plot in PLOTS.items()}
         if done.sequences.nunique() > 1:
-            files[SIZES] = png(plot_sequences(done), MARK)
+            files[SIZES] = png(plot_sequences(done))
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
@@ -122,4 +122,4 @@ def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
 def check_summary(folder: Path, overwrite: bool) -> None:
     """Raises InputError when one of these files is there already, is not ours, and may not be overwritten."""
     for name in (TABLE, *PLOTS, SIZES) if folder.is_dir() else ():
-        check_output(folder / name, starts_with(START) if name == TABLE else our_picture, overwrite)
+        check_output(folder / name, overwrite)

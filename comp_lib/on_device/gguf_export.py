@@ -37,7 +37,7 @@ from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import check_room, same, staged
-from ..system.outputs import check_output, starts_with
+from ..system.outputs import check_output
 from ..system.tensor_files import TensorFiles
 from .gguf_tokenizer import tokenizer_metadata
 
@@ -124,7 +124,7 @@ def _check_target(file: str | Path, kind: str, overwrite: bool, model: str | Pat
         raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {suggestion(kind, TYPES)}")
     if same(file, model):
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
-    target = check_output(file, starts_with(b"GGUF"), what="a GGUF file")
+    target = check_output(file, overwrite)
     if target.exists() and not overwrite:
         raise InputError(f"expected a new file, got {file}, which is there: choose another name or say --overwrite")
     return target

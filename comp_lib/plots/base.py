@@ -25,7 +25,6 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from ..system.atomic import write_atomically
-from ..system.outputs import MARK
 
 COLOURS = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, GREY = (COLOURS[place] for place in (0, 1, 2, 3, 7))
@@ -165,8 +164,8 @@ def png(figure: Figure, software: str | None = None) -> bytes:
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG that is known as ours, in the place of what is there: `outputs.check_output` first."""
-    write_atomically(path, png(figure, MARK))
+    """Write the figure as a PNG in the place of what is there: `outputs.check_output` first."""
+    write_atomically(path, png(figure))
 
 
 def overlapping_texts(figure: Figure) -> list[str]:
