@@ -195,7 +195,7 @@ def removed(
     shape: Shape, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], biased: bool = False
 ) -> float:
     """Part of the decoder's parameters that such a plan removes, less biases added."""
-    left = (shape.with_biases() if biased else shape).with_widths(tuple(neurons), tuple(groups))
+    left = (shape.with_biases() if biased else shape).with_widths(neurons, groups, layers)
     return (shape.decoder - left.decoder) / shape.decoder
 
 

@@ -13,10 +13,9 @@ from ..errors import InputError, suggestion
 from ..evaluation.by_kind import ByKind, judge, values_of
 from ..families import family_of
 from ..families.protocol import Model
-from ..planning import check_family, check_request
+from ..planning import check_request
 from ..prune import prune
 from ..settings import METHODS, PRESETS, Settings, default_recovery
-from ..shape import Shape
 from ..system import hashes
 from ..system.cache import remembered
 from .columns import ALL, tidy
@@ -36,8 +35,7 @@ def settings_for(model: Model, way: str, ratio: float, multiple: int, device: st
     biases = bool(family_of(model).bias_fields)
     how = WAYS.get(way, {"method": way, "recovery": default_recovery(way, biases)})
     settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **how)
-    check_family(model, settings)
-    check_request(Shape.of(model), settings)
+    check_request(model, settings)
     return settings
 
 

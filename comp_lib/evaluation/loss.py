@@ -155,7 +155,7 @@ def _states(model: Model, rows: Tensor) -> Tensor:
     """What the head reads to predict all but the first token of each row, (B (L-1), d)."""
     rows = rows.to(next(model.parameters()).device)
     states: Tensor = model.base_model(input_ids=rows, use_cache=False).last_hidden_state
-    return family_of(model).before_head(model, states[:, :-1].flatten(0, 1))
+    return states[:, :-1].flatten(0, 1)
 
 
 def perplexity_of(loss: float) -> float:

@@ -53,7 +53,7 @@ def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
     """Parameters of the decoder under the uniform plan with so many layers gone: the most that any method keeps."""
     count = layers_needed(request) if layers == "auto" else int(layers)
     plan = uniform_plan(replace(request, drop=range(count)))
-    return request.shape.with_widths(plan.neurons, plan.kv_groups).decoder
+    return request.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
 
 
 def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -> tuple[int, ...]:

@@ -6,8 +6,6 @@ the classes below do, and differ from Llama in nothing else:
 
     layer i = LlamaDecoderLayer(config.per_layer_config[i], i)
 
-but that a layer with no heads or no neurons lacks that step (`families.silent`).
-
 Importing this module registers them with the Auto classes under the model type "comp_llama": a folder of that type
 loads with `AutoModelForCausalLM.from_pretrained` in a process that imported this module, and in no other. Folders with
 one width (`Shape.stock`) are plain Llama and need none of this.
@@ -18,24 +16,15 @@ the same as its tensors. Both share the tensors with the model that they are giv
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
-from transformers.models.llama.modeling_llama import (
-    LlamaDecoderLayer,
-    LlamaMLP,
-    LlamaModel,
-    LlamaRMSNorm,
-    LlamaRotaryEmbedding,
-)
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel, LlamaRMSNorm, LlamaRotaryEmbedding
 
 from ..errors import InputError
-from ..families import family_called
 from ..families.protocol import Model
-from ..families.silent import number_attentions, silence
 from ..shape import Shape
 from .skeleton import skeleton
 
@@ -73,30 +62,16 @@ class CompLlamaModel(LlamaModel):
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
         configs: Any = config.per_layer_config
-        heads = next(own for own in configs if own.num_attention_heads)  # sizes of a head, for layers without any
-        layers: list[Any] = [_layer(own, heads, index) for index, own in enumerate(configs)]
+        heads = configs[0]
+        layers: list[Any] = [LlamaDecoderLayer(own, index) for index, own in enumerate(configs)]
         for layer in layers:  # `own` is a copy, good for the sizes: a later change of `config` must reach every layer
             layer.self_attn.config = layer.mlp.config = config
         self.layers = nn.ModuleList(layers)
-        number_attentions(layers)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         # not of `config`: some kinds of rotary embedding read global head counts
         self.rotary_emb = LlamaRotaryEmbedding(config=heads)
         self.gradient_checkpointing = False
         LlamaModel.post_init(self)
-
-
-def _layer(own: Any, heads: Any, index: int) -> Any:
-    """A layer with the widths of `own`; `heads`: a config with the same heads, for the case that it has none."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
-        layer: Any = LlamaDecoderLayer(own if own.num_attention_heads else heads, index)
-        if not own.num_attention_heads:
-            silence(layer, "attention")
-            layer.mlp = LlamaMLP(own)
-    if not own.intermediate_size:
-        silence(layer, "mlp")
-    return layer
 
 
 class CompLlamaForCausalLM(LlamaForCausalLM):
@@ -122,7 +97,7 @@ def check_widths(config: PreTrainedConfig, shape: Shape | None = None) -> None:
 
     Every family can, with `shape.stock` widths; Llama can with any. shape: None stands for any.
     """
-    if not (shape is not None and shape.stock or family_called(config.model_type).per_layer):
+    if not (shape is not None and shape.stock or config.model_type in ("llama", "comp_llama")):
         got = f"{config.model_type}: choose uniform widths, with a number of heads that divides the hidden size"
         raise InputError(f"expected a llama model for widths that no stock config can express, got {got}")
 

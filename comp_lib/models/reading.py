@@ -25,7 +25,7 @@ from ..families.protocol import Model
 from ..system.tensor_files import TensorFiles
 from ..system.untrusted import read_object, short
 from .door import HEAD, check_generation, check_sizes, honoured
-from .skeleton import ATTENTION, skeleton
+from .skeleton import attention, skeleton
 
 EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
 IGNORED = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
@@ -58,7 +58,8 @@ def read_config(source: str, **options: Any) -> PreTrainedConfig:
     check_config(fields)
     kept = honoured(fields, source)
     with refusing("a config.json that can be built", source, "fetch or save it again"), quiet():
-        config: PreTrainedConfig = AutoConfig.for_model(**kept, name_or_path=source, attn_implementation=ATTENTION)
+        config: PreTrainedConfig = AutoConfig.for_model(**kept, name_or_path=source)
+        config._attn_implementation = attention(config)
         check_sizes(config.to_dict(), source)
         skeleton(config)  # proves that the model can be built
     return config
@@ -98,7 +99,7 @@ def read_generation(folder: str, config: PreTrainedConfig) -> GenerationConfig:
 def read_weights(source: str, dtype: torch.dtype, config: PreTrainedConfig, **options: Any) -> Model:
     """The model, each of its weights from the file: transformers would fill gaps with random numbers."""
     # mismatched sizes are to be reported to us instead of to the log
-    options |= {"attn_implementation": ATTENTION, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    options |= {"attn_implementation": attention(config), "use_safetensors": True, "ignore_mismatched_sizes": True}
     options |= {"config": config, "output_loading_info": True}
     model, report = read(AutoModelForCausalLM.from_pretrained, source, dtype=dtype, **options)
     shapes = [name for name, *_ in report["mismatched_keys"]]

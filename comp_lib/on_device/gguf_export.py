@@ -29,8 +29,8 @@ from gguf import GGMLQuantizationType as Type
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, suggestion
-from ..families import family_of
-from ..families.protocol import Family, Model
+from ..families import Family, family_of
+from ..families.protocol import Model
 from ..models.load import open_model
 from ..models.reading import check_shapes
 from ..models.skeleton import skeleton
