@@ -7,8 +7,7 @@
     sample = draw(tokenizer, windows=2, length=128)
     seaborn.lineplot(neurons(model, sample), x="layer", y="cost")
 
-Each function returns one row an observation, indexed by the model's fingerprint, the seed and the kind of text.
-`COLUMNS` says what the columns mean, with their units; beside every value is its interval, or the tokens behind it.
+Each function returns one row an observation; `COLUMNS` says what the columns mean, with their units.
 """
 
 from __future__ import annotations

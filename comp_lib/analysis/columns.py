@@ -15,16 +15,17 @@ from ..system import hashes
 
 INDEX = ("model", "seed", "kind")
 ALL = "all"  # kinds taken together
-LOW, HIGH = "lower end of the 95% interval of {}", "upper end of the 95% interval of {}"
 LAYER = "number of the decoder layer, from 0"
 TOKENS = {"tokens": "number of tokens behind the row"}
-WINDOWS = {"windows": "number of windows of text behind the row"} | TOKENS
+WINDOWS = {
+    "low": "lower end of the 95% interval of value, increase or stream over the windows; NaN below 8 windows",
+    "high": "upper end of the same interval, in the same unit",
+    "windows": "number of windows of text behind the row",
+} | TOKENS
 LOSSES = {  # of two models on the same windows
     "dense_loss": "loss of the first (the dense) model, nats per token",
     "loss": "loss of the other (the pruned) model, nats per token",
     "increase": "loss - dense_loss, nats per token",
-    "low": LOW.format("increase over the windows, paired, nats per token"),
-    "high": HIGH.format("increase over the windows, paired, nats per token"),
     "kl": "KL divergence from the first model to the other, nats per token",
     "agreement": "share of positions with the same first choice, 0 to 1",
 }
@@ -35,8 +36,6 @@ COLUMNS: dict[str, dict[str, str]] = {
         "part": "what is looked at: layer (the whole), attention or mlp",
         "measure": "block influence, or harm: what the model loses without the layer",
         "value": "block influence: 1 - mean cosine, no unit; harm: nats per token of loss added",
-        "low": LOW.format("value over the windows, same unit; NaN below 8 windows"),
-        "high": HIGH.format("value over the windows, same unit; NaN below 8 windows"),
     }
     | WINDOWS,
     "neurons": {
@@ -82,8 +81,6 @@ COLUMNS: dict[str, dict[str, str]] = {
         "layer": "number of the decoder layer in the first model, from 0",
         "other_layer": "its number in the other model; NaN: the layer was dropped",
         "stream": "1 - mean cosine of both models' states behind the layer, no unit; NaN: dropped",
-        "low": LOW.format("stream over the windows; NaN below 8 windows"),
-        "high": HIGH.format("stream over the windows; NaN below 8 windows"),
         "weights": "||W' - W|| / ||W|| over all weights of the layer, 0 for unchanged; NaN where a shape differs",
         "neurons": "MLP neurons of the layer in the first model",
         "other_neurons": "those of the layer in the other model, 0 where it was dropped",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -59,10 +60,7 @@ def costs(
     texts = {kind: hashes.of_tensor(ids) for kind, ids in windows.items()}
     rows: list[dict[str, Any]] = []
     for way, share, settings in asked:
-
-        def measure(settings: Settings = settings) -> list[dict[str, Any]]:
-            return _measured(model, sample, windows, settings)
-
+        measure = partial(_measured, model, sample, windows, settings)
         measured = remembered(entry("costs", model, sample, texts, asdict(settings)), measure)
         rows += [{"way": way, "ratio": share} | row for row in measured]
     return tidy("costs", rows, model, sample.seed)

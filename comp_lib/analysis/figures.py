@@ -27,12 +27,6 @@ def show(figure: Picture) -> None:
     display(Markdown(figure.alt_text))
 
 
-def whole_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows for all kinds together, those of the only kind where there is one."""
-    kinds = frame.index.get_level_values("kind")
-    return frame[kinds == (ALL if ALL in kinds else kinds[0])]
-
-
 def plot_layers(frame: pd.DataFrame) -> Picture:
     """Block influence of each layer, attention and MLP apart, and below it its harm, where that was measured."""
     shown = [rows for _, rows in frame.groupby("measure", sort=False)]
@@ -90,7 +84,8 @@ def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
 
 def plot_costs(frame: pd.DataFrame) -> Picture:
     """Increase of the loss against the ratio, on the mean of the kinds, a line with 95% intervals for each way."""
-    frame = whole_text(frame)
+    kinds = frame.index.get_level_values("kind")
+    frame = frame[kinds == (ALL if ALL in kinds else kinds[0])]
     xlabel = f"parameters of the decoder removed (judged on {_tokens(frame)})"
     figure, axes = figure_with_axes((WIDTH, 3.2), xlabel=xlabel, ylabel="increase of the loss\n(nats per token)")
     for place, (way, rows) in enumerate(frame.groupby("way", sort=False)):
@@ -115,8 +110,9 @@ def _cheapest(frame: pd.DataFrame) -> Iterator[str]:
 def plot_changed_layers(frame: pd.DataFrame) -> Picture:
     """How far the streams of two models are apart behind each layer; a layer that was dropped has no point."""
     figure, axes = figure_with_axes((WIDTH, 3.0), ylabel="streams apart\n(1 - mean cosine)")
-    looks = {"color": BLUE, "marker": "o", "markersize": 3.5, "linewidth": 1, "elinewidth": 1}
-    axes.errorbar(frame.layer, frame.stream, _ends(frame, "stream"), **looks)
+    axes.errorbar(
+        frame.layer, frame.stream, _ends(frame, "stream"), color=BLUE, marker="o", markersize=3.5, linewidth=1
+    )
     layer_axis(axes, label=f"decoder layer (from {_tokens(frame)})")
     most = frame.dropna(subset=["stream"]).sort_values("stream").iloc[-1]
     return figure.described(
