@@ -50,20 +50,6 @@ def test_the_layers_that_matter_least_are_named_in_order(frames):
     assert "harm" not in figures.plot_layers(rows[rows.measure != "harm"]).alt_text
 
 
-def test_the_neurons_verdict_is_of_the_medians(frames):
-    median = frames["neurons"].groupby("layer").cost.median()
-    words = figures.plot_neurons(frames["neurons"]).alt_text
-    assert f"lowest in layer {median.idxmin()}, {median.min():.2%}" in words
-    assert f"highest in layer {median.idxmax()}, {median.max():.2%}" in words
-
-
-def test_the_curves_verdict_is_at_the_share(frames):
-    rows = frames["curves"].query("part == 'mlp'")
-    at = {layer: np.interp(0.3, of.share_gone, of.error) for layer, of in rows.groupby("layer")}
-    least = min(at, key=at.get)
-    assert f"least in layer {least}, {at[least]:.1%}" in figures.plot_curves(frames["curves"]).alt_text
-
-
 @pytest.mark.parametrize(("low", "verdict"), [(0.25, "not told apart from b"), (0.31, "+0.30)")])
 def test_ways_whose_intervals_meet_are_not_told_apart(low, verdict):
     row = {"ratio": 0.2, "removed": 0.2, "tokens": 64, "kind": "all", "model": "m", "seed": 0}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import seaborn as sns
 import torch
 
 from comp_lib.analysis import columns, costs, curves, draw, groups, layers, neurons
@@ -90,21 +89,6 @@ def test_frames_have_the_promised_columns_and_index_and_something_behind_each_nu
         assert len(frame) and (frame.tokens > 0).all(), name
         assert not frame.drop(columns=["removed_at"], errors="ignore").isna().any().any(), name
         assert not frame.reset_index().duplicated([*columns.INDEX, *frame.columns[:4]]).any(), name
-
-
-@pytest.mark.parametrize(
-    ("frame", "drawn"),
-    [
-        (layers, {"x": "layer", "y": "value", "hue": "part"}),
-        (neurons, {"x": "energy", "y": "condition", "hue": "layer"}),
-        (groups, {"x": "layer", "y": "cost"}),
-        (curves, {"x": "share_gone", "y": "error", "hue": "part"}),
-    ],
-)
-def test_seaborn_draws_them_without_reshaping(model, sample, frame, drawn):
-    axes = sns.scatterplot(frame(model, sample), **drawn)
-    assert axes.collections
-    axes.figure.clf()
 
 
 def test_layers_equal_the_library(model, sample):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 
 import nbformat
 import pytest
@@ -14,8 +13,6 @@ from comp_lib.analysis import page
 from comp_lib.analysis.page import check_request, check_unchanged, execute, sealed
 from comp_lib.errors import InputError
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = os.environ.get("COMP_LIB_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 ASKED = {"against": "", "kinds": ["prose", "code"], "ratios": [0.2], "baseline": "", "sequences": 4, "seed": 0}
 ASKED |= {"dtype": "float32", "device": "cpu"}
 SOURCE = next(path for folder in page.PLACES if (path := folder / page.NOTEBOOK).is_file())
@@ -84,24 +81,6 @@ def test_the_page_asks_nobody_and_describes_its_figures(executed):
         assert f"{heading}</h2>" in text
     assert "<title>Check-up of parent</title>" in text
     assert "only cell to edit" not in text and "analysis.neurons(" not in text  # words for those who run it; code
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no browser")
-def test_in_a_browser_without_a_network(executed, tmp_path):
-    api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'comp-lib[browser]'")
-    file = tmp_path / "report.html"
-    file.write_text(sealed(executed[0])[1], "utf-8")
-    with api.sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
-        opened, asked, said = browser.new_page(viewport={"width": 400, "height": 900}), [], []
-        opened.on("request", lambda request: asked.append(request.url))
-        opened.on("console", lambda message: said.append(message.text))
-        opened.context.set_offline(True)
-        opened.goto(file.as_uri())
-        assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()] and said == []
-        assert opened.evaluate("[...document.images].every(image => image.alt && image.naturalWidth > 100)")
-        browser.close()
 
 
 ENDS = {
