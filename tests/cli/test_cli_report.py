@@ -33,7 +33,7 @@ def asked(monkeypatch):
         (["--baseline", "nobody"], ["nobody"]),
         (["--device", "quantum"], ["available device", "quantum"]),
         (["--against", "no-such-model"], ["no-such-model"]),
-        (["--sequences", "0"], ["--sequences"]),
+        (["--sequences", "7", "--kinds", "code"], ["at least 8 windows"]),
     ],
 )
 def test_bad_options_are_refused(parent, tmp_path, asked, options, words):
