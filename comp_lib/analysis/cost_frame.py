@@ -11,7 +11,8 @@ import pandas as pd
 from torch import Tensor
 
 from ..errors import InputError, suggestion
-from ..evaluation.by_kind import ByKind, judge, values_of
+from ..evaluation.by_kind import ByKind, judge
+from ..evaluation.confidence import UNKNOWN
 from ..families import family_of
 from ..families.protocol import Model
 from ..planning import check_request
@@ -72,19 +73,19 @@ def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], setti
     decoders = [family_of(one).layers(one) for one in (model, small)]
     before, left, whole = (sum(each.numel() for each in part.parameters()) for part in (*decoders, small))
     sizes = {"removed": 1 - left / before, "parameters": whole, "layers_left": len(decoders[1])}  # biases that came too
-    return [sizes | row for row in rows_of(judge(small, windows, model, tuple(windows)))]
+    return [sizes | row for row in rows_of(judge(small, windows, model))]
 
 
 def rows_of(judged: ByKind) -> list[dict[str, Any]]:
     """Losses, their difference with its interval, KL and agreement, for each kind and for the mean of several."""
     sizes = {kind: [one.sequences, one.tokens] for kind, one in judged.kinds.items()}
-    of_kinds = {kind: (values_of(one), one.intervals()) for kind, one in judged.kinds.items()}
+    of_kinds = {kind: (one.values(), one.intervals()) for kind, one in judged.kinds.items()}
     if len(sizes) > 1:
         sizes[ALL] = list(map(sum, zip(*sizes.values(), strict=True)))
         of_kinds[ALL] = judged.mean, judged.intervals()
     rows = []
     for kind, (values, bounds) in of_kinds.items():
         row: dict[str, Any] = {"kind": kind} | dict(zip(("windows", "tokens"), sizes[kind], strict=True)) | values
-        low, high = bounds["increase"]
+        low, high = bounds["increase"] or UNKNOWN
         rows.append(row | {"low": low, "high": high, "agreement": values["top1_agreement"]})
     return rows

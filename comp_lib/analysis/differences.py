@@ -19,6 +19,7 @@ from torch.nn.functional import cosine_similarity
 from ..calibration.stream import embed, rotary, through, to_device
 from ..errors import InputError
 from ..evaluation.by_kind import ByKind
+from ..evaluation.confidence import confidence_intervals
 from ..families import dense_layer, family_of
 from ..families.protocol import Device, Layer, Model
 from ..models.load import open_model
@@ -27,7 +28,6 @@ from ..plan import Plan
 from ..shape import Shape
 from .columns import tidy
 from .cost_frame import rows_of
-from .frames import intervals
 from .sample import Sample
 
 
@@ -79,7 +79,7 @@ def changed_layers(
         if (place := places.get(index)) is not None:
             second, other_state = next(walks[1])  # layers that stay, stay in order
             turns = 1.0 - cosine_similarity(state.float(), other_state.float(), dim=-1).mean(1).double()
-            [(low, high)] = intervals(turns[None])
+            [(low, high)] = confidence_intervals(turns[None].cpu().numpy()).tolist()
             row |= {"other_layer": place, "stream": float(turns.mean()), "low": low, "high": high}
             row |= {"weights": _weight_change(layer, second), "other_neurons": dense_layer(second, "mlp").in_features}
         rows.append(row)

@@ -5,7 +5,6 @@ All come from `one_pass`, so that the first of them takes the time, and the othe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..evaluation.confidence import bootstrap_intervals
+from ..evaluation.confidence import confidence_intervals
 from ..families import family_of
 from ..families.protocol import STEPS, Device, Model
 from .columns import tidy
@@ -22,15 +21,7 @@ from .harm import layer_harm
 from .one_pass import PARTS, RIVALS, Tensors, one_pass
 from .sample import Sample
 
-LEAST = 8  # windows behind an interval
 Asked = Collection[int] | None  # layers; None: all
-
-
-def intervals(values: Tensor) -> list[tuple[float, float]]:
-    """95% intervals of the mean of each row of values (k, S); NaN for fewer than LEAST windows."""
-    if values.shape[1] < LEAST:
-        return [(math.nan, math.nan)] * len(values)
-    return [(low, high) for low, high in bootstrap_intervals(values.double().cpu().numpy()).tolist()]
 
 
 def layers(model: Model, sample: Sample, judged: Sample | None = None, device: Device = "cpu") -> pd.DataFrame:
@@ -49,7 +40,8 @@ def layers(model: Model, sample: Sample, judged: Sample | None = None, device: D
 def _measured(sample: Sample, values: Tensor, part: str, measure: str) -> Iterator[dict[str, Any]]:
     """A row for each layer: the mean of its values (layers, S), and its interval."""
     shared = {"part": part, "measure": measure, "kind": sample.name, "windows": len(sample.ids)}
-    for layer, (mean, (low, high)) in enumerate(zip(values.mean(1).tolist(), intervals(values), strict=True)):
+    bounds = confidence_intervals(values.double().numpy()).tolist()
+    for layer, (mean, (low, high)) in enumerate(zip(values.mean(1).tolist(), bounds, strict=True)):
         yield shared | {"tokens": sample.tokens, "layer": layer, "value": mean, "low": low, "high": high}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..evaluation.confidence import FEWEST
 from ..models.load import check_memory, open_model
 from ..models.skeleton import skeleton
 from ..settings import multiple_of
@@ -24,7 +25,6 @@ from ..system import hashes
 from ..system.machine import available_device
 from .cost_frame import WAYS, settings_for
 from .differences import paired
-from .frames import LEAST
 from .sample import draw
 
 # a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
@@ -47,8 +47,8 @@ def check_request(asked: Mapping[str, Any]) -> None:
     check_memory(asked["model"], asked["dtype"])
     _, config, tokenizer = open_model(asked["model"])
     windows = draw(tokenizer, asked["kinds"], asked["sequences"], LENGTH, asked["seed"]).ids
-    if len(windows) < LEAST:
-        raise InputError(f"expected at least {LEAST} windows of text in all, got {len(windows)}: raise --sequences")
+    if len(windows) < FEWEST:
+        raise InputError(f"expected at least {FEWEST} windows of text in all, got {len(windows)}: raise --sequences")
     if not asked["ratios"]:
         raise InputError("expected at least one ratio, got none: write for example 0.1,0.2")
     parent = skeleton(config)

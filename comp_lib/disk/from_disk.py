@@ -33,14 +33,14 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from ..errors import InputError
 from ..evaluation.loss import perplexity_of
 from ..families import family_of
 from ..families.protocol import Model
-from ..models.per_layer_llama import as_heterogeneous, as_stock
+from ..models.own_widths import described
 from ..models.reading import read_generation
 from ..models.save import Provenance, check_destination, estimated_bytes, save_metadata
 from ..models.skeleton import skeleton
@@ -55,7 +55,6 @@ from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system import hashes
 from ..system.atomic import fsync, resolved, take_name
 from ..system.machine import exact_products
-from ..system.tensor_files import TensorFiles
 from .merge import merge
 from .model_on_disk import Streamed, losses
 from .states import States
@@ -237,7 +236,7 @@ class _Run:
         if self.state["plan"] is None:
             name, progress = self.saving.name, self.progress
             planned = Planned(plan) if plan else make_plan(self.model, self.ids, self.settings, name, progress)
-            check_plan(planned.plan, self.model.shape, self.settings)
+            check_plan(planned.plan, self.model, self.settings)
             self.keep(plan=planned.plan.to_json(), importance=planned.layer_importance)
         importance = self.state["importance"]
         return Planned(Plan.from_json(self.state["plan"]), importance and tuple(importance))
@@ -303,13 +302,8 @@ class _Run:
             shrink(layers[index], "mlp", torch.arange(neurons))
         keep_layers(small, plan.layers)
         update_config(small)
-        in_folder = isinstance(self.model.files, TensorFiles)  # what lies beside a GGUF file is not of it
-        config, folder = self.model.config, str(self.model.files.folder)
-        small.generation_config = (
-            read_generation(folder, config) if in_folder else GenerationConfig.from_model_config(config)
-        )
-        shape = Shape.of(small)
-        small = as_stock(small, shape) if shape.stock else as_heterogeneous(small, shape)
+        small.generation_config = read_generation(self.model.files.place, self.model.config)
+        small = described(small)
         small.config.dtype = str(self.model.dtype).removeprefix("torch.")
         small.config.architectures = [type(small).__name__]
         return small

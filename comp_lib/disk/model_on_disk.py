@@ -21,14 +21,10 @@ from transformers import PreTrainedConfig
 from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..families import family_of
 from ..families.protocol import Layer
-from ..models.door import EMBEDDING, HEAD
-from ..models.gguf_files import GgufTensors, is_gguf, open_gguf_model
-from ..models.load import DTYPES, check_dtype, open_model
-from ..models.reading import check_shapes
-from ..models.skeleton import skeleton
+from ..models.load import DTYPES, check_dtype, open_model, weights_of
+from ..models.skeleton import EMBEDDING, HEAD, skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.tensor_files import TensorFiles
 
 
 class Streamed:
@@ -38,13 +34,10 @@ class Streamed:
         """Raises InputError unless the files hold just the weights that the config describes."""
         self.config, self.dtype = config, dtype
         self.skeleton = skeleton(config, dtype)
-        names = list(self.skeleton.state_dict())
-        gguf = is_gguf(folder)
-        self.files: GgufTensors | TensorFiles = GgufTensors(folder, config, names) if gguf else TensorFiles(folder)
+        self.files = weights_of(Path(folder), self.skeleton)
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self.head: nn.Linear | None = None
-        check_shapes(self.skeleton, self.files.shapes, self.files.folder)
         self.model = SimpleNamespace(
             layers=_Layers(self),
             embed_tokens=_Embedding(self),
@@ -83,7 +76,7 @@ class _Layers:
     def __getitem__(self, index: int) -> Layer:
         self.owner.head = None
         layer = self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
-        self.owner.files.ahead(f"model.layers.{index + 1}.")  # while this one is at work
+        self.owner.files.prefetch(f"model.layers.{index + 1}.")  # while this one is at work
         return layer
 
 
@@ -103,7 +96,7 @@ class _Embedding:
 def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:
     """The model of that name to be read layer by layer, and its tokenizer. Raises InputError as `load_model` does."""
     check_dtype(dtype)
-    source, config, tokenizer = open_gguf_model(name) if is_gguf(name) else open_model(name)
+    source, config, tokenizer = open_model(name)
     return Streamed(source, config, DTYPES[dtype]), tokenizer
 
 

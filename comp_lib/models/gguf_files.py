@@ -1,46 +1,37 @@
-"""GGUF files: opened whole or refused, converted once, or read as they are.
+"""GGUF files, read as they are: the header, the config and the tokenizer in it, and one tensor at a time.
 
-`convert_gguf` writes float32 safetensors to the user's cache folder, memory-mapped from then on. `GgufTensors` converts
-nothing: it reads one tensor at a time, under the names of transformers and with the interface of
-`tensor_files.TensorFiles`. Blocks of a row are expanded to floats when they are read, and the pages of the mapped file
-are given back at once. llama.cpp pairs the two halves of a rotary head in another order, so the rows of q and k are put
-back as transformers has them.
+A header is a list of named values and a list of tensors. `GgufTensors` gives the tensors under the names of
+transformers, with the interface of `tensor_files.TensorFiles`. Blocks of a row are expanded to floats when they are
+read. llama.cpp pairs the two halves of a rotary head in another order, so the rows of q and k are put back as
+transformers has them.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import mmap
-import threading
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import gguf
 import numpy
 import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.integrations import GGUF_CONFIG_MAPPING
 
 from ..errors import InputError, refusing
 from ..families import family_called
 from ..system import hashes
-from ..system.atomic import check_room, staged
-from ..system.machine import cache_folder
 from ..system.tensor_files import PIECE, finite, read_ahead, rows_in
-from .gguf_header import check_header
-from .reading import quiet, read_config, read_tokenizer, read_weights
+from .reading import checked_config, read_tokenizer
 
-# About one decoder layer of SmolLM2. Each file is a memory map of its own, and the system takes back the memory of a
-# map only when no tensor of it is left: one large file would keep the whole dense model in memory until the end of a
-# pruning run that replaces its layers one by one.
-SHARD_SIZE = "16MB"
-STAMP = "converted.stamp"  # in a conversion: what its files were like when they were written
-PARSING = threading.RLock()
-CONVERSION = 3  # counts up when a conversion changes, so that those of older versions are not read
+NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # types of values -> struct's letters
+STRING, LIST = 8, 9
+RENAMED = {"gemma3": "gemma3_text"}  # what llama.cpp calls an architecture -> transformers, where they differ
 
 
 def is_gguf(name: str | Path) -> bool:
@@ -51,51 +42,99 @@ def is_gguf(name: str | Path) -> bool:
         return False
 
 
-def open_gguf(path: str | Path) -> gguf.GGUFReader:
-    """A reader of the GGUF file `path`, of which every tensor is there.
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a GGUF file."""
 
-    Raises InputError: no such file, another kind of file, truncated.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise InputError(f"expected a GGUF file, got {path}, which is not there: check the spelling")
-    check_header(path)
-    with refusing("a complete GGUF file", str(path), "fetch or write it again"):
-        return gguf.GGUFReader(str(path))  # maps every tensor
+    shape: tuple[int, ...]  # as torch counts
+    kind: gguf.GGMLQuantizationType
+    start: int  # first byte, from the end of the header; from the first of the file in `GgufFile.tensors`
+    row_bytes: int  # of a row, or of all of a vector
 
-
-@contextmanager
-def parsed_once() -> Iterator[None]:
-    """Whoever makes a reader of the same file in the block, or the names of one architecture, gets the same ones.
-
-    Parsing the header takes seconds of Python, and transformers does it for the config, the tokenizer and the weights;
-    it makes the map of names anew for each module.
-    """
-    with PARSING:  # the names are those of the whole process: of two threads, the second waits
-        before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-        vars(gguf).update({name: functools.cache(made) for name, made in before.items()})
-        try:
-            yield
-        finally:
-            vars(gguf).update(before)
+    @property
+    def n_bytes(self) -> int:
+        return prod(self.shape[:-1]) * self.row_bytes
 
 
-@parsed_once()
+class GgufFile:
+    """What the header of a GGUF file says: `metadata` (key -> value) and `tensors` (name -> where it is)."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises InputError: no such file, another kind of file, truncated."""
+        self.path = Path(path).expanduser()
+        with refusing("a complete GGUF file", str(path), "fetch or write it again"), self.path.open("rb") as stream:
+            if stream.read(4) != b"GGUF" or _number(stream, "I") not in (2, 3):
+                raise ValueError("another beginning than that of GGUF, version 2 or 3")
+            tensors, values = _number(stream, "Q"), _number(stream, "Q")
+            self.metadata = {_text(stream): _value(stream, _number(stream, "I")) for _ in range(values)}
+            stored = {_text(stream): _stored(stream) for _ in range(tensors)}
+            first = stream.tell() + -stream.tell() % self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+            self.tensors = {name: replace(one, start=first + one.start) for name, one in stored.items()}
+            last, there = max((one.start + one.n_bytes for one in self.tensors.values()), default=0), stream.seek(0, 2)
+            if len(stored) < tensors:
+                raise ValueError("a tensor that is there twice")
+            if last > there:
+                raise ValueError(f"it ends too early, after {there:,} of {last:,} bytes")
+
+    @property
+    def parameters(self) -> int:
+        return sum(prod(one.shape) for one in self.tensors.values())
+
+
+def _number(stream: BinaryIO, code: str) -> Any:
+    return struct.unpack(f"<{code}", stream.read(struct.calcsize(f"<{code}")))[0]
+
+
+def _text(stream: BinaryIO) -> str:
+    return stream.read(_number(stream, "Q")).decode("utf-8")
+
+
+def _value(stream: BinaryIO, kind: int) -> Any:
+    if kind == STRING:
+        return _text(stream)
+    if kind != LIST:
+        return _number(stream, NUMBERS[kind])
+    inner, count = _number(stream, "I"), _number(stream, "Q")
+    if inner == STRING:
+        return [_text(stream) for _ in range(count)]
+    codes = f"<{count}{NUMBERS[inner]}"  # of lists in a list there are none
+    return list(struct.unpack(codes, stream.read(struct.calcsize(codes))))
+
+
+def _stored(stream: BinaryIO) -> Stored:
+    shape = tuple(_number(stream, "Q") for _ in range(_number(stream, "I")))[::-1]
+    kind, start = gguf.GGMLQuantizationType(_number(stream, "I")), _number(stream, "Q")
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return Stored(shape, kind, start, shape[-1] // block * size)
+
+
 def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedTokenizerBase]:
     """A GGUF file, the config and the tokenizer in it. Raises InputError as `load_model` does."""
-    path = Path(path).expanduser()
-    reader, place = open_gguf(path), {"source": str(path.parent), "gguf_file": path.name}
-    config = read_config(**place)
-    # transformers drops the rope scaling of a GGUF file in silence, and the model would be subtly wrong
-    scaling = [key for key in reader.fields if ".rope.scaling." in key]
-    scaling += [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
-    if scaling:
-        got = f"{path.name} with {scaling[0]}, which cannot be converted faithfully; use the same model as safetensors"
+    file = GgufFile(path)
+    config = checked_config(_config_fields(file), str(file.path))
+    reader = PreTrainedTokenizerFast.from_pretrained
+    tokenizer = read_tokenizer(file.path.parent, config, reader, gguf_file=file.path.name)
+    restore_pre_tokenizer(tokenizer, file.metadata.get("tokenizer.ggml.pre"))
+    return file.path, config, tokenizer
+
+
+def _config_fields(file: GgufFile) -> dict[str, Any]:
+    """config.json as the metadata have it. Raises InputError for what these fields cannot say."""
+    architecture = file.metadata.get("general.architecture")
+    if not isinstance(architecture, str) or architecture not in GGUF_CONFIG_MAPPING:
+        got = f"{str(architecture)[:60]!r} in {file.path.name}; use the same model as safetensors"
+        raise InputError(f"expected an architecture that transformers reads from GGUF, got {got}")
+    scaling = [key for key in file.metadata if ".rope.scaling." in key or key.endswith(".rope.scale_linear")]
+    if scaling := scaling + [name for name in file.tensors if name.startswith("rope_")]:
+        got = f"{file.path.name} with {scaling[0]}, which is not converted; use the same model as safetensors"
         raise InputError(f"expected a GGUF file without rope scaling, got {got}")
-    tokenizer = read_tokenizer(**place, config=config)
-    rule = reader.get_field(gguf.Keys.Tokenizer.PRE)
-    restore_pre_tokenizer(tokenizer, rule and rule.contents())
-    return path, config, tokenizer
+    fields: dict[str, Any] = {"vocab_size": len(file.metadata.get("tokenizer.ggml.tokens", ()))}
+    for key, value in file.metadata.items():
+        prefix, _, rest = key.partition(".")
+        if name := GGUF_CONFIG_MAPPING.get(prefix, {}).get(rest):
+            fields[name] = value
+    tied = "output.weight" not in file.tensors
+    return fields | {"model_type": RENAMED.get(architecture, architecture), "tie_word_embeddings": tied}
 
 
 def restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, rule: str | None) -> None:
@@ -108,88 +147,24 @@ def restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, rule: str | None) 
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
 
 
-def _place(path: Path) -> Path:
-    """Where the conversion of a GGUF file belongs."""
-    return cache_folder() / f"gguf-{CONVERSION}-{hashes.of_file(path)}"
-
-
-def converted(path: Path) -> Path | None:
-    """Folder with the conversion of a GGUF file, where it was converted before and is whole."""
-    return target if _is_whole(target := _place(path)) else None
-
-
-def convert_gguf(path: Path) -> Path:
-    """Folder with the model of a GGUF file as float32 safetensors: converted now, or before by anyone of this user.
-
-    The folder is named after the SHA-256 of the file, and appears complete or not at all. What was damaged since is
-    converted anew.
-    Raises InputError: broken file, not LLaMA-class, not finite, or no room.
-    """
-    target = _place(path)
-    if _is_whole(target):
-        return target
-    cache = target.parent
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with staged(target) as partial:  # takes the place of a damaged one, or of an equal one that was quicker
-            _convert(path, partial)
-            (partial / STAMP).write_text(json.dumps(_stats(partial)), encoding="utf-8")
-    except OSError as error:
-        got = f"{error}; free it, or set COMP_LIB_CACHE"
-        raise InputError(f"expected to write a converted model to {cache}, got {got}") from error
-    return target
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a conversion is still what was written: disks get full, and people change files."""
-    try:
-        return bool(json.loads((folder / STAMP).read_text("utf-8")) == _stats(folder))
-    except (OSError, ValueError):
-        return False
-
-
-def _stats(folder: Path) -> dict[str, list[int]]:
-    """Size and time of the last change of each file but the stamp."""
-    paths = [path for path in folder.iterdir() if path.name != STAMP]
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
-
-
-@parsed_once()
-def _convert(path: Path, folder: Path) -> None:
-    """Read a GGUF file, check what it holds, and save it to `folder`."""
-    path, config, tokenizer = open_gguf_model(path)
-    # reading the file's header takes seconds: not again for the config
-    model = read_weights(str(path.parent), torch.float32, config=config, gguf_file=path.name)
-    for name, parameter in model.named_parameters():
-        finite(name, parameter.detach())
-    needed = sum(parameter.nbytes for parameter in model.parameters())
-    hint = f"free some in {cache_folder()}, or set COMP_LIB_CACHE"
-    check_room(folder.parent, needed, f"the converted {path.name}", hint)
-    # the weights are plain floats now, and must not claim to be quantised when they are saved
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    with quiet():
-        model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
-        tokenizer.save_pretrained(folder)
-
-
 class GgufTensors:
     """The tensors of the model in a GGUF file, by transformers' names for `names`."""
 
     def __init__(self, path: str | Path, config: PreTrainedConfig, names: list[str]) -> None:
         """config: as `open_gguf_model` gives it. Raises InputError: not complete, or a tensor that no name means."""
-        self.path, self.config, self.family = Path(path), config, family_called(config.model_type)
-        self.folder, self.files, self.reader = self.path.parent, [self.path], open_gguf(path)
+        self.config, self.family, self.file = config, family_called(config.model_type), GgufFile(path)
+        self.path = self.place = self.file.path
+        self.files = [self.path]
         arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf)
         known = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-        there = {tensor.name: tensor for tensor in self.reader.tensors}
+        left = dict(self.file.tensors)
         stored = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in names}
-        self.tensors = {name: there.pop(key) for name, key in stored.items() if key in there}
-        if there:
-            got = f"{len(there)} unexpected in {self.path.name} ({', '.join(sorted(there)[:3])})"
+        self.tensors = {name: left.pop(key) for name, key in stored.items() if key in left}
+        if left:
+            got = f"{len(left)} unexpected in {self.path.name} ({', '.join(sorted(left)[:3])})"
             advice = "use the same model as safetensors"
             raise InputError(f"expected the weights that its metadata describe, got {got}; {advice}")
-        self.shapes = {name: tuple(map(int, reversed(t.shape))) for name, t in self.tensors.items()}
+        self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""
@@ -201,11 +176,11 @@ class GgufTensors:
         pairs = values.reshape(heads, len(values) // heads // 2, 2, -1)
         return pairs.transpose(1, 2).reshape(values.shape)
 
-    def ahead(self, prefix: str) -> None:
+    def prefetch(self, prefix: str) -> None:
         """Those tensors will be read soon, see `read_ahead`."""
         for name, tensor in self.tensors.items():
             if name.startswith(prefix):
-                read_ahead(self.path, int(tensor.data_offset), int(tensor.n_bytes))
+                read_ahead(self.path, tensor.start, tensor.n_bytes)
 
     def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix other than q and k: index (k,) -> (k, columns)."""
@@ -222,13 +197,12 @@ class GgufTensors:
         return str(hashes.of_file(self.path))[:16]
 
     def _expand(self, name: str, rows: Any, dtype: torch.dtype) -> Tensor:
-        """Those rows (what numpy takes as an index) as plain numbers."""
+        """Those rows (what numpy takes as an index), or all of a vector, as plain numbers."""
         tensor = self.tensors[name]
+        data = numpy.memmap(self.path, mode="r", offset=tensor.start, shape=(*tensor.shape[:-1], tensor.row_bytes))
         with refusing("weights of a type that can be read", f"{name} in {self.path}", "export the model again"):
-            values = numpy.array(gguf.dequantize(tensor.data[rows], tensor.tensor_type), dtype=numpy.float32)
+            chosen = numpy.array(data[rows] if data.ndim > 1 else data)
+            values = numpy.array(gguf.dequantize(chosen, tensor.kind), dtype=numpy.float32)
         if name.endswith("norm.weight"):
             values -= self.family.gguf_norm_shift
-        mapped = getattr(self.reader.data, "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)  # pages that were read count as this process's until they are given back
         return finite(name, torch.from_numpy(values).to(dtype))

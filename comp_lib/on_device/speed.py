@@ -28,7 +28,7 @@ import torch
 from ..errors import InputError
 from ..evaluation.generation import prompt_ids, ratio, timed
 from ..families.protocol import Model
-from ..models.gguf_files import open_gguf
+from ..models.gguf_files import GgufFile
 from ..report import Progress, no_progress
 from .llama_cpp import checked, start
 
@@ -50,8 +50,8 @@ class Measured:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Measured:
         """From a stored row, `dataclasses.asdict` of one; further fields are left aside."""
-        own = {name: fields[name] for name in cls.__dataclass_fields__}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
+        own: dict[str, Any] = {name: fields[name] for name in cls.__dataclass_fields__}
+        return cls(**own | {name: tuple(own[name]) for name in ("first", "prefill", "decode")})
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _parameter_bytes(model: Model) -> int:
 
 def gguf_bytes_per_token(path: str | Path) -> int:
     """The same of a GGUF file, as its tensors are stored. Raises InputError for another file."""
-    sizes = {tensor.name: int(tensor.n_bytes) for tensor in open_gguf(path).tensors}
+    sizes = {name: tensor.n_bytes for name, tensor in GgufFile(path).tensors.items()}
     return sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
 
 

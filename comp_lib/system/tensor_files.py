@@ -1,64 +1,53 @@
-"""Tensors in files, one at a time: read without the rest, written without a second copy.
-
-`TensorFiles` reads safetensors. Each tensor is mapped, copied and let go, so that what is resident is one tensor, never
-a file. `Layout` knows where each tensor of a new model will be before there is any, so that they can be written one by
-one, in pieces.
-"""
+"""Tensors in safetensors, one at a time: each is mapped, copied and let go, so that one is in memory, never a file."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError
 from . import hashes
-from .atomic import fsync
-from .untrusted import ordinary, read_object, short
+from .untrusted import read_object, short
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be stored as
-LARGEST = "5GB"  # of a file, as users of the Hub expect
-PIECE = 16 << 20  # bytes read, written or hashed at a time
+PIECE = 16 << 20  # bytes read at a time
 SMALL = (".json", ".jinja", ".model", ".txt")  # endings of what is not weights, and decides the result too
-Range = tuple[str, int, int, str]
-"""A part of a file and what is in it: name of the file, first byte, number of bytes, SHA-256."""
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors that hold the weights of a model folder: the ones that transformers would read.
 
-    One `model.safetensors` goes before an index. Raises InputError: neither, a broken index, a shard that is not there
-    or that the index looks for in another folder.
+    One `model.safetensors` goes before an index. Raises InputError: neither, a broken index, a shard that the index
+    looks for in another folder.
     """
-    if (folder / SINGLE).exists() or (folder / SINGLE).is_symlink():
-        return [ordinary(folder / SINGLE)]
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
     index = folder / INDEX
     if not index.exists():
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
         got = f"{', '.join(pickles[:3]) or 'none'}; pickles can run code and are not read"
         advice = "save the model with save_pretrained first"
         raise InputError(f"expected weights as *.safetensors in {str(folder)!r}, got {got}: {advice}")
-    content = read_object(index)
-    shards = content.get("weight_map")
-    if not isinstance(content.get("metadata"), dict) or not isinstance(shards, dict) or not shards:
-        raise InputError(f"expected metadata and a weight_map in {index}, got others; fetch or save the model again")
+    shards = read_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise InputError(f"expected a weight_map in {index}, got {short(shards)}; fetch or save the model again")
     for name in shards.values():
-        if not isinstance(name, str) or "/" in name or "\\" in name or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise InputError(f"expected names of *.safetensors beside {index}, got {short(name)}; save the model again")
-    return [ordinary(folder / name) for name in sorted(set(shards.values()))]
+    files = [folder / name for name in sorted(set(shards.values()))]
+    if missing := [file.name for file in files if not os.path.isfile(file)]:
+        raise InputError(f"expected the files that {index} names, got no {missing[0]!r}; fetch or save the model again")
+    return files
 
 
 class TensorFiles:
@@ -66,8 +55,8 @@ class TensorFiles:
 
     def __init__(self, folder: str | Path) -> None:
         """Raises InputError: no safetensors, one that is missing or cut off, a tensor twice or not of floats."""
-        self.folder = Path(folder)
-        self.files = weight_files(self.folder)
+        self.place = Path(folder)
+        self.files = weight_files(self.place)
         self.where: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
@@ -85,14 +74,14 @@ class TensorFiles:
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""
         with _opened(self.where[name]) as file:
-            return finite(name, file.get_tensor(name).to(dtype, copy=True), self.folder)
+            return finite(name, file.get_tensor(name).to(dtype, copy=True), self.place)
 
     @cached_property
     def spans(self) -> dict[str, tuple[int, int]]:
         """First byte of each tensor in its file, and bytes: the headers once more, for who reads layer by layer."""
         return {name: span for path in self.files for name, span in spans(path).items()}
 
-    def ahead(self, prefix: str) -> None:
+    def prefetch(self, prefix: str) -> None:
         """Those tensors will be read soon, see `read_ahead`."""
         for name in self.spans:
             if name.startswith(prefix):
@@ -112,11 +101,11 @@ class TensorFiles:
         for start in range(0, self.shapes[name][0], step):
             with _opened(self.where[name]) as file:
                 piece = file.get_slice(name)[start : start + step].to(dtype, copy=True)
-            yield finite(name, piece, self.folder)
+            yield finite(name, piece, self.place)
 
     def fingerprint(self) -> str:
         """A short name for the content of the folder: weights, config and tokenizer, all of each."""
-        small = [path for path in self.folder.iterdir() if path.suffix in SMALL and path.is_file()]
+        small = [path for path in self.place.iterdir() if path.suffix in SMALL and path.is_file()]
         return hashes.of_value({path.name: hashes.of_file(path) for path in sorted({*self.files, *small})})[:16]
 
 
@@ -160,20 +149,8 @@ def finite(name: str, tensor: Tensor, place: str | Path = "") -> Tensor:
     low, high = torch.aminmax(tensor)  # without a second tensor of this size
     if not (torch.isfinite(low) and torch.isfinite(high)):
         got = f"NaN or infinity in {name}{f' of {place}' if place else ''}"
-        advice = "fetch or save the model again (what lies in the cache is made anew once it is deleted)"
-        raise InputError(f"expected finite weights, got {got}; {advice}")
+        raise InputError(f"expected finite weights, got {got}; fetch or save the model again")
     return tensor
-
-
-def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor` as `dtype`. Raises InputError that names it when that cannot hold one of its values."""
-    result = tensor.to(dtype)
-    low, high = torch.aminmax(result)
-    if not (torch.isfinite(low) and torch.isfinite(high)):
-        wanted, most = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
-        got = f"NaN or more than {most:g} in {name}: choose --save-dtype bfloat16 or float32"
-        raise InputError(f"expected weights that {wanted} can hold, got {got}")
-    return result
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
@@ -183,79 +160,3 @@ def as_bytes(tensor: Tensor) -> memoryview:
     8
     """
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
-
-
-class Layout:
-    """Where each tensor of a model will be on disk, known before any of its numbers is.
-
-    One `model.safetensors` up to LARGEST bytes, else numbered shards of at most that size (unless one tensor is larger)
-    and an index: just as `save_pretrained` would do it. So tensors can be written in any order, each straight to its
-    place.
-    """
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> None:
-        """shapes: in the order of the file."""
-        self.dtype = dtype
-        self.sizes = {name: torch.Size(shape).numel() * dtype.itemsize for name, shape in shapes.items()}
-        self.headers: dict[str, bytes] = {}  # file -> what stands before its numbers
-        self.places: dict[str, tuple[str, int]] = {}  # tensor -> file, first byte behind what stands there
-        self.lengths: dict[str, int] = {}  # file -> its bytes
-        options: dict[str, Any] = {"filename_pattern": "model{suffix}.safetensors", "max_shard_size": LARGEST}
-        shards = split_state_dict_into_shards_factory(self.sizes, get_storage_size=int, **options)
-        for file, names in shards.filename_to_tensors.items():
-            fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
-            end = 0
-            for name in names:
-                start, end = end, end + self.sizes[name]
-                fields[name] = {"dtype": CODES[dtype], "shape": list(shapes[name]), "data_offsets": [start, end]}
-                self.places[name] = file, start
-            text = json.dumps(fields, separators=(",", ":")).encode()
-            text += b" " * (-len(text) % 8)
-            self.headers[file] = len(text).to_bytes(8, "little") + text
-            self.lengths[file] = len(self.headers[file]) + end
-
-    def create(self, folder: Path) -> list[Range]:
-        """The files, with zeros for numbers, and the index where there is one. Returns where the headers are."""
-        for file, header in self.headers.items():
-            with (folder / file).open("wb") as stream:
-                stream.write(header)
-                stream.truncate(self.lengths[file])
-            fsync(folder / file)
-        if len(self.headers) > 1:
-            places = {name: file for name, (file, _) in sorted(self.places.items())}
-            index = {"metadata": {"total_size": sum(self.sizes.values())}, "weight_map": places}
-            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        return [(file, 0, len(header), hashes.of_bytes(header)) for file, header in self.headers.items()]
-
-    def write(self, folder: Path, tensors: Mapping[str, Iterable[Tensor]]) -> list[Range]:
-        """Write tensors, which come in pieces of whole rows, to their places; see `reach_disk`.
-
-        Returns what was written where. A thread beside hashes one piece while it is written and the next one is cast.
-        """
-        written: list[Range] = []
-        with ThreadPoolExecutor(1) as beside:
-            for name, pieces in tensors.items():
-                file, start = self.places[name]
-                start += len(self.headers[file])
-                digest = hashlib.sha256()
-                with (folder / file).open("r+b") as stream:
-                    stream.seek(start)
-                    hashed = beside.submit(digest.update, b"")
-                    for piece in pieces:
-                        for part in piece.split(rows_in(PIECE, piece.shape, piece.dtype)):
-                            block = as_bytes(cast(name, part.cpu(), self.dtype))
-                            hashed.result()
-                            hashed = beside.submit(digest.update, block)
-                            stream.write(block)
-                    hashed.result()
-                    length = stream.tell() - start
-                if length != self.sizes[name]:
-                    raise ValueError(f"expected {self.sizes[name]} bytes of {name}, got {length}")
-                written.append((file, start, length, digest.hexdigest()))
-        return written
-
-
-def reach_disk(folder: Path, written: Iterable[Range]) -> None:
-    """Wait until what was written in files of `folder` is on the disk, which may take longer than writing it."""
-    for file in sorted({file for file, *_ in written}):
-        fsync(folder / file)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
@@ -19,9 +22,11 @@ from transformers.utils import logging
 from comp_lib.errors import check_package
 from comp_lib.families.protocol import Model
 from comp_lib.models.load import DTYPES, EMBEDDED, check_memory, load_model
-from comp_lib.plots.base import Picture, mime_bundle, overlapping_texts
+from comp_lib.plots.base import Picture, mime_bundle
 from comp_lib.settings import multiple_of
 from comp_lib.shape import Shape
+
+from .figures import overlapping_texts
 
 STRICT = "COMP_LIB_STRICT_FIGURES"
 NEEDED = "ipywidgets"  # what the extra brings that a kernel can lack
@@ -61,6 +66,14 @@ def show(figure: Picture) -> None:
     if os.environ.get(STRICT) and (unreadable := overlapping_texts(figure)):
         raise ValueError(f"expected texts beside each other, got {'; '.join(unreadable)}: move them")
     display(mime_bundle(figure), raw=True)
+
+
+def drawing(name: str) -> None:
+    """Display a drawing of the folder `drawings`, an SVG, with the words in its <desc> for those who cannot see it."""
+    page = (Path(__file__).parent / "drawings" / f"{name}.svg").read_bytes()
+    words = ElementTree.fromstring(page).findtext("{http://www.w3.org/2000/svg}desc", "")
+    source = f"data:image/svg+xml;base64,{base64.b64encode(page).decode('ascii')}"
+    display({"text/html": f'<img alt="{html.escape(words)}" src="{source}"/>', "text/plain": words}, raw=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:

@@ -30,7 +30,7 @@ def test_a_model_does_not_differ_from_itself(tiny_llama, sample, windows):
     frame = changed_layers(model, tiny_llama(), sample)
     assert list(frame.columns) == list(columns.COLUMNS["changed_layers"])
     assert frame.stream.abs().max() < 1e-6 and frame.weights.max() == 0
-    judged = judge(tiny_llama(), windows, model, tuple(windows))
+    judged = judge(tiny_llama(), windows, model)
     kinds = changed_kinds(model, judged)
     assert list(kinds.columns) == list(columns.COLUMNS["changed_kinds"])
     assert kinds.kl.abs().max() < 1e-6 and (kinds.agreement == 1).all()
@@ -60,7 +60,7 @@ def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
     assert frame.other_neurons[gone] == 0
     assert frame.other_neurons[list(done.plan.layers)].tolist() == list(done.plan.neurons)
     assert frame.other_layer[list(done.plan.layers)].tolist() == [0, 1]
-    judged = judge(done.model, windows, model, tuple(windows))
+    judged = judge(done.model, windows, model)
     [one] = changed_kinds(model, judged).loc[(slice(None), slice(None), "one"), :].itertuples()
     expected = compare(done.model, model, windows["one"])
     assert (one.dense_loss, one.loss, one.kl) == pytest.approx((expected.dense_loss, expected.loss, expected.kl))

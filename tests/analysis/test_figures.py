@@ -9,7 +9,7 @@ import pytest
 from comp_lib.analysis import changed_layers, costs, curves, draw, figures, layers, neurons
 from comp_lib.calibration.text import load_text
 from comp_lib.evaluation.loss import evaluation_tokens
-from comp_lib.plots.base import overlapping_texts
+from course.figures import overlapping_texts
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,7 @@ def test_groups_have_shares_that_add_up_and_one_of_each_layer_stays(model, sampl
 def test_costs_equal_the_library(model, sample, windows):
     frame = costs(model, sample, windows, (0.2,), ("magnitude",), multiple=8)
     small = prune(model, sample.ids, Settings(ratio=0.2, method="magnitude", recovery="none", multiple=8)).model
-    judged = judge(small, windows, model, tuple(windows))
+    judged = judge(small, windows, model)
     for kind, (values, bounds) in judged.rows().items():
         [row] = frame.loc[(slice(None), slice(None), kind if kind in windows else "all"), :].itertuples()
         assert row.increase == pytest.approx(values["increase"], abs=1e-6)

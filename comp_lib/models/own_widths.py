@@ -1,0 +1,120 @@
+"""Models whose layers differ in width, of any family, and the config that says what a pruned model's tensors are.
+
+A stock config knows one number of neurons and one of heads for all layers. A plan that keeps more in important layers
+needs one of each for every layer. So `register("qwen2")` makes two classes, and transformers knows them from then on by
+the model type "comp_qwen2":
+
+    config    the stock config, and `layer_neurons`, `layer_kv_groups`: one number for each layer
+    model     the stock model; built with the widest layers, then each layer's linears are cut to its own numbers
+
+Everything else is the stock code. A folder of that type loads with `AutoModelForCausalLM.from_pretrained` in a process
+that called `register`, and by `load_model` in any. Folders with one width (`Shape.stock`) are plain folders of their
+family and need none of this.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from ..errors import InputError
+from ..families import family_of_layer
+from ..families.protocol import STEPS, Layer, Model, Which
+from ..shape import Shape
+from .skeleton import skeleton
+
+PREFIX = "comp_"
+# fields of a parent's config that are untrue of its pruned child: the tensors are plain floats, no code comes along
+_NOT_INHERITED = ("quantization_config", "auto_map", "layer_neurons", "layer_kv_groups", "model_type", "architectures")
+
+
+@functools.cache
+def register(model_type: str) -> tuple[type[Any], type[Any]]:
+    """The config class and the model class "comp_`model_type`", known to transformers' Auto classes from now on.
+
+    >>> config_class, model_class = register("qwen2")
+    >>> config_class.model_type, model_class.__name__
+    ('comp_qwen2', 'CompQwen2ForCausalLM')
+    """
+    stock_config = CONFIG_MAPPING[model_type]
+    stock_model = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
+    own = {"model_type": PREFIX + model_type, "validate_architecture": _check_widths, "__module__": __name__}
+    config_class: Any = strict(type(f"Comp{stock_config.__name__}", (stock_config,), own))
+
+    def build(self: Any, config: Any) -> None:
+        stock_model.__init__(self, config)
+        for layer, *widths in zip(self.model.layers, config.layer_kv_groups, config.layer_neurons, strict=True):
+            for which, blocks in zip(STEPS, widths, strict=True):
+                _narrow(layer, which, blocks)
+
+    fields = {"__init__": build, "config_class": config_class, "__module__": __name__}
+    model_class: Any = type(f"Comp{stock_model.__name__}", (stock_model,), fields)
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
+    return config_class, model_class
+
+
+def _check_widths(config: Any) -> None:
+    """In the place of the stock check that heads divide the hidden size: `head_dim` says how large they are."""
+    for widths in (config.layer_neurons, config.layer_kv_groups):
+        if len(widths) != config.num_hidden_layers or min(widths) < 1:
+            raise ValueError(f"expected {config.num_hidden_layers} widths of at least 1, one a layer, got {widths}")
+
+
+def _narrow(layer: Layer, which: Which, blocks: int) -> None:
+    """New linears for a step of a layer that has so many neurons or KV groups."""
+    family = family_of_layer(layer)
+    module, name = family.sublayer(layer, which)
+    rows = family.producers(layer, which)
+    dense: nn.Linear = getattr(module, name)
+    outputs = {producer: blocks * index.shape[1] for producer, index in rows.items()}
+    inputs = dense.in_features // len(next(iter(rows.values()))) * blocks
+    for producer, count in outputs.items():
+        old = getattr(module, producer)
+        setattr(module, producer, nn.Linear(old.in_features, count, bias=old.bias is not None))
+    setattr(module, name, nn.Linear(inputs, dense.out_features, bias=dense.bias is not None))
+    family.shrunk(layer)
+
+
+def stock_type(config: PreTrainedConfig) -> str:
+    """The model type of the stock class: "llama" of "llama" and of "comp_llama"."""
+    return config.model_type.removeprefix(PREFIX)
+
+
+def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
+    """What says the widths of `shape`, all else as `config`: the family's own config if `shape.stock`."""
+    most, groups = max(shape.neurons), max(shape.kv_groups)
+    fields = {k: v for k, v in config.to_dict().items() if k not in _NOT_INHERITED and not k.startswith("_")}
+    fields |= {"num_hidden_layers": shape.layers, "intermediate_size": most}
+    if shape.group_parameters:  # else attention stays as it is
+        heads = {"num_attention_heads": groups * shape.group_heads, "num_key_value_heads": groups}
+        fields |= {"head_dim": shape.head_dim} | heads
+    if shape.stock:
+        stock: PreTrainedConfig = CONFIG_MAPPING[stock_type(config)](**fields)
+        return stock
+    if not min(*shape.neurons, *shape.kv_groups):
+        expected = "at least one neuron and one KV group in each layer"
+        raise InputError(f"expected {expected}, got a layer without: drop that layer, or keep more of it")
+    own: PreTrainedConfig = register(stock_type(config))[0](
+        **fields, layer_neurons=list(shape.neurons), layer_kv_groups=list(shape.kv_groups)
+    )
+    return own
+
+
+def described(model: Model) -> Model:
+    """`model`, whose tensors surgery has shrunk, with a config that says so. It shares the tensors.
+
+    Loading them strictly proves that the config describes them.
+    """
+    child = skeleton(config_of(model.config, Shape.of(model)))
+    child.config._attn_implementation = model.config._attn_implementation
+    child.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
+    child.tie_weights()
+    child.generation_config = model.generation_config
+    return child.train(model.training).to(model.device)
