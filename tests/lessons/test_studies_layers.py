@@ -8,13 +8,13 @@ from torch import nn
 from variants import build, tokens
 
 from comp_lib.analysis import harm as harms
-from comp_lib.analysis.harm import layer_harm, step_harm
+from comp_lib.analysis.harm import layer_harm
 from comp_lib.analysis.sample import Sample
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from comp_lib.importance.layers import layers_to_drop, loss_increase
 from course import layer_importance as studies
-from course.layer_importance import layer_study, rank_gap, ranks, stream_statistics
+from course.layer_importance import layer_study, rank_gap, ranks, step_harm, stream_statistics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
