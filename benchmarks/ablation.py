@@ -11,7 +11,6 @@ the parts that it has, into a file of its own.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -20,10 +19,10 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from common import HERE, evaluation_windows, parser_of
 
-from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.evaluation.loss import Evaluation, evaluation_tokens, perplexity
+from comp_lib.evaluation.loss import Evaluation, perplexity
 from comp_lib.families.protocol import Model
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import prune
@@ -31,7 +30,6 @@ from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
 SEQUENCES, LENGTH = 16, 256
-WINDOWS, WINDOW = 12, 512
 SEEDS = (0, 1, 2)
 PAPER = {"recovery": "mask", "layers": 2, "layer_metric": "block-influence", "widths": "per-layer"}
 WANDA = {"method": "wanda-sp", "recovery": "none"}
@@ -111,13 +109,12 @@ def row(model, dense: Evaluation, tokenizer, windows: torch.Tensor, name: str, c
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=EMBEDDED)
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, help="default: benchmarks/ablation.jsonl, of another model ablation-MODEL")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no row after so long")
     arguments = parser.parse_args()
     name = "ablation" if arguments.model == EMBEDDED else f"ablation-{arguments.model}"
-    out = arguments.out or Path(__file__).with_name(f"{name}.jsonl")
+    out = arguments.out or HERE / f"{name}.jsonl"
     lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
     done = [(each["name"], each["changes"], each["seed"]) for each in map(json.loads, lines)]
     started = time.perf_counter()
@@ -125,7 +122,7 @@ def main() -> None:
     left = [each for each in grid(model, arguments.model) if each not in done]
     if not left:
         return
-    windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=WINDOW, sequences=WINDOWS)
+    windows = evaluation_windows(tokenizer)
     dense = perplexity(model, windows)
     for name, changes, seed in left:
         if time.perf_counter() - started > arguments.seconds:

@@ -4,12 +4,11 @@
 
 Each step is a command that people type, in a process of its own: its seconds, and the highest resident memory of it and
 its children, next to that of the imports alone. Nothing is in the cache but the converted model. Prunes by the defaults
-of `prune`, to multiples of 256, which K-quants ask for; heals by the defaults of `heal`, on text that the parent wrote;
-exports COMP's healed folder as q8_0 and q4_k_m, and the parent too. Then every model is judged on the evaluation text
-of each kind, with 95% intervals of the loss above the parent's: of a .gguf file the weights that it holds. llama.cpp
-says what it makes of the files itself, on a few of these tokens, next to transformers on the same. LLM-Pruner's widths
-differ by layer: for a family that no folder can hold then (Gemma 3), COMP stands alone. Rows go to after.json, which
-lesson 10 shows; a second call goes on.
+of `prune`, to multiples of 256; heals by the defaults of `heal`, on text that the parent wrote; exports COMP's healed
+folder. Then every model is judged on the evaluation text of each kind, with 95% intervals of the loss above the
+parent's: of a .gguf file the weights that it holds. llama.cpp says what it makes of the files itself, on a few of these
+tokens, next to transformers on the same. Rows go to after.json, which lesson 10 shows; a second call goes on. (The rows
+q4_k_m there are of files that this library wrote once; now `llama-quantize` makes such files from f16.)
 """
 
 from __future__ import annotations
@@ -17,54 +16,49 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
+from math import exp
 from pathlib import Path
 
 import psutil
 import torch
+from common import HERE, markdown, parser_of, read_json, write_json
 
 from comp_lib.compare.one_run import decoder_parameters
-from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge, kind_windows
-from comp_lib.models import kept
-from comp_lib.models.load import EMBEDDED, load_model
-from comp_lib.models.per_layer_llama import check_widths
+from comp_lib.models.load import load_model
 from comp_lib.on_device import llama_cpp
-from comp_lib.system.atomic import write_atomically
 
-FILE = Path(__file__).with_suffix(".json")
-IMPORTS = "import peft, comp_lib.cli.pruning, comp_lib.healing.folder"
-PRUNE = ("--ratio", "0.2", "--multiple", "256", "--evaluate", "none")
+FILE = HERE / "after.json"
+IMPORTS = "import peft, comp_lib.cli.app, comp_lib.prune, comp_lib.healing"
+PRUNE = ("--ratio", "0.2", "--multiple", "256", "--overwrite")
 STEPS = {  # what is made -> of what, by which command; MODEL is the parent
     "COMP": ("MODEL", ("prune", "MODEL", "--out", "COMP", *PRUNE)),
     "LLM-Pruner": ("MODEL", ("prune", "MODEL", "--out", "LLM-Pruner", *PRUNE, "--method", "llm-pruner")),
     "COMP, healed": ("COMP", ("heal", "COMP", "--parent", "MODEL", "--out", "COMP, healed")),
     "LLM-Pruner, healed": ("LLM-Pruner", ("heal", "LLM-Pruner", "--parent", "MODEL", "--out", "LLM-Pruner, healed")),
     "COMP, healed, q8_0": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q8_0")),
-    "COMP, healed, q4_k_m": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q4_k_m")),
-    "parent, q4_k_m": ("MODEL", ("export", "MODEL", "--gguf", "parent, q4_k_m")),
+    "COMP, healed, q4_0": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q4_0")),
 }
 WINDOWS, LENGTH = 6, 512  # of each kind of text
 ASKED = 128  # tokens of each kind that llama.cpp reads
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=EMBEDDED)
+    parser = parser_of(__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/after"))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     os.environ["COMP_LIB_CACHE"] = str((arguments.work / "cache").resolve())
-    known = json.loads(FILE.read_text("utf-8")) if FILE.exists() else []
+    known = read_json(FILE)
     rows = {row["name"]: row for row in known if row["model"] == arguments.model}
     others = [row for row in known if row["model"] != arguments.model]
 
     def keep(row: dict) -> None:
         rows[row["name"]] = {"model": arguments.model, **row}
-        write_atomically(FILE, (json.dumps([*others, *rows.values()], indent=1) + "\n").encode())
+        write_json(FILE, [*others, *rows.values()])
         print(json.dumps({name: value for name, value in row.items() if name != "increases"}), flush=True)
 
     parent, tokenizer = load_model(arguments.model)
@@ -74,16 +68,13 @@ def main() -> None:
         losses = judge(parent, windows).mean
         size = 4 * parent.num_parameters()
         keep({"name": "parent", "of": None, "bytes": size, "imports_megabytes": peak, "mean_loss": losses["loss"]})
-    for name, (origin, words) in steps(parent).items():
-        made = arguments.work / place(name)
+    for name, (origin, words) in STEPS.items():
+        made = path(name, arguments)
         if name in rows and made.exists():
             continue
-        if made.is_dir():
-            shutil.rmtree(made)
         command = [part if part not in {"MODEL", *STEPS} else str(path(part, arguments)) for part in words]
         kind = name.rpartition(", ")[2]
         command += ["--type", kind, "--overwrite"] if words[0] == "export" else []
-        kept.clear("written")
         seconds, peak = measured([sys.executable, "-m", "comp_lib", *command])
         small, _ = load_model(made)
         by_kind = judge(small, windows, parent)
@@ -97,24 +88,12 @@ def main() -> None:
         keep({**row, "kl": by_kind.mean["kl"], "increases": values})
 
 
-def steps(parent: torch.nn.Module) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Those of STEPS whose model can be written to a folder."""
-    try:
-        check_widths(parent.config)
-    except InputError as error:
-        print(f"without LLM-Pruner: {error}", flush=True)
-        return {name: step for name, step in STEPS.items() if not name.startswith("LLM-Pruner")}
-    return STEPS
-
-
-def place(name: str) -> str:
-    """Its name in the folder of work."""
+def path(name: str, arguments: argparse.Namespace) -> Path:
+    """Where a model is; MODEL stands for the parent, as it was named."""
     plain = name.replace(", ", "-").lower()
-    return f"{plain}.gguf" if name.rpartition(", ")[2].startswith("q") else plain
-
-
-def path(name: str, arguments: argparse.Namespace) -> Path | str:
-    return arguments.model if name == "MODEL" else arguments.work / place(name)
+    if name == "MODEL":
+        return Path(arguments.model)
+    return arguments.work / (f"{plain}.gguf" if name.rpartition(", ")[2].startswith("q") else plain)
 
 
 def size_of(made: Path) -> int:
@@ -147,6 +126,32 @@ def in_llama_cpp(file: Path, model: torch.nn.Module, windows: dict[str, torch.Te
     logits = model(ids).logits[:, :-1].flatten(0, 1)
     ours = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten()).item()
     return {"llama_cpp": {"tokens": ids.numel() - len(ids), "loss": theirs, "in_transformers": ours}}
+
+
+def healing() -> str:
+    """What each step after pruning brings and costs, for each model: loss, size, memory and time of that step."""
+    stored, parts = read_json(HERE / "after.json"), []
+    for model in dict.fromkeys(row["model"] for row in stored):
+        own = {row["name"]: row for row in stored if row["model"] == model}
+        imports, kinds = own["parent"]["imports_megabytes"], list(own["COMP"]["increases"])
+        rows = [["parent", "0", f"{own['parent']['bytes'] / 1e6:.0f}", "", "", "", *("0" for _ in kinds)]]
+        for name, row in own.items():
+            if name != "parent":
+                asked = row.get("llama_cpp")
+                files = f"{exp(asked['loss']):.2f} ({exp(asked['in_transformers']):.2f})" if asked else ""
+                size, memory = f"{row['bytes'] / 1e6:.0f}", f"{row['peak_megabytes'] - imports:,.0f}"
+                cells = ["{:.3f} ({:.3f} to {:.3f})".format(*row["mean"]), size, memory, f"{row['seconds'] / 60:.1f}"]
+                losses = (f"{round(row['increases'][kind][0], 2) + 0.0:.2f}" for kind in kinds)  # no -0.00
+                rows.append([name, *cells, files, *losses])
+        head = ["", "mean (95%)", "weights, MB", "memory, MiB", "minutes", "perplexity in llama.cpp", *kinds]
+        told = (
+            f"{model}, {own['COMP']['removed']:.0%} of its decoder gone. Loss above the parent's, nats per token, on "
+            "each kind of evaluation text and in the\nmean; weights on disk; of the step itself the highest memory "
+            "above the imports alone, and its minutes, on two cores;\nof files for llama.cpp its perplexity on a few "
+            "tokens, and in brackets that of transformers with the same weights.\nBy benchmarks/after.py."
+        )
+        parts.append(f"{told}\n\n{markdown(head, rows)}")
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What exporting a model to GGUF takes, and whether llama.cpp then computes what transformers computes.
 
-    python benchmarks/export.py [MODEL] [--types f16,q8_0,q4_1,q4_0] [--tokens 256]
+    python benchmarks/export.py [--model MODEL] [--types f16,q8_0,q4_1,q4_0] [--tokens 256]
 
 Each type is exported by a process of its own: its seconds, and its peak memory above that of the imports, both beside
 the size of the file. Then the perplexity of the same tokens of the project's own text, by transformers in float32 from
@@ -9,7 +9,6 @@ the model and by llama.cpp from the file. Only f32 and f16 should agree; for the
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,10 +17,11 @@ import time
 from pathlib import Path
 
 import psutil
+from common import parser_of
 
 from comp_lib.calibration.text import load_text
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.models.load import load_model
 from comp_lib.on_device import llama_cpp
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.system.machine import peak_bytes
@@ -36,8 +36,7 @@ def measure(model: str, file: str, kind: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default=EMBEDDED)
+    parser = parser_of(__doc__)
     parser.add_argument("--types", default="f16,q8_0,q4_1,q4_0")
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--only", nargs=2, metavar=("FILE", "TYPE"), help="export once, and print JSON")
@@ -54,7 +53,7 @@ def main() -> None:
     for kind in arguments.types.split(","):
         with tempfile.TemporaryDirectory() as folder:
             file = str(Path(folder) / "model.gguf")
-            command = [sys.executable, __file__, arguments.model, "--only", file, kind]
+            command = [sys.executable, __file__, "--model", arguments.model, "--only", file, kind]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             server = llama_cpp.start(file, ids.shape[1] + 1, threads=1)
             there = llama_cpp.losses(server, ids).mean().exp().item()

@@ -15,35 +15,22 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from common import dense_pass, keep_row, options, settings_of, texts
 from torch import Tensor, nn
 
-from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.compare.one_run import decoder_parameters, dense_pass
+from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.models.load import load_model
 from comp_lib.prune import prune
-from comp_lib.settings import Settings, default_recovery
-from comp_lib.system.atomic import write_atomically
 from comp_lib.system.machine import peak_bytes
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "increases", "passes", "peak_megabytes")  # the rest of a row says what was asked
-CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evaluates
-
-
-def options(description: str) -> argparse.ArgumentParser:
-    """What every run that is kept can be asked: the model, the texts, and how much of them."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", default=EMBEDDED)
-    parser.add_argument("--text", type=Path, help="to split in two; default: the project's own")
-    parser.add_argument("--sequences", type=int, default=32)
-    parser.add_argument("--length", type=int, default=256)
-    return parser
 
 
 def judge_options(description: str) -> argparse.ArgumentParser:
@@ -54,33 +41,16 @@ def judge_options(description: str) -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    parser = judge_options(__doc__.splitlines()[0])
+    parser = judge_options(__doc__)
     parser.add_argument("--set", default="{}", help="more Settings as JSON")
     arguments = parser.parse_args()
-    changes = {"ratio": 0.2, "multiple": 32, **json.loads(arguments.set)}
-    settings = Settings(**{"recovery": default_recovery(changes.get("method", "comp")), **changes})
+    settings = settings_of(arguments.set)
 
     def narrow(model: nn.Module, ids: Tensor) -> tuple[nn.Module, dict]:
         pruned = prune(model, ids, settings, inplace=True)
         return pruned.model, pruned.report.settings
 
     keep(judge(arguments, narrow)[0])
-
-
-def texts(file: Path | None) -> tuple[str | Path, dict[str, str]]:
-    """The text that calibrates, by name or path, and those that judge, by their names.
-
-    Of a `file` the first CALIBRATION_SHARE calibrates, from a file in build/, and the rest judges too.
-    """
-    evaluations = {"evaluation": load_text("evaluation")}
-    if file is None:
-        return "calibration", evaluations
-    whole = load_text(file)
-    cut = int(len(whole) * CALIBRATION_SHARE)
-    source = Path("build") / "calibration-part.txt"
-    source.parent.mkdir(exist_ok=True)
-    source.write_text(whole[:cut], encoding="utf-8")
-    return source, {**evaluations, f"{file.name}, other part": whole[cut:]}
 
 
 def judge(
@@ -134,13 +104,9 @@ def judge(
     return row, small
 
 
-def keep(row: dict, file: Path | None = None, measured: Sequence[str] = MEASURED) -> None:
-    """Into a file (default: FILE), in the place of an older row that differs in nothing but what was measured."""
-    file = FILE if file is None else file
-    same = {name: value for name, value in row.items() if name not in measured}
-    rows = json.loads(file.read_text("utf-8")) if file.exists() else []
-    rows = [old for old in rows if {name: value for name, value in old.items() if name not in measured} != same]
-    write_atomically(file, (json.dumps([*rows, row], indent=1) + "\n").encode())
+def keep(row: dict) -> None:
+    """Into FILE, in the place of an older row that was asked for the same."""
+    keep_row(FILE, row, MEASURED)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hybrids, measured: the same budget spent on layers, attentions, MLPs, KV groups and neurons in different ways.
+"""Hybrids, measured: the same budget spent on layers, KV groups and neurons in different ways.
 
     python benchmarks/hybrids.py [--model gemma3-270m] [--rows N]
 
@@ -6,28 +6,28 @@ Measures up to N of the plans that benchmarks/hybrids.json lacks, and keeps them
 thing varies: where the budget goes. All plans are carried out on the same 8 x 128 tokens of all kinds of
 `data/calibration`; in a layer the neurons go in the order of one sweep over the dense model; what stays is refitted to
 the dense stream with one ridge; 16 windows of 128 tokens judge, two of each kind of `data/evaluation`, whose losses
-are kept one by one. Layers go greedily by the loss on 4 x 64 tokens of calibration; attentions and MLPs go in one look
-by the same loss. The divergences by which widths are measured come from 12 x 128 tokens to fit and 4 x 128 to judge.
+are kept one by one. Layers go greedily by the loss on 4 x 64 tokens of calibration. The divergences by which widths are
+measured come from 12 x 128 tokens to fit and 4 x 128 to judge.
 
 Budgets are a share of the decoder's parameters, or of the time of a token as a line through the measurements of
 on_device.json (llama.cpp, f16) puts it. Another model than the included one has a file of its own, hybrids-MODEL.json,
-and budgets of parameters only. Where no folder could say that a layer lacks a step, no plan leaves one out.
+and budgets of parameters only. (The stored rows of attentions and MLPs that were left out are of older code.)
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import HERE, ROOT, parser_of, read_json
 from on_device import PLANS
 from torch import Tensor
 
@@ -35,12 +35,11 @@ from comp_lib.calibration.text import KINDS
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.by_kind import kind_windows
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.families import family_of
 from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.layers import loss_increase, sequence_loss_increase
+from comp_lib.importance.layers import loss_increase
 from comp_lib.importance.widths import HELD, Sensitivity, sensitivity
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plan import Plan, PlanRequest
@@ -50,7 +49,7 @@ from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shallow_copy
 from comp_lib.system.atomic import write_atomically
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))  # where the course is
+sys.path.insert(0, str(ROOT / "notebooks"))
 from course.hybrid_granularity import named_plan, stored_sensitivity, water_filling_plan  # noqa: E402
 
 MULTIPLE, RATIOS = 32, (0.2, 0.3, 0.5)
@@ -62,7 +61,7 @@ SHORT = slice(0, 4), slice(0, 64)  # sequences and tokens that judge whole layer
 
 
 def file_of(model: str) -> Path:
-    return Path(__file__).with_name("hybrids.json" if model == EMBEDDED else f"hybrids-{model}.json")
+    return HERE / ("hybrids.json" if model == EMBEDDED else f"hybrids-{model}.json")
 
 
 def keep(found: dict[str, Any]) -> None:
@@ -122,8 +121,6 @@ def look(model: Model, name: str, ids: Tensor, windows: Tensor) -> dict[str, Any
         "kl": minds.harm.tolist(),
         "greedy": order,
         "harm": alone,
-        "attention_harm": sequence_loss_increase(model, short, which="attention").mean(1).tolist(),
-        "mlp_harm": sequence_loss_increase(model, short, which="mlp").mean(1).tolist(),
         "curves": [[float(f"{error:.4g}") / fitted for error in curve.tolist()] for curve in sums],
         "order": [curve.order.tolist() for curve in minds.curves],
         "rows": [],
@@ -168,7 +165,7 @@ def timed_plan(shape: Shape, name: str) -> Plan:
 def line(shape: Shape) -> SpeedLine:
     """Least squares through the stored measurements, of models with layers or neurons gone."""
     rows, times = [], []
-    for each in json.loads(Path(__file__).with_name("on_device.json").read_text("utf-8"))["speed"]["f16"]["models"]:
+    for each in read_json(HERE / "on_device.json")["speed"]["f16"]["models"]:
         plan = timed_plan(shape, each["name"])
         rows.append((1, len(plan.layers), sum(plan.neurons)))
         times.append(1000 / np.median(each["decode"]))
@@ -221,22 +218,6 @@ def by_parameters(shape: Shape, found: dict[str, Any], ratio: float, minds: Sens
     yield case("layers only", plan=only, refit=False)
     if shape.kv_groups[0] > 1:
         yield case("KV groups, uniform", plan=uniform_plan(request(kv_groups=shape.kv_groups[0] - 1)))
-    for which, count in (("attention", round(ratio * shape.layers)), ("mlp", None)):
-        each = shape.kv_groups[0] * shape.group_parameters + shape.hidden  # its norm goes along
-        each = each if which == "attention" else shape.layer(0) - each
-        count = round(ratio * shape.decoder / each) if count is None else count
-        gone = sorted(np.argsort(found[f"{which}_harm"])[:count].tolist())
-        if which == "mlp":
-            plan = as_plan(shape, (), shape.neurons[0], ratio)
-        else:
-            rest = (ratio * shape.decoder - count * each) / shape.layers / shape.neuron_parameters
-            plan = as_plan(shape, (), int(shape.neurons[0] - rest) // MULTIPLE * MULTIPLE, ratio)
-        widths = plan.kv_groups if which == "attention" else plan.neurons
-        left = tuple(0 if layer in gone else width for layer, width in enumerate(widths))
-        if which == "attention":
-            yield case("attentions, uniform", plan=replace(plan, kv_groups=left))
-        else:
-            yield case("MLPs only", plan=replace(plan, neurons=left))
     yield case("few layers, measured", plan=measured_plan(request(drop=found["greedy"][:few]), minds))
 
 
@@ -245,14 +226,12 @@ def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, window
     plan = named_plan(case.plan, found["order"], shape)
     settings = Settings(aim="dense" if case.refit else "self", ridge=RIDGE)
     done = prune(model, ids, settings, plan=plan)
-    steps = zip(plan.layers, plan.neurons, plan.kv_groups, strict=True)
     row = {
         "name": case.name,
         "budget": case.budget,
         "ratio": case.ratio,
         "removed": round(done.plan.removed, 4),
         "dropped": list(plan.dropped),
-        "left_out": [layer for layer, *widths in steps if 0 in widths],
         "neurons": list(plan.neurons),
         "kv_groups": max(plan.kv_groups),
         "losses": [round(loss, 4) for loss in perplexity(done.model, windows).losses],
@@ -262,8 +241,7 @@ def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, window
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=EMBEDDED)
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=1000, help="most rows to measure in this run")
     parser.add_argument("--minutes", type=float, default=10.0, help="after which no other row is begun")
     arguments, started = parser.parse_args(), time.monotonic()
@@ -273,11 +251,9 @@ def main() -> None:
     with torch.no_grad():
         if not file.exists():
             keep(look(model, arguments.model, ids, windows))
-        found = json.loads(file.read_text("utf-8"))
+        found = read_json(file)
         there = {(row["name"], row["budget"], row["ratio"]) for row in found["rows"]}
-        able = family_of(model).per_layer  # to leave out an attention or an MLP
-        wanted = [one for one in cases(Shape.of(model), found) if able or all(one.plan.neurons + one.plan.kv_groups)]
-        missing = [one for one in wanted if (one.name, one.budget, one.ratio) not in there]
+        missing = [one for one in cases(Shape.of(model), found) if (one.name, one.budget, one.ratio) not in there]
         for one in missing[: arguments.rows]:
             if time.monotonic() > started + 60 * arguments.minutes:
                 break

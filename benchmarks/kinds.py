@@ -15,25 +15,23 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from itertools import chain
 from math import nan
 from pathlib import Path
 
-from headline import keep, options
+from common import keep_row, options, settings_of, widths
 from matplotlib.ticker import PercentFormatter
-from readme import SECOND, by_method, usual_rows, widths
+from readme import SECOND, by_method, usual_rows
 from zero_shot import answers
 
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
+from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, panels, save_picture
 from comp_lib.prune import prune
-from comp_lib.search import searched_plan
-from comp_lib.settings import Settings, default_recovery
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "increases", "mean", "kl", "tasks")
@@ -46,12 +44,11 @@ def mixture(words: str) -> str:
 
 
 def main() -> None:
-    parser = options(__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--calibration", default="all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--windows", type=int, default=6, help="of 512 tokens, of each kind")
     parser.add_argument("--set", default="{}", help="more Settings as JSON")
-    parser.add_argument("--search", type=int, default=0, help="plans to try, with more or fewer whole layers")
     parser.add_argument("--tasks", action="store_true", help="score the four offline tasks too")
     parser.add_argument("--figure", type=Path, help="nothing is measured: draw what is kept")
     parser.add_argument("--ratios", type=Path, help="nothing is measured: draw both models by how much goes")
@@ -60,8 +57,7 @@ def main() -> None:
         return figure(arguments.figure)
     if arguments.ratios is not None:
         return figure_of_ratios(arguments.ratios)
-    changes = {"ratio": 0.2, "multiple": 32, "seed": arguments.seed, **json.loads(arguments.set)}
-    settings = Settings(**{"recovery": default_recovery(changes.get("method", "comp")), **changes})
+    settings = settings_of(arguments.set, seed=arguments.seed)
     dense, tokenizer = load_model(arguments.model)
     ids = calibration_tokens(
         mixture(arguments.calibration),
@@ -72,19 +68,13 @@ def main() -> None:
         seed=arguments.seed,
     )
     others = {} if arguments.text is None else {arguments.text.name: load_text(arguments.text)}
-    windows = kind_windows(tokenizer, sequences=arguments.windows, others=others)
+    windows = kind_windows(tokenizer, sequences=arguments.windows)
+    texts = {name: evaluation_tokens(tokenizer, text, sequences=arguments.windows) for name, text in others.items()}
     before = decoder_parameters(dense)
-    planned = None
-    if arguments.search:
-        planned, tried = searched_plan(dense, ids, settings, arguments.search)
-        for trial in tried:
-            print(
-                f"{len(trial.plan.dropped)} layers gone: {trial.divergence:.3f} nats from the dense model", flush=True
-            )
-        settings = replace(settings, layers=len(planned.plan.dropped))
-    small = prune(dense, ids, settings, plan=planned).model
+    small = prune(dense, ids, settings).model
     judged = judge(small, windows, dense)
-    increases = {kind: [one.increase, *one.intervals()["increase"]] for kind, one in judged.kinds.items()}
+    every = {**judged.kinds, **judge(small, texts, dense).kinds}
+    increases = {kind: [one.increase, *one.intervals()["increase"]] for kind, one in every.items()}
     for kind, (increase, low, high) in increases.items():
         print(f"{kind:16}{increase:.3f} nats more ({low:.3f} to {high:.3f})", flush=True)
     mean, (low, high) = judged.mean["increase"], judged.intervals()["increase"]
@@ -100,14 +90,12 @@ def main() -> None:
         "removed": 1 - decoder_parameters(small) / before,
         "increases": increases,
         "mean": mean,
-        "kl": {kind: one.kl for kind, one in judged.kinds.items()},
+        "kl": {kind: one.kl for kind, one in every.items()},
     }
-    if arguments.search:
-        row["search"] = arguments.search
     if arguments.tasks:
         row["tasks"] = answers(small, tokenizer)
         print(json.dumps(row["tasks"]))
-    keep(row, FILE, MEASURED)
+    keep_row(FILE, row, MEASURED)
 
 
 def named(method: str, kind: str) -> str:

@@ -10,28 +10,32 @@ models cut to the shape of each plan are timed. Nothing else should run meanwhil
 
 from __future__ import annotations
 
-import argparse
-import json
+import importlib.metadata
+import platform
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from common import HERE, evaluation_windows, parser_of, read_json, write_json
 from torch import Tensor, nn
 
-from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.evaluation.loss import perplexity
+from comp_lib.families import family_of
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.models.load import EMBEDDED, load_model
-from comp_lib.on_device.benchmark import Workload, benchmark, gain, prepare, to_json
-from comp_lib.on_device.latency import cut
-from comp_lib.plan import PlanRequest
+from comp_lib.models.load import load_model
+from comp_lib.on_device.gguf_export import export_gguf
+from comp_lib.on_device.speed import gain, measure
+from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.system.atomic import write_atomically
+from comp_lib.surgery import keep_layers, shallow_copy, shrink_mlp, update_config
 
-FILE = Path(__file__).parent / "on_device.json"
+FILE = HERE / "on_device.json"
+PACKAGES = ("torch", "transformers", "xllamacpp")  # whose versions matter
 MULTIPLE = 32  # what a block-quantised row is cut into
 SELF = "neurons 20%, self-written text"  # no data at all; not timed, since it has the shape of "neurons 20%"
 PLANS = {  # name -> (ratio of the decoder, whole layers dropped)
@@ -44,30 +48,23 @@ PLANS = {  # name -> (ratio of the decoder, whole layers dropped)
     "neurons 10%": (0.1, 0),
     "layers 10%": (0.1, 3),
 }
-SPEED = {"rounds": 9, "prompt": 64, "new_tokens": 32}
+SPEED = {"prompt": 64, "new_tokens": 32}
 
 
-def quality(found: dict) -> None:
+def quality(found: dict, model: nn.Module, tokenizer) -> None:
     """Prune by each plan that has no row yet."""
-    model, tokenizer = load_model(EMBEDDED)
-    windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=512, sequences=12)
+    windows = evaluation_windows(tokenizer)
     rows = found.setdefault("quality", {})
     if "losses" not in rows.get("dense", {}):
         rows["dense"] = {"removed": 0.0} | judged(model, windows)
     for name, (ratio, layers) in ({SELF: PLANS["neurons 20%"]} | PLANS).items():
         if "losses" in rows.get(name, {}):
             continue
-        ids = calibration_tokens(
-            "self" if name == SELF else "calibration",
-            tokenizer,
-            model=model,
-            sequences=16,
-            length=256,
-            evaluated="evaluation",
-        )
+        source, size = "self" if name == SELF else "calibration", {"sequences": 16, "length": 256}
+        ids = calibration_tokens(source, tokenizer, model=model, evaluated="evaluation", **size)
         small = prune(model, ids, Settings(ratio=ratio, layers=layers, multiple=MULTIPLE, ridge=0.1))
         rows[name] = {"removed": small.plan.removed} | judged(small.model, windows)
-        keep(found)
+        write_json(FILE, found)
         increase = rows[name]["loss"] - rows["dense"]["loss"]
         print(f"{name:24} {rows[name]['removed']:.1%} {increase:.3f} nats", flush=True)
 
@@ -78,52 +75,55 @@ def judged(model: nn.Module, windows: Tensor) -> dict:
     return {"loss": found.loss, "losses": [round(loss, 6) for loss in found.losses]}
 
 
-def speed(found: dict, kind: str, threads: int) -> None:
+def cut(model: nn.Module, plan: Plan) -> nn.Module:
+    """A model of the plan's *shape* only, its first neurons kept: for timing, where no value matters."""
+    smaller = shallow_copy(model)
+    keep_layers(smaller, plan.layers)
+    for layer, width in zip(family_of(smaller).layers(smaller), plan.neurons, strict=True):
+        shrink_mlp(layer, torch.arange(width))
+    update_config(smaller)
+    return smaller
+
+
+def speed(found: dict, model: nn.Module, tokenizer, kind: str) -> None:
     """Time all plans in turns; `kind` is a type for llama.cpp, or "transformers"."""
-    model, tokenizer = load_model(EMBEDDED)
-    shape = Shape.of(model)
-    plans = {"dense": None} | {
-        name: uniform_plan(PlanRequest(shape, ratio, drop=range(layers), multiple=MULTIPLE))
-        for name, (ratio, layers) in PLANS.items()
-    }
+    shape, models = Shape.of(model), {"dense": model}
+    for name, (ratio, layers) in PLANS.items():
+        models[name] = cut(model, uniform_plan(PlanRequest(shape, ratio, drop=range(layers), multiple=MULTIPLE)))
     with tempfile.TemporaryDirectory() as temporary:
-        for name, plan in plans.items():
-            small = model if plan is None else cut(model, plan)
-            small.save_pretrained(Path(temporary) / name)
-            tokenizer.save_pretrained(Path(temporary) / name)
-        del model, small
-        runtime = kind if kind == "transformers" else "llama.cpp"
-        work = Workload(SPEED["prompt"], SPEED["new_tokens"], threads)
-        folders = [str(Path(temporary) / name) for name in plans]
-        jobs = prepare(folders, runtime, kind, Path(temporary), work)
-        measured = benchmark([(name, job) for name, (_, job) in zip(plans, jobs, strict=True)], SPEED["rounds"])
-        found.setdefault("speed", {})[kind] = to_json(measured, jobs[0][1])
-    keep(found)
+        if kind != "transformers":
+            for name, small in models.items():
+                folder = Path(temporary, name)
+                small.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+                models[name] = export_gguf(folder, folder.with_suffix(".gguf"), kind)
+        measured = measure(models, rounds=9, **SPEED)
+    rows = [asdict(each) | {"limit": gain(measured[0], each).limit} for each in measured]
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    facts = {"threads": torch.get_num_threads(), "machine": platform.machine(), "versions": versions}
+    found.setdefault("speed", {})[kind] = facts | SPEED | {"models": rows}
+    write_json(FILE, found)
     for each in measured:
         ratios = gain(measured[0], each)
         middle, low, high = ratios.speedup
         print(
             f"{kind:12} {each.name:24} decode {middle:.3f} ({low:.3f} to {high:.3f}) limit {ratios.limit:.3f}: "
-            f"{middle / ratios.limit:.1%} of the limit, {ratios.share:.0%} of the gain; prefill "
-            f"{ratios.prefill[0]:.3f}"
+            f"{middle / ratios.limit:.1%} of the limit; prefill {ratios.prefill[0]:.3f}"
         )
 
 
-def keep(found: dict) -> None:
-    write_atomically(FILE, (json.dumps(found, indent=1) + "\n").encode())
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--quality", action="store_true")
     parser.add_argument("--speed", nargs="*", default=[])
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    found = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
+    torch.set_num_threads(arguments.threads)
+    found, (model, tokenizer) = read_json(FILE, {}), load_model(arguments.model)
     for kind in arguments.speed:
-        speed(found, kind, arguments.threads)
+        speed(found, model, tokenizer, kind)
     if arguments.quality:
-        quality(found)
+        quality(found, model, tokenizer)
 
 
 if __name__ == "__main__":

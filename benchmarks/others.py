@@ -38,7 +38,7 @@ TRACED = 8  # tokens with which torch-pruning follows the model once
 
 
 def main() -> None:
-    parser = headline.judge_options(__doc__.splitlines()[0])
+    parser = headline.judge_options(__doc__)
     parser.add_argument("package", choices=PACKAGES)
     parser.add_argument("--ratio", type=float, default=0.2, help="of the decoder's parameters to remove, at least")
     arguments = parser.parse_args()

@@ -14,26 +14,22 @@ large as the dense model's Q4_0; Gemma has none, since most of it is its vocabul
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import sys
 from math import prod
-from pathlib import Path
 
 import gguf
 import torch
+from common import HERE, evaluation_windows, parser_of, read_json, write_json
 from torch import Tensor, nn
 
-from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.evaluation.loss import perplexity
 from comp_lib.families import family_of
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.on_device.gguf_export import tensor_type
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
-from comp_lib.system.atomic import write_atomically
 
 TYPES = {0.0: ("q8_0", "q4_0", "q4_1"), 0.471: ("q8_0", "q4_0"), 0.2: ("q8_0", "q4_0")}  # by ratio
 LARGEST = 0.1  # by which a channel is scaled
@@ -83,20 +79,18 @@ def as_stored(model: nn.Module, kind: str) -> tuple[nn.Module, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=EMBEDDED)
-    name = parser.parse_args().model
-    file = Path(__file__).with_name("quantised.json" if name == EMBEDDED else f"quantised-{name}.json")
-    rows = json.loads(file.read_text("utf-8")) if file.exists() else []
+    name = parser_of(__doc__).parse_args().model
+    file = HERE / ("quantised.json" if name == EMBEDDED else f"quantised-{name}.json")
+    rows = read_json(file)
     shipped, tokenizer = load_model(name)
     model = off_the_grid(shipped)
-    windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=512, sequences=12)
+    windows = evaluation_windows(tokenizer)
     ids = calibration_tokens("calibration", tokenizer, sequences=16, length=256, evaluated="evaluation")
 
     def keep(ratio: float, kind: str, judged: nn.Module, size: int) -> None:
         losses = [round(loss, 6) for loss in perplexity(judged, windows).losses]
         rows.append({"ratio": ratio, "type": kind, "bytes": size, "losses": losses})
-        write_atomically(file, (json.dumps(rows, indent=1) + "\n").encode())
+        write_json(file, rows)
         print(f"{ratio:5.1%} {kind:5} {size / 1e6:6.1f} MB {sum(losses) / len(losses):.4f} nats", flush=True)
 
     if not rows:

@@ -10,34 +10,35 @@ benchmarks/zero_shot.json.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import headline
+import torch
+from common import keep_row, options, settings_of, texts
 from torch import nn
 
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare.one_run import decoder_parameters
-from comp_lib.evaluation.zero_shot import OFFLINE, zero_shot
+from comp_lib.evaluation.zero_shot import OFFLINE, results_of
 from comp_lib.models.load import load_model
 from comp_lib.prune import prune
-from comp_lib.settings import Settings, default_recovery
 
 FILE = Path(__file__).with_suffix(".json")
-MEASURED = ("removed", "accuracy", "stderr", "margin", "choice_loss")
+MEASURED = ("removed", "accuracy", "stderr", "choice_loss")
 
 
 def main() -> None:
-    parser = headline.options(__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--ratio", type=float, default=0.2, help="of the decoder's parameters to remove, at least")
     parser.add_argument(
         "--methods", default="comp,llm-pruner,flap,wanda-sp", help="separated by commas; none: the dense model only"
     )
     arguments = parser.parse_args()
     model, tokenizer = load_model(arguments.model)
-    source, _ = headline.texts(arguments.text)
+    source, _ = texts(arguments.text)
     ids = calibration_tokens(source, tokenizer, sequences=arguments.sequences, length=arguments.length)
     asked = {
         "model": arguments.model,
@@ -54,11 +55,11 @@ def main() -> None:
         words = ", ".join(f"{task} {accuracy:.4f}" for task, accuracy in found["accuracy"].items())
         print(f"{method:12}{removed:.1%} removed: {words}")
         row = {"method": method, "ratio": ratio, **asked, "removed": removed, **found}
-        headline.keep(row, FILE, MEASURED)
+        keep_row(FILE, row, MEASURED)
 
     score("dense", 0.0, model)
     for method in filter(None, arguments.methods.split(",")):
-        settings = Settings(arguments.ratio, method=method, recovery=default_recovery(method), multiple=32)
+        settings = settings_of(json.dumps({"method": method, "ratio": arguments.ratio}))
         score(method, arguments.ratio, prune(model, ids, settings).model)
     against = means.get("llm-pruner")
     for name, mean in means.items():
@@ -66,14 +67,21 @@ def main() -> None:
 
 
 def answers(model: nn.Module, tokenizer: Any) -> dict[str, dict[str, float | None]]:
-    """Accuracy in each offline task as a whole, and its standard error."""
-    scores = [each for each in zero_shot(model, tokenizer, OFFLINE) if each.task in OFFLINE]  # not their members
-    return {
-        "accuracy": {each.task: each.acc for each in scores},
-        "stderr": {each.task: each.acc_stderr for each in scores},
-        "margin": {each.task: each.margin for each in scores},
-        "choice_loss": {each.task: each.choice_loss for each in scores},
-    }
+    """Accuracy in each offline task as a whole, its standard error, and the cross-entropy over the choices, nats."""
+    results = results_of(model, tokenizer, OFFLINE, batch=16, limit=None)
+    found: dict[str, dict[str, float | None]] = {"accuracy": {}, "stderr": {}, "choice_loss": {}}
+    for task in OFFLINE:
+        values = results["results"][task]
+        found["accuracy"][task], found["stderr"][task] = values["acc,none"], values["acc_stderr,none"]
+        samples = [each for leaf in results["group_subtasks"].get(task, [task]) for each in results["samples"][leaf]]
+        found["choice_loss"][task] = fmean(map(choice_loss, samples))
+    return found
+
+
+def choice_loss(sample: dict[str, Any]) -> float:
+    """- log of the right answer's share of the probability of all answers, nats."""
+    values = torch.tensor([value for value, _ in sample["filtered_resps"]], dtype=torch.float64)
+    return -values.log_softmax(0)[sample["target"]].item()
 
 
 if __name__ == "__main__":

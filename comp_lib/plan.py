@@ -2,8 +2,8 @@
 
 A plan is a value: written before any weight is touched, read, edited, saved as JSON, and carried out by `prune`.
 `PlanRequest` says what a planner is asked for; COMP's planners are in `hybrid_granularity`, others in `baselines`. The
-ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that the hardware likes. Biases that a
-recovery adds are parameters too: `biased` plans pay for them.
+ratio is a lower bound on what is removed: widths are rounded *down* to a multiple that the hardware likes. Biases that
+a recovery adds are parameters too: `biased` plans pay for them.
 """
 
 from __future__ import annotations
@@ -195,13 +195,13 @@ def removed(
     shape: Shape, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], biased: bool = False
 ) -> float:
     """Part of the decoder's parameters that such a plan removes, less biases added."""
-    left = (shape.with_biases() if biased else shape).with_widths(tuple(neurons), tuple(groups))
+    left = (shape.with_biases() if biased else shape).with_widths(neurons, groups, layers)
     return (shape.decoder - left.decoder) / shape.decoder
 
 
 def excess_neurons(shape: Shape, groups: Sequence[int], left: int) -> int:
     """How many neurons have to go, so that with these KV groups in its layers the decoder has at most `left`."""
-    excess = shape.with_widths(shape.neurons, tuple(groups)).decoder - left
+    excess = shape.with_widths(shape.neurons, groups).decoder - left
     return max(0, -(-excess // shape.neuron_parameters))
 
 

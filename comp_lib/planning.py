@@ -70,7 +70,7 @@ def check_request(model: Model, settings: Settings) -> None:
     shape, request = Shape.of(model), settings.request(Shape.of(model))
     least = min(shape.kv_groups)
     fewer = settings.kv_groups is not None and settings.kv_groups < least
-    if not shape.group_parameters and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
+    if family_of(model).whole_attention and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
         got = (
             f"{settings.method} with {settings.kv_groups or 'fewer'}: leave --kv-groups out, and choose another method"
         )
@@ -103,8 +103,9 @@ def check_tokens(model: Model, ids: object) -> None:
         raise InputError(f"expected tokens from 0 to {vocabulary - 1}, got {got}: use the tokenizer of this model")
 
 
-def check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
-    """Raises InputError unless `plan` can be carried out on a decoder of this shape."""
+def check_plan(plan: Plan, model: Model, settings: Settings) -> None:
+    """Raises InputError unless `plan` can be carried out on `model`."""
+    shape = Shape.of(model)
     if settings.method in PLANNERS and (plan.kept_neurons is None or plan.kept_groups is None):
         wanted = f"a plan that names what stays, as those of the method {settings.method} do"
         raise InputError(f"expected {wanted}, got one of widths: leave the plan out, or choose another method")
@@ -118,7 +119,7 @@ def check_plan(plan: Plan, shape: Shape, settings: Settings) -> None:
             most = max(count, named[place][-1] + 1) if named else count
             if most > whole[layer]:
                 raise InputError(f"expected at most {whole[layer]} {what} in layer {layer}, got {most}: plan anew")
-            if what == "KV groups" and count < whole[layer] and not shape.group_parameters:
+            if what == "KV groups" and count < whole[layer] and family_of(model).whole_attention:
                 got = f"{count} in layer {layer}: plan anew"
                 raise InputError(f"expected all {whole[layer]} KV groups of a model whose groups cannot go, got {got}")
 
@@ -136,6 +137,6 @@ def check_call(model: object, ids: object, settings: object, plan: Plan | None =
     else:
         settings.check()
         plan.check()
-        check_plan(plan, Shape.of(model), settings)
+        check_plan(plan, model, settings)
         if settings.recovery == "bias":
             check_biases(model)

@@ -71,7 +71,7 @@ def prune(
     check_finite(model)
     ids, before = ids.long(), Shape.of(model)
     planned = planned or make_plan(model, ids, settings, name, progress)
-    check_plan(planned.plan, before, settings)
+    check_plan(planned.plan, model, settings)
     model = model if inplace else shallow_copy(model)
     pruner = LayerPruner(model, ids, settings, planned.plan, before)
     layers, finished = family_of(model).layers(model), list[PrunedLayer]()

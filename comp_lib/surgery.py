@@ -3,8 +3,7 @@
 Removing MLP neuron i takes its rows of the matrices that produce it (gate_proj and up_proj in Llama) and its column of
 down_proj; removing a KV group takes its rows of k_proj and v_proj, the rows of q_proj of its query heads, and their
 columns of o_proj. Which rows and columns those are, the family knows. What remains is an ordinary module of the same
-class: no mask, no wrapper, nothing extra at run time but the biases of a recovery that asks for them. A step that keeps
-nothing becomes a module that adds nothing (`families.silent`).
+class: no mask, no wrapper, nothing extra at run time but the biases of a recovery that asks for them.
 """
 
 from __future__ import annotations
@@ -53,16 +52,9 @@ def shrink(layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = Non
     """
     family = family_of_layer(layer)
     module, name = family.sublayer(layer, which)
-    if (
-        which == "attention"
-        and family.whole_attention
-        and len(kept) * block_size(layer, which) < dense_layer(layer, which).in_features
-    ):
-        raise InputError(whole_groups(type(layer).__name__))
-    if not len(kept):
-        family.silence(layer, which)
-        return
     inputs = spread(kept, block_size(layer, which))
+    if which == "attention" and family.whole_attention and len(inputs) < dense_layer(layer, which).in_features:
+        raise InputError(whole_groups(type(layer).__name__))
     for producer, rows in family.producers(layer, which).items():
         linear = getattr(module, producer)
         setattr(module, producer, _rows(linear, rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)))
@@ -84,8 +76,8 @@ def shrink_attention(layer: Layer, kept: Tensor, weight: Tensor | None = None) -
 def whole_groups(name: str) -> str:
     """Why the KV groups of that family stay."""
     return (
-        f"expected all KV groups of {name} to stay, whose norms of queries and keys span all heads, got fewer: leave "
-        "--kv-groups out, and choose a method that removes neurons only"
+        f"expected all KV groups of {name} to stay, whose attention is more than these or has norms that span all "
+        "heads, got fewer: leave --kv-groups out, and choose a method that removes neurons only"
     )
 
 
@@ -115,26 +107,33 @@ def add_biases(layer: Layer) -> None:
 
 
 def keep_layers(model: Model, layers: Sequence[int]) -> None:
-    """Drop all other decoder layers, and number those that stay anew."""
+    """Drop all other decoder layers, and number those that stay anew.
+
+    Lists in the config with an entry for each layer (`layer_types`, `no_rope_layers`, ...) lose those of dropped ones.
+    """
     family = family_of(model)
     stack = family.layers(model)
+    for name, entries in list(vars(model.config).items()):
+        if (
+            isinstance(entries, list)
+            and len(entries) == len(stack)
+            and not name.endswith(("_id", "_ids", "architectures"))
+        ):
+            setattr(model.config, name, [entries[index] for index in layers])
     family.set_layers(model, [stack[index] for index in layers])
     model.config.num_hidden_layers = len(layers)
-    for name in family.layer_lists:
-        entries = getattr(model.config, name, None)
-        if entries is not None:
-            setattr(model.config, name, [entries[index] for index in layers])
 
 
 def update_config(model: Model) -> None:
     """Make `model.config` describe the tensors, where one width can: widths that differ need `models.save`."""
     shape, family = Shape.of(model), family_of(model)
-    for name, which in family.bias_fields.items():  # a step that is gone has none, whatever the others have
+    for name, which in family.bias_fields.items():
         biased = any(dense_layer(layer, which).bias is not None for layer in family.layers(model))
         setattr(model.config, name, biased)
     if shape.uniform:
-        model.config.head_dim = shape.head_dim
         model.config.intermediate_size = shape.neurons[0]
+    if shape.uniform and family.grouped:
+        model.config.head_dim = shape.head_dim
         model.config.num_key_value_heads = shape.kv_groups[0]
         model.config.num_attention_heads = shape.kv_groups[0] * shape.group_heads
 

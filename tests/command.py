@@ -11,7 +11,15 @@ FEW = ("--sequences", "8", "--length", "24", "--multiple", "4", "--evaluate", "n
 
 
 def run(*arguments):
+    """Call a command in this process."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def ran(*arguments):
+    """The same, of a command that succeeds."""
+    done = run(*arguments)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done
 
 
 def content(folder):

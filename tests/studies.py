@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from comp_lib.importance.layer_study import LayerStudy
+from course.layer_importance import LayerStudy
 
 
 def study_of(layers=6, sequences=2, length=10):

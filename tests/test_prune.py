@@ -749,7 +749,9 @@ def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     assert all(layer.mask_variance is not None for layer in done.report.layers if layer.neurons < 64)
 
 
-@pytest.mark.parametrize(("name", "what"), [("kept_neurons", "at most 48 neurons"), ("kept_groups", "at most 2 KV groups")])
+@pytest.mark.parametrize(
+    ("name", "what"), [("kept_neurons", "at most 48 neurons"), ("kept_groups", "at most 2 KV groups")]
+)
 def test_a_plan_that_names_what_is_not_there_is_refused(tiny_llama, ids, name, what):
     plan = prune(tiny_llama(), ids, Settings(multiple=4)).plan
     *rest, last = getattr(plan, name)
@@ -783,7 +785,7 @@ def test_a_device_on_which_nothing_can_be_solved_is_refused(device, words, monke
     [{"ratio": "0.2"}, {"ridge": None}, {"layers": None}, {"recovery": None}, {"kv_groups": "2"}, {"method": 3}],
 )
 def test_settings_of_another_type_are_refused_by_name(changes):
-    with pytest.raises(InputError, match=f"expected {'a ' if 'method' in changes else ''}{next(iter(changes))}"):
+    with pytest.raises(InputError, match=f"expected {next(iter(changes))}"):
         Settings(**changes).check()
 
 

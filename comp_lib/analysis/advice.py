@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from ..families.post_norm import PostNorm
 from ..plots.checkup import whole_text
 from ..settings import SEQUENCES, Settings
 from ..shape import span
@@ -69,7 +68,7 @@ def _reasons(checkup: Checkup, costs: pd.DataFrame, row: dict[str, Any]) -> Iter
         f"{_named(row)} costs {_interval(row)}: even the upper end is within the {allowed:g} that are allowed, "
         "and of the larger ratios that were tried, and can be saved, none is surely within it."
     )
-    if not checkup.family.per_layer:
+    if not _own_widths(checkup):
         kind = checkup.model.config.model_type
         yield f"No folder can hold layers of different widths for {kind}: they are not advised."
     beyond = costs[(costs.ratio > row["ratio"])].sort_values("increase").to_dict("records")
@@ -96,7 +95,11 @@ def _none_of(plans: int) -> str:
 
 
 def _can_be_saved(way: str, checkup: Checkup) -> bool:
-    return checkup.family.per_layer or not Settings(**told_for(way, checkup.family)).uneven
+    return _own_widths(checkup) or not Settings(**told_for(way, checkup.family)).uneven
+
+
+def _own_widths(checkup: Checkup) -> bool:
+    return checkup.model.config.model_type in ("llama", "comp_llama")
 
 
 def command(checkup: Checkup, row: dict[str, Any]) -> str:
@@ -161,7 +164,7 @@ def _of_family(checkup: Checkup) -> Iterator[str]:
     family, name = checkup.family, checkup.model.config.model_type
     if family.whole_attention:
         yield f"KV groups of {name} can only stay or go together, since a norm spans all heads."
-    if isinstance(family, PostNorm):
+    if not checkup.streamed and family.gain(family.layers(checkup.model)[0], "mlp") is not None:
         yield f"Behind the dense layers of {name} stands a norm, which the reading of single neurons leaves out."
     if (window := family.window(checkup.model.config)) is not None:
         yield f"Some layers of {name} see {window} tokens back only; the windows here have {checkup.length}."

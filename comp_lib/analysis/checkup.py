@@ -241,7 +241,7 @@ class Checkup:
     @cached_property
     def _judged(self) -> ByKind:
         pair = self._needed()
-        return judge(pair.other, self.windows, pair.first, tuple(self.windows))
+        return judge(pair.other, self.windows, pair.first)
 
     @cached_property
     def changed_kinds(self) -> pd.DataFrame:

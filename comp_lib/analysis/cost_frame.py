@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..compare.one_run import NEW_TOKENS, PROMPT, ROUNDS, decoder_parameters
 from ..errors import InputError, suggestion
-from ..evaluation.by_kind import ByKind, judge, values_of
+from ..evaluation.by_kind import ByKind, judge
+from ..evaluation.confidence import UNKNOWN, Interval
 from ..evaluation.generation import measure_speed, prompt_ids, ratio
-from ..families import family_of
-from ..families.protocol import Family, Model
+from ..families import Family, family_of
+from ..families.protocol import Model
 from ..prune import check_family, check_request, prune
 from ..settings import METHODS, PRESETS, Settings, default_recovery
 from ..shape import Shape
@@ -34,7 +35,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "whole layers": {"method": "shortgpt", "recovery": "none"},
 }
 REFUSED = "refused"  # among the attrs of the frame
-Bounds = tuple[float, float]
 
 
 def told_for(way: str, family: Family) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], setti
         return str(error)
     small, plan = done.model, done.plan
     seconds = time.perf_counter() - started
-    judged = judge(small, windows, model, tuple(windows))
+    judged = judge(small, windows, model)
     prompt = torch.tensor([prompt_ids(PROMPT)])
     dense_speed, speed = measure_speed([model, small], prompt, NEW_TOKENS, ROUNDS)
     faster, low, high = ratio(speed.decode, dense_speed.decode)
@@ -119,7 +119,7 @@ def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], setti
 def rows_of(judged: ByKind) -> list[dict[str, Any]]:
     """Losses, their difference and its interval, KL and agreement, for each kind and for the mean of several."""
     sizes = {kind: (one.sequences, one.tokens) for kind, one in judged.kinds.items()}
-    rows = [_row(kind, values_of(one), one.intervals(), *sizes[kind]) for kind, one in judged.kinds.items()]
+    rows = [_row(kind, one.values(), one.intervals(), *sizes[kind]) for kind, one in judged.kinds.items()]
     if len(rows) > 1:
         whole = [sum(parts) for parts in zip(*sizes.values(), strict=True)]
         rows.append(_row(ALL, judged.mean, judged.intervals(), *whole))
@@ -127,10 +127,10 @@ def rows_of(judged: ByKind) -> list[dict[str, Any]]:
 
 
 def _row(
-    kind: str, values: Mapping[str, float], bounds: Mapping[str, Bounds], windows: int, tokens: int
+    kind: str, values: Mapping[str, float], bounds: Mapping[str, Interval | None], windows: int, tokens: int
 ) -> dict[str, Any]:
     row: dict[str, Any] = {name: values[name] for name in ("dense_loss", "loss", "increase", "kl")}
-    row |= dict(zip(("low", "high"), bounds["increase"], strict=True))
-    row |= dict(zip(("kl_low", "kl_high"), bounds["kl"], strict=True))
-    row |= dict(zip(("agreement_low", "agreement_high"), bounds["top1_agreement"], strict=True))
+    row |= dict(zip(("low", "high"), bounds["increase"] or UNKNOWN, strict=True))
+    row |= dict(zip(("kl_low", "kl_high"), bounds["kl"] or UNKNOWN, strict=True))
+    row |= dict(zip(("agreement_low", "agreement_high"), bounds["top1_agreement"] or UNKNOWN, strict=True))
     return row | {"agreement": values["top1_agreement"], "windows": windows, "tokens": tokens, "kind": kind}

@@ -19,7 +19,7 @@ from torch.nn.functional import cosine_similarity
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, to_device
 from ..errors import InputError
 from ..evaluation.by_kind import ByKind
-from ..evaluation.confidence import bootstrap_intervals
+from ..evaluation.confidence import confidence_intervals
 from ..evaluation.generation import continuation
 from ..families import dense_layer, family_of
 from ..families.protocol import Device, Layer, Model, Rope
@@ -117,7 +117,7 @@ def changed_layers(
             second, other_energy = walks[1].through(places[layer])
             states = (walks[0].hidden, walks[1].hidden)
             turns = 1.0 - cosine_similarity(states[0].float(), states[1].float(), dim=-1).mean(1).double()
-            [(low, high)] = bootstrap_intervals(turns[None].cpu().numpy()).tolist()
+            [(low, high)] = confidence_intervals(turns[None].cpu().numpy()).tolist()
             row |= {"other_layer": places[layer], "stream": float(turns.mean()), "low": low, "high": high}
             row |= {"weights": _weight_change(first, second)}
             row |= _died(energy, other_energy, fires, None if named is None else named[places[layer]])

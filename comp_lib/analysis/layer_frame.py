@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..evaluation.confidence import bootstrap_intervals
+from ..evaluation.confidence import confidence_intervals
 from ..families import family_of
 from ..families.protocol import STEPS, Device, Model
 from .columns import tidy
@@ -66,7 +66,7 @@ def _observations(sample: Sample, values: Tensor, asked: dict[str, Any]) -> Iter
     for kind, places in sample.places().items():
         of_kind = values[:, places].double()
         size = {"kind": kind, "windows": len(places), "tokens": len(places) * sample.ids.shape[1]}
-        bounds = bootstrap_intervals(of_kind.numpy()).tolist()
+        bounds = confidence_intervals(of_kind.numpy()).tolist()
         for layer, (mean, (low, high)) in enumerate(zip(of_kind.mean(1).tolist(), bounds, strict=True)):
             if not math.isnan(mean):
                 yield asked | size | {"layer": layer, "value": mean, "low": low, "high": high}

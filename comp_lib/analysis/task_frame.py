@@ -21,7 +21,7 @@ from .sample import Sample
 from .store import entry, fingerprint
 
 PHENOMENA = 20  # members of the task of grammar, of each of which items are asked
-WIDE = 1.96  # standard errors to either side, where only these are known
+WIDE = 1.96  # standard errors to either side
 
 
 def tasks(
@@ -51,9 +51,6 @@ def tasks(
 
 
 def _row(score: Score) -> dict[str, Any]:
-    if score.margins:
-        low, high = score.intervals()["acc"]
-    else:
-        wide = WIDE * (math.nan if score.acc_stderr is None else score.acc_stderr)
-        low, high = max(0.0, score.acc - wide), min(1.0, score.acc + wide)
+    wide = WIDE * (math.nan if score.acc_stderr is None else score.acc_stderr)
+    low, high = max(0.0, score.acc - wide), min(1.0, score.acc + wide)
     return {"task": score.task, "accuracy": score.acc, "low": low, "high": high, "items": score.items}

@@ -63,7 +63,7 @@ def _widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     left = parameters_left(replace(settings.request(shape), biased=False), settings.layers)
     pays = shape.with_biases() if settings.recovery == "bias" else shape
     layers, neurons, groups = unprotected(shape.layers), list(shape.neurons), list(shape.kv_groups)
-    prunable = sum(shape.layer(layer) - shape.layer_parameters for layer in layers)
+    prunable = sum(shape.layer(layer) - shape.layer_parameters[layer] for layer in layers)
     share = (pays.decoder - left) / prunable
     for layer in layers:
         whole = groups[layer]

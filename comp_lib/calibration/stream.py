@@ -27,7 +27,7 @@ from .text import check_ids
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
 LOGITS = 1 << 22  # numbers of an answer at once: tokens times vocabulary
 Step = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
-"""One of the two residual steps, the rotary embedding given: (layer, stream (B, L, d)) -> new stream, dense inputs."""
+"""One of the two residual steps, the `Rope` given: (layer, stream (B, L, d)) -> new stream, dense inputs."""
 
 
 def batches(count: int, length: int, tokens: int | None = None) -> Iterator[slice]:
@@ -47,7 +47,7 @@ def embed(model: Model, ids: Tensor) -> Tensor:
 
 
 def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
-    """Cosines and sines of the rotary embedding for positions 0 to `length` - 1: two of (1, L, head_dim)."""
+    """What the model hands its layers for texts of `length` tokens, on `device`: rotary embeddings, masks."""
     return family_of(model).rope(model, length, device, dtype)
 
 

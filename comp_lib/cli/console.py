@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
 from typer import Exit, echo
 
 from ..errors import InputError, check_package
@@ -34,17 +34,20 @@ def refusals() -> Iterator[None]:
 
 
 def refusing(function: Callable[..., None]) -> Callable[..., None]:
-    """A command with `refusals`, whose words are in UTF-8, and whose paths have no `~`."""
+    """A command with `refusals`, whose words are in UTF-8, and whose paths are places without `~`."""
 
     @functools.wraps(function)
     @refusals()
     def command(**values: Any) -> None:
-        from ..system.machine import expanded
+        from ..system.atomic import resolved
 
-        for value in values.values():
+        for name, value in values.items():
             if str(value).encode("utf-8", "replace").decode() != str(value):
                 raise InputError(f"expected words in UTF-8, got {str(value)[:100]!r}: write them another way")
-        function(**{name: expanded(value) if isinstance(value, Path) else value for name, value in values.items()})
+            if isinstance(value, Path):
+                resolved(value)  # refuses a home that is not there, and links that go in a circle
+                values[name] = value.expanduser()
+        function(**values)
 
     return command
 
@@ -84,7 +87,7 @@ class ProgressBars(Bars):
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]], **options: Any) -> Table:
     """A table with these columns and rows; `options` are those of rich."""
-    result = Table(*columns, **options)
+    result = Table(*(Column(name, overflow="fold") for name in columns), **options)
     for row in rows:
         result.add_row(*row)
     return result

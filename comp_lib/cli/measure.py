@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -55,7 +54,7 @@ def evaluate(
     windows = windows_of(text, tokenizer, length, sequences)
     dense = None if against is None else load_model(against, dtype, device)[0]
     with ProgressBars() as bars:
-        judged = judge(loaded, windows, dense, tuple(windows), progress=bars)
+        judged = judge(loaded, windows, dense, progress=bars)
     values: dict[str, Any] = {"model": model, "text": text, "length": length}
     values["mean"] = judged.mean | {"intervals": judged.intervals()}
     values["kinds"] = {
@@ -72,17 +71,20 @@ def evaluate(
 
 def kinds_table(rows: Mapping[str, Row]) -> Table:
     """A row for each text, a bold one for their mean, which is the last; see `evaluation.by_kind.ByKind.rows`."""
-    columns, sure = {"loss": "loss"}, "loss"
+    from ..evaluation.loss import perplexity_of
+
+    columns, sure = {"loss": "loss", "perplexity": "perplexity"}, "loss"
     if "increase" in next(iter(rows.values()))[0]:
         columns = {"dense_loss": "dense", "loss": "pruned", "increase": "increase"}
         columns, sure = columns | {"kl": "KL", "top1_agreement": "agreement"}, "increase"
     heads = [f"{head} (95% interval)" if name == sure else head for name, head in columns.items()]
-    result = Table("text", *heads, "perplexity", title="loss by kind of text, nats per token")
+    result = Table("text", *heads, title="loss by kind of text, nats per token")
     for place, (text, (values, intervals)) in enumerate(rows.items(), 1):
+        values = values | {"perplexity": perplexity_of(values["loss"])}
         cells = {name: f"{values[name]:.3f}" for name in columns}
         if (bounds := intervals[sure]) is not None:
             cells[sure] += " ({:.3f} to {:.3f})".format(*bounds)
-        result.add_row(text, *cells.values(), f"{math.exp(values['loss']):.2f}", style="bold" * (place == len(rows)))
+        result.add_row(text, *cells.values(), style="bold" * (place == len(rows)))
     return result
 
 

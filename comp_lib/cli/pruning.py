@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import __version__
 from ..calibration.text import EVERY_KIND, KINDS
 from ..calibration.tokens import calibration_tokens, check_source, needs_model
-from ..disk.from_disk import Saving, Written, check_out, prune_to
+from ..disk.from_disk import GRADIENTS, Saving, Written, check_out, prune_to
 from ..disk.model_on_disk import open_streamed
 from ..errors import InputError, suggestion
 from ..evaluation.by_kind import windows_of
@@ -34,7 +34,6 @@ from ..system.machine import free_memory, release_memory
 from .console import ProgressBars, check_length, goes_on, table
 
 EVALUATED = 12  # windows of text measured before and after
-GRADIENTS = ("llm-pruner", "llm-pruner-mixed")  # methods that need those of all weights at once
 
 
 def preset_settings(preset: str, layers: str | None = None, **told: Any) -> Settings:
@@ -48,9 +47,7 @@ def preset_settings(preset: str, layers: str | None = None, **told: Any) -> Sett
             told["layers"] = float(layers)
         except ValueError:
             told["layers"] = layers  # a word: `Settings.check` names what it takes
-    settings = Settings(**told)
-    settings.check()
-    return settings
+    return Settings(**told)
 
 
 def prune_folder(

@@ -34,14 +34,15 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write MODEL as a GGUF file, which llama.cpp and its kin run, or as a stock folder, which any runtime loads."""
-    from ..models.padded import export_padded
-    from ..on_device.gguf_export import export_gguf
-
     if (file is None) == (padded is None):
         raise InputError(f"expected --gguf or --padded, got {'neither' if file is None else 'both'}: name one of them")
     with ProgressBars() as bars:
         if file is not None:
+            from ..on_device.gguf_export import export_gguf
+
             export_gguf(model, file, kind, overwrite=overwrite, progress=bars)
         elif padded is not None:
+            from ..models.padded import export_padded
+
             export_padded(model, padded, overwrite=overwrite)
     out.print(f"written: {file or padded}", soft_wrap=True)

@@ -1,164 +1,125 @@
-"""Who measures the runs of a grid: processes of this machine, or the workers of a cluster of dask.distributed.
+"""Who measures the runs of a grid: processes of this machine, or the workers of a Dask cluster.
 
-Each run has a process of its own (`one_run`), tried again when that dies, at most ATTEMPTS times, and ended on demand.
-Here, threads wait for these processes: nothing listens, so nobody else can hand in work. On a cluster it is a worker
-that waits, so what crashes or eats all memory is not the worker; for its sake this module imports nothing heavy. A
-worker that dies, with its machine perhaps, costs the runs that it held, which others take over. When the scheduler
-dies, what has not come back is lost, and handed in again once there is a scheduler with workers at that address.
+Each run has a process of its own (`one_run`), here as on a cluster, where a worker waits for it: what crashes or eats
+all memory is neither the grid nor the worker. A run that dies says why, and the same command tries it again.
 
-How a scheduler is found, and who may reach it: `system.scheduler`.
+Whoever can reach a Dask scheduler can run code on its workers: see docs/clusters.md. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import asyncio
-import queue
-import uuid
+import json
+import os
+import signal
+import sys
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from functools import partial
-from os import environ
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from subprocess import PIPE, Popen
+from typing import Any
 
-from ..errors import InputError
-from ..system.processes import Message, ProcessError, Worker, module
-from ..system.scheduler import ATTEMPTS, CONNECT, GLANCE, LOST, PATIENCE, check_dask, connected
+from .. import __version__
+from ..errors import InputError, check_package
 
-if TYPE_CHECKING:
-    from distributed import Client, Future
+# not -m, which would import a `random.py` of the working folder before Python's own
+CODE = (
+    "import sys; sys.path = [place for place in sys.path if place]; from comp_lib.compare.one_run import main; main()"
+)
+COMMAND = (sys.executable, "-c", CODE)
+CONNECT = 10.0  # seconds to find a scheduler and a worker
+LOST = (CancelledError, OSError, asyncio.TimeoutError)  # what a client raises whose scheduler is not there, or gone
 
-MODULE = module("comp_lib.compare.one_run")  # what measures one run
-MOST_WORKERS = 256  # processes on one machine, each with two models in memory
-AGAIN = "rows that are done stay, and the same command goes on"
-
-Announce = Callable[[str], None]
-RunOutcome = Message | ProcessError | InputError  # what was measured, or why nothing was
-Outcomes = Generator[tuple[str, RunOutcome], None, None]  # (key, outcome) of each run as it is done, every key once
-Engine = Callable[[Mapping[str, Message]], Outcomes]  # measures runs: takes key -> `one_run.RunRequest` as JSON
-
-_running: dict[Worker, str] = {}  # process -> the grid that it belongs to
-_ended: set[str] = set()  # grids that want no more: threads that still start a process for one kill it
+Outcome = dict[str, Any] | str  # what was measured, or in one line why nothing was
+Outcomes = Generator[tuple[str, Outcome], None, None]  # key and outcome of each run as it is done
+Engine = Callable[[Mapping[str, dict[str, Any]]], Outcomes]  # measures runs: key -> `one_run.Run` as JSON
 
 
-def choose(workers: int | None = None, scheduler: str | None = None, announce: Announce = lambda link: None) -> Engine:
+def choose(workers: int | None = None, scheduler: str | None = None, announce: Callable[[str], None] = print) -> Engine:
     """The engine for `compare.run`: the Dask cluster at `scheduler`, or `workers` runs at a time on this machine.
 
-    With neither, one run at a time. announce: gets the address of the cluster's dashboard, where it has one.
+    With neither, one run at a time. announce: gets the address of the cluster's dashboard.
     Raises InputError for what cannot be had.
     """
     if workers is not None and scheduler is not None:
         raise InputError("expected workers here or a scheduler elsewhere, got both: leave one out")
-    if workers is not None and not 1 <= workers <= MOST_WORKERS:
-        raise InputError(f"expected 1 to {MOST_WORKERS} workers, got {workers}: each measures one run at a time")
+    if workers is not None and workers < 1:
+        raise InputError(f"expected at least 1 worker, got {workers}: each measures one run at a time")
     if scheduler is None:
         return partial(here, workers or 1)
-    check_dask()
+    check_package("distributed", "the library dask.distributed", "pip install 'comp-lib[distributed]'")
     return partial(remote, scheduler, announce)
 
 
-def here(workers: int, requests: Mapping[str, Message]) -> Outcomes:
+def here(workers: int, requests: Mapping[str, dict[str, Any]]) -> Outcomes:
     """`workers` runs at a time on this machine, which share its cores; with one of them, in order."""
     from ..system.machine import cores
 
-    shared = workers > 1 and "OMP_NUM_THREADS" not in environ
-    threads, grid = max(1, cores() // workers) if shared else None, uuid.uuid4().hex
+    shared = workers > 1 and "OMP_NUM_THREADS" not in os.environ
+    threads, running = max(1, cores() // workers) if shared else None, set[Popen[str]]()
     with ThreadPoolExecutor(workers) as pool:
-        keys = {pool.submit(_tried, request, threads, grid): key for key, request in requests.items()}
+        keys = {pool.submit(measured, request, threads, running): key for key, request in requests.items()}
         try:
             for future in as_completed(keys):
                 yield keys[future], future.result()
         finally:  # after Ctrl-C above all: the pool would wait for its threads, and they for their processes
-            _ended.add(grid)
             pool.shutdown(wait=False, cancel_futures=True)
-            for worker, owner in tuple(_running.items()):
-                if owner == grid:
-                    worker.kill()
+            for process in tuple(running):
+                process.kill()
 
 
 one_by_one: Engine = partial(here, 1)
 
 
-def _tried(request: Message, threads: int | None, grid: str) -> RunOutcome:
-    """What `measured` says, or how the last of ATTEMPTS processes died."""
-    for _ in range(ATTEMPTS):
-        try:
-            return measured(request, threads, grid)
-        except ProcessError as error:
-            outcome = error
-            if grid in _ended:
-                break
-    return outcome
+def measured(request: dict[str, Any], threads: int | None = None, running: set[Popen[str]] | None = None) -> Outcome:
+    """What a process of its own measured, or the last line that it wrote before it died.
 
-
-def measured(request: Message, threads: int | None = None, grid: str = "") -> RunOutcome:
-    """What the process measured that got this request, or its refusal, which no other attempt would mend.
-
-    threads: how many it computes with; None: as many as it likes. grid: once that is in `_ended`, it is killed.
-    Raises ProcessError when it dies, which another attempt may mend.
+    threads: that it computes with; None: as many as it likes. running: holds the process while it runs.
     """
-    with Worker(MODULE, threads) as worker:
-        _running[worker] = grid
-        try:
-            if grid in _ended:
-                worker.kill()
-            worker.send(request)
-            return worker.answer()
-        except InputError as refusal:
-            return refusal
-        finally:
-            del _running[worker]
+    running = set() if running is None else running
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    with Popen(COMMAND, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, encoding="utf-8") as process:
+        running.add(process)
+        out, errors = process.communicate(json.dumps(request))
+        running.remove(process)
+    if process.returncode == 0:
+        answer: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return answer
+    if process.returncode < 0:
+        return f"the process was killed by {signal.Signals(-process.returncode).name}"
+    return (errors.strip().splitlines() or [f"the process ended with code {process.returncode}"])[-1]
 
 
-def remote(address: str, announce: Announce, requests: Mapping[str, Message]) -> Outcomes:
+def remote(address: str, announce: Callable[[str], None], requests: Mapping[str, dict[str, Any]]) -> Outcomes:
     """On the cluster whose scheduler is at `address`, such as tcp://127.0.0.1:8786 or tls://host:8786."""
-    left, losses, patience = dict(requests), 0, CONNECT
-    while left:
-        with connected(address, patience, AGAIN) as client:
-            if patience == CONNECT:  # the first time
-                _check_workers(client, next(iter(left.values())))
-                if "dashboard" in client.scheduler_info()["services"]:
-                    announce(client.dashboard_link)
-                patience = PATIENCE
-            try:
-                for key, outcome in _collect(client, left):
-                    del left[key]
-                    losses = 0
-                    yield key, outcome
-            except LOST as error:
-                losses += 1
-                if losses == ATTEMPTS:
-                    got = f"{losses} losses without a cell done ({error}): look into its log; {AGAIN}"
-                    raise InputError(f"expected the Dask cluster at {address} to stay, got {got}") from error
+    from distributed import Client, as_completed
 
-
-def _check_workers(client: Client, request: Message) -> None:
-    """Raises InputError unless a worker on each machine has this library, the model and the texts of `request`."""
-    machines = {urlsplit(address).hostname: address for address in client.nthreads()}
-    asked = (measured, request | {"check": True})  # in a thread, so as not to hold up the worker's own talk
-    answers = client.run(asyncio.to_thread, *asked, workers=list(machines.values()), on_error="return")
-    for address, answer in answers.items():
-        if isinstance(answer, Exception):
-            raise InputError(f"expected each worker to have what the grid needs, got from {address}: {answer}")
-
-
-def _collect(client: Client, requests: Mapping[str, Message]) -> Outcomes:
-    """(key, outcome) of each request as it is done. Raises one of LOST when scheduler or workers are gone."""
-    done: queue.SimpleQueue[Future[RunOutcome]] = queue.SimpleQueue()
-    keys = {}
-    for place, (key, request) in enumerate(requests.items()):
-        options = {"key": f"cell-{key}", "retries": ATTEMPTS - 1, "priority": -place}
-        future = client.submit(measured, request, **options)
-        keys[future] = key
-        future.add_done_callback(done.put)
-    while keys:
+    if not requests:
+        return
+    try:
+        client = Client(address, timeout=CONNECT)
+    except (*LOST, ValueError, TypeError) as error:  # no address at all; tls:// without certificates
+        raise _gone(address, error) from error
+    with client:
         try:
-            future = done.get(timeout=GLANCE)
-        except queue.Empty:
-            if not client.nthreads():
-                raise ConnectionError("no worker is left") from None
-            continue
-        error = future.exception() if future.status == "error" else None
-        if error is not None and not isinstance(error, ProcessError):
-            error = ProcessError(f"{type(error).__name__}: {error}")
-        yield keys.pop(future), error or future.result()  # raises CancelledError when the scheduler is gone
+            client.wait_for_workers(1, timeout=CONNECT)
+            for worker, version in client.run(_version, on_error="return").items():
+                if version != __version__:
+                    got = f"{version} on {worker}: install it there"
+                    raise InputError(f"expected comp-lib {__version__} on all workers, got {got}")
+            announce(client.dashboard_link)
+            keys = {client.submit(measured, request, pure=False): key for key, request in requests.items()}
+            for future in as_completed(keys):
+                error = future.exception()
+                yield keys[future], future.result() if error is None else f"{type(error).__name__}: {error}"
+        except LOST as error:
+            raise _gone(address, error) from error
+
+
+def _gone(address: str, error: BaseException) -> InputError:
+    got = f"{type(error).__name__}: see docs/clusters.md; the same command goes on from the rows that are done"
+    return InputError(f"expected a Dask scheduler with workers at {address!r}, got {got}")
+
+
+def _version() -> str:
+    return __version__

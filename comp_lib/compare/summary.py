@@ -1,4 +1,4 @@
-"""What the rows of a comparison say: a table in Markdown, and figures.
+"""What the rows of a comparison say: a table in Markdown, and a picture.
 
 Rows are those of `compare.run`. A method is called by its name and its recovery. Of several seeds the mean is given,
 with the smallest and the largest: with three of them, that says more than a standard deviation.
@@ -6,30 +6,32 @@ with the smallest and the largest: with three of them, that says more than a sta
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ..plots.base import png
 from ..system.atomic import write_atomically
-from ..system.outputs import MARK, check_output, our_picture, starts_with
-from .figures import label, plot_increase, plot_latency, plot_memory, plot_sequences
+from ..system.outputs import check_output
+from .grid import ROWS
+from .picture import plot_increase
 
-TABLE, SIZES = "table.md", "sequences.png"
-PLOTS = {"increase.png": plot_increase, "latency.png": plot_latency, "memory.png": plot_memory}
-START = b"<!-- written by comp-lib compare -->\n"  # of a table that is ours
-MEASURES = {  # column: heading, what a number looks like
-    "increase": ("Increase of the loss over the dense model (nats per token)", "{:.3f}"),
-    "kl": ("KL divergence from the dense model (nats per token)", "{:.3f}"),
-    "top1_agreement": ("Same first choice as the dense model (share of tokens)", "{:.3f}"),
-    "decode_ratio": ("Time to decode one token (dense model = 1)", "{:.2f}"),
-    "peak_megabytes": ("Peak memory of pruning above imports (MiB)", "{:.0f}"),
-    "passes": ("Time of pruning (dense forward passes over the calibration text)", "{:.2f}"),
-    "removed": ("Really removed (share of the decoder's parameters)", "{:.4f}"),
+TABLE, PICTURE = "table.md", "increase.png"
+MEASURES = {  # column: heading, what a number looks like, which is best
+    "increase": ("Increase of the loss over the dense model (nats per token)", ".3f", "min"),
+    "kl": ("KL divergence from the dense model (nats per token)", ".3f", "min"),
+    "top1_agreement": ("Same first choice as the dense model (share of tokens)", ".3f", "max"),
+    "decode_ratio": ("Time to decode one token (dense model = 1)", ".2f", "min"),
+    "peak_megabytes": ("Peak memory of pruning above imports (MiB)", ".0f", "min"),
+    "seconds": ("Time of pruning (seconds)", ".1f", "min"),
+    "removed": ("Really removed (share of the decoder's parameters)", ".4f", None),
 }
-HIGHER = ("top1_agreement",)  # is better; of `removed`, neither
-UNJUDGED = ("removed",)
+
+
+def label(method: str, recovery: str) -> str:
+    """What a method is called in tables and figures."""
+    return method if recovery == "none" else f"{method} + {recovery}"
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:
@@ -50,8 +52,7 @@ def markdown(rows: pd.DataFrame) -> str:
             f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense model's loss is "
             f"{first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); best mean in bold."
         )
-        parts += by_kind(part)
-        parts += [f"## {heading}\n\n{comparison(part, measure)}" for measure, (heading, _) in MEASURES.items()]
+        parts += [f"## {heading}\n\n{comparison(part, measure)}" for measure, (heading, *_) in MEASURES.items()]
     lines = []
     for row in rows[rows.status == "failed"].itertuples():
         size = f"ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences"
@@ -63,63 +64,38 @@ def markdown(rows: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def by_kind(rows: pd.DataFrame) -> list[str]:
-    """For each ratio a Markdown table of the increase on each kind of text, mean over the seeds, the best in bold."""
-    judged, parts = rows[rows.kinds.notna()], []
-    for ratio, part in judged.groupby("ratio"):
-        found = pd.DataFrame([{name: value[0] for name, value in json.loads(each).items()} for each in part.kinds])
-        labelled = found.assign(label=part.label.to_numpy()).groupby("label", sort=False)
-        means, counts, seeds = labelled.mean(), labelled.size(), rows.seed.nunique()
-        best = means == means[counts == counts.max()].min()
-        best[counts < counts.max()] = False  # fewer seeds are no match
-        words = means.map("{:.3f}".format).where(~best, means.map("**{:.3f}**".format))
-        words.index = [f"{name} [{n} of {seeds} seeds]" if n < seeds else name for name, n in counts.items()]
-        words.index.name = "label"
-        heading = f"## Increase of the loss by kind of text, {ratio:.0%} removed (nats per token)"
-        parts.append(f"{heading}\n\n{_by_method(words)}")
-    return parts
-
-
 def comparison(rows: pd.DataFrame, measure: str) -> str:
     """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
-    form, seeds = MEASURES[measure][1].format, rows.seed.nunique()
-    cells = rows.groupby(["label", "ratio"], sort=False)[measure].agg(["mean", "min", "max", "count"]).reset_index()
-    most = cells["count"] == cells.groupby("ratio")["count"].transform("max")  # fewer seeds are no match
-    best = cells["mean"].where(most).groupby(cells.ratio).transform("max" if measure in HIGHER else "min")
-    cells["words"] = cells["mean"].map(form)
-    cells["words"] = cells.words.where(
-        (cells["mean"] != best) | ~most | (measure in UNJUDGED), "**" + cells.words + "**"
-    )
-    span = " (" + cells["min"].map(form) + " to " + cells["max"].map(form) + ")"
-    cells["words"] += span.where(cells["count"] > 1, "")
-    missing = cells["count"].map(f" [{{:.0f}} of {seeds} seeds]".format)
-    cells["words"] += missing.where(cells["count"] < seeds, "")
+    _, form, judge = MEASURES[measure]
+    seeds, cells = rows.seed.nunique(), rows.groupby(["label", "ratio"], sort=False)[measure]
+    cells = cells.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
+    most = cells.seeds == cells.groupby("ratio").seeds.transform("max")  # fewer seeds are no match
+    cells["best"] = cells["mean"].where(most).groupby(cells.ratio).transform(judge) if judge else None
+
+    def words(cell: Any) -> str:
+        text = f"**{cell.mean:{form}}**" if cell.mean == cell.best and cell.most else f"{cell.mean:{form}}"
+        text += f" ({cell.low:{form}} to {cell.high:{form}})" if cell.seeds > 1 else ""
+        return text + (f" [{cell.seeds} of {seeds} seeds]" if cell.seeds < seeds else "")
+
+    cells["words"] = [words(cell) for cell in cells.assign(most=most).itertuples()]
     table = cells.pivot(index="label", columns="ratio", values="words").loc[rows.label.unique()].fillna("-")
-    return _by_method(table.rename(columns="{:.0%}".format))
-
-
-def _by_method(words: pd.DataFrame) -> str:
-    """Cells of text as a Markdown table; the index names the methods."""
-    lines = [["method", *words], *words.reset_index().to_numpy().tolist()]
+    lines = [["method", *(f"{ratio:.0%}" for ratio in table)], *table.reset_index().to_numpy().tolist()]
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([head, "|---|" + "---:|" * words.shape[1], *body])
+    return "\n".join([head, "|---|" + "---:|" * table.shape[1], *body])
 
 
 def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
-    """Write table.md and the figures into `folder`; returns their paths. Without a finished row, only the table."""
-    folder, done = Path(folder), finished(rows)
-    files = {TABLE: START + markdown(rows).encode()}
+    """Write table.md and increase.png into `folder`; returns their paths. Without a finished row, only the table."""
+    folder, done = Path(folder).expanduser(), finished(rows)
+    files = {TABLE: markdown(rows).encode()}
     if len(done):
-        largest = done[done.sequences == done.sequences.max()]
-        files |= {name: png(plot(largest), MARK) for name, plot in PLOTS.items()}
-        if done.sequences.nunique() > 1:
-            files[SIZES] = png(plot_sequences(done), MARK)
+        files[PICTURE] = png(plot_increase(done[done.sequences == done.sequences.max()]))
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
 
 
 def check_summary(folder: Path, overwrite: bool) -> None:
-    """Raises InputError when one of these files is there already, is not ours, and may not be overwritten."""
-    for name in (TABLE, *PLOTS, SIZES) if folder.is_dir() else ():
-        check_output(folder / name, starts_with(START) if name == TABLE else our_picture, overwrite)
+    """Raises InputError when one of these files is there, not beside rows, and may not be overwritten."""
+    for name in (TABLE, PICTURE) if folder.is_dir() and not (folder / ROWS).exists() else ():
+        check_output(folder / name, overwrite)

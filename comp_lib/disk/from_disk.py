@@ -236,7 +236,7 @@ class _Run:
         if self.state["plan"] is None:
             name, progress = self.saving.name, self.progress
             planned = Planned(plan) if plan else make_plan(self.model, self.ids, self.settings, name, progress)
-            check_plan(planned.plan, self.model.shape, self.settings)
+            check_plan(planned.plan, self.model, self.settings)
             self.keep(plan=planned.plan.to_json(), importance=planned.layer_importance)
         importance = self.state["importance"]
         return Planned(Plan.from_json(self.state["plan"]), importance and tuple(importance))

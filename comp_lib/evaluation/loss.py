@@ -24,6 +24,7 @@ positions at a time and the whole (B, L, V) never exists.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,9 @@ from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
 from ..report import Progress, no_progress
-from .confidence import bootstrap_interval
+from .confidence import Interval, interval_or_none
 
+BATCH = 4  # sequences that pass at once
 HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a vocabulary of 49,152
 
 
@@ -64,15 +66,24 @@ class Evaluation:
         """Loss above the dense model's, nats per token."""
         return None if self.dense_loss is None else self.loss - self.dense_loss
 
-    def intervals(self, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """Bootstrap intervals over sequences, by the name of what they belong to; `increase` is paired."""
-        low, high = bootstrap_interval(self.losses, level, seed)
-        intervals = {"loss": (low, high), "perplexity": (perplexity_of(low), perplexity_of(high))}
-        if self.dense_losses:
-            differences = [ours - theirs for ours, theirs in zip(self.losses, self.dense_losses, strict=True)]
-            compared = {"increase": differences, "kl": self.kls, "top1_agreement": self.agreements}
-            intervals |= {name: bootstrap_interval(values, level, seed) for name, values in compared.items()}
-        return intervals
+    def values(self) -> dict[str, float]:
+        """`loss`, and where a dense model was compared with, `dense_loss`, `increase`, `kl` and `top1_agreement`."""
+        names = ("dense_loss", "loss", "increase", "kl", "top1_agreement")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def by_sequence(self) -> dict[str, Sequence[float]]:
+        """The same of each sequence."""
+        if not self.dense_losses:
+            return {"loss": self.losses}
+        increases = [ours - theirs for ours, theirs in zip(self.losses, self.dense_losses, strict=True)]
+        own = {"dense_loss": self.dense_losses, "loss": self.losses, "increase": increases}
+        return {**own, "kl": self.kls, "top1_agreement": self.agreements}
+
+    def intervals(self, seed: int = 0) -> dict[str, Interval | None]:
+        """95% intervals of `values` and of `perplexity`; `increase` is paired. None where `confidence` has none."""
+        intervals = {name: interval_or_none(column, seed) for name, column in self.by_sequence().items()}
+        bounds = intervals["loss"]
+        return intervals | {"perplexity": bounds and (perplexity_of(bounds[0]), perplexity_of(bounds[1]))}
 
 
 def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
@@ -93,14 +104,14 @@ def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: i
     return torch.cat([first.expand(len(windows), -1), windows], 1)
 
 
-def perplexity(
-    model: Model, ids: Tensor, batch: int = 4, progress: Progress = no_progress, what: str = "measuring"
-) -> Evaluation:
+def perplexity(model: Model, ids: Tensor, progress: Progress = no_progress, what: str = "measuring") -> Evaluation:
     """Loss and perplexity of `model` on `ids` (S, L); `what` names it to `progress`."""
-    return _evaluation([model], ids, batch, progress, what)
+    return _evaluation([model], ids, progress, what)
 
 
-def compare(model: Model, dense: Model, ids: Tensor, batch: int = 4, progress: Progress = no_progress) -> Evaluation:
+def compare(
+    model: Model, dense: Model, ids: Tensor, progress: Progress = no_progress, what: str = "measuring"
+) -> Evaluation:
     """`perplexity` of `model` and of `dense`, their KL divergence and top-1 agreement, in one pass over `ids` (S, L).
 
     Raises InputError when the two have different vocabularies.
@@ -109,18 +120,18 @@ def compare(model: Model, dense: Model, ids: Tensor, batch: int = 4, progress: P
     if ours != theirs:
         got = f"{ours} and {theirs} tokens; compare a model with its parent"
         raise InputError(f"expected two models with one vocabulary, got {got}")
-    return _evaluation([model, dense], ids, batch, progress, "measuring")
+    return _evaluation([model, dense], ids, progress, what)
 
 
 @torch.inference_mode()
-def _evaluation(models: list[Model], ids: Tensor, batch: int, progress: Progress, what: str) -> Evaluation:
+def _evaluation(models: list[Model], ids: Tensor, progress: Progress, what: str) -> Evaluation:
     """Of the first of `models`; a second one is the dense model that it is compared with."""
     if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
         got = f"{tuple(ids.shape)}; see evaluation_tokens"
         raise InputError(f"expected token ids of shape (sequences >= 1, length >= 2), got {got}")
     check_ids(ids, models[0].config.vocab_size)
     measured, done = [], 0
-    for rows in ids.split(batch):
+    for rows in ids.split(BATCH):
         measured.append(_of_sequences(models, rows))
         done += len(rows)
         progress(what, done, len(ids))
@@ -155,7 +166,7 @@ def _states(model: Model, rows: Tensor) -> Tensor:
     """What the head reads to predict all but the first token of each row, (B (L-1), d)."""
     rows = rows.to(next(model.parameters()).device)
     states: Tensor = model.base_model(input_ids=rows, use_cache=False).last_hidden_state
-    return family_of(model).before_head(model, states[:, :-1].flatten(0, 1))
+    return states[:, :-1].flatten(0, 1)
 
 
 def perplexity_of(loss: float) -> float:

@@ -1,66 +1,55 @@
-"""Model families: what the method asks of one (`protocol`), and a small file for each that is known."""
+"""Model families, by structure: one adapter for every decoder whose layers add attention, then a gated MLP."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..errors import InputError
-from .ernie import Ernie
-from .granite import Granite
-from .llama import Llama
-from .mistral import Mistral
-from .phi3 import Phi3
-from .post_norm import Gemma3, Olmo2
-from .protocol import Family, Layer, Model, Which
-from .qwen import Qwen2, Qwen3, SmolLM3
+from .decoder import Family as Family
+from .frame import outline
+from .gguf import ROWS
+from .protocol import Layer, Model, Which
+from .structure import parts
 
-FAMILIES: tuple[Family, ...] = (
-    Llama(),
-    Mistral(),
-    Qwen2(),
-    Qwen3(),
-    SmolLM3(),
-    Gemma3(),
-    Phi3(),
-    Granite(),
-    Olmo2(),
-    Ernie(),
-)
-MODEL_TYPES = tuple(name for family in FAMILIES for name in family.model_types)
-_BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
-_BY_LAYER = {family.layer_class: family for family in FAMILIES}
+OWN = "comp_"  # in front of the type of a model whose layers differ in width
 
 
 def family_of(model: Model) -> Family:
-    """The family of a model, or of anything else with a `config`. Raises InputError for one that is not known."""
-    return family_called(model.config.model_type)
+    """The family of a model. Raises InputError for one that is laid out otherwise, which its layers show later."""
+    return _family(model.config.model_type, tuple(outline(model).model.layers))
 
 
 def family_called(model_type: object) -> Family:
-    """The family with that `model_type` in its config. Raises InputError for one that is not known."""
+    """The family with that `model_type` in its config. Raises InputError for one that transformers does not know."""
     model_type = model_type.removeprefix("comp_") if isinstance(model_type, str) else model_type  # see own_widths
-    if not isinstance(model_type, str) or model_type not in _BY_TYPE:
-        wanted = f"RMSNorm, gated MLP, rotary attention: model_type {', '.join(MODEL_TYPES)}"
-        got = f"model_type {str(model_type)[:60]!r}; choose a model of one of these families"
-        raise InputError(f"expected a LLaMA-class model ({wanted}), got {got}")
-    return _BY_TYPE[model_type]
+    if not isinstance(model_type, str) or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        got = f"model_type {str(model_type)[:60]!r}: choose another model"
+        raise InputError(f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}")
+    return _family(model_type)
+
+
+def _family(model_type: str, layers: tuple[Layer, ...] = ()) -> Family:
+    stock = model_type.removeprefix(OWN)
+    return Family(model_type=stock, members=layers, **ROWS.get(stock, {}))
 
 
 def family_of_layer(layer: Layer) -> Family:
-    """The family of a decoder layer, by the name of its class. Raises InputError for one that is not known."""
-    for kind in type(layer).__mro__:
-        if kind.__name__ in _BY_LAYER:
-            return _BY_LAYER[kind.__name__]
-    raise InputError(f"expected a decoder layer of {', '.join(_BY_LAYER)}, got {type(layer).__name__}")
+    """What a decoder layer can be asked by."""
+    return Family(members=(layer,))
 
 
 def dense_layer(layer: Layer, which: Which) -> nn.Linear:
-    """What writes to the residual stream in a step of a decoder layer."""
-    module, name = family_of_layer(layer).sublayer(layer, which)
-    linear: nn.Linear = getattr(module, name)
-    return linear
+    """What writes to the residual stream in a step of a decoder layer. Raises InputError for another kind of layer."""
+    return parts(layer)[which].linear
+
+
+def check_layers(model: Model) -> None:
+    """Raises InputError, by the name of what does not fit, for a model whose layers the method does not know."""
+    for layer in family_of(model).layers(model):
+        parts(layer)
 
 
 def check_config(fields: dict[str, Any]) -> Family:
@@ -71,7 +60,4 @@ def check_config(fields: dict[str, Any]) -> Family:
         got = f"weights quantised with {str(method or 'some method')[:40]!r}"
         advice = "choose the unquantised model, prune it, and quantise the result"
         raise InputError(f"expected plain weights, got {got}; {advice}")
-    for field, other in family.becomes.items():
-        if field in fields:
-            family_called(other)
     return family

@@ -22,7 +22,7 @@ def uniform_plan(request: PlanRequest) -> Plan:
     Raises InputError when the ratio cannot be reached with these layers and KV groups.
 
     >>> from comp_lib.shape import Shape
-    >>> shape = Shape(64, 16, 2, (128,) * 4, (2,) * 4, 192, 6144, 128, 5000)
+    >>> shape = Shape(64, 16, 2, (128,) * 4, (2,) * 4, 192, 6144, (128,) * 4, 5000)
     >>> uniform_plan(PlanRequest(shape, 0.2, multiple=16)).neurons
     (80, 80, 80, 80)
     """
@@ -53,7 +53,7 @@ def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
     """Parameters of the decoder under the uniform plan with so many layers gone: the most that any method keeps."""
     count = layers_needed(request) if layers == "auto" else int(layers)
     plan = uniform_plan(replace(request, drop=range(count)))
-    return request.shape.with_widths(plan.neurons, plan.kv_groups).decoder
+    return request.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
 
 
 def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -> tuple[int, ...]:

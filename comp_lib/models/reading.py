@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import logging
 
 from ..errors import InputError, refusing
-from ..families import check_config
+from ..families import check_config, check_layers
 from ..system.untrusted import read_object
 from .own_widths import PREFIX, register
-from .skeleton import ATTENTION, skeleton
+from .skeleton import attention, skeleton
 
 PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
 AGAIN = "fetch or save it again"
@@ -34,12 +34,13 @@ def checked_config(fields: Mapping[str, Any], source: str) -> PreTrainedConfig:
     """
     check_config(dict(fields))
     kept = {name: value for name, value in fields.items() if name[:1] != "_" and "implementation" not in name}
-    kept |= {"name_or_path": source, "attn_implementation": ATTENTION}
+    kept |= {"name_or_path": source}
     with refusing("a config.json that can be built", source, AGAIN), quiet():
         if fields["model_type"].startswith(PREFIX):
             register(fields["model_type"].removeprefix(PREFIX))
         config: PreTrainedConfig = AutoConfig.for_model(**kept)
-        skeleton(config)
+        config._attn_implementation = attention(config)
+        check_layers(skeleton(config))
     return config
 
 

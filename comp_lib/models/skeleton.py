@@ -13,33 +13,34 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from ..errors import InputError
 from ..families.protocol import Model
 
-ATTENTION = "sdpa"  # torch's own: what computes attention, whatever a config says
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 IGNORED = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
+
+
+def attention(config: PreTrainedConfig) -> str:
+    """What computes attention, whatever a config says: torch, but where it cannot (Gemma 2 bends scores)."""
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
 
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Model:
     """The model that `config` (which is copied) describes, in evaluation mode, on the device meta: shapes only.
 
-    Its rotary embedding, and the scale of an embedding, have numbers all the same, since these are in no file.
-    dtype: None is that of the config. Raises InputError for a model with other numbers that are in no file.
+    What is in no file (a rotary embedding, the scale of an embedding) has numbers all the same.
+    dtype: None is that of the config.
 
     >>> from transformers import LlamaConfig
     >>> skeleton(LlamaConfig(num_hidden_layers=2)).num_parameters()
     666914816
     """
-    options = {"dtype": dtype or config.dtype, "attn_implementation": ATTENTION}
+    options = {"dtype": dtype or config.dtype, "attn_implementation": attention(config)}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **options)
     model.tie_weights()
-    rotary, embedding = model.model.rotary_emb, model.model.embed_tokens
-    model.model.rotary_emb = type(rotary)(config=rotary.config)
-    if (scale := getattr(embedding, "scalar_embed_scale", None)) is not None:  # Gemma's
-        embedding.embed_scale = torch.tensor(scale)
-    stored = model.state_dict()
-    if empty := [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in stored]:
-        got = f"{empty[0]} in {config.model_type}: choose a model of another family"
-        raise InputError(f"expected a model whose numbers are all in its files, got {got}")
+    for module in model.modules():
+        if module._non_persistent_buffers_set:
+            for name in module._non_persistent_buffers_set:
+                module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
+            model._init_weights(module)
     return model.eval()
 
 

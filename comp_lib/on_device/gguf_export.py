@@ -30,14 +30,16 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, suggestion
 from ..families import family_of
-from ..families.protocol import Family, Model
+from ..families.decoder import Family
+from ..families.gguf import ROWS
+from ..families.protocol import Model
 from ..models.gguf_files import GgufTensors
 from ..models.load import open_model, weights_of
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import check_room, same, staged
-from ..system.outputs import check_output, starts_with
+from ..system.outputs import check_output
 from ..system.tensor_files import TensorFiles
 from .gguf_tokenizer import tokenizer_metadata
 
@@ -124,18 +126,21 @@ def _check_target(file: str | Path, kind: str, overwrite: bool, model: str | Pat
         raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {suggestion(kind, TYPES)}")
     if same(file, model):
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
-    target = check_output(file, starts_with(b"GGUF"), what="a GGUF file")
-    if target.exists() and not overwrite:
-        raise InputError(f"expected a new file, got {file}, which is there: choose another name or say --overwrite")
-    return target
+    return check_output(file, overwrite)
 
 
 def _check_runs(config: Any, shape: Shape, family: Family) -> str:
     """llama.cpp's name of the architecture. Raises InputError for what it does not read from a file, or refuses."""
+    if family.gguf is None:
+        got = f"{config.model_type}, which is not exported: use the folder itself"
+        raise InputError(f"expected a model type that we know by llama.cpp's name, got {got}")
     architecture = family.gguf if shape.uniform else family.gguf_per_layer
+    if architecture is None and not shape.uniform:
+        got = f"{config.model_type} with others: use export --padded first, and export that folder"
+        raise InputError(f"expected one width for all layers, as llama.cpp has it but for Llama, got {got}")
     if architecture is None:
-        got = "others: use export --padded first, and export that folder"
-        raise InputError(f"expected one width for all layers, as llama.cpp's {family.gguf} has, got {got}")
+        types = ", ".join(name for name, row in ROWS.items() if "gguf" in row)
+        raise InputError(f"expected a model type that goes to GGUF ({types}), got {config.model_type}: use the folder")
     if (reason := family.gguf_refusal(config)) is not None:
         got = f"{config.model_type} with {reason}: use the folder itself"
         raise InputError(f"expected a model that llama.cpp runs, got {got}")

@@ -10,8 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullLocator
-from matplotlib.transforms import Bbox
 
 from ..system.atomic import write_atomically
-from ..system.outputs import MARK
 
 COLOURS = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, GREY = (COLOURS[place] for place in (0, 1, 2, 3, 7))
@@ -33,9 +29,6 @@ MARKERS = "osD^vPX*<>"
 DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}  # a reference to compare with
 ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}  # of a legend
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}  # data can be anywhere
-NEAR = 10  # points of print, as the next two: of names from their points, of which the first that is free is taken
-CLOSE = [(4, 5), (5, 0), (4, -5), (-4, 5), (-5, 0), (-4, -5), (1, 8), (1, -8), (8, 6), (-8, 6), (8, -6), (-8, -6)]
-PLACES = [(far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18))]
 LOSS = "increase of the loss over the\ndense model (nats per token)"
 DPI = 90
 Numbers = Sequence[float]
@@ -109,99 +102,16 @@ def note(axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, flo
     axes.annotate(text, point, offset, textcoords="offset points", **{"fontsize": 8} | looks)
 
 
-def name_points(
-    axes: Axes,
-    points: Mapping[str, tuple[float, float]],
-    fontsize: int = 8,
-    places: Sequence[tuple[float, float]] = PLACES,
-) -> None:
-    """Names beside points, each at the first of `places` where it covers no other name and no point.
-
-    A line leads from a name that is further away to its point.
-    """
-    figure: Any = axes.figure
-    looks: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": fontsize}
-    texts = [axes.annotate(name, point, (0, 0), **looks) for name, point in points.items()]
-    figure.draw_without_rendering()  # the layout is settled: now pixels are where they will be
-    sizes = [text.get_window_extent().size for text in texts]
-    for text in texts:
-        text.remove()
-    pixels = axes.transData.transform(list(points.values()))
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels]
-    line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
-    for (name, point), (x, y), (width, height) in zip(points.items(), pixels, sizes, strict=True):
-        for place in places:
-            right, up = (offset * figure.dpi / 72 for offset in place)
-            left = x + right - (width if right < 0 else 0)
-            far = max(map(abs, place)) > NEAR  # then the line needs room too
-            box = Bbox.from_bounds(left, y + up - height / 2, width, height).padded(3 if far else 0)
-            inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
-            if inside and not any(box.overlaps(other) for other in taken):
-                break
-        side = "right" if right < 0 else "left"
-        axes.annotate(name, point, place, ha=side, arrowprops=line if far else None, **looks)
-        taken.append(box)
-
-
-def arrow(axes: Axes, start: Any, end: Any, **looks: Any) -> None:
-    """An arrow of a drawing, from point to point (x, y) of the data; grey, unless `looks` say something else."""
-    style = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "color": GREY}
-    axes.annotate("", tuple(end), tuple(start), arrowprops=style | looks)
-
-
-def labelled_bars(axes: Axes, values: Mapping[str, float], form: str, marked: str) -> None:
-    """Horizontal bars, from below, each with its number in the form given; one is `marked` by its colour."""
-    axes.barh(list(values), list(values.values()), color=[GREEN if name == marked else BLUE for name in values])
-    for place, value in enumerate(values.values()):
-        note(axes, form.format(value), (value, place), (4, 0), va="center")
-    axes.grid(axis="y", visible=False)
-
-
-def png(figure: Figure, software: str | None = None) -> bytes:
-    """The figure as PNG, the same bytes every time; `software` says in it who drew it."""
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, the same bytes every time."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": software})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG that is known as ours, in the place of what is there: `outputs.check_output` first."""
-    write_atomically(path, png(figure, MARK))
-
-
-def overlapping_texts(figure: Figure) -> list[str]:
-    """What cannot be read in the figure: pairs of texts that lie on each other, and texts that its edge cuts off."""
-    figure.draw_without_rendering()
-    texts = [text for text in _texts(figure) if text.get_visible() and text.get_text().strip()]
-    boxes = [text.get_window_extent().padded(-1) for text in texts]  # pixels; letters touch no sooner
-    found = [
-        f"{one.get_text()!r} on {other.get_text()!r}"
-        for (one, box), (other, second) in combinations(zip(texts, boxes, strict=True), 2)
-        if box.overlaps(second)
-    ]
-    edge = figure.bbox.padded(2)
-    outside = [
-        text.get_text()
-        for text, box in zip(texts, boxes, strict=True)
-        if not (edge.contains(*box.min) and edge.contains(*box.max))
-    ]
-    return found + [f"{words!r} over the edge" for words in outside]
-
-
-def _texts(figure: Figure) -> list[Text]:
-    """All texts that are drawn; of the ticks only those within the axes' limits."""
-    drawn = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]  # titles are texts
-    for axes in figure.axes:
-        if not axes.get_visible():
-            continue
-        drawn += [*axes.texts, axes.title]
-        if legend := axes.get_legend():
-            drawn += legend.get_texts()
-        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
-            low, high = sorted(axis.get_view_interval())
-            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-            drawn += [axis.label, *(tick.label1 for tick in ticks)]
-    return drawn
+    """Write the figure as a PNG, in the place of what is there: `outputs.check_output` first."""
+    write_atomically(path, png(figure))
 
 
 def mime_bundle(figure: Picture) -> dict[str, str]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..evaluation.by_kind import Row
+from ..evaluation.confidence import UNKNOWN
 from ..plan import Plan
 from .base import (
     ABOVE,
@@ -24,7 +26,6 @@ from .base import (
 )
 
 DWARFED = 5  # times the median: a value beyond needs a logarithmic axis
-Row = tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]  # value of each measure; its interval
 
 
 def plot_kinds(rows: Mapping[str, Row]) -> Picture:
@@ -40,7 +41,7 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
     places = np.arange(len(rows))
     losses = np.array([values["loss"] for values, _ in rows.values()])
     middles = np.array([values[measure] for values, _ in rows.values()])
-    lows, highs = np.array([intervals[measure] for _, intervals in rows.values()]).T
+    lows, highs = np.array([intervals[measure] or UNKNOWN for _, intervals in rows.values()]).T
     whiskers = {"xerr": [middles - lows, highs - middles], "error_kw": {"elinewidth": 1.5}, "capsize": 3}
     label = f"{'pruned' if compared else 'model'}, with the 95% interval of its {measure}"
     if compared:
@@ -57,7 +58,7 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
     axes.set(xlim=(0, 1.12 * max(ends[np.isfinite(ends)], default=1.0)), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     axes.legend(ncols=2, **ABOVE)
-    words = [f"{name} {_words(values, *intervals[measure])}" for name, (values, intervals) in rows.items()]
+    words = [f"{name} {_words(values, *(intervals[measure] or UNKNOWN))}" for name, (values, intervals) in rows.items()]
     return figure.described("Bars of the loss on each text, in nats per token, with 95% intervals: ", words)
 
 
@@ -83,7 +84,7 @@ def plot_pruned(importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbe
         top.scatter(layers, importance, c=colours, zorder=2)
         top.set_ylabel("block influence,\nlog scale")
         log_y(top, most=6)
-    top.set_title(f"What COMP removed: {plan.removed:.1%} of the {plan.of}'s parameters")
+    top.set_title(f"What COMP removed: {plan.removed:.1%} of the decoder's parameters")
     middle.bar(layers, neurons, color="lightgrey", label="removed")
     middle.bar(plan.layers, plan.neurons, color=GREEN, label="kept")
     for layer, whole in enumerate(groups):

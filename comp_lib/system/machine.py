@@ -13,25 +13,16 @@ import psutil
 import torch
 
 from ..errors import InputError
+from .atomic import resolved
 
 C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
 
-def expanded(path: str | Path) -> Path:
-    """The path with a folder for its `~`. Raises InputError for the home of somebody who has none here."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(
-            f"expected a home that is there, got {path}: write ./ before the ~, or another name"
-        ) from error
-
-
 def cache_folder() -> Path:
     """Where converted models, statistics and written text are kept: COMP_LIB_CACHE, else the user's cache folder."""
     if named := os.environ.get("COMP_LIB_CACHE"):
-        return expanded(named)
+        return resolved(named)
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "comp-lib"
     if sys.platform == "darwin":

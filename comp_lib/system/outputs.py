@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from ..errors import InputError
-from .machine import expanded
+from .atomic import resolved
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> Path:
     """The path of a file to write, without links. Raises InputError unless it is new, or a file to `overwrite`."""
-    target = expanded(path).resolve()
+    target = resolved(path)
     if not os.access(target.parent, os.W_OK | os.X_OK) or not target.parent.is_dir():
         raise InputError(f"expected a file in a folder that can be written to, got {path}: make it, or choose another")
     if os.path.lexists(target) and not target.is_file():

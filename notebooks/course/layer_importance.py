@@ -7,11 +7,14 @@
     rounds  the same harm with 0, 1, 2 ... layers gone already, each time the least harmful one: greedy removal
 
 Lesson 01 defines all of it in its cells, in the plain way; harm is that of the check-up (`analysis.harm`), where
-prefixes are shared. What the statistics say is in `importance.layer_study`. Every pass is run once per model, tokens
+prefixes are shared. Every pass is run once per model, tokens
 and layers gone.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +24,36 @@ from comp_lib.analysis.harm import greedy_harm, layer_harm
 from comp_lib.analysis.sample import Sample
 from comp_lib.calibration.stream import through
 from comp_lib.errors import InputError
+from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families import family_of
 from comp_lib.families.protocol import Model
-from comp_lib.importance.layer_study import LayerStudy
 from comp_lib.shape import Shape
 
 from .cache import Tensors, cached
 from .dense_stream import walk_to
+
+
+@dataclass(frozen=True)
+class LayerStudy:
+    """All layer statistics of one model on one set of tokens (S, L), on the CPU; n layers, k greedy rounds."""
+
+    ids: Tensor  # (S, L)
+    influence: Tensor  # (n,) block influence
+    cosine: Tensor  # (n, S, L) between a token's state before and after the layer
+    norms: Tensor  # (n + 1, S, L) of the residual stream, before layer 0 and after each layer
+    harm: Tensor  # (n, S) nats per token, each layer left out of the whole model
+    rounds: Tensor  # (k, n) nats per token on all tokens, NaN for layers gone before that round
+    order: tuple[int, ...]  # the k layers that greedy removal drops, first one first
+
+    @property
+    def mean_harm(self) -> Tensor:
+        """Loss increase on all tokens, (n,), nats per token."""
+        return self.harm.mean(1)
+
+    @cached_property
+    def harm_interval(self) -> Tensor:
+        """95% interval of `mean_harm`, (n, 2), nats per token: a bootstrap over sequences; NaN for a single one."""
+        return torch.from_numpy(confidence_intervals(self.harm.numpy()))
 
 
 def layer_study(model: Model, ids: Tensor, greedy: int = 3) -> LayerStudy:
@@ -56,3 +82,13 @@ def stream_statistics(model: Model, ids: Tensor) -> Tensors:
         norms.append(hidden.float().norm(dim=-1))
     turned = torch.stack(cosine)
     return {"influence": 1.0 - turned.mean((1, 2)), "cosine": turned, "norms": torch.stack(norms)}
+
+
+def ranks(values: Tensor) -> Tensor:
+    """0 for the smallest of (n,), n - 1 for the largest."""
+    return torch.argsort(torch.argsort(values, stable=True), stable=True)
+
+
+def rank_gap(proxy: Tensor, harm: Tensor) -> Tensor:
+    """Places by which the proxy puts each layer too low (+) or too high (-): (n,) integers."""
+    return ranks(harm) - ranks(proxy)

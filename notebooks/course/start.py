@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import base64
 import html
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
-from IPython.display import display
+from huggingface_hub.utils import logging as hub_logging
+from IPython.display import Markdown, display
+from IPython.utils.capture import capture_output
+from transformers.utils import logging
 
-from comp_lib.analysis.page import quiet
-from comp_lib.analysis.page import show as show
-from comp_lib.analysis.page import table as table
 from comp_lib.errors import check_package
 from comp_lib.families.protocol import Model
 from comp_lib.models.load import DTYPES, EMBEDDED, check_memory, load_model
+from comp_lib.plots.base import Picture, mime_bundle
 from comp_lib.settings import multiple_of
 from comp_lib.shape import Shape
 
+from .figures import overlapping_texts
+
+STRICT = "COMP_LIB_STRICT_FIGURES"
 NEEDED = "ipywidgets"  # what the extra brings that a kernel can lack
+
+
+@contextmanager
+def quiet(progress: bool = False) -> Iterator[None]:
+    """Without bars of downloads and conversions, since a notebook keeps what it shows; `progress` lets them be seen."""
+    if not progress:
+        logging.disable_progress_bar()  # of transformers and of the Hub, until the kernel ends
+        hub_logging.set_verbosity_error()  # each retry without a network would be a warning
+    with capture_output(stdout=False, stderr=not progress, display=not progress):
+        yield
 
 
 def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False) -> tuple[Model, Any]:
@@ -39,6 +59,34 @@ def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress:
 def check_extras() -> None:
     """Raises InputError unless the packages of the extra `notebooks` are there."""
     check_package(NEEDED, f"{NEEDED}, of the notebooks", "pip install 'comp-lib[notebooks]'")
+
+
+def show(figure: Picture) -> None:
+    """Display a figure with its alt text. Raises ValueError for texts on each other where STRICT is set (our tests)."""
+    if os.environ.get(STRICT) and (unreadable := overlapping_texts(figure)):
+        raise ValueError(f"expected texts beside each other, got {'; '.join(unreadable)}: move them")
+    display(mime_bundle(figure), raw=True)
+
+
+def drawing(name: str) -> None:
+    """Display a drawing of the folder `drawings`, an SVG, with the words in its <desc> for those who cannot see it."""
+    page = (Path(__file__).parent / "drawings" / f"{name}.svg").read_bytes()
+    words = ElementTree.fromstring(page).findtext("{http://www.w3.org/2000/svg}desc", "")
+    source = f"data:image/svg+xml;base64,{base64.b64encode(page).decode('ascii')}"
+    display({"text/html": f'<img alt="{html.escape(words)}" src="{source}"/>', "text/plain": words}, raw=True)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
+    """Rows as a table, for the last line of a cell: words to the left, numbers to the right."""
+    rows = [list(row) for row in rows]
+    sides = ["---:" if all(_numeric(row[i]) for row in rows) else "---" for i in range(len(head))]
+    cells = [head, sides, *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
+    return Markdown("\n".join(f"| {' | '.join(row)} |" for row in cells))
+
+
+def _numeric(cell: object) -> bool:
+    """A number, or words that begin with one and do not go on in words: "12%", "+0.3 ± 0.1", not "3, 4" or "2 of 3"."""
+    return isinstance(cell, int | float) or bool(re.fullmatch(r"[+-]?\d\S*( ± \S+)?", str(cell)))
 
 
 def side_by_side(texts: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from checking import Wrong, accept, call, check_shape
 from torch import Tensor
 
-from comp_lib.evaluation.confidence import bootstrap_interval
+from comp_lib.evaluation.confidence import confidence_interval
 
 RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)
 Loss = Callable[[float], tuple[float, float]]
@@ -67,7 +67,7 @@ def check_told_apart(told_apart: Callable[[Tensor, Tensor, Callable], bool]) -> 
         (hard, hard + 0.60 * noise.flip(0), False, "the mean difference is zero"),
     ]
     for ours, theirs, want, sentence in cases:
-        got = call(told_apart, ours.clone(), theirs.clone(), bootstrap_interval)
+        got = call(told_apart, ours.clone(), theirs.clone(), confidence_interval)
         if not isinstance(got, bool):
             raise Wrong(f"expected True or False, got {type(got).__name__}: `bool(...)` makes one of a tensor")
         if got != want:

@@ -19,7 +19,7 @@ from torch import nn
 from comp_lib.calibration.text import KINDS
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.by_kind import kind_windows
-from comp_lib.evaluation.confidence import bootstrap_interval
+from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
@@ -208,7 +208,7 @@ def check_better_widths(better_widths: Callable[[dict[str, Any], int], list[int]
     if len(set(got)) == 1:
         raise Wrong("this is one width for all again: which layers can spare more than others?")
     gain = np.array(trial.losses(got)) - np.array(trial.theirs)
-    low, high = bootstrap_interval(gain)
+    low, high = confidence_interval(gain)
     told = f"{gain.mean():+.3f} nats per token ({low:+.3f} to {high:+.3f})"
     if low > 0:
         raise Wrong(f"the model loses more than with one width for all: {told}. Do wide layers have the larger `kl`?")

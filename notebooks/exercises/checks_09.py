@@ -47,7 +47,7 @@ def check_walk(walk: Callable[..., Tensor], real: bool = True) -> None:
     if not real:
         return
     from comp_lib.calibration.stream import embed, rotary, through
-    from comp_lib.scale.model_on_disk import open_streamed
+    from comp_lib.disk.model_on_disk import open_streamed
 
     model, tokenizer = open_streamed("smollm2-135m")
     ids = torch.tensor([tokenizer.encode("One layer is enough, if you know which text flows into it.")])
@@ -157,7 +157,7 @@ def check_finish(finish: Callable[..., None]) -> None:
         disk.left = kill
         calls.clear()
         try:
-            call(finish, layers, 7, prune_layer, disk)
+            call(finish, layers, 7, prune_layer, disk, returns=False)
         except Killed:
             return False
         return True

@@ -25,7 +25,7 @@ from nbconvert.filters.markdown import markdown2html
 from nbformat import NotebookNode
 
 from comp_lib.errors import InputError
-from comp_lib.system.outputs import HEAD, check_output
+from comp_lib.system.outputs import check_output
 
 FOLDER = Path(__file__).resolve().parents[1]
 CORE = ("01_layer_importance", "02_matrix_condition", "03_hybrid_granularity", "04_mask_tuning")
@@ -33,7 +33,6 @@ DETAILS = re.compile(r"<details>\s*<summary>(.*?)</summary>(.*?)</details>", re.
 MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$]+?)(?<!\s)\$", re.DOTALL)
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z*`$(])")
 SIZE = 100  # units of a formula to an em
-MARK = '<meta name="generator" content="comp-lib, slides"/>'  # whose page it is: another's is not overwritten
 
 # --- formulas ---------------------------------------------------------------------------------------------------------
 
@@ -362,7 +361,6 @@ def page(lessons: dict[str, list[Slide]]) -> str:
     buttons = '<button id="back" aria-label="back">&larr;</button> <button id="on" aria-label="on">&rarr;</button>'
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        f"{MARK}"
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         f"<title>COMP: slides</title><style>{STYLE}</style></head><body>{first}{''.join(sections)}"
@@ -371,15 +369,10 @@ def page(lessons: dict[str, list[Slide]]) -> str:
     )
 
 
-def ours(page: Path) -> bool:
-    """Whether it was made here."""
-    return MARK.encode() in page.read_bytes()[:HEAD]
-
-
 def write(folder: Path, names: tuple[str, ...] = CORE, notebooks: Path = FOLDER) -> Path:
-    """The page in `folder`, from the notebooks of those names. Raises InputError where another page is in its place."""
+    """The page in `folder`, from the notebooks of those names. Raises InputError where none can be written."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = check_output(folder / "index.html", ours, way="name another folder")
+    path = check_output(folder / "index.html", overwrite=True)
     lessons = {}
     for name in names:
         notebook = nbformat.read(notebooks / f"{name}.ipynb", as_version=4)

@@ -159,9 +159,9 @@ def page(title: str, under: str, filled: tuple[str, ...] | None) -> Figure:
 
 
 def write(path: Path) -> Path:
-    """Both pages as a PDF. Raises InputError where another file is in its place."""
+    """Both pages as a PDF. Raises InputError where none can be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    check_output(path, lambda file: f"/Title ({TITLE})".encode() in file.read_bytes(), way="name another file")
+    check_output(path, overwrite=True)
     sheets = (
         (
             "Three neurons, by hand",

@@ -15,7 +15,7 @@ from comp_lib.analysis.harm import step_harm
 from comp_lib.analysis.store import fingerprint
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
-from comp_lib.evaluation.confidence import bootstrap_interval, bootstrap_intervals
+from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.importance.layers import block_influence, loss_increase
 from comp_lib.importance.neurons import RIDGE
@@ -237,7 +237,7 @@ def test_groups_have_shares_that_add_up_and_one_of_each_layer_stays(model, sampl
 def test_costs_equal_the_library(model, sample, windows):
     frame = costs(model, sample, windows, (0.2,), ("magnitude",), multiple=8)
     small = prune(model, sample.ids, Settings(ratio=0.2, method="magnitude", recovery="none", multiple=8)).model
-    judged = judge(small, windows, model, tuple(windows))
+    judged = judge(small, windows, model)
     for kind, (values, bounds) in judged.rows().items():
         [row] = frame.loc[(slice(None), slice(None), kind if kind in windows else "all"), :].itertuples()
         assert row.increase == pytest.approx(values["increase"], abs=1e-6)
@@ -254,11 +254,11 @@ def test_shares_of_latency_add_up(model):
 
 def test_intervals_are_those_of_the_bootstrap():
     values = torch.tensor([[1.0, 2.0, 4.0, 8.0], [3.0, 3.0, 3.0, 3.0], [1.0, math.nan, 2.0, 3.0]])
-    found = bootstrap_intervals(values.numpy())
-    assert found[0] == pytest.approx(bootstrap_interval(values[0].tolist()))
+    found = confidence_intervals(values.numpy())
+    assert found[0] == pytest.approx(confidence_interval(values[0].tolist()))
     assert found[1] == pytest.approx((3.0, 3.0))
     assert all(map(math.isnan, found[2]))
-    assert all(map(math.isnan, bootstrap_intervals(values[:, :1].numpy())[0]))
+    assert all(map(math.isnan, confidence_intervals(values[:, :1].numpy())[0]))
 
 
 def test_a_model_on_disk_gives_the_same_frames(parent, sample, cache, monkeypatch, tmp_path):

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from rows import rows_of
 
-from comp_lib.compare.figures import pareto_front, plot_increase, plot_latency, plot_memory, plot_sequences
 from comp_lib.compare.summary import finished, markdown, write_summary
+from course.figures.grids import pareto_front, plot_increase, plot_latency, plot_memory, plot_sequences
 
 COMP = "comp + least-squares"
 

@@ -11,11 +11,10 @@ from comp_lib.analysis import harm as harms
 from comp_lib.analysis.harm import layer_harm, step_harm
 from comp_lib.analysis.sample import Sample
 from comp_lib.errors import InputError
-from comp_lib.evaluation.confidence import bootstrap_interval, bootstrap_intervals
-from comp_lib.importance.layer_study import rank_gap, ranks
+from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from comp_lib.importance.layers import layers_to_drop, loss_increase
 from course import layer_importance as studies
-from course.layer_importance import layer_study, stream_statistics
+from course.layer_importance import layer_study, rank_gap, ranks, stream_statistics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -115,10 +114,10 @@ def test_a_study_is_computed_once(model, monkeypatch):
 def test_the_interval_over_sequences(model):
     study = layer_study(model, tokens(), greedy=1)
     torch.testing.assert_close(study.mean_harm, study.harm.mean(1))
-    want = torch.tensor([bootstrap_interval(row.tolist()) for row in study.harm], dtype=torch.float64)
+    want = torch.tensor([confidence_interval(row.tolist()) for row in study.harm], dtype=torch.float64)
     torch.testing.assert_close(study.harm_interval, want)
     assert layer_study(model, tokens(1), greedy=1).harm_interval.isnan().all()
-    assert bootstrap_intervals(torch.ones(3, 4).numpy()) == pytest.approx(torch.ones(3, 2).numpy())
+    assert confidence_intervals(torch.ones(3, 4).numpy()) == pytest.approx(torch.ones(3, 2).numpy())
 
 
 def test_halves_of_a_layer(model):

@@ -16,7 +16,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from comp_lib.errors import InputError
-from comp_lib.plots.base import overlapping_texts
+from course.figures import overlapping_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"

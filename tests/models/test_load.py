@@ -25,7 +25,7 @@ from variants import build
 
 from comp_lib.errors import InputError
 from comp_lib.models import load
-from comp_lib.models.load import EMBEDDED, check_memory, count_parameters, load_model, open_model
+from comp_lib.models.load import EMBEDDED, check_memory, count_parameters, load_model
 from comp_lib.models.skeleton import skeleton
 from comp_lib.system.machine import available_device, cache_folder
 
@@ -328,7 +328,9 @@ def test_numbers_that_are_in_no_file_are_refused():
     kind = type(model.model.norm)
     original = kind.__init__
     try:
-        kind.__init__ = lambda self, *args, **options: (original(self, *args, **options), setattr(self, "odd", Odd()))[0]
+        kind.__init__ = lambda self, *args, **options: (original(self, *args, **options), setattr(self, "odd", Odd()))[
+            0
+        ]
         with pytest.raises(InputError, match=r"all in its files, got model\.\S*odd\.table"):
             skeleton(config)
     finally:

@@ -5,58 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.patches import FancyBboxPatch
 
-from comp_lib.plots.base import (
-    ABOVE,
-    BLUE,
-    DASHED,
-    GREEN,
-    GREY,
-    LOSS,
-    ORANGE,
-    Numbers,
-    Picture,
-    figure_with_axes,
-    panels,
-)
-
-STEPS = {  # of one layer: what each does, and what it leaves behind
-    "1 watch": "the text passes;\n$C = X^\\top X$ is kept",
-    "2 choose": "in rounds, the least\n$s_i = \\|v_i\\|^2 / P_{ii}$ go",
-    "3 re-tune": "those that stay get\nweights $V$ by least squares",
-    "4 cut": "gate, up and down\nlose rows and columns",
-    "5 pass on": "the text goes through\nthe smaller layer",
-}
-
-
-def plot_loop() -> Picture:
-    """The five steps of one layer in a row, the plan before them, and the way of the calibration text below them."""
-    figure, axes = figure_with_axes((10.0, 3.7), xlim=(-0.66, 5.06), ylim=(-0.25, 3.0))
-    axes.axis("off")
-    axes.text(2.2, 2.86, "plan, once: one width for all layers, from the ratio", ha="center", va="center", fontsize=11)
-    axes.annotate("", (2.2, 2.4), (2.2, 2.72), arrowprops={"arrowstyle": "->", "color": "black"})
-    frame = {"boxstyle": "round,pad=0.02", "facecolor": "none", "edgecolor": GREY, "linestyle": "--"}
-    axes.add_patch(FancyBboxPatch((-0.58, 0.72), 5.56, 1.66, **frame))
-    axes.text(4.9, 2.2, "for each layer, from the first to the last", ha="right", va="center", fontsize=9)
-    for place, (name, words) in enumerate(STEPS.items()):
-        colour = ORANGE if name.endswith(("watch", "pass on")) else BLUE
-        looks = {"boxstyle": "round,pad=0.02", "facecolor": colour, "alpha": 0.25}
-        axes.add_patch(FancyBboxPatch((1.1 * place - 0.47, 0.95), 0.94, 1.0, **looks))
-        axes.text(1.1 * place, 1.74, name, ha="center", va="center", weight="bold", fontsize=10)
-        axes.text(1.1 * place, 1.28, words, ha="center", va="center", fontsize=8)
-        if place:
-            arrow = {"arrowstyle": "->", "color": "black"}
-            axes.annotate("", (1.1 * place - 0.47, 1.45), (1.1 * place - 0.63, 1.45), arrowprops=arrow)
-    axes.annotate("", (0.0, 0.93), (0.0, 0.3), arrowprops={"arrowstyle": "->", "color": ORANGE, "linewidth": 2})
-    axes.annotate("", (4.4, 0.3), (4.4, 0.93), arrowprops={"arrowstyle": "->", "color": ORANGE, "linewidth": 2})
-    axes.text(0.12, 0.06, "$h$: what the smaller layers\nbefore this one make of the text", ha="center", va="center")
-    axes.text(4.4, 0.06, "the new $h$,\nfor the next layer", ha="center", va="center")
-    return figure.described(
-        "Drawing. Once: the plan sets one width for all layers from the ratio. Then, for each layer from the first to "
-        "the last, five boxes in a row: watch, choose, re-tune, cut, pass on. The calibration text enters at watch, as "
-        "the smaller layers before left it, and leaves at pass on, through the layer that was just made smaller."
-    )
+from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, Numbers, Picture, panels
 
 
 def plot_parts(increases: Mapping[str, Numbers], differences: Mapping[str, Numbers], reference: str) -> Picture:

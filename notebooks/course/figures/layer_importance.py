@@ -8,29 +8,27 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.patches import Arc, Rectangle
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 from torch import Tensor
 
 from comp_lib.errors import InputError, suggestion
-from comp_lib.evaluation.confidence import bootstrap_intervals
-from comp_lib.importance.layer_study import LayerStudy, ranks
+from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.plots.base import (
     ABOVE,
     BLUE,
-    CLOSE,
     GREEN,
     GREY,
     ORANGE,
     RED,
     Picture,
-    arrow,
     figure_with_axes,
     layer_axis,
-    name_points,
     note,
     panels,
 )
+from course.layer_importance import LayerStudy, ranks
+
+from . import CLOSE, name_points
 
 GREEDY = "greedy, last round"
 METRICS = {
@@ -50,44 +48,6 @@ def values_of(study: LayerStudy, metric: str) -> Tensor:
     if not len(study.rounds):
         raise InputError("expected at least 1 greedy round, got 0: call layer_study with greedy=1 or more")
     return study.rounds[-1]
-
-
-def plot_skipping() -> Picture:
-    """A drawing: a skipped layer lets the stream pass; a layer turns a state by an angle, a longer one by less."""
-    figure, (left, right) = panels(1, 2, (10.0, 3.6), title=["leaving out a layer", "how far a layer turns a state"])
-    for axes in (left, right):
-        axes.axis("off")
-    left.set(xlim=(0, 10), ylim=(0, 4))
-    arrow(left, (0, 3), (10, 3), color="black", linewidth=3)
-    for place, name in enumerate(("layer 3", "layer 4", "layer 5")):
-        x, skipped = 0.6 + 3.2 * place, place == 1
-        colour, dashes = (GREY, "--") if skipped else (BLUE, "-")
-        left.add_patch(Rectangle((x, 0.8), 2.3, 1.0, fill=False, edgecolor=colour, linestyle=dashes, linewidth=1.5))
-        left.text(x + 1.15, 1.3, name, ha="center", va="center", color=colour)
-        left.text(x + 1.15, 0.35, "skipped: adds nothing" if skipped else "reads, then adds", ha="center", fontsize=8)
-        if not skipped:
-            arrow(left, (x + 0.4, 3), (x + 0.4, 1.8))
-            arrow(left, (x + 1.9, 1.8), (x + 1.9, 2.95), color=BLUE, linewidth=2.5)
-    left.text(5, 3.3, "the stream", ha="center")
-    right.set(xlim=(-0.6, 11.2), ylim=(-0.9, 5.3), aspect="equal")
-    added = np.array([0.9, 1.8])
-    for base, length, state, after in ((2.8, 4.0, "h", "h'"), (0.0, 8.0, "2h: a stream twice as long", "")):
-        start, tip = np.array([0.0, base]), np.array([length, base])
-        end = tip + added
-        arrow(right, start, tip, color="black", linewidth=2)
-        arrow(right, tip, end, color=BLUE, linewidth=2)
-        arrow(right, start, end, color=RED, linewidth=1.5)
-        angle = np.degrees(np.arctan2(added[1], length + added[0]))
-        right.add_patch(Arc((0.0, base), 4.0, 4.0, theta1=0, theta2=angle, color=RED))
-        right.text(2.3, base + 0.22, f"{angle:.0f}°", color=RED, fontsize=9)
-        right.text(length / 2, base - 0.6, state, ha="center", fontsize=9)
-        right.text(*(end - added / 2 + np.array([0.3, -0.3])), "what it adds", color=BLUE, fontsize=9)
-        right.text(*(end + np.array([-0.5, 0.15])), after, color=RED, fontsize=9)
-    return figure.described(
-        "Two drawings. Left: the residual stream passes three layers; two of them read it and add to it, the one in "
-        "the middle is skipped and adds nothing. Right: a layer turns a state h by an angle when it adds a vector to "
-        "it; the same vector, added to a state twice as long, turns it by a smaller angle."
-    )
 
 
 def plot_layer_importance(study: LayerStudy, count: int) -> Picture:
@@ -130,7 +90,7 @@ def plot_sublayers(study: LayerStudy, halves: Tensor) -> Picture:
     layers, words = len(study.influence), []
     parts = {"layer": study.harm, "attention only": halves[:, 0], "MLP only": halves[:, 1]}
     for place, ((name, harm), colour) in enumerate(zip(parts.items(), (GREY, ORANGE, GREEN), strict=True)):
-        mean, spread = harm.mean(1).numpy(), bootstrap_intervals(harm.numpy()).T
+        mean, spread = harm.mean(1).numpy(), confidence_intervals(harm.numpy()).T
         error = np.abs(spread - mean)
         at = np.arange(layers) + 0.27 * (place - 1)
         axes.bar(at, mean, 0.27, yerr=error, color=colour, label=name, error_kw={"elinewidth": 0.8})

@@ -3,78 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
-from comp_lib.plots.base import (
-    BESIDE,
-    COLOURS,
-    DASHED,
-    GREY,
-    ORANGE,
-    Picture,
-    figure_with_axes,
-    layer_axis,
-    log_y,
-    panels,
-)
+from comp_lib.plots.base import BESIDE, COLOURS, DASHED, GREY, Picture, figure_with_axes, layer_axis, log_y
+
+from . import Interval, spans
 
 Arrays = Mapping[str, ArrayLike]
-Interval = tuple[float, float, float]  # a mean, and the bounds of its interval
 MARKERS = "oXDs^v"
 LOW = 1e-6  # a variance of zero has to stand somewhere on a logarithmic axis
 LAMBDA = "strength of the pull, λ"
-RECOVERIES = {  # name -> (what is free, towards what it is fitted, the solve)
-    "mask": ("{kept:,} factors, one a neuron", "the layer's own output", "(G + D) m = G 1 + D 1"),
-    "refit": ("{weights:,} weights", "the layer's own output", "(C + D) V = C W + D W"),
-    "dense target": ("{weights:,} weights", "the dense model's stream,\nminus what flows past", "(C + D) V = B + D W"),
-}
-
-
-def plot_recoveries(neurons: int, kept: int, outputs: int) -> Picture:
-    """What is free and what is aimed at, a panel for each recovery: mask, refit, refit towards the dense stream."""
-    figure, axes = panels(1, len(RECOVERIES), (10.5, 4.6), xlim=(-0.3, 10), ylim=(-4.6, 7.4))
-    words = []
-    for axis, (name, (free, target, solve)) in zip(axes, RECOVERIES.items(), strict=True):
-        axis.axis("off")
-        axis.set_title(name)
-        _layer(axis, name)
-        free = free.format(kept=kept, weights=kept * outputs)
-        for height, label, text in ((-1.3, "free", free), (-2.6, "aims at", target), (-4.1, "solve", solve)):
-            axis.text(2.3, height, f"{label}:", ha="right", va="center", fontsize=9, weight="bold")
-            axis.text(2.6, height, text, ha="left", va="center", fontsize=9)
-        words.append(f"{name}: free are {free}, it aims at {' '.join(target.split())}, it solves {solve}")
-    what = f"Three drawings of one MLP whose {neurons:,} neurons write {outputs:,} outputs; {kept:,} neurons stay"
-    return figure.described(f"{what}. What is free to move is orange. ", words)
-
-
-def _layer(axis: Axes, name: str) -> None:
-    """Five neurons, two of which go, and three outputs; orange is what this recovery may change."""
-    stay, ends, free = (5.8, 4.3, 1.3), (5.0, 3.3, 1.6), name != "mask"
-    for height in (2.8, -0.1):
-        axis.plot(2.0, height, "x", color=GREY, ms=9, mew=2)
-        axis.text(1.4, height, "goes", ha="right", va="center", fontsize=8, color="dimgrey")
-    for height in stay:
-        axis.text(1.4, height, "stays", ha="right", va="center", fontsize=8)
-        for end in ends:
-            axis.plot([2.2, 7.0], [height, end], color=ORANGE if free else GREY, lw=1.6 if free else 0.9, zorder=1)
-        axis.plot(2.0, height, "o", color=COLOURS[0], ms=11, zorder=3)
-        if not free:
-            axis.plot(3.1, height + (3.3 - height) * 0.19, "D", color=ORANGE, ms=9, zorder=3)
-    for end in ends:
-        axis.plot(7.0, end, "s", color="black", ms=7, zorder=3)
-    axis.text(2.0, 6.8, "neurons", ha="center", fontsize=8)
-    axis.text(7.0, 6.1, "outputs", ha="center", fontsize=8)
-    if name == "dense target":
-        box: Any = FancyBboxPatch((8.3, 1.2), 1.3, 4.2, boxstyle="round,pad=0.1", fc="none", ec=COLOURS[2], lw=2)
-        axis.add_patch(box)
-        axis.text(8.95, 3.3, "dense stream", rotation=90, ha="center", va="center", fontsize=8)
-        axis.annotate("", (8.1, 3.3), (7.25, 3.3), arrowprops={"arrowstyle": "<->", "color": COLOURS[2], "lw": 2})
 
 
 def plot_variances(variances: Arrays, bound: float, title: str) -> Picture:
@@ -138,10 +79,10 @@ def plot_losses(outcomes: Mapping[str, Mapping[str, Interval]], marks: Mapping[s
     words = []
     for place, ((case, table), colour, marker) in enumerate(zip(outcomes.items(), COLOURS, MARKERS, strict=False)):
         shift = 0.36 * (0.5 * (len(outcomes) - 1) - place) / max(1, len(outcomes) - 1)
-        mean, low, high = np.array([table[way] for way in table]).T
+        mean, apart = spans(list(table.values()))
         heights = [ways.index(way) + shift for way in table]
         style = {"color": colour, "marker": marker, "ls": "", "capsize": 3, "ms": 6}
-        axis.errorbar(mean, heights, xerr=[mean - low, high - mean], label=case, **style)
+        axis.errorbar(mean, heights, xerr=apart, label=case, **style)
         numbers = ", ".join(f"{way} {one:.2f} ({least:.2f} to {most:.2f})" for way, (one, least, most) in table.items())
         words.append(f"{case}: {numbers}")
     for (mark, value), line in zip(marks.items(), ("--", ":", "-."), strict=False):
@@ -169,9 +110,9 @@ def plot_token_curve(
     figure, axis = figure_with_axes((8.5, 4.4), title=title, xscale="log", xlabel="calibration tokens of the fit")
     words = []
     for (name, rows), colour, marker in zip(unseen.items(), COLOURS, MARKERS, strict=False):
-        mean, low, high = 100 * np.array(rows).T
+        mean, apart = (100 * part for part in spans(rows))
         bars = {"color": colour, "marker": marker, "capsize": 3}
-        axis.errorbar(tokens, mean, yerr=[mean - low, high - mean], label=name, **bars)
+        axis.errorbar(tokens, mean, yerr=apart, label=name, **bars)
         axis.plot(tokens, seen := 100 * np.asarray(own[name], dtype=float), "--", color=colour, alpha=0.6)
         worst = f"at worst {mean.max():.1f}% with {tokens[mean.argmax()]:,}"
         others = f"on unseen tokens {mean[0]:.1f}% with the fewest, {worst}, {mean[-1]:.1f}% with the most"

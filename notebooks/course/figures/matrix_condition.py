@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from comp_lib.plots.base import BLUE, GREY, RED, Picture, figure_with_axes, note, panels, plain_ticks
+from comp_lib.plots.base import BLUE, RED, Picture, figure_with_axes, note, panels, plain_ticks
 
 Values = NDArray[np.floating]
 Arrays = Mapping[str, ArrayLike]
@@ -126,42 +125,3 @@ def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays) -> Pi
     sides = "Energy removes what is on the left, condition what is on top, the cost what lies above a slanted line."
     what = f"Scatter plots of energy against condition, the same {len(energy):,} neurons in each"
     return figure.described(f"{what}; {count:,} are removed by {', by '.join(removed)}. {sides}")
-
-
-def plot_cuts() -> Picture:
-    """A drawing, not to scale: what one neuron takes with it in the MLP, and one KV group in the attention.
-
-    The matrices stand as they are applied, y = x W: columns are outputs, rows are inputs.
-    """
-    titles = ["MLP: one neuron goes", "attention: one KV group goes"]
-    figure, (left, right) = panels(1, 2, (10.0, 3.9), title=titles, xlim=(-0.6, 13.6), ylim=(-1.9, 8.6), aspect="equal")
-    drawn: dict[Axes, list[tuple[str, float, float, int, str, int, int]]] = {
-        left: [("gate", 0, 5.6, 8, "c", 5, 1), ("up", 0, 1.2, 8, "c", 5, 1), ("down", 10, 0, 8, "r", 5, 1)],
-        right: [
-            ("q", 0, 6.2, 6, "c", 3, 3),
-            ("k", 0, 3.4, 2, "c", 1, 1),
-            ("v", 3.6, 3.4, 2, "c", 1, 1),
-            ("o", 10, 0.8, 6, "r", 3, 3),
-        ],
-    }
-    for axis, matrices in drawn.items():
-        for name, x, y, cells, way, first, count in matrices:
-            size = (cells, 2.0) if way == "c" else (2.0, cells)
-            cut = (x + first, y, count, 2.0) if way == "c" else (x, y + cells - first - count, 2.0, count)
-            axis.add_patch(Rectangle((x, y), *size, facecolor="white", edgecolor="black"))
-            axis.add_patch(Rectangle(cut[:2], *cut[2:], facecolor=REMOVED, alpha=0.8))
-            axis.text(x + 0.25, y + size[1] + 0.12, f"{name}_proj", fontsize=9)
-        axis.annotate("", (9.8, 4.0), (8.4, 4.0), arrowprops={"arrowstyle": "-|>", "color": "black"})
-        axis.text(9.1, 4.5, "x", ha="center", fontsize=10, style="italic")
-        axis.annotate("", (13.4, 4.0), (12.1, 4.0), arrowprops={"arrowstyle": "-|>", "color": GREY})
-        axis.text(13.2, 4.5, "to the\nstream", ha="center", fontsize=8)
-        axis.set_axis_off()
-    left.text(6.0, -1.6, "a column of gate and of up, a row of down", ha="center", color=REMOVED)
-    right.text(
-        6.0, -1.6, "a head of k and of v, the query heads that read them, their rows of o", ha="center", color=REMOVED
-    )
-    return figure.described(
-        "Two drawings of matrices with what goes in red. In the MLP, left, a neuron is a column of gate_proj, a column "
-        "of up_proj and a row of down_proj, which writes to the stream. In the attention, right, a KV group is one "
-        "head of k_proj and of v_proj, the 3 heads of q_proj that read them, and their rows of o_proj."
-    )

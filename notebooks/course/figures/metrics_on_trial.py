@@ -3,62 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
-from matplotlib.patches import FancyBboxPatch
 from numpy.typing import ArrayLike
 
-from comp_lib.plots.base import (
-    BLUE,
-    DASHED,
-    GREEN,
-    GREY,
-    RED,
-    Numbers,
-    Picture,
-    figure_with_axes,
-    panels,
-    plain_ticks,
-    style,
-)
+from comp_lib.plots.base import BLUE, DASHED, GREEN, RED, Numbers, Picture, panels, plain_ticks, style
 
-Spread = tuple[float, float, float]  # mean, and the bounds of its interval
-Spreads = Mapping[str, Spread]
+from . import Interval, spans
 
-
-def plot_judges() -> Picture:
-    """A drawing: from calibration text to a choice of neurons, and the three judges of that choice, near to far."""
-    figure, axis = figure_with_axes((10.0, 3.1), xlim=(0, 10), ylim=(0, 3.1))
-    boxes = (  # x, y, width, words, colour
-        (0.05, 2.0, 1.5, "calibration\ntext", GREY),
-        (2.0, 2.0, 1.8, "C and W\nof one layer", BLUE),
-        (4.25, 2.0, 1.9, "a metric:\nscore of each\nneuron", BLUE),
-        (6.6, 2.0, 1.4, "the lowest\ngo", RED),
-        (8.45, 2.0, 1.5, "the rest is\nre-tuned", GREEN),
-        (0.05, 0.15, 1.5, "unseen\ntext", GREY),
-        (2.0, 0.15, 2.3, "judge 1: error of\nthe layer when\none neuron goes", GREEN),
-        (4.75, 0.15, 2.3, "judge 2: error of\nthe layer when\na fifth goes", GREEN),
-        (7.5, 0.15, 2.4, "judge 3: loss of\nthe model when\nthree layers shrink", GREEN),
-    )
-    for x, y, width, words, colour in boxes:
-        looks = {"boxstyle": "round,pad=0.03", "facecolor": "white", "edgecolor": colour, "linewidth": 2}
-        axis.add_patch(FancyBboxPatch((x, y), width, 0.9, **looks))
-        axis.text(x + width / 2, y + 0.45, words, ha="center", va="center", fontsize=9)
-    arrow = {"arrowstyle": "-|>", "color": "black"}
-    for one, other in pairwise(boxes[:5]):
-        axis.annotate("", (other[0] - 0.05, 2.45), (one[0] + one[2] + 0.04, 2.45), arrowprops=arrow)
-    middles = [x + width / 2 for x, _, width, _, _ in boxes[6:]]
-    axis.plot([9.2, 9.2, middles[0]], [1.95, 1.55, 1.55], color="black", linewidth=1)
-    for middle in middles:
-        axis.annotate("", (middle, 1.1), (middle, 1.57), arrowprops=arrow)
-    axis.annotate("", (1.95, 0.6), (1.6, 0.6), arrowprops=arrow)
-    axis.set_axis_off()
-    return figure.described(
-        "A drawing of the trial. Above: from the calibration text come the matrices C and W of a layer, from these a "
-        "score of each neuron, the lowest go, the rest is re-tuned. Below: three judges on unseen text: the error of "
-        "the layer when one neuron goes, when a fifth goes, and the loss of the model when three layers shrink."
-    )
+Spreads = Mapping[str, Interval]
 
 
 def plot_spreads(
@@ -79,9 +32,9 @@ def plot_spreads(
     for axis, (panel, series) in zip(axes, found.items(), strict=True):
         for place, (label, rows) in enumerate(series.items()):
             heights = np.array([order.index(name) for name in rows]) + 0.22 * (place - (len(series) - 1) / 2)
-            means, lows, highs = np.array(list(rows.values())).T
+            means, apart = spans(list(rows.values()))
             look = style(place) | {"markersize": 5, "linestyle": "none"}
-            axis.errorbar(means, heights, xerr=[means - lows, highs - means], capsize=2, label=label, **look)
+            axis.errorbar(means, heights, xerr=apart, capsize=2, label=label, **look)
             form = "{:.1%}" if percent else "{:.3f}"
             numbers = ", ".join(f"{name} {form.format(rows[name][0])}" for name in reversed(order) if name in rows)
             words.append(f"{panel}, {label}: {numbers}")
@@ -98,7 +51,7 @@ def plot_spreads(
 
 
 def plot_ridges(
-    ridges: Numbers, errors: Mapping[str, tuple[Numbers, Sequence[Spread]]], condition: Numbers, removed: float
+    ridges: Numbers, errors: Mapping[str, tuple[Numbers, Sequence[Interval]]], condition: Numbers, removed: float
 ) -> Picture:
     """What the ridge does: errors[calibration] = (on its text, on unseen text), and the median condition."""
     titles = [f"{removed:.0%} of the neurons removed, re-tuned", "The ridge also tames the condition"]
@@ -106,10 +59,10 @@ def plot_ridges(
     figure, (left, right) = panels(1, 2, (10.0, 4.0), xscale="log", title=titles, xlabel=xlabel, ylabel=ylabels)
     words = [f"Two line charts over ridges from {ridges[0]:g} to {ridges[-1]:g}"]
     for (label, (seen, unseen)), colour in zip(errors.items(), (RED, BLUE, GREEN), strict=False):
-        means, lows, highs = 100 * np.array(unseen).T
+        means, apart = (100 * part for part in spans(unseen))
         left.plot(ridges, [100 * e for e in seen], "o--", color=colour, label=f"{label}, calibration text")
         name = f"{label}, unseen text (95% interval)"
-        left.errorbar(ridges, means, [means - lows, highs - means], fmt="X-", capsize=3, color=colour, label=name)
+        left.errorbar(ridges, means, apart, fmt="X-", capsize=3, color=colour, label=name)
         best = int(np.argmin(means))
         ends = f"with {label} the error goes from {seen[0]:.1%} to {seen[-1]:.1%} on the calibration text"
         lowest = f"is lowest at {means[best]:.1f}% with a ridge of {ridges[best]:g}, and ends at {means[-1]:.1f}%"

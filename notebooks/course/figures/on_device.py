@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from comp_lib.compare.figures import draw_front, pareto_front
 from comp_lib.evaluation.generation import ratio
-from comp_lib.plots.base import (
-    ABOVE,
-    BLUE,
-    DASHED,
-    GREEN,
-    GREY,
-    LOSS,
-    ORANGE,
-    Picture,
-    figure_with_axes,
-    name_points,
-    note,
-    style,
-)
+from comp_lib.on_device.speed import Measured
+from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
 from comp_lib.shape import Shape
+from course.figures.grids import draw_front, pareto_front
 
-
-class Measured(Protocol):
-    """What is drawn of `on_device.benchmark.Measured`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def runtime(self) -> str: ...
-    @property
-    def bytes_per_token(self) -> int: ...
-    @property
-    def decode(self) -> tuple[float, ...]: ...
+from . import name_points, spans
 
 
 class Point(NamedTuple):
@@ -105,33 +82,22 @@ def plot_speedup(measured: Sequence[Measured]) -> Picture:
     return figure.described(what, words or ["one model only"])
 
 
-def plot_times(times: Mapping[str, Mapping[str, float]], measured: Mapping[str, float], unit: str) -> Picture:
-    """Where the time of a token goes: for each model its parts as a stacked bar, and a mark at what was measured."""
-    figure, axes = figure_with_axes((8.5, 0.5 * len(times) + 1.4), xlabel=f"time of one token ({unit})")
-    words = []
-    for place, (name, parts) in enumerate(times.items()):
-        left = 0.0
-        for (part, width), colour in zip(parts.items(), (GREY, ORANGE, GREEN), strict=False):
-            axes.barh(place, width, 0.6, left, color=colour, label=part if place == 0 else None)
-            left += width
-        said = ", ".join(f"{part} {width:.2f}" for part, width in parts.items())
-        words.append(f"{name}: {said}; measured {measured[name]:.2f}")
-    axes.plot(list(measured.values()), range(len(times)), "k|", markersize=18, markeredgewidth=2, label="measured")
-    axes.set_yticks(range(len(times)), list(times))
-    axes.set_ylim(len(times) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    axes.legend(ncols=4, fontsize=9, **ABOVE)
-    return figure.described(f"Stacked bars of the time of a token in {unit}. ", words)
-
-
 def plot_quality(points: Sequence[Point]) -> Picture:
     """Loss with its interval against speed for a family of plans, with what no other plan beats in both."""
     figure, axes = figure_with_axes((8.5, 4.8), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
     for place, family in enumerate(dict.fromkeys(point.family for point in points)):
         own = [point for point in points if point.family == family]
-        x, y, low, high = zip(*((point.speed, point.increase, point.low, point.high) for point in own), strict=True)
-        spans = [[m - a for m, a in zip(y, low, strict=True)], [b - m for m, b in zip(y, high, strict=True)]]
-        axes.errorbar(x, y, spans, label=family, capsize=2, linestyle="none", zorder=3, **style(place))
+        y, apart = spans([(point.increase, point.low, point.high) for point in own])
+        axes.errorbar(
+            [point.speed for point in own],
+            y,
+            apart,
+            label=family,
+            capsize=2,
+            linestyle="none",
+            zorder=3,
+            **style(place),
+        )
     front = [points[i] for i in pareto_front([(-point.speed, point.increase) for point in points])]
     draw_front(axes, [(point.speed, point.increase) for point in front])
     axes.margins(0.12)  # for the names
@@ -153,9 +119,8 @@ def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float, float, float]]])
     words = []
     for place, (name, points) in enumerate(sizes.items()):
         (least, *_), *_, (most, *_) = line = sorted(points)
-        x, y, low, high = zip(*line, strict=True)
-        spans = [[m - a for m, a in zip(y, low, strict=True)], [b - m for m, b in zip(y, high, strict=True)]]
-        axes.errorbar(x, y, spans, label=name, capsize=2, **style(place))
+        y, apart = spans([interval for _, *interval in line])
+        axes.errorbar([size for size, *_ in line], y, apart, label=name, capsize=2, **style(place))
         words.append(f"{name} from {y[-1]:.2f} nats at {most:.0f} MB to {y[0]:.2f} at {least:.0f}")
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
     axes.legend()

@@ -6,97 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
-from comp_lib.plots.base import (
-    ABOVE,
-    BLUE,
-    DASHED,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    Numbers,
-    Picture,
-    arrow,
-    figure_with_axes,
-    note,
-)
-from comp_lib.shape import Shape
+from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, ORANGE, Numbers, Picture, figure_with_axes, note
 
-LIGHT = "#e8e8e8"  # what stays of a matrix in a drawing
-DWARFED = 5  # times the median: a value beyond needs a logarithmic axis
 Spread = tuple[float, float, float]  # median, smallest, largest
-
-
-def plot_block(shape: Shape) -> Picture:
-    """A drawing of one decoder layer: what reads the residual stream, what writes to it, and what three cuts take.
-
-    In colour one neuron and one KV group, in a frame the whole layer. There are more neurons than the drawing has.
-    """
-    figure, axes = figure_with_axes((10.0, 5.6), xlim=(0, 100), ylim=(0, 56))
-    axes.axis("off")
-    axes.add_patch(Rectangle((4.5, 13), 91, 36.5, fill=False, edgecolor=RED, linestyle="--", linewidth=1.5))
-    arrow(axes, (0, 46), (100, 46), linewidth=4, color="black")
-    axes.text(0, 51.5, f"the residual stream: {shape.hidden:,} numbers for each token", fontsize=10)
-    axes.text(100, 51.5, "to the next layer", ha="right", fontsize=10)
-    groups, neurons = min(shape.kv_groups[0], 6), 8
-    _sublayer(axes, 7, {"q_proj": 15, "k_proj": 8, "v_proj": 8}, ("attention", "heads", "o_proj"), ORANGE, groups)
-    _sublayer(axes, 54, {"gate_proj": 15, "up_proj": 15}, ("SiLU(gate) x up", "neurons", "down_proj"), GREEN, neurons)
-    cuts = {
-        f"one neuron ({shape.neuron_parameters:,} parameters): its row of gate_proj and of up_proj, "
-        "its column of down_proj": GREEN,
-        f"one KV group ({shape.group_parameters:,}): its rows of q_proj ({shape.group_heads} query heads), k_proj and "
-        "v_proj, its columns of o_proj": ORANGE,
-        f"one layer ({shape.layer(0):,}): all in the frame; the stream passes by unchanged": RED,
-    }
-    for place, (text, colour) in enumerate(cuts.items()):
-        axes.add_patch(Rectangle((4.5, 8.3 - 3.8 * place), 2, 2, color=colour))
-        axes.text(8, 9.3 - 3.8 * place, text, va="center", fontsize=9)
-    return figure.described(
-        "Drawing of one decoder layer. The residual stream runs from left to right. Attention reads it through a norm, "
-        "q_proj, k_proj and v_proj, and writes to it through o_proj; then the MLP reads it through a norm, gate_proj "
-        "and up_proj, and writes to it through down_proj. What a cut takes: ",
-        cuts,
-    )
-
-
-def _sublayer(
-    axes: Axes, left: float, readers: Mapping[str, float], names: tuple[str, str, str], colour: Any, blocks: int
-) -> None:
-    """One of the two: a norm, matrices that read (heights by name), what is done, and the matrix that writes."""
-    words: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
-    small, (done, units, writer) = words | {"fontsize": 8}, names
-    centres = [left + 2.5 + place * 14 / (len(readers) - 1) * 0.93 for place in range(len(readers))]
-    arrow(axes, (left + 2.5, 46), (left + 2.5, 42.5))
-    axes.text(left + 2.5, 41, "norm", bbox={"facecolor": "white", "edgecolor": "black", "pad": 3}, **words)
-    axes.plot([left + 2.5, left + 2.5, centres[-1]], [39.4, 37.5, 37.5], color=GREY, linewidth=1)
-    for centre, (name, height) in zip(centres, readers.items(), strict=True):
-        arrow(axes, (centre, 37.5), (centre, 27 + height / 2))
-        _matrix(axes, (centre - 1.8, 27 - height / 2), (3.6, height), colour, blocks, rows=True)
-        axes.text(centre, 17.2, name, **small)
-    arrow(axes, (left + 18.5, 27), (left + 28, 27))
-    axes.text(left + 23, 29, done, **words)
-    axes.text(left + 23, 25, units, **small)
-    _matrix(axes, (left + 28.5, 24.2), (10.5, 5.6), colour, blocks, rows=False)
-    axes.text(left + 33.7, 21.5, writer, fontweight="bold", **words)
-    axes.text(left + 33.7, 18.6, "writes to the stream", **small)
-    arrow(axes, (left + 33.7, 30), (left + 33.7, 44.4), linewidth=3, color=BLUE)
-    axes.text(left + 33.7, 46, "+", bbox={"boxstyle": "circle", "facecolor": "white", "edgecolor": BLUE}, **words)
-
-
-def _matrix(
-    axes: Axes, corner: tuple[float, float], size: tuple[float, float], colour: Any, blocks: int, rows: bool
-) -> None:
-    """A matrix as a box of blocks, which are its rows or its columns; the second has the colour."""
-    (x, y), (width, height) = corner, size
-    part = (width, height / blocks) if rows else (width / blocks, height)
-    for place in range(blocks):
-        at = (x, y + height - (place + 1) * part[1]) if rows else (x + place * part[0], y)
-        axes.add_patch(Rectangle(at, *part, facecolor=colour if place == 1 else LIGHT, edgecolor="white"))
-    edge: dict[str, Any] = {"edgecolor": "black", "linewidth": 1} if rows else {"edgecolor": BLUE, "linewidth": 2}
-    axes.add_patch(Rectangle(corner, width, height, fill=False, **edge))
 
 
 def plot_comparison(less: Mapping[str, float | Spread], more: Mapping[str, float | Spread]) -> Picture:

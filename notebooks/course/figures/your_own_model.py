@@ -10,6 +10,8 @@ from matplotlib.patches import Rectangle
 from comp_lib.plots.base import ABOVE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
 from comp_lib.shape import Shape
 
+from . import spans
+
 SIDES = (("left", 0.0), ("center", 0.5), ("right", 1.0))  # of columns, where their names stand: one may be narrow
 APART = 0.3  # percentage points between points of one ratio, which would hide each other
 Point = tuple[float, float, float, float]  # removed (share of the decoder), loss increase (nats per token), low, high
@@ -56,11 +58,10 @@ def plot_sweep(sweep: Sequence[Point], others: Mapping[str, Point]) -> Picture:
     series = {"COMP": sorted(sweep), **{other: [point] for other, point in others.items()}}
     words = []
     for place, (label, points) in enumerate(series.items()):
-        x, y, low, high = zip(*points, strict=True)
-        reach = [[a - b for a, b in zip(y, low, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
+        y, apart = spans([interval for _, *interval in points])
         line = "-" if len(points) > 1 else ""
         looks = style(place) | {"linestyle": line, "capsize": 4}
-        axes.errorbar([100 * value + APART * place for value in x], y, yerr=reach, label=label, **looks)
+        axes.errorbar([100 * gone + APART * place for gone, *_ in points], y, yerr=apart, label=label, **looks)
         words += [f"{label} at {a:.0%} {b:.2f} nats ({c:.2f} to {d:.2f})" for a, b, c, d in points]
     axes.axhline(0.0, **DASHED)
     axes.legend(ncols=len(series), fontsize=9, **ABOVE)

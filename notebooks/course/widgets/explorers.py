@@ -36,11 +36,11 @@ from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.layer_study import LayerStudy, rank_gap, ranks
 from comp_lib.importance.widths import Sensitivity
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.plots.base import Picture, mime_bundle
 from comp_lib.shape import Shape
+from course.layer_importance import LayerStudy, rank_gap, ranks
 
 from ..figures.hybrid_granularity import plot_widths
 from ..figures.layer_importance import METRICS, plot_layer
@@ -180,7 +180,7 @@ class NeuronExplorer(Explorer):
 class Planner(Explorer):
     """A plan made by hand: which layers go, how wide the others are; what it weighs, and what it loses when asked.
 
-    Controls: `ratio` (%), `of`, `dropped` (numbers of layers), `widths` (how they are set); with BY_HAND, `layer` and
+    Controls: `ratio` (%), `dropped` (numbers of layers), `widths` (how they are set); with BY_HAND, `layer` and
     `width` change one layer of the plan shown. What the error curves predict is always there; `measure_button` carries
     the plan out and says what the model loses, which takes a while, and `measured` keeps the answers.
 
@@ -205,26 +205,23 @@ class Planner(Explorer):
         self.plan: Plan | None = None
         self.measured: dict[Plan, Loss] = {}
         self.ratio = IntSlider(20, 1, 60, **shared("remove (%)"))
-        self.of = Dropdown(options=("decoder", "model"), **shared("of the"))
         self.widths = Dropdown(options=(UNIFORM, PER_LAYER, MEASURED, WATER, BY_HAND), **shared("widths"))
         self.dropped = SelectMultiple(options=range(shape.layers), rows=6, **shared("drop layers", 16))
         step = options.get("multiple", 64)
         self.layer = IntSlider(0, 0, shape.layers - 1, disabled=True, **shared("layer"))
         self.width = IntSlider(shape.neurons[0], step, max(shape.neurons), step, disabled=True, **shared("its neurons"))
-        left = VBox([self.ratio, self.of, self.widths, self.layer, self.width])
+        left = VBox([self.ratio, self.widths, self.layer, self.width])
         self.measure_button = Button(
             description="measure its loss", disabled=measure is None, layout=Layout(width="12em")
         )
         self.measure_button.on_click(self._measure)
         self.results = HTML(layout=Layout(min_height="4em"))
-        super().__init__([(self.ratio, self.of, self.widths, self.layer, self.width, self.dropped)], 400, 720)
+        super().__init__([(self.ratio, self.widths, self.layer, self.width, self.dropped)], 400, 720)
         rows = [HBox([left, self.dropped]), self.image, self.facts, self.measure_button, self.results]
         self.children = [HTML(f"<p><b>Task.</b> {html.escape(task)}</p>"), *rows] if task else rows
 
     def _make(self) -> Plan:
-        request = PlanRequest(
-            self.shape, self.ratio.value / 100, self.of.value, list(self.dropped.value), **self.options
-        )
+        request = PlanRequest(self.shape, self.ratio.value / 100, list(self.dropped.value), **self.options)
         if self.widths.value == BY_HAND:
             return self._by_hand(request)
         if self.widths.value == PER_LAYER:
@@ -261,7 +258,7 @@ class Planner(Explorer):
         errors = layer_errors(self.sensitivity, self.shape, plan)
         before, after = self.shape, self.shape.with_widths(plan.neurons, plan.kv_groups)
         rows = {
-            "goes": f"{plan.removed:.1%} of the {plan.of}",
+            "goes": f"{plan.removed:.1%} of the decoder",
             "parameters": f"{after.total:,} of {before.total:,}",
             "megabytes": f"{after.total * BYTES / 1e6:,.1f} of {before.total * BYTES / 1e6:,.1f}",
             "predicted error in the stream, sum over the MLPs": f"{float(errors.nansum()):.2%}",

@@ -1,0 +1,70 @@
+"""What llama.cpp knows of a model type, which no layer can be asked: a row for each that can be exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, eq=False)
+class Gguf:
+    """The facts of one model type."""
+
+    gguf: str | None = None  # llama.cpp's name of the architecture, with one width for all layers; None: not exported
+    gguf_per_layer: str | None = None  # the same with other widths in each layer; None: llama.cpp has none
+    gguf_interleaved: Mapping[str, str] = field(default_factory=dict)
+    """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their heads."""
+    gguf_activations: tuple[str, ...] = ("silu", "swish")  # what `hidden_act` may be
+    gguf_norm_shift: float = 0.0  # what a file adds to the weights of all norms: 1 where the model multiplies by 1 + w
+    gguf_square: bool = False  # whether the outputs of all heads, side by side, have to be as wide as the stream
+    gguf_rope: tuple[str, ...] = ("default",)  # rotary positions: all but `default` need a tensor of factors
+    gguf_fields: Callable[[Any], dict[str, Any]] = lambda config: {}
+    """What a file says of this type alone: config -> NAME -> value, for `add_NAME` of gguf's writer."""
+    gguf_refusal: Callable[[Any], str | None] = lambda config: None  # what llama.cpp cannot express of this config
+
+
+def _smollm3_refusal(config: Any) -> str | None:
+    turning = [int((layer + 1) % 4 != 0) for layer in range(config.num_hidden_layers)]
+    return None if config.no_rope_layers == turning else "positions left out of other layers than each fourth"
+
+
+def _gemma3_refusal(config: Any) -> str | None:
+    kinds = ["full_attention" if (layer + 1) % 6 == 0 else "sliding_attention" for layer in range(99)]
+    if config.layer_types != kinds[: config.num_hidden_layers]:
+        return "windows in other layers than five of six"
+    if config.rope_parameters["sliding_attention"]["rope_theta"] != 10_000.0:
+        return "another rotary base than 10,000 in its windowed layers"
+    same = config.query_pre_attn_scalar == config.head_dim
+    return None if same else "attention scaled by another number than the size of a head"
+
+
+_PAIRS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+_LLAMA = {"gguf": "llama", "gguf_interleaved": _PAIRS, "gguf_rope": ("default", "linear", "llama3")}
+ROWS: dict[str, dict[str, Any]] = {
+    "llama": _LLAMA | {"gguf_per_layer": "deci"},
+    "mistral": _LLAMA,
+    "qwen2": {"gguf": "qwen2", "gguf_square": True},
+    "qwen3": {"gguf": "qwen3"},
+    "smollm3": {"gguf": "smollm3", "gguf_interleaved": _PAIRS, "gguf_refusal": _smollm3_refusal},
+    "gemma3_text": {
+        "gguf": "gemma3",
+        "gguf_activations": ("gelu_pytorch_tanh",),
+        "gguf_norm_shift": 1.0,
+        "gguf_fields": lambda config: {"sliding_window": config.sliding_window},
+        "gguf_refusal": _gemma3_refusal,
+    },
+    "phi3": {"gguf": "phi3", "gguf_square": True},
+    "granite": {
+        "gguf": "granite",
+        "gguf_interleaved": _PAIRS,
+        "gguf_fields": lambda config: {
+            "embedding_scale": config.embedding_multiplier,
+            "residual_scale": config.residual_multiplier,
+            "attention_scale": config.attention_multiplier,
+            "logit_scale": config.logits_scaling,
+        },
+    },
+    "olmo2": {"gguf": "olmo2"},
+    "ernie4_5": {"gguf": "ernie4_5", "gguf_refusal": lambda config: "biases" if config.use_bias else None},
+}

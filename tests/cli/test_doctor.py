@@ -1,0 +1,101 @@
+"""The installation: what the doctor finds, and what to type."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+from command import ran, refused, run
+
+from comp_lib.cli import doctor
+from comp_lib.errors import InputError
+from comp_lib.models import wheels
+from comp_lib.system import machine
+
+
+def test_the_doctor_finds_what_is_here():
+    values = json.loads(ran("doctor", "--json").stdout)
+    found = {finding["what"]: finding for finding in values["findings"]}
+    assert values["well"] and found["torch"]["found"] == metadata.version("torch")
+    assert found["cores"]["found"] == str(machine.cores()) and found["extra notebooks"]["remedy"] == ""
+
+
+def nothing(name, wheel):
+    raise InputError(f"expected the package {wheel}, got none: install it")
+
+
+@pytest.mark.parametrize(
+    "place, name, value, what, remedy",
+    [
+        (machine, "free_memory", lambda: 2**30, "free memory", "close other programs"),
+        (doctor, "LEAST_DISK", 2**80, "room in the cache", "COMP_LIB_CACHE"),
+        (wheels, "_file", nothing, "smollm2-135m", "pip install"),
+    ],
+)
+def test_the_doctor_says_what_to_do(monkeypatch, place, name, value, what, remedy):
+    monkeypatch.setattr(place, name, value)
+    done = run("doctor", "--json")
+    (ill,) = [finding for finding in json.loads(done.stdout)["findings"] if finding["remedy"]]
+    assert done.exit_code == 1 and ill["what"] == what and remedy in ill["remedy"]
+
+
+def test_the_doctor_sees_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "file" / "cache"))
+    done = run("doctor")
+    assert done.exit_code == 1 and "✗ │ room in the cache" in done.stdout
+
+
+def test_an_extra_that_is_missing_is_named_with_what_to_type(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else "here")
+    done = ran("doctor", "--json")
+    (missing,) = [finding for finding in json.loads(done.stdout)["findings"] if finding["remedy"]]
+    assert missing["remedy"] == "pip install 'comp-lib[heal]'"
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "words"),
+    [
+        ("matplotlib", "notebooks", "demo"),
+        ("matplotlib", "notebooks", "compare MODEL --out out"),
+        ("matplotlib", "notebooks", "evaluate MODEL --figure a.png"),
+        ("lm_eval", "evaluate", "evaluate MODEL --tasks offline"),
+        ("peft", "heal", "heal MODEL --parent MODEL --out out"),
+        ("papermill", "report", "report MODEL --out page.html"),
+    ],
+)
+def test_a_command_whose_extra_is_missing_says_what_to_type(parent, tmp_path, monkeypatch, package, extra, words):
+    there = __import__("importlib.util").util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == package else there(name))
+    monkeypatch.chdir(tmp_path)
+    refused(run(*(str(parent) if word == "MODEL" else word for word in words.split())), [f"comp-lib[{extra}]"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/comp-lib"),
+        ("linux", {}, "HOME/.cache/comp-lib"),
+        ("darwin", {}, "HOME/Library/Caches/comp-lib"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/comp-lib"),
+        ("win32", {"COMP_LIB_CACHE": "~/mine"}, "HOME/mine"),
+    ],
+)
+def test_the_cache_is_where_a_system_keeps_such_folders(monkeypatch, platform, variables, expected):
+    for name in ("COMP_LIB_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(machine.sys, "platform", platform)
+    assert str(machine.cache_folder()) == expected.replace("HOME", os.path.expanduser("~"))
+
+
+def test_a_terminal_that_knows_few_letters_ends_no_work():
+    command, few = [sys.executable, "-m", "comp_lib", "doctor"], os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=few)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "torch" in done.stdout

@@ -1,0 +1,110 @@
+"""`evaluate`: the table, what --json gives, the picture, and what is refused before any work."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from command import ran, refused, run
+from transformers import AutoModelForCausalLM
+
+from comp_lib.calibration.text import KINDS, load_text
+from comp_lib.evaluation.loss import compare, evaluation_tokens
+
+SMALL = ["--length", "32", "--sequences", "3"]
+
+
+@pytest.fixture(scope="module")
+def other(parent, tokenizer, tmp_path_factory):
+    """The parent, hurt."""
+    folder = tmp_path_factory.mktemp("models") / "other"
+    model = AutoModelForCausalLM.from_pretrained(parent)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.mul_(0.2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(parent, other, tokenizer):
+    """Each kind by itself."""
+    model, dense = (AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (other, parent))
+    windows = {kind: evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 3) for kind in KINDS}
+    return {kind: compare(model, dense, ids) for kind, ids in windows.items()}
+
+
+def cells(output):
+    """Of each row of a table, by its first cell; a row may go on in the next line."""
+    rows = list[list[str]]()
+    for line in output.splitlines():
+        row = [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]
+        if row and row[0]:
+            rows.append(row)
+        elif row:
+            rows[-1] = [" ".join(filter(None, both)) for both in zip(rows[-1], row, strict=True)]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_default_is_a_table_of_all_kinds_and_their_mean(parent, other, expected):
+    table = cells(ran("evaluate", other, *SMALL, "--against", parent).stdout)
+    assert table["text"] == ["dense", "pruned", "increase (95% interval)", "KL", "agreement"]
+    assert list(table)[1:] == [*KINDS, "mean of 8"]
+    for kind, one in expected.items():
+        assert table[kind][:2] == [f"{one.dense_loss:.3f}", f"{one.loss:.3f}"]
+        assert table[kind][2].startswith(f"{one.increase:.3f}")
+        assert table[kind][3:] == [f"{one.kl:.3f}", f"{one.top1_agreement:.3f}"]
+    assert float(table["mean of 8"][1]) == pytest.approx(sum(one.loss for one in expected.values()) / 8, abs=6e-4)
+
+
+def test_one_text_without_a_dense_model_is_its_loss_and_perplexity(other, expected):
+    table, one = cells(ran("evaluate", other, *SMALL, "--text", "evaluation:code").stdout), expected["code"]
+    assert table["text"][0].startswith("loss") and table["text"][1:] == ["perplexity"]
+    assert table["evaluation:code"][0].startswith(f"{one.loss:.3f}")
+    assert table["evaluation:code"][1] == f"{one.perplexity:.3f}"
+
+
+def test_json_and_the_picture_have_all(parent, other, expected, tmp_path):
+    picture = tmp_path / "kinds.png"
+    done = ran("evaluate", other, *SMALL, "--against", parent, "--figure", picture, "--json")
+    values = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(name))  # too few windows for intervals
+    assert (values["model"], values["text"], values["length"]) == (str(other), "kinds", 32)
+    assert list(values["kinds"]) == list(KINDS)
+    for kind, one in expected.items():
+        for name in ("loss", "increase", "kl", "top1_agreement", "perplexity", "tokens", "sequences"):
+            assert values["kinds"][kind][name] == pytest.approx(getattr(one, name), rel=1e-6)
+        assert len(values["kinds"][kind]["losses"]) == 3
+    for name in ("loss", "dense_loss", "increase", "kl", "top1_agreement"):
+        mean = sum(getattr(one, name) for one in expected.values()) / 8
+        assert values["mean"][name] == pytest.approx(mean, rel=1e-6)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_against_itself_has_no_increase_for_certain(parent):
+    few = ("--text", "evaluation", "--length", "32", "--sequences", "10")
+    values = json.loads(ran("evaluate", parent, *few, "--json", "--against", parent).stdout)["kinds"]["evaluation"]
+    assert values["tokens"] == 10 * 31 and values["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert values["increase"] == 0.0 and values["intervals"]["increase"] == [0.0, 0.0]
+    low, high = values["intervals"]["loss"]
+    assert low < values["loss"] < high
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--figure", "no/such/folder/a.png"], ["a folder that can be written to"]),
+        (["--figure", "a.png", "--tasks", "offline"], ["--figure", "--tasks"]),
+        (["--text", "kind"], ["kind", "no such file"]),
+        (["--tasks", "comp_gramar"], ["comp_gramar", "did you mean"]),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_model_is_loaded(parent, monkeypatch, options, words):
+    monkeypatch.setattr("comp_lib.models.load.load_model", lambda *_: pytest.fail("this is work"))
+    refused(run("evaluate", parent, *options), words)
+
+
+def test_too_many_windows_name_the_kind_that_lacks_them(parent):
+    done = run("evaluate", parent, "--length", "128", "--sequences", "100")
+    refused(done, ["12700 tokens", "fewer or shorter sequences", "encyclopedia"])

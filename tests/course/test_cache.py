@@ -1,0 +1,252 @@
+"""The cache of statistics: right entry or none, whatever else happens on the disk at the same time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from variants import build
+
+from comp_lib.errors import InputError
+from comp_lib.recovery.mask_tuning import Mask
+from comp_lib.settings import Settings
+from comp_lib.system import hashes
+from course import cache
+from course.cache import cached
+from course.mask_tuning import Way
+
+ROOT = Path(__file__).resolve().parents[2]
+IDS = torch.arange(12).view(2, 6)
+BASE = {"rope_theta": 500.0}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
+    return tmp_path / "statistics"
+
+
+class Counted:
+    """A cached computation that counts how often it was carried out."""
+
+    def __init__(self, name="gram"):
+        self.calls = 0
+
+        def compute(model, ids, ridge=0.1):
+            self.calls += 1
+            return {"a": torch.arange(6.0).view(2, 3).double(), "b": torch.tensor([self.calls])}
+
+        compute.__name__ = compute.__qualname__ = name
+        self.cached = cached(compute)
+
+    def __call__(self, *arguments, **options):
+        return self.cached(*arguments, **options)
+
+
+@cached
+def kept(model, ids, argument=None):
+    """What it was asked for is not in the result: entries that collide are seen."""
+    return {"number": next(NUMBERS)}
+
+
+NUMBERS = itertools.count()
+
+
+def test_the_second_call_reads_what_the_first_computed(tiny_llama, folder):
+    model, compute = tiny_llama(), Counted()
+    first = compute(model, IDS, 0.1)
+    second = compute(model, IDS)  # a default is an argument like another
+    assert compute.calls == 1 and set(second) == {"a", "b"}
+    for name in first:
+        assert torch.equal(first[name], second[name]) and first[name].dtype == second[name].dtype
+    assert [path.suffix for path in folder.iterdir()] == [".safetensors"]
+
+
+def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, folder, monkeypatch):
+    model = tiny_llama()
+    compute, other = Counted("gram"), Counted("other")
+    ask = [
+        (compute, model, IDS, 0.1),
+        (other, model, IDS, 0.1),
+        (compute, tiny_llama(seed=1), IDS, 0.1),
+        (compute, model, IDS + 1, 0.1),
+        (compute, model, IDS.view(3, 4), 0.1),
+        (compute, model, IDS, 0.2),
+    ]
+    found = [int(function(*arguments)["b"]) for function, *arguments in ask]
+    assert found == [1, 1, 2, 3, 4, 5] and other.calls == 1
+    monkeypatch.setattr(hashes, "of_code", lambda *rooms: "another formula")
+    assert int(compute(*ask[0][1:])["b"]) == 6
+    monkeypatch.setattr(cache, "code_of_the_course", lambda: "another lesson")
+    assert int(compute(*ask[0][1:])["b"]) == 7
+    assert len(list(folder.iterdir())) == 8
+
+
+ARGUMENTS = {
+    "numbers in another order, with the same weighted sum": ([1, 2], [3, 1]),
+    "tensors with the same weighted sum": (torch.tensor([[1, 2]]), torch.tensor([[3, 1]])),
+    "numbers without a border between them": ([1, 23], [12, 3]),
+    "the same bytes as other numbers": (torch.zeros(2, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)),
+    "the same numbers in another shape": (torch.zeros(2, 3), torch.zeros(3, 2)),
+    "another first entry": ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    "tensors in a mapping": ({"a": torch.zeros(2)}, {"a": torch.ones(2)}),
+    "settings": (Settings(), Settings(ridge=0.3)),
+    "values of another class": (Mask(torch.ones(2), 0.1), Way(0.1)),
+    "tensors in a dataclass": (Mask(torch.ones(2), 0.1), Mask(torch.zeros(2), 0.1)),
+    "nothing": (None, 0),
+    "words": ("1", 1),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_arguments_that_differ_have_entries_of_their_own(tiny_llama, case):
+    one, other = ARGUMENTS[case]
+    model = tiny_llama()
+    first, second = (int(kept(model, IDS, argument)["number"]) for argument in (one, other))
+    assert first != second
+    assert [int(kept(model, IDS, argument)["number"]) for argument in (one, other)] == [first, second]
+
+
+@pytest.mark.parametrize("pair", [((1, 2), [1, 2]), (range(1, 3), [1, 2])])
+def test_the_same_numbers_are_the_same_argument(tiny_llama, pair):
+    one, other = (int(kept(tiny_llama(), IDS, argument)["number"]) for argument in pair)
+    assert one == other
+
+
+def test_the_same_weights_under_another_config_are_another_model():
+    """A window of attention, a base of the rotary embedding: no tensor shows them."""
+    models = [build("gqa"), build("mistral-window"), build("gqa", rope_parameters={"rope_type": "default"} | BASE)]
+    assert len({hashes.of_tensors(model.state_dict().items()) for model in models}) == 1
+    assert len({hashes.of_model(model) for model in models}) == 3
+    assert len({int(kept(model, IDS)["number"]) for model in models}) == 3
+
+
+def test_an_argument_that_cannot_be_named_is_refused(tiny_llama):
+    with pytest.raises(TypeError, match="expected tensors, models, dataclasses or JSON's values, got {1}"):
+        kept(tiny_llama(), IDS, {1})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_one_changed_weight_is_another_model(tiny_llama, dtype):
+    model = tiny_llama(intermediate_size=300).to(dtype)
+    before = hashes.of_model(model)
+    assert hashes.of_model(tiny_llama(intermediate_size=300).to(dtype)) == before
+    weight = model.model.layers[1].mlp.down_proj.weight.data
+    assert weight.numel() > 50 * hashes.SAMPLE  # so that the place below is in no sample
+    weight[3, 7] = 0.0
+    assert hashes.of_model(model) != before
+
+
+def test_the_name_of_a_model_does_not_matter_and_its_shape_does(tiny_llama):
+    model = tiny_llama()
+    before = hashes.of_model(model)
+    model.config.name_or_path = "somewhere/else"
+    assert hashes.of_model(model) == before
+    assert hashes.of_model(tiny_llama(num_hidden_layers=2)) != before
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut in the header", "cut in the numbers", "not safetensors"])
+def test_a_damaged_entry_is_computed_anew(tiny_llama, folder, damage):
+    model, compute = tiny_llama(), Counted()
+    compute(model, IDS)
+    [path] = folder.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "empty": b"",
+            "cut in the header": whole[:30],
+            "cut in the numbers": whole[:-5],
+            "not safetensors": b"hello " * 40,
+        }[damage]
+    )
+    assert int(compute(model, IDS)["b"]) == 2
+    assert int(compute(model, IDS)["b"]) == 2  # whole again
+    assert [path.stat().st_size for path in folder.iterdir()] == [len(whole)]
+
+
+def test_a_failing_computation_leaves_nothing(tiny_llama, folder):
+    @cached
+    def failing(model):
+        return {"a": torch.tensor(1 / 0)}
+
+    with pytest.raises(ZeroDivisionError):
+        failing(tiny_llama())
+    assert not folder.exists() or list(folder.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_an_input_error(tiny_llama, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "file"))
+    # a file where a folder should be: reading finds nothing, writing fails, whoever the user is
+    with pytest.raises(InputError, match="COMP_LIB_CACHE") as caught:
+        Counted()(tiny_llama(), IDS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_an_input_error_and_leaves_nothing(tiny_llama, folder, small_disk):
+    with small_disk(100), pytest.raises(InputError, match="File too large.*COMP_LIB_CACHE"):
+        Counted()(tiny_llama(), IDS)
+    assert list(folder.iterdir()) == []
+
+
+def test_results_come_back_with_their_structure():
+    calls = []
+
+    @cached
+    def result():
+        calls.append("computed")
+        shared = torch.arange(2)
+        tree = {"draw": {"way": shared, "other": [shared, 0.1]}, "tuple": (1, 2), "none": None}
+        return tree | {"nan": float("nan"), "empty": torch.ones(0, 3)}
+
+    for found in (result(), result()):
+        assert found["draw"]["way"].tolist() == found["draw"]["other"][0].tolist() == [0, 1]
+        assert found["draw"]["way"].dtype == torch.int64 and found["empty"].shape == (0, 3)
+        assert found["draw"]["other"][1] == 0.1, "to the last bit"
+        assert found["tuple"] == [1, 2] and found["none"] is None and found["nan"] != found["nan"]
+    assert calls == ["computed"]
+
+
+def test_results_carry_no_gradient(tiny_llama):
+    @cached
+    def doubled(model):
+        value = 2 * model.lm_head.weight
+        assert not value.requires_grad
+        return {"value": value}
+
+    assert not doubled(tiny_llama())["value"].requires_grad
+
+
+WORKER = """
+import sys, torch
+from course.cache import cached
+sys.stdin.readline()  # all start at once
+for turn in range(40):
+    @cached
+    def race(half):
+        return {"a": torch.full((200, 200), float(turn)), "b": torch.arange(turn + 1)}
+    found = race(turn // 2)
+    value = float(found["a"][0, 0])
+    assert int(value) // 2 == turn // 2 and bool((found["a"] == value).all()), (turn, value)
+    assert torch.equal(found["b"], torch.arange(int(value) + 1))
+print("done")
+"""
+
+
+def test_processes_at_once_all_get_whole_entries(python, folder):
+    """Two that compute and read the same entries, while this one clears them under their feet."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "notebooks")])}
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    workers = [subprocess.Popen([*python, "-c", WORKER], **options) for _ in range(2)]
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    while any(worker.poll() is None for worker in workers):
+        for path in folder.glob("*.safetensors"):
+            path.unlink(missing_ok=True)
+    assert [worker.communicate()[0] for worker in workers] == ["done\n"] * 2
+    assert all(path.suffix == ".safetensors" for path in folder.iterdir())

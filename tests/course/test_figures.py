@@ -1,0 +1,410 @@
+"""Figures of the lessons: they show the numbers they were given, say them in words, and nothing lies on another."""
+
+from __future__ import annotations
+
+import ast
+import math
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from studies import study_of
+
+import course.figures
+from comp_lib.errors import InputError
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.on_device.speed import Measured
+from comp_lib.plan import PlanRequest
+from comp_lib.plots import figure_with_axes, png
+from comp_lib.plots.base import BLUE, GREEN, RED, note
+from comp_lib.shape import Shape
+from course.figures import (
+    after_pruning,
+    comp_from_scratch,
+    mask_tuning,
+    name_points,
+    on_device,
+    overlapping_texts,
+    scale,
+    start_here,
+    your_own_model,
+)
+from course.figures import comp_vs_baselines as baselines
+from course.figures import hybrid_granularity as plans
+from course.figures import layer_importance as layers
+from course.figures import matrix_condition as neurons
+from course.figures import metrics_on_trial as trial
+
+NOTEBOOKS = Path(course.figures.__file__).parents[2]
+RNG = np.random.default_rng(0)
+N = 60
+ENERGY, CONDITION = np.exp(RNG.normal(-8, 1.5, N)), 1 + np.exp(RNG.normal(-0.5, 0.6, N))
+GONE = np.arange(N) % 5 == 0
+GRAM = (lambda x: x.T @ x)(RNG.normal(size=(40, N)))
+TOKENS = np.exp(RNG.normal(size=(3, 9)))
+SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
+UNIFORM = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
+MIXED = PlanRequest(SHAPE, 0.2, drop=[1], multiple=8).plan((16, 48, 40))
+NEAR, FAR, BELOW = (0.4, 0.3, 0.5), (0.6, 0.55, 0.7), (-0.05, -0.06, -0.04)
+ROWS = {"one": (0.3, 0.2, 0.35), "two": (0.4, 0.39, 0.41), "three": (0.7, 0.5, 0.8)}
+SPREADS = {"bare": {"layer 2": ROWS}, "re-tuned": {"layer 2": ROWS, "layer 5": dict(reversed(ROWS.items()))}}
+UNSEEN = [(0.3, 0.25, 0.35), (0.2, 0.18, 0.22), (0.25, 0.2, 0.3)]
+STUDY = study_of()
+GIB = scale.GIB
+WEAK, STRONG = {"its own": [0.7, 0.8, 0.9], "per token": [200, 7, 0.3]}, {"its own": 0.99, "per token": 0.31}
+PASSING = {"variance guard": [False, False, True], "size guard": [False, False, False]}
+CURVE = {"mask": [(0.16, 0.15, 0.17), (0.15, 0.14, 0.16)], "least squares": [(0.94, 0.9, 1.0), (0.12, 0.1, 0.14)]}
+OWN = {"mask": [0.10, 0.12], "least squares": [0.0, 0.06]}
+SPEEDS = [
+    Measured(name, runtime, 0, size, (1.0,), (1.0,), decode)
+    for name, runtime, size, decode in (
+        ("dense", "llama.cpp", 150, (10.0, 20.0, 5.0)),
+        ("small", "llama.cpp", 100, (14.0, 28.0, 8.0)),
+        ("dense", "transformers", 600, (1.0, 1.0, 1.0)),
+        ("small", "transformers", 400, (1.2, 1.2, 1.2)),
+    )
+]
+POINTS = [
+    on_device.Point("a", "layers", 1.1, 0.2, 0.15, 0.3),
+    on_device.Point("b", "neurons", 1.2, 0.1, 0.05, 0.2),
+    on_device.Point("c", "layers", 1.5, 0.9, 0.8, 1.0),
+]
+PROSE, CODE = {"prose": [(0.2, 0.1, 0.4), (0.3, 0.2, 0.5)], "code": [(0.1, 0.0, 0.2)]}, {"code": [(0.5, 0.4, 0.6)]}
+
+FIGURES = {  # name: what draws it, words that it says
+    "comparison": (
+        lambda: start_here.plot_comparison({"parameters": 0.8}, {"decode": (1.2, 1.1, 1.4)}),
+        ["parameters 80%", "decode 120% (from 110% to 140%)"],
+    ),
+    "variants": (
+        lambda: start_here.plot_variants({"COMP": [0.3, 0.4, 0.5], "random": [0.8]}, "COMP"),
+        ["COMP 0.400 (0.300 to 0.500, 3 seeds); random 0.800."],
+    ),
+    "importance": (lambda: layers.plot_layer_importance(STUDY, 2), ["the 2 that go first are 1 and 4."]),
+    "greedy": (lambda: layers.plot_greedy(STUDY), ["drops 1 and 4, in this order", "last of them goes: 5."]),
+    "sublayers": (
+        lambda: layers.plot_sublayers(STUDY, torch.stack([0.25 * STUDY.harm, 0.5 * STUDY.harm], 1)),
+        ["attention only 0.088 in the median, 1.75 in layer 0; MLP only"],
+    ),
+    "proxy": (lambda: layers.plot_proxy(STUDY, 0.5, 3), ["Layer 3 is marked", "2.00 nats per token"]),
+    "turns": (lambda: layers.plot_turns(STUDY, 1, layer=3), ["stands out most in layer 3"]),
+    "norms": (lambda: layers.plot_norms(STUDY, 3, 0, 1), ["grows from 5 to 2000 in layer 3"]),
+    "layer": (
+        lambda: layers.plot_layer(STUDY, 3, "loss increase", 1),
+        ["lowest 0.050 at position 0", "place 5 of 6", "2.00 nats per token"],
+    ),
+    "projections": (
+        lambda: neurons.plot_projections({"toy": [[4, 4], [4, 5]], "right angle": [[4, 0], [0, 5]]}),
+        ["cost 0.80 of 4.00", "90 degrees apart, condition 1.00"],
+    ),
+    "cosines": (
+        lambda: neurons.plot_cosines({"inputs": GRAM, "contributions": GRAM**3}, list(range(12))),
+        ["between 12 neurons"],
+    ),
+    "energy and condition": (
+        lambda: neurons.plot_energy_condition(ENERGY, CONDITION, GONE, "Layer 3", picked=7),
+        ["12 neurons are marked as removed", "Neuron 7 has energy"],
+    ),
+    "choices": (
+        lambda: neurons.plot_choices(ENERGY, CONDITION, {"energy": GONE, "cost": ~GONE}),
+        ["by energy, by cost"],
+    ),
+    "agreement": (lambda: trial.plot_spreads(SPREADS, "Spearman's correlation"), ["bare, layer 2: three 0.700"]),
+    "errors": (
+        lambda: trial.plot_spreads(SPREADS, "error left (%)", percent=True, log=True),
+        ["re-tuned, layer 5: one 30.0%, two 40.0%, three 70.0%"],
+    ),
+    "rise": (lambda: trial.plot_spreads({"": SPREADS["bare"]}, "rise of the loss", reference=0.0), ["one 0.300"]),
+    "ridges": (
+        lambda: trial.plot_ridges([0.01, 0.1, 1.0], {"few": ([0.1, 0.12, 0.2], UNSEEN)}, [3, 2, 1.1], 0.2),
+        ["is lowest at 20.0% with a ridge of 0.1, and ends at 25.0%"],
+    ),
+    "token energy": (
+        lambda: trial.plot_token_energy(TOKENS, TOKENS**2, np.sqrt(TOKENS), "Norms"),
+        ["of 27 tokens, the 3 loudest hold"],
+    ),
+    "widths": (
+        lambda: plans.plot_widths(MIXED, SHAPE.neurons, [0.02, math.nan, 0.0, 0.01]),
+        ["layer 1 dropped", "16 (layer 0) to 48 of 48", "layer 0 has the largest predicted error, 2.00%"],
+    ),
+    "plans": (
+        lambda: plans.plot_plans({"even": UNIFORM, "odd": MIXED}, SHAPE.neurons),
+        ["2 plans", "even: no layer dropped", "odd: layer 1 dropped"],
+    ),
+    "hybrids": (
+        lambda: plans.plot_hybrids({"20% gone": {"a": NEAR, "b": FAR}, "50% gone": {"a": (2.0, 1.5, 2.5)}}, "a"),
+        ["20% gone: best is a (0.40), worst b (0.60), a has 0.40"],
+    ),
+    "time": (
+        lambda: plans.plot_time({"neurons": [(0.8, NEAR), (0.7, FAR)], "layers only": [(0.75, FAR)]}),
+        ["neurons: 0.60 at 70%, 0.40 at 80%; layers only: 0.60 at 75%"],
+    ),
+    "variances": (
+        lambda: mask_tuning.plot_variances({"unguarded": [0.01, 9, 0], "guarded": [0.01, 0.04, 0]}, 0.05, "All"),
+        ["highest 9 in layer 1, 1 of 3 layers above", "highest 0.04 in layer 1, 0 of 3 layers above"],
+    ),
+    "ridge path": (
+        lambda: mask_tuning.plot_ridge_path((0.01, 0.1, 1.0), WEAK, STRONG, PASSING, "Layer 3", 1),
+        [
+            "per token: 200 at the weakest, 0.3 at the strongest, 0.31 untuned",
+            "from 1 on; size guard lets pass nothing",
+        ],
+    ),
+    "losses": (
+        lambda: mask_tuning.plot_losses({"lucky": {"none": NEAR}, "not": {"none": FAR}}, {"dense": 0.1}, "Two draws"),
+        ["not: none 0.60 (0.55 to 0.70)", "dense: 0.10"],
+    ),
+    "token curve": (
+        lambda: mask_tuning.plot_token_curve([256, 512], 400, OWN, CURVE, (0.17, 0.16, 0.18), "Layer 3"),
+        ["at worst 94.0% with 256, 12.0% with the most", "it is 17.0% on unseen tokens"],
+    ),
+    "parts": (
+        lambda: comp_from_scratch.plot_parts(
+            {"COMP": [0.4, 0.5, 0.45], "random": [0.8, 0.9, 0.85], "energy": [0.41]},
+            {"random": [0.4, 0.4, 0.4], "energy": [0.01]},
+            "COMP",
+        ),
+        ["COMP spans 0.400 to 0.500", "energy +0.010 (1 seed); random +0.400 (3 seeds)"],
+    ),
+    "reach": (lambda: your_own_model.plot_reach(SHAPE, SHAPE.with_widths((24,) * 4, (2,) * 4)), ["of which 50% stay"]),
+    "sweep": (
+        lambda: your_own_model.plot_sweep([(0.3, *FAR), (0.1, *NEAR)], {"FLAP": (0.2, 0.45, 0.4, 0.5)}),
+        ["COMP at 10% 0.40 nats (0.30 to 0.50)", "FLAP at 20% 0.45"],
+    ),
+    "duels": (
+        lambda: baselines.plot_duels(
+            [baselines.Duel("first", (0.7, 0.6, 0.9), NEAR), baselines.Duel("second", FAR, (0.5, math.nan, math.nan))]
+        ),
+        ["first: 0.700 against 0.400; second: 0.600 against 0.500."],
+    ),
+    "methods": (
+        lambda: baselines.plot_methods_by_kind(
+            {"small": {"COMP": PROSE, "baseline": CODE}, "large": {"baseline": CODE}}
+        ),
+        ["small, COMP: prose 0.25, code 0.10; small, baseline: code 0.50"],
+    ),
+    "reads": (
+        lambda: on_device.plot_reads({"dense": SHAPE, "half": SHAPE.with_widths((48,) * 2, (2,) * 2)}, 1000, 16),
+        ["of 2 layers"],
+    ),
+    "speedup": (
+        lambda: on_device.plot_speedup(SPEEDS),
+        ["small in llama.cpp, 1.40 beside a byte ratio of 1.50", "transformers, 1.20 beside a byte"],
+    ),
+    "one model": (lambda: on_device.plot_speedup(SPEEDS[:1]), ["one model only"]),
+    "quality": (lambda: on_device.plot_quality(POINTS), ["fastest first: c (1.50, 0.90 nats), b (1.20, 0.10 nats)."]),
+    "sizes": (
+        lambda: on_device.plot_sizes({"q8_0": [(100, *NEAR), (50, *FAR)]}),
+        ["q8_0 from 0.40 nats at 100 MB to 0.60 at 50"],
+    ),
+    "sums": (
+        lambda: scale.plot_sums(100, {"C": [(10, GIB), (1000, GIB)], "dual": [(10, GIB // 4), (1000, 4 * GIB)]}, 200),
+        ["equal at 200 tokens", "dual: 0.25 GiB at 10 tokens"],
+    ),
+    "memory": (
+        lambda: scale.plot_memory({"all": [(2 * 10**9, 4 * GIB), (10**9, 2 * GIB)]}, {"measured": [(10**9, GIB)]}),
+        ["all: 2.00 GiB at 1.00 billion parameters, 4.00 GiB at 2.00 billion"],
+    ),
+    "divergence": (
+        lambda: after_pruning.plot_divergence({"taught": [(0, 0.8), (4, 0.5)], "held out": [(0, 0.7), (4, 0.6)]}),
+        ["held out: 0.700 before, 0.600 after 4 steps"],
+    ),
+}
+
+
+def draw(name):
+    return FIGURES[name][0]()
+
+
+def ticks(axes):
+    return [label.get_text() for label in axes.get_yticklabels()]
+
+
+def whiskers(container):
+    """(low, high) of each point of an error bar, across or up."""
+    ends = np.array(container.lines[2][0].get_segments())  # (points, 2, 2)
+    across = int(np.ptp(ends[:, :, 1]) > 0 and np.allclose(ends[:, 0, 0], ends[:, 1, 0]))
+    return ends[:, :, across].tolist()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_says_its_numbers_in_words_and_can_be_read(name):
+    figure, again = draw(name), draw(name)
+    assert all(words in figure.alt_text for words in FIGURES[name][1]), figure.alt_text
+    assert "nan" not in figure.alt_text and overlapping_texts(figure) == []
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert not shown or any(axes.get_xlabel() for axes in shown) or figure.get_supxlabel()
+    assert all(axes.get_ylabel() or any(not text.isdigit() for text in ticks(axes)) for axes in shown[:1])
+    assert png(figure) == png(again) and again.alt_text == figure.alt_text
+
+
+def test_each_plot_function_of_the_course_is_drawn_here_and_in_a_lesson():
+    """What no lesson shows has no place in the course."""
+    drawn = Path(__file__).read_text("utf-8")
+    lessons = "".join(path.read_text("utf-8") for path in NOTEBOOKS.glob("*.ipynb"))
+    widgets = "".join(path.read_text("utf-8") for path in (NOTEBOOKS / "course" / "widgets").glob("*.py"))
+    for path in (NOTEBOOKS / "course" / "figures").glob("*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("plot_"):
+                assert ast.get_docstring(node) and f".{node.name}(" in drawn, node.name
+                assert node.name in lessons or node.name in widgets, node.name
+
+
+def test_each_drawing_has_words_and_a_lesson():
+    lessons = [nbformat.read(path, 4) for path in NOTEBOOKS.glob("*.ipynb")]
+    sources = "\n".join(cell.source for lesson in lessons for cell in lesson.cells)
+    drawings = sorted((NOTEBOOKS / "course" / "drawings").glob("*.svg"))
+    assert len(drawings) == sources.count('drawing("') > 5
+    for path in drawings:
+        words = ElementTree.parse(path).getroot().findtext("{http://www.w3.org/2000/svg}desc")
+        assert len(words.split()) > 20 and f'drawing("{path.stem}")' in sources, path.name
+
+
+# --- what is drawn is what was given ----------------------------------------------------------------------------------
+
+
+def test_bars_and_intervals_of_layers():
+    top, bottom = draw("importance").axes
+    assert [bar.get_height() for bar in top.patches] == pytest.approx(STUDY.influence.tolist())
+    assert [bar.get_height() for bar in bottom.patches] == pytest.approx(STUDY.mean_harm.tolist())
+    red = [place for place, bar in enumerate(bottom.patches) if bar.get_facecolor()[:3] == pytest.approx(to_rgb(RED))]
+    assert red == [1, 4]
+    spans = [ends[:, 1].tolist() for ends in bottom.collections[0].get_segments()]
+    assert spans == [pytest.approx(row) for row in STUDY.harm_interval.tolist()]
+
+
+def test_a_scale_that_bends_says_so():
+    harm = STUDY.harm.clone()
+    harm[0] *= 10
+    for figure in (layers.plot_layer_importance(replace(STUDY, harm=harm), 1), layers.plot_proxy(STUDY, 0.1, 0)):
+        bent = [axes.get_ylabel() for axes in figure.axes if axes.get_yscale() == "symlog"]
+        assert any("log scale above 0.3" in label for label in bent)
+    straight = layers.plot_layer_importance(replace(STUDY, harm=STUDY.harm.clamp(max=1.0)), 1).axes[1]
+    assert straight.get_yscale() == "linear"
+
+
+def test_places_by_proxy_and_by_harm():
+    influence = torch.tensor([0.9, 0.05, 0.04, 0.02, 0.01, 0.03])  # layer 3 has place 2, and place 5 by harm
+    figure = layers.plot_proxy(replace(STUDY, influence=influence), 0.5, 3)
+    places = figure.axes[1].collections[0].get_offsets().data.tolist()
+    assert places == [[6, 6], [5, 1], [4, 3], [2, 5], [1, 2], [3, 4]]
+    assert "place 2 by block influence, place 5 by loss increase" in figure.alt_text
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: layers.plot_layer(STUDY, 6), "expected a layer from 0 to 5, got 6"),
+        (lambda: layers.plot_layer(STUDY, 0, "los increase"), "did you mean 'loss increase'"),
+        (lambda: layers.plot_turns(STUDY, 2), "expected a sequence from 0 to 1, got 2"),
+        (lambda: layers.plot_greedy(replace(STUDY, rounds=torch.empty(0, 6), order=())), "at least 1 greedy round"),
+    ],
+)
+def test_wrong_input_is_a_sentence(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+def test_neurons_stand_where_their_numbers_are():
+    axes = draw("energy and condition").axes[0]
+    kept, removed, picked = axes.collections[:3]
+    np.testing.assert_allclose(removed.get_offsets(), np.c_[ENERGY, CONDITION][GONE])
+    np.testing.assert_allclose(kept.get_offsets(), np.c_[ENERGY, CONDITION][~GONE])
+    np.testing.assert_allclose(picked.get_offsets(), [[ENERGY[7], CONDITION[7]]])
+    for line in [line for line in axes.lines if len(line.get_xdata()) == 50]:  # of equal cost
+        costs = line.get_xdata() / line.get_ydata() ** 2
+        np.testing.assert_allclose(costs, costs[0])
+    lost = [
+        line for line in draw("projections").axes[0].lines if line.get_linestyle() == "--" and len(line.get_ydata())
+    ]
+    assert max(lost[0].get_ydata()) ** 2 == pytest.approx(4 - 4**2 / 5)
+    shown = draw("cosines").axes[0].collections[0].get_array().reshape(12, 12)
+    size = np.sqrt(GRAM.diagonal()[:12])
+    np.testing.assert_allclose(shown, GRAM[:12, :12] / np.outer(size, size))
+
+
+@pytest.mark.parametrize("name, best", [("agreement", "three"), ("errors", "one"), ("rise", "one"), ("hybrids", "a")])
+def test_the_best_is_on_top(name, best):
+    assert ticks(draw(name).axes[0])[-1] == best
+
+
+def test_dots_and_whiskers_are_the_numbers():
+    for axes, series in zip(draw("errors").axes, SPREADS.values(), strict=True):
+        for container, rows in zip(axes.containers, series.values(), strict=True):
+            np.testing.assert_allclose(container[0].get_xdata(), [mean for mean, _, _ in rows.values()])
+            np.testing.assert_allclose(whiskers(container), [ends for _, *ends in rows.values()])
+    ours, theirs = draw("duels").axes[0].containers
+    assert ours[0].get_xdata().tolist() == [0.7, 0.6] and theirs[0].get_xdata().tolist() == [0.4, 0.5]
+    assert whiskers(theirs) == [pytest.approx([0.3, 0.5]), pytest.approx([0.5, 0.5])]  # where none is known, none
+    sweep, _ = draw("sweep").axes[0].containers
+    assert sweep[0].get_xdata().tolist() == [10.0, 30.0] and whiskers(sweep)[0] == pytest.approx([0.3, 0.5])
+    sizes = draw("sizes").axes[0].containers[0]
+    assert sizes[0].get_xdata().tolist() == [50, 100] and whiskers(sizes)[1] == pytest.approx([0.3, 0.5])
+    np.testing.assert_allclose(draw("token curve").axes[0].lines[0].get_ydata(), [16, 15])
+    front = [point for point in draw("quality").axes[0].lines if point.get_label() == "Pareto front"]
+    assert sorted(front[0].get_xdata()) == [1.2, 1.5]
+
+
+def test_methods_stand_beside_each_other_on_each_text():
+    first, second = draw("methods").axes
+    comp, baseline = (container[0].get_xydata() for container in first.containers)
+    assert comp[:, 0].tolist() == [0.2, 0.3, 0.1] and baseline[:, 0].tolist() == [0.5]  # a mark for each seed
+    assert comp[2, 1] < baseline[0, 1] and first.get_xlim() == second.get_xlim()
+    assert second.containers[0][0].get_color() == first.containers[1][0].get_color()
+
+
+def test_drawings_to_scale():
+    bars = [bar.get_width() * 1e6 for bar in draw("reads").axes[0].patches]
+    attention, mlp = 2 * SHAPE.group_parameters * 2, 48 * SHAPE.neuron_parameters * 2  # bytes
+    assert bars[:9] == pytest.approx([attention, mlp] * 4 + [1000 * 32 * 2])
+    whole, stays = (draw("reach").axes[0].patches[start::2] for start in (0, 1))
+    assert sum(bar.get_width() for bar in whole) == pytest.approx(1.0)
+    assert [bar.get_height() for bar in stays] == pytest.approx([1.0, 1.0, 0.5])
+    top, bottom = draw("widths").axes
+    kept = [bar.get_height() for bar in top.patches if bar.get_facecolor()[:3] == pytest.approx(to_rgb(GREEN))]
+    assert kept == [16, 48, 40] and [bar.get_height() for bar in bottom.patches] == [0.02, 0.0, 0.01]
+
+
+def test_a_model_better_than_its_parent_is_not_cut_off():
+    """Healed or hardly pruned, an increase below zero is an ordinary outcome."""
+    duels = baselines.plot_duels([baselines.Duel("first", BELOW, NEAR)])
+    kinds = baselines.plot_methods_by_kind({"a quarter": {"COMP": {"prose": [BELOW], "code": [NEAR]}}})
+    variants = start_here.plot_variants({"COMP": [-0.05], "other": [0.1]}, "COMP")
+    assert all(figure.axes[0].get_xlim()[0] <= -0.05 for figure in (duels, kinds, variants))
+    assert on_device.plot_sizes({"q8_0": [(50.0, *BELOW), (100.0, *NEAR)]}).axes[0].get_ylim()[0] <= -0.05
+
+
+def test_less_and_more_have_colours_of_their_own():
+    less, more = draw("comparison").axes[0].patches
+    assert less.get_facecolor() != more.get_facecolor()
+    colours = {tuple(dots.get_facecolor()[0]) for dots in draw("parts").axes[0].collections}
+    assert len(colours) == 3 and (*to_rgb(BLUE), 1.0) in colours  # beyond the band, the reference, within it
+
+
+# --- what tells that a figure cannot be read --------------------------------------------------------------------------
+
+
+def test_texts_on_each_other_and_over_the_edge_are_found():
+    figure, axes = figure_with_axes((4.0, 3.0))
+    axes.plot([0, 1], [0, 1])
+    assert overlapping_texts(figure) == []
+    note(axes, "one label", (0.5, 0.5))
+    note(axes, "another label", (0.5, 0.5))
+    assert overlapping_texts(figure) == ["'one label' on 'another label'"]
+    far, axes = figure_with_axes((4.0, 3.0))
+    axes.annotate("far to the right", (1.2, 0.5), xycoords="figure fraction").set_in_layout(False)
+    assert overlapping_texts(far) == ["'far to the right' over the edge"]
+
+
+def test_names_of_points_cover_neither_each_other_nor_a_point():
+    figure, axes = figure_with_axes((5.0, 4.0), xlabel="x", ylabel="y")
+    points = {f"plan number {place}": (1 + 0.004 * place, 1 + 0.01 * place) for place in range(6)}
+    axes.plot(*zip(*points.values(), strict=True), "o")
+    axes.set(xlim=(0.9, 1.2), ylim=(0.9, 1.2))
+    name_points(axes, points)
+    assert overlapping_texts(figure) == [] and {text.get_text() for text in axes.texts} == set(points)

@@ -1,0 +1,301 @@
+"""The widgets of the lessons, driven without a browser: every control is answered at once, from stored statistics."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ipywidgets import HTML
+from studies import study_of
+from variants import build, tokens
+
+from comp_lib.analysis import Sample, curves, neurons
+from comp_lib.errors import InputError
+from comp_lib.hybrid_granularity.measured import measured_plan
+from comp_lib.hybrid_granularity.paper import paper_plan
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.plan import PlanRequest
+from comp_lib.shape import Shape
+from course.figures.layer_importance import METRICS, plot_layer
+from course.hybrid_granularity import layer_errors, stored_sensitivity, water_filling_plan
+from course.layer_importance import layer_study
+from course.mask_tuning import mask_error, penalised_mask
+from course.widgets import explorers, mask_explorer
+
+LAYERS = 30
+SHAPE = Shape(
+    576, 64, 3, (1536,) * LAYERS, (3,) * LAYERS, 3 * 576, 8 * 64 * 576, (2 * 576,) * LAYERS, 49_152 * 576 + 576
+)
+RISE = torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)
+CURVES = (RISE[:, None] * (torch.arange(44) / 44.0) ** 3).tolist()
+HARM = [0.01 + ((7 * layer) % LAYERS) / 100 for layer in range(LAYERS)]
+MINDS = stored_sensitivity({"gone": 416, "kl": HARM, "curves": CURVES})
+IMPORTANCE = [1.0 + (7 * layer) % LAYERS for layer in range(LAYERS)]
+RIDGES = (1e-4, 1e-2, 1.0, 1e3)
+KEPT = {"some": torch.arange(8), "others": torch.arange(3, 11)}
+
+
+def width_spread(plan):
+    """Stands for a model: the more uneven the widths, the larger the loss."""
+    spread = (max(plan.neurons) - min(plan.neurons)) / 1536
+    return 0.5 + spread, 0.4 + spread, 0.6 + spread
+
+
+def planner(**options):
+    return explorers.Planner(SHAPE, MINDS, IMPORTANCE, multiple=32, **{"measure": width_spread} | options)
+
+
+def frames(model, layers=None):
+    ids = torch.randint(512, (4, 24), generator=torch.Generator().manual_seed(2))
+    sample = Sample(ids, ("prose",) * len(ids))
+    return neurons(model, sample, layers), curves(model, sample, layers)
+
+
+@pytest.fixture(scope="module")
+def grams():
+    """A layer whose neuron 11, which goes, rules the first measure."""
+    x = torch.randn(60, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w = torch.randn(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    loud = x.clone()
+    loud[0] *= 100.0
+    return {name: (each.T @ each) * (w @ w.T) for name, each in (("sum", loud), ("alike", x))}
+
+
+@pytest.fixture
+def all_explorers(tiny_llama, grams, own_cache):
+    return {
+        "layers": explorers.LayerExplorer(study_of()),
+        "neurons": explorers.NeuronExplorer(*frames(tiny_llama()), layer=1),
+        "plans": planner(),
+        "masks": mask_explorer.MaskExplorer(grams["sum"], grams, KEPT, RIDGES, "Layer 1"),
+    }
+
+
+MOVES = {
+    "layers": [("layer", 3), ("metric", "loss increase"), ("sequence", 1), ("metric", "greedy, last round")],
+    "neurons": [("layer", 2), ("share", 40), *(("metric", name) for name in explorers.CHOICES[1:]), ("place", 7)],
+    "plans": [("ratio", 30), ("dropped", (3, 0, 20)), ("widths", explorers.WATER), ("widths", explorers.MEASURED)],
+    "masks": [
+        ("ridge", 1),
+        ("ridge", 3),
+        ("who", "others"),
+        *(("pull", name) for name in list(mask_explorer.PULLS)[1:]),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_every_control_draws_anew_and_the_page_does_not_jump(all_explorers, name):
+    explorer = all_explorers[name]
+    seen = [explorer.image.value]
+    assert 'alt="' in seen[0] and explorer.layout.min_height and explorer.image.layout.min_height
+    for control, value in MOVES[name]:
+        getattr(explorer, control).value = value
+        assert not getattr(getattr(explorer, control), "continuous_update", False)  # no answer on the way
+        seen.append(explorer.image.value)
+    assert len(set(seen)) == len(seen)
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_layer_explorer_shows_the_layer_that_is_chosen_and_how_far_the_proxy_is_off():
+    study = replace(study_of(), influence=torch.tensor([0.9, 0.05, 0.04, 0.02, 0.01, 0.03]))
+    box = explorers.LayerExplorer(study, layer=3)
+    assert f'alt="{plot_layer(study, 3, "block influence", 0).alt_text}"' in box.image.value
+    assert "(place 2 of 6), loss increase 2.000 nats per token" in box.facts.value and "place 5 of 6" in box.facts.value
+    for layer, verdict in ((3, "3 places too low"), (5, "1 place too low"), (1, "4 places too high"), (0, "two agree")):
+        box.layer.value = layer
+        assert verdict in box.facts.value
+
+
+@pytest.mark.parametrize("sequence", [-1, 2])
+def test_wrong_input_is_answered_with_a_sentence_and_the_last_picture_stays(sequence):
+    box = explorers.LayerExplorer(study_of())
+    image = box.image.value
+    box.sequence.value = sequence
+    assert f"expected a sequence from 0 to 1, got {sequence}" in box.facts.value and box.image.value == image
+    box.sequence.value = 1
+    assert "expected" not in box.facts.value and box.image.value != image
+
+
+def test_no_garbage_is_collected_before_the_answer(monkeypatch):
+    explorer, seen = explorers.LayerExplorer(study_of()), []
+    answer = explorer.answer
+    monkeypatch.setattr(explorer, "answer", lambda: seen.append(gc.isenabled()) or answer())
+    explorer.layer.value = 1
+    explorer.sequence.value = 99  # which there is not: refused
+    assert seen == [False, False] and gc.isenabled()
+
+
+def test_without_greedy_there_is_no_such_metric():
+    assert list(explorers.LayerExplorer(study_of()).metric.options) == list(METRICS)
+    study = replace(study_of(), rounds=torch.empty(0, 6), order=())
+    assert list(explorers.LayerExplorer(study).metric.options) == ["block influence", "loss increase"]
+
+
+def test_no_control_calls_the_model(own_cache, monkeypatch):
+    model, ids = build(), tokens()
+    box = explorers.LayerExplorer(layer_study(model, ids, greedy=1), layer=2)
+    monkeypatch.setattr(type(model), "forward", None)
+    box.layer.value = 1
+    assert "Layer 1 in sequence 0" in box.image.value
+
+
+# --- neurons ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_goes_is_what_the_metric_likes_least(all_explorers):
+    explorer = all_explorers["neurons"]
+    found = explorer._neurons[1]
+    for metric, worth in (
+        ("energy", explorers.energies(found)),
+        ("condition alone", 1 / found.condition),
+        (explorers.ONE_LOOK, found.cost),
+        ("wanda-sp", found.wanda_sp),
+    ):
+        explorer.metric.value = metric
+        gone = explorer.removed()
+        assert gone.sum() == 10 and worth[gone].max() < worth[~gone].min(), metric
+    explorer.metric.value = explorers.IN_ROUNDS
+    places = found.removed_at[explorer.removed()] * len(found)
+    assert sorted(places.round().astype(int)) == list(range(1, 11))
+    explorer.share.value = explorer.share.max  # no further than the sweep
+    swept = int(found.removed_at.notna().sum())
+    for metric in (explorers.IN_ROUNDS, "energy"):
+        explorer.metric.value = metric
+        assert explorer.removed().sum() == swept <= 0.6 * 48
+
+
+def test_it_says_whether_energy_and_cost_agree_on_the_neuron(all_explorers):
+    """What the task of the lesson asks for: a neuron that goes by energy and stays by its cost."""
+    explorer = all_explorers["neurons"]
+    found = explorer._neurons[1]
+    energy = explorers.energies(found)
+    found["condition"] = np.linspace(1.0, 4.0, 48)  # a random model's are all alike
+    found["cost"] = energy / found.condition**2
+    by_energy, by_cost = (explorer.removed(name) for name in ("energy", explorers.ONE_LOOK))
+    assert (by_energy & ~by_cost).any(), "the task has an answer"
+    for place, neuron in list(enumerate(found.cost.to_numpy().argsort(kind="stable"), 1))[::5]:
+        explorer.place.value = place
+        words = ["goes" if gone[neuron] else "stays" for gone in (by_energy, by_cost)]
+        assert f"it {words[0]} by energy and {words[1]} by full-condition, one look." in explorer.facts.value
+
+
+def test_a_narrow_layer_and_a_silent_neuron_have_their_points(tiny_llama, own_cache):
+    from comp_lib.surgery import shrink_mlp
+
+    model = tiny_llama()
+    shrink_mlp(model.model.layers[1], torch.arange(20))
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[:, 3] = 0.0
+    explorer = explorers.NeuronExplorer(*frames(model))
+    explorer.place.value = 48
+    explorer.layer.value = 1
+    assert "of 20 neurons" in explorer.image.value and not np.isnan(explorer.removed()).any()
+    assert explorer.place.value == explorer.place.max == 20 and "number 20 of 20" in explorer.facts.value
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_planner_opens_with_a_plan_that_can_be_read_and_used():
+    box = planner(parent="dense", task="find a plan <better> than that")
+    assert box.plan == uniform_plan(PlanRequest(SHAPE, 0.2, multiple=32, parent="dense"))
+    left = SHAPE.with_widths(box.plan.neurons, box.plan.kv_groups).total
+    assert f"{left:,} of 134,515,008" in box.facts.value and f"{left * 4 / 1e6:,.1f} of 538.1" in box.facts.value
+    assert f"{float(layer_errors(MINDS, SHAPE, box.plan).nansum()):.2%}" in box.facts.value
+    assert "time" not in box.facts.value and "not measured yet" in box.facts.value
+    assert isinstance(box.children[0], HTML) and "find a plan &lt;better&gt;" in box.children[0].value
+
+
+def test_widths_are_those_of_the_library():
+    box, request = planner(), PlanRequest(SHAPE, 0.2, drop=[5], multiple=32)
+    box.dropped.value = (5,)
+    for rule, plan in (
+        (explorers.WATER, water_filling_plan(request, MINDS)),
+        (explorers.PER_LAYER, paper_plan(request, IMPORTANCE)),
+        (explorers.MEASURED, measured_plan(request, MINDS)),
+    ):
+        box.widths.value = rule
+        assert box.plan == plan
+
+
+def test_widths_can_be_set_by_hand():
+    box = planner()
+    assert box.width.disabled and box.layer.disabled
+    box.widths.value = explorers.BY_HAND
+    assert box.plan.neurons == (1120,) * LAYERS and box.width.value == 1120  # from the plan that was shown
+    box.width.value = 1536
+    assert box.plan.neurons == (1536, *(1120,) * (LAYERS - 1)) and "asked for: narrow more" in box.facts.value
+    box.layer.value = 23
+    assert box.width.value == 1120 and box.plan.neurons[0] == 1536  # nothing changes but the layer looked at
+    box.width.value = 704
+    assert box.plan.neurons[23] == 704 and "narrow more" not in box.facts.value
+    box.dropped.value = (4,)
+    assert box.plan.dropped == (4,) and box.plan.neurons[0] == 1536 and box.plan.neurons[22] == 704
+
+
+def test_the_button_measures_the_plan_shown_once_and_keeps_the_order():
+    asked = []
+    box = planner(measure=lambda plan: asked.append(plan) or width_spread(plan))
+    box.measure_button.click()
+    box.measure_button.click()
+    assert "0.500 nats per token (0.400 to 0.600)" in box.facts.value and len(asked) == 1
+    box.widths.value = explorers.WATER
+    assert "not measured yet" in box.facts.value
+    box.measure_button.click()
+    assert set(box.measured) == set(asked) and not box.measure_button.disabled
+    assert box.results.value.count("<li>") == 2
+    assert box.results.value.index("0.500 nats") < box.results.value.index("1120 to 1120")
+    box.widths.value = explorers.UNIFORM
+    assert "0.500 nats per token" in box.facts.value  # it is remembered
+    assert planner(measure=None).measure_button.disabled
+
+
+def test_a_refusal_of_the_planner_is_a_sentence():
+    def refuse(plan):
+        raise InputError("expected more text, got none: give some")
+
+    box = planner(measure=refuse)
+    box.measure_button.click()
+    assert "expected more text" in box.results.value and not box.measure_button.disabled and not box.measured
+    box.ratio.value = box.ratio.max
+    box.dropped.value = tuple(range(LAYERS))
+    assert box.plan is None and "expected fewer than 30 layers to drop" in box.facts.value
+    box.measure_button.click()
+    assert not box.measured  # there is nothing to measure
+
+
+def test_time_is_predicted_where_it_was_measured():
+    box = planner(line=(2.0, 0.5, 0.001))
+    before, after = 2.0 + LAYERS * (0.5 + 1.536), 2.0 + LAYERS * (0.5 + 1.12)
+    assert f"{after:.1f} of {before:.1f} ms" in box.facts.value
+    box.dropped.value = (0, 1, 2, 3, 4, 5)
+    assert f"{2.0 + 24 * (0.5 + 1.536):.1f} of" in box.facts.value
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pull", mask_explorer.PULLS)
+def test_the_facts_of_a_mask_are_those_of_the_solve(all_explorers, grams, pull):
+    explorer = all_explorers["masks"]
+    explorer.pull.value, explorer.ridge.value = pull, 1
+    even, toward = mask_explorer.PULLS[pull]
+    mask = penalised_mask(grams["sum"], KEPT["some"], RIDGES[1], toward, even)
+    assert f"variance {float(mask.var(unbiased=False)):.3g}" in explorer.facts.value
+    assert f"largest factor {float(mask.abs().max()):.3g}" in explorer.facts.value
+    for name, gram in grams.items():
+        assert f"{name} {mask_error(gram, KEPT['some'], mask):,.1%}" in explorer.facts.value
+
+
+def test_a_strong_pull_passes_both_guards_and_a_wild_mask_none(all_explorers):
+    all_explorers["masks"].ridge.value = len(RIDGES) - 1
+    assert "passes: variance guard and size guard" in all_explorers["masks"].facts.value
+    wild = torch.tensor([[1.0, 1.0, 30.0], [1.0, 2.0, 3.0], [1.0, 1.1, 0.9]])
+    guards = mask_explorer.guards(wild)
+    assert guards == {"variance guard": [False, False, True], "size guard": [False, True, True]}

@@ -1,0 +1,257 @@
+"""Decoders of transformers by type, tiny and random: what fits is stepped through, what does not is named."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import TINY, randomise
+from transformers import AutoConfig, AutoModelForCausalLM
+from variants import SPECIAL, build, tokens
+
+from comp_lib.calibration.stream import attention_step, embed, mlp_step, rotary, sequence_losses, through
+from comp_lib.errors import InputError
+from comp_lib.families import check_config, family_called, family_of, family_of_layer
+from comp_lib.families.frame import head
+from comp_lib.families.steps import check
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
+from comp_lib.shape import Shape
+from comp_lib.surgery import keep_layers, shrink_attention
+
+HYBRID = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+WINDOWS = {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+FIT = {  # model type: what its config has beside TINY
+    "llama": {},
+    "mistral": {"sliding_window": 5},
+    "qwen2": {},
+    "qwen3": {},
+    "smollm3": {"no_rope_layers": [1, 0, 1]},
+    "gemma3_text": WINDOWS,
+    "phi3": {},
+    "granite": {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0},
+    "olmo2": {},
+    "ernie4_5": {},
+    "gemma": {},
+    "gemma2": WINDOWS | {"attn_implementation": "eager", "query_pre_attn_scalar": 8},
+    "vaultgemma": WINDOWS | {"attn_implementation": "eager", "query_pre_attn_scalar": 8},
+    "ministral": WINDOWS,
+    "ministral3": {},
+    "olmo": {},
+    "olmo3": WINDOWS,
+    "olmo_hybrid": HYBRID,
+    "qwen3_5_text": HYBRID,
+    "exaone4": WINDOWS,
+    "seed_oss": {},
+    "hunyuan_v1_dense": {},
+    "glm": {},
+    "glm4": {},
+    "helium": {},
+    "cwm": {},
+    "stablelm": {"num_key_value_heads": 4},
+    "diffllama": {},
+    "hyperclovax": {},
+}
+NORM_BEHIND = ("gemma3_text", "gemma2", "olmo2", "olmo3", "exaone4", "glm4", "hyperclovax")
+HEADS_FIXED = ("helium", "stablelm")  # their configs cannot say that fewer heads are left: o_proj, or their size, is d
+GROUPS_STAY = ("olmo2", "olmo3", "olmo_hybrid", "qwen3_5_text", "diffllama")
+REFUSED = {  # model type: what is named
+    "mixtral": "experts",
+    "qwen3_moe": "experts",
+    "granitemoe": "experts",
+    "nemotron": "no MLP of gate_proj",
+    "starcoder2": "no MLP of gate_proj",
+    "cohere": "attention and MLP in parallel",
+    "cohere2": "attention and MLP in parallel",
+    "bitnet": "weights between the neurons",
+    "doge": "more than these two",
+    "gpt2": "without embed_tokens",
+    "phi": "without norm",
+}
+
+
+def tiny(kind: str, **overrides):
+    fields = TINY | SPECIAL | {"head_dim": 8} | FIT.get(kind, {}) | overrides
+    attention = fields.pop("attn_implementation", "sdpa")
+    config = AutoConfig.for_model(kind, **fields)
+    return randomise(AutoModelForCausalLM.from_config(config, attn_implementation=attention))
+
+
+def stepped(model, ids):
+    """Logits, by steps."""
+    hidden, family = embed(model, ids), family_of(model)
+    rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
+    for layer in family.layers(model):
+        hidden = through(layer, hidden, rope, "cpu")
+    return family.head(model, family.final_norm(model, hidden))
+
+
+@pytest.mark.parametrize("kind", FIT)
+@torch.inference_mode()
+def test_steps_and_head_are_the_model(kind):
+    model, ids = tiny(kind), tokens(3, 24)
+    want = model(ids).logits
+    assert float((stepped(model, ids) - want).norm() / want.norm()) < 1e-4
+    family = family_of(model)
+    assert family.whole_attention == (kind in GROUPS_STAY)
+    assert (family.gain(model.model.layers[0], "mlp") is not None) == (kind in NORM_BEHIND)
+
+
+@pytest.mark.parametrize("kind", FIT)
+def test_prune_makes_a_model_of_any_of_them(kind):
+    model, ids = tiny(kind), tokens(6, 24)
+    before = Shape.of(model)
+    assert before.total == model.num_parameters()
+    groups = None if kind in GROUPS_STAY + HEADS_FIXED else 1
+    small = prune(model, ids, Settings(ratio=0.25, multiple=4, kv_groups=groups)).model
+    after = Shape.of(small)
+    assert after.total == small.num_parameters() and after.decoder <= 0.75 * before.decoder
+    assert after.kv_groups == (groups or before.kv_groups[0],) * 3 and len({*after.neurons}) == 1
+    assert small.config.intermediate_size == after.neurons[0] < 48
+    with torch.inference_mode():
+        loss = small(ids, labels=ids).loss
+        assert loss.isfinite()
+        assert float((stepped(small, ids) - small(ids).logits).abs().max()) < 1e-3
+    type(small)(copy.deepcopy(small.config)).load_state_dict(small.state_dict(), strict=True)  # the config says so too
+
+
+@pytest.mark.parametrize("kind", FIT)
+def test_layers_that_stay_are_those_of_the_model(kind):
+    """A layer that goes is skipped, lists in the config follow, and a KV cache finds its places."""
+    model, ids = tiny(kind), tokens(2, 24)
+    skipped = copy.deepcopy(model)
+    skipped.model.layers[0].forward = lambda hidden_states, *args, **kwargs: hidden_states
+    with torch.inference_mode():
+        want = skipped(ids, use_cache=False).logits
+        keep_layers(model, [1, 2])
+        torch.testing.assert_close(model(ids, use_cache=False).logits, want, rtol=1e-4, atol=1e-4)
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    answers = [model.generate(ids[:, :5], use_cache=cached, **options) for cached in (True, False)]
+    assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_does_not_fit_is_named(kind):
+    model, ids = tiny(kind), tokens(1, 8)
+    with pytest.raises(InputError, match=REFUSED[kind]):
+        prune(model, ids, Settings(ratio=0.25, multiple=4))
+
+
+@pytest.mark.parametrize("kind", ["olmo2", "qwen3_5_text"])
+def test_groups_that_are_more_than_rows_stay(kind):
+    model = tiny(kind)
+    with pytest.raises(InputError, match="heads|groups"):
+        prune(model, tokens(2, 8), Settings(ratio=0.25, multiple=4, method="flap"))
+    if kind == "olmo2":
+        with pytest.raises(InputError, match="span all"):
+            shrink_attention(model.model.layers[0], torch.tensor([0]))
+
+
+def test_layers_of_several_kinds_have_their_own_fixed_parameters():
+    shape = Shape.of(tiny("qwen3_5_text"))
+    first, second, third = shape.layer_parameters
+    assert first == third != second and shape.group_parameters == 0 and shape.kv_groups == (1, 1, 1)
+    left = shape.with_widths((10, 20), (1, 1), (0, 1))
+    assert [left.layer(0), left.layer(1)] == [10 * 96 + first, 20 * 96 + second]
+    with pytest.raises(ValueError, match="layers that stay"):
+        shape.with_widths((10, 20), (1, 1))
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "granite"])
+@torch.inference_mode()
+def test_the_head_in_parts_is_the_head(kind):
+    model, states = tiny(kind), torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    parts = [head(model, states, weight) for weight in model.lm_head.weight.split(200)]
+    torch.testing.assert_close(torch.cat(parts, -1), head(model, states))
+    losses = sequence_losses(model, embed(model, tokens(2, 5)), tokens(2, 5))
+    assert losses.shape == (2,) and losses.isfinite().all()
+
+
+def broken(change):
+    """The first layer of a Llama with a forward that `change` makes of its own, states, and what it is handed."""
+    model = build()
+    layer, hidden = model.model.layers[0], embed(model, tokens(1, 8))
+    kind = type(layer)
+    layer.__class__ = type(
+        "Other", (kind,), {"forward": lambda self, h, **kwargs: change(self, kind.forward, h, kwargs)}
+    )
+    return layer, hidden, rotary(model, 8, "cpu", hidden.dtype)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda self, own, h, kwargs: own(self, h, **kwargs) + 0.01 * h, "more than these two"),
+        (lambda self, own, h, kwargs: h + 10 * torch.tanh(own(self, h, **kwargs) - h), "another way"),
+        (
+            lambda self, own, h, kwargs: h + self.mlp(self.input_layernorm(h)) + own(self, h, **kwargs) - h,
+            "stream gets|two|parallel",
+        ),
+    ],
+)
+def test_a_layer_that_does_something_else_is_refused(change, named):
+    layer, hidden, rope = broken(change)
+    with pytest.raises(InputError, match=named):
+        attention_step(layer, hidden, rope)
+
+
+def test_a_gate_and_up_that_take_turns_are_refused():
+    """Rows of a fused matrix are halves: where they alternate, a neuron would be cut out of two others."""
+    model = tiny("phi3")
+    layer, hidden = model.model.layers[0], embed(model, tokens(1, 8))
+    mlp = layer.mlp
+
+    def alternating(z):
+        pairs = mlp.gate_up_proj(z)
+        return mlp.down_proj(mlp.activation_fn(pairs[..., ::2]) * pairs[..., 1::2])
+
+    mlp.forward = alternating
+    with pytest.raises(InputError, match="other rows than its own"):
+        check(layer, hidden, rotary(model, 8, "cpu", hidden.dtype))
+
+
+def test_each_kind_of_layer_is_checked_once(monkeypatch):
+    model, ids = tiny("qwen3_5_text"), tokens(2, 8)
+    hidden = embed(model, ids)
+    rope = rotary(model, 8, "cpu", hidden.dtype)
+    for layer in model.model.layers:
+        hidden = mlp_step(layer, attention_step(layer, hidden, rope)[0])[0]
+    assert len(rope.checked) == 2 and rope.arguments.keys() == {0, 1, 2}
+
+
+@torch.inference_mode()
+def test_gain_and_target_of_a_norm_are_its_weight():
+    """Gemma multiplies by 1 + w; what is to be added comes out when the target goes in, where it is along the norm."""
+    layer = tiny("gemma3_text").model.layers[0]
+    family, x = family_of_layer(layer), torch.randn(2, 3, 48)
+    gain = 1 + layer.post_feedforward_layernorm.weight
+    torch.testing.assert_close(family.gain(layer, "mlp"), gain.abs() / gain.square().mean().sqrt())
+    change = layer.post_feedforward_layernorm(layer.mlp.down_proj(x))
+    torch.testing.assert_close(
+        family.dense_target(layer, "mlp", change, x), layer.mlp.down_proj(x), rtol=1e-3, atol=1e-4
+    )
+
+
+@torch.inference_mode()
+def test_target_behind_a_number_is_divided_by_it():
+    layer = tiny("granite").model.layers[0]
+    change, x = torch.randn(2, 3, 32), torch.randn(2, 3, 48)
+    family = family_of_layer(layer)
+    torch.testing.assert_close(family.dense_target(layer, "mlp", change, x), change / 0.4)
+    assert family.gain(layer, "mlp") is None
+
+
+def test_names_of_types():
+    assert family_called("llama").gguf == "llama" and family_called("seed_oss").gguf is None
+    for name in ("unheard-of", None, 7):
+        with pytest.raises(InputError, match="expected a decoder that transformers has"):
+            family_called(name)
+    with pytest.raises(InputError, match="quantised with 'awq'"):
+        check_config({"model_type": "llama", "quantization_config": {"quant_method": "awq"}})

@@ -1,0 +1,102 @@
+"""Wrong answers to the exercises of lesson 4, and words of the sentence that tells each."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from lessons import LESSONS
+
+CHECKS = LESSONS["04"].checks
+module = sys.modules[CHECKS["two_to_remove"].__module__]
+solve = torch.linalg.solve
+
+
+def mask(gram, kept, ridge, right=None, penalty=None, anchor=1.0):
+    """The right mask, unless something else is asked for."""
+    energy = ridge * gram.diagonal()[kept] if penalty is None else penalty
+    right = gram[kept].sum(1) if right is None else right
+    return solve(gram[kept][:, kept] + torch.diag(energy), right + anchor * energy)
+
+
+def gone(gram, kept):
+    others = [i for i in range(len(gram)) if i not in kept.tolist()]
+    return gram[kept][:, others].sum(1)
+
+
+def mean(gram, kept, ridge):
+    return (ridge * gram.diagonal().mean()).expand(len(kept))
+
+
+def guard(solve_for, ridge, bound, factor=4.0, unbiased=False, first=False):
+    found = solve_for(ridge)
+    while first or found.var(unbiased=unbiased) > bound:
+        ridge, first = ridge * factor, False
+        found = solve_for(ridge)
+    return found, ridge
+
+
+def stale(solve_for, ridge, bound):
+    found = solve_for(ridge)
+    while solve_for(ridge).var(unbiased=False) > bound:
+        ridge *= 4.0
+    return found, ridge
+
+
+def endless(solve_for, ridge, bound):
+    while solve_for(ridge).var() > bound:
+        pass
+
+
+def least(by, on):
+    """A choice of lambda: fitted to `by`, the least error on `on`, of what each gets."""
+
+    def choose(fit, first, second, weight, ridges):
+        texts = {"first": first, "second": second, "both": first + second, "none": torch.eye(len(first)).to(first)}
+
+        def error(ridge):
+            gap = weight - fit(texts[by], ridge)
+            return float((gap * (texts[on] @ gap)).sum())
+
+        return min(ridges, key=error)
+
+    return choose
+
+
+def changed_least(fit, first, second, weight, ridges):
+    return min(ridges, key=lambda ridge: float((fit(first, ridge) - fit(first, 1e9)).norm()))
+
+
+def place_of_least(*given):
+    return given[-1].index(least("first", "second")(*given))
+
+
+MISTAKES = [
+    ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, right=g[k][:, k].sum(1)), "imitates the neurons that stay"),
+    ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, right=gone(g, k)), "only what went"),
+    ("mask_from_gram", lambda g, k, lam: mask(g, k, 0.0), "lambda does nothing"),
+    ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, anchor=0.0), "draws the factors to 0"),
+    ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, penalty=mean(g, k, lam)), r"its \*own\* G_ii"),
+    ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, penalty=mean(g, k, lam), anchor=0.0), r"its \*own\* G_ii"),
+    ("mask_from_gram", lambda g, k, lam: 2 * mask(g, k, lam), "set the derivative"),
+    ("mask_from_gram", lambda g, k, lam: torch.ones(len(g)), r"shape \(4,\), got \(7,\)"),
+    ("guarded_mask", lambda s, lam, bound: (s(lam), lam), "let a variance of"),
+    ("guarded_mask", lambda s, lam, bound: guard(s, lam, bound, unbiased=True), "unbiased=False"),
+    ("guarded_mask", lambda s, lam, bound: guard(s, lam, bound, factor=2.0), "four times as large"),
+    ("guarded_mask", lambda s, lam, bound: guard(s, lam, bound, first=lam == 1.0), "look before you raise"),
+    ("guarded_mask", stale, "does not belong to the lambda"),
+    ("guarded_mask", endless, "the loop goes on"),
+    ("two_to_remove", lambda g: g.diagonal().argsort()[:2], "least energy"),
+    ("two_to_remove", lambda g: g.diagonal().argsort()[[-1, -3]], "not the third"),
+    ("two_to_remove", lambda g: g.diagonal().argsort()[-4:-2], "the mask stays calm"),
+    ("two_to_remove", lambda g: g.diagonal().topk(1).indices, r"shape \(2,\), got \(1,\)"),
+    ("choose_ridge", least("first", "first"), r"judge on the \*second\* text"),
+    ("choose_ridge", least("both", "second"), r"judge on the \*second\* text"),
+    ("choose_ridge", least("second", "first"), "changed places"),
+    ("choose_ridge", changed_least, "changes the weights least"),
+    ("choose_ridge", lambda *given: given[-1][2], "fit to the first, judge on the second"),
+]
+
+
+# small layers in the place of the real ones
+INSTEAD = {"real_layer": lambda: module.loud_layer(1), "real_halves": lambda: module.small_halves(4)}

@@ -1,0 +1,182 @@
+"""Checks of exercises that ask a model, on small ones: lessons 3 and 8."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from lessons import LESSONS, Wrong, functions
+from variants import build, tokens
+
+from comp_lib.evaluation.loss import perplexity
+
+checks, checks_08 = importlib.import_module("checks_03"), importlib.import_module("checks_08")
+SOLVED = functions(LESSONS["03"].solutions)
+
+
+@pytest.fixture
+def given():
+    model, ids = build("gqa"), tokens(4, 24)
+    return checks.Blocks(list(model.model.layers), lambda: perplexity(model, ids).loss)
+
+
+def left_out(forget=False, parts=("attention", "mlp"), choose=min, whole=False):
+    """`missed_least` with one mistake."""
+
+    def silence(module, inputs, out):
+        return (out[0] * 0, *out[1:]) if isinstance(out, tuple) else out * 0
+
+    def missed_least(blocks, loss):
+        found = {}
+        for number, block in enumerate(blocks):
+            for name in parts:
+                hook = (block.self_attn if name == "attention" else block.mlp).register_forward_hook(silence)
+                found[number, name] = loss()
+                if not forget:
+                    hook.remove()
+        return choose(found, key=found.get)
+
+    return missed_least
+
+
+def breaks_the_weights(blocks, loss):
+    for block in blocks:
+        block.mlp.down_proj.weight.data *= 0.0
+    return 0, "mlp"
+
+
+def test_the_part_that_is_missed_least(given, capsys):
+    checks.check_missed_least(SOLVED["missed_least"], given)
+    checks.check_missed_least(lambda blocks, loss: list(SOLVED["missed_least"](blocks, loss)), given)
+    assert "is missed least" in capsys.readouterr().out
+
+
+def test_an_answer_that_is_cut_off_leaves_the_model_as_it_was(given, capsys):
+    def hooked_and_lost(blocks, loss):
+        blocks[0].self_attn.o_proj.register_forward_hook(lambda module, inputs, out: out * 0)
+        blocks[1].self_attn.register_forward_hook(lambda module, inputs, out: out[0] * 0)  # the block wants a pair
+        loss()
+
+    with pytest.raises(ValueError, match="unpack"):
+        checks.check_missed_least(hooked_and_lost, given)
+    checks.check_missed_least(SOLVED["missed_least"], given)
+    assert "is missed least" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (left_out(forget=True), "some hooks are still there"),
+        (left_out(choose=max), "take the least"),
+        (left_out(parts=("attention",)), "losses for 6 parts"),
+        (breaks_the_weights, "the model is not what it was"),
+        (lambda blocks, loss: 3, "expected .number of the block"),
+        (lambda blocks, loss: (0, "layer"), "expected 'attention' or 'mlp'"),
+        (lambda blocks, loss: (0, "mlp"), "losses for 6 parts"),
+    ],
+)
+def test_a_part_that_is_missed_more(given, wrong, sentence):
+    with pytest.raises(Wrong, match=sentence):
+        checks.check_missed_least(wrong, given)
+    for block in given.blocks:
+        assert not block.self_attn._forward_hooks and not block.mlp._forward_hooks
+
+
+def second_best(blocks, loss):
+    losses = checks._without_each(blocks, lambda: loss())
+    return sorted(losses, key=losses.__getitem__)[1]
+
+
+def test_the_second_best_is_told_from_the_best(given):
+    with pytest.raises(Wrong, match="costs .* nats, "):
+        checks.check_missed_least(second_best, given)
+
+
+KL = [0.5, 0.01, 0.02, 0.4]
+EVIDENCE = {
+    "kl": KL,
+    "harm": [1.0, 0.1, 0.1, 0.8],
+    "curves": [[0.01 * (s / 14) ** 2 for s in range(44)] for _ in KL],
+    "multiple": 32,
+    "neurons": 1536,
+}
+
+
+def trial(noise=0.0):
+    """Windows that mind what the divergences say."""
+    random = np.random.default_rng(0)
+
+    def losses(widths):
+        harm = sum(kl * ((1536 - w) / 416) ** 2 for kl, w in zip(KL, widths, strict=True))
+        return list(3 + harm + noise * random.standard_normal(16))
+
+    return checks.Trial(EVIDENCE, 4 * 1120, losses([1120] * 4), losses)
+
+
+def test_a_better_plan_is_accepted(capsys):
+    checks.check_better_widths(SOLVED["better_widths"], trial())
+    assert "better than one width for all, by -" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("widths", "noise", "sentence"),
+    [
+        ([1120] * 4, 0.0, "one width for all again"),
+        ([1536] * 4, 0.0, "that is another budget"),
+        ([1119, 1120, 1120, 1120], 0.0, "expected multiples of 32"),
+        ([64, 1120, 1120, 1120], 0.0, "expected widths from 160 to 1536, got 64"),
+        ([1120] * 3, 0.0, "expected a width for each of 4 layers"),
+        ([704, 1536, 1536, 704], 0.0, "the model loses more than with one width for all"),
+        ([1152, 1088, 1120, 1120], 5.0, "cannot be told apart"),
+    ],
+)
+def test_a_plan_that_is_no_better(widths, noise, sentence):
+    with pytest.raises(Wrong, match=sentence):
+        checks.check_better_widths(lambda evidence, total: widths, trial(noise))
+
+
+# --- lesson 8 -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tiny_llama, monkeypatch):
+    """A small model whose layers rounding hurts unequally: 1 most, by far."""
+    model = tiny_llama(hidden_size=64, intermediate_size=64, num_hidden_layers=4)
+    tokens = torch.arange(2, 26)[None]
+    with torch.no_grad():
+        model.model.layers[3].mlp.down_proj.weight[0, 0] = 3.0
+    monkeypatch.setattr(checks_08, "loaded", lambda: (model, tokens))
+    return model, checks_08.losses_when_rounded(model, tokens)
+
+
+def place(losses, which):
+    return which(range(len(losses)), key=losses.__getitem__)
+
+
+def test_the_worst_layer_is_accepted(tiny, capsys):
+    LESSONS["08"].checks["worst_layer"](functions(LESSONS["08"].solutions)["worst_layer"])
+    assert f"layer {place(tiny[1], max)}" in capsys.readouterr().out
+
+
+def in_place(model, tokens, quantise):
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.copy_(quantise(layer.mlp.down_proj.weight))
+    return 0
+
+
+def test_other_layers_are_refused(tiny):
+    model, losses = tiny
+    before = [parameter.clone() for parameter in model.parameters()]
+    others = sorted(range(4), key=losses.__getitem__)
+    for answer, words in (
+        (others[0], r"hurt \*least\*"),
+        (others[1], "round one layer|the loss is"),
+        (7, "number of a l"),
+    ):
+        with pytest.raises(Wrong, match=words):
+            LESSONS["08"].checks["worst_layer"](lambda *_, answer=answer: answer)
+    with pytest.raises(Wrong, match="put each layer's weights back"):
+        LESSONS["08"].checks["worst_layer"](in_place)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))

@@ -1,0 +1,147 @@
+"""Pictures of the commands: the same bytes every time, bars at their numbers, and words for who cannot see them."""
+
+from __future__ import annotations
+
+import base64
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import comp_lib.plots
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.plan import PlanRequest
+from comp_lib.plots import COLOURS, figure_with_axes, mime_bundle, plot_kinds, plot_pruned, png
+from comp_lib.plots.base import plain_ticks
+from comp_lib.shape import Shape
+from course.figures import overlapping_texts
+
+SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
+PLAN = uniform_plan(PlanRequest(SHAPE, 0.4, drop=[2], multiple=4))
+NAMES = ("prose", "code", "mean of 2")
+DENSE, PRUNED = (2.0, 1.0, 1.5), (2.5, 1.25, 1.875)
+MORE = ((0.3, 0.7), (0.2, 0.28), (0.3, 0.45))  # intervals of the increase
+LOSS = ((2.2, 2.9), (1.0, 1.5), (1.7, 2.0))
+
+
+def pruned(importance=(0.9, 0.2, 0.1, 0.3)):
+    return plot_pruned(list(importance), PLAN, SHAPE.neurons, SHAPE.kv_groups, [0.05, 0.08, 0.01])
+
+
+def rows(compared, losses=PRUNED, more=MORE):
+    table = {}
+    for name, dense, loss, increase, own in zip(NAMES, DENSE, losses, more, LOSS, strict=True):
+        values, intervals = {"loss": loss}, {"loss": own}
+        if compared:
+            values |= {"dense_loss": dense, "increase": loss - dense}
+            intervals |= {"increase": increase}
+        table[name] = values, intervals
+    return table
+
+
+def whiskers(axes):
+    """(left, right) of each error bar, in the order of the bars."""
+    [bars] = [container.errorbar for container in axes.containers if getattr(container, "errorbar", None)]
+    return [tuple(segment[:, 0]) for segment in bars.lines[2][0].get_segments()]
+
+
+def simple():
+    figure, axes = figure_with_axes()
+    axes.plot([1, 3, 2])
+    return figure.described('A line, "up" & down <again>.')
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+
+def test_an_image_carries_its_words_whatever_is_in_them():
+    bundle = mime_bundle(simple())
+    [(tag, attributes)] = Tags(bundle["text/html"]).tags
+    assert tag == "img" and attributes["alt"] == bundle["text/plain"] == 'A line, "up" & down <again>.'
+    kind, data = attributes["src"].split(",")
+    assert kind == "data:image/png;base64" and base64.b64decode(data) == png(simple())
+    with pytest.raises(AttributeError):
+        mime_bundle(figure_with_axes()[0])  # without words it is not shown
+
+
+@pytest.mark.parametrize("draw", [pruned, lambda: plot_kinds(rows(True)), lambda: plot_kinds(rows(False))])
+def test_the_same_bytes_every_time_and_nothing_of_the_machine(draw):
+    first, second = png(draw()), png(draw())
+    assert first == second and not any(word in first for word in (b"Software", b"matplotlib", b"Date"))
+    assert overlapping_texts(draw()) == []
+
+
+def test_no_window_and_no_pyplot():
+    before = {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}  # reading that sets it
+    pruned()
+    assert {name: matplotlib.rcParams[name] for name in before} == before
+    for path in Path(comp_lib.plots.__file__).parent.glob("*.py"):
+        assert "pyplot" not in path.read_text("utf-8").replace("pyplot's state", "")
+
+
+def test_colours_differ_for_the_colour_blind():
+    grey = np.array(COLOURS[:6]) @ [0.299, 0.587, 0.114]
+    assert len(np.unique(grey.round(3))) == 6
+
+
+def test_what_was_pruned_is_said_and_one_layer_does_not_dwarf_the_others():
+    words = pruned().alt_text
+    assert words.startswith("Three charts over 4 decoder layers. Block influence is highest in layer 0")
+    assert "1 layers were dropped" in words and "layer 1, 8.0%" in words
+    bars, dots = (pruned(values).axes[0] for values in ([0.3, 0.2, 0.1, 0.2], [0.9, 0.02, 0.01, 0.03]))
+    assert bars.get_yscale() == "linear" and len(bars.patches) == 4
+    assert dots.get_yscale() == "log" and dots.get_ylabel().endswith("log scale") and not dots.patches
+    assert dots.collections[0].get_offsets().data[:, 1] == pytest.approx([0.9, 0.02, 0.01, 0.03])
+    assert pruned([0.9, 0.0, 0.01, 0.03]).axes[0].get_yscale() == "linear"  # zero has no logarithm
+
+
+def test_dense_and_pruned_stand_in_order_with_the_increase_as_whiskers():
+    figure = plot_kinds(rows(True))
+    [axes] = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == [*DENSE, *PRUNED]
+    middles = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
+    assert middles[:3] == sorted(middles[:3]) and all(a < b for a, b in zip(middles[:3], middles[3:], strict=True))
+    assert axes.yaxis_inverted() and [label.get_text() for label in axes.get_yticklabels()] == list(NAMES)
+    for found, dense, (low, high) in zip(whiskers(axes), DENSE, MORE, strict=True):
+        assert found == pytest.approx((dense + low, dense + high))
+    assert [text.get_text() for text in axes.texts] == ["+0.50", "+0.25", "+0.38"]
+    assert "prose 2.00 dense, 2.50 pruned, +0.50 (0.30 to 0.70); code" in figure.alt_text
+
+
+def test_alone_a_model_has_one_bar_with_the_interval_of_its_loss():
+    figure = plot_kinds(rows(False))
+    [axes] = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == list(PRUNED)
+    assert whiskers(axes) == [pytest.approx(bounds) for bounds in LOSS]
+    assert "code 1.25 (1.00 to 1.50); mean of 2 1.88" in figure.alt_text and "dense" not in figure.alt_text
+
+
+@pytest.mark.parametrize("loss", [math.nan, 2.5])
+def test_what_has_no_number_or_no_interval_is_drawn_without(loss):
+    figure = plot_kinds(rows(True, (loss, *PRUNED[1:]), [(math.nan, math.nan)] * 3))
+    assert png(figure).startswith(b"\x89PNG") and " to " not in figure.alt_text
+
+
+LIMITS = [((0.9, 4.2), False), ((1e-6, 0.02), True), ((30, 33), False), ((1, 1e6), False), ((1, 1e30), False)]
+
+
+@pytest.mark.parametrize("limits, percent", LIMITS)
+def test_ticks_are_few_and_inside(limits, percent):
+    axis = Figure().subplots()
+    axis.set_xscale("log")
+    axis.set_xlim(limits)
+    plain_ticks(axis.xaxis, limits, percent)
+    ticks = axis.get_xticks()
+    assert 3 <= len(ticks) <= 8 and ticks.min() >= limits[0] and ticks.max() <= limits[1]
+    assert len({label.get_text() for label in axis.get_xticklabels()}) == len(ticks)

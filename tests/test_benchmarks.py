@@ -1,0 +1,112 @@
+"""The scripts of benchmarks/: all start, a run has at least the work that is counted, one page is computed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from variants import build, tokens
+
+from comp_lib.prune import prune
+from comp_lib.settings import Settings
+from comp_lib.shape import Shape
+from comp_lib.statistics.gram import Gram
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("common", "large"))
+SETTINGS = Settings(ratio=0.2, multiple=4, layers=0)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """One of benchmarks/, by its name."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_says_what_it_can_be_asked(script, name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        script(name).main()
+    assert ended.value.code == 0 and f"usage: {name}.py" in capsys.readouterr().out
+
+
+# --- limit.py ---------------------------------------------------------------------------------------------------------
+
+
+def run_of(limit, model, ids, settings=SETTINGS):
+    plan = prune(model, ids, settings).plan
+    return limit.Run(Shape.of(model), plan, *ids.shape, stored=1000, saved=4)
+
+
+def counted(work):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        work()
+    return counter.get_total_flops()
+
+
+def test_a_pass_is_what_torch_counts(script):
+    model, ids = build("gqa"), tokens(4, 16)
+    run, layer = run_of(script("limit"), model, ids), model.model.layers[0]
+    hidden = torch.randn(*ids.shape, run.shape.hidden)
+    assert run.through_mlp(run.shape.neurons[0]).model == counted(lambda: layer.mlp(hidden))
+    queries = run.shape.kv_groups[0] * run.shape.group_heads * run.shape.head_dim
+    scores = 2.0 * ids.numel() * 16 * queries  # which torch does not count on a CPU
+    rope = model.model.rotary_emb(hidden, torch.arange(16)[None])
+    attention = partial(layer.self_attn, hidden, position_embeddings=rope, attention_mask=None)
+    assert run.through_attention(run.shape.kv_groups[0]).model - scores == counted(attention)
+
+
+def test_half_of_a_symmetric_product_is_enough(script):
+    x = torch.randn(64, 48)
+    run = run_of(script("limit"), build("gqa"), tokens(8, 64))
+    sums, *_ = run.dense_layer(48, 32)
+    assert 2 * sums.single == counted(lambda: Gram.zeros(48).add(x)) * run.tokens / 64
+
+
+@pytest.mark.parametrize("size", [(2, 8), (8, 32)], ids=["few tokens", "many"])
+def test_no_run_multiplies_less(script, size):
+    model, ids = build("gqa"), tokens(*size)
+    work = run_of(script("limit"), model, ids).work()  # factors, inverses and solves are not in torch's count
+    assert 0 < work.model + work.single < counted(lambda: prune(model, ids, SETTINGS))
+
+
+def test_seconds_are_work_by_rates(script):
+    limit = script("limit")
+    machine = limit.Machine(model=20.0, single=10.0, double=5.0, read=2.0, written=4.0)
+    assert machine.seconds(limit.Work(40.0, 20.0, 20.0, 8.0, 2.0)) == 2.0 + 2.0 + 4.0 + 4.0 + 0.5
+
+
+def test_this_machine_has_rates(script, tmp_path):
+    machine = script("limit").Machine.measured(32, 48, tmp_path, torch.bfloat16)
+    assert all(rate > 0 for rate in vars(machine).values()) and not list(tmp_path.iterdir())
+
+
+# --- large.py ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_script_makes(script):
+    large = script("large")
+    assert large.page() == large.PAGE.read_text("utf-8"), "run python benchmarks/large.py"
+
+
+def test_shapes_have_the_parameters_of_the_models(script):
+    large = script("large")
+    for model, billions in zip(large.MODELS, (68.98, 405.85), strict=True):
+        assert large.shape_of(model).total == pytest.approx(billions * 1e9, rel=0.005)
+
+
+def test_sizes_by_hand(script):
+    large = script("large")
+    run = large.run_of(large.MODELS[1], "a long text")
+    assert large.sums_bytes(run) == 8 * 53248**2
+    assert large.sums_bytes(replace(run, sequences=8, length=128)) == 8 * 1024**2 + 4 * 1024 * 53248
+    assert 1.0 < large.times_the_least()[0] < large.times_the_least()[1]
+    assert large.machine().read <= large.machine().written
