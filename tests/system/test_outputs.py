@@ -10,9 +10,6 @@ from rows import rows_of
 
 from comp_lib.compare.summary import write_summary
 from comp_lib.errors import InputError
-from comp_lib.models.gguf_files import convert_gguf
-from comp_lib.models.load import load_model
-from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.plots.base import figure_with_axes, save_picture
 from comp_lib.system.atomic import write_atomically
 from comp_lib.system.outputs import check_output, our_json, our_picture, starts_with
@@ -97,15 +94,6 @@ def test_a_full_disk_ends_each_command_in_one_line(command, parent, tmp_path, sm
     assert done.stderr.strip().splitlines()[-1].startswith("comp-lib: expected to write"), done.stderr
     # a run from disk to disk keeps what it has done, to go on from there; the others leave nothing
     assert [path.name for path in tmp_path.iterdir()] == (["new.partial"] if "calibration" in words else [])
-
-
-def test_a_full_disk_ends_a_conversion_in_one_line(parent, tmp_path, small_disk, monkeypatch):
-    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
-    file = export_gguf(parent, tmp_path / "m.gguf", "f32")
-    with small_disk(30_000), pytest.raises(InputError, match="expected to write .*cache"):
-        convert_gguf(file)
-    assert not list((tmp_path / "cache").iterdir())
-    load_model(file)
 
 
 def test_a_full_disk_ends_a_comparison_in_one_line(tmp_path, small_disk):
