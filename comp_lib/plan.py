@@ -201,7 +201,7 @@ def removed(
 
 def excess_neurons(shape: Shape, groups: Sequence[int], left: int) -> int:
     """How many neurons have to go, so that with these KV groups in its layers the decoder has at most `left`."""
-    excess = shape.with_widths(shape.neurons, tuple(groups)).decoder - left
+    excess = shape.with_widths(shape.neurons, groups).decoder - left
     return max(0, -(-excess // shape.neuron_parameters))
 
 

@@ -28,7 +28,7 @@ def shape_of(neurons, kv_groups) -> Shape:
         kv_groups=tuple(kv_groups),
         neuron_parameters=3 * 32,
         group_parameters=2 * 8 * 32 + 2 * 2 * 8 * 32,
-        layer_parameters=2 * 32,
+        layer_parameters=(2 * 32,) * len(neurons),
         other_parameters=500 * 32 + 32,
     )
 

@@ -8,12 +8,13 @@ from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..errors import InputError
-from .decoder import Family
+from .decoder import Family as Family
 from .frame import outline
 from .gguf import ROWS
 from .protocol import Layer, Model, Which
+from .structure import parts
 
-DECODER = Family()
+OWN = "comp_"  # in front of the type of a model whose layers differ in width
 
 
 def family_of(model: Model) -> Family:
@@ -24,14 +25,15 @@ def family_of(model: Model) -> Family:
 def family_called(model_type: object) -> Family:
     """The family with that `model_type` in its config. Raises InputError for one that transformers does not know."""
     model_type = model_type.removeprefix("comp_") if isinstance(model_type, str) else model_type  # see own_widths
-    if not isinstance(model_type, str) or model_type not in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *ROWS}:
+    if not isinstance(model_type, str) or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         got = f"model_type {str(model_type)[:60]!r}: choose another model"
         raise InputError(f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}")
     return _family(model_type)
 
 
 def _family(model_type: str, layers: tuple[Layer, ...] = ()) -> Family:
-    return Family(model_type=model_type, members=layers, **ROWS.get(model_type, {}))
+    stock = model_type.removeprefix(OWN)
+    return Family(model_type=stock, members=layers, **ROWS.get(stock, {}))
 
 
 def family_of_layer(layer: Layer) -> Family:
@@ -41,9 +43,13 @@ def family_of_layer(layer: Layer) -> Family:
 
 def dense_layer(layer: Layer, which: Which) -> nn.Linear:
     """What writes to the residual stream in a step of a decoder layer. Raises InputError for another kind of layer."""
-    part, name = DECODER.sublayer(layer, which)
-    linear: nn.Linear = getattr(part, name)
-    return linear
+    return parts(layer)[which].linear
+
+
+def check_layers(model: Model) -> None:
+    """Raises InputError, by the name of what does not fit, for a model whose layers the method does not know."""
+    for layer in family_of(model).layers(model):
+        parts(layer)
 
 
 def check_config(fields: dict[str, Any]) -> Family:

@@ -15,7 +15,7 @@ from .protocol import Layer, Model, Rope, Which
 from .structure import parts
 
 BIASES: dict[str, Which] = {"mlp_bias": "mlp", "attention_bias": "attention"}
-BIASED = ("llama", "comp_llama", "smollm3", "granite")  # with both of these words in their configs, for all linears
+BIASED = ("llama", "smollm3", "granite")  # with both of these words in their configs, for all linears
 WEAK = 0.05  # of the mean: an output that is multiplied by less adds too little to say what it should have been
 
 
@@ -56,7 +56,7 @@ class Family(Gguf):
         for index, layer in enumerate(layers):
             for part in layer.modules():
                 if hasattr(part, "layer_idx"):
-                    part.layer_idx = index
+                    vars(part)["layer_idx"] = index
 
     def embedding(self, model: Model) -> nn.Embedding:
         """The table of token embeddings."""
@@ -144,8 +144,8 @@ class Family(Gguf):
 
     def rope_settings(self, config: Any) -> dict[str, Any]:
         """The rotary embedding of layers that see everything: rope_theta, rope_type and what that needs."""
-        settings: dict[str, Any] = config.rope_parameters
-        return settings.get("full_attention", settings)
+        settings: dict[str, Any] = config.rope_parameters.get("full_attention", config.rope_parameters)
+        return settings
 
     def window(self, config: Any) -> int | None:
         """How many tokens back some layer can look; None: all see everything."""

@@ -98,7 +98,7 @@ def rope(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
     Raises InputError where that depends on the text itself.
     """
     weight = outline(model).model.embed_tokens.weight
-    place = "cpu" if weight.is_meta else weight.device
+    place: Any = "cpu" if weight.is_meta else weight.device
     texts = (torch.full((1, length, weight.shape[1]), value, dtype=dtype, device=place) for value in (0.0, 1.0))
     made, again = ([call[1:] for call in calls(model, inputs_embeds=text)] for text in texts)
     for first, second in zip(tree_leaves(made), tree_leaves(again), strict=True):
@@ -112,7 +112,7 @@ def rope(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
 
 def number(layer: Layer) -> int:
     """The number that a layer has given itself, for the KV cache."""
-    numbers = [part.layer_idx for part in layer.modules() if hasattr(part, "layer_idx")]
+    numbers: list[Any] = [part.layer_idx for part in layer.modules() if hasattr(part, "layer_idx")]
     return int(numbers[0])
 
 

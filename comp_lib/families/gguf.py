@@ -43,7 +43,6 @@ _PAIRS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 _LLAMA = {"gguf": "llama", "gguf_interleaved": _PAIRS, "gguf_rope": ("default", "linear", "llama3")}
 ROWS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA | {"gguf_per_layer": "deci"},
-    "comp_llama": _LLAMA | {"gguf_per_layer": "deci"},
     "mistral": _LLAMA,
     "qwen2": {"gguf": "qwen2", "gguf_square": True},
     "qwen3": {"gguf": "qwen3"},

@@ -21,6 +21,9 @@ from .frame import number, with_parts
 from .protocol import STEPS, Arguments, Layer, Rope, Which
 from .structure import Part, parts, refuse
 
+Values = dict[Which, Tensor | float]
+"""What stands in for parts of a layer puts out."""
+SILENT: Values = {"attention": 0.0, "mlp": 0.0}
 TOLERANCE = 1e-4  # of a recomputed output in float32; of a narrower type what it can tell apart
 LARGE = 1024.0  # beside which the epsilon of a norm is nothing, and by which numbers divide without rounding
 
@@ -38,7 +41,7 @@ class Adds(nn.Module):
         return (out, None) if self.pair else out
 
 
-def through(layer: Layer, hidden: Tensor, arguments: Arguments | None = None, **values: Tensor | float) -> Tensor:
+def through(layer: Layer, hidden: Tensor, arguments: Arguments | None, values: Values) -> Tensor:
     """The layer's own forward, where its `attention` or `mlp` puts out a value; without attention, no arguments."""
     own = parts(layer)
     needed = [value for value in inspect.signature(layer.forward).parameters.values() if value.default is value.empty]
@@ -67,7 +70,7 @@ def run(layer: Layer, which: Which, hidden: Tensor, arguments: Arguments | None 
     hook = parts(layer)[which].linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     with ExitStack() as stack:
         stack.callback(hook.remove)
-        out = through(layer, hidden, arguments, **{step: 0.0 for step in STEPS if step != which})
+        out = through(layer, hidden, arguments, {step: 0.0 for step in STEPS if step != which})
     return out, inputs[0]
 
 
@@ -82,7 +85,7 @@ def reach(layer: Layer, which: Which) -> tuple[Tensor, bool]:
     signs = torch.where(torch.arange(len(ones), device=ones.device) % 2 == 0, ones, -ones)
 
     def added(value: Tensor) -> Tensor:
-        return through(layer, weight.new_zeros(1, 1, len(weight)), **{"attention": 0.0, "mlp": 0.0, which: value})[0, 0]
+        return through(layer, weight.new_zeros(1, 1, len(weight)), None, SILENT | {which: value})[0, 0]
 
     once, twice = added(LARGE * ones), added(2 * LARGE * ones)
     normed = close(twice, once)
@@ -110,11 +113,11 @@ def check(layer: Layer, hidden: Tensor, rope: Rope) -> None:
     if kind in rope.checked:
         return
     with refusing("a layer that can be run by itself", type(layer).__name__, "choose another model"):
-        whole, stream = through(layer, hidden, arguments), hidden
+        whole, stream = through(layer, hidden, arguments, {}), hidden
     for (which, part), given in zip(own.items(), (arguments, None), strict=True):
         before, (stream, x) = stream, run(layer, which, stream, given)
         reach(layer, which)
-        if not close(through(layer, before, **{"attention": 0.0, "mlp": 0.0, which: part.linear(x)}), stream):
+        if not close(through(layer, before, None, SILENT | {which: part.linear(x)}), stream):
             refuse(layer, f"a {part.name} whose {part.dense} is not what the stream gets")
         if which == "mlp" or part.grouped and not part.spans_heads:
             _check_rows(layer, which, part, x, before, given)

@@ -22,7 +22,7 @@ def uniform_plan(request: PlanRequest) -> Plan:
     Raises InputError when the ratio cannot be reached with these layers and KV groups.
 
     >>> from comp_lib.shape import Shape
-    >>> shape = Shape(64, 16, 2, (128,) * 4, (2,) * 4, 192, 6144, 128, 5000)
+    >>> shape = Shape(64, 16, 2, (128,) * 4, (2,) * 4, 192, 6144, (128,) * 4, 5000)
     >>> uniform_plan(PlanRequest(shape, 0.2, multiple=16)).neurons
     (80, 80, 80, 80)
     """

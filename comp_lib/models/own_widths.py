@@ -91,8 +91,10 @@ def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
     """What says the widths of `shape`, all else as `config`: the family's own config if `shape.stock`."""
     most, groups = max(shape.neurons), max(shape.kv_groups)
     fields = {k: v for k, v in config.to_dict().items() if k not in _NOT_INHERITED and not k.startswith("_")}
-    fields |= {"num_hidden_layers": shape.layers, "head_dim": shape.head_dim, "intermediate_size": most}
-    fields |= {"num_attention_heads": groups * shape.group_heads, "num_key_value_heads": groups}
+    fields |= {"num_hidden_layers": shape.layers, "intermediate_size": most}
+    if shape.group_parameters:  # else attention stays as it is
+        heads = {"num_attention_heads": groups * shape.group_heads, "num_key_value_heads": groups}
+        fields |= {"head_dim": shape.head_dim} | heads
     if shape.stock:
         stock: PreTrainedConfig = CONFIG_MAPPING[stock_type(config)](**fields)
         return stock

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import logging
 
 from ..errors import InputError, refusing
-from ..families import check_config
+from ..families import check_config, check_layers
 from ..system.untrusted import read_object
 from .own_widths import PREFIX, register
 from .skeleton import attention, skeleton
@@ -40,7 +40,7 @@ def checked_config(fields: Mapping[str, Any], source: str) -> PreTrainedConfig:
             register(fields["model_type"].removeprefix(PREFIX))
         config: PreTrainedConfig = AutoConfig.for_model(**kept)
         config._attn_implementation = attention(config)
-        skeleton(config)
+        check_layers(skeleton(config))
     return config
 
 

@@ -14,7 +14,7 @@ from comp_lib.errors import InputError
 from comp_lib.plan import tuples
 from comp_lib.shape import Shape
 
-SHAPE = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 1728, 294912, 1152, 28_000_000)
+SHAPE = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 1728, 294912, (1152,) * 30, 28_000_000)
 SPEED = Speed(token=3e-3, inversion=0.4)
 ASKED = replace(WHOLE, ratios=(0.1, 0.2, 0.3), ways=("uniform", "measured"))
 

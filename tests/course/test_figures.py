@@ -47,7 +47,7 @@ ENERGY, CONDITION = np.exp(RNG.normal(-8, 1.5, N)), 1 + np.exp(RNG.normal(-0.5, 
 GONE = np.arange(N) % 5 == 0
 GRAM = (lambda x: x.T @ x)(RNG.normal(size=(40, N)))
 TOKENS = np.exp(RNG.normal(size=(3, 9)))
-SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, 64, 16_032)
+SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
 UNIFORM = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
 MIXED = PlanRequest(SHAPE, 0.2, drop=[1], multiple=8).plan((16, 48, 40))
 NEAR, FAR, BELOW = (0.4, 0.3, 0.5), (0.6, 0.55, 0.7), (-0.05, -0.06, -0.04)

@@ -25,7 +25,9 @@ from course.mask_tuning import mask_error, penalised_mask
 from course.widgets import explorers, mask_explorer
 
 LAYERS = 30
-SHAPE = Shape(576, 64, 3, (1536,) * LAYERS, (3,) * LAYERS, 3 * 576, 8 * 64 * 576, 2 * 576, 49_152 * 576 + 576)
+SHAPE = Shape(
+    576, 64, 3, (1536,) * LAYERS, (3,) * LAYERS, 3 * 576, 8 * 64 * 576, (2 * 576,) * LAYERS, 49_152 * 576 + 576
+)
 RISE = torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)
 CURVES = (RISE[:, None] * (torch.arange(44) / 44.0) ** 3).tolist()
 HARM = [0.01 + ((7 * layer) % LAYERS) / 100 for layer in range(LAYERS)]

@@ -1,4 +1,4 @@
-"""Decoders of transformers by the name of their type, tiny and random: what fits is stepped through, what not is named."""
+"""Decoders of transformers by type, tiny and random: what fits is stepped through, what does not is named."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_the_head_in_parts_is_the_head(kind):
 
 
 def broken(change):
-    """The first layer of a Llama with a forward that `change` makes of its own, states for it, and what it is handed."""
+    """The first layer of a Llama with a forward that `change` makes of its own, states, and what it is handed."""
     model = build()
     layer, hidden = model.model.layers[0], embed(model, tokens(1, 8))
     kind = type(layer)

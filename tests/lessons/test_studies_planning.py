@@ -19,9 +19,9 @@ from comp_lib.plan import Plan, PlanRequest, removed
 from comp_lib.shape import Shape
 from course import hybrid_granularity as planning
 
-COSTS = {"neuron_parameters": 96, "group_parameters": 1536, "layer_parameters": 64, "other_parameters": 16_032}
+COSTS = {"neuron_parameters": 96, "group_parameters": 1536, "layer_parameters": (64,) * 3, "other_parameters": 16_032}
 SHAPE = Shape(32, 8, 2, (8, 8, 8), (2, 2, 2), **COSTS)
-REAL = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 3 * 576, 8 * 64 * 576, 2 * 576, 49_152 * 576 + 576)
+REAL = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 3 * 576, 8 * 64 * 576, (2 * 576,) * 30, 49_152 * 576 + 576)
 STORED = Path(__file__).parents[2] / "benchmarks" / "hybrids.json"
 
 

@@ -20,7 +20,7 @@ from comp_lib.plots.base import plain_ticks
 from comp_lib.shape import Shape
 from course.figures import overlapping_texts
 
-SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, 64, 16_032)
+SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
 PLAN = uniform_plan(PlanRequest(SHAPE, 0.4, drop=[2], multiple=4))
 NAMES = ("prose", "code", "mean of 2")
 DENSE, PRUNED = (2.0, 1.0, 1.5), (2.5, 1.25, 1.875)
