@@ -26,7 +26,7 @@ from comp_lib.evaluation.confidence import (
 def test_of_few_values_it_is_students_interval(count):
     values = np.random.default_rng(count).gamma(1.0, size=count)
     theirs = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
-    assert confidence_interval(values) == pytest.approx(theirs, rel=1e-3)
+    assert confidence_interval(values) == pytest.approx(theirs, abs=2e-3)
 
 
 @pytest.mark.parametrize("degrees", [7, 8, 11, 30, 200])
