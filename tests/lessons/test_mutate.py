@@ -7,10 +7,8 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -92,29 +90,6 @@ def test_the_file_alone_is_the_tool_and_a_notebook_that_fails_anyway_notices_not
     (course / "pytest.ini").write_text("[pytest]\naddopts = --nope")
     done = subprocess.run([*command, "--trust"], capture_output=True, text=True, cwd=course)
     assert done.returncode == 2 and "got pytest.main(): error: unrecognized arguments: --nope" in done.stderr
-
-
-@pytest.mark.slow
-def test_a_notebook_that_hangs_is_ended_with_its_kernel(course, capsys, monkeypatch):
-    kernel = course / "kernel"
-    write_notebook(
-        course / "lessons" / "mean.ipynb",
-        f"import os; open({str(kernel)!r}, 'w').write(str(os.getpid()))",
-        'x = 1\n2 * x  # "twice"\nwhile True: pass',
-    )
-
-    class Begun(subprocess.Popen):
-        def wait(self, timeout=None):
-            """The limit counts from when the kernel is at work, however slow the machine."""
-            while timeout == 2 and not kernel.exists() and self.poll() is None:
-                time.sleep(0.1)
-            return super().wait(timeout)
-
-    monkeypatch.setattr(subprocess, "Popen", Begun)
-    assert mutate.main(["formulas.toml", "--only", "twice", "--trust", "--limit", "2"]) == 1
-    said = "1 of 1, twice: NOT NOTICED within the limit: lessons/mean.ipynb was ended"
-    assert capsys.readouterr().out.splitlines() == [said]
-    assert not psutil.pid_exists(int(kernel.read_text()))
 
 
 @pytest.mark.parametrize(

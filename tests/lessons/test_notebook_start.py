@@ -11,7 +11,6 @@ import pytest
 import torch
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
-from tqdm import tqdm
 
 from comp_lib.errors import InputError
 from comp_lib.models import load
@@ -47,33 +46,11 @@ def test_it_loads_seeds_and_says_nothing(folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_bars_are_seen_only_where_asked_for(folder, capfd, monkeypatch):
-    def slow(name, dtype):
-        for _ in tqdm(range(3), desc="converting"):
-            pass
-        return None, None
-
-    monkeypatch.setattr(notebook, "load_model", slow)
-    start(str(folder))
-    assert capfd.readouterr().err == ""
-    start(str(folder), progress=True)
-    assert "converting" in capfd.readouterr().err
-
-
 def test_a_missing_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(InputError) as caught:
         start("whatever/it-is")
     assert "ipywidgets" in sentence(caught) and "pip install 'comp-lib[notebooks]'" in sentence(caught)
-
-
-def test_a_missing_extra_is_said_by_the_widgets_too(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("course.widgets")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    with pytest.raises(InputError) as caught:
-        import course.widgets.generation  # noqa: F401
-    assert "pip install 'comp-lib[notebooks]'" in sentence(caught)
 
 
 def test_a_model_too_big_is_refused_before_its_weights_are_read(folder, monkeypatch):

@@ -7,13 +7,12 @@ import torch
 
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.neurons import METRICS, Dense
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
 from comp_lib.recovery.mask_tuning import LARGEST, Mask, fold_mask, solve_mask, tune_mask
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.statistics.gram import Gram, contributions
+from comp_lib.statistics.gram import contributions
 from course import mask_tuning as study
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -97,18 +96,6 @@ def test_masks_of_all_layers_are_tuned_on_the_dense_stream(tiny_llama, ids):
         close(found["1"]["small"][layer], bounded, rtol=1e-2, atol=1e-2)
     again = study.masks_of_all_layers(model, ids, draws, ways)
     assert torch.equal(again["1"]["weighted"], found["1"]["weighted"])
-
-
-def test_comp_chooses_by_the_condition_of_the_mask_problem(tiny_llama, ids):
-    model = tiny_llama()
-    found = study.masks_of_all_layers(model, ids, {"comp": WIDTH}, {"comp": {"mask": study.Way(weighted=True)}})["comp"]
-    inputs, norms = seen(model, ids)
-    for layer, (x, norm) in enumerate(zip(inputs, norms, strict=True)):
-        scaled = (x / norm[:, None]).double()
-        dense = Dense(Gram.of(scaled.T @ scaled), weight_of(model, layer), torch.zeros(48), 1, 1e-2)
-        kept = METRICS["mask-condition"](dense, WIDTH, torch.Generator()).kept
-        assert torch.equal(found["kept"][layer], kept)
-        close(found["mask"][layer], solve_mask(contributions(dense.xtx, dense.weight), kept, 1e-2))
 
 
 def test_folded_masks_give_what_hooks_give_in_a_smaller_model(tiny_llama, ids):

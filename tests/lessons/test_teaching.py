@@ -67,12 +67,6 @@ def test_readme_and_teaching_are_what_the_script_writes(capsys):
     assert minutes.main(["--check"]) == 0, f"run python notebooks/teaching/minutes.py\n{capsys.readouterr().out}"
 
 
-def test_every_lesson_is_core_or_optional():
-    core = {part.lesson for part in minutes.WORKSHOP if part.lesson}
-    assert core | set(minutes.OPTIONAL) == {path.stem for path in LESSONS}
-    assert not core & set(minutes.OPTIONAL) and set(slides.CORE) <= core
-
-
 # --- what a teacher reads ---------------------------------------------------------------------------------------------
 
 
@@ -101,12 +95,6 @@ def test_teaching_has_what_a_teacher_needs():
             assert section.count("**Ask**") >= 2, f"no questions that reveal misconceptions of {number}"
             assert re.search(r"\*\*(Discuss|Contest)\*\*", section)
     assert "**When late**" in TEACHING
-
-
-def test_glossary_has_the_symbols_of_the_matrix_condition():
-    symbols = [row[0] for row in rows_of((NOTEBOOKS / "GLOSSARY.md").read_text("utf-8"), "symbol")]
-    for symbol in ("$C =", "$G =", "$H =", "$P =", "$D =", r"$\kappa_i", "$s_i$"):
-        assert any(row.startswith(symbol) for row in symbols), f"no {symbol} in the glossary"
 
 
 # --- the worksheet ----------------------------------------------------------------------------------------------------
