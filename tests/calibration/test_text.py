@@ -207,7 +207,9 @@ def test_what_cannot_be_read_whole_is_refused_unread(tmp_path, make, words):
         load_text(tmp_path / "text.txt")
 
 
-@pytest.mark.parametrize(("name", "words"), [("n" * 300, "no such file|too long"), ("a\0b", "no such file|null"), ("no.txt", "no such file")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("n" * 300, "no such file|too long"), ("a\0b", "no such file|null"), ("no.txt", "no such file")]
+)
 def test_names_that_no_file_has(tmp_path, name, words):
     with pytest.raises(InputError, match=words):
         load_text(tmp_path / name)
