@@ -174,7 +174,7 @@ def test_rope_scaling_is_refused(tmp_path, dense, tokenizer, key, value):
 
 
 def test_other_architectures_weights_and_numbers_are_refused(tmp_path, tiny_llama, tokenizer):
-    refused(write_gguf(tmp_path / "gpt.gguf", tiny_llama(), tokenizer, "gpt2"), "LLaMA-class", "'gpt2'")
+    refused(write_gguf(tmp_path / "gpt.gguf", tiny_llama(), tokenizer, "gpt2"), "GPT2LMHeadModel")
     refused(write_gguf(tmp_path / "granite.gguf", tiny_llama(), tokenizer, "granite"), "architecture", "granite")
     spoilt = tiny_llama()
     spoilt.model.layers[2].mlp.up_proj.weight.data[0, 0] = math.nan
