@@ -11,6 +11,7 @@ Lesson 01 defines all of it in its cells, in the plain way; harm is that of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,14 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from comp_lib.analysis.columns import ALL
-from comp_lib.analysis.harm import greedy_harm, layer_harm
+from comp_lib.analysis.harm import entry, layer_harm
 from comp_lib.analysis.sample import Sample
 from comp_lib.calibration.stream import through
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families import family_of
-from comp_lib.families.protocol import Model
+from comp_lib.families.protocol import Model, Which
+from comp_lib.importance.layers import greedy_order, sequence_loss_increase
 from comp_lib.shape import Shape
+from comp_lib.system.cache import remembered
 
 from .cache import Tensors, cached
 from .dense_stream import walk_to
@@ -79,6 +82,25 @@ def stream_statistics(model: Model, ids: Tensor) -> Tensors:
         norms.append(hidden.float().norm(dim=-1))
     turned = torch.stack(cosine)
     return {"influence": 1.0 - turned.mean((1, 2)), "cosine": turned, "norms": torch.stack(norms)}
+
+
+def step_harm(model: Model, sample: Sample, which: Which) -> Tensor:
+    """Increase of each window's loss without one step of each layer, the other kept: (layers, S), nats per token."""
+    path = entry(f"harm-{which}", model, sample)
+    harm: Tensor = remembered(path, lambda: sequence_loss_increase(model, sample.ids, which=which))
+    return harm
+
+
+def greedy_harm(model: Model, sample: Sample, rounds: int) -> tuple[list[int], list[Tensor]]:
+    """The `rounds` layers to drop, in order, and in each round the harm of all, (layers, S), NaN for those gone."""
+    seen = list[Tensor]()
+
+    def loss(present: Sequence[int]) -> Tensor:
+        seen.append(layer_harm(model, sample, present))
+        return seen[-1].mean(1)
+
+    order, _ = greedy_order(loss, Shape.of(model).layers, rounds)
+    return order, seen
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ from ipywidgets import (
 from numpy.typing import NDArray
 
 from comp_lib.analysis.one_pass import FURTHEST
-from comp_lib.analysis.unit_frames import energies
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
@@ -117,6 +116,11 @@ class LayerExplorer(Explorer):
             f"{harm[layer]:.3f} nats per token (95%: {low:.3f} to {high:.3f}; place {harmed} of {last}; place 1 goes "
             f"first): {verdict}.</p>"
         )
+
+
+def energies(frame: pd.DataFrame) -> pd.Series:
+    """H_ii ||w_i||^2 over ||X W||^2 of each row of `analysis.neurons`, ridge included: cost times condition squared."""
+    return frame.cost * frame.condition**2
 
 
 class NeuronExplorer(Explorer):
