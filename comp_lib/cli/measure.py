@@ -130,7 +130,8 @@ def compare(
 
     chosen = METHODS if methods is None else listed(methods, str, "methods")
     settings = Settings(multiple=multiple)
-    text = {"calibration": calibration, "length": length, "evaluation": evaluated, "windows": windows, "window": window}
+    text: dict[str, Any] = {"calibration": calibration, "length": length, "evaluation": evaluated}
+    text |= {"windows": windows, "window": window}
     sizes = listed(sequences, int, "sequences")
     grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, settings=settings, **text)
     check_summary(folder, overwrite)

@@ -6,9 +6,7 @@
             spread over sequences says how far a difference between two layers can be trusted
     rounds  the same harm with 0, 1, 2 ... layers gone already, each time the least harmful one: greedy removal
 
-Lesson 01 defines all of it in its cells, in the plain way; harm is that of the check-up (`analysis.harm`), where
-prefixes are shared. Every pass is run once per model, tokens
-and layers gone.
+Lesson 01 defines all of it in its cells, in the plain way; harm is that of the check-up (`analysis.harm`).
 """
 
 from __future__ import annotations
@@ -40,7 +38,6 @@ from .dense_stream import walk_to
 class LayerStudy:
     """All layer statistics of one model on one set of tokens (S, L), on the CPU; n layers, k greedy rounds."""
 
-    ids: Tensor  # (S, L)
     influence: Tensor  # (n,) block influence
     cosine: Tensor  # (n, S, L) between a token's state before and after the layer
     norms: Tensor  # (n + 1, S, L) of the residual stream, before layer 0 and after each layer
@@ -71,7 +68,7 @@ def layer_study(model: Model, ids: Tensor, greedy: int = 3) -> LayerStudy:
     # sequences are of one length: the mean of their losses is the loss on all tokens
     rounds = torch.stack([torch.empty(layers), *(harm.mean(1) for harm in harms)])[1:]
     found = stream_statistics(model, ids)
-    return LayerStudy(ids, harm=layer_harm(model, sample), rounds=rounds, order=tuple(order), **found)
+    return LayerStudy(harm=layer_harm(model, sample), rounds=rounds, order=tuple(order), **found)
 
 
 @cached

@@ -85,4 +85,4 @@ def test_everything_is_written_and_nothing_of_anybody_else_is_lost(tmp_path):
     check_summary(tmp_path, overwrite=True)
     (tmp_path / "rows.csv").touch()
     check_summary(tmp_path, overwrite=False)  # those of the comparison in this folder
-    assert write_summary(rows_of(status="failed", message="no"), tmp_path / "other")[-1].name == "table.md"
+    assert len(write_summary(rows_of(status="failed", message="no"), tmp_path)) == 1  # no picture of nothing

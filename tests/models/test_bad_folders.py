@@ -1,4 +1,4 @@
-"""Folders that a stranger might hand over: one row each, and each is refused once, in one line that names what is wrong.
+"""Folders that a stranger might hand over: each is refused once, in one line that names what is wrong.
 
 A row is (name, how a good folder is spoilt, words of the refusal). The next finding is one more row.
 """

@@ -238,7 +238,9 @@ def test_card(small, uneven, tmp_path):
     assert f"{plan.removed:.1%} of the parameters of its decoder" in text
     assert "import comp_lib" not in text and "Not measured" not in text
 
-    text = model_card("out", Shape.of(uneven[0]), uneven[2], replace(card, perplexities=(), parent_licence=None), "llama")
+    text = model_card(
+        "out", Shape.of(uneven[0]), uneven[2], replace(card, perplexities=(), parent_licence=None), "llama"
+    )
     assert "| MLP neurons per layer | 48 | 20 to 40 |" in text
     assert "**This folder needs comp_lib**" in text and 'register("llama")' in text
     assert "Not measured." in text and 'license: "unknown"' in text

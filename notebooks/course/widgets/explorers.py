@@ -6,7 +6,6 @@ answer is there at once; only the planner's button does, which says so.
 
 from __future__ import annotations
 
-import gc
 import html
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -77,16 +76,11 @@ class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
 
     def _draw(self, change: object = None) -> None:
         """Show the answer; a wrong wish gets a sentence, and the last good picture stays."""
-        collecting = gc.isenabled()
-        gc.disable()  # beside a model a collection takes a quarter of a second: it comes after the answer
         try:
             figure, facts = self.answer()
             self.image.value, self.facts.value = mime_bundle(figure)["text/html"], facts
         except InputError as error:
             self.facts.value = alert(error)
-        finally:
-            if collecting:
-                gc.enable()
 
 
 def shared(description: str, width: int = 30) -> dict[str, Any]:
