@@ -48,8 +48,9 @@ def read_tokenizer(
     folder: Path, config: PreTrainedConfig, reader: Callable[..., Any] = AutoTokenizer.from_pretrained, **options: Any
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to a model. Raises InputError unless it works, and the model has its tokens."""
+    options |= {} if "gguf_file" in options else {"config": config}  # of which only AutoTokenizer rids itself
     with refusing("a readable tokenizer", str(folder / options.get("gguf_file", "")), AGAIN), quiet():
-        tokenizer: PreTrainedTokenizerBase = reader(str(folder), trust_remote_code=False, config=config, **options)
+        tokenizer: PreTrainedTokenizerBase = reader(str(folder), trust_remote_code=False, **options)
         core = getattr(tokenizer, "backend_tokenizer", None)
         ids = [*tokenizer(PROBE)["input_ids"], *(core.get_vocab(with_added_tokens=False).values() if core else ())]
     if max(ids, default=0) >= config.vocab_size:

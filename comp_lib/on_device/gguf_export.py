@@ -131,9 +131,6 @@ def _check_target(file: str | Path, kind: str, overwrite: bool, model: str | Pat
 
 def _check_runs(config: Any, shape: Shape, family: Family) -> str:
     """llama.cpp's name of the architecture. Raises InputError for what it does not read from a file, or refuses."""
-    if family.gguf is None:
-        got = f"{config.model_type}, which is not exported: use the folder itself"
-        raise InputError(f"expected a model type that we know by llama.cpp's name, got {got}")
     architecture = family.gguf if shape.uniform else family.gguf_per_layer
     if architecture is None and not shape.uniform:
         got = f"{config.model_type} with others: use export --padded first, and export that folder"

@@ -18,7 +18,7 @@ class Wrong(AssertionError):
 
 
 def call(function: Callable, *arguments, grad: bool = False, returns: bool = True):
-    """The answer of a learner's function. Raises Wrong while it is a stub, or where nothing comes back though it `returns`."""
+    """The answer of a learner's function. Raises Wrong for a stub, or where nothing comes back."""
     try:
         with torch.set_grad_enabled(grad):
             answer = _plain(function(*arguments))

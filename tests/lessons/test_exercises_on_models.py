@@ -41,27 +41,9 @@ def left_out(forget=False, parts=("attention", "mlp"), choose=min, whole=False):
     return missed_least
 
 
-def breaks_the_weights(blocks, loss):
-    for block in blocks:
-        block.mlp.down_proj.weight.data *= 0.0
-    return 0, "mlp"
-
-
 def test_the_part_that_is_missed_least(given, capsys):
     checks.check_missed_least(SOLVED["missed_least"], given)
     checks.check_missed_least(lambda blocks, loss: list(SOLVED["missed_least"](blocks, loss)), given)
-    assert "is missed least" in capsys.readouterr().out
-
-
-def test_an_answer_that_is_cut_off_leaves_the_model_as_it_was(given, capsys):
-    def hooked_and_lost(blocks, loss):
-        blocks[0].self_attn.o_proj.register_forward_hook(lambda module, inputs, out: out * 0)
-        blocks[1].self_attn.register_forward_hook(lambda module, inputs, out: out[0] * 0)  # the block wants a pair
-        loss()
-
-    with pytest.raises(ValueError, match="unpack"):
-        checks.check_missed_least(hooked_and_lost, given)
-    checks.check_missed_least(SOLVED["missed_least"], given)
     assert "is missed least" in capsys.readouterr().out
 
 
@@ -71,7 +53,6 @@ def test_an_answer_that_is_cut_off_leaves_the_model_as_it_was(given, capsys):
         (left_out(forget=True), "some hooks are still there"),
         (left_out(choose=max), "take the least"),
         (left_out(parts=("attention",)), "losses for 6 parts"),
-        (breaks_the_weights, "the model is not what it was"),
         (lambda blocks, loss: 3, "expected .number of the block"),
         (lambda blocks, loss: (0, "layer"), "expected 'attention' or 'mlp'"),
         (lambda blocks, loss: (0, "mlp"), "losses for 6 parts"),
@@ -82,16 +63,6 @@ def test_a_part_that_is_missed_more(given, wrong, sentence):
         checks.check_missed_least(wrong, given)
     for block in given.blocks:
         assert not block.self_attn._forward_hooks and not block.mlp._forward_hooks
-
-
-def second_best(blocks, loss):
-    losses = checks._without_each(blocks, lambda: loss())
-    return sorted(losses, key=losses.__getitem__)[1]
-
-
-def test_the_second_best_is_told_from_the_best(given):
-    with pytest.raises(Wrong, match="costs .* nats, "):
-        checks.check_missed_least(second_best, given)
 
 
 KL = [0.5, 0.01, 0.02, 0.4]
