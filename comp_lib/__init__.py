@@ -1,7 +1,7 @@
 """COMP: post-training structured pruning of LLaMA-class language models, without gradients.
 
-The method (Xu et al., arXiv 2501.15255; the derivation is ours) drops whole decoder layers, then the neurons of the
-layers that stay which their neighbours can best stand in for, then refits what is left to the output of what was there.
+The method (Xu et al., arXiv 2501.15255; the derivation is ours) drops whole decoder layers, then those neurons of the
+other layers that their neighbours can best reproduce. Then it refits the kept weights to the dense layer's output.
 
     from comp_lib import Settings, load_model
     from comp_lib.calibration.tokens import calibration_tokens
@@ -12,10 +12,11 @@ layers that stay which their neighbours can best stand in for, then refits what 
     ids = calibration_tokens("general", tokenizer, model=model, sequences=128, length=256)
     pruned = prune(model, ids, Settings(ratio=0.2, **PRESETS["stock"]))  # pruned.model, pruned.plan, pruned.report
 
-Where to read on: `prune` is the method on one page, `prune_layer` its five steps for one layer. The paper's four ideas
-are folders: `importance` (who goes), `hybrid_granularity` (how much goes), `recovery` (what stays takes over), and
-`statistics` (the sums over tokens they all rest on). `families` says what a model family's layer looks like; the other
-folders are wings: models, evaluation, scale, on_device, compare, plots, lessons, widgets, cli.
+Where to read on: `prune` is the method on one page, `prune_layer` its five steps for one layer, `planning` decides how
+much each layer loses. The paper's ideas are folders: `importance` (what is removed), `hybrid_granularity` (how much),
+`recovery` (the refit), and `statistics` (the sums over tokens that all of them use). `families` finds the parts of a
+decoder layer; `disk` prunes layer by layer from files to files. The other folders are calibration, baselines, models,
+evaluation, on_device, compare, healing, analysis, plots, system and cli.
 
 `comp_lib.prune` is the module; the function of that name is imported from it, as above, never re-exported here: one
 name with two meanings would depend on what was imported first.

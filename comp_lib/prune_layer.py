@@ -25,12 +25,13 @@ from .plan import Plan
 from .recovery.bias import mean_bias, unchanged
 from .recovery.least_squares import RidgeSearch
 from .recovery.mask_tuning import Mask, fold_mask, tune_mask
-from .report import LayerReport, PeakMemory
+from .report import LayerReport
 from .settings import Settings
 from .shape import Shape
 from .statistics.few_tokens import TokenStatistics
 from .statistics.gram import Gram, Statistics, contributions, token_weights
 from .surgery import add_biases, block_size, shrink, spread, upstream
+from .system.machine import peak_bytes
 
 States = Any
 """Hidden states (S, L, d) of all sequences, sliced by sequences."""
@@ -83,7 +84,7 @@ class LayerPruner:
         new_states: makes space for hidden states, called as torch.empty(shape, dtype=...).
         """
         self.settings, self.plan, self.shape, self.new_states = settings, plan, shape, new_states
-        self.device, self.memory = torch.device(settings.device), PeakMemory()
+        self.device = torch.device(settings.device)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.searches: dict[Which, RidgeSearch] = {which: RidgeSearch() for which in STEPS}
         first = embed(model, ids[:1])
@@ -122,7 +123,7 @@ class LayerPruner:
             mask_variance=None if mlp.mask is None else mlp.mask.variance,
             ridge=mlp.ridge,
             seconds=time.perf_counter() - start,
-            peak_megabytes=self.memory.megabytes(),
+            peak_megabytes=peak_bytes() / 2**20,
         )
         return PrunedLayer(report, tuple(mlp.kept.tolist()), tuple(attention.kept.tolist()))
 
@@ -137,7 +138,6 @@ class LayerPruner:
             selection = self.choose(dense, keep, named)  # 2
             refit = fit(dense, selection, self.settings.recovery)  # 3
             error = relative_error(dense, refit)
-            self.memory.megabytes()
             del dense  # matrices of the size of the layer
             shrink(layer, which, selection.kept, refit.weight, refit.bias)  # 4
             narrowed = Narrowed(selection.kept, error, selection.condition, refit.mask, refit.ridge)
@@ -161,7 +161,7 @@ class LayerPruner:
         settings, count = self.settings, len(self.hidden)
         searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
         size = -(-count // (1 + searched))
-        halves: list[Any] = [
+        halves = [
             self.statistics(layer, which, target, start, min(start + size, count)) for start in range(0, count, size)
         ]
         weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # W (n, m)
@@ -171,8 +171,7 @@ class LayerPruner:
             return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
         # which neurons stay matters little for how hard to hold them: a cheap metric will do
         likely = energy(make(halves[0]), keep, self.generator).kept if named is None else torch.tensor(named)
-        ridge = self.searches[which].choose(*halves, weight, spread(likely.to(weight.device), block), gain)
-        self.memory.megabytes()
+        ridge = self.searches[which].choose(halves[0], halves[1], weight, spread(likely.to(weight.device), block), gain)
         return make(halves[0] + halves[1], ridge=ridge)
 
     def statistics(self, layer: Layer, which: Which, target: States | None, first: int, last: int) -> Statistics:

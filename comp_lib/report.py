@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
-
-import psutil
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class LayerReport:
     mask_variance: float | None
     ridge: float | None  # lambda with which the recovery of down_proj was solved
     seconds: float
-    peak_megabytes: float  # resident memory of the process, highest seen so far, in MiB
+    peak_megabytes: float  # most resident memory that the process ever had, in MiB
 
 
 @dataclass(frozen=True)
@@ -49,16 +47,3 @@ class Progress(Protocol):
 
 def no_progress(what: str, done: int, total: int, report: LayerReport | None = None) -> None:
     """The silent `Progress`."""
-
-
-@dataclass
-class PeakMemory:
-    """Resident memory of this process, asked for where it is highest."""
-
-    process: psutil.Process = field(default_factory=psutil.Process)
-    peak: int = 0  # bytes
-
-    def megabytes(self) -> float:
-        """The highest seen so far, now included, in MiB."""
-        self.peak = max(self.peak, self.process.memory_info().rss)
-        return self.peak / 2**20

@@ -58,6 +58,14 @@ SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib pr
 
 
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbers -> their types, in words
+    "multiple": ((int,), "a whole number"),
+    "seed": ((int,), "a whole number"),
+    "kv_groups": ((int, type(None)), "a whole number or None"),
+    "ratio": ((int, float), "a number"),
+    "layers": ((int, float, str), "a number"),
+    "ridge": ((int, float, str), "a number"),
+}
 
 
 def multiple_of(neurons: int) -> int:
@@ -89,54 +97,41 @@ class Settings:
 
     def check(self) -> None:
         """Raises InputError by the name of what is wrong."""
-        for name in ("multiple", "seed"):
+        for name, (kinds, words) in KINDS.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
-                raise InputError(
-                    f"expected {name} to be a whole number, got {value!r}: write one of 63 bits, without a point"
-                )
-        for name, number in (("ratio", self.ratio), ("layers", self.layers), ("ridge", self.ridge)):
-            word = isinstance(number, str) and name != "ratio"  # which is looked at below
-            if isinstance(number, bool) or not (word or isinstance(number, int | float)):
-                raise InputError(f"expected {name} to be a number, got {number!r}: write one without quotes")
-        if self.kv_groups is not None and (isinstance(self.kv_groups, bool) or not isinstance(self.kv_groups, int)):
-            raise InputError(f"expected kv_groups to be a whole number or None, got {self.kv_groups!r}: None keeps all")
+            if isinstance(value, bool) or not isinstance(value, kinds) or (type(value) is int and abs(value) >= 2**63):
+                raise InputError(f"expected {name} to be {words}, got {value!r}: write another")
         check_ratio(self.ratio)
-        for name, value, words in (
+        for name, value, options in (
+            ("method", self.method, tuple(dict.fromkeys((*METHODS, *METRICS)))),
             ("recovery", self.recovery, RECOVERIES),
             ("aim", self.aim, ("self", "dense")),
             ("widths", self.widths, WIDTHS),
             ("layer metric", self.layer_metric, LAYER_METRICS),
         ):
-            if value not in words:
-                hint = suggestion(str(value), words)
-                raise InputError(f"expected {name} to be one of {', '.join(words)}, got {value!r}: {hint}")
-        if not isinstance(self.method, str) or self.method not in (*METHODS, *METRICS):
-            raise InputError(
-                f"expected a method such as {', '.join(METHODS)}, got {self.method!r}: "
-                f"{suggestion(str(self.method), (*METHODS, *METRICS))}"
-            )
+            if value not in options:
+                hint = suggestion(str(value), options)
+                raise InputError(f"expected {name} to be one of {', '.join(options)}, got {value!r}: {hint}")
         if self.widths == "measured" and self.recovery != "least-squares":
-            raise InputError(
-                f"expected the recovery least-squares with measured widths, for which they are measured, got "
-                f"{self.recovery!r}: choose widths uniform or per-layer"
-            )
-        share = not isinstance(self.layers, str) and 0 <= self.layers < 1
-        whole = not isinstance(self.layers, str) and 0 <= self.layers <= MOST_LAYERS and float(self.layers).is_integer()
-        if self.layers != "auto" and not (share or whole):
-            raise InputError(
-                f"expected layers to be a number or 'auto', or a share below 1, got {self.layers!r}: say how many go"
-            )
+            wanted = "the recovery least-squares with measured widths, for which they are measured"
+            raise InputError(f"expected {wanted}, got {self.recovery!r}: choose widths uniform or per-layer")
+        if self.layers != "auto" and not (
+            not isinstance(self.layers, str)
+            and 0 <= self.layers <= MOST_LAYERS
+            and (self.layers < 1 or float(self.layers).is_integer())
+        ):
+            wanted = "layers to be a number or 'auto', or a share below 1"
+            raise InputError(f"expected {wanted}, got {self.layers!r}: say how many are dropped")
         if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):
             wanted = f"a ridge above 0, at most {LARGEST_RIDGE:g}, or 'auto'"
             raise InputError(f"expected {wanted}, got {self.ridge}: {RIDGE:g} suits 8,000 tokens")
         if self.device == "auto":
             raise InputError("expected the name of a device, got 'auto': ask system.machine.available_device for it")
         available_device(self.device, double=True)
-        for name, options in BASELINES.get(self.method, {}).items():
-            if getattr(self, name) not in options:
+        for name, allowed in BASELINES.get(self.method, {}).items():
+            if getattr(self, name) not in allowed:
                 raise InputError(
-                    f"expected {name} to be {' or '.join(map(str, options))} with the method {self.method}, which "
+                    f"expected {name} to be {' or '.join(map(str, allowed))} with the method {self.method}, which "
                     f"decides the rest by itself, got {getattr(self, name)!r}: leave it out or choose another method"
                 )
 

@@ -39,6 +39,7 @@ LONG = (
     "test_browser.py",
     "compare/",
     "lessons/",
+    "course/",
     "on_device/",
     "models/",
     "evaluation/",
@@ -53,9 +54,9 @@ LONG = (
 # Tests that start processes, kernels or clusters, run whole commands, or read the real model: `make check` has none.
 SLOW = ("test_kit.py", "test_browser.py", "test_others.py", "test_book.py", "test_packaging.py", "test_forks.py")
 SLOW += ("cli/", "scale/", "system/", "compare/test_cluster.py", "compare/test_grid.py", "models/test_save.py")
-SLOW += ("lessons/test_notebook", "lessons/test_cache.py", "lessons/test_exercises.py", "evaluation/test_zero_shot.py")
+SLOW += ("lessons/test_notebook", "course/test_cache.py", "lessons/test_exercises.py", "evaluation/test_zero_shot.py")
 SLOW += ("on_device/test_speed.py", "on_device/test_gguf", "hostile/test_fuzz.py")
-SLOW += ("hostile/test_calls.py", "analysis/test_report_page.py", "analysis/test_checkup.py")
+SLOW += ("hostile/test_calls.py", "analysis/test_page.py")
 SLOW_TESTS = ("test_reload_in_another_process",)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import pytest
 import torch
 
 EXERCISES = Path(__file__).parents[1] / "notebooks" / "exercises"
@@ -53,15 +52,3 @@ def lesson(path: Path) -> Lesson:
 
 
 LESSONS = {path.stem.split("_")[0]: lesson(path) for path in sorted((EXERCISES / "solutions").glob("*.ipynb"))}
-
-
-def names_the_mistake(checks: dict[str, Callable], mistakes: list[tuple[str, Callable, str]]) -> Callable:
-    """A test that the check of the function with that name refuses each wrong one in its place, in these words."""
-
-    @pytest.mark.parametrize("name, mistake, words", mistakes)
-    def test(name: str, mistake: Callable, words: str) -> None:
-        mistake.__name__ = name
-        with pytest.raises(Wrong, match=words):
-            checks[name](mistake)
-
-    return test

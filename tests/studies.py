@@ -20,5 +20,4 @@ def study_of(layers=6, sequences=2, length=10):
     harm = harm[:, None] * torch.linspace(0.9, 1.1, sequences)
     rounds = harm.mean(1).repeat(2, 1) * torch.tensor([[1.0], [1.5]])
     rounds[1, 1] = float("nan")
-    ids = torch.zeros(sequences, length, dtype=torch.long)
-    return LayerStudy(ids, turn.mean((1, 2)), 1 - turn, norms, harm, rounds, (1, 4))
+    return LayerStudy(turn.mean((1, 2)), 1 - turn, norms, harm, rounds, (1, 4))

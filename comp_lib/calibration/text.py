@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 
 import torch
 from torch import Tensor
@@ -72,36 +71,22 @@ def load_text(name_or_path: str | Path) -> str:
     if str(name_or_path) in TEXTS:
         place = f"{name}.txt" if split in ("", "prose") else f"{name}/{split}.txt"
         path = next((file for folder in DATA_FOLDERS if (file := folder / place).is_file()), path)
-    if not str(name_or_path):
-        raise InputError(f"expected a text file or the name of a text, got no name; {suggestion('', TEXTS)}")
     try:
-        check_file(path)
+        if not path.is_file():
+            got = f"{str(path)!r}, no such file; {suggestion(str(path), TEXTS)}"
+            raise InputError(f"expected a text file or the name of a text, got {got}")
+        if (size := path.stat().st_size) > MOST_BYTES:
+            got = f"{size / 1e6:,.0f} MB in {str(path)!r}; cut it, for example with head -c {MOST_BYTES // 10**6}MB"
+            raise InputError(f"expected a text of at most {MOST_BYTES / 1e6:.0f} MB, got {got}")
         text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the text
     except InputError:  # which is a ValueError too
         raise
-    except (FileNotFoundError, NotADirectoryError) as error:
-        got = f"{str(path)!r}, no such file; {suggestion(str(path), TEXTS)}"
-        raise InputError(f"expected a text file or the name of a text, got {got}") from error
-    except UnicodeDecodeError as error:
-        got = f"{str(path)!r} with byte 0x{error.object[error.start]:02x} at offset {error.start}"
-        raise InputError(f"expected text in UTF-8, got {got}; convert it, for example with iconv -t utf-8") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"expected a readable text file, got {error}; check its name and permissions") from error
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
+        advice = "check its permissions, or convert it, for example with iconv -t utf-8"
+        raise InputError(f"expected readable text in UTF-8, got {str(path)!r}: {error}; {advice}") from error
     if not text.strip():
         raise InputError(f"expected some text, got the empty file {str(path)!r}; choose another")
     return text
-
-
-def check_file(path: Path) -> None:
-    """Raises InputError unless `path` is a file of at most MOST_BYTES; OSError when the system does not say."""
-    found = path.stat()
-    if not S_ISREG(found.st_mode):
-        got = f"{str(path)!r}, {'a folder' if S_ISDIR(found.st_mode) else 'no ordinary file'}"
-        raise InputError(f"expected a text file or the name of a text, got {got}; {suggestion(str(path), TEXTS)}")
-    if found.st_size > MOST_BYTES:
-        advice = f"cut it, for example with head -c {MOST_BYTES // 10**6}MB"
-        got = f"{found.st_size / 1e6:,.0f} MB in {str(path)!r}; {advice}"
-        raise InputError(f"expected a text of at most {MOST_BYTES / 1e6:.0f} MB, got {got}")
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:

@@ -1,7 +1,7 @@
 """`comp-lib heal`: a short training after pruning, towards the parent's answers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -24,14 +24,14 @@ def heal(
 ) -> None:
     """Train MODEL, a pruned folder, to answer as its parent does (LoRA, added at the end). Needs the extra heal."""
     check_extra("peft", "heal")
-    from ..healing.distil import Healing
-    from ..healing.folder import Teaching, heal_folder
+    from ..healing import Healing, heal_folder
     from ..system.machine import available_device
 
-    place = str(available_device(device))
-    healing, teaching = Healing(steps=steps, rate=rate, seed=seed), Teaching(text, sequences, length)
+    healing = Healing(steps=steps, rate=rate, seed=seed)
+    teaching: dict[str, Any] = {"source": text, "sequences": sequences, "length": length}
     with ProgressBars() as bars:
-        done = heal_folder(model, parent, folder, healing, teaching, overwrite=overwrite, device=place, progress=bars)
+        teaching |= {"overwrite": overwrite, "device": str(available_device(device)), "progress": bars}
+        done = heal_folder(model, parent, folder, healing, **teaching)
     words = f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after"
     out.print(words, soft_wrap=True)
     if done.after >= done.before:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Column, Table
+from rich.table import Table
 from typer import Exit, Option, echo
 
 from ..errors import InputError
@@ -73,19 +73,18 @@ def kinds_table(rows: Mapping[str, Row]) -> Table:
     """A row for each text, a bold one for their mean, which is the last; see `evaluation.by_kind.ByKind.rows`."""
     from ..evaluation.loss import perplexity_of
 
-    columns, sure = {"loss": "loss"}, "loss"
+    columns, sure = {"loss": "loss", "perplexity": "perplexity"}, "loss"
     if "increase" in next(iter(rows.values()))[0]:
         columns = {"dense_loss": "dense", "loss": "pruned", "increase": "increase"}
         columns, sure = columns | {"kl": "KL", "top1_agreement": "agreement"}, "increase"
     heads = [f"{head} (95% interval)" if name == sure else head for name, head in columns.items()]
-    result = Table(Column("text", no_wrap=True), *heads, "perplexity", title="loss by kind of text, nats per token")
+    result = Table("text", *heads, title="loss by kind of text, nats per token")
     for place, (text, (values, intervals)) in enumerate(rows.items(), 1):
+        values = values | {"perplexity": perplexity_of(values["loss"])}
         cells = {name: f"{values[name]:.3f}" for name in columns}
         if (bounds := intervals[sure]) is not None:
             cells[sure] += " ({:.3f} to {:.3f})".format(*bounds)
-        result.add_row(
-            text, *cells.values(), f"{perplexity_of(values['loss']):.2f}", style="bold" * (place == len(rows))
-        )
+        result.add_row(text, *cells.values(), style="bold" * (place == len(rows)))
     return result
 
 
@@ -131,7 +130,8 @@ def compare(
 
     chosen = METHODS if methods is None else listed(methods, str, "methods")
     settings = Settings(multiple=multiple)
-    text = {"calibration": calibration, "length": length, "evaluation": evaluated, "windows": windows, "window": window}
+    text: dict[str, Any] = {"calibration": calibration, "length": length, "evaluation": evaluated}
+    text |= {"windows": windows, "window": window}
     sizes = listed(sequences, int, "sequences")
     grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, settings=settings, **text)
     check_summary(folder, overwrite)

@@ -110,8 +110,8 @@ def remote(address: str, announce: Callable[[str], None], requests: Mapping[str,
             announce(client.dashboard_link)
             keys = {client.submit(measured, request, pure=False): key for key, request in requests.items()}
             for future in as_completed(keys):
-                error = future.exception()
-                yield keys[future], future.result() if error is None else f"{type(error).__name__}: {error}"
+                failure = future.exception()
+                yield keys[future], future.result() if failure is None else f"{type(failure).__name__}: {failure}"
         except LOST as error:
             raise _gone(address, error) from error
 

@@ -14,6 +14,7 @@ import pandas as pd
 from ..plots.base import png
 from ..system.atomic import write_atomically
 from ..system.outputs import check_output
+from .grid import ROWS
 from .picture import plot_increase
 
 TABLE, PICTURE = "table.md", "increase.png"
@@ -95,6 +96,6 @@ def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
 
 
 def check_summary(folder: Path, overwrite: bool) -> None:
-    """Raises InputError when one of these files is there already and may not be overwritten."""
-    for name in (TABLE, PICTURE) if folder.is_dir() else ():
+    """Raises InputError when one of these files is there, not beside rows, and may not be overwritten."""
+    for name in (TABLE, PICTURE) if folder.is_dir() and not (folder / ROWS).exists() else ():
         check_output(folder / name, overwrite)

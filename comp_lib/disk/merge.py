@@ -35,7 +35,7 @@ def merge(folder: Path, shards: list[str]) -> None:
     if len(files) == 1:
         _join(folder, shards, "model.safetensors")
         return
-    places, total = {}, 0
+    places, total = dict[str, str](), 0
     for number, part in enumerate(files, 1):
         name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         tensors = _join(folder, part, name)

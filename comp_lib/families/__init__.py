@@ -46,6 +46,12 @@ def dense_layer(layer: Layer, which: Which) -> nn.Linear:
     return parts(layer)[which].linear
 
 
+def check_layers(model: Model) -> None:
+    """Raises InputError, by the name of what does not fit, for a model whose layers the method does not know."""
+    for layer in family_of(model).layers(model):
+        parts(layer)
+
+
 def check_config(fields: dict[str, Any]) -> Family:
     """The family of a config.json with this content. Raises InputError unless it is known, and the weights plain."""
     family, quantised = family_called(fields.get("model_type")), fields.get("quantization_config")

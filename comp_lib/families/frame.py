@@ -87,7 +87,7 @@ def embed(model: Model, ids: Tensor) -> Tensor:
         rows = {"weight": nn.Parameter(table(different), requires_grad=False)}
         vars(own["embed_tokens"]).update(_parameters=rows, padding_idx=None)
     else:
-        ids = ids.to(table.weight.device)
+        ids = ids.to(next(table.parameters()).device)
     pieces = ids.split(max(1, PIECE // ids.shape[1]))
     return torch.cat([calls(model, input_ids=piece, **own)[0][0] for piece in pieces])
 

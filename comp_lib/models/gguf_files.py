@@ -21,7 +21,7 @@ import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.integrations import GGUF_CONFIG_MAPPING
+from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from ..errors import InputError, refusing
 from ..families import family_called
@@ -128,10 +128,11 @@ def _config_fields(file: GgufFile) -> dict[str, Any]:
     if scaling := scaling + [name for name in file.tensors if name.startswith("rope_")]:
         got = f"{file.path.name} with {scaling[0]}, which is not converted; use the same model as safetensors"
         raise InputError(f"expected a GGUF file without rope scaling, got {got}")
+    names: dict[str, Any] = GGUF_CONFIG_MAPPING
     fields: dict[str, Any] = {"vocab_size": len(file.metadata.get("tokenizer.ggml.tokens", ()))}
     for key, value in file.metadata.items():
         prefix, _, rest = key.partition(".")
-        if name := GGUF_CONFIG_MAPPING.get(prefix, {}).get(rest):
+        if name := names.get(prefix, {}).get(rest):
             fields[name] = value
     tied = "output.weight" not in file.tensors
     return fields | {"model_type": RENAMED.get(architecture, architecture), "tie_word_embeddings": tied}

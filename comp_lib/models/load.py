@@ -136,5 +136,5 @@ def _snapshot(name: str, *patterns: str) -> Path:
     """Folder with those files of a model on the Hub, fetched now or earlier; code is left there."""
     expected = f"{EMBEDDED!r}, a folder, a .gguf file or a reachable Hub id"
     with refusing(expected, name, "check the spelling and the connection, or use a local folder"):
-        chosen = {"allow_patterns": list(patterns), "ignore_patterns": ["original/*", "consolidated*"]}
-        return Path(snapshot_download(name, **chosen))
+        ignored = ["original/*", "consolidated*"]
+        return Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=ignored))

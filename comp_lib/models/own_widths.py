@@ -42,8 +42,8 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
     >>> config_class.model_type, model_class.__name__
     ('comp_qwen2', 'CompQwen2ForCausalLM')
     """
-    stock_config = CONFIG_MAPPING[model_type]
-    stock_model = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
+    stock_config: type[Any] = CONFIG_MAPPING[model_type]
+    stock_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
     own = {"model_type": PREFIX + model_type, "validate_architecture": _check_widths, "__module__": __name__}
     config_class: Any = strict(type(f"Comp{stock_config.__name__}", (stock_config,), own))
 

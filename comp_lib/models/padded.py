@@ -26,7 +26,7 @@ from ..system.atomic import resolved, staged
 from .load import open_model, weights_of
 from .own_widths import config_of, stock_type
 from .reading import quiet, read_generation
-from .save import CARD_FILE, LARGEST, OWN, PLAN_FILE, REGISTER, check_destination, estimated_bytes, text_beside
+from .save import CARD_FILE, LARGEST, OWN, PLAN_FILE, REGISTER, check_destination, estimated_bytes, share, text_beside
 from .skeleton import filled, skeleton
 
 FILLED = (
@@ -79,6 +79,7 @@ def export_padded(
         for name, text in ((PLAN_FILE, text_beside(place, PLAN_FILE)), (CARD_FILE, card)):
             if text:
                 (partial / name).write_text(text, "utf-8")
+        share(partial)
     return Path(out).expanduser()
 
 

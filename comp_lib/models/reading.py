@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import logging
 
 from ..errors import InputError, refusing
-from ..families import check_config
+from ..families import check_config, check_layers
 from ..system.untrusted import read_object
 from .own_widths import PREFIX, register
 from .skeleton import attention, skeleton
@@ -40,7 +40,7 @@ def checked_config(fields: Mapping[str, Any], source: str) -> PreTrainedConfig:
             register(fields["model_type"].removeprefix(PREFIX))
         config: PreTrainedConfig = AutoConfig.for_model(**kept)
         config._attn_implementation = attention(config)
-        skeleton(config)
+        check_layers(skeleton(config))
     return config
 
 
@@ -48,8 +48,9 @@ def read_tokenizer(
     folder: Path, config: PreTrainedConfig, reader: Callable[..., Any] = AutoTokenizer.from_pretrained, **options: Any
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to a model. Raises InputError unless it works, and the model has its tokens."""
+    options |= {} if "gguf_file" in options else {"config": config}  # of which only AutoTokenizer rids itself
     with refusing("a readable tokenizer", str(folder / options.get("gguf_file", "")), AGAIN), quiet():
-        tokenizer: PreTrainedTokenizerBase = reader(str(folder), trust_remote_code=False, config=config, **options)
+        tokenizer: PreTrainedTokenizerBase = reader(str(folder), trust_remote_code=False, **options)
         core = getattr(tokenizer, "backend_tokenizer", None)
         ids = [*tokenizer(PROBE)["input_ids"], *(core.get_vocab(with_added_tokens=False).values() if core else ())]
     if max(ids, default=0) >= config.vocab_size:

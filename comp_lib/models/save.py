@@ -95,6 +95,13 @@ def save_metadata(
     replace(plan, parent=shareable(plan.parent)).save(folder / PLAN_FILE)
     model_type = read_object(folder / "config.json")["model_type"].removeprefix(PREFIX)
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
+    share(folder)
+
+
+def share(folder: Path) -> None:
+    """Let whoever may read the config read the weights too: safetensors creates its files for the owner alone."""
+    for path in folder.glob("*.safetensors"):
+        path.chmod((folder / "config.json").stat().st_mode)
 
 
 def text_beside(place: Path, name: str) -> str:
@@ -123,6 +130,8 @@ def check_destination(
         raise InputError(f"expected a folder that can be written to, got {above}: choose another place for {folder}")
     if target.exists() and not target.is_dir():
         raise InputError(f"expected a new folder, got the file {folder}: choose another name")
+    if target.exists() and any(same(one, target) for one in (Path.cwd(), *Path.cwd().parents)):
+        raise InputError(f"expected a folder apart from the one you are in, got {folder}: name a new folder inside it")
     if target.exists() and any(target.iterdir()):
         if not overwrite:
             got = f"{folder} with files in it: choose another name or say --overwrite"
@@ -144,9 +153,6 @@ def _check_ours(target: Path, sources: Iterable[str | Path]) -> None:
     origins = [one.parent if one.is_file() else one for one in origins]
     if any(same(one, target) for one in origins):
         raise InputError(f"expected a folder apart from the model that is read, got {target}: choose another place")
-    here = Path.cwd()
-    if any(same(one, target) for one in (here, *here.parents)):
-        raise InputError(f"expected a folder apart from the one you are in, got {target}: name a new folder inside it")
 
 
 def foreign_files(folder: Path) -> list[str]:

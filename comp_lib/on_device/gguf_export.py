@@ -29,7 +29,8 @@ from gguf import GGMLQuantizationType as Type
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, suggestion
-from ..families import Family, family_of
+from ..families import family_of
+from ..families.decoder import Family
 from ..families.gguf import ROWS
 from ..families.protocol import Model
 from ..models.gguf_files import GgufTensors
@@ -130,16 +131,13 @@ def _check_target(file: str | Path, kind: str, overwrite: bool, model: str | Pat
 
 def _check_runs(config: Any, shape: Shape, family: Family) -> str:
     """llama.cpp's name of the architecture. Raises InputError for what it does not read from a file, or refuses."""
-    if family.gguf is None:
-        got = f"{config.model_type}, which is not exported: use the folder itself"
-        raise InputError(f"expected a model type that we know by llama.cpp's name, got {got}")
     architecture = family.gguf if shape.uniform else family.gguf_per_layer
     if architecture is None and not shape.uniform:
         got = f"{config.model_type} with others: use export --padded first, and export that folder"
         raise InputError(f"expected one width for all layers, as llama.cpp has it but for Llama, got {got}")
     if architecture is None:
-        known = ", ".join(name for name, row in ROWS.items() if "gguf" in row)
-        raise InputError(f"expected a model type that goes to GGUF ({known}), got {config.model_type}: use the folder")
+        types = ", ".join(name for name, row in ROWS.items() if "gguf" in row)
+        raise InputError(f"expected a model type that goes to GGUF ({types}), got {config.model_type}: use the folder")
     if (reason := family.gguf_refusal(config)) is not None:
         got = f"{config.model_type} with {reason}: use the folder itself"
         raise InputError(f"expected a model that llama.cpp runs, got {got}")

@@ -50,8 +50,8 @@ class Measured:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Measured:
         """From a stored row, `dataclasses.asdict` of one; further fields are left aside."""
-        own = {name: fields[name] for name in cls.__dataclass_fields__}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
+        own: dict[str, Any] = {name: fields[name] for name in cls.__dataclass_fields__}
+        return cls(**own | {name: tuple(own[name]) for name in ("first", "prefill", "decode")})
 
 
 @dataclass(frozen=True)

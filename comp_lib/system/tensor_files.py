@@ -30,7 +30,7 @@ def weight_files(folder: Path) -> list[Path]:
     One `model.safetensors` goes before an index. Raises InputError: neither, a broken index, a shard that the index
     looks for in another folder.
     """
-    if (folder / SINGLE).exists():
+    if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     index = folder / INDEX
     if not index.exists():
@@ -44,7 +44,10 @@ def weight_files(folder: Path) -> list[Path]:
     for name in shards.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise InputError(f"expected names of *.safetensors beside {index}, got {short(name)}; save the model again")
-    return [folder / name for name in sorted(set(shards.values()))]
+    files = [folder / name for name in sorted(set(shards.values()))]
+    if missing := [file.name for file in files if not os.path.isfile(file)]:
+        raise InputError(f"expected the files that {index} names, got no {missing[0]!r}; fetch or save the model again")
+    return files
 
 
 class TensorFiles:

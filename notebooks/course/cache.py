@@ -3,8 +3,7 @@
 `@cached` goes on a function that returns tensors and numbers. A result is one safetensors file, named by the SHA-256 of
 all that decides it: the function, its arguments (models and tensors by content, not by name), and the code behind it:
 that of the method and of this folder. So a formula that is mended, or broken, never meets numbers of its former self.
-Writing is atomic: two kernels that compute one entry at once both end well. A damaged file is computed anew, and
-clearing the cache under a kernel's feet costs it a computation, never an error.
+Writing is atomic: two kernels that compute one entry at once both end well. A damaged file is computed anew.
 """
 
 from __future__ import annotations

@@ -22,11 +22,9 @@ from comp_lib.surgery import block_size, upstream
 from .cache import Tensors, cached
 
 
-def layer_of(model: Model, layer: int, which: Which = "mlp") -> Layer:
-    """A decoder layer, by its number. Raises InputError: no such layer, or no such dense layer in it."""
+def layer_of(model: Model, layer: int) -> Layer:
+    """A decoder layer, by its number. Raises InputError: no such layer."""
     layers = family_of(model).layers(model)
-    if which not in STEPS:
-        raise InputError(f"expected 'mlp' or 'attention', got {which!r}: name one of the two dense layers")
     if not 0 <= layer < len(layers):
         raise InputError(f"expected a layer from 0 to {len(layers) - 1}, got {layer}: choose one of these")
     return layers[layer]
@@ -75,7 +73,7 @@ def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") ->
 
     For as many tokens as fit in memory; `layer_grams` needs none of them at once.
     """
-    module = layer_of(model, layer, which)
+    module = layer_of(model, layer)
     hidden, rope = walk_to(model, ids, layer)
     for step in STEPS[: STEPS.index(which) + 1]:
         streams, inputs = zip(*watched(module, step, hidden, rope), strict=True)
@@ -102,7 +100,7 @@ def dense_problem(
     model: Model, ids: Tensor, layer: int, which: Which = "mlp", ridge: float = RIDGE, weighted: bool = True
 ) -> Dense:
     """A layer's down_proj ("mlp") or o_proj ("attention") as the metrics see it, tokens `weighted` or not."""
-    module, name = layer_of(model, layer, which), f"{which}-{'weighted' if weighted else 'plain'}"
+    module, name = layer_of(model, layer), f"{which}-{'weighted' if weighted else 'plain'}"
     return as_dense(module, which, Gram.of(layer_grams(model, ids, layer)[name]), ridge)
 
 

@@ -1,8 +1,5 @@
-"""Behind lesson 03: what was measured of hybrids.
-
-The lesson's own ideas (the width for a budget, the divergence, the widths that follow) stand in its cells. Here is what
-would only take up room there: `benchmarks/hybrids.json` read as what the library knows, and water-filling by error
-curves, the plan that the lesson shows to fail. (All of this file is our addition to the method.)
+"""Behind lesson 03: `benchmarks/hybrids.json` read as what the library knows, and water-filling by error curves, the
+plan that the lesson shows to fail. The lesson's own ideas stand in its cells.
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import allocate_widths
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
@@ -52,12 +48,8 @@ def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan
 def layer_errors(sensitivity: Sensitivity, shape: Shape, plan: Plan) -> Tensor:
     """Predicted error that each narrowed MLP puts into the stream, as a share of its energy: (parent layers,), float64.
 
-    What a dropped layer does is not known: NaN. Raises InputError when they do not belong to one decoder.
+    What a dropped layer does is not known: NaN.
     """
-    counts = shape.layers, plan.parent_layers, len(sensitivity.curves)
-    if len(set(counts)) > 1:
-        got = "{} layers in the shape, {} in the plan and {} curves".format(*counts)
-        raise InputError(f"expected one decoder in all three, got {got}: plan for the model that the curves come from")
     errors = torch.full((shape.layers,), torch.nan, dtype=torch.float64)
     for layer, width in zip(plan.layers, plan.neurons, strict=True):
         curve = sensitivity.errors(layer, shape.neurons[layer])

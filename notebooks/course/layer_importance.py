@@ -6,13 +6,12 @@
             spread over sequences says how far a difference between two layers can be trusted
     rounds  the same harm with 0, 1, 2 ... layers gone already, each time the least harmful one: greedy removal
 
-Lesson 01 defines all of it in its cells, in the plain way; harm is that of the check-up (`analysis.harm`), where
-prefixes are shared. Every pass is run once per model, tokens
-and layers gone.
+Lesson 01 defines all of it in its cells, in the plain way; harm is that of the check-up (`analysis.harm`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,14 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from comp_lib.analysis.columns import ALL
-from comp_lib.analysis.harm import greedy_harm, layer_harm
+from comp_lib.analysis.harm import entry, layer_harm
 from comp_lib.analysis.sample import Sample
 from comp_lib.calibration.stream import through
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families import family_of
-from comp_lib.families.protocol import Model
+from comp_lib.families.protocol import Model, Which
+from comp_lib.importance.layers import greedy_order, sequence_loss_increase
 from comp_lib.shape import Shape
+from comp_lib.system.cache import remembered
 
 from .cache import Tensors, cached
 from .dense_stream import walk_to
@@ -37,7 +38,6 @@ from .dense_stream import walk_to
 class LayerStudy:
     """All layer statistics of one model on one set of tokens (S, L), on the CPU; n layers, k greedy rounds."""
 
-    ids: Tensor  # (S, L)
     influence: Tensor  # (n,) block influence
     cosine: Tensor  # (n, S, L) between a token's state before and after the layer
     norms: Tensor  # (n + 1, S, L) of the residual stream, before layer 0 and after each layer
@@ -68,7 +68,7 @@ def layer_study(model: Model, ids: Tensor, greedy: int = 3) -> LayerStudy:
     # sequences are of one length: the mean of their losses is the loss on all tokens
     rounds = torch.stack([torch.empty(layers), *(harm.mean(1) for harm in harms)])[1:]
     found = stream_statistics(model, ids)
-    return LayerStudy(ids, harm=layer_harm(model, sample), rounds=rounds, order=tuple(order), **found)
+    return LayerStudy(harm=layer_harm(model, sample), rounds=rounds, order=tuple(order), **found)
 
 
 @cached
@@ -82,6 +82,25 @@ def stream_statistics(model: Model, ids: Tensor) -> Tensors:
         norms.append(hidden.float().norm(dim=-1))
     turned = torch.stack(cosine)
     return {"influence": 1.0 - turned.mean((1, 2)), "cosine": turned, "norms": torch.stack(norms)}
+
+
+def step_harm(model: Model, sample: Sample, which: Which) -> Tensor:
+    """Increase of each window's loss without one step of each layer, the other kept: (layers, S), nats per token."""
+    path = entry(f"harm-{which}", model, sample)
+    harm: Tensor = remembered(path, lambda: sequence_loss_increase(model, sample.ids, which=which))
+    return harm
+
+
+def greedy_harm(model: Model, sample: Sample, rounds: int) -> tuple[list[int], list[Tensor]]:
+    """The `rounds` layers to drop, in order, and in each round the harm of all, (layers, S), NaN for those gone."""
+    seen = list[Tensor]()
+
+    def loss(present: Sequence[int]) -> Tensor:
+        seen.append(layer_harm(model, sample, present))
+        return seen[-1].mean(1)
+
+    order, _ = greedy_order(loss, Shape.of(model).layers, rounds)
+    return order, seen
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -7,39 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from comp_lib.calibration.stream import sequence_losses
 from comp_lib.families import dense_layer
 from comp_lib.families.protocol import Model
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.statistics.gram import Gram, token_weights
+from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, shrink_mlp
 
 from .cache import Tensors, cached
-from .dense_stream import layer_of, walk, walk_to, watched, weight_of
+from .dense_stream import layer_of, layer_tokens, walk, walk_to, weight_of
 
 Choice = Mapping[int, Tensor]  # layer -> neurons that stay (k,), ascending
 
 
-@cached
 def mlp_tokens(model: Model, ids: Tensor, layers: Sequence[int]) -> list[Tensors]:
-    """What down_proj reads in each of `layers` (ascending), token by token, from one walk over the dense stream.
-
-    For each layer x (T, n), and norms (T,) of the residual stream behind it: `layer_tokens`, for several at once.
-    """
-    hidden, rope = walk_to(model, ids, layers[0])
-    found: list[Tensors] = []
-    for layer, following in zip(layers, [*layers[1:], None], strict=True):
-        module = layer_of(model, layer)
-        hidden = torch.cat([stream for stream, _ in watched(module, "attention", hidden, rope)])
-        streams, inputs = zip(*watched(module, "mlp", hidden, rope), strict=True)
-        hidden = torch.cat(streams)
-        found.append({"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / token_weights(hidden).flatten()})
-        if following is not None:
-            hidden = walk(model, hidden, rope, slice(layer + 1, following))
-    return found
+    """What down_proj reads in each of `layers`, token by token: `layer_tokens` of each."""
+    return [layer_tokens(model, ids, layer) for layer in layers]
 
 
 @cached

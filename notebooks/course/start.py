@@ -115,4 +115,4 @@ def sizes_for(model: Model) -> Sizes:
     widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
     length = min(256, context)
     sequences = min(64, max(8, 3 * widest // length))
-    return Sizes(sequences, length, windows=6, window=min(512, context), multiple=multiple_of(widest))
+    return Sizes(sequences, length, windows=8, window=min(512, context), multiple=multiple_of(widest))

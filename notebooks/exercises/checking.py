@@ -17,13 +17,16 @@ class Wrong(AssertionError):
         return [f"Not yet: {self}"]
 
 
-def call(function: Callable, *arguments, grad: bool = False):
-    """The answer of a learner's function. Raises Wrong while it is a stub."""
+def call(function: Callable, *arguments, grad: bool = False, returns: bool = True):
+    """The answer of a learner's function. Raises Wrong for a stub, or where nothing comes back."""
     try:
         with torch.set_grad_enabled(grad):
-            return _plain(function(*arguments))
+            answer = _plain(function(*arguments))
     except NotImplementedError as error:
         raise Wrong(f"nothing to check yet: `{function.__name__}` still raises NotImplementedError") from error
+    if answer is None and returns:
+        raise Wrong(f"`{function.__name__}` returns nothing: end it with `return`")
+    return answer
 
 
 def _plain(answer):

@@ -54,7 +54,6 @@ OPTIONAL = (
     "07_comp_vs_baselines",
     "08_on_device",
     "09_scale",
-    "09b_clusters",
     "10_after_pruning",
 )
 

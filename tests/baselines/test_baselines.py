@@ -1,4 +1,4 @@
-"""The peers against brute force: gradients by hand-written loops, variances in full, budgets to the parameter."""
+"""The baselines against brute force: gradients by hand-written loops, variances in full, budgets to the parameter."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.plan import PlanRequest, excess_neurons, removed
 from comp_lib.prune import make_plan, prune
-from comp_lib.settings import METHODS, PEERS, RECOVERIES, Settings, default_recovery
+from comp_lib.settings import BASELINES, METHODS, RECOVERIES, Settings, default_recovery
 from comp_lib.shape import Shape
 
 DEEP = {"num_hidden_layers": 8}  # the first and the last are protected
 
 
-def peer(method: str, **changes) -> Settings:
+def baseline(method: str, **changes) -> Settings:
     return Settings(**{"method": method, "recovery": default_recovery(method), "multiple": 4, **changes})
 
 
@@ -108,7 +108,7 @@ def test_taylor_scores_are_those_of_the_weights_that_go(name, mixed):
 
 def test_llm_pruner_keeps_the_best_of_each_layer_by_itself():
     model, ids = build(**DEEP, dtype=torch.float64), tokens()
-    plan, _ = make_plan(model, ids, peer("llm-pruner", ratio=0.4))
+    plan, _ = make_plan(model, ids, baseline("llm-pruner", ratio=0.4))
     for layer, (neurons, groups) in enumerate(taylor_by_hand(model, ids, mixed=False)):
         if 0 < layer < 7:
             best = sorted(range(48), key=lambda i: -neurons[i])[: plan.neurons[layer]]
@@ -120,7 +120,7 @@ def test_llm_pruner_keeps_the_best_of_each_layer_by_itself():
 @pytest.mark.parametrize("method", ["llm-pruner", "llm-pruner-mixed"])
 def test_protected_layers_stay_as_they_are(method, ratio):
     model = build(**DEEP)
-    done = prune(model, tokens(), peer(method, ratio=ratio))
+    done = prune(model, tokens(), baseline(method, ratio=ratio))
     for layer in (0, 7):
         before, after = (m.model.layers[layer].state_dict() for m in (model, done.model))
         assert all(torch.equal(after[key], before[key]) for key in before)
@@ -198,7 +198,7 @@ def test_wifv_is_the_variance_times_the_squared_norm(name):
 
 def test_flap_ranks_all_layers_together_until_the_budget_is_met():
     model, ids = build(**DEEP), tokens()
-    settings = peer("flap", ratio=0.4, recovery="none")
+    settings = baseline("flap", ratio=0.4, recovery="none")
     plan, _ = make_plan(model, ids, settings)
     shape = Shape.of(model)
     units = []
@@ -244,7 +244,7 @@ def test_standardised_scores():
 @pytest.mark.parametrize("name", ["gqa", "mlp-bias", "attention-bias", "all-at-once"])
 def test_the_bias_is_the_mean_of_what_went(name, token_weights):
     model, ids = build(name, num_hidden_layers=1), tokens()
-    settings = peer("wanda-sp", recovery="bias", token_weights=token_weights)
+    settings = baseline("wanda-sp", recovery="bias", token_weights=token_weights)
     done = prune(model, ids, settings, plan=uniform_plan(PlanRequest(Shape.of(model), 0.4, kv_groups=1, multiple=4)))
     assert done.plan.neurons[0] < 48 and done.plan.kv_groups == (1,)
     masked = copy.deepcopy(model)  # the dense layer, what goes replaced by its mean over the tokens
@@ -305,7 +305,7 @@ def test_a_bias_is_better_than_nothing_where_it_is_fitted(seed):
 def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer):
     parent, ids = build(name), tokens()
     before = copy.deepcopy(parent)
-    done = prune(copy.deepcopy(parent) if inplace else parent, ids, peer(method, recovery="bias"), inplace=inplace)
+    done = prune(copy.deepcopy(parent) if inplace else parent, ids, baseline(method, recovery="bias"), inplace=inplace)
     card = Provenance("parent", Shape.of(parent), None, "text", method, "bias", "0")
     save_checkpoint(tmp_path / "m", done.model, tokenizer, done.plan, card)
     want, shape = logits(done.model, ids), Shape.of(done.model)
@@ -326,7 +326,7 @@ def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer
 def test_shape_with_biases_is_that_of_the_biased_model(name):
     model = build(name)
     whole = Shape.of(model)
-    done = prune(model, tokens(), peer("flap", ratio=0.3))
+    done = prune(model, tokens(), baseline("flap", ratio=0.3))
     want = whole.with_biases().with_widths(done.plan.neurons, done.plan.kv_groups)
     assert Shape.of(done.model) == want == want.with_biases() and want.total == count(done.model)
     assert done.report.parameters_before == whole.total
@@ -339,12 +339,12 @@ def test_shortgpt_drops_the_fewest_layers_of_least_block_influence():
     model, ids = build(**DEEP), tokens()
     influence = block_influence(model, ids)
     for ratio, gone in ((0.1, 1), (0.125, 1), (0.126, 2), (0.5, 4), (0.87, 7)):
-        done = prune(model, ids, peer("shortgpt", ratio=ratio))
+        done = prune(model, ids, baseline("shortgpt", ratio=ratio))
         assert done.plan.dropped == tuple(sorted(influence.argsort()[:gone].tolist()))
         assert done.plan.removed == gone / 8 and set(done.plan.neurons) == {48}
         assert done.model.num_parameters() == done.report.parameters_after
     with pytest.raises(InputError, match="ratio that whole layers can reach, got 0.9 .* 8 layers"):
-        prune(model, ids, peer("shortgpt", ratio=0.9))
+        prune(model, ids, baseline("shortgpt", ratio=0.9))
 
 
 # what all have in common
@@ -362,9 +362,9 @@ def uniform_left(model, settings, ids) -> int:
 def test_budgets_are_equal_to_the_parameter(name, of, ratio):
     model = build(name, **DEEP, vocab_size=64)
     ids = tokens() % 64
-    left = uniform_left(model, peer("wanda-sp", ratio=ratio, of=of), ids)
+    left = uniform_left(model, baseline("wanda-sp", ratio=ratio, of=of), ids)
     for method, recovery in (("llm-pruner", "none"), ("llm-pruner", "bias"), ("flap", "none"), ("flap", "bias")):
-        done = prune(model, ids, peer(method, ratio=ratio, of=of, recovery=recovery))
+        done = prune(model, ids, baseline(method, ratio=ratio, of=of, recovery=recovery))
         decoder, neuron = count(done.model.model.layers), Shape.of(done.model).neuron_parameters
         assert left - neuron < decoder <= left
         whole = count(model.model.layers) if of == "decoder" else model.num_parameters()
@@ -375,7 +375,7 @@ def test_budgets_are_equal_to_the_parameter(name, of, ratio):
 @pytest.mark.parametrize("kv_groups", [1, 2])
 def test_llm_pruner_takes_the_kv_groups_that_it_is_told(kv_groups):
     model = build(**DEEP)
-    settings = peer("llm-pruner", ratio=0.3, kv_groups=kv_groups)
+    settings = baseline("llm-pruner", ratio=0.3, kv_groups=kv_groups)
     done = prune(model, tokens(), settings)
     assert done.plan.kv_groups == (2, *(kv_groups,) * 6, 2)
     assert 0 <= uniform_left(model, settings, tokens()) - count(done.model.model.layers) < 96
@@ -399,11 +399,11 @@ def test_the_budget_follows_the_layers():
 
 
 @pytest.mark.parametrize("recovery", RECOVERIES)
-@pytest.mark.parametrize("method", PEERS)
+@pytest.mark.parametrize("method", BASELINES)
 def test_every_peer_runs_with_every_recovery(method, recovery):
     model, ids = build(**DEEP), tokens()
-    settings = peer(method, ratio=0.3, recovery=recovery)
-    if recovery not in PEERS[method].get("recovery", RECOVERIES):
+    settings = baseline(method, ratio=0.3, recovery=recovery)
+    if recovery not in BASELINES[method].get("recovery", RECOVERIES):
         with pytest.raises(InputError, match="recovery to be .* with the method shortgpt.*got 'bias'"):
             prune(model, ids, settings)
         return
@@ -419,13 +419,13 @@ def test_every_peer_runs_with_every_recovery(method, recovery):
 
 def test_least_squares_refits_a_peer_s_choice():
     model, ids = build(**DEEP), tokens(8)
-    none, fitted = (prune(model, ids, peer("llm-pruner", recovery=r)) for r in ("none", "least-squares"))
+    none, fitted = (prune(model, ids, baseline("llm-pruner", recovery=r)) for r in ("none", "least-squares"))
     assert none.plan.kept_neurons == fitted.plan.kept_neurons
     assert 0.0 < fitted.report.layers[1].error < none.report.layers[1].error
 
 
 def test_names_are_listed_once():
-    assert set(PLANNERS) == set(PEERS) and set(METHODS) == {"comp", *PEERS, *METRICS} & set(METHODS)
+    assert set(PLANNERS) == set(BASELINES) and set(METHODS) == {"comp", *BASELINES, *METRICS} & set(METHODS)
     assert [default_recovery(m) for m in ("comp", "flap", "llm-pruner", "shortgpt", "wanda-sp")] == [
         "least-squares",
         "bias",
@@ -454,31 +454,31 @@ def test_names_are_listed_once():
 )
 def test_what_a_peer_cannot_do_is_refused_by_name(method, change, message):
     with pytest.raises(InputError, match=message) as error:
-        prune(build(**DEEP), tokens(), peer(method, **change))
+        prune(build(**DEEP), tokens(), baseline(method, **change))
     assert "\n" not in str(error.value)
 
 
 def test_one_token_has_no_gradient():
     with pytest.raises(InputError, match="at least 2 tokens for a loss, got 1"):
-        prune(build(), tokens(4, 1), peer("llm-pruner"))
+        prune(build(), tokens(4, 1), baseline("llm-pruner"))
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2", "ernie4_5"])
 def test_families_without_biases_refuse_the_bias_before_any_work(name):
     for method in ("flap", "comp"):
         with pytest.raises(InputError, match=f"llama model for the recovery 'bias', got {name}"):
-            prune(build(name), tokens(), peer(method, recovery="bias"))
+            prune(build(name), tokens(), baseline(method, recovery="bias"))
         with pytest.raises(InputError, match=f"llama model for the recovery 'bias', got {name}"):
-            make_plan(build(name), tokens(), peer(method, recovery="bias"))
+            make_plan(build(name), tokens(), baseline(method, recovery="bias"))
 
 
 def test_a_plan_of_widths_is_none_of_a_peer_s():
     model = build()
     with pytest.raises(InputError, match="plan that names what stays.*flap"):
-        prune(model, tokens(), peer("flap"), plan=uniform_plan(PlanRequest(Shape.of(model), 0.2, multiple=4)))
+        prune(model, tokens(), baseline("flap"), plan=uniform_plan(PlanRequest(Shape.of(model), 0.2, multiple=4)))
 
 
-@pytest.mark.parametrize(("method", "recovery"), [*((m, None) for m in PEERS), ("flap", "least-squares")])
+@pytest.mark.parametrize(("method", "recovery"), [*((m, None) for m in BASELINES), ("flap", "least-squares")])
 def test_on_the_command_line(method, recovery, tmp_path, tiny_llama, tokenizer):
     from comp_lib.cli.app import app
 

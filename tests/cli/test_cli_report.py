@@ -4,101 +4,69 @@ from __future__ import annotations
 
 import nbformat
 import pytest
-from command import FEW, refused, run
+from command import refused, run
 
-from comp_lib.analysis import report_page
-from comp_lib.analysis.checkup import Checkup
-from comp_lib.analysis.parameters import Parameters
-from comp_lib.analysis.report_page import MARK, Executed, Failure, check_models
-from comp_lib.errors import InputError
+from comp_lib.analysis import page
 
 pytest.importorskip("papermill", reason="no papermill: pip install 'comp-lib[report]'")
 
 
 @pytest.fixture
-def never(monkeypatch):
-    def work(*_):
-        raise AssertionError("work began")
+def asked(monkeypatch):
+    """What the notebook was asked for, of each run; the second one stops."""
+    seen = []
 
-    monkeypatch.setattr(report_page, "execute", work)
+    def execute(values):
+        seen.append(values)
+        cells = [nbformat.v4.new_code_cell(f"run = {len(seen)}")]
+        return nbformat.v4.new_notebook(cells=cells), "MemoryError: none left" if len(seen) > 1 else None
+
+    monkeypatch.setattr(page, "execute", execute)
+    return seen
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--kinds", "poems"], ["kinds of text among", "poems"]),
+        (["--kinds", "poems"], ["poems"]),
         (["--ratios", "a,b"], ["--ratios as numbers between commas", "a,b"]),
-        (["--ratios", "0.5,0.1"], ["rising ratios"]),
-        (["--minutes", "0"], ["minutes above 0"]),
-        (["--peer", "nobody"], ["peer among", "nobody"]),
+        (["--baseline", "nobody"], ["nobody"]),
         (["--device", "quantum"], ["available device", "quantum"]),
         (["--against", "no-such-model"], ["no-such-model"]),
-        (["--seed", "-1"], ["--seed"]),
+        (["--sequences", "7", "--kinds", "code"], ["at least 8 windows"]),
     ],
 )
-def test_bad_options_are_refused(parent, tmp_path, never, options, words):
+def test_bad_options_are_refused(parent, tmp_path, asked, options, words):
     refused(run("report", parent, "--out", tmp_path / "page.html", *options), words)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir()) and not asked
 
 
-def test_a_model_that_cannot_be_read_is_refused(tmp_path, never):
+def test_a_model_or_an_ending_that_cannot_be_is_refused(parent, tmp_path, asked):
     refused(run("report", tmp_path / "nobody", "--out", tmp_path / "page.html"), ["nobody"])
-    refused(run("report", tmp_path, "--out", tmp_path / "page.html"), ["config.json"])
-
-
-def test_models_that_are_no_relatives_are_refused(parent, tmp_path, never, tiny_llama, tokenizer):
-    tiny_llama(hidden_size=64).save_pretrained(tmp_path / "other")
-    tokenizer.save_pretrained(tmp_path / "other")
-    done = run("report", parent, "--out", tmp_path / "page.html", "--against", tmp_path / "other")
-    refused(done, ["relatives", "64"])
+    refused(run("report", parent, "--out", tmp_path / "page.pdf"), [".html"])
+    assert not asked
 
 
 @pytest.mark.parametrize("name", ["page.html", "page.ipynb"])
-def test_a_file_of_somebody_else_is_not_overwritten(parent, tmp_path, never, name):
+def test_a_file_that_is_there_is_not_replaced(parent, tmp_path, asked, name):
+    """Without --overwrite none, with it none of somebody else."""
     (tmp_path / name).write_text("{}", "utf-8")
     refused(run("report", parent, "--out", tmp_path / "page.html"), ["--overwrite"])
-    assert (tmp_path / name).read_text("utf-8") == "{}"
+    refused(run("report", parent, "--out", tmp_path / "page.html", "--overwrite"), ["move it away", name])
+    assert (tmp_path / name).read_text("utf-8") == "{}" and not asked
 
 
-def test_another_ending_is_refused(parent, tmp_path, never):
-    refused(run("report", parent, "--out", tmp_path / "page.pdf"), [".html"])
-
-
-def test_page_and_notebook_are_written_also_after_a_failure(parent, tmp_path, monkeypatch):
-    told = []
-
-    def fake(values, progress):
-        told.append(values)
-        notebook = nbformat.v4.new_notebook()
-        parameters = {"model": str(parent), "against": ""}
-        notebook.metadata["comp_lib"] = {"parameters": parameters}
-        return Executed(notebook, Failure("Neurons", "MemoryError") if len(told) > 1 else None)
-
-    monkeypatch.setattr(report_page, "execute", fake)
-    out = tmp_path / "page.html"
-    done = run("report", parent, "--out", out, "--kinds", "code, prose", "--peer", "none")
+def test_page_and_notebook_are_written_also_after_a_failure_and_an_edited_one_stays(parent, tmp_path, asked):
+    out, notebook = tmp_path / "page.html", tmp_path / "page.ipynb"
+    done = run("report", parent, "--out", out, "--kinds", "code, prose", "--baseline", "none")
     assert done.exit_code == 0, done.output
-    assert told[0]["kinds"] == ("code", "prose") and told[0]["peer"] == ""
-    assert out.read_text("utf-8").startswith(MARK)
-    done = run("report", parent, "--out", out)  # ours may be replaced
-    assert done.exit_code == 1
-    assert "stopped at 'Neurons'" in done.stderr and "goes on from there" in done.stderr
-    assert "It stopped at: Neurons" in out.read_text("utf-8")
-    assert (tmp_path / "page.ipynb").is_file()
-
-
-def test_a_model_that_lost_layers_is_compared_with_its_parent(parent, tmp_path):
-    done = run("prune", parent, "--out", tmp_path / "small", "--ratio", "0.2", "--layers", "1", *FEW)
-    assert done.exit_code == 0, done.output
-    check_models(Parameters.of({"model": str(tmp_path / "small"), "against": str(parent)}))
-    (tmp_path / "small" / "comp_plan.json").unlink()
-    with pytest.raises(InputError, match="layers, got"):
-        check_models(Parameters.of({"model": str(tmp_path / "small"), "against": str(parent)}))
-
-
-def test_a_model_without_some_attention_is_refused_by_name(parent, tmp_path):
-    done = run("prune", parent, "--out", tmp_path / "small", "--ratio", "0.1", "--attentions", "1", *FEW)
-    assert done.exit_code == 0, done.output
-    with pytest.raises(InputError, match="prune the parent anew"):
-        Checkup.of(model=str(tmp_path / "small"))
-    refused(run("plan", tmp_path / "small", "--budget", "latency=0.7", "--multiple", "4"), ["prune the parent anew"])
+    assert asked[0]["kinds"] == ["code", "prose"] and asked[0]["baseline"] == ""
+    assert asked[0]["ratios"] == [0.1, 0.2, 0.3] and asked[0]["sequences"] == 4
+    refused(run("report", parent, "--out", out), ["--overwrite"])
+    done = run("report", parent, "--out", out, "--overwrite")
+    assert done.exit_code == 1 and "MemoryError" in done.stderr
+    assert "run = 2" in notebook.read_text("utf-8")
+    edited = notebook.read_text("utf-8").replace("run = 2", "run = 'mine'")
+    notebook.write_text(edited, "utf-8")
+    refused(run("report", parent, "--out", out, "--overwrite"), ["page.ipynb", "move it away"])
+    assert notebook.read_text("utf-8") == edited and len(asked) == 2

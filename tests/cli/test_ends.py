@@ -59,7 +59,7 @@ def test_ctrl_c_in_a_run_that_goes_on_says_so(words, parent, tmp_path, monkeypat
 
     def press(bars, what, done, total, report=None):
         told(bars, what, done, total, report)
-        if (what, done) in (("pruning", 1), ("cells", 0)):
+        if (what, done) in (("pruning", 1), ("runs", 0)):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

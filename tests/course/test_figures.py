@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ast
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from rows import rows_of
 from studies import study_of
 
 import course.figures
+from comp_lib.compare.summary import finished
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.on_device.speed import Measured
@@ -26,6 +30,7 @@ from comp_lib.shape import Shape
 from course.figures import (
     after_pruning,
     comp_from_scratch,
+    grids,
     mask_tuning,
     name_points,
     on_device,
@@ -209,6 +214,14 @@ FIGURES = {  # name: what draws it, words that it says
     "memory": (
         lambda: scale.plot_memory({"all": [(2 * 10**9, 4 * GIB), (10**9, 2 * GIB)]}, {"measured": [(10**9, GIB)]}),
         ["all: 2.00 GiB at 1.00 billion parameters, 4.00 GiB at 2.00 billion"],
+    ),
+    "costs": (
+        lambda: grids.plot_costs(finished(rows_of()), "peak_megabytes", "memory (MiB)", front=True),
+        ["(means over 2 seeds). On the Pareto front, at 20%, wanda-sp (60, 0.60 nats), comp + least-squares (90, 0.50"],
+    ),
+    "sequences": (
+        lambda: grids.plot_sequences(pd.concat([finished(rows_of()), finished(rows_of(sequences=16))])),
+        ["calibration sequences, 8 to 16", "comp + least-squares at 20% from 0.50 to 0.50 nats"],
     ),
     "divergence": (
         lambda: after_pruning.plot_divergence({"taught": [(0, 0.8), (4, 0.5)], "held out": [(0, 0.7), (4, 0.6)]}),
@@ -408,3 +421,19 @@ def test_names_of_points_cover_neither_each_other_nor_a_point():
     axes.set(xlim=(0.9, 1.2), ylim=(0.9, 1.2))
     name_points(axes, points)
     assert overlapping_texts(figure) == [] and {text.get_text() for text in axes.texts} == set(points)
+
+
+def brute_front(points):
+    def beaten(p):
+        return any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)
+
+    return {i for i, p in enumerate(points) if not beaten(p)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_pareto_front_is_what_none_beats(seed):
+    draw = random.Random(seed)
+    points = [(float(draw.randint(0, 5)), float(draw.randint(0, 5))) for _ in range(12)]  # with ties and twins
+    front = grids.pareto_front(points)
+    assert set(front) == brute_front(points) and [points[i][0] for i in front] == sorted(points[i][0] for i in front)
+    assert len(front) == len(set(front))

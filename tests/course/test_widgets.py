@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 
 import numpy as np
@@ -120,15 +119,6 @@ def test_wrong_input_is_answered_with_a_sentence_and_the_last_picture_stays(sequ
     assert f"expected a sequence from 0 to 1, got {sequence}" in box.facts.value and box.image.value == image
     box.sequence.value = 1
     assert "expected" not in box.facts.value and box.image.value != image
-
-
-def test_no_garbage_is_collected_before_the_answer(monkeypatch):
-    explorer, seen = explorers.LayerExplorer(study_of()), []
-    answer = explorer.answer
-    monkeypatch.setattr(explorer, "answer", lambda: seen.append(gc.isenabled()) or answer())
-    explorer.layer.value = 1
-    explorer.sequence.value = 99  # which there is not: refused
-    assert seen == [False, False] and gc.isenabled()
 
 
 def test_without_greedy_there_is_no_such_metric():

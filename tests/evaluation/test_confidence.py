@@ -1,4 +1,4 @@
-"""The bootstrap against a normal approximation, its coverage, and the cases where there is nothing to say."""
+"""Intervals against scipy's, their coverage, by hand, and where there is none."""
 
 from __future__ import annotations
 
@@ -9,56 +9,100 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from comp_lib.errors import InputError
 from comp_lib.evaluation import confidence, generation
-from comp_lib.evaluation.confidence import bootstrap_interval
+from comp_lib.evaluation.confidence import (
+    FEWEST,
+    MANY,
+    confidence_interval,
+    confidence_intervals,
+    interval_or_none,
+    stratified_intervals,
+    t_quantile,
+)
 
 
-@pytest.mark.parametrize("level", [0.8, 0.95])
-def test_with_many_values_it_is_the_normal_interval(level):
-    values = np.random.default_rng(1).normal(3.0, 2.0, size=2000)
-    expected = stats.norm.interval(level, values.mean(), values.std() / len(values) ** 0.5)
-    assert bootstrap_interval(values, level) == pytest.approx(expected, abs=0.01)
+@pytest.mark.parametrize("count", range(FEWEST, MANY))
+def test_of_few_values_it_is_students_interval(count):
+    values = np.random.default_rng(count).gamma(1.0, size=count)
+    theirs = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
+    assert confidence_interval(values) == pytest.approx(theirs, abs=2e-3)
 
 
-def test_it_is_scipys_percentile_interval():
-    values = np.random.default_rng(2).gamma(1.0, size=15)  # few and skewed, where intervals differ from one another
+@pytest.mark.parametrize("degrees", [7, 8, 11, 30, 200])
+def test_the_quantile_is_that_of_student(degrees):
+    assert t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=1e-3)
+
+
+def test_of_many_values_it_is_scipys_percentile_interval():
+    values = np.random.default_rng(2).gamma(1.0, size=MANY)  # skewed, where intervals differ from one another
     theirs = stats.bootstrap(
         (values,), np.mean, n_resamples=20_000, method="percentile", random_state=np.random.default_rng(0)
     ).confidence_interval
-    assert bootstrap_interval(values) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+    assert confidence_interval(values) == pytest.approx((theirs.low, theirs.high), abs=0.03)
     assert values.mean() - theirs.low != pytest.approx(theirs.high - values.mean(), rel=0.1)
 
 
-def test_nineteen_of_twenty_intervals_hold_the_truth(monkeypatch):
-    monkeypatch.setattr("comp_lib.evaluation.confidence.RESAMPLES", 500)
+def test_with_very_many_values_it_is_the_normal_interval():
+    values = np.random.default_rng(1).normal(3.0, 2.0, size=2000)
+    expected = stats.norm.interval(0.95, values.mean(), values.std() / len(values) ** 0.5)
+    assert confidence_interval(values) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("count", [FEWEST, 40])
+def test_nineteen_of_twenty_intervals_hold_the_truth(monkeypatch, count):
+    monkeypatch.setattr(confidence, "RESAMPLES", 500)
     random = np.random.default_rng(3)
     held = 0
     for _ in range(300):
-        low, high = bootstrap_interval(random.normal(1.0, 1.0, size=40))
+        low, high = confidence_interval(random.normal(1.0, 1.0, size=count))
         held += low <= 1.0 <= high
     assert 0.90 <= held / 300 <= 0.98
 
 
-def test_two_values_by_hand():
-    # means of two draws are 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4
-    assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
-    assert bootstrap_interval([0.0, 1.0], level=0.4) == (0.5, 0.5)
-
-
 def test_a_seed_repeats_it_and_another_hardly_moves_it():
     values = np.random.default_rng(4).normal(size=30)
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values.tolist(), seed=1)
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-    assert bootstrap_interval(values, seed=1) == pytest.approx(bootstrap_interval(values, seed=2), abs=0.03)
+    assert confidence_interval(values, seed=1) == confidence_interval(values.tolist(), seed=1)
+    assert confidence_interval(values, seed=1) != confidence_interval(values, seed=2)
+    assert confidence_interval(values, seed=1) == pytest.approx(confidence_interval(values, seed=2), abs=0.03)
 
 
-def test_equal_values_leave_no_doubt():
-    assert bootstrap_interval([2.5] * 4) == (2.5, 2.5)
+@pytest.mark.parametrize("values", [[], [1.0] * 7, [1.0] * 8 + [math.nan], [1.0] * 20 + [math.inf]])
+def test_of_fewer_than_eight_values_or_what_is_no_number_it_is_refused(values):
+    with pytest.raises(InputError, match=f"expected at least 8 finite values for an interval, got {len(values)}, of"):
+        confidence_interval(values)
+    assert interval_or_none(values) is None
 
 
-@pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan], [1.0, math.inf]])
-def test_nothing_to_say(values):
-    assert all(math.isnan(bound) for bound in bootstrap_interval(values))
+def test_rows_are_as_one_by_one_and_equal_values_leave_no_doubt():
+    values = np.random.default_rng(5).normal(size=(4, 20))
+    values[1], values[2, 3] = 2.5, math.nan
+    found = confidence_intervals(values)
+    assert found[0] == pytest.approx(confidence_interval(values[0])) and found[1] == pytest.approx((2.5, 2.5))
+    assert np.isnan(found[2]).all() and found[3] == pytest.approx(confidence_interval(values[3]))
+
+
+# --- several kinds ----------------------------------------------------------------------------------------------------
+
+
+def test_of_large_kinds_it_is_the_stratified_bootstrap():
+    """By the normal approximation of the variance within kinds; what differs between them does not count."""
+    random = np.random.default_rng(6)
+    kinds = [random.normal(mean, 1.0, size=(1, 60)) for mean in (0.0, 10.0, 20.0)]
+    error = sum(values.var() / 60 for values in kinds) ** 0.5 / 3
+    middle = np.mean([values.mean() for values in kinds])
+    (found,) = stratified_intervals(kinds)
+    assert found == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.02)
+
+
+def test_of_small_kinds_it_is_students_with_the_freedom_of_all():
+    kinds = [np.random.default_rng(place).normal(5.0 * place, 1.0, size=(2, 3)) for place in range(4)]
+    error = sum(values.var(1, ddof=1) / 3 for values in kinds) ** 0.5 / 4
+    middle = np.mean([values.mean(1) for values in kinds], 0)
+    wide = stats.t.ppf(0.975, 8) * error
+    assert stratified_intervals(kinds) == pytest.approx(np.stack([middle - wide, middle + wide], 1), rel=1e-3)
+    assert np.isnan(stratified_intervals(kinds[:3])).all()  # six degrees of freedom, as of seven windows of one text
+    assert np.isnan(stratified_intervals([*kinds, np.ones((2, 1))])).all()
 
 
 @pytest.mark.parametrize("module", [confidence, generation])

@@ -1,10 +1,12 @@
-"""What holds for the exercises of every lesson; their mistakes, lesson by lesson, are in test_exercises_NN.py."""
+"""What holds for the exercises of every lesson; their mistakes, lesson by lesson, are in mistakes_NN.py."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import runpy
 import shutil
+import sys
 
 import nbformat
 import pytest
@@ -77,3 +79,26 @@ def test_each_exercise_is_checked_in_both_notebooks(lesson):
 
 def test_a_wrong_answer_is_a_sentence_in_the_notebook():
     assert Wrong("two norms")._render_traceback_() == ["Not yet: two norms"]
+
+
+TABLES = {number: importlib.import_module(f"mistakes_{number}") for number in LESSONS}
+MISTAKES = [(number, *row) for number, table in TABLES.items() for row in table.MISTAKES]
+
+
+@pytest.mark.parametrize("number, name, mistake, words", MISTAKES)
+def test_a_check_names_the_mistake(number, name, mistake, words, monkeypatch):
+    for place, value in getattr(TABLES[number], "INSTEAD", {}).items():
+        monkeypatch.setattr(sys.modules[f"checks_{number}"], place, value)
+    mistake.__name__ = name
+    with pytest.raises(Wrong, match=words):
+        LESSONS[number].checks[name](mistake)
+
+
+@pytest.mark.parametrize("lesson, name", [each for each in EACH if each.values[1] != "finish"])  # it writes files
+def test_an_answer_that_was_not_returned_is_told(lesson, name):
+    def forgotten(*arguments):
+        pass
+
+    forgotten.__name__ = name
+    with pytest.raises(Wrong, match=f"`{name}` returns nothing: end it with `return`"):
+        lesson.checks[name](forgotten)

@@ -29,8 +29,7 @@ IN_THE_CELLS = {
     "07_comp_vs_baselines": ("wanda_sp", "flap", "taylor", "verdict", "refit"),
     "08_on_device": ("bytes_for_a_token", "q4_0", "fit_costs", "pareto"),
     "09_scale": ("walk", "bytes_held", "dual_inverse", "dual_costs", "work"),
-    "09b_clusters": ("deal", "add_in_pairs"),
-    "10_after_pruning": ("kl", "kl_gradient", "rate", "train", "more_bits", "bits"),
+    "10_after_pruning": ("kl", "kl_gradient", "rate", "train"),
 }
 LONGER = {"comp": 60}  # COMP from scratch: the loop of the whole method
 

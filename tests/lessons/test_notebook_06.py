@@ -20,13 +20,6 @@ SHAPES = {
     # eight query heads in four groups, and a width that no power of two divides
     "gqa": {"hidden_size": 64, "intermediate_size": 150, "num_attention_heads": 8, "num_key_value_heads": 4},
     # all heads share one, and the head is the embedding
-    "tied": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 1, "num_hidden_layers": 2},
-    "qwen2": {
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "intermediate_size": 80,
-        "max_position_embeddings": 600,
-    },
     # norms of queries and keys
     "qwen3": {},
     # and a norm behind each dense layer: no target but the layer's own output, and no bias

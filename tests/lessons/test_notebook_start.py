@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import pytest
 import torch
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
-from tqdm import tqdm
-from variants import VARIANTS, build
 
 from comp_lib.errors import InputError
 from comp_lib.models import load
-from comp_lib.models.load import EMBEDDED, check_memory, count_parameters
-from comp_lib.models.wheels import wheel_gguf
+from comp_lib.models.load import count_parameters
 from comp_lib.plots import figure_with_axes
-from comp_lib.system import machine
-from comp_lib.system.machine import free_memory
 from course import start as notebook
-from course.start import check_extras, show, side_by_side, sizes_for, start, table
+from course.start import show, side_by_side, sizes_for, start, table
 
 LESSONS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -53,37 +46,11 @@ def test_it_loads_seeds_and_says_nothing(folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_bars_are_seen_only_where_asked_for(folder, capfd, monkeypatch):
-    def slow(name, dtype):
-        for _ in tqdm(range(3), desc="converting"):
-            pass
-        return None, None
-
-    monkeypatch.setattr(notebook, "load_model", slow)
-    start(str(folder))
-    assert capfd.readouterr().err == ""
-    start(str(folder), progress=True)
-    assert "converting" in capfd.readouterr().err
-
-
 def test_a_missing_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(InputError) as caught:
         start("whatever/it-is")
     assert "ipywidgets" in sentence(caught) and "pip install 'comp-lib[notebooks]'" in sentence(caught)
-
-
-def test_a_missing_extra_is_said_by_the_widgets_too(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("course.widgets")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    with pytest.raises(InputError) as caught:
-        import course.widgets.generation  # noqa: F401
-    assert "pip install 'comp-lib[notebooks]'" in sentence(caught)
-
-
-def test_nothing_is_missing_here():
-    check_extras()
 
 
 def test_a_model_too_big_is_refused_before_its_weights_are_read(folder, monkeypatch):
@@ -101,77 +68,6 @@ def test_a_model_too_big_is_refused_before_its_weights_are_read(folder, monkeypa
     monkeypatch.setattr(load, "free_memory", lambda: needed)
     with pytest.raises(AssertionError, match="weights were read"):
         start(str(folder))
-
-
-def test_half_precision_needs_half(folder, monkeypatch):
-    monkeypatch.setattr(load, "free_memory", lambda: count_parameters(str(folder)) * 2 * load.COPIES)
-    check_memory(str(folder), "bfloat16")
-    with pytest.raises(InputError, match="float32"):
-        check_memory(str(folder), "float32")
-
-
-def test_an_included_model_is_counted_before_it_is_converted(own_cache, tmp_path):
-    assert 134e6 < count_parameters(EMBEDDED) < 135e6
-    assert not list(tmp_path.glob("gguf-*"))
-    with pytest.raises(InputError, match="a dtype among float32"):
-        check_memory(EMBEDDED, "float8")
-
-
-def test_the_sentence_about_memory_gives_both_numbers(folder, monkeypatch):
-    monkeypatch.setattr(load, "count_parameters", lambda name: 7_000_000_000)
-    monkeypatch.setattr(load, "free_memory", lambda: 16_000_000_000)
-    with pytest.raises(InputError, match=r"expected 56\.0 GB .* got 16\.0 GB"):
-        check_memory("some/model")
-
-
-@pytest.mark.parametrize("name", ["nobody/has-this-model", "no-such-thing", "", "./nowhere.gguf"])
-def test_an_unreachable_model(name):
-    with pytest.raises(InputError) as caught:
-        start(name)
-    assert re.search("check the spelling|choose another", sentence(caught))
-
-
-def test_an_unknown_dtype(folder):
-    with pytest.raises(InputError) as caught:
-        start(str(folder), dtype="float31")
-    assert "did you mean 'float32'" in sentence(caught)
-
-
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
-def test_parameters_are_counted_without_reading_them(variant, tmp_path, tokenizer):
-    model = build(variant)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    assert count_parameters(str(tmp_path)) == model.num_parameters()
-
-
-@pytest.mark.real
-def test_parameters_of_a_gguf_file_are_counted_without_converting_it(tmp_path, monkeypatch):
-    expected = count_parameters(EMBEDDED)  # of the converted folder
-    monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path))
-    assert count_parameters(str(wheel_gguf(EMBEDDED))) == expected
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_damaged_gguf_file_is_refused_in_words(tmp_path):
-    (tmp_path / "half.gguf").write_bytes(b"GGUF")
-    with pytest.raises(InputError) as caught:
-        start(str(tmp_path / "half.gguf"))
-    assert "complete GGUF file" in sentence(caught) and "half.gguf" in sentence(caught)
-
-
-def test_a_container_has_less_than_the_machine(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    assert free_memory() == 1000  # no limits here
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory() == 1000
-    (tmp_path / "memory.max").write_text("700\n")
-    (tmp_path / "memory.current").write_text("500\n")
-    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 150\n")
-    assert free_memory() == 700 - 500 + 150
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert free_memory() == 1000
 
 
 @pytest.fixture(scope="module")

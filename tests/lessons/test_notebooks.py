@@ -87,14 +87,6 @@ def is_valid_and_stored_in_tidy_form(notebook, path):
 
 
 @guard
-def asks_for_the_common_kernel(notebook, path):
-    kernel = notebook.metadata.get("kernelspec", {})
-    if (kernel.get("name"), kernel.get("language")) != ("python3", "python"):
-        return [f"kernelspec should be python3, is {kernel.get('name')!r}"]
-    return []
-
-
-@guard
 def was_executed_in_order_from_a_fresh_kernel(notebook, path):
     cells = code_cells(notebook)
     counts = [cell.execution_count for cell in cells]
@@ -158,10 +150,8 @@ def widget_names(notebook):
     """What the notebook imports from ipywidgets and from course.widgets."""
     names = set()
     for node in (node for cell in code_cells(notebook) for node in ast.walk(parsed(cell))):
-        if isinstance(node, ast.ImportFrom) and re.match(r"ipywidgets|comp_lib\.widgets", node.module or ""):
+        if isinstance(node, ast.ImportFrom) and re.match(r"ipywidgets|course\.widgets", node.module or ""):
             names |= {alias.asname or alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom) and node.module == "comp_lib":
-            names |= {alias.asname or alias.name for alias in node.names if alias.name == "widgets"}
         if isinstance(node, ast.Import):
             names |= {alias.asname or alias.name.split(".")[0] for alias in node.names if alias.name == "ipywidgets"}
     return names
@@ -352,7 +342,6 @@ def test_the_suite_is_complete():
         "07_comp_vs_baselines",
         "08_on_device",
         "09_scale",
-        "09b_clusters",
         "10_after_pruning",
     ]
     assert {path.name[:2] for path in EXERCISES} >= {"01", "02", "03", "04"}
@@ -415,10 +404,6 @@ def emit(output_type, *data, **fields):
     return change(2, outputs=[new_output(output_type, *data, **fields)])
 
 
-def metadata(notebook):
-    notebook.metadata.kernelspec = {"name": "comp", "display_name": "comp", "language": "python"}
-
-
 def unseen_widget(notebook):
     notebook.cells[2].outputs = [new_output("display_data", {store.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"})]
 
@@ -431,31 +416,20 @@ BAD = {
     "timestamps": ("is_valid_and_stored_in_tidy_form", change(1, metadata={"execution": {"iopub.status.busy": "now"}})),
     "widget view": ("is_valid_and_stored_in_tidy_form", unseen_widget),
     "ids": ("is_valid_and_stored_in_tidy_form", without_ids),
-    "kernel": ("asks_for_the_common_kernel", metadata),
     "not run": ("was_executed_in_order_from_a_fresh_kernel", change(1, execution_count=None)),
-    "run twice": ("was_executed_in_order_from_a_fresh_kernel", change(2, execution_count=7)),
-    "out of order": ("was_executed_in_order_from_a_fresh_kernel", change(1, execution_count=2)),
     "error": ("shows_no_errors_and_no_stderr", emit("error", ename="E", evalue="bad", traceback=["bad"])),
     "stderr": ("shows_no_errors_and_no_stderr", emit("stream", name="stderr", text="a warning")),
     "path of Linux": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text="saved to /home/ada/x\n")),
-    "path of macOS": ("tells_nothing_of_the_machine", emit("display_data", {"text/html": "<b>'/Users/ada/x'</b>"})),
-    "path of Windows": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text="C:\\Users\\ada")),
     "path of this folder": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text=f"in {ROOT}")),
-    "path in code": ("tells_nothing_of_the_machine", change(2, source="assert open('/tmp/x')")),
     "no still": ("shows_a_still_before_each_widget", change(2, outputs=[])),
     "widget without tag": ("tags_its_widget_cells", change(3, metadata={})),
-    "shown widget without tag": ("tags_its_widget_cells", unseen_widget),
     "misspelt tag": ("uses_known_tags_only", change(2, metadata={"tags": ["nbval-check-outputs"]})),
     "two tags": ("uses_known_tags_only", change(2, metadata={"tags": sorted(TAGS)})),
     "comment for nbval": ("uses_known_tags_only", change(2, source="# NBVAL_SKIP\nassert True")),
     "dead link": ("links_to_what_exists", change(0, source="# T\n\nable to, minutes, needs [x](nowhere.ipynb)")),
-    "dead anchor": ("links_to_what_exists", change(0, source="# Title\n\nable to, minutes, needs [x](#Nowhere)")),
-    "link from /": ("links_to_what_exists", change(0, source='# T\n\nable to, minutes, needs <a href="/etc">x</a>')),
     "size": ("is_small", emit("stream", name="stdout", text="x" * LARGEST)),
     "image without HTML": ("describes_its_images", emit("display_data", {"image/png": "aGk=", "text/plain": "Fig"})),
     "image without alt": ("describes_its_images", emit("display_data", PICTURE | {"text/html": '<img src="data:,"/>'})),
-    "image, no words": ("describes_its_images", emit("display_data", PICTURE | {"text/html": '<img alt="plot"/>'})),
-    "SVG": ("describes_its_images", emit("display_data", {"image/svg+xml": "<svg/>"})),
     "picture in prose": ("describes_its_images", change(0, source="# Title\n\nable to, minutes, needs ![](store.py)")),
     "no title": ("opens_with_what_why_and_how_long", change(0, source="# Title\n\nminutes, needs")),
     "no takeaways": ("closes_with_takeaways_and_the_next_step", change(4, source="Bye. [next](store.py)")),
@@ -478,21 +452,6 @@ def test_the_guards_can_fail(case):
 
 def test_each_guard_has_failed():
     assert {name for name, _ in BAD.values()} == set(GUARDS)
-
-
-def test_names_are_found_as_words():
-    check = GUARDS["tells_nothing_of_the_machine"]
-    notebook = good()
-    notebook.cells[2].outputs = [new_output("stream", name="stdout", text="adamant is no name\n")]
-    assert check(notebook, PATH, names={"adam"}) == []
-    notebook.cells[2].outputs[0].text = "written by adam\n"
-    assert check(notebook, PATH, names={"adam"}) != []
-
-
-def test_a_stub_has_no_outputs():
-    check, path = GUARDS["was_executed_in_order_from_a_fresh_kernel"], FOLDER / "exercises" / "01_some.ipynb"
-    assert check(good(), path) != []
-    assert check(store.tidy(good(), exercise=True), path) == []
 
 
 # --- storing and checking ---------------------------------------------------------------------------------------------
@@ -533,44 +492,12 @@ def test_storing_runs_in_the_folder_and_gives_the_same_bytes(tmp_path):
     assert store.main([str(path)]) == 0 and path.read_bytes() == first
 
 
-@pytest.mark.usefixtures("kernels")
-def test_a_failing_notebook_stays_as_it_was(tmp_path, capsys):
-    bad, fine = written(tmp_path, ("1 / 0", None), name="a.ipynb"), written(tmp_path, ("1", None), name="b.ipynb")
-    before = bad.read_bytes()
-    assert store.main([str(bad), str(fine)]) == 1
-    assert bad.read_bytes() == before and "ZeroDivisionError" in capsys.readouterr().err
-    assert nbformat.read(fine, as_version=4).cells[0].execution_count == 1  # the others are stored all the same
-
-
-def test_an_exercise_is_stored_without_being_run(tmp_path):
-    path = written(tmp_path / "exercises", ("raise NotImplementedError('your turn')", None))
-    assert store.main([str(path)]) == 0
-    [cell] = nbformat.read(path, as_version=4).cells
-    assert cell.outputs == [] and cell.execution_count is None
-
-
 def nbval(python, path, *options):
     """pytest with nbval on one notebook, as `make test` calls it."""
     shutil.copy(FOLDER / "conftest.py", path.parent)
     (path.parent / "pytest.ini").write_text("[pytest]\n")
     command = [*python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", *options]
     return subprocess.run([*command, str(path)], cwd=path.parent, capture_output=True, text=True, env=dict(os.environ))
-
-
-def test_a_slow_cell_has_one_limit_in_one_place(python):
-    """nbval, pytest-timeout and store.py wait as long as each other: what a slow laptop needs."""
-    code = (
-        "import sys; from pathlib import Path; import pytest\n"
-        "class Seen:\n"
-        "    def pytest_collection_finish(self, session):\n"
-        "        marks = {mark.args[0] for item in session.items for mark in [item.get_closest_marker('timeout')]}\n"
-        "        print('LIMITS', session.config.option.nbval_cell_timeout, *marks)\n"
-        "pytest.main(['--nbval-lax', '--nbval-current-env', '--collect-only', '-q', sys.argv[1]], plugins=[Seen()])"
-    )
-    lesson = str(FOLDER / "00_start_here.ipynb")
-    done = subprocess.run([*python, "-c", code, lesson], capture_output=True, text=True, cwd=FOLDER.parent)
-    limit = store.CELL_TIMEOUT
-    assert f"LIMITS {limit} {limit + 60}" in done.stdout, done.stdout + done.stderr
 
 
 def test_nbval_fails_on_what_is_wrong_and_nothing_else(python, tmp_path):
@@ -595,12 +522,3 @@ def test_nbval_fails_on_what_is_wrong_and_nothing_else(python, tmp_path):
     assert done.returncode == 1
     assert "4 cells of 1 notebooks were executed" in done.stdout
     assert re.search(r"2 failed, 2 passed", done.stdout.splitlines()[-1])
-
-
-def test_make_test_runs_every_notebook():
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    assert "notebooks/*.ipynb notebooks/exercises/solutions/*.ipynb" in makefile
-    [line] = [line for line in makefile.splitlines() if "--nbval-lax" in line]
-    for part in ("--nbval-current-env", "$(NOTEBOOKS)"):
-        assert part in line
-    assert "--nbval-cell-timeout" not in line  # the limit is in notebooks/conftest.py, and nowhere else

@@ -8,11 +8,10 @@ from torch import nn
 from variants import build, tokens
 
 from comp_lib.analysis import harm as harms
-from comp_lib.analysis.harm import layer_harm, step_harm
 from comp_lib.analysis.sample import Sample
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
-from comp_lib.importance.layers import layers_to_drop, loss_increase
+from comp_lib.importance.layers import layers_to_drop
 from course import layer_importance as studies
 from course.layer_importance import layer_study, rank_gap, ranks, stream_statistics
 
@@ -74,17 +73,6 @@ def sample(seed=0):
     return Sample(ids, ("prose",) * len(ids))
 
 
-def test_harm_by_sequence(model):
-    ids = tokens()
-    harm = layer_harm(model, sample())
-    assert harm.shape == (LAYERS, 4)
-    for layer, sequence in ((0, 0), (2, 3), (4, 1)):
-        row = ids[sequence][None]
-        want = loss_if(model, row, layer) - loss_of(model, row)
-        assert float(harm[layer, sequence]) == pytest.approx(want, abs=1e-4)
-    torch.testing.assert_close(harm.mean(1), loss_increase(model, ids), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_rounds_are_those_of_the_library(seed):
     model, ids = build(num_hidden_layers=LAYERS, seed=seed), tokens(seed=seed)
@@ -118,17 +106,6 @@ def test_the_interval_over_sequences(model):
     torch.testing.assert_close(study.harm_interval, want)
     assert layer_study(model, tokens(1), greedy=1).harm_interval.isnan().all()
     assert confidence_intervals(torch.ones(3, 4).numpy()) == pytest.approx(torch.ones(3, 2).numpy())
-
-
-def test_halves_of_a_layer(model):
-    ids = tokens()
-    halves = torch.stack([step_harm(model, sample(), which) for which in ("attention", "mlp")], 1)
-    assert halves.shape == (LAYERS, 2, 4)
-    for layer, sequence in ((0, 0), (2, 3), (4, 1)):
-        row = ids[sequence][None]
-        for place, part in enumerate(("self_attn", "mlp")):
-            want = loss_if(model, row, layer, part) - loss_of(model, row)
-            assert float(halves[layer, place, sequence]) == pytest.approx(want, abs=1e-4)
 
 
 def test_ranks_and_gaps():

@@ -56,14 +56,6 @@ def found():
     return json.loads(STORED.read_text("utf-8"))
 
 
-def test_stored_rows_are_whole(found):
-    assert len(found["curves"]) == len(found["kl"]) == len(found["order"]) == REAL.layers
-    assert len(set(found["greedy"])) == len(found["greedy"])
-    assert all(len(row["losses"]) == len(found["dense"]) for row in found["rows"])
-    names = [(row["name"], row["budget"], row["ratio"]) for row in found["rows"]]
-    assert len(set(names)) == len(names)
-
-
 def test_stored_rows_reach_their_budget(found):
     for row in found["rows"]:
         if row["budget"] == "parameters":
@@ -101,11 +93,6 @@ def test_nothing_is_known_of_a_dropped_layer():
     assert planning.layer_errors(CONVEX, SHAPE, plan).tolist() == pytest.approx(
         [0.01, float("nan"), 0.035], nan_ok=True
     )
-
-
-def test_another_model_s_curves_are_refused():
-    with pytest.raises(InputError, match="got 3 layers in the shape, 3 in the plan and 2 curves"):
-        planning.layer_errors(minds_of([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]), SHAPE, plan_of((0, 1, 2), (8, 8, 8)))
 
 
 def brute_force(budget: int) -> float:

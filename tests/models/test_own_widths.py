@@ -1,4 +1,4 @@
-"""Own widths for every family: the model that surgery left comes back to the bit, here and where only `register` ran."""
+"""Own widths for every family: what surgery left comes back to the bit, here and where only `register` ran."""
 
 from __future__ import annotations
 

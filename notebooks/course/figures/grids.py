@@ -7,18 +7,16 @@ several seeds the mean of its ends). Methods at one place are drawn beside each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from comp_lib.compare.picture import line_with_whiskers, methods, name_losses, over_seeds
-from comp_lib.compare.picture import plot_increase as plot_increase
-from comp_lib.plots.base import Picture, figure_with_axes, panels, style
+from comp_lib.plots.base import Picture, panels
 
 Points = Sequence[tuple[float, float]]
-Named = tuple[str, tuple[float, float]]  # a label, and its point (cost, loss)
 
 
 def pareto_front(points: Points) -> list[int]:
@@ -38,29 +36,29 @@ def draw_front(axes: Axes, points: Points) -> None:
     axes.plot(*zip(*points, strict=True), "k--", linewidth=1, zorder=2, label="Pareto front")
 
 
-def plot_latency(rows: pd.DataFrame) -> Picture:
-    """Loss increase against the time to decode one token, all ratios in one panel.
+def plot_costs(rows: pd.DataFrame, cost: str, xlabel: str, front: bool) -> Picture:
+    """Mean loss increase of each method against a column `cost`, a panel for each ratio.
 
-    No front: models of equal shape decode equally fast, so which of them is faster is noise of the clock.
+    `front`: whether to draw what no other method beats in both; of clocks it would be noise, since models of equal
+    shape are equally fast.
     """
-    figure, axes = figure_with_axes((8.0, 4.4), xlabel="time to decode one token (dense model = 1)")
-    points = sorted(_cloud(axes, rows, rows, "decode_ratio"), key=lambda named: named[1])
-    words = ", one for each method and ratio. Fastest first: "
-    return _finished(figure, rows, "Dots of the loss increase against decoding time", words, map(_said, points))
-
-
-def plot_memory(rows: pd.DataFrame) -> Picture:
-    """Loss increase against the peak memory of pruning, a panel for each ratio, each with its Pareto front."""
-    figure, by_ratio = _by_ratio(rows, "peak memory above\nimports (MiB)")
-    fronts = []
+    figure, by_ratio = _by_ratio(rows, xlabel)
+    words = []
     for axes, ratio, own in by_ratio:
-        named = _cloud(axes, own, rows, "peak_megabytes")
-        front = [named[i] for i in pareto_front([point for _, point in named])]
-        draw_front(axes, [point for _, point in front])
-        fronts.append(f"at {ratio:.0%}, {', '.join(map(_said, front))}")
+        points = {}
+        for name, marks, runs in methods(own, rows):
+            points[name] = (float(runs[cost].mean()), float(runs.increase.mean()))
+            axes.scatter(*points[name], 45, zorder=3, label=name, **marks)
+        best = [list(points)[place] for place in pareto_front(list(points.values()))] if front else sorted(points)
+        if front:
+            draw_front(axes, [points[name] for name in best])
+        words.append(
+            f"at {ratio:.0%}, " + ", ".join("{} ({:.3g}, {:.2f} nats)".format(name, *points[name]) for name in best)
+        )
         axes.xaxis.set_major_locator(MaxNLocator(3))
-    words = ", a panel for each ratio. On the Pareto front, least memory first: "
-    return _finished(figure, rows, "Dots of the loss increase against peak memory of pruning", words, fronts)
+    name_losses(figure, rows)
+    which = "On the Pareto front, " if front else ""
+    return figure.described(f"Dots of the loss increase against a cost{over_seeds(rows)}. {which}", words)
 
 
 def plot_sequences(rows: pd.DataFrame) -> Picture:
@@ -81,32 +79,9 @@ def plot_sequences(rows: pd.DataFrame) -> Picture:
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
+    name_losses(figure, rows)
     what = f"Lines of the loss increase against calibration sequences, {sizes[0]} to {sizes[-1]}"
-    return _finished(figure, rows, what, ": ", words)
-
-
-def _said(named: Named) -> str:
-    name, (cost, loss) = named
-    return f"{name} ({cost:.3g}, {loss:.2f} nats)"
-
-
-def _cloud(axes: Axes, rows: pd.DataFrame, everything: pd.DataFrame, cost: str) -> list[Named]:
-    """A mark for each method and ratio of `rows`; returns the name of each and its place.
-
-    Colours are methods; where there are several ratios, their marks are in the legend too.
-    """
-    named, ratios = [], sorted(rows.ratio.unique())
-    several, marker_of = len(ratios) > 1, {ratio: style(place)["marker"] for place, ratio in enumerate(ratios)}
-    for name, marks, own in methods(rows, everything):
-        means = own.groupby("ratio")[[cost, "increase"]].mean()
-        for ratio, x, y in means.itertuples():
-            named.append((f"{name} at {ratio:.0%}" if several else name, (x, y)))
-            looks = marks | {"marker": marker_of[ratio]} if several else marks
-            axes.scatter([x], [y], 45, zorder=3, **looks)
-        axes.scatter([], [], label=name, **({**marks, "marker": "s"} if several else marks))
-    for ratio, marker in marker_of.items() if several else ():
-        axes.scatter([], [], color="black", marker=marker, label=f"{ratio:.0%} to remove")
-    return named
+    return figure.described(f"{what}{over_seeds(rows)}: ", words)
 
 
 def _by_ratio(rows: pd.DataFrame, xlabel: str) -> tuple[Picture, list[tuple[Axes, float, pd.DataFrame]]]:
@@ -117,9 +92,3 @@ def _by_ratio(rows: pd.DataFrame, xlabel: str) -> tuple[Picture, list[tuple[Axes
     for panel, ratio, _ in by_ratio:
         panel.set_title(f"{ratio:.0%} to remove")
     return figure, by_ratio
-
-
-def _finished(figure: Picture, rows: pd.DataFrame, what: str, words: str, items: Iterable[str]) -> Picture:
-    """Name the y axis, make it logarithmic unless some value has no logarithm, and add the legend and the alt text."""
-    name_losses(figure, rows)
-    return figure.described(f"{what}{over_seeds(rows)}{words}", items)

@@ -8,12 +8,11 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
-from comp_lib.plots.base import BESIDE, COLOURS, DASHED, GREY, Picture, figure_with_axes, layer_axis, log_y
+from comp_lib.plots.base import BESIDE, COLOURS, DASHED, GREY, MARKERS, Picture, figure_with_axes, layer_axis, log_y
 
 from . import Interval, spans
 
 Arrays = Mapping[str, ArrayLike]
-MARKERS = "oXDs^v"
 LOW = 1e-6  # a variance of zero has to stand somewhere on a logarithmic axis
 LAMBDA = "strength of the pull, λ"
 

@@ -1,4 +1,4 @@
-"""Figures of pruning from disk to disk: what is held, what it costs, and how sums are shared (lessons 09 and 09b)."""
+"""Figures of pruning from disk to disk: what is held, and what it costs (lesson 09)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ def plot_sums(neurons: int, sums: Mapping[str, Points], switch: int) -> Picture:
         (7.5, 3.8), xlabel="calibration tokens (logarithmic)", ylabel="memory (GiB, logarithmic)"
     )
     words: list[str] = []
-    for (name, points), mark in zip(sums.items(), ("-", "-"), strict=True):
+    for name, points in sums.items():
         line = [(tokens, amount / GIB) for tokens, amount in points]
-        colour = COLOURS[len(words)]
-        axes.plot(*zip(*line, strict=True), mark, color=colour, label=name, linewidth=2)
+        axes.plot(*zip(*line, strict=True), color=COLOURS[len(words)], label=name, linewidth=2)
         words.append(f"{name}: {line[0][1]:.2g} GiB at {line[0][0]:,} tokens, {line[-1][1]:.2g} at {line[-1][0]:,}")
     axes.axvline(switch, label=f"equal at {switch:,} tokens", **DASHED)
     axes.set(xscale="log", yscale="log")

@@ -6,7 +6,6 @@ answer is there at once; only the planner's button does, which says so.
 
 from __future__ import annotations
 
-import gc
 import html
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -31,7 +30,6 @@ from ipywidgets import (
 from numpy.typing import NDArray
 
 from comp_lib.analysis.one_pass import FURTHEST
-from comp_lib.analysis.unit_frames import energies
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
@@ -78,16 +76,11 @@ class Explorer(VBox):  # type: ignore[misc]  # ipywidgets brings no types
 
     def _draw(self, change: object = None) -> None:
         """Show the answer; a wrong wish gets a sentence, and the last good picture stays."""
-        collecting = gc.isenabled()
-        gc.disable()  # beside a model a collection takes a quarter of a second: it comes after the answer
         try:
             figure, facts = self.answer()
             self.image.value, self.facts.value = mime_bundle(figure)["text/html"], facts
         except InputError as error:
             self.facts.value = alert(error)
-        finally:
-            if collecting:
-                gc.enable()
 
 
 def shared(description: str, width: int = 30) -> dict[str, Any]:
@@ -123,6 +116,11 @@ class LayerExplorer(Explorer):
             f"{harm[layer]:.3f} nats per token (95%: {low:.3f} to {high:.3f}; place {harmed} of {last}; place 1 goes "
             f"first): {verdict}.</p>"
         )
+
+
+def energies(frame: pd.DataFrame) -> pd.Series:
+    """H_ii ||w_i||^2 over ||X W||^2 of each row of `analysis.neurons`, ridge included: cost times condition squared."""
+    return frame.cost * frame.condition**2
 
 
 class NeuronExplorer(Explorer):

@@ -1,4 +1,4 @@
-"""The checks of lesson 6's exercises: they refuse plausible mistakes by name."""
+"""Wrong answers to the exercises of lesson 6, and words of the sentence that tells each."""
 
 from __future__ import annotations
 
@@ -6,27 +6,20 @@ import math
 import statistics
 import sys
 
-import pytest
-from lessons import LESSONS, functions, names_the_mistake
-
-CHECKS, RIGHT = LESSONS["06"].checks, functions(LESSONS["06"].solutions)
 checks_06 = sys.modules["checks_06"]
 
 
-@pytest.fixture(autouse=True)
-def plans(monkeypatch):
+def planned(ratio_for):
     """In place of the real model: any ratio is planned in steps of a hundredth."""
+    found = {}
+    for megabytes in checks_06.MEGABYTES:
+        ratio = ratio_for(134_000_000, 106_000_000, 2.0, megabytes)
+        reached = math.ceil(ratio * 100) / 100
+        found[megabytes] = (ratio, *(268e6 - 212e6 * max(0.0, reached - more) for more in (0.0, 0.01)))
+    return found
 
-    def planned(ratio_for):
-        found = {}
-        for megabytes in checks_06.MEGABYTES:
-            ratio = ratio_for(134_000_000, 106_000_000, 2.0, megabytes)
-            reached = math.ceil(ratio * 100) / 100
-            sizes = [268e6 - 212e6 * max(0.0, reached - more) for more in (0.0, 0.01)]
-            found[megabytes] = (ratio, *sizes)
-        return found
 
-    monkeypatch.setattr(checks_06, "real_plans", planned)
+INSTEAD = {"real_plans": planned}
 
 
 def ratio(total, decoder, each, megabytes, whole=None, floor=True, left=None):
@@ -68,8 +61,6 @@ MISTAKES = [
     ("ratio_for", lambda t, d, e, m: ratio(t, d, 1.0, m, floor=False), "takes several bytes"),
     ("ratio_for", lambda t, d, e, m: ratio(t, d, 1 / e, m, floor=False), "bytes of a parameter, once"),
     ("ratio_for", lambda t, d, e, m: ratio(t, d, e, m, floor=False), "it fits as it is"),
-    ("ratio_for", lambda t, d, e, m: 0.3, "expected a ratio of"),
-    ("ratio_for", lambda t, d, e, m: None, "expected one number"),
     ("ratio_for", lambda *sizes: grows(*sizes, -0.05), "still has"),
     ("ratio_for", lambda *sizes: grows(*sizes, 0.05), "would hold a wider model"),
     ("sure_losses", lambda *a: sure(*a, mean=True), "look at the interval, not at the mean"),
@@ -83,21 +74,11 @@ MISTAKES = [
     ("sure_losses", lambda *a: sure(*a, below=True), "did not lose more"),
     ("sure_losses", lambda *a: sure(*a, key=lambda kind: kind[::-1]), "should come first"),
     ("sure_losses", lambda *a: sure(*a)[:1], "expected prose and facts"),
-    ("sure_losses", lambda *a: sure(*a) * 2, "twice"),
-    ("sure_losses", lambda *a: tuple(sure(*a)), "a list of kinds"),
     ("windows_needed", lambda v, h: windows(v, h, statistics.pstdev), "divides by n - 1"),
     ("windows_needed", lambda v, h: windows(v, h, round_to=math.floor), "round up"),
     ("windows_needed", lambda v, h: windows(v, h, power=1), "square the quotient"),
     ("windows_needed", lambda v, h: windows(v, h, factor=1.0), "not one"),
     ("windows_needed", lambda v, h: windows(v, h, factor=3.92), "half of the interval's width already"),
     ("windows_needed", lambda v, h: windows(v, h, scale=lambda n: 1 / n), "root of n twice|how many times"),
-    ("windows_needed", lambda v, h: windows(v, h, round_to=lambda value: value), "whole number"),
     ("windows_needed", lambda v, h: 1000, "windows for a half width"),
 ]
-test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_the_solution_passes_with_other_plans(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith("Right: ")

@@ -1,27 +1,22 @@
-"""The checks of lesson 5's exercises: they refuse plausible mistakes by name."""
+"""Wrong answers to the exercises of lesson 5, and words of the sentence that tells each."""
 
 from __future__ import annotations
 
 import sys
 
-import pytest
 import torch
-from lessons import LESSONS, functions, names_the_mistake
 
-CHECKS, RIGHT = LESSONS["05"].checks, functions(LESSONS["05"].solutions)
 checks_05 = sys.modules["checks_05"]
 solve = torch.linalg.solve
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """In place of the real model's layer: the checks are what is tested here."""
+def layer():
+    """In place of the real model's: the checks are what is tested here."""
+    x, w = checks_05.dense_layer(12)
+    return x[:10].T @ x[:10], x[10:].T @ x[10:], w, torch.arange(9)
 
-    def layer():
-        x, w = checks_05.dense_layer(12)
-        return x[:10].T @ x[:10], x[10:].T @ x[10:], w, torch.arange(9)
 
-    monkeypatch.setattr(checks_05, "real_layer", layer)
+INSTEAD = {"real_layer": layer}
 
 
 def walk(layers, h, smaller, given=lambda dense, h, first: h, passed=lambda dense, small: small):
@@ -89,22 +84,16 @@ MISTAKES = [
     ("walk", lambda a, h, f: walk(a, h, f, passed=lambda dense, small: dense), r"tuned on the \*dense\* stream"),
     ("walk", lambda a, h, f: walk(a, h, f, given=lambda dense, h, first: dense(h)), "what goes in"),
     ("walk", lambda a, h, f: walk(a, h, f, given=lambda dense, h, first: first), "never moved on"),
-    ("walk", lambda a, h, f: walk(a, h, f)[0], "expected two values"),
     ("walk", lambda a, h, f: walk(a[:2], h, f), "once for each of 3 layers"),
     ("walk", lambda a, h, f: (walk(a, h, f)[0], h), "the stream is 21, got 0"),
     ("walk", in_place, "the list of the dense layers was changed"),
     ("walk", backwards, "in their order"),
-    ("fools_energy", lambda: twins()[0], "expected two values"),
-    ("fools_energy", lambda: (twins()[0].T, torch.eye(4)), "with the same n"),
-    ("fools_energy", lambda: (twins()[0][:3], torch.eye(4)), "no fewer tokens"),
-    ("fools_energy", lambda: (torch.zeros(20, 4), torch.eye(4)), "nothing at all"),
     ("fools_energy", lambda: twins(quiet=0.01), "the quietest neuron has to say something"),
     ("fools_energy", lambda: twins(alike=False), "one of two that say the same"),
     ("choose_ridge", lambda *a: ridge(*a, judge=lambda seen, held: seen), "best on the text of the fit"),
     ("choose_ridge", lambda *a: ridge(*a, even=True), r"by its \*own\* C_ii"),
     ("choose_ridge", lambda seen, held, *a: ridge(held, seen, *a), "have changed places"),
     ("choose_ridge", lambda *a: ridge(*a, best=max), r"the \*largest\* error"),
-    ("choose_ridge", lambda *a: a[-1].index(ridge(*a)), "return one of the lambdas"),
     ("choose_ridge", share, "that is an error"),
     ("choose_ridge", lambda *a: 0.1 if ridge(*a) != 0.1 else 1.0, "of the held text"),
     ("verdict", unpaired, "take the differences before the interval"),
@@ -112,12 +101,4 @@ MISTAKES = [
     ("verdict", lambda a, b, i: verdict(a, b, i, seeds=False), "one of three seeds says the opposite"),
     ("verdict", lambda a, b, i: verdict(a, b, i, flat=True), "average over the seeds first"),
     ("verdict", guess, "that is chance"),
-    ("verdict", lambda a, b, i: 0.5, "expected 'better', 'worse'"),
 ]
-test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_the_solution_passes_with_another_layer(name, capsys):
-    CHECKS[name](RIGHT[name])
-    assert capsys.readouterr().out.startswith("Right: ")

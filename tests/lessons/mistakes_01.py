@@ -1,21 +1,11 @@
-"""The checks of lesson 1's exercises: they refuse plausible mistakes by name."""
+"""Wrong answers to the exercises of lesson 1, and words of the sentence that tells each."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from lessons import LESSONS, functions, names_the_mistake
+from lessons import LESSONS, functions
 
 CHECKS = LESSONS["01"].checks
 SOLVED = functions(LESSONS["01"].solutions)
-
-
-def test_other_ways_are_right_too(capsys):
-    CHECKS["greedy_order"](lambda loss, n, k: tuple(SOLVED["greedy_order"](loss, n, k)))
-    CHECKS["greedy_order"](lambda loss, n, k: list(np.array(SOLVED["greedy_order"](loss, n, k))))
-    CHECKS["paired_interval"](near_normal)
-    CHECKS["fool"](lambda before: torch.cat([before[:2], torch.cat([before[2:, :49], -before[2:, 49:]], 1)]))
-    assert capsys.readouterr().out.count("Right: ") == 4
 
 
 def turned(tokens):
@@ -70,7 +60,6 @@ def asks_for_all(harm, layers, count):
 
 MISTAKES = [
     ("fool", lambda before: 3 * before, "scaling"),
-    ("fool", lambda before: before * torch.nan, "NaN"),
     ("fool", sideways, "comes out reversed"),
     ("fool", turned(20), "you turned 20 of 150"),
     ("fool", in_place, "work on a copy"),
@@ -80,9 +69,7 @@ MISTAKES = [
     ("greedy_order", lambda *given: SOLVED["greedy_order"](*given)[::-1], "wrong order"),
     ("greedy_order", those_that_stay, "that stay"),
     ("greedy_order", lambda loss, n, k: [loss([2, 1, 0])], "ascending order"),
-    ("greedy_order", lambda loss, n, k: [1], "expected 3 layers, got 1"),
     ("greedy_order", lambda loss, n, k: [2, 3, 4][:k], "in each round"),
-    ("greedy_order", lambda loss, n, k: 1, "list of layers"),
     ("paired_interval", lambda a, b: near_normal(a, b, unpaired=True), "no longer cancels"),
     ("paired_interval", lambda a, b: near_normal(a, b, single=True), "single windows"),
     ("paired_interval", lambda a, b: near_normal(a, b, z=1.0), "one standard error"),
@@ -91,13 +78,7 @@ MISTAKES = [
     ("paired_interval", lambda a, b: near_normal(b, a), "wrong way round"),
     ("paired_interval", lambda a, b: near_normal(a, 0 * b), "middle should be near"),
     ("paired_interval", lambda a, b: near_normal(a, b)[::-1], "low is above high"),
-    ("paired_interval", lambda a, b: float((a - b).mean()), "two numbers"),
     ("plan", harmless_alone, "may stand in for each other"),
     ("plan", asks_for_all, "more than 45 times"),
     ("plan", lambda harm, layers, count: [5, 6, 1, 9], "the proxy's own plan"),
-    ("plan", lambda harm, layers, count: [5, 6, 1], "expected 4 different layers"),
-    ("plan", lambda harm, layers, count: [5, 5, 1, 6], "expected 4 different layers"),
-    ("plan", lambda harm, layers, count: harm([layers]), "layers 0 to 11"),
-    ("plan", lambda harm, layers, count: 4, "list of layers"),
 ]
-test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)

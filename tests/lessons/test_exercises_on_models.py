@@ -1,68 +1,19 @@
-"""The checks of lesson 3's exercises: they refuse plausible mistakes by name. Small models stand for the real one."""
+"""Checks of exercises that ask a model, on small ones: lessons 3 and 8."""
 
 from __future__ import annotations
 
 import importlib
-import math
 
 import numpy as np
 import pytest
-from lessons import LESSONS, Wrong, functions, names_the_mistake
+import torch
+from lessons import LESSONS, Wrong, functions
 from variants import build, tokens
 
 from comp_lib.evaluation.loss import perplexity
 
-CHECKS = LESSONS["03"].checks
-checks = importlib.import_module("checks_03")
+checks, checks_08 = importlib.import_module("checks_03"), importlib.import_module("checks_08")
 SOLVED = functions(LESSONS["03"].solutions)
-
-
-def width(fixed_stays=True, dropped_counts=True, how=math.floor, ends=True):
-    """`width_for_time` with one mistake."""
-
-    def width_for_time(ratio, line, layers, neurons, dropped, multiple):
-        fixed, layer, neuron = line
-        left = layers - dropped * dropped_counts
-        allowed = (1 - ratio) * (fixed * fixed_stays + layer * layers + neuron * neurons * layers)
-        got = how((allowed - fixed * fixed_stays - layer * left) / (neuron * left) / multiple + 1e-9) * multiple
-        return max(0, min(got, neurons // multiple * multiple)) if ends else got
-
-    return width_for_time
-
-
-def steps(*taken):
-    return lambda curves, harm, at: list(taken)
-
-
-MISTAKES = {
-    "width_for_time": [
-        (width(fixed_stays=False), "`fixed` takes time in both models"),
-        (width(dropped_counts=False), "the layers that are gone save time as well"),
-        (width(how=math.ceil), "round down, a budget is a lower bound"),
-        (width(ends=False), "a layer has only 1536 neurons"),
-        (lambda ratio, line, layers, neurons, dropped, multiple: -multiple, "the answer is 0"),
-        (lambda ratio, line, layers, neurons, dropped, multiple: multiple, "are too, and keep more"),
-        (lambda *wish: width()(*wish[:-1], 1), "is no multiple of 32"),
-        (lambda *wish: float(width()(*wish)), "expected a whole number"),
-        (lambda *wish: 1536, "expected .* neurons, got 1536"),
-    ],
-    "fool": [
-        (steps(4, 4, 4, 4, 4, 4), "the curves see"),
-        (steps(1, 2, 8, 8, 4, 1), "the model likes your widths better"),
-        (steps(8, 8, 0, 0, 0, 0), "expected 24 steps in all"),
-        (steps(4, 4, 4), "expected the steps of each of 6 layers"),
-        (steps(9, 3, 3, 3, 3, 3), "the end of the curves"),
-        (steps(3, 4, 4, 4, 4, 5), "nobody is fooled yet"),
-    ],
-}
-
-
-test_a_check_names_the_mistake = names_the_mistake(
-    CHECKS, [(name, wrong, words) for name, pairs in MISTAKES.items() for wrong, words in pairs]
-)
-
-
-# --- on a model -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -90,27 +41,9 @@ def left_out(forget=False, parts=("attention", "mlp"), choose=min, whole=False):
     return missed_least
 
 
-def breaks_the_weights(blocks, loss):
-    for block in blocks:
-        block.mlp.down_proj.weight.data *= 0.0
-    return 0, "mlp"
-
-
 def test_the_part_that_is_missed_least(given, capsys):
     checks.check_missed_least(SOLVED["missed_least"], given)
     checks.check_missed_least(lambda blocks, loss: list(SOLVED["missed_least"](blocks, loss)), given)
-    assert "is missed least" in capsys.readouterr().out
-
-
-def test_an_answer_that_is_cut_off_leaves_the_model_as_it_was(given, capsys):
-    def hooked_and_lost(blocks, loss):
-        blocks[0].self_attn.o_proj.register_forward_hook(lambda module, inputs, out: out * 0)
-        blocks[1].self_attn.register_forward_hook(lambda module, inputs, out: out[0] * 0)  # the block wants a pair
-        loss()
-
-    with pytest.raises(ValueError, match="unpack"):
-        checks.check_missed_least(hooked_and_lost, given)
-    checks.check_missed_least(SOLVED["missed_least"], given)
     assert "is missed least" in capsys.readouterr().out
 
 
@@ -120,7 +53,6 @@ def test_an_answer_that_is_cut_off_leaves_the_model_as_it_was(given, capsys):
         (left_out(forget=True), "some hooks are still there"),
         (left_out(choose=max), "take the least"),
         (left_out(parts=("attention",)), "losses for 6 parts"),
-        (breaks_the_weights, "the model is not what it was"),
         (lambda blocks, loss: 3, "expected .number of the block"),
         (lambda blocks, loss: (0, "layer"), "expected 'attention' or 'mlp'"),
         (lambda blocks, loss: (0, "mlp"), "losses for 6 parts"),
@@ -131,16 +63,6 @@ def test_a_part_that_is_missed_more(given, wrong, sentence):
         checks.check_missed_least(wrong, given)
     for block in given.blocks:
         assert not block.self_attn._forward_hooks and not block.mlp._forward_hooks
-
-
-def second_best(blocks, loss):
-    losses = checks._without_each(blocks, lambda: loss())
-    return sorted(losses, key=losses.__getitem__)[1]
-
-
-def test_the_second_best_is_told_from_the_best(given):
-    with pytest.raises(Wrong, match="costs .* nats, "):
-        checks.check_missed_least(second_best, given)
 
 
 KL = [0.5, 0.01, 0.02, 0.4]
@@ -184,3 +106,48 @@ def test_a_better_plan_is_accepted(capsys):
 def test_a_plan_that_is_no_better(widths, noise, sentence):
     with pytest.raises(Wrong, match=sentence):
         checks.check_better_widths(lambda evidence, total: widths, trial(noise))
+
+
+# --- lesson 8 -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tiny_llama, monkeypatch):
+    """A small model whose layers rounding hurts unequally: 1 most, by far."""
+    model = tiny_llama(hidden_size=64, intermediate_size=64, num_hidden_layers=4)
+    tokens = torch.arange(2, 26)[None]
+    with torch.no_grad():
+        model.model.layers[3].mlp.down_proj.weight[0, 0] = 3.0
+    monkeypatch.setattr(checks_08, "loaded", lambda: (model, tokens))
+    return model, checks_08.losses_when_rounded(model, tokens)
+
+
+def place(losses, which):
+    return which(range(len(losses)), key=losses.__getitem__)
+
+
+def test_the_worst_layer_is_accepted(tiny, capsys):
+    LESSONS["08"].checks["worst_layer"](functions(LESSONS["08"].solutions)["worst_layer"])
+    assert f"layer {place(tiny[1], max)}" in capsys.readouterr().out
+
+
+def in_place(model, tokens, quantise):
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.copy_(quantise(layer.mlp.down_proj.weight))
+    return 0
+
+
+def test_other_layers_are_refused(tiny):
+    model, losses = tiny
+    before = [parameter.clone() for parameter in model.parameters()]
+    others = sorted(range(4), key=losses.__getitem__)
+    for answer, words in (
+        (others[0], r"hurt \*least\*"),
+        (others[1], "round one layer|the loss is"),
+        (7, "number of a l"),
+    ):
+        with pytest.raises(Wrong, match=words):
+            LESSONS["08"].checks["worst_layer"](lambda *_, answer=answer: answer)
+    with pytest.raises(Wrong, match="put each layer's weights back"):
+        LESSONS["08"].checks["worst_layer"](in_place)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))

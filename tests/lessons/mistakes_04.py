@@ -1,12 +1,11 @@
-"""The checks of lesson 4's exercises: they refuse plausible mistakes by name."""
+"""Wrong answers to the exercises of lesson 4, and words of the sentence that tells each."""
 
 from __future__ import annotations
 
 import sys
 
-import pytest
 import torch
-from lessons import LESSONS, names_the_mistake
+from lessons import LESSONS
 
 CHECKS = LESSONS["04"].checks
 module = sys.modules[CHECKS["two_to_remove"].__module__]
@@ -81,8 +80,6 @@ MISTAKES = [
     ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, penalty=mean(g, k, lam), anchor=0.0), r"its \*own\* G_ii"),
     ("mask_from_gram", lambda g, k, lam: 2 * mask(g, k, lam), "set the derivative"),
     ("mask_from_gram", lambda g, k, lam: torch.ones(len(g)), r"shape \(4,\), got \(7,\)"),
-    ("mask_from_gram", lambda g, k, lam: mask(g, k, lam).tolist(), "as a tensor, got list"),
-    ("guarded_mask", lambda s, lam, bound: s(lam), "two values"),
     ("guarded_mask", lambda s, lam, bound: (s(lam), lam), "let a variance of"),
     ("guarded_mask", lambda s, lam, bound: guard(s, lam, bound, unbiased=True), "unbiased=False"),
     ("guarded_mask", lambda s, lam, bound: guard(s, lam, bound, factor=2.0), "four times as large"),
@@ -93,24 +90,13 @@ MISTAKES = [
     ("two_to_remove", lambda g: g.diagonal().argsort()[[-1, -3]], "not the third"),
     ("two_to_remove", lambda g: g.diagonal().argsort()[-4:-2], "the mask stays calm"),
     ("two_to_remove", lambda g: g.diagonal().topk(1).indices, r"shape \(2,\), got \(1,\)"),
-    ("two_to_remove", lambda g: g.diagonal().topk(1).indices.repeat(2), "two different neurons"),
-    ("two_to_remove", lambda g: torch.tensor([0, 99]), "two different neurons from 0 to 29"),
-    ("two_to_remove", lambda g: g.diagonal().topk(2).indices.tolist(), "as a tensor, got list"),
     ("choose_ridge", least("first", "first"), r"judge on the \*second\* text"),
     ("choose_ridge", least("both", "second"), r"judge on the \*second\* text"),
     ("choose_ridge", least("second", "first"), "changed places"),
     ("choose_ridge", changed_least, "changes the weights least"),
-    ("choose_ridge", place_of_least, "its place in the list"),
-    ("choose_ridge", lambda *given: None, "expected a lambda"),
     ("choose_ridge", lambda *given: given[-1][2], "fit to the first, judge on the second"),
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_real_model(monkeypatch):
-    """Small layers in the place of the real ones."""
-    monkeypatch.setattr(module, "real_layer", lambda: module.loud_layer(1))
-    monkeypatch.setattr(module, "real_halves", lambda: module.small_halves(4))
-
-
-test_a_check_names_the_mistake = names_the_mistake(CHECKS, MISTAKES)
+# small layers in the place of the real ones
+INSTEAD = {"real_layer": lambda: module.loud_layer(1), "real_halves": lambda: module.small_halves(4)}

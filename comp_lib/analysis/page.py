@@ -1,0 +1,128 @@
+"""The check-up as a page: the notebook run by papermill, and one HTML file made of it by nbconvert.
+
+The page holds its pictures and asks nobody for anything; it runs no script. Notebook and page carry a SHA-256 of what
+was written: what somebody has changed since is never replaced. Neither the kernel nor nbconvert looks into the folder
+that the user stands in: a file there that is called like one of ours is not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..evaluation.confidence import FEWEST
+from ..models.load import check_memory, open_model
+from ..models.skeleton import skeleton
+from ..settings import multiple_of
+from ..shape import Shape
+from ..system import hashes
+from ..system.machine import available_device
+from .cost_frame import WAYS, settings_for
+from .differences import paired
+from .sample import draw
+
+# a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
+PLACES = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
+NOTEBOOK = "checkup.ipynb"
+LENGTH = 128  # tokens of a window, as the notebook has it
+SEAL = "<!-- comp-lib report, SHA-256 of all above: {} -->\n"
+TEMPLATE = """{% extends 'lab/index.html.j2' %}
+{% block html_head_js %}<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'"/>{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+{% block html_head_css %}<style>img { max-width: 100%; height: auto }</style>{% endblock %}
+"""
+
+
+def check_request(asked: Mapping[str, Any]) -> None:
+    """Raises InputError, before weights are read, for parameters of the notebook with which it would not run."""
+    available_device(asked["device"], double=True)
+    check_memory(asked["model"], asked["dtype"])
+    _, config, tokenizer = open_model(asked["model"])
+    windows = draw(tokenizer, asked["kinds"], asked["sequences"], LENGTH, asked["seed"]).ids
+    if len(windows) < FEWEST:
+        raise InputError(f"expected at least {FEWEST} windows of text in all, got {len(windows)}: raise --sequences")
+    if not asked["ratios"]:
+        raise InputError("expected at least one ratio, got none: write for example 0.1,0.2")
+    parent = skeleton(config)
+    for ratio in asked["ratios"]:
+        for way in filter(None, (*WAYS, asked["baseline"])):
+            settings_for(parent, way, ratio, multiple_of(max(Shape.of(parent).neurons)))
+    if asked["against"]:
+        check_memory(asked["against"], asked["dtype"])
+        paired((asked["model"], parent), (asked["against"], skeleton(open_model(asked["against"])[1])))
+
+
+def check_unchanged(path: Path) -> None:
+    """Raises InputError for a file that is there, unless it is as `sealed` made it."""
+    if path.is_file() and not _unchanged(path):
+        raise InputError(f"expected what report wrote and nobody has changed since, got {path}: move it away")
+
+
+def _unchanged(path: Path) -> bool:
+    try:
+        text = path.read_text("utf-8")
+        if path.suffix != ".ipynb":
+            above = text[: text.rfind(SEAL[:4])]
+            return text == above + SEAL.format(hashes.of_text(above))
+        notebook = json.loads(text)
+        return bool(notebook["metadata"]["comp_lib"] == hashes.of_value(notebook["cells"]))
+    except (ValueError, TypeError, KeyError):  # no text, no JSON, or no notebook of ours
+        return False
+
+
+def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
+    """The notebook (nbformat's) run with these parameters, and why it stopped, None where it ran to its end.
+
+    asked: values of its cell of parameters, by their names. It runs in a fresh folder.
+    """
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    sockets = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})  # files, not ports
+    source = next(path for folder in PLACES if (path := folder / NOTEBOOK).is_file())
+    told = dict(asked) | {name: _absolute(asked[name]) for name in ("model", "against")}
+    how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty(), "config": sockets}
+    stopped = None
+    with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
+        file = Path(folder, NOTEBOOK)
+        try:
+            papermill.execute_notebook(source, file, told, cwd=folder, extra_arguments=["--log-level=ERROR"], **how)
+        except PapermillExecutionError as error:
+            stopped = f"{error.ename}: {error.evalue}"
+        except DeadKernelError:
+            stopped = "the kernel died: as a rule there was too little memory"
+        notebook = nbformat.read(file, as_version=4)
+    notebook.metadata["title"] = f"Check-up of {Path(told['model']).name}"
+    return notebook, stopped
+
+
+def _absolute(name: str) -> str:
+    """A name that still means the same file or folder elsewhere."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name and path.exists() else name
+
+
+def sealed(notebook: Any) -> tuple[str, str]:
+    """The text of an executed notebook, and of its page, each with its SHA-256."""
+    import nbformat
+    from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import TagRemovePreprocessor
+
+    without = TagRemovePreprocessor(enabled=True, remove_cell_tags={"notebook-only"})
+    hidden = {f"exclude_{name}": True for name in ("input", "input_prompt", "output_prompt", "anchor_links")}
+    exporter = HTMLExporter(raw_template=TEMPLATE, extra_template_basedirs=[], preprocessors=[without], **hidden)
+    page = f"{exporter.from_notebook_node(notebook)[0]}\n"
+    cells = json.loads(nbformat.writes(notebook))["cells"]  # in the form in which they are read again
+    notebook.metadata["comp_lib"] = hashes.of_value(cells)
+    return nbformat.writes(notebook), page + SEAL.format(hashes.of_text(page))

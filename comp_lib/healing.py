@@ -1,0 +1,187 @@
+"""Healing: a pruned model learns again what its parent answers, through a few small matrices.
+
+Pruning here takes no gradients. What it costs to take some afterwards, and what that brings, is for the user to weigh.
+The parent's own answers teach, on text that it wrote, so no data is needed (self-distillation):
+
+    L = sum_t KL(p_t || q_t),     p_t, q_t: next token after x_1 ... x_t, by the parent, by the pruned model,
+    dL / dz_t = q_t - p_t,        z_t the logits of the pruned model.
+
+Only low-rank changes of the dense layers are trained (LoRA, Hu et al., arXiv 2106.09685), and added at the end:
+
+    W' = W + (alpha / r) B A,     A (r, n) random, B (m, r) = 0 at the start: nothing is changed before the first step.
+
+One sequence at a time passes through both models: with a wide vocabulary, its logits are the largest tensors here.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import __version__
+from .calibration.tokens import calibration_tokens, check_source
+from .errors import InputError, check_package
+from .families.protocol import Model
+from .models.load import load_model, open_model
+from .models.save import PLAN_FILE, Provenance, check_destination, save_checkpoint, shareable
+from .plan import Plan
+from .report import Progress, no_progress
+from .shape import Shape
+
+HELD = 8  # sequences that do not teach: on them the divergence is judged, before and after
+WARM = 0.1  # of the steps, in which the rate grows; then it falls to 0 in a straight line
+LONGEST = 1.0  # of a step's gradient
+PROBE = "It rained.\n\ndef f(x):\n    return 12 * x  # ¿qué?"
+
+
+@dataclass(frozen=True)
+class Healing:
+    """What a training is asked to do."""
+
+    steps: int = 100
+    batch: int = 4  # sequences in a step
+    rank: int = 8  # r
+    alpha: int = 16
+    rate: float = 1e-3  # of AdamW, at its highest
+    seed: int = 0
+
+    def check(self, sequences: int) -> None:
+        """Raises InputError for numbers that cannot be, or too few sequences of text."""
+        if min(self.steps, self.batch, self.rank, self.alpha) < 1 or not 0 < self.rate <= 1:
+            raise InputError(f"expected numbers above 0, and a rate of at most 1, got {self}: a rate of 0.001 is usual")
+        if sequences < HELD + self.batch:
+            wanted = f"at least {HELD + self.batch} sequences: {HELD} to judge by and {self.batch} for a step"
+            raise InputError(f"expected {wanted}, got {sequences}: ask for more")
+
+
+@dataclass(frozen=True)
+class Healed:
+    """A healed model; divergence from the parent on sequences that did not teach, nats per token."""
+
+    model: Model
+    before: float
+    after: float
+
+
+def heal(
+    model: Model, ids: Tensor, parent: Model, healing: Healing = Healing(), progress: Progress = no_progress
+) -> Healed:
+    """Train a copy of `model` on ids (S, L) towards the answers of `parent`. The last HELD sequences do not teach.
+
+    Raises InputError as `Healing.check` does, without peft, and where the training does not converge.
+    """
+    healing.check(len(ids))
+    check_package("peft", "peft, which brings LoRA", "pip install 'comp-lib[heal]'")
+    import peft
+
+    config = peft.LoraConfig(r=healing.rank, lora_alpha=healing.alpha, lora_dropout=0.0, target_modules="all-linear")
+    with torch.random.fork_rng(devices=[]):  # A is drawn from the global state
+        torch.manual_seed(healing.seed)
+        adapted = peft.get_peft_model(copy.deepcopy(model), config)  # pruning shares tensors with the parent
+    taught, held = ids[:-HELD], ids[-HELD:]
+    before = _mean_divergence(adapted, parent, held)
+    matrices = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(matrices, healing.rate)
+    for step, rows in enumerate(order(len(taught), healing)):
+        optimizer.zero_grad()
+        for row in taught[rows].split(1):
+            (_divergence(adapted, parent, row) / healing.batch).backward()
+        nn.utils.clip_grad_norm_(matrices, LONGEST)
+        optimizer.param_groups[0]["lr"] = rate(step, healing)
+        optimizer.step()
+        progress("healing", step + 1, healing.steps)
+    healed = adapted.merge_and_unload().requires_grad_(False)
+    after = _mean_divergence(healed, parent, held)
+    if not math.isfinite(after):
+        raise InputError(f"expected a training that converges, got a divergence of {after}: lower the rate")
+    return Healed(healed, before, after)
+
+
+def divergence(logits: Tensor, parent: Tensor) -> Tensor:
+    """Mean over tokens of KL(p || q), nats: logits z of q (T, V) and of p (T, V) -> ()."""
+    q, p = (each.float().log_softmax(-1) for each in (logits, parent))
+    return nn.functional.kl_div(q, p, reduction="sum", log_target=True) / len(q)
+
+
+def rate(step: int, healing: Healing) -> float:
+    """Learning rate of a step: up in a straight line for WARM of the steps, then down to almost 0."""
+    warm = max(1, round(WARM * healing.steps))
+    return healing.rate * min((step + 1) / warm, (healing.steps - step) / max(1, healing.steps - warm))
+
+
+def order(sequences: int, healing: Healing) -> Tensor:
+    """Which sequences teach in each step, (steps, batch): all of them before any comes again."""
+    generator, count = torch.Generator().manual_seed(healing.seed), healing.steps * healing.batch
+    rounds = [torch.randperm(sequences, generator=generator) for _ in range(-(-count // sequences))]
+    return torch.cat(rounds)[:count].view(healing.steps, healing.batch)
+
+
+def _divergence(model: Model, parent: Model, row: Tensor) -> Tensor:
+    row = row.to(parent.device)
+    with torch.no_grad():
+        wanted = parent(input_ids=row, use_cache=False).logits[0]
+    return divergence(model(input_ids=row, use_cache=False).logits[0], wanted)
+
+
+@torch.no_grad()
+def _mean_divergence(model: Model, parent: Model, ids: Tensor) -> float:
+    return sum(_divergence(model, parent, row).item() for row in ids.split(1)) / len(ids)
+
+
+def heal_folder(
+    model: str | Path,
+    parent: str | Path,
+    folder: str | Path,
+    healing: Healing = Healing(),
+    *,
+    source: str = "written",
+    sequences: int = 128,
+    length: int = 256,
+    overwrite: bool = False,
+    device: str = "cpu",
+    progress: Progress = no_progress,
+) -> Healed:
+    """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on `sequences` x `length` tokens of `source`.
+
+    The training computes in float32; `folder` gets the dtype of the pruned one. Of `model` its weights, its tokenizer
+    and its plan are read, and nothing is copied. Raises InputError, before any work, for a parent that cannot be
+    one, and for what `save_checkpoint` refuses.
+    """
+    healing.check(sequences)
+    check_source(source)
+    check_destination(folder, overwrite, sources=[model, parent])
+    place, config, tokenizer = open_model(model)
+    plan = Plan.load(place / PLAN_FILE)
+    teacher, parent_tokenizer = load_model(parent, device=device)
+    small, _ = load_model(model, device=device)
+    shape, dense = Shape.of(small), Shape.of(teacher)
+    sizes: dict[str, Any] = {"a vocabulary": (config.vocab_size, teacher.config.vocab_size)}
+    sizes |= {"a stream": (shape.hidden, dense.hidden), "a number of layers": (plan.parent_layers, dense.layers)}
+    probes = [each(PROBE, add_special_tokens=False)["input_ids"] for each in (tokenizer, parent_tokenizer)]
+    sizes |= {"tokens of a sentence": (len(probes[0]), len(probes[1]) if probes[0] == probes[1] else "others")}
+    for what, (own, other) in sizes.items():
+        if own != other:
+            got = f"{other}: name the model that was pruned"
+            raise InputError(f"expected the parent of {model}, with {what} of {own}, got one with {got}")
+    size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": healing.seed}
+    ids = calibration_tokens(source, parent_tokenizer, model=teacher, **size, progress=progress)
+    done = heal(small, ids, teacher, healing, progress)
+    card = Provenance(
+        parent=str(parent),
+        parent_shape=dense,
+        parent_licence=None,
+        calibration=f"see the card of {shareable(model)}",
+        method=f"see the card of {shareable(model)}",
+        recovery=f"healed on {sequences} x {length} tokens of {shareable(source)} towards the parent's answers: "
+        f"divergence {done.before:.3f} before, {done.after:.3f} nats per token after",
+        version=__version__,
+        settings=vars(healing),
+    )
+    save_checkpoint(folder, done.model.to(config.dtype), tokenizer, plan, card, overwrite=overwrite)
+    return done

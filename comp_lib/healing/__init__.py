@@ -1,1 +1,0 @@
-"""Healing: a short training after pruning, by its parent. The one part of this library that takes gradients."""

@@ -1,0 +1,67 @@
+"""Pictures of a check-up: each can be read, and its verdict is computed from its frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from comp_lib.analysis import changed_layers, costs, curves, draw, figures, layers, neurons
+from comp_lib.calibration.text import load_text
+from comp_lib.evaluation.loss import evaluation_tokens
+from course.figures import overlapping_texts
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return tiny_llama()
+
+
+@pytest.fixture(scope="module")
+def sample(tokenizer):
+    return draw(tokenizer, ("prose", "code"), windows=4, length=32)
+
+
+@pytest.fixture
+def frames(model, sample, tokenizer, tiny_llama, own_cache):
+    judging = {kind: evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 8) for kind in ("prose", "code")}
+    return {
+        "layers": layers(model, sample, judged=sample),
+        "neurons": neurons(model, sample),
+        "curves": curves(model, sample),
+        "costs": costs(model, sample, judging, (0.1, 0.3), ("uniform", "magnitude"), multiple=8),
+        "changed_layers": changed_layers(model, tiny_llama(seed=1), sample),
+    }
+
+
+def test_all_can_be_read(frames):
+    for name, frame in frames.items():
+        figure = getattr(figures, f"plot_{name}")(frame)
+        assert overlapping_texts(figure) == [], name
+        assert figure.alt_text.endswith(".") and "nan" not in figure.alt_text, name
+
+
+def test_the_layers_that_matter_least_are_named_in_order(frames):
+    rows = frames["layers"]
+    harm = rows[rows.measure == "harm"].sort_values("value")
+    words = figures.plot_layers(rows).alt_text
+    named = ", ".join(f"{layer} ({value:.3g})" for layer, value in zip(harm.layer, harm.value, strict=True))
+    assert f"by harm the layers {named} matter least, {harm.layer.iloc[-1]} most" in words
+    assert "harm" not in figures.plot_layers(rows[rows.measure != "harm"]).alt_text
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(0.25, "not told apart from b"), (0.31, "+0.30)")])
+def test_ways_whose_intervals_meet_are_not_told_apart(low, verdict):
+    row = {"ratio": 0.2, "removed": 0.2, "tokens": 64, "kind": "all", "model": "m", "seed": 0}
+    rows = [row | {"way": "b", "increase": 0.4, "low": low, "high": 0.5}]
+    rows += [row | {"way": "a", "increase": 0.2, "low": 0.1, "high": 0.3}]
+    frame = pd.DataFrame(rows).set_index(["model", "seed", "kind"])
+    words = figures.plot_costs(frame).alt_text
+    assert "at 20% a costs least, +0.20 (+0.10 to +0.30)" in words and words.rstrip(".").endswith(verdict)
+
+
+def test_a_dropped_layer_is_named(frames):
+    frame = frames["changed_layers"]
+    frame.loc[frame.layer == 1, ["other_layer", "stream", "low", "high", "weights"]] = np.nan
+    words = figures.plot_changed_layers(frame).alt_text
+    assert "dropped are the layers 1." in words and "0 of 3 layers have the same weights" in words

@@ -1,0 +1,209 @@
+"""The page of a check-up: run for real on a tiny model, opened in a browser without a network, and cut short."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+from comp_lib.analysis import page
+from comp_lib.analysis.page import check_request, check_unchanged, execute, sealed
+from comp_lib.errors import InputError
+
+ASKED = {"against": "", "kinds": ["prose", "code"], "ratios": [0.2], "baseline": "", "sequences": 4, "seed": 0}
+ASKED |= {"dtype": "float32", "device": "cpu"}
+SOURCE = next(path for folder in page.PLACES if (path := folder / page.NOTEBOOK).is_file())
+pytest.importorskip("papermill", reason="no papermill: pip install 'comp-lib[report]'")
+
+
+@pytest.fixture(scope="module")
+def executed(kernels, parent, tmp_path_factory):
+    """A check-up of a tiny model against itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return execute(ASKED | {"model": str(parent), "against": str(parent), "baseline": "magnitude"})
+
+
+@pytest.fixture
+def short(monkeypatch, tmp_path, kernels):
+    """`short(cell)` runs a notebook of the check-up's parameters, a heading, this cell and another one."""
+
+    def run(source, name="somebody"):
+        notebook = nbformat.read(SOURCE, 4)
+        [told] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        notebook.cells = [
+            told,
+            new_markdown_cell("## A heading"),
+            new_code_cell(source),
+            new_code_cell("print('after it')"),
+        ]
+        (tmp_path / "places").mkdir()
+        nbformat.write(notebook, tmp_path / "places" / page.NOTEBOOK)
+        monkeypatch.setattr(page, "PLACES", (tmp_path / "places",))
+        return execute(ASKED | {"model": name})
+
+    return run
+
+
+def printed(notebook):
+    return "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+
+
+def test_all_cells_run_and_each_figure_has_its_verdict(executed):
+    notebook, stopped = executed
+    assert stopped is None
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    figures = [place for place, output in enumerate(outputs) if "image/png" in output.get("data", {})]
+    assert len(figures) == 5
+    for place in figures:
+        words = outputs[place].data["text/plain"]
+        assert outputs[place + 1].data["text/markdown"] == words and len(words.split()) > 10
+    assert "0 of 3 layers" not in printed(notebook)
+
+
+def test_the_page_asks_nobody_and_describes_its_figures(executed):
+    text = sealed(executed[0])[1]
+    assert not re.search(r"<script|<link|@import|src=\"(?!data:)", text)
+    assert "Content-Security-Policy" in text and "default-src 'none'" in text
+    alts = re.findall(r"<img alt=\"([^\"]*)\"", text)
+    assert len(alts) == text.count("<img ") == 5 and all(len(alt.split()) > 4 for alt in alts)
+    for heading in (
+        "What it is",
+        "Where it is redundant",
+        "What can go",
+        "What it costs",
+        "Against another checkpoint",
+    ):
+        assert f"{heading}</h2>" in text
+    assert "<title>Check-up of parent</title>" in text
+    assert "only cell to edit" not in text and "analysis.neurons(" not in text  # words for those who run it; code
+
+
+ENDS = {
+    "raise RuntimeError('the disk is full <b>')": "RuntimeError: the disk is full <b>",
+    "import os\nos.kill(os.getpid(), 9)": "the kernel died: as a rule there was too little memory",
+}
+
+
+@pytest.mark.parametrize("cell", ENDS, ids=["an error", "the kernel dies"])
+def test_a_failing_cell_ends_the_run_and_what_was_before_stays(cell, short):
+    notebook, stopped = short(f"print('before it', flush=True)\n{cell}")
+    assert stopped == ENDS[cell]
+    text = sealed(notebook)[1]
+    assert "A heading" in text and "after it" not in printed(notebook)
+    assert "before it" in text or "kernel died" in stopped
+
+
+HOSTILE = "raise SystemExit('code of the folder that one stands in')\n"
+
+
+def test_nothing_of_the_folder_that_one_stands_in_is_run(short, tmp_path, monkeypatch):
+    for name in ("comp_lib.py", "ipykernel_launcher.py", "IPython.py", "pandas.py", "sitecustomize.py"):
+        (tmp_path / name).write_text(HOSTILE, "utf-8")
+    for name in ("lab/index.html.j2", "base/index.html.j2", "index.html.j2", "base.html.j2", "basic/index.html.j2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("of the folder", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    notebook, stopped = short(
+        "import comp_lib, os, sys\nprint(comp_lib.__name__, os.getcwd() in sys.path)\nos.getcwd()"
+    )
+    assert stopped is None and "comp_lib False" in printed(notebook)
+    [folder] = [output.data["text/plain"] for output in notebook.cells[-2].outputs if "data" in output]
+    assert "comp-lib-" in folder and not os.path.exists(folder.strip("'"))
+    assert os.getcwd() == str(tmp_path)
+    text = sealed(notebook)[1]
+    assert text.startswith("<!DOCTYPE html>") and "of the folder" not in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="zmq has no sockets that are files there")
+def test_no_port_listens_but_the_one_that_ipykernel_opens_itself(short):
+    """Its pipe for what children print; the five channels of a kernel are files in the fresh folder."""
+    ports = "[each for each in psutil.Process().net_connections('inet') if each.status == psutil.CONN_LISTEN]"
+    notebook, stopped = short(f"import os, psutil\nprint(len({ports}), len([f for f in os.listdir() if 'ipc' in f]))")
+    assert stopped is None and printed(notebook).split()[:2] == ["1", "5"]
+
+
+def test_a_relative_name_still_means_the_same_folder(short, tmp_path, monkeypatch):
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path)
+    notebook, _ = short("print(model)", "small")
+    assert printed(notebook).startswith(str(tmp_path / "small"))
+
+
+def test_the_notebook_has_just_the_parameters_that_are_given():
+    [cell] = [cell for cell in nbformat.read(SOURCE, 4).cells if "parameters" in cell.metadata.get("tags", [])]
+    space = {}
+    exec(cell.source, space)
+    assert space.keys() - {"__builtins__"} == ASKED.keys() | {"model", "length", "windows"}
+    assert space["length"] == page.LENGTH
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A notebook and a page as `report` writes them."""
+    cells = [new_code_cell("x = 1\ny = 2"), new_markdown_cell("# Words")]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"title": "a<script>"})
+    files = tmp_path / "report.ipynb", tmp_path / "report.html"
+    for file, text in zip(files, sealed(notebook), strict=True):
+        file.write_text(text, "utf-8")
+    return files
+
+
+def test_what_nobody_changed_may_be_replaced(written):
+    for file in written:
+        check_unchanged(file)
+    check_unchanged(written[0].with_name("not-there.ipynb"))
+    assert "<title>a&lt;script&gt;</title>" in written[1].read_text("utf-8")
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["notebook", "page"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("x = 1", "x = 3").replace("Words", "Other words"),
+        lambda text: text.replace('"cells": [', '"cells": [{"cell_type": "raw", "source": "", "metadata": {}},') + " ",
+        lambda text: "",
+        lambda text: "{}",
+        lambda text: "[1, 2]",
+    ],
+    ids=["edited", "more", "empty", "an object", "a list"],
+)
+def test_what_somebody_changed_is_not_replaced(written, place, change):
+    file = written[place]
+    file.write_text(change(file.read_text("utf-8")), "utf-8")
+    with pytest.raises(InputError, match="move it away"):
+        check_unchanged(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kinds": ["poems"]}, "poems"),
+        ({"kinds": []}, "at least one"),
+        ({"sequences": 3}, "at least 8 windows"),
+        ({"sequences": 100_000}, "tokens"),
+        ({"ratios": []}, "at least one ratio"),
+        ({"ratios": [0.2, 0.99]}, "ratio"),
+        ({"ratios": [-1.0]}, "ratio"),
+        ({"baseline": "nobody"}, "nobody"),
+        ({"device": "quantum"}, "quantum"),
+        ({"dtype": "float8"}, "float8"),
+        ({"model": "no-such-model"}, "no-such-model"),
+        ({"against": "no-such-model"}, "no-such-model"),
+    ],
+)
+def test_what_would_not_run_is_refused_before_work(parent, change, words):
+    check_request(ASKED | {"model": str(parent)})
+    with pytest.raises(InputError, match=words):
+        check_request(ASKED | {"model": str(parent)} | change)
+
+
+def test_models_that_are_no_relatives_are_refused_before_work(parent, tmp_path, tiny_llama, tokenizer):
+    tiny_llama(hidden_size=64).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="relatives"):
+        check_request(ASKED | {"model": str(parent), "against": str(tmp_path / "other")})
