@@ -119,9 +119,6 @@ def test_rows_and_pieces_of_blocks_are_those_of_the_whole(tmp_path, tiny_llama, 
     assert torch.equal(whole, torch.from_numpy(np.array(expected)))
     index = torch.tensor([7, 3, 7, 500])
     assert torch.equal(files.rows(name, index, torch.float32), whole[index])
-    monkeypatch.setattr("comp_lib.models.gguf_files.PIECE", 1000)
-    pieces = list(files.pieces(name, torch.float32))
-    assert len(pieces) > 3 and torch.equal(torch.cat(pieces), whole)
 
 
 def test_no_other_package_is_needed_to_read_a_gguf_file(gguf_file):
