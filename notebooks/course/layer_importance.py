@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from comp_lib.analysis.columns import ALL
-from comp_lib.analysis.harm import entry, layer_harm
+from comp_lib.analysis.harm import layer_harm
 from comp_lib.analysis.sample import Sample
 from comp_lib.calibration.stream import through
 from comp_lib.errors import InputError
@@ -28,7 +28,6 @@ from comp_lib.families import family_of
 from comp_lib.families.protocol import Model, Which
 from comp_lib.importance.layers import greedy_order, sequence_loss_increase
 from comp_lib.shape import Shape
-from comp_lib.system.cache import remembered
 
 from .cache import Tensors, cached
 from .dense_stream import walk_to
@@ -52,7 +51,7 @@ class LayerStudy:
 
     @cached_property
     def harm_interval(self) -> Tensor:
-        """95% interval of `mean_harm`, (n, 2), nats per token: a bootstrap over sequences; NaN for a single one."""
+        """95% interval of `mean_harm`, (n, 2), nats per token; NaN below 8 sequences."""
         return torch.from_numpy(confidence_intervals(self.harm.numpy()))
 
 
@@ -84,11 +83,10 @@ def stream_statistics(model: Model, ids: Tensor) -> Tensors:
     return {"influence": 1.0 - turned.mean((1, 2)), "cosine": turned, "norms": torch.stack(norms)}
 
 
+@cached
 def step_harm(model: Model, sample: Sample, which: Which) -> Tensor:
     """Increase of each window's loss without one step of each layer, the other kept: (layers, S), nats per token."""
-    path = entry(f"harm-{which}", model, sample)
-    harm: Tensor = remembered(path, lambda: sequence_loss_increase(model, sample.ids, which=which))
-    return harm
+    return sequence_loss_increase(model, sample.ids, which=which)
 
 
 def greedy_harm(model: Model, sample: Sample, rounds: int) -> tuple[list[int], list[Tensor]]:

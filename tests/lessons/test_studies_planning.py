@@ -37,7 +37,7 @@ CONVEX = minds_of([0.01, 0.05, 0.20], [0.03, 0.07, 0.12], [0.02, 0.05, 0.50])
 
 def plan_of(layers, widths) -> Plan:
     groups = (2,) * len(layers)
-    return Plan("", 3, layers, widths, groups, 0.1, "decoder", removed(SHAPE, layers, widths, groups, "decoder"))
+    return Plan("", 3, layers, widths, groups, 0.1, removed(SHAPE, layers, widths, groups))
 
 
 # --- what is stored ---------------------------------------------------------------------------------------------------
