@@ -149,7 +149,8 @@ def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, which
         wanted = norm(torch.randn(own.shape, generator=generator))
         added = norm(family.dense_target(layer, which, 3.0 * wanted, x))
     torch.testing.assert_close(same, own, rtol=1e-4, atol=1e-4)
-    strong = family.weight(norm).abs() >= 0.05 * family.weight(norm).abs().mean()
+    weight = norm.weight + (name == "gemma3")
+    strong = weight.abs() >= 0.05 * weight.abs().mean()
     assert strong.all(), "of this model every output says what it should have been"
     torch.testing.assert_close(added, wanted, rtol=1e-3, atol=1e-3)
 
@@ -167,7 +168,7 @@ def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, which):
         added = (norm(y + 1e-3 * e) - norm(y)) / 1e-3
     gain, size = family.gain(layer, which), y.square().mean(1, keepdim=True).sqrt()
     assert float(gain.square().mean()) == pytest.approx(1.0, rel=1e-5) and float(gain.std()) > 0.05
-    true = family.weight(norm).detach()
+    true = norm.weight.detach() + (name == "gemma3")
     torch.testing.assert_close(added, true * e / size, rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(gain / gain[0], (true / true[0]).abs(), rtol=1e-5, atol=0.0)
 

@@ -76,4 +76,5 @@ def test_uniform_and_stock(neurons, kv_groups, uniform, stock):
 
 def test_with_widths_keeps_everything_else():
     shape = Shape.of(build())
-    assert replace(shape.with_widths((5,), (1,)), neurons=shape.neurons, kv_groups=shape.kv_groups) == shape
+    left, three = shape.with_widths((5,), (1,)), ("neurons", "kv_groups", "layer_parameters")
+    assert replace(left, **{name: getattr(shape, name) for name in three}) == shape

@@ -18,7 +18,7 @@ from .sample import Sample
 
 def entry(what: str, model: Model, sample: Sample, *key: object) -> Path:
     """The cache's file for a result: named by the model, the text, the code and whatever else decides it."""
-    decides = [hashes.of_code("evaluation", "analysis"), hashes.of_model(model), hashes.of_tensor(sample.ids), *key]
+    decides = [hashes.of_code(), hashes.of_model(model), hashes.of_tensor(sample.ids), *key]
     return cache_folder() / "analysis" / f"{what}-{hashes.of_value(decides)[:24]}.safetensors"
 
 

@@ -34,8 +34,8 @@ RIVALS = ("wanda-sp", "activation", "magnitude")  # metrics that the scores of n
 def one_pass(model: Model, sample: Sample, layers: Sequence[int], device: Device = "cpu") -> list[Tensors]:
     """What is known of each of `layers`, which rise; tensors on the CPU, float64 or int64, S windows:
 
-    turn:PART (S,)        1 - mean cosine between the states before and after, for PART of PARTS
-    and for each of STEPS, the dense layer of n inputs in g blocks (neurons, KV groups), W (n, m), as STEP:
+    turn:PART (S,)        1 - mean cosine between the states before and after, for PART of PARTS; and for each STEP of
+    STEPS, the dense layer of n inputs in g blocks (neurons, KV groups), W (n, m):
     STEP:energy (g,)      ||x_i||^2 ||w_i||^2 summed over a block, over ||X W||^2; tokens weighted
     STEP:condition (n,)   kappa
     STEP:cost (g,)        what is lost with the block alone, over ||X W||^2
@@ -45,8 +45,7 @@ def one_pass(model: Model, sample: Sample, layers: Sequence[int], device: Device
 
     Memory: the hidden states of the sample, the sums of a layer, and three matrices of their size.
     """
-    layers = list(layers)
-    path = entry("layers", model, sample, layers)
+    path = entry("layers", model, sample, list(layers))
     looked: list[Tensors] = remembered(path, lambda: list(_walk(model, sample, layers, device)))
     return looked
 

@@ -75,9 +75,7 @@ class _Layers:
 
     def __getitem__(self, index: int) -> Layer:
         self.owner.head = None
-        layer = self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
-        self.owner.files.prefetch(f"model.layers.{index + 1}.")  # while this one is at work
-        return layer
+        return self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
 
 
 class _Embedding:

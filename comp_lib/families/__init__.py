@@ -24,7 +24,6 @@ def family_of(model: Model) -> Family:
 
 def family_called(model_type: object) -> Family:
     """The family with that `model_type` in its config. Raises InputError for one that transformers does not know."""
-    model_type = model_type.removeprefix("comp_") if isinstance(model_type, str) else model_type  # see own_widths
     if not isinstance(model_type, str) or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         got = f"model_type {str(model_type)[:60]!r}: choose another model"
         raise InputError(f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}")

@@ -105,7 +105,7 @@ def rope(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
         if isinstance(first, Tensor) and not torch.equal(first, second):
             got = f"{type(model).__name__}: choose another model"
             raise InputError(f"expected layers that see the text in the stream alone, got {got}")
-    there = tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, made)
+    there = tree_map(lambda value: value.to(torch.device(device)) if isinstance(value, Tensor) else value, made)
     numbers = (number(layer) for layer in outline(model).model.layers)
     return Rope(dict(zip(numbers, there, strict=True)))
 

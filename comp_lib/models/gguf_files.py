@@ -9,7 +9,6 @@ transformers has them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -26,7 +25,7 @@ from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from ..errors import InputError, refusing
 from ..families import family_called
 from ..system import hashes
-from ..system.tensor_files import PIECE, finite, read_ahead, rows_in
+from ..system.tensor_files import finite
 from .reading import checked_config, read_tokenizer
 
 NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # types of values -> struct's letters
@@ -177,21 +176,9 @@ class GgufTensors:
         pairs = values.reshape(heads, len(values) // heads // 2, 2, -1)
         return pairs.transpose(1, 2).reshape(values.shape)
 
-    def prefetch(self, prefix: str) -> None:
-        """Those tensors will be read soon, see `read_ahead`."""
-        for name, tensor in self.tensors.items():
-            if name.startswith(prefix):
-                read_ahead(self.path, tensor.start, tensor.n_bytes)
-
     def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix other than q and k: index (k,) -> (k, columns)."""
         return self._expand(name, index.numpy(), dtype)
-
-    def pieces(self, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The tensor, no q or k, in pieces of whole rows."""
-        shape = self.shapes[name]
-        step = rows_in(PIECE, shape, torch.float32)
-        return (self._expand(name, slice(start, start + step), dtype) for start in range(0, shape[0], step))
 
     def fingerprint(self) -> str:
         """A short name for the content: the whole of it, for such files are small."""

@@ -24,12 +24,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ..errors import InputError
-from ..families import family_of_layer
+from ..families import OWN, family_of_layer
 from ..families.protocol import STEPS, Layer, Model, Which
 from ..shape import Shape
 from .skeleton import skeleton
 
-PREFIX = "comp_"
 # fields of a parent's config that are untrue of its pruned child: the tensors are plain floats, no code comes along
 _NOT_INHERITED = ("quantization_config", "auto_map", "layer_neurons", "layer_kv_groups", "model_type", "architectures")
 
@@ -44,7 +43,7 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
     """
     stock_config: type[Any] = CONFIG_MAPPING[model_type]
     stock_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
-    own = {"model_type": PREFIX + model_type, "validate_architecture": _check_widths, "__module__": __name__}
+    own = {"model_type": OWN + model_type, "validate_architecture": _check_widths, "__module__": __name__}
     config_class: Any = strict(type(f"Comp{stock_config.__name__}", (stock_config,), own))
 
     def build(self: Any, config: Any) -> None:
@@ -84,7 +83,7 @@ def _narrow(layer: Layer, which: Which, blocks: int) -> None:
 
 def stock_type(config: PreTrainedConfig) -> str:
     """The model type of the stock class: "llama" of "llama" and of "comp_llama"."""
-    return config.model_type.removeprefix(PREFIX)
+    return config.model_type.removeprefix(OWN)
 
 
 def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:

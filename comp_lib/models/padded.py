@@ -26,7 +26,17 @@ from ..system.atomic import resolved, staged
 from .load import open_model, weights_of
 from .own_widths import config_of, stock_type
 from .reading import quiet, read_generation
-from .save import CARD_FILE, LARGEST, OWN, PLAN_FILE, REGISTER, check_destination, estimated_bytes, share, text_beside
+from .save import (
+    CARD_FILE,
+    LARGEST,
+    OWN_WIDTHS,
+    PLAN_FILE,
+    REGISTER,
+    check_destination,
+    estimated_bytes,
+    share,
+    text_beside,
+)
 from .skeleton import filled, skeleton
 
 FILLED = (
@@ -75,7 +85,7 @@ def export_padded(
             result.save_pretrained(partial, max_shard_size=LARGEST)
             tokenizer.save_pretrained(partial)
         register = REGISTER.format(json.dumps(stock_type(config)))
-        card = text_beside(place, CARD_FILE).replace(OWN, FILLED).replace(register, "")
+        card = text_beside(place, CARD_FILE).replace(OWN_WIDTHS, FILLED).replace(register, "")
         for name, text in ((PLAN_FILE, text_beside(place, PLAN_FILE)), (CARD_FILE, card)):
             if text:
                 (partial / name).write_text(text, "utf-8")

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import logging
 
 from ..errors import InputError, refusing
-from ..families import check_config, check_layers
+from ..families import OWN, check_config, check_layers
 from ..system.untrusted import read_object
-from .own_widths import PREFIX, register
+from .own_widths import register
 from .skeleton import attention, skeleton
 
 PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
@@ -35,9 +35,11 @@ def checked_config(fields: Mapping[str, Any], source: str) -> PreTrainedConfig:
     check_config(dict(fields))
     kept = {name: value for name, value in fields.items() if name[:1] != "_" and "implementation" not in name}
     kept |= {"name_or_path": source}
+    if kept["model_type"] == "mistral" and kept.get("layer_types"):
+        kept["model_type"] = "ministral"  # as transformers reads such a folder
     with refusing("a config.json that can be built", source, AGAIN), quiet():
-        if fields["model_type"].startswith(PREFIX):
-            register(fields["model_type"].removeprefix(PREFIX))
+        if fields["model_type"].startswith(OWN):
+            register(fields["model_type"].removeprefix(OWN))
         config: PreTrainedConfig = AutoConfig.for_model(**kept)
         config._attn_implementation = attention(config)
         check_layers(skeleton(config))

@@ -21,12 +21,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
+from ..families import OWN
 from ..families.protocol import Model
 from ..plan import Plan
 from ..shape import Shape, span
 from ..system.atomic import check_room, resolved, same, staged
 from ..system.untrusted import read_object
-from .own_widths import PREFIX, described
+from .own_widths import described
 from .reading import quiet
 
 CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"
@@ -40,7 +41,7 @@ LARGEST = "5GB"  # of a file, as users of the Hub expect
 SMALL_FILES = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
 COMP = "COMP, [arXiv 2501.15255](https://arxiv.org/abs/2501.15255)"
 STOCK = "Any runtime that loads the parent loads this folder; nothing else is needed."
-OWN = (
+OWN_WIDTHS = (
     "**This folder needs comp_lib**, as its layers differ in width: `transformers` knows its model type once it is "
     "registered. `comp-lib export --padded` fills narrower layers up; that folder needs nothing."
 )
@@ -93,7 +94,7 @@ def save_metadata(
     """All that belongs to the checkpoint `name` beside its weights and its config, which is there."""
     tokenizer.save_pretrained(folder)
     replace(plan, parent=shareable(plan.parent)).save(folder / PLAN_FILE)
-    model_type = read_object(folder / "config.json")["model_type"].removeprefix(PREFIX)
+    model_type = read_object(folder / "config.json")["model_type"].removeprefix(OWN)
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
     share(folder)
 
@@ -199,7 +200,7 @@ pruning ({COMP if "condition" in card.method else _plain(card.method)}), with co
 
 ## How to load
 
-{STOCK if shape.stock else OWN}
+{STOCK if shape.stock else OWN_WIDTHS}
 
 ```python
 {register}from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,8 @@ import torch
 from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parents[1]
-# What decides a result: everything but what draws, shows, compares or talks to the user.
-ROOMS = "importance hybrid_granularity recovery statistics calibration families baselines models system".split()
-SAMPLE = 64  # values of each tensor that enter the fingerprint of a model
 NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version", "dtype"}  # fields of a config; tensors have a dtype
-CHUNK = 1 << 22  # values summed at a time
-PIECE = 16 << 20  # bytes of a file read at a time
+PIECE = 16 << 20  # bytes of a file, or values of a tensor, read at a time
 WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> a dtype to view them as
 
 
@@ -51,53 +46,34 @@ def of_tensor(values: Tensor) -> str:
     return of_bytes(f"{values.dtype}{tuple(values.shape)}".encode() + content)
 
 
-def of_file(path: Path, start: int = 0, length: int | None = None) -> str | None:
-    """Of a file, or of `length` bytes of it; None where there is no file, or not so many bytes."""
-    if not path.is_file():
-        return None
-    digest, left = hashlib.sha256(), path.stat().st_size - start if length is None else length
+def of_file(path: Path) -> str:
+    """Of the bytes of a file."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        file.seek(start)
-        while left > 0 and (block := file.read(min(PIECE, left))):
+        while block := file.read(PIECE):
             digest.update(block)
-            left -= len(block)
-    return None if left else digest.hexdigest()
+    return digest.hexdigest()
 
 
 def of_model(model: nn.Module) -> str:
-    """Of the tensors of `model`, see `of_tensors`, and of its config: the same numbers may rotate or mask otherwise."""
-    return of_both(of_tensors(model.state_dict().items()), model.config)
+    """Of the names, shapes and numbers of its tensors, and of its config, which may rotate or mask otherwise.
 
-
-def of_both(tensors: str, config: Any) -> str:
-    """Of a model: the name of its tensors, and the fields of its config that decide a number."""
-    fields = json.loads(config.to_json_string())
-    return of_value([tensors, {name: fields[name] for name in fields.keys() - NO_PART_OF_A_MODEL}])[:16]
-
-
-def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Of tensors that come one at a time: names, shapes, a spread sample of values, and a sum over all bits.
-
-    The sum makes one changed weight a different model; taken over integers, it does not depend on its order.
+    Of the numbers a spread sample, and a sum over all bits, which one changed weight changes.
     """
     digest = hashlib.sha256()
-    for name, tensor in tensors:
+    for name, tensor in model.state_dict().items():
         flat = tensor.detach().flatten()
-        step = max(1, flat.numel() // SAMPLE)
-        bits = flat.view(WHOLE_NUMBERS[flat.itemsize])
-        total = sum(int(part.sum()) for part in bits.split(CHUNK))
+        total = sum(int(part.sum()) for part in flat.view(WHOLE_NUMBERS[flat.itemsize]).split(PIECE))
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{total}".encode())
-        digest.update(flat[::step].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        digest.update(flat[:: max(1, flat.numel() // 64)].float().cpu().numpy().tobytes())
+    config: Any = model.config
+    fields = json.loads(config.to_json_string())
+    kept = {name: fields[name] for name in fields.keys() - NO_PART_OF_A_MODEL}
+    return of_value([digest.hexdigest()[:16], kept])[:16]
 
 
 @cache
-def of_code(*rooms: str) -> str:
-    """Of the modules on top of this package, and of those in ROOMS and `rooms` (folders, or modules in them).
-
-    Read once in a process. Whoever keeps a result keeps this with it: a formula that is mended, or broken, never meets
-    numbers of its former self.
-    """
-    patterns = ["*.py", *(f"{room}{end}" for room in (*ROOMS, *rooms) for end in ("/**/*.py", ".py"))]
-    paths = sorted({path for pattern in patterns for path in PACKAGE.glob(pattern)})
+def of_code() -> str:
+    """Of all modules of this package: a stored result never meets a formula other than its own."""
+    paths = sorted(PACKAGE.glob("**/*.py"))
     return of_value({path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in paths})[:16]

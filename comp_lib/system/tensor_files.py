@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from .untrusted import read_object, short
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be stored as
-PIECE = 16 << 20  # bytes read at a time
+ROWS = 256  # of a matrix that are read at once
 SMALL = (".json", ".jinja", ".model", ".txt")  # endings of what is not weights, and decides the result too
 
 
@@ -76,32 +74,13 @@ class TensorFiles:
         with _opened(self.where[name]) as file:
             return finite(name, file.get_tensor(name).to(dtype, copy=True), self.place)
 
-    @cached_property
-    def spans(self) -> dict[str, tuple[int, int]]:
-        """First byte of each tensor in its file, and bytes: the headers once more, for who reads layer by layer."""
-        return {name: span for path in self.files for name, span in spans(path).items()}
-
-    def prefetch(self, prefix: str) -> None:
-        """Those tensors will be read soon, see `read_ahead`."""
-        for name in self.spans:
-            if name.startswith(prefix):
-                read_ahead(self.where[name], *self.spans[name])
-
     def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of a matrix: index (k,) -> (k, columns)."""
         rows = torch.empty(len(index), *self.shapes[name][1:], dtype=dtype)
-        for part in index.argsort().split(rows_in(PIECE // 16, self.shapes[name], dtype)):
+        for part in index.argsort().split(ROWS):
             with _opened(self.where[name]) as file:  # the system maps 16 pages where one is read
                 rows[part] = file.get_tensor(name)[index[part]].to(dtype)
         return finite(name, rows)
-
-    def pieces(self, name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The tensor in pieces of whole rows. Raises InputError for a NaN or an infinity in one."""
-        step = rows_in(PIECE, self.shapes[name], dtype)
-        for start in range(0, self.shapes[name][0], step):
-            with _opened(self.where[name]) as file:
-                piece = file.get_slice(name)[start : start + step].to(dtype, copy=True)
-            yield finite(name, piece, self.place)
 
     def fingerprint(self) -> str:
         """A short name for the content of the folder: weights, config and tokenizer, all of each."""
@@ -117,31 +96,6 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError) as error:
         raise InputError(f"expected complete safetensors, got {path}: {error}; fetch or save it again") from error
-
-
-def spans(path: Path) -> dict[str, tuple[int, int]]:
-    """First byte and number of bytes of each tensor in a safetensors file that has been checked."""
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        fields = json.loads(stream.read(length))
-    fields.pop("__metadata__", None)
-    places = {name: field["data_offsets"] for name, field in fields.items()}
-    return {name: (8 + length + start, end - start) for name, (start, end) in places.items()}
-
-
-def read_ahead(path: Path, start: int, length: int) -> None:
-    """Let the system fetch a part of a file from the disk while something else is computed.
-
-    To its own memory, where it has room: none of it is this process's until it reads it.
-    """
-    if hasattr(os, "posix_fadvise"):  # not on macOS and Windows
-        with path.open("rb") as stream:
-            os.posix_fadvise(stream.fileno(), start, length, os.POSIX_FADV_WILLNEED)
-
-
-def rows_in(size: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """How many rows of a tensor of this shape are `size` bytes: at least one."""
-    return max(1, size // max(1, torch.Size(shape[1:]).numel() * dtype.itemsize))
 
 
 def finite(name: str, tensor: Tensor, place: str | Path = "") -> Tensor:

@@ -161,9 +161,7 @@ def _states(model, ids: Tensor) -> list[Tensor]:
 
 def _behind(model, states: list[Tensor], gone: list[int]) -> list[Tensor]:
     """The states so far, and those behind the layers that follow; layers `gone` are skipped."""
-    from comp_lib.calibration.stream import rotary
-
-    rope = rotary(model, states[0].shape[1], states[0].device, states[0].dtype)
+    rope = model.model.rotary_emb(states[0], torch.arange(states[0].shape[1])[None])
     with torch.no_grad():
         for place in range(len(states) - 1, len(model.model.layers)):
             layer, state = model.model.layers[place], states[-1]

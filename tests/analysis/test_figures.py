@@ -41,15 +41,6 @@ def test_all_can_be_read(frames):
         assert figure.alt_text.endswith(".") and "nan" not in figure.alt_text, name
 
 
-def test_the_layers_that_matter_least_are_named_in_order(frames):
-    rows = frames["layers"]
-    harm = rows[rows.measure == "harm"].sort_values("value")
-    words = figures.plot_layers(rows).alt_text
-    named = ", ".join(f"{layer} ({value:.3g})" for layer, value in zip(harm.layer, harm.value, strict=True))
-    assert f"by harm the layers {named} matter least, {harm.layer.iloc[-1]} most" in words
-    assert "harm" not in figures.plot_layers(rows[rows.measure != "harm"]).alt_text
-
-
 @pytest.mark.parametrize(("low", "verdict"), [(0.25, "not told apart from b"), (0.31, "+0.30)")])
 def test_ways_whose_intervals_meet_are_not_told_apart(low, verdict):
     row = {"ratio": 0.2, "removed": 0.2, "tokens": 64, "kind": "all", "model": "m", "seed": 0}

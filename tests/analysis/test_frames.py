@@ -67,12 +67,6 @@ def gram_of(model, ids, layer):
     return weighted.T @ weighted
 
 
-@pytest.mark.parametrize("name", sorted(columns.COLUMNS))
-def test_every_column_says_its_unit(name):
-    for column, words in columns.COLUMNS[name].items():
-        assert len(words.split()) >= 2 and not words.endswith("."), column
-
-
 def frames(model, sample, windows):
     yield "layers", layers(model, sample, judged=sample)
     yield "neurons", neurons(model, sample)
@@ -178,12 +172,6 @@ def test_costs_equal_the_library(model, sample, windows):
 def test_what_cannot_be_had_is_refused(model, sample, call, words):
     with pytest.raises(InputError, match=words):
         call(model, sample)
-
-
-@pytest.mark.parametrize("kinds", [("poems",), (), ("code", "code")])
-def test_kinds_that_do_not_exist_are_refused(tokenizer, kinds):
-    with pytest.raises(InputError, match="expected"):
-        draw(tokenizer, kinds)
 
 
 def test_what_was_looked_at_is_not_looked_at_again(model, sample, monkeypatch):

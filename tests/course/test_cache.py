@@ -79,7 +79,7 @@ def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, fol
     ]
     found = [int(function(*arguments)["b"]) for function, *arguments in ask]
     assert found == [1, 1, 2, 3, 4, 5] and other.calls == 1
-    monkeypatch.setattr(hashes, "of_code", lambda *rooms: "another formula")
+    monkeypatch.setattr(hashes, "of_code", lambda: "another formula")
     assert int(compute(*ask[0][1:])["b"]) == 6
     monkeypatch.setattr(cache, "code_of_the_course", lambda: "another lesson")
     assert int(compute(*ask[0][1:])["b"]) == 7
@@ -120,7 +120,6 @@ def test_the_same_numbers_are_the_same_argument(tiny_llama, pair):
 def test_the_same_weights_under_another_config_are_another_model():
     """A window of attention, a base of the rotary embedding: no tensor shows them."""
     models = [build("gqa"), build("mistral-window"), build("gqa", rope_parameters={"rope_type": "default"} | BASE)]
-    assert len({hashes.of_tensors(model.state_dict().items()) for model in models}) == 1
     assert len({hashes.of_model(model) for model in models}) == 3
     assert len({int(kept(model, IDS)["number"]) for model in models}) == 3
 
@@ -136,7 +135,7 @@ def test_one_changed_weight_is_another_model(tiny_llama, dtype):
     before = hashes.of_model(model)
     assert hashes.of_model(tiny_llama(intermediate_size=300).to(dtype)) == before
     weight = model.model.layers[1].mlp.down_proj.weight.data
-    assert weight.numel() > 50 * hashes.SAMPLE  # so that the place below is in no sample
+    assert weight.numel() > 50 * 64  # so that the place below is in no sample
     weight[3, 7] = 0.0
     assert hashes.of_model(model) != before
 

@@ -453,38 +453,6 @@ def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypat
         torch.testing.assert_close(small.state_dict()[key], value)
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="a system without posix_fadvise")
-@pytest.mark.parametrize("kind", ["safetensors", "shards", "gguf"])
-def test_the_next_layer_is_fetched_while_this_one_is_at_work(kind, tmp_path, tokenizer, monkeypatch):
-    """Every byte of it once, and nothing else."""
-    folder, model = saved(tmp_path / "parent")
-    if kind == "shards":
-        model.save_pretrained(folder, max_shard_size="20kB")
-        (folder / "model.safetensors").unlink()
-    if kind == "gguf":
-        tokenizer.save_pretrained(folder)
-    source = (
-        Streamed(export_gguf(folder, tmp_path / "m.gguf", "f32"), model.config) if kind == "gguf" else opened(folder)
-    )
-    asked = []
-
-    def fetched(number, start, length, advice):
-        assert advice == os.POSIX_FADV_WILLNEED
-        with open(number, "rb", closefd=False) as file:
-            file.seek(start)
-            asked.append(torch.frombuffer(bytearray(file.read(length)), dtype=torch.float32).double().sum().item())
-
-    monkeypatch.setattr(os, "posix_fadvise", fetched)
-    layers, there = source.model.layers, model.model.layers
-    for index in range(len(there)):
-        asked.clear()
-        layers[index]
-        wanted = (
-            [] if index + 1 == len(there) else [each.double().sum().item() for each in there[index + 1].parameters()]
-        )
-        assert sorted(asked) == pytest.approx(sorted(wanted), abs=1e-9)
-
-
 @pytest.mark.usefixtures("own_cache")
 def test_what_lies_beside_a_gguf_file_is_not_of_it(tmp_path, tokenizer):
     folder, _ = saved(tmp_path / "parent")

@@ -101,11 +101,10 @@ FOLDERS = [
     ("config-deep", text("config.json", DEEP), ["JSON", "Recursion", "config.json"]),
     ("config-large", lambda folder: os.truncate(folder / "config.json", 17 << 20), ["at most 16 MB", "config.json"]),
     ("config-pipe", pipe("config.json"), ["config.json"]),
-    ("no-type", config(model_type=NONE), ["LLaMA-class"]),
-    ("type-list", config(model_type=["llama"]), ["LLaMA-class"]),
-    ("type-unknown", config(model_type="gpt2"), ["LLaMA-class", "'gpt2'"]),
-    ("type-own", config(model_type="own", auto_map={"AutoConfig": "own.Config"}), ["LLaMA-class", "'own'"]),
-    ("type-becomes", config(model_type="mistral", layer_types=["full_attention"] * 3), ["LLaMA-class", "'ministral'"]),
+    ("no-type", config(model_type=NONE), ["decoder", "None"]),
+    ("type-list", config(model_type=["llama"]), ["decoder"]),
+    ("type-unknown", config(model_type="gpt2"), ["decoder", "GPT2LMHeadModel"]),
+    ("type-own", config(model_type="own", auto_map={"AutoConfig": "own.Config"}), ["decoder", "'own'"]),
     ("quantised", config(quantization_config={"quant_method": "gptq", "bits": 4}), ["quantised", "'gptq'"]),
     ("quantised-word", config(quantization_config="gptq"), ["quantised"]),
     ("hidden-odd", config(hidden_size=33), ["33"]),
@@ -191,6 +190,11 @@ def test_odd_folders_load(folder, tmp_path, name, spoil):
     model.config.save_pretrained(tmp_path / "again")
     assert "kernels-community" not in (tmp_path / "again" / "config.json").read_text()
     assert not (tmp_path / "trapped").exists()
+
+
+def test_mistral_with_a_list_of_layers_is_read_as_transformers_does(folder):
+    config(model_type="mistral", layer_types=["full_attention"] * 3, sliding_window=8)(folder)
+    assert load_model(folder)[0].config.model_type == "ministral"
 
 
 def test_one_file_goes_before_an_index(folder):
