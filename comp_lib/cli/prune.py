@@ -6,20 +6,8 @@ from typing import Annotated, Any
 from typer import Option, echo
 
 from ..errors import InputError, suggestion
-from .console import (
-    Calibration,
-    Dtype,
-    Length,
-    Model,
-    Multiple,
-    Overwrite,
-    ProgressBars,
-    Seed,
-    Solving,
-    check_extra,
-    out,
-    table,
-)
+from .console import ProgressBars, check_extra, out, table
+from .options import Calibration, Dtype, Length, Model, Multiple, Overwrite, Seed, Solving
 
 PROMPTS = "The water cycle begins when the sun", "def is_prime(n):", "Question: what is the capital of France? Answer:"
 KIND_WINDOWS, KIND_LENGTH = 10, 64  # of each kind of text, in the demo: fewer windows would have no honest interval

@@ -42,7 +42,7 @@ def prune_folder(
     dtype: str,
     replace: bool,
 ) -> Written:
-    """Prune the model `name` on calibration text of that `size`, sequences x tokens, of `source`, into `folder`.
+    """Prune the model `name` on calibration text of that `size`, sequences x tokens, of `source`, into `out`.
 
     judge: text that is measured before and after, or "none"; replace: a pruned model that is there.
     Raises InputError, before the model writes any text, for whatever cannot be.
@@ -65,20 +65,21 @@ def prune_folder(
     card = Provenance(parent, shape, licence, calibration, *how)
     saving = Saving(name, windows, Path(judge).name, card, replace)
     if whole:
-        check_destination(folder, replace, estimated_bytes(shape, dtype), [name])
+        check_destination(out, replace, estimated_bytes(shape, dtype), [name])
     else:
-        check_out(folder, model, saving, sequences * length, settings)
+        check_out(out, model, saving, sequences * length, settings)
     writer = load_model(name, dtype, settings.device)[0] if needs_model(source) and not whole else model
-    drawn: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed, "evaluated": judge}
+    drawn: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
+    drawn["evaluated"] = None if judge == "none" else judge
     with ProgressBars() as bars:
         ids = calibration_tokens(source, tokenizer, model=writer, progress=bars, **drawn)
         del writer
         release_memory()
         if not whole:
-            return prune_to(folder, model, tokenizer, ids, settings, saving=saving, progress=bars)
+            return prune_to(out, model, tokenizer, ids, settings, saving=saving, progress=bars)
         done = prune(model, ids, settings, name=name, progress=bars, inplace=True)
-    save_checkpoint(folder, done.model, tokenizer, done.plan, card, overwrite=replace)
-    return Written(folder, done.plan, done.report, shape, Shape.of(done.model))
+    save_checkpoint(out, done.model, tokenizer, done.plan, card, overwrite=replace)
+    return Written(out, done.plan, done.report, shape, Shape.of(done.model))
 
 
 def written_table(done: Written) -> Table:

@@ -6,7 +6,8 @@ from typing import Annotated
 from typer import Argument, Exit, Option, echo
 
 from ..errors import InputError
-from .console import Device, Dtype, Length, Model, Overwrite, ProgressBars, Seed, Solving, check_extra, complain, listed
+from .console import ProgressBars, check_extra, complain, listed
+from .options import Device, Dtype, Length, Model, Overwrite, Seed, Solving
 
 
 def generate(

@@ -20,12 +20,15 @@ def test_the_doctor_finds_what_is_here():
     assert f"torch {metadata.version('torch')}" in said and f"{machine.cores()} cores" in said and "✗" not in said
 
 
+MISSING = wheels.WheelModel("a", "b", ("no-such-wheel",), "pip install nothing")
+
+
 @pytest.mark.parametrize(
     "place, name, value, what, remedy",
     [
         (machine, "free_memory", lambda: 2**30, "free memory", "close other programs"),
         (doctor, "LEAST_DISK", 2**80, "room in the cache", "COMP_LIB_CACHE"),
-        (wheels.WHEELS["smollm2-135m"].__class__, "wheels", ("no_such_wheel",), "smollm2-135m", "pip install"),
+        (wheels, "WHEELS", {"smollm2-135m": MISSING}, "smollm2-135m", "pip install nothing"),
     ],
 )
 def test_the_doctor_says_what_to_do(monkeypatch, place, name, value, what, remedy):
