@@ -47,7 +47,7 @@ class Shape:
     def of(cls, model: Model) -> Shape:
         """Read the shape from the tensors of `model`: its config cannot describe every pruned model.
 
-        A model that is read layer by layer (`scale.model_on_disk`) brings its shape along.
+        A model that is read layer by layer (`disk.model_on_disk`) brings its shape along.
         Where some attention is more than KV groups, each is one group that no parameter belongs to.
         """
         if isinstance(known := getattr(model, "shape", None), cls):
@@ -64,18 +64,17 @@ class Shape:
             return count
 
         neurons, hidden = tuple(part.linear.in_features for part in mlps), mlps[0].linear.out_features
-        first = mixers[0]
-        head_dim, group_heads = first.heads
+        first, neuron = mixers[0], cost(mlps[0])
+        head_dim = first.module.head_dim if first.grouped else first.block
         if all(part.grouped for part in mixers):
             kv_groups, group = tuple(part.linear.in_features // first.block for part in mixers), cost(first)
         else:
             kv_groups, group = (1,) * len(layers), 0
-        neuron = cost(mlps[0])
         whole = [sum(p.numel() for p in layer.parameters()) for layer in layers]
         widths = zip(whole, neurons, kv_groups, strict=True)
         fixed = tuple(count - width * neuron - groups * group for count, width, groups in widths)
         other = sum(p.numel() for p in model.parameters()) - sum(whole)  # a tied head is one parameter here
-        return cls(hidden, head_dim, group_heads, neurons, kv_groups, neuron, group, fixed, other)
+        return cls(hidden, head_dim, first.block // head_dim, neurons, kv_groups, neuron, group, fixed, other)
 
     @property
     def layers(self) -> int:

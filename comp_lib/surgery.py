@@ -44,11 +44,17 @@ def shrink(layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = Non
     then have (`add_biases`).
     """
     part = parts(layer)[which]
-    inputs, dense = spread(kept, part.block).to(part.linear.weight.device), part.linear
+    dense, inputs = part.linear, spread(kept, part.block).to(part.linear.weight.device)
     for name, rows in part.rows.items():
         linear = getattr(part.module, name)
-        setattr(part.module, name, _rows(linear, rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)))
-    setattr(part.module, part.dense, _columns(dense, inputs, weight, shift))
+        index = rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)
+        bias = None if linear.bias is None else linear.bias.detach()[index]
+        setattr(part.module, name, _linear(linear.weight.detach()[index], bias, linear))
+    source = dense.weight.detach() if weight is None else weight.T.to(dense.weight)
+    bias = None if dense.bias is None else dense.bias.detach().clone()
+    if shift is not None:
+        bias += shift.to(bias)
+    setattr(part.module, part.dense, _linear(source[:, inputs].contiguous(), bias, dense))
     shrunk(layer)
 
 
@@ -91,7 +97,7 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
     for index, layer in enumerate(stack):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):  # the KV cache counts on it
-                module.layer_idx = index
+                vars(module)["layer_idx"] = index
     model.config.num_hidden_layers = len(layers)
 
 
@@ -107,21 +113,6 @@ def update_config(model: Model) -> None:
         model.config.head_dim = shape.head_dim
         model.config.num_key_value_heads = shape.kv_groups[0]
         model.config.num_attention_heads = shape.kv_groups[0] * shape.group_heads
-
-
-def _rows(linear: nn.Linear, index: Tensor) -> nn.Linear:
-    """`linear` with only the outputs `index`."""
-    bias = None if linear.bias is None else linear.bias.detach()[index]
-    return _linear(linear.weight.detach()[index], bias, linear)
-
-
-def _columns(linear: nn.Linear, index: Tensor, weight: Tensor | None, shift: Tensor | None) -> nn.Linear:
-    """`linear` with only the inputs `index`, of `weight` (n, m) instead of its own, its bias moved by `shift` (m,)."""
-    source = linear.weight.detach() if weight is None else weight.T.to(linear.weight)
-    bias = None if linear.bias is None else linear.bias.detach().clone()
-    if shift is not None:
-        bias += shift.to(bias)
-    return _linear(source[:, index].contiguous(), bias, linear)
 
 
 def _linear(weight: Tensor, bias: Tensor | None, old: nn.Linear) -> nn.Linear:

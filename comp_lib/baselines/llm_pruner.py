@@ -140,7 +140,7 @@ def _groups(layer: Layer, salience: Callable[[Tensor], Tensor]) -> tuple[Tensor,
 
 def _weights(layer: Layer) -> list[nn.Parameter]:
     """Of all matrices that own a part of some coupled group."""
-    weights = []
+    weights: list[nn.Parameter] = []
     for part in reversed(parts(layer).values()):
         weights += [getattr(part.module, name).weight for name in part.rows] + [part.linear.weight]
     return weights

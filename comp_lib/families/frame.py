@@ -11,24 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..errors import InputError, refusing
 from .protocol import Device, Layer, Model, Rope
 
 PIECE = 2048  # tokens that are embedded at once: masks are made on the way
-
-
-class Answer(nn.Module):
-    """Stands in for a decoder: whatever it is asked, these are its last hidden states."""
-
-    def __init__(self, states: Tensor) -> None:
-        super().__init__()
-        self.states = states
-
-    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=self.states)
 
 
 def outline(model: Model) -> Any:
@@ -49,27 +38,22 @@ def with_parts(module: nn.Module, **parts: nn.Module) -> Any:
     return other
 
 
-def catcher(layer: Layer, made: list[Any]) -> Any:
-    """Stands in for a layer: notes what it is called with, and passes the states on."""
-
-    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        made.append((hidden_states, args, kwargs))
-        return hidden_states
-
-    other = with_parts(layer)
-    other.forward = forward
-    return other
-
-
 def calls(model: Model, **inputs: Any) -> list[Any]:
     """What each layer would be called with, were the layers before it nothing: states, positional, named.
 
     inputs: `input_ids` or `inputs_embeds`; `embed_tokens` takes the place of the model's own.
     """
     backbone, made = outline(model).model, list[Any]()
+
+    def catch(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        made.append((hidden_states, args, kwargs))
+        return hidden_states
+
+    catchers = [with_parts(layer) for layer in backbone.layers]
+    for layer in catchers:
+        layer.forward = catch
     parts = {name: inputs.pop(name) for name in ("embed_tokens",) if name in inputs}
-    catchers = nn.ModuleList(catcher(layer, made) for layer in backbone.layers)
-    frame = with_parts(backbone, layers=catchers, norm=nn.Identity(), **parts)
+    frame = with_parts(backbone, layers=nn.ModuleList(catchers), norm=nn.Identity(), **parts)
     expected, name = "a decoder that calls its layers one after another, then its norm", type(backbone).__name__
     with refusing(expected, name, "choose another model"):
         states = frame.forward(**inputs, use_cache=False).last_hidden_state
@@ -93,18 +77,10 @@ def embed(model: Model, ids: Tensor) -> Tensor:
 
 
 def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
-    """What the layers are handed for texts of `length` tokens, on `device`: rotary embeddings, masks; for all texts.
-
-    Raises InputError where that depends on the text itself.
-    """
+    """What the layers are handed for texts of `length` tokens, on `device`: rotary embeddings, masks; for all texts."""
     weight = outline(model).model.embed_tokens.weight
-    place: Any = "cpu" if weight.is_meta else weight.device
-    texts = (torch.full((1, length, weight.shape[1]), value, dtype=dtype, device=place) for value in (0.0, 1.0))
-    made, again = ([call[1:] for call in calls(model, inputs_embeds=text)] for text in texts)
-    for first, second in zip(tree_leaves(made), tree_leaves(again), strict=True):
-        if isinstance(first, Tensor) and not torch.equal(first, second):
-            got = f"{type(model).__name__}: choose another model"
-            raise InputError(f"expected layers that see the text in the stream alone, got {got}")
+    text = torch.zeros(1, length, weight.shape[1], dtype=dtype, device="cpu" if weight.is_meta else weight.device)
+    made = [call[1:] for call in calls(model, inputs_embeds=text)]
     there = tree_map(lambda value: value.to(torch.device(device)) if isinstance(value, Tensor) else value, made)
     numbers = (number(layer) for layer in outline(model).model.layers)
     return Rope(dict(zip(numbers, there, strict=True)))
@@ -122,12 +98,11 @@ def final_norm(model: Model, hidden: Tensor) -> Tensor:
     return states
 
 
-def head(model: Model, states: Tensor, weight: Tensor | None = None) -> Tensor:
-    """What the final norm returns (..., d) -> logits (..., vocabulary), or of the tokens whose rows `weight` has."""
-    linear = nn.Linear(1, 1, device="meta") if weight is not None else model.lm_head
-    if weight is not None:
-        linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), None
+def head(model: Model, states: Tensor) -> Tensor:
+    """What the final norm returns (..., d) -> logits (..., vocabulary)."""
     rows = states.reshape(1, -1, states.shape[-1])
-    shell = with_parts(outline(model), model=Answer(rows), lm_head=linear)
+    backbone = with_parts(outline(model).model)
+    backbone.forward = lambda **_: BaseModelOutputWithPast(last_hidden_state=rows)
+    shell = with_parts(outline(model), model=backbone, lm_head=model.lm_head)
     logits: Tensor = shell.forward(inputs_embeds=rows, use_cache=False).logits
     return logits.reshape(*states.shape[:-1], -1)

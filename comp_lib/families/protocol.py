@@ -16,10 +16,7 @@ import torch
 from torch import nn
 
 Model = Any
-"""A decoder with `config`, `model` and `lm_head`, as transformers builds them: in memory, or read layer by layer.
-
-One that is read layer by layer has a `skeleton` too, the same model without numbers.
-"""
+"""A decoder with `config`, `model` and `lm_head`. Read layer by layer, it has a `skeleton` too, without numbers."""
 Layer = nn.Module
 Device = torch.device | str
 Which = Literal["attention", "mlp"]

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import inspect
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import refusing
 from .frame import number, with_parts
@@ -29,26 +30,24 @@ TOLERANCE = 1e-4  # of a recomputed output in float32; of a narrower type what i
 LARGE = 1024.0  # beside which the epsilon of a norm is nothing, and by which numbers divide without rounding
 
 
-class Adds(nn.Module):
-    """Stands in for a part of a layer: puts out `value`, in the shape of what it is given."""
-
-    def __init__(self, value: Tensor | float = 0.0, pair: bool = False) -> None:
-        super().__init__()
-        self.value, self.pair = value, pair
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        states = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        out = torch.zeros_like(states) + self.value
-        return (out, None) if self.pair else out
-
-
 def through(layer: Layer, hidden: Tensor, arguments: Arguments | None, values: Values) -> Tensor:
     """The layer's own forward, where its `attention` or `mlp` puts out a value; without attention, no arguments."""
+
+    def stand_in(part: Part, value: Tensor | float) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            states = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
+            out = torch.zeros_like(states) + value
+            return (out, None) if part.name == "self_attn" else out  # others return no weights of attention
+
+        other = with_parts(part.module)
+        other.forward = forward
+        return other
+
     own = parts(layer)
     needed = [value for value in inspect.signature(layer.forward).parameters.values() if value.default is value.empty]
     nothing = {value.name: None for value in needed[1:] if value.kind is value.POSITIONAL_OR_KEYWORD}
     args, kwargs = arguments or ((), nothing)
-    others = {own[which].name: Adds(value, own[which].name == "self_attn") for which, value in values.items()}
+    others = {own[which].name: stand_in(own[which], value) for which, value in values.items()}
     out = with_parts(layer, **others).forward(hidden, *args, **kwargs)
     states: Tensor = out[0] if isinstance(out, tuple) else out
     return states
@@ -148,29 +147,27 @@ def check(layer: Layer, hidden: Tensor, rope: Rope) -> None:
         return
     with refusing("a layer that can be run by itself", type(layer).__name__, "choose another model"):
         whole, stream = through(layer, hidden, arguments, {}), hidden
-    for (which, part), given in zip(own.items(), (arguments, None), strict=True):
-        before, (stream, x) = stream, run(layer, which, stream, given)
-        reach(layer, which)
-        if not close(through(layer, before, None, SILENT | {which: part.linear(x)}), stream):
-            refuse(layer, f"a {part.name} whose {part.dense} is not what the stream gets")
-        if which == "mlp" or part.grouped and not part.spans_heads:
-            _check_rows(layer, which, part, x, before, given)
-    if not close(stream, whole):
-        side_by_side = run(layer, "attention", hidden, arguments)[0] + run(layer, "mlp", hidden)[0] - hidden
-        refuse(layer, "attention and MLP in parallel" if close(side_by_side, whole) else "more than these two")
+        for (which, part), given in zip(own.items(), (arguments, None), strict=True):
+            before, (stream, x) = stream, run(layer, which, stream, given)
+            reach(layer, which)
+            if not close(through(layer, before, None, SILENT | {which: part.linear(x)}), stream):
+                refuse(layer, f"a {part.name} whose {part.dense} is not what the stream gets")
+            if which == "mlp" or part.grouped and not part.spans_heads:
+                silent = torch.arange(x.shape[-1], device=x.device) // part.block % 2 == 1
+                if not close(without_odd_blocks(layer, which, before, given), x.masked_fill(silent, 0.0)):
+                    refuse(layer, f"a {part.name} where an input of {part.dense} is made by other rows than its own")
+        if not close(stream, whole):
+            side_by_side = run(layer, "attention", hidden, arguments)[0] + run(layer, "mlp", hidden)[0] - hidden
+            refuse(layer, "attention and MLP in parallel" if close(side_by_side, whole) else "more than these two")
     rope.checked.add(kind)
 
 
-def _check_rows(layer: Layer, which: Which, part: Part, x: Tensor, before: Tensor, given: Arguments | None) -> None:
-    """Raises InputError unless each block of the inputs of a dense layer is made by the rows that `Part.rows` says."""
-    with ExitStack() as stack:
+def without_odd_blocks(layer: Layer, which: Which, hidden: Tensor, given: Arguments | None) -> Tensor:
+    """The inputs of a dense layer where the linears before it put out zeros in the rows of each second block."""
+    part = parts(layer)[which]
+    with ExitStack() as hooks:
         for name, rows in part.rows.items():
-            odd = rows[1::2].flatten().to(x.device)
-            hook = getattr(part.module, name).register_forward_hook(
-                lambda module, args, y, odd=odd: y.index_fill(-1, odd, 0.0)
-            )
-            stack.callback(hook.remove)
-        _, less = run(layer, which, before, given)
-    silent = torch.arange(x.shape[-1], device=x.device) // (x.shape[-1] // len(rows)) % 2 == 1
-    if less[..., silent].any() or not close(less[..., ~silent], x[..., ~silent]):
-        refuse(layer, f"a {part.name} where an input of {part.dense} is made by other rows than its own")
+            odd = rows[1::2].flatten().to(hidden.device)
+            hook = partial(lambda odd, module, args, y: y.index_fill(-1, odd, 0.0), odd)
+            hooks.enter_context(getattr(part.module, name).register_forward_hook(hook))
+        return run(layer, which, hidden, given)[1]

@@ -56,12 +56,6 @@ class Part:
         return made == queries + 2 * keys and keys > 0 and keys % head == 0 and queries % keys == 0
 
     @property
-    def heads(self) -> tuple[int, int]:
-        """(size of a head, query heads in each KV group); an attention without plain groups is one large head."""
-        inputs = self.linear.in_features
-        return (self.module.head_dim, inputs // self.keys) if self.grouped else (inputs, 1)
-
-    @property
     def spans_heads(self) -> bool:
         """Whether norms of queries and keys span all heads, so that no KV group can go without changing the others."""
         return any(count > self.module.head_dim for count in self.others.values())
