@@ -79,18 +79,16 @@ def loss_increase(
     return sequence_loss_increase(model, ids, device, progress, present).mean(1)
 
 
-def greedy_order(loss: Callable[[Sequence[int]], Tensor], layers: int, count: int) -> tuple[list[int], list[Tensor]]:
-    """The `count` layers to drop, in order, each the least harmful once those before are gone; the harm in each round.
+def greedy_order(loss: Callable[[Sequence[int]], Tensor], layers: int, count: int) -> list[int]:
+    """The `count` layers to drop, in order, each the least harmful once those before are gone.
 
     loss(present): increase of the loss without each of the layers `present`, (layers,); what it says of others is void.
     """
     present, dropped = list(range(layers)), list[int]()
-    rounds = []
     for _ in range(count):
-        rounds.append(loss(tuple(present)))
-        dropped.append(min(present, key=lambda index: float(rounds[-1][index])))
+        dropped.append(min(present, key=loss(tuple(present)).tolist().__getitem__))
         present.remove(dropped[-1])
-    return dropped, rounds
+    return dropped
 
 
 def check_count(count: int, layers: int) -> None:
@@ -119,5 +117,5 @@ def layers_to_drop(
         def harm(present: Sequence[int]) -> Tensor:
             return importance if len(present) == layers else loss_increase(model, ids, device, progress, present)
 
-        return greedy_order(harm, layers, count)[0], importance
+        return greedy_order(harm, layers, count), importance
     return torch.argsort(importance, stable=True)[:count].tolist(), importance

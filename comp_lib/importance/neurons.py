@@ -7,8 +7,8 @@ curve and the re-tuned weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -67,10 +67,8 @@ class Selection:
     curve: Sweep | None = None  # the whole sweep, where there was one
 
 
-class NeuronMetric(Protocol):
-    """Anything that can say which `keep` blocks of a dense layer stay."""
-
-    def __call__(self, dense: Dense, keep: int, generator: torch.Generator) -> Selection: ...
+NeuronMetric = Callable[[Dense, int, torch.Generator], Selection]
+"""Anything that can say which `keep` blocks of a dense layer stay."""
 
 
 def top(scores: Tensor, keep: int) -> Selection:

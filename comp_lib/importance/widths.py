@@ -99,11 +99,8 @@ def sensitivity(
         raise InputError("expected at least 2 calibration sequences for measured widths, got 1: one judges; give more")
     losses = (gone,) * shape.layers if isinstance(gone, int) else tuple(gone)
     for place, (loss, full) in enumerate(zip(losses, shape.neurons, strict=True)):
-        if not 0 < loss <= full - smallest(full):
-            raise InputError(
-                f"expected 1 to {full - smallest(full)} neurons to go from layer {place}, got {loss}: ask for another "
-                "number"
-            )
+        if not 0 < loss <= (most := full - smallest(full)):
+            raise InputError(f"expected 1 to {most} neurons to go from layer {place}, got {loss}: ask for as many")
     held = min(HELD, len(ids) // 2)
     judged = ids[-held:, :LENGTH]
     stream, watched = embed(model, ids[: min(SEEN, len(ids) - held)]), embed(model, judged)

@@ -40,8 +40,9 @@ PANEL = 256  # inputs of which all tokens are there in float64 at once
 
 @dataclass
 class TokenStatistics(Statistics):
-    """`Gram` for fewer tokens than inputs: the weighted tokens themselves; `outside` is Y* (T, m), float32."""
+    """`Gram` for fewer tokens than inputs: the weighted tokens themselves."""
 
+    outside: Tensor | None  # Y* (T, m), float32
     squares: Tensor  # C_ii (n,), float64
     rows: Tensor  # X (T, n), float32
 
@@ -49,11 +50,9 @@ class TokenStatistics(Statistics):
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
-        x, squares, ones = (
-            torch.zeros(size, dtype=torch.float64, device=device) for size in (inputs, inputs, inputs + 1)
-        )
+        x = torch.zeros(inputs, dtype=torch.float64, device=device)
         y = None if outputs is None else torch.zeros(0, outputs, device=device)
-        return cls(x, ones, 0, y, squares, torch.zeros(0, inputs, device=device))
+        return cls(x, x.new_zeros(inputs + 1), 0, y, x.new_zeros(inputs), torch.zeros(0, inputs, device=device))
 
     def gather(self, x: Tensor, y: Tensor | None) -> None:
         self.squares += sum(part.double().square().sum(0) for part in x.split(PART))
@@ -88,7 +87,7 @@ class TokenStatistics(Statistics):
         return DualInverse(self.rows, penalty(self.diagonal(), ridge), block)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
-        root = self._loudness(kept)
+        root = _root(penalty(self.squares, 1.0)[kept])  # diag(C)^1/2 (k,)
         factor, _ = spd_factor(_plus(between_rows(self.rows, self.rows, root, kept), ridge))
         missing = self.rows.new_empty(len(self.rows), weight.shape[1])  # (I + K)^-1 E (T, m)
         for part in panels(weight.shape[1], TERMS):
@@ -102,7 +101,7 @@ class TokenStatistics(Statistics):
         return fitted
 
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
-        root = self._loudness(kept)
+        root = _root(penalty(self.squares, 1.0)[kept])
         inner = between_rows(self.rows, self.rows, root, kept)  # (T, T)
         outer = between_rows(held.rows, self.rows, root, kept)  # (T', T)
         missing, judged = self.gap(weight, kept), held.gap(weight, kept)
@@ -132,10 +131,6 @@ class TokenStatistics(Statistics):
             total.addmm_(self.rows[:, part], weight[part].float())
         return total
 
-    def _loudness(self, kept: Tensor) -> Tensor:
-        """diag(C)^1/2 of the inputs `kept` (k,), float32."""
-        return _root(penalty(self.diagonal(), 1.0)[kept])
-
 
 class DualInverse(Inverse):
     """P = (X^T X + D)^-1 given by X (T, n) and D_ii (n,), for `importance.matrix_condition.sweep`."""
@@ -145,13 +140,8 @@ class DualInverse(Inverse):
         factor, _ = spd_factor(_plus(between_rows(x, x, root), 1.0))
         self.x = x
         self.free = 1.0 / penalties  # D^-1 (n,), zero for inputs that went
-        # diagonal blocks of P (n / block, block, block)
-        self.blocks = torch.cat(
-            [
-                self._diagonal_blocks(factor, part, block)
-                for part in panels(len(self.free), max(1, PANEL // block) * block)
-            ]
-        )
+        parts = panels(len(self.free), max(1, PANEL // block) * block)
+        self.blocks = torch.cat([self._diagonal_blocks(factor, part, block) for part in parts])
         self.inner = torch.cholesky_inverse(factor)  # M (T, T)
         self.half = self.inner[:, :0]  # M X_R D_R^-1 of the rows R that were asked for last (T, r)
 
@@ -159,9 +149,8 @@ class DualInverse(Inverse):
         """Those of the inputs `part`: with H = L^-1 X D^-1, D^-1 - H^T H."""
         scaled = self._scaled(part)
         # L^-1 X D^-1 through its transpose, whose rows lie in the order in which LAPACK reads columns
-        half = torch.linalg.solve_triangular(factor.T, scaled.T, upper=True, left=False).T.reshape(
-            len(scaled), -1, block
-        )
+        half = torch.linalg.solve_triangular(factor.T, scaled.T, upper=True, left=False).T
+        half = half.reshape(len(scaled), -1, block)
         blocks = -products_per_block(half, half)
         blocks.diagonal(dim1=1, dim2=2).add_(self.free[part].reshape(-1, block))
         return blocks

@@ -109,11 +109,9 @@ class Gram(Statistics):
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
-        def make(*size: int) -> Tensor:
-            return torch.zeros(*size, dtype=torch.float64, device=device)
-
-        outside = None if outputs is None else make(inputs, outputs)
-        return cls(make(inputs), make(inputs + 1), 0, outside, make(inputs, inputs))
+        x = torch.zeros(inputs, dtype=torch.float64, device=device)
+        outside = None if outputs is None else x.new_zeros(inputs, outputs)
+        return cls(x, x.new_zeros(inputs + 1), 0, outside, x.new_zeros(inputs, inputs))
 
     @classmethod
     def of(cls, xtx: Tensor) -> Self:

@@ -105,8 +105,7 @@ def greedy_harm(model: Model, sample: Sample, rounds: int) -> tuple[list[int], l
         seen.append(layer_harm(model, sample, present))
         return seen[-1].mean(1)
 
-    order, _ = greedy_order(loss, Shape.of(model).layers, rounds)
-    return order, seen
+    return greedy_order(loss, Shape.of(model).layers, rounds), seen
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -64,7 +64,6 @@ ROWS = [
     ("prune", "--calibration {tmp}/no/such/file.txt", "no/such/file.txt"),
     ("prune", "--calibration evaluation --evaluate evaluation", "the same"),
     ("prune", "--calibration {tmp}/short.txt", "tokens of calibration text"),
-    ("prune", "--calibration {tmp}/huge.txt", "at most 50 MB"),
     ("evaluate", "--text {tmp}/latin.txt", "UTF-8"),
     # --- places to write to
     ("prune", "--out {tmp}/mixed", "with files in it"),
@@ -104,8 +103,6 @@ def place(tmp_path, parent, gguf, monkeypatch, tmp_path_factory):
     shutil.copytree(parent, tmp_path / "mixed")
     for name in ("comp_plan.json", "notes.txt", "table.md", "pruned.png"):
         (tmp_path / "mixed" / name).write_text("theirs")
-    with open(tmp_path / "huge.txt", "wb") as file:
-        file.truncate(1 << 26)  # of which the disk holds nothing
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
     words = {"half": "\udcff", "long": "n" * 300, "escape": "\x1b[31m"}

@@ -100,9 +100,8 @@ def greedy_by_brute_force(model, ids, count):
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_order_by_brute_force(seed):
     model, ids = build(num_hidden_layers=LAYERS, seed=seed), tokens(seed=seed)
-    order, rounds = greedy_order(lambda present: loss_increase(model, ids, present=present), LAYERS, 3)
+    order = greedy_order(lambda present: loss_increase(model, ids, present=present), LAYERS, 3)
     assert order == greedy_by_brute_force(model, ids, 3)
-    assert [int(harm.isnan().sum()) for harm in rounds] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", LAYER_METRICS)
