@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,17 +137,6 @@ def test_what_git_ignores_is_not_copied(course, tmp_path, git):
     assert files == [*wanted, "src/course/__init__.py", "src/course/average.py"]
     mutate.copy(course, files, tmp_path / "copy")
     assert not (tmp_path / "copy" / "link.py").is_symlink()
-
-
-def test_the_page_for_other_courses_has_a_table_and_a_workflow(tmp_path):
-    page = (ROOT / "docs" / "your-own-course.md").read_text("utf-8")
-    for name, language in (("formulas.toml", "toml"), ("notebooks.yml", "yaml")):
-        (tmp_path / name).write_text(re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)[0], "utf-8")
-    assert [formula.name for formula in mutate.read_table(tmp_path / "formulas.toml")] == ["mean", "weights"]
-    pytest.importorskip("check_jsonschema", reason="no check-jsonschema: pip install 'comp-lib[dev]'")
-    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
-    done = subprocess.run([*check, tmp_path / "notebooks.yml"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
 
 
 def test_what_is_to_be_broken_in_the_lessons_is_there_ten_formulas_and_each_core_lesson_twice():
