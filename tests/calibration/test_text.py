@@ -69,13 +69,6 @@ def test_a_file(tmp_path, content):
     assert load_text(path) == load_text(str(path)) == content.lstrip("\ufeff")
 
 
-def test_a_name_wins_over_a_file_of_that_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "calibration").write_text("mine")
-    assert load_text("calibration") != "mine"
-    assert load_text("./calibration") == "mine"
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -133,13 +126,6 @@ def fake_datasets(monkeypatch):
     ("name", "joined", "path", "subset", "options"),
     [
         ("wikitext2", "\n\n = Title = \n\n\na\n", "Salesforce/wikitext", "wikitext-2-raw-v1", {"split": "test"}),
-        (
-            "wikitext2:validation",
-            "\n\n = Title = \n\n\na\n",
-            "Salesforce/wikitext",
-            "wikitext-2-raw-v1",
-            {"split": "validation"},
-        ),
         ("ptb", "a b c", "ptb-text-only/ptb_text_only", None, {"split": "test", "revision": "refs/convert/parquet"}),
         (
             "c4:train",

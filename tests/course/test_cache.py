@@ -88,13 +88,10 @@ ARGUMENTS = {
     "numbers without a border between them": ([1, 23], [12, 3]),
     "the same bytes as other numbers": (torch.zeros(2, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)),
     "the same numbers in another shape": (torch.zeros(2, 3), torch.zeros(3, 2)),
-    "another first entry": ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
-    "tensors in a mapping": ({"a": torch.zeros(2)}, {"a": torch.ones(2)}),
     "settings": (Settings(), Settings(ridge=0.3)),
     "values of another class": (Mask(torch.ones(2), 0.1), Way(0.1)),
     "tensors in a dataclass": (Mask(torch.ones(2), 0.1), Mask(torch.zeros(2), 0.1)),
     "nothing": (None, 0),
-    "words": ("1", 1),
 }
 
 

@@ -63,12 +63,19 @@ def grams():
 
 @pytest.fixture
 def all_explorers(tiny_llama, grams, own_cache):
-    return {
-        "layers": explorers.LayerExplorer(study_of()),
-        "neurons": explorers.NeuronExplorer(*frames(tiny_llama()), layer=1),
-        "plans": planner(),
-        "masks": mask_explorer.MaskExplorer(grams["sum"], grams, KEPT, RIDGES, "Layer 1"),
+    """Each made when it is first asked for."""
+    makers = {
+        "layers": lambda: explorers.LayerExplorer(study_of()),
+        "neurons": lambda: explorers.NeuronExplorer(*frames(tiny_llama()), layer=1),
+        "plans": planner,
+        "masks": lambda: mask_explorer.MaskExplorer(grams["sum"], grams, KEPT, RIDGES, "Layer 1"),
     }
+
+    class Made(dict):
+        def __missing__(self, name):
+            return self.setdefault(name, makers[name]())
+
+    return Made()
 
 
 MOVES = {
