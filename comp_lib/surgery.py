@@ -91,7 +91,7 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
     for index, layer in enumerate(stack):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):  # the KV cache counts on it
-                module.layer_idx = index
+                vars(module)["layer_idx"] = index
     model.config.num_hidden_layers = len(layers)
 
 

@@ -11,7 +11,8 @@ from ..errors import InputError
 from .decoder import ROWS, Family
 from .frame import outline
 from .protocol import Layer, Model, Which
-from .structure import Part, parts
+from .structure import Part
+from .structure import parts as parts
 
 OWN = "comp_"  # in front of the type of a model whose layers differ in width
 
