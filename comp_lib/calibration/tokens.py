@@ -10,7 +10,7 @@ sequences holds every text.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -44,11 +44,6 @@ def sources(source: str | Path) -> dict[str, float]:
         for text, weight in inside.items():
             asked[text] = asked.get(text, 0.0) + share * weight / sum(inside.values())
     return {text: share / sum(asked.values()) for text, share in asked.items()}
-
-
-def renamed(source: str | Path, name: Callable[[str], str]) -> str:
-    """The source with other names of its texts and mixtures, and the same shares."""
-    return "+".join(name(text) + (f":{share:g}" if share != 1.0 else "") for text, share in _parts(source))
 
 
 def _parts(source: str | Path) -> list[tuple[str, float]]:

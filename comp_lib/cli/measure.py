@@ -11,7 +11,7 @@ from rich.table import Table
 from typer import Exit, Option, echo
 
 from ..errors import InputError
-from .console import ProgressBars, check_extra, check_length, err, goes_on, listed, out, show, table
+from .console import ProgressBars, check_extra, check_length, goes_on, listed, out, show, table
 from .options import Calibration, Device, Dtype, Json, Length, Model, Multiple, Overwrite
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def evaluate(
         judged = judge(loaded, windows, dense, progress=bars)
     values: dict[str, Any] = {"model": model, "text": text, "length": length}
     values["mean"] = judged.mean | {"intervals": judged.intervals()}
-    values["kinds"] = {
-        name: asdict(one) | {"increase": one.increase, "intervals": one.intervals()}
-        for name, one in judged.kinds.items()
-    }
+    values["kinds"] = {name: asdict(one) | {"intervals": one.intervals()} for name, one in judged.kinds.items()}
     show(kinds_table(judged.rows()), values, as_json)
     if figure is not None:
         from ..plots.base import save_picture
@@ -95,8 +92,8 @@ def _in_tasks(model: str, tasks: str, as_json: bool, dtype: str, device: str) ->
     names = task_names(tasks)
     scores = zero_shot(*load_model(model, dtype, device), names)
     columns = ("task", "acc", "acc_stderr", "acc_norm", "items", "version")
-    cells = [[_cell(vars(score)[name]) for name in columns] for score in scores]
-    values = {"model": model, "tasks": tasks, "scores": [asdict(score) for score in scores]}
+    cells = [[_cell(score[name]) for name in columns] for score in scores]
+    values = {"model": model, "tasks": tasks, "scores": scores}
     show(table(columns, cells, title=model), values, as_json)
 
 
@@ -135,7 +132,7 @@ def compare(
     sizes = listed(sequences, int, "sequences")
     grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, settings=settings, **text)
     check_summary(folder, overwrite)
-    engine = choose(workers, scheduler, lambda link: err.print(f"dashboard: {link}", soft_wrap=True))
+    engine = choose(workers, scheduler)
     with goes_on(), ProgressBars() as bars:
         rows = run(grid, folder, bars, engine)
     written = write_summary(rows, folder)

@@ -18,10 +18,9 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Let MODEL continue a prompt (greedy)."""
-    from ..evaluation.generation import check_prompt, continuation
+    from ..evaluation.generation import continuation
     from ..models.load import load_model
 
-    check_prompt(prompt)
     loaded, tokenizer = load_model(model, dtype, device)
     echo(prompt + continuation(loaded, tokenizer, prompt, tokens))
 

@@ -10,7 +10,7 @@ from tokenizers import processors
 
 from comp_lib.calibration.general import MIXTURES, SHIPPED, WRITTEN
 from comp_lib.calibration.text import encode, load_text, opening
-from comp_lib.calibration.tokens import allotted, calibration_tokens, check_source, needs_model, renamed, sources
+from comp_lib.calibration.tokens import allotted, calibration_tokens, check_source, needs_model, sources
 from comp_lib.errors import InputError
 
 
@@ -136,7 +136,6 @@ def test_shares_of_a_mixture(tmp_path, monkeypatch):
     (tmp_path / "a:2").write_text("words")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "general").write_text("words")
-    assert renamed("general", str.upper) == "GENERAL" and renamed("./general", str) == "./general"
     assert len(sources("general")) > 1 and sources("./general") == {"./general": 1.0}, "a mixture's name wins"
     assert list(sources(f"{tmp_path}/a:2+self:3")) == [f"{tmp_path}/a:2", "self"], "a file may be called so"
     for bad in ("self:0", "mine.txt:-1", "mine.txt:nan", "mine.txt:inf"):
@@ -176,10 +175,6 @@ def test_sequences_are_allotted_by_share_and_never_beyond_the_room():
     }
     with pytest.raises(InputError, match="at most the 5 sequences that 'mix' has, got 6"):
         allotted({"a": 0.5, "b": 0.5}, 6, {"a": 2, "b": 3}, "mix")
-
-
-def test_a_source_keeps_its_shares_under_other_names():
-    assert renamed("mine.txt:3+general", str.upper) == "MINE.TXT:3+GENERAL"
 
 
 def test_more_tokens_than_any_machine_holds_are_refused_before_any_memory(tokenizer, tmp_path):

@@ -75,7 +75,7 @@ def test_json_and_the_picture_have_all(parent, other, expected, tmp_path):
     for kind, one in expected.items():
         for name in ("loss", "increase", "kl", "top1_agreement", "perplexity", "tokens", "sequences"):
             assert values["kinds"][kind][name] == pytest.approx(getattr(one, name), rel=1e-6)
-        assert len(values["kinds"][kind]["losses"]) == 3
+        assert len(values["kinds"][kind]["by_sequence"]["loss"]) == 3
     for name in ("loss", "dense_loss", "increase", "kl", "top1_agreement"):
         mean = sum(getattr(one, name) for one in expected.values()) / 8
         assert values["mean"][name] == pytest.approx(mean, rel=1e-6)
