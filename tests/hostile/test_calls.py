@@ -19,7 +19,7 @@ from comp_lib.on_device.gguf_export import export_gguf
 
 CALLS = {  # the least that each command needs
     "demo": "demo --out {tmp}/out",
-    "inspect": "inspect {model} --sequences 2 --length 16",
+    "inspect": "inspect {model}",
     "prune": "prune {model} --out {tmp}/out --sequences 4 --length 32 --multiple 4 --evaluate none",
     "evaluate": "evaluate {model} --text evaluation --length 64 --sequences 2",
     "generate": "generate {model} --prompt Hello --tokens 3",
@@ -35,7 +35,7 @@ ROWS = [
     ("prune", "--ratio 0.95 --layers 0", "at most"),
     ("prune", "--method wnada-sp", "did you mean 'wanda-sp'"),
     ("prune", "--preset papper", "did you mean 'paper'"),
-    ("prune", "--layers many", "layers to be a number or 'auto'"),
+    ("prune", "--layers many", "Invalid value for '--layers'"),
     ("prune", "--layers 3", "layers"),
     ("prune", "--kv-groups 5", "KV groups"),
     ("prune", "--multiple 0", "Invalid value for '--multiple'"),
@@ -79,7 +79,6 @@ ROWS = [
     ("export", "--gguf {tmp}/no/where.gguf", "a folder that can be written to"),
     ("export", "--gguf {tmp}/short.txt", "--overwrite"),
     ("export", "--gguf {tmp}/empty", "an ordinary file"),
-    ("evaluate", "--figure {tmp}/short.txt", "--overwrite"),
     ("report", "--out {tmp}/no/where.html", "a folder that can be written to"),
     ("heal", "--out {tmp}/mixed", "with files in it"),
 ]
