@@ -33,14 +33,7 @@ EVALUATED = 12  # windows of text measured before and after, in all
 
 
 def prune_folder(
-    name: str,
-    out: Path,
-    settings: Settings,
-    source: str,
-    size: tuple[int, int],
-    judge: str,
-    dtype: str,
-    replace: bool,
+    name: str, out: Path, settings: Settings, source: str, size: tuple[int, int], judge: str, dtype: str, replace: bool
 ) -> Written:
     """Prune the model `name` on calibration text of that `size`, sequences x tokens, of `source`, into `out`.
 

@@ -117,8 +117,9 @@ def read_rows(path: str | Path) -> pd.DataFrame:
     if not Path(path).exists():
         return _table([])
     try:
-        return pd.read_csv(path, dtype=TYPES, engine="python")[list(COLUMNS)]  # its floats are those that were written
-    except (OSError, ValueError, KeyError) as error:  # pandas' parser errors are ValueErrors
+        # an engine whose floats are those that were written
+        return pd.read_csv(path, dtype=TYPES, usecols=list(COLUMNS), engine="python")[list(COLUMNS)]
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         advice = "mend or delete it, or name another folder"
         raise InputError(f"expected rows of a comparison in {str(path)!r}, got {error}: {advice}") from error
 

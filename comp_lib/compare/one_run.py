@@ -35,7 +35,7 @@ from ..prune import prune
 from ..settings import Settings
 from ..system.machine import peak_bytes, resident_bytes
 
-SPEED = {"prompt": 32, "new_tokens": 16, "rounds": 3}
+SPEED: dict[str, Any] = {"prompt": 32, "new_tokens": 16, "rounds": 3}
 
 
 @dataclass(frozen=True)

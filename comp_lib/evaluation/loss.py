@@ -127,10 +127,10 @@ def _evaluation(models: list[Model], ids: Tensor, progress: Progress, what: str)
         dense_loss, kl, agreement = compared
         columns = {"dense_loss": dense_loss, "loss": loss, "increase": loss - dense_loss}
         columns |= {"kl": kl, "top1_agreement": agreement}
-    means = {name: column.mean().item() for name, column in columns.items()}
+    means: dict[str, Any] = {name: column.mean().item() for name, column in columns.items()}
     by_sequence = {name: tuple(column.tolist()) for name, column in columns.items()}
-    sizes = {"tokens": ids[:, 1:].numel(), "sequences": len(ids)}
-    return Evaluation(**means, **sizes, perplexity=perplexity_of(means["loss"]), by_sequence=by_sequence)
+    sizes: dict[str, Any] = {"tokens": ids[:, 1:].numel(), "sequences": len(ids), "by_sequence": by_sequence}
+    return Evaluation(perplexity=perplexity_of(means["loss"]), **means, **sizes)
 
 
 def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
