@@ -96,7 +96,7 @@ def measured(
     running = set() if running is None else running
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     place = folder if os.path.isdir(folder) else None
-    with Popen(COMMAND, -1, None, PIPE, PIPE, PIPE, env=environment, cwd=place, encoding="utf-8") as process:
+    with Popen(COMMAND, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, cwd=place, encoding="utf-8") as process:
         running.add(process)
         out, errors = process.communicate(json.dumps(request))
         running.remove(process)
