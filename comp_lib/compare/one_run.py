@@ -27,6 +27,7 @@ from ..calibration.tokens import calibration_tokens
 from ..errors import InputError
 from ..evaluation.by_kind import judge, windows_of
 from ..evaluation.confidence import UNKNOWN
+from ..evaluation.generation import ratio
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.load import load_model
@@ -80,7 +81,7 @@ def measure(run: Run) -> dict[str, Any]:
         "parameters": sum(map(Tensor.numel, small.parameters())),
         "seconds": seconds,
         "peak_megabytes": peak / 2**20,
-        "decode_ratio": speed.ratio(rates[0].decode, rates[1].decode)[0],  # of the times, so upside down
+        "decode_ratio": ratio(rates[0].decode, rates[1].decode)[0],  # of the times, so upside down
         "threads": torch.get_num_threads(),
         "versions": f"comp-lib {__version__}, {libraries}, Python {platform.python_version()}",
     }
