@@ -33,14 +33,7 @@ EVALUATED = 12  # windows of text measured before and after, in all
 
 
 def prune_folder(
-    name: str,
-    folder: Path,
-    settings: Settings,
-    source: str,
-    size: tuple[int, int],
-    judge: str,
-    dtype: str,
-    replace: bool,
+    name: str, out: Path, settings: Settings, source: str, size: tuple[int, int], judge: str, dtype: str, replace: bool
 ) -> Written:
     """Prune the model `name` on calibration text of that `size`, sequences x tokens, of `source`, into `out`.
 
@@ -51,6 +44,7 @@ def prune_folder(
     (sequences, length), whole = size, settings.method in GRADIENTS
     if whole or needs_model(source):
         check_memory(name, dtype)
+    model: Any
     model, tokenizer = load_model(name, dtype) if whole else open_streamed(name, dtype)
     check_request(model, settings)
     check_length(model, length)
