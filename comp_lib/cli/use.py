@@ -44,5 +44,5 @@ def export(
         elif padded is not None:
             from ..models.padded import export_padded
 
-            export_padded(model, padded, overwrite=overwrite, progress=bars)
+            export_padded(model, padded, overwrite=overwrite)
     out.print(f"written: {file or padded}", soft_wrap=True)
