@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from ..calibration.stream import check_predicts
 from ..errors import InputError
-from ..families import dense_layer, family_of, family_of_layer
-from ..families.protocol import STEPS, Layer, Model
+from ..families import family_of, parts
+from ..families.protocol import Layer, Model
 from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
 from ..plan import Plan, excess_neurons
@@ -99,8 +99,7 @@ def taylor_scores(
     Raises InputError for sequences of one token, which predict nothing.
     """
     check_predicts(ids)
-    family = family_of(model)
-    stack = family.layers(model)
+    stack = family_of(model).layers(model)
     weights = [weight for layer in layers for weight in _weights(stack[layer])]
     first: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=_precision(weight)) for weight in weights}
     second = {weight: torch.zeros_like(total) for weight, total in first.items()} if mixed else {}
@@ -116,7 +115,7 @@ def taylor_scores(
         weight.grad = None
 
     with _gradients_of(model, weights, add_gradient):
-        for done, row in enumerate(ids.to(family.embedding(model).weight.device)):
+        for done, row in enumerate(ids.to(model.device)):
             logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
             nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device)).backward()
             progress("gradients", done + 1, len(ids))
@@ -131,23 +130,19 @@ def taylor_scores(
 
 def _groups(layer: Layer, salience: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Sums of |salience| over the coupled groups of a layer: neurons (n,), KV groups (g,)."""
-    family, sums = family_of_layer(layer), {}
-    for which in STEPS:
-        module, _ = family.sublayer(layer, which)
-        producers = family.producers(layer, which)
-        owned = [salience(getattr(module, name).weight).sum(1)[rows].sum(1) for name, rows in producers.items()]
-        read = salience(dense_layer(layer, which).weight).sum(0)
+    sums = {}
+    for which, part in parts(layer).items():
+        owned = [salience(getattr(part.module, name).weight).sum(1)[rows].sum(1) for name, rows in part.rows.items()]
+        read = salience(part.linear.weight).sum(0)
         sums[which] = sum(owned) + read.reshape(len(owned[0]), -1).sum(1)
     return sums["mlp"], sums["attention"]
 
 
 def _weights(layer: Layer) -> list[nn.Parameter]:
     """Of all matrices that own a part of some coupled group."""
-    family, weights = family_of_layer(layer), []
-    for which in reversed(STEPS):
-        module, _ = family.sublayer(layer, which)
-        weights += [getattr(module, name).weight for name in family.producers(layer, which)]
-        weights.append(dense_layer(layer, which).weight)
+    weights = []
+    for part in reversed(parts(layer).values()):
+        weights += [getattr(part.module, name).weight for name in part.rows] + [part.linear.weight]
     return weights
 
 

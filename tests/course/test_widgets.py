@@ -176,10 +176,10 @@ def test_it_says_whether_energy_and_cost_agree_on_the_neuron(all_explorers):
 
 
 def test_a_narrow_layer_and_a_silent_neuron_have_their_points(tiny_llama, own_cache):
-    from comp_lib.surgery import shrink_mlp
+    from comp_lib.surgery import shrink
 
     model = tiny_llama()
-    shrink_mlp(model.model.layers[1], torch.arange(20))
+    shrink(model.model.layers[1], "mlp", torch.arange(20))
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[:, 3] = 0.0
     explorer = explorers.NeuronExplorer(*frames(model))
