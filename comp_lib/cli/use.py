@@ -42,7 +42,7 @@ def export(
         if file is not None:
             export_gguf(model, file, kind, overwrite=overwrite, progress=bars)
         elif padded is not None:
-            export_padded(model, padded, overwrite=overwrite, progress=bars)
+            export_padded(model, padded, overwrite=overwrite)
     echo(f"written: {file or padded}")
 
 

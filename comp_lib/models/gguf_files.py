@@ -9,10 +9,10 @@ transformers has them.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import gguf
 import numpy
@@ -33,21 +33,13 @@ STRING, LIST = 8, 9
 RENAMED = {"gemma3": "gemma3_text"}  # what llama.cpp calls an architecture -> transformers, where they differ
 
 
-def is_gguf(name: str | Path) -> bool:
-    try:
-        path = Path(name).expanduser()
-        return path.suffix == ".gguf" and path.is_file()
-    except (RuntimeError, OSError):  # a home that is not there, a name that no file system takes: nothing of that kind
-        return False
-
-
 @dataclass(frozen=True)
 class Stored:
     """A tensor in a GGUF file."""
 
     shape: tuple[int, ...]  # as torch counts
     kind: gguf.GGMLQuantizationType
-    start: int  # first byte, from the end of the header; from the first of the file in `GgufFile.tensors`
+    start: int  # its first byte, from the end of the header
     row_bytes: int  # of a row, or of all of a vector
 
     @property
@@ -66,18 +58,12 @@ class GgufFile:
                 raise ValueError("another beginning than that of GGUF, version 2 or 3")
             tensors, values = _number(stream, "Q"), _number(stream, "Q")
             self.metadata = {_text(stream): _value(stream, _number(stream, "I")) for _ in range(values)}
-            stored = {_text(stream): _stored(stream) for _ in range(tensors)}
-            first = stream.tell() + -stream.tell() % self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
-            self.tensors = {name: replace(one, start=first + one.start) for name, one in stored.items()}
-            last, there = max((one.start + one.n_bytes for one in self.tensors.values()), default=0), stream.seek(0, 2)
-            if len(stored) < tensors:
-                raise ValueError("a tensor that is there twice")
-            if last > there:
-                raise ValueError(f"it ends too early, after {there:,} of {last:,} bytes")
-
-    @property
-    def parameters(self) -> int:
-        return sum(prod(one.shape) for one in self.tensors.values())
+            self.tensors = {_text(stream): _stored(stream) for _ in range(tensors)}
+            alignment = self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+            self.header_bytes = stream.tell() + -stream.tell() % alignment
+            last = self.header_bytes + max((one.start + one.n_bytes for one in self.tensors.values()), default=0)
+            if len(self.tensors) < tensors or last > stream.seek(0, 2):
+                raise ValueError("a tensor that is there twice, or an end that comes too early")
 
 
 def _number(stream: BinaryIO, code: str) -> Any:
@@ -107,51 +93,40 @@ def _stored(stream: BinaryIO) -> Stored:
     return Stored(shape, kind, start, shape[-1] // block * size)
 
 
-def open_gguf_model(path: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedTokenizerBase]:
-    """A GGUF file, the config and the tokenizer in it. Raises InputError as `load_model` does."""
-    file = GgufFile(path)
-    config = checked_config(_config_fields(file), str(file.path))
-    reader = PreTrainedTokenizerFast.from_pretrained
-    tokenizer = read_tokenizer(file.path.parent, config, reader, gguf_file=file.path.name)
-    restore_pre_tokenizer(tokenizer, file.metadata.get("tokenizer.ggml.pre"))
-    return file.path, config, tokenizer
+def open_gguf_model(path: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """The config and the tokenizer in a GGUF file. Raises InputError as `load_model` does."""
+    config = read_gguf_config(path)
+    tokenizer = read_tokenizer(path.parent, config, PreTrainedTokenizerFast.from_pretrained, gguf_file=path.name)
+    if GgufFile(path).metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers forgets to part its digits
+        digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+    return config, tokenizer
 
 
-def _config_fields(file: GgufFile) -> dict[str, Any]:
-    """config.json as the metadata have it. Raises InputError for what these fields cannot say."""
-    architecture = file.metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in GGUF_CONFIG_MAPPING:
-        got = f"{str(architecture)[:60]!r} in {file.path.name}; use the same model as safetensors"
+def read_gguf_config(path: Path) -> PreTrainedConfig:
+    """config.json as the metadata of a GGUF file have it. Raises InputError for what its fields cannot say."""
+    file, known = GgufFile(path), cast("dict[str, Any]", GGUF_CONFIG_MAPPING)
+    architecture, advice = str(file.metadata.get("general.architecture"))[:60], "use the same model as safetensors"
+    if architecture not in known:
+        got = f"{architecture!r} in {path}; {advice}"
         raise InputError(f"expected an architecture that transformers reads from GGUF, got {got}")
-    scaling = [key for key in file.metadata if ".rope.scaling." in key or key.endswith(".rope.scale_linear")]
-    if scaling := scaling + [name for name in file.tensors if name.startswith("rope_")]:
-        got = f"{file.path.name} with {scaling[0]}, which is not converted; use the same model as safetensors"
+    if scaling := [name for name in (*file.metadata, *file.tensors) if ".rope.scal" in name or name[:5] == "rope_"]:
+        got = f"{path} with {scaling[0]}, which is not converted; {advice}"
         raise InputError(f"expected a GGUF file without rope scaling, got {got}")
-    names: dict[str, Any] = GGUF_CONFIG_MAPPING
     fields: dict[str, Any] = {"vocab_size": len(file.metadata.get("tokenizer.ggml.tokens", ()))}
     for key, value in file.metadata.items():
         prefix, _, rest = key.partition(".")
-        if name := names.get(prefix, {}).get(rest):
+        if name := known.get(prefix, {}).get(rest):
             fields[name] = value
-    tied = "output.weight" not in file.tensors
-    return fields | {"model_type": RENAMED.get(architecture, architecture), "tie_word_embeddings": tied}
-
-
-def restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, rule: str | None) -> None:
-    """Let `tokenizer`, which transformers read from GGUF, part all digits if the rule is `smollm`: it forgets to.
-
-    rule: llama.cpp's name for how a text is cut into words, where the file has one.
-    """
-    if rule == "smollm":
-        digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+    fields |= {"tie_word_embeddings": "output.weight" not in file.tensors}
+    return checked_config(fields | {"model_type": RENAMED.get(architecture, architecture)}, str(path))
 
 
 class GgufTensors:
     """The tensors of the model in a GGUF file, by transformers' names for `names`."""
 
     def __init__(self, path: str | Path, config: PreTrainedConfig, names: list[str]) -> None:
-        """config: as `open_gguf_model` gives it. Raises InputError: not complete, or a tensor that no name means."""
+        """config: as `read_gguf_config` gives it. Raises InputError: not complete, or a tensor that no name means."""
         self.config, self.family, self.file = config, family_called(config.model_type), GgufFile(path)
         self.path = self.place = self.file.path
         self.files = [self.path]
@@ -187,9 +162,10 @@ class GgufTensors:
     def _expand(self, name: str, rows: Any, dtype: torch.dtype) -> Tensor:
         """Those rows (what numpy takes as an index), or all of a vector, as plain numbers."""
         tensor = self.tensors[name]
-        data = numpy.memmap(self.path, mode="r", offset=tensor.start, shape=(*tensor.shape[:-1], tensor.row_bytes))
+        start = self.file.header_bytes + tensor.start
+        data = numpy.memmap(self.path, mode="r", offset=start, shape=(*tensor.shape[:-1], tensor.row_bytes))
+        chosen = numpy.array(data[rows] if data.ndim > 1 else data)
         with refusing("weights of a type that can be read", f"{name} in {self.path}", "export the model again"):
-            chosen = numpy.array(data[rows] if data.ndim > 1 else data)
             values = numpy.array(gguf.dequantize(chosen, tensor.kind), dtype=numpy.float32)
         if name.endswith("norm.weight"):
             values -= self.family.gguf_norm_shift

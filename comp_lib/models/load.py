@@ -20,8 +20,7 @@ from ..errors import InputError, refusing, suggestion
 from ..families.protocol import Model
 from ..system.machine import available_device, free_memory
 from ..system.tensor_files import TensorFiles
-from ..system.untrusted import short
-from .gguf_files import GgufFile, GgufTensors, is_gguf, open_gguf_model
+from .gguf_files import GgufTensors, open_gguf_model, read_gguf_config
 from .reading import read_config, read_generation, read_tokenizer
 from .skeleton import EMBEDDING, HEAD, check_shapes, filled, skeleton
 from .wheels import WHEELS, wheel_gguf
@@ -62,9 +61,9 @@ def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedToke
 
     `name` is as for `load_model`; what a Hub id stands for is fetched first. Raises InputError as `load_model` does.
     """
-    place, remote = locate(str(name))
-    if is_gguf(place):
-        return open_gguf_model(place)
+    place, remote = _locate(str(name))
+    if place.is_file():
+        return place, *open_gguf_model(place)
     config = read_config(place)
     if remote:
         place = _snapshot(str(name), *FILES)
@@ -79,7 +78,7 @@ def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedToke
 def weights_of(place: Path, outline: Model) -> TensorFiles | GgufTensors:
     """The weights at a place that `open_model` gives. Raises InputError unless they are just those of `outline`."""
     names = list(outline.state_dict())
-    files = GgufTensors(place, outline.config, names) if is_gguf(place) else TensorFiles(place)
+    files = GgufTensors(place, outline.config, names) if place.is_file() else TensorFiles(place)
     check_shapes(outline, files.shapes, place)
     if outline.config.tie_word_embeddings and {EMBEDDING, HEAD} <= files.shapes.keys():
         if not torch.equal(*(files.read(name, torch.float32) for name in (EMBEDDING, HEAD))):
@@ -110,22 +109,21 @@ def check_memory(name: str, dtype: str = "float32") -> None:
 
 def count_parameters(name: str) -> int:
     """Parameters of the model of that name, a tied head once, without reading its weights."""
-    place, _ = locate(str(name))
-    return GgufFile(place).parameters if is_gguf(place) else int(skeleton(read_config(place)).num_parameters())
+    place, _ = _locate(str(name))
+    config = read_gguf_config(place) if place.is_file() else read_config(place)
+    return int(skeleton(config).num_parameters())
 
 
-def locate(name: str) -> tuple[Path, bool]:
+def _locate(name: str) -> tuple[Path, bool]:
     """Where to read `name` from, and whether it is of the Hub: then there is just the config in that folder as yet."""
     if name in WHEELS:
         return wheel_gguf(name), False
-    try:
+    with refusing("the name of a model", name[:100], "check the spelling"):  # a home that is not there, 5,000 letters
         path = Path(name).expanduser()
-        if path.is_dir() or is_gguf(path):
+        file, gguf = path.is_file(), path.suffix == ".gguf"
+        if path.is_dir() or (file and gguf):
             return path, False
-        file = path.is_file()
-    except (RuntimeError, OSError) as error:  # a home that is not there; a name that no file system takes
-        raise InputError(f"expected the name of a model, got {short(name)}: {short(str(error))}") from error
-    if file or path.suffix == ".gguf" or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+    if file or gguf or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         expected = f"{' or '.join(map(repr, WHEELS))}, a folder, a .gguf file or a Hub id (owner/name)"
         what = "another kind of file" if file else "nothing of that name"
         raise InputError(f"expected {expected}, got {name!r}, {what}; check the spelling")

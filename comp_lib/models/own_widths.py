@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from ..errors import InputError
+from ..errors import InputError, refusing
 from ..families import OWN, parts
 from ..families.protocol import STEPS, Layer, Model, Which
 from ..families.structure import shrunk
@@ -106,11 +106,13 @@ def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
 def described(model: Model) -> Model:
     """`model`, whose tensors surgery has shrunk, with a config that says so. It shares the tensors.
 
-    Loading them strictly proves that the config describes them.
+    Loading them strictly proves that the config describes them. Raises InputError where no config of its family does:
+    some know no other size of a head than the hidden size divided by the number of heads.
     """
     child = skeleton(config_of(model.config, Shape.of(model)))
     child.config._attn_implementation = model.config._attn_implementation
-    child.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
+    with refusing(f"widths that a {stock_type(model.config)} config can say", "the pruned model", "keep all KV groups"):
+        child.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
     child.tie_weights()
     child.generation_config = model.generation_config
     return child.train(model.training).to(model.device)

@@ -20,23 +20,12 @@ from torch import Tensor
 from ..errors import InputError
 from ..families import family_of, parts
 from ..families.protocol import Layer
-from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import resolved, staged
 from .load import open_model, weights_of
 from .own_widths import config_of, stock_type
 from .reading import quiet, read_generation
-from .save import (
-    CARD_FILE,
-    LARGEST,
-    OWN_WIDTHS,
-    PLAN_FILE,
-    REGISTER,
-    check_destination,
-    estimated_bytes,
-    share,
-    text_beside,
-)
+from .save import CARD_FILE, LARGEST, OWN_WIDTHS, PLAN_FILE, REGISTER, check_destination, estimated_bytes, share
 from .skeleton import filled, skeleton
 
 FILLED = (
@@ -45,15 +34,12 @@ FILLED = (
 )
 
 
-def export_padded(
-    model: str | Path, out: str | Path, *, overwrite: bool = False, progress: Progress = no_progress
-) -> Path:
+def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
     """Write `model`, a folder whose layers differ in width, to the folder `out` in its family's stock form.
 
     The filled model is in memory as a whole. Raises InputError, before anything is written, for a model that is stock
     already, and for a folder that cannot be written. Returns the folder.
     """
-    check_destination(out, overwrite, sources=[model])
     place, config, tokenizer = open_model(model)
     small = skeleton(config)
     shape = Shape.of(small)
@@ -66,12 +52,8 @@ def export_padded(
     places: dict[str, tuple[Tensor, int]] = {}
     for index, (own, wide) in enumerate(zip(*(family_of(one).layers(one) for one in (small, large)), strict=True)):
         places |= {f"model.layers.{index}.{name}": at for name, at in _places(own, wide).items()}
-    done = 0
 
     def read(name: str) -> Tensor:
-        nonlocal done
-        done += 1
-        progress("padding", done, len(files.shapes))
         tensor, size = files.read(name, small.dtype), large.get_parameter(name).shape
         if tensor.shape == size:
             return tensor
@@ -85,9 +67,9 @@ def export_padded(
             result.save_pretrained(partial, max_shard_size=LARGEST)
             tokenizer.save_pretrained(partial)
         register = REGISTER.format(json.dumps(stock_type(config)))
-        card = text_beside(place, CARD_FILE).replace(OWN_WIDTHS, FILLED).replace(register, "")
-        for name, text in ((PLAN_FILE, text_beside(place, PLAN_FILE)), (CARD_FILE, card)):
-            if text:
+        for name in (PLAN_FILE, CARD_FILE):
+            if (place / name).is_file():
+                text = (place / name).read_text("utf-8").replace(OWN_WIDTHS, FILLED).replace(register, "")
                 (partial / name).write_text(text, "utf-8")
         share(partial)
     return Path(out).expanduser()

@@ -12,12 +12,11 @@ from transformers.utils import logging
 
 from ..errors import InputError, refusing
 from ..families import OWN, attentions, check_config
-from ..system.untrusted import read_object
+from ..system.tensor_files import AGAIN, read_object
 from .own_widths import register
 from .skeleton import attention, skeleton
 
 PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
-AGAIN = "fetch or save it again"
 
 
 def read_config(folder: Path) -> PreTrainedConfig:

@@ -9,7 +9,6 @@ of the machine that made it, and the same input gives the same bytes.
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from ..families.protocol import Model
 from ..plan import Plan
 from ..shape import Shape, span
 from ..system.atomic import check_room, resolved, same, staged
-from ..system.untrusted import read_object
+from ..system.tensor_files import read_object
 from .own_widths import described
 from .reading import quiet
 
@@ -105,12 +104,6 @@ def share(folder: Path) -> None:
         path.chmod((folder / "config.json").stat().st_mode)
 
 
-def text_beside(place: Path, name: str) -> str:
-    """Of a model's folder, a text beside the weights; "" where there is none, or a link, which may lead anywhere."""
-    path = place / name
-    return path.read_text("utf-8", errors="replace") if path.is_file() and not path.is_symlink() else ""
-
-
 def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:
     """Bytes that a checkpoint of this shape takes on disk, rounded up generously."""
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
@@ -127,43 +120,28 @@ def check_destination(
     """
     target = resolved(folder)
     above = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(f"expected a folder that can be written to, got {above}: choose another place for {folder}")
-    if target.exists() and not target.is_dir():
-        raise InputError(f"expected a new folder, got the file {folder}: choose another name")
-    if target.exists() and any(same(one, target) for one in (Path.cwd(), *Path.cwd().parents)):
-        raise InputError(f"expected a folder apart from the one you are in, got {folder}: name a new folder inside it")
-    if target.exists() and any(target.iterdir()):
-        if not overwrite:
-            got = f"{folder} with files in it: choose another name or say --overwrite"
-            raise InputError(f"expected a new or an empty folder, got {got}")
-        _check_ours(target, sources)
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK) or target.is_file():
+        raise InputError(f"expected a folder that can be written to, got {folder}: choose another place")
     check_room(above, needed_bytes, folder)
-
-
-def _check_ours(target: Path, sources: Iterable[str | Path]) -> None:
-    """Raises InputError unless the folder `target` is a pruned model that may be replaced."""
-    if not all(any(target.glob(name)) for name in ("config.json", "*.safetensors", PLAN_FILE)):
+    content = sorted(target.iterdir()) if target.exists() else []
+    if content and not overwrite:
+        got = f"{folder} with files in it: choose another name or say --overwrite"
+        raise InputError(f"expected a new or an empty folder, got {got}")
+    if content and not all(any(target.glob(name)) for name in ("config.json", "*.safetensors", PLAN_FILE)):
         got = f"{target}, which does not look like one: delete it yourself or choose another name"
         raise InputError(f"expected a pruned model to overwrite (config.json, *.safetensors, {PLAN_FILE}), got {got}")
-    if names := foreign_files(target):
-        got = f"{target} with {', '.join(names[:3])}{', ...' * (len(names) > 3)} in it"
-        raise InputError(f"expected a pruned model and nothing beside it, got {got}: move that away")
-    origins = [resolved(source) for source in sources if source]
-    origins += [file.resolve() for one in origins for file in one.glob("*.safetensors")]  # which may be links
-    origins = [one.parent if one.is_file() else one for one in origins]
-    if any(same(one, target) for one in origins):
-        raise InputError(f"expected a folder apart from the model that is read, got {target}: choose another place")
-
-
-def foreign_files(folder: Path) -> list[str]:
-    """Names of what lies in `folder` and belongs to no model: not ours to delete."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() or not KNOWN.fullmatch(path.name))
+    if foreign := [path.name for path in content if path.is_dir() or not KNOWN.fullmatch(path.name)]:
+        got = f"{target} with {', '.join(foreign[:3])} in it: move that away"
+        raise InputError(f"expected a pruned model and nothing beside it, got {got}")
+    origins = [Path.cwd(), *(resolved(source) for source in sources if source)]
+    if target.exists() and any(same(one.parent if one.is_file() else one, target) for one in origins):
+        got = f"{folder}: choose another place"
+        raise InputError(f"expected a folder apart from the model that is read and from the one you are in, got {got}")
 
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:
     """The README.md of a model called `name`: YAML front matter (JSON is YAML), then Markdown."""
-    parent, folder, dense = shareable(card.parent), json.dumps(name), card.parent_shape
+    parent, dense = shareable(card.parent), card.parent_shape
     removed = [
         ("decoder layers", dense.layers, shape.layers),
         ("MLP neurons per layer", span(dense.neurons), span(shape.neurons)),
@@ -174,7 +152,6 @@ def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type
     made = {"neurons chosen by": card.method, "re-tuned by": card.recovery, "calibrated on": card.calibration}
     measured = [(text, f"{tokens:,}", f"{p:.2f}", f"{q:.2f}") for text, tokens, p, q in card.perplexities]
     register = "" if shape.stock else REGISTER.format(json.dumps(model_type))
-    licence = _plain(card.parent_licence or "not known to the tool: ask its makers")
     return f"""\
 ---
 license: {json.dumps(card.parent_licence or "unknown")}
@@ -184,10 +161,10 @@ pipeline_tag: "text-generation"
 tags: ["comp-lib", "structured-pruning", "pruned"]
 ---
 
-# {_plain(name)}
+# {name}
 
-A smaller copy of {_plain(parent)}: {plan.removed:.1%} of the parameters of its decoder were removed by structured \
-pruning ({COMP if "condition" in card.method else _plain(card.method)}), with comp_lib {card.version}. Layers dropped: \
+A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its decoder were removed by structured pruning \
+({COMP if "condition" in card.method else card.method}), with comp_lib {card.version}. Layers dropped: \
 {", ".join(map(str, plan.dropped)) or "none"}. `comp_plan.json` lists what was kept.
 
 {_table(("", "parent", "this model"), removed)}
@@ -205,30 +182,17 @@ pruning ({COMP if "condition" in card.method else _plain(card.method)}), with co
 ```python
 {register}from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained({folder})
-tokenizer = AutoTokenizer.from_pretrained({folder})
+model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})
+tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})
 ```
 
-## Licence
-
-That of the parent model ({licence}) holds for this model too.
+The licence of the parent model ({card.parent_licence or "not known to the tool: ask its makers"}) holds for it too.
 """
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in Markdown."""
-    cells = [head, ("---",) * len(head), *([_plain(shareable(cell)).replace("|", "/") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
-def _plain(name: str) -> str:
-    """A name on one line, in which nothing is HTML or a link.
-
-    >>> _plain("a <b>[model](x)")
-    'a &lt;b&gt;\\\\[model\\\\](x)'
-    """
-    text = html.escape(" ".join(name.split()), quote=False)
-    return text.replace("[", "\\[").replace("]", "\\]")
+    return "\n".join(f"| {' | '.join(map(shareable, row))} |" for row in (head, ("---",) * len(head), *rows))
 
 
 def shareable(value: object) -> str:

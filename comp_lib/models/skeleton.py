@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ..errors import InputError
 from ..families.protocol import Model
+from ..system.tensor_files import AGAIN
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 IGNORED = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
@@ -62,8 +63,8 @@ def check_shapes(outline: Model, shapes: Mapping[str, tuple[int, ...]], place: s
     }
     for problem, names in problems.items():
         if names:
-            got = f"{len(names)} {problem} in {place} ({', '.join(sorted(names)[:3])})"
-            raise InputError(f"expected the weights that config.json describes, got {got}; fetch or save it again")
+            got = f"{len(names)} {problem} in {place} ({', '.join(sorted(names)[:3])}); {AGAIN}"
+            raise InputError(f"expected the weights that config.json describes, got {got}")
 
 
 def _names(outline: Model) -> dict[str, tuple[int, ...]]:

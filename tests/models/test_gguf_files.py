@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import gguf
@@ -15,7 +13,7 @@ import pytest
 import torch
 
 from comp_lib.errors import InputError
-from comp_lib.models.gguf_files import GgufFile, GgufTensors, open_gguf_model
+from comp_lib.models.gguf_files import GgufFile, GgufTensors, read_gguf_config
 from comp_lib.models.load import count_parameters, load_model, open_model
 
 IDS = torch.randint(0, 512, (2, 32), generator=torch.Generator().manual_seed(3))
@@ -98,7 +96,7 @@ def test_the_config_is_the_one_that_transformers_reads(gguf_file):
 
 
 @pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F16])
-def test_rows_and_pieces_of_blocks_are_those_of_the_whole(tmp_path, tiny_llama, tokenizer, kind, monkeypatch):
+def test_rows_and_pieces_of_blocks_are_those_of_the_whole(tmp_path, tiny_llama, tokenizer, kind):
     dense = tiny_llama(tie_word_embeddings=True, intermediate_size=64)
     path = write_gguf(tmp_path / "tiny.gguf", dense, tokenizer)
     quantised = tmp_path / "q.gguf"
@@ -111,7 +109,7 @@ def test_rows_and_pieces_of_blocks_are_those_of_the_whole(tmp_path, tiny_llama, 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    config = open_gguf_model(path)[1]
+    config = read_gguf_config(path)
     files = GgufTensors(quantised, config, list(dense.state_dict()))
     name = "model.embed_tokens.weight"
     whole = files.read(name, torch.float32)
@@ -119,16 +117,6 @@ def test_rows_and_pieces_of_blocks_are_those_of_the_whole(tmp_path, tiny_llama, 
     assert torch.equal(whole, torch.from_numpy(np.array(expected)))
     index = torch.tensor([7, 3, 7, 500])
     assert torch.equal(files.rows(name, index, torch.float32), whole[index])
-
-
-def test_no_other_package_is_needed_to_read_a_gguf_file(gguf_file):
-    code = "import sys; sys.modules['accelerate'] = None; from comp_lib.models.load import load_model; "
-    run = subprocess.run(
-        [sys.executable, "-c", f"{code}print(load_model({str(gguf_file)!r})[0].num_parameters())"],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0 and int(run.stdout) == count_parameters(str(gguf_file)), run.stderr
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -147,16 +135,7 @@ ODD = np.ones(32, np.float32)
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "blk.0.attn_q.bias",
-        "blk.1.ffn_down.bias",
-        "blk.3.attn_norm.weight",
-        "blk.0.attn_q_norm.weight",
-        "blk.2.post_ffw_norm.weight",
-        "rope_freqs.weight",
-        "somebody.weight",
-    ],
+    "name", ["blk.0.attn_q.bias", "blk.3.attn_norm.weight", "rope_freqs.weight", "somebody.weight"]
 )
 def test_a_tensor_that_is_not_loaded_is_refused_by_name(tmp_path, dense, tokenizer, name):
     refused(write_gguf(tmp_path / "more.gguf", dense, tokenizer, more={name: ODD}), name, "safetensors")

@@ -12,14 +12,7 @@ import pytest
 import torch
 from conftest import TINY, randomise
 from safetensors.torch import load_file, save_file
-from transformers import (
-    LlamaConfig,
-    LlamaForSequenceClassification,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging
 from variants import build
 
@@ -112,12 +105,6 @@ def test_what_comes_back(folder):
     assert model.dtype == torch.float32 and model.device.type == "cpu"
     assert model.config._attn_implementation == "sdpa"
     assert model.name_or_path == model.config.name_or_path == tokenizer.name_or_path == str(path)
-
-
-def test_shards(folder):
-    path = folder(max_shard_size="20KB")
-    assert len(list(path.glob("*.safetensors"))) > 3
-    assert torch.isfinite(logits(load_model(path)[0])).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -235,8 +222,7 @@ def test_a_folder_without_tokenizer(folder):
     refused(path, "tokenizer.json", "save_pretrained")
 
 
-@pytest.mark.parametrize("suffix", ["bin", "pt", "pth"])
-def test_pickles_are_never_read(folder, suffix):
+def test_pickles_are_never_read(folder):
     path = folder()
     (path / "model.safetensors").unlink()
 
@@ -244,18 +230,12 @@ def test_pickles_are_never_read(folder, suffix):
         def __reduce__(self):
             return (os.mkdir, (str(path / "trapped"),))
 
-    torch.save({"weights": Trap()}, path / f"pytorch_model.{suffix}")
-    refused(path, "*.safetensors", f"got pytorch_model.{suffix}", "can run code")
+    torch.save({"weights": Trap()}, path / "pytorch_model.bin")
+    refused(path, "*.safetensors", "got pytorch_model.bin", "can run code")
     assert not (path / "trapped").exists()
 
 
-def test_a_folder_without_weights(folder):
-    path = folder()
-    (path / "model.safetensors").unlink()
-    refused(path, "*.safetensors", "got none")
-
-
-@pytest.mark.parametrize("keep", [0, 4, 1000, -1])
+@pytest.mark.parametrize("keep", [0, 1000])
 def test_truncated_weights_name_the_file(folder, keep):
     path = folder(max_shard_size="20KB")
     shard = sorted(path.glob("*.safetensors"))[2]
@@ -263,15 +243,7 @@ def test_truncated_weights_name_the_file(folder, keep):
     refused(path, "complete safetensors", shard.name)
 
 
-def test_a_missing_shard_is_named(folder):
-    path = folder(max_shard_size="20KB")
-    shard = sorted(path.glob("*.safetensors"))[2]
-    shard.unlink()
-    refused(path, shard.name)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("value", "dtype"), [(math.nan, "float32"), (-math.inf, "bfloat16")])
 def test_weights_that_are_not_finite_are_named(folder, value, dtype):
     path = folder()
     name = "model.layers.1.mlp.up_proj.weight"
@@ -298,11 +270,6 @@ def test_weights_that_do_not_fit_the_config(folder, change, words):
     path = folder()
     edit_weights(path, change)
     refused(path, "weights that config.json describes", *words)
-
-
-def test_a_model_with_another_head(folder):
-    path = folder(randomise(LlamaForSequenceClassification(LlamaConfig(**TINY))))
-    refused(path, "lm_head.weight")
 
 
 def test_tied_embeddings_take_no_other_head(tmp_path, folder, tiny_llama):

@@ -22,15 +22,7 @@ from comp_lib.errors import InputError
 from comp_lib.families import whole_attention
 from comp_lib.models import save as checkpoint
 from comp_lib.models.load import load_model
-from comp_lib.models.save import (
-    Provenance,
-    check_destination,
-    estimated_bytes,
-    foreign_files,
-    model_card,
-    save_checkpoint,
-    text_beside,
-)
+from comp_lib.models.save import Provenance, check_destination, estimated_bytes, model_card, save_checkpoint
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
 from comp_lib.surgery import keep_layers, shrink
@@ -157,14 +149,6 @@ def test_an_uneven_folder_is_the_model_and_its_card_says_how_to_load_it(uneven, 
     assert run.stdout.split()[-1] == "CompLlamaForCausalLM", run.stderr
 
 
-def test_stock_config_says_what_the_tensors_are(small, tmp_path):
-    config = json.loads((save_checkpoint(tmp_path / "out", *small) / "config.json").read_text())
-    expected = {"num_hidden_layers": 3, "intermediate_size": 40, "num_attention_heads": 2, "num_key_value_heads": 1}
-    expected |= {"head_dim": 8, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "float32"}
-    assert config.items() >= expected.items()
-    assert "layer_neurons" not in config
-
-
 @pytest.mark.parametrize("kind", ["small", "uneven"])
 def test_files(kind, request, tmp_path):
     folder = save_checkpoint(tmp_path / "out", *request.getfixturevalue(kind))
@@ -255,12 +239,6 @@ def test_estimated_bytes(small, uneven, tmp_path):
         assert estimated_bytes(shape, torch.bfloat16) < estimated_bytes(shape, torch.float32)
 
 
-def test_weights_up_to_5_gb_are_one_file(small, tmp_path):
-    folder = save_checkpoint(tmp_path / "out", *small)
-    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"]
-    assert checkpoint.LARGEST == "5GB"
-
-
 def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):
     """transformers' own limit is 50 GB, more than many file systems and uploads take."""
     monkeypatch.setattr(checkpoint, "LARGEST", "20KB")
@@ -303,32 +281,17 @@ def test_destination_in_the_home_folder(monkeypatch, small, tmp_path):
         check_destination(tmp_path / "models" / "out", overwrite=True, sources=["~/models/out"])
 
 
-def test_destination_holds_what_the_model_links_to(small, tmp_path):
-    """As in a snapshot of the Hub, whose files are links."""
-    store, source = save_checkpoint(tmp_path / "store", *small), tmp_path / "snapshot"
-    source.mkdir()
-    for file in store.iterdir():
-        (source / file.name).symlink_to(file)
-    refused("apart from the model that is read", store, overwrite=True, sources=[source])
-
-
 def test_destination_is_where_one_stands(tmp_path, monkeypatch):
     (tmp_path / "new" / "below").mkdir(parents=True)
-    for place in ("new", "new/below"):
-        monkeypatch.chdir(tmp_path / place)
-        refused("apart from the one you are in", tmp_path / "new", overwrite=True)
+    monkeypatch.chdir(tmp_path / "new" / "below")
+    refused("apart from .* the one you are in", tmp_path / "new" / "below", overwrite=True)
     check_destination(tmp_path / "new" / "below" / "more")
-
-
-def test_destination_is_everything():
-    with pytest.raises(InputError):
-        check_destination("/", overwrite=True)
 
 
 def test_destination_is_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
-    refused("got the file", tmp_path / "file", overwrite=True)
-    refused("expected a folder that can be written to", tmp_path / "file" / "below")
+    for place in ("file", "file/below"):
+        refused("expected a folder that can be written to", tmp_path / place, overwrite=True)
 
 
 def test_only_a_pruned_model_is_overwritten(small, tmp_path):
@@ -391,33 +354,18 @@ def test_overwrite(small, uneven, tmp_path):
     assert beside(folder) == ["elsewhere"]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", ".git", "checkpoint-100", "optimizer.safetensors"])
+@pytest.mark.parametrize("name", ["notes.txt", "checkpoint-100"])
 def test_overwrite_never_deletes_what_is_no_model(name, small, uneven, tmp_path):
     folder = save_checkpoint(tmp_path / "out", *small)
     if "." in name[1:]:
         (folder / name).write_text("theirs")
     else:
         (folder / name).mkdir()
-    assert foreign_files(folder) == [name]
     before = (folder / "model.safetensors").read_bytes()
     refused(f"nothing beside it, got .*{name}", folder, overwrite=True)
     with pytest.raises(InputError, match="nothing beside it"):
         save_checkpoint(folder, *uneven, overwrite=True)
     assert (folder / "model.safetensors").read_bytes() == before and (folder / name).exists()
-
-
-def test_what_only_looks_like_ours_beside_the_folder_stays(small, uneven, small_disk, tmp_path):
-    folder, theirs = tmp_path / "small", [".small.old-20251101", ".small.partial-1", "small.old-ab12", "small.partial"]
-    for name in theirs:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "thesis.txt").write_text(name)
-    check_destination(folder)
-    save_checkpoint(folder, *small)
-    save_checkpoint(folder, *uneven, overwrite=True)
-    with small_disk(10_000), pytest.raises(InputError):
-        save_checkpoint(folder, *small, overwrite=True)
-    assert beside(folder) == sorted(theirs)
-    assert all((tmp_path / name / "thesis.txt").read_text() == name for name in theirs)
 
 
 def test_an_interruption_leaves_the_old_folder_or_none(monkeypatch, small, uneven, tmp_path):
@@ -432,26 +380,3 @@ def test_an_interruption_leaves_the_old_folder_or_none(monkeypatch, small, uneve
             save_checkpoint(tmp_path / name, *uneven, overwrite=True)
     assert digest(tmp_path / "old") == old
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
-
-
-def test_a_link_beside_the_weights_is_not_read(tmp_path):
-    (tmp_path / "secret").write_text("of somebody")
-    (tmp_path / "README.md").symlink_to(tmp_path / "secret")
-    (tmp_path / "comp_plan.json").write_text("{}")
-    assert text_beside(tmp_path, "README.md") == text_beside(tmp_path, "missing") == ""
-    assert text_beside(tmp_path, "comp_plan.json") == "{}"
-
-
-def test_names_on_the_card_are_no_html_and_no_second_line():
-    shape, model = cut(tiny())
-    bad = "a\n# Title <script>x</script> [here](http://a) |"
-    plan, card = facts(
-        shape, model, parent=bad, calibration=bad, parent_licence=None, perplexities=((bad, 1, 1.0, 1.0),)
-    )
-    text = model_card(bad, Shape.of(model), plan, replace(card, settings={"evaluated": bad}), "llama")
-    front, body = text.split("---\n", 2)[1:]
-    assert yaml.safe_load(front)["base_model"] == bad
-    prose = body[: body.index("```")] + body[body.rindex("```") :]
-    assert "<script>" not in prose and "[here](" not in prose and "\n# Title" not in prose
-    rows = [line for line in prose.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in rows} <= {3, 4, 5}
