@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import pytest
 import torch
-from command import refused, run
+from command import run
 from conftest import DATA
 
 from comp_lib.calibration.text import KINDS, load_text
@@ -234,5 +234,3 @@ def test_the_command_prints_a_table_and_json(parent):
     table = run("evaluate", parent, "--tasks", "comp_grammar_polarity")
     for word in ("acc_norm", "stderr", "version", "1.0", f"{score['acc']:.4f}"):
         assert word in table.stdout
-    refused(run("evaluate", parent, "--tasks", "ofline"), ["ofline", "offline"])
-    refused(run("evaluate", parent, "--tasks", "offline", "--against", parent), ["--against"])
