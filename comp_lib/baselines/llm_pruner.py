@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from ..calibration.stream import check_predicts
 from ..errors import InputError
-from ..families import dense_layer, family_of, family_of_layer
-from ..families.protocol import STEPS, Layer, Model
+from ..families import family_of, parts
+from ..families.protocol import Layer, Model
 from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
 from ..plan import Plan, excess_neurons
@@ -98,8 +98,7 @@ def taylor_scores(
     Raises InputError for sequences of one token, which predict nothing.
     """
     check_predicts(ids)
-    family = family_of(model)
-    stack = family.layers(model)
+    stack = family_of(model).layers(model)
     weights = [each for layer in layers for each in stack[layer].parameters() if each.ndim == 2]
     precise = torch.promote_types(model.dtype, torch.float32)
     first = {weight: torch.zeros_like(weight, dtype=precise) for weight in weights}
@@ -108,7 +107,7 @@ def taylor_scores(
     try:
         for weight in weights:
             weight.requires_grad_(True)
-        for done, row in enumerate(ids.to(family.embedding(model).weight.device)):
+        for done, row in enumerate(ids.to(model.device)):
             with torch.enable_grad():
                 logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
                 loss = nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device))
@@ -133,11 +132,9 @@ def taylor_scores(
 
 def _groups(layer: Layer, salience: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Sums of |salience| over the coupled groups of a layer: neurons (n,), KV groups (g,)."""
-    family, sums = family_of_layer(layer), {}
-    for which in STEPS:
-        module, _ = family.sublayer(layer, which)
-        producers = family.producers(layer, which)
-        owned = [salience(getattr(module, name).weight).sum(1)[rows].sum(1) for name, rows in producers.items()]
-        read = salience(dense_layer(layer, which).weight).sum(0)
+    sums = {}
+    for which, part in parts(layer).items():
+        owned = [salience(getattr(part.module, name).weight).sum(1)[rows].sum(1) for name, rows in part.rows.items()]
+        read = salience(part.linear.weight).sum(0)
         sums[which] = sum(owned) + read.reshape(len(owned[0]), -1).sum(1)
     return sums["mlp"], sums["attention"]

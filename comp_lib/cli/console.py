@@ -1,7 +1,6 @@
 """What commands share: how they refuse, and how they show progress and results."""
 
 import functools
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
-from typer import Exit, echo, secho
+from typer import Exit, secho
 
 from ..errors import InputError, check_package
 from ..report import LayerReport
@@ -81,14 +80,6 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | No
     for row in rows:
         result.add_row(*row)
     return result
-
-
-def show(result: Table, values: dict[str, Any], as_json: bool) -> None:
-    """Print a result: as a table, or its values as one line of JSON, with null for NaN and infinity."""
-    if as_json:
-        echo(json.dumps(json.loads(json.dumps(values), parse_constant=lambda name: None)))
-    else:
-        out.print(result)
 
 
 def check_length(model: Any, length: int) -> None:

@@ -8,8 +8,8 @@ from rich.table import Table
 from typer import Exit, Option, echo
 
 from ..errors import InputError
-from .console import ProgressBars, check_extra, check_length, listed, out, show, table
-from .options import Calibration, Device, Dtype, Json, Length, Model, Multiple, Overwrite
+from .console import ProgressBars, check_extra, check_length, listed, out, table
+from .options import Calibration, Device, Dtype, Length, Model, Multiple, Overwrite
 
 TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
@@ -42,7 +42,6 @@ def evaluate(
     sequences: Annotated[int | None, Option(min=1, help="Windows to measure, of each kind (default: all).")] = None,
     against: Annotated[str | None, Option(help="Dense model, for KL divergence and top-1 agreement.")] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
-    as_json: Json = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -53,9 +52,8 @@ def evaluate(
 
     if tasks is not None:
         if against is not None:
-            got = "it with --tasks: evaluate each model by itself"
-            raise InputError(f"expected --against with a text, got {got}")
-        return _in_tasks(model, tasks, as_json, dtype, device)
+            raise InputError("expected --against with a text, got it with --tasks: evaluate each model by itself")
+        return _in_tasks(model, tasks, dtype, device)
     load_text(text)  # refused before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
     check_length(loaded, length)
@@ -63,8 +61,7 @@ def evaluate(
     dense = None if against is None else load_model(against, dtype, device)[0]
     with ProgressBars() as bars:
         rows = judge(loaded, windows, dense, progress=bars).rows()
-    texts = {name: measures | {"intervals": intervals} for name, (measures, intervals) in rows.items()}
-    show(kinds_table(rows), {"model": model, "length": length, "texts": texts}, as_json)
+    out.print(kinds_table(rows))
 
 
 def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> Table:
@@ -83,16 +80,16 @@ def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> 
     return table(cells[0], [row.values() for row in cells], title)
 
 
-def _in_tasks(model: str, tasks: str, as_json: bool, dtype: str, device: str) -> None:
+def _in_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
     from ..evaluation.zero_shot import task_names, zero_shot
     from ..models.load import load_model
 
     names = task_names(tasks)
-    scores = zero_shot(*load_model(model, dtype, device), names)
     columns = ("task", "acc", "acc_stderr", "acc_norm", "items", "version")
+    scores = zero_shot(*load_model(model, dtype, device), names)
     rows = [[score[name] for name in columns] for score in scores]
     cells = [[f"{one:.4f}" if isinstance(one, float) else str(one or "") for one in row] for row in rows]
-    show(table(columns, cells, model), {"model": model, "tasks": tasks, "scores": scores}, as_json)
+    out.print(table(columns, cells, model))
 
 
 def compare(

@@ -15,6 +15,7 @@ DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be qui
 METHOD_HELP = "comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random."
 PRESET_HELP = "stock (one width for all layers), best (measured widths), fast, or paper."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
+EVALUATED_HELP = "Text measured before and after, or none; never with llm-pruner."
 SEQUENCES_HELP = "Of calibration (default: 128; preset best: 256)."
 
 
@@ -33,9 +34,7 @@ def prune(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Solving = "cpu",
-    evaluated: Annotated[
-        str, Option("--evaluate", help="Text measured before and after (not with llm-pruner), or none.")
-    ] = "evaluation",
+    evaluated: Annotated[str, Option("--evaluate", help=EVALUATED_HELP)] = "evaluation",
     overwrite: Overwrite = False,
 ) -> Any:
     """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
@@ -45,9 +44,9 @@ def prune(
 
     if preset not in PRESETS:
         raise InputError(f"expected another --preset, got {preset!r}: {suggestion(preset, PRESETS)}")
-    told = {"ratio": ratio, "method": method, "kv_groups": kv_groups, "multiple": multiple, "seed": seed}
-    told |= {"recovery": default_recovery(method)} | PRESETS[preset] | ({} if layers is None else {"layers": layers})
-    settings = Settings(device=str(available_device(device, double=True)), **told)
+    told = {"recovery": default_recovery(method)} | PRESETS[preset] | ({} if layers is None else {"layers": layers})
+    told |= {"kv_groups": kv_groups, "multiple": multiple, "seed": seed}
+    settings = Settings(ratio, method, device=str(available_device(device, double=True)), **told)
     size = sequences or SEQUENCES.get(preset, 128), length
     done = prune_folder(model, folder, settings, calibration, size, evaluated, dtype, overwrite)
     out.print(written_table(done))

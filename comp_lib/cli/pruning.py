@@ -44,6 +44,7 @@ def prune_folder(
     (sequences, length), whole = size, settings.method in GRADIENTS
     if whole or needs_model(source):
         check_memory(name, dtype)
+    model: Any
     model, tokenizer = load_model(name, dtype) if whole else open_streamed(name, dtype)
     check_request(model, settings)
     check_length(model, length)

@@ -1,7 +1,7 @@
 """Models in use. `comp-lib generate`: what one says next; `export`, `heal`, `report`: what is made of it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Exit, Option, echo
 
@@ -65,7 +65,7 @@ def heal(
     from ..system.machine import available_device
 
     healing, place = Healing(steps=steps, rate=rate, seed=seed), str(available_device(device))
-    text_of = {"source": text, "sequences": sequences, "length": length}
+    text_of: dict[str, Any] = {"source": text, "sequences": sequences, "length": length}
     with ProgressBars() as bars:
         done = heal_folder(model, parent, folder, healing, **text_of, overwrite=overwrite, device=place, progress=bars)
     echo(f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after")

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from ..calibration.text import check_ids, encode, opening
 from ..errors import InputError
-from ..families import family_of
+from ..families.frame import head
 from ..families.protocol import Model
 from ..report import Progress, no_progress
 from .confidence import Interval, intervals
@@ -138,7 +138,7 @@ def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
     states = [_states(model, rows).split(HEAD_ROWS) for model in models]
     parts = []
     for targets, *inputs in zip(rows[:, 1:].flatten().split(HEAD_ROWS), *states, strict=True):  # R of B (L-1) tokens
-        logits = [family_of(model).head(model, state) for model, state in zip(models, inputs, strict=True)]
+        logits = [head(model, state) for model, state in zip(models, inputs, strict=True)]
         log_q, *dense = (one.float().log_softmax(-1) for one in logits)  # (R, V), in float32 whatever computed it
         targets = targets.to(log_q.device)
         values = [F.nll_loss(log_q, targets, reduction="none")]  # (R,)

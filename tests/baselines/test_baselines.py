@@ -8,19 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 from variants import build, tokens
 
-from comp_lib.baselines import PLANNERS, flap, llm_pruner
+from comp_lib.baselines import flap, llm_pruner
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.uniform import parameters_left, uniform_plan
 from comp_lib.importance.layers import block_influence
-from comp_lib.importance.neurons import METRICS
 from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.plan import PlanRequest, excess_neurons, removed
 from comp_lib.prune import make_plan, prune
-from comp_lib.settings import BASELINES, METHODS, RECOVERIES, Settings, default_recovery
+from comp_lib.settings import BASELINES, RECOVERIES, Settings, default_recovery
 from comp_lib.shape import Shape
 
 DEEP = {"num_hidden_layers": 8}  # the first and the last are protected
@@ -422,17 +420,6 @@ def test_least_squares_refits_a_peer_s_choice():
     assert 0.0 < fitted.report.layers[1].error < none.report.layers[1].error
 
 
-def test_names_are_listed_once():
-    assert set(PLANNERS) == set(BASELINES) and set(METHODS) == {"comp", *BASELINES, *METRICS} & set(METHODS)
-    assert [default_recovery(m) for m in ("comp", "flap", "llm-pruner", "shortgpt", "wanda-sp")] == [
-        "least-squares",
-        "bias",
-        "none",
-        "none",
-        "none",
-    ]
-
-
 @pytest.mark.parametrize(
     ("method", "change", "message"),
     [
@@ -472,31 +459,3 @@ def test_a_plan_of_widths_is_none_of_a_baseline_s():
     model = build()
     with pytest.raises(InputError, match="plan that names what stays.*flap"):
         prune(model, tokens(), baseline("flap"), plan=uniform_plan(PlanRequest(Shape.of(model), 0.2, multiple=4)))
-
-
-@pytest.mark.parametrize("method", BASELINES)
-def test_on_the_command_line(method, tmp_path, tiny_llama, tokenizer):
-    from comp_lib.cli.app import app
-
-    tiny_llama(num_hidden_layers=8).save_pretrained(tmp_path / "parent")
-    tokenizer.save_pretrained(tmp_path / "parent")
-    options = ["--ratio", "0.2", "--sequences", "4", "--length", "32", "--multiple", "4", "--evaluate", "none"]
-    done = CliRunner().invoke(
-        app, ["prune", str(tmp_path / "parent"), "--out", str(tmp_path / "m"), "--method", method, *options]
-    )
-    assert done.exit_code == 0, done.output
-    model, _ = load_model(tmp_path / "m")
-    shape = Shape.of(model)
-    assert f"{shape.total:,}" in done.output
-    assert 1 - shape.decoder / Shape.of(tiny_llama(num_hidden_layers=8)).decoder >= 0.2
-    assert (model.model.layers[0].mlp.down_proj.bias is not None) == (method == "flap")
-    card = (tmp_path / "m" / "README.md").read_text()
-    assert f"| neurons chosen by | {method} |" in card
-    assert f"| re-tuned by | {default_recovery(method)} |" in card
-
-
-def test_help_names_every_method():
-    from comp_lib.cli.app import app
-
-    text = " ".join(CliRunner().invoke(app, ["prune", "--help"], terminal_width=400).output.replace("│", " ").split())
-    assert all(name in text for name in METHODS)
