@@ -101,7 +101,7 @@ def taylor_scores(
     stack = family_of(model).layers(model)
     weights = [each for layer in layers for each in stack[layer].parameters() if each.ndim == 2]
     precise = torch.promote_types(model.dtype, torch.float32)
-    first = {weight: torch.zeros_like(weight, dtype=precise) for weight in weights}
+    first: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=precise) for weight in weights}
     second = {weight: torch.zeros_like(total) for weight, total in first.items()} if mixed else {}
     required = [weight.requires_grad for weight in weights]
     try:
