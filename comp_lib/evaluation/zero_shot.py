@@ -16,6 +16,7 @@ Imports lm-eval when called: it takes seconds, and is an extra (`comp-lib[evalua
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,7 +108,11 @@ def task_folder() -> Path:
 def _manager(names: tuple[str, ...]) -> Any:
     """lm-eval's list of tasks. Its own thousands are read only if one of them is meant: that takes seconds."""
     check_package("lm_eval", "the library lm-eval for zero-shot tasks", "pip install 'comp-lib[evaluate]'")
+    return _indexed(task_folder(), any(not name.startswith("comp_") for name in names))
+
+
+@functools.cache
+def _indexed(folder: Path, others: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    others = any(not name.startswith("comp_") for name in names)
-    return TaskManager(include_path=str(task_folder()), include_defaults=others)
+    return TaskManager(include_path=str(folder), include_defaults=others)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation import generation
-from comp_lib.evaluation.generation import continuation, ratio
+from comp_lib.evaluation.generation import continuation
 
 PROMPT = "The sea is"
 
@@ -51,13 +49,6 @@ def test_what_a_folder_says_of_generation_changes_no_continuation(tiny_llama, to
     assert all(getattr(model.generation_config, name) == value for name, value in told.items())
 
 
-def test_a_token_that_the_model_does_not_know_is_named(models, tokenizer):
-    own = copy.deepcopy(tokenizer)
-    own.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    with pytest.raises(InputError, match="expected tokens below 512, .* got 512: take the tokenizer that belongs"):
-        continuation(models[0], own, "<|im_start|>Hello", 5)
-
-
 @pytest.mark.parametrize(
     ("prompt", "tokens", "words"),
     [
@@ -85,11 +76,6 @@ def test_what_is_timed_is_the_greedy_continuation(models, monkeypatch):
     finally:
         hook.remove()
     assert torch.equal(torch.cat(fed, 1), greedy(models[0], ids, 5, stop=False))
-
-
-def test_ratios_are_taken_round_by_round():
-    # the machine became slow in the last round, for both
-    assert ratio((20.0, 22.0, 4.0), (10.0, 10.0, 2.0)) == (2.0, 2.0, 2.2)
 
 
 def test_as_many_tokens_as_asked_for_even_after_an_end_of_text(tiny_llama):

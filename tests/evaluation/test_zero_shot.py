@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import pytest
 import torch
-from command import refused, run
+from command import run
 from conftest import DATA
 
 from comp_lib.calibration.text import KINDS, load_text
@@ -233,5 +233,3 @@ def test_the_command_prints_a_table(parent):
     (score,) = zero_shot(*load_model(str(parent)), ("comp_grammar_polarity",))
     for word in ("acc_norm", "stderr", "version", "1.0", " 50 ", f"{score['acc']:.4f}"):
         assert word in done.stdout
-    refused(run("evaluate", parent, "--tasks", "ofline"), ["ofline", "offline"])
-    refused(run("evaluate", parent, "--tasks", "offline", "--against", parent), ["--against"])
