@@ -229,7 +229,7 @@ def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
     if recovery == "mask":
         mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, dense.ridge)
         return Refit(fold_mask(weight, inputs, mask), mask=mask, ridge=mask.ridge)
-    if selection.retuned is not None and dense.sums.own_target:  # the sweep solved this very problem on its way
+    if selection.retuned is not None and dense.sums.outside is None:  # the sweep solved this very problem on its way
         return Refit(selection.retuned, ridge=dense.ridge)
     return Refit(dense.sums.refit(weight, inputs, dense.ridge), ridge=dense.ridge)
 

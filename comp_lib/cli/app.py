@@ -6,18 +6,14 @@ What can be refused is refused before any work starts: one line on stderr, exit 
 import io
 import os
 import sys
-from importlib import metadata
-from typing import Annotated
 
 import typer
 
-from .console import refusing
+from .console import complain, refusing
 from .doctor import doctor
-from .heal import heal
-from .measure import compare, evaluate
-from .prune import demo, inspect, prune
-from .report import report
-from .use import export, generate
+from .measure import compare, evaluate, inspect
+from .prune import demo, prune
+from .use import export, generate, heal, report
 
 HELP = "COMP: post-training structured pruning of LLaMA-class language models, without fine-tuning."
 COMMANDS = demo, inspect, prune, evaluate, generate, compare, export, report, heal, doctor
@@ -26,26 +22,11 @@ for command in COMMANDS:
     app.command()(refusing(command))
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"comp-lib {metadata.version('comp-lib')}")
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
-    ] = False,
-) -> None:
-    """Options of no command."""
+def run() -> None:
+    """The program. Output that nobody takes, such as a full disk or a `head` that has read enough, ends it."""
     for stream in (sys.stdout, sys.stderr):  # what a terminal or a file cannot show ends no work
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-
-
-def run() -> None:
-    """The program. Output that nobody takes, such as a full disk or a `head` that has read enough, ends it."""
     try:
         try:
             app(prog_name="comp-lib")
@@ -55,5 +36,5 @@ def run() -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what could not be printed is not tried again
         if not isinstance(error, BrokenPipeError):
-            typer.echo(f"comp-lib: expected to print, got {error}; mend that and call again", err=True)
+            complain(f"expected to print, got {error}; mend that and call again")
         raise SystemExit(2) from error

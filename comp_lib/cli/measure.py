@@ -1,24 +1,38 @@
-"""`comp-lib evaluate`: how good a model is, on texts or in tasks. `compare`: methods side by side, on the same text."""
-
-from __future__ import annotations
+"""`comp-lib inspect`: what a model is made of. `evaluate`: how good it is. `compare`: methods, on the same text."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from rich.table import Table
 from typer import Exit, Option, echo
 
 from ..errors import InputError
-from .console import ProgressBars, check_extra, check_length, err, goes_on, listed, out, show, table
-from .options import Calibration, Device, Dtype, Json, Length, Model, Multiple, Overwrite
-
-if TYPE_CHECKING:
-    from ..evaluation.by_kind import Row
+from .console import ProgressBars, check_extra, check_length, listed, out, table
+from .options import Calibration, Device, Dtype, Length, Model, Multiple, Overwrite
 
 TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
+
+
+def inspect(model: Model, dtype: Dtype = "float32", device: Device = "cpu") -> None:
+    """Layers, widths, parameters and layer importance of MODEL."""
+    from ..calibration.tokens import calibration_tokens
+    from ..importance.layers import block_influence
+    from ..models.load import load_model
+    from ..shape import Shape
+
+    loaded, tokenizer = load_model(model, dtype, device)
+    length = min(256, loaded.config.max_position_embeddings)
+    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=length)
+    with ProgressBars() as bars:
+        influence = block_influence(loaded, ids, loaded.device, bars).tolist()
+    shape = Shape.of(loaded)
+    layers = range(shape.layers)
+    rows = zip(layers, shape.neurons, shape.kv_groups, map(shape.layer, layers), influence, strict=True)
+    cells = [(*(f"{size:,}" for size in sizes), f"{value:.4f}") for *sizes, value in rows]
+    title = f"{model}: {shape.total:,} parameters, {shape.decoder:,} in the decoder"
+    out.print(table(("layer", "neurons", "KV groups", "parameters", "block influence"), cells, title))
 
 
 def evaluate(
@@ -28,9 +42,6 @@ def evaluate(
     sequences: Annotated[int | None, Option(min=1, help="Windows to measure, of each kind (default: all).")] = None,
     against: Annotated[str | None, Option(help="Dense model, for KL divergence and top-1 agreement.")] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
-    figure: Annotated[Path | None, Option(help="File (.png) for a picture of the kinds.")] = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -38,70 +49,47 @@ def evaluate(
     from ..calibration.text import load_text
     from ..evaluation.by_kind import judge, windows_of
     from ..models.load import load_model
-    from ..system.outputs import check_output
 
     if tasks is not None:
-        if figure is not None or against is not None:
-            got = "one of them with --tasks: evaluate each model by itself"
-            raise InputError(f"expected --figure and --against with a text, got {got}")
-        return _in_tasks(model, tasks, as_json, dtype, device)
-    if figure is not None:
-        check_extra("matplotlib", "notebooks")
-        check_output(figure, overwrite)
+        if against is not None:
+            raise InputError("expected --against with a text, got it with --tasks: evaluate each model by itself")
+        return _in_tasks(model, tasks, dtype, device)
     load_text(text)  # refused before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
     check_length(loaded, length)
     windows = windows_of(text, tokenizer, length, sequences)
     dense = None if against is None else load_model(against, dtype, device)[0]
     with ProgressBars() as bars:
-        judged = judge(loaded, windows, dense, progress=bars)
-    values: dict[str, Any] = {"model": model, "text": text, "length": length}
-    values["mean"] = judged.mean | {"intervals": judged.intervals()}
-    values["kinds"] = {
-        name: asdict(one) | {"increase": one.increase, "intervals": one.intervals()}
-        for name, one in judged.kinds.items()
-    }
-    show(kinds_table(judged.rows()), values, as_json)
-    if figure is not None:
-        from ..plots.base import save_picture
-        from ..plots.kinds import plot_kinds
-
-        save_picture(plot_kinds(judged.rows()), figure)
+        rows = judge(loaded, windows, dense, progress=bars).rows()
+    out.print(kinds_table(rows))
 
 
-def kinds_table(rows: Mapping[str, Row]) -> Table:
-    """A row for each text, a bold one for their mean, which is the last; see `evaluation.by_kind.ByKind.rows`."""
+def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> Table:
+    """A row for each text, and the last for their mean; see `evaluation.by_kind.ByKind.rows`."""
     from ..evaluation.loss import perplexity_of
 
-    columns, sure = {"loss": "loss", "perplexity": "perplexity"}, "loss"
-    if "increase" in next(iter(rows.values()))[0]:
-        columns = {"dense_loss": "dense", "loss": "pruned", "increase": "increase"}
-        columns, sure = columns | {"kl": "KL", "top1_agreement": "agreement"}, "increase"
-    heads = [f"{head} (95% interval)" if name == sure else head for name, head in columns.items()]
-    result = Table("text", *heads, title="loss by kind of text, nats per token")
-    for place, (text, (values, intervals)) in enumerate(rows.items(), 1):
-        values = values | {"perplexity": perplexity_of(values["loss"])}
-        cells = {name: f"{values[name]:.3f}" for name in columns}
+    cells: list[dict[str, str]] = []
+    for text, (measures, intervals) in rows.items():
+        sure = "increase" if "increase" in measures else "loss"
+        if sure == "loss":
+            measures = measures | {"perplexity": perplexity_of(measures["loss"])}
+        cells.append({"text": text} | {name: f"{value:.3f}" for name, value in measures.items()})
         if (bounds := intervals[sure]) is not None:
-            cells[sure] += " ({:.3f} to {:.3f})".format(*bounds)
-        result.add_row(text, *cells.values(), style="bold" * (place == len(rows)))
-    return result
+            cells[-1][sure] += " ({:.3f} to {:.3f})".format(*bounds)
+    title = "loss by kind of text, nats per token, with 95% intervals"
+    return table(cells[0], [row.values() for row in cells], title)
 
 
-def _in_tasks(model: str, tasks: str, as_json: bool, dtype: str, device: str) -> None:
+def _in_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
     from ..evaluation.zero_shot import task_names, zero_shot
     from ..models.load import load_model
 
     names = task_names(tasks)
-    scores = zero_shot(*load_model(model, dtype, device), names)
     columns = ("task", "acc", "acc_stderr", "acc_norm", "items", "version")
-    cells = [[_cell(vars(score)[name]) for name in columns] for score in scores]
-    values = {"model": model, "tasks": tasks, "scores": [asdict(score) for score in scores]}
-    show(table(columns, cells, title=model), values, as_json)
-
-
-def _cell(value: float | int | str | None) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+    scores = zero_shot(*load_model(model, dtype, device), names)
+    rows = [[getattr(score, name) for name in columns] for score in scores]
+    cells = [[f"{one:.4f}" if isinstance(one, float) else str(one or "") for one in row] for row in rows]
+    out.print(table(columns, cells, model))
 
 
 def compare(
@@ -129,17 +117,16 @@ def compare(
     from ..settings import METHODS, Settings
 
     chosen = METHODS if methods is None else listed(methods, str, "methods")
-    settings = Settings(multiple=multiple)
     text: dict[str, Any] = {"calibration": calibration, "length": length, "evaluation": evaluated}
-    text |= {"windows": windows, "window": window}
+    text |= {"windows": windows, "window": window, "settings": Settings(multiple=multiple)}
     sizes = listed(sequences, int, "sequences")
-    grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, settings=settings, **text)
+    grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, **text)
     check_summary(folder, overwrite)
-    engine = choose(workers, scheduler, lambda link: err.print(f"dashboard: {link}", soft_wrap=True))
-    with goes_on(), ProgressBars() as bars:
+    engine = choose(workers, scheduler, lambda link: echo(f"dashboard: {link}", err=True))
+    with ProgressBars() as bars:
         rows = run(grid, folder, bars, engine)
     written = write_summary(rows, folder)
     echo(markdown(rows))
-    out.print(f"written: {', '.join(path.name for path in written)} in {folder}", soft_wrap=True)
+    echo(f"written: {', '.join(path.name for path in written)} in {folder}")
     if (rows.status == "failed").any():
         raise Exit(1)

@@ -1,13 +1,13 @@
-"""Models in use. `comp-lib generate`: what one says next; `export`: files for other runtimes."""
+"""Models in use. `comp-lib generate`: what one says next; `export`, `heal`, `report`: what is made of it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from typer import Option, echo
+from typer import Argument, Exit, Option, echo
 
 from ..errors import InputError
-from .console import ProgressBars, out
-from .options import Device, Dtype, Model, Overwrite
+from .console import ProgressBars, check_extra, complain, listed
+from .options import Device, Dtype, Length, Model, Overwrite, Seed, Solving
 
 
 def generate(
@@ -18,10 +18,9 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Let MODEL continue a prompt (greedy)."""
-    from ..evaluation.generation import check_prompt, continuation
+    from ..evaluation.generation import continuation
     from ..models.load import load_model
 
-    check_prompt(prompt)
     loaded, tokenizer = load_model(model, dtype, device)
     echo(prompt + continuation(loaded, tokenizer, prompt, tokens))
 
@@ -36,13 +35,79 @@ def export(
     """Write MODEL as a GGUF file, which llama.cpp and its kin run, or as a stock folder, which any runtime loads."""
     if (file is None) == (padded is None):
         raise InputError(f"expected --gguf or --padded, got {'neither' if file is None else 'both'}: name one of them")
+    from ..models.padded import export_padded
+    from ..on_device.gguf_export import export_gguf
+
     with ProgressBars() as bars:
         if file is not None:
-            from ..on_device.gguf_export import export_gguf
-
             export_gguf(model, file, kind, overwrite=overwrite, progress=bars)
         elif padded is not None:
-            from ..models.padded import export_padded
-
             export_padded(model, padded, overwrite=overwrite, progress=bars)
-    out.print(f"written: {file or padded}", soft_wrap=True)
+    echo(f"written: {file or padded}")
+
+
+def heal(
+    model: Annotated[str, Argument(help="The pruned folder.")],
+    parent: Annotated[str, Option(help="The model that was pruned.")],
+    folder: Annotated[Path, Option("--out", help="Folder for the healed model.")],
+    steps: Annotated[int, Option(min=1, max=100_000, help="Of training.")] = 100,
+    rate: Annotated[float, Option(help="Learning rate, at its highest.")] = 1e-3,
+    text: Annotated[str, Option(help="written (by the parent), or what prune --calibration takes.")] = "written",
+    sequences: Annotated[int, Option(min=1, max=100_000, help="Of that text; 8 only judge.")] = 128,
+    length: Length = 256,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Train MODEL, a pruned folder, to answer as its parent does (LoRA, added at the end). Needs the extra heal."""
+    check_extra("peft", "heal")
+    from ..healing import Healing, heal_folder
+    from ..system.machine import available_device
+
+    healing, place = Healing(steps=steps, rate=rate, seed=seed), str(available_device(device))
+    text_of: dict[str, Any] = {"source": text, "sequences": sequences, "length": length}
+    with ProgressBars() as bars:
+        done = heal_folder(model, parent, folder, healing, **text_of, overwrite=overwrite, device=place, progress=bars)
+    echo(f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after")
+    if done.after >= done.before:
+        complain("it did not help: try a lower --rate, or more --sequences")
+    echo(f"saved: {folder}")
+
+
+def report(
+    model: Model,
+    page_file: Annotated[Path, Option("--out", help="File (.html) for the page; the notebook lies beside it.")],
+    against: Annotated[str, Option(help="Another checkpoint to compare with, such as the parent.")] = "",
+    kinds: Annotated[str | None, Option(help="Kinds of text, with commas (default: all eight).")] = None,
+    ratios: Annotated[str, Option(help="Parts of the decoder that may go, with commas.")] = "0.1,0.2,0.3",
+    baseline: Annotated[str, Option(help="A method to compare with, or none.")] = "wanda-sp",
+    sequences: Annotated[int, Option(min=1, max=100_000, help="Of 128 tokens, of each kind, that are looked at.")] = 4,
+    seed: Seed = 0,
+    overwrite: Annotated[bool, Option(help="Replace what report wrote, unless somebody changed it since.")] = False,
+    dtype: Dtype = "float32",
+    device: Solving = "cpu",
+) -> None:
+    """Check-up of MODEL as a page to read: redundancy, what can go, what it costs. Needs the extra report."""
+    check_extra("papermill", "report")
+    from ..analysis.page import check_request, check_unchanged, execute, sealed
+    from ..calibration.text import KINDS
+    from ..system.atomic import write_atomically
+    from ..system.outputs import check_output
+
+    if page_file.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"expected --out to be an .html file, got {page_file.name!r}: choose another name")
+    files = page_file.with_suffix(".ipynb"), page_file
+    for file in files if overwrite else ():
+        check_unchanged(file)
+    targets = [check_output(file, overwrite) for file in files]
+    asked = {"model": model, "against": against, "sequences": sequences, "seed": seed, "dtype": dtype, "device": device}
+    asked |= {"ratios": list(listed(ratios, float, "ratios")), "baseline": "" if baseline == "none" else baseline}
+    asked["kinds"] = list(KINDS if kinds is None else listed(kinds, str, "kinds"))
+    check_request(asked)
+    notebook, stopped = execute(asked)
+    for target, text in zip(targets, sealed(notebook), strict=True):
+        write_atomically(target, text.encode())
+    echo(f"page:     {page_file}\nnotebook: {files[0]}")
+    if stopped is not None:
+        complain(f"it stopped at {stopped}; the page goes up to there")
+        raise Exit(1)

@@ -26,8 +26,9 @@ from ..plan import SMALLEST_SHARE, Plan
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..statistics.gram import Gram, token_weights
-from .matrix_condition import Sweep
-from .neurons import RIDGE, Dense, full_sweep
+from ..statistics.solve import penalty
+from .matrix_condition import Sweep, sweep
+from .neurons import RIDGE, neurons_per_round
 
 SEEN, HELD = 32, 4  # calibration sequences on which layers are re-tuned and judged: widths need fewer than a fit
 LENGTH = 512  # tokens of each that judge: their states are in memory once for each layer
@@ -45,8 +46,8 @@ class Sensitivity:
 
     def errors(self, layer: int, neurons: int) -> Tensor:
         """Error of a layer's output with 0, 1, ... of its `neurons` gone, as far as its curve goes."""
-        sweep = self.curves[layer]
-        return interpolated(sweep.counts, sweep.errors - sweep.moved, neurons)[: int(sweep.counts[-1]) + 1]
+        curve = self.curves[layer]
+        return interpolated(curve.counts, curve.errors - curve.moved, neurons)[: int(curve.counts[-1]) + 1]
 
 
 def interpolated(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
@@ -98,11 +99,8 @@ def sensitivity(
         raise InputError("expected at least 2 calibration sequences for measured widths, got 1: one judges; give more")
     losses = (gone,) * shape.layers if isinstance(gone, int) else tuple(gone)
     for place, (loss, full) in enumerate(zip(losses, shape.neurons, strict=True)):
-        if not 0 < loss <= full - smallest(full):
-            raise InputError(
-                f"expected 1 to {full - smallest(full)} neurons to go from layer {place}, got {loss}: ask for another "
-                "number"
-            )
+        if not 0 < loss <= (most := full - smallest(full)):
+            raise InputError(f"expected 1 to {most} neurons to go from layer {place}, got {loss}: ask for as many")
     held = min(HELD, len(ids) // 2)
     judged = ids[-held:, :LENGTH]
     stream, watched = embed(model, ids[: min(SEEN, len(ids) - held)]), embed(model, judged)
@@ -143,8 +141,10 @@ def narrowed(
         hidden[rows] = after
         gram.add(x, weight=token_weights(after) if weighted else None)
     gain = family_of_layer(layer).gain(layer, "mlp")
-    dense = Dense(gram, weight, torch.zeros(len(weight)), ridge=ridge, gain=gain)
-    curve, _ = full_sweep(dense, smallest(len(weight)) if fewest is None else fewest)
+    scaled = weight if gain is None else weight * gain.to(weight)
+    most = len(weight) - (smallest(len(weight)) if fewest is None else fewest)
+    per_round, held = neurons_per_round(len(weight)), penalty(gram.diagonal(), ridge)
+    curve = sweep(gram.inverse(ridge), scaled, most, per_round=per_round, held=held)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
     kept[curve.order[:gone].to(linear.device)] = False
     return curve, gram, gram.refit(weight, kept.nonzero().flatten(), ridge)

@@ -104,7 +104,7 @@ def check_memory(name: str, dtype: str = "float32") -> None:
     needed, free = count_parameters(name) * DTYPES[dtype].itemsize * COPIES, free_memory()
     if needed > free:
         expected = f"{needed / 1e9:.1f} GB of free memory for {name} and its pruned copy in {dtype}"
-        got = f"{free / 1e9:.1f} GB: close something, choose a smaller model, or dtype='bfloat16'"
+        got = f"{free / 1e9:.1f} GB: choose a smaller model, dtype='bfloat16', or calibration='shipped'"
         raise InputError(f"expected {expected}, got {got}")
 
 

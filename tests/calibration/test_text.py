@@ -169,3 +169,40 @@ def test_encode_is_the_text_and_nothing_more(tokenizer, caplog):
     assert not caplog.records
     assert tokenizer.decode(ids) == text
     assert tokenizer(text[:99])["input_ids"][0] == tokenizer.bos_token_id != ids[0]
+<<<<<<< HEAD
+=======
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.symlink_to(path), "no such file|symbolic links"),
+        (lambda path: os.mkfifo(path), "no such file"),
+    ],
+    ids=["loop", "pipe"],
+)
+def test_what_cannot_be_read_whole_is_refused_unread(tmp_path, make, words):
+    make(tmp_path / "text.txt")
+    with pytest.raises(InputError, match=words):
+        load_text(tmp_path / "text.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("n" * 300, "no such file|too long"), ("a\0b", "no such file|null"), ("no.txt", "no such file")]
+)
+def test_names_that_no_file_has(tmp_path, name, words):
+    with pytest.raises(InputError, match=words):
+        load_text(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="becomes another user, as only root may")
+def test_a_file_of_another_user_is_not_called_missing(tmp_path):
+    (tmp_path / "text.txt").write_text("Some words.")
+    tmp_path.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(InputError, match="Permission denied"):
+            load_text(tmp_path / "text.txt")
+    finally:
+        os.seteuid(0)
+>>>>>>> e85d0bd2eb3935661a6fdf936efcb3f799842eca

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from comp_lib.calibration import written as module
-from comp_lib.calibration.written import OPENINGS, WAYS, prefixes, sample, written
+from comp_lib.calibration.written import BEGINNINGS, WAYS, prefixes, sample, written
 from comp_lib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -51,7 +51,10 @@ def test_each_way_begins_as_it_says(tokenizer):
     found = dict(zip(WAYS, prefixes(tokenizer, WAYS, 512, 200), strict=True))
     assert found["start"].tolist() == [tokenizer.bos_token_id]
     assert found["random"].shape == (2,) and found["random"][0] == tokenizer.bos_token_id
-    assert tokenizer.decode(found["openings"][1:]) in OPENINGS and found["openings"][0] == tokenizer.bos_token_id
+    assert (
+        tokenizer.decode(found["openings"][1:]) in BEGINNINGS["openings"]
+        and found["openings"][0] == tokenizer.bos_token_id
+    )
     assert found["requests"][0] == tokenizer.bos_token_id
     asked = tokenizer.decode(found["requests"][1:])
     assert asked.startswith("Question: ") and asked.endswith("\nAnswer:"), "this tokenizer has no chat template"
@@ -81,8 +84,10 @@ def test_a_chat_template_that_fails_is_named(tokenizer):
 
 
 def test_openings_differ_until_all_are_used(tokenizer):
-    found = {tuple(start.tolist()) for start in prefixes(tokenizer, ["openings"] * len(OPENINGS), 512, 200)}
-    assert len(found) == len(OPENINGS)
+    found = {
+        tuple(start.tolist()) for start in prefixes(tokenizer, ["openings"] * len(BEGINNINGS["openings"]), 512, 200)
+    }
+    assert len(found) == len(BEGINNINGS["openings"])
 
 
 def test_it_follows_the_model_without_its_cache(model):
