@@ -180,16 +180,6 @@ def test_sequences_are_allotted_by_share_and_never_beyond_the_room():
         allotted({"a": 0.5, "b": 0.5}, 6, {"a": 2, "b": 3}, "mix")
 
 
-<<<<<<< HEAD
 def test_more_tokens_than_any_machine_holds_are_refused_before_any_memory(tokenizer, tmp_path):
     with pytest.raises(InputError, match="at most 100,000,000 tokens of calibration text, got 1,000,000,000 x 256"):
         calibration_tokens("calibration", tokenizer, sequences=10**9)
-=======
-def test_a_source_keeps_its_shares_under_other_names():
-    assert renamed("mine.txt:3+general", str.upper) == "MINE.TXT:3+GENERAL"
-
-
-def test_a_mixture_of_names_that_are_long_together(tmp_path):
-    long = "+".join(f"{'n' * 90}{number}.txt" for number in range(4))
-    assert len(sources(long)) == 4  # the whole of it is longer than any file's name
->>>>>>> e85d0bd2eb3935661a6fdf936efcb3f799842eca
