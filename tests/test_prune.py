@@ -17,7 +17,8 @@ from variants import NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, tokens
 from comp_lib import planning
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import dense_layer, family_of
+from comp_lib.families import dense_layer
+from comp_lib.families.steps import dense_target, gain_behind
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import block_influence, layers_to_drop, loss_increase
 from comp_lib.importance.neurons import METRICS, Dense, full_condition
@@ -138,16 +139,16 @@ def test_pruned_equals_masked_before_recovery(name, what):
 def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, which):
     """Put through the norm, it adds the wanted change up to its length; of the layer's own change it is the output."""
     parent = build(name)
-    family, layer = family_of(parent), parent.model.layers[1]
-    module, dense = family.sublayer(layer, which)
+    layer = parent.model.layers[1]
+    linear = dense_layer(layer, which)
     norm = layer.post_feedforward_layernorm if which == "mlp" else layer.post_attention_layernorm
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 5, getattr(module, dense).in_features, generator=generator)
-    own = getattr(module, dense)(x)
+    x = torch.randn(2, 5, linear.in_features, generator=generator)
+    own = linear(x)
     with torch.no_grad():
-        same = family.dense_target(layer, which, norm(own), x)
+        same = dense_target(layer, which, norm(own), x)
         wanted = norm(torch.randn(own.shape, generator=generator))
-        added = norm(family.dense_target(layer, which, 3.0 * wanted, x))
+        added = norm(dense_target(layer, which, 3.0 * wanted, x))
     torch.testing.assert_close(same, own, rtol=1e-4, atol=1e-4)
     weight = norm.weight + (name == "gemma3")
     strong = weight.abs() >= 0.05 * weight.abs().mean()
@@ -159,14 +160,14 @@ def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, which
 @pytest.mark.parametrize("name", NORM_BEHIND)
 def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, which):
     """To first order: the norm of y + e is that of y and g e / |y|, for e across y."""
-    family, layer = family_of(parent := build(name)), parent.model.layers[1]
+    layer = (parent := build(name)).model.layers[1]
     norm = layer.post_feedforward_layernorm if which == "mlp" else layer.post_attention_layernorm
     generator = torch.Generator().manual_seed(0)
     y, e = (torch.randn(7, parent.config.hidden_size, generator=generator) for _ in range(2))
     e -= (e * y).sum(1, keepdim=True) / y.square().sum(1, keepdim=True) * y
     with torch.no_grad():
         added = (norm(y + 1e-3 * e) - norm(y)) / 1e-3
-    gain, size = family.gain(layer, which), y.square().mean(1, keepdim=True).sqrt()
+    gain, size = gain_behind(layer, which), y.square().mean(1, keepdim=True).sqrt()
     assert float(gain.square().mean()) == pytest.approx(1.0, rel=1e-5) and float(gain.std()) > 0.05
     true = norm.weight.detach() + (name == "gemma3")
     torch.testing.assert_close(added, true * e / size, rtol=2e-2, atol=2e-2)
@@ -176,8 +177,8 @@ def test_behind_a_norm_an_error_reaches_the_stream_times_the_gain(name, which):
 @pytest.mark.parametrize("name", NORM_BEHIND)
 def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
     """Brute force: each neuron removed alone, the others fitted again, outputs counted by their gain."""
-    family, layer = family_of(parent := build(name)), parent.model.layers[1]
-    gain, ridge = family.gain(layer, "mlp").double(), 0.1
+    layer = build(name).model.layers[1]
+    gain, ridge = gain_behind(layer, "mlp").double(), 0.1
     weight = dense_layer(layer, "mlp").weight.detach().T.double()  # (n, m)
     x = torch.randn(200, len(weight), generator=torch.Generator().manual_seed(0)).double()
     sums = Gram.zeros(len(weight))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -55,11 +55,6 @@ def sources(source: str | Path) -> dict[str, float]:
         for text, weight in inside.items():
             weights[text] = weights.get(text, 0.0) + share * weight / sum(inside.values())
     return {text: weight / sum(weights.values()) for text, weight in weights.items()}
-
-
-def renamed(source: str | Path, name: Callable[[str], str]) -> str:
-    """The source with other names of its texts and mixtures, and the same shares."""
-    return "+".join(name(text) + (f":{share:g}" if share != 1.0 else "") for text, share in _parts(source))
 
 
 def _parts(source: str | Path) -> list[tuple[str, float]]:

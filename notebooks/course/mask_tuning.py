@@ -22,7 +22,7 @@ from comp_lib.recovery.mask_tuning import Mask, fold_mask, solve_mask, tune_mask
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import contributions
-from comp_lib.surgery import shallow_copy, shrink_mlp, update_config
+from comp_lib.surgery import shallow_copy, shrink, update_config
 
 from .cache import Tensors, cached
 from .dense_stream import as_dense, sums_of, walk_to, watched, weight_of
@@ -116,7 +116,7 @@ def with_masks(model: Model, kept: Tensor, masks: Tensor | None = None) -> Model
     for index, layer in enumerate(family_of(smaller).layers(smaller)):
         weight = weight_of(layer)
         values = torch.ones(kept.shape[1]) if masks is None else masks[index]
-        shrink_mlp(layer, kept[index], fold_mask(weight, kept[index], Mask(values.to(weight), 0.0)))
+        shrink(layer, "mlp", kept[index], fold_mask(weight, kept[index], Mask(values.to(weight), 0.0)))
     update_config(smaller)
     return smaller
 

@@ -17,7 +17,6 @@ from comp_lib.calibration.tokens import (
     calibration_tokens,
     check_source,
     needs_model,
-    renamed,
     sources,
 )
 from comp_lib.errors import InputError
@@ -136,7 +135,6 @@ def test_shares_of_a_mixture(tmp_path, monkeypatch):
     (tmp_path / "a:2").write_text("words")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "general").write_text("words")
-    assert renamed("general", str.upper) == "GENERAL" and renamed("./general", str) == "./general"
     assert len(sources("general")) > 1 and sources("./general") == {"./general": 1.0}, "a mixture's name wins"
     assert list(sources(f"{tmp_path}/a:2+self:3")) == [f"{tmp_path}/a:2", "self:start"], "a file may be called so"
     with pytest.raises(InputError, match="expected a share above 0 in 'self:0.0'"):
