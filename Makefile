@@ -12,7 +12,6 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 MUTATE_ARGS ?=
 WORKERS ?= 2
-MINUTES ?= 10
 
 VENV_PYTHON := .venv/bin/python
 # Python compiles what it imports: to compile everything at once takes longer.

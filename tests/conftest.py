@@ -33,30 +33,13 @@ TINY = {
 
 
 # Files of which a part takes long, the longest first: two processes that share the files end at the same time.
-LONG = (
-    "test_real.py",
-    "test_kit.py",
-    "test_browser.py",
-    "compare/",
-    "lessons/",
-    "course/",
-    "on_device/",
-    "models/",
-    "evaluation/",
-    "cli/",
-    "scale/",
-    "test_prune.py",
-    "test_book.py",
-    "hostile/",
-    "baselines/",
-    "analysis/",
-)
+LONG = ("test_real.py", "test_kit.py", "test_browser.py", "compare/", "lessons/", "course/", "on_device/", "models/")
+LONG += ("evaluation/", "cli/", "disk/", "test_prune.py", "test_book.py", "hostile/", "baselines/", "analysis/")
 # Tests that start processes, kernels or clusters, run whole commands, or read the real model: `make check` has none.
-SLOW = ("test_kit.py", "test_browser.py", "test_others.py", "test_book.py", "test_packaging.py", "test_forks.py")
-SLOW += ("cli/", "scale/", "system/", "compare/test_cluster.py", "compare/test_grid.py", "models/test_save.py")
+SLOW = ("test_kit.py", "test_browser.py", "test_others.py", "test_book.py", "test_packaging.py")
+SLOW += ("cli/", "system/", "compare/test_cluster.py", "compare/test_grid.py", "models/test_save.py")
 SLOW += ("lessons/test_notebook", "course/test_cache.py", "lessons/test_exercises.py", "evaluation/test_zero_shot.py")
-SLOW += ("on_device/test_speed.py", "on_device/test_gguf", "hostile/test_fuzz.py")
-SLOW += ("hostile/test_calls.py", "analysis/test_page.py")
+SLOW += ("on_device/test_speed.py", "on_device/test_gguf", "hostile/test_calls.py", "analysis/test_page.py")
 SLOW_TESTS = ("test_reload_in_another_process",)
 
 

@@ -12,13 +12,10 @@ from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from check_jsonschema import main as jsonschema
-from click.testing import CliRunner
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Check CHANGES for Sphinx API")  # what its extensions still call
 ROOT = Path(__file__).resolve().parents[1]
 LOADED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}  # what a browser fetches
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 class Page(HTMLParser):
@@ -116,13 +113,3 @@ def test_a_dead_link_ends_the_build(made, tmp_path, capfd):
         assert script["sphinx"](options) == 1 and "nowhere.md" in capfd.readouterr().err
     finally:
         page.write_text(whole, "utf-8")
-
-
-def valid(path):
-    return CliRunner().invoke(jsonschema, ["--builtin-schema", "vendor.github-workflows", str(path)])
-
-
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_is_one(path):
-    done = valid(path)
-    assert done.exit_code == 0, done.output

@@ -430,10 +430,8 @@ def test_least_squares_refits_a_peer_s_choice():
         ("flap", {"layers": 1}, "layers to be auto or 0 with the method flap.*got 1"),
         ("flap", {"ratio": 0.95}, "at most 0.9.*got 0.95"),
         ("llm-pruner", {"layers": 1}, "layers to be auto or 0 with the method llm-pruner,.*got 1"),
-        ("llm-pruner-mixed", {"layers": 1}, "layers to be auto or 0 with the method llm-pruner-mixed.*got 1"),
         ("llm-pruner", {"kv_groups": 3}, "1 to 2 KV groups.*got 3"),
         ("llm-pruner", {"ratio": 0.7}, "llm-pruner can reach in the 6 layers that it does not protect, got 0.7"),
-        ("llm-pruner-mixed", {"ratio": 0.7}, "llm-pruner-mixed can reach in the 6 layers"),
         ("llmpruner", {"recovery": "none"}, "'llmpruner'.*did you mean 'llm-pruner'"),
     ],
 )

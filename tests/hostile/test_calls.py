@@ -34,8 +34,6 @@ ROWS = [
     ("prune", "--ratio 0.95 --layers 0", "at most"),
     ("prune", "--preset papper", "did you mean 'paper'"),
     ("prune", "--layers many", "Invalid value for '--layers'"),
-    ("prune", "--layers 3", "layers"),
-    ("prune", "--kv-groups 5", "KV groups"),
     ("prune", "--multiple 0", "Invalid value for '--multiple'"),
     ("prune", "--seed 18446744073709551616", "Invalid value for '--seed'"),
     ("prune", "--length 4096", "at most 128 tokens"),

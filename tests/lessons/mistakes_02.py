@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import combinations
 
 import torch
-from lessons import LESSONS, functions
+from lessons import LESSONS
 
 CHECKS = LESSONS["02"].checks
-checks_02 = sys.modules[CHECKS["fooled_layer"].__module__]
-SOLUTIONS = functions(LESSONS["02"].solutions)
 inv = torch.linalg.inv
 
 
@@ -30,10 +27,6 @@ def best_pair(score):
         return max(combinations(range(len(w)), 2), key=lambda pair: score(cost, pair, p, w))
 
     return pick
-
-
-def surprise(cost, pair):
-    return cost(pair) - cost(pair[:1]) - cost(pair[1:])
 
 
 def one_look(c, w, k):

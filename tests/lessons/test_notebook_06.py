@@ -18,7 +18,6 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "06_your_own_mode
 SHAPES = {
     # eight query heads in four groups, and a width that no power of two divides
     "gqa": {"hidden_size": 64, "intermediate_size": 150, "num_attention_heads": 8, "num_key_value_heads": 4},
-    # all heads share one, and the head is the embedding
     # norms of queries and keys
     "qwen3": {},
     # and a norm behind each dense layer: no target but the layer's own output, and no bias
@@ -37,7 +36,8 @@ def kernel(kernels):
 def run(kernel, model, folder):
     """The notebook, executed from an empty namespace with `model` in a folder beside which it may build."""
     folder.mkdir()
-    place = f"import os\nos.chdir({str(folder)!r})\nos.environ['COMP_MODEL'] = {str(model)!r}\ndel os"
+    course = f"import os, sys\nsys.path.insert(0, {str(NOTEBOOK.parent)!r})"  # as where the notebook lies
+    place = f"{course}\nos.chdir({str(folder)!r})\nos.environ['COMP_MODEL'] = {str(model)!r}\ndel os, sys"
     kernel.nb = nbformat.read(NOTEBOOK, as_version=4)
     kernel.nb.cells.insert(0, new_code_cell(f"%reset -f\n{place}"))
     kernel.reset_execution_trackers()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import nbformat
@@ -11,8 +10,7 @@ import torch
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from course import start as notebook
-from course.start import side_by_side, sizes_for, start, table
+from course.start import sizes_for, start, table
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 LESSONS = sorted(FOLDER.glob("[0-9]*.ipynb"))
@@ -119,16 +117,6 @@ def test_a_table():
     assert table(("what", "how many"), [("layers", 30), ("parameters", 134515008), ("share", "12%")]).data == (
         "| what | how many |\n| --- | ---: |\n| layers | 30 |\n| parameters | 134,515,008 |\n| share | 12% |"
     )
-
-
-def test_texts_side_by_side(monkeypatch):
-    shown = []
-    monkeypatch.setattr(notebook, "display", lambda data, raw: shown.append(data))
-    side_by_side({"dense": "a < b", "pruned": "two\nlines"})
-    [data] = shown
-    assert "a &lt; b" in data["text/html"] and data["text/html"].count("<td") == 2
-    assert data["text/plain"] == "dense:\na < b\n\npruned:\ntwo\nlines"
-    json.dumps(data)
 
 
 def test_sizes_follow_from_the_shape(tiny_llama):
