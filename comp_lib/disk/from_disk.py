@@ -127,22 +127,35 @@ def prune_to(
     }
     work = _place(target)
     with _alone(work):
-        run = _Run(work, model, ids.long(), settings, saving, progress, _state(work, request))
-        planned = run.planned(plan)
-        dense = run.measured("dense", model)
-        finished = run.layers(planned.plan)
-        outline = run.outline(planned.plan)
-        run.write_whole(outline)
-        small = run.measured("pruned", Streamed(work, outline.config, model.dtype))
-        plan, report = concluded(planned, finished, settings, ids, model.shape, Shape.of(outline))
+        state = _state(work, request)
+        planned = _planned(work, state, model, ids, settings, plan, saving.name, progress)
+        dense = _measured(work, state, "dense", model, saving, settings, progress)
+        finished = _layers(work, state, model, ids, settings, planned.plan, progress)
+        outline = _outline(model, planned.plan, settings)
+        _write_whole(work, state, model, outline)
+        written = Streamed(work, outline.config, model.dtype)
+        small = _measured(work, state, "pruned", written, saving, settings, progress)
+        plan, report = concluded(planned, finished, settings, ids, model.shape, written.shape)
         report = replace(report, seconds=time.perf_counter() - started)
-        save_metadata(work, target.name, tokenizer, Shape.of(outline), plan, run.card(dense, small))
+        card = saving.card or Provenance(
+            parent=saving.name or "a model without a name",
+            parent_shape=model.shape,
+            parent_licence=None,
+            calibration=f"{ids.shape[0]} x {ids.shape[1]} tokens",
+            method=settings.neuron_metric,
+            recovery=settings.recovery,
+            version=__version__,
+            settings=asdict(settings),
+        )
+        if saving.windows is not None and dense is not None and small is not None:
+            card = replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), dense, small),))
+        save_metadata(work, target.name, tokenizer, written.shape, plan, card)
         if work != target:
             check_destination(out, saving.overwrite, 0, [saving.name, *model.files.files])  # what came meanwhile stays
             take_name(work, target)
     (target / LOCK).unlink(missing_ok=True)
     (target / PROGRESS).unlink()  # last: whoever is killed before goes on here
-    return Written(Path(out), plan, report, model.shape, Shape.of(outline), dense, small)
+    return Written(Path(out), plan, report, model.shape, written.shape, dense, small)
 
 
 def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int, settings: Settings) -> None:
@@ -202,142 +215,125 @@ def _state(work: Path, request: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-class _Run:
-    """The parts of `prune_to`, each of which progress.json may know to be finished."""
+def _keep(work: Path, state: dict[str, Any], **finished: Any) -> None:
+    """Let progress.json know of what is finished, in one step; hidden states that it does not name are deleted."""
+    state |= finished
+    partial_file = work / f"{PROGRESS}.tmp"
+    partial_file.write_text(json.dumps(state), "utf-8")
+    fsync(partial_file)
+    os.replace(partial_file, work / PROGRESS)
+    fsync(work)
+    for path in work.glob("states-*"):
+        if path.name not in state["states"].values():
+            path.unlink()
 
-    def __init__(
-        self,
-        work: Path,
-        model: Streamed,
-        ids: Tensor,
-        settings: Settings,
-        saving: Saving,
-        progress: Progress,
-        state: dict[str, Any],
-    ) -> None:
-        self.work, self.model, self.ids, self.settings = work, model, ids, settings
-        self.saving, self.progress, self.state = saving, progress, state
-        self.keep()
 
-    def keep(self, **finished: Any) -> None:
-        """Let progress.json know of what is finished, in one step; hidden states that it does not name are deleted."""
-        self.state |= finished
-        partial_file = self.work / f"{PROGRESS}.tmp"
-        partial_file.write_text(json.dumps(self.state), "utf-8")
-        fsync(partial_file)
-        os.replace(partial_file, self.work / PROGRESS)
-        fsync(self.work)
-        for path in self.work.glob("states-*"):
-            if path.name not in self.state["states"].values():
-                path.unlink()
+def _planned(
+    work: Path,
+    state: dict[str, Any],
+    model: Streamed,
+    ids: Tensor,
+    settings: Settings,
+    plan: Plan | None,
+    name: str,
+    progress: Progress,
+) -> Planned:
+    """The plan: the one that was given, the one that is known, or one made now."""
+    _keep(work, state)
+    if state["plan"] is None:
+        planned = Planned(plan) if plan else make_plan(model, ids, settings, name, progress)
+        check_plan(planned.plan, model, settings)
+        _keep(work, state, plan=planned.plan.to_json(), importance=planned.layer_importance)
+    importance = state["importance"]
+    return Planned(Plan.from_json(state["plan"]), importance and tuple(importance))
 
-    def planned(self, plan: Plan | None) -> Planned:
-        """The plan: the one that was given, the one that is known, or one made now."""
-        if self.state["plan"] is None:
-            name, progress = self.saving.name, self.progress
-            planned = Planned(plan) if plan else make_plan(self.model, self.ids, self.settings, name, progress)
-            check_plan(planned.plan, self.model, self.settings)
-            self.keep(plan=planned.plan.to_json(), importance=planned.layer_importance)
-        importance = self.state["importance"]
-        return Planned(Plan.from_json(self.state["plan"]), importance and tuple(importance))
 
-    def measured(self, which: str, model: Streamed) -> float | None:
-        """Perplexity of the dense or the pruned model, where there is something to measure it on."""
-        if self.saving.windows is None:
-            return None
-        if which not in self.state:
-            mean = losses(model, self.saving.windows, self.settings.device, self.progress, f"measuring {which}").mean()
-            self.keep(**{which: perplexity_of(float(mean))})
-        return float(self.state[which])
+def _measured(
+    work: Path,
+    state: dict[str, Any],
+    which: str,
+    model: Streamed,
+    saving: Saving,
+    settings: Settings,
+    progress: Progress,
+) -> float | None:
+    """Perplexity of the dense or the pruned model, where there is something to measure it on."""
+    if saving.windows is None:
+        return None
+    if which not in state:
+        mean = losses(model, saving.windows, settings.device, progress, f"measuring {which}").mean()
+        _keep(work, state, **{which: perplexity_of(float(mean))})
+    return float(state[which])
 
-    def layers(self, plan: Plan) -> list[PrunedLayer]:
-        """All layers that stay: those that are not finished yet are pruned and written."""
-        model, count = self.model, self.model.shape.layers
-        if len(self.state["layers"]) < count:
-            new_states = partial(States.create, self.work)
-            pruner = LayerPruner(model, self.ids, self.settings, plan, model.shape, new_states)
-            if self.state["layers"]:
-                size, dtype, names = pruner.hidden.shape, pruner.hidden.dtype, self.state["states"]
-                streams = {name: States(self.work / file, size, dtype) for name, file in names.items()}
-                pruner.resume(self.state["made"], streams["hidden"], streams.get("dense"))
-            for index in range(len(self.state["layers"]), count):
-                self.layer(pruner, plan, index)
-        finished = [one for one in self.state["layers"] if one is not None]
-        return [
-            PrunedLayer(LayerReport(**one["report"]), tuple(one["kept_neurons"]), tuple(one["kept_groups"]))
-            for one in finished
-        ]
 
-    def layer(self, pruner: LayerPruner, plan: Plan, index: int) -> None:
-        """One layer: read, pruned, written; and then progress.json knows of it."""
-        layer = family_of(self.model).layers(self.model)[index].to(pruner.device)
+def _layers(
+    work: Path, state: dict[str, Any], model: Streamed, ids: Tensor, settings: Settings, plan: Plan, progress: Progress
+) -> list[PrunedLayer]:
+    """All layers that stay: those that are not finished yet are read, pruned and written."""
+    count = model.shape.layers
+    if len(state["layers"]) < count:
+        pruner = LayerPruner(model, ids.long(), settings, plan, model.shape, partial(States.create, work))
+        if state["layers"]:
+            size, dtype = pruner.hidden.shape, pruner.hidden.dtype
+            known = {name: States(work / file, size, dtype) for name, file in state["states"].items()}
+            pruner.resume(state["made"], known["hidden"], known.get("dense"))
+    for index in range(len(state["layers"]), count):
+        layer = family_of(model).layers(model)[index].to(pruner.device)
         done = pruner.prune_layer(index, layer)
         if done is not None:
             place = plan.layers.index(index)
             tensors = {f"model.layers.{place}.{name}": value for name, value in layer.state_dict().items()}
-            self.write(f"layer-{place}.safetensors", tensors)
+            _write(work / f"layer-{place}.safetensors", tensors)
         streams = {"hidden": pruner.hidden, "dense": pruner.dense}
         names = {name: states.path.name for name, states in streams.items() if states is not None}
         for name in sorted({*names.values()}):
-            fsync(self.work / name)
-        layers = [*self.state["layers"], None if done is None else asdict(done)]
-        self.keep(layers=layers, states=names, made=pruner.progress_made())
-        self.progress("pruning", index + 1, self.model.shape.layers, None if done is None else done.report)
+            fsync(work / name)
+        layers = [*state["layers"], None if done is None else asdict(done)]
+        _keep(work, state, layers=layers, states=names, made=pruner.progress_made())
+        progress("pruning", index + 1, count, None if done is None else done.report)
+    return [
+        PrunedLayer(LayerReport(**one["report"]), tuple(one["kept_neurons"]), tuple(one["kept_groups"]))
+        for one in state["layers"]
+        if one is not None
+    ]
 
-    def write(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """A shard of the new model, whole or not at all."""
-        partial_file = self.work / f"{name}.tmp"
-        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, partial_file, {"format": "pt"})
-        fsync(partial_file)
-        os.replace(partial_file, self.work / name)
 
-    def outline(self, plan: Plan) -> Model:
-        """The new model without its numbers."""
-        small = skeleton(self.model.config, self.model.dtype)
-        layers = family_of(small).layers(small)
-        for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
-            if self.settings.recovery == "bias":
-                add_biases(layers[index])
-            shrink(layers[index], "attention", torch.arange(groups))
-            shrink(layers[index], "mlp", torch.arange(neurons))
-        keep_layers(small, plan.layers)
-        update_config(small)
-        small.generation_config = read_generation(self.model.files.place, self.model.config)
-        small = described(small)
-        small.config.dtype = str(self.model.dtype).removeprefix("torch.")
-        small.config.architectures = [type(small).__name__]
-        return small
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A shard of the new model, whole or not at all."""
+    partial_file = path.with_name(f"{path.name}.tmp")
+    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial_file, {"format": "pt"})
+    fsync(partial_file)
+    os.replace(partial_file, path)
 
-    def write_whole(self, outline: Model) -> None:
-        """The config, and all shards as `save_pretrained` would name them: one file up to 5 GB."""
-        outline.config.save_pretrained(self.work)
-        outline.generation_config.to_json_file(self.work / "generation_config.json")
-        names = [name for name, _ in outline.named_parameters()]  # a tied head once
-        beside = [name for name in names if ".layers." not in name]
-        if "whole" not in self.state:
-            self.write("beside.safetensors", {name: self.model.files.read(name, self.model.dtype) for name in beside})
-            shards = [
-                "beside.safetensors",
-                *(f"layer-{place}.safetensors" for place in range(Shape.of(outline).layers)),
-            ]
-            merge(self.work, shards)
-            self.keep(whole=True, states={})
-        for path in (*self.work.glob("layer-*.safetensors"), *self.work.glob("beside.safetensors")):
-            path.unlink()
 
-    def card(self, dense: float | None, small: float | None) -> Provenance:
-        """What the model card says, with what was measured."""
-        saving, settings, ids = self.saving, self.settings, self.ids
-        card = saving.card or Provenance(
-            parent=saving.name or "a model without a name",
-            parent_shape=self.model.shape,
-            parent_licence=None,
-            calibration=f"{ids.shape[0]} x {ids.shape[1]} tokens",
-            method=settings.neuron_metric,
-            recovery=settings.recovery,
-            version=__version__,
-            settings=asdict(settings),
-        )
-        if saving.windows is None or dense is None or small is None:
-            return card
-        return replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), dense, small),))
+def _outline(model: Streamed, plan: Plan, settings: Settings) -> Model:
+    """The new model without its numbers."""
+    small = skeleton(model.config, model.dtype)
+    layers = family_of(small).layers(small)
+    for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
+        if settings.recovery == "bias":
+            add_biases(layers[index])
+        shrink(layers[index], "attention", torch.arange(groups))
+        shrink(layers[index], "mlp", torch.arange(neurons))
+    keep_layers(small, plan.layers)
+    update_config(small)
+    small.generation_config = read_generation(model.files.place, model.config)
+    small = described(small)
+    small.config.dtype = str(model.dtype).removeprefix("torch.")
+    small.config.architectures = [type(small).__name__]
+    return small
+
+
+def _write_whole(work: Path, state: dict[str, Any], model: Streamed, outline: Model) -> None:
+    """The config, and all shards as `save_pretrained` would name them: one file up to 5 GB."""
+    outline.config.save_pretrained(work)
+    outline.generation_config.to_json_file(work / "generation_config.json")
+    names = [name for name, _ in outline.named_parameters()]  # a tied head once
+    beside = [name for name in names if ".layers." not in name]
+    if "whole" not in state:
+        _write(work / "beside.safetensors", {name: model.files.read(name, model.dtype) for name in beside})
+        shards = ["beside.safetensors", *(f"layer-{place}.safetensors" for place in range(Shape.of(outline).layers))]
+        merge(work, shards)
+        _keep(work, state, whole=True, states={})
+    for path in (*work.glob("layer-*.safetensors"), *work.glob("beside.safetensors")):
+        path.unlink()
