@@ -5,7 +5,6 @@
 #   PIP_ARGS     more options for pip install                            see README.md for a smaller PyTorch on Linux
 #   PYTEST_ARGS  more options for the unit tests                         make check PYTEST_ARGS="-k plan"
 #   MUTATE_ARGS  more options for the mutation test                      make mutate MUTATE_ARGS="--only gram --trust"
-#   MINUTES      of soaking                                              make soak MINUTES=60
 #   WORKERS      processes for the unit tests, each on one core          make test WORKERS=4 (2 GB of memory each)
 
 PYTHON ?= python3
@@ -27,7 +26,7 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test mutate soak notebooks slides book report kit lint clean
+.PHONY: help demo lab check test mutate notebooks slides book report kit lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
@@ -37,7 +36,6 @@ help:
 	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute and a half"
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
 	@echo "make mutate     break formulas in a copy, one by one: which cell notices? Takes long; not part of the tests"
-	@echo "make soak       kill and resume for MINUTES (10), each time at other moments; not part of the tests"
 	@echo "make notebooks  run every notebook and store its outputs"
 	@echo "make slides     the core lessons as one page for a projector, which works offline (in build/slides)"
 	@echo "make book       lessons, how-to pages and reference as a site (in build/book)"
@@ -65,9 +63,6 @@ endif
 mutate: $(STAMPS)/dev
 	HF_HUB_OFFLINE=1 COMP_LIB_CACHE=$(CURDIR)/build/mutate $(VENV_PYTHON) notebooks/teaching/mutate.py .ci/formulas.toml \
 	  --keep-going $(MUTATE_ARGS)
-
-soak: $(STAMPS)/dev
-	PYTHONPATH=tests $(VENV_PYTHON) tests/hostile/soak.py --minutes $(MINUTES)
 
 notebooks: $(STAMPS)/dev
 ifneq ($(NOTEBOOKS),)

@@ -28,6 +28,7 @@ from common import HERE, markdown, parser_of, read_json, write_json
 
 from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
+from comp_lib.evaluation.confidence import UNKNOWN
 from comp_lib.models.load import load_model
 from comp_lib.on_device import llama_cpp
 
@@ -83,7 +84,9 @@ def main() -> None:
             row |= in_llama_cpp(made, small, windows)
         else:
             row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(parent)
-        values = {kind: (each[0]["increase"], *each[1]["increase"]) for kind, each in by_kind.rows().items()}
+        values = {
+            kind: (each[0]["increase"], *(each[1]["increase"] or UNKNOWN)) for kind, each in by_kind.rows().items()
+        }
         row["mean"] = values.popitem()[1]
         keep({**row, "kl": by_kind.mean["kl"], "increases": values})
 

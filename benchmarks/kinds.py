@@ -28,6 +28,7 @@ from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
+from comp_lib.evaluation.confidence import UNKNOWN
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, panels, save_picture
@@ -74,10 +75,11 @@ def main() -> None:
     small = prune(dense, ids, settings).model
     judged = judge(small, windows, dense)
     every = {**judged.kinds, **judge(small, texts, dense).kinds}
-    increases = {kind: [one.increase, *one.intervals()["increase"]] for kind, one in every.items()}
+    # of too few windows there is no interval: NaN, which a figure leaves out
+    increases = {kind: [one.increase, *(one.intervals()["increase"] or UNKNOWN)] for kind, one in every.items()}
     for kind, (increase, low, high) in increases.items():
         print(f"{kind:16}{increase:.3f} nats more ({low:.3f} to {high:.3f})", flush=True)
-    mean, (low, high) = judged.mean["increase"], judged.intervals()["increase"]
+    mean, (low, high) = judged.mean["increase"], judged.intervals()["increase"] or UNKNOWN
     print(f"mean over kinds {mean:.3f} ({low:.3f} to {high:.3f})")
     row = {
         "model": arguments.model,

@@ -27,7 +27,7 @@ from common import HERE, parser_of, read_json, write_json
 
 from comp_lib.calibration.stream import BATCH_TOKENS
 from comp_lib.plan import Plan
-from comp_lib.recovery.least_squares import outputs_judged
+from comp_lib.recovery.least_squares import JUDGED
 from comp_lib.shape import Shape
 
 PIECE = 16 << 20  # bytes of a file, read or written to see how fast that is
@@ -96,7 +96,7 @@ class Run:
     def dense_layer(self, n: int, k: int) -> Iterator[Work]:
         """Sums, selection and solve of one dense layer of n inputs, of which k stay."""
         tokens, m, gone = self.tokens, self.shape.hidden, n - k
-        judged = outputs_judged(m)
+        judged = m if m < 2 * JUDGED else JUDGED
         tried = TRIED if self.sequences > 1 else 0
         # in both forms the solve ends with two sums of squares: the error, and what it is in proportion to
         if tokens >= n:  # the sums are the matrix X^T X

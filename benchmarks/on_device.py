@@ -32,7 +32,7 @@ from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.surgery import keep_layers, shallow_copy, shrink_mlp, update_config
+from comp_lib.surgery import keep_layers, shallow_copy, shrink, update_config
 
 FILE = HERE / "on_device.json"
 PACKAGES = ("torch", "transformers", "xllamacpp")  # whose versions matter
@@ -80,7 +80,7 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
     smaller = shallow_copy(model)
     keep_layers(smaller, plan.layers)
     for layer, width in zip(family_of(smaller).layers(smaller), plan.neurons, strict=True):
-        shrink_mlp(layer, torch.arange(width))
+        shrink(layer, "mlp", torch.arange(width))
     update_config(smaller)
     return smaller
 

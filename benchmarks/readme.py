@@ -15,7 +15,7 @@ from statistics import fmean
 from after import healing
 from common import HERE, ROOT, between, markdown, preset, read_json, widths
 
-from comp_lib.calibration.general import MIXTURES
+from comp_lib.calibration.tokens import MIXTURES
 from comp_lib.compare.grid import ROWS, read_rows
 from comp_lib.compare.summary import comparison, finished
 from comp_lib.models.load import EMBEDDED

@@ -19,7 +19,7 @@ import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +60,7 @@ class Healing:
             raise InputError(f"expected {wanted}, got {sequences}: ask for more")
 
 
-@dataclass(frozen=True)
-class Healed:
+class Healed(NamedTuple):
     """A healed model; divergence from the parent on sequences that did not teach, nats per token."""
 
     model: Model
@@ -160,28 +159,20 @@ def heal_folder(
     plan = Plan.load(place / PLAN_FILE)
     teacher, parent_tokenizer = load_model(parent, device=device)
     small, _ = load_model(model, device=device)
-    shape, dense = Shape.of(small), Shape.of(teacher)
-    sizes: dict[str, Any] = {"a vocabulary": (config.vocab_size, teacher.config.vocab_size)}
-    sizes |= {"a stream": (shape.hidden, dense.hidden), "a number of layers": (plan.parent_layers, dense.layers)}
-    probes = [each(PROBE, add_special_tokens=False)["input_ids"] for each in (tokenizer, parent_tokenizer)]
-    sizes |= {"tokens of a sentence": (len(probes[0]), len(probes[1]) if probes[0] == probes[1] else "others")}
-    for what, (own, other) in sizes.items():
-        if own != other:
-            got = f"{other}: name the model that was pruned"
-            raise InputError(f"expected the parent of {model}, with {what} of {own}, got one with {got}")
+    dense = Shape.of(teacher)
+    own = (config.vocab_size, Shape.of(small).hidden, plan.parent_layers, tokenizer(PROBE)["input_ids"])
+    other = (teacher.config.vocab_size, dense.hidden, dense.layers, parent_tokenizer(PROBE)["input_ids"])
+    for what, ours, theirs in zip(("vocabulary", "stream", "number of layers", "tokenizer"), own, other, strict=True):
+        if ours != theirs:
+            got = f"another {what}: name the model that was pruned"
+            raise InputError(f"expected the parent of {model}, got {parent} with {got}")
     size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": healing.seed}
     ids = calibration_tokens(source, parent_tokenizer, model=teacher, **size, progress=progress)
     done = heal(small, ids, teacher, healing, progress)
-    card = Provenance(
-        parent=str(parent),
-        parent_shape=dense,
-        parent_licence=None,
-        calibration=f"see the card of {shareable(model)}",
-        method=f"see the card of {shareable(model)}",
-        recovery=f"healed on {sequences} x {length} tokens of {shareable(source)} towards the parent's answers: "
-        f"divergence {done.before:.3f} before, {done.after:.3f} nats per token after",
-        version=__version__,
-        settings=vars(healing),
-    )
+    recovery = f"healed on {sequences} x {length} tokens of {shareable(source)} towards the parent's answers: "
+    recovery += f"divergence {done.before:.3f} before, {done.after:.3f} nats per token after"
+    earlier = f"see the card of {shareable(model)}"
+    facts: dict[str, Any] = {"calibration": earlier, "method": earlier, "recovery": recovery, "parent_licence": None}
+    card = Provenance(str(parent), parent_shape=dense, version=__version__, settings=vars(healing), **facts)
     save_checkpoint(folder, done.model.to(config.dtype), tokenizer, plan, card, overwrite=overwrite)
     return done

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .baselines import PLANNERS
 from .errors import InputError
-from .families import family_of
+from .families import family_of, whole_attention
 from .families.protocol import Model
 from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
@@ -70,7 +70,7 @@ def check_request(model: Model, settings: Settings) -> None:
     shape, request = Shape.of(model), settings.request(Shape.of(model))
     least = min(shape.kv_groups)
     fewer = settings.kv_groups is not None and settings.kv_groups < least
-    if family_of(model).whole_attention and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
+    if whole_attention(model) and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
         got = (
             f"{settings.method} with {settings.kv_groups or 'fewer'}: leave --kv-groups out, and choose another method"
         )
@@ -119,7 +119,7 @@ def check_plan(plan: Plan, model: Model, settings: Settings) -> None:
             most = max(count, named[place][-1] + 1) if named else count
             if most > whole[layer]:
                 raise InputError(f"expected at most {whole[layer]} {what} in layer {layer}, got {most}: plan anew")
-            if what == "KV groups" and count < whole[layer] and family_of(model).whole_attention:
+            if what == "KV groups" and count < whole[layer] and whole_attention(model):
                 got = f"{count} in layer {layer}: plan anew"
                 raise InputError(f"expected all {whole[layer]} KV groups of a model whose groups cannot go, got {got}")
 

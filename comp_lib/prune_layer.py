@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, sent
-from .families import dense_layer, family_of_layer
+from .families import dense_layer, parts
 from .families.protocol import STEPS, Layer, Model, Which
+from .families.steps import dense_target, gain_behind
 from .importance.neurons import RIDGE, Dense, Selection, energy, metric
 from .plan import Plan
 from .recovery.bias import mean_bias, unchanged
@@ -30,7 +31,7 @@ from .settings import Settings
 from .shape import Shape
 from .statistics.few_tokens import TokenStatistics
 from .statistics.gram import Gram, Statistics, contributions, token_weights
-from .surgery import add_biases, block_size, shrink, spread, upstream
+from .surgery import add_biases, shrink, spread, upstream
 from .system.machine import peak_bytes
 
 States = Any
@@ -165,7 +166,7 @@ class LayerPruner:
             self.statistics(layer, which, target, start, min(start + size, count)) for start in range(0, count, size)
         ]
         weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # W (n, m)
-        block, gain = block_size(layer, which), family_of_layer(layer).gain(layer, which)
+        block, gain = parts(layer)[which].block, gain_behind(layer, which)
         make = partial(Dense, weight=weight, upstream=upstream(layer, which), block=block, gain=gain)
         if not searched:
             return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
@@ -176,7 +177,7 @@ class LayerPruner:
 
     def statistics(self, layer: Layer, which: Which, target: States | None, first: int, last: int) -> Statistics:
         """The statistics over sequences `first` to `last` - 1; of fewer tokens than inputs the tokens themselves."""
-        linear, family = dense_layer(layer, which), family_of_layer(layer)
+        linear = dense_layer(layer, which)
         masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
         few = self.hidden.shape[0] * self.hidden.shape[1] < linear.in_features and not masked  # a mask needs the matrix
         kind: type[Statistics] = TokenStatistics if few else Gram
@@ -189,7 +190,7 @@ class LayerPruner:
             after, x = self.steps[which](layer, before)
             wanted = None
             if target is not None:
-                wanted = family.dense_target(layer, which, sent(target[rows], linear.weight.device) - before, x)
+                wanted = dense_target(layer, which, sent(target[rows], linear.weight.device) - before, x)
             statistics.add(x, wanted, token_weights(after) if self.settings.token_weights else None)
         return statistics
 
@@ -229,7 +230,7 @@ def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
     if recovery == "mask":
         mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, dense.ridge)
         return Refit(fold_mask(weight, inputs, mask), mask=mask, ridge=mask.ridge)
-    if selection.retuned is not None and dense.sums.own_target:  # the sweep solved this very problem on its way
+    if selection.retuned is not None and dense.sums.outside is None:  # the sweep solved this very problem on its way
         return Refit(selection.retuned, ridge=dense.ridge)
     return Refit(dense.sums.refit(weight, inputs, dense.ridge), ridge=dense.ridge)
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .families import dense_layer, family_of
-from .families.protocol import Model, Which
+from .families import family_of, parts
+from .families.protocol import STEPS, Model
+from .families.structure import Part
 
 
 def span(widths: Sequence[int]) -> str:
@@ -51,27 +52,25 @@ class Shape:
         """
         if isinstance(known := getattr(model, "shape", None), cls):
             return known
-        family = family_of(model)
-        layers = list(family.layers(model))
-        head_dim, group_heads = family.heads(layers[0])
+        layers = list(family_of(model).layers(model))
+        mixers, mlps = ([parts(layer)[which] for layer in layers] for which in STEPS)
 
-        def per_block(which: Which, inputs: int) -> int:
+        def cost(part: Part) -> int:
             """Parameters of one block: rows of what produces it, and its inputs of the dense layer."""
-            module, _ = family.sublayer(layers[0], which)
-            count = inputs * dense_layer(layers[0], which).out_features
-            for name, rows in family.producers(layers[0], which).items():
-                linear = getattr(module, name)
+            count = part.block * part.linear.out_features
+            for name, rows in part.rows.items():
+                linear = getattr(part.module, name)
                 count += rows.shape[1] * (linear.in_features + (linear.bias is not None))
             return count
 
-        neurons = tuple(dense_layer(layer, "mlp").in_features for layer in layers)
-        if family.grouped:
-            inputs = head_dim * group_heads
-            kv_groups = tuple(dense_layer(layer, "attention").in_features // inputs for layer in layers)
-            group = per_block("attention", inputs)
+        neurons, hidden = tuple(part.linear.in_features for part in mlps), mlps[0].linear.out_features
+        first = mixers[0]
+        head_dim, group_heads = first.heads
+        if all(part.grouped for part in mixers):
+            kv_groups, group = tuple(part.linear.in_features // first.block for part in mixers), cost(first)
         else:
             kv_groups, group = (1,) * len(layers), 0
-        neuron, hidden = per_block("mlp", 1), dense_layer(layers[0], "mlp").out_features
+        neuron = cost(mlps[0])
         whole = [sum(p.numel() for p in layer.parameters()) for layer in layers]
         widths = zip(whole, neurons, kv_groups, strict=True)
         fixed = tuple(count - width * neuron - groups * group for count, width, groups in widths)

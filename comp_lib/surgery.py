@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .families import dense_layer, family_of, family_of_layer
-from .families.protocol import STEPS, Layer, Model, Which
+from .families import dense_layer, family_of, parts
+from .families.protocol import Layer, Model, Which
+from .families.structure import shrunk
 from .shape import Shape
 
 
@@ -25,23 +26,15 @@ def shallow_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
-def block_size(layer: Layer, which: Which) -> int:
-    """Inputs of the dense layer that can only go together: 1 for neurons, those of a KV group for attention."""
-    producers = family_of_layer(layer).producers(layer, which)
-    return dense_layer(layer, which).in_features // len(next(iter(producers.values())))
-
-
 def upstream(layer: Layer, which: Which) -> Tensor:
     """Squared norm of the weights that produce each block of the dense layer's inputs: (blocks,), float64."""
 
     def norms(linear: nn.Linear) -> Tensor:
-        parts = linear.weight.detach().split(1024)  # doubled at once, the matrix of a large layer is a gigabyte
-        return torch.cat([part.double().square().sum(1) for part in parts])
+        pieces = linear.weight.detach().split(1024)  # doubled at once, the matrix of a large layer is a gigabyte
+        return torch.cat([piece.double().square().sum(1) for piece in pieces])
 
-    family = family_of_layer(layer)
-    module, _ = family.sublayer(layer, which)
-    producers = family.producers(layer, which)
-    return torch.stack([norms(getattr(module, name))[rows].sum(1) for name, rows in producers.items()]).sum(0)
+    part = parts(layer)[which]
+    return torch.stack([norms(getattr(part.module, name))[rows].sum(1) for name, rows in part.rows.items()]).sum(0)
 
 
 def shrink(layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:
@@ -50,35 +43,13 @@ def shrink(layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = Non
     weight (n, m) replaces the dense layer's in the y = X W orientation; shift (m,) is added to the bias that it must
     then have (`add_biases`).
     """
-    family = family_of_layer(layer)
-    module, name = family.sublayer(layer, which)
-    inputs = spread(kept, block_size(layer, which))
-    if which == "attention" and family.whole_attention and len(inputs) < dense_layer(layer, which).in_features:
-        raise InputError(whole_groups(type(layer).__name__))
-    for producer, rows in family.producers(layer, which).items():
-        linear = getattr(module, producer)
-        setattr(module, producer, _rows(linear, rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)))
-    dense = getattr(module, name)
-    setattr(module, name, _columns(dense, inputs.to(dense.weight.device), weight, shift))
-    family.shrunk(layer)
-
-
-def shrink_mlp(layer: Layer, kept: Tensor, weight: Tensor | None = None) -> None:
-    """`shrink` for the neurons of the MLP."""
-    shrink(layer, "mlp", kept, weight)
-
-
-def shrink_attention(layer: Layer, kept: Tensor, weight: Tensor | None = None) -> None:
-    """`shrink` for the KV groups of the attention."""
-    shrink(layer, "attention", kept, weight)
-
-
-def whole_groups(name: str) -> str:
-    """Why the KV groups of that family stay."""
-    return (
-        f"expected all KV groups of {name} to stay, whose attention is more than these or has norms that span all "
-        "heads, got fewer: leave --kv-groups out, and choose a method that removes neurons only"
-    )
+    part = parts(layer)[which]
+    inputs, dense = spread(kept, part.block).to(part.linear.weight.device), part.linear
+    for name, rows in part.rows.items():
+        linear = getattr(part.module, name)
+        setattr(part.module, name, _rows(linear, rows[kept.cpu()].flatten().sort().values.to(linear.weight.device)))
+    setattr(part.module, part.dense, _columns(dense, inputs, weight, shift))
+    shrunk(layer)
 
 
 def spread(blocks: Tensor, size: int) -> Tensor:
@@ -97,13 +68,12 @@ def check_biases(model: Model) -> None:
 
 def add_biases(layer: Layer) -> None:
     """Give each dense layer that has no bias one of zeros: a stock config has them everywhere or nowhere."""
-    family = family_of_layer(layer)
-    for which in STEPS:
-        module, _ = family.sublayer(layer, which)
-        for name, linear in list(module.named_children()):
-            if isinstance(linear, nn.Linear) and linear.bias is None:
+    for part in parts(layer).values():
+        for name in part.linears:
+            linear = getattr(part.module, name)
+            if linear.bias is None:
                 weight = linear.weight.detach()
-                setattr(module, name, _linear(weight, weight.new_zeros(len(weight)), linear))
+                setattr(part.module, name, _linear(weight, weight.new_zeros(len(weight)), linear))
 
 
 def keep_layers(model: Model, layers: Sequence[int]) -> None:
@@ -111,16 +81,17 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
 
     Lists in the config with an entry for each layer (`layer_types`, `no_rope_layers`, ...) lose those of dropped ones.
     """
-    family = family_of(model)
-    stack = family.layers(model)
+    stack = family_of(model).layers(model)
     for name, entries in list(vars(model.config).items()):
-        if (
-            isinstance(entries, list)
-            and len(entries) == len(stack)
-            and not name.endswith(("_id", "_ids", "architectures"))
-        ):
+        whole = isinstance(entries, list) and len(entries) == len(stack)
+        if whole and not name.endswith(("_id", "_ids", "architectures")):
             setattr(model.config, name, [entries[index] for index in layers])
-    family.set_layers(model, [stack[index] for index in layers])
+    for index in sorted({*range(len(stack))} - {*layers}, reverse=True):
+        del stack[index]
+    for index, layer in enumerate(stack):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):  # the KV cache counts on it
+                vars(module)["layer_idx"] = index
     model.config.num_hidden_layers = len(layers)
 
 
@@ -132,7 +103,7 @@ def update_config(model: Model) -> None:
         setattr(model.config, name, biased)
     if shape.uniform:
         model.config.intermediate_size = shape.neurons[0]
-    if shape.uniform and family.grouped:
+    if shape.uniform and shape.group_parameters:
         model.config.head_dim = shape.head_dim
         model.config.num_key_value_heads = shape.kv_groups[0]
         model.config.num_attention_heads = shape.kv_groups[0] * shape.group_heads

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -69,9 +70,21 @@ def test_every_room_says_what_is_in_it():
         assert len(words) > 20 and "TODO" not in words, path
 
 
-def test_the_method_stands_on_a_dozen_files():
+def test_the_method_stands_on_thirteen_files():
     files = {path.name for path in PACKAGE.iterdir() if path.is_file()}
-    assert len(files) <= 12 and {"prune.py", "prune_layer.py", "plan.py", "surgery.py"} < files
+    assert len(files) <= 13 and {"prune.py", "prune_layer.py", "plan.py", "surgery.py"} < files
+
+
+LINES = {"comp_lib": 9_000, "notebooks/course": 2_500, "tests": 15_000, "benchmarks": 2_500, "comp_lib/prune.py": 170}
+LARGEST_ROOM, MOST_FILES = 1_700, 100  # lines, of the package
+
+
+def test_the_house_is_thin():
+    lines_of = runpy.run_path(str(ROOT / "benchmarks" / "house.py"))["lines_of"]
+    limits = LINES | {f"comp_lib/{path.name}": LARGEST_ROOM for path in PACKAGE.glob("[a-z]*/")}
+    sizes = {name: sum(map(lines_of, [*(ROOT / name).rglob("*.py")] or [ROOT / name])) for name in limits}
+    assert {name: size for name, size in sizes.items() if size > limits[name]} == {}
+    assert len(list(PACKAGE.rglob("*.py"))) <= MOST_FILES
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)

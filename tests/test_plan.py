@@ -217,25 +217,29 @@ def test_json_is_readable():
     assert json.loads(PLAN.to_json())["layers"] == [0, 3]
 
 
-@pytest.mark.parametrize("text", ["", "{", "neurons: 3", '{"parent": }'])
-def test_text_that_is_no_json_is_refused(text):
-    with pytest.raises(InputError, match="plan as JSON.*save it anew"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "plan as JSON.*save it anew"),
+        ("[" * 10**5, "plan as JSON"),
+        (f'{{"ratio": {"9" * 5000}}}', "plan as JSON"),
+        ("[]", "plan with the fields"),
+        ('{"parent": "x"}', "plan with the fields"),
+        (json.dumps(json.loads(PLAN.to_json()) | {"color": "red"}), "plan with the fields"),
+    ],
+)
+def test_text_that_is_no_plan_is_refused(text, words):
+    with pytest.raises(InputError, match=words):
         Plan.from_json(text)
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", "{}", '{"parent": "x"}'])
-def test_json_that_is_no_plan_is_refused(text):
-    with pytest.raises(InputError, match="plan with the fields"):
-        Plan.from_json(text)
-
-
-def test_missing_and_unknown_fields_are_refused():
-    fields = json.loads(PLAN.to_json())
-    with pytest.raises(InputError, match="plan with the fields"):
-        Plan.from_json(json.dumps({**fields, "color": "red"}))
-    fields.pop("removed")
-    with pytest.raises(InputError, match="plan with the fields"):
-        Plan.from_json(json.dumps(fields))
+@pytest.mark.parametrize(
+    ("make", "words"), [(lambda path: None, "No such file"), (lambda path: path.write_bytes(b"\xff\xfe{}"), "utf-8")]
+)
+def test_a_file_that_holds_no_plan_is_refused(tmp_path, make, words):
+    make(tmp_path / "plan.json")
+    with pytest.raises(InputError, match=f"expected a file with a plan.*{words}"):
+        Plan.load(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize(
@@ -268,6 +272,9 @@ def test_missing_and_unknown_fields_are_refused():
         ({"ratio": "a fifth"}, "a number as ratio, got 'a fifth'"),
         ({"removed": None}, "a number as removed"),
         ({"parent": 3}, "text as parent, got 3"),
+        ({"parent_layers": 10**9}, "at most 10000 parent_layers, got 1000000000"),
+        ({"ratio": float("nan")}, "a number as ratio, got nan"),
+        ({"layers": 10**300}, "whole numbers in layers"),
     ],
 )
 def test_plans_that_contradict_themselves_are_refused(change, message):
@@ -276,64 +283,13 @@ def test_plans_that_contradict_themselves_are_refused(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_check_accepts_a_good_plan():
-    PLAN.check()
-    replace(PLAN, kept_neurons=None).check()
-
-
-STRANGE = (
-    None,
-    True,
-    -1,
-    10**6,
-    10**300,
-    1e999,
-    "",
-    "x",
-    [],
-    [[]],
-    [None],
-    [-1],
-    [10**6],
-    [0.5],
-    [[0, 0]],
-    {},
-    {"a": 1},
-)
+STRANGE = (None, True, -1, 10**6, 1e999, "x", [], [[]], [None], [0.5], [[0, 0]], {"a": 1})
 
 
 @pytest.mark.parametrize("name", Plan.__dataclass_fields__)
 def test_no_value_of_any_field_is_more_than_a_refusal(name):
     for strange in STRANGE:
-        text = json.dumps(json.loads(PLAN.to_json()) | {name: strange})
         try:
-            assert Plan.from_json(text).dropped is not None
+            assert Plan.from_json(json.dumps(json.loads(PLAN.to_json()) | {name: strange})).dropped is not None
         except InputError as error:
             assert "\n" not in str(error)
-
-
-@pytest.mark.parametrize("text", ["[" * 10**5, "[" * 900 + "]" * 900, f'{{"ratio": {"9" * 5000}}}'])
-def test_text_that_is_too_much_for_a_parser_is_refused(text):
-    with pytest.raises(InputError, match="expected a plan"):
-        Plan.from_json(text)
-
-
-def test_a_model_of_a_million_layers_is_refused():
-    with pytest.raises(InputError, match="at most 10000 parent_layers, got 1000000000"):
-        replace(PLAN, parent_layers=10**9).check()
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda path: None, "No such file"),
-        (lambda path: path.mkdir(), "Is a directory"),
-        (lambda path: path.write_bytes(b"\xff\xfe{}"), "utf-8"),
-        (lambda path: path.symlink_to(path), "symbolic links"),
-        (lambda path: path.write_text("{"), "does not parse"),
-    ],
-)
-def test_a_file_that_holds_no_plan_is_refused(tmp_path, make, words):
-    make(tmp_path / "plan.json")
-    with pytest.raises(InputError, match=f"expected .*plan.*{words}"):
-        Plan.load(tmp_path / "plan.json")

@@ -9,7 +9,7 @@ import torch
 from variants import VARIANTS, WHOLE_ATTENTION, build
 
 from comp_lib.shape import Shape
-from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
+from comp_lib.surgery import keep_layers, shrink
 
 
 def count(module) -> int:
@@ -30,8 +30,8 @@ def test_arithmetic_equals_the_tensors_before_and_after_pruning(name):
     groups = before.kv_groups[0] if name in WHOLE_ATTENTION else 1
     expected = before.with_widths((48, 7), (groups, before.kv_groups[0]))  # layer 1 goes; what stays is uneven
     keep_layers(model, [0, 2])
-    shrink_attention(model.model.layers[0], torch.arange(before.kv_groups[0] - groups, before.kv_groups[0]))
-    shrink_mlp(model.model.layers[1], torch.arange(7))
+    shrink(model.model.layers[0], "attention", torch.arange(before.kv_groups[0] - groups, before.kv_groups[0]))
+    shrink(model.model.layers[1], "mlp", torch.arange(7))
     assert Shape.of(model) == expected
     assert expected.total == model.num_parameters()
     assert expected.decoder == count(model.model.layers)
@@ -48,8 +48,8 @@ def test_of_does_not_depend_on_the_width_of_the_first_layer():
     """Costs of a unit are read from layer 0, whatever is left of it."""
     model = build("all-at-once")
     before = Shape.of(model)
-    shrink_mlp(model.model.layers[0], torch.arange(1))
-    shrink_attention(model.model.layers[0], torch.arange(1))
+    shrink(model.model.layers[0], "mlp", torch.arange(1))
+    shrink(model.model.layers[0], "attention", torch.arange(1))
     assert Shape.of(model) == before.with_widths((1, 48, 48), (1, 2, 2))
 
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 from variants import VARIANTS, WHOLE_ATTENTION, build, tokens
 
-from comp_lib.errors import InputError
 from comp_lib.shape import Shape
-from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp, spread, update_config
+from comp_lib.surgery import keep_layers, shrink, spread, update_config
 
 KEPT = torch.tensor([0, 3, 4, 11, 30, 47])
 
@@ -33,7 +32,7 @@ def silence(layer, neurons=(), groups=()):
 def test_removed_neurons_equal_silent_neurons(name):
     small, ids = build(name, dtype=torch.float64), tokens()
     masked = copy.deepcopy(small)
-    shrink_mlp(small.model.layers[1], KEPT)
+    shrink(small.model.layers[1], "mlp", KEPT)
     silence(masked.model.layers[1], neurons=set(range(48)) - set(KEPT.tolist()))
     torch.testing.assert_close(logits(small, ids), logits(masked, ids), rtol=1e-5, atol=1e-5)
     mlp = small.model.layers[1].mlp
@@ -49,7 +48,7 @@ def test_removed_groups_equal_silent_groups(name):
     small, ids = build(name, dtype=torch.float64), tokens()
     masked = copy.deepcopy(small)
     groups = Shape.of(small).kv_groups[0]
-    shrink_attention(small.model.layers[1], torch.arange(1, groups))
+    shrink(small.model.layers[1], "attention", torch.arange(1, groups))
     silence(masked.model.layers[1], groups=[0])
     torch.testing.assert_close(logits(small, ids), logits(masked, ids), rtol=1e-5, atol=1e-5)
     assert Shape.of(small).kv_groups == (groups, groups - 1, groups)
@@ -66,8 +65,8 @@ def test_new_weights_replace_those_of_the_output(name):
         part.weight.data = torch.randn(part.weight.shape, generator=generator, dtype=torch.float64)
     down = other.mlp.down_proj.weight.detach().T.clone()
     output = other.self_attn.o_proj.weight.detach().T.clone()
-    shrink_mlp(layer, KEPT, down)
-    shrink_attention(layer, torch.tensor([1]), output)
+    shrink(layer, "mlp", KEPT, down)
+    shrink(layer, "attention", torch.tensor([1]), output)
     silence(other, neurons=set(range(48)) - set(KEPT.tolist()), groups=[0])
     torch.testing.assert_close(logits(small, ids), logits(masked, ids), rtol=1e-5, atol=1e-5)
 
@@ -76,8 +75,8 @@ def test_surgery_never_writes_into_the_old_tensors():
     model = build("all-at-once")
     layer = model.model.layers[0]
     old = {name: (tensor, tensor.clone()) for name, tensor in layer.named_parameters()}
-    shrink_mlp(layer, KEPT)
-    shrink_attention(layer, torch.tensor([0]))
+    shrink(layer, "mlp", KEPT)
+    shrink(layer, "attention", torch.tensor([0]))
     for tensor, before in old.values():
         assert torch.equal(tensor, before)
     starts = {tensor.untyped_storage().data_ptr() for tensor, _ in old.values()}
@@ -91,8 +90,8 @@ def test_what_stays_keeps_its_class_names_dtype_and_state(dtype, trainable):
     model = build("all-at-once", dtype=dtype).requires_grad_(trainable).train(trainable)
     layer = model.model.layers[0]
     names, kinds = list(layer.state_dict()), [type(module) for module in layer.modules()]
-    shrink_mlp(layer, KEPT, layer.mlp.down_proj.weight.detach().T.double().contiguous())
-    shrink_attention(layer, torch.tensor([0]))
+    shrink(layer, "mlp", KEPT, layer.mlp.down_proj.weight.detach().T.double().contiguous())
+    shrink(layer, "attention", torch.tensor([0]))
     assert list(layer.state_dict()) == names, "no mask, no wrapper"
     assert [type(module) for module in layer.modules()] == kinds
     assert {p.dtype for p in layer.parameters()} == {dtype}
@@ -103,8 +102,8 @@ def test_what_stays_keeps_its_class_names_dtype_and_state(dtype, trainable):
 
 def test_a_shrunk_model_can_be_trained():
     model = build("all-at-once")
-    shrink_mlp(model.model.layers[0], KEPT)
-    shrink_attention(model.model.layers[0], torch.tensor([1]))
+    shrink(model.model.layers[0], "mlp", KEPT)
+    shrink(model.model.layers[0], "attention", torch.tensor([1]))
     ids = tokens()
     model(ids, labels=ids).loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -146,21 +145,14 @@ def test_lists_over_the_layers_follow_them(name, field, before):
     assert getattr(model.config, field) == before[:2]
 
 
-def test_groups_that_share_a_norm_stay():
-    model = build("olmo2")
-    with pytest.raises(InputError, match="span all heads"):
-        shrink_attention(model.model.layers[0], torch.tensor([0]))
-    shrink_attention(model.model.layers[0], torch.tensor([0, 1]))
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_generation_with_a_cache_equals_generation_without(name):
     model = build(name)
     keep_layers(model, [1, 2])
     for layer in model.model.layers:
-        shrink_mlp(layer, KEPT)
+        shrink(layer, "mlp", KEPT)
         if name not in WHOLE_ATTENTION:
-            shrink_attention(layer, torch.tensor([1]))
+            shrink(layer, "attention", torch.tensor([1]))
     update_config(model)
     prompt = tokens(2, 6)  # with its answer, no longer than the shortest max_position_embeddings asks for
     options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
@@ -184,9 +176,9 @@ def test_config_describes_uniform_tensors(name):
     model = build(name)
     head_dim = Shape.of(model).head_dim
     for layer in model.model.layers:
-        shrink_mlp(layer, KEPT)
+        shrink(layer, "mlp", KEPT)
         if name not in WHOLE_ATTENTION:
-            shrink_attention(layer, torch.tensor([0]))
+            shrink(layer, "attention", torch.tensor([0]))
     update_config(model)
     config, groups = model.config, 2 if name == "olmo2" else 1
     assert (config.intermediate_size, config.num_key_value_heads, config.head_dim) == (6, groups, head_dim)
@@ -197,6 +189,6 @@ def test_config_describes_uniform_tensors(name):
 
 def test_config_is_left_alone_when_widths_differ():
     model = build()
-    shrink_mlp(model.model.layers[0], KEPT)
+    shrink(model.model.layers[0], "mlp", KEPT)
     update_config(model)
     assert model.config.intermediate_size == 48

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, through, to_device
-from ..families import dense_layer, family_of
+from ..families import dense_layer, family_of, parts
 from ..families.protocol import STEPS, Device, Layer, Model, Rope, Which
 from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import RIDGE, Dense, metric
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.gram import Gram, Statistics, token_weights
 from ..statistics.solve import penalty
-from ..surgery import block_size, upstream
+from ..surgery import upstream
 from ..system.cache import remembered
 from .harm import entry
 from .sample import Sample
@@ -84,7 +84,7 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tensors:
     for which in STEPS:
         weight = dense_layer(layer, which).weight.detach().T.to(sums[which].precision)  # (n, m)
         owned = upstream(layer, which).to(weight.device)
-        dense = Dense(sums.pop(which), weight, owned, block_size(layer, which), RIDGE)
+        dense = Dense(sums.pop(which), weight, owned, parts(layer)[which].block, RIDGE)
         looked |= {f"{which}:{name}": values for name, values in _blocks(dense, which == "mlp").items()}
     return looked
 

@@ -18,26 +18,13 @@ All remove as many parameters as a uniform plan would at the same settings (`par
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
-from torch import Tensor
-
-from ..families.protocol import Model
 from ..plan import Plan
-from ..report import Progress, no_progress
-from ..settings import Settings
 from . import flap, llm_pruner, shortgpt
 
-
-class Planner(Protocol):
-    """Chooses what stays of `model`, judged on the tokens ids (S, L). Raises InputError for what it cannot reach."""
-
-    def __call__(
-        self, model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
-    ) -> Plan: ...
-
-
-PLANNERS: dict[str, Planner] = {
+# Each chooses what stays of a model, judged on tokens (S, L): (model, ids, settings, name, progress) -> plan
+PLANNERS: dict[str, Callable[..., Plan]] = {
     "llm-pruner": llm_pruner.plan,
     "llm-pruner-mixed": llm_pruner.plan,
     "flap": flap.plan,

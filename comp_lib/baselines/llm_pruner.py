@@ -15,14 +15,13 @@ heads that read this KV head; we sum what really goes. Biases do not count, ther
 Each layer is ranked by itself, and all lose the same share, but the first 4 and the last 2 of 32 lose nothing. KV
 groups lose that share rounded down, as in the public code; neurons make up the difference. No fine-tuning follows.
 
-What it costs: the gradients of all weights that may go, beside the whole model on one device (`Settings.device`, where
-one layer at a time computes, is not used); one sequence at a time passes, so that no other graph exists.
+What it costs: twice the size of all weights that may go (a gradient, and the sum of them), beside the whole model on
+one device (`Settings.device`, where one layer at a time computes, is not used); one sequence at a time has a graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -30,8 +29,8 @@ from torch import Tensor, nn
 
 from ..calibration.stream import check_predicts
 from ..errors import InputError
-from ..families import dense_layer, family_of, family_of_layer
-from ..families.protocol import STEPS, Layer, Model
+from ..families import family_of, parts
+from ..families.protocol import Layer, Model
 from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
 from ..plan import Plan, excess_neurons
@@ -99,27 +98,29 @@ def taylor_scores(
     Raises InputError for sequences of one token, which predict nothing.
     """
     check_predicts(ids)
-    family = family_of(model)
-    stack = family.layers(model)
-    weights = [weight for layer in layers for weight in _weights(stack[layer])]
-    first: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=_precision(weight)) for weight in weights}
+    stack = family_of(model).layers(model)
+    weights = [each for layer in layers for each in stack[layer].parameters() if each.ndim == 2]
+    precise = torch.promote_types(model.dtype, torch.float32)
+    first: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=precise) for weight in weights}
     second = {weight: torch.zeros_like(total) for weight, total in first.items()} if mixed else {}
-
-    def add_gradient(weight: Tensor) -> None:
-        """Move one sequence's gradient into the sums as soon as it is there."""
-        if weight.grad is None:
-            return
-        gradient = weight.grad.to(first[weight].dtype)
-        first[weight].add_(gradient, alpha=1 / len(ids))
-        if mixed:
-            second[weight].addcmul_(gradient, gradient, value=1 / len(ids))
-        weight.grad = None
-
-    with _gradients_of(model, weights, add_gradient):
-        for done, row in enumerate(ids.to(family.embedding(model).weight.device)):
-            logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
-            nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device)).backward()
+    required = [weight.requires_grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        for done, row in enumerate(ids.to(model.device)):
+            with torch.enable_grad():
+                logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
+                loss = nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device))
+                gradients = torch.autograd.grad(loss, weights)
+            for weight, gradient in zip(weights, gradients, strict=True):
+                gradient = gradient.to(precise)
+                first[weight].add_(gradient, alpha=1 / len(ids))
+                if mixed:
+                    second[weight].addcmul_(gradient, gradient, value=1 / len(ids))
             progress("gradients", done + 1, len(ids))
+    finally:
+        for weight, before in zip(weights, required, strict=True):
+            weight.requires_grad_(before)
 
     def salience(weight: Tensor) -> Tensor:
         value = weight.detach()
@@ -131,46 +132,9 @@ def taylor_scores(
 
 def _groups(layer: Layer, salience: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Sums of |salience| over the coupled groups of a layer: neurons (n,), KV groups (g,)."""
-    family, sums = family_of_layer(layer), {}
-    for which in STEPS:
-        module, _ = family.sublayer(layer, which)
-        producers = family.producers(layer, which)
-        owned = [salience(getattr(module, name).weight).sum(1)[rows].sum(1) for name, rows in producers.items()]
-        read = salience(dense_layer(layer, which).weight).sum(0)
+    sums = {}
+    for which, part in parts(layer).items():
+        owned = [salience(getattr(part.module, name).weight).sum(1)[rows].sum(1) for name, rows in part.rows.items()]
+        read = salience(part.linear.weight).sum(0)
         sums[which] = sum(owned) + read.reshape(len(owned[0]), -1).sum(1)
     return sums["mlp"], sums["attention"]
-
-
-def _weights(layer: Layer) -> list[nn.Parameter]:
-    """Of all matrices that own a part of some coupled group."""
-    family, weights = family_of_layer(layer), []
-    for which in reversed(STEPS):
-        module, _ = family.sublayer(layer, which)
-        weights += [getattr(module, name).weight for name in family.producers(layer, which)]
-        weights.append(dense_layer(layer, which).weight)
-    return weights
-
-
-def _precision(weight: Tensor) -> torch.dtype:
-    return torch.promote_types(weight.dtype, torch.float32)
-
-
-@contextmanager
-def _gradients_of(model: Model, weights: Sequence[nn.Parameter], add: Callable[[Tensor], None]) -> Iterator[None]:
-    """Inside, only `weights` get gradients, each handed to `add` when complete. Afterwards all is as before."""
-    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    hooks = []
-    try:
-        for parameter, _, _ in before:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        for weight in weights:
-            hooks.append(weight.requires_grad_(True).register_post_accumulate_grad_hook(add))
-        with torch.enable_grad():
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for parameter, wanted, gradient in before:
-            parameter.requires_grad_(wanted)
-            parameter.grad = gradient

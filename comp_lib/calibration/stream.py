@@ -20,8 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..families import family_of, family_of_layer
+from ..families import frame
+from ..families.frame import rotary as rotary
 from ..families.protocol import Device, Layer, Model, Rope
+from ..families.steps import attention_step as attention_step
+from ..families.steps import mlp_step as mlp_step
 from .text import check_ids
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
@@ -43,12 +46,7 @@ def batches(count: int, length: int, tokens: int | None = None) -> Iterator[slic
 def embed(model: Model, ids: Tensor) -> Tensor:
     """Hidden states before the first layer: ids (S, L) -> (S, L, d)."""
     check_ids(ids, model.config.vocab_size)
-    return family_of(model).embed(model, ids)
-
-
-def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
-    """What the model hands its layers for texts of `length` tokens, on `device`: rotary embeddings, masks."""
-    return family_of(model).rope(model, length, device, dtype)
+    return frame.embed(model, ids)
 
 
 def to_device(layer: Layer, device: Device, own: bool = False) -> Layer:
@@ -81,16 +79,6 @@ def sent(states: Tensor, device: Device) -> Tensor:
     return states.to(device)
 
 
-def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
-    """First residual step of a layer: hidden (B, L, d) -> r (B, L, d), and X_o (B, L, heads * head_dim)."""
-    return family_of_layer(layer).attention_step(layer, hidden, rope)
-
-
-def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Second residual step: r (B, L, d) -> h' (B, L, d), and X (B, L, n)."""
-    return family_of_layer(layer).mlp_step(layer, residual)
-
-
 def through(layer: Layer, hidden: Tensor, rope: Rope, device: Device) -> Tensor:
     """All sequences through one layer on `device`: h (S, L, d) -> a new h' (S, L, d) where h is."""
     out = torch.empty_like(hidden)
@@ -110,13 +98,11 @@ def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
 
     The vocabulary is wide, so logits exist for a part of one sequence at a time.
     """
-    family, losses = family_of(model), []
-    device = family.embedding(model).weight.device
-    rows = max(1, LOGITS // model.config.vocab_size)
+    losses, rows = [], max(1, LOGITS // model.config.vocab_size)
     for states, tokens in zip(hidden, ids, strict=True):
-        loss = states.new_zeros((), dtype=torch.float32, device=device)
+        loss = torch.zeros(())
         for part, right in zip(states[:-1].split(rows), tokens[1:].split(rows), strict=True):
-            logits = family.head(model, family.final_norm(model, part.to(device)))  # (rows, vocabulary)
-            loss += nn.functional.cross_entropy(logits.float(), right.to(logits.device), reduction="sum")
+            logits = frame.head(model, frame.final_norm(model, part)).float()  # (rows, vocabulary)
+            loss = loss + nn.functional.cross_entropy(logits, right.to(logits.device), reduction="sum")
         losses.append(loss / (len(tokens) - 1))
     return torch.stack(losses)

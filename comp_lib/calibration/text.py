@@ -8,14 +8,13 @@ stands what GPTQ, SparseGPT and Wanda put there, since perplexity depends on it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, suggestion
+from ..errors import InputError, refusing, suggestion
 
 SHIPPED = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
@@ -23,29 +22,13 @@ KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", 
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
 
 
-MOST_BYTES = 50_000_000  # of a text file: ten million tokens and more, all of which are in memory
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A public corpus, as papers read it."""
-
-    path: str  # of the dataset on the Hub
-    column: str
-    between: str  # what papers put between rows
-    split: str  # the one that papers report
-    subset: str | None = None
-    revision: str | None = None
-    files: str | None = None  # pattern with {split}, where a whole split would be too large
-    rows: int | None = None  # how many papers read
-
-
+# Name -> dataset on the Hub, subset, split that papers report, column, and what papers put between rows.
 CORPORA = {
-    "wikitext2": Corpus("Salesforce/wikitext", "text", "\n\n", "test", subset="wikitext-2-raw-v1"),
-    # the dataset itself is a script, which `datasets` no longer runs; the Hub keeps a converted copy on this branch
-    "ptb": Corpus("ptb-text-only/ptb_text_only", "sentence", " ", "test", revision="refs/convert/parquet"),
-    "c4": Corpus("allenai/c4", "text", " ", "validation", files="en/c4-{split}.00000-of-*.json.gz", rows=1100),
+    "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "text", "\n\n"),
+    "ptb": ("ptb-text-only/ptb_text_only", None, "test", "sentence", " "),
+    "c4": ("allenai/c4", None, "validation", "text", " "),
 }
+C4_ROWS = 1100  # how many papers read, of a split's first file
 EVERY_KIND = "kinds"  # the evaluation texts of all kinds
 TEXTS = (*SHIPPED, EVERY_KIND, *(f"{name}:{kind}" for name in SHIPPED for kind in KINDS), *CORPORA)
 
@@ -59,8 +42,7 @@ def load_text(name_or_path: str | Path) -> str:
     the file.
 
     Raises:
-        InputError: no such name or file, not readable, not UTF-8, empty, more than MOST_BYTES, or a corpus that cannot
-            be fetched.
+        InputError: no such name or file, not readable, not UTF-8, empty, or a corpus that cannot be fetched.
     """
     name, _, split = str(name_or_path).partition(":")
     if str(name_or_path) == EVERY_KIND:
@@ -71,19 +53,12 @@ def load_text(name_or_path: str | Path) -> str:
     if str(name_or_path) in TEXTS:
         place = f"{name}.txt" if split in ("", "prose") else f"{name}/{split}.txt"
         path = next((file for folder in DATA_FOLDERS if (file := folder / place).is_file()), path)
-    try:
+    advice = "check its permissions, or convert it, for example with iconv -t utf-8"
+    with refusing("readable text in UTF-8", str(path), advice):
         if not path.is_file():
             got = f"{str(path)!r}, no such file; {suggestion(str(path), TEXTS)}"
             raise InputError(f"expected a text file or the name of a text, got {got}")
-        if (size := path.stat().st_size) > MOST_BYTES:
-            got = f"{size / 1e6:,.0f} MB in {str(path)!r}; cut it, for example with head -c {MOST_BYTES // 10**6}MB"
-            raise InputError(f"expected a text of at most {MOST_BYTES / 1e6:.0f} MB, got {got}")
         text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the text
-    except InputError:  # which is a ValueError too
-        raise
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
-        advice = "check its permissions, or convert it, for example with iconv -t utf-8"
-        raise InputError(f"expected readable text in UTF-8, got {str(path)!r}: {error}; {advice}") from error
     if not text.strip():
         raise InputError(f"expected some text, got the empty file {str(path)!r}; choose another")
     return text
@@ -119,13 +94,14 @@ def _corpus_text(name: str, split: str) -> str:
     except ImportError as error:
         advice = "pip install 'comp-lib[evaluate]', or pass a text file"
         raise InputError(f"expected the library `datasets` for {name!r}, got none; {advice}") from error
-    corpus = CORPORA[name]
-    split = split or corpus.split
-    files = corpus.files and {split: corpus.files.format(split=split)}
-    options = {"split": split, "revision": corpus.revision, "data_files": files}
+    path, subset, usual, column, between = CORPORA[name]
+    split = split or usual
+    # the Hub keeps a converted copy of the dataset ptb, a script, which `datasets` no longer runs, on this branch
+    revision = "refs/convert/parquet" if name == "ptb" else None
+    files = {split: f"en/c4-{split}.00000-of-*.json.gz"} if name == "c4" else None
     try:
-        rows = datasets.load_dataset(corpus.path, corpus.subset, **options)
+        rows = datasets.load_dataset(path, subset, split=split, revision=revision, data_files=files)
     except (OSError, ValueError, RuntimeError) as error:  # offline, unknown split, a change on the Hub
         got = f"{type(error).__name__}: {error}; go online once, choose another split, or pass a text file"
         raise InputError(f"expected to fetch {name!r}, split {split!r}, from the Hub, got {got}") from error
-    return corpus.between.join(rows[: corpus.rows or len(rows)][corpus.column])
+    return between.join(rows[: C4_ROWS if name == "c4" else len(rows)][column])

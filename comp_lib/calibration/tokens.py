@@ -2,15 +2,20 @@
 
 Every statistic of a run is a sum over these tokens, so they are drawn under a seed, and never from the text on which
 the result will be judged. A source is a text (`text.load_text`), "self" for what the model writes by itself
-(`written`), a mixture that ships (`general.MIXTURES`), or several of them with "+" between, each with its share:
-"mine.txt:3+general:1" draws three quarters of the sequences from the file. Texts take turns, so that any part of the
-sequences holds every text.
+(`written`), one of MIXTURES, or several of them with "+" between, each with its share: "mine.txt:3+general:1" draws
+three quarters of the sequences from the file. Texts take turns, so that any part of the sequences holds every text.
+
+A fit to one kind of text spoils the others: calibrated on prose alone SmolLM2 loses 0.88 nats a token on code, on the
+same number of tokens of every kind 0.35 (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that
+ships, and text that the model writes itself; "shipped" leaves that out, for a model that is not in memory, and
+"written" is that alone.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,12 +25,16 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError, suggestion
 from ..families.protocol import Model
 from ..report import Progress, no_progress
-from .general import MIXTURES, SHIPPED, WRITTEN
-from .text import encode, load_text, opening
+from .text import KINDS, encode, load_text, opening
 from .written import WAYS, written
 
 SELF = "self"
-MOST_TOKENS = 100_000_000  # of a run; their hidden states alone are more than any machine has
+SHARE = re.compile(r"(.+):(\d+\.?\d*)")  # of a text in a mixture
+SHIPPED = {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
+WRITTEN = {f"{SELF}:{way}": 1.0 for way in WAYS}
+ALIASES = {"calibration:prose": "calibration", SELF: f"{SELF}:{WAYS[0]}"}
+# Mixture -> its texts and how many sequences each has, relative to the others. Shares: benchmarks/RESULTS.md.
+MIXTURES = {"general": SHIPPED | WRITTEN, "shipped": SHIPPED, "written": WRITTEN}
 
 
 def sources(source: str | Path) -> dict[str, float]:
@@ -33,67 +42,44 @@ def sources(source: str | Path) -> dict[str, float]:
 
     A file of the whole name is one text, but a mixture's name wins over a file: write `./general` for that.
 
-    Raises InputError for a share that is no number above 0.
+    Raises InputError for a share of 0, or another way to write than WAYS.
 
     >>> sources("notes.txt:3+self")
-    {'notes.txt': 0.75, 'self': 0.25}
+    {'notes.txt': 0.75, 'self:start': 0.25}
     """
-    asked: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for name, share in _parts(source):
-        inside = MIXTURES.get(name, {"calibration" if name == "calibration:prose" else name: 1.0})
+        if name.startswith(f"{SELF}:") and name not in WRITTEN:
+            raise InputError(f"expected one of {', '.join(WRITTEN)}, got {name!r}: {suggestion(name, WRITTEN)}")
+        inside = MIXTURES.get(name, {ALIASES.get(name, name): 1.0})
         for text, weight in inside.items():
-            asked[text] = asked.get(text, 0.0) + share * weight / sum(inside.values())
-    return {text: share / sum(asked.values()) for text, share in asked.items()}
-
-
-def renamed(source: str | Path, name: Callable[[str], str]) -> str:
-    """The source with other names of its texts and mixtures, and the same shares."""
-    return "+".join(name(text) + (f":{share:g}" if share != 1.0 else "") for text, share in _parts(source))
+            weights[text] = weights.get(text, 0.0) + share * weight / sum(inside.values())
+    return {text: weight / sum(weights.values()) for text, weight in weights.items()}
 
 
 def _parts(source: str | Path) -> list[tuple[str, float]]:
-    """The texts and mixtures between the "+" signs, each with its weight; a file of the whole name is one."""
+    """The texts and mixtures between the "+" signs, each with its share, 1 unless a number follows the last colon."""
     if str(source) not in MIXTURES and os.path.exists(source):
         return [(str(source), 1.0)]
-    return [_share(part) for part in str(source).split("+")]
-
-
-def _share(part: str) -> tuple[str, float]:
-    """A text and its weight in a mixture: 1 unless a number follows the last colon."""
-    name, _, share = part.rpartition(":")
-    try:
-        weight = float(share) if name and not os.path.exists(part) else None
-    except ValueError:
-        weight = None
-    if weight is None:
-        return part, 1.0
-    if not 0.0 < weight < float("inf"):
-        got = f"{share}: write {name}:1, or leave the text out"
-        raise InputError(f"expected a share above 0, and finite, in {part!r}, got {got}")
-    return name, weight
+    parts = []
+    for part in str(source).split("+"):
+        match = None if os.path.exists(part) else SHARE.fullmatch(part)
+        name, share = (match[1], float(match[2])) if match else (part, 1.0)
+        if not share:
+            raise InputError(f"expected a share above 0 in {part!r}, got 0: write {name}:1, or leave the text out")
+        parts.append((name, share))
+    return parts
 
 
 def needs_model(source: str | Path) -> bool:
     """Whether some of `source` is for the model to write, which then must be in memory."""
-    return any(_way(text) is not None for text in sources(source))
-
-
-def _way(text: str) -> str | None:
-    """How the model is to write `text`, one of WAYS; None: it is not to."""
-    name, _, way = text.partition(":")
-    if name != SELF:
-        return None
-    way = way or WAYS[0]
-    if way not in WAYS:
-        got = f"{text!r}: {suggestion(way, WAYS)}"
-        raise InputError(f"expected {SELF} or {SELF}:WAY with one of {', '.join(WAYS)}, got {got}")
-    return way
+    return not WRITTEN.keys().isdisjoint(sources(source))
 
 
 def check_source(source: str | Path) -> None:
     """Raises InputError unless every part of `source` is for the model to write, or a text that can be read."""
     for text in sources(source):
-        if _way(text) is None:
+        if text not in WRITTEN:
             load_text(text)
 
 
@@ -122,35 +108,32 @@ def calibration_tokens(
     """
     if sequences < 1 or length < 2:
         raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
-    if sequences * length > MOST_TOKENS:
-        got = f"{sequences:,} x {length:,}; lower one of them"
-        raise InputError(f"expected at most {MOST_TOKENS:,} tokens of calibration text, got {got}")
-    shares, first = sources(source), opening(tokenizer)
-    ids, room = {}, {}
+    shares, first, ids, room = sources(source), opening(tokenizer), {}, {}
+    judged = "" if evaluated is None else load_text(evaluated).strip()
     for text in shares:
-        if _way(text) is None:
-            ids[text] = encode(tokenizer, _text(text, evaluated))
+        if text not in WRITTEN:
+            words = load_text(text)
+            if judged and (judged in words or words.strip() in judged):
+                got = f"{text!r} and {str(evaluated)!r}, which are the same; calibrate on another text, or 'self'"
+                raise InputError(f"expected calibration text apart from the evaluated text, got {got}")
+            ids[text] = encode(tokenizer, words)
             # of a shipped text there may be less than its share: the others take over
-            room[text] = (
-                len(ids[text]) // (length - len(first))
-                if len(shares) > 1 and text in MIXTURES["general"]
-                else sequences
-            )
+            limited = len(shares) > 1 and text in SHIPPED
+            room[text] = len(ids[text]) // (length - len(first)) if limited else sequences
         elif model is None:
             raise InputError(f"expected a model for calibration source {text!r}, got none; pass model=")
     if len(shares) > 1 and room.keys() >= SHIPPED.keys():  # what the model writes beside them is in proportion
         each = sum(room[text] for text in SHIPPED) / sum(shares[text] for text in SHIPPED)
         room |= {text: round(each * shares[text]) for text in WRITTEN.keys() & shares.keys()}
-    counts = allotted(shares, sequences, room, source)
-    places = _turns(counts)
+    turns = _turns(allotted(shares, sequences, room, source))
+    rows = {text: [row for row, turn in enumerate(turns) if turn == text] for text in shares}
     tokens = torch.empty(sequences, length, dtype=torch.long)
     for text, values in ids.items():
-        if counts[text]:
-            tokens[places[text]] = _windows(text, values, first, counts[text], length, seed)
-    own = [(place, way) for text in shares if (way := _way(text)) is not None for place in places[text]]
+        tokens[rows[text]] = _windows(text, values, first, len(rows[text]), length, seed)
+    own = [row for text in shares if text in WRITTEN for row in rows[text]]
     if own and model is not None:
-        rows, ways = zip(*own, strict=True)
-        tokens[list(rows)] = written(model, tokenizer, ways, length, seed, progress)
+        ways = [turns[row].removeprefix(f"{SELF}:") for row in own]
+        tokens[own] = written(model, tokenizer, ways, length, seed, progress)
     return tokens
 
 
@@ -163,41 +146,26 @@ def allotted(
     Raises InputError where that cannot be.
     """
     counts = dict.fromkeys(shares, 0 if str(source) in MIXTURES else 1)
-    if sequences < sum(counts.values()):
-        wanted = f"at least a sequence for each of the {len(shares)} texts in {str(source)!r}"
-        raise InputError(f"expected {wanted}, got {sequences} in all; raise them")
-    for _ in range(sequences - sum(counts.values())):
+    least, most = sum(counts.values()), sum(room.get(text, sequences) for text in shares)
+    if not least <= sequences <= most:
+        bound = f"at least {least}" if sequences < least else f"at most {most}"
+        got = f"{sequences}: ask for as many, or for other texts"
+        raise InputError(f"expected {bound} sequences of the {len(shares)} texts in {str(source)!r}, got {got}")
+    for _ in range(sequences - least):
         open_ones = [text for text in shares if counts[text] < room.get(text, sequences)]
-        if not open_ones:
-            most = sum(room.values())
-            got = f"{sequences}; add a text of your own, or ask for fewer or shorter ones"
-            raise InputError(f"expected at most the {most} sequences that {str(source)!r} has, got {got}")
         behind = max(open_ones, key=lambda text: shares[text] / (counts[text] + 0.5))  # Sainte-Lague
         counts[behind] += 1
     return counts
 
 
-def _turns(counts: Mapping[str, int]) -> dict[str, list[int]]:
-    """Which places each text has when the texts take turns, as evenly as can be."""
-    order = sorted(
+def _turns(counts: Mapping[str, int]) -> list[str]:
+    """The text of each place when the texts take turns, as evenly as can be."""
+    turns = (
         ((place + 0.5) / count, number, text)
         for number, (text, count) in enumerate(counts.items())
         for place in range(count)
     )
-    places: dict[str, list[int]] = {text: [] for text in counts}
-    for place, (_, _, text) in enumerate(order):
-        places[text].append(place)
-    return places
-
-
-def _text(source: str | Path, evaluated: str | Path | None) -> str:
-    """The calibration text. Raises InputError when one of the two texts holds the whole of the other."""
-    text, judged = load_text(source), None if evaluated is None else load_text(evaluated)
-    if judged is not None and (text.strip() in judged or judged.strip() in text):
-        got = f"{str(source)!r} and {str(evaluated)!r}, which are the same"
-        advice = "calibrate on another text, another split, or 'self'"
-        raise InputError(f"expected calibration text apart from the evaluated text, got {got}; {advice}")
-    return text
+    return [text for _, _, text in sorted(turns)]
 
 
 def _windows(source: str | Path, ids: Tensor, first: Tensor, count: int, length: int, seed: int) -> Tensor:

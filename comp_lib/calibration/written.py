@@ -11,9 +11,8 @@ at the price of its own errors. What comes first decides what kind of text follo
     requests    somebody asks, in the model's own chat template where it has one, and the model answers
     random      a token drawn from the whole vocabulary: the corners that nothing else reaches
 
-Openings and requests are in data/beginnings.json.
-
-What was written is kept on disk under the model's fingerprint and the seed, so that a second run waits for nothing.
+Openings and requests are in data/beginnings.json. What was written is kept on disk under the model's fingerprint and
+the seed, so that a second run waits for nothing.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError, refusing
 from ..families.protocol import Model
 from ..report import Progress, no_progress
-from ..system import cache, hashes
+from ..system import hashes
+from ..system.cache import remembered
 from ..system.machine import cache_folder
 from .text import DATA_FOLDERS, check_ids, encode, opening
 
 WAYS = ("start", "openings", "requests", "random")
-SAMPLING = 1  # counts up when the writing changes, so that what an older version wrote is not read
+SAMPLING = 2  # counts up when the writing changes, so that what an older version wrote is not read
 SAMPLE_BATCH = 32  # the keys and values of so many sequences are in memory at once
 _FILE = next(path for folder in DATA_FOLDERS if (path := folder / "beginnings.json").is_file())
-_TEXTS: dict[str, list[str]] = json.loads(_FILE.read_text(encoding="utf-8"))  # way -> its texts
-OPENINGS, REQUESTS = (tuple(_TEXTS[way]) for way in ("openings", "requests"))
+BEGINNINGS: dict[str, list[str]] = json.loads(_FILE.read_text(encoding="utf-8"))  # way -> its texts
 
 
 def written(
@@ -59,10 +58,8 @@ def written(
         check_ids(start, model.config.vocab_size)
     key = [SAMPLING, hashes.of_model(model), [start.tolist() for start in starts], length, seed]
     path = cache_folder() / "written" / f"{hashes.of_value(key)[:24]}.safetensors"
-    if (entry := cache.fetch(path)) is None:
-        entry = {"ids": sample(model, starts, length, seed, progress)}
-        cache.store(path, entry)
-    return entry["ids"]
+    ids: Tensor = remembered(path, lambda: sample(model, starts, length, seed, progress))
+    return ids
 
 
 def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, seed: int = 0) -> list[Tensor]:
@@ -72,13 +69,13 @@ def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, 
     """
     generator = torch.Generator().manual_seed(seed)
     known = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    places = {way: torch.randperm(len(texts), generator=generator) for way, texts in _TEXTS.items()}
-    starts, taken = [], dict.fromkeys(_TEXTS, 0)
+    places = {way: torch.randperm(len(texts), generator=generator) for way, texts in BEGINNINGS.items()}
+    starts, taken = [], dict.fromkeys(BEGINNINGS, 0)
     for way in ways:
         anything = torch.randint(vocabulary, (1,), generator=generator)
         first = anything if known is None else torch.tensor([known])
-        if way in _TEXTS:
-            text = _TEXTS[way][int(places[way][taken[way] % len(places[way])])]
+        if way in BEGINNINGS:
+            text = BEGINNINGS[way][int(places[way][taken[way] % len(places[way])])]
             taken[way] += 1
             ids = _asked(tokenizer, text) if way == "requests" else torch.cat([first, encode(tokenizer, text)])
             starts.append((ids if len(ids) else first)[: length - 1])

@@ -88,7 +88,7 @@ def _in_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
     names = task_names(tasks)
     columns = ("task", "acc", "acc_stderr", "acc_norm", "items", "version")
     scores = zero_shot(*load_model(model, dtype, device), names)
-    rows = [[getattr(score, name) for name in columns] for score in scores]
+    rows = [[score[name] for name in columns] for score in scores]
     cells = [[f"{one:.4f}" if isinstance(one, float) else str(one or "") for one in row] for row in rows]
     out.print(table(columns, cells, model))
 
@@ -123,7 +123,7 @@ def compare(
     sizes = listed(sequences, int, "sequences")
     grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, **text)
     check_summary(folder, overwrite)
-    engine = choose(workers, scheduler, lambda link: echo(f"dashboard: {link}", err=True))
+    engine = choose(workers, scheduler)
     with ProgressBars() as bars:
         rows = run(grid, folder, bars, engine)
     written = write_summary(rows, folder)

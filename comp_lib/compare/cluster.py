@@ -19,7 +19,6 @@ from functools import partial
 from subprocess import PIPE, Popen
 from typing import Any
 
-from .. import __version__
 from ..errors import InputError, check_package
 
 # not -m, which would import a `random.py` of the working folder before Python's own
@@ -28,27 +27,23 @@ CODE = (
 )
 COMMAND = (sys.executable, "-c", CODE)
 CONNECT = 10.0  # seconds to find a scheduler and a worker
-LOST = (CancelledError, OSError, asyncio.TimeoutError)  # what a client raises whose scheduler is not there, or gone
 
 Outcome = dict[str, Any] | str  # what was measured, or in one line why nothing was
 Outcomes = Generator[tuple[str, Outcome], None, None]  # key and outcome of each run as it is done
 Engine = Callable[[Mapping[str, dict[str, Any]]], Outcomes]  # measures runs: key -> `one_run.Run` as JSON
 
 
-def choose(workers: int | None = None, scheduler: str | None = None, announce: Callable[[str], None] = print) -> Engine:
+def choose(workers: int | None = None, scheduler: str | None = None) -> Engine:
     """The engine for `compare.run`: the Dask cluster at `scheduler`, or `workers` runs at a time on this machine.
 
-    With neither, one run at a time. announce: gets the address of the cluster's dashboard.
-    Raises InputError for what cannot be had.
+    With neither, one run at a time. Raises InputError for both, and for a scheduler without dask.distributed.
     """
     if workers is not None and scheduler is not None:
         raise InputError("expected workers here or a scheduler elsewhere, got both: leave one out")
-    if workers is not None and workers < 1:
-        raise InputError(f"expected at least 1 worker, got {workers}: each measures one run at a time")
     if scheduler is None:
         return partial(here, workers or 1)
     check_package("distributed", "the library dask.distributed", "pip install 'comp-lib[distributed]'")
-    return partial(remote, scheduler, announce)
+    return partial(remote, scheduler)
 
 
 def here(workers: int, requests: Mapping[str, dict[str, Any]]) -> Outcomes:
@@ -58,7 +53,7 @@ def here(workers: int, requests: Mapping[str, dict[str, Any]]) -> Outcomes:
     shared = workers > 1 and "OMP_NUM_THREADS" not in os.environ
     threads, running = max(1, cores() // workers) if shared else None, set[Popen[str]]()
     with ThreadPoolExecutor(workers) as pool:
-        keys = {pool.submit(measured, request, threads, running): key for key, request in requests.items()}
+        keys = {pool.submit(measured, request, ".", threads, running): key for key, request in requests.items()}
         try:
             for future in as_completed(keys):
                 yield keys[future], future.result()
@@ -71,14 +66,37 @@ def here(workers: int, requests: Mapping[str, dict[str, Any]]) -> Outcomes:
 one_by_one: Engine = partial(here, 1)
 
 
-def measured(request: dict[str, Any], threads: int | None = None, running: set[Popen[str]] | None = None) -> Outcome:
+def remote(address: str, requests: Mapping[str, dict[str, Any]]) -> Outcomes:
+    """On the cluster whose scheduler is at `address`, such as tcp://127.0.0.1:8786 or tls://host:8786."""
+    from distributed import Client, as_completed
+
+    if not requests:
+        return
+    try:
+        with Client(address, timeout=CONNECT) as client:
+            client.wait_for_workers(1, timeout=CONNECT)
+            folder = os.getcwd()
+            keys = {client.submit(measured, request, folder, pure=False): key for key, request in requests.items()}
+            for future in as_completed(keys):
+                failure = future.exception()
+                yield keys[future], future.result() if failure is None else f"{type(failure).__name__}: {failure}"
+    except (CancelledError, OSError, asyncio.TimeoutError, ValueError, TypeError) as error:  # no address, no answer
+        got = f"{type(error).__name__}: see docs/clusters.md; the same command goes on from the rows that are done"
+        raise InputError(f"expected a Dask scheduler with workers at {address!r}, got {got}") from error
+
+
+def measured(
+    request: dict[str, Any], folder: str, threads: int | None = None, running: set[Popen[str]] | None = None
+) -> Outcome:
     """What a process of its own measured, or the last line that it wrote before it died.
 
-    threads: that it computes with; None: as many as it likes. running: holds the process while it runs.
+    folder: that it works in, if it is there, so that relative paths hold. threads: that it computes with; None: as many
+    as it likes. running: holds the process while it runs.
     """
     running = set() if running is None else running
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-    with Popen(COMMAND, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, encoding="utf-8") as process:
+    place = folder if os.path.isdir(folder) else None
+    with Popen(COMMAND, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, cwd=place, encoding="utf-8") as process:
         running.add(process)
         out, errors = process.communicate(json.dumps(request))
         running.remove(process)
@@ -88,38 +106,3 @@ def measured(request: dict[str, Any], threads: int | None = None, running: set[P
     if process.returncode < 0:
         return f"the process was killed by {signal.Signals(-process.returncode).name}"
     return (errors.strip().splitlines() or [f"the process ended with code {process.returncode}"])[-1]
-
-
-def remote(address: str, announce: Callable[[str], None], requests: Mapping[str, dict[str, Any]]) -> Outcomes:
-    """On the cluster whose scheduler is at `address`, such as tcp://127.0.0.1:8786 or tls://host:8786."""
-    from distributed import Client, as_completed
-
-    if not requests:
-        return
-    try:
-        client = Client(address, timeout=CONNECT)
-    except (*LOST, ValueError, TypeError) as error:  # no address at all; tls:// without certificates
-        raise _gone(address, error) from error
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=CONNECT)
-            for worker, version in client.run(_version, on_error="return").items():
-                if version != __version__:
-                    got = f"{version} on {worker}: install it there"
-                    raise InputError(f"expected comp-lib {__version__} on all workers, got {got}")
-            announce(client.dashboard_link)
-            keys = {client.submit(measured, request, pure=False): key for key, request in requests.items()}
-            for future in as_completed(keys):
-                failure = future.exception()
-                yield keys[future], future.result() if failure is None else f"{type(failure).__name__}: {failure}"
-        except LOST as error:
-            raise _gone(address, error) from error
-
-
-def _gone(address: str, error: BaseException) -> InputError:
-    got = f"{type(error).__name__}: see docs/clusters.md; the same command goes on from the rows that are done"
-    return InputError(f"expected a Dask scheduler with workers at {address!r}, got {got}")
-
-
-def _version() -> str:
-    return __version__

@@ -9,11 +9,9 @@ process of its own (`one_run`); one that fails leaves a row that says why, and i
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -22,13 +20,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..calibration.text import TEXTS, encode, load_text, opening
-from ..calibration.tokens import SELF, calibration_tokens, check_source, needs_model, renamed, sources
+from ..calibration.text import encode, load_text, opening
+from ..calibration.tokens import calibration_tokens, check_source, needs_model, sources
 from ..errors import InputError
 from ..evaluation.by_kind import windows_of
 from ..families import family_called
 from ..models.load import load_model, open_model
-from ..models.wheels import WHEELS
+from ..models.save import shareable
 from ..planning import check_request
 from ..report import Progress, no_progress
 from ..settings import METHODS, default_recovery
@@ -38,14 +36,12 @@ from .cluster import Engine, Outcome, one_by_one
 from .one_run import Common, Run
 
 ROWS = "rows.csv"
-TEXTS_OF_A_ROW = "key status message model method recovery calibration evaluation dtype settings".split()
-TYPES = dict.fromkeys(TEXTS_OF_A_ROW, "string") | {"ratio": "float64"}
-TYPES |= dict.fromkeys("seed sequences length windows window".split(), "int64")
-TYPES |= dict.fromkeys(("increase_low", "increase_high"), "float64")  # of few windows there are none
+TEXT = "key status message model method recovery calibration evaluation dtype settings versions".split()
 MEASURED = ("removed", "dense_loss", "loss", "increase", "kl", "top1_agreement")
 TIMED = ("seconds", "peak_megabytes", "decode_ratio")  # vary from run to run
-TYPES |= dict.fromkeys((*MEASURED, *TIMED), "float64") | dict.fromkeys(("parameters", "threads"), "Int64")
-TYPES |= {"versions": "string"}
+TYPES = dict.fromkeys(TEXT, "string") | dict.fromkeys("seed sequences length windows window".split(), "int64")
+TYPES |= dict.fromkeys(("ratio", *MEASURED, "increase_low", "increase_high", *TIMED), "float64")
+TYPES |= dict.fromkeys(("parameters", "threads"), "Int64")
 COLUMNS = tuple(TYPES)
 
 
@@ -83,15 +79,13 @@ class Grid(Common):
             check_request(model, one.settings)
         windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
         check_source(self.calibration)
-        for count in (
-            () if needs_model(self.calibration) else self.sequences
-        ):  # what the model writes is never too short
+        for count in () if needs_model(self.calibration) else self.sequences:  # what the model writes is long enough
             size: dict[str, Any] = {"sequences": count, "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
         texts = [load_text(part) for part in sources(self.calibration) if not needs_model(part)]
         calibration = torch.cat([opening(tokenizer), *(encode(tokenizer, text) for text in texts)])
         contents = [hashes.of_model(model), *map(hashes.of_tensor, (calibration, *windows.values()))]
-        return {hashes.of_value([contents, _asked(one)])[:16]: one for one in runs}
+        return {hashes.of_value([contents, _asked(one) | {"model": None}])[:16]: one for one in runs}
 
 
 def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine: Engine = one_by_one) -> pd.DataFrame:
@@ -109,7 +103,7 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
         raise InputError(f"expected a folder to write rows to, got {error}: name another") from error
     missing = [key for key in runs if key not in rows or rows[key]["status"] != "ok"]
     progress("runs", len(runs) - len(missing), len(runs))
-    requests = {key: asdict(_renamed(runs[key], _absolute)) for key in missing}
+    requests = {key: asdict(runs[key]) for key in missing}
     with contextlib.closing(engine(requests)) as outcomes:  # whatever stops us ends the runs under way
         for left, (key, outcome) in zip(reversed(range(len(missing))), outcomes, strict=True):
             rows[key] = _row(key, runs[key], outcome)
@@ -120,21 +114,14 @@ def run(grid: Grid, folder: str | Path, progress: Progress = no_progress, engine
 
 def read_rows(path: str | Path) -> pd.DataFrame:
     """The rows of a CSV that `run` wrote; none if there is no such file. Raises InputError for another file."""
-    path = Path(path)
-    if not path.exists():
+    if not Path(path).exists():
         return _table([])
     try:
-        text = path.read_text("utf-8")
-        rows = pd.read_csv(io.StringIO(text), dtype=TYPES, engine="python")  # whose floats are those that were written
-        if missing := [name for name in COLUMNS if name not in rows]:
-            raise ValueError(f"no column {missing[0]}")
-        results = rows.loc[rows.status == "ok", [*MEASURED, *TIMED, "parameters", "threads", "versions"]]
-        if rows.settings.isna().any() or results.isna().any(axis=None) or not text.endswith("\n"):
-            raise ValueError("a line that is not whole")
+        # an engine whose floats are those that were written
+        return pd.read_csv(path, dtype=TYPES, usecols=list(COLUMNS), engine="python")[list(COLUMNS)]
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         advice = "mend or delete it, or name another folder"
         raise InputError(f"expected rows of a comparison in {str(path)!r}, got {error}: {advice}") from error
-    return rows
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -144,26 +131,12 @@ def _table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 def _row(key: str, run: Run, outcome: Outcome) -> dict[str, Any]:
     """The row of one run: what it was, and what came, or why nothing came."""
     row = asdict(run.settings) | _asked(run)
-    row |= {"key": key, "model": Path(run.model).name, "settings": json.dumps(asdict(run.settings))}
+    row |= {"key": key, "settings": json.dumps(asdict(run.settings))}
     if isinstance(outcome, dict) and not all(math.isfinite(outcome[name]) for name in MEASURED):
         outcome = f"expected finite numbers, got a loss of {outcome['loss']}: remove less"
     return row | ({"status": "failed", "message": outcome} if isinstance(outcome, str) else {"status": "ok"} | outcome)
 
 
 def _asked(run: Run) -> dict[str, Any]:
-    """The run without the places of this machine, and without its model, of which the tensors count."""
-    fields = asdict(_renamed(run, lambda part: Path(part).name))
-    return {name: value for name, value in fields.items() if name != "model"}
-
-
-def _absolute(part: str) -> str:
-    """The name of a model or text as it holds in any working directory."""
-    return part if part in (*WHEELS, SELF, *TEXTS) or not os.path.exists(part) else str(Path(part).resolve())
-
-
-def _renamed(run: Run, name: Callable[[str], str]) -> Run:
-    """The run, with other names of its model and of each of its texts."""
-    places: dict[str, Any] = {
-        what: renamed(getattr(run, what), name) for what in ("model", "calibration", "evaluation")
-    }
-    return replace(run, **places)
+    """The run without the folders of this machine."""
+    return asdict(run) | {what: shareable(getattr(run, what)) for what in ("model", "calibration", "evaluation")}

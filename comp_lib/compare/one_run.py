@@ -27,15 +27,16 @@ from ..calibration.tokens import calibration_tokens
 from ..errors import InputError
 from ..evaluation.by_kind import judge, windows_of
 from ..evaluation.confidence import UNKNOWN
-from ..evaluation.generation import measure_speed, ratio
+from ..evaluation.generation import ratio
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.load import load_model
+from ..on_device import speed
 from ..prune import prune
 from ..settings import Settings
 from ..system.machine import peak_bytes, resident_bytes
 
-PROMPT, NEW_TOKENS, ROUNDS = 32, 16, 3  # of the decode speed
+SPEED: dict[str, Any] = {"prompt": 32, "new_tokens": 16, "rounds": 3}
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ def measure(run: Run) -> dict[str, Any]:
     seconds, peak = time.perf_counter() - started, peak_bytes() - imports
     del model
     dense, _ = load_model(run.model, run.dtype)
-    speeds = measure_speed([dense, small], next(iter(windows.values()))[:1, :PROMPT], NEW_TOKENS, ROUNDS)
+    rates = speed.measure({"dense": dense, "small": small}, **SPEED)
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
     return quality(small, dense, windows) | {
         "removed": 1 - decoder_parameters(small) / before,
         "parameters": sum(map(Tensor.numel, small.parameters())),
         "seconds": seconds,
         "peak_megabytes": peak / 2**20,
-        "decode_ratio": ratio(speeds[0].decode, speeds[1].decode)[0],  # of the times, so upside down
+        "decode_ratio": ratio(rates[0].decode, rates[1].decode)[0],  # of the times, so upside down
         "threads": torch.get_num_threads(),
         "versions": f"comp-lib {__version__}, {libraries}, Python {platform.python_version()}",
     }
@@ -100,16 +101,17 @@ def decoder_parameters(model: Model) -> int:
 
 def main() -> None:
     """Read a `Run` as JSON, write what was measured as the last line. Ends when whoever started it has ended."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    parent = os.getppid()
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     request = json.load(sys.stdin)
     try:
         answer = measure(Run(**request | {"settings": Settings(**request["settings"])}))
     except InputError as error:
         sys.exit(f"InputError: {error}")
     sys.stdout.write(f"\n{json.dumps(answer)}\n")
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)

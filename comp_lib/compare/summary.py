@@ -1,23 +1,27 @@
 """What the rows of a comparison say: a table in Markdown, and a picture.
 
 Rows are those of `compare.run`. A method is called by its name and its recovery. Of several seeds the mean is given,
-with the smallest and the largest: with three of them, that says more than a standard deviation.
+with the smallest and the largest: with three of them, that says more than a standard deviation. In the picture a large
+mark is that mean, a small one a seed; whiskers are the 95% interval over the evaluation windows (of several seeds the
+mean of its ends).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 
-from ..plots.base import png
+from ..plots.base import BESIDE, LOSS, Picture, figure_with_axes, log_y, png, style
 from ..system.atomic import write_atomically
 from ..system.outputs import check_output
 from .grid import ROWS
-from .picture import plot_increase
 
 TABLE, PICTURE = "table.md", "increase.png"
+LOG_LOSS = LOSS.replace("token)", "token, log scale)")
 MEASURES = {  # column: heading, what a number looks like, which is best
     "increase": ("Increase of the loss over the dense model (nats per token)", ".3f", "min"),
     "kl": ("KL divergence from the dense model (nats per token)", ".3f", "min"),
@@ -29,16 +33,10 @@ MEASURES = {  # column: heading, what a number looks like, which is best
 }
 
 
-def label(method: str, recovery: str) -> str:
-    """What a method is called in tables and figures."""
-    return method if recovery == "none" else f"{method} + {recovery}"
-
-
-def finished(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have a result, with a column `label` that names method and recovery."""
-    rows = rows[rows.status == "ok"].copy()
-    rows["label"] = [label(method, recovery) for method, recovery in zip(rows.method, rows.recovery, strict=True)]
-    return rows
+def finished(rows: pd.DataFrame, status: str = "ok") -> pd.DataFrame:
+    """The rows that have a result, or another status, with a column `label` that names method and recovery."""
+    rows = rows[rows.status == status]
+    return rows.assign(label=rows.method + (" + " + rows.recovery).mask(rows.recovery == "none", ""))
 
 
 def markdown(rows: pd.DataFrame) -> str:
@@ -54,9 +52,9 @@ def markdown(rows: pd.DataFrame) -> str:
         )
         parts += [f"## {heading}\n\n{comparison(part, measure)}" for measure, (heading, *_) in MEASURES.items()]
     lines = []
-    for row in rows[rows.status == "failed"].itertuples():
+    for row in finished(rows, "failed").itertuples():
         size = f"ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences"
-        lines.append(f"- {label(row.method, row.recovery)}, {size}: {row.message}")
+        lines.append(f"- {row.label}, {size}: {row.message}")
     if lines:
         parts.append("## Failed, to be tried again by the same command\n\n" + "\n".join(lines))
     if len(done):
@@ -82,6 +80,53 @@ def comparison(rows: pd.DataFrame, measure: str) -> str:
     lines = [["method", *(f"{ratio:.0%}" for ratio in table)], *table.reset_index().to_numpy().tolist()]
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
     return "\n".join([head, "|---|" + "---:|" * table.shape[1], *body])
+
+
+def plot_increase(rows: pd.DataFrame) -> Picture:
+    """Loss increase against the part really removed, a line for each method, with whiskers and seeds."""
+    figure, axes = figure_with_axes((8.0, 4.4), xlabel="removed (% of the decoder's parameters)")
+    words = []
+    for name, marks, own in methods(rows, rows):
+        groups = own.groupby("ratio")
+        x = 100 * groups.removed.mean()
+        y = line_with_whiskers(axes, x, groups, name, marks)
+        words.append(f"{name} from {y.iloc[0]:.2f} nats at {x.iloc[0]:.0f}% to {y.iloc[-1]:.2f} at {x.iloc[-1]:.0f}%")
+    name_losses(figure, rows)
+    return figure.described(f"Lines of the loss increase against the part removed{over_seeds(rows)}: ", words)
+
+
+def methods(rows: pd.DataFrame, everything: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
+    """(label, colour and marker, its rows); a label has one colour and marker throughout `everything`."""
+    for place, name in enumerate(everything.label.unique()):
+        own = rows[rows.label == name]
+        if len(own):
+            yield name, style(place), own
+
+
+def line_with_whiskers(axes: Axes, x: Any, groups: Any, name: str, marks: dict[str, Any]) -> pd.Series:
+    """The mean of each group against x with its 95% interval, and its seeds where there are several; the means."""
+    means = groups.increase.mean()
+    spans = [means - groups.increase_low.mean(), groups.increase_high.mean() - means]
+    axes.errorbar(x, means, spans, label=name, capsize=2, linewidth=1, **marks)
+    for place, (_, own) in zip(x, groups.increase, strict=True):
+        if len(own) > 1:
+            axes.plot([place] * len(own), own, ".", color=marks["color"], alpha=0.6)
+    return means
+
+
+def name_losses(figure: Picture, rows: pd.DataFrame) -> None:
+    """Name the y axis, make it logarithmic unless some value has no logarithm, and add the legend."""
+    logarithmic = rows.increase.min() > 0
+    for axes in figure.axes if logarithmic else ():
+        log_y(axes)
+    figure.axes[0].set_ylabel(LOG_LOSS if logarithmic else LOSS)
+    figure.axes[-1].legend(**BESIDE)
+
+
+def over_seeds(rows: pd.DataFrame) -> str:
+    """What an alt text says of several seeds."""
+    count = rows.seed.nunique()
+    return f" (means over {count} seeds)" if count > 1 else ""
 
 
 def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:

@@ -15,10 +15,9 @@ import numpy as np
 from torch import Tensor
 
 from ..calibration.text import EVERY_KIND, KINDS, load_text
-from ..errors import InputError
 from ..families.protocol import Model
 from ..report import Progress, no_progress
-from .confidence import Interval, stratified_intervals
+from .confidence import Interval, intervals
 from .loss import Evaluation, compare, evaluation_tokens, perplexity
 
 Row = tuple[dict[str, float], dict[str, Interval | None]]  # value of each measure; its 95% interval, where it has one
@@ -42,11 +41,7 @@ class ByKind:
 
     def intervals(self, seed: int = 0) -> dict[str, Interval | None]:
         """95% intervals of `mean`, see `confidence`; None where there is none."""
-        columns = [one.by_sequence() for one in self.kinds.values()]
-        bounds = stratified_intervals([np.array(list(each.values())) for each in columns], seed).tolist()
-        return {
-            name: None if np.isnan(low) else (low, high) for name, (low, high) in zip(columns[0], bounds, strict=True)
-        }
+        return intervals([one.by_sequence for one in self.kinds.values()], seed)
 
     def rows(self) -> dict[str, Row]:
         """Values and 95% intervals of each text, as they came, and at the end of the mean, called `mean of 8`."""
@@ -54,28 +49,18 @@ class ByKind:
         return texts | {f"mean of {len(texts)}": (self.mean, self.intervals())}
 
 
-def kind_windows(tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
-    """Windows (S, L) of the evaluation text of each of KINDS, in order, all whole ones or that many `sequences`.
-
-    Raises InputError for a text too short for that.
-    """
-    windows = {}
-    for kind in KINDS:
-        try:
-            windows[kind] = evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), length, sequences)
-        except InputError as error:
-            raise InputError(f"{error} (this text: {kind})") from error
-    return windows
-
-
 def windows_of(name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
-    """Windows (S, L) of the text of that name or file, by its name; of each of KINDS for EVERY_KIND.
+    """Windows (S, L) of the text of that name or file, by its name; of each of KINDS, in order, for EVERY_KIND.
 
-    Raises InputError as `load_text` and `evaluation_tokens` do.
+    All whole ones, or that many `sequences`. Raises InputError as `load_text` and `evaluation_tokens` do.
     """
-    if str(name) == EVERY_KIND:
-        return kind_windows(tokenizer, length, sequences)
-    return {str(name): evaluation_tokens(tokenizer, load_text(name), length, sequences)}
+    texts = {kind: f"evaluation:{kind}" for kind in KINDS} if str(name) == EVERY_KIND else {str(name): name}
+    return {each: evaluation_tokens(tokenizer, load_text(text), length, sequences) for each, text in texts.items()}
+
+
+def kind_windows(tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
+    """`windows_of` every kind."""
+    return windows_of(EVERY_KIND, tokenizer, length, sequences)
 
 
 def judge(
@@ -85,10 +70,6 @@ def judge(
 
     `progress` is told the name of the text and its sequences. Raises InputError as `loss.compare` does.
     """
-    judged = {}
-    for name, ids in windows.items():
-        if dense is None:
-            judged[name] = perplexity(model, ids, progress=progress, what=name)
-        else:
-            judged[name] = compare(model, dense, ids, progress=progress, what=name)
-    return ByKind(judged)
+    if dense is None:
+        return ByKind({name: perplexity(model, ids, progress, name) for name, ids in windows.items()})
+    return ByKind({name: compare(model, dense, ids, progress, name) for name, ids in windows.items()})

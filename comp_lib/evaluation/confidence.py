@@ -20,7 +20,7 @@ An interval tells what other sequences of the same texts would give, nothing abo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -44,18 +44,18 @@ def confidence_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> 
     >>> round(low, 2), round(high, 2)
     (2.45, 6.55)
     """
-    interval = interval_or_none(values, seed)
-    if interval is None:
+    low, high = confidence_intervals(np.asarray(values, dtype=np.float64)[None], seed)[0].tolist()
+    if np.isnan(low):
         usable = int(np.isfinite(np.asarray(values, dtype=np.float64)).sum())
         got = f"{len(values)}, of which {usable} are finite: measure more windows"
         raise InputError(f"expected at least {FEWEST} finite values for an interval, got {got}")
-    return interval
+    return low, high
 
 
-def interval_or_none(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval | None:
-    """`confidence_interval`, or None where that refuses."""
-    low, high = confidence_intervals(np.asarray(values, dtype=np.float64)[None], seed)[0].tolist()
-    return None if np.isnan(low) else (low, high)
+def intervals(kinds: Sequence[Mapping[str, Sequence[float]]], seed: int = 0) -> dict[str, Interval | None]:
+    """Of each measure, the interval of its mean over kinds: measure -> values of a kind; None where there is none."""
+    bounds = stratified_intervals([np.array(list(columns.values())) for columns in kinds], seed).tolist()
+    return {name: None if np.isnan(low) else (low, high) for name, (low, high) in zip(kinds[0], bounds, strict=True)}
 
 
 def confidence_intervals(values: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -73,11 +73,9 @@ def stratified_intervals(kinds: Sequence[np.ndarray], seed: int = 0) -> np.ndarr
         return bounds
     kinds, random = [values[usable] for values in kinds], np.random.default_rng(seed)
     if min(counts) < MANY:
-        mean, variances = (
-            np.mean([values.mean(1) for values in kinds], 0),
-            [v.var(1, ddof=1) / v.shape[1] for v in kinds],
-        )
-        half = t_quantile(degrees) * np.sqrt(np.sum(variances, 0)) / len(kinds)
+        mean = np.mean([values.mean(1) for values in kinds], 0)
+        variance = sum(values.var(1, ddof=1) / values.shape[1] for values in kinds)
+        half = t_quantile(degrees) * np.sqrt(variance) / len(kinds)
         bounds[usable] = np.stack([mean - half, mean + half], 1)
     else:
         means = np.mean([_resampled_means(values, random) for values in kinds], 0)

@@ -1,16 +1,12 @@
-"""What a model says, and how fast it says it.
+"""What a model says, and how long it takes to say it; `on_device.speed` compares models.
 
-Text is greedy, so that two models can be compared: the same prompt, the same answer, every time. Speed has two parts,
-since they ask for different things of a machine: *prefill* reads the prompt, all tokens at once, and is bound by
-arithmetic; *decode* writes one token at a time, reads every weight for each, and is bound by memory. Machines are not
-steady, so models are timed in turns, round by round, and compared within a round.
+Text is greedy, so that two models can be compared: the same prompt, the same answer, every time.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -21,13 +17,6 @@ from transformers import GenerationConfig
 from ..calibration.text import check_ids
 from ..errors import InputError
 from ..families.protocol import Model
-from ..report import Progress, no_progress
-
-
-def check_prompt(prompt: str) -> None:
-    """Raises InputError unless there is some text in `prompt`."""
-    if not prompt.strip():
-        raise InputError("expected a prompt with some text, got an empty one: write what the model shall go on from")
 
 
 def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
@@ -35,7 +24,8 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
 
     Raises InputError: nothing to go on from, or more than the model's context holds.
     """
-    check_prompt(prompt)
+    if not prompt.strip():
+        raise InputError("expected a prompt with some text, got an empty one: write what the model shall go on from")
     prompt_ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)  # (1, L)
     check_ids(prompt_ids, model.config.vocab_size)
     length, context = prompt_ids.shape[1], model.config.max_position_embeddings
@@ -44,28 +34,6 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
         raise InputError(f"expected a prompt and at least one new token within {context} tokens, got {got}")
     text: str = tokenizer.decode(_generate(model, prompt_ids, tokens)[0, length:], skip_special_tokens=True)
     return text
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Tokens per second of one model, one entry for each round."""
-
-    prefill: tuple[float, ...]
-    decode: tuple[float, ...]
-
-
-def measure_speed(
-    models: Sequence[Model], ids: Tensor, new_tokens: int = 32, rounds: int = 3, progress: Progress = no_progress
-) -> list[Speed]:
-    """Speed of each model on the prompt `ids` (1, L), in `rounds` rounds after one that only warms up."""
-    rates: list[list[tuple[float, float]]] = [[] for _ in models]
-    for turn in range(rounds + 1):
-        for model, of_model in zip(models, rates, strict=True):
-            first, rest = timed(model, ids, new_tokens)
-            if turn:
-                of_model.append((ids.shape[1] / first, new_tokens / rest))
-        progress("timing", turn, rounds)
-    return [Speed(*zip(*of_model, strict=True)) for of_model in rates]
 
 
 def prompt_ids(tokens: int) -> list[int]:

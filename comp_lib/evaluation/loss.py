@@ -24,7 +24,6 @@ positions at a time and the whole (B, L, V) never exists.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +33,10 @@ from torch.nn import functional as F
 
 from ..calibration.text import check_ids, encode, opening
 from ..errors import InputError
-from ..families import family_of
+from ..families.frame import head
 from ..families.protocol import Model
 from ..report import Progress, no_progress
-from .confidence import Interval, interval_or_none
+from .confidence import Interval, intervals
 
 BATCH = 4  # sequences that pass at once
 HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a vocabulary of 49,152
@@ -45,45 +44,32 @@ HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a voc
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Quality of a model on a text; the fields after `sequences` only where it was compared with a dense model."""
+    """Quality of a model on a text; what defaults to None is there where it was compared with a dense model."""
 
     loss: float  # nats per token
     perplexity: float
     tokens: int  # predicted ones
     sequences: int
+    by_sequence: dict[str, tuple[float, ...]]  # `values` of each sequence
     dense_loss: float | None = None
-    dense_perplexity: float | None = None
+    increase: float | None = None  # of the loss above the dense model's, nats per token
     kl: float | None = None  # nats per token, from dense to this model
     top1_agreement: float | None = None  # share of positions, 0 to 1
-    # the same for each sequence; the last three empty where nothing was compared
-    losses: tuple[float, ...] = ()
-    dense_losses: tuple[float, ...] = ()
-    kls: tuple[float, ...] = ()
-    agreements: tuple[float, ...] = ()
 
     @property
-    def increase(self) -> float | None:
-        """Loss above the dense model's, nats per token."""
-        return None if self.dense_loss is None else self.loss - self.dense_loss
+    def losses(self) -> tuple[float, ...]:
+        """Loss of each sequence, nats per token."""
+        return self.by_sequence["loss"]
 
     def values(self) -> dict[str, float]:
         """`loss`, and where a dense model was compared with, `dense_loss`, `increase`, `kl` and `top1_agreement`."""
-        names = ("dense_loss", "loss", "increase", "kl", "top1_agreement")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-    def by_sequence(self) -> dict[str, Sequence[float]]:
-        """The same of each sequence."""
-        if not self.dense_losses:
-            return {"loss": self.losses}
-        increases = [ours - theirs for ours, theirs in zip(self.losses, self.dense_losses, strict=True)]
-        own = {"dense_loss": self.dense_losses, "loss": self.losses, "increase": increases}
-        return {**own, "kl": self.kls, "top1_agreement": self.agreements}
+        return {name: getattr(self, name) for name in self.by_sequence}
 
     def intervals(self, seed: int = 0) -> dict[str, Interval | None]:
         """95% intervals of `values` and of `perplexity`; `increase` is paired. None where `confidence` has none."""
-        intervals = {name: interval_or_none(column, seed) for name, column in self.by_sequence().items()}
-        bounds = intervals["loss"]
-        return intervals | {"perplexity": bounds and (perplexity_of(bounds[0]), perplexity_of(bounds[1]))}
+        found = intervals([self.by_sequence], seed)
+        bounds = found["loss"]
+        return found | {"perplexity": bounds and (perplexity_of(bounds[0]), perplexity_of(bounds[1]))}
 
 
 def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
@@ -135,14 +121,16 @@ def _evaluation(models: list[Model], ids: Tensor, progress: Progress, what: str)
         measured.append(_of_sequences(models, rows))
         done += len(rows)
         progress(what, done, len(ids))
-    values = torch.cat(measured, 1)  # (1 or 4, S)
-    loss, *means = values.mean(1).tolist()
-    losses = [tuple(row) for row in values.tolist()]
-    sizes = (ids[:, 1:].numel(), len(ids))
-    if not means:
-        return Evaluation(loss, perplexity_of(loss), *sizes, losses=losses[0])
-    dense_loss, kl, agreement = means
-    return Evaluation(loss, perplexity_of(loss), *sizes, dense_loss, perplexity_of(dense_loss), kl, agreement, *losses)
+    loss, *compared = torch.cat(measured, 1)  # (S,) each
+    columns = {"loss": loss}
+    if compared:
+        dense_loss, kl, agreement = compared
+        columns = {"dense_loss": dense_loss, "loss": loss, "increase": loss - dense_loss}
+        columns |= {"kl": kl, "top1_agreement": agreement}
+    means: dict[str, Any] = {name: column.mean().item() for name, column in columns.items()}
+    by_sequence = {name: tuple(column.tolist()) for name, column in columns.items()}
+    sizes: dict[str, Any] = {"tokens": ids[:, 1:].numel(), "sequences": len(ids), "by_sequence": by_sequence}
+    return Evaluation(perplexity=perplexity_of(means["loss"]), **means, **sizes)
 
 
 def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
@@ -150,7 +138,7 @@ def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
     states = [_states(model, rows).split(HEAD_ROWS) for model in models]
     parts = []
     for targets, *inputs in zip(rows[:, 1:].flatten().split(HEAD_ROWS), *states, strict=True):  # R of B (L-1) tokens
-        logits = [family_of(model).head(model, state) for model, state in zip(models, inputs, strict=True)]
+        logits = [head(model, state) for model, state in zip(models, inputs, strict=True)]
         log_q, *dense = (one.float().log_softmax(-1) for one in logits)  # (R, V), in float32 whatever computed it
         targets = targets.to(log_q.device)
         values = [F.nll_loss(log_q, targets, reduction="none")]  # (R,)

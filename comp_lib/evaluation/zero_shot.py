@@ -16,10 +16,8 @@ Imports lm-eval when called: it takes seconds, and is an extra (`comp-lib[evalua
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +27,8 @@ from ..families.protocol import Model
 
 LITERATURE = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 OFFLINE = ("comp_grammar", "comp_cloze", "comp_sense", "comp_science")
+MEASURES = ("acc", "acc_stderr", "acc_norm", "acc_norm_stderr")
 SETS = {"offline": OFFLINE, "literature": LITERATURE}
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracy in one task, or over all the tasks of a group."""
-
-    task: str
-    acc: float  # share of items, 0 to 1
-    acc_stderr: float | None
-    acc_norm: float | None  # None where the task does not define it
-    acc_norm_stderr: float | None
-    items: int
-    version: str  # of the task's definition: numbers of two versions cannot be compared
-    group: bool = False
 
 
 def task_names(text: str) -> tuple[str, ...]:
@@ -65,13 +50,23 @@ def task_names(text: str) -> tuple[str, ...]:
 
 def zero_shot(
     model: Model, tokenizer: Any, tasks: tuple[str, ...], batch: int = 16, limit: int | None = None
-) -> list[Score]:
-    """Scores of `model` in these tasks, a group before its members; `limit`: only the first items of each.
+) -> list[dict[str, Any]]:
+    """A row for each of these tasks, a group before its members; `limit`: only the first items of each.
+
+    `task`, and of `items` answers `acc`, `acc_stderr`, `acc_norm` and `acc_norm_stderr`, shares from 0 to 1, None where
+    the task has none; `version` of its definition: numbers of two versions cannot be compared.
 
     Raises InputError, before a model answers, as `results_of`.
     """
     results = results_of(model, tokenizer, tasks, batch, limit)
-    return [_score(name, results) for task in tasks for name in _with_members(task, results["group_subtasks"])]
+    rows, sizes = [], results["n-samples"]
+    for name in (each for task in tasks for each in _with_members(task, results["group_subtasks"])):
+        values = {measure: results["results"][name].get(f"{measure},none") for measure in MEASURES}
+        row = {measure: value if isinstance(value, float) else None for measure, value in values.items()}  # or "N/A"
+        leaves = (task for task in _with_members(name, results["group_subtasks"]) if task in sizes)
+        items = sum(sizes[task]["effective"] for task in leaves)
+        rows.append({"task": name} | row | {"items": items, "version": str(results["versions"].get(name))})
+    return rows
 
 
 def results_of(model: Model, tokenizer: Any, tasks: tuple[str, ...], batch: int, limit: int | None) -> dict[str, Any]:
@@ -104,15 +99,6 @@ def _with_members(name: str, groups: dict[str, list[str]]) -> Iterator[str]:
         yield from _with_members(member, groups)
 
 
-def _score(name: str, results: dict[str, Any]) -> Score:
-    values = {key.removesuffix(",none"): value for key, value in results["results"][name].items()}
-    numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}  # "N/A" is none
-    leaves = [task for task in _with_members(name, results["group_subtasks"]) if task in results["n-samples"]]
-    items = sum(results["n-samples"][leaf]["effective"] for leaf in leaves)
-    accuracy = (numbers["acc"], numbers.get("acc_stderr"), numbers.get("acc_norm"), numbers.get("acc_norm_stderr"))
-    return Score(name, *accuracy, items, str(results["versions"].get(name)), leaves != [name])
-
-
 def task_folder() -> Path:
     """Where the shipped tasks are: in the wheel, or in the repository."""
     return next(path for folder in DATA_FOLDERS if (path := folder / "tasks").is_dir())
@@ -121,12 +107,7 @@ def task_folder() -> Path:
 def _manager(names: tuple[str, ...]) -> Any:
     """lm-eval's list of tasks. Its own thousands are read only if one of them is meant: that takes seconds."""
     check_package("lm_eval", "the library lm-eval for zero-shot tasks", "pip install 'comp-lib[evaluate]'")
-    own = _indexed(task_folder(), False)
-    return own if set(names) <= set(own.all_tasks) else _indexed(task_folder(), True)
-
-
-@functools.cache
-def _indexed(folder: Path, defaults: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=str(folder), include_defaults=defaults)
+    others = any(not name.startswith("comp_") for name in names)
+    return TaskManager(include_path=str(task_folder()), include_defaults=others)

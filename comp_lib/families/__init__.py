@@ -8,18 +8,19 @@ from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..errors import InputError
-from .decoder import Family as Family
+from .decoder import ROWS, Family
 from .frame import outline
-from .gguf import ROWS
 from .protocol import Layer, Model, Which
-from .structure import parts
+from .structure import Part
+from .structure import parts as parts
 
 OWN = "comp_"  # in front of the type of a model whose layers differ in width
 
 
 def family_of(model: Model) -> Family:
     """The family of a model. Raises InputError for one that is laid out otherwise, which its layers show later."""
-    return _family(model.config.model_type, tuple(outline(model).model.layers))
+    outline(model)
+    return ROWS.get(model.config.model_type.removeprefix(OWN), Family())
 
 
 def family_called(model_type: object) -> Family:
@@ -27,17 +28,7 @@ def family_called(model_type: object) -> Family:
     if not isinstance(model_type, str) or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         got = f"model_type {str(model_type)[:60]!r}: choose another model"
         raise InputError(f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}")
-    return _family(model_type)
-
-
-def _family(model_type: str, layers: tuple[Layer, ...] = ()) -> Family:
-    stock = model_type.removeprefix(OWN)
-    return Family(model_type=stock, members=layers, **ROWS.get(stock, {}))
-
-
-def family_of_layer(layer: Layer) -> Family:
-    """What a decoder layer can be asked by."""
-    return Family(members=(layer,))
+    return ROWS.get(model_type.removeprefix(OWN), Family())
 
 
 def dense_layer(layer: Layer, which: Which) -> nn.Linear:
@@ -45,18 +36,21 @@ def dense_layer(layer: Layer, which: Which) -> nn.Linear:
     return parts(layer)[which].linear
 
 
-def check_layers(model: Model) -> None:
-    """Raises InputError, by the name of what does not fit, for a model whose layers the method does not know."""
-    for layer in family_of(model).layers(model):
-        parts(layer)
+def attentions(model: Model) -> list[Part]:
+    """The attention of each layer. Raises InputError, by the name of what does not fit, for layers of another kind."""
+    return [parts(layer)["attention"] for layer in outline(model).model.layers]
 
 
-def check_config(fields: dict[str, Any]) -> Family:
-    """The family of a config.json with this content. Raises InputError unless it is known, and the weights plain."""
-    family, quantised = family_called(fields.get("model_type")), fields.get("quantization_config")
-    if quantised is not None:
+def whole_attention(model: Model) -> bool:
+    """Whether KV groups cannot go one by one, since some attention is more than that, or a norm spans all heads."""
+    return not all(part.grouped and not part.spans_heads for part in attentions(model))
+
+
+def check_config(fields: dict[str, Any]) -> None:
+    """Raises InputError unless a config.json with this content is of a known family, and its weights plain."""
+    family_called(fields.get("model_type"))
+    if (quantised := fields.get("quantization_config")) is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         got = f"weights quantised with {str(method or 'some method')[:40]!r}"
         advice = "choose the unquantised model, prune it, and quantise the result"
         raise InputError(f"expected plain weights, got {got}; {advice}")
-    return family

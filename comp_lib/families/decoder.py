@@ -1,146 +1,38 @@
-"""What the method asks of a model and of its layers, answered for any of them by what it is made of."""
+"""What no layer can be asked: a row for each model type of which llama.cpp, or its config, knows something special."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from . import frame, steps
-from .gguf import Gguf
-from .protocol import Layer, Model, Rope, Which
-from .structure import parts
-
-BIASES: dict[str, Which] = {"mlp_bias": "mlp", "attention_bias": "attention"}
-BIASED = ("llama", "smollm3", "granite")  # with both of these words in their configs, for all linears
-WEAK = 0.05  # of the mean: an output that is multiplied by less adds too little to say what it should have been
+from .protocol import Model, Which
 
 
 @dataclass(frozen=True, eq=False)
-class Family(Gguf):
-    """A model type, and the methods for all of them. `layer` is a decoder layer, `which` one of STEPS."""
+class Family:
+    """The facts of one model type; most types have none."""
 
-    model_type: str = ""
-    members: tuple[Layer, ...] = ()  # the layers that `grouped` and `whole_attention` are about
-
-    embed = staticmethod(frame.embed)
-    rope = staticmethod(frame.rope)
-    head = staticmethod(frame.head)
-
-    @property
-    def bias_fields(self) -> dict[str, Which]:
-        """Field of the config -> the step whose dense layers have biases when it is set. Empty: none can be added."""
-        return BIASES if self.model_type in BIASED else {}
-
-    @property
-    def grouped(self) -> bool:
-        """Whether each attention is KV groups with plain linears, which the config counts."""
-        return all(parts(layer)["attention"].grouped for layer in self.members)
-
-    @property
-    def whole_attention(self) -> bool:
-        """Whether KV groups cannot go one by one, since some attention is more than that, or a norm spans all heads."""
-        return not self.grouped or any(parts(layer)["attention"].spans_heads for layer in self.members)
+    bias_fields: Mapping[str, Which] = field(default_factory=dict)
+    """Field of the config -> the step whose linears have biases when it is set. Empty: none can be added."""
+    gguf: str | None = None  # llama.cpp's name of the architecture, with one width for all layers; None: not exported
+    gguf_per_layer: str | None = None  # the same with other widths in each layer; None: llama.cpp has none
+    gguf_interleaved: Mapping[str, str] = field(default_factory=dict)
+    """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their heads."""
+    gguf_activations: tuple[str, ...] = ("silu", "swish")  # what `hidden_act` may be
+    gguf_norm_shift: float = 0.0  # what a file adds to the weights of all norms: 1 where the model multiplies by 1 + w
+    gguf_square: bool = False  # whether the outputs of all heads, side by side, have to be as wide as the stream
+    gguf_rope: tuple[str, ...] = ("default",)  # rotary positions: all but `default` need a tensor of factors
+    gguf_fields: Callable[[Any], dict[str, Any]] = lambda config: {}
+    """What a file says of this type alone: config -> NAME -> value, for `add_NAME` of gguf's writer."""
+    gguf_refusal: Callable[[Any], str | None] = lambda config: None  # what llama.cpp cannot express of this config
 
     def layers(self, model: Model) -> nn.ModuleList:
         """The decoder layers, first to last."""
         layers: nn.ModuleList = model.model.layers
         return layers
-
-    def set_layers(self, model: Model, layers: list[Layer]) -> None:
-        """Give the model other layers, numbered anew: the KV cache counts on it."""
-        model.model.layers = nn.ModuleList(layers)
-        for index, layer in enumerate(layers):
-            for part in layer.modules():
-                if hasattr(part, "layer_idx"):
-                    vars(part)["layer_idx"] = index
-
-    def embedding(self, model: Model) -> nn.Embedding:
-        """The table of token embeddings."""
-        table: nn.Embedding = model.model.embed_tokens
-        return table
-
-    def final_norm(self, model: Model, hidden: Tensor) -> Tensor:
-        """Behind the last layer: h (..., d) -> what the head reads (..., d)."""
-        states: Tensor = model.model.norm(hidden)
-        return states
-
-    def attention_step(self, layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
-        """First residual step: h (B, L, d) -> r (B, L, d), and X_o, the inputs of the dense layer (B, L, n).
-
-        Raises InputError for a layer that is not two steps, which the first text through each kind of layer shows.
-        """
-        steps.check(layer, hidden[:1], rope)
-        return steps.run(layer, "attention", hidden, rope.arguments[frame.number(layer)])
-
-    def mlp_step(self, layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Second residual step: r (B, L, d) -> h' (B, L, d), and X (B, L, n)."""
-        return steps.run(layer, "mlp", residual)
-
-    def sublayer(self, layer: Layer, which: Which) -> tuple[nn.Module, str]:
-        """The module of a step, and the name in it of the dense layer that writes to the stream."""
-        part = parts(layer)[which]
-        return part.module, part.dense
-
-    def producers(self, layer: Layer, which: Which) -> dict[str, Tensor]:
-        """The linears that produce the inputs of the dense layer of a step: see `Part.rows`."""
-        return parts(layer)[which].rows
-
-    def dense_target(self, layer: Layer, which: Which, change: Tensor, x: Tensor) -> Tensor:
-        """What the dense layer should put out, its bias aside, so that the step adds `change` (..., d) to the stream.
-
-        x (..., n): its inputs. A norm y -> g y / |y| forgets how large y is. So of a change r that is to be added only
-        the direction r / g can be met, and any y along it does so. The target is as large as the layer's own output:
-        y* = |y| r / g. Where nothing is missing, r = g y / |y|, and y* is y. (Our derivation.)
-        """
-        dense = parts(layer)[which].linear
-        scale, normed = steps.reach(layer, which)
-        if normed:
-            own: Tensor = dense(x)
-            size = own.float().square().mean(-1, keepdim=True).sqrt().to(own)
-            weak = scale.abs() < WEAK * scale.abs().mean()
-            wanted = torch.where(weak, own, change * size / torch.where(weak, torch.ones_like(scale), scale))
-        else:
-            wanted = change / scale
-        return wanted if dense.bias is None else wanted - dense.bias
-
-    def gain(self, layer: Layer, which: Which) -> Tensor | None:
-        """What the outputs of the dense layer are multiplied by on their way to the stream, (d,), rms 1.
-
-        None: all by the same. Behind a norm an error e of the output adds g e / |y| to the stream, to first order and
-        but for what lies along y. In the first layer of Gemma 3 270M g goes from 0.2 to 150. So who goes, and how hard
-        the others are held, is judged on outputs times g; the refit of each output by itself stays what it is. (Our
-        derivation, tested against brute force.)
-        """
-        scale, normed = steps.reach(layer, which)
-        gain = scale.float().abs()
-        return gain / gain.square().mean().sqrt() if normed or bool((gain != gain[0]).any()) else None
-
-    def heads(self, layer: Layer) -> tuple[int, int]:
-        """(size of a head, query heads in each KV group); an attention without plain groups is one large head."""
-        part = parts(layer)["attention"]
-        inputs = part.linear.in_features
-        return (part.module.head_dim, inputs // part.keys) if part.grouped else (inputs, 1)
-
-    def shrunk(self, layer: Layer) -> None:
-        """After surgery: whatever the layer's modules remember of their widths.
-
-        Phi-3 finds its queries by the number of heads in its config, which all layers share until then.
-        """
-        part, mlp = parts(layer)["attention"], parts(layer)["mlp"]
-        if hasattr(mlp.module, "intermediate_size"):
-            mlp.module.intermediate_size = mlp.linear.in_features
-        if part.grouped:
-            attention, heads = part.module, part.linear.in_features // part.module.head_dim
-            for name, count in (("num_heads", heads), ("num_key_value_heads", part.keys // attention.head_dim)):
-                if hasattr(attention, name):
-                    setattr(attention, name, count)
-            if "qkv_proj" in part.linears and heads != attention.config.num_attention_heads:
-                attention.config = copy.copy(attention.config)
-                attention.config.num_attention_heads = heads
 
     def rope_settings(self, config: Any) -> dict[str, Any]:
         """The rotary embedding of layers that see everything: rope_theta, rope_type and what that needs."""
@@ -151,3 +43,52 @@ class Family(Gguf):
         """How many tokens back some layer can look; None: all see everything."""
         kinds = getattr(config, "layer_types", None)
         return getattr(config, "sliding_window", None) if kinds is None or "sliding_attention" in kinds else None
+
+
+def _smollm3_refusal(config: Any) -> str | None:
+    turning = [int((layer + 1) % 4 != 0) for layer in range(config.num_hidden_layers)]
+    return None if config.no_rope_layers == turning else "positions left out of other layers than each fourth"
+
+
+def _gemma3_refusal(config: Any) -> str | None:
+    kinds = ["full_attention" if (layer + 1) % 6 == 0 else "sliding_attention" for layer in range(99)]
+    if config.layer_types != kinds[: config.num_hidden_layers]:
+        return "windows in other layers than five of six"
+    if config.rope_parameters["sliding_attention"]["rope_theta"] != 10_000.0:
+        return "another rotary base than 10,000 in its windowed layers"
+    same = config.query_pre_attn_scalar == config.head_dim
+    return None if same else "attention scaled by another number than the size of a head"
+
+
+_PAIRS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+_BIASES: dict[str, Which] = {"mlp_bias": "mlp", "attention_bias": "attention"}
+_MISTRAL = Family(gguf="llama", gguf_interleaved=_PAIRS, gguf_rope=("default", "linear", "llama3"))
+ROWS = {
+    "llama": replace(_MISTRAL, gguf_per_layer="deci", bias_fields=_BIASES),
+    "mistral": _MISTRAL,
+    "qwen2": Family(gguf="qwen2", gguf_square=True),
+    "qwen3": Family(gguf="qwen3"),
+    "smollm3": Family(gguf="smollm3", gguf_interleaved=_PAIRS, gguf_refusal=_smollm3_refusal, bias_fields=_BIASES),
+    "gemma3_text": Family(
+        gguf="gemma3",
+        gguf_activations=("gelu_pytorch_tanh",),
+        gguf_norm_shift=1.0,
+        gguf_fields=lambda config: {"sliding_window": config.sliding_window},
+        gguf_refusal=_gemma3_refusal,
+    ),
+    "phi3": Family(gguf="phi3", gguf_square=True),
+    "granite": Family(
+        gguf="granite",
+        gguf_interleaved=_PAIRS,
+        gguf_fields=lambda config: {
+            "embedding_scale": config.embedding_multiplier,
+            "residual_scale": config.residual_multiplier,
+            "attention_scale": config.attention_multiplier,
+            "logit_scale": config.logits_scaling,
+        },
+        bias_fields=_BIASES,
+    ),
+    "olmo2": Family(gguf="olmo2"),
+    "ernie4_5": Family(gguf="ernie4_5", gguf_refusal=lambda config: "biases" if config.use_bias else None),
+}
+"""What is special about a type. A type that is not here has the method's all, but no way to GGUF and no biases."""

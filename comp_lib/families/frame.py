@@ -92,8 +92,8 @@ def embed(model: Model, ids: Tensor) -> Tensor:
     return torch.cat([calls(model, input_ids=piece, **own)[0][0] for piece in pieces])
 
 
-def rope(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
-    """What the layers are handed for texts of `length` tokens, on `device`; one entry stands for all texts.
+def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
+    """What the layers are handed for texts of `length` tokens, on `device`: rotary embeddings, masks; for all texts.
 
     Raises InputError where that depends on the text itself.
     """
@@ -114,6 +114,12 @@ def number(layer: Layer) -> int:
     """The number that a layer has given itself, for the KV cache."""
     numbers: list[Any] = [part.layer_idx for part in layer.modules() if hasattr(part, "layer_idx")]
     return int(numbers[0])
+
+
+def final_norm(model: Model, hidden: Tensor) -> Tensor:
+    """Behind the last layer: h (..., d) -> what the head reads (..., d), where the model is."""
+    states: Tensor = model.model.norm(hidden.to(model.model.embed_tokens.weight.device))
+    return states
 
 
 def head(model: Model, states: Tensor, weight: Tensor | None = None) -> Tensor:

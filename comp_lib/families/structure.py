@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -30,6 +31,11 @@ class Part:
         return linear
 
     @property
+    def block(self) -> int:
+        """Inputs of `linear` that can only go together: 1 for neurons, those of a KV group for attention."""
+        return self.linear.in_features // len(next(iter(self.rows.values())))
+
+    @property
     def linears(self) -> set[str]:
         return {name for name, child in self.module.named_children() if isinstance(child, nn.Linear)}
 
@@ -48,6 +54,12 @@ class Part:
             return False
         made, keys = sum(getattr(self.module, name).out_features for name in self.linears - {self.dense}), self.keys
         return made == queries + 2 * keys and keys > 0 and keys % head == 0 and queries % keys == 0
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """(size of a head, query heads in each KV group); an attention without plain groups is one large head."""
+        inputs = self.linear.in_features
+        return (self.module.head_dim, inputs // self.keys) if self.grouped else (inputs, 1)
 
     @property
     def spans_heads(self) -> bool:
@@ -99,6 +111,24 @@ def parts(layer: Layer) -> dict[Which, Part]:
     if len(mixers) != 1 or not outputs:
         refuse(layer, f"{' and '.join(mixer.name for mixer in mixers) or 'nothing'} instead of one part with an o_proj")
     return {"attention": outputs[0], "mlp": mlps[0]}
+
+
+def shrunk(layer: Layer) -> None:
+    """After surgery: make the layer's modules remember their new widths.
+
+    Phi-3 finds its queries by the number of heads in its config, which all layers share until then.
+    """
+    part, mlp = parts(layer)["attention"], parts(layer)["mlp"]
+    if hasattr(mlp.module, "intermediate_size"):
+        mlp.module.intermediate_size = mlp.linear.in_features
+    if part.grouped:
+        attention, heads = part.module, part.linear.in_features // part.module.head_dim
+        for name, count in (("num_heads", heads), ("num_key_value_heads", part.keys // attention.head_dim)):
+            if hasattr(attention, name):
+                setattr(attention, name, count)
+        if "qkv_proj" in part.linears and heads != attention.config.num_attention_heads:
+            attention.config = copy.copy(attention.config)
+            attention.config.num_attention_heads = heads
 
 
 def refuse(layer: Layer, got: str) -> NoReturn:

@@ -7,6 +7,7 @@ all methods can be compared at the same size.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from ..errors import InputError
@@ -35,18 +36,14 @@ def layers_needed(request: PlanRequest) -> int:
     Measured (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping as many as leave half.
     """
     shape = request.shape
-    for count in range(shape.layers):
-        last = count + 1 == shape.layers  # one layer is left: whatever it can still give must do
-        try:
+    for count in range(shape.layers - 1):
+        with suppress(InputError):  # with so few layers gone the ratio is out of reach
             plan = uniform_plan(replace(request, drop=range(count)))
-        except InputError:
-            if last:
-                raise
-            continue
-        both = zip(plan.layers, plan.neurons, strict=True)
-        if last or all(width >= LEAST_KEPT * shape.neurons[layer] for layer, width in both):
-            return count
-    raise ValueError("expected a decoder with layers, got none")
+            both = zip(plan.layers, plan.neurons, strict=True)
+            if all(width >= LEAST_KEPT * shape.neurons[layer] for layer, width in both):
+                return count
+    uniform_plan(replace(request, drop=range(shape.layers - 1)))  # one layer is left: what it can give must do
+    return shape.layers - 1
 
 
 def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:

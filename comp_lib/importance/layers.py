@@ -17,23 +17,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import (
-    Step,
-    attention_step,
-    batches,
-    check_predicts,
-    embed,
-    mlp_step,
-    rotary,
-    sent,
-    sequence_losses,
-    through,
-    to_device,
-)
+from ..calibration.stream import batches, check_predicts, embed, rotary, sequence_losses, through, to_device
 from ..errors import InputError, suggestion
 from ..families import family_of
-from ..families.protocol import Device, Layer, Model, Rope, Which
+from ..families.protocol import Device, Model
 from ..report import Progress, no_progress
+
+LAYER_METRICS = ("block-influence", "loss", "greedy")
 
 
 @torch.inference_mode()
@@ -57,17 +47,11 @@ def block_influence(model: Model, ids: Tensor, device: Device = "cpu", progress:
 
 @torch.inference_mode()
 def sequence_loss_increase(
-    model: Model,
-    ids: Tensor,
-    device: Device = "cpu",
-    progress: Progress = no_progress,
-    present: Sequence[int] = (),
-    which: Which | None = None,
+    model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress, present: Sequence[int] = ()
 ) -> Tensor:
     """Increase of each sequence's mean next-token loss (nats) when one layer is left out: ids (S, L) -> (layers, S).
 
-    With `present`, the other layers are taken as gone already; their entries are NaN. With `which`, one step of the
-    layer is left out and the other stays.
+    With `present`, the other layers are taken as gone already; their entries are NaN.
     The layers are on `device` one at a time, each once; memory: the hidden states of ids for each layer.
     """
     check_predicts(ids)
@@ -76,13 +60,12 @@ def sequence_loss_increase(
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)
     without: dict[int, Tensor] = {}  # layer left out -> the stream of the others so far
-    told = "loss increase" if which is None else f"harm without {which}"
     for place, index in enumerate(present):
         layer = to_device(layers[index], device)
         without = {other: through(layer, stream, rope, device) for other, stream in without.items()}
-        without[index] = hidden if which is None else _other_step(layer, hidden, rope, which, device)
+        without[index] = hidden
         hidden = through(layer, hidden, rope, device)
-        progress(told, place + 1, len(present))
+        progress("loss increase", place + 1, len(present))
     losses = torch.full((len(layers), len(ids)), torch.nan)
     for index, stream in without.items():
         losses[index] = sequence_losses(model, stream, ids)
@@ -96,34 +79,16 @@ def loss_increase(
     return sequence_loss_increase(model, ids, device, progress, present).mean(1)
 
 
-def greedy_order(loss: Callable[[Sequence[int]], Tensor], layers: int, count: int) -> tuple[list[int], list[Tensor]]:
-    """The `count` layers to drop, in order, each the least harmful once those before are gone; the harm in each round.
+def greedy_order(loss: Callable[[Sequence[int]], Tensor], layers: int, count: int) -> list[int]:
+    """The `count` layers to drop, in order, each the least harmful once those before are gone.
 
     loss(present): increase of the loss without each of the layers `present`, (layers,); what it says of others is void.
     """
     present, dropped = list(range(layers)), list[int]()
-    rounds = []
     for _ in range(count):
-        rounds.append(loss(tuple(present)))
-        dropped.append(min(present, key=lambda index: float(rounds[-1][index])))
+        dropped.append(min(present, key=loss(tuple(present)).tolist().__getitem__))
         present.remove(dropped[-1])
-    return dropped, rounds
-
-
-def _other_step(layer: Layer, hidden: Tensor, rope: Rope, which: Which, device: Device) -> Tensor:
-    """All windows through the step of the layer that is not `which`."""
-
-    def attention(layer: Layer, states: Tensor) -> tuple[Tensor, Tensor]:
-        return attention_step(layer, states, rope)
-
-    step: Step = mlp_step if which == "attention" else attention
-    out = torch.empty_like(hidden)
-    for rows in batches(*hidden.shape[:2]):
-        out[rows] = step(layer, sent(hidden[rows], device))[0]
-    return out
-
-
-LAYER_METRICS = ("block-influence", "loss", "greedy")
+    return dropped
 
 
 def check_count(count: int, layers: int) -> None:
@@ -152,5 +117,5 @@ def layers_to_drop(
         def harm(present: Sequence[int]) -> Tensor:
             return importance if len(present) == layers else loss_increase(model, ids, device, progress, present)
 
-        return greedy_order(harm, layers, count)[0], importance
+        return greedy_order(harm, layers, count), importance
     return torch.argsort(importance, stable=True)[:count].tolist(), importance

@@ -7,8 +7,8 @@ curve and the re-tuned weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -67,10 +67,8 @@ class Selection:
     curve: Sweep | None = None  # the whole sweep, where there was one
 
 
-class NeuronMetric(Protocol):
-    """Anything that can say which `keep` blocks of a dense layer stay."""
-
-    def __call__(self, dense: Dense, keep: int, generator: torch.Generator) -> Selection: ...
+NeuronMetric = Callable[[Dense, int, torch.Generator], Selection]
+"""Anything that can say which `keep` blocks of a dense layer stay."""
 
 
 def top(scores: Tensor, keep: int) -> Selection:
@@ -112,24 +110,18 @@ def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selec
     return Selection(swept.kept, swept.scores, condition_numbers(matrix, inverse), None, swept)
 
 
-def full_sweep(dense: Dense, keep: int, split: bool = True) -> tuple[Sweep, Tensor]:
-    """The sweep of the full least-squares problem down to `keep` blocks, and kappa of each input before it (n,).
-
-    split: say which part of an error is the ridge's (`Sweep.moved`), for which each round copies all weights; never for
-    few tokens.
-    """
-    energy, per_round = dense.sums.diagonal(), max(32, dense.blocks // 64)
-    held = penalty(energy, dense.ridge)
-    inverse = dense.sums.inverse(dense.ridge, dense.block)
-    condition = ((energy + held) * inverse.diagonal()).clamp_min(1.0).sqrt()
-    moved = held if split and not dense.sums.compact else None
-    gone = dense.blocks - keep
-    return sweep(inverse, dense.scaled_weight, gone, block=dense.block, per_round=per_round, held=moved), condition
+def neurons_per_round(blocks: int) -> int:
+    """How many of so many blocks go between two looks at the scores."""
+    return max(32, blocks // 64)
 
 
 def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """COMP with full weights to fit: ||w_i||^2 / (H^-1)_ii, in rounds."""
-    swept, condition = full_sweep(dense, keep, split=False)
+    energy = dense.sums.diagonal()
+    inverse = dense.sums.inverse(dense.ridge, dense.block)
+    condition = ((energy + penalty(energy, dense.ridge)) * inverse.diagonal()).clamp_min(1.0).sqrt()
+    per_round, gone = neurons_per_round(dense.blocks), dense.blocks - keep
+    swept = sweep(inverse, dense.scaled_weight, gone, block=dense.block, per_round=per_round)
     retuned = swept.weights if dense.gain is None else None
     return Selection(swept.kept, swept.scores, condition, retuned, swept)
 

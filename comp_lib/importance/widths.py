@@ -20,14 +20,16 @@ from torch import Tensor, nn
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, through, to_device
 from ..errors import InputError
-from ..families import dense_layer, family_of, family_of_layer
+from ..families import dense_layer, family_of, frame
 from ..families.protocol import Layer, Model, Rope
+from ..families.steps import gain_behind
 from ..plan import SMALLEST_SHARE, Plan
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..statistics.gram import Gram, token_weights
-from .matrix_condition import Sweep
-from .neurons import RIDGE, Dense, full_sweep
+from ..statistics.solve import penalty
+from .matrix_condition import Sweep, sweep
+from .neurons import RIDGE, neurons_per_round
 
 SEEN, HELD = 32, 4  # calibration sequences on which layers are re-tuned and judged: widths need fewer than a fit
 LENGTH = 512  # tokens of each that judge: their states are in memory once for each layer
@@ -45,8 +47,8 @@ class Sensitivity:
 
     def errors(self, layer: int, neurons: int) -> Tensor:
         """Error of a layer's output with 0, 1, ... of its `neurons` gone, as far as its curve goes."""
-        sweep = self.curves[layer]
-        return interpolated(sweep.counts, sweep.errors - sweep.moved, neurons)[: int(sweep.counts[-1]) + 1]
+        curve = self.curves[layer]
+        return interpolated(curve.counts, curve.errors - curve.moved, neurons)[: int(curve.counts[-1]) + 1]
 
 
 def interpolated(counts: Tensor, errors: Tensor, neurons: int) -> Tensor:
@@ -93,22 +95,19 @@ def sensitivity(
     ones, at most HELD x LENGTH tokens: 0.5 GiB in bfloat16 for the 32 layers of a 7B model.
     Raises InputError for fewer than 2 sequences, or for more neurons than a layer can lose.
     """
-    shape, family = Shape.of(model), family_of(model)
+    shape = Shape.of(model)
     if len(ids) < 2:
         raise InputError("expected at least 2 calibration sequences for measured widths, got 1: one judges; give more")
     losses = (gone,) * shape.layers if isinstance(gone, int) else tuple(gone)
     for place, (loss, full) in enumerate(zip(losses, shape.neurons, strict=True)):
-        if not 0 < loss <= full - smallest(full):
-            raise InputError(
-                f"expected 1 to {full - smallest(full)} neurons to go from layer {place}, got {loss}: ask for another "
-                "number"
-            )
+        if not 0 < loss <= (most := full - smallest(full)):
+            raise InputError(f"expected 1 to {most} neurons to go from layer {place}, got {loss}: ask for as many")
     held = min(HELD, len(ids) // 2)
     judged = ids[-held:, :LENGTH]
     stream, watched = embed(model, ids[: min(SEEN, len(ids) - held)]), embed(model, judged)
     rope, judged_rope = (rotary(model, part.shape[1], device, stream.dtype) for part in (ids, judged))
     without: list[Tensor] = []  # the judged stream so far, for each layer that was narrowed alone
-    curves, layers = [], family.layers(model)
+    curves, layers = [], family_of(model).layers(model)
     for index in range(shape.layers):
         layer = to_device(layers[index], device)
         for place, changed in enumerate(without):
@@ -142,9 +141,11 @@ def narrowed(
         after, x = mlp_step(layer, attention_step(layer, sent(hidden[rows], linear.device), rope)[0])
         hidden[rows] = after
         gram.add(x, weight=token_weights(after) if weighted else None)
-    gain = family_of_layer(layer).gain(layer, "mlp")
-    dense = Dense(gram, weight, torch.zeros(len(weight)), ridge=ridge, gain=gain)
-    curve, _ = full_sweep(dense, smallest(len(weight)) if fewest is None else fewest)
+    gain = gain_behind(layer, "mlp")
+    scaled = weight if gain is None else weight * gain.to(weight)
+    most = len(weight) - (smallest(len(weight)) if fewest is None else fewest)
+    per_round, held = neurons_per_round(len(weight)), penalty(gram.diagonal(), ridge)
+    curve = sweep(gram.inverse(ridge), scaled, most, per_round=per_round, held=held)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
     kept[curve.order[:gone].to(linear.device)] = False
     return curve, gram, gram.refit(weight, kept.nonzero().flatten(), ridge)
@@ -164,11 +165,11 @@ def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tu
 
 def _divergences(model: Model, dense: Tensor, others: Sequence[Tensor], progress: Progress) -> Tensor:
     """mean_t KL(p_t || q_t) from the streams (S, L, d) behind the last layer, of each of the others: (others,)."""
-    family, step = family_of(model), -(-dense[..., 0].numel() // POSITIONS)
-    states = [family.final_norm(model, stream.flatten(0, 1)[::step]) for stream in (dense, *others)]  # (positions, d)
+    step = -(-dense[..., 0].numel() // POSITIONS)
+    states = [frame.final_norm(model, stream.flatten(0, 1)[::step]) for stream in (dense, *others)]  # (positions, d)
     total, count = torch.zeros(len(others), dtype=torch.float64), len(states[0])
     for start in range(0, count, ROWS):  # a vocabulary is wide
-        answers = (family.head(model, part[start : start + ROWS]).float().log_softmax(-1) for part in states)
+        answers = (frame.head(model, part[start : start + ROWS]).float().log_softmax(-1) for part in states)
         p = next(answers)  # (rows, V)
         total += torch.tensor([float((p.exp() * (p - q)).sum(1).sum()) for q in answers], dtype=torch.float64)
         progress("comparing answers", min(start + ROWS, count), count)

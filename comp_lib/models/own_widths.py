@@ -24,8 +24,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ..errors import InputError
-from ..families import OWN, family_of_layer
+from ..families import OWN, parts
 from ..families.protocol import STEPS, Layer, Model, Which
+from ..families.structure import shrunk
 from ..shape import Shape
 from .skeleton import skeleton
 
@@ -68,17 +69,13 @@ def _check_widths(config: Any) -> None:
 
 def _narrow(layer: Layer, which: Which, blocks: int) -> None:
     """New linears for a step of a layer that has so many neurons or KV groups."""
-    family = family_of_layer(layer)
-    module, name = family.sublayer(layer, which)
-    rows = family.producers(layer, which)
-    dense: nn.Linear = getattr(module, name)
-    outputs = {producer: blocks * index.shape[1] for producer, index in rows.items()}
-    inputs = dense.in_features // len(next(iter(rows.values()))) * blocks
-    for producer, count in outputs.items():
-        old = getattr(module, producer)
-        setattr(module, producer, nn.Linear(old.in_features, count, bias=old.bias is not None))
-    setattr(module, name, nn.Linear(inputs, dense.out_features, bias=dense.bias is not None))
-    family.shrunk(layer)
+    part = parts(layer)[which]
+    dense, inputs = part.linear, part.block * blocks
+    for name, rows in part.rows.items():
+        old = getattr(part.module, name)
+        setattr(part.module, name, nn.Linear(old.in_features, blocks * rows.shape[1], bias=old.bias is not None))
+    setattr(part.module, part.dense, nn.Linear(inputs, dense.out_features, bias=dense.bias is not None))
+    shrunk(layer)
 
 
 def stock_type(config: PreTrainedConfig) -> str:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..families import dense_layer, family_of, family_of_layer
-from ..families.protocol import STEPS, Layer
+from ..families import family_of, parts
+from ..families.protocol import Layer
 from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.atomic import resolved, staged
@@ -109,14 +109,11 @@ def filled_shape(shape: Shape) -> Shape:
 def _places(own: Layer, wide: Layer) -> dict[str, tuple[Tensor, int]]:
     """Where the numbers of a narrow layer stand in a wide one: tensor -> (indices, dimension that they count)."""
     places: dict[str, tuple[Tensor, int]] = {}
-    family = family_of_layer(own)
-    for which in STEPS:
-        module, dense = family.sublayer(own, which)
-        prefix = next(name for name, child in own.named_children() if child is module)
-        wide_rows = family.producers(wide, which)
-        for name, rows in family.producers(own, which).items():
+    for which, part in parts(own).items():
+        wide_rows = parts(wide)[which].rows
+        for name, rows in part.rows.items():
             at = torch.empty(rows.numel(), dtype=torch.long)
             at[rows.flatten()] = wide_rows[name][: len(rows)].flatten()
-            places |= {f"{prefix}.{name}.{kind}": (at, 0) for kind in ("weight", "bias")}
-        places[f"{prefix}.{dense}.weight"] = torch.arange(dense_layer(own, which).in_features), 1
+            places |= {f"{part.name}.{name}.{kind}": (at, 0) for kind in ("weight", "bias")}
+        places[f"{part.name}.{part.dense}.weight"] = torch.arange(part.linear.in_features), 1
     return places

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import logging
 
 from ..errors import InputError, refusing
-from ..families import OWN, check_config, check_layers
+from ..families import OWN, attentions, check_config
 from ..system.untrusted import read_object
 from .own_widths import register
 from .skeleton import attention, skeleton
@@ -42,7 +42,7 @@ def checked_config(fields: Mapping[str, Any], source: str) -> PreTrainedConfig:
             register(fields["model_type"].removeprefix(OWN))
         config: PreTrainedConfig = AutoConfig.for_model(**kept)
         config._attn_implementation = attention(config)
-        check_layers(skeleton(config))
+        attentions(skeleton(config))
     return config
 
 

@@ -30,8 +30,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, suggestion
 from ..families import family_of
-from ..families.decoder import Family
-from ..families.gguf import ROWS
+from ..families.decoder import ROWS, Family
 from ..families.protocol import Model
 from ..models.gguf_files import GgufTensors
 from ..models.load import open_model, weights_of
@@ -136,7 +135,7 @@ def _check_runs(config: Any, shape: Shape, family: Family) -> str:
         got = f"{config.model_type} with others: use export --padded first, and export that folder"
         raise InputError(f"expected one width for all layers, as llama.cpp has it but for Llama, got {got}")
     if architecture is None:
-        types = ", ".join(name for name, row in ROWS.items() if "gguf" in row)
+        types = ", ".join(name for name, row in ROWS.items() if row.gguf)
         raise InputError(f"expected a model type that goes to GGUF ({types}), got {config.model_type}: use the folder")
     if (reason := family.gguf_refusal(config)) is not None:
         got = f"{config.model_type} with {reason}: use the folder itself"

@@ -4,7 +4,7 @@
 
 with the same pull towards "change nothing", in proportion to each neuron's own energy. With B = C W the target is the
 layer's own output ("self"); with B from outside it is whatever the dense model's residual stream misses at this depth
-("dense"). The solve itself is `least_squares`; statistics know how to `refit` in their own form.
+("dense"). The solve itself is `solve.least_squares`; statistics know how to `refit` in their own form.
 
 The ridge lambda is chosen by text that the fit has not seen. How strongly should the survivors be held to their old
 weights? The fewer tokens, the more: a fit to 1,000 tokens says little about 1,500 neurons, one to 80,000 says a lot.
@@ -23,17 +23,9 @@ import torch
 from torch import Tensor
 
 from ..statistics.gram import Statistics
-from ..statistics.solve import least_squares
-
-__all__ = ["GRID", "RidgeSearch", "least_squares"]
 
 GRID = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
 JUDGED = 512  # mixtures of the outputs on which lambdas are compared, where there are twice as many or more
-
-
-def outputs_judged(outputs: int) -> int:
-    """How many outputs, or mixtures of them, lambdas are compared on."""
-    return outputs if outputs < 2 * JUDGED else JUDGED
 
 
 def _signs(outputs: int, mixtures: int) -> Tensor:
@@ -58,8 +50,9 @@ class RidgeSearch:
         places = range(len(GRID)) if self.place is None else range(max(0, self.place - 1), self.place + 2)
         ridges = GRID[places.start : places.stop]
         outputs = weight.shape[1]
-        if (judged := outputs_judged(outputs)) < outputs or gain is not None:
-            mix = (_signs(outputs, judged) if judged < outputs else torch.eye(outputs)).to(weight)
+        many = outputs >= 2 * JUDGED
+        if many or gain is not None:
+            mix = (_signs(outputs, JUDGED) if many else torch.eye(outputs)).to(weight)
             mix = mix if gain is None else gain.to(weight)[:, None] * mix
             seen, held, weight = seen.mixed(mix), held.mixed(mix), weight @ mix
         errors = seen.held_out_errors(held, weight, kept, ridges)

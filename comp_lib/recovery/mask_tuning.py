@@ -8,8 +8,8 @@ nothing else. The guard watches the variance of the mask and raises lambda until
 the weights; nothing is left at run time. (Our derivation, tested against brute force.)
 
 Lineage: Kwon et al. 2022 ("A fast post-training pruning framework for transformers", NeurIPS) tune masks by the same
-Gram matrix, towards the dense model's stream minus the residual of the pruned one, and stop at factors beyond 10. That
-guard is here as an option, `largest`.
+Gram matrix, towards the dense model's stream minus the residual of the pruned one, and stop at factors beyond 10.
+Lesson 04 has that guard beside ours.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ..statistics.solve import least_squares
 
 MOST_ROUNDS = 64  # of the guard: lambda has grown by 38 digits then, and the mask of any finite sums is flat
 MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate many
-LARGEST = 10.0  # size of a factor at which Kwon et al. stop
 
 
 @dataclass(frozen=True)
@@ -52,20 +51,10 @@ def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
     return least_squares(gram, gram.sum(1, keepdim=True), ones, kept, ridge)[kept, 0]
 
 
-def tune_mask(
-    gram: Tensor, kept: Tensor, ridge: float = 1e-2, max_variance: float = MAX_VARIANCE, largest: float | None = None
-) -> Mask:
-    """Mask tuning under the guard: lambda grows fourfold until the variance of the mask is at most `max_variance`.
-
-    largest: another guard in its place, after Kwon et al. 2022: one solve, and if any |m_i| is beyond `largest`, all
-    factors are 1. That is our reading of their code. There, tuning ends at the first such layer, which keeps the mask
-    that it had, as do all layers behind it; here each layer is judged alone. Their bound is `LARGEST`.
-    """
-    if max_variance <= 0.0 or (largest is not None and largest <= 0.0):
-        raise ValueError(f"expected a positive bound, got {max_variance} on the variance and {largest} on the factors")
-    if largest is not None:
-        values = solve_mask(gram, kept, ridge)
-        return Mask(torch.ones_like(values) if values.abs().max() > largest else values, ridge)
+def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2, max_variance: float = MAX_VARIANCE) -> Mask:
+    """Mask tuning under the guard: lambda grows fourfold until the variance of the mask is at most `max_variance`."""
+    if max_variance <= 0.0:
+        raise ValueError(f"expected a positive bound on the variance, got {max_variance}")
     for _ in range(MOST_ROUNDS):
         mask = Mask(solve_mask(gram, kept, ridge), ridge)
         if mask.variance <= max_variance:

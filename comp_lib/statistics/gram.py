@@ -15,59 +15,60 @@ A row may carry a weight. COMP divides it by the norm of the residual stream beh
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from .products import symmetric
 from .solve import ExplicitInverse, Inverse, least_squares, ridged, spd_inverse
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # torch brings it; Python has it since 3.11
 
+BLOCK = 512  # columns of a symmetric product, of which one triangle is computed
+
 
 @dataclass
-class Statistics(ABC):
+class Statistics(Protocol):
     """What is kept of the calibration text for one dense layer with n inputs and m outputs, in some form."""
 
     x: Tensor  # sum of x (n,), float64, each token once whatever its weight
     ones: Tensor  # X^T 1 and 1^T 1 with the weights of C, (n + 1,), float64: what the error of a bias needs
     tokens: int
+    outside: Tensor | None  # of a target Y* from outside, in the form's own way; None: it is the layer's own output
 
     precision: ClassVar[torch.dtype]  # of the weights W that go with this form
-    compact: ClassVar[bool]  # whether n x m matrices are too large to be copied without need
 
     @classmethod
-    @abstractmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
         """Empty sums; with `outputs`, for a target that comes from outside."""
 
-    @abstractmethod
     def add(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> None:
         """Add tokens: x (..., n), target (..., m) if the sums have one, weight (...) per token."""
+        if (target is None) != (self.outside is None):
+            raise ValueError("expected a target exactly when the sums were made for one")
+        x = x.detach().flatten(0, -2).float()
+        one = x.new_ones(len(x)) if weight is None else weight.reshape(-1).to(x)
+        self.x += x.sum(0, dtype=torch.float64)
+        self.tokens += len(x)
+        x = x * one[:, None]
+        self.ones += torch.cat([x.T @ one, (one @ one)[None]])
+        self.gather(x, None if target is None else target.detach().flatten(0, -2).float() * one[:, None])
 
-    @abstractmethod
+    def gather(self, x: Tensor, y: Tensor | None) -> None:
+        """Add weighted tokens X (T, n), with their target (T, m) from outside."""
+
     def __add__(self, other: Self) -> Self:
         """Sums over both texts."""
 
-    @property
-    @abstractmethod
-    def own_target(self) -> bool:
-        """Whether the target is the layer's own output."""
-
-    @abstractmethod
     def diagonal(self) -> Tensor:
         """C_ii (n,), float64."""
 
-    @abstractmethod
     def matrix(self) -> Tensor:
         """C (n, n), float64."""
 
-    @abstractmethod
     def energy(self, gap: Tensor) -> float:
         """||X G||^2 = tr(G^T C G) for G (n, m)."""
 
@@ -75,21 +76,18 @@ class Statistics(ABC):
         """||X W||^2 and ||X W - X V||^2 for W and V (n, m)."""
         return self.energy(weight), self.energy(weight - other)
 
-    @abstractmethod
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
         """P = (C + lambda diag(C))^-1, for `matrix_condition.sweep`."""
 
-    @abstractmethod
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         """The least-squares weights V (n, m) of the inputs `kept` (k,), as `solve.least_squares` finds them."""
 
-    @abstractmethod
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
         """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held`, for V fitted to these with each lambda."""
 
-    @abstractmethod
     def mixed(self, mix: Tensor) -> Self:
         """The sums for mixtures of the outputs, Y* M with M (m, p)."""
+        return replace(self, outside=None if self.outside is None else self.outside @ mix.to(self.outside))
 
     @property
     def mean(self) -> Tensor:
@@ -100,57 +98,35 @@ class Statistics(ABC):
         """||X D - 1 b^T||^2 - ||X D||^2 = (1^T 1) b.b - 2 (X^T 1).(D b): gap D (n, m), bias b (m,)."""
         return float(self.ones[-1] * (bias @ bias) - 2.0 * (self.ones[:-1] @ (gap.to(bias) @ bias)))
 
-    def _weighted(self, x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Count tokens; returns X (T, n), rows weighted, and the weights (T,)."""
-        x = x.detach().flatten(0, -2).float()
-        self.x += x.sum(0, dtype=torch.float64)
-        one = x.new_ones(len(x)) if weight is None else weight.reshape(-1).to(x)
-        x = x if weight is None else x * one[:, None]
-        self.ones += torch.cat([x.T @ one, (one @ one)[None]])
-        self.tokens += len(x)
-        return x, one
-
 
 @dataclass
 class Gram(Statistics):
-    """The sums as matrices."""
+    """The sums as matrices; `outside` is B = X^T Y* (n, m), float64."""
 
     xtx: Tensor  # C (n, n), float64
-    xty: Tensor | None = None  # B (n, m), float64; None: the target is the layer's own output, B = C W
 
     precision: ClassVar[torch.dtype] = torch.float64
-    compact: ClassVar[bool] = False
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
-        def make(*size: int) -> Tensor:
-            return torch.zeros(*size, dtype=torch.float64, device=device)
-
-        outside = None if outputs is None else make(inputs, outputs)
-        return cls(make(inputs), make(inputs + 1), 0, make(inputs, inputs), outside)
+        x = torch.zeros(inputs, dtype=torch.float64, device=device)
+        outside = None if outputs is None else x.new_zeros(inputs, outputs)
+        return cls(x, x.new_zeros(inputs + 1), 0, outside, x.new_zeros(inputs, inputs))
 
     @classmethod
     def of(cls, xtx: Tensor) -> Self:
         """Sums of which only C (n, n) is known."""
-        return cls(xtx.new_zeros(len(xtx)), xtx.new_zeros(len(xtx) + 1), 0, xtx)
+        return cls(xtx.new_zeros(len(xtx)), xtx.new_zeros(len(xtx) + 1), 0, None, xtx)
 
-    def add(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> None:
-        x, one = self._weighted(x, weight)
+    def gather(self, x: Tensor, y: Tensor | None) -> None:
         self.xtx += symmetric(x)
-        if target is not None and self.xty is not None:
-            y = target.detach().flatten(0, -2).float()
-            self.xty += x.T @ (y if weight is None else y * one[:, None])
-        elif (target is None) != (self.xty is None):
-            raise ValueError("expected a target exactly when the sums were made for one")
+        if y is not None and self.outside is not None:
+            self.outside += x.T @ y
 
     def __add__(self, other: Self) -> Self:
-        xty = None if self.xty is None or other.xty is None else self.xty + other.xty
+        outside = None if self.outside is None or other.outside is None else self.outside + other.outside
         sums = self.x + other.x, self.ones + other.ones, self.tokens + other.tokens
-        return type(self)(*sums, self.xtx + other.xtx, xty)
-
-    @property
-    def own_target(self) -> bool:
-        return self.xty is None
+        return type(self)(*sums, outside, self.xtx + other.xtx)
 
     def diagonal(self) -> Tensor:
         return self.xtx.diagonal()
@@ -173,12 +149,24 @@ class Gram(Statistics):
         fits = (least_squares(self.xtx, target, weight, kept, ridge)[kept] for ridge in ridges)  # (k, m)
         return [float((fitted * (inner @ fitted - 2.0 * outer)).sum()) for fitted in fits]
 
-    def mixed(self, mix: Tensor) -> Self:
-        return replace(self, xty=None if self.xty is None else self.xty @ mix.to(self.xty))
-
     def target(self, weight: Tensor) -> Tensor:
         """B = X^T Y* (n, m); for the layer's own output it is C W, with weight W (n, m)."""
-        return self.xtx @ weight if self.xty is None else self.xty
+        return self.xtx @ weight if self.outside is None else self.outside
+
+
+def symmetric(x: Tensor) -> Tensor:
+    """X^T X (n, n) in the precision of X (T, n), of which the lower triangle is computed, in blocks."""
+    size = x.shape[1]
+    if size < 2 * BLOCK:
+        return x.T @ x
+    product = x.new_empty(size, size)
+    for start in range(0, size, BLOCK):
+        stop = start + BLOCK
+        torch.mm(x[:, start:].T, x[:, start:stop], out=product[start:, start:stop])
+        corner = product[start:stop, start:stop]
+        corner.copy_(corner.tril() + corner.tril(-1).T)  # not every library makes one of two equal halves
+        product[start:stop, stop:] = product[stop:, start:stop].T
+    return product
 
 
 def contributions(xtx: Tensor, weight: Tensor) -> Tensor:

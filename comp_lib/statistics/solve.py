@@ -32,11 +32,6 @@ def ridged(matrix: Tensor, ridge: float) -> Tensor:
     return held
 
 
-def identity(size: int, like: Tensor) -> Tensor:
-    """I (size, size), made where `like` is and as exact: none is made here first and sent to another device."""
-    return torch.eye(size, dtype=like.dtype, device=like.device)
-
-
 def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
     """Cholesky factor L (n, n) of a symmetric positive definite matrix, and the multiple of I added in an emergency.
 
@@ -44,18 +39,15 @@ def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
     """
     factor, info = torch.linalg.cholesky_ex(matrix)
     added = 0.0
-    while _failed(factor, info):
+    while info != 0 or factor.diagonal().isnan().any():  # LAPACK says so of a NaN, cuSOLVER does not
         if not torch.isfinite(matrix).all():
             raise InputError("expected finite statistics, got NaN or infinity: look at the model, or try dtype float32")
         smallest = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().mean().clamp_min(1e-200))
         added = max(added * 10.0, smallest)
-        factor, info = torch.linalg.cholesky_ex(matrix + added * identity(len(matrix), matrix))
+        factor, info = torch.linalg.cholesky_ex(
+            matrix + added * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        )
     return factor, added
-
-
-def _failed(factor: Tensor, info: Tensor) -> bool:
-    """Whether there is no factor: LAPACK says so of a NaN, cuSOLVER does not."""
-    return bool((info != 0) | factor.diagonal().isnan().any())
 
 
 def factor_solve(factor: Tensor, right: Tensor) -> Tensor:
@@ -70,16 +62,6 @@ def spd_inverse(matrix: Tensor) -> tuple[Tensor, float]:
     factor, added = spd_factor(matrix)
     del matrix  # perhaps the last to know of it: one n x n matrix less at the highest point
     return torch.cholesky_inverse(factor), added
-
-
-def dual_inverse(x: Tensor, penalties: Tensor) -> Tensor:
-    """(X^T X + D)^-1 (n, n) through a T x T matrix, for fewer tokens than inputs: x (T, n), D_ii > 0 (n,).
-
-    (C + D)^-1 = D^-1 - D^-1 X^T (I + X D^-1 X^T)^-1 X D^-1
-    """
-    scaled = x / penalties  # X D^-1
-    inner, _ = spd_inverse(identity(len(x), x) + scaled @ x.T)  # (T, T)
-    return torch.diag(1.0 / penalties) - scaled.T @ (inner @ scaled)
 
 
 def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
@@ -158,7 +140,8 @@ def downdate(blocks: Tensor, index: Tensor, rows: Tensor, down: Tensor) -> None:
     count, block = blocks.shape[:2]
     split = (len(index), count, block)
     blocks -= products_per_block(rows.reshape(split), down.reshape(split))
-    blocks[index[::block] // block] = identity(block, blocks)  # keeps dead scores finite
+    one = torch.eye(block, dtype=blocks.dtype, device=blocks.device)
+    blocks[index[::block] // block] = one  # keeps dead scores finite
 
 
 def products_per_block(left: Tensor, right: Tensor) -> Tensor:

@@ -66,7 +66,8 @@ def of_model(model: nn.Module) -> str:
         total = sum(int(part.sum()) for part in flat.view(WHOLE_NUMBERS[flat.itemsize]).split(PIECE))
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{total}".encode())
         digest.update(flat[:: max(1, flat.numel() // 64)].float().cpu().numpy().tobytes())
-    fields = json.loads(model.config.to_json_string())
+    config: Any = model.config
+    fields = json.loads(config.to_json_string())
     kept = {name: fields[name] for name in fields.keys() - NO_PART_OF_A_MODEL}
     return of_value([digest.hexdigest()[:16], kept])[:16]
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import dense_layer, family_of
+from comp_lib.families import dense_layer, family_of, parts
 from comp_lib.families.protocol import STEPS, Layer, Model, Rope, Which
 from comp_lib.importance.neurons import RIDGE, Dense
 from comp_lib.statistics.gram import Gram, Statistics, token_weights
-from comp_lib.surgery import block_size, upstream
+from comp_lib.surgery import upstream
 
 from .cache import Tensors, cached
 
@@ -107,4 +107,4 @@ def dense_problem(
 def as_dense(layer: Layer, which: Which, sums: Statistics, ridge: float = RIDGE) -> Dense:
     """The same from sums at hand, on their device."""
     weight, owned = (values.to(sums.x.device) for values in (weight_of(layer, which), upstream(layer, which)))
-    return Dense(sums, weight, owned, block_size(layer, which), ridge)
+    return Dense(sums, weight, owned, parts(layer)[which].block, ridge)

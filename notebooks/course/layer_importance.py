@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from comp_lib.analysis.columns import ALL
 from comp_lib.analysis.harm import layer_harm
 from comp_lib.analysis.sample import Sample
-from comp_lib.calibration.stream import through
+from comp_lib.calibration.stream import sequence_losses, through
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families import family_of
 from comp_lib.families.protocol import Model, Which
-from comp_lib.importance.layers import greedy_order, sequence_loss_increase
+from comp_lib.importance.layers import greedy_order
 from comp_lib.shape import Shape
 
 from .cache import Tensors, cached
-from .dense_stream import walk_to
+from .dense_stream import walk_to, watched
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,15 @@ def stream_statistics(model: Model, ids: Tensor) -> Tensors:
 @cached
 def step_harm(model: Model, sample: Sample, which: Which) -> Tensor:
     """Increase of each window's loss without one step of each layer, the other kept: (layers, S), nats per token."""
-    return sequence_loss_increase(model, sample.ids, which=which)
+    other: Which = "mlp" if which == "attention" else "attention"
+    hidden, rope = walk_to(model, sample.ids, 0)  # (S, L, d)
+    streams: list[Tensor] = []  # each without that step of one layer, as far as the walk has come
+    for layer in family_of(model).layers(model):
+        streams = [through(layer, stream, rope, stream.device) for stream in streams]
+        streams.append(torch.cat([stream for stream, _ in watched(layer, other, hidden, rope)]))
+        hidden = through(layer, hidden, rope, hidden.device)
+    dense, *without = (sequence_losses(model, stream, sample.ids) for stream in (hidden, *streams))
+    return torch.stack(without) - dense
 
 
 def greedy_harm(model: Model, sample: Sample, rounds: int) -> tuple[list[int], list[Tensor]]:
@@ -97,8 +105,7 @@ def greedy_harm(model: Model, sample: Sample, rounds: int) -> tuple[list[int], l
         seen.append(layer_harm(model, sample, present))
         return seen[-1].mean(1)
 
-    order, _ = greedy_order(loss, Shape.of(model).layers, rounds)
-    return order, seen
+    return greedy_order(loss, Shape.of(model).layers, rounds), seen
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -18,16 +18,17 @@ from comp_lib.families.protocol import Model
 from comp_lib.importance.neurons import metric, top
 from comp_lib.plan import Plan
 from comp_lib.prune import prune
-from comp_lib.recovery.mask_tuning import LARGEST, Mask, fold_mask, tune_mask
+from comp_lib.recovery.mask_tuning import Mask, fold_mask, solve_mask, tune_mask
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import contributions
-from comp_lib.surgery import shallow_copy, shrink_mlp, update_config
+from comp_lib.surgery import shallow_copy, shrink, update_config
 
 from .cache import Tensors, cached
 from .dense_stream import as_dense, sums_of, walk_to, watched, weight_of
 
 RIDGE = 1e-2  # lambda of masks, as in the preset "paper"
+LARGEST = 10.0  # size of a factor at which Kwon et al. stop
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,19 @@ class Way:
         """G (n, n), kept (k,) -> the mask m_K (k,)."""
         if self.guard == "none":
             return penalised_mask(gram, kept, self.ridge, self.toward, self.even)
-        return tune_mask(gram, kept, self.ridge, largest=LARGEST if self.guard == "size" else None).values
+        return (
+            bounded_mask(gram, kept, self.ridge) if self.guard == "size" else tune_mask(gram, kept, self.ridge).values
+        )
+
+
+def bounded_mask(gram: Tensor, kept: Tensor, ridge: float, largest: float = LARGEST) -> Tensor:
+    """m_K (k,) under the guard of Kwon et al. 2022: one solve, and if any |m_i| is beyond `largest`, all are 1.
+
+    That is our reading of their code. There, tuning ends at the first such layer, which keeps the mask that it had, as
+    do all layers behind it; here each layer is judged alone.
+    """
+    values = solve_mask(gram, kept, ridge)
+    return torch.ones_like(values) if values.abs().max() > largest else values
 
 
 def penalised_mask(gram: Tensor, kept: Tensor, ridge: float, toward: float = 1.0, even: bool = False) -> Tensor:
@@ -103,7 +116,7 @@ def with_masks(model: Model, kept: Tensor, masks: Tensor | None = None) -> Model
     for index, layer in enumerate(family_of(smaller).layers(smaller)):
         weight = weight_of(layer)
         values = torch.ones(kept.shape[1]) if masks is None else masks[index]
-        shrink_mlp(layer, kept[index], fold_mask(weight, kept[index], Mask(values.to(weight), 0.0)))
+        shrink(layer, "mlp", kept[index], fold_mask(weight, kept[index], Mask(values.to(weight), 0.0)))
     update_config(smaller)
     return smaller
 

@@ -14,7 +14,7 @@ from comp_lib.families import dense_layer
 from comp_lib.families.protocol import Model
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.statistics.gram import Gram
-from comp_lib.surgery import shallow_copy, shrink_mlp
+from comp_lib.surgery import shallow_copy, shrink
 
 from .cache import Tensors, cached
 from .dense_stream import layer_of, layer_tokens, walk, walk_to, weight_of
@@ -45,7 +45,7 @@ def losses_without(
         for name, choice in choices.items():
             if layer in choice:
                 fitted = None if name in as_they_are else sums.refit(weight, choice[layer], RIDGE)
-                shrink_mlp(layer_of(pruned[name], layer), choice[layer], fitted)
+                shrink(layer_of(pruned[name], layer), "mlp", choice[layer], fitted)
     first = layers[0]
     hidden, rope = walk_to(model, windows, first)  # up to there all models are the same
     judged = {**pruned, "dense": model}

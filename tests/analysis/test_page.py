@@ -104,7 +104,7 @@ HOSTILE = "raise SystemExit('code of the folder that one stands in')\n"
 def test_nothing_of_the_folder_that_one_stands_in_is_run(short, tmp_path, monkeypatch):
     for name in ("comp_lib.py", "ipykernel_launcher.py", "IPython.py", "pandas.py", "sitecustomize.py"):
         (tmp_path / name).write_text(HOSTILE, "utf-8")
-    for name in ("lab/index.html.j2", "base/index.html.j2", "index.html.j2", "base.html.j2", "basic/index.html.j2"):
+    for name in ("lab/index.html.j2", "lab/base.html.j2", "lab/mathjax.html.j2", "base/base.html.j2", "base.html.j2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("of the folder", "utf-8")
     monkeypatch.chdir(tmp_path)

@@ -72,9 +72,9 @@ def test_a_run_that_did_not_help_says_so(parent, small, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"vocab_size": 600}, ["a vocabulary of 512", "600"]),
-        ({"hidden_size": 64, "head_dim": 8}, ["a stream of 32", "64"]),
-        ({"num_hidden_layers": 2}, ["a number of layers of 3", "2"]),
+        ({"vocab_size": 600}, ["another vocabulary"]),
+        ({"hidden_size": 64, "head_dim": 8}, ["another stream"]),
+        ({"num_hidden_layers": 2}, ["another number of layers"]),
     ],
 )
 def test_a_parent_of_another_shape_is_refused(small, tmp_path, tiny_llama, tokenizer, changes, words):
@@ -91,7 +91,7 @@ def test_a_parent_with_another_tokenizer_is_refused(parent, small, tmp_path):
     fields["model"]["merges"] = []
     path.write_text(json.dumps(fields), "utf-8")
     done = run("heal", small, "--parent", tmp_path / "other", "--out", tmp_path / "healed", *SHORT)
-    refused(done, ["tokens of a sentence"])
+    refused(done, ["another tokenizer"])
 
 
 def test_nobodys_files_are_lost(parent, small, tmp_path):
@@ -100,5 +100,7 @@ def test_nobodys_files_are_lost(parent, small, tmp_path):
     (out / "notes.txt").write_text("mine", "utf-8")
     refused(run("heal", small, "--parent", parent, "--out", out, *SHORT), ["--overwrite"])
     refused(run("heal", small, "--parent", parent, "--out", small, *SHORT, "--overwrite"), ["apart from the model"])
-    refused(run("heal", small, "--parent", parent, "--out", parent, *SHORT, "--overwrite"), ["a pruned model to overwrite"])
+    refused(
+        run("heal", small, "--parent", parent, "--out", parent, *SHORT, "--overwrite"), ["a pruned model to overwrite"]
+    )
     assert (out / "notes.txt").read_text("utf-8") == "mine"

@@ -10,7 +10,6 @@ import importlib.util
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -143,13 +142,6 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_pat
     assert list(run(grid, tmp_path / "out").status) == ["ok"] * 4 and box.count("comp") == 1
 
 
-def test_a_grid_that_is_done_starts_no_process(grid, tmp_path, box):
-    run(grid, tmp_path / "out")
-    started = box.started()
-    assert set(run(grid, tmp_path / "out", engine=choose(workers=2)).status) == {"ok"}
-    assert box.started() == started
-
-
 # --- on a cluster -----------------------------------------------------------------------------------------------------
 
 
@@ -164,20 +156,9 @@ def dask():
 
 def test_the_same_grid_on_dask(grid, tmp_path, box, dask):
     box.order("fail", "random")
-    links = []
-    rows = run(grid, tmp_path / "out", engine=choose(scheduler=dask.scheduler_address, announce=links.append))
+    rows = run(grid, tmp_path / "out", engine=choose(scheduler=dask.scheduler_address))
     assert list(rows.method) == list(METHODS) and list(rows.status) == ["ok", "failed", "ok", "ok"]
-    assert rows.message[1] == "MemoryError: no room" and len(links) == 1
-    box.lift("fail", "random")
-    again = run(grid, tmp_path / "out", engine=partial(remote, dask.scheduler_address, print))
-    assert set(again.status) == {"ok"} and sum(map(box.count, METHODS)) == len(METHODS) + 1
-
-
-def test_workers_with_another_comp_lib_are_refused(grid, tmp_path, box, dask, monkeypatch):
-    monkeypatch.setattr(cluster, "_version", lambda: "0.0.1")
-    with pytest.raises(InputError, match=r"on all workers, got 0\.0\.1 on .*: install it there"):
-        run(grid, tmp_path / "out", engine=partial(remote, dask.scheduler_address, print))
-    assert not box.started()
+    assert rows.message[1] == "MemoryError: no room"
 
 
 def test_a_cluster_that_goes_away_costs_no_row_that_is_done(grid, tmp_path, box, dask, monkeypatch):
@@ -189,15 +170,16 @@ def test_a_cluster_that_goes_away_costs_no_row_that_is_done(grid, tmp_path, box,
 
     monkeypatch.setattr(distributed, "as_completed", one_and_no_more)
     with pytest.raises(InputError, match="ConnectionError.*the same command goes on from the rows that are done"):
-        run(grid, tmp_path / "out", engine=partial(remote, dask.scheduler_address, print))
+        run(grid, tmp_path / "out", engine=partial(remote, dask.scheduler_address))
     assert list(read_rows(tmp_path / "out" / "rows.csv").status) == ["ok"]
 
 
 def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, monkeypatch):
     monkeypatch.setattr(cluster, "COMMAND", (*python, *cluster.COMMAND[1:]))  # so that runs have their imports
+    monkeypatch.chdir(parent.parent)  # a relative path holds on the workers too
     options = ["--ratios", 0.2, "--methods", "comp,random", "--seeds", 1, "--sequences", 3, "--length", 24]
     options += ["--multiple", 4, "--windows", 3, "--window", 40, "--scheduler", dask.scheduler_address]
-    done = command("compare", parent, "--out", tmp_path / "out", *options)
+    done = command("compare", parent.name, "--out", tmp_path / "out", *options)
     assert done.exit_code == 0, done.output
     rows = read_rows(tmp_path / "out" / "rows.csv")
     assert sorted(rows.method) == ["comp", "random"] and set(rows.status) == {"ok"} and rows.model[0] == parent.name
@@ -208,22 +190,15 @@ def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, m
 
 def test_what_cannot_be_had_is_refused(box, monkeypatch):
     pytest.importorskip("distributed")
-    with pytest.raises(InputError, match="at least 1 worker, got 0"):
-        choose(workers=0)
     with pytest.raises(InputError, match="got both"):
         choose(workers=2, scheduler="tcp://a:1")
     monkeypatch.setattr(cluster, "CONNECT", 0.5)
     for address in ("tcp://127.0.0.1:1", "nowhere"):
         with pytest.raises(InputError, match="expected a Dask scheduler with workers at"):
-            list(remote(address, print, {"key": {}}))
+            list(remote(address, {"key": {}}))
     assert not box.started()
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else found(name))
     choose(workers=2)
     with pytest.raises(InputError, match=r"comp-lib\[distributed\]"):
         choose(scheduler="tcp://127.0.0.1:8786")
-
-
-def test_a_worker_that_only_waits_stays_small():
-    code = "import sys, comp_lib.compare.cluster; print({'torch', 'pandas', 'distributed'} & {*sys.modules})"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -22,7 +22,7 @@ from variants import build
 from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare import cluster
-from comp_lib.compare.grid import COLUMNS, MEASURED, TIMED, Grid, read_rows, run
+from comp_lib.compare.grid import MEASURED, TIMED, Grid, read_rows, run
 from comp_lib.compare.one_run import quality
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_interval
@@ -57,13 +57,6 @@ def test_flap_goes_without_a_bias_where_the_family_has_no_room_for_one(grid, tok
     assert [run.settings.recovery for run in asked.runs()] == ["least-squares", "bias"]
     assert [run.settings.recovery for run in gemma.runs()] == ["least-squares", "none"]
     assert {run.settings.recovery for run in replace(gemma, recovery="bias").runs()} == {"bias"}  # as asked
-
-
-def test_a_key_that_looks_like_a_number_stays_what_it_is(grid, tmp_path, monkeypatch):
-    monkeypatch.setattr(Grid, "keyed", lambda grid: {"0123456789012345": next(grid.runs())})
-    run(grid, tmp_path, engine=at_once)
-    (read,) = read_rows(tmp_path / "rows.csv").to_dict("records")
-    assert (read["key"], read["seed"], list(read)) == ("0123456789012345", 0, list(COLUMNS))
 
 
 @pytest.fixture(scope="module")
@@ -114,24 +107,19 @@ def test_a_row_is_what_was_measured(straight, parent):
     assert str(parent) not in (straight / "rows.csv").read_text()
 
 
-def test_quality_pairs_the_windows(tiny_llama):
-    dense, small = tiny_llama(seed=0), tiny_llama(seed=1)
-    windows = torch.randint(512, (9, 16), generator=torch.Generator().manual_seed(0))
-    found = quality(small, dense, {"evaluation": windows})
-    each = [perplexity(small, row[None]).loss - perplexity(dense, row[None]).loss for row in windows]
-    assert found["increase"] == pytest.approx(np.mean(each), abs=1e-6)
-    assert (found["increase_low"], found["increase_high"]) == pytest.approx(confidence_interval(each), abs=1e-5)
-
-
-def test_quality_on_every_kind_is_their_mean(tiny_llama):
+def test_quality_pairs_the_windows_of_each_kind(tiny_llama):
     dense, small = tiny_llama(seed=0), tiny_llama(seed=1)
     generator = torch.Generator().manual_seed(0)
-    windows = {name: torch.randint(512, (5, 16), generator=generator) for name in ("code", "prose")}
-    found = quality(small, dense, windows)
-    each = [perplexity(small, ids).loss - perplexity(dense, ids).loss for ids in windows.values()]
+    windows = {name: torch.randint(512, (9, 16), generator=generator) for name in ("code", "prose")}
+    found = quality(small, dense, {"code": windows["code"]})
+    each = [perplexity(small, row[None]).loss - perplexity(dense, row[None]).loss for row in windows["code"]]
     assert found["increase"] == pytest.approx(np.mean(each), abs=1e-6)
-    assert found["increase_low"] < found["increase"] < found["increase_high"]
-    assert np.isnan(quality(small, dense, {"code": windows["code"]})["increase_low"])  # of 5 windows
+    assert (found["increase_low"], found["increase_high"]) == pytest.approx(confidence_interval(each), abs=1e-5)
+    both = quality(small, dense, windows)
+    each = [perplexity(small, ids).loss - perplexity(dense, ids).loss for ids in windows.values()]
+    assert both["increase"] == pytest.approx(np.mean(each), abs=1e-6)
+    assert both["increase_low"] < both["increase"] < both["increase_high"]
+    assert np.isnan(quality(small, dense, {"code": windows["code"][:5]})["increase_low"])  # of 5 windows
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss")
@@ -139,15 +127,13 @@ def test_peak_memory_is_that_of_the_process_alone():
     ballast = torch.zeros(100 * 2**20 // 8, dtype=torch.float64) + 1  # the process that starts it is larger
     code = "from comp_lib.system.machine import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**28; print(a, p())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    before, after = map(int, out)
-    assert 240 * 2**20 < after - before < 280 * 2**20
-    assert peak_bytes() >= ballast.nbytes
+    assert 240 * 2**20 < int(out[1]) - int(out[0]) < 280 * 2**20 and peak_bytes() >= ballast.nbytes
 
 
 # --- killed and resumed -----------------------------------------------------------------------------------------------
 
 
-# The command, which says its number first.
+# the command, which says its number first
 COMMAND = "import os; print(os.getpid(), flush=True); from comp_lib.cli.app import run; run()"
 
 
@@ -192,13 +178,10 @@ def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, to
     assert set(replace(grid, model=str(other)).keyed()) == set(keys)  # the same model, moved
     for change in (
         {"length": 25},
-        {"windows": 2},
         {"window": 30},
         {"calibration": str(texts)},
         {"dtype": "bfloat16"},
         {"settings": Settings(multiple=8)},
-        {"ratios": (0.3,)},
-        {"sequences": (4,)},
         {"recovery": "mask"},
     ):
         assert not set(replace(grid, **change).keyed()) & set(keys), change
@@ -211,6 +194,12 @@ def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, to
     tokenizer.save_pretrained(other)
     tiny_llama(seed=1).save_pretrained(other)
     assert not set(replace(grid, model=str(other)).keyed()) & set(keys)  # another model of the same name
+
+
+def test_a_file_is_no_folder(grid, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="a folder to write rows to"):
+        run(grid, tmp_path / "file")
 
 
 def test_rows_of_another_grid_stay_and_are_not_shown(grid, tmp_path):
@@ -242,17 +231,12 @@ def test_a_failure_shows_in_the_exit_code_and_the_table(parent, tmp_path, monkey
     ("options", "words"),
     [
         (["--methods", "comp,wnada-sp"], ["wnada-sp", "did you mean 'wanda-sp'"]),
-        (["--methods", ","], ["at least one", "method"]),
         (["--ratios", "0.2,1.5"], ["between 0 and 1", "1.5"]),
         (["--ratios", "0.2,much"], ["--ratios", "much"]),
-        (["--ratios", ""], ["at least one ratio"]),
-        (["--sequences", "8,2.5"], ["--sequences", "2.5"]),
-        (["--sequences", ""], ["number of sequences"]),
         (["--sequences", "3,0"], ["at least 1 sequence", "0 x 24"]),
         (["--sequences", "3,100000"], ["tokens of calibration text", "100000 x 24"]),
         (["--window", "4096"], ["128", "4096"]),
         (["--calibration", "nowhere.txt"], ["nowhere.txt"]),
-        (["--evaluate", "nowhere.txt"], ["nowhere.txt"]),
         (["--calibration", "evaluation"], ["evaluation", "same"]),
     ],
 )
@@ -261,17 +245,7 @@ def test_what_is_wrong_is_refused_before_any_work(parent, tmp_path, options, wor
     assert not (tmp_path / "out").exists()
 
 
-DAMAGES = {
-    "text in a number": lambda text: text.replace(",0.5,", ",half,", 1),
-    "no number where there was one": lambda text: text.replace(",0.5,", ",,", 1),
-    "a line cut off in the middle": lambda text: text[: -len(text.splitlines()[-1]) // 2],
-    "the last line cut off": lambda text: text[:-3],
-    "a cell too much": lambda text: text[:-1] + ",more\n",
-    "another table": lambda text: "a,b\n1,2\n",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
+@pytest.mark.parametrize("damage", [lambda text: text.replace(",0.5,", ",half,", 1), lambda text: "a,b\n1,2\n"])
 def test_damaged_rows_are_refused_in_one_line(grid, parent, tmp_path, damage):
     run(grid, tmp_path, engine=at_once)
     path = tmp_path / "rows.csv"
@@ -279,9 +253,3 @@ def test_damaged_rows_are_refused_in_one_line(grid, parent, tmp_path, damage):
     before = path.read_bytes()
     refused(command("compare", parent, *GRID, "--out", tmp_path), ["rows of a comparison", "name another folder"])
     assert path.read_bytes() == before
-
-
-def test_a_file_is_no_folder(grid, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="a folder to write rows to"):
-        run(grid, tmp_path / "file")

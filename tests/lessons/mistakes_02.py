@@ -40,13 +40,6 @@ def one_look(c, w, k):
     return (w.square().sum(1) / inv(c).diagonal()).argsort()[:k].tolist()
 
 
-def not_retuned(c, w, k):
-    stay = list(range(len(c)))
-    for _ in range(k):
-        stay.pop(int((w[stay].square().sum(1) / inv(c[stay][:, stay]).diagonal()).argmin()))
-    return [neuron for neuron in range(len(c)) if neuron not in stay]
-
-
 def by(score):
     """The layer of least score(C, W, energies, costs, neurons that go)."""
 
@@ -80,13 +73,8 @@ MISTAKES = [
         "largest quotient",
     ),
     ("surprising_pair", best_pair(lambda cost, pair, p, w: cost(pair[:1]) + cost(pair[1:])), "off the diagonal"),
-    ("surprising_pair", best_pair(lambda cost, pair, p, w: -surprise(cost, pair)), "mind the sign"),
-    ("surprising_pair", best_pair(lambda cost, pair, p, w: -cost(pair)), "beyond their single costs"),
-    ("who_goes", lambda c, w, k: list(range(k - 1)), "4 different neurons"),
-    ("who_goes", lambda c, w, k: [0] * k, "4 different neurons"),
     ("who_goes", one_look, "one look"),
     ("who_goes", lambda c, w, k: (c.diagonal() * w.square().sum(1)).argsort()[:k].tolist(), "order of energy"),
-    ("who_goes", not_retuned, "not re-tuned between removals"),
     ("who_goes", lambda c, w, k: (-c.diagonal()).argsort()[:k].tolist(), "removing one at a time leaves"),
     ("layer_to_thin", by(lambda c, w, e, s, k: s.sort().values[:k].sum()), "absolute numbers"),
     ("layer_to_thin", by(lambda c, w, e, s, k: e.sort().values[:k].sum() / output(c, w)), "nobody is re-tuned"),

@@ -16,12 +16,6 @@ def rebound(read_layer, layers, step, hidden):
     return hidden
 
 
-def all_at_once(read_layer, layers, step, hidden):
-    for layer in [read_layer(index) for index in range(layers)]:
-        hidden = step(layer, hidden)
-    return hidden
-
-
 def in_order(order, passed_on=True):
     def walk(read_layer, layers, step, hidden):
         out = hidden
@@ -79,11 +73,8 @@ def tokens(budget, layer, hidden, neurons, form=min, bytes_each=4, off=0):
 
 MISTAKES = [
     ("walk", rebound, "an earlier one is still in memory"),
-    ("walk", all_at_once, "an earlier one is still in memory"),
     ("walk", in_order(lambda n: range(n), passed_on=False), "given the first hidden states"),
     ("walk", in_order(lambda n: reversed(range(n))), "in order"),
-    ("walk", in_order(lambda n: range(n - 1)), "once each"),
-    ("walk", lambda read, n, step, hidden: hidden[0], r"shape \(3, 4\)"),
     ("walk", lambda read, n, step, hidden: [in_order(range)(read, n, step, hidden), hidden * 0][1], "not those behind"),
     ("finish", finish(("note", "layer", "hidden")), "note a layer last"),
     ("finish", finish(("layer", "note", "hidden")), "note a layer last"),
@@ -92,17 +83,14 @@ MISTAKES = [
     ("finish", finish(resume=False), "began with layer 0"),
     ("finish", finish(("layer", "note")), "no file 'hidden-1'"),
     ("finish", finish(("layer", "hidden")), "note each layer once"),
-    ("finish", finish(begin=7), "not the first"),
     ("dual_refit", lambda x, w, k, lam: refit(x, w, k, lam, held=lambda e: e), "lambda does nothing"),
     ("dual_refit", lambda x, w, k, lam: refit(x, w, k, lam, held=lambda e: lam * e.mean()), r"own\* energy"),
     ("dual_refit", lambda x, w, k, lam: refit(x, w, k, lam, target=x @ w), "not all of X W"),
     ("dual_refit", lambda x, w, k, lam: refit(x, w, k, lam, target=x @ w, start=0.0), "draws the weights to 0"),
     ("dual_refit", lambda x, w, k, lam: refit(x, w, k, lam, start=0.0), "W_K is missing"),
-    ("dual_refit", lambda x, w, k, lam: -refit(x, w, k, lam), "not what least squares finds"),
     ("dual_refit", large, "nothing n x n"),
     ("most_tokens", lambda *case: tokens(*case, form=lambda forms: forms[0]), "holds C whatever"),
     ("most_tokens", lambda *case: tokens(*case, form=lambda forms: forms[1]), "holds the tokens whatever"),
     ("most_tokens", lambda *case: tokens(*case, bytes_each=1), "a parameter is not a byte"),
     ("most_tokens", lambda *case: tokens(*case, off=1), "still fits"),
-    ("most_tokens", lambda *case: tokens(*case) // 2, "fewer than fit"),
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import runpy
-import shutil
 import sys
 
 import nbformat
@@ -54,15 +53,6 @@ def test_the_exercises_are_what_the_solutions_make(path, capsys):
     assert all(one in other and other.count("<details>") >= 3 for one, other in zip(solved, hints, strict=True))
 
 
-def test_a_changed_exercise_is_out_of_step(tmp_path, capsys):
-    (tmp_path / "solutions").mkdir()
-    copied = shutil.copy(SOLUTIONS[0], tmp_path / "solutions")
-    target = tmp_path / SOLUTIONS[0].name
-    assert generate["main"]([copied]) == 0 and generate["main"](["--check", copied]) == 0
-    target.write_text(target.read_text("utf-8").replace("NotImplementedError", "NotImplemented"), "utf-8")
-    assert generate["main"](["--check", copied]) == 1 and str(target) in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("source", ["x = 1", "def f():\n    return 1", "import torch\ndef f():\n    'x'\n    return 1"])
 def test_only_a_function_with_words_becomes_a_stub(source):
     with pytest.raises(SyntaxError, match="expected one function with a docstring"):
@@ -75,10 +65,6 @@ def test_each_exercise_is_checked_in_both_notebooks(lesson):
         sources = [cell.source for cell in nbformat.read(path, 4).cells]
         for name, check in lesson.checks.items():
             assert f"checks.{check.__name__}({name})" in sources
-
-
-def test_a_wrong_answer_is_a_sentence_in_the_notebook():
-    assert Wrong("two norms")._render_traceback_() == ["Not yet: two norms"]
 
 
 TABLES = {number: importlib.import_module(f"mistakes_{number}") for number in LESSONS}

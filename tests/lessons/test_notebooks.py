@@ -10,7 +10,6 @@ import ast
 import copy
 import getpass
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -31,7 +30,6 @@ OTHERS = sorted(set(FOLDER.glob("*.ipynb")) - set(LESSONS))  # the check-up
 EXERCISES = sorted((FOLDER / "exercises").glob("*.ipynb"))
 SOLUTIONS = sorted((FOLDER / "exercises" / "solutions").glob("*.ipynb"))
 ALL = [*LESSONS, *OTHERS, *EXERCISES, *SOLUTIONS]
-LARGEST = 1_500_000  # characters of outputs in one notebook
 # a misspelt tag would be ignored in silence
 TAGS = {
     "nbval-check-output",
@@ -66,10 +64,6 @@ def outputs(notebook):
     return [(number, output) for number, cell in enumerate(code_cells(notebook), 1) for output in cell.outputs]
 
 
-def first_words(cell):
-    return repr(cell.source[:40])
-
-
 @guard
 def is_valid_and_stored_in_tidy_form(notebook, path):
     ids = [cell.get("id") for cell in notebook.cells]
@@ -92,7 +86,7 @@ def was_executed_in_order_from_a_fresh_kernel(notebook, path):
     counts = [cell.execution_count for cell in cells]
     if store.is_exercise(path):
         return [
-            f"a stub is stored without outputs, got some in {first_words(cell)}"
+            f"a stub is stored without outputs, got some in {cell.source[:40]!r}"
             for cell in cells
             if cell.outputs or cell.execution_count is not None
         ]
@@ -133,28 +127,17 @@ def tells_nothing_of_the_machine(notebook, path, names=None):
             texts += [str(value) for kind, value in data.items() if not kind.startswith("image/")]
         for text in texts:
             text = re.sub(r"data:image/[\w+;,=-]*base64,[\w+/=]*", "", text)
-            found += [f"absolute path in {first_words(cell)}: {match[0]}" for match in PLACES.finditer(text)]
+            found += [f"absolute path in {cell.source[:40]!r}: {match[0]}" for match in PLACES.finditer(text)]
             found += [
-                f"{name!r} in {first_words(cell)}" for name in names if re.search(rf"\b{re.escape(name)}\b", text)
+                f"{name!r} in {cell.source[:40]!r}" for name in names if re.search(rf"\b{re.escape(name)}\b", text)
             ]
             if str(ROOT) in text:
-                found.append(f"this folder's path in {first_words(cell)}")
+                found.append(f"this folder's path in {cell.source[:40]!r}")
     return found
 
 
 def parsed(cell):
     return ast.parse(TransformerManager().transform_cell(cell.source))
-
-
-def widget_names(notebook):
-    """What the notebook imports from ipywidgets and from course.widgets."""
-    names = set()
-    for node in (node for cell in code_cells(notebook) for node in ast.walk(parsed(cell))):
-        if isinstance(node, ast.ImportFrom) and re.match(r"ipywidgets|course\.widgets", node.module or ""):
-            names |= {alias.asname or alias.name for alias in node.names}
-        if isinstance(node, ast.Import):
-            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names if alias.name == "ipywidgets"}
-    return names
 
 
 def shows_a_widget(cell):
@@ -167,7 +150,7 @@ def shows_a_still_before_each_widget(notebook, path):
     """A page without a kernel, a PDF and a screen reader get the same as the widget's first view."""
     cells = code_cells(notebook)
     return [
-        f"no picture or texts in the cell before {first_words(cell)}"
+        f"no picture or texts in the cell before {cell.source[:40]!r}"
         for before, cell in zip([None, *cells], cells, strict=False)
         if shows_a_widget(cell)
         and not (before and any("text/html" in output.get("data", {}) for output in before.outputs))
@@ -175,25 +158,15 @@ def shows_a_still_before_each_widget(notebook, path):
 
 
 @guard
-def tags_its_widget_cells(notebook, path):
-    names, found = widget_names(notebook), []
-    for cell in code_cells(notebook):
-        used = {node.id for node in ast.walk(parsed(cell)) if isinstance(node, ast.Name)}
-        if (names & used or shows_a_widget(cell)) and "nbval-ignore-output" not in cell.metadata.get("tags", []):
-            found.append(f"a widget in {first_words(cell)}, without the tag nbval-ignore-output")
-    return found
-
-
-@guard
 def uses_known_tags_only(notebook, path):
     found = []
     for cell in notebook.cells:
         tags = set(cell.metadata.get("tags", []))
-        found += [f"unknown tag {tag!r} in {first_words(cell)}" for tag in sorted(tags - TAGS)]
+        found += [f"unknown tag {tag!r} in {cell.source[:40]!r}" for tag in sorted(tags - TAGS)]
         if len(tags) > 1:
-            found.append(f"contradicting tags in {first_words(cell)}")
+            found.append(f"contradicting tags in {cell.source[:40]!r}")
         if cell.cell_type == "code" and re.search(r"^\s*#\s*(NBVAL|PYTEST_VALIDATE)_", cell.source, re.MULTILINE):
-            found.append(f"a comment that nbval obeys in {first_words(cell)}: use tags")
+            found.append(f"a comment that nbval obeys in {cell.source[:40]!r}: use tags")
     return found
 
 
@@ -206,38 +179,16 @@ def links(notebook):
                 yield cell, target[0] or target[1]
 
 
-def headings(notebook):
-    """Their anchors, as Jupyter makes them."""
-    found = set()
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            found |= {
-                line.lstrip("#").strip().replace(" ", "-") for line in cell.source.splitlines() if line.startswith("#")
-            }
-    return found
-
-
 @guard
 def links_to_what_exists(notebook, path):
     found = []
     for cell, target in links(notebook):
         if re.match(r"https?:|mailto:|data:|attachment:", target):
             continue
-        place, _, anchor = target.partition("#")
-        other = path.parent / place if place else path
-        if place.startswith("/") or (place and not other.exists()):
-            found.append(f"dead link in {first_words(cell)}: {target}")
-        elif anchor and other.suffix == ".ipynb":
-            there = notebook if other == path else nbformat.read(other, as_version=4)
-            if anchor not in headings(there):
-                found.append(f"no such heading, in {first_words(cell)}: {target}")
+        place = target.partition("#")[0]  # the book's test looks for the headings
+        if place.startswith("/") or not (path.parent / place).exists():
+            found.append(f"dead link in {cell.source[:40]!r}: {target}")
     return found
-
-
-@guard
-def is_small(notebook, path):
-    size = sum(len(json.dumps(output)) for _, output in outputs(notebook))
-    return [] if size <= LARGEST else [f"{size:,} characters of outputs, more than {LARGEST:,}"]
 
 
 class Images(HTMLParser):
@@ -254,11 +205,6 @@ class Images(HTMLParser):
             self.alts.append(given.get("alt") or given.get("aria-label") or "")
 
 
-def enough(alt):
-    """Words that say something; a bare "figure" does not."""
-    return len(alt.split()) >= 4
-
-
 @guard
 def describes_its_images(notebook, path):
     found = []
@@ -269,12 +215,12 @@ def describes_its_images(notebook, path):
         if any(kind.startswith("image/") for kind in data) and not alts:
             found.append(f"cell {number} shows an image without alt text: use course.start.show")
         found += [
-            f"cell {number} shows an image with too short an alt text: {alt!r}" for alt in alts if not enough(alt)
+            f"cell {number} shows an image with too short an alt text: {alt!r}" for alt in alts if len(alt.split()) < 4
         ]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             alts = Images(cell.source).alts + re.findall(r"!\[(.*?)\]\(", cell.source)
-            found += [f"too short an alt text in {first_words(cell)}: {alt!r}" for alt in alts if not enough(alt)]
+            found += [f"too short an alt text in {cell.source[:40]!r}: {alt!r}" for alt in alts if len(alt.split()) < 4]
     return found
 
 
@@ -329,28 +275,9 @@ def test_notebook(path):
     assert problems(nbformat.read(path, as_version=4), path) == []
 
 
-def test_the_suite_is_complete():
-    assert [path.stem for path in LESSONS] == [
-        "00_start_here",
-        "01_layer_importance",
-        "02_matrix_condition",
-        "02b_metrics_on_trial",
-        "03_hybrid_granularity",
-        "04_mask_tuning",
-        "05_comp_end_to_end",
-        "06_your_own_model",
-        "07_comp_vs_baselines",
-        "08_on_device",
-        "09_scale",
-        "10_after_pruning",
-    ]
-    assert {path.name[:2] for path in EXERCISES} >= {"01", "02", "03", "04"}
-    assert [path.name for path in EXERCISES] == [path.name for path in SOLUTIONS]
-
-
 # --- the guards can fail ----------------------------------------------------------------------------------------------
 
-PATH = LESSONS[0] if LESSONS else FOLDER / "00_start_here.ipynb"
+PATH = LESSONS[0]
 PICTURE = {
     "image/png": "aGVsbG8=",
     "text/plain": "words",
@@ -360,7 +287,6 @@ PICTURE = {
 
 def good():
     """A small notebook with which nothing is wrong, as if it lay where the first lesson lies."""
-    following = LESSONS[1].name if len(LESSONS) > 1 else "store.py"
     notebook = new_notebook(
         cells=[
             new_markdown_cell("# Title\n\nYou will be able to read. **Takes** 5 minutes. **Needs** nothing."),
@@ -379,15 +305,11 @@ def good():
                 outputs=[new_output("execute_result", {"text/plain": store.NO_WIDGET}, execution_count=3)],
             ),
             new_markdown_cell(
-                f"## Key takeaways\n\n[Next]({following}), [above](#Title), [far](https://example.org/tmp/x)"
+                f"## Key takeaways\n\n[Next]({LESSONS[1].name}), [above](#Title), [far](https://example.org/tmp/x)"
             ),
         ]
     )
     return store.tidy(notebook)
-
-
-def test_the_good_notebook_is_good():
-    assert problems(good(), PATH) == []
 
 
 def change(number, **fields):
@@ -408,26 +330,19 @@ def unseen_widget(notebook):
     notebook.cells[2].outputs = [new_output("display_data", {store.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"})]
 
 
-def without_ids(notebook):
-    notebook.cells[1].id = notebook.cells[2].id
-
-
 BAD = {
     "timestamps": ("is_valid_and_stored_in_tidy_form", change(1, metadata={"execution": {"iopub.status.busy": "now"}})),
     "widget view": ("is_valid_and_stored_in_tidy_form", unseen_widget),
-    "ids": ("is_valid_and_stored_in_tidy_form", without_ids),
     "not run": ("was_executed_in_order_from_a_fresh_kernel", change(1, execution_count=None)),
     "error": ("shows_no_errors_and_no_stderr", emit("error", ename="E", evalue="bad", traceback=["bad"])),
     "stderr": ("shows_no_errors_and_no_stderr", emit("stream", name="stderr", text="a warning")),
     "path of Linux": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text="saved to /home/ada/x\n")),
     "path of this folder": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text=f"in {ROOT}")),
     "no still": ("shows_a_still_before_each_widget", change(2, outputs=[])),
-    "widget without tag": ("tags_its_widget_cells", change(3, metadata={})),
     "misspelt tag": ("uses_known_tags_only", change(2, metadata={"tags": ["nbval-check-outputs"]})),
     "two tags": ("uses_known_tags_only", change(2, metadata={"tags": sorted(TAGS)})),
     "comment for nbval": ("uses_known_tags_only", change(2, source="# NBVAL_SKIP\nassert True")),
     "dead link": ("links_to_what_exists", change(0, source="# T\n\nable to, minutes, needs [x](nowhere.ipynb)")),
-    "size": ("is_small", emit("stream", name="stdout", text="x" * LARGEST)),
     "image without HTML": ("describes_its_images", emit("display_data", {"image/png": "aGk=", "text/plain": "Fig"})),
     "image without alt": ("describes_its_images", emit("display_data", PICTURE | {"text/html": '<img src="data:,"/>'})),
     "picture in prose": ("describes_its_images", change(0, source="# Title\n\nable to, minutes, needs ![](store.py)")),
@@ -442,16 +357,11 @@ BAD = {
 def test_the_guards_can_fail(case):
     name, spoil = BAD[case]
     notebook = good()
+    assert problems(notebook, PATH) == []
     spoil(notebook)
-    if case == "no next step" and len(LESSONS) < 2:
-        pytest.skip("there is no second lesson yet")
     assert GUARDS[name](notebook, PATH) != []
     others = {other.split(":")[0] for other in problems(notebook, PATH)} - {name}
-    assert others <= {"is_valid_and_stored_in_tidy_form", "tags_its_widget_cells", "shows_a_still_before_each_widget"}
-
-
-def test_each_guard_has_failed():
-    assert {name for name, _ in BAD.values()} == set(GUARDS)
+    assert others <= {"is_valid_and_stored_in_tidy_form", "shows_a_still_before_each_widget"}
 
 
 # --- storing and checking ---------------------------------------------------------------------------------------------

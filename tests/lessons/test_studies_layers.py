@@ -13,7 +13,7 @@ from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from comp_lib.importance.layers import layers_to_drop
 from course import layer_importance as studies
-from course.layer_importance import layer_study, rank_gap, ranks, stream_statistics
+from course.layer_importance import layer_study, rank_gap, ranks, step_harm, stream_statistics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -71,6 +71,14 @@ def test_the_stream(model):
 def sample(seed=0):
     ids = tokens(seed=seed)
     return Sample(ids, ("prose",) * len(ids))
+
+
+@pytest.mark.parametrize(("which", "part"), [("attention", "self_attn"), ("mlp", "mlp")])
+def test_the_harm_of_a_step_is_that_of_a_module_that_says_nothing(model, which, part):
+    found, ids = step_harm(model, sample(), which), tokens()
+    want = torch.tensor([loss_if(model, ids, layer, part) - loss_of(model, ids) for layer in range(LAYERS)])
+    torch.testing.assert_close(found.mean(1), want, rtol=1e-4, atol=1e-4)
+    assert float(want.abs().max()) > 0.01
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,9 +7,9 @@ import torch
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.families import dense_layer
+from comp_lib.families import dense_layer, parts
 from comp_lib.statistics.solve import least_squares
-from comp_lib.surgery import block_size, shallow_copy, shrink_mlp
+from comp_lib.surgery import shallow_copy, shrink
 from course import dense_stream as study
 from course import metrics_on_trial as trial
 
@@ -34,7 +34,7 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama,
     model = tiny_llama()
     module = study.layer_of(model, layer)
     linear = dense_layer(module, which)
-    assert module is model.model.layers[layer] and block_size(module, which) == (1 if which == "mlp" else 16)
+    assert module is model.model.layers[layer] and parts(module)[which].block == (1 if which == "mlp" else 16)
     x, hidden = seen_by(linear, model, ids)
     tokens = study.layer_tokens(model, ids, layer, which)
     torch.testing.assert_close(tokens["x"], x, **CLOSE)
@@ -83,7 +83,7 @@ def test_losses_are_those_of_the_pruned_models(tiny_llama, ids, other):
         for layer, stay in choice.items():
             dense = study.dense_problem(model, ids, layer)
             fitted = least_squares(dense.xtx, dense.xtx @ dense.weight, dense.weight, stay, 0.1)
-            shrink_mlp(pruned[name].model.layers[layer], stay, None if name == "bare" else fitted)
+            shrink(pruned[name].model.layers[layer], "mlp", stay, None if name == "bare" else fitted)
     for name, one in {**pruned, "dense": model}.items():
         wanted = torch.tensor(perplexity(one, other).losses)
         torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ from comp_lib.evaluation.loss import perplexity
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import prune
-from comp_lib.recovery.mask_tuning import LARGEST, Mask, fold_mask, solve_mask, tune_mask
+from comp_lib.recovery.mask_tuning import Mask, fold_mask, solve_mask, tune_mask
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import contributions
@@ -67,6 +67,15 @@ def test_each_penalty_is_rows_below_the_contributions(even, toward):
         close(study.penalised_mask(gram, kept, ridge), solve_mask(gram, kept, ridge), rtol=1e-10, atol=1e-12)
 
 
+def test_the_guard_on_the_size_lets_a_mask_pass_as_it_is_or_not_at_all():
+    x, w = (torch.randn(*size, generator=torch.Generator().manual_seed(0)).double() for size in ((9, 7), (7, 3)))
+    gram, kept = contributions(x.T @ x, w), torch.tensor([0, 2, 5])
+    mask = solve_mask(gram, kept, 1e-9)
+    size = float(mask.abs().max())
+    assert torch.equal(study.bounded_mask(gram, kept, 1e-9, 1.01 * size), mask)
+    assert torch.equal(study.bounded_mask(gram, kept, 1e-9, 0.99 * size), torch.ones_like(mask))
+
+
 def test_masks_of_all_layers_are_tuned_on_the_dense_stream(tiny_llama, ids):
     model = tiny_llama()
     draws = {str(seed): study.random_kept(model, WIDTH, seed) for seed in (0, 1)}
@@ -92,7 +101,7 @@ def test_masks_of_all_layers_are_tuned_on_the_dense_stream(tiny_llama, ids):
         close(found["0"]["plain"][layer], solve_mask(grams["plain"], zero, 1e-2))
         close(found["0"]["even"][layer], study.penalised_mask(grams["plain"], zero, 0.1, 0.0, True))
         close(found["1"]["weighted"][layer], solve_mask(grams["weighted"], one, 1e-2))
-        bounded = tune_mask(grams["weighted"], one, 1e-5, largest=LARGEST).values
+        bounded = study.bounded_mask(grams["weighted"], one, 1e-5)
         close(found["1"]["small"][layer], bounded, rtol=1e-2, atol=1e-2)
     again = study.masks_of_all_layers(model, ids, draws, ways)
     assert torch.equal(again["1"]["weighted"], found["1"]["weighted"])

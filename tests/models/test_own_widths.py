@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from variants import FAMILIES, SPECIAL, build, tokens
 
 from comp_lib.errors import InputError
-from comp_lib.families import family_of
+from comp_lib.families import whole_attention
 from comp_lib.models.load import load_model, open_model
 from comp_lib.models.own_widths import config_of, described, register
 from comp_lib.models.padded import export_padded, filled_shape
@@ -44,7 +44,7 @@ def uneven(name: str = "gqa", **overrides):
     model = build(name, **overrides)
     for index, layer in enumerate(model.model.layers):
         shrink(layer, "mlp", torch.arange(20 + 4 * index))
-        if index == 1 and not family_of(model).whole_attention:
+        if index == 1 and not whole_attention(model):
             shrink(layer, "attention", torch.arange(1, 2))
     return model
 

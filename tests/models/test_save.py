@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from variants import FAMILIES, FOUR, VARIANTS, build, tokens
 
 from comp_lib.errors import InputError
-from comp_lib.families import family_of
+from comp_lib.families import whole_attention
 from comp_lib.models import save as checkpoint
 from comp_lib.models.load import load_model
 from comp_lib.models.save import (
@@ -33,7 +33,7 @@ from comp_lib.models.save import (
 )
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
-from comp_lib.surgery import keep_layers, shrink_attention, shrink_mlp
+from comp_lib.surgery import keep_layers, shrink
 
 
 def tiny(name: str = "gqa", **overrides):
@@ -45,9 +45,9 @@ def cut(model, *, per_layer: bool = False):
     shape = Shape.of(model)
     keep_layers(model, [0, 2, 3])
     for index, layer in enumerate(model.model.layers):
-        shrink_mlp(layer, torch.arange(20 if per_layer and index == 1 else 40))
-        if shape.kv_groups[0] > 1 and not family_of(model).whole_attention:
-            shrink_attention(layer, torch.arange(shape.kv_groups[0] // 2))
+        shrink(layer, "mlp", torch.arange(20 if per_layer and index == 1 else 40))
+        if shape.kv_groups[0] > 1 and not whole_attention(model):
+            shrink(layer, "attention", torch.arange(shape.kv_groups[0] // 2))
     return shape, model
 
 

@@ -162,11 +162,6 @@ def test_a_model_comes_back_bit_for_bit(saved, cache, tmp_path, tokenizer, name)
     }
 
 
-def test_tied_embeddings_are_written_once(saved, tmp_path):
-    assert "output.weight" in tensors(export_gguf(saved()[0], tmp_path / "a.gguf"))
-    assert "output.weight" not in tensors(export_gguf(saved("tied")[0], tmp_path / "b.gguf"))
-
-
 @pytest.mark.parametrize(("kind", "levels"), [("q8_0", 254), ("q4_1", 15), ("q4_0", 15)])
 def test_a_block_type_is_off_by_no_more_than_its_step(saved, tmp_path, kind, levels):
     """A block of 32 has 2^bits - 1 steps at most, and half of one (one, where the ends are uneven) may be lost."""
@@ -202,22 +197,6 @@ def test_sharded_and_half_precision_folders(tmp_path, tokenizer):
 
 def hidden(folder):
     return [*folder.glob(".*")]
-
-
-@pytest.mark.parametrize(
-    ("file", "kind", "match"),
-    [
-        ("m.gguf", "q5_k", "expected a type among f32.*got 'q5_k'"),
-        ("there.gguf", "f16", "there.gguf, which is there.*--overwrite"),
-        ("nowhere/m.gguf", "f16", "a folder that can be written to.*make it"),
-        (".", "f16", "expected an ordinary file"),
-    ],
-)
-def test_places_and_types_that_are_refused(saved, tmp_path, file, kind, match):
-    (tmp_path / "there.gguf").write_bytes(b"GGUF, precious")
-    with pytest.raises(InputError, match=match):
-        export_gguf(saved()[0], tmp_path / file, kind)
-    assert (tmp_path / "there.gguf").read_bytes() == b"GGUF, precious"
 
 
 def test_a_file_is_never_exported_onto_itself(saved, cache, tmp_path):
@@ -297,22 +276,6 @@ def test_a_truncated_file(saved, cache, tmp_path, length):
         with pytest.raises(InputError, match="expected a complete GGUF file, got .*cut.gguf"):
             use(tmp_path / "cut.gguf")
     assert not (tmp_path / "n.gguf").exists()
-
-
-def test_an_interruption_leaves_the_old_file_or_none(saved, tmp_path, monkeypatch):
-    folder, _ = saved()
-
-    def fails(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(gguf.quants, "quantize", fails)
-    with pytest.raises(KeyboardInterrupt):
-        export_gguf(folder, tmp_path / "m.gguf")
-    assert not (tmp_path / "m.gguf").exists()
-    (tmp_path / "m.gguf").write_bytes(b"GGUF, old")
-    with pytest.raises(KeyboardInterrupt):
-        export_gguf(folder, tmp_path / "m.gguf", overwrite=True)
-    assert (tmp_path / "m.gguf").read_bytes() == b"GGUF, old" and not hidden(tmp_path)
 
 
 # --- the real model ---------------------------------------------------------------------------------------------------

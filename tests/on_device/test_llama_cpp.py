@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 import urllib.error
 import urllib.request
 
 import pytest
 import torch
 
-from comp_lib import errors
 from comp_lib.errors import InputError
 from comp_lib.models.load import load_model
 from comp_lib.on_device import llama_cpp
@@ -53,10 +51,3 @@ def test_losses_of_two_sequences(file, parent):
     expected = -logs.gather(2, ids[:, 1:, None])[..., 0]
     found = llama_cpp.losses(llama_cpp.start(file, 8, threads=1, cache="f32"), ids)
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
-
-
-def test_a_missing_package_is_named_in_one_line(file, monkeypatch):
-    monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    with pytest.raises(InputError, match=r"expected xllamacpp, .* pip install 'comp-lib\[gguf\]'"):
-        llama_cpp.start(file)

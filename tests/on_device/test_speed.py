@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import pytest
 from variants import build
 
@@ -49,11 +47,6 @@ def test_the_gain_and_its_limit():
     assert gain(dense, dense).speedup == (1, 1, 1)
 
 
-def test_a_stored_row_comes_back():
-    one = row("dense", 150, (10.0, 20.0))
-    assert Measured.from_dict({**asdict(one), "decode": [10.0, 20.0], "memory": 3}) == one
-
-
 def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
     asked = []
 
@@ -69,12 +62,6 @@ def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
     assert one.prefill == (8.0, 8.0) and one.first == (1.0, 1.0) and one.name == "one"
     assert one.bytes_per_token == bytes_per_token(models["one"]) < one.file_bytes
     assert other.bytes_per_token == other.file_bytes  # tied: the table is the head
-
-
-@pytest.mark.parametrize("wrong", [{"prompt": 0}, {"new_tokens": 0}, {"rounds": 0}])
-def test_nothing_to_do_is_refused(wrong):
-    with pytest.raises(InputError, match="at least one prompt token, new token and round"):
-        measure({"one": build("gqa")}, **wrong)
 
 
 def test_both_runtimes_side_by_side(tmp_path, parent, tiny_llama):

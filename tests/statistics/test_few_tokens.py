@@ -15,7 +15,7 @@ from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.statistics.few_tokens import DualInverse, TokenStatistics
 from comp_lib.statistics.gram import Gram
-from comp_lib.statistics.solve import identity, least_squares, penalty, ridged, spd_inverse
+from comp_lib.statistics.solve import least_squares, penalty, ridged, spd_inverse
 
 
 def problem(tokens=10, n=24, m=5, outside=True, seed=0):
@@ -117,9 +117,3 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
 def test_the_mask_problem_stays_with_the_full_form():
     settings = Settings(ratio=0.3, layers=0, multiple=4, recovery="mask")
     assert prune(build("gqa"), tokens(4, 7), settings).report.layers[0].mask_mean is not None
-
-
-def test_an_identity_is_made_where_it_is_needed():
-    like = torch.empty(0, dtype=torch.float64, device="meta")
-    assert identity(3, like).device.type == "meta" and identity(3, like).dtype == torch.float64
-    assert torch.equal(identity(3, torch.ones(1)), torch.eye(3))

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp_lib.statistics import products
-from comp_lib.statistics.products import between_rows, symmetric
+from comp_lib.statistics import gram
+from comp_lib.statistics.few_tokens import between_rows
+from comp_lib.statistics.gram import symmetric
 from comp_lib.statistics.solve import spd_inverse
 
 
@@ -23,12 +24,12 @@ def rows(count, size, alike, seed):
 @given(st.integers(1, 70), st.sampled_from([0.0, 0.5, 0.999]), st.integers(0, 9))
 def test_a_triangle_makes_the_whole_product(size, alike, seed):
     x = rows(50, size, alike, seed)
-    small = products.BLOCK
+    small = gram.BLOCK
     try:
-        products.BLOCK = 8  # so that these sizes have several blocks, and a last one that is not full
+        gram.BLOCK = 8  # so that these sizes have several blocks, and a last one that is not full
         found = symmetric(x)
     finally:
-        products.BLOCK = small
+        gram.BLOCK = small
     exact, norms = x.double().T @ x.double(), x.double().norm(dim=0)
     assert torch.equal(found, found.T) or size < 16
     assert (found.double() - exact).abs().le(1e-6 * norms[:, None] * norms).all()

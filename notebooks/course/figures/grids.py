@@ -2,7 +2,7 @@
 
 Tables are the finished rows of `compare.run` with their `label` (see `summary.finished`). A large mark is the mean over
 the seeds of the calibration text, a small one a seed; whiskers are the 95% interval over the evaluation windows (of
-several seeds the mean of its ends). Methods at one place are drawn beside each other.
+several seeds the mean of its ends).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from comp_lib.compare.picture import line_with_whiskers, methods, name_losses, over_seeds
+from comp_lib.compare.summary import line_with_whiskers, methods, name_losses, over_seeds
 from comp_lib.plots.base import Picture, panels
 
 Points = Sequence[tuple[float, float]]

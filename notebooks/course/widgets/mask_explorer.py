@@ -11,11 +11,11 @@ from ipywidgets import Dropdown, SelectionSlider
 from torch import Tensor
 
 from comp_lib.plots.base import Picture
-from comp_lib.recovery.mask_tuning import LARGEST, MAX_VARIANCE
+from comp_lib.recovery.mask_tuning import MAX_VARIANCE
 
 from ..cache import Tensors
 from ..figures.mask_tuning import plot_ridge_path
-from ..mask_tuning import mask_error, ridge_path
+from ..mask_tuning import LARGEST, mask_error, ridge_path
 from .explorers import Explorer, shared
 
 PULLS = {  # name -> (one penalty for all, what it pulls to)

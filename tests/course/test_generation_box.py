@@ -1,0 +1,60 @@
+"""The box that shows what two models say after a prompt."""
+
+from __future__ import annotations
+
+import html
+
+import pytest
+
+from comp_lib.evaluation.generation import continuation
+from course.widgets.generation import GenerationBox
+
+PROMPT = "The sea is"
+
+
+@pytest.fixture(scope="module")
+def models(tiny_llama):
+    return tiny_llama(), tiny_llama(seed=1, intermediate_size=32)
+
+
+@pytest.fixture
+def box(models, tokenizer):
+    return GenerationBox(*models, tokenizer, PROMPT, tokens=8)
+
+
+def test_nothing_is_generated_before_it_is_asked_for(box):
+    assert all("..." in text.value for text in box.texts) and box.status.value.startswith("Press Generate")
+    assert "dense: " in box.texts[0].value and "pruned: " in box.texts[1].value
+
+
+def test_a_click_writes_both_texts_of_this_prompt_and_length(box, models, tokenizer):
+    box.prompt.value, box.tokens.value = "A river", 3
+    assert all("..." in text.value for text in box.texts)  # not yet
+    box.button.click()
+    for text, model in zip(box.texts, models, strict=True):
+        assert f"A river<b>{continuation(model, tokenizer, 'A river', 3)}</b>" in html.unescape(text.value)
+        assert f"{model.num_parameters():,} parameters" in text.value
+    assert not box.button.disabled and "expected" not in box.status.value
+
+
+def test_wrong_input_is_a_sentence_and_the_texts_stay(box):
+    box.run()
+    before = [text.value for text in box.texts]
+    box.prompt.value = " "
+    box.button.click()
+    assert "expected a prompt" in box.status.value and "Traceback" not in box.status.value
+    assert [text.value for text in box.texts] == before and not box.button.disabled
+    box.prompt.value = "<script>alert(1)</script>"  # markup is text
+    box.button.click()
+    assert "expected" not in box.status.value
+    assert all("<script>" not in text.value and "&lt;script&gt;" in text.value for text in box.texts)
+
+
+def test_the_button_waits_while_the_models_write(box, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "course.widgets.generation.continuation",
+        lambda *arguments: seen.append((box.button.disabled, box.status.value)) or "text",
+    )
+    box.run()
+    assert seen == [(True, "Both models are writing ...")] * 2
