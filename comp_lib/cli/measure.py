@@ -77,7 +77,8 @@ def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> 
         if (bounds := intervals[sure]) is not None:
             cells[-1][sure] += " ({:.3f} to {:.3f})".format(*bounds)
     title = "loss by kind of text, nats per token, with 95% intervals"
-    return table(cells[0], [row.values() for row in cells], title)
+    heads = [name.removesuffix("_loss").removeprefix("top1_") for name in cells[0]]
+    return table(heads, [row.values() for row in cells], title)
 
 
 def _in_tasks(model: str, tasks: str, dtype: str, device: str) -> None:

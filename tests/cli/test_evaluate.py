@@ -49,7 +49,7 @@ def cells(output):
 
 def test_the_default_is_a_table_of_all_kinds_and_their_mean(parent, other, expected):
     table = cells(ran("evaluate", other, *SMALL, "--against", parent).stdout)
-    assert table["text"] == ["dense_loss", "loss", "increase", "kl", "top1_agreement"]
+    assert table["text"] == ["dense", "loss", "increase", "kl", "agreement"]
     assert list(table)[1:] == [*KINDS, "mean of 8"]
     for kind, one in expected.items():
         assert table[kind][:2] == [f"{one.dense_loss:.3f}", f"{one.loss:.3f}"]
