@@ -3,7 +3,7 @@
 What happens to a decoder layer, given the hidden states that enter it. `prune` takes the layers from a model in memory,
 `disk.from_disk` from files. What one layer passes on to the next is hidden states (S, L, d) of the calibration text,
 in the pruned model and, where the least squares aim at it, in the dense one: a tensor, or anything that is sliced like
-one (`disk.states.States`).
+one (`disk.model_on_disk.States`).
 """
 
 from __future__ import annotations

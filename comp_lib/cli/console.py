@@ -1,20 +1,32 @@
-"""What commands share: how they refuse, and how they show progress and results."""
+"""What commands share: options, how they refuse, and how they show progress and results."""
 
 import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
-from typer import Exit, secho
+from typer import Argument, Exit, Option, secho
 
 from ..errors import InputError, check_package
 from ..report import LayerReport
 
 # what people call their files is no markup
 out, err = (Console(stderr=stderr, markup=False, emoji=False) for stderr in (False, True))
+
+MODEL_HELP = "smollm2-135m (included), gemma3-270m, a folder, a .gguf file, or a Hub id"
+CALIBRATION_HELP = "general, shipped, written, self, a text's name or file, or several: mine.txt:3+general:1."
+Model = Annotated[str, Argument(help=MODEL_HELP)]
+Dtype = Annotated[str, Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str, Option(help="cpu, cuda, mps or auto.")]
+Solving = Annotated[str, Option(help="cpu, cuda or auto; not mps, which has no float64.")]
+Calibration = Annotated[str, Option(help=CALIBRATION_HELP)]
+Length = Annotated[int, Option(min=2, max=1_000_000, help="Tokens in each.")]
+Multiple = Annotated[int, Option(min=1, max=1_000_000, help="Widths are multiples of this.")]
+Seed = Annotated[int, Option(min=0, max=2**63 - 1)]
+Overwrite = Annotated[bool, Option(help="Replace what is there.")]
 
 
 def complain(words: object) -> None:

@@ -8,8 +8,21 @@ from rich.table import Table
 from typer import Exit, Option, echo
 
 from ..errors import InputError
-from .console import ProgressBars, check_extra, check_length, listed, out, table
-from .options import Calibration, Device, Dtype, Length, Model, Multiple, Overwrite
+from .console import (
+    Calibration,
+    Device,
+    Dtype,
+    Length,
+    Model,
+    Multiple,
+    Overwrite,
+    ProgressBars,
+    check_extra,
+    check_length,
+    listed,
+    out,
+    table,
+)
 
 TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."

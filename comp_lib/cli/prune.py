@@ -6,8 +6,20 @@ from typing import Annotated, Any
 from typer import Option, echo
 
 from ..errors import InputError, suggestion
-from .console import ProgressBars, check_extra, out, table
-from .options import Calibration, Dtype, Length, Model, Multiple, Overwrite, Seed, Solving
+from .console import (
+    Calibration,
+    Dtype,
+    Length,
+    Model,
+    Multiple,
+    Overwrite,
+    ProgressBars,
+    Seed,
+    Solving,
+    check_extra,
+    out,
+    table,
+)
 
 PROMPTS = "The water cycle begins when the sun", "def is_prime(n):", "Question: what is the capital of France? Answer:"
 KIND_WINDOWS, KIND_LENGTH = 10, 64  # of each kind of text, in the demo: fewer windows would have no honest interval
@@ -67,7 +79,7 @@ def demo(
     from ..models.load import EMBEDDED, load_model
     from ..plots import plot_kinds, plot_pruned
     from ..plots.base import save_picture
-    from ..system.outputs import check_output
+    from ..system.atomic import check_output
     from .measure import kinds_table
 
     small_folder, *pictures = (folder / name for name in ("model", "pruned.png", "kinds.png"))

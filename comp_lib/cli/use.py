@@ -6,8 +6,7 @@ from typing import Annotated, Any
 from typer import Argument, Exit, Option, echo
 
 from ..errors import InputError
-from .console import ProgressBars, check_extra, complain, listed
-from .options import Device, Dtype, Length, Model, Overwrite, Seed, Solving
+from .console import Device, Dtype, Length, Model, Overwrite, ProgressBars, Seed, Solving, check_extra, complain, listed
 
 
 def generate(
@@ -91,8 +90,7 @@ def report(
     check_extra("papermill", "report")
     from ..analysis.page import check_request, check_unchanged, execute, sealed
     from ..calibration.text import KINDS
-    from ..system.atomic import write_atomically
-    from ..system.outputs import check_output
+    from ..system.atomic import check_output, write_atomically
 
     if page_file.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"expected --out to be an .html file, got {page_file.name!r}: choose another name")

@@ -16,8 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..plots.base import BESIDE, LOSS, Picture, figure_with_axes, log_y, png, style
-from ..system.atomic import write_atomically
-from ..system.outputs import check_output
+from ..system.atomic import check_output, write_atomically
 from .grid import ROWS
 
 TABLE, PICTURE = "table.md", "increase.png"

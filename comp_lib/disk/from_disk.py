@@ -10,7 +10,7 @@ All of it happens in `NAME.partial`, beside the folder NAME that it becomes:
     lock              held while a process works here: a second one is refused
     progress.json     what was asked for, and what is finished
     layer-N.safetensors, beside.safetensors     shards of the new model
-    states-N          hidden states (`states.States`)
+    states-N          hidden states (`model_on_disk.States`)
 
 Each file is on the disk before progress.json names it, and takes its name in one step; what progress.json does not name
 is made again. So a run that was cut off, wherever, ends with the bytes of an undisturbed one.
@@ -56,8 +56,7 @@ from ..system import hashes
 from ..system.atomic import fsync, resolved, take_name
 from ..system.machine import exact_products
 from .merge import merge
-from .model_on_disk import Streamed, losses
-from .states import States
+from .model_on_disk import States, Streamed, losses
 
 GRADIENTS = ("llm-pruner", "llm-pruner-mixed")  # methods that need those of all weights at once: `prune` has them
 LOCK, PROGRESS = "lock", "progress.json"

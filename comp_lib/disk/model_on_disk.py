@@ -9,6 +9,7 @@ it stands. Shapes come from a skeleton without numbers, built by transformers fr
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from ..models.load import DTYPES, check_dtype, open_model, weights_of
 from ..models.skeleton import EMBEDDING, HEAD, skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
+from ..system.tensor_files import as_bytes
 
 
 class Streamed:
@@ -109,3 +111,39 @@ def losses(
         hidden = through(layers[index].to(device), hidden, rope, device)
         progress(what, index + 1, len(layers))
     return sequence_losses(model, hidden, ids).double()
+
+
+class States:
+    """Hidden states (S, L, d) in the file `path`: `states[rows]` reads, `states[rows] = values` writes."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.path, self.shape, self.dtype = path, tuple(shape), dtype
+
+    @classmethod
+    def create(cls, folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> States:
+        """States of zeros in a new file of `folder`."""
+        taken = (folder / f"states-{number}" for number in itertools.count())
+        path = next(path for path in taken if not path.exists())
+        with path.open("xb") as file:
+            file.truncate(shape[0] * shape[1] * shape[2] * dtype.itemsize)
+        return cls(path, shape, dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        start, stop, _ = rows.indices(len(self))
+        values = torch.empty(stop - start, *self.shape[1:], dtype=self.dtype)
+        with self.path.open("rb") as file:
+            file.seek(self._offset(start))
+            if file.readinto(as_bytes(values)) != values.nbytes:
+                raise ValueError(f"expected {values.nbytes} bytes of hidden states, got an end of file in {self.path}")
+        return values
+
+    def __setitem__(self, rows: slice, values: Tensor) -> None:
+        with self.path.open("r+b") as file:
+            file.seek(self._offset(rows.indices(len(self))[0]))
+            file.write(as_bytes(values.to("cpu", self.dtype)))
+
+    def _offset(self, row: int) -> int:
+        return row * self.shape[1] * self.shape[2] * self.dtype.itemsize

@@ -37,8 +37,7 @@ from ..models.load import open_model, weights_of
 from ..models.skeleton import skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.atomic import check_room, same, staged
-from ..system.outputs import check_output
+from ..system.atomic import check_output, check_room, same, staged
 from ..system.tensor_files import TensorFiles
 from .gguf_tokenizer import tokenizer_metadata
 

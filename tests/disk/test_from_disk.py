@@ -22,8 +22,7 @@ from variants import PATTERNS, VARIANTS, build, tokens
 from comp_lib import planning
 from comp_lib.disk import from_disk, merge, model_on_disk
 from comp_lib.disk.from_disk import Saving, prune_to
-from comp_lib.disk.model_on_disk import Streamed, losses, open_streamed
-from comp_lib.disk.states import States
+from comp_lib.disk.model_on_disk import States, Streamed, losses, open_streamed
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import block_influence, loss_increase

@@ -8,8 +8,7 @@ import pytest
 from command import run
 
 from comp_lib.errors import InputError
-from comp_lib.system.atomic import write_atomically
-from comp_lib.system.outputs import check_output
+from comp_lib.system.atomic import check_output, write_atomically
 
 
 @pytest.mark.parametrize(
