@@ -166,7 +166,7 @@ class GgufTensors:
         data = numpy.memmap(self.path, mode="r", offset=start, shape=(*tensor.shape[:-1], tensor.row_bytes))
         chosen = numpy.array(data[rows] if data.ndim > 1 else data)
         with refusing("weights of a type that can be read", f"{name} in {self.path}", "export the model again"):
-            values = numpy.array(gguf.dequantize(chosen, tensor.kind), dtype=numpy.float32)
+            values = numpy.asarray(gguf.dequantize(chosen, tensor.kind), dtype=numpy.float32)
         if name.endswith("norm.weight"):
             values -= self.family.gguf_norm_shift
         return finite(name, torch.from_numpy(values).to(dtype))
