@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from .calibration.stream import to_device
-from .errors import InputError
 from .families import family_of
 from .plan import Plan
 from .planning import Planned, check_call, check_plan, make_plan
@@ -30,6 +29,7 @@ from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
 from .system.machine import exact_products
+from .system.tensor_files import finite
 
 DEFAULTS = Settings()
 
@@ -114,6 +114,4 @@ def concluded(
 def check_finite(model: nn.Module) -> None:
     """Raises InputError that names the first weight in which there is a NaN or an infinity."""
     for name, weight in model.named_parameters():
-        low, high = torch.aminmax(weight)
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise InputError(f"expected finite weights, got NaN or infinity in {name}: fetch or save the model again")
+        finite(name, weight)

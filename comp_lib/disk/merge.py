@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..system.atomic import fsync
+from ..system.tensor_files import INDEX, SINGLE
 
 LARGEST = 5_000_000_000  # bytes of a file: what `save_pretrained` writes at most into one
-INDEX = "model.safetensors.index.json"
 
 
 def merge(folder: Path, shards: list[str]) -> None:
@@ -33,7 +33,7 @@ def merge(folder: Path, shards: list[str]) -> None:
         files[-1].append(shard)
         filled += size
     if len(files) == 1:
-        _join(folder, shards, "model.safetensors")
+        _join(folder, shards, SINGLE)
         return
     places, total = dict[str, str](), 0
     for number, part in enumerate(files, 1):

@@ -95,17 +95,18 @@ def _stored(stream: BinaryIO) -> Stored:
 
 def open_gguf_model(path: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """The config and the tokenizer in a GGUF file. Raises InputError as `load_model` does."""
-    config = read_gguf_config(path)
+    file = GgufFile(path)
+    config = read_gguf_config(file)
     tokenizer = read_tokenizer(path.parent, config, PreTrainedTokenizerFast.from_pretrained, gguf_file=path.name)
-    if GgufFile(path).metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers forgets to part its digits
+    if file.metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers forgets to part its digits
         digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
     return config, tokenizer
 
 
-def read_gguf_config(path: Path) -> PreTrainedConfig:
+def read_gguf_config(file: GgufFile) -> PreTrainedConfig:
     """config.json as the metadata of a GGUF file have it. Raises InputError for what its fields cannot say."""
-    file, known = GgufFile(path), cast("dict[str, Any]", GGUF_CONFIG_MAPPING)
+    path, known = file.path, cast("dict[str, Any]", GGUF_CONFIG_MAPPING)
     architecture, advice = str(file.metadata.get("general.architecture"))[:60], "use the same model as safetensors"
     if architecture not in known:
         got = f"{architecture!r} in {path}; {advice}"

@@ -20,7 +20,7 @@ from ..errors import InputError, refusing, suggestion
 from ..families.protocol import Model
 from ..system.machine import available_device, free_memory
 from ..system.tensor_files import TensorFiles
-from .gguf_files import GgufTensors, open_gguf_model, read_gguf_config
+from .gguf_files import GgufFile, GgufTensors, open_gguf_model, read_gguf_config
 from .reading import read_config, read_generation, read_tokenizer
 from .skeleton import EMBEDDING, HEAD, check_shapes, filled, skeleton
 from .wheels import WHEELS, wheel_gguf
@@ -110,7 +110,7 @@ def check_memory(name: str, dtype: str = "float32") -> None:
 def count_parameters(name: str) -> int:
     """Parameters of the model of that name, a tied head once, without reading its weights."""
     place, _ = _locate(str(name))
-    config = read_gguf_config(place) if place.is_file() else read_config(place)
+    config = read_gguf_config(GgufFile(place)) if place.is_file() else read_config(place)
     return int(skeleton(config).num_parameters())
 
 

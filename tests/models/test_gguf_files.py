@@ -109,7 +109,7 @@ def test_rows_and_pieces_of_blocks_are_those_of_the_whole(tmp_path, tiny_llama, 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    config = read_gguf_config(path)
+    config = read_gguf_config(GgufFile(path))
     files = GgufTensors(quantised, config, list(dense.state_dict()))
     name = "model.embed_tokens.weight"
     whole = files.read(name, torch.float32)
