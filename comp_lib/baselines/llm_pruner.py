@@ -33,7 +33,7 @@ from ..families import family_of, parts
 from ..families.protocol import Layer, Model
 from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
-from ..plan import Plan, excess_neurons
+from ..plan import Plan
 from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
@@ -67,7 +67,7 @@ def _widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     for layer in layers:
         whole = groups[layer]
         groups[layer] = settings.kv_groups or max(1, whole - int(share * whole))
-    excess = excess_neurons(pays, groups, left)
+    excess = max(0, -(-(pays.with_widths(neurons, groups).decoder - left) // pays.neuron_parameters))
     removable = sum(neurons[layer] - 1 for layer in layers)
     if excess > removable:
         raise InputError(

@@ -11,7 +11,6 @@ from rich.table import Column, Table
 from typer import Argument, Exit, Option, secho
 
 from ..errors import InputError, check_package
-from ..report import LayerReport
 
 # what people call their files is no markup
 out, err = (Console(stderr=stderr, markup=False, emoji=False) for stderr in (False, True))
@@ -78,7 +77,7 @@ class ProgressBars(Progress):
         columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn(), note)
         super().__init__(*columns, console=err, transient=not err.is_terminal)
 
-    def __call__(self, what: str, done: int, total: int, report: LayerReport | None = None) -> None:
+    def __call__(self, what: str, done: int, total: int, report: Any = None) -> None:
         known = [task.id for task in self.tasks if task.description == what]
         bar = known[0] if known else self.add_task(what, note="")
         self.update(bar, completed=done, total=total)

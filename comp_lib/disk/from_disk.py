@@ -1,9 +1,9 @@
 """COMP from files to files: the model is never there as a whole, and the same call goes on after a kill.
 
 The same walk as `prune`, layer by layer, with other ends: a layer is read from safetensors (`model_on_disk.Streamed`),
-pruned, and written to its place in the files of the new model (`layout`); hidden states are in files too. So memory
-grows with the largest layer, not with the number of layers; but what judges a layer by the model's answer (measured
-widths, layers to drop) has a few sequences of states for each layer.
+pruned, and written to its place in the files of the new model (`model_on_disk.lay_out`). Hidden states are in files
+too. So memory grows with the largest layer, not with the number of layers; but what judges a layer by the model's
+answer (measured widths, layers to drop) has a few sequences of states for each layer.
 
 All of it happens in `NAME.partial`, beside the folder NAME that it becomes:
 
@@ -44,17 +44,16 @@ from ..models.save import Provenance, check_destination, estimated_bytes, save_m
 from ..models.skeleton import skeleton
 from ..plan import Plan
 from ..planning import Planned, check_call, check_plan, make_plan
-from ..prune import DEFAULTS, concluded
-from ..prune_layer import LayerPruner, PrunedLayer
-from ..report import LayerReport, Progress, Report, no_progress
+from ..prune import DEFAULTS, Report, concluded
+from ..prune_layer import LayerPruner, LayerReport, PrunedLayer
+from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system import hashes
 from ..system.atomic import fsync, resolved, take_name
 from ..system.machine import exact_products
-from .layout import Places, lay_out, write
-from .model_on_disk import States, Streamed, losses
+from .model_on_disk import Places, States, Streamed, lay_out, losses, write
 
 GRADIENTS = ("llm-pruner", "llm-pruner-mixed")  # methods that need those of all weights at once: `prune` has them
 LOCK, PROGRESS = "lock", "progress.json"

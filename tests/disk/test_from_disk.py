@@ -19,8 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from variants import PATTERNS, VARIANTS, build, tokens
 
-from comp_lib import planning
-from comp_lib.disk import from_disk, layout, model_on_disk
+from comp_lib.disk import from_disk, model_on_disk
 from comp_lib.disk.from_disk import Saving, prune_to
 from comp_lib.disk.model_on_disk import States, Streamed, losses, open_streamed
 from comp_lib.errors import InputError
@@ -250,7 +249,7 @@ def test_a_full_disk_is_said_and_the_same_call_goes_on(name, tmp_path, tokenizer
 def test_a_large_model_is_numbered_files_and_an_index(tmp_path, tokenizer, monkeypatch):
     parent, _ = saved(tmp_path / "parent")
     prune_to(tmp_path / "one", opened(parent), tokenizer, tokens(), SETTINGS)
-    monkeypatch.setattr(layout, "LARGEST", 30_000)
+    monkeypatch.setattr(model_on_disk, "LARGEST", 30_000)
     prune_to(tmp_path / "several", opened(parent), tokenizer, tokens(), SETTINGS)
     one, several = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("one", "several"))
     assert len(list((tmp_path / "several").glob("model-0000*.safetensors"))) > 1
@@ -315,7 +314,7 @@ def test_widths_are_measured_anew_only_if_there_is_no_plan_yet(stop, tmp_path, t
     def run(out, **options):
         return prune_to(out, opened(parent), tokenizer, tokens(8), MEASURED, **options)
 
-    monkeypatch.setattr(planning, "sensitivity", counted)
+    monkeypatch.setattr("comp_lib.importance.widths.sensitivity", counted)
     with pytest.raises(Killed):
         run(tmp_path / "small", progress=observe)
     done = run(tmp_path / "small")
