@@ -20,17 +20,13 @@ class InputError(ValueError):
     """Bad input, refused by name before any work starts."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(map(_visible, " ".join(message.split()))))
+        # what came may be half of a character, or tell a terminal what to do: then its number stands for it
+        letters = " ".join(message.split())
+        super().__init__("".join(x if x.isprintable() else x.encode("unicode-escape").decode() for x in letters))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""
         return [f"{type(self).__name__}: {self}"]
-
-
-def _visible(letter: str) -> str:
-    """What came may be half of a character, or tell a terminal what to do: then its number stands for it."""
-    hidden = not letter.isprintable()
-    return letter.encode("unicode-escape").decode() if hidden else letter
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .calibration.stream import to_device
 from .families import family_of
 from .plan import Plan
-from .planning import Planned, check_call, check_plan, make_plan
+from .planning import Planned, check_call, make_plan
 from .prune_layer import LayerPruner, LayerReport, PrunedLayer
 from .report import Progress, no_progress
 from .settings import Settings
@@ -85,7 +85,6 @@ def prune(
     check_finite(model)
     ids, before = ids.long(), Shape.of(model)
     planned = planned or make_plan(model, ids, settings, name, progress)
-    check_plan(planned.plan, model, settings)
     model = model if inplace else shallow_copy(model)
     pruner = LayerPruner(model, ids, settings, planned.plan, before)
     layers, finished = family_of(model).layers(model), list[PrunedLayer]()
@@ -117,7 +116,7 @@ def concluded(
         settings=asdict(settings),
         tokens=ids.numel(),
         layers=tuple(done.report for done in finished),
-        layer_importance=planned.layer_importance,
+        layer_importance=planned.layer_importance and tuple(planned.layer_importance),
         seconds=0.0,
         parameters_before=before.total,
         parameters_after=after.total,

@@ -149,7 +149,12 @@ class LayerPruner:
 
     def prune_step(self, index: int, layer: Layer, which: Which, target: States | None) -> Narrowed:
         """The five steps, for one dense layer. target (S, L, d): the stream that it should lead to, None: its own."""
-        keep, named, whole = self.ordered(index, which)
+        plan, place = self.plan, self.plan.layers.index(index)
+        if which == "mlp":
+            keep, all_named, whole = plan.neurons[place], plan.kept_neurons, self.shape.neurons[index]
+        else:
+            keep, all_named, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
+        named = all_named and all_named[place]
         if keep == whole and not (which == "mlp" and self.dense is not None and self.differs):
             narrowed = Narrowed(torch.arange(whole))
         else:
@@ -164,15 +169,6 @@ class LayerPruner:
             del selection, refit
         self.hidden = self.pass_on(layer, which, self.hidden)  # 5
         return narrowed
-
-    def ordered(self, index: int, which: Which) -> tuple[int, tuple[int, ...] | None, int]:
-        """What the plan says of a step: blocks to keep, which ones if it names them, and how many there are."""
-        plan, place = self.plan, self.plan.layers.index(index)
-        if which == "mlp":
-            keep, named, whole = plan.neurons[place], plan.kept_neurons, self.shape.neurons[index]
-        else:
-            keep, named, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
-        return keep, None if named is None else named[place], whole
 
     def collect_statistics(
         self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None

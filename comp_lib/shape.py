@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 from .families import family_of, parts
 from .families.protocol import STEPS, Model
-from .families.structure import Part
 
 
 def span(widths: Sequence[int]) -> str:
@@ -55,19 +54,16 @@ class Shape:
         layers = list(family_of(model).layers(model))
         mixers, mlps = ([parts(layer)[which] for layer in layers] for which in STEPS)
 
-        def cost(part: Part) -> int:
-            """Parameters of one block: rows of what produces it, and its inputs of the dense layer."""
-            count = part.block * part.linear.out_features
-            for name, rows in part.rows.items():
-                linear = getattr(part.module, name)
-                count += rows.shape[1] * (linear.in_features + (linear.bias is not None))
-            return count
-
+        costs = []  # of one block: rows of what produces it, and its inputs of the dense layer
+        for part in (mixers[0], mlps[0]):
+            made = [(getattr(part.module, name), rows.shape[1]) for name, rows in part.rows.items()]
+            produced = sum(count * (linear.in_features + (linear.bias is not None)) for linear, count in made)
+            costs.append(part.block * part.linear.out_features + produced)
         neurons, hidden = tuple(part.linear.in_features for part in mlps), mlps[0].linear.out_features
-        first, neuron = mixers[0], cost(mlps[0])
+        first, (group, neuron) = mixers[0], costs
         head_dim = first.module.head_dim if first.grouped else first.block
         if all(part.grouped for part in mixers):
-            kv_groups, group = tuple(part.linear.in_features // first.block for part in mixers), cost(first)
+            kv_groups = tuple(part.linear.in_features // first.block for part in mixers)
         else:
             kv_groups, group = (1,) * len(layers), 0
         whole = [sum(p.numel() for p in layer.parameters()) for layer in layers]

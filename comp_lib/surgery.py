@@ -28,13 +28,11 @@ def shallow_copy(model: nn.Module) -> nn.Module:
 
 def upstream(layer: Layer, which: Which) -> Tensor:
     """Squared norm of the weights that produce each block of the dense layer's inputs: (blocks,), float64."""
-
-    def norms(linear: nn.Linear) -> Tensor:
-        pieces = linear.weight.detach().split(1024)  # doubled at once, the matrix of a large layer is a gigabyte
-        return torch.cat([piece.double().square().sum(1) for piece in pieces])
-
-    part = parts(layer)[which]
-    return torch.stack([norms(getattr(part.module, name))[rows].sum(1) for name, rows in part.rows.items()]).sum(0)
+    part, norms = parts(layer)[which], []
+    for name, rows in part.rows.items():
+        pieces = getattr(part.module, name).weight.detach().split(1024)  # in float64 at once it may be a gigabyte
+        norms.append(torch.cat([piece.double().square().sum(1) for piece in pieces])[rows].sum(1))
+    return torch.stack(norms).sum(0)
 
 
 def shrink(layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:

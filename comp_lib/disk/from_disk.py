@@ -23,7 +23,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from ..models.reading import read_generation
 from ..models.save import Provenance, check_destination, estimated_bytes, save_metadata
 from ..models.skeleton import skeleton
 from ..plan import Plan
-from ..planning import Planned, check_call, check_plan, make_plan
+from ..planning import Planned, check_call, make_plan
 from ..prune import DEFAULTS, Report, concluded
 from ..prune_layer import LayerPruner, LayerReport, PrunedLayer
 from ..report import Progress, no_progress
@@ -185,15 +185,17 @@ def _alone(work: Path) -> Iterator[None]:
         raise InputError(f"expected to work in {work}, got {got}") from error
 
 
+@dataclass
 class _Run:
     """A run in the folder `work`: what it was asked for, and what of it is finished."""
 
-    def __init__(
-        self, work: Path, model: Streamed, ids: Tensor, settings: Settings, saving: Saving, progress: Progress
-    ) -> None:
-        self.work, self.model, self.ids, self.settings = work, model, ids, settings
-        self.saving, self.progress = saving, progress
-        self.state: dict[str, Any] = {"plan": None, "layers": [], "made": None, "states": {}}
+    work: Path
+    model: Streamed
+    ids: Tensor
+    settings: Settings
+    saving: Saving
+    progress: Progress
+    state: dict[str, Any] = field(default_factory=lambda: {"plan": None, "layers": [], "made": None, "states": {}})
 
     def begin(self, plan: Plan | None) -> Planned:
         """The plan: the one that was given, the one that is known, or one made now.
@@ -213,17 +215,13 @@ class _Run:
         self.state["request"] = json.loads(json.dumps(request))
         if (self.work / PROGRESS).is_file():
             self.state = _checked(self.work, self.state["request"])
-        if self.state["plan"] is None:
-            self.keep()
-            planned = (
-                Planned(plan)
-                if plan
-                else make_plan(self.model, self.ids, self.settings, self.saving.name, self.progress)
-            )
-            check_plan(planned.plan, self.model, self.settings)
-            self.keep(plan=planned.plan.to_json(), importance=planned.layer_importance)
-        importance = self.state["importance"]
-        return Planned(Plan.from_json(self.state["plan"]), importance and tuple(importance))
+        if self.state["plan"] is not None:
+            return Planned(Plan.from_json(self.state["plan"]), self.state["importance"])
+        self.keep()
+        name, progress = self.saving.name, self.progress
+        planned = Planned(plan) if plan else make_plan(self.model, self.ids, self.settings, name, progress)
+        self.keep(plan=planned.plan.to_json(), importance=planned.layer_importance)
+        return planned
 
     def keep(self, **finished: Any) -> None:
         """Let progress.json know of what is finished, in one step; hidden states that it does not name are deleted."""

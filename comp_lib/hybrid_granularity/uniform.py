@@ -71,18 +71,15 @@ def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -
             kept.append(max(rounded, min(multiple, full)))
         return tuple(kept)
 
-    def reached(factor: float) -> float:
-        return request.removed(widths(factor))
-
     low, high = 0.0, 1e4
-    if reached(high) < request.ratio:
+    if (most := request.removed(widths(high))) < request.ratio:
         raise InputError(
-            f"expected a ratio that these layers and groups allow, at most {reached(high):.3f}, "
+            f"expected a ratio that these layers and groups allow, at most {most:.3f}, "
             f"got {request.ratio:g}: drop layers or KV groups, or ask for less"
         )
-    if reached(low) >= request.ratio:
+    if request.removed(widths(low)) >= request.ratio:
         return widths(low)
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (low, middle) if reached(middle) >= request.ratio else (middle, high)
+        low, high = (low, middle) if request.removed(widths(middle)) >= request.ratio else (middle, high)
     return widths(high)
