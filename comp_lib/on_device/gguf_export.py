@@ -29,8 +29,7 @@ from gguf import GGMLQuantizationType as Type
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, suggestion
-from ..families import family_of
-from ..families.decoder import ROWS, Family
+from ..families import ROWS, Family, family_of
 from ..families.protocol import Model
 from ..models.gguf_files import GgufTensors
 from ..models.load import open_model, weights_of
