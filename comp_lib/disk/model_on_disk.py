@@ -1,9 +1,9 @@
 """A model that is read layer by layer, and never there as a whole.
 
-`Streamed` answers where a model in memory would: `config`, `model.layers`, `model.embed_tokens`, `model.rotary_emb`,
-`model.norm`, `lm_head`. A layer is read from its file each time it is asked for, of the embedding only the rows that
-the text needs; so all that walks from layer to layer (block influence, loss increase, FLAP, COMP itself) runs on it as
-it stands. Shapes come from a skeleton without numbers, built by transformers from the config.
+`Streamed` answers where a model in memory would: `config`, `model.layers`, `model.embed_tokens`, `model.norm`,
+`lm_head`. A layer is read from its file each time it is asked for, and embedding and head are let go then; so all that
+walks from layer to layer (block influence, loss increase, FLAP, COMP itself) runs on it as it stands. Shapes come from
+a skeleton without numbers, built by transformers from the config.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import copy
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -40,12 +39,8 @@ class Streamed:
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self.head: nn.Linear | None = None
-        self.model = SimpleNamespace(
-            layers=_Layers(self),
-            embed_tokens=_Embedding(self),
-            rotary_emb=self.skeleton.model.rotary_emb,  # its numbers are in no file
-            norm=self._load(self.skeleton.model.norm, "model.norm."),
-        )
+        self.table: nn.Module | None = None
+        self.model = _Backbone(self)
 
     @property
     def lm_head(self) -> nn.Linear:
@@ -65,6 +60,20 @@ class Streamed:
         return module
 
 
+class _Backbone:
+    def __init__(self, owner: Streamed) -> None:
+        self.owner, self.layers = owner, _Layers(owner)
+        self.norm = owner._load(owner.skeleton.model.norm, "model.norm.")
+
+    @property
+    def embed_tokens(self) -> nn.Module:
+        """Kept until a layer is asked for, as the head is."""
+        if self.owner.table is None:
+            table = self.owner._load(self.owner.skeleton.model.embed_tokens, "model.embed_tokens.")
+            self.owner.table = table.requires_grad_(False)
+        return self.owner.table
+
+
 class _Layers:
     def __init__(self, owner: Streamed) -> None:
         self.owner = owner
@@ -76,21 +85,8 @@ class _Layers:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Layer:
-        self.owner.head = None
+        self.owner.head = self.owner.table = None
         return self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
-
-
-class _Embedding:
-    """Looks up tokens in the file."""
-
-    weight = torch.empty(0)  # says where the result is
-
-    def __init__(self, owner: Streamed) -> None:
-        self.owner = owner
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        different, places = ids.unique(return_inverse=True)
-        return self.owner.files.rows(EMBEDDING, different, self.owner.dtype)[places]
 
 
 def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:
