@@ -44,16 +44,6 @@ class Family:
         layers: nn.ModuleList = model.model.layers
         return layers
 
-    def rope_settings(self, config: Any) -> dict[str, Any]:
-        """The rotary embedding of layers that see everything: rope_theta, rope_type and what that needs."""
-        settings: dict[str, Any] = config.rope_parameters.get("full_attention", config.rope_parameters)
-        return settings
-
-    def window(self, config: Any) -> int | None:
-        """How many tokens back some layer can look; None: all see everything."""
-        kinds = getattr(config, "layer_types", None)
-        return getattr(config, "sliding_window", None) if kinds is None or "sliding_attention" in kinds else None
-
 
 def _smollm3_refusal(config: Any) -> str | None:
     turning = [int((layer + 1) % 4 != 0) for layer in range(config.num_hidden_layers)]

@@ -32,13 +32,9 @@ class Part:
 
     A block is what can only go as a whole: a neuron, a KV group with its query heads, or all of another mixer.
     """
+    block: int = 1  # inputs of `linear` in a block
     grouped: bool = False  # whether an attention is queries, keys, values and outputs whose rows are heads
     separable: bool = True  # whether blocks can go one by one: not where a norm spans all heads, or in other mixers
-
-    @property
-    def block(self) -> int:
-        """Inputs of `linear` in a block."""
-        return self.linear.in_features // next(map(len, self.rows.values()), 1)
 
 
 def parts(layer: Layer) -> dict[Which, Part]:
@@ -84,13 +80,14 @@ def _mixer(name: str, module: Any, linears: set[str], dense: str) -> Part:
     plain = linears in GROUPED and head and all(one.endswith("norm") for one in beside)
     if not plain or total != queries + 2 * keys or keys < 1 or keys % head or queries % keys:
         rows = {one: torch.arange(count)[None] for one, count in before.items()}
-        return Part(name, module, linears, dense, linear, rows, separable=False)
-    each = [torch.arange(count).reshape(keys // head, -1) for count in (queries, keys)]
+        return Part(name, module, linears, dense, linear, rows, queries, separable=False)
+    each = [torch.arange(count).reshape(keys // head, -1) for count in (queries, keys)]  # by KV group
     if "qkv_proj" in before:
         rows = {"qkv_proj": torch.cat([each[0], each[1] + queries, each[1] + queries + keys], 1)}
     else:
         rows = {"q_proj": each[0], "k_proj": each[1], "v_proj": each[1]}
-    return Part(name, module, linears, dense, linear, rows, True, max(beside.values(), default=0) <= head)
+    separable = max(beside.values(), default=0) <= head
+    return Part(name, module, linears, dense, linear, rows, len(each[0][0]), True, separable)
 
 
 def dense_layer(layer: Layer, which: Which) -> nn.Linear:
