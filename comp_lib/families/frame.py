@@ -18,7 +18,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from ..errors import InputError, refusing
 from .protocol import Device, Model
 
-PIECE = 2048  # tokens that are embedded at once: masks are made on the way
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a layer is called with beside the hidden states, by position and by name."""
 
@@ -61,8 +60,8 @@ def embed(model: Model, ids: Tensor) -> Tensor:
     check_ids(ids, model.config.vocab_size)
     table = model.model.embed_tokens
     frame = with_parts(outline(model).model, embed_tokens=table, layers=nn.ModuleList(), norm=nn.Identity())
-    pieces = ids.to(table.weight.device).split(max(1, PIECE // ids.shape[1]))
-    return torch.cat([frame.forward(input_ids=piece, use_cache=False).last_hidden_state for piece in pieces])
+    hidden: Tensor = frame.forward(input_ids=ids.to(table.weight.device), use_cache=False).last_hidden_state
+    return hidden
 
 
 def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:

@@ -24,15 +24,14 @@ class Part:
 
     name: str  # in the layer
     module: Any
-    linears: set[str]  # all linears in the module
-    dense: str  # the one that writes to the stream
+    dense: str  # name of the linear that writes to the stream
     linear: nn.Linear  # which is this
     rows: dict[str, Tensor]
-    """The linears that produce the inputs of the dense one: name -> rows (blocks, rows each).
+    """All other linears, which produce the inputs of the dense one: name -> rows (blocks, rows each).
 
     A block is what can only go as a whole: a neuron, a KV group with its query heads, or all of another mixer.
     """
-    block: int = 1  # inputs of `linear` in a block
+    block: int = 1  # inputs of the dense layer in a block
     grouped: bool = False  # whether an attention is queries, keys, values and outputs whose rows are heads
     separable: bool = True  # whether blocks can go one by one: not where a norm spans all heads, or in other mixers
 
@@ -41,30 +40,28 @@ def parts(layer: Layer) -> dict[Which, Part]:
     """The two parts of a layer. Raises InputError, with the name of what does not fit, where it has others."""
     if any("expert" in f"{name} {type(part).__name__}".lower() for name, part in layer.named_modules()):
         refuse(layer, "experts, of which each token sees a few")
-    children = dict(layer.named_children())
-    linears = {
-        name: {inner for inner, one in child.named_children() if isinstance(one, nn.Linear)}
-        for name, child in children.items()
-    }
-    mlps = [name for name in children if linears[name] in GATED]
-    if len(mlps) != 1:
-        refuse(layer, f"{len(mlps) or 'no'} MLP of gate_proj, up_proj (or gate_up_proj) and down_proj")
-    others = [name for name in children if name not in mlps]
-    mixers = [name for name in others if any(type(one) is nn.Linear for one in children[name].modules())]
-    outputs = [output for name in mixers for output in OUTPUTS if output in linears[name]]
-    if len(mixers) != 1 or not outputs:
-        refuse(layer, f"{' and '.join(mixers) or 'nothing'} instead of one part with an o_proj")
-    mlp, inputs = children[mlps[0]], torch.arange(children[mlps[0]].down_proj.in_features)
-    if any(name.partition(".")[0] not in linears[mlps[0]] for name, _ in mlp.named_parameters()):
+    gated, mixing = list[tuple[str, Any, set[str]]](), list[tuple[str, Any, set[str]]]()
+    for name, module in layer.named_children():
+        linears = {inner for inner, child in module.named_children() if isinstance(child, nn.Linear)}
+        if linears in GATED:
+            gated.append((name, module, linears))
+        elif any(type(child) is nn.Linear for child in module.modules()):
+            mixing.append((name, module, linears))
+    if len(gated) != 1:
+        refuse(layer, f"{len(gated) or 'no'} MLP of gate_proj, up_proj (or gate_up_proj) and down_proj")
+    outputs = [output for *_, linears in mixing for output in OUTPUTS if output in linears]
+    if len(mixing) != 1 or not outputs:
+        refuse(layer, f"{' and '.join(name for name, *_ in mixing) or 'nothing'} instead of one part with an o_proj")
+    name, mlp, linears = gated[0]
+    if any(weight.partition(".")[0] not in linears for weight, _ in mlp.named_parameters()):
         refuse(layer, "a norm or other weights between the neurons and down_proj")
-    if linears[mlps[0]] == GATED[0]:
-        rows = dict.fromkeys(("gate_proj", "up_proj"), inputs[:, None])
+    inputs = torch.arange(mlp.down_proj.in_features)
+    if "up_proj" in linears:
+        rows = {"gate_proj": inputs[:, None], "up_proj": inputs[:, None]}
     else:
         rows = {"gate_up_proj": torch.stack([inputs, inputs + len(inputs)], 1)}
-    return {
-        "attention": _mixer(mixers[0], children[mixers[0]], linears[mixers[0]], outputs[0]),
-        "mlp": Part(mlps[0], mlp, linears[mlps[0]], "down_proj", mlp.down_proj, rows),
-    }
+    neurons = Part(name, mlp, "down_proj", mlp.down_proj, rows)
+    return {"attention": _mixer(*mixing[0], outputs[0]), "mlp": neurons}
 
 
 def _mixer(name: str, module: Any, linears: set[str], dense: str) -> Part:
@@ -80,14 +77,14 @@ def _mixer(name: str, module: Any, linears: set[str], dense: str) -> Part:
     plain = linears in GROUPED and head and all(one.endswith("norm") for one in beside)
     if not plain or total != queries + 2 * keys or keys < 1 or keys % head or queries % keys:
         rows = {one: torch.arange(count)[None] for one, count in before.items()}
-        return Part(name, module, linears, dense, linear, rows, queries, separable=False)
+        return Part(name, module, dense, linear, rows, queries, separable=False)
     each = [torch.arange(count).reshape(keys // head, -1) for count in (queries, keys)]  # by KV group
     if "qkv_proj" in before:
         rows = {"qkv_proj": torch.cat([each[0], each[1] + queries, each[1] + queries + keys], 1)}
     else:
         rows = {"q_proj": each[0], "k_proj": each[1], "v_proj": each[1]}
     separable = max(beside.values(), default=0) <= head
-    return Part(name, module, linears, dense, linear, rows, len(each[0][0]), True, separable)
+    return Part(name, module, dense, linear, rows, each[0].shape[1], True, separable)
 
 
 def dense_layer(layer: Layer, which: Which) -> nn.Linear:
@@ -109,7 +106,7 @@ def shrunk(layer: Layer) -> None:
         for name, count in (("num_heads", heads), ("num_key_value_heads", inputs // part.block)):
             if hasattr(attention, name):
                 setattr(attention, name, count)
-        if "qkv_proj" in part.linears and heads != attention.config.num_attention_heads:
+        if "qkv_proj" in part.rows and heads != attention.config.num_attention_heads:
             attention.config = copy.copy(attention.config)
             attention.config.num_attention_heads = heads
 
