@@ -31,9 +31,10 @@ LARGE = 1024.0  # beside which the epsilon of a norm is nothing, and by which nu
 def run(
     layer: Layer, hidden: Tensor, arguments: Arguments | None, **outputs: Tensor | float
 ) -> tuple[Tensor, list[Tensor]]:
-    """The layer's own forward, where its `attention` or `mlp` puts out a value: the states behind it (B, L, d).
+    """The layer's own forward, where `attention` or `mlp` puts out a given value for each token.
 
-    And what the dense layers of the other parts got. Without attention the layer needs no arguments.
+    Returns the states behind the layer (B, L, d), and what the dense layers of the parts that ran got (B, L, n). Where
+    attention is given the layer needs no arguments.
     """
     own, inputs, others = parts(layer), list[Tensor](), {}
     for which, value in outputs.items():
