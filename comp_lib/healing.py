@@ -153,7 +153,7 @@ def heal_folder(
     one, and for what `save_checkpoint` refuses.
     """
     healing.check(sequences)
-    needs_model(source)  # or every text can be read
+    needs_model(source)  # raises for a text that cannot be read
     check_destination(folder, overwrite, sources=[model, parent])
     place, config, tokenizer = open_model(model)
     plan = Plan.load(place / PLAN_FILE)

@@ -132,7 +132,7 @@ def check_call(model: object, ids: object, settings: object, plan: Plan | None =
         raise InputError(f"expected settings as Settings(...), got {type(settings).__name__}: import it from comp_lib")
     if not hasattr(model, "config"):
         raise InputError(f"expected a model, got {type(model).__name__}: load it with comp_lib.load_model")
-    whole_attention(model)  # or every layer is of the method's kind
+    whole_attention(model)  # raises for a layer of another kind
     check_tokens(model, ids)
     if plan is None:
         check_request(model, settings)
