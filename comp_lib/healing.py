@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
-from .calibration.tokens import calibration_tokens, check_source
+from .calibration.tokens import calibration_tokens, needs_model
 from .errors import InputError, check_package
 from .families.protocol import Model
 from .models.load import load_model, open_model
@@ -153,7 +153,7 @@ def heal_folder(
     one, and for what `save_checkpoint` refuses.
     """
     healing.check(sequences)
-    check_source(source)
+    needs_model(source)  # raises for a text that cannot be read
     check_destination(folder, overwrite, sources=[model, parent])
     place, config, tokenizer = open_model(model)
     plan = Plan.load(place / PLAN_FILE)

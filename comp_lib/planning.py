@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .baselines import PLANNERS
 from .errors import InputError
-from .families import family_of, whole_attention
+from .families import whole_attention
 from .families.protocol import Model
 from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
@@ -103,10 +103,12 @@ def check_request(model: Model, settings: Settings) -> None:
 
 
 def check_tokens(model: Model, ids: object) -> None:
-    """Raises InputError unless `ids` are sequences (S, L) of whole numbers below the vocabulary of `model`."""
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or not ids.numel():
+    """Raises InputError unless `ids` are sequences (S, L >= 2) of whole numbers below the vocabulary of `model`."""
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
         got = f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-        raise InputError(f"expected calibration tokens as a tensor of sequences (S, L), got {got}: give some text")
+        raise InputError(
+            f"expected calibration tokens, a tensor (S, L) with L of at least 2, got {got}: give some text"
+        )
     vocabulary = model.config.vocab_size
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if not whole or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
@@ -141,7 +143,7 @@ def check_call(model: object, ids: object, settings: object, plan: Plan | None =
         raise InputError(f"expected settings as Settings(...), got {type(settings).__name__}: import it from comp_lib")
     if not hasattr(model, "config"):
         raise InputError(f"expected a model, got {type(model).__name__}: load it with comp_lib.load_model")
-    family_of(model)
+    whole_attention(model)  # raises for a layer of another kind
     check_tokens(model, ids)
     if plan is None:
         check_request(model, settings)

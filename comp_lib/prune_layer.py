@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, sent
+from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary
 from .families import dense_layer, parts
 from .families.protocol import STEPS, Layer, Model, Which
 from .families.steps import dense_target, gain_behind
@@ -203,11 +203,11 @@ class LayerPruner:
         )
         for rows in batches(last - first, self.hidden.shape[1]):
             rows = slice(first + rows.start, first + rows.stop)
-            before = sent(self.hidden[rows], linear.weight.device)
+            before = self.hidden[rows].to(linear.weight.device)
             after, x = self.steps[which](layer, before)
             wanted = None
             if target is not None:
-                wanted = dense_target(layer, which, sent(target[rows], linear.weight.device) - before, x)
+                wanted = dense_target(layer, which, target[rows].to(linear.weight.device) - before, x)
             statistics.add(x, wanted, token_weights(after) if self.settings.token_weights else None)
         return statistics
 
@@ -221,7 +221,7 @@ class LayerPruner:
         """All sequences through one residual step."""
         out = self.new_states(tuple(hidden.shape), dtype=hidden.dtype)
         for rows in batches(len(hidden), hidden.shape[1]):
-            out[rows] = self.steps[which](layer, sent(hidden[rows], self.device))[0]
+            out[rows] = self.steps[which](layer, hidden[rows].to(self.device))[0]
         return out
 
     def progress_made(self) -> dict[str, Any]:

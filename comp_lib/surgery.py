@@ -73,7 +73,7 @@ def check_biases(model: Model) -> None:
 def add_biases(layer: Layer) -> None:
     """Give each dense layer that has no bias one of zeros: a stock config has them everywhere or nowhere."""
     for part in parts(layer).values():
-        for name in part.linears:
+        for name in (*part.rows, part.dense):
             linear = getattr(part.module, name)
             if linear.bias is None:
                 weight = linear.weight.detach()

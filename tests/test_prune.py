@@ -514,8 +514,8 @@ def test_comp_chooses_the_condition_by_the_recovery():
     assert Settings(method="wanda-sp", recovery="mask").neuron_metric == "wanda-sp"
 
 
-def test_one_sequence_and_one_token_suffice():
-    for ids in (tokens(1, 24), tokens(3, 1)):
+def test_one_sequence_and_two_tokens_suffice():
+    for ids in (tokens(1, 24), tokens(3, 2)):
         done = prune(build(), ids, replace(SMALL, aim="dense"))
         assert logits(done.model, tokens()).isfinite().all()
 

@@ -25,7 +25,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, sent, to_device
+from ..calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, to_device
 from ..errors import InputError
 from ..families import dense_layer, family_of
 from ..families.protocol import Device, Model, Which
@@ -70,7 +70,7 @@ def fluctuations(
             linear = dense_layer(layer, which)
             out, moments = torch.empty_like(hidden), torch.zeros(2, linear.in_features, dtype=torch.float64)
             for rows in batches(*ids.shape):
-                out[rows], x = step(layer, sent(hidden[rows], device))
+                out[rows], x = step(layer, hidden[rows].to(device))
                 x = x.flatten(0, -2).double()
                 moments += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
             hidden = out

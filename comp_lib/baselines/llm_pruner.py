@@ -27,7 +27,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import check_predicts
 from ..errors import InputError
 from ..families import family_of, parts
 from ..families.protocol import Layer, Model
@@ -95,9 +94,7 @@ def taylor_scores(
     """Importance of the neurons (n,) and KV groups (g,) of each of `layers`, for ids (S, L).
 
     Gradients are summed in float32 at least. The model is left as it was, its gradients included.
-    Raises InputError for sequences of one token, which predict nothing.
     """
-    check_predicts(ids)
     stack = family_of(model).layers(model)
     weights = [each for layer in layers for each in stack[layer].parameters() if each.ndim == 2]
     precise = torch.promote_types(model.dtype, torch.float32)

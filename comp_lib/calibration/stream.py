@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..families import frame
+from ..families.frame import Rope, head
+from ..families.frame import embed as embed
 from ..families.frame import rotary as rotary
-from ..families.protocol import Device, Layer, Model, Rope
+from ..families.protocol import Device, Layer, Model
 from ..families.steps import attention_step as attention_step
 from ..families.steps import mlp_step as mlp_step
-from .text import check_ids
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
 LOGITS = 1 << 22  # numbers of an answer at once: tokens times vocabulary
@@ -43,54 +42,25 @@ def batches(count: int, length: int, tokens: int | None = None) -> Iterator[slic
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
-def embed(model: Model, ids: Tensor) -> Tensor:
-    """Hidden states before the first layer: ids (S, L) -> (S, L, d)."""
-    check_ids(ids, model.config.vocab_size)
-    return frame.embed(model, ids)
-
-
 def to_device(layer: Layer, device: Device, own: bool = False) -> Layer:
     """A second `layer`, on `device`, to operate on: the original stays as it is.
 
     Where it is on that device already the two share their tensors, since surgery replaces tensors and never writes;
     with `own` they do not, so that the original's memory (perhaps a memory map of the whole layer) can be let go.
     """
-    there = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
-
-    def moved(value: Tensor) -> Tensor:
-        if not own and value.device == there:
-            return value
-        values = value.detach().to(there, copy=own)
-        return nn.Parameter(values, value.requires_grad) if isinstance(value, nn.Parameter) else values
-
+    tensors, there = [*layer.parameters(), *layer.buffers()], torch.empty(0, device=device).device  # "cuda" is "cuda:0"
     same = {id(module.config): module.config for module in layer.modules() if hasattr(module, "config")}
-    tensors = {id(value): moved(value) for value in (*layer.parameters(), *layer.buffers())}
-    return copy.deepcopy(layer, same | tensors)  # made of what it finds there; the config is one for all layers
-
-
-def sent(states: Tensor, device: Device) -> Tensor:
-    """Hidden states (B, L, d) on `device`.
-
-    To a CUDA device they go by way of page-locked memory, so that nobody waits for the copy: what is asked of the
-    device next is done behind it. Elsewhere it is an ordinary copy, or none.
-    """
-    if torch.device(device).type == "cuda" and states.device.type == "cpu":
-        return states.pin_memory().to(device, non_blocking=True)
-    return states.to(device)
+    if not own and all(tensor.device == there for tensor in tensors):
+        same |= {id(tensor): tensor for tensor in tensors}
+    return copy.deepcopy(layer, same).to(there)  # the config is one for all layers
 
 
 def through(layer: Layer, hidden: Tensor, rope: Rope, device: Device) -> Tensor:
     """All sequences through one layer on `device`: h (S, L, d) -> a new h' (S, L, d) where h is."""
     out = torch.empty_like(hidden)
     for rows in batches(*hidden.shape[:2]):
-        out[rows] = mlp_step(layer, attention_step(layer, sent(hidden[rows], device), rope)[0])[0]
+        out[rows] = mlp_step(layer, attention_step(layer, hidden[rows].to(device), rope)[0])[0]
     return out
-
-
-def check_predicts(ids: Tensor) -> None:
-    """Raises InputError for sequences (S, L) of one token, which predict nothing."""
-    if ids.shape[1] < 2:
-        raise InputError(f"expected sequences of at least 2 tokens for a loss, got {ids.shape[1]}: give longer ones")
 
 
 def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
@@ -102,7 +72,7 @@ def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
     for states, tokens in zip(hidden, ids, strict=True):
         loss = torch.zeros(())
         for part, right in zip(states[:-1].split(rows), tokens[1:].split(rows), strict=True):
-            logits = frame.head(model, frame.final_norm(model, part)).float()  # (rows, vocabulary)
+            logits = head(model, model.model.norm(part)).float()  # (rows, vocabulary)
             loss = loss + nn.functional.cross_entropy(logits, right.to(logits.device), reduction="sum")
         losses.append(loss / (len(tokens) - 1))
     return torch.stack(losses)

@@ -2,8 +2,8 @@
 
 Two sets of texts travel with the library, of the same KINDS: `calibration`, from which the statistics of a pruning
 run are drawn, and `evaluation`, on which the result is judged. They share no topic, so that a good score cannot come
-from having seen the subject. The corpora that papers report on are fetched through `datasets`; between their rows
-stands what GPTQ, SparseGPT and Wanda put there, since perplexity depends on it. Anything else is a text file.
+from having seen the subject. The text that most papers report on, WikiText-2, is fetched through `datasets`. Anything
+else is a text file.
 """
 
 from __future__ import annotations
@@ -14,41 +14,31 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, refusing, suggestion
+from ..errors import InputError, check_package, refusing, suggestion
 
 SHIPPED = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
 # a wheel carries the texts beside the code, a source checkout one folder up
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
-
-
-# Name -> dataset on the Hub, subset, split that papers report, column, and what papers put between rows.
-CORPORA = {
-    "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "text", "\n\n"),
-    "ptb": ("ptb-text-only/ptb_text_only", None, "test", "sentence", " "),
-    "c4": ("allenai/c4", None, "validation", "text", " "),
-}
-C4_ROWS = 1100  # how many papers read, of a split's first file
+WIKITEXT = "wikitext2"
 EVERY_KIND = "kinds"  # the evaluation texts of all kinds
-TEXTS = (*SHIPPED, EVERY_KIND, *(f"{name}:{kind}" for name in SHIPPED for kind in KINDS), *CORPORA)
+TEXTS = (*SHIPPED, EVERY_KIND, *(f"{name}:{kind}" for name in SHIPPED for kind in KINDS), WIKITEXT)
 
 
 def load_text(name_or_path: str | Path) -> str:
     """The text of that name, or of that file (UTF-8).
 
-    Names are `calibration`, `evaluation`, `kinds`, `wikitext2`, `ptb` and `c4`. The first two take one of KINDS after a
-    colon, as in `calibration:code`, and are `prose` without; `kinds` is the evaluation texts of all kinds; a corpus
-    takes a split, as in `wikitext2:validation`. A name wins over a file of the same name: write `./calibration` for
-    the file.
+    Names are `calibration`, `evaluation`, `kinds` and `wikitext2`. The first two take one of KINDS after a colon, as in
+    `calibration:code`, and are `prose` without; `kinds` is the evaluation texts of all kinds; `wikitext2` is the test
+    split, and takes another, as in `wikitext2:train`. A name wins over a file: write `./calibration` for the file.
 
-    Raises:
-        InputError: no such name or file, not readable, not UTF-8, empty, or a corpus that cannot be fetched.
+    Raises InputError: no such name or file, not readable, not UTF-8, empty, or a text that cannot be fetched.
     """
     name, _, split = str(name_or_path).partition(":")
     if str(name_or_path) == EVERY_KIND:
         return "\n\n\n".join(load_text(f"evaluation:{kind}") for kind in KINDS)
-    if name in CORPORA:
-        return _corpus_text(name, split)
+    if name == WIKITEXT:
+        return _wikitext(split or "test")
     path = Path(name_or_path)
     if str(name_or_path) in TEXTS:
         place = f"{name}.txt" if split in ("", "prose") else f"{name}/{split}.txt"
@@ -71,13 +61,6 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     return torch.tensor(ids, dtype=torch.long)
 
 
-def check_ids(ids: Tensor, vocabulary: int) -> None:
-    """Raises InputError for a token that was added to the tokenizer, and not to the model."""
-    if ids.numel() and int(ids.max()) >= vocabulary:
-        got = f"{int(ids.max())}: take the tokenizer that belongs to the model, or another text"
-        raise InputError(f"expected tokens below {vocabulary}, of which the model has embeddings, got {got}")
-
-
 def opening(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """What the tokenizer puts before each text: its beginning-of-sequence token, (1,), or nothing, (0,).
 
@@ -87,21 +70,11 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return torch.tensor([first] if first is not None and ids[:1] == [first] else [], dtype=torch.long)
 
 
-def _corpus_text(name: str, split: str) -> str:
-    """Rows of a public corpus as one text."""
-    try:
-        import datasets
-    except ImportError as error:
-        advice = "pip install 'comp-lib[evaluate]', or pass a text file"
-        raise InputError(f"expected the library `datasets` for {name!r}, got none; {advice}") from error
-    path, subset, usual, column, between = CORPORA[name]
-    split = split or usual
-    # the Hub keeps a converted copy of the dataset ptb, a script, which `datasets` no longer runs, on this branch
-    revision = "refs/convert/parquet" if name == "ptb" else None
-    files = {split: f"en/c4-{split}.00000-of-*.json.gz"} if name == "c4" else None
-    try:
-        rows = datasets.load_dataset(path, subset, split=split, revision=revision, data_files=files)
-    except (OSError, ValueError, RuntimeError) as error:  # offline, unknown split, a change on the Hub
-        got = f"{type(error).__name__}: {error}; go online once, choose another split, or pass a text file"
-        raise InputError(f"expected to fetch {name!r}, split {split!r}, from the Hub, got {got}") from error
-    return between.join(rows[: C4_ROWS if name == "c4" else len(rows)][column])
+def _wikitext(split: str) -> str:
+    """WikiText-2 with what GPTQ, SparseGPT and Wanda put between its rows, since perplexity depends on it."""
+    check_package("datasets", "the library `datasets`", "pip install 'comp-lib[evaluate]', or pass a text file")
+    advice = "go online once, choose another split, or pass a text file"
+    with refusing(f"to fetch {WIKITEXT} from the Hub", f"split {split}", advice):
+        from datasets import load_dataset
+
+        return "\n\n".join(load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)["text"])

@@ -2,8 +2,8 @@
 
 Every statistic of a run is a sum over these tokens, so they are drawn under a seed, and never from the text on which
 the result will be judged. A source is a text (`text.load_text`), "self" for what the model writes by itself
-(`written`), one of MIXTURES, or several of them with "+" between, each with its share: "mine.txt:3+general:1" draws
-three quarters of the sequences from the file. Texts take turns, so that any part of the sequences holds every text.
+(`written`), one of MIXTURES, or several of them with "+" between: "mine.txt+general" draws half of the sequences from
+the file. Texts take turns, so that any part of the sequences holds every text.
 
 A fit to one kind of text spoils the others: calibrated on prose alone SmolLM2 loses 0.88 nats a token on code, on the
 same number of tokens of every kind 0.35 (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that
@@ -14,7 +14,6 @@ ships, and text that the model writes itself; "shipped" leaves that out, for a m
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,17 +21,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, suggestion
+from ..errors import InputError
 from ..families.protocol import Model
 from ..report import Progress, no_progress
 from .text import KINDS, encode, load_text, opening
 from .written import WAYS, written
 
-SELF = "self"
-SHARE = re.compile(r"(.+):(\d+\.?\d*)")  # of a text in a mixture
 SHIPPED = {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
-WRITTEN = {f"{SELF}:{way}": 1.0 for way in WAYS}
-ALIASES = {"calibration:prose": "calibration", SELF: f"{SELF}:{WAYS[0]}"}
+WRITTEN = dict.fromkeys(WAYS, 1.0)
 # Mixture -> its texts and how many sequences each has, relative to the others. Shares: benchmarks/RESULTS.md.
 MIXTURES = {"general": SHIPPED | WRITTEN, "shipped": SHIPPED, "written": WRITTEN}
 
@@ -42,45 +38,27 @@ def sources(source: str | Path) -> dict[str, float]:
 
     A file of the whole name is one text, but a mixture's name wins over a file: write `./general` for that.
 
-    Raises InputError for a share of 0, or another way to write than WAYS.
-
-    >>> sources("notes.txt:3+self")
-    {'notes.txt': 0.75, 'self:start': 0.25}
+    >>> sources("notes.txt+self")
+    {'notes.txt': 0.5, 'self': 0.5}
     """
+    names = [str(source)] if os.path.exists(source) else str(source).split("+")
     weights: dict[str, float] = {}
-    for name, share in _parts(source):
-        if name.startswith(f"{SELF}:") and name not in WRITTEN:
-            raise InputError(f"expected one of {', '.join(WRITTEN)}, got {name!r}: {suggestion(name, WRITTEN)}")
-        inside = MIXTURES.get(name, {ALIASES.get(name, name): 1.0})
+    for name in names:
+        inside = MIXTURES.get(name, {name: 1.0})
         for text, weight in inside.items():
-            weights[text] = weights.get(text, 0.0) + share * weight / sum(inside.values())
+            weights[text] = weights.get(text, 0.0) + weight / sum(inside.values())
     return {text: weight / sum(weights.values()) for text, weight in weights.items()}
 
 
-def _parts(source: str | Path) -> list[tuple[str, float]]:
-    """The texts and mixtures between the "+" signs, each with its share, 1 unless a number follows the last colon."""
-    if str(source) not in MIXTURES and os.path.exists(source):
-        return [(str(source), 1.0)]
-    parts = []
-    for part in str(source).split("+"):
-        match = None if os.path.exists(part) else SHARE.fullmatch(part)
-        name, share = (match[1], float(match[2])) if match else (part, 1.0)
-        if not share:
-            raise InputError(f"expected a share above 0 in {part!r}, got 0: write {name}:1, or leave the text out")
-        parts.append((name, share))
-    return parts
-
-
 def needs_model(source: str | Path) -> bool:
-    """Whether some of `source` is for the model to write, which then must be in memory."""
-    return not WRITTEN.keys().isdisjoint(sources(source))
+    """Whether some of `source` is for the model to write, which then must be in memory.
 
-
-def check_source(source: str | Path) -> None:
-    """Raises InputError unless every part of `source` is for the model to write, or a text that can be read."""
-    for text in sources(source):
-        if text not in WRITTEN:
-            load_text(text)
+    Raises InputError unless all else is a text that can be read.
+    """
+    texts = sources(source).keys()
+    for text in texts - WRITTEN.keys():
+        load_text(text)
+    return not texts.isdisjoint(WRITTEN)
 
 
 def calibration_tokens(
@@ -125,25 +103,24 @@ def calibration_tokens(
     if len(shares) > 1 and room.keys() >= SHIPPED.keys():  # what the model writes beside them is in proportion
         each = sum(room[text] for text in SHIPPED) / sum(shares[text] for text in SHIPPED)
         room |= {text: round(each * shares[text]) for text in WRITTEN.keys() & shares.keys()}
-    turns = _turns(allotted(shares, sequences, room, source))
+    turns = allotted(shares, sequences, room, source)
     rows = {text: [row for row, turn in enumerate(turns) if turn == text] for text in shares}
     tokens = torch.empty(sequences, length, dtype=torch.long)
     for text, values in ids.items():
         tokens[rows[text]] = _windows(text, values, first, len(rows[text]), length, seed)
     own = [row for text in shares if text in WRITTEN for row in rows[text]]
     if own and model is not None:
-        ways = [turns[row].removeprefix(f"{SELF}:") for row in own]
-        tokens[own] = written(model, tokenizer, ways, length, seed, progress)
+        tokens[own] = written(model, tokenizer, [turns[row] for row in own], length, seed, progress)
     return tokens
 
 
 def allotted(
     shares: Mapping[str, float], sequences: int, room: Mapping[str, int], source: str | Path = ""
-) -> dict[str, int]:
-    """How many of the `sequences` each text gets: by its share, at most its `room` where that is known.
+) -> list[str]:
+    """The text of each of the `sequences`: by their shares, at most the `room` of a text where that is known.
 
-    At least one, but in a mixture that ships: few sequences of that are of the texts with the largest shares.
-    Raises InputError where that cannot be.
+    At least one each, but in a mixture that ships: few sequences of that are of the texts with the largest shares.
+    Texts take turns, as evenly as can be. Raises InputError where that cannot be.
     """
     counts = dict.fromkeys(shares, 0 if str(source) in MIXTURES else 1)
     least, most = sum(counts.values()), sum(room.get(text, sequences) for text in shares)
@@ -155,17 +132,8 @@ def allotted(
         open_ones = [text for text in shares if counts[text] < room.get(text, sequences)]
         behind = max(open_ones, key=lambda text: shares[text] / (counts[text] + 0.5))  # Sainte-Lague
         counts[behind] += 1
-    return counts
-
-
-def _turns(counts: Mapping[str, int]) -> list[str]:
-    """The text of each place when the texts take turns, as evenly as can be."""
-    turns = (
-        ((place + 0.5) / count, number, text)
-        for number, (text, count) in enumerate(counts.items())
-        for place in range(count)
-    )
-    return [text for _, _, text in sorted(turns)]
+    turns = [((place + 0.5) / count, text) for text, count in counts.items() for place in range(count)]
+    return [text for _, text in sorted(turns, key=lambda turn: turn[0])]
 
 
 def _windows(source: str | Path, ids: Tensor, first: Tensor, count: int, length: int, seed: int) -> Tensor:

@@ -6,10 +6,10 @@ Sampled at temperature 1, a model draws from the very distribution that it was t
 
 at the price of its own errors. What comes first decides what kind of text follows; there are four WAYS:
 
-    start       the start token alone: whatever the model writes most
-    openings    first words of many kinds of text: code, tables, letters, encyclopedias
-    requests    somebody asks, in the model's own chat template where it has one, and the model answers
-    random      a token drawn from the whole vocabulary: the corners that nothing else reaches
+    self             the start token alone: whatever the model writes most
+    self:openings    first words of many kinds of text: code, tables, letters, encyclopedias
+    self:requests    somebody asks, in the model's own chat template where it has one, and the model answers
+    self:random      a token drawn from the whole vocabulary: the corners that nothing else reaches
 
 Openings and requests are in data/beginnings.json. What was written is kept on disk under the model's fingerprint and
 the seed, so that a second run waits for nothing.
@@ -27,18 +27,19 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, refusing
+from ..families.frame import check_ids
 from ..families.protocol import Model
 from ..report import Progress, no_progress
 from ..system import hashes
 from ..system.cache import remembered
 from ..system.machine import cache_folder
-from .text import DATA_FOLDERS, check_ids, encode, opening
+from .text import DATA_FOLDERS, encode, opening
 
-WAYS = ("start", "openings", "requests", "random")
+WAYS = ("self", "self:openings", "self:requests", "self:random")
 SAMPLING = 2  # counts up when the writing changes, so that what an older version wrote is not read
 SAMPLE_BATCH = 32  # the keys and values of so many sequences are in memory at once
 _FILE = next(path for folder in DATA_FOLDERS if (path := folder / "beginnings.json").is_file())
-BEGINNINGS: dict[str, list[str]] = json.loads(_FILE.read_text(encoding="utf-8"))  # way -> its texts
+BEGINNINGS: dict[str, list[str]] = {f"self:{way}": texts for way, texts in json.loads(_FILE.read_text("utf-8")).items()}
 
 
 def written(
@@ -54,8 +55,7 @@ def written(
     Raises InputError when the cache cannot be written.
     """
     starts = prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
-    for start in starts:
-        check_ids(start, model.config.vocab_size)
+    check_ids(torch.cat(starts), model.config.vocab_size)
     key = [SAMPLING, hashes.of_model(model), [start.tolist() for start in starts], length, seed]
     path = cache_folder() / "written" / f"{hashes.of_value(key)[:24]}.safetensors"
     ids: Tensor = remembered(path, lambda: sample(model, starts, length, seed, progress))
@@ -77,10 +77,10 @@ def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, 
         if way in BEGINNINGS:
             text = BEGINNINGS[way][int(places[way][taken[way] % len(places[way])])]
             taken[way] += 1
-            ids = _asked(tokenizer, text) if way == "requests" else torch.cat([first, encode(tokenizer, text)])
+            ids = _asked(tokenizer, text) if way == "self:requests" else torch.cat([first, encode(tokenizer, text)])
             starts.append((ids if len(ids) else first)[: length - 1])
         else:
-            starts.append(torch.cat([opening(tokenizer), anything])[: length - 1] if way == "random" else first)
+            starts.append(torch.cat([opening(tokenizer), anything])[: length - 1] if way == "self:random" else first)
     return starts
 
 

@@ -16,7 +16,7 @@ from ..errors import InputError, check_package
 out, err = (Console(stderr=stderr, markup=False, emoji=False) for stderr in (False, True))
 
 MODEL_HELP = "smollm2-135m (included), gemma3-270m, a folder, a .gguf file, or a Hub id"
-CALIBRATION_HELP = "general, shipped, written, self, a text's name or file, or several: mine.txt:3+general:1."
+CALIBRATION_HELP = "general, shipped, written, self, a text's name or file, or several: mine.txt+general."
 Model = Annotated[str, Argument(help=MODEL_HELP)]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str, Option(help="cpu, cuda, mps or auto.")]

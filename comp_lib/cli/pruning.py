@@ -15,7 +15,7 @@ from rich.table import Table
 
 from .. import __version__
 from ..calibration.text import EVERY_KIND, KINDS
-from ..calibration.tokens import calibration_tokens, check_source, needs_model
+from ..calibration.tokens import calibration_tokens, needs_model
 from ..disk.from_disk import GRADIENTS, Saving, Written, check_out, prune_to
 from ..disk.model_on_disk import open_streamed
 from ..evaluation.by_kind import windows_of
@@ -40,9 +40,8 @@ def prune_folder(
     judge: text that is measured before and after, or "none"; replace: a pruned model that is there.
     Raises InputError, before the model writes any text, for whatever cannot be.
     """
-    check_source(source)
-    (sequences, length), whole = size, settings.method in GRADIENTS
-    if whole or needs_model(source):
+    (sequences, length), whole, writes = size, settings.method in GRADIENTS, needs_model(source)
+    if whole or writes:
         check_memory(name, dtype)
     model: Any
     model, tokenizer = load_model(name, dtype) if whole else open_streamed(name, dtype)
@@ -62,7 +61,7 @@ def prune_folder(
         check_destination(out, replace, estimated_bytes(shape, dtype), [name])
     else:
         check_out(out, model, saving, sequences * length, settings)
-    writer = load_model(name, dtype, settings.device)[0] if needs_model(source) and not whole else model
+    writer = load_model(name, dtype, settings.device)[0] if writes and not whole else model
     drawn: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
     drawn["evaluated"] = None if judge == "none" else judge
     with ProgressBars() as bars:

@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 
 from ..calibration.text import encode, load_text, opening
-from ..calibration.tokens import calibration_tokens, check_source, needs_model, sources
+from ..calibration.tokens import WRITTEN, calibration_tokens, needs_model, sources
 from ..errors import InputError
 from ..evaluation.by_kind import windows_of
-from ..families import family_called
+from ..families import family_of
 from ..models.load import load_model, open_model
 from ..models.save import shareable
 from ..planning import check_request
@@ -57,7 +57,7 @@ class Grid(Common):
 
     def runs(self) -> Iterator[Run]:
         """In an order that gives a whole picture early: all methods at all ratios, then the next size and seed."""
-        biases = bool(family_called(open_model(self.model)[1].model_type).bias_fields)
+        biases = bool(family_of(open_model(self.model)[1]).bias_fields)
         common: dict[str, Any] = {name: getattr(self, name) for name in Common.__dataclass_fields__}
         grid = product(range(self.seeds), self.sequences, self.ratios, self.methods)
         for seed, sequences, ratio, method in dict.fromkeys(grid):
@@ -78,11 +78,10 @@ class Grid(Common):
         for one in runs:
             check_request(model, one.settings)
         windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
-        check_source(self.calibration)
         for count in () if needs_model(self.calibration) else self.sequences:  # what the model writes is long enough
             size: dict[str, Any] = {"sequences": count, "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
-        texts = [load_text(part) for part in sources(self.calibration) if not needs_model(part)]
+        texts = [load_text(part) for part in sources(self.calibration) if part not in WRITTEN]
         calibration = torch.cat([opening(tokenizer), *(encode(tokenizer, text) for text in texts)])
         contents = [hashes.of_model(model), *map(hashes.of_tensor, (calibration, *windows.values()))]
         return {hashes.of_value([contents, _asked(one) | {"model": None}])[:16]: one for one in runs}

@@ -1,8 +1,8 @@
 """A model in files, which is never there as a whole: read layer by layer, written tensor by tensor.
 
-`Streamed` answers where a model in memory would: `config`, `model.layers`, `model.embed_tokens`, `model.rotary_emb`,
-`model.norm`, `lm_head`. A layer is read from its file each time it is asked for, of the embedding only the rows that
-the text needs; so all that walks from layer to layer (block influence, loss increase, FLAP, COMP itself) runs on it as
+`Streamed` answers where a model in memory would: `config`, `model.layers`, `model.embed_tokens`, `model.norm`,
+`lm_head`. A layer is read from its file each time it is asked for, of the embedding only the rows that a text needs;
+so all that walks from layer to layer (block influence, loss increase, FLAP, COMP itself) runs on it as
 it stands. Shapes come from a skeleton without numbers, built by transformers from the config.
 
 A safetensors file is the length of its header (8 bytes), the header as JSON with the place of each tensor's bytes, and
@@ -54,7 +54,6 @@ class Streamed:
         self.model = SimpleNamespace(
             layers=_Layers(self),
             embed_tokens=_Embedding(self),
-            rotary_emb=self.skeleton.model.rotary_emb,  # its numbers are in no file
             norm=self._load(self.skeleton.model.norm, "model.norm."),
         )
 
@@ -88,16 +87,22 @@ class _Layers:
         return self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
 
 
-@dataclass(frozen=True)
-class _Embedding:
-    """Looks up tokens in the file."""
+class _Embedding(nn.Module):
+    """The embedding of the skeleton, of which the rows that a text needs are read."""
 
-    owner: Streamed
     weight = torch.empty(0)  # says where the result is
 
-    def __call__(self, ids: Tensor) -> Tensor:
+    def __init__(self, owner: Streamed) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def forward(self, ids: Tensor) -> Tensor:
         different, places = ids.unique(return_inverse=True)
-        return self.owner.files.rows(EMBEDDING, different, self.owner.dtype)[places]
+        rows = nn.Parameter(self.owner.files.rows(EMBEDDING, different, self.owner.dtype), requires_grad=False)
+        table = copy.copy(self.owner.skeleton.model.embed_tokens)
+        vars(table).update(_parameters={"weight": rows}, padding_idx=None)
+        hidden: Tensor = table(places)
+        return hidden
 
 
 def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:

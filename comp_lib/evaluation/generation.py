@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from ..calibration.text import check_ids
 from ..errors import InputError
+from ..families.frame import check_ids
 from ..families.protocol import Model
 
 

@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..calibration.text import check_ids, encode, opening
+from ..calibration.text import encode, opening
 from ..errors import InputError
-from ..families.frame import head
+from ..families.frame import check_ids, head
 from ..families.protocol import Model
 from ..report import Progress, no_progress
 from .confidence import Interval, intervals

@@ -1,54 +1,118 @@
-"""Model families, by structure: one adapter for every decoder whose layers add attention, then a gated MLP."""
+"""Model families: one adapter, by structure, for every decoder whose layers add attention, then a gated MLP.
+
+And what no layer can be asked: a row for each model type of which llama.cpp, or its config, knows something special.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..errors import InputError
-from .decoder import ROWS, Family
 from .frame import outline
-from .protocol import Layer, Model, Which
-from .structure import Part
+from .protocol import Model, Which
+from .structure import dense_layer as dense_layer
 from .structure import parts as parts
 
 OWN = "comp_"  # in front of the type of a model whose layers differ in width
 
 
+@dataclass(frozen=True, eq=False)
+class Family:
+    """The facts of one model type; most types have none."""
+
+    bias_fields: Mapping[str, Which] = field(default_factory=dict)
+    """Field of the config -> the step whose linears have biases when it is set. Empty: none can be added."""
+    gguf: str | None = None  # llama.cpp's name of the architecture, with one width for all layers; None: not exported
+    gguf_per_layer: str | None = None  # the same with other widths in each layer; None: llama.cpp has none
+    gguf_interleaved: Mapping[str, str] = field(default_factory=dict)
+    """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their heads."""
+    gguf_activations: tuple[str, ...] = ("silu", "swish")  # what `hidden_act` may be
+    gguf_norm_shift: float = 0.0  # what a file adds to the weights of all norms: 1 where the model multiplies by 1 + w
+    gguf_square: bool = False  # whether the outputs of all heads, side by side, have to be as wide as the stream
+    gguf_rope: tuple[str, ...] = ("default",)  # rotary positions: all but `default` need a tensor of factors
+    gguf_fields: Callable[[Any], dict[str, Any]] = lambda config: {}
+    """What a file says of this type alone: config -> NAME -> value, for `add_NAME` of gguf's writer."""
+    gguf_refusal: Callable[[Any], str | None] = lambda config: None  # what llama.cpp cannot express of this config
+
+    def layers(self, model: Model) -> nn.ModuleList:
+        """The decoder layers, first to last."""
+        layers: nn.ModuleList = model.model.layers
+        return layers
+
+
+def _smollm3_refusal(config: Any) -> str | None:
+    turning = [int((layer + 1) % 4 != 0) for layer in range(config.num_hidden_layers)]
+    return None if config.no_rope_layers == turning else "positions left out of other layers than each fourth"
+
+
+def _gemma3_refusal(config: Any) -> str | None:
+    kinds = ["full_attention" if (layer + 1) % 6 == 0 else "sliding_attention" for layer in range(99)]
+    if config.layer_types != kinds[: config.num_hidden_layers]:
+        return "windows in other layers than five of six"
+    if config.rope_parameters["sliding_attention"]["rope_theta"] != 10_000.0:
+        return "another rotary base than 10,000 in its windowed layers"
+    same = config.query_pre_attn_scalar == config.head_dim
+    return None if same else "attention scaled by another number than the size of a head"
+
+
+_PAIRS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+_BIASES: dict[str, Which] = {"mlp_bias": "mlp", "attention_bias": "attention"}
+_MISTRAL = Family(gguf="llama", gguf_interleaved=_PAIRS, gguf_rope=("default", "linear", "llama3"))
+ROWS = {
+    "llama": replace(_MISTRAL, gguf_per_layer="deci", bias_fields=_BIASES),
+    "mistral": _MISTRAL,
+    "qwen2": Family(gguf="qwen2", gguf_square=True),
+    "qwen3": Family(gguf="qwen3"),
+    "smollm3": Family(gguf="smollm3", gguf_interleaved=_PAIRS, gguf_refusal=_smollm3_refusal, bias_fields=_BIASES),
+    "gemma3_text": Family(
+        gguf="gemma3",
+        gguf_activations=("gelu_pytorch_tanh",),
+        gguf_norm_shift=1.0,
+        gguf_fields=lambda config: {"sliding_window": config.sliding_window},
+        gguf_refusal=_gemma3_refusal,
+    ),
+    "phi3": Family(gguf="phi3", gguf_square=True),
+    "granite": Family(
+        gguf="granite",
+        gguf_interleaved=_PAIRS,
+        gguf_fields=lambda config: {
+            "embedding_scale": config.embedding_multiplier,
+            "residual_scale": config.residual_multiplier,
+            "attention_scale": config.attention_multiplier,
+            "logit_scale": config.logits_scaling,
+        },
+        bias_fields=_BIASES,
+    ),
+    "olmo2": Family(gguf="olmo2"),
+    "ernie4_5": Family(gguf="ernie4_5", gguf_refusal=lambda config: "biases" if config.use_bias else None),
+}
+"""What is special about a type. A type that is not here has the method's all, but no way to GGUF and no biases."""
+
+
 def family_of(model: Model) -> Family:
-    """The family of a model. Raises InputError for one that is laid out otherwise, which its layers show later."""
-    outline(model)
-    return ROWS.get(model.config.model_type.removeprefix(OWN), Family())
-
-
-def family_called(model_type: object) -> Family:
-    """The family with that `model_type` in its config. Raises InputError for one that transformers does not know."""
-    if not isinstance(model_type, str) or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        got = f"model_type {str(model_type)[:60]!r}: choose another model"
-        raise InputError(f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}")
-    return ROWS.get(model_type.removeprefix(OWN), Family())
-
-
-def dense_layer(layer: Layer, which: Which) -> nn.Linear:
-    """What writes to the residual stream in a step of a decoder layer. Raises InputError for another kind of layer."""
-    return parts(layer)[which].linear
-
-
-def attentions(model: Model) -> list[Part]:
-    """The attention of each layer. Raises InputError, by the name of what does not fit, for layers of another kind."""
-    return [parts(layer)["attention"] for layer in outline(model).model.layers]
+    """The family of a model, or of a config."""
+    return ROWS.get(getattr(model, "config", model).model_type.removeprefix(OWN), Family())
 
 
 def whole_attention(model: Model) -> bool:
-    """Whether KV groups cannot go one by one, since some attention is more than that, or a norm spans all heads."""
-    return not all(part.grouped and not part.spans_heads for part in attentions(model))
+    """Whether KV groups cannot go one by one, since some attention is more than that, or a norm spans all heads.
+
+    Raises InputError, by the name of what does not fit, for layers of another kind.
+    """
+    return not all(parts(layer)["attention"].separable for layer in outline(model).model.layers)
 
 
 def check_config(fields: dict[str, Any]) -> None:
-    """Raises InputError unless a config.json with this content is of a known family, and its weights plain."""
-    family_called(fields.get("model_type"))
+    """Raises InputError unless a config.json with this content is of a decoder, and its weights plain."""
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str) or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        got = f"model_type {str(model_type)[:60]!r}: choose another model"
+        raise InputError(f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}")
     if (quantised := fields.get("quantization_config")) is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         got = f"weights quantised with {str(method or 'some method')[:40]!r}"

@@ -7,6 +7,7 @@ there, Gemma 2 bends the logits, windowed layers get other masks. None of that i
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,9 +16,18 @@ from torch.utils._pytree import tree_map
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..errors import InputError, refusing
-from .protocol import Device, Layer, Model, Rope
+from .protocol import Device, Model
 
-PIECE = 2048  # tokens that are embedded at once: masks are made on the way
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a layer is called with beside the hidden states, by position and by name."""
+
+
+@dataclass
+class Rope:
+    """What a model hands its layers for a text of some length: rotary embeddings, masks, whatever it likes."""
+
+    arguments: dict[int, Arguments]  # by the number that a layer has given itself, for the KV cache
+    checked: set[tuple[type, ...]] = field(default_factory=set)  # kinds of layers that were found to be as we think
 
 
 def outline(model: Model) -> Any:
@@ -38,64 +48,47 @@ def with_parts(module: nn.Module, **parts: nn.Module) -> Any:
     return other
 
 
-def calls(model: Model, **inputs: Any) -> list[Any]:
-    """What each layer would be called with, were the layers before it nothing: states, positional, named.
+def check_ids(ids: Tensor, vocabulary: int) -> None:
+    """Raises InputError for a token that was added to the tokenizer, and not to the model."""
+    if ids.numel() and int(ids.max()) >= vocabulary:
+        got = f"{int(ids.max())}: take the tokenizer that belongs to the model, or another text"
+        raise InputError(f"expected tokens below {vocabulary}, of which the model has embeddings, got {got}")
 
-    inputs: `input_ids` or `inputs_embeds`; `embed_tokens` takes the place of the model's own.
+
+def embed(model: Model, ids: Tensor) -> Tensor:
+    """Hidden states before the first layer: ids (S, L) -> (S, L, d). Raises InputError for tokens it does not know."""
+    check_ids(ids, model.config.vocab_size)
+    table = model.model.embed_tokens
+    frame = with_parts(outline(model).model, embed_tokens=table, layers=nn.ModuleList(), norm=nn.Identity())
+    hidden: Tensor = frame.forward(input_ids=ids.to(table.weight.device), use_cache=False).last_hidden_state
+    return hidden
+
+
+def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
+    """What the layers are handed for texts of `length` tokens, on `device`: rotary embeddings, masks; for all texts.
+
+    Raises InputError for a model that does more than to call its layers one after another.
     """
-    backbone, made = outline(model).model, list[Any]()
+    backbone, made = outline(model).model, list[tuple[Tensor, Arguments]]()
 
     def catch(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        made.append((hidden_states, args, kwargs))
+        made.append((hidden_states, (args, kwargs)))
         return hidden_states
 
     catchers = [with_parts(layer) for layer in backbone.layers]
     for layer in catchers:
         layer.forward = catch
-    parts = {name: inputs.pop(name) for name in ("embed_tokens",) if name in inputs}
-    frame = with_parts(backbone, layers=nn.ModuleList(catchers), norm=nn.Identity(), **parts)
+    weight = backbone.embed_tokens.weight
+    text = torch.ones(1, length, weight.shape[1], dtype=dtype, device="cpu" if weight.is_meta else weight.device)
     expected, name = "a decoder that calls its layers one after another, then its norm", type(backbone).__name__
     with refusing(expected, name, "choose another model"):
-        states = frame.forward(**inputs, use_cache=False).last_hidden_state
+        frame = with_parts(backbone, layers=nn.ModuleList(catchers), norm=nn.Identity())
+        states = frame.forward(inputs_embeds=text, use_cache=False).last_hidden_state
     if len(made) != len(catchers) or catchers and not torch.equal(states, made[0][0]):
         raise InputError(f"expected {expected}, got {name}, which does more: choose another model")
-    return made
-
-
-def embed(model: Model, ids: Tensor) -> Tensor:
-    """Hidden states before the first layer: ids (S, L) -> (S, L, d)."""
-    table, own = model.model.embed_tokens, {}
-    if not isinstance(table, nn.Module):  # reads rows from a file: a table of those that occur
-        different, ids = ids.unique(return_inverse=True)
-        own["embed_tokens"] = copy.copy(outline(model).model.embed_tokens)
-        rows = {"weight": nn.Parameter(table(different), requires_grad=False)}
-        vars(own["embed_tokens"]).update(_parameters=rows, padding_idx=None)
-    else:
-        ids = ids.to(next(table.parameters()).device)
-    pieces = ids.split(max(1, PIECE // ids.shape[1]))
-    return torch.cat([calls(model, input_ids=piece, **own)[0][0] for piece in pieces])
-
-
-def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
-    """What the layers are handed for texts of `length` tokens, on `device`: rotary embeddings, masks; for all texts."""
-    weight = outline(model).model.embed_tokens.weight
-    text = torch.zeros(1, length, weight.shape[1], dtype=dtype, device="cpu" if weight.is_meta else weight.device)
-    made = [call[1:] for call in calls(model, inputs_embeds=text)]
-    there = tree_map(lambda value: value.to(torch.device(device)) if isinstance(value, Tensor) else value, made)
-    numbers = (number(layer) for layer in outline(model).model.layers)
-    return Rope(dict(zip(numbers, there, strict=True)))
-
-
-def number(layer: Layer) -> int:
-    """The number that a layer has given itself, for the KV cache."""
-    numbers: list[Any] = [part.layer_idx for part in layer.modules() if hasattr(part, "layer_idx")]
-    return int(numbers[0])
-
-
-def final_norm(model: Model, hidden: Tensor) -> Tensor:
-    """Behind the last layer: h (..., d) -> what the head reads (..., d), where the model is."""
-    states: Tensor = model.model.norm(hidden.to(model.model.embed_tokens.weight.device))
-    return states
+    handed = [arguments for _, arguments in made]
+    there = tree_map(lambda value: value.to(torch.device(device)) if isinstance(value, Tensor) else value, handed)
+    return Rope(dict(enumerate(there)))
 
 
 def head(model: Model, states: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ COMP looks at a decoder layer as two residual steps, each of which ends in a den
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -22,16 +21,3 @@ Device = torch.device | str
 Which = Literal["attention", "mlp"]
 """One of the two residual steps of a layer."""
 STEPS: tuple[Which, Which] = ("attention", "mlp")
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a layer is called with beside the hidden states, by position and by name."""
-
-
-@dataclass
-class Rope:
-    """What a model hands its layers for a text of some length: rotary embeddings, masks, whatever it likes.
-
-    Made by `rotary`, used by `attention_step`: what is in it differs between models.
-    """
-
-    arguments: dict[int, Arguments]  # by the layer's own number
-    checked: set[tuple[type, ...]] = field(default_factory=set)  # kinds of layers that were found to be as we think

@@ -18,47 +18,44 @@ import torch
 from torch import Tensor
 
 from ..errors import refusing
-from .frame import number, with_parts
-from .protocol import STEPS, Arguments, Layer, Rope, Which
-from .structure import Part, parts, refuse
+from .frame import Arguments, Rope, with_parts
+from .protocol import Layer, Which
+from .structure import dense_layer, parts, refuse
 
-Values = dict[Which, Tensor | float]
-"""What stands in for parts of a layer puts out."""
-SILENT: Values = {"attention": 0.0, "mlp": 0.0}
+SILENT: dict[str, Tensor | float] = {"attention": 0.0, "mlp": 0.0}
 WEAK = 0.05  # of the mean: an output that is multiplied by less adds too little to say what it should have been
 TOLERANCE = 1e-4  # of a recomputed output in float32; of a narrower type what it can tell apart
 LARGE = 1024.0  # beside which the epsilon of a norm is nothing, and by which numbers divide without rounding
 
 
-def through(layer: Layer, hidden: Tensor, arguments: Arguments | None, values: Values) -> Tensor:
-    """The layer's own forward, where its `attention` or `mlp` puts out a value; without attention, no arguments."""
+def run(
+    layer: Layer, hidden: Tensor, arguments: Arguments | None, **outputs: Tensor | float
+) -> tuple[Tensor, list[Tensor]]:
+    """The layer's own forward, where `attention` or `mlp` puts out a given value for each token.
 
-    def stand_in(part: Part, value: Tensor | float) -> Any:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            states = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
-            out = torch.zeros_like(states) + value
-            return (out, None) if part.name == "self_attn" else out  # others return no weights of attention
-
-        other = with_parts(part.module)
-        other.forward = forward
-        return other
-
-    own = parts(layer)
+    Returns the states behind the layer (B, L, d), and what the dense layers of the parts that ran got (B, L, n). Where
+    attention is given the layer needs no arguments.
+    """
+    own, inputs, others = parts(layer), list[Tensor](), {}
+    for which, value in outputs.items():
+        part = own[which]
+        others[part.name] = with_parts(part.module)
+        others[part.name].forward = partial(_answer, part.name, value)
     needed = [value for value in inspect.signature(layer.forward).parameters.values() if value.default is value.empty]
     nothing = {value.name: None for value in needed[1:] if value.kind is value.POSITIONAL_OR_KEYWORD}
     args, kwargs = arguments or ((), nothing)
-    others = {own[which].name: stand_in(own[which], value) for which, value in values.items()}
-    out = with_parts(layer, **others).forward(hidden, *args, **kwargs)
-    states: Tensor = out[0] if isinstance(out, tuple) else out
-    return states
+    with ExitStack() as hooks:
+        for part in own.values():
+            hooks.enter_context(part.linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0])))
+        out = with_parts(layer, **others).forward(hidden, *args, **kwargs)
+    return out[0] if isinstance(out, tuple) else out, inputs
 
 
-def run(layer: Layer, which: Which, hidden: Tensor, arguments: Arguments | None = None) -> tuple[Tensor, Tensor]:
-    """One step of a layer: the stream behind it, and the inputs of its dense layer."""
-    inputs: list[Tensor] = []
-    with parts(layer)[which].linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0])):
-        out = through(layer, hidden, arguments, {step: 0.0 for step in STEPS if step != which})
-    return out, inputs[0]
+def _answer(name: str, value: Tensor | float, *args: Any, **kwargs: Any) -> Any:
+    """What the part of that name returns where it puts out `value` for each token."""
+    states = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
+    out = torch.zeros_like(states) + value
+    return (out, None) if name == "self_attn" else out  # others return no weights of attention
 
 
 def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
@@ -66,13 +63,19 @@ def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Te
 
     Raises InputError for a layer that is not two steps, which the first text through each kind of layer shows.
     """
-    check(layer, hidden[:1], rope)
-    return run(layer, "attention", hidden, rope.arguments[number(layer)])
+    arguments = rope.arguments[next(part.layer_idx for part in layer.modules() if hasattr(part, "layer_idx"))]
+    kind = (type(layer), *map(type, layer.children()))
+    if kind not in rope.checked:
+        check(layer, hidden[:1], arguments)
+        rope.checked.add(kind)
+    out, (x,) = run(layer, hidden, arguments, mlp=0.0)
+    return out, x
 
 
 def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
     """Second residual step: r (B, L, d) -> h' (B, L, d), and X (B, L, n)."""
-    return run(layer, "mlp", residual)
+    out, (x,) = run(layer, residual, None, attention=0.0)
+    return out, x
 
 
 @torch.no_grad()
@@ -81,17 +84,14 @@ def reach(layer: Layer, which: Which) -> tuple[Tensor, bool]:
 
     Raises InputError for another way than those two.
     """
-    weight = parts(layer)[which].linear.weight
+    weight = dense_layer(layer, which).weight
     ones = torch.ones_like(weight[:, 0])
     signs = torch.where(torch.arange(len(ones), device=ones.device) % 2 == 0, ones, -ones)
-
-    def added(value: Tensor) -> Tensor:
-        return through(layer, weight.new_zeros(1, 1, len(weight)), None, SILENT | {which: value})[0, 0]
-
-    once, twice = added(LARGE * ones), added(2 * LARGE * ones)
+    outputs = SILENT | {which: torch.stack([LARGE * ones, 2 * LARGE * ones, signs])}
+    once, twice, signed = run(layer, weight.new_zeros(1, 3, len(weight)), None, **outputs)[0][0]
     normed = close(twice, once)
     scale = once if normed else once / LARGE
-    if not (normed or close(twice, 2 * once)) or not close(added(signs), scale * signs) or not once.any():
+    if not (normed or close(twice, 2 * once)) or not close(signed, scale * signs) or not once.any():
         refuse(layer, f"another way from its {which} to the stream than a number or an RMS norm")
     return scale, normed
 
@@ -103,7 +103,7 @@ def dense_target(layer: Layer, which: Which, change: Tensor, x: Tensor) -> Tenso
     the direction r / g can be met, and any y along it does so. The target is as large as the layer's own output:
     y* = |y| r / g. Where nothing is missing, r = g y / |y|, and y* is y. (Our derivation.)
     """
-    dense = parts(layer)[which].linear
+    dense = dense_layer(layer, which)
     scale, normed = reach(layer, which)
     if normed:
         own: Tensor = dense(x)
@@ -135,39 +135,32 @@ def close(some: Tensor, other: Tensor) -> bool:
 
 
 @torch.no_grad()
-def check(layer: Layer, hidden: Tensor, rope: Rope) -> None:
+def check(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
     """Raises InputError unless the layer is its two steps, and each as we take it to be, on states (1, L, d).
 
     The steps are composed and held against the layer's own output; what each adds is what its dense layer says, in a
     way that `reach` knows; and where all that produces some blocks of its inputs is silent, just those are zero.
     """
-    own, arguments = parts(layer), rope.arguments[number(layer)]
-    kind = (type(layer), *(type(part.module) for part in own.values()))
-    if kind in rope.checked:
-        return
+    steps = {
+        "attention": partial(run, layer, arguments=arguments, mlp=0.0),
+        "mlp": partial(run, layer, arguments=None, attention=0.0),
+    }
     with refusing("a layer that can be run by itself", type(layer).__name__, "choose another model"):
-        whole, stream = through(layer, hidden, arguments, {}), hidden
-        for (which, part), given in zip(own.items(), (arguments, None), strict=True):
-            before, (stream, x) = stream, run(layer, which, stream, given)
+        whole, stream = run(layer, hidden, arguments)[0], hidden
+        for which, part in parts(layer).items():
+            before, (stream, (x, *_)) = stream, steps[which](stream)
             reach(layer, which)
-            if not close(through(layer, before, None, SILENT | {which: part.linear(x)}), stream):
+            if not close(run(layer, before, None, **SILENT | {which: part.linear(x)})[0], stream):
                 refuse(layer, f"a {part.name} whose {part.dense} is not what the stream gets")
-            if which == "mlp" or part.grouped and not part.spans_heads:
-                silent = torch.arange(x.shape[-1], device=x.device) // part.block % 2 == 1
-                if not close(without_odd_blocks(layer, which, before, given), x.masked_fill(silent, 0.0)):
-                    refuse(layer, f"a {part.name} where an input of {part.dense} is made by other rows than its own")
+            with ExitStack() as hooks:
+                for name, rows in part.rows.items():
+                    odd = rows[1::2].flatten().to(hidden.device)
+                    hook = partial(lambda odd, module, args, y: y.index_fill(-1, odd, 0.0), odd)
+                    hooks.enter_context(getattr(part.module, name).register_forward_hook(hook))
+                _, (without, *_) = steps[which](before)
+            silent = torch.arange(x.shape[-1], device=x.device) // part.block % 2 == 1
+            if part.separable and not close(without, x.masked_fill(silent, 0.0)):
+                refuse(layer, f"a {part.name} where an input of {part.dense} is made by other rows than its own")
         if not close(stream, whole):
-            side_by_side = run(layer, "attention", hidden, arguments)[0] + run(layer, "mlp", hidden)[0] - hidden
+            side_by_side = steps["attention"](hidden)[0] + steps["mlp"](hidden)[0] - hidden
             refuse(layer, "attention and MLP in parallel" if close(side_by_side, whole) else "more than these two")
-    rope.checked.add(kind)
-
-
-def without_odd_blocks(layer: Layer, which: Which, hidden: Tensor, given: Arguments | None) -> Tensor:
-    """The inputs of a dense layer where the linears before it put out zeros in the rows of each second block."""
-    part = parts(layer)[which]
-    with ExitStack() as hooks:
-        for name, rows in part.rows.items():
-            odd = rows[1::2].flatten().to(hidden.device)
-            hook = partial(lambda odd, module, args, y: y.index_fill(-1, odd, 0.0), odd)
-            hooks.enter_context(getattr(part.module, name).register_forward_hook(hook))
-        return run(layer, which, hidden, given)[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -19,92 +20,76 @@ OUTPUTS = ("o_proj", "out_proj", "dense")  # what the output of a token mixer is
 
 @dataclass(frozen=True)
 class Part:
-    """One of the two parts of a layer: its name there, the module, and in it the linear that writes to the stream."""
+    """One of the two parts of a layer, with the linear in it that writes to the stream."""
 
-    name: str
+    name: str  # in the layer
     module: Any
-    dense: str = "down_proj"
+    dense: str  # name of the linear that writes to the stream
+    linear: nn.Linear  # which is this
+    rows: dict[str, Tensor]
+    """All other linears, which produce the inputs of the dense one: name -> rows (blocks, rows each).
 
-    @property
-    def linear(self) -> nn.Linear:
-        linear: nn.Linear = getattr(self.module, self.dense)
-        return linear
-
-    @property
-    def block(self) -> int:
-        """Inputs of `linear` that can only go together: 1 for neurons, those of a KV group for attention."""
-        return self.linear.in_features // len(next(iter(self.rows.values())))
-
-    @property
-    def linears(self) -> set[str]:
-        return {name for name, child in self.module.named_children() if isinstance(child, nn.Linear)}
-
-    @property
-    def others(self) -> dict[str, int]:
-        """What has weights beside the linears -> how many."""
-        weights = [(name, value.numel()) for name, value in self.module.named_parameters()]
-        names = {name.partition(".")[0] for name, _ in weights} - self.linears
-        return {one: sum(count for name, count in weights if name.partition(".")[0] == one) for one in names}
-
-    @property
-    def grouped(self) -> bool:
-        """Whether an attention is queries, keys, values and outputs whose rows are heads, and norms at most."""
-        head, queries = getattr(self.module, "head_dim", None), self.linear.in_features
-        if self.linears not in GROUPED or not head or not all(name.endswith("norm") for name in self.others):
-            return False
-        made, keys = sum(getattr(self.module, name).out_features for name in self.linears - {self.dense}), self.keys
-        return made == queries + 2 * keys and keys > 0 and keys % head == 0 and queries % keys == 0
-
-    @property
-    def spans_heads(self) -> bool:
-        """Whether norms of queries and keys span all heads, so that no KV group can go without changing the others."""
-        return any(count > self.module.head_dim for count in self.others.values())
-
-    @property
-    def keys(self) -> int:
-        """Rows of all keys."""
-        if "qkv_proj" in self.linears:
-            return int(self.module.qkv_proj.out_features - self.linear.in_features) // 2
-        return int(self.module.k_proj.out_features)
-
-    @property
-    def rows(self) -> dict[str, Tensor]:
-        """The linears that produce the inputs of the dense one: name -> rows (blocks, rows each).
-
-        A block is what can only go as a whole: a neuron, a KV group with its query heads, or all of another mixer.
-        """
-        inputs = torch.arange(self.linear.in_features)
-        if self.linears == GATED[0]:
-            return dict.fromkeys(("gate_proj", "up_proj"), inputs[:, None])
-        if self.linears == GATED[1]:
-            return {"gate_up_proj": torch.stack([inputs, inputs + len(inputs)], 1)}
-        if not self.grouped:
-            names = sorted(self.linears - {self.dense})
-            return {name: torch.arange(getattr(self.module, name).out_features)[None] for name in names}
-        groups, keys = self.keys // self.module.head_dim, torch.arange(self.keys)
-        starts = (inputs, keys + len(inputs), keys + len(inputs) + len(keys))
-        if "qkv_proj" in self.linears:
-            return {"qkv_proj": torch.cat([run.reshape(groups, -1) for run in starts], 1)}
-        return {"q_proj": inputs.reshape(groups, -1)} | dict.fromkeys(("k_proj", "v_proj"), keys.reshape(groups, -1))
+    A block is what can only go as a whole: a neuron, a KV group with its query heads, or all of another mixer.
+    """
+    block: int = 1  # inputs of the dense layer in a block
+    grouped: bool = False  # whether an attention is queries, keys, values and outputs whose rows are heads
+    separable: bool = True  # whether blocks can go one by one: not where a norm spans all heads, or in other mixers
 
 
 def parts(layer: Layer) -> dict[Which, Part]:
     """The two parts of a layer. Raises InputError, with the name of what does not fit, where it has others."""
     if any("expert" in f"{name} {type(part).__name__}".lower() for name, part in layer.named_modules()):
         refuse(layer, "experts, of which each token sees a few")
-    children = [Part(name, module) for name, module in layer.named_children()]
-    mlps = [part for part in children if part.linears in GATED]
-    if len(mlps) != 1:
-        refuse(layer, f"{len(mlps) or 'no'} MLP of gate_proj, up_proj (or gate_up_proj) and down_proj")
-    if mlps[0].others:
+    gated, mixing = list[tuple[str, Any, set[str]]](), list[tuple[str, Any, set[str]]]()
+    for name, module in layer.named_children():
+        linears = {inner for inner, child in module.named_children() if isinstance(child, nn.Linear)}
+        if linears in GATED:
+            gated.append((name, module, linears))
+        elif any(type(child) is nn.Linear for child in module.modules()):
+            mixing.append((name, module, linears))
+    if len(gated) != 1:
+        refuse(layer, f"{len(gated) or 'no'} MLP of gate_proj, up_proj (or gate_up_proj) and down_proj")
+    outputs = [output for *_, linears in mixing for output in OUTPUTS if output in linears]
+    if len(mixing) != 1 or not outputs:
+        refuse(layer, f"{' and '.join(name for name, *_ in mixing) or 'nothing'} instead of one part with an o_proj")
+    name, mlp, linears = gated[0]
+    if any(weight.partition(".")[0] not in linears for weight, _ in mlp.named_parameters()):
         refuse(layer, "a norm or other weights between the neurons and down_proj")
-    mixers = [
-        part for part in children if part not in mlps and any(type(m) is nn.Linear for m in part.module.modules())
-    ]
-    outputs = [Part(mixer.name, mixer.module, name) for mixer in mixers for name in OUTPUTS if name in mixer.linears]
-    if len(mixers) != 1 or not outputs:
-        refuse(layer, f"{' and '.join(mixer.name for mixer in mixers) or 'nothing'} instead of one part with an o_proj")
-    return {"attention": outputs[0], "mlp": mlps[0]}
+    inputs = torch.arange(mlp.down_proj.in_features)
+    if "up_proj" in linears:
+        rows = {"gate_proj": inputs[:, None], "up_proj": inputs[:, None]}
+    else:
+        rows = {"gate_up_proj": torch.stack([inputs, inputs + len(inputs)], 1)}
+    neurons = Part(name, mlp, "down_proj", mlp.down_proj, rows)
+    return {"attention": _mixer(*mixing[0], outputs[0]), "mlp": neurons}
+
+
+def _mixer(name: str, module: Any, linears: set[str], dense: str) -> Part:
+    """What mixes the tokens. Its blocks are KV groups where it is plain attention with norms; else it is one."""
+    beside: Counter[str] = Counter()  # what has weights beside the linears -> how many
+    for weight, value in module.named_parameters():
+        if (owner := weight.partition(".")[0]) not in linears:
+            beside[owner] += value.numel()
+    before = {one: getattr(module, one).out_features for one in sorted(linears - {dense})}
+    linear, head, total = getattr(module, dense), getattr(module, "head_dim", 0), sum(before.values())
+    queries = linear.in_features
+    keys = before.get("k_proj", (total - queries) // 2)  # rows of all keys
+    plain = linears in GROUPED and head and all(one.endswith("norm") for one in beside)
+    if not plain or total != queries + 2 * keys or keys < 1 or keys % head or queries % keys:
+        rows = {one: torch.arange(count)[None] for one, count in before.items()}
+        return Part(name, module, dense, linear, rows, queries, separable=False)
+    each = [torch.arange(count).reshape(keys // head, -1) for count in (queries, keys)]  # by KV group
+    if "qkv_proj" in before:
+        rows = {"qkv_proj": torch.cat([each[0], each[1] + queries, each[1] + queries + keys], 1)}
+    else:
+        rows = {"q_proj": each[0], "k_proj": each[1], "v_proj": each[1]}
+    separable = max(beside.values(), default=0) <= head
+    return Part(name, module, dense, linear, rows, each[0].shape[1], True, separable)
+
+
+def dense_layer(layer: Layer, which: Which) -> nn.Linear:
+    """What writes to the residual stream in a step of a decoder layer. Raises InputError for another kind of layer."""
+    return parts(layer)[which].linear
 
 
 def shrunk(layer: Layer) -> None:
@@ -116,11 +101,12 @@ def shrunk(layer: Layer) -> None:
     if hasattr(mlp.module, "intermediate_size"):
         mlp.module.intermediate_size = mlp.linear.in_features
     if part.grouped:
-        attention, heads = part.module, part.linear.in_features // part.module.head_dim
-        for name, count in (("num_heads", heads), ("num_key_value_heads", part.keys // attention.head_dim)):
+        attention, inputs = part.module, part.linear.in_features
+        heads = inputs // attention.head_dim
+        for name, count in (("num_heads", heads), ("num_key_value_heads", inputs // part.block)):
             if hasattr(attention, name):
                 setattr(attention, name, count)
-        if "qkv_proj" in part.linears and heads != attention.config.num_attention_heads:
+        if "qkv_proj" in part.rows and heads != attention.config.num_attention_heads:
             attention.config = copy.copy(attention.config)
             attention.config.num_attention_heads = heads
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import batches, check_predicts, embed, rotary, sequence_losses, through, to_device
+from ..calibration.stream import batches, embed, rotary, sequence_losses, through, to_device
 from ..errors import InputError, suggestion
 from ..families import family_of
 from ..families.protocol import Device, Model
@@ -54,7 +54,6 @@ def sequence_loss_increase(
     With `present`, the other layers are taken as gone already; their entries are NaN.
     The layers are on `device` one at a time, each once; memory: the hidden states of ids for each layer.
     """
-    check_predicts(ids)
     layers = family_of(model).layers(model)
     present = present or range(len(layers))
     hidden = embed(model, ids)

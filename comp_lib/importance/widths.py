@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, through, to_device
+from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
 from ..errors import InputError
-from ..families import dense_layer, family_of, frame
-from ..families.protocol import Layer, Model, Rope
+from ..families import dense_layer, family_of
+from ..families.frame import Rope, head
+from ..families.protocol import Layer, Model
 from ..families.steps import gain_behind
 from ..plan import SMALLEST_SHARE, Plan
 from ..report import Progress, no_progress
@@ -138,7 +139,7 @@ def narrowed(
     weight = linear.detach().T.double()  # (n, m)
     gram = Gram.zeros(len(weight), device=linear.device)
     for rows in batches(*hidden.shape[:2]):
-        after, x = mlp_step(layer, attention_step(layer, sent(hidden[rows], linear.device), rope)[0])
+        after, x = mlp_step(layer, attention_step(layer, hidden[rows].to(linear.device), rope)[0])
         hidden[rows] = after
         gram.add(x, weight=token_weights(after) if weighted else None)
     gain = gain_behind(layer, "mlp")
@@ -158,7 +159,7 @@ def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tu
     changed = to_device(layer, linear.device)  # what stands behind the dense layer, a norm say, is the family's to know
     dense_layer(changed, "mlp").weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
     for rows in batches(*hidden.shape[:2]):
-        residual, _ = attention_step(layer, sent(hidden[rows], linear.device), rope)
+        residual, _ = attention_step(layer, hidden[rows].to(linear.device), rope)
         whole[rows], other[rows] = mlp_step(layer, residual)[0], mlp_step(changed, residual)[0]
     return whole, other
 
@@ -166,10 +167,10 @@ def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tu
 def _divergences(model: Model, dense: Tensor, others: Sequence[Tensor], progress: Progress) -> Tensor:
     """mean_t KL(p_t || q_t) from the streams (S, L, d) behind the last layer, of each of the others: (others,)."""
     step = -(-dense[..., 0].numel() // POSITIONS)
-    states = [frame.final_norm(model, stream.flatten(0, 1)[::step]) for stream in (dense, *others)]  # (positions, d)
+    states = [model.model.norm(stream.flatten(0, 1)[::step]) for stream in (dense, *others)]  # (positions, d)
     total, count = torch.zeros(len(others), dtype=torch.float64), len(states[0])
     for start in range(0, count, ROWS):  # a vocabulary is wide
-        answers = (frame.head(model, part[start : start + ROWS]).float().log_softmax(-1) for part in states)
+        answers = (head(model, part[start : start + ROWS]).float().log_softmax(-1) for part in states)
         p = next(answers)  # (rows, V)
         total += torch.tensor([float((p.exp() * (p - q)).sum(1).sum()) for q in answers], dtype=torch.float64)
         progress("comparing answers", min(start + ROWS, count), count)

@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTo
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from ..errors import InputError, refusing
-from ..families import family_called
+from ..families import family_of
 from ..system import hashes
 from ..system.tensor_files import finite
 from .reading import checked_config, read_tokenizer
@@ -128,7 +128,7 @@ class GgufTensors:
 
     def __init__(self, path: str | Path, config: PreTrainedConfig, names: list[str]) -> None:
         """config: as `read_gguf_config` gives it. Raises InputError: not complete, or a tensor that no name means."""
-        self.config, self.family, self.file = config, family_called(config.model_type), GgufFile(path)
+        self.config, self.family, self.file = config, family_of(config), GgufFile(path)
         self.path = self.place = self.file.path
         self.files = [self.path]
         arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf)

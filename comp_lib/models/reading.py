@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import logging
 
 from ..errors import InputError, refusing
-from ..families import OWN, attentions, check_config
+from ..families import OWN, check_config, whole_attention
 from ..system.tensor_files import AGAIN, read_object
 from .own_widths import register
 from .skeleton import attention, skeleton
@@ -41,7 +41,7 @@ def checked_config(fields: Mapping[str, Any], source: str) -> PreTrainedConfig:
             register(fields["model_type"].removeprefix(OWN))
         config: PreTrainedConfig = AutoConfig.for_model(**kept)
         config._attn_implementation = attention(config)
-        attentions(skeleton(config))
+        whole_attention(skeleton(config))
     return config
 
 

@@ -29,8 +29,7 @@ from gguf import GGMLQuantizationType as Type
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ..errors import InputError, suggestion
-from ..families import family_of
-from ..families.decoder import ROWS, Family
+from ..families import ROWS, Family, family_of
 from ..families.protocol import Model
 from ..models.gguf_files import GgufTensors
 from ..models.load import open_model, weights_of
@@ -143,7 +142,7 @@ def _check_runs(config: Any, shape: Shape, family: Family) -> str:
     if activation not in family.gguf_activations:
         wanted = f"the activation {family.gguf_activations[0]}, the only one that llama.cpp has here"
         raise InputError(f"expected {wanted}, got {activation}: use the folder itself")
-    rotation, known = family.rope_settings(config).get("rope_type", "default"), family.gguf_rope
+    rotation, known = _rope(config).get("rope_type", "default"), family.gguf_rope
     if rotation not in known:
         wanted = f"rope scaling that llama.cpp's {family.gguf} reads ({', '.join(known)})"
         raise InputError(f"expected {wanted}, got {rotation}: use the folder itself")
@@ -194,7 +193,9 @@ def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:
     config, shape, family = outline.config, Shape.of(outline), family_of(outline)
     context = config.max_position_embeddings
     own = family.gguf_fields(config)
-    window = context if "sliding_window" in own else family.window(config) or context  # most have none in llama.cpp
+    windowed = "sliding_attention" in getattr(config, "layer_types", ("sliding_attention",))
+    known = "sliding_window" in own or not windowed  # to most architectures of llama.cpp windows are not
+    window = context if known else getattr(config, "sliding_window", None) or context
     heads = tuple(groups * shape.group_heads for groups in shape.kv_groups)
     file_type = gguf.LlamaFileType[f"{'ALL' if kind == 'f32' else 'MOSTLY'}_{kind.upper()}"]
     file = {"type": gguf.GGUFType.MODEL, "name": name, "file_type": file_type}
@@ -203,14 +204,20 @@ def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:
     layers = {"feed_forward_length": shape.neurons, "head_count": heads, "head_count_kv": shape.kv_groups}
     widths = {field: values[0] if shape.uniform else list(values) for field, values in layers.items()}
     head = {"key_length": shape.head_dim, "value_length": shape.head_dim, "layer_norm_rms_eps": config.rms_norm_eps}
-    theta = family.rope_settings(config)["rope_theta"]
+    theta = _rope(config)["rope_theta"]
     rotary = {"rope_dimension_count": shape.head_dim, "rope_freq_base": theta}
     return file | sizes | widths | head | rotary | own
 
 
+def _rope(config: Any) -> dict[str, Any]:
+    """The rotary embedding of layers that see everything: rope_theta, rope_type and what that needs."""
+    settings: dict[str, Any] = config.rope_parameters.get("full_attention", config.rope_parameters)
+    return settings
+
+
 def _rope_factors(outline: Model, shape: Shape) -> dict[str, np.ndarray]:
     """What llama.cpp divides the rotary frequencies by (d/2,), as a tensor of the file; none if nothing is scaled."""
-    config, settings = outline.config, family_of(outline).rope_settings(outline.config)
+    config, settings = outline.config, _rope(outline.config)
     if settings.get("rope_type", "default") == "default":
         return {}
     scaled = LlamaRotaryEmbedding(config=config).inv_freq

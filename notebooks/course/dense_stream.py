@@ -14,7 +14,8 @@ from torch import Tensor
 from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from comp_lib.errors import InputError
 from comp_lib.families import dense_layer, family_of, parts
-from comp_lib.families.protocol import STEPS, Layer, Model, Rope, Which
+from comp_lib.families.frame import Rope
+from comp_lib.families.protocol import STEPS, Layer, Model, Which
 from comp_lib.importance.neurons import RIDGE, Dense
 from comp_lib.statistics.gram import Gram, Statistics, token_weights
 from comp_lib.surgery import upstream

@@ -438,11 +438,6 @@ def test_what_a_baseline_cannot_do_is_refused_by_name(method, change, message):
     assert "\n" not in str(error.value)
 
 
-def test_one_token_has_no_gradient():
-    with pytest.raises(InputError, match="at least 2 tokens for a loss, got 1"):
-        prune(build(), tokens(4, 1), baseline("llm-pruner"))
-
-
 @pytest.mark.parametrize("name", ["mistral", "qwen2", "ernie4_5"])
 def test_families_without_biases_refuse_the_bias_before_any_work(name):
     for method in ("flap", "comp"):

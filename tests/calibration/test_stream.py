@@ -17,7 +17,7 @@ from comp_lib.calibration.stream import (
     through,
     to_device,
 )
-from comp_lib.families import frame
+from comp_lib.families.frame import head
 
 
 def outputs(model, ids) -> list[torch.Tensor]:
@@ -45,7 +45,7 @@ def test_walk_reproduces_the_model(name, length):
         hidden = through(layer, hidden, rope, "cpu")
     # transformers norms the last one
     torch.testing.assert_close(model.model.norm(hidden), want.hidden_states[-1], rtol=1e-5, atol=1e-5)
-    logits = frame.head(model, frame.final_norm(model, hidden))
+    logits = head(model, model.model.norm(hidden))
     torch.testing.assert_close(logits, want.logits, rtol=1e-4, atol=1e-4)
 
 

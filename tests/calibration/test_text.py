@@ -95,65 +95,41 @@ def test_a_misspelt_name_gets_the_nearest():
         load_text("wikitext-2")
 
 
-# --- corpora ----------------------------------------------------------------------------------------------------------
+# --- WikiText-2 -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fake_datasets(monkeypatch):
-    """Stands in for `datasets`: notes what it is asked for, and gives rows as the real one does."""
+def stand_in(monkeypatch, load_dataset):
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, __spec__="there"))
+
+
+@pytest.mark.parametrize(("name", "split"), [("wikitext2", "test"), ("wikitext2:train", "train")])
+def test_wikitext_is_asked_for_and_joined_as_in_papers(monkeypatch, name, split):
     asked = []
 
-    class Rows:
-        columns = {"text": ["", " = Title = \n", "a\n"], "sentence": ["a", "b", "c"]}
-
-        def __len__(self):
-            return 3
-
-        def __getitem__(self, part):
-            return {name: rows[part] for name, rows in self.columns.items()}
-
     def load_dataset(path, subset, **options):
-        asked.append((path, subset, {key: value for key, value in options.items() if value is not None}))
-        return Rows()
+        asked.append((path, subset, options))
+        return {"text": ["", " = Title = \n", "a\n"]}
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    return asked
-
-
-@pytest.mark.parametrize(
-    ("name", "joined", "path", "subset", "options"),
-    [
-        ("wikitext2", "\n\n = Title = \n\n\na\n", "Salesforce/wikitext", "wikitext-2-raw-v1", {"split": "test"}),
-        ("ptb", "a b c", "ptb-text-only/ptb_text_only", None, {"split": "test", "revision": "refs/convert/parquet"}),
-        (
-            "c4:train",
-            "  = Title = \n a\n",
-            "allenai/c4",
-            None,
-            {"split": "train", "data_files": {"train": "en/c4-train.00000-of-*.json.gz"}},
-        ),
-    ],
-)
-def test_corpora_are_asked_for_and_joined_as_in_papers(fake_datasets, name, joined, path, subset, options):
-    assert load_text(name) == joined
-    assert fake_datasets == [(path, subset, options)]
+    stand_in(monkeypatch, load_dataset)
+    assert load_text(name) == "\n\n = Title = \n\n\na\n"
+    assert asked == [("Salesforce/wikitext", "wikitext-2-raw-v1", {"split": split})]
 
 
-def test_a_corpus_without_its_library(monkeypatch):
+def test_wikitext_without_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"expected the library `datasets`.*'comp-lib\[evaluate\]'.*text file"):
         load_text("wikitext2")
 
 
 @pytest.mark.parametrize("error", [ConnectionError("offline"), ValueError('Unknown split "x"'), FileNotFoundError("x")])
-def test_a_corpus_out_of_reach(monkeypatch, error):
+def test_wikitext_out_of_reach(monkeypatch, error):
     def load_dataset(*args, **options):
         raise error
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    stand_in(monkeypatch, load_dataset)
     with pytest.raises(InputError) as raised:
-        load_text("ptb:train")
-    assert all(word in str(raised.value) for word in ["'ptb'", "'train'", type(error).__name__, "pass a text file"])
+        load_text("wikitext2:train")
+    assert all(word in str(raised.value) for word in ["wikitext2", "train", type(error).__name__, "pass a text file"])
 
 
 # --- encode -----------------------------------------------------------------------------------------------------------

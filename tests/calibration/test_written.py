@@ -42,21 +42,21 @@ def test_it_is_deterministic_and_leaves_the_global_state_alone(tokenizer, model)
 
 
 def test_the_start_token(tokenizer):
-    assert [start.tolist() for start in prefixes(tokenizer, ["start"] * 3, 512, 9)] == [[tokenizer.bos_token_id]] * 3
-    assert [start.tolist() for start in prefixes(NoStart, ["start"] * 3, 512, 9)] == [[1]] * 3
-    assert len({start.item() for start in prefixes(Bare, ["start"] * 4, 512, 9)}) > 1
+    assert [start.tolist() for start in prefixes(tokenizer, ["self"] * 3, 512, 9)] == [[tokenizer.bos_token_id]] * 3
+    assert [start.tolist() for start in prefixes(NoStart, ["self"] * 3, 512, 9)] == [[1]] * 3
+    assert len({start.item() for start in prefixes(Bare, ["self"] * 4, 512, 9)}) > 1
 
 
 def test_each_way_begins_as_it_says(tokenizer):
     found = dict(zip(WAYS, prefixes(tokenizer, WAYS, 512, 200), strict=True))
-    assert found["start"].tolist() == [tokenizer.bos_token_id]
-    assert found["random"].shape == (2,) and found["random"][0] == tokenizer.bos_token_id
+    assert found["self"].tolist() == [tokenizer.bos_token_id]
+    assert found["self:random"].shape == (2,) and found["self:random"][0] == tokenizer.bos_token_id
     assert (
-        tokenizer.decode(found["openings"][1:]) in BEGINNINGS["openings"]
-        and found["openings"][0] == tokenizer.bos_token_id
+        tokenizer.decode(found["self:openings"][1:]) in BEGINNINGS["self:openings"]
+        and found["self:openings"][0] == tokenizer.bos_token_id
     )
-    assert found["requests"][0] == tokenizer.bos_token_id
-    asked = tokenizer.decode(found["requests"][1:])
+    assert found["self:requests"][0] == tokenizer.bos_token_id
+    asked = tokenizer.decode(found["self:requests"][1:])
     assert asked.startswith("Question: ") and asked.endswith("\nAnswer:"), "this tokenizer has no chat template"
 
 
@@ -71,7 +71,7 @@ def test_requests_go_through_the_chat_template(tokenizer):
         def __call__(self, *args, **kwargs):
             return tokenizer(*args, **kwargs)
 
-    (asked,) = prefixes(Chatting(), ["requests"], 512, 200)
+    (asked,) = prefixes(Chatting(), ["self:requests"], 512, 200)
     words = tokenizer.decode(asked)
     assert words[0] == "<" and words[-1] == ">"
 
@@ -80,14 +80,15 @@ def test_a_chat_template_that_fails_is_named(tokenizer):
     broken = copy.deepcopy(tokenizer)
     broken.chat_template = "{{ messages[0]['content'] | no_such_filter }}"
     with pytest.raises(InputError, match="chat template that works.*no_such_filter.*mend it"):
-        prefixes(broken, ["requests"], 512, 200)
+        prefixes(broken, ["self:requests"], 512, 200)
 
 
 def test_openings_differ_until_all_are_used(tokenizer):
     found = {
-        tuple(start.tolist()) for start in prefixes(tokenizer, ["openings"] * len(BEGINNINGS["openings"]), 512, 200)
+        tuple(start.tolist())
+        for start in prefixes(tokenizer, ["self:openings"] * len(BEGINNINGS["self:openings"]), 512, 200)
     }
-    assert len(found) == len(BEGINNINGS["openings"])
+    assert len(found) == len(BEGINNINGS["self:openings"])
 
 
 def test_it_follows_the_model_without_its_cache(model):
@@ -161,4 +162,4 @@ def test_tokens_that_were_added_to_the_tokenizer_alone_are_named(tiny_llama, tok
     own.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     own.chat_template = "{% for turn in messages %}<|im_start|>{{ turn.content }}{% endfor %}"
     with pytest.raises(InputError, match="expected tokens below 512, of which the model has embeddings, got 512"):
-        written(tiny_llama(), own, ("requests",), 16)
+        written(tiny_llama(), own, ("self:requests",), 16)

@@ -12,9 +12,9 @@ from variants import SPECIAL, build, tokens
 
 from comp_lib.calibration.stream import attention_step, embed, mlp_step, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import check_config, family_called, whole_attention
-from comp_lib.families.frame import final_norm, head
-from comp_lib.families.steps import check, dense_target, gain_behind
+from comp_lib.families import check_config, family_of, whole_attention
+from comp_lib.families.frame import head
+from comp_lib.families.steps import dense_target, gain_behind
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -90,7 +90,7 @@ def stepped(model, ids):
     rope = rotary(model, ids.shape[1], "cpu", hidden.dtype)
     for layer in model.model.layers:
         hidden = through(layer, hidden, rope, "cpu")
-    return head(model, final_norm(model, hidden))
+    return head(model, model.model.norm(hidden))
 
 
 @pytest.mark.parametrize("kind", FIT)
@@ -200,7 +200,7 @@ def test_a_gate_and_up_that_take_turns_are_refused():
 
     mlp.forward = alternating
     with pytest.raises(InputError, match="other rows than its own"):
-        check(layer, hidden, rotary(model, 8, "cpu", hidden.dtype))
+        attention_step(layer, hidden, rotary(model, 8, "cpu", hidden.dtype))
 
 
 def test_each_kind_of_layer_is_checked_once(monkeypatch):
@@ -232,9 +232,9 @@ def test_target_behind_a_number_is_divided_by_it():
 
 
 def test_names_of_types():
-    assert family_called("llama").gguf == "llama" and family_called("seed_oss").gguf is None
-    for name in ("unheard-of", None, 7):
+    assert family_of(tiny("llama")).gguf == "llama" and family_of(tiny("seed_oss").config).gguf is None
+    for name in ("unheard-of", "vit", None, 7):
         with pytest.raises(InputError, match="expected a decoder that transformers has"):
-            family_called(name)
+            check_config({"model_type": name})
     with pytest.raises(InputError, match="quantised with 'awq'"):
         check_config({"model_type": "llama", "quantization_config": {"quant_method": "awq"}})

@@ -157,9 +157,3 @@ def test_one_layer_at_a_time_is_on_the_device(name, monkeypatch):
     monkeypatch.setattr(layers_module, "to_device", counted)
     layers_to_drop(name, model_of(), tokens(2, 16), 2, device=torch.device("cpu"))
     assert len(copies) >= LAYERS and most <= 2  # the next one comes before the last one's name is given away
-
-
-def test_sequences_of_one_token_say_nothing(tiny_llama):
-    model, ids = tiny_llama(), torch.arange(4)[:, None]
-    with pytest.raises(InputError, match="at least 2 tokens"):
-        loss_increase(model, ids)

@@ -85,7 +85,7 @@ def layer_by_layer(model, fitted, judged, gone):
         for layer in layers[first:]:
             hidden = through(layer, hidden, judged_rope, "cpu")
         states = hidden.flatten(0, 1)
-        states = frame.final_norm(model, states[:: -(-len(states) // widths.POSITIONS)])
+        states = model.model.norm(states[:: -(-len(states) // widths.POSITIONS)])
         return [frame.head(model, rows).float().log_softmax(-1) for rows in states.split(widths.ROWS)]
 
     stream, watched, harms = embed(model, fitted), embed(model, judged), []

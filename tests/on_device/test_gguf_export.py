@@ -13,7 +13,7 @@ from comp_lib.calibration.text import load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.families import family_called, family_of
+from comp_lib.families import Family, family_of
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.on_device import gguf_export, llama_cpp
@@ -251,7 +251,7 @@ def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
         gguf_export._check_runs(model.config, wider, family_of(model))
     assert gguf_export._check_runs(model.config, shape, family_of(model)) == "qwen2"
     with pytest.raises(InputError, match="a model type that goes to GGUF .llama, .* got qwen2"):
-        gguf_export._check_runs(model.config, shape, family_called("gemma2"))
+        gguf_export._check_runs(model.config, shape, Family())
 
 
 @pytest.mark.parametrize(
