@@ -12,10 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..system.atomic import fsync
-from ..system.tensor_files import INDEX, SINGLE
-
-LARGEST = 5_000_000_000  # bytes of a file: what `save_pretrained` writes at most into one
+from ..system.files import INDEX, LARGEST, SINGLE, fsync
 
 
 def merge(folder: Path, shards: list[str]) -> None:

@@ -13,30 +13,30 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..families import family_of
-from ..families.protocol import Layer
-from ..models.load import DTYPES, check_dtype, open_model, weights_of
-from ..models.skeleton import EMBEDDING, HEAD, skeleton
+from ..families.protocol import Layer, Model
+from ..models.load import open_model
+from ..models.skeleton import EMBEDDING, HEAD
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.tensor_files import as_bytes
+from ..system.files import TensorFiles, as_bytes
+
+if TYPE_CHECKING:
+    from ..models.gguf_files import GgufTensors
 
 
 class Streamed:
     """A model folder, or a GGUF file, as a model."""
 
-    def __init__(self, folder: str | Path, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> None:
-        """Raises InputError unless the files hold just the weights that the config describes."""
-        self.config, self.dtype = config, dtype
-        self.skeleton = skeleton(config, dtype)
-        self.files = weights_of(Path(folder), self.skeleton)
+    def __init__(self, outline: Model, files: TensorFiles | GgufTensors) -> None:
+        """outline: a skeleton in the dtype that `files` are to be read as."""
+        self.skeleton, self.files, self.config, self.dtype = outline, files, outline.config, outline.dtype
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self.head: nn.Linear | None = None
@@ -90,14 +90,13 @@ class _Embedding:
 
     def __call__(self, ids: Tensor) -> Tensor:
         different, places = ids.unique(return_inverse=True)
-        return self.owner.files.rows(EMBEDDING, different, self.owner.dtype)[places]
+        return self.owner.files.read(EMBEDDING, self.owner.dtype, different)[places]
 
 
 def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:
     """The model of that name to be read layer by layer, and its tokenizer. Raises InputError as `load_model` does."""
-    check_dtype(dtype)
-    source, config, tokenizer = open_model(name)
-    return Streamed(source, config, DTYPES[dtype]), tokenizer
+    outline, files, tokenizer = open_model(name, dtype)
+    return Streamed(outline, files), tokenizer
 
 
 @torch.no_grad()

@@ -21,11 +21,10 @@ from ..errors import InputError
 from ..families import family_of, parts
 from ..families.protocol import Layer
 from ..shape import Shape
-from ..system.atomic import resolved, staged
-from .load import open_model, weights_of
-from .own_widths import config_of, stock_type
-from .reading import quiet, read_generation
-from .save import CARD_FILE, LARGEST, OWN_WIDTHS, PLAN_FILE, REGISTER, check_destination, estimated_bytes, share
+from ..system.files import resolved, staged
+from .load import open_model
+from .own_widths import config_of
+from .save import CARD_FILE, OWN_WIDTHS, PLAN_FILE, REGISTER, check_destination, estimated_bytes, write_weights
 from .skeleton import filled, skeleton
 
 FILLED = (
@@ -40,15 +39,14 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
     The filled model is in memory as a whole. Raises InputError, before anything is written, for a model that is stock
     already, and for a folder that cannot be written. Returns the folder.
     """
-    place, config, tokenizer = open_model(model)
-    small = skeleton(config)
+    small, files, tokenizer = open_model(model)
     shape = Shape.of(small)
     if shape.stock:
-        got = f"{config.model_type} with one for all: every runtime takes it as it is"
+        got = f"{small.config.model_type} with one for all: every runtime takes it as it is"
         raise InputError(f"expected a folder whose layers differ in width, got {got}")
-    large = skeleton(config_of(config, filled_shape(shape)), small.dtype)
-    check_destination(out, overwrite, estimated_bytes(Shape.of(large), small.dtype), [model])
-    files = weights_of(place, small)
+    large = skeleton(config_of(small.config, filled_shape(shape)), small.dtype)
+    large.generation_config = small.generation_config
+    check_destination(out, overwrite, estimated_bytes(Shape.of(large), small.dtype))
     places: dict[str, tuple[Tensor, int]] = {}
     for index, (own, wide) in enumerate(zip(*(family_of(one).layers(one) for one in (small, large)), strict=True)):
         places |= {f"model.layers.{index}.{name}": at for name, at in _places(own, wide).items()}
@@ -61,17 +59,14 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
         return torch.zeros(size, dtype=tensor.dtype).index_copy_(dimension, indices, tensor)
 
     result = filled(large, read)
-    result.generation_config = read_generation(place, config)
     with staged(resolved(out)) as partial:
-        with quiet():
-            result.save_pretrained(partial, max_shard_size=LARGEST)
-            tokenizer.save_pretrained(partial)
-        register = REGISTER.format(json.dumps(stock_type(config)))
+        write_weights(partial, result)
+        tokenizer.save_pretrained(partial)
+        register = REGISTER.format(json.dumps(result.config.model_type))
         for name in (PLAN_FILE, CARD_FILE):
-            if (place / name).is_file():
-                text = (place / name).read_text("utf-8").replace(OWN_WIDTHS, FILLED).replace(register, "")
+            if (files.place / name).is_file():
+                text = (files.place / name).read_text("utf-8").replace(OWN_WIDTHS, FILLED).replace(register, "")
                 (partial / name).write_text(text, "utf-8")
-        share(partial)
     return Path(out).expanduser()
 
 
