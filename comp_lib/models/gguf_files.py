@@ -19,7 +19,7 @@ import numpy
 import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from ..errors import InputError, refusing
@@ -84,9 +84,9 @@ class GgufFile:
         fields |= {"tie_word_embeddings": "output.weight" not in self.tensors}
         return fields | {"model_type": RENAMED.get(architecture, architecture)}
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> Any:
         """The tokenizer in the file."""
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(self.path.parent, gguf_file=self.path.name)
+        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(self.path.parent, gguf_file=self.path.name)
         if self.metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers forgets to part its digits
             bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
             parted = [pre_tokenizers.Digits(individual_digits=True), bytes_]

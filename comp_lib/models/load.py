@@ -96,9 +96,10 @@ def open_model(
             expected = f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(place)!r}"
             raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")
         reader = partial(AutoTokenizer.from_pretrained, place, config=outline.config, trust_remote_code=False)
-    _check_weights(outline, files)
+    tokenizer = _tokenizer(reader, place, outline.config.vocab_size)
     outline.generation_config = _generation(place, outline.config)
-    return outline, files, _tokenizer(reader, place, outline.config.vocab_size)
+    _check_weights(outline, files)
+    return outline, files, tokenizer
 
 
 def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model:

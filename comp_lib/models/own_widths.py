@@ -44,7 +44,7 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
     """
     stock_config: type[Any] = CONFIG_MAPPING[model_type]
     stock_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
-    own = {"model_type": OWN + model_type, "__module__": __name__}
+    own: dict[str, Any] = {"model_type": OWN + model_type, "__module__": __name__}
     own["validate_architecture"] = lambda config: None  # stock heads divide the hidden size; here `head_dim` is given
     config_class: Any = strict(type(f"Comp{stock_config.__name__}", (stock_config,), own))
 

@@ -85,7 +85,6 @@ FOLDERS = [
     ("hidden-word", config(hidden_size="wide"), ["hidden_size"]),
     ("heads", config(num_attention_heads=5), ["32", "5"]),
     ("act-unknown", config(hidden_act="system"), ["'system'"]),
-    ("dtype-function", config(dtype="load"), ["config.json that can be built"]),
     ("rope-unknown", config(rope_parameters={"rope_type": "spiral"}), ["spiral"]),
     ("layer-types-short", config(model_type="qwen2", layer_types=["full_attention"]), ["layer_types"]),
     ("no-widths", config(model_type="comp_llama"), ["config.json that can be built"]),
