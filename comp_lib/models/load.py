@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..errors import InputError, refusing, suggestion
@@ -97,7 +97,11 @@ def open_model(
             raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")
         reader = partial(AutoTokenizer.from_pretrained, place, config=outline.config, trust_remote_code=False)
     tokenizer = _tokenizer(reader, place, outline.config.vocab_size)
-    outline.generation_config = _generation(place, outline.config)
+    if (place / "generation_config.json").exists():  # how text is written, which is to be saved again
+        with refusing("a generation_config.json that makes sense", str(place), "correct it, or delete it"), quiet():
+            outline.generation_config = GenerationConfig.from_pretrained(place)
+            outline.generation_config.validate()
+            outline.generation_config.to_json_string()
     _check_weights(outline, files)
     return outline, files, tokenizer
 
@@ -153,17 +157,6 @@ def _tokenizer(reader: Callable[[], Any], place: Path, vocabulary: int) -> PreTr
         got = f"{max(ids)} in the tokenizer of {place}; take the tokenizer that belongs to the model"
         raise InputError(f"expected tokens below vocab_size, {vocabulary}, got {got}")
     return tokenizer
-
-
-def _generation(place: Path, config: PreTrainedConfig) -> GenerationConfig:
-    """How a model's text is written, by its folder. Raises InputError for what could not be saved again."""
-    with refusing("a generation_config.json that makes sense", str(place), "correct it, or delete that file"), quiet():
-        if not (place / "generation_config.json").exists():
-            return GenerationConfig.from_model_config(config)
-        generation: GenerationConfig = GenerationConfig.from_pretrained(place)
-        generation.validate()
-        generation.to_json_string()
-        return generation
 
 
 @contextmanager
