@@ -20,7 +20,7 @@ def test_the_doctor_finds_what_is_here():
     assert f"torch {metadata.version('torch')}" in said and f"{machine.cores()} cores" in said and "✗" not in said
 
 
-MISSING = wheels.WheelModel("a", "b", ("no-such-wheel",), "pip install nothing")
+MISSING = {"packages": ["no-such-wheel"], "install": "pip install nothing"}
 
 
 @pytest.mark.parametrize(
