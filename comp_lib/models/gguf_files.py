@@ -86,7 +86,7 @@ class GgufFile:
 
     def tokenizer(self) -> Any:
         """The tokenizer in the file."""
-        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(self.path.parent, gguf_file=self.path.name)
+        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
         if self.metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers forgets to part its digits
             bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
             parted = [pre_tokenizers.Digits(individual_digits=True), bytes_]
@@ -127,7 +127,7 @@ class GgufTensors:
     def __init__(self, file: GgufFile, outline: Model) -> None:
         """outline: what the config of `file` describes. Raises InputError for a tensor that has no name there."""
         self.file, self.config, self.family = file, outline.config, family_of(outline)
-        self.place, self.files = file.path, [file.path]
+        self.place = file.path
         arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf)
         known = gguf.get_tensor_name_map(arch, self.config.num_hidden_layers)
         left = dict(file.tensors)

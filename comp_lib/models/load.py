@@ -95,7 +95,7 @@ def open_model(
         if not any((place / one).is_file() for one in TOKENIZER_FILES):
             expected = f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(place)!r}"
             raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")
-        reader = partial(AutoTokenizer.from_pretrained, place, config=outline.config, trust_remote_code=False)
+        reader = partial(AutoTokenizer.from_pretrained, str(place), config=outline.config, trust_remote_code=False)
     tokenizer = _tokenizer(reader, place, outline.config.vocab_size)
     if (place / "generation_config.json").exists():  # how text is written, which is to be saved again
         with refusing("a generation_config.json that makes sense", str(place), "correct it, or delete it"), quiet():
