@@ -17,17 +17,17 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ..errors import refusing
-from ..families import OWN, parts
-from ..families.protocol import STEPS, Layer, Model, Which
-from ..families.structure import shrunk
+from ..families import OWN
+from ..families.protocol import STEPS, Model
 from ..shape import Shape
+from ..surgery import shrink
 from .skeleton import skeleton
 
 # fields of a parent's config that are untrue of its pruned child: the tensors are plain floats, no code comes along
@@ -50,26 +50,16 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
 
     def build(self: Any, config: Any) -> None:
         stock_model.__init__(self, config)
-        for layer, *widths in zip(self.model.layers, config.layer_kv_groups, config.layer_neurons, strict=True):
-            for which, blocks in zip(STEPS, widths, strict=True):
-                _narrow(layer, which, blocks)
+        with torch.device("cpu"):  # for indices, wherever the weights are
+            for layer, *widths in zip(self.model.layers, config.layer_kv_groups, config.layer_neurons, strict=True):
+                for which, blocks in zip(STEPS, widths, strict=True):
+                    shrink(layer, which, torch.arange(blocks))
 
     fields = {"__init__": build, "config_class": config_class, "__module__": __name__}
     model_class: Any = type(f"Comp{stock_model.__name__}", (stock_model,), fields)
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
     return config_class, model_class
-
-
-def _narrow(layer: Layer, which: Which, blocks: int) -> None:
-    """New linears for a step of a layer that has so many neurons or KV groups."""
-    part = parts(layer)[which]
-    dense, inputs = part.linear, part.block * blocks
-    for name, rows in part.rows.items():
-        old = getattr(part.module, name)
-        setattr(part.module, name, nn.Linear(old.in_features, blocks * rows.shape[1], bias=old.bias is not None))
-    setattr(part.module, part.dense, nn.Linear(inputs, dense.out_features, bias=dense.bias is not None))
-    shrunk(layer)
 
 
 def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
