@@ -27,7 +27,7 @@ from ..families.protocol import Model
 from ..system.files import AGAIN, TensorFiles, read_object
 from ..system.machine import available_device, free_memory
 from .own_widths import register
-from .skeleton import EMBEDDING, HEAD, filled, skeleton, weight_shapes
+from .skeleton import HEAD, filled, skeleton, weight_shapes
 from .wheels import WHEELS, wheel_gguf
 
 if TYPE_CHECKING:
@@ -125,9 +125,8 @@ def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model
 
 
 def _check_weights(outline: Model, files: TensorFiles | GgufTensors) -> None:
-    """Raises InputError unless `files` hold just the weights of `outline`; a tied head may be there, as it should."""
-    expected, tied = weight_shapes(outline), outline.config.tie_word_embeddings
-    ignored = (IGNORED, HEAD) if tied else (IGNORED,)
+    """Raises InputError unless `files` hold just the weights of `outline`; a second copy of a tied head may be there."""
+    expected, ignored = weight_shapes(outline), (IGNORED, HEAD) if outline.config.tie_word_embeddings else (IGNORED,)
     given = {name: shape for name, shape in files.shapes.items() if not name.endswith(ignored)}
     problems = {
         "missing": expected.keys() - given.keys(),
@@ -138,13 +137,6 @@ def _check_weights(outline: Model, files: TensorFiles | GgufTensors) -> None:
         if names:
             got = f"{len(names)} {problem} in {files.place} ({', '.join(sorted(names)[:3])}); {AGAIN}"
             raise InputError(f"expected the weights that config.json describes, got {got}")
-    if (
-        tied
-        and HEAD in files.shapes
-        and not torch.equal(*(files.read(one, torch.float32) for one in (EMBEDDING, HEAD)))
-    ):
-        got = f"{HEAD} with other numbers in {files.place}; set tie_word_embeddings to false, or remove that tensor"
-        raise InputError(f"expected one table of tokens, as tie_word_embeddings says, got {got}")
 
 
 def _tokenizer(reader: Callable[[], Any], place: Path, vocabulary: int) -> PreTrainedTokenizerBase:
