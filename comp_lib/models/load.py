@@ -125,7 +125,7 @@ def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model
 
 
 def _check_weights(outline: Model, files: TensorFiles | GgufTensors) -> None:
-    """Raises InputError unless `files` hold just the weights of `outline`; a second copy of a tied head may be there."""
+    """Raises InputError unless `files` hold just the weights of `outline`; a tied head may be there again."""
     expected, ignored = weight_shapes(outline), (IGNORED, HEAD) if outline.config.tie_word_embeddings else (IGNORED,)
     given = {name: shape for name, shape in files.shapes.items() if not name.endswith(ignored)}
     problems = {
