@@ -121,30 +121,26 @@ def read_object(path: Path) -> dict[str, Any]:
         return content
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors of a model folder that transformers would read: `model.safetensors`, else those of its index.
-
-    Raises InputError where neither is there.
-    """
-    index = folder / INDEX
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if index.exists():
-        with refusing("a weight_map that names files", str(index), AGAIN):
-            return sorted({folder / name for name in read_object(index)["weight_map"].values()})
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
-    got = f"{', '.join(pickles[:3]) or 'none'}; pickles can run code and are not read"
-    advice = "save the model with save_pretrained first"
-    raise InputError(f"expected weights as *.safetensors in {str(folder)!r}, got {got}: {advice}")
-
-
 class TensorFiles:
     """The tensors of a model folder, by name."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Raises InputError: no safetensors, or one that is missing or cut off."""
+        """Opens what transformers would: `model.safetensors`, else the files that its index names.
+
+        Raises InputError: neither is there, or a file is missing or cut off.
+        """
         self.place = Path(folder)
-        self.files = weight_files(self.place)
+        single, index = self.place / SINGLE, self.place / INDEX
+        if single.is_file():
+            self.files = [single]
+        elif index.exists():
+            with refusing("a weight_map that names files", str(index), AGAIN):
+                self.files = sorted({self.place / name for name in read_object(index)["weight_map"].values()})
+        else:
+            pickles = sorted(path.name for path in self.place.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
+            got = f"{', '.join(pickles[:3]) or 'none'}; pickles can run code and are not read"
+            advice = "save the model with save_pretrained first"
+            raise InputError(f"expected weights as *.safetensors in {str(folder)!r}, got {got}: {advice}")
         self.where: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
