@@ -17,7 +17,7 @@ from comp_lib.calibration.text import load_text
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED
 from comp_lib.settings import PRESETS, Settings, default_recovery
-from comp_lib.system.atomic import write_atomically
+from comp_lib.system.files import write_atomically
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

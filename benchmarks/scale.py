@@ -32,9 +32,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.models.load import EMBEDDED, load_model, open_model
+from comp_lib.models.skeleton import skeleton
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from comp_lib.system.files import TensorFiles
 from comp_lib.system.machine import peak_bytes
 
 
@@ -107,21 +109,17 @@ def make(folder: Path, size: Size) -> None:
 
 
 def parent(folder: str | None, size: tuple[int, int]) -> tuple:
-    """Folder, config, tokenizer and calibration tokens (S, L) of a checkpoint that `make` wrote; None: the real model.
+    """Files, config, tokenizer and calibration tokens (S, L) of a checkpoint that `make` wrote; None: the real model.
 
     Text for the real model, any tokens for random weights, which have no tokenizer.
     """
     if folder is None:
-        folder, config, tokenizer = open_model(EMBEDDED)
-        return (
-            folder,
-            config,
-            tokenizer,
-            calibration_tokens("calibration", tokenizer, sequences=size[0], length=size[1]),
-        )
+        outline, files, tokenizer = open_model(EMBEDDED)
+        ids = calibration_tokens("calibration", tokenizer, sequences=size[0], length=size[1])
+        return files, outline.config, tokenizer, ids
     config = AutoConfig.from_pretrained(folder)
     ids = torch.randint(config.vocab_size, size, generator=torch.Generator().manual_seed(0))
-    return folder, config, Nothing(), ids
+    return TensorFiles(folder), config, Nothing(), ids
 
 
 def measured(job: dict) -> dict:
@@ -133,11 +131,11 @@ def measured(job: dict) -> dict:
     llm_pruner = {"method": how, "recovery": "none"}
     settings = Settings(ratio=0.2, **(llm_pruner if how == "llm-pruner" else {"aim": job["aim"]}))
     seconds = []
-    folder, config, tokenizer, ids = parent(None if real else job["folder"], size)
+    files, config, tokenizer, ids = parent(None if real else job["folder"], size)
     imports = psutil.Process().memory_info().rss
     started = time.perf_counter()
     if how == "files":
-        model = Streamed(folder, config, getattr(torch, job["dtype"]))
+        model = Streamed(skeleton(config, getattr(torch, job["dtype"])), files)
 
         def progress(what, done, total, report=None):
             if report is not None:
@@ -146,7 +144,7 @@ def measured(job: dict) -> dict:
         plan = prune_to(job["out"], model, tokenizer, ids, settings, progress=progress).plan
         shape = model.shape
     else:
-        model = load_model(EMBEDDED)[0] if real else AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        model = load_model(EMBEDDED)[0] if real else AutoModelForCausalLM.from_pretrained(files.place, dtype="float32")
         shape = Shape.of(model)
         done = prune(model, ids, settings, inplace=True)
         seconds, plan = [layer.seconds for layer in done.report.layers], done.plan
@@ -165,7 +163,7 @@ def measured(job: dict) -> dict:
     if how == "files" and job["aim"] == "self":
         dtype, stored = (
             getattr(torch, job["dtype"]),
-            sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")),
+            sum(file.stat().st_size for file in files.place.glob("*.safetensors")),
         )
         run = Run(shape, plan, *size, stored=stored, saved=dtype.itemsize, state=dtype.itemsize)
         machine = Machine.measured(shape.hidden, max(shape.neurons), Path(job["out"]).parent, dtype)

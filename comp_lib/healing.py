@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import __version__
 from .calibration.tokens import calibration_tokens, needs_model
 from .errors import InputError, check_package
 from .families.protocol import Model
@@ -154,13 +153,13 @@ def heal_folder(
     """
     healing.check(sequences)
     needs_model(source)  # raises for a text that cannot be read
-    check_destination(folder, overwrite, sources=[model, parent])
-    place, config, tokenizer = open_model(model)
-    plan = Plan.load(place / PLAN_FILE)
+    check_destination(folder, overwrite)
+    outline, files, tokenizer = open_model(model)
+    plan = Plan.load(files.place / PLAN_FILE)
     teacher, parent_tokenizer = load_model(parent, device=device)
     small, _ = load_model(model, device=device)
     dense = Shape.of(teacher)
-    own = (config.vocab_size, Shape.of(small).hidden, plan.parent_layers, tokenizer(PROBE)["input_ids"])
+    own = (outline.config.vocab_size, Shape.of(outline).hidden, plan.parent_layers, tokenizer(PROBE)["input_ids"])
     other = (teacher.config.vocab_size, dense.hidden, dense.layers, parent_tokenizer(PROBE)["input_ids"])
     for what, ours, theirs in zip(("vocabulary", "stream", "number of layers", "tokenizer"), own, other, strict=True):
         if ours != theirs:
@@ -169,10 +168,8 @@ def heal_folder(
     size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": healing.seed}
     ids = calibration_tokens(source, parent_tokenizer, model=teacher, **size, progress=progress)
     done = heal(small, ids, teacher, healing, progress)
-    recovery = f"healed on {sequences} x {length} tokens of {shareable(source)} towards the parent's answers: "
-    recovery += f"divergence {done.before:.3f} before, {done.after:.3f} nats per token after"
-    earlier = f"see the card of {shareable(model)}"
-    facts: dict[str, Any] = {"calibration": earlier, "method": earlier, "recovery": recovery, "parent_licence": None}
-    card = Provenance(str(parent), parent_shape=dense, version=__version__, settings=vars(healing), **facts)
-    save_checkpoint(folder, done.model.to(config.dtype), tokenizer, plan, card, overwrite=overwrite)
+    text = f"what the card of {shareable(model)} says, then healed on {sequences} x {length} tokens of "
+    text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "
+    card = Provenance(str(parent), dense, f"{text}nats per token after", vars(healing))
+    save_checkpoint(folder, done.model.to(outline.dtype), tokenizer, plan, card, overwrite=overwrite)
     return done

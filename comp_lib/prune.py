@@ -29,8 +29,8 @@ from .report import Progress, no_progress
 from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
+from .system.files import finite
 from .system.machine import exact_products
-from .system.tensor_files import finite
 
 DEFAULTS = Settings()
 

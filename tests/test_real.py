@@ -47,7 +47,7 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
     assert tuned.loss < untuned.loss - 0.2
     assert all(0.0 < layer.error < 0.2 and layer.condition_max >= 1.0 for layer in comp.report.layers)
 
-    card = Provenance("smollm2-135m", before, "apache-2.0", "a test", "comp", "least-squares", "0")
+    card = Provenance("smollm2-135m", before, "a test")
     folder = save_checkpoint(tmp_path / "small", comp.model, tokenizer, comp.plan, card)
     subprocess.run([sys.executable, "-c", STOCK, folder, tmp_path / "logits.safetensors"], check=True)
     with torch.inference_mode():

@@ -38,7 +38,7 @@ def paired(one: tuple[str, Model], two: tuple[str, Model]) -> tuple[Model, Model
     """
     (_, first), (name, other) = sorted((one, two), key=lambda named: -Shape.of(named[1]).decoder)
     folder = Path(name).expanduser()
-    path = (folder if folder.exists() else open_model(name)[0]) / PLAN_FILE
+    path = (folder if folder.exists() else open_model(name)[1].place) / PLAN_FILE
     plan = Plan.load(path) if path.is_file() else None
     match(first, other, plan)
     return first, other, plan

@@ -17,8 +17,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..evaluation.confidence import FEWEST
-from ..models.load import check_memory, open_model
-from ..models.skeleton import skeleton
+from ..models.load import open_model
 from ..settings import multiple_of
 from ..shape import Shape
 from ..system import hashes
@@ -44,20 +43,17 @@ TEMPLATE = """{% extends 'lab/index.html.j2' %}
 def check_request(asked: Mapping[str, Any]) -> None:
     """Raises InputError, before weights are read, for parameters of the notebook with which it would not run."""
     available_device(asked["device"], double=True)
-    check_memory(asked["model"], asked["dtype"])
-    _, config, tokenizer = open_model(asked["model"])
+    parent, _, tokenizer = open_model(asked["model"], asked["dtype"])
     windows = draw(tokenizer, asked["kinds"], asked["sequences"], LENGTH, asked["seed"]).ids
     if len(windows) < FEWEST:
         raise InputError(f"expected at least {FEWEST} windows of text in all, got {len(windows)}: raise --sequences")
     if not asked["ratios"]:
         raise InputError("expected at least one ratio, got none: write for example 0.1,0.2")
-    parent = skeleton(config)
     for ratio in asked["ratios"]:
         for way in filter(None, (*WAYS, asked["baseline"])):
             settings_for(parent, way, ratio, multiple_of(max(Shape.of(parent).neurons)))
     if asked["against"]:
-        check_memory(asked["against"], asked["dtype"])
-        paired((asked["model"], parent), (asked["against"], skeleton(open_model(asked["against"])[1])))
+        paired((asked["model"], parent), (asked["against"], open_model(asked["against"], asked["dtype"])[0]))
 
 
 def check_unchanged(path: Path) -> None:
@@ -71,7 +67,7 @@ def _unchanged(path: Path) -> bool:
         text = path.read_text("utf-8")
         if path.suffix != ".ipynb":
             above = text[: text.rfind(SEAL[:4])]
-            return text == above + SEAL.format(hashes.of_text(above))
+            return text == above + SEAL.format(hashes.of_value(above))
         notebook = json.loads(text)
         return bool(notebook["metadata"]["comp_lib"] == hashes.of_value(notebook["cells"]))
     except (ValueError, TypeError, KeyError):  # no text, no JSON, or no notebook of ours
@@ -125,4 +121,4 @@ def sealed(notebook: Any) -> tuple[str, str]:
     page = f"{exporter.from_notebook_node(notebook)[0]}\n"
     cells = json.loads(nbformat.writes(notebook))["cells"]  # in the form in which they are read again
     notebook.metadata["comp_lib"] = hashes.of_value(cells)
-    return nbformat.writes(notebook), page + SEAL.format(hashes.of_text(page))
+    return nbformat.writes(notebook), page + SEAL.format(hashes.of_value(page))

@@ -41,7 +41,7 @@ def refusing(function: Callable[..., Any]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
-        from ..system.atomic import resolved
+        from ..system.files import resolved
 
         try:
             for name, value in values.items():

@@ -24,14 +24,14 @@ def doctor() -> None:
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())  # "/", at last, does
     room = shutil.disk_usage(there).free if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else 0
     clear = "delete what is in that folder, or set COMP_LIB_CACHE to a larger disk"
-    here = all(util.find_spec(wheel.replace("-", "_")) for wheel in model.wheels)
+    here = all(util.find_spec(wheel.replace("-", "_")) for wheel in model["packages"])
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("comp-lib", "torch", "transformers"))
     findings = [  # what, found, well, what to do where it is not
         ("versions", f"{versions}, Python {sys.version.split()[0]}", True, ""),
         ("computes on", f"{cores()} cores, {available_device('auto')}", True, ""),
         ("free memory", f"{free / 2**30:.1f} GiB", free >= LEAST_MEMORY, "close other programs: 2 GiB are wanted"),
         ("room in the cache", f"{room / 2**30:.1f} GiB in {folder}", room >= LEAST_DISK, clear),
-        (EMBEDDED, "here" if here else "missing", here, model.install),
+        (EMBEDDED, "here" if here else "missing", here, model["install"]),
     ]
     rows = [("✓" if well else "✗", what, found, "" if well else remedy) for what, found, well, remedy in findings]
     for extra, package in EXTRAS.items():

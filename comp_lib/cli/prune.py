@@ -79,7 +79,7 @@ def demo(
     from ..models.load import EMBEDDED, load_model
     from ..plots import plot_kinds, plot_pruned
     from ..plots.base import save_picture
-    from ..system.atomic import check_output
+    from ..system.files import check_output
     from .measure import kinds_table
 
     small_folder, *pictures = (folder / name for name in ("model", "pruned.png", "kinds.png"))

@@ -13,20 +13,17 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from .. import __version__
 from ..calibration.text import EVERY_KIND, KINDS
 from ..calibration.tokens import calibration_tokens, needs_model
 from ..disk.from_disk import GRADIENTS, Saving, Written, check_out, prune_to
 from ..disk.model_on_disk import open_streamed
 from ..evaluation.by_kind import windows_of
-from ..models.load import check_memory, load_model
+from ..models.load import load_model
 from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint, shareable
-from ..models.wheels import WHEELS
 from ..planning import check_request
 from ..prune import prune
 from ..settings import Settings
 from ..shape import Shape, span
-from ..system.machine import release_memory
 from .console import ProgressBars, check_length, table
 
 EVALUATED = 12  # windows of text measured before and after, in all
@@ -41,8 +38,6 @@ def prune_folder(
     Raises InputError, before the model writes any text, for whatever cannot be.
     """
     (sequences, length), whole, writes = size, settings.method in GRADIENTS, needs_model(source)
-    if whole or writes:
-        check_memory(name, dtype)
     model: Any
     model, tokenizer = load_model(name, dtype) if whole else open_streamed(name, dtype)
     check_request(model, settings)
@@ -52,13 +47,11 @@ def prune_folder(
         few = -(-EVALUATED // len(KINDS)) if judge == EVERY_KIND else EVALUATED
         longest = min(512, model.config.max_position_embeddings)
         windows = torch.cat(list(windows_of(judge, tokenizer, longest, few).values()))
-    parent, licence = (WHEELS[name].source, WHEELS[name].licence) if name in WHEELS else (name, None)
     calibration = f"{sequences} x {length} tokens of {shareable(source)}, drawn with seed {settings.seed}"
-    how = (settings.neuron_metric, settings.recovery, __version__, asdict(settings))
-    card = Provenance(parent, shape, licence, calibration, *how)
+    card = Provenance(name, shape, calibration, asdict(settings))
     saving = Saving(name, windows, Path(judge).name, card, replace)
     if whole:
-        check_destination(out, replace, estimated_bytes(shape, dtype), [name])
+        check_destination(out, replace, estimated_bytes(shape, dtype))
     else:
         check_out(out, model, saving, sequences * length, settings)
     writer = load_model(name, dtype, settings.device)[0] if writes and not whole else model
@@ -67,7 +60,6 @@ def prune_folder(
     with ProgressBars() as bars:
         ids = calibration_tokens(source, tokenizer, model=writer, progress=bars, **drawn)
         del writer
-        release_memory()
         if not whole:
             return prune_to(out, model, tokenizer, ids, settings, saving=saving, progress=bars)
         done = prune(model, ids, settings, name=name, progress=bars, inplace=True)

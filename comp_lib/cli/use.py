@@ -90,7 +90,7 @@ def report(
     check_extra("papermill", "report")
     from ..analysis.page import check_request, check_unchanged, execute, sealed
     from ..calibration.text import KINDS
-    from ..system.atomic import check_output, write_atomically
+    from ..system.files import check_output, write_atomically
 
     if page_file.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"expected --out to be an .html file, got {page_file.name!r}: choose another name")

@@ -31,7 +31,7 @@ from ..planning import check_request
 from ..report import Progress, no_progress
 from ..settings import METHODS, default_recovery
 from ..system import hashes
-from ..system.atomic import write_atomically
+from ..system.files import write_atomically
 from .cluster import Engine, Outcome, one_by_one
 from .one_run import Common, Run
 
@@ -57,7 +57,7 @@ class Grid(Common):
 
     def runs(self) -> Iterator[Run]:
         """In an order that gives a whole picture early: all methods at all ratios, then the next size and seed."""
-        biases = bool(family_of(open_model(self.model)[1]).bias_fields)
+        biases = bool(family_of(open_model(self.model)[0]).bias_fields)
         common: dict[str, Any] = {name: getattr(self, name) for name in Common.__dataclass_fields__}
         grid = product(range(self.seeds), self.sequences, self.ratios, self.methods)
         for seed, sequences, ratio, method in dict.fromkeys(grid):

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
+import psutil
 import torch
 import transformers
 from torch import Tensor
@@ -34,7 +35,7 @@ from ..models.load import load_model
 from ..on_device import speed
 from ..prune import prune
 from ..settings import Settings
-from ..system.machine import peak_bytes, resident_bytes
+from ..system.machine import peak_bytes
 
 SPEED: dict[str, Any] = {"prompt": 32, "new_tokens": 16, "rounds": 3}
 
@@ -63,7 +64,7 @@ class Run(Common):
 
 def measure(run: Run) -> dict[str, Any]:
     """Prune and judge. Peak memory is that of this process above what it holds now: call it once, in a fresh one."""
-    imports = resident_bytes()
+    imports = psutil.Process().memory_info().rss
     model, tokenizer = load_model(run.model, run.dtype)
     windows = windows_of(run.evaluation, tokenizer, run.window, run.windows)
     size: dict[str, Any] = {"sequences": run.sequences, "length": run.length, "seed": run.settings.seed}

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..plots.base import BESIDE, LOSS, Picture, figure_with_axes, log_y, png, style
-from ..system.atomic import check_output, write_atomically
+from ..system.files import check_output, write_atomically
 from .grid import ROWS
 
 TABLE, PICTURE = "table.md", "increase.png"

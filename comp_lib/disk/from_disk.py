@@ -39,7 +39,6 @@ from ..evaluation.loss import perplexity_of
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.own_widths import described
-from ..models.reading import read_generation
 from ..models.save import Provenance, check_destination, estimated_bytes, save_metadata
 from ..models.skeleton import skeleton
 from ..plan import Plan
@@ -51,7 +50,7 @@ from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system import hashes
-from ..system.atomic import fsync, resolved, take_name
+from ..system.files import TensorFiles, fsync, resolved, take_name
 from ..system.machine import exact_products
 from .model_on_disk import Places, States, Streamed, lay_out, losses, write
 
@@ -120,25 +119,17 @@ def prune_to(
         outline.config.save_pretrained(work)
         outline.generation_config.to_json_file(work / "generation_config.json")
         finished = run.prune_layers(planned.plan, outline)
-        written = Streamed(work, outline.config, model.dtype)
+        written = Streamed(skeleton(outline.config, model.dtype), TensorFiles(work))
         small = run.measured("pruned", written)
         plan, report = concluded(planned, finished, settings, ids, model.shape, written.shape)
         report = replace(report, seconds=time.perf_counter() - started)
-        card = saving.card or Provenance(
-            parent=saving.name or "a model without a name",
-            parent_shape=model.shape,
-            parent_licence=None,
-            calibration=f"{ids.shape[0]} x {ids.shape[1]} tokens",
-            method=settings.neuron_metric,
-            recovery=settings.recovery,
-            version=__version__,
-            settings=asdict(settings),
-        )
+        calibration = f"{ids.shape[0]} x {ids.shape[1]} tokens"
+        card = saving.card or Provenance(saving.name or "a model", model.shape, calibration, asdict(settings))
         if saving.windows is not None and dense is not None and small is not None:
             card = replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), dense, small),))
         save_metadata(work, target.name, tokenizer, written.shape, plan, card)
         if work != target:
-            check_destination(out, saving.overwrite, 0, [saving.name, *model.files.files])  # what came meanwhile stays
+            check_destination(out, saving.overwrite)  # what came meanwhile stays
             take_name(work, target)
     (target / LOCK).unlink(missing_ok=True)
     (target / PROGRESS).unlink()  # last: whoever is killed before goes on here
@@ -158,8 +149,7 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int, set
         got = f"{work} with other files: move it away or choose another name"
         raise InputError(f"expected nothing, or a run that was cut off, got {got}")
     if work != resolved(out):
-        room = max(0, needed - sum(there.values()))
-        check_destination(out, saving.overwrite, room, [saving.name, *model.files.files])
+        check_destination(out, saving.overwrite, max(0, needed - sum(there.values())))
 
 
 def _place(target: Path) -> Path:
@@ -284,7 +274,7 @@ class _Run:
         for name, place in places.items():
             if ".layers." not in name:
                 for rows in torch.arange(files.shapes[name][0]).split(ROWS):
-                    write(places, name, files.rows(name, rows, self.model.dtype), int(rows[0]))
+                    write(places, name, files.read(name, self.model.dtype, rows), int(rows[0]))
                 fsync(place.file)
 
 
@@ -313,7 +303,7 @@ def _outline(model: Streamed, plan: Plan, settings: Settings) -> Model:
         shrink(layers[index], "mlp", torch.arange(neurons))
     keep_layers(small, plan.layers)
     update_config(small)
-    small.generation_config = read_generation(model.files.place, model.config)
+    small.generation_config = model.skeleton.generation_config
     small = described(small)
     small.config.dtype = str(model.dtype).removeprefix("torch.")
     small.config.architectures = [type(small).__name__]

@@ -20,21 +20,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..families import family_of
-from ..families.protocol import Layer
-from ..models.load import DTYPES, check_dtype, open_model, weights_of
-from ..models.skeleton import EMBEDDING, HEAD, skeleton
+from ..families.protocol import Layer, Model
+from ..models.load import open_model
+from ..models.skeleton import EMBEDDING, HEAD
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.tensor_files import INDEX, as_bytes
+from ..system.files import INDEX, TensorFiles, as_bytes
+
+if TYPE_CHECKING:
+    from ..models.gguf_files import GgufTensors
 
 LARGEST = "5GB"  # of a file
 STORED = {"torch.float64": "F64", "torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}
@@ -43,11 +45,9 @@ STORED = {"torch.float64": "F64", "torch.float32": "F32", "torch.bfloat16": "BF1
 class Streamed:
     """A model folder, or a GGUF file, as a model."""
 
-    def __init__(self, folder: str | Path, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> None:
-        """Raises InputError unless the files hold just the weights that the config describes."""
-        self.config, self.dtype = config, dtype
-        self.skeleton = skeleton(config, dtype)
-        self.files = weights_of(Path(folder), self.skeleton)
+    def __init__(self, outline: Model, files: TensorFiles | GgufTensors) -> None:
+        """outline: a skeleton in the dtype that `files` are to be read as."""
+        self.skeleton, self.files, self.config, self.dtype = outline, files, outline.config, outline.dtype
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self.head: nn.Linear | None = None
@@ -98,7 +98,7 @@ class _Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         different, places = ids.unique(return_inverse=True)
-        rows = nn.Parameter(self.owner.files.rows(EMBEDDING, different, self.owner.dtype), requires_grad=False)
+        rows = nn.Parameter(self.owner.files.read(EMBEDDING, self.owner.dtype, different), requires_grad=False)
         table = copy.copy(self.owner.skeleton.model.embed_tokens)
         vars(table).update(_parameters={"weight": rows}, padding_idx=None)
         hidden: Tensor = table(places)
@@ -107,9 +107,8 @@ class _Embedding(nn.Module):
 
 def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:
     """The model of that name to be read layer by layer, and its tokenizer. Raises InputError as `load_model` does."""
-    check_dtype(dtype)
-    source, config, tokenizer = open_model(name)
-    return Streamed(source, config, DTYPES[dtype]), tokenizer
+    outline, files, tokenizer = open_model(name, dtype)
+    return Streamed(outline, files), tokenizer
 
 
 @torch.no_grad()

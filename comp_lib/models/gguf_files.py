@@ -1,7 +1,7 @@
 """GGUF files, read as they are: the header, the config and the tokenizer in it, and one tensor at a time.
 
 A header is a list of named values and a list of tensors. `GgufTensors` gives the tensors under the names of
-transformers, with the interface of `tensor_files.TensorFiles`. Blocks of a row are expanded to floats when they are
+transformers, with the interface of `files.TensorFiles`. Blocks of a row are expanded to floats when they are
 read. llama.cpp pairs the two halves of a rotary head in another order, so the rows of q and k are put back as
 transformers has them.
 """
@@ -19,17 +19,18 @@ import numpy
 import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from ..errors import InputError, refusing
 from ..families import family_of
+from ..families.protocol import Model
 from ..system import hashes
-from ..system.tensor_files import finite
-from .reading import checked_config, read_tokenizer
+from ..system.files import finite
 
 NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # types of values -> struct's letters
 STRING, LIST = 8, 9
+ADVICE = "use the same model as safetensors"
 RENAMED = {"gemma3": "gemma3_text"}  # what llama.cpp calls an architecture -> transformers, where they differ
 
 
@@ -65,6 +66,33 @@ class GgufFile:
             if len(self.tensors) < tensors or last > stream.seek(0, 2):
                 raise ValueError("a tensor that is there twice, or an end that comes too early")
 
+    def config_fields(self) -> dict[str, Any]:
+        """config.json as the metadata have it. Raises InputError for what its fields cannot say."""
+        known = cast("dict[str, Any]", GGUF_CONFIG_MAPPING)
+        architecture = str(self.metadata.get("general.architecture"))[:60]
+        if architecture not in known:
+            got = f"{architecture!r} in {self.path}; {ADVICE}"
+            raise InputError(f"expected an architecture that transformers reads from GGUF, got {got}")
+        if scaling := [name for name in (*self.metadata, *self.tensors) if ".rope.scal" in name or name[:5] == "rope_"]:
+            got = f"{self.path} with {scaling[0]}, which is not converted; {ADVICE}"
+            raise InputError(f"expected a GGUF file without rope scaling, got {got}")
+        fields: dict[str, Any] = {"vocab_size": len(self.metadata.get("tokenizer.ggml.tokens", ()))}
+        for key, value in self.metadata.items():
+            prefix, _, rest = key.partition(".")
+            if name := known.get(prefix, {}).get(rest):
+                fields[name] = value
+        fields |= {"tie_word_embeddings": "output.weight" not in self.tensors}
+        return fields | {"model_type": RENAMED.get(architecture, architecture)}
+
+    def tokenizer(self) -> Any:
+        """The tokenizer in the file."""
+        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
+        if self.metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers forgets to part its digits
+            bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            parted = [pre_tokenizers.Digits(individual_digits=True), bytes_]
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parted)
+        return tokenizer
+
 
 def _number(stream: BinaryIO, code: str) -> Any:
     return struct.unpack(f"<{code}", stream.read(struct.calcsize(f"<{code}")))[0]
@@ -93,81 +121,42 @@ def _stored(stream: BinaryIO) -> Stored:
     return Stored(shape, kind, start, shape[-1] // block * size)
 
 
-def open_gguf_model(path: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """The config and the tokenizer in a GGUF file. Raises InputError as `load_model` does."""
-    file = GgufFile(path)
-    config = read_gguf_config(file)
-    tokenizer = read_tokenizer(path.parent, config, PreTrainedTokenizerFast.from_pretrained, gguf_file=path.name)
-    if file.metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers forgets to part its digits
-        digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
-    return config, tokenizer
-
-
-def read_gguf_config(file: GgufFile) -> PreTrainedConfig:
-    """config.json as the metadata of a GGUF file have it. Raises InputError for what its fields cannot say."""
-    path, known = file.path, cast("dict[str, Any]", GGUF_CONFIG_MAPPING)
-    architecture, advice = str(file.metadata.get("general.architecture"))[:60], "use the same model as safetensors"
-    if architecture not in known:
-        got = f"{architecture!r} in {path}; {advice}"
-        raise InputError(f"expected an architecture that transformers reads from GGUF, got {got}")
-    if scaling := [name for name in (*file.metadata, *file.tensors) if ".rope.scal" in name or name[:5] == "rope_"]:
-        got = f"{path} with {scaling[0]}, which is not converted; {advice}"
-        raise InputError(f"expected a GGUF file without rope scaling, got {got}")
-    fields: dict[str, Any] = {"vocab_size": len(file.metadata.get("tokenizer.ggml.tokens", ()))}
-    for key, value in file.metadata.items():
-        prefix, _, rest = key.partition(".")
-        if name := known.get(prefix, {}).get(rest):
-            fields[name] = value
-    fields |= {"tie_word_embeddings": "output.weight" not in file.tensors}
-    return checked_config(fields | {"model_type": RENAMED.get(architecture, architecture)}, str(path))
-
-
 class GgufTensors:
-    """The tensors of the model in a GGUF file, by transformers' names for `names`."""
+    """The tensors of the model in a GGUF file, by transformers' names."""
 
-    def __init__(self, path: str | Path, config: PreTrainedConfig, names: list[str]) -> None:
-        """config: as `read_gguf_config` gives it. Raises InputError: not complete, or a tensor that no name means."""
-        self.config, self.family, self.file = config, family_of(config), GgufFile(path)
-        self.path = self.place = self.file.path
-        self.files = [self.path]
+    def __init__(self, file: GgufFile, outline: Model) -> None:
+        """outline: what the config of `file` describes. Raises InputError for a tensor that has no name there."""
+        self.file, self.config, self.family = file, outline.config, family_of(outline)
+        self.place = file.path
         arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf)
-        known = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-        left = dict(self.file.tensors)
-        stored = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in names}
+        known = gguf.get_tensor_name_map(arch, self.config.num_hidden_layers)
+        left = dict(file.tensors)
+        stored = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in outline.state_dict()}
         self.tensors = {name: left.pop(key) for name, key in stored.items() if key in left}
         if left:
-            got = f"{len(left)} unexpected in {self.path.name} ({', '.join(sorted(left)[:3])})"
-            advice = "use the same model as safetensors"
-            raise InputError(f"expected the weights that its metadata describe, got {got}; {advice}")
+            got = f"{len(left)} unexpected in {file.path.name} ({', '.join(sorted(left)[:3])})"
+            raise InputError(f"expected the weights that its metadata describe, got {got}; {ADVICE}")
         self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
 
-    def read(self, name: str, dtype: torch.dtype) -> Tensor:
-        """The tensor, in memory of its own. Raises InputError for a NaN or an infinity in it."""
-        values, heads_field = self._expand(name, slice(None), dtype), self.family.gguf_interleaved
-        part = name.split(".")[-2]
-        if part not in heads_field:
-            return values
-        heads = getattr(self.config, heads_field[part])
-        pairs = values.reshape(heads, len(values) // heads // 2, 2, -1)
-        return pairs.transpose(1, 2).reshape(values.shape)
+    def read(self, name: str, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
+        """The tensor, or `rows` (k,) of one other than q and k as (k, columns), in memory of its own.
 
-    def rows(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rows of a matrix other than q and k: index (k,) -> (k, columns)."""
-        return self._expand(name, index.numpy(), dtype)
-
-    def fingerprint(self) -> str:
-        """A short name for the content: the whole of it, for such files are small."""
-        return str(hashes.of_file(self.path))[:16]
-
-    def _expand(self, name: str, rows: Any, dtype: torch.dtype) -> Tensor:
-        """Those rows (what numpy takes as an index), or all of a vector, as plain numbers."""
+        Raises InputError for a NaN or an infinity in it.
+        """
         tensor = self.tensors[name]
         start = self.file.header_bytes + tensor.start
-        data = numpy.memmap(self.path, mode="r", offset=start, shape=(*tensor.shape[:-1], tensor.row_bytes))
-        chosen = numpy.array(data[rows] if data.ndim > 1 else data)
-        with refusing("weights of a type that can be read", f"{name} in {self.path}", "export the model again"):
+        data = numpy.memmap(self.place, mode="r", offset=start, shape=(*tensor.shape[:-1], tensor.row_bytes))
+        with refusing("weights of a type that can be read", f"{name} in {self.place}", "export the model again"):
+            chosen = numpy.array(data if rows is None else data[rows.numpy()])
             values = numpy.asarray(gguf.dequantize(chosen, tensor.kind), dtype=numpy.float32)
         if name.endswith("norm.weight"):
             values -= self.family.gguf_norm_shift
+        part = name.split(".")[-2]
+        if part in self.family.gguf_interleaved:
+            heads = getattr(self.config, self.family.gguf_interleaved[part])
+            values = values.reshape(heads, len(values) // heads // 2, 2, -1).swapaxes(1, 2).reshape(values.shape)
         return finite(name, torch.from_numpy(values).to(dtype))
+
+    def fingerprint(self) -> str:
+        """A short name for the content: the whole of it, for such files are small."""
+        return hashes.of_file(self.place)[:16]

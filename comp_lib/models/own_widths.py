@@ -17,17 +17,17 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from ..errors import InputError, refusing
-from ..families import OWN, parts
-from ..families.protocol import STEPS, Layer, Model, Which
-from ..families.structure import shrunk
+from ..errors import refusing
+from ..families import OWN
+from ..families.protocol import STEPS, Model
 from ..shape import Shape
+from ..surgery import shrink
 from .skeleton import skeleton
 
 # fields of a parent's config that are untrue of its pruned child: the tensors are plain floats, no code comes along
@@ -44,14 +44,16 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
     """
     stock_config: type[Any] = CONFIG_MAPPING[model_type]
     stock_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
-    own = {"model_type": OWN + model_type, "validate_architecture": _check_widths, "__module__": __name__}
+    own: dict[str, Any] = {"model_type": OWN + model_type, "__module__": __name__}
+    own["validate_architecture"] = lambda config: None  # stock heads divide the hidden size; here `head_dim` is given
     config_class: Any = strict(type(f"Comp{stock_config.__name__}", (stock_config,), own))
 
     def build(self: Any, config: Any) -> None:
         stock_model.__init__(self, config)
-        for layer, *widths in zip(self.model.layers, config.layer_kv_groups, config.layer_neurons, strict=True):
-            for which, blocks in zip(STEPS, widths, strict=True):
-                _narrow(layer, which, blocks)
+        with torch.device("cpu"):  # for indices, wherever the weights are
+            for layer, *widths in zip(self.model.layers, config.layer_kv_groups, config.layer_neurons, strict=True):
+                for which, blocks in zip(STEPS, widths, strict=True):
+                    shrink(layer, which, torch.arange(blocks))
 
     fields = {"__init__": build, "config_class": config_class, "__module__": __name__}
     model_class: Any = type(f"Comp{stock_model.__name__}", (stock_model,), fields)
@@ -60,44 +62,18 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
     return config_class, model_class
 
 
-def _check_widths(config: Any) -> None:
-    """In the place of the stock check that heads divide the hidden size: `head_dim` says how large they are."""
-    for widths in (config.layer_neurons, config.layer_kv_groups):
-        if len(widths) != config.num_hidden_layers or min(widths) < 1:
-            raise ValueError(f"expected {config.num_hidden_layers} widths of at least 1, one a layer, got {widths}")
-
-
-def _narrow(layer: Layer, which: Which, blocks: int) -> None:
-    """New linears for a step of a layer that has so many neurons or KV groups."""
-    part = parts(layer)[which]
-    dense, inputs = part.linear, part.block * blocks
-    for name, rows in part.rows.items():
-        old = getattr(part.module, name)
-        setattr(part.module, name, nn.Linear(old.in_features, blocks * rows.shape[1], bias=old.bias is not None))
-    setattr(part.module, part.dense, nn.Linear(inputs, dense.out_features, bias=dense.bias is not None))
-    shrunk(layer)
-
-
-def stock_type(config: PreTrainedConfig) -> str:
-    """The model type of the stock class: "llama" of "llama" and of "comp_llama"."""
-    return config.model_type.removeprefix(OWN)
-
-
 def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
     """What says the widths of `shape`, all else as `config`: the family's own config if `shape.stock`."""
-    most, groups = max(shape.neurons), max(shape.kv_groups)
+    most, groups, stock_type = max(shape.neurons), max(shape.kv_groups), config.model_type.removeprefix(OWN)
     fields = {k: v for k, v in config.to_dict().items() if k not in _NOT_INHERITED and not k.startswith("_")}
     fields |= {"num_hidden_layers": shape.layers, "intermediate_size": most}
     if shape.group_parameters:  # else attention stays as it is
         heads = {"num_attention_heads": groups * shape.group_heads, "num_key_value_heads": groups}
         fields |= {"head_dim": shape.head_dim} | heads
     if shape.stock:
-        stock: PreTrainedConfig = CONFIG_MAPPING[stock_type(config)](**fields)
+        stock: PreTrainedConfig = CONFIG_MAPPING[stock_type](**fields)
         return stock
-    if not min(*shape.neurons, *shape.kv_groups):
-        expected = "at least one neuron and one KV group in each layer"
-        raise InputError(f"expected {expected}, got a layer without: drop that layer, or keep more of it")
-    own: PreTrainedConfig = register(stock_type(config))[0](
+    own: PreTrainedConfig = register(stock_type)[0](
         **fields, layer_neurons=list(shape.neurons), layer_kv_groups=list(shape.kv_groups)
     )
     return own
@@ -111,7 +87,8 @@ def described(model: Model) -> Model:
     """
     child = skeleton(config_of(model.config, Shape.of(model)))
     child.config._attn_implementation = model.config._attn_implementation
-    with refusing(f"widths that a {stock_type(model.config)} config can say", "the pruned model", "keep all KV groups"):
+    expected = f"widths that a {model.config.model_type.removeprefix(OWN)} config can say"
+    with refusing(expected, "the pruned model", "keep all KV groups"):
         child.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
     child.tie_weights()
     child.generation_config = model.generation_config

@@ -14,19 +14,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..families import family_of, parts
 from ..families.protocol import Layer
 from ..shape import Shape
-from ..system.atomic import resolved, staged
-from .load import open_model, weights_of
-from .own_widths import config_of, stock_type
-from .reading import quiet, read_generation
-from .save import CARD_FILE, LARGEST, OWN_WIDTHS, PLAN_FILE, REGISTER, check_destination, estimated_bytes, share
-from .skeleton import filled, skeleton
+from ..system.files import resolved, staged
+from .load import open_model
+from .own_widths import config_of
+from .save import CARD_FILE, OWN_WIDTHS, PLAN_FILE, REGISTER, check_destination, estimated_bytes, write_weights
+from .skeleton import filled, skeleton, weight_shapes
 
 FILLED = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which changes "
@@ -40,38 +38,26 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
     The filled model is in memory as a whole. Raises InputError, before anything is written, for a model that is stock
     already, and for a folder that cannot be written. Returns the folder.
     """
-    place, config, tokenizer = open_model(model)
-    small = skeleton(config)
+    small, files, tokenizer = open_model(model)
     shape = Shape.of(small)
     if shape.stock:
-        got = f"{config.model_type} with one for all: every runtime takes it as it is"
+        got = f"{small.config.model_type} with one for all: every runtime takes it as it is"
         raise InputError(f"expected a folder whose layers differ in width, got {got}")
-    large = skeleton(config_of(config, filled_shape(shape)), small.dtype)
-    check_destination(out, overwrite, estimated_bytes(Shape.of(large), small.dtype), [model])
-    files = weights_of(place, small)
-    places: dict[str, tuple[Tensor, int]] = {}
+    large = skeleton(config_of(small.config, filled_shape(shape)), small.dtype)
+    large.generation_config = small.generation_config
+    check_destination(out, overwrite, estimated_bytes(Shape.of(large), small.dtype))
+    tensors = {name: files.read(name, small.dtype) for name in weight_shapes(small)}
     for index, (own, wide) in enumerate(zip(*(family_of(one).layers(one) for one in (small, large)), strict=True)):
-        places |= {f"model.layers.{index}.{name}": at for name, at in _places(own, wide).items()}
-
-    def read(name: str) -> Tensor:
-        tensor, size = files.read(name, small.dtype), large.get_parameter(name).shape
-        if tensor.shape == size:
-            return tensor
-        indices, dimension = places[name]
-        return torch.zeros(size, dtype=tensor.dtype).index_copy_(dimension, indices, tensor)
-
-    result = filled(large, read)
-    result.generation_config = read_generation(place, config)
+        _fill_up(tensors, f"model.layers.{index}", own, wide)
+    result = filled(large, tensors.__getitem__)
     with staged(resolved(out)) as partial:
-        with quiet():
-            result.save_pretrained(partial, max_shard_size=LARGEST)
-            tokenizer.save_pretrained(partial)
-        register = REGISTER.format(json.dumps(stock_type(config)))
+        write_weights(partial, result)
+        tokenizer.save_pretrained(partial)
+        register = REGISTER.format(json.dumps(result.config.model_type))
         for name in (PLAN_FILE, CARD_FILE):
-            if (place / name).is_file():
-                text = (place / name).read_text("utf-8").replace(OWN_WIDTHS, FILLED).replace(register, "")
+            if (files.place / name).is_file():
+                text = (files.place / name).read_text("utf-8").replace(OWN_WIDTHS, FILLED).replace(register, "")
                 (partial / name).write_text(text, "utf-8")
-        share(partial)
     return Path(out).expanduser()
 
 
@@ -88,14 +74,14 @@ def filled_shape(shape: Shape) -> Shape:
     raise InputError(f"expected KV groups that can be filled up to heads that divide {shape.hidden}, got {got}")
 
 
-def _places(own: Layer, wide: Layer) -> dict[str, tuple[Tensor, int]]:
-    """Where the numbers of a narrow layer stand in a wide one: tensor -> (indices, dimension that they count)."""
-    places: dict[str, tuple[Tensor, int]] = {}
+def _fill_up(tensors: dict[str, Tensor], prefix: str, own: Layer, wide: Layer) -> None:
+    """Give the tensors of a narrow layer, called `prefix`, the sizes that they have in a wide one."""
     for which, part in parts(own).items():
-        wide_rows = parts(wide)[which].rows
+        full, place = parts(wide)[which], f"{prefix}.{part.name}"
         for name, rows in part.rows.items():
-            at = torch.empty(rows.numel(), dtype=torch.long)
-            at[rows.flatten()] = wide_rows[name][: len(rows)].flatten()
-            places |= {f"{part.name}.{name}.{kind}": (at, 0) for kind in ("weight", "bias")}
-        places[f"{part.name}.{part.dense}.weight"] = torch.arange(part.linear.in_features), 1
-    return places
+            for key in {f"{place}.{name}.weight", f"{place}.{name}.bias"} & tensors.keys():
+                old = tensors[key]
+                tensors[key] = old.new_zeros(getattr(full.module, name).out_features, *old.shape[1:])
+                tensors[key][full.rows[name][: len(rows)].flatten()] = old[rows.flatten()]
+        key, missing = f"{place}.{part.dense}.weight", full.linear.in_features - part.linear.in_features
+        tensors[key] = nn.functional.pad(tensors[key], (0, missing))

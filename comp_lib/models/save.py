@@ -12,22 +12,23 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .. import __version__
 from ..errors import InputError
 from ..families import OWN
 from ..families.protocol import Model
 from ..plan import Plan
 from ..shape import Shape, span
-from ..system.atomic import check_room, resolved, same, staged
-from ..system.tensor_files import read_object
+from ..system.files import LARGEST, check_room, read_object, resolved, staged
+from .load import quiet
 from .own_widths import described
-from .reading import quiet
+from .wheels import WHEELS
 
 CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"
 # All that a model's folder has, from us, transformers or the Hub; whatever else lies in one is somebody's.
@@ -36,9 +37,7 @@ KNOWN = re.compile(
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.model|merges\.txt|chat_template\.jinja|README\.md"
 )
-LARGEST = "5GB"  # of a file, as users of the Hub expect
 SMALL_FILES = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
-COMP = "COMP, [arXiv 2501.15255](https://arxiv.org/abs/2501.15255)"
 STOCK = "Any runtime that loads the parent loads this folder; nothing else is needed."
 OWN_WIDTHS = (
     "**This folder needs comp_lib**, as its layers differ in width: `transformers` knows its model type once it is "
@@ -51,14 +50,10 @@ REGISTER = "from comp_lib.models.own_widths import register\n\nregister({})\n"
 class Provenance:
     """Where a pruned model comes from: the facts on its card that neither the model nor the plan can tell."""
 
-    parent: str  # the model that was pruned: its Hub id, where it has one
-    parent_shape: Shape  # its shape, for the table of what was removed
-    parent_licence: str | None  # SPDX-like identifier, as the Hub spells it ("apache-2.0"); None: not known
+    parent: str  # the model that was pruned, as it was loaded; the card names the Hub id and the licence of WHEELS
+    parent_shape: Shape  # for the table of what was removed
     calibration: str  # one sentence: which text, how many tokens
-    method: str  # how neurons were chosen
-    recovery: str  # how the rest was re-tuned
-    version: str  # of comp_lib
-    settings: Mapping[str, object] = field(default_factory=dict)  # everything else that the run was told
+    settings: Mapping[str, object] = field(default_factory=dict)  # what the run was told
     perplexities: tuple[tuple[str, int, float, float], ...] = ()  # (text, tokens, of the parent, of this model)
 
 
@@ -76,15 +71,21 @@ def save_checkpoint(
     Raises InputError for what `check_destination` refuses, and for a layer with nothing left, before anything is
     written.
     """
-    shape = Shape.of(model)
-    check_destination(folder, overwrite, estimated_bytes(shape, model.dtype), [model.config.name_or_path or ""])
+    shape, target = Shape.of(model), resolved(folder)
+    check_destination(folder, overwrite, estimated_bytes(shape, model.dtype))
     result = described(model)
-    target = resolved(folder)
     with staged(target) as partial:
-        with quiet():
-            result.save_pretrained(partial, max_shard_size=LARGEST)
+        write_weights(partial, result)
         save_metadata(partial, target.name, tokenizer, shape, plan, card)
     return Path(folder).expanduser()
+
+
+def write_weights(folder: Path, model: Model) -> None:
+    """The config and the weights of `model`, which whoever may read the one may read as well: safetensors are 0600."""
+    with quiet():
+        model.save_pretrained(folder, max_shard_size=LARGEST)
+    for path in folder.glob("*.safetensors"):
+        path.chmod((folder / "config.json").stat().st_mode)
 
 
 def save_metadata(
@@ -95,13 +96,6 @@ def save_metadata(
     replace(plan, parent=shareable(plan.parent)).save(folder / PLAN_FILE)
     model_type = read_object(folder / "config.json")["model_type"].removeprefix(OWN)
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
-    share(folder)
-
-
-def share(folder: Path) -> None:
-    """Let whoever may read the config read the weights too: safetensors creates its files for the owner alone."""
-    for path in folder.glob("*.safetensors"):
-        path.chmod((folder / "config.json").stat().st_mode)
 
 
 def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:
@@ -110,51 +104,46 @@ def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:
     return shape.total * dtype.itemsize + SMALL_FILES
 
 
-def check_destination(
-    folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, sources: Iterable[str | Path] = ()
-) -> None:
+def check_destination(folder: str | Path, overwrite: bool = False, needed_bytes: int = 0) -> None:
     """Raises InputError unless `folder` can be written, so that no hour of work ends in a refusal.
 
     A place that holds anything is refused; with `overwrite` all but a pruned model of ours is.
-    sources: models that are read, as the user named them: their folders are never overwritten.
     """
     target = resolved(folder)
     above = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK) or target.is_file():
         raise InputError(f"expected a folder that can be written to, got {folder}: choose another place")
     check_room(above, needed_bytes, folder)
-    content = sorted(target.iterdir()) if target.exists() else []
+    content = sorted(path.name for path in target.iterdir()) if target.exists() else []
     if content and not overwrite:
         got = f"{folder} with files in it: choose another name or say --overwrite"
         raise InputError(f"expected a new or an empty folder, got {got}")
-    if content and not all(any(target.glob(name)) for name in ("config.json", "*.safetensors", PLAN_FILE)):
-        got = f"{target}, which does not look like one: delete it yourself or choose another name"
-        raise InputError(f"expected a pruned model to overwrite (config.json, *.safetensors, {PLAN_FILE}), got {got}")
-    if foreign := [path.name for path in content if path.is_dir() or not KNOWN.fullmatch(path.name)]:
-        got = f"{target} with {', '.join(foreign[:3])} in it: move that away"
-        raise InputError(f"expected a pruned model and nothing beside it, got {got}")
-    origins = [Path.cwd(), *(resolved(source) for source in sources if source)]
-    if target.exists() and any(same(one.parent if one.is_file() else one, target) for one in origins):
-        got = f"{folder}: choose another place"
-        raise InputError(f"expected a folder apart from the model that is read and from the one you are in, got {got}")
+    foreign = [name for name in content if not KNOWN.fullmatch(name)]
+    if content and (foreign or PLAN_FILE not in content):
+        got = f"{folder} with {', '.join(foreign[:3]) or f'no {PLAN_FILE}'} in it: choose another name"
+        raise InputError(f"expected a pruned model to overwrite, and nothing beside it, got {got}")
 
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:
     """The README.md of a model called `name`: YAML front matter (JSON is YAML), then Markdown."""
-    parent, dense = shareable(card.parent), card.parent_shape
-    removed = [
+    known, dense = WHEELS.get(card.parent, {}), card.parent_shape
+    parent, licence = known.get("source", shareable(card.parent)), known.get("licence")
+    rows = [
+        ("", "parent", "this model"),
+        ("---", "---", "---"),
         ("decoder layers", dense.layers, shape.layers),
         ("MLP neurons per layer", span(dense.neurons), span(shape.neurons)),
         ("KV heads per layer", span(dense.kv_groups), span(shape.kv_groups)),
         ("parameters of the decoder", f"{dense.decoder:,}", f"{shape.decoder:,}"),
         ("parameters of the model", f"{dense.total:,}", f"{shape.total:,}"),
+        *((f"perplexity on {text} ({n:,} tokens)", f"{p:.2f}", f"{q:.2f}") for text, n, p, q in card.perplexities),
     ]
-    made = {"neurons chosen by": card.method, "re-tuned by": card.recovery, "calibrated on": card.calibration}
-    measured = [(text, f"{tokens:,}", f"{p:.2f}", f"{q:.2f}") for text, tokens, p, q in card.perplexities]
+    table = "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+    settings = ", ".join(f"{name} {shareable(value)}" for name, value in card.settings.items())
     register = "" if shape.stock else REGISTER.format(json.dumps(model_type))
     return f"""\
 ---
-license: {json.dumps(card.parent_licence or "unknown")}
+license: {json.dumps(licence or "unknown")}
 base_model: {json.dumps(parent)}
 library_name: "transformers"
 pipeline_tag: "text-generation"
@@ -164,16 +153,12 @@ tags: ["comp-lib", "structured-pruning", "pruned"]
 # {name}
 
 A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its decoder were removed by structured pruning \
-({COMP if "condition" in card.method else card.method}), with comp_lib {card.version}. Layers dropped: \
-{", ".join(map(str, plan.dropped)) or "none"}. `comp_plan.json` lists what was kept.
+with comp_lib {__version__} ([arXiv 2501.15255](https://arxiv.org/abs/2501.15255)). Layers dropped: \
+{", ".join(map(str, plan.dropped)) or "none"}; `comp_plan.json` lists what was kept.
 
-{_table(("", "parent", "this model"), removed)}
+{table}
 
-{_table(("setting", "value"), {**made, **card.settings}.items())}
-
-## Measured perplexity
-
-{_table(("text", "tokens", "parent", "this model"), measured) if measured else "Not measured."}
+Calibrated on {card.calibration}. Settings: {settings or "those of comp_lib"}.
 
 ## How to load
 
@@ -186,13 +171,8 @@ model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})
 ```
 
-The licence of the parent model ({card.parent_licence or "not known to the tool: ask its makers"}) holds for it too.
+The licence of the parent model ({licence or "not known to the tool: ask its makers"}) holds for it too.
 """
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(map(shareable, row))} |" for row in (head, ("---",) * len(head), *rows))
 
 
 def shareable(value: object) -> str:

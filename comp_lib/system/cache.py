@@ -12,36 +12,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..errors import InputError
-from .atomic import write_atomically
+from ..errors import refusing
+from .files import write_atomically
 
 TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
 
 
-def fetch(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of an entry, None where there is none that can be read."""
-    try:
-        return load(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, SafetensorError):
-        return None
-
-
-def store(path: Path, tensors: dict[str, Tensor]) -> None:
-    """All of the entry under its name, or nothing. Raises InputError when it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save(tensors))
-    except (OSError, InputError) as error:
-        raise InputError(f"expected to write to {path.parent}, got {error}: set COMP_LIB_CACHE") from error
-
-
 def remembered(path: Path, make: Callable[[], Any]) -> Any:
-    """What the entry holds; where it is not there, what `make` returns without gradients, kept.
+    """What the entry holds; where none can be read, what `make` returns without gradients, kept.
 
     That is what JSON can hold, and tensors anywhere in it, which come back on the CPU; tuples come back as lists.
     Raises InputError when the entry cannot be written.
     """
-    if (entry := fetch(path)) is None:
+    try:
+        entry = load(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, SafetensorError):
         entry = {}
 
         def number(tensor: Tensor) -> dict[str, str]:
@@ -51,6 +36,8 @@ def remembered(path: Path, make: Callable[[], Any]) -> Any:
         with torch.no_grad():
             text = json.dumps(make(), default=number)
         entry[STRUCTURE] = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        store(path, entry)
+        with refusing("a cache folder to write to", str(path.parent), "set COMP_LIB_CACHE"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, save(entry))
     text = bytes(entry[STRUCTURE].tolist()).decode()
     return json.loads(text, object_hook=lambda node: entry[node[TENSOR]] if TENSOR in node else node)

@@ -1,4 +1,4 @@
-"""Short names for contents: files, tensors, values, models, and this code."""
+"""Short names for contents: values, tensors, files, models, and this code."""
 
 from __future__ import annotations
 
@@ -17,33 +17,19 @@ PIECE = 16 << 20  # bytes of a file, or values of a tensor, read at a time
 WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> a dtype to view them as
 
 
-def of_bytes(content: bytes | memoryview) -> str:
-    """SHA-256, in hex.
-
-    >>> of_bytes(b"")[:16]
-    'e3b0c44298fc1c14'
-    """
-    return hashlib.sha256(content).hexdigest()
-
-
-def of_text(text: str) -> str:
-    """Of the text in UTF-8."""
-    return of_bytes(text.encode())
-
-
 def of_value(value: Any) -> str:
-    """Of anything that JSON can hold, whatever the order of its keys.
+    """SHA-256, in hex, of anything that JSON can hold, whatever the order of its keys.
 
     >>> of_value({"a": 1, "b": 2}) == of_value({"b": 2, "a": 1})
     True
     """
-    return of_text(json.dumps(value, sort_keys=True))
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def of_tensor(values: Tensor) -> str:
     """Of the numbers, their dtype and shape."""
     content = values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return of_bytes(f"{values.dtype}{tuple(values.shape)}".encode() + content)
+    return hashlib.sha256(f"{values.dtype}{tuple(values.shape)}".encode() + content).hexdigest()
 
 
 def of_file(path: Path) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,27 +11,15 @@ import psutil
 import torch
 
 from ..errors import InputError
-from .atomic import resolved
+from .files import resolved
 
-C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
 
 def cache_folder() -> Path:
     """Where converted models, statistics and written text are kept: COMP_LIB_CACHE, else the user's cache folder."""
-    if named := os.environ.get("COMP_LIB_CACHE"):
-        return resolved(named)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "comp-lib"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "comp-lib"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "comp-lib"
-
-
-def finish(device: str | torch.device) -> None:
-    """Wait until `device` has done what it was asked to: a CUDA device answers before it has."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return resolved(os.environ.get("COMP_LIB_CACHE") or f"{user}/comp-lib")
 
 
 def available_device(name: str, double: bool = False) -> torch.device:
@@ -44,12 +30,10 @@ def available_device(name: str, double: bool = False) -> torch.device:
     cuda = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
     mps = ["mps"] if torch.backends.mps.is_available() and not double else []
     available = [*cuda, *mps, "cpu"]
-    if name == "auto":
-        return torch.device(available[0])
-    if name not in available:
+    if name not in ("auto", *available):
         wanted = f"an available device{' with float64' if double else ''} ({', '.join(available)}) or auto"
         raise InputError(f"expected {wanted}, got {name!r}; choose one")
-    return torch.device(name)
+    return torch.device(available[0] if name == "auto" else name)
 
 
 def cores() -> int:
@@ -72,37 +56,22 @@ def exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def free_memory(device: str | torch.device = "cpu") -> int:
-    """Bytes that this process may still take: of the machine, of its container if that has a limit, and of a card."""
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of its container if that has a limit."""
     free: int = psutil.virtual_memory().available
     limit = CGROUP / "memory.max"
     if limit.is_file() and (text := limit.read_text().strip()) != "max":
         used = int((CGROUP / "memory.current").read_text())
         statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         free = min(free, int(text) - used + int(statistics.get("inactive_file", 0)))  # file pages can be given back
-    return min(free, torch.cuda.mem_get_info(device)[0]) if torch.device(device).type == "cuda" else free
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    return int(psutil.Process().memory_info().rss)
+    return free
 
 
 def peak_bytes() -> int:
-    """Most resident memory that this process ever had."""
-    if sys.platform == "linux":  # where `ru_maxrss` begins with the size of the process that started this one
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    """Most resident memory that this process ever had; on macOS, what it has now."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux; `ru_maxrss` would begin with the size of the process that started this one
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def release_memory() -> None:
-    """Give what was freed back to the system, and to others on a card, which C libraries and torch else keep."""
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    if C_LIBRARY is not None and hasattr(C_LIBRARY, "malloc_trim"):  # glibc has it, others do not
-        C_LIBRARY.malloc_trim(0)
+    now = psutil.Process().memory_info()
+    return int(getattr(now, "peak_wset", now.rss))

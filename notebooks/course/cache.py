@@ -38,7 +38,7 @@ def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
     @functools.wraps(function)
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         key = _key(function, inspect.signature(function).bind(*args, **kwargs))
-        path = cache_folder() / "statistics" / f"{function.__name__}-{hashes.of_text(key)[:24]}.safetensors"
+        path = cache_folder() / "statistics" / f"{function.__name__}-{hashes.of_value(key)[:24]}.safetensors"
         result: Result = remembered(path, lambda: function(*args, **kwargs))
         return result
 

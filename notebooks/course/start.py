@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from comp_lib.errors import check_package
 from comp_lib.families.protocol import Model
-from comp_lib.models.load import DTYPES, EMBEDDED, check_memory, load_model
+from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plots.base import Picture, mime_bundle
 from comp_lib.settings import multiple_of
 from comp_lib.shape import Shape
@@ -51,9 +51,7 @@ def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress:
     check_extras()
     torch.manual_seed(seed)
     with quiet(progress):
-        if dtype in DTYPES:  # load_model says what is wrong with any other
-            check_memory(name, dtype)
-        return load_model(name, dtype=dtype)
+        return load_model(name, dtype=dtype, copies=2)  # the model, and a pruned one
 
 
 def check_extras() -> None:

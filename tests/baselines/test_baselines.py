@@ -303,7 +303,7 @@ def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer
     parent, ids = build(name), tokens()
     before = copy.deepcopy(parent)
     done = prune(copy.deepcopy(parent) if inplace else parent, ids, baseline(method, recovery="bias"), inplace=inplace)
-    card = Provenance("parent", Shape.of(parent), None, "text", method, "bias", "0")
+    card = Provenance("parent", Shape.of(parent), "text")
     save_checkpoint(tmp_path / "m", done.model, tokenizer, done.plan, card)
     want, shape = logits(done.model, ids), Shape.of(done.model)
     for model in (load_model(tmp_path / "m")[0], AutoModelForCausalLM.from_pretrained(tmp_path / "m")):

@@ -28,10 +28,12 @@ from comp_lib.importance.layers import block_influence, loss_increase
 from comp_lib.importance.widths import sensitivity
 from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
+from comp_lib.models.skeleton import skeleton
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from comp_lib.system.files import TensorFiles
 
 SETTINGS = Settings(ratio=0.3, layers=1, multiple=4, kv_groups=1, aim="dense")
 MEASURED = Settings(ratio=0.2, multiple=4, widths="measured")
@@ -42,7 +44,7 @@ class Killed(BaseException):
 
 
 def opened(folder, dtype=torch.float32):
-    return Streamed(folder, AutoConfig.from_pretrained(folder), dtype)
+    return Streamed(skeleton(AutoConfig.from_pretrained(folder), dtype), TensorFiles(folder))
 
 
 def saved(folder, name="gqa", **overrides):
@@ -62,15 +64,7 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     ids, source = tokens(), opened(parent)
     settings = replace(SETTINGS, kv_groups=None) if name == "olmo2" else SETTINGS
     inside = prune(model, ids, settings, name="parent")
-    card = Provenance(
-        parent="parent",
-        parent_shape=source.shape,
-        parent_licence=None,
-        calibration="some tokens",
-        method=SETTINGS.neuron_metric,
-        recovery=SETTINGS.recovery,
-        version="1",
-    )
+    card = Provenance("parent", source.shape, "some tokens")
     save_checkpoint(tmp_path / "inside" / "small", inside.model, tokenizer, inside.plan, card)
     written = prune_to(
         tmp_path / "files" / "small", source, tokenizer, ids, settings, saving=Saving(name="parent", card=card)

@@ -70,7 +70,7 @@ ROWS = [
     ("compare", "--out {tmp}/damaged", "rows"),
     ("export", "--gguf {tmp}/no/where.gguf", "a folder that can be written to"),
     ("export", "--gguf {tmp}/short.txt", "--overwrite"),
-    ("export", "--gguf {tmp}/empty", "an ordinary file"),
+    ("export", "--gguf {tmp}/empty", "which is there"),
     ("report", "--out {tmp}/no/where.html", "a folder that can be written to"),
     ("heal", "--out {tmp}/mixed", "with files in it"),
 ]

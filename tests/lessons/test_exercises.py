@@ -23,7 +23,9 @@ def one_real_model():
     once = functools.cache(load.load_model)
     with pytest.MonkeyPatch.context() as patch:
         for place in ("comp_lib.models.load", "course.start"):
-            patch.setattr(f"{place}.load_model", lambda name, dtype="float32", device="cpu": once(name, dtype, device))
+            patch.setattr(
+                f"{place}.load_model", lambda name, dtype="float32", device="cpu", copies=1: once(name, dtype, device)
+            )
         patch.setattr("checks_08.LENGTH", 16)
         yield
 

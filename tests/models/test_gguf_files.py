@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from comp_lib.errors import InputError
-from comp_lib.models.gguf_files import GgufFile, GgufTensors, read_gguf_config
-from comp_lib.models.load import count_parameters, load_model, open_model
+from comp_lib.models.gguf_files import GgufFile, GgufTensors
+from comp_lib.models.load import load_model, open_model
 
 IDS = torch.randint(0, 512, (2, 32), generator=torch.Generator().manual_seed(3))
 
@@ -82,14 +82,14 @@ def test_a_gguf_file_is_the_model_it_was_made_from(gguf_file, dense, tokenizer):
     text = "What a day, said the crow."
     assert its_tokenizer(text, add_special_tokens=False) == tokenizer(text, add_special_tokens=False)
     assert model.name_or_path == str(gguf_file) and not hasattr(model.config, "quantization_config")
-    assert count_parameters(str(gguf_file)) == dense.num_parameters()
+    assert open_model(gguf_file)[0].num_parameters() == dense.num_parameters()
 
 
 def test_the_config_is_the_one_that_transformers_reads(gguf_file):
     from transformers import AutoConfig
 
     theirs = AutoConfig.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name).to_dict()
-    ours = open_model(gguf_file)[1].to_dict()
+    ours = open_model(gguf_file)[0].config.to_dict()
     assert {key: value for key, value in ours.items() if key[0] != "_"} == {
         key: value for key, value in theirs.items() if key[0] != "_"
     }
@@ -109,14 +109,13 @@ def test_rows_and_pieces_of_blocks_are_those_of_the_whole(tmp_path, tiny_llama, 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    config = read_gguf_config(GgufFile(path))
-    files = GgufTensors(quantised, config, list(dense.state_dict()))
+    files = GgufTensors(GgufFile(quantised), open_model(path)[0])
     name = "model.embed_tokens.weight"
     whole = files.read(name, torch.float32)
     expected = gguf.dequantize(gguf.quantize(dense.state_dict()[name].numpy(), kind), kind)
     assert torch.equal(whole, torch.from_numpy(np.array(expected)))
     index = torch.tensor([7, 3, 7, 500])
-    assert torch.equal(files.rows(name, index, torch.float32), whole[index])
+    assert torch.equal(files.read(name, torch.float32, index), whole[index])
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

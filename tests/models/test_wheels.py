@@ -10,16 +10,16 @@ import pytest
 
 from comp_lib.errors import InputError
 from comp_lib.models import wheels
-from comp_lib.models.wheels import WHEELS, WheelModel, wheel_gguf
+from comp_lib.models.wheels import WHEELS, wheel_gguf
 
 WHOLE = b"GGUF" + bytes(range(200))
-MODEL = WheelModel(
-    "owner/model",
-    "a-licence",
-    ("part-a", "part-b"),
-    "pip install parts (a-licence applies)",
-    hashlib.sha256(WHOLE).hexdigest(),
-)
+MODEL = {
+    "source": "owner/model",
+    "licence": "a-licence",
+    "packages": ["part-a", "part-b"],
+    "install": "pip install parts (a-licence applies)",
+    "sha256": hashlib.sha256(WHOLE).hexdigest(),
+}
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_widths_that_no_stock_config_can_express(tmp_path, tokenizer, name, sett
     pruned = prune(dense, tokens(8, 24, seed=1), Settings(**settings))
     shape = Shape.of(pruned.model)
     assert not shape.stock
-    card = Provenance("p", Shape.of(dense), None, "a test", "condition", "least-squares", "0")
+    card = Provenance("p", Shape.of(dense), "a test")
     folder = save_checkpoint(tmp_path / "small", pruned.model, tokenizer, pruned.plan, card)
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")
     fields = gguf.GGUFReader(file).fields

@@ -8,7 +8,7 @@ import pytest
 from command import run
 
 from comp_lib.errors import InputError
-from comp_lib.system.atomic import check_output, write_atomically
+from comp_lib.system.files import check_output, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -17,9 +17,9 @@ from comp_lib.system.atomic import check_output, write_atomically
         ("new.json", False, None),
         ("old.json", True, None),
         ("link.json", True, None),
-        ("old.json", False, "say --overwrite"),
-        ("folder", True, "an ordinary file"),
-        ("pipe", True, "an ordinary file"),
+        ("old.json", False, "with --overwrite"),
+        ("folder", True, "which is there"),
+        ("pipe", True, "which is there"),
         ("nowhere/new.png", True, "a folder that can be written to"),
     ],
 )
