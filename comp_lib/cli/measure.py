@@ -60,7 +60,8 @@ def evaluate(
 ) -> None:
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
     from ..calibration.text import load_text
-    from ..evaluation.by_kind import judge, windows_of
+    from ..evaluation.by_kind import judge
+    from ..evaluation.loss import windows_of
     from ..models.load import load_model
 
     if tasks is not None:
@@ -95,15 +96,14 @@ def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> 
 
 
 def _in_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
-    from ..evaluation.zero_shot import task_names, zero_shot
+    check_extra("lm_eval", "evaluate")
+    from lm_eval.utils import make_table
+
+    from ..evaluation.zero_shot import load_tasks, zero_shot
     from ..models.load import load_model
 
-    names = task_names(tasks)
-    columns = ("task", "acc", "acc_stderr", "acc_norm", "items", "version")
-    scores = zero_shot(*load_model(model, dtype, device), names)
-    rows = [[score[name] for name in columns] for score in scores]
-    cells = [[f"{one:.4f}" if isinstance(one, float) else str(one or "") for one in row] for row in rows]
-    out.print(table(columns, cells, model))
+    loaded = load_tasks(tasks)
+    echo(make_table(zero_shot(*load_model(model, dtype, device), loaded)))
 
 
 def compare(

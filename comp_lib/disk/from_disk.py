@@ -37,7 +37,6 @@ from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from ..errors import InputError
-from ..evaluation.loss import perplexity_of
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.own_widths import described
@@ -261,7 +260,7 @@ def _measured(
         return None
     if which not in state:
         mean = losses(model, saving.windows, settings.device, progress, f"measuring {which}").mean()
-        _keep(work, state, **{which: perplexity_of(float(mean))})
+        _keep(work, state, **{which: float(mean.double().exp())})
     return float(state[which])
 
 
