@@ -131,17 +131,16 @@ run(grid, {out!r}, workers=3)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal of POSIX")
-def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_path, box, python):
+def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_path, box):
     """Ctrl-C reaches all that the command has started."""
     sizes = {name: value for name, value in SIZES.items() if name != "settings"}
     told = {"stand_in": STAND_IN, "model": grid.model, "methods": METHODS, "sizes": sizes, "out": str(tmp_path / "out")}
     box.order("hold", "random", "magnitude", "wanda-sp")
-    running = subprocess.Popen([*python, "-c", SCRIPT.format(**told)], start_new_session=True, stderr=subprocess.PIPE)
+    running = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(**told)], start_new_session=True, stderr=subprocess.PIPE
+    )
     until(lambda: len(box.started()) == 4 and len(read_rows(tmp_path / "out" / "rows.csv")) == 1)
     os.killpg(running.pid, signal.SIGINT)
-    for _, process, _ in box.started()[1:]:
-        if sys.platform == "linux":  # where `python` has forked, and not the group
-            os.kill(int(process), signal.SIGINT)
     assert b"KeyboardInterrupt" in running.communicate()[1]
     assert list(read_rows(tmp_path / "out" / "rows.csv").method) == ["comp"]
     assert not [process for _, process, _ in box.started() if psutil.pid_exists(int(process))]
