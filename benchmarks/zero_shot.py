@@ -22,7 +22,7 @@ from torch import nn
 
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare.one_run import decoder_parameters
-from comp_lib.evaluation.zero_shot import OFFLINE, results_of
+from comp_lib.evaluation.zero_shot import SETS, load_tasks, zero_shot
 from comp_lib.models.load import load_model
 from comp_lib.prune import prune
 
@@ -68,9 +68,9 @@ def main() -> None:
 
 def answers(model: nn.Module, tokenizer: Any) -> dict[str, dict[str, float | None]]:
     """Accuracy in each offline task as a whole, its standard error, and the cross-entropy over the choices, nats."""
-    results = results_of(model, tokenizer, OFFLINE, batch=16, limit=None)
+    results = zero_shot(model, tokenizer, load_tasks("offline"))
     found: dict[str, dict[str, float | None]] = {"accuracy": {}, "stderr": {}, "choice_loss": {}}
-    for task in OFFLINE:
+    for task in SETS["offline"]:
         values = results["results"][task]
         found["accuracy"][task], found["stderr"][task] = values["acc,none"], values["acc_stderr,none"]
         samples = [each for leaf in results["group_subtasks"].get(task, [task]) for each in results["samples"][leaf]]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .calibration.tokens import calibration_tokens, needs_model
-from .errors import InputError, check_package
+from .errors import InputError
 from .families.protocol import Model
 from .models.load import load_model, open_model
 from .models.save import PLAN_FILE, Provenance, check_destination, save_checkpoint, shareable
@@ -36,7 +36,6 @@ from .shape import Shape
 HELD = 8  # sequences that do not teach: on them the divergence is judged, before and after
 WARM = 0.1  # of the steps, in which the rate grows; then it falls to 0 in a straight line
 LONGEST = 1.0  # of a step's gradient
-PROBE = "It rained.\n\ndef f(x):\n    return 12 * x  # ¿qué?"
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,6 @@ class Healing:
     alpha: int = 16
     rate: float = 1e-3  # of AdamW, at its highest
     seed: int = 0
-
-    def check(self, sequences: int) -> None:
-        """Raises InputError for numbers that cannot be, or too few sequences of text."""
-        if min(self.steps, self.batch, self.rank, self.alpha) < 1 or not 0 < self.rate <= 1:
-            raise InputError(f"expected numbers above 0, and a rate of at most 1, got {self}: a rate of 0.001 is usual")
-        if sequences < HELD + self.batch:
-            wanted = f"at least {HELD + self.batch} sequences: {HELD} to judge by and {self.batch} for a step"
-            raise InputError(f"expected {wanted}, got {sequences}: ask for more")
 
 
 class Healed(NamedTuple):
@@ -72,12 +63,13 @@ def heal(
 ) -> Healed:
     """Train a copy of `model` on ids (S, L) towards the answers of `parent`. The last HELD sequences do not teach.
 
-    Raises InputError as `Healing.check` does, without peft, and where the training does not converge.
+    Raises InputError for too few sequences, and where the training does not converge.
     """
-    healing.check(len(ids))
-    check_package("peft", "peft, which brings LoRA", "pip install 'comp-lib[heal]'")
     import peft
 
+    if len(ids) < HELD + healing.batch:
+        wanted = f"at least {HELD + healing.batch} sequences: {HELD} to judge by and {healing.batch} for a step"
+        raise InputError(f"expected {wanted}, got {len(ids)}: ask for more")
     config = peft.LoraConfig(r=healing.rank, lora_alpha=healing.alpha, lora_dropout=0.0, target_modules="all-linear")
     with torch.random.fork_rng(devices=[]):  # A is drawn from the global state
         torch.manual_seed(healing.seed)
@@ -86,10 +78,10 @@ def heal(
     before = _mean_divergence(adapted, parent, held)
     matrices = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(matrices, healing.rate)
-    for step, rows in enumerate(order(len(taught), healing)):
+    for step in range(healing.steps):
         optimizer.zero_grad()
-        for row in taught[rows].split(1):
-            (_divergence(adapted, parent, row) / healing.batch).backward()
+        for place in range(step * healing.batch, (step + 1) * healing.batch):  # all of them before any comes again
+            (_divergence(adapted, parent, taught[place % len(taught)]) / healing.batch).backward()
         nn.utils.clip_grad_norm_(matrices, LONGEST)
         optimizer.param_groups[0]["lr"] = rate(step, healing)
         optimizer.step()
@@ -113,23 +105,16 @@ def rate(step: int, healing: Healing) -> float:
     return healing.rate * min((step + 1) / warm, (healing.steps - step) / max(1, healing.steps - warm))
 
 
-def order(sequences: int, healing: Healing) -> Tensor:
-    """Which sequences teach in each step, (steps, batch): all of them before any comes again."""
-    generator, count = torch.Generator().manual_seed(healing.seed), healing.steps * healing.batch
-    rounds = [torch.randperm(sequences, generator=generator) for _ in range(-(-count // sequences))]
-    return torch.cat(rounds)[:count].view(healing.steps, healing.batch)
-
-
 def _divergence(model: Model, parent: Model, row: Tensor) -> Tensor:
-    row = row.to(parent.device)
+    ids = row[None].to(parent.device)
     with torch.no_grad():
-        wanted = parent(input_ids=row, use_cache=False).logits[0]
-    return divergence(model(input_ids=row, use_cache=False).logits[0], wanted)
+        answers = parent(input_ids=ids, use_cache=False).logits[0]
+    return divergence(model(input_ids=ids, use_cache=False).logits[0], answers)
 
 
 @torch.no_grad()
 def _mean_divergence(model: Model, parent: Model, ids: Tensor) -> float:
-    return sum(_divergence(model, parent, row).item() for row in ids.split(1)) / len(ids)
+    return sum(_divergence(model, parent, row).item() for row in ids) / len(ids)
 
 
 def heal_folder(
@@ -151,22 +136,20 @@ def heal_folder(
     and its plan are read, and nothing is copied. Raises InputError, before any work, for a parent that cannot be
     one, and for what `save_checkpoint` refuses.
     """
-    healing.check(sequences)
     needs_model(source)  # raises for a text that cannot be read
     check_destination(folder, overwrite)
     outline, files, tokenizer = open_model(model)
     plan = Plan.load(files.place / PLAN_FILE)
-    teacher, parent_tokenizer = load_model(parent, device=device)
+    teacher, _ = load_model(parent, device=device)
     small, _ = load_model(model, device=device)
     dense = Shape.of(teacher)
-    own = (outline.config.vocab_size, Shape.of(outline).hidden, plan.parent_layers, tokenizer(PROBE)["input_ids"])
-    other = (teacher.config.vocab_size, dense.hidden, dense.layers, parent_tokenizer(PROBE)["input_ids"])
-    for what, ours, theirs in zip(("vocabulary", "stream", "number of layers", "tokenizer"), own, other, strict=True):
-        if ours != theirs:
-            got = f"another {what}: name the model that was pruned"
-            raise InputError(f"expected the parent of {model}, got {parent} with {got}")
+    ours = (outline.config.vocab_size, Shape.of(outline).hidden, plan.parent_layers)
+    theirs = (teacher.config.vocab_size, dense.hidden, dense.layers)
+    if ours != theirs:
+        expected = "the parent, with {:,} tokens, a stream {} numbers wide and {} layers".format(*ours)
+        raise InputError("expected {}, got {:,}, {} and {}: name the model that was pruned".format(expected, *theirs))
     size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": healing.seed}
-    ids = calibration_tokens(source, parent_tokenizer, model=teacher, **size, progress=progress)
+    ids = calibration_tokens(source, tokenizer, model=teacher, **size, progress=progress)
     done = heal(small, ids, teacher, healing, progress)
     text = f"what the card of {shareable(model)} says, then healed on {sequences} x {length} tokens of "
     text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "

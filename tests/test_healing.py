@@ -9,7 +9,7 @@ import torch
 import variants
 
 from comp_lib.errors import InputError
-from comp_lib.healing import HELD, Healing, divergence, heal, order, rate
+from comp_lib.healing import HELD, Healing, divergence, heal, rate
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 
@@ -90,22 +90,10 @@ def test_the_rate_rises_and_falls_in_straight_lines():
     assert rate(0, Healing(steps=1, rate=1.0)) == 1.0
 
 
-def test_each_sequence_teaches_before_one_comes_again():
-    found = order(10, Healing(steps=5, batch=4))
-    assert found.shape == (5, 4)
-    assert sorted(found.flatten()[:10].tolist()) == sorted(found.flatten()[10:].tolist()) == list(range(10))
-
-
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"batch": 0}, {"rank": -1}, {"rate": 0.0}, {"rate": float("nan")}])
-def test_numbers_that_cannot_be_are_refused(changes):
-    with pytest.raises(InputError, match="expected numbers above 0"):
-        Healing(**changes).check(100)
-
-
 def test_too_little_text_and_a_training_that_does_not_converge_are_refused():
-    with pytest.raises(InputError, match=f"at least {HELD + 4} sequences"):
-        Healing().check(HELD + 3)
     model, small, ids = pair()
+    with pytest.raises(InputError, match=f"at least {HELD + 4} sequences"):
+        heal(small, ids[: HELD + 3], model)
     small.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(InputError, match="lower the rate"):
         heal(small, ids, model, QUICK)

@@ -78,7 +78,7 @@ def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], setti
 
 def rows_of(judged: ByKind) -> list[dict[str, Any]]:
     """Losses, their difference with its interval, KL and agreement, for each kind and for the mean of several."""
-    sizes = {kind: [one.sequences, one.tokens] for kind, one in judged.kinds.items()}
+    sizes = {kind: [len(one.losses), one.tokens] for kind, one in judged.kinds.items()}
     of_kinds = {kind: (one.values(), one.intervals()) for kind, one in judged.kinds.items()}
     if len(sizes) > 1:
         sizes[ALL] = list(map(sum, zip(*sizes.values(), strict=True)))

@@ -15,7 +15,6 @@ from .console import (
     Length,
     Model,
     Multiple,
-    Overwrite,
     ProgressBars,
     check_extra,
     check_length,
@@ -60,7 +59,8 @@ def evaluate(
 ) -> None:
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
     from ..calibration.text import load_text
-    from ..evaluation.by_kind import judge, windows_of
+    from ..evaluation.by_kind import judge
+    from ..evaluation.loss import windows_of
     from ..models.load import load_model
 
     if tasks is not None:
@@ -95,15 +95,14 @@ def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> 
 
 
 def _in_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
-    from ..evaluation.zero_shot import task_names, zero_shot
+    check_extra("lm_eval", "evaluate")
+    from lm_eval.utils import make_table
+
+    from ..evaluation.zero_shot import load_tasks, zero_shot
     from ..models.load import load_model
 
-    names = task_names(tasks)
-    columns = ("task", "acc", "acc_stderr", "acc_norm", "items", "version")
-    scores = zero_shot(*load_model(model, dtype, device), names)
-    rows = [[score[name] for name in columns] for score in scores]
-    cells = [[f"{one:.4f}" if isinstance(one, float) else str(one or "") for one in row] for row in rows]
-    out.print(table(columns, cells, model))
+    loaded = load_tasks(tasks)
+    echo(make_table(zero_shot(*load_model(model, dtype, device), loaded)))
 
 
 def compare(
@@ -119,15 +118,13 @@ def compare(
     windows: Annotated[int, Option(min=2, max=100_000, help="Windows of it, or of each kind.")] = 12,
     window: Length = 512,
     multiple: Multiple = 64,
-    workers: Annotated[int | None, Option(min=1, max=256, help="Runs at a time on this machine (default: 1).")] = None,
-    scheduler: Annotated[str | None, Option(help="Of a Dask cluster: tcp://host:8786.")] = None,
-    overwrite: Overwrite = False,
+    workers: Annotated[int, Option(min=1, max=256, help="Runs at a time on this machine.")] = 1,
+    scheduler: Annotated[str | None, Option(help="Of a Dask cluster, in its place: tcp://host:8786.")] = None,
 ) -> None:
     """Run a grid of methods, ratios and seeds on MODEL. Finished rows stay: the same command goes on after a kill."""
     check_extra("matplotlib", "notebooks")
-    from ..compare.cluster import choose
     from ..compare.grid import Grid, run
-    from ..compare.summary import check_summary, markdown, write_summary
+    from ..compare.summary import markdown, write_summary
     from ..settings import METHODS, Settings
 
     chosen = METHODS if methods is None else listed(methods, str, "methods")
@@ -135,12 +132,10 @@ def compare(
     text |= {"windows": windows, "window": window, "settings": Settings(multiple=multiple)}
     sizes = listed(sequences, int, "sequences")
     grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, **text)
-    check_summary(folder, overwrite)
-    engine = choose(workers, scheduler)
     with ProgressBars() as bars:
-        rows = run(grid, folder, bars, engine)
-    written = write_summary(rows, folder)
+        rows = run(grid, folder, bars, workers=workers, scheduler=scheduler)
+    write_summary(rows, folder)
     echo(markdown(rows))
-    echo(f"written: {', '.join(path.name for path in written)} in {folder}")
+    echo(f"written: rows.csv, table.md and increase.png in {folder}")
     if (rows.status == "failed").any():
         raise Exit(1)

@@ -17,7 +17,7 @@ from ..calibration.text import EVERY_KIND, KINDS
 from ..calibration.tokens import calibration_tokens, needs_model
 from ..disk.from_disk import GRADIENTS, Saving, Written, check_out, prune_to
 from ..disk.model_on_disk import open_streamed
-from ..evaluation.by_kind import windows_of
+from ..evaluation.loss import windows_of
 from ..models.load import load_model
 from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint, shareable
 from ..planning import check_request

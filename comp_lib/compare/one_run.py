@@ -9,13 +9,9 @@ window by window, since texts are not equally hard:
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
-import threading
 import time
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import psutil
@@ -25,10 +21,10 @@ from torch import Tensor
 
 from .. import __version__
 from ..calibration.tokens import calibration_tokens
-from ..errors import InputError
-from ..evaluation.by_kind import judge, windows_of
+from ..evaluation.by_kind import judge
 from ..evaluation.confidence import UNKNOWN
 from ..evaluation.generation import ratio
+from ..evaluation.loss import windows_of
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.load import load_model
@@ -40,51 +36,40 @@ from ..system.machine import peak_bytes
 SPEED: dict[str, Any] = {"prompt": 32, "new_tokens": 16, "rounds": 3}
 
 
-@dataclass(frozen=True)
-class Common:
-    """What all runs of a grid share, but for the settings that vary."""
+def measure(
+    model: str,
+    settings: Settings,
+    *,
+    calibration: str,
+    sequences: int,
+    length: int,
+    evaluation: str,
+    windows: int,
+    window: int,
+) -> dict[str, Any]:
+    """Prune the model of that name and judge it; see `grid.Grid` for what is told.
 
-    model: str
-    _: KW_ONLY
-    dtype: str = "float32"
-    settings: Settings = Settings()
-    calibration: str = "calibration"  # name or path of a text, or "self"
-    length: int = 256  # tokens in each sequence of it
-    evaluation: str = "evaluation"  # name or path of a text, or "kinds" for the mean over all kinds
-    windows: int = 12
-    window: int = 512  # tokens in each
-
-
-@dataclass(frozen=True)
-class Run(Common):
-    """All that decides the outcome of one run."""
-
-    sequences: int  # of calibration text
-
-
-def measure(run: Run) -> dict[str, Any]:
-    """Prune and judge. Peak memory is that of this process above what it holds now: call it once, in a fresh one."""
+    Peak memory is that of this process above what it holds now: call it once, in a fresh one.
+    """
     imports = psutil.Process().memory_info().rss
-    model, tokenizer = load_model(run.model, run.dtype)
-    windows = windows_of(run.evaluation, tokenizer, run.window, run.windows)
-    size: dict[str, Any] = {"sequences": run.sequences, "length": run.length, "seed": run.settings.seed}
-    ids = calibration_tokens(run.calibration, tokenizer, model=model, **size, evaluated=run.evaluation)
-    before = decoder_parameters(model)
+    parent, tokenizer = load_model(model)
+    judging = windows_of(evaluation, tokenizer, window, windows)
+    size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
+    ids = calibration_tokens(calibration, tokenizer, model=parent, **size, evaluated=evaluation)
+    before = decoder_parameters(parent)
     started = time.perf_counter()
-    small = prune(model, ids, run.settings, name=run.model, inplace=True).model
+    small = prune(parent, ids, settings, name=model, inplace=True).model
     seconds, peak = time.perf_counter() - started, peak_bytes() - imports
-    del model
-    dense, _ = load_model(run.model, run.dtype)
+    del parent
+    dense, _ = load_model(model)
     rates = speed.measure({"dense": dense, "small": small}, **SPEED)
-    libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return quality(small, dense, windows) | {
+    return quality(small, dense, judging) | {
         "removed": 1 - decoder_parameters(small) / before,
-        "parameters": sum(map(Tensor.numel, small.parameters())),
+        "parameters": small.num_parameters(),
         "seconds": seconds,
         "peak_megabytes": peak / 2**20,
         "decode_ratio": ratio(rates[0].decode, rates[1].decode)[0],  # of the times, so upside down
-        "threads": torch.get_num_threads(),
-        "versions": f"comp-lib {__version__}, {libraries}, Python {platform.python_version()}",
+        "versions": f"comp-lib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
     }
 
 
@@ -100,19 +85,7 @@ def decoder_parameters(model: Model) -> int:
     return sum(parameter.numel() for parameter in family_of(model).layers(model).parameters())
 
 
-def main() -> None:
-    """Read a `Run` as JSON, write what was measured as the last line. Ends when whoever started it has ended."""
-    parent = os.getppid()
-
-    def end_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    request = json.load(sys.stdin)
-    try:
-        answer = measure(Run(**request | {"settings": Settings(**request["settings"])}))
-    except InputError as error:
-        sys.exit(f"InputError: {error}")
+if __name__ == "__main__":
+    told = json.load(sys.stdin)
+    answer = measure(**told | {"settings": Settings(**told["settings"])})
     sys.stdout.write(f"\n{json.dumps(answer)}\n")

@@ -16,10 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..plots.base import BESIDE, LOSS, Picture, figure_with_axes, log_y, png, style
-from ..system.files import check_output, write_atomically
-from .grid import ROWS
+from ..system.files import write_atomically
 
-TABLE, PICTURE = "table.md", "increase.png"
 LOG_LOSS = LOSS.replace("token)", "token, log scale)")
 MEASURES = {  # column: heading, what a number looks like, which is best
     "increase": ("Increase of the loss over the dense model (nats per token)", ".3f", "min"),
@@ -64,18 +62,16 @@ def markdown(rows: pd.DataFrame) -> str:
 def comparison(rows: pd.DataFrame, measure: str) -> str:
     """Methods x ratios of one of MEASURES, as a Markdown table, from finished rows of one calibration size."""
     _, form, judge = MEASURES[measure]
-    seeds, cells = rows.seed.nunique(), rows.groupby(["label", "ratio"], sort=False)[measure]
-    cells = cells.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
-    most = cells.seeds == cells.groupby("ratio").seeds.transform("max")  # fewer seeds are no match
-    cells["best"] = cells["mean"].where(most).groupby(cells.ratio).transform(judge) if judge else None
-
-    def words(cell: Any) -> str:
-        text = f"**{cell.mean:{form}}**" if cell.mean == cell.best and cell.most else f"{cell.mean:{form}}"
-        text += f" ({cell.low:{form}} to {cell.high:{form}})" if cell.seeds > 1 else ""
-        return text + (f" [{cell.seeds} of {seeds} seeds]" if cell.seeds < seeds else "")
-
-    cells["words"] = [words(cell) for cell in cells.assign(most=most).itertuples()]
-    table = cells.pivot(index="label", columns="ratio", values="words").loc[rows.label.unique()].fillna("-")
+    seeds = rows.seed.nunique()
+    table = pd.DataFrame("-", index=rows.label.unique(), columns=sorted(rows.ratio.unique()))
+    for ratio, of_ratio in rows.groupby("ratio"):
+        cells = of_ratio.groupby("label")[measure]
+        best = cells.mean().agg(judge) if judge else None
+        for label, values in cells:
+            words = f"**{values.mean():{form}}**" if values.mean() == best else f"{values.mean():{form}}"
+            words += f" ({values.min():{form}} to {values.max():{form}})" if len(values) > 1 else ""
+            words += f" [{len(values)} of {seeds} seeds]" if len(values) < seeds else ""
+            table.loc[label, ratio] = words
     lines = [["method", *(f"{ratio:.0%}" for ratio in table)], *table.reset_index().to_numpy().tolist()]
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
     return "\n".join([head, "|---|" + "---:|" * table.shape[1], *body])
@@ -128,18 +124,9 @@ def over_seeds(rows: pd.DataFrame) -> str:
     return f" (means over {count} seeds)" if count > 1 else ""
 
 
-def write_summary(rows: pd.DataFrame, folder: str | Path) -> list[Path]:
-    """Write table.md and increase.png into `folder`; returns their paths. Without a finished row, only the table."""
-    folder, done = Path(folder).expanduser(), finished(rows)
-    files = {TABLE: markdown(rows).encode()}
+def write_summary(rows: pd.DataFrame, folder: Path) -> None:
+    """Write table.md and increase.png into `folder`; without a finished row, only the table."""
+    done = finished(rows)
+    write_atomically(folder / "table.md", markdown(rows).encode())
     if len(done):
-        files[PICTURE] = png(plot_increase(done[done.sequences == done.sequences.max()]))
-    for name, content in files.items():
-        write_atomically(folder / name, content)
-    return [folder / name for name in files]
-
-
-def check_summary(folder: Path, overwrite: bool) -> None:
-    """Raises InputError when one of these files is there, not beside rows, and may not be overwritten."""
-    for name in (TABLE, PICTURE) if folder.is_dir() and not (folder / ROWS).exists() else ():
-        check_output(folder / name, overwrite)
+        write_atomically(folder / "increase.png", png(plot_increase(done[done.sequences == done.sequences.max()])))

@@ -35,7 +35,6 @@ from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from ..errors import InputError
-from ..evaluation.loss import perplexity_of
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.own_widths import described
@@ -231,7 +230,7 @@ class _Run:
             return None
         if which not in self.state:
             mean = losses(model, self.saving.windows, self.settings.device, self.progress, f"measuring {which}").mean()
-            self.keep(**{which: perplexity_of(float(mean))})
+            self.keep(**{which: float(mean.exp())})
         return float(self.state[which])
 
     def prune_layers(self, plan: Plan, outline: Model) -> list[PrunedLayer]:

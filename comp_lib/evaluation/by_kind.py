@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..calibration.text import EVERY_KIND, KINDS, load_text
+from ..calibration.text import EVERY_KIND
 from ..families.protocol import Model
 from ..report import Progress, no_progress
 from .confidence import Interval, intervals
-from .loss import Evaluation, compare, evaluation_tokens, perplexity
+from .loss import Evaluation, compare, perplexity, windows_of
 
 Row = tuple[dict[str, float], dict[str, Interval | None]]  # value of each measure; its 95% interval, where it has one
 
@@ -31,17 +30,13 @@ class ByKind:
 
     @property
     def mean(self) -> dict[str, float]:
-        """Mean over kinds of `loss`, nats per token.
-
-        Where a dense model was compared with, also of `dense_loss`, `increase` and `kl`, nats per token, and of
-        `top1_agreement`, a share from 0 to 1.
-        """
+        """Mean over kinds of what `Evaluation.values` gives: nats per token, but for `top1_agreement`, 0 to 1."""
         rows = [one.values() for one in self.kinds.values()]
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
-    def intervals(self, seed: int = 0) -> dict[str, Interval | None]:
+    def intervals(self) -> dict[str, Interval | None]:
         """95% intervals of `mean`, see `confidence`; None where there is none."""
-        return intervals([one.by_sequence for one in self.kinds.values()], seed)
+        return intervals([one.by_sequence for one in self.kinds.values()])
 
     def rows(self) -> dict[str, Row]:
         """Values and 95% intervals of each text, as they came, and at the end of the mean, called `mean of 8`."""
@@ -49,17 +44,8 @@ class ByKind:
         return texts | {f"mean of {len(texts)}": (self.mean, self.intervals())}
 
 
-def windows_of(name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
-    """Windows (S, L) of the text of that name or file, by its name; of each of KINDS, in order, for EVERY_KIND.
-
-    All whole ones, or that many `sequences`. Raises InputError as `load_text` and `evaluation_tokens` do.
-    """
-    texts = {kind: f"evaluation:{kind}" for kind in KINDS} if str(name) == EVERY_KIND else {str(name): name}
-    return {each: evaluation_tokens(tokenizer, load_text(text), length, sequences) for each, text in texts.items()}
-
-
 def kind_windows(tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
-    """`windows_of` every kind."""
+    """Windows (S, L) of the evaluation text of every kind, by its name: see `windows_of`."""
     return windows_of(EVERY_KIND, tokenizer, length, sequences)
 
 

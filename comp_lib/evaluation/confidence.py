@@ -44,43 +44,37 @@ def confidence_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> 
     >>> round(low, 2), round(high, 2)
     (2.45, 6.55)
     """
-    low, high = confidence_intervals(np.asarray(values, dtype=np.float64)[None], seed)[0].tolist()
+    values = np.asarray(values, dtype=np.float64)
+    low, high = confidence_intervals(values[None], seed=seed)[0].tolist()
     if np.isnan(low):
-        usable = int(np.isfinite(np.asarray(values, dtype=np.float64)).sum())
-        got = f"{len(values)}, of which {usable} are finite: measure more windows"
+        got = f"{len(values)}, of which {np.isfinite(values).sum()} are finite: measure more windows"
         raise InputError(f"expected at least {FEWEST} finite values for an interval, got {got}")
     return low, high
 
 
-def intervals(kinds: Sequence[Mapping[str, Sequence[float]]], seed: int = 0) -> dict[str, Interval | None]:
+def intervals(kinds: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Interval | None]:
     """Of each measure, the interval of its mean over kinds: measure -> values of a kind; None where there is none."""
-    bounds = stratified_intervals([np.array(list(columns.values())) for columns in kinds], seed).tolist()
+    bounds = confidence_intervals(*(np.array(list(columns.values())) for columns in kinds)).tolist()
     return {name: None if np.isnan(low) else (low, high) for name, (low, high) in zip(kinds[0], bounds, strict=True)}
 
 
-def confidence_intervals(values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """`confidence_interval` of each row of values (k, n), with the same draws for all: (k, 2); NaN where none."""
-    return stratified_intervals([values], seed)
+def confidence_intervals(*kinds: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Intervals of the mean over kinds of each row, with the same draws for all rows: (k, n) of each kind -> (k, 2).
 
-
-def stratified_intervals(kinds: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
-    """Intervals of the mean over kinds of each row: one (k, n) for each kind -> (k, 2); NaN where there is none."""
-    kinds = [np.asarray(values, dtype=np.float64) for values in kinds]
+    NaN where there is none: too few values, or one that is not finite.
+    """
+    finite = [np.where(np.isfinite(values), values, np.nan) for values in kinds]
     counts = [values.shape[1] for values in kinds]
-    bounds, degrees = np.tile(UNKNOWN, (len(kinds[0]), 1)), sum(counts) - len(counts)
-    usable = np.all([np.isfinite(values).all(1) for values in kinds], 0)
-    if min(counts) < 2 or degrees < FEWEST - 1 or not usable.any():
-        return bounds
-    kinds, random = [values[usable] for values in kinds], np.random.default_rng(seed)
+    degrees = sum(counts) - len(counts)
+    if min(counts) < 2 or degrees < FEWEST - 1:
+        return np.tile(UNKNOWN, (len(kinds[0]), 1))
     if min(counts) < MANY:
-        mean = np.mean([values.mean(1) for values in kinds], 0)
-        variance = sum(values.var(1, ddof=1) / values.shape[1] for values in kinds)
+        mean = np.mean([values.mean(1) for values in finite], 0)
+        variance = sum(values.var(1, ddof=1) / values.shape[1] for values in finite)
         half = t_quantile(degrees) * np.sqrt(variance) / len(kinds)
-        bounds[usable] = np.stack([mean - half, mean + half], 1)
-    else:
-        means = np.mean([_resampled_means(values, random) for values in kinds], 0)
-        bounds[usable] = np.quantile(means, TAILS, axis=1).T
-    return bounds
+        return np.stack([mean - half, mean + half], 1)
+    random = np.random.default_rng(seed)
+    return np.quantile(np.mean([_resampled_means(values, random) for values in finite], 0), TAILS, axis=1).T
 
 
 def t_quantile(degrees: int) -> float:
@@ -92,7 +86,5 @@ def t_quantile(degrees: int) -> float:
 
 def _resampled_means(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Means of each row of values (k, n) over n places drawn with replacement: (k, RESAMPLES)."""
-    count, parts = values.shape[1], []
-    for _ in range(0, RESAMPLES, CHUNK):
-        parts.append(values[:, random.integers(count, size=(CHUNK, count))].mean(2))
-    return np.concatenate(parts, 1)
+    drawn = (random.integers(values.shape[1], size=(CHUNK, values.shape[1])) for _ in range(0, RESAMPLES, CHUNK))
+    return np.concatenate([values[:, places].mean(2) for places in drawn], 1)

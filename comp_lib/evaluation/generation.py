@@ -1,11 +1,10 @@
-"""What a model says, and how long it takes to say it; `on_device.speed` compares models.
+"""What a model says.
 
 Text is greedy, so that two models can be compared: the same prompt, the same answer, every time.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -26,34 +25,27 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
     """
     if not prompt.strip():
         raise InputError("expected a prompt with some text, got an empty one: write what the model shall go on from")
-    prompt_ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)  # (1, L)
-    check_ids(prompt_ids, model.config.vocab_size)
-    length, context = prompt_ids.shape[1], model.config.max_position_embeddings
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)  # (1, L)
+    check_ids(ids, model.config.vocab_size)
+    length, context = ids.shape[1], model.config.max_position_embeddings
     if tokens < 1 or length + tokens > context:
         got = f"{length} and {tokens}: shorten the prompt, or ask for another number of tokens"
         raise InputError(f"expected a prompt and at least one new token within {context} tokens, got {got}")
-    text: str = tokenizer.decode(_generate(model, prompt_ids, tokens)[0, length:], skip_special_tokens=True)
+    text: str = tokenizer.decode(greedy(model, ids, tokens)[0, length:], skip_special_tokens=True)
     return text
 
 
-def prompt_ids(tokens: int) -> list[int]:
-    """A prompt of that many tokens, of ids that any vocabulary has: time does not depend on what they say."""
-    return [3 + place % 200 for place in range(tokens)]
-
-
-def timed(model: Model, ids: Tensor, new_tokens: int) -> tuple[float, float]:
-    """Seconds from the prompt `ids` (1, L) to the first token after it, and of the `new_tokens` after that."""
-    times: list[float] = []
-
-    def clock(so_far: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        """Asked after each token whether to stop: notes the time, and never does."""
-        so_far[0, -1].item()  # waits for a device that works ahead
-        times.append(time.perf_counter())
-        return torch.zeros(len(so_far), dtype=torch.bool, device=so_far.device)
-
-    tokens, started = 1 + new_tokens, time.perf_counter()
-    _generate(model, ids.to(model.device), tokens, min_new_tokens=tokens, stopping_criteria=[clock])
-    return times[0] - started, times[-1] - times[0]
+@torch.inference_mode()
+def greedy(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
+    """ids (1, L) and at most `tokens` more, each the most likely one, (1, L + tokens); `options` are of generate()."""
+    told = model.generation_config  # beams, penalties: generate() would take from it whatever it is not given
+    model.generation_config = GenerationConfig(eos_token_id=told.eos_token_id, pad_token_id=told.pad_token_id or 0)
+    options |= {"attention_mask": torch.ones_like(ids), "max_new_tokens": tokens, "do_sample": False}
+    try:
+        out: Tensor = model.generate(input_ids=ids, **options)
+    finally:
+        model.generation_config = told
+    return out
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
@@ -64,17 +56,3 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, f
     """
     ratios = [a / b for a, b in zip(one, other, strict=True)]
     return median(ratios), min(ratios), max(ratios)
-
-
-@torch.inference_mode()
-def _generate(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
-    """Greedy, one row; generate() wants to be told that nothing is padding, and warns otherwise."""
-    told = model.generation_config  # beams, penalties: generate() would take from it whatever it is not given
-    model.generation_config = GenerationConfig(eos_token_id=told.eos_token_id, pad_token_id=told.pad_token_id or 0)
-    try:
-        out: Tensor = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, **options
-        )
-    finally:
-        model.generation_config = told
-    return out

@@ -25,19 +25,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..calibration.text import encode, opening
+from ..calibration.text import EVERY_KIND, KINDS, encode, load_text, opening
 from ..errors import InputError
 from ..families.frame import check_ids, head
 from ..families.protocol import Model
 from ..report import Progress, no_progress
 from .confidence import Interval, intervals
 
+MEASURES = ("dense_loss", "loss", "increase", "kl", "top1_agreement")
 BATCH = 4  # sequences that pass at once
 HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a vocabulary of 49,152
 
@@ -46,11 +48,9 @@ HEAD_ROWS = 256  # positions whose logits are in memory at once: 50 MB for a voc
 class Evaluation:
     """Quality of a model on a text; what defaults to None is there where it was compared with a dense model."""
 
-    loss: float  # nats per token
-    perplexity: float
-    tokens: int  # predicted ones
-    sequences: int
     by_sequence: dict[str, tuple[float, ...]]  # `values` of each sequence
+    tokens: int  # predicted ones
+    loss: float  # nats per token
     dense_loss: float | None = None
     increase: float | None = None  # of the loss above the dense model's, nats per token
     kl: float | None = None  # nats per token, from dense to this model
@@ -61,15 +61,29 @@ class Evaluation:
         """Loss of each sequence, nats per token."""
         return self.by_sequence["loss"]
 
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return perplexity_of(self.loss)
+
     def values(self) -> dict[str, float]:
         """`loss`, and where a dense model was compared with, `dense_loss`, `increase`, `kl` and `top1_agreement`."""
         return {name: getattr(self, name) for name in self.by_sequence}
 
-    def intervals(self, seed: int = 0) -> dict[str, Interval | None]:
+    def intervals(self) -> dict[str, Interval | None]:
         """95% intervals of `values` and of `perplexity`; `increase` is paired. None where `confidence` has none."""
-        found = intervals([self.by_sequence], seed)
+        found = intervals([self.by_sequence])
         bounds = found["loss"]
         return found | {"perplexity": bounds and (perplexity_of(bounds[0]), perplexity_of(bounds[1]))}
+
+
+def windows_of(name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
+    """Windows (S, L) of the text of that name or file, by its name; of each of KINDS, in order, for EVERY_KIND.
+
+    All whole ones, or that many `sequences`. Raises InputError as `load_text` and `evaluation_tokens` do.
+    """
+    texts = {kind: f"evaluation:{kind}" for kind in KINDS} if str(name) == EVERY_KIND else {str(name): name}
+    return {each: evaluation_tokens(tokenizer, load_text(text), length, sequences) for each, text in texts.items()}
 
 
 def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
@@ -112,42 +126,34 @@ def compare(
 @torch.inference_mode()
 def _evaluation(models: list[Model], ids: Tensor, progress: Progress, what: str) -> Evaluation:
     """Of the first of `models`; a second one is the dense model that it is compared with."""
-    if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
-        got = f"{tuple(ids.shape)}; see evaluation_tokens"
-        raise InputError(f"expected token ids of shape (sequences >= 1, length >= 2), got {got}")
     check_ids(ids, models[0].config.vocab_size)
-    measured, done = [], 0
+    parts = []
     for rows in ids.split(BATCH):
-        measured.append(_of_sequences(models, rows))
-        done += len(rows)
-        progress(what, done, len(ids))
-    loss, *compared = torch.cat(measured, 1)  # (S,) each
-    columns = {"loss": loss}
-    if compared:
-        dense_loss, kl, agreement = compared
-        columns = {"dense_loss": dense_loss, "loss": loss, "increase": loss - dense_loss}
-        columns |= {"kl": kl, "top1_agreement": agreement}
-    means: dict[str, Any] = {name: column.mean().item() for name, column in columns.items()}
+        parts.append(_of_sequences(models, rows))
+        progress(what, sum(map(len, parts)), len(ids))
+    columns = dict(zip(MEASURES if len(models) > 1 else ["loss"], torch.cat(parts).T, strict=True))  # (S,) each
     by_sequence = {name: tuple(column.tolist()) for name, column in columns.items()}
-    sizes: dict[str, Any] = {"tokens": ids[:, 1:].numel(), "sequences": len(ids), "by_sequence": by_sequence}
-    return Evaluation(perplexity=perplexity_of(means["loss"]), **means, **sizes)
+    means = {name: column.mean().item() for name, column in columns.items()}
+    return Evaluation(by_sequence, ids[:, 1:].numel(), **means)
 
 
 def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
-    """Loss of each sequence of `rows` (B, L), and with a dense model its loss, KL and agreement: (1 or 4, B)."""
+    """The loss of each sequence of `rows` (B, L), or with a dense model all MEASURES: (B, 1 or 5)."""
     states = [_states(model, rows).split(HEAD_ROWS) for model in models]
     parts = []
     for targets, *inputs in zip(rows[:, 1:].flatten().split(HEAD_ROWS), *states, strict=True):  # R of B (L-1) tokens
-        logits = [head(model, state) for model, state in zip(models, inputs, strict=True)]
-        log_q, *dense = (one.float().log_softmax(-1) for one in logits)  # (R, V), in float32 whatever computed it
+        logits = [head(model, state).float() for model, state in zip(models, inputs, strict=True)]
+        log_q, *dense = (each.log_softmax(-1).to(logits[0].device) for each in logits)  # (R, V)
         targets = targets.to(log_q.device)
-        values = [F.nll_loss(log_q, targets, reduction="none")]  # (R,)
-        for log_p in (other.to(log_q.device) for other in dense):
+        loss = F.nll_loss(log_q, targets, reduction="none").double()  # (R,)
+        values = [loss]
+        for log_p in dense:
+            dense_loss = F.nll_loss(log_p, targets, reduction="none").double()
             divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
             agreement = log_p.argmax(-1) == log_q.argmax(-1)
-            values += [F.nll_loss(log_p, targets, reduction="none"), divergence, agreement]
-        parts.append(torch.stack([value.cpu().double() for value in values]))  # (1 or 4, R)
-    return torch.cat(parts, 1).reshape(-1, len(rows), rows.shape[1] - 1).mean(-1)
+            values = [dense_loss, loss, loss - dense_loss, divergence, agreement]
+        parts.append(torch.stack([value.cpu().double() for value in values], 1))  # (R, 1 or 5)
+    return torch.cat(parts).view(len(rows), rows.shape[1] - 1, -1).mean(1)
 
 
 def _states(model: Model, rows: Tensor) -> Tensor:

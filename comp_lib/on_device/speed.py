@@ -17,6 +17,7 @@ the rounds.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
-from ..evaluation.generation import prompt_ids, ratio, timed
+from ..evaluation.generation import greedy, ratio
 from ..families.protocol import Model
 from ..models.gguf_files import GgufFile
 from ..report import Progress, no_progress
@@ -126,7 +128,7 @@ def gguf_bytes_per_token(path: str | Path) -> int:
 
 def _round_of(model: Any, prompt: int, new_tokens: int) -> Round:
     """What runs a round of this model: in llama.cpp by its own clock, which leaves out the way through Python."""
-    ids = prompt_ids(prompt)
+    ids = [place % 200 for place in range(prompt)]  # time does not depend on what they say
     if not isinstance(model, str | Path):
         return partial(timed, model, torch.tensor([ids]), new_tokens)
     server = start(model, context=prompt + new_tokens + 1, threads=torch.get_num_threads())
@@ -139,3 +141,18 @@ def _round_of(model: Any, prompt: int, new_tokens: int) -> Round:
         return timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3 * new_tokens / (timings["predicted_n"] - 1)
 
     return run
+
+
+def timed(model: Model, ids: Tensor, new_tokens: int) -> tuple[float, float]:
+    """Seconds from the prompt `ids` (1, L) to the first token after it, and of the `new_tokens` after that."""
+    times: list[float] = []
+
+    def clock(so_far: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        """Asked after each token whether to stop: notes the time, and never does."""
+        so_far[0, -1].item()  # waits for a device that works ahead
+        times.append(time.perf_counter())
+        return torch.zeros(len(so_far), dtype=torch.bool, device=so_far.device)
+
+    tokens, started = 1 + new_tokens, time.perf_counter()
+    greedy(model, ids.to(model.device), tokens, min_new_tokens=tokens, stopping_criteria=[clock])
+    return times[0] - started, times[-1] - times[0]

@@ -72,9 +72,9 @@ def test_a_run_that_did_not_help_says_so(parent, small, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"vocab_size": 600}, ["another vocabulary"]),
-        ({"hidden_size": 64, "head_dim": 8}, ["another stream"]),
-        ({"num_hidden_layers": 2}, ["another number of layers"]),
+        ({"vocab_size": 600}, ["got 600, 32 and 3"]),
+        ({"hidden_size": 64, "head_dim": 8}, ["got 512, 64 and 3"]),
+        ({"num_hidden_layers": 2}, ["got 512, 32 and 2"]),
     ],
 )
 def test_a_parent_of_another_shape_is_refused(small, tmp_path, tiny_llama, tokenizer, changes, words):
@@ -82,16 +82,6 @@ def test_a_parent_of_another_shape_is_refused(small, tmp_path, tiny_llama, token
     tokenizer.save_pretrained(tmp_path / "other")
     refused(run("heal", small, "--parent", tmp_path / "other", "--out", tmp_path / "healed", *SHORT), words)
     assert not (tmp_path / "healed").exists()
-
-
-def test_a_parent_with_another_tokenizer_is_refused(parent, small, tmp_path):
-    shutil.copytree(parent, tmp_path / "other")
-    path = tmp_path / "other" / "tokenizer.json"
-    fields = json.loads(path.read_text("utf-8"))
-    fields["model"]["merges"] = []
-    path.write_text(json.dumps(fields), "utf-8")
-    done = run("heal", small, "--parent", tmp_path / "other", "--out", tmp_path / "healed", *SHORT)
-    refused(done, ["another tokenizer"])
 
 
 def test_nobodys_files_are_lost(parent, small, tmp_path):

@@ -6,28 +6,26 @@ a time.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
-from functools import partial
 
 import psutil
 import pytest
 from command import run as command
+from rows import ANSWER
 
 from comp_lib.compare import cluster
-from comp_lib.compare.cluster import choose, here, one_by_one, remote
-from comp_lib.compare.grid import MEASURED, TIMED, Grid, read_rows, run
+from comp_lib.compare import grid as module
+from comp_lib.compare.grid import Grid, read_rows, run
 from comp_lib.errors import InputError
 from comp_lib.settings import Settings
-from comp_lib.system import machine
 
 METHODS = ("comp", "random", "magnitude", "wanda-sp")
 SIZES = {"seeds": 1, "sequences": (3,), "length": 24, "windows": 3, "window": 40, "settings": Settings(multiple=4)}
-ANSWER = dict.fromkeys((*MEASURED, *TIMED), 0.5) | {"parameters": 7, "threads": 2, "versions": "0"}
 STAND_IN = f"""
 import json, os, pathlib, signal, sys, time
 name, box = json.load(sys.stdin)["settings"]["method"], pathlib.Path(os.environ["BOX"])
@@ -86,18 +84,18 @@ def until(condition):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("engine", [one_by_one, partial(here, 2)], ids=["one by one", "two at a time"])
-def test_a_run_that_dies_leaves_a_row_that_says_why_and_is_tried_again(grid, tmp_path, box, engine):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_dies_leaves_a_row_that_says_why_and_is_tried_again(grid, tmp_path, box, workers):
     box.order("kill", "random")
     box.order("fail", "magnitude")
-    rows = run(grid, tmp_path / "out", engine=engine).set_index("method")
+    rows = run(grid, tmp_path / "out", workers=workers).set_index("method")
     assert list(rows.status[list(METHODS)]) == ["ok", "failed", "failed", "ok"]
     assert rows.message["random"] == "the process was killed by SIGKILL"
     assert rows.message["magnitude"] == "MemoryError: no room" and rows.message.isna()["comp"]
     assert rows.increase.isna()["random"] and rows.increase["comp"] == 0.5
 
     box.lift("kill", "random")
-    rows = run(grid, tmp_path / "out", engine=engine)
+    rows = run(grid, tmp_path / "out", workers=workers)
     assert list(rows.method) == list(METHODS) and list(rows.status) == ["ok", "ok", "failed", "ok"]
     assert [box.count(name) for name in METHODS] == [1, 2, 2, 1]  # a row that is there is not measured again
     assert len(read_rows(tmp_path / "out" / "rows.csv")) == len(METHODS)
@@ -105,7 +103,7 @@ def test_a_run_that_dies_leaves_a_row_that_says_why_and_is_tried_again(grid, tmp
 
 def test_runs_go_side_by_side_and_share_the_cores(grid, tmp_path, box, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(machine, "cores", lambda: 6)
+    monkeypatch.setattr(module, "cores", lambda: 6)
     box.order("hold", "comp")
     lifted = []
 
@@ -115,30 +113,38 @@ def test_runs_go_side_by_side_and_share_the_cores(grid, tmp_path, box, monkeypat
             lifted.append(sorted(read_rows(tmp_path / "out" / "rows.csv").method))
             box.lift("hold", "comp")
 
-    rows = run(grid, tmp_path / "out", progress, choose(workers=2))
+    rows = run(grid, tmp_path / "out", progress, workers=2)
     assert list(rows.method) == list(METHODS) and set(rows.status) == {"ok"}  # in the order of the grid all the same
     assert lifted == [sorted(set(METHODS) - {"comp"})]  # and written as they came
     assert {threads for *_, threads in box.started()} == {"3"}
 
 
+SCRIPT = """
+import sys
+from comp_lib.compare import cluster
+from comp_lib.compare.grid import Grid, run
+from comp_lib.settings import Settings
+cluster.COMMAND = (sys.executable, "-S", "-c", {stand_in!r})
+grid = Grid({model!r}, (0.2,), {methods!r}, settings=Settings(multiple=4), **{sizes!r})
+run(grid, {out!r}, workers=3)
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal of POSIX")
 def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_path, box):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started pytest to ignore it
-    box.order("hold", "random", "magnitude")
-
-    def progress(what, done, total):
-        if done == 2:  # comp and wanda-sp
-            until(lambda: box.count("random") and box.count("magnitude"))
-            signal.raise_signal(signal.SIGINT)
-
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(grid, tmp_path / "out", progress, partial(here, 3))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert set(read_rows(tmp_path / "out" / "rows.csv").method) == {"comp", "wanda-sp"}
+    """Ctrl-C reaches all that the command has started."""
+    sizes = {name: value for name, value in SIZES.items() if name != "settings"}
+    told = {"stand_in": STAND_IN, "model": grid.model, "methods": METHODS, "sizes": sizes, "out": str(tmp_path / "out")}
+    box.order("hold", "random", "magnitude", "wanda-sp")
+    running = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(**told)], start_new_session=True, stderr=subprocess.PIPE
+    )
+    until(lambda: len(box.started()) == 4 and len(read_rows(tmp_path / "out" / "rows.csv")) == 1)
+    os.killpg(running.pid, signal.SIGINT)
+    assert b"KeyboardInterrupt" in running.communicate()[1]
+    assert list(read_rows(tmp_path / "out" / "rows.csv").method) == ["comp"]
     assert not [process for _, process, _ in box.started() if psutil.pid_exists(int(process))]
-    box.lift("hold", "random", "magnitude")
+    box.lift("hold", "random", "magnitude", "wanda-sp")
     assert list(run(grid, tmp_path / "out").status) == ["ok"] * 4 and box.count("comp") == 1
 
 
@@ -156,22 +162,23 @@ def dask():
 
 def test_the_same_grid_on_dask(grid, tmp_path, box, dask):
     box.order("fail", "random")
-    rows = run(grid, tmp_path / "out", engine=choose(scheduler=dask.scheduler_address))
+    rows = run(grid, tmp_path / "out", scheduler=dask.scheduler_address)
     assert list(rows.method) == list(METHODS) and list(rows.status) == ["ok", "failed", "ok", "ok"]
     assert rows.message[1] == "MemoryError: no room"
 
 
-def test_a_cluster_that_goes_away_costs_no_row_that_is_done(grid, tmp_path, box, dask, monkeypatch):
-    import distributed
+def test_a_cluster_that_goes_away_costs_no_row_that_is_done(grid, tmp_path, box, dask):
+    box.order("hold", "magnitude", "wanda-sp")
 
-    def one_and_no_more(futures, as_completed=distributed.as_completed):
-        yield next(as_completed(futures))
-        raise ConnectionError("the scheduler is gone")
+    def progress(what, done, total):
+        if done == 2:
+            until(lambda: box.count("magnitude") and box.count("wanda-sp"))
+            dask.scheduler.loop.add_callback(dask.scheduler.close)
+            box.lift("hold", "magnitude", "wanda-sp")
 
-    monkeypatch.setattr(distributed, "as_completed", one_and_no_more)
-    with pytest.raises(InputError, match="ConnectionError.*the same command goes on from the rows that are done"):
-        run(grid, tmp_path / "out", engine=partial(remote, dask.scheduler_address))
-    assert list(read_rows(tmp_path / "out" / "rows.csv").status) == ["ok"]
+    rows = run(grid, tmp_path / "out", progress, scheduler=dask.scheduler_address)
+    assert list(rows.status[:2]) == ["ok", "ok"] and "failed" in set(rows.status)
+    assert set(run(grid, tmp_path / "out").status) == {"ok"} and box.count("comp") == 1
 
 
 def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, monkeypatch):
@@ -188,17 +195,10 @@ def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, m
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_had_is_refused(box, monkeypatch):
+def test_a_scheduler_that_is_not_there_is_refused(grid, tmp_path, box, monkeypatch):
     pytest.importorskip("distributed")
-    with pytest.raises(InputError, match="got both"):
-        choose(workers=2, scheduler="tcp://a:1")
     monkeypatch.setattr(cluster, "CONNECT", 0.5)
     for address in ("tcp://127.0.0.1:1", "nowhere"):
-        with pytest.raises(InputError, match="expected a Dask scheduler with workers at"):
-            list(remote(address, {"key": {}}))
+        with pytest.raises(InputError, match="expected a Dask scheduler, got.*comp-lib.distributed"):
+            run(grid, tmp_path / "out", scheduler=address)
     assert not box.started()
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "distributed" else found(name))
-    choose(workers=2)
-    with pytest.raises(InputError, match=r"comp-lib\[distributed\]"):
-        choose(scheduler="tcp://127.0.0.1:8786")

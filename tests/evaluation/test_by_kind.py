@@ -10,9 +10,9 @@ import torch
 
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.errors import InputError
-from comp_lib.evaluation.by_kind import ByKind, judge, kind_windows, windows_of
-from comp_lib.evaluation.confidence import stratified_intervals
-from comp_lib.evaluation.loss import Evaluation, compare, evaluation_tokens, perplexity
+from comp_lib.evaluation.by_kind import ByKind, judge, kind_windows
+from comp_lib.evaluation.confidence import confidence_intervals
+from comp_lib.evaluation.loss import Evaluation, compare, evaluation_tokens, perplexity, windows_of
 
 
 def ruined(model, amount=0.05):
@@ -39,7 +39,7 @@ def made_up(losses, dense):
     columns |= {"kl": [x / 2 for x in losses], "top1_agreement": [1 / (1 + x) for x in losses]}
     means = {name: sum(values) / len(losses) for name, values in columns.items()}
     by_sequence = {name: tuple(values) for name, values in columns.items()}
-    return Evaluation(perplexity=0.0, tokens=0, sequences=len(losses), by_sequence=by_sequence, **means)
+    return Evaluation(by_sequence, 0, **means)
 
 
 def test_the_windows_are_those_of_each_text(tokenizer):
@@ -98,7 +98,7 @@ def test_intervals_are_those_of_the_mean_over_kinds(judged):
     for name, (low, high) in found.items():
         assert low < judged.mean[name] < high
     differences = [np.subtract(GROUPS[name], DENSE[name])[None] for name in GROUPS]
-    assert found["increase"] == pytest.approx(stratified_intervals(differences)[0])
+    assert found["increase"] == pytest.approx(confidence_intervals(*differences)[0])
     assert found["loss"][1] - found["loss"][0] > found["increase"][1] - found["increase"][0]
 
 

@@ -11,14 +11,7 @@ from scipy import stats
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation import confidence, generation
-from comp_lib.evaluation.confidence import (
-    FEWEST,
-    MANY,
-    confidence_interval,
-    confidence_intervals,
-    intervals,
-    stratified_intervals,
-)
+from comp_lib.evaluation.confidence import FEWEST, MANY, confidence_interval, confidence_intervals, intervals
 
 
 @pytest.mark.parametrize("count", range(FEWEST, MANY))
@@ -79,7 +72,7 @@ def test_of_large_kinds_it_is_the_stratified_bootstrap():
     kinds = [random.normal(mean, 1.0, size=(1, 60)) for mean in (0.0, 10.0, 20.0)]
     error = sum(values.var() / 60 for values in kinds) ** 0.5 / 3
     middle = np.mean([values.mean() for values in kinds])
-    (found,) = stratified_intervals(kinds)
+    (found,) = confidence_intervals(*kinds)
     assert found == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.02)
 
 
@@ -88,9 +81,9 @@ def test_of_small_kinds_it_is_students_with_the_freedom_of_all():
     error = sum(values.var(1, ddof=1) / 3 for values in kinds) ** 0.5 / 4
     middle = np.mean([values.mean(1) for values in kinds], 0)
     wide = stats.t.ppf(0.975, 8) * error
-    assert stratified_intervals(kinds) == pytest.approx(np.stack([middle - wide, middle + wide], 1), rel=1e-3)
-    assert np.isnan(stratified_intervals(kinds[:3])).all()  # six degrees of freedom, as of seven windows of one text
-    assert np.isnan(stratified_intervals([*kinds, np.ones((2, 1))])).all()
+    assert confidence_intervals(*kinds) == pytest.approx(np.stack([middle - wide, middle + wide], 1), rel=1e-3)
+    assert np.isnan(confidence_intervals(*kinds[:3])).all()  # six degrees of freedom, as of seven windows of one text
+    assert np.isnan(confidence_intervals(*kinds, np.ones((2, 1)))).all()
 
 
 @pytest.mark.parametrize("module", [confidence, generation])

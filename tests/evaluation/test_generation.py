@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from comp_lib.errors import InputError
-from comp_lib.evaluation import generation
 from comp_lib.evaluation.generation import continuation
 
 PROMPT = "The sea is"
@@ -64,23 +63,8 @@ def test_what_cannot_be_continued(models, tokenizer, prompt, tokens, words):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_timed_is_the_greedy_continuation(models, monkeypatch):
-    """The clock counts calls of the model: the first token ends after one, each of the others after one more."""
-    ids, fed = torch.arange(3, 23)[None], []
-    hook = models[0].register_forward_pre_hook(
-        lambda module, arguments, named: fed.append(named["input_ids"]), with_kwargs=True
-    )
-    monkeypatch.setattr(generation.time, "perf_counter", lambda: float(len(fed)))
-    try:
-        assert generation.timed(models[0], ids, 5) == (1.0, 5.0)
-    finally:
-        hook.remove()
-    assert torch.equal(torch.cat(fed, 1), greedy(models[0], ids, 5, stop=False))
-
-
-def test_as_many_tokens_as_asked_for_even_after_an_end_of_text(tiny_llama):
-    model = tiny_llama()
-    ids = torch.arange(3, 8)[None]
-    free = greedy(model, ids, 1)[0, -1].item()
-    model.generation_config.eos_token_id = free  # the very first token would end the text
-    assert generation._generate(model, ids, 6, min_new_tokens=6).shape == (1, 11)
+def test_it_ends_where_the_model_says(tiny_llama, tokenizer):
+    model, ids = tiny_llama(), tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    third = greedy(model, ids, 3, stop=False)
+    model.generation_config.eos_token_id = third[0, -1].item()
+    assert continuation(model, tokenizer, PROMPT, 12) == tokenizer.decode(third[0, ids.shape[1] :])

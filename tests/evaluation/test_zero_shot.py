@@ -6,18 +6,16 @@ import importlib
 import json
 import math
 import re
-import shutil
 from collections import defaultdict
 
 import pytest
 import torch
-from command import run
+from command import refused, run
 from conftest import DATA
 
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.errors import InputError
-from comp_lib.evaluation import zero_shot as module
-from comp_lib.evaluation.zero_shot import LITERATURE, OFFLINE, task_names, zero_shot
+from comp_lib.evaluation.zero_shot import SETS, load_tasks, zero_shot
 from comp_lib.models.load import load_model
 
 TASKS = DATA / "tasks"
@@ -149,24 +147,19 @@ def test_scores_are_what_we_compute_ourselves(tiny_llama, tokenizer, task):
         per_letter = [value / len(word) for value, word in zip(sums, row["choices"], strict=True)]
         right += sums.index(max(sums)) == row["label"]
         normed += per_letter.index(max(per_letter)) == row["label"]
-    (score,) = zero_shot(model, tokenizer, (task,), batch=7, limit=limit)
-    assert (score["acc"], score["acc_norm"], score["items"]) == (right / limit, normed / limit, limit)
-    assert 0 < right < limit
-    assert score["acc_stderr"] == pytest.approx(math.sqrt(score["acc"] * (1 - score["acc"]) / (limit - 1)))
-    assert (score["task"], score["version"]) == (task, "1.0")
+    results = zero_shot(model, tokenizer, load_tasks(task), batch=7, limit=limit)
+    score = results["results"][task]
+    assert (score["acc,none"], score["acc_norm,none"]) == (right / limit, normed / limit)
+    assert 0 < right < limit == len(results["samples"][task])
+    assert score["acc_stderr,none"] == pytest.approx(math.sqrt(right / limit * (1 - right / limit) / (limit - 1)))
 
 
-def test_a_group_stands_before_its_members_and_is_their_mean(tiny_llama, tokenizer):
-    scores = zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, task_names("offline"), limit=2)
-    names = [score["task"] for score in scores]
-    members = [score for score in scores if score["task"].startswith("comp_grammar_")]
-    assert names[0] == "comp_grammar" and names[-3:] == list(OFFLINE[1:]) and len(names) == len(members) + 4
-    assert {score["task"].removeprefix("comp_grammar_") for score in members} == {
-        row["phenomenon"] for row in rows("grammar.jsonl")
-    }
-    assert scores[0]["items"] == 2 * len(members)
-    assert scores[0]["acc"] == pytest.approx(sum(score["acc"] for score in members) / len(members))
-    assert all(score["version"] == "1.0" for score in scores)
+def test_a_group_is_the_mean_of_its_members(tiny_llama, tokenizer):
+    scores = zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, load_tasks("offline"), limit=2)["results"]
+    members = {name.removeprefix("comp_grammar_"): one for name, one in scores.items() if "grammar_" in name}
+    assert set(members) == {row["phenomenon"] for row in rows("grammar.jsonl")}
+    assert len(scores) == len(members) + len(SETS["offline"]) and scores.keys() >= set(SETS["offline"])
+    assert scores["comp_grammar"]["acc,none"] == pytest.approx(sum(one["acc,none"] for one in members.values()) / 20)
 
 
 def test_a_ruined_model_gets_chance_not_everything(tiny_llama, tokenizer):
@@ -174,62 +167,35 @@ def test_a_ruined_model_gets_chance_not_everything(tiny_llama, tokenizer):
     model = tiny_llama()
     with torch.no_grad():
         model.lm_head.weight.fill_(math.nan)
-    (score,) = zero_shot(model, tokenizer, ("comp_grammar_polarity",))
-    assert 0.25 < score["acc"] < 0.75
+    scores = zero_shot(model, tokenizer, load_tasks("comp_grammar_polarity"))["results"]
+    assert 0.25 < scores["comp_grammar_polarity"]["acc,none"] < 0.75
 
 
 # --- names and refusals -----------------------------------------------------------------------------------------------
 
 
 def test_names():
-    assert task_names("offline") == OFFLINE
-    assert task_names("comp_cloze, comp_grammar_polarity,comp_cloze") == ("comp_cloze", "comp_grammar_polarity")
-    assert task_names("literature,comp_cloze") == (*LITERATURE, "comp_cloze")
+    (grammar, *others) = load_tasks("offline")
+    assert grammar.name == "comp_grammar" and sorted(task.task_name for task in others) == sorted(SETS["offline"][1:])
+    two = load_tasks("comp_cloze, comp_grammar_polarity,comp_cloze")
+    assert [task.task_name for task in two] == ["comp_cloze", "comp_grammar_polarity"]
 
 
-@pytest.mark.parametrize("names", [("comp_grammar", "comp_grammar_polarity"), ("piqa",)])
-def test_tasks_that_stand_there_twice_or_cannot_be_fetched_are_refused(tiny_llama, tokenizer, names):
+@pytest.mark.parametrize("names", ["", "comp_grammar,comp_grammar_polarity", "piqa", "comp_clozee", "boolqq"])
+def test_what_lm_eval_cannot_load_is_refused(names):
     """Tests run with HF_HUB_OFFLINE; the message is the same without a cable."""
-    with pytest.raises(InputError, match="expected tasks that lm-eval can load.*name each task once, go online once"):
-        zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, names, limit=2)
+    with pytest.raises(InputError, match="expected tasks that lm-eval can load.*choose offline, literature or"):
+        load_tasks(names)
 
 
-def test_what_is_not_measured_by_acc_is_refused_before_a_model_answers(tiny_llama, tokenizer, tmp_path, monkeypatch):
-    for name in ("reader.py", "cloze.jsonl"):
-        shutil.copy(TASKS / name, tmp_path / name)
-    free = (TASKS / "cloze.yaml").read_text("utf-8").split("metric_list:")[0].replace("doc_to_choice: choices\n", "")
-    free = free.replace("comp_cloze", "comp_free").replace("multiple_choice", "generate_until")
-    metric = "metric_list:\n  - {metric: exact_match, aggregation: mean}\n"
-    (tmp_path / "free.yaml").write_text(free + metric, "utf-8")
-    monkeypatch.setattr(module, "task_folder", lambda: tmp_path)
-    model = tiny_llama()
-    model.forward = None  # whoever asks it gets a traceback
-    with pytest.raises(InputError, match="whose measure is acc, got 'comp_free', which is measured by exact_match"):
-        zero_shot(model, tokenizer, task_names("comp_free"))
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "choose offline, literature"),
-        ("ofline", "did you mean 'offline'"),
-        ("comp_cloze,boolqq", "'boolqq'; did you mean 'boolq'"),
-    ],
-)
-def test_names_that_are_none(text, words):
-    with pytest.raises(InputError, match=re.escape(words)):
-        task_names(text)
-
-
-def test_without_lm_eval(monkeypatch):
+def test_without_lm_eval(monkeypatch, parent):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"expected the library lm-eval.*pip install 'comp-lib\[evaluate\]'"):
-        task_names("offline")
+    refused(run("evaluate", parent, "--tasks", "offline"), ["lm_eval", "pip install 'comp-lib[evaluate]'"])
 
 
 def test_the_command_prints_a_table(parent):
     done = run("evaluate", parent, "--tasks", "comp_grammar_polarity")
     assert done.exit_code == 0, done.output
-    (score,) = zero_shot(*load_model(str(parent)), ("comp_grammar_polarity",))
-    for word in ("acc_norm", "stderr", "version", "1.0", " 50 ", f"{score['acc']:.4f}"):
+    scores = zero_shot(*load_model(str(parent)), load_tasks("comp_grammar_polarity"))["results"]
+    for word in ("acc_norm", "Stderr", "Version", f"{scores['comp_grammar_polarity']['acc,none']:.4f}"):
         assert word in done.stdout
