@@ -76,7 +76,7 @@ def heal(
     Raises InputError as `Healing.check` does, without peft, and where the training does not converge.
     """
     healing.check(len(ids))
-    check_package("peft", "peft, which brings LoRA", "pip install 'comp-lib[heal]'")
+    check_package("peft", "heal")
     import peft
 
     config = peft.LoraConfig(r=healing.rank, lora_alpha=healing.alpha, lora_dropout=0.0, target_modules="all-linear")

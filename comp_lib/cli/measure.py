@@ -7,22 +7,9 @@ from typing import Annotated, Any
 from rich.table import Table
 from typer import Exit, Option, echo
 
-from ..errors import InputError
-from .console import (
-    Calibration,
-    Device,
-    Dtype,
-    Length,
-    Model,
-    Multiple,
-    Overwrite,
-    ProgressBars,
-    check_extra,
-    check_length,
-    listed,
-    out,
-    table,
-)
+from ..errors import InputError, check_package
+from .console import check_length, listed, out, progress_bars, table
+from .options import Calibration, Device, Dtype, Length, Model, Multiple, Overwrite
 
 TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
@@ -38,7 +25,7 @@ def inspect(model: Model, dtype: Dtype = "float32", device: Device = "cpu") -> N
     loaded, tokenizer = load_model(model, dtype, device)
     length = min(256, loaded.config.max_position_embeddings)
     ids = calibration_tokens("calibration", tokenizer, sequences=8, length=length)
-    with ProgressBars() as bars:
+    with progress_bars() as bars:
         influence = block_influence(loaded, ids, loaded.device, bars).tolist()
     shape = Shape.of(loaded)
     layers = range(shape.layers)
@@ -72,7 +59,7 @@ def evaluate(
     check_length(loaded, length)
     windows = windows_of(text, tokenizer, length, sequences)
     dense = None if against is None else load_model(against, dtype, device)[0]
-    with ProgressBars() as bars:
+    with progress_bars() as bars:
         rows = judge(loaded, windows, dense, progress=bars).rows()
     out.print(kinds_table(rows))
 
@@ -124,7 +111,7 @@ def compare(
     overwrite: Overwrite = False,
 ) -> None:
     """Run a grid of methods, ratios and seeds on MODEL. Finished rows stay: the same command goes on after a kill."""
-    check_extra("matplotlib", "notebooks")
+    check_package("matplotlib", "notebooks")
     from ..compare.cluster import choose
     from ..compare.grid import Grid, run
     from ..compare.summary import check_summary, markdown, write_summary
@@ -137,7 +124,7 @@ def compare(
     grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, **text)
     check_summary(folder, overwrite)
     engine = choose(workers, scheduler)
-    with ProgressBars() as bars:
+    with progress_bars() as bars:
         rows = run(grid, folder, bars, engine)
     written = write_summary(rows, folder)
     echo(markdown(rows))

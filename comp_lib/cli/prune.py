@@ -1,30 +1,20 @@
 """`comp-lib prune`: a smaller model. `demo`: all of COMP on the included model."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option, echo
 
-from ..errors import InputError, suggestion
-from .console import (
-    Calibration,
-    Dtype,
-    Length,
-    Model,
-    Multiple,
-    Overwrite,
-    ProgressBars,
-    Seed,
-    Solving,
-    check_extra,
-    out,
-    table,
-)
+from ..errors import InputError, check_package, suggestion
+from .console import check_length, out, progress_bars, table
+from .options import Calibration, Dtype, Length, Model, Multiple, Overwrite, Seed, Solving
 
 PROMPTS = "The water cycle begins when the sun", "def is_prime(n):", "Question: what is the capital of France? Answer:"
 KIND_WINDOWS, KIND_LENGTH = 10, 64  # of each kind of text, in the demo: fewer windows would have no honest interval
 DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be quick
-METHOD_HELP = "comp, llm-pruner, llm-pruner-mixed, flap, shortgpt, wanda-sp, magnitude or random."
+EVALUATED, EVALUATED_KINDS = 12, 2  # windows measured before and after: of a text, or of each kind
+METHOD_HELP = "comp, llm-pruner, flap, shortgpt, wanda-sp, magnitude or random."
 PRESET_HELP = "stock (one width for all layers), best (measured widths), fast, or paper."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 EVALUATED_HELP = "Text measured before and after, or none; never with llm-pruner."
@@ -51,8 +41,8 @@ def prune(
 ) -> Any:
     """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
     from ..settings import PRESETS, SEQUENCES, Settings, default_recovery
+    from ..shape import span
     from ..system.machine import available_device
-    from .pruning import prune_folder, written_table
 
     if preset not in PRESETS:
         raise InputError(f"expected another --preset, got {preset!r}: {suggestion(preset, PRESETS)}")
@@ -61,9 +51,76 @@ def prune(
     settings = Settings(ratio, method, device=str(available_device(device, double=True)), **told)
     size = sequences or SEQUENCES.get(preset, 128), length
     done = prune_folder(model, folder, settings, calibration, size, evaluated, dtype, overwrite)
-    out.print(written_table(done))
+    rows = [("parameters", f"{done.before.total:,}", f"{done.after.total:,}")]
+    rows.append(("of the decoder", f"{done.before.decoder:,}", f"{done.after.decoder:,}"))
+    rows.append(("layers", str(done.before.layers), str(done.after.layers)))
+    rows.append(("neurons a layer", span(done.before.neurons), span(done.after.neurons)))
+    rows.append(("KV groups a layer", span(done.before.kv_groups), span(done.after.kv_groups)))
+    if done.perplexity is not None:
+        rows.append(("perplexity", f"{done.dense_perplexity:.2f}", f"{done.perplexity:.2f}"))
+    rows.append(("pruned in", "", f"{done.report.seconds:.0f} s on {done.report.tokens:,} tokens"))
+    out.print(table(("", "dense", "pruned"), rows, f"{done.plan.removed:.1%} of the decoder removed by {method}"))
     echo(f"saved: {folder}")
     return done
+
+
+def prune_folder(
+    name: str, folder: Path, settings: Any, source: str, size: tuple[int, int], judge: str, dtype: str, overwrite: bool
+) -> Any:
+    """Prune the model `name` on calibration text of that `size`, sequences x tokens, of `source`, into `folder`.
+
+    One layer at a time is in memory; for methods that need gradients, the whole model.
+    judge: text that is measured before and after, or "none". Returns a `disk.from_disk.Written`.
+    Raises InputError, before the model writes any text, for whatever cannot be.
+    """
+    import torch
+
+    from .. import __version__
+    from ..calibration.text import EVERY_KIND
+    from ..calibration.tokens import calibration_tokens, needs_model
+    from ..disk.from_disk import GRADIENTS, Saving, Written, check_out, prune_to
+    from ..disk.model_on_disk import open_streamed
+    from ..evaluation.by_kind import windows_of
+    from ..models.load import check_memory, load_model
+    from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint, shareable
+    from ..models.wheels import WHEELS
+    from ..planning import check_request
+    from ..prune import prune as prune_model
+    from ..shape import Shape
+    from ..system.machine import release_memory
+
+    (sequences, length), whole, writes = size, settings.method in GRADIENTS, needs_model(source)
+    if whole or writes:
+        check_memory(name, dtype)
+    model: Any
+    model, tokenizer = load_model(name, dtype) if whole else open_streamed(name, dtype)
+    check_request(model, settings)
+    check_length(model, length)
+    shape, windows = Shape.of(model), None
+    if judge != "none":
+        few, longest = EVALUATED_KINDS if judge == EVERY_KIND else EVALUATED, model.config.max_position_embeddings
+        windows = torch.cat(list(windows_of(judge, tokenizer, min(512, longest), few).values()))
+    parent, licence = (WHEELS[name].source, WHEELS[name].licence) if name in WHEELS else (name, None)
+    text = f"{sequences} x {length} tokens of {shareable(source)}, drawn with seed {settings.seed}"
+    how = (settings.neuron_metric, settings.recovery, __version__, asdict(settings))
+    card = Provenance(parent, shape, licence, text, *how)
+    saving = Saving(name, windows, Path(judge).name, card, overwrite)
+    if whole:
+        check_destination(folder, overwrite, estimated_bytes(shape, dtype), [name])
+    else:
+        check_out(folder, model, saving, sequences * length, settings)
+    writer = load_model(name, dtype, settings.device)[0] if writes and not whole else model
+    drawn: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
+    drawn["evaluated"] = None if judge == "none" else judge
+    with progress_bars() as bars:
+        ids = calibration_tokens(source, tokenizer, model=writer, progress=bars, **drawn)
+        del writer
+        release_memory()
+        if not whole:
+            return prune_to(folder, model, tokenizer, ids, settings, saving=saving, progress=bars)
+        done = prune_model(model, ids, settings, name=name, progress=bars, inplace=True)
+    save_checkpoint(folder, done.model, tokenizer, done.plan, card, overwrite=overwrite)
+    return Written(folder, done.plan, done.report, shape, Shape.of(done.model))
 
 
 def demo(
@@ -71,9 +128,9 @@ def demo(
     overwrite: Annotated[bool, Option(help="Replace an earlier demo.")] = False,
 ) -> None:
     """COMP on the included model: a fifth smaller, with pictures, the loss by kind, and texts before and after."""
-    check_extra("matplotlib", "notebooks")
+    check_package("matplotlib", "notebooks")
     from ..calibration.tokens import calibration_tokens
-    from ..evaluation.by_kind import judge, kind_windows
+    from ..evaluation.by_kind import judge, windows_of
     from ..evaluation.generation import continuation
     from ..importance.layers import block_influence
     from ..models.load import EMBEDDED, load_model
@@ -86,11 +143,11 @@ def demo(
     for path in pictures if folder.is_dir() else ():
         check_output(path, overwrite)
     size: dict[str, Any] = {"sequences": DEMO_SEQUENCES, "multiple": 32}
-    done = prune(EMBEDDED, small_folder, calibration="shipped", **size, overwrite=overwrite)
+    done = prune(EMBEDDED, small_folder, calibration="shipped", **size, evaluated="none", overwrite=overwrite)
     (model, tokenizer), small = load_model(EMBEDDED), load_model(small_folder)[0]
     ids = calibration_tokens("calibration", tokenizer, sequences=8)
-    windows = kind_windows(tokenizer, KIND_LENGTH, KIND_WINDOWS)
-    with ProgressBars() as bars:
+    windows = windows_of("kinds", tokenizer, KIND_LENGTH, KIND_WINDOWS)
+    with progress_bars() as bars:
         importance = block_influence(model, ids, progress=bars).tolist()
         rows = judge(small, windows, model, progress=bars).rows()
     shape, errors = done.before, [layer.error for layer in done.report.layers]

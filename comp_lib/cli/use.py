@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option, echo
 
-from ..errors import InputError
-from .console import Device, Dtype, Length, Model, Overwrite, ProgressBars, Seed, Solving, check_extra, complain, listed
+from ..errors import InputError, check_package
+from .console import complain, listed, progress_bars
+from .options import Device, Dtype, Length, Model, Overwrite, Seed, Solving
 
 
 def generate(
@@ -37,7 +38,7 @@ def export(
     from ..models.padded import export_padded
     from ..on_device.gguf_export import export_gguf
 
-    with ProgressBars() as bars:
+    with progress_bars() as bars:
         if file is not None:
             export_gguf(model, file, kind, overwrite=overwrite, progress=bars)
         elif padded is not None:
@@ -59,13 +60,13 @@ def heal(
     overwrite: Overwrite = False,
 ) -> None:
     """Train MODEL, a pruned folder, to answer as its parent does (LoRA, added at the end). Needs the extra heal."""
-    check_extra("peft", "heal")
+    check_package("peft", "heal")
     from ..healing import Healing, heal_folder
     from ..system.machine import available_device
 
     healing, place = Healing(steps=steps, rate=rate, seed=seed), str(available_device(device))
     text_of: dict[str, Any] = {"source": text, "sequences": sequences, "length": length}
-    with ProgressBars() as bars:
+    with progress_bars() as bars:
         done = heal_folder(model, parent, folder, healing, **text_of, overwrite=overwrite, device=place, progress=bars)
     echo(f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after")
     if done.after >= done.before:
@@ -87,7 +88,7 @@ def report(
     device: Solving = "cpu",
 ) -> None:
     """Check-up of MODEL as a page to read: redundancy, what can go, what it costs. Needs the extra report."""
-    check_extra("papermill", "report")
+    check_package("papermill", "report")
     from ..analysis.page import check_request, check_unchanged, execute, sealed
     from ..calibration.text import KINDS
     from ..system.atomic import check_output, write_atomically

@@ -42,7 +42,7 @@ def choose(workers: int | None = None, scheduler: str | None = None) -> Engine:
         raise InputError("expected workers here or a scheduler elsewhere, got both: leave one out")
     if scheduler is None:
         return partial(here, workers or 1)
-    check_package("distributed", "the library dask.distributed", "pip install 'comp-lib[distributed]'")
+    check_package("distributed", "distributed")
     return partial(remote, scheduler)
 
 

@@ -58,7 +58,7 @@ from ..system.machine import exact_products
 from .merge import merge
 from .model_on_disk import States, Streamed, losses
 
-GRADIENTS = ("llm-pruner", "llm-pruner-mixed")  # methods that need those of all weights at once: `prune` has them
+GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
 LOCK, PROGRESS = "lock", "progress.json"
 
 

@@ -107,7 +107,7 @@ def task_folder() -> Path:
 
 def _manager(names: tuple[str, ...]) -> Any:
     """lm-eval's list of tasks. Its own thousands are read only if one of them is meant: that takes seconds."""
-    check_package("lm_eval", "the library lm-eval for zero-shot tasks", "pip install 'comp-lib[evaluate]'")
+    check_package("lm_eval", "evaluate")
     return _indexed(task_folder(), any(not name.startswith("comp_") for name in names))
 
 

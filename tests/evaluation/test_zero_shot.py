@@ -223,7 +223,7 @@ def test_names_that_are_none(text, words):
 
 def test_without_lm_eval(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"expected the library lm-eval.*pip install 'comp-lib\[evaluate\]'"):
+    with pytest.raises(InputError, match=r"expected the package lm_eval.*pip install 'comp-lib\[evaluate\]'"):
         task_names("offline")
 
 
