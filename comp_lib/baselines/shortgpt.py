@@ -28,7 +28,5 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
         if removed(shape, layers, neurons, groups) >= settings.ratio:
             kept = [[range(width) for width in widths] for widths in (neurons, groups)]
             return settings.request(shape, name).finished(kept[0], kept[1], layers)
-    raise InputError(
-        f"expected a ratio that whole layers can reach, got {settings.ratio:g} with "
-        f"{shape.layers} layers, one of which must stay: ask for less"
-    )
+    got = f"{settings.ratio:g} with {shape.layers} layers, one of which must stay: ask for less"
+    raise InputError(f"expected a ratio that whole layers can reach, got {got}")
