@@ -67,7 +67,7 @@ def plot_neurons(frame: pd.DataFrame) -> Picture:
 
 def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
     """Error of each layer's MLP against the neurons gone, a line a layer; the words are of `share` gone."""
-    rows = frame[(frame.part == "mlp") & (frame.gone > 0)]
+    rows = frame[frame.gone > 0]
     figure, axes = figure_with_axes((WIDTH, 3.6))
     sns.lineplot(rows, x="share_gone", y="error", hue="layer", units="layer", estimator=None, linewidth=0.9, ax=axes)
     xlabel = f"neurons gone (% of the layer), from {_tokens(frame)}"

@@ -21,8 +21,7 @@ def generate(
     from ..evaluation.generation import continuation
     from ..models.load import load_model
 
-    loaded, tokenizer = load_model(model, dtype, device)
-    echo(prompt + continuation(loaded, tokenizer, prompt, tokens))
+    echo(prompt + continuation(*load_model(model, dtype, device), prompt, tokens))
 
 
 def export(
@@ -89,17 +88,17 @@ def report(
 ) -> None:
     """Check-up of MODEL as a page to read: redundancy, what can go, what it costs. Needs the extra report."""
     check_package("papermill", "report")
-    from ..analysis.page import check_request, check_unchanged, execute, sealed
+    from ..analysis.page import check_page_file, check_request, execute, sealed
     from ..calibration.text import KINDS
-    from ..system.atomic import check_output, write_atomically
+    from ..system.atomic import write_atomically
+    from ..system.machine import available_device
 
     if page_file.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"expected --out to be an .html file, got {page_file.name!r}: choose another name")
     files = page_file.with_suffix(".ipynb"), page_file
-    for file in files if overwrite else ():
-        check_unchanged(file)
-    targets = [check_output(file, overwrite) for file in files]
-    asked = {"model": model, "against": against, "sequences": sequences, "seed": seed, "dtype": dtype, "device": device}
+    targets = [check_page_file(file, overwrite) for file in files]
+    asked = {"model": model, "against": against, "sequences": sequences, "seed": seed, "dtype": dtype}
+    asked["device"] = str(available_device(device, double=True))
     asked |= {"ratios": list(listed(ratios, float, "ratios")), "baseline": "" if baseline == "none" else baseline}
     asked["kinds"] = list(KINDS if kinds is None else listed(kinds, str, "kinds"))
     check_request(asked)
