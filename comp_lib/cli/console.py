@@ -36,9 +36,8 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # a `head` that has read enough is nobody's mistake
             raise
         except (InputError, OSError) as error:
-            complain(
-                error if isinstance(error, InputError) else InputError(f"expected the system to allow it, got {error}")
-            )
+            words = str(error) if isinstance(error, InputError) else f"expected the system to allow it, got {error}"
+            complain(InputError(words))
             raise Exit(2) from error
         except KeyboardInterrupt as stop:
             complain("stopped; what is finished of prune or compare stays, and the same command goes on from there")

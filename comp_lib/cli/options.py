@@ -4,9 +4,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-MODEL_HELP = "smollm2-135m (included), gemma3-270m, a folder, a .gguf file, or a Hub id"
 CALIBRATION_HELP = "general, shipped, written, self, a text's name or file, or several: mine.txt:3+general:1."
-Model = Annotated[str, Argument(help=MODEL_HELP)]
+Model = Annotated[str, Argument(help="smollm2-135m (included), gemma3-270m, a folder, a .gguf file, or a Hub id")]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str, Option(help="cpu, cuda, mps or auto.")]
 Solving = Annotated[str, Option(help="cpu, cuda or auto; not mps, which has no float64.")]
