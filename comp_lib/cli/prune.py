@@ -133,9 +133,8 @@ def demo(
     from ..evaluation.generation import continuation
     from ..importance.layers import block_influence
     from ..models.load import EMBEDDED, load_model
-    from ..plots import plot_kinds, plot_pruned
-    from ..plots.base import save_picture
-    from ..system.atomic import check_output
+    from ..plots import plot_kinds, plot_pruned, png
+    from ..system.atomic import check_output, write_atomically
     from .measure import kinds_table
 
     small_folder, *pictures = (folder / name for name in ("model", "pruned.png", "kinds.png"))
@@ -150,8 +149,9 @@ def demo(
         importance = block_influence(model, ids, progress=bars).tolist()
         rows = judge(small, windows, model, progress=bars).rows()
     shape, errors = done.before, [layer.error for layer in done.report.layers]
-    save_picture(plot_pruned(importance, done.plan, shape.neurons, shape.kv_groups, errors), pictures[0])
-    save_picture(plot_kinds(rows), pictures[1])
+    pruned = plot_pruned(importance, done.plan, shape.neurons, shape.kv_groups, errors)
+    for path, figure in zip(pictures, (pruned, plot_kinds(rows)), strict=True):
+        write_atomically(path, png(figure))
     texts = [(prompt, *(continuation(one, tokenizer, prompt, 40) for one in (model, small))) for prompt in PROMPTS]
     out.print(kinds_table(rows), table(("prompt", "dense", "pruned"), texts))
     echo(f"pictures: {pictures[0]}, {pictures[1]}")
