@@ -31,7 +31,7 @@ from .harm import cached, layer_harm
 Asked = Collection[int] | None  # layers; None: all
 Tables = dict[str, dict[str, Tensor]]  # of one layer: name of a frame -> its columns
 PARTS = ("layer", *STEPS)
-UNITS: dict[Which, tuple[str, str]] = {"attention": ("groups", "group"), "mlp": ("neurons", "neuron")}  # mlp is last
+UNITS: dict[Which, tuple[str, str]] = {"attention": ("groups", "group"), "mlp": ("neurons", "neuron")}
 FURTHEST = 0.6  # share of a layer's neurons up to which removal is followed: beyond it a layer is better dropped
 POINTS = 24  # removals of a whole layer are looked at in so many steps
 RIVALS = ("wanda-sp", "activation", "magnitude")  # metrics that the scores of neurons are compared with
@@ -145,7 +145,7 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
         dense = Dense(sums.pop(which), weight, owned, parts(layer)[which].block, RIDGE)
         inverse = dense.sums.inverse(dense.ridge, dense.block)
         tables[name] = {unit: torch.arange(dense.blocks)} | _alone(dense, inverse)
-    for name in RIVALS:
+    for name in RIVALS:  # of the MLP, whose turn was last
         scores = metric(name)(dense, dense.blocks, torch.Generator()).scores.double()
         tables["neurons"][name.replace("-", "_")] = scores
     tables["neurons"]["removed_at"], tables["curves"] = _together(dense, inverse)
