@@ -56,11 +56,9 @@ class Plan:
         if not isinstance(fields, dict) or set(fields) != names:
             got = sorted(fields) if isinstance(fields, dict) else "something else"
             raise InputError(f"expected a plan with the fields {sorted(names)}, got {got}: save it anew")
-        plan = cls(**fields)
-        plan.check()
-        return plan
+        return cls(**fields)
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raises InputError when the plan contradicts itself, or holds values of another kind (plans are edited)."""
         if not isinstance(self.parent, str):
             raise InputError(f"expected text as parent, got {self.parent!r}: mend the plan")
@@ -138,7 +136,9 @@ class PlanRequest:
     biased: bool = False  # whether the recovery adds biases, which count
 
     def __post_init__(self) -> None:
-        check_ratio(self.ratio)
+        if not 0.0 < self.ratio < 1.0:
+            got = f"{self.ratio:g}: say which part is to go"
+            raise InputError(f"expected a ratio between 0 and 1 (such as 0.2), got {got}")
         if self.multiple < 1:
             raise InputError(f"expected a multiple of at least 1, got {self.multiple}: 64 suits most hardware")
         count = self.shape.layers
@@ -161,51 +161,26 @@ class PlanRequest:
         """KV groups of each layer that stays."""
         return tuple(self.kv_groups or self.shape.kv_groups[layer] for layer in self.layers)
 
-    def removed(self, neurons: Sequence[int]) -> float:
-        """The fraction of the parameters that goes when the layers that stay keep so many neurons."""
-        return removed(self.shape, self.layers, neurons, self.groups, self.biased)
+    def removed(self, neurons: Sequence[int], groups: Sequence[int] | None = None) -> float:
+        """The fraction of the parameters that goes when the layers that stay keep so many neurons, less biases added.
+
+        groups: KV groups that they keep; None: as the request says.
+        """
+        parent = self.shape.with_biases() if self.biased else self.shape
+        left = parent.with_widths(neurons, self.groups if groups is None else groups, self.layers)
+        return (self.shape.decoder - left.decoder) / self.shape.decoder
 
     def plan(self, neurons: Sequence[int]) -> Plan:
         """The plan in which the layers that stay keep so many neurons."""
-        return self._plan(self.layers, neurons, self.groups)
+        widths = self.layers, tuple(neurons), self.groups
+        return Plan(self.parent, self.shape.layers, *widths, self.ratio, self.removed(neurons))
 
-    def finished(
-        self,
-        kept_neurons: Sequence[Sequence[int]],
-        kept_groups: Sequence[Sequence[int]],
-        layers: Sequence[int] | None = None,
-    ) -> Plan:
-        """The plan that keeps just these neurons and KV groups, an ascending sequence for each of `layers` (None: all).
+    def finished(self, kept_neurons: Sequence[Sequence[int]], kept_groups: Sequence[Sequence[int]]) -> Plan:
+        """The plan that keeps just these neurons and KV groups, an ascending sequence for each layer that stays.
 
-        For planners that decide all by themselves: what the request says of layers and groups is disregarded.
+        For planners that decide all by themselves: what the request says of KV groups is disregarded.
         """
-        layers = range(self.shape.layers) if layers is None else layers
         kept = tuple(map(tuple, kept_neurons)), tuple(map(tuple, kept_groups))
-        return self._plan(layers, [len(names) for names in kept[0]], [len(names) for names in kept[1]], *kept)
-
-    def _plan(self, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], *kept: Any) -> Plan:
-        gone = removed(self.shape, layers, neurons, groups, self.biased)
-        widths = tuple(layers), tuple(neurons), tuple(groups)
-        plan = Plan(self.parent, self.shape.layers, *widths, self.ratio, gone, *kept)
-        plan.check()
-        return plan
-
-
-def removed(
-    shape: Shape, layers: Sequence[int], neurons: Sequence[int], groups: Sequence[int], biased: bool = False
-) -> float:
-    """Part of the decoder's parameters that such a plan removes, less biases added."""
-    left = (shape.with_biases() if biased else shape).with_widths(neurons, groups, layers)
-    return (shape.decoder - left.decoder) / shape.decoder
-
-
-def excess_neurons(shape: Shape, groups: Sequence[int], left: int) -> int:
-    """How many neurons have to go, so that with these KV groups in its layers the decoder has at most `left`."""
-    excess = shape.with_widths(shape.neurons, groups).decoder - left
-    return max(0, -(-excess // shape.neuron_parameters))
-
-
-def check_ratio(ratio: float) -> None:
-    """Raises InputError unless 0 < ratio < 1."""
-    if not 0.0 < ratio < 1.0:
-        raise InputError(f"expected a ratio between 0 and 1 (such as 0.2), got {ratio:g}: say which part is to go")
+        neurons, groups = (tuple(map(len, names)) for names in kept)
+        gone = self.removed(neurons, groups)
+        return Plan(self.parent, self.shape.layers, self.layers, neurons, groups, self.ratio, gone, *kept)

@@ -16,12 +16,10 @@ from .baselines import PLANNERS
 from .errors import InputError
 from .families import family_of, whole_attention
 from .families.protocol import Model
-from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
 from .importance.layers import check_count, layers_to_drop
-from .importance.widths import reference_losses, sensitivity
-from .plan import Plan
+from .plan import Plan, PlanRequest
 from .report import Progress, no_progress
 from .settings import Settings
 from .shape import Shape
@@ -45,29 +43,43 @@ def make_plan(
     if settings.method in PLANNERS:
         return Planned(PLANNERS[settings.method](model, ids, settings, name, progress))
     request = settings.request(shape, name)
-    count = settings.layer_count(shape.layers)
-    if count is None:
-        count = layers_needed(request)
-    importance = None
+    count, importance = drop_count(request, settings.layers), None
     if count or settings.widths == "per-layer":
         judged = ids[:IMPORTANCE_SEQUENCES]
         drop, scores = layers_to_drop(settings.layer_metric, model, judged, count, settings.device, progress)
         request, importance = replace(request, drop=drop), tuple(scores.tolist())
     if settings.widths == "per-layer" and importance is not None:
         return Planned(paper_plan(request, importance), importance)
-    plan = uniform_plan(request)
-    if settings.widths == "measured" and (losses := reference_losses(shape, plan)):
-        ridge = None if isinstance(settings.ridge, str) else settings.ridge
-        weighted, device = settings.token_weights, settings.device
-        measured = sensitivity(model, ids, losses, ridge=ridge, weighted=weighted, device=device, progress=progress)
-        plan = measured_plan(request, measured)
+    measured = settings.widths == "measured"
+    plan = _measured(model, ids, settings, request, progress) if measured else uniform_plan(request)
     return Planned(plan, importance)
+
+
+def _measured(model: Model, ids: Tensor, settings: Settings, request: PlanRequest, progress: Progress) -> Plan:
+    """The plan with measured widths; where no neuron has to go, the uniform one."""
+    from .hybrid_granularity.measured import measured_plan
+    from .importance.widths import reference_losses, sensitivity
+
+    plan = uniform_plan(request)
+    if not (losses := reference_losses(request.shape, plan)):
+        return plan
+    ridge = None if isinstance(settings.ridge, str) else settings.ridge
+    weighted, device = settings.token_weights, settings.device
+    measured = sensitivity(model, ids, losses, ridge=ridge, weighted=weighted, device=device, progress=progress)
+    return measured_plan(request, measured)
+
+
+def drop_count(request: PlanRequest, layers: float | str) -> int:
+    """How many whole layers go: a number, a share below 1 of the layers, or "auto", as few as can be."""
+    if isinstance(layers, str):
+        return layers_needed(request)
+    return round(layers * request.shape.layers) if 0 < layers < 1 else int(layers)
 
 
 def check_request(model: Model, settings: Settings) -> None:
     """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
-    settings.check()
-    shape, request = Shape.of(model), settings.request(Shape.of(model))
+    shape = Shape.of(model)
+    request = settings.request(shape)
     least = min(shape.kv_groups)
     fewer = settings.kv_groups is not None and settings.kv_groups < least
     if whole_attention(model) and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
@@ -84,8 +96,7 @@ def check_request(model: Model, settings: Settings) -> None:
     if settings.method in PLANNERS:
         parameters_left(replace(request, biased=False), settings.layers)
         return
-    count = settings.layer_count(shape.layers)
-    count = layers_needed(request) if count is None else count
+    count = drop_count(request, settings.layers)
     check_count(count, shape.layers)
     largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
     uniform_plan(replace(request, drop=largest[:count]))
@@ -135,8 +146,6 @@ def check_call(model: object, ids: object, settings: object, plan: Plan | None =
     if plan is None:
         check_request(model, settings)
     else:
-        settings.check()
-        plan.check()
         check_plan(plan, model, settings)
         if settings.recovery == "bias":
             check_biases(model)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ from .calibration.stream import to_device
 from .families import family_of
 from .plan import Plan
 from .planning import Planned, check_call, check_plan, make_plan
-from .prune_layer import LayerPruner, PrunedLayer
-from .report import Progress, Report, no_progress
+from .prune_layer import LayerPruner, LayerReport, PrunedLayer
+from .report import Progress, no_progress
 from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
@@ -32,6 +33,19 @@ from .system.machine import exact_products
 from .system.tensor_files import finite
 
 DEFAULTS = Settings()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `prune` did, and what it took."""
+
+    settings: dict[str, Any]
+    tokens: int  # of calibration
+    layers: tuple[LayerReport, ...]
+    layer_importance: tuple[float, ...] | None  # by the layer metric, for every layer of the parent; None: not needed
+    seconds: float  # of the last attempt, where an earlier one was cut off
+    parameters_before: int
+    parameters_after: int
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,21 +21,40 @@ from .calibration.stream import Step, attention_step, batches, embed, mlp_step, 
 from .families import dense_layer, parts
 from .families.protocol import STEPS, Layer, Model, Which
 from .families.steps import dense_target, gain_behind
-from .importance.neurons import RIDGE, Dense, Selection, energy, metric
+from .importance.neurons import METRICS, RIDGE, Dense, Selection, energy
 from .plan import Plan
 from .recovery.bias import mean_bias, unchanged
 from .recovery.least_squares import RidgeSearch
-from .recovery.mask_tuning import Mask, fold_mask, tune_mask
-from .report import LayerReport
 from .settings import Settings
 from .shape import Shape
-from .statistics.few_tokens import TokenStatistics
 from .statistics.gram import Gram, Statistics, contributions, token_weights
 from .surgery import add_biases, shrink, spread, upstream
 from .system.machine import peak_bytes
 
+if TYPE_CHECKING:
+    from .recovery.mask_tuning import Mask
+
 States = Any
 """Hidden states (S, L, d) of all sequences, sliced by sequences."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened to one decoder layer."""
+
+    layer: int  # in the parent
+    neurons: int
+    kv_groups: int
+    # ||X W - X V||^2 / ||X W||^2 of down_proj after recovery, over the calibration text, weighted as the settings say
+    error: float
+    attention_error: float  # the same for o_proj
+    condition_median: float | None  # kappa of the neurons before anything went
+    condition_max: float | None
+    mask_mean: float | None
+    mask_variance: float | None
+    ridge: float | None  # lambda with which the recovery of down_proj was solved
+    seconds: float
+    peak_megabytes: float  # most resident memory that the process ever had, in MiB
 
 
 @dataclass(frozen=True)
@@ -180,6 +199,8 @@ class LayerPruner:
         linear = dense_layer(layer, which)
         masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
         few = self.hidden.shape[0] * self.hidden.shape[1] < linear.in_features and not masked  # a mask needs the matrix
+        if few:
+            from .statistics.few_tokens import TokenStatistics
         kind: type[Statistics] = TokenStatistics if few else Gram
         statistics = kind.zeros(
             linear.in_features, None if target is None else linear.out_features, linear.weight.device
@@ -198,7 +219,7 @@ class LayerPruner:
         """Which blocks stay: the best `keep` by the metric, or those that the plan names."""
         if named is not None:
             return Selection(torch.tensor(named), torch.full((dense.blocks,), torch.nan))
-        return metric(self.settings.neuron_metric)(dense, keep, self.generator)
+        return METRICS[self.settings.neuron_metric](dense, keep, self.generator)
 
     def pass_on(self, layer: Layer, which: Which, hidden: States) -> States:
         """All sequences through one residual step."""
@@ -228,6 +249,8 @@ def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
     if recovery == "bias":
         return Refit(unchanged(weight, inputs), mean_bias(dense.sums.mean, weight, inputs))
     if recovery == "mask":
+        from .recovery.mask_tuning import fold_mask, tune_mask
+
         mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, dense.ridge)
         return Refit(fold_mask(weight, inputs, mask), mask=mask, ridge=mask.ridge)
     if selection.retuned is not None and dense.sums.outside is None:  # the sweep solved this very problem on its way

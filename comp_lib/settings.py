@@ -8,7 +8,7 @@ from typing import Any
 from .errors import InputError, suggestion
 from .importance.layers import LAYER_METRICS
 from .importance.neurons import METRICS, RIDGE
-from .plan import MOST_LAYERS, PlanRequest, check_ratio
+from .plan import MOST_LAYERS, PlanRequest
 from .shape import Shape
 from .system.machine import available_device
 
@@ -78,7 +78,10 @@ def multiple_of(neurons: int) -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the outcome of `prune`, besides the model and the tokens."""
+    """Everything that decides the outcome of `prune`, besides the model and the tokens.
+
+    Raises InputError by the name of what is wrong; a ratio that is none is refused by `plan.PlanRequest`.
+    """
 
     ratio: float = 0.2  # part of the decoder's parameters to remove, at least
     method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
@@ -94,13 +97,11 @@ class Settings:
     seed: int = 0
     device: str = "cpu"  # where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"
 
-    def check(self) -> None:
-        """Raises InputError by the name of what is wrong."""
+    def __post_init__(self) -> None:
         for name, (kinds, words) in KINDS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kinds) or (type(value) is int and abs(value) >= 2**63):
                 raise InputError(f"expected {name} to be {words}, got {value!r}: write another")
-        check_ratio(self.ratio)
         for name, value, options in (
             ("method", self.method, tuple(dict.fromkeys((*METHODS, *METRICS)))),
             ("recovery", self.recovery, RECOVERIES),
@@ -135,11 +136,6 @@ class Settings:
                 )
 
     @property
-    def uneven(self) -> bool:
-        """Whether layers may come out with widths that differ."""
-        return self.widths != "uniform" or (self.method in BASELINES and self.method != "shortgpt")
-
-    @property
     def two_streams(self) -> bool:
         """Whether the dense model's stream is carried beside the pruned one, for the least squares to aim at."""
         return self.aim == "dense" and self.recovery == "least-squares"
@@ -161,10 +157,3 @@ class Settings:
             parent=name,
             biased=self.recovery == "bias",
         )
-
-    def layer_count(self, layers: int) -> int | None:
-        """How many of `layers` are to go; None for "auto"."""
-        if self.layers == "auto":
-            return None
-        count = float(self.layers)
-        return round(count * layers) if 0 < count < 1 else int(count)

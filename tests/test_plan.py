@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest, removed
+from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
 from comp_lib.shape import Shape
 
 quick = settings(derandomize=True, deadline=None, max_examples=80)
@@ -69,6 +69,11 @@ def check_budget(shape: Shape, plan: Plan, multiple: int) -> None:
     if plan.neurons != tuple(full):
         wider = tuple(min(kept + multiple, whole) for kept, whole in zip(plan.neurons, full, strict=True))
         assert removed(shape, plan.layers, wider, plan.kv_groups) < plan.ratio, "a multiple was wasted"
+
+
+def removed(shape: Shape, layers, neurons, groups) -> float:
+    drop = sorted({*range(shape.layers)} - {*layers})
+    return PlanRequest(shape, 0.5, drop=drop).removed(neurons, groups)
 
 
 def most_removable(shape: Shape, layers, kv_groups, multiple: int) -> float:

@@ -29,7 +29,7 @@ from ..families import family_of, parts
 from ..families.protocol import Layer, Model
 from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
-from ..plan import Plan, excess_neurons
+from ..plan import Plan
 from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
@@ -61,7 +61,7 @@ def _widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     share = (pays.decoder - left) / prunable
     for layer in layers:
         groups[layer] = settings.kv_groups or max(1, groups[layer] - int(share * groups[layer]))
-    excess = excess_neurons(pays, groups, left)
+    excess = max(0, -(-(pays.with_widths(neurons, groups).decoder - left) // pays.neuron_parameters))
     removable = [neurons[layer] - 1 for layer in layers]
     if excess > sum(removable):
         expected = f"a ratio that {settings.method} can reach in the {len(layers)} layers that it does not protect"

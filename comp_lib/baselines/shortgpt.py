@@ -7,12 +7,14 @@ The fewest layers that reach the ratio go, so that more is removed than asked fo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ..errors import InputError
 from ..families.protocol import Model
 from ..importance.layers import layers_to_drop
-from ..plan import Plan, removed
+from ..plan import Plan
 from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
@@ -23,10 +25,9 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
     shape = Shape.of(model)
     order, _ = layers_to_drop("block-influence", model, ids, shape.layers - 1, settings.device, progress)
     for count in range(1, shape.layers):
-        layers = sorted(set(range(shape.layers)) - set(order[:count]))
-        neurons, groups = ([widths[layer] for layer in layers] for widths in (shape.neurons, shape.kv_groups))
-        if removed(shape, layers, neurons, groups) >= settings.ratio:
-            kept = [[range(width) for width in widths] for widths in (neurons, groups)]
-            return settings.request(shape, name).finished(kept[0], kept[1], layers)
+        request = replace(settings.request(shape, name), drop=order[:count])
+        neurons, groups = ([widths[layer] for layer in request.layers] for widths in (shape.neurons, shape.kv_groups))
+        if request.removed(neurons, groups) >= settings.ratio:
+            return request.finished([range(width) for width in neurons], [range(width) for width in groups])
     got = f"{settings.ratio:g} with {shape.layers} layers, one of which must stay: ask for less"
     raise InputError(f"expected a ratio that whole layers can reach, got {got}")

@@ -16,7 +16,6 @@ DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be qui
 EVALUATED, EVALUATED_KINDS = 12, 2  # windows measured before and after: of a text, or of each kind
 PRESET_HELP = "stock (one width for all layers), best (measured widths), fast, or paper."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
-EVALUATED_HELP = "Text measured before and after, or none; never with llm-pruner."
 SEQUENCES_HELP = "Of calibration (default: 128; preset best: 256)."
 
 
@@ -35,7 +34,7 @@ def prune(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Solving = "cpu",
-    evaluated: Annotated[str, Option("--evaluate", help=EVALUATED_HELP)] = "evaluation",
+    evaluated: Annotated[str, Option("--evaluate", help="Text measured before and after, or none.")] = "evaluation",
     overwrite: Overwrite = False,
 ) -> Any:
     """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
@@ -68,8 +67,8 @@ def prune_folder(
 ) -> Any:
     """Prune the model `name` on calibration text of that `size`, sequences x tokens, of `source`, into `folder`.
 
-    One layer at a time is in memory; for methods that need gradients, the whole model.
-    judge: text that is measured before and after, or "none". Returns a `disk.from_disk.Written`.
+    judge: text that is measured before and after, or "none". The whole model is in memory only while it writes text,
+    or where a method needs gradients. Returns a `disk.from_disk.Written`.
     Raises InputError, before the model writes any text, for whatever cannot be.
     """
     import torch
@@ -77,49 +76,40 @@ def prune_folder(
     from .. import __version__
     from ..calibration.text import EVERY_KIND
     from ..calibration.tokens import calibration_tokens, needs_model
-    from ..disk.from_disk import GRADIENTS, Saving, Written, check_out, prune_to
+    from ..disk.from_disk import GRADIENTS, Saving, check_out, prune_to
     from ..disk.model_on_disk import open_streamed
     from ..evaluation.by_kind import windows_of
     from ..models.load import check_memory, load_model
-    from ..models.save import Provenance, check_destination, estimated_bytes, save_checkpoint, shareable
+    from ..models.save import Provenance, shareable
     from ..models.wheels import WHEELS
-    from ..planning import check_request
-    from ..prune import prune as prune_model
-    from ..shape import Shape
+    from ..planning import check_request, make_plan
     from ..system.machine import release_memory
 
-    (sequences, length), whole, writes = size, settings.method in GRADIENTS, needs_model(source)
-    if whole or writes:
+    (sequences, length), plans = size, settings.method in GRADIENTS
+    if whole := plans or needs_model(source):
         check_memory(name, dtype)
-    model: Any
-    model, tokenizer = load_model(name, dtype) if whole else open_streamed(name, dtype)
+    model, tokenizer = open_streamed(name, dtype)
     check_request(model, settings)
     check_length(model, length)
-    shape, windows = Shape.of(model), None
+    windows, longest = None, min(512, model.config.max_position_embeddings)
     if judge != "none":
-        few, longest = EVALUATED_KINDS if judge == EVERY_KIND else EVALUATED, model.config.max_position_embeddings
-        windows = torch.cat(list(windows_of(judge, tokenizer, min(512, longest), few).values()))
+        few = EVALUATED_KINDS if judge == EVERY_KIND else EVALUATED
+        windows = torch.cat(list(windows_of(judge, tokenizer, longest, few).values()))
     parent, licence = (WHEELS[name].source, WHEELS[name].licence) if name in WHEELS else (name, None)
     text = f"{sequences} x {length} tokens of {shareable(source)}, drawn with seed {settings.seed}"
     how = (settings.neuron_metric, settings.recovery, __version__, asdict(settings))
-    card = Provenance(parent, shape, licence, text, *how)
+    card = Provenance(parent, model.shape, licence, text, *how)
     saving = Saving(name, windows, Path(judge).name, card, overwrite)
-    if whole:
-        check_destination(folder, overwrite, estimated_bytes(shape, dtype), [name])
-    else:
-        check_out(folder, model, saving, sequences * length, settings)
-    writer = load_model(name, dtype, settings.device)[0] if writes and not whole else model
+    check_out(folder, model, saving, sequences * length, settings)
+    loaded = load_model(name, dtype, settings.device)[0] if whole else None
     drawn: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
     drawn["evaluated"] = None if judge == "none" else judge
     with progress_bars() as bars:
-        ids = calibration_tokens(source, tokenizer, model=writer, progress=bars, **drawn)
-        del writer
+        ids = calibration_tokens(source, tokenizer, model=loaded, progress=bars, **drawn)
+        plan = make_plan(loaded, ids, settings, name, bars).plan if plans and loaded is not None else None
+        del loaded
         release_memory()
-        if not whole:
-            return prune_to(folder, model, tokenizer, ids, settings, saving=saving, progress=bars)
-        done = prune_model(model, ids, settings, name=name, progress=bars, inplace=True)
-    save_checkpoint(folder, done.model, tokenizer, done.plan, card, overwrite=overwrite)
-    return Written(folder, done.plan, done.report, shape, Shape.of(done.model))
+        return prune_to(folder, model, tokenizer, ids, settings, plan=plan, saving=saving, progress=bars)
 
 
 def demo(

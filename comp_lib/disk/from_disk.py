@@ -1,19 +1,19 @@
 """COMP from files to files: the model is never there as a whole, and the same call goes on after a kill.
 
 The same walk as `prune`, layer by layer, with other ends: a layer is read from safetensors (`model_on_disk.Streamed`),
-pruned, and written as a shard of the new model; hidden states are in files too. So memory grows with the largest layer,
-not with the number of layers; but what judges a layer by the model's answer (measured widths, layers to drop) has a few
-sequences of states for each layer.
+pruned, and written to its place in the files of the new model (`model_on_disk.lay_out`). Hidden states are in files
+too. So memory grows with the largest layer, not with the number of layers; but what judges a layer by the model's
+answer (measured widths, layers to drop) has a few sequences of states for each layer.
 
 All of it happens in `NAME.partial`, beside the folder NAME that it becomes:
 
     lock              held while a process works here: a second one is refused
     progress.json     what was asked for, and what is finished
-    layer-N.safetensors, beside.safetensors     shards of the new model
+    model.safetensors the new model, of which progress.json says how many layers are there
     states-N          hidden states (`model_on_disk.States`)
 
-Each file is on the disk before progress.json names it, and takes its name in one step; what progress.json does not name
-is made again. So a run that was cut off, wherever, ends with the bytes of an undisturbed one.
+What progress.json names is on the disk before it is named; what it does not name is made again. So a run that was cut
+off, wherever, ends with the bytes of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -46,20 +44,20 @@ from ..models.save import Provenance, check_destination, estimated_bytes, save_m
 from ..models.skeleton import skeleton
 from ..plan import Plan
 from ..planning import Planned, check_call, check_plan, make_plan
-from ..prune import DEFAULTS, concluded
-from ..prune_layer import LayerPruner, PrunedLayer
-from ..report import LayerReport, Progress, Report, no_progress
+from ..prune import DEFAULTS, Report, concluded
+from ..prune_layer import LayerPruner, LayerReport, PrunedLayer
+from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system import hashes
 from ..system.atomic import fsync, resolved, take_name
 from ..system.machine import exact_products
-from .merge import merge
-from .model_on_disk import States, Streamed, losses
+from .model_on_disk import Places, States, Streamed, lay_out, losses, write
 
 GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
 LOCK, PROGRESS = "lock", "progress.json"
+ROWS = 4096  # of the embedding that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -102,38 +100,28 @@ def prune_to(
     """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
 
     Equal to `prune` and `save_checkpoint` up to rounding. The same call goes on from the last finished layer when an
-    earlier one was cut off, and ends with the same bytes.
+    earlier one was cut off, and ends with the same bytes. A method in GRADIENTS needs a plan that was made in memory.
 
-    Raises InputError before any work for what `prune` and `save_checkpoint` refuse, for a method that needs the whole
-    model at once, when another process prunes into `out`, and when `NAME.partial` was begun with another request or is
-    somebody's.
+    Raises InputError before any work for what `prune` and `save_checkpoint` refuse, when another process prunes into
+    `out`, and when `NAME.partial` was begun with another request or is somebody's.
     """
     started, target = time.perf_counter(), resolved(out)
     check_call(model, ids, settings, plan)
-    if settings.method in GRADIENTS:
-        got = f"the method {settings.method}, which needs the whole model: load it and use `prune`"
-        raise InputError(f"expected what looks at one layer at a time, got {got}")
+    if settings.method in GRADIENTS and plan is None:
+        got = f"the method {settings.method} and no plan: it needs the whole model, see planning.make_plan"
+        raise InputError(f"expected what looks at one layer at a time, or a plan, got {got}")
     check_out(out, model, saving, ids.numel(), settings)
-    request = {
-        "model": model.files.fingerprint(),
-        "settings": asdict(settings),
-        "dtype": str(model.dtype),
-        "name": saving.name,
-        "plan": plan and json.loads(plan.to_json()),
-        "calibration": hashes.of_tensor(ids),
-        "evaluation": None if saving.windows is None else hashes.of_tensor(saving.windows),
-        "comp_lib": __version__,
-    }
     work = _place(target)
     with _alone(work):
-        state = _state(work, request)
-        planned = _planned(work, state, model, ids, settings, plan, saving.name, progress)
-        dense = _measured(work, state, "dense", model, saving, settings, progress)
-        finished = _layers(work, state, model, ids, settings, planned.plan, progress)
+        run = _Run(work, model, ids, settings, saving, progress)
+        planned = run.begin(plan)
+        dense = run.measured("dense", model)
         outline = _outline(model, planned.plan, settings)
-        _write_whole(work, state, model, outline)
+        outline.config.save_pretrained(work)
+        outline.generation_config.to_json_file(work / "generation_config.json")
+        finished = run.prune_layers(planned.plan, outline)
         written = Streamed(work, outline.config, model.dtype)
-        small = _measured(work, state, "pruned", written, saving, settings, progress)
+        small = run.measured("pruned", written)
         plan, report = concluded(planned, finished, settings, ids, model.shape, written.shape)
         report = replace(report, seconds=time.perf_counter() - started)
         card = saving.card or Provenance(
@@ -161,7 +149,7 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int, set
     """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
     streams = 5 * (1 + settings.two_streams) + 1  # files of states at once, at most
     states = streams * tokens * model.shape.hidden * model.dtype.itemsize
-    needed = 2 * estimated_bytes(model.shape, model.dtype) + states  # shards, and the one file that they become
+    needed = estimated_bytes(model.shape, model.dtype) + states
     work = _place(resolved(out))
     if work.exists() and not work.is_dir():
         raise InputError(f"expected a folder or nothing as {work}, got a file: move it away or choose another name")
@@ -192,16 +180,118 @@ def _alone(work: Path) -> Iterator[None]:
     except Timeout as error:
         got = f"another process that prunes into {work}: wait for it, or choose another name"
         raise InputError(f"expected to be alone, got {got}") from error
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         got = f"{error}: mend that, and the same command goes on"
         raise InputError(f"expected to work in {work}, got {got}") from error
 
 
-def _state(work: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """What is finished. Raises InputError when it was begun with another request."""
-    request = json.loads(json.dumps(request))
-    if not (work / PROGRESS).is_file():
-        return {"request": request, "plan": None, "layers": [], "made": None, "states": {}}
+class _Run:
+    """A run in the folder `work`: what it was asked for, and what of it is finished."""
+
+    def __init__(
+        self, work: Path, model: Streamed, ids: Tensor, settings: Settings, saving: Saving, progress: Progress
+    ) -> None:
+        self.work, self.model, self.ids, self.settings = work, model, ids, settings
+        self.saving, self.progress = saving, progress
+        self.state: dict[str, Any] = {"plan": None, "layers": [], "made": None, "states": {}}
+
+    def begin(self, plan: Plan | None) -> Planned:
+        """The plan: the one that was given, the one that is known, or one made now.
+
+        Raises InputError when the run was begun with another request.
+        """
+        request = {
+            "model": self.model.files.fingerprint(),
+            "settings": asdict(self.settings),
+            "dtype": str(self.model.dtype),
+            "name": self.saving.name,
+            "plan": plan and json.loads(plan.to_json()),
+            "calibration": hashes.of_tensor(self.ids),
+            "evaluation": None if self.saving.windows is None else hashes.of_tensor(self.saving.windows),
+            "comp_lib": __version__,
+        }
+        self.state["request"] = json.loads(json.dumps(request))
+        if (self.work / PROGRESS).is_file():
+            self.state = _checked(self.work, self.state["request"])
+        if self.state["plan"] is None:
+            self.keep()
+            planned = (
+                Planned(plan)
+                if plan
+                else make_plan(self.model, self.ids, self.settings, self.saving.name, self.progress)
+            )
+            check_plan(planned.plan, self.model, self.settings)
+            self.keep(plan=planned.plan.to_json(), importance=planned.layer_importance)
+        importance = self.state["importance"]
+        return Planned(Plan.from_json(self.state["plan"]), importance and tuple(importance))
+
+    def keep(self, **finished: Any) -> None:
+        """Let progress.json know of what is finished, in one step; hidden states that it does not name are deleted."""
+        self.state |= finished
+        partial_file = self.work / f"{PROGRESS}.tmp"
+        partial_file.write_text(json.dumps(self.state), "utf-8")
+        fsync(partial_file)
+        os.replace(partial_file, self.work / PROGRESS)
+        fsync(self.work)
+        for path in self.work.glob("states-*"):
+            if path.name not in self.state["states"].values():
+                path.unlink()
+
+    def measured(self, which: str, model: Streamed) -> float | None:
+        """Perplexity of the dense or the pruned model, where there is something to measure it on."""
+        if self.saving.windows is None:
+            return None
+        if which not in self.state:
+            mean = losses(model, self.saving.windows, self.settings.device, self.progress, f"measuring {which}").mean()
+            self.keep(**{which: perplexity_of(float(mean))})
+        return float(self.state[which])
+
+    def prune_layers(self, plan: Plan, outline: Model) -> list[PrunedLayer]:
+        """All layers that stay: those that are not finished yet are read, pruned and written."""
+        model, count = self.model, self.model.shape.layers
+        places = lay_out(self.work, dict(outline.named_parameters()))  # a tied head once
+        if len(self.state["layers"]) < count:
+            pruner = LayerPruner(
+                model, self.ids.long(), self.settings, plan, model.shape, partial(States.create, self.work)
+            )
+            self.take_up(pruner, places)
+        for index in range(len(self.state["layers"]), count):
+            layer = family_of(model).layers(model)[index].to(pruner.device)
+            done = pruner.prune_layer(index, layer)
+            streams = {"hidden": pruner.hidden, "dense": pruner.dense}
+            states = {name: each.path for name, each in streams.items() if each is not None}
+            files = {*states.values()}
+            for name, value in () if done is None else layer.state_dict().items():
+                files.add(write(places, f"model.layers.{plan.layers.index(index)}.{name}", value))
+            for path in sorted(files):
+                fsync(path)
+            names = {name: path.name for name, path in states.items() if index + 1 < count}
+            layers = [*self.state["layers"], None if done is None else asdict(done)]
+            self.keep(layers=layers, states=names, made=pruner.progress_made())
+            self.progress("pruning", index + 1, count, None if done is None else done.report)
+        return [
+            PrunedLayer(LayerReport(**one["report"]), tuple(one["kept_neurons"]), tuple(one["kept_groups"]))
+            for one in self.state["layers"]
+            if one is not None
+        ]
+
+    def take_up(self, pruner: LayerPruner, places: Places) -> None:
+        """Write what stands beside the layers; or go on behind those that are finished."""
+        if self.state["layers"]:
+            size, dtype = pruner.hidden.shape, pruner.hidden.dtype
+            known = {name: States(self.work / file, size, dtype) for name, file in self.state["states"].items()}
+            pruner.resume(self.state["made"], known["hidden"], known.get("dense"))
+            return
+        files = self.model.files
+        for name, place in places.items():
+            if ".layers." not in name:
+                for rows in torch.arange(files.shapes[name][0]).split(ROWS):
+                    write(places, name, files.rows(name, rows, self.model.dtype), int(rows[0]))
+                fsync(place.file)
+
+
+def _checked(work: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """What is finished of the run in `work`. Raises InputError when it was begun with another request."""
     try:
         state: dict[str, Any] = json.loads((work / PROGRESS).read_text("utf-8"))
         begun = state["request"]
@@ -212,97 +302,6 @@ def _state(work: Path, request: dict[str, Any]) -> dict[str, Any]:
         got = f"another one in {work} (different: {different}): delete that folder to begin anew"
         raise InputError(f"expected the request that began this run, got {got}")
     return state
-
-
-def _keep(work: Path, state: dict[str, Any], **finished: Any) -> None:
-    """Let progress.json know of what is finished, in one step; hidden states that it does not name are deleted."""
-    state |= finished
-    partial_file = work / f"{PROGRESS}.tmp"
-    partial_file.write_text(json.dumps(state), "utf-8")
-    fsync(partial_file)
-    os.replace(partial_file, work / PROGRESS)
-    fsync(work)
-    for path in work.glob("states-*"):
-        if path.name not in state["states"].values():
-            path.unlink()
-
-
-def _planned(
-    work: Path,
-    state: dict[str, Any],
-    model: Streamed,
-    ids: Tensor,
-    settings: Settings,
-    plan: Plan | None,
-    name: str,
-    progress: Progress,
-) -> Planned:
-    """The plan: the one that was given, the one that is known, or one made now."""
-    _keep(work, state)
-    if state["plan"] is None:
-        planned = Planned(plan) if plan else make_plan(model, ids, settings, name, progress)
-        check_plan(planned.plan, model, settings)
-        _keep(work, state, plan=planned.plan.to_json(), importance=planned.layer_importance)
-    importance = state["importance"]
-    return Planned(Plan.from_json(state["plan"]), importance and tuple(importance))
-
-
-def _measured(
-    work: Path,
-    state: dict[str, Any],
-    which: str,
-    model: Streamed,
-    saving: Saving,
-    settings: Settings,
-    progress: Progress,
-) -> float | None:
-    """Perplexity of the dense or the pruned model, where there is something to measure it on."""
-    if saving.windows is None:
-        return None
-    if which not in state:
-        mean = losses(model, saving.windows, settings.device, progress, f"measuring {which}").mean()
-        _keep(work, state, **{which: perplexity_of(float(mean))})
-    return float(state[which])
-
-
-def _layers(
-    work: Path, state: dict[str, Any], model: Streamed, ids: Tensor, settings: Settings, plan: Plan, progress: Progress
-) -> list[PrunedLayer]:
-    """All layers that stay: those that are not finished yet are read, pruned and written."""
-    count = model.shape.layers
-    if len(state["layers"]) < count:
-        pruner = LayerPruner(model, ids.long(), settings, plan, model.shape, partial(States.create, work))
-        if state["layers"]:
-            size, dtype = pruner.hidden.shape, pruner.hidden.dtype
-            known = {name: States(work / file, size, dtype) for name, file in state["states"].items()}
-            pruner.resume(state["made"], known["hidden"], known.get("dense"))
-    for index in range(len(state["layers"]), count):
-        layer = family_of(model).layers(model)[index].to(pruner.device)
-        done = pruner.prune_layer(index, layer)
-        if done is not None:
-            place = plan.layers.index(index)
-            tensors = {f"model.layers.{place}.{name}": value for name, value in layer.state_dict().items()}
-            _write(work / f"layer-{place}.safetensors", tensors)
-        streams = {"hidden": pruner.hidden, "dense": pruner.dense}
-        names = {name: states.path.name for name, states in streams.items() if states is not None}
-        for name in sorted({*names.values()}):
-            fsync(work / name)
-        layers = [*state["layers"], None if done is None else asdict(done)]
-        _keep(work, state, layers=layers, states=names, made=pruner.progress_made())
-        progress("pruning", index + 1, count, None if done is None else done.report)
-    return [
-        PrunedLayer(LayerReport(**one["report"]), tuple(one["kept_neurons"]), tuple(one["kept_groups"]))
-        for one in state["layers"]
-        if one is not None
-    ]
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A shard of the new model, whole or not at all."""
-    partial_file = path.with_name(f"{path.name}.tmp")
-    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial_file, {"format": "pt"})
-    fsync(partial_file)
-    os.replace(partial_file, path)
 
 
 def _outline(model: Streamed, plan: Plan, settings: Settings) -> Model:
@@ -321,18 +320,3 @@ def _outline(model: Streamed, plan: Plan, settings: Settings) -> Model:
     small.config.dtype = str(model.dtype).removeprefix("torch.")
     small.config.architectures = [type(small).__name__]
     return small
-
-
-def _write_whole(work: Path, state: dict[str, Any], model: Streamed, outline: Model) -> None:
-    """The config, and all shards as `save_pretrained` would name them: one file up to 5 GB."""
-    outline.config.save_pretrained(work)
-    outline.generation_config.to_json_file(work / "generation_config.json")
-    names = [name for name, _ in outline.named_parameters()]  # a tied head once
-    beside = [name for name in names if ".layers." not in name]
-    if "whole" not in state:
-        _write(work / "beside.safetensors", {name: model.files.read(name, model.dtype) for name in beside})
-        shards = ["beside.safetensors", *(f"layer-{place}.safetensors" for place in range(Shape.of(outline).layers))]
-        merge(work, shards)
-        _keep(work, state, whole=True, states={})
-    for path in (*work.glob("layer-*.safetensors"), *work.glob("beside.safetensors")):
-        path.unlink()

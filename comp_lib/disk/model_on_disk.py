@@ -1,21 +1,29 @@
-"""A model that is read layer by layer, and never there as a whole.
+"""A model in files, which is never there as a whole: read layer by layer, written tensor by tensor.
 
 `Streamed` answers where a model in memory would: `config`, `model.layers`, `model.embed_tokens`, `model.rotary_emb`,
 `model.norm`, `lm_head`. A layer is read from its file each time it is asked for, of the embedding only the rows that
 the text needs; so all that walks from layer to layer (block influence, loss increase, FLAP, COMP itself) runs on it as
 it stands. Shapes come from a skeleton without numbers, built by transformers from the config.
+
+A safetensors file is the length of its header (8 bytes), the header as JSON with the place of each tensor's bytes, and
+the bytes. A plan says the shape of every tensor, so `lay_out` writes the header first, and each layer goes to its place
+when it is done: in one file, or above LARGEST in numbered files with an index, as `save_pretrained` makes them.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -26,7 +34,10 @@ from ..models.load import DTYPES, check_dtype, open_model, weights_of
 from ..models.skeleton import EMBEDDING, HEAD, skeleton
 from ..report import Progress, no_progress
 from ..shape import Shape
-from ..system.tensor_files import as_bytes
+from ..system.tensor_files import INDEX, as_bytes
+
+LARGEST = "5GB"  # of a file
+STORED = {"torch.float64": "F64", "torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}
 
 
 class Streamed:
@@ -65,28 +76,24 @@ class Streamed:
         return module
 
 
+@dataclass(frozen=True)
 class _Layers:
-    def __init__(self, owner: Streamed) -> None:
-        self.owner = owner
+    owner: Streamed
 
     def __len__(self) -> int:
         return len(self.owner.skeleton.model.layers)
-
-    def __iter__(self) -> Iterator[Layer]:
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Layer:
         self.owner.head = None
         return self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
 
 
+@dataclass(frozen=True)
 class _Embedding:
     """Looks up tokens in the file."""
 
+    owner: Streamed
     weight = torch.empty(0)  # says where the result is
-
-    def __init__(self, owner: Streamed) -> None:
-        self.owner = owner
 
     def __call__(self, ids: Tensor) -> Tensor:
         different, places = ids.unique(return_inverse=True)
@@ -113,11 +120,58 @@ def losses(
     return sequence_losses(model, hidden, ids).double()
 
 
+class Place(NamedTuple):
+    """Where a tensor is."""
+
+    file: Path
+    start: int  # of its bytes
+    row: int  # bytes of a row
+
+
+Places = dict[str, Place]
+
+
+def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> Places:
+    """Make files in `folder` for `tensors`, of which shapes and dtypes count; numbers that are in them stay."""
+    places: Places = {}
+    split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=LARGEST)
+    for file, names in split.filename_to_tensors.items():
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        ends = [0]
+        for name in names:
+            ends.append(ends[-1] + tensors[name].nbytes)
+            fields = {"dtype": STORED[str(tensors[name].dtype)], "shape": [*tensors[name].shape]}
+            header[name] = fields | {"data_offsets": ends[-2:]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        path = folder / file
+        with path.open("r+b" if path.exists() else "xb") as whole:
+            whole.write(len(text).to_bytes(8, "little") + text)
+            whole.truncate(8 + len(text) + ends[-1])
+        for name, start in zip(names, ends, strict=False):
+            places[name] = Place(path, 8 + len(text) + start, tensors[name][0].nbytes)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    return places
+
+
+def write(places: Places, name: str, rows: Tensor, first: int = 0) -> Path:
+    """Put rows of a tensor where they belong, from row `first` on; returns the file: the disk may not have it yet."""
+    place = places[name]
+    with place.file.open("r+b") as file:
+        file.seek(place.start + first * place.row)
+        file.write(as_bytes(rows.cpu()))
+    return place.file
+
+
+@dataclass(frozen=True)
 class States:
     """Hidden states (S, L, d) in the file `path`: `states[rows]` reads, `states[rows] = values` writes."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.path, self.shape, self.dtype = path, tuple(shape), dtype
+    path: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
     @classmethod
     def create(cls, folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> States:
@@ -125,7 +179,7 @@ class States:
         taken = (folder / f"states-{number}" for number in itertools.count())
         path = next(path for path in taken if not path.exists())
         with path.open("xb") as file:
-            file.truncate(shape[0] * shape[1] * shape[2] * dtype.itemsize)
+            file.truncate(math.prod(shape) * dtype.itemsize)
         return cls(path, shape, dtype)
 
     def __len__(self) -> int:
@@ -135,15 +189,13 @@ class States:
         start, stop, _ = rows.indices(len(self))
         values = torch.empty(stop - start, *self.shape[1:], dtype=self.dtype)
         with self.path.open("rb") as file:
-            file.seek(self._offset(start))
+            file.seek(start * values[0].nbytes)
             if file.readinto(as_bytes(values)) != values.nbytes:
                 raise ValueError(f"expected {values.nbytes} bytes of hidden states, got an end of file in {self.path}")
         return values
 
     def __setitem__(self, rows: slice, values: Tensor) -> None:
+        values = values.to("cpu", self.dtype)
         with self.path.open("r+b") as file:
-            file.seek(self._offset(rows.indices(len(self))[0]))
-            file.write(as_bytes(values.to("cpu", self.dtype)))
-
-    def _offset(self, row: int) -> int:
-        return row * self.shape[1] * self.shape[2] * self.dtype.itemsize
+            file.seek(rows.indices(len(self))[0] * values[0].nbytes)
+            file.write(as_bytes(values))

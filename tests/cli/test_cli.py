@@ -33,7 +33,7 @@ def test_there_are_ten_commands_with_few_flags():
 # --- prune ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["comp", "llm-pruner"])  # from disk to disk, and with the whole model in memory
+@pytest.mark.parametrize("method", ["comp", "llm-pruner"])  # looks at a layer at a time, and at the whole model
 def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, method):
     done = ran("prune", parent, "--out", tmp_path / "small", "--method", method, *FEW, "--evaluate", "evaluation")
     dense, (model, _) = AutoModelForCausalLM.from_pretrained(parent), load.load_model(tmp_path / "small")
@@ -44,7 +44,7 @@ def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, met
     plan = Plan.load(tmp_path / "small" / "comp_plan.json")
     assert plan.neurons == after.neurons and plan.removed == pytest.approx(1 - after.decoder / before.decoder)
     card = (tmp_path / "small" / "README.md").read_text("utf-8")
-    assert ("perplexity" in done.output) == ("Not measured." not in card) == (method == "comp")
+    assert "perplexity" in done.output and "Not measured." not in card
     assert "8 x 24 tokens of calibration, drawn with seed 0" in card
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from variants import VARIANTS, build, tokens
 
-from comp_lib import planning
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
 from comp_lib.families import family_of, frame
@@ -19,7 +18,7 @@ from comp_lib.importance import widths
 from comp_lib.importance.matrix_condition import Sweep
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.importance.widths import Sensitivity, interpolated, narrowed, sensitivity, with_weights
-from comp_lib.plan import PlanRequest, removed
+from comp_lib.plan import PlanRequest
 from comp_lib.prune import make_plan, prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -167,7 +166,7 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
     harm = torch.tensor([0.4, 0.05, 0.1], dtype=torch.float64)
     errors = [[(gone / 43) ** power for gone in range(1, 44)] for power in (2.0, 1.5, 3.0)]
     found = Sensitivity((12,) * 3, harm, tuple(map(_swept, errors)))
-    ratio = removed(shape, range(3), (36, 36, 36), shape.kv_groups)
+    ratio = PlanRequest(shape, 0.5).removed((36, 36, 36))
     plan = measured_plan(PlanRequest(shape, ratio, multiple=4), found)
     assert sum(plan.neurons) == 3 * 36 and plan.removed == pytest.approx(ratio)
 
@@ -204,7 +203,7 @@ def test_what_cannot_be_measured_is_refused(model, ids):
     with pytest.raises(InputError, match="expected 1 to 44 neurons to go from layer 0, got 45"):
         sensitivity(model, ids, 45)
     with pytest.raises(InputError, match="recovery least-squares with measured widths"):
-        Settings(widths="measured", recovery="mask").check()
+        Settings(widths="measured", recovery="mask")
 
 
 def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeypatch):
@@ -214,7 +213,7 @@ def test_measured_widths_obey_ridge_token_weights_and_device(model, ids, monkeyp
         asked.append(options)
         return sensitivity(*arguments, **options)
 
-    monkeypatch.setattr(planning, "sensitivity", recorded)
+    monkeypatch.setattr("comp_lib.importance.widths.sensitivity", recorded)
     for ridge, weighted in ((2.0, True), (0.1, False), ("auto", True)):
         make_plan(model, ids, Settings(widths="measured", multiple=4, ridge=ridge, token_weights=weighted))
     assert [options["ridge"] for options in asked] == [2.0, 0.1, None]
