@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +26,9 @@ def cached(what: str, model: Model, sample: Sample, key: object, make: Callable[
 def layer_harm(model: Model, sample: Sample, present: Sequence[int] = (), device: Device = "cpu") -> Tensor:
     """`importance.layers.sequence_loss_increase`, from the cache where it is there: (layers, S), nats per token."""
     present = () if len(present) == len(family_of(model).layers(model)) else present
-    measure = partial(sequence_loss_increase, model, sample.ids, device, present=present)
+
+    def measure() -> Tensor:
+        return sequence_loss_increase(model, sample.ids, device, present=present)
+
     harm: Tensor = cached("harm", model, sample, list(present), measure)
     return harm
