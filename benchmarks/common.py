@@ -21,7 +21,7 @@ from comp_lib.system.files import write_atomically
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-OWN_WIDTHS = ("flap", "llm-pruner", "llm-pruner-mixed", "shortgpt")  # whatever the settings say
+OWN_WIDTHS = ("flap", "llm-pruner", "shortgpt")  # whatever the settings say
 CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evaluates
 
 

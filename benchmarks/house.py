@@ -47,7 +47,8 @@ def main() -> int:
         rooms[path.relative_to(PACKAGE).parts[0]] += lines_of(path)
     for room, lines in rooms.most_common():
         print(f"{room:24}{lines:>8,}")
-    longest, widest = (max(functions(), key=lambda row: row[place]) for place in (1, 2))
+    longest = max(functions(), key=lambda row: row[1])
+    widest = max((row for row in functions() if "/cli/" not in row[0]), key=lambda row: row[2])  # a command has flags
     numbers = {name: sum(map(lines_of, (ROOT / name).rglob("*.py"))) for name in list(LIMITS)[:4]}
     numbers |= {"longest function": longest[1], "most parameters": widest[2]}
     notes = {"longest function": longest[0], "most parameters": widest[0]}

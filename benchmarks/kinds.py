@@ -31,8 +31,9 @@ from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.evaluation.confidence import UNKNOWN
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED, load_model
-from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, panels, save_picture
+from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, panels, png
 from comp_lib.prune import prune
+from comp_lib.system.atomic import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "increases", "mean", "kl", "tasks")
@@ -129,7 +130,7 @@ def figure(path: Path) -> None:
     axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None))
     axes.legend(ncols=-(-len(found) // 2), **ABOVE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(picture, path)
+    write_atomically(path, png(picture))
 
 
 def figure_of_ratios(path: Path) -> None:
@@ -153,7 +154,7 @@ def figure_of_ratios(path: Path) -> None:
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     picture.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(picture, path)
+    write_atomically(path, png(picture))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def suggestion(word: str, options: Iterable[str]) -> str:
     return f"choose one of {', '.join(options)}"
 
 
-def check_package(name: str, expected: str, remedy: str) -> None:
-    """Raises InputError unless that package is there."""
-    if importlib.util.find_spec(name) is None:
-        raise InputError(f"expected {expected}, got none: {remedy}")
+def check_package(package: str, extra: str) -> None:
+    """Raises InputError, which says what to type, unless the `package` that `extra` brings is here."""
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"expected the package {package}, got none: pip install 'comp-lib[{extra}]'")

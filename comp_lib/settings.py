@@ -15,7 +15,6 @@ from .system.machine import available_device
 # Baselines that plan the whole model (see `baselines`), and the settings that this leaves them.
 BASELINES: dict[str, dict[str, tuple[object, ...]]] = {
     "llm-pruner": {"layers": ("auto", 0), "widths": ("uniform",)},
-    "llm-pruner-mixed": {"layers": ("auto", 0), "widths": ("uniform",)},
     "flap": {"layers": ("auto", 0), "widths": ("uniform",), "kv_groups": (None,)},
     "shortgpt": {
         "layers": ("auto",),

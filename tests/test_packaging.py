@@ -11,11 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import comp_lib
+from comp_lib.cli.app import app
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -99,6 +101,16 @@ def test_python_names_exist():
     assert imports
     for line in imports:
         exec(line, {})
+
+
+def test_options_exist():
+    """Every command that the pages show has the options that they give it."""
+    commands = typer.main.get_command(app).commands
+    known = {name: {word for each in command.params for word in each.opts} for name, command in commands.items()}
+    pages = "\n".join(page.read_text("utf-8") for page in PAGES).replace("\\\n", " ")
+    calls = re.findall(r"comp-lib ([a-z]+) ([^\n`#]*--[^\n`#]*)", pages)
+    used = {(name, option) for name, words in calls for option in re.findall(r"--[a-z-]+", words)}
+    assert len(used) > 15 and not [(name, option) for name, option in used if option not in known.get(name, ())]
 
 
 def test_no_place_of_one_machine_in_project_files():

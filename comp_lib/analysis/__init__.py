@@ -10,22 +10,10 @@
 Each function returns one row an observation; `COLUMNS` says what the columns mean, with their units.
 """
 
-from __future__ import annotations
+from .columns import COLUMNS, Sample, draw
+from .cost_frame import costs
+from .differences import changed_kinds, changed_layers, paired
+from .frames import curves, groups, layers, neurons
 
-import importlib
-
-# module -> the public names that it defines
-_LAZY = {
-    "columns": ["COLUMNS"],
-    "cost_frame": ["costs"],
-    "differences": ["changed_kinds", "changed_layers", "paired"],
-    "frames": ["curves", "groups", "layers", "neurons"],
-    "sample": ["Sample", "draw"],
-}
-_MODULES = {name: module for module, names in _LAZY.items() for name in names}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'comp_lib.analysis' has no attribute '{name}'")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+__all__ = ["COLUMNS", "Sample", "changed_kinds", "changed_layers", "costs", "curves", "draw"]
+__all__ += ["groups", "layers", "neurons", "paired"]

@@ -1,4 +1,4 @@
-"""What the columns of each frame mean, with their units: one place, to which a test holds every frame.
+"""What all frames share: the text that is looked at, and what their columns mean, to which a test holds every frame.
 
 All frames have the same index: `model`, a short name for the content of its tensors; `seed`, with which the text was
 drawn; `kind` of text, or `all` for several kinds together.
@@ -6,10 +6,17 @@ drawn; `kind` of text, or `all` for several kinds together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
+from ..calibration.text import KINDS
+from ..calibration.tokens import calibration_tokens
+from ..errors import InputError
 from ..families.protocol import Model
 from ..system import hashes
 
@@ -56,14 +63,12 @@ COLUMNS: dict[str, dict[str, str]] = {
         "energy": "share of the sum of all groups' own energies in the layer, 0 to 1",
         "condition": "largest kappa_i among the group's inputs, at least 1, no unit",
         "cost": "share of ||X W||^2 of o_proj lost with it alone, the others' weights refitted, 0 to 1",
-        "removed_at": "share of the layer's groups that are gone once it goes, 0 to 1; NaN: it stays to the end",
     }
     | TOKENS,
     "curves": {
         "layer": LAYER,
-        "part": "attention or mlp: the step of the layer",
-        "gone": "neurons (mlp) or KV groups (attention) gone",
-        "width": "neurons or KV groups that are left",
+        "gone": "MLP neurons gone",
+        "width": "MLP neurons that are left",
         "share_gone": "gone over all, 0 to 1",
         "error": "||X W - X V||^2 / ||X W||^2 of the dense layer, the rest refitted, 0 to 1",
     }
@@ -93,6 +98,39 @@ COLUMNS: dict[str, dict[str, str]] = {
 def tidy(name: str, rows: pd.DataFrame | list[dict[str, Any]], model: Model, seed: int) -> pd.DataFrame:
     """The frame of that name from rows with its columns and their `kind`."""
     table = pd.DataFrame(rows, columns=["kind", *COLUMNS[name]])
-    table.insert(0, "model", hashes.of_model(model))
-    table.insert(1, "seed", seed)
-    return table.set_index(list(INDEX))
+    return table.assign(model=hashes.of_model(model), seed=seed).set_index(list(INDEX))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Windows of text as token ids."""
+
+    ids: Tensor  # (S, L)
+    kinds: tuple[str, ...]  # of each window (S,)
+    seed: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.ids.numel()
+
+    @property
+    def name(self) -> str:
+        """The kind of all windows, or `all`."""
+        return self.kinds[0] if len(set(self.kinds)) == 1 else ALL
+
+    def first(self, windows: int) -> Sample:
+        """The first so many windows."""
+        return Sample(self.ids[:windows], self.kinds[:windows], self.seed)
+
+
+def draw(tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length: int = 128, seed: int = 0) -> Sample:
+    """`windows` windows of `length` tokens of the calibration text of each of `kinds`.
+
+    Windows of the kinds take turns, so that the first few hold every kind.
+    Raises InputError for a kind that does not ship, and for more than there is of one.
+    """
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"expected each kind of text once, at least one, got {', '.join(kinds) or 'none'}: mend that")
+    size: dict[str, Any] = {"sequences": windows, "length": length, "seed": seed}
+    drawn = [calibration_tokens(f"calibration:{kind}", tokenizer, **size) for kind in kinds]
+    return Sample(torch.stack(drawn, 1).flatten(0, 1), tuple(kinds) * windows, seed)

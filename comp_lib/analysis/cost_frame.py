@@ -18,11 +18,10 @@ from ..families.protocol import Model
 from ..planning import check_request
 from ..prune import prune
 from ..settings import METHODS, PRESETS, Settings, default_recovery
+from ..shape import Shape
 from ..system import hashes
-from ..system.cache import remembered
-from .columns import ALL, tidy
-from .harm import entry
-from .sample import Sample
+from .columns import ALL, Sample, tidy
+from .harm import cached
 
 # How the parameters to go can be found: one width for all layers, or widths by measurement.
 WAYS: dict[str, dict[str, Any]] = {"uniform": PRESETS["stock"], "measured": PRESETS["best"]}
@@ -62,7 +61,7 @@ def costs(
     rows: list[dict[str, Any]] = []
     for way, share, settings in asked:
         measure = partial(_measured, model, sample, windows, settings)
-        measured = remembered(entry("costs", model, sample, texts, asdict(settings)), measure)
+        measured = cached("costs", model, sample, [texts, asdict(settings)], measure)
         rows += [{"way": way, "ratio": share} | row for row in measured]
     return tidy("costs", rows, model, sample.seed)
 
@@ -70,22 +69,18 @@ def costs(
 def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings) -> list[dict[str, Any]]:
     """The rows of one plan: one for each kind, and one for their mean where there are several."""
     small = prune(model, sample.ids, settings).model
-    decoders = [family_of(one).layers(one) for one in (model, small)]
-    before, left, whole = (sum(each.numel() for each in part.parameters()) for part in (*decoders, small))
-    sizes = {"removed": 1 - left / before, "parameters": whole, "layers_left": len(decoders[1])}  # biases that came too
+    before, left = Shape.of(model), Shape.of(small)
+    sizes = {"removed": 1 - left.decoder / before.decoder, "parameters": left.total, "layers_left": left.layers}
     return [sizes | row for row in rows_of(judge(small, windows, model))]
 
 
 def rows_of(judged: ByKind) -> list[dict[str, Any]]:
     """Losses, their difference with its interval, KL and agreement, for each kind and for the mean of several."""
-    sizes = {kind: [len(one.losses), one.tokens] for kind, one in judged.kinds.items()}
-    of_kinds = {kind: (one.values(), one.intervals()) for kind, one in judged.kinds.items()}
-    if len(sizes) > 1:
-        sizes[ALL] = list(map(sum, zip(*sizes.values(), strict=True)))
-        of_kinds[ALL] = judged.mean, judged.intervals()
-    rows = []
-    for kind, (values, bounds) in of_kinds.items():
-        row: dict[str, Any] = {"kind": kind} | dict(zip(("windows", "tokens"), sizes[kind], strict=True)) | values
+    rows: list[dict[str, Any]] = []
+    for name, (values, bounds) in judged.rows().items():
+        kind, seen = (name, [judged.kinds[name]]) if name in judged.kinds else (ALL, list(judged.kinds.values()))
         low, high = bounds["increase"] or UNKNOWN
-        rows.append(row | {"low": low, "high": high, "agreement": values["top1_agreement"]})
-    return rows
+        size = {"windows": sum(one.sequences for one in seen), "tokens": sum(one.tokens for one in seen)}
+        interval = {"low": low, "high": high, "agreement": values["top1_agreement"]}
+        rows.append({"kind": kind} | size | values | interval)
+    return rows if len(judged.kinds) > 1 else rows[:1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -26,9 +25,8 @@ from ..models.load import open_model
 from ..models.save import PLAN_FILE
 from ..plan import Plan
 from ..shape import Shape
-from .columns import tidy
+from .columns import Sample, tidy
 from .cost_frame import rows_of
-from .sample import Sample
 
 
 def paired(one: tuple[str, Model], two: tuple[str, Model]) -> tuple[Model, Model, Plan | None]:
@@ -37,8 +35,7 @@ def paired(one: tuple[str, Model], two: tuple[str, Model]) -> tuple[Model, Model
     Raises InputError as `match`, and for a broken plan.
     """
     (_, first), (name, other) = sorted((one, two), key=lambda named: -Shape.of(named[1]).decoder)
-    folder = Path(name).expanduser()
-    path = (folder if folder.exists() else open_model(name)[1].place) / PLAN_FILE
+    path = open_model(name)[1].place / PLAN_FILE
     plan = Plan.load(path) if path.is_file() else None
     match(first, other, plan)
     return first, other, plan

@@ -14,7 +14,7 @@ from IPython.display import Markdown, display
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..plots import base
-from ..plots.base import ABOVE, BLUE, Picture, figure_with_axes, layer_axis, log_y, panels, style
+from ..plots.base import ABOVE, Picture, figure_with_axes, layer_axis, log_y, panels, style
 from .columns import ALL
 
 WIDTH = 5.6  # inches
@@ -67,7 +67,7 @@ def plot_neurons(frame: pd.DataFrame) -> Picture:
 
 def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
     """Error of each layer's MLP against the neurons gone, a line a layer; the words are of `share` gone."""
-    rows = frame[(frame.part == "mlp") & (frame.gone > 0)]
+    rows = frame[frame.gone > 0]
     figure, axes = figure_with_axes((WIDTH, 3.6))
     sns.lineplot(rows, x="share_gone", y="error", hue="layer", units="layer", estimator=None, linewidth=0.9, ax=axes)
     xlabel = f"neurons gone (% of the layer), from {_tokens(frame)}"
@@ -110,9 +110,7 @@ def _cheapest(frame: pd.DataFrame) -> Iterator[str]:
 def plot_changed_layers(frame: pd.DataFrame) -> Picture:
     """How far the streams of two models are apart behind each layer; a layer that was dropped has no point."""
     figure, axes = figure_with_axes((WIDTH, 3.0), ylabel="streams apart\n(1 - mean cosine)")
-    axes.errorbar(
-        frame.layer, frame.stream, _ends(frame, "stream"), color=BLUE, marker="o", markersize=3.5, linewidth=1
-    )
+    axes.errorbar(frame.layer, frame.stream, _ends(frame, "stream"), markersize=3.5, linewidth=1, **style(0))
     layer_axis(axes, label=f"decoder layer (from {_tokens(frame)})")
     most = frame.dropna(subset=["stream"]).sort_values("stream").iloc[-1]
     return figure.described(

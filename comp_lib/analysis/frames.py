@@ -1,27 +1,40 @@
 """Frames of layers, and of what is in them: neurons, KV groups, and the error against the width.
 
-All come from `one_pass`, so that the first of them takes the time, and the others none.
+All stand on one pass over the layers of the model, which is cached: the first of them takes the time, the others none.
+With fewer tokens than inputs the sums are kept in their dual form (`statistics.few_tokens`), as the method itself does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
+from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, through, to_device
 from ..errors import InputError
 from ..evaluation.confidence import confidence_intervals
-from ..families import family_of
-from ..families.protocol import STEPS, Device, Model
-from .columns import tidy
-from .harm import layer_harm
-from .one_pass import PARTS, RIVALS, Tensors, one_pass
-from .sample import Sample
+from ..families import dense_layer, family_of, parts
+from ..families.protocol import STEPS, Device, Layer, Model, Rope, Which
+from ..importance.matrix_condition import scores_of, sweep
+from ..importance.neurons import RIDGE, Dense, metric
+from ..statistics.few_tokens import TokenStatistics
+from ..statistics.gram import Gram, Statistics, token_weights
+from ..statistics.solve import Inverse, penalty
+from ..surgery import upstream
+from .columns import Sample, tidy
+from .harm import cached, layer_harm
 
 Asked = Collection[int] | None  # layers; None: all
+Tables = dict[str, dict[str, Tensor]]  # of one layer: name of a frame -> its columns
+PARTS = ("layer", *STEPS)
+UNITS: dict[Which, tuple[str, str]] = {"attention": ("groups", "group"), "mlp": ("neurons", "neuron")}
+FURTHEST = 0.6  # share of a layer's neurons up to which removal is followed: beyond it a layer is better dropped
+POINTS = 24  # removals of a whole layer are looked at in so many steps
+RIVALS = ("wanda-sp", "activation", "magnitude")  # metrics that the scores of neurons are compared with
 
 
 def layers(model: Model, sample: Sample, judged: Sample | None = None, device: Device = "cpu") -> pd.DataFrame:
@@ -29,9 +42,11 @@ def layers(model: Model, sample: Sample, judged: Sample | None = None, device: D
 
     judged: None measures no harm, which takes about layers / 2 passes over it.
     """
-    looked = one_pass(model, sample, range(len(family_of(model).layers(model))), device)
-    turns = {part: torch.stack([of_layer[f"turn:{part}"] for of_layer in looked]) for part in PARTS}
-    rows = [row for part, values in turns.items() for row in _measured(sample, values, part, "block influence")]
+    looked = _look_at(model, sample, list(range(len(family_of(model).layers(model)))), device)
+    rows: list[dict[str, Any]] = []
+    for part in PARTS:
+        turns = torch.stack([tables["layers"][part] for tables in looked])
+        rows += _measured(sample, turns, part, "block influence")
     if judged is not None:
         rows += _measured(judged, layer_harm(model, judged, (), device), "layer", "harm")
     return tidy("layers", rows, model, sample.seed)
@@ -50,12 +65,7 @@ def neurons(model: Model, sample: Sample, layers: Asked = None, device: Device =
 
     Raises InputError for a layer that is not there.
     """
-
-    def columns(looked: Tensors) -> pd.DataFrame:
-        rivals = {name.replace("-", "_"): looked[f"mlp:{name}"] for name in RIVALS}
-        return pd.DataFrame({"condition": looked["mlp:condition"]} | _blocks(looked, "mlp", "neuron") | rivals)
-
-    return _frame("neurons", columns, model, sample, layers, device)
+    return _frame("neurons", model, sample, layers, device)
 
 
 def groups(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
@@ -63,52 +73,107 @@ def groups(model: Model, sample: Sample, layers: Asked = None, device: Device = 
 
     Raises InputError for a layer that is not there.
     """
-
-    def columns(looked: Tensors) -> pd.DataFrame:
-        values = _blocks(looked, "attention", "group")
-        condition = looked["attention:condition"].reshape(len(values["cost"]), -1).amax(1)  # of a group's inputs
-        return pd.DataFrame(values | {"condition": condition})
-
-    return _frame("groups", columns, model, sample, layers, device)
-
-
-def _blocks(looked: Tensors, part: str, unit: str) -> dict[str, Any]:
-    """What neurons and KV groups have in common. A layer that writes nothing has shares of 0."""
-    energy, order = looked[f"{part}:energy"], looked[f"{part}:order"]
-    return {
-        unit: range(len(order)),
-        "energy": energy / energy.sum().clamp_min(torch.finfo(torch.float64).tiny),
-        "cost": looked[f"{part}:cost"],
-        "removed_at": torch.where(order > 0, order.double() / len(order), torch.nan),
-    }
+    return _frame("groups", model, sample, layers, device)
 
 
 def curves(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
-    """Error of both dense layers of `layers` (None: all) against their width; columns: COLUMNS["curves"].
+    """Error of the MLP of each of `layers` (None: all) against its width; columns: COLUMNS["curves"].
 
     Raises InputError for a layer that is not there.
     """
-
-    def columns(looked: Tensors) -> pd.DataFrame:
-        parts = []
-        for part in STEPS:
-            gone, whole = looked[f"{part}:counts"], len(looked[f"{part}:order"])
-            widths = {"part": part, "gone": gone, "width": whole - gone, "share_gone": gone.double() / whole}
-            parts.append(pd.DataFrame(widths | {"error": looked[f"{part}:errors"]}))
-        return pd.concat(parts)
-
-    return _frame("curves", columns, model, sample, layers, device)
+    return _frame("curves", model, sample, layers, device)
 
 
-def _frame(
-    name: str, columns: Callable[[Tensors], pd.DataFrame], model: Model, sample: Sample, layers: Asked, device: Device
-) -> pd.DataFrame:
-    """The frame of these columns of each layer. Raises InputError for a layer that the model has not."""
+def _frame(name: str, model: Model, sample: Sample, layers: Asked, device: Device) -> pd.DataFrame:
+    """The frame of that name, of these layers. Raises InputError for a layer that the model has not."""
     count = len(family_of(model).layers(model))
     asked = sorted(set(range(count) if layers is None else layers))
     if wrong := set(asked) - set(range(count)):
         raise InputError(f"expected layers from 0 to {count - 1}, got {min(wrong)}: choose among these")
     shared = {"kind": sample.name, "tokens": sample.tokens}
-    looked = zip(asked, one_pass(model, sample, asked, device), strict=True)
-    tables = [columns(of_layer).assign(layer=layer, **shared) for layer, of_layer in looked]
-    return tidy(name, pd.concat(tables, ignore_index=True), model, sample.seed)
+    looked = zip(asked, _look_at(model, sample, asked, device), strict=True)
+    frames = [pd.DataFrame(tables[name]).assign(layer=layer, **shared) for layer, tables in looked]
+    return tidy(name, pd.concat(frames, ignore_index=True), model, sample.seed)
+
+
+def _look_at(model: Model, sample: Sample, asked: list[int], device: Device) -> list[Tables]:
+    """The tables of each layer that is asked for, in order, on the CPU; from the cache where they are there.
+
+    Memory: the hidden states of the sample, the sums of a layer, and three matrices of their size.
+    """
+    looked: list[Tables] = cached("layers", model, sample, asked, lambda: list(_walk(model, sample, asked, device)))
+    return looked
+
+
+def _walk(model: Model, sample: Sample, asked: list[int], device: Device) -> Iterator[Tables]:
+    hidden = embed(model, sample.ids)
+    rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
+    for index, module in enumerate(list(family_of(model).layers(model))[: max(asked, default=-1) + 1]):
+        layer, before = to_device(module, device), hidden
+        if index in asked:
+            hidden = torch.empty_like(before)  # filled by the look
+            yield _look(layer, before, hidden, rope)
+        else:
+            hidden = through(layer, before, rope, device)
+
+
+def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
+    """All about one layer; the text (S, L, d) goes from `hidden` to `after`, which is filled.
+
+    "layers" has 1 - mean cosine between the states before and after each of PARTS, (S,).
+    """
+    sums: dict[Which, Statistics] = {}
+    tokens = hidden.shape[0] * hidden.shape[1]
+    for which in STEPS:
+        linear = dense_layer(layer, which)
+        form: type[Statistics] = TokenStatistics if tokens < linear.in_features else Gram
+        sums[which] = form.zeros(linear.in_features, device=linear.weight.device)
+    turns: dict[str, list[Tensor]] = {part: [] for part in PARTS}
+    for rows in batches(*hidden.shape[:2]):
+        first = sent(hidden[rows], linear.weight.device)
+        middle, x = attention_step(layer, first, rope)
+        last, y = mlp_step(layer, middle)
+        sums["attention"].add(x, weight=token_weights(middle))
+        sums["mlp"].add(y, weight=token_weights(last))
+        after[rows] = last
+        for part, (one, other) in zip(PARTS, ((first, last), (first, middle), (middle, last)), strict=True):
+            turns[part].append(1.0 - cosine_similarity(one.float(), other.float(), dim=-1).mean(1).double())
+    tables = {"layers": {part: torch.cat(values) for part, values in turns.items()}}
+    for which, (name, unit) in UNITS.items():
+        weight = dense_layer(layer, which).weight.detach().T.to(sums[which].precision)  # (n, m)
+        owned = upstream(layer, which).to(weight.device)
+        dense = Dense(sums.pop(which), weight, owned, parts(layer)[which].block, RIDGE)
+        inverse = dense.sums.inverse(dense.ridge, dense.block)
+        tables[name] = {unit: torch.arange(dense.blocks)} | _alone(dense, inverse)
+    for name in RIVALS:  # of the MLP, whose turn was last
+        scores = metric(name)(dense, dense.blocks, torch.Generator()).scores.double()
+        tables["neurons"][name.replace("-", "_")] = scores
+    tables["neurons"]["removed_at"], tables["curves"] = _together(dense, inverse)
+    return tables
+
+
+def _alone(dense: Dense, inverse: Inverse) -> dict[str, Tensor]:
+    """Energy, condition and cost of each block (g,); a layer that writes nothing has shares of 0."""
+    tiny, own = torch.finfo(torch.float64).tiny, dense.sums.diagonal()
+    energy = dense.per_block(own * dense.weight.square().sum(1))
+    condition = ((own + penalty(own, dense.ridge)) * inverse.diagonal()).clamp_min(1.0).sqrt()
+    return {
+        "energy": energy / energy.sum().clamp_min(tiny),
+        "condition": condition.reshape(dense.blocks, -1).amax(1),
+        "cost": scores_of(inverse.blocks, dense.weight).double() / max(dense.sums.energy(dense.weight), tiny),
+    }
+
+
+def _together(dense: Dense, inverse: Inverse) -> tuple[Tensor, dict[str, Tensor]]:
+    """When each neuron goes, as a share of all (n,), NaN where it stays; the error as they go. Spoils `inverse`."""
+    count, step = dense.blocks, max(1, dense.blocks // POINTS)
+    removed = max(1, int(FURTHEST * count / step)) * step if count > 1 else 0
+    held = penalty(dense.sums.diagonal(), dense.ridge).to(dense.weight)
+    swept = sweep(inverse, dense.weight, removed, per_round=step, held=held)
+    removed_at = torch.full((count,), torch.nan, dtype=torch.float64)
+    removed_at[swept.order] = torch.arange(1, removed + 1, dtype=torch.float64) / count
+    nothing, whole = swept.errors.new_zeros(1), dense.sums.energy(dense.weight)
+    errors = ((swept.errors - swept.moved) / max(whole, torch.finfo(torch.float64).tiny)).clamp_min(0.0)
+    gone = torch.cat([nothing.long(), swept.counts])
+    curve = {"gone": gone, "width": count - gone, "share_gone": gone.double() / count}
+    return removed_at, curve | {"error": torch.cat([nothing, errors])}

@@ -8,7 +8,6 @@ that the user stands in: a file there that is called like one of ours is not run
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -21,10 +20,10 @@ from ..models.load import open_model
 from ..settings import multiple_of
 from ..shape import Shape
 from ..system import hashes
-from ..system.machine import available_device
+from ..system.atomic import check_output
+from .columns import draw
 from .cost_frame import WAYS, settings_for
 from .differences import paired
-from .sample import draw
 
 # a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
 PLACES = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
@@ -42,7 +41,6 @@ TEMPLATE = """{% extends 'lab/index.html.j2' %}
 
 def check_request(asked: Mapping[str, Any]) -> None:
     """Raises InputError, before weights are read, for parameters of the notebook with which it would not run."""
-    available_device(asked["device"], double=True)
     parent, _, tokenizer = open_model(asked["model"], asked["dtype"])
     windows = draw(tokenizer, asked["kinds"], asked["sequences"], LENGTH, asked["seed"]).ids
     if len(windows) < FEWEST:
@@ -51,15 +49,17 @@ def check_request(asked: Mapping[str, Any]) -> None:
         raise InputError("expected at least one ratio, got none: write for example 0.1,0.2")
     for ratio in asked["ratios"]:
         for way in filter(None, (*WAYS, asked["baseline"])):
-            settings_for(parent, way, ratio, multiple_of(max(Shape.of(parent).neurons)))
+            settings_for(parent, way, ratio, multiple_of(max(Shape.of(parent).neurons)), asked["device"])
     if asked["against"]:
         paired((asked["model"], parent), (asked["against"], open_model(asked["against"], asked["dtype"])[0]))
 
 
-def check_unchanged(path: Path) -> None:
-    """Raises InputError for a file that is there, unless it is as `sealed` made it."""
-    if path.is_file() and not _unchanged(path):
+def check_page_file(path: Path, overwrite: bool) -> Path:
+    """The file to write. Raises InputError unless it is new, or one to `overwrite` that is as `sealed` made it."""
+    target = check_output(path, overwrite)
+    if target.is_file() and not _unchanged(target):
         raise InputError(f"expected what report wrote and nobody has changed since, got {path}: move it away")
+    return target
 
 
 def _unchanged(path: Path) -> bool:
@@ -83,12 +83,10 @@ def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
 
-    sockets = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})  # files, not ports
     source = next(path for folder in PLACES if (path := folder / NOTEBOOK).is_file())
     told = dict(asked) | {name: _absolute(asked[name]) for name in ("model", "against")}
-    how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty(), "config": sockets}
+    how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty()}
     stopped = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
         file = Path(folder, NOTEBOOK)

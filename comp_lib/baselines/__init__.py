@@ -2,7 +2,7 @@
 
 | method | source | where |
 |---|---|---|
-| llm-pruner, llm-pruner-mixed | LLM-Pruner, Ma et al. 2023, arXiv 2305.11627 | `llm_pruner` |
+| llm-pruner | LLM-Pruner, Ma et al. 2023, arXiv 2305.11627 | `llm_pruner` |
 | flap | FLAP, An et al. 2023, arXiv 2312.11983 | `flap`; its bias compensation is the recovery "bias" |
 | shortgpt | ShortGPT, Men et al. 2024, arXiv 2403.03853 | `shortgpt` |
 | wanda-sp | Wanda, Sun et al. 2023, arXiv 2306.11695, made structured by An et al. | `importance.neurons.wanda` |
@@ -24,9 +24,4 @@ from ..plan import Plan
 from . import flap, llm_pruner, shortgpt
 
 # Each chooses what stays of a model, judged on tokens (S, L): (model, ids, settings, name, progress) -> plan
-PLANNERS: dict[str, Callable[..., Plan]] = {
-    "llm-pruner": llm_pruner.plan,
-    "llm-pruner-mixed": llm_pruner.plan,
-    "flap": flap.plan,
-    "shortgpt": shortgpt.plan,
-}
+PLANNERS: dict[str, Callable[..., Plan]] = {"llm-pruner": llm_pruner.plan, "flap": flap.plan, "shortgpt": shortgpt.plan}

@@ -1,14 +1,9 @@
 """LLM-Pruner (Ma et al. 2023): Taylor importance of coupled weights, from the gradient of the language-model loss.
 
-The loss L is the mean next-token loss of the calibration tokens, g its gradient. A weight w is worth
-
-    llm-pruner         |w g|                            "param_first", the default of its LLaMA scripts
-    llm-pruner-mixed   |w g - w^2 F / 2|                "param_mix"
-
-F is the diagonal of the Fisher information: the mean, over *sequences*, of the squared gradient of one sequence's mean
-loss. A coupled group is worth the sum over its weights: of an MLP neuron, its rows of gate_proj and up_proj and its
-column of down_proj; of a KV group, its rows of k_proj and v_proj, the rows of q_proj of its query heads and their
-columns of o_proj.
+The loss L is the mean next-token loss of the calibration tokens, g its gradient. A weight w is worth |w g|, which the
+public code calls "param_first", the default of its LLaMA scripts. A coupled group is worth the sum over its weights: of
+an MLP neuron, its rows of gate_proj and up_proj and its column of down_proj; of a KV group, its rows of k_proj and
+v_proj, the rows of q_proj of its query heads and their columns of o_proj.
 (The public code folds q and o onto k by the index modulo their size, which under grouped-query attention is not the
 heads that read this KV head; we sum what really goes. Biases do not count, there as here.)
 
@@ -21,8 +16,9 @@ one device (`Settings.device`, where one layer at a time computes, is not used);
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +38,7 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
     """What stays by Taylor importance on ids (S, L). Raises InputError when the ratio is out of reach."""
     shape = Shape.of(model)
     widths = _widths(shape, settings)
-    mixed = settings.method == "llm-pruner-mixed"
-    scores = taylor_scores(model, ids, unprotected(shape.layers), mixed, progress)
+    scores = taylor_scores(model, ids, unprotected(shape.layers), progress)
     kept: list[list[Sequence[int]]] = [[range(width) for width in whole] for whole in (shape.neurons, shape.kv_groups)]
     for layer, layer_scores in scores.items():
         for chosen, score, kept_widths in zip(kept, layer_scores, widths, strict=True):
@@ -64,32 +59,26 @@ def _widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     prunable = sum(shape.layer(layer) - shape.layer_parameters[layer] for layer in layers)
     share = (pays.decoder - left) / prunable
     for layer in layers:
-        whole = groups[layer]
-        groups[layer] = settings.kv_groups or max(1, whole - int(share * whole))
+        groups[layer] = settings.kv_groups or max(1, groups[layer] - int(share * groups[layer]))
     excess = max(0, -(-(pays.with_widths(neurons, groups).decoder - left) // pays.neuron_parameters))
-    removable = sum(neurons[layer] - 1 for layer in layers)
-    if excess > removable:
-        raise InputError(
-            f"expected a ratio that {settings.method} can reach in the {len(layers)} layers that it does not protect, "
-            f"got {settings.ratio:g}: ask for less or choose another method"
-        )
-    for layer, gone in zip(layers, _spread(excess, [neurons[layer] - 1 for layer in layers]), strict=True):
+    removable = [neurons[layer] - 1 for layer in layers]
+    if excess > sum(removable):
+        expected = f"a ratio that {settings.method} can reach in the {len(layers)} layers that it does not protect"
+        raise InputError(f"expected {expected}, got {settings.ratio:g}: ask for less or choose another method")
+    for layer, gone in zip(layers, _spread(excess, removable), strict=True):
         neurons[layer] -= gone
     return neurons, groups
 
 
 def _spread(count: int, sizes: Sequence[int]) -> list[int]:
     """`count` in parts proportional to `sizes`, whole numbers that differ by rounding only and sum to it exactly."""
-    whole, seen, parts = max(1, sum(sizes)), 0, []
-    for size in sizes:
-        before = seen * count // whole
-        seen += size
-        parts.append(seen * count // whole - before)
-    return parts
+    whole = max(1, sum(sizes))
+    ends = [seen * count // whole for seen in accumulate(sizes, initial=0)]
+    return [end - start for start, end in pairwise(ends)]
 
 
 def taylor_scores(
-    model: Model, ids: Tensor, layers: Sequence[int], mixed: bool = False, progress: Progress = no_progress
+    model: Model, ids: Tensor, layers: Sequence[int], progress: Progress = no_progress
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Importance of the neurons (n,) and KV groups (g,) of each of `layers`, for ids (S, L).
 
@@ -98,8 +87,7 @@ def taylor_scores(
     stack = family_of(model).layers(model)
     weights = [each for layer in layers for each in stack[layer].parameters() if each.ndim == 2]
     precise = torch.promote_types(model.dtype, torch.float32)
-    first: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=precise) for weight in weights}
-    second = {weight: torch.zeros_like(total) for weight, total in first.items()} if mixed else {}
+    sums: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=precise) for weight in weights}
     required = [weight.requires_grad for weight in weights]
     try:
         for weight in weights:
@@ -110,28 +98,23 @@ def taylor_scores(
                 loss = nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device))
                 gradients = torch.autograd.grad(loss, weights)
             for weight, gradient in zip(weights, gradients, strict=True):
-                gradient = gradient.to(precise)
-                first[weight].add_(gradient, alpha=1 / len(ids))
-                if mixed:
-                    second[weight].addcmul_(gradient, gradient, value=1 / len(ids))
+                sums[weight].add_(gradient.to(precise), alpha=1 / len(ids))
             progress("gradients", done + 1, len(ids))
     finally:
         for weight, before in zip(weights, required, strict=True):
             weight.requires_grad_(before)
 
-    def salience(weight: Tensor) -> Tensor:
-        value = weight.detach()
-        taylor = first.pop(weight) * value
-        return (taylor - 0.5 * value.square() * second.pop(weight) if mixed else taylor).abs()
-
-    return {layer: _groups(stack[layer], salience) for layer in layers}
+    return {layer: _groups(stack[layer], sums) for layer in layers}
 
 
-def _groups(layer: Layer, salience: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Sums of |salience| over the coupled groups of a layer: neurons (n,), KV groups (g,)."""
+def _groups(layer: Layer, gradients: dict[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Sums of |w g| over the coupled groups of a layer: neurons (n,), KV groups (g,)."""
+
+    def worth(weight: Tensor) -> Tensor:
+        return (gradients.pop(weight) * weight.detach()).abs()
+
     sums = {}
     for which, part in parts(layer).items():
-        owned = [salience(getattr(part.module, name).weight).sum(1)[rows].sum(1) for name, rows in part.rows.items()]
-        read = salience(part.linear.weight).sum(0)
-        sums[which] = sum(owned) + read.reshape(len(owned[0]), -1).sum(1)
+        owned = [worth(getattr(part.module, name).weight).sum(1)[rows].sum(1) for name, rows in part.rows.items()]
+        sums[which] = sum(owned) + worth(part.linear.weight).sum(0).reshape(len(owned[0]), -1).sum(1)
     return sums["mlp"], sums["attention"]

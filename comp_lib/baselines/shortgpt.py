@@ -29,7 +29,5 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
         neurons, groups = ([widths[layer] for layer in request.layers] for widths in (shape.neurons, shape.kv_groups))
         if request.removed(neurons, groups) >= settings.ratio:
             return request.finished([range(width) for width in neurons], [range(width) for width in groups])
-    raise InputError(
-        f"expected a ratio that whole layers can reach, got {settings.ratio:g} with "
-        f"{shape.layers} layers, one of which must stay: ask for less"
-    )
+    got = f"{settings.ratio:g} with {shape.layers} layers, one of which must stay: ask for less"
+    raise InputError(f"expected a ratio that whole layers can reach, got {got}")

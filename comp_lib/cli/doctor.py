@@ -34,10 +34,8 @@ def doctor() -> None:
         (EMBEDDED, "here" if here else "missing", here, model["install"]),
     ]
     rows = [("✓" if well else "✗", what, found, "" if well else remedy) for what, found, well, remedy in findings]
-    for extra, package in EXTRAS.items():
-        missing = util.find_spec(package) is None
-        remedy = f"pip install 'comp-lib[{extra}]'" if missing else ""
-        rows.append(("·", f"extra {extra}", "missing" if missing else "here", remedy))
+    if missing := [extra for extra, package in EXTRAS.items() if util.find_spec(package) is None]:
+        rows.append(("·", "extras", f"missing: {', '.join(missing)}", f"pip install 'comp-lib[{','.join(missing)}]'"))
     out.print(table(("", "what", "found", "to do"), rows))
     if not all(well for _, _, well, _ in findings):
         raise Exit(1)

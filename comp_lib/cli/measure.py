@@ -7,21 +7,9 @@ from typing import Annotated, Any
 from rich.table import Table
 from typer import Exit, Option, echo
 
-from ..errors import InputError
-from .console import (
-    Calibration,
-    Device,
-    Dtype,
-    Length,
-    Model,
-    Multiple,
-    ProgressBars,
-    check_extra,
-    check_length,
-    listed,
-    out,
-    table,
-)
+from ..errors import InputError, check_package
+from .console import check_length, listed, out, progress_bars, table
+from .options import Calibration, Device, Dtype, Length, Model, Multiple
 
 TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
 TASKS_HELP = "Instead of a text: offline, literature, or lm-eval's names, with commas."
@@ -37,7 +25,7 @@ def inspect(model: Model, dtype: Dtype = "float32", device: Device = "cpu") -> N
     loaded, tokenizer = load_model(model, dtype, device)
     length = min(256, loaded.config.max_position_embeddings)
     ids = calibration_tokens("calibration", tokenizer, sequences=8, length=length)
-    with ProgressBars() as bars:
+    with progress_bars() as bars:
         influence = block_influence(loaded, ids, loaded.device, bars).tolist()
     shape = Shape.of(loaded)
     layers = range(shape.layers)
@@ -72,7 +60,7 @@ def evaluate(
     check_length(loaded, length)
     windows = windows_of(text, tokenizer, length, sequences)
     dense = None if against is None else load_model(against, dtype, device)[0]
-    with ProgressBars() as bars:
+    with progress_bars() as bars:
         rows = judge(loaded, windows, dense, progress=bars).rows()
     out.print(kinds_table(rows))
 
@@ -95,7 +83,7 @@ def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> 
 
 
 def _in_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
-    check_extra("lm_eval", "evaluate")
+    check_package("lm_eval", "evaluate")
     from lm_eval.utils import make_table
 
     from ..evaluation.zero_shot import load_tasks, zero_shot
@@ -122,7 +110,7 @@ def compare(
     scheduler: Annotated[str | None, Option(help="Of a Dask cluster, in its place: tcp://host:8786.")] = None,
 ) -> None:
     """Run a grid of methods, ratios and seeds on MODEL. Finished rows stay: the same command goes on after a kill."""
-    check_extra("matplotlib", "notebooks")
+    check_package("matplotlib", "notebooks")
     from ..compare.grid import Grid, run
     from ..compare.summary import markdown, write_summary
     from ..settings import METHODS, Settings
@@ -132,7 +120,7 @@ def compare(
     text |= {"windows": windows, "window": window, "settings": Settings(multiple=multiple)}
     sizes = listed(sequences, int, "sequences")
     grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, **text)
-    with ProgressBars() as bars:
+    with progress_bars() as bars:
         rows = run(grid, folder, bars, workers=workers, scheduler=scheduler)
     write_summary(rows, folder)
     echo(markdown(rows))

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option, echo
 
-from ..errors import InputError
-from .console import Device, Dtype, Length, Model, Overwrite, ProgressBars, Seed, Solving, check_extra, complain, listed
+from ..errors import InputError, check_package
+from .console import complain, listed, progress_bars
+from .options import Device, Dtype, Length, Model, Overwrite, Seed, Solving
 
 
 def generate(
@@ -20,8 +21,7 @@ def generate(
     from ..evaluation.generation import continuation
     from ..models.load import load_model
 
-    loaded, tokenizer = load_model(model, dtype, device)
-    echo(prompt + continuation(loaded, tokenizer, prompt, tokens))
+    echo(prompt + continuation(*load_model(model, dtype, device), prompt, tokens))
 
 
 def export(
@@ -37,7 +37,7 @@ def export(
     from ..models.padded import export_padded
     from ..on_device.gguf_export import export_gguf
 
-    with ProgressBars() as bars:
+    with progress_bars() as bars:
         if file is not None:
             export_gguf(model, file, kind, overwrite=overwrite, progress=bars)
         elif padded is not None:
@@ -59,13 +59,13 @@ def heal(
     overwrite: Overwrite = False,
 ) -> None:
     """Train MODEL, a pruned folder, to answer as its parent does (LoRA, added at the end). Needs the extra heal."""
-    check_extra("peft", "heal")
+    check_package("peft", "heal")
     from ..healing import Healing, heal_folder
     from ..system.machine import available_device
 
     healing, place = Healing(steps=steps, rate=rate, seed=seed), str(available_device(device))
     text_of: dict[str, Any] = {"source": text, "sequences": sequences, "length": length}
-    with ProgressBars() as bars:
+    with progress_bars() as bars:
         done = heal_folder(model, parent, folder, healing, **text_of, overwrite=overwrite, device=place, progress=bars)
     echo(f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after")
     if done.after >= done.before:
@@ -87,18 +87,18 @@ def report(
     device: Solving = "cpu",
 ) -> None:
     """Check-up of MODEL as a page to read: redundancy, what can go, what it costs. Needs the extra report."""
-    check_extra("papermill", "report")
-    from ..analysis.page import check_request, check_unchanged, execute, sealed
+    check_package("papermill", "report")
+    from ..analysis.page import check_page_file, check_request, execute, sealed
     from ..calibration.text import KINDS
-    from ..system.files import check_output, write_atomically
+    from ..system.files import write_atomically
+    from ..system.machine import available_device
 
     if page_file.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"expected --out to be an .html file, got {page_file.name!r}: choose another name")
     files = page_file.with_suffix(".ipynb"), page_file
-    for file in files if overwrite else ():
-        check_unchanged(file)
-    targets = [check_output(file, overwrite) for file in files]
-    asked = {"model": model, "against": against, "sequences": sequences, "seed": seed, "dtype": dtype, "device": device}
+    targets = [check_page_file(file, overwrite) for file in files]
+    asked = {"model": model, "against": against, "sequences": sequences, "seed": seed, "dtype": dtype}
+    asked["device"] = str(available_device(device, double=True))
     asked |= {"ratios": list(listed(ratios, float, "ratios")), "baseline": "" if baseline == "none" else baseline}
     asked["kinds"] = list(KINDS if kinds is None else listed(kinds, str, "kinds"))
     check_request(asked)

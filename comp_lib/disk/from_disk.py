@@ -53,7 +53,7 @@ from ..system.files import TensorFiles, fsync, resolved, take_name
 from ..system.machine import exact_products
 from .model_on_disk import Places, States, Streamed, lay_out, losses, write
 
-GRADIENTS = ("llm-pruner", "llm-pruner-mixed")  # methods that need those of all weights at once: `prune` has them
+GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
 LOCK, PROGRESS = "lock", "progress.json"
 ROWS = 4096  # of the embedding that are in memory at once
 

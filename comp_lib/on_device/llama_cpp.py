@@ -59,7 +59,7 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
 
 def check_installed() -> None:
     """Raises InputError unless xllamacpp is there."""
-    check_package("xllamacpp", "xllamacpp, which runs GGUF files", "pip install 'comp-lib[gguf]'")
+    check_package("xllamacpp", "gguf")
 
 
 def losses(server: Any, ids: Tensor, progress: Progress = no_progress) -> Tensor:

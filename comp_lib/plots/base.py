@@ -11,7 +11,6 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
-
-from ..system.files import write_atomically
 
 COLOURS = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, GREY = (COLOURS[place] for place in (0, 1, 2, 3, 7))
@@ -107,11 +104,6 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
-
-
-def save_picture(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG, in the place of what is there: `outputs.check_output` first."""
-    write_atomically(path, png(figure))
 
 
 def mime_bundle(figure: Picture) -> dict[str, str]:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..evaluation.by_kind import Row
 from ..evaluation.confidence import UNKNOWN
 from ..plan import Plan
-from .base import (
-    ABOVE,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    Numbers,
-    Picture,
-    figure_with_axes,
-    layer_axis,
-    log_y,
-    note,
-    panels,
-)
+from .base import ABOVE, BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, log_y, note, panels
 
-DWARFED = 5  # times the median: a value beyond needs a logarithmic axis
+Numbers = Sequence[float]
 
 
 def plot_kinds(rows: Mapping[str, Row]) -> Picture:
@@ -78,10 +64,8 @@ def plot_pruned(importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbe
     figure, (top, middle, bottom) = panels(3, 1, (9.0, 7.5), "x", ylabel=labels)
     layers, kept = range(plan.parent_layers), dict(zip(plan.layers, plan.kv_groups, strict=True))
     colours = [RED if layer in plan.dropped else BLUE for layer in layers]
-    if min(importance) <= 0 or max(importance) < DWARFED * np.median(importance):
-        top.bar(layers, importance, color=colours)
-    else:  # one layer would dwarf the others
-        top.scatter(layers, importance, c=colours, zorder=2)
+    top.scatter(layers, importance, c=colours, zorder=2)
+    if min(importance) > 0:  # one layer may dwarf the others
         top.set_ylabel("block influence,\nlog scale")
         log_y(top, most=6)
     top.set_title(f"What COMP removed: {plan.removed:.1%} of the decoder's parameters")

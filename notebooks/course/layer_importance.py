@@ -18,9 +18,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from comp_lib.analysis.columns import ALL
+from comp_lib.analysis.columns import ALL, Sample
 from comp_lib.analysis.harm import layer_harm
-from comp_lib.analysis.sample import Sample
 from comp_lib.calibration.stream import sequence_losses, through
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_intervals

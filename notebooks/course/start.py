@@ -56,7 +56,7 @@ def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress:
 
 def check_extras() -> None:
     """Raises InputError unless the packages of the extra `notebooks` are there."""
-    check_package(NEEDED, f"{NEEDED}, of the notebooks", "pip install 'comp-lib[notebooks]'")
+    check_package(NEEDED, "notebooks")
 
 
 def show(figure: Picture) -> None:

@@ -10,7 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from comp_lib.analysis import page
-from comp_lib.analysis.page import check_request, check_unchanged, execute, sealed
+from comp_lib.analysis.page import check_page_file, check_request, execute, sealed
 from comp_lib.errors import InputError
 
 ASKED = {"against": "", "kinds": ["prose", "code"], "ratios": [0.2], "baseline": "", "sequences": 4, "seed": 0}
@@ -119,14 +119,6 @@ def test_nothing_of_the_folder_that_one_stands_in_is_run(short, tmp_path, monkey
     assert text.startswith("<!DOCTYPE html>") and "of the folder" not in text
 
 
-@pytest.mark.skipif(os.name == "nt", reason="zmq has no sockets that are files there")
-def test_no_port_listens_but_the_one_that_ipykernel_opens_itself(short):
-    """Its pipe for what children print; the five channels of a kernel are files in the fresh folder."""
-    ports = "[each for each in psutil.Process().net_connections('inet') if each.status == psutil.CONN_LISTEN]"
-    notebook, stopped = short(f"import os, psutil\nprint(len({ports}), len([f for f in os.listdir() if 'ipc' in f]))")
-    assert stopped is None and printed(notebook).split()[:2] == ["1", "5"]
-
-
 def test_a_relative_name_still_means_the_same_folder(short, tmp_path, monkeypatch):
     (tmp_path / "small").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -155,8 +147,10 @@ def written(tmp_path):
 
 def test_what_nobody_changed_may_be_replaced(written):
     for file in written:
-        check_unchanged(file)
-    check_unchanged(written[0].with_name("not-there.ipynb"))
+        check_page_file(file, overwrite=True)
+        with pytest.raises(InputError, match="--overwrite"):
+            check_page_file(file, overwrite=False)
+    check_page_file(written[0].with_name("not-there.ipynb"), overwrite=False)
     assert "<title>a&lt;script&gt;</title>" in written[1].read_text("utf-8")
 
 
@@ -175,7 +169,7 @@ def test_what_somebody_changed_is_not_replaced(written, place, change):
     file = written[place]
     file.write_text(change(file.read_text("utf-8")), "utf-8")
     with pytest.raises(InputError, match="move it away"):
-        check_unchanged(file)
+        check_page_file(file, overwrite=True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`evaluate`: the table, what --json gives, the picture, and what is refused before any work."""
+"""`evaluate`: the table, and what is refused before any work."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_peak_memory_is_that_of_the_process_alone():
 
 
 # the command, which says its number first
-COMMAND = "import os; print(os.getpid(), flush=True); from comp_lib.cli.app import run; run()"
+COMMAND = "import os; print(os.getpid(), flush=True); from comp_lib.cli.app import app; app()"
 
 
 def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, python, parent, tmp_path):

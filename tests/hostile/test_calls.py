@@ -52,7 +52,7 @@ ROWS = [
     ("inspect", "MODEL={escape}", r"\x1b[31m"),
     ("evaluate", "MODEL={tmp}/cut.gguf", "cut.gguf"),
     ("prune", "MODEL={tmp}/empty", "config.json"),
-    ("prune", "MODEL={tmp}/{half}", "UTF-8"),
+    ("prune", "MODEL={tmp}/{half}", r"\udcff"),
     ("prune", "--calibration {tmp}/no/such/file.txt", "no/such/file.txt"),
     ("prune", "--calibration evaluation --evaluate evaluation", "the same"),
     ("prune", "--calibration {tmp}/short.txt", "tokens of calibration text"),

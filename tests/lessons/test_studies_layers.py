@@ -8,7 +8,7 @@ from torch import nn
 from variants import build, tokens
 
 from comp_lib.analysis import harm as harms
-from comp_lib.analysis.sample import Sample
+from comp_lib.analysis.columns import Sample
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from comp_lib.importance.layers import layers_to_drop

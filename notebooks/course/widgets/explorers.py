@@ -29,7 +29,7 @@ from ipywidgets import (
 )
 from numpy.typing import NDArray
 
-from comp_lib.analysis.one_pass import FURTHEST
+from comp_lib.analysis.frames import FURTHEST
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
@@ -132,7 +132,7 @@ class NeuronExplorer(Explorer):
 
     def __init__(self, neurons: pd.DataFrame, curves: pd.DataFrame, layer: int | None = None) -> None:
         self._neurons = {number: rows for number, rows in neurons.groupby("layer")}
-        self._curves = {number: rows for number, rows in curves[curves.part == "mlp"].groupby("layer")}
+        self._curves = {number: rows for number, rows in curves.groupby("layer")}
         first = min(self._neurons) if layer is None else layer
         self.layer = SelectionSlider(options=sorted(self._neurons), value=first, **shared("layer"))
         self.metric = Dropdown(options=CHOICES, **shared("choose by"))
