@@ -151,10 +151,10 @@ class LayerPruner:
         """The five steps, for one dense layer. target (S, L, d): the stream that it should lead to, None: its own."""
         plan, place = self.plan, self.plan.layers.index(index)
         if which == "mlp":
-            keep, all_named, whole = plan.neurons[place], plan.kept_neurons, self.shape.neurons[index]
+            keep, kept, whole = plan.neurons[place], plan.kept_neurons, self.shape.neurons[index]
         else:
-            keep, all_named, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
-        named = all_named and all_named[place]
+            keep, kept, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
+        named = None if kept is None else kept[place]
         if keep == whole and not (which == "mlp" and self.dense is not None and self.differs):
             narrowed = Narrowed(torch.arange(whole))
         else:

@@ -80,7 +80,7 @@ def rows_of(judged: ByKind) -> list[dict[str, Any]]:
     for name, (values, bounds) in judged.rows().items():
         kind, seen = (name, [judged.kinds[name]]) if name in judged.kinds else (ALL, list(judged.kinds.values()))
         low, high = bounds["increase"] or UNKNOWN
-        size = {"windows": sum(one.sequences for one in seen), "tokens": sum(one.tokens for one in seen)}
+        size = {"windows": sum(len(one.losses) for one in seen), "tokens": sum(one.tokens for one in seen)}
         interval = {"low": low, "high": high, "agreement": values["top1_agreement"]}
         rows.append({"kind": kind} | size | values | interval)
     return rows if len(judged.kinds) > 1 else rows[:1]

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, sent, through, to_device
+from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
 from ..errors import InputError
 from ..evaluation.confidence import confidence_intervals
 from ..families import dense_layer, family_of, parts
-from ..families.protocol import STEPS, Device, Layer, Model, Rope, Which
+from ..families.frame import Rope
+from ..families.protocol import STEPS, Device, Layer, Model, Which
 from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import RIDGE, Dense, metric
 from ..statistics.few_tokens import TokenStatistics
@@ -130,7 +131,7 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
         sums[which] = form.zeros(linear.in_features, device=linear.weight.device)
     turns: dict[str, list[Tensor]] = {part: [] for part in PARTS}
     for rows in batches(*hidden.shape[:2]):
-        first = sent(hidden[rows], linear.weight.device)
+        first = hidden[rows].to(linear.weight.device)
         middle, x = attention_step(layer, first, rope)
         last, y = mlp_step(layer, middle)
         sums["attention"].add(x, weight=token_weights(middle))

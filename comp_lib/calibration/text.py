@@ -72,7 +72,7 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 def _wikitext(split: str) -> str:
     """WikiText-2 with what GPTQ, SparseGPT and Wanda put between its rows, since perplexity depends on it."""
-    check_package("datasets", "the library `datasets`", "pip install 'comp-lib[evaluate]', or pass a text file")
+    check_package("datasets", "evaluate")
     advice = "go online once, choose another split, or pass a text file"
     with refusing(f"to fetch {WIKITEXT} from the Hub", f"split {split}", advice):
         from datasets import load_dataset

@@ -62,7 +62,8 @@ def measured(request: dict[str, Any], folder: str, threads: int | None = None) -
     options: dict[str, Any] = {"env": environment, "cwd": place, "capture_output": True, "encoding": "utf-8"}
     process = subprocess.run(COMMAND, input=json.dumps(request), **options)
     if process.returncode == 0:
-        return {"status": "ok"} | json.loads(process.stdout.splitlines()[-1])
+        found: Outcome = json.loads(process.stdout.splitlines()[-1])
+        return {"status": "ok"} | found
     message = (process.stderr.strip().splitlines() or [f"the process ended with code {process.returncode}"])[-1]
     if process.returncode < 0:
         message = f"the process was killed by {signal.Signals(-process.returncode).name}"

@@ -58,7 +58,7 @@ def measure(
     ids = calibration_tokens(calibration, tokenizer, model=parent, **size, evaluated=evaluation)
     before = decoder_parameters(parent)
     started = time.perf_counter()
-    small = prune(parent, ids, settings, name=model, inplace=True).model
+    small: Any = prune(parent, ids, settings, name=model, inplace=True).model
     seconds, peak = time.perf_counter() - started, peak_bytes() - imports
     del parent
     dense, _ = load_model(model)

@@ -10,6 +10,7 @@ That a layer is no more than that is not believed but checked, once for each kin
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 from ..errors import refusing
 from .frame import Arguments, Rope, with_parts
 from .protocol import Layer, Which
-from .structure import dense_layer, parts, refuse
+from .structure import Part, dense_layer, parts, refuse
 
 SILENT: dict[str, Tensor | float] = {"attention": 0.0, "mlp": 0.0}
 WEAK = 0.05  # of the mean: an output that is multiplied by less adds too little to say what it should have been
@@ -36,7 +37,8 @@ def run(
     Returns the states behind the layer (B, L, d), and what the dense layers of the parts that ran got (B, L, n). Where
     attention is given the layer needs no arguments.
     """
-    own, inputs, others = parts(layer), list[Tensor](), {}
+    own: dict[Any, Part] = parts(layer)
+    inputs, others = list[Tensor](), {}
     for which, value in outputs.items():
         part = own[which]
         others[part.name] = with_parts(part.module)
@@ -63,7 +65,8 @@ def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Te
 
     Raises InputError for a layer that is not two steps, which the first text through each kind of layer shows.
     """
-    arguments = rope.arguments[next(part.layer_idx for part in layer.modules() if hasattr(part, "layer_idx"))]
+    numbers: Iterator[Any] = (part.layer_idx for part in layer.modules() if hasattr(part, "layer_idx"))
+    arguments = rope.arguments[next(numbers)]
     kind = (type(layer), *map(type, layer.children()))
     if kind not in rope.checked:
         check(layer, hidden[:1], arguments)
