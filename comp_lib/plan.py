@@ -66,12 +66,12 @@ class Plan:
             share = getattr(self, name)
             if not isinstance(share, int | float) or not abs(share) <= 1:  # NaN is not at most 1, either
                 raise InputError(f"expected a number as {name}, got {share!r}: mend the plan")
-        _check_integers("parent_layers", (self.parent_layers,))
+        _ascending("parent_layers", (self.parent_layers,))
         if self.parent_layers > MOST_LAYERS:
             raise InputError(f"expected at most {MOST_LAYERS} parent_layers, got {self.parent_layers}: mend the plan")
-        for name in ("layers", "neurons", "kv_groups"):
-            _check_integers(name, getattr(self, name))
-        if not self.layers or not _ascending(self.layers) or self.layers[-1] >= self.parent_layers:
+        for name in ("neurons", "kv_groups"):
+            _ascending(name, getattr(self, name))
+        if not _ascending("layers", self.layers) or not self.layers or self.layers[-1] >= self.parent_layers:
             raise InputError(
                 f"expected ascending layer indices below {self.parent_layers}, got {list(self.layers)}: mend the plan"
             )
@@ -85,8 +85,7 @@ class Plan:
             raise InputError(f"expected a neuron and a KV group in each layer that stays, got {got}")
         for name, widths in (("kept_neurons", self.neurons), ("kept_groups", self.kv_groups)):
             for layer, width, kept in zip(self.layers, widths, getattr(self, name) or (), strict=False):
-                _check_integers(name, kept)
-                if len(kept) != width or not _ascending(kept):
+                if not _ascending(name, kept) or len(kept) != width:
                     raise InputError(
                         f"expected {width} ascending indices in {name} of layer {layer}, got {len(kept)}: mend the plan"
                     )
@@ -110,14 +109,11 @@ def tuples(value: Any) -> Any:
     return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
-def _ascending(indices: tuple[int, ...]) -> bool:
-    """Of distinct indices, none below 0."""
-    return list(indices) == sorted(set(indices)) and min(indices, default=0) >= 0
-
-
-def _check_integers(name: str, values: object) -> None:
+def _ascending(name: str, values: Any) -> bool:
+    """Whether they are distinct indices, in order and none below 0. Raises InputError unless they are whole numbers."""
     if not isinstance(values, tuple) or any(type(value) is not int for value in values):
         raise InputError(f"expected whole numbers in {name}, got {values!r}: mend the plan")
+    return list(values) == sorted(set(values)) and min(values, default=0) >= 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How much is removed, decided before any weight is touched: the plan of a run, and what no plan can do.
+"""How much is removed: the plan of a run, before any weight is touched and as it was carried out, and its checks.
 
 Whole layers first, as many as the ratio needs, by layer importance (`importance`); then the width of each layer that
 stays (`hybrid_granularity`). Baselines that plan the whole model by themselves are in `baselines`.
@@ -6,8 +6,9 @@ stays (`hybrid_granularity`). Baselines that plan the whole model by themselves 
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
 from .importance.layers import check_count, layers_to_drop
 from .plan import Plan, PlanRequest
+from .prune_layer import PrunedLayer, Report
 from .report import Progress, no_progress
 from .settings import Settings
 from .shape import Shape
@@ -76,6 +78,28 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
     return round(layers * request.shape.layers) if 0 < layers < 1 else int(layers)
 
 
+def concluded(
+    planned: Planned, finished: Sequence[PrunedLayer], settings: Settings, ids: Tensor, before: Shape, after: Shape
+) -> tuple[Plan, Report]:
+    """The plan as it was carried out, and the report, whose seconds are still to be filled in."""
+    plan = replace(
+        planned.plan,
+        kept_neurons=tuple(done.kept_neurons for done in finished),
+        kept_groups=tuple(done.kept_groups for done in finished),
+        removed=(before.decoder - after.decoder) / before.decoder,
+    )
+    report = Report(
+        settings=asdict(settings),
+        tokens=ids.numel(),
+        layers=tuple(done.report for done in finished),
+        layer_importance=planned.layer_importance and tuple(planned.layer_importance),
+        seconds=0.0,
+        parameters_before=before.total,
+        parameters_after=after.total,
+    )
+    return plan, report
+
+
 def check_request(model: Model, settings: Settings) -> None:
     """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
     shape = Shape.of(model)
@@ -102,20 +126,6 @@ def check_request(model: Model, settings: Settings) -> None:
     uniform_plan(replace(request, drop=largest[:count]))
 
 
-def check_tokens(model: Model, ids: object) -> None:
-    """Raises InputError unless `ids` are sequences (S, L >= 2) of whole numbers below the vocabulary of `model`."""
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
-        got = f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-        raise InputError(
-            f"expected calibration tokens, a tensor (S, L) with L of at least 2, got {got}: give some text"
-        )
-    vocabulary = model.config.vocab_size
-    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
-    if not whole or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-        got = f"{ids.min():g} to {ids.max():g}" if whole else str(ids.dtype)
-        raise InputError(f"expected tokens from 0 to {vocabulary - 1}, got {got}: use the tokenizer of this model")
-
-
 def check_plan(plan: Plan, model: Model, settings: Settings) -> None:
     """Raises InputError unless `plan` can be carried out on `model`."""
     shape = Shape.of(model)
@@ -137,14 +147,23 @@ def check_plan(plan: Plan, model: Model, settings: Settings) -> None:
                 raise InputError(f"expected all {whole[layer]} KV groups of a model whose groups cannot go, got {got}")
 
 
-def check_call(model: object, ids: object, settings: object, plan: Plan | None = None) -> None:
+def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> None:
     """Raises InputError for all that can be told of a run without computing anything."""
     if not isinstance(settings, Settings):
         raise InputError(f"expected settings as Settings(...), got {type(settings).__name__}: import it from comp_lib")
     if not hasattr(model, "config"):
         raise InputError(f"expected a model, got {type(model).__name__}: load it with comp_lib.load_model")
     whole_attention(model)  # raises for a layer of another kind
-    check_tokens(model, ids)
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
+        got = f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise InputError(
+            f"expected calibration tokens, a tensor (S, L) with L of at least 2, got {got}: give some text"
+        )
+    vocabulary = model.config.vocab_size
+    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if not whole or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+        got = f"{ids.min():g} to {ids.max():g}" if whole else str(ids.dtype)
+        raise InputError(f"expected tokens from 0 to {vocabulary - 1}, got {got}: use the tokenizer of this model")
     if plan is None:
         check_request(model, settings)
     else:

@@ -13,9 +13,7 @@ The plan says how many layers, neurons and KV groups stay (`planning.make_plan`)
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +21,8 @@ from torch import Tensor, nn
 from .calibration.stream import to_device
 from .families import family_of
 from .plan import Plan
-from .planning import Planned, check_call, make_plan
-from .prune_layer import LayerPruner, LayerReport, PrunedLayer
+from .planning import Planned, check_call, concluded, make_plan
+from .prune_layer import LayerPruner, PrunedLayer, Report
 from .report import Progress, no_progress
 from .settings import Settings
 from .shape import Shape
@@ -33,19 +31,6 @@ from .system.files import finite
 from .system.machine import exact_products
 
 DEFAULTS = Settings()
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `prune` did, and what it took."""
-
-    settings: dict[str, Any]
-    tokens: int  # of calibration
-    layers: tuple[LayerReport, ...]
-    layer_importance: tuple[float, ...] | None  # by the layer metric, for every layer of the parent; None: not needed
-    seconds: float  # of the last attempt, where an earlier one was cut off
-    parameters_before: int
-    parameters_after: int
 
 
 @dataclass(frozen=True)
@@ -64,7 +49,7 @@ def prune(
     ids: Tensor,
     settings: Settings = DEFAULTS,
     *,
-    plan: Plan | Planned | None = None,
+    plan: Plan | None = None,
     name: str = "",
     progress: Progress = no_progress,
     inplace: bool = False,
@@ -80,11 +65,10 @@ def prune(
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
     started = time.perf_counter()
-    planned = plan if isinstance(plan, Planned) else Planned(plan) if plan else None
-    check_call(model, ids, settings, planned and planned.plan)
+    check_call(model, ids, settings, plan)
     check_finite(model)
     ids, before = ids.long(), Shape.of(model)
-    planned = planned or make_plan(model, ids, settings, name, progress)
+    planned = Planned(plan) if plan else make_plan(model, ids, settings, name, progress)
     model = model if inplace else shallow_copy(model)
     pruner = LayerPruner(model, ids, settings, planned.plan, before)
     layers, finished = family_of(model).layers(model), list[PrunedLayer]()
@@ -100,28 +84,6 @@ def prune(
     update_config(model)
     finished_plan, report = concluded(planned, finished, settings, ids, before, Shape.of(model))
     return Pruned(model, finished_plan, replace(report, seconds=time.perf_counter() - started))
-
-
-def concluded(
-    planned: Planned, finished: Sequence[PrunedLayer], settings: Settings, ids: Tensor, before: Shape, after: Shape
-) -> tuple[Plan, Report]:
-    """The plan as it was carried out, and the report, whose seconds are still to be filled in."""
-    plan = replace(
-        planned.plan,
-        kept_neurons=tuple(done.kept_neurons for done in finished),
-        kept_groups=tuple(done.kept_groups for done in finished),
-        removed=(before.decoder - after.decoder) / before.decoder,
-    )
-    report = Report(
-        settings=asdict(settings),
-        tokens=ids.numel(),
-        layers=tuple(done.report for done in finished),
-        layer_importance=planned.layer_importance and tuple(planned.layer_importance),
-        seconds=0.0,
-        parameters_before=before.total,
-        parameters_after=after.total,
-    )
-    return plan, report
 
 
 def check_finite(model: nn.Module) -> None:

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary
 from .families import dense_layer, parts
+from .families.layer import dense_target, gain_behind
 from .families.protocol import STEPS, Layer, Model, Which
-from .families.steps import dense_target, gain_behind
 from .importance.neurons import METRICS, RIDGE, Dense, Selection, energy
 from .plan import Plan
 from .recovery.bias import mean_bias, unchanged
-from .recovery.least_squares import RidgeSearch
+from .recovery.least_squares import choose_ridge
 from .settings import Settings
 from .shape import Shape
 from .statistics.gram import Gram, Statistics, contributions, token_weights
@@ -55,6 +55,19 @@ class LayerReport:
     ridge: float | None  # lambda with which the recovery of down_proj was solved
     seconds: float
     peak_megabytes: float  # most resident memory that the process ever had, in MiB
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `prune` did, and what it took."""
+
+    settings: dict[str, Any]
+    tokens: int  # of calibration
+    layers: tuple[LayerReport, ...]
+    layer_importance: tuple[float, ...] | None  # by the layer metric, for every layer of the parent; None: not needed
+    seconds: float  # of the last attempt, where an earlier one was cut off
+    parameters_before: int
+    parameters_after: int
 
 
 @dataclass(frozen=True)
@@ -106,7 +119,7 @@ class LayerPruner:
         self.settings, self.plan, self.shape, self.new_states = settings, plan, shape, new_states
         self.device = torch.device(settings.device)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.searches: dict[Which, RidgeSearch] = {which: RidgeSearch() for which in STEPS}
+        self.ridges: dict[Which, int] = {}  # place of the last layer's in the grid
         first = embed(model, ids[:1])
         self.hidden: States = new_states((*ids.shape, first.shape[-1]), dtype=first.dtype)
         for rows in batches(*ids.shape):
@@ -187,7 +200,8 @@ class LayerPruner:
             return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
         # which neurons stay matters little for how hard to hold them: a cheap metric will do
         likely = energy(make(halves[0]), keep, self.generator).kept if named is None else torch.tensor(named)
-        ridge = self.searches[which].choose(halves[0], halves[1], weight, spread(likely.to(weight.device), block), gain)
+        inputs, last = spread(likely.to(weight.device), block), self.ridges.get(which)
+        ridge, self.ridges[which] = choose_ridge(halves[0], halves[1], weight, inputs, gain, last)
         return make(halves[0] + halves[1], ridge=ridge)
 
     def statistics(self, layer: Layer, which: Which, target: States | None, first: int, last: int) -> Statistics:
@@ -226,14 +240,11 @@ class LayerPruner:
 
     def progress_made(self) -> dict[str, Any]:
         """What the next layers need of the last ones beside the hidden states, as JSON."""
-        places = {which: search.place for which, search in self.searches.items()}
-        return {"differs": self.differs, "searches": places, "generator": self.generator.get_state().tolist()}
+        return {"differs": self.differs, "ridges": self.ridges, "generator": self.generator.get_state().tolist()}
 
     def resume(self, made: dict[str, Any], hidden: States, dense: States | None) -> None:
         """Go on from where another pruner with the same request was when it had `progress_made`."""
-        self.hidden, self.dense, self.differs = hidden, dense, made["differs"]
-        for which, search in self.searches.items():
-            search.place = made["searches"][which]
+        self.hidden, self.dense, self.differs, self.ridges = hidden, dense, made["differs"], made["ridges"]
         self.generator.set_state(torch.tensor(made["generator"], dtype=torch.uint8))
 
 

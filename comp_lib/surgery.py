@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .families import dense_layer, family_of, parts
+from .families.layer import shrunk
 from .families.protocol import Layer, Model, Which
-from .families.structure import shrunk
 from .shape import Shape
 
 

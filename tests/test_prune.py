@@ -18,7 +18,7 @@ from comp_lib import planning
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
 from comp_lib.families import dense_layer
-from comp_lib.families.steps import dense_target, gain_behind
+from comp_lib.families.layer import dense_target, gain_behind
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import block_influence, layers_to_drop, loss_increase
 from comp_lib.importance.neurons import METRICS, Dense, full_condition

@@ -18,7 +18,7 @@ from ..calibration.text import KINDS
 from ..calibration.tokens import calibration_tokens
 from ..errors import InputError
 from ..families.protocol import Model
-from ..system import hashes
+from ..system.files import hash_of_model
 
 INDEX = ("model", "seed", "kind")
 ALL = "all"  # kinds taken together
@@ -98,7 +98,7 @@ COLUMNS: dict[str, dict[str, str]] = {
 def tidy(name: str, rows: pd.DataFrame | list[dict[str, Any]], model: Model, seed: int) -> pd.DataFrame:
     """The frame of that name from rows with its columns and their `kind`."""
     table = pd.DataFrame(rows, columns=["kind", *COLUMNS[name]])
-    return table.assign(model=hashes.of_model(model), seed=seed).set_index(list(INDEX))
+    return table.assign(model=hash_of_model(model), seed=seed).set_index(list(INDEX))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..planning import check_request
 from ..prune import prune
 from ..settings import METHODS, PRESETS, Settings, default_recovery
 from ..shape import Shape
-from ..system import hashes
+from ..system.files import hash_of_tensor
 from .columns import ALL, Sample, tidy
 from .harm import cached
 
@@ -57,7 +57,7 @@ def costs(
     asked = [
         (way, share, settings_for(model, way, share, multiple, device, sample.seed)) for way in ways for share in ratios
     ]
-    texts = {kind: hashes.of_tensor(ids) for kind, ids in windows.items()}
+    texts = {kind: hash_of_tensor(ids) for kind, ids in windows.items()}
     rows: list[dict[str, Any]] = []
     for way, share, settings in asked:
         measure = partial(_measured, model, sample, windows, settings)

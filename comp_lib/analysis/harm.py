@@ -10,16 +10,16 @@ from torch import Tensor
 from ..families import family_of
 from ..families.protocol import Device, Model
 from ..importance.layers import sequence_loss_increase
-from ..system import hashes
 from ..system.cache import remembered
+from ..system.files import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from ..system.machine import cache_folder
 from .columns import Sample
 
 
 def cached(what: str, model: Model, sample: Sample, key: object, make: Callable[[], Any]) -> Any:
     """What `make` returns, kept under model, text, code and `key`; what it may be: `system.cache.remembered`."""
-    decides = [hashes.of_code(), hashes.of_model(model), hashes.of_tensor(sample.ids), key]
-    path = cache_folder() / "analysis" / f"{what}-{hashes.of_value(decides)[:24]}.safetensors"
+    decides = [hash_of_code(), hash_of_model(model), hash_of_tensor(sample.ids), key]
+    path = cache_folder() / "analysis" / f"{what}-{hash_of_value(decides)[:24]}.safetensors"
     return remembered(path, make)
 
 

@@ -19,8 +19,8 @@ from ..evaluation.confidence import FEWEST
 from ..models.load import open_model
 from ..settings import multiple_of
 from ..shape import Shape
-from ..system import hashes
 from ..system.atomic import check_output
+from ..system.files import hash_of_value
 from .columns import draw
 from .cost_frame import WAYS, settings_for
 from .differences import paired
@@ -67,9 +67,9 @@ def _unchanged(path: Path) -> bool:
         text = path.read_text("utf-8")
         if path.suffix != ".ipynb":
             above = text[: text.rfind(SEAL[:4])]
-            return text == above + SEAL.format(hashes.of_value(above))
+            return text == above + SEAL.format(hash_of_value(above))
         notebook = json.loads(text)
-        return bool(notebook["metadata"]["comp_lib"] == hashes.of_value(notebook["cells"]))
+        return bool(notebook["metadata"]["comp_lib"] == hash_of_value(notebook["cells"]))
     except (ValueError, TypeError, KeyError):  # no text, no JSON, or no notebook of ours
         return False
 
@@ -118,5 +118,5 @@ def sealed(notebook: Any) -> tuple[str, str]:
     exporter = HTMLExporter(raw_template=TEMPLATE, extra_template_basedirs=[], preprocessors=[without], **hidden)
     page = f"{exporter.from_notebook_node(notebook)[0]}\n"
     cells = json.loads(nbformat.writes(notebook))["cells"]  # in the form in which they are read again
-    notebook.metadata["comp_lib"] = hashes.of_value(cells)
-    return nbformat.writes(notebook), page + SEAL.format(hashes.of_value(page))
+    notebook.metadata["comp_lib"] = hash_of_value(cells)
+    return nbformat.writes(notebook), page + SEAL.format(hash_of_value(page))

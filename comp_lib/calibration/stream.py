@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from ..families.frame import Rope, head
 from ..families.frame import embed as embed
 from ..families.frame import rotary as rotary
+from ..families.layer import attention_step as attention_step
+from ..families.layer import mlp_step as mlp_step
 from ..families.protocol import Device, Layer, Model
-from ..families.steps import attention_step as attention_step
-from ..families.steps import mlp_step as mlp_step
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
 LOGITS = 1 << 22  # numbers of an answer at once: tokens times vocabulary

@@ -30,8 +30,8 @@ from ..errors import InputError, refusing
 from ..families.frame import check_ids
 from ..families.protocol import Model
 from ..report import Progress, no_progress
-from ..system import hashes
 from ..system.cache import remembered
+from ..system.files import hash_of_model, hash_of_value
 from ..system.machine import cache_folder
 from .text import DATA_FOLDERS, encode, opening
 
@@ -56,8 +56,8 @@ def written(
     """
     starts = prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
     check_ids(torch.cat(starts), model.config.vocab_size)
-    key = [SAMPLING, hashes.of_model(model), [start.tolist() for start in starts], length, seed]
-    path = cache_folder() / "written" / f"{hashes.of_value(key)[:24]}.safetensors"
+    key = [SAMPLING, hash_of_model(model), [start.tolist() for start in starts], length, seed]
+    path = cache_folder() / "written" / f"{hash_of_value(key)[:24]}.safetensors"
     ids: Tensor = remembered(path, lambda: sample(model, starts, length, seed, progress))
     return ids
 

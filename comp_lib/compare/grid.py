@@ -28,8 +28,7 @@ from ..models.save import shareable
 from ..planning import check_request
 from ..report import Progress, no_progress
 from ..settings import METHODS, Settings, default_recovery
-from ..system import hashes
-from ..system.files import write_atomically
+from ..system.files import hash_of_model, hash_of_tensor, hash_of_value, write_atomically
 from ..system.machine import cores
 from .cluster import executor, measured, outcome_of
 
@@ -69,7 +68,7 @@ class Grid:
         for count in () if needs_model(self.calibration) else self.sequences:  # what the model writes is long enough
             size: dict[str, Any] = {"sequences": count, "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
-        contents = [hashes.of_model(model), *map(hashes.of_tensor, windows.values()), texts]
+        contents = [hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
         shared = {name: getattr(self, name) for name in SHARED}
         runs = {}
         for seed, sequences, ratio, method in product(range(self.seeds), self.sequences, self.ratios, self.methods):
@@ -77,7 +76,7 @@ class Grid:
             settings = replace(self.settings, ratio=ratio, method=method, recovery=recovery, seed=seed)
             check_request(model, settings)
             one = shared | {"sequences": sequences, "settings": asdict(settings)}
-            runs[hashes.of_value([contents, _described(one) | {"model": None}])[:16]] = one
+            runs[hash_of_value([contents, _described(one) | {"model": None}])[:16]] = one
         return runs
 
 

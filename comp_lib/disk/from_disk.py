@@ -37,19 +37,16 @@ from .. import __version__
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
-from ..models.own_widths import described
 from ..models.save import Provenance, check_destination, estimated_bytes, save_metadata
-from ..models.skeleton import skeleton
+from ..models.skeleton import described, skeleton
 from ..plan import Plan
-from ..planning import Planned, check_call, make_plan
-from ..prune import DEFAULTS, Report, concluded
-from ..prune_layer import LayerPruner, LayerReport, PrunedLayer
+from ..planning import Planned, check_call, concluded, make_plan
+from ..prune_layer import LayerPruner, LayerReport, PrunedLayer, Report
 from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
-from ..system import hashes
-from ..system.files import TensorFiles, fsync, resolved, take_name
+from ..system.files import TensorFiles, fsync, hash_of_tensor, resolved, take_name
 from ..system.machine import exact_products
 from .model_on_disk import Places, States, Streamed, lay_out, losses, write
 
@@ -89,7 +86,7 @@ def prune_to(
     model: Streamed,
     tokenizer: PreTrainedTokenizerBase,
     ids: Tensor,
-    settings: Settings = DEFAULTS,
+    settings: Settings = Settings(),  # noqa: B008  a frozen value
     *,
     plan: Plan | None = None,
     saving: Saving = Saving(),  # noqa: B008  a frozen value
@@ -197,8 +194,8 @@ class _Run:
             "dtype": str(self.model.dtype),
             "name": self.saving.name,
             "plan": plan and json.loads(plan.to_json()),
-            "calibration": hashes.of_tensor(self.ids),
-            "evaluation": None if self.saving.windows is None else hashes.of_tensor(self.saving.windows),
+            "calibration": hash_of_tensor(self.ids),
+            "evaluation": None if self.saving.windows is None else hash_of_tensor(self.saving.windows),
             "comp_lib": __version__,
         }
         self.state["request"] = json.loads(json.dumps(request))
@@ -270,11 +267,11 @@ class _Run:
             pruner.resume(self.state["made"], known["hidden"], known.get("dense"))
             return
         files = self.model.files
-        for name, place in places.items():
+        for name, (path, *_) in places.items():
             if ".layers." not in name:
                 for rows in torch.arange(files.shapes[name][0]).split(ROWS):
                     write(places, name, files.read(name, self.model.dtype, rows), int(rows[0]))
-                fsync(place.file)
+                fsync(path)
 
 
 def _checked(work: Path, request: dict[str, Any]) -> dict[str, Any]:

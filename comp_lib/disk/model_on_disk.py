@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -124,15 +124,8 @@ def losses(
     return sequence_losses(model, hidden, ids).double()
 
 
-class Place(NamedTuple):
-    """Where a tensor is."""
-
-    file: Path
-    start: int  # of its bytes
-    row: int  # bytes of a row
-
-
-Places = dict[str, Place]
+Places = dict[str, tuple[Path, int, int]]
+"""Of each tensor its file, where its bytes begin there, and how many a row has."""
 
 
 def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> Places:
@@ -153,7 +146,7 @@ def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> Places:
             whole.write(len(text).to_bytes(8, "little") + text)
             whole.truncate(8 + len(text) + ends[-1])
         for name, start in zip(names, ends, strict=False):
-            places[name] = Place(path, 8 + len(text) + start, tensors[name][0].nbytes)
+            places[name] = path, 8 + len(text) + start, tensors[name][0].nbytes
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
@@ -162,11 +155,11 @@ def lay_out(folder: Path, tensors: Mapping[str, Tensor]) -> Places:
 
 def write(places: Places, name: str, rows: Tensor, first: int = 0) -> Path:
     """Put rows of a tensor where they belong, from row `first` on; returns the file: the disk may not have it yet."""
-    place = places[name]
-    with place.file.open("r+b") as file:
-        file.seek(place.start + first * place.row)
+    path, start, row = places[name]
+    with path.open("r+b") as file:
+        file.seek(start + first * row)
         file.write(as_bytes(rows.cpu()))
-    return place.file
+    return path
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ..errors import InputError
 from .frame import outline
+from .layer import dense_layer as dense_layer
+from .layer import parts as parts
 from .protocol import Model, Which
-from .structure import dense_layer as dense_layer
-from .structure import parts as parts
 
 OWN = "comp_"  # in front of the type of a model whose layers differ in width
 

@@ -110,7 +110,7 @@ def layers_to_drop(
     if name == "block-influence":
         importance = block_influence(model, ids, device, progress)
     else:
-        importance = loss_increase(model, ids, device, progress)
+        importance = sequence_loss_increase(model, ids, device, progress).mean(1)
     if name == "greedy":
 
         def harm(present: Sequence[int]) -> Tensor:

@@ -22,8 +22,8 @@ from ..calibration.stream import attention_step, batches, embed, mlp_step, rotar
 from ..errors import InputError
 from ..families import dense_layer, family_of
 from ..families.frame import Rope, head
+from ..families.layer import gain_behind
 from ..families.protocol import Layer, Model
-from ..families.steps import gain_behind
 from ..plan import SMALLEST_SHARE, Plan
 from ..report import Progress, no_progress
 from ..shape import Shape

@@ -25,8 +25,7 @@ from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from ..errors import InputError, refusing
 from ..families import family_of
 from ..families.protocol import Model
-from ..system import hashes
-from ..system.files import finite
+from ..system.files import finite, hash_of_file
 
 NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # types of values -> struct's letters
 STRING, LIST = 8, 9
@@ -159,4 +158,4 @@ class GgufTensors:
 
     def fingerprint(self) -> str:
         """A short name for the content: the whole of it, for such files are small."""
-        return hashes.of_file(self.place)[:16]
+        return hash_of_file(self.place)[:16]

@@ -22,9 +22,8 @@ from ..families.protocol import Layer
 from ..shape import Shape
 from ..system.files import resolved, staged
 from .load import open_model
-from .own_widths import config_of
 from .save import CARD_FILE, OWN_WIDTHS, PLAN_FILE, REGISTER, check_destination, estimated_bytes, write_weights
-from .skeleton import filled, skeleton, weight_shapes
+from .skeleton import config_of, filled, skeleton, weight_shapes
 
 FILLED = (
     "All layers of this folder are as wide as the widest: the narrower ones are filled up with zeros, which changes "

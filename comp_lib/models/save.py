@@ -27,7 +27,7 @@ from ..plan import Plan
 from ..shape import Shape, span
 from ..system.files import LARGEST, check_room, read_object, resolved, staged
 from .load import quiet
-from .own_widths import described
+from .skeleton import described
 from .wheels import WHEELS
 
 CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"
@@ -93,7 +93,7 @@ def save_metadata(
 ) -> None:
     """All that belongs to the checkpoint `name` beside its weights and its config, which is there."""
     tokenizer.save_pretrained(folder)
-    replace(plan, parent=shareable(plan.parent)).save(folder / PLAN_FILE)
+    (folder / PLAN_FILE).write_text(replace(plan, parent=shareable(plan.parent)).to_json(), encoding="utf-8")
     model_type = read_object(folder / "config.json")["model_type"].removeprefix(OWN)
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
 

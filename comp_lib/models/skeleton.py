@@ -1,4 +1,4 @@
-"""A model without its numbers: what a config describes, known before any weight is read. And the same, filled."""
+"""A model without its numbers: what a config describes; the same, filled; and the config of what surgery left."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ..errors import refusing
+from ..families import OWN
 from ..families.protocol import Model
+from ..shape import Shape
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# fields of a parent's config that are untrue of its pruned child: the tensors are plain floats, no code comes along
+NOT_INHERITED = ("quantization_config", "auto_map", "layer_neurons", "layer_kv_groups", "model_type", "architectures")
 
 
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Model:
@@ -51,3 +57,38 @@ def filled(outline: Model, read: Callable[[str], Tensor]) -> Model:
     outline.load_state_dict({name: read(name) for name in weight_shapes(outline)}, assign=True, strict=False)
     outline.tie_weights()
     return outline
+
+
+def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
+    """What says the widths of `shape`, all else as `config`: the family's own config if `shape.stock`."""
+    most, groups, stock_type = max(shape.neurons), max(shape.kv_groups), config.model_type.removeprefix(OWN)
+    fields = {k: v for k, v in config.to_dict().items() if k not in NOT_INHERITED and not k.startswith("_")}
+    fields |= {"num_hidden_layers": shape.layers, "intermediate_size": most}
+    if shape.group_parameters:  # else attention stays as it is
+        heads = {"num_attention_heads": groups * shape.group_heads, "num_key_value_heads": groups}
+        fields |= {"head_dim": shape.head_dim} | heads
+    if shape.stock:
+        stock: PreTrainedConfig = CONFIG_MAPPING[stock_type](**fields)
+        return stock
+    from .own_widths import register
+
+    own: PreTrainedConfig = register(stock_type)[0](
+        **fields, layer_neurons=list(shape.neurons), layer_kv_groups=list(shape.kv_groups)
+    )
+    return own
+
+
+def described(model: Model) -> Model:
+    """`model`, whose tensors surgery has shrunk, with a config that says so. It shares the tensors.
+
+    Loading them strictly proves that the config describes them. Raises InputError where no config of its family does:
+    some know no other size of a head than the hidden size divided by the number of heads.
+    """
+    child = skeleton(config_of(model.config, Shape.of(model)))
+    child.config._attn_implementation = model.config._attn_implementation
+    expected = f"widths that a {model.config.model_type.removeprefix(OWN)} config can say"
+    with refusing(expected, "the pruned model", "keep all KV groups"):
+        child.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
+    child.tie_weights()
+    child.generation_config = model.generation_config
+    return child.train(model.training).to(model.device)

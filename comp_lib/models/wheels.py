@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..system import hashes
-from ..system.files import staged
+from ..system.files import hash_of_file, staged
 from ..system.machine import cache_folder
 
 # name -> its Hub id; its licence, as the Hub spells it; the packages with its file, or with the parts of it in order;
@@ -43,14 +42,14 @@ def wheel_gguf(name: str) -> Path:
     if len(parts) == 1:
         return parts[0]
     target = cache_folder() / f"{name}-{model['sha256'][:16]}.gguf"
-    if target.is_file() and hashes.of_file(target) == model["sha256"]:
+    if target.is_file() and hash_of_file(target) == model["sha256"]:
         return target
     with staged(target) as partial:
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as whole:
             for path in parts:
                 whole.write(path.read_bytes())
-        if hashes.of_file(partial) != model["sha256"]:
+        if hash_of_file(partial) != model["sha256"]:
             got = f"other bytes; say --force-reinstall with {model['install']}"
             raise InputError(f"expected the file of {name} in its packages, got {got}")
     return target

@@ -34,27 +34,27 @@ def _signs(outputs: int, mixtures: int) -> Tensor:
     return (2 * draw - 1).double().div(mixtures**0.5)
 
 
-class RidgeSearch:
-    """Looks for lambda layer by layer, each time beside the place where the last layer's was: lambdas change slowly."""
+def choose_ridge(
+    seen: Statistics,
+    held: Statistics,
+    weight: Tensor,
+    kept: Tensor,
+    gain: Tensor | None = None,
+    last: int | None = None,
+) -> tuple[float, int]:
+    """Lambda for both halves together, and its place in GRID: `seen` is fitted, `held` judges; W (n, m), kept (k,).
 
-    def __init__(self) -> None:
-        self.place: int | None = None
-
-    def choose(
-        self, seen: Statistics, held: Statistics, weight: Tensor, kept: Tensor, gain: Tensor | None = None
-    ) -> float:
-        """Lambda for both halves together: `seen` is fitted, `held` judges; weight W (n, m), kept inputs (k,).
-
-        gain (m,): how much an error of each output counts; None: all the same.
-        """
-        places = range(len(GRID)) if self.place is None else range(max(0, self.place - 1), self.place + 2)
-        ridges = GRID[places.start : places.stop]
-        outputs = weight.shape[1]
-        many = outputs >= 2 * JUDGED
-        if many or gain is not None:
-            mix = (_signs(outputs, JUDGED) if many else torch.eye(outputs)).to(weight)
-            mix = mix if gain is None else gain.to(weight)[:, None] * mix
-            seen, held, weight = seen.mixed(mix), held.mixed(mix), weight @ mix
-        errors = seen.held_out_errors(held, weight, kept, ridges)
-        self.place = places.start + errors.index(min(errors))
-        return GRID[self.place] * seen.tokens / (seen.tokens + held.tokens)
+    gain (m,): how much an error of each output counts; None: all the same.
+    last: the place of the layer before, beside which is looked, for lambdas change slowly; None: everywhere.
+    """
+    places = range(len(GRID)) if last is None else range(max(0, last - 1), last + 2)
+    ridges = GRID[places.start : places.stop]
+    outputs = weight.shape[1]
+    many = outputs >= 2 * JUDGED
+    if many or gain is not None:
+        mix = (_signs(outputs, JUDGED) if many else torch.eye(outputs)).to(weight)
+        mix = mix if gain is None else gain.to(weight)[:, None] * mix
+        seen, held, weight = seen.mixed(mix), held.mixed(mix), weight @ mix
+    errors = seen.held_out_errors(held, weight, kept, ridges)
+    place = places.start + errors.index(min(errors))
+    return GRID[place] * seen.tokens / (seen.tokens + held.tokens), place

@@ -1,4 +1,4 @@
-"""Files: written as a whole or not at all, and tensors read from them one at a time.
+"""Files: written as a whole or not at all, tensors read from them one at a time, and hashes of what is in them.
 
 A file or folder is written under another name beside its place, `NAME.partial-<random>`, and then takes its name. What
 a killed process leaves is the old file or folder as it was, and a `.partial-` that its user deletes.
@@ -8,6 +8,8 @@ Tensors come from safetensors, which hold numbers and no code: each is mapped, c
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import secrets
@@ -19,15 +21,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError, refusing
-from . import hashes
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 LARGEST = 5_000_000_000  # bytes of a file of weights, as users of the Hub expect
 SMALL = (".json", ".jinja", ".model", ".txt")  # endings of what is not weights, and decides the result too
 COMPLETE, AGAIN = "complete safetensors", "fetch or save it again"
+PACKAGE = Path(__file__).parents[1]
+NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version", "dtype"}  # fields of a config; tensors have a dtype
+PIECE = 16 << 20  # bytes of a file, or values of a tensor, read at a time
+WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> a dtype to view them as
 
 
 def resolved(path: str | Path) -> Path:
@@ -162,7 +167,7 @@ class TensorFiles:
     def fingerprint(self) -> str:
         """A short name for the content of the folder: weights, config and tokenizer, all of each."""
         small = [path for path in self.place.iterdir() if path.suffix in SMALL and path.is_file()]
-        return hashes.of_value({path.name: hashes.of_file(path) for path in sorted({*self.files, *small})})[:16]
+        return hash_of_value({path.name: hash_of_file(path) for path in sorted({*self.files, *small})})[:16]
 
 
 def finite(name: str, tensor: Tensor) -> Tensor:
@@ -180,3 +185,53 @@ def as_bytes(tensor: Tensor) -> memoryview:
     8
     """
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def hash_of_value(value: Any) -> str:
+    """SHA-256, in hex, of anything that JSON can hold, whatever the order of its keys.
+
+    >>> hash_of_value({"a": 1, "b": 2}) == hash_of_value({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def hash_of_tensor(values: Tensor) -> str:
+    """Of the numbers, their dtype and shape."""
+    content = values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(f"{values.dtype}{tuple(values.shape)}".encode() + content).hexdigest()
+
+
+def hash_of_file(path: Path) -> str:
+    """Of the bytes of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(PIECE):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_of_model(model: nn.Module) -> str:
+    """Of the names, shapes and numbers of its tensors, and of its config, which may rotate or mask otherwise.
+
+    Of the numbers a spread sample, and a sum over all bits, which one changed weight changes.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        flat = tensor.detach().flatten()
+        total = sum(int(part.sum()) for part in flat.view(WHOLE_NUMBERS[flat.itemsize]).split(PIECE))
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{total}".encode())
+        digest.update(flat[:: max(1, flat.numel() // 64)].float().cpu().numpy().tobytes())
+    config: Any = model.config
+    fields = json.loads(config.to_json_string())
+    kept = {name: fields[name] for name in fields.keys() - NO_PART_OF_A_MODEL}
+    return hash_of_value([digest.hexdigest()[:16], kept])[:16]
+
+
+@functools.cache
+def hash_of_code() -> str:
+    """Of all modules of this package: a stored result never meets a formula other than its own."""
+    paths = sorted(PACKAGE.glob("**/*.py"))
+    return hash_of_value({path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in paths})[
+        :16
+    ]

@@ -18,8 +18,8 @@ from typing import ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
-from comp_lib.system import hashes
 from comp_lib.system.cache import remembered
+from comp_lib.system.files import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
 from comp_lib.system.machine import cache_folder
 
 Arguments = ParamSpec("Arguments")
@@ -38,7 +38,7 @@ def cached(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
     @functools.wraps(function)
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         key = _key(function, inspect.signature(function).bind(*args, **kwargs))
-        path = cache_folder() / "statistics" / f"{function.__name__}-{hashes.of_value(key)[:24]}.safetensors"
+        path = cache_folder() / "statistics" / f"{function.__name__}-{hash_of_value(key)[:24]}.safetensors"
         result: Result = remembered(path, lambda: function(*args, **kwargs))
         return result
 
@@ -50,7 +50,7 @@ def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
     call.apply_defaults()
     key = {
         "function": f"{function.__module__}.{function.__qualname__}",
-        "code": hashes.of_code() + code_of_the_course(),
+        "code": hash_of_code() + code_of_the_course(),
         "arguments": call.arguments,
     }
     return json.dumps(key, default=_content)
@@ -59,15 +59,15 @@ def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
 @functools.cache
 def code_of_the_course() -> str:
     """Of the modules beside this one; figures and widgets decide no number."""
-    return hashes.of_value({path.name: path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py")})[:16]
+    return hash_of_value({path.name: path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py")})[:16]
 
 
 def _content(argument: object) -> object:
     """An argument that JSON cannot hold, by what counts of it."""
     if isinstance(argument, Tensor):
-        return hashes.of_tensor(argument)
+        return hash_of_tensor(argument)
     if isinstance(argument, nn.Module):
-        return hashes.of_model(argument)
+        return hash_of_model(argument)
     if is_dataclass(argument) and not isinstance(argument, type):
         return {type(argument).__name__: asdict(argument)}
     if isinstance(argument, Sequence):

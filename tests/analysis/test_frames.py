@@ -16,7 +16,7 @@ from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.statistics.gram import Gram, token_weights
 from comp_lib.statistics.solve import ridged
-from comp_lib.system import hashes
+from comp_lib.system.files import hash_of_model
 
 KINDS = ("prose", "code", "mathematics")
 
@@ -79,7 +79,7 @@ def test_frames_have_the_promised_columns_and_index_and_something_behind_each_nu
     for name, frame in frames(model, sample, windows):
         assert list(frame.columns) == list(columns.COLUMNS[name]), name
         assert list(frame.index.names) == list(columns.INDEX), name
-        assert set(frame.index.get_level_values("model")) == {hashes.of_model(model)}
+        assert set(frame.index.get_level_values("model")) == {hash_of_model(model)}
         assert len(frame) and (frame.tokens > 0).all(), name
         assert not frame.drop(columns=["removed_at"], errors="ignore").isna().any().any(), name
         assert not frame.reset_index().duplicated([*columns.INDEX, *frame.columns[:4]]).any(), name

@@ -11,7 +11,7 @@ from variants import build
 from comp_lib.errors import InputError
 from comp_lib.recovery.mask_tuning import Mask
 from comp_lib.settings import Settings
-from comp_lib.system import hashes
+from comp_lib.system.files import hash_of_model
 from course import cache
 from course.cache import cached
 from course.mask_tuning import Way
@@ -75,7 +75,7 @@ def test_each_thing_that_decides_the_outcome_makes_another_entry(tiny_llama, fol
     ]
     found = [int(function(*arguments)["b"]) for function, *arguments in ask]
     assert found == [1, 1, 2, 3, 4, 5] and other.calls == 1
-    monkeypatch.setattr(hashes, "of_code", lambda: "another formula")
+    monkeypatch.setattr("course.cache.hash_of_code", lambda: "another formula")
     assert int(compute(*ask[0][1:])["b"]) == 6
     monkeypatch.setattr(cache, "code_of_the_course", lambda: "another lesson")
     assert int(compute(*ask[0][1:])["b"]) == 7
@@ -107,7 +107,7 @@ def test_arguments_that_differ_have_entries_of_their_own(tiny_llama, case):
 def test_the_same_weights_under_another_config_are_another_model():
     """A window of attention, a base of the rotary embedding: no tensor shows them."""
     models = [build("gqa"), build("mistral-window"), build("gqa", rope_parameters={"rope_type": "default"} | BASE)]
-    assert len({hashes.of_model(model) for model in models}) == 3
+    assert len({hash_of_model(model) for model in models}) == 3
     assert len({int(kept(model, IDS)["number"]) for model in models}) == 3
 
 
@@ -119,20 +119,20 @@ def test_an_argument_that_cannot_be_named_is_refused(tiny_llama):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_one_changed_weight_is_another_model(tiny_llama, dtype):
     model = tiny_llama(intermediate_size=300).to(dtype)
-    before = hashes.of_model(model)
-    assert hashes.of_model(tiny_llama(intermediate_size=300).to(dtype)) == before
+    before = hash_of_model(model)
+    assert hash_of_model(tiny_llama(intermediate_size=300).to(dtype)) == before
     weight = model.model.layers[1].mlp.down_proj.weight.data
     assert weight.numel() > 50 * 64  # so that the place below is in no sample
     weight[3, 7] = 0.0
-    assert hashes.of_model(model) != before
+    assert hash_of_model(model) != before
 
 
 def test_the_name_of_a_model_does_not_matter_and_its_shape_does(tiny_llama):
     model = tiny_llama()
-    before = hashes.of_model(model)
+    before = hash_of_model(model)
     model.config.name_or_path = "somewhere/else"
-    assert hashes.of_model(model) == before
-    assert hashes.of_model(tiny_llama(num_hidden_layers=2)) != before
+    assert hash_of_model(model) == before
+    assert hash_of_model(tiny_llama(num_hidden_layers=2)) != before
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut in the header", "cut in the numbers", "not safetensors"])

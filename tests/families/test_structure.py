@@ -14,7 +14,7 @@ from comp_lib.calibration.stream import attention_step, embed, mlp_step, rotary,
 from comp_lib.errors import InputError
 from comp_lib.families import check_config, family_of, whole_attention
 from comp_lib.families.frame import head
-from comp_lib.families.steps import dense_target, gain_behind
+from comp_lib.families.layer import dense_target, gain_behind
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape

@@ -9,7 +9,7 @@ import torch
 
 from comp_lib.prune import prune
 from comp_lib.recovery import least_squares
-from comp_lib.recovery.least_squares import GRID, RidgeSearch
+from comp_lib.recovery.least_squares import GRID, choose_ridge
 from comp_lib.settings import Settings
 from comp_lib.statistics.few_tokens import TokenStatistics
 from comp_lib.statistics.gram import Gram
@@ -50,20 +50,19 @@ def test_held_out_error_is_that_of_the_tokens(ridge):
 
 def test_the_search_takes_the_best_of_the_grid_and_walks_beside_it():
     kept = torch.arange(8)
-    search = RidgeSearch()
     halves, w = problem(10, noise=20.0)
     best = min(GRID, key=lambda ridge: brute_force(halves, w, kept, ridge))
-    assert search.choose(halves[0][2], halves[1][2], w, kept) == pytest.approx(best / 2)
-    assert GRID[search.place] == best
+    ridge, place = choose_ridge(halves[0][2], halves[1][2], w, kept)
+    assert ridge == pytest.approx(best / 2) and GRID[place] == best
     plenty, w = problem(4000)
-    smaller = search.choose(plenty[0][2], plenty[1][2], w, kept)
+    smaller, _ = choose_ridge(plenty[0][2], plenty[1][2], w, kept, last=place)
     assert smaller * 2 == pytest.approx(GRID[GRID.index(best) - 1])  # one step at a time
 
 
 def test_few_tokens_want_more_ridge_than_many():
     kept = torch.arange(8)
     few, many = (problem(tokens, noise=20.0) for tokens in (10, 4000))
-    found = [RidgeSearch().choose(halves[0][2], halves[1][2], w, kept) for halves, w in (few, many)]
+    found = [choose_ridge(halves[0][2], halves[1][2], w, kept)[0] for halves, w in (few, many)]
     assert found[0] > 3 * found[1]
 
 
@@ -102,9 +101,7 @@ def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     places = {}
     for judged in (10**6, 100):
         monkeypatch.setattr(least_squares, "JUDGED", judged)
-        search = RidgeSearch()
-        search.choose(*halves, weight, kept)
-        places[judged] = search.place
+        _, places[judged] = choose_ridge(*halves, weight, kept)
     assert places[100] == places[10**6]
     mix = least_squares._signs(outputs, 100).to(weight)
     exact = halves[0].held_out_errors(halves[1], weight, kept, GRID)
@@ -112,7 +109,7 @@ def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     other = halves[0].held_out_errors(halves[1], weight @ mix, kept, GRID) if not outside else mixed
     assert mixed == other  # of the layer's own output only W decides
     gaps = [abs(one - two) for one, two in zip(mixed, exact, strict=True)]
-    assert 0.0 < max(gaps) < 0.25 * energy and gaps[search.place] < 0.05 * energy
+    assert 0.0 < max(gaps) < 0.25 * energy and gaps[places[100]] < 0.05 * energy
 
 
 def test_an_output_counts_by_its_gain():
@@ -126,5 +123,5 @@ def test_an_output_counts_by_its_gain():
     for place, best in single.items():
         gain = torch.full((w.shape[1],), 1e-6)
         gain[place] = 1.0
-        found = RidgeSearch().choose(halves[0][2], halves[1][2], w, kept, gain)
+        found, _ = choose_ridge(halves[0][2], halves[1][2], w, kept, gain)
         assert found == pytest.approx(best / 2), place
