@@ -96,7 +96,8 @@ ROWS = {
 
 def family_of(model: Model) -> Family:
     """The family of a model, or of a config."""
-    return ROWS.get(getattr(model, "config", model).model_type.removeprefix(OWN), Family())
+    config: Any = getattr(model, "config", model)
+    return ROWS.get(config.model_type.removeprefix(OWN), Family())
 
 
 def whole_attention(model: Model) -> bool:

@@ -37,10 +37,10 @@ def run(
     attention is given the layer needs no arguments.
     """
     own, inputs, others = parts(layer), list[Tensor](), {}
-    for which, value in outputs.items():
-        part = own[which]
-        others[part.name] = with_parts(part.module)
-        others[part.name].forward = partial(_answer, part.name, value)
+    for which, part in own.items():
+        if which in outputs:
+            others[part.name] = with_parts(part.module)
+            others[part.name].forward = partial(_answer, part.name, outputs[which])
     needed = [value for value in inspect.signature(layer.forward).parameters.values() if value.default is value.empty]
     nothing = {value.name: None for value in needed[1:] if value.kind is value.POSITIONAL_OR_KEYWORD}
     args, kwargs = arguments or ((), nothing)
@@ -63,7 +63,8 @@ def attention_step(layer: Layer, hidden: Tensor, rope: Rope) -> tuple[Tensor, Te
 
     Raises InputError for a layer that is not two steps, which the first text through each kind of layer shows.
     """
-    arguments = rope.arguments[next(part.layer_idx for part in layer.modules() if hasattr(part, "layer_idx"))]
+    number: Any = next(part.layer_idx for part in layer.modules() if hasattr(part, "layer_idx"))
+    arguments = rope.arguments[number]
     kind = (type(layer), *map(type, layer.children()))
     if kind not in rope.checked:
         check(layer, hidden[:1], arguments)
