@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from .families import whole_attention
 from .families.protocol import Model
 from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
-from .importance.layers import check_count, layers_to_drop
+from .importance.layers import layers_to_drop
 from .plan import Plan, PlanRequest
 from .prune_layer import PrunedLayer, Report
 from .report import Progress, no_progress
@@ -30,11 +30,8 @@ from .surgery import check_biases
 IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
 
 
-class Planned(NamedTuple):
-    """A plan, and the layer importance that it rests on: one number a layer of the parent, or None."""
-
-    plan: Plan
-    layer_importance: tuple[float, ...] | None = None
+Planned = tuple[Plan, tuple[float, ...] | None]
+"""A plan, and the layer importance that it rests on: one number a layer of the parent, or None."""
 
 
 def make_plan(
@@ -43,7 +40,7 @@ def make_plan(
     """The plan that `settings` ask for, on calibration tokens ids (S, L). Raises InputError when they cannot be met."""
     shape = Shape.of(model)
     if settings.method in PLANNERS:
-        return Planned(PLANNERS[settings.method](model, ids, settings, name, progress))
+        return PLANNERS[settings.method](model, ids, settings, name, progress), None
     request = settings.request(shape, name)
     count, importance = drop_count(request, settings.layers), None
     if count or settings.widths == "per-layer":
@@ -51,10 +48,10 @@ def make_plan(
         drop, scores = layers_to_drop(settings.layer_metric, model, judged, count, settings.device, progress)
         request, importance = replace(request, drop=drop), tuple(scores.tolist())
     if settings.widths == "per-layer" and importance is not None:
-        return Planned(paper_plan(request, importance), importance)
+        return paper_plan(request, importance), importance
     measured = settings.widths == "measured"
     plan = _measured(model, ids, settings, request, progress) if measured else uniform_plan(request)
-    return Planned(plan, importance)
+    return plan, importance
 
 
 def _measured(model: Model, ids: Tensor, settings: Settings, request: PlanRequest, progress: Progress) -> Plan:
@@ -82,8 +79,9 @@ def concluded(
     planned: Planned, finished: Sequence[PrunedLayer], settings: Settings, ids: Tensor, before: Shape, after: Shape
 ) -> tuple[Plan, Report]:
     """The plan as it was carried out, and the report, whose seconds are still to be filled in."""
+    plan, importance = planned
     plan = replace(
-        planned.plan,
+        plan,
         kept_neurons=tuple(done.kept_neurons for done in finished),
         kept_groups=tuple(done.kept_groups for done in finished),
         removed=(before.decoder - after.decoder) / before.decoder,
@@ -92,7 +90,7 @@ def concluded(
         settings=asdict(settings),
         tokens=ids.numel(),
         layers=tuple(done.report for done in finished),
-        layer_importance=planned.layer_importance and tuple(planned.layer_importance),
+        layer_importance=importance and tuple(importance),
         seconds=0.0,
         parameters_before=before.total,
         parameters_after=after.total,
@@ -121,7 +119,6 @@ def check_request(model: Model, settings: Settings) -> None:
         parameters_left(replace(request, biased=False), settings.layers)
         return
     count = drop_count(request, settings.layers)
-    check_count(count, shape.layers)
     largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
     uniform_plan(replace(request, drop=largest[:count]))
 

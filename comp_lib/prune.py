@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .calibration.stream import to_device
 from .families import family_of
 from .plan import Plan
-from .planning import Planned, check_call, concluded, make_plan
+from .planning import check_call, concluded, make_plan
 from .prune_layer import LayerPruner, PrunedLayer, Report
 from .report import Progress, no_progress
 from .settings import Settings
@@ -68,9 +68,10 @@ def prune(
     check_call(model, ids, settings, plan)
     check_finite(model)
     ids, before = ids.long(), Shape.of(model)
-    planned = Planned(plan) if plan else make_plan(model, ids, settings, name, progress)
+    planned = (plan, None) if plan else make_plan(model, ids, settings, name, progress)
+    plan = planned[0]
     model = model if inplace else shallow_copy(model)
-    pruner = LayerPruner(model, ids, settings, planned.plan, before)
+    pruner = LayerPruner(model, ids, settings, plan, before)
     layers, finished = family_of(model).layers(model), list[PrunedLayer]()
     for index in range(before.layers):
         origin = next(layers[index].parameters()).device
@@ -79,8 +80,8 @@ def prune(
         if done is not None:
             layers[index] = layer.to(origin)
             finished.append(done)
-            progress("pruning", len(finished), len(planned.plan.layers), done.report)
-    keep_layers(model, planned.plan.layers)
+            progress("pruning", len(finished), len(plan.layers), done.report)
+    keep_layers(model, plan.layers)
     update_config(model)
     finished_plan, report = concluded(planned, finished, settings, ids, before, Shape.of(model))
     return Pruned(model, finished_plan, replace(report, seconds=time.perf_counter() - started))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -72,23 +72,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Refit:
-    """The weights that take over in a dense layer, and how they were found."""
-
-    weight: Tensor  # V (n, m), zero where an input went
-    bias: Tensor | None = None  # (m,)
-    mask: Mask | None = None
-    ridge: float | None = None  # lambda with which they were solved
-
-
-@dataclass(frozen=True)
-class Narrowed:
     """What became of one dense layer."""
 
     kept: Tensor  # KV groups or neurons, ascending
-    error: float = 0.0  # ||X W - X V||^2 / ||X W||^2
-    condition: Tensor | None = None  # kappa of each input
+    weight: Tensor | None = None  # V (n, m), zero where an input went; None: the layer stays as it is
+    bias: Tensor | None = None  # (m,)
+    error: float = 0.0  # ||X W - X V||^2 / ||X W||^2, with the bias where there is one
+    condition: Tensor | None = None  # kappa of each input, where the metric knows it
     mask: Mask | None = None
-    ridge: float | None = None
+    ridge: float | None = None  # lambda with which they were solved
 
 
 @dataclass(frozen=True)
@@ -160,7 +152,7 @@ class LayerPruner:
         )
         return PrunedLayer(report, tuple(mlp.kept.tolist()), tuple(attention.kept.tolist()))
 
-    def prune_step(self, index: int, layer: Layer, which: Which, target: States | None) -> Narrowed:
+    def prune_step(self, index: int, layer: Layer, which: Which, target: States | None) -> Refit:
         """The five steps, for one dense layer. target (S, L, d): the stream that it should lead to, None: its own."""
         plan, place = self.plan, self.plan.layers.index(index)
         if which == "mlp":
@@ -169,25 +161,23 @@ class LayerPruner:
             keep, kept, whole = plan.kv_groups[place], plan.kept_groups, self.shape.kv_groups[index]
         named = None if kept is None else kept[place]
         if keep == whole and not (which == "mlp" and self.dense is not None and self.differs):
-            narrowed = Narrowed(torch.arange(whole))
+            refit = Refit(torch.arange(whole))
         else:
             self.differs = True
             dense = self.collect_statistics(layer, which, target, keep, named)  # 1
             selection = self.choose(dense, keep, named)  # 2
             refit = fit(dense, selection, self.settings.recovery)  # 3
-            error = relative_error(dense, refit)
-            del dense  # matrices of the size of the layer
-            shrink(layer, which, selection.kept, refit.weight, refit.bias)  # 4
-            narrowed = Narrowed(selection.kept, error, selection.condition, refit.mask, refit.ridge)
-            del selection, refit
+            del dense, selection  # matrices of the size of the layer
+            shrink(layer, which, refit.kept, refit.weight, refit.bias)  # 4
+            refit = replace(refit, weight=None)
         self.hidden = self.pass_on(layer, which, self.hidden)  # 5
-        return narrowed
+        return refit
 
     def collect_statistics(
         self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None
     ) -> Dense:
         """The statistics of the text in the dense layer, and the ridge that suits it (by two halves of the text)."""
-        settings, count = self.settings, len(self.hidden)
+        settings, count = self.settings, self.hidden.shape[0]
         searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
         size = -(-count // (1 + searched))
         halves = [
@@ -234,7 +224,7 @@ class LayerPruner:
     def pass_on(self, layer: Layer, which: Which, hidden: States) -> States:
         """All sequences through one residual step."""
         out = self.new_states(tuple(hidden.shape), dtype=hidden.dtype)
-        for rows in batches(len(hidden), hidden.shape[1]):
+        for rows in batches(*hidden.shape[:2]):
             out[rows] = self.steps[which](layer, hidden[rows].to(self.device))[0]
         return out
 
@@ -251,23 +241,22 @@ class LayerPruner:
 def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
     """The weights of the inputs that stay, by that recovery."""
     weight, inputs = dense.weight, spread(selection.kept.to(dense.weight.device), dense.block)
-    if recovery == "none":
-        return Refit(unchanged(weight, inputs))
-    if recovery == "bias":
-        return Refit(unchanged(weight, inputs), mean_bias(dense.sums.mean, weight, inputs))
-    if recovery == "mask":
+    bias, mask, ridge = None, None, None if recovery in ("none", "bias") else dense.ridge
+    if ridge is None:
+        fitted = unchanged(weight, inputs)
+        bias = mean_bias(dense.sums.mean, weight, inputs) if recovery == "bias" else None
+    elif recovery == "mask":
         from .recovery.mask_tuning import fold_mask, tune_mask
 
-        mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, dense.ridge)
-        return Refit(fold_mask(weight, inputs, mask), mask=mask, ridge=mask.ridge)
-    if selection.retuned is not None and dense.sums.outside is None:  # the sweep solved this very problem on its way
-        return Refit(selection.retuned, ridge=dense.ridge)
-    return Refit(dense.sums.refit(weight, inputs, dense.ridge), ridge=dense.ridge)
-
-
-def relative_error(dense: Dense, refit: Refit) -> float:
-    """||X W - X V||^2 / ||X W||^2, with the bias where there is one."""
-    own, error = dense.sums.energies(dense.weight, refit.weight)
-    if refit.bias is not None:
-        error += dense.sums.bias_energy(dense.weight - refit.weight, refit.bias)
-    return error / own if own > 0.0 else 0.0
+        mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, ridge)
+        fitted, ridge = fold_mask(weight, inputs, mask), mask.ridge
+    elif selection.retuned is not None and dense.sums.outside is None:
+        fitted = selection.retuned  # the sweep solved this very problem on its way
+    else:
+        fitted = dense.sums.refit(weight, inputs, ridge)
+    own, error = dense.sums.energies(weight, fitted)
+    if bias is not None:
+        error += dense.sums.bias_energy(weight - fitted, bias)
+    return Refit(
+        selection.kept, fitted, bias, error / own if own > 0.0 else 0.0, selection.condition, mask=mask, ridge=ridge
+    )

@@ -17,9 +17,9 @@ import copy
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..families.frame import Rope, head
+from ..families.frame import Rope, head, heads
 from ..families.frame import embed as embed
 from ..families.frame import rotary as rotary
 from ..families.layer import attention_step as attention_step
@@ -66,13 +66,16 @@ def through(layer: Layer, hidden: Tensor, rope: Rope, device: Device) -> Tensor:
 def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
     """Mean next-token loss of each sequence, nats per token, from the last layer's output: (S, L, d) -> (S,).
 
-    The vocabulary is wide, so logits exist for a part of one sequence at a time.
+    The vocabulary is wide, so logits z exist for some tokens and for a piece of the head at a time, piece by piece in
+    -log p(x) = log sum_v exp(z_v) - z_x.
     """
-    losses, rows = [], max(1, LOGITS // model.config.vocab_size)
-    for states, tokens in zip(hidden, ids, strict=True):
-        loss = torch.zeros(())
-        for part, right in zip(states[:-1].split(rows), tokens[1:].split(rows), strict=True):
-            logits = head(model, model.model.norm(part)).float()  # (rows, vocabulary)
-            loss = loss + nn.functional.cross_entropy(logits, right.to(logits.device), reduction="sum")
-        losses.append(loss / (len(tokens) - 1))
-    return torch.stack(losses)
+    states, following = hidden[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(hidden.device)
+    whole, own = torch.full(following.shape, -torch.inf, device=hidden.device), torch.zeros_like(following).float()
+    for first, piece in heads(model):
+        for part in torch.arange(len(states)).split(max(1, LOGITS // piece.out_features)):
+            logits = head(model, model.model.norm(states[part]), piece).float()  # (tokens, piece of the vocabulary)
+            whole[part] = torch.logaddexp(whole[part], logits.logsumexp(-1))
+            place = following[part] - first
+            inside = (place >= 0) & (place < logits.shape[1])
+            own[part[inside]] = logits[inside, place[inside]]
+    return (whole - own).view(len(ids), -1).mean(1)

@@ -100,7 +100,7 @@ def prune_folder(
     drawn["evaluated"] = None if judge == "none" else judge
     with progress_bars() as bars:
         ids = calibration_tokens(source, tokenizer, model=loaded, progress=bars, **drawn)
-        plan = make_plan(loaded, ids, settings, name, bars).plan if plans and loaded is not None else None
+        plan = make_plan(loaded, ids, settings, name, bars)[0] if plans and loaded is not None else None
         del loaded
         return prune_to(folder, model, tokenizer, ids, settings, plan=plan, saving=saving, progress=bars)
 

@@ -48,11 +48,10 @@ from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system.files import TensorFiles, fsync, hash_of_tensor, resolved, take_name
 from ..system.machine import exact_products
-from .model_on_disk import Places, States, Streamed, lay_out, losses, write
+from .model_on_disk import PIECE, Places, States, Streamed, lay_out, losses, write
 
 GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
 LOCK, PROGRESS = "lock", "progress.json"
-ROWS = 4096  # of the embedding that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -111,10 +110,10 @@ def prune_to(
         run = _Run(work, model, ids, settings, saving, progress)
         planned = run.begin(plan)
         dense = run.measured("dense", model)
-        outline = _outline(model, planned.plan, settings)
+        outline = _outline(model, planned[0], settings)
         outline.config.save_pretrained(work)
         outline.generation_config.to_json_file(work / "generation_config.json")
-        finished = run.prune_layers(planned.plan, outline)
+        finished = run.prune_layers(planned[0], outline)
         written = Streamed(skeleton(outline.config, model.dtype), TensorFiles(work))
         small = run.measured("pruned", written)
         plan, report = concluded(planned, finished, settings, ids, model.shape, written.shape)
@@ -202,11 +201,11 @@ class _Run:
         if (self.work / PROGRESS).is_file():
             self.state = _checked(self.work, self.state["request"])
         if self.state["plan"] is not None:
-            return Planned(Plan.from_json(self.state["plan"]), self.state["importance"])
+            return Plan.from_json(self.state["plan"]), self.state["importance"]
         self.keep()
         name, progress = self.saving.name, self.progress
-        planned = Planned(plan) if plan else make_plan(self.model, self.ids, self.settings, name, progress)
-        self.keep(plan=planned.plan.to_json(), importance=planned.layer_importance)
+        planned = (plan, None) if plan else make_plan(self.model, self.ids, self.settings, name, progress)
+        self.keep(plan=planned[0].to_json(), importance=planned[1])
         return planned
 
     def keep(self, **finished: Any) -> None:
@@ -269,7 +268,7 @@ class _Run:
         files = self.model.files
         for name, (path, *_) in places.items():
             if ".layers." not in name:
-                for rows in torch.arange(files.shapes[name][0]).split(ROWS):
+                for rows in torch.arange(files.shapes[name][0]).split(PIECE):
                     write(places, name, files.read(name, self.model.dtype, rows), int(rows[0]))
                 fsync(path)
 

@@ -16,7 +16,7 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..models.gguf_files import GgufTensors
 
 LARGEST = "5GB"  # of a file
+PIECE = 4096  # tokens of the vocabulary whose part of the head is in memory at once
 STORED = {"torch.float64": "F64", "torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}
 
 
@@ -57,13 +58,20 @@ class Streamed:
             norm=self._load(self.skeleton.model.norm, "model.norm."),
         )
 
+    def head_pieces(self, size: int = PIECE) -> Iterator[tuple[int, nn.Linear]]:
+        """The head in pieces of so many tokens: the first token of each, and its linear."""
+        name = EMBEDDING if self.tied else HEAD
+        for rows in torch.arange(self.files.shapes[name][0]).split(size):
+            weight = nn.Parameter(self.files.read(name, self.dtype, rows), requires_grad=False)
+            piece = nn.Linear(weight.shape[1], len(weight), bias=False, device="meta")
+            piece.weight = weight
+            yield int(rows[0]), piece
+
     @property
     def lm_head(self) -> nn.Linear:
-        """Kept until a layer is asked for: it answers in parts, and may be as large as one."""
+        """The whole of it, kept until a layer is asked for."""
         if self.head is None:
-            weight = self.files.read(EMBEDDING if self.tied else HEAD, self.dtype)
-            self.head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-            self.head.weight = nn.Parameter(weight, requires_grad=False)
+            ((_, self.head),) = self.head_pieces(self.config.vocab_size)
         return self.head
 
     def _load(self, module: nn.Module, prefix: str) -> nn.Module:
@@ -179,11 +187,8 @@ class States:
             file.truncate(math.prod(shape) * dtype.itemsize)
         return cls(path, shape, dtype)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, rows: slice) -> Tensor:
-        start, stop, _ = rows.indices(len(self))
+        start, stop, _ = rows.indices(self.shape[0])
         values = torch.empty(stop - start, *self.shape[1:], dtype=self.dtype)
         with self.path.open("rb") as file:
             file.seek(start * values[0].nbytes)
@@ -194,5 +199,5 @@ class States:
     def __setitem__(self, rows: slice, values: Tensor) -> None:
         values = values.to("cpu", self.dtype)
         with self.path.open("r+b") as file:
-            file.seek(rows.indices(len(self))[0] * values[0].nbytes)
+            file.seek(rows.indices(self.shape[0])[0] * values[0].nbytes)
             file.write(as_bytes(values))

@@ -7,6 +7,7 @@ there, Gemma 2 bends the logits, windowed layers get other masks. None of that i
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,11 +92,17 @@ def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rop
     return Rope(dict(enumerate(there)))
 
 
-def head(model: Model, states: Tensor) -> Tensor:
-    """What the final norm returns (..., d) -> logits (..., vocabulary)."""
+def heads(model: Model) -> Iterable[tuple[int, Any]]:
+    """The head, of a model that is read from files in pieces of the vocabulary: first token and linear of each."""
+    pieces: Iterable[tuple[int, Any]] = model.head_pieces() if hasattr(model, "skeleton") else [(0, model.lm_head)]
+    return pieces
+
+
+def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor:
+    """What the final norm returns (..., d) -> logits (..., vocabulary), or those of a `piece` (see `heads`)."""
     rows = states.reshape(1, -1, states.shape[-1])
     backbone = with_parts(outline(model).model)
     backbone.forward = lambda **_: BaseModelOutputWithPast(last_hidden_state=rows)
-    shell = with_parts(outline(model), model=backbone, lm_head=model.lm_head)
+    shell = with_parts(outline(model), model=backbone, lm_head=piece or model.lm_head)
     logits: Tensor = shell.forward(inputs_embeds=rows, use_cache=False).logits
     return logits.reshape(*states.shape[:-1], -1)

@@ -90,12 +90,6 @@ def greedy_order(loss: Callable[[Sequence[int]], Tensor], layers: int, count: in
     return dropped
 
 
-def check_count(count: int, layers: int) -> None:
-    """Raises InputError unless `count` of so many layers can go."""
-    if not 0 <= count < layers:
-        raise InputError(f"expected 0 to {layers - 1} layers to drop, got {count}: ask for fewer")
-
-
 def layers_to_drop(
     name: str, model: Model, ids: Tensor, count: int, device: Device = "cpu", progress: Progress = no_progress
 ) -> tuple[list[int], Tensor]:
@@ -106,7 +100,8 @@ def layers_to_drop(
     if name not in LAYER_METRICS:
         raise InputError(f"expected a layer metric, got {name!r}: {suggestion(name, LAYER_METRICS)}")
     layers = len(family_of(model).layers(model))
-    check_count(count, layers)
+    if not 0 <= count < layers:
+        raise InputError(f"expected 0 to {layers - 1} layers to drop, got {count}: ask for fewer")
     if name == "block-influence":
         importance = block_influence(model, ids, device, progress)
     else:
