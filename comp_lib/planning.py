@@ -21,7 +21,7 @@ from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
 from .importance.layers import layers_to_drop
 from .plan import Plan, PlanRequest
-from .prune_layer import PrunedLayer, Report
+from .prune_layer import LayerReport, Report
 from .report import Progress, no_progress
 from .settings import Settings
 from .shape import Shape
@@ -76,20 +76,20 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
 
 
 def concluded(
-    planned: Planned, finished: Sequence[PrunedLayer], settings: Settings, ids: Tensor, before: Shape, after: Shape
+    planned: Planned, finished: Sequence[LayerReport], settings: Settings, ids: Tensor, before: Shape, after: Shape
 ) -> tuple[Plan, Report]:
     """The plan as it was carried out, and the report, whose seconds are still to be filled in."""
     plan, importance = planned
     plan = replace(
         plan,
-        kept_neurons=tuple(done.kept_neurons for done in finished),
-        kept_groups=tuple(done.kept_groups for done in finished),
+        kept_neurons=tuple(tuple(layer.kept_neurons) for layer in finished),
+        kept_groups=tuple(tuple(layer.kept_groups) for layer in finished),
         removed=(before.decoder - after.decoder) / before.decoder,
     )
     report = Report(
         settings=asdict(settings),
         tokens=ids.numel(),
-        layers=tuple(done.report for done in finished),
+        layers=tuple(finished),
         layer_importance=importance and tuple(importance),
         seconds=0.0,
         parameters_before=before.total,

@@ -22,13 +22,12 @@ from .calibration.stream import to_device
 from .families import family_of
 from .plan import Plan
 from .planning import check_call, concluded, make_plan
-from .prune_layer import LayerPruner, PrunedLayer, Report
+from .prune_layer import LayerPruner, LayerReport, Report
 from .report import Progress, no_progress
 from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
 from .system.files import finite
-from .system.machine import exact_products
 
 DEFAULTS = Settings()
 
@@ -43,7 +42,6 @@ class Pruned:
 
 
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
-@exact_products()
 def prune(
     model: nn.Module,
     ids: Tensor,
@@ -72,7 +70,7 @@ def prune(
     plan = planned[0]
     model = model if inplace else shallow_copy(model)
     pruner = LayerPruner(model, ids, settings, plan, before)
-    layers, finished = family_of(model).layers(model), list[PrunedLayer]()
+    layers, finished = family_of(model).layers(model), list[LayerReport]()
     for index in range(before.layers):
         origin = next(layers[index].parameters()).device
         layer = to_device(layers[index], pruner.device, own=inplace)
@@ -80,7 +78,7 @@ def prune(
         if done is not None:
             layers[index] = layer.to(origin)
             finished.append(done)
-            progress("pruning", len(finished), len(plan.layers), done.report)
+            progress("pruning", len(finished), len(plan.layers), done)
     keep_layers(model, plan.layers)
     update_config(model)
     finished_plan, report = concluded(planned, finished, settings, ids, before, Shape.of(model))

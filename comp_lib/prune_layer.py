@@ -9,7 +9,7 @@ one (`disk.model_on_disk.States`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary
-from .families import dense_layer, parts
+from .families import parts
 from .families.layer import dense_target, gain_behind
 from .families.protocol import STEPS, Layer, Model, Which
 from .importance.neurons import METRICS, RIDGE, Dense, Selection, energy
@@ -29,7 +29,6 @@ from .settings import Settings
 from .shape import Shape
 from .statistics.gram import Gram, Statistics, contributions, token_weights
 from .surgery import add_biases, shrink, spread, upstream
-from .system.machine import peak_bytes
 
 if TYPE_CHECKING:
     from .recovery.mask_tuning import Mask
@@ -40,7 +39,7 @@ States = Any
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What happened to one decoder layer."""
+    """What happened to one decoder layer that stays."""
 
     layer: int  # in the parent
     neurons: int
@@ -54,7 +53,8 @@ class LayerReport:
     mask_variance: float | None
     ridge: float | None  # lambda with which the recovery of down_proj was solved
     seconds: float
-    peak_megabytes: float  # most resident memory that the process ever had, in MiB
+    kept_neurons: Sequence[int]  # indices, ascending
+    kept_groups: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,6 @@ class Refit:
     ridge: float | None = None  # lambda with which they were solved
 
 
-@dataclass(frozen=True)
-class PrunedLayer:
-    """What became of one layer that stays."""
-
-    report: LayerReport
-    kept_neurons: tuple[int, ...]
-    kept_groups: tuple[int, ...]
-
-
 class LayerPruner:
     """Takes the layers of a model in their order, narrows those that stay as the plan says, and moves the text on."""
 
@@ -118,12 +109,11 @@ class LayerPruner:
             self.hidden[rows] = embed(model, ids[rows])
         rope = rotary(model, ids.shape[1], self.device, first.dtype)
         self.steps: dict[Which, Step] = {"attention": partial(attention_step, rope=rope), "mlp": mlp_step}
-        self.dense: States | None = (
-            self.hidden if settings.two_streams else None
-        )  # the dense model's, beside the pruned
+        aimed = settings.aim == "dense" and settings.recovery == "least-squares"
+        self.dense: States | None = self.hidden if aimed else None  # the dense model's, beside the pruned
         self.differs = False  # whether the two streams differ by now
 
-    def prune_layer(self, index: int, layer: Layer) -> PrunedLayer | None:
+    def prune_layer(self, index: int, layer: Layer) -> LayerReport | None:
         """Narrow `layer`, number `index` of the parent, in place, and pass the text through it. None: it is dropped."""
         start = time.perf_counter()
         if self.settings.recovery == "bias":
@@ -136,7 +126,7 @@ class LayerPruner:
             return None
         done = {which: self.prune_step(index, layer, which, targets.get(which)) for which in STEPS}
         attention, mlp = done["attention"], done["mlp"]
-        report = LayerReport(
+        return LayerReport(
             layer=index,
             neurons=len(mlp.kept),
             kv_groups=len(attention.kept),
@@ -148,9 +138,9 @@ class LayerPruner:
             mask_variance=None if mlp.mask is None else mlp.mask.variance,
             ridge=mlp.ridge,
             seconds=time.perf_counter() - start,
-            peak_megabytes=peak_bytes() / 2**20,
+            kept_neurons=tuple(mlp.kept.tolist()),
+            kept_groups=tuple(attention.kept.tolist()),
         )
-        return PrunedLayer(report, tuple(mlp.kept.tolist()), tuple(attention.kept.tolist()))
 
     def prune_step(self, index: int, layer: Layer, which: Which, target: States | None) -> Refit:
         """The five steps, for one dense layer. target (S, L, d): the stream that it should lead to, None: its own."""
@@ -183,20 +173,20 @@ class LayerPruner:
         halves = [
             self.statistics(layer, which, target, start, min(start + size, count)) for start in range(0, count, size)
         ]
-        weight = dense_layer(layer, which).weight.detach().T.to(halves[0].precision)  # W (n, m)
-        block, gain = parts(layer)[which].block, gain_behind(layer, which)
-        make = partial(Dense, weight=weight, upstream=upstream(layer, which), block=block, gain=gain)
+        part, gain = parts(layer)[which], gain_behind(layer, which)
+        weight = part.linear.weight.detach().T.to(halves[0].precision)  # W (n, m)
+        make = partial(Dense, weight=weight, upstream=upstream(layer, which), block=part.block, gain=gain)
         if not searched:
             return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
         # which neurons stay matters little for how hard to hold them: a cheap metric will do
         likely = energy(make(halves[0]), keep, self.generator).kept if named is None else torch.tensor(named)
-        inputs, last = spread(likely.to(weight.device), block), self.ridges.get(which)
+        inputs, last = spread(likely.to(weight.device), part.block), self.ridges.get(which)
         ridge, self.ridges[which] = choose_ridge(halves[0], halves[1], weight, inputs, gain, last)
         return make(halves[0] + halves[1], ridge=ridge)
 
     def statistics(self, layer: Layer, which: Which, target: States | None, first: int, last: int) -> Statistics:
         """The statistics over sequences `first` to `last` - 1; of fewer tokens than inputs the tokens themselves."""
-        linear = dense_layer(layer, which)
+        linear = parts(layer)[which].linear
         masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
         few = self.hidden.shape[0] * self.hidden.shape[1] < linear.in_features and not masked  # a mask needs the matrix
         if few:

@@ -136,11 +136,6 @@ class Settings:
                 )
 
     @property
-    def two_streams(self) -> bool:
-        """Whether the dense model's stream is carried beside the pruned one, for the least squares to aim at."""
-        return self.aim == "dense" and self.recovery == "least-squares"
-
-    @property
     def neuron_metric(self) -> str:
         """COMP's metric presumes its recovery, so the recovery decides which of the two it is."""
         if self.method != "comp":

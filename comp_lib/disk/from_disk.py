@@ -34,6 +34,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
+from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
@@ -41,14 +42,13 @@ from ..models.save import Provenance, check_destination, estimated_bytes, save_m
 from ..models.skeleton import described, skeleton
 from ..plan import Plan
 from ..planning import Planned, check_call, concluded, make_plan
-from ..prune_layer import LayerPruner, LayerReport, PrunedLayer, Report
+from ..prune_layer import LayerPruner, LayerReport, Report
 from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system.files import TensorFiles, fsync, hash_of_tensor, resolved, take_name
-from ..system.machine import exact_products
-from .model_on_disk import PIECE, Places, States, Streamed, lay_out, losses, write
+from .model_on_disk import PIECE, Places, States, Streamed, lay_out, write
 
 GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
 LOCK, PROGRESS = "lock", "progress.json"
@@ -79,7 +79,6 @@ class Written:
 
 
 @torch.no_grad()
-@exact_products()
 def prune_to(
     out: str | Path,
     model: Streamed,
@@ -104,8 +103,7 @@ def prune_to(
     if settings.method in GRADIENTS and plan is None:
         got = f"the method {settings.method} and no plan: it needs the whole model, see planning.make_plan"
         raise InputError(f"expected what looks at one layer at a time, or a plan, got {got}")
-    check_out(out, model, saving, ids.numel(), settings)
-    work = _place(target)
+    work = check_out(out, model, saving, ids.numel())
     with _alone(work):
         run = _Run(work, model, ids, settings, saving, progress)
         planned = run.begin(plan)
@@ -131,25 +129,24 @@ def prune_to(
     return Written(Path(out), plan, report, model.shape, written.shape, dense, small)
 
 
-def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int, settings: Settings) -> None:
-    """Raises InputError unless a run with so many calibration tokens may begin, or go on, in the folder `out`."""
-    streams = 5 * (1 + settings.two_streams) + 1  # files of states at once, at most
-    states = streams * tokens * model.shape.hidden * model.dtype.itemsize
+def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> Path:
+    """Where a run into the folder `out` works: beside it, until the model has taken its name.
+
+    Raises InputError unless one with so many calibration `tokens` may begin there, or go on.
+    """
+    states = 11 * tokens * model.shape.hidden * model.dtype.itemsize  # in so many files at once, at most
     needed = estimated_bytes(model.shape, model.dtype) + states
-    work = _place(resolved(out))
+    target = resolved(out)
+    work = target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")
     if work.exists() and not work.is_dir():
         raise InputError(f"expected a folder or nothing as {work}, got a file: move it away or choose another name")
     there = {path.name: path.stat().st_size for path in work.iterdir()} if work.is_dir() else {}
     if there.keys() - {LOCK, f"{PROGRESS}.tmp"} and PROGRESS not in there:
         got = f"{work} with other files: move it away or choose another name"
         raise InputError(f"expected nothing, or a run that was cut off, got {got}")
-    if work != resolved(out):
+    if work != target:
         check_destination(out, saving.overwrite, max(0, needed - sum(there.values())))
-
-
-def _place(target: Path) -> Path:
-    """Where the run into `target` works: beside it, until the model has taken its name."""
-    return target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")
+    return work
 
 
 @contextmanager
@@ -225,11 +222,16 @@ class _Run:
         if self.saving.windows is None:
             return None
         if which not in self.state:
-            mean = losses(model, self.saving.windows, self.settings.device, self.progress, f"measuring {which}").mean()
-            self.keep(**{which: float(mean.exp())})
+            windows, device = self.saving.windows, self.settings.device
+            hidden = embed(model, windows)
+            rope = rotary(model, windows.shape[1], device, hidden.dtype)
+            for index, layer in enumerate(family_of(model).layers(model)):
+                hidden = through(layer.to(device), hidden, rope, device)
+                self.progress(f"measuring {which}", index + 1, model.shape.layers)
+            self.keep(**{which: float(sequence_losses(model, hidden, windows).double().mean().exp())})
         return float(self.state[which])
 
-    def prune_layers(self, plan: Plan, outline: Model) -> list[PrunedLayer]:
+    def prune_layers(self, plan: Plan, outline: Model) -> list[LayerReport]:
         """All layers that stay: those that are not finished yet are read, pruned and written."""
         model, count = self.model, self.model.shape.layers
         places = lay_out(self.work, dict(outline.named_parameters()))  # a tied head once
@@ -251,12 +253,8 @@ class _Run:
             names = {name: path.name for name, path in states.items() if index + 1 < count}
             layers = [*self.state["layers"], None if done is None else asdict(done)]
             self.keep(layers=layers, states=names, made=pruner.progress_made())
-            self.progress("pruning", index + 1, count, None if done is None else done.report)
-        return [
-            PrunedLayer(LayerReport(**one["report"]), tuple(one["kept_neurons"]), tuple(one["kept_groups"]))
-            for one in self.state["layers"]
-            if one is not None
-        ]
+            self.progress("pruning", index + 1, count, done)
+        return [LayerReport(**one) for one in self.state["layers"] if one is not None]
 
     def take_up(self, pruner: LayerPruner, places: Places) -> None:
         """Write what stands beside the layers; or go on behind those that are finished."""

@@ -1,9 +1,9 @@
 """A model in files, which is never there as a whole: read layer by layer, written tensor by tensor.
 
-`Streamed` answers where a model in memory would: `config`, `model.layers`, `model.embed_tokens`, `model.norm`,
-`lm_head`. A layer is read from its file each time it is asked for, of the embedding only the rows that a text needs;
-so all that walks from layer to layer (block influence, loss increase, FLAP, COMP itself) runs on it as
-it stands. Shapes come from a skeleton without numbers, built by transformers from the config.
+`Streamed` answers where a model in memory would: `config`, `model.layers`, `model.norm`, `lm_head`. A layer is read
+from its file each time it is asked for, of the embedding only the rows that a text needs, of the head a piece at a
+time; so all that walks from layer to layer (block influence, loss increase, FLAP, COMP itself) runs on it as it stands.
+Shapes come from a skeleton without numbers, built by transformers from the config.
 
 A safetensors file is the length of its header (8 bytes), the header as JSON with the place of each tensor's bytes, and
 the bytes. A plan says the shape of every tensor, so `lay_out` writes the header first, and each layer goes to its place
@@ -26,12 +26,9 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor, nn
 
-from ..calibration.stream import embed, rotary, sequence_losses, through
-from ..families import family_of
 from ..families.protocol import Layer, Model
 from ..models.load import open_model
 from ..models.skeleton import EMBEDDING, HEAD
-from ..report import Progress, no_progress
 from ..shape import Shape
 from ..system.files import INDEX, TensorFiles, as_bytes
 
@@ -52,11 +49,15 @@ class Streamed:
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self.head: nn.Linear | None = None
-        self.model = SimpleNamespace(
-            layers=_Layers(self),
-            embed_tokens=_Embedding(self),
-            norm=self._load(self.skeleton.model.norm, "model.norm."),
-        )
+        self.model = SimpleNamespace(layers=_Layers(self), norm=self._load(self.skeleton.model.norm, "model.norm."))
+
+    def embedding(self, ids: Tensor) -> tuple[nn.Module, Tensor]:
+        """The embedding of the tokens that are in `ids`, and where in it they are: as ids."""
+        different, places = ids.unique(return_inverse=True)
+        rows = nn.Parameter(self.files.read(EMBEDDING, self.dtype, different), requires_grad=False)
+        table = copy.copy(self.skeleton.model.embed_tokens)
+        vars(table).update(_parameters={"weight": rows}, padding_idx=None)
+        return table, places
 
     def head_pieces(self, size: int = PIECE) -> Iterator[tuple[int, nn.Linear]]:
         """The head in pieces of so many tokens: the first token of each, and its linear."""
@@ -95,41 +96,10 @@ class _Layers:
         return self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
 
 
-class _Embedding(nn.Module):
-    """The embedding of the skeleton, of which the rows that a text needs are read."""
-
-    weight = torch.empty(0)  # says where the result is
-
-    def __init__(self, owner: Streamed) -> None:
-        super().__init__()
-        self.owner = owner
-
-    def forward(self, ids: Tensor) -> Tensor:
-        different, places = ids.unique(return_inverse=True)
-        rows = nn.Parameter(self.owner.files.read(EMBEDDING, self.owner.dtype, different), requires_grad=False)
-        table = copy.copy(self.owner.skeleton.model.embed_tokens)
-        vars(table).update(_parameters={"weight": rows}, padding_idx=None)
-        hidden: Tensor = table(places)
-        return hidden
-
-
 def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:
     """The model of that name to be read layer by layer, and its tokenizer. Raises InputError as `load_model` does."""
     outline, files, tokenizer = open_model(name, dtype)
     return Streamed(outline, files), tokenizer
-
-
-@torch.no_grad()
-def losses(
-    model: Streamed, ids: Tensor, device: str = "cpu", progress: Progress = no_progress, what: str = "measuring"
-) -> Tensor:
-    """Mean next-token loss of each sequence, nats: ids (S, L) -> (S,). One layer at a time, the head in pieces."""
-    hidden, family = embed(model, ids), family_of(model)
-    rope, layers = rotary(model, ids.shape[1], device, hidden.dtype), family.layers(model)
-    for index in range(len(layers)):
-        hidden = through(layers[index].to(device), hidden, rope, device)
-        progress(what, index + 1, len(layers))
-    return sequence_losses(model, hidden, ids).double()
 
 
 Places = dict[str, tuple[Path, int, int]]

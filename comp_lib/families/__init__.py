@@ -10,9 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ..errors import InputError
 from .frame import outline
 from .layer import dense_layer as dense_layer
 from .layer import parts as parts
@@ -106,16 +104,3 @@ def whole_attention(model: Model) -> bool:
     Raises InputError, by the name of what does not fit, for layers of another kind.
     """
     return not all(parts(layer)["attention"].separable for layer in outline(model).model.layers)
-
-
-def check_config(fields: dict[str, Any]) -> None:
-    """Raises InputError unless a config.json with this content is of a decoder, and its weights plain."""
-    model_type = fields.get("model_type")
-    if not isinstance(model_type, str) or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        got = f"model_type {str(model_type)[:60]!r}: choose another model"
-        raise InputError(f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}")
-    if (quantised := fields.get("quantization_config")) is not None:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-        got = f"weights quantised with {str(method or 'some method')[:40]!r}"
-        advice = "choose the unquantised model, prune it, and quantise the result"
-        raise InputError(f"expected plain weights, got {got}; {advice}")

@@ -7,7 +7,6 @@ there, Gemma 2 bends the logits, windowed layers get other masks. None of that i
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +58,10 @@ def check_ids(ids: Tensor, vocabulary: int) -> None:
 def embed(model: Model, ids: Tensor) -> Tensor:
     """Hidden states before the first layer: ids (S, L) -> (S, L, d). Raises InputError for tokens it does not know."""
     check_ids(ids, model.config.vocab_size)
-    table = model.model.embed_tokens
+    if hasattr(model, "skeleton"):
+        table, ids = model.embedding(ids)
+    else:
+        table = model.model.embed_tokens
     frame = with_parts(outline(model).model, embed_tokens=table, layers=nn.ModuleList(), norm=nn.Identity())
     hidden: Tensor = frame.forward(input_ids=ids.to(table.weight.device), use_cache=False).last_hidden_state
     return hidden
@@ -92,14 +94,8 @@ def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rop
     return Rope(dict(enumerate(there)))
 
 
-def heads(model: Model) -> Iterable[tuple[int, Any]]:
-    """The head, of a model that is read from files in pieces of the vocabulary: first token and linear of each."""
-    pieces: Iterable[tuple[int, Any]] = model.head_pieces() if hasattr(model, "skeleton") else [(0, model.lm_head)]
-    return pieces
-
-
 def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor:
-    """What the final norm returns (..., d) -> logits (..., vocabulary), or those of a `piece` (see `heads`)."""
+    """What the final norm returns (..., d) -> logits (..., vocabulary), or those of a `piece` of the head."""
     rows = states.reshape(1, -1, states.shape[-1])
     backbone = with_parts(outline(model).model)
     backbone.forward = lambda **_: BaseModelOutputWithPast(last_hidden_state=rows)

@@ -193,7 +193,7 @@ def reach(layer: Layer, which: Which) -> tuple[Tensor, bool]:
 
     Raises InputError for another way than those two.
     """
-    weight = dense_layer(layer, which).weight
+    weight = parts(layer)[which].linear.weight
     ones = torch.ones_like(weight[:, 0])
     signs = torch.where(torch.arange(len(ones), device=ones.device) % 2 == 0, ones, -ones)
     outputs = SILENT | {which: torch.stack([LARGE * ones, 2 * LARGE * ones, signs])}
@@ -212,7 +212,7 @@ def dense_target(layer: Layer, which: Which, change: Tensor, x: Tensor) -> Tenso
     the direction r / g can be met, and any y along it does so. The target is as large as the layer's own output:
     y* = |y| r / g. Where nothing is missing, r = g y / |y|, and y* is y. (Our derivation.)
     """
-    dense = dense_layer(layer, which)
+    dense = parts(layer)[which].linear
     scale, normed = reach(layer, which)
     if normed:
         own: Tensor = dense(x)

@@ -76,11 +76,12 @@ def sweep(
     remove: int,
     *,
     block: int = 1,
-    per_round: int = 32,
+    per_round: int | None = None,
     held: Tensor | None = None,
 ) -> Sweep:
     """Remove `remove` blocks, the least important first, at most `per_round` at a time, re-tuning the rest each time.
 
+    per_round: None is 32, or a 64th of all blocks where that is more.
     inverse: P = H^-1 (n, n); weights: W (n, m); neither is changed (another kind of `Inverse` is used up). held: D_ii
     (n,), what H has beyond the data, for `Sweep.moved`; None: nothing. Time: about n (n + m) multiplications for each
     input that goes; memory: one copy of each argument.
@@ -88,6 +89,7 @@ def sweep(
     inverse = ExplicitInverse(inverse.clone(), block) if isinstance(inverse, Tensor) else inverse
     original, weights = weights, weights.clone(memory_format=torch.contiguous_format)  # norms of rows, in each round
     alive = torch.ones(len(weights) // block, dtype=torch.bool, device=weights.device)
+    per_round = per_round or max(32, len(alive) // 64)
     first = scores_of(inverse.blocks, weights)
     scores, total = first, 0.0
     order: list[int] = []

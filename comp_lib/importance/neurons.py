@@ -106,13 +106,8 @@ def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selec
     """COMP with a mask to tune: energy of the contribution divided by its condition, in rounds."""
     matrix, inverse = dense.mask_problem()
     ones = torch.ones(len(matrix), 1, dtype=matrix.dtype, device=matrix.device)
-    swept = sweep(inverse, ones, dense.blocks - keep, block=dense.block)
+    swept = sweep(inverse, ones, dense.blocks - keep, block=dense.block, per_round=32)
     return Selection(swept.kept, swept.scores, condition_numbers(matrix, inverse), None, swept)
-
-
-def neurons_per_round(blocks: int) -> int:
-    """How many of so many blocks go between two looks at the scores."""
-    return max(32, blocks // 64)
 
 
 def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
@@ -120,8 +115,7 @@ def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selec
     energy = dense.sums.diagonal()
     inverse = dense.sums.inverse(dense.ridge, dense.block)
     condition = ((energy + penalty(energy, dense.ridge)) * inverse.diagonal()).clamp_min(1.0).sqrt()
-    per_round, gone = neurons_per_round(dense.blocks), dense.blocks - keep
-    swept = sweep(inverse, dense.scaled_weight, gone, block=dense.block, per_round=per_round)
+    swept = sweep(inverse, dense.scaled_weight, dense.blocks - keep, block=dense.block)
     retuned = swept.weights if dense.gain is None else None
     return Selection(swept.kept, swept.scores, condition, retuned, swept)
 

@@ -30,7 +30,7 @@ from ..shape import Shape
 from ..statistics.gram import Gram, token_weights
 from ..statistics.solve import penalty
 from .matrix_condition import Sweep, sweep
-from .neurons import RIDGE, neurons_per_round
+from .neurons import RIDGE
 
 SEEN, HELD = 32, 4  # calibration sequences on which layers are re-tuned and judged: widths need fewer than a fit
 LENGTH = 512  # tokens of each that judge: their states are in memory once for each layer
@@ -145,8 +145,8 @@ def narrowed(
     gain = gain_behind(layer, "mlp")
     scaled = weight if gain is None else weight * gain.to(weight)
     most = len(weight) - (smallest(len(weight)) if fewest is None else fewest)
-    per_round, held = neurons_per_round(len(weight)), penalty(gram.diagonal(), ridge)
-    curve = sweep(gram.inverse(ridge), scaled, most, per_round=per_round, held=held)
+    held = penalty(gram.diagonal(), ridge)
+    curve = sweep(gram.inverse(ridge), scaled, most, held=held)
     kept = torch.ones(len(weight), dtype=torch.bool, device=linear.device)
     kept[curve.order[:gone].to(linear.device)] = False
     return curve, gram, gram.refit(weight, kept.nonzero().flatten(), ridge)

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from ..errors import InputError, refusing, suggestion
-from ..families import OWN, check_config, whole_attention
+from ..families import OWN, whole_attention
 from ..families.protocol import Model
 from ..system.files import AGAIN, TensorFiles, read_object
 from ..system.machine import available_device, free_memory
@@ -111,7 +112,15 @@ def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model
 
     Raises InputError, before any weight is read, for a family that is not known and for what cannot be built.
     """
-    check_config(dict(fields))
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str) or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        got = f"model_type {str(model_type)[:60]!r}: choose another model"
+        raise InputError(f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}")
+    if (quantised := fields.get("quantization_config")) is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        got = f"weights quantised with {str(method or 'some method')[:40]!r}"
+        advice = "choose the unquantised model, prune it, and quantise the result"
+        raise InputError(f"expected plain weights, got {got}; {advice}")
     kept = {name: value for name, value in fields.items() if name[:1] != "_" and "implementation" not in name}
     kept |= {"name_or_path": str(place)}
     if kept["model_type"] == "mistral" and kept.get("layer_types"):

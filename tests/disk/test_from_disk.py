@@ -21,7 +21,7 @@ from variants import PATTERNS, VARIANTS, build, tokens
 
 from comp_lib.disk import from_disk, model_on_disk
 from comp_lib.disk.from_disk import Saving, prune_to
-from comp_lib.disk.model_on_disk import States, Streamed, losses, open_streamed
+from comp_lib.disk.model_on_disk import States, Streamed, open_streamed
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.importance.layers import block_influence, loss_increase
@@ -72,7 +72,7 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     assert written.plan == inside.plan
     assert written.after == Shape.of(inside.model)
     for ours, theirs in zip(written.report.layers, inside.report.layers, strict=True):
-        assert replace(ours, seconds=0, peak_megabytes=0) == replace(theirs, seconds=0, peak_megabytes=0)
+        assert replace(ours, seconds=0) == replace(theirs, seconds=0)
     one, other = tmp_path / "inside" / "small", tmp_path / "files" / "small"
     metadata = [path.name for path in one.iterdir() if path.suffix != ".safetensors"]
     assert {"config.json", "README.md", "comp_plan.json", "generation_config.json"} < set(metadata)
@@ -113,7 +113,6 @@ def test_the_streamed_model_answers_as_the_loaded_one(tmp_path):
     assert Shape.of(source) == Shape.of(model)
     torch.testing.assert_close(block_influence(source, ids), block_influence(model, ids))
     torch.testing.assert_close(loss_increase(source, ids), loss_increase(model, ids))
-    assert float(losses(source, ids).mean()) == pytest.approx(perplexity(model, ids).loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["gqa", "tied", "all-at-once"])

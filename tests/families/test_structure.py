@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from variants import SPECIAL, build, tokens
 
 from comp_lib.calibration.stream import attention_step, embed, mlp_step, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import check_config, family_of, whole_attention
+from comp_lib.families import family_of, whole_attention
 from comp_lib.families.frame import head
 from comp_lib.families.layer import dense_target, gain_behind
+from comp_lib.models.load import open_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -231,10 +233,11 @@ def test_target_behind_a_number_is_divided_by_it():
     assert gain_behind(layer, "mlp") is None
 
 
-def test_names_of_types():
+def test_names_of_types(tmp_path):
     assert family_of(tiny("llama")).gguf == "llama" and family_of(tiny("seed_oss").config).gguf is None
-    for name in ("unheard-of", "vit", None, 7):
-        with pytest.raises(InputError, match="expected a decoder that transformers has"):
-            check_config({"model_type": name})
-    with pytest.raises(InputError, match="quantised with 'awq'"):
-        check_config({"model_type": "llama", "quantization_config": {"quant_method": "awq"}})
+    awq = {"model_type": "llama", "quantization_config": {"quant_method": "awq"}}
+    wanted = {name: "expected a decoder that transformers has" for name in ("unheard-of", "vit", None, 7)}
+    for fields, message in [({"model_type": name}, words) for name, words in wanted.items()] + [(awq, "with 'awq'")]:
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        with pytest.raises(InputError, match=message):
+            open_model(tmp_path)
