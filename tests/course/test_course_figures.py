@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -86,18 +85,19 @@ FIGURES = {  # name: what draws it, words that it says
         ["parameters 80%", "decode 120% (from 110% to 140%)"],
     ),
     "variants": (
-        lambda: start_here.plot_variants({"COMP": [0.3, 0.4, 0.5], "random": [0.8]}, "COMP"),
-        ["COMP 0.400 (0.300 to 0.500, 3 seeds); random 0.800."],
+        lambda: start_here.plot_variants(
+            {"COMP": [0.3, 0.4, 0.5], "random": [0.8]}, "COMP", {"COMP": 0.2, "random": 1.0}
+        ),
+        ["COMP 0.400 (0.300 to 0.500, 3 seeds), Gemma 3 0.200; random 0.800, Gemma 3 1.000."],
     ),
     "importance": (lambda: layers.plot_layer_importance(STUDY, 2), ["the 2 that go first are 1 and 4."]),
-    "greedy": (lambda: layers.plot_greedy(STUDY), ["drops 1 and 4, in this order", "last of them goes: 5."]),
-    "sublayers": (
-        lambda: layers.plot_sublayers(STUDY, torch.stack([0.25 * STUDY.harm, 0.5 * STUDY.harm], 1)),
-        ["attention only 0.088 in the median, 1.75 in layer 0; MLP only"],
-    ),
     "proxy": (lambda: layers.plot_proxy(STUDY, 0.5, 3), ["Layer 3 is marked", "2.00 nats per token"]),
     "turns": (lambda: layers.plot_turns(STUDY, 1, layer=3), ["stands out most in layer 3"]),
-    "norms": (lambda: layers.plot_norms(STUDY, 3, 0, 1), ["grows from 5 to 2000 in layer 3"]),
+    "norms": (lambda: layers.plot_norms(STUDY, 3, [4, 6], 1), ["grows from 5 to 2000 in layer 3", "only: 4 and 6"]),
+    "sink": (
+        lambda: layers.plot_sink(torch.eye(5), 2, {"as it is": torch.full((6,), 0.5), "without": torch.zeros(6)}),
+        ["as it is, 50% from layer 2 on; without, 0% from"],
+    ),
     "layer": (
         lambda: layers.plot_layer(STUDY, 3, "loss increase", 1),
         ["lowest 0.050 at position 0", "place 5 of 6", "2.00 nats per token"],
@@ -296,7 +296,6 @@ def test_bars_and_intervals_of_layers():
         (lambda: layers.plot_layer(STUDY, 6), "expected a layer from 0 to 5, got 6"),
         (lambda: layers.plot_layer(STUDY, 0, "los increase"), "did you mean 'loss increase'"),
         (lambda: layers.plot_turns(STUDY, 2), "expected a sequence from 0 to 1, got 2"),
-        (lambda: layers.plot_greedy(replace(STUDY, rounds=torch.empty(0, 6), order=())), "at least 1 greedy round"),
     ],
 )
 def test_wrong_input_is_a_sentence(call, words):

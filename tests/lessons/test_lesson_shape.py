@@ -46,7 +46,7 @@ def cells(notebook, kind="code"):
 
 
 def is_check(cell):
-    return "check" in cell.metadata.get("tags", [])
+    return bool({"check", "hide-input"} & set(cell.metadata.get("tags", [])))
 
 
 def parsed(cell):
