@@ -48,7 +48,6 @@ RNG = np.random.default_rng(0)
 N = 60
 ENERGY, CONDITION = np.exp(RNG.normal(-8, 1.5, N)), 1 + np.exp(RNG.normal(-0.5, 0.6, N))
 GONE = np.arange(N) % 5 == 0
-GRAM = (lambda x: x.T @ x)(RNG.normal(size=(40, N)))
 TOKENS = np.exp(RNG.normal(size=(3, 9)))
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
 UNIFORM = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
@@ -106,10 +105,6 @@ FIGURES = {  # name: what draws it, words that it says
         lambda: neurons.plot_projections({"toy": [[4, 4], [4, 5]], "right angle": [[4, 0], [0, 5]]}),
         ["cost 0.80 of 4.00", "90 degrees apart, condition 1.00"],
     ),
-    "cosines": (
-        lambda: neurons.plot_cosines({"inputs": GRAM, "contributions": GRAM**3}, list(range(12))),
-        ["between 12 neurons"],
-    ),
     "energy and condition": (
         lambda: neurons.plot_energy_condition(ENERGY, CONDITION, GONE, "Layer 3", picked=7),
         ["12 neurons are marked as removed", "Neuron 7 has energy"],
@@ -129,7 +124,7 @@ FIGURES = {  # name: what draws it, words that it says
         ["is lowest at 20.0% with a ridge of 0.1, and ends at 25.0%"],
     ),
     "token energy": (
-        lambda: trial.plot_token_energy(TOKENS, TOKENS**2, np.sqrt(TOKENS), "Norms"),
+        lambda: neurons.plot_token_energy(TOKENS, TOKENS**2, np.sqrt(TOKENS), "Norms"),
         ["of 27 tokens, the 3 loudest hold"],
     ),
     "widths": (
@@ -316,9 +311,6 @@ def test_neurons_stand_where_their_numbers_are():
         line for line in draw("projections").axes[0].lines if line.get_linestyle() == "--" and len(line.get_ydata())
     ]
     assert max(lost[0].get_ydata()) ** 2 == pytest.approx(4 - 4**2 / 5)
-    shown = draw("cosines").axes[0].collections[0].get_array().reshape(12, 12)
-    size = np.sqrt(GRAM.diagonal()[:12])
-    np.testing.assert_allclose(shown, GRAM[:12, :12] / np.outer(size, size))
 
 
 @pytest.mark.parametrize("name, best", [("agreement", "three"), ("errors", "one"), ("rise", "one"), ("hybrids", "a")])
