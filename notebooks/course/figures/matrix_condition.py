@@ -77,7 +77,7 @@ def plot_energy_condition(
         style = {"s": 160, "facecolors": "none", "edgecolors": "black", "linewidths": 2}
         axis.scatter(energy[picked], condition[picked], label=f"neuron {picked}", **style)
         words = f" Neuron {picked} has energy {energy[picked]:.2g} and condition {condition[picked]:.2f}."
-    axis.plot([], [], ":", color="grey", label="equal cost s = energy / κ²")
+    axis.plot([], [], ":", color="grey", label="equal price: energy / κ²")
     figure.legend(fontsize=8, loc="outside lower center", ncols=4)  # points can be anywhere
     costs = energy / condition**2
     return figure.described(
@@ -96,7 +96,7 @@ def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays) -> Pi
         _scatter(axis, energy, condition, np.asarray(gone), most=5)
         axis.set_title(f"removed by {name}", fontsize=11)
     axes[0].set_ylabel("condition κ")
-    axes[0].plot([], [], ":", color="grey", label="equal cost s = energy / κ²")
+    axes[0].plot([], [], ":", color="grey", label="equal price: energy / κ²")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
     count = np.asarray(next(iter(removed.values()))).sum()
     sides = "Energy removes what is on the left, condition what is on top, the cost what lies above a slanted line."
