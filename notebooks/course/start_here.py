@@ -19,7 +19,7 @@ RUNS = {  # label, file, model, sequences of calibration text, the text that jud
 
 def stored_losses() -> dict[str, dict[str, float]]:
     """Loss above the dense model, nats per token, of one run each: label of RUNS -> method -> loss."""
-    losses = {}
+    losses: dict[str, dict[str, float]] = {}
     for label, (file, model, sequences, judge) in RUNS.items():
         rows, losses[label] = json.loads((STORED / f"{file}.json").read_text("utf-8")), {}
         for name, (method, aim) in METHODS.items():
