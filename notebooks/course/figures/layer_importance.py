@@ -125,11 +125,8 @@ def plot_norms(study: LayerStudy, writer: int, early: Sequence[int] = (), sequen
 def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor]) -> Picture:
     """Where tokens look: attention (L, L) of one layer, a row for each reader; and by layer the share on position 0."""
     titles = [f"Layer {layer}: almost everybody looks at position 0", "Attention on position 0, by layer"]
-    labels = {
-        "xlabel": ["position looked at", "decoder layer"],
-        "ylabel": ["position that looks", "share of attention"],
-    }
-    figure, (left, right) = panels(1, 2, (9.5, 4.2), title=titles, **labels)
+    xlabels, ylabels = ["position looked at", "decoder layer"], ["position that looks", "share of attention"]
+    figure, (left, right) = panels(1, 2, (9.5, 4.2), title=titles, xlabel=xlabels, ylabel=ylabels)
     left.grid(False)
     image = left.imshow(attention.numpy(), cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=left, label="attention, mean over heads", shrink=0.8)
