@@ -18,6 +18,4 @@ def study_of(layers=6, sequences=2, length=10):
     norms[4:, :, 0] = 2000.0
     harm = torch.cat([torch.tensor([7.0, 0.01, 0.3, 2.0, 0.02, 0.4]), torch.linspace(0.1, 0.9, layers - 6)])
     harm = harm[:, None] * torch.linspace(0.9, 1.1, sequences)
-    rounds = harm.mean(1).repeat(2, 1) * torch.tensor([[1.0], [1.5]])
-    rounds[1, 1] = float("nan")
-    return LayerStudy(turn.mean((1, 2)), 1 - turn, norms, harm, rounds, (1, 4))
+    return LayerStudy(turn.mean((1, 2)), 1 - turn, norms, harm)

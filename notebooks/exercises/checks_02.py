@@ -1,23 +1,68 @@
 """Checks for the exercises of lesson 2: each tries your answer on layers whose right answers come from brute force.
 
-On small layers nothing of comp_lib is used: `torch.linalg.lstsq` on the tokens themselves decides. The last check also
-asks the real model.
+Nothing of comp_lib is used: `torch.linalg.lstsq` on the tokens themselves decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import combinations
 
 import torch
-from checking import Wrong, accept, call, dense_layer
+from checking import Wrong, accept, alike, call, check_shape, dense_layer, spot
 from torch import Tensor
 
-Problem = tuple[Tensor, Tensor]  # C (n, n) and W (n, m) of a dense layer
+
+def check_gram(gram: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Exercise 1."""
+    for n in (5, 8):
+        x, w = dense_layer(n)
+        xtx, a = x.T @ x, torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(n)])  # (n, T m)
+        got = call(gram, xtx.clone(), w.clone())
+        check_shape("G", got, (n, n))
+        spot(got, xtx, "this is C, the inner products of the inputs: the weights are missing")
+        spot(got, w @ w.T, "these are the inner products of the weight rows: the inputs are missing")
+        spot(got, xtx @ (w @ w.T), "this is a matrix product: multiply the two matrices element by element")
+        if not alike(got, a @ a.T):
+            raise Wrong("G is not the inner products of the contributions: compare `G[0, 1]` with them, by hand")
+    accept("G is what all pairs of contributions give, and none was built")
+
+
+def check_prices(prices: Callable[[Tensor], Tensor]) -> None:
+    """Exercise 2."""
+    for n in (5, 8):
+        x, w = dense_layer(n)
+        a = torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(n)])
+        gram, want = a @ a.T, torch.stack([_residual(torch.cat([a[:i], a[i + 1 :]]).T, a[i]) for i in range(n)])
+        got = call(prices, gram.clone())
+        check_shape("the prices", got, (n,))
+        spot(got, gram.diagonal(), "this is the energy, what is lost if the others stay as they are")
+        spot(got, gram.diagonal() / want, "this is the condition squared: divide the energy by it")
+        spot(got, (gram.diagonal() * want).sqrt(), "the energy is divided by the condition: square the condition")
+        spot(got, 1 / gram.diagonal(), "these are the inverses of single entries: invert the matrix first")
+        if not alike(got, want):
+            raise Wrong(f"neuron 0 costs {want[0]:.4g} by brute force, you say {got[0]:.4g}")
+    accept("each price is what brute force loses")
+
+
+def check_refit(refit: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Exercise 3."""
+    for n in (6, 9):
+        x, w = dense_layer(n)
+        kept, xtx, want = torch.arange(n)[::2], x.T @ x, torch.zeros_like(w)
+        want[kept] = torch.linalg.lstsq(x[:, kept], x @ w).solution
+        got = call(refit, xtx.clone(), w.clone(), kept.clone())
+        check_shape("V", got, tuple(w.shape))
+        spot(got[kept], w[kept], "the kept rows are the old ones: nothing is refitted")
+        if not (got[torch.arange(n)[1::2]] == 0).all():
+            raise Wrong("a removed neuron has weights: its row of V is zero")
+        if not alike(got, want):
+            error, least = ((x @ (w - v)).square().sum() for v in (got, want))
+            raise Wrong(f"the error left is {error:.4g}, and the least is {least:.4g}")
+    accept("no other weights leave less error")
 
 
 def check_fooled(fooled_layer: Callable[[], tuple[Tensor, Tensor]]) -> None:
-    """Exercise 1."""
+    """Exercise 4."""
     answer = call(fooled_layer)
     if not isinstance(answer, tuple | list) or len(answer) != 2 or not all(isinstance(part, Tensor) for part in answer):
         raise Wrong("expected two tensors: end with `return X, W`")
@@ -41,39 +86,8 @@ def check_fooled(fooled_layer: Callable[[], tuple[Tensor, Tensor]]) -> None:
     accept(f"energy and condition both pick a wrong neuron; the quotient picks neuron {right}")
 
 
-def check_pair(surprising_pair: Callable[[Tensor, Tensor], tuple[int, int]]) -> None:
-    """Exercise 2."""
-    for n, outputs in ((6, 4), (7, 4), (8, 3), (9, 4), (5, 4)):
-        x, w = dense_layer(n, outputs)
-        got = call(surprising_pair, torch.linalg.inv(x.T @ x), w)
-        if not isinstance(got, tuple | list) or len(got) != 2:
-            raise Wrong("expected two numbers of neurons, (i, j)")
-        i, j = sorted(int(place) for place in got)
-        if i == j or not (0 <= i < n and 0 <= j < n):
-            raise Wrong(f"expected two different neurons from 0 to {n - 1}, got {i} and {j}")
-        pairs = list(combinations(range(n), 2))
-        alone = [_left(x, w, [neuron]) for neuron in range(n)]
-        joint = {pair: _left(x, w, pair) for pair in pairs}
-        extra = {pair: joint[pair] - alone[pair[0]] - alone[pair[1]] for pair in pairs}
-        best = max(pairs, key=extra.__getitem__)
-        if extra[i, j] >= extra[best] - 1e-9 * abs(extra[best]):
-            continue
-        if (i, j) == max(pairs, key=joint.__getitem__):
-            raise Wrong("this pair costs most together; asked is the one that costs most *beyond* its two single costs")
-        if (i, j) == max(pairs, key=lambda pair: joint[pair] / (alone[pair[0]] + alone[pair[1]])):
-            raise Wrong("this pair has the largest quotient; asked is the largest difference")
-        if (i, j) == min(pairs, key=extra.__getitem__):
-            raise Wrong("this is the pair with the smallest surprise: mind the sign of the difference")
-        got_, want = f"{extra[i, j]:.3g}", f"{extra[best]:.3g}"
-        raise Wrong(
-            f"neurons {i} and {j} cost {got_} beyond their single costs; the pair {best} costs {want} beyond. P_gg is "
-            "a block of P, its entries off the diagonal too: they say who stands in for whom"
-        )
-    accept("the pair whose members counted on each other most, each time")
-
-
 def check_rounds(who_goes: Callable[[Tensor, Tensor, int], list[int]]) -> None:
-    """Exercise 3."""
+    """Exercise 5."""
     for seed in range(4):
         x, w, remove = _twins(seed)
         n = len(w)
@@ -95,78 +109,6 @@ def check_rounds(who_goes: Callable[[Tensor, Tensor, int], list[int]]) -> None:
             raise Wrong("the others were not re-tuned between removals: the cost of the next takes V, not W")
         raise Wrong(f"the error left is {left:.3g}; removing one at a time leaves {best:.3g}")
     accept("one of each pair stays to stand in for the other, and the error is that of the rounds or less")
-
-
-def check_layer(layer_to_thin: Callable[[list[Problem]], int], real: bool = True) -> None:
-    """Exercise 4."""
-    _refuse(layer_to_thin, _made_layers())
-    if real:  # the first call of the model takes a few seconds
-        layers, problems = _real_layers()
-        answer = _refuse(layer_to_thin, problems, margin=1.05)
-        accept(f"of the layers {', '.join(map(str, layers))}, layer {layers[answer]} can best spare a fifth")
-
-
-def _refuse(layer_to_thin: Callable[[list[Problem]], int], problems: list[Problem], margin: float = 1.0) -> int:
-    """Raise Wrong for an answer that loses more than `margin` times the least share; else the answer."""
-    got = call(layer_to_thin, [(xtx.clone(), w.clone()) for xtx, w in problems])
-    if isinstance(got, bool) or not isinstance(got, int) or not 0 <= got < len(problems):
-        raise Wrong(f"expected the place of a layer in the list, 0 to {len(problems) - 1}, got {got!r}")
-    tables = [_facts(xtx, w) for xtx, w in problems]
-    shares = [table["share"] for table in tables]
-    if shares[got] <= margin * min(shares) * (1 + 1e-9):
-        return got
-    for name, sentence in {
-        "absolute": "it loses least in absolute numbers: divide by the output's energy, tr(Wᵀ C W), and take the least",
-        "energy": "its lowest *energies* are smallest: that is the loss if nobody is re-tuned",
-        "condition": "its median condition is highest, which says nothing of how large the loss is",
-    }.items():
-        if got == min(range(len(tables)), key=lambda place: tables[place][name]):
-            raise Wrong(f"layer {got} is not the one: {sentence}")
-    raise Wrong(
-        f"layer {got} loses {shares[got]:.2%} of its output, and layer {shares.index(min(shares))} {min(shares):.2%}"
-    )
-
-
-def _facts(xtx: Tensor, w: Tensor) -> dict[str, float]:
-    """What a fifth of the neurons costs, and what one could mistake for it: the lowest of each is the candidate."""
-    inverse, gone = torch.linalg.inv(xtx + 0.1 * torch.diag(xtx.diagonal())), len(w) // 5
-    energy, output = xtx.diagonal() * w.square().sum(1), float((w * (xtx @ w)).sum())
-    lowest = float((w.square().sum(1) / inverse.diagonal()).sort().values[:gone].sum())
-    kappa = (1.1 * xtx.diagonal() * inverse.diagonal()).sqrt()
-    least = float(energy.sort().values[:gone].sum()) / output
-    return {"share": lowest / output, "absolute": lowest, "energy": least, "condition": -float(kappa.median())}
-
-
-def _made_layers() -> list[Problem]:
-    """Four layers of which the third is right, and each of the others what a mistake would take."""
-    generator = torch.Generator().manual_seed(4)
-
-    def layer(common: float, spread: float, loud: float) -> Problem:
-        own = torch.randn(200, 20, generator=generator, dtype=torch.float64)
-        shared = torch.randn(200, 2, generator=generator, dtype=torch.float64)
-        mixed = own + common * shared @ torch.randn(2, 20, generator=generator, dtype=torch.float64)
-        sizes = torch.logspace(0, -spread, 20, dtype=torch.float64)
-        x = loud * mixed * sizes / mixed.norm(dim=0)
-        return x.T @ x, torch.randn(20, 5, generator=generator, dtype=torch.float64)
-
-    return [layer(0.3, 0.5, 0.001), layer(6.0, 0.05, 1.0), layer(2.5, 0.8, 1.0), layer(0.3, 1.3, 1.0)]
-
-
-def _real_layers() -> tuple[tuple[int, ...], list[Problem]]:
-    """Layers of the embedded model, and C and W of each on 512 tokens."""
-    from comp_lib.calibration.tokens import calibration_tokens
-    from course.dense_stream import layer_of, weight_of
-    from course.metrics_on_trial import mlp_tokens
-    from course.start import start
-
-    layers = (2, 14, 20)
-    model, tokenizer = start()
-    ids = calibration_tokens("calibration", tokenizer, sequences=4, length=128)
-    problems = []
-    for layer, tokens in zip(layers, mlp_tokens(model, ids, layers), strict=True):
-        x = (tokens["x"] / tokens["norms"][:, None]).double()
-        problems.append((x.T @ x, weight_of(layer_of(model, layer))))
-    return layers, problems
 
 
 def _twins(seed: int) -> tuple[Tensor, Tensor, int]:

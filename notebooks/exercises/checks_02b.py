@@ -12,8 +12,6 @@ import torch
 from checking import Wrong, accept, call, check_shape
 from torch import Tensor
 
-from comp_lib.evaluation.confidence import confidence_interval
-
 RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)
 Loss = Callable[[float], tuple[float, float]]
 
@@ -44,39 +42,8 @@ def check_units(fooling_units: Callable[[Tensor, Tensor], Tensor]) -> None:
     accept("the layer is the same, and activation would remove its most valuable neurons first")
 
 
-def check_told_apart(told_apart: Callable[[Tensor, Tensor, Callable], bool]) -> None:
-    """Exercise 2."""
-    draw = torch.Generator().manual_seed(0)
-    hard = torch.linspace(2.0, 5.0, 24, dtype=torch.float64)  # some windows are hard for every model
-    noise = torch.randn(24, generator=draw, dtype=torch.float64)
-    noise -= noise.mean()
-    cases = [  # losses of one model, of the other, whether they can be told apart, what went wrong otherwise
-        (
-            hard,
-            hard + 0.05 + 0.02 * noise,
-            True,
-            "the means differ by little, but the same way in every window: pair them, and look at both ends",
-        ),
-        (hard, hard + 0.05 + 0.60 * noise, False, "the difference is 0.05 on average, and its interval holds zero"),
-        (
-            hard,
-            hard - 0.05 + 0.02 * noise,
-            True,
-            "a lower loss is a difference as well: look at both ends of the interval",
-        ),
-        (hard, hard + 0.60 * noise.flip(0), False, "the mean difference is zero"),
-    ]
-    for ours, theirs, want, sentence in cases:
-        got = call(told_apart, ours.clone(), theirs.clone(), confidence_interval)
-        if not isinstance(got, bool):
-            raise Wrong(f"expected True or False, got {type(got).__name__}: `bool(...)` makes one of a tensor")
-        if got != want:
-            raise Wrong(f"expected {want}, got {got}: {sentence}")
-    accept("differences window by window, and an interval that zero is in or not in")
-
-
 def check_ridge(choose_ridge: Callable[[Loss, Sequence[float]], float], real: bool = True) -> None:
-    """Exercise 3."""
+    """Exercise 2."""
     for seed in range(3):
         error = _errors(*_few_tokens(seed))
         got = float(call(choose_ridge, error, list(RIDGES)))

@@ -34,12 +34,10 @@ class Part:
 WORKSHOP = (
     Part("unpack the kit, `python install.py`, open JupyterLab", fixed=15, late="help the last ones in the break"),
     Part("00 together, the first load included", "00_start_here"),
-    Part(
-        "01 together, with its predictions", "01_layer_importance", late="leave out how layers stand in for one another"
-    ),
+    Part("01 together, with its predictions", "01_layer_importance", late="leave out the repairs of the proxy"),
     Part("exercises 01, one of them, in pairs", fixed=15, late="leave out; take home"),
     Part("the three-neuron toy on paper (worksheet)", fixed=15),
-    Part("02 together", "02_matrix_condition", late="leave out the KV group"),
+    Part("02 together", "02_matrix_condition", late="leave out the ridge and the token weights"),
     Part("break", fixed=15),
     Part("exercises 02, one of them, in pairs", fixed=15, late="leave out; take home"),
     Part("03 together", "03_hybrid_granularity", late="leave out budgets in milliseconds"),

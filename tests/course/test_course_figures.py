@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -49,7 +48,6 @@ RNG = np.random.default_rng(0)
 N = 60
 ENERGY, CONDITION = np.exp(RNG.normal(-8, 1.5, N)), 1 + np.exp(RNG.normal(-0.5, 0.6, N))
 GONE = np.arange(N) % 5 == 0
-GRAM = (lambda x: x.T @ x)(RNG.normal(size=(40, N)))
 TOKENS = np.exp(RNG.normal(size=(3, 9)))
 SHAPE = Shape(32, 8, 2, (48,) * 4, (2,) * 4, 96, 1536, (64,) * 4, 16_032)
 UNIFORM = uniform_plan(PlanRequest(SHAPE, 0.2, multiple=8))
@@ -86,18 +84,19 @@ FIGURES = {  # name: what draws it, words that it says
         ["parameters 80%", "decode 120% (from 110% to 140%)"],
     ),
     "variants": (
-        lambda: start_here.plot_variants({"COMP": [0.3, 0.4, 0.5], "random": [0.8]}, "COMP"),
-        ["COMP 0.400 (0.300 to 0.500, 3 seeds); random 0.800."],
+        lambda: start_here.plot_variants(
+            {"COMP": [0.3, 0.4, 0.5], "random": [0.8]}, "COMP", {"COMP": 0.2, "random": 1.0}
+        ),
+        ["COMP 0.400 (0.300 to 0.500, 3 seeds), Gemma 3 0.200; random 0.800, Gemma 3 1.000."],
     ),
     "importance": (lambda: layers.plot_layer_importance(STUDY, 2), ["the 2 that go first are 1 and 4."]),
-    "greedy": (lambda: layers.plot_greedy(STUDY), ["drops 1 and 4, in this order", "last of them goes: 5."]),
-    "sublayers": (
-        lambda: layers.plot_sublayers(STUDY, torch.stack([0.25 * STUDY.harm, 0.5 * STUDY.harm], 1)),
-        ["attention only 0.088 in the median, 1.75 in layer 0; MLP only"],
-    ),
     "proxy": (lambda: layers.plot_proxy(STUDY, 0.5, 3), ["Layer 3 is marked", "2.00 nats per token"]),
     "turns": (lambda: layers.plot_turns(STUDY, 1, layer=3), ["stands out most in layer 3"]),
-    "norms": (lambda: layers.plot_norms(STUDY, 3, 0, 1), ["grows from 5 to 2000 in layer 3"]),
+    "norms": (lambda: layers.plot_norms(STUDY, 3, [4, 6], 1), ["grows from 5 to 2000 in layer 3", "only: 4 and 6"]),
+    "sink": (
+        lambda: layers.plot_sink(torch.eye(5), 2, {"as it is": torch.full((6,), 0.5), "without": torch.zeros(6)}),
+        ["as it is, 50% from layer 2 on; without, 0% from"],
+    ),
     "layer": (
         lambda: layers.plot_layer(STUDY, 3, "loss increase", 1),
         ["lowest 0.050 at position 0", "place 5 of 6", "2.00 nats per token"],
@@ -105,10 +104,6 @@ FIGURES = {  # name: what draws it, words that it says
     "projections": (
         lambda: neurons.plot_projections({"toy": [[4, 4], [4, 5]], "right angle": [[4, 0], [0, 5]]}),
         ["cost 0.80 of 4.00", "90 degrees apart, condition 1.00"],
-    ),
-    "cosines": (
-        lambda: neurons.plot_cosines({"inputs": GRAM, "contributions": GRAM**3}, list(range(12))),
-        ["between 12 neurons"],
     ),
     "energy and condition": (
         lambda: neurons.plot_energy_condition(ENERGY, CONDITION, GONE, "Layer 3", picked=7),
@@ -129,7 +124,7 @@ FIGURES = {  # name: what draws it, words that it says
         ["is lowest at 20.0% with a ridge of 0.1, and ends at 25.0%"],
     ),
     "token energy": (
-        lambda: trial.plot_token_energy(TOKENS, TOKENS**2, np.sqrt(TOKENS), "Norms"),
+        lambda: neurons.plot_token_energy(TOKENS, TOKENS**2, np.sqrt(TOKENS), "Norms"),
         ["of 27 tokens, the 3 loudest hold"],
     ),
     "widths": (
@@ -296,7 +291,6 @@ def test_bars_and_intervals_of_layers():
         (lambda: layers.plot_layer(STUDY, 6), "expected a layer from 0 to 5, got 6"),
         (lambda: layers.plot_layer(STUDY, 0, "los increase"), "did you mean 'loss increase'"),
         (lambda: layers.plot_turns(STUDY, 2), "expected a sequence from 0 to 1, got 2"),
-        (lambda: layers.plot_greedy(replace(STUDY, rounds=torch.empty(0, 6), order=())), "at least 1 greedy round"),
     ],
 )
 def test_wrong_input_is_a_sentence(call, words):
@@ -317,9 +311,6 @@ def test_neurons_stand_where_their_numbers_are():
         line for line in draw("projections").axes[0].lines if line.get_linestyle() == "--" and len(line.get_ydata())
     ]
     assert max(lost[0].get_ydata()) ** 2 == pytest.approx(4 - 4**2 / 5)
-    shown = draw("cosines").axes[0].collections[0].get_array().reshape(12, 12)
-    size = np.sqrt(GRAM.diagonal()[:12])
-    np.testing.assert_allclose(shown, GRAM[:12, :12] / np.outer(size, size))
 
 
 @pytest.mark.parametrize("name, best", [("agreement", "three"), ("errors", "one"), ("rise", "one"), ("hybrids", "a")])

@@ -79,7 +79,7 @@ def all_explorers(tiny_llama, grams, own_cache):
 
 
 MOVES = {
-    "layers": [("layer", 3), ("metric", "loss increase"), ("sequence", 1), ("metric", "greedy, last round")],
+    "layers": [("layer", 3), ("metric", "loss increase"), ("sequence", 1), ("metric", "block influence")],
     "neurons": [("layer", 2), ("share", 40), *(("metric", name) for name in explorers.CHOICES[1:]), ("place", 7)],
     "plans": [("ratio", 30), ("dropped", (3, 0, 20)), ("widths", explorers.WATER), ("widths", explorers.MEASURED)],
     "masks": [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import torch
 from lessons import LESSONS
 
@@ -16,42 +14,32 @@ def contributions(*columns):
     return torch.tensor(columns).T, torch.ones(len(columns), 1)
 
 
-def best_pair(score):
-    """The pair of most score(cost of a block, pair, P, W)."""
-
-    def pick(p, w):
-        def cost(block):
-            rows = w[list(block)]
-            return float((rows * torch.linalg.solve(p[list(block)][:, list(block)], rows)).sum())
-
-        return max(combinations(range(len(w)), 2), key=lambda pair: score(cost, pair, p, w))
-
-    return pick
-
-
 def one_look(c, w, k):
     return (w.square().sum(1) / inv(c).diagonal()).argsort()[:k].tolist()
 
 
-def by(score):
-    """The layer of least score(C, W, energies, costs, neurons that go)."""
-
-    def pick(problems):
-        values = []
-        for c, w in problems:
-            costs = w.square().sum(1) / inv(c + 0.1 * torch.diag(c.diagonal())).diagonal()
-            values.append(float(score(c, w, c.diagonal() * w.square().sum(1), costs, len(c) // 5)))
-        return values.index(min(values))
-
-    return pick
-
-
-def output(c, w):
-    return (w * (c @ w)).sum()
+def solved(c, w, kept, right):
+    """New rows for the kept neurons, by some other right side."""
+    v = torch.zeros_like(w)
+    v[kept] = torch.linalg.solve(c[kept][:, kept], right)
+    return v
 
 
 QUIET, LOUD, NEAR = [1.0, 0.0, 0.0, 0.0], [0.0, 30.0, 0.0, 0.0], [0.0, 30.0, 3.0, 0.0]
 MISTAKES = [
+    ("gram", lambda c, w: c.clone(), "the weights are missing"),
+    ("gram", lambda c, w: w @ w.T, "the inputs are missing"),
+    ("gram", lambda c, w: c @ (w @ w.T), "element by element"),
+    ("gram", lambda c, w: c * (w @ w.T).abs(), "not the inner products"),
+    ("gram", lambda c, w: w.T @ c @ w, r"expected G of shape \(5, 5\), got \(4, 4\)"),
+    ("prices", lambda g: g.diagonal().clone(), "this is the energy"),
+    ("prices", lambda g: g.diagonal() * inv(g).diagonal(), "condition squared"),
+    ("prices", lambda g: (g.diagonal() / inv(g).diagonal()).sqrt(), "square the condition"),
+    ("prices", lambda g: 1 / g.diagonal(), "invert the matrix first"),
+    ("prices", lambda g: inv(g).diagonal().clone(), "by brute force"),
+    ("refit", lambda c, w, kept: torch.zeros_like(w).index_copy(0, kept, w[kept]), "nothing is refitted"),
+    ("refit", lambda c, w, kept: solved(c, w, kept, 2 * c[kept] @ w), "the least is"),
+    ("refit", lambda c, w, kept: solved(c, w, kept, c[kept] @ w) + 1, "is zero"),
     ("fooled_layer", lambda: contributions(QUIET, LOUD, LOUD), "a copy"),
     ("fooled_layer", lambda: contributions(QUIET, LOUD, NEAR), "energy is not fooled: it picks neuron 0"),
     (
@@ -59,17 +47,7 @@ MISTAKES = [
         lambda: contributions(QUIET, [0.0, 1.5, 0.0, 0.0], [0.0, 1.5, 0.7, 0.0]),
         "condition is not fooled: it picks neuron 1",
     ),
-    ("surprising_pair", best_pair(lambda cost, pair, p, w: cost(pair)), "costs most together"),
-    (
-        "surprising_pair",
-        best_pair(lambda cost, pair, p, w: cost(pair) / (cost(pair[:1]) + cost(pair[1:]))),
-        "largest quotient",
-    ),
-    ("surprising_pair", best_pair(lambda cost, pair, p, w: cost(pair[:1]) + cost(pair[1:])), "off the diagonal"),
     ("who_goes", one_look, "one look"),
     ("who_goes", lambda c, w, k: (c.diagonal() * w.square().sum(1)).argsort()[:k].tolist(), "order of energy"),
     ("who_goes", lambda c, w, k: (-c.diagonal()).argsort()[:k].tolist(), "removing one at a time leaves"),
-    ("layer_to_thin", by(lambda c, w, e, s, k: s.sort().values[:k].sum()), "absolute numbers"),
-    ("layer_to_thin", by(lambda c, w, e, s, k: e.sort().values[:k].sum() / output(c, w)), "nobody is re-tuned"),
-    ("layer_to_thin", by(lambda c, w, e, s, k: -(e / s).median()), "median condition"),
 ]

@@ -20,9 +20,9 @@ LONGEST = 12  # lines of a function
 WORDS_A_MINUTE, LINES_A_MINUTE = 200, 15  # of a slow reader
 # What each lesson is about is defined in its cells, and asserted equal to comp_lib's.
 IN_THE_CELLS = {
-    "01_layer_importance": ("block_influence", "loss_without", "greedy"),
-    "02_matrix_condition": ("contributions", "condition_numbers", "block_scores", "one_round"),
-    "02b_metrics_on_trial": ("wanda_sp", "flap", "spearman"),
+    "01_layer_importance": ("block_influence", "loss_without", "hidden_harm"),
+    "02_matrix_condition": ("contributions", "condition_numbers", "block_scores", "refit"),
+    "02b_metrics_on_trial": ("wanda_sp", "flap", "spearman", "one_round"),
     "03_hybrid_granularity": ("width_for_budget", "kl", "measured_widths"),
     "04_mask_tuning": ("solve_mask", "least_squares", "guarded_mask"),
     "05_comp_end_to_end": ("comp",),
@@ -46,7 +46,7 @@ def cells(notebook, kind="code"):
 
 
 def is_check(cell):
-    return "check" in cell.metadata.get("tags", [])
+    return bool({"check", "hide-input"} & set(cell.metadata.get("tags", [])))
 
 
 def parsed(cell):

@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 from torch import Tensor
 
 from comp_lib.errors import InputError, suggestion
-from comp_lib.evaluation.confidence import confidence_intervals
-from comp_lib.plots.base import (
-    ABOVE,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    Picture,
-    figure_with_axes,
-    layer_axis,
-    note,
-    panels,
-)
+from comp_lib.plots.base import BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, panels
 from course.layer_importance import LayerStudy, ranks
 
 from . import CLOSE, name_points
 
-GREEDY = "greedy, last round"
-METRICS = {
-    "block influence": "block influence\n(1 - mean cosine)",
-    "loss increase": "loss increase\n(nats per token)",
-    GREEDY: "loss increase, greedy's\nlast round (nats per token)",
-}
+METRICS = {"block influence": "block influence\n(1 - mean cosine)", "loss increase": "loss increase\n(nats per token)"}
 SMALLEST_TURN = 1e-5  # float32 cosines of nearly parallel states are noise below this
 
 
 def values_of(study: LayerStudy, metric: str) -> Tensor:
-    """The values (n,) behind a name of METRICS; InputError for another name, or where no greedy round was run."""
+    """The values (n,) behind a name of METRICS; InputError for another name."""
     if metric not in METRICS:
         raise InputError(f"expected a layer metric, got {metric!r}: {suggestion(metric, METRICS)}")
-    if metric != GREEDY:
-        return study.influence if metric == "block influence" else study.mean_harm
-    if not len(study.rounds):
-        raise InputError("expected at least 1 greedy round, got 0: call layer_study with greedy=1 or more")
-    return study.rounds[-1]
+    return study.influence if metric == "block influence" else study.mean_harm
 
 
 def plot_layer_importance(study: LayerStudy, count: int) -> Picture:
@@ -61,44 +38,6 @@ def plot_layer_importance(study: LayerStudy, count: int) -> Picture:
     _all_layers(axes[-1], layers)
     words = [f"By {name}, the {count} that go first are {_list(chosen)}." for name, chosen in first.items()]
     return figure.described(f"Two bar charts over {layers} layers. {' '.join(words)}")
-
-
-def plot_greedy(study: LayerStudy) -> Picture:
-    """The loss increase in greedy's last round as bars, and before any removal as marks; the layers that go by number.
-
-    Where a bar is above its mark, a layer that stood in for this one is gone.
-    """
-    layers, harm, last = len(study.influence), study.mean_harm, values_of(study, GREEDY)
-    figure, axes = figure_with_axes((9.0, 3.4))
-    _bars(axes, study, GREEDY, study.order)
-    axes.scatter(range(layers), harm, marker="_", s=60, c="black", zorder=3, label="before any removal")
-    tops = torch.maximum(harm, last.nan_to_num(0.0)).clamp(min=0.0).tolist()
-    for place, layer in enumerate(study.order):
-        note(axes, f"{place + 1}.", (layer, tops[layer]), (0, 3), ha="center", color=RED, fontweight="bold")
-    axes.legend(**ABOVE)
-    _all_layers(axes, layers)
-    grown = [layer for layer in range(layers) if float(last[layer]) > 1.5 * float(harm[layer]) > 0]
-    return figure.described(
-        f"Bar chart over {layers} layers. Greedy removal drops {_list(study.order)}, in this order. Layers that are "
-        f"missed by more than half again as much before the last of them goes: {_list(grown)}."
-    )
-
-
-def plot_sublayers(study: LayerStudy, halves: Tensor) -> Picture:
-    """Loss increase without each layer, its attention, its MLP: halves (n, 2, S), nats per token."""
-    figure, axes = figure_with_axes((9.5, 4.0))
-    layers, words = len(study.influence), []
-    parts = {"layer": study.harm, "attention only": halves[:, 0], "MLP only": halves[:, 1]}
-    for place, ((name, harm), colour) in enumerate(zip(parts.items(), (GREY, ORANGE, GREEN), strict=True)):
-        mean, spread = harm.mean(1).numpy(), confidence_intervals(harm.numpy()).T
-        error = np.abs(spread - mean)
-        at = np.arange(layers) + 0.27 * (place - 1)
-        axes.bar(at, mean, 0.27, yerr=error, color=colour, label=name, error_kw={"elinewidth": 0.8})
-        words.append(f"{name} {float(np.median(mean)):.3f} in the median, {mean.max():.2f} in layer {mean.argmax()}")
-    _bend(axes, study.mean_harm, METRICS["loss increase"])
-    axes.legend(ncols=3, **ABOVE)
-    _all_layers(axes, layers)
-    return figure.described(f"Bars over {layers} layers of the loss increase, with 95% intervals, without: ", words)
 
 
 def plot_proxy(study: LayerStudy, correlation: float, marked: int) -> Picture:
@@ -140,7 +79,7 @@ def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -
     Given a `layer`, its row is marked.
     """
     turn = 1.0 - _of_sequence(study.cosine, sequence)  # (n, L)
-    title = f"How far each layer turns each token (sequence {sequence})"
+    title = f"How far each layer turns each token of text {sequence}: dark means hardly"
     labels = {"xlabel": "position in the sequence (tokens)", "ylabel": "decoder layer"}
     figure, axis = figure_with_axes((9.5, 4.6), title=title, **labels)
     axis.grid(False)
@@ -159,24 +98,47 @@ def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -
     )
 
 
-def plot_norms(study: LayerStudy, writer: int, position: int, sequence: int = 0) -> Picture:
-    """Norm of the stream by depth in one sequence: one token, which layer `writer` makes large, and the rest."""
+def plot_norms(study: LayerStudy, writer: int, early: Sequence[int] = (), sequence: int = 0) -> Picture:
+    """Norm of the stream by depth in one sequence: position 0, made huge by layer `writer`; `early` ones; the rest."""
     norms = _of_sequence(study.norms, sequence)  # (n + 1, L)
-    medians, track = norms.median(1).values.tolist(), norms[:, position].tolist()
-    rest = np.delete(norms.numpy(), position, axis=1)
-    title = f"Layer {writer} writes a massive activation at position {position} (sequence {sequence})"
-    labels = {"xlabel": "layers passed (0: embedding)", "ylabel": "norm of the residual stream, log scale"}
+    medians, track = norms.median(1).values.tolist(), norms[:, 0].tolist()
+    rest = np.delete(norms.numpy(), [0, *early], axis=1)
+    title = f"Position 0 is huge from layer {writer} on (text {sequence})"
+    labels = {"xlabel": "layers passed (0: embedding)", "ylabel": "norm of the state, log scale"}
     figure, axis = figure_with_axes((9.0, 4.0), title=title, yscale="log", **labels)
     axis.fill_between(range(len(norms)), rest.min(1), rest.max(1), color=BLUE, alpha=0.2, label="other tokens, range")
     axis.plot(medians, color=BLUE, label="median token")
-    axis.plot(track, color=RED, marker="o", markersize=3, label=f"position {position}")
+    for place in early:
+        label = f"positions {_list(early)}" if place == early[0] else None
+        axis.plot(norms[:, place].tolist(), color=GREEN, linewidth=1, label=label)
+    axis.plot(track, color=RED, marker="o", markersize=3, label="position 0")
     axis.axvspan(writer, writer + 1, color=ORANGE, alpha=0.25, label=f"layer {writer}")
     axis.legend(fontsize=8)
     return figure.described(
         f"Line chart of the norm of the residual stream over {len(norms) - 1} layers, log scale. The token at position "
-        f"{position} grows from {track[writer]:.0f} to {track[writer + 1]:.0f} in layer {writer}, "
+        f"0 grows from {track[writer]:.0f} to {track[writer + 1]:.0f} in layer {writer}, "
         f"{track[writer + 1] / medians[writer + 1]:.0f} times the median token there; the median grows from "
-        f"{medians[0]:.0f} to {medians[-1]:.0f} over all layers."
+        f"{medians[0]:.0f} to {medians[-1]:.0f} over all layers. Large in the early layers only: {_list(early)}."
+    )
+
+
+def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor]) -> Picture:
+    """Where tokens look: attention (L, L) of one layer, a row for each reader; and by layer the share on position 0."""
+    titles = [f"Layer {layer}: almost everybody looks at position 0", "Attention on position 0, by layer"]
+    xlabels, ylabels = ["position looked at", "decoder layer"], ["position that looks", "share of attention"]
+    figure, (left, right) = panels(1, 2, (9.5, 4.2), title=titles, xlabel=xlabels, ylabel=ylabels)
+    left.grid(False)
+    image = left.imshow(attention.numpy(), cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, ax=left, label="attention, mean over heads", shrink=0.8)
+    for (name, share), colour in zip(shares.items(), (RED, BLUE), strict=True):
+        right.plot(share.tolist(), "o-", markersize=3, color=colour, label=name)
+    right.set_ylim(0, 1)
+    right.legend(fontsize=8, loc="upper left")
+    words = [f"{name}, {share[layer:].mean():.0%} from layer {layer} on" for name, share in shares.items()]
+    return figure.described(
+        f"Left: heat map of attention in layer {layer}; position 0 gets {attention[1:, 0].mean():.0%} of it. Right: "
+        "line chart over layers of the share of attention on position 0: ",
+        words,
     )
 
 
@@ -199,10 +161,7 @@ def plot_layer(study: LayerStudy, layer: int, metric: str = "block influence", s
     left.legend(loc="lower right", fontsize=8)
     _bars(right, study, metric, [layer])
     layer_axis(right, layers)
-    if values[layer].isnan():
-        place = f"gone in round {study.order.index(layer) + 1}"
-    else:
-        place = f"place {1 + int((values < values[layer]).sum())} of {int(values.isfinite().sum())}"
+    place = f"place {1 + int((values < values[layer]).sum())} of {layers}"
     harm = f"{study.mean_harm[layer]:.2f} nats"
     right.set_title(f"{place}; harm {harm}")
     return figure.described(
@@ -220,22 +179,22 @@ def _of_sequence(values: Tensor, sequence: int) -> Tensor:
 
 
 def _bars(axis: Axes, study: LayerStudy, metric: str, marked: Sequence[int]) -> None:
-    """Bars over layers, on a scale that shows small values beside one huge one; NaN leaves a gap."""
+    """Bars over layers, on a scale that shows small values beside one huge one."""
     values = values_of(study, metric)
     colours = [RED if layer in marked else BLUE for layer in range(len(values))]
     errors = None
     if metric == "loss increase":
         errors = (study.harm_interval.T - values).abs().numpy()
-    heights = values.nan_to_num(0.0).tolist()
-    axis.bar(range(len(values)), heights, color=colours, yerr=errors, error_kw={"elinewidth": 1, "ecolor": GREY})
+    axis.bar(
+        range(len(values)), values.tolist(), color=colours, yerr=errors, error_kw={"elinewidth": 1, "ecolor": GREY}
+    )
     _bend(axis, values, METRICS[metric])
 
 
 def _bend(axis: Axes, values: Tensor, label: str) -> None:
     """A y axis for values of which some dwarf the others: straight up to the median, logarithmic above; it says so."""
-    finite = values[values.isfinite()]
     axis.set_ylabel(label)
-    if len(finite) and float(finite.max()) > 20 * (middle := float(finite.abs().median())) > 0:
+    if float(values.max()) > 20 * (middle := float(values.abs().median())) > 0:
         axis.set_yscale("symlog", linthresh=middle)
         axis.set_ylabel(f"{label}\nlog scale above {middle:.2g}")
         axis.yaxis.set_major_formatter("{x:g}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
@@ -26,42 +25,20 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
         along, length = g12 / g22**0.5, g22**0.5
         cost = max(g11 - along**2, 0.0)
         height = cost**0.5
-        for arrow, colour, name in (((length, 0), KEPT, "a₂ stays"), ((along, height), REMOVED, "a₁ goes")):
+        for arrow, colour, name in (((length, 0), KEPT, "a₂ is kept"), ((along, height), REMOVED, "a₁ is removed")):
             axis.annotate("", arrow, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.5})
             axis.plot([], [], color=colour, lw=2.5, label=name)
         axis.plot([along, along], [0, height], "--", color="black", lw=1.5, label="what is lost")
         reach = 1.15 * max(length, abs(along), height)
         axis.set(xlim=(min(0.0, along) - 0.1 * reach, reach), ylim=(-0.3 * reach, reach), aspect="equal")
         kappa = (g11 / cost) ** 0.5 if cost else float("inf")
-        axis.set_title(f"{label}\nκ₁ = {kappa:.2f},  s₁ = {cost:.2f}", fontsize=10)
+        axis.set_title(f"{label}: {cost / g11:.0%} of a₁ is lost", fontsize=10)
         angle = np.degrees(np.arctan2(height, along))
         words.append(f"{label}: {angle:.0f} degrees apart, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}")
     axes[0].set_ylabel("across a₂ (units of y)")
     axes[0].legend(fontsize=8, loc="upper right")
     what = "Two arrows for two contributions; the dashed line from the tip of the first down to the second"
-    return figure.described(f"{what} is what is lost when the first goes and the second is re-tuned. ", words)
-
-
-def plot_cosines(grams: Mapping[str, ArrayLike], neurons: Sequence[int]) -> Picture:
-    """Cosines M_ij / sqrt(M_ii M_jj) of the same neurons (at most 40), a panel for each matrix grams[what] (n, n)."""
-    figure, axes = panels(1, len(grams), (4.3 * len(grams) + 1.2, 4.6))
-    words = []
-    for axis, (what, gram) in zip(axes, grams.items(), strict=True):
-        part = np.asarray(gram)[np.ix_(neurons, neurons)]
-        size = np.sqrt(part.diagonal())
-        cosines = part / np.outer(size, size)
-        names = [str(n) for n in neurons] if axis is axes[0] else False
-        style = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "square": True, "cbar": False}
-        sns.heatmap(cosines, ax=axis, xticklabels=False, yticklabels=names, **style)
-        axis.tick_params(axis="y", labelsize=7, labelrotation=0)
-        axis.set(title=what, xlabel="neuron (same order)")
-        off = np.abs(cosines - np.eye(len(cosines)))
-        i, j = divmod(int(off.argmax()), len(off))
-        pair = f"the closest pair is {neurons[i]} and {neurons[j]} with a cosine of {cosines[i, j]:.2f}"
-        words.append(f"{what}: {pair}, the typical size is {np.median(off[np.triu_indices(len(off), 1)]):.2f}")
-    axes[0].set_ylabel("neuron")
-    figure.colorbar(axes[-1].collections[0], ax=axes[-1], label="cosine", shrink=0.8)
-    return figure.described(f"Heat maps of the cosines between {len(neurons)} neurons. ", words)
+    return figure.described(f"{what} is what is lost when the first is removed and the second refitted. ", words)
 
 
 def _scatter(axis: Axes, energy: Values, condition: Values, removed: NDArray[np.bool_], most: int = 8) -> None:
@@ -100,7 +77,7 @@ def plot_energy_condition(
         style = {"s": 160, "facecolors": "none", "edgecolors": "black", "linewidths": 2}
         axis.scatter(energy[picked], condition[picked], label=f"neuron {picked}", **style)
         words = f" Neuron {picked} has energy {energy[picked]:.2g} and condition {condition[picked]:.2f}."
-    axis.plot([], [], ":", color="grey", label="equal cost s = energy / κ²")
+    axis.plot([], [], ":", color="grey", label="equal price: energy / κ²")
     figure.legend(fontsize=8, loc="outside lower center", ncols=4)  # points can be anywhere
     costs = energy / condition**2
     return figure.described(
@@ -117,11 +94,35 @@ def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays) -> Pi
     figure, axes = panels(1, len(removed), (3.7 * len(removed), 3.6), "xy", xlabel="energy (% of ‖Y‖²)")
     for axis, (name, gone) in zip(axes, removed.items(), strict=True):
         _scatter(axis, energy, condition, np.asarray(gone), most=5)
-        axis.set_title(f"who goes by {name}", fontsize=11)
+        axis.set_title(f"removed by {name}", fontsize=11)
     axes[0].set_ylabel("condition κ")
-    axes[0].plot([], [], ":", color="grey", label="equal cost s = energy / κ²")
+    axes[0].plot([], [], ":", color="grey", label="equal price: energy / κ²")
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
     count = np.asarray(next(iter(removed.values()))).sum()
     sides = "Energy removes what is on the left, condition what is on top, the cost what lies above a slanted line."
     what = f"Scatter plots of energy against condition, the same {len(energy):,} neurons in each"
     return figure.described(f"{what}; {count:,} are removed by {', by '.join(removed)}. {sides}")
+
+
+def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, title: str) -> Picture:
+    """Which tokens rule the statistics: all (S, L); norms of the stream, and each token's share of tr C two ways."""
+    norms, *energies = (np.asarray(values) for values in (norms, plain, weighted))
+    sequences, length = norms.shape
+    shares = [np.sort(energy.flatten())[::-1].cumsum() / energy.sum() for energy in energies]
+    titles, ylabels = [title, "Whose tokens make up C?"], ["length of a token's state", "share of tr C (%)"]
+    xlabels = ["position in the sequence (first = 1)", "tokens, loudest first"]
+    figure, (left, right) = panels(1, 2, (10.0, 3.6), xscale="log", title=titles, xlabel=xlabels, ylabel=ylabels)
+    left.plot(np.arange(1, length + 1), norms.T, color=BLUE, alpha=0.35, lw=1)
+    left.set_yscale("log")
+    styles = ((RED, "-", "as they are"), (BLUE, "--", "divided by that length"))
+    for share, (colour, line, name) in zip(shares, styles, strict=True):
+        right.plot(np.arange(1, norms.size + 1), 100 * share, line, color=colour, label=name)
+    right.set_ylim(0, 103)
+    right.legend(fontsize=8)
+    first, others = np.median(norms[:, 0]), np.median(norms[:, 1:])
+    as_they_are, divided = (share[sequences - 1] for share in shares)
+    return figure.described(
+        f"Left: norm of the residual stream by position; the first token's is {first:.3g}, the median of the others "
+        f"{others:.3g}. Right: of {norms.size:,} tokens, the {sequences} loudest hold {as_they_are:.1%} of the Gram "
+        f"matrix's trace as they are, and {divided:.1%} when divided by their norms."
+    )

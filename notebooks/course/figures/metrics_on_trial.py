@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from comp_lib.plots.base import BLUE, DASHED, GREEN, RED, Numbers, Picture, panels, plain_ticks, style
 
@@ -27,7 +26,7 @@ def plot_spreads(
     lowest_first = log or percent or reference is not None  # errors and losses: the lowest is the best
     order = sorted(names, key=lambda name: names[name] if not lowest_first else -names[name])
     size = (4.3 * len(found) + 2.6, 0.42 * len(order) + 1.5)
-    figure, axes = panels(1, len(found), size, "y", title=list(found) if len(found) > 1 else "", xlabel=xlabel)
+    figure, axes = panels(1, len(found), size, "xy", title=list(found) if len(found) > 1 else "", xlabel=xlabel)
     words = []
     for axis, (panel, series) in zip(axes, found.items(), strict=True):
         for place, (label, rows) in enumerate(series.items()):
@@ -54,7 +53,7 @@ def plot_ridges(
     ridges: Numbers, errors: Mapping[str, tuple[Numbers, Sequence[Interval]]], condition: Numbers, removed: float
 ) -> Picture:
     """What the ridge does: errors[calibration] = (on its text, on unseen text), and the median condition."""
-    titles = [f"{removed:.0%} of the neurons removed, re-tuned", "The ridge also tames the condition"]
+    titles = [f"{removed:.0%} of the neurons removed, refitted", "The ridge also tames the condition"]
     ylabels, xlabel = ["error left (% of ‖Y‖²)", "median condition κ"], "ridge λ (of each input's own energy)"
     figure, (left, right) = panels(1, 2, (10.0, 4.0), xscale="log", title=titles, xlabel=xlabel, ylabel=ylabels)
     words = [f"Two line charts over ridges from {ridges[0]:g} to {ridges[-1]:g}"]
@@ -75,27 +74,3 @@ def plot_ridges(
         plain_ticks(axis.xaxis, axis.get_xlim())
     words.append(f"the median condition falls from {condition[0]:.2f} to {condition[-1]:.2f}")
     return figure.described("", words)
-
-
-def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, title: str) -> Picture:
-    """Which tokens rule the statistics: all (S, L); norms of the stream, and each token's share of tr C two ways."""
-    norms, *energies = (np.asarray(values) for values in (norms, plain, weighted))
-    sequences, length = norms.shape
-    shares = [np.sort(energy.flatten())[::-1].cumsum() / energy.sum() for energy in energies]
-    titles, ylabels = [title, "Whose tokens make up C?"], ["length of a token's state", "share of tr C (%)"]
-    xlabels = ["position in the sequence (first = 1)", "tokens, loudest first"]
-    figure, (left, right) = panels(1, 2, (10.0, 3.6), xscale="log", title=titles, xlabel=xlabels, ylabel=ylabels)
-    left.plot(np.arange(1, length + 1), norms.T, color=BLUE, alpha=0.35, lw=1)
-    left.set_yscale("log")
-    styles = ((RED, "-", "as they are"), (BLUE, "--", "divided by that length"))
-    for share, (colour, line, name) in zip(shares, styles, strict=True):
-        right.plot(np.arange(1, norms.size + 1), 100 * share, line, color=colour, label=name)
-    right.set_ylim(0, 103)
-    right.legend(fontsize=8)
-    first, others = np.median(norms[:, 0]), np.median(norms[:, 1:])
-    as_they_are, divided = (share[sequences - 1] for share in shares)
-    return figure.described(
-        f"Left: norm of the residual stream by position; the first token's is {first:.3g}, the median of the others "
-        f"{others:.3g}. Right: of {norms.size:,} tokens, the {sequences} loudest hold {as_they_are:.1%} of the Gram "
-        f"matrix's trace as they are, and {divided:.1%} when divided by their norms."
-    )

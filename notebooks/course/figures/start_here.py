@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, ORANGE, Numbers, Picture, figure_with_axes, note
+from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, ORANGE, Numbers, Picture, figure_with_axes
 
 Spread = tuple[float, float, float]  # median, smallest, largest
 
@@ -42,22 +42,27 @@ def plot_comparison(less: Mapping[str, float | Spread], more: Mapping[str, float
     return figure.described(f"Bar chart of the pruned model in percent of the dense one. {directions} Values: ", words)
 
 
-def plot_variants(runs: Mapping[str, Numbers], marked: str) -> Picture:
-    """Extra loss of each variant, a dot for each seed, from the top; the band spans the `marked` one's seeds."""
-    figure, axes = figure_with_axes((8.5, 1.2 + 0.36 * len(runs)), xlabel="increase of the loss (nats per token)")
+def plot_variants(runs: Mapping[str, Numbers], marked: str, beside: Mapping[str, float] | None = None) -> Picture:
+    """Extra loss of each variant, a dot for each seed, from the top; the band spans the `marked` one's seeds.
+
+    `beside` has the same of a second model, one run each: diamonds.
+    """
+    figure, axes = figure_with_axes((8.5, 1.2 + 0.42 * len(runs)), xlabel="increase of the loss (nats per token)")
     low, high = min(runs[marked]), max(runs[marked])
     axes.axvspan(low, high, color=GREEN, alpha=0.2, label=f"seeds of {marked}")
     for place, (name, values) in enumerate(runs.items()):
         axes.scatter(values, [place] * len(values), color=GREEN if name == marked else BLUE, zorder=2)
-        number = f"{min(values):.2f}" if len(values) == 1 else f"mean {np.mean(values):.2f}"
-        note(axes, number, (max(values), place), (7, 0), va="center")
+    if beside:
+        looks = {"marker": "D", "facecolors": "none", "edgecolors": ORANGE, "label": "Gemma 3, one run"}
+        axes.scatter(list(beside.values()), range(len(beside)), **looks)
     axes.set_yticks(range(len(runs)), list(runs))
-    axes.set_xlim(min(0.0, 1.1 * min(map(min, runs.values()))), 1.1 * max(map(max, runs.values())))
+    axes.set_xlim(min(0.0, 1.1 * min(map(min, runs.values()))))
     axes.invert_yaxis()
-    axes.legend(**ABOVE)
+    axes.legend(ncols=2, **ABOVE)
     words = [
         f"{name} {np.mean(values):.3f}"
         + (f" ({min(values):.3f} to {max(values):.3f}, {len(values)} seeds)" if len(values) > 1 else "")
+        + (f", Gemma 3 {beside[name]:.3f}" if beside else "")
         for name, values in runs.items()
     ]
     return figure.described("Dots of the increase of the loss, nats per token: ", words)

@@ -94,10 +94,9 @@ class LayerExplorer(Explorer):
 
     def __init__(self, study: LayerStudy, layer: int = 0) -> None:
         self._study = study
-        metrics = [name for name in METRICS if len(study.rounds) or "greedy" not in name]
         which = f"number of a text, 0 to {study.cosine.shape[1] - 1}"
         self.layer = IntSlider(layer, 0, len(study.influence) - 1, **shared("layer", 26))
-        self.metric = Dropdown(options=metrics, **shared("metric", 26))
+        self.metric = Dropdown(options=list(METRICS), **shared("metric", 26))
         self.sequence = IntText(0, tooltip=which, **shared("sequence", 12))
         super().__init__([(self.layer, self.metric, self.sequence)], image_height=340, height=480)
 
