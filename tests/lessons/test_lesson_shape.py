@@ -45,8 +45,8 @@ def cells(notebook, kind="code"):
     return [cell for cell in notebook.cells if cell.cell_type == kind]
 
 
-def is_check(cell):
-    return "check" in cell.metadata.get("tags", [])
+def is_folded(cell):
+    return bool({"check", "hide-input"} & set(cell.metadata.get("tags", [])))
 
 
 def parsed(cell):
@@ -60,7 +60,7 @@ def prose(notebook):
 
 
 def code_lines(notebook):
-    sources = [cell.source for cell in cells(notebook) if not is_check(cell)]
+    sources = [cell.source for cell in cells(notebook) if not is_folded(cell)]
     return sum(bool(line.strip()) for source in sources for line in source.splitlines())
 
 
