@@ -7,27 +7,37 @@ stand in the lesson's cells.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from comp_lib.families import family_of
 from comp_lib.families.protocol import Model
+from comp_lib.importance.neurons import Dense
 from comp_lib.recovery.mask_tuning import Mask, fold_mask
 from comp_lib.statistics.gram import contributions
 from comp_lib.surgery import shallow_copy, shrink, update_config
 
-from .dense_stream import sums_of, walk_to, watched, weight_of
+from .dense_stream import as_dense, sums_of, walk_to, watched, weight_of
 
 
-def grams_of_layers(model: Model, ids: Tensor) -> Iterator[dict[str, Tensor]]:
-    """G (n, n), float64, of the MLP of each layer, on ids (S, L): tokens "plain", or "alike", divided by ||h_t||."""
+class LayerSums(NamedTuple):
+    """What an MLP's masks are tuned from: G (n, n), float64, and its down_proj as the metrics see it."""
+
+    plain: Tensor  # tokens as loud as they are
+    alike: Tensor  # tokens divided by the norm of their stream
+    problem: Dense  # of tokens alike
+
+
+def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[LayerSums]:
+    """The sums of each layer of the dense model, on ids (S, L)."""
     hidden, rope = walk_to(model, ids, 0)
     for layer in family_of(model).layers(model):
         hidden = torch.cat([stream for stream, _ in watched(layer, "attention", hidden, rope)])
         sums, hidden = sums_of(layer, "mlp", hidden, rope)
-        names = {"plain": "plain", "alike": "weighted"}
-        yield {name: contributions(sums[key].matrix(), weight_of(layer)) for name, key in names.items()}
+        plain, alike = (contributions(sums[name].matrix(), weight_of(layer)) for name in ("plain", "weighted"))
+        yield LayerSums(plain, alike, as_dense(layer, "mlp", sums["weighted"], ridge))
 
 
 def with_masks(model: Model, kept: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Model:

@@ -36,12 +36,13 @@ def close(got, want, **tolerance):
 
 def test_the_sums_of_each_layer_are_those_of_an_ordinary_pass(tiny_llama, ids):
     model = tiny_llama()
-    grams = list(study.grams_of_layers(model, ids))
+    layers = list(study.sums_of_layers(model, ids))
     for layer, (x, norm) in enumerate(zip(*seen(model, ids), strict=True)):
         w = weight_of(model, layer)
         for name, each in (("plain", x.double()), ("alike", (x / norm[:, None]).double())):
-            close(grams[layer][name], contributions(each.T @ each, w))
-    assert len(grams) == 3
+            close(getattr(layers[layer], name), contributions(each.T @ each, w))
+        close(layers[layer].problem.xtx, each.T @ each)
+    assert len(layers) == 3
 
 
 def test_folded_masks_give_what_hooks_give_in_a_smaller_model(tiny_llama, ids):
