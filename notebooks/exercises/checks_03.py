@@ -170,7 +170,7 @@ def check_better_widths(better_widths: Callable[[dict[str, Any], int], list[int]
     if low > 0:
         raise Wrong(f"the model loses more than with one width for all: {told}. Do wide layers have the larger `kl`?")
     if high >= 0:
-        raise Wrong(f"no difference found from one width for all: {told}. Let the widths differ more, or otherwise")
+        raise Wrong(f"no difference found against one width for all: {told}. Let the widths differ more, or otherwise")
     accept(f"better than one width for all, by {told}")
 
 
