@@ -1,22 +1,27 @@
-"""Behind lesson 03: `benchmarks/hybrids.json` read as what the library knows, and water-filling by error curves, the
-plan that the lesson shows to fail. The lesson's own ideas stand in its cells.
+"""Behind lesson 03: `benchmarks/hybrids.json` read as what the library knows, layers that are narrowed alone, and
+water-filling by error curves, the plan that the lesson shows to fail. The lesson's own ideas stand in its cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from comp_lib.calibration.stream import through
+from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import allocate_widths
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.matrix_condition import Sweep
-from comp_lib.importance.widths import Sensitivity
+from comp_lib.importance.neurons import RIDGE
+from comp_lib.importance.widths import Sensitivity, narrowed
 from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
 from comp_lib.shape import Shape
+
+from .dense_stream import walk_to, weight_of
 
 STEP = 32  # neurons between two points of a stored curve
 
@@ -31,6 +36,23 @@ def stored_sensitivity(found: Mapping[str, Any]) -> Sensitivity:
     curves = [Sweep(none, none, curve[1:], counts, torch.zeros(len(counts)), none, none) for curve in errors]
     harm = torch.tensor(found["kl"], dtype=torch.float64)
     return Sensitivity((int(found["gone"]),) * len(harm), harm, tuple(curves))
+
+
+def narrowed_alone(
+    model: Model, ids: Tensor, layers: Collection[int], gone: int
+) -> Iterator[tuple[int, float, Tensor]]:
+    """Each of `layers` without its `gone` cheapest neurons, refitted on ids (S, L) while all others are dense.
+
+    Yields its number, the error that this puts into the stream (a share of its energy), and V (n, m), float64.
+    """
+    stream, rope = walk_to(model, ids, 0)
+    for number, layer in enumerate(model.model.layers):
+        if number not in layers:
+            stream = through(layer, stream, rope, "cpu")
+            continue
+        weight = weight_of(layer)
+        _, gram, fitted = narrowed(layer, stream, rope, gone, RIDGE, fewest=len(weight) - gone)  # moves the stream on
+        yield number, float(gram.energy(weight - fitted) / gram.tokens), fitted
 
 
 def named_plan(plan: Plan, order: Sequence[Sequence[int]], shape: Shape) -> Plan:

@@ -1,20 +1,16 @@
-"""Checks for the exercises of lesson 5: the order of the loop, a layer that fools a metric, a lambda, and a verdict.
-
-Exercise 3 looks at one layer of the real model, through the statistics of lesson 2; the rest needs nothing of comp_lib.
-"""
+"""Checks for the exercises of lesson 5: the order of the loop, a layer that fools a metric, the cut, and a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from checking import Wrong, accept, call, check_shape, dense_layer
+from checking import Wrong, accept, call, check_shape
 from torch import Tensor
 
 TIMES = 100.0  # as much as the condition loses, energy is to lose
 LEAST = 0.01  # of the output's energy
-RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 # --- 1: the order of the loop -----------------------------------------------------------------------------------------
@@ -32,7 +28,7 @@ def check_walk(walk: Callable[[list, Tensor, Callable], tuple[list, Tensor]]) ->
 
     answer = call(walk, layers, torch.zeros(()), smaller)
     if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise Wrong("expected two values, the smaller layers and the stream behind the last of them")
+        raise Wrong("expected two values, the smaller layers and the stream after the last of them")
     if layers != before:
         raise Wrong("the list of the dense layers was changed: the dense model is still needed, make a new list")
     made, h = answer
@@ -49,7 +45,7 @@ def check_walk(walk: Callable[[list, Tensor, Callable], tuple[list, Tensor]]) ->
     if [float(layer(torch.zeros(()))) for layer in made] != [1.0, 4.0, 16.0]:
         raise Wrong("the list that comes back does not hold the smaller layers in their order")
     if float(h) != 21.0:
-        raise Wrong(f"behind the last smaller layer the stream is 21, got {float(h):g}")
+        raise Wrong(f"after the last smaller layer the stream is 21, got {float(h):g}")
     accept("each layer was tuned on what it will really see")
 
 
@@ -93,90 +89,40 @@ def _lost_without(x: Tensor, w: Tensor, gone: int) -> float:
     return float((target - x[:, kept] @ fitted).square().sum())
 
 
-# --- 3: a lambda for the real model -----------------------------------------------------------------------------------
+# --- 3: the cut -------------------------------------------------------------------------------------------------------
 
 
-def check_choose_ridge(choose_ridge: Callable[[Tensor, Tensor, Tensor, Tensor, tuple[float, ...]], float]) -> None:
-    """Exercise 3."""
-    x, w = dense_layer(9)
-    other, _ = dense_layer(9)
-    noise = torch.randn(other.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    kept = torch.tensor([0, 2, 3, 5, 8])
-    even, loud = torch.ones(9, dtype=torch.float64), torch.ones(9, dtype=torch.float64)
-    loud[2] = 30.0
-    for rows, sizes, words in ((20, even, "many tokens"), (8, even, "few tokens"), (8, loud, "one loud input")):
-        fit, judge = x[:rows] * sizes, (other + noise) * sizes
-        _compare(choose_ridge, fit.T @ fit, judge.T @ judge, w, kept, words)
-    seen, held, w, kept = real_layer()
-    errors = _compare(choose_ridge, seen, held, w, kept, "layer 2 of the real model")
-    best = min(errors, key=errors.__getitem__)
-    accept(
-        f"in layer 2 of the real model λ = {best:g} loses {errors[best]:.2%} of the unseen text, "
-        f"λ = {RIDGES[0]:g} {errors[RIDGES[0]]:.2%}"
-    )
+def check_cut(cut: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Exercise 3. An MLP of 8 neurons on a stream of 5 numbers; 3 neurons stay."""
+    generator = torch.Generator().manual_seed(2)
+    gate, up, x = (torch.randn(*size, generator=generator) for size in ((8, 5), (8, 5), (20, 5)))
+    kept, fitted = torch.tensor([0, 2, 4]), torch.randn(3, 5, generator=generator)
+    answer = call(cut, gate.clone(), up.clone(), kept, fitted.clone())
+    if not isinstance(answer, tuple | list) or len(answer) != 3:
+        raise Wrong("expected three matrices: gate, up and down")
+    for name, got in zip(("gate", "up"), answer, strict=False):
+        if got.shape == (8, 5):
+            raise Wrong(f"`{name}` still has all 8 neurons: it loses the same neurons as the others")
+        if got.shape == (8, 3):
+            raise Wrong(f"`{name}` lost columns, which belong to the stream: a neuron is a *row* of `{name}`")
+        check_shape(f"`{name}`", got, (3, 5))
+    if answer[2].shape == (3, 5):
+        raise Wrong("`down` is (inputs, outputs): PyTorch stores (outputs, inputs), so turn V round")
+    check_shape("`down`", answer[2], (5, 3))
 
+    def mlp(gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        return (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
 
-def real_layer() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """C (n, n) of two halves of a text, W (n, m) and the neurons that stay, in layer 2 of the embedded model."""
-    from comp_lib.calibration.tokens import calibration_tokens
-    from course.dense_stream import dense_problem
-    from course.start import start
-
-    model, tokenizer = start()
-    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=256)
-    seen, held = (dense_problem(model, half, 2) for half in ids.chunk(2))
-    energy = seen.xtx.diagonal() * seen.weight.square().sum(1)
-    return seen.xtx, held.xtx, seen.weight, energy.topk(1120).indices.sort().values
-
-
-def _compare(
-    choose_ridge: Callable, seen: Tensor, held: Tensor, w: Tensor, kept: Tensor, words: str
-) -> Mapping[float, float]:
-    """Errors on `held` of each lambda. Raises Wrong for an answer that is not the best."""
-    got = call(choose_ridge, seen.clone(), held.clone(), w.clone(), kept, RIDGES)
-    fits = {ridge: _fitted(seen, w, kept, ridge) for ridge in RIDGES}
-    errors = {ridge: _share(held, w, kept, fitted) for ridge, fitted in fits.items()}
-    own = {ridge: _share(seen, w, kept, fitted) for ridge, fitted in fits.items()}
-    best = min(errors, key=errors.__getitem__)
-    if got not in RIDGES:
-        known = [error for error in errors.values() if isinstance(got, float) and abs(got - error) < 1e-9]
-        what = "that is an error: return the lambda that has it" if known else "return one of the lambdas"
-        raise Wrong(f"expected one of {', '.join(f'{ridge:g}' for ridge in RIDGES)}, got {got!r}: {what}")
-    if errors[got] > errors[best] * (1 + 1e-9):
-        if got == min(own, key=own.__getitem__):
-            raise Wrong(
-                f"{words}: that lambda is best on the text of the fit, as the smallest always is: judge by `held`"
-            )
-        even = {ridge: _share(held, w, kept, _fitted(seen, w, kept, ridge, even=True)) for ridge in RIDGES}
-        if got == min(even, key=even.__getitem__):
-            raise Wrong(f"{words}: this is one ridge for all, by the mean: each input is held by its *own* C_ii")
-        turned = {ridge: _share(seen, w, kept, _fitted(held, w, kept, ridge)) for ridge in RIDGES}
-        if got == min(turned, key=turned.__getitem__):
-            raise Wrong(f"{words}: the two halves have changed places: fit to `seen`, judge by `held`")
-        if got == max(errors, key=errors.__getitem__):
-            raise Wrong(f"{words}: that lambda has the *largest* error on the held text")
-        raise Wrong(
-            f"{words}: λ = {got:g} loses {errors[got]:.3%} of the held text, λ = {best:g} only {errors[best]:.3%}: fit "
-            "with the ridge of lesson 4, drawn to W, and judge tr((W - V)ᵀ C (W - V)) with the C of `held`"
-        )
-    return errors
-
-
-def _fitted(xtx: Tensor, w: Tensor, kept: Tensor, ridge: float, even: bool = False) -> Tensor:
-    energy = xtx.diagonal()[kept]
-    pull = ridge * torch.diag(xtx.diagonal().mean().expand(len(kept)) if even else energy)
-    return torch.linalg.solve(xtx[kept][:, kept] + pull, xtx[kept] @ w + pull @ w[kept])
-
-
-def _share(xtx: Tensor, w: Tensor, kept: Tensor, fitted: Tensor) -> float:
-    gap = w.clone()
-    gap[kept] -= fitted
-    return float((gap * (xtx @ gap)).sum() / (w * (xtx @ w)).sum())
+    all_weights = torch.zeros(5, 8)
+    all_weights[:, kept] = fitted.T
+    if not torch.allclose(mlp(*answer), mlp(gate, up, all_weights), atol=1e-5):
+        raise Wrong("the smaller MLP gives something else: take the neurons `kept`, in their order, in all three")
+    accept("the smaller MLP gives what the masked one gives, with new weights")
 
 
 # --- 4: a verdict -----------------------------------------------------------------------------------------------------
 
-BETTER, WORSE, SAME = "better", "worse", "cannot be told apart"
+BETTER, WORSE, SAME = "better", "worse", "no difference found"
 
 
 def check_verdict(verdict: Callable[[Tensor, Tensor, Callable], str]) -> None:

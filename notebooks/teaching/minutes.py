@@ -40,10 +40,10 @@ WORKSHOP = (
     Part("02 together", "02_matrix_condition", late="leave out the ridge and the token weights"),
     Part("break", fixed=15),
     Part("exercises 02, one of them, in pairs", fixed=15, late="leave out; take home"),
-    Part("03 together", "03_hybrid_granularity", late="leave out budgets in milliseconds"),
+    Part("03 together", "03_hybrid_granularity", late="stop before the honest box"),
     Part("contest: each pair defends a plan for the same budget", fixed=15, late="leave out"),
-    Part("04 together: let the fit fail before you explain the guard", "04_mask_tuning", late="stop behind the guard"),
-    Part("summary: the second honest box of 05, and what to take home", fixed=10),
+    Part("04 together: let the fit fail before you explain the guard", "04_mask_tuning", late="stop after the guard"),
+    Part("summary: the three findings of 05, and what to take home", fixed=10),
 )
 OPTIONAL = (
     "02b_metrics_on_trial",

@@ -14,7 +14,6 @@ from comp_lib.settings import Settings
 from comp_lib.system.files import hash_of_model
 from course import cache
 from course.cache import cached
-from course.mask_tuning import Way
 
 IDS = torch.arange(12).view(2, 6)
 BASE = {"rope_theta": 500.0}
@@ -89,7 +88,7 @@ ARGUMENTS = {
     "the same bytes as other numbers": (torch.zeros(2, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)),
     "the same numbers in another shape": (torch.zeros(2, 3), torch.zeros(3, 2)),
     "settings": (Settings(), Settings(ridge=0.3)),
-    "values of another class": (Mask(torch.ones(2), 0.1), Way(0.1)),
+    "values of another class": (Mask(torch.ones(2), 0.1), Settings()),
     "tensors in a dataclass": (Mask(torch.ones(2), 0.1), Mask(torch.zeros(2), 0.1)),
     "nothing": (None, 0),
 }

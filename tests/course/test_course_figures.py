@@ -28,7 +28,7 @@ from comp_lib.plots.base import GREEN, RED, note
 from comp_lib.shape import Shape
 from course.figures import (
     after_pruning,
-    comp_from_scratch,
+    differences,
     grids,
     mask_tuning,
     on_device,
@@ -58,8 +58,6 @@ SPREADS = {"bare": {"layer 2": ROWS}, "re-tuned": {"layer 2": ROWS, "layer 5": d
 UNSEEN = [(0.3, 0.25, 0.35), (0.2, 0.18, 0.22), (0.25, 0.2, 0.3)]
 STUDY = study_of()
 GIB = scale.GIB
-WEAK, STRONG = {"its own": [0.7, 0.8, 0.9], "per token": [200, 7, 0.3]}, {"its own": 0.99, "per token": 0.31}
-PASSING = {"variance guard": [False, False, True], "size guard": [False, False, False]}
 CURVE = {"mask": [(0.16, 0.15, 0.17), (0.15, 0.14, 0.16)], "least squares": [(0.94, 0.9, 1.0), (0.12, 0.1, 0.14)]}
 OWN = {"mask": [0.10, 0.12], "least squares": [0.0, 0.06]}
 SPEEDS = [
@@ -135,24 +133,26 @@ FIGURES = {  # name: what draws it, words that it says
         lambda: plans.plot_plans({"even": UNIFORM, "odd": MIXED}, SHAPE.neurons),
         ["2 plans", "even: no layer dropped", "odd: layer 1 dropped"],
     ),
-    "hybrids": (
-        lambda: plans.plot_hybrids({"20% gone": {"a": NEAR, "b": FAR}, "50% gone": {"a": (2.0, 1.5, 2.5)}}, "a"),
-        ["20% gone: best is a (0.40), worst b (0.60), a has 0.40"],
+    "curves": (
+        lambda: plans.plot_curves(1e-4 * np.array([[0.0, 1, 3, 9], [0.0, 2, 4, 8]]), 32, (1,)),
+        ["Error curves of 2 layers, up to 96 neurons removed: layer 1 from 0.0200% to 0.08%."],
     ),
-    "time": (
-        lambda: plans.plot_time({"neurons": [(0.8, NEAR), (0.7, FAR)], "layers only": [(0.75, FAR)]}),
-        ["neurons: 0.60 at 70%, 0.40 at 80%; layers only: 0.60 at 75%"],
+    "harm": (
+        lambda: plans.plot_harm(1e-3 * np.array([1.0, 1, 0.2, 2]), np.array([0.08, 0.01, 0.2, 0.02]), (0, 1), 2),
+        ["layer 0 0.100% and 0.0800 nats; layer 1 0.100% and 0.0100 nats; layer 2 0.020%"],
+    ),
+    "differences": (
+        lambda: differences.plot_differences(
+            {"small": {"a": BELOW, "b": FAR}, "large": {"a": (0.1, -0.1, 0.3)}},
+            "COMP",
+            "Two models",
+            {"small": {"a": [-0.06, -0.04]}, "large": {}},
+        ),
+        ["Two models. Loss minus that of COMP", "small, b: +0.600 (+0.550 to +0.700); large, a: +0.100 (-0.100"],
     ),
     "variances": (
         lambda: mask_tuning.plot_variances({"unguarded": [0.01, 9, 0], "guarded": [0.01, 0.04, 0]}, 0.05, "All"),
         ["highest 9 in layer 1, 1 of 3 layers above", "highest 0.04 in layer 1, 0 of 3 layers above"],
-    ),
-    "ridge path": (
-        lambda: mask_tuning.plot_ridge_path((0.01, 0.1, 1.0), WEAK, STRONG, PASSING, "Layer 3", 1),
-        [
-            "per token: 200 at the weakest, 0.3 at the strongest, 0.31 untuned",
-            "from 1 on; size guard lets pass nothing",
-        ],
     ),
     "losses": (
         lambda: mask_tuning.plot_losses({"lucky": {"none": NEAR}, "not": {"none": FAR}}, {"dense": 0.1}, "Two draws"),
@@ -161,14 +161,6 @@ FIGURES = {  # name: what draws it, words that it says
     "token curve": (
         lambda: mask_tuning.plot_token_curve([256, 512], 400, OWN, CURVE, (0.17, 0.16, 0.18), "Layer 3"),
         ["at worst 94.0% with 256, 12.0% with the most", "it is 17.0% on unseen tokens"],
-    ),
-    "parts": (
-        lambda: comp_from_scratch.plot_parts(
-            {"COMP": [0.4, 0.5, 0.45], "random": [0.8, 0.9, 0.85], "energy": [0.41]},
-            {"random": [0.4, 0.4, 0.4], "energy": [0.01]},
-            "COMP",
-        ),
-        ["COMP spans 0.400 to 0.500", "energy +0.010 (1 seed); random +0.400 (3 seeds)"],
     ),
     "reach": (lambda: your_own_model.plot_reach(SHAPE, SHAPE.with_widths((24,) * 4, (2,) * 4)), ["of which 50% stay"]),
     "sweep": (
@@ -313,7 +305,9 @@ def test_neurons_stand_where_their_numbers_are():
     assert max(lost[0].get_ydata()) ** 2 == pytest.approx(4 - 4**2 / 5)
 
 
-@pytest.mark.parametrize("name, best", [("agreement", "three"), ("errors", "one"), ("rise", "one"), ("hybrids", "a")])
+@pytest.mark.parametrize(
+    "name, best", [("agreement", "three"), ("errors", "one"), ("rise", "one"), ("differences", "a")]
+)
 def test_the_best_is_on_top(name, best):
     assert ticks(draw(name).axes[0])[-1] == best
 
@@ -326,6 +320,11 @@ def test_dots_and_whiskers_are_the_numbers():
     ours, theirs = draw("duels").axes[0].containers
     assert ours[0].get_xdata().tolist() == [0.7, 0.6] and theirs[0].get_xdata().tolist() == [0.4, 0.5]
     assert whiskers(theirs) == [pytest.approx([0.3, 0.5]), pytest.approx([0.5, 0.5])]  # where none is known, none
+    first, other = draw("differences").axes
+    assert [container[0].get_xdata()[0] for container in first.containers] == [BELOW[0], FAR[0]]
+    assert whiskers(first.containers[1]) == [pytest.approx(FAR[1:])]
+    colours = [container[0].get_color() for container in (*first.containers, *other.containers)]
+    assert len(set(colours)) == 3  # below 0, above 0, and an interval that holds 0
     sweep, _ = draw("sweep").axes[0].containers
     assert sweep[0].get_xdata().tolist() == [10.0, 30.0] and whiskers(sweep)[0] == pytest.approx([0.3, 0.5])
     sizes = draw("sizes").axes[0].containers[0]

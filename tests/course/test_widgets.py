@@ -19,8 +19,7 @@ from comp_lib.plan import PlanRequest
 from comp_lib.shape import Shape
 from course.figures.layer_importance import plot_layer
 from course.hybrid_granularity import layer_errors, stored_sensitivity, water_filling_plan
-from course.mask_tuning import mask_error, penalised_mask
-from course.widgets import explorers, mask_explorer
+from course.widgets import explorers
 
 LAYERS = 30
 SHAPE = Shape(
@@ -31,8 +30,6 @@ CURVES = (RISE[:, None] * (torch.arange(44) / 44.0) ** 3).tolist()
 HARM = [0.01 + ((7 * layer) % LAYERS) / 100 for layer in range(LAYERS)]
 MINDS = stored_sensitivity({"gone": 416, "kl": HARM, "curves": CURVES})
 IMPORTANCE = [1.0 + (7 * layer) % LAYERS for layer in range(LAYERS)]
-RIDGES = (1e-4, 1e-2, 1.0, 1e3)
-KEPT = {"some": torch.arange(8), "others": torch.arange(3, 11)}
 
 
 def width_spread(plan):
@@ -51,24 +48,13 @@ def frames(model, layers=None):
     return neurons(model, sample, layers), curves(model, sample, layers)
 
 
-@pytest.fixture(scope="module")
-def grams():
-    """A layer whose neuron 11, which goes, rules the first measure."""
-    x = torch.randn(60, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    w = torch.randn(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    loud = x.clone()
-    loud[0] *= 100.0
-    return {name: (each.T @ each) * (w @ w.T) for name, each in (("sum", loud), ("alike", x))}
-
-
 @pytest.fixture
-def all_explorers(tiny_llama, grams, own_cache):
+def all_explorers(tiny_llama, own_cache):
     """Each made when it is first asked for."""
     makers = {
         "layers": lambda: explorers.LayerExplorer(study_of()),
         "neurons": lambda: explorers.NeuronExplorer(*frames(tiny_llama()), layer=1),
         "plans": planner,
-        "masks": lambda: mask_explorer.MaskExplorer(grams["sum"], grams, KEPT, RIDGES, "Layer 1"),
     }
 
     class Made(dict):
@@ -82,12 +68,6 @@ MOVES = {
     "layers": [("layer", 3), ("metric", "loss increase"), ("sequence", 1), ("metric", "block influence")],
     "neurons": [("layer", 2), ("share", 40), *(("metric", name) for name in explorers.CHOICES[1:]), ("place", 7)],
     "plans": [("ratio", 30), ("dropped", (3, 0, 20)), ("widths", explorers.WATER), ("widths", explorers.MEASURED)],
-    "masks": [
-        ("ridge", 1),
-        ("ridge", 3),
-        ("who", "others"),
-        *(("pull", name) for name in list(mask_explorer.PULLS)[1:]),
-    ],
 }
 
 
@@ -235,26 +215,3 @@ def test_a_refusal_of_the_planner_is_a_sentence():
     assert box.plan is None and "expected fewer than 30 layers to drop" in box.facts.value
     box.measure_button.click()
     assert not box.measured  # there is nothing to measure
-
-
-# --- masks ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pull", mask_explorer.PULLS)
-def test_the_facts_of_a_mask_are_those_of_the_solve(all_explorers, grams, pull):
-    explorer = all_explorers["masks"]
-    explorer.pull.value, explorer.ridge.value = pull, 1
-    even, toward = mask_explorer.PULLS[pull]
-    mask = penalised_mask(grams["sum"], KEPT["some"], RIDGES[1], toward, even)
-    assert f"variance {float(mask.var(unbiased=False)):.3g}" in explorer.facts.value
-    assert f"largest factor {float(mask.abs().max()):.3g}" in explorer.facts.value
-    for name, gram in grams.items():
-        assert f"{name} {mask_error(gram, KEPT['some'], mask):,.1%}" in explorer.facts.value
-
-
-def test_a_strong_pull_passes_both_guards_and_a_wild_mask_none(all_explorers):
-    all_explorers["masks"].ridge.value = len(RIDGES) - 1
-    assert "passes: variance guard and size guard" in all_explorers["masks"].facts.value
-    wild = torch.tensor([[1.0, 1.0, 30.0], [1.0, 2.0, 3.0], [1.0, 1.1, 0.9]])
-    guards = mask_explorer.guards(wild)
-    assert guards == {"variance guard": [False, False, True], "size guard": [False, True, True]}

@@ -97,7 +97,7 @@ def test_a_better_plan_is_accepted(capsys):
         ([64, 1120, 1120, 1120], 0.0, "expected widths from 160 to 1536, got 64"),
         ([1120] * 3, 0.0, "expected a width for each of 4 layers"),
         ([704, 1536, 1536, 704], 0.0, "the model loses more than with one width for all"),
-        ([1152, 1088, 1120, 1120], 5.0, "cannot be told apart"),
+        ([1152, 1088, 1120, 1120], 5.0, "no difference found"),
     ],
 )
 def test_a_plan_that_is_no_better(widths, noise, sentence):

@@ -1,4 +1,4 @@
-"""Figures of planning (lesson 03): what each unit cuts, what a width costs, and what plans came to."""
+"""Figures of planning (lesson 03): the widths of plans, what a width costs, and what that does to the model."""
 
 from __future__ import annotations
 
@@ -7,26 +7,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
 
 from comp_lib.plan import Plan
-from comp_lib.plots.base import (
-    ABOVE,
-    BLUE,
-    GREEN,
-    LOSS,
-    ORANGE,
-    RED,
-    Picture,
-    figure_with_axes,
-    log_y,
-    panels,
-    plain_ticks,
-    style,
-)
+from comp_lib.plots.base import ABOVE, BESIDE, BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, log_y, panels
 
-from . import Interval, spans
+from . import CLOSE, name_points
 
 
 def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float]) -> Picture:
@@ -81,55 +68,35 @@ def _widths(axes: Axes, plan: Plan, neurons: Sequence[int]) -> str:
     return f"{dropped} dropped, {least} to {max(plan.neurons)} of {max(neurons)} neurons stay in a layer."
 
 
-def plot_hybrids(outcomes: Mapping[str, Mapping[str, Interval]], reference: str) -> Picture:
-    """Loss of each plan with its interval, a panel for each budget; the first panel's best is at the top.
-
-    outcomes[budget][plan]: (mean, low, high), nats per token over the dense model; reference: a plan to compare with.
-    """
-    first = next(iter(outcomes.values()))
-    names = sorted(first, key=lambda name: -first[name][0])
-    figure, axes = panels(1, len(outcomes), (11.0, 0.36 * len(names) + 1.8), "y")
+def plot_curves(curves: NDArray[np.float64], step: int, named: Sequence[int]) -> Picture:
+    """Error curves (layers, K + 1) of all layers, `step` neurons between two points, with some layers `named`."""
+    figure, axes = figure_with_axes(
+        (7.5, 3.6), xlabel="neurons removed from the layer", ylabel="error in the stream\n(% of its energy, log scale)"
+    )
+    gone = step * np.arange(curves.shape[1])
+    axes.plot(gone[1:], 100 * curves[:, 1:].T, color="lightgrey", linewidth=0.8)
     words = []
-    for panel, (budget, table) in zip(axes, outcomes.items(), strict=True):
-        for name, (mean, low, high) in table.items():
-            colour = GREEN if name == reference else ORANGE if "neurons" not in name else BLUE
-            place = names.index(name)
-            panel.plot([low, high], [place, place], color=colour, linewidth=2.2)
-            panel.plot([mean], [place], "o", color=colour, markersize=6)
-        if reference in table:
-            panel.axvline(table[reference][0], color=GREEN, linestyle=":", linewidth=1.2)
-        panel.set_xscale("log")
-        plain_ticks(panel.xaxis, panel.get_xlim(), most=5)
-        panel.set_title(budget, fontsize=11)
-        best, worst = (choose(table, key=lambda name: table[name][0]) for choose in (min, max))
-        words.append(f"{budget}: best is {best} ({table[best][0]:.2f}), worst {worst} ({table[worst][0]:.2f})")
-        if reference in table:
-            words[-1] += f", {reference} has {table[reference][0]:.2f}"
-    axes[0].set_yticks(range(len(names)), names)
-    colours = {"one width for all neurons": GREEN, "other widths": BLUE, "whole parts go as well": ORANGE}
-    handles = [Line2D([], [], marker="o", color=colour, label=label) for label, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    figure.supxlabel("loss over the dense model (nats per token, 95% interval over windows; bent scale)", fontsize=10)
-    return figure.described(f"Dots with intervals for {len(names)} plans under {len(outcomes)} budgets. ", words)
+    for layer, colour in zip(named, (BLUE, ORANGE, GREEN, RED), strict=False):
+        axes.plot(gone[1:], 100 * curves[layer, 1:], color=colour, label=f"layer {layer}")
+        words.append(f"layer {layer} from {curves[layer, 1]:.4%} to {curves[layer, -1]:.2%}")
+    axes.set_title("Removing neurons costs some layers less than others")
+    log_y(axes, most=6)
+    axes.legend(fontsize=9, **BESIDE)
+    return figure.described(f"Error curves of {len(curves)} layers, up to {gone[-1]:,} neurons removed: ", words)
 
 
-def plot_time(points: Mapping[str, Sequence[tuple[float, Interval]]]) -> Picture:
-    """Loss against the time of a token, for several families of plans; the intervals are those of the loss.
+def plot_harm(errors: NDArray[np.float64], harms: NDArray[np.float64], pair: tuple[int, int], last: int) -> Picture:
+    """What narrowing one layer does to the model, against the error it puts into the stream: both (layers,).
 
-    points[family]: (time as a share of the dense model's, (mean, low, high)).
+    A line joins the `pair` of layers with the same error; the layer `last` is named too.
     """
-    figure, axes = figure_with_axes((8.5, 4.4), xlabel="time of a token (% of the dense model's)", ylabel=LOSS)
-    words = []
-    for place, (family, pairs) in enumerate(points.items()):
-        pairs = sorted(pairs)
-        times, outcomes = zip(*pairs, strict=True)
-        means, apart = spans(outcomes)
-        axes.errorbar(times, means, apart, **style(place), label=family, capsize=2, linewidth=1.2)
-        words.append(
-            f"{family}: " + ", ".join(f"{mean:.2f} at {time:.0%}" for time, mean in zip(times, means, strict=True))
-        )
-    log_y(axes)
-    axes.set_ylabel(f"{LOSS}, log scale")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.legend(fontsize=9)
-    return figure.described("Loss against time. ", words)
+    labels = {"xlabel": "error in the stream (% of its energy)", "ylabel": "harm: divergence of the answers (nats)"}
+    figure, axes = figure_with_axes((7.5, 4.2), title="Equal errors do not mean equal harm", yscale="log", **labels)
+    axes.plot(100 * errors, harms, "o", color=GREY, markersize=5)
+    axes.plot(100 * errors[list(pair)], harms[list(pair)], "o-", color=ORANGE)
+    axes.plot(100 * errors[last], harms[last], "o", color=RED)
+    log_y(axes, most=6)
+    named = (*pair, last)
+    name_points(axes, {f"layer {layer}": (100 * errors[layer], harms[layer]) for layer in named}, 10, CLOSE)
+    points = (f"layer {layer} {errors[layer]:.3%} and {harms[layer]:.4f} nats" for layer in named)
+    return figure.described(f"Error and harm of {len(errors)} layers, each narrowed alone: ", points)

@@ -8,13 +8,12 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
-from comp_lib.plots.base import BESIDE, COLOURS, DASHED, GREY, MARKERS, Picture, figure_with_axes, layer_axis, log_y
+from comp_lib.plots.base import BESIDE, COLOURS, DASHED, MARKERS, Picture, figure_with_axes, layer_axis, log_y
 
 from . import Interval, spans
 
 Arrays = Mapping[str, ArrayLike]
 LOW = 1e-6  # a variance of zero has to stand somewhere on a logarithmic axis
-LAMBDA = "strength of the pull, λ"
 
 
 def plot_variances(variances: Arrays, bound: float, title: str) -> Picture:
@@ -30,43 +29,6 @@ def plot_variances(variances: Arrays, bound: float, title: str) -> Picture:
     layer_axis(axis)
     axis.legend(fontsize=8, **BESIDE)
     return figure.described(f"{title}. Variance of the mask by layer, logarithmic. ", words)
-
-
-def plot_ridge_path(
-    ridges: Sequence[float],
-    errors: Arrays,
-    nothing: Mapping[str, float],
-    passing: Mapping[str, Sequence[bool]],
-    title: str,
-    at: int | None = None,
-) -> Picture:
-    """Error of a mask against lambda (R,), by each measure, beside that without tuning (dashed); below, which lambdas
-    let the mask pass each guard: passing[guard] (R,). at: the place of the lambda to point at."""
-    figure, axis = figure_with_axes((8.5, 4.0), title=title, xlabel=LAMBDA, xscale="log")
-    words = []
-    for (label, values), colour, marker in zip(errors.items(), COLOURS, MARKERS, strict=False):
-        values, untuned = np.asarray(values, dtype=float), nothing[label]
-        axis.plot(ridges, 100 * values, marker + "-", color=colour, label=label)
-        axis.axhline(100 * untuned, color=colour, ls="--", lw=1, label="the same, no tuning")
-        ends = f"{values[0]:.3g} at the weakest, {values[-1]:.3g} at the strongest"
-        words.append(f"{label}: {ends}, {untuned:.3g} untuned")
-    high = axis.get_ylim()[1]
-    floor = 80 * min([*nothing.values(), *(float(np.min(np.asarray(values))) for values in errors.values())])
-    for place, ((guard, passes), colour) in enumerate(zip(passing.items(), COLOURS[2:], strict=False)):
-        lambdas = [ridge for ridge, one in zip(ridges, passes, strict=True) if one]
-        height = floor / 1.6 ** (place + 1)
-        axis.plot(lambdas, [height] * len(lambdas), "|-", color=colour, lw=4, ms=9, label=f"{guard}: passes")
-        words.append(f"{guard} lets pass {'from ' + format(min(lambdas), 'g') + ' on' if lambdas else 'nothing'}")
-    axis.set(ylim=(floor / 1.6 ** (len(passing) + 1), 1.3 * max(high, 1.5 * floor)), ylabel="error left (% of energy)")
-    if at is not None:
-        axis.axvline(ridges[at], color=GREY, lw=4, alpha=0.4, label=f"λ = {ridges[at]:g}")
-    log_y(axis, most=6)
-    shown = ridges[:: -(-len(ridges) // 7)]
-    axis.set_xticks(shown, [f"{ridge:,.0f}" if ridge >= 100 else f"{ridge:.3g}" for ridge in shown])
-    axis.set_xticks([], minor=True)
-    axis.legend(fontsize=8, **BESIDE)
-    span = f"against lambda from {ridges[0]:g} to {ridges[-1]:g}"
-    return figure.described(f"{title}. Relative error left {span}. ", words)
 
 
 def plot_losses(outcomes: Mapping[str, Mapping[str, Interval]], marks: Mapping[str, float], title: str) -> Picture:
