@@ -40,7 +40,7 @@ def tidy(notebook: NotebookNode, exercise: bool = False) -> NotebookNode:
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         kept = {"tags": tags} if tags else {}
-        if "check" in tags:
+        if {"check", "hide-input"} & set(tags):
             kept["jupyter"] = {"source_hidden": True}  # JupyterLab folds it away; nbval runs it all the same
         cell.metadata = nbformat.from_dict(kept)
         if cell.cell_type == "code":

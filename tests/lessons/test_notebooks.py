@@ -35,6 +35,7 @@ TAGS = {
     "nbval-check-output",
     "nbval-ignore-output",
     "check",
+    "hide-input",
     "solution",
     "only-solutions",
     "parameters",

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from comp_lib.evaluation.generation import ratio
 from comp_lib.on_device.speed import Measured
-from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
+from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
 from comp_lib.shape import Shape
-from course.figures.grids import draw_front, pareto_front
 
-from . import name_points, spans
-
-
-class Point(NamedTuple):
-    """A plan that was carried out."""
-
-    name: str
-    family: str  # what its colour says
-    speed: float  # tokens per second over the dense model's
-    increase: float  # of the loss over the dense model, nats per token
-    low: float  # ends of its 95% interval
-    high: float
+from . import name_points
 
 
 def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Picture:
@@ -82,46 +69,32 @@ def plot_speedup(measured: Sequence[Measured]) -> Picture:
     return figure.described(what, words or ["one model only"])
 
 
-def plot_quality(points: Sequence[Point]) -> Picture:
-    """Loss with its interval against speed for a family of plans, with what no other plan beats in both."""
-    figure, axes = figure_with_axes((8.5, 4.8), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
-    for place, family in enumerate(dict.fromkeys(point.family for point in points)):
-        own = [point for point in points if point.family == family]
-        y, apart = spans([(point.increase, point.low, point.high) for point in own])
-        axes.errorbar(
-            [point.speed for point in own],
-            y,
-            apart,
-            label=family,
-            capsize=2,
-            linestyle="none",
-            zorder=3,
-            **style(place),
-        )
-    front = [points[i] for i in pareto_front([(-point.speed, point.increase) for point in points])]
-    draw_front(axes, [(point.speed, point.increase) for point in front])
-    axes.margins(0.12)  # for the names
-    axes.legend(loc="upper left", fontsize=9)
-    name_points(axes, {point.name: (point.speed, point.increase) for point in points})
-    named = ", ".join(f"{point.name} ({point.speed:.2f}, {point.increase:.2f} nats)" for point in front)
-    return figure.described(
-        f"Dots of the loss increase against the speed of decode for {len(points)} plans. On the Pareto front, fastest "
-        f"first: {named}."
-    )
+def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mapping[str, float]) -> Picture:
+    """Milliseconds of a token: a stacked bar for each model (all else, its layers, its bytes), and what was measured."""
+    size, xlabel = (8.5, 0.5 * len(parts) + 1.3), "milliseconds of a token"
+    figure, axes = figure_with_axes(size, xlabel=xlabel)
+    labels = ("head and all else", "layers, besides their bytes", "reading the layers")
+    for place, terms in enumerate(parts.values()):
+        left = 0.0
+        for term, label, colour in zip(terms, labels, (GREY, GREEN, ORANGE), strict=True):
+            axes.barh(place, term, 0.6, left, color=colour, label=label if place == 0 else None)
+            left += term
+    axes.plot([measured[name] for name in parts], range(len(parts)), "kD", label="measured")
+    axes.set_yticks(range(len(parts)), list(parts))
+    axes.set_ylim(len(parts) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.legend(ncols=4, fontsize=9, **ABOVE)
+    words = [f"{name} {sum(terms):.1f} fitted, {measured[name]:.1f} measured" for name, terms in parts.items()]
+    return figure.described("Stacked bars of the milliseconds of a token, with what was measured: ", words)
 
 
-def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> Picture:
-    """Loss increase against file size, a line for each type of weights.
-
-    sizes: for each type (megabytes, nats per token, ends of its 95% interval) of each file.
-    """
-    figure, axes = figure_with_axes((7.5, 4.4), xlabel="file (MB)", ylabel=LOSS)
-    words = []
-    for place, (name, points) in enumerate(sizes.items()):
-        (least, *_), *_, (most, *_) = line = sorted(points)
-        y, apart = spans([interval for _, *interval in line])
-        axes.errorbar([size for size, *_ in line], y, apart, label=name, capsize=2, **style(place))
-        words.append(f"{name} from {y[-1]:.2f} nats at {most:.0f} MB to {y[0]:.2f} at {least:.0f}")
-    axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
-    axes.legend()
-    return figure.described("Lines of the loss increase against the size of the file: ", words)
+def plot_quality(points: Mapping[str, tuple[float, float]]) -> Picture:
+    """A named dot for each plan: (speed over the dense model's, loss increase in nats per token)."""
+    figure, axes = figure_with_axes((8.0, 4.2), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
+    for name, point in points.items():
+        kind = 0 if name.startswith("neurons") else 1 if name.startswith("layers") else 2
+        axes.plot(*point, linestyle="none", zorder=3, **style(kind))
+    axes.margins(0.15)  # for the names
+    name_points(axes, points)
+    words = [f"{name} {speed:.2f} times as fast, {loss:+.2f} nats" for name, (speed, loss) in points.items()]
+    return figure.described("Dots of the loss increase against the speed of decode: ", words)

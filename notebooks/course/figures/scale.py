@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from comp_lib.plots.base import ABOVE, COLOURS, DASHED, Picture, figure_with_axes
-from course.figures.grids import Points
 
+Points = Sequence[tuple[float, float]]
 MIB, GIB = 2**20, 2**30
 
 
