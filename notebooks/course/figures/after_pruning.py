@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREY, Picture, figure_with_axes, style
+from comp_lib.plots.base import BLUE, DASHED, GREY, Picture, figure_with_axes, style
 
 Line = Sequence[tuple[int, float]]  # (step, divergence from the parent in nats per token)
 
@@ -18,10 +18,13 @@ def plot_answers(tokens: Sequence[str], answers: Mapping[str, Sequence[float]], 
     places, words = np.arange(len(tokens)), []
     for number, (name, values) in enumerate(answers.items()):
         axes.bar(places + 0.4 * (number - 0.5), values, 0.4, color=(GREY, BLUE)[number], label=name)
-        words.append(f"{name}: {', '.join(f'{token} {value:.2f}' for token, value in zip(tokens, values, strict=True))}")
+        words.append(
+            f"{name}: {', '.join(f'{token} {value:.2f}' for token, value in zip(tokens, values, strict=True))}"
+        )
     axes.set_xticks(places, tokens)
     axes.grid(axis="x", visible=False)
-    axes.legend(ncols=2, **ABOVE)
+    axes.set_title("Pruning has moved the probabilities")
+    axes.legend()
     return figure.described("Bars of the probabilities of the next token. ", words)
 
 
@@ -36,5 +39,6 @@ def plot_divergence(lines: Mapping[str, Line]) -> Picture:
         words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
     axes.axhline(next(iter(lines.values()))[0][1], label="before training", **DASHED)
     axes.set_ylim(0, 1.08 * max(value for points in lines.values() for _, value in points))
+    axes.set_title("The parent's answers teach more than its text")
     axes.legend(loc="lower left")
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREY, LOSS, ORANGE, Picture, figure_with_axes, panels, style
+from comp_lib.plots.base import BLUE, DASHED, GREY, LOSS, ORANGE, Picture, figure_with_axes, panels, style
 
 from . import Interval, spans
 
@@ -23,13 +23,16 @@ def plot_windows(losses: Mapping[str, Sequence[float]]) -> Picture:
     for name, values, colour, marker in ((one, ours, BLUE, "o"), (other, theirs, ORANGE, "s")):
         axes.plot(values[order], range(len(ours)), marker, color=colour, label=name)
     axes.set_yticks([])
-    axes.legend(ncols=2, **ABOVE)
+    axes.set_title("Windows differ more than models")
+    axes.legend(loc="lower right")
     gap = np.abs(ours - theirs).mean()
-    words = f"The windows go from {ours.min():.2f} to {ours.max():.2f} nats; the models differ by {gap:.2f} in a window."
+    words = (
+        f"The windows go from {ours.min():.2f} to {ours.max():.2f} nats; the models differ by {gap:.2f} in a window."
+    )
     return figure.described(f"Rows of two marks, the loss of a window in {one} and in {other}. {words}")
 
 
-def plot_intervals(rows: Mapping[str, Interval], xlabel: str) -> Picture:
+def plot_intervals(rows: Mapping[str, Interval], xlabel: str, title: str) -> Picture:
     """Values with their 95% intervals, a row for each, from the top; dashed: 0."""
     figure, axes = figure_with_axes((8.0, 0.38 * len(rows) + 1.2), xlabel=xlabel)
     middles, whiskers = spans(list(rows.values()))
@@ -37,6 +40,7 @@ def plot_intervals(rows: Mapping[str, Interval], xlabel: str) -> Picture:
     axes.axvline(0, **DASHED)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_title(title)
     words = [f"{name} {middle:+.2f} ({low:+.2f} to {high:+.2f})" for name, (middle, low, high) in rows.items()]
     return figure.described(f"Marks with 95% intervals, {xlabel}: ", words)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from comp_lib.evaluation.generation import ratio
 from comp_lib.on_device.speed import Measured
-from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
+from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
 from comp_lib.shape import Shape
 
-from . import name_points
+from . import TITLE, name_points
 
 
 def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Picture:
@@ -29,48 +29,42 @@ def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Pic
                 left += width
         head = vocabulary * shape.hidden * scale
         axes.barh(place, head, 0.6, left, color=GREY)
-        note(axes, f"{left + head:.0f} MB", (left + head, place), (5, 0), va="center", fontsize=9)
         words.append(f"{name}: {left:.0f} MB of {shape.layers} layers and {head:.0f} MB of the head")
     for label, colour in (("attention", BLUE), ("neurons", ORANGE), ("head (the tied embedding)", GREY)):
         axes.barh(0, 0, color=colour, label=label)
     axes.set_yticks(range(len(shapes)), list(shapes))
     axes.set(ylim=(len(shapes) - 0.4, -0.6))
-    axes.margins(x=0.1)
     axes.grid(axis="y", visible=False)
+    axes.set_title("The head stays, whatever goes", pad=TITLE)
     axes.legend(ncols=3, **ABOVE)
     return figure.described("Strips to scale of the bytes that are read for one token. ", words)
 
 
 def plot_speedup(measured: Sequence[Measured]) -> Picture:
-    """Decode speed-up over the first model of the same runtime, a row for each other model, beside the byte ratio.
-
-    Whiskers span the rounds.
-    """
-    firsts: dict[str, Measured] = {}
-    pairs = [(model, firsts.setdefault(model.runtime, model)) for model in measured]
-    pairs = [(model, first) for model, first in pairs if model is not first]
-    figure, axes = figure_with_axes((8.5, 0.4 * max(2, len(pairs)) + 1.4), xlabel="speed of decode (dense model = 1)")
+    """Decode speed-up over the first model, a row for each other one, beside the byte ratio; whiskers span rounds."""
+    first, *others = measured
+    xlabel = "speed of decode (dense model = 1)"
+    figure, axes = figure_with_axes((8.5, 0.4 * max(2, len(others)) + 1.7), xlabel=xlabel)
     words = []
-    for place, (model, first) in enumerate(pairs):
+    for place, model in enumerate(others):
         limit = first.bytes_per_token / model.bytes_per_token
         middle, low, high = ratio(model.decode, first.decode)
-        marks = style(list(firsts).index(model.runtime)) | {"capsize": 3, "linestyle": "none"}
-        axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], **marks)
-        axes.plot([limit], [place], "k|", markersize=16, markeredgewidth=2)
-        words.append(f"{model.name} in {model.runtime}, {middle:.2f} beside a byte ratio of {limit:.2f}")
-    for place, runtime in enumerate(firsts):
-        axes.plot([], [], linestyle="none", label=f"measured in {runtime}, all rounds", **style(place))
-    axes.plot([], [], "k|", markersize=12, markeredgewidth=2, label="byte ratio")
-    axes.set_yticks(range(len(pairs)), [model.name for model, _ in pairs])
-    axes.set_ylim(max(2, len(pairs)) - 0.5, -0.5)
+        looks = style(0) | {"capsize": 3, "linestyle": "none", "label": "" if place else "measured, all rounds"}
+        axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], **looks)
+        tick = {"markersize": 16, "markeredgewidth": 2, "label": "" if place else "byte ratio"}
+        axes.plot([limit], [place], "k|", **tick)
+        words.append(f"{model.name}, {middle:.2f} beside a byte ratio of {limit:.2f}")
+    axes.set_yticks(range(len(others)), [model.name for model in others])
+    axes.set_ylim(len(others) - 0.5, -0.5)
     axes.axvline(1.0, **DASHED)
-    axes.legend(ncols=len(firsts) + 1, fontsize=9, **ABOVE)
+    axes.set_title("Speed follows the bytes, and depth adds to it", pad=TITLE)
+    axes.legend(ncols=2, fontsize=9, **ABOVE)
     what = "Measured speed-up of decoding, with the ratio of the bytes read for a token: "
-    return figure.described(what, words or ["one model only"])
+    return figure.described(what, words)
 
 
 def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mapping[str, float]) -> Picture:
-    """Milliseconds of a token: a stacked bar for each model (all else, its layers, its bytes), and what was measured."""
+    """Milliseconds of a token: a stacked bar for each model (all else, layers, bytes), and what was measured."""
     size, xlabel = (8.5, 0.5 * len(parts) + 1.3), "milliseconds of a token"
     figure, axes = figure_with_axes(size, xlabel=xlabel)
     labels = ("head and all else", "layers, besides their bytes", "reading the layers")
@@ -83,6 +77,7 @@ def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mappin
     axes.set_yticks(range(len(parts)), list(parts))
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
+    axes.set_title("Three terms explain the clock", pad=TITLE)
     axes.legend(ncols=4, fontsize=9, **ABOVE)
     words = [f"{name} {sum(terms):.1f} fitted, {measured[name]:.1f} measured" for name, terms in parts.items()]
     return figure.described("Stacked bars of the milliseconds of a token, with what was measured: ", words)
@@ -95,6 +90,7 @@ def plot_quality(points: Mapping[str, tuple[float, float]]) -> Picture:
         kind = 0 if name.startswith("neurons") else 1 if name.startswith("layers") else 2
         axes.plot(*point, linestyle="none", zorder=3, **style(kind))
     axes.margins(0.15)  # for the names
+    axes.set_title("Faster plans lose more")
     name_points(axes, points)
     words = [f"{name} {speed:.2f} times as fast, {loss:+.2f} nats" for name, (speed, loss) in points.items()]
     return figure.described("Dots of the loss increase against the speed of decode: ", words)

@@ -43,19 +43,21 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
         axes.text(left + place * width, -0.14 if len(words) != 1 else -0.32, label, ha=side, va="center", fontsize=9)
         left += width
         words.append(f"{name}, {width:.0%} of the parameters, of which {stays:.0%} stay")
-    title = f"{before.layers} layers, of which {after.layers} stay; dotted: what goes"
+    title = f"{before.layers} layers; filled: what stays, dotted: what is removed"
     axes.text(0.5, 1.16, title, ha="center", va="center")
     return figure.described("Drawing of the parameters of the model, to scale: ", words)
 
 
 def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
     """Loss increase against the part removed, with 95% intervals, and the loss that may not be passed (dashed)."""
-    figure, axes = figure_with_axes((7.5, 3.8), xlabel="removed (% of the decoder's parameters)", ylabel=LOSS)
+    figure, axes = figure_with_axes((7.5, 3.8), xlabel="removed, part of the decoder's parameters", ylabel=LOSS)
     removed, *interval = zip(*sorted(sweep), strict=True)
     y, apart = spans(list(zip(*interval, strict=True)))
-    axes.errorbar([100 * part for part in removed], y, yerr=apart, capsize=4, **style(0))
+    axes.errorbar(removed, y, yerr=apart, capsize=4, **style(0))
+    axes.set_xticks(removed, [f"{part:.0%}" for part in removed])
     axes.axhline(limit, label=f"your limit, {limit:g} nats", **DASHED)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
+    axes.set_title("The whole interval must lie below the limit")
     axes.legend(loc="upper left")
     words = [f"{a:.0%} removed {b:.2f} nats ({c:.2f} to {d:.2f})" for a, b, c, d in sorted(sweep)]
     return figure.described(f"Loss increase with 95% intervals, and a limit at {limit:g} nats: ", words)
