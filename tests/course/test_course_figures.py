@@ -199,6 +199,7 @@ FIGURES = {  # name: what draws it, words that it says
         lambda: after_pruning.plot_answers(["sea", "north"], {"parent": [0.5, 0.1], "pruned": [0.2, 0.3]}, "To the"),
         ["parent: sea 0.50, north 0.10; pruned: sea 0.20, north 0.30"],
     ),
+    "low rank": (lambda: after_pruning.plot_low_rank(100, 60, 5), ["a thin row, 13.3% of W"]),
     "divergence": (
         lambda: after_pruning.plot_divergence({"taught": [(0, 0.8), (4, 0.5)], "held out": [(0, 0.7), (4, 0.6)]}),
         ["held out: 0.700 before, 0.600 after 4 steps"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.patches import Rectangle
 
 from comp_lib.plots.base import BLUE, DASHED, GREY, Picture, figure_with_axes, style
 
@@ -42,3 +43,19 @@ def plot_divergence(lines: Mapping[str, Line]) -> Picture:
     axes.set_title("The parent's answers teach more than its text")
     axes.legend(loc="lower left")
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)
+
+
+def plot_low_rank(outputs: int, inputs: int, rank: int) -> Picture:
+    """A matrix (outputs, inputs) and the two thin ones of a change of that rank, to scale."""
+    figure, axes = figure_with_axes((7.0, 3.0))
+    gap = 0.8 * inputs  # room for the names
+    boxes = {"W": (0, outputs, inputs), "B": (inputs + gap, outputs, rank), "A": (inputs + 2 * gap, rank, inputs)}
+    for (name, (left, height, width)), colour in zip(boxes.items(), (GREY, BLUE, BLUE), strict=True):
+        axes.add_patch(Rectangle((left, outputs - height), width, height, color=colour))
+        label = f"{name}: {height:,} × {width:,}"
+        axes.text(left + width / 2, -0.06 * outputs, label, ha="center", va="top")
+    axes.set(xlim=(-gap, 2 * inputs + 3 * gap), ylim=(-0.25 * outputs, outputs), aspect="equal")
+    axes.axis("off")
+    part = rank * (outputs + inputs) / (outputs * inputs)
+    axes.set_title(f"B and A together hold {part:.1%} of the numbers of W")
+    return figure.described(f"Three rectangles to scale: W is large, B a thin column, A a thin row, {part:.1%} of W.")
