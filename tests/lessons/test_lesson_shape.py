@@ -26,6 +26,7 @@ IN_THE_CELLS = {
     "03_hybrid_granularity": ("width_for_budget", "kl", "measured_widths"),
     "04_mask_tuning": ("solve_mask", "least_squares", "guarded_mask"),
     "05_comp_end_to_end": ("comp",),
+    "06_your_own_model": ("recommend",),
     "07_comp_vs_baselines": ("wanda_sp", "flap", "taylor", "verdict"),
     "08_on_device": ("bytes_for_a_token", "q4_0", "fit_costs", "milliseconds"),
     "09_scale": ("walk", "bytes_held", "dual_inverse", "dual_costs"),
