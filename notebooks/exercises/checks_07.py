@@ -98,7 +98,7 @@ def check_losing_case(losing_case: Callable[[], tuple[int, float, str, str]]) ->
             hint = "a small lambda fits the luck of the text" if sign < 0 else "a large lambda hardly changes anything"
             raise Wrong(f"{what}, and should be {words} it: {hint}; layers differ, too")
         if gap.mean() <= twice:
-            raise Wrong(f"{what}, but the windows do not tell them apart (± {twice:.3f}): look for a clearer case")
+            raise Wrong(f"{what}, but over the windows no difference is found (± {twice:.3f}): look for a clearer case")
     accept(f"in layer {layer} the refit to {calibrates} wins on {calibrates} and loses on {judges}")
 
 

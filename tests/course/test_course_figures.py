@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import ast
 import math
-import random
 from pathlib import Path
 from xml.etree import ElementTree
 
 import nbformat
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from rows import rows_of
 from studies import study_of
 
 import course.figures
-from comp_lib.compare.summary import finished
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.on_device.speed import Measured
@@ -29,7 +25,6 @@ from comp_lib.shape import Shape
 from course.figures import (
     after_pruning,
     differences,
-    grids,
     mask_tuning,
     on_device,
     overlapping_texts,
@@ -61,20 +56,10 @@ GIB = scale.GIB
 CURVE = {"mask": [(0.16, 0.15, 0.17), (0.15, 0.14, 0.16)], "least squares": [(0.94, 0.9, 1.0), (0.12, 0.1, 0.14)]}
 OWN = {"mask": [0.10, 0.12], "least squares": [0.0, 0.06]}
 SPEEDS = [
-    Measured(name, runtime, 0, size, (1.0,), (1.0,), decode)
-    for name, runtime, size, decode in (
-        ("dense", "llama.cpp", 150, (10.0, 20.0, 5.0)),
-        ("small", "llama.cpp", 100, (14.0, 28.0, 8.0)),
-        ("dense", "transformers", 600, (1.0, 1.0, 1.0)),
-        ("small", "transformers", 400, (1.2, 1.2, 1.2)),
-    )
+    Measured(name, "llama.cpp", 0, size, (1.0,), (1.0,), decode)
+    for name, size, decode in (("dense", 150, (10.0, 20.0, 5.0)), ("small", 100, (14.0, 28.0, 8.0)))
 ]
-POINTS = [
-    on_device.Point("a", "layers", 1.1, 0.2, 0.15, 0.3),
-    on_device.Point("b", "neurons", 1.2, 0.1, 0.05, 0.2),
-    on_device.Point("c", "layers", 1.5, 0.9, 0.8, 1.0),
-]
-PROSE, CODE = {"prose": [(0.2, 0.1, 0.4), (0.3, 0.2, 0.5)], "code": [(0.1, 0.0, 0.2)]}, {"code": [(0.5, 0.4, 0.6)]}
+POINTS = {"layers 10%": (1.1, 0.2), "neurons 20%": (1.2, 0.1), "3 layers, neurons": (1.5, 0.9)}
 
 FIGURES = {  # name: what draws it, words that it says
     "comparison": (
@@ -164,33 +149,30 @@ FIGURES = {  # name: what draws it, words that it says
     ),
     "reach": (lambda: your_own_model.plot_reach(SHAPE, SHAPE.with_widths((24,) * 4, (2,) * 4)), ["of which 50% stay"]),
     "sweep": (
-        lambda: your_own_model.plot_sweep([(0.3, *FAR), (0.1, *NEAR)], {"FLAP": (0.2, 0.45, 0.4, 0.5)}),
-        ["COMP at 10% 0.40 nats (0.30 to 0.50)", "FLAP at 20% 0.45"],
+        lambda: your_own_model.plot_sweep([(0.3, *FAR), (0.1, *NEAR)], 0.5),
+        ["a limit at 0.5 nats: 10% removed 0.40 nats (0.30 to 0.50); 30% removed 0.60"],
     ),
-    "duels": (
-        lambda: baselines.plot_duels(
-            [baselines.Duel("first", (0.7, 0.6, 0.9), NEAR), baselines.Duel("second", FAR, (0.5, math.nan, math.nan))]
-        ),
-        ["first: 0.700 against 0.400; second: 0.600 against 0.500."],
+    "windows": (
+        lambda: baselines.plot_windows({"COMP": [3.0, 1.0, 2.0], "FLAP": [3.1, 1.1, 1.9]}),
+        ["go from 1.00 to 3.00 nats; the models differ by 0.10 in a window"],
     ),
-    "methods": (
-        lambda: baselines.plot_methods_by_kind(
-            {"small": {"COMP": PROSE, "baseline": CODE}, "large": {"baseline": CODE}}
-        ),
-        ["small, COMP: prose 0.25, code 0.10; small, baseline: code 0.50"],
+    "intervals": (
+        lambda: baselines.plot_intervals({"first": NEAR, "second": BELOW}, "nats per token", "Two"),
+        ["first +0.40 (+0.30 to +0.50); second -0.05 (-0.06 to -0.04)"],
+    ),
+    "ratios": (
+        lambda: baselines.plot_ratios({"small": {"COMP": {0.2: 0.4, 0.1: 0.2}, "FLAP": {0.1: 0.3, 0.2: 0.5}}}),
+        ["small, COMP: 0.20 at 10%, 0.40 at 20%; small, FLAP: 0.30 at 10%"],
     ),
     "reads": (
         lambda: on_device.plot_reads({"dense": SHAPE, "half": SHAPE.with_widths((48,) * 2, (2,) * 2)}, 1000, 16),
         ["of 2 layers"],
     ),
-    "speedup": (
-        lambda: on_device.plot_speedup(SPEEDS),
-        ["small in llama.cpp, 1.40 beside a byte ratio of 1.50", "transformers, 1.20 beside a byte"],
-    ),
-    "quality": (lambda: on_device.plot_quality(POINTS), ["fastest first: c (1.50, 0.90 nats), b (1.20, 0.10 nats)."]),
-    "sizes": (
-        lambda: on_device.plot_sizes({"q8_0": [(100, *NEAR), (50, *FAR)]}),
-        ["q8_0 from 0.40 nats at 100 MB to 0.60 at 50"],
+    "speedup": (lambda: on_device.plot_speedup(SPEEDS), ["small, 1.40 beside a byte ratio of 1.50"]),
+    "quality": (lambda: on_device.plot_quality(POINTS), ["3 layers, neurons 1.50 times as fast, +0.90 nats."]),
+    "parts of a token": (
+        lambda: on_device.plot_parts({"dense": (1, 2, 3), "half": (1, 1, 1)}, {"dense": 6.5, "half": 3.0}),
+        ["dense 6.0 fitted, 6.5 measured; half 3.0 fitted, 3.0 measured"],
     ),
     "sums": (
         lambda: scale.plot_sums(100, {"C": [(10, GIB), (1000, GIB)], "dual": [(10, GIB // 4), (1000, 4 * GIB)]}, 200),
@@ -200,14 +182,11 @@ FIGURES = {  # name: what draws it, words that it says
         lambda: scale.plot_memory({"all": [(2 * 10**9, 4 * GIB), (10**9, 2 * GIB)]}, {"measured": [(10**9, GIB)]}),
         ["all: 2.00 GiB at 1.00 billion parameters, 4.00 GiB at 2.00 billion"],
     ),
-    "costs": (
-        lambda: grids.plot_costs(finished(rows_of()), "peak_megabytes", "memory (MiB)", front=True),
-        ["(means over 2 seeds). On the Pareto front, at 20%, wanda-sp (60, 0.60 nats), comp + least-squares (90, 0.50"],
+    "answers": (
+        lambda: after_pruning.plot_answers(["sea", "north"], {"parent": [0.5, 0.1], "pruned": [0.2, 0.3]}, "To the"),
+        ["parent: sea 0.50, north 0.10; pruned: sea 0.20, north 0.30"],
     ),
-    "sequences": (
-        lambda: grids.plot_sequences(pd.concat([finished(rows_of()), finished(rows_of(sequences=16))])),
-        ["calibration sequences, 8 to 16", "comp + least-squares at 20% from 0.50 to 0.50 nats"],
-    ),
+    "low rank": (lambda: after_pruning.plot_low_rank(100, 60, 5), ["a thin row, 13.3% of W"]),
     "divergence": (
         lambda: after_pruning.plot_divergence({"taught": [(0, 0.8), (4, 0.5)], "held out": [(0, 0.7), (4, 0.6)]}),
         ["held out: 0.700 before, 0.600 after 4 steps"],
@@ -317,27 +296,28 @@ def test_dots_and_whiskers_are_the_numbers():
         for container, rows in zip(axes.containers, series.values(), strict=True):
             np.testing.assert_allclose(container[0].get_xdata(), [mean for mean, _, _ in rows.values()])
             np.testing.assert_allclose(whiskers(container), [ends for _, *ends in rows.values()])
-    ours, theirs = draw("duels").axes[0].containers
-    assert ours[0].get_xdata().tolist() == [0.7, 0.6] and theirs[0].get_xdata().tolist() == [0.4, 0.5]
-    assert whiskers(theirs) == [pytest.approx([0.3, 0.5]), pytest.approx([0.5, 0.5])]  # where none is known, none
     first, other = draw("differences").axes
     assert [container[0].get_xdata()[0] for container in first.containers] == [BELOW[0], FAR[0]]
     assert whiskers(first.containers[1]) == [pytest.approx(FAR[1:])]
     colours = [container[0].get_color() for container in (*first.containers, *other.containers)]
     assert len(set(colours)) == 3  # below 0, above 0, and an interval that holds 0
-    sweep, _ = draw("sweep").axes[0].containers
-    assert sweep[0].get_xdata().tolist() == [10.0, 30.0] and whiskers(sweep)[0] == pytest.approx([0.3, 0.5])
-    sizes = draw("sizes").axes[0].containers[0]
-    assert sizes[0].get_xdata().tolist() == [50, 100] and whiskers(sizes)[1] == pytest.approx([0.3, 0.5])
+    (rows,) = draw("intervals").axes[0].containers
+    assert rows[0].get_xdata().tolist() == [0.4, -0.05] and whiskers(rows)[0] == pytest.approx([0.3, 0.5])
+    ours, theirs = draw("windows").axes[0].lines
+    assert ours.get_xdata().tolist() == [1, 2, 3] and theirs.get_xdata().tolist() == [1.1, 1.9, 3.1]
+    (sweep,) = draw("sweep").axes[0].containers
+    assert sweep[0].get_xdata().tolist() == [0.1, 0.3] and whiskers(sweep)[0] == pytest.approx([0.3, 0.5])
     np.testing.assert_allclose(draw("token curve").axes[0].lines[0].get_ydata(), [16, 15])
-    front = [point for point in draw("quality").axes[0].lines if point.get_label() == "Pareto front"]
-    assert sorted(front[0].get_xdata()) == [1.2, 1.5]
+    dots = [line.get_xydata().tolist() for line in draw("quality").axes[0].lines]
+    assert dots == [[list(point)] for point in POINTS.values()]
 
 
 def test_drawings_to_scale():
     bars = [bar.get_width() * 1e6 for bar in draw("reads").axes[0].patches]
     attention, mlp = 2 * SHAPE.group_parameters * 2, 48 * SHAPE.neuron_parameters * 2  # bytes
     assert bars[:9] == pytest.approx([attention, mlp] * 4 + [1000 * 32 * 2])
+    widths = [bar.get_width() for bar in draw("parts of a token").axes[0].patches]
+    assert widths == [1, 2, 3, 1, 1, 1]
     whole, stays = (draw("reach").axes[0].patches[start::2] for start in (0, 1))
     assert sum(bar.get_width() for bar in whole) == pytest.approx(1.0)
     assert [bar.get_height() for bar in stays] == pytest.approx([1.0, 1.0, 0.5])
@@ -348,11 +328,10 @@ def test_drawings_to_scale():
 
 def test_a_model_better_than_its_parent_is_not_cut_off():
     """Healed or hardly pruned, an increase below zero is an ordinary outcome."""
-    duels = baselines.plot_duels([baselines.Duel("first", BELOW, NEAR)])
-    kinds = baselines.plot_methods_by_kind({"a quarter": {"COMP": {"prose": [BELOW], "code": [NEAR]}}})
+    rows = baselines.plot_intervals({"first": BELOW, "second": NEAR}, "nats per token", "Two")
     variants = start_here.plot_variants({"COMP": [-0.05], "other": [0.1]}, "COMP")
-    assert all(figure.axes[0].get_xlim()[0] <= -0.05 for figure in (duels, kinds, variants))
-    assert on_device.plot_sizes({"q8_0": [(50.0, *BELOW), (100.0, *NEAR)]}).axes[0].get_ylim()[0] <= -0.05
+    assert all(figure.axes[0].get_xlim()[0] <= -0.05 for figure in (rows, variants))
+    assert your_own_model.plot_sweep([(0.1, *BELOW), (0.2, *NEAR)], 0.5).axes[0].get_ylim()[0] <= -0.06
 
 
 # --- what tells that a figure cannot be read --------------------------------------------------------------------------
@@ -368,19 +347,3 @@ def test_texts_on_each_other_and_over_the_edge_are_found():
     far, axes = figure_with_axes((4.0, 3.0))
     axes.annotate("far to the right", (1.2, 0.5), xycoords="figure fraction").set_in_layout(False)
     assert overlapping_texts(far) == ["'far to the right' over the edge"]
-
-
-def brute_front(points):
-    def beaten(p):
-        return any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)
-
-    return {i for i, p in enumerate(points) if not beaten(p)}
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_pareto_front_is_what_none_beats(seed):
-    draw = random.Random(seed)
-    points = [(float(draw.randint(0, 5)), float(draw.randint(0, 5))) for _ in range(12)]  # with ties and twins
-    front = grids.pareto_front(points)
-    assert set(front) == brute_front(points) and [points[i][0] for i in front] == sorted(points[i][0] for i in front)
-    assert len(front) == len(set(front))

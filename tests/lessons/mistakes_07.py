@@ -47,7 +47,7 @@ CASES = [
     ((14, 0.3, "prose", "prose"), "both calibrates and judges"),
     ((1, 0.3, "prose", "code"), "fits the luck of the text"),  # loses on both
     ((2, 0.3, "prose", "code"), "hardly changes anything"),  # wins on both
-    ((3, 0.3, "prose", "code"), "do not tell them apart"),
+    ((3, 0.3, "prose", "code"), "no difference is found"),
 ]
 
 

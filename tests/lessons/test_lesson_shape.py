@@ -26,10 +26,11 @@ IN_THE_CELLS = {
     "03_hybrid_granularity": ("width_for_budget", "kl", "measured_widths"),
     "04_mask_tuning": ("solve_mask", "least_squares", "guarded_mask"),
     "05_comp_end_to_end": ("watch", "choose", "refit", "cut", "pass_on", "comp"),
-    "07_comp_vs_baselines": ("wanda_sp", "flap", "taylor", "verdict", "refit"),
-    "08_on_device": ("bytes_for_a_token", "q4_0", "fit_costs", "pareto"),
-    "09_scale": ("walk", "bytes_held", "dual_inverse", "dual_costs", "work"),
-    "10_after_pruning": ("kl", "kl_gradient", "rate", "train"),
+    "06_your_own_model": ("recommend",),
+    "07_comp_vs_baselines": ("wanda_sp", "flap", "taylor", "verdict"),
+    "08_on_device": ("bytes_for_a_token", "q4_0", "fit_costs", "milliseconds"),
+    "09_scale": ("walk", "bytes_held", "dual_inverse", "dual_costs"),
+    "10_after_pruning": ("kl", "kl_gradient", "from_tokens", "train"),
 }
 LONGER = {"comp": 14}  # COMP from scratch: the loop of the whole method
 

@@ -17,6 +17,7 @@ from matplotlib.transforms import Bbox
 
 from comp_lib.plots.base import GREY
 
+TITLE = 26  # points of print between the axes and a title that stands above a legend
 Interval = tuple[float, float, float]  # a mean, and the ends of its 95% interval; NaN where none is known
 NEAR = 10  # points of print, as the next two: of names from their points, of which the first that is free is taken
 CLOSE = [(4, 5), (5, 0), (4, -5), (-4, 5), (-5, 0), (-4, -5), (1, 8), (1, -8), (8, 6), (-8, 6), (8, -6), (-8, -6)]

@@ -1,25 +1,61 @@
-"""Figures of lesson 10: how a training brings a pruned model nearer to its parent."""
+"""Figures of lesson 10: what two models answer, and how a training brings a pruned model nearer to its parent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from comp_lib.plots.base import DASHED, Picture, figure_with_axes, style
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from comp_lib.plots.base import BLUE, DASHED, GREY, Picture, figure_with_axes, style
 
 Line = Sequence[tuple[int, float]]  # (step, divergence from the parent in nats per token)
 
 
+def plot_answers(tokens: Sequence[str], answers: Mapping[str, Sequence[float]], prompt: str) -> Picture:
+    """Bars of the probabilities of some next tokens, name of the model -> one for each: the parent's come first."""
+    xlabel = f"next token after “{prompt} …”"
+    figure, axes = figure_with_axes((7.0, 3.2), xlabel=xlabel, ylabel="probability")
+    places, words = np.arange(len(tokens)), []
+    for number, (name, values) in enumerate(answers.items()):
+        axes.bar(places + 0.4 * (number - 0.5), values, 0.4, color=(GREY, BLUE)[number], label=name)
+        words.append(
+            f"{name}: {', '.join(f'{token} {value:.2f}' for token, value in zip(tokens, values, strict=True))}"
+        )
+    axes.set_xticks(places, tokens)
+    axes.grid(axis="x", visible=False)
+    axes.set_title("Pruning has moved the probabilities")
+    axes.legend()
+    return figure.described("Bars of the probabilities of the next token. ", words)
+
+
 def plot_divergence(lines: Mapping[str, Line]) -> Picture:
-    """Divergence from the parent against the steps of a training, a line for each text; dashed: where it began."""
+    """Divergence from the parent against the steps of a training, a line for each; dashed: where the first began."""
     label = "divergence from the parent\n(nats per token)"
     figure, axes = figure_with_axes((7.0, 3.4), xlabel="steps of training", ylabel=label)
     words = []
     for place, (name, points) in enumerate(lines.items()):
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, label=name, **style(place))
-        before = "before training" if place == 0 else None
-        axes.axhline(values[0], **DASHED | {"color": style(place)["color"]}, label=before)
         words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
+    axes.axhline(next(iter(lines.values()))[0][1], label="before training", **DASHED)
     axes.set_ylim(0, 1.08 * max(value for points in lines.values() for _, value in points))
+    axes.set_title("The parent's answers teach more than its text")
     axes.legend(loc="lower left")
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)
+
+
+def plot_low_rank(outputs: int, inputs: int, rank: int) -> Picture:
+    """A matrix (outputs, inputs) and the two thin ones of a change of that rank, to scale."""
+    figure, axes = figure_with_axes((7.0, 3.0))
+    gap = 0.8 * inputs  # room for the names
+    boxes = {"W": (0, outputs, inputs), "B": (inputs + gap, outputs, rank), "A": (inputs + 2 * gap, rank, inputs)}
+    for (name, (left, height, width)), colour in zip(boxes.items(), (GREY, BLUE, BLUE), strict=True):
+        axes.add_patch(Rectangle((left, outputs - height), width, height, color=colour))
+        label = f"{name}: {height:,} × {width:,}"
+        axes.text(left + width / 2, -0.06 * outputs, label, ha="center", va="top")
+    axes.set(xlim=(-gap, 2 * inputs + 3 * gap), ylim=(-0.25 * outputs, outputs), aspect="equal")
+    axes.axis("off")
+    part = rank * (outputs + inputs) / (outputs * inputs)
+    axes.set_title(f"B and A together hold {part:.1%} of the numbers of W")
+    return figure.described(f"Three rectangles to scale: W is large, B a thin column, A a thin row, {part:.1%} of W.")

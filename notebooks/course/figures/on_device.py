@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from comp_lib.evaluation.generation import ratio
 from comp_lib.on_device.speed import Measured
-from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
+from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
 from comp_lib.shape import Shape
-from course.figures.grids import draw_front, pareto_front
 
-from . import name_points, spans
-
-
-class Point(NamedTuple):
-    """A plan that was carried out."""
-
-    name: str
-    family: str  # what its colour says
-    speed: float  # tokens per second over the dense model's
-    increase: float  # of the loss over the dense model, nats per token
-    low: float  # ends of its 95% interval
-    high: float
+from . import TITLE, name_points
 
 
 def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Picture:
@@ -42,86 +29,68 @@ def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Pic
                 left += width
         head = vocabulary * shape.hidden * scale
         axes.barh(place, head, 0.6, left, color=GREY)
-        note(axes, f"{left + head:.0f} MB", (left + head, place), (5, 0), va="center", fontsize=9)
         words.append(f"{name}: {left:.0f} MB of {shape.layers} layers and {head:.0f} MB of the head")
     for label, colour in (("attention", BLUE), ("neurons", ORANGE), ("head (the tied embedding)", GREY)):
         axes.barh(0, 0, color=colour, label=label)
     axes.set_yticks(range(len(shapes)), list(shapes))
     axes.set(ylim=(len(shapes) - 0.4, -0.6))
-    axes.margins(x=0.1)
     axes.grid(axis="y", visible=False)
+    axes.set_title("The head stays, whatever goes", pad=TITLE)
     axes.legend(ncols=3, **ABOVE)
     return figure.described("Strips to scale of the bytes that are read for one token. ", words)
 
 
 def plot_speedup(measured: Sequence[Measured]) -> Picture:
-    """Decode speed-up over the first model of the same runtime, a row for each other model, beside the byte ratio.
-
-    Whiskers span the rounds.
-    """
-    firsts: dict[str, Measured] = {}
-    pairs = [(model, firsts.setdefault(model.runtime, model)) for model in measured]
-    pairs = [(model, first) for model, first in pairs if model is not first]
-    figure, axes = figure_with_axes((8.5, 0.4 * max(2, len(pairs)) + 1.4), xlabel="speed of decode (dense model = 1)")
+    """Decode speed-up over the first model, a row for each other one, beside the byte ratio; whiskers span rounds."""
+    first, *others = measured
+    xlabel = "speed of decode (dense model = 1)"
+    figure, axes = figure_with_axes((8.5, 0.4 * max(2, len(others)) + 1.7), xlabel=xlabel)
     words = []
-    for place, (model, first) in enumerate(pairs):
+    for place, model in enumerate(others):
         limit = first.bytes_per_token / model.bytes_per_token
         middle, low, high = ratio(model.decode, first.decode)
-        marks = style(list(firsts).index(model.runtime)) | {"capsize": 3, "linestyle": "none"}
-        axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], **marks)
-        axes.plot([limit], [place], "k|", markersize=16, markeredgewidth=2)
-        words.append(f"{model.name} in {model.runtime}, {middle:.2f} beside a byte ratio of {limit:.2f}")
-    for place, runtime in enumerate(firsts):
-        axes.plot([], [], linestyle="none", label=f"measured in {runtime}, all rounds", **style(place))
-    axes.plot([], [], "k|", markersize=12, markeredgewidth=2, label="byte ratio")
-    axes.set_yticks(range(len(pairs)), [model.name for model, _ in pairs])
-    axes.set_ylim(max(2, len(pairs)) - 0.5, -0.5)
+        looks = style(0) | {"capsize": 3, "linestyle": "none", "label": "" if place else "measured, all rounds"}
+        axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], **looks)
+        tick = {"markersize": 16, "markeredgewidth": 2, "label": "" if place else "byte ratio"}
+        axes.plot([limit], [place], "k|", **tick)
+        words.append(f"{model.name}, {middle:.2f} beside a byte ratio of {limit:.2f}")
+    axes.set_yticks(range(len(others)), [model.name for model in others])
+    axes.set_ylim(len(others) - 0.5, -0.5)
     axes.axvline(1.0, **DASHED)
-    axes.legend(ncols=len(firsts) + 1, fontsize=9, **ABOVE)
+    axes.set_title("Speed follows the bytes, and depth adds to it", pad=TITLE)
+    axes.legend(ncols=2, fontsize=9, **ABOVE)
     what = "Measured speed-up of decoding, with the ratio of the bytes read for a token: "
-    return figure.described(what, words or ["one model only"])
+    return figure.described(what, words)
 
 
-def plot_quality(points: Sequence[Point]) -> Picture:
-    """Loss with its interval against speed for a family of plans, with what no other plan beats in both."""
-    figure, axes = figure_with_axes((8.5, 4.8), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
-    for place, family in enumerate(dict.fromkeys(point.family for point in points)):
-        own = [point for point in points if point.family == family]
-        y, apart = spans([(point.increase, point.low, point.high) for point in own])
-        axes.errorbar(
-            [point.speed for point in own],
-            y,
-            apart,
-            label=family,
-            capsize=2,
-            linestyle="none",
-            zorder=3,
-            **style(place),
-        )
-    front = [points[i] for i in pareto_front([(-point.speed, point.increase) for point in points])]
-    draw_front(axes, [(point.speed, point.increase) for point in front])
-    axes.margins(0.12)  # for the names
-    axes.legend(loc="upper left", fontsize=9)
-    name_points(axes, {point.name: (point.speed, point.increase) for point in points})
-    named = ", ".join(f"{point.name} ({point.speed:.2f}, {point.increase:.2f} nats)" for point in front)
-    return figure.described(
-        f"Dots of the loss increase against the speed of decode for {len(points)} plans. On the Pareto front, fastest "
-        f"first: {named}."
-    )
+def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mapping[str, float]) -> Picture:
+    """Milliseconds of a token: a stacked bar for each model (all else, layers, bytes), and what was measured."""
+    size, xlabel = (8.5, 0.5 * len(parts) + 1.3), "milliseconds of a token"
+    figure, axes = figure_with_axes(size, xlabel=xlabel)
+    labels = ("head and all else", "layers, besides their bytes", "reading the layers")
+    for place, terms in enumerate(parts.values()):
+        left = 0.0
+        for term, label, colour in zip(terms, labels, (GREY, GREEN, ORANGE), strict=True):
+            axes.barh(place, term, 0.6, left, color=colour, label=label if place == 0 else None)
+            left += term
+    axes.plot([measured[name] for name in parts], range(len(parts)), "kD", label="measured")
+    axes.set_yticks(range(len(parts)), list(parts))
+    axes.set_ylim(len(parts) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_title("Three terms explain the clock", pad=TITLE)
+    axes.legend(ncols=4, fontsize=9, **ABOVE)
+    words = [f"{name} {sum(terms):.1f} fitted, {measured[name]:.1f} measured" for name, terms in parts.items()]
+    return figure.described("Stacked bars of the milliseconds of a token, with what was measured: ", words)
 
 
-def plot_sizes(sizes: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> Picture:
-    """Loss increase against file size, a line for each type of weights.
-
-    sizes: for each type (megabytes, nats per token, ends of its 95% interval) of each file.
-    """
-    figure, axes = figure_with_axes((7.5, 4.4), xlabel="file (MB)", ylabel=LOSS)
-    words = []
-    for place, (name, points) in enumerate(sizes.items()):
-        (least, *_), *_, (most, *_) = line = sorted(points)
-        y, apart = spans([interval for _, *interval in line])
-        axes.errorbar([size for size, *_ in line], y, apart, label=name, capsize=2, **style(place))
-        words.append(f"{name} from {y[-1]:.2f} nats at {most:.0f} MB to {y[0]:.2f} at {least:.0f}")
-    axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
-    axes.legend()
-    return figure.described("Lines of the loss increase against the size of the file: ", words)
+def plot_quality(points: Mapping[str, tuple[float, float]]) -> Picture:
+    """A named dot for each plan: (speed over the dense model's, loss increase in nats per token)."""
+    figure, axes = figure_with_axes((8.0, 4.2), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
+    for name, point in points.items():
+        kind = 0 if name.startswith("neurons") else 1 if name.startswith("layers") else 2
+        axes.plot(*point, linestyle="none", zorder=3, **style(kind))
+    axes.margins(0.15)  # for the names
+    axes.set_title("Faster plans lose more")
+    name_points(axes, points)
+    words = [f"{name} {speed:.2f} times as fast, {loss:+.2f} nats" for name, (speed, loss) in points.items()]
+    return figure.described("Dots of the loss increase against the speed of decode: ", words)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.patches import Rectangle
 
-from comp_lib.plots.base import ABOVE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
+from comp_lib.plots.base import DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
 from comp_lib.shape import Shape
 
 from . import spans
 
 SIDES = (("left", 0.0), ("center", 0.5), ("right", 1.0))  # of columns, where their names stand: one may be narrow
-APART = 0.3  # percentage points between points of one ratio, which would hide each other
 Point = tuple[float, float, float, float]  # removed (share of the decoder), loss increase (nats per token), low, high
 
 
@@ -44,25 +43,21 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
         axes.text(left + place * width, -0.14 if len(words) != 1 else -0.32, label, ha=side, va="center", fontsize=9)
         left += width
         words.append(f"{name}, {width:.0%} of the parameters, of which {stays:.0%} stay")
-    title = f"{before.layers} layers, of which {after.layers} stay; dotted: what goes"
+    title = f"{before.layers} layers; filled: what stays, dotted: what is removed"
     axes.text(0.5, 1.16, title, ha="center", va="center")
     return figure.described("Drawing of the parameters of the model, to scale: ", words)
 
 
-def plot_sweep(sweep: Sequence[Point], others: Mapping[str, Point]) -> Picture:
-    """Loss increase against the part removed, with 95% intervals: a line for COMP, single points for others.
-
-    Points of one ratio stand a little beside each other.
-    """
-    figure, axes = figure_with_axes((8.0, 4.2), xlabel="removed (% of the decoder's parameters)", ylabel=LOSS)
-    series = {"COMP": sorted(sweep), **{other: [point] for other, point in others.items()}}
-    words = []
-    for place, (label, points) in enumerate(series.items()):
-        y, apart = spans([interval for _, *interval in points])
-        line = "-" if len(points) > 1 else ""
-        looks = style(place) | {"linestyle": line, "capsize": 4}
-        axes.errorbar([100 * gone + APART * place for gone, *_ in points], y, yerr=apart, label=label, **looks)
-        words += [f"{label} at {a:.0%} {b:.2f} nats ({c:.2f} to {d:.2f})" for a, b, c, d in points]
-    axes.axhline(0.0, **DASHED)
-    axes.legend(ncols=len(series), fontsize=9, **ABOVE)
-    return figure.described("Loss increase against the part removed, with 95% intervals: ", words)
+def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
+    """Loss increase against the part removed, with 95% intervals, and the loss that may not be passed (dashed)."""
+    figure, axes = figure_with_axes((7.5, 3.8), xlabel="removed, part of the decoder's parameters", ylabel=LOSS)
+    removed, *interval = zip(*sorted(sweep), strict=True)
+    y, apart = spans(list(zip(*interval, strict=True)))
+    axes.errorbar(removed, y, yerr=apart, capsize=4, **style(0))
+    axes.set_xticks(removed, [f"{part:.0%}" for part in removed])
+    axes.axhline(limit, label=f"your limit, {limit:g} nats", **DASHED)
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
+    axes.set_title("The whole interval must lie below the limit")
+    axes.legend(loc="upper left")
+    words = [f"{a:.0%} removed {b:.2f} nats ({c:.2f} to {d:.2f})" for a, b, c, d in sorted(sweep)]
+    return figure.described(f"Loss increase with 95% intervals, and a limit at {limit:g} nats: ", words)
