@@ -139,8 +139,11 @@ def _evaluation(models: list[Model], ids: Tensor, progress: Progress, what: str)
 
 def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
     """The loss of each sequence of `rows` (B, L), or with a dense model all MEASURES: (B, 1 or 5)."""
-    states = [_states(model, rows).split(HEAD_ROWS) for model in models]
-    parts = []
+    states, parts = [], []  # of what the head reads to predict all but the first token of each row, (B (L-1), d)
+    for model in models:
+        ids = rows.to(next(model.parameters()).device)
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        states.append(hidden[:, :-1].flatten(0, 1).split(HEAD_ROWS))
     for targets, *inputs in zip(rows[:, 1:].flatten().split(HEAD_ROWS), *states, strict=True):  # R of B (L-1) tokens
         logits = [head(model, state).float() for model, state in zip(models, inputs, strict=True)]
         log_q, *dense = (each.log_softmax(-1).to(logits[0].device) for each in logits)  # (R, V)
@@ -154,13 +157,6 @@ def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
             values = [dense_loss, loss, loss - dense_loss, divergence, agreement]
         parts.append(torch.stack([value.cpu().double() for value in values], 1))  # (R, 1 or 5)
     return torch.cat(parts).view(len(rows), rows.shape[1] - 1, -1).mean(1)
-
-
-def _states(model: Model, rows: Tensor) -> Tensor:
-    """What the head reads to predict all but the first token of each row, (B (L-1), d)."""
-    rows = rows.to(next(model.parameters()).device)
-    states: Tensor = model.base_model(input_ids=rows, use_cache=False).last_hidden_state
-    return states[:, :-1].flatten(0, 1)
 
 
 def perplexity_of(loss: float) -> float:
