@@ -33,7 +33,7 @@ from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, panels, png
 from comp_lib.prune import prune
-from comp_lib.system.atomic import write_atomically
+from comp_lib.system.files import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
 MEASURED = ("removed", "increases", "mean", "kl", "tasks")

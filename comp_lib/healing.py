@@ -30,7 +30,7 @@ from .families.protocol import Model
 from .models.load import load_model, open_model
 from .models.save import PLAN_FILE, Provenance, check_destination, save_checkpoint, shareable
 from .plan import Plan
-from .report import Progress, no_progress
+from .progress import Progress, no_progress
 from .shape import Shape
 
 HELD = 8  # sequences that do not teach: on them the divergence is judged, before and after

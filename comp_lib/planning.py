@@ -21,8 +21,8 @@ from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
 from .importance.layers import layers_to_drop
 from .plan import Plan, PlanRequest
+from .progress import Progress, no_progress
 from .prune_layer import LayerReport, Report
-from .report import Progress, no_progress
 from .settings import Settings
 from .shape import Shape
 from .surgery import check_biases

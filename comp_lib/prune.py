@@ -22,8 +22,8 @@ from .calibration.stream import to_device
 from .families import family_of
 from .plan import Plan
 from .planning import check_call, concluded, make_plan
+from .progress import Progress, no_progress
 from .prune_layer import LayerPruner, LayerReport, Report
-from .report import Progress, no_progress
 from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config

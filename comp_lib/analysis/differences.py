@@ -76,7 +76,7 @@ def changed_layers(
         if (place := places.get(index)) is not None:
             second, other_state = next(walks[1])  # layers that stay, stay in order
             turns = 1.0 - cosine_similarity(state.float(), other_state.float(), dim=-1).mean(1).double()
-            [(low, high)] = confidence_intervals(turns[None].cpu().numpy()).tolist()
+            [(low, high)] = confidence_intervals(turns[None].double().cpu().numpy()).tolist()
             row |= {"other_layer": place, "stream": float(turns.mean()), "low": low, "high": high}
             row |= {"weights": _weight_change(layer, second), "other_neurons": dense_layer(second, "mlp").in_features}
         rows.append(row)

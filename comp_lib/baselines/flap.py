@@ -31,7 +31,7 @@ from ..families import dense_layer, family_of
 from ..families.protocol import Device, Model, Which
 from ..hybrid_granularity.uniform import parameters_left
 from ..plan import Plan
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
 

@@ -29,7 +29,7 @@ from ..families.protocol import Layer, Model
 from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
 from ..plan import Plan
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
 

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..families.protocol import Model
 from ..importance.layers import layers_to_drop
 from ..plan import Plan
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
 

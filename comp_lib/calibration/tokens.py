@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..families.protocol import Model
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from .text import KINDS, encode, load_text, opening
 from .written import WAYS, written
 

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError, refusing
 from ..families.frame import check_ids
 from ..families.protocol import Model
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from ..system.cache import remembered
 from ..system.files import hash_of_model, hash_of_value
 from ..system.machine import cache_folder

@@ -26,7 +26,7 @@ from ..families import family_of
 from ..models.load import load_model
 from ..models.save import shareable
 from ..planning import check_request
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from ..settings import METHODS, Settings, default_recovery
 from ..system.files import hash_of_model, hash_of_tensor, hash_of_value, write_atomically
 from ..system.machine import cores

@@ -39,11 +39,11 @@ from ..errors import InputError
 from ..families import family_of
 from ..families.protocol import Model
 from ..models.save import Provenance, check_destination, estimated_bytes, save_metadata
-from ..models.skeleton import described, skeleton
+from ..models.skeleton import EMBEDDING, HEAD, described, skeleton
 from ..plan import Plan
 from ..planning import Planned, check_call, concluded, make_plan
+from ..progress import Progress, no_progress
 from ..prune_layer import LayerPruner, LayerReport, Report
-from ..report import Progress, no_progress
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
@@ -264,11 +264,14 @@ class _Run:
             pruner.resume(self.state["made"], known["hidden"], known.get("dense"))
             return
         files = self.model.files
-        for name, (path, *_) in places.items():
-            if ".layers." not in name:
+        for name in places:
+            if name in (EMBEDDING, HEAD):
                 for rows in torch.arange(files.shapes[name][0]).split(PIECE):
                     write(places, name, files.read(name, self.model.dtype, rows), int(rows[0]))
-                fsync(path)
+            elif ".layers." not in name:
+                write(places, name, files.read(name, self.model.dtype))
+        for path in {path for path, *_ in places.values()}:
+            fsync(path)
 
 
 def _checked(work: Path, request: dict[str, Any]) -> dict[str, Any]:

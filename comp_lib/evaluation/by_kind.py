@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..calibration.text import EVERY_KIND
 from ..families.protocol import Model
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
 from .loss import Evaluation, compare, perplexity, windows_of
 

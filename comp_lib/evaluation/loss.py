@@ -36,7 +36,7 @@ from ..calibration.text import EVERY_KIND, KINDS, encode, load_text, opening
 from ..errors import InputError
 from ..families.frame import check_ids, head
 from ..families.protocol import Model
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
 
 MEASURES = ("dense_loss", "loss", "increase", "kl", "top1_agreement")

@@ -21,7 +21,7 @@ from ..calibration.stream import batches, embed, rotary, sequence_losses, throug
 from ..errors import InputError, suggestion
 from ..families import family_of
 from ..families.protocol import Device, Model
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 
 LAYER_METRICS = ("block-influence", "loss", "greedy")
 

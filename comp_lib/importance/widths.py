@@ -25,7 +25,7 @@ from ..families.frame import Rope, head
 from ..families.layer import gain_behind
 from ..families.protocol import Layer, Model
 from ..plan import SMALLEST_SHARE, Plan
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..statistics.gram import Gram, token_weights
 from ..statistics.solve import penalty

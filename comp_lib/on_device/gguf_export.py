@@ -33,7 +33,7 @@ from ..families import ROWS, Family, family_of
 from ..families.protocol import Model
 from ..models.gguf_files import GgufTensors
 from ..models.load import open_model
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..system.files import TensorFiles, check_output, check_room, resolved, staged
 from .gguf_tokenizer import tokenizer_metadata

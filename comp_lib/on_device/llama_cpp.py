@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError, check_package
 from ..models.gguf_files import GgufFile
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 
 FORCED = 1e6  # added to a logit: more than any other can make up for
 EVERY = 1 << 20  # tokens whose probability is asked for: more than any model has

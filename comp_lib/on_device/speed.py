@@ -31,7 +31,7 @@ from ..errors import InputError
 from ..evaluation.generation import greedy, ratio
 from ..families.protocol import Model
 from ..models.gguf_files import GgufFile
-from ..report import Progress, no_progress
+from ..progress import Progress, no_progress
 from .llama_cpp import checked, start
 
 Round = Callable[[], tuple[float, float]]  # -> seconds to the first token, seconds of the `new_tokens` after that

@@ -44,7 +44,7 @@ class LayerStudy:
     @cached_property
     def harm_interval(self) -> Tensor:
         """95% interval of `mean_harm`, (n, 2), nats per token; NaN below 8 sequences."""
-        return torch.from_numpy(confidence_intervals(self.harm.numpy()))
+        return torch.from_numpy(confidence_intervals(self.harm.double().numpy()))
 
 
 def layer_study(model: Model, ids: Tensor) -> LayerStudy:

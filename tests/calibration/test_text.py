@@ -117,7 +117,7 @@ def test_wikitext_is_asked_for_and_joined_as_in_papers(monkeypatch, name, split)
 
 def test_wikitext_without_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"expected the library `datasets`.*'comp-lib\[evaluate\]'.*text file"):
+    with pytest.raises(InputError, match=r"expected the package datasets.*'comp-lib\[evaluate\]'"):
         load_text("wikitext2")
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from variants import build, tokens
 
-from comp_lib import prune_layer
 from comp_lib.importance.matrix_condition import condition_numbers, sweep
 from comp_lib.importance.neurons import Dense, full_condition
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
+from comp_lib.statistics import few_tokens
 from comp_lib.statistics.few_tokens import DualInverse, TokenStatistics
 from comp_lib.statistics.gram import Gram
 from comp_lib.statistics.solve import least_squares, penalty, ridged, spd_inverse
@@ -104,7 +104,7 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
     )
     found = prune(model, ids, settings)
     assert used
-    monkeypatch.setattr(prune_layer, "TokenStatistics", Gram)
+    monkeypatch.setattr(few_tokens, "TokenStatistics", Gram)
     expected = prune(model, ids, settings)
     assert found.plan == expected.plan
     for ours, theirs in zip(found.report.layers, expected.report.layers, strict=True):
