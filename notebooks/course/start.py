@@ -59,8 +59,13 @@ def check_extras() -> None:
     check_package(NEEDED, "notebooks")
 
 
-def show(figure: Picture) -> None:
-    """Display a figure with its alt text. Raises ValueError for texts on each other where STRICT is set (our tests)."""
+def show(figure: Picture, reading: str = "") -> None:
+    """Display a figure with its alt text, and above it what a reader should see in it.
+
+    Raises ValueError for texts on each other where STRICT is set (our tests).
+    """
+    if reading:
+        figure.suptitle(reading)
     if os.environ.get(STRICT) and (unreadable := overlapping_texts(figure)):
         raise ValueError(f"expected texts beside each other, got {'; '.join(unreadable)}: move them")
     display(mime_bundle(figure), raw=True)

@@ -34,7 +34,7 @@ def plot_layer_importance(study: LayerStudy, count: int) -> Picture:
     first = {name: values_of(study, name).argsort(stable=True)[:count].tolist() for name in names}
     for axis, name in zip(axes, names, strict=True):
         _bars(axis, study, name, first[name])
-    axes[0].set_title(f"Two readings of one model; in red: the {count} layers that would go first")
+    axes[0].set_title(f"Two readings of one model; orange: the {count} layers that would be removed first")
     _all_layers(axes[-1], layers)
     words = [f"By {name}, the {count} that go first are {_list(chosen)}." for name, chosen in first.items()]
     return figure.described(f"Two bar charts over {layers} layers. {' '.join(words)}")
