@@ -137,8 +137,8 @@ def heal_folder(
     one, and for what `save_checkpoint` refuses.
     """
     needs_model(source)  # raises for a text that cannot be read
-    check_destination(folder, overwrite)
     outline, files, tokenizer = open_model(model)
+    check_destination(folder, overwrite, source=files.place)
     plan = Plan.load(files.place / PLAN_FILE)
     teacher, _ = load_model(parent, device=device)
     small, _ = load_model(model, device=device)
