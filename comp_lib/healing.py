@@ -19,7 +19,7 @@ import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ def heal_folder(
     if ours != theirs:
         expected = "the parent, with {:,} tokens, a stream {} numbers wide and {} layers".format(*ours)
         raise InputError("expected {}, got {:,}, {} and {}: name the model that was pruned".format(expected, *theirs))
-    size = {"sequences": healing.sequences, "length": healing.length, "seed": healing.seed}
+    size: dict[str, Any] = {"sequences": healing.sequences, "length": healing.length, "seed": healing.seed}
     ids = calibration_tokens(source, tokenizer, model=teacher, **size, progress=progress)
     done = heal(small, ids, teacher, healing, progress)
     text = f"what the card of {shareable(model)} says, then healed on {healing.sequences} x {healing.length} tokens of "
