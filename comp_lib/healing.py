@@ -48,6 +48,8 @@ class Healing:
     alpha: int = 16
     rate: float = 1e-3  # of AdamW, at its highest
     seed: int = 0
+    sequences: int = 128  # of text, for `heal_folder`
+    length: int = 256  # tokens in each
 
 
 class Healed(NamedTuple):
@@ -124,21 +126,19 @@ def heal_folder(
     healing: Healing = Healing(),
     *,
     source: str = "written",
-    sequences: int = 128,
-    length: int = 256,
     overwrite: bool = False,
     device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Healed:
-    """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on `sequences` x `length` tokens of `source`.
+    """Heal `model`, a folder that `comp-lib prune` wrote, by `parent`, on text of `source`.
 
     The training computes in float32; `folder` gets the dtype of the pruned one. Of `model` its weights, its tokenizer
     and its plan are read, and nothing is copied. Raises InputError, before any work, for a parent that cannot be
     one, and for what `save_checkpoint` refuses.
     """
     needs_model(source)  # raises for a text that cannot be read
-    check_destination(folder, overwrite)
     outline, files, tokenizer = open_model(model)
+    check_destination(folder, overwrite, source=files.place)
     plan = Plan.load(files.place / PLAN_FILE)
     teacher, _ = load_model(parent, device=device)
     small, _ = load_model(model, device=device)
@@ -148,10 +148,10 @@ def heal_folder(
     if ours != theirs:
         expected = "the parent, with {:,} tokens, a stream {} numbers wide and {} layers".format(*ours)
         raise InputError("expected {}, got {:,}, {} and {}: name the model that was pruned".format(expected, *theirs))
-    size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": healing.seed}
+    size: dict[str, Any] = {"sequences": healing.sequences, "length": healing.length, "seed": healing.seed}
     ids = calibration_tokens(source, tokenizer, model=teacher, **size, progress=progress)
     done = heal(small, ids, teacher, healing, progress)
-    text = f"what the card of {shareable(model)} says, then healed on {sequences} x {length} tokens of "
+    text = f"what the card of {shareable(model)} says, then healed on {healing.sequences} x {healing.length} tokens of "
     text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "
     card = Provenance(str(parent), dense, f"{text}nats per token after", vars(healing))
     save_checkpoint(folder, done.model.to(outline.dtype), tokenizer, plan, card, overwrite=overwrite)

@@ -28,6 +28,7 @@ from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
 from .system.files import finite
+from .system.machine import exact_products
 
 DEFAULTS = Settings()
 
@@ -42,6 +43,7 @@ class Pruned:
 
 
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
+@exact_products()
 def prune(
     model: nn.Module,
     ids: Tensor,

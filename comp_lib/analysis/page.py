@@ -19,8 +19,7 @@ from ..evaluation.confidence import FEWEST
 from ..models.load import open_model
 from ..settings import multiple_of
 from ..shape import Shape
-from ..system.atomic import check_output
-from ..system.files import hash_of_value
+from ..system.files import check_output, hash_of_value
 from .columns import draw
 from .cost_frame import WAYS, settings_for
 from .differences import paired

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..families.frame import Rope, head
 from ..families.frame import embed as embed
 from ..families.frame import rotary as rotary
@@ -69,11 +70,13 @@ def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
     The vocabulary is wide, so logits z exist for some tokens and for a piece of the head at a time, piece by piece in
     -log p(x) = log sum_v exp(z_v) - z_x.
     """
+    if ids.shape[1] < 2:
+        raise InputError(f"expected sequences of at least 2 tokens for a loss, got {ids.shape[1]}: give longer ones")
     states, following = hidden[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(hidden.device)
     whole, own = torch.full(following.shape, -torch.inf, device=hidden.device), torch.zeros_like(following).float()
     pieces = model.head_pieces() if hasattr(model, "skeleton") else [(0, model.get_output_embeddings())]
     for first, piece in pieces:  # first token of each
-        for part in torch.arange(len(states)).split(max(1, LOGITS // piece.out_features)):
+        for part in torch.arange(len(states), device=hidden.device).split(max(1, LOGITS // piece.out_features)):
             logits = head(model, model.model.norm(states[part]), piece).float()  # (tokens, piece of the vocabulary)
             whole[part] = torch.logaddexp(whole[part], logits.logsumexp(-1))
             place = following[part] - first

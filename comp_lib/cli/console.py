@@ -46,7 +46,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[..., None]]:
-    """In the block, a `progress.Progress` that has a bar on stderr for each kind of work."""
+    """In the block, a `Progress` of `comp_lib.progress` that has a bar on stderr for each kind of work."""
     name, left = progress.TextColumn("{task.description:>16}", markup=False), progress.TimeRemainingColumn()
     columns = (name, progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeElapsedColumn(), "left", left)
     with progress.Progress(*columns, console=err, transient=not err.is_terminal) as bars:

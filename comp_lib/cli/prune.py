@@ -96,7 +96,7 @@ def prune_folder(
     card = Provenance(name, model.shape, text, asdict(settings))
     saving = Saving(name, windows, Path(judge).name, card, overwrite)
     check_out(folder, model, saving, sequences * length)
-    loaded = load_model(name, dtype, settings.device)[0] if whole else None
+    loaded = load_model(name, dtype, settings.device, 3 if plans else 1)[0] if whole else None
     drawn: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
     drawn["evaluated"] = None if judge == "none" else judge
     with progress_bars() as bars:

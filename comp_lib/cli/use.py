@@ -63,10 +63,10 @@ def heal(
     from ..healing import Healing, heal_folder
     from ..system.machine import available_device
 
-    healing, place = Healing(steps=steps, rate=rate, seed=seed), str(available_device(device))
-    text_of: dict[str, Any] = {"source": text, "sequences": sequences, "length": length}
+    healing = Healing(steps=steps, rate=rate, seed=seed, sequences=sequences, length=length)
+    how: dict[str, Any] = {"source": text, "overwrite": overwrite, "device": str(available_device(device))}
     with progress_bars() as bars:
-        done = heal_folder(model, parent, folder, healing, **text_of, overwrite=overwrite, device=place, progress=bars)
+        done = heal_folder(model, parent, folder, healing, **how, progress=bars)
     echo(f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after")
     if done.after >= done.before:
         complain("it did not help: try a lower --rate, or more --sequences")

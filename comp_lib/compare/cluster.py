@@ -9,6 +9,7 @@ Whoever can reach a Dask scheduler can run code on its workers: see docs/cluster
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,10 @@ from typing import Any
 
 from ..errors import refusing
 
-COMMAND = (sys.executable, "-m", "comp_lib.compare.one_run")
+# not -m, which would import a `random.py` of the working folder before Python's own
+PLACES = "import sys, runpy; sys.path = [place for place in sys.path if place]; "
+CODE = PLACES + "runpy.run_module('comp_lib.compare.one_run', {}, '__main__')"
+COMMAND = (sys.executable, "-c", CODE)
 CONNECT = 10.0  # seconds to find a scheduler
 
 Outcome = dict[str, Any]  # `status`, ok or failed, and what was measured, or a `message` that says why nothing was
@@ -40,6 +44,7 @@ def executor(workers: int = 1, scheduler: str | None = None) -> Iterator[Executo
         from distributed import Client
 
         client = Client(scheduler, timeout=CONNECT)
+        client.wait_for_workers(1, timeout=CONNECT)
     with client:
         yield client.get_executor(pure=False)
 
@@ -56,14 +61,15 @@ def measured(request: dict[str, Any], folder: str, threads: int | None = None) -
     request: what `one_run.measure` is told, as JSON. folder: that it works in, if it is there, so that relative paths
     hold. threads: that it computes with; None: as many as it likes.
     """
-    environment = os.environ | {"PYTHONSAFEPATH": "1"}  # no `random.py` of the folder in the place of Python's own
-    environment |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     place = folder if os.path.isdir(folder) else None
     options: dict[str, Any] = {"env": environment, "cwd": place, "capture_output": True, "encoding": "utf-8"}
     process = subprocess.run(COMMAND, input=json.dumps(request), **options)
     if process.returncode == 0:
         found: Outcome = json.loads(process.stdout.splitlines()[-1])
-        return {"status": "ok"} | found
+        if math.isfinite(found["increase"]):
+            return {"status": "ok"} | found
+        return {"status": "failed", "message": f"expected finite numbers, got a loss of {found['loss']}: remove less"}
     message = (process.stderr.strip().splitlines() or [f"the process ended with code {process.returncode}"])[-1]
     if process.returncode < 0:
         message = f"the process was killed by {signal.Signals(-process.returncode).name}"

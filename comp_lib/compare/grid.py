@@ -58,6 +58,8 @@ class Grid:
 
         Loads the model, for its hash. Raises InputError for what can be refused before a run.
         """
+        if not (self.ratios and self.methods and self.sequences and self.seeds > 0):
+            raise InputError("expected at least one ratio, method, seed and number of sequences, got none: name some")
         model, tokenizer = load_model(self.model)
         context, biases = model.config.max_position_embeddings, bool(family_of(model).bias_fields)
         if max(self.length, self.window) > context:

@@ -48,6 +48,7 @@ from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system.files import TensorFiles, fsync, hash_of_tensor, resolved, take_name
+from ..system.machine import exact_products
 from .model_on_disk import PIECE, Places, States, Streamed, lay_out, write
 
 GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
@@ -79,6 +80,7 @@ class Written:
 
 
 @torch.no_grad()
+@exact_products()
 def prune_to(
     out: str | Path,
     model: Streamed,
@@ -122,7 +124,9 @@ def prune_to(
             card = replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), dense, small),))
         save_metadata(work, target.name, tokenizer, written.shape, plan, card)
         if work != target:
-            check_destination(out, saving.overwrite)  # what came meanwhile stays
+            check_destination(out, saving.overwrite, 0, model.files.place)  # what came meanwhile stays
+            for path in work.iterdir():
+                fsync(path)
             take_name(work, target)
     (target / LOCK).unlink(missing_ok=True)
     (target / PROGRESS).unlink()  # last: whoever is killed before goes on here
@@ -140,12 +144,13 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
     work = target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")
     if work.exists() and not work.is_dir():
         raise InputError(f"expected a folder or nothing as {work}, got a file: move it away or choose another name")
-    there = {path.name: path.stat().st_size for path in work.iterdir()} if work.is_dir() else {}
+    stats = {path.name: path.stat() for path in work.iterdir()} if work.is_dir() else {}
+    there = {name: min(one.st_size, 512 * getattr(one, "st_blocks", one.st_size)) for name, one in stats.items()}
     if there.keys() - {LOCK, f"{PROGRESS}.tmp"} and PROGRESS not in there:
         got = f"{work} with other files: move it away or choose another name"
         raise InputError(f"expected nothing, or a run that was cut off, got {got}")
     if work != target:
-        check_destination(out, saving.overwrite, max(0, needed - sum(there.values())))
+        check_destination(out, saving.overwrite, max(0, needed - sum(there.values())), model.files.place)
     return work
 
 
@@ -189,7 +194,8 @@ class _Run:
             "settings": asdict(self.settings),
             "dtype": str(self.model.dtype),
             "name": self.saving.name,
-            "plan": plan and json.loads(plan.to_json()),
+            # a planner's plan follows from the rest, on a card not to the last bit
+            "plan": None if plan is None or self.settings.method in GRADIENTS else json.loads(plan.to_json()),
             "calibration": hash_of_tensor(self.ids),
             "evaluation": None if self.saving.windows is None else hash_of_tensor(self.saving.windows),
             "comp_lib": __version__,
@@ -197,9 +203,9 @@ class _Run:
         self.state["request"] = json.loads(json.dumps(request))
         if (self.work / PROGRESS).is_file():
             self.state = _checked(self.work, self.state["request"])
+        self.keep()  # what a killed run left and did not name goes
         if self.state["plan"] is not None:
             return Plan.from_json(self.state["plan"]), self.state["importance"]
-        self.keep()
         name, progress = self.saving.name, self.progress
         planned = (plan, None) if plan else make_plan(self.model, self.ids, self.settings, name, progress)
         self.keep(plan=planned[0].to_json(), importance=planned[1])
@@ -225,8 +231,9 @@ class _Run:
             windows, device = self.saving.windows, self.settings.device
             hidden = embed(model, windows)
             rope = rotary(model, windows.shape[1], device, hidden.dtype)
-            for index, layer in enumerate(family_of(model).layers(model)):
-                hidden = through(layer.to(device), hidden, rope, device)
+            layers = family_of(model).layers(model)
+            for index in range(len(layers)):
+                hidden = through(layers[index].to(device), hidden, rope, device)
                 self.progress(f"measuring {which}", index + 1, model.shape.layers)
             self.keep(**{which: float(sequence_losses(model, hidden, windows).double().mean().exp())})
         return float(self.state[which])

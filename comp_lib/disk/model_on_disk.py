@@ -30,12 +30,11 @@ from ..families.protocol import Layer, Model
 from ..models.load import open_model
 from ..models.skeleton import EMBEDDING, HEAD
 from ..shape import Shape
-from ..system.files import INDEX, TensorFiles, as_bytes
+from ..system.files import INDEX, LARGEST, TensorFiles, as_bytes
 
 if TYPE_CHECKING:
     from ..models.gguf_files import GgufTensors
 
-LARGEST = "5GB"  # of a file
 PIECE = 4096  # tokens of the vocabulary whose part of the head is in memory at once
 STORED = {"torch.float64": "F64", "torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}
 

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from ..errors import InputError, refusing
 from .protocol import Device, Model
 
+PIECE = 2048  # tokens that are embedded at once: masks are made on the way
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a layer is called with beside the hidden states, by position and by name."""
 
@@ -63,8 +64,8 @@ def embed(model: Model, ids: Tensor) -> Tensor:
     else:
         table = model.model.embed_tokens
     frame = with_parts(outline(model).model, embed_tokens=table, layers=nn.ModuleList(), norm=nn.Identity())
-    hidden: Tensor = frame.forward(input_ids=ids.to(table.weight.device), use_cache=False).last_hidden_state
-    return hidden
+    pieces = ids.to(table.weight.device).split(max(1, PIECE // ids.shape[1]))
+    return torch.cat([frame.forward(input_ids=piece, use_cache=False).last_hidden_state for piece in pieces])
 
 
 def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rope:
@@ -91,7 +92,8 @@ def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rop
         raise InputError(f"expected {expected}, got {name}, which does more: choose another model")
     handed = [arguments for _, arguments in made]
     there = tree_map(lambda value: value.to(torch.device(device)) if isinstance(value, Tensor) else value, handed)
-    return Rope(dict(enumerate(there)))
+    numbers = (next(p.layer_idx for p in layer.modules() if hasattr(p, "layer_idx")) for layer in backbone.layers)
+    return Rope(dict(zip(numbers, there, strict=True)))
 
 
 def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor:

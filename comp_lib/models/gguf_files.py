@@ -127,7 +127,9 @@ class GgufTensors:
         """outline: what the config of `file` describes. Raises InputError for a tensor that has no name there."""
         self.file, self.config, self.family = file, outline.config, family_of(outline)
         self.place = file.path
-        arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf)
+        arch = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf), None)
+        if arch is None:
+            raise InputError(f"expected a model type that is read from GGUF, got {self.config.model_type}; {ADVICE}")
         known = gguf.get_tensor_name_map(arch, self.config.num_hidden_layers)
         left = dict(file.tensors)
         stored = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in outline.state_dict()}
@@ -138,7 +140,7 @@ class GgufTensors:
         self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
 
     def read(self, name: str, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
-        """The tensor, or `rows` (k,) of one other than q and k as (k, columns), in memory of its own.
+        """The tensor, or `rows` (k,) of a matrix other than q and k, in memory of its own; a vector comes whole.
 
         Raises InputError for a NaN or an infinity in it.
         """
@@ -146,7 +148,7 @@ class GgufTensors:
         start = self.file.header_bytes + tensor.start
         data = numpy.memmap(self.place, mode="r", offset=start, shape=(*tensor.shape[:-1], tensor.row_bytes))
         with refusing("weights of a type that can be read", f"{name} in {self.place}", "export the model again"):
-            chosen = numpy.array(data if rows is None else data[rows.numpy()])
+            chosen = numpy.array(data if rows is None or data.ndim == 1 else data[rows.numpy()])
             values = numpy.asarray(gguf.dequantize(chosen, tensor.kind), dtype=numpy.float32)
         if name.endswith("norm.weight"):
             values -= self.family.gguf_norm_shift

@@ -28,7 +28,7 @@ from ..families.protocol import Model
 from ..system.files import AGAIN, TensorFiles, read_object
 from ..system.machine import available_device, free_memory
 from .own_widths import register
-from .skeleton import HEAD, filled, skeleton, weight_shapes
+from .skeleton import EMBEDDING, HEAD, filled, skeleton, weight_shapes
 from .wheels import WHEELS, wheel_gguf
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def open_model(
         outline = _outline(file.config_fields(), place, dtype)
         files, reader = GgufTensors(file, outline), file.tokenizer
     else:
+        if not (place / "config.json").exists():
+            raise InputError(f"expected a model folder with config.json, got {str(place)!r} without; choose another")
         outline = _outline(read_object(place / "config.json"), place, dtype)
         place = _snapshot(str(name), *FILES) if remote else place
         files = TensorFiles(place)
@@ -134,7 +136,7 @@ def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model
 
 
 def _check_weights(outline: Model, files: TensorFiles | GgufTensors) -> None:
-    """Raises InputError unless `files` hold just the weights of `outline`; a tied head may be there again."""
+    """Raises InputError unless `files` hold just the weights of `outline`; a tied head may be there twice, the same."""
     expected, ignored = weight_shapes(outline), (IGNORED, HEAD) if outline.config.tie_word_embeddings else (IGNORED,)
     given = {name: shape for name, shape in files.shapes.items() if not name.endswith(ignored)}
     problems = {
@@ -146,6 +148,10 @@ def _check_weights(outline: Model, files: TensorFiles | GgufTensors) -> None:
         if names:
             got = f"{len(names)} {problem} in {files.place} ({', '.join(sorted(names)[:3])}); {AGAIN}"
             raise InputError(f"expected the weights that config.json describes, got {got}")
+    if outline.config.tie_word_embeddings and {EMBEDDING, HEAD} <= files.shapes.keys():
+        if not torch.equal(*(files.read(name, torch.float32) for name in (EMBEDDING, HEAD))):
+            got = f"{HEAD} with other numbers in {files.place}; set tie_word_embeddings to false, or remove that tensor"
+            raise InputError(f"expected one table of tokens, as tie_word_embeddings says, got {got}")
 
 
 def _tokenizer(reader: Callable[[], Any], place: Path, vocabulary: int) -> PreTrainedTokenizerBase:

@@ -44,7 +44,7 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
         raise InputError(f"expected a folder whose layers differ in width, got {got}")
     large = skeleton(config_of(small.config, filled_shape(shape)), small.dtype)
     large.generation_config = small.generation_config
-    check_destination(out, overwrite, estimated_bytes(Shape.of(large), small.dtype))
+    check_destination(out, overwrite, estimated_bytes(Shape.of(large), small.dtype), files.place)
     tensors = {name: files.read(name, small.dtype) for name in weight_shapes(small)}
     for index, (own, wide) in enumerate(zip(*(family_of(one).layers(one) for one in (small, large)), strict=True)):
         _fill_up(tensors, f"model.layers.{index}", own, wide)

@@ -68,8 +68,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `model` (as surgery left it; it is not changed) with all that belongs to it. Returns the folder.
 
-    Raises InputError for what `check_destination` refuses, and for a layer with nothing left, before anything is
-    written.
+    Raises InputError for what `check_destination` refuses before anything is written.
     """
     shape, target = Shape.of(model), resolved(folder)
     check_destination(folder, overwrite, estimated_bytes(shape, model.dtype))
@@ -104,10 +103,13 @@ def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:
     return shape.total * dtype.itemsize + SMALL_FILES
 
 
-def check_destination(folder: str | Path, overwrite: bool = False, needed_bytes: int = 0) -> None:
+def check_destination(
+    folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, source: str | Path = ""
+) -> None:
     """Raises InputError unless `folder` can be written, so that no hour of work ends in a refusal.
 
-    A place that holds anything is refused; with `overwrite` all but a pruned model of ours is.
+    A place that holds anything is refused; with `overwrite` all but a pruned model of ours is, and so are the place of
+    the model that is read, `source`, and the folder that one is in.
     """
     target = resolved(folder)
     above = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
@@ -122,6 +124,10 @@ def check_destination(folder: str | Path, overwrite: bool = False, needed_bytes:
     if content and (foreign or PLAN_FILE not in content):
         got = f"{folder} with {', '.join(foreign[:3]) or f'no {PLAN_FILE}'} in it: choose another name"
         raise InputError(f"expected a pruned model to overwrite, and nothing beside it, got {got}")
+    origins = [Path.cwd(), *([resolved(source)] if source else [])]
+    if target.exists() and any(one.exists() and one.samefile(target) for one in origins):
+        got = f"{folder}: choose another place"
+        raise InputError(f"expected a folder apart from the model that is read and from the one you are in, got {got}")
 
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:
@@ -153,8 +159,8 @@ tags: ["comp-lib", "structured-pruning", "pruned"]
 # {name}
 
 A smaller copy of {parent}: {plan.removed:.1%} of the parameters of its decoder were removed by structured pruning \
-with comp_lib {__version__} ([arXiv 2501.15255](https://arxiv.org/abs/2501.15255)). Layers dropped: \
-{", ".join(map(str, plan.dropped)) or "none"}; `comp_plan.json` lists what was kept.
+with comp_lib {__version__} ([arXiv 2501.15255](https://arxiv.org/abs/2501.15255)). \
+`comp_plan.json` lists the layers, neurons and KV groups that were kept.
 
 {table}
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..errors import refusing
+from ..errors import InputError
 from .files import write_atomically
 
 TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
@@ -36,8 +36,10 @@ def remembered(path: Path, make: Callable[[], Any]) -> Any:
         with torch.no_grad():
             text = json.dumps(make(), default=number)
         entry[STRUCTURE] = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        with refusing("a cache folder to write to", str(path.parent), "set COMP_LIB_CACHE"):
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, save(entry))
+        except (OSError, InputError) as error:
+            raise InputError(f"expected to write to {path.parent}, got {error}: set COMP_LIB_CACHE") from error
     text = bytes(entry[STRUCTURE].tolist()).decode()
     return json.loads(text, object_hook=lambda node: entry[node[TENSOR]] if TENSOR in node else node)

@@ -28,6 +28,7 @@ from ..errors import InputError, refusing
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 LARGEST = 5_000_000_000  # bytes of a file of weights, as users of the Hub expect
 SMALL = (".json", ".jinja", ".model", ".txt")  # endings of what is not weights, and decides the result too
+FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be stored as
 COMPLETE, AGAIN = "complete safetensors", "fetch or save it again"
 PACKAGE = Path(__file__).parents[1]
 NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version", "dtype"}  # fields of a config; tensors have a dtype
@@ -38,6 +39,7 @@ WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def resolved(path: str | Path) -> Path:
     """The one name of a file or folder, without links and `~`. Raises InputError for a home that is not there."""
     with refusing("a place on this machine", str(path)[:100], "name another"):
+        str(path).encode()  # a name that is no text cannot be opened again
         return Path(path).expanduser().resolve()
 
 
@@ -140,7 +142,10 @@ class TensorFiles:
             self.files = [single]
         elif index.exists():
             with refusing("a weight_map that names files", str(index), AGAIN):
-                self.files = sorted({self.place / name for name in read_object(index)["weight_map"].values()})
+                names = set(read_object(index)["weight_map"].values())
+                if any(Path(name).name != name or not (self.place / name).is_file() for name in names):
+                    raise ValueError("names of something else than files beside it")
+                self.files = sorted(self.place / name for name in names)
         else:
             pickles = sorted(path.name for path in self.place.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
             got = f"{', '.join(pickles[:3]) or 'none'}; pickles can run code and are not read"
@@ -151,7 +156,10 @@ class TensorFiles:
         for path in self.files:
             with refusing(COMPLETE, str(path), AGAIN), safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118  not a dictionary
-                    self.where[name], self.shapes[name] = path, tuple(file.get_slice(name).get_shape())
+                    part = file.get_slice(name)
+                    if name in self.where or part.get_dtype() not in FLOATS:
+                        raise ValueError(f"{name} twice, or in {part.get_dtype()}")
+                    self.where[name], self.shapes[name] = path, tuple(part.get_shape())
 
     def read(self, name: str, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         """The tensor, or its `rows` (k,) as (k, columns), in memory of its own.

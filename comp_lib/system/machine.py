@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -25,6 +27,8 @@ def available_device(name: str, double: bool = False) -> torch.device:
 
     double: it must have float64, in which sums over tokens are added and solved; Apple's "mps" has none.
     """
+    if name == "cpu":  # nobody else is asked: a driver that wakes up cannot be forked
+        return torch.device("cpu")
     cuda = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
     mps = ["mps"] if torch.backends.mps.is_available() and not double else []
     available = [*cuda, *mps, "cpu"]
@@ -41,6 +45,17 @@ def cores() -> int:
     if limit.is_file() and (words := limit.read_text().split())[0] != "max":
         count = min(count, max(1, int(words[0]) // int(words[1])))  # microseconds of each period
     return count
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Products of float32 are computed in float32, whatever the caller lets torch round them to."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def free_memory() -> int:

@@ -241,6 +241,28 @@ def test_a_full_disk_is_said_and_the_same_call_goes_on(name, tmp_path, tokenizer
     assert content(tmp_path / "small") == content(tmp_path / "calm" / "small")
 
 
+def test_runs_that_are_cut_off_leave_no_more_states_than_one(tmp_path, tokenizer, monkeypatch):
+    parent, _ = saved(tmp_path / "parent")
+    found = set()
+    for _ in range(4):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(from_disk, "write", lambda *_: (_ for _ in ()).throw(Killed()))
+            prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+        found.add(len(list((tmp_path / "small.partial").glob("states-*"))))
+    assert len(found) == 1
+
+
+def test_the_model_that_is_read_is_not_overwritten(tmp_path, tokenizer):
+    parent, _ = saved(tmp_path / "parent")
+    prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
+    before, again = content(tmp_path / "small"), replace(SETTINGS, layers=0)
+    with pytest.raises(InputError, match="apart from the model that is read"):
+        prune_to(
+            tmp_path / "small", opened(tmp_path / "small"), tokenizer, tokens(), again, saving=Saving(overwrite=True)
+        )
+    assert content(tmp_path / "small") == before
+
+
 def test_a_large_model_is_numbered_files_and_an_index(tmp_path, tokenizer, monkeypatch):
     parent, _ = saved(tmp_path / "parent")
     prune_to(tmp_path / "one", opened(parent), tokenizer, tokens(), SETTINGS)

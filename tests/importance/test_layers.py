@@ -81,6 +81,14 @@ def test_loss_increase_is_that_of_a_model_without_the_layer(name):
     assert float(want.abs().max()) > 0.01, "the layers must matter, or the test shows nothing"
 
 
+def test_layers_that_kept_their_old_numbers():
+    model, ids = model_of(), tokens()
+    del model.model.layers[1]
+    model.config.num_hidden_layers = LAYERS - 1
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, *range(2, LAYERS)]
+    assert torch.equal(loss_increase(model, ids).isfinite(), torch.ones(LAYERS - 1, dtype=torch.bool))
+
+
 def test_loss_increase_with_layers_gone_already():
     model, ids = model_of(), tokens()
     found = loss_increase(model, ids, present=[0, 2, 3])

@@ -277,6 +277,17 @@ def test_a_tied_head_may_be_stored_twice(tmp_path, folder, tiny_llama):
     equal = load_file(path / "model.safetensors")["model.embed_tokens.weight"]
     edit_weights(path, lambda weights: weights.update({"lm_head.weight": equal.clone()}))
     assert torch.equal(load_model(path)[0].lm_head.weight, equal)
+    edit_weights(path, lambda weights: weights.update({"lm_head.weight": equal + 1}))
+    refused(path, "one table of tokens", "lm_head.weight with other numbers")
+
+
+def test_weights_are_floats_in_files_beside_the_index(folder):
+    path = folder()
+    edit_weights(path, lambda weights: weights.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}))
+    refused(path, "complete safetensors", "model.norm.weight", "I8")
+    (path / "model.safetensors").rename(path.parent / "other.safetensors")
+    (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../other.safetensors"}}')
+    refused(path, "a weight_map that names files", "something else than files beside it")
 
 
 # --- memory, the cache, the embedded model ----------------------------------------------------------------------------

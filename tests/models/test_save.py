@@ -207,7 +207,6 @@ def test_card(small, uneven, tmp_path):
         "| MLP neurons per layer | 48 | 40 |",
         "| KV heads per layer | 2 | 1 |",
         f"| parameters of the model | {card.parent_shape.total:,} | {shape.total:,} |",
-        "Layers dropped: 1.",
         "Calibrated on 32 x 256 tokens of calibration.txt. Settings: method comp, seed 0.",
         "| perplexity on evaluation.txt (6,144 tokens) | 30.09 | 41.50 |",
     ):
