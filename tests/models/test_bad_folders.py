@@ -92,8 +92,8 @@ FOLDERS = [
     ("index-no-json", index("{"), ["JSON", INDEX]),
     ("index-no-map", index({"metadata": {}}), ["weight_map", INDEX]),
     ("index-numbers", shards(7), ["weight_map", INDEX]),
-    ("index-pickle", shards("a.bin"), ["complete safetensors", "a.bin"]),
-    ("index-missing-shard", shards("b.safetensors"), ["b.safetensors"]),
+    ("index-pickle", shards("a.bin"), ["weight_map", "beside"]),
+    ("index-missing-shard", shards("b.safetensors"), ["weight_map", "beside"]),
     # tokenizer, and how text is written
     ("tokenizer-no-json", text("tokenizer.json", "{"), ["tokenizer"]),
     ("tokenizer-class", settings("tokenizer_config.json", tokenizer_class=7), ["tokenizer"]),

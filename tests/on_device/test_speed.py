@@ -67,15 +67,17 @@ def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
 
 def test_what_is_timed_is_the_greedy_continuation(tiny_llama, monkeypatch):
     """The clock counts calls of the model: the first token ends after one, each of the others after one more."""
-    model, ids, fed = tiny_llama(), torch.arange(3, 23)[None], []
-    model.generation_config.eos_token_id = model(ids).logits[0, -1].argmax().item()  # and an end of text ends nothing
+    model, prompt, fed = tiny_llama(), torch.arange(3, 23)[None], []
     model.register_forward_pre_hook(lambda _, arguments, named: fed.append(named["input_ids"]), with_kwargs=True)
     monkeypatch.setattr(speed.time, "perf_counter", lambda: float(len(fed)))
-    assert speed.timed(model, ids, 5) == (1.0, 5.0)
+    assert speed.timed(model, prompt, 5) == (1.0, 5.0)
+    ids = prompt
     with torch.no_grad():
         for token in fed[1:]:  # without a cache
             assert token.item() == model.model(ids).last_hidden_state[:, -1].matmul(model.lm_head.weight.T).argmax()
             ids = torch.cat([ids, token], 1)
+    model.generation_config.eos_token_id = fed[1].item()  # an end of text ends nothing
+    assert speed.timed(model, prompt, 5) == (1.0, 5.0)
 
 
 def test_both_runtimes_side_by_side(tmp_path, parent, tiny_llama):
