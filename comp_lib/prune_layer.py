@@ -203,6 +203,7 @@ class LayerPruner:
             if target is not None:
                 wanted = dense_target(layer, which, target[rows].to(linear.weight.device) - before, x)
             statistics.add(x, wanted, token_weights(after) if self.settings.token_weights else None)
+            del before, after, x, wanted  # while the next ones are made
         return statistics
 
     def choose(self, dense: Dense, keep: int, named: tuple[int, ...] | None) -> Selection:

@@ -125,7 +125,7 @@ class GgufTensors:
 
     def __init__(self, file: GgufFile, outline: Model) -> None:
         """outline: what the config of `file` describes. Raises InputError for a tensor that has no name there."""
-        self.file, self.config, self.family = file, outline.config, family_of(outline)
+        self.config, self.family, self.first = outline.config, family_of(outline), file.header_bytes
         self.place = file.path
         arch = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf), None)
         if arch is None:
@@ -145,7 +145,7 @@ class GgufTensors:
         Raises InputError for a NaN or an infinity in it.
         """
         tensor = self.tensors[name]
-        start = self.file.header_bytes + tensor.start
+        start = self.first + tensor.start
         data = numpy.memmap(self.place, mode="r", offset=start, shape=(*tensor.shape[:-1], tensor.row_bytes))
         with refusing("weights of a type that can be read", f"{name} in {self.place}", "export the model again"):
             chosen = numpy.array(data if rows is None or data.ndim == 1 else data[rows.numpy()])

@@ -119,7 +119,9 @@ class Gram(Statistics):
         return cls(xtx.new_zeros(len(xtx)), xtx.new_zeros(len(xtx) + 1), 0, None, xtx)
 
     def gather(self, x: Tensor, y: Tensor | None) -> None:
-        self.xtx += symmetric(x)
+        product = symmetric(x)
+        for total, part in zip(self.xtx.split(BLOCK), product.split(BLOCK), strict=True):
+            total += part  # in float64, of which a whole second matrix need not be
         if y is not None and self.outside is not None:
             self.outside += x.T @ y
 
