@@ -13,6 +13,7 @@ from comp_lib.healing import HELD, Healing, divergence, heal, rate
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 
+pytestmark = pytest.mark.slow
 QUICK = Healing(steps=6, batch=2, rank=2, rate=5e-3)
 
 
@@ -47,7 +48,7 @@ def test_divergence_and_its_gradient_are_those_of_the_formula():
     torch.testing.assert_close(z.grad, (q - p).detach() / 7)
 
 
-@pytest.mark.parametrize("name", ["gqa", "gemma3", "granite", "phi3", "olmo2", "qwen2", "mlp-bias", "ernie4_5-bias"])
+@pytest.mark.parametrize("name", ["gqa", "gemma3", "phi3", "mlp-bias"])
 def test_healing_brings_the_answers_nearer(name):
     model, small, ids = pair(name)
     before, taught = (mean_divergence(small, model, text) for text in (ids[-HELD:], ids[:-HELD]))

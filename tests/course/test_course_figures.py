@@ -38,6 +38,7 @@ from course.figures import layer_importance as layers
 from course.figures import matrix_condition as neurons
 from course.figures import metrics_on_trial as trial
 
+pytestmark = pytest.mark.slow
 NOTEBOOKS = Path(course.figures.__file__).parents[2]
 RNG = np.random.default_rng(0)
 N = 60

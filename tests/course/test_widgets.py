@@ -21,6 +21,7 @@ from course.figures.layer_importance import plot_layer
 from course.hybrid_granularity import layer_errors, stored_sensitivity, water_filling_plan
 from course.widgets import explorers
 
+pytestmark = pytest.mark.slow
 LAYERS = 30
 SHAPE = Shape(
     576, 64, 3, (1536,) * LAYERS, (3,) * LAYERS, 3 * 576, 8 * 64 * 576, (2 * 576,) * LAYERS, 49_152 * 576 + 576

@@ -199,6 +199,7 @@ class Points:
         monkeypatch.setattr(module, name, guarded)
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, tokenizer, monkeypatch):
     parent, _ = saved(tmp_path / "parent")
     windows, points = tokens(2, 16, seed=5), Points(monkeypatch)
