@@ -42,8 +42,6 @@ class LayerReport:
     """What happened to one decoder layer that stays."""
 
     layer: int  # in the parent
-    neurons: int
-    kv_groups: int
     # ||X W - X V||^2 / ||X W||^2 of down_proj after recovery, over the calibration text, weighted as the settings say
     error: float
     attention_error: float  # the same for o_proj
@@ -55,6 +53,14 @@ class LayerReport:
     seconds: float
     kept_neurons: Sequence[int]  # indices, ascending
     kept_groups: Sequence[int]
+
+    @property
+    def neurons(self) -> int:
+        return len(self.kept_neurons)
+
+    @property
+    def kv_groups(self) -> int:
+        return len(self.kept_groups)
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,6 @@ class LayerPruner:
         attention, mlp = done["attention"], done["mlp"]
         return LayerReport(
             layer=index,
-            neurons=len(mlp.kept),
-            kv_groups=len(attention.kept),
             error=mlp.error,
             attention_error=attention.error,
             condition_median=None if mlp.condition is None else float(mlp.condition.median()),

@@ -47,7 +47,7 @@ from ..prune_layer import LayerPruner, LayerReport, Report
 from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
-from ..system.files import TensorFiles, fsync, hash_of_tensor, resolved, take_name
+from ..system.files import TensorFiles, fsync, hash_of_value, resolved, take_name
 from ..system.machine import exact_products
 from .model_on_disk import PIECE, Places, States, Streamed, lay_out, write
 
@@ -196,8 +196,8 @@ class _Run:
             "name": self.saving.name,
             # a planner's plan follows from the rest, on a card not to the last bit
             "plan": None if plan is None or self.settings.method in GRADIENTS else json.loads(plan.to_json()),
-            "calibration": hash_of_tensor(self.ids),
-            "evaluation": None if self.saving.windows is None else hash_of_tensor(self.saving.windows),
+            "calibration": hash_of_value(self.ids.tolist()),
+            "evaluation": None if self.saving.windows is None else hash_of_value(self.saving.windows.tolist()),
             "comp_lib": __version__,
         }
         self.state["request"] = json.loads(json.dumps(request))

@@ -101,6 +101,6 @@ def head(model: Model, states: Tensor, piece: nn.Module | None = None) -> Tensor
     rows = states.reshape(1, -1, states.shape[-1])
     backbone = with_parts(outline(model).model)
     backbone.forward = lambda **_: BaseModelOutputWithPast(last_hidden_state=rows)
-    shell = with_parts(outline(model), model=backbone, lm_head=piece or model.lm_head)
+    shell = with_parts(outline(model), model=backbone, lm_head=model.lm_head if piece is None else piece)
     logits: Tensor = shell.forward(inputs_embeds=rows, use_cache=False).logits
     return logits.reshape(*states.shape[:-1], -1)

@@ -175,8 +175,7 @@ class TensorFiles:
     def fingerprint(self) -> str:
         """A short name for the content of the folder: weights, config and tokenizer, all of each."""
         small = [path for path in self.place.iterdir() if path.suffix in SMALL and path.is_file()]
-        content = "".join(f"{path.name} {hash_of_file(path)}" for path in sorted({*self.files, *small}))
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return hash_of_value({path.name: hash_of_file(path) for path in sorted({*self.files, *small})})[:16]
 
 
 def finite(name: str, tensor: Tensor) -> Tensor:
