@@ -206,8 +206,10 @@ class LayerPruner:
             wanted = None
             if target is not None:
                 wanted = dense_target(layer, which, target[rows].to(linear.weight.device) - before, x)
-            statistics.add(x, wanted, token_weights(after) if self.settings.token_weights else None)
-            del before, after, x, wanted  # while the next ones are made
+            trust = token_weights(after) if self.settings.token_weights else None
+            del before, after  # beside the products, and x and wanted while the next ones are made
+            statistics.add(x, wanted, trust)
+            del x, wanted
         return statistics
 
     def choose(self, dense: Dense, keep: int, named: tuple[int, ...] | None) -> Selection:
