@@ -168,7 +168,7 @@ HALF_DAY = (
     Part(
         "01 together", "01_layer_importance", without=("Explore", *AT_HOME), late="leave out the repairs of the proxy"
     ),
-    Part("one short exercise of 01, in pairs", fixed=10, late="take home"),
+    Part("exercise 1 of 01, in pairs", fixed=5, late="take home"),
     Part("the three-neuron toy on paper (worksheet)", fixed=15),
     Part(
         'run the first section of 02, read from "Price and condition" on',
@@ -178,7 +178,7 @@ HALF_DAY = (
     ),
     Part("break", fixed=10),
     Part("03 together", "03_hybrid_granularity", without=AT_HOME, late='leave out "What a unit weighs"'),
-    Part("one short exercise of 03, in pairs", fixed=10, late="take home"),
+    Part("exercise 1 of 03, in pairs", fixed=15, late="take home"),
     Part(
         "04 together: let the fit fail before you explain the guard",
         "04_mask_tuning",
@@ -186,7 +186,7 @@ HALF_DAY = (
         late='leave out "Free all weights"',
     ),
     Part("05 together", "05_comp_end_to_end", without=AT_HOME, late="show the loop and the ablation alone"),
-    Part("one short exercise of 05, in pairs", fixed=10, late="take home"),
+    Part("exercise 1 of 05, in pairs", fixed=10, late="take home"),
 )
 SHORT = (
     Part(
