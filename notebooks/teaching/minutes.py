@@ -1,7 +1,10 @@
 """Minutes that add up: `python notebooks/teaching/minutes.py [--check]`
 
-The first cell of each lesson claims its minutes (a test measures the claim). From these claims this script writes the
-last column of the README's table of lessons, and the timetable of the workshop in TEACHING. With --check
+The count is that of a slow reader: a minute for 150 words and for 10 visible lines of code, two minutes for each table
+and each prediction. What the machine computes comes on top; the first cell of a lesson says how long that takes. The
+first cell also claims the minutes of the lesson, and a test compares this claim with the count.
+
+This script writes the claims into the README's table of lessons, and the two timetables into TEACHING. With --check
 nothing is written: what is out of date is printed, and the exit code is 1 if there is any.
 """
 
@@ -12,42 +15,205 @@ import difflib
 import json
 import re
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 README, TEACHING = ROOT / "README.md", ROOT / "notebooks" / "TEACHING.md"
-BEGIN, END = "<!-- timetable, by notebooks/teaching/minutes.py -->", "<!-- end of the timetable -->"
+WORDS_A_MINUTE, LINES_A_MINUTE, MINUTES_TO_THINK = 150, 10, 2
 STEP = 5  # minutes: clocks in a room are not read more finely
+Cell = Mapping[str, Any]
+
+
+# --- the count --------------------------------------------------------------------------------------------------------
+
+
+def source(cell: Cell) -> str:
+    return "".join(cell["source"])
+
+
+def is_visible_code(cell: Cell) -> bool:
+    return cell["cell_type"] == "code" and not {"check", "hide-input"} & set(cell["metadata"].get("tags", []))
+
+
+def lines_of(cell: Cell) -> int:
+    """Lines of a cell that are not empty."""
+    return sum(bool(line.strip()) for line in source(cell).splitlines())
+
+
+def words_of(text: str) -> int:
+    """Words of Markdown, without blocks of code, formulas on their own line, comments and tables; `x` and $x$ are one.
+
+    >>> words_of("The **price** of `w_i` is $s_i$.")
+    6
+    """
+    text = re.sub(r"```.*?```|\$\$.*?\$\$|<!--.*?-->", " ", text, flags=re.DOTALL)
+    text = "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("|"))
+    text = re.sub(r"\$[^$]*\$|`[^`]*`|<[^>]+>|!\[[^\]]*\]\([^)]*\)", " x ", text)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    return len(re.findall(r"[A-Za-z][A-Za-z'-]*", text))
+
+
+def words(cells: Sequence[Cell]) -> int:
+    """Words of the prose, the folded answers among them: a slow reader opens them all."""
+    return sum(words_of(source(cell)) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def code_lines(cells: Sequence[Cell]) -> int:
+    return sum(lines_of(cell) for cell in cells if is_visible_code(cell))
+
+
+def tables(cells: Sequence[Cell]) -> int:
+    """Tables: those in the prose, and those that a cell shows."""
+    looks = {"markdown": r"^\|[ :|-]+\|$", "code": r"^table\("}
+    return sum(len(re.findall(looks[cell["cell_type"]], source(cell), re.MULTILINE)) for cell in cells)
+
+
+def predictions(cells: Sequence[Cell]) -> int:
+    """Folded answers to a prediction that come right before the cell that settles it."""
+    return sum(
+        "**Predict" in source(cell) and "<details>" in source(cell) and following["cell_type"] == "code"
+        for cell, following in pairwise(cells)
+    )
+
+
+def reading(cells: Sequence[Cell]) -> float:
+    """Minutes of a slow reader, without what the machine computes."""
+    thinking = MINUTES_TO_THINK * (tables(cells) + predictions(cells))
+    return words(cells) / WORDS_A_MINUTE + code_lines(cells) / LINES_A_MINUTE + thinking
+
+
+def said(cells: Sequence[Cell], pattern: str) -> int | None:
+    """The number that the first cell says in these words."""
+    found = re.search(pattern, source(cells[0]))
+    return int(found[1]) if found else None
+
+
+def claims(cells: Sequence[Cell]) -> int | None:
+    return said(cells, r"\*\*Takes\*\* about (\d+) minutes")
+
+
+def computes(cells: Sequence[Cell]) -> int:
+    return said(cells, r"computes for (?:about )?(\d+)") or 0
+
+
+def counted(cells: Sequence[Cell]) -> float:
+    """Minutes of a lesson: a slow reader's, and the machine's."""
+    return reading(cells) + computes(cells)
+
+
+def sections(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Heading -> its cells; prose is cut where a heading stands, and what comes before the first has the name ""."""
+    found: dict[str, list[Cell]] = {"": []}
+    for name, cell in _pieces(cells):
+        found.setdefault(name, []).append(cell)
+    return found
+
+
+def _pieces(cells: Sequence[Cell]) -> Iterator[tuple[str, Cell]]:
+    name = ""
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            yield name, cell
+            continue
+        for piece in re.split(r"^(?=##+ )", source(cell), flags=re.MULTILINE):
+            if heading := re.match(r"##+ (?:\d+ · )?(.*)", piece):
+                name = heading[1]
+            yield name, {**cell, "source": piece}
+
+
+def cells_of(lesson: str) -> list[Cell]:
+    return json.loads((ROOT / "notebooks" / f"{lesson}.ipynb").read_text("utf-8"))["cells"]
+
+
+def claimed(lesson: str) -> int:
+    """The minutes that a lesson's first cell claims. Raises SystemExit where it claims none."""
+    if (found := claims(cells_of(lesson))) is None:
+        sys.exit(f"expected '**Takes** about N minutes' in the first cell of {lesson}.ipynb")
+    return found
+
+
+# --- the timetables ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the half day: a lesson, which takes what it claims, or something of a fixed length."""
+    """A part of a workshop: a lesson or some of its sections, which are counted, or something of a fixed length."""
 
     what: str
     lesson: str = ""  # its notebook; empty: `fixed` minutes
     fixed: int = 0
-    late: str = ""  # what to do with it when late
+    only: tuple[str, ...] = ()  # headings; empty: the whole lesson
+    without: tuple[str, ...] = ()  # headings that are left out
+    late: str = "keep"  # what to do with it when late
+
+    def minutes(self) -> float:
+        """Raises SystemExit where a heading is not in the lesson."""
+        if not self.lesson:
+            return self.fixed
+        cells = cells_of(self.lesson)
+        parts = sections(cells)
+        if unknown := {*self.only, *self.without} - set(parts):
+            sys.exit(f"expected headings of {self.lesson}.ipynb, got {', '.join(sorted(unknown))}: look them up there")
+        chosen = [name for name in parts if name not in self.without and (not self.only or name in ("", *self.only))]
+        return computes(cells) + sum(reading(parts[name]) for name in chosen)
 
 
-WORKSHOP = (
-    Part("unpack the kit, `python install.py`, open JupyterLab", fixed=15, late="help the last ones in the break"),
-    Part("00 together, the first load included", "00_start_here"),
-    Part("01 together, with its predictions", "01_layer_importance", late="leave out the repairs of the proxy"),
-    Part("exercises 01, one of them, in pairs", fixed=15, late="leave out; take home"),
+AT_HOME = ("Your turn", "Quiz")
+HALF_DAY = (
+    Part("00 together", "00_start_here", without=AT_HOME, late='leave out "Is the error true?"'),
+    Part(
+        "01 together", "01_layer_importance", without=("Explore", *AT_HOME), late="leave out the repairs of the proxy"
+    ),
+    Part("exercise 1 of 01, in pairs", fixed=5, late="take home"),
     Part("the three-neuron toy on paper (worksheet)", fixed=15),
-    Part("02 together", "02_matrix_condition", late="leave out the ridge and the token weights"),
-    Part("break", fixed=15),
-    Part("exercises 02, one of them, in pairs", fixed=15, late="leave out; take home"),
-    Part("03 together", "03_hybrid_granularity", late="stop before the honest box"),
-    Part("contest: each pair defends a plan for the same budget", fixed=15, late="leave out"),
-    Part("04 together: let the fit fail before you explain the guard", "04_mask_tuning", late="stop after the guard"),
-    Part("summary: the three findings of 05, and what to take home", fixed=10),
+    Part(
+        'run the first section of 02, read from "Price and condition" on',
+        "02_matrix_condition",
+        without=("Three neurons, by hand", "Why neither half is enough", *AT_HOME),
+        late="leave out the ridge and the token weights",
+    ),
+    Part("break", fixed=10),
+    Part("03 together", "03_hybrid_granularity", without=AT_HOME, late='leave out "What a unit weighs"'),
+    Part("exercise 1 of 03, in pairs", fixed=15, late="take home"),
+    Part(
+        "04 together: let the fit fail before you explain the guard",
+        "04_mask_tuning",
+        without=AT_HOME,
+        late='leave out "Free all weights"',
+    ),
+    Part("05 together", "05_comp_end_to_end", without=AT_HOME, late="show the loop and the ablation alone"),
+    Part("exercise 1 of 05, in pairs", fixed=10, late="take home"),
 )
+SHORT = (
+    Part(
+        "00: prune, and the cost in quality",
+        "00_start_here",
+        only=("Prune", "What it cost: quality"),
+        late="leave out the figure of the layers",
+    ),
+    Part(
+        "01 up to the proof",
+        "01_layer_importance",
+        without=("Can the proxy be repaired?", "Explore", *AT_HOME),
+        late="leave out the attention maps",
+    ),
+    Part("the three-neuron toy on paper (worksheet)", fixed=15),
+    Part(
+        "02: a real layer, and the refit",
+        "02_matrix_condition",
+        only=("A real `down_proj`", "The refit pays the price"),
+        late="show the figure with and without the refit alone",
+    ),
+    Part("04: the trap, and who did it", "04_mask_tuning", only=("The trap", "Who did it")),
+    Part("the honest box of 00, and what to take home", fixed=5),
+)
+TIMETABLES = {"half a day": (240, HALF_DAY), "ninety minutes": (90, SHORT)}  # minutes at most
 OPTIONAL = (
     "02b_metrics_on_trial",
-    "05_comp_end_to_end",
     "06_your_own_model",
     "07_comp_vs_baselines",
     "08_on_device",
@@ -56,19 +222,13 @@ OPTIONAL = (
 )
 
 
-def claimed(lesson: str) -> int:
-    """The minutes that a lesson's first cell claims. Raises SystemExit where it claims none."""
-    path = ROOT / "notebooks" / f"{lesson}.ipynb"
-    first = "".join(json.loads(path.read_text("utf-8"))["cells"][0]["source"])
-    if not (found := re.search(r"\*\*Takes\*\* about (\d+) minutes", first)):
-        sys.exit(f"expected '**Takes** about N minutes' in the first cell of {path.name}")
-    return int(found[1])
-
-
-def lengths() -> list[int]:
-    """Minutes of each part of the workshop, in whole steps."""
-    wanted = (claimed(part.lesson) if part.lesson else part.fixed for part in WORKSHOP)
-    return [-(-minutes // STEP) * STEP for minutes in wanted]
+def starts(parts: Sequence[Part]) -> list[int]:
+    """When each part starts, and when the last ends, in minutes: rounded each, so that roundings do not add up."""
+    now, found = 0.0, [0]
+    for part in parts:
+        now += part.minutes()
+        found.append(round(now / STEP) * STEP)
+    return found
 
 
 def clock(minutes: int) -> str:
@@ -80,28 +240,31 @@ def clock(minutes: int) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}"
 
 
-def timetable() -> str:
-    """The workshop as a Markdown table, with what to do when late."""
-    rows, start = [["from", "minutes", "what", "when late"], ["---:", "---:", "---", "---"]], 0
-    for part, minutes in zip(WORKSHOP, lengths(), strict=True):
-        rows.append([clock(start), str(minutes), part.what, part.late or "keep"])
-        start += minutes
-    rows.append([clock(start), "", f"end: {start} minutes in all", ""])
+def timetable(name: str) -> str:
+    """A workshop as a Markdown table, with what to do when late. Raises SystemExit where it takes too long."""
+    limit, parts = TIMETABLES[name]
+    if (total := sum(part.minutes() for part in parts)) > limit:
+        sys.exit(f"expected at most {limit} minutes in {name}, counted {total:.0f}: leave out a part or a section")
+    rows, times = [["from", "minutes", "what", "when late"], ["---:", "---:", "---", "---"]], starts(parts)
+    for part, (start, end) in zip(parts, pairwise(times), strict=True):
+        rows.append([clock(start), str(end - start), part.what, part.late])
+    rows.append([clock(times[-1]), "", f"end: {total:.0f} minutes counted", ""])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def optional() -> str:
-    """What is not in the half day, with its minutes."""
+    """What is in neither timetable, with its minutes."""
     parts = (f"[{lesson.split('_')[0]}]({lesson}.ipynb) ({claimed(lesson)})" for lesson in OPTIONAL)
     return f"Optional, each with its minutes: {', '.join(parts)}."
 
 
-def with_table(text: str, table: str) -> str:
-    """The text with `table` between the marks. Raises SystemExit where there are none."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        sys.exit(f"expected the lines {BEGIN} and {END} once each")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+def between_marks(text: str, name: str, new: str) -> str:
+    """The text with `new` between the marks of that name. Raises SystemExit where there are none."""
+    begin, end = f"<!-- {name}, by notebooks/teaching/minutes.py -->", f"<!-- end of {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        sys.exit(f"expected the lines {begin} and {end} once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{new}\n{end}{rest.split(end)[1]}"
 
 
 def with_minutes(text: str) -> str:
@@ -112,14 +275,15 @@ def with_minutes(text: str) -> str:
 
 def wanted() -> dict[Path, str]:
     """What README and TEACHING should say."""
-    return {
-        README: with_minutes(README.read_text("utf-8")),
-        TEACHING: with_table(TEACHING.read_text("utf-8"), f"{timetable()}\n\n{optional()}"),
-    }
+    teaching = TEACHING.read_text("utf-8")
+    for name in TIMETABLES:
+        teaching = between_marks(teaching, name, timetable(name))
+    teaching = between_marks(teaching, "optional lessons", optional())
+    return {README: with_minutes(README.read_text("utf-8")), TEACHING: teaching}
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Write the minutes that the lessons claim into README and TEACHING.")
+    parser = argparse.ArgumentParser(description="Write the minutes of the lessons into README and TEACHING.")
     parser.add_argument("--check", action="store_true", help="write nothing, say what is out of date")
     options = parser.parse_args(arguments)
     stale = False

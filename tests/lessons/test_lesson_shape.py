@@ -1,4 +1,4 @@
-"""The shape of a lesson: its idea in its cells, predictions to make, a quiz, and honest minutes.
+"""The shape of a lesson: its idea in its cells, predictions to make, a quiz, honest minutes, not too much of anything.
 
 Each rule is a function from a lesson to what is wrong with it, and each is tested on a lesson that is wrong.
 """
@@ -6,18 +6,22 @@ Each rule is a function from a lesson to what is wrong with it, and each is test
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 LESSONS = sorted(FOLDER.glob("[0-9]*.ipynb"))
+CORE = [path for path in LESSONS if re.match(r"0[0-5]_", path.name)]
 LONGEST = 12  # lines of a function
-WORDS_A_MINUTE, LINES_A_MINUTE = 200, 15  # of a slow reader
+WORDS, LINES_OF_A_CELL, FIGURES, TABLES, ROWS = 1200, 15, 8, 2, 8  # of a lesson, at most
+WORDS_OF_THE_CORE, LINES_OF_THE_CORE = 7000, 700
 # What each lesson is about is defined in its cells, and asserted equal to comp_lib's.
 IN_THE_CELLS = {
     "01_layer_importance": ("block_influence", "loss_without", "hidden_harm"),
@@ -34,6 +38,11 @@ IN_THE_CELLS = {
 }
 LONGER = {"comp": 14}  # COMP from scratch: the loop of the whole method
 
+specification = importlib.util.spec_from_file_location("minutes", FOLDER / "teaching" / "minutes.py")
+count = importlib.util.module_from_spec(specification)
+sys.modules["minutes"] = count  # a dataclass looks there
+specification.loader.exec_module(count)
+
 RULES = {}
 
 
@@ -46,41 +55,62 @@ def cells(notebook, kind="code"):
     return [cell for cell in notebook.cells if cell.cell_type == kind]
 
 
-def is_folded(cell):
-    return bool({"check", "hide-input"} & set(cell.metadata.get("tags", [])))
-
-
 def parsed(cell):
     return ast.parse(TransformerManager().transform_cell(cell.source))
 
 
-def prose(notebook):
-    """What everybody reads: the folded answers are left out."""
-    text = "\n".join(cell.source for cell in cells(notebook, "markdown"))
-    return re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
-
-
-def code_lines(notebook):
-    sources = [cell.source for cell in cells(notebook) if not is_folded(cell)]
-    return sum(bool(line.strip()) for source in sources for line in source.splitlines())
-
-
-def minutes(notebook):
-    """(claimed, measured) in minutes."""
-    first = notebook.cells[0].source
-    claimed = re.search(r"\*\*Takes\*\* about (\d+) minutes", first)
-    computes = re.search(r"computes for (?:about )?(\d+)", first)
-    running = int(computes[1]) if computes else 0
-    measured = len(prose(notebook).split()) / WORDS_A_MINUTE + code_lines(notebook) / LINES_A_MINUTE + running
-    return int(claimed[1]) if claimed else None, measured
+def shown(notebook):
+    """What the stored outputs of all cells show: kind -> content, for each output."""
+    return [output.get("data", {}) for cell in cells(notebook) for output in cell.outputs]
 
 
 @rule
 def claims_honest_minutes(notebook, name):
-    claimed, measured = minutes(notebook)
+    claimed, counted = count.claims(notebook.cells), count.counted(notebook.cells)
     if claimed is None:
         return ["the first cell does not say '**Takes** about N minutes, of which the machine computes for M'"]
-    return [] if abs(claimed - measured) <= 3 else [f"claims {claimed} minutes, a slow reader takes {measured:.1f}"]
+    return [] if abs(claimed - counted) <= 3 else [f"claims {claimed} minutes, a slow reader takes {counted:.1f}"]
+
+
+@rule
+def has_few_words(notebook, name):
+    """The folded answers count; code, formulas and tables do not."""
+    found = count.words(notebook.cells)
+    return [] if found <= WORDS else [f"{found:,} words, at most {WORDS:,}"]
+
+
+@rule
+def has_short_cells(notebook, name):
+    lengths = {cell.id: count.lines_of(cell) for cell in cells(notebook) if count.is_visible_code(cell)}
+    return [f"cell {i} has {n} lines, at most {LINES_OF_A_CELL}" for i, n in lengths.items() if n > LINES_OF_A_CELL]
+
+
+@rule
+def has_few_figures(notebook, name):
+    """Pictures, drawings and animations: each is an image or a page with one."""
+    figures = [data for data in shown(notebook) if re.search(r"<(img|svg|video)\b", str(data.get("text/html", "")))]
+    return [] if len(figures) <= FIGURES else [f"{len(figures)} figures, at most {FIGURES}"]
+
+
+@rule
+def has_few_short_tables(notebook, name):
+    texts = [cell.source for cell in cells(notebook, "markdown")] + [
+        data.get("text/markdown", "") for data in shown(notebook)
+    ]
+    rows = [
+        found.count("\n") - 2 for text in texts for found in re.findall(r"(?:^\|.*\|\n)+", f"{text}\n", re.MULTILINE)
+    ]
+    tables = count.tables(notebook.cells)
+    found = [f"{tables} tables, at most {TABLES}"] if tables > TABLES else []
+    return found + [f"a table of {each} rows, at most {ROWS}" for each in rows if each > ROWS]
+
+
+@rule
+def shows_its_tables(notebook, name):
+    """A table is shown where it is the last line of its cell; anywhere else it is lost."""
+    lines = [node for cell in cells(notebook) for node in parsed(cell).body[:-1] if isinstance(node, ast.Expr)]
+    lost = [ast.unparse(line)[:60] for line in lines if re.match(r"table\(", ast.unparse(line))]
+    return [f"not the last line of its cell, so not shown: {line}" for line in lost]
 
 
 @rule
@@ -122,32 +152,73 @@ def test_lesson(path):
     assert problems(nbformat.read(path, as_version=4), path.stem) == []
 
 
+def too_much(lessons):
+    """What is too long in the lessons of the core together."""
+    words, lines = (sum(measure(each.cells) for each in lessons) for measure in (count.words, count.code_lines))
+    found = [f"{words:,} words, at most {WORDS_OF_THE_CORE:,}"] if words > WORDS_OF_THE_CORE else []
+    return found + ([f"{lines} visible lines, at most {LINES_OF_THE_CORE}"] if lines > LINES_OF_THE_CORE else [])
+
+
+def test_the_core_is_a_half_day():
+    assert len(CORE) == 6
+    assert too_much([nbformat.read(path, as_version=4) for path in CORE]) == []
+
+
 # --- the rules can fail -----------------------------------------------------------------------------------------------
 
 PREDICTION = "**Predict.** What comes?\n\n<details><summary>Answer</summary>\n\nThat.\n\n</details>"
+PICTURE = new_output("display_data", {"text/html": '<img alt="a b c d" src="data:,"/>'})
 QUIZ = "\n\n".join(f"{n}. Why?\n\n<details><summary>Answer</summary>\n\nSo.\n\n</details>" for n in range(5))
 
 
 def good():
     """A small lesson with which nothing is wrong."""
     predictions = [cell for _ in range(3) for cell in (new_markdown_cell(PREDICTION), new_code_cell("x = 1"))]
-    first = new_markdown_cell("# 01\n\n**Takes** about 3 minutes, of which the machine computes for 2.")
+    first = new_markdown_cell("# 01\n\n**Takes** about 9 minutes, of which the machine computes for 2.")
     return new_notebook(
         cells=[first, new_code_cell("def f():\n    pass"), *predictions, new_markdown_cell(f"## Quiz\n\n{QUIZ}")]
     )
 
 
-BAD = {
-    "claims_honest_minutes": lambda lesson: lesson.cells[0].update(source="# 01\n\n**Takes** about 9 minutes"),
-    "asks_before_it_shows": lambda lesson: lesson.cells.pop(3),
-    "ends_with_a_quiz": lambda lesson: lesson.cells.pop(),
-    "holds_its_method_in_its_cells": lambda lesson: lesson.cells[1].update(source="def f():\n" + "    x = 1\n" * 12),
-}
+def change(number, source=None, **fields):
+    """A change of one cell of a lesson."""
+    return lambda lesson: lesson.cells[number].update(**({} if source is None else {"source": source}), **fields)
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_a_rule_can_fail(name):
+BAD = [
+    ("claims_honest_minutes", change(0, "# 01\n\n**Takes** about 13 minutes, of which the machine computes for 2.")),
+    ("claims_honest_minutes", change(0, "# 01")),
+    ("has_few_words", change(0, "word " * WORDS)),
+    ("has_short_cells", change(1, "x = 1\n" * (LINES_OF_A_CELL + 1))),
+    ("has_few_figures", change(1, outputs=[PICTURE] * (FIGURES + 1))),
+    ("has_few_short_tables", change(0, "| a |\n|---|\n" + "| 1 |\n" * (ROWS + 1))),
+    (
+        "has_few_short_tables",
+        change(1, outputs=[new_output("display_data", {"text/markdown": "| 1 |\n" * (ROWS + 3)})]),
+    ),
+    ("has_few_short_tables", change(1, "table(a, b)\n" * (TABLES + 1))),
+    ("shows_its_tables", change(1, "table(a, b)\nprint()")),
+    ("asks_before_it_shows", lambda lesson: lesson.cells.pop(3)),
+    ("ends_with_a_quiz", lambda lesson: lesson.cells.pop()),
+    ("holds_its_method_in_its_cells", change(1, "def f():\n" + "    x = 1\n" * LONGEST)),
+]
+
+
+def test_each_rule_has_a_bad_lesson():
+    assert {name for name, _ in BAD} == set(RULES)
+    assert problems(good(), "") == []
+
+
+@pytest.mark.parametrize(("name", "spoil"), BAD)
+def test_a_rule_can_fail(name, spoil):
     lesson = good()
-    assert problems(lesson, "") == []
-    BAD[name](lesson)
+    spoil(lesson)
     assert RULES[name](lesson, "") != []
+
+
+def test_too_much_for_a_core():
+    lesson = good()
+    assert too_much([lesson]) == []
+    change(0, "word " * WORDS_OF_THE_CORE)(lesson)
+    change(1, "x = 1\n" * LINES_OF_THE_CORE)(lesson)
+    assert len(too_much([lesson])) == 2

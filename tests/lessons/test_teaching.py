@@ -35,7 +35,7 @@ slides.formula = functools.cache(slides.formula)  # the same formulas are set in
 
 
 def rows_of(text, first):
-    """Cells of the rows of the table whose head begins with `first`."""
+    """Cells of the rows of the first table whose head begins with `first`."""
     lines = text.splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith(f"| {first} |"))
     table = []
@@ -49,18 +49,63 @@ def rows_of(text, first):
 # --- minutes ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_timetable_adds_up():
-    """Each part begins where the one before it ends, and a lesson has at least the minutes that it claims."""
-    rows, now = rows_of(TEACHING, "from"), 0
-    for start, length, what, *_ in rows[:-1]:
+@pytest.mark.parametrize(("name", "limit"), [("half a day", 240), ("ninety minutes", 90)])
+def test_a_timetable_adds_up(name, limit):
+    """Each part begins where the one before it ends, has the minutes that are counted for it, and all fit in."""
+    rows, now = rows_of(TEACHING.split(f"<!-- {name}")[1], "from"), 0
+    _, parts = minutes.TIMETABLES[name]
+    for (start, length, what, _), part in zip(rows[:-1], parts, strict=True):
         hours, rest = map(int, start.split(":"))
         assert 60 * hours + rest == now, f"{what!r} begins at {start}, the parts before it take {now} minutes"
-        number = re.match(r"(\d\d) together", what)
-        if number:
-            [path] = NOTEBOOKS.glob(f"{number[1]}_*.ipynb")
-            assert int(length) >= minutes.claimed(path.stem), "run python notebooks/teaching/minutes.py"
+        assert abs(int(length) - part.minutes()) <= minutes.STEP, "run python notebooks/teaching/minutes.py"
         now += int(length)
-    assert rows[-1][2] == f"end: {now} minutes in all" and now <= 240
+    assert rows[-1][0] == minutes.clock(now) and now <= limit
+    assert sum(part.minutes() for part in parts) <= limit
+
+
+def test_the_half_day_has_the_whole_core():
+    lessons = [part.lesson for part in minutes.HALF_DAY if part.lesson]
+    assert [lesson[:3] for lesson in lessons] == ["00_", "01_", "02_", "03_", "04_", "05_"]
+    assert not any(part.only for part in minutes.HALF_DAY)
+
+
+CELLS = [
+    {"cell_type": cell.cell_type, "source": cell.source, "metadata": {}}
+    for cell in (
+        new_markdown_cell(
+            "# A\n\n**Takes** about 9 minutes, of which the machine computes for 2.\n\n## 1 · One\n\nA [b](c)."
+        ),
+        new_code_cell("x = 1\n\ny = 2"),
+        new_markdown_cell(
+            "## Two\n\n**Predict.** So?\n\n<details>`Yes`</details>\n\n$$x$$\n\n| a |\n|---|\n| 1 |\n\n### Three"
+        ),
+        new_code_cell("rows = []\ntable(rows)"),
+    )
+]
+
+
+def test_the_count_by_hand():
+    """Words, lines, a table in the prose and one by a cell, one prediction, two minutes of the machine."""
+    assert (minutes.words(CELLS), minutes.code_lines(CELLS)) == (20, 4)
+    assert (minutes.tables(CELLS), minutes.predictions(CELLS), minutes.claims(CELLS)) == (2, 1, 9)
+    assert minutes.counted(CELLS) == pytest.approx(20 / 150 + 4 / 10 + 3 * 2 + 2)
+    assert list(minutes.sections(CELLS)) == ["", "One", "Two", "Three"]
+    assert minutes.words([cell for part in minutes.sections(CELLS).values() for cell in part]) == 20
+    assert (
+        minutes.code_lines(minutes.sections(CELLS)["One"]) == minutes.code_lines(minutes.sections(CELLS)["Three"]) == 2
+    )
+
+
+def test_what_does_not_fit_is_refused(monkeypatch):
+    whole = minutes.Part("all of 00", "00_start_here")
+    assert minutes.Part("a part", "00_start_here", only=("Prune",)).minutes() < whole.minutes()
+    assert minutes.Part("a part", "00_start_here", without=("Prune",)).minutes() < whole.minutes()
+    assert whole.minutes() == pytest.approx(minutes.counted(minutes.cells_of("00_start_here")))
+    with pytest.raises(SystemExit, match="expected headings of 00_start_here.ipynb, got Prun"):
+        minutes.Part("a part", "00_start_here", only=("Prun",)).minutes()
+    monkeypatch.setitem(minutes.TIMETABLES, "ninety minutes", (20, (whole,)))
+    with pytest.raises(SystemExit, match="expected at most 20 minutes in ninety minutes, counted"):
+        minutes.timetable("ninety minutes")
 
 
 def test_readme_and_teaching_are_what_the_script_writes(capsys):
@@ -70,9 +115,26 @@ def test_readme_and_teaching_are_what_the_script_writes(capsys):
 # --- what a teacher reads ---------------------------------------------------------------------------------------------
 
 
+def rows_of_figures(number):
+    """The rows of TEACHING for the figures of a lesson: (number, where to look, what it means)."""
+    if (own := f"### {number} · ") in TEACHING:
+        return [(row[0].split()[0], *row[1:]) for row in rows_of(TEACHING.split(own)[1], "figure")]
+    rows = rows_of(TEACHING.split("### Optional lessons")[1], "figure")
+    return [(row[0].split()[2], *row[1:]) for row in rows if row[0].startswith(f"{number} · ")]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_each_figure_of_a_lesson_has_two_sentences(path):
+    outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+    figures = [output for output in outputs if "<img" in output.get("data", {}).get("text/html", "")]
+    rows = rows_of_figures(path.stem.split("_")[0])
+    assert [row[0] for row in rows] == [str(place) for place in range(1, len(figures) + 1)]
+    assert all(sentence[-1] in ".?" for _, look, means in rows for sentence in (look, means))
+
+
 def test_checkpoints_are_in_the_lessons():
     rows = rows_of(TEACHING, "lesson")
-    assert {row[0] for row in rows} == {"00", "01", "02", "03", "04"} and len(rows) >= 10
+    assert {row[0] for row in rows} == {"00", "01", "02", "03", "04", "05"} and len(rows) >= 10
     for number, what, shown in rows:
         [path] = NOTEBOOKS.glob(f"{number}_*.ipynb")
         words = "\n".join(cell.source for cell in nbformat.read(path, 4).cells)

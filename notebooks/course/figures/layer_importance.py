@@ -124,7 +124,11 @@ def plot_norms(study: LayerStudy, writer: int, early: Sequence[int] = (), sequen
 
 def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor]) -> Picture:
     """Where tokens look: attention (L, L) of one layer, a row for each reader; and by layer the share on position 0."""
-    titles = [f"Layer {layer}: almost everybody looks at position 0", "Attention on position 0, by layer"]
+    here, (whole, lost) = attention[1:, 0].mean(), (share[layer:].mean() for share in shares.values())
+    titles = [
+        f"Layer {layer}: {here:.0%} of the attention on position 0",
+        f"From layer {layer} on: {whole:.0%}, silenced {lost:.0%}",
+    ]
     xlabels, ylabels = ["position looked at", "decoder layer"], ["position that looks", "share of attention"]
     figure, (left, right) = panels(1, 2, (9.5, 4.2), title=titles, xlabel=xlabels, ylabel=ylabels)
     left.grid(False)
@@ -136,7 +140,7 @@ def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor]) -> Pi
     right.legend(fontsize=8, loc="upper left")
     words = [f"{name}, {share[layer:].mean():.0%} from layer {layer} on" for name, share in shares.items()]
     return figure.described(
-        f"Left: heat map of attention in layer {layer}; position 0 gets {attention[1:, 0].mean():.0%} of it. Right: "
+        f"Left: heat map of attention in layer {layer}; position 0 gets {here:.0%} of it. Right: "
         "line chart over layers of the share of attention on position 0: ",
         words,
     )
@@ -157,7 +161,7 @@ def plot_layer(study: LayerStudy, layer: int, metric: str = "block influence", s
     left.axhline(mean, color=GREY, linestyle="--", linewidth=1, label=f"mean {mean:.3f}")
     left.scatter([lowest], [low], color=RED, zorder=3, s=25, label=f"position {lowest}: {low:.3f}")
     left.set(xlabel="position in the sequence (tokens)", ylabel="cosine(before, after)")
-    left.set(ylim=(min(-0.1, low - 0.05), 1.05), title=f"layer {layer}, sequence {sequence}")
+    left.set(ylim=(min(-0.1, low - 0.05), 1.05), title=f"layer {layer} turns position {lowest} most (text {sequence})")
     left.legend(loc="lower right", fontsize=8)
     _bars(right, study, metric, [layer])
     layer_axis(right, layers)

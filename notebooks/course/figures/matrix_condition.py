@@ -109,7 +109,9 @@ def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, t
     norms, *energies = (np.asarray(values) for values in (norms, plain, weighted))
     sequences, length = norms.shape
     shares = [np.sort(energy.flatten())[::-1].cumsum() / energy.sum() for energy in energies]
-    titles, ylabels = [title, "Whose tokens make up C?"], ["length of a token's state", "share of tr C (%)"]
+    as_they_are, divided = (share[sequences - 1] for share in shares)
+    rule = f"The loudest {sequences} tokens hold {as_they_are:.1%} of C"
+    titles, ylabels = [title, rule], ["length of a token's state", "share of tr C (%)"]
     xlabels = ["position in the sequence (first = 1)", "tokens, loudest first"]
     figure, (left, right) = panels(1, 2, (10.0, 3.6), xscale="log", title=titles, xlabel=xlabels, ylabel=ylabels)
     left.plot(np.arange(1, length + 1), norms.T, color=BLUE, alpha=0.35, lw=1)
@@ -120,7 +122,6 @@ def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, t
     right.set_ylim(0, 103)
     right.legend(fontsize=8)
     first, others = np.median(norms[:, 0]), np.median(norms[:, 1:])
-    as_they_are, divided = (share[sequences - 1] for share in shares)
     return figure.described(
         f"Left: norm of the residual stream by position; the first token's is {first:.3g}, the median of the others "
         f"{others:.3g}. Right: of {norms.size:,} tokens, the {sequences} loudest hold {as_they_are:.1%} of the Gram "
