@@ -64,7 +64,7 @@ def check_refit(refit: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
 
 def check_rounds(who_goes: Callable[[Tensor, Tensor, int], list[int]]) -> None:
     """Exercise 4."""
-    for seed in range(4):
+    for seed in (3, 9, 12, 13):  # with these each known mistake removes other neurons
         x, w, remove = _twins(seed)
         n = len(w)
         got = call(who_goes, x.T @ x, w.clone(), remove)
@@ -93,7 +93,7 @@ def _twins(seed: int) -> tuple[Tensor, Tensor, int]:
     base, sizes = draw(60, 4), torch.tensor([1.0, 1.3, 1.6, 2.0], dtype=torch.float64)
     pairs = torch.cat([base, base + 0.2 * draw(60, 4)], 1) * sizes.repeat(2)
     x = torch.cat([pairs, 0.45 * draw(60, 3)], 1)
-    w = torch.nn.functional.normalize(draw(11, 5), dim=1)
+    w = torch.nn.functional.normalize(draw(11, 5), dim=1) * torch.linspace(1.0, 1.5, 11, dtype=torch.float64)[:, None]
     order = torch.randperm(11, generator=generator)
     return x[:, order], w, 4
 

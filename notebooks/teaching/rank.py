@@ -144,7 +144,7 @@ def main(arguments: list[str]) -> int:
     if found:
         print(table(found))
         print(
-            f"\nExtra loss: nats per token, {WINDOWS} windows of each kind. Neighbours share a place where no difference"
+            f"\nExtra loss: nats per token, {WINDOWS} windows of each kind. Neighbours share a place if no difference"
         )
         print("was found: the 95% interval of the mean of their paired differences holds 0. One run for each plan.")
     if defects:
