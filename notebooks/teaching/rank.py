@@ -14,8 +14,6 @@ import functools
 import hashlib
 import json
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.evaluation.confidence import confidence_intervals
+from comp_lib.evaluation.loss import Evaluation
 from comp_lib.families.protocol import Model
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plan import Plan
@@ -36,7 +35,7 @@ from comp_lib.settings import PRESETS, Settings
 from comp_lib.shape import Shape, span
 
 SHARE, WITHIN = 0.2, 0.005  # of the decoder's parameters to remove, and how far off a plan may be
-TEXT = {"source": "shipped", "sequences": 32, "length": 128}  # of calibration
+TEXT: dict[str, Any] = {"source": "shipped", "sequences": 32, "length": 128}  # of calibration
 WINDOWS, LENGTH = 4, 128  # of each kind of text that judges; tokens in each
 SETTINGS = Settings(**PRESETS["stock"])
 
@@ -64,25 +63,27 @@ def in_words(plan: Plan) -> str:
     return f"{words}, chosen by the plan" if plan.kept_neurons else words
 
 
-def measured(plan: Plan, model: Model, ids: Tensor, windows: dict[str, Tensor], dense: dict[str, Any]) -> Result:
-    """The plan carried out: loss above the dense model's in each window, by kind, and seconds."""
-    started = time.perf_counter()
-    small = prune(model, ids, SETTINGS, plan=plan).model
-    seconds = time.perf_counter() - started
-    after = judge(small, windows).kinds
-    extra = {kind: np.subtract(after[kind].losses, dense[kind].losses).tolist() for kind in windows}
-    return {"extra": extra, "seconds": seconds}
+@functools.cache
+def texts(model: Model, tokenizer: Any) -> tuple[Tensor, dict[str, Tensor], dict[str, Evaluation]]:
+    """What calibrates, what judges, by kind, and how good the dense model is on it."""
+    windows = kind_windows(tokenizer, LENGTH, WINDOWS)
+    return calibration_tokens(tokenizer=tokenizer, **TEXT), windows, judge(model, windows).kinds
 
 
-def kept_or(path: Path, key: str, measure: Callable[[], Result]) -> Result:
-    """The result beside a plan if it has this key, which changes with all that it depends on; else a new one."""
-    place = path.with_suffix(".result.json")
+def result_of(path: Path, plan: Plan, name: str, model: Model, tokenizer: Any) -> Result:
+    """The result beside the plan in `path`, if it is of this plan; else the plan is carried out and measured."""
+    parts = [plan.to_json(), name, TEXT, WINDOWS, LENGTH]
+    place, key = path.with_suffix(".result.json"), hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     with suppress(OSError, ValueError, KeyError, TypeError):
         result: Result = json.loads(place.read_text("utf-8"))
         if result["key"] == key:
             return result
     print(f"measuring {path.stem}", file=sys.stderr)
-    result = {"key": key} | measure()
+    ids, windows, dense = texts(model, tokenizer)
+    pruned = prune(model, ids, SETTINGS, plan=plan)
+    after = judge(pruned.model, windows).kinds
+    extra = {kind: np.subtract(after[kind].losses, dense[kind].losses).tolist() for kind in windows}
+    result = {"key": key, "extra": extra, "seconds": pruned.report.seconds}
     place.write_text(json.dumps(result), "utf-8")
     return result
 
@@ -98,7 +99,7 @@ def table(found: dict[str, tuple[Plan, Result]]) -> str:
     """Markdown: a row for each plan, the least extra loss first; neighbours that do not differ share a place."""
     mean = {name: float(np.mean([np.mean(values) for values in r["extra"].values()])) for name, (_, r) in found.items()}
     order = sorted(found, key=mean.__getitem__)
-    kinds = list(found[order[0]][1]["extra"]) if order else []
+    kinds = list(found[order[0]][1]["extra"])
     lines = ["| place | name | mean extra loss |" + "".join(f" {kind} |" for kind in kinds) + " seconds | what stays |"]
     lines.append("|---:|---|---:|" + "---:|" * (len(kinds) + 1) + "---|")
     place = 1
@@ -122,31 +123,20 @@ def main(arguments: list[str]) -> int:
         if not paths:
             raise InputError(f"expected a folder with plans, NAME.json, got {str(options.folder)!r}: name another")
         model, tokenizer = load_model(options.model, copies=2)
-
-        @functools.cache  # read when the first plan is measured
-        def texts() -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
-            windows = kind_windows(tokenizer, LENGTH, WINDOWS)
-            return calibration_tokens(tokenizer=tokenizer, **TEXT), windows, judge(model, windows).kinds
-
         for path in paths:
             try:
                 plan = Plan.load(path)
                 check(plan, model)
+                found[path.stem] = plan, result_of(path, plan, options.model, model, tokenizer)
             except InputError as error:
                 defects.append(f"- {path.stem}: {error}")
-                continue
-            parts = [plan.to_json(), options.model, TEXT, WINDOWS, LENGTH]
-            key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-            found[path.stem] = plan, kept_or(path, key, lambda plan=plan: measured(plan, model, *texts()))
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if found:
         print(table(found))
-        print(
-            f"\nExtra loss: nats per token, {WINDOWS} windows of each kind. Neighbours share a place if no difference"
-        )
-        print("was found: the 95% interval of the mean of their paired differences holds 0. One run for each plan.")
+        print(f"\nExtra loss: nats per token, {WINDOWS} windows of each kind, one run. Neighbours share a place where")
+        print("no difference was found: the 95% interval of the mean of their paired differences holds 0.")
     if defects:
         print("\nNot ranked:\n", *defects, sep="\n")
     return 0

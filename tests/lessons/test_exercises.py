@@ -13,6 +13,7 @@ import pytest
 from lessons import EXERCISES, LESSONS, Wrong, functions
 
 from comp_lib.models import load
+from comp_lib.plan import Plan
 
 SOLUTIONS = sorted((EXERCISES / "solutions").glob("*.ipynb"))
 generate = runpy.run_path(str(EXERCISES / "generate.py"))
@@ -117,6 +118,15 @@ def test_whatever_was_drawn_the_check_of_an_interval_names_the_mistake(monkeypat
         for number, name, mistake, words in MISTAKES:
             if (number, name) == ("07", "paired_interval"):
                 test_a_check_names_the_mistake(number, name, mistake, words, monkeypatch)
+
+
+def test_the_capstone_is_handed_in_by_a_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    checks, my_plan = sys.modules["checks_05"], functions(LESSONS["05"].solutions)["my_plan"]
+    checks.hand_in(my_plan, "../ada")
+    assert capsys.readouterr().out.startswith("Not saved") and not list(tmp_path.iterdir())
+    checks.hand_in(my_plan, "ada")
+    checks.check(Plan.load(tmp_path / "plans" / "ada.json"), checks.start()[0])
 
 
 @pytest.mark.parametrize("lesson, name", [each for each in EACH if each.values[1] != "finish"])  # it writes files
