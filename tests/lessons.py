@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +13,9 @@ import nbformat
 import numpy as np
 import torch
 
+from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.plan import Plan, PlanRequest
+
 EXERCISES = Path(__file__).parents[1] / "notebooks" / "exercises"
 sys.path.insert(0, str(EXERCISES))
 from checking import Wrong as Wrong  # noqa: E402
@@ -21,7 +23,8 @@ from checking import Wrong as Wrong  # noqa: E402
 
 def functions(path: Path) -> dict:
     """What the cells of a notebook define, its checks left out."""
-    space = {"torch": torch, "Tensor": torch.Tensor, "Callable": Callable, "json": json, "np": np}
+    space = {"torch": torch, "Tensor": torch.Tensor, "Callable": Callable, "np": np}
+    space |= {"uniform_plan": uniform_plan, "Plan": Plan, "PlanRequest": PlanRequest}
     space["checks"] = importlib.import_module(f"checks_{path.stem.split('_')[0]}")
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code" and cell.source.startswith("def "):

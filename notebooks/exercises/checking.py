@@ -19,11 +19,18 @@ class Wrong(AssertionError):
 
 def call(function: Callable, *arguments, grad: bool = False, returns: bool = True):
     """The answer of a learner's function. Raises Wrong for a stub, or where nothing comes back."""
+    blank = f"nothing to check yet: `{function.__name__}` still has a blank, `...`"
     try:
         with torch.set_grad_enabled(grad):
             answer = _plain(function(*arguments))
-    except NotImplementedError as error:
+    except (NotImplementedError, TypeError, AttributeError) as error:
+        if "ellipsis" in str(error):
+            raise Wrong(blank) from error
+        if not isinstance(error, NotImplementedError):
+            raise
         raise Wrong(f"nothing to check yet: `{function.__name__}` still raises NotImplementedError") from error
+    if answer is Ellipsis:
+        raise Wrong(blank)
     if answer is None and returns:
         raise Wrong(f"`{function.__name__}` returns nothing: end it with `return`")
     return answer

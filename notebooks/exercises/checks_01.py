@@ -9,7 +9,7 @@ from checking import Wrong, accept, call, check_shape
 from torch import Tensor
 
 Harm = Callable[[list[int]], float]
-QUESTIONS = 45  # to the model, in exercise 4
+QUESTIONS = 45  # to the model, in exercise 3
 
 
 def check_fool(fool: Callable[[Tensor], Tensor]) -> None:
@@ -65,44 +65,8 @@ def check_greedy_order(greedy_order: Callable[[Callable, int, int], list[int]]) 
     accept("layers that stand in for one another are not dropped together")
 
 
-def check_paired_interval(paired_interval: Callable[[Tensor, Tensor], tuple[float, float]]) -> None:
-    """Exercise 3: windows differ by far more than the two plans do."""
-    generator = torch.Generator().manual_seed(4)
-    draw = lambda: torch.randn(40, generator=generator, dtype=torch.float64)  # noqa: E731
-    hard = 3.5 + 0.5 * draw()
-    a, b = hard + 0.03 + 0.04 * draw(), hard + 0.04 * draw()
-    answer = call(paired_interval, a, b)
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise Wrong("expected two numbers, (low, high): end with `return low, high`")
-    low, high = (float(value) for value in answer)
-    if low > high:
-        raise Wrong("low is above high: return the lower bound first")
-    differences = a - b
-    middle, half = float(differences.mean()), float(1.96 * differences.std(correction=0) / 40**0.5)
-    if abs((low + high) / 2 + middle) < half / 3:
-        raise Wrong("the sign is the wrong way round: the differences are a - b")
-    if abs((low + high) / 2 - middle) > half / 3:
-        raise Wrong(f"the middle should be near the mean of a - b, {middle:.3f}, got {(low + high) / 2:.3f}")
-    width, got = half, (high - low) / 2
-    unpaired = float(1.96 * (a.var(correction=0) + b.var(correction=0)) ** 0.5 / 40**0.5)
-    known = {
-        unpaired: "this draws windows for each plan anew: what is hard for both no longer cancels, so take differences",
-        float(1.96 * differences.std()): "this is the spread of single windows: take the mean of each draw",
-        width / 1.96: "this is one standard error: 95% of the means lie within about two",
-        width * 1.645 / 1.96: "this cuts 5% off at either end: cut 2.5%",
-        width * 2.576 / 1.96: "this cuts 0.5% off at either end: cut 2.5%",
-    }
-    if abs(got - width) > 0.08 * width:
-        for value, sentence in known.items():
-            if abs(got - value) < 0.08 * value:
-                raise Wrong(sentence)
-        advice = "draw as many windows as there are, and cut 2.5% off at either end"
-        raise Wrong(f"expected a half width of about {width:.4f}, got {got:.4f}: {advice}")
-    accept(f"a is worse by {low:.3f} to {high:.3f} nats; unpaired you could not have told (+-{unpaired:.2f})")
-
-
 def check_plan(plan: Callable[[Harm, int, int], list[int]]) -> None:
-    """Exercise 4: on a toy in which the most harmless layers stand in for each other, then on the real model."""
+    """Exercise 3: on a toy in which the most harmless layers stand in for each other, then on the real model."""
     alone = [3.0, 0.02, 0.03, 0.04, 0.5, 0.06, 0.07, 0.3, 0.4, 1.0, 2.0, 4.0]
 
     def toy(gone: list[int]) -> float:

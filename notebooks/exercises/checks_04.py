@@ -1,7 +1,6 @@
-"""Checks for the exercises of lesson 4: on small random layers with brute force, and on two layers of the real model.
+"""Checks for the exercises of lesson 4: on small random layers with brute force, and on a layer of the real model.
 
-For the small layers nothing of comp_lib is used: the right answers come from the tokens themselves. The real layers are
-those of the model that is installed beside comp_lib; nothing is downloaded.
+For the small layers nothing of comp_lib is used: the right answers come from the tokens themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from checking import Wrong, accept, alike, call, check_shape, dense_layer, spot
 from torch import Tensor
 
 Sums = dict[str, Tensor]
-LAMBDAS = (0.015, 0.15, 1.5, 15.0, 150.0)
 
 
 @cache
@@ -29,32 +27,6 @@ def real_layer() -> Sums:
     ids = calibration_tokens("calibration", tokenizer, sequences=4, length=256, evaluated="evaluation")
     layers = {name: dense_problem(model, ids, 11, weighted=name == "weighted") for name in ("plain", "weighted")}
     return {name: contributions(layer.xtx, layer.weight) for name, layer in layers.items()}
-
-
-@cache
-def real_halves() -> Sums:
-    """Layer 4 of the real model: C (n, n) of three texts, "first", "second" and "third" (the check's own); weight W
-    (n, m); kept: the 1,088 neurons of most energy (k,)."""
-    from comp_lib.calibration.tokens import calibration_tokens
-    from course.dense_stream import dense_problem
-    from course.start import start
-
-    model, tokenizer = start()
-    ids = calibration_tokens("calibration", tokenizer, sequences=12, length=256, evaluated="evaluation")
-    texts = dict(zip(("first", "second", "third"), ids.chunk(3), strict=True))
-    layers = {name: dense_problem(model, text, 4) for name, text in texts.items()}
-    sums, weight = {name: layer.xtx for name, layer in layers.items()}, layers["first"].weight
-    energy = sums["first"].diagonal() * weight.square().sum(1)
-    return {**sums, "weight": weight, "kept": energy.topk(1088).indices.sort().values}
-
-
-def small_halves(seed: int = 0) -> Sums:
-    """The same of a small random layer, with few tokens in each text."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
-    mix, n = torch.eye(20, dtype=torch.float64) + 0.4 * draw(20, 20), 20
-    texts = {name: draw(tokens, n) @ mix for name, tokens in (("first", 24), ("second", 24), ("third", 500))}
-    return {**{name: x.T @ x for name, x in texts.items()}, "weight": draw(n, 4), "kept": torch.arange(14)}
 
 
 def loud_layer(seed: int = 0) -> Sums:
@@ -181,47 +153,6 @@ def check_trap(two_to_remove: Callable[[Tensor], Tensor]) -> None:
         f"two neurons of {len(plain):,} go, the fit lowers the error that it sees from {own[0]:.1%} to {own[1]:.1%} "
         f"and raises that of each token alike from {before:.1%} to {after:,.0%}; its largest factor is "
         f"{mask.abs().max():.0f}"
-    )
-
-
-def check_ridge(choose_ridge: Callable[..., float]) -> None:
-    """Exercise 4, on two small layers and on the real one."""
-    for make in (partial(small_halves, 2), partial(small_halves, 1), real_halves):
-        layer = make()
-        first, second, third, weight, kept = (layer[name] for name in ("first", "second", "third", "weight", "kept"))
-
-        def fit(sums: Tensor, ridge: float, weight: Tensor = weight, kept: Tensor = kept) -> Tensor:
-            """V (n, m), fitted to the text with these sums."""
-            held = ridge * sums.diagonal()[kept]
-            fitted = torch.zeros_like(weight)
-            right = (sums @ weight)[kept] + held[:, None] * weight[kept]
-            fitted[kept] = torch.linalg.solve(sums[kept][:, kept] + torch.diag(held), right)
-            return fitted
-
-        def judged(by: Tensor, on: Tensor, weight: Tensor = weight, fit: Callable = fit) -> list[float]:
-            gaps = [weight - fit(by, ridge) for ridge in LAMBDAS]
-            return [float((gap * (on @ gap)).sum() / (weight * (on @ weight)).sum()) for gap in gaps]
-
-        got = call(choose_ridge, fit, first.clone(), second.clone(), weight.clone(), LAMBDAS)
-        held_out = judged(first, second)
-        best = LAMBDAS[held_out.index(min(held_out))]
-        if got == best:
-            continue
-        if got not in LAMBDAS:
-            hint = "that is its place in the list" if got == held_out.index(min(held_out)) else "one of the list"
-            raise Wrong(f"expected a lambda, one of {', '.join(map(str, LAMBDAS))}, got {got}: return {hint}")
-        if got == LAMBDAS[0]:
-            raise Wrong("the weakest always wins on the tokens that it was fitted to: judge on the *second* text")
-        if got == LAMBDAS[-1]:
-            raise Wrong("the strongest changes the weights least, yet leaves more: judge by tr(E^T C E) for E = W - V")
-        swapped = judged(second, first)
-        if got == LAMBDAS[swapped.index(min(swapped))]:
-            raise Wrong("the two texts have changed places: fit to the first, judge on the second")
-        raise Wrong(f"on the second text {best:g} leaves less than {got:g}: fit to the first, judge on the second")
-    errors = dict(zip(LAMBDAS, judged(first, third), strict=True))
-    accept(
-        f"on a third text of the real model your lambda {best:g} leaves {errors[best]:.1%}, the weakest "
-        f"{errors[LAMBDAS[0]]:.1%}, the strongest {errors[LAMBDAS[-1]]:.1%}"
     )
 
 

@@ -1,13 +1,21 @@
-"""Checks for the exercises of lesson 5: the order of the loop, a layer that fools a metric, the cut, and a verdict."""
+"""Checks for the exercises of lesson 5: the order of the loop, a layer that fools a metric, and the capstone's plan."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from checking import Wrong, accept, call, check_shape
+from checking import Wrong, accept, call
+from teaching.rank import SHARE, check, in_words
 from torch import Tensor
+
+from comp_lib.errors import InputError
+from comp_lib.models.load import EMBEDDED
+from comp_lib.plan import Plan, PlanRequest
+from comp_lib.shape import Shape
+from course.start import start
 
 TIMES = 100.0  # as much as the condition loses, energy is to lose
 LEAST = 0.01  # of the output's energy
@@ -89,81 +97,33 @@ def _lost_without(x: Tensor, w: Tensor, gone: int) -> float:
     return float((target - x[:, kept] @ fitted).square().sum())
 
 
-# --- 3: the cut -------------------------------------------------------------------------------------------------------
+# --- 3: the capstone --------------------------------------------------------------------------------------------------
 
 
-def check_cut(cut: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
-    """Exercise 3. An MLP of 8 neurons on a stream of 5 numbers; 3 neurons stay."""
-    generator = torch.Generator().manual_seed(2)
-    gate, up, x = (torch.randn(*size, generator=generator) for size in ((8, 5), (8, 5), (20, 5)))
-    kept, fitted = torch.tensor([0, 2, 4]), torch.randn(3, 5, generator=generator)
-    answer = call(cut, gate.clone(), up.clone(), kept, fitted.clone())
-    if not isinstance(answer, tuple | list) or len(answer) != 3:
-        raise Wrong("expected three matrices: gate, up and down")
-    for name, got in zip(("gate", "up"), answer, strict=False):
-        if got.shape == (8, 5):
-            raise Wrong(f"`{name}` still has all 8 neurons: it loses the same neurons as the others")
-        if got.shape == (8, 3):
-            raise Wrong(f"`{name}` lost columns, which belong to the stream: a neuron is a *row* of `{name}`")
-        check_shape(f"`{name}`", got, (3, 5))
-    if answer[2].shape == (3, 5):
-        raise Wrong("`down` is (inputs, outputs): PyTorch stores (outputs, inputs), so turn V round")
-    check_shape("`down`", answer[2], (5, 3))
-
-    def mlp(gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        return (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
-
-    all_weights = torch.zeros(5, 8)
-    all_weights[:, kept] = fitted.T
-    if not torch.allclose(mlp(*answer), mlp(gate, up, all_weights), atol=1e-5):
-        raise Wrong("the smaller MLP gives something else: take the neurons `kept`, in their order, in all three")
-    accept("the smaller MLP gives what the masked one gives, with new weights")
+def check_my_plan(my_plan: Callable[[PlanRequest], Plan]) -> None:
+    """Exercise 3, by the rules of the teacher's `rank.py`."""
+    asked = request()
+    plan = call(my_plan, asked)
+    if not isinstance(plan, Plan):
+        raise Wrong(f"expected a plan, got {type(plan).__name__}: `asked.plan(widths)` makes one")
+    try:
+        check(plan, start()[0])
+    except InputError as error:
+        raise Wrong(str(error)) from error
+    accept(f"the plan keeps {in_words(plan)}, and can be ranked. `hand_in` saves it")
 
 
-# --- 4: a verdict -----------------------------------------------------------------------------------------------------
-
-BETTER, WORSE, SAME = "better", "worse", "no difference found"
-
-
-def check_verdict(verdict: Callable[[Tensor, Tensor, Callable], str]) -> None:
-    """Exercise 4. Losses (seeds, windows) of two methods."""
-    generator = torch.Generator().manual_seed(1)
-    draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
-    hard = 3.0 + draw(1, 16) + 0.3 * draw(3, 1)  # windows are not equally hard, seeds not equally lucky
-    small = 0.01 * draw(3, 16)
-    uneven = torch.tensor([[0.30], [0.28], [-0.10]], dtype=torch.float64)
-    windows = 0.35 * torch.tensor([1.0, -1.0] * 8, dtype=torch.float64) + 0.12
-    cases = {
-        "paired": (hard, hard + 0.05 + small, BETTER),
-        "turned": (hard + 0.05 + small, hard, WORSE),
-        "equal": (hard, hard + 4 * (small - small.mean(1, keepdim=True)), SAME),
-        "seeds": (hard, hard + uneven + small, SAME),
-        "windows": (hard, hard + windows + small, SAME),
-    }
-    sentences = {
-        "paired": "the two differ by little, but on every window: take the differences before the interval",
-        "turned": "better and worse are exchanged: a loss is better when it is smaller",
-        "equal": "the differences lie on both sides of 0: that is chance",
-        "seeds": "one of three seeds says the opposite: then it may be the luck of the text",
-        "windows": "the windows of three seeds are not three times as many windows: average over the seeds first",
-    }
-    answers = {name: call(verdict, ours, theirs, interval) for name, (ours, theirs, _) in cases.items()}
-    for name, got in answers.items():
-        if got not in (BETTER, WORSE, SAME):
-            raise Wrong(f"expected {BETTER!r}, {WORSE!r} or {SAME!r}, got {got!r}")
-        wanted = cases[name][2]
-        if got != wanted and {got, wanted} == {BETTER, WORSE}:
-            raise Wrong(sentences["turned"])
-    for name, got in answers.items():
-        if got != cases[name][2]:
-            raise Wrong(sentences[name])
-    accept("paired, by window and by seed, and no further than the numbers go")
+def request() -> PlanRequest:
+    """What the capstone asks for: a fifth of the model's decoder, in widths that are multiples of 8."""
+    return PlanRequest(Shape.of(start()[0]), SHARE, multiple=8, parent=EMBEDDED)
 
 
-def interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """Bounds of the mean of values (n,), by 2,000 draws with replacement."""
-    check_shape("the values of an interval", values, (values.numel(),))
-    random = np.random.default_rng(0)
-    means = values.numpy()[random.integers(len(values), size=(2000, len(values)))].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def hand_in(my_plan: Callable[[PlanRequest], Plan], name: str) -> None:
+    """Save the plan as plans/NAME.json, for the teacher."""
+    if not name.isalnum():
+        print("Not saved: write your name between the quotes, in letters and digits, and run this cell again.")
+        return
+    path = Path("plans") / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    call(my_plan, request()).save(path)
+    print(f"Saved as {path.as_posix()}: give this file to your teacher.")

@@ -1,4 +1,4 @@
-"""Checks for the exercises of lesson 6: a ratio for a file size, sure losses, and how many windows it takes.
+"""Checks for the exercises of lesson 6: a ratio for a file size, and how many windows it takes.
 
 Exercise 1 reads the parameter counts of the real model (its shape, no computing); the rest needs nothing of comp_lib.
 """
@@ -72,52 +72,11 @@ def _number(got: object) -> float:
     return float(got)
 
 
-# --- 2: what was lost for sure ----------------------------------------------------------------------------------------
-
-
-def check_sure_losses(sure_losses: Callable[[dict, dict, float, Callable], list[str]]) -> None:
-    """Exercise 2. Losses of each window, by kind."""
-    dense = {"prose": [3.0, 4.0, 2.0, 3.5], "code": [1.0, 3.0, 1.5, 2.5], "letters": [3.0, 3.1, 2.9, 3.0]}
-    dense |= {"tables": [1.0, 1.2, 0.9, 1.1], "facts": [3.0, 2.0, 4.0, 3.0]}
-    more = {"prose": [0.31, 0.30, 0.33, 0.29], "code": [0.9, -0.4, 1.2, -0.3], "letters": [0.1, 0.12, 0.09, 0.1]}
-    more |= {"tables": [0.26, 0.18, 0.3, 0.24], "facts": [0.6, 0.5, 0.7, 0.55]}
-    pruned = {kind: [a + b for a, b in zip(dense[kind], more[kind], strict=True)] for kind in dense}
-    got = call(sure_losses, dense, pruned, 0.2, interval)
-    if not isinstance(got, list) or not set(got) <= set(dense):
-        raise Wrong(f"expected a list of kinds, got {got!r}")
-    if len(set(got)) < len(got):
-        raise Wrong("a kind is in the list twice")
-    if set(got) == {"prose", "code", "tables", "facts"}:
-        raise Wrong("code lost much on the mean, but its windows disagree: look at the interval, not at the mean")
-    if set(got) == set(dense):
-        raise Wrong("letters lost less than is bearable: compare the increase with `bearable`, not the loss")
-    if set(got) in ({"letters"}, {"letters", "code", "tables"}):
-        raise Wrong("these are the kinds that did not lose more: the others are asked for")
-    if "tables" in got:
-        raise Wrong("the interval of tables reaches below what is bearable: for sure means that all of it lies above")
-    if not got:
-        raise Wrong("prose lost about 0.3 on every window: take the differences first, then their interval")
-    if set(got) != {"prose", "facts"}:
-        raise Wrong(f"expected prose and facts, got {got}")
-    if got != ["facts", "prose"]:
-        raise Wrong("the kind that lost most should come first")
-    accept("facts and prose lost more than is bearable, whatever windows one draws")
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """95% bounds of the mean of values, by 2,000 draws with replacement."""
-    if len(values) != 4:
-        raise Wrong(f"expected the interval of the 4 windows of one kind, got {len(values)} values")
-    draws = np.random.default_rng(0).integers(4, size=(2000, 4))
-    low, high = np.quantile(np.asarray(values)[draws].mean(1), [0.025, 0.975])
-    return float(low), float(high)
-
-
-# --- 3: how many windows ----------------------------------------------------------------------------------------------
+# --- 2: how many windows ----------------------------------------------------------------------------------------------
 
 
 def check_windows_needed(windows_needed: Callable[[list[float], float], int]) -> None:
-    """Exercise 3."""
+    """Exercise 2."""
     random = np.random.default_rng(3)
     for count, half in ((8, 0.05), (12, 0.02), (6, 0.1)):
         values = random.normal(0.4, 0.2, count)

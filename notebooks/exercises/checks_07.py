@@ -30,12 +30,8 @@ def check_interval(paired_interval: Callable[[np.ndarray, np.ndarray], tuple[flo
         raise Wrong(f"expected low < high, got {low:.3f} and {high:.3f}: the lower end comes first")
     gap = ours - theirs
     middle, error = gap.mean(), gap.std() / len(gap) ** 0.5
-    if low < -middle < high and not low < middle < high:
-        raise Wrong("the sign is turned: it should be ours minus theirs, so that below 0 means that we lose less")
-    if not low < middle < high:
-        raise Wrong(f"the interval, {low:.3f} to {high:.3f}, does not hold the mean difference, {middle:.3f}")
     width = (high - low) / (2 * 1.96 * error)  # 1 for a 95% interval of the mean
-    apart = (2 * (ours.var() + theirs.var())) ** 0.5 / 2**0.5 / gap.std()
+    apart = (ours.var() + theirs.var()) ** 0.5 / gap.std()
     if abs(width - apart) < 0.25 * apart:
         raise Wrong(
             "it is as wide as if the two had read different texts: draw places of windows once, and use them for both"
@@ -46,6 +42,10 @@ def check_interval(paired_interval: Callable[[np.ndarray, np.ndarray], tuple[flo
         raise Wrong("this is a 90% interval: cut off 2.5% at each end, not 5%")
     if abs(width - 1) > 0.1:
         raise Wrong(f"it is {width:.2f} times as wide as it should be: 2.5% and 97.5% of the means of many draws")
+    if low < -middle < high and not low < middle < high:
+        raise Wrong("the sign is turned: it should be ours minus theirs, so that below 0 means that we lose less")
+    if not low < middle < high:
+        raise Wrong(f"the interval, {low:.3f} to {high:.3f}, does not hold the mean difference, {middle:.3f}")
     accept("draw windows, not models: what makes a text hard for both cancels")
 
 

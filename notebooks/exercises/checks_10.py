@@ -1,4 +1,4 @@
-"""Checks for the exercises of lesson 10: a softened gradient, adding a change to the weights, the best of low rank."""
+"""Checks for the exercises of lesson 10: a softened gradient, and the best change of low rank."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from checking import Wrong, accept, alike, call, check_shape, spot
 from torch import Tensor
 
 TOKENS, VOCABULARY = 5, 12
-ROWS, COLUMNS, RANK, ALPHA = 6, 9, 2, 16.0
+ROWS, COLUMNS = 6, 9
 
 
 def _draw(*size: int, seed: int = 0) -> Tensor:
@@ -41,28 +41,8 @@ def check_softened(softened_gradient: Callable[[Tensor, Tensor, float], Tensor])
     accept("(q - p) / T, of softened distributions; at T = 1 it is the lesson's")
 
 
-def check_merged(merged: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
-    """Exercise 2."""
-    weight, a, b = _draw(ROWS, COLUMNS), _draw(RANK, COLUMNS, seed=1), _draw(ROWS, RANK, seed=2)
-    kept = [tensor.clone() for tensor in (weight, a, b)]
-    got = call(merged, weight, a, b, ALPHA)
-    check_shape("the matrix", got, (ROWS, COLUMNS))
-    if not all(torch.equal(one, other) for one, other in zip(kept, (weight, a, b), strict=True)):
-        raise Wrong("what was given is changed: `+=` writes into the caller's matrix; return a new one")
-    spot(got, weight, "nothing is added yet")
-    spot(got, weight + b @ a, "the scale is missing: alpha / r, where r is the number of rows of A")
-    spot(got, weight + ALPHA * b @ a, "alpha is divided by r: by the number of rows of A")
-    spot(got, weight + ALPHA / COLUMNS * b @ a, "divided by the inputs: r is the number of *rows* of A")
-    spot(got, ALPHA / RANK * b @ a, "only the change: the frozen matrix belongs to it")
-    spot(got, weight - ALPHA / RANK * b @ a, "the change is added, not taken off")
-    x = _draw(4, COLUMNS, seed=3)
-    if not alike(x @ got.T, x @ weight.T + ALPHA / RANK * (x @ a.T) @ b.T):
-        raise Wrong("another matrix than W + (alpha / r) B A: it does not give what the two parts give")
-    accept("one matrix gives what two gave beside each other")
-
-
 def check_best(best_of_rank: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> None:
-    """Exercise 3."""
+    """Exercise 2."""
     change = _draw(ROWS, COLUMNS, seed=4)
     u, s, v = torch.linalg.svd(change, full_matrices=False)
     for rank in (1, 3, ROWS):

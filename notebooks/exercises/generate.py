@@ -1,17 +1,18 @@
 """Make the exercises from their solutions: `python notebooks/exercises/generate.py [--check] [SOLUTION ...]`
 
 A solution notebook is the one source. A code cell that begins with `def` and bears the tag `solution` is what the
-reader is to write: the exercise keeps its signature and its docstring, and the folded solution goes below the hints,
-which stand in the next cell of Markdown. All else is copied. The title says "solutions" in one and "exercises" in the
-other; links and the course are one folder nearer; what bears the tag `only-solutions` is left out. With --check nothing
-is written: the names of exercises that are not what their solutions make are printed, and the exit code is 1 if there
-are any.
+reader is to write: the exercise keeps its signature and its docstring. If lines end in `# fill in: ...`, it keeps the
+others too, and `...` stands in these. The folded solution goes below the hints, in the next cell of Markdown. All else
+is copied. The title says "solutions" in one and "exercises" in the other; links and the course are one folder nearer;
+what bears the tag `only-solutions` is left out. With --check nothing is written: the names of exercises that are not
+what their solutions make are printed, and the exit code is 1 if there are any.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -21,16 +22,19 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
 STUB = 'raise NotImplementedError("your turn")'
+BLANK = re.compile(r"^(\s*(?:return |[^=#]+ = )).*(  # fill in: .*)$", re.MULTILINE)  # the idea of an exercise
 PATHS = 'sys.path[:0] = ["..", "../.."]  # where the checks and the course are'  # of a solution
 NEARER = 'sys.path.insert(0, "..")  # where the course is'
 
 
 def stub(source: str) -> str:
-    """The function with its docstring, and nothing done. Raises SyntaxError for what is no function with one."""
+    """The function with its docstring and its blanks, or nothing done. Raises SyntaxError for no function with one."""
     body = ast.parse(source).body
     function = body[0]
     if len(body) > 1 or not isinstance(function, ast.FunctionDef) or ast.get_docstring(function) is None:
         raise SyntaxError(f"expected one function with a docstring, got {source[:60]!r}: an exercise needs both")
+    if BLANK.search(source):
+        return BLANK.sub(r"\1...\2", source)
     head = source.splitlines()[: function.body[0].end_lineno]
     return "\n".join([*head, f"    {STUB}"])
 

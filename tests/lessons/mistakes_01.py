@@ -17,13 +17,6 @@ def turned(tokens):
     return function
 
 
-def near_normal(a, b, z=1.96, unpaired=False, single=False):
-    differences = a - b
-    spread = (a.var() + b.var()) ** 0.5 if unpaired else differences.std()
-    half = float(z * spread / (1 if single else len(a) ** 0.5))
-    return float(differences.mean()) - half, float(differences.mean()) + half
-
-
 def one_shot(loss, layers, count):
     alone = [loss([other for other in range(layers) if other != layer]) for layer in range(layers)]
     return sorted(range(layers), key=alone.__getitem__)[:count]
@@ -41,12 +34,6 @@ MISTAKES = [
     ("greedy_order", lambda *given: SOLVED["greedy_order"](*given)[::-1], "wrong order"),
     ("greedy_order", lambda loss, n, k: [loss([2, 1, 0])], "ascending order"),
     ("greedy_order", lambda loss, n, k: [2, 3, 4][:k], "in each round"),
-    ("paired_interval", lambda a, b: near_normal(a, b, unpaired=True), "no longer cancels"),
-    ("paired_interval", lambda a, b: near_normal(a, b, single=True), "single windows"),
-    ("paired_interval", lambda a, b: near_normal(a, b, z=1.0), "one standard error"),
-    ("paired_interval", lambda a, b: near_normal(a, b, z=1.645), "cut 2.5%"),
-    ("paired_interval", lambda a, b: near_normal(b, a), "wrong way round"),
-    ("paired_interval", lambda a, b: near_normal(a, b)[::-1], "low is above high"),
     ("plan", harmless_alone, "may stand in for each other"),
     ("plan", lambda harm, layers, count: [5, 6, 1, 9], "the proxy's own plan"),
 ]

@@ -9,9 +9,17 @@ CHECKS = LESSONS["02"].checks
 inv = torch.linalg.inv
 
 
-def contributions(*columns):
-    """A layer of one output whose contributions are these columns."""
-    return torch.tensor(columns).T, torch.ones(len(columns), 1)
+def rounds(price):
+    """Removal in rounds, by some other price: of C and W of the kept neurons, C^-1 and V."""
+
+    def removed_in_rounds(c, w, k):
+        kept = list(range(len(c)))
+        for _ in range(k):
+            inner, fitted = c[kept][:, kept], torch.linalg.solve(c[kept][:, kept], c[kept] @ w)
+            kept.pop(int(price(inner.diagonal(), w[kept], inv(inner).diagonal(), fitted).argmin()))
+        return [i for i in range(len(c)) if i not in kept]
+
+    return removed_in_rounds
 
 
 def one_look(c, w, k):
@@ -25,29 +33,25 @@ def solved(c, w, kept, right):
     return v
 
 
-QUIET, LOUD, NEAR = [1.0, 0.0, 0.0, 0.0], [0.0, 30.0, 0.0, 0.0], [0.0, 30.0, 3.0, 0.0]
 MISTAKES = [
     ("gram", lambda c, w: c.clone(), "the weights are missing"),
     ("gram", lambda c, w: w @ w.T, "the inputs are missing"),
     ("gram", lambda c, w: c @ (w @ w.T), "element by element"),
     ("gram", lambda c, w: c * (w @ w.T).abs(), "not the inner products"),
     ("gram", lambda c, w: w.T @ c @ w, r"expected G of shape \(5, 5\), got \(4, 4\)"),
-    ("prices", lambda g: g.diagonal().clone(), "this is the energy"),
-    ("prices", lambda g: g.diagonal() * inv(g).diagonal(), "condition squared"),
-    ("prices", lambda g: (g.diagonal() / inv(g).diagonal()).sqrt(), "square the condition"),
-    ("prices", lambda g: 1 / g.diagonal(), "invert the matrix first"),
-    ("prices", lambda g: inv(g).diagonal().clone(), "by brute force"),
+    ("condition", lambda g: g.diagonal() * inv(g).diagonal(), "take the root"),
+    ("condition", lambda g: 1 / inv(g).diagonal(), "this is the price"),
+    ("condition", lambda g: g.diagonal().clone(), "this is the energy"),
+    ("condition", lambda g: inv(g).diagonal().clone(), "twice as loud"),
+    ("condition", lambda g: (g.diagonal() * inv(g).diagonal()).rsqrt(), "upside down"),
+    ("condition", lambda g: torch.ones_like(g[0]), "by brute force"),
     ("refit", lambda c, w, kept: torch.zeros_like(w).index_copy(0, kept, w[kept]), "nothing is refitted"),
     ("refit", lambda c, w, kept: solved(c, w, kept, 2 * c[kept] @ w), "the least is"),
     ("refit", lambda c, w, kept: solved(c, w, kept, c[kept] @ w) + 1, "is zero"),
-    ("fooled_layer", lambda: contributions(QUIET, LOUD, LOUD), "a copy"),
-    ("fooled_layer", lambda: contributions(QUIET, LOUD, NEAR), "energy is not fooled: it picks neuron 0"),
-    (
-        "fooled_layer",
-        lambda: contributions(QUIET, [0.0, 1.5, 0.0, 0.0], [0.0, 1.5, 0.7, 0.0]),
-        "condition is not fooled: it picks neuron 1",
-    ),
-    ("who_goes", one_look, "one look"),
-    ("who_goes", lambda c, w, k: (c.diagonal() * w.square().sum(1)).argsort()[:k].tolist(), "order of energy"),
-    ("who_goes", lambda c, w, k: (-c.diagonal()).argsort()[:k].tolist(), "removing one at a time leaves"),
+    ("removed_in_rounds", one_look, "one look"),
+    ("removed_in_rounds", rounds(lambda c, w, p, v: w.square().sum(1) / p), "the old rows"),
+    ("removed_in_rounds", rounds(lambda c, w, p, v: 1 / p), "the rows are missing"),
+    ("removed_in_rounds", rounds(lambda c, w, p, v: v.square().sum(1) * c), "this is the energy"),
+    ("removed_in_rounds", rounds(lambda c, w, p, v: v.square().sum(1) * p), "divide by it"),
+    ("removed_in_rounds", lambda c, w, k: (-c.diagonal()).argsort()[:k].tolist(), "removing one at a time leaves"),
 ]

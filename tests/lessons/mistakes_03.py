@@ -1,28 +1,35 @@
-"""Wrong answers to the exercises of lesson 3, and words of the sentence that tells each."""
+"""Wrong answers to the exercises of lesson 3, and words of the sentence that tells each.
+
+Those to `missed_least` are in test_exercises_on_models.py, on a small model.
+"""
 
 from __future__ import annotations
 
-import importlib
-
-from lessons import LESSONS, functions
+import numpy as np
+from lessons import LESSONS
 
 CHECKS = LESSONS["03"].checks
-checks = importlib.import_module("checks_03")
-SOLVED = functions(LESSONS["03"].solutions)
 
 
-def steps(*taken):
-    return lambda curves, harm, at: list(taken)
+def steps(expected):
+    """The loop, by some other expectation: harm, curves, curves at `at` -> (L, S + 1)."""
+
+    def widths(harm, curves, at, total):
+        rows, taken = expected(harm[:, None], curves, curves[:, [at]]), [0] * len(harm)
+        for _ in range(total):
+            rises = [row[s + 1] - row[s] if s + 1 < len(row) else np.inf for row, s in zip(rows, taken, strict=True)]
+            taken[int(np.argmin(rises))] += 1
+        return taken
+
+    return widths
 
 
-PAIRS = {
-    "fool": [
-        (steps(4, 4, 4, 4, 4, 4), "the curves see"),
-        (steps(1, 2, 8, 8, 4, 1), "the model likes your widths better"),
-        (steps(8, 8, 0, 0, 0, 0), "expected 24 steps in all"),
-        (steps(4, 4, 4), "expected the steps of each of 6 layers"),
-        (steps(9, 3, 3, 3, 3, 3), "the end of the curves"),
-        (steps(3, 4, 4, 4, 4, 5), "nobody is fooled yet"),
-    ]
-}
-MISTAKES = [(name, wrong, words) for name, pairs in PAIRS.items() for wrong, words in pairs]
+MISTAKES = [
+    ("widths", steps(lambda harm, curves, at: curves), "asks the curves alone"),
+    ("widths", steps(lambda harm, curves, at: harm * curves), "divide by the curve there"),
+    ("widths", steps(lambda harm, curves, at: curves / at), "the harm is missing"),
+    ("widths", steps(lambda harm, curves, at: curves / harm), "turned round"),
+    ("widths", lambda *_: [4, 4, 4, 4], r"would do 0\.\d+"),
+    ("widths", lambda *_: [4, 4, 4, 3], "expected 16 steps in all"),
+    ("widths", lambda *_: [4, 4, 4], "expected the steps of each of 4 layers"),
+]

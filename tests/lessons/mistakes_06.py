@@ -28,21 +28,6 @@ def ratio(total, decoder, each, megabytes, whole=None, floor=True, left=None):
     return max(0.0, value) if floor else value
 
 
-def sure(dense, pruned, bearable, interval, paired=True, bound=0, mean=False, key=None, below=False):
-    found = {}
-    for kind in dense:
-        values = [b - a for a, b in zip(dense[kind], pruned[kind], strict=True)] if paired else pruned[kind]
-        found[kind] = sum(values) / 4
-        value = found[kind] if mean else interval(values)[bound]
-        if (value > bearable) == below:
-            del found[kind]
-    return sorted(found, key=key or (lambda kind: -found[kind]))
-
-
-def unpaired(dense, pruned, bearable, interval):
-    return [kind for kind in dense if interval(pruned[kind])[0] - interval(dense[kind])[1] > bearable]
-
-
 def windows(values, half, spread=statistics.stdev, factor=1.96, power=2, round_to=math.ceil, scale=lambda n: 1.0):
     return round_to((factor * spread(values) / half) ** power * scale(len(values)))
 
@@ -54,15 +39,6 @@ MISTAKES = [
     ("ratio_for", lambda t, d, e, m: ratio(t, d, e, m * 2**20 / 1e6), "not 2²⁰"),
     ("ratio_for", lambda t, d, e, m: ratio(t, d, 1.0, m, floor=False), "takes several bytes"),
     ("ratio_for", lambda t, d, e, m: ratio(t, d, e, m, floor=False), "it fits as it is"),
-    ("sure_losses", lambda *a: sure(*a, mean=True), "look at the interval, not at the mean"),
-    ("sure_losses", lambda *a: sure(*a, paired=False), "letters lost less than is bearable"),
-    (
-        "sure_losses",
-        lambda d, p, b, i: [kind for kind in sure(d, p, b, i, bound=1) if kind != "code"],
-        "tables reaches",
-    ),
-    ("sure_losses", unpaired, "take the differences first"),
-    ("sure_losses", lambda *a: sure(*a, below=True), "did not lose more"),
     ("windows_needed", lambda v, h: windows(v, h, statistics.pstdev), "divides by n - 1"),
     ("windows_needed", lambda v, h: windows(v, h, round_to=math.floor), "round up"),
     ("windows_needed", lambda v, h: windows(v, h, power=1), "square the quotient"),

@@ -12,12 +12,15 @@ checks = sys.modules["checks_07"]
 
 
 def interval(ours, theirs, level=0.95, paired=True, means=True, sign=1):
-    random, count = np.random.default_rng(1), len(ours)
+    random, count = np.random.default_rng(SEED), len(ours)
     first = random.integers(count, size=(4000, count))
     second = first if paired else random.integers(count, size=(4000, count))
     drawn = sign * (ours[first] - theirs[second])
     low, high = np.quantile(drawn.mean(1) if means else drawn, [(1 - level) / 2, (1 + level) / 2])
     return low, high
+
+
+SEED = 1  # of the draws
 
 
 def one_twin(x, w, one, other, much=1000.0):

@@ -9,23 +9,6 @@ CHECKS = LESSONS["09"].checks
 solve = torch.linalg.solve
 
 
-def rebound(read_layer, layers, step, hidden):
-    for index in range(layers):
-        layer = read_layer(index)
-        hidden = step(layer, hidden)
-    return hidden
-
-
-def in_order(order, passed_on=True):
-    def walk(read_layer, layers, step, hidden):
-        out = hidden
-        for index in order(layers):
-            out = step(read_layer(index), out if passed_on else hidden)
-        return out
-
-    return walk
-
-
 def finish(first=("layer", "hidden", "note"), resume=True, states="hidden-{}", begin=None):
     """The right answer, but for what is asked otherwise."""
 
@@ -72,10 +55,6 @@ def tokens(budget, layer, hidden, neurons, form=min, bytes_each=4, off=0):
 
 
 MISTAKES = [
-    ("walk", rebound, "an earlier one is still in memory"),
-    ("walk", in_order(lambda n: range(n), passed_on=False), "given the first hidden states"),
-    ("walk", in_order(lambda n: reversed(range(n))), "in order"),
-    ("walk", lambda read, n, step, hidden: [in_order(range)(read, n, step, hidden), hidden * 0][1], "not those behind"),
     ("finish", finish(("note", "layer", "hidden")), "note a layer last"),
     ("finish", finish(("layer", "note", "hidden")), "note a layer last"),
     ("finish", finish(("hidden", "note", "layer")), "half a layer was left behind"),

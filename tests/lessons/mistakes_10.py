@@ -18,11 +18,6 @@ def parts(change, rank, power=1.0, last=False):
     return u[:, which] * s[which] ** power, v[which]
 
 
-def in_place(w, a, b, alpha):
-    w += alpha / len(a) * b @ a
-    return w
-
-
 MISTAKES = [
     ("softened_gradient", lambda t, z, T: (soft(t, T) - soft(z, T)) / T, "sign is turned"),
     ("softened_gradient", lambda t, z, T: soft(z) - soft(t), "the temperature does nothing"),
@@ -32,14 +27,6 @@ MISTAKES = [
     ("softened_gradient", lambda t, z, T: (soft(z, T) - soft(t, T)) * T, "1 / T, not T"),
     ("softened_gradient", lambda t, z, T: (soft(z, T) - soft(t, T)) / T / len(z), "gradient of the .sum."),
     ("softened_gradient", lambda t, z, T: (soft(z, T) - soft(t, T)) / 7, r"not \(q - p\) / T"),
-    ("merged", in_place, "what was given is changed"),
-    ("merged", lambda w, a, b, alpha: w.clone(), "nothing is added"),
-    ("merged", lambda w, a, b, alpha: w + b @ a, "scale is missing"),
-    ("merged", lambda w, a, b, alpha: w + alpha * b @ a, "alpha is divided by r"),
-    ("merged", lambda w, a, b, alpha: w + alpha / a.shape[1] * b @ a, "divided by the inputs"),
-    ("merged", lambda w, a, b, alpha: alpha / len(a) * b @ a, "only the change"),
-    ("merged", lambda w, a, b, alpha: w - alpha / len(a) * b @ a, "added, not taken off"),
-    ("merged", lambda w, a, b, alpha: w + 0.5 * b @ a, "another matrix"),
     ("best_of_rank", lambda d, r: parts(d, r, power=0.0), "singular values are missing"),
     ("best_of_rank", lambda d, r: parts(d, r, power=2.0), "once is enough"),
     ("best_of_rank", lambda d, r: parts(d, r, last=True), "smallest. directions"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 
-import numpy as np
 import pytest
 import torch
 from lessons import LESSONS, Wrong, functions
@@ -62,47 +61,6 @@ def test_a_part_that_is_missed_more(given, wrong, sentence):
         checks.check_missed_least(wrong, given)
     for block in given.blocks:
         assert not block.self_attn._forward_hooks and not block.mlp._forward_hooks
-
-
-KL = [0.5, 0.01, 0.02, 0.4]
-EVIDENCE = {
-    "kl": KL,
-    "harm": [1.0, 0.1, 0.1, 0.8],
-    "curves": [[0.01 * (s / 14) ** 2 for s in range(44)] for _ in KL],
-    "multiple": 32,
-    "neurons": 1536,
-}
-
-
-def trial(noise=0.0):
-    """Windows that mind what the divergences say."""
-    random = np.random.default_rng(0)
-
-    def losses(widths):
-        harm = sum(kl * ((1536 - w) / 416) ** 2 for kl, w in zip(KL, widths, strict=True))
-        return list(3 + harm + noise * random.standard_normal(16))
-
-    return checks.Trial(EVIDENCE, 4 * 1120, losses([1120] * 4), losses)
-
-
-def test_a_better_plan_is_accepted(capsys):
-    checks.check_better_widths(SOLVED["better_widths"], trial())
-    assert "better than one width for all, by -" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("widths", "noise", "sentence"),
-    [
-        ([1120] * 4, 0.0, "one width for all again"),
-        ([64, 1120, 1120, 1120], 0.0, "expected widths from 160 to 1536, got 64"),
-        ([1120] * 3, 0.0, "expected a width for each of 4 layers"),
-        ([704, 1536, 1536, 704], 0.0, "the model loses more than with one width for all"),
-        ([1152, 1088, 1120, 1120], 5.0, "no difference found"),
-    ],
-)
-def test_a_plan_that_is_no_better(widths, noise, sentence):
-    with pytest.raises(Wrong, match=sentence):
-        checks.check_better_widths(lambda evidence, total: widths, trial(noise))
 
 
 # --- lesson 8 -------------------------------------------------------------------------------------------------------
