@@ -76,7 +76,6 @@ FIGURES = {  # name: what draws it, words that it says
     "importance": (lambda: layers.plot_layer_importance(STUDY, 2), ["the 2 that go first are 1 and 4."]),
     "proxy": (lambda: layers.plot_proxy(STUDY, 0.5, 3), ["Layer 3 is marked", "2.00 nats per token"]),
     "turns": (lambda: layers.plot_turns(STUDY, 1, layer=3), ["stands out most in layer 3"]),
-    "norms": (lambda: layers.plot_norms(STUDY, 3, [4, 6], 1), ["grows from 5 to 2000 in layer 3", "only: 4 and 6"]),
     "sink": (
         lambda: layers.plot_sink(torch.eye(5), 2, {"as it is": torch.full((6,), 0.5), "without": torch.zeros(6)}),
         ["as it is, 50% from layer 2 on; without, 0% from"],

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
+from numpy.typing import NDArray
 from torch import Tensor
 
 from comp_lib.errors import InputError, suggestion
@@ -15,6 +16,7 @@ from comp_lib.plots.base import BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_
 from course.layer_importance import LayerStudy, ranks
 
 from . import CLOSE, name_points
+from .animation import Frame
 
 METRICS = {"block influence": "block influence\n(1 - mean cosine)", "loss increase": "loss increase\n(nats per token)"}
 SMALLEST_TURN = 1e-5  # float32 cosines of nearly parallel states are noise below this
@@ -98,28 +100,60 @@ def plot_turns(study: LayerStudy, sequence: int = 0, layer: int | None = None) -
     )
 
 
-def plot_norms(study: LayerStudy, writer: int, early: Sequence[int] = (), sequence: int = 0) -> Picture:
-    """Norm of the stream by depth in one sequence: position 0, made huge by layer `writer`; `early` ones; the rest."""
+def passing(study: LayerStudy, writer: int, early: Sequence[int] = (), sequence: int = 0) -> list[Frame]:
+    """Frames of a sequence that passes the layers: how far each layer turns a state, and how long the state is then.
+
+    Position 0, made huge by layer `writer`, beside the median token; of the `early` positions the lengths alone.
+    """
+    angles = _of_sequence(study.cosine, sequence).clamp(-1.0, 1.0).arccos().rad2deg()  # (n, L)
     norms = _of_sequence(study.norms, sequence)  # (n + 1, L)
-    medians, track = norms.median(1).values.tolist(), norms[:, 0].tolist()
-    rest = np.delete(norms.numpy(), [0, *early], axis=1)
-    title = f"Position 0 is huge from layer {writer} on (text {sequence})"
-    labels = {"xlabel": "layers passed (0: embedding)", "ylabel": "norm of the state, log scale"}
-    figure, axis = figure_with_axes((9.0, 4.0), title=title, yscale="log", **labels)
-    axis.fill_between(range(len(norms)), rest.min(1), rest.max(1), color=BLUE, alpha=0.2, label="other tokens, range")
-    axis.plot(medians, color=BLUE, label="median token")
-    for place in early:
-        label = f"positions {_list(early)}" if place == early[0] else None
-        axis.plot(norms[:, place].tolist(), color=GREEN, linewidth=1, label=label)
-    axis.plot(track, color=RED, marker="o", markersize=3, label="position 0")
-    axis.axvspan(writer, writer + 1, color=ORANGE, alpha=0.25, label=f"layer {writer}")
-    axis.legend(fontsize=8)
-    return figure.described(
-        f"Line chart of the norm of the residual stream over {len(norms) - 1} layers, log scale. The token at position "
-        f"0 grows from {track[writer]:.0f} to {track[writer + 1]:.0f} in layer {writer}, "
-        f"{track[writer + 1] / medians[writer + 1]:.0f} times the median token there; the median grows from "
-        f"{medians[0]:.0f} to {medians[-1]:.0f} over all layers. Large in the early layers only: {_list(early)}."
+    turns, lengths = (np.stack([values[:, 0], values.median(1).values]) for values in (angles, norms))  # (2, n), n + 1
+    hardly = (turns[0] < 0.1 * turns[1])[writer + 1 :].tolist()
+    title = f"Layer {writer} makes position 0 long; the next {[*hardly, False].index(False)} hardly turn it"
+    before, after, others = (f"{length:.0f}" for length in (*lengths[0, writer : writer + 2], lengths[1, writer + 1]))
+    words = (
+        f"{title}. In layer {writer} its length grows from {before} to {after}; there the median token has {others}. "
+        f"The layers turn the median token by {turns[1].min():.0f} to {turns[1].max():.0f} degrees. Long in the early "
+        f"layers only: {_list(early)}."
     )
+    turns = np.c_[[0.0, 0.0], turns]  # nothing is turned before layer 0
+    frames = []
+    for passed in range(len(norms)):
+        figure, (arrows, above, below) = panels(1, 3, (7.2, 4.2), ylabel=["", "angle (degrees)", "length, log scale"])
+        figure.set_layout_engine("none")  # each thing stays at its place
+        figure.suptitle(title)
+        _arrows(arrows, turns[:, passed], np.log(lengths[:, passed]) / np.log(lengths.max()), passed - 1)
+        for axis, values, bottom in ((above, turns, 0.56), (below, lengths, 0.12)):
+            axis.set_position((0.5, bottom, 0.48, 0.33))
+            for track, colour in zip(values, (RED, BLUE), strict=True):
+                axis.plot(track[1 : passed + 1], color=colour, marker="o", markersize=3)
+            if passed > writer:
+                axis.axvspan(writer - 0.5, writer + 0.5, color=ORANGE, alpha=0.25)
+            layer_axis(axis, len(angles), "decoder layer" if axis is below else "")
+        for place in early:
+            below.plot(norms[1 : passed + 1, place], color=GREEN, linewidth=1, zorder=1)
+        if early:
+            looks = {"ha": "right", "color": GREEN, "transform": below.transAxes}
+            below.text(0.98, 0.06, f"positions {_list(early)}", **looks)
+        above.set_ylim(-4, 1.1 * turns.max())
+        below.set(yscale="log", ylim=(0.7 * lengths[:, 1:].min(), 4.0 * lengths.max()))
+        frames.append((figure.described(words), 1.2 if passed in (0, writer, writer + 1) else 0.3))
+    return frames
+
+
+def _arrows(axis: Axes, angles: NDArray[np.floating], lengths: NDArray[np.floating], layer: int) -> None:
+    """States after a layer as arrows, turned from the direction before it: position 0, and the median token."""
+    axis.set_position((0.01, 0.1, 0.38, 0.78))
+    axis.plot([0, 1], [0, 0], "--", color=GREY)
+    axis.text(1.0, -0.1, "dashed: direction before", ha="right", color="dimgrey")
+    axis.text(0.0, 1.45, "before layer 0" if layer < 0 else f"layer {layer}", fontsize=12)
+    rows = zip(("position 0", "median token"), (RED, BLUE), angles, lengths, (1.3, 1.17), strict=True)
+    for name, colour, angle, length, height in rows:
+        tip = (length * np.cos(np.radians(angle)), length * np.sin(np.radians(angle)))
+        axis.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 3, "shrinkA": 0})
+        axis.text(0.0, height, f"{name}: {angle:.0f}°", color=colour, fontsize=11)
+    axis.set(xlim=(-0.15, 1.05), ylim=(-0.15, 1.45), aspect="equal")
+    axis.axis("off")
 
 
 def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor]) -> Picture:

@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
-from comp_lib.plots.base import BLUE, RED, Picture, figure_with_axes, note, panels, plain_ticks
+from comp_lib.plots.base import BLUE, GREY, RED, Picture, figure_with_axes, note, panels, plain_ticks
+
+from .animation import Frame
 
 Values = NDArray[np.floating]
 Arrays = Mapping[str, ArrayLike]
@@ -127,3 +129,55 @@ def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, t
         f"{others:.3g}. Right: of {norms.size:,} tokens, the {sequences} loudest hold {as_they_are:.1%} of the Gram "
         f"matrix's trace as they are, and {divided:.1%} when divided by their norms."
     )
+
+
+def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:
+    """Frames of a toy that its neurons leave one by one; a step: energies (n,), prices (n,), and the refit's error.
+
+    The first step comes before any removal, the last after all. Who has left has an infinite price.
+    """
+    energies, prices, errors = (np.array([np.asarray(step[part], dtype=float) for step in steps]) for part in range(3))
+    here = np.isfinite(prices)  # (n + 1, n)
+    energies, prices = np.where(here, energies, 0.0), np.where(here, prices, 0.0)
+    order = (here[:-1] & ~here[1:]).argmax(1)  # who leaves: (n,)
+    rise = np.where(here[1:], prices[1:] - prices[:-1], -np.inf)
+    when, dear = divmod(int(rise.argmax()), len(order))
+    change = f"{prices[when, dear]:.1f} to {prices[when + 1, dear]:.1f}"
+    title = f"Neuron {order[when] + 1} leaves, and the price of neuron {dear + 1} rises from {change}"
+    words = (
+        f"{title}. Bars of prices and energies; neurons {', '.join(str(one + 1) for one in order)} leave in turn, each "
+        f"time with a refit. The error grows to {', '.join(f'{error:.1f}' for error in errors[1:])}."
+    )
+    pitch, moves = len(order) + 1.5, [(0, 1.0)]
+    moves += [(step, share) for step in range(1, len(steps)) for share in (0.25, 0.5, 0.75, 1.0)]
+    frames = []
+    for step, share in moves:
+        figure, axis = figure_with_axes((7.2, 4.0), xlim=(-0.7, len(steps) * pitch - 0.8), ylim=(0, 1.3 * errors[-1]))
+        figure.suptitle(title)
+        for each in range(step + 1):
+            part, before = share if each == step else 1.0, max(each - 1, 0)  # of the way from the step before
+            now = [part * values[each] + (1 - part) * values[before] for values in (energies, prices, errors)]
+            goes = int(order[each]) if part == 1.0 and each < len(order) else None
+            _step_of_toy(axis, each * pitch, now, np.flatnonzero(here[each]), goes, numbers=part == 1.0)
+            gone = ", ".join(str(one + 1) for one in sorted(order[:each]))
+            place = (each * pitch + len(order) / 2, 1.18 * errors[-1])
+            axis.text(*place, f"without {gone}" if gone else "with all", ha="center", fontsize=11)
+        axis.set_xticks([])
+        axis.set_xlabel("neurons (red: leaves next), and the error after the refit", fontsize=11, labelpad=20)
+        axis.set_ylabel("price (filled), energy (outline)", fontsize=11)
+        frames.append((figure.described(words), 1.6 if share == 1.0 else 0.15))
+    return frames
+
+
+def _step_of_toy(
+    axis: Axes, left: float, heights: Sequence[Values], stay: NDArray[np.integer], goes: int | None, numbers: bool
+) -> None:
+    """The price of each neuron that stays, filled, in its energy, an outline; red: who goes next; and the error."""
+    energies, prices, error = heights
+    bars = [(left + one, prices[one], energies[one], REMOVED if one == goes else KEPT, f"{one + 1}") for one in stay]
+    for x, price, energy, colour, name in [*bars, (left + len(prices), error, error, GREY, "error")]:
+        axis.bar(x, price, 0.8, color=colour)
+        axis.bar(x, energy, 0.8, facecolor="none", edgecolor="black", linewidth=0.8)
+        note(axis, name, (x, 0), (0, -13), ha="center", fontsize=11)
+        if numbers:
+            note(axis, f"{price:.1f}", (x, price), (0, 3), ha="center", fontsize=11)
