@@ -5,7 +5,7 @@
 #   PIP_ARGS     more options for pip install                            see README.md for a smaller PyTorch on Linux
 #   PYTEST_ARGS  more options for the unit tests                         make check PYTEST_ARGS="-k plan"
 #   MUTATE_ARGS  more options for the mutation test                      make mutate MUTATE_ARGS="--only gram --trust"
-#   WORKERS      processes for the unit tests, each on one core          make test WORKERS=4 (2 GB of memory each)
+#   WORKERS      processes for the tests, each on one core               make test WORKERS=4 (3 GB of memory each)
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -56,7 +56,8 @@ test: lint
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
 ifneq ($(NOTEBOOKS),)
 	@echo "The notebooks: each cell counts as one test."
-	HF_HUB_OFFLINE=1 $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env $(NOTEBOOKS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env \
+	  -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(NOTEBOOKS)
 endif
 
 mutate: $(STAMPS)/dev
