@@ -60,4 +60,4 @@ def _layers(axes: Axes, neurons: Sequence[int], kept: Sequence[int], layer: int,
     if step >= 0:
         axes.barh(layer, neurons[layer], 1.1, facecolor="none", edgecolor="black", linewidth=1.5)
     axes.grid(visible=False)
-    axes.set(ylim=(len(neurons) - 0.3, -0.7), xlabel="MLP neurons\n(red: chosen to go, green: re-tuned)")
+    axes.set(ylim=(len(neurons) - 0.3, -0.7), xlabel="MLP neurons\n(green: re-tuned, grey: removed)")
