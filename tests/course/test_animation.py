@@ -45,7 +45,7 @@ MADE = {  # name: how it is made, how many frames, words that it says
     ),
     "walking": (
         lambda: comp_end_to_end.walking([1536] * LAYERS, KEPT, DRIFT),
-        1 + 5 + LAYERS - 1,
+        1 + 5 + LAYERS // 2,
         [
             "After one walk through 30 layers the stream is 20% off",
             "0 of 1,536, 1,120 of 1,536",

@@ -16,10 +16,10 @@ DENSE = tuple(0.7 + 0.3 * part for part in GREEN)  # neurons that COMP has not r
 
 
 def walking(neurons: Sequence[int], kept: Sequence[int], drift: Sequence[float]) -> list[Frame]:
-    """Frames of COMP's walk: the five steps in the first layer, then layer by layer. All arguments: (layers,).
+    """Frames of COMP's walk: the five steps in the first layer, then what is done after some fifteen others.
 
-    neurons: of the dense layers; kept: how many of them stay (0: the layer is dropped, and grey); drift: the relative
-    distance of the stream from the dense one after each layer.
+    All arguments are (layers,). neurons: of the dense layers; kept: how many of them stay (0: the layer is dropped, and
+    grey); drift: the relative distance of the stream from the dense one after each layer.
     """
     layers = len(neurons)
     title = f"After one walk through {layers} layers the stream is {drift[-1]:.0%} off the dense one"
@@ -31,7 +31,8 @@ def walking(neurons: Sequence[int], kept: Sequence[int], drift: Sequence[float])
         f"the first layer, and at most {drift[most]:.1%}, after layer {most}."
     )
     frames = []
-    for layer, step in [(0, -1), *((0, step) for step in range(5)), *((layer, 4) for layer in range(1, layers))]:
+    later = sorted({*range(1, layers, max(1, layers // 15)), layers - 1})
+    for layer, step in [(0, -1), *((0, step) for step in range(5)), *((layer, 4) for layer in later)]:
         figure, (left, right) = panels(1, 2, (7.2, 4.6), "y", ylabel=["decoder layer", ""])
         figure.set_layout_engine("none")  # each thing stays at its place
         figure.suptitle(title)
@@ -45,7 +46,7 @@ def walking(neurons: Sequence[int], kept: Sequence[int], drift: Sequence[float])
         right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         left.set_position((0.1, 0.15, 0.5, 0.68))
         right.set_position((0.66, 0.15, 0.3, 0.68))
-        frames.append((figure.described(words), 0.3 if layer else 1.2))
+        frames.append((figure.described(words), 0.5 if layer else 1.2))
     return frames
 
 
