@@ -1,4 +1,4 @@
-"""End to end on the real model: SmolLM2-135M, pruned by a fifth, measured, saved, and loaded by plain transformers."""
+"""End to end on the real model: SmolLM2-135M, pruned by a fifth to the bit, measured, saved, loaded by transformers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_fingerprints import check, fingerprint, real
 
 from comp_lib.calibration.text import load_text
-from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.prune import prune
@@ -32,14 +32,11 @@ with torch.inference_mode():
 @pytest.mark.real
 def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_path):
     model, tokenizer = real_model
-    # more tokens than a layer has neurons
-    ids = calibration_tokens("calibration", tokenizer, sequences=8, length=200, evaluated="evaluation")
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=128, sequences=4)
-    dense = perplexity(model, windows)
-    comp = prune(model, ids, Settings(multiple=32), name="smollm2-135m")
-    tuned = perplexity(comp.model, windows)
-    random = prune(model, ids[:1, :64], Settings(multiple=32, method="random", recovery="none"))
-    untuned = perplexity(random.model, windows)
+    comp = real("stock", model, tokenizer)
+    check("smollm2 stock", fingerprint(comp.model))
+    random = prune(model, windows[:1, :64], Settings(multiple=32, method="random", recovery="none"))
+    dense, tuned, untuned = (perplexity(each, windows) for each in (model, comp.model, random.model))
 
     before, after = Shape.of(model), Shape.of(comp.model)
     assert after.decoder <= 0.8 * before.decoder and after.stock

@@ -7,31 +7,22 @@ import pandas as pd
 import pytest
 
 from comp_lib.analysis import changed_layers, costs, curves, draw, figures, layers, neurons
-from comp_lib.calibration.text import load_text
-from comp_lib.evaluation.loss import evaluation_tokens
 from course.figures import overlapping_texts
 
 
 @pytest.fixture(scope="module")
-def model(tiny_llama):
-    return tiny_llama()
-
-
-@pytest.fixture(scope="module")
-def sample(tokenizer):
-    return draw(tokenizer, ("prose", "code"), windows=4, length=32)
-
-
-@pytest.fixture
-def frames(model, sample, tokenizer, tiny_llama, own_cache):
-    judging = {kind: evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 8) for kind in ("prose", "code")}
-    return {
-        "layers": layers(model, sample, judged=sample),
-        "neurons": neurons(model, sample),
-        "curves": curves(model, sample),
-        "costs": costs(model, sample, judging, (0.1, 0.3), ("uniform", "magnitude"), multiple=8),
-        "changed_layers": changed_layers(model, tiny_llama(seed=1), sample),
-    }
+def frames(tokenizer, tiny_llama, tmp_path_factory):
+    model, sample = tiny_llama(), draw(tokenizer, ("prose", "code"), windows=4, length=32)
+    judging = {kind: sample.ids for kind in ("prose", "code")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return {
+            "layers": layers(model, sample, judged=sample),
+            "neurons": neurons(model, sample),
+            "curves": curves(model, sample),
+            "costs": costs(model, sample, judging, (0.1, 0.3), ("uniform", "magnitude"), multiple=8),
+            "changed_layers": changed_layers(model, tiny_llama(seed=1), sample),
+        }
 
 
 def test_all_can_be_read(frames):
@@ -52,7 +43,7 @@ def test_ways_whose_intervals_meet_are_not_told_apart(low, verdict):
 
 
 def test_a_dropped_layer_is_named(frames):
-    frame = frames["changed_layers"]
+    frame = frames["changed_layers"].copy()
     frame.loc[frame.layer == 1, ["other_layer", "stream", "low", "high", "weights"]] = np.nan
     words = figures.plot_changed_layers(frame).alt_text
     assert "dropped are the layers 1." in words and "0 of 3 layers have the same weights" in words

@@ -101,29 +101,23 @@ def test_a_failing_cell_ends_the_run_and_what_was_before_stays(cell, short):
 HOSTILE = "raise SystemExit('code of the folder that one stands in')\n"
 
 
-def test_nothing_of_the_folder_that_one_stands_in_is_run(short, tmp_path, monkeypatch):
+def test_of_the_folder_that_one_stands_in_nothing_is_run_and_names_are_understood(short, tmp_path, monkeypatch):
     for name in ("comp_lib.py", "ipykernel_launcher.py", "IPython.py", "pandas.py", "sitecustomize.py"):
         (tmp_path / name).write_text(HOSTILE, "utf-8")
     for name in ("lab/index.html.j2", "lab/base.html.j2", "lab/mathjax.html.j2", "base/base.html.j2", "base.html.j2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("of the folder", "utf-8")
+    (tmp_path / "small").mkdir()
     monkeypatch.chdir(tmp_path)
     notebook, stopped = short(
-        "import comp_lib, os, sys\nprint(comp_lib.__name__, os.getcwd() in sys.path)\nos.getcwd()"
+        "import comp_lib, os, sys\nprint(comp_lib.__name__, os.getcwd() in sys.path, model)\nos.getcwd()", "small"
     )
-    assert stopped is None and "comp_lib False" in printed(notebook)
+    assert stopped is None and f"comp_lib False {tmp_path / 'small'}\n" in printed(notebook)
     [folder] = [output.data["text/plain"] for output in notebook.cells[-2].outputs if "data" in output]
     assert "comp-lib-" in folder and not os.path.exists(folder.strip("'"))
     assert os.getcwd() == str(tmp_path)
     text = sealed(notebook)[1]
     assert text.startswith("<!DOCTYPE html>") and "of the folder" not in text
-
-
-def test_a_relative_name_still_means_the_same_folder(short, tmp_path, monkeypatch):
-    (tmp_path / "small").mkdir()
-    monkeypatch.chdir(tmp_path)
-    notebook, _ = short("print(model)", "small")
-    assert printed(notebook).startswith(str(tmp_path / "small"))
 
 
 def test_the_notebook_has_just_the_parameters_that_are_given():
@@ -134,13 +128,17 @@ def test_the_notebook_has_just_the_parameters_that_are_given():
     assert space["length"] == page.LENGTH
 
 
-@pytest.fixture
-def written(tmp_path):
-    """A notebook and a page as `report` writes them."""
+@pytest.fixture(scope="module")
+def texts():
+    """Of a notebook and a page as `report` writes them."""
     cells = [new_code_cell("x = 1\ny = 2"), new_markdown_cell("# Words")]
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"title": "a<script>"})
+    return sealed(nbformat.v4.new_notebook(cells=cells, metadata={"title": "a<script>"}))
+
+
+@pytest.fixture
+def written(texts, tmp_path):
     files = tmp_path / "report.ipynb", tmp_path / "report.html"
-    for file, text in zip(files, sealed(notebook), strict=True):
+    for file, text in zip(files, texts, strict=True):
         file.write_text(text, "utf-8")
     return files
 
@@ -172,25 +170,18 @@ def test_what_somebody_changed_is_not_replaced(written, place, change):
         check_page_file(file, overwrite=True)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"kinds": ["poems"]}, "poems"),
+def test_what_would_not_run_is_refused_before_work(parent):
+    """What a user can write in options, too: test_cli_report.py."""
+    check_request(ASKED | {"model": str(parent)})
+    for change, words in (
         ({"kinds": ["code", "code"]}, "each kind of text once"),
-        ({"sequences": 3}, "at least 8 windows"),
         ({"ratios": []}, "at least one ratio"),
         ({"ratios": [0.2, 0.99]}, "ratio"),
-        ({"baseline": "nobody"}, "nobody"),
-        ({"device": "quantum"}, "quantum"),
         ({"dtype": "float8"}, "float8"),
         ({"model": "no-such-model"}, "no-such-model"),
-        ({"against": "no-such-model"}, "no-such-model"),
-    ],
-)
-def test_what_would_not_run_is_refused_before_work(parent, change, words):
-    check_request(ASKED | {"model": str(parent)})
-    with pytest.raises(InputError, match=words):
-        check_request(ASKED | {"model": str(parent)} | change)
+    ):
+        with pytest.raises(InputError, match=words):
+            check_request(ASKED | {"model": str(parent)} | change)
 
 
 def test_models_that_are_no_relatives_are_refused_before_work(parent, tmp_path, tiny_llama, tokenizer):

@@ -47,22 +47,13 @@ def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, met
     assert "8 x 24 tokens of calibration, drawn with seed 0" in card
 
 
-def test_the_same_seed_writes_the_same_bytes(parent, tmp_path):
-    for name in ("one", "two"):
-        ran("prune", parent, "--out", tmp_path / name / "m", *FEW)
-    assert content(tmp_path / "one" / "m") == content(tmp_path / "two" / "m")
-
-
-@pytest.mark.parametrize(
-    ("method", "recovery"),
-    [("comp", "least-squares"), ("flap", "bias"), ("wanda-sp", "none"), ("magnitude", "none"), ("random", "none")],
-)
+@pytest.mark.parametrize(("method", "recovery"), [("flap", "bias"), ("wanda-sp", "none")])  # comp: the presets
 def test_each_method_recovers_as_its_makers_do(parent, tmp_path, method, recovery):
     ran("prune", parent, "--out", tmp_path / "m", "--method", method, *FEW)
     assert f"recovery {recovery}," in (tmp_path / "m" / "README.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("preset", ["stock", "best", "fast", "paper"])
+@pytest.mark.parametrize("preset", ["best", "paper"])
 def test_each_preset_is_carried_out(parent, tmp_path, preset):
     ran("prune", parent, "--out", tmp_path / "m", "--preset", preset, "--layers", "1", "--kv-groups", "1", *FEW)
     plan = Plan.load(tmp_path / "m" / "comp_plan.json")
@@ -130,9 +121,8 @@ def test_what_solves_refuses_a_device_without_float64(parent, monkeypatch, name)
     refused(run(name, parent, *WITH_DEVICE[name], "--device", "mps"), ["float64", "cpu", "'mps'"])
 
 
-@pytest.mark.parametrize("name", ["inspect", "evaluate", "generate"])
-def test_auto_is_a_device(parent, name):
-    ran(name, parent, *WITH_DEVICE[name], "--device", "auto")
+def test_auto_is_a_device(parent):
+    ran("generate", parent, *WITH_DEVICE["generate"], "--device", "auto")
 
 
 # --- the others -------------------------------------------------------------------------------------------------------

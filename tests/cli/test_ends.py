@@ -21,8 +21,7 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="closes a pipe as POSIX does")
-@pytest.mark.parametrize("words", [["--help"], ["doctor"]])
-@pytest.mark.parametrize("closed", ["by the reader", "from the start"])
+@pytest.mark.parametrize(("closed", "words"), [("from the start", ["--help"]), ("by the reader", ["doctor"])])
 def test_a_closed_output_leaves_no_traceback(words, closed):
     if closed == "from the start":
         done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *PROGRAM, *words], stderr=subprocess.PIPE, text=True)

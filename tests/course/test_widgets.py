@@ -16,6 +16,7 @@ from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
+from comp_lib.plots import base
 from comp_lib.shape import Shape
 from course.figures.layer_importance import plot_layer
 from course.hybrid_granularity import layer_errors, stored_sensitivity, water_filling_plan
@@ -43,38 +44,38 @@ def planner(**options):
     return explorers.Planner(SHAPE, MINDS, IMPORTANCE, multiple=32, **{"measure": width_spread} | options)
 
 
-def frames(model, layers=None):
+@pytest.fixture(autouse=True)
+def words_only(request, monkeypatch):
+    """Pictures have no pixels, which take most of the time, but in the test that looks at them."""
+    if request.function is not test_every_control_draws_anew_and_the_page_does_not_jump:
+        monkeypatch.setattr(base, "png", lambda figure: b"")
+
+
+@pytest.fixture(scope="module")
+def frames(tiny_llama, tmp_path_factory):
+    """Neurons and curves of layers 1 and 2."""
     ids = torch.randint(512, (4, 24), generator=torch.Generator().manual_seed(2))
     sample = Sample(ids, ("prose",) * len(ids))
-    return neurons(model, sample, layers), curves(model, sample, layers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return neurons(tiny_llama(), sample, [1, 2]), curves(tiny_llama(), sample, [1, 2])
 
 
-@pytest.fixture
-def all_explorers(tiny_llama, own_cache):
-    """Each made when it is first asked for."""
-    makers = {
-        "layers": lambda: explorers.LayerExplorer(study_of()),
-        "neurons": lambda: explorers.NeuronExplorer(*frames(tiny_llama()), layer=1),
-        "plans": planner,
-    }
-
-    class Made(dict):
-        def __missing__(self, name):
-            return self.setdefault(name, makers[name]())
-
-    return Made()
-
-
+MAKERS = {
+    "layers": lambda frames: explorers.LayerExplorer(study_of()),
+    "neurons": lambda frames: explorers.NeuronExplorer(*frames, layer=1),
+    "plans": lambda frames: planner(),
+}
 MOVES = {
-    "layers": [("layer", 3), ("metric", "loss increase"), ("sequence", 1), ("metric", "block influence")],
-    "neurons": [("layer", 2), ("share", 40), *(("metric", name) for name in explorers.CHOICES[1:]), ("place", 7)],
-    "plans": [("ratio", 30), ("dropped", (3, 0, 20)), ("widths", explorers.WATER), ("widths", explorers.MEASURED)],
+    "layers": [("layer", 3), ("metric", "loss increase"), ("sequence", 1)],
+    "neurons": [("layer", 2), ("share", 40), ("metric", "energy"), ("place", 7)],
+    "plans": [("ratio", 30), ("dropped", (3, 0, 20)), ("widths", explorers.MEASURED)],
 }
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_every_control_draws_anew_and_the_page_does_not_jump(all_explorers, name):
-    explorer = all_explorers[name]
+def test_every_control_draws_anew_and_the_page_does_not_jump(frames, name):
+    explorer = MAKERS[name](frames)
     seen = [explorer.image.value]
     assert 'alt="' in seen[0] and explorer.layout.min_height and explorer.image.layout.min_height
     for control, value in MOVES[name]:
@@ -97,12 +98,12 @@ def test_the_layer_explorer_shows_the_layer_that_is_chosen_and_how_far_the_proxy
         assert verdict in box.facts.value
 
 
-@pytest.mark.parametrize("sequence", [-1, 2])
-def test_wrong_input_is_answered_with_a_sentence_and_the_last_picture_stays(sequence):
+def test_wrong_input_is_answered_with_a_sentence_and_the_last_picture_stays():
     box = explorers.LayerExplorer(study_of())
     image = box.image.value
-    box.sequence.value = sequence
-    assert f"expected a sequence from 0 to 1, got {sequence}" in box.facts.value and box.image.value == image
+    for sequence in (-1, 2):
+        box.sequence.value = sequence
+        assert f"expected a sequence from 0 to 1, got {sequence}" in box.facts.value and box.image.value == image
     box.sequence.value = 1
     assert "expected" not in box.facts.value and box.image.value != image
 
@@ -110,8 +111,8 @@ def test_wrong_input_is_answered_with_a_sentence_and_the_last_picture_stays(sequ
 # --- neurons ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_goes_is_what_the_metric_likes_least(all_explorers):
-    explorer = all_explorers["neurons"]
+def test_what_goes_is_what_the_metric_likes_least(frames):
+    explorer = explorers.NeuronExplorer(*frames, layer=1)
     found = explorer._neurons[1]
     for metric, worth in (
         ("energy", explorers.energies(found)),
@@ -132,9 +133,9 @@ def test_what_goes_is_what_the_metric_likes_least(all_explorers):
         assert explorer.removed().sum() == swept <= 0.6 * 48
 
 
-def test_it_says_whether_energy_and_cost_agree_on_the_neuron(all_explorers):
+def test_it_says_whether_energy_and_cost_agree_on_the_neuron(frames):
     """What the task of the lesson asks for: a neuron that goes by energy and stays by its cost."""
-    explorer = all_explorers["neurons"]
+    explorer = explorers.NeuronExplorer(*frames, layer=1)
     found = explorer._neurons[1]
     energy = explorers.energies(found)
     found["condition"] = np.linspace(1.0, 4.0, 48)  # a random model's are all alike

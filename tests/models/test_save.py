@@ -87,10 +87,15 @@ def uneven(tokenizer):
 # --- content ----------------------------------------------------------------------------------------------------------
 
 
+# A type each, what a config of Llama can say, and a small dtype.
+STOCK = ("mqa", "all-at-once", "rope-llama3", "mistral-window", "qwen2-window", "qwen3", "smollm3", "gemma3", "phi3")
+STOCK += ("granite", "olmo2", "ernie4_5-bias", "bfloat16")
+
+
 def test_stock_folders_load_without_comp_lib(tokenizer, tmp_path):
-    """One process for all variants, which must never come across comp_lib."""
+    """One process for all of them, which must never come across comp_lib."""
     ids = tokens(2)  # (S, L)
-    for name in (*VARIANTS, "bfloat16"):
+    for name in STOCK:
         before, model = cut(tiny() if name == "bfloat16" else tiny(name))
         if name == "bfloat16":
             frequencies = model.model.rotary_emb.inv_freq  # kept exact when a model is loaded, rounded by a cast
@@ -109,9 +114,7 @@ for folder in sorted(path for path in Path(sys.argv[1]).iterdir() if path.is_dir
     AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
         difference = (model(ids).logits - expected).abs().max().item()
-    options = dict(max_new_tokens=6, min_new_tokens=6, do_sample=False, pad_token_id=0)
-    same = torch.equal(model.generate(ids, **options), model.generate(ids, use_cache=False, **options))
-    result[folder.name] = [difference, same, sum(map(len, info.values())), type(model).__name__, str(model.dtype)]
+    result[folder.name] = [difference, sum(map(len, info.values())), type(model).__name__, str(model.dtype)]
 print(json.dumps({"comp_lib": "comp_lib" in sys.modules, "result": result}))
 """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -121,17 +124,16 @@ print(json.dumps({"comp_lib": "comp_lib" in sys.modules, "result": result}))
     assert run.returncode == 0, run.stderr
     answer = json.loads(run.stdout)
     assert not answer["comp_lib"]
-    assert answer["result"].keys() == {*VARIANTS, "bfloat16"}
-    for name, (difference, same, loading_issues, kind, dtype) in answer["result"].items():
+    assert answer["result"].keys() == {*STOCK}
+    for name, (difference, loading_issues, kind, dtype) in answer["result"].items():
         exact = name != "bfloat16"  # whose products round by how many rows they have, on some processors
         assert difference < (1e-5 if exact else 0.1) and loading_issues == 0, name
-        assert same or name == "rope-dynamic" or not exact, name  # it rotates a growing text anew, not the cached keys
         family = VARIANTS.get(name, {}).get("family", "llama")
         assert kind == FAMILIES[family][1].__name__, name
         assert dtype == ("torch.bfloat16" if name == "bfloat16" else "torch.float32"), name
 
 
-def test_an_uneven_folder_is_the_model_and_its_card_says_how_to_load_it(uneven, tmp_path):
+def test_an_uneven_folder_is_the_model_and_its_card_says_how_to_load_it(uneven, python, tmp_path):
     model, tokenizer, *_ = uneven
     folder = save_checkpoint(tmp_path / "uneven", *uneven)
     again, its_tokenizer = load_model(folder)
@@ -140,7 +142,7 @@ def test_an_uneven_folder_is_the_model_and_its_card_says_how_to_load_it(uneven, 
     assert its_tokenizer("a b")["input_ids"] == tokenizer("a b")["input_ids"]
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     run = subprocess.run(
-        [sys.executable, "-c", f"{code}\nprint(type(model).__name__)"], capture_output=True, text=True, cwd=tmp_path
+        [*python, "-c", f"{code}\nprint(type(model).__name__)"], capture_output=True, text=True, cwd=tmp_path
     )
     assert run.stdout.split()[-1] == "CompLlamaForCausalLM", run.stderr
 
