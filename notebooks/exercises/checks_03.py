@@ -14,6 +14,7 @@ import torch
 from checking import Wrong, accept, call
 from torch import nn
 
+from comp_lib.calibration.text import KINDS
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.loss import perplexity
 from course.start import start
@@ -126,5 +127,6 @@ def _without_each(blocks: list[nn.Module], loss: Callable[[], float]) -> dict[tu
 
 def _real_blocks() -> Blocks:
     model, tokenizer = start()
-    ids = calibration_tokens("calibration", tokenizer, sequences=1, length=48)
+    every = "+".join(f"calibration:{kind}" for kind in KINDS)  # the text of the lesson
+    ids = calibration_tokens(every, tokenizer, sequences=16, length=128)[:1, :48]
     return Blocks(list(model.model.layers)[12:18], lambda: perplexity(model, ids).loss)
