@@ -3,7 +3,8 @@
 FOLDER holds a file NAME.json for each student, as the capstone (exercises 05) saves it. A plan takes part if it is for
 this model, removes 20% of the decoder within half a percent, and loads in stock transformers. Each such plan is carried
 out on the same calibration text, with the same refit, and judged on other text, kind by kind. The table goes by the
-mean extra loss over the kinds; plans that do not take part are below it, with the reason. What was measured is kept as
+mean extra loss over the kinds; neighbours share a place where no difference was found, but the ends of a long tie may
+differ. Plans that do not take part are below it, with the reason. What was measured is kept as
 NAME.result.json, and measured again only for another plan. So collect plans alone: a result beside one is believed.
 """
 
@@ -137,6 +138,7 @@ def main(arguments: list[str]) -> int:
         print(table(found))
         print(f"\nExtra loss: nats per token, {WINDOWS} windows of each kind, one run. Neighbours share a place where")
         print("no difference was found: the 95% interval of the mean of their paired differences holds 0.")
+        print("The best of many plans looks better than it is: judge it again on other text.")
     if defects:
         print("\nNot ranked:\n", *defects, sep="\n")
     return 0

@@ -40,7 +40,7 @@ def plot_divergence(lines: Mapping[str, Line]) -> Picture:
         words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
     axes.axhline(next(iter(lines.values()))[0][1], label="before training", **DASHED)
     axes.set_ylim(0, 1.08 * max(value for points in lines.values() for _, value in points))
-    axes.set_title("The parent's answers teach more than its text")
+    axes.set_title("One seed: the parent's answers teach more than its text")
     axes.legend(loc="lower left")
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)
 

@@ -34,7 +34,7 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
         reach = 1.15 * max(length, abs(along), height)
         axis.set(xlim=(min(0.0, along) - 0.1 * reach, reach), ylim=(-0.3 * reach, reach), aspect="equal")
         kappa = (g11 / cost) ** 0.5 if cost else float("inf")
-        axis.set_title(f"{label}: {cost / g11:.0%} of a₁ is lost", fontsize=10)
+        axis.set_title(f"{label}: {cost / g11:.0%} of a₁'s squared length is lost", fontsize=10)
         angle = np.degrees(np.arctan2(height, along))
         words.append(f"{label}: {angle:.0f} degrees apart, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}")
     axes[0].set_ylabel("across a₂ (units of y)")
@@ -132,7 +132,7 @@ def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, t
 
 
 def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:
-    """Frames of a toy that its neurons leave one by one; a step: energies (n,), prices (n,), and the refit's error.
+    """Frames of a toy that its neurons leave one by one; a step: energies (n,), prices (n,), and the error.
 
     The first step comes before any removal, the last after all. Who has left has an infinite price.
     """
@@ -146,7 +146,7 @@ def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:
     title = f"Neuron {order[when] + 1} leaves, and the price of neuron {dear + 1} rises from {change}"
     words = (
         f"{title}. Bars of prices and energies; neurons {', '.join(str(one + 1) for one in order)} leave in turn, each "
-        f"time with a refit. The error grows to {', '.join(f'{error:.1f}' for error in errors[1:])}."
+        f"time with the best factors. The error grows to {', '.join(f'{error:.1f}' for error in errors[1:])}."
     )
     pitch, moves = len(order) + 1.5, [(0, 1.0)]
     moves += [(step, share) for step in range(1, len(steps)) for share in (0.25, 0.5, 0.75, 1.0)]
@@ -163,7 +163,7 @@ def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:
             place = (each * pitch + len(order) / 2, 1.18 * errors[-1])
             axis.text(*place, f"without {gone}" if gone else "with all", ha="center", fontsize=11)
         axis.set_xticks([])
-        axis.set_xlabel("neurons (red: leaves next), and the error after the refit", fontsize=11, labelpad=20)
+        axis.set_xlabel("neurons (red: leaves next), and the error with the best factors", fontsize=11, labelpad=20)
         axis.set_ylabel("price (filled), energy (outline)", fontsize=11)
         frames.append((figure.described(words), 1.6 if share == 1.0 else 0.15))
     return frames

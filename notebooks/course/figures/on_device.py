@@ -35,7 +35,7 @@ def plot_reads(shapes: Mapping[str, Shape], vocabulary: int, bits: float) -> Pic
     axes.set_yticks(range(len(shapes)), list(shapes))
     axes.set(ylim=(len(shapes) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
-    axes.set_title("The head stays, whatever goes", pad=TITLE)
+    axes.set_title("Both cuts leave the head whole", pad=TITLE)
     axes.legend(ncols=3, **ABOVE)
     return figure.described("Strips to scale of the bytes that are read for one token. ", words)
 
@@ -57,7 +57,7 @@ def plot_speedup(measured: Sequence[Measured]) -> Picture:
     axes.set_yticks(range(len(others)), [model.name for model in others])
     axes.set_ylim(len(others) - 0.5, -0.5)
     axes.axvline(1.0, **DASHED)
-    axes.set_title("Speed follows the bytes; dropped layers gain a little more", pad=TITLE)
+    axes.set_title("Speed follows the bytes; at 40% dropped layers gain more", pad=TITLE)
     axes.legend(ncols=2, fontsize=9, **ABOVE)
     what = "Measured speed-up of decoding, with the ratio of the bytes read for a token: "
     return figure.described(what, words)
@@ -77,7 +77,7 @@ def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mappin
     axes.set_yticks(range(len(parts)), list(parts))
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    axes.set_title("Three terms predict the clock", pad=TITLE)
+    axes.set_title("Three terms fit the clock", pad=TITLE)
     axes.legend(ncols=4, fontsize=9, **ABOVE)
     words = [f"{name} {sum(terms):.1f} fitted, {measured[name]:.1f} measured" for name, terms in parts.items()]
     return figure.described("Stacked bars of the milliseconds of a token, with what was measured: ", words)

@@ -28,7 +28,7 @@ def plot_sums(neurons: int, sums: Mapping[str, Points], switch: int) -> Picture:
     axes.set(xscale="log", yscale="log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_title("Few tokens need only a small matrix", pad=TITLE)
+    axes.set_title(f"The dual form is smaller up to {switch:,} tokens", pad=TITLE)
     axes.legend(ncols=3, fontsize=9, **ABOVE)
     opening = f"Memory for the statistics of a dense layer with {neurons:,} inputs, both axes logarithmic. "
     return figure.described(opening, [*words, f"they are equal at {switch:,} tokens"])
@@ -51,6 +51,6 @@ def plot_memory(needs: Mapping[str, Points], measured: Mapping[str, Points]) -> 
     axes.xaxis.set_minor_formatter(NullFormatter())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    axes.set_title("One layer needs little of the memory that all weights need", pad=2 * TITLE)
+    axes.set_title("COMP holds a small part of what weights and gradients need", pad=2 * TITLE)
     axes.legend(ncols=2, fontsize=9, **ABOVE)
     return figure.described("Memory against parameters, both logarithmic. ", words)
