@@ -48,12 +48,12 @@ def test_divergence_and_its_gradient_are_those_of_the_formula():
     torch.testing.assert_close(z.grad, (q - p).detach() / 7)
 
 
-@pytest.mark.parametrize("name", ["gqa", "gemma3", "phi3", "mlp-bias"])
+@pytest.mark.parametrize("name", ["gemma3", "phi3"])
 def test_healing_brings_the_answers_nearer(name):
     model, small, ids = pair(name)
     before, taught = (mean_divergence(small, model, text) for text in (ids[-HELD:], ids[:-HELD]))
     dense, state = logits(model, ids), copy.deepcopy(small.state_dict())
-    done = heal(small, ids, model, Healing(steps=60, batch=8, rank=4, rate=5e-3))
+    done = heal(small, ids, model, Healing(steps=30, batch=4, rank=4, rate=1e-2))
     assert done.before == pytest.approx(before, rel=1e-4)
     assert done.after == pytest.approx(mean_divergence(done.model, model, ids[-HELD:]), rel=1e-4)
     assert mean_divergence(done.model, model, ids[:-HELD]) < 0.9 * taught

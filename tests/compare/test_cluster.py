@@ -6,6 +6,7 @@ a time.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -84,18 +85,17 @@ def until(condition):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_that_dies_leaves_a_row_that_says_why_and_is_tried_again(grid, tmp_path, box, workers):
+def test_a_run_that_dies_leaves_a_row_that_says_why_and_is_tried_again(grid, tmp_path, box):
     box.order("kill", "random")
     box.order("fail", "magnitude")
-    rows = run(grid, tmp_path / "out", workers=workers).set_index("method")
+    rows = run(grid, tmp_path / "out").set_index("method")
     assert list(rows.status[list(METHODS)]) == ["ok", "failed", "failed", "ok"]
     assert rows.message["random"] == "the process was killed by SIGKILL"
     assert rows.message["magnitude"] == "MemoryError: no room" and rows.message.isna()["comp"]
     assert rows.increase.isna()["random"] and rows.increase["comp"] == 0.5
 
     box.lift("kill", "random")
-    rows = run(grid, tmp_path / "out", workers=workers)
+    rows = run(grid, tmp_path / "out", workers=2)
     assert list(rows.method) == list(METHODS) and list(rows.status) == ["ok", "ok", "failed", "ok"]
     assert [box.count(name) for name in METHODS] == [1, 2, 2, 1]  # a row that is there is not measured again
     assert len(read_rows(tmp_path / "out" / "rows.csv")) == len(METHODS)
@@ -120,27 +120,29 @@ def test_runs_go_side_by_side_and_share_the_cores(grid, tmp_path, box, monkeypat
 
 
 SCRIPT = """
-import sys
+import os, sys
 from comp_lib.compare import cluster
 from comp_lib.compare.grid import Grid, run
 from comp_lib.settings import Settings
 cluster.COMMAND = (sys.executable, "-S", "-c", {stand_in!r})
+os.setsid()
+print(os.getpid(), flush=True)
 grid = Grid({model!r}, (0.2,), {methods!r}, settings=Settings(multiple=4), **{sizes!r})
 run(grid, {out!r}, workers=3)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal of POSIX")
-def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_path, box):
+def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(python, grid, tmp_path, box):
     """Ctrl-C reaches all that the command has started."""
     sizes = {name: value for name, value in SIZES.items() if name != "settings"}
     told = {"stand_in": STAND_IN, "model": grid.model, "methods": METHODS, "sizes": sizes, "out": str(tmp_path / "out")}
     box.order("hold", "random", "magnitude", "wanda-sp")
-    running = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(**told)], start_new_session=True, stderr=subprocess.PIPE
-    )
+    words = [*python, "-c", SCRIPT.format(**told)]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    number = int(running.stdout.readline())
     until(lambda: len(box.started()) == 4 and len(read_rows(tmp_path / "out" / "rows.csv")) == 1)
-    os.killpg(running.pid, signal.SIGINT)
+    os.killpg(number, signal.SIGINT)
     assert b"KeyboardInterrupt" in running.communicate()[1]
     assert list(read_rows(tmp_path / "out" / "rows.csv").method) == ["comp"]
     assert not [process for _, process, _ in box.started() if psutil.pid_exists(int(process))]
@@ -152,9 +154,10 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(grid, tmp_pat
 
 
 @pytest.fixture
-def dask():
+def dask(monkeypatch):
     """A cluster on loopback, of threads in this process: what it is sent is a process of its own in any case."""
     distributed = pytest.importorskip("distributed")
+    monkeypatch.setitem(importlib.import_module("dask").config.config["distributed"]["comm"]["timeouts"], "connect", 1)
     place = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0", "processes": False}
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, silence_logs=logging.CRITICAL, **place) as found:
         yield found

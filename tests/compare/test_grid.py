@@ -39,9 +39,13 @@ GRID = ["--ratios", "0.2", "--methods", "comp,random", "--seeds", "1", *SIZES]
 
 
 @pytest.fixture
-def grid(parent):
-    settings = Settings(multiple=4)
-    return Grid(str(parent), (0.2,), ("comp", "random"), 1, (3,), length=24, windows=3, window=40, settings=settings)
+def grid(parent, tmp_path_factory):
+    """Its texts are short, since each list of runs cuts them into tokens."""
+    folder, size = tmp_path_factory.mktemp("texts"), {"length": 24, "windows": 3, "window": 40}
+    for name in ("calibration", "evaluation"):
+        (folder / name).write_text(load_text(name)[:4000], "utf-8")
+        size[name] = str(folder / name)
+    return Grid(str(parent), (0.2,), ("comp", "random"), 1, (3,), settings=Settings(multiple=4), **size)
 
 
 @pytest.fixture
@@ -125,7 +129,8 @@ def test_quality_pairs_the_windows_of_each_kind(tiny_llama):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss")
 def test_peak_memory_is_that_of_the_process_alone():
     ballast = torch.zeros(100 * 2**20 // 8, dtype=torch.float64) + 1  # the process that starts it is larger
-    code = "from comp_lib.system.machine import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**28; print(a, p())"
+    code = "import sys, unittest.mock; sys.modules['torch'] = unittest.mock.MagicMock()  # it takes seconds\n"
+    code += "from comp_lib.system.machine import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**28; print(a, p())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert 240 * 2**20 < int(out[1]) - int(out[0]) < 280 * 2**20 and peak_bytes() >= ballast.nbytes
 
@@ -133,13 +138,14 @@ def test_peak_memory_is_that_of_the_process_alone():
 # --- killed and resumed -----------------------------------------------------------------------------------------------
 
 
-# the command, which says its number first
-COMMAND = "import os; print(os.getpid(), flush=True); from comp_lib.cli.app import app; app()"
+# the command, which says its number first, and whose runs have their imports behind them, too
+COMMAND = "import os; print(os.getpid(), flush=True); from comp_lib.cli.app import app; "
+COMMAND += "from comp_lib.compare import cluster; cluster.COMMAND = {}; app()"
 
 
 def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, python, parent, tmp_path):
     out = tmp_path / "killed"
-    words = [*python, "-c", COMMAND, "compare", *map(str, (parent, *GRID, "--out", out))]
+    words = [*python, "-c", COMMAND.format(cluster.COMMAND), "compare", *map(str, (parent, *GRID, "--out", out))]
     running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     number = int(running.stdout.readline())
     try:
@@ -170,7 +176,7 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, python, paren
 def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, tokenizer):
     keys, texts = grid.runs(), tmp_path / "a.txt"
     assert [one["settings"]["method"] for one in keys.values()] == ["comp", "random"]
-    texts.write_text(load_text("calibration"))
+    texts.write_text(load_text(grid.calibration))
     other = tmp_path / "elsewhere" / "parent"
     tiny_llama().save_pretrained(other)
     tokenizer.save_pretrained(other)
@@ -184,7 +190,7 @@ def test_what_decides_the_outcome_decides_the_key(grid, tmp_path, tiny_llama, to
     ):
         assert not set(replace(grid, **change).runs()) & set(keys), change
     calibrated = set(replace(grid, calibration=str(texts)).runs())
-    texts.write_text(load_text("calibration") + "More.")
+    texts.write_text(load_text(grid.calibration) + "More.")
     assert not calibrated & set(replace(grid, calibration=str(texts)).runs())  # another text of the same name
     file = other / "tokenizer.json"
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"post_processor": None}), "utf-8")

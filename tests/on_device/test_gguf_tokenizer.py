@@ -178,7 +178,7 @@ def unigram():
     [
         (lambda: PreTrainedTokenizerFast(tokenizer_object=unigram(), unk_token="<unk>"), "BPE tokenizer.*got Unigram"),
         (lambda: byte_level_bpe(pre_tokenizers.ByteLevel(add_prefix_space=True)), "cuts words like one of gpt-2"),
-        (lambda: byte_level_bpe(split(r"\p{L}+")), "cuts words like one of gpt-2, smollm, llama-bpe, qwen2"),
+        (lambda: byte_level_bpe(split(r"\p{L}+|\p{N}+")), "cuts words like one of gpt-2, smollm, llama-bpe, qwen2"),
     ],
 )
 def test_what_llama_cpp_has_not_is_refused(export, tokenizer, match):
