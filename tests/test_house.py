@@ -30,26 +30,16 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([tool, "--no-cache"], cwd=folder, capture_output=True, text=True, env=environment)
 
 
-@pytest.fixture
-def copied(tmp_path):
+def test_a_planted_upward_import_and_a_planted_circle_break_their_contracts(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "comp_lib", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    return tmp_path
-
-
-def test_a_planted_upward_import_breaks_the_contract(copied):
-    plan = copied / "comp_lib" / "plan.py"
-    assert "BROKEN" not in lint_imports(copied).stdout
-    plan.write_text(plan.read_text("utf-8") + "\nfrom .prune import prune  # noqa\n", "utf-8")
-    broken = lint_imports(copied)
+    assert "BROKEN" not in lint_imports(tmp_path).stdout
+    for name, line in (("plan", "from .prune import prune"), ("statistics/solve", "from .gram import Gram")):
+        path = tmp_path / "comp_lib" / f"{name}.py"
+        path.write_text(f"{path.read_text('utf-8')}\n{line}  # noqa\n", "utf-8")
+    broken = lint_imports(tmp_path)
     assert broken.returncode == 1 and "comp_lib.plan is not allowed to import comp_lib.prune" in broken.stdout
-
-
-def test_a_planted_circle_breaks_the_contract(copied):
-    mask = copied / "comp_lib" / "statistics" / "solve.py"
-    mask.write_text(mask.read_text("utf-8") + "\nfrom .gram import Gram  # noqa\n", "utf-8")
-    broken = lint_imports(copied)
-    assert broken.returncode == 1 and "No import goes in a circle BROKEN" in broken.stdout
+    assert "No import goes in a circle BROKEN" in broken.stdout
 
 
 def test_only_families_know_what_a_layer_looks_like():

@@ -108,25 +108,13 @@ def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
     assert [entry.error for entry in done.report.layers] == [0.0] * 3
 
 
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [
-        (name, what)
-        for name in VARIANTS
-        for what in ("neurons", "groups", "both", "layers too")
-        if name not in WHOLE_ATTENTION or what == "neurons"
-    ],
-)
-def test_pruned_equals_masked_before_recovery(name, what):
+@pytest.mark.parametrize("name", VARIANTS)
+def test_pruned_equals_masked_before_recovery(name):
+    """Neurons, KV groups where they can go, and a layer; each by itself: test_surgery."""
     parent, ids = build(name, dtype=torch.float64), tokens()
     groups = Shape.of(parent).kv_groups[0]
-    plan = whole_plan(
-        parent,
-        neurons=(48, 48, 48) if what == "groups" else (20, 40, 7),
-        kv_groups=(groups,) * 3 if what == "neurons" else (groups - 1, groups, 1),
-    )
-    if what == "layers too":
-        plan = replace(plan, layers=(0, 2), neurons=(20, 7), kv_groups=(groups, 1))
+    few = groups if name in WHOLE_ATTENTION else 1
+    plan = whole_plan(parent, layers=(0, 2), neurons=(20, 7), kv_groups=(few, groups))
     done = prune(parent, ids, replace(SMALL, recovery="none", method="wanda-sp"), plan=plan)
     assert Shape.of(done.model).neurons == plan.neurons and Shape.of(done.model).kv_groups == plan.kv_groups
     want = logits(masked(parent, done.plan), ids)
@@ -209,11 +197,9 @@ def test_groups_that_share_a_norm_are_refused_by_name(changes):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("options", [{}, {"layers": 1, "kv_groups": 1}])
-def test_removed_is_what_really_went(name, options):
+def test_removed_is_what_really_went(name):
     parent, ids = build(name), tokens()
-    if name == "olmo2":
-        options = {key: value for key, value in options.items() if key != "kv_groups"}
+    options = {"layers": 1, "kv_groups": None if name == "olmo2" else 1}
     done = prune(parent, ids, replace(SMALL, ratio=0.4, **options), name="the parent")
     decoder = [sum(p.numel() for p in model.model.layers.parameters()) for model in (parent, done.model)]
     assert done.plan.removed == pytest.approx(1.0 - decoder[1] / decoder[0])
@@ -345,7 +331,7 @@ def test_result_does_not_depend_on_the_batches(monkeypatch):
 # what must get better
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
+@pytest.mark.parametrize("name", ["gqa", "all-at-once"])
 @pytest.mark.parametrize("layer", range(3))
 def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
     """One layer pruned at a time, so that all three see the same inputs and the same neurons."""
@@ -395,7 +381,7 @@ def test_condition_metric_beats_random_choice():
     assert stream_error(comp, parent, ids) < stream_error(chance, parent, ids)
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "eager", "qwen2", "gemma3"])
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "gemma3"])
 @pytest.mark.parametrize("options", [{}, {"ratio": 0.4, "layers": 1}, {"ratio": 0.4, "kv_groups": 1}])
 def test_dense_target_brings_the_final_stream_back(name, options):
     parent, ids = build(name), tokens(8)
@@ -581,7 +567,7 @@ def test_a_plan_can_be_carried_out_elsewhere():
     assert done.report.layer_importance is None
 
 
-@hypothesis_settings(derandomize=True, deadline=None, max_examples=15)
+@hypothesis_settings(derandomize=True, deadline=None, max_examples=10)
 @given(
     ratio=st.floats(0.02, 0.6),
     layers=st.sampled_from(["auto", 0, 1]),

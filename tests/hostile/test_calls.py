@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 from command import content, refused, run
@@ -129,8 +128,8 @@ def test_a_cache_in_a_home_that_is_not_there_is_one_line(monkeypatch):
     refused(run("doctor"), ["~no-such-user/x"])
 
 
-def test_the_program_itself_ends_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "comp_lib", "evaluate", "smollm2-135m", "--text", "nowhere.txt"]
+def test_the_program_itself_ends_in_one_line(python, tmp_path):
+    command = [*python, "-m", "comp_lib", "evaluate", "smollm2-135m", "--text", "nowhere.txt"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
     assert "nowhere.txt" in done.stderr and content(tmp_path) == {}

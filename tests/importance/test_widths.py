@@ -99,7 +99,7 @@ def layer_by_layer(model, fitted, judged, gone):
     return torch.tensor(harms, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", "rope-dynamic", "gemma3", "granite", "phi3"])
 def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
     model, ids = build(name), tokens(10, 24)
     expected = layer_by_layer(model, ids[:-4], ids[-4:], GONE)
