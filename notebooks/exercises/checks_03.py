@@ -80,7 +80,7 @@ def check_missed_least(missed_least: Callable[..., tuple[int, str]], given: Bloc
         left = _clear(blocks)
     if left:
         raise Wrong(
-            "some hooks are still there, so the later losses were of a model with several parts missing: remove"
+            "some hooks are still there, so the later losses were of a model with several parts missing: remove each"
         )
     if abs(loss() - before) > 1e-6:
         raise Wrong("the model is not what it was: silence the outputs by hooks, and change no weights")
