@@ -6,13 +6,14 @@ import copy
 import hashlib
 import math
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from variants import NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, tokens
+from variants import KINDS, NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib import planning
 from comp_lib.calibration.stream import embed, rotary, through
@@ -92,8 +93,7 @@ def masked(parent, plan):
 # what must be exact
 
 
-@pytest.mark.parametrize("aim", ["self", "dense"])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(("name", "aim"), [*product(VARIANTS, ["self"]), *product(["gqa", "gemma3"], ["dense"])])
 def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
     parent, ids = build(name), tokens()
     before = parent.state_dict()
@@ -196,7 +196,7 @@ def test_groups_that_share_a_norm_are_refused_by_name(changes):
         prune(build("olmo2"), tokens(), replace(SMALL, **changes))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", KINDS)
 def test_removed_is_what_really_went(name):
     parent, ids = build(name), tokens()
     options = {"layers": 1, "kv_groups": None if name == "olmo2" else 1}
@@ -241,8 +241,10 @@ def test_another_seed_another_random_choice():
     assert first.kept_neurons != second.kept_neurons
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2-window"])
-@pytest.mark.parametrize("options", [{"layers": 1, "kv_groups": 1}, {"aim": "dense", "layers": 1, "ratio": 0.5}])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("qwen2-window", {"layers": 1, "kv_groups": 1}), ("all-at-once", {"aim": "dense", "layers": 1, "ratio": 0.5})],
+)
 def test_parent_stays_as_it_is(name, options):
     parent, ids = build(name), tokens()
     before, want = fingerprint(parent), logits(parent, ids)
@@ -266,8 +268,7 @@ def test_tensors_that_did_not_change_are_shared():
     assert changed == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2"])
-@pytest.mark.parametrize("options", [{}, {"aim": "dense", "layers": 1, "kv_groups": 1}])
+@pytest.mark.parametrize(("name", "options"), [("gqa", {}), ("all-at-once", {"aim": "dense", "layers": 1})])
 def test_inplace_gives_the_same_model(name, options):
     ids, settings = tokens(), replace(SMALL, **options)
     parent = build(name)
@@ -297,16 +298,6 @@ def test_result_is_an_ordinary_model(inplace):
     assert all(p.grad is not None for p in done.model.parameters())
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "mistral-window", "qwen2-window"])
-def test_pruned_model_generates_with_a_cache_as_without(name):
-    done = prune(build(name), tokens(), replace(SMALL, ratio=0.5, layers=1, kv_groups=1))
-    assert len(done.model.model.layers) == 2
-    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-    prompt = tokens(2, 6)
-    cached = done.model.generate(prompt, use_cache=True, **options)
-    assert torch.equal(cached, done.model.generate(prompt, use_cache=False, **options))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_half_precision(dtype):
     parent, ids = build("all-at-once", dtype=dtype), tokens()
@@ -331,8 +322,7 @@ def test_result_does_not_depend_on_the_batches(monkeypatch):
 # what must get better
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once"])
-@pytest.mark.parametrize("layer", range(3))
+@pytest.mark.parametrize(("name", "layer"), [("gqa", 0), ("gqa", 1), ("gqa", 2), ("all-at-once", 1)])
 def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
     """One layer pruned at a time, so that all three see the same inputs and the same neurons."""
     parent, ids = build(name), tokens(8)
@@ -381,8 +371,15 @@ def test_condition_metric_beats_random_choice():
     assert stream_error(comp, parent, ids) < stream_error(chance, parent, ids)
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "gemma3"])
-@pytest.mark.parametrize("options", [{}, {"ratio": 0.4, "layers": 1}, {"ratio": 0.4, "kv_groups": 1}])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gqa", {}),
+        ("gqa", {"ratio": 0.4, "kv_groups": 1}),
+        ("all-at-once", {"ratio": 0.4, "layers": 1}),
+        ("gemma3", {"ratio": 0.4, "layers": 1}),
+    ],
+)
 def test_dense_target_brings_the_final_stream_back(name, options):
     parent, ids = build(name), tokens(8)
     settings = replace(SMALL, method="wanda-sp", **options)
@@ -392,7 +389,7 @@ def test_dense_target_brings_the_final_stream_back(name, options):
     assert stream_error(dense.model, parent, ids) < stream_error(none.model, parent, ids)
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2", *NORM_BEHIND])
+@pytest.mark.parametrize("name", ["gqa", "all-at-once", *NORM_BEHIND])
 def test_dense_target_repairs_dropped_layers_in_layers_that_are_whole(name):
     parent, ids = build(name), tokens(8)
     plan = whole_plan(parent, layers=(0, 2), neurons=(48, 48), kv_groups=(2, 2))
@@ -405,7 +402,7 @@ def test_dense_target_repairs_dropped_layers_in_layers_that_are_whole(name):
     assert stream_error(dense, parent, ids) < stream_error(own, parent, ids)
 
 
-@pytest.mark.parametrize("name", ["gqa", "all-at-once", "qwen2", "gemma3"])
+@pytest.mark.parametrize("name", ["all-at-once", "gemma3"])
 def test_both_targets_agree_where_the_stream_is_still_the_dense_one(name):
     """What the dense stream misses is then the layer's own output, without the bias that is added anyway."""
     parent, ids = build(name), tokens(8)
@@ -449,8 +446,7 @@ def test_guard_holds_the_mask_and_reports_lambda():
     assert all(0.0 <= entry.mask_variance <= MAX_VARIANCE and entry.mask_mean > 0.0 for entry in report.layers)
 
 
-@pytest.mark.parametrize("recovery", RECOVERIES)
-@pytest.mark.parametrize("part", ["outputs", "inputs"])
+@pytest.mark.parametrize(("part", "recovery"), [*product(["outputs"], RECOVERIES), ("inputs", "least-squares")])
 def test_layers_that_do_nothing_break_no_recovery(part, recovery):
     """Models grown by identity blocks have layers whose output weights are zero."""
     parent, ids = build(), tokens()
@@ -463,8 +459,9 @@ def test_layers_that_do_nothing_break_no_recovery(part, recovery):
         assert done.report.layers[1].error == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("recovery", RECOVERIES)
-@pytest.mark.parametrize("method", dict.fromkeys(("comp", *METRICS)))  # the peers that plan: test_baselines
+@pytest.mark.parametrize(  # the peers that plan: test_baselines
+    ("method", "recovery"), dict.fromkeys([*product(("comp", "wanda-sp"), RECOVERIES), *product(METRICS, ["mask"])])
+)
 def test_every_method_runs_with_every_recovery(method, recovery):
     done = prune(build(), tokens(2, 16), replace(SMALL, method=method, recovery=recovery, kv_groups=1))
     assert done.plan.removed >= 0.25
@@ -521,7 +518,7 @@ def quarter_width_rule(shape: Shape, ratio: float, **options) -> int:
     raise AssertionError("choose another ratio for the test")
 
 
-@pytest.mark.parametrize(("ratio", "count"), [(0.1, 0), (0.25, 0), (0.4, 0), (0.5, 1), (0.6, 2), (0.7, 3), (0.85, 4)])
+@pytest.mark.parametrize(("ratio", "count"), [(0.1, 0), (0.4, 0), (0.5, 1), (0.85, 4)])
 def test_auto_drops_only_the_layers_that_widths_cannot_carry(ratio, count):
     parent, ids = build(num_hidden_layers=5), tokens(2)
     assert quarter_width_rule(Shape.of(parent), ratio, multiple=4) == count
@@ -673,11 +670,10 @@ def test_settings_are_checked_by_name(change, message):
         ({"ids": tokens() > 3}, "tokens from 0 to"),
     ],
 )
-@pytest.mark.parametrize("inplace", [True, False])
-def test_what_does_not_fit_the_model_is_refused_before_any_work(wrong, message, inplace):
+def test_what_does_not_fit_the_model_is_refused_before_any_work(wrong, message):
     parent = build()
     before, settings = fingerprint(parent), replace(SMALL, **wrong.get("settings", {}))
-    options = {"inplace": inplace, "progress": lambda *_: pytest.fail("work")}
+    options = {"inplace": True, "progress": lambda *_: pytest.fail("work")}
     with pytest.raises(InputError, match=message):
         if "plan" in wrong:
             options["plan"] = whole_plan(parent, **wrong["plan"])

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
-from variants import build, tokens
+from variants import KINDS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.disk import from_disk, model_on_disk
 from comp_lib.disk.from_disk import Saving, prune_to
@@ -57,11 +57,6 @@ def content(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-# What is stored, or read, in another way: heads, biases, tables of positions, windows, fused matrices, multipliers.
-KINDS = ("gqa", "all-at-once", "rope-dynamic", "mistral-window", "qwen2-window", "qwen3", "smollm3", "gemma3", "phi3")
-KINDS += ("granite", "olmo2", "ernie4_5-bias")
-
-
 @pytest.fixture(scope="module")
 def calm(parent, tokenizer, tmp_path_factory):
     """What a run that nothing disturbs leaves of `parent`."""
@@ -74,7 +69,7 @@ def calm(parent, tokenizer, tmp_path_factory):
 def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     parent, model = saved(tmp_path / "parent", name)
     ids, source = tokens(), opened(parent)
-    settings = replace(SETTINGS, kv_groups=None) if name == "olmo2" else SETTINGS
+    settings = replace(SETTINGS, kv_groups=None) if name in WHOLE_ATTENTION else SETTINGS
     inside = prune(model, ids, settings, name="parent")
     card = Provenance("parent", source.shape, "some tokens")
     save_checkpoint(tmp_path / "inside" / "small", inside.model, tokenizer, inside.plan, card)

@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from variants import FAMILIES, FOUR, VARIANTS, build, tokens
+from variants import FAMILIES, FOUR, KINDS, VARIANTS, build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.families import whole_attention
@@ -87,15 +87,10 @@ def uneven(tokenizer):
 # --- content ----------------------------------------------------------------------------------------------------------
 
 
-# A type each, what a config of Llama can say, and a small dtype.
-STOCK = ("mqa", "all-at-once", "rope-llama3", "mistral-window", "qwen2-window", "qwen3", "smollm3", "gemma3", "phi3")
-STOCK += ("granite", "olmo2", "ernie4_5-bias", "bfloat16")
-
-
 def test_stock_folders_load_without_comp_lib(tokenizer, tmp_path):
     """One process for all of them, which must never come across comp_lib."""
     ids = tokens(2)  # (S, L)
-    for name in STOCK:
+    for name in (*KINDS, "bfloat16"):
         before, model = cut(tiny() if name == "bfloat16" else tiny(name))
         if name == "bfloat16":
             frequencies = model.model.rotary_emb.inv_freq  # kept exact when a model is loaded, rounded by a cast
@@ -124,7 +119,7 @@ print(json.dumps({"comp_lib": "comp_lib" in sys.modules, "result": result}))
     assert run.returncode == 0, run.stderr
     answer = json.loads(run.stdout)
     assert not answer["comp_lib"]
-    assert answer["result"].keys() == {*STOCK}
+    assert answer["result"].keys() == {*KINDS, "bfloat16"}
     for name, (difference, loading_issues, kind, dtype) in answer["result"].items():
         exact = name != "bfloat16"  # whose products round by how many rows they have, on some processors
         assert difference < (1e-5 if exact else 0.1) and loading_issues == 0, name
