@@ -34,7 +34,7 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
         reach = 1.15 * max(length, abs(along), height)
         axis.set(xlim=(min(0.0, along) - 0.1 * reach, reach), ylim=(-0.3 * reach, reach), aspect="equal")
         kappa = (g11 / cost) ** 0.5 if cost else float("inf")
-        axis.set_title(f"{label}: {cost / g11:.0%} of a₁'s squared length is lost", fontsize=10)
+        axis.set_title(f"{label}\n{cost / g11:.0%} of a₁'s squared length is lost", fontsize=10)
         angle = np.degrees(np.arctan2(height, along))
         words.append(f"{label}: {angle:.0f} degrees apart, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}")
     axes[0].set_ylabel("across a₂ (units of y)")
