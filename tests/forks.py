@@ -19,11 +19,12 @@ from pathlib import Path
 # What scripts begin with; no module that one runs as a program, and nothing that starts threads.
 MODULES = ("torch", "transformers.models.llama.modeling_llama", "comp_lib.prune", "comp_lib.disk.from_disk")
 MODULES += ("comp_lib.cli.app", "comp_lib.evaluation.by_kind", "comp_lib.evaluation.generation", "comp_lib.models.save")
-MODULES += ("comp_lib.on_device.gguf_export", "course.dense_stream", "pandas", "ipykernel.kernelapp")
+MODULES += ("comp_lib.on_device.gguf_export", "course.dense_stream", "pandas", "ipykernel.kernelapp", "nbformat")
 
 SERVER = """
 import gc, importlib, json, os, runpy, select, signal, socket, sys, tempfile
 address, *names = sys.argv[1:]
+sys.modules["rfc3987_syntax"] = None  # jsonschema does without, and nbformat is there in moments
 for name in names:
     try:
         importlib.import_module(name)

@@ -60,6 +60,8 @@ def course(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # nbval alone is needed, and asked for
     monkeypatch.setenv("PYTEST_PLUGINS", "nbval.plugin")
+    # nbval imports nbformat, and so jsonschema, of which grammars for addresses take most of the time
+    monkeypatch.setattr(mutate, "PYTEST", f"import sys; sys.modules['rfc3987_syntax'] = None; {mutate.PYTEST}")
     return folder
 
 

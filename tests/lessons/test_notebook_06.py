@@ -18,9 +18,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "06_your_own_mode
 SHAPES = {
     # eight query heads in four groups, and a width that no power of two divides
     "gqa": {"hidden_size": 64, "intermediate_size": 150, "num_attention_heads": 8, "num_key_value_heads": 4},
-    # norms of queries and keys
-    "qwen3": {},
-    # and a norm behind each dense layer: no target but the layer's own output, and no bias
+    # norms of queries and keys, and one behind each dense layer: no target but the layer's own output, and no bias
     "gemma3": {},
 }
 
