@@ -50,10 +50,10 @@ lab: $(STAMPS)/notebooks
 	$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb
 
 check: lint
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not real" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -p no:nbval -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not real" $(PYTEST_ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -p no:nbval -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
 ifneq ($(NOTEBOOKS),)
 	@echo "The notebooks: each cell counts as one test."
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env \

@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 DATA = Path(__file__).parents[1] / "data"
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))  # for the package `course`
+sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema does without, and nbformat is there in moments
 TINY = {
     "vocab_size": 512,
     "hidden_size": 32,
