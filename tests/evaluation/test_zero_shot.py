@@ -181,12 +181,20 @@ def test_names():
     assert [task.task_name for task in two] == ["comp_cloze", "comp_grammar_polarity"]
 
 
-@pytest.mark.parametrize("names", ["", "comp_grammar,comp_grammar_polarity", "piqa", "comp_clozee"])
-def test_what_lm_eval_cannot_load_is_refused(monkeypatch, names):
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ("", "KeyError"),
+        ("comp_grammar,comp_grammar_polarity", "ValueError: Duplicate"),
+        ("piqa", "ConnectionError"),  # lm-eval knows it
+        ("comp_clozee", "KeyError"),
+    ],
+)
+def test_what_lm_eval_cannot_load_is_refused(monkeypatch, names, why):
     """Tests run with HF_HUB_OFFLINE; the message is the same without a cable."""
     manager = importlib.import_module("lm_eval.tasks.manager")
     monkeypatch.setattr(manager, "__file__", manager.__file__.replace("manager", "piqa/piqa"))  # not all thousands
-    with pytest.raises(InputError, match="expected tasks that lm-eval can load.*choose offline, literature or"):
+    with pytest.raises(InputError, match=f"lm-eval can load, got '{names}': {why}.*choose offline, literature or"):
         load_tasks(names)
 
 
