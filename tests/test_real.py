@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from test_fingerprints import check, fingerprint, real
 
 from comp_lib.calibration.text import load_text
+from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.prune import prune
@@ -35,7 +36,8 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), length=128, sequences=4)
     comp = real("stock", model, tokenizer)
     check("smollm2 stock", fingerprint(comp.model))
-    random = prune(model, windows[:1, :64], Settings(multiple=32, method="random", recovery="none"))
+    ids = calibration_tokens("calibration", tokenizer, sequences=1, length=64, evaluated="evaluation")
+    random = prune(model, ids, Settings(multiple=32, method="random", recovery="none"))
     dense, tuned, untuned = (perplexity(each, windows) for each in (model, comp.model, random.model))
 
     before, after = Shape.of(model), Shape.of(comp.model)

@@ -108,8 +108,7 @@ class Sizes:
 
     sequences: int  # of calibration
     length: int  # tokens in each
-    windows: int  # of evaluation
-    window: int  # tokens in each
+    window: int  # tokens of evaluation at a time
     multiple: int  # widths are multiples of this
 
 
@@ -118,4 +117,4 @@ def sizes_for(model: Model) -> Sizes:
     widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
     length = min(256, context)
     sequences = min(64, max(8, 3 * widest // length))
-    return Sizes(sequences, length, windows=8, window=min(512, context), multiple=multiple_of(widest))
+    return Sizes(sequences, length, window=min(512, context), multiple=multiple_of(widest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from teaching.rank import SHARE, check, in_words
 from torch import Tensor
 
 from comp_lib.errors import InputError
+from comp_lib.families.protocol import Model
 from comp_lib.models.load import EMBEDDED
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.shape import Shape
@@ -100,6 +102,12 @@ def _lost_without(x: Tensor, w: Tensor, gone: int) -> float:
 # --- 3: the capstone --------------------------------------------------------------------------------------------------
 
 
+@cache
+def real_model() -> Model:
+    """Loaded once: the check and `hand_in` ask for it."""
+    return start()[0]
+
+
 def check_my_plan(my_plan: Callable[[PlanRequest], Plan]) -> None:
     """Exercise 3, by the rules of the teacher's `rank.py`."""
     asked = request()
@@ -107,7 +115,7 @@ def check_my_plan(my_plan: Callable[[PlanRequest], Plan]) -> None:
     if not isinstance(plan, Plan):
         raise Wrong(f"expected a plan, got {type(plan).__name__}: `asked.plan(widths)` makes one")
     try:
-        check(plan, start()[0])
+        check(plan, real_model())
     except InputError as error:
         raise Wrong(str(error)) from error
     accept(f"the plan keeps {in_words(plan)}, and can be ranked. `hand_in` saves it")
@@ -115,7 +123,7 @@ def check_my_plan(my_plan: Callable[[PlanRequest], Plan]) -> None:
 
 def request() -> PlanRequest:
     """What the capstone asks for: a fifth of the model's decoder, in widths that are multiples of 8."""
-    return PlanRequest(Shape.of(start()[0]), SHARE, multiple=8, parent=EMBEDDED)
+    return PlanRequest(Shape.of(real_model()), SHARE, multiple=8, parent=EMBEDDED)
 
 
 def hand_in(my_plan: Callable[[PlanRequest], Plan], name: str) -> None:

@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -222,13 +222,9 @@ OPTIONAL = (
 )
 
 
-def starts(parts: Sequence[Part]) -> list[int]:
+def starts(lengths: Sequence[float]) -> list[int]:
     """When each part starts, and when the last ends, in minutes: rounded each, so that roundings do not add up."""
-    now, found = 0.0, [0]
-    for part in parts:
-        now += part.minutes()
-        found.append(round(now / STEP) * STEP)
-    return found
+    return [round(now / STEP) * STEP for now in accumulate(lengths, initial=0.0)]
 
 
 def clock(minutes: int) -> str:
@@ -243,9 +239,10 @@ def clock(minutes: int) -> str:
 def timetable(name: str) -> str:
     """A workshop as a Markdown table, with what to do when late. Raises SystemExit where it takes too long."""
     limit, parts = TIMETABLES[name]
-    if (total := sum(part.minutes() for part in parts)) > limit:
+    lengths = [part.minutes() for part in parts]
+    if (total := sum(lengths)) > limit:
         sys.exit(f"expected at most {limit} minutes in {name}, counted {total:.0f}: leave out a part or a section")
-    rows, times = [["from", "minutes", "what", "when late"], ["---:", "---:", "---", "---"]], starts(parts)
+    rows, times = [["from", "minutes", "what", "when late"], ["---:", "---:", "---", "---"]], starts(lengths)
     for part, (start, end) in zip(parts, pairwise(times), strict=True):
         rows.append([clock(start), str(end - start), part.what, part.late])
     rows.append([clock(times[-1]), "", f"end: {total:.0f} minutes counted", ""])

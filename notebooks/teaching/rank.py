@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import sys
 from contextlib import suppress
@@ -35,6 +34,7 @@ from comp_lib.planning import check_plan
 from comp_lib.prune import prune
 from comp_lib.settings import PRESETS, Settings
 from comp_lib.shape import Shape, span
+from comp_lib.system.files import hash_of_value
 
 SHARE, WITHIN = 0.2, 0.005  # of the decoder's parameters to remove, and how far off a plan may be
 TEXT: dict[str, Any] = {"source": "shipped", "sequences": 32, "length": 128}  # of calibration
@@ -74,8 +74,7 @@ def texts(model: Model, tokenizer: Any) -> tuple[Tensor, dict[str, Tensor], dict
 
 def result_of(path: Path, plan: Plan, name: str, model: Model, tokenizer: Any) -> Result:
     """The result beside the plan in `path`, if it is of this plan; else the plan is carried out and measured."""
-    parts = [plan.to_json(), name, TEXT, WINDOWS, LENGTH]
-    place, key = path.with_suffix(".result.json"), hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    place, key = path.with_suffix(".result.json"), hash_of_value([plan.to_json(), name, TEXT, WINDOWS, LENGTH])
     with suppress(OSError, ValueError, KeyError, TypeError):
         result: Result = json.loads(place.read_text("utf-8"))
         if result["key"] == key:
