@@ -51,7 +51,8 @@ class Statistics(Protocol):
             raise ValueError("expected a target exactly when the sums were made for one")
         x = x.detach().flatten(0, -2).float()
         one = x.new_ones(len(x)) if weight is None else weight.reshape(-1).to(x)
-        self.x += x.sum(0, dtype=torch.float64)
+        for total, part in zip(self.x.split(BLOCK), x.split(BLOCK, dim=1), strict=True):
+            total += part.sum(0, dtype=torch.float64)  # for which `part` is there in float64
         self.tokens += len(x)
         x = x * one[:, None]
         self.ones += torch.cat([x.T @ one, (one @ one)[None]])
@@ -119,9 +120,7 @@ class Gram(Statistics):
         return cls(xtx.new_zeros(len(xtx)), xtx.new_zeros(len(xtx) + 1), 0, None, xtx)
 
     def gather(self, x: Tensor, y: Tensor | None) -> None:
-        product = symmetric(x)
-        for total, part in zip(self.xtx.split(BLOCK), product.split(BLOCK), strict=True):
-            total += part  # in float64, of which a whole second matrix need not be
+        add_square(self.xtx, x)
         if y is not None and self.outside is not None:
             self.outside += x.T @ y
 
@@ -147,7 +146,7 @@ class Gram(Statistics):
         return least_squares(self.xtx, self.target(weight), weight, kept, ridge)
 
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
-        target, inner, outer = self.target(weight), held.xtx[kept][:, kept], held.target(weight)[kept]
+        target, inner, outer = self.target(weight), held.xtx[kept[:, None], kept], held.target(weight)[kept]
         fits = (least_squares(self.xtx, target, weight, kept, ridge)[kept] for ridge in ridges)  # (k, m)
         return [float((fitted * (inner @ fitted - 2.0 * outer)).sum()) for fitted in fits]
 
@@ -156,19 +155,19 @@ class Gram(Statistics):
         return self.xtx @ weight if self.outside is None else self.outside
 
 
-def symmetric(x: Tensor) -> Tensor:
-    """X^T X (n, n) in the precision of X (T, n), of which the lower triangle is computed, in blocks."""
+def add_square(total: Tensor, x: Tensor) -> None:
+    """Add X^T X to `total` (n, n), in the precision of X (T, n): the lower triangle is computed, a block at a time."""
     size = x.shape[1]
     if size < 2 * BLOCK:
-        return x.T @ x
-    product = x.new_empty(size, size)
+        total += x.T @ x
+        return
     for start in range(0, size, BLOCK):
         stop = start + BLOCK
-        torch.mm(x[:, start:].T, x[:, start:stop], out=product[start:, start:stop])
-        corner = product[start:stop, start:stop]
-        corner.copy_(corner.tril() + corner.tril(-1).T)  # not every library makes one of two equal halves
-        product[start:stop, stop:] = product[stop:, start:stop].T
-    return product
+        product = x[:, start:].T @ x[:, start:stop]
+        corner, below = product[:BLOCK], product[BLOCK:]
+        total[start:stop, start:stop] += corner.tril() + corner.tril(-1).T  # not every library makes two equal halves
+        total[stop:, start:stop] += below
+        total[start:stop, stop:] += below.T
 
 
 def contributions(xtx: Tensor, weight: Tensor) -> Tensor:

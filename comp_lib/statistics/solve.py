@@ -71,7 +71,7 @@ def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, rid
     energy. Rescaling an input (x_i -> c x_i, w_i -> w_i / c) rescales its v_i alike and changes nothing else.
     """
     held = penalty(xtx.diagonal(), ridge)[kept]
-    inner = xtx[kept][:, kept]
+    inner = xtx[kept[:, None], kept]
     inner.diagonal().add_(held)
     factor, added = spd_factor(inner)
     del inner  # as large as the factor

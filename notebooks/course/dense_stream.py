@@ -74,12 +74,15 @@ def layer_tokens(model: Model, ids: Tensor, layer: int, which: Which = "mlp") ->
 
     For as many tokens as fit in memory; `layer_grams` needs none of them at once.
     """
-    module = layer_of(model, layer)
-    hidden, rope = walk_to(model, ids, layer)
+    return tokens_of(layer_of(model, layer), which, *walk_to(model, ids, layer))[0]
+
+
+def tokens_of(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> tuple[Tensors, Tensor]:
+    """The same of a layer that reads `hidden` (S, L, d), and the stream behind its dense layer (S, L, d)."""
     for step in STEPS[: STEPS.index(which) + 1]:
-        streams, inputs = zip(*watched(module, step, hidden, rope), strict=True)
+        streams, inputs = zip(*watched(layer, step, hidden, rope), strict=True)
         hidden = torch.cat(streams)
-    return {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / token_weights(hidden).flatten()}
+    return {"x": torch.cat(inputs).flatten(0, -2), "norms": 1.0 / token_weights(hidden).flatten()}, hidden
 
 
 @cached

@@ -17,14 +17,27 @@ from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, shrink
 
 from .cache import Tensors, cached
-from .dense_stream import layer_of, layer_tokens, walk, walk_to, weight_of
+from .dense_stream import layer_of, tokens_of, walk, walk_to, weight_of
 
 Choice = Mapping[int, Tensor]  # layer -> neurons that stay (k,), ascending
 
 
 def mlp_tokens(model: Model, ids: Tensor, layers: Sequence[int]) -> list[Tensors]:
-    """What down_proj reads in each of `layers`, token by token: `layer_tokens` of each."""
-    return [layer_tokens(model, ids, layer) for layer in layers]
+    """What down_proj reads in each of `layers`, token by token: `layer_tokens` of each, from one walk."""
+    found = _mlp_tokens(model, ids, tuple(sorted(layers)))
+    return [{name: found[f"{name} {layer}"] for name in ("x", "norms")} for layer in layers]
+
+
+@cached
+def _mlp_tokens(model: Model, ids: Tensor, layers: tuple[int, ...]) -> Tensors:
+    """layers: ascending."""
+    (hidden, rope), there, found = walk_to(model, ids, 0), 0, {}
+    for layer in layers:
+        hidden = walk(model, hidden, rope, slice(there, layer))
+        tokens, hidden = tokens_of(layer_of(model, layer), "mlp", hidden, rope)
+        found |= {f"{name} {layer}": values for name, values in tokens.items()}
+        there = layer + 1
+    return found
 
 
 @cached
