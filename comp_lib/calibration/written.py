@@ -36,8 +36,8 @@ from ..system.machine import cache_folder
 from .text import DATA_FOLDERS, encode, opening
 
 WAYS = ("self", "self:openings", "self:requests", "self:random")
-SAMPLING = 2  # counts up when the writing changes, so that what an older version wrote is not read
-SAMPLE_BATCH = 32  # the keys and values of so many sequences are in memory at once
+SAMPLING = 3  # counts up when the writing changes, so that what an older version wrote is not read
+SAMPLE_BATCH = 64  # the keys and values of at most so many sequences are in memory at once
 _FILE = next(path for folder in DATA_FOLDERS if (path := folder / "beginnings.json").is_file())
 BEGINNINGS: dict[str, list[str]] = {f"self:{way}": texts for way, texts in json.loads(_FILE.read_text("utf-8")).items()}
 
@@ -112,18 +112,19 @@ def sample(
     given = torch.zeros(len(starts), length, dtype=torch.bool)
     for row, start in enumerate(starts):
         samples[row, : len(start)], given[row, : len(start)] = start, True
-    done = 0
-    for batch, known in zip(samples.split(SAMPLE_BATCH), given.split(SAMPLE_BATCH), strict=True):  # parts, not copies
+    done, size = 0, -(-len(starts) // -(-len(starts) // SAMPLE_BATCH))  # batches as equal as can be
+    for batch, known in zip(samples.split(size), given.split(size), strict=True):  # parts, not copies
         cache = None
         for position in range(1, length):
             token = batch[:, position - 1 : position].to(device)
             output = model(input_ids=token, use_cache=True, **{cache_name: cache})
             cache = output[cache_name]
-            probabilities = output.logits[:, -1].float().softmax(-1).cpu()  # (B, V)
-            if not probabilities.isfinite().all():
+            up_to = output.logits[:, -1].float().softmax(-1).cpu().cumsum(-1, dtype=torch.float64)  # (B, V)
+            if not up_to[:, -1].isfinite().all():
                 got = "NaN or infinity while it writes: look at the model, or try dtype float32"
                 raise InputError(f"expected finite answers of the model, got {got}")
-            drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            chance = torch.rand(len(batch), 1, generator=generator, dtype=torch.float64) * up_to[:, -1:]
+            drawn = torch.searchsorted(up_to, chance, right=True)[:, 0].clamp_max(up_to.shape[1] - 1)
             batch[:, position] = torch.where(known[:, position], batch[:, position], drawn)
             progress("writing text", done + len(batch) * (position + 1), samples.numel())
         done += batch.numel()
