@@ -60,7 +60,7 @@ def plot_pruned(importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbe
 
     importance, neurons, groups: one entry for each layer of the parent; errors: relative, one for each of the plan.
     """
-    labels = ["block influence", "MLP neurons", "error left after\nrecovery (% of energy)"]
+    labels = ["block influence", "MLP neurons\n(green: kept)", "error left after\nrecovery (% of energy)"]
     figure, (top, middle, bottom) = panels(3, 1, (9.0, 7.5), "x", ylabel=labels)
     layers, kept = range(plan.parent_layers), dict(zip(plan.layers, plan.kv_groups, strict=True))
     colours = [RED if layer in plan.dropped else BLUE for layer in layers]
@@ -69,14 +69,13 @@ def plot_pruned(importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbe
         top.set_ylabel("block influence,\nlog scale")
         log_y(top, most=6)
     top.set_title(f"What COMP removed: {plan.removed:.1%} of the decoder's parameters")
-    middle.bar(layers, neurons, color="lightgrey", label="removed")
-    middle.bar(plan.layers, plan.neurons, color=GREEN, label="kept")
+    middle.bar(layers, neurons, color="lightgrey")
+    middle.bar(plan.layers, plan.neurons, color=GREEN)
     for layer, whole in enumerate(groups):
         if (left := kept.get(layer, 0)) != whole:
             note(middle, f"{left}/{whole} KV", (layer, 0), rotation=90, ha="center", va="bottom", fontsize=7)
-    middle.legend(ncols=2, **ABOVE)
     bottom.bar(plan.layers, [100 * error for error in errors], color=ORANGE)
-    layer_axis(bottom, label="decoder layer of the parent")
+    layer_axis(bottom, label="decoder layer")
     low, high, worst = min(plan.neurons), max(plan.neurons), int(np.argmax(errors))
     return figure.described(
         f"Three charts over {plan.parent_layers} decoder layers. Block influence is highest in layer "

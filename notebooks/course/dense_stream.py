@@ -32,7 +32,7 @@ def layer_of(model: Model, layer: int) -> Layer:
 
 
 def weight_of(layer: Layer, which: Which = "mlp") -> Tensor:
-    """W (n, m), float64, of a layer's down_proj or o_proj, for y = X W."""
+    """W (n, d), float64, of a layer's down_proj or o_proj, for y = X W."""
     return dense_layer(layer, which).weight.detach().T.double()
 
 

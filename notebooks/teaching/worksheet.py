@@ -20,7 +20,7 @@ from comp_lib.errors import InputError
 from comp_lib.system.files import check_output
 
 X = ((2.0, 1.0, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 2.0))  # (T, n): three tokens, three neurons
-W = ((1.0,), (2.0,), (0.5,))  # (n, m): one output
+W = ((1.0,), (2.0,), (0.5,))  # (n, d): one output
 LOUD = 10.0  # how much louder the first two tokens become at the end
 PAPER = (8.27, 11.69)  # A4, inches
 TITLE = "Three neurons, by hand"

@@ -35,6 +35,7 @@ def plot_differences(
             panel.plot(dots, [place - 0.28] * len(dots), ".", color=colour, markersize=4)
             words.append(f"{model}, {name}: {mean:+.3f} ({low:+.3f} to {high:+.3f})")
         panel.set_title(model, fontsize=11)
+        panel.locator_params(axis="x", nbins=6)
     axes[0].set_yticks(range(len(names)), names)
     figure.suptitle(title)
     figure.supxlabel(f"loss minus that of {reference} (nats per token; 95%, paired by window)", fontsize=10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from comp_lib.plan import Plan
-from comp_lib.plots.base import ABOVE, BESIDE, BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, log_y, panels
+from comp_lib.plots.base import BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, log_y, note, panels
 
 from . import CLOSE, name_points
 
@@ -23,13 +22,13 @@ def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float]) -> 
     """
     figure, (top, bottom) = panels(2, 1, (8.5, 4.4), "x", ylabel=["", "predicted error\n(% of the stream)"])
     words = _widths(top, plan, neurons)
-    top.set_title(f"{plan.removed:.1%} of the decoder's parameters go")
-    top.legend(ncols=3, fontsize=9, **ABOVE | {"bbox_to_anchor": (0.5, -0.2)})  # between the two
+    hatched = ", hatched layers are dropped" if plan.dropped else ""
+    top.set_title(f"{plan.removed:.1%} of the decoder's parameters go; green stays{hatched}", fontsize=11)
     kept = [errors[layer] for layer in plan.layers]
     bottom.bar(plan.layers, kept, color=ORANGE)
     bottom.set_ylim(0, max(kept) * 1.15 + 1e-6)
     bottom.yaxis.set_major_formatter(PercentFormatter(1.0))
-    bottom.set_xlabel("decoder layer of the parent")
+    bottom.set_xlabel("decoder layer")
     worst = int(np.argmax(kept))
     return figure.described(
         f"Bars of the width of each layer, and of its predicted error. {words} Of those that stay, layer "
@@ -40,25 +39,22 @@ def plot_widths(plan: Plan, neurons: Sequence[int], errors: Sequence[float]) -> 
 def plot_plans(plans: Mapping[str, Plan], neurons: Sequence[int]) -> Picture:
     """The widths of several plans, one below the other."""
     figure, axes = panels(len(plans), 1, (8.5, 1.5 * len(plans) + 0.8), "x")
-    handles, words = list[Any](), []
+    words = []
     for panel, (name, plan) in zip(axes, plans.items(), strict=True):
         words.append(f"{name}: {_widths(panel, plan, neurons)}")
-        panel.set_title(f"{name}: {plan.removed:.1%} of the decoder goes", fontsize=10, loc="left")
-        handles = max(handles, panel.get_legend_handles_labels()[0], key=len)  # some drop no layer
-    place = ABOVE | {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0)}  # titles are on the left
-    axes[0].legend(handles=handles, ncols=3, fontsize=9, **place)
-    axes[-1].set_xlabel("decoder layer of the parent")
+        panel.set_title(f"{name}: {plan.removed:.1%} of the decoder goes, green stays", fontsize=10, loc="left")
+    axes[-1].set_xlabel("decoder layer")
     return figure.described(f"Widths of all layers under {len(plans)} plans. {' '.join(words)}")
 
 
 def _widths(axes: Axes, plan: Plan, neurons: Sequence[int]) -> str:
     """Bars of the neurons that each layer keeps and loses; returns them in words."""
-    axes.bar(range(len(neurons)), neurons, color="lightgrey", label="removed")
-    axes.bar(plan.layers, plan.neurons, color=GREEN, label="kept")
+    axes.bar(range(len(neurons)), neurons, color="lightgrey")
+    axes.bar(plan.layers, plan.neurons, color=GREEN)
     dropped = "no layer"
     if plan.dropped:
         heights = [neurons[layer] for layer in plan.dropped]
-        axes.bar(plan.dropped, heights, color="white", edgecolor=RED, hatch="///", label="layer dropped")
+        axes.bar(plan.dropped, heights, color="white", edgecolor=RED, hatch="///")
         dropped = f"layer{'s' if len(plan.dropped) > 1 else ''} {', '.join(map(str, plan.dropped))}"
     axes.set(ylabel="MLP neurons", xlim=(-0.7, len(neurons) - 0.3))
     axes.grid(axis="x", visible=False)
@@ -77,11 +73,12 @@ def plot_curves(curves: NDArray[np.float64], step: int, named: Sequence[int]) ->
     axes.plot(gone[1:], 100 * curves[:, 1:].T, color="lightgrey", linewidth=0.8)
     words = []
     for layer, colour in zip(named, (BLUE, ORANGE, GREEN, RED), strict=False):
-        axes.plot(gone[1:], 100 * curves[layer, 1:], color=colour, label=f"layer {layer}")
+        axes.plot(gone[1:], 100 * curves[layer, 1:], color=colour)
+        note(axes, f"layer {layer}", (gone[-1], 100 * curves[layer, -1]), (5, 0), va="center", color=colour, fontsize=9)
         words.append(f"layer {layer} from {curves[layer, 1]:.4%} to {curves[layer, -1]:.2%}")
+    axes.set_xlim(0, gone[-1])
     axes.set_title("Removing neurons costs some layers less than others")
     log_y(axes, most=6)
-    axes.legend(fontsize=9, **BESIDE)
     return figure.described(f"Error curves of {len(curves)} layers, up to {gone[-1]:,} neurons removed: ", words)
 
 

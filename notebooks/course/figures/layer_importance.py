@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from comp_lib.errors import InputError, suggestion
-from comp_lib.plots.base import BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, panels
+from comp_lib.plots.base import BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, note, panels
 from course.layer_importance import LayerStudy, ranks
 
 from . import CLOSE, name_points
 from .animation import Frame
 
-METRICS = {"block influence": "block influence\n(1 - mean cosine)", "loss increase": "loss increase\n(nats per token)"}
+METRICS = {
+    "block influence": "block influence\n(1 - mean cosine)",
+    "loss increase": "harm: loss increase\n(nats per token)",
+}
 SMALLEST_TURN = 1e-5  # float32 cosines of nearly parallel states are noise below this
 
 
@@ -50,22 +53,20 @@ def plot_proxy(study: LayerStudy, correlation: float, marked: int) -> Picture:
     influence, harm, layers = study.influence.numpy(), study.mean_harm.numpy(), len(study.influence)
     by, harmed = ((ranks(values) + 1).numpy() for values in (study.influence, study.mean_harm))
     xlabels = ["block influence (no unit), log scale", "place by block influence (1: goes first)"]
-    ylabels = ["loss increase (nats per token)", "place by loss increase"]
-    titles = ["values", f"ranks of {layers} layers: Spearman {correlation:.2f}"]
+    ylabels = ["harm (nats per token)", "place by harm (dashed: the same place)"]
+    titles = ["values, with 95% intervals", f"ranks of {layers} layers: Spearman {correlation:.2f}"]
     figure, (left, right) = panels(1, 2, (9.5, 4.4), title=titles, xlabel=xlabels, ylabel=ylabels)
     for axis, x, y in ((left, influence, harm), (right, by, harmed)):
         axis.scatter(x, y, s=22, color=BLUE)
-        axis.scatter(x[marked], y[marked], s=70, color=RED, marker="D", label=f"layer {marked}")
+        axis.scatter(x[marked], y[marked], s=70, color=RED, marker="D")
     errors = np.abs(study.harm_interval.numpy().T - harm)
-    left.errorbar(influence, harm, errors, fmt="none", ecolor=GREY, elinewidth=1, zorder=0, label="95% interval")
+    left.errorbar(influence, harm, errors, fmt="none", ecolor=GREY, elinewidth=1, zorder=0)
     left.set_xscale("log")
     left.xaxis.set_major_formatter("{x:g}")
     _bend(left, study.mean_harm, ylabels[0])
     left.set_ylim(min(0.0, 1.5 * harm.min()), 2.0 * harm.max())
-    left.legend(loc="lower right", fontsize=8)
-    right.plot([1, layers], [1, layers], color=GREY, linewidth=1, linestyle="--", label="the same place by both")
-    right.legend(loc="upper left", fontsize=8)
-    right.set_ylim(0, 1.2 * layers)
+    note(left, f"layer {marked}", (influence[marked], harm[marked]), (8, 6), fontsize=9)
+    right.plot([1, layers], [1, layers], color=GREY, linewidth=1, linestyle="--")
     named = {str(layer): point for layer, point in enumerate(zip(by, harmed, strict=True))}
     name_points(right, named, fontsize=7, places=CLOSE)
     return figure.described(
@@ -156,23 +157,26 @@ def _arrows(axis: Axes, angles: NDArray[np.floating], lengths: NDArray[np.floati
     axis.axis("off")
 
 
-def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor]) -> Picture:
-    """Where tokens look: attention (L, L) of one layer, a row for each reader; and by layer the share on position 0."""
-    here, (whole, lost) = attention[1:, 0].mean(), (share[layer:].mean() for share in shares.values())
+def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor], since: int) -> Picture:
+    """Where tokens look: attention (L, L) of one layer, a row for each reader; and by layer the share on position 0.
+
+    The title on the right has the means from layer `since` on.
+    """
+    here, (whole, lost) = attention[1:, 0].mean(), (share[since:].mean() for share in shares.values())
     titles = [
         f"Layer {layer}: {here:.0%} of the attention on position 0",
-        f"From layer {layer} on: {whole:.0%}, silenced {lost:.0%}",
+        f"From layer {since} on: {whole:.0%}; silenced: {lost:.0%}",
     ]
     xlabels, ylabels = ["position looked at", "decoder layer"], ["position that looks", "share of attention"]
     figure, (left, right) = panels(1, 2, (9.5, 4.2), title=titles, xlabel=xlabels, ylabel=ylabels)
     left.grid(False)
     image = left.imshow(attention.numpy(), cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=left, label="attention, mean over heads", shrink=0.8)
-    for (name, share), colour in zip(shares.items(), (RED, BLUE), strict=True):
-        right.plot(share.tolist(), "o-", markersize=3, color=colour, label=name)
+    for (name, share), colour, up in zip(shares.items(), (RED, BLUE), (-14, 22), strict=True):
+        right.plot(share.tolist(), "o-", markersize=3, color=colour)
+        note(right, name, (len(share) - 1, share[-1]), (0, up), ha="right", color=colour)
     right.set_ylim(0, 1)
-    right.legend(fontsize=8, loc="upper left")
-    words = [f"{name}, {share[layer:].mean():.0%} from layer {layer} on" for name, share in shares.items()]
+    words = [f"{name}, {share[since:].mean():.0%} from layer {since} on" for name, share in shares.items()]
     return figure.described(
         f"Left: heat map of attention in layer {layer}; position 0 gets {here:.0%} of it. Right: "
         "line chart over layers of the share of attention on position 0: ",
@@ -192,11 +196,12 @@ def plot_layer(study: LayerStudy, layer: int, metric: str = "block influence", s
     left.set_position((0.075, 0.15, 0.40, 0.75))
     right.set_position((0.58, 0.15, 0.41, 0.75))
     left.plot(cosine.tolist(), color=BLUE, linewidth=1.2)
-    left.axhline(mean, color=GREY, linestyle="--", linewidth=1, label=f"mean {mean:.3f}")
-    left.scatter([lowest], [low], color=RED, zorder=3, s=25, label=f"position {lowest}: {low:.3f}")
-    left.set(xlabel="position in the sequence (tokens)", ylabel="cosine(before, after)")
+    left.axhline(mean, color=GREY, linestyle="--", linewidth=1)
+    left.scatter([lowest], [low], color=RED, zorder=3, s=25)
+    side = ((8, 0), "left") if lowest < len(cosine) / 2 else ((-8, 0), "right")
+    note(left, f"position {lowest}: {low:.3f}", (lowest, low), side[0], ha=side[1], va="center")
+    left.set(xlabel="position in the sequence (tokens)", ylabel=f"cosine (dashed: mean {mean:.3f})")
     left.set(ylim=(min(-0.1, low - 0.05), 1.05), title=f"layer {layer} turns position {lowest} most (text {sequence})")
-    left.legend(loc="lower right", fontsize=8)
     _bars(right, study, metric, [layer])
     layer_axis(right, layers)
     place = f"place {1 + int((values < values[layer]).sum())} of {layers}"

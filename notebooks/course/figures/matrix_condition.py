@@ -27,10 +27,12 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
         along, length = g12 / g22**0.5, g22**0.5
         cost = max(g11 - along**2, 0.0)
         height = cost**0.5
-        for arrow, colour, name in (((length, 0), KEPT, "a₂ is kept"), ((along, height), REMOVED, "a₁ is removed")):
+        for arrow, colour in (((length, 0), KEPT), ((along, height), REMOVED)):
             axis.annotate("", arrow, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.5})
-            axis.plot([], [], color=colour, lw=2.5, label=name)
-        axis.plot([along, along], [0, height], "--", color="black", lw=1.5, label="what is lost")
+        axis.plot([along, along], [0, height], "--", color="black", lw=1.5)
+        note(axis, "a₂ is kept", (length / 2, 0), (0, -13), ha="center", color=KEPT)
+        note(axis, "a₁ is removed", (along, height), (0, 6), ha="right" if along else "left", color=REMOVED)
+        note(axis, "lost", (along, height / 2), (6, 0), va="center")
         reach = 1.15 * max(length, abs(along), height)
         axis.set(xlim=(min(0.0, along) - 0.1 * reach, reach), ylim=(-0.3 * reach, reach), aspect="equal")
         kappa = (g11 / cost) ** 0.5 if cost else float("inf")
@@ -38,7 +40,6 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
         angle = np.degrees(np.arctan2(height, along))
         words.append(f"{label}: {angle:.0f} degrees apart, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}")
     axes[0].set_ylabel("across a₂ (units of y)")
-    axes[0].legend(fontsize=8, loc="upper right")
     what = "Two arrows for two contributions; the dashed line from the tip of the first down to the second"
     return figure.described(f"{what} is what is lost when the first is removed and the second refitted. ", words)
 
@@ -60,7 +61,7 @@ def _scatter(axis: Axes, energy: Values, condition: Values, removed: NDArray[np.
         edge = cost * high**2  # where the line leaves at the top, or the height at which it leaves on the right
         spot = (edge, high) if left < edge < right else (right, np.sqrt(right / cost))
         if low < spot[1] <= high and left < spot[0] <= right:
-            note(axis, f"{100 * cost:g}%", spot, (-3, -3), fontsize=7, color="dimgrey", ha="right", va="top")
+            note(axis, f"price {100 * cost:g}%", spot, (-3, -3), fontsize=7, color="dimgrey", ha="right", va="top")
     axis.set(xlim=(left, right), ylim=(low, high))
     plain_ticks(axis.xaxis, (left, right), percent=True, most=most)
     plain_ticks(axis.yaxis, (low, high))
@@ -96,10 +97,8 @@ def plot_choices(energy: ArrayLike, condition: ArrayLike, removed: Arrays) -> Pi
     figure, axes = panels(1, len(removed), (3.7 * len(removed), 3.6), "xy", xlabel="energy (% of ‖Y‖²)")
     for axis, (name, gone) in zip(axes, removed.items(), strict=True):
         _scatter(axis, energy, condition, np.asarray(gone), most=5)
-        axis.set_title(f"removed by {name}", fontsize=11)
+        axis.set_title(f"orange: removed by {name}", fontsize=11)
     axes[0].set_ylabel("condition κ")
-    axes[0].plot([], [], ":", color="grey", label="equal price: energy / κ²")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
     count = np.asarray(next(iter(removed.values()))).sum()
     sides = "Energy removes what is on the left, condition what is on top, the cost what lies above a slanted line."
     what = f"Scatter plots of energy against condition, the same {len(energy):,} neurons in each"
@@ -118,11 +117,12 @@ def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, t
     figure, (left, right) = panels(1, 2, (10.0, 3.6), xscale="log", title=titles, xlabel=xlabels, ylabel=ylabels)
     left.plot(np.arange(1, length + 1), norms.T, color=BLUE, alpha=0.35, lw=1)
     left.set_yscale("log")
-    styles = ((RED, "-", "as they are"), (BLUE, "--", "divided by that length"))
-    for share, (colour, line, name) in zip(shares, styles, strict=True):
-        right.plot(np.arange(1, norms.size + 1), 100 * share, line, color=colour, label=name)
+    for share, colour, line in zip(shares, (RED, BLUE), ("-", "--"), strict=True):
+        right.plot(np.arange(1, norms.size + 1), 100 * share, line, color=colour)
     right.set_ylim(0, 103)
-    right.legend(fontsize=8)
+    note(right, "as they are", (sequences, 100 * as_they_are), (8, -14), color=RED)
+    some = norms.size // 6
+    note(right, "divided by\nthat length", (some, 100 * shares[1][some - 1]), (-8, 6), ha="right", color=BLUE)
     first, others = np.median(norms[:, 0]), np.median(norms[:, 1:])
     return figure.described(
         f"Left: norm of the residual stream by position; the first token's is {first:.3g}, the median of the others "
@@ -163,7 +163,7 @@ def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:
             place = (each * pitch + len(order) / 2, 1.18 * errors[-1])
             axis.text(*place, f"without {gone}" if gone else "with all", ha="center", fontsize=11)
         axis.set_xticks([])
-        axis.set_xlabel("neurons (red: leaves next), and the error with the best factors", fontsize=11, labelpad=20)
+        axis.set_xlabel("neurons (orange: leaves next), and the error with the best factors", fontsize=11, labelpad=20)
         axis.set_ylabel("price (filled), energy (outline)", fontsize=11)
         frames.append((figure.described(words), 1.6 if share == 1.0 else 0.15))
     return frames

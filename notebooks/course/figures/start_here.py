@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, ORANGE, Numbers, Picture, figure_with_axes
+from comp_lib.plots.base import BLUE, DASHED, GREEN, ORANGE, Numbers, Picture, figure_with_axes, note
 
 Spread = tuple[float, float, float]  # median, smallest, largest
 
@@ -24,22 +24,23 @@ def plot_comparison(less: Mapping[str, float | Spread], more: Mapping[str, float
     middles, lows, highs = 100 * np.array(list(spreads.values())).T
     whiskers = np.where(lows < highs, [middles - lows, highs - middles], np.nan)
     groups = (("less is better", ORANGE, slice(len(less))), ("more is better", BLUE, slice(len(less), None)))
-    for label, colour, part in groups:
-        bars: dict[str, Any] = {"xerr": whiskers[:, part], "color": colour, "height": 0.6, "capsize": 4, "label": label}
-        axes.barh(list(spreads)[part], middles[part], **bars)
+    for words, colour, part in groups:
+        bars: dict[str, Any] = {"xerr": whiskers[:, part], "color": colour, "height": 0.6, "capsize": 4}
+        axes.barh([f"{name}\n({words})" for name in list(spreads)[part]], middles[part], **bars)
     axes.axvline(100, **DASHED)
     for place, (middle, high) in enumerate(zip(middles, highs, strict=True)):
         axes.text(high + 0.02 * highs.max(), place, f"{middle:.0f}%", va="center")
     axes.set_xlim(0, 1.12 * highs.max())
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.legend(ncols=2, **ABOVE)
-    words = [
+    numbers = [
         f"{name} {middle:.0%}" + (f" (from {low:.0%} to {high:.0%})" if low < high else "")
         for name, (middle, low, high) in spreads.items()
     ]
     directions = f"Less is better of {', '.join(less)}; more is better of {', '.join(more)}."
-    return figure.described(f"Bar chart of the pruned model in percent of the dense one. {directions} Values: ", words)
+    return figure.described(
+        f"Bar chart of the pruned model in percent of the dense one. {directions} Values: ", numbers
+    )
 
 
 def plot_variants(runs: Mapping[str, Numbers], marked: str, beside: Mapping[str, float] | None = None) -> Picture:
@@ -49,16 +50,18 @@ def plot_variants(runs: Mapping[str, Numbers], marked: str, beside: Mapping[str,
     """
     figure, axes = figure_with_axes((8.5, 1.2 + 0.42 * len(runs)), xlabel="increase of the loss (nats per token)")
     low, high = min(runs[marked]), max(runs[marked])
-    axes.axvspan(low, high, color=GREEN, alpha=0.2, label=f"seeds of {marked}")
+    axes.axvspan(low, high, color=GREEN, alpha=0.2)
+    place_of_name = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+    axes.text((low + high) / 2, 1.01, f"seeds of {marked}", color=GREEN, **place_of_name)
     for place, (name, values) in enumerate(runs.items()):
         axes.scatter(values, [place] * len(values), color=GREEN if name == marked else BLUE, zorder=2)
     if beside:
-        looks = {"marker": "D", "facecolors": "none", "edgecolors": ORANGE, "label": "Gemma 3, one run"}
+        looks = {"marker": "D", "facecolors": "none", "edgecolors": ORANGE}
         axes.scatter(list(beside.values()), range(len(beside)), **looks)
+        note(axes, "Gemma 3, one run", (next(iter(beside.values())), 0), (-8, 0), ha="right", va="center")
     axes.set_yticks(range(len(runs)), list(runs))
     axes.set_xlim(min(0.0, 1.1 * min(map(min, runs.values()))))
     axes.invert_yaxis()
-    axes.legend(ncols=2, **ABOVE)
     words = [
         f"{name} {np.mean(values):.3f}"
         + (f" ({min(values):.3f} to {max(values):.3f}, {len(values)} seeds)" if len(values) > 1 else "")
