@@ -26,8 +26,7 @@ class LayerSums(NamedTuple):
     """What an MLP's masks are tuned from: G (n, n), float64, and its down_proj as the metrics see it."""
 
     plain: Tensor  # tokens as loud as they are
-    alike: Tensor  # tokens divided by the norm of their stream
-    problem: Dense  # of tokens alike
+    problem: Dense  # of tokens divided by the norm of their stream
 
 
 def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[LayerSums]:
@@ -36,8 +35,8 @@ def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[L
     for layer in family_of(model).layers(model):
         hidden = torch.cat([stream for stream, _ in watched(layer, "attention", hidden, rope)])
         sums, hidden = sums_of(layer, "mlp", hidden, rope)
-        plain, alike = (contributions(sums[name].matrix(), weight_of(layer)) for name in ("plain", "weighted"))
-        yield LayerSums(plain, alike, as_dense(layer, "mlp", sums["weighted"], ridge))
+        plain = contributions(sums["plain"].matrix(), weight_of(layer))
+        yield LayerSums(plain, as_dense(layer, "mlp", sums["weighted"], ridge))
 
 
 def with_masks(model: Model, kept: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Model:

@@ -162,8 +162,8 @@ FIGURES = {  # name: what draws it, words that it says
         ["first +0.40 (+0.30 to +0.50); second -0.05 (-0.06 to -0.04)"],
     ),
     "ratios": (
-        lambda: baselines.plot_ratios({"small": {"COMP": {0.2: 0.4, 0.1: 0.2}, "FLAP": {0.1: 0.3, 0.2: 0.5}}}),
-        ["small, COMP: 0.20 at 10%, 0.40 at 20%; small, FLAP: 0.30 at 10%"],
+        lambda: baselines.plot_ratios({"small": {"COMP": {0.2: FAR, 0.1: NEAR}, "FLAP": {0.1: NEAR, 0.2: FAR}}}),
+        ["small, COMP: 0.40 at 10%, 0.60 at 20%; small, FLAP: 0.40 at 10%"],
     ),
     "reads": (
         lambda: on_device.plot_reads({"dense": SHAPE, "half": SHAPE.with_widths((48,) * 2, (2,) * 2)}, 1000, 16),
@@ -189,7 +189,9 @@ FIGURES = {  # name: what draws it, words that it says
     ),
     "low rank": (lambda: after_pruning.plot_low_rank(100, 60, 5), ["a thin row, 13.3% of W"]),
     "divergence": (
-        lambda: after_pruning.plot_divergence({"taught": [(0, 0.8), (4, 0.5)], "held out": [(0, 0.7), (4, 0.6)]}),
+        lambda: after_pruning.plot_divergence(
+            {"taught": [(0, 0.8), (4, 0.5)], "held out": [(0, 0.7), (4, 0.6)]}, "One"
+        ),
         ["held out: 0.700 before, 0.600 after 4 steps"],
     ),
 }

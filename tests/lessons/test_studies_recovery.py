@@ -39,9 +39,9 @@ def test_the_sums_of_each_layer_are_those_of_an_ordinary_pass(tiny_llama, ids):
     layers = list(study.sums_of_layers(model, ids))
     for layer, (x, norm) in enumerate(zip(*seen(model, ids), strict=True)):
         w = weight_of(model, layer)
-        for name, each in (("plain", x.double()), ("alike", (x / norm[:, None]).double())):
-            close(getattr(layers[layer], name), contributions(each.T @ each, w))
-        close(layers[layer].problem.xtx, each.T @ each)
+        plain, alike = x.double(), (x / norm[:, None]).double()
+        close(layers[layer].plain, contributions(plain.T @ plain, w))
+        close(layers[layer].problem.xtx, alike.T @ alike)
     assert len(layers) == 3
 
 

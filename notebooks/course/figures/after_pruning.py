@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from comp_lib.plots.base import BLUE, DASHED, GREY, Picture, figure_with_axes, style
+from comp_lib.plots.base import BLUE, GREY, Picture, figure_with_axes, style
+
+from . import name_points
 
 Line = Sequence[tuple[int, float]]  # (step, divergence from the parent in nats per token)
 
@@ -29,19 +31,20 @@ def plot_answers(tokens: Sequence[str], answers: Mapping[str, Sequence[float]], 
     return figure.described("Bars of the probabilities of the next token. ", words)
 
 
-def plot_divergence(lines: Mapping[str, Line]) -> Picture:
-    """Divergence from the parent against the steps of a training, a line for each; dashed: where the first began."""
+def plot_divergence(lines: Mapping[str, Line], title: str) -> Picture:
+    """Divergence from the parent against the steps of a training, a line for each, with its name at its end."""
     label = "divergence from the parent\n(nats per token)"
     figure, axes = figure_with_axes((7.0, 3.4), xlabel="steps of training", ylabel=label)
     words = []
     for place, (name, points) in enumerate(lines.items()):
         steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, label=name, **style(place))
+        axes.plot(steps, values, **style(place))
         words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
-    axes.axhline(next(iter(lines.values()))[0][1], label="before training", **DASHED)
+    ends = {name: points[-1] for name, points in lines.items()}
+    axes.set_xlim(0, 1.5 * max(step for step, _ in ends.values()))  # room for the names
     axes.set_ylim(0, 1.08 * max(value for points in lines.values() for _, value in points))
-    axes.set_title("One seed: the parent's answers teach more than its text")
-    axes.legend(loc="lower left")
+    axes.set_title(title)
+    name_points(axes, ends)
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)
 
 

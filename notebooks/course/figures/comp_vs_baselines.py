@@ -45,17 +45,18 @@ def plot_intervals(rows: Mapping[str, Interval], xlabel: str, title: str) -> Pic
     return figure.described(f"Marks with 95% intervals, {xlabel}: ", words)
 
 
-def plot_ratios(models: Mapping[str, Mapping[str, Mapping[float, float]]]) -> Picture:
-    """Loss increase against the ratio removed: model -> method -> ratio -> nats per token; a panel for each model."""
+def plot_ratios(models: Mapping[str, Mapping[str, Mapping[float, Interval]]]) -> Picture:
+    """Loss increase against the ratio removed: model -> method -> ratio -> mean, low, high; a panel for each model."""
     size, xlabel = (4.6 * len(models) + 0.6, 3.6), "removed (% of the decoder)"
     figure, by_model = panels(1, len(models), size, share="xy", xlabel=xlabel)
     words = []
     for axes, (model, methods) in zip(by_model, models.items(), strict=True):
         axes.set_title(model)
         for method, values in methods.items():
-            ratios, losses = zip(*sorted(values.items()), strict=True)
-            percent = [100 * ratio for ratio in ratios]
-            axes.plot(percent, losses, label=method, linewidth=1, **style(METHODS.index(method)))
+            ratios, found = zip(*sorted(values.items()), strict=True)
+            percent, (losses, whiskers) = [100 * ratio for ratio in ratios], spans(found)
+            looks = style(METHODS.index(method)) | {"linewidth": 1, "capsize": 3}
+            axes.errorbar(percent, losses, yerr=whiskers, label=method, **looks)
             words.append(f"{model}, {method}: {losses[0]:.2f} at {ratios[0]:.0%}, {losses[-1]:.2f} at {ratios[-1]:.0%}")
         axes.set_xticks(percent)
     by_model[0].set_ylabel(LOSS)

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
-from comp_lib.plots.base import BESIDE, COLOURS, DASHED, MARKERS, Picture, figure_with_axes, layer_axis, log_y
+from comp_lib.plots.base import BESIDE, COLOURS, DASHED, MARKERS, Picture, figure_with_axes, layer_axis, log_y, note
 
-from . import Interval, spans
+from . import TITLE, Interval, spans
 
 Arrays = Mapping[str, ArrayLike]
 LOW = 1e-6  # a variance of zero has to stand somewhere on a logarithmic axis
@@ -32,26 +32,26 @@ def plot_variances(variances: Arrays, bound: float, title: str) -> Picture:
 
 
 def plot_losses(outcomes: Mapping[str, Mapping[str, Interval]], marks: Mapping[str, float], title: str) -> Picture:
-    """Loss of each way in each case, outcomes[case][way] = (mean, low, high), as dots with their 95% intervals; the
-    `marks` are losses to compare with, as dashed lines."""
-    ways = list(dict.fromkeys(way for table in outcomes.values() for way in table))[::-1]  # the first on top
-    size = (8.5, 0.3 * len(ways) * max(1.0, 0.6 * len(outcomes)) + 1.6)
-    figure, axis = figure_with_axes(size, ylim=(-0.6, len(ways) - 0.4), title=title)
-    words = []
-    for place, ((case, table), colour, marker) in enumerate(zip(outcomes.items(), COLOURS, MARKERS, strict=False)):
-        shift = 0.36 * (0.5 * (len(outcomes) - 1) - place) / max(1, len(outcomes) - 1)
+    """Loss of each way in each case, outcomes[case][way] = (mean, low, high), as dots with their 95% intervals.
+
+    A row for each; the `marks` are losses to compare with, as dashed lines that bear their names.
+    """
+    rows = [way if len(outcomes) == 1 else f"{case}, {way}" for case, table in outcomes.items() for way in table]
+    figure, axis = figure_with_axes((8.5, 0.35 * len(rows) + 1.5), ylim=(len(rows) - 0.4, -0.6))
+    words, top = [], 0
+    for (case, table), colour, marker in zip(outcomes.items(), COLOURS, MARKERS, strict=False):
         mean, apart = spans(list(table.values()))
-        heights = [ways.index(way) + shift for way in table]
-        style = {"color": colour, "marker": marker, "ls": "", "capsize": 3, "ms": 6}
-        axis.errorbar(mean, heights, xerr=apart, label=case, **style)
+        looks = {"color": colour, "marker": marker, "ls": "", "capsize": 3, "ms": 6}
+        axis.errorbar(mean, range(top, top := top + len(table)), xerr=apart, **looks)
         numbers = ", ".join(f"{way} {one:.2f} ({least:.2f} to {most:.2f})" for way, (one, least, most) in table.items())
         words.append(f"{case}: {numbers}")
     for (mark, value), line in zip(marks.items(), ("--", ":", "-."), strict=False):
-        axis.axvline(value, color="black", ls=line, lw=1, label=mark)
+        axis.axvline(value, color="black", ls=line, lw=1)
+        note(axis, mark, (value, -0.6), (0, 3), ha="center", va="bottom", fontsize=8)
         words.append(f"{mark}: {value:.2f}")
-    axis.set_yticks(range(len(ways)), ways)
+    axis.set_title(title, pad=TITLE)
+    axis.set_yticks(range(len(rows)), rows)
     axis.set_xlabel("loss (nats per token, lower is better); bars: 95% interval over windows")
-    axis.legend(fontsize=8, **BESIDE)
     return figure.described(f"{title}. Losses with 95% intervals. ", words)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.patches import Rectangle
 
-from comp_lib.plots.base import DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
+from comp_lib.plots.base import DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, note, style
 from comp_lib.shape import Shape
 
 from . import spans
@@ -55,9 +55,11 @@ def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
     y, apart = spans(list(zip(*interval, strict=True)))
     axes.errorbar(removed, y, yerr=apart, capsize=4, **style(0))
     axes.set_xticks(removed, [f"{part:.0%}" for part in removed])
-    axes.axhline(limit, label=f"your limit, {limit:g} nats", **DASHED)
+    axes.axhline(limit, **DASHED)
+    note(axes, f"your limit, {limit:g} nats", (removed[0], limit), (0, 4), va="bottom", fontsize=9)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
-    axes.set_title("The whole interval must lie below the limit")
-    axes.legend(loc="upper left")
+    passed = [part for part, _, _, high in sweep if high < limit]
+    most = f"{max(passed):.0%} is the most whose whole interval keeps" if passed else "No whole interval keeps"
+    axes.set_title(f"{most} the limit")
     words = [f"{a:.0%} removed {b:.2f} nats ({c:.2f} to {d:.2f})" for a, b, c, d in sorted(sweep)]
     return figure.described(f"Loss increase with 95% intervals, and a limit at {limit:g} nats: ", words)
