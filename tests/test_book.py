@@ -39,7 +39,15 @@ class Page(HTMLParser):
 
 script = runpy.run_path(str(ROOT / "docs" / "book.py"))
 # Pages of each kind. The theme takes seconds for all of them, and brings nothing to one that it does not to another.
-SHOWN = ["index.md", "docs/check-up.md", "docs/python.md", "reference/method.md", "notebooks/GLOSSARY.md"]
+SHOWN = [
+    "index.md",
+    "docs/check-up.md",
+    "docs/python.md",
+    "docs/lessons.md",
+    "reference/index.md",
+    "reference/method.md",
+]
+SHOWN += ["docs/how-it-works.md", "notebooks/GLOSSARY.md"]
 SHOWN += [f"notebooks/{name}.ipynb" for name in ("00_start_here", "02_matrix_condition", "checkup")]
 SHOWN += ["notebooks/exercises/02_matrix_condition.ipynb"]
 
