@@ -38,10 +38,8 @@ def default_recovery(method: str, biases: bool = True) -> str:
     return {"comp": "least-squares", "flap": "bias" if biases else "none"}.get(method, "none")
 
 
-# What to set for a whole recipe: one width for all, which any runtime loads; the best known here, whatever it costs;
-# the quickest that is still COMP; and the paper's: layers by block influence first, then widths by layer importance,
-# neurons by the condition of the mask problem, and mask tuning. Its share of whole layers is our choice: the digests
-# name none. What each costs and reaches: benchmarks/RESULTS.md.
+# What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of whole layers
+# is our choice: the digests name none.
 PRESETS: dict[str, dict[str, Any]] = {
     "stock": {"widths": "uniform", "aim": "dense"},
     "best": {"widths": "measured", "aim": "dense"},
@@ -53,6 +51,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "recovery": "mask",
         "ridge": 1e-2,
     },
+}
+PRESETS_IN_WORDS = {
+    "stock": "one width for all layers, which any runtime loads",
+    "best": "widths by measurement, and twice the text",
+    "fast": "the quickest that is still COMP",
+    "paper": "whole layers, then widths by layer importance, then a tuned mask",
 }
 SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib prune` takes more than the default
 

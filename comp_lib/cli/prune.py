@@ -14,7 +14,6 @@ PROMPTS = "The water cycle begins when the sun", "def is_prime(n):", "Question: 
 KIND_WINDOWS, KIND_LENGTH = 10, 64  # of each kind of text, in the demo: fewer windows would have no honest interval
 DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be quick
 EVALUATED, EVALUATED_KINDS = 12, 2  # windows measured before and after: of a text, or of each kind
-PRESET_HELP = "stock (one width for all layers), best (measured widths), fast, or paper."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 SEQUENCES_HELP = "Of calibration (default: 128; preset best: 256)."
 
@@ -23,8 +22,8 @@ def prune(
     model: Model,
     folder: Annotated[Path, Option("--out", help="Folder for the pruned model.")],
     ratio: Annotated[float, Option(help="Part of the decoder's parameters to remove, at least.")] = 0.2,
-    preset: Annotated[str, Option(help=PRESET_HELP)] = "stock",
-    method: Annotated[str, Option(help="comp, llm-pruner, flap, shortgpt, wanda-sp, magnitude or random.")] = "comp",
+    preset: Annotated[str, Option(help="{presets}.")] = "stock",
+    method: Annotated[str, Option(help="{methods}.")] = "comp",
     layers: Annotated[float | None, Option(help=LAYERS_HELP)] = None,
     kv_groups: Annotated[int | None, Option(min=1, help="KV groups to keep in each layer (default: all).")] = None,
     calibration: Calibration = "general",
