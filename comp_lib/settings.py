@@ -33,9 +33,11 @@ WIDTHS = ("uniform", "per-layer", "measured")
 def default_recovery(method: str, biases: bool = True) -> str:
     """What the makers of a method do after the cut (LLM-Pruner fine-tunes, which no method here may).
 
+    A metric that is none of METHODS, such as one of your own, gets COMP's refit: it is compared with COMP's metric.
     biases: whether the model's family has room for them; without, FLAP goes without.
     """
-    return {"comp": "least-squares", "flap": "bias" if biases else "none"}.get(method, "none")
+    own = {"comp": "least-squares", "flap": "bias" if biases else "none"}
+    return own.get(method, "none" if method in METHODS else "least-squares")
 
 
 # What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of whole layers
