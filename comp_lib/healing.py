@@ -50,6 +50,7 @@ class Healing:
     seed: int = 0
     sequences: int = 128  # of text, for `heal_folder`
     length: int = 256  # tokens in each
+    force: bool = False  # whether `heal_folder` saves even what got worse
 
 
 class Healed(NamedTuple):
@@ -134,7 +135,8 @@ def heal_folder(
 
     The training computes in float32; `folder` gets the dtype of the pruned one. Of `model` its weights, its tokenizer
     and its plan are read, and nothing is copied. Raises InputError, before any work, for a parent that cannot be
-    one, and for what `save_checkpoint` refuses.
+    one, and for what `save_checkpoint` refuses; after it, unless `healing.force`, for a model that got no better on the
+    sequences that did not teach.
     """
     needs_model(source)  # raises for a text that cannot be read
     outline, files, tokenizer = open_model(model)
@@ -151,6 +153,9 @@ def heal_folder(
     size: dict[str, Any] = {"sequences": healing.sequences, "length": healing.length, "seed": healing.seed}
     ids = calibration_tokens(source, tokenizer, model=teacher, **size, progress=progress)
     done = heal(small, ids, teacher, healing, progress)
+    if done.after >= done.before and not healing.force:
+        got = f"{done.before:.4f} before and {done.after:.4f} after: lower --rate, raise --sequences, or save with --force"
+        raise InputError(f"expected less divergence from {shareable(parent)} on text that did not teach, got {got}")
     text = f"what the card of {shareable(model)} says, then healed on {healing.sequences} x {healing.length} tokens of "
     text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "
     card = Provenance(str(parent), dense, f"{text}nats per token after", vars(healing))
