@@ -154,7 +154,7 @@ def heal_folder(
     ids = calibration_tokens(source, tokenizer, model=teacher, **size, progress=progress)
     done = heal(small, ids, teacher, healing, progress)
     if done.after >= done.before and not healing.force:
-        got = f"{done.before:.4f} before and {done.after:.4f} after: lower --rate, raise --sequences, or save with --force"
+        got = f"{done.before:.4f} before and {done.after:.4f} after: lower --rate, raise --sequences, or say --force"
         raise InputError(f"expected less divergence from {shareable(parent)} on text that did not teach, got {got}")
     text = f"what the card of {shareable(model)} says, then healed on {healing.sequences} x {healing.length} tokens of "
     text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from rich.table import Table
 from typer import Exit, Option, echo
 
-from ..errors import InputError, check_package
-from .console import check_length, listed, out, progress_bars, table
+from ..errors import InputError, check_length, check_package
+from .console import listed, out, progress_bars, table
 from .options import Calibration, Device, Dtype, Length, Model, Multiple
 
 TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
