@@ -13,6 +13,8 @@ from .options import Calibration, Dtype, Length, Model, Multiple, Overwrite, See
 PROMPTS = "The water cycle begins when the sun", "def is_prime(n):", "Question: what is the capital of France? Answer:"
 KIND_WINDOWS, KIND_LENGTH = 10, 64  # of each kind of text, in the demo: fewer windows would have no honest interval
 DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be quick
+RATIO_HELP = "Part of the decoder's parameters to remove, at least (default: 0.2)."
+AT_MOST_HELP = "In its place, how much the loss may rise: 0.2nats finds the ratio by up to 5 prunings in memory."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 EVALUATE_HELP = "Text that judges both models, or none; kinds: a little of each that ships."
 SEQUENCES_HELP = "Of calibration (default: 128; preset best: 256)."
@@ -21,7 +23,8 @@ SEQUENCES_HELP = "Of calibration (default: 128; preset best: 256)."
 def prune(
     model: Model,
     folder: Annotated[Path, Option("--out", help="Folder for the pruned model.")],
-    ratio: Annotated[float, Option(help="Part of the decoder's parameters to remove, at least.")] = 0.2,
+    ratio: Annotated[float | None, Option(help=RATIO_HELP)] = None,
+    at_most: Annotated[str | None, Option(help=AT_MOST_HELP)] = None,
     preset: Annotated[str, Option(help="{presets}.")] = "stock",
     method: Annotated[str, Option(help="{methods}.")] = "comp",
     layers: Annotated[float | None, Option(help=LAYERS_HELP)] = None,
@@ -42,7 +45,7 @@ def prune(
 
     told: dict[str, Any] = {"preset": preset, "method": method, "layers": layers, "kv_groups": kv_groups}
     told |= {"calibration": calibration, "sequences": sequences, "length": length, "multiple": multiple, "seed": seed}
-    told |= {"dtype": dtype, "device": device, "evaluated": evaluated, "overwrite": overwrite}
+    told |= {"dtype": dtype, "device": device, "evaluated": evaluated, "overwrite": overwrite, "at_most": at_most}
     with progress_bars() as bars:
         done = prune_model(model, folder, ratio, **told, progress=bars)
     echo(json.dumps(done.numbers()) if as_json else done)

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from comp_lib.calibration.text import KINDS
 from comp_lib.cli import console
-
 from comp_lib.importance.neurons import METRICS
 from comp_lib.settings import METHODS, PRESETS, PRESETS_IN_WORDS
 
