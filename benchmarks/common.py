@@ -21,7 +21,6 @@ from comp_lib.system.files import write_atomically
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-OWN_WIDTHS = ("flap", "llm-pruner", "shortgpt")  # whatever the settings say
 CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evaluates
 
 
@@ -98,19 +97,16 @@ def keep_row(file: Path, row: dict[str, Any], measured: Collection[str]) -> None
     write_json(file, [*(old for old in read_json(file) if asked(old) != asked(row)), row])
 
 
-def widths(settings: dict) -> str:
-    """What the settings of a row say of its widths, in words."""
-    if settings["method"] in OWN_WIDTHS:
-        return "its own"
-    if (name := preset(settings)) is not None:
-        return f"{settings['widths']}, preset {name}"
-    return settings["widths"] + (", dense target" if settings.get("aim", settings.get("target")) == "dense" else "")
-
-
-def preset(settings: dict) -> str | None:
-    """The preset `fast` or `paper`, where these are its settings."""
-    named = ((name, PRESETS[name]) for name in ("fast", "paper") if settings["method"] == "comp")
-    return next((name for name, given in named if given.items() <= settings.items()), None)
+def preset(settings: dict) -> str:
+    """The preset that the settings of a row have, or one with another target; "" of a baseline."""
+    if settings["method"] != "comp":
+        return ""
+    settings = settings | {"aim": "dense" if "dense" in (settings.get("aim"), settings.get("target")) else "self"}
+    found = [name for name, given in PRESETS.items() if given.items() <= settings.items()]
+    if found:
+        return max(found, key=lambda name: len(PRESETS[name]))
+    alike = {given.get("widths"): name for name, given in reversed(PRESETS.items())}
+    return f"{alike[settings['widths']]}, target {settings['aim']}"
 
 
 def between(page: str, start: str, end: str, text: str) -> str:

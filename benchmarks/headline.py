@@ -5,8 +5,8 @@
 One process does everything: imports, a look at its memory, load and prune, another look at the peak, then one dense
 forward pass over the same calibration tokens as the unit of time, then the perplexities on text that was not used for
 calibration. The machine's speed cancels in the ratios; nothing here is a test. Each call prints its row and keeps it
-in benchmarks/headline.json, from which benchmarks/readme.py writes a table into README.md. `others.py` beside it puts
-other packages through the same.
+in benchmarks/headline.json, from which benchmarks/readme.py writes a table of docs/measured.md. `others.py` beside it
+puts other packages through the same.
 """
 
 from __future__ import annotations

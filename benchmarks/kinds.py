@@ -8,7 +8,7 @@ The calibration is a mixture of this project's kinds ("all", "prose+code", "code
 evaluation texts of all kinds judge, and FILE on top where there is one, of which nothing calibrates. Each call prints
 its row, losses above the dense model's with their 95% intervals, and keeps it in benchmarks/kinds.json; with --tasks
 also what the pruned model answers in the four offline tasks. The other two draw what is kept, of runs calibrated on a
-mixture that ships: each kind for the embedded model, and the mean of both models by how much goes.
+mixture that ships: README.md's bars for the embedded model, and the mean of both models by how much goes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import sys
 from itertools import chain
 from math import nan
 from pathlib import Path
+from statistics import fmean
 
-from common import keep_row, options, settings_of, widths
+from common import keep_row, options, preset, settings_of
 from matplotlib.ticker import PercentFormatter
-from readme import SECOND, by_method, usual_rows
+from readme import NAMES, SECOND, by_method, interval, usual_rows
 from zero_shot import answers
 
 from comp_lib.calibration.text import KINDS, load_text
@@ -31,7 +32,7 @@ from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.evaluation.confidence import UNKNOWN
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED, load_model
-from comp_lib.plots.base import ABOVE, COLOURS, figure_with_axes, panels, png
+from comp_lib.plots.base import BLUE, COLOURS, GREY, figure_with_axes, panels, png
 from comp_lib.prune import prune
 from comp_lib.system.files import write_atomically
 
@@ -101,34 +102,20 @@ def main() -> None:
     keep_row(FILE, row, MEASURED)
 
 
-def named(method: str, kind: str) -> str:
-    """A method as the figures call it."""
-    words, *preset = kind.split(", preset ")
-    return (
-        f"comp, preset {preset[0]}" if preset else f"comp, {words.split(',')[0]} widths" if method == "comp" else method
-    )
-
-
 def figure(path: Path) -> None:
-    """Extra loss by kind of text, a colour for each method, with 95% intervals; of several seeds the first.
-
-    Of COMP the presets `best` (with the text of the others), `stock` and `paper`.
-    """
-    drawn = ("dense target", "preset paper")
-    found = {name: rows for name, rows in by_method().items() if name[0] != "comp" or name[1].endswith(drawn)}
-    names = list(next(iter(found.values()))[0]["increases"])
-    picture, axes = figure_with_axes(
-        (8.6, 0.5 * len(names) + 1.4), xlabel="loss above the dense model (nats per token)"
-    )
-    for number, ((method, kind), (row, *_)) in enumerate(found.items()):
-        label = named(method, kind)
-        middle, low, high = zip(*(row["increases"][name] for name in names), strict=True)
-        spans = [[m - b for m, b in zip(middle, low, strict=True)], [t - m for m, t in zip(middle, high, strict=True)]]
-        places = [place + min(0.18, 0.8 / len(found)) * (number - (len(found) - 1) / 2) for place in range(len(names))]
-        axes.errorbar(middle, places, xerr=spans, fmt="o", capsize=3, label=label, color=COLOURS[number])
-    axes.set_yticks(range(len(names)), [name.removesuffix(".txt") for name in names])
-    axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, None))
-    axes.legend(ncols=-(-len(found) // 2), **ABOVE)
+    """A bar for each method of README.md's table: the mean over the kinds at a fifth gone, with its 95% interval."""
+    found = by_method()
+    bars = [(fmean(row["mean"] for row in found[name]), *interval(found[name])) for name in NAMES]
+    (_, _, highest), *others = bars
+    least = highest < min(low for _, low, _ in others)
+    picture, axes = figure_with_axes((7.0, 2.4), xlabel="loss added (nats per token), mean over eight kinds of text")
+    errors = [[mean - low for mean, low, _ in bars], [high - mean for mean, _, high in bars]]
+    axes.barh([*NAMES.values()], [bar[0] for bar in bars], xerr=errors, color=[BLUE, GREY, GREY], capsize=4)
+    axes.bar_label(axes.containers[-1], [f"{mean:.2f}" for mean, *_ in bars], padding=6)
+    reading = "COMP adds the least loss" if least else "no difference found"
+    axes.set_title(f"A fifth of {EMBEDDED}'s decoder removed: {reading}", loc="left")
+    axes.set(xlim=(0, 1.15 * max(high for *_, high in bars)), ylim=(len(bars) - 0.4, -0.6))
+    axes.grid(visible=False, axis="y")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, png(picture))
 
@@ -141,9 +128,7 @@ def figure_of_ratios(path: Path) -> None:
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in chain(*map(usual_rows, models)):
         if row["seed"] == 0:
-            method, kind = row["settings"]["method"], widths(row["settings"])
-            own = ", own output as target" * (method == "comp" and kind in ("uniform", "measured"))
-            found = lines.setdefault(named(method, kind) + own, {})
+            found = lines.setdefault(f"{row['settings']['method']} {preset(row['settings'])}".strip(), {})
             found.setdefault(row["model"], []).append((row["removed"], row["mean"]))
     for axes, model in zip(both, models, strict=True):
         for number, name in enumerate(sorted(name for name in lines if max(map(len, lines[name].values())) > 1)):

@@ -1,20 +1,24 @@
 """Put stored measurements into README.md and docs/: `python benchmarks/readme.py`
 
-README.md gets one line for each method, docs/measured.md the tables: by kind of text, by ratio and in the tasks from
-kinds.json, for each of two models; time and memory from headline.json, for each model the rows with most calibration
-sequences; and the largest grid of baselines/rows.csv, which `comp-lib compare` wrote, with the amount of text for which
-it has most rows. docs/heal.md gets the rows of after.json. A test asks whether the files say so.
+README.md gets a line for each ratio, RESULTS.md their intervals, docs/measured.md the tables: by kind of text, by ratio
+and in the tasks from kinds.json, for each of two models; time and memory from headline.json, for each model the rows
+with most calibration sequences; and the largest grid of baselines/rows.csv, which `comp-lib compare` wrote, with the
+amount of text for which it has most rows. docs/heal.md gets the rows of after.json. A test asks whether the files say
+so.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from itertools import product
+from math import exp
 from statistics import fmean
 
 import pandas as pd
 from after import healing
-from common import HERE, ROOT, between, markdown, preset, read_json, widths
+from common import HERE, ROOT, between, markdown, preset, read_json
 
 from comp_lib.calibration.tokens import MIXTURES
 from comp_lib.compare.grid import ROWS
@@ -24,14 +28,10 @@ from comp_lib.models.load import EMBEDDED
 SECOND = "gemma3-270m"
 SETUP = ("calibration", "sequences", "length", "windows")
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
-NAMES = {  # of COMP's rows in README.md
-    "measured, dense target": "**COMP**, measured widths",
-    "uniform, dense target": "**COMP**, one width",
-    "uniform, preset fast": "COMP, preset `fast`",
-    "per-layer, preset paper": "COMP, preset `paper`",
-}
+NAMES = {("comp", "stock"): "COMP", ("llm-pruner", ""): "LLM-Pruner", ("flap", ""): "FLAP"}  # of README.md's columns
+RATIOS = (0.1, 0.2, 0.3, 0.5)
 Found = dict[tuple[str, str], list[dict]]
-"""(method, widths) -> its rows, one for each seed."""
+"""(method, preset) -> its rows, one for each seed."""
 
 
 def every_row(model: str) -> list[dict]:
@@ -53,7 +53,7 @@ def by_method(model: str = EMBEDDED, ratio: float = 0.2, rows: list[dict] | None
     found: Found = {}
     for row in usual_rows(model) if rows is None else rows:
         if row["settings"]["ratio"] == ratio:
-            found.setdefault((row["settings"]["method"], widths(row["settings"])), []).append(row)
+            found.setdefault((row["settings"]["method"], preset(row["settings"])), []).append(row)
     return dict(sorted(found.items(), key=lambda item: _mean(item[1])))
 
 
@@ -69,46 +69,51 @@ def _mean(rows: list[dict]) -> float:
     return fmean(row["mean"] for row in rows)
 
 
-def _unseen(rows: list[dict]) -> float:
-    return fmean(row["increases"][UNSEEN][0] for row in rows)
+def interval(rows: list[dict]) -> tuple[float, float]:
+    """95% interval of the mean over the kinds: from those of the single kinds, whose errors are independent.
+
+    Of several seeds the middle of theirs: they judge on the same windows.
+    """
+    sides: list[list[float]] = [[], []]
+    for row in rows:
+        kinds = [each for name, each in row["increases"].items() if name != UNSEEN]
+        for side, own in enumerate(sides, 1):
+            half = sum((each[side] - each[0]) ** 2 for each in kinds) ** 0.5 / len(kinds)
+            own.append(row["mean"] + (half if side == 2 else -half))
+    return fmean(sides[0]), fmean(sides[1])
+
+
+def compared(cell: Callable[[list[dict]], str]) -> str:
+    """A line for each ratio, and a column for each model and method of NAMES."""
+    both = (EMBEDDED, SECOND)
+    cells = {ratio: [by_method(model, ratio)[name] for model in both for name in NAMES] for ratio in RATIOS}
+    head = ["decoder removed", *(f"{model}: {name}" for model in both for name in NAMES.values())]
+    return markdown(head, [[f"{ratio:.0%}", *map(cell, rows)] for ratio, rows in cells.items()])
 
 
 def short() -> str:
-    """One line for each method and preset: the mean over the kinds of text, and a text of another kind."""
-    first, second = by_method(EMBEDDED), by_method(SECOND)
-    multiple = next(iter(first.values()))[0]["settings"]["multiple"]
-    best = more_text(EMBEDDED)["comp", "measured, dense target"]
-    more = more_text(SECOND)
-    ours, theirs = more["comp", "uniform, dense target"], more["llm-pruner", "its own"]
-    both = [f"{_mean(rows):.3f} and {_unseen(rows):.3f}" for rows in (best, ours, theirs)]
+    """What COMP and two baselines lose, by how much goes."""
+    loss = _mean(by_method()["comp", "stock"])
+    told = f"Loss added, in nats per token; {loss:.2f} nats multiply the perplexity by {exp(loss):.1f}."
+    return f"{told}\n\n{compared(lambda rows: f'{_mean(rows):.2f}')}"
+
+
+def footnotes() -> str:
+    """What README.md leaves out: intervals, which of them overlap, seeds, text, and what `best` brings."""
+    alike = []
+    for model, ratio in product((EMBEDDED, SECOND), RATIOS):
+        spans = {name: interval(rows) for name, rows in by_method(model, ratio).items() if name in NAMES}
+        low, high = spans.pop(("comp", "stock"))
+        overlap = [NAMES[name] for name, (a, b) in spans.items() if a <= high and low <= b]
+        alike += [f"{model} at {ratio:.0%}, COMP and {name}" for name in overlap]
+    best, second = more_text(EMBEDDED)["comp", "best"], usual_rows(SECOND)[0]
     told = (
-        "Loss above the dense model, nats per token, when a fifth of the decoder is gone; the smaller, the better. "
-        f"Widths are multiples of {multiple} (`--multiple {multiple}`).\nCOMP's first rows are `best` and `stock` with "
-        f"equal text (with its own {best[0]['sequences']} sequences `best` has {both[0]}). Intervals are in "
-        "[RESULTS](benchmarks/RESULTS.md#every-kind-of-text);\non WikiText these of COMP and a baseline overlap: "
-        f"{'; '.join(_alike(first) + _alike(second))}.\n{SECOND}'s rows saw {usual_rows(SECOND)[0]['sequences']} "
-        f"sequences; with {ours[0]['sequences']} one width has {both[1]}, llm-pruner {both[2]}."
+        f"COMP is preset `stock`. Preset `best`, with {best[0]['sequences']} sequences, has {_mean(best):.3f} at 20% "
+        f"of {EMBEDDED}. All\nmethods saw the same text; of {SECOND}, {second['sequences']} sequences of "
+        f"`{second['calibration']}`. At 20% a cell is the mean of the seeds\nthat are stored, elsewhere of one seed. "
+        f"Brackets hold the 95% interval over the windows. These overlap: {'; '.join(alike)}."
     )
-    rows = []
-    for name in (name for name in first if name[0] != "comp" or name[1] in NAMES):
-        own = [found[name] if name in found else None for found in (first, second)]
-        cells = [f"{each(one):.3f}" if one else "not measured" for one in own for each in (_mean, _unseen)]
-        rows.append([NAMES.get(name[1], name[0]), *cells])
-    columns = [f"{model}, {text}" for model in (EMBEDDED, SECOND) for text in ("eight kinds", "WikiText")]
-    return f"{told}\n\n{markdown(['', *columns], rows)}"
-
-
-def _alike(found: Found) -> list[str]:
-    """COMP's rows in README.md, each with the baselines whose intervals on the unseen text, of first seeds, overlap."""
-    spans = {name: rows[0]["increases"][UNSEEN][1:] for name, rows in found.items()}
-    told = []
-    for kind, words in NAMES.items():
-        low, high = spans.get(("comp", kind), (0.0, -1.0))
-        alike = [name[0] for name, span in spans.items() if name[0] != "comp" and low <= span[1] and span[0] <= high]
-        if alike:
-            told.append(f"{words.replace('**', '').removeprefix('COMP, ')} and {', '.join(alike)}")
-    model = next(iter(found.values()))[0]["model"]
-    return [f"of {model} {'; '.join(told)}"] if told else []
+    return f"{told}\n\n{compared(lambda rows: '{:.3f} ({:.3f} to {:.3f})'.format(_mean(rows), *interval(rows)))}"
 
 
 def kinds(model: str) -> str:
@@ -129,7 +134,7 @@ def kinds(model: str) -> str:
         "are several seeds, their mean, smallest and largest."
     )
     return (
-        f"{told}\n\n{markdown(['method', 'widths', 'mean', *(name.removesuffix('.txt') for name in names)], rows, 2)}"
+        f"{told}\n\n{markdown(['method', 'preset', 'mean', *(name.removesuffix('.txt') for name in names)], rows, 2)}"
     )
 
 
@@ -148,7 +153,7 @@ def by_ratio(model: str) -> str:
     told = (
         f"{model} by how much of its decoder goes: mean over the kinds, and what part of the best baseline's COMP's is."
     )
-    return f"{told}\n\n{markdown(['method', 'widths', *(f'{ratio:.0%}' for ratio in ratios)], rows, 2)}"
+    return f"{told}\n\n{markdown(['method', 'preset', *(f'{ratio:.0%}' for ratio in ratios)], rows, 2)}"
 
 
 def tasks(model: str, ratio: float) -> str:
@@ -157,7 +162,7 @@ def tasks(model: str, ratio: float) -> str:
     found = [(("dense", "", ""), dense)]
     for row in every_row(model):
         if "tasks" in row and row["settings"]["ratio"] == ratio:
-            words = row["settings"]["method"], widths(row["settings"]), f"{row['sequences']} of `{row['calibration']}`"
+            words = row["settings"]["method"], preset(row["settings"]), f"{row['sequences']} of `{row['calibration']}`"
             found.append((words, row["tasks"]))
     found[1:] = sorted(found[1:], key=lambda item: -fmean(item[1]["accuracy"].values()))
     names, rows = list(dense["accuracy"]), []
@@ -167,7 +172,7 @@ def tasks(model: str, ratio: float) -> str:
         error = sum(each**2 for each in errors.values()) ** 0.5 / len(names)
         cells += [f"{fmean(accuracy.values()):.3f} ({error:.3f})", f"{fmean(answers['choice_loss'].values()):.2f}"]
         rows.append([*words, *cells])
-    head = ["method", "widths", "calibrated on", *(name.removeprefix("comp_") for name in names)]
+    head = ["method", "preset", "calibrated on", *(name.removeprefix("comp_") for name in names)]
     told = (
         f"{model}, {ratio:.0%} gone, in the offline tasks: accuracy with its standard error, and the mean "
         "cross-entropy over the\nchoices in nats."
@@ -185,7 +190,7 @@ def headline(model: str) -> str:
     lines = []
     for row in sorted(rows, key=lambda row: row["increases"][texts[0]]):
         increases = [f"{row['increases'][text]:.3f}" for text in texts]
-        words = row["settings"]["method"], widths(row["settings"])
+        words = row["settings"]["method"], preset(row["settings"])
         lines.append([*words, *increases, f"{row['passes']:.1f}", f"{row['peak_megabytes']:.0f}"])
     told = (
         f"A fifth of {model}'s decoder goes; {first['sequences']} x {first['length']} tokens of "
@@ -193,7 +198,7 @@ def headline(model: str) -> str:
         f"{first['windows']} x 512 tokens; time in dense forward passes over the calibration\ntokens; peak memory "
         "above the imports."
     )
-    return f"{told}\n\n{markdown(['method', 'widths', *kinds, 'passes', 'MiB'], lines, 2)}"
+    return f"{told}\n\n{markdown(['method', 'preset', *kinds, 'passes', 'MiB'], lines, 2)}"
 
 
 def baselines() -> str:
@@ -220,6 +225,7 @@ def tables() -> str:
 
 PAGES = {  # each with its marks, and what stands between them
     "README.md": ("the short table", short),
+    "benchmarks/RESULTS.md": ("what README.md's table leaves out", footnotes),
     "docs/measured.md": ("the tables", tables),
     "docs/heal.md": ("what healing brings", healing),
 }

@@ -1,14 +1,15 @@
 """Lay out and build the book: `python docs/book.py build/book`
 
 The pages of this repository keep their places beside each other, so that their links hold: lessons with their stored
-outputs, exercises with folded solutions, how-to pages, measurements. A reference is made from the docstrings. Warnings
-are errors: a link that leads nowhere ends the build.
+outputs, exercises with folded solutions, how-to pages, measurements. docs/start.md is the first page, and the reference
+is made from the docstrings. Warnings are errors: a link that leads nowhere ends the build.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import re
 import shutil
 import sys
 import tempfile
@@ -19,20 +20,25 @@ from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "comp_lib"
-HOW_TO = ("command-line", "python", "check-up", "choosing-a-ratio", "on-the-device", "quantise", "clusters", "families")
-HOW_TO += ("heal", "serving", "large-models", "your-own-course")
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff", "data/README.md")
+HOW_TO = ("choosing-a-ratio", "check-up", "command-line", "python", "quantise", "heal", "serving", "on-the-device")
+HOW_TO += ("families", "clusters", "large-models")
+PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff", "data/README.md")
 
 
 def toctree(caption: str, entries: list[str]) -> str:
-    return "\n".join(["```{toctree}", ":maxdepth: 1", f":caption: {caption}", "", *entries, "```", ""])
+    """A part of the menu, which the page itself does not show; entries: pages from the top of the book."""
+    titles = [f":caption: {caption}"] if caption else []
+    return "\n".join(["```{toctree}", ":hidden:", *titles, "", *(f"/{entry}" for entry in entries), "```", ""])
 
 
 def lay_out(source: Path) -> None:
     """Everything that the book is made of, in the new folder `source`."""
-    shutil.copytree(ROOT / "docs", source / "docs", ignore=shutil.ignore_patterns("__pycache__", "*.py", "_static"))
+    shutil.copytree(
+        ROOT / "docs", source / "docs", ignore=shutil.ignore_patterns("__pycache__", "*.py", "_static", "start.md")
+    )
     page = source / "docs" / "check-up.md"  # what lies in docs/_static is beside all folders in the book
-    page.write_text(page.read_text("utf-8").replace('href="_static/', 'href="../_static/'), "utf-8")
+    text = page.read_text("utf-8").replace('href="_static/', 'href="../_static/')
+    page.write_text(f"{text}\n{toctree('', ['notebooks/checkup'])}", "utf-8")
     for name in PAGES:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
@@ -40,29 +46,28 @@ def lay_out(source: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*.pdf")
     shutil.copytree(ROOT / "notebooks", source / "notebooks", ignore=ignored)
     for path in (source / "notebooks").rglob("*.ipynb"):
-        path.write_text(
-            path.read_text("utf-8").replace("/README.md)", "/index.md)"), "utf-8"
-        )  # which is that page here
         fold_checks(path)
     lessons = sorted(path.stem for path in (source / "notebooks").glob("[0-9]*.ipynb"))
     exercises = sorted(path.stem for path in (source / "notebooks" / "exercises").glob("*.ipynb"))
-    teaching = [name for name in ("TEACHING", "GLOSSARY") if (source / "notebooks" / f"{name}.md").exists()]
+    course = toctree(
+        "", [f"notebooks/{name}" for name in lessons] + [f"notebooks/exercises/{name}" for name in exercises]
+    )
     parts = [
-        toctree("Lessons", [f"notebooks/{name}" for name in lessons]),
-        toctree("Exercises", [f"notebooks/exercises/{name}" for name in exercises]),
-        toctree("For teachers", [f"notebooks/{name}" for name in teaching]) if teaching else "",
-        toctree("How to", [*(f"docs/{name}" for name in HOW_TO), "notebooks/checkup"]),
+        toctree("Understand", ["docs/how-it-works"]),
+        toctree("Course", ["docs/lessons", "notebooks/TEACHING", "notebooks/GLOSSARY", "docs/your-own-course"]),
+        toctree("How to", [f"docs/{name}" for name in HOW_TO]),
         toctree("Measured", ["docs/measured", "benchmarks/RESULTS"]),
-        toctree("Reference", [f"reference/{name}" for name in reference(source / "reference")]),
+        toctree("Reference", ["reference/index"]),
         toctree("The project", ["CONTRIBUTING", "CHANGELOG", "SECURITY"]),
     ]
-    first = f"exercises/{exercises[0]}.ipynb"  # where a link leads to the folder, which is no page
-    for name in teaching:
-        page = source / "notebooks" / f"{name}.md"
-        page.write_text(page.read_text("utf-8").replace("](exercises)", f"]({first})"), "utf-8")
-    readme = (ROOT / "README.md").read_text("utf-8").replace("(notebooks/exercises)", f"(notebooks/{first})")
-    (source / "index.md").write_text("\n".join([readme, *parts]), "utf-8")
-    (source / "README.md").unlink()
+    first = f"exercises/{exercises[0]}.ipynb)"  # where a link leads to the folder, which is no page
+    for page in (source / "notebooks" / "TEACHING.md", source / "docs" / "lessons.md"):
+        text = re.sub(r"(?<=[(/])exercises\)", first, page.read_text("utf-8"))
+        page.write_text(f"{text}\n{course if page.stem == 'lessons' else ''}", "utf-8")
+    start = (ROOT / "docs" / "start.md").read_text("utf-8")
+    moved = re.sub(r"\]\((?!https?:|#)(\.\./)?", lambda match: "](" if match[1] else "](docs/", start)
+    (source / "index.md").write_text("\n".join([moved, *parts]), "utf-8")
+    reference(source / "reference")
 
 
 def fold_checks(path: Path) -> None:
@@ -74,17 +79,21 @@ def fold_checks(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-def reference(folder: Path) -> list[str]:
-    """A page for each part of the package, from its docstrings; returns their names."""
+def reference(folder: Path) -> None:
+    """A page for each part of the package, from its docstrings, and one that lists them."""
     folder.mkdir()
-    rooms: dict[str, list[Path]] = {}
+    rooms: dict[str, list[Path]] = {"method": []}
+    listed = ["# Functions and classes", "What the docstrings say: shapes, units, errors and sources."]
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE)
         rooms.setdefault(place.parts[0] if len(place.parts) > 1 else "method", []).append(path)
     for room, paths in rooms.items():
         title = "The method" if room == "method" else f"`comp_lib.{room}`"
         (folder / f"{room}.md").write_text(f"# {title}\n\n" + "\n".join(map(module_page, paths)), "utf-8")
-    return sorted(rooms, key=lambda room: (room != "method", room))
+        words = ast.get_docstring(ast.parse(paths[0].read_text("utf-8"))) or ""
+        listed.append(f"- [{title}]({room}.md): {words.splitlines()[0]}")
+    listed.append(toctree("", [f"reference/{room}" for room in rooms]))
+    (folder / "index.md").write_text("\n\n".join(listed), "utf-8")
 
 
 def module_page(path: Path) -> str:

@@ -35,6 +35,7 @@ html_theme_options = {
     **({"repository_url": repository, "use_repository_button": True, **launch} if repository else {}),
     "use_download_button": True,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # its search field would be a second one
     "show_toc_level": 2,
     "home_page_in_toc": True,
 }

@@ -39,7 +39,15 @@ class Page(HTMLParser):
 
 script = runpy.run_path(str(ROOT / "docs" / "book.py"))
 # Pages of each kind. The theme takes seconds for all of them, and brings nothing to one that it does not to another.
-SHOWN = ["index.md", "docs/check-up.md", "docs/python.md", "reference/method.md", "notebooks/GLOSSARY.md"]
+SHOWN = [
+    "index.md",
+    "docs/check-up.md",
+    "docs/python.md",
+    "docs/lessons.md",
+    "reference/index.md",
+    "reference/method.md",
+]
+SHOWN += ["docs/how-it-works.md", "notebooks/GLOSSARY.md"]
 SHOWN += [f"notebooks/{name}.ipynb" for name in ("00_start_here", "02_matrix_condition", "checkup")]
 SHOWN += ["notebooks/exercises/02_matrix_condition.ipynb"]
 
@@ -105,6 +113,23 @@ def test_links_lead_somewhere(made, pages):
             ):
                 dead.append((path.name, link))
     assert not dead
+
+
+def test_a_page_has_one_search_field_and_a_short_menu(made):
+    start = (made / "pages" / "index.html").read_text("utf-8")
+    assert start.count("search-button-field") == 1
+    captions = re.findall(r'class="caption-text">([^<]+)<', start)
+    assert captions == ["Understand", "Course", "How to", "Measured", "Reference", "The project"]
+
+
+def test_pictures_of_the_method_are_what_the_lessons_show():
+    wanted = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["wanted"]()
+    assert len(wanted) == 6 and not (ROOT / "docs" / "how-it-works.md").read_text("utf-8").count("$$")
+    stale = [path.name for path, content in wanted.items() if not path.exists() or path.read_bytes() != content]
+    assert not stale, "run python docs/pictures.py"
+    assert {path.name for path in (ROOT / "docs" / "how").iterdir()} == {path.name for path in wanted} - {
+        "how-it-works.md"
+    }
 
 
 def test_formulas_are_drawn_without_a_script(pages):

@@ -63,7 +63,7 @@ def test_a_row_is_kept(others, package, parent, tmp_path, monkeypatch, capsys):
         (row,) = json.loads(file.read_text("utf-8"))
     assert row["settings"]["method"] == package and row["removed"] >= row["settings"]["ratio"] == 0.2
     assert "of the decoder removed" in capsys.readouterr().out
-    assert importlib.import_module("common").widths(row["settings"]) == "uniform"
+    assert importlib.import_module("common").preset(row["settings"]) == ""
 
 
 def test_a_missing_package_is_named(others, monkeypatch):

@@ -68,11 +68,21 @@ def test_one_version_everywhere():
     assert "2501.15255" in citation["preferred-citation"]["url"]
 
 
-def test_readme_opens_with_two_commands_that_make_knows():
-    first_block = re.search(r"```bash\n(.*?)```", README, re.DOTALL)[1].split()
-    assert first_block[::2] == ["make", "make"] and first_block[1] == "demo"
-    for target in first_block[1::2]:
-        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+def test_readme_is_short_and_opens_with_commands_that_are_there():
+    assert README.count("\n") <= 80
+    block = re.search(r"```bash\n(.*?)```", README, re.DOTALL)[1].splitlines()
+    assert [line.split()[0] for line in block] == ["git", "make", "make", ".venv/bin/comp-lib"]
+    for target in ("demo", "lab", *re.findall(r"`make ([a-z]+)`", README)):
+        assert f"make {target}" in README and re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+    named = set(re.findall(r"`comp-lib ([a-z]+)", README))
+    assert {"prune", "report", "evaluate"} <= named <= set(typer.main.get_command(app).commands)
+
+
+def test_the_interval_of_a_mean_is_that_of_independent_errors(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("readme")
+    kinds = {str(kind): [1.0, 0.6, 1.8] for kind in range(4)} | {script.UNSEEN: [9.0, 1.0, 99.0]}
+    assert script.interval([{"mean": 1.0, "increases": kinds}] * 2) == pytest.approx((0.8, 1.4))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -91,6 +101,9 @@ def test_pages_show_the_stored_comparison(monkeypatch):
     for model in (script.EMBEDDED, script.SECOND):
         for table in (script.headline(model), script.tasks(model, 0.2)):
             assert {"comp", "llm-pruner"} <= set(re.findall(r"^\| ([a-z-]+) \|", table, re.MULTILINE))
+    common = importlib.import_module("common")
+    settings = {"method": "comp", "widths": "uniform", "aim": "self", "ridge": "auto"}
+    assert common.preset(settings) == "stock, target self" and common.preset(settings | {"aim": "dense"}) == "stock"
 
 
 def test_python_names_exist():

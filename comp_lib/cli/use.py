@@ -57,19 +57,20 @@ def heal(
     seed: Seed = 0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
+    force: Annotated[bool, Option("--force", help="Save it even if it got worse on text that did not teach.")] = False,
 ) -> None:
     """Train MODEL, a pruned folder, to answer as its parent does (LoRA, added at the end). Needs the extra heal."""
     check_package("peft", "heal")
     from ..healing import Healing, heal_folder
     from ..system.machine import available_device
 
-    healing = Healing(steps=steps, rate=rate, seed=seed, sequences=sequences, length=length)
+    healing = Healing(steps=steps, rate=rate, seed=seed, sequences=sequences, length=length, force=force)
     how: dict[str, Any] = {"source": text, "overwrite": overwrite, "device": str(available_device(device))}
     with progress_bars() as bars:
         done = heal_folder(model, parent, folder, healing, **how, progress=bars)
     echo(f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after")
     if done.after >= done.before:
-        complain("it did not help: try a lower --rate, or more --sequences")
+        complain("it did not help; saved all the same, as --force says")
     echo(f"saved: {folder}")
 
 

@@ -4,7 +4,7 @@ The count is that of a slow reader: a minute for 150 words and for 10 visible li
 and each prediction. What the machine computes comes on top; the first cell of a lesson says how long that takes. The
 first cell also claims the minutes of the lesson, and a test compares this claim with the count.
 
-This script writes the claims into the README's table of lessons, and the two timetables into TEACHING. With --check
+This script writes the claims into docs/lessons.md, and the two timetables into TEACHING. With --check
 nothing is written: what is out of date is printed, and the exit code is 1 if there is any.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-README, TEACHING = ROOT / "README.md", ROOT / "notebooks" / "TEACHING.md"
+LIST, TEACHING = ROOT / "docs" / "lessons.md", ROOT / "notebooks" / "TEACHING.md"
 WORDS_A_MINUTE, LINES_A_MINUTE, MINUTES_TO_THINK = 150, 10, 2
 STEP = 5  # minutes: clocks in a room are not read more finely
 Cell = Mapping[str, Any]
@@ -265,22 +265,22 @@ def between_marks(text: str, name: str, new: str) -> str:
 
 
 def with_minutes(text: str) -> str:
-    """The README's table of lessons with the claimed minutes in its last column."""
-    pattern = re.compile(r"^(\| \[[^]]*\]\(notebooks/(\w+)\.ipynb\) \|.*\| )\d+ \|$", re.MULTILINE)
+    """The table of lessons with the claimed minutes in its last column."""
+    pattern = re.compile(r"^(\| \[[^]]*\]\(\.\./notebooks/(\w+)\.ipynb\) \|.*\| )\d+ \|$", re.MULTILINE)
     return pattern.sub(lambda match: f"{match[1]}{claimed(match[2])} |", text)
 
 
 def wanted() -> dict[Path, str]:
-    """What README and TEACHING should say."""
+    """What the list of lessons and TEACHING should say."""
     teaching = TEACHING.read_text("utf-8")
     for name in TIMETABLES:
         teaching = between_marks(teaching, name, timetable(name))
     teaching = between_marks(teaching, "optional lessons", optional())
-    return {README: with_minutes(README.read_text("utf-8")), TEACHING: teaching}
+    return {LIST: with_minutes(LIST.read_text("utf-8")), TEACHING: teaching}
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Write the minutes of the lessons into README and TEACHING.")
+    parser = argparse.ArgumentParser(description="Write the minutes of the lessons into docs/lessons.md and TEACHING.")
     parser.add_argument("--check", action="store_true", help="write nothing, say what is out of date")
     options = parser.parse_args(arguments)
     stale = False

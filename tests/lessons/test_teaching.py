@@ -18,7 +18,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 TEACHING = (NOTEBOOKS / "TEACHING.md").read_text("utf-8")
-README = (ROOT / "README.md").read_text("utf-8")
 LESSONS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 
@@ -108,7 +107,7 @@ def test_what_does_not_fit_is_refused(monkeypatch):
         minutes.timetable("ninety minutes")
 
 
-def test_readme_and_teaching_are_what_the_script_writes(capsys):
+def test_the_list_of_lessons_and_teaching_are_what_the_script_writes(capsys):
     assert minutes.main(["--check"]) == 0, f"run python notebooks/teaching/minutes.py\n{capsys.readouterr().out}"
 
 

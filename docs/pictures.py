@@ -1,0 +1,49 @@
+"""Take the pictures of docs/how-it-works.md out of the lessons' stored outputs: `python docs/pictures.py`
+
+The page names a cell for each: `how/NOTEBOOK.CELL.png`. Its last output with a PNG is written there, of an animation
+the still, and what the lesson says to those who cannot see it becomes the alt text. A test asks whether both are up to
+date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from base64 import b64decode
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "how-it-works.md"
+PICTURE = re.compile(r"!\[[^]]*\]\((how/(\w+)\.([\w-]+)\.png)\)")
+
+
+def picture(notebook: str, cell: str) -> tuple[bytes, str]:
+    """The PNG that this cell of a lesson stores, and its words."""
+    cells = {one.id: one for one in nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells}
+    outputs = [output.get("data", {}) for output in cells[cell].get("outputs", [])]
+    *_, data = (each for each in outputs if "image/png" in each)
+    return b64decode(data["image/png"]), data["text/plain"].replace("[", "(").replace("]", ")")
+
+
+def wanted() -> dict[Path, bytes]:
+    """What the page and its pictures should hold."""
+    text = PAGE.read_text("utf-8")
+    files = {}
+    for match in PICTURE.finditer(text):
+        files[PAGE.parent / match[1]], words = picture(match[2], match[3])
+        text = text.replace(match[0], f"![{words}]({match[1]})")
+    return files | {PAGE: text.encode()}
+
+
+def main(arguments: list[str]) -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
+    for path, content in wanted().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
