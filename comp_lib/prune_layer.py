@@ -25,7 +25,7 @@ from .importance.neurons import METRICS, RIDGE, Dense, Selection, energy
 from .plan import Plan
 from .recovery.bias import mean_bias, unchanged
 from .recovery.least_squares import choose_ridge
-from .settings import Settings
+from .settings import MUCH, Settings
 from .shape import Shape
 from .statistics.gram import Gram, Statistics, contributions, token_weights
 from .surgery import add_biases, shrink, spread, upstream
@@ -115,8 +115,9 @@ class LayerPruner:
             self.hidden[rows] = embed(model, ids[rows])
         rope = rotary(model, ids.shape[1], self.device, first.dtype)
         self.steps: dict[Which, Step] = {"attention": partial(attention_step, rope=rope), "mlp": mlp_step}
-        aimed = settings.aim == "dense" and settings.recovery == "least-squares"
-        self.dense: States | None = self.hidden if aimed else None  # the dense model's, beside the pruned
+        aimed = settings.aim == "dense" or (settings.aim == "auto" and plan.ratio > MUCH)
+        walks = aimed and settings.recovery == "least-squares"
+        self.dense: States | None = self.hidden if walks else None  # the dense model's, beside the pruned
         self.differs = False  # whether the two streams differ by now
 
     def prune_layer(self, index: int, layer: Layer) -> LayerReport | None:

@@ -43,9 +43,8 @@ def default_recovery(method: str, biases: bool = True) -> str:
 # What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of whole layers
 # is our choice: the digests name none.
 PRESETS: dict[str, dict[str, Any]] = {
-    "stock": {"widths": "uniform", "aim": "dense"},
+    "stock": {"widths": "uniform", "aim": "auto"},
     "best": {"widths": "measured", "aim": "dense"},
-    "fast": {"widths": "uniform", "aim": "self", "ridge": RIDGE},
     "paper": {
         "layers": 0.1,
         "layer_metric": "block-influence",
@@ -57,9 +56,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 PRESETS_IN_WORDS = {
     "stock": "one width for all layers, which any runtime loads",
     "best": "widths by measurement, and twice the text",
-    "fast": "the quickest that is still COMP",
     "paper": "whole layers, then widths by layer importance, then a tuned mask",
 }
+MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk
 SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib prune` takes more than the default
 
 
@@ -97,7 +96,7 @@ class Settings:
     widths: str = "uniform"  # one of WIDTHS
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
-    aim: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
+    aim: str = "self"  # of the least squares: the layer's own output, the "dense" model's stream, or "auto", by MUCH
     ridge: float | str = "auto"  # lambda of the solves, relative to each input's own energy; "auto": by held-out text
     token_weights: bool = True  # divide each token by the norm of its residual stream
     multiple: int | None = None  # widths are multiples of this; None: 64, or the first half of it that is fine enough
@@ -112,7 +111,7 @@ class Settings:
         for name, value, options in (
             ("method", self.method, tuple(dict.fromkeys((*METHODS, *METRICS)))),
             ("recovery", self.recovery, RECOVERIES),
-            ("aim", self.aim, ("self", "dense")),
+            ("aim", self.aim, ("self", "dense", "auto")),
             ("widths", self.widths, WIDTHS),
             ("layer metric", self.layer_metric, LAYER_METRICS),
         ):

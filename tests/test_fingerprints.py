@@ -20,6 +20,7 @@ import torch
 from variants import build, tokens
 
 from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.importance.neurons import RIDGE
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import Pruned, prune
 from comp_lib.settings import PRESETS, Settings
@@ -29,7 +30,7 @@ ALIKE = {"ratio": 0.25, "multiple": 4}
 CASES = {  # name: (settings, variant, sequences, length)
     "stock": (Settings(**ALIKE, **PRESETS["stock"]), "gqa", 6, 24),
     "best": (Settings(**ALIKE, **PRESETS["best"]), "gqa", 6, 24),
-    "fast": (Settings(**ALIKE, **PRESETS["fast"]), "gqa", 6, 24),
+    "one ridge": (Settings(**ALIKE, ridge=RIDGE), "gqa", 6, 24),
     "paper": (Settings(**ALIKE, **PRESETS["paper"] | {"layers": 0}), "gqa", 6, 24),
     "llm-pruner": (Settings(**ALIKE, method="llm-pruner", recovery="none"), "mha", 6, 24),
     "flap": (Settings(**ALIKE, method="flap", recovery="bias"), "gqa", 6, 24),
@@ -42,7 +43,18 @@ CASES = {  # name: (settings, variant, sequences, length)
     "phi3": (Settings(**ALIKE, **PRESETS["stock"]), "phi3", 6, 24),
 }
 # Of the real model test_real.py prunes with `stock`; the others take minutes, and are looked at by hand.
-REAL = ("stock", "best", "fast", "paper", "llm-pruner", "flap", "wanda-sp", "shortgpt", "KV groups", "one sequence")
+REAL = (
+    "stock",
+    "best",
+    "one ridge",
+    "paper",
+    "llm-pruner",
+    "flap",
+    "wanda-sp",
+    "shortgpt",
+    "KV groups",
+    "one sequence",
+)
 SIZES = {"stock": (8, 64), "one sequence": (1, 1024)}  # of the others: 8 x 128 tokens
 
 

@@ -417,6 +417,17 @@ def test_both_targets_agree_where_the_stream_is_still_the_dense_one(name):
         torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("ratio", "aim"), [(0.2, "self"), (0.3, "dense")])
+def test_where_much_goes_the_auto_aim_is_the_dense_stream(ratio, aim):
+    parent, ids = build(), tokens(8)
+    found, *both = (prune(parent, ids, replace(SMALL, ratio=ratio, aim=one)) for one in ("auto", "self", "dense"))
+    same = [
+        torch.equal(found.model.model.layers[2].mlp.down_proj.weight, one.model.model.layers[2].mlp.down_proj.weight)
+        for one in both
+    ]
+    assert same == [aim == "self", aim == "dense"]
+
+
 def test_dense_target_repairs_attention_in_the_mlp_of_the_same_layer():
     parent, ids = build(), tokens(8)
     plan = whole_plan(parent, kv_groups=(2, 2, 1))
@@ -614,7 +625,7 @@ def test_report_and_progress():
         ({"method": 3}, "expected method to be one of"),
         ({"recovery": None}, "expected recovery to be one of"),
         ({"recovery": "least-square"}, "recovery.*'least-square'.*did you mean 'least-squares'"),
-        ({"aim": "other"}, "aim to be one of self, dense, got 'other'"),
+        ({"aim": "other"}, "aim to be one of self, dense, auto, got 'other'"),
         ({"widths": "perlayer"}, "widths.*'perlayer'.*did you mean 'per-layer'"),
         ({"layer_metric": "greed"}, "layer metric.*'greed'.*did you mean 'greedy'"),
         ({"layers": "some"}, "number or 'auto', or a share below 1, got 'some'"),
