@@ -16,7 +16,7 @@ from comp_lib.calibration.stream import batches
 from comp_lib.calibration.text import load_text
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED
-from comp_lib.settings import PRESETS, Settings, default_recovery
+from comp_lib.settings import MUCH, PRESETS, Settings, default_recovery
 from comp_lib.system.files import write_atomically
 
 HERE = Path(__file__).parent
@@ -101,12 +101,14 @@ def preset(settings: dict) -> str:
     """The preset that the settings of a row have, or one with another target; "" of a baseline."""
     if settings["method"] != "comp":
         return ""
-    settings = settings | {"aim": "dense" if "dense" in (settings.get("aim"), settings.get("target")) else "self"}
-    found = [name for name, given in PRESETS.items() if given.items() <= settings.items()]
-    if found:
+    aim = "dense" if "dense" in (settings.get("aim"), settings.get("target")) else "self"
+    settings, auto = settings | {"aim": aim}, "dense" if settings["ratio"] > MUCH else "self"
+    usual = {"ridge": "auto"}  # where a preset names none
+    given = {name: usual | each | ({"aim": auto} if each.get("aim") == "auto" else {}) for name, each in PRESETS.items()}
+    if found := [name for name, each in given.items() if each.items() <= settings.items()]:
         return max(found, key=lambda name: len(PRESETS[name]))
-    alike = {given.get("widths"): name for name, given in reversed(PRESETS.items())}
-    return f"{alike[settings['widths']]}, target {settings['aim']}"
+    alike = {each.get("widths"): name for name, each in reversed(given.items())}
+    return f"{alike[settings['widths']]}, target {aim}" + f", ridge {settings['ridge']}" * (settings["ridge"] != "auto")
 
 
 def between(page: str, start: str, end: str, text: str) -> str:
