@@ -89,7 +89,7 @@ def test_the_verdict_is_what_the_files_are_and_the_command_says_the_same(wide, t
     assert told["megabytes"]["after"] == (tmp_path / "other" / "model.safetensors").stat().st_size / 1e6
 
 
-def test_few_windows_have_no_interval_and_one_text_has_no_kinds(parent, tmp_path):
+def test_one_text_has_an_interval_and_no_kinds(parent, tmp_path):
     done = prune_model(parent, tmp_path / "small", **SMALL, evaluated="evaluation:code")
     assert list(done.by_text) == ["evaluation:code"] and done.interval is not None  # 12 windows
     assert "by kind" not in str(done)
