@@ -23,7 +23,6 @@ from torch import Tensor
 from ..calibration.text import EVERY_KIND, text_hash
 from ..calibration.tokens import WRITTEN, calibration_tokens, needs_model, sources
 from ..errors import InputError, check_length, suggestion
-from ..evaluation.by_kind import judge
 from ..evaluation.confidence import Interval, intervals
 from ..evaluation.loss import windows_of
 from ..families.protocol import Model
@@ -31,7 +30,6 @@ from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
 from ..planning import check_request, make_plan, why_more
 from ..progress import Progress, no_progress
-from ..prune import prune
 from ..settings import PRESETS, SEQUENCES, Settings, default_recovery
 from ..shape import Shape, span
 from ..system.files import TensorFiles, resolved
@@ -180,6 +178,9 @@ def ratio_within(
     through the two nearest measured ones has that loss, in the middle half of what lies between them.
     Raises InputError when even the smallest step costs more.
     """
+    from ..evaluation.by_kind import judge
+    from ..prune import prune
+
     dense, gone = judge(model, windows).mean["loss"], 0.0
     (low, below), (high, above) = (0.0, 0.0), (LARGEST, math.inf)  # a ratio that holds and what it costs; one too large
     for done in range(TRIES):

@@ -120,7 +120,7 @@ def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch
         seen[gone] = curve(gone) if gone else 0.0
         return SimpleNamespace(mean={"loss": 3.0 + seen[gone]})
 
-    monkeypatch.setattr("comp_lib.disk.prune_model.judge", stand_in)
+    monkeypatch.setattr("comp_lib.evaluation.by_kind.judge", stand_in)
     size = {"sequences": 4, "length": 24, "calibration": "calibration", "method": "random", "multiple": 1}
     done = prune_model(parent, tmp_path / "small", at_most=f"{at_most}nats", **size)
     assert len(seen) <= 6 and done.plan.removed == pytest.approx(max(gone for gone in seen if seen[gone] <= at_most))
@@ -133,7 +133,7 @@ def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch
 def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path, monkeypatch):
     losses = iter([3.0, 3.9, 3.8, 3.7, 3.5])
     monkeypatch.setattr(
-        "comp_lib.disk.prune_model.judge", lambda model, windows: SimpleNamespace(mean={"loss": next(losses)})
+        "comp_lib.evaluation.by_kind.judge", lambda model, windows: SimpleNamespace(mean={"loss": next(losses)})
     )
     words = ["--at-most", "0.01", *FEW[:4], "--multiple", "1", "--calibration", "calibration"]
     done = run("prune", parent, "--out", tmp_path / "small", *words)
