@@ -24,7 +24,8 @@ from nbformat.v4 import new_markdown_cell
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 LAB = ROOT / "build" / "lab"
-FIRST = "00_start_here.ipynb"
+OWN = LAB / "jupyter"  # what JupyterLab remembers of this project
+SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 BESIDE = ("benchmarks", "data", "docs")  # what lessons read or link to, at its place beside them
 MARK = "made"  # in a copy's metadata: the hash of its sources as it was made
 ANSWER = re.compile(r"<details><summary>Answer</summary>.*?</details>", re.DOTALL)
@@ -114,17 +115,18 @@ def main(arguments: list[str]) -> None:
         print(lay_out(LAB), flush=True)
     paths = [str(NOTEBOOKS), str(NOTEBOOKS / "exercises"), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    root, place = (NOTEBOOKS, NOTEBOOKS) if ours.answers else (LAB, LAB / "notebooks")
+    (OWN / "settings").mkdir(parents=True, exist_ok=True)
+    (OWN / "settings" / "overrides.json").write_text(json.dumps(SETTINGS), "utf-8")
     options = {
-        "ServerApp.root_dir": root,
-        "LabApp.workspaces_dir": LAB / "workspaces",  # open tabs are remembered here, and not among other projects'
-        "LabApp.news_url": None,  # nobody is asked about news
-        "LabApp.check_for_updates_class": "jupyterlab.handlers.announcements.NeverCheckForUpdate",
+        "ServerApp.root_dir": ROOT if ours.answers else LAB,
+        "LabApp.default_url": "/lab/tree/notebooks/00_start_here.ipynb",
+        "LabApp.app_settings_dir": OWN / "settings",
+        "LabApp.workspaces_dir": OWN / "workspaces",  # open tabs of other projects stay out of it
     }
-    hidden = [f"--ContentsManager.hide_globs={name}" for name in (*BESIDE, "workspaces", "__pycache__")]
+    hidden = [] if ours.answers else [f"--ContentsManager.hide_globs={name}" for name in (*BESIDE, OWN.name)]
     from jupyterlab.labapp import main as jupyterlab
 
-    jupyterlab([str(place / FIRST), *(f"--{name}={value}" for name, value in options.items()), *hidden, *theirs])
+    jupyterlab([*(f"--{name}={value}" for name, value in options.items()), *hidden, *theirs])
 
 
 if __name__ == "__main__":
