@@ -100,7 +100,7 @@ lint: $(STAMPS)/dev
 	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint: workflows are checked by schema only"; fi
 
 clean:
-	find build -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} + 2>/dev/null || true
+	if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} +; fi
 	rm -rf dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find comp_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

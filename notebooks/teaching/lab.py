@@ -96,9 +96,7 @@ def lay_out(folder: Path) -> str:
         states[copy(lesson, folder / "notebooks" / name)].append(name.as_posix())
     shutil.copyfile(NOTEBOOKS / "GLOSSARY.md", folder / "notebooks" / "GLOSSARY.md")
     for name in BESIDE:
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
-        )
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     kept = len(states["kept"]) + len(states["older"])
     said = f"{folder / 'notebooks'}: {len(states['made'])} notebooks made, {kept} kept as they were."
     said += " To start one afresh, delete it there and come again." if kept else ""
