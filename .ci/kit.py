@@ -73,7 +73,7 @@ def install(*what):
         for line in process.stdout:
             if line.startswith("Processing "):
                 print("   ", Path(line[len("Processing ") :].split(".whl")[0]).name, flush=True)
-            elif line.startswith("Installing "):
+            elif line.startswith("Installing ") and "," in line:
                 print("Writing them all: this takes minutes.", flush=True)
             last = line.strip() or last
     if process.returncode:
@@ -101,16 +101,17 @@ def teaching(folder: Path) -> None:
 
 
 def pip(*arguments: str, told: dict[str, str] | None = None) -> str:
-    """Run pip, a line for each package; returns its last words if it failed, and else nothing."""
+    """Run pip, a line for each package; returns the reason if it failed, and else nothing."""
     command = ["-m", "pip"] if told is None else ["-c", FOREIGN, json.dumps(told)]
-    last = "pip said nothing"
+    last = "no reason"
     with subprocess.Popen(
         [sys.executable, *command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         for line in process.stdout or ():
-            if found := re.match(r"Collecting ([\w.-]+)", line):
-                print(f"    {found[1]}", flush=True)
-            last = line.strip() or last
+            if found := re.match(r"Collecting ([\w.-]+)|Processing .*?(\w+)-[^/\\]*\.whl", line):
+                print(f"    {found[1] or found[2]}", flush=True)
+            if line.startswith("ERROR: "):
+                last = line.removeprefix("ERROR: ").strip()
     return last if process.returncode else ""
 
 
