@@ -20,7 +20,7 @@ from sphinx.cmd.build import main as sphinx
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "comp_lib"
 HOW_TO = ("command-line", "python", "check-up", "choosing-a-ratio", "on-the-device", "quantise", "clusters", "families")
-HOW_TO += ("heal", "serving", "large-models", "your-own-course")
+HOW_TO += ("heal", "serving", "large-models", "in-the-browser", "invitation", "your-own-course")
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff", "data/README.md")
 
 
