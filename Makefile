@@ -5,6 +5,8 @@
 #   PIP_ARGS     more options for pip install                            see README.md for a smaller PyTorch on Linux
 #   PYTEST_ARGS  more options for the unit tests                         make check PYTEST_ARGS="-k plan"
 #   MUTATE_ARGS  more options for the mutation test                      make mutate MUTATE_ARGS="--only gram --trust"
+#   ANSWERS      1 opens the stored lessons, with their outputs          make lab ANSWERS=1
+#   KIT_ARGS     another system or Python for the kit                    make kit KIT_ARGS="--system windows --python 3.12"
 #   WORKERS      processes for the tests, each on one core               make test WORKERS=4 (3 GB of memory each)
 
 PYTHON ?= python3
@@ -26,13 +28,13 @@ EXERCISES := $(sort $(wildcard notebooks/exercises/*.ipynb))
 # A stamp is written last: an interrupted installation leaves none and is taken up again the next time.
 STAMPS := .venv/stamps
 
-.PHONY: help demo lab check test mutate notebooks slides book report kit lint clean
+.PHONY: help demo lab check test mutate notebooks slides book report kit image lint clean
 .NOTPARALLEL:
 .SUFFIXES:
 
 help:
 	@echo "make demo       prune the real model by a fifth: table, figure, text before and after (in build/demo)"
-	@echo "make lab        the notebooks, in JupyterLab"
+	@echo "make lab        the lessons without their answers, in JupyterLab (a copy in build/lab)"
 	@echo "make check      format, lint, types, import contract and the fast unit tests: a minute and a half"
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
 	@echo "make mutate     break formulas in a copy, one by one: which cell notices? Takes long; not part of the tests"
@@ -40,15 +42,16 @@ help:
 	@echo "make slides     the core lessons as one page for a projector, which works offline (in build/slides)"
 	@echo "make book       lessons, how-to pages and reference as a site (in build/book)"
 	@echo "make report     the check-up of the real model, as a page: build/report.html"
-	@echo "make kit        one archive that installs all this without a network (in build)"
+	@echo "make kit        one archive that installs all this without a network (in build/kit); any system, any Python"
+	@echo "make image      the same as a Docker image, comp-lib, for browsers"
 	@echo "make lint       ruff (format and lint), mypy, import-linter; actionlint where it is installed"
-	@echo "make clean      remove build, with all models and reports in it, and caches; .venv stays (rm -r .venv removes it)"
+	@echo "make clean      remove build with its models and reports, and caches; build/lab, where people write, and .venv stay"
 
 demo: $(STAMPS)/demo
 	$(VENV_PYTHON) -m comp_lib demo --out build/demo --overwrite
 
 lab: $(STAMPS)/notebooks
-	$(VENV_PYTHON) -m jupyterlab notebooks/00_start_here.ipynb
+	$(VENV_PYTHON) notebooks/teaching/lab.py $(if $(ANSWERS),--answers)
 
 check: lint
 	$(PYTEST) -p no:nbval -q -m "not slow and not real" $(PYTEST_ARGS)
@@ -83,7 +86,11 @@ report: $(STAMPS)/dev
 	$(VENV_PYTHON) -m comp_lib report smollm2-135m --out build/report.html
 
 kit: $(STAMPS)/dev
-	$(VENV_PYTHON) .ci/kit.py build/kit
+	$(VENV_PYTHON) .ci/kit.py build/kit $(KIT_ARGS)
+
+image:
+	docker build --file .ci/Dockerfile --tag comp-lib .
+	@echo "docker run --rm --publish 8888:8888 --volume comp-lib:/home/learner/comp-lib/build comp-lib"
 
 lint: $(STAMPS)/dev
 	$(VENV_PYTHON) -m ruff format --check .
@@ -93,7 +100,8 @@ lint: $(STAMPS)/dev
 	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint: workflows are checked by schema only"; fi
 
 clean:
-	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} +; fi
+	rm -rf dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find comp_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:

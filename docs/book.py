@@ -54,7 +54,17 @@ def lay_out(source: Path) -> None:
     )
     parts = [
         toctree("Understand", ["docs/how-it-works"]),
-        toctree("Course", ["docs/lessons", "notebooks/TEACHING", "notebooks/GLOSSARY", "docs/your-own-course"]),
+        toctree(
+            "Course",
+            [
+                "docs/lessons",
+                "notebooks/TEACHING",
+                "notebooks/GLOSSARY",
+                "docs/invitation",
+                "docs/in-the-browser",
+                "docs/your-own-course",
+            ],
+        ),
         toctree("How to", [f"docs/{name}" for name in HOW_TO]),
         toctree("Measured", ["docs/measured", "benchmarks/RESULTS"]),
         toctree("Reference", ["reference/index"]),

