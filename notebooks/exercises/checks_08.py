@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from checking import Wrong, accept, call, check_shape
+from checking import Wrong, accept, call, check_shape, real_model
 from torch import Tensor
 
 # Of SmolLM2-135M in 16 bits: what a plan changes, and what it leaves (see the exercise).
@@ -142,24 +142,28 @@ def q4_0(weights: Tensor) -> Tensor:
 def loaded() -> tuple[Any, Tensor]:
     """The real model, and the tokens that judge (1, LENGTH)."""
     from comp_lib.calibration.text import load_text
-    from comp_lib.models.load import EMBEDDED, load_model
 
-    model, tokenizer = load_model(EMBEDDED)
+    model, tokenizer = real_model()
     return model, torch.tensor([tokenizer(load_text("evaluation")[:2000])["input_ids"][:LENGTH]])
 
 
 @torch.no_grad()
 def losses_when_rounded(model: Any, tokens: Tensor) -> list[float]:
-    """The loss with the matrices of each layer, one after the other, as q4_0."""
-    losses = []
-    for layer in model.model.layers:
+    """The loss with the matrices of each layer, one after the other, as q4_0; the layers before it run once."""
+    from comp_lib.calibration.stream import embed, rotary, sequence_losses
+    from course.dense_stream import walk
+
+    losses, hidden = [], embed(model, tokens)
+    rope = rotary(model, tokens.shape[1], hidden.device, hidden.dtype)
+    for number, layer in enumerate(model.model.layers):
         matrices = [parameter for parameter in layer.parameters() if parameter.ndim == 2]
         before = [matrix.clone() for matrix in matrices]
         for matrix in matrices:
             matrix.copy_(q4_0(matrix))
-        losses.append(float(model(input_ids=tokens, labels=tokens, use_cache=False).loss))
+        losses.append(float(sequence_losses(model, walk(model, hidden, rope, slice(number, None)), tokens).mean()))
         for matrix, old in zip(matrices, before, strict=True):
             matrix.copy_(old)
+        hidden = walk(model, hidden, rope, slice(number, number + 1))
     return losses
 
 
