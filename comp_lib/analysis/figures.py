@@ -42,27 +42,10 @@ def plot_layers(frame: pd.DataFrame) -> Picture:
             log_y(panel, most=6)
         whole = rows[rows.part == "layer"].sort_values("value")
         least = ", ".join(f"{row.layer} ({row.value:.3g})" for row in whole.head(FEW).itertuples())
-        words.append(f"by {whole.measure.iloc[0]} the layers {least} matter least, {whole.layer.iloc[-1]} most")
+        words.append(f"by {whole.measure.iloc[0]} the layers {least} are lowest, {whole.layer.iloc[-1]} is highest")
     axes[0].legend(ncols=3, **ABOVE)
     layer_axis(axes[-1])
-    return figure.described("Points with 95% intervals for each layer: ", words)
-
-
-def plot_neurons(frame: pd.DataFrame) -> Picture:
-    """The cost of each layer's neurons, their median and where the middle half and 90% of them are, over the layers."""
-    figure, axes = figure_with_axes((WIDTH, 3.2))
-    for share, label in ((90, "5% to 95%"), (50, "median and quartiles")):
-        sns.lineplot(frame, x="layer", y="cost", estimator="median", errorbar=("pi", share), ax=axes, label=label)
-    axes.set_ylabel("cost of a neuron alone\n(% of the layer's energy)")
-    log_y(axes, percent=True, most=6)
-    layer_axis(axes, label=f"decoder layer (from {_tokens(frame)})")
-    axes.legend(ncols=2, **ABOVE)
-    median = frame.groupby("layer").cost.median()
-    low, high = median.idxmin(), median.idxmax()
-    return figure.described(
-        f"Bands of the cost of single neurons over the layers: the median is lowest in layer {low}, {median[low]:.2%} "
-        f"of the layer's energy, and highest in layer {high}, {median[high]:.2%}."
-    )
+    return figure.described(f"Points{'' if frame.low.isna().all() else ' with 95% intervals'} for each layer: ", words)
 
 
 def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
@@ -102,8 +85,9 @@ def _cheapest(frame: pd.DataFrame) -> Iterator[str]:
     """For each ratio the way that costs least, and from which others it cannot be told apart."""
     for ratio, rows in frame.groupby("ratio"):
         first, *others = rows.sort_values("increase").itertuples()
-        words = f"at {ratio:.0%} {first.way} costs least, {first.increase:+.2f} ({first.low:+.2f} to {first.high:+.2f})"
-        close = [other.way for other in others if other.low <= first.high]
+        interval = "" if np.isnan(first.low) else f" ({first.low:+.2f} to {first.high:+.2f})"
+        words = f"at {ratio:.0%} {first.way} costs {'least, ' if others else ''}{first.increase:+.2f}{interval}"
+        close = [other.way for other in others if not other.low > first.high]  # nor where there is no interval
         yield f"{words}, not told apart from {', '.join(close)}" if close else words
 
 
