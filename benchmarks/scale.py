@@ -129,7 +129,7 @@ def measured(job: dict) -> dict:
 
     how, real, size = job["how"], job["shape"] == "135m", (job["sequences"], job["length"])
     llm_pruner = {"method": how, "recovery": "none"}
-    settings = Settings(ratio=0.2, **(llm_pruner if how == "llm-pruner" else {"aim": job["aim"]}))
+    settings = Settings(ratio=0.2, multiple=64, **(llm_pruner if how == "llm-pruner" else {"aim": job["aim"]}))
     seconds = []
     files, config, tokenizer, ids = parent(None if real else job["folder"], size)
     imports = psutil.Process().memory_info().rss

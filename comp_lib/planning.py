@@ -18,7 +18,7 @@ from .errors import InputError
 from .families import whole_attention
 from .families.protocol import Model
 from .hybrid_granularity.paper import paper_plan
-from .hybrid_granularity.uniform import layers_needed, parameters_left, uniform_plan
+from .hybrid_granularity.uniform import CLOSE, drop_count, parameters_left, uniform_plan
 from .importance.layers import layers_to_drop
 from .plan import Plan, PlanRequest
 from .progress import Progress, no_progress
@@ -68,11 +68,18 @@ def _measured(model: Model, ids: Tensor, settings: Settings, request: PlanReques
     return measured_plan(request, measured)
 
 
-def drop_count(request: PlanRequest, layers: float | str) -> int:
-    """How many whole layers go: a number, a share below 1 of the layers, or "auto", as few as can be."""
-    if isinstance(layers, str):
-        return layers_needed(request)
-    return round(layers * request.shape.layers) if 0 < layers < 1 else int(layers)
+def why_more(plan: Plan, settings: Settings) -> str:
+    """Why the `plan` that came of these settings removes clearly more than was asked for, in one line; "" if not so."""
+    if plan.removed <= settings.ratio + CLOSE:
+        return ""
+    why = "no finer step of the widths comes nearer"
+    if settings.method == "shortgpt":
+        why = "shortgpt removes nothing but whole layers"
+    elif settings.multiple not in (None, 1):
+        why = f"widths are multiples of {settings.multiple}, as was said: leave --multiple out to come nearer"
+    elif plan.dropped or settings.kv_groups is not None:
+        why = "the whole layers or KV groups that go are larger"
+    return f"{plan.removed:.1%} went where {settings.ratio:.1%} was asked for: {why}"
 
 
 def concluded(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import InputError, suggestion
+from .hybrid_granularity.uniform import fitting_multiple
 from .importance.layers import LAYER_METRICS
 from .importance.neurons import METRICS, RIDGE
 from .plan import MOST_LAYERS, PlanRequest
@@ -56,9 +57,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib prune` takes more than the default
 
 
+COARSE = 64  # the multiple of widths where none is given, if it is fine enough: it suits most hardware
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbers -> their types, in words
-    "multiple": ((int,), "a whole number"),
+    "multiple": ((int, type(None)), "a whole number or None"),
     "seed": ((int,), "a whole number"),
     "kv_groups": ((int, type(None)), "a whole number or None"),
     "ratio": ((int, float), "a number"),
@@ -93,7 +95,7 @@ class Settings:
     aim: str = "self"  # of the least squares: the layer's own output, or the "dense" model's stream
     ridge: float | str = "auto"  # lambda of the solves, relative to each input's own energy; "auto": by held-out text
     token_weights: bool = True  # divide each token by the norm of its residual stream
-    multiple: int = 64  # widths are multiples of this
+    multiple: int | None = None  # widths are multiples of this; None: 64, or the first half of it that is fine enough
     seed: int = 0
     device: str = "cpu"  # where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"
 
@@ -144,11 +146,14 @@ class Settings:
 
     def request(self, shape: Shape, name: str = "") -> PlanRequest:
         """What a planner for a model of that shape and name is asked for; no layers are dropped yet."""
-        return PlanRequest(
+        request = PlanRequest(
             shape=shape,
             ratio=self.ratio,
             kv_groups=self.kv_groups,
-            multiple=self.multiple,
+            multiple=COARSE if self.multiple is None else self.multiple,
             parent=name,
             biased=self.recovery == "bias",
         )
+        if self.multiple is None:
+            return replace(request, multiple=fitting_multiple(request, self.layers))
+        return request

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.paper import paper_plan
-from comp_lib.hybrid_granularity.uniform import uniform_plan
+from comp_lib.hybrid_granularity.uniform import parameters_left, uniform_plan
 from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
+from comp_lib.planning import why_more
+from comp_lib.settings import BASELINES, Settings
 from comp_lib.shape import Shape
 
 quick = settings(derandomize=True, deadline=None, max_examples=80)
@@ -69,6 +71,46 @@ def check_budget(shape: Shape, plan: Plan, multiple: int) -> None:
     if plan.neurons != tuple(full):
         wider = tuple(min(kept + multiple, whole) for kept, whole in zip(plan.neurons, full, strict=True))
         assert removed(shape, plan.layers, wider, plan.kv_groups) < plan.ratio, "a multiple was wasted"
+
+
+@settings(quick, max_examples=20)
+@given(shape=shapes, ratio=st.floats(0.01, 0.95), kv_groups=st.sampled_from([None, 1, 2]))
+def test_the_multiple_is_the_coarsest_that_comes_within_half_a_percent(shape, ratio, kv_groups):
+    found = Settings(ratio, kv_groups=kv_groups).request(shape)
+
+    def more(multiple: int) -> float:
+        try:
+            return 1 - parameters_left(replace(found, multiple=multiple)) / shape.decoder - ratio
+        except InputError:
+            return 1.0
+
+    assert found.multiple in (1, 2, 4, 8, 16, 32, 64)
+    assert more(found.multiple) <= 0.005 or found.multiple == 1
+    assert found.multiple == 64 or min(more(2**power) for power in range(found.multiple.bit_length(), 7)) > 0.005
+
+
+def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
+    shape = shape_of([1536] * 6, [3] * 6)
+    for method in ("comp", "wanda-sp", *(name for name in BASELINES if name != "shortgpt")):
+        requests = [Settings(0.21, method, recovery=recovery).request(shape) for recovery in ("none", "bias")]
+        assert [one.multiple for one in requests] == [16, 16], method
+    assert Settings(0.21, multiple=64).request(shape).multiple == 64
+
+
+@pytest.mark.parametrize(
+    ("told", "removed", "why"),
+    [
+        ({}, 0.204, ""),
+        ({"method": "shortgpt", "recovery": "none"}, 0.25, "nothing but whole layers"),
+        ({"multiple": 64}, 0.22, "multiples of 64, as was said: leave --multiple out"),
+        ({"kv_groups": 1}, 0.22, "layers or KV groups that go are larger"),
+        ({}, 0.22, "no finer step"),
+    ],
+)
+def test_a_plan_that_removes_more_than_was_asked_says_why(told, removed, why):
+    plan = replace(uniform_plan(PlanRequest(EVEN, 0.2)), removed=removed)
+    said = why_more(plan, Settings(0.2, **told))
+    assert bool(said) == bool(why) and why in said and (not why or f"{removed:.1%} went" in said)
 
 
 def removed(shape: Shape, layers, neurons, groups) -> float:

@@ -105,7 +105,7 @@ def compare(
     evaluated: Annotated[str, Option("--evaluate", help="Text that judges, or kinds.")] = "evaluation",
     windows: Annotated[int, Option(min=2, max=100_000, help="Windows of it, or of each kind.")] = 12,
     window: Length = 512,
-    multiple: Multiple = 64,
+    multiple: Multiple = None,
     workers: Annotated[int, Option(min=1, max=256, help="Runs at a time on this machine.")] = 1,
     scheduler: Annotated[str | None, Option(help="Of a Dask cluster, in its place: tcp://host:8786.")] = None,
 ) -> None:

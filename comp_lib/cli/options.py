@@ -13,6 +13,7 @@ Device = Annotated[str, Option(help="cpu, cuda, mps or auto.")]
 Solving = Annotated[str, Option(help="cpu, cuda or auto; not mps, which has no float64.")]
 Calibration = Annotated[str, Option(help=CALIBRATION_HELP)]
 Length = Annotated[int, Option(min=2, max=1_000_000, help="Tokens in each.")]
-Multiple = Annotated[int, Option(min=1, max=1_000_000, help="Widths are multiples of this.")]
+MULTIPLE_HELP = "Widths are multiples of this (default: 64, or so fine a part of it as the ratio needs)."
+Multiple = Annotated[int | None, Option(min=1, max=1_000_000, help=MULTIPLE_HELP)]
 Seed = Annotated[int, Option(min=0, max=2**63 - 1)]
 Overwrite = Annotated[bool, Option(help="Replace what is there.")]

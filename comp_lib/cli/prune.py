@@ -1,6 +1,6 @@
 """`comp-lib prune`: a smaller model. `demo`: all of COMP on the included model."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ def prune(
     calibration: Calibration = "general",
     sequences: Annotated[int | None, Option(min=1, max=100_000, help=SEQUENCES_HELP)] = None,
     length: Length = 256,
-    multiple: Multiple = 64,
+    multiple: Multiple = None,
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Solving = "cpu",
@@ -38,6 +38,7 @@ def prune(
     overwrite: Overwrite = False,
 ) -> Any:
     """Prune MODEL and save a smaller one, layer by layer from disk to disk. The same command goes on after a stop."""
+    from ..planning import why_more
     from ..settings import PRESETS, SEQUENCES, Settings, default_recovery
     from ..shape import span
     from ..system.machine import available_device
@@ -58,6 +59,8 @@ def prune(
         rows.append(("perplexity", f"{done.dense_perplexity:.2f}", f"{done.perplexity:.2f}"))
     rows.append(("pruned in", "", f"{done.report.seconds:.0f} s on {done.report.tokens:,} tokens"))
     out.print(table(("", "dense", "pruned"), rows, f"{done.plan.removed:.1%} of the decoder removed by {method}"))
+    if words := why_more(done.plan, settings):
+        echo(words)
     echo(f"saved: {folder}")
     return done
 
@@ -88,6 +91,7 @@ def prune_folder(
     model = Streamed(outline, files)
     check_request(model, settings)
     check_length(model, length)
+    settings = replace(settings, multiple=settings.request(model.shape).multiple)  # the card tells which it is
     windows, longest = None, min(512, model.config.max_position_embeddings)
     if judge != "none":
         few = EVALUATED_KINDS if judge == EVERY_KIND else EVALUATED

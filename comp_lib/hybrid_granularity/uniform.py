@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..plan import SMALLEST_SHARE, Plan, PlanRequest
 
 LEAST_KEPT = 0.25  # of the neurons of the layers that stay; rather than fewer, whole layers go
+CLOSE = 0.005  # of the decoder: so much more than was asked for may go
 
 
 def uniform_plan(request: PlanRequest) -> Plan:
@@ -46,11 +47,32 @@ def layers_needed(request: PlanRequest) -> int:
     return shape.layers - 1
 
 
+def drop_count(request: PlanRequest, layers: float | str) -> int:
+    """How many whole layers go: a number, a share below 1 of the layers, or "auto", as few as can be."""
+    if isinstance(layers, str):
+        return layers_needed(request)
+    return round(layers * request.shape.layers) if 0 < layers < 1 else int(layers)
+
+
 def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
     """Parameters of the decoder under the uniform plan with so many layers gone: the most that any method keeps."""
-    count = layers_needed(request) if layers == "auto" else int(layers)
-    plan = uniform_plan(replace(request, drop=range(count)))
+    plan = uniform_plan(replace(request, drop=range(drop_count(request, layers))))
     return request.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
+
+
+def fitting_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
+    """The largest power of 2, up to the request's multiple, that removes what is asked to within CLOSE; else 1.
+
+    It is that of the uniform plan without biases, so it is the same for all methods.
+    """
+    multiple, whole = request.multiple, request.shape.decoder
+    while multiple > 1:
+        with suppress(InputError):  # steps of this size are too large for so narrow a model
+            left = parameters_left(replace(request, multiple=multiple, biased=False), layers)
+            if 1 - left / whole <= request.ratio + CLOSE:
+                break
+        multiple //= 2
+    return multiple
 
 
 def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -> tuple[int, ...]:
