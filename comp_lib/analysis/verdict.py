@@ -19,11 +19,15 @@ from .columns import ALL
 
 CHANCE = 0.9  # of log(vocabulary), the loss of guessing: to know how often each token comes is worth more than a tenth
 LONGEST = 256  # sequences of calibration text for which the shipped texts are long enough
+FURTHEST = 0.5  # ratio above which nothing larger is advised
 PROMPT = "The water cycle begins when the sun"
 # what `prune` and `report` do untold
 DEFAULTS = {"calibration": "general", "seed": 0, "dtype": "float32", "device": "cpu"}
 BOX = '<div style="border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em">\n{}\n</div>'
-CODE = '<pre style="white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.5em">{}</pre>'
+CODE = (
+    '<pre style="white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.5em; font-family: monospace; '
+    'background: rgba(128, 128, 128, 0.15)">{}</pre>'
+)
 
 
 def by_chance(loss: float, vocabulary: int) -> bool:
@@ -40,8 +44,8 @@ def of_mean(costs: pd.DataFrame) -> pd.DataFrame:
 
 def price(row: pd.Series) -> str:
     """The loss that a row of `costs` adds, nats per token, with its 95% interval where it has one."""
-    interval = "" if math.isnan(row.low) else f" ({row.low:.2f} to {row.high:.2f})"
-    return f"{row.increase:.2f}{interval}"
+    value, low, high = (f"{round(number, 2) + 0.0:.2f}" for number in (row.increase, row.low, row.high))  # no -0.00
+    return value if math.isnan(row.low) else f"{value} ({low} to {high})"
 
 
 def untrained(name: str, loss: float, vocabulary: int) -> list[str]:
@@ -75,12 +79,17 @@ def verdict(name: str, costs: pd.DataFrame, allowed: float, sequences: int, how:
         dear = f"More than {allowed:g} nats per token were not allowed. The next check-up removes less, on more text:"
         return [f"{name}: {least.removed:.0%} of the decoder cost {price(least)} nats per token.", dear, longer + more]
     best = good.iloc[-1]
-    return [
-        f"{name}: {best.removed:.0%} of the decoder may go, for {price(best)} nats per token.",
-        f"The perplexity becomes {math.exp(best.increase):.2f} times what it was. "
-        f"Allowed were {allowed:g} nats per token, in the whole 95% interval.",
+    value, _, interval = price(best).partition(" ")
+    lines = [
+        f"{name}: {best.removed:.0%} of the decoder may go, for {value} nats per token.",
+        f"The perplexity becomes {math.exp(best.increase):.2f} times what it was. The 95% interval of the price is "
+        f"{interval.strip('()')}; allowed were {allowed:g}.",
         f"comp-lib prune {shlex.quote(name)} --out build/small --ratio {best.ratio:g}{_flags(told)}",
     ]
+    if best.ratio == rows.ratio.max() < FURTHEST:
+        ratios = ",".join(f"{best.ratio + more:g}" for more in (0.1, 0.2))
+        lines += ["Nothing larger was tried. The next check-up does:", longer + _flags({"ratios": ratios})]
+    return lines
 
 
 def _flags(options: Mapping[str, object]) -> str:
@@ -114,13 +123,13 @@ def by_kind(costs: pd.DataFrame) -> pd.DataFrame:
     rows = costs[costs.way == costs.way.iloc[0]].reset_index()
     words = rows.assign(price=[price(row) for _, row in rows.iterrows()])
     table = words.pivot(index="kind", columns="ratio", values="price").reindex(rows.kind.unique())
-    return table.rename(columns="{:.0%}".format).rename_axis(index=None, columns=None)
+    return table.rename(columns="{:.0%}".format, index={ALL: "mean"}).rename_axis(index=None, columns=None)
 
 
 def box(lines: Sequence[str], table: pd.DataFrame | None = None) -> dict[str, str]:
     """The box as MIME bundle: its first line is the headline, commands can be copied, the table is last."""
     first, *others = map(escape, lines)
-    parts = [f"<h3>{first}</h3>"]
+    parts = [f'<h3 style="line-height: 1.3">{first}</h3>']
     parts += [CODE.format(line) if line.startswith("comp-lib ") else f"<p>{line}</p>" for line in others]
     words = "\n".join(lines)
     if table is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from comp_lib.analysis import changed_layers, costs, curves, draw, figures, layers, neurons
+from comp_lib.analysis import changed_layers, costs, curves, draw, figures, layers
 from course.figures import overlapping_texts
 
 
@@ -18,9 +18,8 @@ def frames(tokenizer, tiny_llama, tmp_path_factory):
         patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
         return {
             "layers": layers(model, sample, judged=sample),
-            "neurons": neurons(model, sample),
             "curves": curves(model, sample),
-            "costs": costs(model, sample, judging, (0.1, 0.3), ("uniform", "magnitude"), multiple=8),
+            "costs": costs(model, sample, judging, (0.1, 0.3), ("stock", "magnitude"), multiple=8),
             "changed_layers": changed_layers(model, tiny_llama(seed=1), sample),
         }
 
@@ -40,6 +39,9 @@ def test_ways_whose_intervals_meet_are_not_told_apart(low, verdict):
     frame = pd.DataFrame(rows).set_index(["model", "seed", "kind"])
     words = figures.plot_costs(frame).alt_text
     assert "at 20% a costs least, +0.20 (+0.10 to +0.30)" in words and words.rstrip(".").endswith(verdict)
+    without = figures.plot_costs(frame.assign(low=np.nan, high=np.nan)).alt_text
+    assert "costs least, +0.20, not told apart from b" in without and "nan" not in without
+    assert "at 20% a costs +0.20 (+0.10 to +0.30)." in figures.plot_costs(frame[frame.way == "a"]).alt_text
 
 
 def test_a_dropped_layer_is_named(frames):
