@@ -36,8 +36,7 @@ def settings_for(
         raise InputError(f"expected {expected}, got {way!r}: {suggestion(way, known)}")
     biases = bool(family_of(model).bias_fields)
     how = PRESETS.get(way, {"method": way, "recovery": default_recovery(way, biases)})
-    widths = {} if multiple is None else {"multiple": multiple}
-    settings = Settings(ratio=ratio, device=device, seed=seed, **how, **widths)
+    settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **how)
     check_request(model, settings)
     return settings
 

@@ -5,8 +5,6 @@ The words of each picture are its verdict: one line, computed from the same numb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -16,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ..plots import base
 from ..plots.base import ABOVE, Picture, figure_with_axes, layer_axis, log_y, panels, style
 from .columns import ALL
+from .verdict import price
 
 WIDTH = 5.6  # inches
 FEW = 4  # that are named in a verdict
@@ -78,17 +77,11 @@ def plot_costs(frame: pd.DataFrame) -> Picture:
     axes.xaxis.set_major_locator(MaxNLocator(5))  # which may be many
     axes.margins(x=0.08)
     axes.legend(ncols=3, **ABOVE)
-    return figure.described("Lines of the loss added on the mean of the kinds: ", _cheapest(frame))
-
-
-def _cheapest(frame: pd.DataFrame) -> Iterator[str]:
-    """For each ratio the way that costs least, and from which others it cannot be told apart."""
-    for ratio, rows in frame.groupby("ratio"):
-        first, *others = rows.sort_values("increase").itertuples()
-        interval = "" if np.isnan(first.low) else f" ({first.low:+.2f} to {first.high:+.2f})"
-        words = f"at {ratio:.0%} {first.way} costs {'least, ' if others else ''}{first.increase:+.2f}{interval}"
-        close = [other.way for other in others if not other.low > first.high]  # nor where there is no interval
-        yield f"{words}, not told apart from {', '.join(close)}" if close else words
+    words = [
+        f"at {ratio:.0%} {', '.join(f'{row.way} {price(row)}' for row in rows.itertuples())}"
+        for ratio, rows in frame.groupby("ratio")
+    ]
+    return figure.described("Lines of the loss added on the mean of the kinds, nats per token: ", words)
 
 
 def plot_changed_layers(frame: pd.DataFrame) -> Picture:
