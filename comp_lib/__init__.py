@@ -40,9 +40,10 @@ _LAZY = {
     "Settings": "comp_lib.settings",
     "load_model": "comp_lib.models.load",
     "load_text": "comp_lib.calibration.text",
+    "prune_model": "comp_lib.disk.prune_model",
 }
 
-__all__ = ["Plan", "Settings", "__version__", "load_model", "load_text"]
+__all__ = ["Plan", "Settings", "__version__", "load_model", "load_text", "prune_model"]
 
 
 def __getattr__(name: str) -> object:

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .calibration.tokens import calibration_tokens, needs_model
+from .calibration.text import text_hash
+from .calibration.tokens import WRITTEN, calibration_tokens, needs_model, sources
 from .errors import InputError
 from .families.protocol import Model
 from .models.load import load_model, open_model
-from .models.save import PLAN_FILE, Provenance, check_destination, save_checkpoint, shareable
+from .models.save import PLAN_FILE, Provenance, calibrated_on, check_destination, save_checkpoint, shareable
 from .plan import Plan
 from .progress import Progress, no_progress
 from .shape import Shape
@@ -50,6 +51,7 @@ class Healing:
     seed: int = 0
     sequences: int = 128  # of text, for `heal_folder`
     length: int = 256  # tokens in each
+    force: bool = False  # whether `heal_folder` saves even what got worse
 
 
 class Healed(NamedTuple):
@@ -134,7 +136,8 @@ def heal_folder(
 
     The training computes in float32; `folder` gets the dtype of the pruned one. Of `model` its weights, its tokenizer
     and its plan are read, and nothing is copied. Raises InputError, before any work, for a parent that cannot be
-    one, and for what `save_checkpoint` refuses.
+    one, and for what `save_checkpoint` refuses; after it, unless `healing.force`, for a model that got no better on the
+    sequences that did not teach.
     """
     needs_model(source)  # raises for a text that cannot be read
     outline, files, tokenizer = open_model(model)
@@ -151,8 +154,12 @@ def heal_folder(
     size: dict[str, Any] = {"sequences": healing.sequences, "length": healing.length, "seed": healing.seed}
     ids = calibration_tokens(source, tokenizer, model=teacher, **size, progress=progress)
     done = heal(small, ids, teacher, healing, progress)
+    if done.after >= done.before and not healing.force:
+        got = f"{done.before:.4f} before and {done.after:.4f} after: lower --rate, raise --sequences, or say --force"
+        raise InputError(f"expected less divergence from {shareable(parent)} on text that did not teach, got {got}")
     text = f"what the card of {shareable(model)} says, then healed on {healing.sequences} x {healing.length} tokens of "
     text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "
-    card = Provenance(str(parent), dense, f"{text}nats per token after", vars(healing))
+    hashes = *calibrated_on(files.place), *(text_hash(each) for each in sources(source) if each not in WRITTEN)
+    card = Provenance(str(parent), dense, f"{text}nats per token after", vars(healing), hashes=hashes)
     save_checkpoint(folder, done.model.to(outline.dtype), tokenizer, plan, card, overwrite=overwrite)
     return done

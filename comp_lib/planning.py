@@ -6,7 +6,7 @@ stays (`hybrid_granularity`). Baselines that plan the whole model by themselves 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -68,18 +68,18 @@ def _measured(model: Model, ids: Tensor, settings: Settings, request: PlanReques
     return measured_plan(request, measured)
 
 
-def why_more(plan: Plan, settings: Settings) -> str:
+def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
     """Why the `plan` that came of these settings removes clearly more than was asked for, in one line; "" if not so."""
-    if plan.removed <= settings.ratio + CLOSE:
+    if plan.removed <= plan.ratio + CLOSE:
         return ""
     why = "no finer step of the widths comes nearer"
-    if settings.method == "shortgpt":
+    if settings["method"] == "shortgpt":
         why = "shortgpt removes nothing but whole layers"
-    elif settings.multiple not in (None, 1):
-        why = f"widths are multiples of {settings.multiple}, as was said: leave --multiple out to come nearer"
-    elif plan.dropped or settings.kv_groups is not None:
+    elif settings["multiple"] not in (None, 1):
+        why = f"widths are multiples of {settings['multiple']}, as was said: leave --multiple out to come nearer"
+    elif plan.dropped or settings["kv_groups"] is not None:
         why = "the whole layers or KV groups that go are larger"
-    return f"{plan.removed:.1%} went where {settings.ratio:.1%} was asked for: {why}"
+    return f"{plan.removed:.1%} went where {plan.ratio:.1%} was asked for: {why}"
 
 
 def concluded(

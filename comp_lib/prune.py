@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .calibration.stream import to_device
+from .errors import InputError
 from .families import family_of
 from .plan import Plan
 from .planning import check_call, concluded, make_plan
@@ -46,7 +48,7 @@ class Pruned:
 @exact_products()
 def prune(
     model: nn.Module,
-    ids: Tensor,
+    ids: Tensor | None = None,
     settings: Settings = DEFAULTS,
     *,
     plan: Plan | None = None,
@@ -65,6 +67,9 @@ def prune(
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
     started = time.perf_counter()
+    if isinstance(model, str | Path) or ids is None:
+        got = f"{str(model)[:60]!r}: comp_lib.prune_model takes a name or a folder"
+        raise InputError(f"expected a loaded model and tokens, of load_model and calibration_tokens, got {got}")
     check_call(model, ids, settings, plan)
     check_finite(model)
     ids, before = ids.long(), Shape.of(model)

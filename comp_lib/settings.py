@@ -33,15 +33,15 @@ WIDTHS = ("uniform", "per-layer", "measured")
 def default_recovery(method: str, biases: bool = True) -> str:
     """What the makers of a method do after the cut (LLM-Pruner fine-tunes, which no method here may).
 
+    A metric that is none of METHODS, such as one of your own, gets COMP's refit: it is compared with COMP's metric.
     biases: whether the model's family has room for them; without, FLAP goes without.
     """
-    return {"comp": "least-squares", "flap": "bias" if biases else "none"}.get(method, "none")
+    own = {"comp": "least-squares", "flap": "bias" if biases else "none"}
+    return own.get(method, "none" if method in METHODS else "least-squares")
 
 
-# What to set for a whole recipe: one width for all, which any runtime loads; the best known here, whatever it costs;
-# the quickest that is still COMP; and the paper's: layers by block influence first, then widths by layer importance,
-# neurons by the condition of the mask problem, and mask tuning. Its share of whole layers is our choice: the digests
-# name none. What each costs and reaches: benchmarks/RESULTS.md.
+# What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of whole layers
+# is our choice: the digests name none.
 PRESETS: dict[str, dict[str, Any]] = {
     "stock": {"widths": "uniform", "aim": "dense"},
     "best": {"widths": "measured", "aim": "dense"},
@@ -53,6 +53,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "recovery": "mask",
         "ridge": 1e-2,
     },
+}
+PRESETS_IN_WORDS = {
+    "stock": "one width for all layers, which any runtime loads",
+    "best": "widths by measurement, and twice the text",
+    "fast": "the quickest that is still COMP",
+    "paper": "whole layers, then widths by layer importance, then a tuned mask",
 }
 SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib prune` takes more than the default
 

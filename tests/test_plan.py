@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -109,7 +109,7 @@ def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
 )
 def test_a_plan_that_removes_more_than_was_asked_says_why(told, removed, why):
     plan = replace(uniform_plan(PlanRequest(EVEN, 0.2)), removed=removed)
-    said = why_more(plan, Settings(0.2, **told))
+    said = why_more(plan, asdict(Settings(0.2, **told)))
     assert bool(said) == bool(why) and why in said and (not why or f"{removed:.1%} went" in said)
 
 

@@ -8,6 +8,7 @@ import typer
 from .console import Commands
 from .doctor import doctor
 from .measure import compare, evaluate, inspect
+from .options import Explained
 from .prune import demo, prune
 from .use import export, generate, heal, report
 
@@ -15,4 +16,4 @@ HELP = "COMP: post-training structured pruning of LLaMA-class language models, w
 COMMANDS = demo, inspect, prune, evaluate, generate, compare, export, report, heal, doctor
 app = typer.Typer(cls=Commands, help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=Explained if command is prune else None)(command)

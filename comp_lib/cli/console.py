@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 from rich.table import Column, Table
-from typer import Exit, secho
+from typer import Exit, echo, secho
 from typer.core import TyperGroup
 
 from ..errors import InputError
 
+LULL = 2  # seconds without a line in a log
 # what people call their files is no markup
 out, err = (Console(stderr=stderr, markup=False, emoji=False) for stderr in (False, True))
 
@@ -46,10 +48,24 @@ class Commands(TyperGroup):
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[..., None]]:
-    """In the block, a `Progress` of `comp_lib.progress` that has a bar on stderr for each kind of work."""
+    """In the block, a `Progress` of `comp_lib.progress`: bars on stderr.
+
+    Where that is no terminal, a line for what begins or ends, for each finished layer, and every LULL seconds.
+    """
+    begun, seen = time.monotonic(), dict[str, float]()
+
+    def line(what: str, done: int, total: int, report: object = None) -> None:
+        now = time.monotonic()
+        if report is not None or done == total or now - seen.get(what, -LULL) >= LULL:
+            seen[what] = now
+            echo(f"{what}: {done} of {total}, {now - begun:.0f} s", err=True)
+
+    if not err.is_terminal:
+        yield line
+        return
     name, left = progress.TextColumn("{task.description:>16}", markup=False), progress.TimeRemainingColumn()
     columns = (name, progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeElapsedColumn(), "left", left)
-    with progress.Progress(*columns, console=err, transient=not err.is_terminal) as bars:
+    with progress.Progress(*columns, console=err) as bars:
         tasks: dict[str, progress.TaskID] = {}
 
         def show(what: str, done: int, total: int, report: object = None) -> None:
@@ -66,13 +82,6 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | No
     for row in rows:
         result.add_row(*row)
     return result
-
-
-def check_length(model: Any, length: int) -> None:
-    """Raises InputError when `model` takes no sequences of that length."""
-    if length > (longest := model.config.max_position_embeddings):
-        got = f"{length}: give --length {longest} or less"
-        raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {got}")
 
 
 def listed(text: str, kind: Callable[[str], Any], name: str) -> tuple[Any, ...]:

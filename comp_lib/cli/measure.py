@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from rich.table import Table
 from typer import Exit, Option, echo
 
-from ..errors import InputError, check_package
-from .console import check_length, listed, out, progress_bars, table
+from ..errors import InputError, check_length, check_package
+from .console import complain, listed, out, progress_bars, table
 from .options import Calibration, Device, Dtype, Length, Model, Multiple
 
 TEXT_HELP = "Text name or file; kinds: each of the eight that ship, and their mean."
@@ -46,10 +46,11 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
-    from ..calibration.text import load_text
+    from ..calibration.text import EVERY_KIND, KINDS, load_text, text_hash
     from ..evaluation.by_kind import judge
     from ..evaluation.loss import windows_of
     from ..models.load import load_model
+    from ..models.save import calibrated_on
 
     if tasks is not None:
         if against is not None:
@@ -59,6 +60,9 @@ def evaluate(
     loaded, tokenizer = load_model(model, dtype, device)
     check_length(loaded, length)
     windows = windows_of(text, tokenizer, length, sequences)
+    texts = {f"evaluation:{kind}" for kind in KINDS} if text == EVERY_KIND else {text}
+    if known := sorted(each for each in texts if text_hash(each) in calibrated_on(model)):
+        complain(f"{', '.join(known)} calibrated this model, so it looks better there than on other text")
     dense = None if against is None else load_model(against, dtype, device)[0]
     with progress_bars() as bars:
         rows = judge(loaded, windows, dense, progress=bars).rows()

@@ -57,19 +57,20 @@ def heal(
     seed: Seed = 0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
+    force: Annotated[bool, Option("--force", help="Save it even if it got worse on text that did not teach.")] = False,
 ) -> None:
     """Train MODEL, a pruned folder, to answer as its parent does (LoRA, added at the end). Needs the extra heal."""
     check_package("peft", "heal")
     from ..healing import Healing, heal_folder
     from ..system.machine import available_device
 
-    healing = Healing(steps=steps, rate=rate, seed=seed, sequences=sequences, length=length)
+    healing = Healing(steps=steps, rate=rate, seed=seed, sequences=sequences, length=length, force=force)
     how: dict[str, Any] = {"source": text, "overwrite": overwrite, "device": str(available_device(device))}
     with progress_bars() as bars:
         done = heal_folder(model, parent, folder, healing, **how, progress=bars)
     echo(f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after")
     if done.after >= done.before:
-        complain("it did not help: try a lower --rate, or more --sequences")
+        complain("it did not help; saved all the same, as --force says")
     echo(f"saved: {folder}")
 
 
@@ -80,7 +81,7 @@ def report(
     kinds: Annotated[str | None, Option(help="Kinds of text that judge, with commas (default: all eight).")] = None,
     ratios: Annotated[str, Option(help="Parts of the decoder that may go, with commas.")] = "0.1,0.2,0.3",
     ways: Annotated[str, Option(help="Presets or methods of prune, with commas; the first has the verdict.")] = "stock",
-    allowed: Annotated[float, Option("--at-most", help="Price that may be paid, nats per token.")] = 0.5,
+    at_most: Annotated[str, Option(help="How much the loss may rise.")] = "0.5nats",
     calibration: Calibration = "general",
     sequences: Annotated[int, Option(min=1, max=100_000, help="Of calibration, 256 tokens each.")] = 64,
     seed: Seed = 0,
@@ -92,6 +93,7 @@ def report(
     check_package("papermill", "report")
     from ..analysis.page import check_page_file, check_request, execute, sealed
     from ..calibration.text import KINDS
+    from ..disk.prune_model import nats
     from ..system.files import write_atomically
     from ..system.machine import available_device
 
@@ -100,7 +102,7 @@ def report(
     files = page_file.with_suffix(".ipynb"), page_file
     targets = [check_page_file(file, overwrite) for file in files]
     asked = {"model": model, "against": against, "calibration": calibration, "sequences": sequences, "seed": seed}
-    asked |= {"dtype": dtype, "device": str(available_device(device, double=True)), "allowed": allowed}
+    asked |= {"dtype": dtype, "device": str(available_device(device, double=True)), "allowed": nats(at_most)}
     asked |= {"ratios": list(listed(ratios, float, "ratios")), "ways": list(listed(ways, str, "ways"))}
     asked["kinds"] = list(KINDS if kinds is None else listed(kinds, str, "kinds"))
     check_request(asked)

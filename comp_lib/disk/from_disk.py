@@ -64,19 +64,19 @@ class Saving:
     text: str = "evaluation"  # name of that text
     card: Provenance | None = None  # what the model card says; None: in short
     overwrite: bool = False
+    dtype: torch.dtype | None = None  # of the files; None: what the model computes in
 
 
 @dataclass(frozen=True)
 class Written:
-    """A pruned model on disk; the perplexities only where it was measured."""
+    """A pruned model on disk."""
 
     folder: Path
     plan: Plan
     report: Report
     before: Shape
     after: Shape
-    dense_perplexity: float | None = None
-    perplexity: float | None = None
+    losses: tuple[tuple[float, float], ...] = ()  # of each window: of the parent, of the files; nats per token
 
 
 @torch.no_grad()
@@ -94,8 +94,9 @@ def prune_to(
 ) -> Written:
     """Prune `model` on the calibration tokens `ids` (S, L) and write the result to the folder `out`.
 
-    Equal to `prune` and `save_checkpoint` up to rounding. The same call goes on from the last finished layer when an
-    earlier one was cut off, and ends with the same bytes. A method in GRADIENTS needs a plan that was made in memory.
+    Equal to `prune` and `save_checkpoint` up to rounding; what is judged is what the files hold, in `saving.dtype`. The
+    same call goes on from the last finished layer when an earlier one was cut off, and ends with the same bytes. A
+    method in GRADIENTS needs a plan that was made in memory.
 
     Raises InputError before any work for what `prune` and `save_checkpoint` refuse, when another process prunes into
     `out`, and when `NAME.partial` was begun with another request or is somebody's.
@@ -107,10 +108,10 @@ def prune_to(
         raise InputError(f"expected what looks at one layer at a time, or a plan, got {got}")
     work = check_out(out, model, saving, ids.numel())
     with _alone(work):
-        run = _Run(work, model, ids, settings, saving, progress)
+        run = _Run(work, model, ids, settings, saving, progress, saving.dtype or model.dtype)
         planned = run.begin(plan)
         dense = run.measured("dense", model)
-        outline = _outline(model, planned[0], settings)
+        outline = _outline(model, planned[0], settings, run.dtype)
         outline.config.save_pretrained(work)
         outline.generation_config.to_json_file(work / "generation_config.json")
         finished = run.prune_layers(planned[0], outline)
@@ -120,8 +121,9 @@ def prune_to(
         report = replace(report, seconds=time.perf_counter() - started)
         calibration = f"{ids.shape[0]} x {ids.shape[1]} tokens"
         card = saving.card or Provenance(saving.name or "a model", model.shape, calibration, asdict(settings))
-        if saving.windows is not None and dense is not None and small is not None:
-            card = replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), dense, small),))
+        if saving.windows is not None:
+            before, after = torch.tensor([dense, small], dtype=torch.float64).mean(1).exp().tolist()
+            card = replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), before, after),))
         save_metadata(work, target.name, tokenizer, written.shape, plan, card)
         if work != target:
             check_destination(out, saving.overwrite, 0, model.files.place)  # what came meanwhile stays
@@ -130,7 +132,7 @@ def prune_to(
             take_name(work, target)
     (target / LOCK).unlink(missing_ok=True)
     (target / PROGRESS).unlink()  # last: whoever is killed before goes on here
-    return Written(Path(out), plan, report, model.shape, written.shape, dense, small)
+    return Written(Path(out), plan, report, model.shape, written.shape, tuple(zip(dense, small, strict=True)))
 
 
 def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> Path:
@@ -139,7 +141,7 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
     Raises InputError unless one with so many calibration `tokens` may begin there, or go on.
     """
     states = 11 * tokens * model.shape.hidden * model.dtype.itemsize  # in so many files at once, at most
-    needed = estimated_bytes(model.shape, model.dtype) + states
+    needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states
     target = resolved(out)
     work = target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")
     if work.exists() and not work.is_dir():
@@ -182,6 +184,7 @@ class _Run:
     settings: Settings
     saving: Saving
     progress: Progress
+    dtype: torch.dtype  # of the files
     state: dict[str, Any] = field(default_factory=lambda: {"plan": None, "layers": [], "made": None, "states": {}})
 
     def begin(self, plan: Plan | None) -> Planned:
@@ -192,7 +195,7 @@ class _Run:
         request = {
             "model": self.model.files.fingerprint(),
             "settings": asdict(self.settings),
-            "dtype": str(self.model.dtype),
+            "dtype": [str(self.model.dtype), str(self.dtype)],
             "name": self.saving.name,
             # a planner's plan follows from the rest, on a card not to the last bit
             "plan": None if plan is None or self.settings.method in GRADIENTS else json.loads(plan.to_json()),
@@ -223,10 +226,10 @@ class _Run:
             if path.name not in self.state["states"].values():
                 path.unlink()
 
-    def measured(self, which: str, model: Streamed) -> float | None:
-        """Perplexity of the dense or the pruned model, where there is something to measure it on."""
+    def measured(self, which: str, model: Streamed) -> list[float]:
+        """Loss of the dense or the pruned model in each window, nats per token."""
         if self.saving.windows is None:
-            return None
+            return []
         if which not in self.state:
             windows, device = self.saving.windows, self.settings.device
             hidden = embed(model, windows)
@@ -235,8 +238,8 @@ class _Run:
             for index in range(len(layers)):
                 hidden = through(layers[index].to(device), hidden, rope, device)
                 self.progress(f"measuring {which}", index + 1, model.shape.layers)
-            self.keep(**{which: float(sequence_losses(model, hidden, windows).double().mean().exp())})
-        return float(self.state[which])
+            self.keep(**{which: sequence_losses(model, hidden, windows).tolist()})
+        return list(self.state[which])
 
     def prune_layers(self, plan: Plan, outline: Model) -> list[LayerReport]:
         """All layers that stay: those that are not finished yet are read, pruned and written."""
@@ -254,7 +257,7 @@ class _Run:
             states = {name: each.path for name, each in streams.items() if each is not None}
             files = {*states.values()}
             for name, value in () if done is None else layer.state_dict().items():
-                files.add(write(places, f"model.layers.{plan.layers.index(index)}.{name}", value))
+                files.add(write(places, f"model.layers.{plan.layers.index(index)}.{name}", value.to(self.dtype)))
             for path in sorted(files):
                 fsync(path)
             names = {name: path.name for name, path in states.items() if index + 1 < count}
@@ -274,9 +277,9 @@ class _Run:
         for name in places:
             if name in (EMBEDDING, HEAD):
                 for rows in torch.arange(files.shapes[name][0]).split(PIECE):
-                    write(places, name, files.read(name, self.model.dtype, rows), int(rows[0]))
+                    write(places, name, files.read(name, self.dtype, rows), int(rows[0]))
             elif ".layers." not in name:
-                write(places, name, files.read(name, self.model.dtype))
+                write(places, name, files.read(name, self.dtype))
         for path in {path for path, *_ in places.values()}:
             fsync(path)
 
@@ -295,9 +298,9 @@ def _checked(work: Path, request: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _outline(model: Streamed, plan: Plan, settings: Settings) -> Model:
+def _outline(model: Streamed, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
     """The new model without its numbers."""
-    small = skeleton(model.config, model.dtype)
+    small = skeleton(model.config, dtype)
     layers = family_of(small).layers(small)
     for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
         if settings.recovery == "bias":
@@ -308,6 +311,6 @@ def _outline(model: Streamed, plan: Plan, settings: Settings) -> Model:
     update_config(small)
     small.generation_config = model.skeleton.generation_config
     small = described(small)
-    small.config.dtype = str(model.dtype).removeprefix("torch.")
+    small.config.dtype = str(dtype).removeprefix("torch.")
     small.config.architectures = [type(small).__name__]
     return small

@@ -126,7 +126,7 @@ class GgufTensors:
     def __init__(self, file: GgufFile, outline: Model) -> None:
         """outline: what the config of `file` describes. Raises InputError for a tensor that has no name there."""
         self.config, self.family, self.first = outline.config, family_of(outline), file.header_bytes
-        self.place = file.path
+        self.place, self.files = file.path, [file.path]
         arch = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf), None)
         if arch is None:
             raise InputError(f"expected a model type that is read from GGUF, got {self.config.model_type}; {ADVICE}")
@@ -138,6 +138,7 @@ class GgufTensors:
             got = f"{len(left)} unexpected in {file.path.name} ({', '.join(sorted(left)[:3])})"
             raise InputError(f"expected the weights that its metadata describe, got {got}; {ADVICE}")
         self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        self.stored = {name: tensor.kind.name for name, tensor in self.tensors.items()}
 
     def read(self, name: str, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         """The tensor, or `rows` (k,) of a matrix other than q and k, in memory of its own; a vector comes whole.

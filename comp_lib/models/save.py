@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ KNOWN = re.compile(
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.model|merges\.txt|chat_template\.jinja|README\.md"
 )
+CALIBRATED = "calibrated_on: "
 SMALL_FILES = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
 STOCK = "Any runtime that loads the parent loads this folder; nothing else is needed."
 OWN_WIDTHS = (
@@ -55,6 +57,8 @@ class Provenance:
     calibration: str  # one sentence: which text, how many tokens
     settings: Mapping[str, object] = field(default_factory=dict)  # what the run was told
     perplexities: tuple[tuple[str, int, float, float], ...] = ()  # (text, tokens, of the parent, of this model)
+    command: str = ""  # that made it
+    hashes: tuple[str, ...] = ()  # `text_hash` of each text that calibrated it
 
 
 def save_checkpoint(
@@ -146,6 +150,7 @@ def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type
     ]
     table = "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
     settings = ", ".join(f"{name} {shareable(value)}" for name, value in card.settings.items())
+    command = f" Made by\n\n```bash\n{card.command}\n```" if card.command else ""
     register = "" if shape.stock else REGISTER.format(json.dumps(model_type))
     return f"""\
 ---
@@ -154,6 +159,7 @@ base_model: {json.dumps(parent)}
 library_name: "transformers"
 pipeline_tag: "text-generation"
 tags: ["comp-lib", "structured-pruning", "pruned"]
+{CALIBRATED}{json.dumps(card.hashes)}
 ---
 
 # {name}
@@ -164,7 +170,7 @@ with comp_lib {__version__} ([arXiv 2501.15255](https://arxiv.org/abs/2501.15255
 
 {table}
 
-Calibrated on {card.calibration}. Settings: {settings or "those of comp_lib"}.
+Calibrated on {card.calibration}. Settings: {settings or "those of comp_lib"}.{command}
 
 ## How to load
 
@@ -181,11 +187,23 @@ The licence of the parent model ({licence or "not known to the tool: ask its mak
 """
 
 
+def calibrated_on(folder: str | Path) -> tuple[str, ...]:
+    """`text_hash` of each text that calibrated the model in a folder, as its card says; () of any other model."""
+    card = Path(folder).expanduser() / CARD_FILE
+    lines = card.read_text("utf-8", errors="replace").splitlines() if card.is_file() else []
+    line = next((each for each in lines if each.startswith(CALIBRATED)), f"{CALIBRATED}[]")
+    with suppress(ValueError, TypeError):  # of a card that somebody edited
+        return tuple(json.loads(line.removeprefix(CALIBRATED)))
+    return ()
+
+
 def shareable(value: object) -> str:
     """`value` as text; of a path, only its last part: folder names of this machine are nobody's business.
 
-    >>> shareable("/models/tiny")
-    'tiny'
+    >>> shareable("/models/tiny"), shareable("general+/texts/mine.txt")
+    ('tiny', 'general+mine.txt')
     """
     text = str(value)
+    if "+" in text and not os.path.exists(text):
+        return "+".join(map(shareable, text.split("+")))
     return os.path.basename(os.path.abspath(text)) if os.path.isabs(text) or os.path.exists(text) else text

@@ -152,6 +152,7 @@ class TensorFiles:
             advice = "save the model with save_pretrained first"
             raise InputError(f"expected weights as *.safetensors in {str(folder)!r}, got {got}: {advice}")
         self.where: dict[str, Path] = {}
+        self.stored: dict[str, str] = {}  # one of FLOATS
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
             with refusing(COMPLETE, str(path), AGAIN), safe_open(path, framework="pt") as file:
@@ -159,7 +160,8 @@ class TensorFiles:
                     part = file.get_slice(name)
                     if name in self.where or part.get_dtype() not in FLOATS:
                         raise ValueError(f"{name} twice, or in {part.get_dtype()}")
-                    self.where[name], self.shapes[name] = path, tuple(part.get_shape())
+                    self.where[name], self.stored[name] = path, part.get_dtype()
+                    self.shapes[name] = tuple(part.get_shape())
 
     def read(self, name: str, dtype: torch.dtype, rows: Tensor | None = None) -> Tensor:
         """The tensor, or its `rows` (k,) as (k, columns), in memory of its own.

@@ -63,10 +63,13 @@ def test_links_out_of_the_folder_do_not_get_into_the_new_one(parent, small, tmp_
     assert not (tmp_path / "other").exists()
 
 
-def test_a_run_that_did_not_help_says_so(parent, small, tmp_path, monkeypatch):
+def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "_mean_divergence", lambda model, parent, ids: 1.0)
-    done = run("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT)
-    assert done.exit_code == 0 and "it did not help" in done.stderr
+    words = ("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT)
+    refused(run(*words), ["did not teach", "1.0000 before and 1.0000 after", "--rate", "--force"])
+    assert not (tmp_path / "healed").exists()
+    done = run(*words, "--force")
+    assert done.exit_code == 0 and "it did not help" in done.stderr and (tmp_path / "healed").exists()
 
 
 @pytest.mark.parametrize(

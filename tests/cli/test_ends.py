@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from command import FEW, content, ran, run
-from rich.progress import Progress
+from rich.console import Console
+
+from comp_lib.calibration.text import KINDS
+from comp_lib.cli import console
+from comp_lib.importance.neurons import METRICS
+from comp_lib.settings import METHODS, PRESETS, PRESETS_IN_WORDS
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from comp_lib.cli.app import app; app(['prune', '--help'], standalone_mode=False); "
+    """But for `prune --help`, which reads the tables of methods and presets: see below."""
+    code = "import sys; from comp_lib.cli.app import app; [app([*words, '--help'], standalone_mode=False) "
+    code += "for words in ([], ['compare'])]; "
     code += "print([name for name in ('torch', 'transformers', 'numpy', 'pandas') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--kv-groups" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+    assert "--scheduler" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_help_of_prune_has_four_groups_and_names_what_is_in_the_tables(monkeypatch):
+    monkeypatch.setitem(METRICS, "my-metric", METRICS["magnitude"])
+    monkeypatch.setitem(PRESETS, "my-preset", PRESETS["stock"])
+    said = " ".join(re.sub("[│╭╮╰╯─*]", " ", ran("prune", "--help").output).split())
+    groups = [said.index(f" {name} --") for name in ("Basic", "Quality", "Resources", "Research")]
+    flags = [said.index(f"--{name}") for name in ("out", "preset", "dtype", "method")]
+    assert sorted(groups + flags) == [place for pair in zip(groups, flags, strict=True) for place in pair]
+    assert said.index("--help") < groups[1]
+    for name in (*METHODS, *METRICS, *PRESETS, *PRESETS_IN_WORDS.values()):
+        assert name in said
+    assert PRESETS_IN_WORDS.keys() == PRESETS.keys() - {"my-preset"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="closes a pipe as POSIX does")
@@ -36,16 +57,14 @@ GRID = "--methods magnitude --ratios 0.2 --seeds 1 --sequences 8 --length 24 --m
 
 @pytest.mark.parametrize("words", [["prune", *FEW], ["compare", *GRID.split()]], ids=lambda words: words[0])
 def test_ctrl_c_in_a_run_that_goes_on_says_so(words, parent, tmp_path, monkeypatch):
-    update = Progress.update
     first, *options = words
 
-    def press(bars, task, **numbers):
-        update(bars, task, **numbers)
-        if (bars.tasks[task].description, numbers["completed"]) in (("pruning", 1), ("runs", 0)):
+    def press(line, err):
+        if line.startswith(("pruning: 1 of", "runs: 0 of")):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "update", press)
+        patch.setattr(console, "echo", press)
         stopped = run(first, parent, "--out", tmp_path / "out", *options)
     assert stopped.exit_code == 130
     assert "stays, and the same command goes on from there" in stopped.stderr
@@ -53,3 +72,19 @@ def test_ctrl_c_in_a_run_that_goes_on_says_so(words, parent, tmp_path, monkeypat
         for out in (tmp_path / "out", tmp_path / "calm" / "out"):
             ran(first, parent, "--out", out, *options)
         assert content(tmp_path / "out") == content(tmp_path / "calm" / "out")
+
+
+def test_a_log_gets_a_line_a_layer_and_a_terminal_bars(parent, tmp_path, monkeypatch):
+    done = ran("prune", parent, "--out", tmp_path / "m", *FEW)
+    lines = done.stderr.splitlines()
+    assert [line.split(",")[0] for line in lines if line.startswith("pruning")] == [
+        f"pruning: {n} of 3" for n in (1, 2, 3)
+    ]
+    assert all(len(line) < 60 and "\r" not in line for line in lines)
+    done = ran("evaluate", parent, "--length", "32", "--sequences", "2")
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == list(KINDS)
+    terminal = Console(stderr=True, force_terminal=True, width=100)
+    monkeypatch.setattr(console, "err", terminal)
+    with terminal.capture() as seen, console.progress_bars() as bars:
+        bars("pruning", 1, 3)
+    assert "1/3" in seen.get() and "\x1b" in seen.get()

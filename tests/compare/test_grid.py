@@ -29,6 +29,7 @@ from comp_lib.compare.one_run import quality
 from comp_lib.errors import InputError
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
+from comp_lib.importance.neurons import METRICS
 from comp_lib.models.load import load_model
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
@@ -61,6 +62,12 @@ def test_flap_goes_without_a_bias_where_the_family_has_no_room_for_one(grid, tok
     gemma = replace(asked, model=str(tmp_path / "gemma"))
     assert [one["settings"]["recovery"] for one in asked.runs().values()] == ["least-squares", "bias"]
     assert [one["settings"]["recovery"] for one in gemma.runs().values()] == ["least-squares", "none"]
+
+
+def test_a_metric_of_ones_own_is_compared_with_the_refit(grid, monkeypatch):
+    monkeypatch.setitem(METRICS, "mine", METRICS["magnitude"])
+    runs = replace(grid, methods=("magnitude", "mine")).runs().values()
+    assert [one["settings"]["recovery"] for one in runs] == ["none", "least-squares"]
 
 
 @pytest.fixture(scope="module")

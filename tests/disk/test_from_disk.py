@@ -163,11 +163,13 @@ def test_sensitivity_reads_each_layer_once_and_lets_it_go_before_the_next(name, 
 def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
     parent, model = saved(tmp_path / "parent")
     windows = tokens(3, 20, seed=5)
-    done = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(windows=windows))
-    small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
-    assert done.dense_perplexity == pytest.approx(perplexity(model, windows).perplexity, rel=1e-5)
-    assert done.perplexity == pytest.approx(perplexity(small, windows).perplexity, rel=1e-5)
-    assert f"| {done.dense_perplexity:.2f} | {done.perplexity:.2f} |" in (tmp_path / "small" / "README.md").read_text()
+    saving = Saving(windows=windows, dtype=torch.bfloat16)
+    done = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, saving=saving)
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32)
+    before, after = (perplexity(one, windows) for one in (model, small.eval()))
+    assert torch.tensor(done.losses).T.tolist() == [pytest.approx(one.losses, rel=1e-5) for one in (before, after)]
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert f"| {before.perplexity:.2f} | {after.perplexity:.2f} |" in card
 
 
 class Points:
@@ -205,7 +207,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(parent, tmp_path, tokenizer
     windows, points = tokens(2, 16, seed=5), Points(monkeypatch)
 
     def run(out):
-        saving = Saving(windows=windows, name="parent")
+        saving = Saving(windows=windows, name="parent", dtype=torch.bfloat16)
         return prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, saving=saving)
 
     run(tmp_path / "calm" / "small")
@@ -374,6 +376,8 @@ def test_another_request_is_refused_by_what_differs(parent, tmp_path, tokenizer)
         prune_to(out, opened(parent), tokenizer, tokens(), replace(SETTINGS, ratio=0.4))
     with pytest.raises(InputError, match="different: calibration"):
         prune_to(out, opened(parent), tokenizer, tokens(seed=1), SETTINGS)
+    with pytest.raises(InputError, match="different: dtype"):
+        prune_to(out, opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(dtype=torch.float16))
     other, _ = saved(tmp_path / "other", "tied")
     with pytest.raises(InputError, match="different: model"):
         prune_to(out, opened(other), tokenizer, tokens(), SETTINGS)

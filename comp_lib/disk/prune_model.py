@@ -1,0 +1,293 @@
+"""From the name of a model to a smaller folder, and a verdict on it: all of `comp-lib prune`, to be called from Python.
+
+What comes out is saved as its parent is, in bfloat16 where that is quantised, as nearly all originals are; never in
+more bytes than it was computed in.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..calibration.text import EVERY_KIND, text_hash
+from ..calibration.tokens import WRITTEN, calibration_tokens, needs_model, sources
+from ..errors import InputError, check_length, suggestion
+from ..evaluation.by_kind import judge
+from ..evaluation.confidence import Interval, intervals
+from ..evaluation.loss import windows_of
+from ..families.protocol import Model
+from ..models.load import load_model, open_model
+from ..models.save import Provenance, shareable
+from ..planning import check_request, make_plan, why_more
+from ..progress import Progress, no_progress
+from ..prune import prune
+from ..settings import PRESETS, SEQUENCES, Settings, default_recovery
+from ..shape import Shape, span
+from ..system.files import TensorFiles, resolved
+from ..system.machine import available_device
+from .from_disk import GRADIENTS, Saving, Written, check_out, prune_to
+from .model_on_disk import Streamed
+
+if TYPE_CHECKING:
+    from ..models.gguf_files import GgufTensors
+
+EVALUATED = 12, 512  # windows measured before and after, and tokens in each: enough for an interval
+EVALUATED_KINDS = 2, 256  # of each kind of text: a first look, which may not take longer than the pruning
+FLAGS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in "ratio preset calibration method layers kv_groups sequences length multiple seed dtype device".split()
+} | {"evaluated": "--evaluate"}
+# of `ratio_within`: ratios, between which it looks, and prunings that it may take
+SMALLEST, LARGEST, TRIES = 0.01, 0.8, 5
+MEASURES = "dense_loss", "loss", "increase"
+SAVED = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}  # all else: bfloat16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Written):
+    """A pruned model on disk: how much smaller it is than its parent, and at what price."""
+
+    parent: str
+    megabytes: tuple[float, float]  # of the files of weights: the parent's, and the model's
+    stored: tuple[str, str]  # what most of their numbers are: "BF16", "Q8_0"
+    by_text: dict[str, dict[str, float]]  # text -> dense_loss, loss and increase, nats per token; empty: not measured
+    interval: Interval | None  # 95%, of the mean increase over texts; None: of too few windows
+    seconds: float  # from the first line to the last, or since the last stop
+    next: str  # the command that looks closer
+
+    def numbers(self) -> dict[str, Any]:
+        """What `comp-lib prune --json` writes."""
+        pairs: dict[str, tuple[Any, Any]] = {"parameters": (self.before.total, self.after.total)}
+        pairs |= {"megabytes": self.megabytes, "decoder_parameters": (self.before.decoder, self.after.decoder)}
+        pairs["stored"] = self.stored
+        return {
+            "folder": str(self.folder),
+            "parent": self.parent,
+            "removed": self.plan.removed,
+            **{name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in pairs.items()},
+            "loss": self.by_text,
+            "increase_interval": self.interval,
+            "seconds": self.seconds,
+            "calibration_tokens": self.report.tokens,
+            "next": self.next,
+        }
+
+    def __str__(self) -> str:
+        """What `comp-lib prune` says, in at most 12 lines, and one if more went than was asked for."""
+        before, after, (old, new) = self.before, self.after, self.stored
+        note = new
+        if old not in SAVED.keys() | {new}:
+            note = f"{old}, {new}; the parent as {new}: {before.total * 2 / 1e6:.1f} MB"
+        rows = [
+            ("", "before", "after", ""),
+            ("parameters", f"{before.total:,}", f"{after.total:,}", ""),
+            ("weights", *(f"{size:.1f} MB" for size in self.megabytes), note),
+            ("layers", str(before.layers), str(after.layers), ""),
+            ("neurons a layer", span(before.neurons), span(after.neurons), ""),
+            ("KV groups a layer", span(before.kv_groups), span(after.kv_groups), ""),
+        ]
+        kinds = []
+        if self.by_text:
+            *kinds, (name, mean) = self.by_text.items()
+            sure = "" if self.interval is None else " ({:.3f} to {:.3f})".format(*self.interval)
+            cells = f"{mean['dense_loss']:.3f}", f"{mean['loss']:.3f}", f"{mean['increase']:+.3f}{sure}, {name}"
+            rows.append(("loss, nats/token", *cells))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        method, tokens = self.report.settings["method"], f"{self.report.tokens:,} tokens"
+        lines = [f"{self.plan.removed:.1%} of the decoder removed by {method}, in {self.seconds:.0f} s on {tokens}"]
+        lines += [words] if (words := why_more(self.plan, self.report.settings)) else []
+        lines += [f"{a:{widths[0]}} {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
+        each = ", ".join(f"{kind} {values['increase']:+.3f}" for kind, values in kinds)
+        lines += wrap(f"by kind: {each}", 80, subsequent_indent="  ") if kinds else []
+        return "\n".join([*lines, f"saved: {self.folder}", f"next: {self.next}"])
+
+
+def prune_model(
+    model: str | Path,
+    out: str | Path,
+    ratio: float | None = None,
+    *,
+    preset: str = "stock",
+    calibration: str = "general",
+    evaluated: str = EVERY_KIND,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+    **more: Any,
+) -> Verdict:
+    """Prune the model of that name, or in that folder, into the folder `out`: what `comp-lib prune` does.
+
+    The same call goes on after a stop. The whole model is in memory only while it writes text, or where a method needs
+    gradients.
+
+    Args:
+        model: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
+        ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
+        preset: one of settings.PRESETS.
+        calibration: text that decides, see `calibration.tokens`; evaluated: text that judges, or "none".
+        overwrite: whether an earlier result in `out` may be replaced.
+        more: `at_most`, in place of a ratio: how much the loss may rise, in nats per token (see `ratio_within`);
+            `sequences` and `length` of the calibration text, `dtype` to compute in, and fields of `Settings`, which
+            win over the preset's. None is the default.
+
+    Raises InputError, before the model writes any text, for whatever cannot be; and for an `at_most` out of reach.
+    """
+    started = time.perf_counter()
+    settings, (sequences, length, dtype), at_most = _told(model, ratio, preset, more)
+    name, judged, plans = str(model), None if evaluated == "none" else evaluated, settings.method in GRADIENTS
+    if at_most is not None and judged is None:
+        raise InputError("expected a text that judges with --at-most, got none: leave --evaluate out")
+    whole = needs_model(calibration) or plans or at_most is not None
+    outline, files, tokenizer = open_model(name, dtype)
+    source, windows = Streamed(outline, files), dict[str, Tensor]()
+    check_request(source, settings)
+    check_length(source, length)
+    if judged is not None:
+        count, longest = EVALUATED_KINDS if judged == EVERY_KIND else EVALUATED
+        windows = windows_of(judged, tokenizer, min(longest, source.config.max_position_embeddings), count)
+    texts = f"{len(windows)} kinds of text" if len(windows) > 1 else Path(evaluated).name
+    together = torch.cat([*windows.values()]) if windows else None
+    saved = min(SAVED.get(_stored(files), torch.bfloat16), source.dtype, key=lambda one: one.itemsize)
+    saving = Saving(name, together, texts, None, overwrite, saved)
+    check_out(out, source, saving, sequences * length)
+    copies = 3 if plans else 1 if at_most is None else 2
+    loaded = load_model(name, dtype, settings.device, copies)[0] if whole else None
+    size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
+    ids = calibration_tokens(calibration, tokenizer, model=loaded, evaluated=judged, progress=progress, **size)
+    if loaded is not None and at_most is not None:
+        settings = replace(settings, ratio=ratio_within(at_most, loaded, ids, windows, settings, progress))
+    settings = replace(settings, multiple=settings.request(source.shape).multiple)  # the card tells which it is
+    told = {"ratio": settings.ratio, "preset": preset, "calibration": calibration, "evaluated": evaluated, **more}
+    saving = replace(saving, card=_card(name, out, source.shape, settings, ids, told))
+    plan = make_plan(loaded, ids, settings, name, progress)[0] if plans and loaded is not None else None
+    del loaded
+    done = prune_to(out, source, tokenizer, ids, settings, plan=plan, saving=saving, progress=progress)
+    return _verdict(done, name, files, windows, started)
+
+
+def ratio_within(
+    at_most: float, model: Model, ids: Tensor, windows: Mapping[str, Tensor], settings: Settings, progress: Progress
+) -> float:
+    """The largest ratio found with which the loss on `windows` rises by `at_most`, in nats per token, mean over kinds.
+
+    The model is pruned in memory on ids (S, L) with these settings, TRIES times at most. Each ratio is where a parabola
+    through the two nearest measured ones has that loss, in the middle half of what lies between them.
+    Raises InputError when even the smallest step costs more.
+    """
+    dense, gone = judge(model, windows).mean["loss"], 0.0
+    (low, below), (high, above) = (0.0, 0.0), (LARGEST, math.inf)  # a ratio that holds and what it costs; one too large
+    for done in range(TRIES):
+        share = math.sqrt((at_most - below) / (above - below))
+        ratio = round(max(SMALLEST, low + (high - low) * min(max(share, 0.25), 0.75)), 3)
+        cost = math.inf
+        with suppress(InputError):  # out of reach
+            small = prune(model, ids, replace(settings, ratio=ratio), progress=progress)
+            gone, cost = small.plan.removed, judge(small.model, windows).mean["loss"] - dense
+        progress(f"ratio {ratio:.3f}: {cost:+.3f} nats", done + 1, TRIES)
+        if cost <= at_most:
+            low, below = ratio, cost
+        else:
+            high, above = ratio, cost
+        if high == SMALLEST or 0.9 * at_most <= below:
+            break
+    if not low:
+        got = f"{at_most:g}, where {gone:.1%} of the decoder costs {above:.3f} already: allow more"
+        raise InputError(f"expected --at-most as much loss as the smallest step costs, in nats per token, got {got}")
+    return low
+
+
+def _card(
+    name: str, out: str | Path, shape: Shape, settings: Settings, ids: Tensor, told: Mapping[str, Any]
+) -> Provenance:
+    """What the model card says of a run on ids (S, L) that was `told` this."""
+    source = told["calibration"]
+    shares = sources(source)
+    text = f"{ids.shape[0]} x {ids.shape[1]} tokens of {shareable(source)}, drawn with seed {settings.seed}"
+    if len(shares) > 1:
+        text += f" ({', '.join(f'{shareable(each)} {share:.0%}' for each, share in shares.items())})"
+    given = {each: value for each, value in told.items() if value is not None and each != "at_most"}
+    places = shareable(name), resolved(out).name
+    if given.keys() <= FLAGS.keys():
+        words = [word for each, value in given.items() for word in (FLAGS[each], shareable(value))]
+        command = shlex.join(["comp-lib", "prune", places[0], "--out", places[1], *words])
+    else:  # there is no flag for some of it
+        shown = {each: shareable(value) if isinstance(value, str | Path) else value for each, value in given.items()}
+        command = f"comp_lib.prune_model(*{places}, **{shown})"
+    hashes = tuple(text_hash(each) for each in shares if each not in WRITTEN)
+    return Provenance(name, shape, text, asdict(settings), command=command, hashes=hashes)
+
+
+def nats(at_most: object) -> float:
+    """The number in "0.2" or "0.2nats". Raises InputError unless it is above 0."""
+    with suppress(ValueError):
+        if 0.0 < (value := float(str(at_most).strip().removesuffix("nats"))) < math.inf:
+            return value
+    got = f"{at_most!r}: say how much worse it may become"
+    raise InputError(f"expected --at-most as a number of nats per token above 0, such as 0.2nats, got {got}")
+
+
+def _told(
+    model: object, ratio: float | None, preset: str, more: dict[str, Any]
+) -> tuple[Settings, tuple[int, int, str], float | None]:
+    """Settings; sequences, length and dtype; at_most. Raises InputError for words that mean nothing."""
+    if not isinstance(model, str | Path):
+        got = f"{type(model).__name__}: a loaded model is for comp_lib.prune.prune"
+        raise InputError(f"expected the name or the folder of a model, got {got}")
+    if preset not in PRESETS:
+        raise InputError(f"expected another preset, got {preset!r}: {suggestion(preset, PRESETS)}")
+    own: dict[str, Any] = {"sequences": SEQUENCES.get(preset, 128), "length": 256, "dtype": "float32", "device": "cpu"}
+    known = own.keys() | {"at_most"} | {field.name for field in fields(Settings)} - {"ratio"}
+    for word in more.keys() - known:
+        raise InputError(f"expected an argument of prune_model, got {word!r}: {suggestion(word, known)}")
+    given = own | {name: value for name, value in more.items() if value is not None}
+    size = given.pop("sequences"), given.pop("length"), given.pop("dtype")
+    given["device"] = str(available_device(given["device"], double=True))
+    recovery = {"recovery": default_recovery(given.get("method", "comp"))}
+    if (at_most := given.pop("at_most", None)) is not None:
+        if ratio is not None:
+            raise InputError(f"expected --ratio or --at-most, got {ratio} and {at_most}: leave one of them out")
+        at_most, ratio = nats(at_most), SMALLEST
+    return Settings(0.2 if ratio is None else ratio, **recovery | PRESETS[preset] | given), size, at_most
+
+
+def _stored(files: TensorFiles | GgufTensors) -> str:
+    """What most of the numbers in `files` are: "BF16", "Q8_0"."""
+    numbers = Counter[str]()
+    for name, kind in files.stored.items():
+        numbers[kind] += math.prod(files.shapes[name])
+    return numbers.most_common(1)[0][0]
+
+
+def _verdict(
+    done: Written, parent: str, files: TensorFiles | GgufTensors, windows: Mapping[str, Tensor], started: float
+) -> Verdict:
+    result, by_text, interval = TensorFiles(resolved(done.folder)), dict[str, dict[str, float]](), None
+    if windows:
+        before, after = torch.tensor(done.losses, dtype=torch.float64).T  # (windows,) each
+        columns = torch.stack([before, after, after - before], 1).split([len(ids) for ids in windows.values()])
+        means = [column.mean(0) for column in columns]  # (3,) each
+        names = [*windows, f"mean of {len(windows)}"] if len(windows) > 1 else [*windows]
+        for name, values in zip(names, [*means, torch.stack(means).mean(0)], strict=False):
+            by_text[name] = dict(zip(MEASURES, values.tolist(), strict=True))
+        interval = intervals([{"increase": column[:, 2].tolist()} for column in columns])["increase"]
+    sizes = [sum(path.stat().st_size for path in one.files) / 1e6 for one in (files, result)]
+    return Verdict(
+        **vars(done),
+        parent=parent,
+        megabytes=(sizes[0], sizes[1]),
+        stored=(_stored(files), _stored(result)),
+        by_text=by_text,
+        interval=interval,
+        seconds=time.perf_counter() - started,
+        next=shlex.join(["comp-lib", "evaluate", str(done.folder), "--against", parent]),
+    )

@@ -1,0 +1,126 @@
+"""`prune_model`: what it saves in which dtype, what its verdict says, and docs/python.md, run word for word."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from command import FEW, ran
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from comp_lib import prune_model
+from comp_lib.calibration.text import DATA_FOLDERS, KINDS
+from comp_lib.errors import InputError
+from comp_lib.evaluation.by_kind import judge
+from comp_lib.evaluation.loss import windows_of
+from comp_lib.importance.neurons import METRICS
+from comp_lib.on_device.gguf_export import export_gguf
+from comp_lib.prune import prune
+
+SMALL = {"sequences": 8, "length": 24, "multiple": 4, "calibration": "calibration"}
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@pytest.fixture(scope="module")
+def wide(tiny_llama, tokenizer, tmp_path_factory):
+    """`wide(dtype)`: a tiny Llama that takes the defaults, saved in that dtype."""
+
+    def saved(dtype):
+        folder = tmp_path_factory.mktemp("models") / str(dtype)
+        tiny_llama(max_position_embeddings=512, intermediate_size=256).to(dtype).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return saved
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+def test_a_folder_is_saved_as_its_parent_is_and_what_was_not_refitted_is_the_same(kind, wide, tmp_path):
+    parent = wide(DTYPES[kind])
+    done = prune_model(parent, tmp_path / "small", evaluated="none", **SMALL)
+    assert done.stored == (kind, kind) and done.megabytes[1] < done.megabytes[0]
+    old, new = weights(parent), weights(tmp_path / "small")
+    assert {value.dtype for value in new.values()} == {DTYPES[kind]}
+    assert torch.equal(new["model.embed_tokens.weight"], old["model.embed_tokens.weight"])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert model.dtype == DTYPES[kind] and sum(value.nbytes for value in new.values()) < done.megabytes[1] * 1e6
+    full = prune_model(parent, tmp_path / "again", evaluated="none", **SMALL, dtype="bfloat16")
+    assert full.stored[1] == ("BF16" if kind == "F32" else kind)  # in no more bytes than it was computed in
+
+
+@pytest.mark.parametrize(("kind", "stored"), [("f16", "F16"), ("q8_0", "BF16")])
+def test_a_gguf_file_becomes_16_bits(kind, stored, wide, tmp_path):
+    file = export_gguf(wide(torch.float32), tmp_path / "m.gguf", kind)
+    done = prune_model(file, tmp_path / "small", evaluated="none", **SMALL)
+    assert done.stored == (kind.upper(), stored) and done.megabytes[0] == file.stat().st_size / 1e6
+    assert ("the parent as BF16" in str(done)) == (kind == "q8_0")
+
+
+def test_the_verdict_is_what_the_files_are_and_the_command_says_the_same(wide, tokenizer, tmp_path):
+    parent = wide(torch.bfloat16)
+    done = prune_model(parent, tmp_path / "small", **SMALL)
+    models = [
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (tmp_path / "small", parent)
+    ]
+    found = judge(models[0].eval(), windows_of("kinds", tokenizer, 256, 2), models[1].eval())
+    assert list(done.by_text) == [*KINDS, "mean of 8"]
+    for kind, values in done.by_text.items():
+        wanted = found.mean if kind == "mean of 8" else found.kinds[kind].values()
+        assert values == pytest.approx({name: wanted[name] for name in values}, abs=1e-4)
+    assert done.interval == pytest.approx(found.intervals()["increase"], abs=1e-4)
+    lines = str(done).splitlines()
+    assert len(lines) <= 12 and lines[-1] == f"next: comp-lib evaluate {tmp_path / 'small'} --against {parent}"
+    assert f"{done.by_text['mean of 8']['increase']:+.3f} (" in str(done) and "BF16" in lines[3]
+    flags = [*FEW[:-4], "--calibration", "calibration", "--out"]
+    told = json.loads(ran("prune", parent, *flags, tmp_path / "other", "--json").stdout)
+    mine = json.loads(json.dumps(done.numbers()))
+    different = {name for name in told if told[name] != mine[name]}
+    assert told.keys() == mine.keys() and different <= {"folder", "next", "seconds"}
+    assert told["megabytes"]["after"] == (tmp_path / "other" / "model.safetensors").stat().st_size / 1e6
+
+
+def test_few_windows_have_no_interval_and_one_text_has_no_kinds(parent, tmp_path):
+    done = prune_model(parent, tmp_path / "small", **SMALL, evaluated="evaluation:code")
+    assert list(done.by_text) == ["evaluation:code"] and done.interval is not None  # 12 windows
+    assert "by kind" not in str(done)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda model, out: prune(model="smollm2-135m"), "a loaded model.*prune_model takes a name"),
+        (lambda model, out: prune(model), "a loaded model and tokens"),
+        (lambda model, out: prune_model(model, out), "name or the folder.*LlamaForCausalLM"),
+        (lambda model, out: prune_model("no-such-model", out), "nothing of that name"),
+        (lambda model, out: prune_model(out, out), "nothing of that name"),
+        (lambda model, out: prune_model("smollm2-135m", out, preset="beast"), "did you mean 'best'"),
+        (lambda model, out: prune_model("smollm2-135m", out, sequence=3), "did you mean 'sequences'"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_line(call, words, tiny_llama, tmp_path):
+    with pytest.raises(InputError, match=words) as refused:
+        call(tiny_llama(), tmp_path / "out")
+    assert len(str(refused.value)) < 250 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+def test_the_page_on_python_runs_as_it_stands(wide, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text("utf-8")
+    assert len(page.split()) <= 500
+    parent, known = wide(torch.bfloat16), {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(METRICS, "loudest", None)  # it goes with the test
+    data = next(folder for folder in DATA_FOLDERS if folder.is_dir())
+    for name, text in (("mine.txt", "calibration.txt"), ("judge.txt", "evaluation.txt")):
+        (tmp_path / name).write_text((data / text).read_text("utf-8"), "utf-8")
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block.replace('"smollm2-135m"', repr(str(parent))), "docs/python.md", "exec"), known)
