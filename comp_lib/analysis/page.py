@@ -46,10 +46,6 @@ def check_request(asked: Mapping[str, Any]) -> None:
     for name in ("ratios", "ways"):
         if not asked[name]:
             raise InputError(f"expected at least one of the {name}, got none: name one")
-    if not asked["allowed"] > 0:
-        raise InputError(
-            f"expected --at-most to be above 0 nats per token, got {asked['allowed']:g}: 0.5 is the default"
-        )
     for ratio in asked["ratios"]:
         for way in asked["ways"]:
             settings_for(parent, way, ratio, device=asked["device"])
