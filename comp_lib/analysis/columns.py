@@ -52,6 +52,9 @@ COLUMNS: dict[str, dict[str, str]] = {
         "condition": "kappa_i, at least 1, no unit: how well the others can stand in for it",
         "cost": "share of ||X W||^2 lost with it alone, the others' weights refitted, 0 to 1 (full-condition score)",
         "removed_at": "share of the layer's neurons that are gone once it goes, 0 to 1; NaN: it stays to the end",
+        "wanda_sp": "score of Wanda-sp, sum_j |w_ij| ||x_i||, tokens weighted, no unit",
+        "activation": "||x_i||, tokens weighted, no unit",
+        "magnitude": "norm of all weights that the neuron owns, no unit",
     }
     | TOKENS,
     "groups": {

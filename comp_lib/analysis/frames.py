@@ -21,7 +21,7 @@ from ..families import dense_layer, family_of, parts
 from ..families.frame import Rope
 from ..families.protocol import STEPS, Device, Layer, Model, Which
 from ..importance.matrix_condition import scores_of, sweep
-from ..importance.neurons import RIDGE, Dense
+from ..importance.neurons import RIDGE, Dense, metric
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.gram import Gram, Statistics, token_weights
 from ..statistics.solve import Inverse, penalty
@@ -35,6 +35,7 @@ PARTS = ("layer", *STEPS)
 UNITS: dict[Which, tuple[str, str]] = {"attention": ("groups", "group"), "mlp": ("neurons", "neuron")}
 FURTHEST = 0.6  # share of a layer's neurons up to which removal is followed: beyond it a layer is better dropped
 POINTS = 24  # removals of a whole layer are looked at in so many steps
+RIVALS = ("wanda-sp", "activation", "magnitude")  # metrics that the scores of neurons are compared with
 
 
 def layers(model: Model, sample: Sample, judged: Sample | None = None, device: Device = "cpu") -> pd.DataFrame:
@@ -145,7 +146,10 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
         dense = Dense(sums.pop(which), weight, owned, parts(layer)[which].block, RIDGE)
         inverse = dense.sums.inverse(dense.ridge, dense.block)
         tables[name] = {unit: torch.arange(dense.blocks)} | _alone(dense, inverse)
-    tables["neurons"]["removed_at"], tables["curves"] = _together(dense, inverse)  # of the MLP, whose turn was last
+    for name in RIVALS:  # of the MLP, whose turn was last
+        scores = metric(name)(dense, dense.blocks, torch.Generator()).scores.double()
+        tables["neurons"][name.replace("-", "_")] = scores
+    tables["neurons"]["removed_at"], tables["curves"] = _together(dense, inverse)
     return tables
 
 
