@@ -49,17 +49,14 @@ def verdict(name: str, costs: pd.DataFrame, allowed: float, sequences: int, how:
     means = costs[costs.way == costs.way.iloc[0]].groupby("ratio").tail(1)  # the mean is the last, or the only kind
     least, good = means.sort_values("ratio").iloc[0], means[means.high <= allowed]
     if good.empty:
-        short = math.isnan(least.low)
-        why = (
-            f"{least.windows} windows are too few for an interval"
-            if short
-            else f"More than {allowed:g} was not allowed"
-        )
-        more = f" --ratios {least.ratio / 4:g},{least.ratio / 2:g} --sequences {max(sequences, LONGER)}"
+        more = f" --ratios {least.ratio / 2:g},{least.ratio:g} --sequences {max(sequences, LONGER)}"
+        why = f"Allowed were {allowed:g}. The next check-up reads more text and removes less, too:"
+        if math.isnan(least.low):
+            more, why = "", f"{least.windows} windows are too few for an interval. The next check-up has more:"
         return [
             f"{name}: {least.removed:.0%} of the decoder cost {price(least)} nats per token.",
-            f"{why}. The next check-up measures more:",
-            f"comp-lib report {shlex.quote(name)} --out build/report.html{'' if short else more}",
+            why,
+            f"comp-lib report {shlex.quote(name)} --out build/report.html{more}",
         ]
     best = good.sort_values("ratio").iloc[-1]
     way = "" if best.way == "stock" else f" --{'preset' if best.way in PRESETS else 'method'} {best.way}"

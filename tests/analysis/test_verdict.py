@@ -37,7 +37,7 @@ CASES = {  # rows, way, how -> the headline and its command
         "10% of the decoder may go",
         "prune --ratio 0.1 --method flap --calibration 'my text.txt' --seed 3",
     ),
-    "too dear": ((DEAR,), "stock", {}, "cost 0.48 (0.40 to 0.56)", "report --ratios 0.075,0.15 --sequences 256"),
+    "too dear": ((DEAR,), "stock", {}, "cost 0.48 (0.40 to 0.56)", "report --ratios 0.15,0.3 --sequences 256"),
     "no interval": ((SHORT,), "stock", {}, "20% of the decoder cost 0.10 nats", "report"),
 }
 
