@@ -74,7 +74,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     }
     | TOKENS,
     "costs": {
-        "way": "how the plan was made: see cost_frame.WAYS, or the name of a method",
+        "way": "preset or method by which it was pruned",
         "ratio": "part of the decoder's parameters to remove, as asked, 0 to 1",
         "removed": "the same as reached, 0 to 1",
         "parameters": "parameters of the pruned model",

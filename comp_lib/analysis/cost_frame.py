@@ -23,18 +23,19 @@ from ..system.files import hash_of_tensor
 from .columns import ALL, Sample, tidy
 from .harm import cached
 
-# How the parameters to go can be found: one width for all layers, or widths by measurement.
-WAYS: dict[str, dict[str, Any]] = {"uniform": PRESETS["stock"], "measured": PRESETS["best"]}
 
+def settings_for(
+    model: Model, way: str, ratio: float, multiple: int | None = None, device: str = "cpu", seed: int = 0
+) -> Settings:
+    """What `prune` is told for a preset or a method, by its name; multiple: of the widths, None for its default.
 
-def settings_for(model: Model, way: str, ratio: float, multiple: int, device: str = "cpu", seed: int = 0) -> Settings:
-    """What `prune` is told for one of WAYS, or for a method by its name. Raises InputError when that cannot be met."""
-    if way not in (*WAYS, *METHODS):
-        known = (*WAYS, *METHODS)
-        expected = f"a way to prune or a method among {', '.join(known)}"
+    Raises InputError when that cannot be met.
+    """
+    if way not in (known := (*PRESETS, *METHODS)):
+        expected = f"a preset or a method among {', '.join(known)}"
         raise InputError(f"expected {expected}, got {way!r}: {suggestion(way, known)}")
     biases = bool(family_of(model).bias_fields)
-    how = WAYS.get(way, {"method": way, "recovery": default_recovery(way, biases)})
+    how = PRESETS.get(way, {"method": way, "recovery": default_recovery(way, biases)})
     settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **how)
     check_request(model, settings)
     return settings
@@ -45,8 +46,8 @@ def costs(
     sample: Sample,
     windows: Mapping[str, Tensor],
     ratios: Sequence[float] = (0.1, 0.2, 0.3),
-    ways: Sequence[str] = ("uniform",),
-    multiple: int = 64,
+    ways: Sequence[str] = ("stock",),
+    multiple: int | None = None,
     device: str = "cpu",
 ) -> pd.DataFrame:
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].

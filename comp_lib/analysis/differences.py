@@ -35,10 +35,14 @@ def paired(one: tuple[str, Model], two: tuple[str, Model]) -> tuple[Model, Model
     Raises InputError as `match`, and for a broken plan.
     """
     (_, first), (name, other) = sorted((one, two), key=lambda named: -Shape.of(named[1]).decoder)
-    path = open_model(name)[1].place / PLAN_FILE
-    plan = Plan.load(path) if path.is_file() else None
-    match(first, other, plan)
+    match(first, other, plan := carried(name))
     return first, other, plan
+
+
+def carried(name: str) -> Plan | None:
+    """The plan by which the model of that name was pruned, or None. Raises InputError for a broken one."""
+    path = open_model(name)[1].place / PLAN_FILE
+    return Plan.load(path) if path.is_file() else None
 
 
 def match(model: Model, other: Model, plan: Plan | None = None) -> dict[int, int]:

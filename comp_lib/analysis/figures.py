@@ -5,8 +5,6 @@ The words of each picture are its verdict: one line, computed from the same numb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -16,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ..plots import base
 from ..plots.base import ABOVE, Picture, figure_with_axes, layer_axis, log_y, panels, style
 from .columns import ALL
+from .verdict import price
 
 WIDTH = 5.6  # inches
 FEW = 4  # that are named in a verdict
@@ -42,27 +41,10 @@ def plot_layers(frame: pd.DataFrame) -> Picture:
             log_y(panel, most=6)
         whole = rows[rows.part == "layer"].sort_values("value")
         least = ", ".join(f"{row.layer} ({row.value:.3g})" for row in whole.head(FEW).itertuples())
-        words.append(f"by {whole.measure.iloc[0]} the layers {least} matter least, {whole.layer.iloc[-1]} most")
+        words.append(f"by {whole.measure.iloc[0]} the layers {least} are lowest, {whole.layer.iloc[-1]} is highest")
     axes[0].legend(ncols=3, **ABOVE)
     layer_axis(axes[-1])
-    return figure.described("Points with 95% intervals for each layer: ", words)
-
-
-def plot_neurons(frame: pd.DataFrame) -> Picture:
-    """The cost of each layer's neurons, their median and where the middle half and 90% of them are, over the layers."""
-    figure, axes = figure_with_axes((WIDTH, 3.2))
-    for share, label in ((90, "5% to 95%"), (50, "median and quartiles")):
-        sns.lineplot(frame, x="layer", y="cost", estimator="median", errorbar=("pi", share), ax=axes, label=label)
-    axes.set_ylabel("cost of a neuron alone\n(% of the layer's energy)")
-    log_y(axes, percent=True, most=6)
-    layer_axis(axes, label=f"decoder layer (from {_tokens(frame)})")
-    axes.legend(ncols=2, **ABOVE)
-    median = frame.groupby("layer").cost.median()
-    low, high = median.idxmin(), median.idxmax()
-    return figure.described(
-        f"Bands of the cost of single neurons over the layers: the median is lowest in layer {low}, {median[low]:.2%} "
-        f"of the layer's energy, and highest in layer {high}, {median[high]:.2%}."
-    )
+    return figure.described(f"Points{'' if frame.low.isna().all() else ' with 95% intervals'} for each layer: ", words)
 
 
 def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
@@ -95,16 +77,11 @@ def plot_costs(frame: pd.DataFrame) -> Picture:
     axes.xaxis.set_major_locator(MaxNLocator(5))  # which may be many
     axes.margins(x=0.08)
     axes.legend(ncols=3, **ABOVE)
-    return figure.described("Lines of the loss added on the mean of the kinds: ", _cheapest(frame))
-
-
-def _cheapest(frame: pd.DataFrame) -> Iterator[str]:
-    """For each ratio the way that costs least, and from which others it cannot be told apart."""
-    for ratio, rows in frame.groupby("ratio"):
-        first, *others = rows.sort_values("increase").itertuples()
-        words = f"at {ratio:.0%} {first.way} costs least, {first.increase:+.2f} ({first.low:+.2f} to {first.high:+.2f})"
-        close = [other.way for other in others if other.low <= first.high]
-        yield f"{words}, not told apart from {', '.join(close)}" if close else words
+    words = [
+        f"at {ratio:.0%} {', '.join(f'{row.way} {price(row)}' for row in rows.itertuples())}"
+        for ratio, rows in frame.groupby("ratio")
+    ]
+    return figure.described("Lines of the loss added on the mean of the kinds, nats per token: ", words)
 
 
 def plot_changed_layers(frame: pd.DataFrame) -> Picture:

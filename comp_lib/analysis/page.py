@@ -10,25 +10,24 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ..calibration.tokens import needs_model
 from ..errors import InputError
 from ..evaluation.confidence import FEWEST
 from ..models.load import open_model
-from ..settings import multiple_of
-from ..shape import Shape
 from ..system.files import check_output, hash_of_value
 from .columns import draw
-from .cost_frame import WAYS, settings_for
+from .cost_frame import settings_for
 from .differences import paired
 
 # a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
 PLACES = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
 NOTEBOOK = "checkup.ipynb"
-LENGTH = 128  # tokens of a window, as the notebook has it
+LENGTH, WINDOW = 256, 128  # tokens of a calibration sequence, as `prune` has it, and of a window that is looked at
 SEAL = "<!-- comp-lib report, SHA-256 of all above: {} -->\n"
 TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}<meta http-equiv="Content-Security-Policy"
@@ -42,16 +41,21 @@ TEMPLATE = """{% extends 'lab/index.html.j2' %}
 def check_request(asked: Mapping[str, Any]) -> None:
     """Raises InputError, before weights are read, for parameters of the notebook with which it would not run."""
     parent, _, tokenizer = open_model(asked["model"], asked["dtype"])
-    windows = draw(tokenizer, asked["kinds"], asked["sequences"], LENGTH, asked["seed"]).ids
-    if len(windows) < FEWEST:
-        raise InputError(f"expected at least {FEWEST} windows of text in all, got {len(windows)}: raise --sequences")
-    if not asked["ratios"]:
-        raise InputError("expected at least one ratio, got none: write for example 0.1,0.2")
+    draw(tokenizer, asked["kinds"], looked(asked["kinds"]), WINDOW, asked["seed"])
+    needs_model(asked["calibration"])
+    for name in ("ratios", "ways"):
+        if not asked[name]:
+            raise InputError(f"expected at least one of the {name}, got none: name one")
     for ratio in asked["ratios"]:
-        for way in filter(None, (*WAYS, asked["baseline"])):
-            settings_for(parent, way, ratio, multiple_of(max(Shape.of(parent).neurons)), asked["device"])
+        for way in asked["ways"]:
+            settings_for(parent, way, ratio, device=asked["device"])
     if asked["against"]:
         paired((asked["model"], parent), (asked["against"], open_model(asked["against"], asked["dtype"])[0]))
+
+
+def looked(kinds: Collection[str]) -> int:
+    """How many windows of each kind the layers are looked at with: as few as give intervals."""
+    return -(-FEWEST // max(1, len(kinds)))
 
 
 def check_page_file(path: Path, overwrite: bool) -> Path:
@@ -85,7 +89,8 @@ def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
     from papermill.exceptions import PapermillExecutionError
 
     source = next(path for folder in PLACES if (path := folder / NOTEBOOK).is_file())
-    told = dict(asked) | {name: _absolute(asked[name]) for name in ("model", "against")}
+    told = {"name": asked["model"], "length": LENGTH, "windows": FEWEST, "looked": looked(asked["kinds"]), "harm": True}
+    told |= dict(asked) | {name: _absolute(asked[name]) for name in ("model", "against")}
     how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty() or _log()}
     stopped = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:

@@ -7,7 +7,7 @@ from typer import Argument, Exit, Option, echo
 
 from ..errors import InputError, check_package
 from .console import complain, listed, progress_bars
-from .options import Device, Dtype, Length, Model, Overwrite, Seed, Solving
+from .options import Calibration, Device, Dtype, Length, Model, Overwrite, Seed, Solving
 
 
 def generate(
@@ -78,19 +78,22 @@ def report(
     model: Model,
     page_file: Annotated[Path, Option("--out", help="File (.html) for the page; the notebook lies beside it.")],
     against: Annotated[str, Option(help="Another checkpoint to compare with, such as the parent.")] = "",
-    kinds: Annotated[str | None, Option(help="Kinds of text, with commas (default: all eight).")] = None,
+    kinds: Annotated[str | None, Option(help="Kinds of text that judge, with commas (default: all eight).")] = None,
     ratios: Annotated[str, Option(help="Parts of the decoder that may go, with commas.")] = "0.1,0.2,0.3",
-    baseline: Annotated[str, Option(help="A method to compare with, or none.")] = "wanda-sp",
-    sequences: Annotated[int, Option(min=1, max=100_000, help="Of 128 tokens, of each kind, that are looked at.")] = 4,
+    ways: Annotated[str, Option(help="Presets or methods of prune, with commas; the first has the verdict.")] = "stock",
+    at_most: Annotated[str, Option(help="How much the loss may rise.")] = "0.5nats",
+    calibration: Calibration = "general",
+    sequences: Annotated[int, Option(min=1, max=100_000, help="Of calibration, 256 tokens each.")] = 64,
     seed: Seed = 0,
     overwrite: Annotated[bool, Option(help="Replace what report wrote, unless somebody changed it since.")] = False,
     dtype: Dtype = "float32",
     device: Solving = "cpu",
 ) -> None:
-    """Check-up of MODEL as a page to read: redundancy, what can go, what it costs. Needs the extra report."""
+    """Check-up of MODEL as a page: what may go at what price, the next command, details. Needs the extra report."""
     check_package("papermill", "report")
     from ..analysis.page import check_page_file, check_request, execute, sealed
     from ..calibration.text import KINDS
+    from ..disk.prune_model import nats
     from ..system.files import write_atomically
     from ..system.machine import available_device
 
@@ -98,9 +101,9 @@ def report(
         raise InputError(f"expected --out to be an .html file, got {page_file.name!r}: choose another name")
     files = page_file.with_suffix(".ipynb"), page_file
     targets = [check_page_file(file, overwrite) for file in files]
-    asked = {"model": model, "against": against, "sequences": sequences, "seed": seed, "dtype": dtype}
-    asked["device"] = str(available_device(device, double=True))
-    asked |= {"ratios": list(listed(ratios, float, "ratios")), "baseline": "" if baseline == "none" else baseline}
+    asked = {"model": model, "against": against, "calibration": calibration, "sequences": sequences, "seed": seed}
+    asked |= {"dtype": dtype, "device": str(available_device(device, double=True)), "allowed": nats(at_most)}
+    asked |= {"ratios": list(listed(ratios, float, "ratios")), "ways": list(listed(ways, str, "ways"))}
     asked["kinds"] = list(KINDS if kinds is None else listed(kinds, str, "kinds"))
     check_request(asked)
     notebook, stopped = execute(asked)

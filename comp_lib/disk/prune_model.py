@@ -222,7 +222,7 @@ def _card(
     return Provenance(name, shape, text, asdict(settings), command=command, hashes=hashes)
 
 
-def _nats(at_most: object) -> float:
+def nats(at_most: object) -> float:
     """The number in "0.2" or "0.2nats". Raises InputError unless it is above 0."""
     with suppress(ValueError):
         if 0.0 < (value := float(str(at_most).strip().removesuffix("nats"))) < math.inf:
@@ -251,7 +251,7 @@ def _told(
     if (at_most := given.pop("at_most", None)) is not None:
         if ratio is not None:
             raise InputError(f"expected --ratio or --at-most, got {ratio} and {at_most}: leave one of them out")
-        at_most, ratio = _nats(at_most), SMALLEST
+        at_most, ratio = nats(at_most), SMALLEST
     return Settings(0.2 if ratio is None else ratio, **recovery | PRESETS[preset] | given), size, at_most
 
 

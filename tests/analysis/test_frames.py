@@ -72,7 +72,7 @@ def frames(model, sample, windows):
     yield "neurons", neurons(model, sample)
     yield "groups", groups(model, sample)
     yield "curves", curves(model, sample)
-    yield "costs", costs(model, sample, windows, (0.2,), ("uniform", "shortgpt"), multiple=8)
+    yield "costs", costs(model, sample, windows, (0.2,), ("stock", "shortgpt"), multiple=8)
 
 
 def test_frames_have_the_promised_columns_and_index_and_something_behind_each_number(model, sample, windows):
@@ -165,8 +165,8 @@ def test_costs_equal_the_library(model, sample, windows):
     [
         (lambda model, sample: neurons(model, sample, layers=[3]), "layers from 0 to 2, got 3"),
         (lambda model, sample: curves(model, sample, layers=[-1]), "got -1"),
-        (lambda model, sample: costs(model, sample, {}, (0.2,), ("unifrom",)), "did you mean 'uniform'"),
-        (lambda model, sample: costs(model, sample, {}, (0.99,), ("uniform",)), "ratio"),
+        (lambda model, sample: costs(model, sample, {}, (0.2,), ("stok",)), "did you mean 'stock'"),
+        (lambda model, sample: costs(model, sample, {}, (0.99,), ("stock",)), "ratio"),
     ],
 )
 def test_what_cannot_be_had_is_refused(model, sample, call, words):

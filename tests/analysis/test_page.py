@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from comp_lib.analysis import page
 from comp_lib.analysis.page import check_page_file, check_request, execute, sealed
+from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 
-ASKED = {"against": "", "kinds": ["prose", "code"], "ratios": [0.2], "baseline": "", "sequences": 4, "seed": 0}
-ASKED |= {"dtype": "float32", "device": "cpu"}
+ASKED = {"against": "", "kinds": ["prose", "code"], "ratios": [0.2], "ways": ["stock"], "allowed": 0.5, "seed": 0}
+ASKED |= {"calibration": "general", "sequences": 64, "dtype": "float32", "device": "cpu"}
+MORE = {"model", "name", "length", "windows", "looked", "harm"}  # which `execute` sets
 SOURCE = next(path for folder in page.PLACES if (path := folder / page.NOTEBOOK).is_file())
 pytest.importorskip("papermill", reason="no papermill: pip install 'comp-lib[report]'")
 
 
 @pytest.fixture(scope="module")
 def executed(kernels, parent, tmp_path_factory):
-    """A check-up of a tiny model against itself."""
+    """A check-up of a tiny model that has learned a little, against itself."""
+    taught = tmp_path_factory.mktemp("taught") / "parent"
+    shutil.copytree(parent, taught)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(parent))
+    ids = calibration_tokens("shipped", AutoTokenizer.from_pretrained(parent), sequences=64, length=64)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(20):
+        optimiser.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimiser.step()
+    model.save_pretrained(taught)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return execute(ASKED | {"model": str(parent), "against": str(parent), "baseline": "magnitude"})
+        more = {"ratios": [0.1, 0.2], "ways": ["stock", "magnitude"], "calibration": "shipped", "sequences": 16}
+        return execute(ASKED | more | {"model": str(taught), "name": "parent", "against": str(taught)})
 
 
 @pytest.fixture
@@ -58,11 +75,25 @@ def test_all_cells_run_and_each_figure_has_its_verdict(executed):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     figures = [place for place, output in enumerate(outputs) if "image/png" in output.get("data", {})]
-    assert len(figures) == 5
+    assert len(figures) == 4  # layers, curves, costs, and what changed
     for place in figures:
         words = outputs[place].data["text/plain"]
         assert outputs[place + 1].data["text/markdown"] == words and len(words.split()) > 10
     assert "0 of 3 layers" not in printed(notebook)
+
+
+def test_the_page_begins_with_the_verdict(executed):
+    first = next(cell.outputs[0] for cell in executed[0].cells if cell.get("outputs"))
+    assert first.data["text/plain"].startswith("parent: ") and "comp-lib prune parent" in first.data["text/html"]
+    text = sealed(executed[0])[1]
+    assert text.index("comp-lib prune parent") < text.index("<h2") < text.index("<img ")
+
+
+def test_a_random_model_is_not_pruned_and_has_no_empty_parts(parent, own_cache, kernels):
+    notebook, stopped = execute(ASKED | {"model": str(parent), "harm": False})
+    text = sealed(notebook)[1]
+    assert stopped is None and "hardly better than by chance" in text and "comp-lib generate" in text
+    assert "What it costs" not in text and "Against another" not in text and text.count("<img ") == 2
 
 
 def test_the_page_asks_nobody_and_describes_its_figures(executed):
@@ -70,14 +101,8 @@ def test_the_page_asks_nobody_and_describes_its_figures(executed):
     assert not re.search(r"<script|<link|@import|src=\"(?!data:)", text)
     assert "Content-Security-Policy" in text and "default-src 'none'" in text
     alts = re.findall(r"<img alt=\"([^\"]*)\"", text)
-    assert len(alts) == text.count("<img ") == 5 and all(len(alt.split()) > 4 for alt in alts)
-    for heading in (
-        "What it is",
-        "Where it is redundant",
-        "What can go",
-        "What it costs",
-        "Against another checkpoint",
-    ):
+    assert len(alts) == text.count("<img ") == 4 and all(len(alt.split()) > 4 for alt in alts)
+    for heading in ("What it is", "Where it is redundant", "What it costs", "Against another checkpoint"):
         assert f"{heading}</h2>" in text
     assert "<title>Check-up of parent</title>" in text
     assert "only cell to edit" not in text and "analysis.neurons(" not in text  # words for those who run it; code
@@ -126,8 +151,7 @@ def test_the_notebook_has_just_the_parameters_that_are_given():
     [cell] = [cell for cell in nbformat.read(SOURCE, 4).cells if "parameters" in cell.metadata.get("tags", [])]
     space = {}
     exec(cell.source, space)
-    assert space.keys() - {"__builtins__"} == ASKED.keys() | {"model", "length", "windows"}
-    assert space["length"] == page.LENGTH
+    assert space.keys() - {"__builtins__"} == ASKED.keys() | MORE
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +201,8 @@ def test_what_would_not_run_is_refused_before_work(parent):
     check_request(ASKED | {"model": str(parent)})
     for change, words in (
         ({"kinds": ["code", "code"]}, "each kind of text once"),
-        ({"ratios": []}, "at least one ratio"),
+        ({"ratios": []}, "at least one of the ratios"),
+        ({"ways": []}, "at least one of the ways"),
         ({"ratios": [0.2, 0.99]}, "ratio"),
         ({"dtype": "float8"}, "float8"),
         ({"model": "no-such-model"}, "no-such-model"),

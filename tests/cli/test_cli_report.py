@@ -30,10 +30,11 @@ def asked(monkeypatch):
     [
         (["--kinds", "poems"], ["poems"]),
         (["--ratios", "a,b"], ["--ratios as numbers between commas", "a,b"]),
-        (["--baseline", "nobody"], ["nobody"]),
+        (["--ways", "nobody"], ["nobody"]),
+        (["--at-most", "0"], ["--at-most", "above 0"]),
+        (["--calibration", "nowhere.txt"], ["nowhere.txt"]),
         (["--device", "quantum"], ["available device", "quantum"]),
         (["--against", "no-such-model"], ["no-such-model"]),
-        (["--sequences", "7", "--kinds", "code"], ["at least 8 windows"]),
     ],
 )
 def test_bad_options_are_refused(parent, tmp_path, asked, options, words):
@@ -58,10 +59,10 @@ def test_a_file_that_is_there_is_not_replaced(parent, tmp_path, asked, name):
 
 def test_page_and_notebook_are_written_also_after_a_failure_and_an_edited_one_stays(parent, tmp_path, asked):
     out, notebook = tmp_path / "page.html", tmp_path / "page.ipynb"
-    done = run("report", parent, "--out", out, "--kinds", "code, prose", "--baseline", "none")
+    done = run("report", parent, "--out", out, "--kinds", "code, prose", "--ways", "best, flap")
     assert done.exit_code == 0, done.output
-    assert asked[0]["kinds"] == ["code", "prose"] and asked[0]["baseline"] == ""
-    assert asked[0]["ratios"] == [0.1, 0.2, 0.3] and asked[0]["sequences"] == 4
+    assert asked[0]["kinds"] == ["code", "prose"] and asked[0]["ways"] == ["best", "flap"]
+    assert asked[0]["ratios"] == [0.1, 0.2, 0.3] and asked[0]["allowed"] == 0.5
     refused(run("report", parent, "--out", out), ["--overwrite"])
     done = run("report", parent, "--out", out, "--overwrite")
     assert done.exit_code == 1 and "MemoryError" in done.stderr

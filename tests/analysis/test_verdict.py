@@ -1,0 +1,75 @@
+"""The box of a check-up: never more than was measured, and never without a command."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+import pandas as pd
+import pytest
+
+from comp_lib.analysis import verdict
+from comp_lib.cli.app import app
+from comp_lib.plan import Plan
+
+
+def costs(*rows, way="stock"):
+    """The frame of one kind and of the mean, for (ratio, increase, low, high) of the mean."""
+    shared = {"model": "m", "seed": 0, "way": way, "parameters": 2_000_000, "windows": 64}
+    table = [
+        shared | {"kind": kind, "ratio": ratio, "removed": ratio + 0.004, "increase": up, "low": low, "high": high}
+        for ratio, *price in rows
+        for kind, (up, low, high) in (("code", (9.0, 8.0, 10.0)), ("all", price))
+    ]
+    return pd.DataFrame(table).set_index(["model", "seed", "kind"])
+
+
+CHEAP, MIDDLE, DEAR = (0.1, -0.001, -0.004, 0.002), (0.2, 0.4, 0.35, 0.45), (0.3, 0.48, 0.4, 0.56)
+SHORT = (0.2, 0.1, math.nan, math.nan)
+OWN = {"calibration": "my text.txt", "seed": 3, "dtype": "float32"}
+CASES = {  # rows, way, how -> the headline and its command
+    "a plan": ((DEAR, MIDDLE, CHEAP), "stock", {"seed": 0}, "20% of the decoder may go", "prune --ratio 0.2"),
+    "a preset": ((MIDDLE, DEAR), "best", {}, "20% of the decoder may go", "prune --ratio 0.2 --preset best"),
+    "its settings": (
+        (CHEAP, DEAR),
+        "flap",
+        OWN,
+        "10% of the decoder may go",
+        "prune --ratio 0.1 --method flap --calibration 'my text.txt' --seed 3",
+    ),
+    "too dear": ((DEAR,), "stock", {}, "cost 0.48 (0.40 to 0.56)", "report --ratios 0.15,0.3 --sequences 256"),
+    "no interval": ((SHORT,), "stock", {}, "20% of the decoder cost 0.10 nats", "report"),
+}
+
+
+def command(line):
+    """The words of a line that is a command on this model, without the file."""
+    first, name, model, *options = shlex.split(line)
+    assert first == "comp-lib" and model == "<b>"
+    assert name in {each.callback.__name__ for each in app.registered_commands}
+    return shlex.join([name, *(options[2:] if options[0] == "--out" else options)])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_ratio_may_go_where_its_whole_interval_is_allowed(case):
+    rows, way, how, headline, wanted = CASES[case]
+    frame = pd.concat([costs(*rows, way=way), costs(CHEAP, way="random")])  # which has no say
+    lines = verdict.verdict("<b>", frame, 0.5, 64, how)
+    assert headline in lines[0] and command(lines[-1]) == wanted
+    bundle = verdict.box(lines, verdict.prices(frame))
+    assert "<b>" not in bundle["text/html"] and "nan" not in bundle["text/html"] and "-0.00" not in bundle["text/html"]
+    assert list(verdict.prices(frame).index) == ["code", "mean"]
+
+
+@pytest.mark.parametrize(("loss", "chance"), [(10.8, True), (9.8, True), (9.6, False), (math.nan, True)])
+def test_a_model_that_has_learned_nothing_is_known_by_its_loss(loss, chance):
+    assert verdict.by_chance(loss, 49_152) is chance
+    lines = verdict.untrained("<b>", loss, 49_152)
+    assert command(lines[-1]).startswith("generate --prompt ") and "10.80" in lines[1]
+
+
+def test_a_pruned_model_is_sent_to_its_parent():
+    plan = Plan("its parent", 2, (0, 1), (8, 8), (1, 1), 0.2, 0.213)
+    lines = verdict.pruned_before("<b>", plan, "")
+    assert "21% of the decoder of its parent" in lines[0] and command(lines[1]) == "report --against 'its parent'"
+    assert len(verdict.pruned_before("<b>", plan, "its parent")) == 1
