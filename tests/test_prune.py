@@ -638,7 +638,7 @@ def test_report_and_progress():
         ({"kv_groups": "2"}, "expected kv_groups to be a whole number or None, got '2'"),
         ({"seed": 2**70}, "seed to be a whole number"),
         ({"seed": 1.0}, "seed to be a whole number, got 1.0"),
-        ({"multiple": 8.5}, "multiple to be a whole number, got 8.5"),
+        ({"multiple": 8.5}, "multiple to be a whole number or None, got 8.5"),
         ({"ridge": 0.0}, "ridge above 0, .*or 'auto', got 0"),
         ({"ridge": -1.0}, "ridge above 0, .*or 'auto', got -1"),
         ({"ridge": 1e7}, "ridge above 0, at most 1e.06"),
