@@ -18,7 +18,7 @@ from .errors import InputError
 from .families import whole_attention
 from .families.protocol import Model
 from .hybrid_granularity.paper import paper_plan
-from .hybrid_granularity.uniform import CLOSE, drop_count, parameters_left, uniform_plan
+from .hybrid_granularity.uniform import drop_count, parameters_left, uniform_plan
 from .importance.layers import layers_to_drop
 from .plan import Plan, PlanRequest
 from .progress import Progress, no_progress
@@ -69,9 +69,7 @@ def _measured(model: Model, ids: Tensor, settings: Settings, request: PlanReques
 
 
 def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
-    """Why the `plan` that came of these settings removes clearly more than was asked for, in one line; "" if not so."""
-    if plan.removed <= plan.ratio + CLOSE:
-        return ""
+    """Why the `plan` that came of these settings removes clearly more than was asked for, in one line."""
     why = "no finer step of the widths comes nearer"
     if settings["method"] == "shortgpt":
         why = "shortgpt removes nothing but whole layers"

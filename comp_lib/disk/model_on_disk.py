@@ -48,7 +48,7 @@ class Streamed:
         self.shape = Shape.of(self.skeleton)
         self.tied = self.skeleton.lm_head.weight is self.skeleton.model.embed_tokens.weight
         self.head: nn.Linear | None = None
-        self.model = SimpleNamespace(layers=_Layers(self), norm=self._load(self.skeleton.model.norm, "model.norm."))
+        self.model = SimpleNamespace(layers=self, norm=self._load(self.skeleton.model.norm, "model.norm."))
 
     def embedding(self, ids: Tensor) -> tuple[nn.Module, Tensor]:
         """The embedding of the tokens that are in `ids`, and where in it they are: as ids."""
@@ -74,6 +74,15 @@ class Streamed:
             ((_, self.head),) = self.head_pieces(self.config.vocab_size)
         return self.head
 
+    def __len__(self) -> int:
+        """Decoder layers."""
+        return len(self.skeleton.model.layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        """A decoder layer, with its numbers."""
+        self.head = None
+        return self._load(self.skeleton.model.layers[index], f"model.layers.{index}.")
+
     def _load(self, module: nn.Module, prefix: str) -> nn.Module:
         """A copy of a module of the skeleton, with the numbers from the files."""
         same = {id(config): config for config in (self.config, self.skeleton.config)}
@@ -81,18 +90,6 @@ class Streamed:
         tensors = {name: self.files.read(prefix + name, self.dtype) for name in module.state_dict()}
         module.load_state_dict(tensors, assign=True)
         return module
-
-
-@dataclass(frozen=True)
-class _Layers:
-    owner: Streamed
-
-    def __len__(self) -> int:
-        return len(self.owner.skeleton.model.layers)
-
-    def __getitem__(self, index: int) -> Layer:
-        self.owner.head = None
-        return self.owner._load(self.owner.skeleton.model.layers[index], f"model.layers.{index}.")
 
 
 def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:

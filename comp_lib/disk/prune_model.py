@@ -23,24 +23,25 @@ from torch import Tensor
 from ..calibration.text import EVERY_KIND, text_hash
 from ..calibration.tokens import WRITTEN, calibration_tokens, needs_model, sources
 from ..errors import InputError, check_length, suggestion
-from ..evaluation.confidence import Interval, intervals
 from ..evaluation.loss import windows_of
 from ..families.protocol import Model
+from ..hybrid_granularity.uniform import CLOSE
 from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
 from ..planning import check_request, make_plan, why_more
 from ..progress import Progress, no_progress
 from ..settings import PRESETS, SEQUENCES, Settings, default_recovery
 from ..shape import Shape, span
-from ..system.files import TensorFiles, resolved
+from ..system.files import resolved
 from ..system.machine import available_device
 from .from_disk import GRADIENTS, Saving, Written, check_out, prune_to
-from .model_on_disk import Streamed
+from .model_on_disk import STORED, Streamed
 
 if TYPE_CHECKING:
     from ..models.gguf_files import GgufTensors
+    from ..system.files import TensorFiles
 
-EVALUATED = 12, 512  # windows measured before and after, and tokens in each: enough for an interval
+EVALUATED = 12, 512  # windows measured before and after, and tokens in each
 EVALUATED_KINDS = 2, 256  # of each kind of text: a first look, which may not take longer than the pruning
 NO_FLAG = {"widths", "recovery", "aim", "ridge", "layer_metric", "token_weights"}  # fields that only Python can set
 # of `ratio_within`: ratios, between which it looks, and prunings that it may take
@@ -57,7 +58,6 @@ class Verdict(Written):
     megabytes: tuple[float, float]  # of the files of weights: the parent's, and the model's
     stored: tuple[str, str]  # what most of their numbers are: "BF16", "Q8_0"
     by_text: dict[str, dict[str, float]]  # text -> dense_loss, loss and increase, nats per token; empty: not measured
-    interval: Interval | None  # 95%, of the mean increase over texts; None: of too few windows
     seconds: float  # from the first line to the last, or since the last stop
     next: str  # the command that looks closer
 
@@ -72,7 +72,6 @@ class Verdict(Written):
             "removed": self.plan.removed,
             **{name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in pairs.items()},
             "loss": self.by_text,
-            "increase_interval": self.interval,
             "seconds": self.seconds,
             "calibration_tokens": self.report.tokens,
             "next": self.next,
@@ -95,13 +94,13 @@ class Verdict(Written):
         kinds = []
         if self.by_text:
             *kinds, (name, mean) = self.by_text.items()
-            sure = "" if self.interval is None else " ({:.3f} to {:.3f})".format(*self.interval)
-            cells = f"{mean['dense_loss']:.3f}", f"{mean['loss']:.3f}", f"{mean['increase']:+.3f}{sure}, {name}"
+            cells = f"{mean['dense_loss']:.3f}", f"{mean['loss']:.3f}", f"{mean['increase']:+.3f}, {name}"
             rows.append(("loss, nats/token", *cells))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         method, tokens = self.report.settings["method"], f"{self.report.tokens:,} tokens"
         lines = [f"{self.plan.removed:.1%} of the decoder removed by {method}, in {self.seconds:.0f} s on {tokens}"]
-        lines += [words] if (words := why_more(self.plan, self.report.settings)) else []
+        if self.plan.removed > self.plan.ratio + CLOSE:
+            lines.append(why_more(self.plan, self.report.settings))
         lines += [f"{a:{widths[0]}} {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
         each = ", ".join(f"{kind} {values['increase']:+.3f}" for kind, values in kinds)
         lines += wrap(f"by kind: {each}", 80, subsequent_indent="  ") if kinds else []
@@ -152,7 +151,11 @@ def prune_model(
         windows = windows_of(judged, tokenizer, min(longest, source.config.max_position_embeddings), count)
     texts = f"{len(windows)} kinds of text" if len(windows) > 1 else Path(evaluated).name
     together = torch.cat([*windows.values()]) if windows else None
-    saved = min(SAVED.get(_stored(files), torch.bfloat16), source.dtype, key=lambda one: one.itemsize)
+    numbers = Counter[str]()
+    for tensor, kind in files.stored.items():
+        numbers[kind] += math.prod(files.shapes[tensor])
+    stored = max(numbers, key=numbers.__getitem__)
+    saved = min(SAVED.get(stored, torch.bfloat16), source.dtype, key=lambda one: one.itemsize)
     saving = Saving(name, together, texts, None, overwrite, saved)
     check_out(out, source, saving, sequences * length)
     loaded = load_model(name, dtype, settings.device, 3 if plans else 2 if at_most else 1)[0] if whole else None
@@ -166,7 +169,7 @@ def prune_model(
     plan = make_plan(loaded, ids, settings, name, progress)[0] if plans and loaded is not None else None
     del loaded
     done = prune_to(out, source, tokenizer, ids, settings, plan=plan, saving=saving, progress=progress)
-    return _verdict(done, name, files, windows, started)
+    return _verdict(done, name, files, (stored, STORED[str(saved)]), windows, started)
 
 
 def ratio_within(
@@ -255,18 +258,15 @@ def _told(
     return Settings(0.2 if ratio is None else ratio, **recovery | PRESETS[preset] | given), size, at_most
 
 
-def _stored(files: TensorFiles | GgufTensors) -> str:
-    """What most of the numbers in `files` are: "BF16", "Q8_0"."""
-    numbers = Counter[str]()
-    for name, kind in files.stored.items():
-        numbers[kind] += math.prod(files.shapes[name])
-    return numbers.most_common(1)[0][0]
-
-
 def _verdict(
-    done: Written, parent: str, files: TensorFiles | GgufTensors, windows: Mapping[str, Tensor], started: float
+    done: Written,
+    parent: str,
+    files: TensorFiles | GgufTensors,
+    stored: tuple[str, str],
+    windows: Mapping[str, Tensor],
+    started: float,
 ) -> Verdict:
-    result, by_text, interval = TensorFiles(resolved(done.folder)), dict[str, dict[str, float]](), None
+    by_text = dict[str, dict[str, float]]()
     if windows:
         before, after = torch.tensor(done.losses, dtype=torch.float64).T  # (windows,) each
         columns = torch.stack([before, after, after - before], 1).split([len(ids) for ids in windows.values()])
@@ -274,15 +274,14 @@ def _verdict(
         names = [*windows, f"mean of {len(windows)}"] if len(windows) > 1 else [*windows]
         for name, values in zip(names, [*means, torch.stack(means).mean(0)], strict=False):
             by_text[name] = dict(zip(MEASURES, values.tolist(), strict=True))
-        interval = intervals([{"increase": column[:, 2].tolist()} for column in columns])["increase"]
-    sizes = [sum(path.stat().st_size for path in one.files) / 1e6 for one in (files, result)]
+    places = files.files, resolved(done.folder).glob("*.safetensors")
+    before_and_after = [sum(path.stat().st_size for path in each) / 1e6 for each in places]
     return Verdict(
         **vars(done),
         parent=parent,
-        megabytes=(sizes[0], sizes[1]),
-        stored=(_stored(files), _stored(result)),
+        megabytes=(before_and_after[0], before_and_after[1]),
+        stored=stored,
         by_text=by_text,
-        interval=interval,
         seconds=time.perf_counter() - started,
         next=shlex.join(["comp-lib", "evaluate", str(done.folder), "--against", parent]),
     )
