@@ -235,7 +235,7 @@ class _Run:
             hidden = embed(model, windows)
             rope = rotary(model, windows.shape[1], device, hidden.dtype)
             layers = family_of(model).layers(model)
-            for index in range(len(layers)):
+            for index in range(model.shape.layers):
                 hidden = through(layers[index].to(device), hidden, rope, device)
                 self.progress(f"measuring {which}", index + 1, model.shape.layers)
             self.keep(**{which: sequence_losses(model, hidden, windows).tolist()})

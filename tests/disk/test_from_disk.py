@@ -137,10 +137,10 @@ def test_measured_widths_from_files_are_those_of_memory(name, tmp_path, tokenize
 def test_sensitivity_reads_each_layer_once_and_lets_it_go_before_the_next(name, tmp_path, monkeypatch):
     parent, model = saved(tmp_path / "parent", name)
     source, alive, read = opened(parent), [], []
-    layer_of, tensor_of = model_on_disk._Layers.__getitem__, source.files.read
+    layer_of, tensor_of = model_on_disk.Streamed.__getitem__, source.files.read
 
     def get(self, index):
-        assert not any(weight() is not None for weight in alive) and self.owner.head is None or index == 0
+        assert not any(weight() is not None for weight in alive) and self.head is None or index == 0
         layer = layer_of(self, index)
         alive[:] = [weakref.ref(weight) for weight in layer.parameters()]
         return layer
@@ -149,7 +149,7 @@ def test_sensitivity_reads_each_layer_once_and_lets_it_go_before_the_next(name, 
         read.append(name)
         return tensor_of(name, dtype, rows)
 
-    monkeypatch.setattr(model_on_disk._Layers, "__getitem__", get)
+    monkeypatch.setattr(model_on_disk.Streamed, "__getitem__", get)
     monkeypatch.setattr(source.files, "read", tensor)
     found = sensitivity(source, tokens(8), 12)
     of_layers = [name for name in read if ".layers." in name]
