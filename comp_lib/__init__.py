@@ -12,6 +12,8 @@ other layers that their neighbours can best reproduce. Then it refits the kept w
     ids = calibration_tokens("general", tokenizer, model=model, sequences=128, length=256)
     pruned = prune(model, ids, Settings(ratio=0.2, **PRESETS["stock"]))  # pruned.model, pruned.plan, pruned.report
 
+`prune_model("smollm2-135m", "build/small")` does that from disk to disk, saves it, and returns a verdict on it.
+
 Where to read on: `prune` is the method on one page, `prune_layer` its five steps for one layer, `planning` decides how
 much each layer loses. The paper's ideas are folders: `importance` (what is removed), `hybrid_granularity` (how much),
 `recovery` (the refit), and `statistics` (the sums over tokens that all of them use). `families` finds the parts of a

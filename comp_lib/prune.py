@@ -68,7 +68,7 @@ def prune(
     """
     started = time.perf_counter()
     if isinstance(model, str | Path) or ids is None:
-        got = f"{str(model)[:60]!r}: comp_lib.prune_model takes a name or a folder"
+        got = f"{type(model).__name__} and {type(ids).__name__}: comp_lib.prune_model takes a name or a folder"
         raise InputError(f"expected a loaded model and tokens, of load_model and calibration_tokens, got {got}")
     check_call(model, ids, settings, plan)
     check_finite(model)

@@ -63,7 +63,6 @@ PRESETS_IN_WORDS = {
 SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib prune` takes more than the default
 
 
-COARSE = 64  # the multiple of widths where none is given, if it is fine enough: it suits most hardware
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbers -> their types, in words
     "multiple": ((int, type(None)), "a whole number or None"),
@@ -152,14 +151,7 @@ class Settings:
 
     def request(self, shape: Shape, name: str = "") -> PlanRequest:
         """What a planner for a model of that shape and name is asked for; no layers are dropped yet."""
-        request = PlanRequest(
-            shape=shape,
-            ratio=self.ratio,
-            kv_groups=self.kv_groups,
-            multiple=COARSE if self.multiple is None else self.multiple,
-            parent=name,
-            biased=self.recovery == "bias",
-        )
-        if self.multiple is None:
-            return replace(request, multiple=fitting_multiple(request, self.layers))
-        return request
+        biased = self.recovery == "bias"
+        request = PlanRequest(shape=shape, ratio=self.ratio, kv_groups=self.kv_groups, parent=name, biased=biased)
+        fitting = fitting_multiple(request, self.layers) if self.multiple is None else self.multiple
+        return replace(request, multiple=fitting)

@@ -5,10 +5,9 @@ What can be refused is refused before any work starts: one line on stderr, exit 
 
 import typer
 
-from .console import Commands
+from .console import Commands, Explained
 from .doctor import doctor
 from .measure import compare, evaluate, inspect
-from .options import Explained
 from .prune import demo, prune
 from .use import export, generate, heal, report
 

@@ -23,7 +23,6 @@ from torch import Tensor
 from ..calibration.text import EVERY_KIND, text_hash
 from ..calibration.tokens import WRITTEN, calibration_tokens, needs_model, sources
 from ..errors import InputError, check_length, suggestion
-from ..evaluation.by_kind import judge
 from ..evaluation.confidence import Interval, intervals
 from ..evaluation.loss import windows_of
 from ..families.protocol import Model
@@ -31,7 +30,6 @@ from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
 from ..planning import check_request, make_plan, why_more
 from ..progress import Progress, no_progress
-from ..prune import prune
 from ..settings import PRESETS, SEQUENCES, Settings, default_recovery
 from ..shape import Shape, span
 from ..system.files import TensorFiles, resolved
@@ -44,10 +42,7 @@ if TYPE_CHECKING:
 
 EVALUATED = 12, 512  # windows measured before and after, and tokens in each: enough for an interval
 EVALUATED_KINDS = 2, 256  # of each kind of text: a first look, which may not take longer than the pruning
-FLAGS = {
-    name: f"--{name.replace('_', '-')}"
-    for name in "ratio preset calibration method layers kv_groups sequences length multiple seed dtype device".split()
-} | {"evaluated": "--evaluate"}
+NO_FLAG = {"widths", "recovery", "aim", "ridge", "layer_metric", "token_weights"}  # fields that only Python can set
 # of `ratio_within`: ratios, between which it looks, and prunings that it may take
 SMALLEST, LARGEST, TRIES = 0.01, 0.8, 5
 MEASURES = "dense_loss", "loss", "increase"
@@ -160,14 +155,13 @@ def prune_model(
     saved = min(SAVED.get(_stored(files), torch.bfloat16), source.dtype, key=lambda one: one.itemsize)
     saving = Saving(name, together, texts, None, overwrite, saved)
     check_out(out, source, saving, sequences * length)
-    copies = 3 if plans else 1 if at_most is None else 2
-    loaded = load_model(name, dtype, settings.device, copies)[0] if whole else None
+    loaded = load_model(name, dtype, settings.device, 3 if plans else 2 if at_most else 1)[0] if whole else None
     size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
     ids = calibration_tokens(calibration, tokenizer, model=loaded, evaluated=judged, progress=progress, **size)
     if loaded is not None and at_most is not None:
         settings = replace(settings, ratio=ratio_within(at_most, loaded, ids, windows, settings, progress))
     settings = replace(settings, multiple=settings.request(source.shape).multiple)  # the card tells which it is
-    told = {"ratio": settings.ratio, "preset": preset, "calibration": calibration, "evaluated": evaluated, **more}
+    told = {"ratio": settings.ratio, "preset": preset, "calibration": calibration, "evaluate": evaluated, **more}
     saving = replace(saving, card=_card(name, out, source.shape, settings, ids, told))
     plan = make_plan(loaded, ids, settings, name, progress)[0] if plans and loaded is not None else None
     del loaded
@@ -184,11 +178,16 @@ def ratio_within(
     through the two nearest measured ones has that loss, in the middle half of what lies between them.
     Raises InputError when even the smallest step costs more.
     """
+    from ..evaluation.by_kind import judge
+    from ..prune import prune
+
     dense, gone = judge(model, windows).mean["loss"], 0.0
     (low, below), (high, above) = (0.0, 0.0), (LARGEST, math.inf)  # a ratio that holds and what it costs; one too large
     for done in range(TRIES):
         share = math.sqrt((at_most - below) / (above - below))
         ratio = round(max(SMALLEST, low + (high - low) * min(max(share, 0.25), 0.75)), 3)
+        if done == TRIES - 1 and not low:
+            ratio = SMALLEST
         cost = math.inf
         with suppress(InputError):  # out of reach
             small = prune(model, ids, replace(settings, ratio=ratio), progress=progress)
@@ -215,14 +214,10 @@ def _card(
     text = f"{ids.shape[0]} x {ids.shape[1]} tokens of {shareable(source)}, drawn with seed {settings.seed}"
     if len(shares) > 1:
         text += f" ({', '.join(f'{shareable(each)} {share:.0%}' for each, share in shares.items())})"
-    given = {each: value for each, value in told.items() if value is not None and each != "at_most"}
-    places = shareable(name), resolved(out).name
-    if given.keys() <= FLAGS.keys():
-        words = [word for each, value in given.items() for word in (FLAGS[each], shareable(value))]
-        command = shlex.join(["comp-lib", "prune", places[0], "--out", places[1], *words])
-    else:  # there is no flag for some of it
-        shown = {each: shareable(value) if isinstance(value, str | Path) else value for each, value in given.items()}
-        command = f"comp_lib.prune_model(*{places}, **{shown})"
+    words = ["comp-lib", "prune", shareable(name), "--out", resolved(out).name]
+    for flag, value in told.items():
+        words += [] if value is None or flag == "at_most" else [f"--{flag.replace('_', '-')}", shareable(value)]
+    command = "" if told.keys() & NO_FLAG else shlex.join(words)
     hashes = tuple(text_hash(each) for each in shares if each not in WRITTEN)
     return Provenance(name, shape, text, asdict(settings), command=command, hashes=hashes)
 

@@ -65,14 +65,14 @@ def fitting_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
 
     It is that of the uniform plan without biases, so it is the same for all methods.
     """
-    multiple, whole = request.multiple, request.shape.decoder
-    while multiple > 1:
+    asked = replace(request, biased=False)
+    while asked.multiple > 1:
         with suppress(InputError):  # steps of this size are too large for so narrow a model
-            left = parameters_left(replace(request, multiple=multiple, biased=False), layers)
-            if 1 - left / whole <= request.ratio + CLOSE:
+            plan = uniform_plan(replace(asked, drop=range(drop_count(asked, layers))))
+            if plan.removed <= request.ratio + CLOSE:
                 break
-        multiple //= 2
-    return multiple
+        asked = replace(asked, multiple=asked.multiple // 2)
+    return asked.multiple
 
 
 def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -> tuple[int, ...]:

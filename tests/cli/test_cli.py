@@ -12,6 +12,7 @@ from typer.models import OptionInfo
 from comp_lib.calibration import tokens
 from comp_lib.calibration.text import load_text
 from comp_lib.cli.app import app
+from comp_lib.disk import prune_model
 from comp_lib.evaluation.loss import compare, evaluation_tokens
 from comp_lib.models import load
 from comp_lib.plan import Plan
@@ -90,7 +91,7 @@ def test_the_model_writes_its_text_only_where_it_fits(parent, tmp_path, monkeypa
 def test_a_full_folder_is_refused_before_any_text_is_written(parent, tmp_path, monkeypatch):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "notes.txt").write_text("mine")
-    monkeypatch.setattr(tokens, "calibration_tokens", lambda *_, **__: pytest.fail("text was drawn"))
+    monkeypatch.setattr(prune_model, "calibration_tokens", lambda *_, **__: pytest.fail("text was drawn"))
     for method in ("comp", "llm-pruner"):
         refused(run("prune", parent, "--out", tmp_path / "m", "--method", method, *FEW), ["with files in it"])
 
@@ -109,7 +110,8 @@ WITH_DEVICE = {
 
 def test_a_device_that_is_not_here_is_refused_before_any_work(parent, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("comp_lib.models.load.open_model", lambda *_, **__: pytest.fail("this is work"))
+    for place in (load, prune_model):
+        monkeypatch.setattr(place, "open_model", lambda *_, **__: pytest.fail("this is work"))
     assert {name for name, signature in FLAGS.items() if "device" in signature.parameters} == WITH_DEVICE.keys()
     for name, words in WITH_DEVICE.items():
         refused(run(name, parent, *words, "--device", "cuda"), ["device", "cpu", "'cuda'"])
@@ -178,15 +180,17 @@ def embedded(tmp_path, tiny_llama, tokenizer, monkeypatch):
         return lambda name, *options: function(tmp_path / "embedded" if name == load.EMBEDDED else name, *options)
 
     whole, streamed = instead(load.load_model), instead(load.open_model)
-    for place, name, function in ((load, "load_model", whole), (load, "open_model", streamed)):
-        monkeypatch.setattr(place, name, function)
+    for place in (load, prune_model):
+        monkeypatch.setattr(place, "load_model", whole)
+        monkeypatch.setattr(place, "open_model", streamed)
 
 
 @pytest.mark.parametrize("mine", ["model/precious.txt", "pruned.png", "kinds.png"])
 def test_a_demo_refuses_what_is_there_before_it_measures(embedded, tmp_path, monkeypatch, mine):
     (tmp_path / "demo" / mine).parent.mkdir(parents=True)
     (tmp_path / "demo" / mine).write_text("mine")
-    monkeypatch.setattr(tokens, "calibration_tokens", lambda *_, **__: pytest.fail("this is work"))
+    for place in (tokens, prune_model):
+        monkeypatch.setattr(place, "calibration_tokens", lambda *_, **__: pytest.fail("this is work"))
     refused(run("demo", "--out", tmp_path / "demo"), ["--overwrite"])
     assert content(tmp_path / "demo") == {mine: b"mine"}
 

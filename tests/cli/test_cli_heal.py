@@ -10,8 +10,10 @@ import torch
 from command import FEW, refused, run
 
 from comp_lib import healing
+from comp_lib.calibration.text import text_hash
 from comp_lib.healing import HELD
 from comp_lib.models.load import load_model
+from comp_lib.models.save import calibrated_on
 
 SHORT = ("--steps", "3", "--sequences", HELD + 4, "--length", "16")
 
@@ -45,6 +47,7 @@ def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
     assert changed == {name for name in before.state_dict() if "_proj" in name}
     card = (tmp_path / "healed" / "README.md").read_text("utf-8")
     assert "healed on 12 x 16 tokens of written" in card and str(tmp_path) not in card
+    assert calibrated_on(tmp_path / "healed") == calibrated_on(small) == (text_hash("calibration"),)
 
 
 def test_links_out_of_the_folder_do_not_get_into_the_new_one(parent, small, tmp_path):
@@ -66,7 +69,8 @@ def test_links_out_of_the_folder_do_not_get_into_the_new_one(parent, small, tmp_
 def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "_mean_divergence", lambda model, parent, ids: 1.0)
     words = ("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT)
-    refused(run(*words), ["did not teach", "1.0000 before and 1.0000 after", "--rate", "--force"])
+    done = run(*words)
+    assert done.exit_code == 2 and "did not teach, got 1.0000 before and 1.0000 after" in done.stderr
     assert not (tmp_path / "healed").exists()
     done = run(*words, "--force")
     assert done.exit_code == 0 and "it did not help" in done.stderr and (tmp_path / "healed").exists()

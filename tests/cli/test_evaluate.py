@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from command import ran, refused, run
+from command import FEW, ran, refused, run
 from transformers import AutoModelForCausalLM
 
 from comp_lib.calibration.text import KINDS, load_text
@@ -71,6 +71,24 @@ def test_a_model_against_itself_has_no_increase_for_certain(parent):
     assert row[0] == row[1] and row[2] == "0.000 (0.000 to 0.000)" and float(row[3]) == 0.0 and row[4] == "1.000"
     loss, low, high = map(float, re.findall(r"[0-9.]+", cells(ran("evaluate", parent, *few).stdout)["evaluation"][0]))
     assert low < loss < high
+
+
+def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_path):
+    source, copy = "calibration+evaluation:code", tmp_path / "copy.txt"
+    ran("prune", parent, "--out", tmp_path / "small", *FEW[:-1], source)
+    copy.write_text(load_text("calibration"), "utf-8")
+    for text, named in (
+        ("calibration:prose", "calibration:prose"),
+        (copy, copy),
+        ("kinds", "evaluation:code"),
+        ("evaluation", None),
+    ):
+        said = ran("evaluate", tmp_path / "small", *SMALL, "--text", text).stderr
+        assert (f"comp-lib: {named} calibrated this model" in said) == ("calibrated" in said) == (named is not None)
+    assert "calibrated" not in ran("evaluate", parent, *SMALL, "--text", "calibration").stderr
+    card = tmp_path / "small" / "README.md"
+    card.write_text(card.read_text("utf-8").replace("calibrated_on: [", "calibrated_on: 5 ["), "utf-8")
+    ran("evaluate", tmp_path / "small", *SMALL, "--text", "calibration")
 
 
 @pytest.mark.parametrize(

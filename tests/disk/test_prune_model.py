@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from command import FEW, ran
+from command import FEW, ran, run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from comp_lib import prune_model
-from comp_lib.calibration.text import DATA_FOLDERS, KINDS
+from comp_lib.calibration.text import DATA_FOLDERS, KINDS, load_text
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import windows_of
 from comp_lib.importance.neurons import METRICS
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
+from comp_lib.shape import Shape
 
 SMALL = {"sequences": 8, "length": 24, "multiple": 4, "calibration": "calibration"}
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -87,10 +89,59 @@ def test_the_verdict_is_what_the_files_are_and_the_command_says_the_same(wide, t
     assert told["megabytes"]["after"] == (tmp_path / "other" / "model.safetensors").stat().st_size / 1e6
 
 
-def test_few_windows_have_no_interval_and_one_text_has_no_kinds(parent, tmp_path):
+def test_one_text_has_an_interval_and_no_kinds(parent, tmp_path):
     done = prune_model(parent, tmp_path / "small", **SMALL, evaluated="evaluation:code")
     assert list(done.by_text) == ["evaluation:code"] and done.interval is not None  # 12 windows
     assert "by kind" not in str(done)
+
+
+def test_the_card_tells_the_command_and_the_share_of_each_text(wide, tmp_path):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "mine.txt").write_text(load_text("evaluation"), "utf-8")
+    parent, size = wide(torch.float32), {"sequences": 16, "length": 24, "method": "wanda-sp"}
+    source = f"shipped+{tmp_path / 'secret' / 'mine.txt'}"
+    done = prune_model(parent, tmp_path / "small", 0.1, evaluated="none", calibration=source, **size)
+    card = (tmp_path / "small" / "README.md").read_text("utf-8")
+    words = f"comp-lib prune {parent.name} --out small --ratio 0.1 --preset stock --calibration shipped+mine.txt "
+    assert words + "--evaluate none --sequences 16 --length 24 --method wanda-sp\n" in card
+    assert "calibration 10%" in card and "calibration:code 5%" in card and "mine.txt 50%)" in card
+    assert str(tmp_path) not in card and f"multiple {done.report.settings['multiple']}," in card
+    prune_model(parent, tmp_path / "python", evaluated="none", **SMALL, ridge=0.1)  # which no flag says
+    assert "comp-lib prune" not in (tmp_path / "python" / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("curve", [lambda gone: 5 * gone**2, lambda gone: 0.9 * gone, lambda gone: gone**4 - 0.01])
+@pytest.mark.parametrize("at_most", [0.02, 0.2])
+def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch, curve, at_most):
+    seen, dense = {}, Shape.of(AutoModelForCausalLM.from_pretrained(parent)).decoder
+
+    def stand_in(model, windows):
+        gone = 1 - Shape.of(model).decoder / dense
+        seen[gone] = curve(gone) if gone else 0.0
+        return SimpleNamespace(mean={"loss": 3.0 + seen[gone]})
+
+    monkeypatch.setattr("comp_lib.evaluation.by_kind.judge", stand_in)
+    size = {"sequences": 4, "length": 24, "calibration": "calibration", "method": "random", "multiple": 1}
+    done = prune_model(parent, tmp_path / "small", at_most=f"{at_most}nats", **size)
+    assert len(seen) <= 6 and done.plan.removed == pytest.approx(max(gone for gone in seen if seen[gone] <= at_most))
+    dearer = [gone for gone, cost in seen.items() if cost > at_most]
+    assert not dearer or curve(done.plan.removed) >= 0.9 * at_most or min(dearer) - done.plan.removed < 0.08
+    command = re.search(r"--ratio (\S+)", (tmp_path / "small" / "README.md").read_text("utf-8"))
+    assert float(command[1]) == done.plan.ratio and done.plan.removed - done.plan.ratio < 0.02
+
+
+def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path, monkeypatch):
+    losses = iter([3.0, 3.9, 3.8, 3.7, 3.5])
+    monkeypatch.setattr(
+        "comp_lib.evaluation.by_kind.judge", lambda model, windows: SimpleNamespace(mean={"loss": next(losses)})
+    )
+    words = ["--at-most", "0.01", *FEW[:4], "--multiple", "1", "--calibration", "calibration"]
+    done = run("prune", parent, "--out", tmp_path / "small", *words)
+    assert done.exit_code == 2 and done.stderr.splitlines()[-1].startswith("comp-lib: expected --at-most")
+    assert "got 0.01, where 1.2% of the decoder costs 0.500 already: allow more" in done.stderr
+    asked = re.findall(r"ratio (\S+): \+(\S+) nats: (\d) of 5", done.stderr)
+    assert asked == [("0.200", "0.900", "1"), ("0.050", "0.800", "2"), ("0.013", "0.700", "3"), ("0.010", "0.500", "4")]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -103,12 +154,21 @@ def test_few_windows_have_no_interval_and_one_text_has_no_kinds(parent, tmp_path
         (lambda model, out: prune_model(out, out), "nothing of that name"),
         (lambda model, out: prune_model("smollm2-135m", out, preset="beast"), "did you mean 'best'"),
         (lambda model, out: prune_model("smollm2-135m", out, sequence=3), "did you mean 'sequences'"),
+        (
+            lambda model, out: prune_model("smollm2-135m", out, 0.2, at_most=0.1),
+            "--ratio or --at-most, got 0.2 and 0.1",
+        ),
+        (lambda model, out: prune_model("smollm2-135m", out, at_most=1, evaluated="none"), "leave --evaluate out"),
+        *[
+            (lambda model, out, wrong=wrong: prune_model("smollm2-135m", out, at_most=wrong), f"above 0.*got {wrong!r}")
+            for wrong in ("0", "-0.2nats", "a little", "nan", "inf")
+        ],
     ],
 )
 def test_what_is_no_model_is_refused_in_one_line(call, words, tiny_llama, tmp_path):
-    with pytest.raises(InputError, match=words) as refused:
+    with pytest.raises(InputError, match=words) as error:
         call(tiny_llama(), tmp_path / "out")
-    assert len(str(refused.value)) < 250 and not list(tmp_path.iterdir())
+    assert len(str(error.value)) < 250 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comp_lib.errors import InputError
+from comp_lib.importance import neurons
 from comp_lib.importance.neurons import METRICS, Dense, full_condition, mask_condition, metric, top
 from comp_lib.recovery.mask_tuning import solve_mask
 from comp_lib.statistics.gram import Gram, contributions
@@ -62,6 +67,18 @@ def test_scores_of_the_metrics_that_only_look(size):
     }
     for name, scores in brute.items():
         torch.testing.assert_close(metric(name)(dense, 2, rng()).scores, torch.stack(scores), **CLOSE)
+
+
+def test_the_metric_that_contributing_shows_is_one():
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    known = dict(vars(neurons))
+    exec(textwrap.dedent(code), known)
+    x, dense = layer(1, 5)
+    found = known["loudest"](dense, 2, rng())
+    scores = [x[:, i].square().sum() * dense.weight[i].abs().max() for i in range(5)]
+    torch.testing.assert_close(found.scores, torch.stack(scores), **CLOSE)
+    assert found.kept.tolist() == sorted(sorted(range(5), key=scores.__getitem__)[-2:])
 
 
 def test_magnitude_is_blind_to_the_data_and_activation_to_the_weights():
