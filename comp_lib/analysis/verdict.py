@@ -22,7 +22,10 @@ LONGER = 256  # sequences of a longer check-up: the shipped texts have as many
 DEFAULTS = {"calibration": "general", "seed": 0, "dtype": "float32", "device": "cpu"}  # of `prune`
 PROMPT = "'The water cycle begins when the sun'"
 BOX = '<div style="border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em">\n{}\n</div>'
-CODE = "white-space: pre-wrap; word-break: normal; font-family: monospace; background: rgba(128, 128, 128, 0.15)"
+CODE = (
+    "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; font-family: monospace; "
+    "background: rgba(128, 128, 128, 0.15)"
+)
 
 
 def by_chance(loss: float, vocabulary: int) -> bool:
