@@ -90,7 +90,7 @@ kit: $(STAMPS)/dev
 
 image:
 	docker build --file .ci/Dockerfile --tag comp-lib .
-	@echo "docker run --rm --publish 8888:8888 --volume comp-lib:/home/learner/comp-lib/build comp-lib"
+	@echo "docker run --rm --publish 8888:8888 --volume comp-lib:/srv/comp-lib/build comp-lib"
 
 lint: $(STAMPS)/dev
 	$(VENV_PYTHON) -m ruff format --check .

