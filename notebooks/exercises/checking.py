@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,22 @@ class Wrong(AssertionError):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""
         return [f"Not yet: {self}"]
+
+
+@cache
+def real_model() -> tuple[Any, Any]:
+    """SmolLM2-135M and its tokenizer. Loaded once, and only here: an exercise without a model starts in two seconds."""
+    from comp_lib.models.load import EMBEDDED, load_model
+
+    return load_model(EMBEDDED)
+
+
+@cache
+def real_outline() -> Any:
+    """SmolLM2-135M without its numbers: all its shapes, in a second."""
+    from comp_lib.models.load import EMBEDDED, open_model
+
+    return open_model(EMBEDDED)[0]
 
 
 def call(function: Callable, *arguments, grad: bool = False, returns: bool = True):

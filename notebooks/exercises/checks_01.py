@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from checking import Wrong, accept, call, check_shape
+from checking import Wrong, accept, call, check_shape, real_model
 from torch import Tensor
 
 Harm = Callable[[list[int]], float]
@@ -110,9 +110,8 @@ def _beaten(plan: Callable, harm: Harm, layers: int, proxy: list[int]) -> tuple[
 def _real() -> tuple:
     """The real model and a short text (1, 48)."""
     from comp_lib.calibration.tokens import calibration_tokens
-    from course.start import start
 
-    model, tokenizer = start()
+    model, tokenizer = real_model()
     return model, calibration_tokens("calibration", tokenizer, sequences=1, length=48, seed=1)
 
 

@@ -11,13 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from checking import Wrong, accept, call
+from checking import Wrong, accept, call, real_model
 from torch import nn
-
-from comp_lib.calibration.text import KINDS
-from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.evaluation.loss import perplexity
-from course.start import start
 
 AT, TOTAL, STEPS = 4, 16, np.arange(9.0)  # the harm was measured after 4 steps; 16 steps in all, up to 8 in a layer
 HARM = np.array([0.30, 0.05, 0.02, 0.20])
@@ -126,7 +121,11 @@ def _without_each(blocks: list[nn.Module], loss: Callable[[], float]) -> dict[tu
 
 
 def _real_blocks() -> Blocks:
-    model, tokenizer = start()
+    from comp_lib.calibration.text import KINDS
+    from comp_lib.calibration.tokens import calibration_tokens
+    from comp_lib.evaluation.loss import perplexity
+
+    model, tokenizer = real_model()
     every = "+".join(f"calibration:{kind}" for kind in KINDS)  # the text of the lesson
     ids = calibration_tokens(every, tokenizer, sequences=16, length=128)[:1, :48]
     return Blocks(list(model.model.layers)[12:18], lambda: perplexity(model, ids).loss)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import torch
-from checking import Wrong, accept, alike, call, check_shape, dense_layer, spot
+from checking import Wrong, accept, alike, call, check_shape, dense_layer, real_model, spot
 from torch import Tensor
 
 Sums = dict[str, Tensor]
@@ -21,20 +21,20 @@ def real_layer() -> Sums:
     from comp_lib.calibration.tokens import calibration_tokens
     from comp_lib.statistics.gram import contributions
     from course.dense_stream import dense_problem
-    from course.start import start
 
-    model, tokenizer = start()
+    model, tokenizer = real_model()
     ids = calibration_tokens("calibration", tokenizer, sequences=4, length=256, evaluated="evaluation")
     layers = {name: dense_problem(model, ids, 11, weighted=name == "weighted") for name in ("plain", "weighted")}
     return {name: contributions(layer.xtx, layer.weight) for name, layer in layers.items()}
 
 
 def loud_layer(seed: int = 0) -> Sums:
-    """G (30, 30), "plain" and "weighted", of a layer in which two neurons write a massive activation."""
+    """G (30, 30), "plain" and "weighted", of a layer: two neurons shout, in nearly one direction."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)  # noqa: E731
     x, loud, w = draw(8, 25, 30), torch.randperm(30, generator=generator)[:2], draw(30, 6)
-    x[:, 0, loud] = 200.0 + draw(8, 2)
+    w[loud[1]] = w[loud[0]] + 0.3 * draw(6)
+    x[:, 0, loud] = 400.0 + draw(8, 2)
     x = x.flatten(0, 1)
     scaled = x / (x @ w).norm(dim=1, keepdim=True)
     return {"plain": (x.T @ x) * (w @ w.T), "weighted": (scaled.T @ scaled) * (w @ w.T)}
@@ -127,7 +127,7 @@ def check_guard(guarded_mask: Callable[[Callable[[float], Tensor], float, float]
 
 def check_trap(two_to_remove: Callable[[Tensor], Tensor]) -> None:
     """Exercise 3, on two small layers and on the real one."""
-    for make, worse in ((partial(loud_layer, 1), 10.0), (partial(loud_layer, 3), 10.0), (real_layer, 100.0)):
+    for make, worse in ((partial(loud_layer, 1), 20.0), (partial(loud_layer, 3), 20.0), (real_layer, 100.0)):
         layer = make()
         plain, weighted = layer["plain"], layer["weighted"]
         gone = call(two_to_remove, plain.clone())

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from checking import Wrong, accept, call
+from checking import Wrong, accept, call, real_outline
 from teaching.rank import SHARE, check, in_words
 from torch import Tensor
 
 from comp_lib.errors import InputError
-from comp_lib.families.protocol import Model
 from comp_lib.models.load import EMBEDDED
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.shape import Shape
-from course.start import start
 
 TIMES = 100.0  # as much as the condition loses, energy is to lose
 LEAST = 0.01  # of the output's energy
@@ -102,12 +99,6 @@ def _lost_without(x: Tensor, w: Tensor, gone: int) -> float:
 # --- 3: the capstone --------------------------------------------------------------------------------------------------
 
 
-@cache
-def real_model() -> Model:
-    """Loaded once: the check and `hand_in` ask for it."""
-    return start()[0]
-
-
 def check_my_plan(my_plan: Callable[[PlanRequest], Plan]) -> None:
     """Exercise 3, by the rules of the teacher's `rank.py`."""
     asked = request()
@@ -115,7 +106,7 @@ def check_my_plan(my_plan: Callable[[PlanRequest], Plan]) -> None:
     if not isinstance(plan, Plan):
         raise Wrong(f"expected a plan, got {type(plan).__name__}: `asked.plan(widths)` makes one")
     try:
-        check(plan, real_model())
+        check(plan, real_outline())
     except InputError as error:
         raise Wrong(str(error)) from error
     accept(f"the plan keeps {in_words(plan)}, and can be ranked. `hand_in` saves it")
@@ -123,7 +114,7 @@ def check_my_plan(my_plan: Callable[[PlanRequest], Plan]) -> None:
 
 def request() -> PlanRequest:
     """What the capstone asks for: a fifth of the model's decoder, in widths that are multiples of 8."""
-    return PlanRequest(Shape.of(real_model()), SHARE, multiple=8, parent=EMBEDDED)
+    return PlanRequest(Shape.of(real_outline()), SHARE, multiple=8, parent=EMBEDDED)
 
 
 def hand_in(my_plan: Callable[[PlanRequest], Plan], name: str) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from checking import Wrong, accept, call
+from checking import Wrong, accept, call, real_outline
 
 MEGABYTES = (230.0, 200.0, 150.0)  # of the embedded model in 16 bits, which has 269
 
@@ -55,9 +55,8 @@ def real_plans(ratio_for: Callable[[int, int, float, float], float]) -> dict[flo
     from comp_lib.hybrid_granularity.uniform import uniform_plan
     from comp_lib.plan import PlanRequest
     from comp_lib.shape import Shape
-    from course.start import start
 
-    shape, found = Shape.of(start()[0]), {}
+    shape, found = Shape.of(real_outline()), {}
     for megabytes in MEGABYTES:
         ratio = ratio_for(shape.total, shape.decoder, 2.0, megabytes)
         plan = uniform_plan(PlanRequest(shape, ratio, multiple=16))
@@ -76,29 +75,37 @@ def _number(got: object) -> float:
 
 
 def check_windows_needed(windows_needed: Callable[[list[float], float], int]) -> None:
-    """Exercise 2."""
+    """Exercise 2. One number may be that of two mistakes; all three together are of one."""
     random = np.random.default_rng(3)
-    for count, half in ((8, 0.05), (12, 0.02), (6, 0.1)):
-        values = random.normal(0.4, 0.2, count)
-        got = call(windows_needed, values.tolist(), half)
-        deviation = {ddof: float(values.std(ddof=ddof)) for ddof in (0, 1)}
-        want = math.ceil((1.96 * deviation[1] / half) ** 2)
-        if got == want and isinstance(got, int):
-            continue
-        known = {
-            math.ceil((1.96 * deviation[0] / half) ** 2): "the spread of a *sample* divides by n - 1",
-            math.floor((1.96 * deviation[1] / half) ** 2): "round up: one window less is too few",
-            math.ceil(1.96 * deviation[1] / half): "the error falls with the *root* of n: square the quotient",
-            math.ceil(
-                (1.96 * deviation[1] / half) ** 2 / count
-            ): "that is how many times as many: n itself is asked for",
-            math.ceil(
-                (1.96 * deviation[1] / count**0.5 / half) ** 2
-            ): "that divides by the root of n twice: the spread of one window is what is needed, not that of the mean",
-            math.ceil((1.96 * 2 * deviation[1] / half) ** 2): "`half` is half of the interval's width already",
-            math.ceil((deviation[1] / half) ** 2): "95% are 1.96 standard errors on each side, not one",
-        }
+    cases = [(random.normal(0.4, 0.2, count), half) for count, half in ((8, 0.05), (12, 0.02), (6, 0.1))]
+    answers = [call(windows_needed, values.tolist(), half) for values, half in cases]
+    for got in answers:
         if not isinstance(got, int):
             raise Wrong(f"expected a whole number (int), got {got!r}")
-        raise Wrong(known.get(got, f"expected {want} windows for a half width of {half:g}, got {got}"))
+    right = [_windows(*case) for case in cases]
+    if answers != right:
+        for sentence, mistake in MISCOUNTED.items():
+            if answers == [mistake(*case) for case in cases]:
+                raise Wrong(sentence)
+        for got, want, (values, half) in zip(answers, right, cases, strict=True):
+            if got != want:
+                raise Wrong(f"expected {want} windows for {len(values)} increases and a half of {half:g}, got {got}")
     accept("now you know what a thinner whisker costs: half the width, four times the windows")
+
+
+def _windows(values: np.ndarray, half: float, ddof: int = 1, errors: float = 1.96, power: float = 2.0) -> int:
+    """The number of windows; by some mistake if asked for."""
+    return math.ceil((errors * values.std(ddof=ddof) / half) ** power)
+
+
+# Sentence -> the number of windows by that mistake.
+MISCOUNTED: dict[str, Callable[[np.ndarray, float], int]] = {
+    "the spread of a *sample* divides by n - 1": lambda values, half: _windows(values, half, ddof=0),
+    "round up: one window less is too few": lambda values, half: _windows(values, half) - 1,
+    "the error falls with the *root* of n: square the quotient": lambda values, half: _windows(values, half, power=1),
+    "divided by the windows so far: what is needed is the spread of *one* window, not that of their mean": (
+        lambda values, half: math.ceil((1.96 * values.std(ddof=1) / half) ** 2 / len(values))
+    ),
+    "`half` is half of the interval's width already": lambda values, half: _windows(values, half, errors=3.92),
+    "95% are 1.96 standard errors on each side, not one": lambda values, half: _windows(values, half, errors=1.0),
+}

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from checking import Wrong, accept, call, check_shape, dense_layer
+from checking import Wrong, accept, call, check_shape, dense_layer, real_model
 from torch import Tensor
 
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
@@ -36,7 +36,7 @@ def check_interval(paired_interval: Callable[[np.ndarray, np.ndarray], tuple[flo
         raise Wrong(
             "it is as wide as if the two had read different texts: draw places of windows once, and use them for both"
         )
-    if abs(width - len(gap) ** 0.5) < 0.25 * len(gap) ** 0.5:
+    if abs(width - len(gap) ** 0.5) < 0.5 * len(gap) ** 0.5:
         raise Wrong("this is where single windows lie: the interval is that of the *mean* of windows drawn anew")
     if abs(width - 1.645 / 1.96) < 0.05:
         raise Wrong("this is a 90% interval: cut off 2.5% at each end, not 5%")
@@ -53,6 +53,7 @@ def check_fool(fool_wanda: Callable[[Tensor, Tensor, int, int], Tensor]) -> None
     """Exercise 2."""
     x, w = dense_layer(8, 5)
     one, other = 2, 5
+    x[:, one] /= 10  # no neuron of high score yet
     x[:, other] = x[:, one] / 2  # twins, but for their size
     before = _wanda(x, w)
     got = call(fool_wanda, x.clone(), w.clone(), one, other)
@@ -126,16 +127,9 @@ def layer_errors(layer: int, ridge: float, calibrates: str, judges: str) -> tupl
     return errors(comp), errors(flap, bias)
 
 
-@cache
-def _loaded():
-    from comp_lib.models.load import EMBEDDED, load_model
-
-    return load_model(EMBEDDED)
-
-
 def weight_of(layer: int) -> Tensor:
     """W (n, m) of down_proj."""
-    model, _ = _loaded()
+    model, _ = real_model()
     return model.model.layers[layer].mlp.down_proj.weight.detach().T.double()
 
 
@@ -145,7 +139,7 @@ def inputs(layer: int, text: str, sequences: int) -> Tensor:
     """What down_proj of a layer reads (T, n), for the first sequences of a text that ships."""
     from comp_lib.calibration.text import load_text
 
-    model, tokenizer = _loaded()
+    model, tokenizer = real_model()
     ids = torch.tensor(tokenizer(load_text(text)[:200_000])["input_ids"][: sequences * LENGTH]).view(-1, LENGTH)
     found: list[Tensor] = []
 

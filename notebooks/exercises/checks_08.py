@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from checking import Wrong, accept, call, check_shape
+from checking import Wrong, accept, call, check_shape, real_model
 from torch import Tensor
 
 # Of SmolLM2-135M in 16 bits: what a plan changes, and what it leaves (see the exercise).
@@ -142,9 +142,8 @@ def q4_0(weights: Tensor) -> Tensor:
 def loaded() -> tuple[Any, Tensor]:
     """The real model, and the tokens that judge (1, LENGTH)."""
     from comp_lib.calibration.text import load_text
-    from comp_lib.models.load import EMBEDDED, load_model
 
-    model, tokenizer = load_model(EMBEDDED)
+    model, tokenizer = real_model()
     return model, torch.tensor([tokenizer(load_text("evaluation")[:2000])["input_ids"][:LENGTH]])
 
 

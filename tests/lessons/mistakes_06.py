@@ -43,5 +43,8 @@ MISTAKES = [
     ("windows_needed", lambda v, h: windows(v, h, round_to=math.floor), "round up"),
     ("windows_needed", lambda v, h: windows(v, h, power=1), "square the quotient"),
     ("windows_needed", lambda v, h: windows(v, h, factor=1.0), "not one"),
+    ("windows_needed", lambda v, h: windows(v, h, scale=lambda n: 1 / n), "divided by the windows so far"),
+    ("windows_needed", lambda v, h: windows(v, h) + 1, "expected .* windows for 8 increases"),
+    ("windows_needed", lambda v, h: float(windows(v, h)), "a whole number"),
     ("windows_needed", lambda v, h: windows(v, h, factor=3.92), "half of the interval's width already"),
 ]

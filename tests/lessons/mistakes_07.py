@@ -12,7 +12,7 @@ checks = sys.modules["checks_07"]
 
 
 def interval(ours, theirs, level=0.95, paired=True, means=True, sign=1):
-    random, count = np.random.default_rng(SEED), len(ours)
+    random, count = np.random.default_rng(1), len(ours)
     first = random.integers(count, size=(4000, count))
     second = first if paired else random.integers(count, size=(4000, count))
     drawn = sign * (ours[first] - theirs[second])
@@ -20,17 +20,16 @@ def interval(ours, theirs, level=0.95, paired=True, means=True, sign=1):
     return low, high
 
 
-SEED = 1  # of the draws
-
-
-def one_twin(x, w, one, other, much=1000.0):
+def one_twin(x, w, one, other, leads=True):
+    """One twin sends what both sent, and `leads` or falls short of the highest score by as much as the other has."""
+    both, others = w[one] + w[other] / 2, [i for i in range(len(w)) if i not in (one, other)]
+    highest = float((w.abs().sum(1) * x.norm(dim=0))[others].max() / x[:, one].norm())  # in sums of |w| of `one`
+    share = (highest - float(both.abs().sum()) * (0.5 if leads else 1.5)) / len(both)
     w = w.clone()
-    w[one] += much
-    w[other] -= 2 * much
+    w[one], w[other] = both + share * both.sign(), -2 * share * both.sign()
     return w
 
 
-MIDDLE = -0.95  # enough for one twin to lead, not for both
 MISTAKES = [
     ("paired_interval", lambda a, b: interval(a, b, paired=False), "read different texts"),
     ("paired_interval", lambda a, b: interval(a, b, means=False), r"\*mean\* of windows"),
@@ -40,8 +39,8 @@ MISTAKES = [
     ("paired_interval", lambda a, b: interval(a, b)[::-1], "the lower end comes first"),
     ("fool_wanda", lambda x, w, i, j: w.clone(), "nothing has changed yet"),
     ("fool_wanda", lambda x, w, i, j: 100 * w, "output has changed"),
-    ("fool_wanda", lambda x, w, i, j: one_twin(x, w, i, j, 0.1), "still ranks neuron"),
-    ("fool_wanda", lambda x, w, i, j: one_twin(x, w, i, j, MIDDLE), "the other does not yet"),
+    ("fool_wanda", lambda x, w, i, j: one_twin(x, w, i, j, leads=False), "still ranks neuron"),
+    ("fool_wanda", one_twin, "the other does not yet"),
     ("fool_wanda", lambda x, w, i, j: w[:3], r"shape \(8, 5\), got \(3, 5\)"),
 ]
 
