@@ -16,11 +16,11 @@ def check_fool(fool: Callable[[Tensor], Tensor]) -> None:
     """Exercise 1."""
     before = torch.randn(3, 50, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.5
     kept, after = before.clone(), call(fool, before)
-    check_shape("the stream behind you", after, (3, 50, 6))
+    check_shape("the stream after you", after, (3, 50, 6))
     if not torch.equal(before, kept):
-        raise Wrong("the stream in front of you has changed too: work on a copy, `before.clone()`")
+        raise Wrong("the stream before you has changed too: work on a copy, `before.clone()`")
     if not torch.isfinite(after).all():
-        raise Wrong("there are NaN or infinite numbers in the stream behind you")
+        raise Wrong("there are NaN or infinite numbers in the stream after you")
     cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1)
     if float(cosines.min()) > 1 - 1e-9:
         raise Wrong("no token is turned at all: scaling, whatever its size, is no turn")
@@ -47,7 +47,7 @@ def check_greedy_order(greedy_order: Callable[[Callable, int, int], list[int]]) 
     for count in (1, 3):
         got = call(greedy_order, loss, len(alone), count)
         if not isinstance(got, list | tuple) or not all(isinstance(layer, int) for layer in got):
-            raise Wrong("expected a list of layers, first one to go first")
+            raise Wrong("expected a list of layers, in the order in which they are removed")
         got, want, once = list(got), [1, 5, 2][:count], [1, 4, 5][:count]
         if got == want:
             continue
@@ -116,14 +116,14 @@ def _real() -> tuple:
 
 
 def _states(model, ids: Tensor) -> list[Tensor]:
-    """The states in front of the first layer and behind each: n + 1 of (S, L, d)."""
+    """The states before the first layer and after each: n + 1 of (S, L, d)."""
     from comp_lib.calibration.stream import embed
 
     return _behind(model, [embed(model, ids)], [])
 
 
 def _behind(model, states: list[Tensor], gone: list[int]) -> list[Tensor]:
-    """The states so far, and those behind the layers that follow; layers `gone` are skipped."""
+    """The states so far, and those after the layers that follow; layers `gone` are skipped."""
     rope = model.model.rotary_emb(states[0], torch.arange(states[0].shape[1])[None])
     with torch.no_grad():
         for place in range(len(states) - 1, len(model.model.layers)):
@@ -133,7 +133,7 @@ def _behind(model, states: list[Tensor], gone: list[int]) -> list[Tensor]:
 
 
 def _harm(model, ids: Tensor) -> Harm:
-    """What skipping layers costs; the layers in front of the first of them are not run again."""
+    """What skipping layers costs; the layers before the first of them are not run again."""
     from comp_lib.calibration.stream import sequence_losses
 
     whole = _states(model, ids)

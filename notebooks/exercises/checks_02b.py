@@ -37,7 +37,7 @@ def check_units(fooling_units: Callable[[Tensor, Tensor], Tensor]) -> None:
         if torch.equal(order, energy.argsort()):
             raise Wrong("now activation agrees with energy: you have mended it; turn the order round")
         if torch.equal(order, norms.argsort(descending=True)):
-            raise Wrong("activation's own order is turned round, not that of energy: the weights behind count, too")
+            raise Wrong("activation's own order is turned round, not that of energy: its weights count, too")
         raise Wrong("the first to go by activation should be the neuron of most energy, the next the second, and so on")
     accept("the layer is the same, and activation would remove its most valuable neurons first")
 

@@ -148,7 +148,7 @@ def inputs(layer: int, text: str, sequences: int) -> Tensor:
 
     def watch(module, args):
         found.append(args[0].flatten(0, -2).double())
-        raise Enough  # no layer behind this one is needed
+        raise Enough  # no layer after this one is needed
 
     hook = model.model.layers[layer].mlp.down_proj.register_forward_pre_hook(watch)
     try:

@@ -149,16 +149,21 @@ def loaded() -> tuple[Any, Tensor]:
 
 @torch.no_grad()
 def losses_when_rounded(model: Any, tokens: Tensor) -> list[float]:
-    """The loss with the matrices of each layer, one after the other, as q4_0."""
-    losses = []
-    for layer in model.model.layers:
+    """The loss with the matrices of each layer, one after the other, as q4_0; the layers before it run once."""
+    from comp_lib.calibration.stream import embed, rotary, sequence_losses
+    from course.dense_stream import walk
+
+    losses, hidden = [], embed(model, tokens)
+    rope = rotary(model, tokens.shape[1], hidden.device, hidden.dtype)
+    for number, layer in enumerate(model.model.layers):
         matrices = [parameter for parameter in layer.parameters() if parameter.ndim == 2]
         before = [matrix.clone() for matrix in matrices]
         for matrix in matrices:
             matrix.copy_(q4_0(matrix))
-        losses.append(float(model(input_ids=tokens, labels=tokens, use_cache=False).loss))
+        losses.append(float(sequence_losses(model, walk(model, hidden, rope, slice(number, None)), tokens).mean()))
         for matrix, old in zip(matrices, before, strict=True):
             matrix.copy_(old)
+        hidden = walk(model, hidden, rope, slice(number, number + 1))
     return losses
 
 

@@ -92,10 +92,10 @@ def check_finish(finish: Callable[..., None]) -> None:
         want[f"layer-{index}"], hidden = f"layer {index} for {hidden}", 3 * hidden + index
     if {name: whole.files.get(name) for name in want} != want:
         raise Wrong(
-            f"expected the files {', '.join(want)} behind an undisturbed run, got {', '.join(whole.files) or 'none'}"
+            f"expected the files {', '.join(want)} after an undisturbed run, got {', '.join(whole.files) or 'none'}"
         )
     if whole.lines != layers:
-        raise Wrong(f"the journal has {whole.lines} lines behind {layers} layers: note each layer once")
+        raise Wrong(f"the journal has {whole.lines} lines after {layers} layers: note each layer once")
     for kill in _numbers():
         disk = Disk(whole.files)
         if run(disk, kill):
@@ -108,9 +108,7 @@ def check_finish(finish: Callable[..., None]) -> None:
         if any(name in disk.torn for name in want):
             raise Wrong("half a layer was left behind by a kill and never made again: note a layer last")
         if names != want:
-            raise Wrong(
-                "behind a kill other layers came out: the next run has to go on with the states it left, not the first"
-            )
+            raise Wrong("after a kill other layers came out: go on with the states that it left, not with the first")
     accept(f"killed in the middle of each of its {kill} operations, the run goes on and ends with the same files")
 
 
