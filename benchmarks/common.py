@@ -104,7 +104,9 @@ def preset(settings: dict) -> str:
     aim = "dense" if "dense" in (settings.get("aim"), settings.get("target")) else "self"
     settings, auto = settings | {"aim": aim}, "dense" if settings["ratio"] > MUCH else "self"
     usual = {"ridge": "auto"}  # where a preset names none
-    given = {name: usual | each | ({"aim": auto} if each.get("aim") == "auto" else {}) for name, each in PRESETS.items()}
+    given = {
+        name: usual | each | ({"aim": auto} if each.get("aim") == "auto" else {}) for name, each in PRESETS.items()
+    }
     if found := [name for name, each in given.items() if each.items() <= settings.items()]:
         return max(found, key=lambda name: len(PRESETS[name]))
     alike = {each.get("widths"): name for name, each in reversed(given.items())}

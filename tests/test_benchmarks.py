@@ -78,12 +78,6 @@ def test_no_run_multiplies_less(script, size):
     assert 0 < work.model + work.single < counted(lambda: prune(model, ids, SETTINGS))
 
 
-def test_seconds_are_work_by_rates(script):
-    limit = script("limit")
-    machine = limit.Machine(model=20.0, single=10.0, double=5.0, read=2.0, written=4.0)
-    assert machine.seconds(limit.Work(40.0, 20.0, 20.0, 8.0, 2.0)) == 2.0 + 2.0 + 4.0 + 4.0 + 0.5
-
-
 def test_this_machine_has_rates(script, tmp_path):
     machine = script("limit").Machine.measured(32, 48, tmp_path, torch.bfloat16)
     assert all(rate > 0 for rate in vars(machine).values()) and not list(tmp_path.iterdir())

@@ -102,8 +102,9 @@ def test_pages_show_the_stored_comparison(monkeypatch):
         for table in (script.headline(model), script.tasks(model, 0.2)):
             assert {"comp", "llm-pruner"} <= set(re.findall(r"^\| ([a-z-]+) \|", table, re.MULTILINE))
     common = importlib.import_module("common")
-    settings = {"method": "comp", "widths": "uniform", "aim": "self", "ridge": "auto"}
-    assert common.preset(settings) == "stock, target self" and common.preset(settings | {"aim": "dense"}) == "stock"
+    settings = {"method": "comp", "widths": "uniform", "aim": "self", "ridge": "auto", "ratio": 0.2}
+    assert common.preset(settings) == "stock" and common.preset(settings | {"ratio": 0.3}) == "stock, target self"
+    assert common.preset(settings | {"aim": "dense", "ratio": 0.3}) == "stock"
 
 
 def test_python_names_exist():

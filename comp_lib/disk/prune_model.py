@@ -137,10 +137,8 @@ def prune_model(
     Raises InputError, before the model writes any text, for whatever cannot be; and for an `at_most` out of reach.
     """
     started = time.perf_counter()
-    settings, (sequences, length, dtype), at_most = _told(model, ratio, preset, more)
+    settings, (sequences, length, dtype), at_most = _told(model, ratio, preset, evaluated, more)
     name, judged, plans = str(model), None if evaluated == "none" else evaluated, settings.method in GRADIENTS
-    if at_most is not None and judged is None:
-        raise InputError("expected a text that judges with --at-most, got none: leave --evaluate out")
     whole = needs_model(calibration) or plans or at_most is not None
     outline, files, tokenizer = open_model(name, dtype)
     source, windows = Streamed(outline, files), dict[str, Tensor]()
@@ -150,13 +148,12 @@ def prune_model(
         count, longest = EVALUATED_KINDS if judged == EVERY_KIND else EVALUATED
         windows = windows_of(judged, tokenizer, min(longest, source.config.max_position_embeddings), count)
     texts = f"{len(windows)} kinds of text" if len(windows) > 1 else Path(evaluated).name
-    together = torch.cat([*windows.values()]) if windows else None
-    numbers = Counter[str]()
+    numbers = Counter[str]()  # of each kind
     for tensor, kind in files.stored.items():
         numbers[kind] += math.prod(files.shapes[tensor])
-    stored = max(numbers, key=numbers.__getitem__)
+    ((stored, _),) = numbers.most_common(1)
     saved = min(SAVED.get(stored, torch.bfloat16), source.dtype, key=lambda one: one.itemsize)
-    saving = Saving(name, together, texts, None, overwrite, saved)
+    saving = Saving(name, torch.cat([*windows.values()]) if windows else None, texts, None, overwrite, saved)
     check_out(out, source, saving, sequences * length)
     loaded = load_model(name, dtype, settings.device, 3 if plans else 2 if at_most else 1)[0] if whole else None
     size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
@@ -235,7 +232,7 @@ def nats(at_most: object) -> float:
 
 
 def _told(
-    model: object, ratio: float | None, preset: str, more: dict[str, Any]
+    model: object, ratio: float | None, preset: str, evaluated: str, more: dict[str, Any]
 ) -> tuple[Settings, tuple[int, int, str], float | None]:
     """Settings; sequences, length and dtype; at_most. Raises InputError for words that mean nothing."""
     if not isinstance(model, str | Path):
@@ -254,6 +251,8 @@ def _told(
     if (at_most := given.pop("at_most", None)) is not None:
         if ratio is not None:
             raise InputError(f"expected --ratio or --at-most, got {ratio} and {at_most}: leave one of them out")
+        if evaluated == "none":
+            raise InputError("expected a text that judges with --at-most, got none: leave --evaluate out")
         at_most, ratio = nats(at_most), SMALLEST
     return Settings(0.2 if ratio is None else ratio, **recovery | PRESETS[preset] | given), size, at_most
 
