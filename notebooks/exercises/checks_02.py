@@ -112,7 +112,7 @@ def _right(inverse: Tensor, fitted: Tensor, old: Tensor, sums: Tensor) -> Tensor
     return fitted.square().sum(1) / inverse
 
 
-# Sentence -> the price (k,) by that mistake: diagonals of C_KK^-1 and of C_KK (k,), rows V and W (k, m).
+# Sentence -> the price (k,) by that mistake: diagonals of C_KK^-1 and of C_KK (k,), rows V and W (k, d).
 MISPRICED: dict[str, Callable[..., Tensor]] = {
     "the price takes the old rows W: after each round the kept neurons have new rows": (
         lambda inverse, fitted, old, sums: old.square().sum(1) / inverse

@@ -63,10 +63,10 @@ def check_fools_energy(fools_energy: Callable[[], tuple[Tensor, Tensor]]) -> Non
     """Exercise 2."""
     answer = call(fools_energy)
     if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise Wrong("expected two values, X (T, n) and W (n, m)")
+        raise Wrong("expected two values, X (T, n) and W (n, d)")
     x, w = (value.double() if isinstance(value, Tensor) else value for value in answer)
     if not isinstance(x, Tensor) or not isinstance(w, Tensor) or x.ndim != 2 or w.ndim != 2 or x.shape[1] != len(w):
-        raise Wrong("expected matrices X (T, n) and W (n, m) with the same n")
+        raise Wrong("expected matrices X (T, n) and W (n, d) with the same n")
     if not 3 <= len(w) <= 50 or len(x) < len(w):
         raise Wrong(f"expected 3 to 50 neurons and no fewer tokens, got {len(w)} and {len(x)}")
     whole = float((x @ w).square().sum())

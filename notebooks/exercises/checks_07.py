@@ -128,7 +128,7 @@ def layer_errors(layer: int, ridge: float, calibrates: str, judges: str) -> tupl
 
 
 def weight_of(layer: int) -> Tensor:
-    """W (n, m) of down_proj."""
+    """W (n, d) of down_proj."""
     model, _ = real_model()
     return model.model.layers[layer].mlp.down_proj.weight.detach().T.double()
 
