@@ -18,7 +18,7 @@ from .errors import InputError
 from .families import whole_attention
 from .families.protocol import Model
 from .hybrid_granularity.paper import paper_plan
-from .hybrid_granularity.uniform import drop_count, parameters_left, uniform_plan
+from .hybrid_granularity.uniform import BLOCK, drop_count, parameters_left, uniform_plan
 from .importance.layers import layers_to_drop
 from .plan import Plan, PlanRequest
 from .progress import Progress, no_progress
@@ -73,8 +73,9 @@ def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
     why = "no finer step of the widths comes nearer"
     if settings["method"] == "shortgpt":
         why = "shortgpt removes nothing but whole layers"
-    elif settings["multiple"] not in (None, 1):
-        why = f"widths are multiples of {settings['multiple']}, as was said: leave --multiple out to come nearer"
+    elif (multiple := settings["multiple"]) not in (None, 1):
+        why = f"widths are multiples of {multiple}: --multiple {multiple // 4} comes nearer"
+        why += ", but most GGUF files need 32" if multiple == BLOCK else ""
     elif plan.dropped or settings["kv_groups"] is not None:
         why = "the whole layers or KV groups that go are larger"
     return f"{plan.removed:.1%} went where {plan.ratio:.1%} was asked for: {why}"

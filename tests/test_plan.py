@@ -85,15 +85,19 @@ def test_the_multiple_is_the_coarsest_that_comes_within_half_a_percent(shape, ra
             return 1.0
 
     assert found.multiple in (1, 2, 4, 8, 16, 32, 64)
-    assert more(found.multiple) <= 0.005 or found.multiple == 1
-    assert found.multiple == 64 or min(more(2**power) for power in range(found.multiple.bit_length(), 7)) > 0.005
+
+    def fits(multiple: int) -> bool:
+        return more(multiple) <= (0.02 if multiple == 32 else 0.005)
+
+    assert fits(found.multiple) or found.multiple == 1
+    assert not any(fits(2**power) for power in range(found.multiple.bit_length(), 7))
 
 
 def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
     shape = shape_of([1536] * 6, [3] * 6)
     for method in ("comp", "wanda-sp", *(name for name in BASELINES if name != "shortgpt")):
         requests = [Settings(0.21, method, recovery=recovery).request(shape) for recovery in ("none", "bias")]
-        assert [one.multiple for one in requests] == [16, 16], method
+        assert [one.multiple for one in requests] == [32, 32], method
     assert Settings(0.21, multiple=64).request(shape).multiple == 64
 
 
@@ -101,7 +105,8 @@ def test_the_multiple_is_the_same_for_all_methods_and_the_users_own_stays():
     ("told", "removed", "why"),
     [
         ({"method": "shortgpt", "recovery": "none"}, 0.25, "nothing but whole layers"),
-        ({"multiple": 64}, 0.22, "multiples of 64, as was said: leave --multiple out"),
+        ({"multiple": 64}, 0.22, "multiples of 64: --multiple 16 comes nearer"),
+        ({"multiple": 32}, 0.22, "--multiple 8 comes nearer, but most GGUF files need 32"),
         ({"kv_groups": 1}, 0.22, "layers or KV groups that go are larger"),
         ({}, 0.22, "no finer step"),
     ],

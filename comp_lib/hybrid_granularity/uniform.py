@@ -15,6 +15,7 @@ from ..plan import SMALLEST_SHARE, Plan, PlanRequest
 
 LEAST_KEPT = 0.25  # of the neurons of the layers that stay; rather than fewer, whole layers go
 CLOSE = 0.005  # of the decoder: so much more than was asked for may go
+BLOCK, LOOSE = 32, 0.02  # GGUF files need multiples of BLOCK, which may remove LOOSE more than was asked for
 
 
 def uniform_plan(request: PlanRequest) -> Plan:
@@ -63,13 +64,14 @@ def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
 def fitting_multiple(request: PlanRequest, layers: float | str = "auto") -> int:
     """The largest power of 2, up to the request's multiple, that removes what is asked to within CLOSE; else 1.
 
-    It is that of the uniform plan without biases, so it is the same for all methods.
+    BLOCK, on which files for llama.cpp insist, may miss by LOOSE. The plan is the uniform one without biases, so the
+    multiple is the same for all methods.
     """
     asked = replace(request, biased=False)
     while asked.multiple > 1:
         with suppress(InputError):  # steps of this size are too large for so narrow a model
             plan = uniform_plan(replace(asked, drop=range(drop_count(asked, layers))))
-            if plan.removed <= request.ratio + CLOSE:
+            if plan.removed <= request.ratio + (LOOSE if asked.multiple == BLOCK else CLOSE):
                 break
         asked = replace(asked, multiple=asked.multiple // 2)
     return asked.multiple
