@@ -31,7 +31,7 @@ def mlp_tokens(model: Model, ids: Tensor, layers: Sequence[int]) -> list[Tensors
 @cached
 def _mlp_tokens(model: Model, ids: Tensor, layers: tuple[int, ...]) -> Tensors:
     """layers: ascending."""
-    (hidden, rope), there, found = walk_to(model, ids, 0), 0, {}
+    (hidden, rope), there, found = walk_to(model, ids, 0), 0, dict[str, Tensor]()
     for layer in layers:
         hidden = walk(model, hidden, rope, slice(there, layer))
         tokens, hidden = tokens_of(layer_of(model, layer), "mlp", hidden, rope)
