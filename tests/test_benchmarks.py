@@ -78,11 +78,6 @@ def test_no_run_multiplies_less(script, size):
     assert 0 < work.model + work.single < counted(lambda: prune(model, ids, SETTINGS))
 
 
-def test_this_machine_has_rates(script, tmp_path):
-    machine = script("limit").Machine.measured(32, 48, tmp_path, torch.bfloat16)
-    assert all(rate > 0 for rate in vars(machine).values()) and not list(tmp_path.iterdir())
-
-
 # --- large.py ---------------------------------------------------------------------------------------------------------
 
 

@@ -251,9 +251,9 @@ def _told(
     if (at_most := given.pop("at_most", None)) is not None:
         if ratio is not None:
             raise InputError(f"expected --ratio or --at-most, got {ratio} and {at_most}: leave one of them out")
+        at_most, ratio = nats(at_most), SMALLEST
         if evaluated == "none":
             raise InputError("expected a text that judges with --at-most, got none: leave --evaluate out")
-        at_most, ratio = nats(at_most), SMALLEST
     return Settings(0.2 if ratio is None else ratio, **recovery | PRESETS[preset] | given), size, at_most
 
 
