@@ -74,7 +74,7 @@ def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
     if settings["method"] == "shortgpt":
         why = "shortgpt removes nothing but whole layers"
     elif (multiple := settings["multiple"]) not in (None, 1):
-        why = f"widths are multiples of {multiple}: --multiple {multiple // 4} comes nearer"
+        why = f"widths are multiples of {multiple}: --multiple {max(1, multiple // 4)} comes nearer"
         why += ", but most GGUF files need 32" if multiple == BLOCK else ""
     elif plan.dropped or settings["kv_groups"] is not None:
         why = "the whole layers or KV groups that go are larger"
