@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .calibration.text import text_hash
-from .calibration.tokens import WRITTEN, calibration_tokens, needs_model, sources
+from .calibration.tokens import calibration_tokens, needs_model, text_hashes
 from .errors import InputError
 from .families.protocol import Model
 from .models.load import load_model, open_model
@@ -159,7 +158,7 @@ def heal_folder(
         raise InputError(f"expected less divergence from {shareable(parent)} on text that did not teach, got {got}")
     text = f"what the card of {shareable(model)} says, then healed on {healing.sequences} x {healing.length} tokens of "
     text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "
-    hashes = *calibrated_on(files.place), *(text_hash(each) for each in sources(source) if each not in WRITTEN)
+    hashes = *calibrated_on(files.place), *text_hashes(source)
     card = Provenance(str(parent), dense, f"{text}nats per token after", vars(healing), hashes=hashes)
     save_checkpoint(folder, done.model.to(outline.dtype), tokenizer, plan, card, overwrite=overwrite)
     return done

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
-from .text import KINDS, encode, load_text, opening
+from .text import KINDS, encode, load_text, opening, text_hash
 from .written import WAYS, written
 
 SHIPPED = {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
@@ -59,6 +59,11 @@ def needs_model(source: str | Path) -> bool:
     for text in texts - WRITTEN.keys():
         load_text(text)
     return not texts.isdisjoint(WRITTEN)
+
+
+def text_hashes(source: str | Path) -> tuple[str, ...]:
+    """`text_hash` of each text of a source, but for what the model writes."""
+    return tuple(text_hash(text) for text in sources(source) if text not in WRITTEN)
 
 
 def calibration_tokens(

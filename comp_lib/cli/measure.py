@@ -61,8 +61,9 @@ def evaluate(
     check_length(loaded, length)
     windows = windows_of(text, tokenizer, length, sequences)
     texts = {f"evaluation:{kind}" for kind in KINDS} if text == EVERY_KIND else {text}
-    if known := sorted(each for each in texts if text_hash(each) in calibrated_on(model)):
-        complain(f"{', '.join(known)} calibrated this model, so it looks better there than on other text")
+    known = calibrated_on(model)
+    if met := sorted(each for each in texts if known and text_hash(each) in known):
+        complain(f"{', '.join(met)} calibrated this model, so it looks better there than on other text")
     dense = None if against is None else load_model(against, dtype, device)[0]
     with progress_bars() as bars:
         rows = judge(loaded, windows, dense, progress=bars).rows()

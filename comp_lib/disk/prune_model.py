@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..calibration.text import EVERY_KIND, text_hash
-from ..calibration.tokens import WRITTEN, calibration_tokens, needs_model, sources
+from ..calibration.text import EVERY_KIND
+from ..calibration.tokens import calibration_tokens, needs_model, sources, text_hashes
 from ..errors import InputError, check_length, suggestion
 from ..evaluation.loss import windows_of
 from ..families.protocol import Model
@@ -218,8 +218,7 @@ def _card(
     for flag, value in told.items():
         words += [] if value is None or flag == "at_most" else [f"--{flag.replace('_', '-')}", shareable(value)]
     command = "" if told.keys() & NO_FLAG else shlex.join(words)
-    hashes = tuple(text_hash(each) for each in shares if each not in WRITTEN)
-    return Provenance(name, shape, text, asdict(settings), command=command, hashes=hashes)
+    return Provenance(name, shape, text, asdict(settings), command=command, hashes=text_hashes(source))
 
 
 def nats(at_most: object) -> float:
