@@ -50,7 +50,8 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--calibration", default="all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--windows", type=int, default=6, help="of 512 tokens, of each kind")
+    parser.add_argument("--windows", type=int, default=6, help="of each kind")
+    parser.add_argument("--window", type=int, default=512, help="tokens in each")
     parser.add_argument("--set", default="{}", help="more Settings as JSON")
     parser.add_argument("--tasks", action="store_true", help="score the four offline tasks too")
     parser.add_argument("--figure", type=Path, help="nothing is measured: draw what is kept")
@@ -71,8 +72,9 @@ def main() -> None:
         seed=arguments.seed,
     )
     others = {} if arguments.text is None else {arguments.text.name: load_text(arguments.text)}
-    windows = kind_windows(tokenizer, sequences=arguments.windows)
-    texts = {name: evaluation_tokens(tokenizer, text, sequences=arguments.windows) for name, text in others.items()}
+    size = {"length": arguments.window, "sequences": arguments.windows}
+    windows = kind_windows(tokenizer, **size)
+    texts = {name: evaluation_tokens(tokenizer, text, **size) for name, text in others.items()}
     before = decoder_parameters(dense)
     small = prune(dense, ids, settings).model
     judged = judge(small, windows, dense)
@@ -89,6 +91,7 @@ def main() -> None:
         "sequences": arguments.sequences,
         "length": arguments.length,
         "windows": arguments.windows,
+        **({} if arguments.window == 512 else {"window": arguments.window}),
         "seed": arguments.seed,
         "settings": json.loads(json.dumps(vars(settings))),
         "removed": 1 - decoder_parameters(small) / before,

@@ -165,7 +165,8 @@ class LayerPruner:
             del dense, selection  # matrices of the size of the layer
             shrink(layer, which, refit.kept, refit.weight, refit.bias)  # 4
             refit = replace(refit, weight=None)
-        self.hidden = self.pass_on(layer, which, self.hidden)  # 5
+        # the stream between the two steps is this layer's alone, and may be written over
+        self.hidden = self.pass_on(layer, which, self.hidden, self.hidden if which == "mlp" else None)  # 5
         return refit
 
     def collect_statistics(
@@ -219,9 +220,9 @@ class LayerPruner:
             return Selection(torch.tensor(named), torch.full((dense.blocks,), torch.nan))
         return METRICS[self.settings.neuron_metric](dense, keep, self.generator)
 
-    def pass_on(self, layer: Layer, which: Which, hidden: States) -> States:
-        """All sequences through one residual step."""
-        out = self.new_states(tuple(hidden.shape), dtype=hidden.dtype)
+    def pass_on(self, layer: Layer, which: Which, hidden: States, out: States | None = None) -> States:
+        """All sequences through one residual step, into `out`, which may be `hidden` itself; None: into new states."""
+        out = self.new_states(tuple(hidden.shape), dtype=hidden.dtype) if out is None else out
         for rows in batches(*hidden.shape[:2]):
             out[rows] = self.steps[which](layer, hidden[rows].to(self.device))[0]
         return out

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..statistics.gram import Statistics
 
 GRID = tuple(0.01 * 3.0**k for k in range(8))  # 0.01 to 21.9, relative to each input's own energy
-JUDGED = 512  # mixtures of the outputs on which lambdas are compared, where there are twice as many or more
+JUDGED = 128  # mixtures of the outputs on which lambdas are compared, where there are twice as many or more
 
 
 def _signs(outputs: int, mixtures: int) -> Tensor:
