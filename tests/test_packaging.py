@@ -71,7 +71,7 @@ def test_one_version_everywhere():
 def test_readme_is_short_and_opens_with_commands_that_are_there():
     assert README.count("\n") <= 80
     block = re.search(r"```bash\n(.*?)```", README, re.DOTALL)[1].splitlines()
-    assert [line.split()[0] for line in block] == ["git", "make", "make", ".venv/bin/comp-lib"]
+    assert [line.split()[0] for line in block] == ["git", "make", ".venv/bin/comp-lib", "make"]
     for target in ("demo", "lab", *re.findall(r"`make ([a-z]+)`", README)):
         assert f"make {target}" in README and re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
     named = set(re.findall(r"`comp-lib ([a-z]+)", README))
