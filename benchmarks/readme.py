@@ -3,7 +3,8 @@
 README.md gets a line for each ratio, RESULTS.md their intervals, docs/measured.md the tables: by kind of text, by ratio
 and in the tasks from kinds.json, for each of two models; time and memory from headline.json, for each model the rows
 with most calibration sequences; and the largest grid of baselines/rows.csv, which `comp-lib compare` wrote, with the
-amount of text for which it has most rows. docs/heal.md gets rows of after.json. A test asks whether the files say so.
+amount of text for which it has most rows. docs/heal.md gets the rows of after.json. A test asks whether the files say
+so.
 """
 
 from __future__ import annotations
