@@ -19,7 +19,6 @@ import os
 import subprocess
 import sys
 import time
-from math import exp
 from pathlib import Path
 
 import psutil
@@ -45,6 +44,7 @@ STEPS = {  # what is made -> of what, by which command; MODEL is the parent
 }
 WINDOWS, LENGTH = 6, 512  # of each kind of text
 ASKED = 128  # tokens of each kind that llama.cpp reads
+SHOWN = ("COMP", "COMP, healed", "COMP, healed, q4_k_m", "parent, q4_k_m")  # in docs/heal.md
 
 
 def main() -> None:
@@ -131,30 +131,16 @@ def in_llama_cpp(file: Path, model: torch.nn.Module, windows: dict[str, torch.Te
     return {"llama_cpp": {"tokens": ids.numel() - len(ids), "loss": theirs, "in_transformers": ours}}
 
 
-def healing() -> str:
-    """What each step after pruning brings and costs, for each model: loss, size, memory and time of that step."""
-    stored, parts = read_json(HERE / "after.json"), []
-    for model in dict.fromkeys(row["model"] for row in stored):
-        own = {row["name"]: row for row in stored if row["model"] == model}
-        imports, kinds = own["parent"]["imports_megabytes"], list(own["COMP"]["increases"])
-        rows = [["parent", "0", f"{own['parent']['bytes'] / 1e6:.0f}", "", "", "", *("0" for _ in kinds)]]
-        for name, row in own.items():
-            if name != "parent":
-                asked = row.get("llama_cpp")
-                files = f"{exp(asked['loss']):.2f} ({exp(asked['in_transformers']):.2f})" if asked else ""
-                size, memory = f"{row['bytes'] / 1e6:.0f}", f"{row['peak_megabytes'] - imports:,.0f}"
-                cells = ["{:.3f} ({:.3f} to {:.3f})".format(*row["mean"]), size, memory, f"{row['seconds'] / 60:.1f}"]
-                losses = (f"{round(row['increases'][kind][0], 2) + 0.0:.2f}" for kind in kinds)  # no -0.00
-                rows.append([name, *cells, files, *losses])
-        head = ["", "mean (95%)", "weights, MB", "memory, MiB", "minutes", "perplexity in llama.cpp", *kinds]
-        told = (
-            f"{model}, {own['COMP']['removed']:.0%} of its decoder gone. Loss above the parent's, nats per token, on "
-            "each kind of evaluation text and in the\nmean; weights on disk; of the step itself the highest memory "
-            "above the imports alone, and its minutes, on two cores;\nof files for llama.cpp its perplexity on a few "
-            "tokens, and in brackets that of transformers with the same weights.\nBy benchmarks/after.py."
-        )
-        parts.append(f"{told}\n\n{markdown(head, rows)}")
-    return "\n\n".join(parts)
+def healing(model: str = "smollm2-135m") -> str:
+    """What healing brings and costs after COMP: loss, memory and time of a step, size of a file."""
+    own = {row["name"]: row for row in read_json(FILE) if row["model"] == model}
+    rows = []
+    for name in SHOWN:
+        row = own[name]
+        loss, memory = "{:.3f} ({:.3f} to {:.3f})".format(*row["mean"]), row["peak_megabytes"]
+        cells = [f"{memory - own['parent']['imports_megabytes']:,.0f}", f"{row['seconds'] / 60:.1f}", ""]
+        rows.append([name, loss, *(["", "", f"{row['bytes'] / 1e6:.0f}"] if "llama_cpp" in row else cells)])
+    return markdown([model, "loss added (95%)", "memory, MiB", "minutes", "file, MB"], rows)
 
 
 if __name__ == "__main__":

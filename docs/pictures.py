@@ -1,8 +1,8 @@
 """Take the pictures of docs/how-it-works.md out of the lessons' stored outputs: `python docs/pictures.py`
 
 The page names a cell for each: `how/NOTEBOOK.CELL.png`. Its last output with a PNG is written there, of an animation
-the still, and what the lesson says to those who cannot see it becomes the alt text. A test asks whether both are up to
-date.
+the still. The first sentence of what the lesson says to those who cannot see it becomes the alt text, without brackets:
+the page says the rest. A test asks whether both are up to date.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def picture(notebook: str, cell: str) -> tuple[bytes, str]:
     cells = {one.id: one for one in nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells}
     outputs = [output.get("data", {}) for output in cells[cell].get("outputs", [])]
     *_, data = (each for each in outputs if "image/png" in each)
-    return b64decode(data["image/png"]), data["text/plain"].replace("[", "(").replace("]", ")")
+    return b64decode(data["image/png"]), re.sub(r" [([][^])]*[])]|(?<=\.) .*", "", data["text/plain"])
 
 
 def wanted() -> dict[Path, bytes]:

@@ -172,7 +172,6 @@ def test_what_is_no_model_is_refused_in_one_line(call, words, tiny_llama, tmp_pa
 @pytest.mark.usefixtures("own_cache")
 def test_the_page_on_python_runs_as_it_stands(wide, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text("utf-8")
-    assert len(page.split()) <= 500
     parent, known = wide(torch.bfloat16), {}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(METRICS, "loudest", None)  # it goes with the test
