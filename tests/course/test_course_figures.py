@@ -78,7 +78,7 @@ FIGURES = {  # name: what draws it, words that it says
     "proxy": (lambda: layers.plot_proxy(STUDY, 0.5, 3), ["Layer 3 is marked", "2.00 nats per token"]),
     "turns": (lambda: layers.plot_turns(STUDY, 1, layer=3), ["stands out most in layer 3"]),
     "sink": (
-        lambda: layers.plot_sink(torch.eye(5), 2, {"as it is": torch.full((6,), 0.5), "without": torch.zeros(6)}, 3),
+        lambda: layers.plot_sink(torch.eye(9), 2, {"as it is": torch.full((6,), 0.5), "without": torch.zeros(6)}, 3),
         ["as it is, 50% from layer 3 on; without, 0% from"],
     ),
     "layer": (

@@ -33,7 +33,7 @@ IN_THE_CELLS = {
     "06_your_own_model": ("recommend",),
     "07_comp_vs_baselines": ("wanda_sp", "flap", "taylor", "verdict"),
     "08_on_device": ("bytes_for_a_token", "q4_0", "fit_costs", "milliseconds"),
-    "09_scale": ("walk", "bytes_held", "dual_inverse", "dual_costs"),
+    "09_scale": ("walk", "bytes_held", "dual_inverse", "dual_prices"),
     "10_after_pruning": ("kl", "kl_gradient", "from_tokens", "train"),
 }
 LONGER = {"comp": 14}  # COMP from scratch: the loop of the whole method

@@ -160,18 +160,18 @@ def _arrows(axis: Axes, angles: NDArray[np.floating], lengths: NDArray[np.floati
 def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor], since: int) -> Picture:
     """Where tokens look: attention (L, L) of one layer, a row for each reader; and by layer the share on position 0.
 
-    The title on the right has the means from layer `since` on.
+    Readers are positions 8 and later. The title on the right has the means from layer `since` on.
     """
-    here, (whole, lost) = attention[1:, 0].mean(), (share[since:].mean() for share in shares.values())
+    here, (whole, lost) = attention[8:, 0].mean(), (share[since:].mean() for share in shares.values())
     titles = [
         f"Layer {layer}: {here:.0%} of the attention on position 0",
-        f"From layer {since} on: {whole:.0%}; silenced: {lost:.0%}",
+        f"Position 0 from layer {since} on: {whole:.0%}, silenced {lost:.0%}",
     ]
     xlabels, ylabels = ["position looked at", "decoder layer"], ["position that looks", "share of attention"]
     figure, (left, right) = panels(1, 2, (9.5, 4.2), title=titles, xlabel=xlabels, ylabel=ylabels)
     left.grid(False)
     image = left.imshow(attention.numpy(), cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(image, ax=left, label="attention, mean over heads", shrink=0.8)
+    figure.colorbar(image, ax=left, label="attention, mean over heads and texts", shrink=0.8)
     for (name, share), colour, up in zip(shares.items(), (RED, BLUE), (-14, 22), strict=True):
         right.plot(share.tolist(), "o-", markersize=3, color=colour)
         note(right, name, (len(share) - 1, share[-1]), (0, up), ha="right", color=colour)

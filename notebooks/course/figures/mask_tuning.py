@@ -73,7 +73,11 @@ def plot_token_curve(
     for (name, rows), colour, marker in zip(unseen.items(), COLOURS, MARKERS, strict=False):
         mean, apart = (100 * part for part in spans(rows))
         bars = {"color": colour, "marker": marker, "capsize": 3}
-        axis.errorbar(tokens, mean, yerr=apart, label=name, **bars)
+        axis.errorbar(tokens, mean, yerr=apart, **bars)
+        end = bool(words)  # the first line is named at its peak, the others at their ends
+        at = -1 if end else int(mean.argmax())
+        up = -14 if mean[at] < 0.9 * mean[0] else 8
+        note(axis, name, (tokens[at], mean[at]), (0 if end else 8, up), ha="right" if end else "left", color=colour)
         axis.plot(tokens, seen := 100 * np.asarray(own[name], dtype=float), "--", color=colour, alpha=0.6)
         worst = f"at worst {mean.max():.1f}% with {tokens[mean.argmax()]:,}"
         others = f"on unseen tokens {mean[0]:.1f}% with the fewest, {worst}, {mean[-1]:.1f}% with the most"

@@ -90,7 +90,7 @@ def plot_quality(points: Mapping[str, tuple[float, float]]) -> Picture:
         kind = 0 if name.startswith("neurons") else 1 if name.startswith("layers") else 2
         axes.plot(*point, linestyle="none", zorder=3, **style(kind))
     axes.margins(0.15)  # for the names
-    axes.set_title("One run each: the faster the plan, the more it lost")
+    axes.set_title("One run each: at each ratio, dropping layers lost more")
     name_points(axes, points)
     words = [f"{name} {speed:.2f} times as fast, {loss:+.2f} nats" for name, (speed, loss) in points.items()]
     return figure.described("Dots of the loss increase against the speed of decode: ", words)
