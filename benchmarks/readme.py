@@ -95,7 +95,7 @@ def called(settings: dict) -> str:
     """A method in words, with what is not as usual."""
     kind = preset(settings)
     if settings["method"] != "comp":
-        return BASELINES.get(settings["method"], settings["method"]) + f", {kind}" * bool(kind)
+        return BASELINES.get(settings["method"], settings["method"]) + f" with {kind}" * bool(kind)
     name, *others = kind.split(", ")
     return f"COMP `{name}`" + ", other target" * bool(others)
 
@@ -121,15 +121,12 @@ def losses(model: str) -> str:
         unseen = [row["increases"][UNSEEN][0] for row in rows if UNSEEN in row["increases"]]
         table.append([name, str(len(rows)), *cells, f"{fmean(unseen):.2f}" if unseen else "-"])
     head = ["", f"seeds at {usually:.0%}", *(f"{ratio:.0%}" for ratio in ratios), f"WikiText, {usually:.0%}"]
-    return "\n\n".join(
-        [
-            f"{first['sequences']} x {first['length']} tokens of `{first['calibration']}` calibrate, "
-            f"{first['windows']} windows of each kind judge.",
-            markdown(head, table),
-            overlaps(found),
-            by_kind({name: found[name][usually] for name in order}),
-        ]
+    told = (
+        f"{first['sequences']} x {first['length']} tokens of `{first['calibration']}` calibrate, "
+        f"{first['windows']} windows of each kind judge."
     )
+    ends = overlaps(found), by_kind({name: found[name][usually] for name in order})
+    return "\n\n".join(filter(None, (told, markdown(head, table), *ends)))
 
 
 def loss(rows: list[dict]) -> str:
@@ -141,25 +138,26 @@ def loss(rows: list[dict]) -> str:
 
 
 def overlaps(found: dict[str, dict[float, list[dict]]]) -> str:
-    """Of which baselines the interval reaches that of `stock`, or one is missing."""
-    alike = []
+    """The baselines whose interval reaches that of `stock`, or is missing, by how much goes."""
+    parts, baselines = [], [name for name in found if not name.startswith("COMP")]
     for ratio, rows in sorted(found.get("COMP `stock`", {}).items()):
-        for name, own in found.items():
-            if not name.startswith("COMP") and ratio in own:
-                if not abs(mean_of(rows) - mean_of(own[ratio])) > half_width(rows) + half_width(own[ratio]):
-                    alike.append(f"{name} at {ratio:.0%}")
-    return f"No difference from `stock` was found for: {', '.join(alike) or 'no baseline'}."
+        others = {name: found[name][ratio] for name in baselines if ratio in found[name]}
+        reach = {name: half_width(rows) + half_width(own) for name, own in others.items()}
+        alike = [name for name, own in others.items() if not abs(mean_of(rows) - mean_of(own)) > reach[name]]
+        parts += [f"{', '.join(alike)} at {ratio:.0%}"] * bool(alike)
+    if not parts:
+        return "Intervals separate `stock` from all baselines." * bool(baselines)
+    return f"Intervals do not separate `stock` from {'; '.join(parts)}."
 
 
 def by_kind(found: dict[str, list[dict]]) -> str:
     """`stock` and the best baseline on each kind of text; found: least loss first."""
-    names = [name for name in ("COMP `stock`", next(name for name in found if "COMP" not in name)) if name in found]
-    losses_of = {
-        kind: ", ".join(f"{fmean(row['increases'][kind][0] for row in found[name]):.2f}" for name in names)
-        for kind in found[names[0]][0]["increases"]
-        if kind != UNSEEN
-    }
-    return f"{' and '.join(names)} by kind: {'; '.join(f'{kind} {both}' for kind, both in losses_of.items())}."
+    baselines = [name for name in found if not name.startswith("COMP")]
+    names = [name for name in ("COMP `stock`", *baselines[:1]) if name in found]
+    kinds = [kind for kind in found[names[0]][0]["increases"] if kind != UNSEEN] if names else []
+    cells = ([f"{fmean(row['increases'][kind][0] for row in found[name]):.2f}" for name in names] for kind in kinds)
+    each = (f"{kind} {', '.join(own)}" for kind, own in zip(kinds, cells, strict=True))
+    return f"{' and '.join(names)} by kind: {'; '.join(each)}."
 
 
 def tasks() -> str:
@@ -173,8 +171,8 @@ def tasks() -> str:
             name, own = called(row["settings"]), marks(row["tasks"])
             column[name] = max(own, column.get(name, own))
             errors.append(sum(each**2 for each in row["tasks"]["stderr"].values()) ** 0.5 / len(SETS["offline"]))
-    names = {name for column in columns.values() for name in column}
-    names = sorted(names, key=lambda name: (name != "dense", not name.startswith("COMP"), name))
+    found = {name for column in columns.values() for name in column}
+    names = sorted(found, key=lambda name: (name != "dense", not name.startswith("COMP"), name))
     cells = {name: [column.get(name) for column in columns.values()] for name in names}
     rows = [[name, *("{:.3f}, {:.2f}".format(*each) if each else "-" for each in own)] for name, own in cells.items()]
     return f"Standard errors are at most {max(errors):.3f}.\n\n{markdown(['', *columns], rows)}"
@@ -186,38 +184,40 @@ def marks(answers: dict) -> tuple[float, float]:
 
 
 def cost() -> str:
-    """Loss on text of the calibration's kind and on other text, time and memory, where most text calibrates."""
-    lines, stored = [], read_json(HERE / "headline.json")
-    for model in dict.fromkeys(row["model"] for row in stored):
+    """Time and memory where most text calibrates, and the loss on another kind of text."""
+    stored = read_json(HERE / "headline.json")
+    models = dict.fromkeys(row["model"] for row in stored)
+    cells: dict[str, list[str]] = {}
+    others = {}
+    for number, model in enumerate(models):
         rows = [row for row in stored if row["model"] == model]
         most = max(row["sequences"] for row in rows)
-        for row in sorted(rows, key=lambda row: row["passes"]):
-            if row["sequences"] == most:
-                other, same = (row["increases"][text] for text in sorted(row["increases"]))  # "evaluation" comes first
-                times = f"{row['passes']:.1f}", f"{row['peak_megabytes']:,.0f}"
-                lines.append([f"{model}, {most}", called(row["settings"]), *times, f"{same:.2f}", f"{other:.2f}"])
-    return markdown(["model, sequences", "", "passes", "MiB", "same kind", "other kind"], lines, 2)
+        for row in sorted((row for row in rows if row["sequences"] == most), key=lambda row: row["passes"]):
+            own = cells.setdefault(called(row["settings"]), ["-"] * 2 * len(models))
+            own[2 * number : 2 * number + 2] = f"{row['passes']:.1f}", f"{row['peak_megabytes']:,.0f}"
+            others[model, called(row["settings"])] = row["increases"]["evaluation"]
+    head = ["", *(f"{model}: {what}" for model in models for what in ("passes", "MiB"))]
+    told = "; ".join(f"{name} {lost:.2f}" for (model, name), lost in others.items() if model == EMBEDDED)
+    return (
+        f"{markdown(head, [[name, *own] for name, own in cells.items()])}\n\nLoss of {EMBEDDED} on other prose: {told}."
+    )
 
 
 def files() -> str:
     """Size of the weights and loss of pruned and quantised models, with paired 95% intervals."""
-    cells: dict[str, list[str]] = {}
     models = {EMBEDDED: "quantised.json", SECOND: f"quantised-{SECOND}.json"}
+    cells: dict[str, list[str]] = {}
     for number, file in enumerate(models.values()):
         rows = [row | {"losses": np.array(row["losses"])} for row in read_json(HERE / file)]
         (dense,) = (row["losses"] for row in rows if row["type"] == "f32")
-        for row in rows:
-            if row["type"] not in ("shipped", "f32"):
-                gap = row["losses"] - dense
-                low, high = confidence_interval(gap)
-                pruned = f"{row['ratio']:.0%} pruned, " * bool(row["ratio"])
-                own = cells.setdefault(f"{pruned}{row['type']}", ["-"] * 2 * len(models))
-                own[2 * number : 2 * number + 2] = (
-                    f"{row['bytes'] / 1e6:.0f}",
-                    f"{gap.mean():.2f} ± {(high - low) / 2:.2f}",
-                )
+        for row in (row for row in rows if row["type"] not in ("shipped", "f32")):
+            gap = row["losses"] - dense
+            low, high = confidence_interval(gap)
+            pruned = f"{row['ratio']:.0%} pruned, " * bool(row["ratio"])
+            own = cells.setdefault(f"{pruned}{row['type']}", ["-"] * 2 * len(models))
+            own[2 * number : 2 * number + 2] = f"{row['bytes'] / 1e6:.0f}", f"{gap.mean():.3f} ± {(high - low) / 2:.3f}"
     head = ["", *(f"{model}: {what}" for model in models for what in ("MB", "loss"))]
-    return markdown(head, [[name, *own] for name, own in cells.items()])
+    return markdown(head, [[name, *own] for name, own in sorted(cells.items(), key=lambda item: float(item[1][0]))])
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> its marks, and what stands between them
