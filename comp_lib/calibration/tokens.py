@@ -6,9 +6,8 @@ the result will be judged. A source is a text (`text.load_text`), "self" for wha
 the file. Texts take turns, so that any part of the sequences holds every text.
 
 A fit to one kind of text spoils the others: calibrated on prose alone SmolLM2 loses 0.93 nats a token on code, on every
-kind 0.37 (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that
-ships, and text that the model writes itself; "shipped" leaves that out, for a model that is not in memory, and
-"written" is that alone.
+kind 0.37 (benchmarks/RESULTS.md). So the mixture "general" takes some of every kind that ships, and text that the model
+writes itself; "shipped" leaves that out, for a model that is not in memory, and "written" is that alone.
 """
 
 from __future__ import annotations
