@@ -98,9 +98,9 @@ def keep_row(file: Path, row: dict[str, Any], measured: Collection[str]) -> None
 
 
 def preset(settings: dict) -> str:
-    """The preset that the settings of a row have, or one with another target; "" of a baseline."""
+    """The preset that the settings of a row have, or one with another target; of a baseline "" or "our refit"."""
     if settings["method"] != "comp":
-        return ""
+        return "our refit" * (settings["recovery"] == "least-squares")
     aim = "dense" if "dense" in (settings.get("aim"), settings.get("target")) else "self"
     settings, auto = settings | {"aim": aim}, "dense" if settings["ratio"] > MUCH else "self"
     usual = {"ridge": "auto"}  # where a preset names none

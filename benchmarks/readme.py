@@ -1,10 +1,8 @@
-"""Put stored measurements into README.md and docs/: `python benchmarks/readme.py`
+"""Put stored measurements into README.md, RESULTS.md and docs/heal.md: `python benchmarks/readme.py`
 
-README.md gets a line for each ratio, RESULTS.md their intervals, docs/measured.md the tables: by kind of text, by ratio
-and in the tasks from kinds.json, for each of two models; time and memory from headline.json, for each model the rows
-with most calibration sequences; and the largest grid of baselines/rows.csv, which `comp-lib compare` wrote, with the
-amount of text for which it has most rows. docs/heal.md gets the rows of after.json. A test asks whether the files say
-so.
+README.md gets a line for each ratio. RESULTS.md gets tables for each model, from kinds.json, and one each of the
+tasks, of time and memory (headline.json) and of files (quantised.json). docs/heal.md gets the rows of after.json. A
+test asks whether the files say so.
 """
 
 from __future__ import annotations
@@ -12,24 +10,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from itertools import product
-from math import exp
+from functools import partial
+from math import exp, isnan
 from statistics import fmean
 
-import pandas as pd
+import numpy as np
 from after import healing
 from common import HERE, ROOT, between, markdown, preset, read_json
 
 from comp_lib.calibration.tokens import MIXTURES
-from comp_lib.compare.grid import ROWS
-from comp_lib.compare.summary import comparison, finished
+from comp_lib.evaluation.confidence import NORMAL, confidence_interval, t_quantile
+from comp_lib.evaluation.zero_shot import SETS
 from comp_lib.models.load import EMBEDDED
+from comp_lib.settings import SEQUENCES
 
 SECOND = "gemma3-270m"
+MODELS = (EMBEDDED, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")
 SETUP = ("calibration", "sequences", "length", "windows")
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
 NAMES = {("comp", "stock"): "COMP", ("llm-pruner", ""): "LLM-Pruner", ("flap", ""): "FLAP"}  # of README.md's columns
+BASELINES = {"llm-pruner": "LLM-Pruner", "flap": "FLAP", "wanda-sp": "Wanda-sp"}
 RATIOS = (0.1, 0.2, 0.3, 0.5)
+MOST = 8  # methods in a table
+BEST = SEQUENCES["best"]
 Found = dict[tuple[str, str], list[dict]]
 """(method, preset) -> its rows, one for each seed."""
 
@@ -44,198 +47,193 @@ def usual_rows(model: str) -> list[dict]:
     """Those of `every_row` that saw the text, of the mixtures that ship, which most of them saw."""
     rows = [row for row in every_row(model) if row["calibration"] in MIXTURES]
     setups = [tuple(row[name] for name in SETUP) for row in rows]
-    usual = max(setups, key=setups.count)  # the first of those that occur most often
+    usual = max(setups, key=setups.count, default=())  # the first of those that occur most often
     return [row for row, setup in zip(rows, setups, strict=True) if setup == usual]
 
 
-def by_method(model: str = EMBEDDED, ratio: float = 0.2, rows: list[dict] | None = None) -> Found:
-    """The rows of that model at that ratio, least first. rows: not the usual."""
+def by_method(model: str = EMBEDDED, ratio: float = 0.2) -> Found:
+    """The usual rows of that model at that ratio, least first."""
     found: Found = {}
-    for row in usual_rows(model) if rows is None else rows:
+    for row in usual_rows(model):
         if row["settings"]["ratio"] == ratio:
             found.setdefault((row["settings"]["method"], preset(row["settings"])), []).append(row)
-    return dict(sorted(found.items(), key=lambda item: _mean(item[1])))
+    return dict(sorted(found.items(), key=lambda item: mean_of(item[1])))
 
 
-def more_text(model: str) -> Found:
-    """`by_method` of the rows that saw more of the usual text than most."""
-    usual = usual_rows(model)[0]
-    alike = [row for row in every_row(model) if all(row[name] == usual[name] for name in SETUP if name != "sequences")]
-    most = max(row["sequences"] for row in alike)
-    return by_method(model, rows=[row for row in alike if row["sequences"] == most > usual["sequences"]])
-
-
-def _mean(rows: list[dict]) -> float:
+def mean_of(rows: list[dict]) -> float:
     return fmean(row["mean"] for row in rows)
 
 
-def interval(rows: list[dict]) -> tuple[float, float]:
-    """95% interval of the mean over the kinds: from those of the single kinds, whose errors are independent.
+def half_width(rows: list[dict]) -> float:
+    """Half of the 95% interval of the mean over the kinds: Student's t, since few windows of each kind judge.
 
-    Of several seeds the middle of theirs: they judge on the same windows.
+    The errors of the kinds come from their stored intervals: of Student's t where all are symmetric, else of a
+    bootstrap, whose deviation lacks a factor of sqrt(n / (n - 1)). Of several seeds the middle of theirs: they judge
+    on the same windows. NaN where a kind has no interval.
     """
-    sides: list[list[float]] = [[], []]
+    halves = []
     for row in rows:
-        kinds = [each for name, each in row["increases"].items() if name != UNSEEN]
-        for side, own in enumerate(sides, 1):
-            half = sum((each[side] - each[0]) ** 2 for each in kinds) ** 0.5 / len(kinds)
-            own.append(row["mean"] + (half if side == 2 else -half))
-    return fmean(sides[0]), fmean(sides[1])
-
-
-def compared(cell: Callable[[list[dict]], str]) -> str:
-    """A line for each ratio, and a column for each model and method of NAMES."""
-    both = (EMBEDDED, SECOND)
-    cells = {ratio: [by_method(model, ratio)[name] for model in both for name in NAMES] for ratio in RATIOS}
-    head = ["decoder removed", *(f"{model}: {name}" for model in both for name in NAMES.values())]
-    return markdown(head, [[f"{ratio:.0%}", *map(cell, rows)] for ratio, rows in cells.items()])
+        count, kinds = row["windows"], np.array([each for name, each in row["increases"].items() if name != UNSEEN])
+        means, low, high = kinds.T
+        own = t_quantile(count - 1) if np.allclose(low + high, 2 * means) else NORMAL * (1 - 1 / count) ** 0.5
+        error = np.linalg.norm((high - low) / 2 / own) / len(kinds)
+        halves.append(t_quantile(len(kinds) * (count - 1)) * float(error))
+    return fmean(halves)
 
 
 def short() -> str:
     """What COMP and two baselines lose, by how much goes."""
-    loss = _mean(by_method()["comp", "stock"])
-    told = f"Loss added, in nats per token; {loss:.2f} nats multiply the perplexity by {exp(loss):.1f}."
-    return f"{told}\n\n{compared(lambda rows: f'{_mean(rows):.2f}')}"
+    both = (EMBEDDED, SECOND)
+    cells = {ratio: [by_method(model, ratio)[name] for model in both for name in NAMES] for ratio in RATIOS}
+    head = ["decoder removed", *(f"{model}: {name}" for model in both for name in NAMES.values())]
+    table = markdown(head, [[f"{ratio:.0%}", *(f"{mean_of(rows):.2f}" for rows in cells[ratio])] for ratio in RATIOS])
+    loss = mean_of(by_method()["comp", "stock"])
+    return f"Loss added, in nats per token; {loss:.2f} nats multiply the perplexity by {exp(loss):.1f}.\n\n{table}"
 
 
-def footnotes() -> str:
-    """What README.md leaves out: intervals, which of them overlap, seeds, text, and what `best` brings."""
-    alike = []
-    for model, ratio in product((EMBEDDED, SECOND), RATIOS):
-        spans = {name: interval(rows) for name, rows in by_method(model, ratio).items() if name in NAMES}
-        low, high = spans.pop(("comp", "stock"))
-        overlap = [NAMES[name] for name, (a, b) in spans.items() if a <= high and low <= b]
-        alike += [f"{model} at {ratio:.0%}, COMP and {name}" for name in overlap]
-    best, second = more_text(EMBEDDED)["comp", "best"], usual_rows(SECOND)[0]
+def called(settings: dict) -> str:
+    """A method in words, with what is not as usual."""
+    kind = preset(settings)
+    if settings["method"] != "comp":
+        return BASELINES.get(settings["method"], settings["method"]) + f" with {kind}" * bool(kind)
+    name, *others = kind.split(", ")
+    return f"COMP `{name}`" + ", other target" * bool(others)
+
+
+def losses(model: str) -> str:
+    """What each method loses by how much goes, and COMP and the best baseline on each kind of text."""
+    usual = [row for row in usual_rows(model) if "ridge" not in preset(row["settings"])]
+    if not usual:
+        return "No rows are stored yet."
+    first = usual[0]
+    more = [row for row in every_row(model) if preset(row["settings"]) == "best" and row["sequences"] == BEST]
+    found: dict[str, dict[float, list[dict]]] = {}
+    for row in usual + [row for row in more if row["calibration"] == first["calibration"] and row not in usual]:
+        name = called(row["settings"]) + f", {BEST} sequences" * (row not in usual)
+        found.setdefault(name, {}).setdefault(row["settings"]["ratio"], []).append(row)
+    ratios = sorted({row["settings"]["ratio"] for row in usual})
+    usually = 0.2 if 0.2 in ratios else ratios[0]
+    order = sorted((name for name in found if usually in found[name]), key=lambda name: mean_of(found[name][usually]))
+    table = []
+    for name in order[:MOST]:
+        rows = found[name][usually]
+        cells = [loss(found[name].get(ratio, [])) for ratio in ratios]
+        unseen = [row["increases"][UNSEEN][0] for row in rows if UNSEEN in row["increases"]]
+        table.append([name, str(len(rows)), *cells, f"{fmean(unseen):.2f}" if unseen else "-"])
+    head = ["", f"seeds at {usually:.0%}", *(f"{ratio:.0%}" for ratio in ratios), f"WikiText, {usually:.0%}"]
     told = (
-        f"COMP is preset `stock`. Preset `best`, with {best[0]['sequences']} sequences, has {_mean(best):.3f} at 20% "
-        f"of {EMBEDDED}. All\nmethods saw the same text; of {SECOND}, {second['sequences']} sequences of "
-        f"`{second['calibration']}`. At 20% a cell is the mean of the seeds\nthat are stored, elsewhere of one seed. "
-        f"Brackets hold the 95% interval over the windows. These overlap: {'; '.join(alike)}."
+        f"{first['sequences']} x {first['length']} tokens of `{first['calibration']}` calibrate, "
+        f"{first['windows']} windows of each kind judge."
     )
-    return f"{told}\n\n{compared(lambda rows: '{:.3f} ({:.3f} to {:.3f})'.format(_mean(rows), *interval(rows)))}"
+    ends = overlaps(found), by_kind({name: found[name][usually] for name in order})
+    return "\n\n".join(filter(None, (told, markdown(head, table), *ends)))
 
 
-def kinds(model: str) -> str:
-    """Increase of the loss on each kind of text, and the mean, for each method that saw a mixture that ships."""
-    found = by_method(model)
-    first = next(iter(found.values()))[0]
-    names = list(first["increases"])
-    rows = []
-    for name, own in found.items():
-        values = [row["mean"] for row in own]
-        span = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-        increases = [f"{fmean(row['increases'][kind][0] for row in own):.2f}" for kind in names]
-        rows.append([*name, f"{fmean(values):.3f}{span}", *increases])
-    told = (
-        f"A fifth of {model}'s decoder goes; {first['sequences']} x {first['length']} tokens of "
-        f"`{first['calibration']}` calibrate, the same for all. Increase of the\nloss in nats per token on "
-        f"{first['windows']} x 512 tokens of each kind of text, and on text of which nothing calibrates; where there\n"
-        "are several seeds, their mean, smallest and largest."
-    )
+def loss(rows: list[dict]) -> str:
+    """Mean over the kinds with its interval, where there is one."""
+    if not rows:
+        return "-"
+    half = half_width(rows)
+    return f"{mean_of(rows):.3f}" + f" ± {half:.3f}" * (not isnan(half))
+
+
+def overlaps(found: dict[str, dict[float, list[dict]]]) -> str:
+    """The baselines whose interval reaches that of `stock`, or is missing, by how much goes."""
+    parts, baselines = [], [name for name in found if not name.startswith("COMP")]
+    for ratio, rows in sorted(found.get("COMP `stock`", {}).items()):
+        others = {name: found[name][ratio] for name in baselines if ratio in found[name]}
+        reach = {name: half_width(rows) + half_width(own) for name, own in others.items()}
+        alike = [name for name, own in others.items() if not abs(mean_of(rows) - mean_of(own)) > reach[name]]
+        parts += [f"{', '.join(alike)} at {ratio:.0%}"] * bool(alike)
+    if not parts:
+        return "Intervals separate `stock` from all baselines." * bool(baselines)
+    return f"Intervals do not separate `stock` from {'; '.join(parts)}."
+
+
+def by_kind(found: dict[str, list[dict]]) -> str:
+    """`stock` and the best baseline on each kind of text; found: least loss first."""
+    baselines = [name for name in found if not name.startswith("COMP")]
+    names = [name for name in ("COMP `stock`", *baselines[:1]) if name in found]
+    kinds = [kind for kind in found[names[0]][0]["increases"] if kind != UNSEEN] if names else []
+    cells = ([f"{fmean(row['increases'][kind][0] for row in found[name]):.2f}" for name in names] for kind in kinds)
+    each = (f"{kind} {', '.join(own)}" for kind, own in zip(kinds, cells, strict=True))
+    return f"{' and '.join(names)} by kind: {'; '.join(each)}."
+
+
+def tasks() -> str:
+    """Accuracy in the four offline tasks, and cross-entropy, by model and how much goes."""
+    dense = {row["model"]: row for row in read_json(HERE / "zero_shot.json")}
+    columns: dict[str, dict[str, tuple[float, float]]] = {}
+    errors = []
+    for model in MODELS:
+        for row in (row for row in every_row(model) if "tasks" in row):
+            column = columns.setdefault(f"{model}, {row['settings']['ratio']:.0%}", {"dense": marks(dense[model])})
+            name, own = called(row["settings"]), marks(row["tasks"])
+            column[name] = max(own, column.get(name, own))
+            errors.append(sum(each**2 for each in row["tasks"]["stderr"].values()) ** 0.5 / len(SETS["offline"]))
+    found = {name for column in columns.values() for name in column}
+    names = sorted(found, key=lambda name: (name != "dense", not name.startswith("COMP"), name))
+    cells = {name: [column.get(name) for column in columns.values()] for name in names}
+    rows = [[name, *("{:.3f}, {:.2f}".format(*each) if each else "-" for each in own)] for name, own in cells.items()]
+    return f"Standard errors are at most {max(errors):.3f}.\n\n{markdown(['', *columns], rows)}"
+
+
+def marks(answers: dict) -> tuple[float, float]:
+    """Mean over the tasks: of the accuracy, and of the cross-entropy over the choices in nats."""
+    return fmean(answers["accuracy"].values()), fmean(answers["choice_loss"].values())
+
+
+def cost() -> str:
+    """Time and memory where most text calibrates, and the loss on another kind of text."""
+    stored = read_json(HERE / "headline.json")
+    models = dict.fromkeys(row["model"] for row in stored)
+    cells: dict[str, list[str]] = {}
+    others = {}
+    for number, model in enumerate(models):
+        rows = [row for row in stored if row["model"] == model]
+        most = max(row["sequences"] for row in rows)
+        for row in sorted((row for row in rows if row["sequences"] == most), key=lambda row: row["passes"]):
+            own = cells.setdefault(called(row["settings"]), ["-"] * 2 * len(models))
+            own[2 * number : 2 * number + 2] = f"{row['passes']:.1f}", f"{row['peak_megabytes']:,.0f}"
+            others[model, called(row["settings"])] = row["increases"]["evaluation"]
+    head = ["", *(f"{model}: {what}" for model in models for what in ("passes", "MiB"))]
+    told = "; ".join(f"{name} {lost:.2f}" for (model, name), lost in others.items() if model == EMBEDDED)
     return (
-        f"{told}\n\n{markdown(['method', 'preset', 'mean', *(name.removesuffix('.txt') for name in names)], rows, 2)}"
+        f"{markdown(head, [[name, *own] for name, own in cells.items()])}\n\nLoss of {EMBEDDED} on other prose: {told}."
     )
 
 
-def by_ratio(model: str) -> str:
-    """The mean over the kinds for each method, by how much goes, and what part of the best baseline's COMP's is."""
-    ratios = sorted({row["settings"]["ratio"] for row in usual_rows(model)})
-    found = {ratio: {name: _mean(rows) for name, rows in by_method(model, ratio).items()} for ratio in ratios}
-    rows = []
-    for name in dict.fromkeys(name for means in found.values() for name in means):
-        cells = []
-        for means in found.values():
-            theirs = [mean for other, mean in means.items() if other[0] != "comp"]
-            part = f" ({means[name] / min(theirs):.2f})" if name in means and name[0] == "comp" and theirs else ""
-            cells.append(f"{means[name]:.3f}{part}" if name in means else "not measured")
-        rows.append([*name, *cells])
-    told = (
-        f"{model} by how much of its decoder goes: mean over the kinds, and what part of the best baseline's COMP's is."
-    )
-    return f"{told}\n\n{markdown(['method', 'preset', *(f'{ratio:.0%}' for ratio in ratios)], rows, 2)}"
+def files() -> str:
+    """Size of the weights and loss of pruned and quantised models, with paired 95% intervals."""
+    models = {EMBEDDED: "quantised.json", SECOND: f"quantised-{SECOND}.json"}
+    cells: dict[str, list[str]] = {}
+    for number, file in enumerate(models.values()):
+        rows = [row | {"losses": np.array(row["losses"])} for row in read_json(HERE / file)]
+        (dense,) = (row["losses"] for row in rows if row["type"] == "f32")
+        for row in (row for row in rows if row["type"] not in ("shipped", "f32")):
+            gap = row["losses"] - dense
+            low, high = confidence_interval(gap)
+            pruned = f"{row['ratio']:.0%} pruned, " * bool(row["ratio"])
+            own = cells.setdefault(f"{pruned}{row['type']}", ["-"] * 2 * len(models))
+            own[2 * number : 2 * number + 2] = f"{row['bytes'] / 1e6:.0f}", f"{gap.mean():.3f} ± {(high - low) / 2:.3f}"
+    head = ["", *(f"{model}: {what}" for model in models for what in ("MB", "loss"))]
+    return markdown(head, [[name, *own] for name, own in sorted(cells.items(), key=lambda item: float(item[1][0]))])
 
 
-def tasks(model: str, ratio: float) -> str:
-    """Accuracy in each offline task, their mean, and the cross-entropy over the choices; best first."""
-    (dense,) = (row for row in read_json(HERE / "zero_shot.json") if (row["method"], row["model"]) == ("dense", model))
-    found = [(("dense", "", ""), dense)]
-    for row in every_row(model):
-        if "tasks" in row and row["settings"]["ratio"] == ratio:
-            words = row["settings"]["method"], preset(row["settings"]), f"{row['sequences']} of `{row['calibration']}`"
-            found.append((words, row["tasks"]))
-    found[1:] = sorted(found[1:], key=lambda item: -fmean(item[1]["accuracy"].values()))
-    names, rows = list(dense["accuracy"]), []
-    for words, answers in found:
-        accuracy, errors = answers["accuracy"], answers["stderr"]
-        cells = [f"{accuracy[name]:.3f} ({errors[name]:.3f})" for name in names]
-        error = sum(each**2 for each in errors.values()) ** 0.5 / len(names)
-        cells += [f"{fmean(accuracy.values()):.3f} ({error:.3f})", f"{fmean(answers['choice_loss'].values()):.2f}"]
-        rows.append([*words, *cells])
-    head = ["method", "preset", "calibrated on", *(name.removeprefix("comp_") for name in names)]
-    told = (
-        f"{model}, {ratio:.0%} gone, in the offline tasks: accuracy with its standard error, and the mean "
-        "cross-entropy over the\nchoices in nats."
-    )
-    return f"{told}\n\n{markdown([*head, 'mean', 'cross-entropy'], rows, 3)}"
-
-
-def headline(model: str) -> str:
-    """Increase of the loss on each text, time and memory of each method, by the increase on the first text."""
-    rows = [row for row in read_json(HERE / "headline.json") if row["model"] == model]
-    rows = [row for row in rows if row["sequences"] == max(row["sequences"] for row in rows)]
-    first = rows[0]
-    texts = sorted(first["increases"], key=lambda text: not text.startswith(first["calibration"]))
-    kinds = ["text of the same kind" if text.startswith(first["calibration"]) else "other text" for text in texts]
-    lines = []
-    for row in sorted(rows, key=lambda row: row["increases"][texts[0]]):
-        increases = [f"{row['increases'][text]:.3f}" for text in texts]
-        words = row["settings"]["method"], preset(row["settings"])
-        lines.append([*words, *increases, f"{row['passes']:.1f}", f"{row['peak_megabytes']:.0f}"])
-    told = (
-        f"A fifth of {model}'s decoder goes; {first['sequences']} x {first['length']} tokens of "
-        f"{first['calibration']} calibrate. Increase of the\nloss over the dense model in nats per token, on "
-        f"{first['windows']} x 512 tokens; time in dense forward passes over the calibration\ntokens; peak memory "
-        "above the imports."
-    )
-    return f"{told}\n\n{markdown(['method', 'preset', *kinds, 'passes', 'MiB'], lines, 2)}"
-
-
-def baselines() -> str:
-    """The largest grid, for the amount of text with most rows: the increase for each method and ratio."""
-    rows = finished(pd.read_csv(HERE / "baselines" / ROWS))  # with the column `grid` of the code that wrote it
-    rows = rows[rows.grid == rows.grid.mode()[0]]
-    rows = rows[rows.sequences == rows.sequences.mode()[0]]
-    first = rows.iloc[0]
-    return (
-        f"On the project's own texts: {first.sequences} x {first.length} tokens of `{first.calibration}` calibrate, "
-        f"{first.windows} x {first.window} of\n`{first.evaluation}` judge; increase of the loss when that part goes, "
-        f"in bold the\nsmallest mean, whether or not intervals overlap.\n\n{comparison(rows, 'increase')}"
-    )
-
-
-def tables() -> str:
-    parts = []
-    for model in (EMBEDDED, SECOND):
-        scored = sorted({row["settings"]["ratio"] for row in every_row(model) if "tasks" in row})
-        parts += [kinds(model), by_ratio(model), *(tasks(model, ratio) for ratio in scored), headline(model)]
-    picture = "![Mean loss above the dense model by how much of the decoder goes, a panel for each model](ratios.png)"
-    return "\n\n".join([*parts, picture, baselines()])
-
-
-PAGES = {  # each with its marks, and what stands between them
-    "README.md": ("the short table", short),
-    "benchmarks/RESULTS.md": ("what README.md's table leaves out", footnotes),
-    "docs/measured.md": ("the tables", tables),
-    "docs/heal.md": ("what healing brings", healing),
+PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> its marks, and what stands between them
+    "README.md": {"the short table": short},
+    "benchmarks/RESULTS.md": {model: partial(losses, model) for model in MODELS}
+    | {"the tasks": tasks, "time and memory": cost, "the files": files},
+    "docs/heal.md": {"what healing brings": healing},
 }
 
 
 def page(name: str) -> str:
     """The page as it should be."""
-    what, text = PAGES[name]
-    start, end = f"<!-- {what}, by benchmarks/readme.py -->", f"<!-- end of {what} -->"
-    return between((ROOT / name).read_text("utf-8"), start, end, text())
+    text = (ROOT / name).read_text("utf-8")
+    for what, made in PAGES[name].items():
+        text = between(text, f"<!-- {what}, by benchmarks/readme.py -->", f"<!-- end of {what} -->", made())
+    return text
 
 
 def main() -> None:

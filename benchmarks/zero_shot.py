@@ -1,11 +1,7 @@
-"""What the real model can still do after pruning by a fifth: accuracy in the offline tasks, method by method.
+"""What the dense model answers in the offline tasks: `python benchmarks/zero_shot.py [--model gemma3-270m]`
 
-    python benchmarks/zero_shot.py [--text FILE] [--sequences 32] [--ratio 0.2] [--methods comp,llm-pruner,...]
-    python benchmarks/zero_shot.py --model gemma3-270m --methods ""
-
-Every method gets the same calibration tokens; a FILE calibrates with its first part, as in `headline.py`. The tasks,
-and what scores them, are those of `comp-lib evaluate --tasks offline`. Rows are printed and kept in
-benchmarks/zero_shot.json.
+`kinds.py --tasks` asks pruned models the same. The tasks, and what scores them, are those of `comp-lib evaluate --tasks
+offline`. The row is printed and kept in benchmarks/zero_shot.json.
 """
 
 from __future__ import annotations
@@ -17,53 +13,21 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from common import keep_row, options, settings_of, texts
+from common import keep_row, parser_of
 from torch import nn
 
-from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.zero_shot import SETS, load_tasks, zero_shot
 from comp_lib.models.load import load_model
-from comp_lib.prune import prune
 
 FILE = Path(__file__).with_suffix(".json")
-MEASURED = ("removed", "accuracy", "stderr", "choice_loss")
+MEASURED = ("accuracy", "stderr", "choice_loss")
 
 
 def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--ratio", type=float, default=0.2, help="of the decoder's parameters to remove, at least")
-    parser.add_argument(
-        "--methods", default="comp,llm-pruner,flap,wanda-sp", help="separated by commas; none: the dense model only"
-    )
-    arguments = parser.parse_args()
-    model, tokenizer = load_model(arguments.model)
-    source, _ = texts(arguments.text)
-    ids = calibration_tokens(source, tokenizer, sequences=arguments.sequences, length=arguments.length)
-    asked = {
-        "model": arguments.model,
-        "calibration": arguments.text.name if arguments.text else "calibration",
-        "sequences": arguments.sequences,
-        "length": arguments.length,
-    }
-    parameters, means = decoder_parameters(model), {}
-
-    def score(method: str, ratio: float, small: nn.Module) -> None:
-        removed = (parameters - decoder_parameters(small)) / parameters
-        found = answers(small, tokenizer)
-        means[method] = fmean(found["accuracy"].values())
-        words = ", ".join(f"{task} {accuracy:.4f}" for task, accuracy in found["accuracy"].items())
-        print(f"{method:12}{removed:.1%} removed: {words}")
-        row = {"method": method, "ratio": ratio, **asked, "removed": removed, **found}
-        keep_row(FILE, row, MEASURED)
-
-    score("dense", 0.0, model)
-    for method in filter(None, arguments.methods.split(",")):
-        settings = settings_of(json.dumps({"method": method, "ratio": arguments.ratio}))
-        score(method, arguments.ratio, prune(model, ids, settings).model)
-    against = means.get("llm-pruner")
-    for name, mean in means.items():
-        print(f"{name:12}{mean:.4f}" + (f"  {mean / against - 1:+.2%} against llm-pruner" if against else ""))
+    name = parser_of(__doc__).parse_args().model
+    row = {"model": name, **answers(*load_model(name))}
+    print(json.dumps(row))
+    keep_row(FILE, row, MEASURED)
 
 
 def answers(model: nn.Module, tokenizer: Any) -> dict[str, dict[str, float | None]]:

@@ -66,7 +66,7 @@ def lay_out(source: Path) -> None:
             ],
         ),
         toctree("How to", [f"docs/{name}" for name in HOW_TO]),
-        toctree("Measured", ["docs/measured", "benchmarks/RESULTS"]),
+        toctree("Measured", ["benchmarks/RESULTS"]),
         toctree("Reference", ["reference/index"]),
         toctree("The project", ["CONTRIBUTING", "CHANGELOG", "SECURITY"]),
     ]

@@ -37,7 +37,7 @@ TINY = {
 LONG = ("test_real.py", "test_kit.py", "test_browser.py", "compare/", "lessons/", "course/", "on_device/", "models/")
 LONG += ("evaluation/", "cli/", "disk/", "test_prune.py", "test_book.py", "hostile/", "baselines/", "analysis/")
 # Tests that start processes, kernels or clusters, run whole commands, or read the real model: `make check` has none.
-SLOW = ("test_kit.py", "test_browser.py", "test_others.py", "test_book.py", "test_packaging.py")
+SLOW = ("test_kit.py", "test_browser.py", "test_book.py", "test_packaging.py")
 SLOW += ("cli/", "system/", "compare/test_cluster.py", "compare/test_grid.py", "models/test_save.py")
 SLOW += ("lessons/test_notebook", "course/test_cache.py", "lessons/test_exercises.py", "evaluation/test_zero_shot.py")
 SLOW += ("on_device/test_speed.py", "on_device/test_gguf", "hostile/test_calls.py", "analysis/test_page.py")

@@ -81,8 +81,9 @@ def test_readme_is_short_and_opens_with_commands_that_are_there():
 def test_the_interval_of_a_mean_is_that_of_independent_errors(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     script = importlib.import_module("readme")
-    kinds = {str(kind): [1.0, 0.6, 1.8] for kind in range(4)} | {script.UNSEEN: [9.0, 1.0, 99.0]}
-    assert script.interval([{"mean": 1.0, "increases": kinds}] * 2) == pytest.approx((0.8, 1.4))
+    for low, high in ((-1.3646, 3.3646), (-0.6334, 3.0334)):  # one kind's error is 1: Student's t of 8, a bootstrap
+        kinds = {str(kind): [1.0, low, high] for kind in range(4)} | {script.UNSEEN: [9.0, 1.0, 99.0]}
+        assert script.half_width([{"windows": 8, "increases": kinds}] * 2) == pytest.approx(2.0484 / 2, abs=1e-3)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -98,14 +99,13 @@ def test_pages_show_the_stored_comparison(monkeypatch):
     script = importlib.import_module("readme")
     for name in script.PAGES:
         assert script.page(name) == (ROOT / name).read_text("utf-8"), "run python benchmarks/readme.py"
-    assert script.baselines().count("| comp + least-squares |") == 1
-    for model in (script.EMBEDDED, script.SECOND):
-        for table in (script.headline(model), script.tasks(model, 0.2)):
-            assert {"comp", "llm-pruner"} <= set(re.findall(r"^\| ([a-z-]+) \|", table, re.MULTILINE))
+    for table in (*map(script.losses, (script.EMBEDDED, script.SECOND)), script.cost(), script.tasks()):
+        assert "| COMP `stock` |" in table and "| LLM-Pruner |" in table
     common = importlib.import_module("common")
     settings = {"method": "comp", "widths": "uniform", "aim": "self", "ridge": "auto", "ratio": 0.2}
     assert common.preset(settings) == "stock" and common.preset(settings | {"ratio": 0.3}) == "stock, target self"
     assert common.preset(settings | {"aim": "dense", "ratio": 0.3}) == "stock"
+    assert common.preset({"method": "flap", "recovery": "least-squares"}) == "our refit"
 
 
 def test_python_names_exist():
