@@ -89,7 +89,7 @@ def test_the_interval_of_a_mean_is_that_of_independent_errors(monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_resolve_and_how_to_pages_are_short(page):
     links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", text := page.read_text("utf-8"))
-    assert page.parent.name != "docs" or page.name == "measured.md" or len(text.split()) <= 500
+    assert page.parent.name != "docs" or len(text.split()) <= 500
     assert links or page != ROOT / "README.md"
     assert not [link for link in links if not (page.parent / link).exists()]
 

@@ -29,6 +29,7 @@ def stored_losses() -> dict[str, dict[str, float]]:
                 for row in rows
                 if (row["model"], row["sequences"], row.get("seed", 0)) == (model, sequences, 0)
                 and wanted.items() <= row["settings"].items()
+                and (method == "comp") == (row["settings"]["recovery"] == "least-squares")
                 and row["settings"].get("aim", row["settings"].get("target")) == aim
             ]
             losses[label][name] = row["mean"] if judge == "mean" else row["increases"][judge]
