@@ -5,9 +5,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 CALIBRATION_HELP = "general, shipped, written, self, a text's name or file, or several: mine.txt+general."
-Model = Annotated[
-    str, Argument(help="smollm2-135m (included), gemma3-270m, qwen-coder-0.5b, a folder, a .gguf file, or a Hub id")
-]
+NAMES = "smollm2-135m (included), gemma3-270m, qwen-coder-0.5b, qwen-coder-1.5b"
+Model = Annotated[str, Argument(help=f"{NAMES}, a folder, a .gguf file, or a Hub id")]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str, Option(help="cpu, cuda, mps or auto.")]
 Solving = Annotated[str, Option(help="cpu, cuda or auto; not mps, which has no float64.")]
