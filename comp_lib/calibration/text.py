@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, check_package, refusing, suggestion
-from ..system.files import hash_of_value
 
 SHIPPED = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
@@ -53,11 +52,6 @@ def load_text(name_or_path: str | Path) -> str:
     if not text.strip():
         raise InputError(f"expected some text, got the empty file {str(path)!r}; choose another")
     return text
-
-
-def text_hash(name_or_path: str | Path) -> str:
-    """16 hex digits by which a text is known again, whatever its name."""
-    return hash_of_value(load_text(name_or_path))[:16]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:

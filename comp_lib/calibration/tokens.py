@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
-from .text import KINDS, encode, load_text, opening, text_hash
+from ..system.files import hash_of_value
+from .text import KINDS, encode, load_text, opening
 from .written import WAYS, written
 
 SHIPPED = {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
@@ -50,20 +51,12 @@ def sources(source: str | Path) -> dict[str, float]:
     return {text: weight / sum(weights.values()) for text, weight in weights.items()}
 
 
-def needs_model(source: str | Path) -> bool:
-    """Whether some of `source` is for the model to write, which then must be in memory.
-
-    Raises InputError unless all else is a text that can be read.
-    """
-    texts = sources(source).keys()
-    for text in texts - WRITTEN.keys():
-        load_text(text)
-    return not texts.isdisjoint(WRITTEN)
-
-
 def text_hashes(source: str | Path) -> tuple[str, ...]:
-    """`text_hash` of each text of a source, but for what the model writes."""
-    return tuple(text_hash(text) for text in sources(source) if text not in WRITTEN)
+    """16 hex digits by which each text of a source is known again, whatever its name; none of what the model writes.
+
+    Raises InputError for a text that cannot be read.
+    """
+    return tuple(hash_of_value(load_text(text))[:16] for text in sources(source) if text not in WRITTEN)
 
 
 def calibration_tokens(
@@ -81,7 +74,7 @@ def calibration_tokens(
 
     Args:
         source: name or path of a text, "self", a mixture, or several with "+" between (see above).
-        model: needed where it is to write some of the text (`needs_model`).
+        model: needed where it is to write some of the text (WRITTEN).
         seed: decides which windows, in which order, and what the model writes.
         evaluated: name or path of the text that will judge the result; refused if it is among the calibration texts.
         progress: called while `model` writes.

@@ -46,7 +46,8 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
-    from ..calibration.text import EVERY_KIND, KINDS, load_text, text_hash
+    from ..calibration.text import EVERY_KIND, KINDS, load_text
+    from ..calibration.tokens import text_hashes
     from ..evaluation.by_kind import judge
     from ..evaluation.loss import windows_of
     from ..models.load import load_model
@@ -62,7 +63,7 @@ def evaluate(
     windows = windows_of(text, tokenizer, length, sequences)
     texts = {f"evaluation:{kind}" for kind in KINDS} if text == EVERY_KIND else {text}
     known = calibrated_on(model)
-    if met := sorted(each for each in texts if known and text_hash(each) in known):
+    if met := sorted(each for each in texts if any(one in known for one in text_hashes(each))):
         complain(f"{', '.join(met)} calibrated this model, so it looks better there than on other text")
     dense = None if against is None else load_model(against, dtype, device)[0]
     with progress_bars() as bars:

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from ..calibration.text import load_text
-from ..calibration.tokens import WRITTEN, calibration_tokens, needs_model, sources
+from ..calibration.tokens import WRITTEN, calibration_tokens, sources
 from ..errors import InputError, refusing
 from ..evaluation.loss import windows_of
 from ..families import family_of
@@ -66,8 +66,9 @@ class Grid:
             got = f"{self.length} and {self.window}: ask for shorter ones"
             raise InputError(f"expected sequences and windows of at most {context} tokens, the model's, got {got}")
         windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
-        texts = [load_text(part) for part in sources(self.calibration) if part not in WRITTEN]
-        for count in () if needs_model(self.calibration) else self.sequences:  # what the model writes is long enough
+        parts = sources(self.calibration)
+        texts = [load_text(part) for part in parts if part not in WRITTEN]
+        for count in self.sequences if len(texts) == len(parts) else ():  # what the model writes is long enough
             size: dict[str, Any] = {"sequences": count, "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
         contents = [hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..calibration.text import EVERY_KIND
-from ..calibration.tokens import calibration_tokens, needs_model, sources, text_hashes
+from ..calibration.tokens import WRITTEN, calibration_tokens, sources, text_hashes
 from ..errors import InputError, check_length, suggestion
 from ..evaluation.loss import windows_of
 from ..families.protocol import Model
@@ -139,7 +139,8 @@ def prune_model(
     started = time.perf_counter()
     settings, (sequences, length, dtype), at_most = _told(model, ratio, preset, evaluated, more)
     name, judged, plans = str(model), None if evaluated == "none" else evaluated, settings.method in GRADIENTS
-    whole = needs_model(calibration) or plans or at_most is not None
+    text_hashes(calibration)  # raises for a text that cannot be read
+    whole = plans or at_most is not None or not WRITTEN.keys().isdisjoint(sources(calibration))
     outline, files, tokenizer = open_model(name, dtype)
     source, windows = Streamed(outline, files), dict[str, Tensor]()
     check_request(source, settings)
