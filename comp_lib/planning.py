@@ -76,7 +76,7 @@ def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
     elif (multiple := settings["multiple"]) not in (None, 1):
         why = f"widths are multiples of {multiple}: --multiple {max(1, multiple // 4)} comes nearer"
         why += ", but most GGUF files need 32" if multiple == BLOCK else ""
-    elif plan.dropped or settings["kv_groups"] is not None:
+    elif len(plan.layers) < plan.parent_layers or settings["kv_groups"] is not None:
         why = "the whole layers or KV groups that go are larger"
     return f"{plan.removed:.1%} went where {plan.ratio:.1%} was asked for: {why}"
 
@@ -104,8 +104,15 @@ def concluded(
     return plan, report
 
 
-def check_request(model: Model, settings: Settings) -> None:
-    """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
+def check_request(model: Model, settings: Settings, length: int = 0) -> None:
+    """Raises InputError, before any text is read, for settings that no plan for `model` can meet.
+
+    length: tokens of the longest sequence that it is to read.
+    """
+    if length > (longest := model.config.max_position_embeddings):
+        raise InputError(
+            f"expected sequences of at most {longest} tokens, the model's, got {length}: give shorter ones"
+        )
     shape = Shape.of(model)
     request = settings.request(shape)
     least = min(shape.kv_groups)

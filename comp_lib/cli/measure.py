@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from rich.table import Table
 from typer import Exit, Option, echo
 
-from ..errors import InputError, check_length, check_package
+from ..errors import InputError, check_package
 from .console import complain, listed, out, progress_bars, table
 from .options import Calibration, Device, Dtype, Length, Model, Multiple
 
@@ -59,7 +59,6 @@ def evaluate(
         return _in_tasks(model, tasks, dtype, device)
     load_text(text)  # refused before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
-    check_length(loaded, length)
     windows = windows_of(text, tokenizer, length, sequences)
     texts = {f"evaluation:{kind}" for kind in KINDS} if text == EVERY_KIND else {text}
     known = calibrated_on(model)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..calibration.text import EVERY_KIND
 from ..calibration.tokens import WRITTEN, calibration_tokens, sources, text_hashes
-from ..errors import InputError, check_length, suggestion
+from ..errors import InputError, suggestion
 from ..evaluation.loss import windows_of
 from ..families.protocol import Model
 from ..hybrid_granularity.uniform import CLOSE
@@ -143,8 +143,7 @@ def prune_model(
     whole = plans or at_most is not None or not WRITTEN.keys().isdisjoint(sources(calibration))
     outline, files, tokenizer = open_model(name, dtype)
     source, windows = Streamed(outline, files), dict[str, Tensor]()
-    check_request(source, settings)
-    check_length(source, length)
+    check_request(source, settings, length)
     if judged is not None:
         count, longest = EVALUATED_KINDS if judged == EVERY_KIND else EVALUATED
         windows = windows_of(judged, tokenizer, min(longest, source.config.max_position_embeddings), count)
