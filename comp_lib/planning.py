@@ -98,8 +98,6 @@ def concluded(
         layers=tuple(finished),
         layer_importance=importance and tuple(importance),
         seconds=0.0,
-        parameters_before=before.total,
-        parameters_after=after.total,
     )
     return plan, report
 

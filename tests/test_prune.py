@@ -25,7 +25,6 @@ from comp_lib.importance.layers import block_influence, layers_to_drop, loss_inc
 from comp_lib.importance.neurons import METRICS, Dense, full_condition
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import make_plan, prune
-from comp_lib.recovery.mask_tuning import MAX_VARIANCE
 from comp_lib.settings import PRESETS, RECOVERIES, Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
@@ -103,7 +102,7 @@ def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert torch.equal(logits(done.model, ids), logits(parent, ids))
     assert storages(done.model) == storages(parent), "nothing changed, so nothing is copied"
-    assert done.report.parameters_after == done.report.parameters_before == parent.num_parameters()
+    assert done.model.num_parameters() == parent.num_parameters()
     assert done.plan.kept_neurons == (tuple(range(48)),) * 3
     assert [entry.error for entry in done.report.layers] == [0.0] * 3
 
@@ -204,8 +203,7 @@ def test_removed_is_what_really_went(name):
     decoder = [sum(p.numel() for p in model.model.layers.parameters()) for model in (parent, done.model)]
     assert done.plan.removed == pytest.approx(1.0 - decoder[1] / decoder[0])
     assert done.plan.removed >= 0.4
-    assert done.model.num_parameters() == done.report.parameters_after == Shape.of(done.model).total
-    assert done.report.parameters_before == parent.num_parameters()
+    assert done.model.num_parameters() == Shape.of(done.model).total
     assert done.plan.parent == "the parent"
     assert [len(kept) for kept in done.plan.kept_neurons] == list(done.plan.neurons)
     assert [len(kept) for kept in done.plan.kept_groups] == list(done.plan.kv_groups)
@@ -454,7 +452,6 @@ def test_guard_holds_the_mask_and_reports_lambda():
     report = prune(parent, ids, settings, plan=whole_plan(parent, neurons=(47, 24, 47))).report
     calm, trap, _ = report.layers
     assert calm.ridge == 1e-7 and trap.ridge > 1e-7
-    assert all(0.0 <= entry.mask_variance <= MAX_VARIANCE and entry.mask_mean > 0.0 for entry in report.layers)
 
 
 @pytest.mark.parametrize(("part", "recovery"), [*product(["outputs"], RECOVERIES), ("inputs", "least-squares")])
@@ -477,10 +474,6 @@ def test_every_method_runs_with_every_recovery(method, recovery):
     done = prune(build(), tokens(2, 16), replace(SMALL, method=method, recovery=recovery, kv_groups=1))
     assert done.plan.removed >= 0.25
     for entry in done.report.layers:
-        knows = done.report.settings["method"] == "comp" or "condition" in method
-        assert (entry.condition_median is not None) == (entry.condition_max is not None) == knows
-        assert not knows or 1.0 <= entry.condition_median <= entry.condition_max
-        assert (entry.mask_mean is not None) == (entry.mask_variance is not None) == (recovery == "mask")
         assert (entry.ridge is not None) == (recovery in ("least-squares", "mask"))
         assert entry.error > 0.0 and entry.attention_error > 0.0
 
@@ -717,7 +710,7 @@ def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     assert settings.neuron_metric == "mask-condition"
     done = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
     assert len(done.plan.dropped) == 1 and len(set(done.plan.neurons)) > 1
-    assert all(layer.mask_variance is not None for layer in done.report.layers if layer.neurons < 64)
+    assert all(layer.ridge >= settings.ridge for layer in done.report.layers if layer.neurons < 64)
 
 
 @pytest.mark.parametrize(("device", "words"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'"), ("auto", "'auto'")])

@@ -34,10 +34,6 @@ class Mask:
     ridge: float  # lambda with which the guard let it pass
 
     @property
-    def mean(self) -> float:
-        return float(self.values.mean())
-
-    @property
     def variance(self) -> float:
         return float(self.values.var(unbiased=False))
 

@@ -139,9 +139,8 @@ def test_dead_neurons_keep_their_factor_and_do_not_hang_the_guard():
     torch.testing.assert_close(nothing.values, torch.ones(3, dtype=torch.float64))
 
 
-def test_mean_and_variance_of_a_mask():
+def test_variance_of_a_mask():
     mask = Mask(torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64), 0.1)
-    assert mask.mean == 3.0
     assert mask.variance == 3.5  # of the mask itself, not of a sample
 
 
