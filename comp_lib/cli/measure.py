@@ -59,6 +59,8 @@ def evaluate(
         return _in_tasks(model, tasks, dtype, device)
     load_text(text)  # refused before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
+    if length > (longest := loaded.config.max_position_embeddings):
+        raise InputError(f"expected windows of at most {longest} tokens, the model's, got {length}: give shorter ones")
     windows = windows_of(text, tokenizer, length, sequences)
     texts = {f"evaluation:{kind}" for kind in KINDS} if text == EVERY_KIND else {text}
     known = calibrated_on(model)

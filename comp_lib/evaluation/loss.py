@@ -105,7 +105,7 @@ def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: i
 
 
 def perplexity(model: Model, ids: Tensor, progress: Progress = no_progress, what: str = "measuring") -> Evaluation:
-    """Loss and perplexity of `model` on `ids` (S, L), L at most its context; `what` names it to `progress`."""
+    """Loss and perplexity of `model` on `ids` (S, L); `what` names it to `progress`."""
     return _evaluation([model], ids, progress, what)
 
 
@@ -114,7 +114,7 @@ def compare(
 ) -> Evaluation:
     """`perplexity` of `model` and of `dense`, their KL divergence and top-1 agreement, in one pass over `ids` (S, L).
 
-    Raises InputError when the two have different vocabularies, and, as `perplexity` does, for too long windows.
+    Raises InputError when the two have different vocabularies.
     """
     ours, theirs = (one.get_output_embeddings().out_features for one in (model, dense))
     if ours != theirs:
@@ -127,8 +127,6 @@ def compare(
 def _evaluation(models: list[Model], ids: Tensor, progress: Progress, what: str) -> Evaluation:
     """Of the first of `models`; a second one is the dense model that it is compared with."""
     check_ids(ids, models[0].config.vocab_size)
-    if (length := ids.shape[1]) > (longest := models[0].config.max_position_embeddings):
-        raise InputError(f"expected windows of at most {longest} tokens, the model's, got {length}: give shorter ones")
     parts = []
     for rows in ids.split(BATCH):
         parts.append(_of_sequences(models, rows))
