@@ -21,7 +21,7 @@ from ..families import dense_layer, family_of, parts
 from ..families.frame import Rope
 from ..families.protocol import STEPS, Device, Layer, Model, Which
 from ..importance.matrix_condition import scores_of, sweep
-from ..importance.neurons import RIDGE, Dense, metric
+from ..importance.neurons import METRICS, RIDGE, Dense
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.gram import Gram, Statistics, token_weights
 from ..statistics.solve import Inverse, penalty
@@ -147,7 +147,7 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
         inverse = dense.sums.inverse(dense.ridge, dense.block)
         tables[name] = {unit: torch.arange(dense.blocks)} | _alone(dense, inverse)
     for name in RIVALS:  # of the MLP, whose turn was last
-        scores = metric(name)(dense, dense.blocks, torch.Generator()).scores.double()
+        scores = METRICS[name](dense, dense.blocks, torch.Generator()).scores.double()
         tables["neurons"][name.replace("-", "_")] = scores
     tables["neurons"]["removed_at"], tables["curves"] = _together(dense, inverse)
     return tables

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration.stream import batches, embed, rotary, sequence_losses, through, to_device
-from ..errors import InputError, suggestion
 from ..families import family_of
 from ..families.protocol import Device, Model
 from ..progress import Progress, no_progress
@@ -93,20 +92,13 @@ def greedy_order(loss: Callable[[Sequence[int]], Tensor], layers: int, count: in
 def layers_to_drop(
     name: str, model: Model, ids: Tensor, count: int, device: Device = "cpu", progress: Progress = no_progress
 ) -> tuple[list[int], Tensor]:
-    """The `count` least important layers by metric `name`, and the importance of all (layers,), for ids (S, L).
-
-    Raises InputError for an unknown name or a count that leaves no layer.
-    """
-    if name not in LAYER_METRICS:
-        raise InputError(f"expected a layer metric, got {name!r}: {suggestion(name, LAYER_METRICS)}")
-    layers = len(family_of(model).layers(model))
-    if not 0 <= count < layers:
-        raise InputError(f"expected 0 to {layers - 1} layers to drop, got {count}: ask for fewer")
+    """The `count` least important layers by one of LAYER_METRICS, and the importance of all (layers,), for ids (S, L)."""
     if name == "block-influence":
         importance = block_influence(model, ids, device, progress)
     else:
         importance = sequence_loss_increase(model, ids, device, progress).mean(1)
     if name == "greedy":
+        layers = len(family_of(model).layers(model))
 
         def harm(present: Sequence[int]) -> Tensor:
             return importance if len(present) == layers else loss_increase(model, ids, device, progress, present)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import InputError, suggestion
 from ..statistics.gram import Statistics, contributions
 from ..statistics.solve import ridged, spd_inverse
 from .matrix_condition import Sweep, sweep
@@ -120,10 +119,3 @@ METRICS: dict[str, NeuronMetric] = {
     "magnitude": magnitude,
     "random": random,
 }
-
-
-def metric(name: str) -> NeuronMetric:
-    """The metric called `name`. Raises InputError with the nearest names."""
-    if name not in METRICS:
-        raise InputError(f"expected a neuron metric, got {name!r}: {suggestion(name, METRICS)}")
-    return METRICS[name]
