@@ -53,11 +53,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ridge": 1e-2,
     },
 }
-PRESETS_IN_WORDS = {
-    "stock": "one width for all layers, which any runtime loads",
-    "best": "widths by measurement, and twice the text",
-    "paper": "whole layers, then widths by layer importance, then a tuned mask",
-}
 MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk
 SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib prune` takes more than the default
 

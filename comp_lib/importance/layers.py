@@ -92,7 +92,7 @@ def greedy_order(loss: Callable[[Sequence[int]], Tensor], layers: int, count: in
 def layers_to_drop(
     name: str, model: Model, ids: Tensor, count: int, device: Device = "cpu", progress: Progress = no_progress
 ) -> tuple[list[int], Tensor]:
-    """The `count` least important layers by one of LAYER_METRICS, and the importance of all (layers,), for ids (S, L)."""
+    """The `count` least important layers by one of LAYER_METRICS, and what all are worth (layers,), on ids (S, L)."""
     if name == "block-influence":
         importance = block_influence(model, ids, device, progress)
     else:
