@@ -47,14 +47,6 @@ class LayerReport:
     kept_neurons: Sequence[int]  # indices, ascending
     kept_groups: Sequence[int]
 
-    @property
-    def neurons(self) -> int:
-        return len(self.kept_neurons)
-
-    @property
-    def kv_groups(self) -> int:
-        return len(self.kept_groups)
-
 
 @dataclass(frozen=True)
 class Report:

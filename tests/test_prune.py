@@ -600,8 +600,8 @@ def test_report_and_progress():
     report = done.report
     assert report.tokens == 4 * 24 and report.settings["ratio"] == 0.5
     assert [entry.layer for entry in report.layers] == list(done.plan.layers)
-    assert [entry.neurons for entry in report.layers] == list(done.plan.neurons)
-    assert [entry.kv_groups for entry in report.layers] == list(done.plan.kv_groups)
+    assert [len(entry.kept_neurons) for entry in report.layers] == list(done.plan.neurons)
+    assert [len(entry.kept_groups) for entry in report.layers] == list(done.plan.kv_groups)
     assert report.seconds > 0.0
     assert len(report.layer_importance) == 3
 
@@ -710,7 +710,7 @@ def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     assert settings.neuron_metric == "mask-condition"
     done = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
     assert len(done.plan.dropped) == 1 and len(set(done.plan.neurons)) > 1
-    assert all(layer.ridge >= settings.ridge for layer in done.report.layers if layer.neurons < 64)
+    assert all(layer.ridge >= settings.ridge for layer in done.report.layers if len(layer.kept_neurons) < 64)
 
 
 @pytest.mark.parametrize(("device", "words"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'"), ("auto", "'auto'")])
