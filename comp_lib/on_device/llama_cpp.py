@@ -95,16 +95,6 @@ def _force(server: Any, before: list[int], token: int, listed: int) -> dict[str,
     return reply
 
 
-def answer(server: Any, messages: list[dict[str, str]], tokens: int) -> str:
-    """The model's next message after `messages` ({"role", "content"}), at most `tokens` tokens, greedy.
-
-    Raises InputError for what the server refuses, such as a full context.
-    """
-    request = {"messages": messages, "max_tokens": tokens, "temperature": 0}
-    text: str = checked(server.handle_chat_completions(request))["choices"][0]["message"]["content"]
-    return text
-
-
 def checked(reply: dict[str, Any]) -> dict[str, Any]:
     """`reply`. Raises InputError where llama.cpp says in it that it cannot answer."""
     if "error" in reply:
