@@ -49,7 +49,7 @@ def layers(model: Model, sample: Sample, judged: Sample | None = None, device: D
         turns = torch.stack([tables["layers"][part] for tables in looked])
         rows += _measured(sample, turns, part, "block influence")
     if judged is not None:
-        rows += _measured(judged, layer_harm(model, judged, (), device), "layer", "harm")
+        rows += _measured(judged, layer_harm(model, judged, device), "layer", "harm")
     return tidy("layers", rows, model, sample.seed)
 
 
