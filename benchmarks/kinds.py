@@ -20,14 +20,13 @@ from math import nan
 from pathlib import Path
 from statistics import fmean
 
-from common import keep_row, options, preset, settings_of
+from common import decoder_parameters, keep_row, options, preset, settings_of
 from matplotlib.ticker import PercentFormatter
 from readme import NAMES, SECOND, by_method, interval, usual_rows
 from zero_shot import answers
 
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.evaluation.confidence import UNKNOWN
 from comp_lib.evaluation.loss import evaluation_tokens

@@ -17,11 +17,10 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from common import keep_row, options, settings_of, texts
+from common import decoder_parameters, keep_row, options, settings_of, texts
 from torch import nn
 
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.zero_shot import SETS, load_tasks, zero_shot
 from comp_lib.models.load import load_model
 from comp_lib.prune import prune
