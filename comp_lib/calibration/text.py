@@ -1,4 +1,4 @@
-"""Where text comes from, and how it becomes one row of token ids.
+"""Where text comes from, and how it becomes one row of token ids, or the windows on which models are judged.
 
 Two sets of texts travel with the library, of the same KINDS: `calibration`, from which the statistics of a pruning
 run are drawn, and `evaluation`, on which the result is judged. They share no topic, so that a good score cannot come
@@ -9,6 +9,7 @@ else is a text file.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,33 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """
     first, ids = tokenizer.bos_token_id, tokenizer("", verbose=False)["input_ids"]
     return torch.tensor([first] if first is not None and ids[:1] == [first] else [], dtype=torch.long)
+
+
+def windows_of(name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
+    """Windows (S, L) of the text of that name or file, by its name; of each of KINDS, in order, for EVERY_KIND.
+
+    All whole ones, or that many `sequences`. Raises InputError as `load_text` and `evaluation_tokens` do.
+    """
+    texts = {kind: f"evaluation:{kind}" for kind in KINDS} if str(name) == EVERY_KIND else {str(name): name}
+    return {each: evaluation_tokens(tokenizer, load_text(text), length, sequences) for each, text in texts.items()}
+
+
+def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
+    """Consecutive windows from the start of `text`, (S, L); all whole ones unless `sequences` says how many.
+
+    Each begins with what the tokenizer puts before a text.
+
+    Raises InputError when the text has fewer tokens than asked for.
+    """
+    if length < 2 or (sequences is not None and sequences < 1):
+        raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
+    ids, first = encode(tokenizer, text), opening(tokenizer)  # (N,), (k,)
+    count, own = sequences or 1, length - len(first)
+    if len(ids) < count * own:
+        got = f"got {len(ids)}; take a longer text, or fewer or shorter sequences"
+        raise InputError(f"expected at least {count * own} tokens of evaluation text for {count} x {length}, {got}")
+    windows = ids[: len(ids) // own * own].view(-1, own)[:sequences]
+    return torch.cat([first.expand(len(windows), -1), windows], 1)
 
 
 def _wikitext(split: str) -> str:

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..calibration.text import EVERY_KIND
+from ..calibration.text import EVERY_KIND, windows_of
 from ..calibration.tokens import WRITTEN, calibration_tokens, sources, text_hashes
 from ..errors import InputError, suggestion
-from ..evaluation.loss import windows_of
 from ..families.protocol import Model
 from ..hybrid_granularity.uniform import CLOSE
 from ..models.load import load_model, open_model
