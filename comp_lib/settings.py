@@ -54,7 +54,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk
-SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib prune` takes more than the default
+# What `comp-lib prune` takes where nothing else is said, and where a preset takes more text than 128 sequences.
+DEFAULTS: dict[str, Any] = {"calibration": "general", "length": 256, "seed": 0, "dtype": "float32", "device": "cpu"}
+SEQUENCES = {"best": 256}
 
 
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then

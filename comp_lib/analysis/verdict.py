@@ -14,12 +14,11 @@ from html import escape
 import pandas as pd
 
 from ..plan import Plan
-from ..settings import PRESETS
+from ..settings import DEFAULTS, PRESETS
 from .columns import ALL
 
 CHANCE = 0.9  # of log(vocabulary), the loss of guessing; who knows how often each token comes is below it
 LONGER = 256  # sequences of a longer check-up: the shipped texts have as many
-DEFAULTS = {"calibration": "general", "seed": 0, "dtype": "float32", "device": "cpu"}  # of `prune`
 PROMPT = "'The water cycle begins when the sun'"
 BOX = '<div style="border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em">\n{}\n</div>'
 CODE = (

@@ -29,7 +29,7 @@ from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
 from ..planning import check_request, make_plan, why_more
 from ..progress import Progress, no_progress
-from ..settings import PRESETS, SEQUENCES, Settings, default_recovery
+from ..settings import DEFAULTS, PRESETS, SEQUENCES, Settings, default_recovery
 from ..shape import Shape, span
 from ..system.files import resolved
 from ..system.machine import available_device
@@ -112,7 +112,7 @@ def prune_model(
     ratio: float | None = None,
     *,
     preset: str = "stock",
-    calibration: str = "general",
+    calibration: str = DEFAULTS["calibration"],
     evaluated: str = EVERY_KIND,
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -238,7 +238,7 @@ def _told(
         raise InputError(f"expected the name or the folder of a model, got {got}")
     if preset not in PRESETS:
         raise InputError(f"expected another preset, got {preset!r}: {suggestion(preset, PRESETS)}")
-    own: dict[str, Any] = {"sequences": SEQUENCES.get(preset, 128), "length": 256, "dtype": "float32", "device": "cpu"}
+    own = {"sequences": SEQUENCES.get(preset, 128)} | {name: DEFAULTS[name] for name in ("length", "dtype", "device")}
     known = own.keys() | {"at_most"} | {field.name for field in fields(Settings)} - {"ratio"}
     for word in more.keys() - known:
         raise InputError(f"expected an argument of prune_model, got {word!r}: {suggestion(word, known)}")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from inspect import signature
 
 import pytest
 from command import FEW, content, ran, run
@@ -13,8 +14,9 @@ from rich.console import Console
 
 from comp_lib.calibration.text import KINDS
 from comp_lib.cli import console
+from comp_lib.cli.prune import prune
 from comp_lib.importance.neurons import METRICS
-from comp_lib.settings import METHODS, PRESETS
+from comp_lib.settings import DEFAULTS, METHODS, PRESETS
 
 
 def test_help_imports_nothing_heavy():
@@ -33,6 +35,7 @@ def test_the_help_of_prune_has_four_groups_and_names_what_is_in_the_tables():
     assert said.index("--help") < groups[1]
     missing = [name for name in (*METHODS, *METRICS, *PRESETS) if not re.search(rf"[ (]{name}[,;. ]", said)]
     assert not missing, "add them to PRESET_HELP or METHOD_HELP in comp_lib/cli/prune.py"
+    assert {name: signature(prune).parameters[name].default for name in DEFAULTS} == DEFAULTS
 
 
 @pytest.mark.skipif(os.name == "nt", reason="closes a pipe as POSIX does")
