@@ -71,7 +71,8 @@ def prune(
         got = f"{type(model).__name__} and {type(ids).__name__}: comp_lib.prune_model takes a name or a folder"
         raise InputError(f"expected a loaded model and tokens, of load_model and calibration_tokens, got {got}")
     check_call(model, ids, settings, plan)
-    check_finite(model)
+    for weight, values in model.named_parameters():
+        finite(weight, values)
     ids, before = ids.long(), Shape.of(model)
     planned = (plan, None) if plan else make_plan(model, ids, settings, name, progress)
     plan = planned[0]
@@ -90,9 +91,3 @@ def prune(
     update_config(model)
     finished_plan, report = concluded(planned, finished, settings, ids, before, Shape.of(model))
     return Pruned(model, finished_plan, replace(report, seconds=time.perf_counter() - started))
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raises InputError that names the first weight in which there is a NaN or an infinity."""
-    for name, weight in model.named_parameters():
-        finite(name, weight)
