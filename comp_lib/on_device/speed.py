@@ -112,7 +112,7 @@ def _measured(name: str, model: Any, times: list[tuple[float, float]], prompt: i
 def bytes_per_token(model: Model) -> int:
     """Bytes of the parameters that one step of decoding reads, of a model in transformers."""
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    whole = sum(parameter.nbytes for parameter in model.parameters())  # a tied head is one parameter here
+    whole: int = sum(parameter.nbytes for parameter in model.parameters())  # a tied head is one parameter here
     return whole - (0 if head is table else int(table.nbytes))
 
 
