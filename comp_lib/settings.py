@@ -89,7 +89,7 @@ class Settings:
     ratio: float = 0.2  # part of the decoder's parameters to remove, at least
     method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
     layers: float | str = "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
-    layer_metric: str = "loss"  # block influence, the paper's, is fooled by some layers; greedy costs a round per layer
+    layer_metric: str = "loss"  # or "block-influence", the paper's, which is fooled by some layers
     widths: str = "uniform"  # one of WIDTHS
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`

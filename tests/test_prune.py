@@ -21,7 +21,7 @@ from comp_lib.errors import InputError
 from comp_lib.families import dense_layer
 from comp_lib.families.layer import dense_target, gain_behind
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.layers import block_influence, layers_to_drop, loss_increase
+from comp_lib.importance.layers import block_influence, layers_to_drop, sequence_loss_increase
 from comp_lib.importance.neurons import METRICS, Dense, full_condition
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import make_plan, prune
@@ -30,7 +30,7 @@ from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, upstream
 
-SMALL = Settings(ratio=0.25, multiple=4, layer_metric="greedy")
+SMALL = Settings(ratio=0.25, multiple=4)
 
 
 @torch.inference_mode()
@@ -554,7 +554,7 @@ def test_layers_are_judged_on_the_first_sequences_only(monkeypatch):
     monkeypatch.setattr(planning, "IMPORTANCE_SEQUENCES", 2)
     parent, ids = build(), tokens(4)
     plan, importance = make_plan(parent, ids, replace(SMALL, ratio=0.4, layers=1, layer_metric="loss"))
-    want = loss_increase(parent, ids[:2])
+    want = sequence_loss_increase(parent, ids[:2]).mean(1)
     assert importance == pytest.approx(tuple(want.tolist()))
     assert plan.dropped == (int(want.argmin()),)
 
@@ -620,7 +620,7 @@ def test_report_and_progress():
         ({"recovery": "least-square"}, "recovery.*'least-square'.*did you mean 'least-squares'"),
         ({"aim": "other"}, "aim to be one of self, dense, auto, got 'other'"),
         ({"widths": "perlayer"}, "widths.*'perlayer'.*did you mean 'per-layer'"),
-        ({"layer_metric": "greed"}, "layer metric.*'greed'.*did you mean 'greedy'"),
+        ({"layer_metric": "los"}, "layer metric.*'los'.*did you mean 'loss'"),
         ({"layers": "some"}, "number or 'auto', or a share below 1, got 'some'"),
         ({"layers": 1.5}, "a share below 1, got 1.5"),
         ({"layers": -1}, "a share below 1, got -1"),

@@ -10,7 +10,7 @@ from comp_lib.analysis import frames as walking
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import evaluation_tokens
-from comp_lib.importance.layers import block_influence, loss_increase
+from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
@@ -91,7 +91,8 @@ def test_layers_equal_the_library(model, sample):
     influence = whole[whole.measure == "block influence"].sort_values("layer").value
     assert torch.allclose(torch.tensor(influence.to_numpy()), block_influence(model, sample.ids).double(), atol=1e-6)
     harm = whole[whole.measure == "harm"].sort_values("layer").value
-    assert torch.allclose(torch.tensor(harm.to_numpy()), loss_increase(model, sample.ids).double(), atol=1e-6)
+    expected = sequence_loss_increase(model, sample.ids).mean(1).double()
+    assert torch.allclose(torch.tensor(harm.to_numpy()), expected, atol=1e-6)
     assert ((frame.low <= frame.value) & (frame.value <= frame.high)).all()
     assert set(frame.tokens) == {sample.tokens}
 

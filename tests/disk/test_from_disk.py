@@ -23,7 +23,7 @@ from comp_lib.disk.from_disk import Saving, prune_to
 from comp_lib.disk.model_on_disk import States, Streamed
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.importance.layers import block_influence, loss_increase
+from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.widths import sensitivity
 from comp_lib.models.load import load_model, open_model
 from comp_lib.models.save import Provenance, save_checkpoint
@@ -113,7 +113,7 @@ def test_the_streamed_model_answers_as_the_loaded_one(tmp_path):
     source, ids = opened(parent), tokens()
     assert Shape.of(source) == Shape.of(model)
     torch.testing.assert_close(block_influence(source, ids), block_influence(model, ids))
-    torch.testing.assert_close(loss_increase(source, ids), loss_increase(model, ids))
+    torch.testing.assert_close(sequence_loss_increase(source, ids), sequence_loss_increase(model, ids))
 
 
 @pytest.mark.parametrize("name", ["gqa", "all-at-once"])
