@@ -70,18 +70,12 @@ def neurons(model: Model, sample: Sample, layers: Asked = None, device: Device =
 
 
 def groups(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
-    """What each KV group is worth, one row a group of `layers` (None: all); columns: COLUMNS["groups"].
-
-    Raises InputError for a layer that is not there.
-    """
+    """What each KV group is worth, one row a group of `layers`, as `neurons` has them; columns: COLUMNS["groups"]."""
     return _frame("groups", model, sample, layers, device)
 
 
 def curves(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
-    """Error of the MLP of each of `layers` (None: all) against its width; columns: COLUMNS["curves"].
-
-    Raises InputError for a layer that is not there.
-    """
+    """Error of the MLP of each of `layers`, as `neurons` has them, against its width; columns: COLUMNS["curves"]."""
     return _frame("curves", model, sample, layers, device)
 
 

@@ -72,7 +72,7 @@ def frames(model, sample, windows):
     yield "neurons", neurons(model, sample)
     yield "groups", groups(model, sample)
     yield "curves", curves(model, sample)
-    yield "costs", costs(model, sample, windows, (0.2,), ("stock", "shortgpt"), multiple=8)
+    yield "costs", costs(model, sample, windows, (0.2,), ("stock", "shortgpt"))
 
 
 def test_frames_have_the_promised_columns_and_index_and_something_behind_each_number(model, sample, windows):
@@ -149,8 +149,8 @@ def test_groups_have_shares_that_add_up(model, sample):
 
 
 def test_costs_equal_the_library(model, sample, windows):
-    frame = costs(model, sample, windows, (0.2,), ("magnitude",), multiple=8)
-    small = prune(model, sample.ids, Settings(ratio=0.2, method="magnitude", recovery="none", multiple=8)).model
+    frame = costs(model, sample, windows, (0.2,), ("magnitude",))
+    small = prune(model, sample.ids, Settings(ratio=0.2, method="magnitude", recovery="none")).model
     judged = judge(small, windows, model)
     for kind, (values, bounds) in judged.rows().items():
         [row] = frame.loc[(slice(None), slice(None), kind if kind in windows else "all"), :].itertuples()
