@@ -89,12 +89,19 @@ def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: i
     """
     if length < 2 or (sequences is not None and sequences < 1):
         raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
-    ids, first = encode(tokenizer, text), opening(tokenizer)  # (N,), (k,)
-    count, own = sequences or 1, length - len(first)
-    if len(ids) < count * own:
+    return cut(encode(tokenizer, text), opening(tokenizer), length, sequences or 1, "evaluation text")[:sequences]
+
+
+def cut(ids: Tensor, first: Tensor, length: int, least: int, what: str) -> Tensor:
+    """Consecutive windows (S, L) of the ids (N,) of a text, `first` (k,) before each.
+
+    what: names the text. Raises InputError unless there are `least` windows.
+    """
+    own = length - len(first)
+    if len(ids) < least * own:
         got = f"got {len(ids)}; take a longer text, or fewer or shorter sequences"
-        raise InputError(f"expected at least {count * own} tokens of evaluation text for {count} x {length}, {got}")
-    windows = ids[: len(ids) // own * own].view(-1, own)[:sequences]
+        raise InputError(f"expected at least {least * own} tokens of {what} for {least} x {length}, {got}")
+    windows = ids[: len(ids) // own * own].view(-1, own)
     return torch.cat([first.expand(len(windows), -1), windows], 1)
 
 

@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from ..system.files import hash_of_value
-from .text import KINDS, encode, load_text, opening
+from .text import KINDS, cut, encode, load_text, opening
 from .written import WAYS, written
 
 SHIPPED = {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
@@ -105,7 +105,9 @@ def calibration_tokens(
     rows = {text: [row for row, turn in enumerate(turns) if turn == text] for text in shares}
     tokens = torch.empty(sequences, length, dtype=torch.long)
     for text, values in ids.items():
-        tokens[rows[text]] = _windows(text, values, first, len(rows[text]), length, seed)
+        windows = cut(values, first, length, len(rows[text]), f"calibration text in {text!r}")
+        order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
+        tokens[rows[text]] = windows[order[: len(rows[text])]]
     own = [row for text in shares if text in WRITTEN for row in rows[text]]
     if own and model is not None:
         tokens[own] = written(model, tokenizer, [turns[row] for row in own], length, seed, progress)
@@ -132,15 +134,3 @@ def allotted(
         counts[behind] += 1
     turns = [((place + 0.5) / count, text) for text, count in counts.items() for place in range(count)]
     return [text for _, text in sorted(turns, key=lambda turn: turn[0])]
-
-
-def _windows(source: str | Path, ids: Tensor, first: Tensor, count: int, length: int, seed: int) -> Tensor:
-    """`count` windows (S, L) out of the text ids (N,), drawn without replacement, `first` (k,) before each."""
-    own = length - len(first)
-    if len(ids) < count * own:
-        expected = f"at least {count * own} tokens of calibration text for {count} x {length}"
-        advice = "take a longer text, or fewer or shorter sequences"
-        raise InputError(f"expected {expected}, got {len(ids)} from {str(source)!r}; {advice}")
-    windows = ids[: len(ids) // own * own].view(-1, own)
-    drawn = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))[:count]]
-    return torch.cat([first.expand(count, -1), drawn], 1)

@@ -71,7 +71,7 @@ def test_too_short_a_text_says_what_is_needed_and_there(tokenizer, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("too short a text")
     got = len(encode(tokenizer, path.read_text()))
-    with pytest.raises(InputError, match=rf"at least 310 tokens.* for 10 x 32, got {got} from .*short.txt"):
+    with pytest.raises(InputError, match=rf"at least 310 tokens.*short.txt. for 10 x 32, got {got};"):
         calibration_tokens(path, tokenizer, sequences=10, length=32)
 
 
