@@ -155,12 +155,12 @@ def check_plan(plan: Plan, model: Model, settings: Settings) -> None:
                 raise InputError(f"expected all {whole[layer]} KV groups of a model whose groups cannot go, got {got}")
 
 
-def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> None:
-    """Raises InputError for all that can be told of a run without computing anything."""
+def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> Tensor:
+    """The tokens ids (S, L) as int64. Raises InputError for all that can be told of a run before any work."""
     if not isinstance(settings, Settings):
         raise InputError(f"expected settings as Settings(...), got {type(settings).__name__}: import it from comp_lib")
     if not hasattr(model, "config"):
-        raise InputError(f"expected a model, got {type(model).__name__}: load it with comp_lib.load_model")
+        raise InputError(f"expected a model, got {type(model).__name__}: load_model loads it, prune_model takes a name")
     whole_attention(model)  # raises for a layer of another kind
     if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
         got = f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
@@ -178,3 +178,4 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
         check_plan(plan, model, settings)
         if settings.recovery == "bias":
             check_biases(model)
+    return ids.long()
