@@ -101,9 +101,8 @@ def save_metadata(
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
 
 
-def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:
+def estimated_bytes(shape: Shape, dtype: torch.dtype) -> int:
     """Bytes that a checkpoint of this shape takes on disk, rounded up generously."""
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     return shape.total * dtype.itemsize + SMALL_FILES
 
 
