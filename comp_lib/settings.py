@@ -70,15 +70,6 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbe
 }
 
 
-def multiple_of(neurons: int) -> int:
-    """A multiple of widths for so many neurons: the largest power of 2 up to 64 that leaves 32 steps, at least.
-
-    >>> multiple_of(1536), multiple_of(150)
-    (32, 4)
-    """
-    return min(64, 1 << max(0, (neurons // 32).bit_length() - 1))
-
-
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
