@@ -157,7 +157,8 @@ class LayerPruner:
         ]
         part, gain = parts(layer)[which], gain_behind(layer, which)
         weight = part.linear.weight.detach().T.to(halves[0].precision)  # W (n, m)
-        make = partial(Dense, weight=weight, upstream=upstream(layer, which), block=part.block, gain=gain)
+        own = partial(upstream, layer, which)
+        make = partial(Dense, weight=weight, upstream=own, block=part.block, gain=gain)
         if not searched:
             return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
         # which neurons stay matters little for how hard to hold them: a cheap metric will do

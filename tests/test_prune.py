@@ -171,7 +171,7 @@ def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
     sums = Gram.zeros(len(weight))
     sums.add(x.float()[None])
     xtx = sums.xtx
-    dense = Dense(sums, weight, torch.zeros(len(weight)), ridge=ridge, gain=gain)
+    dense = Dense(sums, weight, lambda: torch.zeros(len(weight)), ridge=ridge, gain=gain)
     found = full_condition(dense, len(weight) - 1, torch.Generator()).scores
     penalties = ridge * xtx.diagonal()
     costs = []

@@ -7,6 +7,7 @@ With fewer tokens than inputs the sums are kept in their dual form (`statistics.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -136,8 +137,7 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
     tables = {"layers": {part: torch.cat(values) for part, values in turns.items()}}
     for which, (name, unit) in UNITS.items():
         weight = dense_layer(layer, which).weight.detach().T.to(sums[which].precision)  # (n, m)
-        owned = upstream(layer, which).to(weight.device)
-        dense = Dense(sums.pop(which), weight, owned, parts(layer)[which].block, RIDGE)
+        dense = Dense(sums.pop(which), weight, partial(upstream, layer, which), parts(layer)[which].block, RIDGE)
         inverse = dense.sums.inverse(dense.ridge, dense.block)
         tables[name] = {unit: torch.arange(dense.blocks)} | _alone(dense, inverse)
     for name in RIVALS:  # of the MLP, whose turn was last

@@ -26,7 +26,8 @@ class Dense:
 
     sums: Statistics  # of the calibration text: C = X^T X and what belongs to it
     weight: Tensor  # W (n, m), in the precision of the sums
-    upstream: Tensor  # (blocks,): squared norm of the weights that produce each block (of gate and up; of q, k and v)
+    upstream: Callable[[], Tensor]
+    """Computes the squared norm of the weights that produce each block, of gate and up, of q, k and v: (blocks,)."""
     block: int = 1
     ridge: float = RIDGE  # lambda, relative to each input's own energy
     gain: Tensor | None = None  # (m,): what outputs are multiplied by on their way to the stream; None: all the same
@@ -72,7 +73,7 @@ def top(scores: Tensor, keep: int) -> Selection:
 
 def magnitude(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """Norm of all weights that a block owns: blind to the data."""
-    return top((dense.upstream + dense.per_block(dense.weight.square().sum(1))).sqrt(), keep)
+    return top((dense.upstream() + dense.per_block(dense.weight.square().sum(1))).sqrt(), keep)
 
 
 def activation(dense: Dense, keep: int, generator: torch.Generator) -> Selection:

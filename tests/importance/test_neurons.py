@@ -35,7 +35,8 @@ def layer(seed: int, blocks: int, size: int = 1, m: int = 4, ridge: float = 1e-2
     """Tokens X (T, n) of unequal energy and the Dense that the metrics see."""
     n = blocks * size
     x = normal(seed, n + 20, n) @ (torch.eye(n, dtype=torch.float64) + 0.4 * normal(seed + 2, n, n))
-    dense = Dense(Gram.of(x.T @ x), normal(seed + 1, n, m), normal(seed + 3, n // size).square(), size, ridge)
+    owned = normal(seed + 3, n // size).square()
+    dense = Dense(Gram.of(x.T @ x), normal(seed + 1, n, m), lambda: owned, size, ridge)
     return x, dense
 
 
@@ -63,7 +64,7 @@ def test_scores_of_the_metrics_that_only_look(size):
         "energy": [
             sum(torch.outer(x[:, i], w[i]).square().sum() for i in range(b.start, b.stop)).sqrt() for b in blocks
         ],
-        "magnitude": [(dense.upstream[i] + w[b].square().sum()).sqrt() for i, b in enumerate(blocks)],
+        "magnitude": [(dense.upstream()[i] + w[b].square().sum()).sqrt() for i, b in enumerate(blocks)],
     }
     for name, scores in brute.items():
         torch.testing.assert_close(METRICS[name](dense, 2, rng()).scores, torch.stack(scores), **CLOSE)
@@ -154,7 +155,7 @@ def test_a_loud_neuron_with_a_twin_goes_before_a_quiet_one_without(choose):
     x[:, 4] = x[:, 0]
     w = torch.eye(5, dtype=torch.float64)
     w[4] = w[0]
-    dense = Dense(Gram.of(x.T @ x), w, torch.ones(5, dtype=torch.float64), ridge=1e-6)
+    dense = Dense(Gram.of(x.T @ x), w, lambda: torch.ones(5, dtype=torch.float64), ridge=1e-6)
     kept = choose(dense, 4, rng()).kept.tolist()
     assert kept in ([0, 1, 2, 3], [1, 2, 3, 4])
     assert METRICS["energy"](dense, 4, rng()).kept.tolist() == [0, 2, 3, 4]
