@@ -108,17 +108,13 @@ def check_request(model: Model, settings: Settings, length: int = 0) -> None:
     length: tokens of the longest sequence that it is to read.
     """
     if length > (longest := model.config.max_position_embeddings):
-        raise InputError(
-            f"expected sequences of at most {longest} tokens, the model's, got {length}: give shorter ones"
-        )
+        raise InputError(f"expected sequences of at most {longest} tokens, the model's, got {length}: shorten them")
     shape = Shape.of(model)
     request = settings.request(shape)
     least = min(shape.kv_groups)
     fewer = settings.kv_groups is not None and settings.kv_groups < least
     if whole_attention(model) and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
-        got = (
-            f"{settings.method} with {settings.kv_groups or 'fewer'}: leave --kv-groups out, and choose another method"
-        )
+        got = f"{settings.method} with {settings.kv_groups or 'fewer'}: leave --kv-groups out, choose another method"
         raise InputError(
             f"expected all KV groups of {model.config.model_type} to stay, which cannot go one by one, got {got}"
         )
@@ -164,9 +160,7 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
     whole_attention(model)  # raises for a layer of another kind
     if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
         got = f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-        raise InputError(
-            f"expected calibration tokens, a tensor (S, L) with L of at least 2, got {got}: give some text"
-        )
+        raise InputError(f"expected calibration tokens, a tensor (S, L) with L of at least 2, got {got}: give text")
     vocabulary = model.config.vocab_size
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if not whole or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:

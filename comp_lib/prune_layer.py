@@ -152,9 +152,8 @@ class LayerPruner:
         settings, count = self.settings, self.hidden.shape[0]
         searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
         size = -(-count // (1 + searched))
-        halves = [
-            self.statistics(layer, which, target, start, min(start + size, count)) for start in range(0, count, size)
-        ]
+        starts = range(0, count, size)
+        halves = [self.statistics(layer, which, target, start, min(start + size, count)) for start in starts]
         part, gain = parts(layer)[which], gain_behind(layer, which)
         weight = part.linear.weight.detach().T.to(halves[0].precision)  # W (n, m)
         own = partial(upstream, layer, which)
@@ -175,9 +174,8 @@ class LayerPruner:
         if few:
             from .statistics.few_tokens import TokenStatistics
         kind: type[Statistics] = TokenStatistics if few else Gram
-        statistics = kind.zeros(
-            linear.in_features, None if target is None else linear.out_features, linear.weight.device
-        )
+        outputs = None if target is None else linear.out_features
+        statistics = kind.zeros(linear.in_features, outputs, linear.weight.device)
         for rows in batches(last - first, self.hidden.shape[1]):
             rows = slice(first + rows.start, first + rows.stop)
             before = self.hidden[rows].to(linear.weight.device)

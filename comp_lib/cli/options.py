@@ -6,9 +6,8 @@ from typer import Argument, Option
 
 QUALITY, RESOURCES, RESEARCH = "Quality", "Resources", "Research"  # groups of flags; all others are basic
 CALIBRATION_HELP = "general, shipped, written, self, a text's name or file, or several: mine.txt+general."
-Model = Annotated[
-    str, Argument(help="smollm2-135m (included), gemma3-270m, qwen-coder-0.5b, a folder, a .gguf file, or a Hub id")
-]
+MODEL_HELP = "smollm2-135m (included), gemma3-270m, qwen-coder-0.5b, a folder, a .gguf file, or a Hub id"
+Model = Annotated[str, Argument(help=MODEL_HELP)]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16.", rich_help_panel=RESOURCES)]
 Device = Annotated[str, Option(help="cpu, cuda, mps or auto.", rich_help_panel=RESOURCES)]
 SOLVING_HELP = "cpu, cuda or auto; not mps, which has no float64."
