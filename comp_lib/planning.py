@@ -114,10 +114,9 @@ def check_request(model: Model, settings: Settings, length: int = 0) -> None:
     least = min(shape.kv_groups)
     fewer = settings.kv_groups is not None and settings.kv_groups < least
     if whole_attention(model) and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
+        wanted = f"all KV groups of {model.config.model_type} to stay, which cannot go one by one"
         got = f"{settings.method} with {settings.kv_groups or 'fewer'}: leave --kv-groups out, choose another method"
-        raise InputError(
-            f"expected all KV groups of {model.config.model_type} to stay, which cannot go one by one, got {got}"
-        )
+        raise InputError(f"expected {wanted}, got {got}")
     if settings.recovery == "bias":
         check_biases(model)
     if settings.method == "shortgpt":  # whole layers need no width

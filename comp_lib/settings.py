@@ -124,10 +124,9 @@ class Settings:
         available_device(self.device, double=True)
         for name, allowed in BASELINES.get(self.method, {}).items():
             if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"expected {name} to be {' or '.join(map(str, allowed))} with the method {self.method}, which "
-                    f"decides the rest by itself, got {getattr(self, name)!r}: leave it out or choose another method"
-                )
+                wanted = f"{' or '.join(map(str, allowed))} with the method {self.method}, which decides the rest"
+                got = f"{getattr(self, name)!r}: leave it out or choose another method"
+                raise InputError(f"expected {name} to be {wanted}, got {got}")
 
     @property
     def neuron_metric(self) -> str:

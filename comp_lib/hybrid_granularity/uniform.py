@@ -93,10 +93,8 @@ def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -
 
     low, high = 0.0, 1e4
     if (most := request.removed(widths(high))) < request.ratio:
-        raise InputError(
-            f"expected a ratio that these layers and groups allow, at most {most:.3f}, "
-            f"got {request.ratio:g}: drop layers or KV groups, or ask for less"
-        )
+        got = f"{request.ratio:g}: drop layers or KV groups, or ask for less"
+        raise InputError(f"expected a ratio that these layers and groups allow, at most {most:.3f}, got {got}")
     if request.removed(widths(low)) >= request.ratio:
         return widths(low)
     for _ in range(100):
