@@ -23,9 +23,8 @@ from pathlib import Path
 
 import psutil
 import torch
-from common import HERE, markdown, parser_of, read_json, write_json
+from common import HERE, decoder_parameters, markdown, parser_of, read_json, write_json
 
-from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.evaluation.confidence import UNKNOWN
 from comp_lib.models.load import load_model

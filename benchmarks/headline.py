@@ -16,10 +16,9 @@ import time
 from pathlib import Path
 
 import psutil
-from common import dense_pass, keep_row, options, settings_of, texts
+from common import decoder_parameters, dense_pass, keep_row, options, settings_of, texts
 
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.models.load import load_model
 from comp_lib.prune import prune

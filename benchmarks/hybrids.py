@@ -39,7 +39,7 @@ from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.layers import loss_increase
+from comp_lib.importance.layers import sequence_loss_increase
 from comp_lib.importance.widths import HELD, Sensitivity, sensitivity
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plan import Plan, PlanRequest
@@ -87,7 +87,7 @@ def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:
     Lazily: harm mostly grows as layers go, so of a round only those are tried whose last harm is least, until one that
     has just been tried stays in front.
     """
-    alone = loss_increase(model, ids).tolist()
+    alone = sequence_loss_increase(model, ids).mean(1).tolist()
     whole, order, last = perplexity(model, ids).loss, list[int](), dict(enumerate(alone))
     while len(order) < round(GREEDY * len(alone)):
         fresh: set[int] = set() if order else set(last)

@@ -15,13 +15,12 @@ import json
 import sys
 from pathlib import Path
 
-from common import keep_row, options, settings_of
+from common import decoder_parameters, keep_row, options, settings_of
 from readme import NAMES, by_method, half_width, mean_of
 from zero_shot import answers
 
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.compare.one_run import decoder_parameters
 from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.evaluation.confidence import UNKNOWN
 from comp_lib.evaluation.loss import evaluation_tokens

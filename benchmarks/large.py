@@ -15,7 +15,7 @@ from common import HERE, ROOT, between, markdown, read_json
 from limit import Machine, Run, least, stored_rows
 from transformers import LlamaConfig
 
-from comp_lib.hybrid_granularity.uniform import layers_needed, uniform_plan
+from comp_lib.hybrid_granularity.uniform import drop_count, uniform_plan
 from comp_lib.models.skeleton import skeleton
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
@@ -65,7 +65,7 @@ def run_of(model: Model, text: str) -> Run:
     """Files to files, in float32, from bfloat16 to bfloat16."""
     shape = shape_of(model)
     request = SETTINGS.request(shape)
-    gone = layers_needed(request)  # which ones does not matter here
+    gone = drop_count(request, "auto")  # which ones does not matter here
     plan = uniform_plan(replace(request, drop=range(shape.layers - gone, shape.layers)))
     return Run(shape, plan, *TEXTS[text], stored=2 * shape.total)
 

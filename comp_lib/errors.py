@@ -11,7 +11,6 @@ import difflib
 import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 PANIC = "PanicException"  # of tokenizers: no `Exception`, and in no module to import it from
 LONGEST = 500  # characters of somebody else's error
@@ -59,13 +58,6 @@ def suggestion(word: str, options: Iterable[str]) -> str:
     if close:
         return f"did you mean {' or '.join(repr(name) for name in close)}?"
     return f"choose one of {', '.join(options)}"
-
-
-def check_length(model: Any, length: int) -> None:
-    """Raises InputError when `model` takes no sequences of that length."""
-    if length > (longest := model.config.max_position_embeddings):
-        got = f"{length}: give --length {longest} or less"
-        raise InputError(f"expected sequences of at most {longest} tokens, which is what the model takes, got {got}")
 
 
 def check_package(package: str, extra: str) -> None:

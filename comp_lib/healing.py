@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .calibration.tokens import calibration_tokens, needs_model, text_hashes
+from .calibration.tokens import calibration_tokens, text_hashes
 from .errors import InputError
 from .families.protocol import Model
 from .models.load import load_model, open_model
@@ -138,7 +138,7 @@ def heal_folder(
     one, and for what `save_checkpoint` refuses; after it, unless `healing.force`, for a model that got no better on the
     sequences that did not teach.
     """
-    needs_model(source)  # raises for a text that cannot be read
+    hashes = text_hashes(source)
     outline, files, tokenizer = open_model(model)
     check_destination(folder, overwrite, source=files.place)
     plan = Plan.load(files.place / PLAN_FILE)
@@ -158,7 +158,7 @@ def heal_folder(
         raise InputError(f"expected less divergence from {shareable(parent)} on text that did not teach, got {got}")
     text = f"what the card of {shareable(model)} says, then healed on {healing.sequences} x {healing.length} tokens of "
     text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "
-    hashes = *calibrated_on(files.place), *text_hashes(source)
+    hashes = *calibrated_on(files.place), *hashes
     card = Provenance(str(parent), dense, f"{text}nats per token after", vars(healing), hashes=hashes)
     save_checkpoint(folder, done.model.to(outline.dtype), tokenizer, plan, card, overwrite=overwrite)
     return done

@@ -72,9 +72,8 @@ class Plan:
         for name in ("neurons", "kv_groups"):
             _ascending(name, getattr(self, name))
         if not _ascending("layers", self.layers) or not self.layers or self.layers[-1] >= self.parent_layers:
-            raise InputError(
-                f"expected ascending layer indices below {self.parent_layers}, got {list(self.layers)}: mend the plan"
-            )
+            got = f"{list(self.layers)}: mend the plan"
+            raise InputError(f"expected ascending layer indices below {self.parent_layers}, got {got}")
         for name in ("neurons", "kv_groups", "kept_neurons", "kept_groups"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, tuple) or len(value) != len(self.layers)):
@@ -86,9 +85,8 @@ class Plan:
         for name, widths in (("kept_neurons", self.neurons), ("kept_groups", self.kv_groups)):
             for layer, width, kept in zip(self.layers, widths, getattr(self, name) or (), strict=False):
                 if not _ascending(name, kept) or len(kept) != width:
-                    raise InputError(
-                        f"expected {width} ascending indices in {name} of layer {layer}, got {len(kept)}: mend the plan"
-                    )
+                    got = f"{len(kept)}: mend the plan"
+                    raise InputError(f"expected {width} ascending indices in {name} of layer {layer}, got {got}")
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.to_json(), encoding="utf-8")
@@ -140,9 +138,7 @@ class PlanRequest:
         count = self.shape.layers
         wrong = [layer for layer in self.drop if not 0 <= layer < count]
         if wrong or len(set(self.drop)) >= count:
-            raise InputError(
-                f"expected fewer than {count} layers to drop, out of 0 to {count - 1}, got {list(self.drop)}"
-            )
+            raise InputError(f"expected fewer than {count} layers to drop, of 0 to {count - 1}, got {list(self.drop)}")
         fewest = min(self.shape.kv_groups[layer] for layer in self.layers)
         if self.kv_groups is not None and not 1 <= self.kv_groups <= fewest:
             raise InputError(f"expected 1 to {fewest} KV groups to keep, got {self.kv_groups}")

@@ -76,7 +76,7 @@ def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
     elif (multiple := settings["multiple"]) not in (None, 1):
         why = f"widths are multiples of {multiple}: --multiple {max(1, multiple // 4)} comes nearer"
         why += ", but most GGUF files need 32" if multiple == BLOCK else ""
-    elif plan.dropped or settings["kv_groups"] is not None:
+    elif len(plan.layers) < plan.parent_layers or settings["kv_groups"] is not None:
         why = "the whole layers or KV groups that go are larger"
     return f"{plan.removed:.1%} went where {plan.ratio:.1%} was asked for: {why}"
 
@@ -98,25 +98,25 @@ def concluded(
         layers=tuple(finished),
         layer_importance=importance and tuple(importance),
         seconds=0.0,
-        parameters_before=before.total,
-        parameters_after=after.total,
     )
     return plan, report
 
 
-def check_request(model: Model, settings: Settings) -> None:
-    """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
+def check_request(model: Model, settings: Settings, length: int = 0) -> None:
+    """Raises InputError, before any text is read, for settings that no plan for `model` can meet.
+
+    length: tokens of the longest sequence that it is to read.
+    """
+    if length > (longest := model.config.max_position_embeddings):
+        raise InputError(f"expected sequences of at most {longest} tokens, the model's, got {length}: shorten them")
     shape = Shape.of(model)
     request = settings.request(shape)
     least = min(shape.kv_groups)
     fewer = settings.kv_groups is not None and settings.kv_groups < least
     if whole_attention(model) and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
-        got = (
-            f"{settings.method} with {settings.kv_groups or 'fewer'}: leave --kv-groups out, and choose another method"
-        )
-        raise InputError(
-            f"expected all KV groups of {model.config.model_type} to stay, which cannot go one by one, got {got}"
-        )
+        wanted = f"all KV groups of {model.config.model_type} to stay, which cannot go one by one"
+        got = f"{settings.method} with {settings.kv_groups or 'fewer'}: leave --kv-groups out, choose another method"
+        raise InputError(f"expected {wanted}, got {got}")
     if settings.recovery == "bias":
         check_biases(model)
     if settings.method == "shortgpt":  # whole layers need no width
@@ -150,18 +150,16 @@ def check_plan(plan: Plan, model: Model, settings: Settings) -> None:
                 raise InputError(f"expected all {whole[layer]} KV groups of a model whose groups cannot go, got {got}")
 
 
-def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> None:
-    """Raises InputError for all that can be told of a run without computing anything."""
+def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> Tensor:
+    """The tokens ids (S, L) as int64. Raises InputError for all that can be told of a run before any work."""
     if not isinstance(settings, Settings):
         raise InputError(f"expected settings as Settings(...), got {type(settings).__name__}: import it from comp_lib")
     if not hasattr(model, "config"):
-        raise InputError(f"expected a model, got {type(model).__name__}: load it with comp_lib.load_model")
+        raise InputError(f"expected a model, got {type(model).__name__}: load_model loads it, prune_model takes a name")
     whole_attention(model)  # raises for a layer of another kind
     if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
         got = f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-        raise InputError(
-            f"expected calibration tokens, a tensor (S, L) with L of at least 2, got {got}: give some text"
-        )
+        raise InputError(f"expected calibration tokens, a tensor (S, L) with L of at least 2, got {got}: give text")
     vocabulary = model.config.vocab_size
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if not whole or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
@@ -173,3 +171,4 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
         check_plan(plan, model, settings)
         if settings.recovery == "bias":
             check_biases(model)
+    return ids.long()

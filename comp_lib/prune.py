@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .calibration.stream import to_device
-from .errors import InputError
 from .families import family_of
 from .plan import Plan
 from .planning import check_call, concluded, make_plan
@@ -31,8 +29,6 @@ from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
 from .system.files import finite
 from .system.machine import exact_products
-
-DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Pruned:
 def prune(
     model: nn.Module,
     ids: Tensor | None = None,
-    settings: Settings = DEFAULTS,
+    settings: Settings = Settings(),  # noqa: B008  a frozen value
     *,
     plan: Plan | None = None,
     name: str = "",
@@ -67,12 +63,10 @@ def prune(
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
     started = time.perf_counter()
-    if isinstance(model, str | Path) or ids is None:
-        got = f"{type(model).__name__} and {type(ids).__name__}: comp_lib.prune_model takes a name or a folder"
-        raise InputError(f"expected a loaded model and tokens, of load_model and calibration_tokens, got {got}")
-    check_call(model, ids, settings, plan)
-    check_finite(model)
-    ids, before = ids.long(), Shape.of(model)
+    ids = check_call(model, ids, settings, plan)
+    for weight, values in model.named_parameters():
+        finite(weight, values)
+    before = Shape.of(model)
     planned = (plan, None) if plan else make_plan(model, ids, settings, name, progress)
     plan = planned[0]
     model = model if inplace else shallow_copy(model)
@@ -90,9 +84,3 @@ def prune(
     update_config(model)
     finished_plan, report = concluded(planned, finished, settings, ids, before, Shape.of(model))
     return Pruned(model, finished_plan, replace(report, seconds=time.perf_counter() - started))
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raises InputError that names the first weight in which there is a NaN or an infinity."""
-    for name, weight in model.named_parameters():
-        finite(name, weight)

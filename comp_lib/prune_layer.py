@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +30,6 @@ from .shape import Shape
 from .statistics.gram import Gram, Statistics, contributions, token_weights
 from .surgery import add_biases, shrink, spread, upstream
 
-if TYPE_CHECKING:
-    from .recovery.mask_tuning import Mask
-
 States = Any
 """Hidden states (S, L, d) of all sequences, sliced by sequences."""
 
@@ -45,22 +42,10 @@ class LayerReport:
     # ||X W - X V||^2 / ||X W||^2 of down_proj after recovery, over the calibration text, weighted as the settings say
     error: float
     attention_error: float  # the same for o_proj
-    condition_median: float | None  # kappa of the neurons before anything went
-    condition_max: float | None
-    mask_mean: float | None
-    mask_variance: float | None
     ridge: float | None  # lambda with which the recovery of down_proj was solved
     seconds: float
     kept_neurons: Sequence[int]  # indices, ascending
     kept_groups: Sequence[int]
-
-    @property
-    def neurons(self) -> int:
-        return len(self.kept_neurons)
-
-    @property
-    def kv_groups(self) -> int:
-        return len(self.kept_groups)
 
 
 @dataclass(frozen=True)
@@ -72,8 +57,6 @@ class Report:
     layers: tuple[LayerReport, ...]
     layer_importance: tuple[float, ...] | None  # by the layer metric, for every layer of the parent; None: not needed
     seconds: float  # of the last attempt, where an earlier one was cut off
-    parameters_before: int
-    parameters_after: int
 
 
 @dataclass(frozen=True)
@@ -84,8 +67,6 @@ class Refit:
     weight: Tensor | None = None  # V (n, m), zero where an input went; None: the layer stays as it is
     bias: Tensor | None = None  # (m,)
     error: float = 0.0  # ||X W - X V||^2 / ||X W||^2, with the bias where there is one
-    condition: Tensor | None = None  # kappa of each input, where the metric knows it
-    mask: Mask | None = None
     ridge: float | None = None  # lambda with which they were solved
 
 
@@ -137,10 +118,6 @@ class LayerPruner:
             layer=index,
             error=mlp.error,
             attention_error=attention.error,
-            condition_median=None if mlp.condition is None else float(mlp.condition.median()),
-            condition_max=None if mlp.condition is None else float(mlp.condition.max()),
-            mask_mean=None if mlp.mask is None else mlp.mask.mean,
-            mask_variance=None if mlp.mask is None else mlp.mask.variance,
             ridge=mlp.ridge,
             seconds=time.perf_counter() - start,
             kept_neurons=tuple(mlp.kept.tolist()),
@@ -176,12 +153,12 @@ class LayerPruner:
         settings, count = self.settings, self.hidden.shape[0]
         searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
         size = -(-count // (1 + searched))
-        halves = [
-            self.statistics(layer, which, target, start, min(start + size, count)) for start in range(0, count, size)
-        ]
+        starts = range(0, count, size)
+        halves = [self.statistics(layer, which, target, start, min(start + size, count)) for start in starts]
         part, gain = parts(layer)[which], gain_behind(layer, which)
         weight = part.linear.weight.detach().T.to(halves[0].precision)  # W (n, m)
-        make = partial(Dense, weight=weight, upstream=upstream(layer, which), block=part.block, gain=gain)
+        own = partial(upstream, layer, which)
+        make = partial(Dense, weight=weight, upstream=own, block=part.block, gain=gain)
         if not searched:
             return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
         # which neurons stay matters little for how hard to hold them: a cheap metric will do
@@ -198,9 +175,8 @@ class LayerPruner:
         if few:
             from .statistics.few_tokens import TokenStatistics
         kind: type[Statistics] = TokenStatistics if few else Gram
-        statistics = kind.zeros(
-            linear.in_features, None if target is None else linear.out_features, linear.weight.device
-        )
+        outputs = None if target is None else linear.out_features
+        statistics = kind.zeros(linear.in_features, outputs, linear.weight.device)
         for rows in batches(last - first, self.hidden.shape[1]):
             rows = slice(first + rows.start, first + rows.stop)
             before = self.hidden[rows].to(linear.weight.device)
@@ -240,7 +216,7 @@ class LayerPruner:
 def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
     """The weights of the inputs that stay, by that recovery."""
     weight, inputs = dense.weight, spread(selection.kept.to(dense.weight.device), dense.block)
-    bias, mask, ridge = None, None, None if recovery in ("none", "bias") else dense.ridge
+    bias, ridge = None, None if recovery in ("none", "bias") else dense.ridge
     if ridge is None:
         fitted = unchanged(weight, inputs)
         bias = mean_bias(dense.sums.mean, weight, inputs) if recovery == "bias" else None
@@ -256,6 +232,4 @@ def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
     own, error = dense.sums.energies(weight, fitted)
     if bias is not None:
         error += dense.sums.bias_energy(weight - fitted, bias)
-    return Refit(
-        selection.kept, fitted, bias, error / own if own > 0.0 else 0.0, selection.condition, mask=mask, ridge=ridge
-    )
+    return Refit(selection.kept, fitted, bias, error / own if own > 0.0 else 0.0, ridge)

@@ -53,13 +53,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ridge": 1e-2,
     },
 }
-PRESETS_IN_WORDS = {
-    "stock": "one width for all layers, which any runtime loads",
-    "best": "widths by measurement, and twice the text",
-    "paper": "whole layers, then widths by layer importance, then a tuned mask",
-}
 MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk
-SEQUENCES = {"best": 256}  # of calibration text, where a preset of `comp-lib prune` takes more than the default
+# What `comp-lib prune` takes where nothing else is said, and where a preset takes more text than 128 sequences.
+DEFAULTS: dict[str, Any] = {"calibration": "general", "length": 256, "seed": 0, "dtype": "float32", "device": "cpu"}
+SEQUENCES = {"best": 256}
 
 
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
@@ -73,15 +70,6 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbe
 }
 
 
-def multiple_of(neurons: int) -> int:
-    """A multiple of widths for so many neurons: the largest power of 2 up to 64 that leaves 32 steps, at least.
-
-    >>> multiple_of(1536), multiple_of(150)
-    (32, 4)
-    """
-    return min(64, 1 << max(0, (neurons // 32).bit_length() - 1))
-
-
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of `prune`, besides the model and the tokens.
@@ -92,7 +80,7 @@ class Settings:
     ratio: float = 0.2  # part of the decoder's parameters to remove, at least
     method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
     layers: float | str = "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
-    layer_metric: str = "loss"  # block influence, the paper's, is fooled by some layers; greedy costs a round per layer
+    layer_metric: str = "loss"  # or "block-influence", the paper's, which is fooled by some layers
     widths: str = "uniform"  # one of WIDTHS
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
@@ -136,10 +124,9 @@ class Settings:
         available_device(self.device, double=True)
         for name, allowed in BASELINES.get(self.method, {}).items():
             if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"expected {name} to be {' or '.join(map(str, allowed))} with the method {self.method}, which "
-                    f"decides the rest by itself, got {getattr(self, name)!r}: leave it out or choose another method"
-                )
+                wanted = f"{' or '.join(map(str, allowed))} with the method {self.method}, which decides the rest"
+                got = f"{getattr(self, name)!r}: leave it out or choose another method"
+                raise InputError(f"expected {name} to be {wanted}, got {got}")
 
     @property
     def neuron_metric(self) -> str:

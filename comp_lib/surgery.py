@@ -64,10 +64,8 @@ def spread(blocks: Tensor, size: int) -> Tensor:
 def check_biases(model: Model) -> None:
     """Raises InputError unless the config of this family can say that dense layers have biases."""
     if not family_of(model).bias_fields:
-        raise InputError(
-            f"expected a llama model for the recovery 'bias', got {model.config.model_type}, whose config knows no "
-            "mlp_bias: choose the recovery 'none' or 'least-squares'"
-        )
+        got = f"{model.config.model_type}, whose config knows no mlp_bias: choose 'none' or 'least-squares'"
+        raise InputError(f"expected a llama model for the recovery 'bias', got {got}")
 
 
 def add_biases(layer: Layer) -> None:

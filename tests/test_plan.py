@@ -233,11 +233,6 @@ def test_bad_budgets_are_refused_by_name(planner, options, message):
     assert "\n" not in str(error.value)
 
 
-def test_paper_plan_wants_one_importance_a_layer():
-    with pytest.raises(InputError, match="each of 4 layers, got 3"):
-        paper_plan(PlanRequest(EVEN, 0.2), [1.0] * 3)
-
-
 # JSON
 
 PLAN = Plan(

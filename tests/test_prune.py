@@ -21,17 +21,16 @@ from comp_lib.errors import InputError
 from comp_lib.families import dense_layer
 from comp_lib.families.layer import dense_target, gain_behind
 from comp_lib.hybrid_granularity.uniform import uniform_plan
-from comp_lib.importance.layers import block_influence, layers_to_drop, loss_increase
+from comp_lib.importance.layers import block_influence, layers_to_drop, sequence_loss_increase
 from comp_lib.importance.neurons import METRICS, Dense, full_condition
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import make_plan, prune
-from comp_lib.recovery.mask_tuning import MAX_VARIANCE
 from comp_lib.settings import PRESETS, RECOVERIES, Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, upstream
 
-SMALL = Settings(ratio=0.25, multiple=4, layer_metric="greedy")
+SMALL = Settings(ratio=0.25, multiple=4)
 
 
 @torch.inference_mode()
@@ -103,7 +102,7 @@ def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert torch.equal(logits(done.model, ids), logits(parent, ids))
     assert storages(done.model) == storages(parent), "nothing changed, so nothing is copied"
-    assert done.report.parameters_after == done.report.parameters_before == parent.num_parameters()
+    assert done.model.num_parameters() == parent.num_parameters()
     assert done.plan.kept_neurons == (tuple(range(48)),) * 3
     assert [entry.error for entry in done.report.layers] == [0.0] * 3
 
@@ -172,7 +171,7 @@ def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
     sums = Gram.zeros(len(weight))
     sums.add(x.float()[None])
     xtx = sums.xtx
-    dense = Dense(sums, weight, torch.zeros(len(weight)), ridge=ridge, gain=gain)
+    dense = Dense(sums, weight, lambda: torch.zeros(len(weight)), ridge=ridge, gain=gain)
     found = full_condition(dense, len(weight) - 1, torch.Generator()).scores
     penalties = ridge * xtx.diagonal()
     costs = []
@@ -204,8 +203,7 @@ def test_removed_is_what_really_went(name):
     decoder = [sum(p.numel() for p in model.model.layers.parameters()) for model in (parent, done.model)]
     assert done.plan.removed == pytest.approx(1.0 - decoder[1] / decoder[0])
     assert done.plan.removed >= 0.4
-    assert done.model.num_parameters() == done.report.parameters_after == Shape.of(done.model).total
-    assert done.report.parameters_before == parent.num_parameters()
+    assert done.model.num_parameters() == Shape.of(done.model).total
     assert done.plan.parent == "the parent"
     assert [len(kept) for kept in done.plan.kept_neurons] == list(done.plan.neurons)
     assert [len(kept) for kept in done.plan.kept_groups] == list(done.plan.kv_groups)
@@ -454,7 +452,6 @@ def test_guard_holds_the_mask_and_reports_lambda():
     report = prune(parent, ids, settings, plan=whole_plan(parent, neurons=(47, 24, 47))).report
     calm, trap, _ = report.layers
     assert calm.ridge == 1e-7 and trap.ridge > 1e-7
-    assert all(0.0 <= entry.mask_variance <= MAX_VARIANCE and entry.mask_mean > 0.0 for entry in report.layers)
 
 
 @pytest.mark.parametrize(("part", "recovery"), [*product(["outputs"], RECOVERIES), ("inputs", "least-squares")])
@@ -477,10 +474,6 @@ def test_every_method_runs_with_every_recovery(method, recovery):
     done = prune(build(), tokens(2, 16), replace(SMALL, method=method, recovery=recovery, kv_groups=1))
     assert done.plan.removed >= 0.25
     for entry in done.report.layers:
-        knows = done.report.settings["method"] == "comp" or "condition" in method
-        assert (entry.condition_median is not None) == (entry.condition_max is not None) == knows
-        assert not knows or 1.0 <= entry.condition_median <= entry.condition_max
-        assert (entry.mask_mean is not None) == (entry.mask_variance is not None) == (recovery == "mask")
         assert (entry.ridge is not None) == (recovery in ("least-squares", "mask"))
         assert entry.error > 0.0 and entry.attention_error > 0.0
 
@@ -561,7 +554,7 @@ def test_layers_are_judged_on_the_first_sequences_only(monkeypatch):
     monkeypatch.setattr(planning, "IMPORTANCE_SEQUENCES", 2)
     parent, ids = build(), tokens(4)
     plan, importance = make_plan(parent, ids, replace(SMALL, ratio=0.4, layers=1, layer_metric="loss"))
-    want = loss_increase(parent, ids[:2])
+    want = sequence_loss_increase(parent, ids[:2]).mean(1)
     assert importance == pytest.approx(tuple(want.tolist()))
     assert plan.dropped == (int(want.argmin()),)
 
@@ -607,8 +600,8 @@ def test_report_and_progress():
     report = done.report
     assert report.tokens == 4 * 24 and report.settings["ratio"] == 0.5
     assert [entry.layer for entry in report.layers] == list(done.plan.layers)
-    assert [entry.neurons for entry in report.layers] == list(done.plan.neurons)
-    assert [entry.kv_groups for entry in report.layers] == list(done.plan.kv_groups)
+    assert [len(entry.kept_neurons) for entry in report.layers] == list(done.plan.neurons)
+    assert [len(entry.kept_groups) for entry in report.layers] == list(done.plan.kv_groups)
     assert report.seconds > 0.0
     assert len(report.layer_importance) == 3
 
@@ -627,7 +620,7 @@ def test_report_and_progress():
         ({"recovery": "least-square"}, "recovery.*'least-square'.*did you mean 'least-squares'"),
         ({"aim": "other"}, "aim to be one of self, dense, auto, got 'other'"),
         ({"widths": "perlayer"}, "widths.*'perlayer'.*did you mean 'per-layer'"),
-        ({"layer_metric": "greed"}, "layer metric.*'greed'.*did you mean 'greedy'"),
+        ({"layer_metric": "los"}, "layer metric.*'los'.*did you mean 'loss'"),
         ({"layers": "some"}, "number or 'auto', or a share below 1, got 'some'"),
         ({"layers": 1.5}, "a share below 1, got 1.5"),
         ({"layers": -1}, "a share below 1, got -1"),
@@ -717,7 +710,7 @@ def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     assert settings.neuron_metric == "mask-condition"
     done = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
     assert len(done.plan.dropped) == 1 and len(set(done.plan.neurons)) > 1
-    assert all(layer.mask_variance is not None for layer in done.report.layers if layer.neurons < 64)
+    assert all(layer.ridge >= settings.ridge for layer in done.report.layers if len(layer.kept_neurons) < 64)
 
 
 @pytest.mark.parametrize(("device", "words"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'"), ("auto", "'auto'")])

@@ -44,7 +44,7 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
     assert after.decoder <= 0.8 * before.decoder and after.stock
     assert dense.loss < tuned.loss < dense.loss + 1.0  # the text for so little calibration is small: no headline
     assert tuned.loss < untuned.loss - 0.2
-    assert all(0.0 < layer.error < 0.2 and layer.condition_max >= 1.0 for layer in comp.report.layers)
+    assert all(0.0 < layer.error < 0.2 for layer in comp.report.layers)
 
     card = Provenance("smollm2-135m", before, "a test")
     folder = save_checkpoint(tmp_path / "small", comp.model, tokenizer, comp.plan, card)

@@ -118,10 +118,6 @@ class Sample:
         """The kind of all windows, or `all`."""
         return self.kinds[0] if len(set(self.kinds)) == 1 else ALL
 
-    def first(self, windows: int) -> Sample:
-        """The first so many windows."""
-        return Sample(self.ids[:windows], self.kinds[:windows], self.seed)
-
 
 def draw(tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length: int = 128, seed: int = 0) -> Sample:
     """`windows` windows of `length` tokens of the calibration text of each of `kinds`.

@@ -24,19 +24,14 @@ from .columns import ALL, Sample, tidy
 from .harm import cached
 
 
-def settings_for(
-    model: Model, way: str, ratio: float, multiple: int | None = None, device: str = "cpu", seed: int = 0
-) -> Settings:
-    """What `prune` is told for a preset or a method, by its name; multiple: of the widths, None for its default.
-
-    Raises InputError when that cannot be met.
-    """
+def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed: int = 0) -> Settings:
+    """What `prune` is told for a preset or a method, by its name. Raises InputError when that cannot be met."""
     if way not in (known := (*PRESETS, *METHODS)):
         expected = f"a preset or a method among {', '.join(known)}"
         raise InputError(f"expected {expected}, got {way!r}: {suggestion(way, known)}")
     biases = bool(family_of(model).bias_fields)
     how = PRESETS.get(way, {"method": way, "recovery": default_recovery(way, biases)})
-    settings = Settings(ratio=ratio, multiple=multiple, device=device, seed=seed, **how)
+    settings = Settings(ratio=ratio, device=device, seed=seed, **how)
     check_request(model, settings)
     return settings
 
@@ -47,7 +42,6 @@ def costs(
     windows: Mapping[str, Tensor],
     ratios: Sequence[float] = (0.1, 0.2, 0.3),
     ways: Sequence[str] = ("stock",),
-    multiple: int | None = None,
     device: str = "cpu",
 ) -> pd.DataFrame:
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
@@ -55,9 +49,7 @@ def costs(
     windows: (S, L) of the text of each kind that judges, as `evaluation.by_kind.kind_windows` gives them.
     Raises InputError, before any work, for a way that is not known or a ratio that no plan reaches.
     """
-    asked = [
-        (way, share, settings_for(model, way, share, multiple, device, sample.seed)) for way in ways for share in ratios
-    ]
+    asked = [(way, share, settings_for(model, way, share, device, sample.seed)) for way in ways for share in ratios]
     texts = {kind: hash_of_tensor(ids) for kind, ids in windows.items()}
     rows: list[dict[str, Any]] = []
     for way, share, settings in asked:

@@ -7,6 +7,7 @@ With fewer tokens than inputs the sums are kept in their dual form (`statistics.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -21,7 +22,7 @@ from ..families import dense_layer, family_of, parts
 from ..families.frame import Rope
 from ..families.protocol import STEPS, Device, Layer, Model, Which
 from ..importance.matrix_condition import scores_of, sweep
-from ..importance.neurons import RIDGE, Dense, metric
+from ..importance.neurons import METRICS, RIDGE, Dense
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.gram import Gram, Statistics, token_weights
 from ..statistics.solve import Inverse, penalty
@@ -49,7 +50,7 @@ def layers(model: Model, sample: Sample, judged: Sample | None = None, device: D
         turns = torch.stack([tables["layers"][part] for tables in looked])
         rows += _measured(sample, turns, part, "block influence")
     if judged is not None:
-        rows += _measured(judged, layer_harm(model, judged, (), device), "layer", "harm")
+        rows += _measured(judged, layer_harm(model, judged, device), "layer", "harm")
     return tidy("layers", rows, model, sample.seed)
 
 
@@ -70,18 +71,12 @@ def neurons(model: Model, sample: Sample, layers: Asked = None, device: Device =
 
 
 def groups(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
-    """What each KV group is worth, one row a group of `layers` (None: all); columns: COLUMNS["groups"].
-
-    Raises InputError for a layer that is not there.
-    """
+    """What each KV group is worth, one row a group of `layers`, as `neurons` has them; columns: COLUMNS["groups"]."""
     return _frame("groups", model, sample, layers, device)
 
 
 def curves(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
-    """Error of the MLP of each of `layers` (None: all) against its width; columns: COLUMNS["curves"].
-
-    Raises InputError for a layer that is not there.
-    """
+    """Error of the MLP of each of `layers`, as `neurons` has them, against its width; columns: COLUMNS["curves"]."""
     return _frame("curves", model, sample, layers, device)
 
 
@@ -142,12 +137,11 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
     tables = {"layers": {part: torch.cat(values) for part, values in turns.items()}}
     for which, (name, unit) in UNITS.items():
         weight = dense_layer(layer, which).weight.detach().T.to(sums[which].precision)  # (n, m)
-        owned = upstream(layer, which).to(weight.device)
-        dense = Dense(sums.pop(which), weight, owned, parts(layer)[which].block, RIDGE)
+        dense = Dense(sums.pop(which), weight, partial(upstream, layer, which), parts(layer)[which].block, RIDGE)
         inverse = dense.sums.inverse(dense.ridge, dense.block)
         tables[name] = {unit: torch.arange(dense.blocks)} | _alone(dense, inverse)
     for name in RIVALS:  # of the MLP, whose turn was last
-        scores = metric(name)(dense, dense.blocks, torch.Generator()).scores.double()
+        scores = METRICS[name](dense, dense.blocks, torch.Generator()).scores.double()
         tables["neurons"][name.replace("-", "_")] = scores
     tables["neurons"]["removed_at"], tables["curves"] = _together(dense, inverse)
     return tables

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from ..families import family_of
 from ..families.protocol import Device, Model
 from ..importance.layers import sequence_loss_increase
 from ..system.cache import remembered
@@ -23,12 +22,7 @@ def cached(what: str, model: Model, sample: Sample, key: object, make: Callable[
     return remembered(path, make)
 
 
-def layer_harm(model: Model, sample: Sample, present: Sequence[int] = (), device: Device = "cpu") -> Tensor:
+def layer_harm(model: Model, sample: Sample, device: Device = "cpu") -> Tensor:
     """`importance.layers.sequence_loss_increase`, from the cache where it is there: (layers, S), nats per token."""
-    present = () if len(present) == len(family_of(model).layers(model)) else present
-
-    def measure() -> Tensor:
-        return sequence_loss_increase(model, sample.ids, device, present=present)
-
-    harm: Tensor = cached("harm", model, sample, list(present), measure)
+    harm: Tensor = cached("harm", model, sample, [], lambda: sequence_loss_increase(model, sample.ids, device))
     return harm

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..calibration.tokens import needs_model
+from ..calibration.tokens import text_hashes
 from ..errors import InputError
 from ..evaluation.confidence import FEWEST
 from ..models.load import open_model
@@ -42,7 +42,7 @@ def check_request(asked: Mapping[str, Any]) -> None:
     """Raises InputError, before weights are read, for parameters of the notebook with which it would not run."""
     parent, _, tokenizer = open_model(asked["model"], asked["dtype"])
     draw(tokenizer, asked["kinds"], looked(asked["kinds"]), WINDOW, asked["seed"])
-    needs_model(asked["calibration"])
+    text_hashes(asked["calibration"])  # raises for a text that cannot be read
     for name in ("ratios", "ways"):
         if not asked[name]:
             raise InputError(f"expected at least one of the {name}, got none: name one")

@@ -14,12 +14,11 @@ from html import escape
 import pandas as pd
 
 from ..plan import Plan
-from ..settings import PRESETS
+from ..settings import DEFAULTS, PRESETS
 from .columns import ALL
 
 CHANCE = 0.9  # of log(vocabulary), the loss of guessing; who knows how often each token comes is below it
 LONGER = 256  # sequences of a longer check-up: the shipped texts have as many
-DEFAULTS = {"calibration": "general", "seed": 0, "dtype": "float32", "device": "cpu"}  # of `prune`
 PROMPT = "'The water cycle begins when the sun'"
 BOX = '<div style="border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em">\n{}\n</div>'
 CODE = (
@@ -74,9 +73,7 @@ def verdict(name: str, costs: pd.DataFrame, allowed: float, sequences: int, how:
 
 def pruned_before(name: str, plan: Plan, against: str) -> list[str]:
     """More lines for a model that was pruned by this plan; against: the model that it is compared with, or ""."""
-    known = (
-        f"It was pruned before: {plan.removed:.0%} of the decoder of {plan.parent} is gone. Prices come on top of that."
-    )
+    known = f"It was pruned before: {plan.removed:.0%} of the decoder of {plan.parent} is gone. The prices add to that."
     compare = f"comp-lib report {shlex.quote(name)} --out build/changed.html --against {shlex.quote(plan.parent)}"
     return [f"{known} The last section compares them."] if against else [f"{known} What that cost:", compare]
 
@@ -100,7 +97,6 @@ def box(lines: Sequence[str], table: pd.DataFrame | None = None) -> dict[str, st
     first, *others = map(escape, lines)
     parts = [f'<h3 style="line-height: 1.3">{first}</h3>']
     parts += [f'<pre style="{CODE}">{x}</pre>' if x.startswith("comp-lib ") else f"<p>{x}</p>" for x in others]
-    parts += (
-        [] if table is None else ["<p>All that was tried, loss added in nats per token:</p>", table.to_html(border=0)]
-    )
+    if table is not None:
+        parts += ["<p>All that was tried, loss added in nats per token:</p>", table.to_html(border=0)]
     return {"text/html": BOX.format("\n".join(parts)), "text/plain": "\n".join(lines)}

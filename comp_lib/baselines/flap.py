@@ -48,9 +48,8 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
         groups.append(standardised(attention.square()).reshape(count, -1).mean(1))
     kept = _keep((neurons, groups), shape.with_biases() if request.biased else shape, left)
     if kept is None:
-        raise InputError(
-            f"expected a ratio that leaves each layer a neuron and a KV group, got {settings.ratio:g}: ask for less"
-        )
+        got = f"{settings.ratio:g}: ask for less"
+        raise InputError(f"expected a ratio that leaves each layer a neuron and a KV group, got {got}")
     return request.finished(*kept)
 
 

@@ -1,4 +1,4 @@
-"""Where text comes from, and how it becomes one row of token ids.
+"""Where text comes from, and how it becomes one row of token ids, or the windows on which models are judged.
 
 Two sets of texts travel with the library, of the same KINDS: `calibration`, from which the statistics of a pruning
 run are drawn, and `evaluation`, on which the result is judged. They share no topic, so that a good score cannot come
@@ -9,13 +9,13 @@ else is a text file.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, check_package, refusing, suggestion
-from ..system.files import hash_of_value
 
 SHIPPED = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
@@ -55,11 +55,6 @@ def load_text(name_or_path: str | Path) -> str:
     return text
 
 
-def text_hash(name_or_path: str | Path) -> str:
-    """16 hex digits by which a text is known again, whatever its name."""
-    return hash_of_value(load_text(name_or_path))[:16]
-
-
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """Token ids of a long text, (N,), without special tokens: windows are cut out of its middle."""
     # verbose=False: the text may well be longer than the model's context, but no window of it will be
@@ -74,6 +69,40 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """
     first, ids = tokenizer.bos_token_id, tokenizer("", verbose=False)["input_ids"]
     return torch.tensor([first] if first is not None and ids[:1] == [first] else [], dtype=torch.long)
+
+
+def windows_of(name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
+    """Windows (S, L) of the text of that name or file, by its name; of each of KINDS, in order, for EVERY_KIND.
+
+    All whole ones, or that many `sequences`. Raises InputError as `load_text` and `evaluation_tokens` do.
+    """
+    texts = {kind: f"evaluation:{kind}" for kind in KINDS} if str(name) == EVERY_KIND else {str(name): name}
+    return {each: evaluation_tokens(tokenizer, load_text(text), length, sequences) for each, text in texts.items()}
+
+
+def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
+    """Consecutive windows from the start of `text`, (S, L); all whole ones unless `sequences` says how many.
+
+    Each begins with what the tokenizer puts before a text.
+
+    Raises InputError when the text has fewer tokens than asked for.
+    """
+    if length < 2 or (sequences is not None and sequences < 1):
+        raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
+    return cut(encode(tokenizer, text), opening(tokenizer), length, sequences or 1, "evaluation text")[:sequences]
+
+
+def cut(ids: Tensor, first: Tensor, length: int, least: int, what: str) -> Tensor:
+    """Consecutive windows (S, L) of the ids (N,) of a text, `first` (k,) before each.
+
+    what: names the text. Raises InputError unless there are `least` windows.
+    """
+    own = length - len(first)
+    if len(ids) < least * own:
+        got = f"got {len(ids)}; take a longer text, or fewer or shorter sequences"
+        raise InputError(f"expected at least {least * own} tokens of {what} for {least} x {length}, {got}")
+    windows = ids[: len(ids) // own * own].view(-1, own)
+    return torch.cat([first.expand(len(windows), -1), windows], 1)
 
 
 def _wikitext(split: str) -> str:

@@ -23,7 +23,8 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
-from .text import KINDS, encode, load_text, opening, text_hash
+from ..system.files import hash_of_value
+from .text import KINDS, cut, encode, load_text, opening
 from .written import WAYS, written
 
 SHIPPED = {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
@@ -49,20 +50,12 @@ def sources(source: str | Path) -> dict[str, float]:
     return {text: weight / sum(weights.values()) for text, weight in weights.items()}
 
 
-def needs_model(source: str | Path) -> bool:
-    """Whether some of `source` is for the model to write, which then must be in memory.
-
-    Raises InputError unless all else is a text that can be read.
-    """
-    texts = sources(source).keys()
-    for text in texts - WRITTEN.keys():
-        load_text(text)
-    return not texts.isdisjoint(WRITTEN)
-
-
 def text_hashes(source: str | Path) -> tuple[str, ...]:
-    """`text_hash` of each text of a source, but for what the model writes."""
-    return tuple(text_hash(text) for text in sources(source) if text not in WRITTEN)
+    """16 hex digits by which each text of a source is known again, whatever its name; none of what the model writes.
+
+    Raises InputError for a text that cannot be read.
+    """
+    return tuple(hash_of_value(load_text(text))[:16] for text in sources(source) if text not in WRITTEN)
 
 
 def calibration_tokens(
@@ -80,7 +73,7 @@ def calibration_tokens(
 
     Args:
         source: name or path of a text, "self", a mixture, or several with "+" between (see above).
-        model: needed where it is to write some of the text (`needs_model`).
+        model: needed where it is to write some of the text (WRITTEN).
         seed: decides which windows, in which order, and what the model writes.
         evaluated: name or path of the text that will judge the result; refused if it is among the calibration texts.
         progress: called while `model` writes.
@@ -111,7 +104,9 @@ def calibration_tokens(
     rows = {text: [row for row, turn in enumerate(turns) if turn == text] for text in shares}
     tokens = torch.empty(sequences, length, dtype=torch.long)
     for text, values in ids.items():
-        tokens[rows[text]] = _windows(text, values, first, len(rows[text]), length, seed)
+        windows = cut(values, first, length, len(rows[text]), f"calibration text in {text!r}")
+        order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
+        tokens[rows[text]] = windows[order[: len(rows[text])]]
     own = [row for text in shares if text in WRITTEN for row in rows[text]]
     if own and model is not None:
         tokens[own] = written(model, tokenizer, [turns[row] for row in own], length, seed, progress)
@@ -138,15 +133,3 @@ def allotted(
         counts[behind] += 1
     turns = [((place + 0.5) / count, text) for text, count in counts.items() for place in range(count)]
     return [text for _, text in sorted(turns, key=lambda turn: turn[0])]
-
-
-def _windows(source: str | Path, ids: Tensor, first: Tensor, count: int, length: int, seed: int) -> Tensor:
-    """`count` windows (S, L) out of the text ids (N,), drawn without replacement, `first` (k,) before each."""
-    own = length - len(first)
-    if len(ids) < count * own:
-        expected = f"at least {count * own} tokens of calibration text for {count} x {length}"
-        advice = "take a longer text, or fewer or shorter sequences"
-        raise InputError(f"expected {expected}, got {len(ids)} from {str(source)!r}; {advice}")
-    windows = ids[: len(ids) // own * own].view(-1, own)
-    drawn = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))[:count]]
-    return torch.cat([first.expand(count, -1), drawn], 1)

@@ -5,7 +5,7 @@ What can be refused is refused before any work starts: one line on stderr, exit 
 
 import typer
 
-from .console import Commands, Explained
+from .console import Commands
 from .doctor import doctor
 from .measure import compare, evaluate, inspect
 from .prune import demo, prune
@@ -15,4 +15,4 @@ HELP = "COMP: post-training structured pruning of LLaMA-class language models, w
 COMMANDS = demo, inspect, prune, evaluate, generate, compare, export, report, heal, doctor
 app = typer.Typer(cls=Commands, help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for command in COMMANDS:
-    app.command(cls=Explained if command is prune else None)(command)
+    app.command()(command)

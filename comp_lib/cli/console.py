@@ -11,17 +11,11 @@ from rich import progress
 from rich.console import Console
 from rich.table import Column, Table
 from typer import Exit, echo, secho
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperGroup
 
 from ..errors import InputError
 
 LULL = 2  # seconds without a line in a log
-# Panel of `prune --help` -> its flags; all others are basic.
-PANELS = {
-    "Quality": ("preset", "calibration", "sequences", "length", "evaluated"),
-    "Resources": ("dtype", "device"),
-    "Research": ("method", "layers", "kv_groups", "multiple", "seed"),
-}
 # what people call their files is no markup
 out, err = (Console(stderr=stderr, markup=False, emoji=False) for stderr in (False, True))
 
@@ -50,26 +44,6 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as stop:
             complain("stopped; what is finished of prune or compare stays, and the same command goes on from there")
             raise Exit(130) from stop
-
-
-class Explained(TyperCommand):
-    """A command whose help has panels, and words from tables that are too slow to import for any other help."""
-
-    def format_help(self, context: Any, formatter: Any) -> None:
-        """Write it."""
-        from ..importance.neurons import METRICS
-        from ..settings import METHODS, PRESETS, PRESETS_IN_WORDS
-
-        named = [f"{name} ({words})" if (words := PRESETS_IN_WORDS.get(name)) else name for name in PRESETS]
-        tables = {"methods": ", ".join(dict.fromkeys((*METHODS, *METRICS))), "presets": ", ".join(named)}
-        panels = {flag: panel for panel, flags in PANELS.items() for flag in flags}
-        for each in self.get_params(context):
-            if isinstance(each, TyperOption):
-                each.help = (each.help or "").format(**tables)
-                each.rich_help_panel = panels.get(str(each.name), "Basic")
-        order = ["Basic", *PANELS]
-        self.params.sort(key=lambda each: order.index(getattr(each, "rich_help_panel", None) or "Basic"))
-        super().format_help(context, formatter)
 
 
 @contextmanager

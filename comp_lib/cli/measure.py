@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from rich.table import Table
 from typer import Exit, Option, echo
 
-from ..errors import InputError, check_length, check_package
+from ..errors import InputError, check_package
 from .console import complain, listed, out, progress_bars, table
 from .options import Calibration, Device, Dtype, Length, Model, Multiple
 
@@ -46,7 +46,8 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
-    from ..calibration.text import EVERY_KIND, KINDS, load_text, text_hash
+    from ..calibration.text import EVERY_KIND, KINDS, load_text
+    from ..calibration.tokens import text_hashes
     from ..evaluation.by_kind import judge
     from ..evaluation.loss import windows_of
     from ..models.load import load_model
@@ -58,11 +59,12 @@ def evaluate(
         return _in_tasks(model, tasks, dtype, device)
     load_text(text)  # refused before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
-    check_length(loaded, length)
+    if length > (longest := loaded.config.max_position_embeddings):
+        raise InputError(f"expected windows of at most {longest} tokens, the model's, got {length}: give shorter ones")
     windows = windows_of(text, tokenizer, length, sequences)
     texts = {f"evaluation:{kind}" for kind in KINDS} if text == EVERY_KIND else {text}
     known = calibrated_on(model)
-    if met := sorted(each for each in texts if known and text_hash(each) in known):
+    if met := sorted(each for each in texts if any(one in known for one in text_hashes(each))):
         complain(f"{', '.join(met)} calibrated this model, so it looks better there than on other text")
     dense = None if against is None else load_model(against, dtype, device)[0]
     with progress_bars() as bars:

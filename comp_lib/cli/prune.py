@@ -8,13 +8,23 @@ from typer import Option, echo
 
 from ..errors import check_package
 from .console import out, progress_bars, table
-from .options import Calibration, Dtype, Length, Model, Multiple, Overwrite, Seed, Solving
+from .options import QUALITY, RESEARCH, Calibration, Dtype, Length, Model, Multiple, Overwrite, Seed, Solving
 
 PROMPTS = "The water cycle begins when the sun", "def is_prime(n):", "Question: what is the capital of France? Answer:"
 KIND_WINDOWS, KIND_LENGTH = 10, 64  # of each kind of text, in the demo: fewer windows would have no honest interval
 DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be quick
 RATIO_HELP = "Part of the decoder's parameters to remove, at least (default: 0.2)."
 AT_MOST_HELP = "In its place, how much the loss may rise: 0.2nats finds the ratio by up to 5 prunings in memory."
+# `tests/cli/test_ends.py` holds these two to the tables of presets, methods and metrics, which are slow to import
+PRESET_HELP = (
+    "stock (one width for all layers, which any runtime loads), best (widths by measurement, and twice the text), "
+    "paper (whole layers, then widths by layer importance, then a tuned mask)."
+)
+METHOD_HELP = (
+    "comp, magnitude, wanda-sp, random, llm-pruner, flap, shortgpt; "
+    "or a metric: full-condition, mask-condition, activation, energy."
+)
+GROUPS_HELP = "KV groups to keep in each layer (default: all)."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 EVALUATE_HELP = "Text that judges both models, or none; kinds: a little of each that ships."
 SEQUENCES_HELP = "Of calibration (default: 128; preset best: 256)."
@@ -25,18 +35,18 @@ def prune(
     folder: Annotated[Path, Option("--out", help="Folder for the pruned model.")],
     ratio: Annotated[float | None, Option(help=RATIO_HELP)] = None,
     at_most: Annotated[str | None, Option(help=AT_MOST_HELP)] = None,
-    preset: Annotated[str, Option(help="{presets}.")] = "stock",
-    method: Annotated[str, Option(help="{methods}.")] = "comp",
-    layers: Annotated[float | None, Option(help=LAYERS_HELP)] = None,
-    kv_groups: Annotated[int | None, Option(min=1, help="KV groups to keep in each layer (default: all).")] = None,
+    preset: Annotated[str, Option(help=PRESET_HELP, rich_help_panel=QUALITY)] = "stock",
     calibration: Calibration = "general",
-    sequences: Annotated[int | None, Option(min=1, max=100_000, help=SEQUENCES_HELP)] = None,
+    sequences: Annotated[int | None, Option(min=1, max=100_000, help=SEQUENCES_HELP, rich_help_panel=QUALITY)] = None,
     length: Length = 256,
-    multiple: Multiple = None,
-    seed: Seed = 0,
+    evaluated: Annotated[str, Option("--evaluate", help=EVALUATE_HELP, rich_help_panel=QUALITY)] = "kinds",
     dtype: Dtype = "float32",
     device: Solving = "cpu",
-    evaluated: Annotated[str, Option("--evaluate", help=EVALUATE_HELP)] = "kinds",
+    method: Annotated[str, Option(help=METHOD_HELP, rich_help_panel=RESEARCH)] = "comp",
+    layers: Annotated[float | None, Option(help=LAYERS_HELP, rich_help_panel=RESEARCH)] = None,
+    kv_groups: Annotated[int | None, Option(min=1, help=GROUPS_HELP, rich_help_panel=RESEARCH)] = None,
+    multiple: Multiple = None,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, Option("--json", help="The verdict as one JSON object on standard output.")] = False,
 ) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from ..calibration.text import load_text
-from ..calibration.tokens import WRITTEN, calibration_tokens, needs_model, sources
+from ..calibration.tokens import WRITTEN, calibration_tokens, sources
 from ..errors import InputError, refusing
 from ..evaluation.loss import windows_of
 from ..families import family_of
@@ -61,13 +61,11 @@ class Grid:
         if not (self.ratios and self.methods and self.sequences and self.seeds > 0):
             raise InputError("expected at least one ratio, method, seed and number of sequences, got none: name some")
         model, tokenizer = load_model(self.model)
-        context, biases = model.config.max_position_embeddings, bool(family_of(model).bias_fields)
-        if max(self.length, self.window) > context:
-            got = f"{self.length} and {self.window}: ask for shorter ones"
-            raise InputError(f"expected sequences and windows of at most {context} tokens, the model's, got {got}")
+        biases = bool(family_of(model).bias_fields)
         windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
-        texts = [load_text(part) for part in sources(self.calibration) if part not in WRITTEN]
-        for count in () if needs_model(self.calibration) else self.sequences:  # what the model writes is long enough
+        parts = sources(self.calibration)
+        texts = [load_text(part) for part in parts if part not in WRITTEN]
+        for count in self.sequences if len(texts) == len(parts) else ():  # what the model writes is long enough
             size: dict[str, Any] = {"sequences": count, "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
         contents = [hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
@@ -76,7 +74,7 @@ class Grid:
         for seed, sequences, ratio, method in product(range(self.seeds), self.sequences, self.ratios, self.methods):
             recovery = default_recovery(method, biases)
             settings = replace(self.settings, ratio=ratio, method=method, recovery=recovery, seed=seed)
-            check_request(model, settings)
+            check_request(model, settings, max(self.length, self.window))
             one = shared | {"sequences": sequences, "settings": asdict(settings)}
             runs[hash_of_value([contents, _described(one) | {"model": None}])[:16]] = one
         return runs

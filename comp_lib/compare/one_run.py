@@ -25,7 +25,6 @@ from ..evaluation.by_kind import judge
 from ..evaluation.confidence import UNKNOWN
 from ..evaluation.generation import ratio
 from ..evaluation.loss import windows_of
-from ..families import family_of
 from ..families.protocol import Model
 from ..models.load import load_model
 from ..on_device import speed
@@ -56,15 +55,15 @@ def measure(
     judging = windows_of(evaluation, tokenizer, window, windows)
     size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
     ids = calibration_tokens(calibration, tokenizer, model=parent, **size, evaluated=evaluation)
-    before = decoder_parameters(parent)
     started = time.perf_counter()
-    small: Any = prune(parent, ids, settings, name=model, inplace=True).model
+    pruned = prune(parent, ids, settings, name=model, inplace=True)
     seconds, peak = time.perf_counter() - started, peak_bytes() - imports
     del parent
     dense, _ = load_model(model)
+    small: Any = pruned.model
     rates = speed.measure({"dense": dense, "small": small}, **SPEED)
     return quality(small, dense, judging) | {
-        "removed": 1 - decoder_parameters(small) / before,
+        "removed": pruned.plan.removed,
         "parameters": small.num_parameters(),
         "seconds": seconds,
         "peak_megabytes": peak / 2**20,
@@ -78,11 +77,6 @@ def quality(small: Model, dense: Model, windows: Mapping[str, Tensor]) -> dict[s
     judged = judge(small, windows, dense)
     low, high = judged.intervals()["increase"] or UNKNOWN
     return judged.mean | {"increase_low": low, "increase_high": high}
-
-
-def decoder_parameters(model: Model) -> int:
-    """Counted from the tensors, whatever a method made of the layers."""
-    return sum(parameter.numel() for parameter in family_of(model).layers(model).parameters())
 
 
 if __name__ == "__main__":

@@ -8,12 +8,9 @@ mean of its ends).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 
 from ..plots.base import BESIDE, LOSS, Picture, figure_with_axes, log_y, png, style
 from ..system.files import write_atomically
@@ -79,49 +76,24 @@ def comparison(rows: pd.DataFrame, measure: str) -> str:
 
 def plot_increase(rows: pd.DataFrame) -> Picture:
     """Loss increase against the part really removed, a line for each method, with whiskers and seeds."""
-    figure, axes = figure_with_axes((8.0, 4.4), xlabel="removed (% of the decoder's parameters)")
+    logarithmic, seeds = rows.increase.min() > 0, rows.seed.nunique()
+    labels = {"xlabel": "removed (% of the decoder's parameters)", "ylabel": LOG_LOSS if logarithmic else LOSS}
+    figure, axes = figure_with_axes((8.0, 4.4), **labels)
     words = []
-    for name, marks, own in methods(rows, rows):
-        groups = own.groupby("ratio")
-        x = 100 * groups.removed.mean()
-        y = line_with_whiskers(axes, x, groups, name, marks)
+    for place, (name, own) in enumerate(rows.groupby("label", sort=False)):
+        groups, marks = own.groupby("ratio"), style(place)
+        x, y = 100 * groups.removed.mean(), groups.increase.mean()
+        spans = [y - groups.increase_low.mean(), groups.increase_high.mean() - y]
+        axes.errorbar(x, y, spans, label=name, capsize=2, linewidth=1, **marks)
+        for middle, (_, of_seeds) in zip(x, groups.increase, strict=True):
+            if len(of_seeds) > 1:
+                axes.plot([middle] * len(of_seeds), of_seeds, ".", color=marks["color"], alpha=0.6)
         words.append(f"{name} from {y.iloc[0]:.2f} nats at {x.iloc[0]:.0f}% to {y.iloc[-1]:.2f} at {x.iloc[-1]:.0f}%")
-    name_losses(figure, rows)
-    return figure.described(f"Lines of the loss increase against the part removed{over_seeds(rows)}: ", words)
-
-
-def methods(rows: pd.DataFrame, everything: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
-    """(label, colour and marker, its rows); a label has one colour and marker throughout `everything`."""
-    for place, name in enumerate(everything.label.unique()):
-        own = rows[rows.label == name]
-        if len(own):
-            yield name, style(place), own
-
-
-def line_with_whiskers(axes: Axes, x: Any, groups: Any, name: str, marks: dict[str, Any]) -> pd.Series:
-    """The mean of each group against x with its 95% interval, and its seeds where there are several; the means."""
-    means = groups.increase.mean()
-    spans = [means - groups.increase_low.mean(), groups.increase_high.mean() - means]
-    axes.errorbar(x, means, spans, label=name, capsize=2, linewidth=1, **marks)
-    for place, (_, own) in zip(x, groups.increase, strict=True):
-        if len(own) > 1:
-            axes.plot([place] * len(own), own, ".", color=marks["color"], alpha=0.6)
-    return means
-
-
-def name_losses(figure: Picture, rows: pd.DataFrame) -> None:
-    """Name the y axis, make it logarithmic unless some value has no logarithm, and add the legend."""
-    logarithmic = rows.increase.min() > 0
-    for axes in figure.axes if logarithmic else ():
+    if logarithmic:
         log_y(axes)
-    figure.axes[0].set_ylabel(LOG_LOSS if logarithmic else LOSS)
-    figure.axes[-1].legend(**BESIDE)
-
-
-def over_seeds(rows: pd.DataFrame) -> str:
-    """What an alt text says of several seeds."""
-    count = rows.seed.nunique()
-    return f" (means over {count} seeds)" if count > 1 else ""
+    axes.legend(**BESIDE)
+    means = f" (means over {seeds} seeds)" if seeds > 1 else ""
+    return figure.described(f"Lines of the loss increase against the part removed{means}: ", words)
 
 
 def write_summary(rows: pd.DataFrame, folder: Path) -> None:

@@ -20,14 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor, nn
 
 from ..families.protocol import Layer, Model
-from ..models.load import open_model
 from ..models.skeleton import EMBEDDING, HEAD
 from ..shape import Shape
 from ..system.files import INDEX, LARGEST, TensorFiles, as_bytes
@@ -90,12 +89,6 @@ class Streamed:
         tensors = {name: self.files.read(prefix + name, self.dtype) for name in module.state_dict()}
         module.load_state_dict(tensors, assign=True)
         return module
-
-
-def open_streamed(name: str | Path, dtype: str = "float32") -> tuple[Streamed, Any]:
-    """The model of that name to be read layer by layer, and its tokenizer. Raises InputError as `load_model` does."""
-    outline, files, tokenizer = open_model(name, dtype)
-    return Streamed(outline, files), tokenizer
 
 
 Places = dict[str, tuple[Path, int, int]]

@@ -20,17 +20,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..calibration.text import EVERY_KIND
-from ..calibration.tokens import calibration_tokens, needs_model, sources, text_hashes
-from ..errors import InputError, check_length, suggestion
-from ..evaluation.loss import windows_of
+from ..calibration.text import EVERY_KIND, windows_of
+from ..calibration.tokens import WRITTEN, calibration_tokens, sources, text_hashes
+from ..errors import InputError, suggestion
 from ..families.protocol import Model
 from ..hybrid_granularity.uniform import CLOSE
 from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
 from ..planning import check_request, make_plan, why_more
 from ..progress import Progress, no_progress
-from ..settings import PRESETS, SEQUENCES, Settings, default_recovery
+from ..settings import DEFAULTS, PRESETS, SEQUENCES, Settings, default_recovery
 from ..shape import Shape, span
 from ..system.files import resolved
 from ..system.machine import available_device
@@ -113,7 +112,7 @@ def prune_model(
     ratio: float | None = None,
     *,
     preset: str = "stock",
-    calibration: str = "general",
+    calibration: str = DEFAULTS["calibration"],
     evaluated: str = EVERY_KIND,
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -139,11 +138,11 @@ def prune_model(
     started = time.perf_counter()
     settings, (sequences, length, dtype), at_most = _told(model, ratio, preset, evaluated, more)
     name, judged, plans = str(model), None if evaluated == "none" else evaluated, settings.method in GRADIENTS
-    whole = needs_model(calibration) or plans or at_most is not None
+    text_hashes(calibration)  # raises for a text that cannot be read
+    whole = plans or at_most is not None or not WRITTEN.keys().isdisjoint(sources(calibration))
     outline, files, tokenizer = open_model(name, dtype)
     source, windows = Streamed(outline, files), dict[str, Tensor]()
-    check_request(source, settings)
-    check_length(source, length)
+    check_request(source, settings, length)
     if judged is not None:
         count, longest = EVALUATED_KINDS if judged == EVERY_KIND else EVALUATED
         windows = windows_of(judged, tokenizer, min(longest, source.config.max_position_embeddings), count)
@@ -239,7 +238,7 @@ def _told(
         raise InputError(f"expected the name or the folder of a model, got {got}")
     if preset not in PRESETS:
         raise InputError(f"expected another preset, got {preset!r}: {suggestion(preset, PRESETS)}")
-    own: dict[str, Any] = {"sequences": SEQUENCES.get(preset, 128), "length": 256, "dtype": "float32", "device": "cpu"}
+    own = {"sequences": SEQUENCES.get(preset, 128)} | {name: DEFAULTS[name] for name in ("length", "dtype", "device")}
     known = own.keys() | {"at_most"} | {field.name for field in fields(Settings)} - {"ratio"}
     for word in more.keys() - known:
         raise InputError(f"expected an argument of prune_model, got {word!r}: {suggestion(word, known)}")

@@ -74,9 +74,8 @@ def confidence_intervals(*kinds: np.ndarray, seed: int = 0) -> np.ndarray:
         half = t_quantile(degrees) * np.sqrt(variance) / len(kinds)
         return np.stack([mean - half, mean + half], 1)
     random = np.random.default_rng(seed)
-    bounds: np.ndarray = np.quantile(
-        np.mean([_resampled_means(values, random) for values in finite], 0), TAILS, axis=1
-    ).T
+    means = np.mean([_resampled_means(values, random) for values in finite], 0)
+    bounds: np.ndarray = np.quantile(means, TAILS, axis=1).T
     return bounds
 
 

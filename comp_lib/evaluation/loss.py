@@ -25,14 +25,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..calibration.text import EVERY_KIND, KINDS, encode, load_text, opening
+from ..calibration.text import evaluation_tokens as evaluation_tokens
+from ..calibration.text import windows_of as windows_of
 from ..errors import InputError
 from ..families.frame import check_ids, head
 from ..families.protocol import Model
@@ -75,33 +74,6 @@ class Evaluation:
         found = intervals([self.by_sequence])
         bounds = found["loss"]
         return found | {"perplexity": bounds and (perplexity_of(bounds[0]), perplexity_of(bounds[1]))}
-
-
-def windows_of(name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
-    """Windows (S, L) of the text of that name or file, by its name; of each of KINDS, in order, for EVERY_KIND.
-
-    All whole ones, or that many `sequences`. Raises InputError as `load_text` and `evaluation_tokens` do.
-    """
-    texts = {kind: f"evaluation:{kind}" for kind in KINDS} if str(name) == EVERY_KIND else {str(name): name}
-    return {each: evaluation_tokens(tokenizer, load_text(text), length, sequences) for each, text in texts.items()}
-
-
-def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
-    """Consecutive windows from the start of `text`, (S, L); all whole ones unless `sequences` says how many.
-
-    Each begins with what the tokenizer puts before a text.
-
-    Raises InputError when the text has fewer tokens than asked for.
-    """
-    if length < 2 or (sequences is not None and sequences < 1):
-        raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
-    ids, first = encode(tokenizer, text), opening(tokenizer)  # (N,), (k,)
-    count, own = sequences or 1, length - len(first)
-    if len(ids) < count * own:
-        got = f"got {len(ids)}; take a longer text, or fewer or shorter sequences"
-        raise InputError(f"expected at least {count * own} tokens of evaluation text for {count} x {length}, {got}")
-    windows = ids[: len(ids) // own * own].view(-1, own)[:sequences]
-    return torch.cat([first.expand(len(windows), -1), windows], 1)
 
 
 def perplexity(model: Model, ids: Tensor, progress: Progress = no_progress, what: str = "measuring") -> Evaluation:

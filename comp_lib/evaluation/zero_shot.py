@@ -17,7 +17,6 @@ Imports lm-eval when called: it takes seconds, and is an extra (`comp-lib[evalua
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from ..calibration.text import DATA_FOLDERS
@@ -39,12 +38,13 @@ def load_tasks(text: str) -> list[Any]:
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it gives advice about ways of calling it that are not ours
+    shipped = next(path for folder in DATA_FOLDERS if (path := folder / "tasks").is_dir())
     words = [word.strip() for word in text.split(",")]
     names = list(dict.fromkeys(name for word in words for name in SETS.get(word, (word,))))
     others = any(not name.startswith("comp_") for name in names)  # to read lm-eval's own thousands takes seconds
     advice = f"choose {', '.join(SETS)} or what `lm-eval ls tasks` names, each once, and go online once"
     with refusing("tasks that lm-eval can load", text, advice):
-        loaded = TaskManager(include_path=str(task_folder()), include_defaults=others).load(names)
+        loaded = TaskManager(include_path=str(shipped), include_defaults=others).load(names)
     members = {name for group in loaded["group_map"].values() for name in group}
     return [task for name, task in (loaded["groups"] | loaded["tasks"]).items() if name not in members]
 
@@ -61,8 +61,3 @@ def zero_shot(model: Model, tokenizer: Any, tasks: list[Any], batch: int = 16, l
 
     harness, none = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch), TaskManager(include_defaults=False)
     return simple_evaluate(harness, tasks=tasks, task_manager=none, limit=limit)
-
-
-def task_folder() -> Path:
-    """Where the shipped tasks are: in the wheel, or in the repository."""
-    return next(path for folder in DATA_FOLDERS if (path := folder / "tasks").is_dir())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import InputError
 from ..plan import Plan, PlanRequest
 from .uniform import neurons_for
 
@@ -20,10 +19,8 @@ from .uniform import neurons_for
 def paper_plan(request: PlanRequest, importance: Sequence[float]) -> Plan:
     """Widths in inverse proportion to `importance`, one number for each layer of the parent.
 
-    Raises InputError as `uniform_plan`, or for another number of importances.
+    Raises InputError as `uniform_plan` does.
     """
-    if len(importance) != request.shape.layers:
-        raise InputError(f"expected one importance for each of {request.shape.layers} layers, got {len(importance)}")
     floor = max(max(importance) * 1e-3, 1e-12)  # importances are differences: they can be zero or below
     inverse = {layer: 1.0 / max(float(importance[layer]), floor) for layer in request.layers}
     mean = sum(inverse.values()) / len(inverse)

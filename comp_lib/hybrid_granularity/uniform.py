@@ -32,12 +32,15 @@ def uniform_plan(request: PlanRequest) -> Plan:
     return request.plan(neurons_for(request, lambda factor, layer: factor))
 
 
-def layers_needed(request: PlanRequest) -> int:
-    """The fewest whole layers whose loss leaves the others at least LEAST_KEPT of their neurons; `drop` is disregarded.
+def drop_count(request: PlanRequest, layers: float | str) -> int:
+    """How many whole layers go: a number, a share below 1 of the layers, or "auto"; `drop` is disregarded.
 
-    Measured (benchmarks/RESULTS.md): up to there, narrowing all layers costs less than dropping as many as leave half.
+    "auto": as few as leave the others at least LEAST_KEPT of their neurons. Measured (benchmarks/RESULTS.md): up to
+    there, narrowing all layers costs less than dropping as many as leave half.
     """
     shape = request.shape
+    if not isinstance(layers, str):
+        return round(layers * shape.layers) if 0 < layers < 1 else int(layers)
     for count in range(shape.layers - 1):
         with suppress(InputError):  # with so few layers gone the ratio is out of reach
             plan = uniform_plan(replace(request, drop=range(count)))
@@ -46,13 +49,6 @@ def layers_needed(request: PlanRequest) -> int:
                 return count
     uniform_plan(replace(request, drop=range(shape.layers - 1)))  # one layer is left: what it can give must do
     return shape.layers - 1
-
-
-def drop_count(request: PlanRequest, layers: float | str) -> int:
-    """How many whole layers go: a number, a share below 1 of the layers, or "auto", as few as can be."""
-    if isinstance(layers, str):
-        return layers_needed(request)
-    return round(layers * request.shape.layers) if 0 < layers < 1 else int(layers)
 
 
 def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
@@ -97,10 +93,8 @@ def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -
 
     low, high = 0.0, 1e4
     if (most := request.removed(widths(high))) < request.ratio:
-        raise InputError(
-            f"expected a ratio that these layers and groups allow, at most {most:.3f}, "
-            f"got {request.ratio:g}: drop layers or KV groups, or ask for less"
-        )
+        got = f"{request.ratio:g}: drop layers or KV groups, or ask for less"
+        raise InputError(f"expected a ratio that these layers and groups allow, at most {most:.3f}, got {got}")
     if request.removed(widths(low)) >= request.ratio:
         return widths(low)
     for _ in range(100):

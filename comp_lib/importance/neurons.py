@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import InputError, suggestion
 from ..statistics.gram import Statistics, contributions
-from ..statistics.solve import penalty, ridged, spd_inverse
-from .matrix_condition import Sweep, condition_numbers, sweep
+from ..statistics.solve import ridged, spd_inverse
+from .matrix_condition import Sweep, sweep
 
 RIDGE = 0.1  # lambda of the library, unless something else is asked for
 
@@ -27,7 +26,8 @@ class Dense:
 
     sums: Statistics  # of the calibration text: C = X^T X and what belongs to it
     weight: Tensor  # W (n, m), in the precision of the sums
-    upstream: Tensor  # (blocks,): squared norm of the weights that produce each block (of gate and up; of q, k and v)
+    upstream: Callable[[], Tensor]
+    """Computes the squared norm of the weights that produce each block, of gate and up, of q, k and v: (blocks,)."""
     block: int = 1
     ridge: float = RIDGE  # lambda, relative to each input's own energy
     gain: Tensor | None = None  # (m,): what outputs are multiplied by on their way to the stream; None: all the same
@@ -50,11 +50,6 @@ class Dense:
         """C (n, n), float64."""
         return self.sums.matrix()
 
-    def mask_problem(self) -> tuple[Tensor, Tensor]:
-        """H = G + lambda diag(G) and its inverse, for the mask problem (n, n)."""
-        matrix = ridged(contributions(self.xtx, self.scaled_weight), self.ridge)
-        return matrix, spd_inverse(matrix)[0]
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -62,7 +57,6 @@ class Selection:
 
     kept: Tensor  # blocks that stay, ascending (k,)
     scores: Tensor  # importance of each block (blocks,), larger is worth more
-    condition: Tensor | None = None  # kappa of each input (n,), where the metric knows it
     retuned: Tensor | None = None  # V (n, m): least-squares weights, where the metric's sweep already found them
     curve: Sweep | None = None  # the whole sweep, where there was one
 
@@ -79,7 +73,7 @@ def top(scores: Tensor, keep: int) -> Selection:
 
 def magnitude(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """Norm of all weights that a block owns: blind to the data."""
-    return top((dense.upstream + dense.per_block(dense.weight.square().sum(1))).sqrt(), keep)
+    return top((dense.upstream() + dense.per_block(dense.weight.square().sum(1))).sqrt(), keep)
 
 
 def activation(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
@@ -104,20 +98,17 @@ def random(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
 
 def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """COMP with a mask to tune: energy of the contribution divided by its condition, in rounds."""
-    matrix, inverse = dense.mask_problem()
+    matrix = ridged(contributions(dense.xtx, dense.scaled_weight), dense.ridge)  # H = G + lambda diag(G)
     ones = torch.ones(len(matrix), 1, dtype=matrix.dtype, device=matrix.device)
-    swept = sweep(inverse, ones, dense.blocks - keep, block=dense.block, per_round=32)
-    return Selection(swept.kept, swept.scores, condition_numbers(matrix, inverse), None, swept)
+    swept = sweep(spd_inverse(matrix)[0], ones, dense.blocks - keep, block=dense.block, per_round=32)
+    return Selection(swept.kept, swept.scores, None, swept)
 
 
 def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """COMP with full weights to fit: ||w_i||^2 / (H^-1)_ii, in rounds."""
-    energy = dense.sums.diagonal()
     inverse = dense.sums.inverse(dense.ridge, dense.block)
-    condition = ((energy + penalty(energy, dense.ridge)) * inverse.diagonal()).clamp_min(1.0).sqrt()
     swept = sweep(inverse, dense.scaled_weight, dense.blocks - keep, block=dense.block)
-    retuned = swept.weights if dense.gain is None else None
-    return Selection(swept.kept, swept.scores, condition, retuned, swept)
+    return Selection(swept.kept, swept.scores, swept.weights if dense.gain is None else None, swept)
 
 
 METRICS: dict[str, NeuronMetric] = {
@@ -129,10 +120,3 @@ METRICS: dict[str, NeuronMetric] = {
     "magnitude": magnitude,
     "random": random,
 }
-
-
-def metric(name: str) -> NeuronMetric:
-    """The metric called `name`. Raises InputError with the nearest names."""
-    if name not in METRICS:
-        raise InputError(f"expected a neuron metric, got {name!r}: {suggestion(name, METRICS)}")
-    return METRICS[name]

@@ -58,7 +58,7 @@ class Provenance:
     settings: Mapping[str, object] = field(default_factory=dict)  # what the run was told
     perplexities: tuple[tuple[str, int, float, float], ...] = ()  # (text, tokens, of the parent, of this model)
     command: str = ""  # that made it
-    hashes: tuple[str, ...] = ()  # `text_hash` of each text that calibrated it
+    hashes: tuple[str, ...] = ()  # `text_hashes` of what calibrated it
 
 
 def save_checkpoint(
@@ -101,9 +101,8 @@ def save_metadata(
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
 
 
-def estimated_bytes(shape: Shape, dtype: torch.dtype | str) -> int:
+def estimated_bytes(shape: Shape, dtype: torch.dtype) -> int:
     """Bytes that a checkpoint of this shape takes on disk, rounded up generously."""
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     return shape.total * dtype.itemsize + SMALL_FILES
 
 
@@ -188,7 +187,7 @@ The licence of the parent model ({licence or "not known to the tool: ask its mak
 
 
 def calibrated_on(folder: str | Path) -> tuple[str, ...]:
-    """`text_hash` of each text that calibrated the model in a folder, as its card says; () of any other model."""
+    """`text_hashes` of what calibrated the model in a folder, as its card says; () of any other model."""
     card = Path(folder).expanduser() / CARD_FILE
     lines = card.read_text("utf-8", errors="replace").splitlines() if card.is_file() else []
     line = next((each for each in lines if each.startswith(CALIBRATED)), f"{CALIBRATED}[]")

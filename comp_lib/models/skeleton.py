@@ -72,9 +72,8 @@ def config_of(config: PreTrainedConfig, shape: Shape) -> PreTrainedConfig:
         return stock
     from .own_widths import register
 
-    own: PreTrainedConfig = register(stock_type)[0](
-        **fields, layer_neurons=list(shape.neurons), layer_kv_groups=list(shape.kv_groups)
-    )
+    fields |= {"layer_neurons": list(shape.neurons), "layer_kv_groups": list(shape.kv_groups)}
+    own: PreTrainedConfig = register(stock_type)[0](**fields)
     return own
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..errors import InputError, check_package
 from ..models.gguf_files import GgufFile
-from ..progress import Progress, no_progress
 
 FORCED = 1e6  # added to a logit: more than any other can make up for
 EVERY = 1 << 20  # tokens whose probability is asked for: more than any model has
@@ -62,13 +61,12 @@ def check_installed() -> None:
     check_package("xllamacpp", "gguf")
 
 
-def losses(server: Any, ids: Tensor, progress: Progress = no_progress) -> Tensor:
+def losses(server: Any, ids: Tensor) -> Tensor:
     """Negative log-likelihood, in nats, of each token of `ids` (S, L) but the first, given those before: (S, L - 1)."""
     values = torch.empty(len(ids), ids.shape[1] - 1)
     for row, sequence in enumerate(ids.tolist()):
         for end in range(1, len(sequence)):
             values[row, end - 1] = -_log_probability(server, sequence[:end], sequence[end], sequence)
-        progress("llama.cpp", row + 1, len(ids))
     return values
 
 
@@ -93,16 +91,6 @@ def _force(server: Any, before: list[int], token: int, listed: int) -> dict[str,
     if reply["id"] != token:
         raise RuntimeError(f"expected llama.cpp to say the forced token {token}, got {reply['id']}")
     return reply
-
-
-def answer(server: Any, messages: list[dict[str, str]], tokens: int) -> str:
-    """The model's next message after `messages` ({"role", "content"}), at most `tokens` tokens, greedy.
-
-    Raises InputError for what the server refuses, such as a full context.
-    """
-    request = {"messages": messages, "max_tokens": tokens, "temperature": 0}
-    text: str = checked(server.handle_chat_completions(request))["choices"][0]["message"]["content"]
-    return text
 
 
 def checked(reply: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,6 @@ class Measured:
 
     name: str
     runtime: str  # "transformers" or "llama.cpp"
-    file_bytes: int  # of the GGUF file; in transformers of the parameters
     bytes_per_token: int  # that a step of decoding reads
     first: tuple[float, ...]  # seconds from the prompt to the first token
     prefill: tuple[float, ...]  # tokens per second
@@ -102,9 +101,9 @@ def measure(
 
 def _measured(name: str, model: Any, times: list[tuple[float, float]], prompt: int, new_tokens: int) -> Measured:
     if isinstance(model, str | Path):
-        facts = ("llama.cpp", Path(model).expanduser().stat().st_size, gguf_bytes_per_token(model))
+        facts = ("llama.cpp", gguf_bytes_per_token(model))
     else:
-        facts = ("transformers", _parameter_bytes(model), bytes_per_token(model))
+        facts = ("transformers", bytes_per_token(model))
     first = tuple(first for first, _ in times)
     decode = tuple(new_tokens / rest for _, rest in times)
     return Measured(name, *facts, first, tuple(prompt / seconds for seconds in first), decode)
@@ -113,11 +112,8 @@ def _measured(name: str, model: Any, times: list[tuple[float, float]], prompt: i
 def bytes_per_token(model: Model) -> int:
     """Bytes of the parameters that one step of decoding reads, of a model in transformers."""
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    return _parameter_bytes(model) - (0 if head is table else int(table.nbytes))
-
-
-def _parameter_bytes(model: Model) -> int:
-    return sum(parameter.nbytes for parameter in model.parameters())  # a tied head is one parameter here
+    whole: int = sum(parameter.nbytes for parameter in model.parameters())  # a tied head is one parameter here
+    return whole - (0 if head is table else int(table.nbytes))
 
 
 def gguf_bytes_per_token(path: str | Path) -> int:

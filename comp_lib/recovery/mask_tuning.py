@@ -34,10 +34,6 @@ class Mask:
     ridge: float  # lambda with which the guard let it pass
 
     @property
-    def mean(self) -> float:
-        return float(self.values.mean())
-
-    @property
     def variance(self) -> float:
         return float(self.values.var(unbiased=False))
 
@@ -53,8 +49,6 @@ def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
 
 def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2, max_variance: float = MAX_VARIANCE) -> Mask:
     """Mask tuning under the guard: lambda grows fourfold until the variance of the mask is at most `max_variance`."""
-    if max_variance <= 0.0:
-        raise ValueError(f"expected a positive bound on the variance, got {max_variance}")
     for _ in range(MOST_ROUNDS):
         mask = Mask(solve_mask(gram, kept, ridge), ridge)
         if mask.variance <= max_variance:

@@ -44,9 +44,8 @@ def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
             raise InputError("expected finite statistics, got NaN or infinity: look at the model, or try dtype float32")
         smallest = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().mean().clamp_min(1e-200))
         added = max(added * 10.0, smallest)
-        factor, info = torch.linalg.cholesky_ex(
-            matrix + added * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-        )
+        one = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        factor, info = torch.linalg.cholesky_ex(matrix + added * one)
     return factor, added
 
 

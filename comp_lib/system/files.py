@@ -244,7 +244,5 @@ def hash_of_model(model: nn.Module) -> str:
 @functools.cache
 def hash_of_code() -> str:
     """Of all modules of this package: a stored result never meets a formula other than its own."""
-    paths = sorted(PACKAGE.glob("**/*.py"))
-    return hash_of_value({path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in paths})[
-        :16
-    ]
+    code = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in PACKAGE.glob("**/*.py")}
+    return hash_of_value(code)[:16]

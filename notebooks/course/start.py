@@ -23,7 +23,6 @@ from comp_lib.errors import check_package
 from comp_lib.families.protocol import Model
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plots.base import Picture, mime_bundle
-from comp_lib.settings import multiple_of
 from comp_lib.shape import Shape
 
 from .figures import overlapping_texts
@@ -117,4 +116,5 @@ def sizes_for(model: Model) -> Sizes:
     widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
     length = min(256, context)
     sequences = min(64, max(8, 3 * widest // length))
-    return Sizes(sequences, length, window=min(512, context), multiple=multiple_of(widest))
+    multiple = min(64, 1 << max(0, (widest // 32).bit_length() - 1))  # the largest power of 2 that leaves 32 steps
+    return Sizes(sequences, length, window=min(512, context), multiple=multiple)

@@ -19,7 +19,7 @@ FRAMES = set(analysis.COLUMNS) - {"changed_kinds"}  # a table
 def test_a_few_lines_draw_each_frame(parent, own_cache):
     known, drawn = {}, set()
     for block in BLOCKS:
-        code = block.replace('"smollm2-135m"', repr(str(parent))).replace("ratios=(0.1, 0.2)", "(0.2,), multiple=8")
+        code = block.replace('"smollm2-135m"', repr(str(parent))).replace("ratios=(0.1, 0.2)", "(0.2,)")
         exec(compile(code, "docs/check-up.md", "exec"), known)
         assert len(block.strip().splitlines()) <= 6
         if "axes" in known or "grid" in known:

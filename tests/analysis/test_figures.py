@@ -19,7 +19,7 @@ def frames(tokenizer, tiny_llama, tmp_path_factory):
         return {
             "layers": layers(model, sample, judged=sample),
             "curves": curves(model, sample),
-            "costs": costs(model, sample, judging, (0.1, 0.3), ("stock", "magnitude"), multiple=8),
+            "costs": costs(model, sample, judging, (0.1, 0.3), ("stock", "magnitude")),
             "changed_layers": changed_layers(model, tiny_llama(seed=1), sample),
         }
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from comp_lib.analysis import columns, costs, curves, draw, groups, layers, neurons
+from comp_lib.analysis import Sample, columns, costs, curves, draw, groups, layers, neurons
 from comp_lib.analysis import frames as walking
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.loss import evaluation_tokens
-from comp_lib.importance.layers import block_influence, loss_increase
+from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
@@ -72,7 +72,7 @@ def frames(model, sample, windows):
     yield "neurons", neurons(model, sample)
     yield "groups", groups(model, sample)
     yield "curves", curves(model, sample)
-    yield "costs", costs(model, sample, windows, (0.2,), ("stock", "shortgpt"), multiple=8)
+    yield "costs", costs(model, sample, windows, (0.2,), ("stock", "shortgpt"))
 
 
 def test_frames_have_the_promised_columns_and_index_and_something_behind_each_number(model, sample, windows):
@@ -91,13 +91,14 @@ def test_layers_equal_the_library(model, sample):
     influence = whole[whole.measure == "block influence"].sort_values("layer").value
     assert torch.allclose(torch.tensor(influence.to_numpy()), block_influence(model, sample.ids).double(), atol=1e-6)
     harm = whole[whole.measure == "harm"].sort_values("layer").value
-    assert torch.allclose(torch.tensor(harm.to_numpy()), loss_increase(model, sample.ids).double(), atol=1e-6)
+    expected = sequence_loss_increase(model, sample.ids).mean(1).double()
+    assert torch.allclose(torch.tensor(harm.to_numpy()), expected, atol=1e-6)
     assert ((frame.low <= frame.value) & (frame.value <= frame.high)).all()
     assert set(frame.tokens) == {sample.tokens}
 
 
 def test_fewer_than_8_windows_have_no_interval(model, sample):
-    frame = layers(model, sample, judged=sample.first(7))
+    frame = layers(model, sample, judged=Sample(sample.ids[:7], sample.kinds[:7]))
     harm = frame.measure == "harm"
     assert frame[harm].low.isna().all() and frame[harm].high.isna().all() and set(frame[harm].windows) == {7}
     assert frame[~harm].low.notna().all() and set(frame[~harm].windows) == {9}
@@ -148,8 +149,8 @@ def test_groups_have_shares_that_add_up(model, sample):
 
 
 def test_costs_equal_the_library(model, sample, windows):
-    frame = costs(model, sample, windows, (0.2,), ("magnitude",), multiple=8)
-    small = prune(model, sample.ids, Settings(ratio=0.2, method="magnitude", recovery="none", multiple=8)).model
+    frame = costs(model, sample, windows, (0.2,), ("magnitude",))
+    small = prune(model, sample.ids, Settings(ratio=0.2, method="magnitude", recovery="none")).model
     judged = judge(small, windows, model)
     for kind, (values, bounds) in judged.rows().items():
         [row] = frame.loc[(slice(None), slice(None), kind if kind in windows else "all"), :].itertuples()

@@ -303,9 +303,9 @@ def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer
         assert model.config.model_type == ("llama" if method == "wanda-sp" else "comp_llama")
         assert model.config.mlp_bias and model.config.attention_bias
         assert torch.equal(logits(model, ids), want)
-        assert Shape.of(model) == shape and shape.total == model.num_parameters() == done.report.parameters_after
+        assert Shape.of(model) == shape and shape.total == model.num_parameters()
         again = prune(model, ids, Settings(method="wanda-sp", recovery="none", multiple=4))  # a child is a parent too
-        assert count(again.model) == again.report.parameters_after < shape.total
+        assert count(again.model) == Shape.of(again.model).total < shape.total
     decoder = count(parent.model.layers)
     assert done.plan.removed == (decoder - count(done.model.model.layers)) / decoder >= 0.2
     assert all(torch.equal(a, b) for a, b in zip(parent.parameters(), before.parameters(), strict=True))
@@ -319,7 +319,6 @@ def test_shape_with_biases_is_that_of_the_biased_model(name):
     done = prune(model, tokens(), baseline("flap", ratio=0.3))
     want = whole.with_biases().with_widths(done.plan.neurons, done.plan.kv_groups)
     assert Shape.of(done.model) == want == want.with_biases() and want.total == count(done.model)
-    assert done.report.parameters_before == whole.total
 
 
 # ShortGPT
@@ -332,7 +331,6 @@ def test_shortgpt_drops_the_fewest_layers_of_least_block_influence():
         done = prune(model, ids, baseline("shortgpt", ratio=ratio))
         assert done.plan.dropped == tuple(sorted(influence.argsort()[:gone].tolist()))
         assert done.plan.removed == gone / 8 and set(done.plan.neurons) == {48}
-        assert done.model.num_parameters() == done.report.parameters_after
     with pytest.raises(InputError, match="ratio that whole layers can reach, got 0.9 .* 8 layers"):
         prune(model, ids, baseline("shortgpt", ratio=0.9))
 
@@ -357,7 +355,6 @@ def test_budgets_are_equal_to_the_parameter(name, ratio):
         assert left - neuron < decoder <= left
         whole = count(model.model.layers)
         assert done.plan.removed == (count(model.model.layers) - decoder) / whole >= ratio
-        assert done.model.num_parameters() == done.report.parameters_after
 
 
 @pytest.mark.parametrize("kv_groups", [1, 2])

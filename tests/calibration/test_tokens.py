@@ -10,7 +10,7 @@ import torch
 from tokenizers import processors
 
 from comp_lib.calibration.text import encode, load_text, opening
-from comp_lib.calibration.tokens import MIXTURES, SHIPPED, WRITTEN, allotted, calibration_tokens, needs_model, sources
+from comp_lib.calibration.tokens import MIXTURES, SHIPPED, WRITTEN, allotted, calibration_tokens, sources, text_hashes
 from comp_lib.errors import InputError
 
 
@@ -71,7 +71,7 @@ def test_too_short_a_text_says_what_is_needed_and_there(tokenizer, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("too short a text")
     got = len(encode(tokenizer, path.read_text()))
-    with pytest.raises(InputError, match=rf"at least 310 tokens.* for 10 x 32, got {got} from .*short.txt"):
+    with pytest.raises(InputError, match=rf"at least 310 tokens.*short.txt. for 10 x 32, got {got};"):
         calibration_tokens(path, tokenizer, sequences=10, length=32)
 
 
@@ -134,7 +134,7 @@ def test_shares_of_a_mixture(tmp_path, monkeypatch):
 
 
 def test_a_mixture_that_ships_has_every_kind(tokenizer, model, own_cache):
-    assert [mixture for mixture in MIXTURES if not needs_model(mixture)] == ["shipped"]
+    assert [mixture for mixture in MIXTURES if WRITTEN.keys().isdisjoint(sources(mixture))] == ["shipped"]
     drawn = calibration_tokens("general", tokenizer, model=model, sequences=40, length=16, seed=1)
     counts = Counter(allotted(sources("general"), 40, {}))
     assert counts.total() == 40
@@ -148,7 +148,7 @@ def test_a_mixture_that_ships_has_every_kind(tokenizer, model, own_cache):
 
 def test_a_part_that_nobody_knows_is_refused():
     with pytest.raises(InputError, match="'self:opening', no such file"):
-        needs_model("general+self:opening")
+        text_hashes("general+self:opening")
 
 
 def test_sequences_are_allotted_by_share_and_never_beyond_the_room():

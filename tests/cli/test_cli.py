@@ -123,10 +123,6 @@ def test_what_solves_refuses_a_device_without_float64(parent, monkeypatch, name)
     refused(run(name, parent, *WITH_DEVICE[name], "--device", "mps"), ["float64", "cpu", "'mps'"])
 
 
-def test_auto_is_a_device(parent):
-    ran("generate", parent, *WITH_DEVICE["generate"], "--device", "auto")
-
-
 # --- the others -------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import torch
 from command import FEW, refused, run
 
 from comp_lib import healing
-from comp_lib.calibration.text import text_hash
+from comp_lib.calibration.tokens import text_hashes
 from comp_lib.healing import HELD
 from comp_lib.models.load import load_model
 from comp_lib.models.save import calibrated_on
@@ -47,7 +47,7 @@ def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
     assert changed == {name for name in before.state_dict() if "_proj" in name}
     card = (tmp_path / "healed" / "README.md").read_text("utf-8")
     assert "healed on 12 x 16 tokens of written" in card and str(tmp_path) not in card
-    assert calibrated_on(tmp_path / "healed") == calibrated_on(small) == (text_hash("calibration"),)
+    assert calibrated_on(tmp_path / "healed") == calibrated_on(small) == text_hashes("calibration")
 
 
 def test_links_out_of_the_folder_do_not_get_into_the_new_one(parent, small, tmp_path):

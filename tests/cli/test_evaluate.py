@@ -98,8 +98,3 @@ def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(parent, monkeypatch, options, words):
     monkeypatch.setattr("comp_lib.models.load.load_model", lambda *_: pytest.fail("this is work"))
     refused(run("evaluate", parent, *options), words)
-
-
-def test_too_many_windows_are_refused(parent):
-    done = run("evaluate", parent, "--length", "128", "--sequences", "100")
-    refused(done, ["12700 tokens", "fewer or shorter sequences"])

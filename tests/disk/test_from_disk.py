@@ -20,12 +20,12 @@ from variants import KINDS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.disk import from_disk, model_on_disk
 from comp_lib.disk.from_disk import Saving, prune_to
-from comp_lib.disk.model_on_disk import States, Streamed, open_streamed
+from comp_lib.disk.model_on_disk import States, Streamed
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.importance.layers import block_influence, loss_increase
+from comp_lib.importance.layers import block_influence, sequence_loss_increase
 from comp_lib.importance.widths import sensitivity
-from comp_lib.models.load import load_model
+from comp_lib.models.load import load_model, open_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.models.skeleton import skeleton
 from comp_lib.on_device.gguf_export import export_gguf
@@ -113,7 +113,7 @@ def test_the_streamed_model_answers_as_the_loaded_one(tmp_path):
     source, ids = opened(parent), tokens()
     assert Shape.of(source) == Shape.of(model)
     torch.testing.assert_close(block_influence(source, ids), block_influence(model, ids))
-    torch.testing.assert_close(loss_increase(source, ids), loss_increase(model, ids))
+    torch.testing.assert_close(sequence_loss_increase(source, ids), sequence_loss_increase(model, ids))
 
 
 @pytest.mark.parametrize("name", ["gqa", "all-at-once"])
@@ -421,7 +421,7 @@ def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypat
     parent, _ = saved(tmp_path / "parent", name, intermediate_size=64)  # blocks of q8_0
     tokenizer.save_pretrained(parent)
     file = export_gguf(parent, tmp_path / "model.gguf", kind)
-    source, _ = open_streamed(file)
+    source = Streamed(*open_model(file, "float32")[:2])
     assert not (tmp_path / "cache").exists()  # nothing was converted
     written = prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
     loaded, _ = load_model(file)
@@ -440,6 +440,6 @@ def test_what_lies_beside_a_gguf_file_is_not_of_it(tmp_path, tokenizer):
     tokenizer.save_pretrained(folder)
     file = export_gguf(folder, tmp_path / "m.gguf", "f16")
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7, "pad_token_id": 7}')
-    model, _ = open_streamed(str(file))
+    model = Streamed(*open_model(str(file), "float32")[:2])
     prune_to(tmp_path / "small", model, tokenizer, tokens(), SETTINGS)
     assert "7" not in (tmp_path / "small" / "generation_config.json").read_text().replace(".7", "")

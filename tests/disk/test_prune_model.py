@@ -145,8 +145,8 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda model, out: prune(model="smollm2-135m"), "a loaded model.*prune_model takes a name"),
-        (lambda model, out: prune(model), "a loaded model and tokens"),
+        (lambda model, out: prune(model="smollm2-135m"), "expected a model, got str: .*prune_model takes a name"),
+        (lambda model, out: prune(model), "expected calibration tokens.*got NoneType"),
         (lambda model, out: prune_model(model, out), "name or the folder.*LlamaForCausalLM"),
         (lambda model, out: prune_model("no-such-model", out), "nothing of that name"),
         (lambda model, out: prune_model("smollm2-135m", out, preset="beast"), "did you mean 'best'"),

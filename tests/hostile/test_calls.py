@@ -67,7 +67,6 @@ ROWS = [
     ("prune", "--out {tmp}/short.txt", "short.txt"),
     ("demo", "--out {tmp}/mixed", "--overwrite"),
     ("compare", "--out {tmp}/mixed", "other files"),
-    ("compare", "--out {tmp}/damaged", "rows"),
     ("export", "--gguf {tmp}/no/where.gguf", "a folder that can be written to"),
     ("export", "--gguf {tmp}/short.txt", "--overwrite"),
     ("export", "--gguf {tmp}/empty", "which is there"),
@@ -87,10 +86,9 @@ def place(tmp_path, parent, gguf, monkeypatch, tmp_path_factory):
     (tmp_path / "short.txt").write_text("A few words.")
     (tmp_path / "latin.txt").write_bytes("Café. ".encode("latin-1") * 1000)
     (tmp_path / "cut.gguf").write_bytes(gguf[:-100])
-    for folder in ("empty", "damaged", ".out.old-20251101", ".m.gguf.partial-20251101"):  # the last look like ours
+    for folder in ("empty", ".out.old-20251101", ".m.gguf.partial-20251101"):  # the last look like ours
         (tmp_path / folder).mkdir()
     (tmp_path / ".out.old-20251101" / "thesis.txt").write_text("mine")
-    (tmp_path / "damaged" / "rows.csv").write_bytes(b"key,grid\n\xff\x00,1,2,3\n")
     shutil.copytree(parent, tmp_path / "mixed")
     for name in ("comp_plan.json", "notes.txt", "table.md", "pruned.png"):
         (tmp_path / "mixed" / name).write_text("theirs")

@@ -48,7 +48,7 @@ def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama,
     dense = study.dense_problem(model, ids, layer, which, ridge=0.1, weighted=False)
     torch.testing.assert_close(dense.weight.float().T, linear.weight)
     assert dense.blocks == (48 if which == "mlp" else 2) and dense.ridge == 0.1
-    assert torch.equal(dense.xtx, xtx) and dense.upstream.shape == (dense.blocks,)
+    assert torch.equal(dense.xtx, xtx) and dense.upstream().shape == (dense.blocks,)
 
 
 def test_statistics_are_computed_once(tiny_llama, ids, monkeypatch):

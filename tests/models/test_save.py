@@ -222,7 +222,7 @@ def test_estimated_bytes(small, uneven, tmp_path):
         folder = save_checkpoint(tmp_path / name, *arguments)
         written = sum(path.stat().st_size for path in folder.iterdir())
         shape = Shape.of(arguments[0])
-        assert written <= estimated_bytes(shape, "float32") <= written + checkpoint.SMALL_FILES
+        assert written <= estimated_bytes(shape, torch.float32) <= written + checkpoint.SMALL_FILES
         assert estimated_bytes(shape, torch.bfloat16) < estimated_bytes(shape, torch.float32)
 
 

@@ -9,7 +9,6 @@ import urllib.request
 import pytest
 import torch
 
-from comp_lib.errors import InputError
 from comp_lib.models.load import load_model
 from comp_lib.on_device import llama_cpp
 from comp_lib.on_device.gguf_export import export_gguf
@@ -31,16 +30,6 @@ def test_nobody_who_lacks_the_key_is_answered(file):
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(request, timeout=10)
     assert server.handle_completions(ASKED)["choices"]
-
-
-def test_an_answer_is_greedy_and_ends_where_it_was_told(file, parent):
-    model, tokenizer = load_model(parent)
-    server = llama_cpp.start(file, 64, threads=1)
-    text = llama_cpp.answer(server, [{"role": "user", "content": "a b"}], 8)
-    assert text == llama_cpp.answer(server, [{"role": "user", "content": "a b"}], 8)
-    assert 0 < len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= 16
-    with pytest.raises(InputError, match="a request that llama.cpp can meet"):
-        llama_cpp.answer(server, [{"role": "user", "content": "a b " * 200}], 8)
 
 
 def test_losses_of_two_sequences(file, parent):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from variants import build, tokens
 
-from comp_lib.importance.matrix_condition import condition_numbers, sweep
+from comp_lib.importance.matrix_condition import sweep
 from comp_lib.importance.neurons import Dense, full_condition
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
@@ -81,14 +81,12 @@ def test_held_out_errors_are_the_same(outside):
 
 def test_the_metric_chooses_the_same_with_single_weights():
     full, rows, w = problem(outside=False)
-    upstream = torch.ones(len(w))
-    one = full_condition(Dense(full, w, upstream), 15, torch.Generator())
-    two = full_condition(Dense(rows, w.float(), upstream), 15, torch.Generator())
+    one = full_condition(Dense(full, w, torch.ones), 15, torch.Generator())
+    two = full_condition(Dense(rows, w.float(), torch.ones), 15, torch.Generator())
     assert torch.equal(one.kept, two.kept) and two.retuned.dtype == torch.float32
     torch.testing.assert_close(two.retuned.double(), one.retuned, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(two.condition, one.condition, rtol=1e-4, atol=1e-5)
     matrix = ridged(full.xtx, 0.1)
-    torch.testing.assert_close(two.condition, condition_numbers(matrix, spd_inverse(matrix)[0]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(rows.inverse(0.1).diagonal(), spd_inverse(matrix)[0].diagonal(), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +112,7 @@ def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypat
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_the_mask_problem_stays_with_the_full_form():
+def test_the_mask_problem_stays_with_the_full_form(monkeypatch):
+    monkeypatch.setattr(few_tokens, "TokenStatistics", None)
     settings = Settings(ratio=0.3, layers=0, multiple=4, recovery="mask")
-    assert prune(build("gqa"), tokens(4, 7), settings).report.layers[0].mask_mean is not None
+    assert prune(build("gqa"), tokens(4, 7), settings).plan.removed > 0.29
