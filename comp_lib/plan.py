@@ -77,7 +77,7 @@ class Plan:
         for name in ("neurons", "kv_groups", "kept_neurons", "kept_groups"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, tuple) or len(value) != len(self.layers)):
-                got = len(value) if isinstance(value, tuple) else repr(value)
+                got = str(len(value)) if isinstance(value, tuple) else repr(value)
                 raise InputError(f"expected {len(self.layers)} entries in {name}, got {got}: mend the plan")
         if min(*self.neurons, *self.kv_groups) < 1:
             got = f"{list(self.neurons)} and {list(self.kv_groups)}: drop whole layers instead"

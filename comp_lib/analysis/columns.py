@@ -1,4 +1,4 @@
-"""What all frames share: the text that is looked at, and what their columns mean, to which a test holds every frame.
+"""What all frames share: their text, their cache, and what their columns mean, to which a test holds every frame.
 
 All frames have the same index: `model`, a short name for the content of its tensors; `seed`, with which the text was
 drawn; `kind` of text, or `all` for several kinds together.
@@ -6,7 +6,7 @@ drawn; `kind` of text, or `all` for several kinds together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ from ..calibration.text import KINDS
 from ..calibration.tokens import calibration_tokens
 from ..errors import InputError
 from ..families.protocol import Model
-from ..system.files import hash_of_model
+from ..system.cache import remembered
+from ..system.files import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value
+from ..system.machine import cache_folder
 
 INDEX = ("model", "seed", "kind")
 ALL = "all"  # kinds taken together
@@ -117,6 +119,13 @@ class Sample:
     def name(self) -> str:
         """The kind of all windows, or `all`."""
         return self.kinds[0] if len(set(self.kinds)) == 1 else ALL
+
+
+def cached(what: str, model: Model, sample: Sample, key: object, make: Callable[[], Any]) -> Any:
+    """What `make` returns, kept under model, text, code and `key`; what it may be: `system.cache.remembered`."""
+    decides = [hash_of_code(), hash_of_model(model), hash_of_tensor(sample.ids), key]
+    path = cache_folder() / "analysis" / f"{what}-{hash_of_value(decides)[:24]}.safetensors"
+    return remembered(path, make)
 
 
 def draw(tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length: int = 128, seed: int = 0) -> Sample:

@@ -20,8 +20,7 @@ from ..prune import prune
 from ..settings import METHODS, PRESETS, Settings, default_recovery
 from ..shape import Shape
 from ..system.files import hash_of_tensor
-from .columns import ALL, Sample, tidy
-from .harm import cached
+from .columns import ALL, Sample, cached, tidy
 
 
 def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed: int = 0) -> Settings:

@@ -21,14 +21,14 @@ from ..evaluation.confidence import confidence_intervals
 from ..families import dense_layer, family_of, parts
 from ..families.frame import Rope
 from ..families.protocol import STEPS, Device, Layer, Model, Which
+from ..importance.layers import sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import METRICS, RIDGE, Dense
 from ..statistics.few_tokens import TokenStatistics
 from ..statistics.gram import Gram, Statistics, token_weights
 from ..statistics.solve import Inverse, penalty
 from ..surgery import upstream
-from .columns import Sample, tidy
-from .harm import cached, layer_harm
+from .columns import Sample, cached, tidy
 
 Asked = Collection[int] | None  # layers; None: all
 Tables = dict[str, dict[str, Tensor]]  # of one layer: name of a frame -> its columns
@@ -52,6 +52,12 @@ def layers(model: Model, sample: Sample, judged: Sample | None = None, device: D
     if judged is not None:
         rows += _measured(judged, layer_harm(model, judged, device), "layer", "harm")
     return tidy("layers", rows, model, sample.seed)
+
+
+def layer_harm(model: Model, sample: Sample, device: Device = "cpu") -> Tensor:
+    """`importance.layers.sequence_loss_increase`, from the cache where it is there: (layers, S), nats per token."""
+    harm: Tensor = cached("harm", model, sample, [], lambda: sequence_loss_increase(model, sample.ids, device))
+    return harm
 
 
 def _measured(sample: Sample, values: Tensor, part: str, measure: str) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@
     harm    increase of the loss, nats per token, when one layer is left out; for each sequence, so that the
             spread over sequences says how far a difference between two layers can be trusted
 
-Lesson 01 defines all of it in its cells, in the plain way; harm is that of the check-up (`analysis.harm`).
+Lesson 01 defines all of it in its cells, in the plain way; harm is that of the check-up (`analysis.frames`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from comp_lib.analysis.columns import ALL, Sample
-from comp_lib.analysis.harm import layer_harm
+from comp_lib.analysis.frames import layer_harm
 from comp_lib.calibration.stream import through
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.families import family_of

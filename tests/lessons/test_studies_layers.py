@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from variants import build, tokens
 
-from comp_lib.analysis import harm as harms
+from comp_lib.analysis import frames
 from comp_lib.evaluation.confidence import confidence_interval, confidence_intervals
 from course import layer_importance as studies
 from course.layer_importance import layer_study, rank_gap, ranks, stream_statistics
@@ -46,7 +46,7 @@ def test_the_stream(model):
 def test_a_study_is_computed_once(model, monkeypatch):
     ids = tokens()
     first = layer_study(model, ids)
-    monkeypatch.setattr(harms, "sequence_loss_increase", None)  # calling it again would fail
+    monkeypatch.setattr(frames, "sequence_loss_increase", None)  # calling it again would fail
     monkeypatch.setattr(studies, "through", None)
     again = layer_study(model, ids)
     for name in ("influence", "cosine", "norms", "harm"):
