@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import re
+from typing import Literal
+
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
+# What lessons write for JupyterLab's MathJax, and the same in words that the converter draws.
+SAME = {
+    r"\\[Bb]ig[lr]?(?=\(|\\lVert)": r"\\left",
+    r"\\[Bb]ig[lr]?(?=\)|\\rVert)": r"\\right",
+    r"(?<!\\left)\\lVert|(?<!\\right)\\rVert": "‖",
+    r"\{aligned\}": "{align*}",
+}
+
+
+def drawn(formula: str, display: Literal["block", "inline"]) -> str:
+    """A formula in LaTeX, as MathML."""
+    for theirs, ours in SAME.items():
+        formula = re.sub(theirs, ours, formula)
+    return convert(formula, display=display)
+
 
 def inline(translator: HTML5Translator, node: nodes.math) -> None:
-    translator.body.append(convert(node.astext()))
+    translator.body.append(drawn(node.astext(), "inline"))
     raise nodes.SkipNode
 
 
 def block(translator: HTML5Translator, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
+    translator.body.append(f'<div class="formula">{drawn(node.astext(), "block")}</div>')
     raise nodes.SkipNode
 
 
