@@ -51,7 +51,8 @@ def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
     """Error of each layer's MLP against the neurons gone, a line a layer; the words are of `share` gone."""
     rows = frame[frame.gone > 0]
     figure, axes = figure_with_axes((WIDTH, 3.6))
-    sns.lineplot(rows, x="share_gone", y="error", hue="layer", units="layer", estimator=None, linewidth=0.9, ax=axes)
+    looks = {"hue": "layer", "palette": "flare", "units": "layer", "estimator": None, "linewidth": 0.9}
+    sns.lineplot(rows, x="share_gone", y="error", ax=axes, **looks)
     xlabel = f"neurons gone (% of the layer), from {_tokens(frame)}"
     axes.set(xlabel=xlabel, ylabel="error left after the refit\n(% of the layer's energy)")
     log_y(axes, percent=True, most=6)
@@ -90,10 +91,11 @@ def plot_changed_layers(frame: pd.DataFrame) -> Picture:
     axes.errorbar(frame.layer, frame.stream, _ends(frame, "stream"), markersize=3.5, linewidth=1, **style(0))
     layer_axis(axes, label=f"decoder layer (from {_tokens(frame)})")
     most = frame.dropna(subset=["stream"]).sort_values("stream").iloc[-1]
+    dropped = ", ".join(map(str, frame.layer[frame.other_layer.isna()]))
     return figure.described(
         f"Points of how far two streams are apart, furthest behind layer {int(most.layer)}, {most.stream:.3f}; "
-        f"{int((frame.weights == 0).sum())} of {len(frame)} layers have the same weights, dropped are the layers "
-        f"{', '.join(map(str, frame.layer[frame.other_layer.isna()])) or 'none'}."
+        f"{int((frame.weights == 0).sum())} of {len(frame)} layers have the same weights"
+        f"{f', dropped are the layers {dropped}' if dropped else ''}."
     )
 
 

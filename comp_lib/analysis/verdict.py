@@ -23,7 +23,7 @@ PROMPT = "'The water cycle begins when the sun'"
 BOX = '<div style="border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em">\n{}\n</div>'
 CODE = (
     "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; font-family: monospace; "
-    "background: rgba(128, 128, 128, 0.15)"
+    "background: rgba(128, 128, 128, 0.15); margin: 0 0 1em; padding: 0.3em 0.5em"
 )
 
 
@@ -34,8 +34,9 @@ def by_chance(loss: float, vocabulary: int) -> bool:
 
 def untrained(name: str, loss: float, vocabulary: int) -> list[str]:
     """The lines of the box for a model whose loss is that of chance, see `by_chance`."""
+    better = "no better" if loss >= math.log(vocabulary) else "hardly better"
     return [
-        f"{name} reads hardly better than by chance: to prune it has no meaning yet.",
+        f"{name} reads {better} than by chance: to prune it has no meaning yet.",
         f"Its loss is {loss:.2f} nats per token. Guessing each of {vocabulary:,} tokens alike has "
         f"{math.log(vocabulary):.2f}. If it writes no language, load the trained weights, or train it first. Look:",
         f"comp-lib generate {shlex.quote(name)} --prompt {PROMPT}",
@@ -73,7 +74,7 @@ def verdict(name: str, costs: pd.DataFrame, allowed: float, sequences: int, how:
 
 def pruned_before(name: str, plan: Plan, against: str) -> list[str]:
     """More lines for a model that was pruned by this plan; against: the model that it is compared with, or ""."""
-    known = f"It was pruned before: {plan.removed:.0%} of the decoder of {plan.parent} is gone. The prices add to that."
+    known = f"It was pruned: {plan.removed:.0%} of the decoder of {plan.parent} is gone. The page starts from there."
     compare = f"comp-lib report {shlex.quote(name)} --out build/changed.html --against {shlex.quote(plan.parent)}"
     return [f"{known} The last section compares them."] if against else [f"{known} What that cost:", compare]
 
