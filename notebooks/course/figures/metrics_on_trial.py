@@ -40,7 +40,7 @@ def plot_spreads(
                 note(axis, label, spot, (5, 3 * (place - middle)), va="center", color=look["color"], fontsize=7)
             form = "{:.1%}" if percent else "{:.3f}"
             numbers = ", ".join(f"{name} {form.format(rows[name][0])}" for name in reversed(order) if name in rows)
-            words.append(f"{panel}, {label}: {numbers}")
+            words.append(f"{f'{panel}, ' if panel else ''}{label}: {numbers}")
         if log:
             axis.set_xscale("log")
             plain_ticks(axis.xaxis, axis.get_xlim(), percent, most=6)
