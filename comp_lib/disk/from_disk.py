@@ -38,7 +38,7 @@ from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..errors import InputError, refusing
 from ..families import family_of
 from ..families.protocol import Model
-from ..models.save import Provenance, check_destination, estimated_bytes, save_metadata
+from ..models.save import SMALL_FILES, Provenance, check_destination, save_metadata
 from ..models.skeleton import EMBEDDING, HEAD, described, skeleton
 from ..plan import Plan
 from ..planning import check_call, concluded, make_plan
@@ -141,11 +141,9 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
     Raises InputError unless one with so many calibration `tokens` may begin there, or go on.
     """
     states = 11 * tokens * model.shape.hidden * model.dtype.itemsize  # in so many files at once, at most
-    needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states
+    needed = model.shape.total * (saving.dtype or model.dtype).itemsize + SMALL_FILES + states
     target = resolved(out)
     work = target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")
-    if work.exists() and not work.is_dir():
-        raise InputError(f"expected a folder or nothing as {work}, got a file: move it away or choose another name")
     stats = {path.name: path.stat() for path in work.iterdir()} if work.is_dir() else {}
     there = {name: min(one.st_size, 512 * getattr(one, "st_blocks", one.st_size)) for name, one in stats.items()}
     if there.keys() - {LOCK, f"{PROGRESS}.tmp"} and PROGRESS not in there:
