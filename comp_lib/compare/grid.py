@@ -61,6 +61,7 @@ class Grid:
             raise InputError("expected at least one ratio, method, seed and number of sequences, got none: name some")
         model, tokenizer = load_model(self.model)
         biases = bool(family_of(model).bias_fields)
+        check_request(model, self.settings, max(self.length, self.window))
         windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
         parts = sources(self.calibration)
         texts = [load_text(part) for part in parts if part not in WRITTEN]
@@ -73,7 +74,7 @@ class Grid:
         for seed, sequences, ratio, method in product(range(self.seeds), self.sequences, self.ratios, self.methods):
             recovery = default_recovery(method, biases)
             settings = replace(self.settings, ratio=ratio, method=method, recovery=recovery, seed=seed)
-            check_request(model, settings, max(self.length, self.window))
+            check_request(model, settings)
             one = shared | {"sequences": sequences, "settings": asdict(settings)}
             runs[hash_of_value([contents, _described(one) | {"model": None}])[:16]] = one
         return runs

@@ -69,7 +69,7 @@ def plot_token_curve(
     inputs: how many inputs the fitted layer has.
     """
     figure, axis = figure_with_axes((8.5, 4.4), title=title, xscale="log", xlabel="calibration tokens of the fit")
-    words = []
+    words: list[str] = []
     for (name, rows), colour, marker in zip(unseen.items(), COLOURS, MARKERS, strict=False):
         mean, apart = (100 * part for part in spans(rows))
         bars = {"color": colour, "marker": marker, "capsize": 3}
