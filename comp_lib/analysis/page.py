@@ -8,9 +8,11 @@ that the user stands in: a file there that is called like one of ours is not run
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ..calibration.tokens import text_hashes
@@ -89,12 +91,12 @@ def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
     source = next(path for folder in PLACES if (path := folder / NOTEBOOK).is_file())
     told = {"name": asked["model"], "length": LENGTH, "windows": FEWEST, "looked": looked(asked["kinds"]), "harm": True}
     told |= dict(asked) | {name: _absolute(asked[name]) for name in ("model", "against")}
-    how: dict[str, Any] = {"kernel_name": "python3", "extra_arguments": ["--log-level=ERROR"]}
+    how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty() or _log()}
     stopped = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
         file = Path(folder, NOTEBOOK)
         try:
-            papermill.execute_notebook(source, file, told, cwd=folder, **how)
+            papermill.execute_notebook(source, file, told, cwd=folder, extra_arguments=["--log-level=ERROR"], **how)
         except PapermillExecutionError as error:
             stopped = f"{error.ename}: {error.evalue}"
         except DeadKernelError:
@@ -102,6 +104,12 @@ def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
         notebook = nbformat.read(file, as_version=4)
     notebook.metadata["title"] = f"Check-up of {Path(told['model']).name}"
     return notebook, stopped
+
+
+def _log() -> dict[str, Any]:
+    """What makes papermill's bar a line for each cell."""
+    lines = SimpleNamespace(write=lambda text: sys.stderr.write(text.lstrip("\r")), flush=sys.stderr.flush)
+    return {"file": lines, "bar_format": "cells: {n_fmt} of {total_fmt}, {elapsed}\n", "mininterval": 0, "miniters": 1}
 
 
 def _absolute(name: str) -> str:

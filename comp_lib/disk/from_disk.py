@@ -144,6 +144,8 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
     needed = model.shape.total * (saving.dtype or model.dtype).itemsize + SMALL_FILES + states
     target = resolved(out)
     work = target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")
+    if work.exists() and not work.is_dir():
+        raise InputError(f"expected a folder or nothing as {work}, got a file: move it away or choose another name")
     stats = {path.name: path.stat() for path in work.iterdir()} if work.is_dir() else {}
     there = {name: min(one.st_size, 512 * getattr(one, "st_blocks", one.st_size)) for name, one in stats.items()}
     if there.keys() - {LOCK, f"{PROGRESS}.tmp"} and PROGRESS not in there:
