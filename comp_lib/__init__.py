@@ -51,9 +51,7 @@ __all__ = ["Plan", "Settings", "__version__", "load_model", "load_text", "prune_
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module 'comp_lib' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,5 @@
 """Healing: a pruned model learns again what its parent answers, through a few small matrices.
 
-Pruning here takes no gradients. What it costs to take some afterwards, and what that brings, is for the user to weigh.
 The parent's own answers teach, on text that it wrote, so no data is needed (self-distillation):
 
     L = sum_t KL(p_t || q_t),     p_t, q_t: next token after x_1 ... x_t, by the parent, by the pruned model,

@@ -30,28 +30,21 @@ from .surgery import check_biases
 IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
 
 
-Planned = tuple[Plan, tuple[float, ...] | None]
-"""A plan, and the layer importance that it rests on: one number a layer of the parent, or None."""
-
-
-def make_plan(
-    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
-) -> Planned:
+def make_plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
     """The plan that `settings` ask for, on calibration tokens ids (S, L). Raises InputError when they cannot be met."""
     shape = Shape.of(model)
     if settings.method in PLANNERS:
-        return PLANNERS[settings.method](model, ids, settings, name, progress), None
+        return PLANNERS[settings.method](model, ids, settings, name, progress)
     request = settings.request(shape, name)
-    count, importance = drop_count(request, settings.layers), None
+    count = drop_count(request, settings.layers)
     if count or settings.widths == "per-layer":
         judged = ids[:IMPORTANCE_SEQUENCES]
-        drop, scores = layers_to_drop(settings.layer_metric, model, judged, count, settings.device, progress)
-        request, importance = replace(request, drop=drop), tuple(scores.tolist())
-    if settings.widths == "per-layer" and importance is not None:
-        return paper_plan(request, importance), importance
+        drop, importance = layers_to_drop(settings.layer_metric, model, judged, count, settings.device, progress)
+        request = replace(request, drop=drop)
+        if settings.widths == "per-layer":
+            return paper_plan(request, importance.tolist())
     measured = settings.widths == "measured"
-    plan = _measured(model, ids, settings, request, progress) if measured else uniform_plan(request)
-    return plan, importance
+    return _measured(model, ids, settings, request, progress) if measured else uniform_plan(request)
 
 
 def _measured(model: Model, ids: Tensor, settings: Settings, request: PlanRequest, progress: Progress) -> Plan:
@@ -82,24 +75,16 @@ def why_more(plan: Plan, settings: Mapping[str, Any]) -> str:
 
 
 def concluded(
-    planned: Planned, finished: Sequence[LayerReport], settings: Settings, ids: Tensor, before: Shape, after: Shape
+    plan: Plan, finished: Sequence[LayerReport], settings: Settings, ids: Tensor, before: Shape, after: Shape
 ) -> tuple[Plan, Report]:
     """The plan as it was carried out, and the report, whose seconds are still to be filled in."""
-    plan, importance = planned
     plan = replace(
         plan,
         kept_neurons=tuple(tuple(layer.kept_neurons) for layer in finished),
         kept_groups=tuple(tuple(layer.kept_groups) for layer in finished),
         removed=(before.decoder - after.decoder) / before.decoder,
     )
-    report = Report(
-        settings=asdict(settings),
-        tokens=ids.numel(),
-        layers=tuple(finished),
-        layer_importance=importance and tuple(importance),
-        seconds=0.0,
-    )
-    return plan, report
+    return plan, Report(settings=asdict(settings), tokens=ids.numel(), layers=tuple(finished), seconds=0.0)
 
 
 def check_request(model: Model, settings: Settings, length: int = 0) -> None:

@@ -67,8 +67,7 @@ def prune(
     for weight, values in model.named_parameters():
         finite(weight, values)
     before = Shape.of(model)
-    planned = (plan, None) if plan else make_plan(model, ids, settings, name, progress)
-    plan = planned[0]
+    plan = plan or make_plan(model, ids, settings, name, progress)
     model = model if inplace else shallow_copy(model)
     pruner = LayerPruner(model, ids, settings, plan, before)
     layers, finished = family_of(model).layers(model), list[LayerReport]()
@@ -82,5 +81,5 @@ def prune(
             progress("pruning", len(finished), len(plan.layers), done)
     keep_layers(model, plan.layers)
     update_config(model)
-    finished_plan, report = concluded(planned, finished, settings, ids, before, Shape.of(model))
+    finished_plan, report = concluded(plan, finished, settings, ids, before, Shape.of(model))
     return Pruned(model, finished_plan, replace(report, seconds=time.perf_counter() - started))

@@ -55,7 +55,6 @@ class Report:
     settings: dict[str, Any]
     tokens: int  # of calibration
     layers: tuple[LayerReport, ...]
-    layer_importance: tuple[float, ...] | None  # by the layer metric, for every layer of the parent; None: not needed
     seconds: float  # of the last attempt, where an earlier one was cut off
 
 

@@ -58,7 +58,6 @@ MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model
 DEFAULTS: dict[str, Any] = {"calibration": "general", "length": 256, "seed": 0, "dtype": "float32", "device": "cpu"}
 SEQUENCES = {"best": 256}
 
-
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbers -> their types, in words
     "multiple": ((int, type(None)), "a whole number or None"),

@@ -112,10 +112,6 @@ class Sample:
     seed: int = 0
 
     @property
-    def tokens(self) -> int:
-        return self.ids.numel()
-
-    @property
     def name(self) -> str:
         """The kind of all windows, or `all`."""
         return self.kinds[0] if len(set(self.kinds)) == 1 else ALL

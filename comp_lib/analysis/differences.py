@@ -75,7 +75,7 @@ def changed_layers(
     places, walks = match(model, other, plan), [_walk(one, sample, device) for one in (model, other)]
     rows: list[dict[str, Any]] = []
     for index, (layer, state) in enumerate(walks[0]):
-        row = {"layer": index, "kind": sample.name, "tokens": sample.tokens, "windows": len(sample.ids)}
+        row = {"layer": index, "kind": sample.name, "tokens": sample.ids.numel(), "windows": len(sample.ids)}
         row |= {"neurons": dense_layer(layer, "mlp").in_features, "other_neurons": 0}
         if (place := places.get(index)) is not None:
             second, other_state = next(walks[1])  # layers that stay, stay in order

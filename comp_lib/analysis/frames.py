@@ -65,7 +65,7 @@ def _measured(sample: Sample, values: Tensor, part: str, measure: str) -> Iterat
     shared = {"part": part, "measure": measure, "kind": sample.name, "windows": len(sample.ids)}
     bounds = confidence_intervals(values.double().numpy()).tolist()
     for layer, (mean, (low, high)) in enumerate(zip(values.mean(1).tolist(), bounds, strict=True)):
-        yield shared | {"tokens": sample.tokens, "layer": layer, "value": mean, "low": low, "high": high}
+        yield shared | {"tokens": sample.ids.numel(), "layer": layer, "value": mean, "low": low, "high": high}
 
 
 def neurons(model: Model, sample: Sample, layers: Asked = None, device: Device = "cpu") -> pd.DataFrame:
@@ -92,7 +92,7 @@ def _frame(name: str, model: Model, sample: Sample, layers: Asked, device: Devic
     asked = sorted(set(range(count) if layers is None else layers))
     if wrong := set(asked) - set(range(count)):
         raise InputError(f"expected layers from 0 to {count - 1}, got {min(wrong)}: choose among these")
-    shared = {"kind": sample.name, "tokens": sample.tokens}
+    shared = {"kind": sample.name, "tokens": sample.ids.numel()}
     looked = zip(asked, _look_at(model, sample, asked, device), strict=True)
     frames = [pd.DataFrame(tables[name]).assign(layer=layer, **shared) for layer, tables in looked]
     return tidy(name, pd.concat(frames, ignore_index=True), model, sample.seed)

@@ -2,13 +2,7 @@
 
 Pruning needs what flows *into* a layer, and nothing of the layers around it. So the hidden states of all calibration
 sequences, h (S, L, d), are the only thing that lives through the whole run; a layer is copied to the compute device,
-used, and let go. A pre-norm decoder layer is two residual steps, and the two dense layers that write to the residual
-stream are the ones that COMP looks at:
-
-    r  = h + o_proj(X_o),     X_o = attention(norm(h))               blocks of columns: KV groups
-    h' = r + down_proj(X),    X   = act(gate(norm r)) * up(norm r)   columns: neurons
-
-(Our reading of the paper's "layers loaded one at a time".)
+used, and let go (our reading of the paper's "layers loaded one at a time"). `families.protocol` has its two steps.
 """
 
 from __future__ import annotations
@@ -19,13 +13,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..families.frame import Rope, head
-from ..families.frame import embed as embed
-from ..families.frame import rotary as rotary
-from ..families.layer import attention_step as attention_step
-from ..families.layer import mlp_step as mlp_step
+from ..families.frame import Rope, embed, head, rotary
+from ..families.layer import attention_step, mlp_step
 from ..families.protocol import Device, Layer, Model
+
+__all__ = ["attention_step", "batches", "embed", "mlp_step", "rotary", "sequence_losses", "through", "to_device"]
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
 LOGITS = 1 << 22  # numbers of an answer at once: tokens times vocabulary
@@ -33,13 +25,13 @@ Step = Callable[[Layer, Tensor], tuple[Tensor, Tensor]]
 """One of the two residual steps, the `Rope` given: (layer, stream (B, L, d)) -> new stream, dense inputs."""
 
 
-def batches(count: int, length: int, tokens: int | None = None) -> Iterator[slice]:
-    """Slices over `count` sequences of `length` tokens, at most `tokens` (None: BATCH_TOKENS; but one sequence) each.
+def batches(count: int, length: int) -> Iterator[slice]:
+    """Slices over `count` sequences of `length` tokens, at most BATCH_TOKENS, but one sequence, each.
 
     >>> list(batches(count=3, length=1024))
     [slice(0, 2, None), slice(2, 3, None)]
     """
-    step = max(1, (tokens or BATCH_TOKENS) // length)
+    step = max(1, BATCH_TOKENS // length)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
@@ -70,8 +62,6 @@ def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
     The vocabulary is wide, so logits z exist for some tokens and for a piece of the head at a time, piece by piece in
     -log p(x) = log sum_v exp(z_v) - z_x.
     """
-    if ids.shape[1] < 2:
-        raise InputError(f"expected sequences of at least 2 tokens for a loss, got {ids.shape[1]}: give longer ones")
     states, following = hidden[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(hidden.device)
     whole, own = torch.full(following.shape, -torch.inf, device=hidden.device), torch.zeros_like(following).float()
     pieces = model.head_pieces() if hasattr(model, "skeleton") else [(0, model.get_output_embeddings())]

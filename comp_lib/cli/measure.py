@@ -46,10 +46,9 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Loss of MODEL on every kind of text, or on one text, with 95% intervals, or its accuracy in tasks."""
-    from ..calibration.text import EVERY_KIND, KINDS, load_text
+    from ..calibration.text import EVERY_KIND, KINDS, load_text, windows_of
     from ..calibration.tokens import text_hashes
     from ..evaluation.by_kind import judge
-    from ..evaluation.loss import windows_of
     from ..models.load import load_model
     from ..models.save import calibrated_on
 

@@ -68,10 +68,10 @@ def demo(
 ) -> None:
     """COMP on the included model: a fifth smaller, with pictures, the loss by kind, and texts before and after."""
     check_package("matplotlib", "notebooks")
+    from ..calibration.text import windows_of
     from ..calibration.tokens import calibration_tokens
     from ..evaluation.by_kind import judge
     from ..evaluation.generation import continuation
-    from ..evaluation.loss import windows_of
     from ..importance.layers import block_influence
     from ..models.load import EMBEDDED, load_model
     from ..plots import plot_kinds, plot_pruned, png

@@ -1,9 +1,7 @@
 """Where the runs of a grid are measured: in processes of this machine, or on the workers of a Dask cluster.
 
 To the grid both are executors, as Python's concurrent.futures has them. Each run has a process of its own (`one_run`),
-here as on a cluster, where a worker waits for it: what crashes or eats all memory is neither the grid nor the worker.
-
-Whoever can reach a Dask scheduler can run code on its workers: see docs/clusters.md. Imports nothing heavy.
+also on a cluster. Whoever can reach a Dask scheduler can run code on its workers: see docs/clusters.md.
 """
 
 from __future__ import annotations

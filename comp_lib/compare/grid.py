@@ -18,10 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..calibration.text import load_text
+from ..calibration.text import load_text, windows_of
 from ..calibration.tokens import WRITTEN, calibration_tokens, sources
 from ..errors import InputError, refusing
-from ..evaluation.loss import windows_of
 from ..families import family_of
 from ..models.load import load_model
 from ..models.save import shareable

@@ -20,11 +20,11 @@ import transformers
 from torch import Tensor
 
 from .. import __version__
+from ..calibration.text import windows_of
 from ..calibration.tokens import calibration_tokens
 from ..evaluation.by_kind import judge
 from ..evaluation.confidence import UNKNOWN
 from ..evaluation.generation import ratio
-from ..evaluation.loss import windows_of
 from ..families.protocol import Model
 from ..models.load import load_model
 from ..on_device import speed

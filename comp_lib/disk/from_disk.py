@@ -35,13 +35,13 @@ from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
 from ..calibration.stream import embed, rotary, sequence_losses, through
-from ..errors import InputError
+from ..errors import InputError, refusing
 from ..families import family_of
 from ..families.protocol import Model
-from ..models.save import Provenance, check_destination, estimated_bytes, save_metadata
+from ..models.save import SMALL_FILES, Provenance, check_destination, save_metadata
 from ..models.skeleton import EMBEDDING, HEAD, described, skeleton
 from ..plan import Plan
-from ..planning import Planned, check_call, concluded, make_plan
+from ..planning import check_call, concluded, make_plan
 from ..progress import Progress, no_progress
 from ..prune_layer import LayerPruner, LayerReport, Report
 from ..settings import Settings
@@ -109,15 +109,15 @@ def prune_to(
     work = check_out(out, model, saving, ids.numel())
     with _alone(work):
         run = _Run(work, model, ids, settings, saving, progress, saving.dtype or model.dtype)
-        planned = run.begin(plan)
+        plan = run.begin(plan)
         dense = run.measured("dense", model)
-        outline = _outline(model, planned[0], settings, run.dtype)
+        outline = _outline(model, plan, settings, run.dtype)
         outline.config.save_pretrained(work)
         outline.generation_config.to_json_file(work / "generation_config.json")
-        finished = run.prune_layers(planned[0], outline)
+        finished = run.prune_layers(plan, outline)
         written = Streamed(skeleton(outline.config, model.dtype), TensorFiles(work))
         small = run.measured("pruned", written)
-        plan, report = concluded(planned, finished, settings, ids, model.shape, written.shape)
+        plan, report = concluded(plan, finished, settings, ids, model.shape, written.shape)
         report = replace(report, seconds=time.perf_counter() - started)
         calibration = f"{ids.shape[0]} x {ids.shape[1]} tokens"
         card = saving.card or Provenance(saving.name or "a model", model.shape, calibration, asdict(settings))
@@ -141,7 +141,7 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
     Raises InputError unless one with so many calibration `tokens` may begin there, or go on.
     """
     states = 11 * tokens * model.shape.hidden * model.dtype.itemsize  # in so many files at once, at most
-    needed = estimated_bytes(model.shape, saving.dtype or model.dtype) + states
+    needed = model.shape.total * (saving.dtype or model.dtype).itemsize + SMALL_FILES + states
     target = resolved(out)
     work = target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")
     if work.exists() and not work.is_dir():
@@ -187,12 +187,12 @@ class _Run:
     dtype: torch.dtype  # of the files
     state: dict[str, Any] = field(default_factory=lambda: {"plan": None, "layers": [], "made": None, "states": {}})
 
-    def begin(self, plan: Plan | None) -> Planned:
+    def begin(self, plan: Plan | None) -> Plan:
         """The plan: the one that was given, the one that is known, or one made now.
 
         Raises InputError when the run was begun with another request.
         """
-        request = {
+        asked = {
             "model": self.model.files.fingerprint(),
             "settings": asdict(self.settings),
             "dtype": [str(self.model.dtype), str(self.dtype)],
@@ -203,16 +203,21 @@ class _Run:
             "evaluation": None if self.saving.windows is None else hash_of_value(self.saving.windows.tolist()),
             "comp_lib": __version__,
         }
-        self.state["request"] = json.loads(json.dumps(request))
+        request = json.loads(json.dumps(asked))  # as it is read again
         if (self.work / PROGRESS).is_file():
-            self.state = _checked(self.work, self.state["request"])
-        self.keep()  # what a killed run left and did not name goes
+            with refusing("the progress of a run", str(self.work), "delete that folder"):
+                self.state = json.loads((self.work / PROGRESS).read_text("utf-8"))
+                begun = self.state["request"]
+                different = ", ".join(name for name in request if begun.get(name) != request[name])
+            if different:
+                got = f"another one in {self.work} (different: {different}): delete that folder to begin anew"
+                raise InputError(f"expected the request that began this run, got {got}")
+        self.keep(request=request)  # what a killed run left and did not name goes
         if self.state["plan"] is not None:
-            return Plan.from_json(self.state["plan"]), self.state["importance"]
-        name, progress = self.saving.name, self.progress
-        planned = (plan, None) if plan else make_plan(self.model, self.ids, self.settings, name, progress)
-        self.keep(plan=planned[0].to_json(), importance=planned[1])
-        return planned
+            return Plan.from_json(self.state["plan"])
+        plan = plan or make_plan(self.model, self.ids, self.settings, self.saving.name, self.progress)
+        self.keep(plan=plan.to_json())
+        return plan
 
     def keep(self, **finished: Any) -> None:
         """Let progress.json know of what is finished, in one step; hidden states that it does not name are deleted."""
@@ -282,20 +287,6 @@ class _Run:
                 write(places, name, files.read(name, self.dtype))
         for path in {path for path, *_ in places.values()}:
             fsync(path)
-
-
-def _checked(work: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """What is finished of the run in `work`. Raises InputError when it was begun with another request."""
-    try:
-        state: dict[str, Any] = json.loads((work / PROGRESS).read_text("utf-8"))
-        begun = state["request"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"expected the progress of a run in {work}, got others: delete that folder") from error
-    if begun != request:
-        different = ", ".join(name for name in request if begun.get(name) != request[name])
-        got = f"another one in {work} (different: {different}): delete that folder to begin anew"
-        raise InputError(f"expected the request that began this run, got {got}")
-    return state
 
 
 def _outline(model: Streamed, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:

@@ -162,7 +162,7 @@ def prune_model(
     settings = replace(settings, multiple=settings.request(source.shape).multiple)  # the card tells which it is
     told = {"ratio": settings.ratio, "preset": preset, "calibration": calibration, "evaluate": evaluated, **more}
     saving = replace(saving, card=_card(name, out, source.shape, settings, ids, told))
-    plan = make_plan(loaded, ids, settings, name, progress)[0] if plans and loaded is not None else None
+    plan = make_plan(loaded, ids, settings, name, progress) if plans and loaded is not None else None
     del loaded
     done = prune_to(out, source, tokenizer, ids, settings, plan=plan, saving=saving, progress=progress)
     return _verdict(done, name, files, (stored, STORED[str(saved)]), windows, started)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..calibration.text import EVERY_KIND
+from ..calibration.text import EVERY_KIND, windows_of
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
-from .loss import Evaluation, compare, perplexity, windows_of
+from .loss import Evaluation, compare, perplexity
 
 Row = tuple[dict[str, float], dict[str, Interval | None]]  # value of each measure; its 95% interval, where it has one
 

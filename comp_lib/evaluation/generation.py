@@ -1,7 +1,4 @@
-"""What a model says.
-
-Text is greedy, so that two models can be compared: the same prompt, the same answer, every time.
-"""
+"""What a model says, always the most likely token, so that two models can be compared."""
 
 from __future__ import annotations
 

@@ -31,7 +31,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..calibration.text import evaluation_tokens as evaluation_tokens
-from ..calibration.text import windows_of as windows_of
 from ..errors import InputError
 from ..families.frame import check_ids, head
 from ..families.protocol import Model

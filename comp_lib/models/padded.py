@@ -1,12 +1,7 @@
 """A folder whose layers differ in width as one that every runtime loads, with no comp_lib beside it.
 
 What every runtime reads is a stock folder, whose layers are all alike. So each layer is filled up with zeros to the
-widest, which changes nothing that the model computes:
-
-    a neuron    rows of gate and up, column of down = 0     act(0) * 0 = 0 is added
-    a KV group  rows of q, k and v, columns of o = 0        its queries see all keys alike, whose values are 0
-
-The price is that narrow layers are as large and as slow as the widest again; layers that pruning dropped stay away.
+widest, which changes nothing that the model computes: docs/serving.md says why, and at what price.
 """
 
 from __future__ import annotations
@@ -22,7 +17,7 @@ from ..families.protocol import Layer
 from ..shape import Shape
 from ..system.files import resolved, staged
 from .load import open_model
-from .save import CARD_FILE, OWN_WIDTHS, PLAN_FILE, REGISTER, check_destination, estimated_bytes, write_weights
+from .save import CARD_FILE, OWN_WIDTHS, PLAN_FILE, REGISTER, SMALL_FILES, check_destination, write_weights
 from .skeleton import config_of, filled, skeleton, weight_shapes
 
 FILLED = (
@@ -44,7 +39,7 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
         raise InputError(f"expected a folder whose layers differ in width, got {got}")
     large = skeleton(config_of(small.config, filled_shape(shape)), small.dtype)
     large.generation_config = small.generation_config
-    check_destination(out, overwrite, estimated_bytes(Shape.of(large), small.dtype), files.place)
+    check_destination(out, overwrite, Shape.of(large).total * small.dtype.itemsize + SMALL_FILES, files.place)
     tensors = {name: files.read(name, small.dtype) for name in weight_shapes(small)}
     for index, (own, wide) in enumerate(zip(*(family_of(one).layers(one) for one in (small, large)), strict=True)):
         _fill_up(tensors, f"model.layers.{index}", own, wide)

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
@@ -75,7 +74,7 @@ def save_checkpoint(
     Raises InputError for what `check_destination` refuses before anything is written.
     """
     shape, target = Shape.of(model), resolved(folder)
-    check_destination(folder, overwrite, estimated_bytes(shape, model.dtype))
+    check_destination(folder, overwrite, shape.total * model.dtype.itemsize + SMALL_FILES)
     result = described(model)
     with staged(target) as partial:
         write_weights(partial, result)
@@ -99,11 +98,6 @@ def save_metadata(
     (folder / PLAN_FILE).write_text(replace(plan, parent=shareable(plan.parent)).to_json(), encoding="utf-8")
     model_type = read_object(folder / "config.json")["model_type"].removeprefix(OWN)
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
-
-
-def estimated_bytes(shape: Shape, dtype: torch.dtype) -> int:
-    """Bytes that a checkpoint of this shape takes on disk, rounded up generously."""
-    return shape.total * dtype.itemsize + SMALL_FILES
 
 
 def check_destination(

@@ -87,7 +87,11 @@ def export_gguf(
     already, and for a folder or disk that cannot take it; later only for weights that are not finite, or too large for
     the type.
     """
-    target = _check_target(file, kind, overwrite, model)
+    if kind not in TYPES:
+        raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {suggestion(kind, TYPES)}")
+    if resolved(file) == resolved(model):
+        raise InputError(f"expected a file apart from the model, got {file}: choose another name")
+    target = check_output(file, overwrite)
     outline, files, tokenizer = open_model(model)
     config = outline.config
     shape, family = Shape.of(outline), family_of(outline)
@@ -113,14 +117,6 @@ def export_gguf(
         for values in factors.values():
             writer.write_tensor_data(values)
     return Path(file).expanduser()
-
-
-def _check_target(file: str | Path, kind: str, overwrite: bool, model: str | Path) -> Path:
-    if kind not in TYPES:
-        raise InputError(f"expected a type among {', '.join(TYPES)}, got {kind!r}: {suggestion(kind, TYPES)}")
-    if resolved(file) == resolved(model):
-        raise InputError(f"expected a file apart from the model, got {file}: choose another name")
-    return check_output(file, overwrite)
 
 
 def _check_runs(config: Any, shape: Shape, family: Family) -> str:

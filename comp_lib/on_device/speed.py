@@ -1,15 +1,8 @@
 """How fast models run on this machine, beside how fast they could.
 
-Prefill (reading the prompt) is bound by arithmetic, decode (writing, token by token) by memory. To write one token the
-machine reads each weight of the decoder and of the head once. Of the embedding it reads one row, which is nothing,
-unless it is tied: then it is the head, and read whole.
-
-    bytes per token = bytes of all parameters - bytes of the embedding, if a head of its own stands beside it
-    limit           = bytes per token of the first model / bytes per token of the other
-
-is how much faster the other decodes if reading is all that takes time. Sampling, attention over the tokens before and
-the runtime's work for each layer take time too: where layers go they shrink as well, and the speed-up can pass the
-limit.
+To write one token the machine reads each weight of the decoder and of the head once. Of the embedding it reads one row,
+which is nothing, unless it is tied: then it is the head, and read whole. The ratio of these bytes is the `limit` of a
+`Gain`, of which docs/on-the-device.md says what it is good for.
 
 Machines are not steady. The models take turns, one round each; speed-ups are taken within a round, and medians over
 the rounds.

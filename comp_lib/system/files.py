@@ -211,8 +211,8 @@ def hash_of_value(value: Any) -> str:
 
 def hash_of_tensor(values: Tensor) -> str:
     """Of the numbers, their dtype and shape."""
-    content = values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(f"{values.dtype}{tuple(values.shape)}".encode() + content).hexdigest()
+    head = f"{values.dtype}{tuple(values.shape)}".encode()
+    return hashlib.sha256(head + as_bytes(values.detach().cpu())).hexdigest()
 
 
 def hash_of_file(path: Path) -> str:

@@ -99,7 +99,7 @@ def test_taylor_scores_are_those_of_the_weights_that_go(name):
 
 def test_llm_pruner_keeps_the_best_of_each_layer_by_itself():
     model, ids = build(**DEEP, dtype=torch.float64), tokens()
-    plan, _ = make_plan(model, ids, baseline("llm-pruner", ratio=0.4))
+    plan = make_plan(model, ids, baseline("llm-pruner", ratio=0.4))
     for layer, (neurons, groups) in enumerate(taylor_by_hand(model, ids)):
         if 0 < layer < 7:
             best = sorted(range(48), key=lambda i: -neurons[i])[: plan.neurons[layer]]
@@ -188,7 +188,7 @@ def test_wifv_is_the_variance_times_the_squared_norm(name):
 def test_flap_ranks_all_layers_together_until_the_budget_is_met():
     model, ids = build(**DEEP), tokens()
     settings = baseline("flap", ratio=0.4, recovery="none")
-    plan, _ = make_plan(model, ids, settings)
+    plan = make_plan(model, ids, settings)
     shape = Shape.of(model)
     units = []
     for layer in range(8):
@@ -340,7 +340,7 @@ def test_shortgpt_drops_the_fewest_layers_of_least_block_influence():
 
 def uniform_left(model, settings, ids) -> int:
     """Parameters of the decoder that a method without a plan of its own leaves."""
-    plan, _ = make_plan(model, ids, replace(settings, method="wanda-sp", recovery="none"))
+    plan = make_plan(model, ids, replace(settings, method="wanda-sp", recovery="none"))
     return Shape.of(model).with_widths(plan.neurons, plan.kv_groups).decoder
 
 
@@ -390,7 +390,7 @@ def test_every_peer_runs_with_every_recovery(method, recovery):
     model, ids, settings = build(**DEEP), tokens(2, 12), baseline(method, ratio=0.3, recovery=recovery)
     one = prune(model, ids, settings)
     assert one.plan.removed >= 0.3 and logits(one.model, ids).isfinite().all()
-    planned, _ = make_plan(model, ids, settings)
+    planned = make_plan(model, ids, settings)
     assert planned == one.plan, "a finished plan, carried out to the letter"
     again = prune(model, ids, replace(settings, method="comp"), plan=planned)
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), again.model.parameters(), strict=True))

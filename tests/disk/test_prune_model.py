@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from comp_lib import prune_model
-from comp_lib.calibration.text import DATA_FOLDERS, KINDS, load_text
+from comp_lib.calibration.text import DATA_FOLDERS, KINDS, load_text, windows_of
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
-from comp_lib.evaluation.loss import windows_of
 from comp_lib.importance.neurons import METRICS
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from comp_lib.calibration.text import KINDS, load_text
+from comp_lib.calibration.text import KINDS, load_text, windows_of
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import ByKind, judge, kind_windows
 from comp_lib.evaluation.confidence import confidence_intervals
-from comp_lib.evaluation.loss import Evaluation, compare, evaluation_tokens, perplexity, windows_of
+from comp_lib.evaluation.loss import Evaluation, compare, evaluation_tokens, perplexity
 
 
 def ruined(model, amount=0.05):
