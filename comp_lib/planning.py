@@ -87,13 +87,14 @@ def concluded(
     return plan, Report(settings=asdict(settings), tokens=ids.numel(), layers=tuple(finished), seconds=0.0)
 
 
-def check_request(model: Model, settings: Settings, length: int = 0) -> None:
-    """Raises InputError, before any text is read, for settings that no plan for `model` can meet.
-
-    length: tokens of the longest sequence that it is to read.
-    """
+def check_length(model: Model, length: int) -> None:
+    """Raises InputError when `model` takes no sequences of so many tokens."""
     if length > (longest := model.config.max_position_embeddings):
         raise InputError(f"expected sequences of at most {longest} tokens, the model's, got {length}: shorten them")
+
+
+def check_request(model: Model, settings: Settings) -> None:
+    """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
     shape = Shape.of(model)
     request = settings.request(shape)
     least = min(shape.kv_groups)

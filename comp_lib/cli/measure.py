@@ -51,6 +51,7 @@ def evaluate(
     from ..evaluation.by_kind import judge
     from ..models.load import load_model
     from ..models.save import calibrated_on
+    from ..planning import check_length
 
     if tasks is not None:
         if against is not None:
@@ -58,8 +59,7 @@ def evaluate(
         return _in_tasks(model, tasks, dtype, device)
     load_text(text)  # refused before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
-    if length > (longest := loaded.config.max_position_embeddings):
-        raise InputError(f"expected windows of at most {longest} tokens, the model's, got {length}: give shorter ones")
+    check_length(loaded, length)
     windows = windows_of(text, tokenizer, length, sequences)
     texts = {f"evaluation:{kind}" for kind in KINDS} if text == EVERY_KIND else {text}
     known = calibrated_on(model)

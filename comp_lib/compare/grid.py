@@ -24,7 +24,7 @@ from ..errors import InputError, refusing
 from ..families import family_of
 from ..models.load import load_model
 from ..models.save import shareable
-from ..planning import check_request
+from ..planning import check_length, check_request
 from ..progress import Progress, no_progress
 from ..settings import METHODS, Settings, default_recovery
 from ..system.files import hash_of_model, hash_of_tensor, hash_of_value, write_atomically
@@ -61,7 +61,7 @@ class Grid:
             raise InputError("expected at least one ratio, method, seed and number of sequences, got none: name some")
         model, tokenizer = load_model(self.model)
         biases = bool(family_of(model).bias_fields)
-        check_request(model, self.settings, max(self.length, self.window))
+        check_length(model, max(self.length, self.window))
         windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
         parts = sources(self.calibration)
         texts = [load_text(part) for part in parts if part not in WRITTEN]

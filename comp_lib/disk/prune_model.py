@@ -27,7 +27,7 @@ from ..families.protocol import Model
 from ..hybrid_granularity.uniform import CLOSE
 from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
-from ..planning import check_request, make_plan, why_more
+from ..planning import check_length, check_request, make_plan, why_more
 from ..progress import Progress, no_progress
 from ..settings import DEFAULTS, PRESETS, SEQUENCES, Settings, default_recovery
 from ..shape import Shape, span
@@ -138,11 +138,12 @@ def prune_model(
     started = time.perf_counter()
     settings, (sequences, length, dtype), at_most = _told(model, ratio, preset, evaluated, more)
     name, judged, plans = str(model), None if evaluated == "none" else evaluated, settings.method in GRADIENTS
-    text_hashes(calibration)  # raises for a text that cannot be read
+    hashes = text_hashes(calibration)
     whole = plans or at_most is not None or not WRITTEN.keys().isdisjoint(sources(calibration))
     outline, files, tokenizer = open_model(name, dtype)
     source, windows = Streamed(outline, files), dict[str, Tensor]()
-    check_request(source, settings, length)
+    check_request(source, settings)
+    check_length(source, length)
     if judged is not None:
         count, longest = EVALUATED_KINDS if judged == EVERY_KIND else EVALUATED
         windows = windows_of(judged, tokenizer, min(longest, source.config.max_position_embeddings), count)
@@ -161,7 +162,7 @@ def prune_model(
         settings = replace(settings, ratio=ratio_within(at_most, loaded, ids, windows, settings, progress))
     settings = replace(settings, multiple=settings.request(source.shape).multiple)  # the card tells which it is
     told = {"ratio": settings.ratio, "preset": preset, "calibration": calibration, "evaluate": evaluated, **more}
-    saving = replace(saving, card=_card(name, out, source.shape, settings, ids, told))
+    saving = replace(saving, card=replace(_card(name, out, source.shape, settings, ids, told), hashes=hashes))
     plan = make_plan(loaded, ids, settings, name, progress) if plans and loaded is not None else None
     del loaded
     done = prune_to(out, source, tokenizer, ids, settings, plan=plan, saving=saving, progress=progress)
@@ -217,7 +218,7 @@ def _card(
     for flag, value in told.items():
         words += [] if value is None or flag == "at_most" else [f"--{flag.replace('_', '-')}", shareable(value)]
     command = "" if told.keys() & NO_FLAG else shlex.join(words)
-    return Provenance(name, shape, text, asdict(settings), command=command, hashes=text_hashes(source))
+    return Provenance(name, shape, text, asdict(settings), command=command)
 
 
 def nats(at_most: object) -> float:
