@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .baselines import PLANNERS
+from .baselines.slimgpt import plan as slimgpt_plan
 from .errors import InputError
 from .families import whole_attention
 from .families.protocol import Model
@@ -36,6 +37,8 @@ def make_plan(model: Model, ids: Tensor, settings: Settings, name: str = "", pro
     if settings.method in PLANNERS:
         return PLANNERS[settings.method](model, ids, settings, name, progress)
     request = settings.request(shape, name)
+    if settings.method == "slimgpt":
+        return slimgpt_plan(request)
     count = drop_count(request, settings.layers)
     if count or settings.widths == "per-layer":
         judged = ids[:IMPORTANCE_SEQUENCES]
@@ -109,6 +112,9 @@ def check_request(model: Model, settings: Settings) -> None:
         return
     if settings.method in PLANNERS:
         parameters_left(replace(request, biased=False), settings.layers)
+        return
+    if settings.method == "slimgpt":
+        slimgpt_plan(request)
         return
     count = drop_count(request, settings.layers)
     largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first

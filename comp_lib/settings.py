@@ -3,60 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from .errors import InputError, suggestion
 from .hybrid_granularity.uniform import fitting_multiple
-from .importance.layers import LAYER_METRICS
 from .importance.neurons import METRICS, RIDGE
+from .methods import BASELINES, LAYER_METRICS, METHODS, RECOVERIES, WIDTHS
 from .plan import MOST_LAYERS, PlanRequest
 from .shape import Shape
 from .system.machine import available_device
-
-# Baselines that plan the whole model (see `baselines`), and the settings that this leaves them.
-BASELINES: dict[str, dict[str, tuple[object, ...]]] = {
-    "llm-pruner": {"layers": ("auto", 0), "widths": ("uniform",)},
-    "flap": {"layers": ("auto", 0), "widths": ("uniform",), "kv_groups": (None,)},
-    "shortgpt": {
-        "layers": ("auto",),
-        "kv_groups": (None,),
-        "widths": ("uniform",),
-        "recovery": ("least-squares", "mask", "none"),  # no bias: no channel goes whose mean it could be
-    },
-}
-METHODS = ("comp", "magnitude", "wanda-sp", "random", *BASELINES)
-RECOVERIES = ("least-squares", "mask", "bias", "none")
-# The same for all layers, which any runtime loads; by layer importance, the paper's; by measurement, the best.
-WIDTHS = ("uniform", "per-layer", "measured")
-
-
-def default_recovery(method: str, biases: bool = True) -> str:
-    """What the makers of a method do after the cut (LLM-Pruner fine-tunes, which no method here may).
-
-    A metric that is none of METHODS, such as one of your own, gets COMP's refit: it is compared with COMP's metric.
-    biases: whether the model's family has room for them; without, FLAP goes without.
-    """
-    own = {"comp": "least-squares", "flap": "bias" if biases else "none"}
-    return own.get(method, "none" if method in METHODS else "least-squares")
-
-
-# What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of whole layers
-# is our choice: the digests name none.
-PRESETS: dict[str, dict[str, Any]] = {
-    "stock": {"widths": "uniform", "aim": "auto"},
-    "best": {"widths": "measured", "aim": "dense"},
-    "paper": {
-        "layers": 0.1,
-        "layer_metric": "block-influence",
-        "widths": "per-layer",
-        "recovery": "mask",
-        "ridge": 1e-2,
-    },
-}
-MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk
-# What `comp-lib prune` takes where nothing else is said, and where a preset takes more text than 128 sequences.
-DEFAULTS: dict[str, Any] = {"calibration": "general", "length": 256, "seed": 0, "dtype": "float32", "device": "cpu"}
-SEQUENCES = {"best": 256}
 
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbers -> their types, in words
@@ -130,7 +84,7 @@ class Settings:
     @property
     def neuron_metric(self) -> str:
         """COMP's metric presumes its recovery, so the recovery decides which of the two it is."""
-        if self.method != "comp":
+        if self.method not in ("comp", "slimgpt"):
             return self.method
         return "full-condition" if self.recovery == "least-squares" else "mask-condition"
 

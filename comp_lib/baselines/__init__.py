@@ -4,16 +4,17 @@
 |---|---|---|
 | llm-pruner | LLM-Pruner, Ma et al. 2023, arXiv 2305.11627 | `llm_pruner` |
 | flap | FLAP, An et al. 2023, arXiv 2312.11983 | `flap`; its bias compensation is the recovery "bias" |
+| slimgpt | SlimGPT, Ling et al. 2024, arXiv 2412.18110 | `slimgpt`: widths alone, the rest is COMP's |
 | shortgpt | ShortGPT, Men et al. 2024, arXiv 2403.03853 | `shortgpt` |
-| wanda-sp | Wanda, Sun et al. 2023, arXiv 2306.11695, made structured by An et al. | `importance.neurons.wanda` |
+| wanda-sp | Wanda, Sun et al. 2023, arXiv 2306.11695, made structured by An et al. | `importance.neurons.wanda_sp` |
 | magnitude | the norm of all weights that go together | `importance.neurons.magnitude` |
 | random | the floor | `importance.neurons.random` |
 
 Written from the papers' formulas, and held against what the public code does; where the two differ, the module says
-which is followed. The last three judge one dense layer at a time, so they are neuron metrics. The others look at the
-whole model and are *planners*: they return a finished plan, which `prune` carries out to the letter with any recovery.
-All remove as many parameters as a uniform plan would at the same settings (`parameters_left` in
-`hybrid_granularity.uniform`); whole layers are coarser.
+which is followed. The last three judge one dense layer at a time, so they are neuron metrics; SlimGPT is a rule for
+widths. The others look at the whole model and are *planners*: they return a finished plan, which `prune` carries out to
+the letter with any recovery. All remove as many parameters as a uniform plan would at the same settings
+(`parameters_left` in `hybrid_granularity.uniform`); whole layers are coarser.
 """
 
 from __future__ import annotations

@@ -119,7 +119,8 @@ def compare(
     check_package("matplotlib", "notebooks")
     from ..compare.grid import Grid, run
     from ..compare.summary import markdown, write_summary
-    from ..settings import METHODS, Settings
+    from ..methods import METHODS
+    from ..settings import Settings
 
     chosen = METHODS if methods is None else listed(methods, str, "methods")
     text: dict[str, Any] = {"calibration": calibration, "length": length, "evaluation": evaluated}

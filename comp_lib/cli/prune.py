@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from typer import Option, echo
 
 from ..errors import check_package
+from ..methods import METHODS, NEURON_METRICS, PRESETS_IN_WORDS
 from .console import out, progress_bars, table
 from .options import QUALITY, RESEARCH, Calibration, Dtype, Length, Model, Multiple, Overwrite, Seed, Solving
 
@@ -15,15 +16,8 @@ KIND_WINDOWS, KIND_LENGTH = 10, 64  # of each kind of text, in the demo: fewer w
 DEMO_SEQUENCES = 48  # a good third of what `prune` takes: the demo is to be quick
 RATIO_HELP = "Part of the decoder's parameters to remove, at least (default: 0.2)."
 AT_MOST_HELP = "In its place, how much the loss may rise: 0.2nats finds the ratio by up to 5 prunings in memory."
-# `tests/cli/test_ends.py` holds these two to the tables of presets, methods and metrics, which are slow to import
-PRESET_HELP = (
-    "stock (one width for all layers, which any runtime loads), best (widths by measurement, and twice the text), "
-    "paper (whole layers, then widths by layer importance, then a tuned mask)."
-)
-METHOD_HELP = (
-    "comp, magnitude, wanda-sp, random, llm-pruner, flap, shortgpt; "
-    "or a metric: full-condition, mask-condition, activation, energy."
-)
+PRESET_HELP = ", ".join(f"{name} ({words})" for name, words in PRESETS_IN_WORDS.items()) + "."
+METHOD_HELP = ", ".join(dict.fromkeys((*METHODS, *NEURON_METRICS))) + "."
 GROUPS_HELP = "KV groups to keep in each layer (default: all)."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 EVALUATE_HELP = "Text that judges both models, or none; kinds: a little of each that ships."

@@ -19,8 +19,6 @@ from ..families import family_of
 from ..families.protocol import Device, Model
 from ..progress import Progress, no_progress
 
-LAYER_METRICS = ("block-influence", "loss")
-
 
 @torch.inference_mode()
 def block_influence(model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress) -> Tensor:

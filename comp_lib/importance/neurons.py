@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..methods import NEURON_METRICS
 from ..statistics.gram import Statistics, contributions
 from ..statistics.solve import ridged, spd_inverse
 from .matrix_condition import Sweep, sweep
@@ -81,7 +82,7 @@ def activation(dense: Dense, keep: int, generator: torch.Generator) -> Selection
     return top(dense.per_block(dense.sums.diagonal()).sqrt(), keep)
 
 
-def wanda(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
+def wanda_sp(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """Wanda-sp: sum over a block's weights of |w_ij| ||x_i|| (Sun et al. 2023, as structured by An et al. 2024)."""
     return top(dense.per_block(dense.weight.abs().sum(1) * dense.sums.diagonal().sqrt()), keep)
 
@@ -111,12 +112,4 @@ def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selec
     return Selection(swept.kept, swept.scores, swept.weights if dense.gain is None else None, swept)
 
 
-METRICS: dict[str, NeuronMetric] = {
-    "full-condition": full_condition,
-    "mask-condition": mask_condition,
-    "wanda-sp": wanda,
-    "activation": activation,
-    "energy": energy,
-    "magnitude": magnitude,
-    "random": random,
-}
+METRICS: dict[str, NeuronMetric] = {name: globals()[name.replace("-", "_")] for name in NEURON_METRICS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,11 +15,12 @@ from comp_lib.baselines import flap, llm_pruner
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.uniform import parameters_left, uniform_plan
 from comp_lib.importance.layers import block_influence
+from comp_lib.methods import BASELINES, RECOVERIES, default_recovery
 from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import make_plan, prune
-from comp_lib.settings import BASELINES, RECOVERIES, Settings, default_recovery
+from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
 DEEP = {"num_hidden_layers": 8}  # the first and the last are protected
@@ -335,6 +337,24 @@ def test_shortgpt_drops_the_fewest_layers_of_least_block_influence():
         prune(model, ids, baseline("shortgpt", ratio=0.9))
 
 
+# SlimGPT
+
+
+def test_slimgpt_takes_more_the_deeper_a_layer_lies():
+    """The widths by hand; the neurons and the refit are those of COMP with these widths."""
+    model, ids, settings = build(**DEEP), tokens(), baseline("slimgpt", ratio=0.3, multiple=1)
+    done = prune(model, ids, settings)
+    steps = [math.log(place + 1) / math.log(8) for place in range(8)]
+    rates = [1 - width / 48 for width in done.plan.neurons]
+    factor = rates[-1]
+    assert done.plan.neurons[0] == 48 and all(abs(a - factor * b) < 1 / 48 for a, b in zip(rates, steps, strict=True))
+    assert done.plan.removed >= 0.3 > done.plan.removed - 8 * 3 * 32 / Shape.of(model).decoder
+    own = prune(model, ids, replace(settings, method="comp"), plan=make_plan(model, ids, settings)).model
+    assert all(torch.equal(a, b) for a, b in zip(done.model.parameters(), own.parameters(), strict=True))
+    with pytest.raises(InputError, match="ratio that these layers and groups allow.*got 0.9"):
+        prune(model, ids, baseline("slimgpt", ratio=0.9))
+
+
 # what all have in common
 
 
@@ -391,7 +411,11 @@ def test_every_peer_runs_with_every_recovery(method, recovery):
     one = prune(model, ids, settings)
     assert one.plan.removed >= 0.3 and logits(one.model, ids).isfinite().all()
     planned = make_plan(model, ids, settings)
-    assert planned == one.plan, "a finished plan, carried out to the letter"
+    if method == "slimgpt":  # chooses the widths alone
+        planned = replace(planned, removed=one.plan.removed)
+        assert planned == replace(one.plan, kept_neurons=None, kept_groups=None)
+    else:
+        assert planned == one.plan, "a finished plan, carried out to the letter"
     again = prune(model, ids, replace(settings, method="comp"), plan=planned)
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), again.model.parameters(), strict=True))
 

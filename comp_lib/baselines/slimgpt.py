@@ -1,0 +1,25 @@
+"""SlimGPT (Ling et al. 2024, arXiv 2412.18110): the optimal brain surgeon for neurons, and widths that fall with depth.
+
+What a layer gets wrong reaches all layers behind it, so early layers lose less: with n layers, layer i (from 0) loses
+
+    r_i = x log(i + 1) / log(n)
+
+of its neurons. The digests say that the ratio rises with the logarithm of depth; that it starts at nothing is our
+choice, and x is the smallest that reaches the budget. Which neurons go is decided greedily by the inverse of C, and the
+others take over their work: COMP's price and refit are the same formula. The authors damp C by a hundredth of its mean
+diagonal and weigh all tokens alike; here `ridge=0.01, token_weights=False` comes closest. Heads stay.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..hybrid_granularity.uniform import neurons_for
+from ..plan import Plan, PlanRequest
+
+
+def plan(request: PlanRequest) -> Plan:
+    """Widths that fall with depth. Raises InputError when the ratio cannot be reached."""
+    last = math.log(max(2, len(request.layers)))
+    place = {layer: math.log(index + 1) / last for index, layer in enumerate(request.layers)}
+    return request.plan(neurons_for(request, lambda factor, layer: factor * place[layer]))
