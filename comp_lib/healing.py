@@ -5,9 +5,14 @@ The parent's own answers teach, on text that it wrote, so no data is needed (sel
     L = sum_t KL(p_t || q_t),     p_t, q_t: next token after x_1 ... x_t, by the parent, by the pruned model,
     dL / dz_t = q_t - p_t,        z_t the logits of the pruned model.
 
-Only low-rank changes of the dense layers are trained (LoRA, Hu et al., arXiv 2106.09685), and added at the end:
+What is trained is folded into the weights at the end; before the first step it changes nothing. Either low-rank changes
+of all linears in the layers ("lora"; Hu et al., arXiv 2106.09685),
 
-    W' = W + (alpha / r) B A,     A (r, n) random, B (m, r) = 0 at the start: nothing is changed before the first step.
+    W' = W + (alpha / r) B A,     A (r, n) random, B (m, r) = 0 at the start,
+
+or a factor for each neuron, each input of o_proj, and each channel of the norms ("scales", our choice of where):
+
+    x_i' = (1 + s_i) x_i,         s = 0 at the start; for a norm with gain g = c + w that is w' = w + g s.
 
 One sequence at a time passes through both models: with a wide vocabulary, its logits are the largest tensors here.
 """
@@ -16,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from .calibration.tokens import calibration_tokens, text_hashes
-from .errors import InputError
-from .families.protocol import Model
+from .errors import InputError, suggestion
+from .families import family_of, parts
+from .families.protocol import STEPS, Model
 from .models.load import load_model, open_model
 from .models.save import PLAN_FILE, Provenance, calibrated_on, check_destination, save_checkpoint, shareable
 from .plan import Plan
@@ -35,17 +42,22 @@ from .shape import Shape
 HELD = 8  # sequences that do not teach: on them the divergence is judged, before and after
 WARM = 0.1  # of the steps, in which the rate grows; then it falls to 0 in a straight line
 LONGEST = 1.0  # of a step's gradient
+RATES = {"lora": 1e-3, "scales": 5e-3}  # of AdamW, at its highest
+CHECKED = 25  # steps after which a training of scales ends if the divergence on the held sequences has not fallen
+Trainable = tuple[Model, list[nn.Parameter], Callable[[], Model]]
+"""A copy of a model, what is trained in it, and what folds that into the weights and returns the model."""
 
 
 @dataclass(frozen=True)
 class Healing:
     """What a training is asked to do."""
 
+    tune: str = "lora"  # or "scales"
     steps: int = 100
     batch: int = 4  # sequences in a step
     rank: int = 8  # r
     alpha: int = 16
-    rate: float = 1e-3  # of AdamW, at its highest
+    rate: float | None = None  # None: that of RATES
     seed: int = 0
     sequences: int = 128  # of text, for `heal_folder`
     length: int = 256  # tokens in each
@@ -67,32 +79,76 @@ def heal(
 
     Raises InputError for too few sequences, and where the training does not converge.
     """
-    import peft
-
+    if healing.tune not in RATES:
+        raise InputError(f"expected --tune as lora or scales, got {healing.tune!r}: {suggestion(healing.tune, RATES)}")
     if len(ids) < HELD + healing.batch:
         wanted = f"at least {HELD + healing.batch} sequences: {HELD} to judge by and {healing.batch} for a step"
         raise InputError(f"expected {wanted}, got {len(ids)}: ask for more")
-    config = peft.LoraConfig(r=healing.rank, lora_alpha=healing.alpha, lora_dropout=0.0, target_modules="all-linear")
-    with torch.random.fork_rng(devices=[]):  # A is drawn from the global state
-        torch.manual_seed(healing.seed)
-        adapted = peft.get_peft_model(copy.deepcopy(model), config)  # pruning shares tensors with the parent
+    adapted, trained, folded = (_low_rank if healing.tune == "lora" else _scales)(model, healing)
     taught, held = ids[:-HELD], ids[-HELD:]
-    before = _mean_divergence(adapted, parent, held)
-    matrices = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(matrices, healing.rate)
+    best = before = _mean_divergence(adapted, parent, held)
+    kept = [each.detach().clone() for each in trained]
+    optimizer = torch.optim.AdamW(trained)
     for step in range(healing.steps):
         optimizer.zero_grad()
         for place in range(step * healing.batch, (step + 1) * healing.batch):  # all of them before any comes again
             (_divergence(adapted, parent, taught[place % len(taught)]) / healing.batch).backward()
-        nn.utils.clip_grad_norm_(matrices, LONGEST)
+        nn.utils.clip_grad_norm_(trained, LONGEST)
         optimizer.param_groups[0]["lr"] = rate(step, healing)
         optimizer.step()
         progress("healing", step + 1, healing.steps)
-    healed = adapted.merge_and_unload().requires_grad_(False)
+        if healing.tune == "scales" and (step + 1) % CHECKED == 0:
+            if (now := _mean_divergence(adapted, parent, held)) > best:
+                for each, old in zip(trained, kept, strict=True):
+                    each.data.copy_(old)
+                break
+            best, kept = now, [each.detach().clone() for each in trained]
+    healed = folded().requires_grad_(False)
     after = _mean_divergence(healed, parent, held)
     if not math.isfinite(after):
         raise InputError(f"expected a training that converges, got a divergence of {after}: lower the rate")
     return Healed(healed, before, after)
+
+
+def _low_rank(model: Model, healing: Healing) -> Trainable:
+    import peft
+
+    config = peft.LoraConfig(r=healing.rank, lora_alpha=healing.alpha, lora_dropout=0.0, target_modules="all-linear")
+    with torch.random.fork_rng(devices=[]):  # A is drawn from the global state
+        torch.manual_seed(healing.seed)
+        adapted = peft.get_peft_model(copy.deepcopy(model), config)  # pruning shares tensors with the parent
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    return adapted, trained, adapted.merge_and_unload
+
+
+def _scales(model: Model, healing: Healing) -> Trainable:
+    model = copy.deepcopy(model).requires_grad_(False)
+    linears = [parts(layer)[which].linear for layer in family_of(model).layers(model) for which in STEPS]
+    norms = [each for each in model.modules() if type(each).__name__.endswith("Norm") and [*each.parameters()]]
+    shifts = [nn.Parameter(torch.zeros_like(each.weight[0])) for each in linears]
+    shifts += [nn.Parameter(torch.zeros_like(each.weight)) for each in norms]
+    hooks = [
+        linear.register_forward_pre_hook(lambda module, x, shift=shift: (x[0] * (1.0 + shift),))
+        for linear, shift in zip(linears, shifts, strict=False)
+    ]
+    hooks += [
+        norm.register_forward_hook(lambda module, x, y, shift=shift: y * (1.0 + shift))
+        for norm, shift in zip(norms, shifts[len(linears) :], strict=True)
+    ]
+
+    @torch.no_grad()
+    def folded() -> Model:
+        for hook in hooks:
+            hook.remove()
+        for linear, shift in zip(linears, shifts, strict=False):
+            linear.weight.mul_(1.0 + shift)
+        for norm, shift in zip(norms, shifts[len(linears) :], strict=True):
+            signs = torch.ones_like(norm.weight)
+            signs[1::2] = -1.0  # mean 0 and mean square 1, so that what comes out is the gain
+            norm.weight.add_(norm(signs) * signs * shift)
+        return model
+
+    return model, shifts, folded
 
 
 def divergence(logits: Tensor, parent: Tensor) -> Tensor:
@@ -104,7 +160,8 @@ def divergence(logits: Tensor, parent: Tensor) -> Tensor:
 def rate(step: int, healing: Healing) -> float:
     """Learning rate of a step: up in a straight line for WARM of the steps, then down to almost 0."""
     warm = max(1, round(WARM * healing.steps))
-    return healing.rate * min((step + 1) / warm, (healing.steps - step) / max(1, healing.steps - warm))
+    highest = RATES[healing.tune] if healing.rate is None else healing.rate
+    return highest * min((step + 1) / warm, (healing.steps - step) / max(1, healing.steps - warm))
 
 
 def _divergence(model: Model, parent: Model, row: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ import pytest
 import torch
 import variants
 
+from comp_lib import healing
 from comp_lib.errors import InputError
-from comp_lib.healing import HELD, Healing, divergence, heal, rate
+from comp_lib.healing import CHECKED, HELD, Healing, divergence, heal, rate
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 
@@ -98,3 +99,32 @@ def test_too_little_text_and_a_training_that_does_not_converge_are_refused():
     small.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(InputError, match="lower the rate"):
         heal(small, ids, model, QUICK)
+
+
+@pytest.mark.parametrize("name", ["gqa", "gemma3", "phi3"])
+def test_scales_are_folded_into_the_weights(name):
+    """The folded model answers as the one with factors did, and only the named places have changed."""
+    model, small, ids = pair(name)
+    scaled, shifts, folded = healing._scales(small, Healing("scales"))
+    generator = torch.Generator().manual_seed(0)
+    for shift in shifts:
+        shift.data += 0.2 * torch.randn(shift.shape, generator=generator)
+    wanted = logits(scaled, ids)
+    assert not torch.allclose(wanted, logits(small, ids), atol=1e-2)
+    assert (logits(folded(), ids) - wanted).norm() < 1e-5 * wanted.norm()
+    widths = [linear.in_features for name, linear in small.named_modules() if name.endswith(("o_proj", "down_proj"))]
+    norms = [weight.numel() for name, weight in small.named_parameters() if name.endswith("norm.weight")]
+    assert sorted(each.numel() for each in shifts) == sorted(widths + norms)
+
+
+def test_scales_bring_the_answers_nearer_and_stop_where_they_do_not():
+    model, small, ids = pair()
+    done = heal(small, ids, model, Healing("scales", steps=2 * CHECKED, batch=4, rate=1e-2))
+    assert done.after == pytest.approx(mean_divergence(done.model, model, ids[-HELD:]), rel=1e-4)
+    assert done.after < 0.95 * done.before
+    steps = []
+    wild = Healing("scales", steps=3 * CHECKED, batch=4, rate=1.0)
+    spoilt = heal(small, ids, model, wild, lambda what, step, total: steps.append(step))
+    assert spoilt.after == pytest.approx(spoilt.before, rel=1e-4) and steps[-1] < wild.steps
+    with pytest.raises(InputError, match="--tune as lora or scales, got 'scale': did you mean 'scales'"):
+        heal(small, ids, model, Healing("scale"))

@@ -9,6 +9,9 @@ from ..errors import InputError, check_package
 from .console import complain, listed, progress_bars
 from .options import Calibration, Device, Dtype, Length, Model, Overwrite, Seed, Solving
 
+TUNE_HELP = "What is trained: lora, or scales, a factor for each neuron, input of o_proj and channel of a norm."
+RATE_HELP = "Learning rate, at its highest (default: 0.001 for lora, 0.005 for scales)."
+
 
 def generate(
     model: Model,
@@ -50,7 +53,8 @@ def heal(
     parent: Annotated[str, Option(help="The model that was pruned.")],
     folder: Annotated[Path, Option("--out", help="Folder for the healed model.")],
     steps: Annotated[int, Option(min=1, max=100_000, help="Of training.")] = 100,
-    rate: Annotated[float, Option(min=0, max=1, help="Learning rate, at its highest.")] = 1e-3,
+    tune: Annotated[str, Option(help=TUNE_HELP)] = "lora",
+    rate: Annotated[float | None, Option(min=0, max=1, help=RATE_HELP)] = None,
     text: Annotated[str, Option(help="written (by the parent), or what prune --calibration takes.")] = "written",
     sequences: Annotated[int, Option(min=12, max=100_000, help="Of that text; 8 only judge.")] = 128,
     length: Length = 256,
@@ -59,12 +63,13 @@ def heal(
     overwrite: Overwrite = False,
     force: Annotated[bool, Option("--force", help="Save it even if it got worse on text that did not teach.")] = False,
 ) -> None:
-    """Train MODEL, a pruned folder, to answer as its parent does (LoRA, added at the end). Needs the extra heal."""
-    check_package("peft", "heal")
+    """Train MODEL, a pruned folder, to answer as its parent does. Needs the extra heal, but for --tune scales."""
+    if tune == "lora":
+        check_package("peft", "heal")
     from ..healing import Healing, heal_folder
     from ..system.machine import available_device
 
-    healing = Healing(steps=steps, rate=rate, seed=seed, sequences=sequences, length=length, force=force)
+    healing = Healing(tune, steps=steps, rate=rate, seed=seed, sequences=sequences, length=length, force=force)
     how: dict[str, Any] = {"source": text, "overwrite": overwrite, "device": str(available_device(device))}
     with progress_bars() as bars:
         done = heal_folder(model, parent, folder, healing, **how, progress=bars)
