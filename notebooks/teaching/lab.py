@@ -27,6 +27,7 @@ LAB = ROOT / "build" / "lab"
 OWN = LAB / "jupyter"  # what JupyterLab remembers of this project
 SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 BESIDE = ("benchmarks", "data", "docs")  # what lessons read or link to, at its place beside them
+PAGES = ("notebooks/GLOSSARY.md", "notebooks/TEACHING.md", "CONTRIBUTING.md")  # what lessons and docs link to
 MARK = "made"  # in a copy's metadata: the hash of its sources as it was made
 ANSWER = re.compile(r"<details><summary>Answer</summary>.*?</details>", re.DOTALL)
 WRITE = "*Double-click here and write down what you expect. Then run the next cell. The answer is below it.*"
@@ -94,7 +95,8 @@ def lay_out(folder: Path) -> str:
     for lesson in sorted([*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("exercises/*.ipynb")]):
         name = lesson.relative_to(NOTEBOOKS)
         states[copy(lesson, folder / "notebooks" / name)].append(name.as_posix())
-    shutil.copyfile(NOTEBOOKS / "GLOSSARY.md", folder / "notebooks" / "GLOSSARY.md")
+    for name in PAGES:
+        shutil.copyfile(ROOT / name, folder / name)
     for name in BESIDE:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     kept = len(states["kept"]) + len(states["older"])
@@ -121,7 +123,8 @@ def main(arguments: list[str]) -> None:
         "LabApp.app_settings_dir": OWN / "settings",
         "LabApp.workspaces_dir": OWN / "workspaces",  # open tabs of other projects stay out of it
     }
-    hidden = [] if ours.answers else [f"--ContentsManager.hide_globs={name}" for name in (*BESIDE, OWN.name)]
+    unseen = () if ours.answers else (*BESIDE, OWN.name, *(Path(page).name for page in PAGES[1:]))
+    hidden = [f"--ContentsManager.hide_globs={name}" for name in unseen]
     from jupyterlab.labapp import main as jupyterlab
 
     jupyterlab([*(f"--{name}={value}" for name, value in options.items()), *hidden, *theirs])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -78,6 +79,9 @@ def test_what_a_reader_wrote_stays(tmp_path):
     assert lab.copy(source, target) == "made"
 
 
+LINK = re.compile(r"\]\((?!https?:)([^)#]+\.md[^)]*)\)")
+
+
 def test_a_reader_sees_lessons_alone_and_their_kernels_find_the_rest(tmp_path, monkeypatch):
     started = []
     monkeypatch.setitem(sys.modules, "jupyterlab.labapp", type(sys)("jupyterlab.labapp"))
@@ -87,8 +91,13 @@ def test_a_reader_sees_lessons_alone_and_their_kernels_find_the_rest(tmp_path, m
     monkeypatch.setenv("PYTHONPATH", "theirs")
     lab.main(["--no-browser"])
     seen = {path.name for path in (tmp_path / "notebooks").rglob("*")} - {"exercises"}
-    assert seen == {path.name for path in (ROOT / "notebooks").glob("**/[0-9]*.ipynb")} | {"GLOSSARY.md"}
     hidden = {option.partition("=")[2] for option in started if "hide_globs" in option}
+    assert seen - hidden == {path.name for path in (ROOT / "notebooks").glob("**/[0-9]*.ipynb")} | {"GLOSSARY.md"}
+    linked = {
+        path.split("#")[0] for page in tmp_path.glob("docs/*.md") for path in LINK.findall(page.read_text("utf-8"))
+    }
+    missing = {path for path in linked if not (tmp_path / "docs" / path).resolve().exists()}
+    assert not any(path.endswith(".md") for path in missing)
     assert {path.name for path in tmp_path.iterdir()} - hidden == {"notebooks"}
     assert f"--ServerApp.root_dir={tmp_path}" in started and started[-1] == "--no-browser"
     assert "fetchNews" in (tmp_path / "jupyter" / "settings" / "overrides.json").read_text("utf-8")
