@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from typer import Option, echo
 
 from ..errors import check_package
-from ..methods import METHODS, NEURON_METRICS, PRESETS_IN_WORDS
+from ..methods import METHODS, NEURON_METRICS, PER_NEURON, PRESETS_IN_WORDS
 from .console import out, progress_bars, table
 from .options import QUALITY, RESEARCH, Calibration, Dtype, Length, Model, Multiple, Overwrite, Seed, Solving
 
@@ -21,7 +21,7 @@ METHOD_HELP = ", ".join(dict.fromkeys((*METHODS, *NEURON_METRICS))) + "."
 GROUPS_HELP = "KV groups to keep in each layer (default: all)."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 EVALUATE_HELP = "Text that judges both models, or none; kinds: a little of each that ships."
-SEQUENCES_HELP = "Of calibration (default: 128; preset best: 256)."
+SEQUENCES_HELP = f"Of calibration (default: 128; best: 256; at least {PER_NEURON} tokens a neuron)."
 
 
 def prune(

@@ -25,7 +25,7 @@ from ..calibration.tokens import WRITTEN, calibration_tokens, sources, text_hash
 from ..errors import InputError, suggestion
 from ..families.protocol import Model
 from ..hybrid_granularity.uniform import CLOSE
-from ..methods import DEFAULTS, PRESETS, SEQUENCES, default_recovery
+from ..methods import DEFAULTS, MOST_TOKENS, PER_NEURON, PRESETS, SEQUENCES, default_recovery
 from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
 from ..planning import check_length, check_request, make_plan, why_more
@@ -145,6 +145,9 @@ def prune_model(
     source, windows = Streamed(outline, files), dict[str, Tensor]()
     check_request(source, settings)
     check_length(source, length)
+    if sequences is None:
+        wanted = min(PER_NEURON * max(source.shape.neurons), MOST_TOKENS)
+        sequences = max(SEQUENCES.get(preset, 128), -(-wanted // length))
     if judged is not None:
         count, longest = EVALUATED_KINDS if judged == EVERY_KIND else EVALUATED
         windows = windows_of(judged, tokenizer, min(longest, source.config.max_position_embeddings), count)
@@ -233,14 +236,14 @@ def nats(at_most: object) -> float:
 
 def _told(
     model: object, ratio: float | None, preset: str, evaluated: str, more: dict[str, Any]
-) -> tuple[Settings, tuple[int, int, str], float | None]:
-    """Settings; sequences, length and dtype; at_most. Raises InputError for words that mean nothing."""
+) -> tuple[Settings, tuple[int | None, int, str], float | None]:
+    """Settings; sequences or None, length and dtype; at_most. Raises InputError for words that mean nothing."""
     if not isinstance(model, str | Path):
         got = f"{type(model).__name__}: a loaded model is for comp_lib.prune.prune"
         raise InputError(f"expected the name or the folder of a model, got {got}")
     if preset not in PRESETS:
         raise InputError(f"expected another preset, got {preset!r}: {suggestion(preset, PRESETS)}")
-    own = {"sequences": SEQUENCES.get(preset, 128)} | {name: DEFAULTS[name] for name in ("length", "dtype", "device")}
+    own = {"sequences": None} | {name: DEFAULTS[name] for name in ("length", "dtype", "device")}
     known = own.keys() | {"at_most"} | {field.name for field in fields(Settings)} - {"ratio"}
     for word in more.keys() - known:
         raise InputError(f"expected an argument of prune_model, got {word!r}: {suggestion(word, known)}")

@@ -107,6 +107,22 @@ def test_the_card_tells_the_command_and_the_share_of_each_text(wide, tmp_path):
     assert "comp-lib prune" not in (tmp_path / "python" / "README.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize(
+    ("most", "told", "tokens"),
+    [
+        (9_999, {}, 200 * 24),
+        (4_700, {}, 196 * 24),
+        (9_999, {"sequences": 8}, 8 * 24),
+        (9_999, {"length": 96}, 128 * 96),
+    ],
+)
+def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, most, told, tokens):
+    monkeypatch.setattr("comp_lib.disk.prune_model.PER_NEURON", 100)  # of 48 neurons
+    monkeypatch.setattr("comp_lib.disk.prune_model.MOST_TOKENS", most)
+    size = {"length": 24, "calibration": "calibration", "method": "random", "multiple": 4, "evaluated": "none"}
+    assert prune_model(parent, tmp_path / "small", **size | told).report.tokens == tokens
+
+
 @pytest.mark.parametrize("curve", [lambda gone: 5 * gone**2, lambda gone: 0.9 * gone, lambda gone: gone**4 - 0.01])
 @pytest.mark.parametrize("at_most", [0.02, 0.2])
 def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch, curve, at_most):
