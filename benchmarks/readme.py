@@ -29,10 +29,18 @@ MODELS = (EMBEDDED, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")
 SETUP = ("calibration", "sequences", "length", "windows")
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
 NAMES = {("comp", "stock"): "COMP", ("llm-pruner", ""): "LLM-Pruner", ("flap", ""): "FLAP"}  # of README.md's columns
-BASELINES = {"llm-pruner": "LLM-Pruner", "flap": "FLAP", "wanda-sp": "Wanda-sp"}
+BASELINES = {"llm-pruner": "LLM-Pruner", "flap": "FLAP", "wanda-sp": "Wanda-sp", "slimgpt": "SlimGPT's widths"}
 RATIOS = (0.1, 0.2, 0.3, 0.5)
-MOST = 8  # methods in a table
+MOST = 12  # methods in a table
 BEST = SEQUENCES["best"]
+FED = {  # column -> variant of starvation.json
+    "as it is": "price, refit",
+    "choice fed": "price of all, refit",
+    "refit fed": "price, refit of all",
+    "both fed": "price of all, refit of all",
+    "by energy": "energy, refit",
+    "no refit": "price, no refit",
+}
 Found = dict[tuple[str, str], list[dict]]
 """(method, preset) -> its rows, one for each seed."""
 
@@ -160,6 +168,18 @@ def by_kind(found: dict[str, list[dict]]) -> str:
     return f"{' and '.join(names)} by kind: {'; '.join(each)}."
 
 
+def starving() -> str:
+    """Error of a layer by what the choice and the refit have seen, in percent of its output, mean over layers."""
+    stored, table = read_json(HERE / "starvation.json"), []
+    for model in dict.fromkeys(row["model"] for row in stored):
+        rows = [row for row in stored if row["model"] == model]
+        for amount in sorted({row["tokens_per_neuron"] for row in rows}):
+            same = [row["errors"] for row in rows if row["tokens_per_neuron"] == amount]
+            means = {name: 100 * fmean(fmean(errors[name]) for errors in same) for name in FED.values()}
+            table.append([model, str(amount), *(f"{value:.1f}" for value in means.values())])
+    return markdown(["", "tokens a neuron", *FED], table)
+
+
 def tasks() -> str:
     """Accuracy in the four offline tasks, and cross-entropy, by model and how much goes."""
     dense = {row["model"]: row for row in read_json(HERE / "zero_shot.json")}
@@ -223,7 +243,7 @@ def files() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> its marks, and what stands between them
     "README.md": {"the short table": short},
     "benchmarks/RESULTS.md": {model: partial(losses, model) for model in MODELS}
-    | {"the tasks": tasks, "time and memory": cost, "the files": files},
+    | {"what starves": starving, "the tasks": tasks, "time and memory": cost, "the files": files},
     "docs/heal.md": {"what healing brings": healing},
 }
 
