@@ -51,7 +51,7 @@ def gathered(layer: Layer, before: Tensor, mixed: int = 0) -> Gram:
 
 def low_rank(sums: Gram) -> Gram:
     """The same sums with C = Q (Q^T C Q) Q^T of rank RANK, and what is missing of its diagonal."""
-    basis = torch.randn(len(sums.xtx), RANK, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    basis = torch.randn(len(sums.xtx), RANK, dtype=sums.precision, generator=torch.Generator().manual_seed(0))
     for _ in range(SETTLED):
         basis = torch.linalg.qr(sums.xtx @ basis)[0]
     matrix = basis @ (basis.T @ sums.xtx @ basis) @ basis.T
@@ -63,11 +63,11 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, width: int, c
 
     cures: the most tokens for each neuron with which cures other than text are tried.
     """
-    weight, gain = parts(layer)["mlp"].linear.weight.detach().T.double(), gain_behind(layer, "mlp")
+    weight, gain = parts(layer)["mlp"].linear.weight.detach().T, gain_behind(layer, "mlp")
     held = [(x[0], token_weights(after)[0]) for after, x in (mlp_step(layer, one[None]) for one in judged)]
     starts = [0] + [round(width * 2**k / before.shape[1]) for k in range(12) if width * 2**k <= before[..., 0].numel()]
     pieces = [gathered(layer, before[first:last]) for first, last in zip(starts, starts[1:], strict=False)]
-    upto, rows = [pieces[0]], []
+    weight, upto, rows = weight.to(pieces[0].precision), [pieces[0]], []
     for piece in pieces[1:]:
         upto.append(upto[-1] + piece)
 

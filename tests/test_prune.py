@@ -479,6 +479,33 @@ def test_every_method_runs_with_every_recovery(method, recovery):
         assert entry.error > 0.0 and entry.attention_error > 0.0
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"aim": "dense", "kv_groups": 1},
+        {"widths": "measured"},
+        {"recovery": "mask"},
+        {"recovery": "bias", "method": "energy"},
+        {"method": "wanda-sp"},
+    ],
+    ids=str,
+)
+def test_wide_layers_compute_in_float32_and_come_to_the_same(how, monkeypatch):
+    ids, settings = tokens(8, 24), replace(SMALL, **how)
+    double = prune(build(), ids, settings)
+    for module in ("comp_lib.statistics.gram", "comp_lib.prune_layer"):
+        monkeypatch.setattr(f"{module}.WIDE", 8)
+    seen, gather = [], Gram.gather
+    monkeypatch.setattr(Gram, "gather", lambda self, x, y: (seen.append(self.xtx.dtype), gather(self, x, y)))
+    single = prune(build(), ids, settings)
+    assert set(seen) == {torch.float32} and single.plan == double.plan
+    for one, other in zip(single.model.parameters(), double.model.parameters(), strict=True):
+        assert not one.is_floating_point() or (one - other).norm() <= 1e-3 * other.norm()
+    few = prune(build(), ids[:2, :6], replace(settings, ridge=0.1))  # fewer tokens than half the neurons
+    assert few.model.config.intermediate_size == double.model.config.intermediate_size
+
+
 @pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "head-dim", "qwen2"])
 def test_upstream_counts_what_a_block_owns(name):
     layer = build(name).model.layers[0]

@@ -48,7 +48,7 @@ class Dense:
 
     @property
     def xtx(self) -> Tensor:
-        """C (n, n), float64."""
+        """C (n, n)."""
         return self.sums.matrix()
 
 

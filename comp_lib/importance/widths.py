@@ -133,8 +133,8 @@ def narrowed(
     and the re-tuned weights V (n, m) without the `gone` neurons.
     """
     linear = dense_layer(layer, "mlp").weight
-    weight = linear.detach().T.double()  # (n, m)
-    gram = Gram.zeros(len(weight), device=linear.device)
+    gram = Gram.zeros(linear.shape[1], device=linear.device)
+    weight = linear.detach().T.to(gram.precision)  # (n, m)
     for rows in batches(*hidden.shape[:2]):
         after, x = mlp_step(layer, attention_step(layer, hidden[rows].to(linear.device), rope)[0])
         hidden[rows] = after

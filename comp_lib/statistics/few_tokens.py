@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -46,7 +46,9 @@ class TokenStatistics(Statistics):
     squares: Tensor  # C_ii (n,), float64
     rows: Tensor  # X (T, n), float32
 
-    precision: ClassVar[torch.dtype] = torch.float32
+    @property
+    def precision(self) -> torch.dtype:
+        return self.rows.dtype
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
