@@ -89,9 +89,9 @@ def times_the_least() -> tuple[float, float]:
 
 
 def sums_bytes(run: Run) -> float:
-    """Of the sums of the widest dense layer: X^T X in float64, or few tokens themselves and their products."""
+    """Of the sums of the widest dense layer: X^T X in float32, or few tokens themselves and their products."""
     n, tokens = max(run.shape.neurons), run.tokens
-    return float(DOUBLE * n**2 if tokens >= n else DOUBLE * tokens**2 + SINGLE * tokens * n)
+    return float(SINGLE * n**2 if tokens >= n // 2 else DOUBLE * tokens**2 + SINGLE * tokens * n)
 
 
 def span(*values: float, digits: int = 0) -> str:
@@ -109,7 +109,7 @@ def column(model: Model, text: str) -> dict[str, str]:
         "layers; width; neurons": f"{shape.layers}; {shape.hidden:,}; {shape.neurons[0]:,}",
         "neurons that stay; layers that go": f"{plan.neurons[0]:,}; {len(plan.dropped)}",
         "tokens": f"{run.tokens:,}",
-        "sums are kept as": "matrices" if run.tokens >= max(shape.neurons) else "the tokens",
+        "sums are kept as": "matrices" if run.tokens >= max(shape.neurons) // 2 else "the tokens",
         "a layer in float32, GB": span(SINGLE * shape.layer(0) / 1e9, digits=1),
         "its sums, GB (several of that size at once)": span(sums_bytes(run) / 1e9, digits=1),
         "operations, float32 (10^15)": span((work.model + work.single) / 1e15, digits=1),
