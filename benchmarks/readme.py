@@ -159,8 +159,8 @@ def overlaps(found: dict[str, dict[float, list[dict]]]) -> str:
 
 
 def by_kind(found: dict[str, list[dict]]) -> str:
-    """`stock` and the best baseline on each kind of text; found: least loss first."""
-    baselines = [name for name in found if not name.startswith("COMP")]
+    """`stock` and the best baseline without our refit on each kind of text; found: least loss first."""
+    baselines = [name for name in found if not name.startswith("COMP") and "our refit" not in name]
     names = [name for name in ("COMP `stock`", *baselines[:1]) if name in found]
     kinds = [kind for kind in found[names[0]][0]["increases"] if kind != UNSEEN] if names else []
     cells = ([f"{fmean(row['increases'][kind][0] for row in found[name]):.2f}" for name in names] for kind in kinds)
