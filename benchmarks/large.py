@@ -19,6 +19,7 @@ from comp_lib.hybrid_granularity.uniform import drop_count, uniform_plan
 from comp_lib.models.skeleton import skeleton
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
+from comp_lib.statistics.gram import enough
 
 PAGE = ROOT / "docs" / "large-models.md"
 START, END = "<!-- written by benchmarks/large.py -->", "<!-- end of what benchmarks/large.py wrote -->"
@@ -91,7 +92,7 @@ def times_the_least() -> tuple[float, float]:
 def sums_bytes(run: Run) -> float:
     """Of the sums of the widest dense layer: X^T X in float32, or few tokens themselves and their products."""
     n, tokens = max(run.shape.neurons), run.tokens
-    return float(SINGLE * n**2 if tokens >= n // 2 else DOUBLE * tokens**2 + SINGLE * tokens * n)
+    return float(SINGLE * n**2 if tokens >= enough(n) else DOUBLE * tokens**2 + SINGLE * tokens * n)
 
 
 def span(*values: float, digits: int = 0) -> str:
@@ -109,7 +110,7 @@ def column(model: Model, text: str) -> dict[str, str]:
         "layers; width; neurons": f"{shape.layers}; {shape.hidden:,}; {shape.neurons[0]:,}",
         "neurons that stay; layers that go": f"{plan.neurons[0]:,}; {len(plan.dropped)}",
         "tokens": f"{run.tokens:,}",
-        "sums are kept as": "matrices" if run.tokens >= max(shape.neurons) // 2 else "the tokens",
+        "sums are kept as": "matrices" if run.tokens >= enough(max(shape.neurons)) else "the tokens",
         "a layer in float32, GB": span(SINGLE * shape.layer(0) / 1e9, digits=1),
         "its sums, GB (several of that size at once)": span(sums_bytes(run) / 1e9, digits=1),
         "operations, float32 (10^15)": span((work.model + work.single) / 1e15, digits=1),
@@ -131,7 +132,8 @@ def text() -> str:
         f"Measured here, on {threads} threads: {here.single / 1e9:.0f} GFLOP/s in float32, {here.double / 1e9:.0f} in "
         f"float64, {here.written / 1e6:,.0f} MB/s to the disk.",
         f"Measured here: runs of the 7B shape took {span(*times_the_least(), digits=2)} times the least.",
-        "Assumed: the disk reads as fast as it writes; the ratio to the least is that of 7B.",
+        "Assumed: the disk reads as fast as it writes; the ratio to the least is that of 7B, where no measured run "
+        "kept matrices.",
     )
     rests = "\n".join(textwrap.fill(f"- {point}", 120, subsequent_indent="  ") for point in points)
     return f"{markdown(['', *columns], rows)}\n\nWhat the numbers rest on:\n\n{rests}"

@@ -29,7 +29,7 @@ from comp_lib.calibration.stream import BATCH_TOKENS
 from comp_lib.plan import Plan
 from comp_lib.recovery.least_squares import JUDGED
 from comp_lib.shape import Shape
-from comp_lib.statistics.gram import WIDE
+from comp_lib.statistics.gram import WIDE, enough
 
 PIECE = 16 << 20  # bytes of a file, read or written to see how fast that is
 WIDEST = 1024  # of the matrices that are multiplied to see how fast that is
@@ -100,13 +100,12 @@ class Run:
         judged = m if m < 2 * JUDGED else JUDGED
         tried = TRIED if self.sequences > 1 else 0
         # in both forms the solve ends with two sums of squares: the error, and what it is in proportion to
-        wide = n >= WIDE
-        if tokens >= n // (1 + wide):  # the sums are the matrix X^T X
-            exact = "single" if wide else "double"
+        if tokens >= enough(n):  # the sums are the matrix X^T X
+            kind = "single" if n >= WIDE else "double"
             alive = (n + k) / 2  # on the mean over the sweep, which solves the refit on its way
             yield Work(single=float(tokens) * n * n)
-            yield Work(**{exact: float(n) ** 3 + gone * alive * (alive + 2.0 * m)})
-            yield Work(**{exact: tried * (k**3 / 3 + 4.0 * k * k * judged)}) + Work(single=4.0 * n * n * m)
+            yield Work(**{kind: float(n) ** 3 + gone * alive * (alive + 2.0 * m)})
+            yield Work(**{kind: tried * (k**3 / 3 + 4.0 * k * k * judged)}) + Work(single=4.0 * n * n * m)
             return
         half = tokens / 2
         rounds = 2.0 * tokens * tokens + 2.0 * tokens * (n + k) / 2 + tokens * tokens

@@ -1,6 +1,6 @@
 """Which part of COMP starves on a wide layer, the choice of neurons or the refit? And what feeds it?
 
-    python benchmarks/starvation.py --model qwen-coder-0.5b --layers 4,12,20
+    python benchmarks/starvation.py --model qwen-coder-0.5b --layers 4,20
 
 A layer's down_proj loses as many neurons as a fifth of the decoder needs. What is left is judged by its error
 ||X W - X V||^2 / ||X W||^2 on the evaluation texts, of which no variant has seen anything. Each variant sees 2, 4, ...
@@ -123,7 +123,7 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, width: int, c
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--calibration", default="shipped")
-    parser.add_argument("--layers", default="4,12,20")
+    parser.add_argument("--layers", default="4,20")
     parser.add_argument("--cures", type=int, default=16, help="tokens a neuron up to which cures are tried")
     told = parser.parse_args()
     model, tokenizer = load_model(told.model)

@@ -1,4 +1,4 @@
-"""Healing: a pruned model learns again what its parent answers, through a few small matrices.
+"""Healing: a pruned model learns again what its parent answers, through a few numbers folded into its weights.
 
 The parent's own answers teach, on text that it wrote, so no data is needed (self-distillation):
 
@@ -39,11 +39,11 @@ from .plan import Plan
 from .progress import Progress, no_progress
 from .shape import Shape
 
-HELD = 8  # sequences that do not teach: on them the divergence is judged, before and after
+HELD = 8  # sequences that do not teach: they judge before and after, and end a training of scales
 WARM = 0.1  # of the steps, in which the rate grows; then it falls to 0 in a straight line
 LONGEST = 1.0  # of a step's gradient
 RATES = {"lora": 1e-3, "scales": 5e-3}  # of AdamW, at its highest
-CHECKED = 25  # steps after which a training of scales ends if the divergence on the held sequences has not fallen
+CHECKED = 25  # steps after each of which a training of scales ends unless the divergence on those has fallen
 Trainable = tuple[Model, list[nn.Parameter], Callable[[], Model]]
 """A copy of a model, what is trained in it, and what folds that into the weights and returns the model."""
 
@@ -63,6 +63,15 @@ class Healing:
     length: int = 256  # tokens in each
     force: bool = False  # whether `heal_folder` saves even what got worse
 
+    def __post_init__(self) -> None:
+        if self.tune not in RATES:
+            raise InputError(f"expected --tune as lora or scales, got {self.tune!r}: {suggestion(self.tune, RATES)}")
+
+    @property
+    def highest(self) -> float:
+        """The learning rate at its highest."""
+        return RATES[self.tune] if self.rate is None else self.rate
+
 
 class Healed(NamedTuple):
     """A healed model; divergence from the parent on sequences that did not teach, nats per token."""
@@ -79,8 +88,6 @@ def heal(
 
     Raises InputError for too few sequences, and where the training does not converge.
     """
-    if healing.tune not in RATES:
-        raise InputError(f"expected --tune as lora or scales, got {healing.tune!r}: {suggestion(healing.tune, RATES)}")
     if len(ids) < HELD + healing.batch:
         wanted = f"at least {HELD + healing.batch} sequences: {HELD} to judge by and {healing.batch} for a step"
         raise InputError(f"expected {wanted}, got {len(ids)}: ask for more")
@@ -97,8 +104,8 @@ def heal(
         optimizer.param_groups[0]["lr"] = rate(step, healing)
         optimizer.step()
         progress("healing", step + 1, healing.steps)
-        if healing.tune == "scales" and (step + 1) % CHECKED == 0:
-            if (now := _mean_divergence(adapted, parent, held)) > best:
+        if healing.tune == "scales" and ((step + 1) % CHECKED == 0 or step + 1 == healing.steps):
+            if not (now := _mean_divergence(adapted, parent, held)) < best:
                 for each, old in zip(trained, kept, strict=True):
                     each.data.copy_(old)
                 break
@@ -125,30 +132,33 @@ def _scales(model: Model, healing: Healing) -> Trainable:
     model = copy.deepcopy(model).requires_grad_(False)
     linears = [parts(layer)[which].linear for layer in family_of(model).layers(model) for which in STEPS]
     norms = [each for each in model.modules() if type(each).__name__.endswith("Norm") and [*each.parameters()]]
-    shifts = [nn.Parameter(torch.zeros_like(each.weight[0])) for each in linears]
-    shifts += [nn.Parameter(torch.zeros_like(each.weight)) for each in norms]
+    inputs = [nn.Parameter(torch.zeros_like(each.weight[0])) for each in linears]
+    gains = [nn.Parameter(torch.zeros_like(each.weight)) for each in norms]
     hooks = [
-        linear.register_forward_pre_hook(lambda module, x, shift=shift: (x[0] * (1.0 + shift),))
-        for linear, shift in zip(linears, shifts, strict=False)
+        linear.register_forward_pre_hook(lambda module, x, s=s: (x[0] * (1.0 + s),))
+        for linear, s in zip(linears, inputs, strict=True)
     ]
     hooks += [
-        norm.register_forward_hook(lambda module, x, y, shift=shift: y * (1.0 + shift))
-        for norm, shift in zip(norms, shifts[len(linears) :], strict=True)
+        norm.register_forward_hook(lambda module, x, y, s=s: y * (1.0 + s))
+        for norm, s in zip(norms, gains, strict=True)
     ]
 
     @torch.no_grad()
     def folded() -> Model:
         for hook in hooks:
             hook.remove()
-        for linear, shift in zip(linears, shifts, strict=False):
-            linear.weight.mul_(1.0 + shift)
-        for norm, shift in zip(norms, shifts[len(linears) :], strict=True):
-            signs = torch.ones_like(norm.weight)
-            signs[1::2] = -1.0  # mean 0 and mean square 1, so that what comes out is the gain
-            norm.weight.add_(norm(signs) * signs * shift)
+        for linear, s in zip(linears, inputs, strict=True):
+            linear.weight.mul_(1.0 + s)
+        for norm, s in zip(norms, gains, strict=True):
+            signs, bias = torch.ones_like(norm.weight), getattr(norm, "bias", None)
+            signs[..., 1::2] = -1.0  # mean 0 and mean square 1, so that what comes out is the gain, and a bias
+            gain = (norm(signs) - (0.0 if bias is None else bias)) * signs
+            norm.weight.add_(gain * s)
+            if bias is not None:
+                bias.mul_(1.0 + s)
         return model
 
-    return model, shifts, folded
+    return model, [*inputs, *gains], folded
 
 
 def divergence(logits: Tensor, parent: Tensor) -> Tensor:
@@ -160,8 +170,7 @@ def divergence(logits: Tensor, parent: Tensor) -> Tensor:
 def rate(step: int, healing: Healing) -> float:
     """Learning rate of a step: up in a straight line for WARM of the steps, then down to almost 0."""
     warm = max(1, round(WARM * healing.steps))
-    highest = RATES[healing.tune] if healing.rate is None else healing.rate
-    return highest * min((step + 1) / warm, (healing.steps - step) / max(1, healing.steps - warm))
+    return healing.highest * min((step + 1) / warm, (healing.steps - step) / max(1, healing.steps - warm))
 
 
 def _divergence(model: Model, parent: Model, row: Tensor) -> Tensor:
@@ -215,6 +224,8 @@ def heal_folder(
     text = f"what the card of {shareable(model)} says, then healed on {healing.sequences} x {healing.length} tokens of "
     text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "
     hashes = *calibrated_on(files.place), *hashes
-    card = Provenance(str(parent), dense, f"{text}nats per token after", vars(healing), hashes=hashes)
+    unused = ("rank", "alpha") if healing.tune == "scales" else ()
+    told = {name: value for name, value in vars(healing).items() if name not in unused} | {"rate": healing.highest}
+    card = Provenance(str(parent), dense, f"{text}nats per token after", told, hashes=hashes)
     save_checkpoint(folder, done.model.to(outline.dtype), tokenizer, plan, card, overwrite=overwrite)
     return done

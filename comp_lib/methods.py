@@ -57,8 +57,8 @@ PRESETS_IN_WORDS = {
     "paper": "whole layers, then widths by layer importance, then a tuned mask",
 }
 MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk
-# What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says, and at least
-# PER_NEURON tokens for each neuron of a layer, as far as MOST_TOKENS go. The shipped texts have no more.
+# What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says. Of mixtures
+# up to PER_NEURON tokens for each neuron of a layer, as far as MOST_TOKENS go, which they have with any tokenizer.
 DEFAULTS: dict[str, Any] = {"calibration": "general", "length": 256, "seed": 0, "dtype": "float32", "device": "cpu"}
 SEQUENCES = {"best": 256}
-PER_NEURON, MOST_TOKENS = 8, 98_304
+PER_NEURON, MOST_TOKENS = 8, 65_536

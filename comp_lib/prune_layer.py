@@ -28,7 +28,7 @@ from .recovery.bias import mean_bias, unchanged
 from .recovery.least_squares import choose_ridge
 from .settings import Settings
 from .shape import Shape
-from .statistics.gram import WIDE, Gram, Statistics, contributions, token_weights
+from .statistics.gram import Gram, Statistics, contributions, enough, token_weights
 from .surgery import add_biases, shrink, spread, upstream
 
 States = Any
@@ -171,8 +171,8 @@ class LayerPruner:
         """The statistics over sequences `first` to `last` - 1; of few tokens beside so many inputs, the tokens."""
         linear = parts(layer)[which].linear
         masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
-        matrix = linear.in_features // (2 if linear.in_features >= WIDE else 1)  # costs as much as so many tokens
-        few = self.hidden.shape[0] * self.hidden.shape[1] < matrix and not masked  # a mask needs the matrix
+        tokens = self.hidden.shape[0] * self.hidden.shape[1]
+        few = tokens < enough(linear.in_features) and not masked  # a mask needs the matrix
         if few:
             from .statistics.few_tokens import TokenStatistics
         kind: type[Statistics] = TokenStatistics if few else Gram

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.slow
 QUICK = Healing(steps=6, batch=2, rank=2, rate=5e-3)
 
 
-pytest.importorskip("peft", reason="no peft: pip install 'comp-lib[heal]'")
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="no peft: pip install 'comp-lib[heal]'")
 
 
 def pair(name: str = "gqa"):
@@ -49,6 +50,7 @@ def test_divergence_and_its_gradient_are_those_of_the_formula():
     torch.testing.assert_close(z.grad, (q - p).detach() / 7)
 
 
+@needs_peft
 @pytest.mark.parametrize("name", ["gemma3", "phi3"])
 def test_healing_brings_the_answers_nearer(name):
     model, small, ids = pair(name)
@@ -65,6 +67,7 @@ def test_healing_brings_the_answers_nearer(name):
     assert not any(parameter.requires_grad for parameter in done.model.parameters())
 
 
+@needs_peft
 def test_nothing_is_changed_before_the_first_step():
     model, small, ids = pair()
     done = heal(small, ids, model, Healing(steps=1, batch=2, rank=2, rate=1e-30))
@@ -72,6 +75,7 @@ def test_nothing_is_changed_before_the_first_step():
         torch.testing.assert_close(tensor, small.state_dict()[name], rtol=0, atol=1e-7)
 
 
+@needs_peft
 def test_the_seed_decides_and_the_random_state_is_left_alone():
     model, small, ids = pair()
     torch.manual_seed(3)
@@ -92,6 +96,7 @@ def test_the_rate_rises_and_falls_in_straight_lines():
     assert rate(0, Healing(steps=1, rate=1.0)) == 1.0
 
 
+@needs_peft
 def test_too_little_text_and_a_training_that_does_not_converge_are_refused():
     model, small, ids = pair()
     with pytest.raises(InputError, match=f"at least {HELD + 4} sequences"):
@@ -101,20 +106,26 @@ def test_too_little_text_and_a_training_that_does_not_converge_are_refused():
         heal(small, ids, model, QUICK)
 
 
-@pytest.mark.parametrize("name", ["gqa", "gemma3", "phi3"])
+@pytest.mark.parametrize("name", ["gqa", "gemma3", "phi3", "layer norm"])
 def test_scales_are_folded_into_the_weights(name):
-    """The folded model answers as the one with factors did, and only the named places have changed."""
-    model, small, ids = pair(name)
-    scaled, shifts, folded = healing._scales(small, Healing("scales"))
+    """The folded model answers as the one with factors did, also where norms have biases."""
+    _, small, ids = pair(name if name in variants.VARIANTS else "gqa")
     generator = torch.Generator().manual_seed(0)
-    for shift in shifts:
-        shift.data += 0.2 * torch.randn(shift.shape, generator=generator)
+    if name == "layer norm":
+        small.model.norm = torch.nn.LayerNorm(small.config.hidden_size)
+    norms = {name: weight for name, weight in small.named_parameters() if "norm" in name}
+    for name, weight in norms.items():
+        if name.endswith("bias"):
+            weight.data += torch.randn(weight.shape, generator=generator)
+    scaled, shares, folded = healing._scales(small, Healing("scales"))
+    for share in shares:
+        share.data += 0.2 * torch.randn(share.shape, generator=generator)
     wanted = logits(scaled, ids)
     assert not torch.allclose(wanted, logits(small, ids), atol=1e-2)
     assert (logits(folded(), ids) - wanted).norm() < 1e-5 * wanted.norm()
     widths = [linear.in_features for name, linear in small.named_modules() if name.endswith(("o_proj", "down_proj"))]
-    norms = [weight.numel() for name, weight in small.named_parameters() if name.endswith("norm.weight")]
-    assert sorted(each.numel() for each in shifts) == sorted(widths + norms)
+    channels = [weight.numel() for name, weight in norms.items() if name.endswith("weight")]
+    assert sorted(share.numel() for share in shares) == sorted(widths + channels)
 
 
 def test_scales_bring_the_answers_nearer_and_stop_where_they_do_not():
@@ -126,5 +137,3 @@ def test_scales_bring_the_answers_nearer_and_stop_where_they_do_not():
     wild = Healing("scales", steps=3 * CHECKED, batch=4, rate=1.0)
     spoilt = heal(small, ids, model, wild, lambda what, step, total: steps.append(step))
     assert spoilt.after == pytest.approx(spoilt.before, rel=1e-4) and steps[-1] < wild.steps
-    with pytest.raises(InputError, match="--tune as lora or scales, got 'scale': did you mean 'scales'"):
-        heal(small, ids, model, Healing("scale"))

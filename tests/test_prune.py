@@ -494,16 +494,22 @@ def test_every_method_runs_with_every_recovery(method, recovery):
 def test_wide_layers_compute_in_float32_and_come_to_the_same(how, monkeypatch):
     ids, settings = tokens(8, 24), replace(SMALL, **how)
     double = prune(build(), ids, settings)
-    for module in ("comp_lib.statistics.gram", "comp_lib.prune_layer"):
-        monkeypatch.setattr(f"{module}.WIDE", 8)
+    monkeypatch.setattr("comp_lib.statistics.gram.WIDE", 8)
     seen, gather = [], Gram.gather
     monkeypatch.setattr(Gram, "gather", lambda self, x, y: (seen.append(self.xtx.dtype), gather(self, x, y)))
     single = prune(build(), ids, settings)
     assert set(seen) == {torch.float32} and single.plan == double.plan
     for one, other in zip(single.model.parameters(), double.model.parameters(), strict=True):
-        assert not one.is_floating_point() or (one - other).norm() <= 1e-3 * other.norm()
-    few = prune(build(), ids[:2, :6], replace(settings, ridge=0.1))  # fewer tokens than half the neurons
-    assert few.model.config.intermediate_size == double.model.config.intermediate_size
+        assert (one - other).norm() <= 1e-3 * other.norm()
+
+
+@pytest.mark.parametrize(("length", "matrices"), [(6, False), (15, True)])  # of 2 sequences; 32 and 48 inputs
+def test_wide_layers_keep_matrices_from_half_as_many_tokens_on(length, matrices, monkeypatch):
+    seen, gather = [], Gram.gather
+    monkeypatch.setattr("comp_lib.statistics.gram.WIDE", 8)
+    monkeypatch.setattr(Gram, "gather", lambda self, x, y: (seen.append(x), gather(self, x, y)))
+    prune(build(), tokens(2, length), replace(SMALL, ridge=0.1))
+    assert bool(seen) == matrices
 
 
 @pytest.mark.parametrize("name", ["mha", "gqa", "mqa", "head-dim", "qwen2"])

@@ -1,7 +1,7 @@
 """Frames of layers, and of what is in them: neurons, KV groups, and the error against the width.
 
 All stand on one pass over the layers of the model, which is cached: the first of them takes the time, the others none.
-With fewer tokens than inputs the sums are kept in their dual form (`statistics.few_tokens`), as the method itself does.
+Of few tokens the sums are kept in their dual form (`statistics.few_tokens`), as the method itself does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..importance.layers import sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
 from ..importance.neurons import METRICS, RIDGE, Dense
 from ..statistics.few_tokens import TokenStatistics
-from ..statistics.gram import Gram, Statistics, token_weights
+from ..statistics.gram import Gram, Statistics, enough, token_weights
 from ..statistics.solve import Inverse, penalty
 from ..surgery import upstream
 from .columns import Sample, cached, tidy
@@ -128,7 +128,7 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
     tokens = hidden.shape[0] * hidden.shape[1]
     for which in STEPS:
         linear = dense_layer(layer, which)
-        form: type[Statistics] = TokenStatistics if tokens < linear.in_features else Gram
+        form: type[Statistics] = TokenStatistics if tokens < enough(linear.in_features) else Gram
         sums[which] = form.zeros(linear.in_features, device=linear.weight.device)
     turns: dict[str, list[Tensor]] = {part: [] for part in PARTS}
     for rows in batches(*hidden.shape[:2]):
@@ -155,7 +155,8 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
 
 def _alone(dense: Dense, inverse: Inverse) -> dict[str, Tensor]:
     """Energy, condition and cost of each block (g,); a layer that writes nothing has shares of 0."""
-    tiny, own = torch.finfo(torch.float64).tiny, dense.sums.diagonal()
+    own = dense.sums.diagonal()
+    tiny = torch.finfo(own.dtype).tiny
     energy = dense.per_block(own * dense.weight.square().sum(1))
     condition = ((own + penalty(own, dense.ridge)) * inverse.diagonal()).clamp_min(1.0).sqrt()
     return {

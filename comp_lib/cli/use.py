@@ -56,7 +56,7 @@ def heal(
     tune: Annotated[str, Option(help=TUNE_HELP)] = "lora",
     rate: Annotated[float | None, Option(min=0, max=1, help=RATE_HELP)] = None,
     text: Annotated[str, Option(help="written (by the parent), or what prune --calibration takes.")] = "written",
-    sequences: Annotated[int, Option(min=12, max=100_000, help="Of that text; 8 only judge.")] = 128,
+    sequences: Annotated[int, Option(min=12, max=100_000, help="Of that text; 8 do not teach.")] = 128,
     length: Length = 256,
     seed: Seed = 0,
     device: Device = "cpu",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..calibration.text import EVERY_KIND, windows_of
-from ..calibration.tokens import WRITTEN, calibration_tokens, sources, text_hashes
+from ..calibration.tokens import MIXTURES, WRITTEN, calibration_tokens, sources, text_hashes
 from ..errors import InputError, suggestion
 from ..families.protocol import Model
 from ..hybrid_granularity.uniform import CLOSE
@@ -146,7 +146,7 @@ def prune_model(
     check_request(source, settings)
     check_length(source, length)
     if sequences is None:
-        wanted = min(PER_NEURON * max(source.shape.neurons), MOST_TOKENS)
+        wanted = min(PER_NEURON * max(source.shape.neurons), MOST_TOKENS) if calibration in MIXTURES else 0
         sequences = max(SEQUENCES.get(preset, 128), -(-wanted // length))
     if judged is not None:
         count, longest = EVALUATED_KINDS if judged == EVERY_KIND else EVALUATED

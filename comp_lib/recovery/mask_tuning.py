@@ -30,7 +30,7 @@ MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate ma
 class Mask:
     """A tuned mask over the inputs that stay."""
 
-    values: Tensor  # (k,), float64
+    values: Tensor  # (k,), in the precision of the sums
     ridge: float  # lambda with which the guard let it pass
 
     @property

@@ -1,6 +1,6 @@
-"""The dual form: for fewer tokens than inputs, T x T matrices instead of n x n.
+"""The dual form: for few tokens beside many inputs, T x T matrices instead of n x n.
 
-At 7B a dense layer has n = 11,008 inputs, and C = X^T X alone takes 1 GB; 1,024 calibration tokens are 45 MB, and say
+At 7B a dense layer has n = 11,008 inputs, and C = X^T X alone takes 0.5 GB; 1,024 calibration tokens are 45 MB, and say
 the same. So the tokens themselves are kept, and every formula of the method but the mask's is solved through
 
     M = (I + X D^-1 X^T)^-1   (T, T),        P = (C + D)^-1 = D^-1 - D^-1 X^T M X D^-1:
@@ -40,7 +40,7 @@ PANEL = 256  # inputs of which all tokens are there in float64 at once
 
 @dataclass
 class TokenStatistics(Statistics):
-    """`Gram` for fewer tokens than inputs: the weighted tokens themselves."""
+    """`Gram` for few tokens beside many inputs: the weighted tokens themselves."""
 
     outside: Tensor | None  # Y* (T, m), float32
     squares: Tensor  # C_ii (n,), float64

@@ -1,4 +1,4 @@
-"""Solving with the sums: positive definite matrices, ridges, and least squares, in float64.
+"""Solving with the sums: positive definite matrices, ridges, and least squares, in the precision of the sums.
 
 A ridge in this package is always *relative to each input's own energy*: D = lambda diag(C). So a loud input is held
 harder, and its units do not matter: with x_i -> c x_i and w_i -> w_i / c the answer follows as v_i / c.
@@ -21,8 +21,13 @@ def penalty(energy: Tensor, ridge: float) -> Tensor:
 
     So H has an inverse, and a dead input keeps its weights: at 0 it would hold a mask's variance up whatever lambda is.
     """
-    dead = torch.finfo(energy.dtype).eps * float(energy.mean().clamp_min(1e-200))
-    return ridge * energy.clamp_min(dead)
+    return ridge * energy.clamp_min(faint(energy))
+
+
+def faint(energy: Tensor) -> float:
+    """What rounding leaves of the mean of energies (n,); where all are 0, a number of which an inverse still exists."""
+    info = torch.finfo(energy.dtype)
+    return info.eps * max(float(energy.mean()), info.tiny**0.5)
 
 
 def ridged(matrix: Tensor, ridge: float) -> Tensor:
@@ -42,8 +47,7 @@ def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
     while info != 0 or factor.diagonal().isnan().any():  # LAPACK says so of a NaN, cuSOLVER does not
         if not torch.isfinite(matrix).all():
             raise InputError("expected finite statistics, got NaN or infinity: look at the model, or try dtype float32")
-        smallest = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().mean().clamp_min(1e-200))
-        added = max(added * 10.0, smallest)
+        added = max(added * 10.0, faint(matrix.diagonal()))
         one = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
         factor, info = torch.linalg.cholesky_ex(matrix + added * one)
     return factor, added

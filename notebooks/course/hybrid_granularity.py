@@ -43,7 +43,7 @@ def narrowed_alone(
 ) -> Iterator[tuple[int, float, Tensor]]:
     """Each of `layers` without its `gone` cheapest neurons, refitted on ids (S, L) while all others are dense.
 
-    Yields its number, the error that this puts into the stream (a share of its energy), and V (n, d), float64.
+    Yields its number, the error that this puts into the stream (a share of its energy), and V (n, d).
     """
     stream, rope = walk_to(model, ids, 0)
     for number, layer in enumerate(model.model.layers):

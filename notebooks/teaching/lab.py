@@ -27,7 +27,10 @@ LAB = ROOT / "build" / "lab"
 OWN = LAB / "jupyter"  # what JupyterLab remembers of this project
 SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 BESIDE = ("benchmarks", "data", "docs")  # what lessons read or link to, at its place beside them
-PAGES = ("notebooks/GLOSSARY.md", "notebooks/TEACHING.md", "CONTRIBUTING.md")  # what lessons and docs link to
+SEEN, UNSEEN = (
+    "notebooks/GLOSSARY.md",
+    ("notebooks/TEACHING.md", "CONTRIBUTING.md"),
+)  # pages that lessons and docs link to
 MARK = "made"  # in a copy's metadata: the hash of its sources as it was made
 ANSWER = re.compile(r"<details><summary>Answer</summary>.*?</details>", re.DOTALL)
 WRITE = "*Double-click here and write down what you expect. Then run the next cell. The answer is below it.*"
@@ -95,7 +98,7 @@ def lay_out(folder: Path) -> str:
     for lesson in sorted([*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("exercises/*.ipynb")]):
         name = lesson.relative_to(NOTEBOOKS)
         states[copy(lesson, folder / "notebooks" / name)].append(name.as_posix())
-    for name in PAGES:
+    for name in (SEEN, *UNSEEN):
         shutil.copyfile(ROOT / name, folder / name)
     for name in BESIDE:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
@@ -123,7 +126,7 @@ def main(arguments: list[str]) -> None:
         "LabApp.app_settings_dir": OWN / "settings",
         "LabApp.workspaces_dir": OWN / "workspaces",  # open tabs of other projects stay out of it
     }
-    unseen = () if ours.answers else (*BESIDE, OWN.name, *(Path(page).name for page in PAGES[1:]))
+    unseen = () if ours.answers else (*BESIDE, OWN.name, *(Path(page).name for page in UNSEEN))
     hidden = [f"--ContentsManager.hide_globs={name}" for name in unseen]
     from jupyterlab.labapp import main as jupyterlab
 

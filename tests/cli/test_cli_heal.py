@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -16,9 +18,7 @@ from comp_lib.models.load import load_model
 from comp_lib.models.save import calibrated_on
 
 SHORT = ("--steps", "3", "--sequences", HELD + 4, "--length", "16")
-
-
-pytest.importorskip("peft", reason="no peft: pip install 'comp-lib[heal]'")
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="no peft: pip install 'comp-lib[heal]'")
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +35,7 @@ def small(parent, tmp_path_factory):
     return out
 
 
+@needs_peft
 def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
     done = run("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT, "--rate", "0.01")
     assert done.exit_code == 0, done.output
@@ -50,6 +51,7 @@ def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
     assert calibrated_on(tmp_path / "healed") == calibrated_on(small) == text_hashes("calibration")
 
 
+@needs_peft
 def test_links_out_of_the_folder_do_not_get_into_the_new_one(parent, small, tmp_path):
     shutil.copytree(small, tmp_path / "linked")
     (tmp_path / "secret").write_text("nobody's business")
@@ -66,6 +68,7 @@ def test_links_out_of_the_folder_do_not_get_into_the_new_one(parent, small, tmp_
     assert not (tmp_path / "other").exists()
 
 
+@needs_peft
 def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monkeypatch):
     monkeypatch.setattr(healing, "_mean_divergence", lambda model, parent, ids: 1.0)
     words = ("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT)
@@ -74,6 +77,15 @@ def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monke
     assert not (tmp_path / "healed").exists()
     done = run(*words, "--force")
     assert done.exit_code == 0 and "it did not help" in done.stderr and (tmp_path / "healed").exists()
+
+
+def test_scales_need_no_peft_and_another_word_is_refused_before_any_work(parent, small, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    words = ("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT, "--tune")
+    refused(run(*words, "scale"), ["lora or scales, got 'scale': did you mean 'scales'"])
+    assert run(*words, "scales", "--force").exit_code == 0
+    card = (tmp_path / "healed" / "README.md").read_text("utf-8")
+    assert "tune scales" in card and "rate 0.005" in card and "rank" not in card
 
 
 @pytest.mark.parametrize(

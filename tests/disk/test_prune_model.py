@@ -15,9 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from comp_lib import prune_model
 from comp_lib.calibration.text import DATA_FOLDERS, KINDS, load_text, windows_of
+from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.importance.neurons import METRICS
+from comp_lib.methods import MOST_TOKENS
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
 from comp_lib.shape import Shape
@@ -114,13 +116,20 @@ def test_the_card_tells_the_command_and_the_share_of_each_text(wide, tmp_path):
         (4_700, {}, 196 * 24),
         (9_999, {"sequences": 8}, 8 * 24),
         (9_999, {"length": 96}, 128 * 96),
+        (9_999, {"calibration": "calibration"}, 128 * 24),
     ],
 )
 def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, most, told, tokens):
     monkeypatch.setattr("comp_lib.disk.prune_model.PER_NEURON", 100)  # of 48 neurons
     monkeypatch.setattr("comp_lib.disk.prune_model.MOST_TOKENS", most)
-    size = {"length": 24, "calibration": "calibration", "method": "random", "multiple": 4, "evaluated": "none"}
+    size = {"length": 24, "calibration": "shipped", "method": "random", "multiple": 4, "evaluated": "none"}
     assert prune_model(parent, tmp_path / "small", **size | told).report.tokens == tokens
+
+
+def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):
+    """SmolLM2's tokenizer makes the fewest of our texts among those of the named models."""
+    ids = calibration_tokens("shipped", real_model[1], sequences=MOST_TOKENS // 256, length=256)
+    assert ids.numel() == MOST_TOKENS
 
 
 @pytest.mark.parametrize("curve", [lambda gone: 5 * gone**2, lambda gone: 0.9 * gone, lambda gone: gone**4 - 0.01])

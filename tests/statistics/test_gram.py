@@ -129,3 +129,11 @@ def test_the_energy_of_a_gap_is_the_squared_error_of_other_weights(seed, t, n, m
     want = float((x @ w - x @ v).square().sum())
     assert Gram.of(x.T @ x).energy(w - v) == pytest.approx(want, rel=1e-4, abs=1e-5)
     assert Gram.of(x.T @ x).energy(w - w) == 0.0
+
+
+def test_sums_in_float32_take_weights_of_any_precision():
+    x, w, kept = normal(0, 40, 6), normal(1, 6, 4), torch.tensor([0, 2, 3, 5])
+    double, single = (Gram.of((x.T @ x).to(dtype)) for dtype in (torch.float64, torch.float32))
+    torch.testing.assert_close(single.refit(w, kept, 0.1).double(), double.refit(w, kept, 0.1), rtol=1e-4, atol=1e-5)
+    errors = [each.held_out_errors(each, w, kept, (0.1, 1.0)) for each in (single, double)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-4)
