@@ -108,7 +108,6 @@ def test_too_little_text_and_a_training_that_does_not_converge_are_refused():
 
 @pytest.mark.parametrize("name", ["gqa", "gemma3", "phi3", "layer norm"])
 def test_scales_are_folded_into_the_weights(name):
-    """The folded model answers as the one with factors did, also where norms have biases."""
     _, small, ids = pair(name if name in variants.VARIANTS else "gqa")
     generator = torch.Generator().manual_seed(0)
     if name == "layer norm":

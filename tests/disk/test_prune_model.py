@@ -110,24 +110,17 @@ def test_the_card_tells_the_command_and_the_share_of_each_text(wide, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("most", "told", "tokens"),
-    [
-        (9_999, {}, 200 * 24),
-        (4_700, {}, 196 * 24),
-        (9_999, {"sequences": 8}, 8 * 24),
-        (9_999, {"length": 96}, 128 * 96),
-        (9_999, {"calibration": "calibration"}, 128 * 24),
-    ],
+    ("most", "told", "sequences"),
+    [(9_999, {}, 200), (4_700, {}, 196), (9_999, {"sequences": 8}, 8), (9_999, {"calibration": "calibration"}, 128)],
 )
-def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, most, told, tokens):
+def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, most, told, sequences):
     monkeypatch.setattr("comp_lib.disk.prune_model.PER_NEURON", 100)  # of 48 neurons
     monkeypatch.setattr("comp_lib.disk.prune_model.MOST_TOKENS", most)
     size = {"length": 24, "calibration": "shipped", "method": "random", "multiple": 4, "evaluated": "none"}
-    assert prune_model(parent, tmp_path / "small", **size | told).report.tokens == tokens
+    assert prune_model(parent, tmp_path / "small", **size | told).report.tokens == 24 * sequences
 
 
 def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):
-    """SmolLM2's tokenizer makes the fewest of our texts among those of the named models."""
     ids = calibration_tokens("shipped", real_model[1], sequences=MOST_TOKENS // 256, length=256)
     assert ids.numel() == MOST_TOKENS
 
