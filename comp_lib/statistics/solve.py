@@ -27,7 +27,7 @@ def penalty(energy: Tensor, ridge: float) -> Tensor:
 def faint(energy: Tensor) -> float:
     """What rounding leaves of the mean of energies (n,); where all are 0, a number of which an inverse still exists."""
     info = torch.finfo(energy.dtype)
-    return info.eps * max(float(energy.mean()), info.tiny**0.5)
+    return float(info.eps) * max(float(energy.mean()), float(info.tiny) ** 0.5)
 
 
 def ridged(matrix: Tensor, ridge: float) -> Tensor:
