@@ -6,6 +6,7 @@ harder, and its units do not matter: with x_i -> c x_i and w_i -> w_i / c the an
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -27,7 +28,7 @@ def penalty(energy: Tensor, ridge: float) -> Tensor:
 def faint(energy: Tensor) -> float:
     """What rounding leaves of the mean of energies (n,); where all are 0, a number of which an inverse still exists."""
     info = torch.finfo(energy.dtype)
-    return float(info.eps) * max(float(energy.mean()), float(info.tiny) ** 0.5)
+    return info.eps * max(float(energy.mean()), math.sqrt(info.tiny))
 
 
 def ridged(matrix: Tensor, ridge: float) -> Tensor:
