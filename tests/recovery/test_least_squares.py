@@ -88,7 +88,7 @@ def test_one_sequence_cannot_be_halved(tiny_llama):
 def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     inputs, outputs, kept = 40, 200, torch.arange(30)
-    weight = torch.randn(inputs, outputs, generator=generator, dtype=torch.float64).to(form.precision)
+    weight = torch.randn(inputs, outputs, generator=generator, dtype=torch.float64).to(form.zeros(1).precision)
     halves = []
     for _ in range(2):
         x = torch.randn(25, inputs, generator=generator)
