@@ -16,9 +16,8 @@ from comp_lib.calibration.stream import batches
 from comp_lib.calibration.text import load_text
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.families import family_of
-from comp_lib.methods import MUCH, PRESETS, default_recovery
 from comp_lib.models.load import EMBEDDED
-from comp_lib.settings import Settings
+from comp_lib.settings import MUCH, PRESETS, Settings, default_recovery
 from comp_lib.system.files import write_atomically
 
 HERE = Path(__file__).parent

@@ -21,8 +21,8 @@ from common import HERE, ROOT, between, markdown, preset, read_json
 from comp_lib.calibration.tokens import MIXTURES
 from comp_lib.evaluation.confidence import NORMAL, confidence_interval, t_quantile
 from comp_lib.evaluation.zero_shot import SETS
-from comp_lib.methods import SEQUENCES
 from comp_lib.models.load import EMBEDDED
+from comp_lib.settings import SEQUENCES
 
 SECOND = "gemma3-270m"
 MODELS = (EMBEDDED, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")

@@ -6,7 +6,7 @@ other layers that their neighbours can best reproduce. Then it refits the kept w
     from comp_lib import Settings, load_model
     from comp_lib.calibration.tokens import calibration_tokens
     from comp_lib.prune import prune
-    from comp_lib.methods import PRESETS
+    from comp_lib.settings import PRESETS
 
     model, tokenizer = load_model("smollm2-135m")
     ids = calibration_tokens("general", tokenizer, model=model, sequences=128, length=256)

@@ -22,11 +22,10 @@ from .families import parts
 from .families.layer import dense_target, gain_behind
 from .families.protocol import STEPS, Layer, Model, Which
 from .importance.neurons import METRICS, RIDGE, Dense, Selection, energy
-from .methods import MUCH
 from .plan import Plan
 from .recovery.bias import mean_bias, unchanged
 from .recovery.least_squares import choose_ridge
-from .settings import Settings
+from .settings import MUCH, Settings
 from .shape import Shape
 from .statistics.gram import Gram, Statistics, contributions, enough, token_weights
 from .surgery import add_biases, shrink, spread, upstream

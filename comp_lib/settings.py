@@ -1,16 +1,72 @@
-"""What a run of COMP is asked to do: one frozen value, checked before any work starts."""
+"""What a run of COMP is asked to do: one frozen value, checked before any work starts; and the names that it may say.
+
+What is slow to import is imported where it is used, since help is made from these tables and is to appear at once.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, suggestion
-from .hybrid_granularity.uniform import fitting_multiple
-from .importance.neurons import METRICS, RIDGE
-from .methods import BASELINES, LAYER_METRICS, METHODS, RECOVERIES, WIDTHS
-from .plan import MOST_LAYERS, PlanRequest
-from .shape import Shape
-from .system.machine import available_device
+from .importance import LAYER_METRICS
+
+if TYPE_CHECKING:
+    from .plan import PlanRequest
+    from .shape import Shape
+
+# Baselines that choose the widths themselves (see `baselines`), and the settings that this leaves them.
+BASELINES: dict[str, dict[str, tuple[object, ...]]] = {
+    "llm-pruner": {"layers": ("auto", 0), "widths": ("uniform",)},
+    "flap": {"layers": ("auto", 0), "widths": ("uniform",), "kv_groups": (None,)},
+    "slimgpt": {"layers": ("auto", 0), "widths": ("uniform",)},
+    "shortgpt": {
+        "layers": ("auto",),
+        "kv_groups": (None,),
+        "widths": ("uniform",),
+        "recovery": ("least-squares", "mask", "none"),  # no bias: no channel goes whose mean it could be
+    },
+}
+METHODS = ("comp", "magnitude", "wanda-sp", "random", *BASELINES)
+RECOVERIES = ("least-squares", "mask", "bias", "none")
+# The same for all layers, which any runtime loads; by layer importance, the paper's; by measurement, the best.
+WIDTHS = ("uniform", "per-layer", "measured")
+
+
+def default_recovery(method: str, biases: bool = True) -> str:
+    """What the makers of a method do after the cut (LLM-Pruner fine-tunes, which no method here may).
+
+    A metric that is none of METHODS, such as one of your own, gets COMP's refit: it is compared with COMP's metric.
+    biases: whether the model's family has room for them; without, FLAP goes without.
+    """
+    own = {"comp": "least-squares", "slimgpt": "least-squares", "flap": "bias" if biases else "none"}
+    return own.get(method, "none" if method in METHODS else "least-squares")
+
+
+# What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of whole layers
+# is our choice: the digests name none.
+PRESETS: dict[str, dict[str, Any]] = {
+    "stock": {"widths": "uniform", "aim": "auto"},
+    "best": {"widths": "measured", "aim": "dense"},
+    "paper": {
+        "layers": 0.1,
+        "layer_metric": "block-influence",
+        "widths": "per-layer",
+        "recovery": "mask",
+        "ridge": 1e-2,
+    },
+}
+PRESETS_IN_WORDS = {
+    "stock": "one width for all layers, which any runtime loads",
+    "best": "widths by measurement, and twice the text",
+    "paper": "whole layers, then widths by layer importance, then a tuned mask",
+}
+MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk
+# What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says. Of mixtures
+# up to PER_NEURON tokens for each neuron of a layer, as far as MOST_TOKENS go, which they have with any tokenizer.
+DEFAULTS: dict[str, Any] = {"calibration": "general", "length": 256, "seed": 0, "dtype": "float32", "device": "cpu"}
+SEQUENCES = {"best": 256}
+PER_NEURON, MOST_TOKENS = 8, 65_536
 
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbers -> their types, in words
@@ -45,6 +101,10 @@ class Settings:
     device: str = "cpu"  # where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"
 
     def __post_init__(self) -> None:
+        from .importance.neurons import METRICS, RIDGE
+        from .plan import MOST_LAYERS
+        from .system.machine import available_device
+
         for name, (kinds, words) in KINDS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kinds) or (type(value) is int and abs(value) >= 2**63):
@@ -90,6 +150,9 @@ class Settings:
 
     def request(self, shape: Shape, name: str = "") -> PlanRequest:
         """What a planner for a model of that shape and name is asked for; no layers are dropped yet."""
+        from .hybrid_granularity.uniform import fitting_multiple
+        from .plan import PlanRequest
+
         biased = self.recovery == "bias"
         request = PlanRequest(shape=shape, ratio=self.ratio, kv_groups=self.kv_groups, parent=name, biased=biased)
         fitting = fitting_multiple(request, self.layers) if self.multiple is None else self.multiple

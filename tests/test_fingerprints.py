@@ -21,10 +21,9 @@ from variants import build, tokens
 
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.importance.neurons import RIDGE
-from comp_lib.methods import PRESETS
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.prune import Pruned, prune
-from comp_lib.settings import Settings
+from comp_lib.settings import PRESETS, Settings
 
 STORED = Path(__file__).with_name("fingerprints.json")
 ALIKE = {"ratio": 0.25, "multiple": 4}

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.paper import paper_plan
 from comp_lib.hybrid_granularity.uniform import parameters_left, uniform_plan
-from comp_lib.methods import BASELINES
 from comp_lib.plan import SMALLEST_SHARE, Plan, PlanRequest
 from comp_lib.planning import why_more
-from comp_lib.settings import Settings
+from comp_lib.settings import BASELINES, Settings
 from comp_lib.shape import Shape
 
 quick = settings(derandomize=True, deadline=None, max_examples=80)

@@ -23,10 +23,9 @@ from comp_lib.families.layer import dense_target, gain_behind
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import block_influence, layers_to_drop, sequence_loss_increase
 from comp_lib.importance.neurons import METRICS, Dense, full_condition
-from comp_lib.methods import PRESETS, RECOVERIES
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import make_plan, prune
-from comp_lib.settings import Settings
+from comp_lib.settings import PRESETS, RECOVERIES, Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
 from comp_lib.surgery import shallow_copy, upstream

@@ -15,10 +15,9 @@ from ..evaluation.by_kind import ByKind, judge
 from ..evaluation.confidence import UNKNOWN
 from ..families import family_of
 from ..families.protocol import Model
-from ..methods import METHODS, PRESETS, default_recovery
 from ..planning import check_request
 from ..prune import prune
-from ..settings import Settings
+from ..settings import METHODS, PRESETS, Settings, default_recovery
 from ..shape import Shape
 from ..system.files import hash_of_tensor
 from .columns import ALL, Sample, cached, tidy

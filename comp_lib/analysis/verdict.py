@@ -13,8 +13,8 @@ from html import escape
 
 import pandas as pd
 
-from ..methods import DEFAULTS, PRESETS
 from ..plan import Plan
+from ..settings import DEFAULTS, PRESETS
 from .columns import ALL
 
 CHANCE = 0.9  # of log(vocabulary), the loss of guessing; who knows how often each token comes is below it

@@ -119,8 +119,7 @@ def compare(
     check_package("matplotlib", "notebooks")
     from ..compare.grid import Grid, run
     from ..compare.summary import markdown, write_summary
-    from ..methods import METHODS
-    from ..settings import Settings
+    from ..settings import METHODS, Settings
 
     chosen = METHODS if methods is None else listed(methods, str, "methods")
     text: dict[str, Any] = {"calibration": calibration, "length": length, "evaluation": evaluated}

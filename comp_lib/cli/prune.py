@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from typer import Option, echo
 
 from ..errors import check_package
-from ..methods import METHODS, NEURON_METRICS, PER_NEURON, PRESETS_IN_WORDS
+from ..importance import NEURON_METRICS
+from ..settings import METHODS, PER_NEURON, PRESETS_IN_WORDS
 from .console import out, progress_bars, table
 from .options import QUALITY, RESEARCH, Calibration, Dtype, Length, Model, Multiple, Overwrite, Seed, Solving
 

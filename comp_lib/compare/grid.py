@@ -22,12 +22,11 @@ from ..calibration.text import load_text, windows_of
 from ..calibration.tokens import WRITTEN, calibration_tokens, sources
 from ..errors import InputError, refusing
 from ..families import family_of
-from ..methods import METHODS, default_recovery
 from ..models.load import load_model
 from ..models.save import shareable
 from ..planning import check_length, check_request
 from ..progress import Progress, no_progress
-from ..settings import Settings
+from ..settings import METHODS, Settings, default_recovery
 from ..system.files import hash_of_model, hash_of_tensor, hash_of_value, write_atomically
 from ..system.machine import cores
 from .cluster import executor, measured, outcome_of

@@ -25,12 +25,11 @@ from ..calibration.tokens import MIXTURES, WRITTEN, calibration_tokens, sources,
 from ..errors import InputError, suggestion
 from ..families.protocol import Model
 from ..hybrid_granularity.uniform import CLOSE
-from ..methods import DEFAULTS, MOST_TOKENS, PER_NEURON, PRESETS, SEQUENCES, default_recovery
 from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
 from ..planning import check_length, check_request, make_plan, why_more
 from ..progress import Progress, no_progress
-from ..settings import Settings
+from ..settings import DEFAULTS, MOST_TOKENS, PER_NEURON, PRESETS, SEQUENCES, Settings, default_recovery
 from ..shape import Shape, span
 from ..system.files import resolved
 from ..system.machine import available_device
@@ -127,7 +126,7 @@ def prune_model(
     Args:
         model: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
-        preset: one of methods.PRESETS.
+        preset: one of settings.PRESETS.
         calibration: text that decides, see `calibration.tokens`; evaluated: text that judges, or "none".
         overwrite: whether an earlier result in `out` may be replaced.
         more: `at_most`, in place of a ratio: how much the loss may rise, in nats per token (see `ratio_within`);

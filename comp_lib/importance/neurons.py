@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..methods import NEURON_METRICS
 from ..statistics.gram import Statistics, contributions
 from ..statistics.solve import ridged, spd_inverse
+from . import NEURON_METRICS
 from .matrix_condition import Sweep, sweep
 
 RIDGE = 0.1  # lambda of the library, unless something else is asked for

@@ -27,10 +27,8 @@ LAB = ROOT / "build" / "lab"
 OWN = LAB / "jupyter"  # what JupyterLab remembers of this project
 SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 BESIDE = ("benchmarks", "data", "docs")  # what lessons read or link to, at its place beside them
-SEEN, UNSEEN = (
-    "notebooks/GLOSSARY.md",
-    ("notebooks/TEACHING.md", "CONTRIBUTING.md"),
-)  # pages that lessons and docs link to
+SEEN = "notebooks/GLOSSARY.md"  # which lessons link to
+UNSEEN = ("notebooks/TEACHING.md", "CONTRIBUTING.md")  # which docs link to
 MARK = "made"  # in a copy's metadata: the hash of its sources as it was made
 ANSWER = re.compile(r"<details><summary>Answer</summary>.*?</details>", re.DOTALL)
 WRITE = "*Double-click here and write down what you expect. Then run the next cell. The answer is below it.*"

@@ -28,12 +28,11 @@ from comp_lib.evaluation.by_kind import judge, kind_windows
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation
 from comp_lib.families.protocol import Model
-from comp_lib.methods import PRESETS
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plan import Plan
 from comp_lib.planning import check_plan
 from comp_lib.prune import prune
-from comp_lib.settings import Settings
+from comp_lib.settings import PRESETS, Settings
 from comp_lib.shape import Shape, span
 from comp_lib.system.files import hash_of_value
 

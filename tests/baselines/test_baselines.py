@@ -15,12 +15,11 @@ from comp_lib.baselines import flap, llm_pruner
 from comp_lib.errors import InputError
 from comp_lib.hybrid_granularity.uniform import parameters_left, uniform_plan
 from comp_lib.importance.layers import block_influence
-from comp_lib.methods import BASELINES, RECOVERIES, default_recovery
 from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.plan import PlanRequest
 from comp_lib.prune import make_plan, prune
-from comp_lib.settings import Settings
+from comp_lib.settings import BASELINES, RECOVERIES, Settings, default_recovery
 from comp_lib.shape import Shape
 
 DEEP = {"num_hidden_layers": 8}  # the first and the last are protected

@@ -16,7 +16,7 @@ from comp_lib.calibration.text import KINDS
 from comp_lib.cli import console
 from comp_lib.cli.prune import prune
 from comp_lib.importance.neurons import METRICS
-from comp_lib.methods import DEFAULTS, METHODS, PRESETS, PRESETS_IN_WORDS
+from comp_lib.settings import DEFAULTS, METHODS, PRESETS, PRESETS_IN_WORDS
 
 
 def test_help_imports_nothing_heavy():

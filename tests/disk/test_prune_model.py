@@ -19,9 +19,9 @@ from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.importance.neurons import METRICS
-from comp_lib.methods import MOST_TOKENS
 from comp_lib.on_device.gguf_export import export_gguf
 from comp_lib.prune import prune
+from comp_lib.settings import MOST_TOKENS
 from comp_lib.shape import Shape
 
 SMALL = {"sequences": 8, "length": 24, "multiple": 4, "calibration": "calibration"}
