@@ -5,7 +5,7 @@
 
 The calibration is a mixture of this project's kinds ("all", "prose+code", "code" ...), or a text, or "self". The
 evaluation texts of all kinds judge, and FILE on top where there is one, of which nothing calibrates. Each call prints
-its row, losses above the dense model's with their 95% intervals, and keeps it in benchmarks/kinds.json; with --tasks
+its rows, losses above the dense model's with their 95% intervals, and keeps them in benchmarks/kinds.json; with --tasks
 also what the pruned model answers in the four offline tasks. The other draws what is kept: README.md's bars.
 """
 
@@ -15,22 +15,26 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from common import decoder_parameters, keep_row, options, settings_of
 from readme import NAMES, by_method, half_width, mean_of
 from zero_shot import answers
 
+from comp_lib.baselines import PLANNERS
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.by_kind import judge, kind_windows
-from comp_lib.evaluation.confidence import UNKNOWN
+from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.plan import Plan
+from comp_lib.planning import make_plan
 from comp_lib.plots.base import BLUE, GREY, figure_with_axes, png
 from comp_lib.prune import prune
 from comp_lib.system.files import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
-MEASURED = ("removed", "increases", "mean", "kl", "tasks")
+MEASURED = ("removed", "increases", "mean", "kl", "tasks")  # older rows have the divergence "kl"
 
 
 def mixture(words: str) -> str:
@@ -45,13 +49,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--windows", type=int, default=6, help="of each kind")
     parser.add_argument("--window", type=int, default=512, help="tokens in each")
-    parser.add_argument("--set", default="{}", help="more Settings as JSON")
+    parser.add_argument("--set", action="append", help="more Settings as JSON; once for each row")
     parser.add_argument("--tasks", action="store_true", help="score the four offline tasks too")
     parser.add_argument("--figure", type=Path, help="nothing is measured: draw what is kept")
     arguments = parser.parse_args()
     if arguments.figure is not None:
         return figure(arguments.figure)
-    settings = settings_of(arguments.set, seed=arguments.seed)
+    asked = [settings_of(words, seed=arguments.seed) for words in arguments.set or ["{}"]]
     dense, tokenizer = load_model(arguments.model)
     ids = calibration_tokens(
         mixture(arguments.calibration),
@@ -61,38 +65,46 @@ def main() -> None:
         length=arguments.length,
         seed=arguments.seed,
     )
-    others = {} if arguments.text is None else {arguments.text.name: load_text(arguments.text)}
     size = {"length": arguments.window, "sequences": arguments.windows}
     windows = kind_windows(tokenizer, **size)
-    texts = {name: evaluation_tokens(tokenizer, text, **size) for name, text in others.items()}
-    before = decoder_parameters(dense)
-    small = prune(dense, ids, settings).model
-    judged = judge(small, windows, dense)
-    every = {**judged.kinds, **judge(small, texts, dense).kinds}
-    # of too few windows there is no interval: NaN, which a figure leaves out
-    increases = {kind: [one.increase, *(one.intervals()["increase"] or UNKNOWN)] for kind, one in every.items()}
-    for kind, (increase, low, high) in increases.items():
-        print(f"{kind:16}{increase:.3f} nats more ({low:.3f} to {high:.3f})", flush=True)
-    mean, (low, high) = judged.mean["increase"], judged.intervals()["increase"] or UNKNOWN
-    print(f"mean over kinds {mean:.3f} ({low:.3f} to {high:.3f})")
-    row = {
-        "model": arguments.model,
-        "calibration": arguments.calibration,
-        "sequences": arguments.sequences,
-        "length": arguments.length,
-        "windows": arguments.windows,
-        **({} if arguments.window == 512 else {"window": arguments.window}),
-        "seed": arguments.seed,
-        "settings": json.loads(json.dumps(vars(settings))),
-        "removed": 1 - decoder_parameters(small) / before,
-        "increases": increases,
-        "mean": mean,
-        "kl": {kind: one.kl for kind, one in every.items()},
-    }
-    if arguments.tasks:
-        row["tasks"] = answers(small, tokenizer)
-        print(json.dumps(row["tasks"]))
-    keep_row(FILE, row, MEASURED)
+    if arguments.text is not None:
+        windows[arguments.text.name] = evaluation_tokens(tokenizer, load_text(arguments.text), **size)
+    base = judge(dense, windows).kinds
+    plans: dict[tuple, Plan] = {}
+    for settings in asked:
+        row = {
+            "model": arguments.model,
+            "calibration": arguments.calibration,
+            "sequences": arguments.sequences,
+            "length": arguments.length,
+            "windows": arguments.windows,
+            **({} if arguments.window == 512 else {"window": arguments.window}),
+            "seed": arguments.seed,
+            "settings": json.loads(json.dumps(vars(settings))),
+        }
+        print(json.dumps(row["settings"]), flush=True)
+        # a baseline that plans by itself, such as by gradients, does so once for all that may follow its cut
+        same = settings.method, settings.ratio, settings.recovery == "bias"
+        if settings.method in PLANNERS and same not in plans:
+            plans[same] = make_plan(dense, ids, settings)
+        free = same in plans and settings.recovery == "none"  # of any text, by then
+        small = prune(dense, ids[:1] if free else ids, settings, plan=plans.get(same)).model
+        row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(dense)
+        judged = judge(small, windows).kinds
+        more = {kind: np.subtract(one.losses, base[kind].losses) for kind, one in judged.items()}
+        # of too few windows there is no interval: NaN, which a figure leaves out
+        row["increases"] = {
+            kind: [float(each.mean()), *confidence_intervals(each[None])[0].tolist()] for kind, each in more.items()
+        }
+        row["mean"] = float(np.mean([row["increases"][kind][0] for kind in KINDS]))
+        low, high = confidence_intervals(*(more[kind][None] for kind in KINDS))[0]
+        for kind, (increase, *bounds) in row["increases"].items():
+            print(f"{kind:20}{increase:.3f} nats more ({bounds[0]:.3f} to {bounds[1]:.3f})")
+        print(f"mean over kinds {row['mean']:.3f} ({low:.3f} to {high:.3f})", flush=True)
+        if arguments.tasks:
+            row["tasks"] = answers(small, tokenizer)
+            print(json.dumps(row["tasks"]), flush=True)
+        keep_row(FILE, row, MEASURED)
 
 
 def figure(path: Path) -> None:

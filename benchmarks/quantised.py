@@ -1,15 +1,17 @@
 """Prune and quantise, or quantise only: which is better at the size of a file?
 
     python benchmarks/quantised.py [--model gemma3-270m]
+    python benchmarks/quantised.py --figure docs/pareto.png
 
-SmolLM2-135M ships as Q4_1, Gemma 3 270M as Q4_K_M, and weights that lie on the grid of a type cost that type nothing.
+SmolLM2-135M ships as Q4_1, the others as Q4_K_M, and weights that lie on the grid of a type cost that type nothing.
 So the parent of all rivals is a file of floats that computes the same and lies on no grid: dequantised, and each
 channel that a matrix reads scaled by a factor between 1 and 1.1, which the norm or the matrix before it undoes
 (`off_the_grid`). Each model, dense or pruned, is stored as several types and judged with the weights that its file
-would hold. Pruned on 16 x 256 tokens of data/calibration.txt with a ridge of 0.1, judged on 12 x 512 tokens of
-data/evaluation.txt, window by window; rows go to quantised.json, which notebook 08 shows, of another model than the
-included one to a file of its own. A second call goes on. The ratio 0.471 is that at which a Q8_0 file of SmolLM2 is as
-large as the dense model's Q4_0; Gemma has none, since most of it is its vocabulary.
+would hold. The two small ones are pruned on 16 x 256 tokens of data/calibration.txt with a ridge of 0.1, the wider
+ones on 128 x 256 of the mixture `general`, as `prune` does. 12 x 512 tokens of data/evaluation.txt judge, window by
+window; rows go to quantised.json, which notebook 08 shows, of another model than the included one to a file of its own.
+A second call goes on. The ratio 0.471 is that at which a Q8_0 file of SmolLM2 is as large as the dense model's Q4_0.
+The other call draws what is stored, at equal bytes.
 """
 
 from __future__ import annotations
@@ -17,19 +19,25 @@ from __future__ import annotations
 import copy
 import sys
 from math import prod
+from pathlib import Path
 
 import gguf
+import numpy as np
 import torch
 from common import HERE, evaluation_windows, parser_of, read_json, write_json
+from readme import MODELS, SECOND
 from torch import Tensor, nn
 
 from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.families import family_of
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.on_device.gguf_export import tensor_type
+from comp_lib.plots.base import LOSS, Picture, note, panels, png, style
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
+from comp_lib.system.files import write_atomically
 
 TYPES = {0.0: ("q8_0", "q4_0", "q4_1"), 0.471: ("q8_0", "q4_0"), 0.2: ("q8_0", "q4_0")}  # by ratio
 LARGEST = 0.1  # by which a channel is scaled
@@ -61,6 +69,8 @@ def off_the_grid(model: nn.Module) -> nn.Module:
         mlp.down_proj.weight.div_(scale)
         scale = factors(attention.v_proj.out_features)
         attention.v_proj.weight.mul_(scale[:, None])
+        if attention.v_proj.bias is not None:
+            attention.v_proj.bias.mul_(scale)
         heads = scale.view(-1, attention.head_dim).repeat_interleave(attention.num_key_value_groups, 0)
         attention.o_proj.weight.div_(heads.flatten())
     return found
@@ -78,31 +88,72 @@ def as_stored(model: nn.Module, kind: str) -> tuple[nn.Module, int]:
     return found, size
 
 
+def stored_in(name: str) -> Path:
+    """The file with the rows of that model."""
+    return HERE / ("quantised.json" if name == EMBEDDED else f"quantised-{name}.json")
+
+
 def main() -> None:
-    name = parser_of(__doc__).parse_args().model
-    file = HERE / ("quantised.json" if name == EMBEDDED else f"quantised-{name}.json")
-    rows = read_json(file)
+    parser = parser_of(__doc__)
+    parser.add_argument("--figure", type=Path, help="nothing is measured: draw what is stored")
+    arguments = parser.parse_args()
+    if arguments.figure is not None:
+        return write_atomically(arguments.figure, png(figure()))
+    name = arguments.model
+    small_model = name in (EMBEDDED, SECOND)
+    rows = read_json(stored_in(name))
     shipped, tokenizer = load_model(name)
-    model = off_the_grid(shipped)
     windows = evaluation_windows(tokenizer)
-    ids = calibration_tokens("calibration", tokenizer, sequences=16, length=256, evaluated="evaluation")
+    text = {"sequences": 16 if small_model else 128, "length": 256, "evaluated": "evaluation"}
+    ids = calibration_tokens("calibration" if small_model else "general", tokenizer, model=shipped, **text)
 
     def keep(ratio: float, kind: str, judged: nn.Module, size: int) -> None:
         losses = [round(loss, 6) for loss in perplexity(judged, windows).losses]
         rows.append({"ratio": ratio, "type": kind, "bytes": size, "losses": losses})
-        write_json(file, rows)
+        write_json(stored_in(name), rows)
         print(f"{ratio:5.1%} {kind:5} {size / 1e6:6.1f} MB {sum(losses) / len(losses):.4f} nats", flush=True)
 
-    if not rows:
+    def done(ratio: float, kind: str) -> bool:
+        return any((row["ratio"], row["type"]) == (ratio, kind) for row in rows)
+
+    if not done(0.0, "shipped"):
         keep(0.0, "shipped", shipped, 4 * sum(map(Tensor.numel, shipped.parameters())))
+    model = off_the_grid(shipped)
+    del shipped
+    if not done(0.0, "f32"):
         keep(0.0, "f32", model, 4 * sum(map(Tensor.numel, model.parameters())))
     for ratio, kinds in TYPES.items() if name == EMBEDDED else ((0.0, TYPES[0.0]), (0.2, TYPES[0.2])):
-        left = [kind for kind in kinds if not any((row["ratio"], row["type"]) == (ratio, kind) for row in rows)]
-        if not left:
+        if not (left := [kind for kind in kinds if not done(ratio, kind)]):
             continue
-        small = prune(model, ids, Settings(ratio=ratio, layers=0, multiple=32, ridge=0.1)).model if ratio else model
+        settings = Settings(ratio=ratio, layers=0, multiple=32, ridge=0.1 if small_model else "auto")
+        small = prune(model, ids, settings).model if ratio else model
         for kind in left:
             keep(ratio, kind, *as_stored(small, kind))
+
+
+def figure() -> Picture:
+    """The loss over the file of floats against the size of the file: a panel for each model that is stored."""
+    found = {name: rows for name in MODELS if (rows := read_json(stored_in(name)))}
+    picture, panes = panels(1, len(found), (3.4 * len(found), 3.4), xlabel="MB of weights")
+    panes[0].set_ylabel(LOSS)
+    words = []
+    for (name, rows), axes in zip(found.items(), panes, strict=True):
+        (dense,) = (np.array(row["losses"]) for row in rows if row["type"] == "f32")
+        for place, ratio in enumerate(sorted({row["ratio"] for row in rows})):
+            own = [row for row in rows if row["ratio"] == ratio and row["type"] not in ("shipped", "f32")]
+            own.sort(key=lambda row: row["bytes"])
+            sizes, gaps = [row["bytes"] / 1e6 for row in own], [np.array(row["losses"]) - dense for row in own]
+            means = [gap.mean() for gap in gaps]
+            errors = np.abs(np.array([confidence_interval(gap) for gap in gaps]).T - means)
+            label = f"{ratio:.0%} pruned" if ratio else "quantised only"
+            axes.errorbar(sizes, means, errors, label=label, capsize=3, **style(place))
+            for row, size, mean in zip(own, sizes, means, strict=True):
+                note(axes, row["type"], (size, mean), (4, 4))
+                words.append(f"{name}, {label}, {row['type']} {size:.0f} MB: {mean:.2f}")
+        axes.set_title(name, loc="left")
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    picture.legend(*panes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
+    return picture.described("Loss added against the size of the file. ", words)
 
 
 if __name__ == "__main__":

@@ -132,24 +132,18 @@ def _scales(model: Model, healing: Healing) -> Trainable:
     model = copy.deepcopy(model).requires_grad_(False)
     linears = [parts(layer)[which].linear for layer in family_of(model).layers(model) for which in STEPS]
     norms = [each for each in model.modules() if type(each).__name__.endswith("Norm") and [*each.parameters()]]
-    inputs = [nn.Parameter(torch.zeros_like(each.weight[0])) for each in linears]
-    gains = [nn.Parameter(torch.zeros_like(each.weight)) for each in norms]
-    hooks = [
-        linear.register_forward_pre_hook(lambda module, x, s=s: (x[0] * (1.0 + s),))
-        for linear, s in zip(linears, inputs, strict=True)
-    ]
-    hooks += [
-        norm.register_forward_hook(lambda module, x, y, s=s: y * (1.0 + s))
-        for norm, s in zip(norms, gains, strict=True)
-    ]
+    inputs = {each: nn.Parameter(torch.zeros_like(each.weight[0])) for each in linears}
+    gains = {each: nn.Parameter(torch.zeros_like(each.weight)) for each in norms}
+    hooks = [each.register_forward_pre_hook(lambda own, x: (x[0] * (1.0 + inputs[own]),)) for each in inputs]
+    hooks += [each.register_forward_hook(lambda own, x, y: y * (1.0 + gains[own])) for each in gains]
 
     @torch.no_grad()
     def folded() -> Model:
         for hook in hooks:
             hook.remove()
-        for linear, s in zip(linears, inputs, strict=True):
+        for linear, s in inputs.items():
             linear.weight.mul_(1.0 + s)
-        for norm, s in zip(norms, gains, strict=True):
+        for norm, s in gains.items():
             signs, bias = torch.ones_like(norm.weight), getattr(norm, "bias", None)
             signs[..., 1::2] = -1.0  # mean 0 and mean square 1, so that what comes out is the gain, and a bias
             gain = (norm(signs) - (0.0 if bias is None else bias)) * signs
@@ -158,7 +152,7 @@ def _scales(model: Model, healing: Healing) -> Trainable:
                 bias.mul_(1.0 + s)
         return model
 
-    return model, [*inputs, *gains], folded
+    return model, [*inputs.values(), *gains.values()], folded
 
 
 def divergence(logits: Tensor, parent: Tensor) -> Tensor:
