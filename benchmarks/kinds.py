@@ -28,13 +28,13 @@ from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED, load_model
 from comp_lib.plan import Plan
-from comp_lib.planning import make_plan
+from comp_lib.planning import check_request, make_plan
 from comp_lib.plots.base import BLUE, GREY, figure_with_axes, png
 from comp_lib.prune import prune
 from comp_lib.system.files import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
-MEASURED = ("removed", "increases", "mean", "kl", "tasks")  # older rows have the divergence "kl"
+MEASURED = ("removed", "neurons", "increases", "mean", "kl", "tasks")  # older rows have the divergence "kl"
 
 
 def mixture(words: str) -> str:
@@ -57,6 +57,8 @@ def main() -> None:
         return figure(arguments.figure)
     asked = [settings_of(words, seed=arguments.seed) for words in arguments.set or ["{}"]]
     dense, tokenizer = load_model(arguments.model)
+    for settings in asked:
+        check_request(dense, settings)
     ids = calibration_tokens(
         mixture(arguments.calibration),
         tokenizer,
@@ -88,7 +90,8 @@ def main() -> None:
         if settings.method in PLANNERS and same not in plans:
             plans[same] = make_plan(dense, ids, settings)
         free = same in plans and settings.recovery == "none"  # of any text, by then
-        small = prune(dense, ids[:1] if free else ids, settings, plan=plans.get(same)).model
+        done = prune(dense, ids[:1] if free else ids, settings, plan=plans.get(same))
+        small, row["neurons"] = done.model, done.plan.neurons
         row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(dense)
         judged = judge(small, windows).kinds
         more = {kind: np.subtract(one.losses, base[kind].losses) for kind, one in judged.items()}
