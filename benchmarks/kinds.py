@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def figure(path: Path) -> None:
-    """A bar for each method of README.md's table: the mean over the kinds at a fifth gone, with its 95% interval."""
+    """A bar for each of NAMES: the mean over the kinds at a fifth gone, with its 95% interval."""
     found = by_method()
     means, halves = [[value(found[name]) for name in NAMES] for value in (mean_of, half_width)]
     least = means[0] + halves[0] < min(mean - half for mean, half in zip(means[1:], halves[1:], strict=True))

@@ -1,6 +1,6 @@
 """Put stored measurements into README.md, RESULTS.md and docs/heal.md: `python benchmarks/readme.py`
 
-README.md gets a line for each ratio. RESULTS.md gets tables for each model, from kinds.json, and one each of the
+README.md gets a line for each model. RESULTS.md gets tables for each model, from kinds.json, and one each of the
 tasks, of time and memory (headline.json) and of files (quantised.json). docs/heal.md gets the rows of after.json. A
 test asks whether the files say so.
 """
@@ -37,7 +37,6 @@ COLUMNS = {  # of README.md's table
     ("llm-pruner", "our refit"): "LLM-Pruner, our refit",
 }
 BASELINES = {"llm-pruner": "LLM-Pruner", "flap": "FLAP", "wanda-sp": "Wanda-sp", "slimgpt": "SlimGPT's widths"}
-RATIOS = (0.1, 0.2, 0.3, 0.5)
 MOST = 12  # methods in a table
 BEST = SEQUENCES["best"]
 FED = {  # column -> variant of starvation.json
@@ -97,16 +96,16 @@ def half_width(rows: list[dict]) -> float:
 
 
 def short() -> str:
-    """What COMP and the best-known baselines lose, by model and how much goes."""
+    """What COMP and baselines lose at a fifth gone, a line for each model."""
     table = []
     for model in MODELS:
-        for ratio in RATIOS:
-            if found := by_method(model, ratio):
-                own = [found.get(name) for name in COLUMNS]
-                table.append([model, f"{ratio:.0%}", *(f"{mean_of(rows):.2f}" if rows else "-" for rows in own)])
+        if found := by_method(model):
+            own = [found.get(name) for name in COLUMNS]
+            table.append([model, *(f"{mean_of(rows):.2f}" if rows else "-" for rows in own)])
     loss = mean_of(by_method()["comp", "stock"])
-    told = f"Loss added, in nats per token; {loss:.2f} nats multiply the perplexity by {exp(loss):.1f}."
-    return f"{told}\n\n{markdown(['model', 'decoder removed', *COLUMNS.values()], table)}"
+    told = "Loss added where a fifth of the decoder goes, in nats per token; "
+    told += f"{loss:.2f} nats multiply the perplexity by {exp(loss):.1f}."
+    return f"{told}\n\n{markdown(['', *COLUMNS.values()], table)}"
 
 
 def called(settings: dict) -> str:
