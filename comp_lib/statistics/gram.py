@@ -144,12 +144,8 @@ class Gram(Statistics):
         return self.xtx
 
     def energy(self, gap: Tensor) -> float:
-        total, gap = 0.0, gap.float()  # a sum of squares to be reported: single precision is plenty
-        for start in range(0, len(gap), BLOCK):  # what stands beside a diagonal block of C stands below it too
-            rows = self.xtx[start : start + BLOCK].float()
-            own, right = gap[start : start + BLOCK], rows[:, start + BLOCK :] @ gap[start + BLOCK :]
-            total += float((own * (rows[:, start : start + BLOCK] @ own + 2.0 * right)).sum())
-        return total
+        gap = gap.float()  # a sum of squares to be reported: single precision is plenty
+        return float((gap * (self.xtx.float() @ gap)).sum())
 
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
         return ExplicitInverse(spd_inverse(ridged(self.xtx, ridge))[0], block)
