@@ -110,7 +110,7 @@ def preset(settings: dict) -> str:
     }
     if found := [name for name, each in given.items() if each.items() <= settings.items()]:
         return max(found, key=lambda name: len(PRESETS[name]))
-    alike = {each.get("widths"): name for name, each in reversed(given.items())}
+    alike = {"spared": "spared"} | {each.get("widths"): name for name, each in reversed(given.items())}
     return f"{alike[settings['widths']]}, target {aim}" + f", ridge {settings['ridge']}" * (settings["ridge"] != "auto")
 
 

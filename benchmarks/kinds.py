@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from readme import NAMES, by_method, half_width, mean_of
 from zero_shot import answers
 
 from comp_lib.baselines import PLANNERS
+from comp_lib.baselines.llm_pruner import widths
 from comp_lib.calibration.text import KINDS, load_text
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.by_kind import judge, kind_windows
@@ -31,9 +33,11 @@ from comp_lib.plan import Plan
 from comp_lib.planning import check_request, make_plan
 from comp_lib.plots.base import BLUE, GREY, figure_with_axes, png
 from comp_lib.prune import prune
+from comp_lib.shape import Shape
 from comp_lib.system.files import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
+SPARED = "spared"  # widths that leave whole what LLM-Pruner leaves whole, the first layers and the last ones
 MEASURED = ("removed", "neurons", "increases", "mean", "kl", "tasks")  # older rows have the divergence "kl"
 
 
@@ -55,7 +59,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.figure is not None:
         return figure(arguments.figure)
-    asked = [settings_of(words, seed=arguments.seed) for words in arguments.set or ["{}"]]
+    words = arguments.set or ["{}"]
+    asked = [settings_of(each.replace(SPARED, "uniform"), seed=arguments.seed) for each in words]
     dense, tokenizer = load_model(arguments.model)
     for settings in asked:
         check_request(dense, settings)
@@ -73,7 +78,7 @@ def main() -> None:
         windows[arguments.text.name] = evaluation_tokens(tokenizer, load_text(arguments.text), **size)
     base = judge(dense, windows).kinds
     plans: dict[tuple, Plan] = {}
-    for settings in asked:
+    for settings, said in zip(asked, words, strict=True):
         row = {
             "model": arguments.model,
             "calibration": arguments.calibration,
@@ -82,15 +87,19 @@ def main() -> None:
             "windows": arguments.windows,
             **({} if arguments.window == 512 else {"window": arguments.window}),
             "seed": arguments.seed,
-            "settings": json.loads(json.dumps(vars(settings))),
+            "settings": json.loads(json.dumps(vars(settings))) | ({"widths": SPARED} if SPARED in said else {}),
         }
         print(json.dumps(row["settings"]), flush=True)
         # a baseline that plans by itself, such as by gradients, does so once for all that may follow its cut
         same = settings.method, settings.ratio, settings.recovery == "bias"
         if settings.method in PLANNERS and same not in plans:
             plans[same] = make_plan(dense, ids, settings)
-        free = same in plans and settings.recovery == "none"  # of any text, by then
-        done = prune(dense, ids[:1] if free else ids, settings, plan=plans.get(same))
+        plan = plans.get(same)
+        free = plan is not None and settings.recovery == "none"  # of any text, by then
+        if SPARED in said:
+            shape = Shape.of(dense)
+            plan = replace(settings.request(shape), multiple=1).plan(widths(shape, settings)[0])
+        done = prune(dense, ids[:1] if free else ids, settings, plan=plan)
         small, row["neurons"] = done.model, done.plan.neurons
         row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(dense)
         judged = judge(small, windows).kinds

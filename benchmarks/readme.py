@@ -113,6 +113,8 @@ def called(settings: dict) -> str:
     kind = preset(settings)
     if settings["method"] != "comp":
         return BASELINES.get(settings["method"], settings["method"]) + f" with {kind}" * bool(kind)
+    if settings["widths"] == "spared":
+        return "COMP with LLM-Pruner's widths"
     name, *others = kind.split(", ")
     return f"COMP `{name}`" + ", other target" * bool(others)
 

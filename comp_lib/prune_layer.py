@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary
 from .families import parts
-from .families.layer import dense_target, gain_behind
+from .families.layer import answered, dense_target, gain_behind
 from .families.protocol import STEPS, Layer, Model, Which
 from .importance.neurons import METRICS, RIDGE, Dense, Selection, energy
 from .plan import Plan
@@ -27,9 +27,11 @@ from .recovery.bias import mean_bias, unchanged
 from .recovery.least_squares import choose_ridge
 from .settings import MUCH, Settings
 from .shape import Shape
-from .statistics.gram import Gram, Statistics, contributions, enough, token_weights
+from .statistics.gram import BLOCK, Gram, Statistics, contributions, enough, token_weights
+from .statistics.solve import penalty
 from .surgery import add_biases, shrink, spread, upstream
 
+ALIKE = 8  # layers in a row for which one ridge does: measured, it hardly differs between any two of a model
 States = Any
 """Hidden states (S, L, d) of all sequences, sliced by sequences."""
 
@@ -88,7 +90,8 @@ class LayerPruner:
         self.settings, self.plan, self.shape, self.new_states = settings, plan, shape, new_states
         self.device = torch.device(settings.device)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.ridges: dict[Which, int] = {}  # place of the last layer's in the grid
+        self.ridges: dict[Which, tuple[float, int]] = {}  # what was found last, and its place in the grid
+        self.inputs: Tensor | None = None  # of down_proj (S, L, n), of few tokens, from their statistics on
         first = embed(model, ids[:1])
         self.hidden: States = new_states((*ids.shape, first.shape[-1]), dtype=first.dtype)
         for rows in batches(*ids.shape):
@@ -135,22 +138,31 @@ class LayerPruner:
             refit = Refit(torch.arange(whole))
         else:
             self.differs = True
-            dense = self.collect_statistics(layer, which, target, keep, named)  # 1
+            dense = self.collect_statistics(layer, which, target, keep, named, place % ALIKE == 0)  # 1
             selection = self.choose(dense, keep, named)  # 2
             refit = fit(dense, selection, self.settings.recovery)  # 3
             del dense, selection  # matrices of the size of the layer
             shrink(layer, which, refit.kept, refit.weight, refit.bias)  # 4
             refit = replace(refit, weight=None)
-        # the stream between the two steps is this layer's alone, and may be written over
-        self.hidden = self.pass_on(layer, which, self.hidden, self.hidden if which == "mlp" else None)  # 5
+        if self.inputs is not None:  # 5
+            for rows in batches(*self.hidden.shape[:2]):
+                before, x = self.hidden[rows].to(self.device), self.inputs[rows][..., refit.kept]
+                self.hidden[rows] = answered(layer, which, before, x)
+            self.inputs = None
+        else:  # the stream between the two steps is this layer's alone, and may be written over
+            self.hidden = self.pass_on(layer, which, self.hidden, self.hidden if which == "mlp" else None)
         return refit
 
     def collect_statistics(
-        self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None
+        self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None, search: bool
     ) -> Dense:
-        """The statistics of the text in the dense layer, and the ridge that suits it (by two halves of the text)."""
-        settings, count = self.settings, self.hidden.shape[0]
-        searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
+        """The statistics of the text in the dense layer, and a ridge: the last one, or by `search` in two halves of it."""
+        settings, (count, length, _) = self.settings, self.hidden.shape
+        automatic = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
+        searched = automatic and (search or which not in self.ridges)
+        if which == "mlp" and count * length <= (whole := parts(layer)[which].linear.in_features):
+            # no more room than the sums take: what the pruned layer would compute again
+            self.inputs = torch.empty(count, length, whole, dtype=self.hidden.dtype, device=self.device)
         size = -(-count // (1 + searched))
         starts = range(0, count, size)
         halves = [self.statistics(layer, which, target, start, min(start + size, count)) for start in starts]
@@ -159,12 +171,13 @@ class LayerPruner:
         own = partial(upstream, layer, which)
         make = partial(Dense, weight=weight, upstream=own, block=part.block, gain=gain)
         if not searched:
-            return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
+            found = self.ridges.get(which, (RIDGE, 0))[0]
+            return make(halves[0], ridge=found if isinstance(settings.ridge, str) else settings.ridge)
         # which neurons stay matters little for how hard to hold them: a cheap metric will do
         likely = energy(make(halves[0]), keep, self.generator).kept if named is None else torch.tensor(named)
-        inputs, last = spread(likely.to(weight.device), part.block), self.ridges.get(which)
-        ridge, self.ridges[which] = choose_ridge(halves[0], halves[1], weight, inputs, gain, last)
-        return make(halves[0] + halves[1], ridge=ridge)
+        inputs, last = spread(likely.to(weight.device), part.block), self.ridges.get(which, (None, None))[1]
+        self.ridges[which] = choose_ridge(halves[0], halves[1], weight, inputs, gain, last)
+        return make(halves[0] + halves[1], ridge=self.ridges[which][0])
 
     def statistics(self, layer: Layer, which: Which, target: States | None, first: int, last: int) -> Statistics:
         """The statistics over sequences `first` to `last` - 1; of few tokens beside so many inputs, the tokens."""
@@ -186,6 +199,8 @@ class LayerPruner:
                 wanted = dense_target(layer, which, target[rows].to(linear.weight.device) - before, x)
             trust = token_weights(after) if self.settings.token_weights else None
             del before, after  # beside the products, and x and wanted while the next ones are made
+            if self.inputs is not None:
+                self.inputs[rows] = x
             statistics.add(x, wanted, trust)
             del x, wanted
         return statistics
@@ -216,7 +231,7 @@ class LayerPruner:
 def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
     """The weights of the inputs that stay, by that recovery."""
     weight, inputs = dense.weight, spread(selection.kept.to(dense.weight.device), dense.block)
-    bias, ridge = None, None if recovery in ("none", "bias") else dense.ridge
+    bias, error, ridge = None, None, None if recovery in ("none", "bias") else dense.ridge
     if ridge is None:
         fitted = unchanged(weight, inputs)
         bias = mean_bias(dense.sums.mean, weight, inputs) if recovery == "bias" else None
@@ -225,11 +240,14 @@ def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
 
         mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, ridge)
         fitted, ridge = fold_mask(weight, inputs, mask), mask.ridge
-    elif selection.retuned is not None and dense.sums.outside is None:
-        fitted = selection.retuned  # the sweep solved this very problem on its way
+    elif selection.retuned is not None and selection.curve is not None and dense.sums.outside is None:
+        fitted = selection.retuned  # the sweep solved this very problem on its way, and its error has the penalty in it
+        panels = (each.split(BLOCK) for each in (penalty(dense.sums.diagonal(), ridge), weight, fitted))
+        moved = (held @ (old - new).square().sum(1).to(held) for held, old, new in zip(*panels, strict=True))
+        error = max(0.0, float(selection.curve.errors[-1] - sum(moved)))
     else:
         fitted = dense.sums.refit(weight, inputs, ridge)
-    own, error = dense.sums.energies(weight, fitted)
+    own, error = dense.sums.energies(weight, fitted) if error is None else (dense.sums.energy(weight), error)
     if bias is not None:
         error += dense.sums.bias_energy(weight - fitted, bias)
     return Refit(selection.kept, fitted, bias, error / own if own > 0.0 else 0.0, ridge)

@@ -37,12 +37,12 @@ from ..shape import Shape
 def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
     """What stays by Taylor importance on ids (S, L). Raises InputError when the ratio is out of reach."""
     shape = Shape.of(model)
-    widths = _widths(shape, settings)
+    left = widths(shape, settings)
     scores = taylor_scores(model, ids, unprotected(shape.layers), progress)
     kept: list[list[Sequence[int]]] = [[range(width) for width in whole] for whole in (shape.neurons, shape.kv_groups)]
     for layer, layer_scores in scores.items():
-        for chosen, score, kept_widths in zip(kept, layer_scores, widths, strict=True):
-            chosen[layer] = top(score, kept_widths[layer]).kept.tolist()
+        for chosen, score, keep in zip(kept, layer_scores, left, strict=True):
+            chosen[layer] = top(score, keep[layer]).kept.tolist()
     return settings.request(shape, name).finished(kept[0], kept[1])
 
 
@@ -51,7 +51,7 @@ def unprotected(layers: int) -> range:
     return range(min(4, (layers + 4) // 8), layers - min(2, (layers + 8) // 16))
 
 
-def _widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
+def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     """Neurons and KV groups that each layer keeps under the common budget."""
     left = parameters_left(replace(settings.request(shape), biased=False), settings.layers)
     pays = shape.with_biases() if settings.recovery == "bias" else shape

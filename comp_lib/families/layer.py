@@ -187,6 +187,11 @@ def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
     return out, x
 
 
+def answered(layer: Layer, which: Which, stream: Tensor, x: Tensor) -> Tensor:
+    """The stream (B, L, d) behind a step whose dense layer gets x (B, L, n), while the other part adds nothing."""
+    return run(layer, stream, None, **SILENT | {which: dense_layer(layer, which)(x)})[0]
+
+
 @torch.no_grad()
 def reach(layer: Layer, which: Which) -> tuple[Tensor, bool]:
     """What the outputs of a dense layer are multiplied by on their way to the stream (d,), and whether a norm is there.
@@ -259,7 +264,7 @@ def check(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
         for which, part in parts(layer).items():
             before, (stream, (x, *_)) = stream, steps[which](stream)
             reach(layer, which)
-            if not close(run(layer, before, None, **SILENT | {which: part.linear(x)})[0], stream):
+            if not close(answered(layer, which, before, x), stream):
                 refuse(layer, f"a {part.name} whose {part.dense} is not what the stream gets")
             with ExitStack() as hooks:
                 for name, rows in part.rows.items():
