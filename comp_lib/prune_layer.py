@@ -156,7 +156,7 @@ class LayerPruner:
     def collect_statistics(
         self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None, search: bool
     ) -> Dense:
-        """The statistics of the text in the dense layer, and a ridge: the last one, or by `search` in two halves of it."""
+        """The statistics of the text in the dense layer, and a ridge: the last, or by `search` in two halves of it."""
         settings, (count, length, _) = self.settings, self.hidden.shape
         automatic = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
         searched = automatic and (search or which not in self.ridges)
