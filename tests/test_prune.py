@@ -25,6 +25,7 @@ from comp_lib.importance.layers import block_influence, layers_to_drop, sequence
 from comp_lib.importance.neurons import METRICS, Dense, full_condition
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.prune import make_plan, prune
+from comp_lib.prune_layer import LayerPruner
 from comp_lib.settings import PRESETS, RECOVERIES, Settings
 from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
@@ -342,9 +343,10 @@ def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
     assert 0.0 < errors["least-squares"] < errors["mask"] < errors["none"]
 
 
-def test_reported_errors_are_measured_on_the_stream():
+@pytest.mark.parametrize("count", [1, 8])
+def test_reported_errors_are_measured_on_the_stream(count):
     """`error` of the first layer, with tokens unweighted, by hand."""
-    parent, ids = build("all-at-once"), tokens()
+    parent, ids = build("all-at-once"), tokens(count)
     plan = whole_plan(parent, neurons=(20, 48, 48))
     done = prune(parent, ids, replace(SMALL, token_weights=False), plan=plan)
 
@@ -526,10 +528,13 @@ def test_comp_chooses_the_condition_by_the_recovery():
     assert Settings(method="wanda-sp", recovery="mask").neuron_metric == "wanda-sp"
 
 
-def test_one_sequence_and_two_tokens_suffice():
-    for ids in (tokens(1, 24), tokens(3, 2)):
-        done = prune(build(), ids, replace(SMALL, aim="dense"))
-        assert logits(done.model, tokens()).isfinite().all()
+@pytest.mark.parametrize(("name", "size"), product(["gqa", "gemma3"], [(1, 24), (3, 2), (8, 24)]))  # few, many tokens
+def test_what_is_passed_on_is_the_stream_of_the_pruned_model(name, size):
+    small, ids, settings = build(name), tokens(*size), replace(SMALL, aim="dense")
+    pruner = LayerPruner(small, ids, settings, make_plan(small, ids, settings), Shape.of(small))
+    for index, layer in enumerate(small.model.layers):
+        pruner.prune_layer(index, layer)
+    torch.testing.assert_close(pruner.hidden, final_stream(small, ids), rtol=1e-4, atol=1e-4)
 
 
 # plans
