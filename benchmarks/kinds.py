@@ -117,6 +117,7 @@ def main() -> None:
             row["tasks"] = answers(small, tokenizer)
             print(json.dumps(row["tasks"]), flush=True)
         keep_row(FILE, row, MEASURED)
+        del done, small, judged  # before the next one is made
 
 
 def figure(path: Path) -> None:
