@@ -31,7 +31,6 @@ from .statistics.gram import BLOCK, Gram, Statistics, contributions, enough, tok
 from .statistics.solve import penalty
 from .surgery import add_biases, shrink, spread, upstream
 
-ALIKE = 8  # layers in a row for which one ridge does: measured, it hardly differs between any two of a model
 States = Any
 """Hidden states (S, L, d) of all sequences, sliced by sequences."""
 
@@ -90,7 +89,7 @@ class LayerPruner:
         self.settings, self.plan, self.shape, self.new_states = settings, plan, shape, new_states
         self.device = torch.device(settings.device)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.ridges: dict[Which, tuple[float, int]] = {}  # what was found last, and its place in the grid
+        self.ridges: dict[Which, int] = {}  # place of the last layer's in the grid
         self.inputs: Tensor | None = None  # of down_proj (S, L, n), of few tokens, from their statistics on
         first = embed(model, ids[:1])
         self.hidden: States = new_states((*ids.shape, first.shape[-1]), dtype=first.dtype)
@@ -138,7 +137,7 @@ class LayerPruner:
             refit = Refit(torch.arange(whole))
         else:
             self.differs = True
-            dense = self.collect_statistics(layer, which, target, keep, named, place % ALIKE == 0)  # 1
+            dense = self.collect_statistics(layer, which, target, keep, named)  # 1
             selection = self.choose(dense, keep, named)  # 2
             refit = fit(dense, selection, self.settings.recovery)  # 3
             del dense, selection  # matrices of the size of the layer
@@ -154,12 +153,11 @@ class LayerPruner:
         return refit
 
     def collect_statistics(
-        self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None, search: bool
+        self, layer: Layer, which: Which, target: States | None, keep: int, named: tuple[int, ...] | None
     ) -> Dense:
-        """The statistics of the text in the dense layer, and a ridge: the last, or by `search` in two halves of it."""
+        """The statistics of the text in the dense layer, and the ridge that suits it (by two halves of the text)."""
         settings, (count, length, _) = self.settings, self.hidden.shape
-        automatic = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
-        searched = automatic and (search or which not in self.ridges)
+        searched = settings.ridge == "auto" and settings.recovery == "least-squares" and count > 1
         if which == "mlp" and count * length <= (whole := parts(layer)[which].linear.in_features):
             # no more room than the sums take: what the pruned layer would compute again
             self.inputs = torch.empty(count, length, whole, dtype=self.hidden.dtype, device=self.device)
@@ -171,13 +169,12 @@ class LayerPruner:
         own = partial(upstream, layer, which)
         make = partial(Dense, weight=weight, upstream=own, block=part.block, gain=gain)
         if not searched:
-            found = self.ridges.get(which, (RIDGE, 0))[0]
-            return make(halves[0], ridge=found if isinstance(settings.ridge, str) else settings.ridge)
+            return make(halves[0], ridge=RIDGE if isinstance(settings.ridge, str) else settings.ridge)
         # which neurons stay matters little for how hard to hold them: a cheap metric will do
         likely = energy(make(halves[0]), keep, self.generator).kept if named is None else torch.tensor(named)
-        inputs, last = spread(likely.to(weight.device), part.block), self.ridges.get(which, (None, None))[1]
-        self.ridges[which] = choose_ridge(halves[0], halves[1], weight, inputs, gain, last)
-        return make(halves[0] + halves[1], ridge=self.ridges[which][0])
+        inputs, last = spread(likely.to(weight.device), part.block), self.ridges.get(which)
+        ridge, self.ridges[which] = choose_ridge(halves[0], halves[1], weight, inputs, gain, last)
+        return make(halves[0] + halves[1], ridge=ridge)
 
     def statistics(self, layer: Layer, which: Which, target: States | None, first: int, last: int) -> Statistics:
         """The statistics over sequences `first` to `last` - 1; of few tokens beside so many inputs, the tokens."""

@@ -45,7 +45,7 @@ def choose_ridge(
     """Lambda for both halves together, and its place in GRID: `seen` is fitted, `held` judges; W (n, m), kept (k,).
 
     gain (m,): how much an error of each output counts; None: all the same.
-    last: the place that was found last, beside which is looked, for lambdas change slowly; None: everywhere.
+    last: the place of the layer before, beside which is looked, for lambdas change slowly; None: everywhere.
     """
     places = range(len(GRID)) if last is None else range(max(0, last - 1), last + 2)
     ridges = GRID[places.start : places.stop]
