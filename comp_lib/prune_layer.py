@@ -27,8 +27,7 @@ from .recovery.bias import mean_bias, unchanged
 from .recovery.least_squares import choose_ridge
 from .settings import MUCH, Settings
 from .shape import Shape
-from .statistics.gram import BLOCK, Gram, Statistics, contributions, enough, token_weights
-from .statistics.solve import penalty
+from .statistics.gram import Gram, Statistics, contributions, enough, token_weights
 from .surgery import add_biases, shrink, spread, upstream
 
 States = Any
@@ -143,13 +142,9 @@ class LayerPruner:
             del dense, selection  # matrices of the size of the layer
             shrink(layer, which, refit.kept, refit.weight, refit.bias)  # 4
             refit = replace(refit, weight=None)
-        if self.inputs is not None:  # 5
-            for rows in batches(*self.hidden.shape[:2]):
-                before, x = self.hidden[rows].to(self.device), self.inputs[rows][..., refit.kept]
-                self.hidden[rows] = answered(layer, which, before, x)
-            self.inputs = None
-        else:  # the stream between the two steps is this layer's alone, and may be written over
-            self.hidden = self.pass_on(layer, which, self.hidden, self.hidden if which == "mlp" else None)
+        # the stream between the two steps is this layer's alone, and may be written over
+        self.hidden = self.pass_on(layer, which, self.hidden, self.hidden if which == "mlp" else None, refit.kept)  # 5
+        self.inputs = None
         return refit
 
     def collect_statistics(
@@ -208,11 +203,14 @@ class LayerPruner:
             return Selection(torch.tensor(named), torch.full((dense.blocks,), torch.nan))
         return METRICS[self.settings.neuron_metric](dense, keep, self.generator)
 
-    def pass_on(self, layer: Layer, which: Which, hidden: States, out: States | None = None) -> States:
-        """All sequences through one residual step, into `out`, which may be `hidden` itself; None: into new states."""
+    def pass_on(
+        self, layer: Layer, which: Which, hidden: States, out: States | None = None, kept: Tensor | None = None
+    ) -> States:
+        """All sequences through one residual step, into `out` (may be `hidden`), or new; kept (k,): of the `inputs`."""
         out = self.new_states(tuple(hidden.shape), dtype=hidden.dtype) if out is None else out
         for rows in batches(*hidden.shape[:2]):
-            out[rows] = self.steps[which](layer, hidden[rows].to(self.device))[0]
+            before, x = hidden[rows].to(self.device), None if self.inputs is None else self.inputs[rows][..., kept]
+            out[rows] = self.steps[which](layer, before)[0] if x is None else answered(layer, which, before, x)
         return out
 
     def progress_made(self) -> dict[str, Any]:
@@ -238,10 +236,8 @@ def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
         mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, ridge)
         fitted, ridge = fold_mask(weight, inputs, mask), mask.ridge
     elif selection.retuned is not None and selection.curve is not None and dense.sums.outside is None:
-        fitted = selection.retuned  # the sweep solved this very problem on its way, and its error has the penalty in it
-        panels = (each.split(BLOCK) for each in (penalty(dense.sums.diagonal(), ridge), weight, fitted))
-        moved = (held @ (old - new).square().sum(1).to(held) for held, old, new in zip(*panels, strict=True))
-        error = max(0.0, float(selection.curve.errors[-1] - sum(moved)))
+        fitted, curve = selection.retuned, selection.curve  # the sweep solved this very problem on its way
+        error = max(0.0, float(curve.errors[-1] - curve.moved[-1]))
     else:
         fitted = dense.sums.refit(weight, inputs, ridge)
     own, error = dense.sums.energies(weight, fitted) if error is None else (dense.sums.energy(weight), error)

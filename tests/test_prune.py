@@ -528,7 +528,7 @@ def test_comp_chooses_the_condition_by_the_recovery():
     assert Settings(method="wanda-sp", recovery="mask").neuron_metric == "wanda-sp"
 
 
-@pytest.mark.parametrize(("name", "size"), product(["gqa", "gemma3"], [(1, 24), (3, 2), (8, 24)]))  # few, many tokens
+@pytest.mark.parametrize(("name", "size"), [*product(["gqa", "gemma3"], [(1, 24), (3, 2), (8, 24)])])  # few, many
 def test_what_is_passed_on_is_the_stream_of_the_pruned_model(name, size):
     small, ids, settings = build(name), tokens(*size), replace(SMALL, aim="dense")
     pruner = LayerPruner(small, ids, settings, make_plan(small, ids, settings), Shape.of(small))

@@ -70,6 +70,12 @@ def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
     return (rows * solved).sum((1, 2))
 
 
+def pull(held: Tensor, weights: Tensor, moved: Tensor) -> float:
+    """sum_i D_ii ||w_i - v_i||^2 for D_ii (n,), W and V (n, m), in parts: W - V would be as large as the weights."""
+    parts = zip(*(each.split(512) for each in (held, weights, moved)), strict=True)
+    return sum(float(each @ (old - new).square().sum(1).to(each)) for each, old, new in parts)
+
+
 def sweep(
     inverse: Tensor | Inverse,
     weights: Tensor,
@@ -109,7 +115,7 @@ def sweep(
         order.extend(chosen.tolist())
         errors.append(total)
         gone.append(len(order))
-        moved.append(0.0 if held is None else float(held @ (original - weights).square().sum(1)))
+        moved.append(0.0 if held is None else pull(held, original, weights))
         scores = scores_of(inverse.blocks, weights) if len(order) < remove else scores
     return Sweep(
         kept=alive.nonzero().flatten(),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..statistics.gram import Statistics, contributions
-from ..statistics.solve import ridged, spd_inverse
+from ..statistics.solve import penalty, ridged, spd_inverse
 from . import NEURON_METRICS
 from .matrix_condition import Sweep, sweep
 
@@ -108,7 +108,8 @@ def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selec
 def full_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """COMP with full weights to fit: ||w_i||^2 / (H^-1)_ii, in rounds."""
     inverse = dense.sums.inverse(dense.ridge, dense.block)
-    swept = sweep(inverse, dense.scaled_weight, dense.blocks - keep, block=dense.block)
+    held = penalty(dense.sums.diagonal(), dense.ridge)
+    swept = sweep(inverse, dense.scaled_weight, dense.blocks - keep, block=dense.block, held=held)
     return Selection(swept.kept, swept.scores, swept.weights if dense.gain is None else None, swept)
 
 
