@@ -100,8 +100,7 @@ def check_request(model: Model, settings: Settings) -> None:
     """Raises InputError, before any text is read, for settings that no plan for `model` can meet."""
     shape = Shape.of(model)
     request = settings.request(shape)
-    least = min(shape.kv_groups)
-    fewer = settings.kv_groups is not None and settings.kv_groups < least
+    fewer = settings.kv_groups is not None and settings.kv_groups < min(shape.kv_groups)
     if whole_attention(model) and (fewer or settings.method in PLANNERS and settings.method != "shortgpt"):
         wanted = f"all KV groups of {model.config.model_type} to stay, which cannot go one by one"
         got = f"{settings.method} with {settings.kv_groups or 'fewer'}: leave --kv-groups out, choose another method"
@@ -112,13 +111,12 @@ def check_request(model: Model, settings: Settings) -> None:
         return
     if settings.method in PLANNERS:
         parameters_left(replace(request, biased=False), settings.layers)
-        return
-    if settings.method == "slimgpt":
+    elif settings.method == "slimgpt":
         slimgpt_plan(request)
-        return
-    count = drop_count(request, settings.layers)
-    largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
-    uniform_plan(replace(request, drop=largest[:count]))
+    else:
+        count = drop_count(request, settings.layers)
+        largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
+        uniform_plan(replace(request, drop=largest[:count]))
 
 
 def check_plan(plan: Plan, model: Model, settings: Settings) -> None:

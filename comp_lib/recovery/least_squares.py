@@ -50,11 +50,9 @@ def choose_ridge(
     places = range(len(GRID)) if last is None else range(max(0, last - 1), last + 2)
     ridges = GRID[places.start : places.stop]
     outputs = weight.shape[1]
-    many = outputs >= 2 * JUDGED
-    if many or gain is not None:
-        mix = (_signs(outputs, JUDGED) if many else torch.eye(outputs)).to(weight)
-        mix = mix if gain is None else gain.to(weight)[:, None] * mix
-        seen, held, weight = seen.mixed(mix), held.mixed(mix), weight @ mix
+    mix = (_signs(outputs, JUDGED) if outputs >= 2 * JUDGED else torch.eye(outputs)).to(weight)
+    mix = mix if gain is None else gain.to(weight)[:, None] * mix
+    seen, held, weight = seen.mixed(mix), held.mixed(mix), weight @ mix
     errors = seen.held_out_errors(held, weight, kept, ridges)
     place = places.start + errors.index(min(errors))
     return GRID[place] * seen.tokens / (seen.tokens + held.tokens), place

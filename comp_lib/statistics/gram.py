@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from .solve import ExplicitInverse, Inverse, least_squares, ridged, spd_inverse
+from .solve import ExplicitInverse, Inverse, least_squares, penalty, pulled, ridged, spd_inverse
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # torch brings it; Python has it since 3.11
@@ -155,8 +155,9 @@ class Gram(Statistics):
 
     def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
         weight = weight.to(self.xtx)
-        target, inner, outer = self.target(weight), held.xtx[kept[:, None], kept], held.target(weight)[kept]
-        fits = (least_squares(self.xtx, target, weight, kept, ridge)[kept] for ridge in ridges)  # (k, m)
+        target, outer, old = self.target(weight)[kept], held.target(weight)[kept], weight[kept]
+        own, inner = (sums.xtx[kept[:, None], kept] for sums in (self, held))
+        fits = (pulled(own.clone(), penalty(self.diagonal(), ridge)[kept], target, old) for ridge in ridges)  # (k, m)
         return [float((fitted * (inner @ fitted - 2.0 * outer)).sum()) for fitted in fits]
 
     def target(self, weight: Tensor) -> Tensor:

@@ -74,14 +74,18 @@ def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, rid
     xtx: C (n, n); target: B = X^T Y* (n, m); weight: W (n, m); kept (k,); ridge: lambda, relative to each input's own
     energy. Rescaling an input (x_i -> c x_i, w_i -> w_i / c) rescales its v_i alike and changes nothing else.
     """
+    fitted = torch.zeros_like(weight)
     held = penalty(xtx.diagonal(), ridge)[kept]
-    inner = xtx[kept[:, None], kept]
+    fitted[kept] = pulled(xtx[kept[:, None], kept], held, target[kept], weight[kept])
+    return fitted
+
+
+def pulled(inner: Tensor, held: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """(A + D)^-1 (B + D W) for A (k, k), which is used up, D_ii (k,), B and W (k, m): (k, m)."""
     inner.diagonal().add_(held)
     factor, added = spd_factor(inner)
     del inner  # as large as the factor
-    fitted = torch.zeros_like(weight)
-    fitted[kept] = torch.cholesky_solve(target[kept] + (held + added)[:, None] * weight[kept], factor)
-    return fitted
+    return torch.cholesky_solve(target + (held + added)[:, None] * weight, factor)
 
 
 def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
