@@ -105,12 +105,11 @@ def preset(settings: dict) -> str:
     aim = "dense" if "dense" in (settings.get("aim"), settings.get("target")) else "self"
     settings, auto = settings | {"aim": aim}, "dense" if settings["ratio"] > MUCH else "self"
     usual = {"ridge": "auto"}  # where a preset names none
-    given = {
-        name: usual | each | ({"aim": auto} if each.get("aim") == "auto" else {}) for name, each in PRESETS.items()
-    }
+    named = PRESETS | {"spared": PRESETS["stock"] | {"widths": "spared"}}  # what kinds.py calls so is as `stock` else
+    given = {name: usual | each | ({"aim": auto} if each.get("aim") == "auto" else {}) for name, each in named.items()}
     if found := [name for name, each in given.items() if each.items() <= settings.items()]:
-        return max(found, key=lambda name: len(PRESETS[name]))
-    alike = {"spared": "spared"} | {each.get("widths"): name for name, each in reversed(given.items())}
+        return max(found, key=lambda name: len(given[name]))
+    alike = {each.get("widths"): name for name, each in reversed(given.items())}
     return f"{alike[settings['widths']]}, target {aim}" + f", ridge {settings['ridge']}" * (settings["ridge"] != "auto")
 
 

@@ -37,7 +37,7 @@ COLUMNS = {  # of README.md's table
     ("llm-pruner", "our refit"): "LLM-Pruner, our refit",
 }
 BASELINES = {"llm-pruner": "LLM-Pruner", "flap": "FLAP", "wanda-sp": "Wanda-sp", "slimgpt": "SlimGPT's widths"}
-MOST = 12  # methods in a table
+MOST = 14  # methods in a table
 BEST = SEQUENCES["best"]
 FED = {  # column -> variant of starvation.json
     "as it is": "price, refit",
@@ -113,10 +113,9 @@ def called(settings: dict) -> str:
     kind = preset(settings)
     if settings["method"] != "comp":
         return BASELINES.get(settings["method"], settings["method"]) + f" with {kind}" * bool(kind)
-    if settings["widths"] == "spared":
-        return "COMP with LLM-Pruner's widths"
     name, *others = kind.split(", ")
-    return f"COMP `{name}`" + ", other target" * bool(others)
+    words = "COMP with LLM-Pruner's widths" if name == "spared" else f"COMP `{name}`"
+    return words + ", other target" * bool(others)
 
 
 def losses(model: str) -> str:
