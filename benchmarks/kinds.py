@@ -98,7 +98,8 @@ def main() -> None:
         free = plan is not None and settings.recovery == "none"  # of any text, by then
         if SPARED in said:
             shape = Shape.of(dense)
-            plan = replace(settings.request(shape), multiple=1).plan(widths(shape, settings)[0])
+            neurons, _ = widths(shape, replace(settings, kv_groups=max(shape.kv_groups)))  # no group goes
+            plan = replace(settings.request(shape), multiple=1).plan(neurons)
         done = prune(dense, ids[:1] if free else ids, settings, plan=plan)
         small, row["neurons"] = done.model, done.plan.neurons
         row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(dense)
