@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, refusing
 from .shape import Shape
 
 SMALLEST_SHARE = 0.1  # of a layer's neurons; below it a layer is better dropped than starved
@@ -47,16 +47,8 @@ class Plan:
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """The inverse of `to_json`. Raises InputError when fields are missing, unknown or disagree in length."""
-        try:
-            fields = tuples(json.loads(text))
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
-            why = f"expected a plan as JSON, got text that does not parse ({error}): save it anew"
-            raise InputError(why) from error
-        names = set(cls.__dataclass_fields__)
-        if not isinstance(fields, dict) or set(fields) != names:
-            got = sorted(fields) if isinstance(fields, dict) else "something else"
-            raise InputError(f"expected a plan with the fields {sorted(names)}, got {got}: save it anew")
-        return cls(**fields)
+        with refusing(f"a plan as JSON, with {', '.join(cls.__dataclass_fields__)}", "the text", "save it anew"):
+            return cls(**tuples(json.loads(text)))
 
     def __post_init__(self) -> None:
         """Raises InputError when the plan contradicts itself, or holds values of another kind (plans are edited)."""
@@ -94,10 +86,8 @@ class Plan:
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """The plan in a file. Raises InputError when it is not there, cannot be read, or holds something else."""
-        try:
+        with refusing("a file with a plan", str(path), "name another"):
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"expected a file with a plan, got {str(path)!r}: {error}; name another") from error
 
 
 def tuples(value: Any) -> Any:

@@ -27,6 +27,7 @@ from .recovery.bias import mean_bias, unchanged
 from .recovery.least_squares import choose_ridge
 from .settings import MUCH, Settings
 from .shape import Shape
+from .statistics.few_tokens import TokenStatistics
 from .statistics.gram import Gram, Statistics, contributions, enough, token_weights
 from .surgery import add_biases, shrink, spread, upstream
 
@@ -177,8 +178,6 @@ class LayerPruner:
         masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
         tokens = self.hidden.shape[0] * self.hidden.shape[1]
         few = tokens < enough(linear.in_features) and not masked  # a mask needs the matrix
-        if few:
-            from .statistics.few_tokens import TokenStatistics
         kind: type[Statistics] = TokenStatistics if few else Gram
         outputs = None if target is None else linear.out_features
         statistics = kind.zeros(linear.in_features, outputs, linear.weight.device)

@@ -270,9 +270,9 @@ def test_json_is_readable():
         ("{", "plan as JSON.*save it anew"),
         ("[" * 10**5, "plan as JSON"),
         (f'{{"ratio": {"9" * 5000}}}', "plan as JSON"),
-        ("[]", "plan with the fields"),
-        ('{"parent": "x"}', "plan with the fields"),
-        (json.dumps(json.loads(PLAN.to_json()) | {"color": "red"}), "plan with the fields"),
+        ("[]", "a plan as JSON, with"),
+        ('{"parent": "x"}', "a plan as JSON, with"),
+        (json.dumps(json.loads(PLAN.to_json()) | {"color": "red"}), "a plan as JSON, with"),
     ],
 )
 def test_text_that_is_no_plan_is_refused(text, words):

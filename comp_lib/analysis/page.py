@@ -90,7 +90,10 @@ def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
 
     source = next(path for folder in PLACES if (path := folder / NOTEBOOK).is_file())
     told = {"name": asked["model"], "length": LENGTH, "windows": FEWEST, "looked": looked(asked["kinds"]), "harm": True}
-    told |= dict(asked) | {name: _absolute(asked[name]) for name in ("model", "against")}
+    told |= dict(asked)
+    for name in ("model", "against"):
+        if asked[name] and (path := Path(asked[name]).expanduser()).exists():  # the kernel stands elsewhere
+            told[name] = str(path.resolve())
     how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty() or _log()}
     stopped = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
@@ -110,12 +113,6 @@ def _log() -> dict[str, Any]:
     """What makes papermill's bar a line for each cell."""
     lines = SimpleNamespace(write=lambda text: sys.stderr.write(text.lstrip("\r")), flush=sys.stderr.flush)
     return {"file": lines, "bar_format": "cells: {n_fmt} of {total_fmt}, {elapsed}\n", "mininterval": 0, "miniters": 1}
-
-
-def _absolute(name: str) -> str:
-    """A name that still means the same file or folder elsewhere."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if name and path.exists() else name
 
 
 def sealed(notebook: Any) -> tuple[str, str]:

@@ -56,7 +56,13 @@ def evaluate(
     if tasks is not None:
         if against is not None:
             raise InputError("expected --against with a text, got it with --tasks: evaluate each model by itself")
-        return _in_tasks(model, tasks, dtype, device)
+        check_package("lm_eval", "evaluate")
+        from lm_eval.utils import make_table
+
+        from ..evaluation.zero_shot import load_tasks, zero_shot
+
+        suite = load_tasks(tasks)  # refused before the model is loaded
+        return echo(make_table(zero_shot(*load_model(model, dtype, device), suite)))
     load_text(text)  # refused before the model is loaded
     loaded, tokenizer = load_model(model, dtype, device)
     check_length(loaded, length)
@@ -86,17 +92,6 @@ def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> 
     title = "loss by kind of text, nats per token, with 95% intervals"
     heads = [name.removesuffix("_loss").removeprefix("top1_") for name in cells[0]]
     return table(heads, [row.values() for row in cells], title)
-
-
-def _in_tasks(model: str, tasks: str, dtype: str, device: str) -> None:
-    check_package("lm_eval", "evaluate")
-    from lm_eval.utils import make_table
-
-    from ..evaluation.zero_shot import load_tasks, zero_shot
-    from ..models.load import load_model
-
-    loaded = load_tasks(tasks)
-    echo(make_table(zero_shot(*load_model(model, dtype, device), loaded)))
 
 
 def compare(

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,12 +45,6 @@ def executor(workers: int = 1, scheduler: str | None = None) -> Iterator[Executo
         client.wait_for_workers(1, timeout=CONNECT)
     with client:
         yield client.get_executor(pure=False)
-
-
-def outcome_of(run: Future[Outcome]) -> Outcome:
-    """What `measured` returned, or why it did not."""
-    failure = CancelledError("the cluster went away") if run.cancelled() else run.exception()
-    return {"status": "failed", "message": f"{type(failure).__name__}: {failure}"} if failure else run.result()
 
 
 def measured(request: dict[str, Any], folder: str, threads: int | None = None) -> Outcome:

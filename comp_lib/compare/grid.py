@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from concurrent.futures import as_completed
+from concurrent.futures import CancelledError, as_completed
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..progress import Progress, no_progress
 from ..settings import METHODS, Settings, default_recovery
 from ..system.files import hash_of_model, hash_of_tensor, hash_of_value, write_atomically
 from ..system.machine import cores
-from .cluster import executor, measured, outcome_of
+from .cluster import executor, measured
 
 ROWS = "rows.csv"
 SHARED = ("model", "calibration", "length", "evaluation", "windows", "window")  # by all runs of a grid
@@ -105,7 +105,9 @@ def run(
         try:
             for done, future in enumerate(as_completed(futures), len(runs) - len(missing) + 1):
                 key = futures[future]
-                rows[key] = {"key": key} | _described(runs[key]) | outcome_of(future)
+                failure = CancelledError("the cluster went away") if future.cancelled() else future.exception()
+                failed = {"status": "failed", "message": f"{type(failure).__name__}: {failure}"}
+                rows[key] = {"key": key} | _described(runs[key]) | (failed if failure else future.result())
                 write_atomically(path, pd.DataFrame(list(rows.values())).to_csv(index=False).encode())
                 progress("runs", done, len(runs))
         finally:  # after Ctrl-C, which reaches the processes too, no other run begins

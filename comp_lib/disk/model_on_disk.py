@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -31,9 +30,6 @@ from ..models.skeleton import EMBEDDING, HEAD
 from ..shape import Shape
 from ..system.files import INDEX, LARGEST, TensorFiles, as_bytes
 
-if TYPE_CHECKING:
-    from ..models.gguf_files import GgufTensors
-
 PIECE = 4096  # tokens of the vocabulary whose part of the head is in memory at once
 STORED = {"torch.float64": "F64", "torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F16"}
 
@@ -41,7 +37,7 @@ STORED = {"torch.float64": "F64", "torch.float32": "F32", "torch.bfloat16": "BF1
 class Streamed:
     """A model folder, or a GGUF file, as a model."""
 
-    def __init__(self, outline: Model, files: TensorFiles | GgufTensors) -> None:
+    def __init__(self, outline: Model, files: TensorFiles) -> None:
         """outline: a skeleton in the dtype that `files` are to be read as."""
         self.skeleton, self.files, self.config, self.dtype = outline, files, outline.config, outline.dtype
         self.shape = Shape.of(self.skeleton)

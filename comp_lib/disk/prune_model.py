@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,14 +31,10 @@ from ..planning import check_length, check_request, make_plan, why_more
 from ..progress import Progress, no_progress
 from ..settings import DEFAULTS, MOST_TOKENS, PER_NEURON, PRESETS, SEQUENCES, Settings, default_recovery
 from ..shape import Shape, span
-from ..system.files import resolved
+from ..system.files import TensorFiles, resolved
 from ..system.machine import available_device
 from .from_disk import GRADIENTS, Saving, Written, check_out, prune_to
 from .model_on_disk import STORED, Streamed
-
-if TYPE_CHECKING:
-    from ..models.gguf_files import GgufTensors
-    from ..system.files import TensorFiles
 
 EVALUATED = 12, 512  # windows measured before and after, and tokens in each
 EVALUATED_KINDS = 2, 256  # of each kind of text: a first look, which may not take longer than the pruning
@@ -126,9 +122,8 @@ def prune_model(
     Args:
         model: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
         ratio: part of the decoder's parameters to remove, at least. None: 0.2, or what `at_most` allows.
-        preset: one of settings.PRESETS.
+        preset: one of settings.PRESETS; overwrite: whether an earlier result in `out` may be replaced.
         calibration: text that decides, see `calibration.tokens`; evaluated: text that judges, or "none".
-        overwrite: whether an earlier result in `out` may be replaced.
         more: `at_most`, in place of a ratio: how much the loss may rise, in nats per token (see `ratio_within`);
             `sequences` and `length` of the calibration text, `dtype` to compute in, and fields of `Settings`, which
             win over the preset's. None is the default.
@@ -151,10 +146,7 @@ def prune_model(
         count, longest = EVALUATED_KINDS if judged == EVERY_KIND else EVALUATED
         windows = windows_of(judged, tokenizer, min(longest, source.config.max_position_embeddings), count)
     texts = f"{len(windows)} kinds of text" if len(windows) > 1 else Path(evaluated).name
-    numbers = Counter[str]()  # of each kind
-    for tensor, kind in files.stored.items():
-        numbers[kind] += math.prod(files.shapes[tensor])
-    ((stored, _),) = numbers.most_common(1)
+    stored = _usual_type(files)
     saved = min(SAVED.get(stored, torch.bfloat16), source.dtype, key=lambda one: one.itemsize)
     saving = Saving(name, torch.cat([*windows.values()]) if windows else None, texts, None, overwrite, saved)
     check_out(out, source, saving, sequences * length)
@@ -206,6 +198,14 @@ def ratio_within(
         got = f"{at_most:g}, where {gone:.1%} of the decoder costs {above:.3f} already: allow more"
         raise InputError(f"expected --at-most as much loss as the smallest step costs, in nats per token, got {got}")
     return low
+
+
+def _usual_type(files: TensorFiles) -> str:
+    """What most of the numbers in `files` are stored as."""
+    numbers = Counter[str]()
+    for tensor, kind in files.stored.items():
+        numbers[kind] += math.prod(files.shapes[tensor])
+    return numbers.most_common(1)[0][0]
 
 
 def _card(
@@ -262,7 +262,7 @@ def _told(
 def _verdict(
     done: Written,
     parent: str,
-    files: TensorFiles | GgufTensors,
+    files: TensorFiles,
     stored: tuple[str, str],
     windows: Mapping[str, Tensor],
     started: float,

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..statistics.solve import ExplicitInverse, Inverse, diagonal_blocks, spd_inverse
+from ..statistics.solve import Inverse, diagonal_blocks, spd_inverse
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def sweep(
     (n,), what H has beyond the data, for `Sweep.moved`; None: nothing. Time: about n (n + m) multiplications for each
     input that goes; memory: one copy of each argument.
     """
-    inverse = ExplicitInverse(inverse.clone(), block) if isinstance(inverse, Tensor) else inverse
+    inverse = Inverse(inverse.clone(), block) if isinstance(inverse, Tensor) else inverse
     original, weights = weights, weights.clone(memory_format=torch.contiguous_format)  # norms of rows, in each round
     alive = torch.ones(len(weights) // block, dtype=torch.bool, device=weights.device)
     per_round = per_round or max(32, len(alive) // 64)

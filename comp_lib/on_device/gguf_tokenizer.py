@@ -37,7 +37,7 @@ def tokenizer_metadata(tokenizer: Any, size: int) -> dict[str, Any]:
     """What a file says of `tokenizer`, a fast one of transformers: NAME -> value, for `add_NAME` of GGUFWriter.
 
     size: rows of the model's embeddings.
-    Raises InputError for a kind that llama.cpp does not have, or one with more tokens than the model.
+    Raises InputError for a kind that llama.cpp does not have.
     """
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         got = type(tokenizer).__name__
@@ -66,11 +66,6 @@ def _tokens(described: dict[str, Any], size: int, unknown: str) -> tuple[list[st
     """
     vocab, byte_fallback = described["model"]["vocab"], described["model"]["byte_fallback"]
     texts, types = [f"[PAD{index}]" for index in range(size)], [TokenType.UNUSED] * size
-    highest = max(vocab.values())
-    if highest >= size:
-        most, got = f"{size} tokens, as the model has embeddings", f"{highest + 1}"
-        hint = "take the tokenizer that belongs to the model"
-        raise InputError(f"expected a vocabulary of at most {most}, got {got}: {hint}")
     for text, index in vocab.items():
         is_byte = byte_fallback and len(text) == 6 and text.startswith("<0x") and text.endswith(">")
         texts[index], types[index] = text, TokenType.BYTE if is_byte else TokenType.NORMAL

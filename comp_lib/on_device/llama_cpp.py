@@ -31,7 +31,7 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
     choice), `cache` the type of keys and values in memory, "f16" or "f32".
     Raises InputError: no xllamacpp, no such file, not a GGUF file, truncated, not one that llama.cpp runs.
     """
-    check_installed()
+    check_package("xllamacpp", "gguf")
     import xllamacpp
 
     GgufFile(file)
@@ -54,11 +54,6 @@ def start(file: str | Path, context: int = 0, threads: int = 0, cache: str = "f1
     # a server that is deleted before its own thread runs waits for that thread forever: an answer shows that it runs
     checked(server.handle_completions({"prompt": [0], "n_predict": 0}))
     return server
-
-
-def check_installed() -> None:
-    """Raises InputError unless xllamacpp is there."""
-    check_package("xllamacpp", "gguf")
 
 
 def losses(server: Any, ids: Tensor) -> Tensor:

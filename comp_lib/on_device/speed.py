@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from ..evaluation.generation import greedy, ratio
 from ..families.protocol import Model
 from ..models.gguf_files import GgufFile
@@ -75,12 +74,8 @@ def measure(
 
     models: name -> a model in memory, timed in transformers, or the path of a GGUF file, timed in llama.cpp; all of
     them are loaded at once. prompt: tokens that are read; new_tokens: written after the first. Both runtimes use as
-    many threads as torch has. Raises InputError for less than one of these, for more
-    tokens than a file's context, and as `llama_cpp.start` does.
+    many threads as torch has. Raises InputError for more tokens than a file's context, and as `llama_cpp.start` does.
     """
-    if min(prompt, new_tokens, rounds) < 1:
-        got = f"{prompt}, {new_tokens} and {rounds}: ask for more"
-        raise InputError(f"expected at least one prompt token, new token and round, got {got}")
     runs = {name: _round_of(model, prompt, new_tokens) for name, model in models.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     for turn in range(rounds + 1):

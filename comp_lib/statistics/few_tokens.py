@@ -22,16 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from .gram import Statistics
 from .solve import Inverse, downdate, factor_solve, penalty, products_per_block, spd_factor
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 TERMS = 1024  # of a sum in float32
 PART = 64  # tokens whose squares are there in float64 at once

@@ -19,15 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import Self  # torch brings it; Python has it since 3.11
 
-from .solve import ExplicitInverse, Inverse, least_squares, penalty, pulled, ridged, spd_inverse
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # torch brings it; Python has it since 3.11
+from .solve import Inverse, least_squares, penalty, pulled, ridged, spd_inverse
 
 WIDE = 4096  # inputs from which sums and solves are in float32
 BLOCK = 512  # columns of a symmetric product, of which one triangle is computed
@@ -148,7 +146,7 @@ class Gram(Statistics):
         return float((gap * (self.xtx.float() @ gap)).sum())
 
     def inverse(self, ridge: float, block: int = 1) -> Inverse:
-        return ExplicitInverse(spd_inverse(ridged(self.xtx, ridge))[0], block)
+        return Inverse(spd_inverse(ridged(self.xtx, ridge))[0], block)
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         return least_squares(self.xtx, self.target(weight), weight.to(self.xtx), kept, ridge)

@@ -7,7 +7,6 @@ harder, and its units do not matter: with x_i -> c x_i and w_i -> w_i / c the an
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -95,24 +94,8 @@ def diagonal_blocks(matrix: Tensor, block: int = 1) -> Tensor:
     return matrix.reshape(count, block, count, block)[index, :, index, :]
 
 
-class Inverse(Protocol):
-    """P = H^-1 as a sweep sees it: by rows, and without the inputs that went."""
-
-    blocks: Tensor  # its diagonal blocks (n / block, block, block)
-
-    def diagonal(self) -> Tensor:
-        """P_ii (n,)."""
-        return self.blocks.diagonal(dim1=1, dim2=2).flatten()
-
-    def rows(self, index: Tensor) -> Tensor:
-        """P_R (r, n)."""
-
-    def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
-        """Take out the inputs R, whose rows were asked for last: P_R (r, n), inner = (P_RR)^-1 (r, r)."""
-
-
-class ExplicitInverse(Inverse):
-    """P as a matrix (n, n), which is used up.
+class Inverse:
+    """P = H^-1 as a sweep sees it, by rows and without the inputs that went: a matrix (n, n), which is used up.
 
     What a round takes away is kept as two thin factors and subtracted where P is read: the whole matrix is written once
     for PANEL inputs that went, not once a round.
@@ -124,6 +107,10 @@ class ExplicitInverse(Inverse):
         self.alive = torch.ones(len(matrix), dtype=matrix.dtype, device=matrix.device)
         self.panel: list[tuple[Tensor, Tensor]] = []  # P is `matrix` minus each left^T right of (r, n)
 
+    def diagonal(self) -> Tensor:
+        """P_ii (n,)."""
+        return self.blocks.diagonal(dim1=1, dim2=2).flatten()
+
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n); exact zeros in the columns of inputs that went, instead of rounding dust."""
         rows = self.matrix[index]
@@ -132,7 +119,7 @@ class ExplicitInverse(Inverse):
         return rows.mul_(self.alive)
 
     def remove(self, index: Tensor, rows: Tensor, inner: Tensor) -> None:
-        """The Schur complement P_KK - P_KR (P_RR)^-1 P_RK."""
+        """Take out the inputs R, whose rows were asked for last, by the Schur complement P_KK - P_KR (P_RR)^-1 P_RK."""
         down = inner @ rows
         self.panel.append((rows, down))
         if sum(len(left) for left, _ in self.panel) >= PANEL:
