@@ -36,7 +36,14 @@ COLUMNS = {  # of README.md's table
     ("flap", ""): "FLAP",
     ("llm-pruner", "our refit"): "LLM-Pruner, our refit",
 }
-BASELINES = {"llm-pruner": "LLM-Pruner", "flap": "FLAP", "wanda-sp": "Wanda-sp", "slimgpt": "SlimGPT's widths"}
+BASELINES = {
+    "llm-pruner": "LLM-Pruner",
+    "flap": "FLAP",
+    "wanda-sp": "Wanda-sp",
+    "slimgpt": "SlimGPT's widths",
+    "energy": "Energy",
+}
+OURS = " with our refit"
 MOST = 14  # methods in a table
 BEST = SEQUENCES["best"]
 FED = {  # column -> variant of starvation.json
@@ -162,7 +169,10 @@ def overlaps(found: dict[str, dict[float, list[dict]]]) -> str:
         others = {name: found[name][ratio] for name in baselines if ratio in found[name]}
         reach = {name: half_width(rows) + half_width(own) for name, own in others.items()}
         alike = [name for name, own in others.items() if not abs(mean_of(rows) - mean_of(own)) > reach[name]]
-        parts += [f"{', '.join(alike)} at {ratio:.0%}"] * bool(alike)
+        plain = ", ".join(name for name in alike if not name.endswith(OURS))
+        refitted = ", ".join(name.removesuffix(OURS) for name in alike if name.endswith(OURS))
+        words = " and ".join(filter(None, (plain, f"after our refit {refitted}" * bool(refitted))))
+        parts += [f"{words} at {ratio:.0%}"] * bool(alike)
     if not parts:
         return "Intervals separate `stock` from all baselines." * bool(baselines)
     return f"Intervals do not separate `stock` from {'; '.join(parts)}."
