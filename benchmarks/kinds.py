@@ -38,7 +38,7 @@ from comp_lib.system.files import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
 SPARED = "spared"  # widths that leave whole what LLM-Pruner leaves whole, the first layers and the last ones
-MEASURED = ("removed", "neurons", "increases", "mean", "kl", "tasks")  # older rows have the divergence "kl"
+MEASURED = ("removed", "neurons", "increases", "mean", "interval", "kl", "tasks")  # older rows have the divergence "kl"
 
 
 def mixture(words: str) -> str:
@@ -110,7 +110,7 @@ def main() -> None:
             kind: [float(each.mean()), *confidence_intervals(each[None])[0].tolist()] for kind, each in more.items()
         }
         row["mean"] = float(np.mean([row["increases"][kind][0] for kind in KINDS]))
-        low, high = confidence_intervals(*(more[kind][None] for kind in KINDS))[0]
+        row["interval"] = low, high = confidence_intervals(*(more[kind][None] for kind in KINDS))[0].tolist()
         for kind, (increase, *bounds) in row["increases"].items():
             print(f"{kind:20}{increase:.3f} nats more ({bounds[0]:.3f} to {bounds[1]:.3f})")
         print(f"mean over kinds {row['mean']:.3f} ({low:.3f} to {high:.3f})", flush=True)

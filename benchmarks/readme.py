@@ -88,12 +88,15 @@ def mean_of(rows: list[dict]) -> float:
 def half_width(rows: list[dict]) -> float:
     """Half of the 95% interval of the mean over the kinds: Student's t, since few windows of each kind judge.
 
-    The errors of the kinds come from their stored intervals: of Student's t where all are symmetric, else of a
+    A row has the interval. Older rows have those of the kinds: of Student's t where all are symmetric, else of a
     bootstrap, whose deviation lacks a factor of sqrt(n / (n - 1)). Of several seeds the middle of theirs: they judge
     on the same windows. NaN where a kind has no interval.
     """
     halves = []
     for row in rows:
+        if "interval" in row:
+            halves.append((row["interval"][1] - row["interval"][0]) / 2)
+            continue
         count, kinds = row["windows"], np.array([each for name, each in row["increases"].items() if name != UNSEEN])
         means, low, high = kinds.T
         own = t_quantile(count - 1) if np.allclose(low + high, 2 * means) else NORMAL * (1 - 1 / count) ** 0.5
@@ -171,7 +174,7 @@ def overlaps(found: dict[str, dict[float, list[dict]]]) -> str:
         alike = [name for name, own in others.items() if not abs(mean_of(rows) - mean_of(own)) > reach[name]]
         plain = ", ".join(name for name in alike if not name.endswith(OURS))
         refitted = ", ".join(name.removesuffix(OURS) for name in alike if name.endswith(OURS))
-        words = " and ".join(filter(None, (plain, f"after our refit {refitted}" * bool(refitted))))
+        words = "; ".join(filter(None, (plain, f"{refitted} (with our refit)" * bool(refitted))))
         parts += [f"{words} at {ratio:.0%}"] * bool(alike)
     if not parts:
         return "Intervals separate `stock` from all baselines." * bool(baselines)
