@@ -248,10 +248,11 @@ def cost() -> str:
 
 def files() -> str:
     """Size of the weights and loss of pruned and quantised models, with paired 95% intervals."""
-    models = {EMBEDDED: "quantised.json", SECOND: f"quantised-{SECOND}.json"}
+    stored = {name: read_json(HERE / f"quantised{f'-{name}' * (name != EMBEDDED)}.json") for name in MODELS}
+    models = {name: found for name, found in stored.items() if found}
     cells: dict[str, list[str]] = {}
-    for number, file in enumerate(models.values()):
-        rows = [row | {"losses": np.array(row["losses"])} for row in read_json(HERE / file)]
+    for number, found in enumerate(models.values()):
+        rows = [row | {"losses": np.array(row["losses"])} for row in found]
         (dense,) = (row["losses"] for row in rows if row["type"] == "f32")
         for row in (row for row in rows if row["type"] not in ("shipped", "f32")):
             gap = row["losses"] - dense
