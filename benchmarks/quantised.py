@@ -24,8 +24,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from common import HERE, evaluation_windows, parser_of, read_json, write_json
-from readme import MODELS, SECOND
+from common import evaluation_windows, parser_of, read_json, write_json
+from readme import MODELS, SECOND, stored_in
 from torch import Tensor, nn
 
 from comp_lib.calibration.tokens import calibration_tokens
@@ -86,11 +86,6 @@ def as_stored(model: nn.Module, kind: str) -> tuple[nn.Module, int]:
         stored = gguf.quants.dequantize(gguf.quants.quantize(parameter.detach().numpy(), kept), kept)
         parameter.data = torch.from_numpy(stored.reshape(parameter.shape)).float()
     return found, size
-
-
-def stored_in(name: str) -> Path:
-    """The file with the rows of that model."""
-    return HERE / ("quantised.json" if name == EMBEDDED else f"quantised-{name}.json")
 
 
 def main() -> None:

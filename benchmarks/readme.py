@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from math import exp, isnan
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -122,7 +123,7 @@ def called(settings: dict) -> str:
     """A method in words, with what is not as usual."""
     kind = preset(settings)
     if settings["method"] != "comp":
-        return BASELINES.get(settings["method"], settings["method"]) + f" with {kind}" * bool(kind)
+        return BASELINES.get(settings["method"], settings["method"]) + OURS * bool(kind)
     name, *others = kind.split(", ")
     words = "COMP with LLM-Pruner's widths" if name == "spared" else f"COMP `{name}`"
     return words + ", other target" * bool(others)
@@ -174,7 +175,7 @@ def overlaps(found: dict[str, dict[float, list[dict]]]) -> str:
         alike = [name for name, own in others.items() if not abs(mean_of(rows) - mean_of(own)) > reach[name]]
         plain = ", ".join(name for name in alike if not name.endswith(OURS))
         refitted = ", ".join(name.removesuffix(OURS) for name in alike if name.endswith(OURS))
-        words = "; ".join(filter(None, (plain, f"{refitted} (with our refit)" * bool(refitted))))
+        words = "; ".join(filter(None, (plain, f"{refitted} ({OURS.strip()})" * bool(refitted))))
         parts += [f"{words} at {ratio:.0%}"] * bool(alike)
     if not parts:
         return "Intervals separate `stock` from all baselines." * bool(baselines)
@@ -183,7 +184,7 @@ def overlaps(found: dict[str, dict[float, list[dict]]]) -> str:
 
 def by_kind(found: dict[str, list[dict]]) -> str:
     """`stock` and the best baseline without our refit on each kind of text; found: least loss first."""
-    baselines = [name for name in found if not name.startswith("COMP") and "our refit" not in name]
+    baselines = [name for name in found if not name.startswith("COMP") and not name.endswith(OURS)]
     names = [name for name in ("COMP `stock`", *baselines[:1]) if name in found]
     kinds = [kind for kind in found[names[0]][0]["increases"] if kind != UNSEEN] if names else []
     cells = ([f"{fmean(row['increases'][kind][0] for row in found[name]):.2f}" for name in names] for kind in kinds)
@@ -246,10 +247,14 @@ def cost() -> str:
     )
 
 
+def stored_in(name: str) -> Path:
+    """The file with the rows of that model's files."""
+    return HERE / ("quantised.json" if name == EMBEDDED else f"quantised-{name}.json")
+
+
 def files() -> str:
     """Size of the weights and loss of pruned and quantised models, with paired 95% intervals."""
-    stored = {name: read_json(HERE / f"quantised{f'-{name}' * (name != EMBEDDED)}.json") for name in MODELS}
-    models = {name: found for name, found in stored.items() if found}
+    models = {name: found for name in MODELS if (found := read_json(stored_in(name)))}
     cells: dict[str, list[str]] = {}
     for number, found in enumerate(models.values()):
         rows = [row | {"losses": np.array(row["losses"])} for row in found]

@@ -48,7 +48,8 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """The inverse of `to_json`. Raises InputError when fields are missing, unknown or disagree in length."""
         with refusing(f"a plan as JSON, with {', '.join(cls.__dataclass_fields__)}", "the text", "save it anew"):
-            return cls(**tuples(json.loads(text)))
+            fields = tuples(json.loads(text))
+            return cls(**{name: fields[name] for name in cls.__dataclass_fields__} | fields)
 
     def __post_init__(self) -> None:
         """Raises InputError when the plan contradicts itself, or holds values of another kind (plans are edited)."""
