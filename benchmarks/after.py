@@ -33,11 +33,14 @@ from comp_lib.on_device import llama_cpp
 FILE = HERE / "after.json"
 IMPORTS = "import peft, comp_lib.cli.app, comp_lib.prune, comp_lib.healing"
 PRUNE = ("--ratio", "0.2", "--multiple", "256", "--overwrite")
+HEAL = ("--parent", "MODEL", "--out")
 STEPS = {  # what is made -> of what, by which command; MODEL is the parent
     "COMP": ("MODEL", ("prune", "MODEL", "--out", "COMP", *PRUNE)),
     "LLM-Pruner": ("MODEL", ("prune", "MODEL", "--out", "LLM-Pruner", *PRUNE, "--method", "llm-pruner")),
-    "COMP, healed": ("COMP", ("heal", "COMP", "--parent", "MODEL", "--out", "COMP, healed")),
-    "LLM-Pruner, healed": ("LLM-Pruner", ("heal", "LLM-Pruner", "--parent", "MODEL", "--out", "LLM-Pruner, healed")),
+    "COMP, healed": ("COMP", ("heal", "COMP", *HEAL, "COMP, healed")),
+    "LLM-Pruner, healed": ("LLM-Pruner", ("heal", "LLM-Pruner", *HEAL, "LLM-Pruner, healed")),
+    "COMP, scales": ("COMP", ("heal", "COMP", *HEAL, "COMP, scales", "--tune", "scales")),
+    "LLM-Pruner, scales": ("LLM-Pruner", ("heal", "LLM-Pruner", *HEAL, "LLM-Pruner, scales", "--tune", "scales")),
     "COMP, healed, q8_0": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q8_0")),
     "COMP, healed, q4_0": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q4_0")),
 }

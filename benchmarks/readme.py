@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from math import exp, isnan
+from math import exp
 from pathlib import Path
 from statistics import fmean
 
@@ -20,7 +20,7 @@ from after import healing
 from common import HERE, ROOT, between, markdown, preset, read_json
 
 from comp_lib.calibration.tokens import MIXTURES
-from comp_lib.evaluation.confidence import NORMAL, confidence_interval, t_quantile
+from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.zero_shot import SETS
 from comp_lib.models.load import EMBEDDED
 from comp_lib.settings import SEQUENCES
@@ -87,23 +87,8 @@ def mean_of(rows: list[dict]) -> float:
 
 
 def half_width(rows: list[dict]) -> float:
-    """Half of the 95% interval of the mean over the kinds: Student's t, since few windows of each kind judge.
-
-    A row has the interval. Older rows have those of the kinds: of Student's t where all are symmetric, else of a
-    bootstrap, whose deviation lacks a factor of sqrt(n / (n - 1)). Of several seeds the middle of theirs: they judge
-    on the same windows. NaN where a kind has no interval.
-    """
-    halves = []
-    for row in rows:
-        if "interval" in row:
-            halves.append((row["interval"][1] - row["interval"][0]) / 2)
-            continue
-        count, kinds = row["windows"], np.array([each for name, each in row["increases"].items() if name != UNSEEN])
-        means, low, high = kinds.T
-        own = t_quantile(count - 1) if np.allclose(low + high, 2 * means) else NORMAL * (1 - 1 / count) ** 0.5
-        error = np.linalg.norm((high - low) / 2 / own) / len(kinds)
-        halves.append(t_quantile(len(kinds) * (count - 1)) * float(error))
-    return fmean(halves)
+    """Half of the 95% interval of the mean; of several seeds the middle of theirs: they judge on the same windows."""
+    return fmean((row["interval"][1] - row["interval"][0]) / 2 for row in rows)
 
 
 def short() -> str:
@@ -159,20 +144,19 @@ def losses(model: str) -> str:
 
 
 def loss(rows: list[dict]) -> str:
-    """Mean over the kinds with its interval, where there is one."""
+    """Mean over the kinds with its interval."""
     if not rows:
         return "-"
-    half = half_width(rows)
-    return f"{mean_of(rows):.3f}" + f" ± {half:.3f}" * (not isnan(half))
+    return f"{mean_of(rows):.3f} ± {half_width(rows):.3f}"
 
 
 def overlaps(found: dict[str, dict[float, list[dict]]]) -> str:
-    """The baselines whose interval reaches that of `stock`, or is missing, by how much goes."""
+    """The baselines whose interval reaches that of `stock`, by how much goes."""
     parts, baselines = [], [name for name in found if not name.startswith("COMP")]
     for ratio, rows in sorted(found.get("COMP `stock`", {}).items()):
         others = {name: found[name][ratio] for name in baselines if ratio in found[name]}
         reach = {name: half_width(rows) + half_width(own) for name, own in others.items()}
-        alike = [name for name, own in others.items() if not abs(mean_of(rows) - mean_of(own)) > reach[name]]
+        alike = [name for name, own in others.items() if abs(mean_of(rows) - mean_of(own)) <= reach[name]]
         plain = ", ".join(name for name in alike if not name.endswith(OURS))
         refitted = ", ".join(name.removesuffix(OURS) for name in alike if name.endswith(OURS))
         words = "; ".join(filter(None, (plain, f"{refitted} ({OURS.strip()})" * bool(refitted))))

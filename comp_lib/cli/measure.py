@@ -114,11 +114,11 @@ def compare(
     check_package("matplotlib", "notebooks")
     from ..compare.grid import Grid, run
     from ..compare.summary import markdown, write_summary
-    from ..settings import METHODS, Settings
+    from ..settings import METHODS, PRESETS, Settings
 
     chosen = METHODS if methods is None else listed(methods, str, "methods")
     text: dict[str, Any] = {"calibration": calibration, "length": length, "evaluation": evaluated}
-    text |= {"windows": windows, "window": window, "settings": Settings(multiple=multiple)}
+    text |= {"windows": windows, "window": window, "settings": Settings(multiple=multiple, **PRESETS["stock"])}
     sizes = listed(sequences, int, "sequences")
     grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, **text)
     with progress_bars() as bars:

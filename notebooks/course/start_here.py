@@ -14,6 +14,7 @@ RUNS = {  # label, file, model, sequences of calibration text, the text that jud
     "Gemma 3: WikiText, more of it": ("headline", "gemma3-270m", 64, "wikitext2-valid.txt, other part"),
     "Gemma 3: WikiText, other prose": ("headline", "gemma3-270m", 64, "evaluation"),
     "Gemma 3: a mixture, eight kinds": ("kinds", "gemma3-270m", 64, "mean"),
+    "Qwen2.5-Coder 0.5B: a mixture, eight kinds": ("kinds", "qwen-coder-0.5b", 128, "mean"),
 }
 
 
