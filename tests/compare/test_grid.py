@@ -31,7 +31,7 @@ from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.importance.neurons import METRICS
 from comp_lib.models.load import load_model
 from comp_lib.prune import prune
-from comp_lib.settings import Settings
+from comp_lib.settings import PRESETS, Settings
 from comp_lib.system.machine import peak_bytes
 
 SIZES = ["--sequences", "3", "--length", "24", "--multiple", "4", "--windows", "8", "--window", "40"]
@@ -94,6 +94,7 @@ def test_a_row_is_what_was_measured(straight, parent):
     rows = read_rows(straight / "rows.csv").set_index("method")
     assert list(rows.status) == ["ok", "ok"]
     assert set(rows.recovery["comp":"comp"]) == {"least-squares"} and rows.recovery["random"] == "none"
+    assert PRESETS["stock"].items() <= json.loads(rows.settings["comp"]).items()
     model, tokenizer = load_model(parent)
     ids = calibration_tokens("calibration", tokenizer, sequences=3, length=24, seed=0)
     windows = evaluation_tokens(tokenizer, load_text("evaluation"), 40, 8)
