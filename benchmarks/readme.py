@@ -23,7 +23,6 @@ from comp_lib.calibration.tokens import MIXTURES
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.zero_shot import SETS
 from comp_lib.models.load import EMBEDDED
-from comp_lib.settings import SEQUENCES
 
 SECOND = "gemma3-270m"
 MODELS = (EMBEDDED, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")
@@ -46,7 +45,6 @@ BASELINES = {
 }
 OURS = " with our refit"
 MOST = 14  # methods in a table
-BEST = SEQUENCES["best"]
 FED = {  # column -> variant of starvation.json
     "as it is": "price, refit",
     "choice fed": "price of all, refit",
@@ -120,10 +118,15 @@ def losses(model: str) -> str:
     if not usual:
         return "No rows are stored yet."
     first = usual[0]
-    more = [row for row in every_row(model) if preset(row["settings"]) == "best" and row["sequences"] == BEST]
+    best = [
+        row
+        for row in every_row(model)
+        if (preset(row["settings"]), row["calibration"]) == ("best", first["calibration"])
+    ]
+    more = [row for row in best if row["sequences"] > first["sequences"]]
     found: dict[str, dict[float, list[dict]]] = {}
-    for row in usual + [row for row in more if row["calibration"] == first["calibration"] and row not in usual]:
-        name = called(row["settings"]) + f", {BEST} sequences" * (row not in usual)
+    for row in usual + more:
+        name = called(row["settings"]) + f", {row['sequences']} sequences" * (row in more)
         found.setdefault(name, {}).setdefault(row["settings"]["ratio"], []).append(row)
     ratios = sorted({row["settings"]["ratio"] for row in usual})
     usually = 0.2 if 0.2 in ratios else ratios[0]
