@@ -8,7 +8,8 @@ of `prune`, to multiples of 256; heals by the defaults of `heal`, on text that t
 folder. Then every model is judged on the evaluation text of each kind, with 95% intervals of the loss above the
 parent's: of a .gguf file the weights that it holds. llama.cpp says what it makes of the files itself, on a few of these
 tokens, next to transformers on the same. Rows go to after.json, which lesson 10 shows; a second call goes on. (The rows
-q4_k_m there are of files that this library wrote once; now `llama-quantize` makes such files from f16.)
+q4_k_m there are of files that this library wrote once; now `llama-quantize` makes such files from f16. scales.json has
+rows of a later run, of LoRA and of scales.)
 """
 
 from __future__ import annotations
