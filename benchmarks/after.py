@@ -9,7 +9,7 @@ folder. Then every model is judged on the evaluation text of each kind, with 95%
 parent's: of a .gguf file the weights that it holds. llama.cpp says what it makes of the files itself, on a few of these
 tokens, next to transformers on the same. Rows go to after.json, which lesson 10 shows; a second call goes on. (The rows
 q4_k_m there are of files that this library wrote once; now `llama-quantize` makes such files from f16. scales.json has
-rows of a later run, of LoRA and of scales.)
+rows of a later run; training_seconds are those of 99 steps, as the command told them.)
 """
 
 from __future__ import annotations

@@ -118,12 +118,13 @@ def losses(model: str) -> str:
     if not usual:
         return "No rows are stored yet."
     first = usual[0]
-    best = [
+    more = [
         row
         for row in every_row(model)
-        if (preset(row["settings"]), row["calibration"]) == ("best", first["calibration"])
+        if preset(row["settings"]) == "best"
+        and row["calibration"] == first["calibration"]
+        and row["sequences"] > first["sequences"]
     ]
-    more = [row for row in best if row["sequences"] > first["sequences"]]
     found: dict[str, dict[float, list[dict]]] = {}
     for row in usual + more:
         name = called(row["settings"]) + f", {row['sequences']} sequences" * (row in more)
