@@ -55,8 +55,8 @@ def call(function: Callable, *arguments, grad: bool = False, returns: bool = Tru
 
 
 def _plain(answer):
-    """An answer with Python's own numbers in place of numpy's, in lists and tuples too."""
-    if isinstance(answer, np.generic):
+    """An answer with Python's own numbers in place of numpy's and PyTorch's, in lists and tuples too."""
+    if isinstance(answer, np.generic) or (isinstance(answer, Tensor) and answer.ndim == 0):
         return answer.item()
     if isinstance(answer, list | tuple):
         plain = [_plain(one) for one in answer]

@@ -121,6 +121,9 @@ MISPRICED: dict[str, Callable[..., Tensor]] = {
     "this is the energy: what can the others reproduce of it?": (
         lambda inverse, fitted, old, sums: fitted.square().sum(1) * sums
     ),
+    "the root is one too many: divide by the entry of the inverse itself": (
+        lambda inverse, fitted, *_: fitted.square().sum(1) / inverse.sqrt()
+    ),
     "multiplied by the entry of the inverse: divide by it": (
         lambda inverse, fitted, *_: fitted.square().sum(1) * inverse
     ),

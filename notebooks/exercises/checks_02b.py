@@ -32,7 +32,7 @@ def check_units(fooling_units: Callable[[Tensor, Tensor], Tensor]) -> None:
             continue
         if float(activation.max() / activation.min()) < 1 + 1e-9:
             raise Wrong(
-                "all activations are equal now, and the metric picks at random: the best neuron needs the least factor"
+                "all activations are equal now, and the metric picks at random: most energy needs least activation"
             )
         if torch.equal(order, energy.argsort()):
             raise Wrong("now activation agrees with energy: you have mended it; turn the order round")

@@ -14,9 +14,9 @@ import torch
 from checking import Wrong, accept, call, real_model
 from torch import nn
 
-AT, TOTAL, STEPS = 4, 16, np.arange(9.0)  # the harm was measured after 4 steps; 16 steps in all, up to 8 in a layer
+AT, TOTAL, STEPS = 4, 14, np.arange(9.0)  # the harm was measured after 4 steps; 14 steps in all, up to 8 in a layer
 HARM = np.array([0.30, 0.05, 0.02, 0.20])
-CURVES = np.array([[0.0005], [0.002], [0.004], [0.0003]]) * STEPS ** np.array([[2.0], [1.5], [2.0], [1.6]])
+CURVES = np.array([[0.0005], [0.002], [0.004], [0.0003]]) * STEPS ** np.array([[3.0], [1.2], [2.0], [1.6]])
 
 
 def check_widths(widths: Callable[[np.ndarray, np.ndarray, int, int], list[int]]) -> None:

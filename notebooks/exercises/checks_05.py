@@ -1,11 +1,10 @@
-"""Checks for the exercises of lesson 5: the order of the loop, a layer that fools a metric, and the capstone's plan."""
+"""Checks for the exercises of lesson 5: the order of the loop, and the capstone's plan."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from checking import Wrong, accept, call, real_outline
 from teaching.rank import SHARE, check, in_words
@@ -15,10 +14,6 @@ from comp_lib.errors import InputError
 from comp_lib.models.load import EMBEDDED
 from comp_lib.plan import Plan, PlanRequest
 from comp_lib.shape import Shape
-
-TIMES = 100.0  # as much as the condition loses, energy is to lose
-LEAST = 0.01  # of the output's energy
-
 
 # --- 1: the order of the loop -----------------------------------------------------------------------------------------
 
@@ -56,51 +51,11 @@ def check_walk(walk: Callable[[list, Tensor, Callable], tuple[list, Tensor]]) ->
     accept("each layer was tuned on what it will really see")
 
 
-# --- 2: a layer that fools the energy ---------------------------------------------------------------------------------
-
-
-def check_fools_energy(fools_energy: Callable[[], tuple[Tensor, Tensor]]) -> None:
-    """Exercise 2."""
-    answer = call(fools_energy)
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise Wrong("expected two values, X (T, n) and W (n, d)")
-    x, w = (value.double() if isinstance(value, Tensor) else value for value in answer)
-    if not isinstance(x, Tensor) or not isinstance(w, Tensor) or x.ndim != 2 or w.ndim != 2 or x.shape[1] != len(w):
-        raise Wrong("expected matrices X (T, n) and W (n, d) with the same n")
-    if not 3 <= len(w) <= 50 or len(x) < len(w):
-        raise Wrong(f"expected 3 to 50 neurons and no fewer tokens, got {len(w)} and {len(x)}")
-    whole = float((x @ w).square().sum())
-    if not np.isfinite(whole) or whole == 0.0:
-        raise Wrong("the layer gives nothing at all, or no finite number")
-    lost = torch.tensor([_lost_without(x, w, gone) / whole for gone in range(len(w))])
-    energy = x.square().sum(0) * w.square().sum(1)
-    by_energy, best = float(lost[energy.argmin()]), max(float(lost.min()), 1e-12)
-    if by_energy < LEAST:
-        raise Wrong(
-            f"energy lets neuron {int(energy.argmin())} go, and after the refit only {by_energy:.2%} is lost: the "
-            "quietest neuron has to say something that no other says"
-        )
-    if by_energy < TIMES * best:
-        raise Wrong(
-            f"energy loses {by_energy:.1%} and the least cost {best:.1%}: there has to be a neuron that the others "
-            "replace, such as one of two that say the same"
-        )
-    accept(f"energy loses {by_energy:.1%} of the output, the least cost {best:.1e}, both after the refit")
-
-
-def _lost_without(x: Tensor, w: Tensor, gone: int) -> float:
-    """Least squares error when one neuron goes and all weights of the others are free."""
-    kept = [i for i in range(len(w)) if i != gone]
-    target = x @ w
-    fitted = torch.linalg.lstsq(x[:, kept], target, driver="gelsd").solution
-    return float((target - x[:, kept] @ fitted).square().sum())
-
-
-# --- 3: the capstone --------------------------------------------------------------------------------------------------
+# --- 2: the capstone --------------------------------------------------------------------------------------------------
 
 
 def check_my_plan(my_plan: Callable[[PlanRequest], Plan]) -> None:
-    """Exercise 3, by the rules of the teacher's `rank.py`."""
+    """Exercise 2, by the rules of the teacher's `rank.py`."""
     asked = request()
     plan = call(my_plan, asked)
     if not isinstance(plan, Plan):

@@ -46,6 +46,8 @@ def check_interval(paired_interval: Callable[[np.ndarray, np.ndarray], tuple[flo
         raise Wrong("the sign is turned: it should be ours minus theirs, so that below 0 means that we lose less")
     if not low < middle < high:
         raise Wrong(f"the interval, {low:.3f} to {high:.3f}, does not hold the mean difference, {middle:.3f}")
+    if abs((low + high) / 2 - middle) > 0.2 * error:
+        raise Wrong("the interval is shifted: cut off 2.5% at each end")
     accept("draw windows, not models: what makes a text hard for both cancels")
 
 
@@ -93,13 +95,13 @@ def check_losing_case(losing_case: Callable[[], tuple[int, float, str, str]]) ->
     for kind, sign, words in ((calibrates, -1, "below"), (judges, 1, "above")):
         comp, bias = layer_errors(layer, ridge, calibrates, kind)
         gap = sign * (comp - bias)
-        twice = 2 * gap.std() / len(gap) ** 0.5
+        half = 2.365 * gap.std(ddof=1) / len(gap) ** 0.5  # Student's t, 7 degrees of freedom
         what = f"on {kind} COMP's error is {comp.mean():.3f}, FLAP's {bias.mean():.3f}"
         if gap.mean() <= 0:
             hint = "a small lambda fits the luck of the text" if sign < 0 else "a large lambda hardly changes anything"
             raise Wrong(f"{what}, and should be {words} it: {hint}; layers differ, too")
-        if gap.mean() <= twice:
-            raise Wrong(f"{what}, but over the windows no difference is found (± {twice:.3f}): look for a clearer case")
+        if gap.mean() <= half:
+            raise Wrong(f"{what}, but over the windows no difference is found (± {half:.3f}): look for a clearer case")
     accept(f"in layer {layer} the refit to {calibrates} wins on {calibrates} and loses on {judges}")
 
 

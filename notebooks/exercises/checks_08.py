@@ -23,7 +23,9 @@ LENGTH = 48  # tokens on which a layer's rounding is judged
 def check_rounding(q4_1: Callable[[Tensor], Tensor]) -> None:
     """Exercise 1."""
     generator = torch.Generator().manual_seed(3)
-    weights = torch.randn(6, 64, generator=generator) * torch.logspace(-2, 1, 6)[:, None] + 0.5
+    weights = (
+        torch.randn(6, 64, generator=generator) * torch.logspace(-2, 1, 6)[:, None] + 4.0
+    )  # where halves are coarse
     weights[0, :32] = 0.25  # a block of one value
     got = call(q4_1, weights.clone())
     check_shape("the weights", got, (6, 64))
@@ -41,6 +43,9 @@ def check_rounding(q4_1: Callable[[Tensor], Tensor]) -> None:
         "16 steps from the smallest to the largest, so 17 values: 4 bits hold 16, so 15 steps": _q4_1(weights, 16),
         "the grid begins at 0, not at the smallest weight: take it off before, and add it after": _from_zero(weights),
         "rounded down: to the nearest value of the grid, please": _q4_1(weights, down=True),
+        "rounded with the halves: find whole numbers with the exact scale, the halves are only stored": _q4_1(
+            weights, early=True
+        ),
         "scale and smallest weight are still 32 bits: the file holds them as halves": _q4_1(weights, half=False),
     }
     for sentence, suspect in suspects.items():
@@ -176,10 +181,14 @@ def _weight_error(model: Any) -> list[float]:
     return errors
 
 
-def _q4_1(weights: Tensor, steps: int = 15, block: int = 32, down: bool = False, half: bool = True) -> Tensor:
+def _q4_1(
+    weights: Tensor, steps: int = 15, block: int = 32, down: bool = False, half: bool = True, early: bool = False
+) -> Tensor:
     blocks = weights.reshape(-1, block)
     low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
     scale = (high - low) / steps
+    if early:
+        scale, low = scale.half().float(), low.half().float()
     whole = torch.where(scale > 0, (blocks - low) / scale, 0.0)
     whole = (whole.floor() if down else whole.round()).clamp(0, steps)
     if half:

@@ -158,10 +158,10 @@ def check_dual_refit(dual_refit: Callable[[Tensor, Tensor, Tensor, float], Tenso
                 answer((ridge * mean).expand(len(kept)), missing, w[kept]),
                 "one D for all: it is each input's *own* energy",
             )
-        spot(got, answer(own, x @ w, w[kept]), "E is what the kept neurons leave open, X W - X_K W_K, not all of X W")
+        spot(got, answer(own, x @ w, w[kept]), "fit what the kept neurons leave open, X W - X_K W_K, not all of X W")
         spot(got, answer(own, x @ w, torch.zeros_like(w[kept])), "the ridge draws the weights to 0: start from W_K")
         spot(got, answer(own, missing, torch.zeros_like(w[kept])), "this is the change of the weights: W_K is missing")
-        raise Wrong("not what least squares finds: V_K = W_K + D_K^-1 X_K' (I + X_K D_K^-1 X_K')^-1 E")
+        raise Wrong("not what least squares finds: compare with the n x n solve on a small X")
     if sizes.largest >= len(kept) ** 2:
         raise Wrong(f"right, but on the way there is a tensor of {sizes.largest:,} numbers: nothing n x n, only T x T")
     accept(

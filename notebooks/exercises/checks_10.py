@@ -34,11 +34,11 @@ def check_softened(softened_gradient: Callable[[Tensor, Tensor, float], Tensor])
         )
         spot(got, q.softmax(-1) - teacher.softmax(-1), "the teacher is not softened: both logits are divided")
         spot(got, q - p, "a difference of logits: softmax makes distributions of them first")
-        spot(got, right, "the chain rule: the student's logits enter as z / T, which leaves one more factor")
-        spot(got, right * temperature, "the factor of the chain rule is 1 / T, not T")
+        spot(got, right, "the chain rule: the student's logits enter as z / tau, which leaves one more factor")
+        spot(got, right * temperature, "the factor of the chain rule is 1 / tau, not tau")
         spot(got, right / temperature / TOKENS, "a mean over the tokens: the gradient of the *sum* is asked for")
-        raise Wrong("not (q - p) / T, where p and q are the softmax of the logits divided by T")
-    accept("(q - p) / T, of softened distributions; at T = 1 it is the lesson's")
+        raise Wrong("not the gradient: compare one entry with a finite difference of the sum of KL")
+    accept("(q - p) / tau, of softened distributions; at tau = 1 it is the lesson's")
 
 
 def check_best(best_of_rank: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> None:

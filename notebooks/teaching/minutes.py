@@ -205,7 +205,7 @@ SHORT = (
     Part(
         "02: a real layer, and the refit",
         "02_matrix_condition",
-        only=("A real `down_proj`", "The refit pays the price"),
+        only=("A real `down_proj`", "The refit"),
         late="show the figure with and without the refit alone",
     ),
     Part("04: the trap, and who did it", "04_mask_tuning", only=("The trap", "Who did it")),

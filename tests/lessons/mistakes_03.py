@@ -29,7 +29,8 @@ MISTAKES = [
     ("widths", steps(lambda harm, curves, at: harm * curves), "divide by the curve there"),
     ("widths", steps(lambda harm, curves, at: curves / at), "the harm is missing"),
     ("widths", steps(lambda harm, curves, at: curves / harm), "turned round"),
-    ("widths", lambda *_: [4, 4, 4, 4], r"would do 0\.\d+"),
-    ("widths", lambda *_: [4, 4, 4, 3], "expected 16 steps in all"),
+    ("widths", lambda *_: [4, 4, 3, 3], r"would do 0\.\d+"),
+    ("widths", lambda *_: [4, 4, 4, 3], "expected 14 steps in all"),
+    ("widths", lambda h, c, at, total: steps(lambda *_: h[:, None] * c / c[:, [at + 1]])(h, c, at, total), "would do"),
     ("widths", lambda *_: [4, 4, 4], "expected the steps of each of 4 layers"),
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 
 def walk(layers, h, smaller, given=lambda dense, h, first: h, passed=lambda dense, small: small):
     """The right loop, unless something else is asked for."""
@@ -14,20 +12,11 @@ def walk(layers, h, smaller, given=lambda dense, h, first: h, passed=lambda dens
     return made, h
 
 
-def twins(loud=1.0, quiet=0.5, alike=True):
-    columns = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([loud, loud, loud, quiet])
-    if alike:
-        columns[:, 1] = columns[:, 0]
-    return columns, torch.eye(4)
-
-
 MISTAKES = [
     ("walk", lambda a, h, f: walk(a, h, f, passed=lambda dense, small: dense), r"tuned on the \*dense\* stream"),
     ("walk", lambda a, h, f: walk(a, h, f, given=lambda dense, h, first: dense(h)), "what goes in"),
     ("walk", lambda a, h, f: walk(a, h, f, given=lambda dense, h, first: first), "never moved on"),
     ("walk", lambda a, h, f: (walk(a, h, f)[0], h), "the stream is 21, got 0"),
-    ("fools_energy", lambda: twins(quiet=0.01), "the quietest neuron has to say something"),
-    ("fools_energy", lambda: twins(alike=False), "one of two that say the same"),
     ("my_plan", lambda asked: asked.plan([1536] * 30), "got 0.0%: change the widths"),
     ("my_plan", lambda asked: asked.plan([1120] * 29 + [1128]), "expected one width for all layers"),
     ("my_plan", lambda asked: asked.plan([1600] * 30), "expected at most 1536 neurons in layer 0"),

@@ -36,6 +36,7 @@ MISTAKES = [
     ("paired_interval", lambda a, b: interval(a, b, level=0.9), "90% interval"),
     ("paired_interval", lambda a, b: interval(a, b, level=0.5), "times as wide as it should be"),
     ("paired_interval", lambda a, b: interval(a, b, sign=-1), "the sign is turned"),
+    ("paired_interval", lambda a, b: tuple(np.add(interval(a, b), (a - b).std() / 5)), "the interval is shifted"),
     ("paired_interval", lambda a, b: interval(a, b)[::-1], "the lower end comes first"),
     ("fool_wanda", lambda x, w, i, j: w.clone(), "nothing has changed yet"),
     ("fool_wanda", lambda x, w, i, j: 100 * w, "output has changed"),

@@ -11,10 +11,12 @@ CHECKS = LESSONS["08"].checks
 checks = sys.modules["checks_08"]
 
 
-def rounded(weights, steps=15, block=32, low=None, how=torch.round, half=True, guard=True):
+def rounded(weights, steps=15, block=32, low=None, how=torch.round, half=True, guard=True, early=False):
     blocks = weights.reshape(-1, block)
     low = blocks.amin(1, keepdim=True) if low is None else torch.full((len(blocks), 1), low)
     scale = (blocks.amax(1, keepdim=True) - low) / steps
+    if early:
+        low, scale = low.half().float(), scale.half().float()
     whole = how((blocks - low) / scale)
     whole = (torch.where(scale > 0, whole, 0.0) if guard else whole).clamp(0, steps)
     if half:
@@ -36,6 +38,7 @@ MISTAKES = [
     ("q4_1", lambda w: rounded(w, low=0.0), "begins at 0"),
     ("q4_1", lambda w: rounded(w, how=torch.floor), "rounded down"),
     ("q4_1", lambda w: rounded(w, half=False), "as halves"),
+    ("q4_1", lambda w: rounded(w, early=True), "rounded with the halves"),
     ("q4_1", lambda w: rounded(w, steps=7), "off by up to"),
     ("q4_1", lambda w: rounded(w)[:, :32], r"shape \(6, 64\), got \(6, 32\)"),
     ("plan_for", lambda mb, ms: best(mb + checks.MB_HEAD, ms), "did you count the head"),

@@ -9,8 +9,6 @@ from matplotlib.patches import Rectangle
 
 from comp_lib.plots.base import BLUE, GREY, Picture, figure_with_axes, style
 
-from . import name_points
-
 Line = Sequence[tuple[int, float]]  # (step, divergence from the parent in nats per token)
 
 
@@ -32,19 +30,20 @@ def plot_answers(tokens: Sequence[str], answers: Mapping[str, Sequence[float]], 
 
 
 def plot_divergence(lines: Mapping[str, Line], title: str) -> Picture:
-    """Divergence from the parent against the steps of a training, a line for each, with its name at its end."""
+    """Divergence from the parent against the steps of a training; a line for each "method, seed"."""
     label = "divergence from the parent\n(nats per token)"
     figure, axes = figure_with_axes((7.0, 3.4), xlabel="steps of training", ylabel=label)
+    methods, seeds = (list(dict.fromkeys(name.split(", ")[part] for name in lines)) for part in (0, 1))
     words = []
-    for place, (name, points) in enumerate(lines.items()):
+    for name, points in lines.items():
         steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, **style(place))
+        method, seed = name.split(", ")
+        dashes = ("-", "--", ":")[seeds.index(seed) % 3]
+        axes.plot(steps, values, label=name, **style(methods.index(method)) | {"linestyle": dashes})
         words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
-    ends = {name: points[-1] for name, points in lines.items()}
-    axes.set_xlim(0, 1.5 * max(step for step, _ in ends.values()))  # room for the names
     axes.set_ylim(0, 1.08 * max(value for points in lines.values() for _, value in points))
     axes.set_title(title)
-    name_points(axes, ends)
+    axes.legend(loc="lower left")
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)
 
 

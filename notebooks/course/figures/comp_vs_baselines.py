@@ -6,7 +6,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from comp_lib.plots.base import BLUE, DASHED, GREY, LOSS, ORANGE, Picture, figure_with_axes, panels, style
+from comp_lib.plots.base import (
+    BLUE,
+    DASHED,
+    GREEN,
+    GREY,
+    LOSS,
+    ORANGE,
+    Picture,
+    figure_with_axes,
+    panels,
+    plain_ticks,
+    style,
+)
 
 from . import Interval, spans
 
@@ -32,11 +44,17 @@ def plot_windows(losses: Mapping[str, Sequence[float]]) -> Picture:
     return figure.described(f"Rows of two marks, the loss of a window in {one} and in {other}. {words}")
 
 
-def plot_intervals(rows: Mapping[str, Interval], xlabel: str, title: str) -> Picture:
-    """Values with their 95% intervals, a row for each, from the top; dashed: 0."""
+def plot_intervals(rows: Mapping[str, Interval], xlabel: str, title: str, first: str | None = None) -> Picture:
+    """Values with their 95% intervals, a row for each, from the top; dashed: 0.
+
+    A row whose name ends with `first` is green and begins a group.
+    """
     figure, axes = figure_with_axes((8.0, 0.38 * len(rows) + 1.2), xlabel=xlabel)
     middles, whiskers = spans(list(rows.values()))
     axes.errorbar(middles, range(len(rows)), xerr=whiskers, fmt="o", color=BLUE, capsize=3)
+    for place in [place for place, name in enumerate(rows) if first is not None and name.endswith(first)]:
+        axes.axhline(place - 0.5, color=GREY, linewidth=0.8)
+        axes.plot(middles[place], place, "o", color=GREEN, markersize=8, zorder=3)
     axes.axvline(0, **DASHED)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -48,7 +66,7 @@ def plot_intervals(rows: Mapping[str, Interval], xlabel: str, title: str) -> Pic
 def plot_ratios(models: Mapping[str, Mapping[str, Mapping[float, Interval]]]) -> Picture:
     """Loss increase against the ratio removed: model -> method -> ratio -> mean, low, high; a panel for each model."""
     size, xlabel = (4.6 * len(models) + 0.6, 3.6), "removed (% of the decoder)"
-    figure, by_model = panels(1, len(models), size, share="xy", xlabel=xlabel)
+    figure, by_model = panels(1, len(models), size, share="xy", xlabel=xlabel, yscale="log")
     words = []
     for axes, (model, methods) in zip(by_model, models.items(), strict=True):
         axes.set_title(model)
@@ -60,6 +78,6 @@ def plot_ratios(models: Mapping[str, Mapping[str, Mapping[float, Interval]]]) ->
             words.append(f"{model}, {method}: {losses[0]:.2f} at {ratios[0]:.0%}, {losses[-1]:.2f} at {ratios[-1]:.0%}")
         axes.set_xticks(percent)
     by_model[0].set_ylabel(LOSS)
-    by_model[0].set_ylim(0, None)
+    plain_ticks(by_model[0].yaxis, by_model[0].get_ylim())
     by_model[0].legend()
     return figure.described("Lines of the mean loss increase against the ratio removed. ", words)

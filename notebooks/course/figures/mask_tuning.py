@@ -83,7 +83,7 @@ def plot_token_curve(
         others = f"on unseen tokens {mean[0]:.1f}% with the fewest, {worst}, {mean[-1]:.1f}% with the most"
         words.append(f"{name}: {others}; on its own tokens {seen[0]:.1f}% and {seen[-1]:.1f}%")
     axis.axhline(100 * untuned[0], color="black", ls=":", lw=1.5, label="no recovery")
-    axis.axvline(inputs, color="grey", lw=1, label="as many tokens as inputs")
+    axis.axvline(inputs, color="grey", lw=1, label="as many tokens as kept neurons")
     axis.plot([], [], "k-", label="on unseen tokens (95%)")
     axis.plot([], [], "k--", alpha=0.6, label="on the fit's own tokens;\nbelow the axis: hardly any")
     axis.set_xticks(tokens, [f"{count:,}" for count in tokens], minor=False)

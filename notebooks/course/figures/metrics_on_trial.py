@@ -55,7 +55,7 @@ def plot_ridges(
     ridges: Numbers, errors: Mapping[str, tuple[Numbers, Sequence[Interval]]], condition: Numbers, removed: float
 ) -> Picture:
     """What the ridge does: errors[calibration] = (on its text, on unseen text), and the median condition."""
-    titles = [f"{removed:.0%} of the neurons removed, refitted (95%)", "The ridge also tames the condition"]
+    titles = [f"{removed:.0%} of the neurons removed, refitted (95%)", "Median condition, the larger text"]
     ylabels, xlabel = ["error left (% of ‖Y‖²)", "median condition κ"], "ridge λ (of each input's own energy)"
     figure, (left, right) = panels(1, 2, (10.0, 4.0), xscale="log", title=titles, xlabel=xlabel, ylabel=ylabels)
     words = [f"Two line charts over ridges from {ridges[0]:g} to {ridges[-1]:g}"]

@@ -67,7 +67,7 @@ def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mappin
     """Milliseconds of a token: a stacked bar for each model (all else, layers, bytes), and what was measured."""
     size, xlabel = (8.5, 0.5 * len(parts) + 1.3), "milliseconds of a token"
     figure, axes = figure_with_axes(size, xlabel=xlabel)
-    labels = ("head and all else", "layers, besides their bytes", "reading the layers")
+    labels = ("the same for all models", "layers, besides their bytes", "reading the layers")
     for place, terms in enumerate(parts.values()):
         left = 0.0
         for term, label, colour in zip(terms, labels, (GREY, GREEN, ORANGE), strict=True):

@@ -54,9 +54,10 @@ def plot_variants(runs: Mapping[str, Numbers], marked: str, beside: Mapping[str,
     place_of_name = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
     axes.text((low + high) / 2, 1.01, f"seeds of {marked}", color=GREEN, **place_of_name)
     for place, (name, values) in enumerate(runs.items()):
-        axes.scatter(values, [place] * len(values), color=GREEN if name == marked else BLUE, zorder=2)
+        apart = place + 0.14 * (np.arange(len(values)) - (len(values) - 1) / 2)  # equal ones stay visible
+        axes.scatter(values, apart, color=GREEN if name == marked else BLUE, zorder=2)
     if beside:
-        looks = {"marker": "D", "facecolors": "none", "edgecolors": ORANGE}
+        looks = {"marker": "D", "facecolors": "none", "edgecolors": ORANGE, "zorder": 3}
         axes.scatter(list(beside.values()), range(len(beside)), **looks)
         note(axes, "Gemma 3, one run", (next(iter(beside.values())), 0), (-8, 0), ha="right", va="center")
     axes.set_yticks(range(len(runs)), list(runs))

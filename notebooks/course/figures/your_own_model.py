@@ -59,7 +59,7 @@ def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
     note(axes, f"your limit, {limit:g} nats", (removed[0], limit), (0, 4), va="bottom", fontsize=9)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
     passed = [part for part, _, _, high in sweep if high < limit]
-    most = f"Of these, {max(passed):.0%} is the most whose" if passed else "No"
+    most = f"Of these, {max(passed):.1%} is the most whose" if passed else "No"
     axes.set_title(f"{most} whole interval keeps the limit")
     words = [f"{a:.0%} removed {b:.2f} nats ({c:.2f} to {d:.2f})" for a, b, c, d in sorted(sweep)]
     return figure.described(f"Loss increase with 95% intervals, and a limit at {limit:g} nats: ", words)
