@@ -25,7 +25,7 @@ WORDS_OF_THE_CORE, LINES_OF_THE_CORE = 7000, 700
 # What each lesson is about is defined in its cells, and asserted equal to comp_lib's.
 IN_THE_CELLS = {
     "01_layer_importance": ("block_influence", "loss_without", "hidden_harm"),
-    "02_matrix_condition": ("contributions", "condition_numbers", "block_scores", "refit"),
+    "02_matrix_condition": ("contributions", "condition_numbers", "prices", "refit"),
     "02b_metrics_on_trial": ("wanda_sp", "flap", "spearman", "one_round"),
     "03_hybrid_granularity": ("width_for_budget", "kl", "measured_widths"),
     "04_mask_tuning": ("solve_mask", "least_squares", "guarded_mask"),
