@@ -26,7 +26,8 @@ import psutil
 import torch
 from common import HERE, decoder_parameters, markdown, parser_of, read_json, write_json
 
-from comp_lib.evaluation.by_kind import judge, kind_windows
+from comp_lib.calibration.text import windows_of
+from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import UNKNOWN
 from comp_lib.models.load import load_model
 from comp_lib.on_device import llama_cpp
@@ -66,7 +67,7 @@ def main() -> None:
         print(json.dumps({name: value for name, value in row.items() if name != "increases"}), flush=True)
 
     parent, tokenizer = load_model(arguments.model)
-    windows = kind_windows(tokenizer, LENGTH, WINDOWS)
+    windows = windows_of("kinds", tokenizer, LENGTH, WINDOWS)
     if "parent" not in rows:
         _, peak = measured([sys.executable, "-c", IMPORTS])
         losses = judge(parent, windows).mean

@@ -31,9 +31,8 @@ from common import HERE, ROOT, parser_of, read_json
 from on_device import PLANS
 from torch import Tensor
 
-from comp_lib.calibration.text import KINDS
+from comp_lib.calibration.text import KINDS, windows_of
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.evaluation.by_kind import kind_windows
 from comp_lib.evaluation.loss import perplexity
 from comp_lib.families.protocol import Model
 from comp_lib.hybrid_granularity.measured import measured_plan
@@ -78,7 +77,7 @@ def tokens(tokenizer: Any) -> tuple[Tensor, Tensor]:
     """ids (16, 128) that calibrate and windows (16, 128) that judge."""
     every = "+".join(f"calibration:{kind}" for kind in KINDS)
     ids = calibration_tokens(every, tokenizer, sequences=16, length=128, seed=SEED)
-    return ids, torch.cat(list(kind_windows(tokenizer, length=128, sequences=2).values()))
+    return ids, torch.cat(list(windows_of("kinds", tokenizer, 128, 2).values()))
 
 
 def greedy(model: Model, ids: Tensor) -> tuple[list[int], list[float]]:

@@ -23,9 +23,9 @@ from zero_shot import answers
 
 from comp_lib.baselines import PLANNERS
 from comp_lib.baselines.llm_pruner import widths
-from comp_lib.calibration.text import KINDS, load_text
+from comp_lib.calibration.text import KINDS, load_text, windows_of
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.evaluation.by_kind import judge, kind_windows
+from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED, load_model
@@ -73,7 +73,7 @@ def main() -> None:
         seed=arguments.seed,
     )
     size = {"length": arguments.window, "sequences": arguments.windows}
-    windows = kind_windows(tokenizer, **size)
+    windows = windows_of("kinds", tokenizer, **size)
     if arguments.text is not None:
         windows[arguments.text.name] = evaluation_tokens(tokenizer, load_text(arguments.text), **size)
     base = judge(dense, windows).kinds

@@ -29,7 +29,7 @@ def settings_for(model: Model, way: str, ratio: float, device: str = "cpu", seed
         expected = f"a preset or a method among {', '.join(known)}"
         raise InputError(f"expected {expected}, got {way!r}: {suggestion(way, known)}")
     biases = bool(family_of(model).bias_fields)
-    how = PRESETS.get(way, {"method": way, "recovery": default_recovery(way, biases)})
+    how = PRESETS.get(way) or PRESETS["stock"] | {"method": way, "recovery": default_recovery(way, biases)}
     settings = Settings(ratio=ratio, device=device, seed=seed, **how)
     check_request(model, settings)
     return settings
@@ -45,7 +45,7 @@ def costs(
 ) -> pd.DataFrame:
     """Loss by kind of text for each way and ratio, pruned for real on `sample`; columns: COLUMNS["costs"].
 
-    windows: (S, L) of the text of each kind that judges, as `evaluation.by_kind.kind_windows` gives them.
+    windows: (S, L) of the text of each kind that judges, as `calibration.text.windows_of` gives them.
     Raises InputError, before any work, for a way that is not known or a ratio that no plan reaches.
     """
     asked = [(way, share, settings_for(model, way, share, device, sample.seed)) for way in ways for share in ratios]
@@ -75,4 +75,4 @@ def rows_of(judged: ByKind) -> list[dict[str, Any]]:
         size = {"windows": sum(len(one.losses) for one in seen), "tokens": sum(one.tokens for one in seen)}
         interval = {"low": low, "high": high, "agreement": values["top1_agreement"]}
         rows.append({"kind": kind} | size | values | interval)
-    return rows if len(judged.kinds) > 1 else rows[:1]
+    return rows

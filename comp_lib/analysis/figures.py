@@ -11,8 +11,7 @@ import seaborn as sns
 from IPython.display import Markdown, display
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ..plots import base
-from ..plots.base import ABOVE, Picture, figure_with_axes, layer_axis, log_y, panels, style
+from ..plots.base import ABOVE, Picture, figure_with_axes, layer_axis, log_y, mime_bundle, panels, style
 from .columns import ALL
 from .verdict import price
 
@@ -22,7 +21,7 @@ FEW = 4  # that are named in a verdict
 
 def show(figure: Picture) -> None:
     """Display a figure, and below it its words."""
-    display(base.mime_bundle(figure), raw=True)
+    display(mime_bundle(figure), raw=True)
     display(Markdown(figure.alt_text))
 
 

@@ -51,7 +51,9 @@ def verdict(name: str, costs: pd.DataFrame, allowed: float, sequences: int, how:
     """
     means = costs[costs.way == costs.way.iloc[0]].groupby("ratio").tail(1)  # the mean is the last, or the only kind
     least, good = means.sort_values("ratio").iloc[0], means[means.high <= allowed]
+    told = "".join(f" --{key} {shlex.quote(str(value))}" for key, value in how.items() if DEFAULTS[key] != value)
     if good.empty:
+        way = "" if least.way == "stock" else f" --ways {least.way}"
         more = f" --ratios {least.ratio / 2:g},{least.ratio:g} --sequences {max(sequences, LONGER)}"
         why = f"Allowed were {allowed:g}. The next check-up reads more text and removes less, too:"
         if math.isnan(least.low):
@@ -59,11 +61,10 @@ def verdict(name: str, costs: pd.DataFrame, allowed: float, sequences: int, how:
         return [
             f"{name}: {least.removed:.0%} of the decoder cost {price(least)} nats per token.",
             why,
-            f"comp-lib report {shlex.quote(name)} --out build/report.html{more}",
+            f"comp-lib report {shlex.quote(name)} --out build/report.html{way} --at-most {allowed:g}nats{told}{more}",
         ]
     best = good.sort_values("ratio").iloc[-1]
     way = "" if best.way == "stock" else f" --{'preset' if best.way in PRESETS else 'method'} {best.way}"
-    told = "".join(f" --{key} {shlex.quote(str(value))}" for key, value in how.items() if DEFAULTS[key] != value)
     return [
         f"{name}: {best.removed:.0%} of the decoder may go.",
         f"{best.parameters / 1e6:.1f} million parameters stay. The price is {price(best)} nats per token, where "

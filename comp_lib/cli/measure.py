@@ -125,6 +125,7 @@ def compare(
         rows = run(grid, folder, bars, workers=workers, scheduler=scheduler)
     write_summary(rows, folder)
     echo(markdown(rows))
-    echo(f"written: rows.csv, table.md and increase.png in {folder}")
+    picture = " and increase.png" if (rows.status == "ok").any() else ""
+    echo(f"written: rows.csv, table.md{picture} in {folder}")
     if (rows.status == "failed").any():
         raise Exit(1)

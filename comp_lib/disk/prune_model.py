@@ -23,6 +23,7 @@ from torch import Tensor
 from ..calibration.text import EVERY_KIND, windows_of
 from ..calibration.tokens import MIXTURES, WRITTEN, calibration_tokens, sources, text_hashes
 from ..errors import InputError, suggestion
+from ..families import family_of
 from ..families.protocol import Model
 from ..hybrid_granularity.uniform import CLOSE
 from ..models.load import load_model, open_model
@@ -136,6 +137,8 @@ def prune_model(
     hashes = text_hashes(calibration)
     whole = plans or at_most is not None or not WRITTEN.keys().isdisjoint(sources(calibration))
     outline, files, tokenizer = open_model(name, dtype)
+    if settings.recovery == "bias" and more.get("recovery") is None and not family_of(outline).bias_fields:
+        settings = replace(settings, recovery="none")  # of a family without biases FLAP goes without
     source, windows = Streamed(outline, files), dict[str, Tensor]()
     check_request(source, settings)
     check_length(source, length)

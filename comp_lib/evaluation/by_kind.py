@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..calibration.text import EVERY_KIND, windows_of
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
@@ -39,14 +37,9 @@ class ByKind:
         return intervals([one.by_sequence for one in self.kinds.values()])
 
     def rows(self) -> dict[str, Row]:
-        """Values and 95% intervals of each text, as they came, and at the end of the mean, called `mean of 8`."""
+        """Values and 95% intervals of each text, as they came; of several, at the end, of their mean: `mean of 8`."""
         texts = {name: (one.values(), one.intervals()) for name, one in self.kinds.items()}
-        return texts | {f"mean of {len(texts)}": (self.mean, self.intervals())}
-
-
-def kind_windows(tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
-    """Windows (S, L) of the evaluation text of every kind, by its name: see `windows_of`."""
-    return windows_of(EVERY_KIND, tokenizer, length, sequences)
+        return texts | ({f"mean of {len(texts)}": (self.mean, self.intervals())} if len(texts) > 1 else {})
 
 
 def judge(

@@ -31,8 +31,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from ..errors import InputError, suggestion
 from ..families import ROWS, Family, family_of
 from ..families.protocol import Model
-from ..models.gguf_files import GgufTensors
 from ..models.load import open_model
+from ..models.skeleton import EMBEDDING, HEAD, weight_shapes
 from ..progress import Progress, no_progress
 from ..shape import Shape
 from ..system.files import TensorFiles, check_output, check_room, resolved, staged
@@ -40,7 +40,6 @@ from .gguf_tokenizer import tokenizer_metadata
 
 TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
 HALF = float(np.finfo(np.float16).max)  # the largest weight of a type other than f32: the scale of a block is a half
-TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class _Tensor:
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return prod(self.shape) // block * size
 
-    def converted(self, files: TensorFiles | GgufTensors) -> np.ndarray:
+    def converted(self, files: TensorFiles) -> np.ndarray:
         """As it is stored in the GGUF file. Raises InputError for numbers that are not finite or too large."""
         values = files.read(self.key, torch.float32).numpy()
         if self.kind != Type.F32 and np.abs(values).max(initial=0.0) > HALF:
@@ -121,13 +120,13 @@ def export_gguf(
 
 def _check_runs(config: Any, shape: Shape, family: Family) -> str:
     """llama.cpp's name of the architecture. Raises InputError for what it does not read from a file, or refuses."""
-    architecture = family.gguf if shape.uniform else family.gguf_per_layer
-    if architecture is None and not shape.uniform:
-        got = f"{config.model_type} with others: use export --padded first, and export that folder"
-        raise InputError(f"expected one width for all layers, as llama.cpp has it but for Llama, got {got}")
-    if architecture is None:
+    if family.gguf is None:
         types = ", ".join(name for name, row in ROWS.items() if row.gguf)
         raise InputError(f"expected a model type that goes to GGUF ({types}), got {config.model_type}: use the folder")
+    architecture = family.gguf if shape.uniform else family.gguf_per_layer
+    if architecture is None:
+        got = f"{config.model_type} with others: use export --padded first, and export that folder"
+        raise InputError(f"expected one width for all layers, as llama.cpp has it but for Llama, got {got}")
     if (reason := family.gguf_refusal(config)) is not None:
         got = f"{config.model_type} with {reason}: use the folder itself"
         raise InputError(f"expected a model that llama.cpp runs, got {got}")
@@ -153,7 +152,7 @@ def _check_widths(shape: Shape, kind: str) -> None:
     for what, widths in {"stream": {shape.hidden}, "neurons": {*shape.neurons}, "heads' outputs": heads}.items():
         for width in sorted(widths):
             if width % block:
-                hint = "" if what == "stream" else f"prune with --multiple {block}, or "  # no plan changes the stream
+                hint = f"prune with --multiple {block}, or " if what == "neurons" else ""  # it sets no other widths
                 got = f"{width} {what} in a layer: {hint}export --type f16"
                 raise InputError(f"expected widths that {kind} can hold, multiples of {block}, got {got}")
 
@@ -163,11 +162,8 @@ def _tensors(outline: Model, architecture: str, kind: str) -> dict[str, _Tensor]
     shape, family = Shape.of(outline), family_of(outline)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], shape.layers)
     tensors = {}
-    for key, tensor in outline.state_dict().items():
-        if key == "lm_head.weight" and outline.config.tie_word_embeddings:
-            continue
+    for key, size in weight_shapes(outline).items():
         module, _, suffix = key.rpartition(".")
-        size = tuple(tensor.shape)
         head_dim = shape.head_dim if module.rpartition(".")[2] in family.gguf_interleaved else None
         shift = family.gguf_norm_shift if module.endswith("norm") else 0.0
         tensors[f"{names[module]}.{suffix}"] = _Tensor(key, size, tensor_type(key, size, kind), head_dim, shift)
@@ -178,7 +174,7 @@ def tensor_type(key: str, size: tuple[int, ...], kind: str) -> Type:
     """What a tensor, called `key` in transformers, becomes in a file of that kind."""
     if len(size) == 1:
         return Type.F32
-    return Type.Q8_0 if key in TABLES and kind.startswith("q4") else TYPES[kind]
+    return Type.Q8_0 if key in (EMBEDDING, HEAD) and kind.startswith("q4") else TYPES[kind]
 
 
 def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:

@@ -40,12 +40,6 @@ class Measured:
     prefill: tuple[float, ...]  # tokens per second
     decode: tuple[float, ...]  # tokens per second
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Measured:
-        """From a stored row, `dataclasses.asdict` of one; further fields are left aside."""
-        own: dict[str, Any] = {name: fields[name] for name in cls.__dataclass_fields__}
-        return cls(**own | {name: tuple(own[name]) for name in ("first", "prefill", "decode")})
-
 
 @dataclass(frozen=True)
 class Gain:

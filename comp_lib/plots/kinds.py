@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from ..evaluation.by_kind import Row
 from ..evaluation.confidence import UNKNOWN
 from ..plan import Plan
-from .base import ABOVE, BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, log_y, note, panels
-
-Numbers = Sequence[float]
+from .base import (
+    ABOVE,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Numbers,
+    Picture,
+    figure_with_axes,
+    layer_axis,
+    log_y,
+    note,
+    panels,
+)
 
 
 def plot_kinds(rows: Mapping[str, Row]) -> Picture:

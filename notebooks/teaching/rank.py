@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from comp_lib.calibration.text import windows_of
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
-from comp_lib.evaluation.by_kind import judge, kind_windows
+from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation
 from comp_lib.families.protocol import Model
@@ -68,7 +69,7 @@ def in_words(plan: Plan) -> str:
 @functools.cache
 def texts(model: Model, tokenizer: Any) -> tuple[Tensor, dict[str, Tensor], dict[str, Evaluation]]:
     """What calibrates, what judges, by kind, and how good the dense model is on it."""
-    windows = kind_windows(tokenizer, LENGTH, WINDOWS)
+    windows = windows_of("kinds", tokenizer, LENGTH, WINDOWS)
     return calibration_tokens(tokenizer=tokenizer, **TEXT), windows, judge(model, windows).kinds
 
 

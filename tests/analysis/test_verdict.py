@@ -37,8 +37,21 @@ CASES = {  # rows, way, how -> the headline and its command
         "10% of the decoder may go",
         "prune --ratio 0.1 --method flap --calibration 'my text.txt' --seed 3",
     ),
-    "too dear": ((DEAR,), "stock", {}, "cost 0.48 (0.40 to 0.56)", "report --ratios 0.15,0.3 --sequences 256"),
-    "no interval": ((SHORT,), "stock", {}, "20% of the decoder cost 0.10 nats", "report"),
+    "too dear": (
+        (DEAR,),
+        "stock",
+        {},
+        "cost 0.48 (0.40 to 0.56)",
+        "report --at-most 0.5nats --ratios 0.15,0.3 --sequences 256",
+    ),
+    "no interval": ((SHORT,), "stock", {}, "20% of the decoder cost 0.10 nats", "report --at-most 0.5nats"),
+    "as it was told": (
+        (SHORT,),
+        "best",
+        {"seed": 3},
+        "cost 0.10 nats",
+        "report --ways best --at-most 0.5nats --seed 3",
+    ),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 
 from comp_lib.calibration.text import KINDS, load_text, windows_of
 from comp_lib.errors import InputError
-from comp_lib.evaluation.by_kind import ByKind, judge, kind_windows
+from comp_lib.evaluation.by_kind import ByKind, judge
 from comp_lib.evaluation.confidence import confidence_intervals
 from comp_lib.evaluation.loss import Evaluation, compare, evaluation_tokens, perplexity
 
@@ -30,7 +30,7 @@ def pair(tiny_llama):
 
 @pytest.fixture(scope="module")
 def windows(tokenizer):
-    return kind_windows(tokenizer, 32, 3)
+    return windows_of("kinds", tokenizer, 32, 3)
 
 
 def made_up(losses, dense):
@@ -43,16 +43,16 @@ def made_up(losses, dense):
 
 
 def test_the_windows_are_those_of_each_text(tokenizer):
-    windows = kind_windows(tokenizer, 32, 3)
+    windows = windows_of("kinds", tokenizer, 32, 3)
     assert tuple(windows) == KINDS
     for kind in KINDS:
         assert windows[kind].equal(evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 3))
     assert windows["prose"].equal(windows_of("evaluation", tokenizer, 32, 3)["evaluation"])
     assert windows_of("kinds", tokenizer, 32, 3).keys() == windows.keys()
-    every = kind_windows(tokenizer, 128)
+    every = windows_of("kinds", tokenizer, 128)
     assert len(every["prose"]) > 3 and len({len(ids) for ids in every.values()}) > 1  # all whole windows of each
     with pytest.raises(InputError, match="expected at least"):
-        kind_windows(tokenizer, 128, 10_000)
+        windows_of("kinds", tokenizer, 128, 10_000)
 
 
 def test_it_is_the_same_as_one_by_one(pair, windows):
