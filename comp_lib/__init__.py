@@ -17,7 +17,7 @@ other layers that their neighbours can best reproduce. Then it refits the kept w
 Where to read on: `prune` is the method on one page, `prune_layer` its five steps for one layer, `planning` decides how
 much each layer loses. The paper's ideas are folders: `importance` (what is removed), `hybrid_granularity` (how much),
 `recovery` (the refit), and `statistics` (the sums over tokens that all of them use). `families` finds the parts of a
-decoder layer; `disk` prunes layer by layer from files to files. The other folders are calibration, baselines, models,
+decoder layer; `disk` prunes layer by layer from files to files. The rest is calibration, baselines, models,
 evaluation, on_device, compare, healing, analysis, plots, system and cli.
 
 `comp_lib.prune` is the module; the function of that name is imported from it, as above, never re-exported here: one

@@ -129,10 +129,12 @@ class PlanRequest:
         count = self.shape.layers
         wrong = [layer for layer in self.drop if not 0 <= layer < count]
         if wrong or len(set(self.drop)) >= count:
-            raise InputError(f"expected fewer than {count} layers to drop, of 0 to {count - 1}, got {list(self.drop)}")
+            raise InputError(
+                f"expected fewer than {count} layers to drop, of 0 to {count - 1}, got {list(self.drop)}: drop others"
+            )
         fewest = min(self.shape.kv_groups[layer] for layer in self.layers)
         if self.kv_groups is not None and not 1 <= self.kv_groups <= fewest:
-            raise InputError(f"expected 1 to {fewest} KV groups to keep, got {self.kv_groups}")
+            raise InputError(f"expected 1 to {fewest} KV groups to keep, got {self.kv_groups}: keep another number")
 
     @property
     def layers(self) -> tuple[int, ...]:

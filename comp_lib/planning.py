@@ -110,7 +110,7 @@ def check_request(model: Model, settings: Settings) -> None:
     if settings.method == "shortgpt":  # whole layers need no width
         return
     if settings.method in PLANNERS:
-        parameters_left(replace(request, biased=False), settings.layers)
+        parameters_left(request, settings.layers)
     elif settings.method == "slimgpt":
         slimgpt_plan(request)
     else:

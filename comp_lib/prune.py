@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .calibration.stream import to_device
-from .families import family_of
+from .families.protocol import Model
 from .plan import Plan
 from .planning import check_call, concluded, make_plan
 from .progress import Progress, no_progress
@@ -43,7 +43,7 @@ class Pruned:
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
 @exact_products()
 def prune(
-    model: nn.Module,
+    model: Model,
     ids: Tensor | None = None,
     settings: Settings = Settings(),  # noqa: B008  a frozen value
     *,
@@ -59,7 +59,7 @@ def prune(
     names what stays (`kept_neurons`, `kept_groups`, as a finished plan does) is carried out to the letter.
     `progress` gets the report of each layer when it is finished.
     Raises InputError before any work when the settings or the plan cannot be met, or a weight is NaN or infinite.
-    The recovery "bias" adds parameters, which `removed` and the report count.
+    The recovery "bias" adds parameters, which the plan's `removed` counts.
     Time: about two dense forward passes. Memory: the hidden states of all tokens, one layer, a few n x n matrices.
     """
     started = time.perf_counter()
@@ -70,7 +70,7 @@ def prune(
     plan = plan or make_plan(model, ids, settings, name, progress)
     model = model if inplace else shallow_copy(model)
     pruner = LayerPruner(model, ids, settings, plan, before)
-    layers, finished = family_of(model).layers(model), list[LayerReport]()
+    layers, finished = model.model.layers, list[LayerReport]()
     for index in range(before.layers):
         origin = next(layers[index].parameters()).device
         layer = to_device(layers[index], pruner.device, own=inplace)

@@ -232,8 +232,8 @@ def fit(dense: Dense, selection: Selection, recovery: str) -> Refit:
     elif recovery == "mask":
         from .recovery.mask_tuning import fold_mask, tune_mask
 
-        mask = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, ridge)
-        fitted, ridge = fold_mask(weight, inputs, mask), mask.ridge
+        mask, ridge = tune_mask(contributions(dense.xtx, dense.scaled_weight), inputs, ridge)
+        fitted = fold_mask(weight, inputs, mask)
     elif selection.retuned is not None and selection.curve is not None and dense.sums.outside is None:
         fitted, curve = selection.retuned, selection.curve  # the sweep solved this very problem on its way
         error = max(0.0, float(curve.errors[-1] - curve.moved[-1]))

@@ -121,7 +121,7 @@ class Settings:
                 raise InputError(f"expected {name} to be one of {', '.join(options)}, got {value!r}: {hint}")
         if self.widths == "measured" and self.recovery != "least-squares":
             wanted = "the recovery least-squares with measured widths, for which they are measured"
-            raise InputError(f"expected {wanted}, got {self.recovery!r}: choose widths uniform or per-layer")
+            raise InputError(f"expected {wanted}, got {self.recovery!r}: choose other widths, or the preset stock")
         if self.layers != "auto" and not (
             not isinstance(self.layers, str)
             and 0 <= self.layers <= MOST_LAYERS
@@ -138,7 +138,7 @@ class Settings:
         for name, allowed in BASELINES.get(self.method, {}).items():
             if getattr(self, name) not in allowed:
                 wanted = f"{' or '.join(map(str, allowed))} with the method {self.method}, which decides the rest"
-                got = f"{getattr(self, name)!r}: leave it out or choose another method"
+                got = f"{getattr(self, name)!r}: leave it out, or choose another method or the preset stock"
                 raise InputError(f"expected {name} to be {wanted}, got {got}")
 
     @property

@@ -64,8 +64,8 @@ def spread(blocks: Tensor, size: int) -> Tensor:
 def check_biases(model: Model) -> None:
     """Raises InputError unless the config of this family can say that dense layers have biases."""
     if not family_of(model).bias_fields:
-        got = f"{model.config.model_type}, whose config knows no mlp_bias: choose 'none' or 'least-squares'"
-        raise InputError(f"expected a llama model for the recovery 'bias', got {got}")
+        got = f"{model.config.model_type}: choose 'none' or 'least-squares'"
+        raise InputError(f"expected a model whose config knows mlp_bias, for the recovery 'bias', got {got}")
 
 
 def add_biases(layer: Layer) -> None:
@@ -83,7 +83,7 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
 
     Lists in the config with an entry for each layer (`layer_types`, `no_rope_layers`, ...) lose those of dropped ones.
     """
-    stack = family_of(model).layers(model)
+    stack = model.model.layers
     for name, entries in list(vars(model.config).items()):
         whole = isinstance(entries, list) and len(entries) == len(stack)
         if whole and not name.endswith(("_id", "_ids", "architectures")):
@@ -101,7 +101,7 @@ def update_config(model: Model) -> None:
     """Make `model.config` describe the tensors, where one width can: widths that differ need `models.save`."""
     shape, family = Shape.of(model), family_of(model)
     for name, which in family.bias_fields.items():
-        biased = any(parts(layer)[which].linear.bias is not None for layer in family.layers(model))
+        biased = any(parts(layer)[which].linear.bias is not None for layer in model.model.layers)
         setattr(model.config, name, biased)
     if shape.uniform:
         model.config.intermediate_size = shape.neurons[0]

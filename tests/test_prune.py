@@ -18,7 +18,7 @@ from variants import KINDS, NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, token
 from comp_lib import planning
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import dense_layer
+from comp_lib.families import parts
 from comp_lib.families.layer import dense_target, gain_behind
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance.layers import block_influence, layers_to_drop, sequence_loss_increase
@@ -128,7 +128,7 @@ def test_behind_a_norm_the_target_adds_the_direction_that_is_missing(name, which
     """Put through the norm, it adds the wanted change up to its length; of the layer's own change it is the output."""
     parent = build(name)
     layer = parent.model.layers[1]
-    linear = dense_layer(layer, which)
+    linear = parts(layer)[which].linear
     norm = layer.post_feedforward_layernorm if which == "mlp" else layer.post_attention_layernorm
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 5, linear.in_features, generator=generator)
@@ -167,7 +167,7 @@ def test_a_neuron_behind_a_norm_costs_what_the_stream_loses(name):
     """Brute force: each neuron removed alone, the others fitted again, outputs counted by their gain."""
     layer = build(name).model.layers[1]
     gain, ridge = gain_behind(layer, "mlp").double(), 0.1
-    weight = dense_layer(layer, "mlp").weight.detach().T.double()  # (n, m)
+    weight = parts(layer)["mlp"].linear.weight.detach().T.double()  # (n, m)
     x = torch.randn(200, len(weight), generator=torch.Generator().manual_seed(0)).double()
     sums = Gram.zeros(len(weight))
     sums.add(x.float()[None])

@@ -19,7 +19,7 @@ from ..calibration.stream import embed, rotary, through, to_device
 from ..errors import InputError
 from ..evaluation.by_kind import ByKind
 from ..evaluation.confidence import confidence_intervals
-from ..families import dense_layer, family_of
+from ..families import parts
 from ..families.protocol import Device, Layer, Model
 from ..models.load import open_model
 from ..models.save import PLAN_FILE
@@ -76,13 +76,13 @@ def changed_layers(
     rows: list[dict[str, Any]] = []
     for index, (layer, state) in enumerate(walks[0]):
         row = {"layer": index, "kind": sample.name, "tokens": sample.ids.numel(), "windows": len(sample.ids)}
-        row |= {"neurons": dense_layer(layer, "mlp").in_features, "other_neurons": 0}
+        row |= {"neurons": parts(layer)["mlp"].linear.in_features, "other_neurons": 0}
         if (place := places.get(index)) is not None:
             second, other_state = next(walks[1])  # layers that stay, stay in order
             turns = 1.0 - cosine_similarity(state.float(), other_state.float(), dim=-1).mean(1).double()
             [(low, high)] = confidence_intervals(turns[None].double().cpu().numpy()).tolist()
             row |= {"other_layer": place, "stream": float(turns.mean()), "low": low, "high": high}
-            row |= {"weights": _weight_change(layer, second), "other_neurons": dense_layer(second, "mlp").in_features}
+            row |= {"weights": _weight_change(layer, second), "other_neurons": parts(second)["mlp"].linear.in_features}
         rows.append(row)
     return tidy("changed_layers", rows, model, sample.seed)
 
@@ -91,7 +91,7 @@ def _walk(model: Model, sample: Sample, device: Device) -> Iterator[tuple[Layer,
     """Each layer, and the stream behind it (S, L, d)."""
     hidden = embed(model, sample.ids)
     rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
-    for layer in family_of(model).layers(model):
+    for layer in model.model.layers:
         hidden = through(to_device(layer, device), hidden, rope, device)
         yield layer, hidden
 

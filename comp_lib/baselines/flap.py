@@ -19,7 +19,6 @@ that of what the layer reads once the layers before it are pruned, as in every r
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from ..calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, to_device
 from ..errors import InputError
-from ..families import dense_layer, family_of
+from ..families import parts
 from ..families.protocol import Device, Model, Which
 from ..hybrid_granularity.uniform import parameters_left
 from ..plan import Plan
@@ -40,7 +39,7 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
     """What stays by standardised WIFV on ids (S, L). Raises InputError when the ratio is out of reach."""
     shape = Shape.of(model)
     request = settings.request(shape, name)
-    left = parameters_left(replace(request, biased=False), settings.layers)
+    left = parameters_left(request, settings.layers)
     neurons, groups = [], []  # scores of each layer
     measured = fluctuations(model, ids, settings.device, progress)
     for count, (attention, mlp) in zip(shape.kv_groups, measured, strict=True):
@@ -61,12 +60,12 @@ def fluctuations(
     hidden = embed(model, ids)
     attend = partial(attention_step, rope=rotary(model, ids.shape[1], device, hidden.dtype))
     steps: dict[Which, Step] = {"attention": attend, "mlp": mlp_step}
-    layers, measured = family_of(model).layers(model), []
+    layers, measured = model.model.layers, []
     for index in range(len(layers)):
         layer = to_device(layers[index], device)
         scores = []
         for which, step in steps.items():
-            linear = dense_layer(layer, which)
+            linear = parts(layer)[which].linear
             out, moments = torch.empty_like(hidden), torch.zeros(2, linear.in_features, dtype=torch.float64)
             for rows in batches(*ids.shape):
                 out[rows], x = step(layer, hidden[rows].to(device))

@@ -17,14 +17,13 @@ one device (`Settings.device`, where one layer at a time computes, is not used);
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..families import family_of, parts
+from ..families import parts
 from ..families.protocol import Layer, Model
 from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
@@ -53,7 +52,7 @@ def unprotected(layers: int) -> range:
 
 def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     """Neurons and KV groups that each layer keeps under the common budget."""
-    left = parameters_left(replace(settings.request(shape), biased=False), settings.layers)
+    left = parameters_left(settings.request(shape), settings.layers)
     pays = shape.with_biases() if settings.recovery == "bias" else shape
     layers, neurons, groups = unprotected(shape.layers), list(shape.neurons), list(shape.kv_groups)
     prunable = sum(shape.layer(layer) - shape.layer_parameters[layer] for layer in layers)
@@ -84,7 +83,7 @@ def taylor_scores(
 
     Gradients are summed in float32 at least. The model is left as it was, its gradients included.
     """
-    stack = family_of(model).layers(model)
+    stack = model.model.layers
     weights = [each for layer in layers for each in stack[layer].parameters() if each.ndim == 2]
     precise = torch.promote_types(model.dtype, torch.float32)
     sums: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=precise) for weight in weights}

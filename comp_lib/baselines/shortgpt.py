@@ -24,8 +24,9 @@ def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress
     """The fewest layers of least block influence on ids (S, L). Raises InputError when all but one do not suffice."""
     shape = Shape.of(model)
     order, _ = layers_to_drop("block-influence", model, ids, shape.layers - 1, settings.device, progress)
+    asked = settings.request(shape, name)
     for count in range(1, shape.layers):
-        request = replace(settings.request(shape, name), drop=order[:count])
+        request = replace(asked, drop=order[:count])
         neurons, groups = ([widths[layer] for layer in request.layers] for widths in (shape.neurons, shape.kv_groups))
         if request.removed(neurons, groups) >= settings.ratio:
             return request.finished([range(width) for width in neurons], [range(width) for width in groups])

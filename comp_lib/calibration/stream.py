@@ -2,7 +2,7 @@
 
 Pruning needs what flows *into* a layer, and nothing of the layers around it. So the hidden states of all calibration
 sequences, h (S, L, d), are the only thing that lives through the whole run; a layer is copied to the compute device,
-used, and let go (our reading of the paper's "layers loaded one at a time"). `families.protocol` has its two steps.
+used, and let go (our reading of the paper's "layers loaded one at a time"). `families.layer` has its two steps.
 """
 
 from __future__ import annotations

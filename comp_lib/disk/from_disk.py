@@ -36,7 +36,6 @@ from transformers import PreTrainedTokenizerBase
 from .. import __version__
 from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..errors import InputError, refusing
-from ..families import family_of
 from ..families.protocol import Model
 from ..models.save import SMALL_FILES, Provenance, check_destination, save_metadata
 from ..models.skeleton import EMBEDDING, HEAD, described, skeleton
@@ -102,7 +101,7 @@ def prune_to(
     `out`, and when `NAME.partial` was begun with another request or is somebody's.
     """
     started, target = time.perf_counter(), resolved(out)
-    check_call(model, ids, settings, plan)
+    ids = check_call(model, ids, settings, plan)
     if settings.method in GRADIENTS and plan is None:
         got = f"the method {settings.method} and no plan: it needs the whole model, see planning.make_plan"
         raise InputError(f"expected what looks at one layer at a time, or a plan, got {got}")
@@ -125,11 +124,11 @@ def prune_to(
             before, after = torch.tensor([dense, small], dtype=torch.float64).mean(1).exp().tolist()
             card = replace(card, perplexities=((saving.text, saving.windows[:, 1:].numel(), before, after),))
         save_metadata(work, target.name, tokenizer, written.shape, plan, card)
-        if work != target:
-            check_destination(out, saving.overwrite, 0, model.files.place)  # what came meanwhile stays
-            for path in work.iterdir():
-                fsync(path)
-            take_name(work, target)
+    if work != target:  # without the lock: Windows renames no folder in which a file is open
+        check_destination(out, saving.overwrite, 0, model.files.place)  # what came meanwhile stays
+        for path in work.iterdir():
+            fsync(path)
+        take_name(work, target)
     (target / LOCK).unlink(missing_ok=True)
     (target / PROGRESS).unlink()  # last: whoever is killed before goes on here
     return Written(Path(out), plan, report, model.shape, written.shape, tuple(zip(dense, small, strict=True)))
@@ -239,7 +238,7 @@ class _Run:
             windows, device = self.saving.windows, self.settings.device
             hidden = embed(model, windows)
             rope = rotary(model, windows.shape[1], device, hidden.dtype)
-            layers = family_of(model).layers(model)
+            layers = model.model.layers
             for index in range(model.shape.layers):
                 hidden = through(layers[index].to(device), hidden, rope, device)
                 self.progress(f"measuring {which}", index + 1, model.shape.layers)
@@ -251,12 +250,10 @@ class _Run:
         model, count = self.model, self.model.shape.layers
         places = lay_out(self.work, dict(outline.named_parameters()))  # a tied head once
         if len(self.state["layers"]) < count:
-            pruner = LayerPruner(
-                model, self.ids.long(), self.settings, plan, model.shape, partial(States.create, self.work)
-            )
+            pruner = LayerPruner(model, self.ids, self.settings, plan, model.shape, partial(States.create, self.work))
             self.take_up(pruner, places)
         for index in range(len(self.state["layers"]), count):
-            layer = family_of(model).layers(model)[index].to(pruner.device)
+            layer = model.model.layers[index].to(pruner.device)
             done = pruner.prune_layer(index, layer)
             streams = {"hidden": pruner.hidden, "dense": pruner.dense}
             states = {name: each.path for name, each in streams.items() if each is not None}
@@ -292,7 +289,7 @@ class _Run:
 def _outline(model: Streamed, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
     """The new model without its numbers."""
     small = skeleton(model.config, dtype)
-    layers = family_of(small).layers(small)
+    layers = small.model.layers
     for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
         if settings.recovery == "bias":
             add_biases(layers[index])

@@ -142,9 +142,7 @@ def prune_model(
     source, windows = Streamed(outline, files), dict[str, Tensor]()
     check_request(source, settings)
     check_length(source, length)
-    if sequences is None:
-        wanted = min(PER_NEURON * max(source.shape.neurons), MOST_TOKENS) if calibration in MIXTURES else 0
-        sequences = max(SEQUENCES.get(preset, 128), -(-wanted // length))
+    sequences = _usual_sequences(source.shape, preset, calibration, length) if sequences is None else sequences
     if judged is not None:
         count, longest = EVALUATED_KINDS if judged == EVERY_KIND else EVALUATED
         windows = windows_of(judged, tokenizer, min(longest, source.config.max_position_embeddings), count)
@@ -201,6 +199,12 @@ def ratio_within(
         got = f"{at_most:g}, where {gone:.1%} of the decoder costs {above:.3f} already: allow more"
         raise InputError(f"expected --at-most as much loss as the smallest step costs, in nats per token, got {got}")
     return low
+
+
+def _usual_sequences(shape: Shape, preset: str, calibration: str, length: int) -> int:
+    """How many calibrate where nobody says it: of the mixtures, enough for the neurons of the widest layer."""
+    wanted = min(PER_NEURON * max(shape.neurons), MOST_TOKENS) if calibration in MIXTURES else 0
+    return max(SEQUENCES.get(preset, 128), -(-wanted // length))
 
 
 def _usual_type(files: TensorFiles) -> str:

@@ -105,11 +105,6 @@ def _mixer(name: str, module: Any, linears: set[str], dense: str) -> Part:
     return Part(name, module, dense, linear, rows, each[0].shape[1], True, separable)
 
 
-def dense_layer(layer: Layer, which: Which) -> nn.Linear:
-    """What writes to the residual stream in a step of a decoder layer. Raises InputError for another kind of layer."""
-    return parts(layer)[which].linear
-
-
 def shrunk(layer: Layer) -> None:
     """After surgery: make the layer's modules remember their new widths.
 
@@ -189,7 +184,7 @@ def mlp_step(layer: Layer, residual: Tensor) -> tuple[Tensor, Tensor]:
 
 def answered(layer: Layer, which: Which, stream: Tensor, x: Tensor) -> Tensor:
     """The stream (B, L, d) behind a step whose dense layer gets x (B, L, n), while the other part adds nothing."""
-    return run(layer, stream, None, **SILENT | {which: dense_layer(layer, which)(x)})[0]
+    return run(layer, stream, None, **SILENT | {which: parts(layer)[which].linear(x)})[0]
 
 
 @torch.no_grad()

@@ -53,6 +53,7 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
 
 def parameters_left(request: PlanRequest, layers: float | str = "auto") -> int:
     """Parameters of the decoder under the uniform plan with so many layers gone: the most that any method keeps."""
+    request = replace(request, biased=False)  # who adds biases pays for them
     plan = uniform_plan(replace(request, drop=range(drop_count(request, layers))))
     return request.shape.with_widths(plan.neurons, plan.kv_groups, plan.layers).decoder
 

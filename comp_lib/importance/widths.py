@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
 from ..errors import InputError
-from ..families import dense_layer, family_of
+from ..families import parts
 from ..families.frame import Rope, head
 from ..families.layer import gain_behind
 from ..families.protocol import Layer, Model
@@ -105,7 +105,7 @@ def sensitivity(
     stream, watched = embed(model, ids[: min(SEEN, len(ids) - held)]), embed(model, judged)
     rope, judged_rope = (rotary(model, part.shape[1], device, stream.dtype) for part in (ids, judged))
     without: list[Tensor] = []  # the judged stream so far, for each layer that was narrowed alone
-    curves, layers = [], family_of(model).layers(model)
+    curves, layers = [], model.model.layers
     for index in range(shape.layers):
         layer = to_device(layers[index], device)
         for place, changed in enumerate(without):
@@ -132,7 +132,7 @@ def narrowed(
     Returns the error curve down to `fewest` neurons (None: as few as a plan may leave), the sums of the MLP's inputs,
     and the re-tuned weights V (n, m) without the `gone` neurons.
     """
-    linear = dense_layer(layer, "mlp").weight
+    linear = parts(layer)["mlp"].linear.weight
     gram = Gram.zeros(linear.shape[1], device=linear.device)
     weight = linear.detach().T.to(gram.precision)  # (n, m)
     for rows in batches(*hidden.shape[:2]):
@@ -152,9 +152,9 @@ def narrowed(
 def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Hidden states behind `layer` as it is, and if down_proj had the weights V (n, m): h (S, L, d) -> h', h''."""
     whole, other = torch.empty_like(hidden), torch.empty_like(hidden)
-    linear = dense_layer(layer, "mlp").weight
+    linear = parts(layer)["mlp"].linear.weight
     changed = to_device(layer, linear.device)  # what stands behind the dense layer, a norm say, is the family's to know
-    dense_layer(changed, "mlp").weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
+    parts(changed)["mlp"].linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
     for rows in batches(*hidden.shape[:2]):
         residual, _ = attention_step(layer, hidden[rows].to(linear.device), rope)
         whole[rows], other[rows] = mlp_step(layer, residual)[0], mlp_step(changed, residual)[0]

@@ -14,8 +14,6 @@ Lesson 04 has that guard beside ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -24,18 +22,6 @@ from ..statistics.solve import least_squares
 
 MOST_ROUNDS = 64  # of the guard: lambda has grown by 38 digits then, and the mask of any finite sums is flat
 MAX_VARIANCE = 0.05  # of a tuned mask; more means that a few neurons imitate many
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A tuned mask over the inputs that stay."""
-
-    values: Tensor  # (k,), in the precision of the sums
-    ridge: float  # lambda with which the guard let it pass
-
-    @property
-    def variance(self) -> float:
-        return float(self.values.var(unbiased=False))
 
 
 def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
@@ -47,19 +33,19 @@ def solve_mask(gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
     return least_squares(gram, gram.sum(1, keepdim=True), ones, kept, ridge)[kept, 0]
 
 
-def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2, max_variance: float = MAX_VARIANCE) -> Mask:
-    """Mask tuning under the guard: lambda grows fourfold until the variance of the mask is at most `max_variance`."""
+def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2) -> tuple[Tensor, float]:
+    """The mask (k,) under the guard, and its lambda: it grows fourfold until the variance is at most MAX_VARIANCE."""
     for _ in range(MOST_ROUNDS):
-        mask = Mask(solve_mask(gram, kept, ridge), ridge)
-        if mask.variance <= max_variance:
-            return mask
+        mask = solve_mask(gram, kept, ridge)
+        if (variance := float(mask.var(unbiased=False))) <= MAX_VARIANCE:
+            return mask, ridge
         ridge *= 4.0
-    got = f"one of variance {mask.variance:g} after {MOST_ROUNDS} rounds"
+    got = f"one of variance {variance:g} after {MOST_ROUNDS} rounds"
     raise InputError(f"expected sums over tokens for which a mask can be tuned, got {got}: try --dtype float32")
 
 
-def fold_mask(weight: Tensor, kept: Tensor, mask: Mask) -> Tensor:
-    """V (n, m): rows of `weight` (n, m) times the mask, zero where an input went."""
+def fold_mask(weight: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
+    """V (n, m): rows of `weight` (n, m) times the mask (k,), zero where an input went."""
     folded = torch.zeros_like(weight)
-    folded[kept] = weight[kept] * mask.values[:, None]
+    folded[kept] = weight[kept] * mask[:, None]
     return folded

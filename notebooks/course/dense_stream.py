@@ -13,7 +13,7 @@ from torch import Tensor
 
 from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import dense_layer, family_of, parts
+from comp_lib.families import parts
 from comp_lib.families.frame import Rope
 from comp_lib.families.protocol import STEPS, Layer, Model, Which
 from comp_lib.importance.neurons import RIDGE, Dense
@@ -25,7 +25,7 @@ from .cache import Tensors, cached
 
 def layer_of(model: Model, layer: int) -> Layer:
     """A decoder layer, by its number. Raises InputError: no such layer."""
-    layers = family_of(model).layers(model)
+    layers = model.model.layers
     if not 0 <= layer < len(layers):
         raise InputError(f"expected a layer from 0 to {len(layers) - 1}, got {layer}: choose one of these")
     return layers[layer]
@@ -33,12 +33,12 @@ def layer_of(model: Model, layer: int) -> Layer:
 
 def weight_of(layer: Layer, which: Which = "mlp") -> Tensor:
     """W (n, d), float64, of a layer's down_proj or o_proj, for y = X W."""
-    return dense_layer(layer, which).weight.detach().T.double()
+    return parts(layer)[which].linear.weight.detach().T.double()
 
 
 def walk(model: Model, hidden: Tensor, rope: Rope, layers: slice) -> Tensor:
     """Hidden states (S, L, d) through these layers of the model."""
-    for layer in family_of(model).layers(model)[layers]:
+    for layer in model.model.layers[layers]:
         hidden = through(layer, hidden, rope, hidden.device)
     return hidden
 
@@ -58,7 +58,7 @@ def watched(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> Iterator[
 
 def sums_of(layer: Layer, which: Which, hidden: Tensor, rope: Rope) -> tuple[dict[str, Gram], Tensor]:
     """Sums of a dense layer, tokens "weighted" by 1 / ||h_t|| and "plain", and the stream behind its step (S, L, d)."""
-    inputs = dense_layer(layer, which).in_features
+    inputs = parts(layer)[which].linear.in_features
     sums = {name: Gram.zeros(inputs, device=hidden.device) for name in ("weighted", "plain")}
     streams = []
     for stream, x in watched(layer, which, hidden, rope):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from comp_lib.calibration.stream import sequence_losses
-from comp_lib.families import dense_layer
+from comp_lib.families import parts
 from comp_lib.families.protocol import Model
 from comp_lib.importance.neurons import RIDGE
 from comp_lib.statistics.gram import Gram
@@ -53,7 +53,7 @@ def losses_without(
     pruned = {name: shallow_copy(model) for name in choices}
     for layer, tokens in zip(layers, mlp_tokens(model, ids, layers), strict=True):
         module = layer_of(model, layer)
-        sums, weight = Gram.zeros(dense_layer(module, "mlp").in_features), weight_of(module)
+        sums, weight = Gram.zeros(parts(module)["mlp"].linear.in_features), weight_of(module)
         sums.add(tokens["x"], weight=1.0 / tokens["norms"])
         for name, choice in choices.items():
             if layer in choice:

@@ -92,7 +92,7 @@ def check_guard(guarded_mask: Callable[[Callable[[float], Tensor], float, float]
         if len(calls) > 100:
             raise Wrong("lambda was tried a hundred times and the loop goes on: raise it, and return when it is enough")
         calls.append(ridge)
-        return 1.0 + torch.tensor([3.0, -1.0, -1.0, -1.0], dtype=torch.float64) / (1.0 + 50.0 * ridge)
+        return 1.0 + torch.tensor([5.0, 1.0, 1.0, 1.0], dtype=torch.float64) / (1.0 + 50.0 * ridge)
 
     def variance(ridge: float) -> float:
         return 3.0 / (1.0 + 50.0 * ridge) ** 2
@@ -120,7 +120,7 @@ def check_guard(guarded_mask: Callable[[Callable[[float], Tensor], float, float]
             raise Wrong(
                 f"lambda ends at {float(ridge):g}, not at {want:g}: four times as large each time, no step too many"
             )
-        if not alike(mask, 1.0 + torch.tensor([3.0, -1.0, -1.0, -1.0], dtype=torch.float64) / (1.0 + 50.0 * want)):
+        if not alike(mask, 1.0 + torch.tensor([5.0, 1.0, 1.0, 1.0], dtype=torch.float64) / (1.0 + 50.0 * want)):
             raise Wrong("the mask does not belong to the lambda that is returned with it")
     accept("the guard lets calm masks pass and raises lambda no further than it has to")
 

@@ -9,8 +9,8 @@ import torch
 from variants import build
 
 from comp_lib.errors import InputError
-from comp_lib.recovery.mask_tuning import Mask
 from comp_lib.settings import Settings
+from comp_lib.statistics.gram import Gram
 from comp_lib.system.files import hash_of_model
 from course import cache
 from course.cache import cached
@@ -88,8 +88,8 @@ ARGUMENTS = {
     "the same bytes as other numbers": (torch.zeros(2, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)),
     "the same numbers in another shape": (torch.zeros(2, 3), torch.zeros(3, 2)),
     "settings": (Settings(), Settings(ridge=0.3)),
-    "values of another class": (Mask(torch.ones(2), 0.1), Settings()),
-    "tensors in a dataclass": (Mask(torch.ones(2), 0.1), Mask(torch.zeros(2), 0.1)),
+    "values of another class": (Gram.of(torch.ones(2, 2)), Settings()),
+    "tensors in a dataclass": (Gram.of(torch.ones(2, 2)), Gram.of(torch.zeros(2, 2))),
     "nothing": (None, 0),
 }
 

@@ -12,6 +12,7 @@ import torch
 from command import FEW, ran, run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from variants import build
 
 from comp_lib import prune_model
 from comp_lib.calibration.text import DATA_FOLDERS, KINDS, load_text, windows_of
@@ -118,6 +119,13 @@ def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, mos
     monkeypatch.setattr("comp_lib.disk.prune_model.MOST_TOKENS", most)
     size = {"length": 24, "calibration": "shipped", "method": "random", "multiple": 4, "evaluated": "none"}
     assert prune_model(parent, tmp_path / "small", **size | told).report.tokens == 24 * sequences
+
+
+def test_flap_goes_without_biases_where_the_family_has_none(tokenizer, tmp_path):
+    build("qwen2", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "qwen")
+    tokenizer.save_pretrained(tmp_path / "qwen")
+    done = prune_model(tmp_path / "qwen", tmp_path / "small", method="flap", evaluated="none", **SMALL)
+    assert done.report.settings["recovery"] == "none"
 
 
 def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):

@@ -7,7 +7,7 @@ import torch
 
 from comp_lib.errors import InputError
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.families import dense_layer, parts
+from comp_lib.families import parts
 from comp_lib.statistics.solve import least_squares
 from comp_lib.surgery import shallow_copy, shrink
 from course import dense_stream as study
@@ -33,7 +33,7 @@ def seen_by(linear, model, ids):
 def test_statistics_of_a_layer_are_those_of_an_ordinary_forward_pass(tiny_llama, ids, layer, which):
     model = tiny_llama()
     module = study.layer_of(model, layer)
-    linear = dense_layer(module, which)
+    linear = parts(module)[which].linear
     assert module is model.model.layers[layer] and parts(module)[which].block == (1 if which == "mlp" else 16)
     x, hidden = seen_by(linear, model, ids)
     tokens = study.layer_tokens(model, ids, layer, which)
