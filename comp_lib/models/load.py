@@ -58,9 +58,7 @@ def load_model(
     outline, files, tokenizer = open_model(name, dtype)
     needed, free = outline.num_parameters() * DTYPES[dtype].itemsize * copies, free_memory()
     if needed > free:
-        got = (
-            f"{free / 1e9:.1f} GB: choose a smaller model or bfloat16; prune --calibration shipped loads no whole model"
-        )
+        got = f"{free / 1e9:.1f} GB: choose a smaller model, dtype='bfloat16', or prune with calibration='shipped'"
         raise InputError(f"expected {needed / 1e9:.1f} GB of free memory for {copies} x {name} in {dtype}, got {got}")
     model = filled(outline, lambda weight: files.read(weight, DTYPES[dtype]))
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)

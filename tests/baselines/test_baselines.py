@@ -444,7 +444,7 @@ def test_what_a_baseline_cannot_do_is_refused_by_name(method, change, message):
 @pytest.mark.parametrize("name", ["mistral", "qwen2", "ernie4_5"])
 def test_families_without_biases_refuse_the_bias_before_any_work(name):
     for method in ("flap", "comp"):
-        with pytest.raises(InputError, match=f"llama model for the recovery 'bias', got {name}"):
+        with pytest.raises(InputError, match=f"knows mlp_bias, for the recovery 'bias', got {name}"):
             prune(build(name), tokens(), baseline(method, recovery="bias"))
 
 
