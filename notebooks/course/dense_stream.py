@@ -13,7 +13,7 @@ from torch import Tensor
 
 from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import parts
+from comp_lib.families import family_of, parts
 from comp_lib.families.frame import Rope
 from comp_lib.families.protocol import STEPS, Layer, Model, Which
 from comp_lib.importance.neurons import RIDGE, Dense
@@ -25,7 +25,7 @@ from .cache import Tensors, cached
 
 def layer_of(model: Model, layer: int) -> Layer:
     """A decoder layer, by its number. Raises InputError: no such layer."""
-    layers = model.model.layers
+    layers = family_of(model).layers(model)
     if not 0 <= layer < len(layers):
         raise InputError(f"expected a layer from 0 to {len(layers) - 1}, got {layer}: choose one of these")
     return layers[layer]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from comp_lib.families import family_of
 from comp_lib.families.protocol import Model
 from comp_lib.importance.neurons import Dense
 from comp_lib.recovery.mask_tuning import fold_mask
@@ -41,7 +42,7 @@ def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[L
 def with_masks(model: Model, kept: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Model:
     """A smaller model: the neurons `kept`, (k,) in each layer, stay; masks (k,) go into down_proj; None: all ones."""
     smaller = shallow_copy(model)
-    for index, layer in enumerate(smaller.model.layers):
+    for index, layer in enumerate(family_of(smaller).layers(smaller)):
         weight, stay = weight_of(layer), kept[index]
         values = torch.ones(len(stay)) if masks is None else masks[index]
         shrink(layer, "mlp", stay, fold_mask(weight, stay, values.to(weight)))
