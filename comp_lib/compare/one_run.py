@@ -24,6 +24,7 @@ from ..calibration.text import windows_of
 from ..calibration.tokens import calibration_tokens
 from ..evaluation.by_kind import judge
 from ..evaluation.confidence import UNKNOWN
+from ..evaluation.generation import ratio
 from ..families.protocol import Model
 from ..models.load import load_model
 from ..on_device import speed
@@ -60,13 +61,13 @@ def measure(
     del parent
     dense, _ = load_model(model)
     small: Any = pruned.model
-    of_dense, of_small = speed.measure({"dense": dense, "small": small}, **SPEED)
+    rates = speed.measure({"dense": dense, "small": small}, **SPEED)
     return quality(small, dense, judging) | {
         "removed": pruned.plan.removed,
         "parameters": small.num_parameters(),
         "seconds": seconds,
         "peak_megabytes": peak / 2**20,
-        "decode_ratio": speed.gain(of_dense, of_small).speedup[0],
+        "decode_ratio": ratio(rates[0].decode, rates[1].decode)[0],  # of the times, so upside down
         "versions": f"comp-lib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
     }
 
