@@ -138,7 +138,7 @@ def prune_model(
     whole = plans or at_most is not None or not WRITTEN.keys().isdisjoint(sources(calibration))
     outline, files, tokenizer = open_model(name, dtype)
     if settings.recovery == "bias" and more.get("recovery") is None and not family_of(outline).bias_fields:
-        settings = replace(settings, recovery="none")  # of a family without biases FLAP goes without
+        settings = replace(settings, recovery=default_recovery(settings.method, biases=False))
     source, windows = Streamed(outline, files), dict[str, Tensor]()
     check_request(source, settings)
     check_length(source, length)

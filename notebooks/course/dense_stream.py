@@ -38,7 +38,7 @@ def weight_of(layer: Layer, which: Which = "mlp") -> Tensor:
 
 def walk(model: Model, hidden: Tensor, rope: Rope, layers: slice) -> Tensor:
     """Hidden states (S, L, d) through these layers of the model."""
-    for layer in model.model.layers[layers]:
+    for layer in family_of(model).layers(model)[layers]:
         hidden = through(layer, hidden, rope, hidden.device)
     return hidden
 

@@ -32,7 +32,7 @@ class LayerSums(NamedTuple):
 def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[LayerSums]:
     """The sums of each layer of the dense model, on ids (S, L)."""
     hidden, rope = walk_to(model, ids, 0)
-    for layer in model.model.layers:
+    for layer in family_of(model).layers(model):
         hidden = torch.cat([stream for stream, _ in watched(layer, "attention", hidden, rope)])
         sums, hidden = sums_of(layer, "mlp", hidden, rope)
         plain = contributions(sums["plain"].matrix(), weight_of(layer))

@@ -187,12 +187,13 @@ def _q4_1(
     blocks = weights.reshape(-1, block)
     low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
     scale = (high - low) / steps
+    halves = scale.half().float(), low.half().float()
     if early:
-        scale, low = scale.half().float(), low.half().float()
+        scale, low = halves
     whole = torch.where(scale > 0, (blocks - low) / scale, 0.0)
     whole = (whole.floor() if down else whole.round()).clamp(0, steps)
     if half:
-        scale, low = scale.half().float(), low.half().float()
+        scale, low = halves
     return (low + scale * whole).reshape(weights.shape)
 
 

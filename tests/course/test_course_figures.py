@@ -190,7 +190,7 @@ FIGURES = {  # name: what draws it, words that it says
     "low rank": (lambda: after_pruning.plot_low_rank(100, 60, 5), ["a thin row, 13.3% of W"]),
     "divergence": (
         lambda: after_pruning.plot_divergence(
-            {"taught, seed 0": [(0, 0.8), (4, 0.5)], "held out, seed 1": [(0, 0.7), (4, 0.6)]}, "One"
+            {0: {"taught": [(0, 0.8), (4, 0.5)]}, 1: {"held out": [(0, 0.7), (4, 0.6)]}}, "One"
         ),
         ["held out, seed 1: 0.700 before, 0.600 after 4 steps"],
     ),

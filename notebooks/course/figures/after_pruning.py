@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -29,19 +30,18 @@ def plot_answers(tokens: Sequence[str], answers: Mapping[str, Sequence[float]], 
     return figure.described("Bars of the probabilities of the next token. ", words)
 
 
-def plot_divergence(lines: Mapping[str, Line], title: str) -> Picture:
-    """Divergence from the parent against the steps of a training; a line for each "method, seed"."""
+def plot_divergence(lines: Mapping[int, Mapping[str, Line]], title: str) -> Picture:
+    """Divergence from the parent against the steps of a training; seed -> method -> its line."""
     label = "divergence from the parent\n(nats per token)"
     figure, axes = figure_with_axes((7.0, 3.4), xlabel="steps of training", ylabel=label)
-    methods, seeds = (list(dict.fromkeys(name.split(", ")[part] for name in lines)) for part in (0, 1))
     words = []
-    for name, points in lines.items():
-        steps, values = zip(*points, strict=True)
-        method, seed = name.split(", ")
-        dashes = ("-", "--", ":")[seeds.index(seed) % 3]
-        axes.plot(steps, values, label=name, **style(methods.index(method)) | {"linestyle": dashes})
-        words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
-    axes.set_ylim(0, 1.08 * max(value for points in lines.values() for _, value in points))
+    for (seed, methods), dashes in zip(lines.items(), cycle(("-", "--", ":")), strict=False):
+        for place, (method, points) in enumerate(methods.items()):
+            steps, values = zip(*points, strict=True)
+            name = f"{method}, seed {seed}"
+            axes.plot(steps, values, label=name, **style(place) | {"linestyle": dashes})
+            words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
+    axes.set_ylim(0, 1.08 * max(value for one in lines.values() for points in one.values() for _, value in points))
     axes.set_title(title)
     axes.legend(loc="lower left")
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)

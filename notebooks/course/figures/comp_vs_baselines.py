@@ -52,9 +52,10 @@ def plot_intervals(rows: Mapping[str, Interval], xlabel: str, title: str, first:
     figure, axes = figure_with_axes((8.0, 0.38 * len(rows) + 1.2), xlabel=xlabel)
     middles, whiskers = spans(list(rows.values()))
     axes.errorbar(middles, range(len(rows)), xerr=whiskers, fmt="o", color=BLUE, capsize=3)
-    for place in [place for place, name in enumerate(rows) if first is not None and name.endswith(first)]:
-        axes.axhline(place - 0.5, color=GREY, linewidth=0.8)
-        axes.plot(middles[place], place, "o", color=GREEN, markersize=8, zorder=3)
+    for place, name in enumerate(rows):
+        if first is not None and name.endswith(first):
+            axes.axhline(place - 0.5, color=GREY, linewidth=0.8)
+            axes.plot(middles[place], place, "o", color=GREEN, markersize=8, zorder=3)
     axes.axvline(0, **DASHED)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
