@@ -53,6 +53,7 @@ from .model_on_disk import PIECE, Places, States, Streamed, lay_out, write
 
 GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
 LOCK, PROGRESS = "lock", "progress.json"
+STATES = 6  # files of hidden states at once, at most: two streams, three steps of a layer, and one after a kill
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
 
     Raises InputError unless one with so many calibration `tokens` may begin there, or go on.
     """
-    states = 11 * tokens * model.shape.hidden * model.dtype.itemsize  # in so many files at once, at most
+    states = STATES * tokens * model.shape.hidden * model.dtype.itemsize
     needed = model.shape.total * (saving.dtype or model.dtype).itemsize + SMALL_FILES + states
     target = resolved(out)
     work = target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")

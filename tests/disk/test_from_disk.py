@@ -204,7 +204,8 @@ class Points:
 
 @pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_bytes(parent, tmp_path, tokenizer, monkeypatch):
-    windows, points = tokens(2, 16, seed=5), Points(monkeypatch)
+    windows, points, made, create = tokens(2, 16, seed=5), Points(monkeypatch), [], States.create
+    monkeypatch.setattr(States, "create", lambda *a, **b: made.append(create(*a, **b)) or made[-1])
 
     def run(out):
         saving = Saving(windows=windows, name="parent", dtype=torch.bfloat16)
@@ -223,6 +224,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(parent, tmp_path, tokenizer
         run(out)
         assert content(out) == expected, f"killed at point {last} of {len(seen)}, {seen[last - 1]}"
         assert [path.name for path in out.parent.iterdir()] == ["small"]
+    assert {states.path.name for states in made} == {f"states-{number}" for number in range(from_disk.STATES)}
 
 
 @pytest.mark.parametrize("name", ["write", "fsync"])
