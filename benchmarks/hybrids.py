@@ -229,7 +229,7 @@ def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, window
         "name": case.name,
         "budget": case.budget,
         "ratio": case.ratio,
-        "removed": round(done.plan.removed, 4),
+        "removed": round(done.plan.removed, 6),
         "dropped": list(plan.dropped),
         "neurons": list(plan.neurons),
         "kv_groups": max(plan.kv_groups),
