@@ -164,7 +164,7 @@ class Part:
 
 AT_HOME = ("Your turn", "Quiz")
 HALF_DAY = (
-    Part("00 together", "00_start_here", without=AT_HOME, late='leave out "Is the error true?"'),
+    Part("00 together", "00_start_here", without=AT_HOME, late='leave out "Is the sum right?"'),
     Part(
         "01 together", "01_layer_importance", without=("Explore", *AT_HOME), late="leave out the repairs of the proxy"
     ),
