@@ -41,16 +41,19 @@ def quiet(progress: bool = False) -> Iterator[None]:
         yield
 
 
-def start(name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False) -> tuple[Model, Any]:
+def start(
+    name: str = EMBEDDED, dtype: str = "float32", seed: int = 0, progress: bool = False, copies: int = 2
+) -> tuple[Model, Any]:
     """Check that everything is there, seed torch, and return (model, tokenizer).
 
     Bars of downloads and conversions are left out, since a notebook keeps what it shows; `progress` lets them be seen.
-    Raises InputError: a missing package, a model that does not fit into the free memory, or what `load_model` refuses.
+    copies: how many models of that size the lesson holds. Raises InputError: a missing package, a model that does not
+    fit into the free memory, or what `load_model` refuses.
     """
     check_extras()
     torch.manual_seed(seed)
     with quiet(progress):
-        return load_model(name, dtype=dtype, copies=2)  # the model, and a pruned one
+        return load_model(name, dtype=dtype, copies=copies)
 
 
 def check_extras() -> None:
