@@ -83,6 +83,8 @@ def _narrowed(without_neuron: Callable, gate: Tensor, up: Tensor, down: Tensor, 
     tolerance = {"rtol": 1e-3, "atol": 1e-5 * float(full.abs().max())}
     if not torch.allclose(narrow, full - said, **tolerance):
         rows = [i for i in range(n) if i != neuron]
+        if torch.equal(answer[0], up[rows]) and torch.equal(answer[1], gate[rows]):
+            raise Wrong("gate and up are swapped: end with `return gate, up, down`")
         for name, got, want in zip(names, answer, (gate[rows], up[rows], down[:, rows]), strict=True):
             if not torch.equal(got, want):
                 raise Wrong(f"{name} lost another neuron than {neuron}: all three must lose the same")

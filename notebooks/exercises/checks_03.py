@@ -96,7 +96,7 @@ def check_missed_least(missed_least: Callable[..., tuple[int, str]], given: Bloc
         raise Wrong(
             f"{got} costs {losses[got] - before:.3f} nats, another part less: did each hook go before the next?"
         )
-    accept(f"the {got[1]} of blocks[{got[0]}] is missed least")
+    accept(f"the {got[1]} of blocks[{got[0]}] is missed least on these 48 tokens")
 
 
 def _clear(blocks: list[nn.Module]) -> int:

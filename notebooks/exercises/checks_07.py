@@ -74,7 +74,13 @@ def check_fool(fool_wanda: Callable[[Tensor, Tensor, int, int], Tensor]) -> None
         )
     if min(after[one], after[other]) <= before[[i for i in range(8) if i not in (one, other)]].max():
         raise Wrong("one twin leads, but the other does not yet: both should stand above all other neurons")
-    accept("Wanda-sp now keeps two neurons of which one is not needed at all; COMP's cost of either is 0")
+    sums = x.T @ x
+    price = got.square().sum(1) / torch.linalg.inv(sums + 0.1 * torch.diag(sums.diagonal())).diagonal()
+    most = max(float(price[i]) for i in range(8) if i not in (one, other))
+    accept(
+        "Wanda-sp now keeps two neurons of which one is not needed. Without a ridge COMP's price of either is 0; with "
+        f"the ridge 0.1 it is {price[one]:.3g} and {price[other]:.3g}, and the largest other one {most:.3g}"
+    )
 
 
 def check_losing_case(losing_case: Callable[[], tuple[int, float, str, str]]) -> None:

@@ -165,9 +165,8 @@ def check_dual_refit(dual_refit: Callable[[Tensor, Tensor, Tensor, float], Tenso
         raise Wrong("not what least squares finds: compare with the n x n solve on a small X")
     if sizes.largest >= len(kept) ** 2:
         raise Wrong(f"right, but on the way there is a tensor of {sizes.largest:,} numbers: nothing n x n, only T x T")
-    accept(
-        f"the fit is that of least squares, and no tensor had more than {sizes.largest:,} numbers, where C has 90,000"
-    )
+    most = f"no tensor had more than {sizes.largest:,} numbers, where C_KK has {len(kept) ** 2:,}"
+    accept(f"the fit is that of least squares, and {most}")
 
 
 def check_most_tokens(most_tokens: Callable[[int, int, int, int], int]) -> None:
