@@ -10,8 +10,8 @@ heads that read this KV head; we sum what really goes. Biases do not count, ther
 Each layer is ranked by itself, and all lose the same share, but the first 4 and the last 2 of 32 lose nothing. KV
 groups lose that share rounded down, as in the public code; neurons make up the difference. No fine-tuning follows.
 
-What it costs: twice the size of all weights that may go (a gradient, and the sum of them), beside the whole model on
-one device (`Settings.device`, where one layer at a time computes, is not used); one sequence at a time has a graph.
+What it costs: the size of all weights that may go, for the sums of their gradients, beside the whole model on one
+device (`Settings.device`, where one layer at a time computes, is not used). One sequence at a time has a graph.
 """
 
 from __future__ import annotations
@@ -87,21 +87,29 @@ def taylor_scores(
     weights = [each for layer in layers for each in stack[layer].parameters() if each.ndim == 2]
     precise = torch.promote_types(model.dtype, torch.float32)
     sums: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=precise) for weight in weights}
-    required = [weight.requires_grad for weight in weights]
+    before = [(weight.requires_grad, weight.grad) for weight in weights]
+
+    def add(weight: Tensor) -> None:
+        """Move a gradient into the sums as soon as it is there: no two are held."""
+        gradient, weight.grad = weight.grad, None
+        if gradient is not None:
+            sums[weight].add_(gradient.to(precise), alpha=1 / len(ids))
+
+    hooks = []
     try:
         for weight in weights:
-            weight.requires_grad_(True)
+            weight.requires_grad_(True).grad = None
+            hooks.append(weight.register_post_accumulate_grad_hook(add))
         for done, row in enumerate(ids.to(model.device)):
             with torch.enable_grad():
                 logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
-                loss = nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device))
-                gradients = torch.autograd.grad(loss, weights)
-            for weight, gradient in zip(weights, gradients, strict=True):
-                sums[weight].add_(gradient.to(precise), alpha=1 / len(ids))
+                nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device)).backward(inputs=weights)
             progress("gradients", done + 1, len(ids))
     finally:
-        for weight, before in zip(weights, required, strict=True):
-            weight.requires_grad_(before)
+        for hook in hooks:
+            hook.remove()
+        for weight, (required, gradient) in zip(weights, before, strict=True):
+            weight.requires_grad_(required).grad = gradient
 
     return {layer: _groups(stack[layer], sums) for layer in layers}
 

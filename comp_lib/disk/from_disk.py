@@ -265,6 +265,7 @@ class _Run:
             for path in sorted(files):
                 fsync(path)
             names = {name: path.name for name, path in states.items() if index + 1 < count}
+            del layer  # before the next one is read
             layers = [*self.state["layers"], None if done is None else asdict(done)]
             self.keep(layers=layers, states=names, made=pruner.progress_made())
             self.progress("pruning", index + 1, count, done)

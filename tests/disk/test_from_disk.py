@@ -134,7 +134,7 @@ def test_measured_widths_from_files_are_those_of_memory(name, tmp_path, tokenize
 
 
 @pytest.mark.parametrize("name", ["gqa", "tied"])
-def test_sensitivity_reads_each_layer_once_and_lets_it_go_before_the_next(name, tmp_path, monkeypatch):
+def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(name, tmp_path, tokenizer, monkeypatch):
     parent, model = saved(tmp_path / "parent", name)
     source, alive, read = opened(parent), [], []
     layer_of, tensor_of = model_on_disk.Streamed.__getitem__, source.files.read
@@ -152,12 +152,12 @@ def test_sensitivity_reads_each_layer_once_and_lets_it_go_before_the_next(name, 
     monkeypatch.setattr(model_on_disk.Streamed, "__getitem__", get)
     monkeypatch.setattr(source.files, "read", tensor)
     found = sensitivity(source, tokens(8), 12)
-    of_layers = [name for name in read if ".layers." in name]
-    assert len(of_layers) == len(set(of_layers)) == 27
+    assert len(of_layers := [name for name in read if ".layers." in name]) == len(set(of_layers)) == 27
     assert read[-1] == (model_on_disk.EMBEDDING if source.tied else model_on_disk.HEAD)
     assert torch.equal(found.harm, sensitivity(model, tokens(8), 12).harm)
     assert source.head is source.lm_head
     assert source.model.layers[0] is not None and source.head is None
+    prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
 
 
 def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
