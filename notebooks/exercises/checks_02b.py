@@ -62,9 +62,7 @@ def check_ridge(choose_ridge: Callable[[Loss, Sequence[float]], float], real: bo
         got = float(call(choose_ridge, _errors(seen, held, weight, kept), list(RIDGES)))
         third = _errors(seen, unseen, weight, kept)
         judged = {ridge: third(ridge)[1] for ridge in RIDGES}
-        found = (
-            f"layer 15 takes a ridge of {got:g} with 512 tokens; on four windows of a third text, without an interval,"
-        )
+        found = f"layer 15 takes a ridge of {got:g} with 512 tokens; on four windows of a third text, with no interval,"
         found += f" it leaves {judged[got]:.1%}"
         accept(f"{found}, the lesson's 0.1 leaves {judged[0.1]:.1%}, and the best of all {min(judged.values()):.1%}")
 
