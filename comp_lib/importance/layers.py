@@ -27,8 +27,8 @@ def block_influence(model: Model, ids: Tensor, device: Device = "cpu", progress:
     rope = rotary(model, ids.shape[1], device, hidden.dtype)
     influence = []
     layers = family_of(model).layers(model)
-    for index, layer in enumerate(layers):
-        after = through(to_device(layer, device), hidden, rope, device)
+    for index in range(len(layers)):
+        after = through(to_device(layers[index], device), hidden, rope, device)  # no name keeps the layer
         cosine = sum(
             float(nn.functional.cosine_similarity(hidden[rows].float(), after[rows].float(), dim=-1).sum())
             for rows in batches(*ids.shape)
@@ -57,6 +57,7 @@ def sequence_loss_increase(
             without[place] = through(layer, stream, rope, device)
         without.append(hidden)
         hidden = through(layer, hidden, rope, device)
+        del layer  # before the next one is read
         progress("loss increase", index + 1, len(layers))
     losses = torch.stack([sequence_losses(model, stream, ids) for stream in without])
     return (losses - sequence_losses(model, hidden, ids)).cpu()
