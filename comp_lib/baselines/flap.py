@@ -76,6 +76,7 @@ def fluctuations(
             variance = (squares - total.square() / ids.numel()).clamp_min(0.0) / max(ids.numel() - 1, 1)
             scores.append(variance * linear.weight.double().square().sum(0).cpu())
         measured.append((scores[0], scores[1]))
+        del layer, linear  # before the next one is read
         progress("fluctuations", index + 1, len(layers))
     return measured
 
