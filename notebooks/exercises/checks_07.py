@@ -74,8 +74,7 @@ def check_fool(fool_wanda: Callable[[Tensor, Tensor, int, int], Tensor]) -> None
         )
     if min(after[one], after[other]) <= before[[i for i in range(8) if i not in (one, other)]].max():
         raise Wrong("one twin leads, but the other does not yet: both should stand above all other neurons")
-    sums = x.T @ x
-    price = got.square().sum(1) / torch.linalg.inv(sums + 0.1 * torch.diag(sums.diagonal())).diagonal()
+    price = _prices(x.T @ x, got, 0.1)
     most = max(float(price[i]) for i in range(8) if i not in (one, other))
     accept(
         "Wanda-sp now keeps two neurons of which one is not needed. Without a ridge COMP's price of either is 0; with "
@@ -111,6 +110,11 @@ def check_losing_case(losing_case: Callable[[], tuple[int, float, str, str]]) ->
     accept(f"in layer {layer} the refit to {calibrates} wins on {calibrates} and loses on {judges}")
 
 
+def _prices(gram: Tensor, weight: Tensor, ridge: float) -> Tensor:
+    """COMP's price of each neuron (n,), for C (n, n) and W (n, d)."""
+    return weight.square().sum(1) / torch.linalg.inv(gram + torch.diag(ridge * gram.diagonal())).diagonal()
+
+
 def layer_errors(layer: int, ridge: float, calibrates: str, judges: str) -> tuple[np.ndarray, np.ndarray]:
     """Relative errors of down_proj, window by window (WINDOWS,), a third of its neurons gone: COMP's, FLAP's."""
     seen = inputs(layer, f"calibration:{calibrates}", SEQUENCES)
@@ -118,8 +122,7 @@ def layer_errors(layer: int, ridge: float, calibrates: str, judges: str) -> tupl
     weight = weight_of(layer)
     gram, keep = seen.T @ seen, 2 * len(weight) // 3
     pull = ridge * gram.diagonal()
-    cost = weight.square().sum(1) / torch.linalg.inv(gram + torch.diag(pull)).diagonal()
-    chosen = cost.topk(keep).indices
+    chosen = _prices(gram, weight, ridge).topk(keep).indices
     inner = gram[chosen][:, chosen] + torch.diag(pull[chosen])
     comp = torch.zeros_like(weight)
     comp[chosen] = torch.linalg.solve(inner, (gram @ weight)[chosen] + pull[chosen, None] * weight[chosen])
