@@ -33,7 +33,7 @@ SEQUENCES, LENGTH = 16, 256
 SEEDS = (0, 1, 2)
 PAPER = {"recovery": "mask", "layers": 2, "layer_metric": "block-influence", "widths": "per-layer"}
 WANDA = {"method": "wanda-sp", "recovery": "none"}
-# Without a refit the metric of COMP is another one (`Settings.neuron_metric`); "same neurons" keeps that of the refit.
+# Without a refit the metric of COMP is another one (`Settings.neuron_metric`); "same price" keeps that of the refit.
 PARTS: dict[str, dict[str, Any]] = {
     "COMP": {},
     "metric: energy": {"method": "energy"},
@@ -43,8 +43,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "metric: magnitude": {"method": "magnitude"},
     "recovery: none": {"recovery": "none"},
     "recovery: mask": {"recovery": "mask"},
-    "recovery: none, same neurons": {"method": "full-condition", "recovery": "none"},
-    "recovery: mask, same neurons": {"method": "full-condition", "recovery": "mask"},
+    "recovery: none, same price": {"method": "full-condition", "recovery": "none"},
+    "recovery: mask, same price": {"method": "full-condition", "recovery": "mask"},
     "Wanda-sp, no recovery": WANDA,
     "energy, no recovery": {"method": "energy", "recovery": "none"},
     "ridge: 0.1 in every layer": {"ridge": 0.1},

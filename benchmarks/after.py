@@ -4,12 +4,11 @@
 
 Each step is a command that people type, in a process of its own: its seconds, and the highest resident memory of it and
 its children, next to that of the imports alone. Nothing is in the cache but the converted model. Prunes by the defaults
-of `prune`, to multiples of 256; heals by the defaults of `heal`, on text that the parent wrote; exports COMP's healed
-folder. Then every model is judged on the evaluation text of each kind, with 95% intervals of the loss above the
-parent's: of a .gguf file the weights that it holds. llama.cpp says what it makes of the files itself, on a few of these
-tokens, next to transformers on the same. Rows go to after.json, which lesson 10 shows; a second call goes on. (The rows
-q4_k_m there are of files that this library wrote once; now `llama-quantize` makes such files from f16. scales.json has
-rows of a later run; training_seconds are those of 99 steps, as the command told them.)
+of `prune`, to multiples of 256; heals by the defaults of `heal`, on text that the parent wrote, by LoRA and by scales;
+exports COMP's healed folder, and the parent. Then every model is judged on the evaluation text of each kind, with 95%
+intervals of the loss above the parent's: of a .gguf file the weights that it holds. llama.cpp says what it makes of the
+files itself, on a few of these tokens, next to transformers on the same. Rows go to after.json, which lesson 10 shows;
+a second call goes on. Gemma 3's rows there are of an older run, on six windows of 512 tokens of each kind.
 """
 
 from __future__ import annotations
@@ -45,10 +44,11 @@ STEPS = {  # what is made -> of what, by which command; MODEL is the parent
     "LLM-Pruner, scales": ("LLM-Pruner", ("heal", "LLM-Pruner", *HEAL, "LLM-Pruner, scales", "--tune", "scales")),
     "COMP, healed, q8_0": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q8_0")),
     "COMP, healed, q4_0": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q4_0")),
+    "parent, q4_0": ("MODEL", ("export", "MODEL", "--gguf", "parent, q4_0")),
 }
-WINDOWS, LENGTH = 6, 512  # of each kind of text
+WINDOWS, LENGTH = 8, 384  # of each kind of text
 ASKED = 128  # tokens of each kind that llama.cpp reads
-SHOWN = ("COMP", "COMP, healed", "COMP, healed, q4_k_m", "parent, q4_k_m")  # in docs/heal.md
+SHOWN = ("COMP", "COMP, healed", "COMP, healed, q4_0", "parent, q4_0")  # in docs/heal.md
 
 
 def main() -> None:

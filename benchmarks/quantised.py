@@ -40,7 +40,7 @@ from comp_lib.settings import Settings
 from comp_lib.system.files import write_atomically
 
 TYPES = {0.0: ("q8_0", "q4_0", "q4_1"), 0.471: ("q8_0", "q4_0"), 0.2: ("q8_0", "q4_0")}  # by ratio
-LARGEST = 0.1  # by which a channel is scaled
+STRETCH = 0.1  # by which a channel is scaled
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def off_the_grid(model: nn.Module) -> nn.Module:
     shift = family_of(model).gguf_norm_shift  # 1 where a norm multiplies by 1 + w
 
     def factors(count: int) -> Tensor:
-        return 1 + LARGEST * torch.rand(count, generator=generator)
+        return 1 + STRETCH * torch.rand(count, generator=generator)
 
     for layer in found.model.layers:
         attention, mlp = layer.self_attn, layer.mlp

@@ -69,7 +69,7 @@ SEQUENCES = {"best": 256}
 PER_NEURON, MOST_TOKENS = 8, 65_536
 
 LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
-KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbers -> their types, in words
+NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbers -> their types, in words
     "multiple": ((int, type(None)), "a whole number or None"),
     "seed": ((int,), "a whole number"),
     "kv_groups": ((int, type(None)), "a whole number or None"),
@@ -105,7 +105,7 @@ class Settings:
         from .plan import MOST_LAYERS
         from .system.machine import available_device
 
-        for name, (kinds, words) in KINDS.items():
+        for name, (kinds, words) in NUMBERS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kinds) or (type(value) is int and abs(value) >= 2**63):
                 raise InputError(f"expected {name} to be {words}, got {value!r}: write another")

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from variants import KINDS, NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, tokens
+from variants import LAYOUTS, NORM_BEHIND, VARIANTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib import planning
 from comp_lib.calibration.stream import embed, rotary, through
@@ -196,7 +196,7 @@ def test_groups_that_share_a_norm_are_refused_by_name(changes):
         prune(build("olmo2"), tokens(), replace(SMALL, **changes))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_removed_is_what_really_went(name):
     parent, ids = build(name), tokens()
     options = {"layers": 1, "kv_groups": None if name == "olmo2" else 1}

@@ -112,8 +112,8 @@ FOUR = {  # lists with an entry for each of four layers
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
 }
 # What is stored, read or computed in its own way: each type; heads, biases, tables of positions, windows, multipliers.
-KINDS = ("gqa", "mqa", "all-at-once", "rope-llama3", "rope-dynamic", "mistral-window", "qwen2-window", "qwen3")
-KINDS += ("smollm3", "gemma3", "phi3", "granite", "olmo2", "ernie4_5-bias")
+LAYOUTS = ("gqa", "mqa", "all-at-once", "rope-llama3", "rope-dynamic", "mistral-window", "qwen2-window", "qwen3")
+LAYOUTS += ("smollm3", "gemma3", "phi3", "granite", "olmo2", "ernie4_5-bias")
 NORM_BEHIND = ("gemma3", "olmo2")  # variants with a norm behind their dense layers
 WHOLE_ATTENTION = ("mqa", "olmo2")  # whose KV groups cannot go
 

@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, check_package, refusing, suggestion
 
-SHIPPED = ("calibration", "evaluation")
+TEXT_SETS = ("calibration", "evaluation")
 KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
 # a wheel carries the texts beside the code, a source checkout one folder up
 DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
 WIKITEXT = "wikitext2"
 EVERY_KIND = "kinds"  # the evaluation texts of all kinds
-TEXTS = (*SHIPPED, EVERY_KIND, *(f"{name}:{kind}" for name in SHIPPED for kind in KINDS), WIKITEXT)
+TEXTS = (*TEXT_SETS, EVERY_KIND, *(f"{name}:{kind}" for name in TEXT_SETS for kind in KINDS), WIKITEXT)
 
 
 def load_text(name_or_path: str | Path) -> str:

@@ -41,7 +41,7 @@ EVALUATED = 12, 512  # windows measured before and after, and tokens in each
 EVALUATED_KINDS = 2, 256  # of each kind of text: a first look, which may not take longer than the pruning
 NO_FLAG = {"widths", "recovery", "aim", "ridge", "layer_metric", "token_weights"}  # fields that only Python can set
 # of `ratio_within`: ratios, between which it looks, and prunings that it may take
-SMALLEST, LARGEST, TRIES = 0.01, 0.8, 5
+SMALLEST_RATIO, LARGEST_RATIO, TRIES = 0.01, 0.8, 5
 MEASURES = "dense_loss", "loss", "increase"
 SAVED = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}  # all else: bfloat16
 
@@ -178,12 +178,12 @@ def ratio_within(
     from ..prune import prune
 
     dense, gone = judge(model, windows).mean["loss"], 0.0
-    (low, below), (high, above) = (0.0, 0.0), (LARGEST, math.inf)  # a ratio that holds and what it costs; one too large
+    (low, below), (high, above) = (0.0, 0.0), (LARGEST_RATIO, math.inf)  # what holds, and its cost; what costs too much
     for done in range(TRIES):
         share = math.sqrt((at_most - below) / (above - below))
-        ratio = round(max(SMALLEST, low + (high - low) * min(max(share, 0.25), 0.75)), 3)
+        ratio = round(max(SMALLEST_RATIO, low + (high - low) * min(max(share, 0.25), 0.75)), 3)
         if done == TRIES - 1 and not low:
-            ratio = SMALLEST
+            ratio = SMALLEST_RATIO
         cost = math.inf
         with suppress(InputError):  # out of reach
             small = prune(model, ids, replace(settings, ratio=ratio), progress=progress)
@@ -193,7 +193,7 @@ def ratio_within(
             low, below = ratio, cost
         else:
             high, above = ratio, cost
-        if high == SMALLEST or 0.9 * at_most <= below:
+        if high == SMALLEST_RATIO or 0.9 * at_most <= below:
             break
     if not low:
         got = f"{at_most:g}, where {gone:.1%} of the decoder costs {above:.3f} already: allow more"
@@ -260,7 +260,7 @@ def _told(
     if (at_most := given.pop("at_most", None)) is not None:
         if ratio is not None:
             raise InputError(f"expected --ratio or --at-most, got {ratio} and {at_most}: leave one of them out")
-        at_most, ratio = nats(at_most), SMALLEST
+        at_most, ratio = nats(at_most), SMALLEST_RATIO
         if evaluated == "none":
             raise InputError("expected a text that judges with --at-most, got none: leave --evaluate out")
     return Settings(0.2 if ratio is None else ratio, **recovery | PRESETS[preset] | given), size, at_most

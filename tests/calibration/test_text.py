@@ -11,7 +11,7 @@ import torch
 from conftest import DATA
 
 from comp_lib.calibration import text as text_module
-from comp_lib.calibration.text import KINDS, SHIPPED, encode, load_text
+from comp_lib.calibration.text import KINDS, TEXT_SETS, encode, load_text
 from comp_lib.errors import InputError
 
 
@@ -19,7 +19,7 @@ def pieces(name: str) -> list[str]:
     return load_text(name).strip().split("\n\n\n")
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", TEXT_SETS)
 def test_shipped_texts_are_those_in_data(name):
     assert load_text(name) == (DATA / f"{name}.txt").read_text("utf-8")
 
@@ -38,7 +38,7 @@ def grams(name: str, size: int = 8) -> set[tuple[str, ...]]:
 
 def test_no_eight_words_in_a_row_stand_on_both_sides():
     """Of any kind: what calibrates says nothing of what judges."""
-    calibration, evaluation = ({gram for kind in KINDS for gram in grams(f"{side}:{kind}")} for side in SHIPPED)
+    calibration, evaluation = ({gram for kind in KINDS for gram in grams(f"{side}:{kind}")} for side in TEXT_SETS)
     assert len(calibration) > 50_000 and len(evaluation) > 20_000
     assert not calibration & evaluation
 

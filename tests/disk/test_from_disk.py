@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
-from variants import KINDS, WHOLE_ATTENTION, build, tokens
+from variants import LAYOUTS, WHOLE_ATTENTION, build, tokens
 
 from comp_lib.disk import from_disk, model_on_disk
 from comp_lib.disk.from_disk import Saving, prune_to
@@ -65,7 +65,7 @@ def calm(parent, tokenizer, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     parent, model = saved(tmp_path / "parent", name)
     ids, source = tokens(), opened(parent)

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from variants import KINDS, build, tokens
+from variants import LAYOUTS, build, tokens
 
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
@@ -106,7 +106,7 @@ def test_one_walk_gives_the_harms_of_many_to_the_bit(name):
     assert torch.equal(sensitivity(model, ids, GONE).harm, expected) and bool((expected > 1e-4).all())
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", LAYOUTS)
 @torch.no_grad()
 def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
     """By transformers' own forward pass: multipliers, norms behind the dense layer and all."""

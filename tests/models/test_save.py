@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from variants import FAMILIES, FOUR, KINDS, VARIANTS, build, tokens
+from variants import FAMILIES, FOUR, LAYOUTS, VARIANTS, build, tokens
 
 from comp_lib.errors import InputError
 from comp_lib.families import whole_attention
@@ -90,7 +90,7 @@ def uneven(tokenizer):
 def test_stock_folders_load_without_comp_lib(tokenizer, tmp_path):
     """One process for all of them, which must never come across comp_lib."""
     ids = tokens(2)  # (S, L)
-    for name in (*KINDS, "bfloat16"):
+    for name in (*LAYOUTS, "bfloat16"):
         before, model = cut(tiny() if name == "bfloat16" else tiny(name))
         if name == "bfloat16":
             frequencies = model.model.rotary_emb.inv_freq  # kept exact when a model is loaded, rounded by a cast
@@ -119,7 +119,7 @@ print(json.dumps({"comp_lib": "comp_lib" in sys.modules, "result": result}))
     assert run.returncode == 0, run.stderr
     answer = json.loads(run.stdout)
     assert not answer["comp_lib"]
-    assert answer["result"].keys() == {*KINDS, "bfloat16"}
+    assert answer["result"].keys() == {*LAYOUTS, "bfloat16"}
     for name, (difference, loading_issues, kind, dtype) in answer["result"].items():
         exact = name != "bfloat16"  # whose products round by how many rows they have, on some processors
         assert difference < (1e-5 if exact else 0.1) and loading_issues == 0, name
