@@ -34,15 +34,7 @@ from .errors import InputError, suggestion
 from .families import family_of, parts
 from .families.protocol import STEPS, Model
 from .models.load import load_model, open_model
-from .models.save import (
-    PLAN_FILE,
-    SMALL_FILES,
-    Provenance,
-    calibrated_on,
-    check_destination,
-    save_checkpoint,
-    shareable,
-)
+from .models.save import PLAN_FILE, Provenance, calibrated_on, check_destination, save_checkpoint, shareable
 from .plan import Plan
 from .progress import Progress, no_progress
 from .shape import Shape
@@ -207,7 +199,7 @@ def heal_folder(
     """
     hashes = text_hashes(source)
     outline, files, tokenizer = open_model(model)
-    check_destination(folder, overwrite, Shape.of(outline).total * outline.dtype.itemsize + SMALL_FILES, files.place)
+    check_destination(folder, overwrite, Shape.of(outline).total * outline.dtype.itemsize, files.place)
     plan = Plan.load(files.place / PLAN_FILE)
     teacher, _ = load_model(parent, device=device)
     small, _ = load_model(model, device=device)

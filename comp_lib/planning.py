@@ -18,10 +18,12 @@ from .baselines.slimgpt import plan as slimgpt_plan
 from .errors import InputError
 from .families import whole_attention
 from .families.protocol import Model
+from .hybrid_granularity.measured import measured_plan
 from .hybrid_granularity.paper import paper_plan
 from .hybrid_granularity.uniform import BLOCK, drop_count, parameters_left, uniform_plan
 from .importance.layers import layers_to_drop
-from .plan import Plan, PlanRequest
+from .importance.widths import reference_losses, sensitivity
+from .plan import Plan
 from .progress import Progress, no_progress
 from .prune_layer import LayerReport, Report
 from .settings import Settings
@@ -46,17 +48,8 @@ def make_plan(model: Model, ids: Tensor, settings: Settings, name: str = "", pro
         request = replace(request, drop=drop)
         if settings.widths == "per-layer":
             return paper_plan(request, importance.tolist())
-    measured = settings.widths == "measured"
-    return _measured(model, ids, settings, request, progress) if measured else uniform_plan(request)
-
-
-def _measured(model: Model, ids: Tensor, settings: Settings, request: PlanRequest, progress: Progress) -> Plan:
-    """The plan with measured widths; where no neuron has to go, the uniform one."""
-    from .hybrid_granularity.measured import measured_plan
-    from .importance.widths import reference_losses, sensitivity
-
     plan = uniform_plan(request)
-    if not (losses := reference_losses(request.shape, plan)):
+    if settings.widths == "uniform" or not (losses := reference_losses(shape, plan)):  # or no neuron has to go
         return plan
     ridge = None if isinstance(settings.ridge, str) else settings.ridge
     weighted, device = settings.token_weights, settings.device

@@ -122,11 +122,8 @@ class Settings:
         if self.widths == "measured" and self.recovery != "least-squares":
             wanted = "the recovery least-squares with measured widths, for which they are measured"
             raise InputError(f"expected {wanted}, got {self.recovery!r}: choose other widths, or the preset stock")
-        if self.layers != "auto" and not (
-            not isinstance(self.layers, str)
-            and 0 <= self.layers <= MOST_LAYERS
-            and (self.layers < 1 or float(self.layers).is_integer())
-        ):
+        layers = self.layers
+        if layers != "auto" and (isinstance(layers, str) or not 0 <= layers <= MOST_LAYERS or max(1, layers) % 1):
             wanted = "layers to be a number or 'auto', or a share below 1"
             raise InputError(f"expected {wanted}, got {self.layers!r}: say how many are dropped")
         if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):

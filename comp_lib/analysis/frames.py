@@ -158,7 +158,8 @@ def _alone(dense: Dense, inverse: Inverse) -> dict[str, Tensor]:
     own = dense.sums.diagonal()
     tiny = torch.finfo(own.dtype).tiny
     energy = dense.per_block(own * dense.weight.square().sum(1))
-    condition = ((own + penalty(own, dense.ridge)) * inverse.diagonal()).clamp_min(1.0).sqrt()
+    diagonal = inverse.blocks.diagonal(dim1=1, dim2=2).flatten()  # P_ii (n,)
+    condition = ((own + penalty(own, dense.ridge)) * diagonal).clamp_min(1.0).sqrt()
     return {
         "energy": energy / energy.sum().clamp_min(tiny),
         "condition": condition.reshape(dense.blocks, -1).amax(1),

@@ -88,9 +88,7 @@ def standardised(scores: Tensor) -> Tensor:
     return centred / deviation if deviation > 0.0 else centred
 
 
-def _keep(
-    scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int
-) -> tuple[list[list[int]], list[list[int]]] | None:
+def _keep(scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int) -> list[list[list[int]]] | None:
     """Ascending indices of the neurons and KV groups that stay in each layer; None when the budget is out of reach.
 
     The ranking is followed from its tail; a KV group that would remove more than is still asked for stays, so that the
@@ -110,7 +108,4 @@ def _keep(
         if costs[kind] < excess + costs[0]:
             kept[kind][layer].remove(unit)
             excess -= costs[kind]
-    if excess > 0:
-        return None
-    neurons, groups = ([sorted(units) for units in layers] for layers in kept)
-    return neurons, groups
+    return None if excess > 0 else [[sorted(units) for units in layers] for layers in kept]

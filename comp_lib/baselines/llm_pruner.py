@@ -64,16 +64,11 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     if excess > sum(removable):
         expected = f"a ratio that {settings.method} can reach in the {len(layers)} layers that it does not protect"
         raise InputError(f"expected {expected}, got {settings.ratio:g}: ask for less or choose another method")
-    for layer, gone in zip(layers, _spread(excess, removable), strict=True):
-        neurons[layer] -= gone
+    # in proportion to what each layer can lose, in whole numbers that sum to the excess exactly
+    ends = [seen * excess // max(1, sum(removable)) for seen in accumulate(removable, initial=0)]
+    for layer, (start, end) in zip(layers, pairwise(ends), strict=True):
+        neurons[layer] -= end - start
     return neurons, groups
-
-
-def _spread(count: int, sizes: Sequence[int]) -> list[int]:
-    """`count` in parts proportional to `sizes`, whole numbers that differ by rounding only and sum to it exactly."""
-    whole = max(1, sum(sizes))
-    ends = [seen * count // whole for seen in accumulate(sizes, initial=0)]
-    return [end - start for start, end in pairwise(ends)]
 
 
 def taylor_scores(

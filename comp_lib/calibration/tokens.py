@@ -113,9 +113,7 @@ def calibration_tokens(
     return tokens
 
 
-def allotted(
-    shares: Mapping[str, float], sequences: int, room: Mapping[str, int], source: str | Path = ""
-) -> list[str]:
+def allotted(shares: Mapping[str, float], sequences: int, room: Mapping[str, int], source: str | Path) -> list[str]:
     """The text of each of the `sequences`: by their shares, at most the `room` of a text where that is known.
 
     At least one each, but in a mixture that ships: few sequences of that are of the texts with the largest shares.

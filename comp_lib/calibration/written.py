@@ -95,9 +95,7 @@ def _asked(tokenizer: Any, request: str) -> Tensor:
 
 
 @torch.no_grad()  # not inference mode: the ids are an ordinary tensor, good for training too
-def sample(
-    model: Model, starts: Sequence[Tensor], length: int, seed: int = 0, progress: Progress = no_progress
-) -> Tensor:
+def sample(model: Model, starts: Sequence[Tensor], length: int, seed: int, progress: Progress = no_progress) -> Tensor:
     """Texts of `length` tokens that go on from `starts`, (S, L), on the CPU.
 
     Plain ancestral sampling: temperature 1, no truncation of the distribution, and no end of text, so that a sample

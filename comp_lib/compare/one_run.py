@@ -11,13 +11,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import psutil
 import torch
 import transformers
-from torch import Tensor
 
 from .. import __version__
 from ..calibration.text import windows_of
@@ -25,14 +23,11 @@ from ..calibration.tokens import calibration_tokens
 from ..evaluation.by_kind import judge
 from ..evaluation.confidence import UNKNOWN
 from ..evaluation.generation import ratio
-from ..families.protocol import Model
 from ..models.load import load_model
 from ..on_device import speed
 from ..prune import prune
 from ..settings import Settings
 from ..system.machine import peak_bytes
-
-SPEED: dict[str, Any] = {"prompt": 32, "new_tokens": 16, "rounds": 3}
 
 
 def measure(
@@ -61,8 +56,12 @@ def measure(
     del parent
     dense, _ = load_model(model)
     small: Any = pruned.model
-    rates = speed.measure({"dense": dense, "small": small}, **SPEED)
-    return quality(small, dense, judging) | {
+    rates = speed.measure({"dense": dense, "small": small}, prompt=32, new_tokens=16, rounds=3)
+    judged = judge(small, judging, dense)
+    low, high = judged.intervals()["increase"] or UNKNOWN
+    return judged.mean | {
+        "increase_low": low,
+        "increase_high": high,
         "removed": pruned.plan.removed,
         "parameters": small.num_parameters(),
         "seconds": seconds,
@@ -70,13 +69,6 @@ def measure(
         "decode_ratio": ratio(rates[0].decode, rates[1].decode)[0],  # of the times, so upside down
         "versions": f"comp-lib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
     }
-
-
-def quality(small: Model, dense: Model, windows: Mapping[str, Tensor]) -> dict[str, float]:
-    """Losses, their difference with its interval, KL and top-1 agreement, as means over the texts' windows (S, L)."""
-    judged = judge(small, windows, dense)
-    low, high = judged.intervals()["increase"] or UNKNOWN
-    return judged.mean | {"increase_low": low, "increase_high": high}
 
 
 if __name__ == "__main__":

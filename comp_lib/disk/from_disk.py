@@ -38,7 +38,7 @@ from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..errors import InputError, refusing
 from ..families import family_of
 from ..families.protocol import Model
-from ..models.save import SMALL_FILES, Provenance, check_destination, save_metadata
+from ..models.save import Provenance, check_destination, save_metadata
 from ..models.skeleton import EMBEDDING, HEAD, described, skeleton
 from ..plan import Plan
 from ..planning import check_call, concluded, make_plan
@@ -142,7 +142,7 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
     Raises InputError unless one with so many calibration `tokens` may begin there, or go on.
     """
     states = STATES * tokens * model.shape.hidden * model.dtype.itemsize
-    needed = model.shape.total * (saving.dtype or model.dtype).itemsize + SMALL_FILES + states
+    needed = model.shape.total * (saving.dtype or model.dtype).itemsize + states
     target = resolved(out)
     work = target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")
     if work.exists() and not work.is_dir():

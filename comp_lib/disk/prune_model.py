@@ -42,7 +42,6 @@ EVALUATED_KINDS = 2, 256  # of each kind of text: a first look, which may not ta
 NO_FLAG = {"widths", "recovery", "aim", "ridge", "layer_metric", "token_weights"}  # fields that only Python can set
 # of `ratio_within`: ratios, between which it looks, and prunings that it may take
 SMALLEST_RATIO, LARGEST_RATIO, TRIES = 0.01, 0.8, 5
-MEASURES = "dense_loss", "loss", "increase"
 SAVED = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}  # all else: bfloat16
 
 
@@ -267,12 +266,7 @@ def _told(
 
 
 def _verdict(
-    done: Written,
-    parent: str,
-    files: TensorFiles,
-    stored: tuple[str, str],
-    windows: Mapping[str, Tensor],
-    started: float,
+    done: Written, parent: str, files: TensorFiles, stored: tuple[str, str], windows: dict[str, Tensor], started: float
 ) -> Verdict:
     by_text = dict[str, dict[str, float]]()
     if windows:
@@ -281,7 +275,7 @@ def _verdict(
         means = [column.mean(0) for column in columns]  # (3,) each
         names = [*windows, f"mean of {len(windows)}"] if len(windows) > 1 else [*windows]
         for name, values in zip(names, [*means, torch.stack(means).mean(0)], strict=False):
-            by_text[name] = dict(zip(MEASURES, values.tolist(), strict=True))
+            by_text[name] = dict(zip(("dense_loss", "loss", "increase"), values.tolist(), strict=True))
     places = files.files, resolved(done.folder).glob("*.safetensors")
     before_and_after = [sum(path.stat().st_size for path in each) / 1e6 for each in places]
     return Verdict(

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..statistics.solve import Inverse, diagonal_blocks, spd_inverse
+from ..statistics.solve import Inverse, spd_inverse
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,8 @@ def condition_numbers(matrix: Tensor, inverse: Tensor) -> Tensor:
     return (matrix.diagonal() * inverse.diagonal()).clamp_min(1.0).sqrt()
 
 
-def block_scores(inverse: Tensor, weights: Tensor, block: int = 1) -> Tensor:
-    """s_g = tr(W_g^T (P_gg)^-1 W_g) for consecutive blocks of inputs: P (n, n), W (n, m) -> (n / block,)."""
-    return scores_of(diagonal_blocks(inverse, block), weights)
-
-
 def scores_of(inner: Tensor, weights: Tensor) -> Tensor:
-    """`block_scores` from the diagonal blocks P_gg (blocks, b, b)."""
+    """s_g = tr(W_g^T (P_gg)^-1 W_g) for consecutive blocks of inputs: P_gg (blocks, b, b), W (n, m) -> (blocks,)."""
     if inner.shape[1] == 1:
         norms: Tensor = torch.linalg.vector_norm(weights, dim=1)  # makes no copy of all weights
         return norms.square() / inner.flatten()

@@ -1,8 +1,4 @@
-"""A folder whose layers differ in width as one that every runtime loads, with no comp_lib beside it.
-
-What every runtime reads is a stock folder, whose layers are all alike. So each layer is filled up with zeros to the
-widest, which changes nothing that the model computes: docs/serving.md says why, and at what price.
-"""
+"""A folder whose layers differ in width, filled up with zeros to one that every runtime loads (docs/serving.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from ..families.protocol import Layer
 from ..shape import Shape
 from ..system.files import resolved, staged
 from .load import open_model
-from .save import CARD_FILE, OWN_WIDTHS, PLAN_FILE, REGISTER, SMALL_FILES, check_destination, write_weights
+from .save import CARD_FILE, OWN_WIDTHS, PLAN_FILE, REGISTER, check_destination, write_weights
 from .skeleton import config_of, filled, skeleton, weight_shapes
 
 FILLED = (
@@ -39,7 +35,7 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
         raise InputError(f"expected a folder whose layers differ in width, got {got}")
     large = skeleton(config_of(small.config, filled_shape(shape)), small.dtype)
     large.generation_config = small.generation_config
-    check_destination(out, overwrite, Shape.of(large).total * small.dtype.itemsize + SMALL_FILES, files.place)
+    check_destination(out, overwrite, Shape.of(large).total * small.dtype.itemsize, files.place)
     tensors = {name: files.read(name, small.dtype) for name in weight_shapes(small)}
     for index, (own, wide) in enumerate(zip(*(family_of(one).layers(one) for one in (small, large)), strict=True)):
         _fill_up(tensors, f"model.layers.{index}", own, wide)

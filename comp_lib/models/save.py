@@ -74,7 +74,7 @@ def save_checkpoint(
     Raises InputError for what `check_destination` refuses before anything is written.
     """
     shape, target = Shape.of(model), resolved(folder)
-    check_destination(folder, overwrite, shape.total * model.dtype.itemsize + SMALL_FILES)
+    check_destination(folder, overwrite, shape.total * model.dtype.itemsize)
     result = described(model)
     with staged(target) as partial:
         write_weights(partial, result)
@@ -105,14 +105,15 @@ def check_destination(
 ) -> None:
     """Raises InputError unless `folder` can be written, so that no hour of work ends in a refusal.
 
-    A place that holds anything is refused; with `overwrite` all but a pruned model of ours is, and so are the place of
-    the model that is read, `source`, and the folder that one is in.
+    needed_bytes: of the weights, 0 where they are written. A place that holds anything is refused; with `overwrite` all
+    but a pruned model of ours is, and so are the place of the model that is read, `source`, and the folder one is in.
     """
     target = resolved(folder)
     above = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK) or target.is_file():
         raise InputError(f"expected a folder that can be written to, got {folder}: choose another place")
-    check_room(above, needed_bytes, folder)
+    if needed_bytes:
+        check_room(above, needed_bytes + SMALL_FILES, folder)
     content = sorted(path.name for path in target.iterdir()) if target.exists() else []
     if content and not overwrite:
         got = f"{folder} with files in it: choose another name or say --overwrite"

@@ -34,7 +34,6 @@ class Measured:
     """One model in one runtime; the tuples have an entry for each round."""
 
     name: str
-    runtime: str  # "transformers" or "llama.cpp"
     bytes_per_token: int  # that a step of decoding reads
     first: tuple[float, ...]  # seconds from the prompt to the first token
     prefill: tuple[float, ...]  # tokens per second
@@ -82,13 +81,10 @@ def measure(
 
 
 def _measured(name: str, model: Any, times: list[tuple[float, float]], prompt: int, new_tokens: int) -> Measured:
-    if isinstance(model, str | Path):
-        facts = ("llama.cpp", gguf_bytes_per_token(model))
-    else:
-        facts = ("transformers", bytes_per_token(model))
+    size = gguf_bytes_per_token(model) if isinstance(model, str | Path) else bytes_per_token(model)
     first = tuple(first for first, _ in times)
     decode = tuple(new_tokens / rest for _, rest in times)
-    return Measured(name, *facts, first, tuple(prompt / seconds for seconds in first), decode)
+    return Measured(name, size, first, tuple(prompt / seconds for seconds in first), decode)
 
 
 def bytes_per_token(model: Model) -> int:

@@ -9,21 +9,7 @@ import numpy as np
 from ..evaluation.by_kind import Row
 from ..evaluation.confidence import UNKNOWN
 from ..plan import Plan
-from .base import (
-    ABOVE,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    Numbers,
-    Picture,
-    figure_with_axes,
-    layer_axis,
-    log_y,
-    note,
-    panels,
-)
+from .base import ABOVE, BLUE, GREEN, GREY, ORANGE, RED, Numbers, Picture, layer_axis, log_y, note, panels
 
 
 def plot_kinds(rows: Mapping[str, Row]) -> Picture:
@@ -35,7 +21,7 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
     compared = all("dense_loss" in values for values, _ in rows.values())
     measure, height = ("increase", 0.38) if compared else ("loss", 0.6)
     size = (7.8, (0.45 if compared else 0.36) * len(rows) + 1.2)
-    figure, axes = figure_with_axes(size, xlabel="loss (nats per token)")
+    figure, (axes,) = panels(1, 1, size, xlabel="loss (nats per token)")
     places = np.arange(len(rows))
     losses = np.array([values["loss"] for values, _ in rows.values()])
     middles = np.array([values[measure] for values, _ in rows.values()])

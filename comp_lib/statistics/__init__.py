@@ -1,5 +1,1 @@
-"""Sums over the calibration tokens, and their inverse: all that the method knows about the text.
-
-`gram` keeps C = X^T X, `few_tokens` keeps X itself where that is smaller; both are `Statistics`.
-`solve` holds the linear algebra that they share.
-"""
+"""Sums over the calibration tokens: all that the method knows of the text (`gram`, `few_tokens`, `solve`)."""

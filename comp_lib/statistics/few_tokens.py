@@ -87,7 +87,7 @@ class TokenStatistics(Statistics):
 
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         root = _root(penalty(self.squares, 1.0)[kept])  # diag(C)^1/2 (k,)
-        factor, _ = spd_factor(_plus(between_rows(self.rows, self.rows, root, kept), ridge))
+        factor, _ = spd_factor(between_rows(self.rows, self.rows, root, kept), ridge)
         missing = self.rows.new_empty(len(self.rows), weight.shape[1])  # (I + K)^-1 E (T, m)
         for part in panels(weight.shape[1], TERMS):
             missing[:, part] = factor_solve(factor, self.gap(weight, kept, part))
@@ -107,7 +107,7 @@ class TokenStatistics(Statistics):
         whole = float((held.rows @ weight.float() if held.outside is None else held.outside).double().square().sum())
         errors = []
         for ridge in ridges:
-            factor, _ = spd_factor(_plus(inner.clone(), ridge))
+            factor, _ = spd_factor(inner.clone(), ridge)
             errors.append(float((judged - outer @ factor_solve(factor, missing)).square().sum()) - whole)
         return errors
 
@@ -136,7 +136,7 @@ class DualInverse(Inverse):
 
     def __init__(self, x: Tensor, penalties: Tensor, block: int = 1) -> None:
         root = _root(penalties)
-        factor, _ = spd_factor(_plus(between_rows(x, x, root), 1.0))
+        factor, _ = spd_factor(between_rows(x, x, root), 1.0)
         self.x = x
         self.free = 1.0 / penalties  # D^-1 (n,), zero for inputs that went
         parts = panels(len(self.free), max(1, PANEL // block) * block)
@@ -174,12 +174,6 @@ class DualInverse(Inverse):
         self.inner.addmm_(self.half, inner @ self.half.T)
         downdate(self.blocks, index, rows, inner @ rows)
         self.free[index] = 0.0
-
-
-def _plus(matrix: Tensor, ridge: float) -> Tensor:
-    """A + lambda I for A (T, T), in place."""
-    matrix.diagonal().add_(ridge)
-    return matrix
 
 
 def _root(held: Tensor) -> Tensor:

@@ -37,11 +37,13 @@ def ridged(matrix: Tensor, ridge: float) -> Tensor:
     return held
 
 
-def spd_factor(matrix: Tensor) -> tuple[Tensor, float]:
-    """Cholesky factor L (n, n) of a symmetric positive definite matrix, and the multiple of I added in an emergency.
+def spd_factor(matrix: Tensor, held: Tensor | float = 0.0) -> tuple[Tensor, float]:
+    """Cholesky factor L (n, n) of A + D, positive definite, and the multiple of I added in an emergency.
 
-    0 as a rule; where the digits do not suffice, the smallest power of ten times their rounding that does.
+    matrix: A (n, n), to which D, `held` (n,) or one number for all, is added in place. The multiple is 0 as a rule;
+    where the digits do not suffice, the smallest power of ten times their rounding that does.
     """
+    matrix.diagonal().add_(held)
     factor, info = torch.linalg.cholesky_ex(matrix)
     added = 0.0
     while info != 0 or factor.diagonal().isnan().any():  # LAPACK says so of a NaN, cuSOLVER does not
@@ -81,8 +83,7 @@ def least_squares(xtx: Tensor, target: Tensor, weight: Tensor, kept: Tensor, rid
 
 def pulled(inner: Tensor, held: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """(A + D)^-1 (B + D W) for A (k, k), which is used up, D_ii (k,), B and W (k, m): (k, m)."""
-    inner.diagonal().add_(held)
-    factor, added = spd_factor(inner)
+    factor, added = spd_factor(inner, held)
     del inner  # as large as the factor
     return torch.cholesky_solve(target + (held + added)[:, None] * weight, factor)
 
@@ -106,10 +107,6 @@ class Inverse:
         self.blocks = diagonal_blocks(matrix, block)
         self.alive = torch.ones(len(matrix), dtype=matrix.dtype, device=matrix.device)
         self.panel: list[tuple[Tensor, Tensor]] = []  # P is `matrix` minus each left^T right of (r, n)
-
-    def diagonal(self) -> Tensor:
-        """P_ii (n,)."""
-        return self.blocks.diagonal(dim1=1, dim2=2).flatten()
 
     def rows(self, index: Tensor) -> Tensor:
         """P_R (r, n); exact zeros in the columns of inputs that went, instead of rounding dust."""

@@ -215,12 +215,12 @@ def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
         32, 8, 2, (4, 4), (2, 2), neuron_parameters=10, group_parameters=25, layer_parameters=(0, 0), other_parameters=0
     )
     scores = [torch.tensor([-9.0, -7.0, -8.0, -9.0]), torch.arange(4.0)], [torch.tensor([-5.0, -6.0]), torch.ones(2)]
-    whole = ([[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]])
+    whole = [[[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]]]
     assert flap._keep(scores, shape, shape.decoder) == whole
-    assert flap._keep(scores, shape, shape.decoder - 1) == ([[1, 2, 3], [0, 1, 2, 3]], whole[1])
-    assert flap._keep(scores, shape, shape.decoder - 40) == ([[1], [1, 2, 3]], whole[1]), "10 are left, a group is 25"
-    assert flap._keep(scores, shape, shape.decoder - 46) == ([[1], [0, 1, 2, 3]], [[0], [0, 1]])
-    assert flap._keep(scores, shape, shape.decoder - 110) == ([[1], [3]], [[0], [0]])
+    assert flap._keep(scores, shape, shape.decoder - 1) == [[[1, 2, 3], [0, 1, 2, 3]], whole[1]]
+    assert flap._keep(scores, shape, shape.decoder - 40) == [[[1], [1, 2, 3]], whole[1]], "10 are left, a group is 25"
+    assert flap._keep(scores, shape, shape.decoder - 46) == [[[1], [0, 1, 2, 3]], [[0], [0, 1]]]
+    assert flap._keep(scores, shape, shape.decoder - 110) == [[[1], [3]], [[0], [0]]]
     assert flap._keep(scores, shape, shape.decoder - 111) is None
 
 

@@ -136,7 +136,7 @@ def test_shares_of_a_mixture(tmp_path, monkeypatch):
 def test_a_mixture_that_ships_has_every_kind(tokenizer, model, own_cache):
     assert [mixture for mixture in MIXTURES if WRITTEN.keys().isdisjoint(sources(mixture))] == ["shipped"]
     drawn = calibration_tokens("general", tokenizer, model=model, sequences=40, length=16, seed=1)
-    counts = Counter(allotted(sources("general"), 40, {}))
+    counts = Counter(allotted(sources("general"), 40, {}, ""))
     assert counts.total() == 40
     for text, count in counts.items():
         if text in SHIPPED:
@@ -152,9 +152,9 @@ def test_a_part_that_nobody_knows_is_refused():
 
 
 def test_sequences_are_allotted_by_share_and_never_beyond_the_room():
-    assert allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {}) == [*"abcaabca"], "they take turns"
-    assert Counter(allotted({"a": 0.98, "b": 0.01, "c": 0.01}, 10, {})) == {"a": 8, "b": 1, "c": 1}, "each gets one"
-    counts = Counter(allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {"a": 2}))
+    assert allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {}, "") == [*"abcaabca"], "they take turns"
+    assert Counter(allotted({"a": 0.98, "b": 0.01, "c": 0.01}, 10, {}, "")) == {"a": 8, "b": 1, "c": 1}, "each gets one"
+    counts = Counter(allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {"a": 2}, ""))
     assert counts == {"a": 2, "b": 3, "c": 3}, "others take over"
     few = allotted(sources("general"), 4, {}, "general")
     assert {*few} == {"calibration", "calibration:questions", *list(SHIPPED)[1:3]}

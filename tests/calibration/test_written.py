@@ -112,7 +112,7 @@ def test_it_follows_the_model_without_its_cache(model):
 
 def test_it_samples_from_the_whole_distribution(model):
     """Frequencies of the second token against the probabilities of the model, at temperature 1."""
-    drawn = sample(model, starts(4000), 2)[:, 1]
+    drawn = sample(model, starts(4000), 2, 0)[:, 1]
     with torch.no_grad():
         expected = model(torch.tensor([[0]])).logits[0, -1].softmax(-1)
     distance = (F.one_hot(drawn, 512).float().mean(0) - expected).abs().sum() / 2
@@ -126,13 +126,13 @@ def test_it_goes_on_after_the_end_of_a_text(tiny_llama):
         model.lm_head.weight.zero_()
         model.lm_head.weight[1] = 100 * model.model.norm.weight.sign()
     model.generation_config.max_length = 4
-    ids = sample(model, starts(2), 12)
+    ids = sample(model, starts(2), 12, 0)
     assert ids.shape == (2, 12) and (ids == 1).any()
 
 
 def test_it_can_be_trained_on(tiny_llama):
     model = tiny_llama()
-    ids = sample(model, starts(2), 6)
+    ids = sample(model, starts(2), 6, 0)
     model(input_ids=ids, labels=ids).loss.backward()  # an inference tensor could not be saved for backward
     assert torch.isfinite(model.model.embed_tokens.weight.grad).all()
 

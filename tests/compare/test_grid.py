@@ -25,7 +25,7 @@ from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.compare import cluster
 from comp_lib.compare import grid as module
 from comp_lib.compare.grid import Grid, read_rows, run
-from comp_lib.compare.one_run import quality
+from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_interval
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
 from comp_lib.importance.neurons import METRICS
@@ -122,15 +122,15 @@ def test_quality_pairs_the_windows_of_each_kind(tiny_llama):
     dense, small = tiny_llama(seed=0), tiny_llama(seed=1)
     generator = torch.Generator().manual_seed(0)
     windows = {name: torch.randint(512, (9, 16), generator=generator) for name in ("code", "prose")}
-    found = quality(small, dense, {"code": windows["code"]})
+    found = judge(small, {"code": windows["code"]}, dense)
     each = [perplexity(small, row[None]).loss - perplexity(dense, row[None]).loss for row in windows["code"]]
-    assert found["increase"] == pytest.approx(np.mean(each), abs=1e-6)
-    assert (found["increase_low"], found["increase_high"]) == pytest.approx(confidence_interval(each), abs=1e-5)
-    both = quality(small, dense, windows)
+    assert found.mean["increase"] == pytest.approx(np.mean(each), abs=1e-6)
+    assert found.intervals()["increase"] == pytest.approx(confidence_interval(each), abs=1e-5)
+    both = judge(small, windows, dense)
     each = [perplexity(small, ids).loss - perplexity(dense, ids).loss for ids in windows.values()]
-    assert both["increase"] == pytest.approx(np.mean(each), abs=1e-6)
-    assert both["increase_low"] < both["increase"] < both["increase_high"]
-    assert np.isnan(quality(small, dense, {"code": windows["code"][:5]})["increase_low"])  # of 5 windows
+    assert both.mean["increase"] == pytest.approx(np.mean(each), abs=1e-6)
+    assert both.intervals()["increase"][0] < both.mean["increase"] < both.intervals()["increase"][1]
+    assert judge(small, {"code": windows["code"][:5]}, dense).intervals()["increase"] is None  # of 5 windows
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss")

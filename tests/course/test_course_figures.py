@@ -58,7 +58,7 @@ GIB = scale.GIB
 CURVE = {"mask": [(0.16, 0.15, 0.17), (0.15, 0.14, 0.16)], "least squares": [(0.94, 0.9, 1.0), (0.12, 0.1, 0.14)]}
 OWN = {"mask": [0.10, 0.12], "least squares": [0.0, 0.06]}
 SPEEDS = [
-    Measured(name, "llama.cpp", size, (1.0,), (1.0,), decode)
+    Measured(name, size, (1.0,), (1.0,), decode)
     for name, size, decode in (("dense", 150, (10.0, 20.0, 5.0)), ("small", 100, (14.0, 28.0, 8.0)))
 ]
 POINTS = {"layers 10%": (1.1, 0.2), "neurons 20%": (1.2, 0.1), "3 layers, neurons": (1.5, 0.9)}

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp_lib.importance.matrix_condition import block_scores, condition_numbers, sweep
+from comp_lib.importance.matrix_condition import condition_numbers, scores_of, sweep
 from comp_lib.statistics import solve
 from comp_lib.statistics.gram import contributions
-from comp_lib.statistics.solve import penalty, ridged, spd_inverse
+from comp_lib.statistics.solve import diagonal_blocks, penalty, ridged, spd_inverse
 
 quick = settings(derandomize=True, deadline=None, max_examples=20)
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
@@ -71,7 +71,7 @@ def test_mask_importance_is_the_distance_to_what_the_others_span(seed, n, m):
     kappa = condition_numbers(gram, inverse)
     torch.testing.assert_close(1.0 / inverse.diagonal(), brute, **CLOSE)
     torch.testing.assert_close(gram.diagonal() / kappa.square(), brute, **CLOSE)
-    torch.testing.assert_close(block_scores(inverse, torch.ones(n, 1, dtype=torch.float64)), brute, **CLOSE)
+    torch.testing.assert_close(scores_of(diagonal_blocks(inverse), torch.ones(n, 1).double()), brute, **CLOSE)
 
 
 @quick
@@ -81,28 +81,28 @@ def test_full_importance_is_the_error_left_after_all_weights_are_refitted(seed, 
     inverse, _ = spd_inverse(x.T @ x)
     brute = torch.tensor([refit(x, x @ w, without(n, i))[1] for i in range(n)], dtype=torch.float64)
     torch.testing.assert_close(w.square().sum(1) / inverse.diagonal(), brute, **CLOSE)
-    torch.testing.assert_close(block_scores(inverse, w), brute, **CLOSE)
+    torch.testing.assert_close(scores_of(diagonal_blocks(inverse), w), brute, **CLOSE)
 
 
 @quick
 @given(seed=seeds, groups=st.integers(2, 4), size=st.integers(1, 4), ridge=st.sampled_from([0.0, 0.3]))
-def test_block_scores_are_errors_of_removing_whole_blocks(seed, groups, size, ridge):
+def test_scores_are_errors_of_removing_whole_blocks(seed, groups, size, ridge):
     n = groups * size
     x, w = layer(seed, n)
     inverse, _ = spd_inverse(ridged(x.T @ x, ridge))
     rows = with_ridge(x, ridge)
     kept = [blocks_of(without(groups, g), size) for g in range(groups)]
     brute = torch.tensor([refit(rows, rows @ w, k)[1] for k in kept], dtype=torch.float64)
-    torch.testing.assert_close(block_scores(inverse, w, size), brute, **CLOSE)
+    torch.testing.assert_close(scores_of(diagonal_blocks(inverse, size), w), brute, **CLOSE)
 
 
-def test_block_scores_of_the_mask_problem():
+def test_scores_of_the_mask_problem():
     x, w = layer(7, 6)
     inverse, _ = spd_inverse(contributions(x.T @ x, w))
     each = stacked(x, w)
     whole = each.sum(1, keepdim=True)  # Y: the mask of ones
     brute = [refit(each, whole, blocks_of(without(3, g), 2))[1] for g in range(3)]
-    scores = block_scores(inverse, torch.ones(6, 1, dtype=torch.float64), 2)
+    scores = scores_of(diagonal_blocks(inverse, 2), torch.ones(6, 1, dtype=torch.float64))
     torch.testing.assert_close(scores, torch.tensor(brute, dtype=torch.float64), **CLOSE)
 
 
@@ -156,7 +156,7 @@ def test_a_dead_input_needs_no_emergency(loud):
     alive = [0, 2, 3, 5]
     want = torch.linalg.inv(matrix[alive][:, alive])
     torch.testing.assert_close(inverse[alive][:, alive], want, rtol=1e-6, atol=1e-9 * float(want.abs().max()))
-    scores = block_scores(inverse, w)
+    scores = scores_of(diagonal_blocks(inverse), w)
     assert (scores[[1, 4]] < 1e-9 * scores[alive].min()).all(), "the dead go first"
     for dtype in (torch.float64, torch.float32):
         inverse, added = spd_inverse(ridged(torch.zeros(4, 4, dtype=dtype), 0.1))
@@ -245,7 +245,7 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(seed, groups, size
     torch.testing.assert_close(plain.errors, found.errors, **CLOSE)
     assert (plain.moved == 0.0).all()
     assert (found.weights[gone] == 0.0).all()
-    torch.testing.assert_close(found.scores, block_scores(inverse, w, size))
+    torch.testing.assert_close(found.scores, scores_of(diagonal_blocks(inverse, size), w))
 
 
 @quick
