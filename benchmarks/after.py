@@ -3,12 +3,13 @@
     python benchmarks/after.py [--model smollm2-135m] [--work build/after]
 
 Each step is a command that people type, in a process of its own: its seconds, and the highest resident memory of it and
-its children, next to that of the imports alone. Nothing is in the cache but the converted model. Prunes by the defaults
-of `prune`, to multiples of 256; heals by the defaults of `heal`, on text that the parent wrote, by LoRA and by scales;
-exports COMP's healed folder, and the parent. Then every model is judged on the evaluation text of each kind, with 95%
-intervals of the loss above the parent's: of a .gguf file the weights that it holds. llama.cpp says what it makes of the
-files itself, on a few of these tokens, next to transformers on the same. Rows go to after.json, which lesson 10 shows;
-a second call goes on. Gemma 3's rows there are of an older run, on six windows of 512 tokens of each kind.
+its children, next to that of the imports alone. The texts that the parent writes are in the cache by then: call it
+twice, and delete the folders between. Prunes by the defaults of `prune`, to multiples of 256; heals by the defaults of
+`heal`, on text that the parent wrote, by LoRA and by scales; exports COMP's healed folder, and the parent. Then every
+model is judged on the evaluation text of each kind, with 95% intervals of the loss above the parent's: of a .gguf file
+the weights that it holds. llama.cpp says what it makes of the files itself, on a few of these tokens, next to
+transformers on the same. Rows go to after.json, which lesson 10 shows; a second call goes on. Gemma 3's rows there are
+of an older run, on six windows of 512 tokens of each kind; training_seconds are those that `heal` prints.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from comp_lib.on_device import llama_cpp
 
 FILE = HERE / "after.json"
 IMPORTS = "import peft, comp_lib.cli.app, comp_lib.prune, comp_lib.healing"
-PRUNE = ("--ratio", "0.2", "--multiple", "256", "--overwrite")
+PRUNE = ("--ratio", "0.2", "--multiple", "256", "--evaluate", "none", "--overwrite")
 HEAL = ("--parent", "MODEL", "--out")
 STEPS = {  # what is made -> of what, by which command; MODEL is the parent
     "COMP": ("MODEL", ("prune", "MODEL", "--out", "COMP", *PRUNE)),
