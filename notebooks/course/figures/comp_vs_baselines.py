@@ -66,7 +66,7 @@ def plot_intervals(rows: Mapping[str, Interval], xlabel: str, title: str, first:
 
 def plot_ratios(models: Mapping[str, Mapping[str, Mapping[float, Interval]]]) -> Picture:
     """Loss increase against the ratio removed: model -> method -> ratio -> mean, low, high; a panel for each model."""
-    size, xlabel = (4.6 * len(models) + 0.6, 3.6), "removed (% of the decoder)"
+    size, xlabel = (3.2 * len(models) + 0.6, 3.6), "removed (% of the decoder)"
     figure, by_model = panels(1, len(models), size, share="xy", xlabel=xlabel, yscale="log")
     words = []
     for axes, (model, methods) in zip(by_model, models.items(), strict=True):
