@@ -65,7 +65,7 @@ def main() -> None:
     def keep(row: dict) -> None:
         rows[row["name"]] = {"model": arguments.model, **row}
         write_json(FILE, [*others, *rows.values()])
-        print(json.dumps({name: value for name, value in row.items() if name != "increases"}), flush=True)
+        print(json.dumps({name: value for name, value in row.items() if name != "windows"}), flush=True)
 
     parent, tokenizer = load_model(arguments.model)
     windows = windows_of("kinds", tokenizer, LENGTH, WINDOWS)
@@ -89,11 +89,9 @@ def main() -> None:
             row |= in_llama_cpp(made, small, windows)
         else:
             row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(parent)
-        values = {
-            kind: (each[0]["increase"], *(each[1]["increase"] or UNKNOWN)) for kind, each in by_kind.rows().items()
-        }
-        row["mean"] = values.popitem()[1]
-        keep({**row, "kl": by_kind.mean["kl"], "increases": values})
+        value, interval = by_kind.mean["increase"], by_kind.intervals()["increase"] or UNKNOWN
+        gaps = {kind: [round(gap, 5) for gap in one.by_sequence["increase"]] for kind, one in by_kind.kinds.items()}
+        keep({**row, "mean": [value, *interval], "kl": by_kind.mean["kl"], "windows": gaps})
 
 
 def path(name: str, arguments: argparse.Namespace) -> Path:
