@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from common import decoder_parameters, keep_row, options, settings_of
 from readme import NAMES, by_method, half_width, mean_of
-from zero_shot import answers
+from zero_shot import TYPES, answers
 
 from comp_lib.baselines import PLANNERS
 from comp_lib.baselines.llm_pruner import widths
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=6, help="of each kind")
     parser.add_argument("--window", type=int, default=512, help="tokens in each")
     parser.add_argument("--set", action="append", help="more Settings as JSON; once for each row")
-    parser.add_argument("--tasks", action="store_true", help="score the four offline tasks too")
+    parser.add_argument("--tasks", choices=TYPES, help="score the offline tasks too, with products of this type")
     parser.add_argument("--figure", type=Path, help="nothing is measured: draw what is kept")
     arguments = parser.parse_args()
     if arguments.figure is not None:
@@ -115,7 +115,7 @@ def main() -> None:
             print(f"{kind:20}{increase:.3f} nats more ({bounds[0]:.3f} to {bounds[1]:.3f})")
         print(f"mean over kinds {row['mean']:.3f} ({low:.3f} to {high:.3f})", flush=True)
         if arguments.tasks:
-            row["tasks"] = answers(small, tokenizer)
+            row["tasks"] = answers(small, tokenizer, arguments.tasks)
             print(json.dumps(row["tasks"]), flush=True)
         keep_row(FILE, row, MEASURED)
         del done, small, judged  # before the next one is made

@@ -7,11 +7,11 @@ SmolLM2-135M ships as Q4_1, the others as Q4_K_M, and weights that lie on the gr
 So the parent of all rivals is a file of floats that computes the same and lies on no grid: dequantised, and each
 channel that a matrix reads scaled by a factor between 1 and 1.1, which the norm or the matrix before it undoes
 (`off_the_grid`). Each model, dense or pruned, is stored as several types and judged with the weights that its file
-would hold. The two small ones are pruned on 16 x 256 tokens of data/calibration.txt with a ridge of 0.1, the wider
-ones on 128 x 256 of the mixture `general`, as `prune` does. 12 x 512 tokens of data/evaluation.txt judge, window by
-window; rows go to quantised.json, which notebook 08 shows, of another model than the included one to a file of its own.
-A second call goes on. The ratio 0.471 is that at which a Q8_0 file of SmolLM2 is as large as the dense model's Q4_0.
-The other call draws what is stored, at equal bytes.
+would hold. The two small ones are pruned on 16 x 256 tokens of data/calibration.txt with a ridge of 0.1,
+Qwen2.5-Coder 0.5B on 128 x 256 of the mixture `general`, as `prune` does, the 1.5B on 32 x 256 of `shipped` (19 GB of
+memory). 12 x 512 tokens of data/evaluation.txt judge, window by window; rows go to quantised.json, which notebook 08
+shows, of another model than the included one to a file of its own. A second call goes on. The ratio 0.471 is that at
+which a Q8_0 file of SmolLM2 is as large as the dense model's Q4_0. The other call draws what is stored, at equal bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import gguf
 import numpy as np
 import torch
 from common import evaluation_windows, parser_of, read_json, write_json
-from readme import MODELS, SECOND, stored_in
+from readme import MODELS, stored_in
 from torch import Tensor, nn
 
 from comp_lib.calibration.tokens import calibration_tokens
@@ -41,6 +41,7 @@ from comp_lib.system.files import write_atomically
 
 TYPES = {0.0: ("q8_0", "q4_0", "q4_1"), 0.471: ("q8_0", "q4_0"), 0.2: ("q8_0", "q4_0")}  # by ratio
 STRETCH = 0.1  # by which a channel is scaled
+TEXT = {"qwen-coder-0.5b": ("general", 128), "qwen-coder-1.5b": ("shipped", 32)}  # what calibrates the wider ones
 
 
 @torch.no_grad()
@@ -95,12 +96,12 @@ def main() -> None:
     if arguments.figure is not None:
         return write_atomically(arguments.figure, png(figure()))
     name = arguments.model
-    small_model = name in (EMBEDDED, SECOND)
+    source, sequences = TEXT.get(name, ("calibration", 16))
     rows = read_json(stored_in(name))
     shipped, tokenizer = load_model(name)
     windows = evaluation_windows(tokenizer)
-    text = {"sequences": 16 if small_model else 128, "length": 256, "evaluated": "evaluation"}
-    ids = calibration_tokens("calibration" if small_model else "general", tokenizer, model=shipped, **text)
+    text = {"sequences": sequences, "length": 256, "evaluated": "evaluation"}
+    ids = calibration_tokens(source, tokenizer, model=shipped, **text)
 
     def keep(ratio: float, kind: str, judged: nn.Module, size: int) -> None:
         losses = [round(loss, 6) for loss in perplexity(judged, windows).losses]
@@ -120,7 +121,7 @@ def main() -> None:
     for ratio, kinds in TYPES.items() if name == EMBEDDED else ((0.0, TYPES[0.0]), (0.2, TYPES[0.2])):
         if not (left := [kind for kind in kinds if not done(ratio, kind)]):
             continue
-        settings = Settings(ratio=ratio, layers=0, multiple=32, ridge=0.1 if small_model else "auto")
+        settings = Settings(ratio=ratio, layers=0, multiple=32, ridge="auto" if name in TEXT else 0.1)
         small = prune(model, ids, settings).model if ratio else model
         for kind in left:
             keep(ratio, kind, *as_stored(small, kind))
