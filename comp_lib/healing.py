@@ -36,6 +36,7 @@ from .families.protocol import STEPS, Model
 from .models.load import load_model, open_model
 from .models.save import PLAN_FILE, Provenance, calibrated_on, check_destination, save_checkpoint, shareable
 from .plan import Plan
+from .planning import check_length
 from .progress import Progress, no_progress
 from .shape import Shape
 
@@ -200,9 +201,9 @@ def heal_folder(
     hashes = text_hashes(source)
     outline, files, tokenizer = open_model(model)
     check_destination(folder, overwrite, Shape.of(outline).total * outline.dtype.itemsize, files.place)
+    check_length(outline, healing.length)
     plan = Plan.load(files.place / PLAN_FILE)
-    teacher, _ = load_model(parent, device=device)
-    small, _ = load_model(model, device=device)
+    (teacher, _), (small, _) = load_model(parent, device=device), load_model(model, device=device, copies=2)
     dense = Shape.of(teacher)
     ours = (outline.config.vocab_size, Shape.of(outline).hidden, plan.parent_layers)
     theirs = (teacher.config.vocab_size, dense.hidden, dense.layers)

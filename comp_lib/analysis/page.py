@@ -12,10 +12,10 @@ import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from ..calibration.tokens import text_hashes
+from ..calibration.text import TEXTS
+from ..calibration.tokens import MIXTURES, WRITTEN, text_hashes
 from ..errors import InputError
 from ..evaluation.confidence import FEWEST
 from ..models.load import open_model
@@ -94,7 +94,10 @@ def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
     for name in ("model", "against"):
         if asked[name] and (path := Path(asked[name]).expanduser()).exists():  # the kernel stands elsewhere
             told[name] = str(path.resolve())
-    how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty() or _log()}
+    names, known = asked["calibration"], {*TEXTS, *MIXTURES, *WRITTEN}
+    texts = [names] if Path(names).exists() else names.split("+")
+    told["calibration"] = "+".join(x if x in known or not Path(x).is_file() else str(Path(x).resolve()) for x in texts)
+    how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty()}
     stopped = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
         file = Path(folder, NOTEBOOK)
@@ -107,12 +110,6 @@ def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
         notebook = nbformat.read(file, as_version=4)
     notebook.metadata["title"] = f"Check-up of {Path(told['model']).name}"
     return notebook, stopped
-
-
-def _log() -> dict[str, Any]:
-    """What makes papermill's bar a line for each cell."""
-    lines = SimpleNamespace(write=lambda text: sys.stderr.write(text.lstrip("\r")), flush=sys.stderr.flush)
-    return {"file": lines, "bar_format": "cells: {n_fmt} of {total_fmt}, {elapsed}\n", "mininterval": 0, "miniters": 1}
 
 
 def sealed(notebook: Any) -> tuple[str, str]:

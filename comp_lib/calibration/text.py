@@ -99,7 +99,7 @@ def cut(ids: Tensor, first: Tensor, length: int, least: int, what: str) -> Tenso
     """
     own = length - len(first)
     if len(ids) < least * own:
-        got = f"got {len(ids)}; take a longer text, or fewer or shorter sequences"
+        got = f"got {len(ids)}; take a longer text, or ask for less of it"
         raise InputError(f"expected at least {least * own} tokens of {what} for {least} x {length}, {got}")
     windows = ids[: len(ids) // own * own].view(-1, own)
     return torch.cat([first.expand(len(windows), -1), windows], 1)

@@ -30,7 +30,7 @@ def generate(
 def export(
     model: Model,
     file: Annotated[Path | None, Option("--gguf", help="File for llama.cpp.")] = None,
-    kind: Annotated[str, Option("--type", help="Of its matrices: f32, f16, q8_0, q4_1 or q4_0.")] = "f16",
+    kind: Annotated[str, Option("--type", help="Of the GGUF matrices: f32, f16, q8_0, q4_1 or q4_0.")] = "f16",
     padded: Annotated[Path | None, Option(help="Folder whose layers have one width, filled up with zeros.")] = None,
     overwrite: Overwrite = False,
 ) -> None:

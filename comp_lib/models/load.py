@@ -58,7 +58,7 @@ def load_model(
     outline, files, tokenizer = open_model(name, dtype)
     needed, free = outline.num_parameters() * DTYPES[dtype].itemsize * copies, free_memory()
     if needed > free:
-        got = f"{free / 1e9:.1f} GB: choose a smaller model, dtype='bfloat16', or prune with calibration='shipped'"
+        got = f"{free / 1e9:.1f} GB: choose a smaller model, bfloat16, or `prune --ratio 0.2 --calibration shipped`"
         raise InputError(f"expected {needed / 1e9:.1f} GB of free memory for {copies} x {name} in {dtype}, got {got}")
     model = filled(outline, lambda weight: files.read(weight, DTYPES[dtype]))
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)
@@ -185,7 +185,7 @@ def _locate(name: str) -> tuple[Path, bool]:
             return path, False
     if file or gguf or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         expected = f"{' or '.join(map(repr, WHEELS))}, a folder, a .gguf file or a Hub id (owner/name)"
-        what = "another kind of file" if file else "nothing of that name"
+        what = "a file whose name ends otherwise" if file else "nothing of that name"
         raise InputError(f"expected {expected}, got {name!r}, {what}; check the spelling")
     return _snapshot(name, "config.json"), True
 

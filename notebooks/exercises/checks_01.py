@@ -99,6 +99,8 @@ def _beaten(plan: Callable, harm: Harm, layers: int, proxy: list[int]) -> tuple[
     ours, theirs = harm(list(gone)), harm(proxy)
     if set(gone) == set(proxy):
         raise Wrong(f"this is the proxy's own plan, {sorted(proxy)}")
+    if ours >= theirs and ours <= sum(harm([layer]) for layer in gone) + 1e-9:
+        raise Wrong(f"layers {sorted(gone)} cost {ours:.2f} nats, the proxy's {theirs:.2f}: take layers of little cost")
     if ours >= theirs:
         raise Wrong(
             f"layers {sorted(gone)} cost {ours:.2f} nats together, the proxy's {theirs:.2f}: layers that are harmless "

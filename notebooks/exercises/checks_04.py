@@ -83,6 +83,19 @@ def check_mask(mask_from_gram: Callable[[Tensor, Tensor, float], Tensor]) -> Non
     accept("for any lambda the mask is the one that least squares on the tokens finds")
 
 
+class Looked(Tensor):
+    """A mask at which nobody looks a thousand times."""
+
+    looks = 0
+
+    @classmethod
+    def __torch_function__(cls, *given):
+        cls.looks += 1
+        if cls.looks > 1000:
+            raise Wrong("the loop looks at one mask for ever: solve anew with the larger lambda")
+        return super().__torch_function__(*given)
+
+
 def check_guard(guarded_mask: Callable[[Callable[[float], Tensor], float, float], tuple[Tensor, float]]) -> None:
     """Exercise 2."""
     calls: list[float] = []
@@ -92,7 +105,9 @@ def check_guard(guarded_mask: Callable[[Callable[[float], Tensor], float, float]
         if len(calls) > 100:
             raise Wrong("lambda was tried a hundred times and the loop goes on: raise it, and return when it is enough")
         calls.append(ridge)
-        return 1.0 + torch.tensor([5.0, 1.0, 1.0, 1.0], dtype=torch.float64) / (1.0 + 50.0 * ridge)
+        Looked.looks = 0
+        mask = 1.0 + torch.tensor([5.0, 1.0, 1.0, 1.0], dtype=torch.float64) / (1.0 + 50.0 * ridge)
+        return mask.as_subclass(Looked)
 
     def variance(ridge: float) -> float:
         return 3.0 / (1.0 + 50.0 * ridge) ** 2

@@ -32,7 +32,6 @@ ROWS = [
     # --- numbers and words
     ("prune", "--ratio 0.95 --layers 0", "at most"),
     ("prune", "--at-most 0", "above 0, such as 0.2nats"),
-    ("prune", "--at-most -0.1", "above 0, such as 0.2nats"),
     ("prune", "--at-most 0.2nats --ratio 0.2", "--ratio or --at-most"),
     ("prune", "--preset papper", "did you mean 'paper'"),
     ("prune", "--layers many", "Invalid value for '--layers'"),
@@ -72,6 +71,7 @@ ROWS = [
     ("export", "--gguf {tmp}/empty", "which is there"),
     ("report", "--out {tmp}/no/where.html", "a folder that can be written to"),
     ("heal", "--out {tmp}/mixed", "with files in it"),
+    ("heal", "--length 4096", "at most 128 tokens"),
 ]
 
 

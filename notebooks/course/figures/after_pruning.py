@@ -15,7 +15,7 @@ Line = Sequence[tuple[int, float]]  # (step, divergence from the parent in nats 
 
 def plot_answers(tokens: Sequence[str], answers: Mapping[str, Sequence[float]], prompt: str) -> Picture:
     """Bars of the probabilities of some next tokens, name of the model -> one for each: the parent's come first."""
-    xlabel = f"next token after “{prompt} …”"
+    xlabel = f"the parent's likeliest tokens after “{prompt} …”"
     figure, axes = figure_with_axes((7.0, 3.2), xlabel=xlabel, ylabel="probability")
     places, words = np.arange(len(tokens)), []
     for number, (name, values) in enumerate(answers.items()):
@@ -58,6 +58,5 @@ def plot_low_rank(outputs: int, inputs: int, rank: int) -> Picture:
         axes.text(left + width / 2, -0.06 * outputs, label, ha="center", va="top")
     axes.set(xlim=(-gap, 2 * inputs + 3 * gap), ylim=(-0.25 * outputs, outputs), aspect="equal")
     axes.axis("off")
-    part = rank * (outputs + inputs) / (outputs * inputs)
-    axes.set_title(f"B and A together hold {part:.1%} of the numbers of W")
-    return figure.described(f"Three rectangles to scale: W is large, B a thin column, A a thin row, {part:.1%} of W.")
+    axes.set_title(f"A matrix W, and a change of rank {rank}")
+    return figure.described("Three rectangles to scale: W is large, B a thin column, A a thin row.")

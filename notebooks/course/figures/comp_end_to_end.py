@@ -61,4 +61,7 @@ def _layers(axes: Axes, neurons: Sequence[int], kept: Sequence[int], layer: int,
     if step >= 0:
         axes.barh(layer, neurons[layer], 1.1, facecolor="none", edgecolor="black", linewidth=1.5)
     axes.grid(visible=False)
-    axes.set(ylim=(len(neurons) - 0.3, -0.7), xlabel="MLP neurons\n(green: re-tuned, grey: removed)")
+    axes.set(
+        ylim=(len(neurons) - 0.3, -0.7),
+        xlabel="MLP neurons: pale not yet tuned, red about to go,\ngreen re-tuned, grey removed",
+    )

@@ -146,7 +146,7 @@ def _arrows(axis: Axes, angles: NDArray[np.floating], lengths: NDArray[np.floati
     """States after a layer as arrows, turned from the direction before it: position 0, and the median token."""
     axis.set_position((0.01, 0.1, 0.38, 0.78))
     axis.plot([0, 1], [0, 0], "--", color=GREY)
-    axis.text(1.0, -0.1, "dashed: direction before", ha="right", color="dimgrey")
+    axis.text(1.0, -0.1, "dashed: before; length: log", ha="right", color="dimgrey")
     axis.text(0.0, 1.45, "before layer 0" if layer < 0 else f"layer {layer}", fontsize=12)
     rows = zip(("position 0", "median token"), (RED, BLUE), angles, lengths, (1.3, 1.17), strict=True)
     for name, colour, angle, length, height in rows:
@@ -165,9 +165,10 @@ def plot_sink(attention: Tensor, layer: int, shares: Mapping[str, Tensor], since
     here, (whole, lost) = attention[8:, 0].mean(), (share[since:].mean() for share in shares.values())
     titles = [
         f"Layer {layer}: {here:.0%} of the attention on position 0",
-        f"Position 0 from layer {since} on: {whole:.0%}, silenced {lost:.0%}",
+        f"From layer {since} on: {whole:.0%}, without the write {lost:.0%}",
     ]
-    xlabels, ylabels = ["position looked at", "decoder layer"], ["position that looks", "share of attention"]
+    xlabels = ["position looked at", "decoder layer"]
+    ylabels = ["position that looks", "share on position 0, positions from 8 on"]
     figure, (left, right) = panels(1, 2, (9.5, 4.2), title=titles, xlabel=xlabels, ylabel=ylabels)
     left.grid(False)
     image = left.imshow(attention.numpy(), cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
