@@ -40,6 +40,7 @@ from comp_lib.settings import Settings
 from comp_lib.system.files import write_atomically
 
 TYPES = {0.0: ("q8_0", "q4_0", "q4_1"), 0.471: ("q8_0", "q4_0"), 0.2: ("q8_0", "q4_0")}  # by ratio
+SMALLER = {"qwen-coder-1.5b": "qwen-coder-0.5b"}  # a parent with the same tokenizer
 STRETCH = 0.1  # by which a channel is scaled
 TEXT = {"qwen-coder-0.5b": ("general", 128), "qwen-coder-1.5b": ("shipped", 32)}  # what calibrates the wider ones
 
@@ -130,25 +131,28 @@ def main() -> None:
 def figure() -> Picture:
     """The loss over the file of floats against the size of the file: a panel for each model that is stored."""
     found = {name: rows for name in MODELS if (rows := read_json(stored_in(name)))}
-    picture, panes = panels(1, len(found), (3.4 * len(found), 3.4), xlabel="MB of weights")
-    panes[0].set_ylabel(LOSS)
-    words = []
+    picture, panes = panels(2, -(-len(found) // 2), (8.4, 6.4), xlabel="MB of weights", ylabel=LOSS)
+    words, drawn = [], {}
     for (name, rows), axes in zip(found.items(), panes, strict=True):
         (dense,) = (np.array(row["losses"]) for row in rows if row["type"] == "f32")
-        for place, ratio in enumerate(sorted({row["ratio"] for row in rows})):
-            own = [row for row in rows if row["ratio"] == ratio and row["type"] not in ("shipped", "f32")]
+        kinds = {"quantised only": (rows, 0.0), "20% pruned": (rows, 0.2), "47% pruned": (rows, 0.471)}
+        if name in SMALLER:
+            kinds[f"{SMALLER[name]}, quantised"] = found[SMALLER[name]], 0.0
+        for place, (label, (every, ratio)) in enumerate(kinds.items()):
+            own = [row for row in every if row["ratio"] == ratio and row["type"] not in ("shipped", "f32")]
+            if not own:
+                continue
             own.sort(key=lambda row: row["bytes"])
             sizes, gaps = [row["bytes"] / 1e6 for row in own], [np.array(row["losses"]) - dense for row in own]
             means = [gap.mean() for gap in gaps]
             errors = np.abs(np.array([confidence_interval(gap) for gap in gaps]).T - means)
-            label = f"{ratio:.0%} pruned" if ratio else "quantised only"
-            axes.errorbar(sizes, means, errors, label=label, capsize=3, **style(place))
+            drawn[label] = axes.errorbar(sizes, means, errors, capsize=3, **style(place))
             for row, size, mean in zip(own, sizes, means, strict=True):
                 note(axes, row["type"], (size, mean), (4, 4))
                 words.append(f"{name}, {label}, {row['type']} {size:.0f} MB: {mean:.2f}")
         axes.set_title(name, loc="left")
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    picture.legend(*panes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
+    picture.legend(drawn.values(), drawn, loc="outside upper right", ncols=len(drawn), frameon=False)
     return picture.described("Loss added against the size of the file. ", words)
 
 
