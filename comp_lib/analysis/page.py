@@ -8,7 +8,6 @@ that the user stands in: a file there that is called like one of ours is not run
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -97,12 +96,12 @@ def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
     names, known = asked["calibration"], {*TEXTS, *MIXTURES, *WRITTEN}
     texts = [names] if Path(names).exists() else names.split("+")
     told["calibration"] = "+".join(x if x in known or not Path(x).is_file() else str(Path(x).resolve()) for x in texts)
-    how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty()}
+    how = {"kernel_name": "python3", "extra_arguments": ["--log-level=ERROR"]}
     stopped = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
         file = Path(folder, NOTEBOOK)
         try:
-            papermill.execute_notebook(source, file, told, cwd=folder, extra_arguments=["--log-level=ERROR"], **how)
+            papermill.execute_notebook(source, file, told, cwd=folder, **how)
         except PapermillExecutionError as error:
             stopped = f"{error.ename}: {error.evalue}"
         except DeadKernelError:
