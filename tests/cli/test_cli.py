@@ -152,6 +152,7 @@ def test_export_fills_layers_up_to_one_width(parent, tmp_path):
     padded = AutoModelForCausalLM.from_pretrained(tmp_path / "padded")
     assert len(set(neurons)) > 1 and padded.config.intermediate_size == max(neurons)
     refused(run("export", tmp_path / "small", "--padded", tmp_path / "padded"), ["--overwrite"])
+    refused(run("export", tmp_path / "small", "--padded", tmp_path / "p", "--type", "q8_0"), ["--type with --gguf"])
     ran("export", tmp_path / "small", "--padded", tmp_path / "padded", "--overwrite")
 
 
