@@ -133,7 +133,9 @@ def figure() -> Picture:
     found = {name: rows for name in MODELS if (rows := read_json(stored_in(name)))}
     picture, panes = panels(2, -(-len(found) // 2), (8.4, 6.4), xlabel="MB of weights", ylabel=LOSS)
     words, drawn = [], {}
-    for (name, rows), axes in zip(found.items(), panes, strict=True):
+    for axes in panes[len(found) :]:
+        axes.set_axis_off()
+    for (name, rows), axes in zip(found.items(), panes, strict=False):
         (dense,) = (np.array(row["losses"]) for row in rows if row["type"] == "f32")
         kinds = {"quantised only": (rows, 0.0), "20% pruned": (rows, 0.2), "47% pruned": (rows, 0.471)}
         if name in SMALLER:
