@@ -137,7 +137,7 @@ def figure() -> Picture:
         axes.set_axis_off()
     for (name, rows), axes in zip(found.items(), panes, strict=False):
         (dense,) = (np.array(row["losses"]) for row in rows if row["type"] == "f32")
-        kinds = {"quantised only": (rows, 0.0), "20% pruned": (rows, 0.2), "47% pruned": (rows, 0.471)}
+        kinds = {f"{ratio:.0%} pruned" if ratio else "quantised only": (rows, ratio) for ratio in sorted(TYPES)}
         if name in SMALLER:
             kinds[f"{SMALLER[name]}, quantised"] = found[SMALLER[name]], 0.0
         for place, (label, (every, ratio)) in enumerate(kinds.items()):

@@ -8,6 +8,7 @@ that the user stands in: a file there that is called like one of ours is not run
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ PLACES = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
 NOTEBOOK = "checkup.ipynb"
 LENGTH, WINDOW = 256, 128  # tokens of a calibration sequence, as `prune` has it, and of a window that is looked at
 SEAL = "<!-- comp-lib report, SHA-256 of all above: {} -->\n"
+LOG = {"bar_format": "cells: {n_fmt} of {total_fmt}, {elapsed}\n", "mininterval": 0, "miniters": 1}  # a line for each
 TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}<meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'"/>{% endblock %}
@@ -96,12 +98,12 @@ def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
     names, known = asked["calibration"], {*TEXTS, *MIXTURES, *WRITTEN}
     texts = [names] if Path(names).exists() else names.split("+")
     told["calibration"] = "+".join(x if x in known or not Path(x).is_file() else str(Path(x).resolve()) for x in texts)
-    how = {"kernel_name": "python3", "extra_arguments": ["--log-level=ERROR"]}
+    how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty() or LOG}
     stopped = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
         file = Path(folder, NOTEBOOK)
         try:
-            papermill.execute_notebook(source, file, told, cwd=folder, **how)
+            papermill.execute_notebook(source, file, told, cwd=folder, extra_arguments=["--log-level=ERROR"], **how)
         except PapermillExecutionError as error:
             stopped = f"{error.ename}: {error.evalue}"
         except DeadKernelError:

@@ -115,8 +115,10 @@ ENDS = {
 
 
 @pytest.mark.parametrize("cell", ENDS, ids=["an error", "the kernel dies"])
-def test_a_failing_cell_ends_the_run_and_what_was_before_stays(cell, short):
+def test_a_failing_cell_ends_the_run_and_what_was_before_stays(cell, short, capsys):
     notebook, stopped = short(f"print('before it', flush=True)\n{cell}")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cells: ")]
+    assert len(lines) >= 2 and "cells: 1 of 5, 00:" in lines[1]  # with that of the parameters
     assert stopped == ENDS[cell]
     text = sealed(notebook)[1]
     assert "A heading" in text and "after it" not in printed(notebook)
@@ -127,13 +129,12 @@ HOSTILE = "raise SystemExit('code of the folder that one stands in')\n"
 
 
 def test_of_the_folder_that_one_stands_in_nothing_is_run_and_names_are_understood(short, tmp_path, monkeypatch):
-    for name in ("comp_lib.py", "ipykernel_launcher.py", "IPython.py", "pandas.py", "sitecustomize.py"):
+    for name in ("comp_lib.py", "ipykernel_launcher.py", "IPython.py", "pandas.py", "sitecustomize.py", "mine.txt"):
         (tmp_path / name).write_text(HOSTILE, "utf-8")
     for name in ("lab/index.html.j2", "lab/base.html.j2", "lab/mathjax.html.j2", "base/base.html.j2", "base.html.j2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("of the folder", "utf-8")
     (tmp_path / "small").mkdir()
-    (tmp_path / "mine.txt").write_text("of the user", "utf-8")
     monkeypatch.chdir(tmp_path)
     cell = "import comp_lib, os, sys\nprint(comp_lib.__name__, os.getcwd() in sys.path, model, calibration)"
     notebook, stopped = short(f"{cell}\nos.getcwd()", "small", "mine.txt+shipped")

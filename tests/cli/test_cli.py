@@ -84,7 +84,7 @@ def test_the_model_writes_its_text_only_where_it_fits(parent, tmp_path, monkeypa
     ran("prune", parent, "--out", tmp_path / "m", *FEW[:-1], "self")
     assert "tokens of self" in (tmp_path / "m" / "README.md").read_text("utf-8")
     monkeypatch.setattr(load, "free_memory", lambda: 1000)
-    refused(run("prune", parent, "--out", tmp_path / "n", *FEW[:-1], "general"), ["free memory", "tion shipped"])
+    refused(run("prune", parent, "--out", tmp_path / "n", *FEW[:-1], "general"), ["free memory", "shipped`"])
     assert not (tmp_path / "n").exists()
 
 
@@ -152,7 +152,6 @@ def test_export_fills_layers_up_to_one_width(parent, tmp_path):
     padded = AutoModelForCausalLM.from_pretrained(tmp_path / "padded")
     assert len(set(neurons)) > 1 and padded.config.intermediate_size == max(neurons)
     refused(run("export", tmp_path / "small", "--padded", tmp_path / "padded"), ["--overwrite"])
-    refused(run("export", tmp_path / "small", "--padded", tmp_path / "p", "--type", "q8_0"), ["--type with --gguf"])
     ran("export", tmp_path / "small", "--padded", tmp_path / "padded", "--overwrite")
 
 

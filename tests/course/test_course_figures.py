@@ -187,7 +187,7 @@ FIGURES = {  # name: what draws it, words that it says
         lambda: after_pruning.plot_answers(["sea", "north"], {"parent": [0.5, 0.1], "pruned": [0.2, 0.3]}, "To the"),
         ["parent: sea 0.50, north 0.10; pruned: sea 0.20, north 0.30"],
     ),
-    "low rank": (lambda: after_pruning.plot_low_rank(100, 60, 5), ["A a thin row"]),
+    "low rank": (lambda: after_pruning.plot_low_rank(100, 60, 5), ["W 100 × 60; B 100 × 5; A 5 × 60"]),
     "divergence": (
         lambda: after_pruning.plot_divergence(
             {0: {"taught": [(0, 0.8), (4, 0.5)]}, 1: {"held out": [(0, 0.7), (4, 0.6)]}}, "One"

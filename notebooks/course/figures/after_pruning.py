@@ -59,4 +59,5 @@ def plot_low_rank(outputs: int, inputs: int, rank: int) -> Picture:
     axes.set(xlim=(-gap, 2 * inputs + 3 * gap), ylim=(-0.25 * outputs, outputs), aspect="equal")
     axes.axis("off")
     axes.set_title(f"A matrix W, and a change of rank {rank}")
-    return figure.described("Three rectangles to scale: W is large, B a thin column, A a thin row.")
+    words = [f"{name} {height:,} × {width:,}" for name, (_, height, width) in boxes.items()]
+    return figure.described("Three rectangles to scale, B a thin column and A a thin row: ", words)
