@@ -29,6 +29,8 @@ def check_same_perplexity(same_perplexity: Callable[[Tensor, Tensor], Tensor]) -
     if not alike(loss, dense):
         raise Wrong(f"the perplexity has changed ({loss.exp():.2f}, was {dense.exp():.2f}): leave the targets alone")
     kl = float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+    if kl == float("inf"):
+        raise Wrong("the divergence is infinite: leave each token a probability above 0")
     if kl < 1e-9:
         raise Wrong("nothing has changed: q is p")
     first = log_p.argmax(-1)

@@ -43,7 +43,7 @@ def plot_spreads(
             words.append(f"{f'{panel}, ' if panel else ''}{label}: {numbers}")
         if log:
             axis.set_xscale("log")
-            plain_ticks(axis.xaxis, axis.get_xlim(), percent, most=6)
+            plain_ticks(axis.xaxis, axis.get_xlim(), percent, most=7)
         if reference is not None:
             axis.axvline(reference, **DASHED)
     axes[0].set_yticks(range(len(order)), order)

@@ -67,7 +67,7 @@ def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mappin
     """Milliseconds of a token: a stacked bar for each model (all else, layers, bytes), and what was measured."""
     size, xlabel = (8.5, 0.5 * len(parts) + 1.3), "milliseconds of a token"
     figure, axes = figure_with_axes(size, xlabel=xlabel)
-    labels = ("the same for all models", "layers, besides their bytes", "reading the layers")
+    labels = ("the same for all models", "layers, besides their bytes", "layers, by their bytes")
     for place, terms in enumerate(parts.values()):
         left = 0.0
         for term, label, colour in zip(terms, labels, (GREY, GREEN, ORANGE), strict=True):
@@ -89,6 +89,7 @@ def plot_quality(points: Mapping[str, tuple[float, float]]) -> Picture:
     for name, point in points.items():
         kind = 0 if name.startswith("neurons") else 1 if name.startswith("layers") else 2
         axes.plot(*point, linestyle="none", zorder=3, **style(kind))
+    axes.plot(*zip(points["neurons 20%"], points["neurons 40%"], strict=True), **DASHED)
     axes.margins(0.15)  # for the names
     axes.set_title("One run each: at each ratio, dropping layers lost more")
     name_points(axes, points)
