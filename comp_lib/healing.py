@@ -200,7 +200,7 @@ def heal_folder(
     """
     hashes = text_hashes(source)
     outline, files, tokenizer = open_model(model)
-    check_destination(folder, overwrite, Shape.of(outline).total * outline.dtype.itemsize, files.place)
+    check_destination(folder, overwrite, Shape.of(outline).total * outline.dtype.itemsize, files.place, parent)
     check_length(outline, healing.length)
     plan = Plan.load(files.place / PLAN_FILE)
     (teacher, _), (small, _) = load_model(parent, device=device), load_model(model, device=device, copies=2)

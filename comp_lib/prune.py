@@ -29,7 +29,6 @@ from .settings import Settings
 from .shape import Shape
 from .surgery import keep_layers, shallow_copy, update_config
 from .system.files import finite
-from .system.machine import exact_products
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class Pruned:
 
 
 @torch.no_grad()  # not inference mode: the tensors of the result must be ordinary ones
-@exact_products()
 def prune(
     model: Model,
     ids: Tensor | None = None,

@@ -98,7 +98,7 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
 
 
 def update_config(model: Model) -> None:
-    """Make `model.config` describe the tensors, where one width can: widths that differ need `models.save`."""
+    """Make `model.config` describe the tensors, where one width can: widths that differ need `models.skeleton`."""
     shape, family = Shape.of(model), family_of(model)
     for name, which in family.bias_fields.items():
         biased = any(parts(layer)[which].linear.bias is not None for layer in family_of(model).layers(model))

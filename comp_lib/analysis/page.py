@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration.text import TEXTS
-from ..calibration.tokens import MIXTURES, WRITTEN, text_hashes
+from ..calibration.tokens import MIXTURES, WRITTEN, calibration_tokens, sources, text_hashes
 from ..errors import InputError
 from ..evaluation.confidence import FEWEST
 from ..models.load import open_model
@@ -44,6 +44,8 @@ def check_request(asked: Mapping[str, Any]) -> None:
     parent, _, tokenizer = open_model(asked["model"], asked["dtype"])
     draw(tokenizer, asked["kinds"], looked(asked["kinds"]), WINDOW, asked["seed"])
     text_hashes(asked["calibration"])  # raises for a text that cannot be read
+    if WRITTEN.keys().isdisjoint(sources(asked["calibration"])):  # the model writes as much as is asked for
+        calibration_tokens(asked["calibration"], tokenizer, sequences=asked["sequences"], length=LENGTH)
     for name in ("ratios", "ways"):
         if not asked[name]:
             raise InputError(f"expected at least one of the {name}, got none: name one")

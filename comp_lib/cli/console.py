@@ -41,6 +41,11 @@ class Commands(TyperGroup):
             words = str(error) if isinstance(error, InputError) else f"expected the system to allow it, got {error}"
             complain(InputError(words))
             raise Exit(2) from error
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for --help
+                raise
+            complain(InputError(f"expected more room on the device: {error}: shorten the text, or take --device cpu"))
+            raise Exit(2) from error
         except KeyboardInterrupt as stop:
             complain("stopped; what is finished of prune or compare stays, and the same command goes on from there")
             raise Exit(130) from stop

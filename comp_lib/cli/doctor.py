@@ -7,6 +7,7 @@ from importlib import metadata, util
 
 from typer import Exit
 
+from .. import __version__
 from .console import out, table
 
 LEAST_MEMORY, LEAST_DISK = 2 * 2**30, 2**30  # bytes for the embedded model: a run of it, and its conversion
@@ -25,9 +26,9 @@ def doctor() -> None:
     room = shutil.disk_usage(there).free if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else 0
     clear = "delete what is in that folder, or set COMP_LIB_CACHE to a larger disk"
     here = all(util.find_spec(wheel.replace("-", "_")) for wheel in model["packages"])
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("comp-lib", "torch", "transformers"))
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers"))
     findings = [  # what, found, well, what to do where it is not
-        ("versions", f"{versions}, Python {sys.version.split()[0]}", True, ""),
+        ("versions", f"comp-lib {__version__}, {versions}, Python {sys.version.split()[0]}", True, ""),
         ("computes on", f"{cores()} cores, {available_device('auto')}", True, ""),
         ("free memory", f"{free / 2**30:.1f} GiB", free >= LEAST_MEMORY, "close other programs: 2 GiB are wanted"),
         ("room in the cache", f"{room / 2**30:.1f} GiB in {folder}", room >= LEAST_DISK, clear),

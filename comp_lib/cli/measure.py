@@ -54,8 +54,9 @@ def evaluate(
     from ..planning import check_length
 
     if tasks is not None:
-        if against is not None:
-            raise InputError("expected --against with a text, got it with --tasks: evaluate each model by itself")
+        if (text, length, sequences, against) != ("kinds", 512, None, None):
+            got = "got it with --tasks: leave it out"
+            raise InputError(f"expected --text, --length, --sequences or --against without --tasks, {got}")
         check_package("lm_eval", "evaluate")
         from lm_eval.utils import make_table
 

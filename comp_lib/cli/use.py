@@ -37,6 +37,8 @@ def export(
     """Write MODEL as a GGUF file, which llama.cpp and its kin run, or as a stock folder, which any runtime loads."""
     if (file is None) == (padded is None):
         raise InputError(f"expected --gguf or --padded, got {'neither' if file is None else 'both'}: name one of them")
+    if padded is not None and kind != "f16":
+        raise InputError(f"expected --type with --gguf, got {kind} with --padded: leave it out")
     from ..models.padded import export_padded
     from ..on_device.gguf_export import export_gguf
 

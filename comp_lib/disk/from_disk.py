@@ -19,7 +19,6 @@ off, wherever, ends with the bytes of an undisturbed one.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..errors import InputError, refusing
 from ..families import family_of
 from ..families.protocol import Model
-from ..models.save import Provenance, check_destination, save_metadata
+from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
 from ..models.skeleton import EMBEDDING, HEAD, described, skeleton
 from ..plan import Plan
 from ..planning import check_call, concluded, make_plan
@@ -48,7 +47,6 @@ from ..settings import Settings
 from ..shape import Shape
 from ..surgery import add_biases, keep_layers, shrink, update_config
 from ..system.files import TensorFiles, fsync, hash_of_value, resolved, take_name
-from ..system.machine import exact_products
 from .model_on_disk import PIECE, Places, States, Streamed, lay_out, write
 
 GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
@@ -81,7 +79,6 @@ class Written:
 
 
 @torch.no_grad()
-@exact_products()
 def prune_to(
     out: str | Path,
     model: Streamed,
@@ -144,7 +141,8 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
     states = STATES * tokens * model.shape.hidden * model.dtype.itemsize
     needed = model.shape.total * (saving.dtype or model.dtype).itemsize + states
     target = resolved(out)
-    work = target if (target / PROGRESS).is_file() else target.with_name(f"{target.name}.partial")
+    begun = all((target / name).is_file() for name in (PROGRESS, PLAN_FILE))
+    work = target if begun else target.with_name(f"{target.name}.partial")
     if work.exists() and not work.is_dir():
         raise InputError(f"expected a folder or nothing as {work}, got a file: move it away or choose another name")
     stats = {path.name: path.stat() for path in work.iterdir()} if work.is_dir() else {}
@@ -226,8 +224,7 @@ class _Run:
         partial_file = self.work / f"{PROGRESS}.tmp"
         partial_file.write_text(json.dumps(self.state), "utf-8")
         fsync(partial_file)
-        os.replace(partial_file, self.work / PROGRESS)
-        fsync(self.work)
+        take_name(partial_file, self.work / PROGRESS)
         for path in self.work.glob("states-*"):
             if path.name not in self.state["states"].values():
                 path.unlink()

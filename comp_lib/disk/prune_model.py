@@ -183,9 +183,11 @@ def ratio_within(
         ratio = round(max(SMALLEST_RATIO, low + (high - low) * min(max(share, 0.25), 0.75)), 3)
         if done == TRIES - 1 and not low:
             ratio = SMALLEST_RATIO
-        cost = math.inf
+        settings, plan, cost = replace(settings, ratio=ratio), None, math.inf
         with suppress(InputError):  # out of reach
-            small = prune(model, ids, replace(settings, ratio=ratio), progress=progress)
+            plan = make_plan(model, ids, settings, progress=progress)
+        if plan is not None:
+            small = prune(model, ids, settings, plan=plan, progress=progress)
             gone, cost = small.plan.removed, judge(small.model, windows).mean["loss"] - dense
         progress(f"ratio {ratio:.3f}: {cost:+.3f} nats", done + 1, TRIES)
         if cost <= at_most:
@@ -253,6 +255,9 @@ def _told(
     for word in more.keys() - known:
         raise InputError(f"expected an argument of prune_model, got {word!r}: {suggestion(word, known)}")
     given = own | {name: value for name, value in more.items() if value is not None}
+    for word in ("sequences", "length"):
+        if (number := given[word]) is not None and (type(number) is not int or number < 1):
+            raise InputError(f"expected {word} as a whole number above 0, got {number!r}: write another")
     size = given.pop("sequences"), given.pop("length"), given.pop("dtype")
     given["device"] = str(available_device(given["device"], double=True))
     recovery = {"recovery": default_recovery(given.get("method", "comp"))}

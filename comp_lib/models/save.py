@@ -100,13 +100,11 @@ def save_metadata(
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
 
 
-def check_destination(
-    folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, source: str | Path = ""
-) -> None:
+def check_destination(folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, *sources: str | Path) -> None:
     """Raises InputError unless `folder` can be written, so that no hour of work ends in a refusal.
 
     needed_bytes: of the weights, 0 where they are written. A place that holds anything is refused; with `overwrite` all
-    but a pruned model of ours is, and so are the place of the model that is read, `source`, and the folder one is in.
+    but a pruned model of ours is, and so are the places of models that are read, `sources`, and the folder one is in.
     """
     target = resolved(folder)
     above = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
@@ -122,10 +120,10 @@ def check_destination(
     if content and (foreign or PLAN_FILE not in content):
         got = f"{folder} with {', '.join(foreign[:3]) or f'no {PLAN_FILE}'} in it: choose another name"
         raise InputError(f"expected a pruned model to overwrite, and nothing beside it, got {got}")
-    origins = [Path.cwd(), *([resolved(source)] if source else [])]
+    origins = [Path.cwd(), *map(resolved, sources)]
     if target.exists() and any(one.exists() and one.samefile(target) for one in origins):
         got = f"{folder}: choose another place"
-        raise InputError(f"expected a folder apart from the model that is read and from the one you are in, got {got}")
+        raise InputError(f"expected a folder apart from the models that are read and the one you are in, got {got}")
 
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:

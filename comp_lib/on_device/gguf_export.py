@@ -91,6 +91,8 @@ def export_gguf(
     if resolved(file) == resolved(model):
         raise InputError(f"expected a file apart from the model, got {file}: choose another name")
     target = check_output(file, overwrite)
+    if target.suffix != ".gguf":
+        raise InputError(f"expected a name that ends in .gguf, got {file}: choose another name")
     outline, files, tokenizer = open_model(model)
     config = outline.config
     shape, family = Shape.of(outline), family_of(outline)

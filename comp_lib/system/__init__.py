@@ -1,1 +1,1 @@
-"""What the operating system gives: files that appear whole, tensors in files, processes, memory, devices, hashes."""
+"""What the operating system gives: files that appear whole, tensors in files, memory, devices, hashes."""

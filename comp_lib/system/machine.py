@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -45,17 +43,6 @@ def cores() -> int:
     if limit.is_file() and (words := limit.read_text().split())[0] != "max":
         count = min(count, max(1, int(words[0]) // int(words[1])))  # microseconds of each period
     return count
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Products of float32 are computed in float32, whatever the caller lets torch round them to."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def free_memory() -> int:

@@ -108,7 +108,7 @@ def test_nobodys_files_are_lost(parent, small, tmp_path):
     out.mkdir()
     (out / "notes.txt").write_text("mine", "utf-8")
     refused(run("heal", small, "--parent", parent, "--out", out, *SHORT), ["--overwrite"])
-    refused(
-        run("heal", small, "--parent", parent, "--out", parent, *SHORT, "--overwrite"), ["a pruned model to overwrite"]
-    )
+    shutil.copytree(small, teacher := tmp_path / "teacher")
+    for other, words in ((parent, "a pruned model to overwrite"), (teacher, "apart from the models")):
+        refused(run("heal", small, "--parent", other, "--out", other, *SHORT, "--overwrite"), [words])
     assert (out / "notes.txt").read_text("utf-8") == "mine"

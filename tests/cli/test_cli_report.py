@@ -33,6 +33,7 @@ def asked(monkeypatch):
         (["--ways", "nobody"], ["nobody"]),
         (["--at-most", "0"], ["--at-most", "above 0"]),
         (["--calibration", "nowhere.txt"], ["nowhere.txt"]),
+        (["--calibration", "shipped", "--sequences", "99999"], ["at most", "99999"]),
         (["--device", "quantum"], ["available device", "quantum"]),
         (["--against", "no-such-model"], ["no-such-model"]),
     ],

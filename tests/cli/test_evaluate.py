@@ -77,12 +77,8 @@ def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_
     source, copy = "calibration+evaluation:code", tmp_path / "copy.txt"
     ran("prune", parent, "--out", tmp_path / "small", *FEW[:-1], source)
     copy.write_text(load_text("calibration"), "utf-8")
-    for text, named in (
-        ("calibration:prose", "calibration:prose"),
-        (copy, copy),
-        ("kinds", "evaluation:code"),
-        ("evaluation", None),
-    ):
+    met = {"calibration:prose": "calibration:prose", copy: copy, "kinds": "evaluation:code", "evaluation": None}
+    for text, named in met.items():
         said = ran("evaluate", tmp_path / "small", *SMALL, "--text", text).stderr
         assert (f"comp-lib: {named} calibrated this model" in said) == ("calibrated" in said) == (named is not None)
     assert "calibrated" not in ran("evaluate", parent, *SMALL, "--text", "calibration").stderr
@@ -93,7 +89,11 @@ def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--text", "kind"], ["kind", "no such file"]), (["--tasks", "comp_gramar"], ["comp_gramar", "offline"])],
+    [
+        (["--text", "kind"], ["kind", "no such file"]),
+        (["--tasks", "comp_gramar"], ["comp_gramar", "offline"]),
+        (["--tasks", "offline", "--length", "64"], ["--length", "leave it out"]),
+    ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(parent, monkeypatch, options, words):
     monkeypatch.setattr("comp_lib.models.load.load_model", lambda *_: pytest.fail("this is work"))

@@ -257,7 +257,7 @@ def test_runs_that_are_cut_off_leave_no_more_states_than_one(parent, tmp_path, t
 
 def test_the_model_that_is_read_is_not_overwritten(calm, tokenizer):
     before, again = content(calm), replace(SETTINGS, layers=0)
-    with pytest.raises(InputError, match="apart from the model that is read"):
+    with pytest.raises(InputError, match="apart from the models that are read"):
         prune_to(calm, opened(calm), tokenizer, tokens(), again, saving=Saving(overwrite=True))
     assert content(calm) == before
 
@@ -274,16 +274,16 @@ def test_a_large_model_is_numbered_files_and_an_index(parent, calm, tmp_path, to
 
 def test_what_is_somebodys_is_not_touched(parent, tmp_path, tokenizer):
     """A folder of the name in which a run would work, and files beside it that only look like ours."""
-    theirs = [
-        tmp_path / name for name in (".small.old-20251101", ".small.partial-123", "small.old-1", "small.partial-1")
-    ]
-    for path in theirs:
+    names = ".small.old-20251101", ".small.partial-123", "small.old-1", "small.partial-1"
+    for path in (theirs := [tmp_path / name for name in names]):
         path.mkdir()
         (path / "letter.txt").write_text("dear")
-    (tmp_path / "other.partial").mkdir()
-    (tmp_path / "other.partial" / "letter.txt").write_text("dear")
-    with pytest.raises(InputError, match="other files"):
-        prune_to(tmp_path / "other", opened(parent), tokenizer, tokens(), SETTINGS)
+    for name, file in (("other.partial", "letter.txt"), ("third", "progress.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("dear")
+    for name, words in (("other", "other files"), ("third", "a new or an empty folder")):
+        with pytest.raises(InputError, match=words):
+            prune_to(tmp_path / name, opened(parent), tokenizer, tokens(), SETTINGS)
     prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS)
     assert all((path / "letter.txt").read_text() == "dear" for path in (*theirs, tmp_path / "other.partial"))
 

@@ -176,10 +176,9 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
         (lambda model, out: prune_model("no-such-model", out), "nothing of that name"),
         (lambda model, out: prune_model("smollm2-135m", out, preset="beast"), "did you mean 'best'"),
         (lambda model, out: prune_model("smollm2-135m", out, sequence=3), "did you mean 'sequences'"),
-        (
-            lambda model, out: prune_model("smollm2-135m", out, 0.2, at_most=0.1),
-            "--ratio or --at-most, got 0.2 and 0.1",
-        ),
+        (lambda model, out: prune_model("smollm2-135m", out, 0.2, at_most=0.1), "or --at-most, got 0.2 and 0.1"),
+        (lambda model, out: prune_model("smollm2-135m", out, length="256"), "length as a whole number.*got '256'"),
+        (lambda model, out: prune_model("smollm2-135m", out, sequences=0), "sequences as a whole number.*got 0"),
         (lambda model, out: prune_model("smollm2-135m", out, at_most=1, evaluated="none"), "leave --evaluate out"),
         *[
             (lambda model, out, wrong=wrong: prune_model("smollm2-135m", out, at_most=wrong), f"above 0.*got {wrong!r}")

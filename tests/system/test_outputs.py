@@ -45,15 +45,13 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path, small_disk):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    "command", ["prune MODEL --out PLACE --calibration calibration", "export MODEL --gguf PLACE --type f32"]
-)
+@pytest.mark.parametrize("command", ["prune MODEL --out PLACE", "export MODEL --gguf PLACE --type f32"])
 def test_a_full_disk_ends_each_command_in_one_line(command, parent, tmp_path, small_disk):
-    words = [{"MODEL": parent, "PLACE": tmp_path / "new"}.get(word, word) for word in command.split()]
-    few = "--sequences 2 --length 32 --multiple 8 --evaluate none".split() if words[0] == "prune" else []
+    words = [{"MODEL": parent, "PLACE": tmp_path / "new.gguf"}.get(word, word) for word in command.split()]
+    few = "--sequences 2 --length 32 --multiple 8 --evaluate none --calibration calibration".split()
     with small_disk(30_000):
-        done = run(*words, *few)
+        done = run(*words, *(few if words[0] == "prune" else ()))
     assert done.exit_code == 2 and "Traceback" not in done.output, done.output
     assert done.stderr.strip().splitlines()[-1].startswith("comp-lib: expected to w"), done.stderr
     # a run from disk to disk keeps what it has done, to go on from there; an export leaves nothing
-    assert [path.name for path in tmp_path.iterdir()] == (["new.partial"] if words[0] == "prune" else [])
+    assert [path.name for path in tmp_path.iterdir()] == (["new.gguf.partial"] if words[0] == "prune" else [])
