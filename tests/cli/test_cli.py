@@ -153,7 +153,8 @@ def test_export_fills_layers_up_to_one_width(parent, tmp_path):
     assert len(set(neurons)) > 1 and padded.config.intermediate_size == max(neurons)
     refused(run("export", tmp_path / "small", "--padded", tmp_path / "padded"), ["--overwrite"])
     refused(run("export", tmp_path / "small", "--padded", tmp_path / "q8", "--type", "q8_0"), ["--type with --gguf"])
-    refused(run("export", tmp_path / "small", "--gguf", tmp_path / "small" / "model.safetensors"), ["ends in .gguf"])
+    weights = tmp_path / "small" / "model.safetensors"
+    refused(run("export", tmp_path / "small", "--gguf", weights, "--overwrite"), ["ends in .gguf"])
     ran("export", tmp_path / "small", "--padded", tmp_path / "padded", "--overwrite")
 
 

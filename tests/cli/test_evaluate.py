@@ -89,11 +89,7 @@ def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [
-        (["--text", "kind"], ["kind", "no such file"]),
-        (["--tasks", "comp_gramar"], ["comp_gramar", "offline"]),
-        (["--tasks", "offline", "--length", "64"], ["--length", "leave it out"]),
-    ],
+    [(["--text", "kind"], ["kind", "no such file"]), (["--tasks", "comp_gramar"], ["comp_gramar", "offline"])],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(parent, monkeypatch, options, words):
     monkeypatch.setattr("comp_lib.models.load.load_model", lambda *_: pytest.fail("this is work"))
