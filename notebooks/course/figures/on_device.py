@@ -89,7 +89,7 @@ def plot_quality(points: Mapping[str, tuple[float, float]]) -> Picture:
     for name, point in points.items():
         kind = 0 if name.startswith("neurons") else 1 if name.startswith("layers") else 2
         axes.plot(*point, linestyle="none", zorder=3, **style(kind))
-    axes.plot(*zip(points["neurons 20%"], points["neurons 40%"], strict=True), **DASHED)
+    axes.plot(*zip(points["neurons 20%"], points["neurons 40%"], strict=True), **(DASHED | {"color": GREY}))
     axes.margins(0.15)  # for the names
     axes.set_title("One run each: at each ratio, dropping layers lost more")
     name_points(axes, points)
