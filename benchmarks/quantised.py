@@ -150,7 +150,7 @@ def figure() -> Picture:
             errors = np.abs(np.array([confidence_interval(gap) for gap in gaps]).T - means)
             drawn[label] = axes.errorbar(sizes, means, errors, capsize=3, **style(place))
             for row, size, mean in zip(own, sizes, means, strict=True):
-                note(axes, row["type"], (size, mean), (4, 4))
+                note(axes, row["type"], (size, mean), (4, -12 if row["type"] == "q4_1" else 4))
                 words.append(f"{name}, {label}, {row['type']} {size:.0f} MB: {mean:.2f}")
         axes.set_title(name, loc="left")
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))

@@ -225,14 +225,12 @@ def cost() -> str:
         rows = [row for row in stored if row["model"] == model]
         most = max(row["sequences"] for row in rows)
         for row in sorted((row for row in rows if row["sequences"] == most), key=lambda row: row["passes"]):
-            own = cells.setdefault(called(row["settings"]), ["-"] * 2 * len(models))
-            own[2 * number : 2 * number + 2] = f"{row['passes']:.1f}", f"{row['peak_megabytes']:,.0f}"
+            own = cells.setdefault(called(row["settings"]), ["-"] * len(models))
+            own[number] = f"{row['passes']:.1f}; {row['peak_megabytes']:,.0f}"
             others[model, called(row["settings"])] = row["increases"]["evaluation"]
-    head = ["", *(f"{model}: {what}" for model in models for what in ("passes", "MiB"))]
     told = "; ".join(f"{name} {lost:.2f}" for (model, name), lost in others.items() if model == EMBEDDED)
-    return (
-        f"{markdown(head, [[name, *own] for name, own in cells.items()])}\n\nLoss of {EMBEDDED} on other prose: {told}."
-    )
+    table = markdown(["", *models], [[name, *own] for name, own in cells.items()])
+    return f"{table}\n\nLoss of {EMBEDDED} on other prose: {told}."
 
 
 def stored_in(name: str) -> Path:
@@ -247,14 +245,14 @@ def files() -> str:
     for number, found in enumerate(models.values()):
         rows = [row | {"losses": np.array(row["losses"])} for row in found]
         (dense,) = (row["losses"] for row in rows if row["type"] == "f32")
-        for row in (row for row in rows if row["type"] not in ("shipped", "f32")):
+        for row in (row for row in rows if row["type"] not in ("shipped", "f32") and row["ratio"] in (0.0, 0.2)):
             gap = row["losses"] - dense
             low, high = confidence_interval(gap)
             pruned = f"{row['ratio']:.0%} pruned, " * bool(row["ratio"])
-            own = cells.setdefault(f"{pruned}{row['type']}", ["-"] * 2 * len(models))
-            own[2 * number : 2 * number + 2] = f"{row['bytes'] / 1e6:.0f}", f"{gap.mean():.3f} ± {(high - low) / 2:.3f}"
-    head = ["", *(f"{model}: {what}" for model in models for what in ("MB", "loss"))]
-    return markdown(head, [[name, *own] for name, own in sorted(cells.items(), key=lambda item: float(item[1][0]))])
+            own = cells.setdefault(f"{pruned}{row['type']}", ["-"] * len(models))
+            own[number] = f"{row['bytes'] / 1e6:,.0f}; {gap.mean():.3f} ± {(high - low) / 2:.3f}"
+    order = sorted(cells.items(), key=lambda item: float(item[1][0].split(";")[0]))
+    return markdown(["", *models], [[name, *own] for name, own in order])
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> its marks, and what stands between them
