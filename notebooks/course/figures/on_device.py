@@ -84,12 +84,13 @@ def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mappin
 
 
 def plot_quality(points: Mapping[str, tuple[float, float]]) -> Picture:
-    """A named dot for each plan: (speed over the dense model's, loss increase in nats per token)."""
+    """A named dot for each plan: (speed over the dense model's, loss increase in nats per token); neurons joined."""
     figure, axes = figure_with_axes((8.0, 4.2), xlabel="speed of decode (dense model = 1)", ylabel=LOSS)
     for name, point in points.items():
         kind = 0 if name.startswith("neurons") else 1 if name.startswith("layers") else 2
         axes.plot(*point, linestyle="none", zorder=3, **style(kind))
-    axes.plot(*zip(points["neurons 20%"], points["neurons 40%"], strict=True), **(DASHED | {"color": GREY}))
+    widths = [point for name, point in points.items() if name.startswith("neurons")]
+    axes.plot(*zip(*widths, strict=True), **(DASHED | {"color": GREY}))
     axes.margins(0.15)  # for the names
     axes.set_title("One run each: at each ratio, dropping layers lost more")
     name_points(axes, points)
