@@ -17,6 +17,7 @@ from common import keep_row, parser_of
 from torch import nn
 
 from comp_lib.evaluation.zero_shot import SETS, load_tasks, zero_shot
+from comp_lib.families import family_of
 from comp_lib.models.load import load_model
 
 FILE = Path(__file__).with_suffix(".json")
@@ -40,9 +41,10 @@ def answers(model: nn.Module, tokenizer: Any, kind: str) -> dict[str, Any]:
     answers of SmolLM2 move by 0.2 nats a token.
     """
     if kind == "bfloat16":
-        for part in model.model.layers.modules():
-            if isinstance(part, nn.Linear):
-                part.bfloat16()
+        for part in family_of(model).layers(model).modules():
+            for name, values in list(part.named_parameters(recurse=False)) if isinstance(part, nn.Linear) else ():
+                # a new one: what was not pruned is the dense model's tensor too
+                setattr(part, name, nn.Parameter(values.detach().bfloat16(), requires_grad=False))
         model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
     results = zero_shot(model, tokenizer, load_tasks("offline"))
     found: dict[str, Any] = {"type": kind, "accuracy": {}, "stderr": {}, "choice_loss": {}}

@@ -18,7 +18,7 @@ from torch.nn.functional import cosine_similarity
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
 from ..errors import InputError
 from ..evaluation.confidence import confidence_intervals
-from ..families import parts
+from ..families import family_of, parts
 from ..families.frame import Rope
 from ..families.protocol import STEPS, Device, Layer, Model, Which
 from ..importance.layers import sequence_loss_increase
@@ -44,7 +44,7 @@ def layers(model: Model, sample: Sample, judged: Sample | None = None, device: D
 
     judged: None measures no harm, which takes about layers / 2 passes over it.
     """
-    looked = _look_at(model, sample, list(range(len(model.model.layers))), device)
+    looked = _look_at(model, sample, list(range(len(family_of(model).layers(model)))), device)
     rows: list[dict[str, Any]] = []
     for part in PARTS:
         turns = torch.stack([tables["layers"][part] for tables in looked])
@@ -88,7 +88,7 @@ def curves(model: Model, sample: Sample, layers: Asked = None, device: Device = 
 
 def _frame(name: str, model: Model, sample: Sample, layers: Asked, device: Device) -> pd.DataFrame:
     """The frame of that name, of these layers. Raises InputError for a layer that the model has not."""
-    count = len(model.model.layers)
+    count = len(family_of(model).layers(model))
     asked = sorted(set(range(count) if layers is None else layers))
     if wrong := set(asked) - set(range(count)):
         raise InputError(f"expected layers from 0 to {count - 1}, got {min(wrong)}: choose among these")
@@ -110,7 +110,7 @@ def _look_at(model: Model, sample: Sample, asked: list[int], device: Device) -> 
 def _walk(model: Model, sample: Sample, asked: list[int], device: Device) -> Iterator[Tables]:
     hidden = embed(model, sample.ids)
     rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
-    for index, module in enumerate(list(model.model.layers)[: max(asked, default=-1) + 1]):
+    for index, module in enumerate(list(family_of(model).layers(model))[: max(asked, default=-1) + 1]):
         layer, before = to_device(module, device), hidden
         if index in asked:
             hidden = torch.empty_like(before)  # filled by the look

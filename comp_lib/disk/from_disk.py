@@ -35,6 +35,7 @@ from transformers import PreTrainedTokenizerBase
 from .. import __version__
 from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..errors import InputError, refusing
+from ..families import family_of
 from ..families.protocol import Model
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
 from ..models.skeleton import EMBEDDING, HEAD, described, skeleton
@@ -236,7 +237,7 @@ class _Run:
             windows, device = self.saving.windows, self.settings.device
             hidden = embed(model, windows)
             rope = rotary(model, windows.shape[1], device, hidden.dtype)
-            layers = model.model.layers
+            layers = family_of(model).layers(model)
             for index in range(model.shape.layers):
                 hidden = through(layers[index].to(device), hidden, rope, device)
                 self.progress(f"measuring {which}", index + 1, model.shape.layers)
@@ -251,7 +252,7 @@ class _Run:
             pruner = LayerPruner(model, self.ids, self.settings, plan, model.shape, partial(States.create, self.work))
             self.take_up(pruner, places)
         for index in range(len(self.state["layers"]), count):
-            layer = model.model.layers[index].to(pruner.device)
+            layer = family_of(model).layers(model)[index].to(pruner.device)
             done = pruner.prune_layer(index, layer)
             streams = {"hidden": pruner.hidden, "dense": pruner.dense}
             states = {name: each.path for name, each in streams.items() if each is not None}
@@ -288,7 +289,7 @@ class _Run:
 def _outline(model: Streamed, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
     """The new model without its numbers."""
     small = skeleton(model.config, dtype)
-    layers = small.model.layers
+    layers = family_of(small).layers(small)
     for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
         if settings.recovery == "bias":
             add_biases(layers[index])

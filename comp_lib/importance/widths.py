@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
 from ..errors import InputError
-from ..families import parts
+from ..families import family_of, parts
 from ..families.frame import Rope, head
 from ..families.layer import gain_behind
 from ..families.protocol import Layer, Model
@@ -105,7 +105,7 @@ def sensitivity(
     stream, watched = embed(model, ids[: min(SEEN, len(ids) - held)]), embed(model, judged)
     rope, judged_rope = (rotary(model, part.shape[1], device, stream.dtype) for part in (ids, judged))
     without: list[Tensor] = []  # the judged stream so far, for each layer that was narrowed alone
-    curves, layers = [], model.model.layers
+    curves, layers = [], family_of(model).layers(model)
     for index in range(shape.layers):
         layer = to_device(layers[index], device)
         for place, changed in enumerate(without):

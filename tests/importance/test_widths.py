@@ -11,7 +11,7 @@ from variants import LAYOUTS, build, tokens
 
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import frame
+from comp_lib.families import family_of, frame
 from comp_lib.hybrid_granularity.measured import TEMPER, allocate_widths, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance import widths
@@ -75,7 +75,7 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
 @torch.no_grad()
 def layer_by_layer(model, fitted, judged, gone):
     """The harms by walking the rest of the model anew for each layer: many reads of each, in the same arithmetic."""
-    layers = model.model.layers
+    layers = family_of(model).layers(model)
     rope, judged_rope = (
         rotary(model, fitted.shape[1], "cpu", model.dtype),
         rotary(model, judged.shape[1], "cpu", model.dtype),
