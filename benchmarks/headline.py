@@ -37,7 +37,9 @@ def main() -> None:
     baseline = psutil.Process().memory_info().rss / 2**20
     model, tokenizer = load_model(arguments.model)
     source, evaluations = texts(arguments.text)
-    ids = calibration_tokens(source, tokenizer, sequences=arguments.sequences, length=arguments.length)
+    ids = calibration_tokens(
+        source, tokenizer, sequences=arguments.sequences, length=arguments.length, evaluated="evaluation"
+    )
     parameters = decoder_parameters(model)
 
     start = time.perf_counter()

@@ -3,9 +3,9 @@
     python benchmarks/starvation.py --model qwen-coder-0.5b --layers 4,20
 
 A layer's down_proj loses as many neurons as a fifth of the decoder needs. What is left is judged by its error
-||X W - X V||^2 / ||X W||^2 on the evaluation texts, of which no variant has seen anything. Each variant sees 2, 4, ...
-calibration tokens for each neuron; "all" is the largest amount. Everything else is dense, so this is the harm of one
-layer, not of a model. A row for each layer and amount goes into starvation.json; prints the means.
+||X W - X V||^2 / ||X W||^2 on the evaluation texts, where squares are weighted by 1/|h| (in the fit by 1/|h|^2). Each
+variant sees 2, 4, ... calibration tokens for each neuron; "all" is the largest amount. Everything else is dense, so
+this is the harm of one layer. A row for each layer and amount goes into starvation.json; prints the means.
 """
 
 from __future__ import annotations

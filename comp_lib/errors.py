@@ -41,9 +41,9 @@ def refusing(expected: str, place: str, advice: str) -> Iterator[None]:
     except InputError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+        if (name := type(error).__name__) == "OutOfMemoryError" or (not isinstance(error, Exception) and name != PANIC):
             raise
-        got = f"{place!r}: {type(error).__name__}: {str(error)[:LONGEST]}; {advice}"
+        got = f"{place!r}: {name}: {str(error)[:LONGEST]}; {advice}"
         raise InputError(f"expected {expected}, got {got}") from error
 
 

@@ -68,7 +68,7 @@ DEFAULTS: dict[str, Any] = {"calibration": "general", "length": 256, "seed": 0, 
 SEQUENCES = {"best": 256}
 PER_NEURON, MOST_TOKENS = 8, 65_536
 
-LARGEST_RIDGE = 1e6  # nothing is left of a fit by then
+MOST_LAYERS, LARGEST_RIDGE = 10_000, 1e6  # nothing is left of a fit by then
 NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {  # of settings that are numbers -> their types, in words
     "multiple": ((int, type(None)), "a whole number or None"),
     "seed": ((int,), "a whole number"),
@@ -102,7 +102,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         from .importance.neurons import METRICS, RIDGE
-        from .plan import MOST_LAYERS
         from .system.machine import available_device
 
         for name, (kinds, words) in NUMBERS.items():

@@ -80,7 +80,6 @@ COLUMNS: dict[str, dict[str, str]] = {
         "ratio": "part of the decoder's parameters to remove, as asked, 0 to 1",
         "removed": "the same as reached, 0 to 1",
         "parameters": "parameters of the pruned model",
-        "layers_left": "decoder layers of the pruned model",
     }
     | LOSSES
     | WINDOWS,

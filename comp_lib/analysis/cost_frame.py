@@ -62,7 +62,7 @@ def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], setti
     """The rows of one plan: one for each kind, and one for their mean where there are several."""
     small = prune(model, sample.ids, settings).model
     before, left = Shape.of(model), Shape.of(small)
-    sizes = {"removed": 1 - left.decoder / before.decoder, "parameters": left.total, "layers_left": left.layers}
+    sizes = {"removed": 1 - left.decoder / before.decoder, "parameters": left.total}
     return [sizes | row for row in rows_of(judge(small, windows, model))]
 
 

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..evaluation.confidence import confidence_intervals
 from ..families import family_of, parts
 from ..families.frame import Rope
+from ..families.layer import gain_behind
 from ..families.protocol import STEPS, Device, Layer, Model, Which
 from ..importance.layers import sequence_loss_increase
 from ..importance.matrix_condition import scores_of, sweep
@@ -143,7 +144,8 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
     tables = {"layers": {part: torch.cat(values) for part, values in turns.items()}}
     for which, (name, unit) in UNITS.items():
         weight = parts(layer)[which].linear.weight.detach().T.to(sums[which].precision)  # (n, m)
-        dense = Dense(sums.pop(which), weight, partial(upstream, layer, which), parts(layer)[which].block, RIDGE)
+        own = partial(upstream, layer, which), parts(layer)[which].block, RIDGE, gain_behind(layer, which)
+        dense = Dense(sums.pop(which), weight, *own)
         inverse = dense.sums.inverse(dense.ridge, dense.block)
         tables[name] = {unit: torch.arange(dense.blocks)} | _alone(dense, inverse)
     for name in RIVALS:  # of the MLP, whose turn was last
@@ -155,15 +157,15 @@ def _look(layer: Layer, hidden: Tensor, after: Tensor, rope: Rope) -> Tables:
 
 def _alone(dense: Dense, inverse: Inverse) -> dict[str, Tensor]:
     """Energy, condition and cost of each block (g,); a layer that writes nothing has shares of 0."""
-    own = dense.sums.diagonal()
+    own, weight = dense.sums.diagonal(), dense.scaled_weight
     tiny = torch.finfo(own.dtype).tiny
-    energy = dense.per_block(own * dense.weight.square().sum(1))
+    energy = dense.per_block(own * weight.square().sum(1))
     diagonal = inverse.blocks.diagonal(dim1=1, dim2=2).flatten()  # P_ii (n,)
     condition = ((own + penalty(own, dense.ridge)) * diagonal).clamp_min(1.0).sqrt()
     return {
         "energy": energy / energy.sum().clamp_min(tiny),
         "condition": condition.reshape(dense.blocks, -1).amax(1),
-        "cost": scores_of(inverse.blocks, dense.weight).double() / max(dense.sums.energy(dense.weight), tiny),
+        "cost": scores_of(inverse.blocks, weight).double() / max(dense.sums.energy(weight), tiny),
     }
 
 
@@ -172,10 +174,10 @@ def _together(dense: Dense, inverse: Inverse) -> tuple[Tensor, dict[str, Tensor]
     count, step = dense.blocks, max(1, dense.blocks // POINTS)
     removed = max(1, int(FURTHEST * count / step)) * step if count > 1 else 0
     held = penalty(dense.sums.diagonal(), dense.ridge).to(dense.weight)
-    swept = sweep(inverse, dense.weight, removed, per_round=step, held=held)
+    swept = sweep(inverse, dense.scaled_weight, removed, per_round=step, held=held)
     removed_at = torch.full((count,), torch.nan, dtype=torch.float64)
     removed_at[swept.order] = torch.arange(1, removed + 1, dtype=torch.float64) / count
-    nothing, whole = swept.errors.new_zeros(1), dense.sums.energy(dense.weight)
+    nothing, whole = swept.errors.new_zeros(1), dense.sums.energy(dense.scaled_weight)
     errors = ((swept.errors - swept.moved) / max(whole, torch.finfo(torch.float64).tiny)).clamp_min(0.0)
     gone = torch.cat([nothing.long(), swept.counts])
     curve = {"gone": gone, "width": count - gone, "share_gone": gone.double() / count}

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..calibration.text import TEXTS
+from ..calibration.text import EVERY_KIND, TEXTS
 from ..calibration.tokens import MIXTURES, WRITTEN, calibration_tokens, sources, text_hashes
 from ..errors import InputError
 from ..evaluation.confidence import FEWEST
@@ -45,7 +45,9 @@ def check_request(asked: Mapping[str, Any]) -> None:
     draw(tokenizer, asked["kinds"], looked(asked["kinds"]), WINDOW, asked["seed"])
     text_hashes(asked["calibration"])  # raises for a text that cannot be read
     if WRITTEN.keys().isdisjoint(sources(asked["calibration"])):  # the model writes as much as is asked for
-        calibration_tokens(asked["calibration"], tokenizer, sequences=asked["sequences"], length=LENGTH)
+        calibration_tokens(
+            asked["calibration"], tokenizer, sequences=asked["sequences"], length=LENGTH, evaluated=EVERY_KIND
+        )
     for name in ("ratios", "ways"):
         if not asked[name]:
             raise InputError(f"expected at least one of the {name}, got none: name one")

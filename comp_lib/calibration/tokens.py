@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from ..system.files import hash_of_value
-from .text import KINDS, cut, encode, load_text, opening
+from .text import EVERY_KIND, KINDS, cut, encode, load_text, opening
 from .written import WAYS, written
 
 SHIPPED = {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
@@ -84,11 +84,12 @@ def calibration_tokens(
     if sequences < 1 or length < 2:
         raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
     shares, first, ids, room = sources(source), opening(tokenizer), {}, {}
-    judged = "" if evaluated is None else load_text(evaluated).strip()
+    names = [f"evaluation:{kind}" for kind in KINDS] if str(evaluated) == EVERY_KIND else [evaluated]
+    judged = [load_text(name).strip() for name in names if name is not None]
     for text in shares:
         if text not in WRITTEN:
             words = load_text(text)
-            if judged and (judged in words or words.strip() in judged):
+            if any(one in words or words.strip() in one for one in judged if one):
                 got = f"{text!r} and {str(evaluated)!r}, which are the same; calibrate on another text, or 'self'"
                 raise InputError(f"expected calibration text apart from the evaluated text, got {got}")
             ids[text] = encode(tokenizer, words)

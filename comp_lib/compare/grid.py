@@ -27,7 +27,7 @@ from ..models.save import shareable
 from ..planning import check_length, check_request
 from ..progress import Progress, no_progress
 from ..settings import METHODS, Settings, default_recovery
-from ..system.files import hash_of_model, hash_of_tensor, hash_of_value, write_atomically
+from ..system.files import hash_of_code, hash_of_model, hash_of_tensor, hash_of_value, write_atomically
 from ..system.machine import cores
 from .cluster import executor, measured
 
@@ -68,7 +68,7 @@ class Grid:
         for count in self.sequences if len(texts) == len(parts) else ():  # what the model writes is long enough
             size: dict[str, Any] = {"sequences": count, "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
-        contents = [hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
+        contents = [hash_of_code(), hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
         shared = {name: getattr(self, name) for name in SHARED}
         runs = {}
         for seed, sequences, ratio, method in product(range(self.seeds), self.sequences, self.ratios, self.methods):

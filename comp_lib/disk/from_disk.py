@@ -96,8 +96,8 @@ def prune_to(
     same call goes on from the last finished layer when an earlier one was cut off, and ends with the same bytes. A
     method in GRADIENTS needs a plan that was made in memory.
 
-    Raises InputError before any work for what `prune` and `save_checkpoint` refuse, when another process prunes into
-    `out`, and when `NAME.partial` was begun with another request or is somebody's.
+    Raises InputError before any work for what `prune` and `save_checkpoint` refuse (NaN: when it is read), when another
+    process prunes into `out`, and when `NAME.partial` was begun with another request or is somebody's.
     """
     started, target = time.perf_counter(), resolved(out)
     ids = check_call(model, ids, settings, plan)
@@ -142,7 +142,7 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
     needed = model.shape.total * (saving.dtype or model.dtype).itemsize + states
     target = resolved(out)
     begun = all((target / name).is_file() for name in (PROGRESS, PLAN_FILE))
-    work = target if begun else target.with_name(f"{target.name}.partial")
+    work = target if begun else target.parent / f"{target.name}.partial"
     if work.exists() and not work.is_dir():
         raise InputError(f"expected a folder or nothing as {work}, got a file: move it away or choose another name")
     stats = {path.name: path.stat() for path in work.iterdir()} if work.is_dir() else {}

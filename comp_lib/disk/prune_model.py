@@ -227,7 +227,8 @@ def _card(
         text += f" ({', '.join(f'{shareable(each)} {share:.0%}' for each, share in shares.items())})"
     words = ["comp-lib", "prune", shareable(name), "--out", resolved(out).name]
     for flag, value in told.items():
-        words += [] if value is None or flag == "at_most" else [f"--{flag.replace('_', '-')}", shareable(value)]
+        if value is not None and flag != "at_most" and (flag, value) != ("layers", "auto"):
+            words += [f"--{flag.replace('_', '-')}", shareable(value)]
     command = "" if told.keys() & NO_FLAG else shlex.join(words)
     return Provenance(name, shape, text, asdict(settings), command=command)
 

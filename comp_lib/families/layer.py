@@ -58,6 +58,8 @@ def parts(layer: Layer) -> dict[Which, Part]:
     """The two parts of a layer. Raises InputError, with the name of what does not fit, where it has others."""
     if any("expert" in f"{name} {type(part).__name__}".lower() for name, part in layer.named_modules()):
         refuse(layer, "experts, of which each token sees a few")
+    if any(hasattr(part, "lambda_init") for part in layer.modules()):  # a file would make it anew from another place
+        refuse(layer, "a number that follows from its place in the model")
     gated, mixing = list[tuple[str, Any, set[str]]](), list[tuple[str, Any, set[str]]]()
     for name, module in layer.named_children():
         linears = {inner for inner, child in module.named_children() if isinstance(child, nn.Linear)}

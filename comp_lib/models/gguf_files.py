@@ -85,7 +85,7 @@ class GgufFile:
 
     def tokenizer(self) -> Any:
         """The tokenizer in the file."""
-        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
+        tokenizer: Any = PreTrainedTokenizerFast(gguf_file=self.path.name, name_or_path=str(self.path.parent))
         if self.metadata.get("tokenizer.ggml.pre") == "smollm":  # transformers forgets to part its digits
             bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
             parted = [pre_tokenizers.Digits(individual_digits=True), bytes_]

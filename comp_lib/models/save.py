@@ -35,7 +35,7 @@ CARD_FILE, PLAN_FILE = "README.md", "comp_plan.json"
 KNOWN = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|comp_plan)\.json"
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-    r"|tokenizer\.model|merges\.txt|chat_template\.jinja|README\.md"
+    r"|tokenizer\.model|merges\.txt|chat_template\.jinja|additional_chat_templates|README\.md"
 )
 CALIBRATED = "calibrated_on: "
 SMALL_FILES = 16 << 20  # bytes, generously, of all that is not weights: mostly the tokenizer
@@ -108,7 +108,7 @@ def check_destination(folder: str | Path, overwrite: bool = False, needed_bytes:
     """
     target = resolved(folder)
     above = next(path for path in (*target.parents, target) if path.exists())  # "/", at last, does
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK) or target.is_file():
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK) or target.is_file() or target.is_mount():
         raise InputError(f"expected a folder that can be written to, got {folder}: choose another place")
     if needed_bytes:
         check_room(above, needed_bytes + SMALL_FILES, folder)

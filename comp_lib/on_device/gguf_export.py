@@ -129,7 +129,9 @@ def _check_runs(config: Any, shape: Shape, family: Family) -> str:
     if architecture is None:
         got = f"{config.model_type} with others: use export --padded first, and export that folder"
         raise InputError(f"expected one width for all layers, as llama.cpp has it but for Llama, got {got}")
-    if (reason := family.gguf_refusal(config)) is not None:
+    biased = getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)
+    reason = "biases" if biased and family.gguf not in ("llama", "granite") else family.gguf_refusal(config)
+    if reason is not None:
         got = f"{config.model_type} with {reason}: use the folder itself"
         raise InputError(f"expected a model that llama.cpp runs, got {got}")
     activation = getattr(config, "hidden_activation", None) or config.hidden_act  # Gemma has its own word

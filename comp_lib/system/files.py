@@ -187,7 +187,7 @@ def finite(name: str, tensor: Tensor) -> Tensor:
     """`tensor`. Raises InputError that names it when there is a NaN or an infinity in it."""
     low, high = torch.aminmax(tensor)  # without a second tensor of this size
     if not (torch.isfinite(low) and torch.isfinite(high)):
-        raise InputError(f"expected finite weights, got NaN or infinity in {name}; {AGAIN}")
+        raise InputError(f"expected finite weights, got NaN or infinity in {name}; {AGAIN}, or take dtype float32")
     return tensor
 
 

@@ -93,8 +93,10 @@ def test_the_evaluated_text_is_refused_under_any_name(tokenizer, tmp_path, monke
     for source in ("evaluation", "copy.txt", tmp_path / "copy.txt", "part.txt", "more.txt", "link.txt"):
         with pytest.raises(InputError, match="which are the same; calibrate on another"):
             calibration_tokens(source, tokenizer, evaluated="evaluation", **small)
-    with pytest.raises(InputError, match="which are the same"):
-        calibration_tokens("calibration", tokenizer, evaluated="calibration", **small)
+    (tmp_path / "code.txt").write_text(load_text("evaluation:code") + "\n\nThe end.", "utf-8")  # one of eight
+    for source, judged in (("calibration", "calibration"), ("code.txt", "kinds"), ("evaluation:code", "kinds")):
+        with pytest.raises(InputError, match="which are the same"):
+            calibration_tokens(source, tokenizer, evaluated=judged, **small)
     assert calibration_tokens("calibration", tokenizer, evaluated="copy.txt", **small).shape == (2, 16)
 
 

@@ -48,7 +48,6 @@ FIT = {  # model type: what its config has beside TINY
     "ministral3": {},
     "olmo": {},
     "olmo3": WINDOWS,
-    "olmo_hybrid": HYBRID,
     "qwen3_5_text": HYBRID,
     "exaone4": WINDOWS,
     "seed_oss": {},
@@ -58,12 +57,11 @@ FIT = {  # model type: what its config has beside TINY
     "helium": {},
     "cwm": {},
     "stablelm": {"num_key_value_heads": 4},
-    "diffllama": {},
     "hyperclovax": {},
 }
 NORM_BEHIND = ("gemma3_text", "gemma2", "olmo2", "olmo3", "exaone4", "glm4", "hyperclovax")
 HEADS_FIXED = ("helium", "stablelm")  # their configs cannot say that fewer heads are left: o_proj, or their size, is d
-GROUPS_STAY = ("olmo2", "olmo3", "olmo_hybrid", "qwen3_5_text", "diffllama")
+GROUPS_STAY = ("olmo2", "olmo3", "qwen3_5_text")
 REFUSED = {  # model type: what is named
     "mixtral": "experts",
     "qwen3_moe": "experts",
@@ -74,6 +72,7 @@ REFUSED = {  # model type: what is named
     "cohere2": "attention and MLP in parallel",
     "bitnet": "weights between the neurons",
     "doge": "more than these two",
+    "diffllama": "follows from its place",
     "gpt2": "without embed_tokens",
     "phi": "without norm",
 }

@@ -235,6 +235,8 @@ def test_widths_that_blocks_cannot_hold(saved, tmp_path, overrides, match, kind)
         ("ernie4_5", {"rope_parameters": LINEAR}, "rope scaling that llama.cpp's ernie4_5 reads .default., got linear"),
         ("qwen2", {"head_dim": 12}, "as wide as the stream, 32, as llama.cpp's qwen2 has them, got 48"),
         ("ernie4_5-bias", {}, "llama.cpp runs, got ernie4_5 with biases: use the folder itself"),
+        ("qwen3", {"attention_bias": True}, "llama.cpp runs, got qwen3 with biases"),
+        ("olmo2", {"tie_word_embeddings": True}, "got olmo2 with a tied head"),
         ("gqa", {"hidden_act": "gelu"}, "activation silu.*got gelu"),
         ("gqa", {"vocab_size": 500}, "tokens below vocab_size, 500, got 511"),
     ],
