@@ -41,9 +41,9 @@ def answers(model: nn.Module, tokenizer: Any, kind: str) -> dict[str, Any]:
     answers of SmolLM2 move by 0.2 nats a token.
     """
     if kind == "bfloat16":
-        for part in family_of(model).layers(model).modules():
-            for name, values in list(part.named_parameters(recurse=False)) if isinstance(part, nn.Linear) else ():
-                # a new one: what was not pruned is the dense model's tensor too
+        linears = [part for part in family_of(model).layers(model).modules() if isinstance(part, nn.Linear)]
+        for part in linears:
+            for name, values in [*part.named_parameters()]:  # new ones: some are the dense model's tensors too
                 setattr(part, name, nn.Parameter(values.detach().bfloat16(), requires_grad=False))
         model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
     results = zero_shot(model, tokenizer, load_tasks("offline"))

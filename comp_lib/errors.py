@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-PANIC = "PanicException"  # of tokenizers: no `Exception`, and in no module to import it from
+PANIC, NO_ROOM = "PanicException", "OutOfMemoryError"  # of tokenizers (no `Exception`), and of torch: by name
 LONGEST = 500  # characters of somebody else's error
 
 
@@ -41,7 +41,7 @@ def refusing(expected: str, place: str, advice: str) -> Iterator[None]:
     except InputError:
         raise
     except BaseException as error:
-        if (name := type(error).__name__) == "OutOfMemoryError" or (not isinstance(error, Exception) and name != PANIC):
+        if (name := type(error).__name__) == NO_ROOM or (not isinstance(error, Exception) and name != PANIC):
             raise
         got = f"{place!r}: {name}: {str(error)[:LONGEST]}; {advice}"
         raise InputError(f"expected {expected}, got {got}") from error

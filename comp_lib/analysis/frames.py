@@ -171,13 +171,13 @@ def _alone(dense: Dense, inverse: Inverse) -> dict[str, Tensor]:
 
 def _together(dense: Dense, inverse: Inverse) -> tuple[Tensor, dict[str, Tensor]]:
     """When each neuron goes, as a share of all (n,), NaN where it stays; the error as they go. Spoils `inverse`."""
-    count, step = dense.blocks, max(1, dense.blocks // POINTS)
+    count, step, weight = dense.blocks, max(1, dense.blocks // POINTS), dense.scaled_weight
     removed = max(1, int(FURTHEST * count / step)) * step if count > 1 else 0
-    held = penalty(dense.sums.diagonal(), dense.ridge).to(dense.weight)
-    swept = sweep(inverse, dense.scaled_weight, removed, per_round=step, held=held)
+    held = penalty(dense.sums.diagonal(), dense.ridge).to(weight)
+    swept = sweep(inverse, weight, removed, per_round=step, held=held)
     removed_at = torch.full((count,), torch.nan, dtype=torch.float64)
     removed_at[swept.order] = torch.arange(1, removed + 1, dtype=torch.float64) / count
-    nothing, whole = swept.errors.new_zeros(1), dense.sums.energy(dense.scaled_weight)
+    nothing, whole = swept.errors.new_zeros(1), dense.sums.energy(weight)
     errors = ((swept.errors - swept.moved) / max(whole, torch.finfo(torch.float64).tiny)).clamp_min(0.0)
     gone = torch.cat([nothing.long(), swept.counts])
     curve = {"gone": gone, "width": count - gone, "share_gone": gone.double() / count}

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from typer import Exit, echo, secho
 from typer.core import TyperGroup
 
-from ..errors import InputError
+from ..errors import NO_ROOM, InputError
 
 LULL = 2  # seconds without a line in a log
 # what people call their files is no markup
@@ -42,7 +42,7 @@ class Commands(TyperGroup):
             complain(InputError(words))
             raise Exit(2) from error
         except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for --help
+            if type(error).__name__ != NO_ROOM:
                 raise
             complain(InputError(f"expected more room on the device: {error}: shorten the text, or take --device cpu"))
             raise Exit(2) from error

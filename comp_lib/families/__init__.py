@@ -86,7 +86,7 @@ ROWS = {
         bias_fields=_BIASES,
     ),
     "olmo2": Family(gguf="olmo2", gguf_refusal=lambda config: "a tied head" if config.tie_word_embeddings else None),
-    "ernie4_5": Family(gguf="ernie4_5", gguf_refusal=lambda config: "biases" if config.use_bias else None),
+    "ernie4_5": Family(gguf="ernie4_5"),
 }
 """What is special about a type. A type that is not here has the method's all, but no way to GGUF and no biases."""
 

@@ -129,7 +129,7 @@ def _check_runs(config: Any, shape: Shape, family: Family) -> str:
     if architecture is None:
         got = f"{config.model_type} with others: use export --padded first, and export that folder"
         raise InputError(f"expected one width for all layers, as llama.cpp has it but for Llama, got {got}")
-    biased = getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)
+    biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias", "use_bias"))
     reason = "biases" if biased and family.gguf not in ("llama", "granite") else family.gguf_refusal(config)
     if reason is not None:
         got = f"{config.model_type} with {reason}: use the folder itself"
