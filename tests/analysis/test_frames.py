@@ -46,23 +46,20 @@ def windows(tokenizer, model):
 
 
 @torch.no_grad()
-def inputs_of(model, ids, layer):
-    """What down_proj of a layer reads (T, n) and the stream behind the layer (T, d), by a hook in the whole model."""
-    seen = []
-    module = model.model.layers[layer].mlp.down_proj
-    hook = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    states = []
-    after = model.model.layers[layer].register_forward_hook(
-        lambda _, args, out: states.append(out if isinstance(out, torch.Tensor) else out[0])
-    )
+def inputs_of(model, ids, layer, which="mlp"):
+    """What the dense layer of a part reads (T, n) and the stream behind the part (T, d), by hooks in the model."""
+    seen, own = [], model.model.layers[layer]
+    behind = [*model.model.layers, model.model.norm][layer + 1]
+    pair = (own.mlp.down_proj, behind) if which == "mlp" else (own.self_attn.o_proj, own.post_attention_layernorm)
+    hooks = [part.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1))) for part in pair]
     model(input_ids=ids)
-    hook.remove()
-    after.remove()
-    return seen[0].flatten(0, 1), states[0].flatten(0, 1)
+    for hook in hooks:
+        hook.remove()
+    return seen
 
 
-def gram_of(model, ids, layer):
-    x, stream = inputs_of(model, ids, layer)
+def gram_of(model, ids, layer, which="mlp"):
+    x, stream = inputs_of(model, ids, layer, which)
     weighted = (x * token_weights(stream)[:, None]).double()
     return weighted.T @ weighted
 
@@ -93,6 +90,9 @@ def test_layers_equal_the_library(model, sample):
     harm = whole[whole.measure == "harm"].sort_values("layer").value
     expected = sequence_loss_increase(model, sample.ids).mean(1).double()
     assert torch.allclose(torch.tensor(harm.to_numpy()), expected, atol=1e-6)
+    before, middle, after = (inputs_of(model, sample.ids, *place)[1] for place in ((0,), (1, "attention"), (1,)))
+    turns = [1 - float(torch.cosine_similarity(*pair, dim=-1).mean()) for pair in ((before, middle), (middle, after))]
+    assert frame[(frame.layer == 1) & (frame.part != "layer")].value.tolist() == pytest.approx(turns, abs=1e-5)
     assert ((frame.low <= frame.value) & (frame.value <= frame.high)).all()
     assert set(frame.tokens) == {sample.ids.numel()}
 
@@ -142,10 +142,11 @@ def test_curves_equal_refits_of_the_neurons_that_are_left(model, sample):
     assert (frame.error.diff().dropna() >= -1e-9).all() and frame.error.iloc[0] == 0
 
 
-def test_groups_have_shares_that_add_up(model, sample):
-    frame = groups(model, sample)
-    assert frame.groupby("layer").energy.sum().to_numpy() == pytest.approx([1.0] * 3)
-    assert frame.groupby("layer").size().tolist() == [2, 2, 2]
+def test_groups_equal_brute_force(model, sample):
+    frame, xtx = groups(model, sample, layers=[1]), gram_of(model, sample.ids, 1, "attention")
+    own = xtx.diagonal() * model.model.layers[1].self_attn.o_proj.weight.detach().double().square().sum(0)
+    shares = own.view(2, -1).sum(1) / own.sum()
+    torch.testing.assert_close(torch.tensor(frame.energy.to_numpy()), shares, rtol=1e-4, atol=0)
 
 
 def test_costs_equal_the_library(model, sample, windows):

@@ -14,6 +14,7 @@ from comp_lib.calibration.text import load_text
 from comp_lib.cli.app import app
 from comp_lib.disk import prune_model
 from comp_lib.evaluation.loss import compare, evaluation_tokens
+from comp_lib.importance.layers import block_influence
 from comp_lib.models import load
 from comp_lib.plan import Plan
 from comp_lib.shape import Shape
@@ -129,11 +130,11 @@ def test_what_solves_refuses_a_device_without_float64(parent, monkeypatch, name)
 def test_inspect_lists_every_layer(parent):
     said = ran("inspect", parent).stdout
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
-    shape = Shape.of(AutoModelForCausalLM.from_pretrained(parent))
-    assert [(row[0], row[1], row[3]) for row in rows] == [
-        (str(layer), f"{shape.neurons[layer]:,}", f"{shape.layer(layer):,}") for layer in range(3)
-    ]
-    assert all(0.0 <= float(row[4]) <= 2.0 for row in rows) and f"{shape.decoder:,} in the decoder" in said
+    model, tokenizer = load.load_model(parent)
+    shape, ids = Shape.of(model), tokens.calibration_tokens("calibration", tokenizer, sequences=8, length=128)
+    columns = range(3), shape.neurons, shape.kv_groups, map(shape.layer, range(3)), block_influence(model, ids).tolist()
+    wanted = [[*(f"{size:,}" for size in sizes), f"{value:.4f}"] for *sizes, value in zip(*columns, strict=True)]
+    assert rows == wanted and f"{shape.decoder:,} in the decoder" in said
 
 
 def test_generate_goes_on_from_the_prompt_of_a_folder_and_of_a_file(parent, tmp_path):

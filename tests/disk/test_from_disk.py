@@ -444,4 +444,4 @@ def test_what_lies_beside_a_gguf_file_is_not_of_it(tmp_path, tokenizer):
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7, "pad_token_id": 7}')
     model = Streamed(*open_model(str(file), "float32")[:2])
     prune_to(tmp_path / "small", model, tokenizer, tokens(), SETTINGS)
-    assert "7" not in (tmp_path / "small" / "generation_config.json").read_text().replace(".7", "")
+    assert ": 7" not in (tmp_path / "small" / "generation_config.json").read_text()

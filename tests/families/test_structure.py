@@ -144,11 +144,9 @@ def test_what_does_not_fit_is_named(kind):
         prune(model, ids, Settings(ratio=0.25, multiple=4))
 
 
-@pytest.mark.parametrize("kind", ["olmo2", "qwen3_5_text"])
-def test_groups_that_are_more_than_rows_stay(kind):
-    model = tiny(kind)
-    with pytest.raises(InputError, match="heads|groups"):
-        prune(model, tokens(2, 8), Settings(ratio=0.25, multiple=4, method="flap"))
+def test_groups_that_are_more_than_rows_stay():
+    with pytest.raises(InputError, match="expected all KV groups of qwen3_5_text to stay"):
+        prune(tiny("qwen3_5_text"), tokens(2, 8), Settings(ratio=0.25, multiple=4, method="flap"))
 
 
 def test_layers_of_several_kinds_have_their_own_fixed_parameters():
@@ -179,7 +177,7 @@ def broken(change):
         (lambda self, own, h, kwargs: h + 10 * torch.tanh(own(self, h, **kwargs) - h), "another way"),
         (
             lambda self, own, h, kwargs: h + self.mlp(self.input_layernorm(h)) + own(self, h, **kwargs) - h,
-            "stream gets|two|parallel",
+            "is not what the stream gets",
         ),
     ],
 )
@@ -217,7 +215,7 @@ def test_each_kind_of_layer_is_checked_once(monkeypatch):
 def test_gain_and_target_of_a_norm_are_its_weight():
     """Gemma multiplies by 1 + w; what is to be added comes out when the target goes in, where it is along the norm."""
     layer = tiny("gemma3_text").model.layers[0]
-    x = torch.randn(2, 3, 48)
+    x = torch.randn(2, 3, 48, generator=torch.Generator().manual_seed(0))
     gain = 1 + layer.post_feedforward_layernorm.weight
     torch.testing.assert_close(gain_behind(layer, "mlp"), gain.abs() / gain.square().mean().sqrt())
     change = layer.post_feedforward_layernorm(layer.mlp.down_proj(x))

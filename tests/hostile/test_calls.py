@@ -41,7 +41,7 @@ ROWS = [
     ("prune", "--length 4096", "at most 128 tokens"),
     ("prune", "--dtype int8", "int8"),
     ("prune", "--device quantum", "available device"),
-    ("prune", "--method flap --preset best", "expected"),
+    ("prune", "--method flap --preset best", "the recovery least-squares with measured widths"),
     ("compare", "--ratios 0.2,x", "--ratios as numbers between commas"),
     ("evaluate", "--tasks offline --against {model}", "--against without --tasks"),
     ("evaluate", "--tasks offline --length 64", "--length, --sequences or --against without --tasks"),

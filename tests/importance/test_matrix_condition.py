@@ -129,15 +129,6 @@ def test_condition_number_is_one_for_an_orthogonal_input_and_large_for_a_near_co
 # inverses
 
 
-@quick
-@given(seed=seeds, n=st.integers(1, 9))
-def test_spd_inverse(seed, n):
-    x, _ = layer(seed, n)
-    inverse, added = spd_inverse(x.T @ x)
-    assert added == 0.0, "nothing is added where nothing is needed"
-    torch.testing.assert_close(inverse @ (x.T @ x), torch.eye(n, dtype=torch.float64), rtol=0, atol=1e-7)
-
-
 def test_the_penalty_is_a_share_of_each_input_s_own_energy():
     energy = torch.tensor([4.0, 0.5, 100.0], dtype=torch.float64)
     torch.testing.assert_close(penalty(energy, 0.1), torch.tensor([0.4, 0.05, 10.0], dtype=torch.float64))

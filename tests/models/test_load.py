@@ -20,7 +20,7 @@ from comp_lib.errors import InputError
 from comp_lib.models import load
 from comp_lib.models.load import EMBEDDED, load_model, open_model
 from comp_lib.models.skeleton import skeleton
-from comp_lib.system.machine import available_device, cache_folder
+from comp_lib.system.machine import available_device
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA = {
@@ -298,16 +298,6 @@ def test_memory_is_asked_for_before_anything_is_read(folder, monkeypatch):
     load_model(path), load_model(path, "bfloat16", copies=2)
     monkeypatch.setattr(load.TensorFiles, "read", lambda *_: pytest.fail("read"))
     refused(path, "GB of free memory for 2 x", "bfloat16", copies=2)
-
-
-def test_the_cache_folder(monkeypatch):
-    monkeypatch.setenv("COMP_LIB_CACHE", "~/somewhere")
-    assert cache_folder() == Path.home() / "somewhere"
-    monkeypatch.delenv("COMP_LIB_CACHE")
-    assert cache_folder().name == "comp-lib"
-    monkeypatch.setenv("COMP_LIB_CACHE", "~nosuch/x")
-    with pytest.raises(InputError, match="nosuch"):
-        cache_folder()
 
 
 def test_the_wheel_is_asked_for_when_it_is_missing(monkeypatch):

@@ -42,9 +42,9 @@ def row(name, size, decode, prefill=(1.0,)):
 
 
 def test_the_gain_and_its_limit():
-    dense, small = row("dense", 150, (10.0, 20.0, 5.0)), row("small", 100, (14.0, 28.0, 8.0))
+    dense, small = row("dense", 150, (10.0, 20.0, 5.0), (2.0,)), row("small", 100, (14.0, 28.0, 8.0), (3.0,))
     found = gain(dense, small)
-    assert found.limit == 1.5 and found.speedup == pytest.approx((1.4, 1.4, 1.6))
+    assert found.limit == 1.5 and found.speedup == pytest.approx((1.4, 1.4, 1.6)) and found.prefill == (1.5, 1.5, 1.5)
     assert gain(dense, dense).speedup == (1, 1, 1)
 
 

@@ -8,14 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import comp_lib.plots
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.plan import PlanRequest
-from comp_lib.plots import COLOURS, figure_with_axes, mime_bundle, plot_kinds, plot_pruned, png
+from comp_lib.plots import figure_with_axes, mime_bundle, plot_kinds, plot_pruned, png
 from comp_lib.plots.base import plain_ticks
 from comp_lib.shape import Shape
 from course.figures import overlapping_texts
@@ -88,11 +87,6 @@ def test_no_window_and_no_pyplot():
     assert {name: matplotlib.rcParams[name] for name in before} == before
     for path in Path(comp_lib.plots.__file__).parent.glob("*.py"):
         assert "pyplot" not in path.read_text("utf-8").replace("pyplot's state", "")
-
-
-def test_colours_differ_for_the_colour_blind():
-    grey = np.array(COLOURS[:6]) @ [0.299, 0.587, 0.114]
-    assert len(np.unique(grey.round(3))) == 6
 
 
 def test_what_was_pruned_is_said_and_one_layer_does_not_dwarf_the_others():
