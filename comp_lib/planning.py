@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .baselines import PLANNERS
+from .baselines import PLANNERS, llm_pruner
 from .baselines.slimgpt import plan as slimgpt_plan
 from .errors import InputError
 from .families import whole_attention
@@ -100,13 +100,13 @@ def check_request(model: Model, settings: Settings) -> None:
         raise InputError(f"expected {wanted}, got {got}")
     if settings.recovery == "bias":
         check_biases(model)
-    if settings.method == "shortgpt":  # whole layers need no width
-        return
-    if settings.method in PLANNERS:
+    if settings.method == "llm-pruner":
+        llm_pruner.widths(shape, settings)
+    elif settings.method == "flap":
         parameters_left(request, settings.layers)
     elif settings.method == "slimgpt":
         slimgpt_plan(request)
-    else:
+    elif settings.method != "shortgpt":  # whole layers need no width
         count = drop_count(request, settings.layers)
         largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
         uniform_plan(replace(request, drop=largest[:count]))

@@ -18,6 +18,7 @@ from comp_lib.importance.layers import block_influence
 from comp_lib.models.load import load_model
 from comp_lib.models.save import Provenance, save_checkpoint
 from comp_lib.plan import PlanRequest
+from comp_lib.planning import check_request
 from comp_lib.prune import make_plan, prune
 from comp_lib.settings import BASELINES, RECOVERIES, Settings, default_recovery
 from comp_lib.shape import Shape
@@ -439,6 +440,13 @@ def test_what_a_baseline_cannot_do_is_refused_by_name(method, change, message):
     with pytest.raises(InputError, match=message) as error:
         prune(build(**DEEP), tokens(), baseline(method, **change))
     assert "\n" not in str(error.value)
+
+
+def test_what_llm_pruner_s_layers_cannot_give_is_refused_before_any_text():
+    model = build(**DEEP)
+    check_request(model, baseline("llm-pruner", ratio=0.4))
+    with pytest.raises(InputError, match="6 layers that it does not protect, got 0.7"):
+        check_request(model, baseline("llm-pruner", ratio=0.7))
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2", "ernie4_5"])
