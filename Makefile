@@ -41,7 +41,7 @@ help:
 	@echo "make test       lint, all unit tests, then every cell of every notebook"
 	@echo "make mutate     break formulas in a copy, one by one: which cell notices? Takes long; not part of the tests"
 	@echo "make notebooks  run every notebook and store its outputs"
-	@echo "make slides     the core lessons as one page for a projector, which works offline (in build/slides)"
+	@echo "make slides     lessons 01 to 04 as one page for a projector, which works offline (in build/slides)"
 	@echo "make book       lessons, how-to pages and reference as a site (in build/book)"
 	@echo "make report     the check-up of the real model, as a page: build/report.html"
 	@echo "make kit        one archive that installs all this without a network (in build/kit); any system, any Python"

@@ -171,14 +171,14 @@ HALF_DAY = (
     Part("exercise 1 of 01, in pairs", fixed=5, late="take home"),
     Part("the three-neuron toy on paper (worksheet)", fixed=15),
     Part(
-        'run the first section of 02, read from "Price and condition" on',
+        'run "Three neurons, by hand" and "Why neither half is enough" of 02, read the rest',
         "02_matrix_condition",
         without=("Three neurons, by hand", "Why neither half is enough", *AT_HOME),
         late="leave out the ridge and the token weights",
     ),
     Part("break", fixed=10),
     Part("03 together", "03_hybrid_granularity", without=AT_HOME, late='leave out "What a unit weighs"'),
-    Part("exercise 1 of 03, in pairs", fixed=15, late="take home"),
+    Part("exercise 1 of 03, in pairs", fixed=10, late="take home"),
     Part(
         "04 together: let the fit fail before you explain the guard",
         "04_mask_tuning",
