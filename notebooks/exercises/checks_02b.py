@@ -12,7 +12,7 @@ import torch
 from checking import Wrong, accept, call, check_shape, real_model
 from torch import Tensor
 
-RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)
+RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 Loss = Callable[[float], tuple[float, float]]
 
 

@@ -77,7 +77,8 @@ def hand_in(my_plan: Callable[[PlanRequest], Plan], name: str) -> None:
     if not name.isalnum():
         print("Not saved: write your name between the quotes, in letters and digits, and run this cell again.")
         return
+    check_my_plan(my_plan)
     path = Path("plans") / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     call(my_plan, request()).save(path)
-    print(f"Saved as {path.as_posix()}: give this file to your teacher.")
+    print(f"Saved as {path.resolve()}: give this file to your teacher.")

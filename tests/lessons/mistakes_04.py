@@ -28,14 +28,6 @@ def mean(gram, kept, ridge):
     return (ridge * gram.diagonal().mean()).expand(len(kept))
 
 
-def guard(solve_for, ridge, bound, factor=4.0, unbiased=False, first=False):
-    found = solve_for(ridge)
-    while first or found.var(unbiased=unbiased) > bound:
-        ridge, first = ridge * factor, False
-        found = solve_for(ridge)
-    return found, ridge
-
-
 MISTAKES = [
     ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, right=g[k][:, k].sum(1)), "imitates the neurons that stay"),
     ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, right=gone(g, k)), "only what went"),
@@ -43,10 +35,6 @@ MISTAKES = [
     ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, anchor=0.0), "draws the factors to 0"),
     ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, penalty=mean(g, k, lam)), r"its \*own\* G_ii"),
     ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, penalty=mean(g, k, lam), anchor=0.0), r"its \*own\* G_ii"),
-    ("guarded_mask", lambda s, lam, bound: (s(lam), lam), "let a variance of"),
-    ("guarded_mask", lambda s, lam, bound: guard(s, lam, bound, unbiased=True), "unbiased=False"),
-    ("guarded_mask", lambda s, lam, bound: guard(s, lam, bound, factor=2.0), "four times as large"),
-    ("guarded_mask", lambda s, lam, bound: guard(s, lam, bound, first=lam == 1.0), "look before you raise"),
     ("two_to_remove", lambda g: g.diagonal().argsort()[:2], "least energy"),
     ("two_to_remove", lambda g: g.diagonal().argsort()[[-1, -3]], "not the third"),
     ("two_to_remove", lambda g: g.diagonal().argsort()[-4:-2], "the mask stays calm"),

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
-from lessons import LESSONS
-
-CHECKS = LESSONS["07"].checks
-checks = sys.modules["checks_07"]
 
 
 def interval(ours, theirs, level=0.95, paired=True, means=True, sign=1):
@@ -46,20 +40,26 @@ MISTAKES = [
 ]
 
 
-CASES = [
-    ((14, 0.3, "prose", "prose"), "both calibrates and judges"),
-    ((1, 0.3, "prose", "code"), "fits the luck of the text"),  # loses on both
-    ((2, 0.3, "prose", "code"), "hardly changes anything"),  # wins on both
-    ((3, 0.3, "prose", "code"), "no difference is found"),
+def search(errors, layers, kinds, factor=2.365, prose=True, other=True, paired=True):
+    def differs(layer, kind, sign):
+        ours, theirs = errors(layer, kind)
+        gap = sign * (ours - theirs)
+        spread = gap if paired else np.concatenate([ours, theirs])
+        return gap.mean() > factor * spread.std(ddof=1) / len(gap) ** 0.5
+
+    for layer in layers:
+        for kind in kinds:
+            if (not prose or differs(layer, "prose", -1)) and (not other or differs(layer, kind, 1)):
+                return layer, kind
+    return layers[-1], kinds[0]
+
+
+MISTAKES += [
+    ("losing_case", lambda *given: search(*given, factor=0.0), "lower on prose, but the interval holds 0"),
+    ("losing_case", lambda *given: search(*given, prose=False), "layer 0"),
+    ("losing_case", lambda *given: (1, "code"), "loses on prose too"),
+    ("losing_case", lambda e, layers, kinds: search(e, [2, 3], kinds, factor=0.0), "higher on code, but the interval"),
+    ("losing_case", lambda e, layers, kinds: search(e, layers, kinds[::-1], other=False), "does not lose in layer 2"),
+    ("losing_case", lambda *given: search(*given, paired=False), "does not lose in layer 3"),
+    ("losing_case", lambda *given: 3, r"\(layer, kind\)"),
 ]
-
-
-def fake_errors(layer, ridge, calibrates, judges):
-    """COMP's and FLAP's errors by window: what the numbers of the layers above stand for."""
-    same, noise = judges == calibrates, np.linspace(-1, 1, 8)
-    gap = {1: 0.1, 2: -0.1, 3: -0.001 if same else 0.1}.get(layer, -0.1 if same else 0.1)
-    return 0.2 + gap + 0.01 * noise, np.full(8, 0.2)
-
-
-INSTEAD = {"layer_errors": fake_errors}
-MISTAKES += [("losing_case", lambda case=case: case, words) for case, words in CASES]
