@@ -102,14 +102,14 @@ def check_request(model: Model, settings: Settings) -> None:
         check_biases(model)
     if settings.method == "llm-pruner":
         llm_pruner.widths(shape, settings)
-    elif settings.method == "flap":
-        parameters_left(request, settings.layers)
     elif settings.method == "slimgpt":
         slimgpt_plan(request)
-    elif settings.method != "shortgpt":  # whole layers need no width
+    elif settings.method not in PLANNERS:
         count = drop_count(request, settings.layers)
         largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
         uniform_plan(replace(request, drop=largest[:count]))
+    elif settings.method != "shortgpt":  # whole layers need no width
+        parameters_left(request, settings.layers)
 
 
 def check_plan(plan: Plan, model: Model, settings: Settings) -> None:

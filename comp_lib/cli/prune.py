@@ -8,7 +8,7 @@ from typer import Option, echo
 
 from ..errors import check_package
 from ..importance import NEURON_METRICS
-from ..settings import METHODS, PER_NEURON, PRESETS_IN_WORDS
+from ..settings import METHODS, PRESETS_IN_WORDS
 from .console import out, progress_bars, table
 from .options import QUALITY, RESEARCH, Calibration, Dtype, Length, Model, Multiple, Overwrite, Seed, Solving
 
@@ -22,7 +22,7 @@ METHOD_HELP = ", ".join(dict.fromkeys((*METHODS, *NEURON_METRICS))) + "."
 GROUPS_HELP = "KV groups to keep in each layer (default: all)."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 EVALUATE_HELP = "Text that judges both models, or none; kinds: a little of each that ships."
-SEQUENCES_HELP = f"Of calibration (default: 128; best: 256; our mixtures: at least {PER_NEURON} tokens a neuron)."
+SEQUENCES_HELP = "Of calibration (default: 128; best: 256; our mixtures: more for wide layers)."
 
 
 def prune(

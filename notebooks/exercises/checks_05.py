@@ -55,16 +55,20 @@ def check_walk(walk: Callable[[list, Tensor, Callable], tuple[list, Tensor]]) ->
 
 
 def check_my_plan(my_plan: Callable[[PlanRequest], Plan]) -> None:
-    """Exercise 2, by the rules of the teacher's `rank.py`."""
-    asked = request()
-    plan = call(my_plan, asked)
+    """Exercise 2."""
+    accept(f"the plan keeps {in_words(_allowed(my_plan))}, and can be ranked. `hand_in` saves it")
+
+
+def _allowed(my_plan: Callable[[PlanRequest], Plan]) -> Plan:
+    """What it returns, if the rules of the teacher's `rank.py` allow it."""
+    plan = call(my_plan, request())
     if not isinstance(plan, Plan):
         raise Wrong(f"expected a plan, got {type(plan).__name__}: `asked.plan(widths)` makes one")
     try:
         check(plan, real_outline())
     except InputError as error:
         raise Wrong(str(error)) from error
-    accept(f"the plan keeps {in_words(plan)}, and can be ranked. `hand_in` saves it")
+    return plan
 
 
 def request() -> PlanRequest:
@@ -77,8 +81,7 @@ def hand_in(my_plan: Callable[[PlanRequest], Plan], name: str) -> None:
     if not name.isalnum():
         print("Not saved: write your name between the quotes, in letters and digits, and run this cell again.")
         return
-    check_my_plan(my_plan)
-    path = Path("plans") / f"{name}.json"
+    plan, path = _allowed(my_plan), Path("plans") / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    call(my_plan, request()).save(path)
+    plan.save(path)
     print(f"Saved as {path.resolve()}: give this file to your teacher.")

@@ -84,26 +84,27 @@ def check_fool(fool_wanda: Callable[[Tensor, Tensor, int, int], Tensor]) -> None
     )
 
 
-# (layer, kind) -> mean and spread over the windows of COMP's error minus FLAP's: layer 3 with dialogue is the answer
+# (layer, kind) -> mean of COMP's error minus FLAP's, 0.1 where nothing is said: layer 3 with dialogue is the answer
 MADE_UP = {
-    (0, "prose"): (-0.01, 0.05),
-    (2, "code"): (0.01, 0.05),
-    **{key: (-0.1, 0.05) for key in ((2, "prose"), (2, "dialogue"), (3, "prose"), (3, "code"))},
+    (0, "prose"): -0.01,
+    (2, "prose"): -0.1,
+    (2, "code"): 0.01,
+    (2, "dialogue"): -0.1,
+    (3, "prose"): -0.1,
+    (3, "code"): -0.1,
 }
 
 
 def made_up(layer: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Errors (8,) of COMP and of FLAP: windows differ more than methods."""
-    mean, spread = MADE_UP.get((layer, kind), (0.1, 0.05))
     theirs = 0.5 + 0.4 * np.cos(np.arange(WINDOWS))
-    return theirs + mean + spread * np.linspace(-1, 1, WINDOWS), theirs
+    return theirs + MADE_UP.get((layer, kind), 0.1) + 0.05 * np.linspace(-1, 1, WINDOWS), theirs
 
 
 def check_losing_case(losing_case: Callable[[Errors, Sequence[int], Sequence[str]], tuple[int, str]]) -> None:
     """Exercise 3: on made-up errors, then on the real model, some ten seconds."""
-    made = [(errors := cache(made_up), range(4), ("code", "dialogue")), (errors, range(2, 4), ("dialogue", "code"))]
-    for given in made:
-        got = call(losing_case, *given)
+    for layers, kinds in ((range(4), ("code", "dialogue")), (range(2, 4), ("dialogue", "code"))):
+        got = call(losing_case, made_up, layers, kinds)
         if not isinstance(got, tuple | list) or len(got) != 2:
             raise Wrong("expected two values, (layer, kind): end with `return layer, kind`")
         if got[0] == 0:
@@ -114,7 +115,7 @@ def check_losing_case(losing_case: Callable[[Errors, Sequence[int], Sequence[str
             raise Wrong("in layer 2 COMP's mean is higher on code, but the interval holds 0: no difference is found")
         if tuple(got) != (3, "dialogue"):
             raise Wrong(f"with {got[1]} COMP does not lose in layer {got[0]}: it has to lose on the other kind")
-    layer, kind = call(losing_case, cache(layer_errors), range(30), KINDS[1:])
+    layer, kind = call(losing_case, layer_errors, range(30), KINDS[1:])
     for judges, sign in (("prose", -1), (kind, 1)):
         comp, bias = layer_errors(layer, judges)
         gap = sign * (comp - bias)

@@ -143,6 +143,7 @@ def test_curves_equal_refits_of_the_neurons_that_are_left(model, sample):
 
 
 def test_groups_equal_brute_force(model, sample):
+    assert groups(model, sample).groupby("layer").size().tolist() == [2, 2, 2]
     frame, xtx = groups(model, sample, layers=[1]), gram_of(model, sample.ids, 1, "attention")
     own = xtx.diagonal() * model.model.layers[1].self_attn.o_proj.weight.detach().double().square().sum(0)
     shares = own.view(2, -1).sum(1) / own.sum()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from lessons import LESSONS, functions
 
 CHECKS = LESSONS["01"].checks
@@ -22,6 +24,11 @@ def one_shot(loss, layers, count):
     return sorted(range(layers), key=alone.__getitem__)[:count]
 
 
+def all_at_once(loss, layers, count):
+    sets = combinations(range(layers), count)
+    return list(min(sets, key=lambda gone: loss([layer for layer in range(layers) if layer not in gone])))
+
+
 def harmless_alone(harm, layers, count):
     return sorted(range(layers), key=lambda layer: harm([layer]))[:count]
 
@@ -31,6 +38,7 @@ MISTAKES = [
     ("fool", turned(20), "you turned 20 of 150"),
     ("fool", lambda before: before[0], r"got \(50, 6\)"),
     ("greedy_order", one_shot, "ranks once"),
+    ("greedy_order", all_at_once, "in each round"),
     ("greedy_order", lambda *given: SOLVED["greedy_order"](*given)[::-1], "wrong order"),
     ("greedy_order", lambda loss, n, k: [loss([2, 1, 0])], "ascending order"),
     ("greedy_order", lambda loss, n, k: [2, 3, 4][:k], "in each round"),

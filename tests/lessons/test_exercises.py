@@ -119,7 +119,10 @@ def test_the_capstone_is_handed_in_by_a_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     checks, my_plan = sys.modules["checks_05"], functions(LESSONS["05"].solutions)["my_plan"]
     checks.hand_in(my_plan, "../ada")
-    assert capsys.readouterr().out.startswith("Not saved") and not list(tmp_path.iterdir())
+    assert capsys.readouterr().out.startswith("Not saved")
+    with pytest.raises(Wrong, match=r"got 0\.0%"):
+        checks.hand_in(lambda asked: asked.plan([1536] * 30), "bob")
+    assert not list(tmp_path.iterdir())
     checks.hand_in(my_plan, "ada")
     checks.check(Plan.load(tmp_path / "plans" / "ada.json"), checks.real_outline())
 
