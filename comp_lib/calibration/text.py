@@ -71,6 +71,12 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return torch.tensor([first] if first is not None and ids[:1] == [first] else [], dtype=torch.long)
 
 
+def start_token(tokenizer: Any) -> int | None:
+    """The token with which a reader starts a text: the tokenizer's beginning-of-sequence token, else its end token."""
+    first: int | None = tokenizer.bos_token_id
+    return tokenizer.eos_token_id if first is None else first
+
+
 def windows_of(name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
     """Windows (S, L) of the text of that name or file, by its name; of each of KINDS, in order, for EVERY_KIND.
 

@@ -33,7 +33,7 @@ from ..progress import Progress, no_progress
 from ..system.cache import remembered
 from ..system.files import hash_of_model, hash_of_value
 from ..system.machine import cache_folder
-from .text import DATA_FOLDERS, encode, opening
+from .text import DATA_FOLDERS, encode, opening, start_token
 
 WAYS = ("self", "self:openings", "self:requests", "self:random")
 SAMPLING = 3  # counts up when the writing changes, so that what an older version wrote is not read
@@ -63,12 +63,9 @@ def written(
 
 
 def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, seed: int = 0) -> list[Tensor]:
-    """What each text begins with, (1 to length - 1,) token ids, drawn with `seed`: one for each of `ways`.
-
-    The start token is the tokenizer's, else its end token, else a random one.
-    """
+    """What each text begins with, (1 to length - 1,) token ids, drawn with `seed`: one for each of `ways`."""
     generator = torch.Generator().manual_seed(seed)
-    known = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    known = start_token(tokenizer)
     places = {way: torch.randperm(len(texts), generator=generator) for way, texts in BEGINNINGS.items()}
     starts, taken = [], dict.fromkeys(BEGINNINGS, 0)
     for way in ways:

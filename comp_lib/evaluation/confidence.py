@@ -74,7 +74,10 @@ def confidence_intervals(*kinds: np.ndarray, seed: int = 0) -> np.ndarray:
         half = t_quantile(degrees) * np.sqrt(variance) / len(kinds)
         return np.stack([mean - half, mean + half], 1)
     random = np.random.default_rng(seed)
-    means = np.mean([_resampled_means(values, random) for values in finite], 0)
+    means = np.zeros((len(kinds[0]), RESAMPLES))
+    for values, count in zip(finite, counts, strict=True):
+        drawn = (random.integers(count, size=(CHUNK, count)) for _ in range(0, RESAMPLES, CHUNK))
+        means += np.concatenate([values[:, places].mean(2) for places in drawn], 1) / len(kinds)
     bounds: np.ndarray = np.quantile(means, TAILS, axis=1).T
     return bounds
 
@@ -84,9 +87,3 @@ def t_quantile(degrees: int) -> float:
     z = NORMAL
     first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
     return z + first / degrees + second / degrees**2 + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / degrees**3
-
-
-def _resampled_means(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Means of each row of values (k, n) over n places drawn with replacement: (k, RESAMPLES)."""
-    drawn = (random.integers(values.shape[1], size=(CHUNK, values.shape[1])) for _ in range(0, RESAMPLES, CHUNK))
-    return np.concatenate([values[:, places].mean(2) for places in drawn], 1)

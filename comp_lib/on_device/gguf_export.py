@@ -97,7 +97,13 @@ def export_gguf(
     config = outline.config
     shape, family = Shape.of(outline), family_of(outline)
     architecture = _check_runs(config, shape, family)
-    _check_widths(shape, kind)
+    block, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]  # each row of each matrix is whole blocks
+    heads = {groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups}
+    for what, widths in {"stream": {shape.hidden}, "neurons": {*shape.neurons}, "heads' outputs": heads}.items():
+        if odd := sorted(width for width in widths if width % block):
+            hint = f"prune with --multiple {block}, or " if what == "neurons" else ""  # it sets no other widths
+            got = f"{odd[0]} {what} in a layer: {hint}export --type f16"
+            raise InputError(f"expected widths that {kind} can hold, multiples of {block}, got {got}")
     tensors, factors = _tensors(outline, architecture, kind), _rope_factors(outline, shape)
     metadata = _metadata(outline, target.stem, kind) | tokenizer_metadata(tokenizer, config.vocab_size)
     needed = sum(tensor.nbytes for tensor in tensors.values())
@@ -147,18 +153,6 @@ def _check_runs(config: Any, shape: Shape, family: Family) -> str:
         wanted = f"heads that are together as wide as the stream, {shape.hidden}, as llama.cpp's {family.gguf} has them"
         raise InputError(f"expected {wanted}, got {width}: prune with all KV groups kept")
     return architecture
-
-
-def _check_widths(shape: Shape, kind: str) -> None:
-    """Raises InputError unless each row of each matrix is whole blocks of the type."""
-    block, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]
-    heads = {groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups}
-    for what, widths in {"stream": {shape.hidden}, "neurons": {*shape.neurons}, "heads' outputs": heads}.items():
-        for width in sorted(widths):
-            if width % block:
-                hint = f"prune with --multiple {block}, or " if what == "neurons" else ""  # it sets no other widths
-                got = f"{width} {what} in a layer: {hint}export --type f16"
-                raise InputError(f"expected widths that {kind} can hold, multiples of {block}, got {got}")
 
 
 def _tensors(outline: Model, architecture: str, kind: str) -> dict[str, _Tensor]:
