@@ -41,10 +41,7 @@ class Model:
     vocabulary: int
 
 
-MODELS = (
-    Model("Llama-2 70B", 8192, 80, 64, 8, 28672, 32000),
-    Model("Llama-3.1 405B", 16384, 126, 128, 8, 53248, 128256),
-)
+MODELS = (Model("Qwen2.5 7B", 3584, 28, 28, 4, 18944, 152064), Model("Llama-2 70B", 8192, 80, 64, 8, 28672, 32000))
 
 
 @cache

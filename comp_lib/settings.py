@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESETS_IN_WORDS = {
     "stock": "one width for all layers, which any runtime loads",
-    "best": "widths by measurement, and twice the text",
+    "best": "widths by measurement, and 256 sequences of text",
     "paper": "whole layers, then widths by layer importance, then a tuned mask",
 }
 MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk

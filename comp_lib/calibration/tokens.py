@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from ..system.files import hash_of_value
-from .text import EVERY_KIND, KINDS, cut, encode, load_text, opening, start_token
+from .text import EVERY_KIND, KINDS, TEXTS, cut, encode, load_text, opening, start_token
 from .written import WAYS, written
 
 SHIPPED = {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
@@ -71,7 +71,7 @@ def calibration_tokens(
 ) -> Tensor:
     """`sequences` windows of `length` tokens, (S, L), that do not overlap, each with the tokenizer's beginning.
 
-    Where it has none, every other window of a mixture begins with a start token, unless the model writes such windows:
+    Where it has none, and the model writes none, every other window begins with a start token, except in one of TEXTS:
     behind one that it never saw, a pruned Qwen2.5-Coder 0.5B loses 6 nats a sentence (benchmarks/RESULTS.md).
 
     Args:
@@ -114,7 +114,7 @@ def calibration_tokens(
     own = [row for text in shares if text in WRITTEN for row in rows[text]]
     if own and model is not None:
         tokens[own] = written(model, tokenizer, [turns[row] for row in own], length, seed, progress)
-    elif len(shares) > 1 and not len(first) and (start := start_token(tokenizer)) is not None:
+    elif str(source) not in TEXTS and not len(first) and (start := start_token(tokenizer)) is not None:
         tokens[::2, 1:], tokens[::2, 0] = tokens[::2, :-1].clone(), start
     return tokens
 

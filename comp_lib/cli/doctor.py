@@ -16,7 +16,7 @@ EXTRAS |= {"heal": "peft", "distributed": "distributed"}  # extra: a package tha
 
 
 def doctor() -> None:
-    """What comp-lib finds on this machine, what is missing, and what to type. Exit code 1 if a run could fail."""
+    """What comp-lib finds on this machine, what is missing, what to type. Exit code 1 if SmolLM2 could not be run."""
     from ..models.load import EMBEDDED
     from ..models.wheels import WHEELS
     from ..system.machine import available_device, cache_folder, cores, free_memory

@@ -40,7 +40,7 @@ def evaluate(
     text: Annotated[str, Option(help=TEXT_HELP)] = "kinds",
     length: Annotated[int, Option(min=2, max=1_000_000, help="Tokens in each window (papers: 2048).")] = 512,
     sequences: Annotated[int | None, Option(min=1, help="Windows to measure, of each kind (default: all).")] = None,
-    against: Annotated[str | None, Option(help="Dense model, for KL divergence and top-1 agreement.")] = None,
+    against: Annotated[str | None, Option(help="Its parent: loss added, KL divergence, agreement.")] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",

@@ -58,7 +58,7 @@ def load_model(
     outline, files, tokenizer = open_model(name, dtype)
     needed, free = outline.num_parameters() * DTYPES[dtype].itemsize * copies, free_memory()
     if needed > free:
-        got = f"{free / 1e9:.1f} GB: choose a smaller model, bfloat16, or `prune --ratio 0.2 --calibration shipped`"
+        got = f"{free / 1e9:.1f} GB: choose a smaller model, bfloat16 if you can, or `prune --calibration shipped`"
         raise InputError(f"expected {needed / 1e9:.1f} GB of free memory for {copies} x {name} in {dtype}, got {got}")
     model = filled(outline, lambda weight: files.read(weight, DTYPES[dtype]))
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)

@@ -48,25 +48,26 @@ def test_windows_are_cut_from_the_text_and_never_overlap(tokenizer):
     assert starts != sorted(starts)
 
 
-def test_every_window_can_be_drawn_and_nothing_is_added_where_texts_begin_with_nothing(tokenizer, bare, short):
+def test_every_window_can_be_drawn_and_nothing_is_added_where_texts_begin_with_nothing(tokenizer, bare):
     assert opening(tokenizer).tolist() == [tokenizer.bos_token_id] and opening(bare).tolist() == []
-    ids = encode(bare, short.read_text())
-    drawn = calibration_tokens(short, bare, sequences=3, length=len(ids) // 3)
+    ids = encode(bare, load_text("calibration"))
+    drawn = calibration_tokens("calibration", bare, sequences=3, length=len(ids) // 3)
     assert sorted(drawn.flatten().tolist()) == sorted(ids[: drawn.numel()].tolist())
 
 
-def test_half_of_a_mixture_begins_as_a_reader_begins(bare, short, model, own_cache):
+def test_half_of_a_users_text_begins_as_a_reader_begins(bare, short, model, own_cache):
     """With the start token, else the end token; where the model writes windows they begin so already."""
-    mixed = partial(calibration_tokens, tokenizer=bare, model=model, sequences=5, length=16)
-    source, known = f"{short}+calibration:code", bare.bos_token_id
-    begun, beside_written = mixed(source), mixed(f"{short}+self")
-    assert begun[:, 0].eq(known).tolist() == [True, False] * 2 + [True]
-    assert beside_written[:, 0].eq(known).tolist() == [False, True] * 2 + [False]
-    bare.bos_token = None
-    assert (mixed(source)[::2, 0] == bare.eos_token_id).all()
-    bare.eos_token = None
-    plain = mixed(source)
-    assert torch.equal(begun[1::2], plain[1::2]) and torch.equal(begun[::2, 1:], plain[::2, :-1])
+    drawn, known = partial(calibration_tokens, tokenizer=bare, model=model, sequences=5, length=16), bare.bos_token_id
+    assert drawn(f"{short}+self")[:, 0].eq(known).tolist() == [False, True] * 2 + [False]
+    for source in (short, f"{short}+calibration:code"):
+        bare.bos_token, bare.eos_token = "<s>", "</s>"
+        begun = drawn(source)
+        assert begun[:, 0].eq(known).tolist() == [True, False] * 2 + [True]
+        bare.bos_token = None
+        assert (drawn(source)[::2, 0] == bare.eos_token_id).all()
+        bare.eos_token = None
+        plain = drawn(source)
+        assert torch.equal(begun[1::2], plain[1::2]) and torch.equal(begun[::2, 1:], plain[::2, :-1])
 
 
 def test_the_seed_decides(tokenizer, short):
