@@ -71,7 +71,7 @@ def calibration_tokens(
 ) -> Tensor:
     """`sequences` windows of `length` tokens, (S, L), that do not overlap, each with the tokenizer's beginning.
 
-    Where it has none, and the model writes none, every other window begins with a start token, except in one of TEXTS:
+    Where it has none, and the model writes none, every other window begins with a start token, except in bare TEXTS:
     behind one that it never saw, a pruned Qwen2.5-Coder 0.5B loses 6 nats a sentence (benchmarks/RESULTS.md).
 
     Args:
@@ -106,7 +106,7 @@ def calibration_tokens(
         room |= {text: round(each * shares[text]) for text in WRITTEN.keys() & shares.keys()}
     turns = allotted(shares, sequences, room, source)
     rows = {text: [row for row, turn in enumerate(turns) if turn == text] for text in shares}
-    tokens = torch.empty(sequences, length, dtype=torch.long)
+    tokens, plain = torch.empty(sequences, length, dtype=torch.long), {*TEXTS}.issuperset(str(source).split("+"))
     for text, values in ids.items():
         windows = cut(values, first, length, len(rows[text]), f"calibration text in {text!r}")
         order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
@@ -114,7 +114,7 @@ def calibration_tokens(
     own = [row for text in shares if text in WRITTEN for row in rows[text]]
     if own and model is not None:
         tokens[own] = written(model, tokenizer, [turns[row] for row in own], length, seed, progress)
-    elif str(source) not in TEXTS and not len(first) and (start := start_token(tokenizer)) is not None:
+    elif not (plain or len(first)) and (start := start_token(tokenizer)) is not None:
         tokens[::2, 1:], tokens[::2, 0] = tokens[::2, :-1].clone(), start
     return tokens
 

@@ -20,11 +20,8 @@ def plot_spreads(
     log: bool = False,
     reference: float | None = None,
 ) -> Picture:
-    """found[panel][series][row] as dots with their intervals: rows by the mean of the last panel."""
-    last = list(found.values())[-1]
-    names = {name: np.mean([rows[name][0] for rows in last.values()]) for rows in last.values() for name in rows}
-    lowest_first = log or percent or reference is not None  # errors and losses: the lowest is the best
-    order = sorted(names, key=lambda name: names[name] if not lowest_first else -names[name])
+    """found[panel][series][row] as dots with their intervals: the first row on top, in every figure of a lesson."""
+    order = list(dict.fromkeys(name for series in found.values() for rows in series.values() for name in rows))[::-1]
     size = (4.3 * len(found) + 2.6, 0.42 * len(order) + 1.5)
     figure, axes = panels(1, len(found), size, "xy", title=list(found) if len(found) > 1 else "", xlabel=xlabel)
     words = []
