@@ -41,7 +41,6 @@ def plot_divergence(lines: Mapping[int, Mapping[str, Line]], title: str) -> Pict
             name = f"{method}, seed {seed}"
             axes.plot(steps, values, label=name, **style(place) | {"linestyle": dashes})
             words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
-    axes.set_ylim(0, 1.08 * max(value for one in lines.values() for points in one.values() for _, value in points))
     axes.set_title(title)
     axes.legend(loc="lower left")
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)

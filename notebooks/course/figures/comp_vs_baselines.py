@@ -44,10 +44,12 @@ def plot_windows(losses: Mapping[str, Sequence[float]]) -> Picture:
     return figure.described(f"Rows of two marks, the loss of a window in {one} and in {other}. {words}")
 
 
-def plot_intervals(rows: Mapping[str, Interval], xlabel: str, title: str, first: str | None = None) -> Picture:
-    """Values with their 95% intervals, a row for each, from the top; dashed: 0.
+def plot_intervals(
+    rows: Mapping[str, Interval], xlabel: str, title: str, first: str | None = None, limit: float = 0.0
+) -> Picture:
+    """Values with their 95% intervals, a row for each, from the top; dashed: 0, and the limit.
 
-    A row whose name ends with `first` is green and begins a group.
+    A row whose name ends with `first` is green and begins a group, whose name before the colon is said once.
     """
     figure, axes = figure_with_axes((8.0, 0.38 * len(rows) + 1.2), xlabel=xlabel)
     middles, whiskers = spans(list(rows.values()))
@@ -56,8 +58,10 @@ def plot_intervals(rows: Mapping[str, Interval], xlabel: str, title: str, first:
         if first is not None and name.endswith(first):
             axes.axhline(place - 0.5, color=GREY, linewidth=0.8)
             axes.plot(middles[place], place, "o", color=GREEN, markersize=8, zorder=3)
-    axes.axvline(0, **DASHED)
-    axes.set_yticks(range(len(rows)), list(rows))
+    for value in {0.0, limit}:
+        axes.axvline(value, **DASHED)
+    names = [name if first is None or name.endswith(first) else name.split(": ", 1)[-1] for name in rows]
+    axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_title(title)
     words = [f"{name} {middle:+.2f} ({low:+.2f} to {high:+.2f})" for name, (middle, low, high) in rows.items()]

@@ -21,7 +21,7 @@ def plot_differences(
     """
     first = next(iter(differences.values()))
     names = sorted(first, key=lambda name: -first[name][0])
-    figure, axes = panels(1, len(differences), (9.5, 0.36 * len(names) + 1.7), "y", ylim=(-0.6, len(names) - 0.4))
+    figure, axes = panels(1, len(differences), (9.5, 0.36 * len(names) + 1.7), "xy", ylim=(-0.6, len(names) - 0.4))
     words = []
     for panel, (model, rows) in zip(axes, differences.items(), strict=True):
         panel.axvline(0.0, **DASHED)
@@ -38,5 +38,6 @@ def plot_differences(
         panel.locator_params(axis="x", nbins=6)
     axes[0].set_yticks(range(len(names)), names)
     figure.suptitle(title)
-    figure.supxlabel(f"loss minus that of {reference} (nats per token; 95%, paired by window)", fontsize=10)
+    colours = f"blue: less; grey: no difference found; orange: more{'; small dots: seeds' if seeds else ''}"
+    figure.supxlabel(f"loss minus that of {reference} (nats per token; 95%, paired). {colours}", fontsize=9)
     return figure.described(f"{title}. Loss minus that of {reference}, with 95% intervals: ", words)

@@ -87,7 +87,7 @@ def plot_harm(errors: NDArray[np.float64], harms: NDArray[np.float64], pair: tup
 
     A line joins the `pair` of layers with the same error; the layer `last` is named too.
     """
-    labels = {"xlabel": "error in the stream (% of its energy)", "ylabel": "harm: divergence of the answers (nats)"}
+    labels = {"xlabel": "error in the stream (% of its energy)", "ylabel": "harm: divergence (nats, log scale)"}
     figure, axes = figure_with_axes((7.5, 4.2), title="Equal errors do not mean equal harm", yscale="log", **labels)
     axes.plot(100 * errors, harms, "o", color=GREY, markersize=5)
     axes.plot(100 * errors[list(pair)], harms[list(pair)], "o-", color=ORANGE)

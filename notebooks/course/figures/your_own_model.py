@@ -53,13 +53,12 @@ def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
     figure, axes = figure_with_axes((7.5, 3.8), xlabel="removed, part of the decoder's parameters", ylabel=LOSS)
     removed, *interval = zip(*sorted(sweep), strict=True)
     y, apart = spans(list(zip(*interval, strict=True)))
-    axes.errorbar(removed, y, yerr=apart, capsize=4, **style(0))
+    axes.errorbar(removed, y, yerr=apart, capsize=4, **style(0) | {"linestyle": "none"})
     axes.set_xticks(removed, [f"{part:.0%}" for part in removed])
     axes.axhline(limit, **DASHED)
     note(axes, f"your limit, {limit:g} nats", (removed[0], limit), (0, 4), va="bottom", fontsize=9)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
     passed = [part for part, _, _, high in sweep if high < limit]
-    most = f"Of these, {max(passed):.1%} is the most whose" if passed else "No"
-    axes.set_title(f"{most} whole interval keeps the limit")
+    axes.set_title(f"Recommended: {max(passed):.1%}" if passed else "No whole interval keeps the limit")
     words = [f"{a:.0%} removed {b:.2f} nats ({c:.2f} to {d:.2f})" for a, b, c, d in sorted(sweep)]
     return figure.described(f"Loss increase with 95% intervals, and a limit at {limit:g} nats: ", words)
