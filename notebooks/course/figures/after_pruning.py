@@ -42,7 +42,7 @@ def plot_divergence(lines: Mapping[int, Mapping[str, Line]], title: str) -> Pict
             axes.plot(steps, values, label=name, **style(place) | {"linestyle": dashes})
             words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
     axes.set_title(title)
-    axes.legend(loc="lower left")
+    axes.legend(loc="best")
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)
 
 
