@@ -8,7 +8,7 @@ from itertools import cycle
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from comp_lib.plots.base import BLUE, GREY, Picture, figure_with_axes, style
+from comp_lib.plots.base import ABOVE, BLUE, GREY, Picture, figure_with_axes, style
 
 Line = Sequence[tuple[int, float]]  # (step, divergence from the parent in nats per token)
 
@@ -41,8 +41,8 @@ def plot_divergence(lines: Mapping[int, Mapping[str, Line]], title: str) -> Pict
             name = f"{method}, seed {seed}"
             axes.plot(steps, values, label=name, **style(place) | {"linestyle": dashes})
             words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
-    axes.set_title(title)
-    axes.legend(loc="best")
+    axes.set_title(title, pad=26)
+    axes.legend(ncols=4, fontsize=9, **ABOVE)
     return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)
 
 
