@@ -71,8 +71,8 @@ def calibration_tokens(
 ) -> Tensor:
     """`sequences` windows of `length` tokens, (S, L), that do not overlap, each with the tokenizer's beginning.
 
-    Where it has none, and the model writes none, every other window begins with a start token, except in bare TEXTS:
-    behind one that it never saw, a pruned Qwen2.5-Coder 0.5B loses 6 nats a sentence (benchmarks/RESULTS.md).
+    Where neither it nor what the model writes has one, every other window of each text gets a start token, except in
+    bare TEXTS: behind one never seen, a pruned Qwen2.5-Coder 0.5B loses 6 nats a sentence (benchmarks/RESULTS.md).
 
     Args:
         source: name or path of a text, "self", a mixture, or several with "+" between (see above).
@@ -114,8 +114,9 @@ def calibration_tokens(
     own = [row for text in shares if text in WRITTEN for row in rows[text]]
     if own and model is not None:
         tokens[own] = written(model, tokenizer, [turns[row] for row in own], length, seed, progress)
-    elif not (plain or len(first)) and (start := start_token(tokenizer)) is not None:
-        tokens[::2, 1:], tokens[::2, 0] = tokens[::2, :-1].clone(), start
+    if not (plain or len(first)) and (start := start_token(tokenizer)) is not None and start not in tokens[:, 0]:
+        begun = [row for place, each in enumerate(rows.values()) for row in each[place % 2 :: 2]]
+        tokens[begun, 1:], tokens[begun, 0] = tokens[begun, :-1], start
     return tokens
 
 

@@ -30,7 +30,6 @@ def short(tmp_path):
 
 @pytest.fixture
 def bare(tokenizer):
-    """One that begins texts with nothing."""
     made = copy.deepcopy(tokenizer)
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
     return made
@@ -55,19 +54,22 @@ def test_every_window_can_be_drawn_and_nothing_is_added_where_texts_begin_with_n
     assert sorted(drawn.flatten().tolist()) == sorted(ids[: drawn.numel()].tolist())
 
 
-def test_half_of_a_users_text_begins_as_a_reader_begins(bare, short, model, own_cache):
+def test_half_of_each_text_begins_as_a_reader_begins(bare, short, model, own_cache):
     """With the start token, else the end token; where the model writes windows they begin so already."""
-    drawn, known = partial(calibration_tokens, tokenizer=bare, model=model, sequences=5, length=16), bare.bos_token_id
-    assert drawn(f"{short}+self")[:, 0].eq(known).tolist() == [False, True] * 2 + [False]
-    for source in (short, f"{short}+calibration:code"):
-        bare.bos_token, bare.eos_token = "<s>", "</s>"
-        begun = drawn(source)
-        assert begun[:, 0].eq(known).tolist() == [True, False] * 2 + [True]
+    drawn, known = partial(calibration_tokens, tokenizer=bare, model=model, sequences=20, length=16), bare.bos_token_id
+    assert drawn(f"{short}+self")[:, 0].eq(known).tolist() == [False, True] * 10
+    assert known not in drawn("calibration+calibration:code")[:, 0] and known in drawn(f"{short}+self:random")[:, 0]
+    for source in (short, f"{short}+calibration:code", "shipped"):
+        begun, turns = drawn(source), allotted(sources(source), 20, {}, source)
+        has = begun[:, 0] == known
+        for text in set(turns):
+            assert abs(sum(yes - 0.5 for yes, turn in zip(has.tolist(), turns, strict=True) if turn == text)) <= 0.5
         bare.bos_token = None
-        assert (drawn(source)[::2, 0] == bare.eos_token_id).all()
+        assert (drawn(source)[has, 0] == bare.eos_token_id).all()
         bare.eos_token = None
         plain = drawn(source)
-        assert torch.equal(begun[1::2], plain[1::2]) and torch.equal(begun[::2, 1:], plain[::2, :-1])
+        assert torch.equal(begun[~has], plain[~has]) and torch.equal(begun[has, 1:], plain[has, :-1])
+        bare.bos_token, bare.eos_token = "<s>", "</s>"
 
 
 def test_the_seed_decides(tokenizer, short):
@@ -167,8 +169,8 @@ def test_a_part_that_nobody_knows_is_refused():
 def test_sequences_are_allotted_by_share_and_never_beyond_the_room():
     assert allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {}, "") == [*"abcaabca"], "they take turns"
     assert Counter(allotted({"a": 0.98, "b": 0.01, "c": 0.01}, 10, {}, "")) == {"a": 8, "b": 1, "c": 1}, "each gets one"
-    counts = Counter(allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {"a": 2}, ""))
-    assert counts == {"a": 2, "b": 3, "c": 3}, "others take over"
+    taken = allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {"a": 2}, "")
+    assert Counter(taken) == {"a": 2, "b": 3, "c": 3}, "others take over"
     few = allotted(sources("general"), 4, {}, "general")
     assert {*few} == {"calibration", "calibration:questions", *list(SHIPPED)[1:3]}
     with pytest.raises(InputError, match="at most 5 sequences of the 2 texts in 'mix', got 6"):
