@@ -289,9 +289,9 @@ def test_neurons_stand_where_their_numbers_are():
     assert max(lost[0].get_ydata()) ** 2 == pytest.approx(4 - 4**2 / 5)
 
 
-@pytest.mark.parametrize("name, first", [("agreement", "one"), ("errors", "one"), ("differences", "a")])
-def test_the_first_row_or_the_best_is_on_top(name, first):
-    assert ticks(draw(name).axes[0])[-1] == first
+@pytest.mark.parametrize("name, top", [("agreement", "one"), ("errors", "one"), ("rise", "one"), ("differences", "a")])
+def test_the_first_row_or_the_best_is_on_top(name, top):
+    assert ticks(draw(name).axes[0])[-1] == top
 
 
 def test_dots_and_whiskers_are_the_numbers():
