@@ -60,7 +60,7 @@ def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
     low, high = min(at, key=at.__getitem__), max(at, key=at.__getitem__)
     return figure.described(
         f"Lines of the error against the neurons gone, one a layer, from light to dark: with {share:.0%} gone "
-        f"the error is least in layer {low}, {at[low]:.1%}, and largest in layer {high}, {at[high]:.1%}."
+        f"the error is least in layer {low}, {100 * at[low]:.2g}%, and largest in layer {high}, {100 * at[high]:.2g}%."
     )
 
 

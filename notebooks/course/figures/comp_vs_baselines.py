@@ -38,9 +38,7 @@ def plot_windows(losses: Mapping[str, Sequence[float]]) -> Picture:
     axes.set_title("Windows differ more than models")
     axes.legend(loc="lower right")
     gap = np.abs(ours - theirs).mean()
-    words = (
-        f"The windows go from {ours.min():.2f} to {ours.max():.2f} nats; the models differ by {gap:.2f} in a window."
-    )
+    words = f"{one}'s go from {ours.min():.2f} to {ours.max():.2f} nats; the models differ by {gap:.2f} in a window."
     return figure.described(f"Rows of two marks, the loss of a window in {one} and in {other}. {words}")
 
 

@@ -59,6 +59,6 @@ def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
     note(axes, f"your limit, {limit:g} nats", (removed[0], limit), (0, 4), va="bottom", fontsize=9)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
     passed = [part for part, _, _, high in sweep if high < limit]
-    axes.set_title(f"Recommended: {max(passed):.1%}" if passed else "No whole interval keeps the limit")
+    axes.set_title(f"{max(passed):.1%} removed keeps the limit" if passed else "No whole interval keeps the limit")
     words = [f"{a:.0%} removed {b:.2f} nats ({c:.2f} to {d:.2f})" for a, b, c, d in sorted(sweep)]
     return figure.described(f"Loss increase with 95% intervals, and a limit at {limit:g} nats: ", words)
