@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from comp_lib.calibration.stream import batches
 from comp_lib.calibration.text import load_text
 from comp_lib.evaluation.loss import evaluation_tokens
-from comp_lib.families import family_of
 from comp_lib.models.load import EMBEDDED
 from comp_lib.settings import MUCH, PRESETS, Settings, default_recovery
 from comp_lib.system.files import write_atomically
@@ -115,7 +114,7 @@ def preset(settings: dict) -> str:
 
 def decoder_parameters(model: nn.Module) -> int:
     """Counted from the tensors, whatever a method, ours or another package's, made of the layers."""
-    return sum(parameter.numel() for parameter in family_of(model).layers(model).parameters())
+    return sum(parameter.numel() for parameter in model.model.layers.parameters())
 
 
 def between(page: str, start: str, end: str, text: str) -> str:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.evaluation.loss import perplexity
-from comp_lib.families import family_of
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.models.load import load_model
 from comp_lib.on_device.gguf_export import export_gguf
@@ -79,7 +78,7 @@ def cut(model: nn.Module, plan: Plan) -> nn.Module:
     """A model of the plan's *shape* only, its first neurons kept: for timing, where no value matters."""
     smaller = shallow_copy(model)
     keep_layers(smaller, plan.layers)
-    for layer, width in zip(family_of(smaller).layers(smaller), plan.neurons, strict=True):
+    for layer, width in zip(smaller.model.layers, plan.neurons, strict=True):
         shrink(layer, "mlp", torch.arange(width))
     update_config(smaller)
     return smaller

@@ -20,7 +20,7 @@ from torch import Tensor
 from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from comp_lib.calibration.text import windows_of
 from comp_lib.calibration.tokens import calibration_tokens
-from comp_lib.families import family_of, parts
+from comp_lib.families import parts
 from comp_lib.families.layer import gain_behind
 from comp_lib.families.protocol import Layer
 from comp_lib.importance.neurons import Dense, energy, full_condition
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--cures", type=int, default=16, help="tokens a neuron up to which cures are tried")
     told = parser.parse_args()
     model, tokenizer = load_model(told.model)
-    shape, layers = Shape.of(model), family_of(model).layers(model)
+    shape, layers = Shape.of(model), model.model.layers
     ids = calibration_tokens(told.calibration, tokenizer, model=model, sequences=told.sequences, length=told.length)
     windows = torch.cat([*windows_of("kinds", tokenizer, WINDOW, WINDOWS).values()])
     hidden, judged = embed(model, ids), embed(model, windows)

@@ -17,7 +17,6 @@ from common import keep_row, parser_of
 from torch import nn
 
 from comp_lib.evaluation.zero_shot import SETS, load_tasks, zero_shot
-from comp_lib.families import family_of
 from comp_lib.models.load import load_model
 
 FILE = Path(__file__).with_suffix(".json")
@@ -41,7 +40,7 @@ def answers(model: nn.Module, tokenizer: Any, kind: str) -> dict[str, Any]:
     answers of SmolLM2 move by 0.2 nats a token.
     """
     if kind == "bfloat16":
-        linears = [part for part in family_of(model).layers(model).modules() if isinstance(part, nn.Linear)]
+        linears = [part for part in model.model.layers.modules() if isinstance(part, nn.Linear)]
         for part in linears:
             for name, values in [*part.named_parameters()]:  # new ones: some are the dense model's tensors too
                 setattr(part, name, nn.Parameter(values.detach().bfloat16(), requires_grad=False))

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .calibration.tokens import calibration_tokens, text_hashes
 from .errors import InputError, suggestion
-from .families import family_of, parts
+from .families import layers_of, parts
 from .families.protocol import STEPS, Model
 from .models.load import load_model, open_model
 from .models.save import PLAN_FILE, Provenance, calibrated_on, check_destination, save_checkpoint, shareable
@@ -131,7 +131,7 @@ def _low_rank(model: Model, healing: Healing) -> Trainable:
 
 def _scales(model: Model, healing: Healing) -> Trainable:
     model = copy.deepcopy(model).requires_grad_(False)
-    linears = [parts(layer)[which].linear for layer in family_of(model).layers(model) for which in STEPS]
+    linears = [parts(layer)[which].linear for layer in layers_of(model) for which in STEPS]
     norms = [each for each in model.modules() if type(each).__name__.endswith("Norm") and [*each.parameters()]]
     inputs = {each: nn.Parameter(torch.zeros_like(each.weight[0])) for each in linears}
     gains = {each: nn.Parameter(torch.zeros_like(each.weight)) for each in norms}

@@ -150,6 +150,8 @@ def check_call(model: Any, ids: object, settings: object, plan: Plan | None = No
         raise InputError(f"expected tokens from 0 to {vocabulary - 1}, got {got}: use the tokenizer of this model")
     if plan is None:
         check_request(model, settings)
+        if settings.widths == "measured" and len(ids) < 2:
+            raise InputError("expected 2 or more sequences for measured widths, got 1: one of them judges; give more")
     else:
         check_plan(plan, model, settings)
         if settings.recovery == "bias":

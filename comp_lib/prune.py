@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .calibration.stream import to_device
-from .families import family_of
+from .families import layers_of
 from .families.protocol import Model
 from .plan import Plan
 from .planning import check_call, concluded, make_plan
@@ -69,7 +69,7 @@ def prune(
     plan = plan or make_plan(model, ids, settings, name, progress)
     model = model if inplace else shallow_copy(model)
     pruner = LayerPruner(model, ids, settings, plan, before)
-    layers, finished = family_of(model).layers(model), list[LayerReport]()
+    layers, finished = layers_of(model), list[LayerReport]()
     for index in range(before.layers):
         origin = next(layers[index].parameters()).device
         layer = to_device(layers[index], pruner.device, own=inplace)

@@ -40,7 +40,7 @@ def default_recovery(method: str, biases: bool = True) -> str:
     biases: whether the model's family has room for them; without, FLAP goes without.
     """
     own = {"comp": "least-squares", "slimgpt": "least-squares", "flap": "bias" if biases else "none"}
-    return own.get(method, "none" if method in METHODS else "least-squares")
+    return own.get(str(method), "none" if method in METHODS else "least-squares")
 
 
 # What to set for a whole recipe. What each costs and reaches: benchmarks/RESULTS.md. The paper's share of whole layers

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .families import family_of, parts
+from .families import layers_of, parts
 from .families.protocol import STEPS, Model
 
 
@@ -51,7 +51,7 @@ class Shape:
         """
         if isinstance(known := getattr(model, "shape", None), cls):
             return known
-        layers = list(family_of(model).layers(model))
+        layers = list(layers_of(model))
         mixers, mlps = ([parts(layer)[which] for layer in layers] for which in STEPS)
 
         costs = []  # of one block: rows of what produces it, and its inputs of the dense layer

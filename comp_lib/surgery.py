@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .families import family_of, parts
+from .families import family_of, layers_of, parts
 from .families.layer import shrunk
 from .families.protocol import Layer, Model, Which
 from .shape import Shape
@@ -83,7 +83,7 @@ def keep_layers(model: Model, layers: Sequence[int]) -> None:
 
     Lists in the config with an entry for each layer (`layer_types`, `no_rope_layers`, ...) lose those of dropped ones.
     """
-    stack = family_of(model).layers(model)
+    stack = layers_of(model)
     for name, entries in list(vars(model.config).items()):
         whole = isinstance(entries, list) and len(entries) == len(stack)
         if whole and not name.endswith(("_id", "_ids", "architectures")):
@@ -101,7 +101,7 @@ def update_config(model: Model) -> None:
     """Make `model.config` describe the tensors, where one width can: widths that differ need `models.skeleton`."""
     shape, family = Shape.of(model), family_of(model)
     for name, which in family.bias_fields.items():
-        biased = any(parts(layer)[which].linear.bias is not None for layer in family_of(model).layers(model))
+        biased = any(parts(layer)[which].linear.bias is not None for layer in layers_of(model))
         setattr(model.config, name, biased)
     if shape.uniform:
         model.config.intermediate_size = shape.neurons[0]

@@ -19,7 +19,7 @@ from ..calibration.stream import embed, rotary, through, to_device
 from ..errors import InputError
 from ..evaluation.by_kind import ByKind
 from ..evaluation.confidence import confidence_intervals
-from ..families import family_of, parts
+from ..families import layers_of, parts
 from ..families.protocol import Device, Layer, Model
 from ..models.load import open_model
 from ..models.save import PLAN_FILE
@@ -91,7 +91,7 @@ def _walk(model: Model, sample: Sample, device: Device) -> Iterator[tuple[Layer,
     """Each layer, and the stream behind it (S, L, d)."""
     hidden = embed(model, sample.ids)
     rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
-    for layer in family_of(model).layers(model):
+    for layer in layers_of(model):
         hidden = through(to_device(layer, device), hidden, rope, device)
         yield layer, hidden
 

@@ -18,7 +18,7 @@ from torch.nn.functional import cosine_similarity
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
 from ..errors import InputError
 from ..evaluation.confidence import confidence_intervals
-from ..families import family_of, parts
+from ..families import layers_of, parts
 from ..families.frame import Rope
 from ..families.layer import gain_behind
 from ..families.protocol import STEPS, Device, Layer, Model, Which
@@ -45,7 +45,7 @@ def layers(model: Model, sample: Sample, judged: Sample | None = None, device: D
 
     judged: None measures no harm, which takes about layers / 2 passes over it.
     """
-    looked = _look_at(model, sample, list(range(len(family_of(model).layers(model)))), device)
+    looked = _look_at(model, sample, list(range(len(layers_of(model)))), device)
     rows: list[dict[str, Any]] = []
     for part in PARTS:
         turns = torch.stack([tables["layers"][part] for tables in looked])
@@ -88,11 +88,11 @@ def curves(model: Model, sample: Sample, layers: Asked = None, device: Device = 
 
 
 def _frame(name: str, model: Model, sample: Sample, layers: Asked, device: Device) -> pd.DataFrame:
-    """The frame of that name, of these layers. Raises InputError for a layer that the model has not."""
-    count = len(family_of(model).layers(model))
+    """The frame of that name, of these layers. Raises InputError for no layer, or one that it has not."""
+    count = len(layers_of(model))
     asked = sorted(set(range(count) if layers is None else layers))
-    if wrong := set(asked) - set(range(count)):
-        raise InputError(f"expected layers from 0 to {count - 1}, got {min(wrong)}: choose among these")
+    if (wrong := set(asked) - set(range(count))) or not asked:
+        raise InputError(f"expected layers from 0 to {count - 1}, got {min(wrong, default='none')}: choose others")
     shared = {"kind": sample.name, "tokens": sample.ids.numel()}
     looked = zip(asked, _look_at(model, sample, asked, device), strict=True)
     frames = [pd.DataFrame(tables[name]).assign(layer=layer, **shared) for layer, tables in looked]
@@ -111,7 +111,7 @@ def _look_at(model: Model, sample: Sample, asked: list[int], device: Device) -> 
 def _walk(model: Model, sample: Sample, asked: list[int], device: Device) -> Iterator[Tables]:
     hidden = embed(model, sample.ids)
     rope = rotary(model, sample.ids.shape[1], device, hidden.dtype)
-    for index, module in enumerate(list(family_of(model).layers(model))[: max(asked, default=-1) + 1]):
+    for index, module in enumerate(list(layers_of(model))[: max(asked, default=-1) + 1]):
         layer, before = to_device(module, device), hidden
         if index in asked:
             hidden = torch.empty_like(before)  # filled by the look

@@ -44,7 +44,7 @@ def check_request(asked: Mapping[str, Any]) -> None:
     parent, _, tokenizer = open_model(asked["model"], asked["dtype"])
     draw(tokenizer, asked["kinds"], looked(asked["kinds"]), WINDOW, asked["seed"])
     text_hashes(asked["calibration"])  # raises for a text that cannot be read
-    if WRITTEN.keys().isdisjoint(sources(asked["calibration"])):  # the model writes as much as is asked for
+    if WRITTEN.keys().isdisjoint(sources(asked["calibration"])):  # else the model has to write
         calibration_tokens(
             asked["calibration"], tokenizer, sequences=asked["sequences"], length=LENGTH, evaluated=EVERY_KIND
         )

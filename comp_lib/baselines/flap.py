@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..calibration.stream import Step, attention_step, batches, embed, mlp_step, rotary, to_device
 from ..errors import InputError
-from ..families import family_of, parts
+from ..families import layers_of, parts
 from ..families.protocol import Device, Model, Which
 from ..hybrid_granularity.uniform import parameters_left
 from ..plan import Plan
@@ -60,7 +60,7 @@ def fluctuations(
     hidden = embed(model, ids)
     attend = partial(attention_step, rope=rotary(model, ids.shape[1], device, hidden.dtype))
     steps: dict[Which, Step] = {"attention": attend, "mlp": mlp_step}
-    layers, measured = family_of(model).layers(model), []
+    layers, measured = layers_of(model), []
     for index in range(len(layers)):
         layer = to_device(layers[index], device)
         scores = []

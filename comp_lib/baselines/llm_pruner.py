@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..families import family_of, parts
+from ..families import layers_of, parts
 from ..families.protocol import Layer, Model
 from ..hybrid_granularity.uniform import parameters_left
 from ..importance.neurons import top
@@ -78,7 +78,7 @@ def taylor_scores(
 
     Gradients are summed in float32 at least. The model is left as it was, its gradients included.
     """
-    stack = family_of(model).layers(model)
+    stack = layers_of(model)
     weights = [each for layer in layers for each in stack[layer].parameters() if each.ndim == 2]
     precise = torch.promote_types(model.dtype, torch.float32)
     sums: dict[Tensor, Tensor] = {weight: torch.zeros_like(weight, dtype=precise) for weight in weights}

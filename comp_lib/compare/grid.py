@@ -46,7 +46,7 @@ class Grid:
     sequences: tuple[int, ...] = (32,)  # of calibration text
     _: KW_ONLY
     settings: Settings = Settings()
-    calibration: str = "calibration"  # name or path of a text, or "self"
+    calibration: str = "calibration"  # see `calibration.tokens`
     length: int = 256  # tokens in each sequence of it
     evaluation: str = "evaluation"  # name or path of a text, or "kinds" for the mean over all kinds
     windows: int = 12
@@ -65,7 +65,7 @@ class Grid:
         windows = windows_of(self.evaluation, tokenizer, self.window, self.windows)
         parts = sources(self.calibration)
         texts = [load_text(part) for part in parts if part not in WRITTEN]
-        for count in self.sequences if len(texts) == len(parts) else ():  # what the model writes is long enough
+        for count in self.sequences if len(texts) == len(parts) else ():  # else a model has to write
             size: dict[str, Any] = {"sequences": count, "length": self.length}
             calibration_tokens(self.calibration, tokenizer, **size, evaluated=self.evaluation)
         contents = [hash_of_code(), hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
@@ -86,7 +86,8 @@ def run(
     """Measure the runs of `grid` that DIR/rows.csv lacks, and return its rows, one a run, in the order of the grid.
 
     workers: runs at a time on this machine, which share its cores; scheduler: of a Dask cluster in its place.
-    Rows of other grids in the same folder stay. Only this process writes, a row as soon as its run is done.
+    Rows of other grids in the same folder stay. Only this process writes, a row as soon as its run is done: another one
+    at the same time would lose it again.
     Raises InputError, before any work, for what `Grid.runs` refuses, and for a folder with anything but a comparison.
     """
     path = Path(folder).expanduser() / ROWS
@@ -122,7 +123,7 @@ def read_rows(path: str | Path) -> pd.DataFrame:
         return pd.DataFrame()
     with refusing("rows of a comparison", str(path), "mend or delete it, or name another folder"):
         # an engine whose floats are those that were written
-        return pd.read_csv(path, dtype={"key": str}, engine="python").dropna(subset=["key"])
+        return pd.read_csv(path, dtype={"key": str}, engine="python").dropna(subset=["key", "status"])
 
 
 def _described(request: dict[str, Any]) -> dict[str, Any]:

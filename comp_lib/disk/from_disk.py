@@ -35,7 +35,7 @@ from transformers import PreTrainedTokenizerBase
 from .. import __version__
 from ..calibration.stream import embed, rotary, sequence_losses, through
 from ..errors import InputError, refusing
-from ..families import family_of
+from ..families import layers_of
 from ..families.protocol import Model
 from ..models.save import PLAN_FILE, Provenance, check_destination, save_metadata
 from ..models.skeleton import EMBEDDING, HEAD, described, skeleton
@@ -130,7 +130,9 @@ def prune_to(
         take_name(work, target)
     (target / LOCK).unlink(missing_ok=True)
     (target / PROGRESS).unlink()  # last: whoever is killed before goes on here
-    return Written(Path(out), plan, report, model.shape, written.shape, tuple(zip(dense, small, strict=True)))
+    return Written(
+        Path(out).expanduser(), plan, report, model.shape, written.shape, tuple(zip(dense, small, strict=True))
+    )
 
 
 def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> Path:
@@ -211,12 +213,11 @@ class _Run:
             if different:
                 got = f"another one in {self.work} (different: {different}): delete that folder to begin anew"
                 raise InputError(f"expected the request that began this run, got {got}")
+        if self.state["plan"] is None:  # a plan that is refused leaves no run behind
+            plan = plan or make_plan(self.model, self.ids, self.settings, self.saving.name, self.progress)
+            self.state["plan"] = plan.to_json()
         self.keep(request=request)  # what a killed run left and did not name goes
-        if self.state["plan"] is not None:
-            return Plan.from_json(self.state["plan"])
-        plan = plan or make_plan(self.model, self.ids, self.settings, self.saving.name, self.progress)
-        self.keep(plan=plan.to_json())
-        return plan
+        return Plan.from_json(self.state["plan"])
 
     def keep(self, **finished: Any) -> None:
         """Let progress.json know of what is finished, in one step; hidden states that it does not name are deleted."""
@@ -237,7 +238,7 @@ class _Run:
             windows, device = self.saving.windows, self.settings.device
             hidden = embed(model, windows)
             rope = rotary(model, windows.shape[1], device, hidden.dtype)
-            layers = family_of(model).layers(model)
+            layers = layers_of(model)
             for index in range(model.shape.layers):
                 hidden = through(layers[index].to(device), hidden, rope, device)
                 self.progress(f"measuring {which}", index + 1, model.shape.layers)
@@ -252,7 +253,7 @@ class _Run:
             pruner = LayerPruner(model, self.ids, self.settings, plan, model.shape, partial(States.create, self.work))
             self.take_up(pruner, places)
         for index in range(len(self.state["layers"]), count):
-            layer = family_of(model).layers(model)[index].to(pruner.device)
+            layer = layers_of(model)[index].to(pruner.device)
             done = pruner.prune_layer(index, layer)
             streams = {"hidden": pruner.hidden, "dense": pruner.dense}
             states = {name: each.path for name, each in streams.items() if each is not None}
@@ -289,7 +290,7 @@ class _Run:
 def _outline(model: Streamed, plan: Plan, settings: Settings, dtype: torch.dtype) -> Model:
     """The new model without its numbers."""
     small = skeleton(model.config, dtype)
-    layers = family_of(small).layers(small)
+    layers = layers_of(small)
     for index, groups, neurons in zip(plan.layers, plan.kv_groups, plan.neurons, strict=True):
         if settings.recovery == "bias":
             add_biases(layers[index])

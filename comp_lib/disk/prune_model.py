@@ -28,7 +28,7 @@ from ..families.protocol import Model
 from ..hybrid_granularity.uniform import CLOSE
 from ..models.load import load_model, open_model
 from ..models.save import Provenance, shareable
-from ..planning import check_length, check_request, make_plan, why_more
+from ..planning import check_call, check_length, check_request, make_plan, why_more
 from ..progress import Progress, no_progress
 from ..settings import DEFAULTS, MOST_TOKENS, PER_NEURON, PRESETS, SEQUENCES, Settings, default_recovery
 from ..shape import Shape, span
@@ -116,8 +116,8 @@ def prune_model(
 ) -> Verdict:
     """Prune the model of that name, or in that folder, into the folder `out`: what `comp-lib prune` does.
 
-    The same call goes on after a stop. The whole model is in memory only while it writes text, or where a method needs
-    gradients.
+    The same call goes on after a stop, one with `at_most` once its ratio is found. The whole model is in memory only
+    while it writes text, or where a method needs gradients.
 
     Args:
         model: as for `load_model`: "smollm2-135m", a folder, a .gguf file or a Hub id.
@@ -176,6 +176,7 @@ def ratio_within(
     from ..evaluation.by_kind import judge
     from ..prune import prune
 
+    ids = check_call(model, ids, settings)
     dense, gone = judge(model, windows).mean["loss"], 0.0
     (low, below), (high, above) = (0.0, 0.0), (LARGEST_RATIO, math.inf)  # what holds, and its cost; what costs too much
     for done in range(TRIES):
@@ -189,11 +190,12 @@ def ratio_within(
         if plan is not None:
             small = prune(model, ids, settings, plan=plan, progress=progress)
             gone, cost = small.plan.removed, judge(small.model, windows).mean["loss"] - dense
+            del small  # before the next one is made
         progress(f"ratio {ratio:.3f}: {cost:+.3f} nats", done + 1, TRIES)
         if cost <= at_most:
             low, below = ratio, cost
         else:
-            high, above = ratio, cost
+            high, above = ratio, cost if math.isfinite(cost) else math.inf
         if high == SMALLEST_RATIO or 0.9 * at_most <= below:
             break
     if not low:
@@ -204,8 +206,10 @@ def ratio_within(
 
 def _usual_sequences(shape: Shape, preset: str, calibration: str, length: int) -> int:
     """How many calibrate where nobody says it: of the mixtures, enough for the neurons of the widest layer."""
-    wanted = min(PER_NEURON * max(shape.neurons), MOST_TOKENS) if calibration in MIXTURES else 0
-    return max(SEQUENCES.get(preset, 128), -(-wanted // length))
+    usual = SEQUENCES.get(preset, 128)
+    if calibration not in MIXTURES:
+        return usual
+    return -(-min(max(PER_NEURON * max(shape.neurons), usual * length), MOST_TOKENS) // length)
 
 
 def _usual_type(files: TensorFiles) -> str:
@@ -249,7 +253,7 @@ def _told(
     if not isinstance(model, str | Path):
         got = f"{type(model).__name__}: a loaded model is for comp_lib.prune.prune"
         raise InputError(f"expected the name or the folder of a model, got {got}")
-    if preset not in PRESETS:
+    if (preset := str(preset)) not in PRESETS:
         raise InputError(f"expected another preset, got {preset!r}: {suggestion(preset, PRESETS)}")
     own = {"sequences": None} | {name: DEFAULTS[name] for name in ("length", "dtype", "device")}
     known = own.keys() | {"at_most"} | {field.name for field in fields(Settings)} - {"ratio"}

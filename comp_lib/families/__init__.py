@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
-
-from torch import nn
 
 from .frame import outline
 from .layer import parts as parts
 from .protocol import Model, Which
 
+layers_of = attrgetter("model.layers")  # the decoder layers of a model, first to last
 OWN = "comp_"  # in front of the type of a model whose layers differ in width
 
 
@@ -35,11 +35,6 @@ class Family:
     gguf_fields: Callable[[Any], dict[str, Any]] = lambda config: {}
     """What a file says of this type alone: config -> NAME -> value, for `add_NAME` of gguf's writer."""
     gguf_refusal: Callable[[Any], str | None] = lambda config: None  # what llama.cpp cannot express of this config
-
-    def layers(self, model: Model) -> nn.ModuleList:
-        """The decoder layers, first to last."""
-        layers: nn.ModuleList = model.model.layers
-        return layers
 
 
 def _smollm3_refusal(config: Any) -> str | None:

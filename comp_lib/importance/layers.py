@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration.stream import batches, embed, rotary, sequence_losses, through, to_device
-from ..families import family_of
+from ..families import layers_of
 from ..families.protocol import Device, Model
 from ..progress import Progress, no_progress
 
@@ -26,7 +26,7 @@ def block_influence(model: Model, ids: Tensor, device: Device = "cpu", progress:
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)
     influence = []
-    layers = family_of(model).layers(model)
+    layers = layers_of(model)
     for index in range(len(layers)):
         after = through(to_device(layers[index], device), hidden, rope, device)  # no name keeps the layer
         cosine = sum(
@@ -47,7 +47,7 @@ def sequence_loss_increase(
 
     The layers are on `device` one at a time, each once; memory: the hidden states of ids for each layer.
     """
-    layers = family_of(model).layers(model)
+    layers = layers_of(model)
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)
     without: list[Tensor] = []  # for each layer left out, the stream of the others so far

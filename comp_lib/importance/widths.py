@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration.stream import attention_step, batches, embed, mlp_step, rotary, through, to_device
-from ..errors import InputError
-from ..families import family_of, parts
+from ..families import layers_of, parts
 from ..families.frame import Rope, head
 from ..families.layer import gain_behind
 from ..families.protocol import Layer, Model
@@ -94,18 +93,15 @@ def sensitivity(
     Cost: a walk over those, a sweep per layer, and the rest of the model on the judging sequences per layer.
     Memory: a layer and its sums, the hidden states of the fitted sequences, and for each layer those of the judging
     ones, at most HELD x LENGTH tokens: 0.5 GiB in bfloat16 for the 32 layers of a 7B model.
-    Raises InputError for fewer than 2 sequences.
     """
     shape = Shape.of(model)
-    if len(ids) < 2:
-        raise InputError("expected at least 2 calibration sequences for measured widths, got 1: one judges; give more")
     losses = (gone,) * shape.layers if isinstance(gone, int) else tuple(gone)
     held = min(HELD, len(ids) // 2)
     judged = ids[-held:, :LENGTH]
     stream, watched = embed(model, ids[: min(SEEN, len(ids) - held)]), embed(model, judged)
     rope, judged_rope = (rotary(model, part.shape[1], device, stream.dtype) for part in (ids, judged))
     without: list[Tensor] = []  # the judged stream so far, for each layer that was narrowed alone
-    curves, layers = [], family_of(model).layers(model)
+    curves, layers = [], layers_of(model)
     for index in range(shape.layers):
         layer = to_device(layers[index], device)
         for place, changed in enumerate(without):

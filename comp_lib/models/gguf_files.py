@@ -59,6 +59,7 @@ class GgufFile:
             tensors, values = _number(stream, "Q"), _number(stream, "Q")
             self.metadata = {_text(stream): _value(stream, _number(stream, "I")) for _ in range(values)}
             self.tensors = {_text(stream): _stored(stream) for _ in range(tensors)}
+            self.vocabulary = len(self.metadata.get("tokenizer.ggml.tokens", ()))
             alignment = self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
             self.header_bytes = stream.tell() + -stream.tell() % alignment
             last = self.header_bytes + max((one.start + one.n_bytes for one in self.tensors.values()), default=0)
@@ -75,7 +76,7 @@ class GgufFile:
         if scaling := [name for name in (*self.metadata, *self.tensors) if ".rope.scal" in name or name[:5] == "rope_"]:
             got = f"{self.path} with {scaling[0]}, which is not converted; {ADVICE}"
             raise InputError(f"expected a GGUF file without rope scaling, got {got}")
-        fields: dict[str, Any] = {"vocab_size": len(self.metadata.get("tokenizer.ggml.tokens", ()))}
+        fields: dict[str, Any] = {"vocab_size": self.vocabulary}
         for key, value in self.metadata.items():
             prefix, _, rest = key.partition(".")
             if name := known.get(prefix, {}).get(rest):

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..families import family_of, parts
+from ..families import layers_of, parts
 from ..families.protocol import Layer
 from ..shape import Shape
 from ..system.files import resolved, staged
@@ -37,7 +37,7 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
     large.generation_config = small.generation_config
     check_destination(out, overwrite, Shape.of(large).total * small.dtype.itemsize, files.place)
     tensors = {name: files.read(name, small.dtype) for name in weight_shapes(small)}
-    for index, (own, wide) in enumerate(zip(*(family_of(one).layers(one) for one in (small, large)), strict=True)):
+    for index, (own, wide) in enumerate(zip(*(layers_of(one) for one in (small, large)), strict=True)):
         _fill_up(tensors, f"model.layers.{index}", own, wide)
     result = filled(large, tensors.__getitem__)
     with staged(resolved(out)) as partial:

@@ -1,7 +1,7 @@
 """Files: written as a whole or not at all, tensors read from them one at a time, and hashes of what is in them.
 
-A file or folder is written under another name beside its place, `NAME.partial-<random>`, and then takes its name. What
-a killed process leaves is the old file or folder as it was, and a `.partial-` that its user deletes.
+A file or folder is written under another name beside its place, `NAME.partial-<random>`, and then takes its name. A
+killed process leaves the old file as it was (of a folder: see `take_name`), and a `.partial-` that its user deletes.
 
 Tensors come from safetensors, which hold numbers and no code: each is mapped, copied and let go.
 """

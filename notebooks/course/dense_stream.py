@@ -6,14 +6,14 @@ the numbers of one layer reusable, whatever the plan will be; `prune` itself gat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from comp_lib.calibration.stream import attention_step, batches, embed, mlp_step, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import family_of, parts
+from comp_lib.families import layers_of, parts
 from comp_lib.families.frame import Rope
 from comp_lib.families.protocol import STEPS, Layer, Model, Which
 from comp_lib.importance.neurons import RIDGE, Dense
@@ -25,7 +25,7 @@ from .cache import Tensors, cached
 
 def layer_of(model: Model, layer: int) -> Layer:
     """A decoder layer, by its number. Raises InputError: no such layer."""
-    layers = family_of(model).layers(model)
+    layers: Sequence[Layer] = layers_of(model)
     if not 0 <= layer < len(layers):
         raise InputError(f"expected a layer from 0 to {len(layers) - 1}, got {layer}: choose one of these")
     return layers[layer]
@@ -38,7 +38,7 @@ def weight_of(layer: Layer, which: Which = "mlp") -> Tensor:
 
 def walk(model: Model, hidden: Tensor, rope: Rope, layers: slice) -> Tensor:
     """Hidden states (S, L, d) through these layers of the model."""
-    for layer in family_of(model).layers(model)[layers]:
+    for layer in layers_of(model)[layers]:
         hidden = through(layer, hidden, rope, hidden.device)
     return hidden
 

@@ -20,7 +20,7 @@ from comp_lib.analysis.columns import ALL, Sample
 from comp_lib.analysis.frames import layer_harm
 from comp_lib.calibration.stream import through
 from comp_lib.evaluation.confidence import confidence_intervals
-from comp_lib.families import family_of
+from comp_lib.families import layers_of
 from comp_lib.families.protocol import Model
 
 from .cache import Tensors, cached
@@ -58,7 +58,7 @@ def stream_statistics(model: Model, ids: Tensor) -> Tensors:
     """influence (n,), cosine (n, S, L) and norms (n + 1, S, L) of the dense model for ids (S, L): one pass."""
     hidden, rope = walk_to(model, ids, 0)  # (S, L, d)
     cosine, norms = [], [hidden.float().norm(dim=-1)]
-    for layer in family_of(model).layers(model):
+    for layer in layers_of(model):
         before, hidden = hidden, through(layer, hidden, rope, hidden.device)
         cosine.append(nn.functional.cosine_similarity(before.float(), hidden.float(), dim=-1))
         norms.append(hidden.float().norm(dim=-1))

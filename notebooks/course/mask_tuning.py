@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from comp_lib.families import family_of
+from comp_lib.families import layers_of
 from comp_lib.families.protocol import Model
 from comp_lib.importance.neurons import Dense
 from comp_lib.recovery.mask_tuning import fold_mask
@@ -32,7 +32,7 @@ class LayerSums(NamedTuple):
 def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[LayerSums]:
     """The sums of each layer of the dense model, on ids (S, L)."""
     hidden, rope = walk_to(model, ids, 0)
-    for layer in family_of(model).layers(model):
+    for layer in layers_of(model):
         hidden = torch.cat([stream for stream, _ in watched(layer, "attention", hidden, rope)])
         sums, hidden = sums_of(layer, "mlp", hidden, rope)
         plain = contributions(sums["plain"].matrix(), weight_of(layer))
@@ -42,7 +42,7 @@ def sums_of_layers(model: Model, ids: Tensor, ridge: float = 1e-2) -> Iterator[L
 def with_masks(model: Model, kept: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Model:
     """A smaller model: the neurons `kept`, (k,) in each layer, stay; masks (k,) go into down_proj; None: all ones."""
     smaller = shallow_copy(model)
-    for index, layer in enumerate(family_of(smaller).layers(smaller)):
+    for index, layer in enumerate(layers_of(smaller)):
         weight, stay = weight_of(layer), kept[index]
         values = torch.ones(len(stay)) if masks is None else masks[index]
         shrink(layer, "mlp", stay, fold_mask(weight, stay, values.to(weight)))

@@ -168,6 +168,7 @@ def test_costs_equal_the_library(model, sample, windows):
     [
         (lambda model, sample: neurons(model, sample, layers=[3]), "layers from 0 to 2, got 3"),
         (lambda model, sample: curves(model, sample, layers=[-1]), "got -1"),
+        (lambda model, sample: curves(model, sample, layers=[]), "got none"),
         (lambda model, sample: costs(model, sample, {}, (0.2,), ("stok",)), "did you mean 'stock'"),
         (lambda model, sample: costs(model, sample, {}, (0.99,), ("stock",)), "ratio"),
     ],

@@ -245,7 +245,7 @@ def test_what_is_wrong_is_refused_before_any_work(parent, tmp_path, options, wor
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"key,grid\n\xff\x00,1,2,3\n"])
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"key,value\na,1\n", b"key,grid\n\xff\x00,1,2,3\n"])
 def test_other_rows_are_refused_in_one_line(parent, tmp_path, content):
     path = tmp_path / "rows.csv"
     path.write_bytes(content)

@@ -27,8 +27,7 @@ LAYERS = 30
 SHAPE = Shape(
     576, 64, 3, (1536,) * LAYERS, (3,) * LAYERS, 3 * 576, 8 * 64 * 576, (2 * 576,) * LAYERS, 49_152 * 576 + 576
 )
-RISE = torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)
-CURVES = (RISE[:, None] * (torch.arange(44) / 44.0) ** 3).tolist()
+CURVES = (torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)[:, None] * (torch.arange(44) / 44.0) ** 3).tolist()
 HARM = [0.01 + ((7 * layer) % LAYERS) / 100 for layer in range(LAYERS)]
 MINDS = stored_sensitivity({"gone": 416, "kl": HARM, "curves": CURVES})
 IMPORTANCE = [1.0 + (7 * layer) % LAYERS for layer in range(LAYERS)]

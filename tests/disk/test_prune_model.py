@@ -112,7 +112,7 @@ def test_the_card_tells_the_command_and_the_share_of_each_text(wide, tmp_path):
 
 @pytest.mark.parametrize(
     ("most", "told", "sequences"),
-    [(9_999, {}, 200), (4_700, {}, 196), (9_999, {"sequences": 8}, 8), (9_999, {"calibration": "calibration"}, 128)],
+    [(9999, {}, 200), (4700, {}, 196), (99, {}, 5), (9, {"sequences": 8}, 8), (9, {"calibration": "calibration"}, 128)],
 )
 def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, most, told, sequences):
     monkeypatch.setattr("comp_lib.disk.prune_model.PER_NEURON", 100)  # of 48 neurons
@@ -133,7 +133,7 @@ def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):
     assert ids.numel() == MOST_TOKENS
 
 
-@pytest.mark.parametrize("curve", [lambda gone: 5 * gone**2, lambda gone: 0.9 * gone, lambda gone: gone**4 - 0.01])
+@pytest.mark.parametrize("curve", [lambda x: 5 * x**2, lambda x: x / (x < 0.4 or torch.nan), lambda x: x**4 - 0.01])
 @pytest.mark.parametrize("at_most", [0.02, 0.2])
 def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch, curve, at_most):
     seen, dense = {}, Shape.of(AutoModelForCausalLM.from_pretrained(parent)).decoder
@@ -175,6 +175,8 @@ def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path
         (lambda model, out: prune_model(model, out), "name or the folder.*LlamaForCausalLM"),
         (lambda model, out: prune_model("no-such-model", out), "nothing of that name"),
         (lambda model, out: prune_model("smollm2-135m", out, preset="beast"), "did you mean 'best'"),
+        (lambda model, out: prune_model("smollm2-135m", out, preset=["best"]), r"another preset, got .\['best'\]"),
+        (lambda model, out: prune_model("smollm2-135m", out, method=["comp"]), r"method.*got \['comp'\]"),
         (lambda model, out: prune_model("smollm2-135m", out, sequence=3), "did you mean 'sequences'"),
         (lambda model, out: prune_model("smollm2-135m", out, 0.2, at_most=0.1), "or --at-most, got 0.2 and 0.1"),
         (lambda model, out: prune_model("smollm2-135m", out, length="256"), "length as a whole number.*got '256'"),

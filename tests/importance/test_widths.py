@@ -11,7 +11,7 @@ from variants import LAYOUTS, build, tokens
 
 from comp_lib.calibration.stream import embed, rotary, through
 from comp_lib.errors import InputError
-from comp_lib.families import family_of, frame
+from comp_lib.families import frame
 from comp_lib.hybrid_granularity.measured import TEMPER, allocate_widths, measured_plan
 from comp_lib.hybrid_granularity.uniform import uniform_plan
 from comp_lib.importance import widths
@@ -75,11 +75,8 @@ def test_harm_is_the_divergence_of_a_model_in_which_one_layer_was_pruned(model, 
 @torch.no_grad()
 def layer_by_layer(model, fitted, judged, gone):
     """The harms by walking the rest of the model anew for each layer: many reads of each, in the same arithmetic."""
-    layers = family_of(model).layers(model)
-    rope, judged_rope = (
-        rotary(model, fitted.shape[1], "cpu", model.dtype),
-        rotary(model, judged.shape[1], "cpu", model.dtype),
-    )
+    layers = model.model.layers
+    rope, judged_rope = (rotary(model, part.shape[1], "cpu", model.dtype) for part in (fitted, judged))
 
     def answers(hidden, first):
         for layer in layers[first:]:
@@ -198,8 +195,8 @@ def test_prune_with_measured_widths_removes_what_uniform_ones_do(model, ids):
 
 
 def test_what_cannot_be_measured_is_refused(model, ids):
-    with pytest.raises(InputError, match="at least 2 calibration sequences for measured widths, got 1"):
-        sensitivity(model, ids[:1], 1)
+    with pytest.raises(InputError, match="2 or more sequences for measured widths, got 1"):
+        prune(model, ids[:1], Settings(widths="measured"))
     with pytest.raises(InputError, match="recovery least-squares with measured widths"):
         Settings(widths="measured", recovery="mask")
 

@@ -12,8 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / "notebooks" / "teaching" / "mutate.py"
-specification = importlib.util.spec_from_file_location("mutate", TOOL)
+specification = importlib.util.spec_from_file_location("mutate", ROOT / "notebooks" / "teaching" / "mutate.py")
 sys.modules["mutate"] = mutate = importlib.util.module_from_spec(specification)  # dataclasses look there
 specification.loader.exec_module(mutate)
 CORE = ("01_layer_importance", "02_matrix_condition", "04_mask_tuning")

@@ -27,9 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
 LESSONS = sorted(FOLDER.glob("[0-9]*.ipynb"))
 OTHERS = sorted(set(FOLDER.glob("*.ipynb")) - set(LESSONS))  # the check-up
-EXERCISES = sorted((FOLDER / "exercises").glob("*.ipynb"))
-SOLUTIONS = sorted((FOLDER / "exercises" / "solutions").glob("*.ipynb"))
-ALL = [*LESSONS, *OTHERS, *EXERCISES, *SOLUTIONS]
+EXERCISES = [path for place in ("*", "solutions/*") for path in sorted(FOLDER.glob(f"exercises/{place}.ipynb"))]
+ALL = [*LESSONS, *OTHERS, *EXERCISES]
 # a misspelt tag would be ignored in silence
 TAGS = {
     "nbval-check-output",

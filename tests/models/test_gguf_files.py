@@ -132,14 +132,12 @@ def refused(path, *words):
     assert all(word in message for word in words), message
 
 
-ODD = np.ones(32, np.float32)
-
-
 @pytest.mark.parametrize(
     "name", ["blk.0.attn_q.bias", "blk.3.attn_norm.weight", "rope_freqs.weight", "somebody.weight"]
 )
 def test_a_tensor_that_is_not_loaded_is_refused_by_name(tmp_path, dense, tokenizer, name):
-    refused(write_gguf(tmp_path / "more.gguf", dense, tokenizer, more={name: ODD}), name, "safetensors")
+    more = {name: np.ones(32, np.float32)}
+    refused(write_gguf(tmp_path / "more.gguf", dense, tokenizer, more=more), name, "safetensors")
 
 
 @pytest.mark.parametrize(
@@ -176,10 +174,11 @@ HEAD = b"GGUF" + struct.pack("<I", 3)
         HEAD + bytes(8) + struct.pack("<Q", 1) + HUGE,
         HEAD + bytes(8) + struct.pack("<QQ", 1, 1) + b"x" + struct.pack("<II", 9, 0) + HUGE,
         HEAD + bytes(8) + struct.pack("<QQ", 1, 1) + b"x" + struct.pack("<II", 9, 9) + HUGE,
+        HEAD + bytes(8) + struct.pack("<QQ", 1, 21) + b"tokenizer.ggml.tokens" + struct.pack("<II", 4, 9),
         HEAD + struct.pack("<QQQ", 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 1 << 40, 0, 0),
         HEAD + struct.pack("<QQQ", 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 32, 999, 0),
     ],
-    ids=["empty", "text", "cut", "counts", "name", "list", "lists-in-list", "beyond", "type"],
+    ids=["empty", "text", "cut", "counts", "name", "list", "lists-in-list", "tokens", "beyond", "type"],
 )
 def test_headers_that_claim_too_much(tmp_path, content):
     (tmp_path / "m.gguf").write_bytes(content)
