@@ -114,7 +114,7 @@ def search(model: Model, ids: Tensor, start: Plan, folder: Path, rounds: int) ->
 @torch.no_grad()
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()
     model, tokenizer = load_model(arguments.model)
     count = FITTED + STAGES[-1][0]

@@ -63,7 +63,7 @@ PRESETS_IN_WORDS = {
 }
 MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk
 # What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says. Of mixtures
-# up to PER_NEURON tokens for each neuron of a layer, as far as MOST_TOKENS go, which they have with any tokenizer.
+# as many or PER_NEURON tokens for each neuron of a layer, but at most MOST_TOKENS, which they have with any tokenizer.
 DEFAULTS: dict[str, Any] = {"calibration": "general", "length": 256, "seed": 0, "dtype": "float32", "device": "cpu"}
 SEQUENCES = {"best": 256}
 PER_NEURON, MOST_TOKENS = 8, 65_536

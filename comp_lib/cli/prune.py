@@ -22,7 +22,7 @@ METHOD_HELP = ", ".join(dict.fromkeys((*METHODS, *NEURON_METRICS))) + "."
 GROUPS_HELP = "KV groups to keep in each layer (default: all)."
 LAYERS_HELP = "Whole layers to drop: a number, or a share below 1 (default: by preset)."
 EVALUATE_HELP = "Text that judges both models, or none; kinds: a little of each that ships."
-SEQUENCES_HELP = "Of calibration (default: 128; best: 256; our mixtures: more for wide layers)."
+SEQUENCES_HELP = "Of calibration (default: 128; best: 256; our mixtures: more for wide layers, fewer if long)."
 
 
 def prune(

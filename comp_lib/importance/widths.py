@@ -92,7 +92,7 @@ def sensitivity(
     once: the model's judged stream passes, and that of each earlier layer's narrowing, before the layer is narrowed.
     Cost: a walk over those, a sweep per layer, and the rest of the model on the judging sequences per layer.
     Memory: a layer and its sums, the hidden states of the fitted sequences, and for each layer those of the judging
-    ones, at most HELD x LENGTH tokens: 0.5 GiB in bfloat16 for the 32 layers of a 7B model.
+    ones, at most HELD x LENGTH tokens: 0.5 GiB in bfloat16 for the 32 layers of a 7B model. Needs 2 sequences.
     """
     shape = Shape.of(model)
     losses = (gone,) * shape.layers if isinstance(gone, int) else tuple(gone)

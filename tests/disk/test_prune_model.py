@@ -133,7 +133,9 @@ def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):
     assert ids.numel() == MOST_TOKENS
 
 
-@pytest.mark.parametrize("curve", [lambda x: 5 * x**2, lambda x: x / (x < 0.4 or torch.nan), lambda x: x**4 - 0.01])
+@pytest.mark.parametrize(
+    "curve", [lambda x: 5 * x**2, lambda x: 0.9 * x, lambda x: x**4 - 0.01, lambda x: x**2 / (x < 0.4 or torch.nan)]
+)
 @pytest.mark.parametrize("at_most", [0.02, 0.2])
 def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch, curve, at_most):
     seen, dense = {}, Shape.of(AutoModelForCausalLM.from_pretrained(parent)).decoder

@@ -26,9 +26,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
 LESSONS = sorted(FOLDER.glob("[0-9]*.ipynb"))
-OTHERS = sorted(set(FOLDER.glob("*.ipynb")) - set(LESSONS))  # the check-up
-EXERCISES = [path for place in ("*", "solutions/*") for path in sorted(FOLDER.glob(f"exercises/{place}.ipynb"))]
-ALL = [*LESSONS, *OTHERS, *EXERCISES]
+ALL = [one for place in ("*", "exercises/*", "exercises/solutions/*") for one in sorted(FOLDER.glob(f"{place}.ipynb"))]
 # a misspelt tag would be ignored in silence
 TAGS = {
     "nbval-check-output",
