@@ -41,6 +41,7 @@ SLOW = ("test_kit.py", "test_browser.py", "test_book.py", "test_packaging.py")
 SLOW += ("cli/", "system/", "compare/test_cluster.py", "compare/test_grid.py", "models/test_save.py")
 SLOW += ("lessons/test_notebook", "course/test_cache.py", "lessons/test_exercises.py", "evaluation/test_zero_shot.py")
 SLOW += ("on_device/test_speed.py", "on_device/test_gguf", "hostile/test_calls.py", "analysis/test_page.py")
+SLOW_TESTS = ("test_reload_in_another_process",)
 
 
 def _place(path):
@@ -61,9 +62,7 @@ def pytest_collection_modifyitems(items):
 
     items.sort(key=place)
     for item in items:
-        starts = item.originalname == "test_reload_in_another_process" or not {"python", "kernels"}.isdisjoint(
-            item.fixturenames
-        )
+        starts = item.originalname in SLOW_TESTS or not {"python", "kernels"}.isdisjoint(item.fixturenames)
         if starts or _place(item.path).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
 
