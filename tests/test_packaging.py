@@ -69,8 +69,7 @@ def test_one_version_everywhere():
     assert "2501.15255" in citation["preferred-citation"]["url"]
 
 
-def test_readme_is_short_and_opens_with_commands_that_are_there():
-    assert README.count("\n") <= 80
+def test_readme_opens_with_commands_that_are_there():
     block = re.search(r"```bash\n(.*?)```", README, re.DOTALL)[1].splitlines()
     assert [line.split()[0] for line in block] == ["git", "make", ".venv/bin/comp-lib", "make"]
     for target in ("demo", "lab", *re.findall(r"`make ([a-z]+)`", README)):
@@ -86,9 +85,8 @@ def test_every_stored_row_has_the_interval_of_its_mean():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_resolve_and_how_to_pages_are_short(page):
+def test_links_resolve(page):
     links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", text := page.read_text("utf-8"))
-    assert page.parent.name != "docs" or len(text.split()) <= 500
     assert links or page != ROOT / "README.md"
     assert not [link for link in links if not (page.parent / link).exists()]
 

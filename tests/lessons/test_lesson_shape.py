@@ -18,10 +18,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 LESSONS = sorted(FOLDER.glob("[0-9]*.ipynb"))
-CORE = [path for path in LESSONS if re.match(r"0[0-5]_", path.name)]
 LONGEST = 12  # lines of a function
-WORDS, LINES_OF_A_CELL, FIGURES, TABLES, ROWS = 1200, 15, 8, 2, 8  # of a lesson, at most
-WORDS_OF_THE_CORE, LINES_OF_THE_CORE = 7000, 700
+LINES_OF_A_CELL = 15
+FIGURES = 8  # of a lesson, at most
+TABLES = 2  # of a lesson, at most
+ROWS = 8  # of a table, at most
 # What each lesson is about is defined in its cells, and asserted equal to comp_lib's.
 IN_THE_CELLS = {
     "01_layer_importance": ("block_influence", "loss_without", "hidden_harm"),
@@ -70,13 +71,6 @@ def claims_honest_minutes(notebook, name):
     if claimed is None:
         return ["the first cell does not say '**Takes** about N minutes, of which the machine computes for M'"]
     return [] if abs(claimed - counted) <= 3 else [f"claims {claimed} minutes, a slow reader takes {counted:.1f}"]
-
-
-@rule
-def has_few_words(notebook, name):
-    """The folded answers count; code, formulas and tables do not."""
-    found = count.words(notebook.cells)
-    return [] if found <= WORDS else [f"{found:,} words, at most {WORDS:,}"]
 
 
 @rule
@@ -152,18 +146,6 @@ def test_lesson(path):
     assert problems(nbformat.read(path, as_version=4), path.stem) == []
 
 
-def too_much(lessons):
-    """What is too long in the lessons of the core together."""
-    words, lines = (sum(measure(each.cells) for each in lessons) for measure in (count.words, count.code_lines))
-    found = [f"{words:,} words, at most {WORDS_OF_THE_CORE:,}"] if words > WORDS_OF_THE_CORE else []
-    return found + ([f"{lines} visible lines, at most {LINES_OF_THE_CORE}"] if lines > LINES_OF_THE_CORE else [])
-
-
-def test_the_core_is_a_half_day():
-    assert len(CORE) == 6
-    assert too_much([nbformat.read(path, as_version=4) for path in CORE]) == []
-
-
 # --- the rules can fail -----------------------------------------------------------------------------------------------
 
 PREDICTION = "**Predict.** What comes?\n\n<details><summary>Answer</summary>\n\nThat.\n\n</details>"
@@ -188,7 +170,6 @@ def change(number, source=None, **fields):
 BAD = [
     ("claims_honest_minutes", change(0, "# 01\n\n**Takes** about 13 minutes, of which the machine computes for 2.")),
     ("claims_honest_minutes", change(0, "# 01")),
-    ("has_few_words", change(0, "word " * WORDS)),
     ("has_short_cells", change(1, "x = 1\n" * (LINES_OF_A_CELL + 1))),
     ("has_few_figures", change(1, outputs=[PICTURE] * (FIGURES + 1))),
     ("has_few_short_tables", change(0, "| a |\n|---|\n" + "| 1 |\n" * (ROWS + 1))),
@@ -214,11 +195,3 @@ def test_a_rule_can_fail(name, spoil):
     lesson = good()
     spoil(lesson)
     assert RULES[name](lesson, "") != []
-
-
-def test_too_much_for_a_core():
-    lesson = good()
-    assert too_much([lesson]) == []
-    change(0, "word " * WORDS_OF_THE_CORE)(lesson)
-    change(1, "x = 1\n" * LINES_OF_THE_CORE)(lesson)
-    assert len(too_much([lesson])) == 2
