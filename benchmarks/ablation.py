@@ -78,12 +78,17 @@ def grid(model: Model, name: str) -> list[tuple[str, dict[str, Any], int]]:
         if changes.get("kv_groups", 0) < shape.kv_groups[0]:
             if count := changes.get("layers", 0):
                 fewer = round(count / 30 * shape.layers)
-                part, changes = part.replace(f"{count} layers", f"{fewer} of the layers"), {**changes, "layers": fewer}
+                part, changes = (
+                    part.replace(f"{count} layers", f"{fewer} of the layers"),
+                    {**changes, "layers": fewer},
+                )
             found.append((part, changes, seed))
     return [each for each in found if each[2] == SEEDS[0]]
 
 
-def row(model, dense: Evaluation, tokenizer, windows: torch.Tensor, name: str, changes: dict, seed: int) -> dict:
+def row(
+    model, dense: Evaluation, tokenizer, windows: torch.Tensor, name: str, changes: dict, seed: int
+) -> dict:
     """One run of the grid; `dense` is the unpruned model on the same windows."""
     settings = Settings(**{"ratio": 0.2, "multiple": 32, "seed": seed, **changes})
     ids = calibration_tokens(
@@ -110,7 +115,9 @@ def row(model, dense: Evaluation, tokenizer, windows: torch.Tensor, name: str, c
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--out", type=Path, help="default: benchmarks/ablation.jsonl, of another model ablation-MODEL")
+    parser.add_argument(
+        "--out", type=Path, help="default: benchmarks/ablation.jsonl, of another model ablation-MODEL"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no row after so long")
     arguments = parser.parse_args()
     name = "ablation" if arguments.model == EMBEDDED else f"ablation-{arguments.model}"

@@ -42,7 +42,10 @@ STEPS = {  # what is made -> of what, by which command; MODEL is the parent
     "COMP, healed": ("COMP", ("heal", "COMP", *HEAL, "COMP, healed")),
     "LLM-Pruner, healed": ("LLM-Pruner", ("heal", "LLM-Pruner", *HEAL, "LLM-Pruner, healed")),
     "COMP, scales": ("COMP", ("heal", "COMP", *HEAL, "COMP, scales", "--tune", "scales")),
-    "LLM-Pruner, scales": ("LLM-Pruner", ("heal", "LLM-Pruner", *HEAL, "LLM-Pruner, scales", "--tune", "scales")),
+    "LLM-Pruner, scales": (
+        "LLM-Pruner",
+        ("heal", "LLM-Pruner", *HEAL, "LLM-Pruner, scales", "--tune", "scales"),
+    ),
     "COMP, healed, q8_0": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q8_0")),
     "COMP, healed, q4_0": ("COMP, healed", ("export", "COMP, healed", "--gguf", "COMP, healed, q4_0")),
     "parent, q4_0": ("MODEL", ("export", "MODEL", "--gguf", "parent, q4_0")),
@@ -73,7 +76,15 @@ def main() -> None:
         _, peak = measured([sys.executable, "-c", IMPORTS])
         losses = judge(parent, windows).mean
         size = 4 * parent.num_parameters()
-        keep({"name": "parent", "of": None, "bytes": size, "imports_megabytes": peak, "mean_loss": losses["loss"]})
+        keep(
+            {
+                "name": "parent",
+                "of": None,
+                "bytes": size,
+                "imports_megabytes": peak,
+                "mean_loss": losses["loss"],
+            }
+        )
     for name, (origin, words) in STEPS.items():
         made = path(name, arguments)
         if name in rows and made.exists():
@@ -90,7 +101,10 @@ def main() -> None:
         else:
             row["removed"] = 1 - decoder_parameters(small) / decoder_parameters(parent)
         value, interval = by_kind.mean["increase"], by_kind.intervals()["increase"] or UNKNOWN
-        gaps = {kind: [round(gap, 5) for gap in one.by_sequence["increase"]] for kind, one in by_kind.kinds.items()}
+        gaps = {
+            kind: [round(gap, 5) for gap in one.by_sequence["increase"]]
+            for kind, one in by_kind.kinds.items()
+        }
         keep({**row, "mean": [value, *interval], "kl": by_kind.mean["kl"], "windows": gaps})
 
 
@@ -104,7 +118,11 @@ def path(name: str, arguments: argparse.Namespace) -> Path:
 
 def size_of(made: Path) -> int:
     """Bytes of its weights on disk."""
-    return made.stat().st_size if made.is_file() else sum(file.stat().st_size for file in made.glob("*.safetensors"))
+    return (
+        made.stat().st_size
+        if made.is_file()
+        else sum(file.stat().st_size for file in made.glob("*.safetensors"))
+    )
 
 
 def measured(command: list[str]) -> tuple[float, float]:

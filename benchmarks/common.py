@@ -104,12 +104,19 @@ def preset(settings: dict) -> str:
     aim = "dense" if "dense" in (settings.get("aim"), settings.get("target")) else "self"
     settings, auto = settings | {"aim": aim}, "dense" if settings["ratio"] > MUCH else "self"
     usual = {"ridge": "auto"}  # where a preset names none
-    named = PRESETS | {"spared": PRESETS["stock"] | {"widths": "spared"}}  # what kinds.py calls so is as `stock` else
-    given = {name: usual | each | ({"aim": auto} if each.get("aim") == "auto" else {}) for name, each in named.items()}
+    named = PRESETS | {
+        "spared": PRESETS["stock"] | {"widths": "spared"}
+    }  # what kinds.py calls so is as `stock` else
+    given = {
+        name: usual | each | ({"aim": auto} if each.get("aim") == "auto" else {})
+        for name, each in named.items()
+    }
     if found := [name for name, each in given.items() if each.items() <= settings.items()]:
         return max(found, key=lambda name: len(given[name]))
     alike = {each.get("widths"): name for name, each in reversed(given.items())}
-    return f"{alike[settings['widths']]}, target {aim}" + f", ridge {settings['ridge']}" * (settings["ridge"] != "auto")
+    return f"{alike[settings['widths']]}, target {aim}" + f", ridge {settings['ridge']}" * (
+        settings["ridge"] != "auto"
+    )
 
 
 def decoder_parameters(model: nn.Module) -> int:

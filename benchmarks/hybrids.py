@@ -235,7 +235,9 @@ def measure(model: Model, case: Case, found: dict[str, Any], ids: Tensor, window
         "kv_groups": max(plan.kv_groups),
         "losses": [round(loss, 4) for loss in perplexity(done.model, windows).losses],
     }
-    print(f"{case.name}, {case.ratio:.0%} of the {case.budget}: {np.mean(row['losses']):.3f} nats", flush=True)
+    print(
+        f"{case.name}, {case.ratio:.0%} of the {case.budget}: {np.mean(row['losses']):.3f} nats", flush=True
+    )
     return row
 
 
@@ -252,7 +254,9 @@ def main() -> None:
             keep(look(model, arguments.model, ids, windows))
         found = read_json(file)
         there = {(row["name"], row["budget"], row["ratio"]) for row in found["rows"]}
-        missing = [one for one in cases(Shape.of(model), found) if (one.name, one.budget, one.ratio) not in there]
+        missing = [
+            one for one in cases(Shape.of(model), found) if (one.name, one.budget, one.ratio) not in there
+        ]
         for one in missing[: arguments.rows]:
             if time.monotonic() > started + 60 * arguments.minutes:
                 break

@@ -38,7 +38,15 @@ from comp_lib.system.files import write_atomically
 
 FILE = Path(__file__).with_suffix(".json")
 SPARED = "spared"  # widths that leave whole what LLM-Pruner leaves whole, the first layers and the last ones
-MEASURED = ("removed", "neurons", "increases", "mean", "interval", "kl", "tasks")  # older rows have the divergence "kl"
+MEASURED = (
+    "removed",
+    "neurons",
+    "increases",
+    "mean",
+    "interval",
+    "kl",
+    "tasks",
+)  # older rows have the divergence "kl"
 
 
 def mixture(words: str) -> str:
@@ -54,7 +62,9 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=6, help="of each kind")
     parser.add_argument("--window", type=int, default=512, help="tokens in each")
     parser.add_argument("--set", action="append", help="more Settings as JSON; once for each row")
-    parser.add_argument("--tasks", choices=TYPES, help="score the offline tasks too, with products of this type")
+    parser.add_argument(
+        "--tasks", choices=TYPES, help="score the offline tasks too, with products of this type"
+    )
     parser.add_argument("--figure", type=Path, help="nothing is measured: draw what is kept")
     arguments = parser.parse_args()
     if arguments.figure is not None:
@@ -87,7 +97,8 @@ def main() -> None:
             "windows": arguments.windows,
             **({} if arguments.window == 512 else {"window": arguments.window}),
             "seed": arguments.seed,
-            "settings": json.loads(json.dumps(vars(settings))) | ({"widths": SPARED} if SPARED in said else {}),
+            "settings": json.loads(json.dumps(vars(settings)))
+            | ({"widths": SPARED} if SPARED in said else {}),
         }
         print(json.dumps(row["settings"]), flush=True)
         # a baseline that plans by itself, such as by gradients, does so once for all that may follow its cut
@@ -107,7 +118,8 @@ def main() -> None:
         more = {kind: np.subtract(one.losses, base[kind].losses) for kind, one in judged.items()}
         # of too few windows there is no interval: NaN, which a figure leaves out
         row["increases"] = {
-            kind: [float(each.mean()), *confidence_intervals(each[None])[0].tolist()] for kind, each in more.items()
+            kind: [float(each.mean()), *confidence_intervals(each[None])[0].tolist()]
+            for kind, each in more.items()
         }
         row["mean"] = float(np.mean([row["increases"][kind][0] for kind in KINDS]))
         row["interval"] = low, high = confidence_intervals(*(more[kind][None] for kind in KINDS))[0].tolist()
@@ -126,7 +138,9 @@ def figure(path: Path) -> None:
     found = by_method()
     means, halves = [[value(found[name]) for name in NAMES] for value in (mean_of, half_width)]
     least = means[0] + halves[0] < min(mean - half for mean, half in zip(means[1:], halves[1:], strict=True))
-    picture, axes = figure_with_axes((7.0, 2.4), xlabel="loss added (nats per token), mean over eight kinds of text")
+    picture, axes = figure_with_axes(
+        (7.0, 2.4), xlabel="loss added (nats per token), mean over eight kinds of text"
+    )
     axes.barh([*NAMES.values()], means, xerr=halves, color=[BLUE, GREY, GREY], capsize=4)
     axes.bar_label(axes.containers[-1], [f"{mean:.2f}" for mean in means], padding=6)
     reading = "COMP adds the least loss" if least else "no difference found"

@@ -41,7 +41,10 @@ class Model:
     vocabulary: int
 
 
-MODELS = (Model("Qwen2.5 7B", 3584, 28, 28, 4, 18944, 152064), Model("Llama-2 70B", 8192, 80, 64, 8, 28672, 32000))
+MODELS = (
+    Model("Qwen2.5 7B", 3584, 28, 28, 4, 18944, 152064),
+    Model("Llama-2 70B", 8192, 80, 64, 8, 28672, 32000),
+)
 
 
 @cache

@@ -48,7 +48,9 @@ class Work:
     written: float = 0.0  # bytes
 
     def __add__(self, other: Work) -> Work:
-        return Work(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Work(
+            *(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ class Run:
     def through_attention(self, groups: int) -> Work:
         """All tokens."""
         queries = groups * self.shape.group_heads * self.shape.head_dim
-        scores = 2.0 * self.tokens * self.length * queries  # of each token with itself and those before it, twice
+        scores = (
+            2.0 * self.tokens * self.length * queries
+        )  # of each token with itself and those before it, twice
         return Work(model=2.0 * self.tokens * groups * self.shape.group_parameters + scores)
 
     def dense_layer(self, n: int, k: int) -> Iterator[Work]:
@@ -111,7 +115,9 @@ class Run:
         rounds = 2.0 * tokens * tokens + 2.0 * tokens * (n + k) / 2 + tokens * tokens
         yield Work(single=float(tokens) ** 2 * n + 2.0 * gone * (n + k) / 2 * m)
         yield Work(double=float(tokens) ** 3 + float(tokens) ** 2 * n + gone * rounds)
-        ridge = Work(single=tried and 3.0 * half * half * k, double=tried * (half**3 / 3 + 4.0 * half**2 * judged))
+        ridge = Work(
+            single=tried and 3.0 * half * half * k, double=tried * (half**3 / 3 + 4.0 * half**2 * judged)
+        )
         yield ridge + Work(single=4.0 * tokens * n * m)
 
 
@@ -137,7 +143,9 @@ class Machine:
 
     def seconds(self, work: Work) -> float:
         """The least time for `work`, one kind after the other."""
-        return sum(amount / rate for amount, rate in zip(asdict(work).values(), asdict(self).values(), strict=True))
+        return sum(
+            amount / rate for amount, rate in zip(asdict(work).values(), asdict(self).values(), strict=True)
+        )
 
 
 def product_rate(hidden: int, width: int, dtype: torch.dtype) -> float:
@@ -197,7 +205,10 @@ def main() -> None:
     }
     disk = Machine.measured(*shapes["135m"], arguments.work)
     row = {"threads": torch.get_num_threads(), "torch": torch.__version__, "gigaflops": found}
-    row |= {"read_megabytes_a_second": round(disk.read / 1e6), "written_megabytes_a_second": round(disk.written / 1e6)}
+    row |= {
+        "read_megabytes_a_second": round(disk.read / 1e6),
+        "written_megabytes_a_second": round(disk.written / 1e6),
+    }
     write_json(HERE / "limit.json", row)
     print("\n".join(table(stored_rows())))
 

@@ -88,7 +88,9 @@ def speed(found: dict, model: nn.Module, tokenizer, kind: str) -> None:
     """Time all plans in turns; `kind` is a type for llama.cpp, or "transformers"."""
     shape, models = Shape.of(model), {"dense": model}
     for name, (ratio, layers) in PLANS.items():
-        models[name] = cut(model, uniform_plan(PlanRequest(shape, ratio, drop=range(layers), multiple=MULTIPLE)))
+        models[name] = cut(
+            model, uniform_plan(PlanRequest(shape, ratio, drop=range(layers), multiple=MULTIPLE))
+        )
     with tempfile.TemporaryDirectory() as temporary:
         if kind != "transformers":
             for name, small in models.items():

@@ -42,7 +42,10 @@ from comp_lib.system.files import write_atomically
 TYPES = {0.0: ("q8_0", "q4_0", "q4_1"), 0.471: ("q8_0", "q4_0"), 0.2: ("q8_0", "q4_0")}  # by ratio
 SMALLER = {"qwen-coder-1.5b": "qwen-coder-0.5b"}  # a parent with the same tokenizer
 STRETCH = 0.1  # by which a channel is scaled
-TEXT = {"qwen-coder-0.5b": ("general", 128), "qwen-coder-1.5b": ("shipped", 32)}  # what calibrates the wider ones
+TEXT = {
+    "qwen-coder-0.5b": ("general", 128),
+    "qwen-coder-1.5b": ("shipped", 32),
+}  # what calibrates the wider ones
 
 
 @torch.no_grad()
@@ -137,7 +140,9 @@ def figure() -> Picture:
         axes.set_axis_off()
     for (name, rows), axes in zip(found.items(), panes, strict=False):
         (dense,) = (np.array(row["losses"]) for row in rows if row["type"] == "f32")
-        kinds = {f"{ratio:.0%} pruned" if ratio else "quantised only": (rows, ratio) for ratio in sorted(TYPES)}
+        kinds = {
+            f"{ratio:.0%} pruned" if ratio else "quantised only": (rows, ratio) for ratio in sorted(TYPES)
+        }
         if name in SMALLER:
             kinds[f"{SMALLER[name]}, quantised"] = found[SMALLER[name]], 0.0
         for place, (label, (every, ratio)) in enumerate(kinds.items()):
@@ -145,7 +150,10 @@ def figure() -> Picture:
             if not own:
                 continue
             own.sort(key=lambda row: row["bytes"])
-            sizes, gaps = [row["bytes"] / 1e6 for row in own], [np.array(row["losses"]) - dense for row in own]
+            sizes, gaps = (
+                [row["bytes"] / 1e6 for row in own],
+                [np.array(row["losses"]) - dense for row in own],
+            )
             means = [gap.mean() for gap in gaps]
             errors = np.abs(np.array([confidence_interval(gap) for gap in gaps]).T - means)
             drawn[label] = axes.errorbar(sizes, means, errors, capsize=3, **style(place))

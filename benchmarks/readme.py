@@ -28,7 +28,11 @@ SECOND = "gemma3-270m"
 MODELS = (EMBEDDED, SECOND, "qwen-coder-0.5b", "qwen-coder-1.5b")
 SETUP = ("calibration", "sequences", "length", "windows")
 UNSEEN = "wikitext2-valid.txt"  # of which nothing calibrates
-NAMES = {("comp", "stock"): "COMP", ("llm-pruner", ""): "LLM-Pruner", ("flap", ""): "FLAP"}  # of README.md's bars
+NAMES = {
+    ("comp", "stock"): "COMP",
+    ("llm-pruner", ""): "LLM-Pruner",
+    ("flap", ""): "FLAP",
+}  # of README.md's bars
 COLUMNS = {  # of README.md's table
     ("comp", "stock"): "COMP `stock`",
     ("comp", "best"): "COMP `best`",
@@ -131,7 +135,9 @@ def losses(model: str) -> str:
         found.setdefault(name, {}).setdefault(row["settings"]["ratio"], []).append(row)
     ratios = sorted({row["settings"]["ratio"] for row in usual})
     usually = 0.2 if 0.2 in ratios else ratios[0]
-    order = sorted((name for name in found if usually in found[name]), key=lambda name: mean_of(found[name][usually]))
+    order = sorted(
+        (name for name in found if usually in found[name]), key=lambda name: mean_of(found[name][usually])
+    )
     table = []
     for name in order[:MOST]:
         rows = found[name][usually]
@@ -175,7 +181,9 @@ def by_kind(found: dict[str, list[dict]]) -> str:
     baselines = [name for name in found if not name.startswith("COMP") and not name.endswith(OURS)]
     names = [name for name in ("COMP `stock`", *baselines[:1]) if name in found]
     kinds = [kind for kind in found[names[0]][0]["increases"] if kind != UNSEEN] if names else []
-    cells = ([f"{fmean(row['increases'][kind][0] for row in found[name]):.2f}" for name in names] for kind in kinds)
+    cells = (
+        [f"{fmean(row['increases'][kind][0] for row in found[name]):.2f}" for name in names] for kind in kinds
+    )
     each = (f"{kind} {', '.join(own)}" for kind, own in zip(kinds, cells, strict=True))
     return f"{' and '.join(names)} by kind: {'; '.join(each)}."
 
@@ -199,14 +207,21 @@ def tasks() -> str:
     errors = []
     for model in MODELS:
         for row in (row for row in every_row(model) if "tasks" in row):
-            column = columns.setdefault(f"{model}, {row['settings']['ratio']:.0%}", {"dense": marks(dense[model])})
+            column = columns.setdefault(
+                f"{model}, {row['settings']['ratio']:.0%}", {"dense": marks(dense[model])}
+            )
             name, own = called(row["settings"]), marks(row["tasks"])
             column[name] = max(own, column.get(name, own))
-            errors.append(sum(each**2 for each in row["tasks"]["stderr"].values()) ** 0.5 / len(SETS["offline"]))
+            errors.append(
+                sum(each**2 for each in row["tasks"]["stderr"].values()) ** 0.5 / len(SETS["offline"])
+            )
     found = {name for column in columns.values() for name in column}
     names = sorted(found, key=lambda name: (name != "dense", not name.startswith("COMP"), name))
     cells = {name: [column.get(name) for column in columns.values()] for name in names}
-    rows = [[name, *("{:.3f}, {:.2f}".format(*each) if each else "-" for each in own)] for name, own in cells.items()]
+    rows = [
+        [name, *("{:.3f}, {:.2f}".format(*each) if each else "-" for each in own)]
+        for name, own in cells.items()
+    ]
     return f"Standard errors are at most {max(errors):.3f}.\n\n{markdown(['', *columns], rows)}"
 
 
@@ -245,7 +260,9 @@ def files() -> str:
     for number, found in enumerate(models.values()):
         rows = [row | {"losses": np.array(row["losses"])} for row in found]
         (dense,) = (row["losses"] for row in rows if row["type"] == "f32")
-        own_files = (row for row in rows if row["type"] not in ("shipped", "f32") and row["ratio"] in (0.0, 0.2))
+        own_files = (
+            row for row in rows if row["type"] not in ("shipped", "f32") and row["ratio"] in (0.0, 0.2)
+        )
         for row in sorted(own_files, key=lambda row: row["bytes"]):
             gap = row["losses"] - dense
             low, high = confidence_interval(gap)

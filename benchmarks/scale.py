@@ -71,7 +71,9 @@ def make(folder: Path, size: Size) -> None:
     """A checkpoint of that size, a shard a layer. Raises SystemExit when there is no room for it and its result."""
     needed, free = 2 * 2 * size.parameters, shutil.disk_usage(folder.parent).free
     if free < needed * 1.1:
-        sys.exit(f"expected {needed / 9e8:.0f} GB free in {folder.parent}, got {free / 1e9:.0f} GB: see --work")
+        sys.exit(
+            f"expected {needed / 9e8:.0f} GB free in {folder.parent}, got {free / 1e9:.0f} GB: see --work"
+        )
     folder.mkdir()
     torch.manual_seed(0)
     where: dict[str, str] = {}
@@ -129,7 +131,9 @@ def measured(job: dict) -> dict:
 
     how, real, size = job["how"], job["shape"] == "135m", (job["sequences"], job["length"])
     llm_pruner = {"method": how, "recovery": "none"}
-    settings = Settings(ratio=0.2, multiple=64, **(llm_pruner if how == "llm-pruner" else {"aim": job["aim"]}))
+    settings = Settings(
+        ratio=0.2, multiple=64, **(llm_pruner if how == "llm-pruner" else {"aim": job["aim"]})
+    )
     seconds = []
     files, config, tokenizer, ids = parent(None if real else job["folder"], size)
     imports = psutil.Process().memory_info().rss
@@ -144,7 +148,11 @@ def measured(job: dict) -> dict:
         plan = prune_to(job["out"], model, tokenizer, ids, settings, progress=progress).plan
         shape = model.shape
     else:
-        model = load_model(EMBEDDED)[0] if real else AutoModelForCausalLM.from_pretrained(files.place, dtype="float32")
+        model = (
+            load_model(EMBEDDED)[0]
+            if real
+            else AutoModelForCausalLM.from_pretrained(files.place, dtype="float32")
+        )
         shape = Shape.of(model)
         done = prune(model, ids, settings, inplace=True)
         seconds, plan = [layer.seconds for layer in done.report.layers], done.plan
@@ -176,11 +184,17 @@ def main() -> None:
     parser.add_argument("shape", choices=[*SIZES, "135m"])
     parser.add_argument("--layers", type=int, help="fewer or more layers than the shape has")
     parser.add_argument("--how", choices=["files", "memory", "llm-pruner"], default="files")
-    parser.add_argument("--work", type=Path, default=Path("build"), help="where checkpoints are made and removed")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build"), help="where checkpoints are made and removed"
+    )
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the layers and states")
-    parser.add_argument("--aim", choices=["self", "dense"], default="self", help="of the least squares, as in prune")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the layers and states"
+    )
+    parser.add_argument(
+        "--aim", choices=["self", "dense"], default="self", help="of the least squares, as in prune"
+    )
     parser.add_argument("--out", type=Path, help="default: benchmarks/scale.json, or bfloat16.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -188,13 +202,17 @@ def main() -> None:
         print(json.dumps(measured(json.loads(arguments.child))))
         return
     if arguments.how != "files" and arguments.shape not in ("135m", "1b"):
-        sys.exit(f"expected 135m or 1b, which fit into memory as a whole, got {arguments.shape} --how {arguments.how}")
+        sys.exit(
+            f"expected 135m or 1b, which fit into memory as a whole, got {arguments.shape} --how {arguments.how}"
+        )
     usual = {name: parser.get_default(name) for name in ("layers", "dtype", "aim")}
     given = {name: value for name, value in vars(arguments).items() if name in usual and value != usual[name]}
     command = ["python benchmarks/scale.py", arguments.shape, "--how", arguments.how]
     command += ["--sequences", arguments.sequences, "--length", arguments.length]
     command += [word for name, value in given.items() for word in (f"--{name}", value)]
-    out = arguments.out or HERE / ("scale.json" if arguments.dtype == "float32" else f"{arguments.dtype}.json")
+    out = arguments.out or HERE / (
+        "scale.json" if arguments.dtype == "float32" else f"{arguments.dtype}.json"
+    )
     arguments.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="scale-", dir=arguments.work.resolve()))
     job = {name: getattr(arguments, name) for name in ("shape", "how", "sequences", "length", "dtype", "aim")}

@@ -57,7 +57,10 @@ def make_levels(model: Model, ids: Tensor, folder: Path) -> None:
         for gone in range(STEP, len(weight) - smallest(len(weight)), STEP):
             kept = torch.ones(len(weight), dtype=torch.bool).index_fill(0, curve.order[:gone], False)
             refitted = gram.refit(weight, kept.nonzero().flatten(), RIDGE)
-            save_file({"weight": refitted.float().contiguous()}, folder / f"{index}-{len(weight) - gone}.safetensors")
+            save_file(
+                {"weight": refitted.float().contiguous()},
+                folder / f"{index}-{len(weight) - gone}.safetensors",
+            )
 
 
 def assembled(model: Model, widths: Sequence[int], folder: Path) -> Model:
@@ -87,14 +90,23 @@ def child_of(widths: Sequence[int], full: int, chance: random.Random) -> tuple[i
     """A plan in which STEP neurons moved, up to MOVES times, from one layer to another."""
     child = list(widths)
     for _ in range(chance.randint(1, MOVES)):
-        child[chance.choice([layer for layer, width in enumerate(child) if width - STEP > smallest(full)])] -= STEP
+        child[
+            chance.choice([layer for layer, width in enumerate(child) if width - STEP > smallest(full)])
+        ] -= STEP
         child[chance.choice([layer for layer, width in enumerate(child) if width + STEP <= full])] += STEP
     return tuple(child)
 
 
-def search(model: Model, ids: Tensor, start: Plan, folder: Path, rounds: int) -> tuple[tuple[int, ...], list[float]]:
+def search(
+    model: Model, ids: Tensor, start: Plan, folder: Path, rounds: int
+) -> tuple[tuple[int, ...], list[float]]:
     """The widths found, and the divergence on all of `ids` (S, L) at the start and after each round."""
-    chance, best, full, dense = random.Random(SEED), start.neurons, Shape.of(model).neurons[0], states(model, ids)
+    chance, best, full, dense = (
+        random.Random(SEED),
+        start.neurons,
+        Shape.of(model).neurons[0],
+        states(model, ids),
+    )
 
     def far(widths: tuple[int, ...], count: int) -> float:
         return divergence(model, dense[:count], states(assembled(model, widths, folder), ids[:count]))
@@ -119,7 +131,10 @@ def main() -> None:
     model, tokenizer = load_model(arguments.model)
     count = FITTED + STAGES[-1][0]
     ids = calibration_tokens("general", tokenizer, model=model, sequences=count, length=LENGTH, seed=SEED)
-    fitted, settings = ids[:FITTED], settings_of(f'{{"widths": "measured", "aim": "dense", "multiple": {STEP}}}')
+    fitted, settings = (
+        ids[:FITTED],
+        settings_of(f'{{"widths": "measured", "aim": "dense", "multiple": {STEP}}}'),
+    )
     start = make_plan(model, fitted, settings)
     with tempfile.TemporaryDirectory() as folder:
         make_levels(model, fitted, Path(folder))
@@ -131,7 +146,9 @@ def main() -> None:
         losses[name] = {kind: list(kinds[kind].losses) for kind in KINDS}
     more = [np.subtract(losses["found"][kind], losses["start"][kind])[None] for kind in KINDS]
     low, high = confidence_intervals(*more)[0]
-    print(f"loss of the plan found, above that of the start: {np.mean(more):.4f} nats ({low:.4f} to {high:.4f})")
+    print(
+        f"loss of the plan found, above that of the start: {np.mean(more):.4f} nats ({low:.4f} to {high:.4f})"
+    )
     plans = {"start": start.neurons, "found": widths}
     write_json(FILE, {"model": arguments.model, "plans": plans, "divergences": divergences, "losses": losses})
 

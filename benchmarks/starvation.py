@@ -31,7 +31,11 @@ from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram, token_weights
 
 RATIO, WINDOWS, WINDOW = 0.2, 4, 256  # of the decoder; of each kind of text; tokens
-RANK, MIXTURES, APART = 256, 2, 0.5  # of C where the rest is taken for diagonal; mixed tokens for each; how far at most
+RANK, MIXTURES, APART = (
+    256,
+    2,
+    0.5,
+)  # of C where the rest is taken for diagonal; mixed tokens for each; how far at most
 SETTLED = 3  # rounds of subspace iteration
 ROWS = HERE / "starvation.json"
 
@@ -65,7 +69,9 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, width: int, c
     """
     weight, gain = parts(layer)["mlp"].linear.weight.detach().T, gain_behind(layer, "mlp")
     held = [(x[0], token_weights(after)[0]) for after, x in (mlp_step(layer, one[None]) for one in judged)]
-    starts = [0] + [round(width * 2**k / before.shape[1]) for k in range(12) if width * 2**k <= before[..., 0].numel()]
+    starts = [0] + [
+        round(width * 2**k / before.shape[1]) for k in range(12) if width * 2**k <= before[..., 0].numel()
+    ]
     pieces = [gathered(layer, before[first:last]) for first, last in zip(starts, starts[1:], strict=False)]
     weight, upto, rows = weight.to(pieces[0].precision), [pieces[0]], []
     for piece in pieces[1:]:
@@ -79,7 +85,10 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, width: int, c
 
     def errors(fitted: Tensor) -> list[float]:
         old, gap = weight.float(), (weight - fitted).float()
-        return [float((trust @ (x @ gap).square()).sum() / (trust @ (x @ old).square()).sum()) for x, trust in held]
+        return [
+            float((trust @ (x @ gap).square()).sum() / (trust @ (x @ old).square()).sum())
+            for x, trust in held
+        ]
 
     def ridge_of(seen: Gram, other: Gram) -> float:
         likely = energy(dense(seen, 0.1), keep, torch.Generator()).kept
@@ -114,7 +123,9 @@ def study(layer: Layer, before: Tensor, judged: Tensor, keep: int, width: int, c
             }
         judged_as = {name: errors(fitted) for name, fitted in variants.items()}
         rows.append({"tokens_per_neuron": 2**place, "ridge": ridge, "errors": judged_as})
-        print(2**place, {name: f"{sum(each) / len(each):.2%}" for name, each in judged_as.items()}, flush=True)
+        print(
+            2**place, {name: f"{sum(each) / len(each):.2%}" for name, each in judged_as.items()}, flush=True
+        )
         gc.collect()
     return rows
 
@@ -128,22 +139,34 @@ def main() -> None:
     told = parser.parse_args()
     model, tokenizer = load_model(told.model)
     shape, layers = Shape.of(model), model.model.layers
-    ids = calibration_tokens(told.calibration, tokenizer, model=model, sequences=told.sequences, length=told.length)
+    ids = calibration_tokens(
+        told.calibration, tokenizer, model=model, sequences=told.sequences, length=told.length
+    )
     windows = torch.cat([*windows_of("kinds", tokenizer, WINDOW, WINDOWS).values()])
     hidden, judged = embed(model, ids), embed(model, windows)
     rope, short = rotary(model, told.length, "cpu", hidden.dtype), rotary(model, WINDOW, "cpu", hidden.dtype)
     for index in range(1 + max(chosen := [int(one) for one in told.layers.split(",")])):
         if index in chosen:
-            before = torch.cat([attention_step(layers[index], hidden[rows], rope)[0] for rows in batches(*ids.shape)])
+            before = torch.cat(
+                [attention_step(layers[index], hidden[rows], rope)[0] for rows in batches(*ids.shape)]
+            )
             width = shape.neurons[index]
             keep = width - round(RATIO * shape.decoder / shape.layers / shape.neuron_parameters)
             for row in study(
-                layers[index], before, attention_step(layers[index], judged, short)[0], keep, width, told.cures
+                layers[index],
+                before,
+                attention_step(layers[index], judged, short)[0],
+                keep,
+                width,
+                told.cures,
             ):
                 asked = {"model": told.model, "layer": index, "calibration": told.calibration}
                 keep_row(ROWS, asked | row, ("ridge", "errors"))
             del before
-        hidden, judged = through(layers[index], hidden, rope, "cpu"), through(layers[index], judged, short, "cpu")
+        hidden, judged = (
+            through(layers[index], hidden, rope, "cpu"),
+            through(layers[index], judged, short, "cpu"),
+        )
         print(f"layer {index} is through", flush=True)
     rows = [row for row in read_json(ROWS) if row["model"] == told.model]
     for amount in sorted({row["tokens_per_neuron"] for row in rows}):

@@ -42,7 +42,9 @@ def answers(model: nn.Module, tokenizer: Any, kind: str) -> dict[str, Any]:
     if kind == "bfloat16":
         linears = [part for part in model.model.layers.modules() if isinstance(part, nn.Linear)]
         for part in linears:
-            for name, values in [*part.named_parameters()]:  # new ones: some are the dense model's tensors too
+            for name, values in [
+                *part.named_parameters()
+            ]:  # new ones: some are the dense model's tensors too
                 setattr(part, name, nn.Parameter(values.detach().bfloat16(), requires_grad=False))
         model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
     results = zero_shot(model, tokenizer, load_tasks("offline"))
@@ -50,7 +52,9 @@ def answers(model: nn.Module, tokenizer: Any, kind: str) -> dict[str, Any]:
     for task in SETS["offline"]:
         values = results["results"][task]
         found["accuracy"][task], found["stderr"][task] = values["acc,none"], values["acc_stderr,none"]
-        samples = [each for leaf in results["group_subtasks"].get(task, [task]) for each in results["samples"][leaf]]
+        samples = [
+            each for leaf in results["group_subtasks"].get(task, [task]) for each in results["samples"][leaf]
+        ]
         found["choice_loss"][task] = fmean(map(choice_loss, samples))
     return found
 

@@ -22,7 +22,9 @@ class InputError(ValueError):
     def __init__(self, message: str) -> None:
         # what came may be half of a character, or tell a terminal what to do: then its number stands for it
         letters = " ".join(message.split())
-        super().__init__("".join(x if x.isprintable() else x.encode("unicode-escape").decode() for x in letters))
+        super().__init__(
+            "".join(x if x.isprintable() else x.encode("unicode-escape").decode() for x in letters)
+        )
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""

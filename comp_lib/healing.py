@@ -66,7 +66,9 @@ class Healing:
 
     def __post_init__(self) -> None:
         if self.tune not in RATES:
-            raise InputError(f"expected --tune as lora or scales, got {self.tune!r}: {suggestion(self.tune, RATES)}")
+            raise InputError(
+                f"expected --tune as lora or scales, got {self.tune!r}: {suggestion(self.tune, RATES)}"
+            )
 
     @property
     def highest(self) -> float:
@@ -90,7 +92,9 @@ def heal(
     Raises InputError for too few sequences, and where the training does not converge.
     """
     if len(ids) < HELD + healing.batch:
-        wanted = f"at least {HELD + healing.batch} sequences: {HELD} to judge by and {healing.batch} for a step"
+        wanted = (
+            f"at least {HELD + healing.batch} sequences: {HELD} to judge by and {healing.batch} for a step"
+        )
         raise InputError(f"expected {wanted}, got {len(ids)}: ask for more")
     adapted, trained, folded = (_low_rank if healing.tune == "lora" else _scales)(model, healing)
     taught, held = ids[:-HELD], ids[-HELD:]
@@ -99,7 +103,9 @@ def heal(
     optimizer = torch.optim.AdamW(trained)
     for step in range(healing.steps):
         optimizer.zero_grad()
-        for place in range(step * healing.batch, (step + 1) * healing.batch):  # all of them before any comes again
+        for place in range(
+            step * healing.batch, (step + 1) * healing.batch
+        ):  # all of them before any comes again
             (_divergence(adapted, parent, taught[place % len(taught)]) / healing.batch).backward()
         nn.utils.clip_grad_norm_(trained, LONGEST)
         optimizer.param_groups[0]["lr"] = rate(step, healing)
@@ -121,7 +127,9 @@ def heal(
 def _low_rank(model: Model, healing: Healing) -> Trainable:
     import peft
 
-    config = peft.LoraConfig(r=healing.rank, lora_alpha=healing.alpha, lora_dropout=0.0, target_modules="all-linear")
+    config = peft.LoraConfig(
+        r=healing.rank, lora_alpha=healing.alpha, lora_dropout=0.0, target_modules="all-linear"
+    )
     with torch.random.fork_rng(devices=[]):  # A is drawn from the global state
         torch.manual_seed(healing.seed)
         adapted = peft.get_peft_model(copy.deepcopy(model), config)  # pruning shares tensors with the parent
@@ -132,7 +140,9 @@ def _low_rank(model: Model, healing: Healing) -> Trainable:
 def _scales(model: Model, healing: Healing) -> Trainable:
     model = copy.deepcopy(model).requires_grad_(False)
     linears = [parts(layer)[which].linear for layer in layers_of(model) for which in STEPS]
-    norms = [each for each in model.modules() if type(each).__name__.endswith("Norm") and [*each.parameters()]]
+    norms = [
+        each for each in model.modules() if type(each).__name__.endswith("Norm") and [*each.parameters()]
+    ]
     inputs = {each: nn.Parameter(torch.zeros_like(each.weight[0])) for each in linears}
     gains = {each: nn.Parameter(torch.zeros_like(each.weight)) for each in norms}
     hooks = [each.register_forward_pre_hook(lambda own, x: (x[0] * (1.0 + inputs[own]),)) for each in inputs]
@@ -146,7 +156,9 @@ def _scales(model: Model, healing: Healing) -> Trainable:
             linear.weight.mul_(1.0 + s)
         for norm, s in gains.items():
             signs, bias = torch.ones_like(norm.weight), getattr(norm, "bias", None)
-            signs[..., 1::2] = -1.0  # mean 0 and mean square 1, so that what comes out is the gain, and a bias
+            signs[
+                ..., 1::2
+            ] = -1.0  # mean 0 and mean square 1, so that what comes out is the gain, and a bias
             gain = (norm(signs) - (0.0 if bias is None else bias)) * signs
             norm.weight.add_(gain * s)
             if bias is not None:
@@ -200,7 +212,9 @@ def heal_folder(
     """
     hashes = text_hashes(source)
     outline, files, tokenizer = open_model(model)
-    check_destination(folder, overwrite, Shape.of(outline).total * outline.dtype.itemsize, files.place, parent)
+    check_destination(
+        folder, overwrite, Shape.of(outline).total * outline.dtype.itemsize, files.place, parent
+    )
     check_length(outline, healing.length)
     plan = Plan.load(files.place / PLAN_FILE)
     (teacher, _), (small, _) = load_model(parent, device=device), load_model(model, device=device, copies=2)
@@ -209,18 +223,24 @@ def heal_folder(
     theirs = (teacher.config.vocab_size, dense.hidden, dense.layers)
     if ours != theirs:
         expected = "the parent, with {:,} tokens, a stream {} numbers wide and {} layers".format(*ours)
-        raise InputError("expected {}, got {:,}, {} and {}: name the model that was pruned".format(expected, *theirs))
+        raise InputError(
+            "expected {}, got {:,}, {} and {}: name the model that was pruned".format(expected, *theirs)
+        )
     size: dict[str, Any] = {"sequences": healing.sequences, "length": healing.length, "seed": healing.seed}
     ids = calibration_tokens(source, tokenizer, model=teacher, **size, progress=progress)
     done = heal(small, ids, teacher, healing, progress)
     if done.after >= done.before and not healing.force:
         got = f"{done.before:.4f} before and {done.after:.4f} after: lower --rate, raise --sequences, or say --force"
-        raise InputError(f"expected less divergence from {shareable(parent)} on text that did not teach, got {got}")
+        raise InputError(
+            f"expected less divergence from {shareable(parent)} on text that did not teach, got {got}"
+        )
     text = f"what the card of {shareable(model)} says, then healed on {healing.sequences} x {healing.length} tokens of "
     text += f"{shareable(source)} towards the parent's answers: divergence {done.before:.3f} before, {done.after:.3f} "
     hashes = *calibrated_on(files.place), *hashes
     unused = ("rank", "alpha") if healing.tune == "scales" else ()
-    told = {name: value for name, value in vars(healing).items() if name not in unused} | {"rate": healing.highest}
+    told = {name: value for name, value in vars(healing).items() if name not in unused} | {
+        "rate": healing.highest
+    }
     card = Provenance(str(parent), dense, f"{text}nats per token after", told, hashes=hashes)
     save_checkpoint(folder, done.model.to(outline.dtype), tokenizer, plan, card, overwrite=overwrite)
     return done

@@ -46,7 +46,9 @@ class Plan:
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """The inverse of `to_json`. Raises InputError when fields are missing, unknown or disagree in length."""
-        with refusing(f"a plan as JSON, with {', '.join(cls.__dataclass_fields__)}", "the text", "save it anew"):
+        with refusing(
+            f"a plan as JSON, with {', '.join(cls.__dataclass_fields__)}", "the text", "save it anew"
+        ):
             fields = tuples(json.loads(text))
             return cls(**{name: fields[name] for name in cls.__dataclass_fields__} | fields)
 
@@ -74,7 +76,9 @@ class Plan:
             for layer, width, kept in zip(self.layers, widths, getattr(self, name) or (), strict=False):
                 if not _ascending(name, kept) or len(kept) != width:
                     got = f"{len(kept)}: mend the plan"
-                    raise InputError(f"expected {width} ascending indices in {name} of layer {layer}, got {got}")
+                    raise InputError(
+                        f"expected {width} ascending indices in {name} of layer {layer}, got {got}"
+                    )
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.to_json(), encoding="utf-8")
@@ -120,7 +124,9 @@ class PlanRequest:
             got = f"{self.ratio:g}: say which part is to go"
             raise InputError(f"expected a ratio between 0 and 1 (such as 0.2), got {got}")
         if self.multiple < 1:
-            raise InputError(f"expected a multiple of at least 1, got {self.multiple}: 64 suits most hardware")
+            raise InputError(
+                f"expected a multiple of at least 1, got {self.multiple}: 64 suits most hardware"
+            )
         count = self.shape.layers
         wrong = [layer for layer in self.drop if not 0 <= layer < count]
         if wrong or len(set(self.drop)) >= count:
@@ -129,7 +135,9 @@ class PlanRequest:
             )
         fewest = min(self.shape.kv_groups[layer] for layer in self.layers)
         if self.kv_groups is not None and not 1 <= self.kv_groups <= fewest:
-            raise InputError(f"expected 1 to {fewest} KV groups to keep, got {self.kv_groups}: keep another number")
+            raise InputError(
+                f"expected 1 to {fewest} KV groups to keep, got {self.kv_groups}: keep another number"
+            )
 
     @property
     def layers(self) -> tuple[int, ...]:

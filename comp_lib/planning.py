@@ -30,10 +30,14 @@ from .settings import Settings
 from .shape import Shape
 from .surgery import check_biases
 
-IMPORTANCE_SEQUENCES = 4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
+IMPORTANCE_SEQUENCES = (
+    4  # calibration sequences on which whole layers are judged: a ranking needs fewer than a fit
+)
 
 
-def make_plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
+def make_plan(
+    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+) -> Plan:
     """The plan that `settings` ask for, on calibration tokens ids (S, L). Raises InputError when they cannot be met."""
     shape = Shape.of(model)
     if settings.method in PLANNERS:
@@ -44,16 +48,22 @@ def make_plan(model: Model, ids: Tensor, settings: Settings, name: str = "", pro
     count = drop_count(request, settings.layers)
     if count or settings.widths == "per-layer":
         judged = ids[:IMPORTANCE_SEQUENCES]
-        drop, importance = layers_to_drop(settings.layer_metric, model, judged, count, settings.device, progress)
+        drop, importance = layers_to_drop(
+            settings.layer_metric, model, judged, count, settings.device, progress
+        )
         request = replace(request, drop=drop)
         if settings.widths == "per-layer":
             return paper_plan(request, importance.tolist())
     plan = uniform_plan(request)
-    if settings.widths == "uniform" or not (losses := reference_losses(shape, plan)):  # or no neuron has to go
+    if settings.widths == "uniform" or not (
+        losses := reference_losses(shape, plan)
+    ):  # or no neuron has to go
         return plan
     ridge = None if isinstance(settings.ridge, str) else settings.ridge
     weighted, device = settings.token_weights, settings.device
-    measured = sensitivity(model, ids, losses, ridge=ridge, weighted=weighted, device=device, progress=progress)
+    measured = sensitivity(
+        model, ids, losses, ridge=ridge, weighted=weighted, device=device, progress=progress
+    )
     return measured_plan(request, measured)
 
 
@@ -86,7 +96,9 @@ def concluded(
 def check_length(model: Model, length: int) -> None:
     """Raises InputError when `model` takes no sequences of so many tokens."""
     if length > (longest := model.config.max_position_embeddings):
-        raise InputError(f"expected sequences of at most {longest} tokens, the model's, got {length}: shorten them")
+        raise InputError(
+            f"expected sequences of at most {longest} tokens, the model's, got {length}: shorten them"
+        )
 
 
 def check_request(model: Model, settings: Settings) -> None:
@@ -106,7 +118,9 @@ def check_request(model: Model, settings: Settings) -> None:
         slimgpt_plan(request)
     elif settings.method not in PLANNERS:
         count = drop_count(request, settings.layers)
-        largest = sorted(range(shape.layers), key=shape.layer, reverse=True)  # with which the ratio is in reach first
+        largest = sorted(
+            range(shape.layers), key=shape.layer, reverse=True
+        )  # with which the ratio is in reach first
         uniform_plan(replace(request, drop=largest[:count]))
     elif settings.method != "shortgpt":  # whole layers need no width
         parameters_left(request, settings.layers)
@@ -117,9 +131,13 @@ def check_plan(plan: Plan, model: Model, settings: Settings) -> None:
     shape = Shape.of(model)
     if settings.method in PLANNERS and (plan.kept_neurons is None or plan.kept_groups is None):
         wanted = f"a plan that names what stays, as those of the method {settings.method} do"
-        raise InputError(f"expected {wanted}, got one of widths: leave the plan out, or choose another method")
+        raise InputError(
+            f"expected {wanted}, got one of widths: leave the plan out, or choose another method"
+        )
     if plan.parent_layers != shape.layers:
-        raise InputError(f"expected a plan for {shape.layers} layers, got one for {plan.parent_layers}: plan anew")
+        raise InputError(
+            f"expected a plan for {shape.layers} layers, got one for {plan.parent_layers}: plan anew"
+        )
     for what, counts, named, whole in (
         ("neurons", plan.neurons, plan.kept_neurons, shape.neurons),
         ("KV groups", plan.kv_groups, plan.kept_groups, shape.kv_groups),
@@ -127,31 +145,45 @@ def check_plan(plan: Plan, model: Model, settings: Settings) -> None:
         for place, (layer, count) in enumerate(zip(plan.layers, counts, strict=True)):
             most = max(count, named[place][-1] + 1) if named else count
             if most > whole[layer]:
-                raise InputError(f"expected at most {whole[layer]} {what} in layer {layer}, got {most}: plan anew")
+                raise InputError(
+                    f"expected at most {whole[layer]} {what} in layer {layer}, got {most}: plan anew"
+                )
             if what == "KV groups" and count < whole[layer] and whole_attention(model):
                 got = f"{count} in layer {layer}: plan anew"
-                raise InputError(f"expected all {whole[layer]} KV groups of a model whose groups cannot go, got {got}")
+                raise InputError(
+                    f"expected all {whole[layer]} KV groups of a model whose groups cannot go, got {got}"
+                )
 
 
 def check_call(model: Any, ids: object, settings: object, plan: Plan | None = None) -> Tensor:
     """The tokens ids (S, L) as int64. Raises InputError for all that can be told of a run before any work."""
     if not isinstance(settings, Settings):
-        raise InputError(f"expected settings as Settings(...), got {type(settings).__name__}: import it from comp_lib")
+        raise InputError(
+            f"expected settings as Settings(...), got {type(settings).__name__}: import it from comp_lib"
+        )
     if not hasattr(model, "config"):
-        raise InputError(f"expected a model, got {type(model).__name__}: load_model loads it, prune_model takes a name")
+        raise InputError(
+            f"expected a model, got {type(model).__name__}: load_model loads it, prune_model takes a name"
+        )
     whole_attention(model)  # raises for a layer of another kind
     if not isinstance(ids, Tensor) or ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
         got = f"shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-        raise InputError(f"expected calibration tokens, a tensor (S, L) with L of at least 2, got {got}: give text")
+        raise InputError(
+            f"expected calibration tokens, a tensor (S, L) with L of at least 2, got {got}: give text"
+        )
     vocabulary = model.config.vocab_size
     whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
     if not whole or int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
         got = f"{ids.min():g} to {ids.max():g}" if whole else str(ids.dtype)
-        raise InputError(f"expected tokens from 0 to {vocabulary - 1}, got {got}: use the tokenizer of this model")
+        raise InputError(
+            f"expected tokens from 0 to {vocabulary - 1}, got {got}: use the tokenizer of this model"
+        )
     if plan is None:
         check_request(model, settings)
         if settings.widths == "measured" and len(ids) < 2:
-            raise InputError("expected 2 or more sequences for measured widths, got 1: one of them judges; give more")
+            raise InputError(
+                "expected 2 or more sequences for measured widths, got 1: one of them judges; give more"
+            )
     else:
         check_plan(plan, model, settings)
         if settings.recovery == "bias":

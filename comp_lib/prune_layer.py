@@ -144,7 +144,9 @@ class LayerPruner:
             shrink(layer, which, refit.kept, refit.weight, refit.bias)  # 4
             refit = replace(refit, weight=None)
         # the stream between the two steps is this layer's alone, and may be written over
-        self.hidden = self.pass_on(layer, which, self.hidden, self.hidden if which == "mlp" else None, refit.kept)  # 5
+        self.hidden = self.pass_on(
+            layer, which, self.hidden, self.hidden if which == "mlp" else None, refit.kept
+        )  # 5
         self.inputs = None
         return refit
 
@@ -172,7 +174,9 @@ class LayerPruner:
         ridge, self.ridges[which] = choose_ridge(halves[0], halves[1], weight, inputs, gain, last)
         return make(halves[0] + halves[1], ridge=ridge)
 
-    def statistics(self, layer: Layer, which: Which, target: States | None, first: int, last: int) -> Statistics:
+    def statistics(
+        self, layer: Layer, which: Which, target: States | None, first: int, last: int
+    ) -> Statistics:
         """The statistics over sequences `first` to `last` - 1; of few tokens beside so many inputs, the tokens."""
         linear = parts(layer)[which].linear
         masked = self.settings.recovery == "mask" or self.settings.neuron_metric == "mask-condition"
@@ -203,18 +207,32 @@ class LayerPruner:
         return METRICS[self.settings.neuron_metric](dense, keep, self.generator)
 
     def pass_on(
-        self, layer: Layer, which: Which, hidden: States, out: States | None = None, kept: Tensor | None = None
+        self,
+        layer: Layer,
+        which: Which,
+        hidden: States,
+        out: States | None = None,
+        kept: Tensor | None = None,
     ) -> States:
         """All sequences through one residual step, into `out` (may be `hidden`), or new; kept (k,): of the `inputs`."""
         out = self.new_states(tuple(hidden.shape), dtype=hidden.dtype) if out is None else out
         for rows in batches(*hidden.shape[:2]):
-            before, x = hidden[rows].to(self.device), None if self.inputs is None else self.inputs[rows][..., kept]
-            out[rows] = self.steps[which](layer, before)[0] if x is None else answered(layer, which, before, x)
+            before, x = (
+                hidden[rows].to(self.device),
+                None if self.inputs is None else self.inputs[rows][..., kept],
+            )
+            out[rows] = (
+                self.steps[which](layer, before)[0] if x is None else answered(layer, which, before, x)
+            )
         return out
 
     def progress_made(self) -> dict[str, Any]:
         """What the next layers need of the last ones beside the hidden states, as JSON."""
-        return {"differs": self.differs, "ridges": self.ridges, "generator": self.generator.get_state().tolist()}
+        return {
+            "differs": self.differs,
+            "ridges": self.ridges,
+            "generator": self.generator.get_state().tolist(),
+        }
 
     def resume(self, made: dict[str, Any], hidden: States, dense: States | None) -> None:
         """Go on from where another pruner with the same request was when it had `progress_made`."""

@@ -64,7 +64,13 @@ PRESETS_IN_WORDS = {
 MUCH = 0.2  # of the decoder: where more goes, the aim "auto" is the dense model's stream, at the price of a second walk
 # What `comp-lib prune` takes where nothing else is said. Of text: 128 sequences, or what SEQUENCES says. Of mixtures
 # as many or PER_NEURON tokens for each neuron of a layer, but at most MOST_TOKENS, which they have with any tokenizer.
-DEFAULTS: dict[str, Any] = {"calibration": "general", "length": 256, "seed": 0, "dtype": "float32", "device": "cpu"}
+DEFAULTS: dict[str, Any] = {
+    "calibration": "general",
+    "length": 256,
+    "seed": 0,
+    "dtype": "float32",
+    "device": "cpu",
+}
 SEQUENCES = {"best": 256}
 PER_NEURON, MOST_TOKENS = 8, 65_536
 
@@ -88,15 +94,23 @@ class Settings:
 
     ratio: float = 0.2  # part of the decoder's parameters to remove, at least
     method: str = "comp"  # one of METHODS, or any name in importance.neurons.METRICS
-    layers: float | str = "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
+    layers: float | str = (
+        "auto"  # whole layers to drop, or their share; "auto": what widths alone cannot carry
+    )
     layer_metric: str = "loss"  # or "block-influence", the paper's, which is fooled by some layers
     widths: str = "uniform"  # one of WIDTHS
     kv_groups: int | None = None  # KV groups to keep in each layer; None: all
     recovery: str = "least-squares"  # one of RECOVERIES, for any method; its own is `default_recovery`
-    aim: str = "self"  # of the least squares: the layer's own output, the "dense" model's stream, or "auto", by MUCH
-    ridge: float | str = "auto"  # lambda of the solves, relative to each input's own energy; "auto": by held-out text
+    aim: str = (
+        "self"  # of the least squares: the layer's own output, the "dense" model's stream, or "auto", by MUCH
+    )
+    ridge: float | str = (
+        "auto"  # lambda of the solves, relative to each input's own energy; "auto": by held-out text
+    )
     token_weights: bool = True  # divide each token by the norm of its residual stream
-    multiple: int | None = None  # widths are multiples of this; None: 64, or the first half of it that is fine enough
+    multiple: int | None = (
+        None  # widths are multiples of this; None: 64, or the first half of it that is fine enough
+    )
     seed: int = 0
     device: str = "cpu"  # where one layer at a time computes, in float64 too: "cpu", "cuda", "cuda:1"
 
@@ -106,7 +120,11 @@ class Settings:
 
         for name, (kinds, words) in NUMBERS.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, kinds) or (type(value) is int and abs(value) >= 2**63):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, kinds)
+                or (type(value) is int and abs(value) >= 2**63)
+            ):
                 raise InputError(f"expected {name} to be {words}, got {value!r}: write another")
         for name, value, options in (
             ("method", self.method, tuple(dict.fromkeys((*METHODS, *METRICS)))),
@@ -120,20 +138,28 @@ class Settings:
                 raise InputError(f"expected {name} to be one of {', '.join(options)}, got {value!r}: {hint}")
         if self.widths == "measured" and self.recovery != "least-squares":
             wanted = "the recovery least-squares with measured widths, for which they are measured"
-            raise InputError(f"expected {wanted}, got {self.recovery!r}: choose other widths, or the preset stock")
+            raise InputError(
+                f"expected {wanted}, got {self.recovery!r}: choose other widths, or the preset stock"
+            )
         layers = self.layers
-        if layers != "auto" and (isinstance(layers, str) or not 0 <= layers <= MOST_LAYERS or max(1, layers) % 1):
+        if layers != "auto" and (
+            isinstance(layers, str) or not 0 <= layers <= MOST_LAYERS or max(1, layers) % 1
+        ):
             wanted = "layers to be a number or 'auto', or a share below 1"
             raise InputError(f"expected {wanted}, got {self.layers!r}: say how many are dropped")
         if self.ridge != "auto" and (isinstance(self.ridge, str) or not 0.0 < self.ridge <= LARGEST_RIDGE):
             wanted = f"a ridge above 0, at most {LARGEST_RIDGE:g}, or 'auto'"
             raise InputError(f"expected {wanted}, got {self.ridge}: {RIDGE:g} suits 8,000 tokens")
         if self.device == "auto":
-            raise InputError("expected the name of a device, got 'auto': ask system.machine.available_device for it")
+            raise InputError(
+                "expected the name of a device, got 'auto': ask system.machine.available_device for it"
+            )
         available_device(self.device, double=True)
         for name, allowed in BASELINES.get(self.method, {}).items():
             if getattr(self, name) not in allowed:
-                wanted = f"{' or '.join(map(str, allowed))} with the method {self.method}, which decides the rest"
+                wanted = (
+                    f"{' or '.join(map(str, allowed))} with the method {self.method}, which decides the rest"
+                )
                 got = f"{getattr(self, name)!r}: leave it out, or choose another method or the preset stock"
                 raise InputError(f"expected {name} to be {wanted}, got {got}")
 
@@ -150,6 +176,8 @@ class Settings:
         from .plan import PlanRequest
 
         biased = self.recovery == "bias"
-        request = PlanRequest(shape=shape, ratio=self.ratio, kv_groups=self.kv_groups, parent=name, biased=biased)
+        request = PlanRequest(
+            shape=shape, ratio=self.ratio, kv_groups=self.kv_groups, parent=name, biased=biased
+        )
         fitting = fitting_multiple(request, self.layers) if self.multiple is None else self.multiple
         return replace(request, multiple=fitting)

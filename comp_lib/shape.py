@@ -39,7 +39,9 @@ class Shape:
     kv_groups: tuple[int, ...]  # KV heads of each layer
     neuron_parameters: int  # of one MLP neuron, biases included
     group_parameters: int  # of one KV group, biases included
-    layer_parameters: tuple[int, ...]  # of what no width changes in each layer: norms, output biases, other mixers
+    layer_parameters: tuple[
+        int, ...
+    ]  # of what no width changes in each layer: norms, output biases, other mixers
     other_parameters: int  # embeddings, head (once, if tied) and the final norm
 
     @classmethod
@@ -79,7 +81,9 @@ class Shape:
     def layer(self, index: int) -> int:
         """Parameters of one decoder layer."""
         neurons, groups = self.neurons[index], self.kv_groups[index]
-        return neurons * self.neuron_parameters + groups * self.group_parameters + self.layer_parameters[index]
+        return (
+            neurons * self.neuron_parameters + groups * self.group_parameters + self.layer_parameters[index]
+        )
 
     @property
     def decoder(self) -> int:
@@ -123,6 +127,8 @@ class Shape:
         if layers is not None:
             fixed = tuple(fixed[index] for index in layers)
         elif len(neurons) != self.layers and len(set(fixed)) > 1:
-            raise ValueError(f"expected the layers that stay, of {self.layers} that differ, got {len(neurons)} widths")
+            raise ValueError(
+                f"expected the layers that stay, of {self.layers} that differ, got {len(neurons)} widths"
+            )
         fixed = fixed[: len(neurons)]
         return replace(self, neurons=tuple(neurons), kv_groups=tuple(kv_groups), layer_parameters=fixed)

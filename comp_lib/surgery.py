@@ -30,12 +30,16 @@ def upstream(layer: Layer, which: Which) -> Tensor:
     """Squared norm of the weights that produce each block of the dense layer's inputs: (blocks,), float64."""
     part, norms = parts(layer)[which], []
     for name, rows in part.rows.items():
-        pieces = getattr(part.module, name).weight.detach().split(1024)  # in float64 at once it may be a gigabyte
+        pieces = (
+            getattr(part.module, name).weight.detach().split(1024)
+        )  # in float64 at once it may be a gigabyte
         norms.append(torch.cat([piece.double().square().sum(1) for piece in pieces])[rows].sum(1))
     return torch.stack(norms).sum(0)
 
 
-def shrink(layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None) -> None:
+def shrink(
+    layer: Layer, which: Which, kept: Tensor, weight: Tensor | None = None, shift: Tensor | None = None
+) -> None:
     """Keep the neurons or KV groups `kept` (ascending) of a layer.
 
     weight (n, m) replaces the dense layer's in the y = X W orientation; shift (m,) is added to the bias that it must
@@ -113,8 +117,12 @@ def update_config(model: Model) -> None:
 
 def _linear(weight: Tensor, bias: Tensor | None, old: nn.Linear) -> nn.Linear:
     """A layer with these tensors, trainable and in training mode exactly as `old` was."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta").train(old.training)
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta").train(
+        old.training
+    )
     linear.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
     if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=(old.weight if old.bias is None else old.bias).requires_grad)
+        linear.bias = nn.Parameter(
+            bias, requires_grad=(old.weight if old.bias is None else old.bias).requires_grad
+        )
     return linear

@@ -20,7 +20,16 @@ from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "comp_lib"
-HOW_TO = ("choosing-a-ratio", "check-up", "command-line", "python", "quantise", "heal", "serving", "on-the-device")
+HOW_TO = (
+    "choosing-a-ratio",
+    "check-up",
+    "command-line",
+    "python",
+    "quantise",
+    "heal",
+    "serving",
+    "on-the-device",
+)
 HOW_TO += ("families", "clusters", "large-models")
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff", "data/README.md")
 
@@ -28,13 +37,17 @@ PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.
 def toctree(caption: str, entries: list[str]) -> str:
     """A part of the menu, which the page itself does not show; entries: pages from the top of the book."""
     titles = [f":caption: {caption}"] if caption else []
-    return "\n".join(["```{toctree}", ":hidden:", *titles, "", *(f"/{entry}" for entry in entries), "```", ""])
+    return "\n".join(
+        ["```{toctree}", ":hidden:", *titles, "", *(f"/{entry}" for entry in entries), "```", ""]
+    )
 
 
 def lay_out(source: Path) -> None:
     """Everything that the book is made of, in the new folder `source`."""
     shutil.copytree(
-        ROOT / "docs", source / "docs", ignore=shutil.ignore_patterns("__pycache__", "*.py", "_static", "start.md")
+        ROOT / "docs",
+        source / "docs",
+        ignore=shutil.ignore_patterns("__pycache__", "*.py", "_static", "start.md"),
     )
     page = source / "docs" / "check-up.md"  # what lies in docs/_static is beside all folders in the book
     text = page.read_text("utf-8").replace('href="_static/', 'href="../_static/')
@@ -124,7 +137,9 @@ def module_page(path: Path) -> str:
 def described(node: ast.FunctionDef | ast.ClassDef, level: str) -> list[str]:
     """A heading, the signature or the fields as code, and the docstring."""
     if isinstance(node, ast.FunctionDef):
-        head = f"{node.name}({ast.unparse(node.args)})" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
+        head = f"{node.name}({ast.unparse(node.args)})" + (
+            f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        )
     else:
         fields = [ast.unparse(part) for part in node.body if isinstance(part, ast.AnnAssign)]
         bases = f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else ""
@@ -140,7 +155,17 @@ def main(arguments: list[str]) -> int:
         source = Path(temporary) / "source"
         lay_out(source)
         return sphinx(
-            ["-W", "--keep-going", "-q", "-b", "html", "-c", str(ROOT / "docs"), str(source), str(options.folder)]
+            [
+                "-W",
+                "--keep-going",
+                "-q",
+                "-b",
+                "html",
+                "-c",
+                str(ROOT / "docs"),
+                str(source),
+                str(options.folder),
+            ]
         )
 
 

@@ -14,7 +14,10 @@ copyright = "2026, the comp-lib team"
 extensions = ["myst_nb", "mathml"]
 root_doc = "index"
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
-suppress_warnings = ["myst.header", "toc.not_included"]  # pages that lessons link to need no place in the menu
+suppress_warnings = [
+    "myst.header",
+    "toc.not_included",
+]  # pages that lessons link to need no place in the menu
 
 nb_execution_mode = "off"  # what is stored is what is shown
 nb_ipywidgets_js: dict[str, object] = {}  # widgets are stills here, and scripts from elsewhere are not wanted
@@ -29,8 +32,15 @@ html_title = "COMP, taught and performed"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
-repository = os.environ.get("COMP_LIB_REPOSITORY")  # where the pages are published from, for buttons that open a lesson
-launch = {"launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org"}}
+repository = os.environ.get(
+    "COMP_LIB_REPOSITORY"
+)  # where the pages are published from, for buttons that open a lesson
+launch = {
+    "launch_buttons": {
+        "colab_url": "https://colab.research.google.com",
+        "binderhub_url": "https://mybinder.org",
+    }
+}
 html_theme_options = {
     **({"repository_url": repository, "use_repository_button": True, **launch} if repository else {}),
     "use_download_button": True,

@@ -22,7 +22,9 @@ PICTURE = re.compile(r"!\[[^]]*\]\((how/(\w+)\.([\w-]+)\.png)\)")
 
 def picture(notebook: str, cell: str) -> tuple[bytes, str]:
     """The PNG that this cell of a lesson stores, and its words."""
-    cells = {one.id: one for one in nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells}
+    cells = {
+        one.id: one for one in nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    }
     outputs = [output.get("data", {}) for output in cells[cell].get("outputs", [])]
     *_, data = (each for each in outputs if "image/png" in each)
     return b64decode(data["image/png"]), re.sub(r" [([][^])]*[])]|(?<=\.) .*", "", data["text/plain"])

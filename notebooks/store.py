@@ -24,7 +24,12 @@ CELL_TIMEOUT = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["CEL
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NO_WIDGET = "An interactive view: run this notebook to use it."
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
+LANGUAGE = {
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "pygments_lexer": "ipython3",
+}
 
 
 def is_exercise(path: Path) -> bool:

@@ -7,7 +7,18 @@ from typer.testing import CliRunner
 from comp_lib.cli.app import app
 
 # of a run on a tiny model, which is to be quick and not good
-FEW = ("--sequences", "8", "--length", "24", "--multiple", "4", "--evaluate", "none", "--calibration", "calibration")
+FEW = (
+    "--sequences",
+    "8",
+    "--length",
+    "24",
+    "--multiple",
+    "4",
+    "--evaluate",
+    "none",
+    "--calibration",
+    "calibration",
+)
 
 
 def run(*arguments):

@@ -34,12 +34,35 @@ TINY = {
 
 
 # Files of which a part takes long, the longest first: two processes that share the files end at the same time.
-LONG = ("test_real.py", "test_kit.py", "test_browser.py", "compare/", "lessons/", "course/", "on_device/", "models/")
-LONG += ("evaluation/", "cli/", "disk/", "test_prune.py", "test_book.py", "hostile/", "baselines/", "analysis/")
+LONG = (
+    "test_real.py",
+    "test_kit.py",
+    "test_browser.py",
+    "compare/",
+    "lessons/",
+    "course/",
+    "on_device/",
+    "models/",
+)
+LONG += (
+    "evaluation/",
+    "cli/",
+    "disk/",
+    "test_prune.py",
+    "test_book.py",
+    "hostile/",
+    "baselines/",
+    "analysis/",
+)
 # Tests that start processes, kernels or clusters, run whole commands, or read the real model: `make check` has none.
 SLOW = ("test_kit.py", "test_browser.py", "test_book.py", "test_packaging.py")
 SLOW += ("cli/", "system/", "compare/test_cluster.py", "compare/test_grid.py", "models/test_save.py")
-SLOW += ("lessons/test_notebook", "course/test_cache.py", "lessons/test_exercises.py", "evaluation/test_zero_shot.py")
+SLOW += (
+    "lessons/test_notebook",
+    "course/test_cache.py",
+    "lessons/test_exercises.py",
+    "evaluation/test_zero_shot.py",
+)
 SLOW += ("on_device/test_speed.py", "on_device/test_gguf", "hostile/test_calls.py", "analysis/test_page.py")
 SLOW_TESTS = ("test_reload_in_another_process",)
 
@@ -121,7 +144,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.train_from_iterator((DATA / "calibration.txt").read_text("utf-8").splitlines()[:100], trainer)
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", model_max_length=TINY["max_position_embeddings"]
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=TINY["max_position_embeddings"],
     )
 
 
@@ -132,7 +158,10 @@ def small_disk():
 
     @contextmanager
     def limited(limit: int):
-        old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        old, handler = (
+            resource.getrlimit(resource.RLIMIT_FSIZE),
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+        )
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
         try:
             yield
@@ -180,7 +209,9 @@ def kernels(python, tmp_path_factory):
     words = {"argv": command, "display_name": "Python 3 (ipykernel)", "language": "python"}
     (place / "kernel.json").write_text(json.dumps(words), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")])))
+        patch.setenv(
+            "JUPYTER_PATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
+        )
         yield
 
 

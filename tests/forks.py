@@ -18,8 +18,19 @@ from pathlib import Path
 
 # What scripts begin with; no module that one runs as a program, and nothing that starts threads.
 MODULES = ("torch", "transformers.models.llama.modeling_llama", "comp_lib.prune", "comp_lib.disk.from_disk")
-MODULES += ("comp_lib.cli.app", "comp_lib.evaluation.by_kind", "comp_lib.evaluation.generation", "comp_lib.models.save")
-MODULES += ("comp_lib.on_device.gguf_export", "course.dense_stream", "pandas", "ipykernel.kernelapp", "nbformat")
+MODULES += (
+    "comp_lib.cli.app",
+    "comp_lib.evaluation.by_kind",
+    "comp_lib.evaluation.generation",
+    "comp_lib.models.save",
+)
+MODULES += (
+    "comp_lib.on_device.gguf_export",
+    "course.dense_stream",
+    "pandas",
+    "ipykernel.kernelapp",
+    "nbformat",
+)
 
 SERVER = """
 import gc, importlib, json, os, runpy, select, signal, socket, sys, tempfile

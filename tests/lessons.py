@@ -54,4 +54,6 @@ def lesson(path: Path) -> Lesson:
     return Lesson(path.stem, {pair[2]: getattr(checks, pair[1]) for pair in pairs})
 
 
-LESSONS = {path.stem.split("_")[0]: lesson(path) for path in sorted((EXERCISES / "solutions").glob("*.ipynb"))}
+LESSONS = {
+    path.stem.split("_")[0]: lesson(path) for path in sorted((EXERCISES / "solutions").glob("*.ipynb"))
+}

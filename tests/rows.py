@@ -6,7 +6,9 @@ import pandas as pd
 
 MEASURED = ("removed", "dense_loss", "loss", "increase", "kl", "top1_agreement")
 TIMED = ("seconds", "peak_megabytes", "decode_ratio")  # vary from run to run
-ANSWER = {"status": "ok", "versions": "0"} | dict.fromkeys((*MEASURED, "increase_low", "increase_high", *TIMED), 0.5)
+ANSWER = {"status": "ok", "versions": "0"} | dict.fromkeys(
+    (*MEASURED, "increase_low", "increase_high", *TIMED), 0.5
+)
 COLUMNS = (*ANSWER, "length", "windows", "window")
 
 INCREASES = {  # (method, ratio): one for each seed

@@ -13,9 +13,17 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*Check CHANGES for Sphinx API")  # what its extensions still call
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*Check CHANGES for Sphinx API"
+)  # what its extensions still call
 ROOT = Path(__file__).resolve().parents[1]
-LOADED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}  # what a browser fetches
+LOADED = {
+    "link": "href",
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+}  # what a browser fetches
 
 
 class Page(HTMLParser):
@@ -84,16 +92,23 @@ def test_every_lesson_and_every_room_has_a_page(made):
         for path in (ROOT / "notebooks").rglob("[0-9]*.ipynb")
         if path.parent.name == "notebooks"
     ]
-    rooms = [f"reference/{path.name}" for path in (ROOT / "comp_lib").iterdir() if (path / "__init__.py").exists()]
+    rooms = [
+        f"reference/{path.name}" for path in (ROOT / "comp_lib").iterdir() if (path / "__init__.py").exists()
+    ]
     missing = [
-        name for name in [*lessons, *rooms, "reference/method"] if not (made / "read" / f"{name}.doctree").exists()
+        name
+        for name in [*lessons, *rooms, "reference/method"]
+        if not (made / "read" / f"{name}.doctree").exists()
     ]
     assert lessons and rooms and not missing
 
 
 def test_nothing_is_asked_of_anybody_else(pages):
     foreign = {
-        (path.name, url) for path, page in pages.items() for url in page.loaded if re.match(r"(https?:)?//", url)
+        (path.name, url)
+        for path, page in pages.items()
+        for url in page.loaded
+        if re.match(r"(https?:)?//", url)
     }
     assert not foreign
 
@@ -101,7 +116,9 @@ def test_nothing_is_asked_of_anybody_else(pages):
 def test_links_lead_somewhere(made, pages):
     """To a page, or to one that was read and would be written."""
     dead, read = [], made / "read"
-    others = {made / "pages" / path.relative_to(read).with_suffix(".html") for path in read.rglob("*.doctree")}
+    others = {
+        made / "pages" / path.relative_to(read).with_suffix(".html") for path in read.rglob("*.doctree")
+    }
     for path, page in pages.items():
         for link in page.links:
             place = urlsplit(link)
@@ -125,7 +142,9 @@ def test_a_page_has_one_search_field_and_a_short_menu(made):
 def test_pictures_of_the_method_are_what_the_lessons_show():
     wanted = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["wanted"]()
     assert len(wanted) == 6 and not (ROOT / "docs" / "how-it-works.md").read_text("utf-8").count("$$")
-    stale = [path.name for path, content in wanted.items() if not path.exists() or path.read_bytes() != content]
+    stale = [
+        path.name for path, content in wanted.items() if not path.exists() or path.read_bytes() != content
+    ]
     assert not stale, "run python docs/pictures.py"
     assert {path.name for path in (ROOT / "docs" / "how").iterdir()} == {path.name for path in wanted} - {
         "how-it-works.md"
@@ -133,7 +152,9 @@ def test_pictures_of_the_method_are_what_the_lessons_show():
 
 
 def test_formulas_are_drawn_without_a_script(pages):
-    (lesson,) = [path for path in pages if path.stem == "02_matrix_condition" and path.parent.name == "notebooks"]
+    (lesson,) = [
+        path for path in pages if path.stem == "02_matrix_condition" and path.parent.name == "notebooks"
+    ]
     assert lesson.read_text("utf-8").count("<math") >= 20
     assert not [url for page in pages.values() for url in page.loaded if "mathjax" in url.lower()]
 
@@ -145,7 +166,18 @@ def test_a_dead_link_ends_the_build(made, tmp_path, capfd):
     try:
         page.write_text(whole + "\n[nowhere](nowhere.md)\n", "utf-8")
         read = str(shutil.copytree(made / "read", tmp_path / "read"))  # only the changed page is read again
-        options = ["-W", "-q", "-b", "dummy", "-c", str(ROOT / "docs"), "-d", read, str(source), str(tmp_path / "out")]
+        options = [
+            "-W",
+            "-q",
+            "-b",
+            "dummy",
+            "-c",
+            str(ROOT / "docs"),
+            "-d",
+            read,
+            str(source),
+            str(tmp_path / "out"),
+        ]
         assert script["sphinx"](options) == 1 and "nowhere.md" in capfd.readouterr().err
     finally:
         page.write_text(whole, "utf-8")

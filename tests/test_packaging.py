@@ -28,7 +28,12 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 # What has another name on conda-forge than on PyPI.
@@ -37,8 +42,12 @@ CONDA_NAMES = {"torch": "pytorch", "build": "python-build", "lm-eval": "lm_eval"
 
 def _conda_requirements() -> dict[str, SpecifierSet]:
     entries = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
-    from_pip = [entry for part in entries if isinstance(part, dict) for entry in part["pip"] if entry != "-e ."]
-    split = (re.fullmatch(r"([a-z0-9_.-]+)(.*)", entry) for entry in entries + from_pip if isinstance(entry, str))
+    from_pip = [
+        entry for part in entries if isinstance(part, dict) for entry in part["pip"] if entry != "-e ."
+    ]
+    split = (
+        re.fullmatch(r"([a-z0-9_.-]+)(.*)", entry) for entry in entries + from_pip if isinstance(entry, str)
+    )
     return {match[1]: SpecifierSet(match[2]) for match in split if match}
 
 
@@ -55,7 +64,9 @@ def test_environment_yml_asks_for_the_same_as_pyproject():
 
 def test_dependencies_are_few_and_ranges():
     assert len(PROJECT["dependencies"]) == 8
-    lines = PROJECT["dependencies"] + [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+    lines = PROJECT["dependencies"] + [
+        line for extra in PROJECT["optional-dependencies"].values() for line in extra
+    ]
     for requirement in map(Requirement, lines):
         if requirement.name != PROJECT["name"]:
             operators = {specifier.operator for specifier in requirement.specifier}
@@ -86,7 +97,7 @@ def test_every_stored_row_has_the_interval_of_its_mean():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_resolve(page):
-    links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", text := page.read_text("utf-8"))
+    links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text("utf-8"))
     assert links or page != ROOT / "README.md"
     assert not [link for link in links if not (page.parent / link).exists()]
 
@@ -100,7 +111,10 @@ def test_pages_show_the_stored_comparison(monkeypatch):
         assert "| COMP `stock` |" in table and "| LLM-Pruner |" in table
     common = importlib.import_module("common")
     settings = {"method": "comp", "widths": "uniform", "aim": "self", "ridge": "auto", "ratio": 0.2}
-    assert common.preset(settings) == "stock" and common.preset(settings | {"ratio": 0.3}) == "stock, target self"
+    assert (
+        common.preset(settings) == "stock"
+        and common.preset(settings | {"ratio": 0.3}) == "stock, target self"
+    )
     assert common.preset(settings | {"aim": "dense", "ratio": 0.3}) == "stock"
     assert common.preset({"method": "flap", "recovery": "least-squares"}) == "our refit"
 
@@ -118,21 +132,31 @@ def test_python_names_exist():
 def test_options_exist():
     """Every command that the pages show has the options that they give it."""
     commands = typer.main.get_command(app).commands
-    known = {name: {word for each in command.params for word in each.opts} for name, command in commands.items()}
+    known = {
+        name: {word for each in command.params for word in each.opts} for name, command in commands.items()
+    }
     pages = "\n".join(page.read_text("utf-8") for page in PAGES).replace("\\\n", " ")
     calls = re.findall(r"comp-lib ([a-z]+) ([^\n`#]*--[^\n`#]*)", pages)
     used = {(name, option) for name, words in calls for option in re.findall(r"--[a-z-]+", words)}
-    assert len(used) > 15 and not [(name, option) for name, option in used if option not in (*known[name], "--help")]
+    assert len(used) > 15 and not [
+        (name, option) for name, option in used if option not in (*known[name], "--help")
+    ]
 
 
 def test_no_place_of_one_machine_in_project_files():
     """No absolute path of somebody's machine, and no package index but PyPI and PyTorch's own."""
     places = re.compile(r"/(?:home|root|Users|work)/\w|[A-Z]:\\+Users\\")
-    index = re.compile(r"(?:index-url|find-links)[=\s]+(?!https://download\.pytorch\.org/)\S+|://[^/\s]+/simple\b")
+    index = re.compile(
+        r"(?:index-url|find-links)[=\s]+(?!https://download\.pytorch\.org/)\S+|://[^/\s]+/simple\b"
+    )
     endings = {".py", ".md", ".json", ".ipynb", ".toml", ".yml", ".cff", ""}
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split("\n")
     names.remove("tests/lessons/test_notebooks.py")  # it shows its guards such paths, to see them refused
-    files = [ROOT / name for name in names if name and Path(name).suffix in endings and (ROOT / name).is_file()]
+    files = [
+        ROOT / name for name in names if name and Path(name).suffix in endings and (ROOT / name).is_file()
+    ]
     found = [
         f"{file.relative_to(ROOT)}: {match[0][:80]}"
         for file in files
@@ -142,7 +166,10 @@ def test_no_place_of_one_machine_in_project_files():
     assert len(files) > 100 and not found, "\n".join(found)
 
 
-HEAVY = ("torch", "transformers", "numpy"), ("matplotlib", "pandas", "seaborn", "scipy", "distributed", "accelerate")
+HEAVY = (
+    ("torch", "transformers", "numpy"),
+    ("matplotlib", "pandas", "seaborn", "scipy", "distributed", "accelerate"),
+)
 
 
 def test_an_import_loads_no_more_than_it_needs():
@@ -165,7 +192,13 @@ def test_wheel_carries_the_texts(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"calibration.txt", "evaluation.txt", "beginnings.json", "tasks/reader.py", "tasks/_grammar_template"}
+    wanted = {
+        "calibration.txt",
+        "evaluation.txt",
+        "beginnings.json",
+        "tasks/reader.py",
+        "tasks/_grammar_template",
+    }
     tasks = [path for pattern in ("*.yaml", "*.jsonl") for path in (ROOT / "data" / "tasks").glob(pattern)]
     wanted |= {f"tasks/{path.name}" for path in tasks}
     assert {f"comp_lib/data/{name}" for name in wanted} | OURS <= names

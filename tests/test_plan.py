@@ -39,7 +39,9 @@ EVEN = shape_of([128] * 4, [2] * 4)
 shapes = st.integers(1, 6).flatmap(
     lambda layers: st.one_of(
         st.integers(1, 200).map(lambda n: shape_of([n] * layers, [2] * layers)),
-        st.lists(st.integers(1, 200), min_size=layers, max_size=layers).map(lambda n: shape_of(n, [2] * layers)),
+        st.lists(st.integers(1, 200), min_size=layers, max_size=layers).map(
+            lambda n: shape_of(n, [2] * layers)
+        ),
     )
 )
 budgets = {
@@ -135,7 +137,9 @@ def test_uniform_plan_meets_any_budget_and_no_more(shape, drops, ratio, multiple
     assume(len(drop) < shape.layers)
     layers = [layer for layer in range(shape.layers) if layer not in drop]
     try:
-        plan = uniform_plan(PlanRequest(shape, ratio, drop=drop, kv_groups=kv_groups, multiple=multiple, parent="it"))
+        plan = uniform_plan(
+            PlanRequest(shape, ratio, drop=drop, kv_groups=kv_groups, multiple=multiple, parent="it")
+        )
     except InputError as error:
         assert "allow" in str(error)
         assert most_removable(shape, layers, kv_groups, multiple) < ratio
@@ -164,7 +168,9 @@ def test_paper_plan_meets_any_budget_and_keeps_more_of_important_layers(
     layers = [layer for layer in range(shape.layers) if layer not in drop]
     importance = importance[: shape.layers]
     try:
-        plan = paper_plan(PlanRequest(shape, ratio, drop=drop, kv_groups=kv_groups, multiple=multiple), importance)
+        plan = paper_plan(
+            PlanRequest(shape, ratio, drop=drop, kv_groups=kv_groups, multiple=multiple), importance
+        )
     except InputError as error:
         assert "allow" in str(error)
         assert most_removable(shape, layers, kv_groups, multiple) < ratio
@@ -191,12 +197,17 @@ def test_paper_plan_starves_no_layer():
     assert plan.removed >= 0.5 and min(plan.neurons[1:]) > 8
     # exactly a tenth, though 120 * (1 - 0.9) is a little less than 12
     assert (
-        paper_plan(PlanRequest(shape_of([120] * 4, [2] * 4), 0.4, multiple=1), [1e-9, 1.0, 1.0, 1.0]).neurons[0] == 12
+        paper_plan(PlanRequest(shape_of([120] * 4, [2] * 4), 0.4, multiple=1), [1e-9, 1.0, 1.0, 1.0]).neurons[
+            0
+        ]
+        == 12
     )
 
 
 def test_paper_plan_with_equal_importance_is_the_uniform_plan():
-    assert paper_plan(PlanRequest(EVEN, 0.3, multiple=8), [0.7] * 4) == uniform_plan(PlanRequest(EVEN, 0.3, multiple=8))
+    assert paper_plan(PlanRequest(EVEN, 0.3, multiple=8), [0.7] * 4) == uniform_plan(
+        PlanRequest(EVEN, 0.3, multiple=8)
+    )
 
 
 def test_dropped_layers_count_towards_the_budget():
@@ -281,7 +292,8 @@ def test_text_that_is_no_plan_is_refused(text, words):
 
 
 @pytest.mark.parametrize(
-    ("make", "words"), [(lambda path: None, "No such file"), (lambda path: path.write_bytes(b"\xff\xfe{}"), "utf-8")]
+    ("make", "words"),
+    [(lambda path: None, "No such file"), (lambda path: path.write_bytes(b"\xff\xfe{}"), "utf-8")],
 )
 def test_a_file_that_holds_no_plan_is_refused(tmp_path, make, words):
     make(tmp_path / "plan.json")
@@ -335,6 +347,8 @@ STRANGE = (None, True, -1, 10**6, 1e999, "x", [], [[]], [None], [0.5], [[0, 0]],
 def test_no_value_of_any_field_is_more_than_a_refusal(name):
     for strange in STRANGE:
         try:
-            assert Plan.from_json(json.dumps(json.loads(PLAN.to_json()) | {name: strange})).dropped is not None
+            assert (
+                Plan.from_json(json.dumps(json.loads(PLAN.to_json()) | {name: strange})).dropped is not None
+            )
         except InputError as error:
             assert "\n" not in str(error)

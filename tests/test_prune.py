@@ -71,7 +71,9 @@ def whole_plan(model, **changes) -> Plan:
     """A plan that keeps everything, or all but what `changes` say."""
     shape = Shape.of(model)
     layers = tuple(range(shape.layers))
-    return replace(Plan("", shape.layers, layers, shape.neurons, shape.kv_groups, ratio=0.0, removed=0.0), **changes)
+    return replace(
+        Plan("", shape.layers, layers, shape.neurons, shape.kv_groups, ratio=0.0, removed=0.0), **changes
+    )
 
 
 def masked(parent, plan):
@@ -93,7 +95,9 @@ def masked(parent, plan):
 # what must be exact
 
 
-@pytest.mark.parametrize(("name", "aim"), [*product(VARIANTS, ["self"]), *product(["gqa", "gemma3"], ["dense"])])
+@pytest.mark.parametrize(
+    ("name", "aim"), [*product(VARIANTS, ["self"]), *product(["gqa", "gemma3"], ["dense"])]
+)
 def test_zero_pruning_is_the_identity_to_the_bit(name, aim):
     parent, ids = build(name), tokens()
     before = parent.state_dict()
@@ -211,7 +215,10 @@ def test_removed_is_what_really_went(name):
     assert Plan.from_json(done.plan.to_json()) == done.plan
     config = done.model.config
     assert config.num_hidden_layers == len(done.plan.layers)
-    assert (config.intermediate_size, config.num_key_value_heads) == (done.plan.neurons[0], done.plan.kv_groups[0])
+    assert (config.intermediate_size, config.num_key_value_heads) == (
+        done.plan.neurons[0],
+        done.plan.kv_groups[0],
+    )
     assert logits(done.model, ids).isfinite().all()
 
 
@@ -242,7 +249,10 @@ def test_another_seed_another_random_choice():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("qwen2-window", {"layers": 1, "kv_groups": 1}), ("all-at-once", {"aim": "dense", "layers": 1, "ratio": 0.5})],
+    [
+        ("qwen2-window", {"layers": 1, "kv_groups": 1}),
+        ("all-at-once", {"aim": "dense", "layers": 1, "ratio": 0.5}),
+    ],
 )
 def test_parent_stays_as_it_is(name, options):
     parent, ids = build(name), tokens()
@@ -331,11 +341,17 @@ def test_least_squares_beats_mask_beats_none_in_every_layer(name, layer):
         recovery: prune(parent, ids, replace(settings, recovery=recovery), plan=plan).report.layers[layer]
         for recovery in ("least-squares", "mask", "none")
     }
-    assert reports["least-squares"].attention_error < reports["mask"].attention_error < reports["none"].attention_error
+    assert (
+        reports["least-squares"].attention_error
+        < reports["mask"].attention_error
+        < reports["none"].attention_error
+    )
     # the MLP behind a repaired attention sees other inputs: compare it alone
     plan = replace(plan, kv_groups=(2, 2, 2))
     errors = {
-        recovery: prune(parent, ids, replace(settings, recovery=recovery), plan=plan).report.layers[layer].error
+        recovery: prune(parent, ids, replace(settings, recovery=recovery), plan=plan)
+        .report.layers[layer]
+        .error
         for recovery in ("least-squares", "mask", "none")
     }
     assert 0.0 < errors["least-squares"] < errors["mask"] < errors["none"]
@@ -394,9 +410,13 @@ def test_dense_target_repairs_dropped_layers_in_layers_that_are_whole(name):
     own, dense = (prune(parent, ids, replace(SMALL, aim=aim), plan=plan).model for aim in ("self", "dense"))
     for index in (0, 1):
         theirs = parent.model.layers[plan.layers[index]].mlp.down_proj.weight
-        assert torch.equal(own.model.layers[index].mlp.down_proj.weight, theirs), "its own output needs no repair"
+        assert torch.equal(own.model.layers[index].mlp.down_proj.weight, theirs), (
+            "its own output needs no repair"
+        )
     first = dense.model.layers[0].mlp.down_proj.weight
-    assert torch.equal(first, parent.model.layers[0].mlp.down_proj.weight), "the stream is not yet disturbed there"
+    assert torch.equal(first, parent.model.layers[0].mlp.down_proj.weight), (
+        "the stream is not yet disturbed there"
+    )
     assert stream_error(dense, parent, ids) < stream_error(own, parent, ids)
 
 
@@ -418,9 +438,13 @@ def test_both_targets_agree_where_the_stream_is_still_the_dense_one(name):
 @pytest.mark.parametrize(("ratio", "aim"), [(0.2, "self"), (0.3, "dense")])
 def test_where_much_goes_the_auto_aim_is_the_dense_stream(ratio, aim):
     parent, ids = build(), tokens(8)
-    found, *both = (prune(parent, ids, replace(SMALL, ratio=ratio, aim=one)) for one in ("auto", "self", "dense"))
+    found, *both = (
+        prune(parent, ids, replace(SMALL, ratio=ratio, aim=one)) for one in ("auto", "self", "dense")
+    )
     same = [
-        torch.equal(found.model.model.layers[2].mlp.down_proj.weight, one.model.model.layers[2].mlp.down_proj.weight)
+        torch.equal(
+            found.model.model.layers[2].mlp.down_proj.weight, one.model.model.layers[2].mlp.down_proj.weight
+        )
         for one in both
     ]
     assert same == [aim == "self", aim == "dense"]
@@ -436,7 +460,9 @@ def test_dense_target_repairs_attention_in_the_mlp_of_the_same_layer():
 def test_token_weights_change_the_fit():
     parent, ids = build(), tokens()
     plan = whole_plan(parent, neurons=(20, 48, 48))
-    on, off = (prune(parent, ids, replace(SMALL, token_weights=flag), plan=plan).model for flag in (True, False))
+    on, off = (
+        prune(parent, ids, replace(SMALL, token_weights=flag), plan=plan).model for flag in (True, False)
+    )
     weight = [m.model.layers[0].mlp.down_proj.weight for m in (on, off)]
     assert not torch.allclose(*weight, atol=1e-4)
 
@@ -454,7 +480,9 @@ def test_guard_holds_the_mask_and_reports_lambda():
     assert calm.ridge == 1e-7 and trap.ridge > 1e-7
 
 
-@pytest.mark.parametrize(("part", "recovery"), [*product(["outputs"], RECOVERIES), ("inputs", "least-squares")])
+@pytest.mark.parametrize(
+    ("part", "recovery"), [*product(["outputs"], RECOVERIES), ("inputs", "least-squares")]
+)
 def test_layers_that_do_nothing_break_no_recovery(part, recovery):
     """Models grown by identity blocks have layers whose output weights are zero."""
     parent, ids = build(), tokens()
@@ -468,7 +496,8 @@ def test_layers_that_do_nothing_break_no_recovery(part, recovery):
 
 
 @pytest.mark.parametrize(  # the peers that plan: test_baselines
-    ("method", "recovery"), dict.fromkeys([*product(("comp", "wanda-sp"), RECOVERIES), *product(METRICS, ["mask"])])
+    ("method", "recovery"),
+    dict.fromkeys([*product(("comp", "wanda-sp"), RECOVERIES), *product(METRICS, ["mask"])]),
 )
 def test_every_method_runs_with_every_recovery(method, recovery):
     done = prune(build(), tokens(2, 16), replace(SMALL, method=method, recovery=recovery, kv_groups=1))
@@ -522,11 +551,15 @@ def test_upstream_counts_what_a_block_owns(name):
 
 def test_comp_chooses_the_condition_by_the_recovery():
     assert Settings().neuron_metric == "full-condition"
-    assert Settings(recovery="mask").neuron_metric == Settings(recovery="none").neuron_metric == "mask-condition"
+    assert (
+        Settings(recovery="mask").neuron_metric == Settings(recovery="none").neuron_metric == "mask-condition"
+    )
     assert Settings(method="wanda-sp", recovery="mask").neuron_metric == "wanda-sp"
 
 
-@pytest.mark.parametrize(("name", "size"), [*product(["gqa", "gemma3"], [(1, 24), (3, 2), (8, 24)])])  # few, many
+@pytest.mark.parametrize(
+    ("name", "size"), [*product(["gqa", "gemma3"], [(1, 24), (3, 2), (8, 24)])]
+)  # few, many
 def test_what_is_passed_on_is_the_stream_of_the_pruned_model(name, size):
     small, ids, settings = build(name), tokens(*size), replace(SMALL, aim="dense")
     pruner = LayerPruner(small, ids, settings, make_plan(small, ids, settings), Shape.of(small))
@@ -582,7 +615,9 @@ def test_layers_are_judged_on_the_first_sequences_only(monkeypatch):
     monkeypatch.setattr(planning, "IMPORTANCE_SEQUENCES", 2)
     parent, ids = build(), tokens(4)
     seen = []
-    monkeypatch.setattr(planning, "layers_to_drop", lambda *told: seen.append(told[2]) or layers_to_drop(*told))
+    monkeypatch.setattr(
+        planning, "layers_to_drop", lambda *told: seen.append(told[2]) or layers_to_drop(*told)
+    )
     plan = make_plan(parent, ids, replace(SMALL, ratio=0.4, layers=1, layer_metric="loss"))
     assert len(seen) == 1 and torch.equal(seen[0], ids[:2])
     assert plan.dropped == (int(sequence_loss_increase(parent, ids[:2]).mean(1).argmin()),)
@@ -690,7 +725,10 @@ def test_settings_are_checked_by_name(change, message):
         ({"plan": {"kv_groups": (2, 3, 2)}}, "got 3"),
         ({"plan": {"neurons": (48, 48)}}, "3 entries in neurons, got 2"),
         ({"plan": {"neurons": (48, 0, 48)}}, "a neuron and a KV group in each layer"),
-        ({"plan": {"kept_neurons": ((*range(47), 10**6),) * 3}}, "at most 48 neurons in layer 0, got 1000001"),
+        (
+            {"plan": {"kept_neurons": ((*range(47), 10**6),) * 3}},
+            "at most 48 neurons in layer 0, got 1000001",
+        ),
         ({"plan": {"kept_groups": ((0, 10**6),) * 3}}, "at most 2 KV groups in layer 0, got 1000001"),
         ({"ids": tokens()[0]}, "tokens"),
         ({"ids": tokens()[:0]}, "tokens"),
@@ -715,9 +753,16 @@ def test_what_does_not_fit_the_model_is_refused_before_any_work(wrong, message):
 def test_a_finished_plan_is_carried_out_to_the_letter(tiny_llama):
     model = tiny_llama()
     ids = torch.arange(128).view(4, 32)
-    first = prune(model, ids, Settings(method="random", recovery="none", ratio=0.5, multiple=4, kv_groups=1, seed=3))
-    again = prune(model, ids, Settings(recovery="none", multiple=4), plan=first.plan)  # COMP would choose others
-    assert again.plan.kept_neurons == first.plan.kept_neurons and again.plan.kept_groups == first.plan.kept_groups
+    first = prune(
+        model, ids, Settings(method="random", recovery="none", ratio=0.5, multiple=4, kv_groups=1, seed=3)
+    )
+    again = prune(
+        model, ids, Settings(recovery="none", multiple=4), plan=first.plan
+    )  # COMP would choose others
+    assert (
+        again.plan.kept_neurons == first.plan.kept_neurons
+        and again.plan.kept_groups == first.plan.kept_groups
+    )
     for one, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)
     free = replace(first.plan, kept_neurons=None, kept_groups=None)
@@ -728,7 +773,9 @@ def test_a_finished_plan_is_carried_out_to_the_letter(tiny_llama):
 def test_layers_may_be_a_share(tiny_llama):
     model = tiny_llama()
     ids = torch.arange(64).view(2, 32)
-    plans = [make_plan(model, ids, replace(SMALL, ratio=0.4, layers=layers, multiple=1)) for layers in (0.3, 1)]
+    plans = [
+        make_plan(model, ids, replace(SMALL, ratio=0.4, layers=layers, multiple=1)) for layers in (0.3, 1)
+    ]
     assert plans[0] == plans[1] and len(plans[0].dropped) == 1
 
 
@@ -737,10 +784,14 @@ def test_the_papers_preset_is_a_hybrid_with_a_mask(tiny_llama):
     assert settings.neuron_metric == "mask-condition"
     done = prune(tiny_llama(), torch.arange(64).view(2, 32), settings)
     assert len(done.plan.dropped) == 1 and len(set(done.plan.neurons)) > 1
-    assert {layer.ridge / settings.ridge for layer in done.report.layers} <= {4.0**power for power in range(64)}
+    assert {layer.ridge / settings.ridge for layer in done.report.layers} <= {
+        4.0**power for power in range(64)
+    }
 
 
-@pytest.mark.parametrize(("device", "words"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'"), ("auto", "'auto'")])
+@pytest.mark.parametrize(
+    ("device", "words"), [("cuda", "with float64 .*'cuda'"), ("mps", "'mps'"), ("auto", "'auto'")]
+)
 def test_a_device_on_which_nothing_can_be_solved_is_refused(device, words, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)

@@ -42,7 +42,9 @@ def test_a_fifth_of_the_real_model_goes_and_a_stock_model_stays(real_model, tmp_
 
     before, after = Shape.of(model), Shape.of(comp.model)
     assert after.decoder <= 0.8 * before.decoder and after.stock
-    assert dense.loss < tuned.loss < dense.loss + 1.0  # the text for so little calibration is small: no headline
+    assert (
+        dense.loss < tuned.loss < dense.loss + 1.0
+    )  # the text for so little calibration is small: no headline
     assert tuned.loss < untuned.loss - 0.2
     assert all(0.0 < layer.error < 0.2 for layer in comp.report.layers)
 

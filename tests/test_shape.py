@@ -28,9 +28,13 @@ def test_arithmetic_equals_the_tensors_before_and_after_pruning(name):
     assert (before.hidden, before.layers) == (model.config.hidden_size, 3)
 
     groups = before.kv_groups[0] if name in WHOLE_ATTENTION else 1
-    expected = before.with_widths((48, 7), (groups, before.kv_groups[0]))  # layer 1 goes; what stays is uneven
+    expected = before.with_widths(
+        (48, 7), (groups, before.kv_groups[0])
+    )  # layer 1 goes; what stays is uneven
     keep_layers(model, [0, 2])
-    shrink(model.model.layers[0], "attention", torch.arange(before.kv_groups[0] - groups, before.kv_groups[0]))
+    shrink(
+        model.model.layers[0], "attention", torch.arange(before.kv_groups[0] - groups, before.kv_groups[0])
+    )
     shrink(model.model.layers[1], "mlp", torch.arange(7))
     assert Shape.of(model) == expected
     assert expected.total == model.num_parameters()

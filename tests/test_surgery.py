@@ -81,7 +81,9 @@ def test_surgery_never_writes_into_the_old_tensors():
         assert torch.equal(tensor, before)
     starts = {tensor.untyped_storage().data_ptr() for tensor, _ in old.values()}
     cut = [p for name, p in layer.named_parameters() if "norm" not in name]
-    assert cut and all(p.untyped_storage().data_ptr() not in starts for p in cut), "a view would keep the old memory"
+    assert cut and all(p.untyped_storage().data_ptr() not in starts for p in cut), (
+        "a view would keep the old memory"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

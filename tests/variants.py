@@ -40,7 +40,11 @@ FAMILIES = {
     "olmo2": (Olmo2Config, Olmo2ForCausalLM),
     "ernie4_5": (Ernie4_5Config, Ernie4_5ForCausalLM),
 }
-SPECIAL = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1}  # those of the config are beyond the vocabulary
+SPECIAL = {
+    "pad_token_id": None,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}  # those of the config are beyond the vocabulary
 VARIANTS = {
     "mha": {"num_key_value_heads": 4},
     "gqa": {},
@@ -70,7 +74,12 @@ VARIANTS = {
     "mistral-window": {"family": "mistral", "sliding_window": 5},
     "mistral-window-eager": {"family": "mistral", "sliding_window": 5, "attn_implementation": "eager"},
     "qwen2": {"family": "qwen2"},
-    "qwen2-window": {"family": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    "qwen2-window": {
+        "family": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
+    },
     "qwen3": {
         "family": "qwen3",
         "head_dim": 12,
@@ -112,13 +121,24 @@ FOUR = {  # lists with an entry for each of four layers
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
 }
 # What is stored, read or computed in its own way: each type; heads, biases, tables of positions, windows, multipliers.
-LAYOUTS = ("gqa", "mqa", "all-at-once", "rope-llama3", "rope-dynamic", "mistral-window", "qwen2-window", "qwen3")
+LAYOUTS = (
+    "gqa",
+    "mqa",
+    "all-at-once",
+    "rope-llama3",
+    "rope-dynamic",
+    "mistral-window",
+    "qwen2-window",
+    "qwen3",
+)
 LAYOUTS += ("smollm3", "gemma3", "phi3", "granite", "olmo2", "ernie4_5-bias")
 NORM_BEHIND = ("gemma3", "olmo2")  # variants with a norm behind their dense layers
 WHOLE_ATTENTION = ("mqa", "olmo2")  # whose KV groups cannot go
 
 
-def build(name: str = "gqa", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides) -> PreTrainedModel:
+def build(
+    name: str = "gqa", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides
+) -> PreTrainedModel:
     """The variant `name`, with `overrides` of its config: the same call, the same weights."""
     fields = TINY | VARIANTS[name] | overrides
     config_class, model_class = FAMILIES[fields.pop("family", "llama")]
@@ -127,4 +147,6 @@ def build(name: str = "gqa", *, seed: int = 0, dtype: torch.dtype = torch.float3
 
 def tokens(sequences: int = 4, length: int = 24, seed: int = 0) -> torch.Tensor:
     """Random token ids (S, L)."""
-    return torch.randint(3, TINY["vocab_size"], (sequences, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        3, TINY["vocab_size"], (sequences, length), generator=torch.Generator().manual_seed(seed)
+    )

@@ -123,14 +123,18 @@ def cached(what: str, model: Model, sample: Sample, key: object, make: Callable[
     return remembered(path, make)
 
 
-def draw(tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length: int = 128, seed: int = 0) -> Sample:
+def draw(
+    tokenizer: Any, kinds: Sequence[str] = KINDS, windows: int = 2, length: int = 128, seed: int = 0
+) -> Sample:
     """`windows` windows of `length` tokens of the calibration text of each of `kinds`.
 
     Windows of the kinds take turns, so that the first few hold every kind.
     Raises InputError for a kind that does not ship, and for more than there is of one.
     """
     if not kinds or len(set(kinds)) < len(kinds):
-        raise InputError(f"expected each kind of text once, at least one, got {', '.join(kinds) or 'none'}: mend that")
+        raise InputError(
+            f"expected each kind of text once, at least one, got {', '.join(kinds) or 'none'}: mend that"
+        )
     size: dict[str, Any] = {"sequences": windows, "length": length, "seed": seed}
     drawn = [calibration_tokens(f"calibration:{kind}", tokenizer, **size) for kind in kinds]
     return Sample(torch.stack(drawn, 1).flatten(0, 1), tuple(kinds) * windows, seed)

@@ -48,7 +48,9 @@ def costs(
     windows: (S, L) of the text of each kind that judges, as `calibration.text.windows_of` gives them.
     Raises InputError, before any work, for a way that is not known or a ratio that no plan reaches.
     """
-    asked = [(way, share, settings_for(model, way, share, device, sample.seed)) for way in ways for share in ratios]
+    asked = [
+        (way, share, settings_for(model, way, share, device, sample.seed)) for way in ways for share in ratios
+    ]
     texts = {kind: hash_of_tensor(ids) for kind, ids in windows.items()}
     rows: list[dict[str, Any]] = []
     for way, share, settings in asked:
@@ -58,7 +60,9 @@ def costs(
     return tidy("costs", rows, model, sample.seed)
 
 
-def _measured(model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings) -> list[dict[str, Any]]:
+def _measured(
+    model: Model, sample: Sample, windows: Mapping[str, Tensor], settings: Settings
+) -> list[dict[str, Any]]:
     """The rows of one plan: one for each kind, and one for their mean where there are several."""
     small = prune(model, sample.ids, settings).model
     before, left = Shape.of(model), Shape.of(small)
@@ -70,7 +74,9 @@ def rows_of(judged: ByKind) -> list[dict[str, Any]]:
     """Losses, their difference with its interval, KL and agreement, for each kind and for the mean of several."""
     rows: list[dict[str, Any]] = []
     for name, (values, bounds) in judged.rows().items():
-        kind, seen = (name, [judged.kinds[name]]) if name in judged.kinds else (ALL, list(judged.kinds.values()))
+        kind, seen = (
+            (name, [judged.kinds[name]]) if name in judged.kinds else (ALL, list(judged.kinds.values()))
+        )
         low, high = bounds["increase"] or UNKNOWN
         size = {"windows": sum(len(one.losses) for one in seen), "tokens": sum(one.tokens for one in seen)}
         interval = {"low": low, "high": high, "agreement": values["top1_agreement"]}

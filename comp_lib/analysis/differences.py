@@ -54,13 +54,17 @@ def match(model: Model, other: Model, plan: Plan | None = None) -> dict[int, int
     sizes = [(each.config.hidden_size, each.config.vocab_size) for each in (model, other)]
     if sizes[0] != sizes[1]:
         expected = f"another model with a stream of {sizes[0][0]} numbers and {sizes[0][1]:,} tokens in its vocabulary"
-        raise InputError(f"expected {expected}, got {sizes[1][0]} and {sizes[1][1]:,}: compare relatives only")
+        raise InputError(
+            f"expected {expected}, got {sizes[1][0]} and {sizes[1][1]:,}: compare relatives only"
+        )
     whole, left = Shape.of(model), Shape.of(other)
     if whole.layers == left.layers:
         return {layer: layer for layer in range(whole.layers)}
     if plan is None or (plan.parent_layers, plan.neurons) != (whole.layers, left.neurons):
         got = f"{left.layers}, and no {PLAN_FILE} that says which of them stayed"
-        raise InputError(f"expected another model with {whole.layers} layers, got {got}: compare with its parent")
+        raise InputError(
+            f"expected another model with {whole.layers} layers, got {got}: compare with its parent"
+        )
     return {layer: place for place, layer in enumerate(plan.layers)}
 
 
@@ -82,7 +86,10 @@ def changed_layers(
             turns = 1.0 - cosine_similarity(state.float(), other_state.float(), dim=-1).mean(1).double()
             [(low, high)] = confidence_intervals(turns[None].double().cpu().numpy()).tolist()
             row |= {"other_layer": place, "stream": float(turns.mean()), "low": low, "high": high}
-            row |= {"weights": _weight_change(layer, second), "other_neurons": parts(second)["mlp"].linear.in_features}
+            row |= {
+                "weights": _weight_change(layer, second),
+                "other_neurons": parts(second)["mlp"].linear.in_features,
+            }
         rows.append(row)
     return tidy("changed_layers", rows, model, sample.seed)
 
@@ -101,7 +108,9 @@ def _weight_change(layer: Layer, other: Layer) -> float:
     ours, theirs = (dict(one.named_parameters()) for one in (layer, other))
     if any(name not in theirs or theirs[name].shape != weight.shape for name, weight in ours.items()):
         return math.nan
-    change = sum(float((theirs[name].float() - weight.float()).square().sum()) for name, weight in ours.items())
+    change = sum(
+        float((theirs[name].float() - weight.float()).square().sum()) for name, weight in ours.items()
+    )
     return float((change / sum(float(weight.float().square().sum()) for weight in ours.values())) ** 0.5)
 
 

@@ -40,10 +40,14 @@ def plot_layers(frame: pd.DataFrame) -> Picture:
             log_y(panel, most=6)
         whole = rows[rows.part == "layer"].sort_values("value")
         least = ", ".join(f"{row.layer} ({row.value:.3g})" for row in whole.head(FEW).itertuples())
-        words.append(f"by {whole.measure.iloc[0]} the layers {least} are lowest, {whole.layer.iloc[-1]} is highest")
+        words.append(
+            f"by {whole.measure.iloc[0]} the layers {least} are lowest, {whole.layer.iloc[-1]} is highest"
+        )
     axes[0].legend(ncols=3, **ABOVE)
     layer_axis(axes[-1])
-    return figure.described(f"Points{'' if frame.low.isna().all() else ' with 95% intervals'} for each layer: ", words)
+    return figure.described(
+        f"Points{'' if frame.low.isna().all() else ' with 95% intervals'} for each layer: ", words
+    )
 
 
 def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
@@ -56,7 +60,10 @@ def plot_curves(frame: pd.DataFrame, share: float = 0.3) -> Picture:
     axes.set(xlabel=xlabel, ylabel="error left after the refit\n(% of the layer's energy)")
     log_y(axes, percent=True, most=6)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    at = {layer: np.interp(share, of_layer.share_gone, of_layer.error) for layer, of_layer in rows.groupby("layer")}
+    at = {
+        layer: np.interp(share, of_layer.share_gone, of_layer.error)
+        for layer, of_layer in rows.groupby("layer")
+    }
     low, high = min(at, key=at.__getitem__), max(at, key=at.__getitem__)
     return figure.described(
         f"Lines of the error against the neurons gone, one a layer, from light to dark: with {share:.0%} gone "
@@ -69,7 +76,9 @@ def plot_costs(frame: pd.DataFrame) -> Picture:
     kinds = frame.index.get_level_values("kind")
     frame = frame[kinds == (ALL if ALL in kinds else kinds[0])]
     xlabel = f"parameters of the decoder removed (judged on {_tokens(frame)})"
-    figure, axes = figure_with_axes((WIDTH, 3.2), xlabel=xlabel, ylabel="increase of the loss\n(nats per token)")
+    figure, axes = figure_with_axes(
+        (WIDTH, 3.2), xlabel=xlabel, ylabel="increase of the loss\n(nats per token)"
+    )
     for place, (way, rows) in enumerate(frame.groupby("way", sort=False)):
         looks = {"capsize": 3, "linewidth": 1.2} | style(place)
         axes.errorbar(rows.removed, rows.increase, _ends(rows, "increase"), label=way, **looks)

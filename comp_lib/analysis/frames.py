@@ -35,12 +35,16 @@ Asked = Collection[int] | None  # layers; None: all
 Tables = dict[str, dict[str, Tensor]]  # of one layer: name of a frame -> its columns
 PARTS = ("layer", *STEPS)
 UNITS: dict[Which, tuple[str, str]] = {"attention": ("groups", "group"), "mlp": ("neurons", "neuron")}
-FURTHEST = 0.6  # share of a layer's neurons up to which removal is followed: beyond it a layer is better dropped
+FURTHEST = (
+    0.6  # share of a layer's neurons up to which removal is followed: beyond it a layer is better dropped
+)
 POINTS = 24  # removals of a whole layer are looked at in so many steps
 RIVALS = ("wanda-sp", "activation", "magnitude")  # metrics that the scores of neurons are compared with
 
 
-def layers(model: Model, sample: Sample, judged: Sample | None = None, device: Device = "cpu") -> pd.DataFrame:
+def layers(
+    model: Model, sample: Sample, judged: Sample | None = None, device: Device = "cpu"
+) -> pd.DataFrame:
     """Every layer by block influence on `sample`, and by harm on `judged`; columns: COLUMNS["layers"].
 
     judged: None measures no harm, which takes about layers / 2 passes over it.
@@ -57,7 +61,9 @@ def layers(model: Model, sample: Sample, judged: Sample | None = None, device: D
 
 def layer_harm(model: Model, sample: Sample, device: Device = "cpu") -> Tensor:
     """`importance.layers.sequence_loss_increase`, from the cache where it is there: (layers, S), nats per token."""
-    harm: Tensor = cached("harm", model, sample, [], lambda: sequence_loss_increase(model, sample.ids, device))
+    harm: Tensor = cached(
+        "harm", model, sample, [], lambda: sequence_loss_increase(model, sample.ids, device)
+    )
     return harm
 
 
@@ -92,7 +98,9 @@ def _frame(name: str, model: Model, sample: Sample, layers: Asked, device: Devic
     count = len(layers_of(model))
     asked = sorted(set(range(count) if layers is None else layers))
     if (wrong := set(asked) - set(range(count))) or not asked:
-        raise InputError(f"expected layers from 0 to {count - 1}, got {min(wrong, default='none')}: choose others")
+        raise InputError(
+            f"expected layers from 0 to {count - 1}, got {min(wrong, default='none')}: choose others"
+        )
     shared = {"kind": sample.name, "tokens": sample.ids.numel()}
     looked = zip(asked, _look_at(model, sample, asked, device), strict=True)
     frames = [pd.DataFrame(tables[name]).assign(layer=layer, **shared) for layer, tables in looked]
@@ -104,7 +112,9 @@ def _look_at(model: Model, sample: Sample, asked: list[int], device: Device) -> 
 
     Memory: the hidden states of the sample, the sums of a layer, and three matrices of their size.
     """
-    looked: list[Tables] = cached("layers", model, sample, asked, lambda: list(_walk(model, sample, asked, device)))
+    looked: list[Tables] = cached(
+        "layers", model, sample, asked, lambda: list(_walk(model, sample, asked, device))
+    )
     return looked
 
 

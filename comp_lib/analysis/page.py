@@ -27,9 +27,16 @@ from .differences import paired
 # a wheel carries the notebook beside this file, a source checkout in its folder of notebooks
 PLACES = (Path(__file__).parent, Path(__file__).parents[2] / "notebooks")
 NOTEBOOK = "checkup.ipynb"
-LENGTH, WINDOW = 256, 128  # tokens of a calibration sequence, as `prune` has it, and of a window that is looked at
+LENGTH, WINDOW = (
+    256,
+    128,
+)  # tokens of a calibration sequence, as `prune` has it, and of a window that is looked at
 SEAL = "<!-- comp-lib report, SHA-256 of all above: {} -->\n"
-LOG = {"bar_format": "cells: {n_fmt} of {total_fmt}, {elapsed}\n", "mininterval": 0, "miniters": 1}  # a line for each
+LOG = {
+    "bar_format": "cells: {n_fmt} of {total_fmt}, {elapsed}\n",
+    "mininterval": 0,
+    "miniters": 1,
+}  # a line for each
 TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}<meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'"/>{% endblock %}
@@ -94,20 +101,30 @@ def execute(asked: Mapping[str, Any]) -> tuple[Any, str | None]:
     from papermill.exceptions import PapermillExecutionError
 
     source = next(path for folder in PLACES if (path := folder / NOTEBOOK).is_file())
-    told = {"name": asked["model"], "length": LENGTH, "windows": FEWEST, "looked": looked(asked["kinds"]), "harm": True}
+    told = {
+        "name": asked["model"],
+        "length": LENGTH,
+        "windows": FEWEST,
+        "looked": looked(asked["kinds"]),
+        "harm": True,
+    }
     told |= dict(asked)
     for name in ("model", "against"):
         if asked[name] and (path := Path(asked[name]).expanduser()).exists():  # the kernel stands elsewhere
             told[name] = str(path.resolve())
     names, known = asked["calibration"], {*TEXTS, *MIXTURES, *WRITTEN}
     texts = [names] if Path(names).exists() else names.split("+")
-    told["calibration"] = "+".join(x if x in known or not Path(x).is_file() else str(Path(x).resolve()) for x in texts)
+    told["calibration"] = "+".join(
+        x if x in known or not Path(x).is_file() else str(Path(x).resolve()) for x in texts
+    )
     how: dict[str, Any] = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty() or LOG}
     stopped = None
     with tempfile.TemporaryDirectory(prefix="comp-lib-") as folder:
         file = Path(folder, NOTEBOOK)
         try:
-            papermill.execute_notebook(source, file, told, cwd=folder, extra_arguments=["--log-level=ERROR"], **how)
+            papermill.execute_notebook(
+                source, file, told, cwd=folder, extra_arguments=["--log-level=ERROR"], **how
+            )
         except PapermillExecutionError as error:
             stopped = f"{error.ename}: {error.evalue}"
         except DeadKernelError:
@@ -125,7 +142,9 @@ def sealed(notebook: Any) -> tuple[str, str]:
 
     without = TagRemovePreprocessor(enabled=True, remove_cell_tags={"notebook-only"})
     hidden = {f"exclude_{name}": True for name in ("input", "input_prompt", "output_prompt", "anchor_links")}
-    exporter = HTMLExporter(raw_template=TEMPLATE, extra_template_basedirs=[], preprocessors=[without], **hidden)
+    exporter = HTMLExporter(
+        raw_template=TEMPLATE, extra_template_basedirs=[], preprocessors=[without], **hidden
+    )
     page = f"{exporter.from_notebook_node(notebook)[0]}\n"
     cells = json.loads(nbformat.writes(notebook))["cells"]  # in the form in which they are read again
     notebook.metadata["comp_lib"] = hash_of_value(cells)

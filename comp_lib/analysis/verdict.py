@@ -20,7 +20,9 @@ from .columns import ALL
 CHANCE = 0.9  # of log(vocabulary), the loss of guessing; who knows how often each token comes is below it
 LONGER = 256  # sequences of a longer check-up: the shipped texts have as many
 PROMPT = "'The water cycle begins when the sun'"
-BOX = '<div style="border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em">\n{}\n</div>'
+BOX = (
+    '<div style="border: 2px solid #2a6f97; border-radius: 6px; padding: 0 1em; max-width: 44em">\n{}\n</div>'
+)
 CODE = (
     "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; font-family: monospace; "
     "background: rgba(128, 128, 128, 0.15); margin: 0 0 1em; padding: 0.3em 0.5em"
@@ -43,21 +45,30 @@ def untrained(name: str, loss: float, vocabulary: int) -> list[str]:
     ]
 
 
-def verdict(name: str, costs: pd.DataFrame, allowed: float, sequences: int, how: Mapping[str, object]) -> list[str]:
+def verdict(
+    name: str, costs: pd.DataFrame, allowed: float, sequences: int, how: Mapping[str, object]
+) -> list[str]:
     """The lines of the box for the first way in the frame `costs`; those that begin with "comp-lib" are commands.
 
     allowed: price that may be paid, nats per token. sequences: of the calibration text. how: the options of `prune`
     that the check-up was told, by their names; those that say what DEFAULTS say are left out of the command.
     """
-    means = costs[costs.way == costs.way.iloc[0]].groupby("ratio").tail(1)  # the mean is the last, or the only kind
+    means = (
+        costs[costs.way == costs.way.iloc[0]].groupby("ratio").tail(1)
+    )  # the mean is the last, or the only kind
     least, good = means.sort_values("ratio").iloc[0], means[means.high <= allowed]
-    told = "".join(f" --{key} {shlex.quote(str(value))}" for key, value in how.items() if DEFAULTS[key] != value)
+    told = "".join(
+        f" --{key} {shlex.quote(str(value))}" for key, value in how.items() if DEFAULTS[key] != value
+    )
     if good.empty:
         way = "" if least.way == "stock" else f" --ways {least.way}"
         more = f" --ratios {least.ratio / 2:g},{least.ratio:g} --sequences {max(sequences, LONGER)}"
         why = f"Allowed were {allowed:g}. The next check-up reads more text and removes less, too:"
         if math.isnan(least.low):
-            more, why = "", f"{least.windows} windows are too few for an interval. The next check-up has more:"
+            more, why = (
+                "",
+                f"{least.windows} windows are too few for an interval. The next check-up has more:",
+            )
         return [
             f"{name}: {least.removed:.0%} of the decoder cost {price(least)} nats per token.",
             why,
@@ -76,13 +87,17 @@ def verdict(name: str, costs: pd.DataFrame, allowed: float, sequences: int, how:
 def pruned_before(name: str, plan: Plan, against: str) -> list[str]:
     """More lines for a model that was pruned by this plan; against: the model that it is compared with, or ""."""
     known = f"It was pruned: {plan.removed:.0%} of the decoder of {plan.parent} is gone. The page starts from there."
-    compare = f"comp-lib report {shlex.quote(name)} --out build/changed.html --against {shlex.quote(plan.parent)}"
+    compare = (
+        f"comp-lib report {shlex.quote(name)} --out build/changed.html --against {shlex.quote(plan.parent)}"
+    )
     return [f"{known} The last section compares them."] if against else [f"{known} What that cost:", compare]
 
 
 def price(row: pd.Series) -> str:
     """The loss that a row of `costs` adds, nats per token, with its 95% interval where it has one."""
-    value, low, high = (f"{round(number, 2) + 0.0:.2f}" for number in (row.increase, row.low, row.high))  # no -0.00
+    value, low, high = (
+        f"{round(number, 2) + 0.0:.2f}" for number in (row.increase, row.low, row.high)
+    )  # no -0.00
     return value if math.isnan(row.low) else f"{value} ({low} to {high})"
 
 
@@ -98,7 +113,9 @@ def box(lines: Sequence[str], table: pd.DataFrame | None = None) -> dict[str, st
     """The box as MIME bundle: its first line is the headline, commands can be copied, the table is last."""
     first, *others = map(escape, lines)
     parts = [f'<h3 style="line-height: 1.3">{first}</h3>']
-    parts += [f'<pre style="{CODE}">{x}</pre>' if x.startswith("comp-lib ") else f"<p>{x}</p>" for x in others]
+    parts += [
+        f'<pre style="{CODE}">{x}</pre>' if x.startswith("comp-lib ") else f"<p>{x}</p>" for x in others
+    ]
     if table is not None:
         parts += ["<p>All that was tried, loss added in nats per token:</p>", table.to_html(border=0)]
     return {"text/html": BOX.format("\n".join(parts)), "text/plain": "\n".join(lines)}

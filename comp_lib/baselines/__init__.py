@@ -25,4 +25,8 @@ from ..plan import Plan
 from . import flap, llm_pruner, shortgpt
 
 # Each chooses what stays of a model, judged on tokens (S, L): (model, ids, settings, name, progress) -> plan
-PLANNERS: dict[str, Callable[..., Plan]] = {"llm-pruner": llm_pruner.plan, "flap": flap.plan, "shortgpt": shortgpt.plan}
+PLANNERS: dict[str, Callable[..., Plan]] = {
+    "llm-pruner": llm_pruner.plan,
+    "flap": flap.plan,
+    "shortgpt": shortgpt.plan,
+}

@@ -35,7 +35,9 @@ from ..settings import Settings
 from ..shape import Shape
 
 
-def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
+def plan(
+    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+) -> Plan:
     """What stays by standardised WIFV on ids (S, L). Raises InputError when the ratio is out of reach."""
     shape = Shape.of(model)
     request = settings.request(shape, name)
@@ -100,7 +102,9 @@ def _keep(scores: tuple[list[Tensor], list[Tensor]], shape: Shape, left: int) ->
     for kind, layers in enumerate(scores):
         for layer, values in enumerate(layers):
             best = int(values.argmax())
-            units += [(value, kind, layer, unit) for unit, value in enumerate(values.tolist()) if unit != best]
+            units += [
+                (value, kind, layer, unit) for unit, value in enumerate(values.tolist()) if unit != best
+            ]
     excess = shape.decoder - left
     for _, kind, layer, unit in sorted(units):
         if excess <= 0:

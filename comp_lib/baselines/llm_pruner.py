@@ -33,12 +33,16 @@ from ..settings import Settings
 from ..shape import Shape
 
 
-def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
+def plan(
+    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+) -> Plan:
     """What stays by Taylor importance on ids (S, L). Raises InputError when the ratio is out of reach."""
     shape = Shape.of(model)
     left = widths(shape, settings)
     scores = taylor_scores(model, ids, unprotected(shape.layers), progress)
-    kept: list[list[Sequence[int]]] = [[range(width) for width in whole] for whole in (shape.neurons, shape.kv_groups)]
+    kept: list[list[Sequence[int]]] = [
+        [range(width) for width in whole] for whole in (shape.neurons, shape.kv_groups)
+    ]
     for layer, layer_scores in scores.items():
         for chosen, score, keep in zip(kept, layer_scores, left, strict=True):
             chosen[layer] = top(score, keep[layer]).kept.tolist()
@@ -62,8 +66,12 @@ def widths(shape: Shape, settings: Settings) -> tuple[list[int], list[int]]:
     excess = max(0, -(-(pays.with_widths(neurons, groups).decoder - left) // pays.neuron_parameters))
     removable = [neurons[layer] - 1 for layer in layers]
     if excess > sum(removable):
-        expected = f"a ratio that {settings.method} can reach in the {len(layers)} layers that it does not protect"
-        raise InputError(f"expected {expected}, got {settings.ratio:g}: ask for less or choose another method")
+        expected = (
+            f"a ratio that {settings.method} can reach in the {len(layers)} layers that it does not protect"
+        )
+        raise InputError(
+            f"expected {expected}, got {settings.ratio:g}: ask for less or choose another method"
+        )
     # in proportion to what each layer can lose, in whole numbers that sum to the excess exactly
     ends = [seen * excess // max(1, sum(removable)) for seen in accumulate(removable, initial=0)]
     for layer, (start, end) in zip(layers, pairwise(ends), strict=True):
@@ -98,7 +106,9 @@ def taylor_scores(
         for done, row in enumerate(ids.to(model.device)):
             with torch.enable_grad():
                 logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]  # (L - 1, vocab)
-                nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device)).backward(inputs=weights)
+                nn.functional.cross_entropy(logits.float(), row[1:].to(logits.device)).backward(
+                    inputs=weights
+                )
             progress("gradients", done + 1, len(ids))
     finally:
         for hook in hooks:
@@ -117,6 +127,8 @@ def _groups(layer: Layer, gradients: dict[Tensor, Tensor]) -> tuple[Tensor, Tens
 
     sums = {}
     for which, part in parts(layer).items():
-        owned = [worth(getattr(part.module, name).weight).sum(1)[rows].sum(1) for name, rows in part.rows.items()]
+        owned = [
+            worth(getattr(part.module, name).weight).sum(1)[rows].sum(1) for name, rows in part.rows.items()
+        ]
         sums[which] = sum(owned) + worth(part.linear.weight).sum(0).reshape(len(owned[0]), -1).sum(1)
     return sums["mlp"], sums["attention"]

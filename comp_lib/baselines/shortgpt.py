@@ -20,14 +20,18 @@ from ..settings import Settings
 from ..shape import Shape
 
 
-def plan(model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress) -> Plan:
+def plan(
+    model: Model, ids: Tensor, settings: Settings, name: str = "", progress: Progress = no_progress
+) -> Plan:
     """The fewest layers of least block influence on ids (S, L). Raises InputError when all but one do not suffice."""
     shape = Shape.of(model)
     order, _ = layers_to_drop("block-influence", model, ids, shape.layers - 1, settings.device, progress)
     asked = settings.request(shape, name)
     for count in range(1, shape.layers):
         request = replace(asked, drop=order[:count])
-        neurons, groups = ([widths[layer] for layer in request.layers] for widths in (shape.neurons, shape.kv_groups))
+        neurons, groups = (
+            [widths[layer] for layer in request.layers] for widths in (shape.neurons, shape.kv_groups)
+        )
         if request.removed(neurons, groups) >= settings.ratio:
             return request.finished([range(width) for width in neurons], [range(width) for width in groups])
     got = f"{settings.ratio:g} with {shape.layers} layers, one of which must stay: ask for less"

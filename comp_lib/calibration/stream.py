@@ -17,7 +17,16 @@ from ..families.frame import Rope, embed, head, rotary
 from ..families.layer import attention_step, mlp_step
 from ..families.protocol import Device, Layer, Model
 
-__all__ = ["attention_step", "batches", "embed", "mlp_step", "rotary", "sequence_losses", "through", "to_device"]
+__all__ = [
+    "attention_step",
+    "batches",
+    "embed",
+    "mlp_step",
+    "rotary",
+    "sequence_losses",
+    "through",
+    "to_device",
+]
 
 BATCH_TOKENS = 2048  # in flight at once: large enough for the processor, small beside the hidden states
 LOGITS = 1 << 22  # numbers of an answer at once: tokens times vocabulary
@@ -41,7 +50,10 @@ def to_device(layer: Layer, device: Device, own: bool = False) -> Layer:
     Where it is on that device already the two share their tensors, since surgery replaces tensors and never writes;
     with `own` they do not, so that the original's memory (perhaps a memory map of the whole layer) can be let go.
     """
-    tensors, there = [*layer.parameters(), *layer.buffers()], torch.empty(0, device=device).device  # "cuda" is "cuda:0"
+    tensors, there = (
+        [*layer.parameters(), *layer.buffers()],
+        torch.empty(0, device=device).device,
+    )  # "cuda" is "cuda:0"
     same = {id(module.config): module.config for module in layer.modules() if hasattr(module, "config")}
     if not own and all(tensor.device == there for tensor in tensors):
         same |= {id(tensor): tensor for tensor in tensors}
@@ -63,11 +75,18 @@ def sequence_losses(model: Model, hidden: Tensor, ids: Tensor) -> Tensor:
     -log p(x) = log sum_v exp(z_v) - z_x.
     """
     states, following = hidden[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(hidden.device)
-    whole, own = torch.full(following.shape, -torch.inf, device=hidden.device), torch.zeros_like(following).float()
+    whole, own = (
+        torch.full(following.shape, -torch.inf, device=hidden.device),
+        torch.zeros_like(following).float(),
+    )
     pieces = model.head_pieces() if hasattr(model, "skeleton") else [(0, model.get_output_embeddings())]
     for first, piece in pieces:  # first token of each
-        for part in torch.arange(len(states), device=hidden.device).split(max(1, LOGITS // piece.out_features)):
-            logits = head(model, model.model.norm(states[part]), piece).float()  # (tokens, piece of the vocabulary)
+        for part in torch.arange(len(states), device=hidden.device).split(
+            max(1, LOGITS // piece.out_features)
+        ):
+            logits = head(
+                model, model.model.norm(states[part]), piece
+            ).float()  # (tokens, piece of the vocabulary)
             whole[part] = torch.logaddexp(whole[part], logits.logsumexp(-1))
             place = following[part] - first
             inside = (place >= 0) & (place < logits.shape[1])

@@ -77,13 +77,17 @@ def start_token(tokenizer: Any) -> int | None:
     return tokenizer.eos_token_id if first is None else first
 
 
-def windows_of(name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None) -> dict[str, Tensor]:
+def windows_of(
+    name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None
+) -> dict[str, Tensor]:
     """Windows (S, L) of the text of that name or file, by its name; of each of KINDS, in order, for EVERY_KIND.
 
     All whole ones, or that many `sequences`. Raises InputError as `load_text` and `evaluation_tokens` do.
     """
     texts = {kind: f"evaluation:{kind}" for kind in KINDS} if str(name) == EVERY_KIND else {str(name): name}
-    return {each: evaluation_tokens(tokenizer, load_text(text), length, sequences) for each, text in texts.items()}
+    return {
+        each: evaluation_tokens(tokenizer, load_text(text), length, sequences) for each, text in texts.items()
+    }
 
 
 def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
@@ -94,8 +98,12 @@ def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: i
     Raises InputError when the text has fewer tokens than asked for.
     """
     if length < 2 or (sequences is not None and sequences < 1):
-        raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
-    return cut(encode(tokenizer, text), opening(tokenizer), length, sequences or 1, "evaluation text")[:sequences]
+        raise InputError(
+            f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them"
+        )
+    return cut(encode(tokenizer, text), opening(tokenizer), length, sequences or 1, "evaluation text")[
+        :sequences
+    ]
 
 
 def cut(ids: Tensor, first: Tensor, length: int, least: int, what: str) -> Tensor:

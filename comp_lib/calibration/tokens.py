@@ -27,7 +27,9 @@ from ..system.files import hash_of_value
 from .text import EVERY_KIND, KINDS, TEXTS, cut, encode, load_text, opening, start_token
 from .written import WAYS, written
 
-SHIPPED = {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
+SHIPPED = (
+    {"calibration": 2.0} | {f"calibration:{kind}": 1.0 for kind in KINDS[1:]} | {"calibration:questions": 2.0}
+)
 WRITTEN = dict.fromkeys(WAYS, 1.0)
 # Mixture -> its texts and how many sequences each has, relative to the others.
 MIXTURES = {"general": SHIPPED | WRITTEN, "shipped": SHIPPED, "written": WRITTEN}
@@ -85,7 +87,9 @@ def calibration_tokens(
         InputError: not enough text, the evaluated text, or text to be written without a model.
     """
     if sequences < 1 or length < 2:
-        raise InputError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them")
+        raise InputError(
+            f"expected at least 1 sequence of at least 2 tokens, got {sequences} x {length}; raise them"
+        )
     shares, first, ids, room = sources(source), opening(tokenizer), {}, {}
     names = [f"evaluation:{kind}" for kind in KINDS] if str(evaluated) == EVERY_KIND else [evaluated]
     judged = [load_text(name).strip() for name in names if name is not None]
@@ -101,12 +105,17 @@ def calibration_tokens(
             room[text] = len(ids[text]) // (length - len(first)) if limited else sequences
         elif model is None:
             raise InputError(f"expected a model for calibration source {text!r}, got none; pass model=")
-    if len(shares) > 1 and room.keys() >= SHIPPED.keys():  # what the model writes beside them is in proportion
+    if (
+        len(shares) > 1 and room.keys() >= SHIPPED.keys()
+    ):  # what the model writes beside them is in proportion
         each = sum(room[text] for text in SHIPPED) / sum(shares[text] for text in SHIPPED)
         room |= {text: round(each * shares[text]) for text in WRITTEN.keys() & shares.keys()}
     turns = allotted(shares, sequences, room, source)
     rows = {text: [row for row, turn in enumerate(turns) if turn == text] for text in shares}
-    tokens, plain = torch.empty(sequences, length, dtype=torch.long), {*TEXTS}.issuperset(str(source).split("+"))
+    tokens, plain = (
+        torch.empty(sequences, length, dtype=torch.long),
+        {*TEXTS}.issuperset(str(source).split("+")),
+    )
     for text, values in ids.items():
         windows = cut(values, first, length, len(rows[text]), f"calibration text in {text!r}")
         order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
@@ -114,13 +123,19 @@ def calibration_tokens(
     own = [row for text in shares if text in WRITTEN for row in rows[text]]
     if own and model is not None:
         tokens[own] = written(model, tokenizer, [turns[row] for row in own], length, seed, progress)
-    if not (plain or len(first)) and (start := start_token(tokenizer)) is not None and start not in tokens[:, 0]:
+    if (
+        not (plain or len(first))
+        and (start := start_token(tokenizer)) is not None
+        and start not in tokens[:, 0]
+    ):
         begun = [row for place, each in enumerate(rows.values()) for row in each[place % 2 :: 2]]
         tokens[begun, 1:], tokens[begun, 0] = tokens[begun, :-1], start
     return tokens
 
 
-def allotted(shares: Mapping[str, float], sequences: int, room: Mapping[str, int], source: str | Path) -> list[str]:
+def allotted(
+    shares: Mapping[str, float], sequences: int, room: Mapping[str, int], source: str | Path
+) -> list[str]:
     """The text of each of the `sequences`: by their shares, at most the `room` of a text where that is known.
 
     At least one each, but in a mixture that ships: few sequences of that are of the texts with the largest shares.
@@ -131,7 +146,9 @@ def allotted(shares: Mapping[str, float], sequences: int, room: Mapping[str, int
     if not least <= sequences <= most:
         bound = f"at least {least}" if sequences < least else f"at most {most}"
         got = f"{sequences}: ask for as many, or for other texts"
-        raise InputError(f"expected {bound} sequences of the {len(shares)} texts in {str(source)!r}, got {got}")
+        raise InputError(
+            f"expected {bound} sequences of the {len(shares)} texts in {str(source)!r}, got {got}"
+        )
     for _ in range(sequences - least):
         open_ones = [text for text in shares if counts[text] < room.get(text, sequences)]
         behind = max(open_ones, key=lambda text: shares[text] / (counts[text] + 0.5))  # Sainte-Lague

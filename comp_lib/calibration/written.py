@@ -39,7 +39,9 @@ WAYS = ("self", "self:openings", "self:requests", "self:random")
 SAMPLING = 3  # counts up when the writing changes, so that what an older version wrote is not read
 SAMPLE_BATCH = 64  # the keys and values of at most so many sequences are in memory at once
 _FILE = next(path for folder in DATA_FOLDERS if (path := folder / "beginnings.json").is_file())
-BEGINNINGS: dict[str, list[str]] = {f"self:{way}": texts for way, texts in json.loads(_FILE.read_text("utf-8")).items()}
+BEGINNINGS: dict[str, list[str]] = {
+    f"self:{way}": texts for way, texts in json.loads(_FILE.read_text("utf-8")).items()
+}
 
 
 def written(
@@ -62,7 +64,9 @@ def written(
     return ids
 
 
-def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, seed: int = 0) -> list[Tensor]:
+def prefixes(
+    tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, seed: int = 0
+) -> list[Tensor]:
     """What each text begins with, (1 to length - 1,) token ids, drawn with `seed`: one for each of `ways`."""
     generator = torch.Generator().manual_seed(seed)
     known = start_token(tokenizer)
@@ -74,10 +78,16 @@ def prefixes(tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, 
         if way in BEGINNINGS:
             text = BEGINNINGS[way][int(places[way][taken[way] % len(places[way])])]
             taken[way] += 1
-            ids = _asked(tokenizer, text) if way == "self:requests" else torch.cat([first, encode(tokenizer, text)])
+            ids = (
+                _asked(tokenizer, text)
+                if way == "self:requests"
+                else torch.cat([first, encode(tokenizer, text)])
+            )
             starts.append((ids if len(ids) else first)[: length - 1])
         else:
-            starts.append(torch.cat([opening(tokenizer), anything])[: length - 1] if way == "self:random" else first)
+            starts.append(
+                torch.cat([opening(tokenizer), anything])[: length - 1] if way == "self:random" else first
+            )
     return starts
 
 
@@ -86,13 +96,17 @@ def _asked(tokenizer: Any, request: str) -> Tensor:
     if getattr(tokenizer, "chat_template", None) is None:
         return torch.cat([opening(tokenizer), encode(tokenizer, f"Question: {request}\nAnswer:")])
     turns = [{"role": "user", "content": request}]
-    with refusing("a chat template that works", "that of the tokenizer", "mend it, or take a text without `requests`"):
+    with refusing(
+        "a chat template that works", "that of the tokenizer", "mend it, or take a text without `requests`"
+    ):
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return encode(tokenizer, text)
 
 
 @torch.no_grad()  # not inference mode: the ids are an ordinary tensor, good for training too
-def sample(model: Model, starts: Sequence[Tensor], length: int, seed: int, progress: Progress = no_progress) -> Tensor:
+def sample(
+    model: Model, starts: Sequence[Tensor], length: int, seed: int, progress: Progress = no_progress
+) -> Tensor:
     """Texts of `length` tokens that go on from `starts`, (S, L), on the CPU.
 
     Plain ancestral sampling: temperature 1, no truncation of the distribution, and no end of text, so that a sample

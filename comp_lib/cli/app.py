@@ -13,6 +13,8 @@ from .use import export, generate, heal, report
 
 HELP = "COMP: post-training structured pruning of LLaMA-class language models, without fine-tuning."
 COMMANDS = demo, inspect, prune, evaluate, generate, compare, export, report, heal, doctor
-app = typer.Typer(cls=Commands, help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands, help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 for command in COMMANDS:
     app.command()(command)

@@ -38,16 +38,26 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # a `head` that has read enough is nobody's mistake
             raise
         except (InputError, OSError) as error:
-            words = str(error) if isinstance(error, InputError) else f"expected the system to allow it, got {error}"
+            words = (
+                str(error)
+                if isinstance(error, InputError)
+                else f"expected the system to allow it, got {error}"
+            )
             complain(InputError(words))
             raise Exit(2) from error
         except RuntimeError as error:
             if type(error).__name__ != NO_ROOM:
                 raise
-            complain(InputError(f"expected more room on the device: {error}: shorten the text, or take --device cpu"))
+            complain(
+                InputError(
+                    f"expected more room on the device: {error}: shorten the text, or take --device cpu"
+                )
+            )
             raise Exit(2) from error
         except KeyboardInterrupt as stop:
-            complain("stopped; what is finished of prune or compare stays, and the same command goes on from there")
+            complain(
+                "stopped; what is finished of prune or compare stays, and the same command goes on from there"
+            )
             raise Exit(130) from stop
 
 
@@ -69,7 +79,14 @@ def progress_bars() -> Iterator[Callable[..., None]]:
         yield line
         return
     name, left = progress.TextColumn("{task.description:>16}", markup=False), progress.TimeRemainingColumn()
-    columns = (name, progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeElapsedColumn(), "left", left)
+    columns = (
+        name,
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        "left",
+        left,
+    )
     with progress.Progress(*columns, console=err) as bars:
         tasks: dict[str, progress.TaskID] = {}
 

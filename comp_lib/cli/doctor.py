@@ -30,13 +30,22 @@ def doctor() -> None:
     findings = [  # what, found, well, what to do where it is not
         ("versions", f"comp-lib {__version__}, {versions}, Python {sys.version.split()[0]}", True, ""),
         ("computes on", f"{cores()} cores, {available_device('auto')}", True, ""),
-        ("free memory", f"{free / 2**30:.1f} GiB", free >= LEAST_MEMORY, "close other programs: 2 GiB are wanted"),
+        (
+            "free memory",
+            f"{free / 2**30:.1f} GiB",
+            free >= LEAST_MEMORY,
+            "close other programs: 2 GiB are wanted",
+        ),
         ("room in the cache", f"{room / 2**30:.1f} GiB in {folder}", room >= LEAST_DISK, clear),
         (EMBEDDED, "here" if here else "missing", here, model["install"]),
     ]
-    rows = [("✓" if well else "✗", what, found, "" if well else remedy) for what, found, well, remedy in findings]
+    rows = [
+        ("✓" if well else "✗", what, found, "" if well else remedy) for what, found, well, remedy in findings
+    ]
     if missing := [extra for extra, package in EXTRAS.items() if util.find_spec(package) is None]:
-        rows.append(("·", "extras", f"missing: {', '.join(missing)}", f"pip install 'comp-lib[{','.join(missing)}]'"))
+        rows.append(
+            ("·", "extras", f"missing: {', '.join(missing)}", f"pip install 'comp-lib[{','.join(missing)}]'")
+        )
     out.print(table(("", "what", "found", "to do"), rows))
     if not all(well for _, _, well, _ in findings):
         raise Exit(1)

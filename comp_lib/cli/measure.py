@@ -39,7 +39,9 @@ def evaluate(
     model: Model,
     text: Annotated[str, Option(help=TEXT_HELP)] = "kinds",
     length: Annotated[int, Option(min=2, max=1_000_000, help="Tokens in each window (papers: 2048).")] = 512,
-    sequences: Annotated[int | None, Option(min=1, help="Windows to measure, of each kind (default: all).")] = None,
+    sequences: Annotated[
+        int | None, Option(min=1, help="Windows to measure, of each kind (default: all).")
+    ] = None,
     against: Annotated[str | None, Option(help="Its parent: loss added, KL divergence, agreement.")] = None,
     tasks: Annotated[str | None, Option(help=TASKS_HELP)] = None,
     dtype: Dtype = "float32",
@@ -98,9 +100,15 @@ def kinds_table(rows: Mapping[str, tuple[dict[str, float], dict[str, Any]]]) -> 
 def compare(
     model: Model,
     folder: Annotated[Path, Option("--out", help="Folder for rows, table and figures.")],
-    ratios: Annotated[str, Option(help="Parts of the decoder to remove, at least, with commas.")] = "0.1,0.2,0.3,0.5",
-    methods: Annotated[str | None, Option(help="Names as for prune --method, with commas (default: all).")] = None,
-    seeds: Annotated[int, Option(min=1, max=1_000, help="How many: each draws other calibration windows.")] = 3,
+    ratios: Annotated[
+        str, Option(help="Parts of the decoder to remove, at least, with commas.")
+    ] = "0.1,0.2,0.3,0.5",
+    methods: Annotated[
+        str | None, Option(help="Names as for prune --method, with commas (default: all).")
+    ] = None,
+    seeds: Annotated[
+        int, Option(min=1, max=1_000, help="How many: each draws other calibration windows.")
+    ] = 3,
     sequences: Annotated[str, Option(help="Calibration sequences, one number or several.")] = "32",
     length: Length = 256,
     calibration: Calibration = "calibration",
@@ -119,7 +127,11 @@ def compare(
 
     chosen = METHODS if methods is None else listed(methods, str, "methods")
     text: dict[str, Any] = {"calibration": calibration, "length": length, "evaluation": evaluated}
-    text |= {"windows": windows, "window": window, "settings": Settings(multiple=multiple, **PRESETS["stock"])}
+    text |= {
+        "windows": windows,
+        "window": window,
+        "settings": Settings(multiple=multiple, **PRESETS["stock"]),
+    }
     sizes = listed(sequences, int, "sequences")
     grid = Grid(model, listed(ratios, float, "ratios"), chosen, seeds, sizes, **text)
     with progress_bars() as bars:

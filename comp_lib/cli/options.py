@@ -5,7 +5,9 @@ from typing import Annotated
 from typer import Argument, Option
 
 QUALITY, RESOURCES, RESEARCH = "Quality", "Resources", "Research"  # groups of flags; all others are basic
-CALIBRATION_HELP = "general, shipped, written (by the model), a text's name or file, or several: mine.txt+general."
+CALIBRATION_HELP = (
+    "general, shipped, written (by the model), a text's name or file, or several: mine.txt+general."
+)
 NAMES = "smollm2-135m (included), gemma3-270m, qwen-coder-0.5b, qwen-coder-1.5b"
 Model = Annotated[str, Argument(help=f"{NAMES}, a folder, a .gguf file, or a Hub id")]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16.", rich_help_panel=RESOURCES)]
@@ -13,7 +15,9 @@ Device = Annotated[str, Option(help="cpu, cuda, mps or auto.", rich_help_panel=R
 SOLVING_HELP = "cpu, cuda or auto; not mps, which has no float64."
 Solving = Annotated[str, Option(help=SOLVING_HELP, rich_help_panel=RESOURCES)]
 Calibration = Annotated[str, Option(help=CALIBRATION_HELP, rich_help_panel=QUALITY)]
-Length = Annotated[int, Option(min=2, max=1_000_000, help="Tokens per sequence or window.", rich_help_panel=QUALITY)]
+Length = Annotated[
+    int, Option(min=2, max=1_000_000, help="Tokens per sequence or window.", rich_help_panel=QUALITY)
+]
 MULTIPLE_HELP = "Widths are multiples of this (default: 64, or so fine a part of it as the ratio needs)."
 Multiple = Annotated[int | None, Option(min=1, max=1_000_000, help=MULTIPLE_HELP, rich_help_panel=RESEARCH)]
 Seed = Annotated[int, Option(min=0, max=2**63 - 1, rich_help_panel=RESEARCH)]

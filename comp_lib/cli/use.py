@@ -9,7 +9,9 @@ from ..errors import InputError, check_package
 from .console import complain, listed, progress_bars
 from .options import Calibration, Device, Dtype, Length, Model, Overwrite, Seed, Solving
 
-TUNE_HELP = "What is trained: lora, or scales, a factor for each neuron, input of o_proj and channel of a norm."
+TUNE_HELP = (
+    "What is trained: lora, or scales, a factor for each neuron, input of o_proj and channel of a norm."
+)
 RATE_HELP = "Learning rate, at its highest (default: 0.001 for lora, 0.005 for scales)."
 
 
@@ -30,13 +32,19 @@ def generate(
 def export(
     model: Model,
     file: Annotated[Path | None, Option("--gguf", help="File for llama.cpp.")] = None,
-    kind: Annotated[str, Option("--type", help="Of the GGUF matrices: f32, f16, q8_0, q4_1 or q4_0.")] = "f16",
-    padded: Annotated[Path | None, Option(help="Folder whose layers have one width, filled up with zeros.")] = None,
+    kind: Annotated[
+        str, Option("--type", help="Of the GGUF matrices: f32, f16, q8_0, q4_1 or q4_0.")
+    ] = "f16",
+    padded: Annotated[
+        Path | None, Option(help="Folder whose layers have one width, filled up with zeros.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write MODEL as a GGUF file, which llama.cpp and its kin run, or as a stock folder, which any runtime loads."""
     if (file is None) == (padded is None):
-        raise InputError(f"expected --gguf or --padded, got {'neither' if file is None else 'both'}: name one of them")
+        raise InputError(
+            f"expected --gguf or --padded, got {'neither' if file is None else 'both'}: name one of them"
+        )
     if padded is not None and kind != "f16":
         raise InputError(f"expected --type with --gguf, got {kind} with --padded: leave it out")
     from ..models.padded import export_padded
@@ -57,13 +65,17 @@ def heal(
     steps: Annotated[int, Option(min=1, max=100_000, help="Of training.")] = 100,
     tune: Annotated[str, Option(help=TUNE_HELP)] = "lora",
     rate: Annotated[float | None, Option(min=0, max=1, help=RATE_HELP)] = None,
-    text: Annotated[str, Option(help="written (by the parent), or what prune --calibration takes.")] = "written",
+    text: Annotated[
+        str, Option(help="written (by the parent), or what prune --calibration takes.")
+    ] = "written",
     sequences: Annotated[int, Option(min=12, max=100_000, help="Of that text; 8 do not teach.")] = 128,
     length: Length = 256,
     seed: Seed = 0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
-    force: Annotated[bool, Option("--force", help="Save it even if it got worse on text that did not teach.")] = False,
+    force: Annotated[
+        bool, Option("--force", help="Save it even if it got worse on text that did not teach.")
+    ] = False,
 ) -> None:
     """Train MODEL, a pruned folder, to answer as its parent does. Needs the extra heal, but for --tune scales."""
     if tune == "lora":
@@ -71,11 +83,15 @@ def heal(
     from ..healing import Healing, heal_folder
     from ..system.machine import available_device
 
-    healing = Healing(tune, steps=steps, rate=rate, seed=seed, sequences=sequences, length=length, force=force)
+    healing = Healing(
+        tune, steps=steps, rate=rate, seed=seed, sequences=sequences, length=length, force=force
+    )
     how: dict[str, Any] = {"source": text, "overwrite": overwrite, "device": str(available_device(device))}
     with progress_bars() as bars:
         done = heal_folder(model, parent, folder, healing, **how, progress=bars)
-    echo(f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after")
+    echo(
+        f"divergence from {parent} on text that did not teach: {done.before:.4f} before, {done.after:.4f} after"
+    )
     if done.after >= done.before:
         complain("it did not help; saved all the same, as --force says")
     echo(f"saved: {folder}")
@@ -83,16 +99,24 @@ def heal(
 
 def report(
     model: Model,
-    page_file: Annotated[Path, Option("--out", help="File (.html) for the page; the notebook lies beside it.")],
+    page_file: Annotated[
+        Path, Option("--out", help="File (.html) for the page; the notebook lies beside it.")
+    ],
     against: Annotated[str, Option(help="Another checkpoint to compare with, such as the parent.")] = "",
-    kinds: Annotated[str | None, Option(help="Kinds of text that judge, with commas (default: all eight).")] = None,
+    kinds: Annotated[
+        str | None, Option(help="Kinds of text that judge, with commas (default: all eight).")
+    ] = None,
     ratios: Annotated[str, Option(help="Parts of the decoder that may go, with commas.")] = "0.1,0.2,0.3",
-    ways: Annotated[str, Option(help="Presets or methods of prune, with commas; the first has the verdict.")] = "stock",
+    ways: Annotated[
+        str, Option(help="Presets or methods of prune, with commas; the first has the verdict.")
+    ] = "stock",
     at_most: Annotated[str, Option(help="How much the loss may rise.")] = "0.5nats",
     calibration: Calibration = "general",
     sequences: Annotated[int, Option(min=1, max=100_000, help="Of calibration, 256 tokens each.")] = 64,
     seed: Seed = 0,
-    overwrite: Annotated[bool, Option(help="Replace what report wrote, unless somebody changed it since.")] = False,
+    overwrite: Annotated[
+        bool, Option(help="Replace what report wrote, unless somebody changed it since.")
+    ] = False,
     dtype: Dtype = "float32",
     device: Solving = "cpu",
 ) -> None:
@@ -108,7 +132,13 @@ def report(
         raise InputError(f"expected --out to be an .html file, got {page_file.name!r}: choose another name")
     files = page_file.with_suffix(".ipynb"), page_file
     targets = [check_page_file(file, overwrite) for file in files]
-    asked = {"model": model, "against": against, "calibration": calibration, "sequences": sequences, "seed": seed}
+    asked = {
+        "model": model,
+        "against": against,
+        "calibration": calibration,
+        "sequences": sequences,
+        "seed": seed,
+    }
     asked |= {"dtype": dtype, "device": str(available_device(device, double=True)), "allowed": nats(at_most)}
     asked |= {"ratios": list(listed(ratios, float, "ratios")), "ways": list(listed(ways, str, "ways"))}
     asked["kinds"] = list(KINDS if kinds is None else listed(kinds, str, "kinds"))

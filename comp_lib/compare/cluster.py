@@ -25,7 +25,9 @@ CODE = PLACES + "runpy.run_module('comp_lib.compare.one_run', {}, '__main__')"
 COMMAND = (sys.executable, "-c", CODE)
 CONNECT = 10.0  # seconds to find a scheduler
 
-Outcome = dict[str, Any]  # `status`, ok or failed, and what was measured, or a `message` that says why nothing was
+Outcome = dict[
+    str, Any
+]  # `status`, ok or failed, and what was measured, or a `message` that says why nothing was
 
 
 @contextmanager
@@ -38,7 +40,9 @@ def executor(workers: int = 1, scheduler: str | None = None) -> Iterator[Executo
         with ThreadPoolExecutor(workers) as pool:
             yield pool
         return
-    with refusing("a Dask scheduler", scheduler, "see docs/clusters.md, and pip install 'comp-lib[distributed]'"):
+    with refusing(
+        "a Dask scheduler", scheduler, "see docs/clusters.md, and pip install 'comp-lib[distributed]'"
+    ):
         from distributed import Client
 
         client = Client(scheduler, timeout=CONNECT)
@@ -61,8 +65,13 @@ def measured(request: dict[str, Any], folder: str, threads: int | None = None) -
         found: Outcome = json.loads(process.stdout.splitlines()[-1])
         if math.isfinite(found["increase"]):
             return {"status": "ok"} | found
-        return {"status": "failed", "message": f"expected finite numbers, got a loss of {found['loss']}: remove less"}
-    message = (process.stderr.strip().splitlines() or [f"the process ended with code {process.returncode}"])[-1]
+        return {
+            "status": "failed",
+            "message": f"expected finite numbers, got a loss of {found['loss']}: remove less",
+        }
+    message = (process.stderr.strip().splitlines() or [f"the process ended with code {process.returncode}"])[
+        -1
+    ]
     if process.returncode < 0:
         message = f"the process was killed by {signal.Signals(-process.returncode).name}"
     return {"status": "failed", "message": message}

@@ -58,7 +58,9 @@ class Grid:
         Loads the model, for its hash. Raises InputError for what can be refused before a run.
         """
         if not (self.ratios and self.methods and self.sequences and self.seeds > 0):
-            raise InputError("expected at least one ratio, method, seed and number of sequences, got none: name some")
+            raise InputError(
+                "expected at least one ratio, method, seed and number of sequences, got none: name some"
+            )
         model, tokenizer = load_model(self.model)
         biases = bool(family_of(model).bias_fields)
         check_length(model, max(self.length, self.window))
@@ -71,7 +73,9 @@ class Grid:
         contents = [hash_of_code(), hash_of_model(model), *map(hash_of_tensor, windows.values()), texts]
         shared = {name: getattr(self, name) for name in SHARED}
         runs = {}
-        for seed, sequences, ratio, method in product(range(self.seeds), self.sequences, self.ratios, self.methods):
+        for seed, sequences, ratio, method in product(
+            range(self.seeds), self.sequences, self.ratios, self.methods
+        ):
             recovery = default_recovery(method, biases)
             settings = replace(self.settings, ratio=ratio, method=method, recovery=recovery, seed=seed)
             check_request(model, settings)
@@ -81,7 +85,12 @@ class Grid:
 
 
 def run(
-    grid: Grid, folder: str | Path, progress: Progress = no_progress, *, workers: int = 1, scheduler: str | None = None
+    grid: Grid,
+    folder: str | Path,
+    progress: Progress = no_progress,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
 ) -> pd.DataFrame:
     """Measure the runs of `grid` that DIR/rows.csv lacks, and return its rows, one a run, in the order of the grid.
 
@@ -106,7 +115,9 @@ def run(
         try:
             for done, future in enumerate(as_completed(futures), len(runs) - len(missing) + 1):
                 key = futures[future]
-                failure = CancelledError("the cluster went away") if future.cancelled() else future.exception()
+                failure = (
+                    CancelledError("the cluster went away") if future.cancelled() else future.exception()
+                )
                 failed = {"status": "failed", "message": f"{type(failure).__name__}: {failure}"}
                 rows[key] = {"key": key} | _described(runs[key]) | (failed if failure else future.result())
                 write_atomically(path, pd.DataFrame(list(rows.values())).to_csv(index=False).encode())

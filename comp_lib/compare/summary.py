@@ -44,7 +44,9 @@ def markdown(rows: pd.DataFrame) -> str:
             f"Judged on {first.windows} x {first.window} tokens of {first.evaluation}, where the dense model's loss is "
             f"{first.dense_loss:.3f} nats per token. Mean over seeds (smallest to largest); best mean in bold."
         )
-        parts += [f"## {heading}\n\n{comparison(part, measure)}" for measure, (heading, *_) in MEASURES.items()]
+        parts += [
+            f"## {heading}\n\n{comparison(part, measure)}" for measure, (heading, *_) in MEASURES.items()
+        ]
     lines = []
     for row in finished(rows, "failed").itertuples():
         size = f"ratio {row.ratio:g}, seed {row.seed}, {row.sequences} sequences"
@@ -77,7 +79,10 @@ def comparison(rows: pd.DataFrame, measure: str) -> str:
 def plot_increase(rows: pd.DataFrame) -> Picture:
     """Loss increase against the part really removed, a line for each method, with whiskers and seeds."""
     logarithmic, seeds = rows.increase.min() > 0, rows.seed.nunique()
-    labels = {"xlabel": "removed (% of the decoder's parameters)", "ylabel": LOG_LOSS if logarithmic else LOSS}
+    labels = {
+        "xlabel": "removed (% of the decoder's parameters)",
+        "ylabel": LOG_LOSS if logarithmic else LOSS,
+    }
     figure, axes = figure_with_axes((8.0, 4.4), **labels)
     words = []
     for place, (name, own) in enumerate(rows.groupby("label", sort=False)):
@@ -88,7 +93,9 @@ def plot_increase(rows: pd.DataFrame) -> Picture:
         for middle, (_, of_seeds) in zip(x, groups.increase, strict=True):
             if len(of_seeds) > 1:
                 axes.plot([middle] * len(of_seeds), of_seeds, ".", color=marks["color"], alpha=0.6)
-        words.append(f"{name} from {y.iloc[0]:.2f} nats at {x.iloc[0]:.0f}% to {y.iloc[-1]:.2f} at {x.iloc[-1]:.0f}%")
+        words.append(
+            f"{name} from {y.iloc[0]:.2f} nats at {x.iloc[0]:.0f}% to {y.iloc[-1]:.2f} at {x.iloc[-1]:.0f}%"
+        )
     if logarithmic:
         log_y(axes)
     axes.legend(**BESIDE)
@@ -101,4 +108,6 @@ def write_summary(rows: pd.DataFrame, folder: Path) -> None:
     done = finished(rows)
     write_atomically(folder / "table.md", markdown(rows).encode())
     if len(done):
-        write_atomically(folder / "increase.png", png(plot_increase(done[done.sequences == done.sequences.max()])))
+        write_atomically(
+            folder / "increase.png", png(plot_increase(done[done.sequences == done.sequences.max()]))
+        )

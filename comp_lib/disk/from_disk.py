@@ -51,7 +51,9 @@ from .model_on_disk import PIECE, Places, States, Streamed, lay_out, write
 
 GRADIENTS = ("llm-pruner",)  # methods that need those of all weights at once: `prune` has them
 LOCK, PROGRESS = "lock", "progress.json"
-STATES = 6  # files of hidden states at once, at most: two streams, three steps of a layer, and one after a kill
+STATES = (
+    6  # files of hidden states at once, at most: two streams, three steps of a layer, and one after a kill
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Written:
     report: Report
     before: Shape
     after: Shape
-    losses: tuple[tuple[float, float], ...] = ()  # of each window: of the parent, of the files; nats per token
+    losses: tuple[
+        tuple[float, float], ...
+    ] = ()  # of each window: of the parent, of the files; nats per token
 
 
 @torch.no_grad()
@@ -131,7 +135,12 @@ def prune_to(
     (target / LOCK).unlink(missing_ok=True)
     (target / PROGRESS).unlink()  # last: whoever is killed before goes on here
     return Written(
-        Path(out).expanduser(), plan, report, model.shape, written.shape, tuple(zip(dense, small, strict=True))
+        Path(out).expanduser(),
+        plan,
+        report,
+        model.shape,
+        written.shape,
+        tuple(zip(dense, small, strict=True)),
     )
 
 
@@ -146,9 +155,13 @@ def check_out(out: str | Path, model: Streamed, saving: Saving, tokens: int) -> 
     begun = all((target / name).is_file() for name in (PROGRESS, PLAN_FILE))
     work = target if begun else target.parent / f"{target.name}.partial"
     if work.exists() and not work.is_dir():
-        raise InputError(f"expected a folder or nothing as {work}, got a file: move it away or choose another name")
+        raise InputError(
+            f"expected a folder or nothing as {work}, got a file: move it away or choose another name"
+        )
     stats = {path.name: path.stat() for path in work.iterdir()} if work.is_dir() else {}
-    there = {name: min(one.st_size, 512 * getattr(one, "st_blocks", one.st_size)) for name, one in stats.items()}
+    there = {
+        name: min(one.st_size, 512 * getattr(one, "st_blocks", one.st_size)) for name, one in stats.items()
+    }
     if there.keys() - {LOCK, f"{PROGRESS}.tmp"} and PROGRESS not in there:
         got = f"{work} with other files: move it away or choose another name"
         raise InputError(f"expected nothing, or a run that was cut off, got {got}")
@@ -186,7 +199,9 @@ class _Run:
     saving: Saving
     progress: Progress
     dtype: torch.dtype  # of the files
-    state: dict[str, Any] = field(default_factory=lambda: {"plan": None, "layers": [], "made": None, "states": {}})
+    state: dict[str, Any] = field(
+        default_factory=lambda: {"plan": None, "layers": [], "made": None, "states": {}}
+    )
 
     def begin(self, plan: Plan | None) -> Plan:
         """The plan: the one that was given, the one that is known, or one made now.
@@ -201,7 +216,9 @@ class _Run:
             # a planner's plan follows from the rest, on a card not to the last bit
             "plan": None if plan is None or self.settings.method in GRADIENTS else json.loads(plan.to_json()),
             "calibration": hash_of_value(self.ids.tolist()),
-            "evaluation": None if self.saving.windows is None else hash_of_value(self.saving.windows.tolist()),
+            "evaluation": None
+            if self.saving.windows is None
+            else hash_of_value(self.saving.windows.tolist()),
             "comp_lib": __version__,
         }
         request = json.loads(json.dumps(asked))  # as it is read again
@@ -250,7 +267,9 @@ class _Run:
         model, count = self.model, self.model.shape.layers
         places = lay_out(self.work, dict(outline.named_parameters()))  # a tied head once
         if len(self.state["layers"]) < count:
-            pruner = LayerPruner(model, self.ids, self.settings, plan, model.shape, partial(States.create, self.work))
+            pruner = LayerPruner(
+                model, self.ids, self.settings, plan, model.shape, partial(States.create, self.work)
+            )
             self.take_up(pruner, places)
         for index in range(len(self.state["layers"]), count):
             layer = layers_of(model)[index].to(pruner.device)
@@ -259,7 +278,9 @@ class _Run:
             states = {name: each.path for name, each in streams.items() if each is not None}
             files = {*states.values()}
             for name, value in () if done is None else layer.state_dict().items():
-                files.add(write(places, f"model.layers.{plan.layers.index(index)}.{name}", value.to(self.dtype)))
+                files.add(
+                    write(places, f"model.layers.{plan.layers.index(index)}.{name}", value.to(self.dtype))
+                )
             for path in sorted(files):
                 fsync(path)
             names = {name: path.name for name, path in states.items() if index + 1 < count}
@@ -273,7 +294,9 @@ class _Run:
         """Write what stands beside the layers; or go on behind those that are finished."""
         if self.state["layers"]:
             size, dtype = pruner.hidden.shape, pruner.hidden.dtype
-            known = {name: States(self.work / file, size, dtype) for name, file in self.state["states"].items()}
+            known = {
+                name: States(self.work / file, size, dtype) for name, file in self.state["states"].items()
+            }
             pruner.resume(self.state["made"], known["hidden"], known.get("dense"))
             return
         files = self.model.files

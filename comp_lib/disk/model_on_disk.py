@@ -148,7 +148,9 @@ class States:
         with self.path.open("rb") as file:
             file.seek(start * values[0].nbytes)
             if file.readinto(as_bytes(values)) != values.nbytes:
-                raise ValueError(f"expected {values.nbytes} bytes of hidden states, got an end of file in {self.path}")
+                raise ValueError(
+                    f"expected {values.nbytes} bytes of hidden states, got an end of file in {self.path}"
+                )
         return values
 
     def __setitem__(self, rows: slice, values: Tensor) -> None:

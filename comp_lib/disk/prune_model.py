@@ -39,7 +39,14 @@ from .model_on_disk import STORED, Streamed
 
 EVALUATED = 12, 512  # windows measured before and after, and tokens in each
 EVALUATED_KINDS = 2, 256  # of each kind of text: a first look, which may not take longer than the pruning
-NO_FLAG = {"widths", "recovery", "aim", "ridge", "layer_metric", "token_weights"}  # fields that only Python can set
+NO_FLAG = {
+    "widths",
+    "recovery",
+    "aim",
+    "ridge",
+    "layer_metric",
+    "token_weights",
+}  # fields that only Python can set
 # of `ratio_within`: ratios, between which it looks, and prunings that it may take
 SMALLEST_RATIO, LARGEST_RATIO, TRIES = 0.01, 0.8, 5
 SAVED = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}  # all else: bfloat16
@@ -52,14 +59,19 @@ class Verdict(Written):
     parent: str
     megabytes: tuple[float, float]  # of the files of weights: the parent's, and the model's
     stored: tuple[str, str]  # what most of their numbers are: "BF16", "Q8_0"
-    by_text: dict[str, dict[str, float]]  # text -> dense_loss, loss and increase, nats per token; empty: not measured
+    by_text: dict[
+        str, dict[str, float]
+    ]  # text -> dense_loss, loss and increase, nats per token; empty: not measured
     seconds: float  # from the first line to the last, or since the last stop
     next: str  # the command that looks closer
 
     def numbers(self) -> dict[str, Any]:
         """What `comp-lib prune --json` writes."""
         pairs: dict[str, tuple[Any, Any]] = {"parameters": (self.before.total, self.after.total)}
-        pairs |= {"megabytes": self.megabytes, "decoder_parameters": (self.before.decoder, self.after.decoder)}
+        pairs |= {
+            "megabytes": self.megabytes,
+            "decoder_parameters": (self.before.decoder, self.after.decoder),
+        }
         pairs["stored"] = self.stored
         return {
             "folder": str(self.folder),
@@ -93,7 +105,9 @@ class Verdict(Written):
             rows.append(("loss, nats/token", *cells))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         method, tokens = self.report.settings["method"], f"{self.report.tokens:,} tokens"
-        lines = [f"{self.plan.removed:.1%} of the decoder removed by {method}, in {self.seconds:.0f} s on {tokens}"]
+        lines = [
+            f"{self.plan.removed:.1%} of the decoder removed by {method}, in {self.seconds:.0f} s on {tokens}"
+        ]
         if self.plan.removed > self.plan.ratio + CLOSE:
             lines.append(why_more(self.plan, self.report.settings))
         lines += [f"{a:{widths[0]}} {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
@@ -141,7 +155,9 @@ def prune_model(
     source, windows = Streamed(outline, files), dict[str, Tensor]()
     check_request(source, settings)
     check_length(source, length)
-    sequences = _usual_sequences(source.shape, preset, calibration, length) if sequences is None else sequences
+    sequences = (
+        _usual_sequences(source.shape, preset, calibration, length) if sequences is None else sequences
+    )
     if judged is not None:
         count, longest = EVALUATED_KINDS if judged == EVERY_KIND else EVALUATED
         windows = windows_of(judged, tokenizer, min(longest, source.config.max_position_embeddings), count)
@@ -150,13 +166,25 @@ def prune_model(
     saved = min(SAVED.get(stored, torch.bfloat16), source.dtype, key=lambda one: one.itemsize)
     saving = Saving(name, torch.cat([*windows.values()]) if windows else None, texts, None, overwrite, saved)
     check_out(out, source, saving, sequences * length)
-    loaded = load_model(name, dtype, settings.device, 3 if plans else 2 if at_most else 1)[0] if whole else None
+    loaded = (
+        load_model(name, dtype, settings.device, 3 if plans else 2 if at_most else 1)[0] if whole else None
+    )
     size: dict[str, Any] = {"sequences": sequences, "length": length, "seed": settings.seed}
-    ids = calibration_tokens(calibration, tokenizer, model=loaded, evaluated=judged, progress=progress, **size)
+    ids = calibration_tokens(
+        calibration, tokenizer, model=loaded, evaluated=judged, progress=progress, **size
+    )
     if loaded is not None and at_most is not None:
         settings = replace(settings, ratio=ratio_within(at_most, loaded, ids, windows, settings, progress))
-    settings = replace(settings, multiple=settings.request(source.shape).multiple)  # the card tells which it is
-    told = {"ratio": settings.ratio, "preset": preset, "calibration": calibration, "evaluate": evaluated, **more}
+    settings = replace(
+        settings, multiple=settings.request(source.shape).multiple
+    )  # the card tells which it is
+    told = {
+        "ratio": settings.ratio,
+        "preset": preset,
+        "calibration": calibration,
+        "evaluate": evaluated,
+        **more,
+    }
     saving = replace(saving, card=replace(_card(name, out, source.shape, settings, ids, told), hashes=hashes))
     plan = make_plan(loaded, ids, settings, name, progress) if plans and loaded is not None else None
     del loaded
@@ -165,7 +193,12 @@ def prune_model(
 
 
 def ratio_within(
-    at_most: float, model: Model, ids: Tensor, windows: Mapping[str, Tensor], settings: Settings, progress: Progress
+    at_most: float,
+    model: Model,
+    ids: Tensor,
+    windows: Mapping[str, Tensor],
+    settings: Settings,
+    progress: Progress,
 ) -> float:
     """The largest ratio found with which the loss on `windows` rises by `at_most`, in nats per token, mean over kinds.
 
@@ -178,7 +211,10 @@ def ratio_within(
 
     ids = check_call(model, ids, settings)
     dense, gone = judge(model, windows).mean["loss"], 0.0
-    (low, below), (high, above) = (0.0, 0.0), (LARGEST_RATIO, math.inf)  # what holds, and its cost; what costs too much
+    (low, below), (high, above) = (
+        (0.0, 0.0),
+        (LARGEST_RATIO, math.inf),
+    )  # what holds, and its cost; what costs too much
     for done in range(TRIES):
         share = math.sqrt((at_most - below) / (above - below))
         ratio = round(max(SMALLEST_RATIO, low + (high - low) * min(max(share, 0.25), 0.75)), 3)
@@ -200,7 +236,9 @@ def ratio_within(
             break
     if not low:
         got = f"{at_most:g}, where {gone:.1%} of the decoder costs {above:.3f} already: allow more"
-        raise InputError(f"expected --at-most as much loss as the smallest step costs, in nats per token, got {got}")
+        raise InputError(
+            f"expected --at-most as much loss as the smallest step costs, in nats per token, got {got}"
+        )
     return low
 
 
@@ -268,7 +306,9 @@ def _told(
     recovery = {"recovery": default_recovery(given.get("method", "comp"))}
     if (at_most := given.pop("at_most", None)) is not None:
         if ratio is not None:
-            raise InputError(f"expected --ratio or --at-most, got {ratio} and {at_most}: leave one of them out")
+            raise InputError(
+                f"expected --ratio or --at-most, got {ratio} and {at_most}: leave one of them out"
+            )
         at_most, ratio = nats(at_most), SMALLEST_RATIO
         if evaluated == "none":
             raise InputError("expected a text that judges with --at-most, got none: leave --evaluate out")
@@ -276,12 +316,19 @@ def _told(
 
 
 def _verdict(
-    done: Written, parent: str, files: TensorFiles, stored: tuple[str, str], windows: dict[str, Tensor], started: float
+    done: Written,
+    parent: str,
+    files: TensorFiles,
+    stored: tuple[str, str],
+    windows: dict[str, Tensor],
+    started: float,
 ) -> Verdict:
     by_text = dict[str, dict[str, float]]()
     if windows:
         before, after = torch.tensor(done.losses, dtype=torch.float64).T  # (windows,) each
-        columns = torch.stack([before, after, after - before], 1).split([len(ids) for ids in windows.values()])
+        columns = torch.stack([before, after, after - before], 1).split(
+            [len(ids) for ids in windows.values()]
+        )
         means = [column.mean(0) for column in columns]  # (3,) each
         names = [*windows, f"mean of {len(windows)}"] if len(windows) > 1 else [*windows]
         for name, values in zip(names, [*means, torch.stack(means).mean(0)], strict=False):

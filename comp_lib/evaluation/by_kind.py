@@ -17,7 +17,9 @@ from ..progress import Progress, no_progress
 from .confidence import Interval, intervals
 from .loss import Evaluation, compare, perplexity
 
-Row = tuple[dict[str, float], dict[str, Interval | None]]  # value of each measure; its 95% interval, where it has one
+Row = tuple[
+    dict[str, float], dict[str, Interval | None]
+]  # value of each measure; its 95% interval, where it has one
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,11 @@ class ByKind:
 
 
 def judge(
-    model: Model, windows: Mapping[str, Tensor], dense: Model | None = None, *, progress: Progress = no_progress
+    model: Model,
+    windows: Mapping[str, Tensor],
+    dense: Model | None = None,
+    *,
+    progress: Progress = no_progress,
 ) -> ByKind:
     """`model` on each of `windows` (S, L), as `windows_of` gives them, beside `dense` where it is given.
 

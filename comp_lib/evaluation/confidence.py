@@ -55,7 +55,10 @@ def confidence_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> 
 def intervals(kinds: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Interval | None]:
     """Of each measure, the interval of its mean over kinds: measure -> values of a kind; None where there is none."""
     bounds = confidence_intervals(*(np.array(list(columns.values())) for columns in kinds)).tolist()
-    return {name: None if np.isnan(low) else (low, high) for name, (low, high) in zip(kinds[0], bounds, strict=True)}
+    return {
+        name: None if np.isnan(low) else (low, high)
+        for name, (low, high) in zip(kinds[0], bounds, strict=True)
+    }
 
 
 def confidence_intervals(*kinds: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -86,4 +89,9 @@ def t_quantile(degrees: int) -> float:
     """97.5% quantile of Student's t, within 0.001 from 7 degrees of freedom on (Cornish and Fisher's expansion)."""
     z = NORMAL
     first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / degrees + second / degrees**2 + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / degrees**3
+    return (
+        z
+        + first / degrees
+        + second / degrees**2
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / degrees**3
+    )

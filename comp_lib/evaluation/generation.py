@@ -21,7 +21,9 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
     Raises InputError: nothing to go on from, or more than the model's context holds.
     """
     if not prompt.strip():
-        raise InputError("expected a prompt with some text, got an empty one: write what the model shall go on from")
+        raise InputError(
+            "expected a prompt with some text, got an empty one: write what the model shall go on from"
+        )
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)  # (1, L)
     check_ids(ids, model.config.vocab_size)
     length, context = ids.shape[1], model.config.max_position_embeddings
@@ -36,7 +38,9 @@ def continuation(model: Model, tokenizer: Any, prompt: str, tokens: int) -> str:
 def greedy(model: Model, ids: Tensor, tokens: int, **options: Any) -> Tensor:
     """ids (1, L) and at most `tokens` more, each the most likely one, (1, L + tokens); `options` are of generate()."""
     told = model.generation_config  # beams, penalties: generate() would take from it whatever it is not given
-    model.generation_config = GenerationConfig(eos_token_id=told.eos_token_id, pad_token_id=told.pad_token_id or 0)
+    model.generation_config = GenerationConfig(
+        eos_token_id=told.eos_token_id, pad_token_id=told.pad_token_id or 0
+    )
     options |= {"attention_mask": torch.ones_like(ids), "max_new_tokens": tokens, "do_sample": False}
     try:
         out: Tensor = model.generate(input_ids=ids, **options)

@@ -75,7 +75,9 @@ class Evaluation:
         return found | {"perplexity": bounds and (perplexity_of(bounds[0]), perplexity_of(bounds[1]))}
 
 
-def perplexity(model: Model, ids: Tensor, progress: Progress = no_progress, what: str = "measuring") -> Evaluation:
+def perplexity(
+    model: Model, ids: Tensor, progress: Progress = no_progress, what: str = "measuring"
+) -> Evaluation:
     """Loss and perplexity of `model` on `ids` (S, L); `what` names it to `progress`."""
     return _evaluation([model], ids, progress, what)
 
@@ -102,7 +104,9 @@ def _evaluation(models: list[Model], ids: Tensor, progress: Progress, what: str)
     for rows in ids.split(BATCH):
         parts.append(_of_sequences(models, rows))
         progress(what, sum(map(len, parts)), len(ids))
-    columns = dict(zip(MEASURES if len(models) > 1 else ["loss"], torch.cat(parts).T, strict=True))  # (S,) each
+    columns = dict(
+        zip(MEASURES if len(models) > 1 else ["loss"], torch.cat(parts).T, strict=True)
+    )  # (S,) each
     by_sequence = {name: tuple(column.tolist()) for name, column in columns.items()}
     means = {name: column.mean().item() for name, column in columns.items()}
     return Evaluation(by_sequence, ids[:, 1:].numel(), **means)
@@ -110,12 +114,17 @@ def _evaluation(models: list[Model], ids: Tensor, progress: Progress, what: str)
 
 def _of_sequences(models: list[Model], rows: Tensor) -> Tensor:
     """The loss of each sequence of `rows` (B, L), or with a dense model all MEASURES: (B, 1 or 5)."""
-    states, parts = [], []  # of what the head reads to predict all but the first token of each row, (B (L-1), d)
+    states, parts = (
+        [],
+        [],
+    )  # of what the head reads to predict all but the first token of each row, (B (L-1), d)
     for model in models:
         ids = rows.to(next(model.parameters()).device)
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         states.append(hidden[:, :-1].flatten(0, 1).split(HEAD_ROWS))
-    for targets, *inputs in zip(rows[:, 1:].flatten().split(HEAD_ROWS), *states, strict=True):  # R of B (L-1) tokens
+    for targets, *inputs in zip(
+        rows[:, 1:].flatten().split(HEAD_ROWS), *states, strict=True
+    ):  # R of B (L-1) tokens
         logits = [head(model, state).float() for model, state in zip(models, inputs, strict=True)]
         log_q, *dense = (each.log_softmax(-1).to(logits[0].device) for each in logits)  # (R, V)
         targets = targets.to(log_q.device)

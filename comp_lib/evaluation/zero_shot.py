@@ -37,11 +37,15 @@ def load_tasks(text: str) -> list[Any]:
     """
     from lm_eval.tasks import TaskManager
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it gives advice about ways of calling it that are not ours
+    logging.getLogger("lm_eval").setLevel(
+        logging.ERROR
+    )  # it gives advice about ways of calling it that are not ours
     shipped = next(path for folder in DATA_FOLDERS if (path := folder / "tasks").is_dir())
     words = [word.strip() for word in text.split(",")]
     names = list(dict.fromkeys(name for word in words for name in SETS.get(word, (word,))))
-    others = any(not name.startswith("comp_") for name in names)  # to read lm-eval's own thousands takes seconds
+    others = any(
+        not name.startswith("comp_") for name in names
+    )  # to read lm-eval's own thousands takes seconds
     advice = f"choose {', '.join(SETS)} or what `lm-eval ls tasks` names, each once, and go online once"
     with refusing("tasks that lm-eval can load", text, advice):
         loaded = TaskManager(include_path=str(shipped), include_defaults=others).load(names)
@@ -49,7 +53,9 @@ def load_tasks(text: str) -> list[Any]:
     return [task for name, task in (loaded["groups"] | loaded["tasks"]).items() if name not in members]
 
 
-def zero_shot(model: Model, tokenizer: Any, tasks: list[Any], batch: int = 16, limit: int | None = None) -> Any:
+def zero_shot(
+    model: Model, tokenizer: Any, tasks: list[Any], batch: int = 16, limit: int | None = None
+) -> Any:
     """All that lm-eval says of `model` in these tasks, which `load_tasks` gives; `limit`: only the first items of each.
 
     A dictionary: `results` has for each task and group shares from 0 to 1, such as `acc,none` and `acc_stderr,none`,
@@ -59,5 +65,8 @@ def zero_shot(model: Model, tokenizer: Any, tasks: list[Any], batch: int = 16, l
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    harness, none = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch), TaskManager(include_defaults=False)
+    harness, none = (
+        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch),
+        TaskManager(include_defaults=False),
+    )
     return simple_evaluate(harness, tasks=tasks, task_manager=none, limit=limit)

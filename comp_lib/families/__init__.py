@@ -24,17 +24,25 @@ class Family:
 
     bias_fields: Mapping[str, Which] = field(default_factory=dict)
     """Field of the config -> the step whose linears have biases when it is set. Empty: none can be added."""
-    gguf: str | None = None  # llama.cpp's name of the architecture, with one width for all layers; None: not exported
+    gguf: str | None = (
+        None  # llama.cpp's name of the architecture, with one width for all layers; None: not exported
+    )
     gguf_per_layer: str | None = None  # the same with other widths in each layer; None: llama.cpp has none
     gguf_interleaved: Mapping[str, str] = field(default_factory=dict)
     """Matrices whose rows llama.cpp wants in neighbouring pairs instead of halves -> config field with their heads."""
     gguf_activations: tuple[str, ...] = ("silu", "swish")  # what `hidden_act` may be
-    gguf_norm_shift: float = 0.0  # what a file adds to the weights of all norms: 1 where the model multiplies by 1 + w
-    gguf_square: bool = False  # whether the outputs of all heads, side by side, have to be as wide as the stream
+    gguf_norm_shift: float = (
+        0.0  # what a file adds to the weights of all norms: 1 where the model multiplies by 1 + w
+    )
+    gguf_square: bool = (
+        False  # whether the outputs of all heads, side by side, have to be as wide as the stream
+    )
     gguf_rope: tuple[str, ...] = ("default",)  # rotary positions: all but `default` need a tensor of factors
     gguf_fields: Callable[[Any], dict[str, Any]] = lambda config: {}
     """What a file says of this type alone: config -> NAME -> value, for `add_NAME` of gguf's writer."""
-    gguf_refusal: Callable[[Any], str | None] = lambda config: None  # what llama.cpp cannot express of this config
+    gguf_refusal: Callable[[Any], str | None] = lambda config: (
+        None
+    )  # what llama.cpp cannot express of this config
 
 
 def _smollm3_refusal(config: Any) -> str | None:
@@ -60,7 +68,9 @@ ROWS = {
     "mistral": _MISTRAL,
     "qwen2": Family(gguf="qwen2", gguf_square=True),
     "qwen3": Family(gguf="qwen3"),
-    "smollm3": Family(gguf="smollm3", gguf_interleaved=_PAIRS, gguf_refusal=_smollm3_refusal, bias_fields=_BIASES),
+    "smollm3": Family(
+        gguf="smollm3", gguf_interleaved=_PAIRS, gguf_refusal=_smollm3_refusal, bias_fields=_BIASES
+    ),
     "gemma3_text": Family(
         gguf="gemma3",
         gguf_activations=("gelu_pytorch_tanh",),
@@ -80,7 +90,9 @@ ROWS = {
         },
         bias_fields=_BIASES,
     ),
-    "olmo2": Family(gguf="olmo2", gguf_refusal=lambda config: "a tied head" if config.tie_word_embeddings else None),
+    "olmo2": Family(
+        gguf="olmo2", gguf_refusal=lambda config: "a tied head" if config.tie_word_embeddings else None
+    ),
     "ernie4_5": Family(gguf="ernie4_5"),
 }
 """What is special about a type. A type that is not here has the method's all, but no way to GGUF and no biases."""

@@ -28,7 +28,9 @@ class Rope:
     """What a model hands its layers for a text of some length: rotary embeddings, masks, whatever it likes."""
 
     arguments: dict[int, Arguments]  # by the number that a layer has given itself, for the KV cache
-    checked: set[tuple[type, ...]] = field(default_factory=set)  # kinds of layers that were found to be as we think
+    checked: set[tuple[type, ...]] = field(
+        default_factory=set
+    )  # kinds of layers that were found to be as we think
 
 
 def outline(model: Model) -> Any:
@@ -38,7 +40,9 @@ def outline(model: Model) -> Any:
     missing = [name for name in ("embed_tokens", "layers", "norm") if name not in parts]
     if missing or not hasattr(whole, "lm_head"):
         got = f"{type(whole).__name__} without {' and '.join(missing or ['lm_head'])}: choose another model"
-        raise InputError(f"expected a decoder with embed_tokens, layers and norm, and lm_head over it, got {got}")
+        raise InputError(
+            f"expected a decoder with embed_tokens, layers and norm, and lm_head over it, got {got}"
+        )
     return whole
 
 
@@ -83,16 +87,25 @@ def rotary(model: Model, length: int, device: Device, dtype: torch.dtype) -> Rop
     for layer in catchers:
         layer.forward = catch
     weight = backbone.embed_tokens.weight
-    text = torch.ones(1, length, weight.shape[1], dtype=dtype, device="cpu" if weight.is_meta else weight.device)
-    expected, name = "a decoder that calls its layers one after another, then its norm", type(backbone).__name__
+    text = torch.ones(
+        1, length, weight.shape[1], dtype=dtype, device="cpu" if weight.is_meta else weight.device
+    )
+    expected, name = (
+        "a decoder that calls its layers one after another, then its norm",
+        type(backbone).__name__,
+    )
     with refusing(expected, name, "choose another model"):
         frame = with_parts(backbone, layers=nn.ModuleList(catchers), norm=nn.Identity())
         states = frame.forward(inputs_embeds=text, use_cache=False).last_hidden_state
     if len(made) != len(catchers) or catchers and not torch.equal(states, made[0][0]):
         raise InputError(f"expected {expected}, got {name}, which does more: choose another model")
     handed = [arguments for _, arguments in made]
-    there = tree_map(lambda value: value.to(torch.device(device)) if isinstance(value, Tensor) else value, handed)
-    numbers = (next(p.layer_idx for p in layer.modules() if hasattr(p, "layer_idx")) for layer in backbone.layers)
+    there = tree_map(
+        lambda value: value.to(torch.device(device)) if isinstance(value, Tensor) else value, handed
+    )
+    numbers = (
+        next(p.layer_idx for p in layer.modules() if hasattr(p, "layer_idx")) for layer in backbone.layers
+    )
     return Rope(dict(zip(numbers, there, strict=True)))
 
 

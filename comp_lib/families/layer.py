@@ -31,7 +31,9 @@ GATED = ({"gate_proj", "up_proj", "down_proj"}, {"gate_up_proj", "down_proj"})
 GROUPED = ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"qkv_proj", "o_proj"})
 OUTPUTS = ("o_proj", "out_proj", "dense")  # what the output of a token mixer is called
 SILENT: dict[str, Tensor | float] = {"attention": 0.0, "mlp": 0.0}
-WEAK = 0.05  # of the mean: an output that is multiplied by less adds too little to say what it should have been
+WEAK = (
+    0.05  # of the mean: an output that is multiplied by less adds too little to say what it should have been
+)
 TOLERANCE = 1e-4  # of a recomputed output in float32; of a narrower type what it can tell apart
 LARGE = 1024.0  # beside which the epsilon of a norm is nothing, and by which numbers divide without rounding
 
@@ -51,14 +53,18 @@ class Part:
     """
     block: int = 1  # inputs of the dense layer in a block
     grouped: bool = False  # whether an attention is queries, keys, values and outputs whose rows are heads
-    separable: bool = True  # whether blocks can go one by one: not where a norm spans all heads, or in other mixers
+    separable: bool = (
+        True  # whether blocks can go one by one: not where a norm spans all heads, or in other mixers
+    )
 
 
 def parts(layer: Layer) -> dict[Which, Part]:
     """The two parts of a layer. Raises InputError, with the name of what does not fit, where it has others."""
     if any("expert" in f"{name} {type(part).__name__}".lower() for name, part in layer.named_modules()):
         refuse(layer, "experts, of which each token sees a few")
-    if any(hasattr(part, "lambda_init") for part in layer.modules()):  # a file would make it anew from another place
+    if any(
+        hasattr(part, "lambda_init") for part in layer.modules()
+    ):  # a file would make it anew from another place
         refuse(layer, "a number that follows from its place in the model")
     gated, mixing = list[tuple[str, Any, set[str]]](), list[tuple[str, Any, set[str]]]()
     for name, module in layer.named_children():
@@ -71,7 +77,10 @@ def parts(layer: Layer) -> dict[Which, Part]:
         refuse(layer, f"{len(gated) or 'no'} MLP of gate_proj, up_proj (or gate_up_proj) and down_proj")
     outputs = [output for *_, linears in mixing for output in OUTPUTS if output in linears]
     if len(mixing) != 1 or not outputs:
-        refuse(layer, f"{' and '.join(name for name, *_ in mixing) or 'nothing'} instead of one part with an o_proj")
+        refuse(
+            layer,
+            f"{' and '.join(name for name, *_ in mixing) or 'nothing'} instead of one part with an o_proj",
+        )
     name, mlp, linears = gated[0]
     if any(weight.partition(".")[0] not in linears for weight, _ in mlp.named_parameters()):
         refuse(layer, "a norm or other weights between the neurons and down_proj")
@@ -146,12 +155,18 @@ def run(
         part = own[which]
         others[part.name] = with_parts(part.module)
         others[part.name].forward = partial(_answer, part.name, value)
-    needed = [value for value in inspect.signature(layer.forward).parameters.values() if value.default is value.empty]
+    needed = [
+        value
+        for value in inspect.signature(layer.forward).parameters.values()
+        if value.default is value.empty
+    ]
     nothing = {value.name: None for value in needed[1:] if value.kind is value.POSITIONAL_OR_KEYWORD}
     args, kwargs = arguments or ((), nothing)
     with ExitStack() as hooks:
         for part in own.values():
-            hooks.enter_context(part.linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0])))
+            hooks.enter_context(
+                part.linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+            )
         out = with_parts(layer, **others).forward(hidden, *args, **kwargs)
     return out[0] if isinstance(out, tuple) else out, inputs
 
@@ -271,7 +286,12 @@ def check(layer: Layer, hidden: Tensor, arguments: Arguments) -> None:
                 _, (without, *_) = steps[which](before)
             silent = torch.arange(x.shape[-1], device=x.device) // part.block % 2 == 1
             if part.separable and not close(without, x.masked_fill(silent, 0.0)):
-                refuse(layer, f"a {part.name} where an input of {part.dense} is made by other rows than its own")
+                refuse(
+                    layer, f"a {part.name} where an input of {part.dense} is made by other rows than its own"
+                )
         if not close(stream, whole):
             side_by_side = steps["attention"](hidden)[0] + steps["mlp"](hidden)[0] - hidden
-            refuse(layer, "attention and MLP in parallel" if close(side_by_side, whole) else "more than these two")
+            refuse(
+                layer,
+                "attention and MLP in parallel" if close(side_by_side, whole) else "more than these two",
+            )

@@ -37,7 +37,9 @@ def measured_plan(request: PlanRequest, sensitivity: Sensitivity) -> Plan:
     return uniform if widths is None else request.plan(widths)  # None: too little room for steps of this size
 
 
-def allocate_widths(shape: Shape, harms: dict[int, Tensor], most: int, multiple: int) -> tuple[int, ...] | None:
+def allocate_widths(
+    shape: Shape, harms: dict[int, Tensor], most: int, multiple: int
+) -> tuple[int, ...] | None:
     """Widths of the layers in `harms`, at most `most` neurons in all, by least harm per neuron; None: no such steps.
 
     harms: for each layer, predicted harm with 0, 1, ... of its neurons gone, as far as it may be narrowed.

@@ -47,7 +47,9 @@ def drop_count(request: PlanRequest, layers: float | str) -> int:
             both = zip(plan.layers, plan.neurons, strict=True)
             if all(width >= LEAST_KEPT * shape.neurons[layer] for layer, width in both):
                 return count
-    uniform_plan(replace(request, drop=range(shape.layers - 1)))  # one layer is left: what it can give must do
+    uniform_plan(
+        replace(request, drop=range(shape.layers - 1))
+    )  # one layer is left: what it can give must do
     return shape.layers - 1
 
 
@@ -95,7 +97,9 @@ def neurons_for(request: PlanRequest, share_of: Callable[[float, int], float]) -
     low, high = 0.0, 1e4
     if (most := request.removed(widths(high))) < request.ratio:
         got = f"{request.ratio:g}: drop layers or KV groups, or ask for less"
-        raise InputError(f"expected a ratio that these layers and groups allow, at most {most:.3f}, got {got}")
+        raise InputError(
+            f"expected a ratio that these layers and groups allow, at most {most:.3f}, got {got}"
+        )
     if request.removed(widths(low)) >= request.ratio:
         return widths(low)
     for _ in range(100):

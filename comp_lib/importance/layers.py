@@ -21,7 +21,9 @@ from ..progress import Progress, no_progress
 
 
 @torch.inference_mode()
-def block_influence(model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress) -> Tensor:
+def block_influence(
+    model: Model, ids: Tensor, device: Device = "cpu", progress: Progress = no_progress
+) -> Tensor:
     """BI_l = 1 - mean_t cos(h_t, h'_t) for ids (S, L): (layers,), 0 for a layer that only scales the stream."""
     hidden = embed(model, ids)
     rope = rotary(model, ids.shape[1], device, hidden.dtype)

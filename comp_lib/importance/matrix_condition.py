@@ -88,7 +88,10 @@ def sweep(
     input that goes; memory: one copy of each argument.
     """
     inverse = Inverse(inverse.clone(), block) if isinstance(inverse, Tensor) else inverse
-    original, weights = weights, weights.clone(memory_format=torch.contiguous_format)  # norms of rows, in each round
+    original, weights = (
+        weights,
+        weights.clone(memory_format=torch.contiguous_format),
+    )  # norms of rows, in each round
     alive = torch.ones(len(weights) // block, dtype=torch.bool, device=weights.device)
     per_round = per_round or max(32, len(alive) // 64)
     first = scores_of(inverse.blocks, weights)
@@ -96,9 +99,13 @@ def sweep(
     order: list[int] = []
     errors, gone, moved = [], [], []
     while len(order) < remove:
-        worst = torch.topk(scores.masked_fill(~alive, torch.inf), min(per_round, remove - len(order)), largest=False)
+        worst = torch.topk(
+            scores.masked_fill(~alive, torch.inf), min(per_round, remove - len(order)), largest=False
+        )
         chosen = worst.indices
-        rows = (chosen[:, None] * block + torch.arange(block, device=chosen.device)).flatten()  # inputs that go
+        rows = (
+            chosen[:, None] * block + torch.arange(block, device=chosen.device)
+        ).flatten()  # inputs that go
         own, theirs = inverse.rows(rows), weights[rows]  # P_R (r, n), V_R (r, m)
         inner, _ = spd_inverse(own[:, rows])  # (P_RR)^-1, small: the rest are products
         shift = inner @ theirs.to(inner)  # (P_RR)^-1 V_R

@@ -31,7 +31,9 @@ class Dense:
     """Computes the squared norm of the weights that produce each block, of gate and up, of q, k and v: (blocks,)."""
     block: int = 1
     ridge: float = RIDGE  # lambda, relative to each input's own energy
-    gain: Tensor | None = None  # (m,): what outputs are multiplied by on their way to the stream; None: all the same
+    gain: Tensor | None = (
+        None  # (m,): what outputs are multiplied by on their way to the stream; None: all the same
+    )
 
     @property
     def scaled_weight(self) -> Tensor:
@@ -58,7 +60,9 @@ class Selection:
 
     kept: Tensor  # blocks that stay, ascending (k,)
     scores: Tensor  # importance of each block (blocks,), larger is worth more
-    retuned: Tensor | None = None  # V (n, m): least-squares weights, where the metric's sweep already found them
+    retuned: Tensor | None = (
+        None  # V (n, m): least-squares weights, where the metric's sweep already found them
+    )
     curve: Sweep | None = None  # the whole sweep, where there was one
 
 
@@ -94,7 +98,9 @@ def energy(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
 
 def random(dense: Dense, keep: int, generator: torch.Generator) -> Selection:
     """Every block is worth the same: the floor for all others."""
-    return top(torch.rand(dense.blocks, generator=generator, dtype=torch.float64).to(dense.weight.device), keep)
+    return top(
+        torch.rand(dense.blocks, generator=generator, dtype=torch.float64).to(dense.weight.device), keep
+    )
 
 
 def mask_condition(dense: Dense, keep: int, generator: torch.Generator) -> Selection:

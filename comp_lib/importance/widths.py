@@ -31,7 +31,10 @@ from ..statistics.solve import penalty
 from .matrix_condition import Sweep, sweep
 from .neurons import RIDGE
 
-SEEN, HELD = 32, 4  # calibration sequences on which layers are re-tuned and judged: widths need fewer than a fit
+SEEN, HELD = (
+    32,
+    4,
+)  # calibration sequences on which layers are re-tuned and judged: widths need fewer than a fit
 LENGTH = 512  # tokens of each that judge: their states are in memory once for each layer
 POSITIONS = 512  # of these, at which the model's answer is compared
 ROWS = 64  # of these at a time
@@ -66,12 +69,16 @@ def reference_losses(shape: Shape, plan: Plan) -> tuple[int, ...]:
 
     Layers that the plan drops are compared at the largest loss of the others.
     """
-    lost = {layer: shape.neurons[layer] - width for layer, width in zip(plan.layers, plan.neurons, strict=True)}
+    lost = {
+        layer: shape.neurons[layer] - width for layer, width in zip(plan.layers, plan.neurons, strict=True)
+    }
     largest = max(lost.values())
     if not largest:
         return ()
     asked = (lost.get(layer, largest) for layer in range(shape.layers))
-    return tuple(min(max(1, gone), full - smallest(full)) for gone, full in zip(asked, shape.neurons, strict=True))
+    return tuple(
+        min(max(1, gone), full - smallest(full)) for gone, full in zip(asked, shape.neurons, strict=True)
+    )
 
 
 @torch.no_grad()
@@ -106,7 +113,9 @@ def sensitivity(
         layer = to_device(layers[index], device)
         for place, changed in enumerate(without):
             without[place] = through(layer, changed, judged_rope, device)
-        curve, gram, retuned = narrowed(layer, stream, rope, losses[index], RIDGE if ridge is None else ridge, weighted)
+        curve, gram, retuned = narrowed(
+            layer, stream, rope, losses[index], RIDGE if ridge is None else ridge, weighted
+        )
         watched, changed = with_weights(layer, watched, judged_rope, retuned)
         without.append(changed)
         curves.append(replace(curve, weights=torch.empty(0)))  # those of all layers would be half a model
@@ -121,7 +130,13 @@ def smallest(neurons: int) -> int:
 
 
 def narrowed(
-    layer: Layer, hidden: Tensor, rope: Rope, gone: int, ridge: float, weighted: bool = True, fewest: int | None = None
+    layer: Layer,
+    hidden: Tensor,
+    rope: Rope,
+    gone: int,
+    ridge: float,
+    weighted: bool = True,
+    fewest: int | None = None,
 ) -> tuple[Sweep, Gram, Tensor]:
     """What `layer` is like without its `gone` least neurons; `hidden` (S, L, d) goes through it, in place.
 
@@ -149,7 +164,9 @@ def with_weights(layer: Layer, hidden: Tensor, rope: Rope, weight: Tensor) -> tu
     """Hidden states behind `layer` as it is, and if down_proj had the weights V (n, m): h (S, L, d) -> h', h''."""
     whole, other = torch.empty_like(hidden), torch.empty_like(hidden)
     linear = parts(layer)["mlp"].linear.weight
-    changed = to_device(layer, linear.device)  # what stands behind the dense layer, a norm say, is the family's to know
+    changed = to_device(
+        layer, linear.device
+    )  # what stands behind the dense layer, a norm say, is the family's to know
     parts(changed)["mlp"].linear.weight = nn.Parameter(weight.T.to(linear), requires_grad=False)
     for rows in batches(*hidden.shape[:2]):
         residual, _ = attention_step(layer, hidden[rows].to(linear.device), rope)

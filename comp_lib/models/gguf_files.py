@@ -53,7 +53,10 @@ class GgufFile:
     def __init__(self, path: str | Path) -> None:
         """Raises InputError: no such file, another kind of file, truncated."""
         self.path = Path(path).expanduser()
-        with refusing("a complete GGUF file", str(path), "fetch or write it again"), self.path.open("rb") as stream:
+        with (
+            refusing("a complete GGUF file", str(path), "fetch or write it again"),
+            self.path.open("rb") as stream,
+        ):
             if stream.read(4) != b"GGUF" or _number(stream, "I") not in (2, 3):
                 raise ValueError("another beginning than that of GGUF, version 2 or 3")
             tensors, values = _number(stream, "Q"), _number(stream, "Q")
@@ -62,7 +65,9 @@ class GgufFile:
             self.vocabulary = len(self.metadata.get("tokenizer.ggml.tokens", ()))
             alignment = self.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
             self.header_bytes = stream.tell() + -stream.tell() % alignment
-            last = self.header_bytes + max((one.start + one.n_bytes for one in self.tensors.values()), default=0)
+            last = self.header_bytes + max(
+                (one.start + one.n_bytes for one in self.tensors.values()), default=0
+            )
             if len(self.tensors) < tensors or last > stream.seek(0, 2):
                 raise ValueError("a tensor that is there twice, or an end that comes too early")
 
@@ -73,7 +78,9 @@ class GgufFile:
         if architecture not in known:
             got = f"{architecture!r} in {self.path}; {ADVICE}"
             raise InputError(f"expected an architecture that transformers reads from GGUF, got {got}")
-        if scaling := [name for name in (*self.metadata, *self.tensors) if ".rope.scal" in name or name[:5] == "rope_"]:
+        if scaling := [
+            name for name in (*self.metadata, *self.tensors) if ".rope.scal" in name or name[:5] == "rope_"
+        ]:
             got = f"{self.path} with {scaling[0]}, which is not converted; {ADVICE}"
             raise InputError(f"expected a GGUF file without rope scaling, got {got}")
         fields: dict[str, Any] = {"vocab_size": self.vocabulary}
@@ -130,10 +137,14 @@ class GgufTensors(TensorFiles):
         self.place, self.files = file.path, [file.path]
         arch = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.family.gguf), None)
         if arch is None:
-            raise InputError(f"expected a model type that is read from GGUF, got {self.config.model_type}; {ADVICE}")
+            raise InputError(
+                f"expected a model type that is read from GGUF, got {self.config.model_type}; {ADVICE}"
+            )
         known = gguf.get_tensor_name_map(arch, self.config.num_hidden_layers)
         left = dict(file.tensors)
-        stored = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in outline.state_dict()}
+        stored = {
+            name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in outline.state_dict()
+        }
         self.tensors = {name: left.pop(key) for name, key in stored.items() if key in left}
         if left:
             got = f"{len(left)} unexpected in {file.path.name} ({', '.join(sorted(left)[:3])})"
@@ -149,7 +160,9 @@ class GgufTensors(TensorFiles):
         tensor = self.tensors[name]
         start = self.first + tensor.start
         data = numpy.memmap(self.place, mode="r", offset=start, shape=(*tensor.shape[:-1], tensor.row_bytes))
-        with refusing("weights of a type that can be read", f"{name} in {self.place}", "export the model again"):
+        with refusing(
+            "weights of a type that can be read", f"{name} in {self.place}", "export the model again"
+        ):
             chosen = numpy.array(data if rows is None or data.ndim == 1 else data[rows.numpy()])
             values = numpy.asarray(gguf.dequantize(chosen, tensor.kind), dtype=numpy.float32)
         if name.endswith("norm.weight"):
@@ -157,7 +170,9 @@ class GgufTensors(TensorFiles):
         part = name.split(".")[-2]
         if part in self.family.gguf_interleaved:
             heads = getattr(self.config, self.family.gguf_interleaved[part])
-            values = values.reshape(heads, len(values) // heads // 2, 2, -1).swapaxes(1, 2).reshape(values.shape)
+            values = (
+                values.reshape(heads, len(values) // heads // 2, 2, -1).swapaxes(1, 2).reshape(values.shape)
+            )
         return finite(name, torch.from_numpy(values).to(dtype))
 
     def fingerprint(self) -> str:

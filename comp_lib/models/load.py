@@ -59,13 +59,17 @@ def load_model(
     needed, free = outline.num_parameters() * DTYPES[dtype].itemsize * copies, free_memory()
     if needed > free:
         got = f"{free / 1e9:.1f} GB: choose a smaller model, bfloat16 if you can, or `prune --calibration shipped`"
-        raise InputError(f"expected {needed / 1e9:.1f} GB of free memory for {copies} x {name} in {dtype}, got {got}")
+        raise InputError(
+            f"expected {needed / 1e9:.1f} GB of free memory for {copies} x {name} in {dtype}, got {got}"
+        )
     model = filled(outline, lambda weight: files.read(weight, DTYPES[dtype]))
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = str(name)
     return model.to(target), tokenizer
 
 
-def open_model(name: str | Path, dtype: str | None = None) -> tuple[Model, TensorFiles, PreTrainedTokenizerBase]:
+def open_model(
+    name: str | Path, dtype: str | None = None
+) -> tuple[Model, TensorFiles, PreTrainedTokenizerBase]:
     """A model without its numbers (see `skeleton`), the files to read them from, and its tokenizer.
 
     `name` and `dtype` are as for `load_model`, None is the config's own dtype; what a Hub id stands for is fetched
@@ -85,17 +89,24 @@ def open_model(name: str | Path, dtype: str | None = None) -> tuple[Model, Tenso
         files, reader = GgufTensors(file, outline), file.tokenizer
     else:
         if not (place / "config.json").exists():
-            raise InputError(f"expected a model folder with config.json, got {str(place)!r} without; choose another")
+            raise InputError(
+                f"expected a model folder with config.json, got {str(place)!r} without; choose another"
+            )
         outline = _outline(read_object(place / "config.json"), place, dtype)
         place = _snapshot(str(name), *FILES) if remote else place
         files = TensorFiles(place)
         if not any((place / one).is_file() for one in TOKENIZER_FILES):
             expected = f"a tokenizer ({' or '.join(TOKENIZER_FILES)}) in {str(place)!r}"
             raise InputError(f"expected {expected}, got none; save it there with tokenizer.save_pretrained")
-        reader = partial(AutoTokenizer.from_pretrained, str(place), config=outline.config, trust_remote_code=False)
+        reader = partial(
+            AutoTokenizer.from_pretrained, str(place), config=outline.config, trust_remote_code=False
+        )
     tokenizer = _tokenizer(reader, place, outline.config.vocab_size)
     if (place / "generation_config.json").exists():  # how text is written, which is to be saved again
-        with refusing("a generation_config.json that makes sense", str(place), "correct it, or delete it"), quiet():
+        with (
+            refusing("a generation_config.json that makes sense", str(place), "correct it, or delete it"),
+            quiet(),
+        ):
             outline.generation_config = GenerationConfig.from_pretrained(place)
             outline.generation_config.validate()
             outline.generation_config.to_json_string()
@@ -109,9 +120,14 @@ def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model
     Raises InputError, before any weight is read, for a family that is not known and for what cannot be built.
     """
     model_type = fields.get("model_type")
-    if not isinstance(model_type, str) or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if (
+        not isinstance(model_type, str)
+        or model_type.removeprefix(OWN) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    ):
         got = f"model_type {str(model_type)[:60]!r}: choose another model"
-        raise InputError(f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}")
+        raise InputError(
+            f"expected a decoder that transformers has, such as llama, mistral or qwen3, got {got}"
+        )
     if (quantised := fields.get("quantization_config")) is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         got = f"weights quantised with {str(method or 'some method')[:40]!r}"
@@ -131,12 +147,17 @@ def _outline(fields: Mapping[str, Any], place: Path, dtype: str | None) -> Model
 
 def _check_weights(outline: Model, files: TensorFiles) -> None:
     """Raises InputError unless `files` hold just the weights of `outline`; a tied head may be there twice, the same."""
-    expected, ignored = weight_shapes(outline), (IGNORED, HEAD) if outline.config.tie_word_embeddings else (IGNORED,)
+    expected, ignored = (
+        weight_shapes(outline),
+        (IGNORED, HEAD) if outline.config.tie_word_embeddings else (IGNORED,),
+    )
     given = {name: shape for name, shape in files.shapes.items() if not name.endswith(ignored)}
     problems = {
         "missing": expected.keys() - given.keys(),
         "unexpected": given.keys() - expected.keys(),
-        "of another shape": {name for name in expected.keys() & given.keys() if expected[name] != given[name]},
+        "of another shape": {
+            name for name in expected.keys() & given.keys() if expected[name] != given[name]
+        },
     }
     for problem, names in problems.items():
         if names:
@@ -153,7 +174,10 @@ def _tokenizer(reader: Callable[[], Any], place: Path, vocabulary: int) -> PreTr
     with refusing("a readable tokenizer", str(place), AGAIN), quiet():
         tokenizer: PreTrainedTokenizerBase = reader()
         core = getattr(tokenizer, "backend_tokenizer", None)
-        ids = [*tokenizer(PROBE)["input_ids"], *(core.get_vocab(with_added_tokens=False).values() if core else ())]
+        ids = [
+            *tokenizer(PROBE)["input_ids"],
+            *(core.get_vocab(with_added_tokens=False).values() if core else ()),
+        ]
     if max(ids, default=0) >= vocabulary:
         got = f"{max(ids)} in the tokenizer of {place}; take the tokenizer that belongs to the model"
         raise InputError(f"expected tokens below vocab_size, {vocabulary}, got {got}")
@@ -178,7 +202,9 @@ def _locate(name: str) -> tuple[Path, bool]:
     """Where to read `name` from, and whether it is of the Hub: then there is just the config in that folder as yet."""
     if name in WHEELS:
         return wheel_gguf(name), False
-    with refusing("the name of a model", name[:100], "check the spelling"):  # a home that is not there, 5,000 letters
+    with refusing(
+        "the name of a model", name[:100], "check the spelling"
+    ):  # a home that is not there, 5,000 letters
         path = Path(name).expanduser()
         file, gguf = path.is_file(), path.suffix == ".gguf"
         if path.is_dir() or (file and gguf):

@@ -39,13 +39,17 @@ def register(model_type: str) -> tuple[type[Any], type[Any]]:
     stock_config: type[Any] = CONFIG_MAPPING[model_type]
     stock_model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
     own: dict[str, Any] = {"model_type": OWN + model_type, "__module__": __name__}
-    own["validate_architecture"] = lambda config: None  # stock heads divide the hidden size; here `head_dim` is given
+    own["validate_architecture"] = lambda config: (
+        None
+    )  # stock heads divide the hidden size; here `head_dim` is given
     config_class: Any = strict(type(f"Comp{stock_config.__name__}", (stock_config,), own))
 
     def build(self: Any, config: Any) -> None:
         stock_model.__init__(self, config)
         with torch.device("cpu"):  # for indices, wherever the weights are
-            for layer, *widths in zip(self.model.layers, config.layer_kv_groups, config.layer_neurons, strict=True):
+            for layer, *widths in zip(
+                self.model.layers, config.layer_kv_groups, config.layer_neurons, strict=True
+            ):
                 for which, blocks in zip(STEPS, widths, strict=True):
                     shrink(layer, which, torch.arange(blocks))
 

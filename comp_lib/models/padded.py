@@ -46,7 +46,9 @@ def export_padded(model: str | Path, out: str | Path, *, overwrite: bool = False
         register = REGISTER.format(json.dumps(result.config.model_type))
         for name in (PLAN_FILE, CARD_FILE):
             if (files.place / name).is_file():
-                text = (files.place / name).read_text("utf-8").replace(OWN_WIDTHS, FILLED).replace(register, "")
+                text = (
+                    (files.place / name).read_text("utf-8").replace(OWN_WIDTHS, FILLED).replace(register, "")
+                )
                 (partial / name).write_text(text, "utf-8")
     return Path(out).expanduser()
 
@@ -61,7 +63,9 @@ def filled_shape(shape: Shape) -> Shape:
         if alike.stock:
             return alike
     got = f"{max(shape.kv_groups)} KV groups of {shape.group_heads}: load the folder with comp_lib"
-    raise InputError(f"expected KV groups that can be filled up to heads that divide {shape.hidden}, got {got}")
+    raise InputError(
+        f"expected KV groups that can be filled up to heads that divide {shape.hidden}, got {got}"
+    )
 
 
 def _fill_up(tensors: dict[str, Tensor], prefix: str, own: Layer, wide: Layer) -> None:

@@ -55,7 +55,9 @@ class Provenance:
     parent_shape: Shape  # for the table of what was removed
     calibration: str  # one sentence: which text, how many tokens
     settings: Mapping[str, object] = field(default_factory=dict)  # what the run was told
-    perplexities: tuple[tuple[str, int, float, float], ...] = ()  # (text, tokens, of the parent, of this model)
+    perplexities: tuple[
+        tuple[str, int, float, float], ...
+    ] = ()  # (text, tokens, of the parent, of this model)
     command: str = ""  # that made it
     hashes: tuple[str, ...] = ()  # `text_hashes` of what calibrated it
 
@@ -100,7 +102,9 @@ def save_metadata(
     (folder / CARD_FILE).write_text(model_card(name, shape, plan, card, model_type), encoding="utf-8")
 
 
-def check_destination(folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, *sources: str | Path) -> None:
+def check_destination(
+    folder: str | Path, overwrite: bool = False, needed_bytes: int = 0, *sources: str | Path
+) -> None:
     """Raises InputError unless `folder` can be written, so that no hour of work ends in a refusal.
 
     needed_bytes: of the weights, 0 where they are written. A place that holds anything is refused; with `overwrite` all
@@ -123,7 +127,9 @@ def check_destination(folder: str | Path, overwrite: bool = False, needed_bytes:
     origins = [Path.cwd(), *map(resolved, sources)]
     if target.exists() and any(one.exists() and one.samefile(target) for one in origins):
         got = f"{folder}: choose another place"
-        raise InputError(f"expected a folder apart from the models that are read and the one you are in, got {got}")
+        raise InputError(
+            f"expected a folder apart from the models that are read and the one you are in, got {got}"
+        )
 
 
 def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type: str) -> str:
@@ -138,7 +144,10 @@ def model_card(name: str, shape: Shape, plan: Plan, card: Provenance, model_type
         ("KV heads per layer", span(dense.kv_groups), span(shape.kv_groups)),
         ("parameters of the decoder", f"{dense.decoder:,}", f"{shape.decoder:,}"),
         ("parameters of the model", f"{dense.total:,}", f"{shape.total:,}"),
-        *((f"perplexity on {text} ({n:,} tokens)", f"{p:.2f}", f"{q:.2f}") for text, n, p, q in card.perplexities),
+        *(
+            (f"perplexity on {text} ({n:,} tokens)", f"{p:.2f}", f"{q:.2f}")
+            for text, n, p, q in card.perplexities
+        ),
     ]
     table = "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
     settings = ", ".join(f"{name} {shareable(value)}" for name, value in card.settings.items())

@@ -17,7 +17,14 @@ from ..shape import Shape
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # fields of a parent's config that are untrue of its pruned child: the tensors are plain floats, no code comes along
-NOT_INHERITED = ("quantization_config", "auto_map", "layer_neurons", "layer_kv_groups", "model_type", "architectures")
+NOT_INHERITED = (
+    "quantization_config",
+    "auto_map",
+    "layer_neurons",
+    "layer_kv_groups",
+    "model_type",
+    "architectures",
+)
 
 
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> Model:
@@ -87,7 +94,9 @@ def described(model: Model) -> Model:
     child.config._attn_implementation = model.config._attn_implementation
     expected = f"widths that a {model.config.model_type.removeprefix(OWN)} config can say"
     with refusing(expected, "the pruned model", "keep all KV groups"):
-        child.load_state_dict(model.state_dict(), assign=True)  # detached views: the model itself is left as it was
+        child.load_state_dict(
+            model.state_dict(), assign=True
+        )  # detached views: the model itself is left as it was
     child.tie_weights()
     child.generation_config = model.generation_config
     return child.train(model.training).to(model.device)

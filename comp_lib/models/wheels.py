@@ -77,6 +77,11 @@ def _file(name: str, package: str) -> Path:
     """The file, or the part, that an installed package brings."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(package) or ():
-            if WHEELS[name].get("ending", ".gguf") in file.name and (path := Path(str(file.locate()))).is_file():
+            if (
+                WHEELS[name].get("ending", ".gguf") in file.name
+                and (path := Path(str(file.locate()))).is_file()
+            ):
                 return path
-    raise InputError(f"expected the package {package} for {name!r}, got none installed; {WHEELS[name]['install']}")
+    raise InputError(
+        f"expected the package {package} for {name!r}, got none installed; {WHEELS[name]['install']}"
+    )

@@ -39,7 +39,9 @@ from ..system.files import TensorFiles, check_output, check_room, resolved, stag
 from .gguf_tokenizer import tokenizer_metadata
 
 TYPES = {"f32": Type.F32, "f16": Type.F16, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "q4_1": Type.Q4_1}
-HALF = float(np.finfo(np.float16).max)  # the largest weight of a type other than f32: the scale of a block is a half
+HALF = float(
+    np.finfo(np.float16).max
+)  # the largest weight of a type other than f32: the scale of a block is a half
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ def interleave(rows: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def export_gguf(
-    model: str | Path, file: str | Path, kind: str = "f16", *, overwrite: bool = False, progress: Progress = no_progress
+    model: str | Path,
+    file: str | Path,
+    kind: str = "f16",
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
 ) -> Path:
     """Write `model` (a folder, a .gguf file or "smollm2-135m") as the GGUF file `file`, and return its path.
 
@@ -99,9 +106,15 @@ def export_gguf(
     architecture = _check_runs(config, shape, family)
     block, _ = gguf.GGML_QUANT_SIZES[TYPES[kind]]  # each row of each matrix is whole blocks
     heads = {groups * shape.group_heads * shape.head_dim for groups in shape.kv_groups}
-    for what, widths in {"stream": {shape.hidden}, "neurons": {*shape.neurons}, "heads' outputs": heads}.items():
+    for what, widths in {
+        "stream": {shape.hidden},
+        "neurons": {*shape.neurons},
+        "heads' outputs": heads,
+    }.items():
         if odd := sorted(width for width in widths if width % block):
-            hint = f"prune with --multiple {block}, or " if what == "neurons" else ""  # it sets no other widths
+            hint = (
+                f"prune with --multiple {block}, or " if what == "neurons" else ""
+            )  # it sets no other widths
             got = f"{odd[0]} {what} in a layer: {hint}export --type f16"
             raise InputError(f"expected widths that {kind} can hold, multiples of {block}, got {got}")
     tensors, factors = _tensors(outline, architecture, kind), _rope_factors(outline, shape)
@@ -130,7 +143,9 @@ def _check_runs(config: Any, shape: Shape, family: Family) -> str:
     """llama.cpp's name of the architecture. Raises InputError for what it does not read from a file, or refuses."""
     if family.gguf is None:
         types = ", ".join(name for name, row in ROWS.items() if row.gguf)
-        raise InputError(f"expected a model type that goes to GGUF ({types}), got {config.model_type}: use the folder")
+        raise InputError(
+            f"expected a model type that goes to GGUF ({types}), got {config.model_type}: use the folder"
+        )
     architecture = family.gguf if shape.uniform else family.gguf_per_layer
     if architecture is None:
         got = f"{config.model_type} with others: use export --padded first, and export that folder"
@@ -164,7 +179,9 @@ def _tensors(outline: Model, architecture: str, kind: str) -> dict[str, _Tensor]
         module, _, suffix = key.rpartition(".")
         head_dim = shape.head_dim if module.rpartition(".")[2] in family.gguf_interleaved else None
         shift = family.gguf_norm_shift if module.endswith("norm") else 0.0
-        tensors[f"{names[module]}.{suffix}"] = _Tensor(key, size, tensor_type(key, size, kind), head_dim, shift)
+        tensors[f"{names[module]}.{suffix}"] = _Tensor(
+            key, size, tensor_type(key, size, kind), head_dim, shift
+        )
     return tensors
 
 
@@ -190,7 +207,11 @@ def _metadata(outline: Model, name: str, kind: str) -> dict[str, Any]:
     sizes = {"vocab_size": config.vocab_size, "embedding_length": shape.hidden, "block_count": shape.layers}
     layers = {"feed_forward_length": shape.neurons, "head_count": heads, "head_count_kv": shape.kv_groups}
     widths = {field: values[0] if shape.uniform else list(values) for field, values in layers.items()}
-    head = {"key_length": shape.head_dim, "value_length": shape.head_dim, "layer_norm_rms_eps": config.rms_norm_eps}
+    head = {
+        "key_length": shape.head_dim,
+        "value_length": shape.head_dim,
+        "layer_norm_rms_eps": config.rms_norm_eps,
+    }
     theta = _rope(config)["rope_theta"]
     rotary = {"rope_dimension_count": shape.head_dim, "rope_freq_base": theta}
     return file | sizes | widths | head | rotary | own

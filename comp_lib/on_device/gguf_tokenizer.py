@@ -45,17 +45,28 @@ def tokenizer_metadata(tokenizer: Any, size: int) -> dict[str, Any]:
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     model = described["model"]
     if model["type"] != "BPE":
-        raise InputError(f"expected a BPE tokenizer, byte-level or sentencepiece, got {model['type']}: not exported")
+        raise InputError(
+            f"expected a BPE tokenizer, byte-level or sentencepiece, got {model['type']}: not exported"
+        )
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
     texts, types = _tokens(described, size, tokenizer.unk_token)
     kind: dict[str, Any]
     if model["byte_fallback"]:
-        kind = {"tokenizer_model": "llama", "tokenizer_pre": "default", "token_scores": _scores(texts, types, merges)}
+        kind = {
+            "tokenizer_model": "llama",
+            "tokenizer_pre": "default",
+            "token_scores": _scores(texts, types, merges),
+        }
         kind["add_space_prefix"] = tokenizer.tokenize("x")[0].startswith(SPACE)
     else:
         rule = _rule(tokenizer.backend_tokenizer.pre_tokenizer)
         pairs = [f"{left} {right}" for left, right in merges]
-        kind = {"tokenizer_model": "gpt2", "tokenizer_pre": rule, "token_merges": pairs, "add_space_prefix": False}
+        kind = {
+            "tokenizer_model": "gpt2",
+            "tokenizer_pre": rule,
+            "token_merges": pairs,
+            "add_space_prefix": False,
+        }
     return kind | {"token_list": texts, "token_types": types} | _special(tokenizer, size)
 
 
@@ -84,19 +95,26 @@ def _scores(texts: list[str], types: list[TokenType], merges: list[list[str]]) -
     for rank, (left, right) in enumerate(merges):
         ranks.setdefault(left + right, -1.0 - rank)
     last = -1.0 - len(merges)  # of what no merge makes: single characters
-    return [ranks.get(text, last) if kind == TokenType.NORMAL else 0.0 for text, kind in zip(texts, types, strict=True)]
+    return [
+        ranks.get(text, last) if kind == TokenType.NORMAL else 0.0
+        for text, kind in zip(texts, types, strict=True)
+    ]
 
 
 def _rule(pre_tokenizer: Any) -> str:
     """llama.cpp's name for what cuts a text into words. Raises InputError for one that is not in RULES."""
     cuts = () if pre_tokenizer is None else pre_tokenizer.pre_tokenize_str(PROBE)
     words = [PROBE[start:end] for _, (start, end) in cuts]
-    spelled = decoders.ByteLevel().decode([text for text, _ in cuts])  # with no space put before it, and in bytes
+    spelled = decoders.ByteLevel().decode(
+        [text for text, _ in cuts]
+    )  # with no space put before it, and in bytes
     for name, expected in RULES.items():
         if words == expected.split("|") and spelled == PROBE:
             return name
     got = f"one that cuts {PROBE[:16]!r} into {words[:6]}"
-    raise InputError(f"expected a tokenizer that cuts words like one of {', '.join(RULES)}, got {got}: not exported")
+    raise InputError(
+        f"expected a tokenizer that cuts words like one of {', '.join(RULES)}, got {got}: not exported"
+    )
 
 
 def _special(tokenizer: Any, size: int) -> dict[str, Any]:

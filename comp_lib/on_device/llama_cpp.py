@@ -69,7 +69,9 @@ def _log_probability(server: Any, before: list[int], token: int, others: list[in
     reply = _force(server, before, token, 1)
     if reply is not None:
         return float(reply["logprob"])
-    for other in others:  # the distribution does not depend on what is forced, but a whole one takes long to write out
+    for other in (
+        others
+    ):  # the distribution does not depend on what is forced, but a whole one takes long to write out
         reply = _force(server, before, other, EVERY)
         if reply is not None:
             return next(float(entry["logprob"]) for entry in reply["top_logprobs"] if entry["id"] == token)
@@ -78,7 +80,13 @@ def _log_probability(server: Any, before: list[int], token: int, others: list[in
 
 def _force(server: Any, before: list[int], token: int, listed: int) -> dict[str, Any] | None:
     """What the server says of `token` after `before`: nothing if it ends within a character, which waits for more."""
-    request = {"prompt": before, "n_predict": 1, "n_probs": listed, "temperature": 0, "logit_bias": [[token, FORCED]]}
+    request = {
+        "prompt": before,
+        "n_predict": 1,
+        "n_probs": listed,
+        "temperature": 0,
+        "logit_bias": [[token, FORCED]],
+    }
     logprobs = checked(server.handle_completions(request))["choices"][0]["logprobs"]
     if logprobs is None:
         return None
@@ -91,5 +99,7 @@ def _force(server: Any, before: list[int], token: int, listed: int) -> dict[str,
 def checked(reply: dict[str, Any]) -> dict[str, Any]:
     """`reply`. Raises InputError where llama.cpp says in it that it cannot answer."""
     if "error" in reply:
-        raise InputError(f"expected a request that llama.cpp can meet, got: {reply['error'].get('message', reply)}")
+        raise InputError(
+            f"expected a request that llama.cpp can meet, got: {reply['error'].get('message', reply)}"
+        )
     return reply

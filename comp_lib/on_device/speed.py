@@ -26,7 +26,9 @@ from ..models.gguf_files import GgufFile
 from ..progress import Progress, no_progress
 from .llama_cpp import checked, start
 
-Round = Callable[[], tuple[float, float]]  # -> seconds to the first token, seconds of the `new_tokens` after that
+Round = Callable[
+    [], tuple[float, float]
+]  # -> seconds to the first token, seconds of the `new_tokens` after that
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def measure(
     return [_measured(name, model, times[name], prompt, new_tokens) for name, model in models.items()]
 
 
-def _measured(name: str, model: Any, times: list[tuple[float, float]], prompt: int, new_tokens: int) -> Measured:
+def _measured(
+    name: str, model: Any, times: list[tuple[float, float]], prompt: int, new_tokens: int
+) -> Measured:
     size = gguf_bytes_per_token(model) if isinstance(model, str | Path) else bytes_per_token(model)
     first = tuple(first for first, _ in times)
     decode = tuple(new_tokens / rest for _, rest in times)
@@ -90,7 +94,9 @@ def _measured(name: str, model: Any, times: list[tuple[float, float]], prompt: i
 def bytes_per_token(model: Model) -> int:
     """Bytes of the parameters that one step of decoding reads, of a model in transformers."""
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    whole: int = sum(parameter.nbytes for parameter in model.parameters())  # a tied head is one parameter here
+    whole: int = sum(
+        parameter.nbytes for parameter in model.parameters()
+    )  # a tied head is one parameter here
     return whole - (0 if head is table else int(table.nbytes))
 
 
@@ -112,7 +118,9 @@ def _round_of(model: Any, prompt: int, new_tokens: int) -> Round:
     def run() -> tuple[float, float]:
         timings = checked(server.handle_completions(request))["timings"]
         # the first of the predicted tokens comes with the prompt, and the clock of the predicted starts there
-        return timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3 * new_tokens / (timings["predicted_n"] - 1)
+        return timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3 * new_tokens / (
+            timings["predicted_n"] - 1
+        )
 
     return run
 

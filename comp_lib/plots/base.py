@@ -25,7 +25,11 @@ BLUE, ORANGE, GREEN, RED, GREY = (COLOURS[place] for place in (0, 1, 2, 3, 7))
 MARKERS = "osD^vPX*<>"
 DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}  # a reference to compare with
 ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}  # of a legend
-BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}  # data can be anywhere
+BESIDE: dict[str, Any] = {
+    "loc": "upper left",
+    "bbox_to_anchor": (1.0, 1.0),
+    "frameon": False,
+}  # data can be anywhere
 LOSS = "increase of the loss over the\ndense model (nats per token)"
 DPI = 90
 Numbers = Sequence[float]
@@ -55,7 +59,9 @@ def panels(rows: int, columns: int, size: Size, share: str = "", **labels: Any) 
         figure = Picture(figsize=size, layout="constrained", dpi=DPI)
         grid = figure.subplots(rows, columns, sharex="x" in share, sharey="y" in share, squeeze=False)
     for place, axes in enumerate(grid.flat):
-        axes.set(**{name: value[place] if isinstance(value, list) else value for name, value in labels.items()})
+        axes.set(
+            **{name: value[place] if isinstance(value, list) else value for name, value in labels.items()}
+        )
     return figure, list(grid.flat)
 
 
@@ -94,7 +100,9 @@ def style(place: int) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
 
 
-def note(axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, float] = (0, 0), **looks: Any) -> None:
+def note(
+    axes: Axes, text: str, point: tuple[Any, Any], offset: tuple[float, float] = (0, 0), **looks: Any
+) -> None:
     """A small text beside a point of the data; offset in points of print."""
     axes.annotate(text, point, offset, textcoords="offset points", **{"fontsize": 8} | looks)
 

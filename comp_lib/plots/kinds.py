@@ -42,7 +42,10 @@ def plot_kinds(rows: Mapping[str, Row]) -> Picture:
     axes.set(xlim=(0, 1.12 * max(ends[np.isfinite(ends)], default=1.0)), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
     axes.legend(ncols=2, **ABOVE)
-    words = [f"{name} {_words(values, *(intervals[measure] or UNKNOWN))}" for name, (values, intervals) in rows.items()]
+    words = [
+        f"{name} {_words(values, *(intervals[measure] or UNKNOWN))}"
+        for name, (values, intervals) in rows.items()
+    ]
     return figure.described("Bars of the loss on each text, in nats per token, with 95% intervals: ", words)
 
 
@@ -53,7 +56,9 @@ def _words(values: Mapping[str, float], low: float, high: float) -> str:
     return f"{values['dense_loss']:.2f} dense, {values['loss']:.2f} pruned, {values['increase']:+.2f}{span}"
 
 
-def plot_pruned(importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers) -> Picture:
+def plot_pruned(
+    importance: Numbers, plan: Plan, neurons: Numbers, groups: Numbers, errors: Numbers
+) -> Picture:
     """What was removed: block influence above, widths kept in the middle, errors of the layers below.
 
     importance, neurons, groups: one entry for each layer of the parent; errors: relative, one for each of the plan.

@@ -41,7 +41,9 @@ def tune_mask(gram: Tensor, kept: Tensor, ridge: float = 1e-2) -> tuple[Tensor, 
             return mask, ridge
         ridge *= 4.0
     got = f"one of variance {variance:g} after {MOST_ROUNDS} rounds"
-    raise InputError(f"expected sums over tokens for which a mask can be tuned, got {got}: try --dtype float32")
+    raise InputError(
+        f"expected sums over tokens for which a mask can be tuned, got {got}: try --dtype float32"
+    )
 
 
 def fold_mask(weight: Tensor, kept: Tensor, mask: Tensor) -> Tensor:

@@ -51,7 +51,9 @@ class TokenStatistics(Statistics):
     def zeros(cls, inputs: int, outputs: int | None = None, device: torch.device | str = "cpu") -> Self:
         x = torch.zeros(inputs, dtype=torch.float64, device=device)
         y = None if outputs is None else torch.zeros(0, outputs, device=device)
-        return cls(x, x.new_zeros(inputs + 1), 0, y, x.new_zeros(inputs), torch.zeros(0, inputs, device=device))
+        return cls(
+            x, x.new_zeros(inputs + 1), 0, y, x.new_zeros(inputs), torch.zeros(0, inputs, device=device)
+        )
 
     def gather(self, x: Tensor, y: Tensor | None) -> None:
         self.squares += sum(part.double().square().sum(0) for part in x.split(PART))
@@ -60,7 +62,11 @@ class TokenStatistics(Statistics):
             self.outside = torch.cat([self.outside, y])
 
     def __add__(self, other: Self) -> Self:
-        y = None if self.outside is None or other.outside is None else torch.cat([self.outside, other.outside])
+        y = (
+            None
+            if self.outside is None or other.outside is None
+            else torch.cat([self.outside, other.outside])
+        )
         sums = self.x + other.x, self.ones + other.ones, self.tokens + other.tokens
         return type(self)(*sums, y, self.squares + other.squares, torch.cat([self.rows, other.rows]))
 
@@ -99,12 +105,16 @@ class TokenStatistics(Statistics):
             fitted[inputs] = moved.to(weight).add_(weight[inputs])
         return fitted
 
-    def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
+    def held_out_errors(
+        self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
+    ) -> list[float]:
         root = _root(penalty(self.squares, 1.0)[kept])
         inner = between_rows(self.rows, self.rows, root, kept)  # (T, T)
         outer = between_rows(held.rows, self.rows, root, kept)  # (T', T)
         missing, judged = self.gap(weight, kept), held.gap(weight, kept)
-        whole = float((held.rows @ weight.float() if held.outside is None else held.outside).double().square().sum())
+        whole = float(
+            (held.rows @ weight.float() if held.outside is None else held.outside).double().square().sum()
+        )
         errors = []
         for ridge in ridges:
             factor, _ = spd_factor(inner.clone(), ridge)

@@ -38,7 +38,9 @@ class Statistics(Protocol):
     x: Tensor  # sum of x (n,), float64, each token once whatever its weight
     ones: Tensor  # X^T 1 and 1^T 1 with the weights of C, (n + 1,), float64: what the error of a bias needs
     tokens: int
-    outside: Tensor | None  # of a target Y* from outside, in the form's own way; None: it is the layer's own output
+    outside: (
+        Tensor | None
+    )  # of a target Y* from outside, in the form's own way; None: it is the layer's own output
 
     @property
     def precision(self) -> torch.dtype:
@@ -86,7 +88,9 @@ class Statistics(Protocol):
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         """The least-squares weights V (n, m) of the inputs `kept` (k,), as `solve.least_squares` finds them."""
 
-    def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
+    def held_out_errors(
+        self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
+    ) -> list[float]:
         """||Y* - X V||^2 - ||Y*||^2 on the tokens of `held`, for V fitted to these with each lambda."""
 
     def mixed(self, mix: Tensor) -> Self:
@@ -151,11 +155,15 @@ class Gram(Statistics):
     def refit(self, weight: Tensor, kept: Tensor, ridge: float) -> Tensor:
         return least_squares(self.xtx, self.target(weight), weight.to(self.xtx), kept, ridge)
 
-    def held_out_errors(self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]) -> list[float]:
+    def held_out_errors(
+        self, held: Self, weight: Tensor, kept: Tensor, ridges: Sequence[float]
+    ) -> list[float]:
         weight = weight.to(self.xtx)
         target, outer, old = self.target(weight)[kept], held.target(weight)[kept], weight[kept]
         own, inner = (sums.xtx[kept[:, None], kept] for sums in (self, held))
-        fits = (pulled(own.clone(), penalty(self.diagonal(), ridge)[kept], target, old) for ridge in ridges)  # (k, m)
+        fits = (
+            pulled(own.clone(), penalty(self.diagonal(), ridge)[kept], target, old) for ridge in ridges
+        )  # (k, m)
         return [float((fitted * (inner @ fitted - 2.0 * outer)).sum()) for fitted in fits]
 
     def target(self, weight: Tensor) -> Tensor:
@@ -178,7 +186,9 @@ def add_square(total: Tensor, x: Tensor) -> None:
         stop = start + BLOCK
         product = x[:, start:].T @ x[:, start:stop]
         corner, below = product[:BLOCK], product[BLOCK:]
-        total[start:stop, start:stop] += corner.tril() + corner.tril(-1).T  # not every library makes two equal halves
+        total[start:stop, start:stop] += (
+            corner.tril() + corner.tril(-1).T
+        )  # not every library makes two equal halves
         total[stop:, start:stop] += below
         total[start:stop, stop:] += below.T
 

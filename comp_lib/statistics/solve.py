@@ -48,7 +48,9 @@ def spd_factor(matrix: Tensor, held: Tensor | float = 0.0) -> tuple[Tensor, floa
     added = 0.0
     while info != 0 or factor.diagonal().isnan().any():  # LAPACK says so of a NaN, cuSOLVER does not
         if not torch.isfinite(matrix).all():
-            raise InputError("expected finite statistics, got NaN or infinity: look at the model, or try dtype float32")
+            raise InputError(
+                "expected finite statistics, got NaN or infinity: look at the model, or try dtype float32"
+            )
         added = max(added * 10.0, faint(matrix.diagonal()))
         one = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
         factor, info = torch.linalg.cholesky_ex(matrix + added * one)

@@ -15,7 +15,10 @@ from torch import Tensor
 from ..errors import InputError
 from .files import write_atomically
 
-TENSOR, STRUCTURE = "tensor of this entry", "structure"  # the mark of a tensor in the JSON of a result; where that is
+TENSOR, STRUCTURE = (
+    "tensor of this entry",
+    "structure",
+)  # the mark of a tensor in the JSON of a result; where that is
 
 
 def remembered(path: Path, make: Callable[[], Any]) -> Any:
@@ -30,7 +33,9 @@ def remembered(path: Path, make: Callable[[], Any]) -> Any:
         entry = {}
 
         def number(tensor: Tensor) -> dict[str, str]:
-            entry[place := str(len(entry))] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            entry[place := str(len(entry))] = (
+                tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            )
             return {TENSOR: place}
 
         with torch.no_grad():
@@ -40,6 +45,8 @@ def remembered(path: Path, make: Callable[[], Any]) -> Any:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, save(entry))
         except (OSError, InputError) as error:
-            raise InputError(f"expected to write to {path.parent}, got {error}: set COMP_LIB_CACHE") from error
+            raise InputError(
+                f"expected to write to {path.parent}, got {error}: set COMP_LIB_CACHE"
+            ) from error
     text = bytes(entry[STRUCTURE].tolist()).decode()
     return json.loads(text, object_hook=lambda node: entry[node[TENSOR]] if TENSOR in node else node)

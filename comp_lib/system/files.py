@@ -31,10 +31,19 @@ SMALL = (".json", ".jinja", ".model", ".txt")  # endings of what is not weights,
 FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be stored as
 COMPLETE, AGAIN = "complete safetensors", "fetch or save it again"
 PACKAGE = Path(__file__).parents[1]
-NO_PART_OF_A_MODEL = {"_name_or_path", "transformers_version", "dtype"}  # fields of a config; tensors have a dtype
+NO_PART_OF_A_MODEL = {
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+}  # fields of a config; tensors have a dtype
 PIECE = 16 << 20  # bytes of a file, or values of a tensor, read at a time
 ROWS = 512  # of a matrix at a time: what is touched of a file counts as memory until the file is closed
-WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> a dtype to view them as
+WHOLE_NUMBERS = {
+    1: torch.uint8,
+    2: torch.int16,
+    4: torch.int32,
+    8: torch.int64,
+}  # bytes -> a dtype to view them as
 
 
 def resolved(path: str | Path) -> Path:
@@ -111,7 +120,9 @@ def check_output(path: str | Path, overwrite: bool = False) -> Path:
     """The path of a file to write, without links. Raises InputError unless it is new, or a file to `overwrite`."""
     target = resolved(path)
     if not os.access(target.parent, os.W_OK | os.X_OK) or not target.parent.is_dir():
-        raise InputError(f"expected a file in a folder that can be written to, got {path}: make it, or choose another")
+        raise InputError(
+            f"expected a file in a folder that can be written to, got {path}: make it, or choose another"
+        )
     if os.path.lexists(target) and not (overwrite and target.is_file()):
         advice = "choose another name, or replace a file with --overwrite"
         raise InputError(f"expected a new file, got {path}, which is there: {advice}")
@@ -148,7 +159,9 @@ class TensorFiles:
                     raise ValueError("names of something else than files beside it")
                 self.files = sorted(self.place / name for name in names)
         else:
-            pickles = sorted(path.name for path in self.place.iterdir() if path.suffix in (".bin", ".pt", ".pth"))
+            pickles = sorted(
+                path.name for path in self.place.iterdir() if path.suffix in (".bin", ".pt", ".pth")
+            )
             got = f"{', '.join(pickles[:3]) or 'none'}; pickles can run code and are not read"
             advice = "save the model with save_pretrained first"
             raise InputError(f"expected weights as *.safetensors in {str(folder)!r}, got {got}: {advice}")
@@ -187,7 +200,9 @@ def finite(name: str, tensor: Tensor) -> Tensor:
     """`tensor`. Raises InputError that names it when there is a NaN or an infinity in it."""
     low, high = torch.aminmax(tensor)  # without a second tensor of this size
     if not (torch.isfinite(low) and torch.isfinite(high)):
-        raise InputError(f"expected finite weights, got NaN or infinity in {name}; {AGAIN}, or take dtype float32")
+        raise InputError(
+            f"expected finite weights, got NaN or infinity in {name}; {AGAIN}, or take dtype float32"
+        )
     return tensor
 
 

@@ -27,7 +27,11 @@ def available_device(name: str, double: bool = False) -> torch.device:
     """
     if name == "cpu":  # nobody else is asked: a driver that wakes up cannot be forked
         return torch.device("cpu")
-    cuda = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
+    cuda = (
+        ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if torch.cuda.is_available()
+        else []
+    )
     mps = ["mps"] if torch.backends.mps.is_available() and not double else []
     available = [*cuda, *mps, "cpu"]
     if name not in ("auto", *available):
@@ -52,7 +56,9 @@ def free_memory() -> int:
     if limit.is_file() and (text := limit.read_text().strip()) != "max":
         used = int((CGROUP / "memory.current").read_text())
         statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        free = min(free, int(text) - used + int(statistics.get("inactive_file", 0)))  # file pages can be given back
+        free = min(
+            free, int(text) - used + int(statistics.get("inactive_file", 0))
+        )  # file pages can be given back
     return free
 
 

@@ -61,7 +61,9 @@ def rows(text: str) -> list[dict]:
         if (index, word) in used or re.search(rf"\b{word}\b", passage.lower()):
             continue
         used.add((index, word))
-        others = [other for other in homes if other not in vocabularies[index] and ending(other) == ending(word)]
+        others = [
+            other for other in homes if other not in vocabularies[index] and ending(other) == ending(word)
+        ]
         near = sorted(others, key=lambda other, word=word: distance(word, other))[:NEAREST]
         if len(near) < NEAREST:
             continue

@@ -88,7 +88,9 @@ def agreement_attractor(draw: Draw) -> tuple[str, str]:
     head, joint, other = draw(words.JOINED)
     right, wrong = draw([("is", "are"), ("was", "were")])[:: -1 if many else 1]
     return pair(
-        f"the {counted(head, many)} {joint} {counted(other, not many)} * {draw(words.DESCRIPTIONS)}.", right, wrong
+        f"the {counted(head, many)} {joint} {counted(other, not many)} * {draw(words.DESCRIPTIONS)}.",
+        right,
+        wrong,
     )
 
 
@@ -105,7 +107,9 @@ def determiner_noun(draw: Draw) -> tuple[str, str]:
     determiner = draw(["these", "those"] if many else ["this", "that"])
     verb = draw(["bought", "sold", "found", "borrowed", "repaired", "cleaned", "carried", "brought"])
     return pair(
-        f"{draw(words.NAMES)} {verb} {determiner} * {draw(words.PAST)}.", counted(noun, many), counted(noun, not many)
+        f"{draw(words.NAMES)} {verb} {determiner} * {draw(words.PAST)}.",
+        counted(noun, many),
+        counted(noun, not many),
     )
 
 
@@ -113,9 +117,13 @@ def existential_there(draw: Draw) -> tuple[str, str]:
     """After "there", the verb agrees with what follows."""
     many = draw.flip()
     right, wrong = draw([("is", "are"), ("was", "were")])[:: -1 if many else 1]
-    how_many = draw(["three", "several", "many", "some", "two"] if many else ["a", "one", "another", "only one"])
+    how_many = draw(
+        ["three", "several", "many", "some", "two"] if many else ["a", "one", "another", "only one"]
+    )
     return pair(
-        f"there * {how_many} {counted(draw(words.THINGS + words.PEOPLE), many)} {draw(words.PLACES)}.", right, wrong
+        f"there * {how_many} {counted(draw(words.THINGS + words.PEOPLE), many)} {draw(words.PLACES)}.",
+        right,
+        wrong,
     )
 
 
@@ -126,7 +134,9 @@ def article_form(draw: Draw) -> tuple[str, str]:
     if draw.flip():
         what = f"{draw(words.VOWEL_ADJECTIVES if vowel else words.CONSONANT_ADJECTIVES)} {draw(words.THINGS)}"
     where = draw(["saw", "found", "drew", "dreamed of", "wrote about", "talked about"])
-    return pair(f"{draw(words.NAMES)} {where} * {what} {draw(words.PAST)}.", *(("an", "a") if vowel else ("a", "an")))
+    return pair(
+        f"{draw(words.NAMES)} {where} * {what} {draw(words.PAST)}.", *(("an", "a") if vowel else ("a", "an"))
+    )
 
 
 def mass_count(draw: Draw) -> tuple[str, str]:
@@ -162,7 +172,9 @@ def reflexive_number(draw: Draw) -> tuple[str, str]:
     who = f"the {counted(draw(group), many)}"
     if draw.flip():
         who += f" who {draw(words.THANKS)} the {counted(draw(words.PEOPLE), not many)}"
-    return pair(f"{who} {draw(words.SELF)} * {draw(words.PLACES)}.", *("themselves", single)[:: 1 if many else -1])
+    return pair(
+        f"{who} {draw(words.SELF)} * {draw(words.PLACES)}.", *("themselves", single)[:: 1 if many else -1]
+    )
 
 
 def pronoun_case(draw: Draw) -> tuple[str, str]:
@@ -208,7 +220,11 @@ def polarity(draw: Draw) -> tuple[str, str]:
 
 def filler_gap(draw: Draw) -> tuple[str, str]:
     """What needs a gap, that must have none."""
-    start, who, verb = f"{draw(words.NAMES)} {draw(words.KNOWING)}", draw(words.PEOPLE), draw(words.TRANSITIVE)
+    start, who, verb = (
+        f"{draw(words.NAMES)} {draw(words.KNOWING)}",
+        draw(words.PEOPLE),
+        draw(words.TRANSITIVE),
+    )
     if draw.flip():
         return pair(f"{start} * the {who} {verb} {draw(words.PAST)}.", "what", "that")
     return pair(f"{start} * the {who} {verb} the {draw(words.THINGS)} {draw(words.PAST)}.", "that", "what")
@@ -252,7 +268,9 @@ def tense_adverb(draw: Draw) -> tuple[str, str]:
     """Yesterday for what was, tomorrow for what will be."""
     base, past, _, _, objects = draw(words.DEEDS)
     which = int(draw.random.random() * len(words.PAST))
-    verb, times = (past, (words.PAST, words.FUTURE)) if draw.flip() else (f"will {base}", (words.FUTURE, words.PAST))
+    verb, times = (
+        (past, (words.PAST, words.FUTURE)) if draw.flip() else (f"will {base}", (words.FUTURE, words.PAST))
+    )
     return pair(f"the {draw(words.PEOPLE)} {verb} the {draw(objects)} *.", *(time[which] for time in times))
 
 
@@ -261,7 +279,9 @@ def relative_pronoun(draw: Draw) -> tuple[str, str]:
     if draw.flip():
         verb = draw(["lives", "works", "lived", "worked", "sang", "waited"])
         return pair(
-            f"{draw(words.NAMES)} knows the {draw(words.PEOPLE)} * {verb} {draw(words.PLACES)}.", "who", "which"
+            f"{draw(words.NAMES)} knows the {draw(words.PEOPLE)} * {verb} {draw(words.PLACES)}.",
+            "who",
+            "which",
         )
     return pair(
         f"{draw(words.NAMES)} bought the {draw(words.THINGS)} * {draw(words.STANDING)} {draw(words.PLACES)}.",

@@ -11,7 +11,9 @@ NAMES = """Anna Peter Clara Thomas Maria David Helen Robert Laura Simon Julia Ma
 Walter Ruth Victor""".split()
 THINGS = """lamp chair clock basket bottle carpet mirror blanket ladder hammer kettle pillow bucket candle drum guitar
 jacket ribbon saddle teapot""".split()
-DESCRIPTIONS = "old new beautiful strange unusual wonderful ugly famous dirty interesting lovely impressive".split()
+DESCRIPTIONS = (
+    "old new beautiful strange unusual wonderful ugly famous dirty interesting lovely impressive".split()
+)
 MOODS = "tired happy hungry angry polite nervous busy late thirsty lonely cheerful careful proud ready quiet".split()
 PLACES = [
     "in the village",
@@ -27,7 +29,15 @@ PLACES = [
     "across the street",
     "by the lake",
 ]
-PAST = ["yesterday", "last week", "last night", "last summer", "last month", "the day before yesterday", "last Friday"]
+PAST = [
+    "yesterday",
+    "last week",
+    "last night",
+    "last summer",
+    "last month",
+    "the day before yesterday",
+    "last Friday",
+]
 FUTURE = [
     "tomorrow",
     "next week",
@@ -42,16 +52,40 @@ FUTURE = [
 DEEDS = [
     ("repair", "repaired", "repaired", "repairing", ["fence", "clock", "roof", "bicycle", "radio", "engine"]),
     ("paint", "painted", "painted", "painting", ["wall", "door", "boat", "gate", "bridge", "barn"]),
-    ("carry", "carried", "carried", "carrying", ["basket", "suitcase", "ladder", "box", "bucket", "mattress"]),
+    (
+        "carry",
+        "carried",
+        "carried",
+        "carrying",
+        ["basket", "suitcase", "ladder", "box", "bucket", "mattress"],
+    ),
     ("clean", "cleaned", "cleaned", "cleaning", ["window", "oven", "stable", "floor", "carpet", "statue"]),
     ("open", "opened", "opened", "opening", ["drawer", "parcel", "gate", "bottle", "envelope", "cupboard"]),
     ("buy", "bought", "bought", "buying", ["lamp", "ticket", "piano", "horse", "jacket", "house"]),
     ("sell", "sold", "sold", "selling", ["carpet", "cottage", "wagon", "necklace", "guitar", "farm"]),
     ("build", "built", "built", "building", ["wall", "cabin", "boat", "tower", "shed", "bridge"]),
     ("find", "found", "found", "finding", ["key", "coin", "wallet", "map", "ring", "diary"]),
-    ("borrow", "borrowed", "borrowed", "borrowing", ["umbrella", "hammer", "dictionary", "tent", "car", "camera"]),
-    ("bring", "brought", "brought", "bringing", ["cake", "blanket", "present", "lantern", "newspaper", "kettle"]),
-    ("visit", "visited", "visited", "visiting", ["museum", "castle", "island", "factory", "school", "market"]),
+    (
+        "borrow",
+        "borrowed",
+        "borrowed",
+        "borrowing",
+        ["umbrella", "hammer", "dictionary", "tent", "car", "camera"],
+    ),
+    (
+        "bring",
+        "brought",
+        "brought",
+        "bringing",
+        ["cake", "blanket", "present", "lantern", "newspaper", "kettle"],
+    ),
+    (
+        "visit",
+        "visited",
+        "visited",
+        "visiting",
+        ["museum", "castle", "island", "factory", "school", "market"],
+    ),
 ]
 THIRD = {"carry": "carries"}
 # past, participle that differs from it, objects
@@ -122,7 +156,16 @@ SELF = """blamed defended introduced surprised praised hurt dressed warmed taugh
 encouraged hid""".split()
 THANKS = "thanked helped met visited followed admired invited greeted trusted phoned".split()
 CASES = [("he", "him"), ("she", "her"), ("they", "them"), ("we", "us"), ("I", "me")]
-BEFORE = ["waited for", "looked at", "talked to", "laughed at", "danced with", "listened to", "ran after", "relied on"]
+BEFORE = [
+    "waited for",
+    "looked at",
+    "talked to",
+    "laughed at",
+    "danced with",
+    "listened to",
+    "ran after",
+    "relied on",
+]
 GERUND = ["enjoys", "avoids", "postponed", "considered", "denied", "admitted", "keeps", "mentioned", "risked"]
 INFINITIVE = ["wants", "decided", "hopes", "refused", "promised", "agreed", "pretended", "wishes"]
 # takes an object, takes none, objects

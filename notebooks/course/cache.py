@@ -59,7 +59,9 @@ def _key(function: Callable[..., object], call: inspect.BoundArguments) -> str:
 @functools.cache
 def code_of_the_course() -> str:
     """Of the modules beside this one; figures and widgets decide no number."""
-    return hash_of_value({path.name: path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py")})[:16]
+    return hash_of_value({path.name: path.read_text("utf-8") for path in Path(__file__).parent.glob("*.py")})[
+        :16
+    ]
 
 
 def _content(argument: object) -> object:
@@ -72,4 +74,6 @@ def _content(argument: object) -> object:
         return {type(argument).__name__: asdict(argument)}
     if isinstance(argument, Sequence):
         return list(argument)
-    raise TypeError(f"expected tensors, models, dataclasses or JSON's values, got {argument!r}: pass one of these")
+    raise TypeError(
+        f"expected tensors, models, dataclasses or JSON's values, got {argument!r}: pass one of these"
+    )

@@ -110,5 +110,8 @@ def dense_problem(
 
 def as_dense(layer: Layer, which: Which, sums: Statistics, ridge: float = RIDGE) -> Dense:
     """The same from sums at hand, on their device."""
-    weight, owned = weight_of(layer, which).to(sums.x.device), lambda: upstream(layer, which).to(sums.x.device)
+    weight, owned = (
+        weight_of(layer, which).to(sums.x.device),
+        lambda: upstream(layer, which).to(sums.x.device),
+    )
     return Dense(sums, weight, owned, parts(layer)[which].block, ridge)

@@ -51,7 +51,9 @@ def narrowed_alone(
             stream = through(layer, stream, rope, "cpu")
             continue
         weight = weight_of(layer)
-        _, gram, fitted = narrowed(layer, stream, rope, gone, RIDGE, fewest=len(weight) - gone)  # moves the stream on
+        _, gram, fitted = narrowed(
+            layer, stream, rope, gone, RIDGE, fewest=len(weight) - gone
+        )  # moves the stream on
         yield number, float(gram.energy(weight - fitted) / gram.tokens), fitted
 
 

@@ -63,5 +63,6 @@ def losses_without(
     hidden, rope = walk_to(model, windows, first)  # up to there all models are the same
     judged = {**pruned, "dense": model}
     return {
-        name: sequence_losses(one, walk(one, hidden, rope, slice(first, None)), windows) for name, one in judged.items()
+        name: sequence_losses(one, walk(one, hidden, rope, slice(first, None)), windows)
+        for name, one in judged.items()
     }

@@ -85,7 +85,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
     """Rows as a table, for the last line of a cell: words to the left, numbers to the right."""
     rows = [list(row) for row in rows]
     sides = ["---:" if all(_numeric(row[i]) for row in rows) else "---" for i in range(len(head))]
-    cells = [head, sides, *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
+    cells = [
+        head,
+        sides,
+        *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows),
+    ]
     return Markdown("\n".join(f"| {' | '.join(row)} |" for row in cells))
 
 
@@ -119,5 +123,7 @@ def sizes_for(model: Model) -> Sizes:
     widest, context = max(Shape.of(model).neurons), model.config.max_position_embeddings
     length = min(256, context)
     sequences = min(64, max(8, 3 * widest // length))
-    multiple = min(64, 1 << max(0, (widest // 32).bit_length() - 1))  # the largest power of 2 that leaves 32 steps
+    multiple = min(
+        64, 1 << max(0, (widest // 32).bit_length() - 1)
+    )  # the largest power of 2 that leaves 32 steps
     return Sizes(sequences, length, window=min(512, context), multiple=multiple)

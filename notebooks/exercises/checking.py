@@ -46,7 +46,9 @@ def call(function: Callable, *arguments, grad: bool = False, returns: bool = Tru
             raise Wrong(blank) from error
         if not isinstance(error, NotImplementedError):
             raise
-        raise Wrong(f"nothing to check yet: `{function.__name__}` still raises NotImplementedError") from error
+        raise Wrong(
+            f"nothing to check yet: `{function.__name__}` still raises NotImplementedError"
+        ) from error
     if answer is Ellipsis:
         raise Wrong(blank)
     if answer is None and returns:

@@ -9,7 +9,10 @@ import torch
 from checking import Wrong, accept, alike, call, check_shape, real_model
 from torch import Tensor, nn
 
-ROUNDS = [29.0, 30.0, 8.0, 31.0, 33.0], [36.0, 12.0, 9.9, 38.0, 37.0]  # tokens per second; others used the machine too
+ROUNDS = (
+    [29.0, 30.0, 8.0, 31.0, 33.0],
+    [36.0, 12.0, 9.9, 38.0, 37.0],
+)  # tokens per second; others used the machine too
 
 
 def check_same_perplexity(same_perplexity: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -27,7 +30,9 @@ def check_same_perplexity(same_perplexity: Callable[[Tensor, Tensor], Tensor]) -
         raise Wrong("the probabilities of a row do not add up to 1: exchange probabilities, make none up")
     loss, dense = (-values.gather(1, targets[:, None]).mean() for values in (log_q, log_p))
     if not alike(loss, dense):
-        raise Wrong(f"the perplexity has changed ({loss.exp():.2f}, was {dense.exp():.2f}): leave the targets alone")
+        raise Wrong(
+            f"the perplexity has changed ({loss.exp():.2f}, was {dense.exp():.2f}): leave the targets alone"
+        )
     kl = float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
     if kl == float("inf"):
         raise Wrong("the divergence is infinite: leave each token a probability above 0")
@@ -60,10 +65,14 @@ def check_without_neuron(without_neuron: Callable[[Tensor, Tensor, Tensor, int],
     hook.remove()
     matrices = [linear.weight.detach() for linear in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
     share, numbers = _narrowed(without_neuron, *matrices, seen[0], 700), 3 * len(matrices[2])
-    accept(f"neuron 700 is out of layer 10: {numbers:,} parameters, and {share:.2%} of what the MLP says of a sentence")
+    accept(
+        f"neuron 700 is out of layer 10: {numbers:,} parameters, and {share:.2%} of what the MLP says of a sentence"
+    )
 
 
-def _narrowed(without_neuron: Callable, gate: Tensor, up: Tensor, down: Tensor, read: Tensor, neuron: int) -> float:
+def _narrowed(
+    without_neuron: Callable, gate: Tensor, up: Tensor, down: Tensor, read: Tensor, neuron: int
+) -> float:
     """The check on one MLP; the energy of what the neuron says, as a share of the whole."""
     (n, d), names = gate.shape, ("gate", "up", "down")
     answer = call(without_neuron, gate, up, down, neuron)
@@ -74,7 +83,10 @@ def _narrowed(without_neuron: Callable, gate: Tensor, up: Tensor, down: Tensor, 
         shape = tuple(got.shape)[::-turn] if isinstance(got, Tensor) else ()  # (neurons, d)
         known = {
             (n, d): f"{name} has its old shape: a neuron of zeros is still stored and still multiplied",
-            (n, d - 1): f"{name} was cut along the wrong side: a neuron is a {'row' if turn < 0 else 'column'} of it",
+            (
+                n,
+                d - 1,
+            ): f"{name} was cut along the wrong side: a neuron is a {'row' if turn < 0 else 'column'} of it",
             (1, d): f"{name} has one neuron left, and that is the one to remove",
         }
         if shape in known:
@@ -108,9 +120,14 @@ def check_speed_ratio(speed_ratio: Callable[[list[float], list[float]], float]) 
     known = {
         1 / median(ratios): "this is dense / pruned: above 1 should mean that the pruned model is faster",
         mean(pruned)
-        / mean(dense): "this is the ratio of the means: the machine was busy in some rounds, compare within each",
-        median(pruned) / median(dense): "this is the ratio of the medians: the rounds are pairs, compare within each",
-        mean(ratios): "this is the mean of the ratios: one round in which only one model was disturbed rules it",
+        / mean(
+            dense
+        ): "this is the ratio of the means: the machine was busy in some rounds, compare within each",
+        median(pruned)
+        / median(dense): "this is the ratio of the medians: the rounds are pairs, compare within each",
+        mean(
+            ratios
+        ): "this is the mean of the ratios: one round in which only one model was disturbed rules it",
         max(ratios): "this is the best round: it is not typical",
     }
     for value, sentence in known.items():

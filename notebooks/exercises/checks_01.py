@@ -25,11 +25,15 @@ def check_fool(fool: Callable[[Tensor], Tensor]) -> None:
     if float(cosines.min()) > 1 - 1e-9:
         raise Wrong("no token is turned at all: scaling, whatever its size, is no turn")
     if float(cosines.min()) > -0.9:
-        raise Wrong(f"no token comes out reversed: the lowest cosine is {cosines.min():.2f}, expected -0.9 or less")
+        raise Wrong(
+            f"no token comes out reversed: the lowest cosine is {cosines.min():.2f}, expected -0.9 or less"
+        )
     influence = float(1 - cosines.mean())
     if influence > 0.02:
         turned = int((cosines < 0.5).sum())
-        raise Wrong(f"your block influence is {influence:.3f}, and gives you away: you turned {turned} of 150 tokens")
+        raise Wrong(
+            f"your block influence is {influence:.3f}, and gives you away: you turned {turned} of 150 tokens"
+        )
     accept(f"block influence {influence:.3f}, and one token stands on its head")
 
 
@@ -43,7 +47,9 @@ def check_greedy_order(greedy_order: Callable[[Callable, int, int], list[int]]) 
     def loss(present: list[int]) -> float:
         present = list(present)
         if present != sorted(set(present)):
-            raise Wrong(f"a model's layers run in ascending order, each once, but `loss` was asked for {present}")
+            raise Wrong(
+                f"a model's layers run in ascending order, each once, but `loss` was asked for {present}"
+            )
         gone = set(range(len(alone))) - set(present)
         pairs = 5.0 * ({1, 4} <= gone) + 4.0 * ({2, 5} <= gone) + 3.0 * ({1, 3} <= gone)
         return 1.0 + sum(alone[layer] for layer in gone) + pairs
@@ -65,7 +71,9 @@ def check_greedy_order(greedy_order: Callable[[Callable, int, int], list[int]]) 
             raise Wrong(f"the right layers in the wrong order: {want} go in this order, got {got}")
         if got[:1] == [0]:
             raise Wrong("the layer that is missed most went first: take the one with the smallest loss")
-        raise Wrong(f"expected {want}, got {got}: in each round, the layer without which the loss is smallest goes")
+        raise Wrong(
+            f"expected {want}, got {got}: in each round, the layer without which the loss is smallest goes"
+        )
     accept("layers that stand in for one another are not dropped together")
 
 
@@ -80,7 +88,9 @@ def check_plan(plan: Callable[[Harm, int, int], list[int]]) -> None:
     model, ids = _real()
     harm, proxy = _harm(model, ids), _least_influence(model, ids, 4)
     ours, theirs, gone = _beaten(plan, harm, len(model.model.layers), proxy)
-    accept(f"layers {sorted(gone)} cost {ours:.2f} nats, those of least influence, {sorted(proxy)}, {theirs:.2f}")
+    accept(
+        f"layers {sorted(gone)} cost {ours:.2f} nats, those of least influence, {sorted(proxy)}, {theirs:.2f}"
+    )
 
 
 def _beaten(plan: Callable, harm: Harm, layers: int, proxy: list[int]) -> tuple[float, float, list[int]]:
@@ -104,7 +114,9 @@ def _beaten(plan: Callable, harm: Harm, layers: int, proxy: list[int]) -> tuple[
     if set(gone) == set(proxy):
         raise Wrong(f"this is the proxy's own plan, {sorted(proxy)}")
     if ours >= theirs and ours <= sum(harm([layer]) for layer in gone) + 1e-9:
-        raise Wrong(f"layers {sorted(gone)} cost {ours:.2f} nats, the proxy's {theirs:.2f}: take layers of little cost")
+        raise Wrong(
+            f"layers {sorted(gone)} cost {ours:.2f} nats, the proxy's {theirs:.2f}: take layers of little cost"
+        )
     if ours >= theirs:
         raise Wrong(
             f"layers {sorted(gone)} cost {ours:.2f} nats together, the proxy's {theirs:.2f}: layers that are harmless "
@@ -154,5 +166,7 @@ def _harm(model, ids: Tensor) -> Harm:
 
 def _least_influence(model, ids: Tensor, count: int) -> list[int]:
     states = _states(model, ids)
-    turns = [1 - torch.cosine_similarity(a, b, dim=-1).mean() for a, b in zip(states, states[1:], strict=False)]
+    turns = [
+        1 - torch.cosine_similarity(a, b, dim=-1).mean() for a, b in zip(states, states[1:], strict=False)
+    ]
     return torch.stack(turns).argsort()[:count].tolist()

@@ -24,7 +24,9 @@ def check_gram(gram: Callable[[Tensor, Tensor], Tensor]) -> None:
         spot(got, w @ w.T, "these are the inner products of the weight rows: the inputs are missing")
         spot(got, xtx @ (w @ w.T), "this is a matrix product: multiply the two matrices element by element")
         if not alike(got, a @ a.T):
-            raise Wrong("G is not the inner products of the contributions: compare `G[0, 1]` with them, by hand")
+            raise Wrong(
+                "G is not the inner products of the contributions: compare `G[0, 1]` with them, by hand"
+            )
     accept("G is what all pairs of contributions give, and none was built")
 
 
@@ -32,7 +34,10 @@ def check_condition(condition: Callable[[Tensor], Tensor]) -> None:
     """Exercise 2."""
     for n in (5, 8):
         a = _contributions(*dense_layer(n))
-        gram, price = a @ a.T, torch.stack([_residual(torch.cat([a[:i], a[i + 1 :]]).T, a[i]) for i in range(n)])
+        gram, price = (
+            a @ a.T,
+            torch.stack([_residual(torch.cat([a[:i], a[i + 1 :]]).T, a[i]) for i in range(n)]),
+        )
         energy = gram.diagonal()
         got = call(condition, gram.clone())
         check_shape("the conditions", got, (n,))
@@ -40,9 +45,15 @@ def check_condition(condition: Callable[[Tensor], Tensor]) -> None:
         spot(got, price, "this is the price: the condition compares the energy with it")
         spot(got, energy, "this is the energy: what can the others reproduce of it?")
         spot(got, 1 / price, "the energy is missing: a neuron that is twice as loud has the same condition")
-        spot(got, (price / energy).sqrt(), "upside down: 1 means that no other neuron helps, and nothing is below 1")
+        spot(
+            got,
+            (price / energy).sqrt(),
+            "upside down: 1 means that no other neuron helps, and nothing is below 1",
+        )
         if not alike(got, (energy / price).sqrt()):
-            raise Wrong(f"neuron 0 has the condition {(energy / price)[0].sqrt():.4g} by brute force, got {got[0]:.4g}")
+            raise Wrong(
+                f"neuron 0 has the condition {(energy / price)[0].sqrt():.4g} by brute force, got {got[0]:.4g}"
+            )
     accept("energy / condition² is what brute force loses, for each neuron")
 
 
@@ -92,7 +103,10 @@ def _twins(seed: int) -> tuple[Tensor, Tensor, int]:
     base, sizes = draw(60, 4), torch.tensor([1.0, 1.3, 1.6, 2.0], dtype=torch.float64)
     pairs = torch.cat([base, base + 0.2 * draw(60, 4)], 1) * sizes.repeat(2)
     x = torch.cat([pairs, 0.45 * draw(60, 3)], 1)
-    w = torch.nn.functional.normalize(draw(11, 5), dim=1) * torch.linspace(1.0, 1.5, 11, dtype=torch.float64)[:, None]
+    w = (
+        torch.nn.functional.normalize(draw(11, 5), dim=1)
+        * torch.linspace(1.0, 1.5, 11, dtype=torch.float64)[:, None]
+    )
     order = torch.randperm(11, generator=generator)
     return x[:, order], w, 4
 

@@ -38,7 +38,9 @@ def check_units(fooling_units: Callable[[Tensor, Tensor], Tensor]) -> None:
             raise Wrong("now activation agrees with energy: you have mended it; turn the order round")
         if torch.equal(order, norms.argsort(descending=True)):
             raise Wrong("activation's own order is turned round, not that of energy: its weights count, too")
-        raise Wrong("the first to go by activation should be the neuron of most energy, the next the second, and so on")
+        raise Wrong(
+            "the first to go by activation should be the neuron of most energy, the next the second, and so on"
+        )
     accept("the layer is the same, and activation would remove its most valuable neurons first")
 
 
@@ -53,7 +55,9 @@ def check_ridge(choose_ridge: Callable[[Loss, Sequence[float]], float], real: bo
         if got == want:
             continue
         if set(chosen) == {min(RIDGES)}:  # once it may be another mistake
-            raise Wrong("this is the best on the tokens of the fit itself, always the smallest: judge on the others")
+            raise Wrong(
+                "this is the best on the tokens of the fit itself, always the smallest: judge on the others"
+            )
         raise Wrong(
             f"on the held-out tokens {got:g} leaves {error(got)[1]:.1%}, and {want:g} leaves {error(want)[1]:.1%}"
         )
@@ -64,13 +68,17 @@ def check_ridge(choose_ridge: Callable[[Loss, Sequence[float]], float], real: bo
         judged = {ridge: third(ridge)[1] for ridge in RIDGES}
         found = f"layer 15 takes a ridge of {got:g} with 512 tokens; on four windows of a third text, with no interval,"
         found += f" it leaves {judged[got]:.1%}"
-        accept(f"{found}, the lesson's 0.1 leaves {judged[0.1]:.1%}, and the best of all {min(judged.values()):.1%}")
+        accept(
+            f"{found}, the lesson's 0.1 leaves {judged[0.1]:.1%}, and the best of all {min(judged.values()):.1%}"
+        )
 
 
 def _layer(seed: int, n: int = 9) -> tuple[Tensor, Tensor]:
     """C (n, n) and W (n, 4) in which the orders of activation and energy differ."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(40, n, generator=generator, dtype=torch.float64) * torch.linspace(1, 3, n, dtype=torch.float64)
+    x = torch.randn(40, n, generator=generator, dtype=torch.float64) * torch.linspace(
+        1, 3, n, dtype=torch.float64
+    )
     weight = torch.randn(n, 4, generator=generator, dtype=torch.float64) * torch.linspace(4, 1, n)[:, None]
     return x.T @ x, weight
 
@@ -92,7 +100,9 @@ def _errors(seen: Tensor, held: Tensor, weight: Tensor, kept: Tensor) -> Loss:
         fitted = torch.zeros_like(weight)
         target = (xtx @ weight)[kept] + pull[:, None] * weight[kept]
         fitted[kept] = torch.linalg.solve(xtx[kept][:, kept] + torch.diag(pull), target)
-        shares = [float((x @ (weight - fitted)).square().sum() / (x @ weight).square().sum()) for x in (seen, held)]
+        shares = [
+            float((x @ (weight - fitted)).square().sum() / (x @ weight).square().sum()) for x in (seen, held)
+        ]
         return shares[0], shares[1]
 
     return cache(error)

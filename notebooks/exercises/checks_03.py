@@ -14,7 +14,11 @@ import torch
 from checking import Wrong, accept, call, real_model
 from torch import nn
 
-AT, TOTAL, STEPS = 4, 14, np.arange(9.0)  # the harm was measured after 4 steps; 14 steps in all, up to 8 in a layer
+AT, TOTAL, STEPS = (
+    4,
+    14,
+    np.arange(9.0),
+)  # the harm was measured after 4 steps; 14 steps in all, up to 8 in a layer
 HARM = np.array([0.30, 0.05, 0.02, 0.20])
 CURVES = np.array([[0.0005], [0.002], [0.004], [0.0003]]) * STEPS ** np.array([[3.0], [1.2], [2.0], [1.6]])
 
@@ -27,7 +31,9 @@ def check_widths(widths: Callable[[np.ndarray, np.ndarray, int, int], list[int]]
         raise Wrong(f"expected the steps of each of {len(harm)} layers, got {got!r}")
     every = [steps for steps in itertools.product(range(len(STEPS)), repeat=len(harm)) if sum(steps) == TOTAL]
     if tuple(got) not in every:
-        raise Wrong(f"expected {TOTAL} steps in all, from 0 to {len(STEPS) - 1} in each layer, got {list(got)}")
+        raise Wrong(
+            f"expected {TOTAL} steps in all, from 0 to {len(STEPS) - 1} in each layer, got {list(got)}"
+        )
     by_harm = harm[:, None] * curves / curves[:, [AT]]
 
     def least(curve: np.ndarray) -> tuple[int, ...]:
@@ -39,7 +45,9 @@ def check_widths(widths: Callable[[np.ndarray, np.ndarray, int, int], list[int]]
     best, blind = least(by_harm), least(curves)
     known = {
         blind: f"this asks the curves alone: the model is harmed {harmed(blind) / harmed(best):.1f} times as much",
-        least(harm[:, None] * curves): f"harm times curve is not the harm after {AT} steps: divide by the curve there",
+        least(
+            harm[:, None] * curves
+        ): f"harm times curve is not the harm after {AT} steps: divide by the curve there",
         least(curves / curves[:, [AT]]): "the harm is missing: all layers count as equally harmful",
         least(curves / harm[:, None]): "turned round: where the harm is large, a step should look expensive",
     }
@@ -92,7 +100,9 @@ def check_missed_least(missed_least: Callable[..., tuple[int, str]], given: Bloc
         if losses[got] >= max(losses.values()) - 1e-6:
             raise Wrong(f"without {got} the loss rises most: take the least")
         if best[1] != got[1]:
-            raise Wrong(f"{got} costs {losses[got] - before:.3f} nats, but some {best[1]} costs less: try both kinds")
+            raise Wrong(
+                f"{got} costs {losses[got] - before:.3f} nats, but some {best[1]} costs less: try both kinds"
+            )
         raise Wrong(
             f"{got} costs {losses[got] - before:.3f} nats, another part less: did each hook go before the next?"
         )

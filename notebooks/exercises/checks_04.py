@@ -24,7 +24,9 @@ def real_layer() -> Sums:
 
     model, tokenizer = real_model()
     ids = calibration_tokens("calibration", tokenizer, sequences=4, length=256, evaluated="evaluation")
-    layers = {name: dense_problem(model, ids, 11, weighted=name == "weighted") for name in ("plain", "weighted")}
+    layers = {
+        name: dense_problem(model, ids, 11, weighted=name == "weighted") for name in ("plain", "weighted")
+    }
     return {name: contributions(layer.xtx, layer.weight) for name, layer in layers.items()}
 
 
@@ -79,7 +81,9 @@ def check_mask(mask_from_gram: Callable[[Tensor, Tensor, float], Tensor]) -> Non
                     solve(inner + mean * torch.eye(4, dtype=gram.dtype), right + side),
                     "this is one penalty for all, by the mean energy: each neuron's penalty goes by its *own* G_ii",
                 )
-        raise Wrong(f"not the least error for lambda = {ridge:g}: set the derivative by m_K to zero; the rest stays 0")
+        raise Wrong(
+            f"not the least error for lambda = {ridge:g}: set the derivative by m_K to zero; the rest stays 0"
+        )
     accept("for any lambda the mask is the one that least squares on the tokens finds")
 
 
@@ -99,7 +103,9 @@ def check_trap(two_to_remove: Callable[[Tensor], Tensor]) -> None:
         if after < worse * before:
             order = plain.diagonal().argsort()
             if set(gone) == set(order[:2].tolist()):
-                raise Wrong("these two have the least energy, nobody has to imitate them: look at the other end")
+                raise Wrong(
+                    "these two have the least energy, nobody has to imitate them: look at the other end"
+                )
             if set(gone) == set(order[-1:].tolist() + order[-3:-2].tolist()):
                 raise Wrong("the first is right: the second has the second most energy, not the third")
             raise Wrong(

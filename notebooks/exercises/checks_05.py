@@ -32,12 +32,16 @@ def check_walk(walk: Callable[[list, Tensor, Callable], tuple[list, Tensor]]) ->
     if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise Wrong("expected two values, the smaller layers and the stream after the last of them")
     if layers != before:
-        raise Wrong("the list of the dense layers was changed: the dense model is still needed, make a new list")
+        raise Wrong(
+            "the list of the dense layers was changed: the dense model is still needed, make a new list"
+        )
     made, h = answer
     if len(seen) != 3 or len(made) != 3:
         raise Wrong(f"expected `smaller` to be called once for each of 3 layers, got {len(seen)} calls")
     if seen == [0.0, 2.0, 10.0]:
-        raise Wrong("each layer was tuned on the *dense* stream: pass the text through the layer that was made smaller")
+        raise Wrong(
+            "each layer was tuned on the *dense* stream: pass the text through the layer that was made smaller"
+        )
     if seen in ([2.0, 9.0, 37.0], [2.0, 10.0, 42.0], [1.0, 5.0, 21.0]):
         raise Wrong("`smaller` got what comes *out* of the layer: it needs what goes in")
     if seen == [0.0, 0.0, 0.0]:
@@ -79,7 +83,9 @@ def request() -> PlanRequest:
 def hand_in(my_plan: Callable[[PlanRequest], Plan], name: str) -> None:
     """Save the plan as plans/NAME.json, for the teacher."""
     if not name.isalnum():
-        print("Not saved: write your name between the quotes, in letters and digits, and run this cell again.")
+        print(
+            "Not saved: write your name between the quotes, in letters and digits, and run this cell again."
+        )
         return
     plan, path = _allowed(my_plan), Path("plans") / f"{name}.json"
     path.parent.mkdir(exist_ok=True)

@@ -37,20 +37,28 @@ def check_ratio_for(ratio_for: Callable[[int, int, float, float], float]) -> Non
         for wrong, sentence in mistakes.items():
             if abs(got - wrong) < 1e-9:
                 raise Wrong(sentence)
-        raise Wrong(f"expected a ratio of {want:.4f} for {total:,} parameters and {megabytes:g} MB, got {got:.4f}")
+        raise Wrong(
+            f"expected a ratio of {want:.4f} for {total:,} parameters and {megabytes:g} MB, got {got:.4f}"
+        )
     if (got := _number(call(ratio_for, 1_000, 600, 2.0, 1.0))) != 0.0:
         raise Wrong(f"it fits as it is: then nothing has to go, got a ratio of {got:g}")
     words = []
-    for megabytes, (ratio, size, wider) in real_plans(lambda *sizes: _number(call(ratio_for, *sizes))).items():
+    for megabytes, (ratio, size, wider) in real_plans(
+        lambda *sizes: _number(call(ratio_for, *sizes))
+    ).items():
         if size > megabytes * 1e6:
-            raise Wrong(f"planned with your ratio the real model still has {size / 1e6:.1f} MB, not {megabytes:g}")
+            raise Wrong(
+                f"planned with your ratio the real model still has {size / 1e6:.1f} MB, not {megabytes:g}"
+            )
         if wider <= megabytes * 1e6:
             raise Wrong(f"{megabytes:g} MB would hold a wider model than your ratio of {ratio:.3f} leaves")
         words.append(f"{megabytes:g} MB at {ratio:.1%}")
     accept(f"of the real model: {', '.join(words)}")
 
 
-def real_plans(ratio_for: Callable[[int, int, float, float], float]) -> dict[float, tuple[float, float, float]]:
+def real_plans(
+    ratio_for: Callable[[int, int, float, float], float],
+) -> dict[float, tuple[float, float, float]]:
     """Megabytes -> ratio, bytes of the plan that has it, bytes of one with 16 neurons more in each layer."""
     from comp_lib.hybrid_granularity.uniform import uniform_plan
     from comp_lib.plan import PlanRequest
@@ -60,7 +68,9 @@ def real_plans(ratio_for: Callable[[int, int, float, float], float]) -> dict[flo
     for megabytes in MEGABYTES:
         ratio = ratio_for(shape.total, shape.decoder, 2.0, megabytes)
         plan = uniform_plan(PlanRequest(shape, ratio, multiple=16))
-        sizes = [2 * shape.with_widths([n + more for n in plan.neurons], plan.kv_groups).total for more in (0, 16)]
+        sizes = [
+            2 * shape.with_widths([n + more for n in plan.neurons], plan.kv_groups).total for more in (0, 16)
+        ]
         found[megabytes] = (ratio, *sizes)
     return found
 
@@ -89,7 +99,9 @@ def check_windows_needed(windows_needed: Callable[[list[float], float], int]) ->
                 raise Wrong(sentence)
         for got, want, (values, half) in zip(answers, right, cases, strict=True):
             if got != want:
-                raise Wrong(f"expected {want} windows for {len(values)} increases and a half of {half:g}, got {got}")
+                raise Wrong(
+                    f"expected {want} windows for {len(values)} increases and a half of {half:g}, got {got}"
+                )
     accept("now you know what a thinner whisker costs: half the width, four times the windows")
 
 
@@ -102,10 +114,16 @@ def _windows(values: np.ndarray, half: float, ddof: int = 1, errors: float = 1.9
 MISCOUNTED: dict[str, Callable[[np.ndarray, float], int]] = {
     "the spread of a *sample* divides by n - 1": lambda values, half: _windows(values, half, ddof=0),
     "round up: one window less is too few": lambda values, half: _windows(values, half) - 1,
-    "the error falls with the *root* of n: square the quotient": lambda values, half: _windows(values, half, power=1),
+    "the error falls with the *root* of n: square the quotient": lambda values, half: _windows(
+        values, half, power=1
+    ),
     "divided by the windows so far: what is needed is the spread of *one* window, not that of their mean": (
         lambda values, half: math.ceil((1.96 * values.std(ddof=1) / half) ** 2 / len(values))
     ),
-    "`half` is half of the interval's width already": lambda values, half: _windows(values, half, errors=3.92),
-    "95% are 1.96 standard errors on each side, not one": lambda values, half: _windows(values, half, errors=1.0),
+    "`half` is half of the interval's width already": lambda values, half: _windows(
+        values, half, errors=3.92
+    ),
+    "95% are 1.96 standard errors on each side, not one": lambda values, half: _windows(
+        values, half, errors=1.0
+    ),
 }

@@ -39,13 +39,19 @@ def check_interval(paired_interval: Callable[[np.ndarray, np.ndarray], tuple[flo
             "it is as wide as if the two had read different texts: draw places of windows once, and use them for both"
         )
     if abs(width - len(gap) ** 0.5) < 0.5 * len(gap) ** 0.5:
-        raise Wrong("this is where single windows lie: the interval is that of the *mean* of windows drawn anew")
+        raise Wrong(
+            "this is where single windows lie: the interval is that of the *mean* of windows drawn anew"
+        )
     if abs(width - 1.645 / 1.96) < 0.05:
         raise Wrong("this is a 90% interval: cut off 2.5% at each end, not 5%")
     if abs(width - 1) > 0.1:
-        raise Wrong(f"it is {width:.2f} times as wide as it should be: 2.5% and 97.5% of the means of many draws")
+        raise Wrong(
+            f"it is {width:.2f} times as wide as it should be: 2.5% and 97.5% of the means of many draws"
+        )
     if low < -middle < high and not low < middle < high:
-        raise Wrong("the sign is turned: it should be ours minus theirs, so that below 0 means that we lose less")
+        raise Wrong(
+            "the sign is turned: it should be ours minus theirs, so that below 0 means that we lose less"
+        )
     if not low < middle < high:
         raise Wrong(f"the interval, {low:.3f} to {high:.3f}, does not hold the mean difference, {middle:.3f}")
     if abs((low + high) / 2 - middle) > 0.2 * error:
@@ -108,13 +114,19 @@ def check_losing_case(losing_case: Callable[[Errors, Sequence[int], Sequence[str
         if not isinstance(got, tuple | list) or len(got) != 2:
             raise Wrong("expected two values, (layer, kind): end with `return layer, kind`")
         if got[0] == 0:
-            raise Wrong("in layer 0 COMP's mean is lower on prose, but the interval holds 0: no difference is found")
+            raise Wrong(
+                "in layer 0 COMP's mean is lower on prose, but the interval holds 0: no difference is found"
+            )
         if got[0] == 1:
             raise Wrong("in layer 1 COMP loses on prose too: it has to win where it calibrated")
         if tuple(got) == (2, "code"):
-            raise Wrong("in layer 2 COMP's mean is higher on code, but the interval holds 0: no difference is found")
+            raise Wrong(
+                "in layer 2 COMP's mean is higher on code, but the interval holds 0: no difference is found"
+            )
         if tuple(got) != (3, "dialogue"):
-            raise Wrong(f"with {got[1]} COMP does not lose in layer {got[0]}: it has to lose on the other kind")
+            raise Wrong(
+                f"with {got[1]} COMP does not lose in layer {got[0]}: it has to lose on the other kind"
+            )
     layer, kind = call(losing_case, layer_errors, range(30), KINDS[1:])
     for judges, sign in (("prose", -1), (kind, 1)):
         comp, bias = layer_errors(layer, judges)
@@ -165,7 +177,9 @@ def inputs(layer: int, text: str, sequences: int) -> Tensor:
     from comp_lib.calibration.text import load_text
 
     model, tokenizer = real_model()
-    ids = torch.tensor(tokenizer(load_text(text)[:200_000])["input_ids"][: sequences * LENGTH]).view(-1, LENGTH)
+    ids = torch.tensor(tokenizer(load_text(text)[:200_000])["input_ids"][: sequences * LENGTH]).view(
+        -1, LENGTH
+    )
     found: list[Tensor] = []
 
     class Enough(Exception):

@@ -34,19 +34,27 @@ def check_rounding(q4_1: Callable[[Tensor], Tensor]) -> None:
         accept("16 values between the smallest and the largest of each block of 32: 5 bits a weight in all")
         return
     if not torch.isfinite(got).all():
-        raise Wrong("NaN or infinity: a block whose weights are all equal has the scale 0, and nothing to divide by")
+        raise Wrong(
+            "NaN or infinity: a block whose weights are all equal has the scale 0, and nothing to divide by"
+        )
     if torch.equal(got, weights):
         raise Wrong("nothing is rounded yet")
     suspects = {
         "one scale for the whole tensor: each block of 32 has its own": _q4_1(weights, block=weights.numel()),
         "one scale for each row: a block is 32 weights of it": _q4_1(weights, block=64),
-        "16 steps from the smallest to the largest, so 17 values: 4 bits hold 16, so 15 steps": _q4_1(weights, 16),
-        "the grid begins at 0, not at the smallest weight: take it off before, and add it after": _from_zero(weights),
+        "16 steps from the smallest to the largest, so 17 values: 4 bits hold 16, so 15 steps": _q4_1(
+            weights, 16
+        ),
+        "the grid begins at 0, not at the smallest weight: take it off before, and add it after": _from_zero(
+            weights
+        ),
         "rounded down: to the nearest value of the grid, please": _q4_1(weights, down=True),
         "rounded with the halves: find whole numbers with the exact scale, the halves are only stored": _q4_1(
             weights, early=True
         ),
-        "scale and smallest weight are still 32 bits: the file holds them as halves": _q4_1(weights, half=False),
+        "scale and smallest weight are still 32 bits: the file holds them as halves": _q4_1(
+            weights, half=False
+        ),
     }
     for sentence, suspect in suspects.items():
         if _same(got, suspect, weights):
@@ -66,13 +74,19 @@ def check_plan(plan_for: Callable[[float, float], tuple[int, int]]) -> None:
         layers, neurons = map(int, plan)
         asked = f"for {megabytes:g} MB and {milliseconds:g} ms"
         if not (1 <= layers <= LAYERS and BLOCK <= neurons <= NEURONS):
-            raise Wrong(f"{asked}: {layers} layers of {neurons} neurons are not a part of {LAYERS} of {NEURONS}")
+            raise Wrong(
+                f"{asked}: {layers} layers of {neurons} neurons are not a part of {LAYERS} of {NEURONS}"
+            )
         if neurons % BLOCK:
-            raise Wrong(f"{asked}: {neurons} neurons are no multiple of {BLOCK}, and no block type can store them")
+            raise Wrong(
+                f"{asked}: {neurons} neurons are no multiple of {BLOCK}, and no block type can store them"
+            )
         size, time = size_of(layers, neurons), time_of(layers, neurons)
         if size > megabytes * (1 + 1e-9):
             without = ": did you count the head, which stays?" if size - MB_HEAD <= megabytes else ""
-            raise Wrong(f"{asked}: {layers} layers of {neurons} neurons are {size:.1f} MB{without or ', too many'}")
+            raise Wrong(
+                f"{asked}: {layers} layers of {neurons} neurons are {size:.1f} MB{without or ', too many'}"
+            )
         if time > milliseconds * (1 + 1e-9):
             raise Wrong(f"{asked}: {layers} layers of {neurons} neurons take {time:.2f} ms, too long")
         best = max(
@@ -106,7 +120,9 @@ def check_worst_layer(worst_layer: Callable[[Any, Tensor, Callable[[Tensor], Ten
     if isinstance(got, bool) or not isinstance(got, int) or not 0 <= got < layers:
         raise Wrong(f"expected the number of a layer, 0 to {layers - 1}, got {got!r}")
     if changed:
-        raise Wrong("the model is not what it was: put each layer's weights back before you round the next layer's")
+        raise Wrong(
+            "the model is not what it was: put each layer's weights back before you round the next layer's"
+        )
     losses = losses_when_rounded(model, tokens)
     worst = max(range(layers), key=losses.__getitem__)
     if losses[got] < losses[worst] - 1e-4:
@@ -117,8 +133,12 @@ def check_worst_layer(worst_layer: Callable[[Any, Tensor, Callable[[Tensor], Ten
                 f"layer {got} is not it, its loss is {losses[got]:.4f} and another's {losses[worst]:.4f}: round one "
                 "layer at a time, and ask for the loss, not for the error of the weights"
             )
-        raise Wrong(f"with layer {got} rounded the loss is {losses[got]:.4f}, with another one {losses[worst]:.4f}")
-    accept(f"layer {got}: with its matrices in 4 bits the loss is {losses[got]:.3f} nats per token on these 48 tokens")
+        raise Wrong(
+            f"with layer {got} rounded the loss is {losses[got]:.4f}, with another one {losses[worst]:.4f}"
+        )
+    accept(
+        f"layer {got}: with its matrices in 4 bits the loss is {losses[got]:.3f} nats per token on these 48 tokens"
+    )
 
 
 def kept(layers: int, neurons: int) -> int:
@@ -165,7 +185,9 @@ def losses_when_rounded(model: Any, tokens: Tensor) -> list[float]:
         before = [matrix.clone() for matrix in matrices]
         for matrix in matrices:
             matrix.copy_(q4_0(matrix))
-        losses.append(float(sequence_losses(model, walk(model, hidden, rope, slice(number, None)), tokens).mean()))
+        losses.append(
+            float(sequence_losses(model, walk(model, hidden, rope, slice(number, None)), tokens).mean())
+        )
         for matrix, old in zip(matrices, before, strict=True):
             matrix.copy_(old)
         hidden = walk(model, hidden, rope, slice(number, number + 1))
@@ -182,7 +204,12 @@ def _weight_error(model: Any) -> list[float]:
 
 
 def _q4_1(
-    weights: Tensor, steps: int = 15, block: int = 32, down: bool = False, half: bool = True, early: bool = False
+    weights: Tensor,
+    steps: int = 15,
+    block: int = 32,
+    down: bool = False,
+    half: bool = True,
+    early: bool = False,
 ) -> Tensor:
     blocks = weights.reshape(-1, block)
     low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)

@@ -47,7 +47,9 @@ class Disk:
                 "hidden states of each layer a name of their own"
             )
         if name in self.torn or (name not in self.files and name in self.written):
-            raise Wrong(f"the journal promises {name!r}, but the kill came before it was written: note a layer last")
+            raise Wrong(
+                f"the journal promises {name!r}, but the kill came before it was written: note a layer last"
+            )
         if name not in self.files:
             raise Wrong(
                 f"there is no file {name!r}: what the next layer needs has to be written, before the layer is noted"
@@ -109,8 +111,12 @@ def check_finish(finish: Callable[..., None]) -> None:
         if any(name in disk.torn for name in want):
             raise Wrong("half a layer was left behind by a kill and never made again: note a layer last")
         if names != want:
-            raise Wrong("after a kill other layers came out: go on with the states that it left, not with the first")
-    accept(f"killed in the middle of each of its {kill} operations, the run goes on and ends with the same files")
+            raise Wrong(
+                "after a kill other layers came out: go on with the states that it left, not with the first"
+            )
+    accept(
+        f"killed in the middle of each of its {kill} operations, the run goes on and ends with the same files"
+    )
 
 
 def _numbers() -> Iterator[int]:
@@ -134,7 +140,10 @@ class Sizes(TorchDispatchMode):
 def check_dual_refit(dual_refit: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
     """Exercise 2."""
     generator = torch.Generator().manual_seed(9)
-    x = torch.randn(12, 300, generator=generator, dtype=torch.float64) * torch.linspace(0.5, 2.0, 300).double()
+    x = (
+        torch.randn(12, 300, generator=generator, dtype=torch.float64)
+        * torch.linspace(0.5, 2.0, 300).double()
+    )
     w = torch.randn(300, 3, generator=generator, dtype=torch.float64)
     kept = torch.arange(300)[torch.arange(300) % 4 != 1]
     gone = torch.arange(300)[torch.arange(300) % 4 == 1]
@@ -159,12 +168,26 @@ def check_dual_refit(dual_refit: Callable[[Tensor, Tensor, Tensor, float], Tenso
                 answer((ridge * mean).expand(len(kept)), missing, w[kept]),
                 "one D for all: it is each input's *own* energy",
             )
-        spot(got, answer(own, x @ w, w[kept]), "fit what the kept neurons leave open, X W - X_K W_K, not all of X W")
-        spot(got, answer(own, x @ w, torch.zeros_like(w[kept])), "the ridge draws the weights to 0: start from W_K")
-        spot(got, answer(own, missing, torch.zeros_like(w[kept])), "this is the change of the weights: W_K is missing")
+        spot(
+            got,
+            answer(own, x @ w, w[kept]),
+            "fit what the kept neurons leave open, X W - X_K W_K, not all of X W",
+        )
+        spot(
+            got,
+            answer(own, x @ w, torch.zeros_like(w[kept])),
+            "the ridge draws the weights to 0: start from W_K",
+        )
+        spot(
+            got,
+            answer(own, missing, torch.zeros_like(w[kept])),
+            "this is the change of the weights: W_K is missing",
+        )
         raise Wrong("not what least squares finds: compare with the n x n solve on a small X")
     if sizes.largest >= len(kept) ** 2:
-        raise Wrong(f"right, but on the way there is a tensor of {sizes.largest:,} numbers: nothing n x n, only T x T")
+        raise Wrong(
+            f"right, but on the way there is a tensor of {sizes.largest:,} numbers: nothing n x n, only T x T"
+        )
     most = f"no tensor had more than {sizes.largest:,} numbers, where C_KK has {len(kept) ** 2:,}"
     accept(f"the fit is that of least squares, and {most}")
 
@@ -203,7 +226,11 @@ def check_most_tokens(most_tokens: Callable[[int, int, int, int], int]) -> None:
         if got == most(budget, layer // 4, *rest):
             raise Wrong(f"{name}: a parameter is not a byte: the layer takes 4 bytes for each")
         if got in (want + 1, want - 1):
-            raise Wrong(f"{name}: next to it, {got:,}: the last number of tokens that still fits is asked for")
+            raise Wrong(
+                f"{name}: next to it, {got:,}: the last number of tokens that still fits is asked for"
+            )
         side = "more than fits" if got > want else "fewer than fit"
-        raise Wrong(f"{name}: {got:,} tokens are {side}: layer, hidden states and sums together are within the budget")
+        raise Wrong(
+            f"{name}: {got:,} tokens are {side}: layer, hidden states and sums together are within the budget"
+        )
     accept("layer, hidden states and the smaller form of the sums fit, and one token more would not")

@@ -28,15 +28,27 @@ def check_softened(softened_gradient: Callable[[Tensor, Tensor, float], Tensor])
         right = q.softmax(-1) - p.softmax(-1)
         if alike(got, right / temperature):
             continue
-        spot(got, -right / temperature, "the sign is turned round: a step goes *against* the gradient, which is q - p")
         spot(
-            got, student.softmax(-1) - teacher.softmax(-1), "the temperature does nothing yet: divide both logits by it"
+            got,
+            -right / temperature,
+            "the sign is turned round: a step goes *against* the gradient, which is q - p",
+        )
+        spot(
+            got,
+            student.softmax(-1) - teacher.softmax(-1),
+            "the temperature does nothing yet: divide both logits by it",
         )
         spot(got, q.softmax(-1) - teacher.softmax(-1), "the teacher is not softened: both logits are divided")
         spot(got, q - p, "a difference of logits: softmax makes distributions of them first")
-        spot(got, right, "the chain rule: the student's logits enter as z / tau, which leaves one more factor")
+        spot(
+            got, right, "the chain rule: the student's logits enter as z / tau, which leaves one more factor"
+        )
         spot(got, right * temperature, "the factor of the chain rule is 1 / tau, not tau")
-        spot(got, right / temperature / TOKENS, "a mean over the tokens: the gradient of the *sum* is asked for")
+        spot(
+            got,
+            right / temperature / TOKENS,
+            "a mean over the tokens: the gradient of the *sum* is asked for",
+        )
         raise Wrong("not the gradient: compare one entry with a finite difference of the sum of KL")
     accept("(q - p) / tau, of softened distributions; at tau = 1 it is the lesson's")
 
@@ -57,7 +69,13 @@ def check_best(best_of_rank: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> 
             continue
         spot(got, u[:, :rank] @ v[:rank], "the singular values are missing: each direction has its length")
         spot(got, u[:, :rank] * s[:rank] ** 2 @ v[:rank], "the singular values stand in both: once is enough")
-        spot(got, u[:, -rank:] * s[-rank:] @ v[-rank:], "the *smallest* directions: they are sorted, the largest first")
+        spot(
+            got,
+            u[:, -rank:] * s[-rank:] @ v[-rank:],
+            "the *smallest* directions: they are sorted, the largest first",
+        )
         off, least = (float((change - each).norm()) for each in (got, want))
-        raise Wrong(f"rank {rank}: {off:.3f} of the change is left out, and the best of that rank leaves {least:.3f}")
+        raise Wrong(
+            f"rank {rank}: {off:.3f} of the change is left out, and the best of that rank leaves {least:.3f}"
+        )
     accept("no matrices of that rank come nearer (Eckart and Young)")

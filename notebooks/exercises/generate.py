@@ -22,7 +22,9 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
 STUB = 'raise NotImplementedError("your turn")'
-BLANK = re.compile(r"^(\s*(?:return |[^=#]+ = )).*(  # fill in: .*)$", re.MULTILINE)  # the idea of an exercise
+BLANK = re.compile(
+    r"^(\s*(?:return |[^=#]+ = )).*(  # fill in: .*)$", re.MULTILINE
+)  # the idea of an exercise
 PATHS = 'sys.path[:0] = ["..", "../.."]  # where the checks and the course are'  # of a solution
 NEARER = 'sys.path.insert(0, "..")  # where the course is'
 
@@ -32,7 +34,9 @@ def stub(source: str) -> str:
     body = ast.parse(source).body
     function = body[0]
     if len(body) > 1 or not isinstance(function, ast.FunctionDef) or ast.get_docstring(function) is None:
-        raise SyntaxError(f"expected one function with a docstring, got {source[:60]!r}: an exercise needs both")
+        raise SyntaxError(
+            f"expected one function with a docstring, got {source[:60]!r}: an exercise needs both"
+        )
     if BLANK.search(source):
         return BLANK.sub(r"\1...\2", source)
     head = source.splitlines()[: function.body[0].end_lineno]
@@ -47,7 +51,9 @@ def folded(source: str) -> str:
 def exercise(solutions: NotebookNode) -> NotebookNode:
     """The notebook with stubs that a notebook with solutions makes; its cells keep their ids."""
     notebook, waiting = nbformat.from_dict(solutions), ""
-    notebook.cells = [cell for cell in notebook.cells if "only-solutions" not in cell.metadata.get("tags", [])]
+    notebook.cells = [
+        cell for cell in notebook.cells if "only-solutions" not in cell.metadata.get("tags", [])
+    ]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = cell.source.replace("](../../", "](../")

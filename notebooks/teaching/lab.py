@@ -45,7 +45,11 @@ def without_answers(lesson: NotebookNode) -> NotebookNode:
             cells.append(answer)
             answer = None
         cells.append(cell)
-        if cell.cell_type == "markdown" and "**Predict.**" in cell.source and (found := ANSWER.search(cell.source)):
+        if (
+            cell.cell_type == "markdown"
+            and "**Predict.**" in cell.source
+            and (found := ANSWER.search(cell.source))
+        ):
             cell.source = cell.source.replace(found[0], WRITE)
             answer = new_markdown_cell(found[0], id=f"{cell.id}-answer")
     made.cells = cells
@@ -99,7 +103,9 @@ def lay_out(folder: Path) -> str:
     for name in (SEEN, *UNSEEN):
         shutil.copyfile(ROOT / name, folder / name)
     for name in BESIDE:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+        )
     kept = len(states["kept"]) + len(states["older"])
     said = f"{folder / 'notebooks'}: {len(states['made'])} notebooks made, {kept} kept as they were."
     said += " To start one afresh, delete it there and come again." if kept else ""

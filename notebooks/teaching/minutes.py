@@ -157,8 +157,12 @@ class Part:
         cells = cells_of(self.lesson)
         parts = sections(cells)
         if unknown := {*self.only, *self.without} - set(parts):
-            sys.exit(f"expected headings of {self.lesson}.ipynb, got {', '.join(sorted(unknown))}: look them up there")
-        chosen = [name for name in parts if name not in self.without and (not self.only or name in ("", *self.only))]
+            sys.exit(
+                f"expected headings of {self.lesson}.ipynb, got {', '.join(sorted(unknown))}: look them up there"
+            )
+        chosen = [
+            name for name in parts if name not in self.without and (not self.only or name in ("", *self.only))
+        ]
         return computes(cells) + sum(reading(parts[name]) for name in chosen)
 
 
@@ -166,7 +170,10 @@ AT_HOME = ("Your turn", "Quiz")
 HALF_DAY = (
     Part("00 together", "00_start_here", without=AT_HOME, late='leave out "Is the sum right?"'),
     Part(
-        "01 together", "01_layer_importance", without=("Explore", *AT_HOME), late="leave out the repairs of the proxy"
+        "01 together",
+        "01_layer_importance",
+        without=("Explore", *AT_HOME),
+        late="leave out the repairs of the proxy",
     ),
     Part("exercise 1 of 01, in pairs", fixed=5, late="take home"),
     Part("the three-neuron toy on paper (worksheet)", fixed=15),
@@ -241,7 +248,9 @@ def timetable(name: str) -> str:
     limit, parts = TIMETABLES[name]
     lengths = [part.minutes() for part in parts]
     if (total := sum(lengths)) > limit:
-        sys.exit(f"expected at most {limit} minutes in {name}, counted {total:.0f}: leave out a part or a section")
+        sys.exit(
+            f"expected at most {limit} minutes in {name}, counted {total:.0f}: leave out a part or a section"
+        )
     rows, times = [["from", "minutes", "what", "when late"], ["---:", "---:", "---", "---"]], starts(lengths)
     for part, (start, end) in zip(parts, pairwise(times), strict=True):
         rows.append([clock(start), str(end - start), part.what, part.late])
@@ -280,13 +289,17 @@ def wanted() -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Write the minutes of the lessons into docs/lessons.md and TEACHING.")
+    parser = argparse.ArgumentParser(
+        description="Write the minutes of the lessons into docs/lessons.md and TEACHING."
+    )
     parser.add_argument("--check", action="store_true", help="write nothing, say what is out of date")
     options = parser.parse_args(arguments)
     stale = False
     for path, text in wanted().items():
         old = path.read_text("utf-8")
-        for line in difflib.unified_diff(old.splitlines(), text.splitlines(), path.name, path.name, n=0, lineterm=""):
+        for line in difflib.unified_diff(
+            old.splitlines(), text.splitlines(), path.name, path.name, n=0, lineterm=""
+        ):
             print(line)
         stale |= old != text
         if not options.check and old != text:

@@ -75,12 +75,16 @@ class Formula:
         places = [cell for cell in sources if self.right in "".join(cell["source"])]
         count = sum("".join(cell["source"]).count(self.right) for cell in places)
         if count != 1:
-            raise self.refused(f"{self.right!r} once in {self.place}", count, "mend `right`, or make it longer")
+            raise self.refused(
+                f"{self.right!r} once in {self.place}", count, "mend `right`, or make it longer"
+            )
         (cell,) = places
         before = "".join(cell["source"])
         cell["source"] = before.replace(self.right, self.wrong)
         if is_python(before) and not is_python(cell["source"]):
-            raise self.refused("a wrong formula that is Python", repr(self.wrong), "break what it says, not how")
+            raise self.refused(
+                "a wrong formula that is Python", repr(self.wrong), "break what it says, not how"
+            )
         path.write_text(json.dumps(document) if path.suffix == ".ipynb" else cell["source"], "utf-8")
 
     def refused(self, expected: str, got: object, do: str) -> TableError:
@@ -107,9 +111,15 @@ def read_table(path: Path) -> list[Formula]:
         if str(given.get("in", "")).endswith(".ipynb"):
             given = {"notebook": given["in"]} | given
         texts = {key: value for key, value in given.items() if isinstance(value, str) and value}
-        if given.keys() != {"in", "right", "wrong", "notebook"} or texts != given or given["right"] == given["wrong"]:
+        if (
+            given.keys() != {"in", "right", "wrong", "notebook"}
+            or texts != given
+            or given["right"] == given["wrong"]
+        ):
             expected = "the texts in, right, another one wrong, and notebook"
-            raise TableError(f"[{name}]: expected {expected}, got {', '.join(given) or repr(row)}: mend that row")
+            raise TableError(
+                f"[{name}]: expected {expected}, got {', '.join(given) or repr(row)}: mend that row"
+            )
         formulas.append(Formula(name, given["in"], given["right"], given["wrong"], given["notebook"]))
     if not formulas:
         raise TableError(f"expected formulas, got none in {path}: write the first row")
@@ -123,7 +133,9 @@ def check(formulas: list[Formula], root: Path) -> list[str]:
         for place in (formula.place, formula.notebook):
             if place not in files:
                 got = "one that git ignores" if (root / place).is_file() else "none"
-                raise formula.refused(f"the file {place} in {root}", got, "mend the path, or start this elsewhere")
+                raise formula.refused(
+                    f"the file {place} in {root}", got, "mend the path, or start this elsewhere"
+                )
         if not formula.notebook.endswith(".ipynb"):
             raise formula.refused("a notebook that has to notice", formula.notebook, "name an .ipynb file")
         with tempfile.TemporaryDirectory() as folder:
@@ -185,14 +197,23 @@ def first_failure(folder: Path, notebook: str, roots: list[str], limit: float, n
     """The first cell of a notebook that fails, in words; "" if all pass, None if they did not end within the limit."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         report = Path(temporary) / "report.xml"
-        options = [nbval, "--nbval-current-env", f"--nbval-cell-timeout={limit + 60}", "-x", "-p", "no:cacheprovider"]
+        options = [
+            nbval,
+            "--nbval-current-env",
+            f"--nbval-cell-timeout={limit + 60}",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+        ]
         command = [sys.executable, "-c", PYTEST, *options, f"--junitxml={report}", notebook]
         path = os.pathsep.join([*roots, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         # an editable installation comes after PYTHONPATH; pytest-timeout would call a cell that hangs a failure
         environment = os.environ | {"PYTHONPATH": path, "PYTEST_TIMEOUT": "0"}
         output = Path(temporary) / "output.txt"
         with output.open("wb") as log:
-            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
             try:
                 code = process.wait(limit)
             except subprocess.TimeoutExpired:
@@ -206,7 +227,9 @@ def first_failure(folder: Path, notebook: str, roots: list[str], limit: float, n
         if code:
             said = output.read_text("utf-8", "replace").split("\n")
             last = next((line for line in reversed(said) if "error" in line.lower()), said[-2:][0])
-            raise TableError(f"expected cells of {notebook} that nbval runs, got {last.strip()}: run it by hand")
+            raise TableError(
+                f"expected cells of {notebook} that nbval runs, got {last.strip()}: run it by hand"
+            )
     return ""
 
 
@@ -259,10 +282,16 @@ def try_all(
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mutate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("table", type=Path, help="what to break, in TOML; its paths begin in this folder")
-    parser.add_argument("--only", metavar="NAME", action="append", help="of a formula; may be said several times")
-    parser.add_argument("--keep-going", action="store_true", help="try the others too after one that was not noticed")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", help="of a formula; may be said several times"
+    )
+    parser.add_argument(
+        "--keep-going", action="store_true", help="try the others too after one that was not noticed"
+    )
     parser.add_argument("--trust", action="store_true", help="do not run the notebooks as they are first")
-    parser.add_argument("--limit", metavar="SECONDS", type=float, default=1800, help="for a notebook (default: 1800)")
+    parser.add_argument(
+        "--limit", metavar="SECONDS", type=float, default=1800, help="for a notebook (default: 1800)"
+    )
     parser.add_argument(
         "--outputs", action="store_true", help="all stored outputs must come again (nbval without -lax)"
     )

@@ -75,7 +75,10 @@ def texts(model: Model, tokenizer: Any) -> tuple[Tensor, dict[str, Tensor], dict
 
 def result_of(path: Path, plan: Plan, name: str, model: Model, tokenizer: Any) -> Result:
     """The result beside the plan in `path`, if it is of this plan; else the plan is carried out and measured."""
-    place, key = path.with_suffix(".result.json"), hash_of_value([plan.to_json(), name, TEXT, WINDOWS, LENGTH])
+    place, key = (
+        path.with_suffix(".result.json"),
+        hash_of_value([plan.to_json(), name, TEXT, WINDOWS, LENGTH]),
+    )
     with suppress(OSError, ValueError, KeyError, TypeError):
         result: Result = json.loads(place.read_text("utf-8"))
         if result["key"] == key:
@@ -99,7 +102,10 @@ def differ(one: Result, other: Result) -> bool:
 
 def table(found: dict[str, tuple[Plan, Result]]) -> str:
     """Markdown: a row for each plan, the least extra loss first; neighbours that do not differ share a place."""
-    mean = {name: float(np.mean([np.mean(values) for values in r["extra"].values()])) for name, (_, r) in found.items()}
+    mean = {
+        name: float(np.mean([np.mean(values) for values in r["extra"].values()]))
+        for name, (_, r) in found.items()
+    }
     order = sorted(found, key=mean.__getitem__)
     kinds = list(found[order[0]][1]["extra"])
     lines = [
@@ -114,7 +120,9 @@ def table(found: dict[str, tuple[Plan, Result]]) -> str:
         if number > 1 and differ(result, found[order[number - 2]][1]):
             place = number
         each = "".join(f" {np.mean(result['extra'][kind]):.2f} |" for kind in kinds)
-        lines.append(f"| {place} | {name} | {mean[name]:.3f} |{each} {result['seconds']:.0f} | {in_words(plan)} |")
+        lines.append(
+            f"| {place} | {name} | {mean[name]:.3f} |{each} {result['seconds']:.0f} | {in_words(plan)} |"
+        )
     return "\n".join(lines)
 
 
@@ -127,7 +135,9 @@ def main(arguments: list[str]) -> int:
     found, defects = dict[str, tuple[Plan, Result]](), list[str]()
     try:
         if not paths:
-            raise InputError(f"expected a folder with plans, NAME.json, got {str(options.folder)!r}: name another")
+            raise InputError(
+                f"expected a folder with plans, NAME.json, got {str(options.folder)!r}: name another"
+            )
         model, tokenizer = load_model(options.model, copies=2)
         for path in paths:
             try:
@@ -141,7 +151,9 @@ def main(arguments: list[str]) -> int:
         return 2
     if found:
         print(table(found))
-        print(f"\nExtra loss: nats per token, {WINDOWS} windows of each kind, one run. Neighbours share a place where")
+        print(
+            f"\nExtra loss: nats per token, {WINDOWS} windows of each kind, one run. Neighbours share a place where"
+        )
         print("no difference was found: the 95% interval of the mean of their paired differences holds 0.")
         print("The best of many plans looks better than it is: judge it again on other text.")
     if defects:

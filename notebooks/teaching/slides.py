@@ -107,9 +107,13 @@ def formula(latex: str) -> str:
         curve = TextPath((0, 0), words, size=SIZE, prop=font)
     steps = []
     for points, code in curve.iter_segments(simplify=False, curves=True):
-        letter = {Curve.MOVETO: "M", Curve.LINETO: "L", Curve.CURVE3: "Q", Curve.CURVE4: "C", Curve.CLOSEPOLY: "Z"}[
-            code
-        ]
+        letter = {
+            Curve.MOVETO: "M",
+            Curve.LINETO: "L",
+            Curve.CURVE3: "Q",
+            Curve.CURVE4: "C",
+            Curve.CLOSEPOLY: "Z",
+        }[code]
         pairs = zip(points[::2], points[1::2], strict=True)
         steps.append("Z" if letter == "Z" else letter + " ".join(f"{x:.1f} {-y:.1f}" for x, y in pairs))
     width, height, depth = max(width, 1.0), height + 4.0, depth + 2.0
@@ -225,7 +229,11 @@ def derivation(notebook: NotebookNode) -> int | None:
 def drawing(notebook: NotebookNode) -> int | None:
     """The cell that shows the lesson's drawing: the first picture that calls itself one, or else the first."""
     pictures = {place: picture for place, cell in enumerate(notebook.cells) if (picture := image(cell))}
-    own = [place for place, picture in pictures.items() if re.search(r"\b[Dd]rawing|\b[Dd]iagram", words_of(picture))]
+    own = [
+        place
+        for place, picture in pictures.items()
+        if re.search(r"\b[Dd]rawing|\b[Dd]iagram", words_of(picture))
+    ]
     return next(iter(own or pictures), None)
 
 
@@ -358,7 +366,9 @@ def page(lessons: dict[str, list[Slide]]) -> str:
     contents = f"<p>Four lessons, from the notebooks as they are stored.</p><ol>{''.join(links)}</ol>"
     hint = "<p>Arrow keys or space; Home and End.</p>"
     first = section(Slide("Structured pruning without training: COMP", contents + hint, "title"), "contents")
-    buttons = '<button id="back" aria-label="back">&larr;</button> <button id="on" aria-label="on">&rarr;</button>'
+    buttons = (
+        '<button id="back" aria-label="back">&larr;</button> <button id="on" aria-label="on">&rarr;</button>'
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>'

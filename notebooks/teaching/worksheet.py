@@ -124,7 +124,9 @@ def answers() -> tuple[str, ...]:
         f"least cost: neuron {one.cost.argmin() + 1}"
     )
     return (
-        "      ".join(f"$a_{i + 1}$ = ({', '.join(map(number, one))})" for i, one in enumerate(contributions)),
+        "      ".join(
+            f"$a_{i + 1}$ = ({', '.join(map(number, one))})" for i, one in enumerate(contributions)
+        ),
         f"{matrix(quiet.gram)}",
         f"(a) its energy, {number(quiet.gram[0, 0])}.   (b) m = {number(quiet.factor)} = {quiet.factor:.1f}, and "
         f"{number(quiet.left)} = {quiet.left:.1f} is lost. Neuron 3 cannot help: $G_{{13}}$ is "

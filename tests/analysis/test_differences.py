@@ -21,8 +21,13 @@ def sample(tokenizer):
 
 @pytest.fixture(scope="module")
 def windows(tokenizer):
-    text = "The water rises in the river. It has rained for three days, and nobody knows when it will stop. " * 20
-    return {kind: evaluation_tokens(tokenizer, text[place:], 24, 8) for place, kind in enumerate(("one", "two"))}
+    text = (
+        "The water rises in the river. It has rained for three days, and nobody knows when it will stop. "
+        * 20
+    )
+    return {
+        kind: evaluation_tokens(tokenizer, text[place:], 24, 8) for place, kind in enumerate(("one", "two"))
+    }
 
 
 def test_a_model_does_not_differ_from_itself(tiny_llama, sample, windows):
@@ -46,7 +51,10 @@ def test_what_was_changed_is_where_it_was_changed(tiny_llama, sample):
     assert ((frame.low <= frame.stream) & (frame.stream <= frame.high)).all()
     whole, change = (
         sum(float(w.square().sum()) for w in ws)
-        for ws in (model.model.layers[1].parameters(), [model.model.layers[1].mlp.down_proj.weight[:, [3, 4]]])
+        for ws in (
+            model.model.layers[1].parameters(),
+            [model.model.layers[1].mlp.down_proj.weight[:, [3, 4]]],
+        )
     )
     assert frame.weights[1] == pytest.approx((change / whole) ** 0.5)
 
@@ -63,7 +71,9 @@ def test_a_pruned_model_against_its_parent(tiny_llama, sample, windows):
     judged = judge(done.model, windows, model)
     [one] = changed_kinds(model, judged).loc[(slice(None), slice(None), "one"), :].itertuples()
     expected = compare(done.model, model, windows["one"])
-    assert (one.dense_loss, one.loss, one.kl) == pytest.approx((expected.dense_loss, expected.loss, expected.kl))
+    assert (one.dense_loss, one.loss, one.kl) == pytest.approx(
+        (expected.dense_loss, expected.loss, expected.kl)
+    )
 
 
 def test_strangers_are_refused(tiny_llama):
@@ -94,7 +104,9 @@ def test_parent_and_pruned_are_compared_in_that_order(tiny_llama, tokenizer, sam
         paired(loaded["small"], loaded["parent"])
 
 
-def test_a_pruned_model_and_its_healed_copy_are_compared_as_they_stand(tiny_llama, tokenizer, sample, tmp_path):
+def test_a_pruned_model_and_its_healed_copy_are_compared_as_they_stand(
+    tiny_llama, tokenizer, sample, tmp_path
+):
     """Both carry the plan, and neither was pruned from the other."""
     from comp_lib.models.load import load_model
     from comp_lib.models.save import PLAN_FILE

@@ -41,8 +41,13 @@ def sample(tokenizer):
 
 @pytest.fixture(scope="module")
 def windows(tokenizer, model):
-    text = "The water rises in the river. It has rained for three days, and nobody knows when it will stop. " * 20
-    return {kind: evaluation_tokens(tokenizer, text[place:], 24, 8) for place, kind in enumerate(("one", "two"))}
+    text = (
+        "The water rises in the river. It has rained for three days, and nobody knows when it will stop. "
+        * 20
+    )
+    return {
+        kind: evaluation_tokens(tokenizer, text[place:], 24, 8) for place, kind in enumerate(("one", "two"))
+    }
 
 
 @torch.no_grad()
@@ -50,8 +55,14 @@ def inputs_of(model, ids, layer, which="mlp"):
     """What the dense layer of a part reads (T, n) and the stream behind the part (T, d), by hooks in the model."""
     seen, own = [], model.model.layers[layer]
     behind = [*model.model.layers, model.model.norm][layer + 1]
-    pair = (own.mlp.down_proj, behind) if which == "mlp" else (own.self_attn.o_proj, own.post_attention_layernorm)
-    hooks = [part.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1))) for part in pair]
+    pair = (
+        (own.mlp.down_proj, behind)
+        if which == "mlp"
+        else (own.self_attn.o_proj, own.post_attention_layernorm)
+    )
+    hooks = [
+        part.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1))) for part in pair
+    ]
     model(input_ids=ids)
     for hook in hooks:
         hook.remove()
@@ -86,13 +97,22 @@ def test_layers_equal_the_library(model, sample):
     frame = layers(model, sample, judged=sample)
     whole = frame[frame.part == "layer"]
     influence = whole[whole.measure == "block influence"].sort_values("layer").value
-    assert torch.allclose(torch.tensor(influence.to_numpy()), block_influence(model, sample.ids).double(), atol=1e-6)
+    assert torch.allclose(
+        torch.tensor(influence.to_numpy()), block_influence(model, sample.ids).double(), atol=1e-6
+    )
     harm = whole[whole.measure == "harm"].sort_values("layer").value
     expected = sequence_loss_increase(model, sample.ids).mean(1).double()
     assert torch.allclose(torch.tensor(harm.to_numpy()), expected, atol=1e-6)
-    before, middle, after = (inputs_of(model, sample.ids, *place)[1] for place in ((0,), (1, "attention"), (1,)))
-    turns = [1 - float(torch.cosine_similarity(*pair, dim=-1).mean()) for pair in ((before, middle), (middle, after))]
-    assert frame[(frame.layer == 1) & (frame.part != "layer")].value.tolist() == pytest.approx(turns, abs=1e-5)
+    before, middle, after = (
+        inputs_of(model, sample.ids, *place)[1] for place in ((0,), (1, "attention"), (1,))
+    )
+    turns = [
+        1 - float(torch.cosine_similarity(*pair, dim=-1).mean())
+        for pair in ((before, middle), (middle, after))
+    ]
+    assert frame[(frame.layer == 1) & (frame.part != "layer")].value.tolist() == pytest.approx(
+        turns, abs=1e-5
+    )
     assert ((frame.low <= frame.value) & (frame.value <= frame.high)).all()
     assert set(frame.tokens) == {sample.ids.numel()}
 
@@ -132,7 +152,10 @@ def test_few_tokens_say_the_same_in_the_dual_form(model, tokenizer):
 def test_curves_equal_refits_of_the_neurons_that_are_left(model, sample):
     frame = curves(model, sample, layers=[1])
     order = neurons(model, sample, layers=[1]).removed_at.to_numpy()
-    xtx, weight = gram_of(model, sample.ids, 1), model.model.layers[1].mlp.down_proj.weight.detach().double().T
+    xtx, weight = (
+        gram_of(model, sample.ids, 1),
+        model.model.layers[1].mlp.down_proj.weight.detach().double().T,
+    )
     gram = Gram.of(xtx)
     for row in frame.iloc[[1, 5, -1]].itertuples():
         kept = torch.tensor([place for place, at in enumerate(order) if not at * 48 <= row.gone + 1e-9])

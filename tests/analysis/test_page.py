@@ -17,7 +17,14 @@ from comp_lib.analysis.page import check_page_file, check_request, execute, seal
 from comp_lib.calibration.tokens import calibration_tokens
 from comp_lib.errors import InputError
 
-ASKED = {"against": "", "kinds": ["prose", "code"], "ratios": [0.2], "ways": ["stock"], "allowed": 0.5, "seed": 0}
+ASKED = {
+    "against": "",
+    "kinds": ["prose", "code"],
+    "ratios": [0.2],
+    "ways": ["stock"],
+    "allowed": 0.5,
+    "seed": 0,
+}
 ASKED |= {"calibration": "general", "sequences": 64, "dtype": "float32", "device": "cpu"}
 MORE = {"model", "name", "length", "windows", "looked", "harm"}  # which `execute` sets
 SOURCE = next(path for folder in page.PLACES if (path := folder / page.NOTEBOOK).is_file())
@@ -40,7 +47,12 @@ def executed(kernels, parent, tmp_path_factory):
     model.save_pretrained(taught)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMP_LIB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        more = {"ratios": [0.1, 0.2], "ways": ["stock", "magnitude"], "calibration": "shipped", "sequences": 16}
+        more = {
+            "ratios": [0.1, 0.2],
+            "ways": ["stock", "magnitude"],
+            "calibration": "shipped",
+            "sequences": 16,
+        }
         return execute(ASKED | more | {"model": str(taught), "name": "parent", "against": str(taught)})
 
 
@@ -73,7 +85,9 @@ def test_all_cells_run_and_each_figure_has_its_verdict(executed):
     notebook, stopped = executed
     assert stopped is None
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert not [
+        output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"
+    ]
     figures = [place for place, output in enumerate(outputs) if "image/png" in output.get("data", {})]
     assert len(figures) == 4  # layers, curves, costs, and what changed
     for place in figures:
@@ -84,7 +98,9 @@ def test_all_cells_run_and_each_figure_has_its_verdict(executed):
 
 def test_the_page_begins_with_the_verdict(executed):
     first = next(cell.outputs[0] for cell in executed[0].cells if cell.get("outputs"))
-    assert first.data["text/plain"].startswith("parent: ") and "comp-lib prune parent" in first.data["text/html"]
+    assert (
+        first.data["text/plain"].startswith("parent: ") and "comp-lib prune parent" in first.data["text/html"]
+    )
     text = sealed(executed[0])[1]
     assert text.index("comp-lib prune parent") < text.index("<h2") < text.index("<img ")
 
@@ -105,7 +121,9 @@ def test_the_page_asks_nobody_and_describes_its_figures(executed):
     for heading in ("What it is", "Where it is redundant", "What it costs", "Against another checkpoint"):
         assert f"{heading}</h2>" in text
     assert "<title>Check-up of parent</title>" in text
-    assert "only cell to edit" not in text and "analysis.neurons(" not in text  # words for those who run it; code
+    assert (
+        "only cell to edit" not in text and "analysis.neurons(" not in text
+    )  # words for those who run it; code
 
 
 ENDS = {
@@ -128,17 +146,35 @@ def test_a_failing_cell_ends_the_run_and_what_was_before_stays(cell, short, caps
 HOSTILE = "raise SystemExit('code of the folder that one stands in')\n"
 
 
-def test_of_the_folder_that_one_stands_in_nothing_is_run_and_names_are_understood(short, tmp_path, monkeypatch):
-    for name in ("comp_lib.py", "ipykernel_launcher.py", "IPython.py", "pandas.py", "sitecustomize.py", "mine.txt"):
+def test_of_the_folder_that_one_stands_in_nothing_is_run_and_names_are_understood(
+    short, tmp_path, monkeypatch
+):
+    for name in (
+        "comp_lib.py",
+        "ipykernel_launcher.py",
+        "IPython.py",
+        "pandas.py",
+        "sitecustomize.py",
+        "mine.txt",
+    ):
         (tmp_path / name).write_text(HOSTILE, "utf-8")
-    for name in ("lab/index.html.j2", "lab/base.html.j2", "lab/mathjax.html.j2", "base/base.html.j2", "base.html.j2"):
+    for name in (
+        "lab/index.html.j2",
+        "lab/base.html.j2",
+        "lab/mathjax.html.j2",
+        "base/base.html.j2",
+        "base.html.j2",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("of the folder", "utf-8")
     (tmp_path / "small").mkdir()
     monkeypatch.chdir(tmp_path)
     cell = "import comp_lib, os, sys\nprint(comp_lib.__name__, os.getcwd() in sys.path, model, calibration)"
     notebook, stopped = short(f"{cell}\nos.getcwd()", "small", "mine.txt+shipped")
-    assert f"comp_lib False {tmp_path / 'small'} {tmp_path / 'mine.txt'}+shipped\n" in printed(notebook) and not stopped
+    assert (
+        f"comp_lib False {tmp_path / 'small'} {tmp_path / 'mine.txt'}+shipped\n" in printed(notebook)
+        and not stopped
+    )
     [folder] = [output.data["text/plain"] for output in notebook.cells[-2].outputs if "data" in output]
     assert "comp-lib-" in folder and not os.path.exists(folder.strip("'"))
     assert os.getcwd() == str(tmp_path)
@@ -147,7 +183,9 @@ def test_of_the_folder_that_one_stands_in_nothing_is_run_and_names_are_understoo
 
 
 def test_the_notebook_has_just_the_parameters_that_are_given():
-    [cell] = [cell for cell in nbformat.read(SOURCE, 4).cells if "parameters" in cell.metadata.get("tags", [])]
+    [cell] = [
+        cell for cell in nbformat.read(SOURCE, 4).cells if "parameters" in cell.metadata.get("tags", [])
+    ]
     space = {}
     exec(cell.source, space)
     assert space.keys() - {"__builtins__"} == ASKED.keys() | MORE
@@ -182,7 +220,9 @@ def test_what_nobody_changed_may_be_replaced(written):
     "change",
     [
         lambda text: text.replace("x = 1", "x = 3").replace("Words", "Other words"),
-        lambda text: text.replace('"cells": [', '"cells": [{"cell_type": "raw", "source": "", "metadata": {}},') + " ",
+        lambda text: (
+            text.replace('"cells": [', '"cells": [{"cell_type": "raw", "source": "", "metadata": {}},') + " "
+        ),
         lambda text: "",
         lambda text: "[1, 2]",
     ],

@@ -17,7 +17,8 @@ def costs(*rows, way="stock"):
     """The frame of one kind and of the mean, for (ratio, increase, low, high) of the mean."""
     shared = {"model": "m", "seed": 0, "way": way, "parameters": 2_000_000, "windows": 64}
     table = [
-        shared | {"kind": kind, "ratio": ratio, "removed": ratio + 0.004, "increase": up, "low": low, "high": high}
+        shared
+        | {"kind": kind, "ratio": ratio, "removed": ratio + 0.004, "increase": up, "low": low, "high": high}
         for ratio, *price in rows
         for kind, (up, low, high) in (("code", (9.0, 8.0, 10.0)), ("all", price))
     ]
@@ -64,7 +65,11 @@ def test_a_ratio_may_go_where_its_whole_interval_is_allowed(case):
     lines = verdict.verdict("<b>", frame, 0.5, 64, how)
     assert headline in lines[0] and command(lines[-1]) == wanted
     bundle = verdict.box(lines, verdict.prices(frame))
-    assert "<b>" not in bundle["text/html"] and "nan" not in bundle["text/html"] and "-0.00" not in bundle["text/html"]
+    assert (
+        "<b>" not in bundle["text/html"]
+        and "nan" not in bundle["text/html"]
+        and "-0.00" not in bundle["text/html"]
+    )
     assert list(verdict.prices(frame).index) == ["code", "mean"]
 
 
@@ -78,5 +83,8 @@ def test_a_model_that_has_learned_nothing_is_known_by_its_loss(loss, chance):
 def test_a_pruned_model_is_sent_to_its_parent():
     plan = Plan("its parent", 2, (0, 1), (8, 8), (1, 1), 0.2, 0.213)
     lines = verdict.pruned_before("<b>", plan, "")
-    assert "21% of the decoder of its parent" in lines[0] and command(lines[1]) == "report --against 'its parent'"
+    assert (
+        "21% of the decoder of its parent" in lines[0]
+        and command(lines[1]) == "report --against 'its parent'"
+    )
     assert len(verdict.pruned_before("<b>", plan, "its parent")) == 1

@@ -42,7 +42,9 @@ def count(module) -> int:
 def inputs_of(model, ids, layer: int, name: str) -> torch.Tensor:
     """What the dense layer `name` of a layer reads: (T, n), by a hook."""
     seen = []
-    handle = model.model.layers[layer].get_submodule(name).register_forward_hook(lambda m, x, y: seen.append(x[0]))
+    handle = (
+        model.model.layers[layer].get_submodule(name).register_forward_hook(lambda m, x, y: seen.append(x[0]))
+    )
     logits(model, ids)
     handle.remove()
     return torch.cat(seen).flatten(0, 1)
@@ -149,14 +151,18 @@ def test_gradients_leave_the_model_as_it_was():
         llm_pruner.taylor_scores(model, ids, [1])
     for name, parameter in model.named_parameters():
         wanted, gradient, value = before[name]
-        assert parameter.requires_grad == wanted and parameter.grad is gradient and torch.equal(parameter, value)
+        assert (
+            parameter.requires_grad == wanted and parameter.grad is gradient and torch.equal(parameter, value)
+        )
     assert torch.equal(mark, torch.ones(48, 32))
 
 
 def test_one_sequence_at_a_time_has_a_graph(monkeypatch):
     model, seen = build(), []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda **given: seen.append(given["input_ids"].shape) or forward(**given))
+    monkeypatch.setattr(
+        model, "forward", lambda **given: seen.append(given["input_ids"].shape) or forward(**given)
+    )
     llm_pruner.taylor_scores(model, tokens(5, 12), range(3))
     assert seen == [(1, 12)] * 5
 
@@ -194,15 +200,21 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
     shape = Shape.of(model)
     units = []
     for layer in range(8):
-        attention, mlp = (wifv_by_hand(model, ids, layer, part) for part in ("self_attn.o_proj", "mlp.down_proj"))
+        attention, mlp = (
+            wifv_by_hand(model, ids, layer, part) for part in ("self_attn.o_proj", "mlp.down_proj")
+        )
         attention, mlp = ((s - s.mean()) / s.std() for s in (attention**2, mlp))
         units += [(float(s), "neuron", layer, i) for i, s in enumerate(mlp)]
         units += [(float(s.mean()), "group", layer, i) for i, s in enumerate(attention.view(2, 16))]
-    best = {max(u for u in units if u[1:3] == (kind, layer)) for kind in ("neuron", "group") for layer in range(8)}
+    best = {
+        max(u for u in units if u[1:3] == (kind, layer)) for kind in ("neuron", "group") for layer in range(8)
+    }
     kept, cost = set(units), {"neuron": shape.neuron_parameters, "group": shape.group_parameters}
     left = uniform_left(model, settings, ids)
     for unit in sorted(units):
-        size = sum(cost[kind] for _, kind, _, _ in kept) + sum(shape.layer_parameters[layer] for layer in range(8))
+        size = sum(cost[kind] for _, kind, _, _ in kept) + sum(
+            shape.layer_parameters[layer] for layer in range(8)
+        )
         if size > left and unit not in best and size - cost[unit[1]] > left - cost["neuron"]:
             kept.remove(unit)
     for layer in range(8):
@@ -213,13 +225,26 @@ def test_flap_ranks_all_layers_together_until_the_budget_is_met():
 
 def test_flap_empties_no_layer_and_removes_no_group_that_is_too_much():
     shape = Shape(
-        32, 8, 2, (4, 4), (2, 2), neuron_parameters=10, group_parameters=25, layer_parameters=(0, 0), other_parameters=0
+        32,
+        8,
+        2,
+        (4, 4),
+        (2, 2),
+        neuron_parameters=10,
+        group_parameters=25,
+        layer_parameters=(0, 0),
+        other_parameters=0,
     )
-    scores = [torch.tensor([-9.0, -7.0, -8.0, -9.0]), torch.arange(4.0)], [torch.tensor([-5.0, -6.0]), torch.ones(2)]
+    scores = (
+        [torch.tensor([-9.0, -7.0, -8.0, -9.0]), torch.arange(4.0)],
+        [torch.tensor([-5.0, -6.0]), torch.ones(2)],
+    )
     whole = [[[0, 1, 2, 3], [0, 1, 2, 3]], [[0, 1], [0, 1]]]
     assert flap._keep(scores, shape, shape.decoder) == whole
     assert flap._keep(scores, shape, shape.decoder - 1) == [[[1, 2, 3], [0, 1, 2, 3]], whole[1]]
-    assert flap._keep(scores, shape, shape.decoder - 40) == [[[1], [1, 2, 3]], whole[1]], "10 are left, a group is 25"
+    assert flap._keep(scores, shape, shape.decoder - 40) == [[[1], [1, 2, 3]], whole[1]], (
+        "10 are left, a group is 25"
+    )
     assert flap._keep(scores, shape, shape.decoder - 46) == [[[1], [0, 1, 2, 3]], [[0], [0, 1]]]
     assert flap._keep(scores, shape, shape.decoder - 110) == [[[1], [3]], [[0], [0]]]
     assert flap._keep(scores, shape, shape.decoder - 111) is None
@@ -236,7 +261,9 @@ def test_standardised_scores():
 def test_the_bias_is_the_mean_of_what_went(name, token_weights):
     model, ids = build(name, num_hidden_layers=1), tokens()
     settings = baseline("wanda-sp", recovery="bias", token_weights=token_weights)
-    done = prune(model, ids, settings, plan=uniform_plan(PlanRequest(Shape.of(model), 0.4, kv_groups=1, multiple=4)))
+    done = prune(
+        model, ids, settings, plan=uniform_plan(PlanRequest(Shape.of(model), 0.4, kv_groups=1, multiple=4))
+    )
     assert done.plan.neurons[0] < 48 and done.plan.kv_groups == (1,)
     masked = copy.deepcopy(model)  # the dense layer, what goes replaced by its mean over the tokens
     for part, kept, size in (
@@ -284,7 +311,9 @@ def test_a_bias_is_better_than_nothing_where_it_is_fitted(seed):
     model, ids = build(seed=seed), tokens(seed=seed)
     plan = uniform_plan(PlanRequest(Shape.of(model), 0.3, multiple=4))
     errors = [
-        prune(model, ids, Settings(method="random", recovery=r, token_weights=False), plan=plan).report.layers[0].error
+        prune(model, ids, Settings(method="random", recovery=r, token_weights=False), plan=plan)
+        .report.layers[0]
+        .error
         for r in ("bias", "none")
     ]
     assert errors[0] < errors[1]
@@ -292,12 +321,19 @@ def test_a_bias_is_better_than_nothing_where_it_is_fitted(seed):
 
 @pytest.mark.parametrize(
     ("name", "method", "inplace"),
-    [("gqa", "flap", False), ("tied", "wanda-sp", True), ("mlp-bias", "flap", True), ("head-dim", "wanda-sp", False)],
+    [
+        ("gqa", "flap", False),
+        ("tied", "wanda-sp", True),
+        ("mlp-bias", "flap", True),
+        ("head-dim", "wanda-sp", False),
+    ],
 )
 def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer):
     parent, ids = build(name), tokens()
     before = copy.deepcopy(parent)
-    done = prune(copy.deepcopy(parent) if inplace else parent, ids, baseline(method, recovery="bias"), inplace=inplace)
+    done = prune(
+        copy.deepcopy(parent) if inplace else parent, ids, baseline(method, recovery="bias"), inplace=inplace
+    )
     card = Provenance("parent", Shape.of(parent), "text")
     save_checkpoint(tmp_path / "m", done.model, tokenizer, done.plan, card)
     want, shape = logits(done.model, ids), Shape.of(done.model)
@@ -306,7 +342,9 @@ def test_biases_survive_save_and_load(name, method, inplace, tmp_path, tokenizer
         assert model.config.mlp_bias and model.config.attention_bias
         assert torch.equal(logits(model, ids), want)
         assert Shape.of(model) == shape and shape.total == model.num_parameters()
-        again = prune(model, ids, Settings(method="wanda-sp", recovery="none", multiple=4))  # a child is a parent too
+        again = prune(
+            model, ids, Settings(method="wanda-sp", recovery="none", multiple=4)
+        )  # a child is a parent too
         assert count(again.model) == Shape.of(again.model).total < shape.total
     decoder = count(parent.model.layers)
     assert done.plan.removed == (decoder - count(done.model.model.layers)) / decoder >= 0.2
@@ -346,7 +384,9 @@ def test_slimgpt_takes_more_the_deeper_a_layer_lies():
     steps = [math.log(place + 1) / math.log(8) for place in range(8)]
     rates = [1 - width / 48 for width in done.plan.neurons]
     factor = rates[-1]
-    assert done.plan.neurons[0] == 48 and all(abs(a - factor * b) < 1 / 48 for a, b in zip(rates, steps, strict=True))
+    assert done.plan.neurons[0] == 48 and all(
+        abs(a - factor * b) < 1 / 48 for a, b in zip(rates, steps, strict=True)
+    )
     assert done.plan.removed >= 0.3 > done.plan.removed - 8 * 3 * 32 / Shape.of(model).decoder
     with pytest.raises(InputError, match="ratio that these layers and groups allow.*got 0.9"):
         prune(model, ids, baseline("slimgpt", ratio=0.9))
@@ -366,7 +406,12 @@ def test_budgets_are_equal_to_the_parameter(name, ratio):
     model = build(name, **DEEP, vocab_size=64)
     ids = tokens(2, 12) % 64
     left = uniform_left(model, baseline("wanda-sp", ratio=ratio), ids)
-    for method, recovery in (("llm-pruner", "none"), ("llm-pruner", "bias"), ("flap", "none"), ("flap", "bias")):
+    for method, recovery in (
+        ("llm-pruner", "none"),
+        ("llm-pruner", "bias"),
+        ("flap", "none"),
+        ("flap", "bias"),
+    ):
         done = prune(model, ids, baseline(method, ratio=ratio, recovery=recovery))
         decoder, neuron = count(done.model.model.layers), Shape.of(done.model).neuron_parameters
         assert left - neuron < decoder <= left
@@ -391,7 +436,9 @@ def test_the_budget_follows_the_layers():
     assert auto == shape.with_widths(plan.neurons, plan.kv_groups).decoder
     assert (
         none
-        == shape.with_widths(uniform_plan(PlanRequest(shape, 0.5, multiple=4)).neurons, shape.kv_groups).decoder
+        == shape.with_widths(
+            uniform_plan(PlanRequest(shape, 0.5, multiple=4)).neurons, shape.kv_groups
+        ).decoder
         != auto
     )
     assert PlanRequest(shape, 0.5, biased=True).removed(shape.neurons) < 0
@@ -408,10 +455,14 @@ def test_every_peer_runs_with_every_recovery(method, recovery):
     one = prune(model, ids, settings)
     assert one.plan.removed >= 0.3 and logits(one.model, ids).isfinite().all()
     planned = make_plan(model, ids, settings)
-    named = {} if method != "slimgpt" else {"kept_neurons": None, "kept_groups": None, "removed": planned.removed}
+    named = (
+        {} if method != "slimgpt" else {"kept_neurons": None, "kept_groups": None, "removed": planned.removed}
+    )
     assert planned == replace(one.plan, **named), "carried out to the letter; SlimGPT's has widths alone"
     again = prune(model, ids, replace(settings, method="comp"), plan=planned)
-    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), again.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.model.parameters(), again.model.parameters(), strict=True)
+    )
 
 
 def test_least_squares_refits_a_peer_s_choice():
@@ -424,7 +475,11 @@ def test_least_squares_refits_a_peer_s_choice():
 @pytest.mark.parametrize(
     ("method", "change", "message"),
     [
-        ("shortgpt", {"widths": "per-layer"}, "widths to be uniform with the method shortgpt.*got 'per-layer'"),
+        (
+            "shortgpt",
+            {"widths": "per-layer"},
+            "widths to be uniform with the method shortgpt.*got 'per-layer'",
+        ),
         ("shortgpt", {"kv_groups": 1}, "kv_groups to be None with the method shortgpt.*got 1"),
         ("shortgpt", {"layers": 2}, "layers to be auto with the method shortgpt.*got 2"),
         ("flap", {"kv_groups": 1}, "kv_groups to be None with the method flap.*got 1"),
@@ -432,7 +487,11 @@ def test_least_squares_refits_a_peer_s_choice():
         ("flap", {"ratio": 0.95}, "at most 0.9.*got 0.95"),
         ("llm-pruner", {"layers": 1}, "layers to be auto or 0 with the method llm-pruner,.*got 1"),
         ("llm-pruner", {"kv_groups": 3}, "1 to 2 KV groups.*got 3"),
-        ("llm-pruner", {"ratio": 0.7}, "llm-pruner can reach in the 6 layers that it does not protect, got 0.7"),
+        (
+            "llm-pruner",
+            {"ratio": 0.7},
+            "llm-pruner can reach in the 6 layers that it does not protect, got 0.7",
+        ),
         ("llmpruner", {"recovery": "none"}, "'llmpruner'.*did you mean 'llm-pruner'"),
     ],
 )
@@ -459,4 +518,9 @@ def test_families_without_biases_refuse_the_bias_before_any_work(name):
 def test_a_plan_of_widths_is_none_of_a_baseline_s():
     model = build()
     with pytest.raises(InputError, match="plan that names what stays.*flap"):
-        prune(model, tokens(), baseline("flap"), plan=uniform_plan(PlanRequest(Shape.of(model), 0.2, multiple=4)))
+        prune(
+            model,
+            tokens(),
+            baseline("flap"),
+            plan=uniform_plan(PlanRequest(Shape.of(model), 0.2, multiple=4)),
+        )

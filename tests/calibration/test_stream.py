@@ -23,7 +23,10 @@ from comp_lib.families.frame import head
 def outputs(model, ids) -> list[torch.Tensor]:
     """What flows into the first layer, and out of each, in transformers' own forward pass."""
     seen = []
-    hooks = [layer.register_forward_hook(lambda module, args, out: seen.append(out)) for layer in model.model.layers]
+    hooks = [
+        layer.register_forward_hook(lambda module, args, out: seen.append(out))
+        for layer in model.model.layers
+    ]
     first = model.model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with torch.inference_mode():
         model(ids)
@@ -89,7 +92,9 @@ def test_through_is_the_same_in_any_batching(monkeypatch):
     before = hidden.clone()
     whole = through(model.model.layers[0], hidden, rope, "cpu")
     monkeypatch.setattr(stream, "BATCH_TOKENS", 16)
-    torch.testing.assert_close(through(model.model.layers[0], hidden, rope, "cpu"), whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        through(model.model.layers[0], hidden, rope, "cpu"), whole, rtol=1e-5, atol=1e-5
+    )
     assert torch.equal(hidden, before)
 
 

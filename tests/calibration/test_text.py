@@ -38,7 +38,9 @@ def grams(name: str, size: int = 8) -> set[tuple[str, ...]]:
 
 def test_no_eight_words_in_a_row_stand_on_both_sides():
     """Of any kind: what calibrates says nothing of what judges."""
-    calibration, evaluation = ({gram for kind in KINDS for gram in grams(f"{side}:{kind}")} for side in TEXT_SETS)
+    calibration, evaluation = (
+        {gram for kind in KINDS for gram in grams(f"{side}:{kind}")} for side in TEXT_SETS
+    )
     assert len(calibration) > 50_000 and len(evaluation) > 20_000
     assert not calibration & evaluation
 
@@ -121,7 +123,9 @@ def test_wikitext_without_its_library(monkeypatch):
         load_text("wikitext2")
 
 
-@pytest.mark.parametrize("error", [ConnectionError("offline"), ValueError('Unknown split "x"'), FileNotFoundError("x")])
+@pytest.mark.parametrize(
+    "error", [ConnectionError("offline"), ValueError('Unknown split "x"'), FileNotFoundError("x")]
+)
 def test_wikitext_out_of_reach(monkeypatch, error):
     def load_dataset(*args, **options):
         raise error
@@ -129,7 +133,9 @@ def test_wikitext_out_of_reach(monkeypatch, error):
     stand_in(monkeypatch, load_dataset)
     with pytest.raises(InputError) as raised:
         load_text("wikitext2:train")
-    assert all(word in str(raised.value) for word in ["wikitext2", "train", type(error).__name__, "pass a text file"])
+    assert all(
+        word in str(raised.value) for word in ["wikitext2", "train", type(error).__name__, "pass a text file"]
+    )
 
 
 # --- encode -----------------------------------------------------------------------------------------------------------

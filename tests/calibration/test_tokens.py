@@ -11,7 +11,15 @@ import torch
 from tokenizers import processors
 
 from comp_lib.calibration.text import encode, load_text, opening
-from comp_lib.calibration.tokens import MIXTURES, SHIPPED, WRITTEN, allotted, calibration_tokens, sources, text_hashes
+from comp_lib.calibration.tokens import (
+    MIXTURES,
+    SHIPPED,
+    WRITTEN,
+    allotted,
+    calibration_tokens,
+    sources,
+    text_hashes,
+)
 from comp_lib.errors import InputError
 
 
@@ -57,14 +65,23 @@ def test_every_window_can_be_drawn_and_a_tokenizer_that_begins_with_nothing_adds
 
 def test_half_of_each_text_begins_as_a_reader_begins(bare, short, model, own_cache):
     """With the start token, else the end token; where the model writes windows they begin so already."""
-    drawn, known = partial(calibration_tokens, tokenizer=bare, model=model, sequences=20, length=16), bare.bos_token_id
+    drawn, known = (
+        partial(calibration_tokens, tokenizer=bare, model=model, sequences=20, length=16),
+        bare.bos_token_id,
+    )
     assert drawn(f"{short}+self")[:, 0].eq(known).tolist() == [False, True] * 10
-    assert known not in drawn("calibration+calibration:code")[:, 0] and known in drawn(f"{short}+self:random")[:, 0]
+    assert (
+        known not in drawn("calibration+calibration:code")[:, 0]
+        and known in drawn(f"{short}+self:random")[:, 0]
+    )
     for source in (short, f"{short}+calibration:code", "shipped"):
         begun, turns = drawn(source), allotted(sources(source), 20, {}, source)
         has = begun[:, 0] == known
         for text in set(turns):
-            assert abs(sum(yes - 0.5 for yes, turn in zip(has.tolist(), turns, strict=True) if turn == text)) <= 0.5
+            assert (
+                abs(sum(yes - 0.5 for yes, turn in zip(has.tolist(), turns, strict=True) if turn == text))
+                <= 0.5
+            )
         bare.bos_token = None
         assert (drawn(source)[has, 0] == bare.eos_token_id).all()
         bare.eos_token = None
@@ -110,7 +127,11 @@ def test_the_evaluated_text_is_refused_under_any_name(tokenizer, tmp_path, monke
         with pytest.raises(InputError, match="which are the same; calibrate on another"):
             calibration_tokens(source, tokenizer, evaluated="evaluation", **small)
     (tmp_path / "code.txt").write_text(load_text("evaluation:code") + "\n\nThe end.", "utf-8")  # one of eight
-    for source, judged in (("calibration", "calibration"), ("code.txt", "kinds"), ("evaluation:code", "kinds")):
+    for source, judged in (
+        ("calibration", "calibration"),
+        ("code.txt", "kinds"),
+        ("evaluation:code", "kinds"),
+    ):
         with pytest.raises(InputError, match="which are the same"):
             calibration_tokens(source, tokenizer, evaluated=judged, **small)
     assert calibration_tokens("calibration", tokenizer, evaluated="copy.txt", **small).shape == (2, 16)
@@ -169,7 +190,9 @@ def test_a_part_that_nobody_knows_is_refused():
 
 def test_sequences_are_allotted_by_share_and_never_beyond_the_room():
     assert allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {}, "") == [*"abcaabca"], "they take turns"
-    assert Counter(allotted({"a": 0.98, "b": 0.01, "c": 0.01}, 10, {}, "")) == {"a": 8, "b": 1, "c": 1}, "each gets one"
+    assert Counter(allotted({"a": 0.98, "b": 0.01, "c": 0.01}, 10, {}, "")) == {"a": 8, "b": 1, "c": 1}, (
+        "each gets one"
+    )
     taken = allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {"a": 2}, "")
     assert Counter(taken) == {"a": 2, "b": 3, "c": 3}, "others take over"
     assert {*allotted(sources("general"), 4, {}, "general")} == {"calibration:questions", *list(SHIPPED)[:3]}

@@ -42,7 +42,9 @@ def test_it_is_deterministic_and_leaves_the_global_state_alone(tokenizer, model)
 
 
 def test_the_start_token(tokenizer):
-    assert [start.tolist() for start in prefixes(tokenizer, ["self"] * 3, 512, 9)] == [[tokenizer.bos_token_id]] * 3
+    assert [start.tolist() for start in prefixes(tokenizer, ["self"] * 3, 512, 9)] == [
+        [tokenizer.bos_token_id]
+    ] * 3
     assert [start.tolist() for start in prefixes(NoStart, ["self"] * 3, 512, 9)] == [[1]] * 3
     assert len({start.item() for start in prefixes(Bare, ["self"] * 4, 512, 9)}) > 1
 
@@ -57,7 +59,9 @@ def test_each_way_begins_as_it_says(tokenizer):
     )
     assert found["self:requests"][0] == tokenizer.bos_token_id
     asked = tokenizer.decode(found["self:requests"][1:])
-    assert asked.startswith("Question: ") and asked.endswith("\nAnswer:"), "this tokenizer has no chat template"
+    assert asked.startswith("Question: ") and asked.endswith("\nAnswer:"), (
+        "this tokenizer has no chat template"
+    )
 
 
 def test_requests_go_through_the_chat_template(tokenizer):
@@ -116,7 +120,9 @@ def test_it_samples_from_the_whole_distribution(model):
     with torch.no_grad():
         expected = model(torch.tensor([[0]])).logits[0, -1].softmax(-1)
     distance = (F.one_hot(drawn, 512).float().mean(0) - expected).abs().sum() / 2
-    sharper = (expected**2 / (expected**2).sum() - expected).abs().sum() / 2  # temperature 0.5, for the scale of it
+    sharper = (
+        expected**2 / (expected**2).sum() - expected
+    ).abs().sum() / 2  # temperature 0.5, for the scale of it
     assert distance < 0.15 < sharper
 
 
@@ -163,5 +169,7 @@ def test_tokens_that_were_added_to_the_tokenizer_alone_are_named(tiny_llama, tok
     own = copy.deepcopy(tokenizer)
     own.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     own.chat_template = "{% for turn in messages %}<|im_start|>{{ turn.content }}{% endfor %}"
-    with pytest.raises(InputError, match="expected tokens below 512, of which the model has embeddings, got 512"):
+    with pytest.raises(
+        InputError, match="expected tokens below 512, of which the model has embeddings, got 512"
+    ):
         written(tiny_llama(), own, ("self:requests",), 16)

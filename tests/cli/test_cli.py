@@ -34,9 +34,13 @@ def test_there_are_ten_commands_with_few_flags():
 # --- prune ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["comp", "llm-pruner"])  # looks at a layer at a time, and at the whole model
+@pytest.mark.parametrize(
+    "method", ["comp", "llm-pruner"]
+)  # looks at a layer at a time, and at the whole model
 def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, method):
-    done = ran("prune", parent, "--out", tmp_path / "small", "--method", method, *FEW, "--evaluate", "evaluation")
+    done = ran(
+        "prune", parent, "--out", tmp_path / "small", "--method", method, *FEW, "--evaluate", "evaluation"
+    )
     dense, (model, _) = AutoModelForCausalLM.from_pretrained(parent), load.load_model(tmp_path / "small")
     before, after = Shape.of(dense), Shape.of(model)
     assert 1 - after.decoder / before.decoder >= 0.2
@@ -49,7 +53,9 @@ def test_prune_writes_a_smaller_model_and_says_what_it_did(parent, tmp_path, met
     assert "8 x 24 tokens of calibration, drawn with seed 0" in card
 
 
-@pytest.mark.parametrize(("method", "recovery"), [("flap", "bias"), ("wanda-sp", "none")])  # comp: the presets
+@pytest.mark.parametrize(
+    ("method", "recovery"), [("flap", "bias"), ("wanda-sp", "none")]
+)  # comp: the presets
 def test_each_method_recovers_as_its_makers_do(parent, tmp_path, method, recovery):
     ran("prune", parent, "--out", tmp_path / "m", "--method", method, *FEW)
     assert f"recovery {recovery}," in (tmp_path / "m" / "README.md").read_text("utf-8")
@@ -57,7 +63,19 @@ def test_each_method_recovers_as_its_makers_do(parent, tmp_path, method, recover
 
 @pytest.mark.parametrize("preset", ["best", "paper"])
 def test_each_preset_is_carried_out(parent, tmp_path, preset):
-    ran("prune", parent, "--out", tmp_path / "m", "--preset", preset, "--layers", "1", "--kv-groups", "1", *FEW)
+    ran(
+        "prune",
+        parent,
+        "--out",
+        tmp_path / "m",
+        "--preset",
+        preset,
+        "--layers",
+        "1",
+        "--kv-groups",
+        "1",
+        *FEW,
+    )
     plan = Plan.load(tmp_path / "m" / "comp_plan.json")
     assert len(plan.layers) == 2 and plan.kv_groups == (1, 1)
     recovery = "mask" if preset == "paper" else "least-squares"
@@ -111,9 +129,15 @@ WITH_DEVICE = {
 
 def test_a_device_that_is_not_here_is_refused_before_any_work(parent, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for place in ("healing", "models.load", "disk.prune_model"):  # healing first: it takes what load has when imported
+    for place in (
+        "healing",
+        "models.load",
+        "disk.prune_model",
+    ):  # healing first: it takes what load has when imported
         monkeypatch.setattr(f"comp_lib.{place}.open_model", lambda *_, **__: pytest.fail("this is work"))
-    assert {name for name, signature in FLAGS.items() if "device" in signature.parameters} == WITH_DEVICE.keys()
+    assert {
+        name for name, signature in FLAGS.items() if "device" in signature.parameters
+    } == WITH_DEVICE.keys()
     for name, words in WITH_DEVICE.items():
         refused(run(name, parent, *words, "--device", "cuda"), ["device", "cpu", "'cuda'"])
 
@@ -129,11 +153,21 @@ def test_what_solves_refuses_a_device_without_float64(parent, monkeypatch, name)
 
 def test_inspect_lists_every_layer(parent):
     said = ran("inspect", parent).stdout
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")
+    ]
     model, tokenizer = load.load_model(parent)
     shape, ids = Shape.of(model), tokens.calibration_tokens("calibration", tokenizer, sequences=8, length=128)
-    columns = range(3), shape.neurons, shape.kv_groups, map(shape.layer, range(3)), block_influence(model, ids).tolist()
-    wanted = [[*(f"{size:,}" for size in sizes), f"{value:.4f}"] for *sizes, value in zip(*columns, strict=True)]
+    columns = (
+        range(3),
+        shape.neurons,
+        shape.kv_groups,
+        map(shape.layer, range(3)),
+        block_influence(model, ids).tolist(),
+    )
+    wanted = [
+        [*(f"{size:,}" for size in sizes), f"{value:.4f}"] for *sizes, value in zip(*columns, strict=True)
+    ]
     assert rows == wanted and f"{shape.decoder:,} in the decoder" in said
 
 
@@ -141,7 +175,8 @@ def test_generate_goes_on_from_the_prompt_of_a_folder_and_of_a_file(parent, tmp_
     done = ran("export", parent, "--gguf", tmp_path / "m.gguf", "--type", "f32")
     assert f"written: {tmp_path / 'm.gguf'}\n" in done.stdout
     said = [
-        ran("generate", model, "--prompt", "The sea", "--tokens", "5").stdout for model in (parent, tmp_path / "m.gguf")
+        ran("generate", model, "--prompt", "The sea", "--tokens", "5").stdout
+        for model in (parent, tmp_path / "m.gguf")
     ]
     assert said[0] == said[1] and said[0].startswith("The sea") and len(said[0].strip()) > len("The sea")
 
@@ -153,7 +188,10 @@ def test_export_fills_layers_up_to_one_width(parent, tmp_path):
     padded = AutoModelForCausalLM.from_pretrained(tmp_path / "padded")
     assert len(set(neurons)) > 1 and padded.config.intermediate_size == max(neurons)
     refused(run("export", tmp_path / "small", "--padded", tmp_path / "padded"), ["--overwrite"])
-    refused(run("export", tmp_path / "small", "--padded", tmp_path / "q8", "--type", "q8_0"), ["--type with --gguf"])
+    refused(
+        run("export", tmp_path / "small", "--padded", tmp_path / "q8", "--type", "q8_0"),
+        ["--type with --gguf"],
+    )
     weights = tmp_path / "small" / "model.safetensors"
     refused(run("export", tmp_path / "small", "--gguf", weights, "--overwrite"), ["ends in .gguf"])
     ran("export", tmp_path / "small", "--padded", tmp_path / "padded", "--overwrite")
@@ -177,7 +215,9 @@ def embedded(tmp_path, tiny_llama, tokenizer, monkeypatch):
     tokenizer.save_pretrained(tmp_path / "embedded")
 
     def instead(function):
-        return lambda name, *options: function(tmp_path / "embedded" if name == load.EMBEDDED else name, *options)
+        return lambda name, *options: function(
+            tmp_path / "embedded" if name == load.EMBEDDED else name, *options
+        )
 
     whole, streamed = instead(load.load_model), instead(load.open_model)
     for place in (load, prune_model):

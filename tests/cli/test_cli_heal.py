@@ -41,10 +41,16 @@ def test_a_folder_is_healed_and_stays_what_it_was(parent, small, tmp_path):
     assert done.exit_code == 0, done.output
     assert "divergence from" in done.stdout and "saved:" in done.stdout
     assert {path.name for path in (tmp_path / "healed").iterdir()} == {path.name for path in small.iterdir()}
-    plans = [json.loads((place / "comp_plan.json").read_text("utf-8")) for place in (small, tmp_path / "healed")]
+    plans = [
+        json.loads((place / "comp_plan.json").read_text("utf-8")) for place in (small, tmp_path / "healed")
+    ]
     assert plans[0] == plans[1]
     (before, _), (after, _) = load_model(small), load_model(tmp_path / "healed")
-    changed = {name for name, value in before.state_dict().items() if not torch.equal(value, after.state_dict()[name])}
+    changed = {
+        name
+        for name, value in before.state_dict().items()
+        if not torch.equal(value, after.state_dict()[name])
+    }
     assert changed == {name for name in before.state_dict() if "_proj" in name}
     card = (tmp_path / "healed" / "README.md").read_text("utf-8")
     assert "healed on 12 x 16 tokens of written" in card and str(tmp_path) not in card
@@ -64,7 +70,9 @@ def test_links_out_of_the_folder_do_not_get_into_the_new_one(parent, small, tmp_
     assert files and not any(path.is_symlink() or b"nobody" in path.read_bytes() for path in files)
     (tmp_path / "linked" / "comp_plan.json").unlink()
     (tmp_path / "linked" / "comp_plan.json").symlink_to(tmp_path / "secret")
-    refused(run("heal", tmp_path / "linked", "--parent", parent, "--out", tmp_path / "other", *SHORT), ["a plan"])
+    refused(
+        run("heal", tmp_path / "linked", "--parent", parent, "--out", tmp_path / "other", *SHORT), ["a plan"]
+    )
     assert not (tmp_path / "other").exists()
 
 
@@ -79,7 +87,9 @@ def test_what_did_not_help_is_saved_only_by_force(parent, small, tmp_path, monke
     assert done.exit_code == 0 and "it did not help" in done.stderr and (tmp_path / "healed").exists()
 
 
-def test_scales_need_no_peft_and_another_word_is_refused_before_any_work(parent, small, tmp_path, monkeypatch):
+def test_scales_need_no_peft_and_another_word_is_refused_before_any_work(
+    parent, small, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "peft", None)
     words = ("heal", small, "--parent", parent, "--out", tmp_path / "healed", *SHORT, "--tune")
     refused(run(*words, "scale"), ["lora or scales, got 'scale': did you mean 'scales'"])

@@ -17,7 +17,11 @@ from comp_lib.system import machine
 
 def test_the_doctor_finds_what_is_here():
     said = " ".join(ran("doctor").stdout.split())
-    assert f"torch {metadata.version('torch')}" in said and f"{machine.cores()} cores" in said and "✗" not in said
+    assert (
+        f"torch {metadata.version('torch')}" in said
+        and f"{machine.cores()} cores" in said
+        and "✗" not in said
+    )
 
 
 MISSING = {"packages": ["no-such-wheel"], "install": "pip install nothing"}
@@ -60,11 +64,15 @@ def test_an_extra_that_is_missing_is_named_with_what_to_type(monkeypatch):
         ("papermill", "report", "report MODEL --out page.html"),
     ],
 )
-def test_a_command_whose_extra_is_missing_says_what_to_type(parent, tmp_path, monkeypatch, package, extra, words):
+def test_a_command_whose_extra_is_missing_says_what_to_type(
+    parent, tmp_path, monkeypatch, package, extra, words
+):
     there = __import__("importlib.util").util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == package else there(name))
     monkeypatch.chdir(tmp_path)
-    refused(run(*(str(parent) if word == "MODEL" else word for word in words.split())), [f"comp-lib[{extra}]"])
+    refused(
+        run(*(str(parent) if word == "MODEL" else word for word in words.split())), [f"comp-lib[{extra}]"]
+    )
     assert not list(tmp_path.iterdir())
 
 

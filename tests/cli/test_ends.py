@@ -45,7 +45,9 @@ def test_a_closed_output_leaves_no_traceback(python):
     first = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *program], stderr=subprocess.PIPE, text=True)
     reader, writer = os.pipe()
     os.close(reader)
-    second = subprocess.run([*python, "-m", "comp_lib", "doctor"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    second = subprocess.run(
+        [*python, "-m", "comp_lib", "doctor"], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
     os.close(writer)
     assert first.stderr == second.stderr == "" and first.returncode in (0, 1, 2)
     assert second.returncode == 1  # it did not get its words out

@@ -55,7 +55,9 @@ def test_the_default_is_a_table_of_all_kinds_and_their_mean(parent, other, expec
         assert table[kind][:2] == [f"{one.dense_loss:.3f}", f"{one.loss:.3f}"]
         assert table[kind][2].startswith(f"{one.increase:.3f}")
         assert table[kind][3:] == [f"{one.kl:.3f}", f"{one.top1_agreement:.3f}"]
-    assert float(table["mean of 8"][1]) == pytest.approx(sum(one.loss for one in expected.values()) / 8, abs=6e-4)
+    assert float(table["mean of 8"][1]) == pytest.approx(
+        sum(one.loss for one in expected.values()) / 8, abs=6e-4
+    )
 
 
 def test_one_text_without_a_dense_model_is_its_loss_and_perplexity(other, expected):
@@ -68,8 +70,12 @@ def test_one_text_without_a_dense_model_is_its_loss_and_perplexity(other, expect
 def test_a_model_against_itself_has_no_increase_for_certain(parent):
     few = ("--text", "evaluation", "--length", "32", "--sequences", "10")
     row = cells(ran("evaluate", parent, *few, "--against", parent).stdout)["evaluation"]
-    assert row[0] == row[1] and row[2] == "0.000 (0.000 to 0.000)" and float(row[3]) == 0.0 and row[4] == "1.000"
-    loss, low, high = map(float, re.findall(r"[0-9.]+", cells(ran("evaluate", parent, *few).stdout)["evaluation"][0]))
+    assert (
+        row[0] == row[1] and row[2] == "0.000 (0.000 to 0.000)" and float(row[3]) == 0.0 and row[4] == "1.000"
+    )
+    loss, low, high = map(
+        float, re.findall(r"[0-9.]+", cells(ran("evaluate", parent, *few).stdout)["evaluation"][0])
+    )
     assert low < loss < high
 
 
@@ -77,10 +83,19 @@ def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_
     source, copy = "calibration+evaluation:code", tmp_path / "copy.txt"
     ran("prune", parent, "--out", tmp_path / "small", *FEW[:-1], source)
     copy.write_text(load_text("calibration"), "utf-8")
-    met = {"calibration:prose": "calibration:prose", copy: copy, "kinds": "evaluation:code", "evaluation": None}
+    met = {
+        "calibration:prose": "calibration:prose",
+        copy: copy,
+        "kinds": "evaluation:code",
+        "evaluation": None,
+    }
     for text, named in met.items():
         said = ran("evaluate", tmp_path / "small", *SMALL, "--text", text).stderr
-        assert (f"comp-lib: {named} calibrated this model" in said) == ("calibrated" in said) == (named is not None)
+        assert (
+            (f"comp-lib: {named} calibrated this model" in said)
+            == ("calibrated" in said)
+            == (named is not None)
+        )
     assert "calibrated" not in ran("evaluate", parent, *SMALL, "--text", "calibration").stderr
     card = tmp_path / "small" / "README.md"
     card.write_text(card.read_text("utf-8").replace("calibrated_on: [", "calibrated_on: 5 ["), "utf-8")
@@ -89,7 +104,10 @@ def test_text_that_calibrated_the_model_is_warned_of_under_any_name(parent, tmp_
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--text", "kind"], ["kind", "no such file"]), (["--tasks", "comp_gramar"], ["comp_gramar", "offline"])],
+    [
+        (["--text", "kind"], ["kind", "no such file"]),
+        (["--tasks", "comp_gramar"], ["comp_gramar", "offline"]),
+    ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(parent, monkeypatch, options, words):
     monkeypatch.setattr("comp_lib.models.load.load_model", lambda *_: pytest.fail("this is work"))

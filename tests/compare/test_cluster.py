@@ -26,7 +26,14 @@ from comp_lib.errors import InputError
 from comp_lib.settings import Settings
 
 METHODS = ("comp", "random", "magnitude", "wanda-sp")
-SIZES = {"seeds": 1, "sequences": (3,), "length": 24, "windows": 3, "window": 40, "settings": Settings(multiple=4)}
+SIZES = {
+    "seeds": 1,
+    "sequences": (3,),
+    "length": 24,
+    "windows": 3,
+    "window": 40,
+    "settings": Settings(multiple=4),
+}
 STAND_IN = f"""
 import json, os, pathlib, signal, sys, time
 name, box = json.load(sys.stdin)["settings"]["method"], pathlib.Path(os.environ["BOX"])
@@ -114,7 +121,9 @@ def test_runs_go_side_by_side_and_share_the_cores(grid, tmp_path, box, monkeypat
             box.lift("hold", "comp")
 
     rows = run(grid, tmp_path / "out", progress, workers=2)
-    assert list(rows.method) == list(METHODS) and set(rows.status) == {"ok"}  # in the order of the grid all the same
+    assert list(rows.method) == list(METHODS) and set(rows.status) == {
+        "ok"
+    }  # in the order of the grid all the same
     assert lifted == [sorted(set(METHODS) - {"comp"})]  # and written as they came
     assert {threads for *_, threads in box.started()} == {"3"}
 
@@ -136,7 +145,13 @@ run(grid, {out!r}, workers=3)
 def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(python, grid, tmp_path, box):
     """Ctrl-C reaches all that the command has started."""
     sizes = {name: value for name, value in SIZES.items() if name != "settings"}
-    told = {"stand_in": STAND_IN, "model": grid.model, "methods": METHODS, "sizes": sizes, "out": str(tmp_path / "out")}
+    told = {
+        "stand_in": STAND_IN,
+        "model": grid.model,
+        "methods": METHODS,
+        "sizes": sizes,
+        "out": str(tmp_path / "out"),
+    }
     box.order("hold", "random", "magnitude", "wanda-sp")
     words = [*python, "-c", SCRIPT.format(**told)]
     running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -157,9 +172,18 @@ def test_an_interrupted_grid_keeps_its_rows_and_ends_its_processes(python, grid,
 def dask(monkeypatch):
     """A cluster on loopback, of threads in this process: what it is sent is a process of its own in any case."""
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setitem(importlib.import_module("dask").config.config["distributed"]["comm"]["timeouts"], "connect", 1)
-    place = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0", "processes": False}
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, silence_logs=logging.CRITICAL, **place) as found:
+    monkeypatch.setitem(
+        importlib.import_module("dask").config.config["distributed"]["comm"]["timeouts"], "connect", 1
+    )
+    place = {
+        "host": "127.0.0.1",
+        "protocol": "tcp://",
+        "dashboard_address": "127.0.0.1:0",
+        "processes": False,
+    }
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, silence_logs=logging.CRITICAL, **place
+    ) as found:
         yield found
 
 
@@ -185,14 +209,20 @@ def test_a_cluster_that_goes_away_costs_no_row_that_is_done(grid, tmp_path, box,
 
 
 def test_compare_on_a_cluster_as_the_page_says(python, parent, tmp_path, dask, monkeypatch):
-    monkeypatch.setattr(cluster, "COMMAND", (*python, *cluster.COMMAND[1:]))  # so that runs have their imports
+    monkeypatch.setattr(
+        cluster, "COMMAND", (*python, *cluster.COMMAND[1:])
+    )  # so that runs have their imports
     monkeypatch.chdir(parent.parent)  # a relative path holds on the workers too
     options = ["--ratios", 0.2, "--methods", "comp,random", "--seeds", 1, "--sequences", 3, "--length", 24]
     options += ["--multiple", 4, "--windows", 3, "--window", 40, "--scheduler", dask.scheduler_address]
     done = command("compare", parent.name, "--out", tmp_path / "out", *options)
     assert done.exit_code == 0, done.output
     rows = read_rows(tmp_path / "out" / "rows.csv")
-    assert sorted(rows.method) == ["comp", "random"] and set(rows.status) == {"ok"} and rows.model[0] == parent.name
+    assert (
+        sorted(rows.method) == ["comp", "random"]
+        and set(rows.status) == {"ok"}
+        and rows.model[0] == parent.name
+    )
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -113,7 +113,9 @@ def test_a_row_is_what_was_measured(straight, parent):
         with torch.inference_mode():  # KL and agreement by brute force over all logits at once
             p, q = (m(input_ids=windows).logits[:, :-1].double().log_softmax(-1) for m in (model, small))
         assert row.kl == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), abs=1e-4)
-        assert row.top1_agreement == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).double().mean()), abs=1e-6)
+        assert row.top1_agreement == pytest.approx(
+            float((p.argmax(-1) == q.argmax(-1)).double().mean()), abs=1e-6
+        )
         assert (row[list(TIMED)].astype(float) > 0).all()
     assert str(parent) not in (straight / "rows.csv").read_text()
 
@@ -133,12 +135,16 @@ def test_quality_pairs_the_windows_of_each_kind(tiny_llama):
     assert judge(small, {"code": windows["code"][:5]}, dense).intervals()["increase"] is None  # of 5 windows
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/status"), reason="Linux keeps the size of the parent in ru_maxrss"
+)
 def test_peak_memory_is_that_of_the_process_alone():
     ballast = torch.zeros(100 * 2**20 // 8, dtype=torch.float64) + 1  # the process that starts it is larger
     code = "import sys, unittest.mock; sys.modules['torch'] = unittest.mock.MagicMock()  # it takes seconds\n"
     code += "from comp_lib.system.machine import peak_bytes as p; a = p(); x = bytearray(b'x') * 2**28; print(a, p())"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert 240 * 2**20 < int(out[1]) - int(out[0]) < 280 * 2**20 and peak_bytes() >= ballast.nbytes
 
 
@@ -152,7 +158,13 @@ COMMAND += "from comp_lib.compare import cluster; cluster.COMMAND = {}; app()"
 
 def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, python, parent, tmp_path):
     out = tmp_path / "killed"
-    words = [*python, "-c", COMMAND.format(cluster.COMMAND), "compare", *map(str, (parent, *GRID, "--out", out))]
+    words = [
+        *python,
+        "-c",
+        COMMAND.format(cluster.COMMAND),
+        "compare",
+        *map(str, (parent, *GRID, "--out", out)),
+    ]
     running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     number = int(running.stdout.readline())
     try:
@@ -169,10 +181,14 @@ def test_a_grid_that_is_killed_goes_on_and_ends_the_same(straight, python, paren
 
     done = command("compare", parent, *GRID, "--out", out)
     assert done.exit_code == 0, done.stderr
-    ours, theirs = (read_rows(f / "rows.csv").drop(columns=list(TIMED)).sort_values("key") for f in (out, straight))
+    ours, theirs = (
+        read_rows(f / "rows.csv").drop(columns=list(TIMED)).sort_values("key") for f in (out, straight)
+    )
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     again = read_rows(out / "rows.csv")
-    pd.testing.assert_frame_equal(again.iloc[: len(left)], left)  # down to their seconds: they were not run again
+    pd.testing.assert_frame_equal(
+        again.iloc[: len(left)], left
+    )  # down to their seconds: they were not run again
     increase = [(f / "table.md").read_text().split("\n## ")[1] for f in (out, straight)]
     assert increase[0] == increase[1] and "comp + least-squares" in increase[0]
 
@@ -249,5 +265,7 @@ def test_what_is_wrong_is_refused_before_any_work(parent, tmp_path, options, wor
 def test_other_rows_are_refused_in_one_line(parent, tmp_path, content):
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
-    refused(command("compare", parent, *GRID, "--out", tmp_path), ["rows of a comparison", "name another folder"])
+    refused(
+        command("compare", parent, *GRID, "--out", tmp_path), ["rows of a comparison", "name another folder"]
+    )
     assert path.read_bytes() == content

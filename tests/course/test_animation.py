@@ -36,7 +36,11 @@ MADE = {  # name: how it is made, how many frames, words that it says
     "leaving": (
         lambda: matrix_condition.leaving(TOY),
         1 + 3 * 4,
-        ["Neuron 1 leaves, and the price of neuron 2 rises from 1.0 to 16.2.", "neurons 1, 3, 2", "to 0.8, 1.8, 18.0."],
+        [
+            "Neuron 1 leaves, and the price of neuron 2 rises from 1.0 to 16.2.",
+            "neurons 1, 3, 2",
+            "to 0.8, 1.8, 18.0.",
+        ],
     ),
     "passing": (
         lambda: layer_importance.passing(STUDY, 3, [4, 6]),
@@ -77,7 +81,9 @@ def test_an_animation_is_small_moves_and_says_its_reading(name):
     assert all((one != other).any() for (one, _), (other, _) in zip(shown[1:], shown[2:], strict=False))
     middle, last = (frames[place][0] for place in (count // 2, -1))
     assert overlapping_texts(middle) == overlapping_texts(last) == []
-    assert last.alt_text.startswith(last.get_suptitle()) and all(part in last.alt_text for part in words), last.alt_text
+    assert last.alt_text.startswith(last.get_suptitle()) and all(part in last.alt_text for part in words), (
+        last.alt_text
+    )
 
 
 def coloured(*colours):
@@ -108,9 +114,15 @@ def test_it_is_shown_with_words_and_offers_its_still(monkeypatch):
     gif, still = (base64.b64encode(part).decode() for part in animation.gif_and_still(frames))
     assert data["image/png"] == still and data["text/plain"] == "A thin bar in blue."
     moving, resting = re.findall(r"<img [^>]*>", data["text/html"])
-    assert gif in moving and still in resting and all('alt="A thin bar in blue."' in tag for tag in (moving, resting))
+    assert (
+        gif in moving
+        and still in resting
+        and all('alt="A thin bar in blue."' in tag for tag in (moving, resting))
+    )
     assert re.search(r"<details><summary>[^<]+</summary><img", data["text/html"])
-    less = re.search(r'<picture><source media="\(prefers-reduced-motion: reduce\)" srcset="([^"]*)"', data["text/html"])
+    less = re.search(
+        r'<picture><source media="\(prefers-reduced-motion: reduce\)" srcset="([^"]*)"', data["text/html"]
+    )
     assert less[1].endswith(still) and "<script" not in data["text/html"]
 
 
@@ -125,7 +137,20 @@ def test_each_animation_is_played_in_a_lesson():
 def test_bars_of_the_toy_are_its_prices_and_energies():
     first, last = (frames_of("leaving")[place][0].axes[0] for place in (0, -1))
     assert [bar.get_height() for bar in first.patches] == [0.8, 4, 1, 5, 1, 1, 0, 0]
-    assert [bar.get_height() for bar in last.patches][8:] == [16.2, 16.2, 1, 1, 0.8, 0.8, 16.2, 16.2, 1.8, 1.8, 18, 18]
+    assert [bar.get_height() for bar in last.patches][8:] == [
+        16.2,
+        16.2,
+        1,
+        1,
+        0.8,
+        0.8,
+        16.2,
+        16.2,
+        1.8,
+        1.8,
+        18,
+        18,
+    ]
     red = [bar.get_height() for bar in last.patches if bar.get_facecolor()[:3] == pytest.approx(to_rgb(RED))]
     assert red == [0.8, 1, 16.2]  # who leaves next
 

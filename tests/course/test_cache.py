@@ -105,7 +105,11 @@ def test_arguments_that_differ_have_entries_of_their_own(tiny_llama, case):
 
 def test_the_same_weights_under_another_config_are_another_model():
     """A window of attention, a base of the rotary embedding: no tensor shows them."""
-    models = [build("gqa"), build("mistral-window"), build("gqa", rope_parameters={"rope_type": "default"} | BASE)]
+    models = [
+        build("gqa"),
+        build("mistral-window"),
+        build("gqa", rope_parameters={"rope_type": "default"} | BASE),
+    ]
     assert len({hash_of_model(model) for model in models}) == 3
     assert len({int(kept(model, IDS)["number"]) for model in models}) == 3
 

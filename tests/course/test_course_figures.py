@@ -55,7 +55,10 @@ SPREADS = {"bare": {"layer 2": ROWS}, "re-tuned": {"layer 2": ROWS, "layer 5": d
 UNSEEN = [(0.3, 0.25, 0.35), (0.2, 0.18, 0.22), (0.25, 0.2, 0.3)]
 STUDY = study_of()
 GIB = scale.GIB
-CURVE = {"mask": [(0.16, 0.15, 0.17), (0.15, 0.14, 0.16)], "least squares": [(0.94, 0.9, 1.0), (0.12, 0.1, 0.14)]}
+CURVE = {
+    "mask": [(0.16, 0.15, 0.17), (0.15, 0.14, 0.16)],
+    "least squares": [(0.94, 0.9, 1.0), (0.12, 0.1, 0.14)],
+}
 OWN = {"mask": [0.10, 0.12], "least squares": [0.0, 0.06]}
 SPEEDS = [
     Measured(name, size, (1.0,), (1.0,), decode)
@@ -78,7 +81,9 @@ FIGURES = {  # name: what draws it, words that it says
     "proxy": (lambda: layers.plot_proxy(STUDY, 0.5, 3), ["Layer 3 is marked", "2.00 nats per token"]),
     "turns": (lambda: layers.plot_turns(STUDY, 1, layer=3), ["stands out most in layer 3"]),
     "sink": (
-        lambda: layers.plot_sink(torch.eye(9), 2, {"as it is": torch.full((6,), 0.5), "without": torch.zeros(6)}, 3),
+        lambda: layers.plot_sink(
+            torch.eye(9), 2, {"as it is": torch.full((6,), 0.5), "without": torch.zeros(6)}, 3
+        ),
         ["as it is, 50% from layer 3 on; without, 0% from"],
     ),
     "layer": (
@@ -97,12 +102,18 @@ FIGURES = {  # name: what draws it, words that it says
         lambda: neurons.plot_choices(ENERGY, CONDITION, {"energy": GONE, "cost": ~GONE}),
         ["by energy, by cost"],
     ),
-    "agreement": (lambda: trial.plot_spreads(SPREADS, "Spearman's correlation"), ["bare, layer 2: one 0.300"]),
+    "agreement": (
+        lambda: trial.plot_spreads(SPREADS, "Spearman's correlation"),
+        ["bare, layer 2: one 0.300"],
+    ),
     "errors": (
         lambda: trial.plot_spreads(SPREADS, "error left (%)", percent=True, log=True),
         ["re-tuned, layer 5: one 30.0%, two 40.0%, three 70.0%"],
     ),
-    "rise": (lambda: trial.plot_spreads({"": SPREADS["bare"]}, "rise of the loss", reference=0.0), ["one 0.300"]),
+    "rise": (
+        lambda: trial.plot_spreads({"": SPREADS["bare"]}, "rise of the loss", reference=0.0),
+        ["one 0.300"],
+    ),
     "ridges": (
         lambda: trial.plot_ridges([0.01, 0.1, 1.0], {"few": ([0.1, 0.12, 0.2], UNSEEN)}, [3, 2, 1.1], 0.2),
         ["is lowest at 20.0% with a ridge of 0.1, and ends at 25.0%"],
@@ -124,7 +135,9 @@ FIGURES = {  # name: what draws it, words that it says
         ["Error curves of 2 layers, up to 96 neurons removed: layer 1 from 0.0200% to 0.08%."],
     ),
     "harm": (
-        lambda: plans.plot_harm(1e-3 * np.array([1.0, 1, 0.2, 2]), np.array([0.08, 0.01, 0.2, 0.02]), (0, 1), 2),
+        lambda: plans.plot_harm(
+            1e-3 * np.array([1.0, 1, 0.2, 2]), np.array([0.08, 0.01, 0.2, 0.02]), (0, 1), 2
+        ),
         ["layer 0 0.100% and 0.0800 nats; layer 1 0.100% and 0.0100 nats; layer 2 0.020%"],
     ),
     "differences": (
@@ -134,21 +147,31 @@ FIGURES = {  # name: what draws it, words that it says
             "Two models",
             {"small": {"a": [-0.06, -0.04]}, "large": {}},
         ),
-        ["Two models. Loss minus that of COMP", "small, b: +0.600 (+0.550 to +0.700); large, a: +0.100 (-0.100"],
+        [
+            "Two models. Loss minus that of COMP",
+            "small, b: +0.600 (+0.550 to +0.700); large, a: +0.100 (-0.100",
+        ],
     ),
     "variances": (
-        lambda: mask_tuning.plot_variances({"unguarded": [0.01, 9, 0], "guarded": [0.01, 0.04, 0]}, 0.05, "All"),
+        lambda: mask_tuning.plot_variances(
+            {"unguarded": [0.01, 9, 0], "guarded": [0.01, 0.04, 0]}, 0.05, "All"
+        ),
         ["highest 9 in layer 1, 1 of 3 layers above", "highest 0.04 in layer 1, 0 of 3 layers above"],
     ),
     "losses": (
-        lambda: mask_tuning.plot_losses({"lucky": {"none": NEAR}, "not": {"none": FAR}}, {"dense": 0.1}, "Two draws"),
+        lambda: mask_tuning.plot_losses(
+            {"lucky": {"none": NEAR}, "not": {"none": FAR}}, {"dense": 0.1}, "Two draws"
+        ),
         ["not: none 0.60 (0.55 to 0.70)", "dense: 0.10"],
     ),
     "token curve": (
         lambda: mask_tuning.plot_token_curve([256, 512], 400, OWN, CURVE, (0.17, 0.16, 0.18), "Layer 3"),
         ["at worst 94.0% with 256, 12.0% with the most", "it is 17.0% on unseen tokens"],
     ),
-    "reach": (lambda: your_own_model.plot_reach(SHAPE, SHAPE.with_widths((24,) * 4, (2,) * 4)), ["of which 50% stay"]),
+    "reach": (
+        lambda: your_own_model.plot_reach(SHAPE, SHAPE.with_widths((24,) * 4, (2,) * 4)),
+        ["of which 50% stay"],
+    ),
     "sweep": (
         lambda: your_own_model.plot_sweep([(0.3, *FAR), (0.1, *NEAR)], 0.5),
         ["a limit at 0.5 nats: 10% removed 0.40 nats (0.30 to 0.50); 30% removed 0.60"],
@@ -162,29 +185,42 @@ FIGURES = {  # name: what draws it, words that it says
         ["first +0.40 (+0.30 to +0.50); second -0.05 (-0.06 to -0.04)"],
     ),
     "ratios": (
-        lambda: baselines.plot_ratios({"small": {"COMP": {0.2: FAR, 0.1: NEAR}, "FLAP": {0.1: NEAR, 0.2: FAR}}}),
+        lambda: baselines.plot_ratios(
+            {"small": {"COMP": {0.2: FAR, 0.1: NEAR}, "FLAP": {0.1: NEAR, 0.2: FAR}}}
+        ),
         ["small, COMP: 0.40 at 10%, 0.60 at 20%; small, FLAP: 0.40 at 10%"],
     ),
     "reads": (
-        lambda: on_device.plot_reads({"dense": SHAPE, "half": SHAPE.with_widths((48,) * 2, (2,) * 2)}, 1000, 16),
+        lambda: on_device.plot_reads(
+            {"dense": SHAPE, "half": SHAPE.with_widths((48,) * 2, (2,) * 2)}, 1000, 16
+        ),
         ["of 2 layers"],
     ),
     "speedup": (lambda: on_device.plot_speedup(SPEEDS), ["small, 1.40 beside a byte ratio of 1.50"]),
-    "quality": (lambda: on_device.plot_quality(POINTS), ["3 layers, neurons 1.50 times as fast, +0.90 nats."]),
+    "quality": (
+        lambda: on_device.plot_quality(POINTS),
+        ["3 layers, neurons 1.50 times as fast, +0.90 nats."],
+    ),
     "parts of a token": (
         lambda: on_device.plot_parts({"dense": (1, 2, 3), "half": (1, 1, 1)}, {"dense": 6.5, "half": 3.0}),
         ["dense 6.0 fitted, 6.5 measured; half 3.0 fitted, 3.0 measured"],
     ),
     "sums": (
-        lambda: scale.plot_sums(100, {"C": [(10, GIB), (1000, GIB)], "dual": [(10, GIB // 4), (1000, 4 * GIB)]}, 200),
+        lambda: scale.plot_sums(
+            100, {"C": [(10, GIB), (1000, GIB)], "dual": [(10, GIB // 4), (1000, 4 * GIB)]}, 200
+        ),
         ["equal at 200 tokens", "dual: 0.25 GiB at 10 tokens"],
     ),
     "memory": (
-        lambda: scale.plot_memory({"all": [(2 * 10**9, 4 * GIB), (10**9, 2 * GIB)]}, {"measured": [(10**9, GIB)]}),
+        lambda: scale.plot_memory(
+            {"all": [(2 * 10**9, 4 * GIB), (10**9, 2 * GIB)]}, {"measured": [(10**9, GIB)]}
+        ),
         ["all: 2.00 GiB at 1.00 billion parameters, 4.00 GiB at 2.00 billion"],
     ),
     "answers": (
-        lambda: after_pruning.plot_answers(["sea", "north"], {"parent": [0.5, 0.1], "pruned": [0.2, 0.3]}, "To the"),
+        lambda: after_pruning.plot_answers(
+            ["sea", "north"], {"parent": [0.5, 0.1], "pruned": [0.2, 0.3]}, "To the"
+        ),
         ["parent: sea 0.50, north 0.10; pruned: sea 0.20, north 0.30"],
     ),
     "low rank": (lambda: after_pruning.plot_low_rank(100, 60, 5), ["W 100 × 60; B 100 × 5; A 5 × 60"]),
@@ -253,7 +289,11 @@ def test_bars_and_intervals_of_layers():
     top, bottom = layers.plot_layer_importance(study, 2).axes
     assert [bar.get_height() for bar in top.patches] == pytest.approx(study.influence.tolist())
     assert [bar.get_height() for bar in bottom.patches] == pytest.approx(study.mean_harm.tolist())
-    red = [place for place, bar in enumerate(bottom.patches) if bar.get_facecolor()[:3] == pytest.approx(to_rgb(RED))]
+    red = [
+        place
+        for place, bar in enumerate(bottom.patches)
+        if bar.get_facecolor()[:3] == pytest.approx(to_rgb(RED))
+    ]
     assert red == [1, 4]
     spans = [ends[:, 1].tolist() for ends in bottom.collections[0].get_segments()]
     assert spans == [pytest.approx(row) for row in study.harm_interval.tolist()]
@@ -284,12 +324,16 @@ def test_neurons_stand_where_their_numbers_are():
         costs = line.get_xdata() / line.get_ydata() ** 2
         np.testing.assert_allclose(costs, costs[0])
     lost = [
-        line for line in draw("projections").axes[0].lines if line.get_linestyle() == "--" and len(line.get_ydata())
+        line
+        for line in draw("projections").axes[0].lines
+        if line.get_linestyle() == "--" and len(line.get_ydata())
     ]
     assert max(lost[0].get_ydata()) ** 2 == pytest.approx(4 - 4**2 / 5)
 
 
-@pytest.mark.parametrize("name, top", [("agreement", "one"), ("errors", "one"), ("rise", "one"), ("differences", "a")])
+@pytest.mark.parametrize(
+    "name, top", [("agreement", "one"), ("errors", "one"), ("rise", "one"), ("differences", "a")]
+)
 def test_the_first_row_or_the_best_is_on_top(name, top):
     assert ticks(draw(name).axes[0])[-1] == top
 
@@ -325,7 +369,9 @@ def test_drawings_to_scale():
     assert sum(bar.get_width() for bar in whole) == pytest.approx(1.0)
     assert [bar.get_height() for bar in stays] == pytest.approx([1.0, 1.0, 0.5])
     top, bottom = draw("widths").axes
-    kept = [bar.get_height() for bar in top.patches if bar.get_facecolor()[:3] == pytest.approx(to_rgb(GREEN))]
+    kept = [
+        bar.get_height() for bar in top.patches if bar.get_facecolor()[:3] == pytest.approx(to_rgb(GREEN))
+    ]
     assert kept == [16, 48, 40] and [bar.get_height() for bar in bottom.patches] == [0.02, 0.0, 0.01]
 
 

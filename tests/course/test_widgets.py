@@ -25,9 +25,19 @@ from course.widgets import explorers
 pytestmark = pytest.mark.slow
 LAYERS = 30
 SHAPE = Shape(
-    576, 64, 3, (1536,) * LAYERS, (3,) * LAYERS, 3 * 576, 8 * 64 * 576, (2 * 576,) * LAYERS, 49_152 * 576 + 576
+    576,
+    64,
+    3,
+    (1536,) * LAYERS,
+    (3,) * LAYERS,
+    3 * 576,
+    8 * 64 * 576,
+    (2 * 576,) * LAYERS,
+    49_152 * 576 + 576,
 )
-CURVES = (torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)[:, None] * (torch.arange(44) / 44.0) ** 3).tolist()
+CURVES = (
+    torch.linspace(0.05, 0.5, LAYERS, dtype=torch.float64)[:, None] * (torch.arange(44) / 44.0) ** 3
+).tolist()
 HARM = [0.01 + ((7 * layer) % LAYERS) / 100 for layer in range(LAYERS)]
 MINDS = stored_sensitivity({"gone": 416, "kl": HARM, "curves": CURVES})
 IMPORTANCE = [1.0 + (7 * layer) % LAYERS for layer in range(LAYERS)]
@@ -91,8 +101,16 @@ def test_the_layer_explorer_shows_the_layer_that_is_chosen_and_how_far_the_proxy
     study = replace(study_of(), influence=torch.tensor([0.9, 0.05, 0.04, 0.02, 0.01, 0.03]))
     box = explorers.LayerExplorer(study, layer=3)
     assert f'alt="{plot_layer(study, 3, "block influence", 0).alt_text}"' in box.image.value
-    assert "(place 2 of 6), loss increase 2.000 nats per token" in box.facts.value and "place 5 of 6" in box.facts.value
-    for layer, verdict in ((3, "3 places too low"), (5, "1 place too low"), (1, "4 places too high"), (0, "two agree")):
+    assert (
+        "(place 2 of 6), loss increase 2.000 nats per token" in box.facts.value
+        and "place 5 of 6" in box.facts.value
+    )
+    for layer, verdict in (
+        (3, "3 places too low"),
+        (5, "1 place too low"),
+        (1, "4 places too high"),
+        (0, "two agree"),
+    ):
         box.layer.value = layer
         assert verdict in box.facts.value
 
@@ -102,7 +120,9 @@ def test_wrong_input_is_answered_with_a_sentence_and_the_last_picture_stays():
     image = box.image.value
     for sequence in (-1, 2):
         box.sequence.value = sequence
-        assert f"expected a sequence from 0 to 1, got {sequence}" in box.facts.value and box.image.value == image
+        assert (
+            f"expected a sequence from 0 to 1, got {sequence}" in box.facts.value and box.image.value == image
+        )
     box.sequence.value = 1
     assert "expected" not in box.facts.value and box.image.value != image
 
@@ -154,7 +174,9 @@ def test_the_planner_opens_with_a_plan_that_can_be_read_and_used():
     box = planner(parent="dense", task="find a plan <better> than that")
     assert box.plan == uniform_plan(PlanRequest(SHAPE, 0.2, multiple=32, parent="dense"))
     left = SHAPE.with_widths(box.plan.neurons, box.plan.kv_groups).total
-    assert f"{left:,} of 134,515,008" in box.facts.value and f"{left * 4 / 1e6:,.1f} of 538.1" in box.facts.value
+    assert (
+        f"{left:,} of 134,515,008" in box.facts.value and f"{left * 4 / 1e6:,.1f} of 538.1" in box.facts.value
+    )
     assert f"{float(layer_errors(MINDS, SHAPE, box.plan).nansum()):.2%}" in box.facts.value
     assert "time" not in box.facts.value and "not measured yet" in box.facts.value
     assert isinstance(box.children[0], HTML) and "find a plan &lt;better&gt;" in box.children[0].value

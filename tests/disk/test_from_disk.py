@@ -74,7 +74,12 @@ def test_files_give_what_memory_gives(name, tmp_path, tokenizer):
     card = Provenance("parent", source.shape, "some tokens")
     save_checkpoint(tmp_path / "inside" / "small", inside.model, tokenizer, inside.plan, card)
     written = prune_to(
-        tmp_path / "files" / "small", source, tokenizer, ids, settings, saving=Saving(name="parent", card=card)
+        tmp_path / "files" / "small",
+        source,
+        tokenizer,
+        ids,
+        settings,
+        saving=Saving(name="parent", card=card),
     )
     assert written.plan == inside.plan
     assert written.after == Shape.of(inside.model)
@@ -103,7 +108,9 @@ def test_other_settings_give_the_same_too(changes, parent, tmp_path, tokenizer):
     inside = prune(build(), ids, settings)
     written = prune_to(tmp_path / "small", opened(parent), tokenizer, ids, settings)
     assert written.plan == inside.plan
-    tensors = {name: t for file in (tmp_path / "small").glob("*.safetensors") for name, t in load_file(file).items()}
+    tensors = {
+        name: t for file in (tmp_path / "small").glob("*.safetensors") for name, t in load_file(file).items()
+    }
     for name, value in inside.model.state_dict().items():
         torch.testing.assert_close(tensors[name], value)
 
@@ -134,7 +141,9 @@ def test_measured_widths_from_files_are_those_of_memory(name, tmp_path, tokenize
 
 
 @pytest.mark.parametrize("name", ["gqa", "tied"])
-def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(name, tmp_path, tokenizer, monkeypatch):
+def test_each_layer_is_let_go_before_the_next_and_sensitivity_reads_it_once(
+    name, tmp_path, tokenizer, monkeypatch
+):
     parent, model = saved(tmp_path / "parent", name)
     source, alive, read = opened(parent), [], []
     layer_of, tensor_of = model_on_disk.Streamed.__getitem__, source.files.read
@@ -167,7 +176,9 @@ def test_perplexities_are_those_of_the_two_models(tmp_path, tokenizer):
     done = prune_to(tmp_path / "small", opened(parent), tokenizer, tokens(), SETTINGS, saving=saving)
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32)
     before, after = (perplexity(one, windows) for one in (model, small.eval()))
-    assert torch.tensor(done.losses).T.tolist() == [pytest.approx(one.losses, rel=1e-5) for one in (before, after)]
+    assert torch.tensor(done.losses).T.tolist() == [
+        pytest.approx(one.losses, rel=1e-5) for one in (before, after)
+    ]
     card = (tmp_path / "small" / "README.md").read_text()
     assert f"| {before.perplexity:.2f} | {after.perplexity:.2f} |" in card
 
@@ -352,7 +363,9 @@ prune_to(out, opened(parent), AutoTokenizer.from_pretrained(parent), tokens(), S
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
-def test_a_running_process_keeps_others_out_and_kill_9_lets_them_in(python, parent, calm, tmp_path, tokenizer):
+def test_a_running_process_keeps_others_out_and_kill_9_lets_them_in(
+    python, parent, calm, tmp_path, tokenizer
+):
     out = tmp_path / "small"
     command = [*python, "-c", SCRIPT, str(parent), str(out), *map(str, Path(__file__).parents[:2])]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -388,9 +401,22 @@ def test_another_request_is_refused_by_what_differs(parent, tmp_path, tokenizer)
 def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, tokenizer):
     parent, _ = saved(tmp_path / "parent")
     with pytest.raises(InputError, match="needs the whole model"):
-        prune_to(tmp_path / "a", opened(parent), tokenizer, tokens(), Settings(method="llm-pruner", recovery="none"))
+        prune_to(
+            tmp_path / "a",
+            opened(parent),
+            tokenizer,
+            tokens(),
+            Settings(method="llm-pruner", recovery="none"),
+        )
     with pytest.raises(InputError, match="a pruned model to overwrite"):
-        prune_to(parent, opened(parent), tokenizer, tokens(), SETTINGS, saving=Saving(name=str(parent), overwrite=True))
+        prune_to(
+            parent,
+            opened(parent),
+            tokenizer,
+            tokens(),
+            SETTINGS,
+            saving=Saving(name=str(parent), overwrite=True),
+        )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="a new or an empty folder"):
@@ -431,7 +457,9 @@ def test_a_gguf_file_is_read_as_it_is(name, kind, tmp_path, tokenizer, monkeypat
     written = prune_to(tmp_path / "small", source, tokenizer, tokens(), SETTINGS)
     loaded, _ = load_model(file)
     for index, layer in enumerate(loaded.model.layers):
-        assert all(torch.equal(layer.state_dict()[k], v) for k, v in source.model.layers[index].state_dict().items())
+        assert all(
+            torch.equal(layer.state_dict()[k], v) for k, v in source.model.layers[index].state_dict().items()
+        )
     inside = prune(loaded, tokens(), SETTINGS)
     assert written.plan.kept_neurons == inside.plan.kept_neurons
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "small")

@@ -55,7 +55,9 @@ def test_a_folder_is_saved_as_its_parent_is_and_what_was_not_refitted_is_the_sam
     assert {value.dtype for value in new.values()} == {DTYPES[kind]}
     assert torch.equal(new["model.embed_tokens.weight"], old["model.embed_tokens.weight"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
-    assert model.dtype == DTYPES[kind] and sum(value.nbytes for value in new.values()) < done.megabytes[1] * 1e6
+    assert (
+        model.dtype == DTYPES[kind] and sum(value.nbytes for value in new.values()) < done.megabytes[1] * 1e6
+    )
     full = prune_model(parent, tmp_path / "again", evaluated="none", **SMALL, dtype="bfloat16")
     assert full.stored[1] == ("BF16" if kind == "F32" else kind)  # in no more bytes than it was computed in
 
@@ -72,7 +74,8 @@ def test_the_verdict_is_what_the_files_are_and_the_command_says_the_same(wide, t
     parent = wide(torch.bfloat16)
     done = prune_model(parent, tmp_path / "small", **SMALL)
     models = [
-        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (tmp_path / "small", parent)
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        for folder in (tmp_path / "small", parent)
     ]
     found = judge(models[0].eval(), windows_of("kinds", tokenizer, 256, 2), models[1].eval())
     assert list(done.by_text) == [*KINDS, "mean of 8"]
@@ -80,7 +83,9 @@ def test_the_verdict_is_what_the_files_are_and_the_command_says_the_same(wide, t
         wanted = found.mean if kind == "mean of 8" else found.kinds[kind].values()
         assert values == pytest.approx({name: wanted[name] for name in values}, abs=1e-4)
     lines = str(done).splitlines()
-    assert len(lines) <= 13 and lines[-1] == f"next: comp-lib evaluate {tmp_path / 'small'} --against {parent}"
+    assert (
+        len(lines) <= 13 and lines[-1] == f"next: comp-lib evaluate {tmp_path / 'small'} --against {parent}"
+    )
     assert f"{done.by_text['mean of 8']['increase']:+.3f}, mean of 8" in str(done) and "BF16" in lines[4]
     flags = [*FEW[:-4], "--calibration", "calibration", "--out"]
     told = json.loads(ran("prune", parent, *flags, tmp_path / "other", "--json").stdout)
@@ -102,7 +107,9 @@ def test_the_card_tells_the_command_and_the_share_of_each_text(wide, tmp_path):
     source = f"shipped+{tmp_path / 'secret' / 'mine.txt'}"
     done = prune_model(parent, tmp_path / "small", 0.1, evaluated="none", calibration=source, **size)
     card = (tmp_path / "small" / "README.md").read_text("utf-8")
-    words = f"comp-lib prune {parent.name} --out small --ratio 0.1 --preset stock --calibration shipped+mine.txt "
+    words = (
+        f"comp-lib prune {parent.name} --out small --ratio 0.1 --preset stock --calibration shipped+mine.txt "
+    )
     assert words + "--evaluate none --sequences 16 --length 24 --method wanda-sp\n" in card
     assert "calibration 10%" in card and "calibration:code 5%" in card and "mine.txt 50%)" in card
     assert str(tmp_path) not in card and f"multiple {done.report.settings['multiple']}," in card
@@ -112,7 +119,13 @@ def test_the_card_tells_the_command_and_the_share_of_each_text(wide, tmp_path):
 
 @pytest.mark.parametrize(
     ("most", "told", "sequences"),
-    [(9999, {}, 200), (4700, {}, 196), (99, {}, 5), (9, {"sequences": 8}, 8), (9, {"calibration": "calibration"}, 128)],
+    [
+        (9999, {}, 200),
+        (4700, {}, 196),
+        (99, {}, 5),
+        (9, {"sequences": 8}, 8),
+        (9, {"calibration": "calibration"}, 128),
+    ],
 )
 def test_wide_layers_get_more_text_by_default(parent, tmp_path, monkeypatch, most, told, sequences):
     monkeypatch.setattr("comp_lib.disk.prune_model.PER_NEURON", 100)  # of 48 neurons
@@ -134,7 +147,8 @@ def test_the_mixtures_have_as_many_tokens_as_wide_layers_get(real_model):
 
 
 @pytest.mark.parametrize(
-    "curve", [lambda x: 5 * x**2, lambda x: 0.9 * x, lambda x: x**4 - 0.01, lambda x: x**2 / (x < 0.4 or torch.nan)]
+    "curve",
+    [lambda x: 5 * x**2, lambda x: 0.9 * x, lambda x: x**4 - 0.01, lambda x: x**2 / (x < 0.4 or torch.nan)],
 )
 @pytest.mark.parametrize("at_most", [0.02, 0.2])
 def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch, curve, at_most):
@@ -148,7 +162,9 @@ def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch
     monkeypatch.setattr("comp_lib.evaluation.by_kind.judge", stand_in)
     size = {"sequences": 4, "length": 24, "calibration": "calibration", "method": "random", "multiple": 1}
     done = prune_model(parent, tmp_path / "small", at_most=f"{at_most}nats", **size)
-    assert len(seen) <= 6 and done.plan.removed == pytest.approx(max(gone for gone in seen if seen[gone] <= at_most))
+    assert len(seen) <= 6 and done.plan.removed == pytest.approx(
+        max(gone for gone in seen if seen[gone] <= at_most)
+    )
     dearer, last = [gone for gone, cost in seen.items() if cost > at_most], done.plan.removed
     assert curve(last) >= 0.9 * at_most or (min(dearer) - last < 0.08 if dearer else len(seen) == 6)
     command = re.search(r"--ratio (\S+)", (tmp_path / "small" / "README.md").read_text("utf-8"))
@@ -158,34 +174,61 @@ def test_at_most_finds_what_may_go_by_few_prunings(parent, tmp_path, monkeypatch
 def test_at_most_out_of_reach_says_what_the_smallest_step_costs(parent, tmp_path, monkeypatch):
     losses = iter([3.0, 3.9, 3.8, 3.7, 3.5])
     monkeypatch.setattr(
-        "comp_lib.evaluation.by_kind.judge", lambda model, windows: SimpleNamespace(mean={"loss": next(losses)})
+        "comp_lib.evaluation.by_kind.judge",
+        lambda model, windows: SimpleNamespace(mean={"loss": next(losses)}),
     )
     words = ["--at-most", "0.01", *FEW[:4], "--multiple", "1", "--calibration", "calibration"]
     done = run("prune", parent, "--out", tmp_path / "small", *words)
     assert done.exit_code == 2 and done.stderr.splitlines()[-1].startswith("comp-lib: expected --at-most")
     assert "got 0.01, where 1.2% of the decoder costs 0.500 already: allow more" in done.stderr
     asked = re.findall(r"ratio (\S+): \+(\S+) nats: (\d) of 5", done.stderr)
-    assert asked == [("0.200", "0.900", "1"), ("0.050", "0.800", "2"), ("0.013", "0.700", "3"), ("0.010", "0.500", "4")]
+    assert asked == [
+        ("0.200", "0.900", "1"),
+        ("0.050", "0.800", "2"),
+        ("0.013", "0.700", "3"),
+        ("0.010", "0.500", "4"),
+    ]
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda model, out: prune(model="smollm2-135m"), "expected a model, got str: .*prune_model takes a name"),
+        (
+            lambda model, out: prune(model="smollm2-135m"),
+            "expected a model, got str: .*prune_model takes a name",
+        ),
         (lambda model, out: prune(model), "expected calibration tokens.*got NoneType"),
         (lambda model, out: prune_model(model, out), "name or the folder.*LlamaForCausalLM"),
         (lambda model, out: prune_model("no-such-model", out), "nothing of that name"),
         (lambda model, out: prune_model("smollm2-135m", out, preset="beast"), "did you mean 'best'"),
-        (lambda model, out: prune_model("smollm2-135m", out, preset=["best"]), r"another preset, got .\['best'\]"),
+        (
+            lambda model, out: prune_model("smollm2-135m", out, preset=["best"]),
+            r"another preset, got .\['best'\]",
+        ),
         (lambda model, out: prune_model("smollm2-135m", out, method=["comp"]), r"method.*got \['comp'\]"),
         (lambda model, out: prune_model("smollm2-135m", out, sequence=3), "did you mean 'sequences'"),
-        (lambda model, out: prune_model("smollm2-135m", out, 0.2, at_most=0.1), "or --at-most, got 0.2 and 0.1"),
-        (lambda model, out: prune_model("smollm2-135m", out, length="256"), "length as a whole number.*got '256'"),
-        (lambda model, out: prune_model("smollm2-135m", out, sequences=0), "sequences as a whole number.*got 0"),
-        (lambda model, out: prune_model("smollm2-135m", out, at_most=1, evaluated="none"), "leave --evaluate out"),
+        (
+            lambda model, out: prune_model("smollm2-135m", out, 0.2, at_most=0.1),
+            "or --at-most, got 0.2 and 0.1",
+        ),
+        (
+            lambda model, out: prune_model("smollm2-135m", out, length="256"),
+            "length as a whole number.*got '256'",
+        ),
+        (
+            lambda model, out: prune_model("smollm2-135m", out, sequences=0),
+            "sequences as a whole number.*got 0",
+        ),
+        (
+            lambda model, out: prune_model("smollm2-135m", out, at_most=1, evaluated="none"),
+            "leave --evaluate out",
+        ),
         *[
-            (lambda model, out, wrong=wrong: prune_model("smollm2-135m", out, at_most=wrong), f"above 0.*got {wrong!r}")
+            (
+                lambda model, out, wrong=wrong: prune_model("smollm2-135m", out, at_most=wrong),
+                f"above 0.*got {wrong!r}",
+            )
             for wrong in ("0", "-0.2nats", "a little", "nan", "inf")
         ],
     ],

@@ -48,7 +48,9 @@ def test_the_windows_are_those_of_each_text(tokenizer, windows):
         assert windows[kind].equal(evaluation_tokens(tokenizer, load_text(f"evaluation:{kind}"), 32, 3))
     assert windows["prose"].equal(windows_of("evaluation", tokenizer, 32, 3)["evaluation"])
     every = windows_of("kinds", tokenizer, 128)
-    assert len(every["prose"]) > 3 and len({len(ids) for ids in every.values()}) > 1  # all whole windows of each
+    assert (
+        len(every["prose"]) > 3 and len({len(ids) for ids in every.values()}) > 1
+    )  # all whole windows of each
     with pytest.raises(InputError, match="expected at least"):
         windows_of("kinds", tokenizer, 128, 10_000)
 
@@ -109,6 +111,8 @@ def test_of_one_kind_the_interval_is_its_own():
 def test_one_sequence_of_a_kind_or_a_number_that_is_none_has_no_interval():
     lone = ByKind({"a": made_up([1.0] * 20, [1.0] * 20), "b": made_up([3.0], [2.5])})
     assert set(lone.intervals().values()) == {None}
-    lost = ByKind({"a": made_up([1.0] * 8 + [math.inf], [1.0] * 8 + [1.5]), "b": made_up([3.0, 4.0], [2.5, 2.6])})
+    lost = ByKind(
+        {"a": made_up([1.0] * 8 + [math.inf], [1.0] * 8 + [1.5]), "b": made_up([3.0, 4.0], [2.5, 2.6])}
+    )
     found = lost.intervals()
     assert found["loss"] is None and found["increase"] is None and found["dense_loss"][0] < 1.9

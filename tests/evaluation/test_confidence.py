@@ -50,7 +50,9 @@ def test_a_seed_repeats_it_and_another_hardly_moves_it():
 
 @pytest.mark.parametrize("values", [[], [1.0] * 7, [1.0] * 8 + [math.nan], [1.0] * 20 + [math.inf]])
 def test_of_fewer_than_eight_values_or_what_is_no_number_it_is_refused(values):
-    with pytest.raises(InputError, match=f"expected at least 8 finite values for an interval, got {len(values)}, of"):
+    with pytest.raises(
+        InputError, match=f"expected at least 8 finite values for an interval, got {len(values)}, of"
+    ):
         confidence_interval(values)
     assert intervals([{"loss": values}]) == {"loss": None}
 
@@ -81,8 +83,12 @@ def test_of_small_kinds_it_is_students_with_the_freedom_of_all():
     error = sum(values.var(1, ddof=1) / 3 for values in kinds) ** 0.5 / 4
     middle = np.mean([values.mean(1) for values in kinds], 0)
     wide = stats.t.ppf(0.975, 8) * error
-    assert confidence_intervals(*kinds) == pytest.approx(np.stack([middle - wide, middle + wide], 1), rel=1e-3)
-    assert np.isnan(confidence_intervals(*kinds[:3])).all()  # six degrees of freedom, as of seven windows of one text
+    assert confidence_intervals(*kinds) == pytest.approx(
+        np.stack([middle - wide, middle + wide], 1), rel=1e-3
+    )
+    assert np.isnan(
+        confidence_intervals(*kinds[:3])
+    ).all()  # six degrees of freedom, as of seven windows of one text
     assert np.isnan(confidence_intervals(*kinds, np.ones((2, 1)))).all()
 
 

@@ -36,7 +36,12 @@ def test_a_continuation_is_the_most_likely_text(models, tokenizer):
 
 @pytest.mark.parametrize(
     "told",
-    [{"repetition_penalty": 1.5}, {"num_beams": 3}, {"do_sample": True, "temperature": 2.0}, {"stop_strings": ["e"]}],
+    [
+        {"repetition_penalty": 1.5},
+        {"num_beams": 3},
+        {"do_sample": True, "temperature": 2.0},
+        {"stop_strings": ["e"]},
+    ],
     ids=str,
 )
 def test_what_a_folder_says_of_generation_changes_no_continuation(tiny_llama, tokenizer, told):

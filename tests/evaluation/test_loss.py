@@ -84,7 +84,9 @@ def test_half_precision_sums_in_single(tiny_llama, ids):
     model = tiny_llama().bfloat16()
     assert perplexity(model, ids).loss == pytest.approx(brute_loss(model, ids), rel=1e-3)
     losses = torch.tensor(perplexity(model, ids[:, :2]).losses)
-    assert not torch.equal(losses, losses.bfloat16().float())  # of single tokens: a mean has digits of its own
+    assert not torch.equal(
+        losses, losses.bfloat16().float()
+    )  # of single tokens: a mean has digits of its own
 
 
 def test_a_ruined_model_gives_numbers_still(tiny_llama, ids):
@@ -119,7 +121,9 @@ def test_each_sequence_keeps_its_own_numbers(compared, ids):
     model, dense, result = compared
     for place in range(len(ids)):
         alone = compare(model, dense, ids[place : place + 1]).values()
-        assert {name: values[place] for name, values in result.by_sequence.items()} == pytest.approx(alone, rel=1e-4)
+        assert {name: values[place] for name, values in result.by_sequence.items()} == pytest.approx(
+            alone, rel=1e-4
+        )
         assert result.losses[place] == pytest.approx(brute_loss(model, ids[place : place + 1]), rel=1e-5)
     for name, values in result.by_sequence.items():
         assert len(values) == len(ids) and getattr(result, name) == pytest.approx(sum(values) / len(values))
@@ -143,7 +147,10 @@ def test_intervals_hold_their_means_and_the_increase_is_paired(compared, ids):
 
 
 def test_pairing_cancels_what_makes_a_text_hard():
-    columns = {"loss": tuple(map(float, range(8))), "increase": tuple(0.2 + 0.01 * (-1) ** place for place in range(8))}
+    columns = {
+        "loss": tuple(map(float, range(8))),
+        "increase": tuple(0.2 + 0.01 * (-1) ** place for place in range(8)),
+    }
     found = evaluate.Evaluation(columns, 80, 3.5).intervals()
     assert 0.18 < found["increase"][0] < 0.2 < found["increase"][1] < 0.22
     assert found["loss"][1] - found["loss"][0] > 2.0

@@ -60,7 +60,10 @@ def test_the_two_sentences_of_a_pair_differ_in_one_place_only(grammar):
                 ours, theirs = ours[1:], theirs[1:]
             while ours and theirs and ours[-1] == theirs[-1]:
                 ours, theirs = ours[:-1], theirs[:-1]
-            assert 1 <= max(len(ours), len(theirs)) <= (5 if phenomenon == "tense_adverb" else 3), (right, wrong)
+            assert 1 <= max(len(ours), len(theirs)) <= (5 if phenomenon == "tense_adverb" else 3), (
+                right,
+                wrong,
+            )
             for sentence in (right, wrong):
                 assert re.fullmatch(r"[A-Z][a-z]*( [A-Za-z]+)+[.?]", sentence), sentence
 
@@ -126,7 +129,11 @@ def log_probability(model, tokenizer, context: str, answer: str) -> float:
     """log p(answer | context), token by token in float64: nothing of lm-eval's."""
     before = tokenizer(context)["input_ids"] if context else [tokenizer.bos_token_id]
     whole = tokenizer(context + answer)["input_ids"]
-    whole = whole if context else [tokenizer.bos_token_id, *tokenizer(answer, add_special_tokens=False)["input_ids"]]
+    whole = (
+        whole
+        if context
+        else [tokenizer.bos_token_id, *tokenizer(answer, add_special_tokens=False)["input_ids"]]
+    )
     assert whole[: len(before)] == before
     with torch.no_grad():
         table = model(torch.tensor([whole[:-1]])).logits[0].double().log_softmax(-1)
@@ -137,7 +144,9 @@ def log_probability(model, tokenizer, context: str, answer: str) -> float:
 def test_scores_are_what_we_compute_ourselves(tiny_llama, tokenizer, task):
     model, limit = tiny_llama(max_position_embeddings=256), 20
     if task == "comp_cloze":
-        items = [(row["passage"], [f" {word}" for word in row["choices"]], row) for row in rows("cloze.jsonl")]
+        items = [
+            (row["passage"], [f" {word}" for word in row["choices"]], row) for row in rows("cloze.jsonl")
+        ]
     else:
         chosen = [row for row in rows("grammar.jsonl") if task.endswith(row["phenomenon"])]
         items = [("", row["choices"], row) for row in chosen]
@@ -151,15 +160,21 @@ def test_scores_are_what_we_compute_ourselves(tiny_llama, tokenizer, task):
     score = results["results"][task]
     assert (score["acc,none"], score["acc_norm,none"]) == (right / limit, normed / limit)
     assert 0 < right < limit == len(results["samples"][task])
-    assert score["acc_stderr,none"] == pytest.approx(math.sqrt(right / limit * (1 - right / limit) / (limit - 1)))
+    assert score["acc_stderr,none"] == pytest.approx(
+        math.sqrt(right / limit * (1 - right / limit) / (limit - 1))
+    )
 
 
 def test_a_group_is_the_mean_of_its_members(tiny_llama, tokenizer):
-    scores = zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, load_tasks("offline"), limit=2)["results"]
+    scores = zero_shot(tiny_llama(max_position_embeddings=256), tokenizer, load_tasks("offline"), limit=2)[
+        "results"
+    ]
     members = {name.removeprefix("comp_grammar_"): one for name, one in scores.items() if "grammar_" in name}
     assert set(members) == {row["phenomenon"] for row in rows("grammar.jsonl")}
     assert len(scores) == len(members) + len(SETS["offline"]) and scores.keys() >= set(SETS["offline"])
-    assert scores["comp_grammar"]["acc,none"] == pytest.approx(sum(one["acc,none"] for one in members.values()) / 20)
+    assert scores["comp_grammar"]["acc,none"] == pytest.approx(
+        sum(one["acc,none"] for one in members.values()) / 20
+    )
 
 
 def test_a_ruined_model_gets_chance_not_everything(tiny_llama, tokenizer):
@@ -176,7 +191,9 @@ def test_a_ruined_model_gets_chance_not_everything(tiny_llama, tokenizer):
 
 def test_names():
     (grammar, *others) = load_tasks("offline")
-    assert grammar.name == "comp_grammar" and sorted(task.task_name for task in others) == sorted(SETS["offline"][1:])
+    assert grammar.name == "comp_grammar" and sorted(task.task_name for task in others) == sorted(
+        SETS["offline"][1:]
+    )
     two = load_tasks("comp_cloze, comp_grammar_polarity,comp_cloze")
     assert [task.task_name for task in two] == ["comp_cloze", "comp_grammar_polarity"]
 
@@ -193,8 +210,12 @@ def test_names():
 def test_what_lm_eval_cannot_load_is_refused(monkeypatch, names, why):
     """Tests run with HF_HUB_OFFLINE; the message is the same without a cable."""
     manager = importlib.import_module("lm_eval.tasks.manager")
-    monkeypatch.setattr(manager, "__file__", manager.__file__.replace("manager", "piqa/piqa"))  # not all thousands
-    with pytest.raises(InputError, match=f"lm-eval can load, got '{names}': {why}.*choose offline, literature or"):
+    monkeypatch.setattr(
+        manager, "__file__", manager.__file__.replace("manager", "piqa/piqa")
+    )  # not all thousands
+    with pytest.raises(
+        InputError, match=f"lm-eval can load, got '{names}': {why}.*choose offline, literature or"
+    ):
         load_tasks(names)
 
 
@@ -207,5 +228,10 @@ def test_the_command_prints_a_table(parent):
     done = run("evaluate", parent, "--tasks", "comp_grammar_polarity")
     assert done.exit_code == 0, done.output
     scores = zero_shot(*load_model(str(parent)), load_tasks("comp_grammar_polarity"))["results"]
-    for word in ("acc_norm", "Stderr", "Version", f"{scores['comp_grammar_polarity']['acc,none']:.4f}".rstrip("0")):
+    for word in (
+        "acc_norm",
+        "Stderr",
+        "Version",
+        f"{scores['comp_grammar_polarity']['acc,none']:.4f}".rstrip("0"),
+    ):
         assert word in done.stdout

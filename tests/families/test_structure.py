@@ -60,7 +60,10 @@ FIT = {  # model type: what its config has beside TINY
     "hyperclovax": {},
 }
 NORM_BEHIND = ("gemma3_text", "gemma2", "olmo2", "olmo3", "exaone4", "glm4", "hyperclovax")
-HEADS_FIXED = ("helium", "stablelm")  # their configs cannot say that fewer heads are left: o_proj, or their size, is d
+HEADS_FIXED = (
+    "helium",
+    "stablelm",
+)  # their configs cannot say that fewer heads are left: o_proj, or their size, is d
 GROUPS_STAY = ("olmo2", "olmo3", "qwen3_5_text")
 REFUSED = {  # model type: what is named
     "mixtral": "experts",
@@ -119,7 +122,9 @@ def test_prune_makes_a_model_of_any_of_them(kind):
         loss = small(ids, labels=ids).loss
         assert loss.isfinite()
         assert float((stepped(small, ids) - small(ids).logits).abs().max()) < 1e-3
-    type(small)(copy.deepcopy(small.config)).load_state_dict(small.state_dict(), strict=True)  # the config says so too
+    type(small)(copy.deepcopy(small.config)).load_state_dict(
+        small.state_dict(), strict=True
+    )  # the config says so too
 
 
 @pytest.mark.parametrize("kind", FIT)
@@ -219,7 +224,9 @@ def test_gain_and_target_of_a_norm_are_its_weight():
     gain = 1 + layer.post_feedforward_layernorm.weight
     torch.testing.assert_close(gain_behind(layer, "mlp"), gain.abs() / gain.square().mean().sqrt())
     change = layer.post_feedforward_layernorm(layer.mlp.down_proj(x))
-    torch.testing.assert_close(dense_target(layer, "mlp", change, x), layer.mlp.down_proj(x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        dense_target(layer, "mlp", change, x), layer.mlp.down_proj(x), rtol=1e-3, atol=1e-4
+    )
 
 
 @torch.inference_mode()
@@ -234,7 +241,9 @@ def test_names_of_types(tmp_path):
     assert family_of(tiny("llama")).gguf == "llama" and family_of(tiny("seed_oss").config).gguf is None
     awq = {"model_type": "llama", "quantization_config": {"quant_method": "awq"}}
     wanted = {name: "expected a decoder that transformers has" for name in ("unheard-of", "vit", None, 7)}
-    for fields, message in [({"model_type": name}, words) for name, words in wanted.items()] + [(awq, "with 'awq'")]:
+    for fields, message in [({"model_type": name}, words) for name, words in wanted.items()] + [
+        (awq, "with 'awq'")
+    ]:
         (tmp_path / "config.json").write_text(json.dumps(fields))
         with pytest.raises(InputError, match=message):
             open_model(tmp_path)

@@ -27,7 +27,10 @@ CALLS = {  # the least that each command needs
     "report": "report {model} --out {tmp}/page.html --ratios 0.2",
     "heal": "heal {model} --parent {model} --out {tmp}/out --steps 2 --sequences 12 --length 16",
 }
-NEEDS = {"heal": "peft", "report": "papermill"}  # packages of extras, without which a command says so before all else
+NEEDS = {
+    "heal": "peft",
+    "report": "papermill",
+}  # packages of extras, without which a command says so before all else
 ROWS = [
     # --- numbers and words
     ("prune", "--ratio 0.95 --layers 0", "at most"),

@@ -59,7 +59,9 @@ def test_block_influence(name):
         model(ids)
     for hook in hooks:
         hook.remove()
-    want = [1.0 - float(nn.functional.cosine_similarity(a.double(), b.double(), dim=-1).mean()) for a, b in seen]
+    want = [
+        1.0 - float(nn.functional.cosine_similarity(a.double(), b.double(), dim=-1).mean()) for a, b in seen
+    ]
     torch.testing.assert_close(block_influence(model, ids), torch.tensor(want), rtol=1e-4, atol=1e-5)
 
 
@@ -93,7 +95,11 @@ def test_layers_that_kept_their_old_numbers():
 def test_layers_to_drop(name):
     model, ids = model_of(), tokens()
     drop, importance = layers_to_drop(name, model, ids, 2)
-    scores = block_influence(model, ids) if name == "block-influence" else sequence_loss_increase(model, ids).mean(1)
+    scores = (
+        block_influence(model, ids)
+        if name == "block-influence"
+        else sequence_loss_increase(model, ids).mean(1)
+    )
     torch.testing.assert_close(importance, scores)
     assert drop == scores.argsort()[:2].tolist()
     assert layers_to_drop(name, model, ids, 0)[0] == []

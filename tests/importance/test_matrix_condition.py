@@ -205,7 +205,9 @@ def test_spd_inverse_refuses_statistics_that_are_not_finite(bad):
     panel=st.sampled_from([1, 4, 512]),
     data=st.data(),
 )
-def test_sweep_equals_refitting_from_scratch_after_each_round(seed, groups, size, per_round, ridge, panel, data):
+def test_sweep_equals_refitting_from_scratch_after_each_round(
+    seed, groups, size, per_round, ridge, panel, data
+):
     n = groups * size
     remove = data.draw(st.integers(1, groups - 1))
     x, w = layer(seed, n)
@@ -217,7 +219,9 @@ def test_sweep_equals_refitting_from_scratch_after_each_round(seed, groups, size
     assert sorted(found.order.tolist() + found.kept.tolist()) == list(range(groups))
     assert found.kept.tolist() == sorted(found.kept.tolist()) and len(found.order) == remove
     assert found.counts.tolist() == [*range(per_round, remove, per_round), remove]
-    for count, error, moved in zip(found.counts.tolist(), found.errors.tolist(), found.moved.tolist(), strict=True):
+    for count, error, moved in zip(
+        found.counts.tolist(), found.errors.tolist(), found.moved.tolist(), strict=True
+    ):
         alive = blocks_of(without(groups, *found.order[:count].tolist()), size)
         solution, want = refit(rows, rows @ w, alive)
         assert error == pytest.approx(want, rel=1e-6)
@@ -258,7 +262,9 @@ def test_rounds_of_one_are_the_greedy_order_by_brute_force(seed, n, remove):
 @given(seed=seeds, n=st.integers(3, 9))
 def test_sweep_of_the_mask_problem_finds_the_best_mask_of_the_survivors(seed, n):
     x, w = layer(seed, n)
-    found = sweep(spd_inverse(contributions(x.T @ x, w))[0], torch.ones(n, 1, dtype=torch.float64), n // 2, per_round=2)
+    found = sweep(
+        spd_inverse(contributions(x.T @ x, w))[0], torch.ones(n, 1, dtype=torch.float64), n // 2, per_round=2
+    )
     each = stacked(x, w)
     mask, error = refit(each, each.sum(1, keepdim=True), found.kept.tolist())
     torch.testing.assert_close(found.weights[found.kept], mask, **CLOSE)

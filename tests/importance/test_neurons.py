@@ -50,7 +50,9 @@ def test_every_metric_keeps_as_many_blocks_as_asked(name, size):
         assert len(kept) == keep and kept == sorted(set(kept)) and set(kept) <= set(range(7))
         assert chosen.scores.shape == (7,) and chosen.scores.isfinite().all()
         if chosen.curve is None:
-            assert min(chosen.scores[kept]) >= max(chosen.scores[[i for i in range(7) if i not in kept]], default=0.0)
+            assert min(chosen.scores[kept]) >= max(
+                chosen.scores[[i for i in range(7) if i not in kept]], default=0.0
+            )
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -62,7 +64,8 @@ def test_scores_of_the_metrics_that_only_look(size):
         "activation": [x[:, b].norm() for b in blocks],
         "wanda-sp": [sum(w[i].abs().sum() * x[:, i].norm() for i in range(b.start, b.stop)) for b in blocks],
         "energy": [
-            sum(torch.outer(x[:, i], w[i]).square().sum() for i in range(b.start, b.stop)).sqrt() for b in blocks
+            sum(torch.outer(x[:, i], w[i]).square().sum() for i in range(b.start, b.stop)).sqrt()
+            for b in blocks
         ],
         "magnitude": [(dense.upstream()[i] + w[b].square().sum()).sqrt() for i, b in enumerate(blocks)],
     }
@@ -90,7 +93,9 @@ def test_magnitude_is_blind_to_the_data_and_activation_to_the_weights():
     assert torch.equal(
         METRICS["magnitude"](dense, 2, rng()).scores, METRICS["magnitude"](same_weights, 2, rng()).scores
     )
-    assert torch.equal(METRICS["activation"](dense, 2, rng()).scores, METRICS["activation"](same_data, 2, rng()).scores)
+    assert torch.equal(
+        METRICS["activation"](dense, 2, rng()).scores, METRICS["activation"](same_data, 2, rng()).scores
+    )
 
 
 def test_random_follows_its_generator_only():
@@ -123,7 +128,9 @@ def test_keeping_everything_changes_nothing(size):
     chosen = full_condition(dense, 6, rng())
     assert torch.equal(chosen.retuned, dense.weight)
     assert chosen.kept.tolist() == list(range(6))
-    assert torch.equal(mask_condition(dense, 6, rng()).curve.weights, torch.ones(6 * size, 1, dtype=torch.float64))
+    assert torch.equal(
+        mask_condition(dense, 6, rng()).curve.weights, torch.ones(6 * size, 1, dtype=torch.float64)
+    )
 
 
 @quick

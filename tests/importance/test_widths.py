@@ -119,7 +119,9 @@ def test_harm_is_what_the_model_itself_answers_with_other_weights(name):
         assert float(found.harm[index]) == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
 
 
-@pytest.mark.parametrize("limits", [{"POSITIONS": 37, "ROWS": 10}, {"LENGTH": 9}, {"LENGTH": 9, "POSITIONS": 11}])
+@pytest.mark.parametrize(
+    "limits", [{"POSITIONS": 37, "ROWS": 10}, {"LENGTH": 9}, {"LENGTH": 9, "POSITIONS": 11}]
+)
 def test_the_walk_keeps_to_its_limits(limits, model, ids, monkeypatch):
     for name, value in limits.items():
         monkeypatch.setattr(widths, name, value)
@@ -154,7 +156,9 @@ def test_interpolated_passes_through_the_points_and_stays_flat_behind_them():
 def _swept(errors: list[float]) -> Sweep:
     counts = torch.arange(1, len(errors) + 1)
     nothing = torch.zeros(len(errors), dtype=torch.float64)
-    return Sweep(nothing, nothing, torch.tensor(errors, dtype=torch.float64), counts, nothing, nothing, nothing)
+    return Sweep(
+        nothing, nothing, torch.tensor(errors, dtype=torch.float64), counts, nothing, nothing, nothing
+    )
 
 
 def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
@@ -169,7 +173,9 @@ def test_widths_are_the_best_of_all_where_curves_rise_ever_faster(model):
 
     def predicted(widths):
         parts = zip(widths, harm.tolist(), errors, strict=True)
-        return sum((weight**TEMPER) * (([0.0] + curve)[48 - width] / curve[12 - 1]) for width, weight, curve in parts)
+        return sum(
+            (weight**TEMPER) * (([0.0] + curve)[48 - width] / curve[12 - 1]) for width, weight, curve in parts
+        )
 
     every = [widths for widths in product(range(8, 49, 4), repeat=3) if sum(widths) == 3 * 36]
     assert predicted(plan.neurons) == pytest.approx(min(map(predicted, every)))

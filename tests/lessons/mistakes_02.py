@@ -53,6 +53,14 @@ MISTAKES = [
     ("removed_in_rounds", rounds(lambda c, w, p, v: 1 / p), "the rows are missing"),
     ("removed_in_rounds", rounds(lambda c, w, p, v: v.square().sum(1) * c), "this is the energy"),
     ("removed_in_rounds", rounds(lambda c, w, p, v: v.square().sum(1) * p), "divide by it"),
-    ("removed_in_rounds", rounds(lambda c, w, p, v: v.square().sum(1) / p.sqrt()), "the root is one too many"),
-    ("removed_in_rounds", lambda c, w, k: (-c.diagonal()).argsort()[:k].tolist(), "removing one at a time leaves"),
+    (
+        "removed_in_rounds",
+        rounds(lambda c, w, p, v: v.square().sum(1) / p.sqrt()),
+        "the root is one too many",
+    ),
+    (
+        "removed_in_rounds",
+        lambda c, w, k: (-c.diagonal()).argsort()[:k].tolist(),
+        "removing one at a time leaves",
+    ),
 ]

@@ -23,5 +23,9 @@ MISTAKES = [
     ("fooling_units", lambda c, w: 1 / norms(c) ** 2, "own order is turned round"),
     ("fooling_units", lambda c, w: torch.linspace(1, 1e6, len(w)), "of most energy"),
     ("choose_ridge", lambda error, ridges: min(ridges, key=lambda r: error(r)[0]), "always the smallest"),
-    ("choose_ridge", lambda error, ridges: sorted(ridges, key=lambda r: error(r)[1])[1], "on the held-out tokens"),
+    (
+        "choose_ridge",
+        lambda error, ridges: sorted(ridges, key=lambda r: error(r)[1])[1],
+        "on the held-out tokens",
+    ),
 ]

@@ -17,7 +17,10 @@ def steps(expected):
     def widths(harm, curves, at, total):
         rows, taken = expected(harm[:, None], curves, curves[:, [at]]), [0] * len(harm)
         for _ in range(total):
-            rises = [row[s + 1] - row[s] if s + 1 < len(row) else np.inf for row, s in zip(rows, taken, strict=True)]
+            rises = [
+                row[s + 1] - row[s] if s + 1 < len(row) else np.inf
+                for row, s in zip(rows, taken, strict=True)
+            ]
             taken[int(np.argmin(rises))] += 1
         return taken
 
@@ -31,6 +34,10 @@ MISTAKES = [
     ("widths", steps(lambda harm, curves, at: curves / harm), "turned round"),
     ("widths", lambda *_: [4, 4, 3, 3], r"would do 0\.\d+"),
     ("widths", lambda *_: [4, 4, 4, 3], "expected 14 steps in all"),
-    ("widths", lambda h, c, at, total: steps(lambda *_: h[:, None] * c / c[:, [at + 1]])(h, c, at, total), "would do"),
+    (
+        "widths",
+        lambda h, c, at, total: steps(lambda *_: h[:, None] * c / c[:, [at + 1]])(h, c, at, total),
+        "would do",
+    ),
     ("widths", lambda *_: [4, 4, 4], "expected the steps of each of 4 layers"),
 ]

@@ -29,12 +29,20 @@ def mean(gram, kept, ridge):
 
 
 MISTAKES = [
-    ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, right=g[k][:, k].sum(1)), "imitates the neurons that stay"),
+    (
+        "mask_from_gram",
+        lambda g, k, lam: mask(g, k, lam, right=g[k][:, k].sum(1)),
+        "imitates the neurons that stay",
+    ),
     ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, right=gone(g, k)), "only what went"),
     ("mask_from_gram", lambda g, k, lam: mask(g, k, 0.0), "lambda does nothing"),
     ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, anchor=0.0), "draws the factors to 0"),
     ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, penalty=mean(g, k, lam)), r"its \*own\* G_ii"),
-    ("mask_from_gram", lambda g, k, lam: mask(g, k, lam, penalty=mean(g, k, lam), anchor=0.0), r"its \*own\* G_ii"),
+    (
+        "mask_from_gram",
+        lambda g, k, lam: mask(g, k, lam, penalty=mean(g, k, lam), anchor=0.0),
+        r"its \*own\* G_ii",
+    ),
     ("two_to_remove", lambda g: g.diagonal().argsort()[:2], "least energy"),
     ("two_to_remove", lambda g: g.diagonal().argsort()[[-1, -3]], "not the third"),
     ("two_to_remove", lambda g: g.diagonal().argsort()[-4:-2], "the mask stays calm"),

@@ -13,7 +13,11 @@ def walk(layers, h, smaller, given=lambda dense, h, first: h, passed=lambda dens
 
 
 MISTAKES = [
-    ("walk", lambda a, h, f: walk(a, h, f, passed=lambda dense, small: dense), r"tuned on the \*dense\* stream"),
+    (
+        "walk",
+        lambda a, h, f: walk(a, h, f, passed=lambda dense, small: dense),
+        r"tuned on the \*dense\* stream",
+    ),
     ("walk", lambda a, h, f: walk(a, h, f, given=lambda dense, h, first: dense(h)), "what goes in"),
     ("walk", lambda a, h, f: walk(a, h, f, given=lambda dense, h, first: first), "never moved on"),
     ("walk", lambda a, h, f: (walk(a, h, f)[0], h), "the stream is 21, got 0"),

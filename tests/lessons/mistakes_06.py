@@ -28,7 +28,9 @@ def ratio(total, decoder, each, megabytes, whole=None, floor=True, left=None):
     return max(0.0, value) if floor else value
 
 
-def windows(values, half, spread=statistics.stdev, factor=1.96, power=2, round_to=math.ceil, scale=lambda n: 1.0):
+def windows(
+    values, half, spread=statistics.stdev, factor=1.96, power=2, round_to=math.ceil, scale=lambda n: 1.0
+):
     return round_to((factor * spread(values) / half) ** power * scale(len(values)))
 
 

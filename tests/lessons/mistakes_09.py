@@ -65,7 +65,11 @@ MISTAKES = [
     ("dual_refit", lambda x, w, k, lam: refit(x, w, k, lam, held=lambda e: e), "lambda does nothing"),
     ("dual_refit", lambda x, w, k, lam: refit(x, w, k, lam, held=lambda e: lam * e.mean()), r"own\* energy"),
     ("dual_refit", lambda x, w, k, lam: refit(x, w, k, lam, target=x @ w), "not all of X W"),
-    ("dual_refit", lambda x, w, k, lam: refit(x, w, k, lam, target=x @ w, start=0.0), "draws the weights to 0"),
+    (
+        "dual_refit",
+        lambda x, w, k, lam: refit(x, w, k, lam, target=x @ w, start=0.0),
+        "draws the weights to 0",
+    ),
     ("dual_refit", lambda x, w, k, lam: refit(x, w, k, lam, start=0.0), "W_K is missing"),
     ("dual_refit", large, "nothing n x n"),
     ("most_tokens", lambda *case: tokens(*case, form=lambda forms: forms[0]), "holds C whatever"),

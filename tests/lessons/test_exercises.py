@@ -37,11 +37,17 @@ def other_numbers(draw):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "Generator", Moved)
-        patch.setattr(np.random, "default_rng", lambda seed, make=np.random.default_rng: make(seed + 7919 * draw))
+        patch.setattr(
+            np.random, "default_rng", lambda seed, make=np.random.default_rng: make(seed + 7919 * draw)
+        )
         yield
 
 
-EACH = [pytest.param(lesson, name, id=f"{lesson.name}-{name}") for lesson in LESSONS.values() for name in lesson.checks]
+EACH = [
+    pytest.param(lesson, name, id=f"{lesson.name}-{name}")
+    for lesson in LESSONS.values()
+    for name in lesson.checks
+]
 
 
 @pytest.mark.parametrize("lesson, name", EACH)
@@ -54,10 +60,14 @@ def test_a_check_refuses_the_stub(lesson, name):
 def test_the_exercises_are_what_the_solutions_make(path, capsys):
     assert generate["main"](["--check", str(path)]) == 0, f"python notebooks/exercises/generate.py {path}"
     exercise = generate["exercise"](nbformat.read(path, 4))
-    solved = [cell.source for cell in nbformat.read(path, 4).cells if "solution" in cell.metadata.get("tags", [])]
+    solved = [
+        cell.source for cell in nbformat.read(path, 4).cells if "solution" in cell.metadata.get("tags", [])
+    ]
     hints = [cell.source for cell in exercise.cells if "<summary>Solution</summary>" in cell.source]
     assert len(solved) == len(hints) >= 1
-    assert all(one in other and other.count("<details>") >= 3 for one, other in zip(solved, hints, strict=True))
+    assert all(
+        one in other and other.count("<details>") >= 3 for one, other in zip(solved, hints, strict=True)
+    )
 
 
 HEADING = re.compile(r"^## (\d) · .+ · difficulty [1-5] of 5 · (\d+) minutes$", re.MULTILINE)
@@ -69,24 +79,33 @@ def test_each_lesson_has_graded_exercises_and_an_open_task(lesson):
     cells = [cell.source for cell in nbformat.read(lesson.solutions, 4).cells if cell.cell_type == "markdown"]
     headings = [match for cell in cells if (match := HEADING.match(cell))]
     [task] = [match for cell in cells if (match := OPEN.match(cell))]
-    assert [int(match[1]) for match in headings] == list(range(1, len(lesson.checks) + 1)) and len(headings) <= 4
+    assert [int(match[1]) for match in headings] == list(range(1, len(lesson.checks) + 1)) and len(
+        headings
+    ) <= 4
     assert "**A good answer**" in task.string and cells.index(task.string) == len(cells) - 2
     minutes = sum(int(match[2]) for match in headings) + int(task[1])
     assert f"**Time** about {minutes} minutes." in cells[0]
     assert not [
-        hint for cell in cells for hint in re.findall(r"Hint \d</summary>(.*?)</details>", cell, re.S) if "`" in hint
+        hint
+        for cell in cells
+        for hint in re.findall(r"Hint \d</summary>(.*?)</details>", cell, re.S)
+        if "`" in hint
     ]
 
 
 def test_each_idea_has_one_exercise_with_a_blank():
     sources = [cell.source for lesson in LESSONS.values() for cell in nbformat.read(lesson.stubs, 4).cells]
     blanks = [
-        re.match(r"def (\w+)", source)[1] for source in sources if re.search(r"(= |return )\.\.\.  # fill", source)
+        re.match(r"def (\w+)", source)[1]
+        for source in sources
+        if re.search(r"(= |return )\.\.\.  # fill", source)
     ]
     assert blanks == ["gram", "condition", "refit", "removed_in_rounds", "widths", "mask_from_gram"]
 
 
-@pytest.mark.parametrize("source", ["x = 1", "def f():\n    return 1", "import torch\ndef f():\n    'x'\n    return 1"])
+@pytest.mark.parametrize(
+    "source", ["x = 1", "def f():\n    return 1", "import torch\ndef f():\n    'x'\n    return 1"]
+)
 def test_only_a_function_with_words_becomes_a_stub(source):
     with pytest.raises(SyntaxError, match="expected one function with a docstring"):
         generate["stub"](source)
@@ -127,7 +146,9 @@ def test_the_capstone_is_handed_in_by_a_name(tmp_path, monkeypatch, capsys):
     checks.check(Plan.load(tmp_path / "plans" / "ada.json"), checks.real_outline())
 
 
-@pytest.mark.parametrize("lesson, name", [each for each in EACH if each.values[1] != "finish"])  # it writes files
+@pytest.mark.parametrize(
+    "lesson, name", [each for each in EACH if each.values[1] != "finish"]
+)  # it writes files
 def test_an_answer_that_was_not_returned_is_told(lesson, name):
     def forgotten(*arguments):
         pass

@@ -20,12 +20,22 @@ spec.loader.exec_module(lab)
 
 ASKS = "**Predict.** Which is larger?\n\n<details><summary>Answer</summary>\n\nA.\n\n</details>"
 QUIZ = "## Quiz\n\n1. Why?\n\n<details><summary>Answer</summary>\n\nSo.\n\n</details>"
-DRAWS = 'show(plot([1, 2], "length"), "A is larger")\nshow(plot([1], "cost", "A costs more"))\nshow(f, f"{a}")'
+DRAWS = (
+    'show(plot([1, 2], "length"), "A is larger")\nshow(plot([1], "cost", "A costs more"))\nshow(f, f"{a}")'
+)
 
 
 def lesson():
-    cells = [new_markdown_cell(ASKS, id="ask"), new_code_cell(DRAWS, id="draw"), new_code_cell("assert a", id="check")]
-    cells += [new_markdown_cell("Go on.", id="on"), new_code_cell('show(f, "As said")'), new_markdown_cell(QUIZ)]
+    cells = [
+        new_markdown_cell(ASKS, id="ask"),
+        new_code_cell(DRAWS, id="draw"),
+        new_code_cell("assert a", id="check"),
+    ]
+    cells += [
+        new_markdown_cell("Go on.", id="on"),
+        new_code_cell('show(f, "As said")'),
+        new_markdown_cell(QUIZ),
+    ]
     cells[1].outputs, cells[1].execution_count = [new_output("stream", text="A")], 1
     return new_notebook(cells=cells)
 
@@ -38,14 +48,19 @@ def test_a_prediction_comes_before_all_that_tells_its_answer():
     assert "A." not in cells[0].source and cells[0].source.endswith(lab.WRITE) and cells[3].source in ASKS
     asked = '"What do you see?"'
     assert (
-        cells[1].source == f'show(plot([1, 2], "length"), {asked})\nshow(plot([1], "cost", {asked}))\nshow(f, f"{{a}}")'
+        cells[1].source
+        == f'show(plot([1, 2], "length"), {asked})\nshow(plot([1], "cost", {asked}))\nshow(f, f"{{a}}")'
     )
-    assert cells[5].source == 'show(f, "As said")' and cells[6].source == QUIZ  # after no prediction all stays
+    assert (
+        cells[5].source == 'show(f, "As said")' and cells[6].source == QUIZ
+    )  # after no prediction all stays
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
     assert given == before
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem
+)
 def test_every_prediction_of_a_lesson_is_found(path):
     stored = nbformat.read(path, as_version=4)
     made = lab.without_answers(stored)
@@ -68,7 +83,9 @@ def test_what_a_reader_wrote_stays(tmp_path):
     change(target, 1, nbformat.read(target, as_version=4).cells[1].source, output="mine")
     assert lab.copy(source, target) == "kept" and "mine" in target.read_text("utf-8")  # a run
     change(source, 3, "Go on, better.")
-    assert lab.copy(source, target) == "made" and "better" in target.read_text("utf-8")  # nothing written in it
+    assert lab.copy(source, target) == "made" and "better" in target.read_text(
+        "utf-8"
+    )  # nothing written in it
     change(target, 0, "I expect B.")
     for state, words in (("kept", "Go on, better."), ("older", "Go on, best.")):
         change(source, 3, words)
@@ -89,7 +106,9 @@ def test_a_reader_sees_lessons_alone_and_their_kernels_find_the_rest(tmp_path, m
     lab.main(["--no-browser"])
     seen = {path.name for path in (tmp_path / "notebooks").rglob("*")} - {"exercises"}
     hidden = {option.partition("=")[2] for option in started if "hide_globs" in option}
-    assert seen - hidden == {path.name for path in (ROOT / "notebooks").glob("**/[0-9]*.ipynb")} | {"GLOSSARY.md"}
+    assert seen - hidden == {path.name for path in (ROOT / "notebooks").glob("**/[0-9]*.ipynb")} | {
+        "GLOSSARY.md"
+    }
     pages = [page.read_text("utf-8") for page in tmp_path.glob("docs/*.md")]
     linked = {path for page in pages for path in re.findall(r"\]\((?!https?:)([^)#]+\.md)", page)}
     assert linked and not {path for path in linked if not (tmp_path / "docs" / path).resolve().exists()}

@@ -69,20 +69,32 @@ def shown(notebook):
 def claims_honest_minutes(notebook, name):
     claimed, counted = count.claims(notebook.cells), count.counted(notebook.cells)
     if claimed is None:
-        return ["the first cell does not say '**Takes** about N minutes, of which the machine computes for M'"]
-    return [] if abs(claimed - counted) <= 3 else [f"claims {claimed} minutes, a slow reader takes {counted:.1f}"]
+        return [
+            "the first cell does not say '**Takes** about N minutes, of which the machine computes for M'"
+        ]
+    return (
+        []
+        if abs(claimed - counted) <= 3
+        else [f"claims {claimed} minutes, a slow reader takes {counted:.1f}"]
+    )
 
 
 @rule
 def has_short_cells(notebook, name):
     lengths = {cell.id: count.lines_of(cell) for cell in cells(notebook) if count.is_visible_code(cell)}
-    return [f"cell {i} has {n} lines, at most {LINES_OF_A_CELL}" for i, n in lengths.items() if n > LINES_OF_A_CELL]
+    return [
+        f"cell {i} has {n} lines, at most {LINES_OF_A_CELL}"
+        for i, n in lengths.items()
+        if n > LINES_OF_A_CELL
+    ]
 
 
 @rule
 def has_few_figures(notebook, name):
     """Pictures, drawings and animations: each is an image or a page with one."""
-    figures = [data for data in shown(notebook) if re.search(r"<(img|svg|video)\b", str(data.get("text/html", "")))]
+    figures = [
+        data for data in shown(notebook) if re.search(r"<(img|svg|video)\b", str(data.get("text/html", "")))
+    ]
     return [] if len(figures) <= FIGURES else [f"{len(figures)} figures, at most {FIGURES}"]
 
 
@@ -92,7 +104,9 @@ def has_few_short_tables(notebook, name):
         data.get("text/markdown", "") for data in shown(notebook)
     ]
     rows = [
-        found.count("\n") - 2 for text in texts for found in re.findall(r"(?:^\|.*\|\n)+", f"{text}\n", re.MULTILINE)
+        found.count("\n") - 2
+        for text in texts
+        for found in re.findall(r"(?:^\|.*\|\n)+", f"{text}\n", re.MULTILINE)
     ]
     tables = count.tables(notebook.cells)
     found = [f"{tables} tables, at most {TABLES}"] if tables > TABLES else []
@@ -102,7 +116,9 @@ def has_few_short_tables(notebook, name):
 @rule
 def shows_its_tables(notebook, name):
     """A table is shown where it is the last line of its cell; anywhere else it is lost."""
-    lines = [node for cell in cells(notebook) for node in parsed(cell).body[:-1] if isinstance(node, ast.Expr)]
+    lines = [
+        node for cell in cells(notebook) for node in parsed(cell).body[:-1] if isinstance(node, ast.Expr)
+    ]
     lost = [ast.unparse(line)[:60] for line in lines if re.match(r"table\(", ast.unparse(line))]
     return [f"not the last line of its cell, so not shown: {line}" for line in lost]
 
@@ -111,7 +127,9 @@ def shows_its_tables(notebook, name):
 def asks_before_it_shows(notebook, name):
     """A prediction is a folded answer that comes right before a cell that settles it."""
     pairs = zip(notebook.cells, notebook.cells[1:], strict=False)
-    predictions = [a for a, b in pairs if "**Predict" in a.source and "<details>" in a.source and b.cell_type == "code"]
+    predictions = [
+        a for a, b in pairs if "**Predict" in a.source and "<details>" in a.source and b.cell_type == "code"
+    ]
     return [] if len(predictions) >= 3 else [f"{len(predictions)} predictions before a code cell, at least 3"]
 
 
@@ -125,12 +143,17 @@ def ends_with_a_quiz(notebook, name):
 @rule
 def holds_its_method_in_its_cells(notebook, name):
     functions = [
-        node for cell in cells(notebook) for node in ast.walk(parsed(cell)) if isinstance(node, ast.FunctionDef)
+        node
+        for cell in cells(notebook)
+        for node in ast.walk(parsed(cell))
+        if isinstance(node, ast.FunctionDef)
     ]
     missing = set(IN_THE_CELLS.get(name, ())) - {function.name for function in functions}
     found = [f"no `def {function}` in its cells" for function in sorted(missing)]
     for function in functions:
-        first = function.body[1] if ast.get_docstring(function) and len(function.body) > 1 else function.body[0]
+        first = (
+            function.body[1] if ast.get_docstring(function) and len(function.body) > 1 else function.body[0]
+        )
         lines = function.body[-1].end_lineno - first.lineno + 2  # the signature counts as one
         if lines > LONGER.get(function.name, LONGEST):
             found.append(f"`{function.name}` has {lines} lines, at most {LONGER.get(function.name, LONGEST)}")
@@ -158,17 +181,27 @@ def good():
     predictions = [cell for _ in range(3) for cell in (new_markdown_cell(PREDICTION), new_code_cell("x = 1"))]
     first = new_markdown_cell("# 01\n\n**Takes** about 9 minutes, of which the machine computes for 2.")
     return new_notebook(
-        cells=[first, new_code_cell("def f():\n    pass"), *predictions, new_markdown_cell(f"## Quiz\n\n{QUIZ}")]
+        cells=[
+            first,
+            new_code_cell("def f():\n    pass"),
+            *predictions,
+            new_markdown_cell(f"## Quiz\n\n{QUIZ}"),
+        ]
     )
 
 
 def change(number, source=None, **fields):
     """A change of one cell of a lesson."""
-    return lambda lesson: lesson.cells[number].update(**({} if source is None else {"source": source}), **fields)
+    return lambda lesson: lesson.cells[number].update(
+        **({} if source is None else {"source": source}), **fields
+    )
 
 
 BAD = [
-    ("claims_honest_minutes", change(0, "# 01\n\n**Takes** about 13 minutes, of which the machine computes for 2.")),
+    (
+        "claims_honest_minutes",
+        change(0, "# 01\n\n**Takes** about 13 minutes, of which the machine computes for 2."),
+    ),
     ("claims_honest_minutes", change(0, "# 01")),
     ("has_short_cells", change(1, "x = 1\n" * (LINES_OF_A_CELL + 1))),
     ("has_few_figures", change(1, outputs=[PICTURE] * (FIGURES + 1))),

@@ -12,7 +12,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
-specification = importlib.util.spec_from_file_location("mutate", ROOT / "notebooks" / "teaching" / "mutate.py")
+specification = importlib.util.spec_from_file_location(
+    "mutate", ROOT / "notebooks" / "teaching" / "mutate.py"
+)
 sys.modules["mutate"] = mutate = importlib.util.module_from_spec(specification)  # dataclasses look there
 specification.loader.exec_module(mutate)
 CORE = ("01_layer_importance", "02_matrix_condition", "04_mask_tuning")
@@ -60,7 +62,9 @@ def course(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # nbval alone is needed, and asked for
     monkeypatch.setenv("PYTEST_PLUGINS", "nbval.plugin")
     # nbval imports nbformat, and so jsonschema, of which grammars for addresses take most of the time
-    monkeypatch.setattr(mutate, "PYTEST", f"import sys; sys.modules['rfc3987_syntax'] = None; {mutate.PYTEST}")
+    monkeypatch.setattr(
+        mutate, "PYTEST", f"import sys; sys.modules['rfc3987_syntax'] = None; {mutate.PYTEST}"
+    )
     return folder
 
 
@@ -74,7 +78,10 @@ def test_what_a_cell_asserts_is_noticed_and_what_none_asserts_is_not(course, cap
     assert mutate.main(["formulas.toml", "--only", "mean", "--only", "spread", "--keep-going"]) == 1
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("lessons/mean.ipynb as it is: passes, ")
-    assert rest == ["1 of 2, mean: noticed by cell 1: x = 4", "2 of 2, spread: NOT NOTICED by lessons/mean.ipynb"]
+    assert rest == [
+        "1 of 2, mean: noticed by cell 1: x = 4",
+        "2 of 2, spread: NOT NOTICED by lessons/mean.ipynb",
+    ]
     assert contents(course) == before
 
 
@@ -84,22 +91,40 @@ def test_a_notebook_that_fails_anyway_notices_nothing(course, capsys):
     assert mutate.main(["formulas.toml"]) == 1
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("lessons/mean.ipynb as it is: cell 1: assert not x, ")
-    assert rest == ["1 of 3, mean: not tried, since its notebook fails as it is"]  # and the others were not even begun
+    assert rest == [
+        "1 of 3, mean: not tried, since its notebook fails as it is"
+    ]  # and the others were not even begun
 
 
 @pytest.mark.parametrize(
     "right, wrong, words",
     [
-        ("'sum(x) / len(x)'", "'total(x)'", "[mean]: expected 'total(x)' once in src/course/average.py, got 0"),
-        ("""'''2 * x  # "twice"'''""", "'words'", "[twice]: expected 'words' once in lessons/mean.ipynb, got 0"),
+        (
+            "'sum(x) / len(x)'",
+            "'total(x)'",
+            "[mean]: expected 'total(x)' once in src/course/average.py, got 0",
+        ),
+        (
+            """'''2 * x  # "twice"'''""",
+            "'words'",
+            "[twice]: expected 'words' once in lessons/mean.ipynb, got 0",
+        ),
         ("'sum(x) / 2'", "'sum(x) / '", "[mean]: expected a wrong formula that is Python, got 'sum(x) / '"),
         (
             "wrong = 'max(x)'",
             "",
             "[spread]: expected the texts in, right, another one wrong, and notebook, got in, right",
         ),
-        ("src/course", "../course/src/course", "[mean]: expected the file ../course/src/course/average.py in"),
-        ('notebook = "lessons/mean.ipynb"', 'notebook = "formulas.toml"', "[mean]: expected a notebook that has to"),
+        (
+            "src/course",
+            "../course/src/course",
+            "[mean]: expected the file ../course/src/course/average.py in",
+        ),
+        (
+            'notebook = "lessons/mean.ipynb"',
+            'notebook = "formulas.toml"',
+            "[mean]: expected a notebook that has to",
+        ),
         ("[spread]", "[mean]", "expected a table in TOML, got formulas.toml"),
         (TABLE, "", "expected formulas, got none in formulas.toml"),
     ],
@@ -110,7 +135,12 @@ def test_a_bad_table_is_refused_in_a_line_before_any_work(course, capsys, monkey
     (course / "formulas.toml").write_text(TABLE.replace(right, wrong, 1))
     assert mutate.main(["formulas.toml"]) == 2
     out, (line,) = (text.splitlines() for text in capsys.readouterr())
-    assert not out and line.startswith(f"mutate: {words}") and ", got " in line and ": " in line.split(", got ")[1]
+    assert (
+        not out
+        and line.startswith(f"mutate: {words}")
+        and ", got " in line
+        and ": " in line.split(", got ")[1]
+    )
 
 
 def test_what_git_ignores_is_not_copied(course, tmp_path):

@@ -65,7 +65,10 @@ def test_it_adapts_to_the_model(variant, kernel, tmp_path, tokenizer):
     for number in (before.total, before.neurons[0], before.group_parameters):
         assert f"{number:,}" in said
     assert not [
-        output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr"
     ]
 
     out = tmp_path / "build" / "your_own_model"

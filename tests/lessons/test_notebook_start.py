@@ -77,7 +77,11 @@ def first_cells():
     for path in LESSONS:
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         found.append(
-            next(cell.source for cell in cells if not cell.source.startswith("from course.start import drawing\n"))
+            next(
+                cell.source
+                for cell in cells
+                if not cell.source.startswith("from course.start import drawing\n")
+            )
         )
     return found
 
@@ -106,7 +110,9 @@ def test_the_first_cell_of_each_notebook_says_what_to_install_or_to_choose(troub
 
 
 def test_a_model_that_is_not_there_is_a_sentence_in_a_notebook(troubled):
-    own = next(source for path, source in zip(LESSONS, first_cells(), strict=True) if path.name.startswith("06"))
+    own = next(
+        source for path, source in zip(LESSONS, first_cells(), strict=True) if path.name.startswith("06")
+    )
     setting = "import os; os.environ['COMP_MODEL'] = 'nobody/has-this'; os.environ['HF_HUB_OFFLINE'] = '1'"
     nothing, [error] = troubled(setting, own)
     assert error.ename == "InputError" and len(error.traceback) == 1
@@ -117,7 +123,9 @@ def test_a_model_that_is_not_there_is_a_sentence_in_a_notebook(troubled):
 
 
 def test_a_table():
-    assert table(("what", "how many"), [("layers", 30), ("parameters", 134515008), ("share", "12%")]).data == (
+    assert table(
+        ("what", "how many"), [("layers", 30), ("parameters", 134515008), ("share", "12%")]
+    ).data == (
         "| what | how many |\n| --- | ---: |\n| layers | 30 |\n| parameters | 134,515,008 |\n| share | 12% |"
     )
 

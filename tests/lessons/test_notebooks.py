@@ -26,7 +26,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
 LESSONS = sorted(FOLDER.glob("[0-9]*.ipynb"))
-ALL = [one for place in ("*", "exercises/*", "exercises/solutions/*") for one in sorted(FOLDER.glob(f"{place}.ipynb"))]
+ALL = [
+    one
+    for place in ("*", "exercises/*", "exercises/solutions/*")
+    for one in sorted(FOLDER.glob(f"{place}.ipynb"))
+]
 # a misspelt tag would be ignored in silence
 TAGS = {
     "nbval-check-output",
@@ -59,7 +63,9 @@ def code_cells(notebook):
 
 def outputs(notebook):
     """(number of the code cell, output) for each output."""
-    return [(number, output) for number, cell in enumerate(code_cells(notebook), 1) for output in cell.outputs]
+    return [
+        (number, output) for number, cell in enumerate(code_cells(notebook), 1) for output in cell.outputs
+    ]
 
 
 @guard
@@ -88,7 +94,11 @@ def was_executed_in_order_from_a_fresh_kernel(notebook, path):
             for cell in cells
             if cell.outputs or cell.execution_count is not None
         ]
-    return [] if counts == list(range(1, len(cells) + 1)) else [f"execution counts should be 1, 2, ..., are {counts}"]
+    return (
+        []
+        if counts == list(range(1, len(cells) + 1))
+        else [f"execution counts should be 1, 2, ..., are {counts}"]
+    )
 
 
 @guard
@@ -106,7 +116,19 @@ def shows_no_errors_and_no_stderr(notebook, path):
 PLACES = re.compile(
     r"(?<![\w:/.<~-])/(home|Users|root|tmp|var|usr|opt|work|mnt|media|srv|private|content)/[\w.]|\b[A-Z]:\\\w"
 )
-EVERYBODY = {"root", "user", "users", "runner", "jovyan", "admin", "ubuntu", "localhost", "docker", "build", "notebook"}
+EVERYBODY = {
+    "root",
+    "user",
+    "users",
+    "runner",
+    "jovyan",
+    "admin",
+    "ubuntu",
+    "localhost",
+    "docker",
+    "build",
+    "notebook",
+}
 
 
 def names_of_this_machine():
@@ -127,7 +149,9 @@ def tells_nothing_of_the_machine(notebook, path, names=None):
             text = re.sub(r"data:image/[\w+;,=-]*base64,[\w+/=]*", "", text)
             found += [f"absolute path in {cell.source[:40]!r}: {match[0]}" for match in PLACES.finditer(text)]
             found += [
-                f"{name!r} in {cell.source[:40]!r}" for name in names if re.search(rf"\b{re.escape(name)}\b", text)
+                f"{name!r} in {cell.source[:40]!r}"
+                for name in names
+                if re.search(rf"\b{re.escape(name)}\b", text)
             ]
             if str(ROOT) in text:
                 found.append(f"this folder's path in {cell.source[:40]!r}")
@@ -163,7 +187,9 @@ def uses_known_tags_only(notebook, path):
         found += [f"unknown tag {tag!r} in {cell.source[:40]!r}" for tag in sorted(tags - TAGS)]
         if len(tags) > 1:
             found.append(f"contradicting tags in {cell.source[:40]!r}")
-        if cell.cell_type == "code" and re.search(r"^\s*#\s*(NBVAL|PYTEST_VALIDATE)_", cell.source, re.MULTILINE):
+        if cell.cell_type == "code" and re.search(
+            r"^\s*#\s*(NBVAL|PYTEST_VALIDATE)_", cell.source, re.MULTILINE
+        ):
             found.append(f"a comment that nbval obeys in {cell.source[:40]!r}: use tags")
     return found
 
@@ -213,12 +239,18 @@ def describes_its_images(notebook, path):
         if any(kind.startswith("image/") for kind in data) and not alts:
             found.append(f"cell {number} shows an image without alt text: use course.start.show")
         found += [
-            f"cell {number} shows an image with too short an alt text: {alt!r}" for alt in alts if len(alt.split()) < 4
+            f"cell {number} shows an image with too short an alt text: {alt!r}"
+            for alt in alts
+            if len(alt.split()) < 4
         ]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             alts = Images(cell.source).alts + re.findall(r"!\[(.*?)\]\(", cell.source)
-            found += [f"too short an alt text in {cell.source[:40]!r}: {alt!r}" for alt in alts if len(alt.split()) < 4]
+            found += [
+                f"too short an alt text in {cell.source[:40]!r}: {alt!r}"
+                for alt in alts
+                if len(alt.split()) < 4
+            ]
     return found
 
 
@@ -249,7 +281,9 @@ def closes_with_takeaways_and_the_next_step(notebook, path):
     targets = {target for cell, target in links(notebook) if cell is last}
     following = [other.name for other in LESSONS[LESSONS.index(path) + 1 :][:1]]
     if not targets or (following and following[0] not in targets):
-        found.append(f"the last cell should link to the next step, {following or 'any'}; it links to {sorted(targets)}")
+        found.append(
+            f"the last cell should link to the next step, {following or 'any'}; it links to {sorted(targets)}"
+        )
     return found
 
 
@@ -257,7 +291,12 @@ def closes_with_takeaways_and_the_next_step(notebook, path):
 def asserts_something(notebook, path):
     if path not in LESSONS:
         return []  # exercises have their checks
-    asserts = [node for cell in code_cells(notebook) for node in ast.walk(parsed(cell)) if isinstance(node, ast.Assert)]
+    asserts = [
+        node
+        for cell in code_cells(notebook)
+        for node in ast.walk(parsed(cell))
+        if isinstance(node, ast.Assert)
+    ]
     return [] if asserts else ["no assert: nothing that it computes can make it fail"]
 
 
@@ -294,7 +333,9 @@ def good():
                 outputs=[new_output("stream", name="stdout", text="/ and and/or </td>\n")],
             ),
             new_code_cell(
-                "assert 1 + 1 == 2\npicture", execution_count=2, outputs=[new_output("display_data", dict(PICTURE))]
+                "assert 1 + 1 == 2\npicture",
+                execution_count=2,
+                outputs=[new_output("display_data", dict(PICTURE))],
             ),
             new_code_cell(
                 "GenerationBox()",
@@ -325,28 +366,51 @@ def emit(output_type, *data, **fields):
 
 
 def unseen_widget(notebook):
-    notebook.cells[2].outputs = [new_output("display_data", {store.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"})]
+    notebook.cells[2].outputs = [
+        new_output("display_data", {store.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"})
+    ]
 
 
 BAD = {
-    "timestamps": ("is_valid_and_stored_in_tidy_form", change(1, metadata={"execution": {"iopub.status.busy": "now"}})),
+    "timestamps": (
+        "is_valid_and_stored_in_tidy_form",
+        change(1, metadata={"execution": {"iopub.status.busy": "now"}}),
+    ),
     "widget view": ("is_valid_and_stored_in_tidy_form", unseen_widget),
     "not run": ("was_executed_in_order_from_a_fresh_kernel", change(1, execution_count=None)),
     "error": ("shows_no_errors_and_no_stderr", emit("error", ename="E", evalue="bad", traceback=["bad"])),
     "stderr": ("shows_no_errors_and_no_stderr", emit("stream", name="stderr", text="a warning")),
-    "path of Linux": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text="saved to /home/ada/x\n")),
+    "path of Linux": (
+        "tells_nothing_of_the_machine",
+        emit("stream", name="stdout", text="saved to /home/ada/x\n"),
+    ),
     "path of this folder": ("tells_nothing_of_the_machine", emit("stream", name="stdout", text=f"in {ROOT}")),
     "no still": ("shows_a_still_before_each_widget", change(2, outputs=[])),
     "misspelt tag": ("uses_known_tags_only", change(2, metadata={"tags": ["nbval-check-outputs"]})),
     "two tags": ("uses_known_tags_only", change(2, metadata={"tags": sorted(TAGS)})),
     "comment for nbval": ("uses_known_tags_only", change(2, source="# NBVAL_SKIP\nassert True")),
-    "dead link": ("links_to_what_exists", change(0, source="# T\n\nable to, minutes, needs [x](nowhere.ipynb)")),
-    "image without HTML": ("describes_its_images", emit("display_data", {"image/png": "aGk=", "text/plain": "Fig"})),
-    "image without alt": ("describes_its_images", emit("display_data", PICTURE | {"text/html": '<img src="data:,"/>'})),
-    "picture in prose": ("describes_its_images", change(0, source="# Title\n\nable to, minutes, needs ![](store.py)")),
+    "dead link": (
+        "links_to_what_exists",
+        change(0, source="# T\n\nable to, minutes, needs [x](nowhere.ipynb)"),
+    ),
+    "image without HTML": (
+        "describes_its_images",
+        emit("display_data", {"image/png": "aGk=", "text/plain": "Fig"}),
+    ),
+    "image without alt": (
+        "describes_its_images",
+        emit("display_data", PICTURE | {"text/html": '<img src="data:,"/>'}),
+    ),
+    "picture in prose": (
+        "describes_its_images",
+        change(0, source="# Title\n\nable to, minutes, needs ![](store.py)"),
+    ),
     "no title": ("opens_with_what_why_and_how_long", change(0, source="# Title\n\nminutes, needs")),
     "no takeaways": ("closes_with_takeaways_and_the_next_step", change(4, source="Bye. [next](store.py)")),
-    "no next step": ("closes_with_takeaways_and_the_next_step", change(4, source="Key takeaways. [back](store.py)")),
+    "no next step": (
+        "closes_with_takeaways_and_the_next_step",
+        change(4, source="Key takeaways. [back](store.py)"),
+    ),
     "no assert": ("asserts_something", change(2, source="picture")),
 }
 
@@ -404,8 +468,19 @@ def nbval(python, path, *options):
     """pytest with nbval on one notebook, as `make test` calls it."""
     shutil.copy(FOLDER / "conftest.py", path.parent)
     (path.parent / "pytest.ini").write_text("[pytest]\n")
-    command = [*python, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", *options]
-    return subprocess.run([*command, str(path)], cwd=path.parent, capture_output=True, text=True, env=dict(os.environ))
+    command = [
+        *python,
+        "-m",
+        "pytest",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "-p",
+        "no:cacheprovider",
+        *options,
+    ]
+    return subprocess.run(
+        [*command, str(path)], cwd=path.parent, capture_output=True, text=True, env=dict(os.environ)
+    )
 
 
 def test_nbval_fails_on_what_is_wrong_and_nothing_else(python, tmp_path):
@@ -424,9 +499,13 @@ def test_nbval_fails_on_what_is_wrong_and_nothing_else(python, tmp_path):
         cell.outputs = [new_output("stream", name="stdout", text=f"{text}\n")] if text else []
     nbformat.write(notebook, path)
     done = nbval(python, path, "-rA")
-    outcome = {cell: word for word, cell in re.findall(r"^(\w+) some\.ipynb::(Cell \d)", done.stdout, re.MULTILINE)}
+    outcome = {
+        cell: word for word, cell in re.findall(r"^(\w+) some\.ipynb::(Cell \d)", done.stdout, re.MULTILINE)
+    }
     # stderr is no difference, an unchecked output neither; a checked output and a wrong assert are
-    assert outcome == {"Cell 0": "PASSED", "Cell 1": "PASSED", "Cell 2": "FAILED", "Cell 3": "FAILED"}, done.stdout
+    assert outcome == {"Cell 0": "PASSED", "Cell 1": "PASSED", "Cell 2": "FAILED", "Cell 3": "FAILED"}, (
+        done.stdout
+    )
     assert done.returncode == 1
     assert "4 cells of 1 notebooks were executed" in done.stdout
     assert re.search(r"2 failed, 2 passed", done.stdout.splitlines()[-1])

@@ -40,7 +40,10 @@ def test_what_cannot_be_ranked_is_below_with_its_reason(ranked, asked, capsys):
         "dan": (replace(good, parent_layers=4), "expected a plan for 3 layers"),
         "eve": ("{", "expected a plan as JSON"),
         "fay": (asked.plan((60, 60, 60)), "expected at most 48 neurons in layer 0"),
-        "gil": (replace(good, removed=0.2, neurons=(48, 48, 48)), "expected 20.0%"),  # what it claims does not count
+        "gil": (
+            replace(good, removed=0.2, neurons=(48, 48, 48)),
+            "expected 20.0%",
+        ),  # what it claims does not count
     }
     assert ranked(ada=good, **{name: plan for name, (plan, _) in plans.items()}) == 0
     above, below = capsys.readouterr().out.split("Not ranked:")
@@ -87,4 +90,8 @@ def test_places_are_shared_where_no_difference_was_found(asked):
 def test_wrong_input_is_one_line(folder, tmp_path, capsys):
     assert rank.main([str(tmp_path / folder)]) == 2
     told = capsys.readouterr()
-    assert told.out == "" and told.err.startswith("error: expected a folder with plans") and told.err.count("\n") == 1
+    assert (
+        told.out == ""
+        and told.err.startswith("error: expected a folder with plans")
+        and told.err.count("\n") == 1
+    )

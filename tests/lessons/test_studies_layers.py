@@ -25,7 +25,10 @@ def model():
 def states(model, ids):
     """The stream (n + 1, S, L, d) by hooks on transformers' layers."""
     seen = []
-    hooks = [layer.register_forward_pre_hook(lambda module, args: seen.append(args[0])) for layer in model.model.layers]
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        for layer in model.model.layers
+    ]
     hooks.append(model.model.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0])))
     with torch.inference_mode():
         model(ids)

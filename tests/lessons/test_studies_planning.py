@@ -19,7 +19,12 @@ from comp_lib.plan import Plan, PlanRequest
 from comp_lib.shape import Shape
 from course import hybrid_granularity as planning
 
-COSTS = {"neuron_parameters": 96, "group_parameters": 1536, "layer_parameters": (64,) * 3, "other_parameters": 16_032}
+COSTS = {
+    "neuron_parameters": 96,
+    "group_parameters": 1536,
+    "layer_parameters": (64,) * 3,
+    "other_parameters": 16_032,
+}
 SHAPE = Shape(32, 8, 2, (8, 8, 8), (2, 2, 2), **COSTS)
 REAL = Shape(576, 64, 3, (1536,) * 30, (3,) * 30, 3 * 576, 8 * 64 * 576, (2 * 576,) * 30, 49_152 * 576 + 576)
 STORED = Path(__file__).parents[2] / "benchmarks" / "hybrids.json"
@@ -28,7 +33,9 @@ STORED = Path(__file__).parents[2] / "benchmarks" / "hybrids.json"
 def minds_of(*errors) -> Sensitivity:
     """A sensitivity with these errors after 2, 4, 6 neurons."""
     none, counts = torch.empty(0), torch.tensor([2, 4, 6])
-    curves = [Sweep(none, none, torch.tensor(each).double(), counts, torch.zeros(3), none, none) for each in errors]
+    curves = [
+        Sweep(none, none, torch.tensor(each).double(), counts, torch.zeros(3), none, none) for each in errors
+    ]
     return Sensitivity((4,) * len(errors), torch.ones(len(errors)), tuple(curves))
 
 
@@ -98,7 +105,9 @@ def brute_force(budget: int) -> float:
     """Least sum of errors of all widths that free `budget` parameters, for curves that rise ever faster."""
     curves = [CONVEX.errors(layer, 8) for layer in range(3)]
     options = itertools.product(range(0, 8, 2), repeat=3)
-    return min(float(sum(curves[i][g] for i, g in enumerate(gone))) for gone in options if sum(gone) * 96 >= budget)
+    return min(
+        float(sum(curves[i][g] for i, g in enumerate(gone))) for gone in options if sum(gone) * 96 >= budget
+    )
 
 
 @pytest.mark.parametrize("neurons", (6, 12, 18))  # what uniform widths remove too

@@ -16,9 +16,13 @@ def seen(model, ids):
     inputs, norms, hooks = [], [], []
     for layer in model.model.layers:
         hooks.append(
-            layer.mlp.down_proj.register_forward_pre_hook(lambda m, args: inputs.append(args[0].flatten(0, 1)))
+            layer.mlp.down_proj.register_forward_pre_hook(
+                lambda m, args: inputs.append(args[0].flatten(0, 1))
+            )
         )
-        hooks.append(layer.register_forward_hook(lambda m, args, out: norms.append(out.flatten(0, 1).norm(dim=-1))))
+        hooks.append(
+            layer.register_forward_hook(lambda m, args, out: norms.append(out.flatten(0, 1).norm(dim=-1)))
+        )
     with torch.no_grad():
         model(input_ids=ids)
     for hook in hooks:
@@ -55,7 +59,9 @@ def test_folded_masks_give_what_hooks_give_in_a_smaller_model(tiny_llama, ids):
     hooks = []
     for layer, stay, mask in zip(model.model.layers, kept, masks, strict=True):
         full = torch.zeros(48).index_put((stay,), mask.float())
-        hooks.append(layer.mlp.down_proj.register_forward_pre_hook(lambda _, args, full=full: (args[0] * full,)))
+        hooks.append(
+            layer.mlp.down_proj.register_forward_pre_hook(lambda _, args, full=full: (args[0] * full,))
+        )
     hooked = model(input_ids=ids).logits
     for hook in hooks:
         hook.remove()

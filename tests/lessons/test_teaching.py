@@ -91,7 +91,9 @@ def test_the_count_by_hand():
     assert list(minutes.sections(CELLS)) == ["", "One", "Two", "Three"]
     assert minutes.words([cell for part in minutes.sections(CELLS).values() for cell in part]) == 20
     assert (
-        minutes.code_lines(minutes.sections(CELLS)["One"]) == minutes.code_lines(minutes.sections(CELLS)["Three"]) == 2
+        minutes.code_lines(minutes.sections(CELLS)["One"])
+        == minutes.code_lines(minutes.sections(CELLS)["Three"])
+        == 2
     )
 
 
@@ -108,7 +110,9 @@ def test_what_does_not_fit_is_refused(monkeypatch):
 
 
 def test_the_list_of_lessons_and_teaching_are_what_the_script_writes(capsys):
-    assert minutes.main(["--check"]) == 0, f"run python notebooks/teaching/minutes.py\n{capsys.readouterr().out}"
+    assert minutes.main(["--check"]) == 0, (
+        f"run python notebooks/teaching/minutes.py\n{capsys.readouterr().out}"
+    )
 
 
 # --- what a teacher reads ---------------------------------------------------------------------------------------------
@@ -147,7 +151,9 @@ def test_the_worksheet_is_the_toy_of_the_lesson():
     """Both have the same X and W, and what the sheet says is what brute force finds."""
     cells = nbformat.read(NOTEBOOKS / "02_matrix_condition.ipynb", 4).cells
     [source] = [
-        cell.source for cell in cells if cell.cell_type == "code" and re.search(r"^X = torch.tensor", cell.source, re.M)
+        cell.source
+        for cell in cells
+        if cell.cell_type == "code" and re.search(r"^X = torch.tensor", cell.source, re.M)
     ]
     lines = [line for line in source.splitlines() if re.match(r"[XW] = torch", line)]
     space = {"torch": torch}
@@ -231,7 +237,11 @@ def test_a_formula_is_drawn_and_keeps_its_words():
 def test_every_formula_of_the_core_lessons_can_be_set(name):
     failed = []
     for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells:
-        prose = re.sub(r"```.*?```|`[^`\n]*`", "", cell.source, flags=re.DOTALL) if cell.cell_type == "markdown" else ""
+        prose = (
+            re.sub(r"```.*?```|`[^`\n]*`", "", cell.source, flags=re.DOTALL)
+            if cell.cell_type == "markdown"
+            else ""
+        )
         for match in slides.MATH.finditer(prose):
             for line in slides.lines(match[1]) if match[1] else [match[2]]:
                 try:
@@ -263,11 +273,15 @@ def test_the_page_has_all_lessons_and_asks_for_nothing(tmp_path):
     assert not re.search(r"@import|url\(", page) and "default-src 'none'" in page
     assert all(len(words.split()) >= 4 for words in asking.images)
     pictures = {
-        name: len([cell for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells if slides.image(cell)])
+        name: len(
+            [cell for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells if slides.image(cell)]
+        )
         for name in slides.CORE
     }
     assert len(asking.images) == sum(pictures.values()) and min(pictures.values()) >= 2
     assert page.count('class="takeaways"') == page.count('class="derivation"') == len(slides.CORE)
     places = [int(source[1:]) for source in asking.sources if source.startswith("#")]
     kinds = re.findall(r'<section class="(\w*)"', page)
-    assert [kinds[place - 1] for place in places] == ["title"] * len(slides.CORE)  # the contents lead where they say
+    assert [kinds[place - 1] for place in places] == ["title"] * len(
+        slides.CORE
+    )  # the contents lead where they say

@@ -105,9 +105,18 @@ GOOD = [  # what looks odd and is in use
     ("no-generation", lambda folder: (folder / "generation_config.json").unlink()),
     ("attention-of-the-hub", config(attn_implementation="kernels-community/x", _attn_implementation="a/b")),
     ("another-file", config(transformers_weights="../a.safetensors", auto_map={"AutoConfig": "own.Config"})),
-    ("rope-of-old", config(rope_parameters=NONE, rope_theta=10000, rope_scaling={"type": "linear", "factor": 2.0})),
-    ("frequencies-of-old", weights(lambda t: t.update({"model.layers.0.rotary_emb.inv_freq": torch.ones(4)}))),
-    ("shards-in-the-cache", also(shards("b.safetensors"), lambda f: (f / "b.safetensors").symlink_to("a.safetensors"))),
+    (
+        "rope-of-old",
+        config(rope_parameters=NONE, rope_theta=10000, rope_scaling={"type": "linear", "factor": 2.0}),
+    ),
+    (
+        "frequencies-of-old",
+        weights(lambda t: t.update({"model.layers.0.rotary_emb.inv_freq": torch.ones(4)})),
+    ),
+    (
+        "shards-in-the-cache",
+        also(shards("b.safetensors"), lambda f: (f / "b.safetensors").symlink_to("a.safetensors")),
+    ),
     ("sampling-in-greedy", settings("generation_config.json", temperature=0.6, do_sample=False)),
 ]
 
@@ -127,7 +136,12 @@ def test_bad_folders_are_refused_in_one_line(folder, monkeypatch, name, spoil, w
     with pytest.raises(InputError) as raised:
         load_model(folder)
     message = str(raised.value)
-    assert "\n" not in message and message.startswith("expected ") and ", got " in message and len(message) < 1500
+    assert (
+        "\n" not in message
+        and message.startswith("expected ")
+        and ", got " in message
+        and len(message) < 1500
+    )
     assert all(word in message for word in words), message
     assert not (folder.parent / "trapped").exists()
 

@@ -24,7 +24,9 @@ def logits(model):
         return model(IDS, use_cache=False).logits
 
 
-def write_gguf(path: Path, model, tokenizer, architecture: str = "llama", more: dict | None = None, **fields) -> Path:
+def write_gguf(
+    path: Path, model, tokenizer, architecture: str = "llama", more: dict | None = None, **fields
+) -> Path:
     """`model` and `more` tensors as a float32 GGUF file, by the rules of llama.cpp's converter."""
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
@@ -142,21 +144,36 @@ def test_a_tensor_that_is_not_loaded_is_refused_by_name(tmp_path, dense, tokeniz
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("llama.rope.scaling.factor", 4.0), ("llama.rope.scaling.finetuned", True), ("llama.rope.scale_linear", 4.0)],
+    [
+        ("llama.rope.scaling.factor", 4.0),
+        ("llama.rope.scaling.finetuned", True),
+        ("llama.rope.scale_linear", 4.0),
+    ],
 )
 def test_rope_scaling_is_refused(tmp_path, dense, tokenizer, key, value):
-    refused(write_gguf(tmp_path / "scaled.gguf", dense, tokenizer, **{key: value}), "rope scaling", key, "safetensors")
+    refused(
+        write_gguf(tmp_path / "scaled.gguf", dense, tokenizer, **{key: value}),
+        "rope scaling",
+        key,
+        "safetensors",
+    )
 
 
 def test_other_architectures_weights_and_numbers_are_refused(tmp_path, tiny_llama, tokenizer):
     refused(write_gguf(tmp_path / "gpt.gguf", tiny_llama(), tokenizer, "gpt2"), "GPT2LMHeadModel")
-    refused(write_gguf(tmp_path / "granite.gguf", tiny_llama(), tokenizer, "granite"), "architecture", "granite")
+    refused(
+        write_gguf(tmp_path / "granite.gguf", tiny_llama(), tokenizer, "granite"), "architecture", "granite"
+    )
     spoilt = tiny_llama()
     spoilt.model.layers[2].mlp.up_proj.weight.data[0, 0] = math.nan
     refused(write_gguf(tmp_path / "nan.gguf", spoilt, tokenizer), "model.layers.2.mlp.up_proj.weight")
     wider = tiny_llama()
     wider.model.layers[1].mlp.up_proj = torch.nn.Linear(32, 40, bias=False)
-    refused(write_gguf(tmp_path / "wide.gguf", wider, tokenizer), "of another shape", "layers.1.mlp.up_proj.weight")
+    refused(
+        write_gguf(tmp_path / "wide.gguf", wider, tokenizer),
+        "of another shape",
+        "layers.1.mlp.up_proj.weight",
+    )
 
 
 HUGE = struct.pack("<Q", 1 << 60)

@@ -22,7 +22,13 @@ from comp_lib.models.load import EMBEDDED, load_model, open_model
 from comp_lib.models.skeleton import skeleton
 from comp_lib.system.machine import available_device
 
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 LLAMA = {
     "biases": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1},
     "tied": {"tie_word_embeddings": True},
@@ -122,7 +128,9 @@ def test_loading_is_silent_and_leaves_no_trace(folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("cuda", "mps", "best"), [(False, False, "cpu"), (True, False, "cuda"), (False, True, "mps")])
+@pytest.mark.parametrize(
+    ("cuda", "mps", "best"), [(False, False, "cpu"), (True, False, "cuda"), (False, True, "mps")]
+)
 def test_devices(monkeypatch, cuda, mps, best):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 * cuda)
@@ -140,7 +148,8 @@ def test_devices(monkeypatch, cuda, mps, best):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("tied", None), ("eager", torch.bfloat16), ("rope-llama3", None), ("qwen2", torch.bfloat16)]
+    ("name", "dtype"),
+    [("tied", None), ("eager", torch.bfloat16), ("rope-llama3", None), ("qwen2", torch.bfloat16)],
 )
 def test_a_skeleton_is_the_model_without_its_numbers(name, dtype):
     model = build(name)
@@ -198,7 +207,9 @@ def test_a_model_of_the_hub_is_a_folder_once_it_is_fetched(folder, monkeypatch):
 
     monkeypatch.setattr(load, "snapshot_download", snapshot)
     model, _ = load_model("someone/some-model")
-    assert torch.equal(logits(model), logits(load_model(path)[0])) and model.name_or_path == "someone/some-model"
+    assert (
+        torch.equal(logits(model), logits(load_model(path)[0])) and model.name_or_path == "someone/some-model"
+    )
     assert fetched == [["config.json"], list(load.FILES)]
     (path / "config.json").write_text('{"model_type": "gpt2"}')
     refused("someone/some-model", "GPT2LMHeadModel")
@@ -254,10 +265,19 @@ def widen(weights):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: w.pop("model.layers.2.self_attn.k_proj.weight"), ["1 missing", "layers.2.self_attn.k_proj.weight"]),
+        (
+            lambda w: w.pop("model.layers.2.self_attn.k_proj.weight"),
+            ["1 missing", "layers.2.self_attn.k_proj.weight"],
+        ),
         (lambda w: w.pop("lm_head.weight"), ["1 missing", "lm_head.weight"]),
-        (lambda w: w.update({"model.layers.3.extra": torch.zeros(1)}), ["1 unexpected", "model.layers.3.extra"]),
-        (lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}), ["unexpected", "q_proj.bias"]),
+        (
+            lambda w: w.update({"model.layers.3.extra": torch.zeros(1)}),
+            ["1 unexpected", "model.layers.3.extra"],
+        ),
+        (
+            lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}),
+            ["unexpected", "q_proj.bias"],
+        ),
         (widen, ["1 of another shape", "model.layers.0.mlp.up_proj.weight"]),
     ],
     ids=["missing", "head", "extra", "bias", "shape"],
@@ -279,7 +299,9 @@ def test_a_tied_head_may_be_stored_twice(tmp_path, folder, tiny_llama):
 
 def test_weights_are_floats_in_files_beside_the_index(folder):
     path = folder()
-    edit_weights(path, lambda weights: weights.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}))
+    edit_weights(
+        path, lambda weights: weights.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)})
+    )
     refused(path, "complete safetensors", "model.norm.weight", "I8")
     (path / "model.safetensors").rename(path.parent / "other.safetensors")
     (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../other.safetensors"}}')

@@ -50,7 +50,11 @@ def test_own_widths_come_back_to_the_bit(name, tokenizer, tmp_path):
     model = uneven(name)
     folder = saved(model, tokenizer, tmp_path / "own")
     config = json.loads((folder / "config.json").read_text())
-    assert config["model_type"] == f"comp_{model.config.model_type}" and config["layer_neurons"] == [20, 24, 28]
+    assert config["model_type"] == f"comp_{model.config.model_type}" and config["layer_neurons"] == [
+        20,
+        24,
+        28,
+    ]
     assert config["layer_kv_groups"] == list(Shape.of(model).kv_groups)
     for again in (load_model(folder)[0], AutoModelForCausalLM.from_pretrained(folder)):
         assert isinstance(again, type(model)) and Shape.of(again) == Shape.of(model)
@@ -126,7 +130,9 @@ def test_a_padded_folder_computes_the_same(name, tokenizer, tmp_path):
 
 
 def test_groups_are_filled_up_to_heads_that_a_stock_config_takes():
-    shape = Shape.of(build(num_attention_heads=6, num_key_value_heads=3, head_dim=8, hidden_size=36))  # pairs of heads
+    shape = Shape.of(
+        build(num_attention_heads=6, num_key_value_heads=3, head_dim=8, hidden_size=36)
+    )  # pairs of heads
     assert filled_shape(shape.with_widths((8, 8, 4), (2, 1, 1))).kv_groups == (2, 2, 2)
     assert filled_shape(shape.with_widths((8, 8, 4), (4, 1, 1))).kv_groups == (6, 6, 6)
     assert filled_shape(shape.with_widths((8, 8, 4), (5, 1, 1))).neurons == (8, 8, 8)

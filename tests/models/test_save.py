@@ -93,7 +93,9 @@ def test_stock_folders_load_without_comp_lib(tokenizer, tmp_path):
     for name in (*LAYOUTS, "bfloat16"):
         before, model = cut(tiny() if name == "bfloat16" else tiny(name))
         if name == "bfloat16":
-            frequencies = model.model.rotary_emb.inv_freq  # kept exact when a model is loaded, rounded by a cast
+            frequencies = (
+                model.model.rotary_emb.inv_freq
+            )  # kept exact when a model is loaded, rounded by a cast
             model.bfloat16().model.rotary_emb.inv_freq = frequencies
         save_checkpoint(tmp_path / name, model, tokenizer, *facts(before, model))
         with torch.no_grad():
@@ -162,7 +164,10 @@ def test_files(kind, request, tmp_path):
 @pytest.mark.parametrize("kind", ["small", "uneven"])
 def test_same_input_same_bytes_and_the_model_is_left_alone(kind, request, tmp_path):
     model, *rest = request.getfixturevalue(kind)
-    config, tensors = model.config.to_dict(), {k: (v.data_ptr(), v.clone()) for k, v in model.state_dict().items()}
+    config, tensors = (
+        model.config.to_dict(),
+        {k: (v.data_ptr(), v.clone()) for k, v in model.state_dict().items()},
+    )
     first = save_checkpoint(tmp_path / "one" / "out", model, *rest)
     second = save_checkpoint(tmp_path / "two" / "out", model, *rest)
     assert digest(first) == digest(second)
@@ -182,7 +187,10 @@ def test_nothing_tells_of_this_machine_or_of_the_parents_format(kind, request, t
     model.config._name_or_path = str(parent)
     model.config._model_name_or_path = "Tiny 1M"
     model.config.auto_map = {"AutoConfig": "code.Config"}
-    plan, card = replace(plan, parent=str(parent)), replace(card, parent=str(parent), settings={"model": parent})
+    plan, card = (
+        replace(plan, parent=str(parent)),
+        replace(card, parent=str(parent), settings={"model": parent}),
+    )
     folder = save_checkpoint(tmp_path / "out", model, tokenizer, plan, card)
     for path in folder.iterdir():
         content = path.read_bytes()
@@ -211,7 +219,9 @@ def test_card(small, uneven, tmp_path):
     assert f"{plan.removed:.1%} of the parameters of its decoder" in text
     assert "import comp_lib" not in text
 
-    text = model_card("out", Shape.of(uneven[0]), uneven[2], replace(card, parent=EMBEDDED, perplexities=()), "llama")
+    text = model_card(
+        "out", Shape.of(uneven[0]), uneven[2], replace(card, parent=EMBEDDED, perplexities=()), "llama"
+    )
     assert "| MLP neurons per layer | 48 | 20 to 40 |" in text
     assert "**This folder needs comp_lib**" in text and 'register("llama")' in text
     assert "perplexity on" not in text and 'license: "apache-2.0"' in text and "HuggingFaceTB/SmolLM2" in text
@@ -232,7 +242,9 @@ def test_more_weights_are_shards_with_an_index(small, monkeypatch, tmp_path):
     folder = save_checkpoint(tmp_path / "out", *small)
     shards = {path.name: load_file(path) for path in folder.glob("*.safetensors")}
     assert len(shards) > 2 and "model.safetensors" not in shards
-    assert all(len(shard) == 1 or sum(t.nbytes for t in shard.values()) <= 20_000 for shard in shards.values())
+    assert all(
+        len(shard) == 1 or sum(t.nbytes for t in shard.values()) <= 20_000 for shard in shards.values()
+    )
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     assert index == {name: file for file, shard in shards.items() for name in shard}
     model, ids = AutoModelForCausalLM.from_pretrained(folder), tokens(2)

@@ -58,7 +58,9 @@ def test_a_file_that_was_damaged_is_made_again(installed):
 
 def test_packages_half_there_are_named_with_the_licence(installed):
     del installed["part-b"]
-    with pytest.raises(InputError, match="the package part-b for 'parts'.*pip install parts .a-licence applies"):
+    with pytest.raises(
+        InputError, match="the package part-b for 'parts'.*pip install parts .a-licence applies"
+    ):
         wheel_gguf("parts")
 
 

@@ -73,7 +73,9 @@ UNKNOWN = ("rope-dynamic", "ernie4_5-bias")  # to llama.cpp, and refused below
 def test_llama_cpp_computes_what_transformers_computes(saved, tmp_path, name):
     folder, model = saved(name, **PATTERNS.get(name, {}))
     window = getattr(model.config, "sliding_window", None)
-    ids = tokens(1, 4 if window and name != "gemma3" else 24)  # elsewhere the file's context ends where the window does
+    ids = tokens(
+        1, 4 if window and name != "gemma3" else 24
+    )  # elsewhere the file's context ends where the window does
     file = export_gguf(folder, tmp_path / "m.gguf", "f32")
     torch.testing.assert_close(llama_losses(file, ids), torch_losses(model, ids), atol=CLOSE, rtol=0)
 
@@ -110,7 +112,10 @@ def test_fewer_heads_where_llama_cpp_counts_on_all(saved, tmp_path, name):
     ("name", "settings"),
     [
         ("rope-llama3", {"widths": "per-layer", "layers": 0, "multiple": 4, "ratio": 0.3}),
-        ("gqa", {"method": "flap", "recovery": "bias", "multiple": 4, "ratio": 0.3}),  # KV groups and biases, too
+        (
+            "gqa",
+            {"method": "flap", "recovery": "bias", "multiple": 4, "ratio": 0.3},
+        ),  # KV groups and biases, too
         ("mha", {"kv_groups": 3, "multiple": 4, "ratio": 0.4}),  # 3 heads do not divide the stream of 32
     ],
 )
@@ -229,10 +234,26 @@ def test_widths_that_blocks_cannot_hold(saved, tmp_path, overrides, match, kind)
 @pytest.mark.parametrize(
     ("name", "overrides", "match"),
     [
-        ("rope-dynamic", {}, "rope scaling that llama.cpp's llama reads .default, linear, llama3., got dynamic"),
-        ("qwen2", {"rope_parameters": LINEAR}, "rope scaling that llama.cpp's qwen2 reads .default., got linear"),
-        ("qwen2", {"rope_parameters": LLAMA3}, "rope scaling that llama.cpp's qwen2 reads .default., got llama3"),
-        ("ernie4_5", {"rope_parameters": LINEAR}, "rope scaling that llama.cpp's ernie4_5 reads .default., got linear"),
+        (
+            "rope-dynamic",
+            {},
+            "rope scaling that llama.cpp's llama reads .default, linear, llama3., got dynamic",
+        ),
+        (
+            "qwen2",
+            {"rope_parameters": LINEAR},
+            "rope scaling that llama.cpp's qwen2 reads .default., got linear",
+        ),
+        (
+            "qwen2",
+            {"rope_parameters": LLAMA3},
+            "rope scaling that llama.cpp's qwen2 reads .default., got llama3",
+        ),
+        (
+            "ernie4_5",
+            {"rope_parameters": LINEAR},
+            "rope scaling that llama.cpp's ernie4_5 reads .default., got linear",
+        ),
         ("qwen2", {"head_dim": 12}, "as wide as the stream, 32, as llama.cpp's qwen2 has them, got 48"),
         ("ernie4_5-bias", {}, "llama.cpp runs, got ernie4_5 with biases: use the folder itself"),
         ("qwen3", {"attention_bias": True}, "llama.cpp runs, got qwen3 with biases"),
@@ -251,7 +272,9 @@ def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
     model = build("qwen2")
     shape = Shape.of(model)
     wider = shape.with_widths((32, *shape.neurons[1:]), shape.kv_groups)
-    with pytest.raises(InputError, match="one width for all layers.* got qwen2 with others: use export --padded first"):
+    with pytest.raises(
+        InputError, match="one width for all layers.* got qwen2 with others: use export --padded first"
+    ):
         gguf_export._check_runs(model.config, wider, family_of(model))
     assert gguf_export._check_runs(model.config, shape, family_of(model)) == "qwen2"
     with pytest.raises(InputError, match="a model type that goes to GGUF .llama, .* got qwen2"):
@@ -260,7 +283,11 @@ def test_own_widths_of_a_family_that_has_one_in_llama_cpp():
 
 @pytest.mark.parametrize(
     ("value", "kind", "match"),
-    [(float("nan"), "f32", "finite"), (7e4, "f16", "more than 65504"), (7e4, "q4_1", "more than 65504.*--type f32")],
+    [
+        (float("nan"), "f32", "finite"),
+        (7e4, "f16", "more than 65504"),
+        (7e4, "q4_1", "more than 65504.*--type f32"),
+    ],
 )
 def test_weights_that_the_type_cannot_hold(saved, tmp_path, value, kind, match):
     folder, _ = saved(intermediate_size=64)

@@ -75,10 +75,14 @@ def sentencepiece(prefix: bool) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=TINY["vocab_size"], special_tokens=reserved, show_progress=False)
     core.train_from_iterator(PROSE, trainer)
     described = json.loads(core.to_str())
-    described["added_tokens"] = described["added_tokens"][:3]  # the bytes are ordinary entries of the vocabulary
+    described["added_tokens"] = described["added_tokens"][
+        :3
+    ]  # the bytes are ordinary entries of the vocabulary
     core = Tokenizer.from_str(json.dumps(described))
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 @pytest.fixture
@@ -125,7 +129,9 @@ def test_byte_level(export, rule, bos):
     assert fields["tokenizer.ggml.pre"].contents() == rule
     assert fields["tokenizer.ggml.add_bos_token"].contents() is bos
     types = fields["tokenizer.ggml.token_type"].contents()
-    assert types[:2] == [3, 3] and types[2:-1] == [1] * 509 and types[-1] == 4  # control, normal, user-defined
+    assert (
+        types[:2] == [3, 3] and types[2:-1] == [1] * 509 and types[-1] == 4
+    )  # control, normal, user-defined
     assert_same_tokens(file, tokenizer)
 
 
@@ -176,9 +182,18 @@ def unigram():
 @pytest.mark.parametrize(
     ("tokenizer", "match"),
     [
-        (lambda: PreTrainedTokenizerFast(tokenizer_object=unigram(), unk_token="<unk>"), "BPE tokenizer.*got Unigram"),
-        (lambda: byte_level_bpe(pre_tokenizers.ByteLevel(add_prefix_space=True)), "cuts words like one of gpt-2"),
-        (lambda: byte_level_bpe(split(r"\p{L}+|\p{N}+")), "cuts words like one of gpt-2, smollm, llama-bpe, qwen2"),
+        (
+            lambda: PreTrainedTokenizerFast(tokenizer_object=unigram(), unk_token="<unk>"),
+            "BPE tokenizer.*got Unigram",
+        ),
+        (
+            lambda: byte_level_bpe(pre_tokenizers.ByteLevel(add_prefix_space=True)),
+            "cuts words like one of gpt-2",
+        ),
+        (
+            lambda: byte_level_bpe(split(r"\p{L}+|\p{N}+")),
+            "cuts words like one of gpt-2, smollm, llama-bpe, qwen2",
+        ),
     ],
 )
 def test_what_llama_cpp_has_not_is_refused(export, tokenizer, match):

@@ -26,7 +26,9 @@ def test_nobody_who_lacks_the_key_is_answered(file):
     server = llama_cpp.start(file, 64, threads=1)
     assert server.listening_address.startswith("http://127.0.0.1:")
     for key in ({}, {"Authorization": "Bearer guess"}):
-        request = urllib.request.Request(f"{server.listening_address}/v1/completions", json.dumps(ASKED).encode(), key)
+        request = urllib.request.Request(
+            f"{server.listening_address}/v1/completions", json.dumps(ASKED).encode(), key
+        )
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(request, timeout=10)
     assert server.handle_completions(ASKED)["choices"]

@@ -44,7 +44,11 @@ def row(name, size, decode, prefill=(1.0,)):
 def test_the_gain_and_its_limit():
     dense, small = row("dense", 150, (10.0, 20.0, 5.0), (2.0,)), row("small", 100, (14.0, 28.0, 8.0), (3.0,))
     found = gain(dense, small)
-    assert found.limit == 1.5 and found.speedup == pytest.approx((1.4, 1.4, 1.6)) and found.prefill == (1.5, 1.5, 1.5)
+    assert (
+        found.limit == 1.5
+        and found.speedup == pytest.approx((1.4, 1.4, 1.6))
+        and found.prefill == (1.5, 1.5, 1.5)
+    )
     assert gain(dense, dense).speedup == (1, 1, 1)
 
 
@@ -69,13 +73,18 @@ def test_models_take_turns_and_the_first_round_does_not_count(monkeypatch):
 def test_what_is_timed_is_the_greedy_continuation(tiny_llama, monkeypatch):
     """The clock counts calls of the model: the first token ends after one, each of the others after one more."""
     model, prompt, fed = tiny_llama(), torch.arange(3, 23)[None], []
-    model.register_forward_pre_hook(lambda _, arguments, named: fed.append(named["input_ids"]), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda _, arguments, named: fed.append(named["input_ids"]), with_kwargs=True
+    )
     monkeypatch.setattr(speed.time, "perf_counter", lambda: float(len(fed)))
     assert speed.timed(model, prompt, 5) == (1.0, 5.0)
     ids = prompt
     with torch.no_grad():
         for token in fed[1:]:  # without a cache
-            assert token.item() == model.model(ids).last_hidden_state[:, -1].matmul(model.lm_head.weight.T).argmax()
+            assert (
+                token.item()
+                == model.model(ids).last_hidden_state[:, -1].matmul(model.lm_head.weight.T).argmax()
+            )
             ids = torch.cat([ids, token], 1)
     model.generation_config.eos_token_id = fed[1].item()  # an end of text ends nothing
     assert speed.timed(model, prompt, 5) == (1.0, 5.0)
@@ -86,7 +95,10 @@ def test_both_runtimes_side_by_side(tmp_path, parent, tiny_llama):
     file = export_gguf(parent, tmp_path / "m.gguf", "f16")
     models = {"file": file, "again": str(file), "small": tiny_llama(num_hidden_layers=1)}
     rows = measure(models, prompt=16, new_tokens=3, rounds=2)
-    assert [r.bytes_per_token for r in rows] == [*[gguf_bytes_per_token(file)] * 2, bytes_per_token(models["small"])]
+    assert [r.bytes_per_token for r in rows] == [
+        *[gguf_bytes_per_token(file)] * 2,
+        bytes_per_token(models["small"]),
+    ]
     for each in rows:
         assert min(each.first + each.prefill + each.decode) > 0
         assert len(each.first) == len(each.prefill) == len(each.decode) == 2

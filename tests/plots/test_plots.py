@@ -82,7 +82,9 @@ def test_the_same_bytes_every_time_and_nothing_of_the_machine(draw):
 
 
 def test_no_window_and_no_pyplot():
-    before = {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}  # reading that sets it
+    before = {
+        name: value for name, value in matplotlib.rcParams.items() if name != "backend"
+    }  # reading that sets it
     pruned()
     assert {name: matplotlib.rcParams[name] for name in before} == before
     for path in Path(comp_lib.plots.__file__).parent.glob("*.py"):
@@ -104,7 +106,9 @@ def test_dense_and_pruned_stand_in_order_with_the_increase_as_whiskers():
     [axes] = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [*DENSE, *PRUNED]
     middles = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
-    assert middles[:3] == sorted(middles[:3]) and all(a < b for a, b in zip(middles[:3], middles[3:], strict=True))
+    assert middles[:3] == sorted(middles[:3]) and all(
+        a < b for a, b in zip(middles[:3], middles[3:], strict=True)
+    )
     assert axes.yaxis_inverted() and [label.get_text() for label in axes.get_yticklabels()] == list(NAMES)
     for found, dense, (low, high) in zip(whiskers(axes), DENSE, MORE, strict=True):
         assert found == pytest.approx((dense + low, dense + high))

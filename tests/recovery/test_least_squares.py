@@ -88,13 +88,17 @@ def test_one_sequence_cannot_be_halved(tiny_llama):
 def test_of_many_outputs_mixtures_are_judged(form, outside, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     inputs, outputs, kept = 40, 200, torch.arange(30)
-    weight = torch.randn(inputs, outputs, generator=generator, dtype=torch.float64).to(form.zeros(1).precision)
+    weight = torch.randn(inputs, outputs, generator=generator, dtype=torch.float64).to(
+        form.zeros(1).precision
+    )
     halves = []
     for _ in range(2):
         x = torch.randn(25, inputs, generator=generator)
         own = x @ weight.float()
         y = own + 3.0 * torch.randn(25, outputs, generator=generator) if outside else None
-        energy = float((own if y is None else y).square().sum())  # of the second half: what its errors are part of
+        energy = float(
+            (own if y is None else y).square().sum()
+        )  # of the second half: what its errors are part of
         half = form.zeros(inputs, outputs if outside else None)
         half.add(x, y)
         halves.append(half)
@@ -118,7 +122,9 @@ def test_an_output_counts_by_its_gain():
     single = {}
     for place in range(w.shape[1]):
         own = [(x, y[:, [place]], None) for x, y, _ in halves]
-        single[place] = min(GRID, key=lambda ridge, own=own, place=place: brute_force(own, w[:, [place]], kept, ridge))
+        single[place] = min(
+            GRID, key=lambda ridge, own=own, place=place: brute_force(own, w[:, [place]], kept, ridge)
+        )
     assert len(set(single.values())) > 1
     for place, best in single.items():
         gain = torch.full((w.shape[1],), 1e-6)

@@ -56,7 +56,12 @@ def test_mask_is_where_numerical_minimisation_ends(ridge):
     x, w, kept = problem(11, 8)
     gram = contributions(x.T @ x, w)
     mask = torch.zeros(len(kept), dtype=torch.float64, requires_grad=True)
-    precise = {"max_iter": 500, "tolerance_grad": 1e-12, "tolerance_change": 1e-16, "line_search_fn": "strong_wolfe"}
+    precise = {
+        "max_iter": 500,
+        "tolerance_grad": 1e-12,
+        "tolerance_change": 1e-16,
+        "line_search_fn": "strong_wolfe",
+    }
     optimiser = torch.optim.LBFGS([mask], **precise)
 
     def objective():
@@ -202,7 +207,9 @@ def test_dead_inputs_keep_their_weights_and_disturb_nobody():
     found = least_squares(x.T @ x, x.T @ (x @ w), w, kept, 0.1)
     torch.testing.assert_close(found[[1, 5]], w[[1, 5]])
     alive = torch.tensor([0, 3, 6])
-    torch.testing.assert_close(found[alive], least_squares(x.T @ x, x.T @ (x @ w), w, alive, 0.1)[alive], **CLOSE)
+    torch.testing.assert_close(
+        found[alive], least_squares(x.T @ x, x.T @ (x @ w), w, alive, 0.1)[alive], **CLOSE
+    )
 
 
 @quick
@@ -212,7 +219,9 @@ def test_each_recovery_beats_the_simpler_one_on_the_calibration_text(seed, n):
     xtx = x.T @ x
     mask, _ = tune_mask(contributions(xtx, w), kept, 1e-3)
     fitted = least_squares(xtx, xtx @ w, w, kept, 1e-9)
-    none, tuned, full = (Gram.of(xtx).energy(w - v) for v in (unchanged(w, kept), fold_mask(w, kept, mask), fitted))
+    none, tuned, full = (
+        Gram.of(xtx).energy(w - v) for v in (unchanged(w, kept), fold_mask(w, kept, mask), fitted)
+    )
     slack = 1e-5 * none  # of single precision
     assert full <= tuned + slack and tuned <= none + slack
 

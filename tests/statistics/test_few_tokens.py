@@ -40,7 +40,9 @@ def test_a_sweep_is_the_same(block, per_round):
     held = penalty(full.xtx.diagonal(), 0.1)
     inverse, _ = spd_inverse(ridged(full.xtx, 0.1))
     other = DualInverse(rows.rows, held, block)
-    torch.testing.assert_close(other.blocks.diagonal(dim1=1, dim2=2).flatten(), inverse.diagonal(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        other.blocks.diagonal(dim1=1, dim2=2).flatten(), inverse.diagonal(), rtol=1e-5, atol=0
+    )
     torch.testing.assert_close(other.rows(torch.tensor([3, 7])), inverse[[3, 7]], rtol=1e-4, atol=1e-5)
     gone = 3 if block == 4 else 11
     one = sweep(inverse, w, gone, block=block, per_round=per_round)
@@ -85,19 +87,29 @@ def test_the_metric_chooses_the_same_with_single_weights():
     assert torch.equal(one.kept, two.kept) and two.retuned.dtype == torch.float32
     torch.testing.assert_close(two.retuned.double(), one.retuned, rtol=1e-3, atol=1e-4)
     matrix = ridged(full.xtx, 0.1)
-    torch.testing.assert_close(rows.inverse(0.1).blocks.flatten(), spd_inverse(matrix)[0].diagonal(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        rows.inverse(0.1).blocks.flatten(), spd_inverse(matrix)[0].diagonal(), rtol=1e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"aim": "dense"}, {"kv_groups": 1}, {"method": "wanda-sp", "recovery": "bias"}, {"method": "energy"}],
+    [
+        {},
+        {"aim": "dense"},
+        {"kv_groups": 1},
+        {"method": "wanda-sp", "recovery": "bias"},
+        {"method": "energy"},
+    ],
 )
 def test_prune_takes_it_with_few_tokens_and_comes_to_the_same(changes, monkeypatch):
     model, ids = build("gqa"), tokens(4, 7)  # 28 tokens, 48 neurons, 32 inputs of o_proj
     settings = replace(Settings(ratio=0.3, layers=0, multiple=4), **changes)
     used = []
     monkeypatch.setattr(
-        TokenStatistics, "add", lambda self, *args, add=TokenStatistics.add: (used.append(1), add(self, *args))[1]
+        TokenStatistics,
+        "add",
+        lambda self, *args, add=TokenStatistics.add: (used.append(1), add(self, *args))[1],
     )
     found, count = prune(model, ids, settings), len(used)
     assert count

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from comp_lib.statistics.gram import Gram, contributions, token_weights
 
 quick = settings(derandomize=True, deadline=None, max_examples=25)
-sizes = {"seed": st.integers(0, 10**6), "t": st.integers(1, 12), "n": st.integers(1, 8), "m": st.integers(1, 6)}
+sizes = {
+    "seed": st.integers(0, 10**6),
+    "t": st.integers(1, 12),
+    "n": st.integers(1, 8),
+    "m": st.integers(1, 6),
+}
 
 
 def normal(seed: int, *size: int) -> torch.Tensor:
@@ -21,7 +26,9 @@ def normal(seed: int, *size: int) -> torch.Tensor:
 @given(**sizes)
 def test_contributions_is_the_gram_matrix_of_rank_one_contributions(seed, t, n, m):
     x, w = normal(seed, t, n), normal(seed + 1, n, m)
-    each = torch.stack([torch.outer(x[:, i], w[i]).flatten() for i in range(n)])  # a_i = x_i w_i^T: (n, t * m)
+    each = torch.stack(
+        [torch.outer(x[:, i], w[i]).flatten() for i in range(n)]
+    )  # a_i = x_i w_i^T: (n, t * m)
     torch.testing.assert_close(contributions(x.T @ x, w), each @ each.T)
 
 
@@ -134,6 +141,8 @@ def test_the_energy_of_a_gap_is_the_squared_error_of_other_weights(seed, t, n, m
 def test_sums_in_float32_take_weights_of_any_precision():
     x, w, kept = normal(0, 40, 6), normal(1, 6, 4), torch.tensor([0, 2, 3, 5])
     double, single = (Gram.of((x.T @ x).to(dtype)) for dtype in (torch.float64, torch.float32))
-    torch.testing.assert_close(single.refit(w, kept, 0.1).double(), double.refit(w, kept, 0.1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        single.refit(w, kept, 0.1).double(), double.refit(w, kept, 0.1), rtol=1e-4, atol=1e-5
+    )
     errors = [each.held_out_errors(each, w, kept, (0.1, 1.0)) for each in (single, double)]
     assert errors[0] == pytest.approx(errors[1], rel=1e-4)

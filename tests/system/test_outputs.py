@@ -40,7 +40,10 @@ def test_what_may_be_written(tmp_path, name, overwrite, words):
 def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path, small_disk):
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    with small_disk(20_000), pytest.raises(InputError, match=f"expected to write {path}, got .* what was there stays"):
+    with (
+        small_disk(20_000),
+        pytest.raises(InputError, match=f"expected to write {path}, got .* what was there stays"),
+    ):
         write_atomically(path, bytes(50_000))
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 

@@ -20,8 +20,23 @@ from comp_lib.plots.base import GREY
 TITLE = 26  # points of print between the axes and a title that stands above a legend
 Interval = tuple[float, float, float]  # a mean, and the ends of its 95% interval; NaN where none is known
 NEAR = 10  # points of print, as the next two: of names from their points, of which the first that is free is taken
-CLOSE = [(4, 5), (5, 0), (4, -5), (-4, 5), (-5, 0), (-4, -5), (1, 8), (1, -8), (8, 6), (-8, 6), (8, -6), (-8, -6)]
-PLACES = [(far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18))]
+CLOSE = [
+    (4, 5),
+    (5, 0),
+    (4, -5),
+    (-4, 5),
+    (-5, 0),
+    (-4, -5),
+    (1, 8),
+    (1, -8),
+    (8, 6),
+    (-8, 6),
+    (8, -6),
+    (-8, -6),
+]
+PLACES = [
+    (far * x, far * y) for far in (1, 2, 3, 4) for x, y in ((12, -8), (12, 8), (-12, 8), (-12, -8), (16, -18))
+]
 
 
 def spans(intervals: Sequence[Sequence[float]]) -> tuple[Any, Any]:
@@ -85,7 +100,10 @@ def overlapping_texts(figure: Figure) -> list[str]:
 
 def _texts(figure: Figure) -> list[Text]:
     """All texts that are drawn; of the ticks only those within the axes' limits."""
-    drawn = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]  # titles are texts
+    drawn = [
+        *figure.texts,
+        *(text for legend in figure.legends for text in legend.get_texts()),
+    ]  # titles are texts
     for axes in figure.axes:
         if not axes.get_visible():
             continue

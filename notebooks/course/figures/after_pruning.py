@@ -43,14 +43,20 @@ def plot_divergence(lines: Mapping[int, Mapping[str, Line]], title: str) -> Pict
             words.append(f"{name}: {values[0]:.3f} before, {values[-1]:.3f} after {steps[-1]} steps")
     axes.set_title(title, pad=26)
     axes.legend(ncols=4, fontsize=9, **ABOVE)
-    return figure.described("Lines of the divergence from the parent against the steps of a training. ", words)
+    return figure.described(
+        "Lines of the divergence from the parent against the steps of a training. ", words
+    )
 
 
 def plot_low_rank(outputs: int, inputs: int, rank: int) -> Picture:
     """A matrix (outputs, inputs) and the two thin ones of a change of that rank, to scale."""
     figure, axes = figure_with_axes((7.0, 3.0))
     gap = 0.8 * inputs  # room for the names
-    boxes = {"W": (0, outputs, inputs), "B": (inputs + gap, outputs, rank), "A": (inputs + 2 * gap, rank, inputs)}
+    boxes = {
+        "W": (0, outputs, inputs),
+        "B": (inputs + gap, outputs, rank),
+        "A": (inputs + 2 * gap, rank, inputs),
+    }
     for (name, (left, height, width)), colour in zip(boxes.items(), (GREY, BLUE, BLUE), strict=True):
         axes.add_patch(Rectangle((left, outputs - height), width, height, color=colour))
         label = f"{name}: {height:,} × {width:,}"

@@ -32,7 +32,9 @@ def gif_and_still(frames: Sequence[Frame]) -> tuple[bytes, bytes]:
     sheet = Image.fromarray(np.concatenate([np.asarray(page) for page in pages]))
     sheet = sheet.quantize(SHADES, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     height = sheet.height // len(frames)
-    still, *others = [sheet.crop((0, top, sheet.width, top + height)) for top in range(0, sheet.height, height)]
+    still, *others = [
+        sheet.crop((0, top, sheet.width, top + height)) for top in range(0, sheet.height, height)
+    ]
     milliseconds = [round(1000 * seconds) for seconds in (LAST, *(seconds for _, seconds in frames[:-1]))]
     moving, resting = io.BytesIO(), io.BytesIO()
     still.save(moving, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)

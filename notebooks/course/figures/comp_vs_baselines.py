@@ -29,7 +29,11 @@ def plot_windows(losses: Mapping[str, Sequence[float]]) -> Picture:
     """Losses (windows,) of two models, name -> nats per token: a row for each window, the hardest at the top."""
     (one, ours), (other, theirs) = ((name, np.asarray(values)) for name, values in losses.items())
     order = np.argsort(ours)
-    size, xlabel, ylabel = (7.5, 0.2 * len(ours) + 1.4), "loss of the window (nats per token)", "one row: one window"
+    size, xlabel, ylabel = (
+        (7.5, 0.2 * len(ours) + 1.4),
+        "loss of the window (nats per token)",
+        "one row: one window",
+    )
     figure, axes = figure_with_axes(size, xlabel=xlabel, ylabel=ylabel)
     axes.hlines(range(len(ours)), ours[order], theirs[order], color=GREY, linewidth=1)
     for name, values, colour, marker in ((one, ours, BLUE, "o"), (other, theirs, ORANGE, "s")):
@@ -62,7 +66,9 @@ def plot_intervals(
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_title(title)
-    words = [f"{name} {middle:+.2f} ({low:+.2f} to {high:+.2f})" for name, (middle, low, high) in rows.items()]
+    words = [
+        f"{name} {middle:+.2f} ({low:+.2f} to {high:+.2f})" for name, (middle, low, high) in rows.items()
+    ]
     return figure.described(f"Marks with 95% intervals, {xlabel}: ", words)
 
 
@@ -78,7 +84,9 @@ def plot_ratios(models: Mapping[str, Mapping[str, Mapping[float, Interval]]]) ->
             percent, (losses, whiskers) = [100 * ratio for ratio in ratios], spans(found)
             looks = style(METHODS.index(method)) | {"linewidth": 1, "capsize": 3}
             axes.errorbar(percent, losses, yerr=whiskers, label=method, **looks)
-            words.append(f"{model}, {method}: {losses[0]:.2f} at {ratios[0]:.0%}, {losses[-1]:.2f} at {ratios[-1]:.0%}")
+            words.append(
+                f"{model}, {method}: {losses[0]:.2f} at {ratios[0]:.0%}, {losses[-1]:.2f} at {ratios[-1]:.0%}"
+            )
         axes.set_xticks(percent)
     by_model[0].set_ylabel(LOSS)
     plain_ticks(by_model[0].yaxis, by_model[0].get_ylim())

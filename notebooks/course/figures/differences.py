@@ -21,7 +21,9 @@ def plot_differences(
     """
     first = next(iter(differences.values()))
     names = sorted(first, key=lambda name: -first[name][0])
-    figure, axes = panels(1, len(differences), (9.5, 0.36 * len(names) + 1.7), "xy", ylim=(-0.6, len(names) - 0.4))
+    figure, axes = panels(
+        1, len(differences), (9.5, 0.36 * len(names) + 1.7), "xy", ylim=(-0.6, len(names) - 0.4)
+    )
     words = []
     for panel, (model, rows) in zip(axes, differences.items(), strict=True):
         panel.axvline(0.0, **DASHED)

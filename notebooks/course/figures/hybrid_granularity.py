@@ -42,7 +42,9 @@ def plot_plans(plans: Mapping[str, Plan], neurons: Sequence[int]) -> Picture:
     words = []
     for panel, (name, plan) in zip(axes, plans.items(), strict=True):
         words.append(f"{name}: {_widths(panel, plan, neurons)}")
-        panel.set_title(f"{name}: {plan.removed:.1%} of the decoder goes, green stays", fontsize=10, loc="left")
+        panel.set_title(
+            f"{name}: {plan.removed:.1%} of the decoder goes, green stays", fontsize=10, loc="left"
+        )
     axes[-1].set_xlabel("decoder layer")
     return figure.described(f"Widths of all layers under {len(plans)} plans. {' '.join(words)}")
 
@@ -67,28 +69,47 @@ def _widths(axes: Axes, plan: Plan, neurons: Sequence[int]) -> str:
 def plot_curves(curves: NDArray[np.float64], step: int, named: Sequence[int]) -> Picture:
     """Error curves (layers, K + 1) of all layers, `step` neurons between two points, with some layers `named`."""
     figure, axes = figure_with_axes(
-        (7.5, 3.6), xlabel="neurons removed from the layer", ylabel="error in the stream\n(% of its energy, log scale)"
+        (7.5, 3.6),
+        xlabel="neurons removed from the layer",
+        ylabel="error in the stream\n(% of its energy, log scale)",
     )
     gone = step * np.arange(curves.shape[1])
     axes.plot(gone[1:], 100 * curves[:, 1:].T, color="lightgrey", linewidth=0.8)
     words = []
     for layer, colour in zip(named, (BLUE, ORANGE, GREEN, RED), strict=False):
         axes.plot(gone[1:], 100 * curves[layer, 1:], color=colour)
-        note(axes, f"layer {layer}", (gone[-1], 100 * curves[layer, -1]), (5, 0), va="center", color=colour, fontsize=9)
+        note(
+            axes,
+            f"layer {layer}",
+            (gone[-1], 100 * curves[layer, -1]),
+            (5, 0),
+            va="center",
+            color=colour,
+            fontsize=9,
+        )
         words.append(f"layer {layer} from {curves[layer, 1]:.4%} to {curves[layer, -1]:.2%}")
     axes.set_xlim(0, gone[-1])
     axes.set_title("Removing neurons costs some layers less than others")
     log_y(axes, most=6)
-    return figure.described(f"Error curves of {len(curves)} layers, up to {gone[-1]:,} neurons removed: ", words)
+    return figure.described(
+        f"Error curves of {len(curves)} layers, up to {gone[-1]:,} neurons removed: ", words
+    )
 
 
-def plot_harm(errors: NDArray[np.float64], harms: NDArray[np.float64], pair: tuple[int, int], last: int) -> Picture:
+def plot_harm(
+    errors: NDArray[np.float64], harms: NDArray[np.float64], pair: tuple[int, int], last: int
+) -> Picture:
     """What narrowing one layer does to the model, against the error it puts into the stream: both (layers,).
 
     A line joins the `pair` of layers with the same error; the layer `last` is named too.
     """
-    labels = {"xlabel": "error in the stream (% of its energy)", "ylabel": "harm: divergence (nats, log scale)"}
-    figure, axes = figure_with_axes((7.5, 4.2), title="Equal errors do not mean equal harm", yscale="log", **labels)
+    labels = {
+        "xlabel": "error in the stream (% of its energy)",
+        "ylabel": "harm: divergence (nats, log scale)",
+    }
+    figure, axes = figure_with_axes(
+        (7.5, 4.2), title="Equal errors do not mean equal harm", yscale="log", **labels
+    )
     axes.plot(100 * errors, harms, "o", color=GREY, markersize=5)
     axes.plot(100 * errors[list(pair)], harms[list(pair)], "o-", color=ORANGE)
     axes.plot(100 * errors[last], harms[last], "o", color=RED)

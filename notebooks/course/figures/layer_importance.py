@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from comp_lib.errors import InputError, suggestion
-from comp_lib.plots.base import BLUE, GREEN, GREY, ORANGE, RED, Picture, figure_with_axes, layer_axis, note, panels
+from comp_lib.plots.base import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Picture,
+    figure_with_axes,
+    layer_axis,
+    note,
+    panels,
+)
 from course.layer_importance import LayerStudy, ranks
 
 from . import CLOSE, name_points
@@ -108,10 +119,14 @@ def passing(study: LayerStudy, writer: int, early: Sequence[int] = (), sequence:
     """
     angles = _of_sequence(study.cosine, sequence).clamp(-1.0, 1.0).arccos().rad2deg()  # (n, L)
     norms = _of_sequence(study.norms, sequence)  # (n + 1, L)
-    turns, lengths = (np.stack([values[:, 0], values.median(1).values]) for values in (angles, norms))  # (2, n), n + 1
+    turns, lengths = (
+        np.stack([values[:, 0], values.median(1).values]) for values in (angles, norms)
+    )  # (2, n), n + 1
     hardly = (1 - np.cos(np.deg2rad(turns[0])) < 0.01)[writer + 1 :].tolist()
     title = f"Layer {writer} makes position 0 long; the next {[*hardly, False].index(False)} hardly turn it"
-    before, after, others = (f"{length:.0f}" for length in (*lengths[0, writer : writer + 2], lengths[1, writer + 1]))
+    before, after, others = (
+        f"{length:.0f}" for length in (*lengths[0, writer : writer + 2], lengths[1, writer + 1])
+    )
     words = (
         f"{title}. In layer {writer} its length grows from {before} to {after}; there the median token has {others}. "
         f"The layers turn the median token by {turns[1].min():.0f} to {turns[1].max():.0f} degrees. Long in the early "
@@ -120,7 +135,9 @@ def passing(study: LayerStudy, writer: int, early: Sequence[int] = (), sequence:
     turns = np.c_[[0.0, 0.0], turns]  # nothing is turned before layer 0
     frames = []
     for passed in range(len(norms)):
-        figure, (arrows, above, below) = panels(1, 3, (7.2, 4.2), ylabel=["", "angle (degrees)", "length, log scale"])
+        figure, (arrows, above, below) = panels(
+            1, 3, (7.2, 4.2), ylabel=["", "angle (degrees)", "length, log scale"]
+        )
         figure.set_layout_engine("none")  # each thing stays at its place
         figure.suptitle(title)
         _arrows(arrows, turns[:, passed], np.log(lengths[:, passed]) / np.log(lengths.max()), passed - 1)
@@ -151,7 +168,9 @@ def _arrows(axis: Axes, angles: NDArray[np.floating], lengths: NDArray[np.floati
     rows = zip(("position 0", "median token"), (RED, BLUE), angles, lengths, (1.3, 1.17), strict=True)
     for name, colour, angle, length, height in rows:
         tip = (length * np.cos(np.radians(angle)), length * np.sin(np.radians(angle)))
-        axis.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 3, "shrinkA": 0})
+        axis.annotate(
+            "", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 3, "shrinkA": 0}
+        )
         axis.text(0.0, height, f"{name}: {angle:.0f}°", color=colour, fontsize=11)
     axis.set(xlim=(-0.15, 1.05), ylim=(-0.15, 1.45), aspect="equal")
     axis.axis("off")
@@ -202,7 +221,10 @@ def plot_layer(study: LayerStudy, layer: int, metric: str = "block influence", s
     side = ((8, 0), "left") if lowest < len(cosine) / 2 else ((-8, 0), "right")
     note(left, f"position {lowest}: {low:.3f}", (lowest, low), side[0], ha=side[1], va="center")
     left.set(xlabel="position in the sequence (tokens)", ylabel=f"cosine (dashed: mean {mean:.3f})")
-    left.set(ylim=(min(-0.1, low - 0.05), 1.05), title=f"layer {layer} turns position {lowest} most (text {sequence})")
+    left.set(
+        ylim=(min(-0.1, low - 0.05), 1.05),
+        title=f"layer {layer} turns position {lowest} most (text {sequence})",
+    )
     _bars(right, study, metric, [layer])
     layer_axis(right, layers)
     place = f"place {1 + int((values < values[layer]).sum())} of {layers}"
@@ -218,7 +240,9 @@ def plot_layer(study: LayerStudy, layer: int, metric: str = "block influence", s
 def _of_sequence(values: Tensor, sequence: int) -> Tensor:
     """values (depth, S, L) -> (depth, L)."""
     if not 0 <= sequence < values.shape[1]:
-        raise InputError(f"expected a sequence from 0 to {values.shape[1] - 1}, got {sequence}: choose another")
+        raise InputError(
+            f"expected a sequence from 0 to {values.shape[1] - 1}, got {sequence}: choose another"
+        )
     return values[:, sequence]
 
 
@@ -230,7 +254,11 @@ def _bars(axis: Axes, study: LayerStudy, metric: str, marked: Sequence[int]) -> 
     if metric == "loss increase":
         errors = (study.harm_interval.T - values).abs().numpy()
     axis.bar(
-        range(len(values)), values.tolist(), color=colours, yerr=errors, error_kw={"elinewidth": 1, "ecolor": GREY}
+        range(len(values)),
+        values.tolist(),
+        color=colours,
+        yerr=errors,
+        error_kw={"elinewidth": 1, "ecolor": GREY},
     )
     _bend(axis, values, METRICS[metric])
 

@@ -8,7 +8,17 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
-from comp_lib.plots.base import BESIDE, COLOURS, DASHED, MARKERS, Picture, figure_with_axes, layer_axis, log_y, note
+from comp_lib.plots.base import (
+    BESIDE,
+    COLOURS,
+    DASHED,
+    MARKERS,
+    Picture,
+    figure_with_axes,
+    layer_axis,
+    log_y,
+    note,
+)
 
 from . import TITLE, Interval, spans
 
@@ -31,19 +41,25 @@ def plot_variances(variances: Arrays, bound: float, title: str) -> Picture:
     return figure.described(f"{title}. Variance of the mask by layer, logarithmic. ", words)
 
 
-def plot_losses(outcomes: Mapping[str, Mapping[str, Interval]], marks: Mapping[str, float], title: str) -> Picture:
+def plot_losses(
+    outcomes: Mapping[str, Mapping[str, Interval]], marks: Mapping[str, float], title: str
+) -> Picture:
     """Loss of each way in each case, outcomes[case][way] = (mean, low, high), as dots with their 95% intervals.
 
     A row for each; the `marks` are losses to compare with, as dashed lines that bear their names.
     """
-    rows = [way if len(outcomes) == 1 else f"{case}, {way}" for case, table in outcomes.items() for way in table]
+    rows = [
+        way if len(outcomes) == 1 else f"{case}, {way}" for case, table in outcomes.items() for way in table
+    ]
     figure, axis = figure_with_axes((8.5, 0.35 * len(rows) + 1.5), ylim=(len(rows) - 0.4, -0.6))
     words, top = [], 0
     for (case, table), colour, marker in zip(outcomes.items(), COLOURS, MARKERS, strict=False):
         mean, apart = spans(list(table.values()))
         looks = {"color": colour, "marker": marker, "ls": "", "capsize": 3, "ms": 6}
         axis.errorbar(mean, range(top, top := top + len(table)), xerr=apart, **looks)
-        numbers = ", ".join(f"{way} {one:.2f} ({least:.2f} to {most:.2f})" for way, (one, least, most) in table.items())
+        numbers = ", ".join(
+            f"{way} {one:.2f} ({least:.2f} to {most:.2f})" for way, (one, least, most) in table.items()
+        )
         words.append(f"{case}: {numbers}")
     for (mark, value), line in zip(marks.items(), ("--", ":", "-."), strict=False):
         axis.axvline(value, color="black", ls=line, lw=1)
@@ -68,7 +84,9 @@ def plot_token_curve(
     own: fit -> (sizes,); unseen: fit -> (mean, low, high) for each size; untuned: on unseen tokens without recovery;
     inputs: how many inputs the fitted layer has.
     """
-    figure, axis = figure_with_axes((8.5, 4.4), title=title, xscale="log", xlabel="calibration tokens of the fit")
+    figure, axis = figure_with_axes(
+        (8.5, 4.4), title=title, xscale="log", xlabel="calibration tokens of the fit"
+    )
     words: list[str] = []
     for (name, rows), colour, marker in zip(unseen.items(), COLOURS, MARKERS, strict=False):
         mean, apart = (100 * part for part in spans(rows))
@@ -77,7 +95,14 @@ def plot_token_curve(
         end = bool(words)  # the first line is named at its peak, the others at their ends
         at = -1 if end else int(mean.argmax())
         up = -14 if mean[at] < 0.9 * mean[0] else 8
-        note(axis, name, (tokens[at], mean[at]), (0 if end else 8, up), ha="right" if end else "left", color=colour)
+        note(
+            axis,
+            name,
+            (tokens[at], mean[at]),
+            (0 if end else 8, up),
+            ha="right" if end else "left",
+            color=colour,
+        )
         axis.plot(tokens, seen := 100 * np.asarray(own[name], dtype=float), "--", color=colour, alpha=0.6)
         worst = f"at worst {mean.max():.1f}% with {tokens[mean.argmax()]:,}"
         others = f"on unseen tokens {mean[0]:.1f}% with the fewest, {worst}, {mean[-1]:.1f}% with the most"
@@ -90,7 +115,10 @@ def plot_token_curve(
     axis.xaxis.set_minor_formatter(NullFormatter())
     top = max(high for rows in unseen.values() for _, _, high in rows)
     # a fit that reproduces its tokens leaves at the bottom
-    axis.set(ylim=(100 * untuned[0] / 12, 130 * max(top, untuned[2])), ylabel="error left (% of the layer's energy)")
+    axis.set(
+        ylim=(100 * untuned[0] / 12, 130 * max(top, untuned[2])),
+        ylabel="error left (% of the layer's energy)",
+    )
     log_y(axis)
     axis.legend(fontsize=8, **BESIDE)
     what = f"{title}. Error left against {tokens[0]:,} to {tokens[-1]:,} calibration tokens"

@@ -38,18 +38,26 @@ def plot_projections(grams: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
         kappa = (g11 / cost) ** 0.5 if cost else float("inf")
         axis.set_title(f"{label}\n{cost / g11:.0%} of a₁'s squared length is lost", fontsize=10)
         angle = np.degrees(np.arctan2(height, along))
-        words.append(f"{label}: {angle:.0f} degrees apart, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}")
+        words.append(
+            f"{label}: {angle:.0f} degrees apart, condition {kappa:.2f}, cost {cost:.2f} of {g11:.2f}"
+        )
     axes[0].set_ylabel("across a₂ (units of y)")
     what = "Two arrows for two contributions; the dashed line from the tip of the first down to the second"
-    return figure.described(f"{what} is what is lost when the first is removed and the second refitted. ", words)
+    return figure.described(
+        f"{what} is what is lost when the first is removed and the second refitted. ", words
+    )
 
 
-def _scatter(axis: Axes, energy: Values, condition: Values, removed: NDArray[np.bool_], most: int = 8) -> None:
+def _scatter(
+    axis: Axes, energy: Values, condition: Values, removed: NDArray[np.bool_], most: int = 8
+) -> None:
     """Energy against condition with lines of equal cost; energy (n,) relative, removed (n,) of bool."""
     energy = energy.clip(0.1 * energy[energy > 0.0].min(initial=1.0))  # what writes nothing has no logarithm
     kept, labels = ~removed, (f"kept ({(~removed).sum():,})", f"removed ({removed.sum():,})")
     axis.scatter(energy[kept], condition[kept], 11, label=labels[0], color=KEPT, marker="o", linewidths=0.0)
-    axis.scatter(energy[removed], condition[removed], 11, label=labels[1], color=REMOVED, marker="x", linewidths=0.8)
+    axis.scatter(
+        energy[removed], condition[removed], 11, label=labels[1], color=REMOVED, marker="x", linewidths=0.8
+    )
     axis.set(xscale="log", yscale="log")
     left, right = energy.min() * 0.7, energy.max() * 1.4
     low, high = min(0.97, condition.min() * 0.95), condition.max() * 1.1
@@ -58,10 +66,21 @@ def _scatter(axis: Axes, energy: Values, condition: Values, removed: NDArray[np.
     for cost in 10.0 ** np.arange(np.ceil(powers.min()), np.floor(powers.max()) + 1):
         # energy / condition² = constant: straight lines on these axes
         axis.plot(grid, np.sqrt(grid / cost), ":", color="grey", lw=1)
-        edge = cost * high**2  # where the line leaves at the top, or the height at which it leaves on the right
+        edge = (
+            cost * high**2
+        )  # where the line leaves at the top, or the height at which it leaves on the right
         spot = (edge, high) if left < edge < right else (right, np.sqrt(right / cost))
         if low < spot[1] <= high and left < spot[0] <= right:
-            note(axis, f"price {100 * cost:g}%", spot, (-3, -3), fontsize=7, color="dimgrey", ha="right", va="top")
+            note(
+                axis,
+                f"price {100 * cost:g}%",
+                spot,
+                (-3, -3),
+                fontsize=7,
+                color="dimgrey",
+                ha="right",
+                va="top",
+            )
     axis.set(xlim=(left, right), ylim=(low, high))
     plain_ticks(axis.xaxis, (left, right), percent=True, most=most)
     plain_ticks(axis.yaxis, (low, high))
@@ -72,7 +91,10 @@ def plot_energy_condition(
 ) -> Picture:
     """Every neuron of a layer: energy (n,), as a share of ||Y||², against condition (n,); removed (n,) of bool."""
     energy, condition, removed = np.asarray(energy), np.asarray(condition), np.asarray(removed)
-    labels = {"xlabel": "energy of the contribution (% of ‖Y‖²)", "ylabel": "condition κ (1: none can stand in)"}
+    labels = {
+        "xlabel": "energy of the contribution (% of ‖Y‖²)",
+        "ylabel": "condition κ (1: none can stand in)",
+    }
     figure, axis = figure_with_axes((8.0, 4.8), title=title, **labels)
     _scatter(axis, energy, condition, removed)
     words = ""
@@ -114,7 +136,9 @@ def plot_token_energy(norms: ArrayLike, plain: ArrayLike, weighted: ArrayLike, t
     rule = f"The loudest {sequences} tokens hold {as_they_are:.1%} of C"
     titles, ylabels = [title, rule], ["length of a token's state", "share of tr C (%)"]
     xlabels = ["position in the sequence (first = 1)", "tokens, loudest first"]
-    figure, (left, right) = panels(1, 2, (10.0, 3.6), xscale="log", title=titles, xlabel=xlabels, ylabel=ylabels)
+    figure, (left, right) = panels(
+        1, 2, (10.0, 3.6), xscale="log", title=titles, xlabel=xlabels, ylabel=ylabels
+    )
     left.plot(np.arange(1, length + 1), norms.T, color=BLUE, alpha=0.35, lw=1)
     left.set_yscale("log")
     for share, colour, line in zip(shares, (RED, BLUE), ("-", "--"), strict=True):
@@ -136,7 +160,9 @@ def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:
 
     The first step comes before any removal, the last after all. Who has left has an infinite price.
     """
-    energies, prices, errors = (np.array([np.asarray(step[part], dtype=float) for step in steps]) for part in range(3))
+    energies, prices, errors = (
+        np.array([np.asarray(step[part], dtype=float) for step in steps]) for part in range(3)
+    )
     here = np.isfinite(prices)  # (n + 1, n)
     energies, prices = np.where(here, energies, 0.0), np.where(here, prices, 0.0)
     order = (here[:-1] & ~here[1:]).argmax(1)  # who leaves: (n,)
@@ -152,7 +178,9 @@ def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:
     moves += [(step, share) for step in range(1, len(steps)) for share in (0.25, 0.5, 0.75, 1.0)]
     frames = []
     for step, share in moves:
-        figure, axis = figure_with_axes((7.2, 4.0), xlim=(-0.7, len(steps) * pitch - 0.8), ylim=(0, 1.3 * errors[-1]))
+        figure, axis = figure_with_axes(
+            (7.2, 4.0), xlim=(-0.7, len(steps) * pitch - 0.8), ylim=(0, 1.3 * errors[-1])
+        )
         figure.suptitle(title)
         for each in range(step + 1):
             part, before = share if each == step else 1.0, max(each - 1, 0)  # of the way from the step before
@@ -163,18 +191,28 @@ def leaving(steps: Sequence[tuple[ArrayLike, ArrayLike, float]]) -> list[Frame]:
             place = (each * pitch + len(order) / 2, 1.18 * errors[-1])
             axis.text(*place, f"without {gone}" if gone else "with all", ha="center", fontsize=11)
         axis.set_xticks([])
-        axis.set_xlabel("neurons (orange: leaves next), and the error with the best factors", fontsize=11, labelpad=20)
+        axis.set_xlabel(
+            "neurons (orange: leaves next), and the error with the best factors", fontsize=11, labelpad=20
+        )
         axis.set_ylabel("price (filled), energy (outline)", fontsize=11)
         frames.append((figure.described(words), 1.6 if share == 1.0 else 0.15))
     return frames
 
 
 def _step_of_toy(
-    axis: Axes, left: float, heights: Sequence[Values], stay: NDArray[np.integer], goes: int | None, numbers: bool
+    axis: Axes,
+    left: float,
+    heights: Sequence[Values],
+    stay: NDArray[np.integer],
+    goes: int | None,
+    numbers: bool,
 ) -> None:
     """The price of each neuron that stays, filled, in its energy, an outline; red: who goes next; and the error."""
     energies, prices, error = heights
-    bars = [(left + one, prices[one], energies[one], REMOVED if one == goes else KEPT, f"{one + 1}") for one in stay]
+    bars = [
+        (left + one, prices[one], energies[one], REMOVED if one == goes else KEPT, f"{one + 1}")
+        for one in stay
+    ]
     for x, price, energy, colour, name in [*bars, (left + len(prices), error, error, GREY, "error")]:
         axis.bar(x, price, 0.8, color=colour)
         axis.bar(x, energy, 0.8, facecolor="none", edgecolor="black", linewidth=0.8)

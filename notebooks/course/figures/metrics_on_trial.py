@@ -21,9 +21,13 @@ def plot_spreads(
     reference: float | None = None,
 ) -> Picture:
     """found[panel][series][row] as dots with their intervals: the first row on top, in every figure of a lesson."""
-    order = list(dict.fromkeys(name for series in found.values() for rows in series.values() for name in rows))[::-1]
+    order = list(
+        dict.fromkeys(name for series in found.values() for rows in series.values() for name in rows)
+    )[::-1]
     size = (4.3 * len(found) + 2.6, 0.42 * len(order) + 1.5)
-    figure, axes = panels(1, len(found), size, "xy", title=list(found) if len(found) > 1 else "", xlabel=xlabel)
+    figure, axes = panels(
+        1, len(found), size, "xy", title=list(found) if len(found) > 1 else "", xlabel=xlabel
+    )
     words = []
     for axis, (panel, series) in zip(axes, found.items(), strict=True):
         middle = (len(series) - 1) / 2
@@ -34,9 +38,13 @@ def plot_spreads(
             axis.errorbar(means, heights, xerr=apart, capsize=2, **look)
             if axis is axes[0] and middle:  # its name beside its dot in the top row
                 spot = (rows[order[-1]][2], len(order) - 1 + 0.22 * (place - middle))
-                note(axis, label, spot, (5, 3 * (place - middle)), va="center", color=look["color"], fontsize=7)
+                note(
+                    axis, label, spot, (5, 3 * (place - middle)), va="center", color=look["color"], fontsize=7
+                )
             form = "{:.1%}" if percent else "{:.3f}"
-            numbers = ", ".join(f"{name} {form.format(rows[name][0])}" for name in reversed(order) if name in rows)
+            numbers = ", ".join(
+                f"{name} {form.format(rows[name][0])}" for name in reversed(order) if name in rows
+            )
             words.append(f"{f'{panel}, ' if panel else ''}{label}: {numbers}")
         if log:
             axis.set_xscale("log")
@@ -45,16 +53,23 @@ def plot_spreads(
             axis.axvline(reference, **DASHED)
     axes[0].set_yticks(range(len(order)), order)
     axes[0].set_ylim(-0.6, len(order) - 0.4)
-    return figure.described(f"Dots with 95% intervals for {len(order)} metrics, {xlabel}. ".replace("\n", " "), words)
+    return figure.described(
+        f"Dots with 95% intervals for {len(order)} metrics, {xlabel}. ".replace("\n", " "), words
+    )
 
 
 def plot_ridges(
-    ridges: Numbers, errors: Mapping[str, tuple[Numbers, Sequence[Interval]]], condition: Numbers, removed: float
+    ridges: Numbers,
+    errors: Mapping[str, tuple[Numbers, Sequence[Interval]]],
+    condition: Numbers,
+    removed: float,
 ) -> Picture:
     """What the ridge does: errors[calibration] = (on its text, on unseen text), and the median condition."""
     titles = [f"{removed:.0%} of the neurons removed, refitted (95%)", "Median condition, the larger text"]
     ylabels, xlabel = ["error left (% of ‖Y‖²)", "median condition κ"], "ridge λ (of each input's own energy)"
-    figure, (left, right) = panels(1, 2, (10.0, 4.0), xscale="log", title=titles, xlabel=xlabel, ylabel=ylabels)
+    figure, (left, right) = panels(
+        1, 2, (10.0, 4.0), xscale="log", title=titles, xlabel=xlabel, ylabel=ylabels
+    )
     words = [f"Two line charts over ridges from {ridges[0]:g} to {ridges[-1]:g}"]
     for (label, (seen, unseen)), colour in zip(errors.items(), (RED, BLUE, GREEN), strict=False):
         means, apart = (100 * part for part in spans(unseen))
@@ -64,7 +79,9 @@ def plot_ridges(
             note(left, f"{label}, {text}", (ridges[0], start), (7, up), color=colour)
         best = int(np.argmin(means))
         ends = f"with {label} the error goes from {seen[0]:.1%} to {seen[-1]:.1%} on the calibration text"
-        lowest = f"is lowest at {means[best]:.1f}% with a ridge of {ridges[best]:g}, and ends at {means[-1]:.1f}%"
+        lowest = (
+            f"is lowest at {means[best]:.1f}% with a ridge of {ridges[best]:g}, and ends at {means[-1]:.1f}%"
+        )
         words.append(f"{ends}, on unseen text it starts at {means[0]:.1f}%, {lowest}")
     left.set_ylim(bottom=0)
     right.plot(ridges, condition, "o-", color=GREEN)

@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from comp_lib.evaluation.generation import ratio
 from comp_lib.on_device.speed import Measured
-from comp_lib.plots.base import ABOVE, BLUE, DASHED, GREEN, GREY, LOSS, ORANGE, Picture, figure_with_axes, style
+from comp_lib.plots.base import (
+    ABOVE,
+    BLUE,
+    DASHED,
+    GREEN,
+    GREY,
+    LOSS,
+    ORANGE,
+    Picture,
+    figure_with_axes,
+    style,
+)
 from comp_lib.shape import Shape
 
 from . import TITLE, name_points
@@ -49,7 +60,11 @@ def plot_speedup(measured: Sequence[Measured]) -> Picture:
     for place, model in enumerate(others):
         limit = first.bytes_per_token / model.bytes_per_token
         middle, low, high = ratio(model.decode, first.decode)
-        looks = style(0) | {"capsize": 3, "linestyle": "none", "label": "" if place else "measured, all rounds"}
+        looks = style(0) | {
+            "capsize": 3,
+            "linestyle": "none",
+            "label": "" if place else "measured, all rounds",
+        }
         axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], **looks)
         tick = {"markersize": 16, "markeredgewidth": 2, "label": "" if place else "byte ratio"}
         axes.plot([limit], [place], "k|", **tick)
@@ -79,7 +94,9 @@ def plot_parts(parts: Mapping[str, tuple[float, float, float]], measured: Mappin
     axes.grid(axis="y", visible=False)
     axes.set_title("Three terms fit the clock", pad=TITLE)
     axes.legend(ncols=4, fontsize=9, **ABOVE)
-    words = [f"{name} {sum(terms):.1f} fitted, {measured[name]:.1f} measured" for name, terms in parts.items()]
+    words = [
+        f"{name} {sum(terms):.1f} fitted, {measured[name]:.1f} measured" for name, terms in parts.items()
+    ]
     return figure.described("Stacked bars of the milliseconds of a token, with what was measured: ", words)
 
 

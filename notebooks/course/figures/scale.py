@@ -23,7 +23,9 @@ def plot_sums(neurons: int, sums: Mapping[str, Points], switch: int) -> Picture:
     for name, points in sums.items():
         line = [(tokens, amount / GIB) for tokens, amount in points]
         axes.plot(*zip(*line, strict=True), color=COLOURS[len(words)], label=name, linewidth=2)
-        words.append(f"{name}: {line[0][1]:.2g} GiB at {line[0][0]:,} tokens, {line[-1][1]:.2g} at {line[-1][0]:,}")
+        words.append(
+            f"{name}: {line[0][1]:.2g} GiB at {line[0][0]:,} tokens, {line[-1][1]:.2g} at {line[-1][0]:,}"
+        )
     axes.axvline(switch, label=f"equal at {switch:,} tokens", **DASHED)
     axes.set(xscale="log", yscale="log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -45,7 +47,9 @@ def plot_memory(needs: Mapping[str, Points], measured: Mapping[str, Points]) -> 
         line = [(parameters / 1e9, amount / GIB) for parameters, amount in sorted(points)]
         axes.plot(*zip(*line, strict=True), marks, color=colour, label=name, markersize=size)
         (low, least), (high, most) = line[0], line[-1]
-        words.append(f"{name}: {least:.2f} GiB at {low:.2f} billion parameters, {most:.2f} GiB at {high:.2f} billion")
+        words.append(
+            f"{name}: {least:.2f} GiB at {low:.2f} billion parameters, {most:.2f} GiB at {high:.2f} billion"
+        )
     axes.set(xscale="log", yscale="log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_formatter(NullFormatter())

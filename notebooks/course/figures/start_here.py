@@ -43,12 +43,16 @@ def plot_comparison(less: Mapping[str, float | Spread], more: Mapping[str, float
     )
 
 
-def plot_variants(runs: Mapping[str, Numbers], marked: str, beside: Mapping[str, float] | None = None) -> Picture:
+def plot_variants(
+    runs: Mapping[str, Numbers], marked: str, beside: Mapping[str, float] | None = None
+) -> Picture:
     """Extra loss of each variant, a dot for each seed, from the top; the band spans the `marked` one's seeds.
 
     `beside` has the same of a second model, one run each: diamonds.
     """
-    figure, axes = figure_with_axes((8.5, 1.2 + 0.42 * len(runs)), xlabel="increase of the loss (nats per token)")
+    figure, axes = figure_with_axes(
+        (8.5, 1.2 + 0.42 * len(runs)), xlabel="increase of the loss (nats per token)"
+    )
     low, high = min(runs[marked]), max(runs[marked])
     axes.axvspan(low, high, color=GREEN, alpha=0.2)
     place_of_name = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}

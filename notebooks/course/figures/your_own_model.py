@@ -12,8 +12,14 @@ from comp_lib.shape import Shape
 
 from . import spans
 
-SIDES = (("left", 0.0), ("center", 0.5), ("right", 1.0))  # of columns, where their names stand: one may be narrow
-Point = tuple[float, float, float, float]  # removed (share of the decoder), loss increase (nats per token), low, high
+SIDES = (
+    ("left", 0.0),
+    ("center", 0.5),
+    ("right", 1.0),
+)  # of columns, where their names stand: one may be narrow
+Point = tuple[
+    float, float, float, float
+]  # removed (share of the decoder), loss increase (nats per token), low, high
 
 
 def plot_reach(before: Shape, after: Shape) -> Picture:
@@ -40,7 +46,9 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
         axes.text(left + width / 2, 0.4, f"{stays:.0%}", ha="center", va="center")
         side, place = SIDES[len(words)]
         label = f"{name}: {whole / 1e6:,.3g} M"
-        axes.text(left + place * width, -0.14 if len(words) != 1 else -0.32, label, ha=side, va="center", fontsize=9)
+        axes.text(
+            left + place * width, -0.14 if len(words) != 1 else -0.32, label, ha=side, va="center", fontsize=9
+        )
         left += width
         words.append(f"{name}, {width:.0%} of the parameters, of which {stays:.0%} stay")
     title = f"{before.layers} layers; filled: what stays, dotted: what is removed"
@@ -50,7 +58,9 @@ def plot_reach(before: Shape, after: Shape) -> Picture:
 
 def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
     """Loss increase against the part removed, with 95% intervals, and the loss that may not be passed (dashed)."""
-    figure, axes = figure_with_axes((7.5, 3.8), xlabel="removed, part of the decoder's parameters", ylabel=LOSS)
+    figure, axes = figure_with_axes(
+        (7.5, 3.8), xlabel="removed, part of the decoder's parameters", ylabel=LOSS
+    )
     removed, *interval = zip(*sorted(sweep), strict=True)
     y, apart = spans(list(zip(*interval, strict=True)))
     axes.errorbar(removed, y, yerr=apart, capsize=4, **style(0) | {"linestyle": "none"})
@@ -59,6 +69,8 @@ def plot_sweep(sweep: Sequence[Point], limit: float) -> Picture:
     note(axes, f"your limit, {limit:g} nats", (removed[0], limit), (0, 4), va="bottom", fontsize=9)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
     passed = [part for part, _, _, high in sweep if high < limit]
-    axes.set_title(f"{max(passed):.1%} removed keeps the limit" if passed else "No whole interval keeps the limit")
+    axes.set_title(
+        f"{max(passed):.1%} removed keeps the limit" if passed else "No whole interval keeps the limit"
+    )
     words = [f"{a:.0%} removed {b:.2f} nats ({c:.2f} to {d:.2f})" for a, b, c, d in sorted(sweep)]
     return figure.described(f"Loss increase with 95% intervals, and a limit at {limit:g} nats: ", words)

@@ -109,7 +109,9 @@ class LayerExplorer(Explorer):
         by, harmed = (1 + int(ranks(values)[layer]) for values in (influence, harm))
         verdict = "the two agree on it"
         if gap:
-            verdict = f"the proxy puts it {abs(gap)} place{'s' * (abs(gap) > 1)} too {'low' if gap > 0 else 'high'}"
+            verdict = (
+                f"the proxy puts it {abs(gap)} place{'s' * (abs(gap) > 1)} too {'low' if gap > 0 else 'high'}"
+            )
         return figure, (
             f"<p>Layer {layer}: block influence {influence[layer]:.4f} (place {by} of {last}), loss increase "
             f"{harm[layer]:.3f} nats per token (95%: {low:.3f} to {high:.3f}; place {harmed} of {last}; place 1 goes "
@@ -152,7 +154,9 @@ class NeuronExplorer(Explorer):
 
     def answer(self) -> tuple[Picture, str]:
         frame, gone = self._neurons[self.layer.value], self.removed()
-        energy, condition, cost = (column.to_numpy() for column in (energies(frame), frame.condition, frame.cost))
+        energy, condition, cost = (
+            column.to_numpy() for column in (energies(frame), frame.condition, frame.cost)
+        )
         self.place.max = len(frame)  # a narrow layer has fewer
         layer, metric, place = self.layer.value, self.metric.value, self.place.value
         picked = int(np.argsort(cost, kind="stable")[place - 1])
@@ -163,8 +167,12 @@ class NeuronExplorer(Explorer):
         ]
         if metric == IN_ROUNDS:
             left = np.interp(gone.sum(), self._curves[layer].gone, self._curves[layer].error)
-            sentences.append(f"Gone together, with the rest re-tuned, they leave an error of {left:.2%} of ‖Y‖².")
-        verdicts = [f"{'goes' if self.removed(by)[picked] else 'stays'} by {by}" for by in ("energy", ONE_LOOK)]
+            sentences.append(
+                f"Gone together, with the rest re-tuned, they leave an error of {left:.2%} of ‖Y‖²."
+            )
+        verdicts = [
+            f"{'goes' if self.removed(by)[picked] else 'stays'} by {by}" for by in ("energy", ONE_LOOK)
+        ]
         sentences.append(
             f"Neuron {picked}: energy {energy[picked]:.3%}, condition {condition[picked]:.2f} (median "
             f"{np.median(condition):.2f}), cost {cost[picked]:.4%} of ‖Y‖², number {place} of {len(cost)} from the "
@@ -197,7 +205,13 @@ class Planner(Explorer):
         task: str = "",
         **options: Any,
     ) -> None:
-        self.shape, self.sensitivity, self.line, self.measure, self.options = shape, sensitivity, line, measure, options
+        self.shape, self.sensitivity, self.line, self.measure, self.options = (
+            shape,
+            sensitivity,
+            line,
+            measure,
+            options,
+        )
         self.importance = [float(value) for value in importance]
         self.plan: Plan | None = None
         self.measured: dict[Plan, Loss] = {}
@@ -206,7 +220,9 @@ class Planner(Explorer):
         self.dropped = SelectMultiple(options=range(shape.layers), rows=6, **shared("drop layers", 16))
         step = options.get("multiple", 64)
         self.layer = IntSlider(0, 0, shape.layers - 1, disabled=True, **shared("layer"))
-        self.width = IntSlider(shape.neurons[0], step, max(shape.neurons), step, disabled=True, **shared("its neurons"))
+        self.width = IntSlider(
+            shape.neurons[0], step, max(shape.neurons), step, disabled=True, **shared("its neurons")
+        )
         left = VBox([self.ratio, self.widths, self.layer, self.width])
         self.measure_button = Button(
             description="measure its loss", disabled=measure is None, layout=Layout(width="12em")
@@ -225,7 +241,11 @@ class Planner(Explorer):
             return paper_plan(request, self.importance)
         if self.widths.value == MEASURED:
             return measured_plan(request, self.sensitivity)
-        return water_filling_plan(request, self.sensitivity) if self.widths.value == WATER else uniform_plan(request)
+        return (
+            water_filling_plan(request, self.sensitivity)
+            if self.widths.value == WATER
+            else uniform_plan(request)
+        )
 
     def _by_hand(self, request: PlanRequest) -> Plan:
         """The plan shown with one layer's width changed; layers that come back have all their neurons."""
@@ -267,7 +287,9 @@ class Planner(Explorer):
             times = [fixed + layer * shape.layers + neuron * sum(shape.neurons) for shape in (after, before)]
             rows["predicted time of a token"] = f"{times[0]:.1f} of {times[1]:.1f} ms"
         rows["measured loss over the dense model"] = _told(self.measured.get(plan))
-        cells = "".join(f"<tr><td>{name}&ensp;</td><td><b>{value}</b></td></tr>" for name, value in rows.items())
+        cells = "".join(
+            f"<tr><td>{name}&ensp;</td><td><b>{value}</b></td></tr>" for name, value in rows.items()
+        )
         return plot_widths(plan, before.neurons, errors.tolist()), f"<table>{cells}</table>"
 
     def _measure(self, button: object = None) -> None:

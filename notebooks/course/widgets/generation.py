@@ -21,14 +21,20 @@ MOST = 200  # new tokens
 class GenerationBox(widgets.VBox):  # type: ignore[misc]  # ipywidgets brings no types
     """A prompt, a button, and what `dense` and `pruned` say. Display it, or drive it: set `prompt.value`, `run()`."""
 
-    def __init__(self, dense: nn.Module, pruned: nn.Module, tokenizer: Any, prompt: str = "", tokens: int = 40) -> None:
+    def __init__(
+        self, dense: nn.Module, pruned: nn.Module, tokenizer: Any, prompt: str = "", tokens: int = 40
+    ) -> None:
         self.models, self.tokenizer = (dense, pruned), tokenizer
         wide, two_lines = widgets.Layout(width="98%"), widgets.Layout(height=STATUS_HEIGHT, overflow="auto")
         self.prompt = widgets.Text(prompt, description="Prompt", continuous_update=False, layout=wide)
         self.tokens = widgets.IntSlider(tokens, 1, MOST, description="New tokens", continuous_update=False)
-        self.button = widgets.Button(description="Generate", button_style="primary", tooltip="Let both models go on")
+        self.button = widgets.Button(
+            description="Generate", button_style="primary", tooltip="Let both models go on"
+        )
         self.status = widgets.HTML("Press Generate: both models go on from the prompt.", layout=two_lines)
-        self.texts = tuple(widgets.HTML(layout=widgets.Layout(width="50%", padding="0 12px")) for _ in self.models)
+        self.texts = tuple(
+            widgets.HTML(layout=widgets.Layout(width="50%", padding="0 12px")) for _ in self.models
+        )
         self._write("", "")
         self.button.on_click(lambda _: self.run())
         controls = widgets.HBox([self.tokens, self.button])
