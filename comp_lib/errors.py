@@ -1,52 +1,95 @@
-"""The one error that a user can cause.
+"""The one error that a user can cause, and how other people's errors become it.
 
-Every message is a single line in three parts: what was expected, what came, what to do. The command line shows it
-as it is and exits with code 2, and so it does with what the system refuses (OSError); anything else that escapes is a
-bug of ours and keeps its traceback.
+Every message is a single line in three parts: what was expected, what came, what to do. The command line shows the
+line and exits with code 2. It does the same with what the system refuses (OSError). Anything else that escapes is a
+bug of ours and keeps its traceback. With COMP_LIB_DEBUG=1 in the environment, or `--debug` on the command line, an
+InputError keeps its traceback too, with the error that caused it.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-PANIC, NO_ROOM = "PanicException", "OutOfMemoryError"  # of tokenizers (no `Exception`), and of torch: by name
-LONGEST = 500  # characters of somebody else's error
+PACKAGE = Path(__file__).parent
+DEBUG = "COMP_LIB_DEBUG"  # name of an environment variable
+RUST_PANIC = "PanicException"  # of tokenizers: it is no `Exception`, and has no module to import it from
+OUT_OF_MEMORY = "OutOfMemoryError"  # of torch, by name: importing torch takes seconds
+FOREIGN_MESSAGE_LENGTH = 500  # characters of somebody else's error that are shown
+BUGS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 
 
 class InputError(ValueError):
-    """Bad input, refused by name before any work starts."""
+    """Bad input, refused by name before any work starts.
 
-    def __init__(self, message: str) -> None:
-        # what came may be half of a character, or tell a terminal what to do: then its number stands for it
-        letters = " ".join(message.split())
-        super().__init__(
-            "".join(x if x.isprintable() else x.encode("unicode-escape").decode() for x in letters)
-        )
+    >>> print(InputError(expected="a number", got="'abc'", hint="write another"))
+    expected a number, got 'abc': write another
+    """
+
+    def __init__(self, message: str = "", *, expected: str = "", got: object = "", hint: str = "") -> None:
+        """The sentence is "expected EXPECTED, got GOT: HINT"; white space and control characters are made visible."""
+        sentence = (
+            message or f"expected {expected}, got {got}"
+        )  # `message` goes when all callers are converted
+        if hint:
+            sentence = f"{sentence}: {hint}"
+        super().__init__(printable(sentence))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows instead of a traceback: the sentence (IPython's protocol)."""
+        if debugging():
+            import traceback
+
+            return traceback.format_exception(self)
         return [f"{type(self).__name__}: {self}"]
 
 
-@contextmanager
-def refusing(expected: str, place: str, advice: str) -> Iterator[None]:
-    """Whatever other people's code raises in the block, an InputError says: it only worked on what is in `place`.
+def printable(text: str) -> str:
+    """`text` as one line: half of a character, or a code that tells a terminal what to do, is shown by its number."""
+    line = " ".join(text.split())
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode-escape").decode() for letter in line
+    )
 
-    transformers and tokenizers have no error of their own for a file that makes no sense: on the way through such a
-    file they raise whatever comes, bare `Exception` and panics of Rust among it.
+
+def debugging() -> bool:
+    """Whether an InputError is to be shown with its traceback."""
+    return os.environ.get(DEBUG, "0") not in ("", "0")
+
+
+@contextmanager
+def refusing(expected: str, place: str, hint: str) -> Iterator[None]:
+    """Turns any exception of foreign code in the block into an InputError; `place` names the file or value it read.
+
+    transformers and tokenizers have no error of their own for a file that makes no sense: they raise whatever comes,
+    bare `Exception` and panics of Rust among it. A bug in our own code stays what it is (see `is_bug_of_ours`), and so
+    does a lack of memory.
     """
     try:
         yield
     except InputError:
         raise
     except BaseException as error:
-        if (name := type(error).__name__) == NO_ROOM or (not isinstance(error, Exception) and name != PANIC):
+        name = type(error).__name__
+        foreign = isinstance(error, Exception) or name == RUST_PANIC
+        if not foreign or name == OUT_OF_MEMORY or is_bug_of_ours(error):
             raise
-        got = f"{place!r}: {name}: {str(error)[:LONGEST]}; {advice}"
-        raise InputError(f"expected {expected}, got {got}") from error
+        message = str(error)[:FOREIGN_MESSAGE_LENGTH]
+        raise InputError(expected=expected, got=f"{place!r}: {name}: {message}", hint=hint) from error
+
+
+def is_bug_of_ours(error: BaseException) -> bool:
+    """Whether a line of this package itself raised an error of the kind that only a mistake in a program raises."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not isinstance(error, BUGS):
+        return False
+    return Path(trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
 
 
 def suggestion(word: str, options: Iterable[str]) -> str:
@@ -65,4 +108,5 @@ def suggestion(word: str, options: Iterable[str]) -> str:
 def check_package(package: str, extra: str) -> None:
     """Raises InputError, which says what to type, unless the `package` that `extra` brings is here."""
     if importlib.util.find_spec(package) is None:
-        raise InputError(f"expected the package {package}, got none: pip install 'comp-lib[{extra}]'")
+        hint = f"pip install 'comp-lib[{extra}]'"
+        raise InputError(expected=f"the package {package}", got="none", hint=hint)
