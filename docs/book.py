@@ -30,7 +30,7 @@ HOW_TO = (
     "serving",
     "on-the-device",
 )
-HOW_TO += ("families", "clusters", "large-models")
+HOW_TO += ("families", "clusters")
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff", "data/README.md")
 
 

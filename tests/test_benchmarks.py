@@ -1,10 +1,9 @@
-"""The scripts of benchmarks/: all start, a run has at least the work that is counted, one page is computed."""
+"""The scripts of benchmarks/: all start, and a run has at least the work that is counted."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from comp_lib.shape import Shape
 from comp_lib.statistics.gram import Gram
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("common", "large"))
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "common")
 SETTINGS = Settings(ratio=0.2, multiple=4, layers=0)
 
 
@@ -76,26 +75,3 @@ def test_no_run_multiplies_less(script, size):
     model, ids = build("gqa"), tokens(*size)
     work = run_of(script("limit"), model, ids).work()  # factors, inverses and solves are not in torch's count
     assert 0 < work.model + work.single < counted(lambda: prune(model, ids, SETTINGS))
-
-
-# --- large.py ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_page_says_what_the_script_makes(script):
-    large = script("large")
-    assert large.page() == large.PAGE.read_text("utf-8"), "run python benchmarks/large.py"
-
-
-def test_shapes_have_the_parameters_of_the_models(script):
-    large = script("large")
-    for model, billions in zip(large.MODELS, (7.62, 68.98), strict=True):
-        assert large.shape_of(model).total == pytest.approx(billions * 1e9, rel=0.005)
-
-
-def test_sizes_by_hand(script):
-    large = script("large")
-    run = large.run_of(large.MODELS[0], "a long text")
-    assert large.sums_bytes(run) == 4 * 18944**2
-    assert large.sums_bytes(replace(run, sequences=8, length=128)) == 8 * 1024**2 + 4 * 1024 * 18944
-    assert 1.0 < large.times_the_least()[0] < large.times_the_least()[1]
-    assert large.machine().read <= large.machine().written
