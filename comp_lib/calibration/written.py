@@ -11,13 +11,14 @@ at the price of its own errors. What comes first decides what kind of text follo
     self:requests    somebody asks, in the model's own chat template where it has one, and the model answers
     self:random      a token drawn from the whole vocabulary: the corners that nothing else reaches
 
-Openings and requests are in data/beginnings.json. What was written is kept on disk under the model's fingerprint and
-the seed, so that a second run waits for nothing.
+Openings and requests are in data/beginnings.json. What the model wrote is kept on disk under its fingerprint
+and the seed, so that a second run waits for nothing.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -31,20 +32,21 @@ from ..families.frame import check_ids
 from ..families.protocol import Model
 from ..progress import Progress, no_progress
 from ..system.cache import remembered
-from ..system.files import hash_of_model, hash_of_value
+from ..system.hashes import hash_of_model, hash_of_value
 from ..system.machine import cache_folder
-from .text import DATA_FOLDERS, encode, opening, start_token
+from .encoding import encode, opening_tokens, start_token
+from .texts import DATA_FOLDERS
 
 WAYS = ("self", "self:openings", "self:requests", "self:random")
 SAMPLING = 3  # counts up when the writing changes, so that what an older version wrote is not read
 SAMPLE_BATCH = 64  # the keys and values of at most so many sequences are in memory at once
 _FILE = next(path for folder in DATA_FOLDERS if (path := folder / "beginnings.json").is_file())
 BEGINNINGS: dict[str, list[str]] = {
-    f"self:{way}": texts for way, texts in json.loads(_FILE.read_text("utf-8")).items()
+    f"self:{kind}": texts for kind, texts in json.loads(_FILE.read_text("utf-8")).items()
 }
 
 
-def written(
+def write_texts(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
     ways: Sequence[str],
@@ -52,89 +54,108 @@ def written(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """A text of `length` tokens for each of `ways`, one of WAYS each, (S, L), from the cache where it is there.
+    """A text of `length` tokens for each of `ways`, every one of them in WAYS: (S, L), from the cache if it is there.
 
     Raises InputError when the cache cannot be written.
     """
-    starts = prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
-    check_ids(torch.cat(starts), model.config.vocab_size)
-    key = [SAMPLING, hash_of_model(model), [start.tolist() for start in starts], length, seed]
+    prefixes = draw_prefixes(tokenizer, ways, model.config.vocab_size, length, seed)
+    check_ids(torch.cat(prefixes), model.config.vocab_size)
+    key = [SAMPLING, hash_of_model(model), [prefix.tolist() for prefix in prefixes], length, seed]
     path = cache_folder() / "written" / f"{hash_of_value(key)[:24]}.safetensors"
-    ids: Tensor = remembered(path, lambda: sample(model, starts, length, seed, progress))
+    ids: Tensor = remembered(path, lambda: sample(model, prefixes, length, seed, progress))
     return ids
 
 
-def prefixes(
+def draw_prefixes(
     tokenizer: Any, ways: Sequence[str], vocabulary: int, length: int, seed: int = 0
 ) -> list[Tensor]:
     """What each text begins with, (1 to length - 1,) token ids, drawn with `seed`: one for each of `ways`."""
     generator = torch.Generator().manual_seed(seed)
-    known = start_token(tokenizer)
-    places = {way: torch.randperm(len(texts), generator=generator) for way, texts in BEGINNINGS.items()}
-    starts, taken = [], dict.fromkeys(BEGINNINGS, 0)
+    start = start_token(tokenizer)
+    queues = {
+        way: itertools.cycle(torch.randperm(len(texts), generator=generator).tolist())
+        for way, texts in BEGINNINGS.items()
+    }
+    prefixes = []
     for way in ways:
-        anything = torch.randint(vocabulary, (1,), generator=generator)
-        first = anything if known is None else torch.tensor([known])
-        if way in BEGINNINGS:
-            text = BEGINNINGS[way][int(places[way][taken[way] % len(places[way])])]
-            taken[way] += 1
-            ids = (
-                _asked(tokenizer, text)
-                if way == "self:requests"
-                else torch.cat([first, encode(tokenizer, text)])
-            )
-            starts.append((ids if len(ids) else first)[: length - 1])
+        random_token = torch.randint(vocabulary, (1,), generator=generator)
+        first = random_token if start is None else torch.tensor([start])
+        if way == "self":
+            prefix = first
+        elif way == "self:random":
+            prefix = torch.cat([opening_tokens(tokenizer), random_token])
         else:
-            starts.append(
-                torch.cat([opening(tokenizer), anything])[: length - 1] if way == "self:random" else first
-            )
-    return starts
+            text = BEGINNINGS[way][next(queues[way])]
+            if way == "self:requests":
+                prefix = _encode_request(tokenizer, text)
+            else:
+                prefix = torch.cat([first, encode(tokenizer, text)])
+        prefixes.append((prefix if len(prefix) else first)[: length - 1])
+    return prefixes
 
 
-def _asked(tokenizer: Any, request: str) -> Tensor:
+def _encode_request(tokenizer: Any, request: str) -> Tensor:
     """The request as the model was taught to read one, up to where its answer begins: (k,)."""
     if getattr(tokenizer, "chat_template", None) is None:
-        return torch.cat([opening(tokenizer), encode(tokenizer, f"Question: {request}\nAnswer:")])
+        return torch.cat([opening_tokens(tokenizer), encode(tokenizer, f"Question: {request}\nAnswer:")])
     turns = [{"role": "user", "content": request}]
-    with refusing(
-        "a chat template that works", "that of the tokenizer", "mend it, or take a text without `requests`"
-    ):
+    hint = "mend it, or take a text without `requests`"
+    with refusing("a chat template that works", "that of the tokenizer", hint):
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return encode(tokenizer, text)
 
 
 @torch.no_grad()  # not inference mode: the ids are an ordinary tensor, good for training too
 def sample(
-    model: Model, starts: Sequence[Tensor], length: int, seed: int, progress: Progress = no_progress
+    model: Model, prefixes: Sequence[Tensor], length: int, seed: int, progress: Progress = no_progress
 ) -> Tensor:
-    """Texts of `length` tokens that go on from `starts`, (S, L), on the CPU.
+    """Texts of `length` tokens that go on from `prefixes`, (S, L), on the CPU.
 
     Plain ancestral sampling: temperature 1, no truncation of the distribution, and no end of text, so that a sample
     runs on into the next document as training data does. The global random state is neither read nor changed.
     """
-    # drawing on the CPU gives one seed one text, whatever device the model is on
-    generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
     # transformers renamed this argument within the range that we support, and ignores the name that it does not know
     cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    samples = torch.empty(len(starts), length, dtype=torch.long)
-    given = torch.zeros(len(starts), length, dtype=torch.bool)
-    for row, start in enumerate(starts):
-        samples[row, : len(start)], given[row, : len(start)] = start, True
-    done, size = 0, -(-len(starts) // -(-len(starts) // SAMPLE_BATCH))  # batches as equal as can be
-    for batch, known in zip(samples.split(size), given.split(size), strict=True):  # parts, not copies
+    device = next(model.parameters()).device
+    # drawing on the CPU gives one seed one text, whatever device the model is on
+    generator = torch.Generator().manual_seed(seed)
+    samples = torch.empty(len(prefixes), length, dtype=torch.long)
+    is_given = torch.zeros(len(prefixes), length, dtype=torch.bool)
+    for row, prefix in enumerate(prefixes):
+        samples[row, : len(prefix)] = prefix
+        is_given[row, : len(prefix)] = True
+    batches = -(-len(prefixes) // SAMPLE_BATCH)
+    batch_size = -(-len(prefixes) // batches)  # batches as equal as can be
+    finished = 0  # tokens
+    for batch, given in zip(
+        samples.split(batch_size), is_given.split(batch_size), strict=True
+    ):  # views, not copies
         cache = None
         for position in range(1, length):
             token = batch[:, position - 1 : position].to(device)
             output = model(input_ids=token, use_cache=True, **{cache_name: cache})
             cache = output[cache_name]
-            up_to = output.logits[:, -1].float().softmax(-1).cpu().cumsum(-1, dtype=torch.float64)  # (B, V)
-            if not up_to[:, -1].isfinite().all():
-                got = "NaN or infinity while it writes: look at the model, or try dtype float32"
-                raise InputError(f"expected finite answers of the model, got {got}")
-            chance = torch.rand(len(batch), 1, generator=generator, dtype=torch.float64) * up_to[:, -1:]
-            drawn = torch.searchsorted(up_to, chance, right=True)[:, 0].clamp_max(up_to.shape[1] - 1)
-            batch[:, position] = torch.where(known[:, position], batch[:, position], drawn)
-            progress("writing text", done + len(batch) * (position + 1), samples.numel())
-        done += batch.numel()
+            probabilities = output.logits[:, -1].float().softmax(-1).cpu()  # (B, V)
+            drawn = _draw(probabilities, generator)
+            batch[:, position] = torch.where(given[:, position], batch[:, position], drawn)
+            progress("writing text", finished + len(batch) * (position + 1), samples.numel())
+        finished += batch.numel()
     return samples
+
+
+def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """A token from each row of probabilities (B, V), by inverting their running sum: (B,).
+
+    Raises InputError for probabilities that are not finite.
+    """
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    if not total.isfinite().all():
+        raise InputError(
+            expected="finite answers of the model",
+            got="NaN or infinity while it writes",
+            hint="look at the model, or try dtype float32",
+        )
+    threshold = torch.rand(len(cumulative), 1, generator=generator, dtype=torch.float64) * total
+    drawn = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+    return drawn.clamp_max(cumulative.shape[1] - 1)

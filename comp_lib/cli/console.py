@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from typer import Exit, echo, secho
 from typer.core import TyperGroup
 
-from ..errors import NO_ROOM, InputError
+from ..errors import OUT_OF_MEMORY, InputError
 
 LULL = 2  # seconds without a line in a log
 # what people call their files is no markup
@@ -46,7 +46,7 @@ class Commands(TyperGroup):
             complain(InputError(words))
             raise Exit(2) from error
         except RuntimeError as error:
-            if type(error).__name__ != NO_ROOM:
+            if type(error).__name__ != OUT_OF_MEMORY:
                 raise
             complain(
                 InputError(

@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import DATA
 
-from comp_lib.calibration import text as text_module
-from comp_lib.calibration.text import KINDS, TEXT_SETS, encode, load_text
+from comp_lib.calibration import texts as text_module
+from comp_lib.calibration.encoding import encode
+from comp_lib.calibration.texts import KINDS, TEXT_SETS, load_text
 from comp_lib.errors import InputError
 
 

@@ -10,16 +10,10 @@ import pytest
 import torch
 from tokenizers import processors
 
-from comp_lib.calibration.text import encode, load_text, opening
-from comp_lib.calibration.tokens import (
-    MIXTURES,
-    SHIPPED,
-    WRITTEN,
-    allotted,
-    calibration_tokens,
-    sources,
-    text_hashes,
-)
+from comp_lib.calibration.encoding import encode, opening_tokens
+from comp_lib.calibration.shares import MIXTURES, SHIPPED, WRITTEN, allot, shares_of, text_hashes
+from comp_lib.calibration.texts import load_text
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.errors import InputError
 
 
@@ -56,7 +50,7 @@ def test_windows_are_cut_from_the_text_and_never_overlap(tokenizer):
 
 
 def test_every_window_can_be_drawn_and_a_tokenizer_that_begins_with_nothing_adds_nothing(tokenizer, bare):
-    assert opening(tokenizer).tolist() == [tokenizer.bos_token_id] and opening(bare).tolist() == []
+    assert opening_tokens(tokenizer).tolist() == [tokenizer.bos_token_id] and opening_tokens(bare).tolist() == []
     ids = encode(bare, load_text("calibration"))
     for one, first in ((tokenizer, 1), (bare, 0)):
         drawn = calibration_tokens("calibration", one, sequences=3, length=len(ids) // 3 + first)[:, first:]
@@ -75,7 +69,7 @@ def test_half_of_each_text_begins_as_a_reader_begins(bare, short, model, own_cac
         and known in drawn(f"{short}+self:random")[:, 0]
     )
     for source in (short, f"{short}+calibration:code", "shipped"):
-        begun, turns = drawn(source), allotted(sources(source), 20, {}, source)
+        begun, turns = drawn(source), allot(shares_of(source), 20, {}, source)
         has = begun[:, 0] == known
         for text in set(turns):
             assert (
@@ -104,7 +98,7 @@ def test_too_short_a_text_says_what_is_needed_and_there(tokenizer, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("too short a text")
     got = len(encode(tokenizer, path.read_text()))
-    with pytest.raises(InputError, match=rf"at least 310 tokens.*short.txt. for 10 x 32, got {got};"):
+    with pytest.raises(InputError, match=rf"at least 310 tokens.*short.txt. for 10 x 32, got {got}:"):
         calibration_tokens(path, tokenizer, sequences=10, length=32)
 
 
@@ -158,24 +152,24 @@ def test_a_mixture_takes_turns(tokenizer, model, short, own_cache):
 
 
 def test_shares_of_a_mixture(tmp_path, monkeypatch):
-    found = sources("mine.txt+general")
+    found = shares_of("mine.txt+general")
     assert found["mine.txt"] == pytest.approx(0.5) and sum(found.values()) == pytest.approx(1.0)
     inside = SHIPPED | WRITTEN
     assert set(found) == {"mine.txt", *inside}
     for text, weight in inside.items():
         assert found[text] == pytest.approx(0.5 * weight / sum(inside.values()))
-    assert sources("calibration:code") == {"calibration:code": 1.0}
+    assert shares_of("calibration:code") == {"calibration:code": 1.0}
     (tmp_path / "a+b").write_text("words")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "general").write_text("words")
-    assert len(sources("general")) > 1 and sources("./general") == {"./general": 1.0}, "a mixture's name wins"
-    assert sources(tmp_path / "a+b") == {f"{tmp_path}/a+b": 1.0}, "a file may be called so"
+    assert len(shares_of("general")) > 1 and shares_of("./general") == {"./general": 1.0}, "a mixture's name wins"
+    assert shares_of(tmp_path / "a+b") == {f"{tmp_path}/a+b": 1.0}, "a file may be called so"
 
 
 def test_a_mixture_that_ships_has_every_kind(tokenizer, model, own_cache):
-    assert [mixture for mixture in MIXTURES if WRITTEN.keys().isdisjoint(sources(mixture))] == ["shipped"]
+    assert [mixture for mixture in MIXTURES if WRITTEN.keys().isdisjoint(shares_of(mixture))] == ["shipped"]
     drawn = calibration_tokens("general", tokenizer, model=model, sequences=40, length=16, seed=1)
-    counts = Counter(allotted(sources("general"), 40, {}, ""))
+    counts = Counter(allot(shares_of("general"), 40, {}, ""))
     assert counts.total() == 40
     for text, count in counts.items():
         if text in SHIPPED:
@@ -189,12 +183,12 @@ def test_a_part_that_nobody_knows_is_refused():
 
 
 def test_sequences_are_allotted_by_share_and_never_beyond_the_room():
-    assert allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {}, "") == [*"abcaabca"], "they take turns"
-    assert Counter(allotted({"a": 0.98, "b": 0.01, "c": 0.01}, 10, {}, "")) == {"a": 8, "b": 1, "c": 1}, (
+    assert allot({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {}, "") == [*"abcaabca"], "they take turns"
+    assert Counter(allot({"a": 0.98, "b": 0.01, "c": 0.01}, 10, {}, "")) == {"a": 8, "b": 1, "c": 1}, (
         "each gets one"
     )
-    taken = allotted({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {"a": 2}, "")
+    taken = allot({"a": 0.5, "b": 0.25, "c": 0.25}, 8, {"a": 2}, "")
     assert Counter(taken) == {"a": 2, "b": 3, "c": 3}, "others take over"
-    assert {*allotted(sources("general"), 4, {}, "general")} == {"calibration:questions", *list(SHIPPED)[:3]}
+    assert {*allot(shares_of("general"), 4, {}, "general")} == {"calibration:questions", *list(SHIPPED)[:3]}
     with pytest.raises(InputError, match="at most 5 sequences of the 2 texts in 'mix', got 6"):
-        allotted({"a": 0.5, "b": 0.5}, 6, {"a": 2, "b": 3}, "mix")
+        allot({"a": 0.5, "b": 0.5}, 6, {"a": 2, "b": 3}, "mix")

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from comp_lib.calibration import written as module
-from comp_lib.calibration.written import BEGINNINGS, WAYS, prefixes, sample, written
+from comp_lib.calibration.written import BEGINNINGS, WAYS, draw_prefixes, sample, write_texts
 from comp_lib.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -42,15 +42,15 @@ def test_it_is_deterministic_and_leaves_the_global_state_alone(tokenizer, model)
 
 
 def test_the_start_token(tokenizer):
-    assert [start.tolist() for start in prefixes(tokenizer, ["self"] * 3, 512, 9)] == [
+    assert [start.tolist() for start in draw_prefixes(tokenizer, ["self"] * 3, 512, 9)] == [
         [tokenizer.bos_token_id]
     ] * 3
-    assert [start.tolist() for start in prefixes(NoStart, ["self"] * 3, 512, 9)] == [[1]] * 3
-    assert len({start.item() for start in prefixes(Bare, ["self"] * 4, 512, 9)}) > 1
+    assert [start.tolist() for start in draw_prefixes(NoStart, ["self"] * 3, 512, 9)] == [[1]] * 3
+    assert len({start.item() for start in draw_prefixes(Bare, ["self"] * 4, 512, 9)}) > 1
 
 
 def test_each_way_begins_as_it_says(tokenizer):
-    found = dict(zip(WAYS, prefixes(tokenizer, WAYS, 512, 200), strict=True))
+    found = dict(zip(WAYS, draw_prefixes(tokenizer, WAYS, 512, 200), strict=True))
     assert found["self"].tolist() == [tokenizer.bos_token_id]
     assert found["self:random"].shape == (2,) and found["self:random"][0] == tokenizer.bos_token_id
     assert (
@@ -75,7 +75,7 @@ def test_requests_go_through_the_chat_template(tokenizer):
         def __call__(self, *args, **kwargs):
             return tokenizer(*args, **kwargs)
 
-    (asked,) = prefixes(Chatting(), ["self:requests"], 512, 200)
+    (asked,) = draw_prefixes(Chatting(), ["self:requests"], 512, 200)
     words = tokenizer.decode(asked)
     assert words[0] == "<" and words[-1] == ">"
 
@@ -84,13 +84,13 @@ def test_a_chat_template_that_fails_is_named(tokenizer):
     broken = copy.deepcopy(tokenizer)
     broken.chat_template = "{{ messages[0]['content'] | no_such_filter }}"
     with pytest.raises(InputError, match="chat template that works.*no_such_filter.*mend it"):
-        prefixes(broken, ["self:requests"], 512, 200)
+        draw_prefixes(broken, ["self:requests"], 512, 200)
 
 
 def test_openings_differ_until_all_are_used(tokenizer):
     found = {
         tuple(start.tolist())
-        for start in prefixes(tokenizer, ["self:openings"] * len(BEGINNINGS["self:openings"]), 512, 200)
+        for start in draw_prefixes(tokenizer, ["self:openings"] * len(BEGINNINGS["self:openings"]), 512, 200)
     }
     assert len(found) == len(BEGINNINGS["self:openings"])
 
@@ -145,9 +145,9 @@ def test_it_can_be_trained_on(tiny_llama):
 
 def test_it_is_written_once(tokenizer, tiny_llama, monkeypatch):
     model = tiny_llama()
-    first = written(model, tokenizer, WAYS, 16, seed=1)
+    first = write_texts(model, tokenizer, WAYS, 16, seed=1)
     monkeypatch.setattr(module, "sample", lambda *args: pytest.fail("written again"))
-    assert torch.equal(written(model, tokenizer, WAYS, 16, seed=1), first)
+    assert torch.equal(write_texts(model, tokenizer, WAYS, 16, seed=1), first)
     for other in (
         (model, WAYS, 16, 2),
         (model, WAYS, 12, 1),
@@ -155,14 +155,14 @@ def test_it_is_written_once(tokenizer, tiny_llama, monkeypatch):
         (tiny_llama(seed=1), WAYS, 16, 1),
     ):
         with pytest.raises(pytest.fail.Exception):
-            written(other[0], tokenizer, *other[1:])
+            write_texts(other[0], tokenizer, *other[1:])
 
 
 def test_a_damaged_entry_is_written_anew(tokenizer, model, tmp_path):
-    first = written(model, tokenizer, WAYS, 16)
+    first = write_texts(model, tokenizer, WAYS, 16)
     (entry,) = (tmp_path / "written").iterdir()
     entry.write_bytes(entry.read_bytes()[:20])
-    assert torch.equal(written(model, tokenizer, WAYS, 16), first)
+    assert torch.equal(write_texts(model, tokenizer, WAYS, 16), first)
 
 
 def test_tokens_that_were_added_to_the_tokenizer_alone_are_named(tiny_llama, tokenizer, own_cache):
@@ -172,4 +172,4 @@ def test_tokens_that_were_added_to_the_tokenizer_alone_are_named(tiny_llama, tok
     with pytest.raises(
         InputError, match="expected tokens below 512, of which the model has embeddings, got 512"
     ):
-        written(tiny_llama(), own, ("self:requests",), 16)
+        write_texts(tiny_llama(), own, ("self:requests",), 16)

@@ -1,0 +1,83 @@
+"""Texts by name or by file.
+
+Two sets of texts travel with the library, of the same KINDS: `calibration`, from which the statistics of a pruning
+run are drawn, and `evaluation`, on which the result is judged. They share no topic, so that a good score cannot come
+from having seen the subject. The text that most papers report on, WikiText-2, is fetched through `datasets`. Anything
+else is a text file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InputError, check_package, refusing, suggestion
+
+TEXT_SETS = ("calibration", "evaluation")
+KINDS = ("prose", "encyclopedia", "code", "dialogue", "reference", "questions", "mathematics", "structured")
+# a wheel carries the texts beside the code, a source checkout one folder up
+DATA_FOLDERS = tuple(folder / "data" for folder in Path(__file__).parents[1:3])
+WIKITEXT = "wikitext2"
+EVERY_KIND = "kinds"  # the evaluation texts of all kinds
+TEXTS = (*TEXT_SETS, EVERY_KIND, *(f"{name}:{kind}" for name in TEXT_SETS for kind in KINDS), WIKITEXT)
+
+
+def load_text(name_or_path: str | Path) -> str:
+    """The text of that name, or of that file (UTF-8).
+
+    Names are `calibration`, `evaluation`, `kinds` and `wikitext2`. The first two take one of KINDS after a colon, as in
+    `calibration:code`, and are `prose` without; `kinds` is the evaluation texts of all kinds; `wikitext2` is the test
+    split, and takes another, as in `wikitext2:train`. A name wins over a file: write `./calibration` for the file.
+
+    Raises InputError: no such name or file, not readable, not UTF-8, empty, or a text that cannot be fetched.
+    """
+    text_name = str(name_or_path)
+    if text_name == EVERY_KIND:
+        return "\n\n\n".join(load_text(kind_text) for kind_text in judging_texts(EVERY_KIND).values())
+    if text_name.split(":")[0] == WIKITEXT:
+        return _load_wikitext(split=text_name.removeprefix(WIKITEXT).removeprefix(":") or "test")
+    path = _shipped_file(text_name) if text_name in TEXTS else Path(name_or_path)
+    advice = "check its permissions, or convert it, for example with iconv -t utf-8"
+    with refusing("readable text in UTF-8", str(path), advice):
+        # utf-8-sig: a byte order mark is no part of the text
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else None
+    if text is None:
+        raise InputError(
+            expected="a text file or the name of a text",
+            got=f"{str(path)!r}, no such file",
+            hint=suggestion(str(path), TEXTS),
+        )
+    if not text.strip():
+        raise InputError(expected="some text", got=f"the empty file {str(path)!r}", hint="choose another")
+    return text
+
+
+def judging_texts(name: str | Path) -> dict[str, str | Path]:
+    """The texts that judge under that name, each by the label it has in a table: those of all KINDS for EVERY_KIND.
+
+    >>> judging_texts("notes.txt")
+    {'notes.txt': 'notes.txt'}
+    """
+    if str(name) == EVERY_KIND:
+        return {kind: f"evaluation:{kind}" for kind in KINDS}
+    return {str(name): name}
+
+
+def _shipped_file(text_name: str) -> Path:
+    """The file of a text that ships: the wheel's before that of a checkout."""
+    set_name, _, kind = text_name.partition(":")
+    file_name = f"{set_name}.txt" if kind in ("", "prose") else f"{set_name}/{kind}.txt"
+    for folder in DATA_FOLDERS:
+        path = folder / file_name
+        if path.is_file():
+            return path
+    return Path(text_name)  # an incomplete installation: `load_text` says that there is no such file
+
+
+def _load_wikitext(split: str) -> str:
+    """WikiText-2 with what GPTQ, SparseGPT and Wanda put between its rows, since perplexity depends on it."""
+    check_package("datasets", "evaluate")
+    advice = "go online once, choose another split, or pass a text file"
+    with refusing(f"to fetch {WIKITEXT} from the Hub", f"split {split}", advice):
+        from datasets import load_dataset
+
+        return "\n\n".join(load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)["text"])

@@ -1,0 +1,219 @@
+"""Windows of token ids: those that judge a model, and the calibration batch that tells a method what the model does.
+
+Every statistic of a pruning run is a sum over the few thousand tokens of its calibration batch. So they are drawn
+under a seed, and never from the text on which the result will be judged. What a source of text is: see `shares`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import InputError
+from ..families.protocol import Model
+from ..progress import Progress, no_progress
+from .encoding import encode, opening_tokens, start_token
+from .shares import WRITTEN, allot, limits_of, load_apart_from, shares_of
+from .texts import TEXTS, judging_texts, load_text
+from .written import write_texts
+
+USUAL_SEQUENCES = 128  # of calibration, where nobody says how many
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which text calibrates, and how much of it.
+
+    >>> calibration = Calibration(
+    ...     "notes.txt+shipped", sequences=64
+    ... )  # half from the file, half from what ships
+    >>> calibration.length, calibration.seed
+    (256, 0)
+    >>> Calibration(length=1)
+    Traceback (most recent call last):
+    comp_lib.errors.InputError: expected length as a whole number above 1, got 1: write another
+
+    `Calibration("calibration:code", sequences=8).tokens(tokenizer)` is then a batch (8, 256) of token ids.
+
+    Raises InputError for a value of the wrong type or size. A text that cannot be read is refused when it is drawn.
+    """
+
+    source: str | Path = "general"  # a text, "self", a mixture, or several with "+" between: see `shares`
+    sequences: int | None = None  # None: as many as the preset of the run takes
+    length: int = 256  # tokens in each sequence
+    seed: int = 0  # decides which windows, in which order, and what the model writes
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, str | Path):
+            got = f"{type(self.source).__name__}"
+            raise InputError(expected="calibration by the name or path of a text", got=got, hint="write one")
+        if self.sequences is not None:
+            _check_whole_number("sequences", self.sequences, 1)
+        _check_whole_number("length", self.length, 2)
+        if type(self.seed) is not int or abs(self.seed) > LARGEST_SEED:
+            raise InputError(expected="seed to be a whole number", got=repr(self.seed), hint="write another")
+
+    def tokens(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        model: Model | None = None,
+        evaluated: str | Path | None = None,
+        progress: Progress = no_progress,
+    ) -> Tensor:
+        """The batch itself, (S, L): see `calibration_tokens`. USUAL_SEQUENCES where it is not said how many."""
+        return calibration_tokens(
+            self.source,
+            tokenizer,
+            model=model,
+            sequences=USUAL_SEQUENCES if self.sequences is None else self.sequences,
+            length=self.length,
+            seed=self.seed,
+            evaluated=evaluated,
+            progress=progress,
+        )
+
+
+def calibration_tokens(
+    source: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    model: Model | None = None,
+    sequences: int = 32,
+    length: int = 256,
+    seed: int = 0,
+    evaluated: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> Tensor:
+    """`sequences` windows of `length` tokens, (S, L), that do not overlap, each with the tokenizer's beginning.
+
+    Where neither the tokenizer nor what the model writes begins with a start token, every other window of each text
+    gets one, except where the source is bare TEXTS.
+
+    Args:
+        source: name or path of a text, "self", a mixture, or several with "+" between (see `shares`).
+        model: needed where it is to write some of the text (WRITTEN).
+        seed: decides which windows, in which order, and what the model writes.
+        evaluated: name or path of the text that will judge the result; refused if it is among the calibration texts.
+        progress: called while `model` writes.
+
+    Raises:
+        InputError: not enough text, the evaluated text, or text to be written without a model.
+    """
+    _check_size(sequences, length)
+    shares = shares_of(source)
+    _check_writer(model, shares)
+    texts = load_apart_from(evaluated, shares)
+    ids = {text_name: encode(tokenizer, text) for text_name, text in texts.items()}
+    opening = opening_tokens(tokenizer)
+    window_counts = {text_name: len(values) // (length - len(opening)) for text_name, values in ids.items()}
+    turns = allot(shares, sequences, limits_of(shares, window_counts), source)
+    rows = {name: [row for row, turn in enumerate(turns) if turn == name] for name in shares}
+
+    tokens = torch.empty(sequences, length, dtype=torch.long)
+    for text_name, values in ids.items():
+        windows = cut_windows(
+            values, opening, length, len(rows[text_name]), f"calibration text in {text_name!r}"
+        )
+        tokens[rows[text_name]] = _draw_windows(windows, len(rows[text_name]), seed)
+    written_rows = [row for text_name in shares if text_name in WRITTEN for row in rows[text_name]]
+    if written_rows and model is not None:
+        ways = [turns[row] for row in written_rows]
+        tokens[written_rows] = write_texts(model, tokenizer, ways, length, seed, progress)
+    if len(opening) == 0 and not _is_bare(source):
+        _put_start_tokens(tokens, list(rows.values()), start_token(tokenizer))
+    return tokens
+
+
+def windows_of(
+    name: str | Path, tokenizer: Any, length: int = 512, sequences: int | None = None
+) -> dict[str, Tensor]:
+    """Windows (S, L) of the text of that name or file, by its name; of each of KINDS, in order, for EVERY_KIND.
+
+    All that are full, or that many `sequences`. Raises InputError as `load_text` and `evaluation_tokens` do.
+    """
+    return {
+        label: evaluation_tokens(tokenizer, load_text(text_name), length, sequences)
+        for label, text_name in judging_texts(name).items()
+    }
+
+
+def evaluation_tokens(tokenizer: Any, text: str, length: int = 512, sequences: int | None = None) -> Tensor:
+    """Consecutive windows from the start of `text`, (S, L): all that are full, unless `sequences` says how many.
+
+    Each begins with what the tokenizer puts before a text.
+
+    Raises InputError when the text has fewer tokens than asked for.
+    """
+    _check_size(sequences, length)
+    ids = encode(tokenizer, text)
+    windows = cut_windows(ids, opening_tokens(tokenizer), length, sequences or 1, "evaluation text")
+    return windows[:sequences]
+
+
+def cut_windows(ids: Tensor, opening: Tensor, length: int, minimum: int, name: str) -> Tensor:
+    """Consecutive windows (S, L) of the ids (N,) of a text, `opening` (k,) before each.
+
+    Raises InputError, which calls the text `name`, unless there are `minimum` windows.
+    """
+    span = length - len(opening)  # tokens of the text in each window
+    if len(ids) < minimum * span:
+        raise InputError(
+            expected=f"at least {minimum * span} tokens of {name} for {minimum} x {length}",
+            got=len(ids),
+            hint="take a longer text, or ask for less of it",
+        )
+    spans = ids[: len(ids) // span * span].view(-1, span)
+    return torch.cat([opening.expand(len(spans), -1), spans], 1)
+
+
+def _draw_windows(windows: Tensor, count: int, seed: int) -> Tensor:
+    """`count` different windows of these (S, L), in random order: (count, L)."""
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
+    return windows[order[:count]]
+
+
+def _is_bare(source: str | Path) -> bool:
+    """Whether a source consists of TEXTS alone: no mixture, no file, nothing written."""
+    return set(str(source).split("+")) <= set(TEXTS)
+
+
+def _put_start_tokens(tokens: Tensor, rows_of_texts: Sequence[Sequence[int]], start: int | None) -> None:
+    """Put a start token before every other window of each text, in `tokens` (S, L) itself; the last token goes.
+
+    Behind a start token that it has never seen, a pruned Qwen2.5-Coder 0.5B loses 6 nats a sentence
+    (benchmarks/RESULTS.md). Nothing is done without a start token, or where what the model wrote has it already.
+    """
+    if start is None or start in tokens[:, 0]:
+        return
+    for position, rows in enumerate(rows_of_texts):
+        chosen = rows[position % 2 :: 2]  # one text begins with its first window, the next with its second
+        tokens[chosen, 1:] = tokens[chosen, :-1]
+        tokens[chosen, 0] = start
+
+
+def _check_size(sequences: int | None, length: int) -> None:
+    if length < 2 or (sequences is not None and sequences < 1):
+        got = f"{sequences} x {length}"
+        raise InputError(expected="at least 1 sequence of at least 2 tokens", got=got, hint="raise them")
+
+
+def _check_whole_number(name: str, value: object, minimum: int) -> None:
+    if type(value) is not int or value < minimum:
+        expected = f"{name} as a whole number above {minimum - 1}"
+        raise InputError(expected=expected, got=repr(value), hint="write another")
+
+
+def _check_writer(model: Model | None, shares: Mapping[str, float]) -> None:
+    """Raises InputError where some of the text is to be written, and no model is there to write it."""
+    for text_name in shares:
+        if model is None and text_name in WRITTEN:
+            expected = f"a model for calibration source {text_name!r}"
+            raise InputError(expected=expected, got="none", hint="pass model=")
