@@ -2,11 +2,11 @@
 
     python benchmarks/ablation.py [--model gemma3-270m] [--out benchmarks/ablation.jsonl] [--seconds 3600]
 
-One line of JSON for each run, written as it ends; a second call skips what is there. Calibration and evaluation are
-the project's own two texts; a row's seed draws the calibration windows. `increases` are the extra losses over the dense
-model on each evaluation window, nats per token, `increase` is their mean; `error` is the mean over the layers of what
-each MLP lost of its output's energy on the calibration text. Of another model than the included one: one seed, and
-the parts that it has, into a file of its own.
+Each run becomes one line of JSON, written as it ends; a second call skips the runs that are stored. The project's
+own two texts calibrate and evaluate; a row's seed draws the calibration windows. `increases` are the extra losses
+over the dense model on each evaluation window, nats per token, and `increase` is their mean. `error` is the share of
+its output's energy that an MLP lost on the calibration text, mean over the layers. Another model than the included
+one gets one seed, the parts that apply to it, and a file of its own.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import models
 import torch
 from common import HERE, evaluation_windows, parser_of
 
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.evaluation.loss import Evaluation, perplexity
 from comp_lib.families.protocol import Model
-from comp_lib.models.load import EMBEDDED, load_model
+from comp_lib.models.load import EMBEDDED
 from comp_lib.prune import prune
 from comp_lib.settings import Settings
 from comp_lib.shape import Shape
 
-SEQUENCES, LENGTH = 16, 256
+SEQUENCES = 16
+LENGTH = 256
 SEEDS = (0, 1, 2)
+EMBEDDED_LAYERS = 30
 PAPER = {"recovery": "mask", "layers": 2, "layer_metric": "block-influence", "widths": "per-layer"}
 WANDA = {"method": "wanda-sp", "recovery": "none"}
-# Without a refit the metric of COMP is another one (`Settings.neuron_metric`); "same price" keeps that of the refit.
+# Without a refit COMP uses another metric (`Settings.neuron_metric`); "same price" keeps that of the refit.
 PARTS: dict[str, dict[str, Any]] = {
     "COMP": {},
     "metric: energy": {"method": "energy"},
@@ -60,36 +63,38 @@ RATIOS = [
     for ratio in (0.1, 0.3, 0.5)
     for name, changes in (("COMP", {}), ("Wanda-sp, no recovery", WANDA))
 ]
-GRID: list[tuple[str, dict[str, Any], int]] = [
+Run = tuple[str, dict[str, Any], int]
+"""Its name, the settings that it changes, its seed."""
+GRID: list[Run] = [
     *((name, changes, seed) for seed in SEEDS for name, changes in PARTS.items()),
     *((name, changes, SEEDS[0]) for name, changes in RATIOS),
 ]
 
 
-def grid(model: Model, name: str) -> list[tuple[str, dict[str, Any], int]]:
-    """GRID; of another model than the included one what it has of it, under one seed.
+def grid(model: Model, name: str) -> list[Run]:
+    """GRID for the included model; for another model the runs that apply to it, under one seed.
 
-    That is: as many KV groups as are kept and one more, whole layers in proportion to its own.
+    These keep fewer KV groups than the model has, and drop layers in proportion to its number of layers.
     """
     if name == EMBEDDED:
         return GRID
-    shape, found = Shape.of(model), []
+    shape = Shape.of(model)
+    runs = []
     for part, changes, seed in GRID:
-        if changes.get("kv_groups", 0) < shape.kv_groups[0]:
-            if count := changes.get("layers", 0):
-                fewer = round(count / 30 * shape.layers)
-                part, changes = (
-                    part.replace(f"{count} layers", f"{fewer} of the layers"),
-                    {**changes, "layers": fewer},
-                )
-            found.append((part, changes, seed))
-    return [each for each in found if each[2] == SEEDS[0]]
+        if seed != SEEDS[0] or changes.get("kv_groups", 0) >= shape.kv_groups[0]:
+            continue
+        layers = changes.get("layers", 0)
+        if layers:
+            scaled = round(layers / EMBEDDED_LAYERS * shape.layers)
+            part = part.replace(f"{layers} layers", f"{scaled} of the layers")
+            changes = {**changes, "layers": scaled}
+        runs.append((part, changes, seed))
+    return runs
 
 
-def row(
-    model, dense: Evaluation, tokenizer, windows: torch.Tensor, name: str, changes: dict, seed: int
-) -> dict:
-    """One run of the grid; `dense` is the unpruned model on the same windows."""
+def measure(model: Model, dense: Evaluation, tokenizer: Any, windows: torch.Tensor, run: Run) -> dict:
+    """The row of one run of the grid; `dense` judged the unpruned model on the same windows (S, L)."""
+    name, changes, seed = run
     settings = Settings(**{"ratio": 0.2, "multiple": 32, "seed": seed, **changes})
     ids = calibration_tokens(
         "calibration", tokenizer, sequences=SEQUENCES, length=LENGTH, seed=seed, evaluated="evaluation"
@@ -98,7 +103,7 @@ def row(
     pruned = prune(model, ids, settings)
     seconds = time.perf_counter() - start
     losses = perplexity(pruned.model, windows).losses
-    increases = [loss - whole for loss, whole in zip(losses, dense.losses, strict=True)]
+    increases = [loss - dense_loss for loss, dense_loss in zip(losses, dense.losses, strict=True)]
     return {
         "name": name,
         "changes": changes,
@@ -120,24 +125,26 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no row after so long")
     arguments = parser.parse_args()
-    name = "ablation" if arguments.model == EMBEDDED else f"ablation-{arguments.model}"
-    out = arguments.out or HERE / f"{name}.jsonl"
+    stem = "ablation" if arguments.model == EMBEDDED else f"ablation-{arguments.model}"
+    out = arguments.out or HERE / f"{stem}.jsonl"
     lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
-    done = [(each["name"], each["changes"], each["seed"]) for each in map(json.loads, lines)]
+    rows = [json.loads(line) for line in lines]
+    finished = [(row["name"], row["changes"], row["seed"]) for row in rows]
     started = time.perf_counter()
-    model, tokenizer = load_model(arguments.model)
-    left = [each for each in grid(model, arguments.model) if each not in done]
-    if not left:
+    model, tokenizer = models.load(arguments.model)
+    missing = [run for run in grid(model, arguments.model) if run not in finished]
+    if not missing:
         return
     windows = evaluation_windows(tokenizer)
     dense = perplexity(model, windows)
-    for name, changes, seed in left:
+    for run in missing:
         if time.perf_counter() - started > arguments.seconds:
             return
-        result = row(model, dense, tokenizer, windows, name, changes, seed)
+        row = measure(model, dense, tokenizer, windows, run)
         with out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
-        print(f"{name:28} seed {seed} {json.dumps(changes):60} {result['increase']:.4f} nats", flush=True)
+            file.write(json.dumps(row) + "\n")
+        name, changes, seed = run
+        print(f"{name:28} seed {seed} {json.dumps(changes):60} {row['increase']:.4f} nats", flush=True)
 
 
 if __name__ == "__main__":

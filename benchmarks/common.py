@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from comp_lib.calibration.stream import batches
-from comp_lib.calibration.text import load_text
+from comp_lib.calibration.texts import load_text
 from comp_lib.evaluation.loss import evaluation_tokens
 from comp_lib.models.load import EMBEDDED
 from comp_lib.settings import MUCH, PRESETS, Settings, default_recovery
-from comp_lib.system.files import write_atomically
+from comp_lib.system.atomic import write_atomically
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -25,7 +25,7 @@ CALIBRATION_SHARE = 0.7  # of a file: the first part calibrates, the rest evalua
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
-    """A parser that knows --model; description: the script's docstring, of which the first line is shown."""
+    """A parser that knows --model. `description` is a script's docstring, of which the first line is shown."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--model", default=EMBEDDED)
     return parser
@@ -40,15 +40,16 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def settings_of(words: str, **more: Any) -> Settings:
-    """Of the JSON of `--set`: a fifth goes, in multiples of 32, unless it says something else."""
-    changes = {"ratio": 0.2, "multiple": 32, **more, **json.loads(words)}
-    return Settings(**{"recovery": default_recovery(changes.get("method", "comp")), **changes})
+def settings_of(text: str, **defaults: Any) -> Settings:
+    """Settings from the JSON of `--set`. By default a fifth goes, in multiples of 32."""
+    changes = {"ratio": 0.2, "multiple": 32, **defaults, **json.loads(text)}
+    recovery = default_recovery(changes.get("method", "comp"))
+    return Settings(**{"recovery": recovery, **changes})
 
 
 @torch.inference_mode()
 def dense_pass(model: nn.Module, ids: Tensor) -> float:
-    """Seconds of one forward pass over `ids` (S, L), logits included, after a first touch that reads the weights."""
+    """Seconds of a forward pass over `ids` (S, L), logits included, after a first touch reads the weights."""
     model(input_ids=ids[:1], use_cache=False)
     started = time.perf_counter()
     for rows in batches(*ids.shape):
@@ -57,19 +58,19 @@ def dense_pass(model: nn.Module, ids: Tensor) -> float:
 
 
 def texts(file: Path | None) -> tuple[str | Path, dict[str, str]]:
-    """The text that calibrates, by name or path, and those that judge, by their names.
+    """The text that calibrates, by name or path, and the texts that judge, by their names.
 
-    Of a `file` the first CALIBRATION_SHARE calibrates, from a file in build/, and the rest judges too.
+    The first CALIBRATION_SHARE of a `file` calibrates, from a file in build/, and the rest judges too.
     """
     evaluations = {"evaluation": load_text("evaluation")}
     if file is None:
         return "calibration", evaluations
-    whole = load_text(file)
-    cut = int(len(whole) * CALIBRATION_SHARE)
+    text = load_text(file)
+    cut = int(len(text) * CALIBRATION_SHARE)
     source = Path("build") / "calibration-part.txt"
     source.parent.mkdir(exist_ok=True)
-    source.write_text(whole[:cut], encoding="utf-8")
-    return source, {**evaluations, f"{file.name}, other part": whole[cut:]}
+    source.write_text(text[:cut], encoding="utf-8")
+    return source, {**evaluations, f"{file.name}, other part": text[cut:]}
 
 
 def evaluation_windows(tokenizer: Any) -> Any:
@@ -77,11 +78,11 @@ def evaluation_windows(tokenizer: Any) -> Any:
     return evaluation_tokens(tokenizer, load_text("evaluation"), length=512, sequences=12)
 
 
-def read_json(file: Path, otherwise: Any = None) -> Any:
-    """What is stored in `file`; `otherwise` (default: no rows) where there is none."""
+def read_json(file: Path, default: Any = None) -> Any:
+    """What is stored in `file`, or `default` (None: no rows) if there is no file."""
     if file.exists():
         return json.loads(file.read_text("utf-8"))
-    return [] if otherwise is None else otherwise
+    return [] if default is None else default
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -89,34 +90,42 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def keep_row(file: Path, row: dict[str, Any], measured: Collection[str]) -> None:
-    """Into `file`, in the place of an older row that differs in nothing but what was `measured`."""
+    """Writes `row` into `file`, in place of an older row that differs only in the fields that are `measured`."""
 
-    def asked(one: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in one.items() if name not in measured}
+    def request(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if name not in measured}
 
-    write_json(file, [*(old for old in read_json(file) if asked(old) != asked(row)), row])
+    others = [old for old in read_json(file) if request(old) != request(row)]
+    write_json(file, [*others, row])
 
 
 def preset(settings: dict) -> str:
-    """The preset that the settings of a row have, or one with another target; of a baseline "" or "our refit"."""
+    """The preset that a row's settings follow, perhaps with another target; of a baseline "" or "our refit"."""
     if settings["method"] != "comp":
-        return "our refit" * (settings["recovery"] == "least-squares")
-    aim = "dense" if "dense" in (settings.get("aim"), settings.get("target")) else "self"
-    settings, auto = settings | {"aim": aim}, "dense" if settings["ratio"] > MUCH else "self"
-    usual = {"ridge": "auto"}  # where a preset names none
-    named = PRESETS | {
-        "spared": PRESETS["stock"] | {"widths": "spared"}
-    }  # what kinds.py calls so is as `stock` else
-    given = {
-        name: usual | each | ({"aim": auto} if each.get("aim") == "auto" else {})
-        for name, each in named.items()
-    }
-    if found := [name for name, each in given.items() if each.items() <= settings.items()]:
-        return max(found, key=lambda name: len(given[name]))
-    alike = {each.get("widths"): name for name, each in reversed(given.items())}
-    return f"{alike[settings['widths']]}, target {aim}" + f", ridge {settings['ridge']}" * (
-        settings["ridge"] != "auto"
-    )
+        return "our refit" if settings["recovery"] == "least-squares" else ""
+    aims_at_dense = "dense" in (settings.get("aim"), settings.get("target"))
+    aim = "dense" if aims_at_dense else "self"
+    settings = settings | {"aim": aim}
+    presets = presets_at(settings["ratio"])
+    matching = [name for name, values in presets.items() if values.items() <= settings.items()]
+    if matching:
+        return max(matching, key=lambda name: len(presets[name]))
+    same_widths = [name for name, values in presets.items() if values.get("widths") == settings["widths"]]
+    label = f"{same_widths[0]}, target {aim}"
+    if settings["ridge"] != "auto":
+        label += f", ridge {settings['ridge']}"
+    return label
+
+
+def presets_at(ratio: float) -> dict[str, dict[str, Any]]:
+    """The settings of each preset when `ratio` of the decoder goes, and of `spared`, which is kinds.py's own."""
+    spared = PRESETS["stock"] | {"widths": "spared"}
+    presets = {}
+    for name, values in (PRESETS | {"spared": spared}).items():
+        presets[name] = {"ridge": "auto"} | values
+        if values.get("aim") == "auto":
+            presets[name]["aim"] = "dense" if ratio > MUCH else "self"
+    return presets
 
 
 def decoder_parameters(model: nn.Module) -> int:
@@ -125,12 +134,15 @@ def decoder_parameters(model: nn.Module) -> int:
 
 
 def between(page: str, start: str, end: str, text: str) -> str:
-    """`page` with that text between two marks."""
+    """`page` with `text` between the marks `start` and `end`."""
     before, rest = page.split(start)
-    return f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}"
+    after = rest.split(end)[1]
+    return f"{before}{start}\n{text}\n{end}{after}"
 
 
-def markdown(head: Collection[str], rows: Collection[Collection[str]], words: int = 1) -> str:
-    """A table of Markdown; the first columns, so many, hold words, the rest numbers."""
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * words}{'---:|' * (len(head) - words)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+def markdown(head: Collection[str], rows: Collection[Collection[str]]) -> str:
+    """A table of Markdown: the first column holds words, the rest numbers."""
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    for row in rows:
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)

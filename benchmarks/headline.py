@@ -1,11 +1,12 @@
 """What pruning the real model by a fifth costs, in quality, time and memory.
 
-    python benchmarks/headline.py [--text FILE] [--sequences 32] [--set '{"method": "flap", "recovery": "bias"}'] ...
+    python benchmarks/headline.py [--text FILE] [--sequences 32] [--set '{"method": "flap", "recovery": "bias"}']
 
-One process does everything: imports, a look at its memory, load and prune, another look at the peak, then one dense
-forward pass over the same calibration tokens as the unit of time, then the perplexities on text that was not used for
-calibration. The machine's speed cancels in the ratios; nothing here is a test. Each call prints its row and keeps it
-in benchmarks/headline.json, from which benchmarks/readme.py writes a table of RESULTS.md; lesson 00 shows some, too.
+One process does everything. It imports, looks at its memory, loads and prunes, and looks at the peak. Then one dense
+forward pass over the same calibration tokens gives the unit of time. Last come the perplexities on text that was not
+used for calibration. The machine's speed cancels in the ratios; nothing here is a test. Each call prints its row and
+keeps it in benchmarks/headline.json, from which benchmarks/readme.py writes a table of RESULTS.md; lesson 00 shows
+some rows, too.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ import sys
 import time
 from pathlib import Path
 
+import models
 import psutil
 from common import decoder_parameters, dense_pass, keep_row, options, settings_of, texts
 
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens
 from comp_lib.evaluation.loss import evaluation_tokens, perplexity
-from comp_lib.models.load import load_model
 from comp_lib.prune import prune
 from comp_lib.system.machine import peak_bytes
 
 FILE = Path(__file__).with_suffix(".json")
-MEASURED = ("removed", "increases", "passes", "peak_megabytes")  # the rest of a row says what was asked
+MEASURED = ("removed", "increases", "passes", "peak_megabytes")  # the other fields say what was asked for
 
 
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--windows", type=int, default=20, help="of 512 tokens, evaluated on each text")
-    parser.add_argument("--set", default="{}", help="more Settings as JSON")
+    parser.add_argument("--set", default="{}", help="Settings as JSON")
     arguments = parser.parse_args()
     settings = settings_of(arguments.set)
     baseline = psutil.Process().memory_info().rss / 2**20
-    model, tokenizer = load_model(arguments.model)
+    model, tokenizer = models.load(arguments.model)
     source, evaluations = texts(arguments.text)
     ids = calibration_tokens(
         source, tokenizer, sequences=arguments.sequences, length=arguments.length, evaluated="evaluation"
@@ -49,7 +50,7 @@ def main() -> None:
     removed = (parameters - decoder_parameters(pruned.model)) / parameters
     del model
 
-    dense, _ = load_model(arguments.model)
+    dense, _ = models.load(arguments.model)
     unit = dense_pass(dense, ids)
     print(f"{arguments.model}, {ids.numel():,} calibration tokens, {removed:.1%} of the decoder removed")
     print(f"settings      {json.dumps(pruned.report.settings)}")
@@ -58,7 +59,8 @@ def main() -> None:
     increases = {}
     for name, text in evaluations.items():
         windows = evaluation_tokens(tokenizer, text, sequences=arguments.windows)
-        before, after = perplexity(dense, windows), perplexity(pruned.model, windows)
+        before = perplexity(dense, windows)
+        after = perplexity(pruned.model, windows)
         increases[name] = after.loss - before.loss
         print(
             f"{name:14}{after.loss - before.loss:.4f} nats more: perplexity {before.perplexity:.2f} -> "

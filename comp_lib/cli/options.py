@@ -8,7 +8,7 @@ QUALITY, RESOURCES, RESEARCH = "Quality", "Resources", "Research"  # groups of f
 CALIBRATION_HELP = (
     "general, shipped, written (by the model), a text's name or file, or several: mine.txt+general."
 )
-NAMES = "smollm2-135m (included), gemma3-270m, qwen-coder-0.5b, qwen-coder-1.5b"
+NAMES = "smollm2-135m (included), gemma3-270m"
 Model = Annotated[str, Argument(help=f"{NAMES}, a folder, a .gguf file, or a Hub id")]
 Dtype = Annotated[str, Option(help="float32, bfloat16 or float16.", rich_help_panel=RESOURCES)]
 Device = Annotated[str, Option(help="cpu, cuda, mps or auto.", rich_help_panel=RESOURCES)]

