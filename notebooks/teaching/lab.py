@@ -1,8 +1,10 @@
-"""The lessons without their answers, in JupyterLab: `python notebooks/teaching/lab.py [--answers] [its options ...]`
+"""Open the lessons without their answers: `python notebooks/teaching/lab.py [--answers] [OPTION ...]`
 
-They are copied to build/lab: no outputs, and the answer to each prediction folded below the cell that shows it. The
-reader sees lessons and exercises alone; kernels find the rest by PYTHONPATH. A notebook that was changed there stays as
-it is, and one that was deleted there is made anew. With --answers the stored lessons are opened, which nobody copies.
+JupyterLab opens the lessons, which are copied to build/lab without outputs, and the answer to each prediction
+is folded below the cell that shows it. The reader sees lessons and exercises alone; kernels find the rest by
+PYTHONPATH. A notebook that the reader changed in build/lab stays as it is, and one that was deleted there is
+made anew. With --answers the stored lessons are opened themselves, not a copy. All other options go to
+JupyterLab.
 """
 
 from __future__ import annotations
@@ -24,117 +26,139 @@ from nbformat.v4 import new_markdown_cell
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 LAB = ROOT / "build" / "lab"
-OWN = LAB / "jupyter"  # what JupyterLab remembers of this project
+JUPYTER = LAB / "jupyter"  # what JupyterLab remembers of this project
 SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
-BESIDE = ("benchmarks", "data", "docs")  # what lessons read or link to, at its place beside them
-SEEN = "notebooks/GLOSSARY.md"  # which lessons link to
-UNSEEN = ("notebooks/TEACHING.md", "CONTRIBUTING.md")  # which docs link to
-MARK = "made"  # in a copy's metadata: the hash of its sources as it was made
+# Lessons read these folders or link to them; the reader does not see them.
+FOLDERS_BESIDE = ("benchmarks", "data", "docs")
+GLOSSARY = "notebooks/GLOSSARY.md"  # lessons link to it
+HIDDEN_PAGES = ("notebooks/TEACHING.md", "CONTRIBUTING.md")  # docs link to them; the reader does not see them
+MARK = "made"  # key in a copy's metadata: the hash of its sources when it was made
 ANSWER = re.compile(r"<details><summary>Answer</summary>.*?</details>", re.DOTALL)
 WRITE = "*Double-click here and write down what you expect. Then run the next cell. The answer is below it.*"
+QUESTION = '"What do you see?"'  # as it stands in the code
 
 
 def without_answers(lesson: NotebookNode) -> NotebookNode:
-    """The notebook (a new one) without outputs, and with each prediction before what tells its answer."""
-    made, cells, answer = nbformat.from_dict(lesson), [], None
-    for cell in made.cells:
+    """A new notebook without outputs, with each prediction before everything that gives its answer away.
+
+    The answer stands behind the code cells that follow the prediction, in a cell of its own.
+    """
+    copied = nbformat.from_dict(lesson)
+    cells = []
+    answer = None
+    for cell in copied.cells:
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-            cell.source = asking(cell.source) if answer else cell.source
+            cell.outputs = []
+            cell.execution_count = None
+            if answer:
+                cell.source = with_questions(cell.source)
         elif answer:
             cells.append(answer)
             answer = None
         cells.append(cell)
-        if (
-            cell.cell_type == "markdown"
-            and "**Predict.**" in cell.source
-            and (found := ANSWER.search(cell.source))
-        ):
-            cell.source = cell.source.replace(found[0], WRITE)
-            answer = new_markdown_cell(found[0], id=f"{cell.id}-answer")
-    made.cells = cells
-    return made
+        if cell.cell_type == "markdown" and "**Predict.**" in cell.source:
+            match = ANSWER.search(cell.source)
+            if match:
+                cell.source = cell.source.replace(match[0], WRITE)
+                answer = new_markdown_cell(match[0], id=f"{cell.id}-answer")
+    copied.cells = cells
+    return copied
 
 
-def asking(source: str) -> str:
-    """The code with a question where it says what its figure shows: `show(figure, "A is larger")`."""
-    asked = source
+def with_questions(source: str) -> str:
+    """The code with a question in place of what it says of a figure, as in `show(figure, "A is larger")`.
+
+    The sentence is the last argument of `show`, or of the call that is this argument; it begins with a
+    capital.
+    """
+    changed = source
     for call in ast.walk(ast.parse(source)):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "show":
-            said = call.args[-1]
-            if isinstance(said, ast.Call) and said.args:
-                said = said.args[-1]
-            if isinstance(said, ast.Constant) and str(said.value)[:1].isupper():
-                asked = asked.replace(ast.get_source_segment(source, said) or "", '"What do you see?"')
-    return asked
+            sentence = call.args[-1]
+            if isinstance(sentence, ast.Call) and sentence.args:
+                sentence = sentence.args[-1]
+            if isinstance(sentence, ast.Constant) and str(sentence.value)[:1].isupper():
+                changed = changed.replace(ast.get_source_segment(source, sentence) or "", QUESTION)
+    return changed
 
 
-def sources(notebook: str) -> str:
-    """Hash of all that is written in the cells of a notebook, which is JSON; outputs do not count."""
-    words = "\0".join("".join(cell["source"]) for cell in json.loads(notebook)["cells"])
-    return hashlib.sha256(words.encode()).hexdigest()
+def hash_of_sources(notebook: str) -> str:
+    """Hash of the sources of all cells of a notebook, which is JSON; outputs do not count."""
+    sources = "\0".join("".join(cell["source"]) for cell in json.loads(notebook)["cells"])
+    return hashlib.sha256(sources.encode()).hexdigest()
 
 
 def copy(lesson: Path, target: Path) -> str:
-    """Write a lesson without its answers; returns "made", or "kept" or "older" if the reader's own stays there."""
-    made = without_answers(nbformat.read(lesson, as_version=4))
-    made.metadata[MARK] = sources(nbformat.writes(made))
+    """Write a lesson without its answers, unless the reader has changed the copy in `target`.
+
+    Returns "made" where the copy was written, "kept" where the reader's copy stays, and "older" where it
+    stays though the lesson has changed since that copy was made.
+    """
+    notebook = without_answers(nbformat.read(lesson, as_version=4))
+    new_hash = hash_of_sources(nbformat.writes(notebook))
+    notebook.metadata[MARK] = new_hash
     if target.exists():
         text = target.read_text("utf-8")
         try:
-            theirs, mark = sources(text), json.loads(text)["metadata"].get(MARK)
-        except (ValueError, KeyError, TypeError):  # no notebook any more: not ours to judge
+            readers_hash = hash_of_sources(text)
+            hash_when_made = json.loads(text)["metadata"].get(MARK)
+        except (ValueError, KeyError, TypeError):  # it is no notebook any more, and so not ours to judge
             return "kept"
-        if theirs == made.metadata[MARK]:
-            return "kept"  # with its outputs
-        if theirs != mark:
-            return "kept" if mark == made.metadata[MARK] else "older"
+        if readers_hash == new_hash:
+            return "kept"  # with the outputs of the reader's runs
+        if readers_hash != hash_when_made:
+            return "kept" if hash_when_made == new_hash else "older"
     target.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(made, target)
+    nbformat.write(notebook, target)
     return "made"
 
 
 def lay_out(folder: Path) -> str:
     """Bring `folder` up to date; returns what was done, for the reader."""
-    states: dict[str, list[str]] = {"made": [], "kept": [], "older": []}
+    names: dict[str, list[str]] = {"made": [], "kept": [], "older": []}
     for lesson in sorted([*NOTEBOOKS.glob("[0-9]*.ipynb"), *NOTEBOOKS.glob("exercises/*.ipynb")]):
         name = lesson.relative_to(NOTEBOOKS)
-        states[copy(lesson, folder / "notebooks" / name)].append(name.as_posix())
-    for name in (SEEN, *UNSEEN):
-        shutil.copyfile(ROOT / name, folder / name)
-    for name in BESIDE:
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
-        )
-    kept = len(states["kept"]) + len(states["older"])
-    said = f"{folder / 'notebooks'}: {len(states['made'])} notebooks made, {kept} kept as they were."
-    said += " To start one afresh, delete it there and come again." if kept else ""
-    if states["older"]:
-        said += f"\nChanged by you, while the course has a newer one: {', '.join(states['older'])}"
-    return said
+        state = copy(lesson, folder / "notebooks" / name)
+        names[state].append(name.as_posix())
+    for page in (GLOSSARY, *HIDDEN_PAGES):
+        shutil.copyfile(ROOT / page, folder / page)
+    no_bytecode = shutil.ignore_patterns("__pycache__")
+    for beside in FOLDERS_BESIDE:
+        shutil.copytree(ROOT / beside, folder / beside, ignore=no_bytecode, dirs_exist_ok=True)
+    kept = len(names["kept"]) + len(names["older"])
+    summary = f"{folder / 'notebooks'}: {len(names['made'])} notebooks made, {kept} kept as they were."
+    if kept:
+        summary += " To start one afresh, delete it there and come again."
+    if names["older"]:
+        summary += f"\nChanged by you, while the course has a newer one: {', '.join(names['older'])}"
+    return summary
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Open the lessons in JupyterLab.", allow_abbrev=False)
     parser.add_argument("--answers", action="store_true", help="the stored lessons, with their outputs")
-    ours, theirs = parser.parse_known_args(arguments)
-    if not ours.answers:
+    options, jupyter_arguments = parser.parse_known_args(arguments)
+    if options.answers:
+        folder = ROOT
+        hidden: list[str] = []
+    else:
+        folder = LAB
+        hidden = [*FOLDERS_BESIDE, JUPYTER.name, *(Path(page).name for page in HIDDEN_PAGES)]
         print(lay_out(LAB), flush=True)
     paths = [str(NOTEBOOKS), str(NOTEBOOKS / "exercises"), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    (OWN / "settings").mkdir(parents=True, exist_ok=True)
-    (OWN / "settings" / "overrides.json").write_text(json.dumps(SETTINGS), "utf-8")
-    options = {
-        "ServerApp.root_dir": ROOT if ours.answers else LAB,
-        "LabApp.default_url": "/lab/tree/notebooks/00_start_here.ipynb",
-        "LabApp.app_settings_dir": OWN / "settings",
-        "LabApp.workspaces_dir": OWN / "workspaces",  # open tabs of other projects stay out of it
-    }
-    unseen = () if ours.answers else (*BESIDE, OWN.name, *(Path(page).name for page in UNSEEN))
-    hidden = [f"--ContentsManager.hide_globs={name}" for name in unseen]
+    (JUPYTER / "settings").mkdir(parents=True, exist_ok=True)
+    (JUPYTER / "settings" / "overrides.json").write_text(json.dumps(SETTINGS), "utf-8")
+    command = [
+        f"--ServerApp.root_dir={folder}",
+        "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb",
+        f"--LabApp.app_settings_dir={JUPYTER / 'settings'}",
+        f"--LabApp.workspaces_dir={JUPYTER / 'workspaces'}",  # open tabs of other projects stay out of it
+    ]
+    command += [f"--ContentsManager.hide_globs={name}" for name in hidden]
     from jupyterlab.labapp import main as jupyterlab
 
-    jupyterlab([*(f"--{name}={value}" for name, value in options.items()), *hidden, *theirs])
+    jupyterlab([*command, *jupyter_arguments])
 
 
 if __name__ == "__main__":

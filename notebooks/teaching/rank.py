@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from comp_lib.calibration.text import windows_of
-from comp_lib.calibration.tokens import calibration_tokens
+from comp_lib.calibration.windows import calibration_tokens, windows_of
 from comp_lib.errors import InputError
 from comp_lib.evaluation.by_kind import judge
 from comp_lib.evaluation.confidence import confidence_intervals
@@ -35,7 +34,7 @@ from comp_lib.planning import check_plan
 from comp_lib.prune import prune
 from comp_lib.settings import PRESETS, Settings
 from comp_lib.shape import Shape, span
-from comp_lib.system.files import hash_of_value
+from comp_lib.system.hashes import hash_of_value
 
 SHARE, WITHIN = 0.2, 0.005  # of the decoder's parameters to remove, and how far off a plan may be
 TEXT: dict[str, Any] = {"source": "shipped", "sequences": 32, "length": 128}  # of calibration

@@ -101,7 +101,7 @@ def test_a_reader_sees_lessons_alone_and_their_kernels_find_the_rest(tmp_path, m
     monkeypatch.setitem(sys.modules, "jupyterlab.labapp", type(sys)("jupyterlab.labapp"))
     sys.modules["jupyterlab.labapp"].main = started.extend
     monkeypatch.setattr(lab, "LAB", tmp_path)
-    monkeypatch.setattr(lab, "OWN", tmp_path / "jupyter")
+    monkeypatch.setattr(lab, "JUPYTER", tmp_path / "jupyter")
     monkeypatch.setenv("PYTHONPATH", "theirs")
     lab.main(["--no-browser"])
     seen = {path.name for path in (tmp_path / "notebooks").rglob("*")} - {"exercises"}

@@ -40,9 +40,9 @@ IN_THE_CELLS = {
 LONGER = {"comp": 14}  # COMP from scratch: the loop of the whole method
 
 specification = importlib.util.spec_from_file_location("minutes", FOLDER / "teaching" / "minutes.py")
-count = importlib.util.module_from_spec(specification)
-sys.modules["minutes"] = count  # a dataclass looks there
-specification.loader.exec_module(count)
+minutes = importlib.util.module_from_spec(specification)
+sys.modules["minutes"] = minutes  # a dataclass looks there
+specification.loader.exec_module(minutes)
 
 RULES = {}
 
@@ -67,7 +67,7 @@ def shown(notebook):
 
 @rule
 def claims_honest_minutes(notebook, name):
-    claimed, counted = count.claims(notebook.cells), count.counted(notebook.cells)
+    claimed, counted = minutes.claimed_minutes(notebook.cells), minutes.counted_minutes(notebook.cells)
     if claimed is None:
         return [
             "the first cell does not say '**Takes** about N minutes, of which the machine computes for M'"
@@ -81,7 +81,7 @@ def claims_honest_minutes(notebook, name):
 
 @rule
 def has_short_cells(notebook, name):
-    lengths = {cell.id: count.lines_of(cell) for cell in cells(notebook) if count.is_visible_code(cell)}
+    lengths = {cell.id: minutes.lines_of(cell) for cell in cells(notebook) if minutes.is_visible_code(cell)}
     return [
         f"cell {i} has {n} lines, at most {LINES_OF_A_CELL}"
         for i, n in lengths.items()
@@ -108,7 +108,7 @@ def has_few_short_tables(notebook, name):
         for text in texts
         for found in re.findall(r"(?:^\|.*\|\n)+", f"{text}\n", re.MULTILINE)
     ]
-    tables = count.tables(notebook.cells)
+    tables = minutes.table_count(notebook.cells)
     found = [f"{tables} tables, at most {TABLES}"] if tables > TABLES else []
     return found + [f"a table of {each} rows, at most {ROWS}" for each in rows if each > ROWS]
 

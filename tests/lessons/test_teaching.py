@@ -56,7 +56,7 @@ def test_a_timetable_adds_up(name, limit):
     for (start, length, what, _), part in zip(rows[:-1], parts, strict=True):
         hours, rest = map(int, start.split(":"))
         assert 60 * hours + rest == now, f"{what!r} begins at {start}, the parts before it take {now} minutes"
-        assert abs(int(length) - part.minutes()) <= minutes.STEP, "run python notebooks/teaching/minutes.py"
+        assert abs(int(length) - part.minutes()) <= minutes.ROUNDING, "run python notebooks/teaching/minutes.py"
         now += int(length)
     assert rows[-1][0] == minutes.clock(now) and now <= limit
     assert sum(part.minutes() for part in parts) <= limit
@@ -85,11 +85,11 @@ CELLS = [
 
 def test_the_count_by_hand():
     """Words, lines, a table in the prose and one by a cell, one prediction, two minutes of the machine."""
-    assert (minutes.words(CELLS), minutes.code_lines(CELLS)) == (20, 4)
-    assert (minutes.tables(CELLS), minutes.predictions(CELLS), minutes.claims(CELLS)) == (2, 1, 9)
-    assert minutes.counted(CELLS) == pytest.approx(20 / 150 + 4 / 10 + 3 * 2 + 2)
+    assert (minutes.word_count(CELLS), minutes.code_lines(CELLS)) == (20, 4)
+    assert (minutes.table_count(CELLS), minutes.prediction_count(CELLS), minutes.claimed_minutes(CELLS)) == (2, 1, 9)
+    assert minutes.counted_minutes(CELLS) == pytest.approx(20 / 150 + 4 / 10 + 3 * 2 + 2)
     assert list(minutes.sections(CELLS)) == ["", "One", "Two", "Three"]
-    assert minutes.words([cell for part in minutes.sections(CELLS).values() for cell in part]) == 20
+    assert minutes.word_count([cell for part in minutes.sections(CELLS).values() for cell in part]) == 20
     assert (
         minutes.code_lines(minutes.sections(CELLS)["One"])
         == minutes.code_lines(minutes.sections(CELLS)["Three"])
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     whole = minutes.Part("all of 00", "00_start_here")
     assert minutes.Part("a part", "00_start_here", only=("Prune",)).minutes() < whole.minutes()
     assert minutes.Part("a part", "00_start_here", without=("Prune",)).minutes() < whole.minutes()
-    assert whole.minutes() == pytest.approx(minutes.counted(minutes.cells_of("00_start_here")))
+    assert whole.minutes() == pytest.approx(minutes.counted_minutes(minutes.cells_of("00_start_here")))
     with pytest.raises(SystemExit, match="expected headings of 00_start_here.ipynb, got Prun"):
         minutes.Part("a part", "00_start_here", only=("Prun",)).minutes()
     monkeypatch.setitem(minutes.TIMETABLES, "ninety minutes", (20, (whole,)))
